@@ -1,0 +1,207 @@
+"""From a corpus' name to its sentences and documents.
+
+A corpus is named `sample`, `wmt16`, `c4:de`, `file:PATH` …; `NAME@REVISION` pins a Hub corpus to a commit. See
+`hub.PARALLEL_CORPORA` and `hub.TEXT_CORPORA` for what is known by name.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from drafter_trainer.corpora.files import read_rows
+from drafter_trainer.corpora.hub import (
+    PARALLEL_CORPORA,
+    TEXT_CORPORA,
+    parallel_rows,
+    resolve_revision,
+    text_rows,
+)
+from drafter_trainer.corpora.sample import sample_rows, sample_sentences
+from drafter_trainer.errors import InputError
+from drafter_trainer.languages import Pair
+
+_HELD_OUT_PERCENT = 2
+# ShareGPT has further speakers, of which these are answers of a model too.
+_ROLES = {"system": "system", "human": "user", "user": "user"} | dict.fromkeys(
+    ("gpt", "assistant", "chatgpt", "bing", "bard"), "assistant"
+)
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """Hold a sentence to ask the target about; `reference` is its translation where the corpus has one."""
+
+    source_id: str
+    text: str
+    reference: str | None = None
+
+
+@dataclass(frozen=True)
+class Document:
+    """Hold what a drafter is pretrained on: plain text, or the `messages` of a conversation."""
+
+    source_id: str
+    text: str | None = None
+    messages: list[dict[str, str]] | None = None
+
+
+_Row = TypeVar("_Row", Sentence, Document)
+
+
+@dataclass(frozen=True)
+class CorpusName:
+    """Hold the parts of a corpus' name: `kind[:argument][@revision]`."""
+
+    kind: str
+    argument: str | None
+    revision: str | None
+
+    @classmethod
+    def parse(cls, name: str) -> "CorpusName":
+        """Take a name apart.
+
+        Raises:
+            InputError: If the corpus is unknown; the message lists the known ones.
+        """
+        kind, _, argument = name.partition(":")
+        if kind == "file":
+            return cls(kind, argument, None)
+        kind, _, revision = kind.partition("@")
+        if argument:
+            argument, _, revision = argument.partition("@")
+        known = ("sample", *PARALLEL_CORPORA, *TEXT_CORPORA)
+        if kind not in known:
+            raise InputError(f"unknown corpus {name!r}: the known ones are {', '.join(known)} and file:PATH")
+        return cls(kind, argument or None, revision or None)
+
+
+def read_sentences(name: str, pair: Pair, split: str) -> Iterator[Sentence]:
+    """Read the source sentences of a corpus, in its own order.
+
+    A corpus without splits of its own (a file, JParaCrawl) holds out 2 % of its sentences for validation, chosen by
+    a hash of their text, so that a repeated sentence never stands on both sides.
+
+    Args:
+        name (`str`): Name of a parallel corpus, `sample`, or `file:PATH` with a sentence a line, rows of `source`
+            and `target`, or rows of `translation: {de: …, en: …}`.
+        pair (`Pair`): The direction; only its source side becomes prompts.
+        split (`str`): "train", "validation" or "test".
+    Raises:
+        InputError: If corpus, split or pair are unknown, or a row is malformed; files are named with their line.
+    """
+    corpus = CorpusName.parse(name)
+    if corpus.kind == "sample":
+        for source_id, text, reference in sample_sentences(pair, split):
+            yield Sentence(f"sample/{source_id}", text, reference)
+    elif corpus.kind == "file":
+        rows = (_sentence_of_row(place, row, pair) for place, row in read_rows(Path(corpus.argument or "")))
+        yield from _own_split(rows, split, name)
+    elif corpus.kind in PARALLEL_CORPORA:
+        held_out = PARALLEL_CORPORA[corpus.kind].splits == ("train",)
+        source_split = "train" if held_out else split
+        rows = (
+            Sentence(f"{corpus.kind}/{source_split}/{number}", source.strip(), target.strip())
+            for number, (source, target) in enumerate(
+                parallel_rows(corpus.kind, pair, source_split, corpus.revision), start=1
+            )
+            if source.strip()
+        )
+        yield from _own_split(rows, split, name) if held_out else rows
+    else:
+        raise InputError(f"corpus {name} holds no sentences to translate: {', '.join(PARALLEL_CORPORA)} do")
+
+
+def read_documents(name: str, pair: Pair, split: str) -> Iterator[Document]:
+    """Read the documents or conversations of a corpus, in its own order.
+
+    Args:
+        name (`str`): `c4`, `c4:de`, `sharegpt`, `sample` (both sides of the pair), or `file:PATH` with a document
+            a line, or rows of `text`, `messages` or `conversations`.
+        pair (`Pair`): Decides which languages of the sample are read.
+        split (`str`): "train" or "validation".
+    Raises:
+        InputError: If corpus or split are unknown, or a row is malformed; files are named with their line.
+    """
+    corpus = CorpusName.parse(name)
+    if corpus.kind == "sample":
+        for row in sample_rows(split):
+            for language in (pair.source, pair.target):
+                if language.code in row:
+                    yield Document(f"sample/{row['id']}/{language.code}", row[language.code])
+    elif corpus.kind == "file":
+        rows = (
+            _document_of_row(place, row)
+            for place, row in read_rows(Path(corpus.argument or ""))
+            if row.get("text") != ""  # a blank line of a text file only parts paragraphs
+        )
+        yield from _own_split(rows, split, name)
+    elif corpus.kind in TEXT_CORPORA:
+        held_out = TEXT_CORPORA[corpus.kind].splits == ("train",)
+        source_split = "train" if held_out else split
+        rows = (
+            _document_of_row(f"{corpus.kind}/{source_split}/{number}", row)
+            for number, row in enumerate(
+                text_rows(corpus.kind, corpus.argument or "en", source_split, corpus.revision), start=1
+            )
+        )
+        yield from _own_split(rows, split, name) if held_out else rows
+    else:
+        raise InputError(f"corpus {name} is no text to pretrain on: {', '.join(TEXT_CORPORA)} and file:PATH are")
+
+
+def describe_corpus(name: str) -> dict[str, str]:
+    """Say what is read: for a Hub corpus its repository, commit and licence, for a file its SHA-256."""
+    corpus = CorpusName.parse(name)
+    if corpus.kind == "file":
+        path = Path(corpus.argument or "")
+        if not path.is_file():
+            raise InputError(f"{path}: no such file")
+        with path.open("rb") as file:
+            return {"name": f"file:{path.name}", "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    if corpus.kind == "sample":
+        return {"name": "sample", "licence": "apache-2.0"}
+    known = (PARALLEL_CORPORA | TEXT_CORPORA)[corpus.kind]
+    revision = resolve_revision(known.repo, corpus.revision)
+    return {"name": name, "repo": known.repo, "revision": revision, "licence": known.licence}
+
+
+def _own_split(rows: Iterator[_Row], split: str, name: str) -> Iterator[_Row]:
+    if split not in ("train", "validation"):
+        raise InputError(f"corpus {name} has no {split} split of its own: name a file of questions instead")
+    for row in rows:
+        text = row.text if row.text is not None else str(row.messages)
+        held_out = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) % 100 < _HELD_OUT_PERCENT
+        if held_out == (split == "validation"):
+            yield row
+
+
+def _sentence_of_row(place: str, row: dict[str, Any], pair: Pair) -> Sentence:
+    translation = row.get("translation")
+    if isinstance(translation, dict):
+        text, reference = translation.get(pair.source.code), translation.get(pair.target.code)
+    else:
+        text, reference = row.get("source", row.get("text")), row.get("target")
+    if not isinstance(text, str) or not text.strip():
+        raise InputError(
+            f'{place}: no sentence: expected "source", "text" or "translation" with a text in {pair.source.name}'
+        )
+    return Sentence(place, text.strip(), reference.strip() if isinstance(reference, str) else None)
+
+
+def _document_of_row(place: str, row: dict[str, Any]) -> Document:
+    text = row.get("text")
+    if isinstance(text, str) and text.strip():
+        return Document(place, text=text)
+    turns = row.get("messages") or row.get("conversations")
+    if not isinstance(turns, list):
+        raise InputError(f'{place}: no document: expected "text", "messages" or "conversations"')
+    messages = []
+    for turn in turns:
+        role = _ROLES.get(turn.get("role", turn.get("from")))
+        content = turn.get("content", turn.get("value"))
+        if role is None or not isinstance(content, str):
+            raise InputError(f"{place}: a turn needs a known role and a text, got {str(turn)[:80]}")
+        messages.append({"role": role, "content": content})
+    return Document(place, messages=messages)

@@ -1,0 +1,112 @@
+"""Languages, pairs and the prompt of each task: one definition for training and benchmark."""
+
+import re
+from dataclasses import dataclass
+
+from drafter_trainer.errors import InputError
+
+
+@dataclass(frozen=True)
+class Language:
+    """Describe one language.
+
+    Args:
+        code (`str`): ISO 639-1 code, the one used in pairs and in a card's metadata.
+        name (`str`): English name, as it stands in prompts.
+        aliases (`tuple[str, ...]`): Other codes of the same language.
+        probe (`str`): A sentence on which tokenizers are compared.
+        spaced (`bool`, *optional*, defaults to `True`): Whether spaces set words apart; if not, overlap between
+            texts is counted in characters.
+    """
+
+    code: str
+    name: str
+    aliases: tuple[str, ...]
+    probe: str
+    spaced: bool = True
+
+
+LANGUAGES = {
+    language.code: language
+    for language in (
+        Language("en", "English", ("eng",), "It's 7:45 - we'll miss the train unless somebody calls a taxi!"),
+        Language("de", "German", ("deu", "ger"), "Die Straßenbahn überquert um 7.45 Uhr die Brücke; »pünktlich«."),
+        Language("fr", "French", ("fra", "fre"), "L'été où l'hôtel ferma, nous n'avions aucune clé, n'est-ce pas ?"),
+        Language("ru", "Russian", ("rus",), "Объявление о поезде № 12 ещё не прозвучало, а он уже подъезжает."),
+        Language("ja", "Japanese", ("jpn",), "明日は午前七時に駅のカフェで会い、３番線に乗りましょう。", spaced=False),
+        Language("zh", "Chinese", ("zho", "chi"), "明天上午七点在车站的咖啡馆见面，然后坐三号线。", spaced=False),
+        Language("es", "Spanish", ("spa",), "¿Quién dejó la piñata junto al árbol? Mañana habrá más niños."),
+        Language("it", "Italian", ("ita",), "Perché la città è così tranquilla? C'è già il sole, però nessuno esce."),
+        Language("pt", "Portuguese", ("por",), "A estação não é longe; amanhã às 7h45 o avô trará pães e maçãs."),
+        Language("pl", "Polish", ("pol",), "Pociąg do Łodzi odjeżdża później, więc kupię jeszcze świeżą bułkę."),
+        Language("uk", "Ukrainian", ("ukr",), "Під'їзд зачинено, тож ґанок і вхід із двору відчинять о сьомій."),
+        Language("ko", "Korean", ("kor",), "내일 아침 일곱 시에 역 앞 카페에서 만나 3호선을 탑시다."),
+        Language("tr", "Turkish", ("tur",), "Iğdır'a giden otobüs yarın sabah yedide şu küçük garajdan kalkıyor."),
+    )
+}
+
+_CODES = {code: language for language in LANGUAGES.values() for code in (language.code, *language.aliases)}
+_PROMPT = re.compile(r"Translate (\w+) to (\w+):\s*(.*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Name a direction of translation: `source` is what the user writes, `target` what the model answers in."""
+
+    source: Language
+    target: Language
+
+    def __str__(self) -> str:
+        return f"{self.source.code}-{self.target.code}"
+
+    @property
+    def probes(self) -> tuple[str, str]:
+        """Return one sentence in each language of the pair, for comparing tokenizers."""
+        return self.source.probe, self.target.probe
+
+
+def get_language(code: str) -> Language:
+    """Look a language up by any of its codes.
+
+    Raises:
+        InputError: If the code is unknown; the message lists the known ones.
+    """
+    language = _CODES.get(code.lower())
+    if language is None:
+        raise InputError(f"unknown language {code!r}: the known ones are {', '.join(LANGUAGES)}")
+    return language
+
+
+def get_pair(pair: str) -> Pair:
+    """Read a pair such as "de-en" (or "deu-eng").
+
+    Args:
+        pair (`str`): Two language codes with a hyphen between them, source first.
+    Raises:
+        InputError: If the text is not two different known languages.
+    """
+    codes = pair.split("-")
+    if len(codes) != 2 or not all(codes):
+        raise InputError(f"unknown pair {pair!r}: give two languages, source first, such as de-en")
+    source, target = (get_language(code) for code in codes)
+    if source == target:
+        raise InputError(f"pair {pair!r} has the same language on both sides: give two different ones, such as de-en")
+    return Pair(source, target)
+
+
+def translation_prompt(pair: Pair, text: str) -> str:
+    """Write what the user asks the target for: `Translate German to English: …`."""
+    return f"Translate {pair.source.name} to {pair.target.name}: {text.strip()}"
+
+
+def read_translation_prompt(prompt: str) -> tuple[str, str, str] | None:
+    """Take a translation prompt apart, whatever white space follows its colon.
+
+    The question sets published with arXiv 2406.16758 have no space there, their training prompts have one; both
+    are read here and written again by `translation_prompt`, so that training and benchmark ask alike.
+
+    Returns:
+        `tuple[str, str, str]` of source name, target name and text, or `None` if `prompt` is something else.
+    """
+    match = _PROMPT.fullmatch(prompt.strip())
+    return (match[1], match[2], match[3]) if match else None
