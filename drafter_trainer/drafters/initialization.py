@@ -1,0 +1,107 @@
+"""The weights that a drafter starts from."""
+
+from collections.abc import Sequence
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from drafter_trainer.drafters.compatibility import check_tokenizers
+from drafter_trainer.errors import InputError
+
+
+def from_scratch(config: PretrainedConfig) -> PreTrainedModel:
+    """Make a drafter with random weights, in fp32."""
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def from_target_embeddings(config: PretrainedConfig, target_model: PreTrainedModel) -> PreTrainedModel:
+    """Make a drafter with the target's embeddings and head, and random layers between them.
+
+    Raises:
+        InputError: If the drafter is not as wide as the target.
+    """
+    drafter = from_scratch(config)
+    _check_width(config, target_model, "embeddings")
+    with torch.no_grad():
+        drafter.get_input_embeddings().weight.copy_(target_model.get_input_embeddings().weight)
+        drafter.get_output_embeddings().weight.copy_(target_model.get_output_embeddings().weight)
+    return drafter
+
+
+def from_target_layers(
+    config: PretrainedConfig, target_model: PreTrainedModel, layers: Sequence[int]
+) -> PreTrainedModel:
+    """Make a drafter out of some of the target's layers, with its embeddings, last norm and head.
+
+    Args:
+        layers (`Sequence[int]`): Which layers, from 0; negative ones count from the end.
+    Raises:
+        InputError: If their number is not the drafter's depth, one does not exist, or the widths differ.
+    """
+    depth = target_model.config.num_hidden_layers
+    if len(layers) != config.num_hidden_layers:
+        raise InputError(
+            f"initial_layers names {len(layers)} layers {list(layers)}, the drafter has {config.num_hidden_layers}"
+        )
+    if any(not -depth <= layer < depth for layer in layers):
+        raise InputError(f"initial_layers {list(layers)}: the target has layers 0 to {depth - 1}")
+    _check_width(config, target_model, "layers")
+    drafter = from_scratch(config)
+    chosen = [layer % depth for layer in layers]
+    weights = {}
+    for name, weight in target_model.state_dict().items():
+        prefix, found, rest = name.partition(".layers.")
+        if not found:
+            weights[name] = weight
+            continue
+        number, _, rest = rest.partition(".")
+        for position in (place for place, layer in enumerate(chosen) if layer == int(number)):
+            weights[f"{prefix}.layers.{position}.{rest}"] = weight
+    drafter.load_state_dict(weights)
+    return drafter
+
+
+def from_checkpoint(
+    checkpoint: str,
+    target_config: PretrainedConfig,
+    target_tokenizer: PreTrainedTokenizerBase,
+    probes: Sequence[str],
+) -> PreTrainedModel:
+    """Load an existing drafter, such as Vicuna 68M or one that was pretrained here, in fp32.
+
+    Its special ids become the target's: public checkpoints are known to state others than their tokenizer has.
+
+    Args:
+        checkpoint (`str`): Folder or Hub id.
+        probes (`Sequence[str]`): Texts in the drafter's languages.
+    Raises:
+        IncompatibleTokenizerError: If its tokenizer is not the target's.
+        InputError: If it cannot be read, or its vocabulary has another size.
+    """
+    try:
+        drafter = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    except OSError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{checkpoint} is neither a folder nor a readable Hub model: {reason}") from error
+    check_tokenizers(target_tokenizer, tokenizer, probes)
+    if drafter.config.vocab_size != target_config.vocab_size:
+        raise InputError(
+            f"{checkpoint} has a vocabulary of {drafter.config.vocab_size}, the target one of "
+            f"{target_config.vocab_size}: start from a checkpoint of the same size"
+        )
+    return drafter
+
+
+def _check_width(config: PretrainedConfig, target_model: PreTrainedModel, what: str) -> None:
+    if config.hidden_size != target_model.config.hidden_size:
+        raise InputError(
+            f"initialization from the target's {what} needs its hidden_size of {target_model.config.hidden_size}, "
+            f"got {config.hidden_size}: leave hidden_size out, or start from scratch"
+        )

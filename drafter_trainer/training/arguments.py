@@ -1,0 +1,69 @@
+"""Arguments of the two trainers; everything else is `transformers.TrainingArguments`."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from drafter_trainer.errors import InputError
+
+_SET_BY_PUBLISH = ("push_to_hub", "hub_token", "hub_model_id", "hub_private_repo")
+
+
+def _check(arguments: TrainingArguments) -> None:
+    for name in _SET_BY_PUBLISH:
+        if getattr(arguments, name):
+            # The Trainer would pickle the token in clear beside the weights and upload it with them.
+            raise InputError(f"{name} is not used: publish.py publishes, with the token in HF_TOKEN")
+
+
+@dataclass
+class PretrainingArguments(TrainingArguments):
+    """Arguments of `PretrainingTrainer`: those of the Hugging Face Trainer with the paper's defaults, and one more.
+
+    Args:
+        max_length (`int`): Tokens of a packed row.
+    """
+
+    output_dir: str | None = field(default="", metadata={"help": "Checkpoints and the drafter (RUN_FOLDER/pretrain)"})
+    max_length: int = field(default=2048, metadata={"help": "Tokens of a packed row"})
+    per_device_train_batch_size: int = field(default=2, metadata={"help": "Rows a device takes at once"})
+    learning_rate: float = field(default=3e-5, metadata={"help": "Peak of the learning rate"})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Course of the learning rate"})
+    warmup_steps: float = field(default=0.03, metadata={"help": "Steps of warm-up; below 1, their share of all"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(self)
+        if self.max_length < 2:
+            raise InputError(f"max_length must be at least 2, got {self.max_length}")
+
+
+@dataclass
+class FinetuningArguments(TrainingArguments):
+    """Arguments of `FinetuningTrainer`: those of the Hugging Face Trainer with the paper's defaults, and two more.
+
+    Args:
+        max_length (`int`): Rows longer than this lose the end of their answer.
+        kl_weight (`float`): Weight of the top-k KL in the loss, between 0 and 1; the rest is cross-entropy.
+    """
+
+    output_dir: str | None = field(default="", metadata={"help": "Checkpoints and the drafter (RUN_FOLDER/finetune)"})
+    max_length: int = field(default=2048, metadata={"help": "Longer rows lose the end of their answer"})
+    kl_weight: float = field(
+        default=0.0, metadata={"help": "Weight of the top-k KL in the loss, 0 to 1; the rest is cross-entropy"}
+    )
+    per_device_train_batch_size: int = field(default=2, metadata={"help": "Rows a device takes at once"})
+    learning_rate: float = field(default=2e-5, metadata={"help": "Peak of the learning rate"})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Course of the learning rate"})
+    warmup_steps: float = field(default=0.03, metadata={"help": "Steps of warm-up; below 1, their share of all"})
+    # The trainer reads columns of its own, which the model's forward does not know.
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Keep false: the loss reads the top k"})
+    prediction_loss_only: bool = field(default=True, metadata={"help": "Keep true: logits are too large to gather"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(self)
+        if self.max_length < 2:
+            raise InputError(f"max_length must be at least 2, got {self.max_length}")
+        if not 0 <= self.kl_weight <= 1:
+            raise InputError(f"kl_weight must lie between 0 and 1, got {self.kl_weight}")

@@ -1,0 +1,96 @@
+"""Collators: they pad and place, and decide nothing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from drafter_trainer.errors import InputError
+
+IGNORED = -100  # the label of what is not supervised, as in transformers
+
+
+@dataclass
+class SelfDistilledCollator:
+    """Pad self-distilled rows on the right; what the target answered is supervised, its prompt is not.
+
+    With `pad_id=0` and one stored id a position (k = 1), the rows
+
+        {"prompt_ids": [5, 6], "response_ids": [7, 2], "topk_ids": [[7], [2]], "topk_logprobs": [[-.1], [-.2]]}
+        {"prompt_ids": [5],    "response_ids": [2],    "topk_ids": [[2]],      "topk_logprobs": [[-.3]]}
+
+    become
+
+        input_ids      [[5, 6, 7, 2],                  [5, 2, 0, 0]]
+        attention_mask [[1, 1, 1, 1],                  [1, 1, 0, 0]]
+        labels         [[-100, -100, 7, 2],            [-100, 2, -100, -100]]
+        topk_ids       [[[0], [0], [7], [2]],          [[0], [2], [0], [0]]]
+        topk_logprobs  [[[0.], [0.], [-.1], [-.2]],    [[0.], [-.3], [0.], [0.]]]
+
+    so that position t of labels and top k tells what comes at t, given what stands before it.
+
+    Args:
+        pad_id (`int`): Fills up `input_ids`; masked, so any id will do.
+        max_length (`int`): Longer rows lose the end of their answer; no end token is added.
+        with_topk (`bool`): Whether to place the stored distributions.
+    """
+
+    pad_id: int
+    max_length: int
+    with_topk: bool
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Collate rows to tensors of shape `(batch, longest)`, the top k of shape `(batch, longest, k)`.
+
+        Raises:
+            InputError: If the distributions are wanted and a row has none.
+        """
+        sequences = [[*row["prompt_ids"], *row["response_ids"]][: self.max_length] for row in rows]
+        shape = (len(rows), max(map(len, sequences)))
+        input_ids = torch.full(shape, self.pad_id)
+        attention_mask = torch.zeros(shape, dtype=torch.long)
+        labels = torch.full(shape, IGNORED)
+        for index, (row, sequence) in enumerate(zip(rows, sequences)):
+            start = min(len(row["prompt_ids"]), self.max_length)
+            input_ids[index, : len(sequence)] = torch.tensor(sequence)
+            attention_mask[index, : len(sequence)] = 1
+            labels[index, start : len(sequence)] = torch.tensor(sequence[start:], dtype=torch.long)
+        batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        return batch | self._place_topk(rows, sequences, shape) if self.with_topk else batch
+
+    def _place_topk(
+        self, rows: Sequence[dict[str, Any]], sequences: list[list[int]], shape: tuple[int, int]
+    ) -> dict[str, torch.Tensor]:
+        for row in rows:
+            if row["topk_ids"] is None:
+                raise InputError(
+                    f"row {row['key']} has no log-probabilities: train with --kl_weight 0, or distil with an engine "
+                    "that gives them"
+                )
+        k = len(rows[0]["topk_ids"][0])
+        topk_ids = torch.zeros(*shape, k, dtype=torch.long)
+        topk_logprobs = torch.zeros(*shape, k)
+        for index, (row, sequence) in enumerate(zip(rows, sequences)):
+            start = min(len(row["prompt_ids"]), self.max_length)
+            tokens = len(sequence) - start
+            place = slice(start, len(sequence))
+            ids = np.array(row["topk_ids"][:tokens], dtype=np.int64).reshape(-1, k)
+            logprobs = np.array(row["topk_logprobs"][:tokens], dtype=np.float32).reshape(-1, k)
+            topk_ids[index, place] = torch.from_numpy(ids)
+            topk_logprobs[index, place] = torch.from_numpy(logprobs)
+        return {"topk_ids": topk_ids, "topk_logprobs": topk_logprobs}
+
+
+def collate_packed(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Stack packed rows, all of one length; every token is supervised.
+
+    Rows `[{"input_ids": [5, 6, 2]}, {"input_ids": [8, 2, 9]}]` become `input_ids` and `labels`, both
+    `[[5, 6, 2], [8, 2, 9]]`.
+
+    Returns:
+        `dict` of tensors of shape `(batch, length)`.
+    """
+    input_ids = torch.tensor(np.array([row["input_ids"] for row in rows], dtype=np.int64))
+    return {"input_ids": input_ids, "labels": input_ids.clone()}

@@ -1,0 +1,42 @@
+"""Losses of drafters: pure, per token, unreduced, in fp32."""
+
+import torch
+import torch.nn.functional as F
+
+
+def cross_entropy(draft_logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Compute -log q(label), per token: learning from the answer alone.
+
+    Args:
+        draft_logits (`torch.Tensor` of shape `(tokens, vocabulary)`): Unnormalised q.
+        labels (`torch.Tensor` of shape `(tokens,)`): The target's tokens.
+    Returns:
+        `torch.Tensor` of shape `(tokens,)`, in nats.
+    """
+    return F.cross_entropy(draft_logits.float(), labels, reduction="none")
+
+
+def topk_kl(draft_logits: torch.Tensor, topk_ids: torch.Tensor, topk_logprobs: torch.Tensor) -> torch.Tensor:
+    """Compute KL(p || q) with all ids outside the target's top k taken as one, per token.
+
+    Σ p_i (log p_i - log q_i) over the k ids, plus the same term for the rest of the probability. Merging outcomes
+    never raises a divergence, so this is a lower bound of the whole KL(p || q); it is zero exactly where q agrees
+    with p on all k ids, and unlike a sum over the k ids alone it is never negative.
+
+    Args:
+        draft_logits (`torch.Tensor` of shape `(tokens, vocabulary)`): Unnormalised q.
+        topk_ids (`torch.Tensor` of shape `(tokens, k)`): The target's most likely ids.
+        topk_logprobs (`torch.Tensor` of shape `(tokens, k)`): log p of them, in nats.
+    Returns:
+        `torch.Tensor` of shape `(tokens,)`, in nats.
+    Source: Hinton et al., "Distilling the Knowledge in a Neural Network", arXiv 1503.02531; the merged rest by the
+        data-processing inequality
+    """
+    log_p = topk_logprobs.float()
+    log_q = draft_logits.float().log_softmax(dim=-1).gather(-1, topk_ids.long())
+    p, q = log_p.exp(), log_q.exp()
+    inside = (p * (log_p - log_q)).sum(dim=-1)
+    # Stored log-probabilities are fp16: their sum may pass 1 by a rounding, and an exact 0 has no logarithm.
+    rest_p = (1 - p.sum(dim=-1)).clamp(min=1e-6)
+    rest_q = (1 - q.sum(dim=-1)).clamp(min=1e-6)
+    return inside + rest_p * (rest_p.log() - rest_q.log())

@@ -1,0 +1,107 @@
+"""Pack text into rows of equal length, once, for pretraining."""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from drafter_trainer.corpora import Document, read_documents
+from drafter_trainer.corpora.decontamination import Decontaminator
+from drafter_trainer.distillation.store import RowStore, write_whole
+from drafter_trainer.errors import InputError
+from drafter_trainer.languages import Pair
+
+PACKED = pa.schema([("input_ids", pa.list_(pa.int32()))])
+_ROWS_AT_ONCE = 1024
+
+
+def tokenise(document: Document, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Turn a document into ids: text as it is with an end token behind, conversations through the chat template."""
+    if document.messages is not None:
+        return tokenizer.apply_chat_template(document.messages, return_dict=True)["input_ids"]
+    return [*tokenizer.encode(document.text, add_special_tokens=True), tokenizer.eos_token_id]
+
+
+def read_token_ids(
+    corpus: str,
+    pair: Pair,
+    split: str,
+    tokenizer: PreTrainedTokenizerBase,
+    decontaminator: Decontaminator,
+    limit: int | None,
+    drops: Counter[str],
+) -> Iterator[list[int]]:
+    """Read a corpus as token ids, without the documents that hold an evaluation question.
+
+    Args:
+        corpus (`str`): A corpus of documents, or `rows:FOLDER` for what a target wrote (see `distillation`), whose
+            ids are taken as they are.
+        split (`str`): "train" or "validation".
+        limit (`int`, *optional*): Stop after so many documents.
+        drops (`Counter[str]`): Gains what was left out, by reason.
+    """
+    if corpus.startswith("rows:"):
+        documents: Iterable[tuple[str, list[int]]] = (
+            (tokenizer.decode(ids, skip_special_tokens=True), ids) for ids in _read_rows(corpus, split)
+        )
+    else:
+        documents = (
+            (
+                document.text or "\n".join(turn["content"] for turn in document.messages or []),
+                tokenise(document, tokenizer),
+            )
+            for document in read_documents(corpus, pair, split)
+        )
+    for text, ids in itertools.islice(documents, limit):
+        reason = decontaminator.reason(text)
+        if reason is None:
+            yield ids
+        else:
+            drops[reason] += 1
+
+
+def _read_rows(corpus: str, split: str) -> Iterator[list[int]]:
+    folder = Path(corpus.removeprefix("rows:")) / split
+    if not folder.is_dir():
+        raise InputError(f"{corpus}: no folder {folder}: run distill.py first")
+    for table in RowStore(folder).tables(["prompt_ids", "response_ids"]):
+        for row in table.to_pylist():
+            yield row["prompt_ids"] + row["response_ids"]
+
+
+def pack(documents: Iterable[list[int]], length: int) -> Iterator[list[int]]:
+    """Join documents end to end and cut the whole into rows of `length` tokens; a last short one is left out."""
+    rest: list[int] = []
+    for ids in documents:
+        rest.extend(ids)
+        start = 0
+        while len(rest) - start >= length:
+            yield rest[start : start + length]
+            start += length
+        del rest[:start]
+
+
+def write_packed(rows: Iterable[list[int]], path: Path) -> int:
+    """Write packed rows as one Parquet file that appears whole or not at all.
+
+    Returns:
+        `int`, the number of rows.
+    """
+    count = 0
+
+    def write(partial: Path) -> None:
+        nonlocal count
+        iterator = iter(tqdm(rows, unit="row", desc=f"packing {path.stem}"))
+        with pq.ParquetWriter(partial, PACKED) as writer:
+            while chunk := list(itertools.islice(iterator, _ROWS_AT_ONCE)):
+                writer.write_table(pa.Table.from_pydict({"input_ids": chunk}, PACKED))
+                count += len(chunk)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, write)
+    return count

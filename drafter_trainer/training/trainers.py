@@ -1,0 +1,99 @@
+"""The two trainers: pretraining on packed text, finetuning on the target's own answers."""
+
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import Trainer
+from transformers.trainer_utils import EvalLoopOutput
+
+from drafter_trainer.training.collators import IGNORED
+from drafter_trainer.training.evaluator import evaluate_acceptance
+from drafter_trainer.training.losses import cross_entropy, topk_kl
+
+
+class _TokenMeanTrainer(Trainer):
+    """Train with the mean of a loss per token over all tokens of a global batch.
+
+    Subclasses say what a token's loss is; shift and reduction are here and nowhere else.
+    """
+
+    # The loss below is already divided by the tokens of all accumulated batches of all processes.
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Makes the Trainer count the supervised tokens of the global batch and pass them to compute_loss.
+        self.model_accepts_loss_kwargs = True
+
+    def token_losses(
+        self, logits: torch.Tensor, labels: torch.Tensor, inputs: dict[str, torch.Tensor], supervised: torch.Tensor
+    ) -> torch.Tensor:
+        """Compute the loss of each supervised token.
+
+        Args:
+            logits (`torch.Tensor` of shape `(tokens, vocabulary)`): At supervised positions alone.
+            labels (`torch.Tensor` of shape `(tokens,)`): The token that comes there.
+            inputs (`dict`): The whole batch.
+            supervised (`torch.Tensor` of shape `(batch, length - 1)`): Which positions of `labels[:, 1:]` they are.
+        Returns:
+            `torch.Tensor` of shape `(tokens,)`, in nats.
+        """
+        return cross_entropy(logits, labels)
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Shift by one, choose the supervised positions, and reduce to a mean over the global batch."""
+        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs.get("attention_mask"), use_cache=False)
+        labels = inputs["labels"][:, 1:]
+        supervised = labels != IGNORED
+        losses = self.token_losses(outputs.logits[:, :-1][supervised], labels[supervised], inputs, supervised)
+        if num_items_in_batch is None:
+            loss = losses.mean()
+        else:
+            # Processes average their gradients; the count is over all of them unless told otherwise.
+            scale = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+            loss = losses.sum() * scale / num_items_in_batch
+        return (loss, outputs) if return_outputs else loss
+
+
+class PretrainingTrainer(_TokenMeanTrainer):
+    """Pretrain a drafter on packed rows with cross-entropy (see `collate_packed`)."""
+
+
+class FinetuningTrainer(_TokenMeanTrainer):
+    """Finetune a drafter on self-distilled rows, with their acceptance evaluated on held-out ones.
+
+    The loss is `(1 - w) cross-entropy + w top-k KL` with `w = args.kl_weight`. Evaluation adds
+    `eval_greedy_agreement` and `eval_expected_alpha`, either of which `metric_for_best_model` may name.
+    """
+
+    def token_losses(
+        self, logits: torch.Tensor, labels: torch.Tensor, inputs: dict[str, torch.Tensor], supervised: torch.Tensor
+    ) -> torch.Tensor:
+        """Mix cross-entropy and top-k KL; see the base class."""
+        weight = self.args.kl_weight
+        loss = (1 - weight) * cross_entropy(logits, labels) if weight < 1 else torch.zeros_like(logits[:, 0])
+        if weight > 0:
+            topk_ids, topk_logprobs = inputs["topk_ids"][:, 1:], inputs["topk_logprobs"][:, 1:]
+            loss = loss + weight * topk_kl(logits, topk_ids[supervised], topk_logprobs[supervised])
+        return loss
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Evaluate the loss as every Trainer does, then the acceptance, and merge both."""
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        acceptance = evaluate_acceptance(self.model, dataloader, self.accelerator)
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in acceptance.items()})
+        return output
