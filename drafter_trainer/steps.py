@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from drafter_trainer.distillation.store import write_whole
+from drafter_trainer.atomic import write_whole
 from drafter_trainer.errors import InputError
 from drafter_trainer.provenance import collect_provenance
 
@@ -47,8 +47,10 @@ class Step:
         self, folder: Path, recipe: str, settings: dict[str, Any], inputs: dict[str, str], main: bool = True
     ) -> None:
         self.folder = folder
+        self.recipe = recipe
         self.main = main
         self.facts: dict[str, Any] = {}
+        self.seconds = 0.0
         deciding = {key: value for key, value in settings.items() if key not in _INDIFFERENT}
         self._record: dict[str, Any] = json.loads(
             json.dumps({"recipe": recipe, "settings": deciding, "inputs": inputs}, default=str)
@@ -69,7 +71,10 @@ class Step:
                 f"{self.folder} was made with other settings ({self._difference(earlier)}): delete it to do the step "
                 "anew, or name another --run_folder"
             )
-        self.facts = earlier["facts"]
+        # Time of earlier sessions counts too; what they had recorded by then is recorded anew.
+        self.seconds = earlier["seconds"]
+        if earlier["finished"]:
+            self.facts = earlier["facts"]
         return earlier["finished"]
 
     def _difference(self, earlier: dict[str, Any]) -> str:
@@ -81,7 +86,7 @@ class Step:
         return f"then of {earlier['recipe']}, now of {self._record['recipe']}"
 
     def __enter__(self) -> "Step":
-        self._start = time.monotonic()
+        self._start = time.monotonic() - self.seconds
         self._write(finished=False)
         return self
 
@@ -90,13 +95,14 @@ class Step:
             self._write(finished=True)
 
     def _write(self, finished: bool) -> None:
+        self.seconds = round(time.monotonic() - self._start, 1)
         if not self.main:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         record = self._record | {
             "fingerprint": self.fingerprint,
             "finished": finished,
-            "seconds": round(time.monotonic() - self._start, 1),
+            "seconds": self.seconds,
             "facts": self.facts,
             "provenance": collect_provenance(),
         }

@@ -39,6 +39,11 @@ class Target:
     chat_template: str | None = None
 
     @property
+    def identity(self) -> str:
+        """Name and revision in one, for the record of what was read."""
+        return f"{self.name}@{self.revision}"
+
+    @property
     def hub_revision(self) -> str | None:
         """The revision to pass to `from_pretrained`: a commit for a Hub id, `None` for a folder."""
         return None if Path(self.path).is_dir() else self.revision

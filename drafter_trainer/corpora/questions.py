@@ -1,10 +1,12 @@
 """Evaluation questions: what the benchmark asks, and what training must not see."""
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from drafter_trainer.corpora import read_sentences
+from drafter_trainer.corpora.decontamination import Decontaminator
 from drafter_trainer.corpora.files import read_json_lines
 from drafter_trainer.corpora.hub import PARALLEL_CORPORA
 from drafter_trainer.errors import InputError
@@ -78,3 +80,13 @@ def _question(question_id: str, prompt: str, pair: Pair, place: str) -> Question
     if (source, target) != (pair.source.name, pair.target.name):
         raise InputError(f"{place}: the prompt translates {source} to {target}, the pair is {pair}: name another file")
     return Question(question_id, translation_prompt(pair, text), text)
+
+
+def keep_out(sources: Iterable[str], pair: Pair) -> Decontaminator:
+    """Load question sets and build the filter that keeps them out of training.
+
+    Args:
+        sources (`Iterable[str]`): As for `load_questions`.
+    """
+    questions = (question for source in sources for question in load_questions(source, pair))
+    return Decontaminator((question.text, pair.source.spaced) for question in questions)

@@ -15,6 +15,8 @@ from drafter_trainer.errors import InputError
 from drafter_trainer.languages import Pair, translation_prompt
 from drafter_trainer.targets import Target, encode_prompt
 
+START_TOKEN = "start_token"  # the corpus that the target writes by itself
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -95,16 +97,30 @@ def translation_prompts(
             continue
         prompts[prompt_ids] = Prompt(prompt_ids, sentence.source_id, corpus)
     if not prompts:
-        raise InputError(f"corpus {corpus} gives no prompts for {pair} ({dict(drops) or 'it is empty'})")
+        raise InputError(
+            f"corpus {corpus} gives no prompts for {pair} (left out: {dict(drops) or 'nothing'}): a file gives 2 % of "
+            "its sentences to validation, so some hundred are needed"
+        )
     return list(prompts.values())
 
 
-def start_token_prompts(start_id: int, count: int) -> list[Prompt]:
-    """Let the target write by itself: prompts of nothing but its start token.
+def start_token_prompts(tokenizer: PreTrainedTokenizerBase, token: str | None, count: int | None) -> list[Prompt]:
+    """Let the target write by itself: prompts of nothing but a start token.
 
-    They differ in their source id alone, so each needs a seed of its own (see `build_requests`).
+    They differ in their source id alone; `build_requests` gives each a seed of its own.
+
+    Args:
+        token (`str`, *optional*): The start token; the tokenizer's bos if left out.
+        count (`int`): How many texts.
+    Raises:
+        InputError: If there is no such token, or no count.
     """
-    return [Prompt((start_id,), f"start/{number}", "start_token") for number in range(count)]
+    start_id = tokenizer.bos_token_id if token is None else tokenizer.get_vocab().get(token)
+    if start_id is None:
+        raise InputError(f"the tokenizer has no start token {token or ''}: name one of its tokens with --start_token")
+    if count is None:
+        raise InputError("corpus start_token has no end: give --max_samples and --max_validation_samples")
+    return [Prompt((start_id,), f"{START_TOKEN}/{number}", START_TOKEN) for number in range(count)]
 
 
 def build_requests(

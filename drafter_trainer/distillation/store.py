@@ -1,15 +1,16 @@
 """The resumable store of self-distilled rows: Parquet shards that appear whole or not at all."""
 
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from drafter_trainer.atomic import write_whole
 from drafter_trainer.distillation.requests import Request
 from drafter_trainer.errors import DamagedStoreError
 
@@ -101,6 +102,15 @@ class RowStore:
         for shard in self.shards():
             yield _read(shard, ROWS, columns)
 
+    def count(self) -> dict[str, int]:
+        """Count rows, tokens of answers, and rows that the length limit cut."""
+        rows = tokens = cut = 0
+        for table in self.tables(["response_ids", "finish_reason"]):
+            rows += table.num_rows
+            tokens += pc.sum(pc.list_value_length(table["response_ids"])).as_py()
+            cut += pc.sum(pc.equal(table["finish_reason"], "length")).as_py()
+        return {"rows": rows, "response_tokens": tokens, "cut_by_length": cut}
+
     def drops(self) -> Counter[str]:
         """Count what was dropped, under "reason (language)"."""
         counts: Counter[str] = Counter()
@@ -130,23 +140,6 @@ class RowStore:
         numbers = [int(shard.stem.rsplit("-")[-1]) for shard in self.folder.glob(f"{prefix}-*.parquet")]
         shard = self.folder / f"{prefix}-{max(numbers, default=-1) + 1:06d}.parquet"
         write_whole(shard, lambda path: pq.write_table(pa.Table.from_pylist(records, schema), path))
-
-
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file so that it appears whole or not at all.
-
-    Args:
-        path (`Path`): Its final place.
-        write (`Callable[[Path], None]`): Writes it to the path that it is given.
-    """
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    try:
-        write(partial)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _read(shard: Path, schema: pa.Schema, columns: list[str] | None) -> pa.Table:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PretrainedConfig,
@@ -11,8 +12,50 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from drafter_trainer.arguments import DrafterArguments
 from drafter_trainer.drafters.compatibility import check_tokenizers
+from drafter_trainer.drafters.configuration import draft_config
 from drafter_trainer.errors import InputError
+from drafter_trainer.targets import Target
+
+
+def initialise_drafter(
+    arguments: DrafterArguments, target: Target, tokenizer: PreTrainedTokenizerBase, probes: Sequence[str]
+) -> PreTrainedModel:
+    """Make the drafter that the arguments describe, in fp32.
+
+    Args:
+        arguments (`DrafterArguments`): Its `initialization` names the way, or an existing checkpoint.
+        target (`Target`): Its weights are loaded only where they are used.
+        tokenizer (`PreTrainedTokenizerBase`): The target's.
+        probes (`Sequence[str]`): Texts in the drafter's languages, for comparing tokenizers.
+    Raises:
+        InputError: If the way does not fit the target, or the checkpoint cannot be used.
+    """
+    target_config = AutoConfig.from_pretrained(target.path, revision=target.hub_revision).get_text_config()
+    if arguments.initialization not in ("scratch", "embeddings", "layers"):
+        drafter = from_checkpoint(arguments.initialization, target_config, tokenizer, probes)
+    else:
+        config = draft_config(
+            target_config,
+            num_hidden_layers=arguments.num_hidden_layers,
+            hidden_size=arguments.hidden_size,
+            intermediate_size=arguments.intermediate_size,
+            num_attention_heads=arguments.num_attention_heads,
+            num_key_value_heads=arguments.num_key_value_heads,
+            head_dim=arguments.head_dim,
+        )
+        match arguments.initialization:
+            case "embeddings":
+                drafter = from_target_embeddings(config, target.load_model("float32"))
+            case "layers":
+                drafter = from_target_layers(config, target.load_model("float32"), arguments.initial_layers)
+            case _:
+                drafter = from_scratch(config)
+    if arguments.freeze_embeddings:
+        drafter.get_input_embeddings().requires_grad_(False)
+        drafter.get_output_embeddings().requires_grad_(False)
+    return drafter
 
 
 def from_scratch(config: PretrainedConfig) -> PreTrainedModel:

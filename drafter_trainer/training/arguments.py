@@ -30,6 +30,11 @@ class PretrainingArguments(TrainingArguments):
     learning_rate: float = field(default=3e-5, metadata={"help": "Peak of the learning rate"})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Course of the learning rate"})
     warmup_steps: float = field(default=0.03, metadata={"help": "Steps of warm-up; below 1, their share of all"})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch"})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch or best"})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Keep so many checkpoints"})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best checkpoint, not the last"})
+    metric_for_best_model: str | None = field(default="loss", metadata={"help": "Decides which is best"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,6 +61,13 @@ class FinetuningArguments(TrainingArguments):
     learning_rate: float = field(default=2e-5, metadata={"help": "Peak of the learning rate"})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Course of the learning rate"})
     warmup_steps: float = field(default=0.03, metadata={"help": "Steps of warm-up; below 1, their share of all"})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch"})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch or best"})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Keep so many checkpoints"})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best checkpoint, not the last"})
+    metric_for_best_model: str | None = field(
+        default="expected_alpha", metadata={"help": "Decides which is best"}
+    )
     # The trainer reads columns of its own, which the model's forward does not know.
     remove_unused_columns: bool = field(default=False, metadata={"help": "Keep false: the loss reads the top k"})
     prediction_loss_only: bool = field(default=True, metadata={"help": "Keep true: logits are too large to gather"})

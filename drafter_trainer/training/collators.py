@@ -34,18 +34,16 @@ class SelfDistilledCollator:
     Args:
         pad_id (`int`): Fills up `input_ids`; masked, so any id will do.
         max_length (`int`): Longer rows lose the end of their answer; no end token is added.
-        with_topk (`bool`): Whether to place the stored distributions.
     """
 
     pad_id: int
     max_length: int
-    with_topk: bool
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Collate rows to tensors of shape `(batch, longest)`, the top k of shape `(batch, longest, k)`.
 
         Raises:
-            InputError: If the distributions are wanted and a row has none.
+            InputError: If a row has no distributions.
         """
         sequences = [[*row["prompt_ids"], *row["response_ids"]][: self.max_length] for row in rows]
         shape = (len(rows), max(map(len, sequences)))
@@ -58,7 +56,7 @@ class SelfDistilledCollator:
             attention_mask[index, : len(sequence)] = 1
             labels[index, start : len(sequence)] = torch.tensor(sequence[start:], dtype=torch.long)
         batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
-        return batch | self._place_topk(rows, sequences, shape) if self.with_topk else batch
+        return batch | self._place_topk(rows, sequences, shape)
 
     def _place_topk(
         self, rows: Sequence[dict[str, Any]], sequences: list[list[int]], shape: tuple[int, int]
@@ -66,8 +64,7 @@ class SelfDistilledCollator:
         for row in rows:
             if row["topk_ids"] is None:
                 raise InputError(
-                    f"row {row['key']} has no log-probabilities: train with --kl_weight 0, or distil with an engine "
-                    "that gives them"
+                    f"row {row['key']} has no log-probabilities: distil with an engine that gives them"
                 )
         k = len(rows[0]["topk_ids"][0])
         topk_ids = torch.zeros(*shape, k, dtype=torch.long)

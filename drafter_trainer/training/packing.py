@@ -1,19 +1,24 @@
 """Pack text into rows of equal length, once, for pretraining."""
 
 import itertools
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from drafter_trainer.atomic import write_whole
 from drafter_trainer.corpora import Document, read_documents
 from drafter_trainer.corpora.decontamination import Decontaminator
-from drafter_trainer.distillation.store import RowStore, write_whole
-from drafter_trainer.errors import InputError
+from drafter_trainer.distillation.store import RowStore
+from drafter_trainer.errors import DamagedStoreError, InputError
 from drafter_trainer.languages import Pair
 
 PACKED = pa.schema([("input_ids", pa.list_(pa.int32()))])
@@ -86,22 +91,46 @@ def pack(documents: Iterable[list[int]], length: int) -> Iterator[list[int]]:
         del rest[:start]
 
 
-def write_packed(rows: Iterable[list[int]], path: Path) -> int:
+def write_packed(rows: Iterable[list[int]], path: Path, drops: Counter[str]) -> None:
     """Write packed rows as one Parquet file that appears whole or not at all.
 
-    Returns:
-        `int`, the number of rows.
+    Args:
+        drops (`Counter[str]`): What was left out by the time all rows are read; kept in the file's metadata.
     """
-    count = 0
 
     def write(partial: Path) -> None:
-        nonlocal count
         iterator = iter(tqdm(rows, unit="row", desc=f"packing {path.stem}"))
         with pq.ParquetWriter(partial, PACKED) as writer:
             while chunk := list(itertools.islice(iterator, _ROWS_AT_ONCE)):
                 writer.write_table(pa.Table.from_pydict({"input_ids": chunk}, PACKED))
-                count += len(chunk)
+            writer.add_key_value_metadata({"dropped": json.dumps(drops)})
 
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, write)
-    return count
+
+
+@dataclass(frozen=True)
+class PackedRows:
+    """Hold packed rows and what is to be said of them."""
+
+    rows: Dataset
+    facts: dict[str, Any]
+
+
+def load_packed(path: Path) -> PackedRows:
+    """Load what `write_packed` wrote.
+
+    Raises:
+        InputError: If the file holds no row.
+        DamagedStoreError: If it is truncated.
+    """
+    try:
+        metadata = pq.read_metadata(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DamagedStoreError(f"{path} is damaged ({error}): delete it and run pretrain.py again") from error
+    if metadata.num_rows == 0:
+        raise InputError(f"{path} has no rows: the text is shorter than max_length, give more text or a smaller one")
+    rows = Dataset.from_parquet(str(path))
+    length = len(rows[0]["input_ids"])
+    dropped = json.loads(metadata.metadata[b"dropped"])
+    return PackedRows(rows, {"rows": len(rows), "tokens": len(rows) * length, "dropped": dropped})

@@ -1,11 +1,12 @@
 """The two trainers: pretraining on packed text, finetuning on the target's own answers."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, get_last_checkpoint
 
 from drafter_trainer.training.collators import IGNORED
 from drafter_trainer.training.evaluator import evaluate_acceptance
@@ -97,3 +98,16 @@ class FinetuningTrainer(_TokenMeanTrainer):
         acceptance = evaluate_acceptance(self.model, dataloader, self.accelerator)
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in acceptance.items()})
         return output
+
+
+def train_to_end(trainer: Trainer) -> dict[str, float]:
+    """Train from the last checkpoint, if there is one, and leave the best drafter in the output folder.
+
+    Returns:
+        `dict` of the evaluation's figures for the drafter that was kept.
+    """
+    folder = trainer.args.output_dir
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(folder) if Path(folder).is_dir() else None)
+    metrics = trainer.evaluate()
+    trainer.save_model(folder)
+    return {name: value for name, value in metrics.items() if name.startswith("eval_") and "per_second" not in name}

@@ -1,0 +1,36 @@
+"""Self-distilled rows as a dataset, for training."""
+
+from pathlib import Path
+
+from datasets import Dataset
+
+from drafter_trainer.distillation.store import RowStore
+from drafter_trainer.errors import InputError
+from drafter_trainer.targets import Target
+
+_COLUMNS = ["key", "prompt_ids", "response_ids", "topk_ids", "topk_logprobs"]
+
+
+def load_rows(folder: Path, target: Target) -> Dataset:
+    """Load the rows of one split.
+
+    Args:
+        folder (`Path`): A folder of shards.
+        target (`Target`): The target that must have answered them.
+    Returns:
+        `Dataset`, memory-mapped, in the order of the shards.
+    Raises:
+        DamagedStoreError: If a shard is truncated or repeats rows.
+        InputError: If there are none, or another target answered.
+    """
+    store = RowStore(folder)
+    if not store.keys():
+        raise InputError(f"{folder} holds no rows: run distill.py first")
+    for table in store.tables(["target", "target_revision"]):
+        for name, revision in set(zip(table["target"].to_pylist(), table["target_revision"].to_pylist())):
+            if (name, revision) != (target.name, target.revision):
+                raise InputError(
+                    f"{folder} holds answers of {name}@{revision}, the target is {target.identity}: a drafter learns "
+                    "from its own target's answers alone, so distil again or name that target"
+                )
+    return Dataset.from_parquet([str(shard) for shard in store.shards()], columns=_COLUMNS)

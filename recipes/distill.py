@@ -1,0 +1,78 @@
+"""Let the target answer a corpus' prompts at several temperatures; its answers become training rows.
+
+    accelerate launch recipes/distill.py --config recipes/configs/smollm2-135m/de-en.yaml
+
+Leaves RUN_FOLDER/distill/{train,validation}, which finetune.py reads. Interrupted, it goes on where it was.
+"""
+
+from collections import Counter
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from drafter_trainer.configuration import parse_arguments
+from drafter_trainer.corpora import describe_corpus, read_sentences
+from drafter_trainer.corpora.questions import keep_out
+from drafter_trainer.distillation import distill
+from drafter_trainer.distillation.engines import TransformersEngine
+from drafter_trainer.distillation.requests import (
+    START_TOKEN,
+    build_requests,
+    start_token_prompts,
+    translation_prompts,
+)
+from drafter_trainer.distillation.store import RowStore
+from drafter_trainer.languages import get_pair
+from drafter_trainer.launch import report_step, run_recipe
+from drafter_trainer.steps import Step
+from drafter_trainer.targets import resolve_target
+
+VALIDATION_SEED = 1 << 32  # far from the seeds of training, where prompts are alike (the start token)
+
+
+def main(argv: list[str]) -> None:
+    (run, where, corpora, how), given = parse_arguments("distill", argv, __doc__)
+    pair = get_pair(run.pair)
+    accelerator = Accelerator()
+    target = resolve_target(where.target_model, where.target_revision, where.target_name, where.chat_template)
+    folder = Path(how.output_dir or run.folder / "distill")
+    read = {name: describe_corpus(name) for name in corpora.corpus if name != START_TOKEN}
+    inputs = {"target": target.identity} | {name: str(said) for name, said in read.items()}
+    step = Step(folder, "distill", given, inputs, accelerator.is_main_process)
+    if step.is_finished():
+        return report_step(step, reused=True)
+
+    tokenizer = target.load_tokenizer()
+    decontaminator = keep_out(corpora.evaluation_questions, pair)
+    engine = TransformersEngine(target.load_model(where.dtype, accelerator.device), tokenizer.pad_token_id)
+    with step:
+        for split, limit, seed in (
+            ("train", corpora.max_samples, how.seed),
+            ("validation", corpora.max_validation_samples, how.seed + VALIDATION_SEED),
+        ):
+            drops: Counter[str] = Counter()
+            prompts = []
+            for name in corpora.corpus:
+                if name == START_TOKEN:
+                    prompts += start_token_prompts(tokenizer, how.start_token, limit)
+                else:
+                    sentences = read_sentences(name, pair, split)
+                    prompts += translation_prompts(sentences, name, pair, tokenizer, decontaminator, limit, drops)
+            store = RowStore(folder / split, writer=accelerator.process_index)
+            distill(
+                build_requests(prompts, how.temperatures, how.samples, seed, how.max_new_tokens, pair, target),
+                engine,
+                store,
+                how.batch_size,
+                pair.target.name,
+                tokenizer.all_special_ids,
+                (accelerator.process_index, accelerator.num_processes),
+            )
+            accelerator.wait_for_everyone()
+            step.facts[split] = {"prompts": len(prompts)} | store.count() | {"dropped": dict(drops + store.drops())}
+        step.facts["corpora"] = list(read.values())
+    report_step(step)
+
+
+if __name__ == "__main__":
+    run_recipe(main)

@@ -1,0 +1,66 @@
+"""Finetune a drafter on the target's own answers, keep the checkpoint that the target accepts most of, publish it.
+
+    accelerate launch recipes/finetune.py --config recipes/configs/smollm2-135m/de-en.yaml
+
+Reads RUN_FOLDER/distill, leaves RUN_FOLDER/finetune, and ends by publishing as publish.py does, unless --publish
+false. Interrupted, it goes on from its last checkpoint.
+"""
+
+from pathlib import Path
+
+from accelerate import PartialState
+
+from drafter_trainer.configuration import parse_arguments
+from drafter_trainer.drafters.initialization import initialise_drafter
+from drafter_trainer.hub.publish import check_destination, publish_run
+from drafter_trainer.languages import get_pair
+from drafter_trainer.launch import report_step, run_recipe
+from drafter_trainer.steps import Step, finished_step
+from drafter_trainer.targets import resolve_target
+from drafter_trainer.training.collators import SelfDistilledCollator
+from drafter_trainer.training.rows import load_rows
+from drafter_trainer.training.trainers import FinetuningTrainer, train_to_end
+
+
+def main(argv: list[str]) -> None:
+    (run, where, data, shape, training, publishing), given = parse_arguments("finetune", argv, __doc__)
+    pair = get_pair(run.pair)
+    state = PartialState()
+    if data.publish and state.is_main_process:
+        check_destination(publishing.to)
+    target = resolve_target(where.target_model, where.target_revision, where.target_name, where.chat_template)
+    folder = Path(training.output_dir or run.folder / "finetune")
+    training.output_dir = str(folder)
+    rows_folder = Path(data.data or run.folder / "distill")
+    inputs = {
+        "target": target.identity,
+        "rows": finished_step(rows_folder, "run distill.py first, or give --data FOLDER")["fingerprint"],
+    }
+    if shape.initialization == "pretrain":
+        shape.initialization = str(run.folder / "pretrain")
+        advice = "run pretrain.py first, or give --initialization scratch, embeddings, layers or a checkpoint"
+        inputs["pretrained"] = finished_step(run.folder / "pretrain", advice)["fingerprint"]
+    step = Step(folder, "finetune", given, inputs, state.is_main_process)
+    if step.is_finished():
+        report_step(step, reused=True)
+    else:
+        tokenizer = target.load_tokenizer()
+        with step:
+            rows = {split: load_rows(rows_folder / split, target) for split in ("train", "validation")}
+            trainer = FinetuningTrainer(
+                model=initialise_drafter(shape, target, tokenizer, pair.probes),
+                args=training,
+                train_dataset=rows["train"],
+                eval_dataset=rows["validation"],
+                data_collator=SelfDistilledCollator(tokenizer.pad_token_id, training.max_length),
+                processing_class=tokenizer,
+            )
+            step.facts |= {"train_rows": len(rows["train"]), "validation_rows": len(rows["validation"])}
+            step.facts |= train_to_end(trainer)
+        report_step(step)
+    if data.publish and state.is_main_process:
+        print(f"published: {publish_run(run, target, publishing)}")
+
+
+if __name__ == "__main__":
+    run_recipe(main)

@@ -1,0 +1,79 @@
+"""Pretrain a drafter on packed text and conversations.
+
+    accelerate launch recipes/pretrain.py --config recipes/configs/smollm2-135m/de-en.yaml
+
+Leaves RUN_FOLDER/pretrain: the drafter, and under packed/ the rows that it read. Interrupted, it goes on from its
+last checkpoint.
+"""
+
+from collections import Counter
+from itertools import chain
+from pathlib import Path
+
+from accelerate import PartialState
+
+from drafter_trainer.configuration import parse_arguments
+from drafter_trainer.corpora import describe_corpus
+from drafter_trainer.corpora.questions import keep_out
+from drafter_trainer.drafters.initialization import initialise_drafter
+from drafter_trainer.languages import get_pair
+from drafter_trainer.launch import report_step, run_recipe
+from drafter_trainer.steps import Step, finished_step
+from drafter_trainer.targets import resolve_target
+from drafter_trainer.training.collators import collate_packed
+from drafter_trainer.training.packing import load_packed, pack, read_token_ids, write_packed
+from drafter_trainer.training.trainers import PretrainingTrainer, train_to_end
+
+
+def main(argv: list[str]) -> None:
+    (run, where, corpora, shape, training), given = parse_arguments("pretrain", argv, __doc__)
+    pair = get_pair(run.pair)
+    state = PartialState()
+    target = resolve_target(where.target_model, where.target_revision, where.target_name, where.chat_template)
+    folder = Path(training.output_dir or run.folder / "pretrain")
+    training.output_dir = str(folder)
+    inputs = {"target": target.identity}
+    read = []
+    for name in corpora.corpus:
+        if name.startswith("rows:"):
+            advice = "run distill.py with --corpus start_token first"
+            inputs[name] = finished_step(Path(name.removeprefix("rows:")), advice)["fingerprint"]
+            read.append({"name": "written by the target from its start token"})
+        else:
+            read.append(describe_corpus(name))
+            inputs[name] = str(read[-1])
+    step = Step(folder, "pretrain", given, inputs, state.is_main_process)
+    if step.is_finished():
+        return report_step(step, reused=True)
+
+    tokenizer = target.load_tokenizer()
+    with step:
+        splits = {}
+        for split, limit in (("train", corpora.max_samples), ("validation", corpora.max_validation_samples)):
+            path = folder / "packed" / f"{split}.parquet"
+            with state.main_process_first():
+                if not path.is_file():
+                    decontaminator = keep_out(corpora.evaluation_questions, pair)
+                    drops: Counter[str] = Counter()
+                    documents = chain.from_iterable(
+                        read_token_ids(name, pair, split, tokenizer, decontaminator, limit, drops)
+                        for name in corpora.corpus
+                    )
+                    write_packed(pack(documents, training.max_length), path, drops)
+            splits[split] = load_packed(path)
+        drafter = initialise_drafter(shape, target, tokenizer, pair.probes)
+        trainer = PretrainingTrainer(
+            model=drafter,
+            args=training,
+            train_dataset=splits["train"].rows,
+            eval_dataset=splits["validation"].rows,
+            data_collator=collate_packed,
+            processing_class=tokenizer,
+        )
+        step.facts |= {split: packed.facts for split, packed in splits.items()}
+        step.facts |= {"corpora": read} | train_to_end(trainer)
+    report_step(step)
+
+
+if __name__ == "__main__":
+    run_recipe(main)
