@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
             step.facts |= train_to_end(trainer)
         report_step(step)
     if data.publish and state.is_main_process:
-        print(f"published: {publish_run(run, target, publishing)}")
+        print(f"published: {publish_run(run, target, where.dtype, publishing)}")
 
 
 if __name__ == "__main__":

@@ -9,5 +9,7 @@ def sampling_arguments(temperature: float) -> dict[str, Any]:
     Every key that a target's own `generation_config.json` may set is set here, because a key left out is filled
     from there.
     """
-    off = {"top_k": 0, "top_p": 1.0, "typical_p": 1.0, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
-    return {"do_sample": temperature > 0, "temperature": temperature or 1.0, "num_beams": 1} | off
+    settings = {"do_sample": temperature > 0, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
+    if temperature > 0:
+        settings |= {"temperature": temperature, "top_k": 0, "top_p": 1.0, "typical_p": 1.0}
+    return settings

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from drafter_trainer.drafters.compatibility import check_tokenizers, hash_tokenizer
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.languages import get_pair
+from drafter_trainer.targets import hash_folder
 
 
 def load_drafter(
@@ -32,7 +33,7 @@ def load_drafter(
         InputError: If there is no such drafter, or its vocabulary has another size than the target's.
         IncompatibleTokenizerError: If the target's tokenizer is not the one that it was trained for.
     """
-    description = _describe(drafter, revision)
+    description = describe_drafter(drafter, revision)
     if tokenizer is None:
         tokenizer = AutoTokenizer.from_pretrained(target_model.name_or_path)
     probes = get_pair(description.pair).probes
@@ -52,13 +53,28 @@ def load_drafter(
     return model.to(target_model.device).eval()
 
 
-def _describe(drafter: str, revision: str | None) -> DrafterDescription:
+def describe_drafter(drafter: str, revision: str | None = None) -> DrafterDescription:
+    """Read what a published drafter says of itself.
+
+    Args:
+        drafter (`str`): Hub id or folder.
+        revision (`str`, *optional*): Branch, tag or commit on the Hub.
+    Raises:
+        InputError: If there is no such drafter.
+    """
     if Path(drafter).is_dir():
         return DrafterDescription.read(Path(drafter))
     try:
         path = huggingface_hub.hf_hub_download(drafter, FILE_NAME, revision=revision)
-    except (HfHubHTTPError, LocalEntryNotFoundError, huggingface_hub.errors.HFValidationError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError) as error:
         raise InputError(
             f"{drafter} is neither a folder nor a published drafter on the Hub: {' '.join(str(error).split())}"
         ) from error
     return DrafterDescription.from_json(Path(path).read_text(encoding="utf-8"), f"{drafter}/{FILE_NAME}")
+
+
+def identify_drafter(drafter: str) -> str:
+    """Return the commit of a drafter on the Hub, or a hash of its folder's weights."""
+    if Path(drafter).is_dir():
+        return hash_folder(Path(drafter))
+    return huggingface_hub.HfApi().model_info(drafter).sha

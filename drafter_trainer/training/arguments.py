@@ -65,9 +65,7 @@ class FinetuningArguments(TrainingArguments):
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch or best"})
     save_total_limit: int | None = field(default=2, metadata={"help": "Keep so many checkpoints"})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best checkpoint, not the last"})
-    metric_for_best_model: str | None = field(
-        default="expected_alpha", metadata={"help": "Decides which is best"}
-    )
+    metric_for_best_model: str | None = field(default="expected_alpha", metadata={"help": "Decides which is best"})
     # The trainer reads columns of its own, which the model's forward does not know.
     remove_unused_columns: bool = field(default=False, metadata={"help": "Keep false: the loss reads the top k"})
     prediction_loss_only: bool = field(default=True, metadata={"help": "Keep true: logits are too large to gather"})

@@ -63,9 +63,7 @@ class SelfDistilledCollator:
     ) -> dict[str, torch.Tensor]:
         for row in rows:
             if row["topk_ids"] is None:
-                raise InputError(
-                    f"row {row['key']} has no log-probabilities: distil with an engine that gives them"
-                )
+                raise InputError(f"row {row['key']} has no log-probabilities: distil with an engine that gives them")
         k = len(rows[0]["topk_ids"][0])
         topk_ids = torch.zeros(*shape, k, dtype=torch.long)
         topk_logprobs = torch.zeros(*shape, k)

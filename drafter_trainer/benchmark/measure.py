@@ -1,0 +1,166 @@
+"""Time every method on every question, interleaved, with a journal from which an interrupted run goes on."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from drafter_trainer.benchmark.methods import PLAIN, Method
+from drafter_trainer.corpora.questions import Question
+from drafter_trainer.decoding.metrics import is_looping
+from drafter_trainer.decoding.rounds import Decoding, decode
+from drafter_trainer.errors import InputError
+from drafter_trainer.targets import encode_prompt
+
+_WARM_UP_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Hold what is the same for all methods of one run."""
+
+    temperature: float
+    seed: int
+    max_new_tokens: int
+
+
+def measure(
+    target_model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Question],
+    methods: Sequence[Method],
+    settings: Sequence[Setting],
+    journal: Path,
+) -> list[dict[str, Any]]:
+    """Measure all methods under all settings.
+
+    The methods take turns on each question, beginning with another one each time, so that a machine that drifts
+    drifts for all of them.
+
+    Args:
+        questions (`Sequence[Question]`): Asked one by one, batch 1.
+        methods (`Sequence[Method]`): Plain decoding among them.
+        settings (`Sequence[Setting]`): Temperatures and seeds.
+        journal (`Path`): Gains a line when a question has been asked of all methods; what stands in it is not asked
+            again.
+    Returns:
+        `list[dict]`, the journal's records: setting, question, and each method's figures.
+    Raises:
+        InputError: If a question and its answer do not fit into the target's context.
+    """
+    prompts = {question.question_id: encode_prompt(tokenizer, question.prompt) for question in questions}
+    _check_lengths(target_model, prompts, max(setting.max_new_tokens for setting in settings))
+    records = _read_journal(journal)
+    done = {(record["temperature"], record["seed"], record["question_id"]) for record in records}
+    work = [
+        (setting, number, question)
+        for setting in settings
+        for number, question in enumerate(questions)
+        if (setting.temperature, setting.seed, question.question_id) not in done
+    ]
+    if work:
+        for method in methods:
+            first = prompts[work[0][2].question_id]
+            decode(target_model, first, method.draft_arguments, 0.0, 0, _WARM_UP_TOKENS)
+    for setting, number, question in tqdm(work, unit="question", desc="benchmark"):
+        prompt_ids = prompts[question.question_id]
+        turn = number % len(methods)
+        decodings = {
+            method.name: decode(
+                target_model,
+                prompt_ids,
+                method.draft_arguments,
+                setting.temperature,
+                setting.seed,
+                setting.max_new_tokens,
+            )
+            for method in (*methods[turn:], *methods[:turn])
+        }
+        record = {
+            "temperature": setting.temperature,
+            "seed": setting.seed,
+            "question_id": question.question_id,
+            "methods": {
+                method.name: _figures(tokenizer, target_model, prompt_ids, decodings, method.name, setting)
+                for method in methods
+            },
+        }
+        _append(journal, record)
+        records.append(record)
+    return records
+
+
+def _figures(
+    tokenizer: PreTrainedTokenizerBase,
+    target_model: PreTrainedModel,
+    prompt_ids: list[int],
+    decodings: dict[str, Decoding],
+    name: str,
+    setting: Setting,
+) -> dict[str, Any]:
+    decoding, plain = decodings[name], decodings[PLAIN]
+    text = tokenizer.decode(decoding.output_ids, skip_special_tokens=True)
+    figures = {
+        "tokens": len(decoding.output_ids),
+        "characters": len(text),
+        "retokenised": len(tokenizer(text).input_ids) - 1,
+        "seconds": decoding.seconds,
+        "looping": is_looping(decoding.output_ids),
+        "rounds": [asdict(round_) for round_ in decoding.rounds],
+    }
+    if setting.temperature == 0:
+        figures["divergence"] = _divergence(target_model, prompt_ids, plain.output_ids, decoding.output_ids)
+    return figures
+
+
+def _divergence(
+    target_model: PreTrainedModel, prompt_ids: list[int], plain: list[int], other: list[int]
+) -> dict[str, Any] | None:
+    """Find where an output leaves plain decoding, and by how little the target preferred its own token there."""
+    if plain == other:
+        return None
+    position = next((index for index, (a, b) in enumerate(zip(plain, other)) if a != b), min(len(plain), len(other)))
+    known = torch.tensor([prompt_ids + plain[:position]], device=target_model.device)
+    with torch.inference_mode():
+        logits = target_model(input_ids=known, use_cache=False).logits[0, -1].float()
+    first, second = logits.topk(2).values.tolist()
+    return {"position": position, "margin": first - second}
+
+
+def _check_lengths(target_model: PreTrainedModel, prompts: dict[str, list[int]], max_new_tokens: int) -> None:
+    context = target_model.config.get_text_config().max_position_embeddings
+    for question_id, prompt_ids in prompts.items():
+        if len(prompt_ids) + max_new_tokens > context:
+            raise InputError(
+                f"question {question_id}: {len(prompt_ids)} tokens and {max_new_tokens} new ones pass the target's "
+                f"context of {context}: leave it out, or ask for fewer with --max_new_tokens"
+            )
+
+
+def _read_journal(journal: Path) -> list[dict[str, Any]]:
+    if not journal.is_file():
+        return []
+    records, whole = [], 0
+    with journal.open("rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                break  # the run was killed within this line: the question is asked again
+            records.append(json.loads(line))
+            whole += len(line)
+    with journal.open("r+b") as file:
+        file.truncate(whole)
+    return records
+
+
+def _append(journal: Path, record: dict[str, Any]) -> None:
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    with journal.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())

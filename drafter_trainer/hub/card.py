@@ -1,0 +1,141 @@
+"""A drafter's card, rendered from `drafter.json` and `results.json` and from nothing else."""
+
+import shlex
+from importlib import resources
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from drafter_trainer.benchmark.methods import DRAFTER, PLAIN
+from drafter_trainer.benchmark.report import speedup_tables
+from drafter_trainer.drafters.description import DrafterDescription
+from drafter_trainer.languages import get_pair
+
+TAGS = ["speculative-decoding", "assisted-generation", "draft-model", "assistant-model"]
+
+
+def usage(target: str, drafter: str) -> str:
+    """Write the lines of Python that use a drafter.
+
+    Args:
+        target (`str`): Hub id or folder of the target.
+        drafter (`str`): Hub id or folder of the drafter.
+    """
+    return (
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f'tokenizer, target = AutoTokenizer.from_pretrained("{target}"), '
+        f'AutoModelForCausalLM.from_pretrained("{target}")\n'
+        f'drafter = AutoModelForCausalLM.from_pretrained("{drafter}", dtype=target.dtype)\n'
+        'output = target.generate(**tokenizer("…", return_tensors="pt"), assistant_model=drafter, max_new_tokens=128)'
+    )
+
+
+def render_card(
+    description: DrafterDescription,
+    results: dict[str, Any] | None,
+    location: str,
+    licence: str | None,
+    notes: str = "",
+) -> str:
+    """Render a card.
+
+    Args:
+        description (`DrafterDescription`): What `drafter.json` says.
+        results (`dict`, *optional*): What `results.json` says; without it the card has no numbers.
+        location (`str`): Hub id of the drafter, or its name where it lies in a folder.
+        licence (`str`, *optional*): Licence identifier.
+        notes (`str`, *optional*): Text by hand, put at the end.
+    Returns:
+        `str`, Markdown with metadata in front.
+    """
+    pair = get_pair(description.pair)
+    template = (resources.files("drafter_trainer.hub") / "card_template.md").read_text(encoding="utf-8")
+    provenance = results["provenance"] if results else {}
+    card = ModelCard.from_template(
+        _metadata(description, results, licence),
+        template_str=template,
+        drafter=description,
+        source=pair.source.name,
+        target=pair.target.name,
+        usage=usage(description.target, location),
+        location=location,
+        tables=speedup_tables(results) if results else "",
+        verdicts=[_verdict(run) for run in results["runs"]] if results else [],
+        command=provenance.get("command", ""),
+        commit=provenance.get("commit", ""),
+        measured_target=shlex.quote(provenance.get("target", "")),
+        training=_training_rows(description.training),
+        versions=", ".join(f"{name} {version}" for name, version in description.versions.items()),
+        licence=licence,
+        notes=notes.strip(),
+    )
+    return str(card).rstrip() + "\n"
+
+
+def _metadata(description: DrafterDescription, results: dict[str, Any] | None, licence: str | None) -> ModelCardData:
+    pair = get_pair(description.pair)
+    return ModelCardData(
+        base_model=description.target,
+        language=[pair.source.code, pair.target.code],
+        library_name="transformers",
+        license=licence,
+        pipeline_tag="text-generation",
+        tags=TAGS,
+        model_name=description.name,
+        eval_results=_evaluations(results) if results else None,
+    )
+
+
+def _evaluations(results: dict[str, Any]) -> list[EvalResult]:
+    evaluations = []
+    for run in results["runs"]:
+        method, asked = _method(run, DRAFTER), run["questions"]
+        sampling = "greedy" if run["temperature"] == 0 else f"temperature {run['temperature']:g}, seed {run['seed']}"
+        for metric, value in (
+            ("speedup", method["speedup"]["value"]),
+            ("mean_accepted_tokens", method["mean_accepted_tokens"]),
+        ):
+            evaluations.append(
+                EvalResult(
+                    task_type="text-generation",
+                    dataset_type=asked["source"],
+                    dataset_name=f"{asked['count']} questions of {asked['source']}, {run['pair']}",
+                    metric_type=metric,
+                    metric_name=f"{metric.replace('_', ' ')} ({sampling})",
+                    metric_value=round(value, 3),
+                )
+            )
+    return evaluations
+
+
+def _verdict(run: dict[str, Any]) -> str:
+    method = _method(run, DRAFTER)
+    low, high, value = (method["speedup"][key] for key in ("low", "high", "value"))
+    setting = "greedy" if run["temperature"] == 0 else f"at T = {run['temperature']:g} with seed {run['seed']}"
+    if low > 1:
+        return f"The drafter makes the target faster here, {setting}: {value:.2f} times as fast as {PLAIN} decoding."
+    if high < 1:
+        return f"**The drafter loses to {PLAIN} decoding here, {setting}**: {value:.2f} times as fast."
+    return f"No difference from {PLAIN} decoding can be told here, {setting}: the interval holds 1."
+
+
+def _method(run: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(method for method in run["methods"] if method["name"] == name)
+
+
+def _training_rows(training: dict[str, Any]) -> list[tuple[str, str]]:
+    """Flatten the record of the steps to rows of a table."""
+    rows = []
+    for step, facts in training.items():
+        for name, value in facts.items():
+            text = f"{value:.4g}" if isinstance(value, float) else _plain_text(value)
+            rows.append((f"{step}: {name.replace('_', ' ')}", text))
+    return rows
+
+
+def _plain_text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key.replace('_', ' ')} {_plain_text(entry)}" for key, entry in value.items()) or "none"
+    if isinstance(value, list):
+        return "; ".join(map(_plain_text, value)) or "none"
+    return str(value)

@@ -1,0 +1,192 @@
+"""Publish a drafter: the one place that writes to the Hub."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from drafter_trainer.arguments import PublishingArguments, RunArguments
+from drafter_trainer.benchmark.results import read_results
+from drafter_trainer.drafters.compatibility import check_tokenizers, hash_tokenizer
+from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
+from drafter_trainer.errors import InputError
+from drafter_trainer.hub.card import render_card
+from drafter_trainer.languages import get_pair
+from drafter_trainer.provenance import library_versions
+from drafter_trainer.steps import finished_step, read_step
+from drafter_trainer.targets import Target
+
+HUB = "hub"
+RESULTS = "results.json"
+# Everything that may leave: no optimizer state, no pickled arguments, no token.
+ALLOWED = (
+    "README.md",
+    FILE_NAME,
+    RESULTS,
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "model-*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
+_HYPERPARAMETERS = (
+    "initialization",
+    "initial_layers",
+    "num_hidden_layers",
+    "freeze_embeddings",
+    "temperatures",
+    "max_new_tokens",
+    "max_length",
+    "num_train_epochs",
+    "learning_rate",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "kl_weight",
+)
+
+
+def check_destination(to: str) -> None:
+    """Find out early whether publishing can work, before hours of training.
+
+    Args:
+        to (`str`): "hub" or a folder.
+    Raises:
+        InputError: If there is no token for the Hub, or the folder holds something else than a drafter.
+    """
+    if to == HUB:
+        if huggingface_hub.get_token() is None:
+            raise InputError(
+                "no token for the Hub: set HF_TOKEN (or run hf auth login), or publish to a folder with --to FOLDER"
+            )
+    elif (
+        Path(to).exists() and not (Path(to) / FILE_NAME).is_file() and (Path(to).is_file() or any(Path(to).iterdir()))
+    ):
+        raise InputError(f"{to} exists and holds no drafter: name an empty or a new folder with --to")
+
+
+def publish_run(run: RunArguments, target: Target, target_dtype: str, publishing: PublishingArguments) -> str:
+    """Publish the finetuned drafter of a run, with its benchmark's results if there are any.
+
+    Args:
+        run (`RunArguments`): Names the run and its drafter.
+        target (`Target`): The target.
+        target_dtype (`str`): Weights are stored in it; "auto" for the one of the target's checkpoint.
+        publishing (`PublishingArguments`): Where to, and what is written into the repository.
+    Returns:
+        `str`, the folder or the address of the commit.
+    Raises:
+        InputError: If there is nothing to publish, it does not fit the target, or the destination cannot be used.
+        HfHubHTTPError: If the Hub refuses.
+    """
+    check_destination(publishing.to)
+    results_path = run.folder / RESULTS
+    results = read_results(results_path) if results_path.is_file() else None
+    if results and results["provenance"]["drafter"] != run.drafter_name:
+        raise InputError(f"{results_path} measures {results['provenance']['drafter']}, not {run.drafter_name}")
+    api = huggingface_hub.HfApi()
+    if publishing.to == HUB:
+        location = publishing.repo_id or f"{api.whoami()['name']}/{run.drafter_name}"
+    else:
+        location = run.drafter_name
+    parent = run.folder if publishing.to == HUB else Path(publishing.to).absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=parent) as temporary:
+        folder = Path(temporary) / "drafter"
+        description = assemble(run, target, target_dtype, publishing.draft_length, folder)
+        card = render_card(description, results, location, publishing.licence)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        if results:
+            shutil.copyfile(results_path, folder / RESULTS)
+        if publishing.card_folder:
+            _keep_card(folder, Path(publishing.card_folder) / run.drafter_name)
+        if publishing.to != HUB:
+            return _replace(Path(publishing.to), folder)
+        api.create_repo(location, private=publishing.private, exist_ok=True)
+        message = "Add the benchmark's results" if results else "Add the drafter"
+        commit = api.upload_folder(
+            repo_id=location, folder_path=folder, allow_patterns=list(ALLOWED), commit_message=message
+        )
+        return commit.commit_url
+
+
+def assemble(
+    run: RunArguments, target: Target, target_dtype: str, draft_length: int, folder: Path
+) -> DrafterDescription:
+    """Write a drafter's files, apart from card and results, to a new folder.
+
+    Raises:
+        InputError: If the run has no finished drafter.
+        IncompatibleTokenizerError: If its tokenizer is not the target's.
+    """
+    trained = run.folder / "finetune"
+    finished_step(trained, "run finetune.py first")
+    pair = get_pair(run.pair)
+    tokenizer = target.load_tokenizer()
+    check_tokenizers(tokenizer, AutoTokenizer.from_pretrained(trained), pair.probes)
+
+    config = AutoConfig.from_pretrained(target.path, revision=target.hub_revision)
+    dtype = config.dtype if target_dtype == "auto" else target_dtype
+    model = AutoModelForCausalLM.from_pretrained(trained, dtype=dtype)
+    special = {name: _special_id(target, tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    # A threshold left out would mean 0.4, and a schedule left to its default may change between releases.
+    model.generation_config = GenerationConfig(
+        num_assistant_tokens=draft_length,
+        num_assistant_tokens_schedule="constant",
+        assistant_confidence_threshold=0.0,
+        **special,
+    )
+    for name, value in special.items():  # pipeline compares them here
+        setattr(model.config, name, value)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    description = DrafterDescription(
+        name=run.drafter_name,
+        target=target.name,
+        target_revision=target.revision,
+        tokenizer_sha256=hash_tokenizer(tokenizer, pair.probes),
+        pair=str(pair),
+        draft_length=draft_length,
+        training=_training_record(run),
+        versions=library_versions(),
+    )
+    (folder / FILE_NAME).write_text(description.to_json(), encoding="utf-8")
+    return description
+
+
+def _special_id(target: Target, tokenizer, name: str) -> int | list[int] | None:
+    own = getattr(GenerationConfig.from_pretrained(target.path, revision=target.hub_revision), name)
+    return own if own is not None else getattr(tokenizer, name)
+
+
+def _training_record(run: RunArguments) -> dict[str, Any]:
+    record = {}
+    for name in ("pretrain", "distill", "finetune"):
+        step = read_step(run.folder / name)
+        if step is not None:
+            settings = {key: step["settings"][key] for key in _HYPERPARAMETERS if key in step["settings"]}
+            record[name] = step["facts"] | settings
+    return record
+
+
+def _replace(place: Path, folder: Path) -> str:
+    """Put a whole folder where another one may stand, by renaming."""
+    if place.exists():
+        old = folder.parent / "old"
+        place.rename(old)
+    folder.rename(place)
+    return str(place)
+
+
+def _keep_card(folder: Path, place: Path) -> None:
+    place.mkdir(parents=True, exist_ok=True)
+    for name in ("README.md", RESULTS):
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, place / name)

@@ -1,0 +1,98 @@
+"""Measure a drafter against plain decoding, prompt lookup and itself before finetuning.
+
+    accelerate launch recipes/bench.py --config recipes/configs/smollm2-135m/de-en.yaml --drafter runs/drafter
+
+Writes results.json to --out (default: RUN_FOLDER) and prints the table. Batch 1, methods interleaved prompt by
+prompt. Interrupted, it goes on with the question that it was at.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+from accelerate import PartialState
+from transformers import AutoModelForCausalLM
+
+from drafter_trainer.benchmark.measure import Setting, measure
+from drafter_trainer.benchmark.methods import build_methods
+from drafter_trainer.benchmark.report import speedup_tables
+from drafter_trainer.benchmark.results import SCHEMA_VERSION, read_results, summarise_run, write_results
+from drafter_trainer.configuration import parse_arguments
+from drafter_trainer.corpora.questions import load_questions
+from drafter_trainer.drafters.load import describe_drafter, identify_drafter, load_drafter
+from drafter_trainer.errors import InputError
+from drafter_trainer.languages import get_pair
+from drafter_trainer.launch import report_step, run_recipe
+from drafter_trainer.provenance import collect_provenance
+from drafter_trainer.steps import Step
+from drafter_trainer.targets import resolve_target
+
+
+def main(argv: list[str]) -> None:
+    (run, where, bench), given = parse_arguments("bench", argv, __doc__)
+    pair = get_pair(run.pair)
+    if PartialState().num_processes > 1:
+        raise InputError("a benchmark runs in one process: launch it with --num_processes 1")
+    drafter_path = bench.drafter or str(run.folder / "drafter")
+    if not bench.drafter and not Path(drafter_path).is_dir():
+        raise InputError(f"there is no drafter in {drafter_path}: train one, or give --drafter FOLDER_OR_HUB_ID")
+    description = describe_drafter(drafter_path)
+    questions = load_questions(bench.questions, pair, bench.max_questions)
+    target = resolve_target(where.target_model, where.target_revision, where.target_name, where.chat_template)
+    pretrained_path = bench.pretrained_drafter
+    if pretrained_path is None and (run.folder / "pretrain" / "config.json").is_file():
+        pretrained_path = str(run.folder / "pretrain")
+    out = Path(bench.out or run.folder)
+    asked = json.dumps([[question.question_id, question.prompt] for question in questions])
+    inputs = {
+        "target": target.identity,
+        "drafter": identify_drafter(drafter_path),
+        "pretrained": identify_drafter(pretrained_path) if pretrained_path else "none",
+        "questions": hashlib.sha256(asked.encode()).hexdigest(),
+    }
+    step = Step(out / "bench", "bench", given, inputs)
+    if step.is_finished():
+        print(speedup_tables(read_results(out / "results.json")))
+        return report_step(step, reused=True)
+
+    tokenizer = target.load_tokenizer()
+    target_model = target.load_model(where.dtype, PartialState().device)
+    drafter = load_drafter(drafter_path, target_model, tokenizer)
+    pretrained = None
+    if pretrained_path:
+        pretrained = AutoModelForCausalLM.from_pretrained(pretrained_path, dtype=target_model.dtype)
+        pretrained.to(target_model.device).eval()
+    methods = build_methods(drafter, pretrained, bench.prompt_lookup_tokens)
+    settings = [
+        Setting(temperature, seed, bench.max_new_tokens)
+        for temperature in bench.temperatures
+        for seed in (bench.seeds if temperature > 0 else [0])
+    ]
+    with step:
+        records = measure(target_model, tokenizer, questions, methods, settings, step.folder / "journal.jsonl")
+        described = {
+            "pair": str(pair),
+            "task": "translation",
+            "draft_length": description.draft_length,
+            "dtype": str(target_model.dtype).removeprefix("torch."),
+            "questions": {
+                "source": Path(bench.questions).name,
+                "count": len(questions),
+                "sha256": inputs["questions"],
+            },
+        }
+        results = {
+            "schema_version": SCHEMA_VERSION,
+            "provenance": collect_provenance()
+            | {"target": target.identity, "drafter": description.name, "drafter_revision": inputs["drafter"]},
+            "runs": [summarise_run(records, methods, setting, described) for setting in settings],
+        }
+        write_results(results, out / "results.json")
+    print(speedup_tables(results))
+    if pretrained is None:
+        print("The drafter before finetuning is not in the table: name it with --pretrained_drafter.")
+    report_step(step)
+
+
+if __name__ == "__main__":
+    run_recipe(main)

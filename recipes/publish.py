@@ -1,0 +1,24 @@
+"""Publish the finetuned drafter of a run, with the results of its benchmark once there are any.
+
+    accelerate launch recipes/publish.py --config recipes/configs/smollm2-135m/de-en.yaml --to runs/drafter
+
+To the Hub that HF_ENDPOINT and HF_TOKEN name, or to a folder with --to.
+"""
+
+from accelerate import PartialState
+
+from drafter_trainer.configuration import parse_arguments
+from drafter_trainer.hub.publish import publish_run
+from drafter_trainer.launch import run_recipe
+from drafter_trainer.targets import resolve_target
+
+
+def main(argv: list[str]) -> None:
+    (run, where, publishing), _ = parse_arguments("publish", argv, __doc__)
+    if PartialState().is_main_process:
+        target = resolve_target(where.target_model, where.target_revision, where.target_name, where.chat_template)
+        print(f"published: {publish_run(run, target, where.dtype, publishing)}")
+
+
+if __name__ == "__main__":
+    run_recipe(main)
