@@ -1,0 +1,104 @@
+"""Tiny models and tokenizers, made in process: no test needs the network or an accelerator."""
+
+import os
+
+# Before any Hugging Face import: nothing may reach the real Hub, and two cores are shared with nobody's threads.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from drafter_trainer.corpora.sample import sample_rows
+from drafter_trainer.targets import Target, hash_folder
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+SPECIAL_TOKENS = ["<|pad|>", "<|start|>", "<|end|>", "<|user|>", "<|assistant|>"]
+
+
+def make_tokenizer(vocabulary: int = 400) -> PreTrainedTokenizerFast:
+    """Train a byte-level tokenizer on the bundled sample; equal sizes give equal tokenizers."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = (row[language] for row in sample_rows("train") for language in ("de", "en"))
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<|pad|>",
+        bos_token="<|start|>",
+        eos_token="<|end|>",
+        padding_side="left",
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def make_model(tokenizer: PreTrainedTokenizerFast, layers: int = 4, seed: int = 0, **config: int) -> PreTrainedModel:
+    """Make a tiny Llama with random weights that fits a tokenizer."""
+    torch.manual_seed(seed)
+    values = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2} | config
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            num_hidden_layers=layers,
+            max_position_embeddings=512,
+            initializer_range=0.3,  # far from uniform, so that greedy decoding is decided
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            **values,
+        )
+    )
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """The target's tokenizer."""
+    return make_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def target_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """A tiny target with its tokenizer, as `from_pretrained` loads it."""
+    folder = tmp_path_factory.mktemp("target") / "tiny-target"
+    make_model(tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def target(target_folder: Path) -> Target:
+    """The tiny target by name and revision."""
+    return Target("tests/tiny-target", hash_folder(target_folder), str(target_folder))
+
+
+@pytest.fixture
+def target_model(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    """The tiny target's model; a new one for each test, because generation configurations are set on it."""
+    return make_model(tokenizer)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Keep tiny matrix products from being split over cores, which only slows them down."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
