@@ -68,6 +68,8 @@ def parse_arguments(recipe: str, argv: Sequence[str], description: str) -> tuple
         raise InputError(" ".join(str(error).split())) from error
     named = {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
     values = {key: value for entry in objects for key, value in vars(entry).items()}
+    # --no_load_best_model_at_end is a setting of load_best_model_at_end.
+    named |= {word.removeprefix("no_") for word in named}
     given = {key: values[key] for key in sorted(named | from_file.keys()) if key in values}
     return objects, given
 
@@ -89,7 +91,8 @@ def read_config(path: Path, recipe: str) -> dict[str, Any]:
     for key, (value, place) in values.items():
         owner, dot, name = key.rpartition(".")
         if (dot and owner not in RECIPES) or name not in (known[owner] if dot else everything):
-            close = difflib.get_close_matches(name, known.get(owner, everything), n=1)
+            names = [f"{recipe}.{name}" for recipe in known for name in known[recipe]] if dot else everything
+            close = difflib.get_close_matches(key, names, n=1)
             hint = f": did you mean {close[0]}?" if close else f": see recipes/{recipe}.py --help"
             raise InputError(f"{place}: unknown key {key}{hint}")
         if owner == recipe:
@@ -106,11 +109,15 @@ def _read_with_base(path: Path, above: tuple[Path, ...]) -> dict[str, tuple[Any,
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file: {_existing_configs(path)}") from error
+    except IsADirectoryError as error:
+        raise InputError(f"{path} is a folder: {_existing_configs(path / '*')}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected keys and values, got {type(values).__name__}")
     base = values.pop("base", None)
+    if not isinstance(base, str | None):
+        raise InputError(f"{path}: base must be the name of one file, got {base!r}")
     inherited = _read_with_base(path.parent / base, (*above, path.resolve())) if base else {}
     return inherited | {str(key): (value, path) for key, value in values.items()}
 

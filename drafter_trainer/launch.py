@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Callable
 
-from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
 from drafter_trainer.errors import InputError
 from drafter_trainer.steps import Step
@@ -21,13 +21,16 @@ _DISK = {
 def run_recipe(main: Callable[[list[str]], None]) -> None:
     """Run a recipe on the command line; errors that the user can mend end it with one line and status 2."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for client in ("httpx", "httpx2"):  # the Hub's client uses the second from 2.4 on
+        logging.getLogger(client).setLevel(logging.WARNING)
     try:
         main(sys.argv[1:])
     except InputError as error:
         sys.exit(_fail(str(error)))
     except (HfHubHTTPError, LocalTokenNotFoundError) as error:
         sys.exit(_fail(f"the Hub refused: {' '.join(str(error).split())}"))
+    except (HTTPError, OfflineModeIsEnabled) as error:
+        sys.exit(_fail(f"the Hub cannot be reached: {' '.join(str(error).split())}"))
     except OSError as error:
         if error.errno not in _DISK:
             raise

@@ -91,8 +91,8 @@ class Step:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._write(finished=True)
+        # The time of a step that was interrupted counts too, when it goes on.
+        self._write(finished=kind is None)
 
     def _write(self, finished: bool) -> None:
         self.seconds = round(time.monotonic() - self._start, 1)
@@ -121,7 +121,7 @@ def read_step(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is damaged ({error}): delete {folder} and do the step anew") from error
 
 

@@ -115,7 +115,7 @@ def resolve_target(
         return Target(name or target_model, hash_folder(Path(target_model)), target_model, template)
     try:
         config = AutoConfig.from_pretrained(target_model, revision=revision)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a configuration of no architecture that is known here
         reason = " ".join(str(error).split())
         raise InputError(f"target {target_model} is neither a folder nor a readable Hub model: {reason}") from error
     return Target(name or target_model, config._commit_hash, target_model, template)

@@ -70,7 +70,8 @@ class CorpusName:
             return cls(kind, argument, None)
         kind, _, revision = kind.partition("@")
         if argument:
-            argument, _, revision = argument.partition("@")
+            argument, _, later = argument.partition("@")
+            revision = later or revision  # c4@REVISION:de is pinned too
         known = ("sample", *PARALLEL_CORPORA, *TEXT_CORPORA)
         if kind not in known:
             raise InputError(f"unknown corpus {name!r}: the known ones are {', '.join(known)} and file:PATH")
@@ -134,17 +135,18 @@ def read_documents(name: str, pair: Pair, split: str) -> Iterator[Document]:
         rows = (
             _document_of_row(place, row)
             for place, row in read_rows(Path(corpus.argument or ""))
-            if row.get("text") != ""  # a blank line of a text file only parts paragraphs
+            if not _is_blank(row.get("text"))  # a blank line of a text file only parts paragraphs
         )
         yield from _own_split(rows, split, name)
     elif corpus.kind in TEXT_CORPORA:
         held_out = TEXT_CORPORA[corpus.kind].splits == ("train",)
         source_split = "train" if held_out else split
         rows = (
-            _document_of_row(f"{corpus.kind}/{source_split}/{number}", row)
+            _document_of_row(f"{name}/{source_split}/{number}", row)
             for number, row in enumerate(
                 text_rows(corpus.kind, corpus.argument or "en", source_split, corpus.revision), start=1
             )
+            if row.get("conversations") != []  # a template may not take a conversation without turns
         )
         yield from _own_split(rows, split, name) if held_out else rows
     else:
@@ -190,17 +192,22 @@ def _sentence_of_row(place: str, row: dict[str, Any], pair: Pair) -> Sentence:
     return Sentence(place, text.strip(), reference.strip() if isinstance(reference, str) else None)
 
 
+def _is_blank(text: Any) -> bool:
+    return isinstance(text, str) and not text.strip()
+
+
 def _document_of_row(place: str, row: dict[str, Any]) -> Document:
     text = row.get("text")
     if isinstance(text, str) and text.strip():
         return Document(place, text=text)
     turns = row.get("messages") or row.get("conversations")
-    if not isinstance(turns, list):
+    if not isinstance(turns, list) or not turns:
         raise InputError(f'{place}: no document: expected "text", "messages" or "conversations"')
     messages = []
     for turn in turns:
-        role = _ROLES.get(turn.get("role", turn.get("from")))
-        content = turn.get("content", turn.get("value"))
+        spoken = turn if isinstance(turn, dict) else {}
+        role = _ROLES.get(spoken.get("role", spoken.get("from")))
+        content = spoken.get("content", spoken.get("value"))
         if role is None or not isinstance(content, str):
             raise InputError(f"{place}: a turn needs a known role and a text, got {str(turn)[:80]}")
         messages.append({"role": role, "content": content})

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}, line {number}: not UTF-8 ({error.reason}): convert the file to UTF-8") from error
-    except (gzip.BadGzipFile, EOFError) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(f"{path}, after line {number}: damaged gzip file ({error}): fetch it again") from error
 
 
@@ -72,7 +73,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         case ".txt":
             for number, line in read_lines(path):
                 yield f"{path}, line {number}", {"text": line}
-        case ".parquet":
+        case ".parquet" if path.suffix == ".parquet":
             yield from _read_parquet(path)
         case _:
             raise InputError(f"{path}: unknown format: .jsonl, .txt and .parquet are read, the first two also as .gz")

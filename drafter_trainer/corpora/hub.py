@@ -1,11 +1,12 @@
 """Corpora on the Hugging Face Hub, by name: where each lies and what its columns are called."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
 import huggingface_hub
+from huggingface_hub.errors import HTTPError  # of the HTTP library that the client uses
 
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import Pair
@@ -23,6 +24,7 @@ class HubCorpus:
         data_files (`str`, *optional*): The one file to read, where the repository holds several versions.
         columns (`Callable`, *optional*): Takes a row and a pair to `(source, target)` where the corpus does not
             follow the `translation: {de: …, en: …}` schema.
+        options (`dict`, *optional*): Further options of the file format's reader.
     """
 
     repo: str
@@ -31,6 +33,7 @@ class HubCorpus:
     pairs: tuple[str, ...] = ()
     data_files: str | None = None
     columns: Callable[[dict[str, Any], Pair], tuple[str, str]] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 def _english_names(row: dict[str, Any], pair: Pair) -> tuple[str, str]:
@@ -47,6 +50,8 @@ PARALLEL_CORPORA = {
         ("train",),
         ("ja-en",),
         columns=_english_names,
+        # A sentence such as None or N/A is a sentence: by default the reader of tables takes it for a missing value.
+        options={"keep_default_na": False},
     ),
 }
 
@@ -68,16 +73,24 @@ def stream(corpus: HubCorpus, config: str | None, split: str, revision: str | No
     """Stream the rows of one split without downloading the whole corpus first.
 
     Raises:
-        InputError: If the Hub has no such repository, configuration or revision, or cannot be reached.
+        InputError: If the Hub has no such repository, configuration or revision, or cannot be reached, or a file is
+            damaged.
     """
     try:
         dataset = datasets.load_dataset(
-            corpus.repo, config, data_files=corpus.data_files, split=split, revision=revision, streaming=True
+            corpus.repo,
+            config,
+            data_files=corpus.data_files,
+            split=split,
+            revision=revision,
+            streaming=True,
+            **corpus.options,
         )
-    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+        # Files are opened only here, so a damaged one, or a Hub that is gone by now, shows here.
+        yield from dataset
+    except (ValueError, OSError, HTTPError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{corpus.repo} ({config or 'default'}, {split}) cannot be read: {reason}") from error
-    yield from dataset
 
 
 def parallel_rows(name: str, pair: Pair, split: str, revision: str | None) -> Iterator[tuple[str, str]]:
@@ -116,5 +129,13 @@ def check_split(name: str, splits: tuple[str, ...], split: str) -> None:
 
 
 def resolve_revision(repo: str, revision: str | None) -> str:
-    """Return the commit that a dataset repository's revision stands for, for the record of what was read."""
-    return huggingface_hub.HfApi().dataset_info(repo, revision=revision).sha
+    """Return the commit that a dataset repository's revision stands for, for the record of what was read.
+
+    Raises:
+        InputError: If the Hub has no such repository or revision, or cannot be reached.
+    """
+    try:
+        return huggingface_hub.HfApi().dataset_info(repo, revision=revision).sha
+    except (OSError, HTTPError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{repo} ({revision or 'main'}) cannot be found on the Hub: {reason}") from error

@@ -1,6 +1,9 @@
 """The shape of a drafter: its target's architecture, smaller."""
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PretrainedConfig
+
+from drafter_trainer.errors import InputError
 
 
 def draft_config(
@@ -22,10 +25,17 @@ def draft_config(
         num_hidden_layers (`int`): Depth.
         hidden_size, intermediate_size, num_attention_heads, num_key_value_heads, head_dim (`int`, *optional*):
             Width, where it differs from the target's.
+    Raises:
+        InputError: If the family has no model of this shape.
     """
     values = target_config.to_dict()
     values["num_hidden_layers"] = num_hidden_layers
     if values.get("layer_types"):
+        if num_hidden_layers > len(values["layer_types"]):
+            raise InputError(
+                f"num_hidden_layers {num_hidden_layers}: the target says what attention each of its "
+                f"{len(values['layer_types'])} layers has, so the drafter can have no more than these"
+            )
         values["layer_types"] = values["layer_types"][:num_hidden_layers]
     widths = {
         "hidden_size": hidden_size,
@@ -37,4 +47,14 @@ def draft_config(
     if num_attention_heads is not None and head_dim is None and "head_dim" in values:
         values["head_dim"] = (hidden_size or target_config.hidden_size) // num_attention_heads
     values.update({key: value for key, value in widths.items() if value is not None})
-    return type(target_config).from_dict(values)
+    heads, key_value_heads = values["num_attention_heads"], values.get("num_key_value_heads")
+    # transformers accepts such a configuration and fails within the first pass.
+    if key_value_heads and heads % key_value_heads:
+        raise InputError(
+            f"num_attention_heads {heads} is no multiple of num_key_value_heads {key_value_heads}: give both"
+        )
+    try:
+        return type(target_config).from_dict(values)
+    except StrictDataclassError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"a drafter cannot have this shape ({reason}): give other widths") from error

@@ -55,8 +55,11 @@ class DrafterDescription:
             values = json.loads(text)
         except json.JSONDecodeError as error:
             raise InputError(f"{place} is not JSON ({error}): publish the drafter again") from error
-        if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION:
-            raise InputError(f"{place} is not of schema version {SCHEMA_VERSION}: use the release that wrote it")
+        version = values.get("schema_version") if isinstance(values, dict) else None
+        if version != SCHEMA_VERSION:
+            raise InputError(
+                f"{place} is of schema version {version}, expected {SCHEMA_VERSION}: use the release that wrote it"
+            )
         known = {entry.name for entry in dataclasses.fields(cls)}
         if missing := sorted(known - values.keys()):
             raise InputError(f"{place} lacks {', '.join(missing)}: publish the drafter again")

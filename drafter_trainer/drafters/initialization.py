@@ -1,8 +1,10 @@
 """The weights that a drafter starts from."""
 
+import copy
 from collections.abc import Sequence
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -17,6 +19,9 @@ from drafter_trainer.drafters.compatibility import check_tokenizers
 from drafter_trainer.drafters.configuration import draft_config
 from drafter_trainer.errors import InputError
 from drafter_trainer.targets import Target
+
+_SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
+_WIDTHS = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim")
 
 
 def initialise_drafter(
@@ -69,8 +74,8 @@ def from_target_embeddings(config: PretrainedConfig, target_model: PreTrainedMod
     Raises:
         InputError: If the drafter is not as wide as the target.
     """
+    _check_widths(config, target_model, "embeddings", ("hidden_size",))
     drafter = from_scratch(config)
-    _check_width(config, target_model, "embeddings")
     with torch.no_grad():
         drafter.get_input_embeddings().weight.copy_(target_model.get_input_embeddings().weight)
         drafter.get_output_embeddings().weight.copy_(target_model.get_output_embeddings().weight)
@@ -94,9 +99,13 @@ def from_target_layers(
         )
     if any(not -depth <= layer < depth for layer in layers):
         raise InputError(f"initial_layers {list(layers)}: the target has layers 0 to {depth - 1}")
-    _check_width(config, target_model, "layers")
-    drafter = from_scratch(config)
+    # Heads too: another number of them can leave every shape as it is, and cut the target's heads up in silence.
+    _check_widths(config, target_model, "layers", _WIDTHS)
     chosen = [layer % depth for layer in layers]
+    if kinds := getattr(target_model.config, "layer_types", None):
+        config = copy.deepcopy(config)
+        config.layer_types = [kinds[layer] for layer in chosen]
+    drafter = from_scratch(config)
     weights = {}
     for name, weight in target_model.state_dict().items():
         prefix, found, rest = name.partition(".layers.")
@@ -130,21 +139,30 @@ def from_checkpoint(
     try:
         drafter = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    except OSError as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{checkpoint} is neither a folder nor a readable Hub model: {reason}") from error
+        raise InputError(
+            f"{checkpoint} is neither a folder nor a Hub model that can be loaded with its tokenizer: {reason}"
+        ) from error
     check_tokenizers(target_tokenizer, tokenizer, probes)
     if drafter.config.vocab_size != target_config.vocab_size:
         raise InputError(
             f"{checkpoint} has a vocabulary of {drafter.config.vocab_size}, the target one of "
             f"{target_config.vocab_size}: start from a checkpoint of the same size"
         )
+    for name in _SPECIAL:
+        setattr(drafter.config, name, getattr(target_config, name, None))
+        setattr(drafter.generation_config, name, getattr(target_config, name, None))
     return drafter
 
 
-def _check_width(config: PretrainedConfig, target_model: PreTrainedModel, what: str) -> None:
-    if config.hidden_size != target_model.config.hidden_size:
-        raise InputError(
-            f"initialization from the target's {what} needs its hidden_size of {target_model.config.hidden_size}, "
-            f"got {config.hidden_size}: leave hidden_size out, or start from scratch"
-        )
+def _check_widths(
+    config: PretrainedConfig, target_model: PreTrainedModel, what: str, names: Sequence[str]
+) -> None:
+    for name in names:
+        own, expected = getattr(config, name, None), getattr(target_model.config, name, None)
+        if own != expected:
+            raise InputError(
+                f"initialization from the target's {what} needs its {name} of {expected}, got {own}: leave {name} "
+                f"out, or start from scratch"
+            )

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from drafter_trainer.drafters.compatibility import check_tokenizers, hash_tokenizer
@@ -30,7 +31,8 @@ def load_drafter(
     Returns:
         `PreTrainedModel` in evaluation mode, whose `generation_config` carries its draft length.
     Raises:
-        InputError: If there is no such drafter, or its vocabulary has another size than the target's.
+        InputError: If there is no such drafter, its weights cannot be read, or its vocabulary has another size than
+            the target's.
         IncompatibleTokenizerError: If the target's tokenizer is not the one that it was trained for.
     """
     description = describe_drafter(drafter, revision)
@@ -43,7 +45,11 @@ def load_drafter(
             f"{drafter} was trained with another tokenizer than the one of {target_model.name_or_path}, and carries "
             f"yet another itself: publish it again from its run"
         )
-    model = AutoModelForCausalLM.from_pretrained(drafter, revision=revision, dtype=target_model.dtype)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(drafter, revision=revision, dtype=target_model.dtype)
+    except (OSError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{drafter} cannot be loaded: {reason}: download or publish it again") from error
     vocabulary = target_model.config.get_text_config().vocab_size
     if model.config.vocab_size != vocabulary:
         raise InputError(

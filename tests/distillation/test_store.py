@@ -1,0 +1,266 @@
+"""The store of self-distilled rows: whole shards, nothing lost, nothing twice."""
+
+import errno
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from drafter_trainer.distillation import store as store_module
+from drafter_trainer.distillation.requests import Request
+from drafter_trainer.distillation.store import ROWS, TOP_K, Answer, RowStore
+from drafter_trainer.errors import DamagedStoreError
+from tests.distillation.conftest import REQUEST, stored_rows
+
+
+def answered(number: int, tokens: int = 3, finish_reason: str = "stop") -> tuple[Request, Answer]:
+    """Make a request and an answer that no other number gives."""
+    random = np.random.default_rng(number)
+    ids = np.stack([random.permutation(400)[:TOP_K] for _ in range(tokens)])
+    logprobs = -np.sort(random.exponential(3, (tokens, TOP_K))).astype(np.float32)
+    request = replace(REQUEST, seed=number, source_id=f"sample/{number}")
+    return request, Answer(random.integers(5, 400, tokens).tolist(), ids, logprobs, finish_reason)
+
+
+def write_three(folder: Path) -> tuple[RowStore, list[tuple[Request, Answer]]]:
+    """Write three shards of two rows each."""
+    store = RowStore(folder)
+    rows = [answered(number) for number in range(6)]
+    for start in range(0, 6, 2):
+        store.write(rows[start : start + 2], "transformers")
+    return store, rows
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Read all files of a folder, hidden ones too."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
+    """Prevent a column from being lost, renamed or rounded on the way to training."""
+    store = RowStore(tmp_path)
+    request, answer = answered(1, tokens=4, finish_reason="length")
+    store.write([(request, answer)], "transformers")
+    (row,) = stored_rows(store)
+    topk_ids, topk_logprobs = row.pop("topk_ids"), row.pop("topk_logprobs")
+    assert row.pop("temperature") == pytest.approx(request.temperature)
+    expected = asdict(request) | {
+        "key": request.key,
+        "prompt_ids": [*request.prompt_ids],
+        "response_ids": answer.response_ids,
+        "finish_reason": "length",
+        "engine": "transformers",
+        "retokenized": False,
+    }
+    del expected["temperature"]
+    assert row == expected
+    np.testing.assert_array_equal(topk_ids, answer.topk_ids)
+    np.testing.assert_array_equal(np.array(topk_logprobs), answer.topk_logprobs.astype(np.float16))
+
+
+def test_log_probabilities_take_two_bytes(tmp_path: Path) -> None:
+    """Prevent the top k, nearly all of a row, from doubling its size on the disk."""
+    store, _ = write_three(tmp_path)
+    schema = next(store.tables()).schema
+    assert schema.equals(ROWS)
+    assert schema.field("topk_logprobs").type == pa.list_(pa.list_(pa.float16(), 20))
+
+
+def test_rows_without_distributions_are_stored(tmp_path: Path) -> None:
+    """Prevent the answers of a server that gives no log-probabilities from being lost."""
+    store = RowStore(tmp_path)
+    request, answer = answered(1)
+    store.write([(request, replace(answer, topk_ids=None, topk_logprobs=None))], "server")
+    (row,) = stored_rows(store)
+    assert (row["topk_ids"], row["topk_logprobs"]) == (None, None)
+    assert row["response_ids"] == answer.response_ids
+
+
+def test_keys_and_shards_grow_with_what_is_written(tmp_path: Path) -> None:
+    """Prevent a new shard from taking the place of an earlier one."""
+    store, rows = write_three(tmp_path)
+    assert [shard.name for shard in store.shards()] == [f"rows-000-{number:06d}.parquet" for number in range(3)]
+    assert RowStore(tmp_path).keys() == {request.key for request, _ in rows}
+    assert RowStore(tmp_path / "new").keys() == set()
+
+
+def test_nothing_written_makes_no_shard(tmp_path: Path) -> None:
+    """Prevent shards without rows, of which a count has no sum."""
+    store = RowStore(tmp_path)
+    store.write([], "transformers")
+    store.write_dropped([], "English")
+    assert files(tmp_path) == {}
+    assert store.count() == {"rows": 0, "response_tokens": 0, "cut_by_length": 0}
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=["disk full", "interrupted"]
+)
+def test_a_shard_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Prevent half a shard, left by a full disk or an interrupt, from being read as a whole one."""
+    store, rows = write_three(tmp_path)
+    before = files(tmp_path)
+    write_table = pq.write_table
+
+    def write_half(table: pa.Table, path: Path) -> None:
+        write_table(table, path)
+        path.write_bytes(path.read_bytes()[:100])
+        raise error
+
+    monkeypatch.setattr(store_module.pq, "write_table", write_half)
+    with pytest.raises(type(error)):
+        store.write([answered(6)], "transformers")
+    with pytest.raises(type(error)):
+        store.write_dropped([(answered(7)[0], "empty answer")], "English")
+    assert files(tmp_path) == before
+    monkeypatch.undo()
+    store.write([answered(6)], "transformers")
+    assert len(store.keys()) == len(rows) + 1
+
+
+def test_a_shard_has_no_final_name_while_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prevent a process that is killed in the middle of a write from leaving a file that counts as a shard."""
+    store, rows = write_three(tmp_path)
+    write_table = pq.write_table
+    seen: list[set[str]] = []
+
+    def look(table: pa.Table, path: Path) -> None:
+        path.write_bytes(b"PAR1 half")
+        seen.append(RowStore(tmp_path).keys())
+        write_table(table, path)
+
+    monkeypatch.setattr(store_module.pq, "write_table", look)
+    store.write([answered(6)], "transformers")
+    assert seen == [{request.key for request, _ in rows}]
+    assert len(store.keys()) == 7
+
+
+@pytest.mark.parametrize("kept", [0, 0.5, 0.99])
+def test_a_truncated_shard_is_named_with_what_to_do(tmp_path: Path, kept: float) -> None:
+    """Prevent a damaged shard from ending a run in a traceback, or from passing for an empty one."""
+    store, _ = write_three(tmp_path)
+    shard = store.shards()[1]
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[: int(len(whole) * kept)])
+    expected = rf"rows-000-000001\.parquet is damaged .*delete it and run distill\.py again"
+    with pytest.raises(DamagedStoreError, match=expected):
+        store.keys()
+    with pytest.raises(DamagedStoreError, match=expected):
+        list(store.tables())
+    with pytest.raises(DamagedStoreError, match=expected):
+        store.count()
+
+
+def test_a_damaged_list_of_drops_is_named(tmp_path: Path) -> None:
+    """Prevent a damaged list of drops from being taken for no drops."""
+    store = RowStore(tmp_path)
+    store.write_dropped([(REQUEST, "empty answer")], "English")
+    (shard,) = tmp_path.iterdir()
+    shard.write_bytes(shard.read_bytes()[:50])
+    with pytest.raises(DamagedStoreError, match=r"dropped-000-000000\.parquet is damaged"):
+        store.keys()
+    with pytest.raises(DamagedStoreError, match=r"dropped-000-000000\.parquet is damaged"):
+        store.drops()
+
+
+@pytest.mark.parametrize("within", [False, True], ids=["of another shard", "of its own"])
+def test_a_repeated_key_is_refused(tmp_path: Path, within: bool) -> None:
+    """Prevent rows from weighing double because a shard was copied back into its folder."""
+    store, rows = write_three(tmp_path)
+    if within:
+        store.write([answered(6), answered(6)], "transformers")
+    else:
+        shutil.copy(store.shards()[0], tmp_path / "rows-000-000003.parquet")
+    with pytest.raises(DamagedStoreError, match=r"rows-000-000003\.parquet repeats rows .*delete it"):
+        store.keys()
+    (tmp_path / "rows-000-000003.parquet").unlink()
+    assert len(store.keys()) == len(rows)
+
+
+def test_a_row_that_is_stored_and_dropped_is_refused(tmp_path: Path) -> None:
+    """Prevent a request from being counted both as a row and as a drop."""
+    store, rows = write_three(tmp_path)
+    store.write_dropped([(rows[0][0], "empty answer")], "English")
+    with pytest.raises(DamagedStoreError, match=r"dropped-000-000000\.parquet repeats rows"):
+        store.keys()
+
+
+def test_going_on_after_a_damaged_middle_shard_was_deleted(tmp_path: Path) -> None:
+    """Prevent the next shard from overwriting the last one because one in the middle is gone."""
+    store, rows = write_three(tmp_path)
+    store.shards()[1].unlink()
+    missing = [row for row in rows if row[0].key not in store.keys()]
+    assert missing == rows[2:4]
+    store.write(missing, "transformers")
+    store.write([answered(6)], "transformers")
+    assert [row["source_id"] for row in stored_rows(store)] == [
+        request.source_id for request, _ in sorted([*rows, answered(6)], key=lambda row: row[0].key)
+    ]
+
+
+def test_two_writers_share_a_folder(tmp_path: Path) -> None:
+    """Prevent two processes from overwriting each other's shards."""
+    stores = [RowStore(tmp_path, writer) for writer in (0, 1)]
+    for number in range(6):
+        stores[number % 2].write([answered(number)], "transformers")
+        stores[number % 2].write_dropped([(answered(10 + number)[0], "empty answer")], "English")
+    assert len(RowStore(tmp_path).shards()) == 6
+    assert len(stores[0].keys()) == len(stores[1].keys()) == 12
+    assert stores[0].drops() == {"empty answer (English)": 6}
+
+
+def test_dropped_rows_are_kept_as_keys_and_counted_by_reason_and_language(tmp_path: Path) -> None:
+    """Prevent a dropped answer from being asked for again in each run, or from vanishing uncounted."""
+    store, rows = write_three(tmp_path)
+    store.write_dropped([(answered(number)[0], "empty answer") for number in (10, 11)], "English")
+    store.write_dropped([(answered(12)[0], "empty answer")], "German")
+    again = RowStore(tmp_path)
+    assert again.drops() == {"empty answer (English)": 2, "empty answer (German)": 1}
+    assert again.keys() == {row[0].key for row in [*rows, *map(answered, (10, 11, 12))]}
+    assert again.count()["rows"] == 6
+
+
+def drop_column(table: pa.Table) -> pa.Table:
+    """Make a shard of a version that did not know a column."""
+    return table.drop_columns(["retokenized"])
+
+
+def change_type(table: pa.Table) -> pa.Table:
+    """Make a shard of a version that stored another type."""
+    return table.set_column(3, "topk_ids", table["topk_ids"].cast(pa.list_(pa.list_(pa.int64(), TOP_K))))
+
+
+def rename_key(table: pa.Table) -> pa.Table:
+    """Make a shard without keys."""
+    return table.rename_columns(["id", *table.column_names[1:]])
+
+
+@pytest.mark.parametrize("alter", [drop_column, change_type, rename_key])
+def test_shards_of_another_version_are_refused(tmp_path: Path, alter: Any) -> None:
+    """Prevent rows of an older schema from being mixed with new ones."""
+    store, _ = write_three(tmp_path)
+    shard = store.shards()[0]
+    pq.write_table(alter(pq.read_table(shard)), shard)
+    with pytest.raises(DamagedStoreError, match=r"rows-000-000000\.parquet has other columns .*another folder"):
+        list(store.tables())
+
+
+def test_only_the_columns_asked_for_are_read(tmp_path: Path) -> None:
+    """Prevent counting from reading the top k of a million rows."""
+    store, _ = write_three(tmp_path)
+    assert [table.column_names for table in store.tables(["response_ids", "finish_reason"])] == [
+        ["response_ids", "finish_reason"]
+    ] * 3
+
+
+def test_counts_are_of_rows_tokens_and_cut_answers(tmp_path: Path) -> None:
+    """Prevent a step from stating other figures than what it left."""
+    store = RowStore(tmp_path)
+    store.write([answered(0, tokens=3), answered(1, tokens=5, finish_reason="length")], "transformers")
+    store.write([answered(2, tokens=7, finish_reason="length")], "transformers")
+    assert store.count() == {"rows": 3, "response_tokens": 15, "cut_by_length": 2}
