@@ -67,6 +67,8 @@ class Step:
         if earlier is None:
             return False
         if earlier["fingerprint"] != self.fingerprint:
+            if not any(path.is_file() and path.name != FILE_NAME for path in self.folder.rglob("*")):
+                return False  # it failed before it left anything
             raise InputError(
                 f"{self.folder} was made with other settings ({self._difference(earlier)}): delete it to do the step "
                 "anew, or name another --run_folder"

@@ -1,0 +1,275 @@
+"""The recipes as a user launches them, on a tiny target: text to published drafter, and every way to go wrong."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from drafter_trainer.benchmark.results import read_results
+from drafter_trainer.drafters.load import load_drafter
+from drafter_trainer.errors import DamagedStoreError, IncompatibleTokenizerError, InputError
+from tests.conftest import make_model, make_tokenizer
+
+ROOT = Path(__file__).parents[2]
+TINY = {
+    "pair": "de-en",
+    "drafter_name": "tiny-drafter-de-en",
+    "target_name": "tests/tiny-target",
+    "dtype": "float32",
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "num_hidden_layers": 1,
+    "initialization": "layers",
+    "initial_layers": [0],
+    "finetune.initialization": "pretrain",
+    "pretrain.corpus": ["sample"],
+    "pretrain.max_length": 32,
+    "pretrain.max_samples": 20,
+    "pretrain.max_validation_samples": 10,
+    "num_train_epochs": 1,
+    "learning_rate": 1.0e-3,
+    "distill.corpus": ["sample"],
+    "distill.max_samples": 12,
+    "distill.max_validation_samples": 4,
+    "distill.temperatures": [0.0, 1.0],
+    "distill.max_new_tokens": 8,
+    "distill.batch_size": 8,
+    "bench.max_questions": 3,
+    "bench.temperatures": [0.0, 1.0],
+    "bench.seeds": [0],
+    "bench.max_new_tokens": 16,
+}
+
+
+def launch(recipe: str, config: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run a recipe in a process of its own, as `accelerate launch` does with one process."""
+    command = [sys.executable, str(ROOT / "recipes" / f"{recipe}.py"), "--config", str(config), *options]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, cwd=config.parent, env=environment, check=False)
+
+
+def recipe_main(recipe: str) -> Callable[[list[str]], None]:
+    """Load a recipe's `main` from its file; as a package recipes cannot be imported."""
+    specification = importlib.util.spec_from_file_location(f"recipe_{recipe}", ROOT / "recipes" / f"{recipe}.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module.main
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory, target_folder: Path) -> Path:
+    """A configuration of the tiny drafter, in a folder where it may leave its run."""
+    folder = tmp_path_factory.mktemp("whole-way")
+    values = TINY | {
+        "target_model": str(target_folder),
+        "run_folder": str(folder / "run"),
+        "to": str(folder / "run" / "drafter"),
+    }
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(config: Path) -> Path:
+    """The folder of a run that went the whole way."""
+    for recipe in ("pretrain", "distill", "finetune", "bench", "publish"):
+        done = launch(recipe, config)
+        assert done.returncode == 0, f"{recipe}: {done.stdout}{done.stderr}"
+    return config.parent / "run"
+
+
+def test_published_folder_is_a_stock_model(run: Path, target_folder: Path) -> None:
+    """Users without this package must be able to load and use what it publishes."""
+    target = AutoModelForCausalLM.from_pretrained(target_folder)
+    drafter = AutoModelForCausalLM.from_pretrained(run / "drafter")
+    tokenizer = AutoTokenizer.from_pretrained(run / "drafter")
+    inputs = tokenizer("Der Zug ist da.", return_tensors="pt", return_token_type_ids=False)
+    plain = target.generate(**inputs, max_new_tokens=12, do_sample=False)
+    assisted = target.generate(**inputs, max_new_tokens=12, do_sample=False, assistant_model=drafter)
+    assert torch.equal(plain, assisted)
+
+
+def test_published_folder_holds_nothing_else(run: Path) -> None:
+    """Optimizer state, pickled arguments and checkpoints must not leave the machine."""
+    assert {path.name for path in (run / "drafter").iterdir()} == {
+        "README.md",
+        "chat_template.jinja",
+        "config.json",
+        "drafter.json",
+        "generation_config.json",
+        "model.safetensors",
+        "results.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+
+
+def test_loaded_drafter_brings_its_own_settings(run: Path, target_folder: Path) -> None:
+    """Draft length and threshold are read from the drafter alone; transformers' defaults (20, 0.4) would slow it."""
+    drafter = load_drafter(str(run / "drafter"), AutoModelForCausalLM.from_pretrained(target_folder))
+    settings = drafter.generation_config
+    assert (settings.num_assistant_tokens, settings.num_assistant_tokens_schedule) == (5, "constant")
+    assert settings.assistant_confidence_threshold == 0.0
+    assert settings.eos_token_id == drafter.config.eos_token_id
+
+
+def test_results_hold_every_method_and_are_lossless(run: Path) -> None:
+    """A method left out silently, or one that changes the output, would make the table a lie."""
+    results = read_results(run / "results.json")
+    assert [entry["temperature"] for entry in results["runs"]] == [0.0, 1.0]
+    for entry in results["runs"]:
+        names = [method["name"] for method in entry["methods"]]
+        assert names == ["plain", "prompt lookup", "drafter before finetuning", "drafter"]
+    for method in results["runs"][0]["methods"]:
+        assert method["losslessness"] == {"equal": 3, "prompts": 3, "divergences": []}
+    assert results["runs"][0]["methods"][0]["speedup"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+
+
+def test_card_shows_what_the_results_hold(run: Path) -> None:
+    """A card with numbers of its own could not be trusted."""
+    card = (run / "drafter" / "README.md").read_text(encoding="utf-8")
+    for method in read_results(run / "results.json")["runs"][0]["methods"]:
+        assert f"{method['tokens_per_second']:.1f}" in card
+
+
+def test_second_run_reuses_every_step(run: Path, config: Path) -> None:
+    """Hours of distillation or training must not be done again because a command was repeated."""
+    before = {
+        path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and "drafter" not in path.parts
+    }
+    for recipe in ("pretrain", "distill", "finetune", "bench"):
+        done = launch(recipe, config)
+        assert done.returncode == 0, done.stderr
+        assert "finished before" in done.stdout, recipe
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_changed_setting_does_not_overwrite_a_finished_step(run: Path, config: Path) -> None:
+    """Another learning rate must not silently reuse, nor replace, what was trained with the first one."""
+    with pytest.raises(InputError, match=r"learning_rate: then 0\.001, now 0\.01"):
+        recipe_main("finetune")(["--config", str(config), "--learning_rate", "0.01"])
+
+
+def test_mistakes_end_in_one_line(config: Path) -> None:
+    """A traceback tells a user nothing about what to do."""
+    for options, expected in (
+        (("--pair", "de-xx"), "error: unknown language 'xx': the known ones are en, de"),
+        (("--no_such_option", "1"), "error: Some specified arguments are not used"),
+    ):
+        done = launch("distill", config, *options)
+        assert done.returncode == 2
+        assert done.stdout == ""
+        lines = [line for line in done.stderr.splitlines() if not line.startswith(("[transformers]", "Warning"))]
+        assert len(lines) == 1, done.stderr
+        assert lines[0].startswith(expected)
+
+
+def mistaken(config: Path, tmp_path: Path, recipe: str, *options: str) -> None:
+    """Run a recipe in a run folder of its own, in which nothing may be left half-written."""
+    fresh = tmp_path / "fresh"
+    options = ("--config", str(config), "--run_folder", str(fresh), *options)
+    if recipe in ("finetune", "publish"):
+        options += ("--to", str(fresh / "drafter"))
+    try:
+        recipe_main(recipe)(list(options))
+    finally:
+        assert [path.name for path in fresh.rglob("*") if path.is_file() and path.name != "step.json"] == []
+
+
+def test_steps_out_of_order_say_which_comes_first(config: Path, tmp_path: Path) -> None:
+    """Whoever begins in the middle must be told where to begin."""
+    with pytest.raises(InputError, match=r"run distill\.py first"):
+        mistaken(config, tmp_path, "finetune")
+    with pytest.raises(InputError, match=r"run finetune\.py first"):
+        mistaken(config, tmp_path, "publish")
+    with pytest.raises(InputError, match="train one, or give --drafter"):
+        mistaken(config, tmp_path, "bench")
+
+
+def test_malformed_corpus_line_is_named(config: Path, tmp_path: Path) -> None:
+    """In a file of millions of lines the broken one must be found without a search."""
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"source": "Guten Tag.", "target": "Hello."}\n\n', encoding="utf-8")
+    with pytest.raises(InputError, match=r"corpus\.jsonl, line 2: empty line"):
+        mistaken(config, tmp_path, "distill", "--corpus", f"file:{corpus}")
+
+
+def test_mended_corpus_starts_anew(config: Path, tmp_path: Path) -> None:
+    """A first try that failed on its input must not stand in the way of the second."""
+    corpus = tmp_path / "corpus.txt"
+    options = ("--config", str(config), "--run_folder", str(tmp_path / "fresh"), "--corpus", f"file:{corpus}")
+    corpus.write_text("Guten Tag.\n\n", encoding="utf-8")
+    for expected in (r"line 2: no sentence", r"some hundred are needed"):
+        with pytest.raises(InputError, match=expected):
+            recipe_main("distill")(list(options))
+        corpus.write_text("Guten Tag.\nGute Nacht.\n", encoding="utf-8")
+
+
+def test_truncated_shard_stops_finetuning(run: Path, config: Path, tmp_path: Path) -> None:
+    """Training on what is left of damaged data would go unnoticed."""
+    rows = tmp_path / "rows"
+    shutil.copytree(run / "distill", rows)
+    shard = next((rows / "train").glob("rows-*.parquet"))
+    shard.write_bytes(shard.read_bytes()[:-40])
+    options = ("--data", str(rows), "--initialization", "scratch", "--to", str(tmp_path / "drafter"))
+    with pytest.raises(DamagedStoreError, match=rf"{shard.name} is damaged .* delete it and run distill\.py again"):
+        recipe_main("finetune")(["--config", str(config), "--run_folder", str(tmp_path / "fresh"), *options])
+    assert not (tmp_path / "drafter").exists()
+
+
+def test_drafter_with_another_tokenizer_is_refused_everywhere(run: Path, config: Path, tmp_path: Path) -> None:
+    """An equal vocabulary size with other tokens drafts garbage, which only shows as a slow target."""
+    other = make_tokenizer()
+    tokens = sorted(other.get_vocab(), key=other.get_vocab().get)
+    state = json.loads(other.backend_tokenizer.to_str())
+    first, second = tokens[-1], tokens[-2]
+    vocabulary = state["model"]["vocab"]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    folder = tmp_path / "checkpoint"
+    make_model(other, layers=1).save_pretrained(folder)
+    other.save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(json.dumps(state), encoding="utf-8")
+
+    options = ["--output_dir", str(tmp_path / "finetune"), "--initialization", str(folder), "--publish", "false"]
+    with pytest.raises(IncompatibleTokenizerError, match="differs from the target's in 2 tokens"):
+        recipe_main("finetune")(["--config", str(config), *options])
+    mixed = tmp_path / "mixed"
+    shutil.copytree(run / "drafter", mixed)
+    shutil.copy(folder / "tokenizer.json", mixed)
+    (mixed / "drafter.json").write_text(
+        (mixed / "drafter.json")
+        .read_text(encoding="utf-8")
+        .replace('"tokenizer_sha256": "', '"tokenizer_sha256": "0'),
+        encoding="utf-8",
+    )
+    with pytest.raises(IncompatibleTokenizerError, match="differs from the target's in 2 tokens"):
+        recipe_main("bench")(["--config", str(config), "--drafter", str(mixed), "--out", str(tmp_path / "out")])
+    trained = tmp_path / "run"
+    shutil.copytree(run / "finetune", trained / "finetune")
+    shutil.copy(folder / "tokenizer.json", trained / "finetune")
+    with pytest.raises(IncompatibleTokenizerError, match="differs from the target's in 2 tokens"):
+        recipe_main("publish")(["--config", str(config), "--run_folder", str(trained), "--to", str(tmp_path / "to")])
+    assert not (tmp_path / "to").exists()
+
+
+def test_no_token_for_the_hub_is_said_before_training(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training of days must not end with nowhere to publish to."""
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    with pytest.raises(InputError, match="no token for the Hub: set HF_TOKEN"):
+        recipe_main("finetune")(["--config", str(config), "--to", "hub"])
+
+
+def test_recipes_cannot_be_imported() -> None:
+    """Code that others need belongs in the package."""
+    with pytest.raises(ModuleNotFoundError, match="launched, not imported"):
+        importlib.import_module("recipes")
