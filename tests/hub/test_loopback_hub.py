@@ -1,11 +1,8 @@
 """The loopback Hub, driven by the real client in processes of its own."""
 
 import hashlib
-import inspect
 import json
 import os
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -16,16 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.client import run_client
 from tests.loopback_hub import LoopbackHub
 
 USERS = {"hf_alice": "alice", "hf_bob": "bob"}
-_CLIENT = """
-import json, sys
-from pathlib import Path
-
-{source}
-Path(sys.argv[1]).write_text(json.dumps({name}(**json.loads(sys.argv[2]))))
-"""
 
 
 @pytest.fixture
@@ -33,23 +24,6 @@ def hub(tmp_path: Path) -> Iterator[LoopbackHub]:
     """Serve an empty Hub."""
     with LoopbackHub(tmp_path / "hub", USERS) as served:
         yield served
-
-
-def run_client(
-    hub: LoopbackHub, home: Path, function: Callable[..., Any], token: str | None = None, **given: Any
-) -> Any:
-    """Run a self-contained function in a fresh process that knows only this Hub; return its result, by way of JSON."""
-    script = _CLIENT.format(source=inspect.getsource(function), name=function.__name__)
-    result = home / "result.json"
-    home.mkdir(exist_ok=True)
-    # A developer's own token, cache or proxy must not reach the test.
-    foreign = ("HF_", "HUGGING", "TRANSFORMERS_")
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(foreign) and not k.lower().endswith("_proxy")}
-    environment = {**inherited, "OMP_NUM_THREADS": "1", **hub.environment(home, token)}
-    command = [sys.executable, "-c", script, str(result), json.dumps(given)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return json.loads(result.read_text())
 
 
 def push_and_pull_folder(folder: str) -> dict:

@@ -1,0 +1,170 @@
+"""Publishing to a folder, and to the loopback Hub with the real client."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from drafter_trainer.arguments import PublishingArguments, RunArguments
+from drafter_trainer.drafters.description import DrafterDescription
+from drafter_trainer.errors import InputError
+from drafter_trainer.hub.publish import ALLOWED, publish_run
+from drafter_trainer.targets import Target
+from tests.client import run_client
+from tests.hub.conftest import results_for
+from tests.loopback_hub import LoopbackHub
+
+NAME = "tiny-drafter-de-en"
+FILES = {
+    "README.md",
+    "chat_template.jinja",
+    "config.json",
+    "drafter.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
+
+
+def arguments(run_folder: Path) -> RunArguments:
+    return RunArguments(pair="de-en", drafter_name=NAME, run_folder=str(run_folder))
+
+
+def test_folder_appears_whole(run_folder: Path, target: Target, tmp_path: Path) -> None:
+    """What lies in a published folder is the allow-list and nothing else, and says whose drafter it is."""
+    to = tmp_path / "published"
+    assert publish_run(arguments(run_folder), target, "auto", PublishingArguments(to=str(to))) == str(to)
+    assert {path.name for path in to.iterdir()} == FILES
+    assert set(ALLOWED) >= FILES
+    description = DrafterDescription.read(to)
+    assert (description.name, description.target, description.pair) == (NAME, target.name, "de-en")
+    assert description.training["finetune"] == {"train_rows": 7, "learning_rate": 0.001}
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_results_come_with_the_second_publication(run_folder: Path, target: Target, tmp_path: Path) -> None:
+    """The order is publish, bench, card; the second publication brings the numbers and keeps the weights."""
+    to, cards = tmp_path / "published", tmp_path / "cards"
+    publishing = PublishingArguments(to=str(to), card_folder=str(cards))
+    publish_run(arguments(run_folder), target, "auto", publishing)
+    weights = (to / "model.safetensors").read_bytes()
+    assert "Not measured yet" in (to / "README.md").read_text(encoding="utf-8")
+    (run_folder / "results.json").write_text(json.dumps(results_for(NAME)), encoding="utf-8")
+    publish_run(arguments(run_folder), target, "auto", publishing)
+    assert (to / "model.safetensors").read_bytes() == weights
+    card = (to / "README.md").read_text(encoding="utf-8")
+    assert "1.23x (1.11-1.34)" in card
+    assert (cards / NAME / "README.md").read_text(encoding="utf-8") == card
+    assert json.loads((cards / NAME / "results.json").read_text()) == results_for(NAME)
+
+
+def test_results_of_another_drafter_are_refused(run_folder: Path, target: Target, tmp_path: Path) -> None:
+    """A card with another drafter's speed would be wrong in every number."""
+    (run_folder / "results.json").write_text(json.dumps(results_for("other-drafter")), encoding="utf-8")
+    with pytest.raises(InputError, match="measures other-drafter, not tiny-drafter-de-en"):
+        publish_run(arguments(run_folder), target, "auto", PublishingArguments(to=str(tmp_path / "to")))
+    assert not (tmp_path / "to").exists()
+
+
+def test_folder_with_something_else_is_left_alone(run_folder: Path, target: Target, tmp_path: Path) -> None:
+    """A mistyped --to must not replace somebody's files."""
+    other = tmp_path / "thesis"
+    other.mkdir()
+    (other / "chapter.tex").write_text("words")
+    with pytest.raises(InputError, match="exists and holds no drafter"):
+        publish_run(arguments(run_folder), target, "auto", PublishingArguments(to=str(other)))
+    assert [path.name for path in other.iterdir()] == ["chapter.tex"]
+
+
+def test_failure_leaves_the_published_folder(
+    run_folder: Path, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fills during the second publication must not destroy the first."""
+    to = tmp_path / "published"
+    publish_run(arguments(run_folder), target, "auto", PublishingArguments(to=str(to)))
+    before = {path.name: path.read_bytes() for path in to.iterdir()}
+
+    def full(*_: object, **__: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("drafter_trainer.hub.publish.render_card", full)
+    with pytest.raises(OSError, match="No space left"):
+        publish_run(arguments(run_folder), target, "auto", PublishingArguments(to=str(to)))
+    assert {path.name: path.read_bytes() for path in to.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[LoopbackHub]:
+    """Serve an empty Hub."""
+    with LoopbackHub(tmp_path / "hub", {"hf_alice": "alice"}) as served:
+        yield served
+
+
+def publish_recipe(
+    hub: LoopbackHub, home: Path, run_folder: Path, target: Target, token: str | None
+) -> subprocess.CompletedProcess[str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    options = ["--pair", "de-en", "--drafter_name", NAME, "--run_folder", str(run_folder)]
+    options += ["--target_model", target.path, "--target_name", target.name]
+    return subprocess.run(
+        [sys.executable, "recipes/publish.py", *options],
+        env=inherited | hub.environment(home, token),
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def load_and_generate(repo: str, target: str) -> dict:
+    """Load a published drafter in a process with an empty cache, both ways, and compare the outputs."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from drafter_trainer.drafters.load import load_drafter
+
+    model = AutoModelForCausalLM.from_pretrained(target)
+    inputs = AutoTokenizer.from_pretrained(repo)("Guten Tag", return_tensors="pt", return_token_type_ids=False)
+    plain = model.generate(**inputs, max_new_tokens=10, do_sample=False)
+    outputs = [
+        model.generate(**inputs, max_new_tokens=10, do_sample=False, assistant_model=drafter)
+        for drafter in (load_drafter(repo, model), AutoModelForCausalLM.from_pretrained(repo))
+    ]
+    return {"equal": [torch.equal(plain, output) for output in outputs]}
+
+
+def test_hub_publication_loads_in_a_fresh_process(
+    hub: LoopbackHub, run_folder: Path, target: Target, tmp_path: Path
+) -> None:
+    """What is pushed must come back and work, for somebody who has nothing but its name."""
+    done = publish_recipe(hub, tmp_path / "home", run_folder, target, "hf_alice")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"published: {hub.endpoint}/alice/{NAME}/commit/")
+    assert set(hub.files(f"alice/{NAME}")) - {".gitattributes"} == FILES
+    assert not any(b"hf_" in content for content in hub.files(f"alice/{NAME}").values())
+    (run_folder / "results.json").write_text(json.dumps(results_for(NAME)), encoding="utf-8")
+    assert publish_recipe(hub, tmp_path / "home", run_folder, target, "hf_alice").returncode == 0
+    assert hub.commits(f"alice/{NAME}") == ["initial commit", "Add the drafter", "Add the benchmark's results"]
+    seen = run_client(hub, tmp_path / "reader", load_and_generate, repo=f"alice/{NAME}", target=target.path)
+    assert seen == {"equal": [True, True]}
+
+
+def test_hub_refusals_are_one_line(hub: LoopbackHub, run_folder: Path, target: Target, tmp_path: Path) -> None:
+    """No token and a wrong token end in a line that says so, and leave nothing on the Hub."""
+    for token, expected in (
+        (None, "error: no token for the Hub: set HF_TOKEN"),
+        ("hf_wrong", "error: the Hub refused"),
+    ):
+        done = publish_recipe(hub, tmp_path / "home", run_folder, target, token)
+        assert done.returncode == 2
+        (line,) = [line for line in done.stderr.splitlines() if line.startswith("error")]
+        assert line.startswith(expected)
+        assert "Traceback" not in done.stderr
+        assert "hf_wrong" not in done.stderr
+    assert not any("/commit/" in path for _, path in hub.requests)
