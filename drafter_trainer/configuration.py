@@ -1,7 +1,7 @@
 """From a YAML file and the command line to a recipe's arguments."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -59,9 +59,14 @@ def parse_arguments(recipe: str, argv: Sequence[str], description: str) -> tuple
     parser.add_argument("--config", help="YAML file; the command line overrides it")
     config = _config_option(argv)
     from_file = read_config(Path(config), recipe) if config else {}
-    options = [word for key, value in from_file.items() for word in _as_options(key, value)]
+    words = [word for key, value in from_file.items() for word in _as_options(key, value)] + [*argv]
+    # Before the values are checked: a mistyped --pair would be reported as a missing one.
+    _, unknown = parser.parse_known_args(words)
+    if unknown:
+        option, names = unknown[0].split("=")[0], [f"--{name}" for name in _keys()[recipe]]
+        raise InputError(f"unknown option {option}{_suggest(option, names, recipe)}")
     try:
-        *objects, _ = parser.parse_args_into_dataclasses([*options, *argv], look_for_args_file=False)
+        *objects, _ = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
     except InputError:
         raise
     except ValueError as error:  # the libraries' own checks of values that do not go together
@@ -84,22 +89,29 @@ def read_config(path: Path, recipe: str) -> dict[str, Any]:
         InputError: If a file is missing or malformed, or no recipe knows a key.
     """
     values = _read_with_base(path, ())
-    known = {name: {entry.name for kind in kinds for entry in fields(kind)} for name, kinds in RECIPES.items()}
+    known = _keys()
     everything = set().union(*known.values())
     plain: dict[str, Any] = {}
     special: dict[str, Any] = {}
     for key, (value, place) in values.items():
         owner, dot, name = key.rpartition(".")
         if (dot and owner not in RECIPES) or name not in (known[owner] if dot else everything):
-            names = [f"{recipe}.{name}" for recipe in known for name in known[recipe]] if dot else everything
-            close = difflib.get_close_matches(key, names, n=1)
-            hint = f": did you mean {close[0]}?" if close else f": see recipes/{recipe}.py --help"
-            raise InputError(f"{place}: unknown key {key}{hint}")
+            names = [f"{step}.{entry}" for step in known for entry in known[step]] if dot else everything
+            raise InputError(f"{place}: unknown key {key}{_suggest(key, names, recipe)}")
         if owner == recipe:
             special[name] = value
         elif not owner and name in known[recipe]:
             plain[name] = value
     return {key: value for key, value in (plain | special).items() if value is not None}
+
+
+def _keys() -> dict[str, set[str]]:
+    return {name: {entry.name for kind in kinds for entry in fields(kind)} for name, kinds in RECIPES.items()}
+
+
+def _suggest(name: str, names: Iterable[str], recipe: str) -> str:
+    close = difflib.get_close_matches(name, names, n=1)
+    return f": did you mean {close[0]}?" if close else f": see recipes/{recipe}.py --help"
 
 
 def _read_with_base(path: Path, above: tuple[Path, ...]) -> dict[str, tuple[Any, Path]]:

@@ -16,6 +16,7 @@ from drafter_trainer.benchmark.report import markdown_table, speedup_tables
 from drafter_trainer.benchmark.results import read_results
 from drafter_trainer.configuration import parse_arguments
 from drafter_trainer.hub.card import usage
+from drafter_trainer.languages import get_pair
 from drafter_trainer.launch import run_recipe
 from drafter_trainer.targets import resolve_target
 
@@ -49,7 +50,7 @@ def main(argv: list[str]) -> None:
 
     print(f"\n{markdown_table(['step', 'time'], times)}\n\nLargest process: {peak:.1f} GiB\n")
     print(speedup_tables(read_results(run.folder / "results.json")))
-    print(f"\nCard: {publishing.to}/README.md\n\nUse it:\n\n{usage(target.path, publishing.to)}")
+    print(f"\nCard: {publishing.to}/README.md\n\nUse it:\n\n{usage(target.path, publishing.to, get_pair(run.pair))}")
 
 
 if __name__ == "__main__":

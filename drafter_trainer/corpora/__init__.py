@@ -22,7 +22,9 @@ from drafter_trainer.corpora.sample import sample_rows, sample_sentences
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import Pair
 
-_HELD_OUT_PERCENT = 2
+# Which hundredths of the sentences become a split that the corpus lacks
+_FROM_TRAINING = {"train": range(4, 100), "validation": range(0, 2), "test": range(2, 4)}
+_FROM_VALIDATION = {"validation": range(0, 50), "test": range(50, 100)}
 # ShareGPT has further speakers, of which these are answers of a model too.
 _ROLES = {"system": "system", "human": "user", "user": "user"} | dict.fromkeys(
     ("gpt", "assistant", "chatgpt", "bing", "bard"), "assistant"
@@ -81,8 +83,9 @@ class CorpusName:
 def read_sentences(name: str, pair: Pair, split: str) -> Iterator[Sentence]:
     """Read the source sentences of a corpus, in its own order.
 
-    A corpus without splits of its own (a file, JParaCrawl) holds out 2 % of its sentences for validation, chosen by
-    a hash of their text, so that a repeated sentence never stands on both sides.
+    Splits that a corpus lacks are cut from what it has by a hash of each sentence, so that a repeated one never
+    stands on two sides: where it has training text alone (a file, JParaCrawl), 2 % of it each are for validation and
+    test; where only the test is missing (WMT19), validation is halved.
 
     Args:
         name (`str`): Name of a parallel corpus, `sample`, or `file:PATH` with a sentence a line, rows of `source`
@@ -98,10 +101,14 @@ def read_sentences(name: str, pair: Pair, split: str) -> Iterator[Sentence]:
             yield Sentence(f"sample/{source_id}", text, reference)
     elif corpus.kind == "file":
         rows = (_sentence_of_row(place, row, pair) for place, row in read_rows(Path(corpus.argument or "")))
-        yield from _own_split(rows, split, name)
+        yield from _own_split(rows, split, _FROM_TRAINING, name)
     elif corpus.kind in PARALLEL_CORPORA:
-        held_out = PARALLEL_CORPORA[corpus.kind].splits == ("train",)
-        source_split = "train" if held_out else split
+        splits = PARALLEL_CORPORA[corpus.kind].splits
+        source_split, shares = split, None
+        if splits == ("train",):
+            source_split, shares = "train", _FROM_TRAINING
+        elif "test" not in splits and split != "train":
+            source_split, shares = "validation", _FROM_VALIDATION
         rows = (
             Sentence(f"{corpus.kind}/{source_split}/{number}", source.strip(), target.strip())
             for number, (source, target) in enumerate(
@@ -109,7 +116,7 @@ def read_sentences(name: str, pair: Pair, split: str) -> Iterator[Sentence]:
             )
             if source.strip()
         )
-        yield from _own_split(rows, split, name) if held_out else rows
+        yield from rows if shares is None else _own_split(rows, split, shares, name)
     else:
         raise InputError(f"corpus {name} holds no sentences to translate: {', '.join(PARALLEL_CORPORA)} do")
 
@@ -137,18 +144,19 @@ def read_documents(name: str, pair: Pair, split: str) -> Iterator[Document]:
             for place, row in read_rows(Path(corpus.argument or ""))
             if not _is_blank(row.get("text"))  # a blank line of a text file only parts paragraphs
         )
-        yield from _own_split(rows, split, name)
+        yield from _own_split(rows, split, _FROM_TRAINING, name)
     elif corpus.kind in TEXT_CORPORA:
         held_out = TEXT_CORPORA[corpus.kind].splits == ("train",)
         source_split = "train" if held_out else split
+        label = f"{corpus.kind}:{corpus.argument}" if corpus.argument else corpus.kind
         rows = (
-            _document_of_row(f"{name}/{source_split}/{number}", row)
+            _document_of_row(f"{label}/{source_split}/{number}", row)
             for number, row in enumerate(
                 text_rows(corpus.kind, corpus.argument or "en", source_split, corpus.revision), start=1
             )
             if row.get("conversations") != []  # a template may not take a conversation without turns
         )
-        yield from _own_split(rows, split, name) if held_out else rows
+        yield from _own_split(rows, split, _FROM_TRAINING, name) if held_out else rows
     else:
         raise InputError(f"corpus {name} is no text to pretrain on: {', '.join(TEXT_CORPORA)} and file:PATH are")
 
@@ -169,13 +177,12 @@ def describe_corpus(name: str) -> dict[str, str]:
     return {"name": name, "repo": known.repo, "revision": revision, "licence": known.licence}
 
 
-def _own_split(rows: Iterator[_Row], split: str, name: str) -> Iterator[_Row]:
-    if split not in ("train", "validation"):
-        raise InputError(f"corpus {name} has no {split} split of its own: name a file of questions instead")
+def _own_split(rows: Iterator[_Row], split: str, shares: dict[str, range], name: str) -> Iterator[_Row]:
+    if split not in shares:
+        raise InputError(f"corpus {name} has no split {split!r}: it has {', '.join(shares)}")
     for row in rows:
         text = row.text if row.text is not None else str(row.messages)
-        held_out = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) % 100 < _HELD_OUT_PERCENT
-        if held_out == (split == "validation"):
+        if int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) % 100 in shares[split]:
             yield row
 
 

@@ -90,4 +90,5 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     number += 1
                     yield f"{path}, row {number}", row
     except (pyarrow.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path}, after row {number}: damaged Parquet file ({error}): fetch it again") from error
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}, after row {number}: damaged Parquet file ({reason}): fetch it again") from error

@@ -1,5 +1,6 @@
 """Corpora on the Hugging Face Hub, by name: where each lies and what its columns are called."""
 
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,7 +89,7 @@ def stream(corpus: HubCorpus, config: str | None, split: str, revision: str | No
         )
         # Files are opened only here, so a damaged one, or a Hub that is gone by now, shows here.
         yield from dataset
-    except (ValueError, OSError, HTTPError, datasets.exceptions.DatasetsError) as error:
+    except (ValueError, OSError, EOFError, zlib.error, HTTPError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{corpus.repo} ({config or 'default'}, {split}) cannot be read: {reason}") from error
 

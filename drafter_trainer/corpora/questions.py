@@ -32,9 +32,8 @@ def load_questions(source: str, pair: Pair, limit: int | None = None) -> list[Qu
     """Load questions for a pair.
 
     Args:
-        source (`str`): `sample` (its test split), a parallel corpus such as `wmt16` (its test split, else its
-            validation split), or the path of a JSON Lines file in the Spec-Bench format: `question_id`, `turns`, of
-            which the first is asked.
+        source (`str`): `sample` or a parallel corpus such as `wmt16` (their test splits), or the path of a JSON Lines
+            file in the Spec-Bench format: `question_id`, `turns`, of which the first is asked.
         pair (`Pair`): The direction. Translation prompts of a file are written anew, so that every set asks with the
             same white space.
         limit (`int`, *optional*): Take the first so many.
@@ -43,11 +42,9 @@ def load_questions(source: str, pair: Pair, limit: int | None = None) -> list[Qu
     """
     kind = source.partition("@")[0]
     if kind == "sample" or kind in PARALLEL_CORPORA:
-        has_test = kind == "sample" or "test" in PARALLEL_CORPORA[kind].splits
-        sentences = read_sentences(source, pair, "test" if has_test else "validation")
         questions = [
             Question(sentence.source_id, translation_prompt(pair, sentence.text), sentence.text)
-            for sentence in itertools.islice(sentences, limit)
+            for sentence in itertools.islice(read_sentences(source, pair, "test"), limit)
         ]
     else:
         questions = _read_spec_bench(Path(source), pair)[:limit]

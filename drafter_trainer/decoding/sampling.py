@@ -12,4 +12,6 @@ def sampling_arguments(temperature: float) -> dict[str, Any]:
     settings = {"do_sample": temperature > 0, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
     if temperature > 0:
         settings |= {"temperature": temperature, "top_k": 0, "top_p": 1.0, "typical_p": 1.0}
+        # Off is None for these; given as an argument, it too overrides the target's file.
+        settings |= {"min_p": None, "top_h": None, "epsilon_cutoff": None, "eta_cutoff": None}
     return settings

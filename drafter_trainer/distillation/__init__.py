@@ -42,9 +42,9 @@ def distill(
     tokens = 0
     with tqdm(total=total, unit="row", desc="distilling", disable=rank != 0) as bar:
         for batch in batches:
-            missing = [request for request in batch if request.key not in done]
-            if missing:
-                answered = list(zip(missing, engine.answer(missing)))
+            if any(request.key not in done for request in batch):
+                # Also those that are stored: what is sampled for a request depends on the batch that it stands in.
+                answered = [row for row in zip(batch, engine.answer(batch)) if row[0].key not in done]
                 reasons = [reason_to_drop(answer, special) for _, answer in answered]
                 store.write([row for row, reason in zip(answered, reasons) if reason is None], engine.name)
                 store.write_dropped(

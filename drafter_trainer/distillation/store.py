@@ -88,7 +88,7 @@ class RowStore:
         for schema, pattern in ((ROWS, "rows"), (DROPPED, "dropped")):
             for shard in sorted(self.folder.glob(f"{pattern}-*.parquet")):
                 found = _read(shard, schema, ["key"]).column("key").to_pylist()
-                if len(keys | set(found)) != len(keys) + len(found):
+                if len(set(found)) != len(found) or not keys.isdisjoint(found):
                     raise DamagedStoreError(f"{shard} repeats rows of an earlier shard: delete it and run again")
                 keys.update(found)
         return keys
@@ -144,13 +144,13 @@ class RowStore:
 
 def _read(shard: Path, schema: pa.Schema, columns: list[str] | None) -> pa.Table:
     try:
-        table = pq.read_table(shard, columns=columns)
+        is_ours = pq.read_schema(shard).equals(schema)
+        table = pq.read_table(shard, columns=columns) if is_ours else None
     except (pa.ArrowInvalid, OSError) as error:
         raise DamagedStoreError(
             f"{shard} is damaged ({error}): delete it and run distill.py again; only its rows are asked anew"
         ) from error
-    expected = schema if columns is None else pa.schema([schema.field(column) for column in columns])
-    if not table.schema.equals(expected):
+    if table is None:
         raise DamagedStoreError(f"{shard} has other columns than this version writes: distil into another folder")
     return table
 

@@ -29,6 +29,7 @@ def draft_config(
         InputError: If the family has no model of this shape.
     """
     values = target_config.to_dict()
+    values.pop("_model_name_or_path", None)  # a GGUF file's name for the target
     values["num_hidden_layers"] = num_hidden_layers
     if values.get("layer_types"):
         if num_hidden_layers > len(values["layer_types"]):

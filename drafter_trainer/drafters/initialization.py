@@ -156,9 +156,7 @@ def from_checkpoint(
     return drafter
 
 
-def _check_widths(
-    config: PretrainedConfig, target_model: PreTrainedModel, what: str, names: Sequence[str]
-) -> None:
+def _check_widths(config: PretrainedConfig, target_model: PreTrainedModel, what: str, names: Sequence[str]) -> None:
     for name in names:
         own, expected = getattr(config, name, None), getattr(target_model.config, name, None)
         if own != expected:

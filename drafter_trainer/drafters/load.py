@@ -31,13 +31,18 @@ def load_drafter(
     Returns:
         `PreTrainedModel` in evaluation mode, whose `generation_config` carries its draft length.
     Raises:
-        InputError: If there is no such drafter, its weights cannot be read, or its vocabulary has another size than
-            the target's.
+        InputError: If there is no such drafter, its weights cannot be read, its vocabulary has another size than the
+            target's, or the target's tokenizer is neither given nor found.
         IncompatibleTokenizerError: If the target's tokenizer is not the one that it was trained for.
     """
     description = describe_drafter(drafter, revision)
     if tokenizer is None:
-        tokenizer = AutoTokenizer.from_pretrained(target_model.name_or_path)
+        place = target_model.name_or_path
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(place)
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"no tokenizer of the target at {place!r} ({reason}): give it as tokenizer") from error
     probes = get_pair(description.pair).probes
     if hash_tokenizer(tokenizer, probes) != description.tokenizer_sha256:
         check_tokenizers(tokenizer, AutoTokenizer.from_pretrained(drafter, revision=revision), probes)

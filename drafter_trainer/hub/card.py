@@ -1,5 +1,6 @@
 """A drafter's card, rendered from `drafter.json` and `results.json` and from nothing else."""
 
+import json
 import shlex
 from importlib import resources
 from typing import Any
@@ -9,25 +10,29 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from drafter_trainer.benchmark.methods import DRAFTER, PLAIN
 from drafter_trainer.benchmark.report import speedup_tables
 from drafter_trainer.drafters.description import DrafterDescription
-from drafter_trainer.languages import get_pair
+from drafter_trainer.languages import Pair, get_pair, translation_prompt
 
 TAGS = ["speculative-decoding", "assisted-generation", "draft-model", "assistant-model"]
 
 
-def usage(target: str, drafter: str) -> str:
+def usage(target: str, drafter: str, pair: Pair) -> str:
     """Write the lines of Python that use a drafter.
 
     Args:
         target (`str`): Hub id or folder of the target.
         drafter (`str`): Hub id or folder of the drafter.
+        pair (`Pair`): What is asked for.
     """
-    return (
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f'tokenizer, target = AutoTokenizer.from_pretrained("{target}"), '
-        f'AutoModelForCausalLM.from_pretrained("{target}")\n'
-        f'drafter = AutoModelForCausalLM.from_pretrained("{drafter}", dtype=target.dtype)\n'
-        'output = target.generate(**tokenizer("…", return_tensors="pt"), assistant_model=drafter, max_new_tokens=128)'
-    )
+    prompt = translation_prompt(pair, pair.source.probe)
+    return f"""from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{target}")
+target = AutoModelForCausalLM.from_pretrained("{target}")
+chat = [{{"role": "user", "content": {json.dumps(prompt, ensure_ascii=False)}}}]
+
+drafter = AutoModelForCausalLM.from_pretrained("{drafter}", dtype=target.dtype)
+inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+output = target.generate(**inputs, assistant_model=drafter, max_new_tokens=128)"""
 
 
 def render_card(
@@ -57,7 +62,7 @@ def render_card(
         drafter=description,
         source=pair.source.name,
         target=pair.target.name,
-        usage=usage(description.target, location),
+        usage=usage(description.target, location, pair),
         location=location,
         tables=speedup_tables(results) if results else "",
         verdicts=[_verdict(run) for run in results["runs"]] if results else [],

@@ -5,6 +5,7 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
 from drafter_trainer.decoding.metrics import expected_alpha, greedy_agreement
+from drafter_trainer.errors import InputError
 from drafter_trainer.training.collators import IGNORED
 
 
@@ -19,6 +20,8 @@ def evaluate_acceptance(model: torch.nn.Module, dataloader: DataLoader, accelera
         accelerator (`Accelerator`): Adds the processes up, without the rows that fill their last batch.
     Returns:
         `dict` with `greedy_agreement` and `expected_alpha`, both between 0 and 1, and `supervised_tokens`.
+    Raises:
+        InputError: If nothing is supervised.
     """
     sums = torch.zeros(3, dtype=torch.float64)
     for batch in dataloader:
@@ -34,6 +37,8 @@ def evaluate_acceptance(model: torch.nn.Module, dataloader: DataLoader, accelera
             rows[:, column].index_add_(0, index, figure.float())
         sums += accelerator.gather_for_metrics(rows).double().sum(dim=0).cpu()
     agreement, alpha, tokens = sums.tolist()
+    if not tokens:
+        raise InputError("held-out rows have no supervised token: their prompts fill max_length, give a larger one")
     return {
         "greedy_agreement": agreement / tokens,
         "expected_alpha": alpha / tokens,

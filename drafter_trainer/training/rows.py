@@ -24,7 +24,8 @@ def load_rows(folder: Path, target: Target) -> Dataset:
         InputError: If there are none, or another target answered.
     """
     store = RowStore(folder)
-    if not store.keys():
+    store.keys()  # reads every shard: none is truncated or repeated
+    if not store.shards():
         raise InputError(f"{folder} holds no rows: run distill.py first")
     for table in store.tables(["target", "target_revision"]):
         for name, revision in set(zip(table["target"].to_pylist(), table["target_revision"].to_pylist())):

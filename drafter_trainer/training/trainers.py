@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer
-from transformers.trainer_utils import EvalLoopOutput, get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import EvalLoopOutput
 
 from drafter_trainer.training.collators import IGNORED
 from drafter_trainer.training.evaluator import evaluate_acceptance
@@ -67,7 +68,8 @@ class _TokenMeanTrainer(Trainer):
         else:
             # Processes average their gradients; the count is over all of them unless told otherwise.
             scale = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
-            loss = losses.sum() * scale / num_items_in_batch
+            # Prompts that fill max_length leave nothing supervised, and 0 / 0 is no loss.
+            loss = losses.sum() * scale / torch.as_tensor(num_items_in_batch).clamp(min=1)
         return (loss, outputs) if return_outputs else loss
 
 
@@ -115,7 +117,16 @@ def train_to_end(trainer: Trainer) -> dict[str, float]:
         `dict` of the evaluation's figures for the drafter that was kept.
     """
     folder = trainer.args.output_dir
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(folder) if Path(folder).is_dir() else None)
+    trainer.train(resume_from_checkpoint=_last_checkpoint(Path(folder)))
     metrics = trainer.evaluate()
+    trainer.model.config.use_cache = True  # the Trainer turns it off, and the drafter would keep it so
     trainer.save_model(folder)
-    return {name: value for name, value in metrics.items() if name.startswith("eval_") and "per_second" not in name}
+    timing = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
+    return {name: value for name, value in metrics.items() if name.startswith("eval_") and name not in timing}
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    # The Trainer writes its state last, so a checkpoint without it was cut off and cannot be gone on from.
+    whole = [path.parent for path in folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")]
+    last = max(whole, key=lambda checkpoint: int(checkpoint.name.rpartition("-")[2]), default=None)
+    return None if last is None else str(last)

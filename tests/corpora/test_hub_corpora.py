@@ -3,7 +3,6 @@
 import gzip
 import io
 import json
-from pathlib import Path
 from typing import Any
 
 import pyarrow
@@ -11,7 +10,7 @@ import pyarrow.parquet
 import pytest
 import yaml
 
-from tests.hub.test_loopback_hub import run_client
+from tests.client import run_client
 from tests.loopback_hub import LoopbackHub
 
 GERMAN = [("Guten Morgen.", "Good morning."), ("  Wie geht es?  ", "How are you?\n"), (" ", "Nothing here.")]
@@ -19,7 +18,7 @@ TESTED = [("Der Zug hält.", "The train stops."), ("Es regnet.", "It rains.")]
 RUSSIAN = [("Доброе утро.", "Good morning.")]
 FRENCH = [("Bonjour, l'été !", "Hello, summer!")]
 CHINESE = [("早上好。", "Good morning.")]
-# The line of a TSV file that a reader of spreadsheets takes for a missing value or an open quotation mark.
+# Among them what a reader of tables may take for a missing value or for the beginning of a quoted field.
 JAPANESE = [(f"これは{number}番目の文です。", f"This is sentence number {number}.") for number in range(400)]
 JAPANESE += [("該当なし", "N/A"), ("なし", "None"), ("彼は「はい」と言った。", 'He said "yes".'), ("ヌル", "null")]
 
@@ -72,7 +71,7 @@ def conversation(name: str, *turns: str) -> dict[str, Any]:
 
 
 def fill(hub: LoopbackHub) -> dict[str, str]:
-    """Store every corpus that the package knows by name; return two commits of wmt/wmt16."""
+    """Store every corpus that the package knows by name and a damaged one; return two commits of wmt/wmt16."""
     splits = {"train": GERMAN, "validation": TESTED[:1], "test": [("Alt.", "Old.")]}
     russian = {"train": RUSSIAN, "validation": RUSSIAN, "test": RUSSIAN}
     first = hub.add_repo("wmt/wmt16", wmt({"de-en": splits, "ru-en": russian}), "dataset")
@@ -115,6 +114,7 @@ def fill(hub: LoopbackHub) -> dict[str, str]:
         },
         "dataset",
     )
+    hub.add_repo("somebody/damaged", {"train.jsonl.gz": json_lines("A page that breaks off.")[:-20]}, "dataset")
     return {"first": first, "second": second}
 
 
@@ -128,14 +128,11 @@ def read_corpora(first: str) -> dict:
     from drafter_trainer.errors import InputError
     from drafter_trainer.languages import get_pair
 
-    def take(read, name, pair, split):
+    def take(read, *given):
         try:
-            rows = read(name, get_pair(pair), split) if split else read(name, get_pair(pair))
-            return [dataclasses.asdict(row) for row in rows]
+            return [dataclasses.asdict(row) for row in read(*given)]
         except InputError as error:
-            return f"InputError: {error}"
-        except Exception as error:
-            return f"{type(error).__name__}: {error}"
+            return str(error)
 
     seen = {}
     for name, pair, split in [
@@ -156,7 +153,7 @@ def read_corpora(first: str) -> dict:
         ("jparacrawl", "en-ja", "train"),
         ("jparacrawl", "ja-en", "test"),
     ]:
-        seen[f"{name} {pair} {split}"] = take(read_sentences, name, pair, split)
+        seen[f"{name} {pair} {split}"] = take(read_sentences, name, get_pair(pair), split)
     for name, split in [
         ("c4", "train"),
         ("c4", "validation"),
@@ -167,16 +164,169 @@ def read_corpora(first: str) -> dict:
         ("sharegpt", "train"),
         ("sharegpt", "validation"),
     ]:
-        seen[f"{name} {split}"] = take(read_documents, name, "de-en", split)
+        seen[f"{name} {split}"] = take(read_documents, name, get_pair("de-en"), split)
     for name, pair in (("wmt16", "de-en"), ("wmt19", "zh-en"), (f"wmt16@{first}", "en-de")):
-        seen[f"questions {name} {pair}"] = take(load_questions, name, pair, None)
+        seen[f"questions {name} {pair}"] = take(load_questions, name, get_pair(pair))
     for name in ("wmt16", f"wmt16@{first}", "c4:de"):
         seen[f"about {name}"] = describe_corpus(name)
-    for name in ("wmt16@" + "0" * 40,):
-        try:
-            seen[f"about {name}"] = describe_corpus(name)
-        except Exception as error:
-            seen[f"about {name}"] = f"{type(error).__name__}: {error}"
+    try:
+        seen["about missing"] = describe_corpus("wmt16@" + "0" * 40)
+    except InputError as error:
+        seen["about missing"] = str(error)
     missing = dataclasses.replace(TEXT_CORPORA["c4"], repo="nobody/nothing")
-    seen["missing"] = take(lambda *_: stream(missing, "en", "train", None), "", "de-en", None)
+    seen["missing"] = take(stream, missing, "en", "train", None)
+    damaged = dataclasses.replace(missing, repo="somebody/damaged")
+    seen["damaged"] = take(stream, damaged, None, "train", None)
     return seen
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a process that knows only the loopback Hub read, and the commits that it could read."""
+    folder = tmp_path_factory.mktemp("corpora")
+    with LoopbackHub(folder / "hub", {}) as hub:
+        commits = fill(hub)
+        read = run_client(hub, folder / "home", read_corpora, first=commits["first"])
+        return {**read, "commits": commits, "requests": [path for _, path in hub.requests]}
+
+
+def sentences(seen: dict[str, Any], key: str) -> list[tuple[str, str]]:
+    """Return text and reference of what was read."""
+    assert isinstance(seen[key], list), seen[key]
+    return [(row["text"], row["reference"]) for row in seen[key]]
+
+
+def test_parallel_corpus_is_read_in_both_directions(seen: dict[str, Any]) -> None:
+    """The repositories name each pair in one direction; read blindly, en-de would ask the target in German."""
+    assert sentences(seen, "wmt14 fr-en train") == FRENCH
+    assert sentences(seen, "wmt14 en-fr test") == [(english, french) for french, english in FRENCH]
+    assert sentences(seen, "wmt16 ru-en train") == RUSSIAN
+    assert sentences(seen, "wmt19 zh-en validation") == CHINESE
+
+
+def test_sentences_are_stripped_and_empty_ones_left_out(seen: dict[str, Any]) -> None:
+    """WMT holds empty lines: as prompts they would have the target translate nothing."""
+    assert sentences(seen, "wmt16 de-en train") == [
+        ("Guten Morgen.", "Good morning."),
+        ("Wie geht es?", "How are you?"),
+    ]
+    assert len(sentences(seen, "wmt16 en-de train")) == 3
+
+
+def test_ids_name_corpus_split_and_row(seen: dict[str, Any]) -> None:
+    """Ids that shift with what is left out would not lead back to the corpus' row."""
+    assert [row["source_id"] for row in seen["wmt16 en-de train"]] == [f"wmt16/train/{row}" for row in (1, 2, 3)]
+    assert seen["c4:de train"][0]["source_id"] == "c4:de/train/1"
+    assert seen["c4 train"][0]["source_id"] == "c4/train/1"
+
+
+def test_splits_are_the_repository_s_own(seen: dict[str, Any]) -> None:
+    """Validation read from the training split would measure what was learnt by heart."""
+    assert sentences(seen, "wmt16 de-en validation") == TESTED[:1]
+    assert sentences(seen, "wmt16 de-en test") == TESTED
+
+
+def test_pinned_revision_is_read(seen: dict[str, Any]) -> None:
+    """A pin that is dropped on the way would read the newest commit and still be written down as the old one."""
+    first = seen["commits"]["first"]
+    assert sentences(seen, f"wmt16@{first} de-en test") == [("Alt.", "Old.")]
+    assert seen[f"questions wmt16@{first} en-de"] == [
+        {"question_id": "wmt16/test/1", "prompt": "Translate English to German: Old.", "text": "Old."}
+    ]
+
+
+def test_description_names_the_commit(seen: dict[str, Any]) -> None:
+    """With a branch's name in place of the commit, nobody could say later what was read."""
+    first, second = seen["commits"]["first"], seen["commits"]["second"]
+    assert seen["about wmt16"] == {"name": "wmt16", "repo": "wmt/wmt16", "revision": second, "licence": "unknown"}
+    assert seen[f"about wmt16@{first}"]["revision"] == first
+    assert seen["about c4:de"]["repo"] == "allenai/c4"
+    assert len(seen["about c4:de"]["revision"]) == 40
+
+
+@pytest.mark.parametrize(
+    ("key", "named"),
+    [
+        ("wmt16 fr-en train", ["wmt16", "fr-en", "de-en, ru-en"]),
+        ("wmt19 zh-en test", ["wmt19", "'test'", "train, validation"]),
+        ("jparacrawl ja-en test", ["jparacrawl", "test"]),
+        ("c4:xx train", ["allenai/c4", "xx", "'en', 'de'"]),
+        ("c4 test", ["c4", "'test'", "train, validation"]),
+        ("wmt16@0000000000000000000000000000000000000000 de-en test", ["wmt/wmt16", "0" * 40]),
+        ("about missing", ["wmt/wmt16", "0" * 40, "cannot be found"]),
+        ("missing", ["nobody/nothing", "doesn't exist"]),
+        ("damaged", ["somebody/damaged", "cannot be read"]),
+    ],
+)
+def test_what_is_not_there_is_named(seen: dict[str, Any], key: str, named: list[str]) -> None:
+    """A mistyped pair, split or revision must end in one line that names it, not in the library's traceback."""
+    message = seen[key]
+    assert isinstance(message, str)
+    assert "\n" not in message
+    for part in named:
+        assert part in message
+
+
+def test_corpus_without_splits_holds_sentences_out(seen: dict[str, Any]) -> None:
+    """A sentence on both sides would be validated on after it was trained on; one on neither would be lost."""
+    train, validation = (sentences(seen, f"jparacrawl ja-en {split}") for split in ("train", "validation"))
+    assert 1 <= len(validation) <= 20
+    assert not set(train) & set(validation)
+    assert sorted(train + validation) == sorted(JAPANESE)
+
+
+def test_columns_follow_the_direction(seen: dict[str, Any]) -> None:
+    """JParaCrawl names its columns by language; swapped, Japanese would stand in prompts that say English."""
+    backward = sentences(seen, "jparacrawl en-ja train")
+    assert set(backward) <= {(english, japanese) for japanese, english in JAPANESE}
+    assert len(backward) > 380
+
+
+def test_sentence_that_looks_like_a_missing_value_is_kept(seen: dict[str, Any]) -> None:
+    """A table's reader takes None, null and N/A for gaps: the run would end at the first such sentence."""
+    both = sentences(seen, "jparacrawl ja-en train") + sentences(seen, "jparacrawl ja-en validation")
+    assert {
+        ("該当なし", "N/A"),
+        ("なし", "None"),
+        ("ヌル", "null"),
+        ("彼は「はい」と言った。", 'He said "yes".'),
+    } <= set(both)
+
+
+def test_web_text_is_read_by_language_and_split(seen: dict[str, Any]) -> None:
+    """c4 without a language is English; a drafter must not be pretrained on another one unasked."""
+    texts = {key: [row["text"] for row in seen[key]] for key in ("c4 train", "c4 validation", "c4:de train")}
+    assert texts["c4 train"] == ["First page.\nIts second line.", "Second page.", "Third page."]
+    assert texts["c4 validation"] == ["A page held out."]
+    assert texts["c4:de train"] == ["Erste Seite."]
+    assert [row["text"] for row in seen["c4:de validation"]] == ["Zurückgehaltene Seite."]
+
+
+def test_conversations_become_messages(seen: dict[str, Any]) -> None:
+    """Roles left as human and gpt are unknown to every chat template."""
+    first, *_ = seen["sharegpt train"]
+    assert first["messages"] == [
+        {"role": "user", "content": "Question 0?"},
+        {"role": "assistant", "content": "Answer 0."},
+    ]
+    assert first["text"] is None
+
+
+def test_only_the_named_collection_is_read(seen: dict[str, Any]) -> None:
+    """The repository holds two collections that overlap: read together, most conversations would count twice."""
+    both = seen["sharegpt train"] + seen["sharegpt validation"]
+    assert len(both) == len({row["messages"][0]["content"] for row in both}) == 300
+    assert not any("Wasteland" in path and "/resolve/" in path for path in seen["requests"])
+
+
+def test_conversation_without_turns_is_left_out(seen: dict[str, Any]) -> None:
+    """Some chat templates read the first message: an empty conversation would end the whole run."""
+    assert all(row["messages"] for row in seen["sharegpt train"] + seen["sharegpt validation"])
+
+
+def test_questions_come_from_test_or_validation(seen: dict[str, Any]) -> None:
+    """WMT19 has no test split; questions from its training split would be trained on."""
+    asked = seen["questions wmt16 de-en"]
+    assert [question["text"] for question in asked] == [german for german, _ in TESTED]
+    assert asked[0]["prompt"] == "Translate German to English: Der Zug hält."
+    assert [question["question_id"] for question in seen["questions wmt19 zh-en"]] == ["wmt19/validation/1"]

@@ -1,0 +1,255 @@
+"""Names of corpora, local corpora, and what is held out of a corpus without splits."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drafter_trainer.corpora import (
+    CorpusName,
+    Document,
+    Sentence,
+    describe_corpus,
+    read_documents,
+    read_sentences,
+)
+from drafter_trainer.errors import InputError
+from drafter_trainer.languages import get_pair
+
+PAIR = get_pair("de-en")
+
+
+def write_jsonl(path: Path, *rows: dict[str, Any]) -> str:
+    """Write rows and return the corpus' name."""
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return f"file:{path}"
+
+
+def sentences(name: str, pair: str = "de-en") -> list[Sentence]:
+    """Read a local corpus, training before validation."""
+    return [row for split in ("train", "validation") for row in read_sentences(name, get_pair(pair), split)]
+
+
+def documents(name: str) -> list[Document]:
+    """Read a local corpus, training before validation."""
+    return [row for split in ("train", "validation") for row in read_documents(name, PAIR, split)]
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("sample", ("sample", None, None)),
+        ("wmt16", ("wmt16", None, None)),
+        ("wmt16@abc", ("wmt16", None, "abc")),
+        ("c4:de", ("c4", "de", None)),
+        ("c4:de@abc", ("c4", "de", "abc")),
+        ("c4@abc:de", ("c4", "de", "abc")),
+        ("file:a@b.txt", ("file", "a@b.txt", None)),
+        ("file:folder:with/colon.txt", ("file", "folder:with/colon.txt", None)),
+    ],
+)
+def test_name_is_taken_apart(name: str, parts: tuple[str, str | None, str | None]) -> None:
+    """A pin that is lost reads another commit in silence; an @ in a file's name is no pin."""
+    corpus = CorpusName.parse(name)
+    assert (corpus.kind, corpus.argument, corpus.revision) == parts
+
+
+@pytest.mark.parametrize("read", [read_sentences, read_documents])
+def test_unknown_corpus_is_refused_with_the_known_ones(read: Any) -> None:
+    """A mistyped name must not be looked for on the Hub."""
+    with pytest.raises(InputError, match=r"unknown corpus 'wmt15': .*sample.*wmt14.*jparacrawl.*c4.*file:PATH"):
+        next(read("wmt15", PAIR, "train"))
+    with pytest.raises(InputError, match="unknown corpus 'wmt15'"):
+        describe_corpus("wmt15")
+
+
+def test_corpus_of_the_other_kind_is_refused() -> None:
+    """Text as translation prompts, or translation pairs as text, would train on what nobody meant."""
+    with pytest.raises(InputError, match=r"c4 holds no sentences to translate: .*wmt16"):
+        next(read_sentences("c4", PAIR, "train"))
+    with pytest.raises(InputError, match=r"wmt16 is no text to pretrain on: .*c4"):
+        next(read_documents("wmt16", PAIR, "train"))
+
+
+def test_pair_that_a_corpus_lacks_is_refused_before_the_hub_is_asked() -> None:
+    """The message must name the pairs there are; no test reaches the Hub, so none may be asked for."""
+    with pytest.raises(InputError, match="corpus wmt16 has no pair ja-en: it has de-en, ru-en"):
+        next(read_sentences("wmt16", get_pair("ja-en"), "train"))
+
+
+def test_sample_is_read_by_pair_and_split() -> None:
+    """The sample's rows must carry their reference, and ids that say where they come from."""
+    first = next(read_sentences("sample", get_pair("ru-fr"), "test"))
+    assert first.source_id == "sample/news-04"
+    assert first.text.startswith("Если")
+    assert first.reference.startswith("Si le conseil")
+
+
+def test_sample_as_text_has_both_sides_of_the_pair() -> None:
+    """Prompts hold the source language, answers the target's: a drafter pretrained on one of them knows half."""
+    read = list(read_documents("sample", get_pair("zh-fr"), "validation"))
+    assert [row.source_id for row in read[:2]] == ["sample/news-06/zh", "sample/news-06/fr"]
+    assert len(read) == 2 * len({row.source_id.split("/")[1] for row in read})
+    only_english = read_documents("sample", get_pair("es-en"), "train")
+    assert {row.source_id.rpartition("/")[2] for row in only_english} == {"en"}
+
+
+def test_file_of_lines_is_sentences(tmp_path: Path) -> None:
+    """White space around a sentence would make another prompt of it than the benchmark's."""
+    path = tmp_path / "a.txt"
+    path.write_text("Guten Tag.\n  Bis morgen!\t\n", encoding="utf-8")
+    assert sorted(sentences(f"file:{path}"), key=lambda row: row.source_id) == [
+        Sentence(f"{path}, line 1", "Guten Tag."),
+        Sentence(f"{path}, line 2", "Bis morgen!"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "text", "reference"),
+    [
+        ({"text": "Ja."}, "Ja.", None),
+        ({"source": "Ja.", "target": "Yes."}, "Ja.", "Yes."),
+        ({"translation": {"en": "Yes.", "de": "Ja.", "fr": "Oui."}}, "Ja.", "Yes."),
+        ({"translation": {"de": "Ja."}}, "Ja.", None),
+    ],
+)
+def test_rows_of_each_schema_are_sentences(tmp_path: Path, row: dict, text: str, reference: str | None) -> None:
+    """Each schema that the documentation names must be read, with its source side as the prompt."""
+    name = write_jsonl(tmp_path / "a.jsonl", row)
+    assert [(read.text, read.reference) for read in sentences(name)] == [(text, reference)]
+
+
+def test_translation_rows_follow_the_direction(tmp_path: Path) -> None:
+    """Rows that name their languages must serve both directions."""
+    name = write_jsonl(tmp_path / "a.jsonl", {"translation": {"de": "Ja.", "en": "Yes."}})
+    assert [(read.text, read.reference) for read in sentences(name, "en-de")] == [("Yes.", "Ja.")]
+
+
+@pytest.mark.parametrize(
+    "row", [{}, {"text": ""}, {"text": " "}, {"text": 3}, {"source": None}, {"translation": {"fr": "Oui."}}]
+)
+def test_row_without_a_sentence_is_named(tmp_path: Path, row: dict) -> None:
+    """A gap must be said with file and line, and never become an empty prompt."""
+    name = write_jsonl(tmp_path / "a.jsonl", {"text": "Eins."}, row)
+    with pytest.raises(InputError, match=r"a\.jsonl, line 2: no sentence: .*in German"):
+        sentences(name)
+
+
+def test_blank_line_of_sentences_is_named(tmp_path: Path) -> None:
+    """In a file of sentences a blank line is a gap: line numbers of a parallel file would no longer agree."""
+    path = tmp_path / "a.txt"
+    path.write_text("Eins.\n\nDrei.\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"a\.txt, line 2: no sentence"):
+        sentences(f"file:{path}")
+
+
+def test_blank_lines_part_documents(tmp_path: Path) -> None:
+    """In running text they are common, with spaces in them or without, and must not end the run."""
+    path = tmp_path / "a.txt"
+    path.write_text("Eins.\n\n  \t\nZwei.\n", encoding="utf-8")
+    assert sorted(row.text for row in documents(f"file:{path}")) == ["Eins.", "Zwei."]
+
+
+@pytest.mark.parametrize("key", ["messages", "conversations"])
+def test_conversations_are_read_in_both_dialects(tmp_path: Path, key: str) -> None:
+    """Chat templates know system, user and assistant; ShareGPT says human and gpt."""
+    role, content = ("role", "content") if key == "messages" else ("from", "value")
+    names = ("system", "user", "assistant") if key == "messages" else ("system", "human", "gpt")
+    turns = [{role: name, content: f"{number}."} for number, name in enumerate(names)]
+    [read] = documents(write_jsonl(tmp_path / "a.jsonl", {key: turns}))
+    assert read.text is None
+    assert read.messages == [
+        {"role": "system", "content": "0."},
+        {"role": "user", "content": "1."},
+        {"role": "assistant", "content": "2."},
+    ]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {},
+        {"text": None},
+        {"messages": []},
+        {"conversations": []},
+        {"messages": "Hallo"},
+        {"messages": ["Hallo"]},
+        {"messages": [{"role": "narrator", "content": "x"}]},
+        {"messages": [{"role": "user", "content": None}]},
+        {"conversations": [{"from": "human"}]},
+    ],
+)
+def test_row_without_a_document_is_named(tmp_path: Path, row: dict) -> None:
+    """Whatever is no text and no conversation must be named with file and line, not end in an AttributeError."""
+    name = write_jsonl(tmp_path / "a.jsonl", {"text": "Eins."}, row)
+    with pytest.raises(InputError, match=r"a\.jsonl, line 2: (no document|a turn needs)"):
+        documents(name)
+
+
+def test_hold_out_parts_a_file_without_loss(tmp_path: Path) -> None:
+    """A sentence on both sides would be validated on after it was trained on; one on neither would be lost."""
+    path = tmp_path / "a.txt"
+    lines = [f"Satz {number}." for number in range(3000)]
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    train, validation = (
+        [row.text for row in read_sentences(f"file:{path}", PAIR, split)] for split in ("train", "validation")
+    )
+    assert sorted(train + validation) == sorted(lines)
+    assert not set(train) & set(validation)
+    assert 30 <= len(validation) <= 90  # 2 % of 3000, give or take four standard deviations
+    assert train == [line for line in lines if line in set(train)]
+
+
+def test_hold_out_depends_on_the_text_alone(tmp_path: Path) -> None:
+    """Chosen by line number, a repeated sentence could stand on both sides, and a longer file would shuffle all."""
+    lines = [f"Satz {number % 500}." for number in range(1000)]
+    (tmp_path / "a.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    (tmp_path / "b.txt").write_text("".join(f"{line}\n" for line in lines[7:] + lines[:7]), encoding="utf-8")
+    first, second = (
+        [row.text for row in read_sentences(f"file:{tmp_path / name}", PAIR, "validation")]
+        for name in ("a.txt", "b.txt")
+    )
+    assert sorted(first) == sorted(second)
+    assert len(first) == 2 * len(set(first)) > 0
+
+
+def test_conversations_are_held_out_too(tmp_path: Path) -> None:
+    """A corpus of conversations needs validation rows as well; they have no text to hash but their turns."""
+    rows = [{"messages": [{"role": "user", "content": f"Frage {number}?"}]} for number in range(500)]
+    name = write_jsonl(tmp_path / "a.jsonl", *rows)
+    train, validation = (list(read_documents(name, PAIR, split)) for split in ("train", "validation"))
+    assert len(train) + len(validation) == 500
+    assert 1 <= len(validation) <= 25
+
+
+@pytest.mark.parametrize("read", [read_sentences, read_documents])
+def test_file_has_no_test_split(tmp_path: Path, read: Any) -> None:
+    """Training rows must not pass for a test set."""
+    name = write_jsonl(tmp_path / "a.jsonl", {"text": "Eins."})
+    with pytest.raises(InputError, match=r"has no test split of its own: name a file of questions"):
+        next(read(name, PAIR, "test"))
+
+
+@pytest.mark.parametrize("name", ["file:nowhere.txt", "file:nowhere.parquet"])
+def test_missing_file_is_refused(name: str) -> None:
+    """A mistyped path must be said by whatever asks first."""
+    with pytest.raises(InputError, match="no such file"):
+        describe_corpus(name)
+    with pytest.raises(InputError, match="no such file"):
+        sentences(name)
+
+
+def test_file_is_described_by_its_content(tmp_path: Path) -> None:
+    """A file that was edited between two runs must not pass for the same corpus, and no path belongs in a card."""
+    name = write_jsonl(tmp_path / "a.jsonl", {"text": "Eins."})
+    digest = hashlib.sha256((tmp_path / "a.jsonl").read_bytes()).hexdigest()
+    assert describe_corpus(name) == {"name": "file:a.jsonl", "sha256": digest}
+    write_jsonl(tmp_path / "a.jsonl", {"text": "Zwei."})
+    assert describe_corpus(name)["sha256"] != digest
+
+
+def test_sample_is_described_without_the_hub() -> None:
+    """Offline runs record what they read, too."""
+    assert describe_corpus("sample") == {"name": "sample", "licence": "apache-2.0"}

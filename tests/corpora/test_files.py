@@ -1,0 +1,208 @@
+"""Local files, and the lines that are named where they are damaged."""
+
+import gzip
+import json
+import random
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from drafter_trainer.corpora.files import read_json_lines, read_lines, read_rows
+from drafter_trainer.errors import InputError
+
+ROWS = [{"text": "Grüße aus Köln."}, {"text": "明日は雨です。"}, {"text": "Ещё одна строка."}]
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """Write rows in the format that the name says."""
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        return path
+    lines = [row["text"] if ".txt" in path.name else json.dumps(row, ensure_ascii=False) for row in rows]
+    content = "".join(f"{line}\n" for line in lines).encode()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+def refusal(read: Callable[[Path], Any], path: Path) -> str:
+    """Read a file that must be refused; return the message, which is one line."""
+    with pytest.raises(InputError) as caught:
+        list(read(path))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.txt", "a.jsonl.gz", "a.txt.gz", "a.2.parquet", "a.de.jsonl"])
+def test_rows_are_read_in_order(tmp_path: Path, name: str) -> None:
+    """A format that is taken for another one would give other rows, or rows in another order."""
+    path = write_rows(tmp_path / name, ROWS)
+    assert [row for _, row in read_rows(path)] == ROWS
+
+
+def test_rows_are_numbered_from_one(tmp_path: Path) -> None:
+    """Places become source ids and messages: counted from 0, every message would point at the line before."""
+    assert [place.rpartition(", ")[2] for place, _ in read_rows(write_rows(tmp_path / "a.txt", ROWS))] == [
+        "line 1",
+        "line 2",
+        "line 3",
+    ]
+    assert [place.rpartition(", ")[2] for place, _ in read_rows(write_rows(tmp_path / "a.parquet", ROWS))] == [
+        "row 1",
+        "row 2",
+        "row 3",
+    ]
+
+
+def test_rows_of_large_parquet_files_are_numbered_on(tmp_path: Path) -> None:
+    """Numbers that begin again with each batch would give two rows one id."""
+    path = write_rows(tmp_path / "a.parquet", [{"text": str(number)} for number in range(2500)])
+    rows = list(read_rows(path))
+    assert [row["text"] for _, row in rows] == [str(number) for number in range(2500)]
+    assert len({place for place, _ in rows}) == 2500
+
+
+@pytest.mark.parametrize("inside", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1e"])
+def test_only_a_line_feed_ends_a_line(tmp_path: Path, inside: str) -> None:
+    """Text of the web holds U+2028 and its like; splitting there tears JSON objects apart."""
+    row = {"text": f"before{inside}after"}
+    (tmp_path / "a.jsonl").write_bytes(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+    (tmp_path / "a.txt").write_bytes(f"{row['text']}\nnext\n".encode())
+    assert [line for _, line in read_lines(tmp_path / "a.txt")] == [row["text"], "next"]
+    assert list(read_json_lines(tmp_path / "a.jsonl")) == [(1, row)]
+
+
+def test_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    """Windows editors put U+FEFF first: left there it breaks the first JSON line and stands in the first prompt."""
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfEins\nZwei\n")
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "Eins"}\n')
+    assert [line for _, line in read_lines(tmp_path / "a.txt")] == ["Eins", "Zwei"]
+    assert list(read_json_lines(tmp_path / "a.jsonl")) == [(1, {"text": "Eins"})]
+
+
+def test_windows_line_ends_are_no_text(tmp_path: Path) -> None:
+    """A carriage return at the end of each prompt would be one more token, and another prompt than in the bench."""
+    (tmp_path / "a.txt").write_bytes(b"Eins\r\n\r\nZwei\r\n")
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "Eins"}\r\n{"text": "Zwei"}\r\n')
+    assert [line for _, line in read_lines(tmp_path / "a.txt")] == ["Eins", "", "Zwei"]
+    assert [row["text"] for _, row in read_json_lines(tmp_path / "a.jsonl")] == ["Eins", "Zwei"]
+
+
+def test_last_line_needs_no_end(tmp_path: Path) -> None:
+    """A file without a last line feed must not lose its last line."""
+    (tmp_path / "a.txt").write_bytes(b"Eins\nZwei")
+    assert list(read_lines(tmp_path / "a.txt")) == [(1, "Eins"), (2, "Zwei")]
+
+
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        ("", "empty line"),
+        ("   ", "empty line"),
+        ('{"text": ', "not JSON"),
+        ("Just text.", "not JSON"),
+        ('["text"]', "got a JSON list"),
+        ("3", "got a JSON int"),
+        ("null", "got a JSON NoneType"),
+    ],
+)
+def test_line_that_is_no_object_is_named(tmp_path: Path, second: str, said: str) -> None:
+    """In a file of a million lines, an error without the line's number cannot be mended."""
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"text": "Eins"}}\n{second}\n{{"text": "Drei"}}\n', encoding="utf-8")
+    message = refusal(read_rows, path)
+    assert f"{path}, line 2: " in message
+    assert said in message
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1251", "utf-16"])
+def test_other_encodings_are_refused(tmp_path: Path, encoding: str) -> None:
+    """Bytes read as another encoding, or replaced, would become prompts that nobody wrote."""
+    path = tmp_path / "a.txt"
+    text = {"latin-1": "plain\nGrüße\n", "cp1251": "plain\nпривет\n", "utf-16": "plain\n"}[encoding]
+    path.write_bytes(text.encode(encoding))
+    message = refusal(read_rows, path)
+    assert f"{path}, line {1 if encoding == 'utf-16' else 2}: not UTF-8" in message
+
+
+def many_lines() -> bytes:
+    """Make text that a compressor cannot hold in one block, so that a cut leaves whole lines before it."""
+    numbers = random.Random(0)
+    return "".join(f'{{"text": "{numbers.getrandbits(60)}"}}\n' for _ in range(20_000)).encode()
+
+
+def test_truncated_gzip_is_refused(tmp_path: Path) -> None:
+    """A download that broke off must not pass for a smaller corpus."""
+    path = tmp_path / "a.jsonl.gz"
+    packed = gzip.compress(many_lines())
+    path.write_bytes(packed[: len(packed) // 2])
+    message = refusal(read_rows, path)
+    lines = int(re.search(r"after line (\d+): damaged gzip", message)[1])
+    assert 0 < lines < 20_000
+
+
+def test_altered_gzip_is_refused(tmp_path: Path) -> None:
+    """Flipped bits inside the stream raise another error than a cut; it must not end in a traceback either."""
+    path = tmp_path / "a.jsonl.gz"
+    packed = bytearray(gzip.compress(many_lines()))
+    middle = len(packed) // 2
+    packed[middle : middle + 64] = b"\xff" * 64
+    path.write_bytes(bytes(packed))
+    # Depending on what the altered bits mean, the stream breaks or a line is none: both are named.
+    assert re.search(r"line \d+: (damaged gzip|not UTF-8|not JSON)", refusal(read_rows, path))
+
+
+def test_stream_that_cannot_be_inflated_is_refused(tmp_path: Path) -> None:
+    """An invalid block is reported by zlib, not by gzip."""
+    path = tmp_path / "a.txt.gz"
+    packed = gzip.compress(b"")
+    path.write_bytes(packed[:10] + b"\xff" * 20)  # after the header, a block of the reserved type
+    assert "after line 0: damaged gzip" in refusal(read_rows, path)
+
+
+def test_file_that_only_claims_to_be_packed_is_refused(tmp_path: Path) -> None:
+    """Plain text called .gz is a common slip."""
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(b"plain text\n")
+    assert "damaged gzip" in refusal(read_rows, path)
+
+
+def test_truncated_parquet_is_refused(tmp_path: Path) -> None:
+    """A Parquet file without its footer raises an error of pyarrow, which must name the file."""
+    path = write_rows(tmp_path / "a.parquet", ROWS)
+    path.write_bytes(path.read_bytes()[:-20])
+    assert "after row 0: damaged Parquet file" in refusal(read_rows, path)
+
+
+def test_parquet_with_damaged_pages_is_refused(tmp_path: Path) -> None:
+    """With its footer whole, damage shows only while rows are read."""
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["x" * 50] * 100}), path, compression="zstd")
+    content = bytearray(path.read_bytes())
+    content[4:60] = b"\xff" * 56
+    path.write_bytes(bytes(content))
+    assert "damaged Parquet file" in refusal(read_rows, path)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "a.txt.gz", "a.parquet"])
+def test_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    """A mistyped path must be said before anything is loaded, whatever its format."""
+    assert "no such file" in refusal(read_rows, tmp_path / name)
+    (tmp_path / name).mkdir()
+    assert "no such file" in refusal(read_rows, tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a", "a.gz", "a.parquet.gz", "a.jsonl.zst"])
+def test_unknown_format_is_refused(tmp_path: Path, name: str) -> None:
+    """A CSV file read as text would make prompts of its commas."""
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(b"a,b\n"))
+    message = refusal(read_rows, path)
+    assert "unknown format" in message
+    assert ".jsonl, .txt and .parquet" in message

@@ -1,0 +1,127 @@
+"""Evaluation questions: the sample's, those of files in the Spec-Bench format, and how they are kept out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drafter_trainer.corpora import read_sentences
+from drafter_trainer.corpora.questions import Question, keep_out, load_questions
+from drafter_trainer.errors import InputError
+from drafter_trainer.languages import get_pair
+
+PAIR = get_pair("de-en")
+
+
+def spec_bench(path: Path, *rows: Any) -> str:
+    """Write rows, or lines as they are; return the path."""
+    lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return str(path)
+
+
+def test_sample_asks_its_test_split() -> None:
+    """Questions from another split would be in the training data."""
+    questions = load_questions("sample", PAIR)
+    tested = list(read_sentences("sample", PAIR, "test"))
+    assert [question.text for question in questions] == [sentence.text for sentence in tested]
+    assert [question.question_id for question in questions] == [sentence.source_id for sentence in tested]
+    assert questions[0].prompt == f"Translate German to English: {tested[0].text}"
+
+
+@pytest.mark.parametrize("space", ["", " ", "\n"])
+def test_white_space_after_the_colon_makes_no_difference(tmp_path: Path, space: str) -> None:
+    """The paper's questions have none, its training prompts one: a drafter would be asked what it never saw."""
+    row = {"question_id": 7, "category": "translation", "turns": [f"Translate German to English:{space}Guten Tag."]}
+    assert load_questions(spec_bench(tmp_path / "q.jsonl", row), PAIR) == [
+        Question("7", "Translate German to English: Guten Tag.", "Guten Tag.")
+    ]
+
+
+def test_ids_are_text_whatever_they_were(tmp_path: Path) -> None:
+    """Spec-Bench numbers its questions; 7 and "7" in one results file would be two questions."""
+    path = spec_bench(tmp_path / "q.jsonl", {"question_id": 7, "turns": ["a"]}, {"question_id": "x", "turns": ["b"]})
+    assert [question.question_id for question in load_questions(path, PAIR)] == ["7", "x"]
+
+
+def test_only_the_first_turn_is_asked(tmp_path: Path) -> None:
+    """Without the first answer, a second turn makes no sense."""
+    path = spec_bench(tmp_path / "q.jsonl", {"question_id": 1, "turns": ["First.", "Second."]})
+    assert [question.prompt for question in load_questions(path, PAIR)] == ["First."]
+
+
+def test_other_prompts_are_kept_verbatim(tmp_path: Path) -> None:
+    """A prompt that is no translation must reach the target as its author wrote it."""
+    prompt = "  Write a poem:\n\nabout Translate German to English: x  "
+    path = spec_bench(tmp_path / "q.jsonl", {"question_id": 1, "turns": [prompt]})
+    assert load_questions(path, PAIR) == [Question("1", prompt, prompt)]
+
+
+@pytest.mark.parametrize("written", ["English to German", "French to English"])
+def test_prompt_for_another_pair_is_refused(tmp_path: Path, written: str) -> None:
+    """The wrong file would measure a drafter in a language that it was not made for."""
+    row = {"question_id": 1, "turns": [f"Translate {written}: Hello."]}
+    with pytest.raises(InputError, match=rf"q\.jsonl, line 1: the prompt translates {written}, the pair is de-en"):
+        load_questions(spec_bench(tmp_path / "q.jsonl", row), PAIR)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("", "empty line"),
+        ("{", "not JSON"),
+        ({"turns": ["a"]}, "not in the Spec-Bench format"),
+        ({"question_id": 2}, "not in the Spec-Bench format"),
+        ({"question_id": 2, "turns": []}, "not in the Spec-Bench format"),
+        ({"question_id": 2, "turns": "a"}, "not in the Spec-Bench format"),
+        ({"question_id": None, "turns": ["a"]}, "not in the Spec-Bench format"),
+        ({"question_id": 2, "turns": [" "]}, "first turn is empty"),
+        ({"question_id": 2, "turns": [None]}, "first turn is empty"),
+        ({"question_id": 1, "turns": ["again"]}, "question_id 1 stands in an earlier line"),
+        ({"question_id": "1", "turns": ["again"]}, "question_id '1' stands in an earlier line"),
+    ],
+)
+def test_malformed_line_is_named(tmp_path: Path, line: Any, said: str) -> None:
+    """A question that is skipped in silence makes two benchmarks of one name differ."""
+    path = spec_bench(tmp_path / "q.jsonl", {"question_id": 1, "turns": ["a"]}, line)
+    with pytest.raises(InputError) as caught:
+        load_questions(path, PAIR)
+    assert f"{path}, line 2: " in str(caught.value)
+    assert said in str(caught.value)
+
+
+def test_limit_takes_the_first(tmp_path: Path) -> None:
+    """Other questions at each limit would make short runs incomparable with long ones."""
+    assert load_questions("sample", PAIR, limit=3) == load_questions("sample", PAIR)[:3]
+    path = spec_bench(tmp_path / "q.jsonl", *({"question_id": n, "turns": [f"{n}?"]} for n in range(5)))
+    assert [question.question_id for question in load_questions(path, PAIR, limit=2)] == ["0", "1"]
+    assert len(load_questions(path, PAIR, limit=9)) == 5
+
+
+def test_file_without_questions_is_refused(tmp_path: Path) -> None:
+    """A benchmark of nothing would divide by zero after the models were loaded."""
+    with pytest.raises(InputError, match="no questions for de-en"):
+        load_questions(spec_bench(tmp_path / "q.jsonl"), PAIR)
+    with pytest.raises(InputError, match="no such file"):
+        load_questions(str(tmp_path / "absent.jsonl"), PAIR)
+
+
+def test_pair_that_the_sample_lacks_is_refused() -> None:
+    """The sample has six languages; asking it in a seventh must say so."""
+    with pytest.raises(InputError, match="no Spanish"):
+        load_questions("sample", get_pair("es-en"))
+
+
+def test_questions_of_all_sources_are_kept_out(tmp_path: Path) -> None:
+    """A set that is named but not read would leave its questions in the training data."""
+    path = spec_bench(tmp_path / "q.jsonl", {"question_id": 1, "turns": ["Translate German to English:Ganz kurz!"]})
+    decontaminator = keep_out(["sample", path], PAIR)
+    assert decontaminator.reason("Ganz kurz") == "exact match"
+    assert all(decontaminator.reason(sentence.text) for sentence in read_sentences("sample", PAIR, "test"))
+    assert keep_out([path], PAIR).reason(next(read_sentences("sample", PAIR, "test")).text) is None
+
+
+def test_nothing_is_kept_out_without_sources() -> None:
+    """An empty list switches the filter off; it must not drop everything."""
+    assert keep_out([], PAIR).reason("Guten Tag.") is None

@@ -1,0 +1,62 @@
+"""Drafters whose agreement with their target is known."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+
+def set_draft_length(drafter: PreTrainedModel, draft_length: int) -> PreTrainedModel:
+    """Set what publishing writes: so many tokens in each round, and no early stop."""
+    drafter.generation_config.num_assistant_tokens = draft_length
+    drafter.generation_config.num_assistant_tokens_schedule = "constant"
+    drafter.generation_config.assistant_confidence_threshold = 0.0
+    return drafter
+
+
+def successor_model(successors: Sequence[int], eos_token_id: int | None = None) -> PreTrainedModel:
+    """Make a model with hand-set logits: after token `t` comes `successors[t]`, whatever came before."""
+    size = len(successors)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=size,
+            hidden_size=size,
+            intermediate_size=4,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+            max_position_embeddings=512,
+            tie_word_embeddings=False,
+            bos_token_id=None,
+            eos_token_id=eos_token_id,
+            pad_token_id=None,
+        )
+    )
+    with torch.no_grad():
+        model.get_input_embeddings().weight.copy_(torch.eye(size))
+        model.model.layers[0].self_attn.o_proj.weight.zero_()
+        model.model.layers[0].mlp.down_proj.weight.zero_()
+        model.get_output_embeddings().weight.copy_(10 * torch.eye(size)[:, list(successors)])
+    return model.eval()
+
+
+def agreeing(target_model: PreTrainedModel) -> PreTrainedModel:
+    """Make a drafter that is always right: a copy."""
+    return copy.deepcopy(target_model)
+
+
+def disagreeing(target_model: PreTrainedModel) -> PreTrainedModel:
+    """Make a drafter that is never right: the target's least likely token is its most likely one."""
+    drafter = copy.deepcopy(target_model)
+    drafter.lm_head.weight = torch.nn.Parameter(-target_model.lm_head.weight.detach().clone())
+    return drafter
+
+
+def partly_agreeing(target_model: PreTrainedModel, noise: float, seed: int = 0) -> PreTrainedModel:
+    """Make a drafter that is sometimes right: a copy with noise on its layers."""
+    drafter = copy.deepcopy(target_model)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in drafter.model.layers.parameters():
+            weight.add_(noise * torch.randn(weight.shape, generator=generator))
+    return drafter

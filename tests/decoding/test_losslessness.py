@@ -1,0 +1,248 @@
+"""Drafting changes the time, never the text: the same output if greedy, the same distribution if sampled."""
+
+import itertools
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers.generation.candidate_generator import AssistedCandidateGenerator, PromptLookupCandidateGenerator
+
+from drafter_trainer.decoding.metrics import Round, alpha
+from drafter_trainer.decoding.rounds import decode
+from drafter_trainer.decoding.sampling import sampling_arguments
+from tests.decoding.drafts import agreeing, disagreeing, partly_agreeing, set_draft_length
+
+DRAFT_LENGTHS = [1, 2, 5, 8]
+PROMPTS = [[9, 33, 120, 7], [50, 60, 70, 80, 90, 100, 110], [300, 7, 7, 9, 300]]
+
+
+# Greedy: token for token, in fp32.
+
+
+@pytest.mark.parametrize(
+    ("make_drafter", "low", "high"),
+    [
+        pytest.param(disagreeing, 0.0, 0.0, id="never"),
+        pytest.param(agreeing, 1.0, 1.0, id="always"),
+        pytest.param(lambda target_model: partly_agreeing(target_model, 0.015), 0.2, 0.9, id="sometimes"),
+    ],
+)
+def test_greedy_output_with_a_drafter(
+    target_model: PreTrainedModel, make_drafter: Callable[[PreTrainedModel], PreTrainedModel], low: float, high: float
+) -> None:
+    """A drafter that decides a single token, however good it is, answers in the target's place."""
+    drafter = make_drafter(target_model)
+    for prompt in PROMPTS:
+        plain = decode(target_model, prompt, {}, 0.0, 0, 14)
+        rounds: list[Round] = []
+        for draft_length in DRAFT_LENGTHS:
+            set_draft_length(drafter, draft_length)
+            drafted = decode(target_model, prompt, {"assistant_model": drafter}, 0.0, 0, 14)
+            assert drafted.output_ids == plain.output_ids, f"draft length {draft_length}"
+            rounds += drafted.rounds
+        assert low <= alpha(rounds) <= high
+
+
+def test_greedy_output_with_prompt_lookup(target_model: PreTrainedModel) -> None:
+    """The same for drafts copied out of the text: accepted ones, rejected ones, and none."""
+    rounds: list[Round] = []
+    for prompt in PROMPTS:
+        start = decode(target_model, prompt, {}, 0.0, 0, 20).output_ids
+        # The output itself in the prompt, once with an error, gives something to find.
+        text = [*start[:10], 399, *start[11:], *prompt]
+        plain = decode(target_model, text, {}, 0.0, 0, 20)
+        for draft_length in DRAFT_LENGTHS:
+            looked_up = decode(target_model, text, {"prompt_lookup_num_tokens": draft_length}, 0.0, 0, 20)
+            assert looked_up.output_ids == plain.output_ids, f"draft length {draft_length}"
+            rounds += looked_up.rounds
+    assert 0 < alpha(rounds) < 1
+
+
+@pytest.mark.parametrize("draft_length", [2, 5])
+def test_greedy_output_beyond_a_sliding_window(draft_length: int) -> None:
+    """A cache that holds a window must give back what a rejected draft pushed out of it."""
+    torch.manual_seed(0)
+    target_model = Gemma3ForCausalLM(
+        Gemma3TextConfig(
+            vocab_size=100,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            sliding_window=6,
+            layer_types=["sliding_attention", "full_attention"] * 2,
+            max_position_embeddings=256,
+            initializer_range=0.3,
+            tie_word_embeddings=False,
+            bos_token_id=None,
+            eos_token_id=None,
+            pad_token_id=None,
+        )
+    ).eval()
+    prompt = list(range(3, 20))
+    plain = decode(target_model, prompt, {}, 0.0, 0, 24)
+    assert len(set(plain.output_ids)) > 4
+    for make_drafter in (disagreeing, agreeing, lambda model: partly_agreeing(model, 0.05)):
+        drafter = set_draft_length(make_drafter(target_model), draft_length)
+        drafted = decode(target_model, prompt, {"assistant_model": drafter}, 0.0, 0, 24)
+        assert drafted.output_ids == plain.output_ids
+        if make_drafter is agreeing:
+            assert drafted.rounds == 24 // (draft_length + 1) * [Round(draft_length, draft_length, rejected=False)]
+    looked_up = decode(target_model, prompt, {"prompt_lookup_num_tokens": draft_length}, 0.0, 0, 24)
+    assert looked_up.output_ids == plain.output_ids
+
+
+# Sampling: the distribution, on a vocabulary small enough to know it exactly.
+
+TOY_SIZE = 12
+TOY_PROMPT = [10, 2, 2, 7, 8, 11, 9, 7, 11, 5, 3, 8, 8, 2]  # what it has after its first 2 is likely after its last
+TOY_TOKENS = 3
+TOY_DRAFT_LENGTH = 2
+SAMPLES = 600
+WRONG_SAMPLES = 200
+# A lossless method falls below it once in 10,000 choices of seeds; the wrong ones of this module are far below it.
+IMPROBABLE = 1e-4
+
+
+@pytest.fixture(scope="module")
+def toy_target() -> PreTrainedModel:
+    """A target whose every answer of three tokens has a known chance; token 1 ends the text."""
+    torch.manual_seed(9)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=TOY_SIZE,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=512,
+            initializer_range=0.45,
+            bos_token_id=0,
+            eos_token_id=1,
+            pad_token_id=0,
+        )
+    ).eval()
+
+
+def toy_arguments(toy_target: PreTrainedModel, source: str) -> dict[str, Any]:
+    if source == "prompt lookup":
+        return {"prompt_lookup_num_tokens": TOY_DRAFT_LENGTH}
+    drafter = partly_agreeing(toy_target, 0.25)
+    return {"assistant_model": set_draft_length(drafter, TOY_DRAFT_LENGTH)}
+
+
+def exact_chances(toy_target: PreTrainedModel, temperature: float) -> dict[tuple[int, ...], float]:
+    """Compute the chance of every answer from the target's logits alone."""
+    starts = list(itertools.product(range(TOY_SIZE), repeat=TOY_TOKENS - 1))
+    with torch.inference_mode():
+        texts = torch.tensor([TOY_PROMPT + list(start) for start in starts])
+        logits = toy_target(input_ids=texts, use_cache=False).logits[:, len(TOY_PROMPT) - 1 :].double()
+    chances = (logits / temperature).softmax(-1)
+    result: Counter[tuple[int, ...]] = Counter()
+    for row, start in zip(chances, starts):
+        known = 1.0
+        for position, token in enumerate(start):
+            known *= row[position, token].item()
+        for last in range(TOY_SIZE):
+            answer = (*start, last)
+            if 1 in answer:
+                answer = answer[: answer.index(1) + 1]
+            result[answer] += known * row[TOY_TOKENS - 1, last].item()
+    assert sum(result.values()) == pytest.approx(1)
+    return dict(result)
+
+
+def chance_of_these_answers(answers: list[tuple[int, ...]], chances: dict[tuple[int, ...], float]) -> float:
+    """Compute how probable answers are that fit their exact chances no better: Pearson's chi-square test.
+
+    Answers that are expected fewer than five times are taken together, as the test demands.
+    """
+    counts = Counter(answers)
+    assert counts.keys() <= chances.keys()
+    cells = [(counts[answer], len(answers) * chance) for answer, chance in chances.items()]
+    rare = [cell for cell in cells if cell[1] < 5]
+    cells = [cell for cell in cells if cell[1] >= 5]
+    if rare:
+        cells.append((sum(count for count, _ in rare), sum(expected for _, expected in rare)))
+    assert len(cells) > 6
+    statistic = sum((count - expected) ** 2 / expected for count, expected in cells)
+    half_degrees = torch.tensor((len(cells) - 1) / 2, dtype=torch.float64)
+    return torch.special.gammaincc(half_degrees, torch.tensor(statistic / 2, dtype=torch.float64)).item()
+
+
+def sample(
+    toy_target: PreTrainedModel, arguments: dict[str, Any], temperature: float, samples: int
+) -> tuple[list[tuple[int, ...]], list[Round]]:
+    decodings = [decode(toy_target, TOY_PROMPT, arguments, temperature, seed, TOY_TOKENS) for seed in range(samples)]
+    rounds = [round_ for decoding in decodings for round_ in decoding.rounds]
+    return [tuple(decoding.output_ids) for decoding in decodings], rounds
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+@pytest.mark.parametrize("source", ["drafter", "prompt lookup"])
+def test_sampled_answers_have_the_targets_distribution(
+    toy_target: PreTrainedModel, source: str, temperature: float
+) -> None:
+    """A verifier that accepts too much or too little answers in another voice, which no single answer shows."""
+    answers, rounds = sample(toy_target, toy_arguments(toy_target, source), temperature, SAMPLES)
+    assert chance_of_these_answers(answers, exact_chances(toy_target, temperature)) > IMPROBABLE
+    assert 0.1 < alpha(rounds) < 0.9  # it was put to the test: accepted and rejected
+
+
+def claim_uniform_q(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tell the verifier that the drafter drew from a uniform distribution."""
+    right = AssistedCandidateGenerator._generate_candidates
+
+    def wrong(self, generation_args):
+        candidate_ids, candidate_logits = right(self, generation_args)
+        return candidate_ids, torch.zeros_like(candidate_logits)
+
+    monkeypatch.setattr(AssistedCandidateGenerator, "_generate_candidates", wrong)
+
+
+def claim_sampled_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tell the verifier the same of drafts that were copied."""
+    right = PromptLookupCandidateGenerator.get_candidates
+
+    def wrong(self, input_ids, **kwargs):
+        candidate_ids, _ = right(self, input_ids, **kwargs)
+        drafted = candidate_ids.shape[1] - input_ids.shape[1]
+        return candidate_ids, torch.zeros(1, drafted, TOY_SIZE) if drafted else None
+
+    monkeypatch.setattr(PromptLookupCandidateGenerator, "get_candidates", wrong)
+
+
+@pytest.mark.parametrize(
+    ("source", "make_wrong"), [("drafter", claim_uniform_q), ("prompt lookup", claim_sampled_lookup)]
+)
+def test_wrong_distribution_is_noticed(
+    toy_target: PreTrainedModel,
+    monkeypatch: pytest.MonkeyPatch,
+    source: str,
+    make_wrong: Callable[[pytest.MonkeyPatch], None],
+) -> None:
+    """A test of distribution that a verifier with a wrong q passes too would prove nothing."""
+    make_wrong(monkeypatch)
+    answers, _ = sample(toy_target, toy_arguments(toy_target, source), 1.0, WRONG_SAMPLES)
+    assert chance_of_these_answers(answers, exact_chances(toy_target, 1.0)) < IMPROBABLE / 1000
+
+
+def test_sampling_settings_are_the_ones_that_were_asked_for(toy_target: PreTrainedModel) -> None:
+    """A target's own top-k or top-p, left in force, would make every "temperature 1" another one."""
+    own = toy_target.generation_config
+    before = (own.do_sample, own.top_k, own.top_p, own.temperature, own.repetition_penalty)
+    try:
+        own.do_sample, own.top_k, own.top_p, own.temperature, own.repetition_penalty = True, 1, 0.01, 0.01, 5.0
+        answers, _ = sample(toy_target, {}, 1.0, WRONG_SAMPLES)
+        greedy = decode(toy_target, TOY_PROMPT, {}, 0.0, 0, TOY_TOKENS)
+    finally:
+        own.do_sample, own.top_k, own.top_p, own.temperature, own.repetition_penalty = before
+    assert chance_of_these_answers(answers, exact_chances(toy_target, 1.0)) > IMPROBABLE
+    assert greedy.output_ids == decode(toy_target, TOY_PROMPT, {}, 0.0, 0, TOY_TOKENS).output_ids
+    assert sampling_arguments(0.0)["do_sample"] is False
+    assert sampling_arguments(0.7)["temperature"] == 0.7

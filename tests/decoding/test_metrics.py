@@ -1,0 +1,242 @@
+"""Every figure of acceptance, against what can be counted by hand."""
+
+import math
+
+import pytest
+import torch
+
+from drafter_trainer.decoding.metrics import (
+    Round,
+    acceptance_by_position,
+    acceptance_rate,
+    alpha,
+    expected_alpha,
+    greedy_agreement,
+    is_looping,
+    mean_accepted_tokens,
+)
+
+# Four tokens drafted, of which 4, 1 and 0 were accepted; a round cut after 2 of 3; a round without a draft.
+ROUNDS = [
+    Round(4, 4, rejected=False),
+    Round(4, 1, rejected=True),
+    Round(4, 0, rejected=True),
+    Round(3, 2, rejected=False),
+    Round(0, 0, rejected=False),
+]
+
+
+def test_acceptance_rate_is_over_all_that_was_drafted() -> None:
+    """A mean of each round's rate would weigh short drafts like long ones."""
+    assert acceptance_rate(ROUNDS) == 7 / 15
+
+
+def test_alpha_is_over_all_that_was_judged() -> None:
+    """Counting what follows a rejection as rejected would make alpha depend on the draft length."""
+    assert alpha(ROUNDS) == 7 / 9
+    longer = [Round(9 * round_.drafted, round_.accepted, round_.rejected) for round_ in ROUNDS]
+    assert alpha(longer) == alpha(ROUNDS)
+
+
+@pytest.mark.parametrize(("accepted", "rejected", "expected"), [(4, False, 1.0), (0, True, 0.0)])
+def test_alpha_at_its_ends(accepted: int, rejected: bool, expected: float) -> None:
+    """A drafter that is always or never right must not be smoothed towards the middle."""
+    rounds = 3 * [Round(4, accepted, rejected)]
+    assert alpha(rounds) == expected
+    assert acceptance_rate(rounds) == expected
+
+
+def test_alpha_recovers_the_chance_that_was_drawn_from() -> None:
+    """For independent tokens alpha estimates their chance, whatever the draft length; the rate falls short of it."""
+    generator = torch.Generator().manual_seed(0)
+    chance, draft_length = 0.7, 5
+    rounds = []
+    for right in (torch.rand(4000, draft_length, generator=generator) < chance).tolist():
+        accepted = (*right, False).index(False)
+        rounds.append(Round(draft_length, accepted, rejected=accepted < draft_length))
+    assert alpha(rounds) == pytest.approx(chance, abs=0.02)
+    expected = sum(chance**position for position in range(1, draft_length + 1))
+    assert acceptance_rate(rounds) == pytest.approx(expected / draft_length, abs=0.02)
+    # Equation 1 of arXiv 2211.17192.
+    tau = mean_accepted_tokens(sum(round_.accepted + 1 for round_ in rounds), len(rounds))
+    assert tau == pytest.approx((1 - chance ** (draft_length + 1)) / (1 - chance), abs=0.05)
+
+
+def test_acceptance_by_position_is_over_all_rounds() -> None:
+    """Dividing by the rounds that reached a position would show a curve that does not fall."""
+    assert acceptance_by_position(ROUNDS) == [3 / 5, 2 / 5, 1 / 5, 1 / 5]
+
+
+def test_acceptance_by_position_adds_up_to_what_was_accepted() -> None:
+    """A position counted from 0 or left out would break the sum."""
+    by_position = acceptance_by_position(ROUNDS)
+    assert sum(by_position) * len(ROUNDS) == pytest.approx(sum(round_.accepted for round_ in ROUNDS))
+    assert by_position == sorted(by_position, reverse=True)
+
+
+def test_position_that_was_drafted_in_vain_is_shown() -> None:
+    """A curve that ends at the last success would hide how much is drafted for nothing."""
+    assert acceptance_by_position([Round(3, 1, rejected=True)]) == [1.0, 0.0, 0.0]
+
+
+def test_mean_accepted_tokens_counts_the_targets_own() -> None:
+    """1 means no gain at all: counting drafted tokens alone would start at 0."""
+    assert mean_accepted_tokens(tokens=12, rounds=12) == 1
+    assert mean_accepted_tokens(tokens=24, rounds=4) == 6
+
+
+def test_nothing_is_none_and_not_zero() -> None:
+    """A zero where nothing was drafted would be published as a drafter that is never right."""
+    plain = 3 * [Round(0, 0, rejected=False)]
+    for rounds in ([], plain):
+        assert acceptance_rate(rounds) is None
+        assert alpha(rounds) is None
+        assert acceptance_by_position(rounds) == []
+    assert alpha([Round(3, 0, rejected=False)]) is None  # cut before anything was judged
+    assert acceptance_rate([Round(3, 0, rejected=False)]) == 0
+    assert mean_accepted_tokens(0, 0) is None
+
+
+def top(probabilities: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keep the k most likely ids, as they are stored: with their log probabilities in fp16."""
+    logprobs, ids = probabilities.log().topk(k, dim=-1)
+    return ids.int(), logprobs.half()
+
+
+def test_expected_alpha_of_the_target_itself_is_one() -> None:
+    """A shift by one position, or q and p normalised over different ids, would lose some of it."""
+    logits = torch.randn(7, 30, generator=torch.Generator().manual_seed(0))
+    ids = torch.arange(30).repeat(7, 1)
+    torch.testing.assert_close(expected_alpha(logits, ids, logits.log_softmax(-1)), torch.ones(7))
+    torch.testing.assert_close(expected_alpha(logits + 5, ids, logits.log_softmax(-1)), torch.ones(7))
+
+
+def test_expected_alpha_in_closed_form() -> None:
+    """Sum of minima, by hand: q = (1/2, 1/4, 1/8, 1/8), p = (1/4, 1/4, 1/2, 0)."""
+    q = torch.tensor([[0.5, 0.25, 0.125, 0.125]])
+    p = torch.tensor([[0.5, 0.25, 0.25]])
+    ids = torch.tensor([[2, 0, 1]])
+    assert expected_alpha(q.log(), ids, p.log()).item() == pytest.approx(0.125 + 0.25 + 0.25)
+    assert expected_alpha(q.log(), ids[:, :1], p[:, :1].log()).item() == pytest.approx(0.125)
+
+
+def test_expected_alpha_is_symmetric() -> None:
+    """Σ min(p, q) does not know who drafts; a ratio in its place would."""
+    generator = torch.Generator().manual_seed(1)
+    first, second = torch.randn(2, 9, 25, generator=generator)
+    ids = torch.arange(25).repeat(9, 1)
+    one = expected_alpha(first, ids, second.log_softmax(-1))
+    other = expected_alpha(second, ids, first.log_softmax(-1))
+    torch.testing.assert_close(one, other)
+    # One less the total variation distance (corollary 3.6 of arXiv 2211.17192).
+    distance = (first.softmax(-1) - second.softmax(-1)).abs().sum(-1) / 2
+    torch.testing.assert_close(one, 1 - distance)
+
+
+def test_expected_alpha_of_disjoint_distributions_is_zero() -> None:
+    """Padding among the stored ids, or a floor under q, would lift it."""
+    logits = torch.tensor([[50.0, 0.0, 0.0, 0.0]])
+    assert expected_alpha(logits, torch.tensor([[1, 2]]), torch.tensor([[0.5, 0.5]]).log()).item() < 1e-20
+
+
+@pytest.mark.parametrize("k", [1, 5, 20])
+def test_expected_alpha_is_a_lower_bound(k: int) -> None:
+    """Renormalising the stored top k would claim more than the drafter earns."""
+    generator = torch.Generator().manual_seed(2)
+    draft_logits, target_logits = 2 * torch.randn(2, 64, 100, generator=generator)
+    p = target_logits.softmax(-1)
+    full = torch.minimum(draft_logits.softmax(-1), p).sum(-1)
+    bound = expected_alpha(draft_logits, *top(p, k))
+    outside = 1 - p.topk(k).values.sum(-1)
+    slack = 2e-3  # fp16
+    assert bool((bound <= full + slack).all())
+    assert bool((bound >= full - outside - slack).all())
+    assert bool((bound < full).any())
+
+
+@pytest.mark.parametrize("scale", [0.1, 3.0, 30.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_expected_alpha_stays_a_chance(scale: float, dtype: torch.dtype) -> None:
+    """Half precision in the softmax or in the sum would give chances above 1, or NaN."""
+    generator = torch.Generator().manual_seed(3)
+    target_logits = scale * torch.randn(40, 300, generator=generator)
+    p = target_logits.softmax(-1)
+    noise = torch.randn(40, 300, generator=generator)
+    for draft_logits in (target_logits, target_logits + noise, -target_logits):
+        values = expected_alpha(draft_logits.to(dtype), *top(p, 20))
+        assert values.dtype == torch.float32
+        assert values.shape == (40,)
+        assert bool((values >= 0).all())
+        assert bool((values <= 1 + 1e-6).all())
+
+
+def test_expected_alpha_from_half_precision_is_near_the_exact_one() -> None:
+    """Stored log probabilities are fp16: the figure must not move by more than their rounding."""
+    generator = torch.Generator().manual_seed(4)
+    draft_logits, target_logits = torch.randn(2, 50, 200, generator=generator)
+    p = target_logits.softmax(-1)
+    logprobs, ids = p.log().topk(20, dim=-1)
+    exact = torch.minimum(draft_logits.double().softmax(-1).gather(-1, ids), logprobs.double().exp()).sum(-1)
+    torch.testing.assert_close(expected_alpha(draft_logits, ids, logprobs.half()).double(), exact, atol=1e-3, rtol=0)
+
+
+def test_greedy_agreement_compares_the_best_of_both() -> None:
+    """Finding the drafter's token anywhere in the top k would call almost everything an agreement."""
+    logits = torch.tensor([[0.0, 3.0, 1.0], [0.0, 3.0, 1.0], [5.0, 3.0, 1.0]])
+    ids = torch.tensor([[1, 2], [2, 1], [0, 1]], dtype=torch.int32)
+    agreement = greedy_agreement(logits, ids)
+    assert agreement.tolist() == [True, False, True]
+    assert agreement.dtype == torch.bool
+
+
+def test_greedy_agreement_of_a_model_with_itself() -> None:
+    """The stored ids are best first: a model agrees with itself everywhere, and with its opposite nowhere."""
+    logits = torch.randn(20, 50, generator=torch.Generator().manual_seed(5))
+    ids, _ = top(logits.softmax(-1), 20)
+    assert bool(greedy_agreement(logits, ids).all())
+    assert not bool(greedy_agreement(-logits, ids).any())
+
+
+TEXT = [(7 * number * number + 3 * number) % 1009 for number in range(200)]
+
+
+def test_text_is_not_looping() -> None:
+    """Ordinary outputs left out of the figures would leave nothing to publish."""
+    assert len(set(TEXT[:150])) > 100
+    assert not any(is_looping(TEXT[:length]) for length in range(len(TEXT) + 1))
+
+
+@pytest.mark.parametrize("period", [1, 2, 3, 4, 5, 8, 13, 31, 32])
+def test_loop_is_found_at_its_fourth_turn(period: int) -> None:
+    """A loop counts from its fourth turn and 16 tokens on: one less must not, or any list of items would be a loop."""
+    needed = max(4 * period, 16)
+    turns = math.ceil(needed / period) + 1
+    loop = (list(range(2000, 2000 + period)) * turns)[:needed]
+    assert is_looping(TEXT + loop)
+    assert is_looping(loop)
+    assert not is_looping(TEXT + loop[1:])
+    assert not is_looping(loop[1:])
+
+
+def test_loop_within_a_turn_is_found() -> None:
+    """The length limit cuts a loop anywhere, seldom at the end of a turn."""
+    loop = [1, 2, 3, 4, 5] * 6
+    assert all(is_looping(TEXT + loop[:length]) for length in range(20, len(loop) + 1))
+
+
+def test_longer_period_is_not_a_loop() -> None:
+    """Four paragraphs that are alike are long enough to be text."""
+    assert not is_looping(list(range(33)) * 4)
+    assert not is_looping(TEXT + list(range(40)) * 8)
+
+
+def test_loop_that_was_left_is_not_a_loop() -> None:
+    """Only an output that ends in a loop would have gone on with it."""
+    assert not is_looping([5] * 60 + [6])
+    assert not is_looping([5, 6] * 30 + TEXT[:20])
+
+
+@pytest.mark.parametrize("length", [0, 1, 4, 15])
+def test_short_output_is_not_a_loop(length: int) -> None:
+    """An answer of a few equal tokens, or of none, is an answer."""
+    assert not is_looping([5] * length)

@@ -1,0 +1,259 @@
+"""Rounds counted from outside, against drafts whose fate is known."""
+
+import time
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+from transformers.generation.candidate_generator import (
+    AssistedCandidateGenerator,
+    CandidateGenerator,
+    PromptLookupCandidateGenerator,
+)
+
+from drafter_trainer.decoding.metrics import Round, acceptance_rate, alpha, mean_accepted_tokens
+from drafter_trainer.decoding.rounds import Decoding, decode
+from tests.decoding.drafts import agreeing, disagreeing, partly_agreeing, set_draft_length, successor_model
+
+SIZE = 16
+COUNTING = [(token + 1) % SIZE for token in range(SIZE)]
+PROMPTS = [[9, 33, 120, 7], [50, 60, 70, 80, 90, 100, 110], [300, 7, 7, 9, 300]]
+
+
+def counting(eos_token_id: int | None = None) -> PreTrainedModel:
+    """Make a target that counts: 5 after 4, 0 after 15."""
+    return successor_model(COUNTING, eos_token_id)
+
+
+def counting_except(*wrong: int) -> PreTrainedModel:
+    """Make a drafter that counts too, but stands still at some tokens."""
+    return successor_model([token if token in wrong else COUNTING[token] for token in range(SIZE)])
+
+
+def drafting(drafter: PreTrainedModel, draft_length: int) -> dict[str, PreTrainedModel]:
+    return {"assistant_model": set_draft_length(drafter, draft_length)}
+
+
+def assert_whole(decoding: Decoding) -> None:
+    """Check that accepted tokens and the target's own, one for each pass, make up the output."""
+    own = len(decoding.output_ids) - sum(round_.accepted for round_ in decoding.rounds)
+    # The last pass gives no token of its own if the end of text, or the limit, fell among the accepted ones.
+    assert own in (len(decoding.rounds), len(decoding.rounds) - 1)
+    for round_ in decoding.rounds:
+        assert 0 <= round_.accepted <= round_.drafted
+        assert not (round_.rejected and round_.accepted == round_.drafted)
+    for round_ in decoding.rounds[:-1]:
+        assert round_.rejected == (round_.accepted < round_.drafted)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("draft_length", [1, 3, 5])
+def test_always_accepted(target_model: PreTrainedModel, draft_length: int, temperature: float) -> None:
+    """A round of a perfect drafter gives its whole draft and one token more: less would hide what a drafter earns."""
+    arguments = drafting(agreeing(target_model), draft_length)
+    decoding = decode(target_model, PROMPTS[0], arguments, temperature, 0, 4 * (draft_length + 1))
+    assert decoding.rounds == 4 * [Round(draft_length, draft_length, rejected=False)]
+    assert mean_accepted_tokens(len(decoding.output_ids), len(decoding.rounds)) == draft_length + 1
+    assert alpha(decoding.rounds) == 1
+
+
+def test_draft_is_no_longer_than_what_is_left() -> None:
+    """Near the limit fewer tokens are drafted: counting the full draft length would lower the acceptance rate."""
+    decoding = decode(counting(), [1], drafting(counting(), 3), 0.0, 0, 10)
+    assert decoding.output_ids == [2, 3, 4, 5, 6, 7, 8, 9, 10, 11]
+    assert decoding.rounds == [Round(3, 3, False), Round(3, 3, False), Round(1, 1, False)]
+
+
+@pytest.mark.parametrize("draft_length", [1, 3, 5])
+def test_never_accepted(draft_length: int) -> None:
+    """A drafter that is never right leaves the target's token alone: one for each pass, as without it."""
+    decoding = decode(counting(), [1], drafting(counting_except(*range(SIZE)), draft_length), 0.0, 0, 8)
+    assert decoding.output_ids == [2, 3, 4, 5, 6, 7, 8, 9]
+    drafted = [min(draft_length, left - 1) for left in range(8, 0, -1)]
+    assert decoding.rounds == [Round(count, 0, rejected=count > 0) for count in drafted]
+    assert mean_accepted_tokens(8, len(decoding.rounds)) == 1
+    assert alpha(decoding.rounds) == 0
+
+
+def test_sometimes_accepted() -> None:
+    """Every kind of round by hand: an off-by-one in any of them would be published as another acceptance."""
+    decoding = decode(counting(), [1], drafting(counting_except(5, 7, 0), 4), 0.0, 0, 17)
+    assert decoding.output_ids == [*range(2, 16), 0, 1, 2]
+    assert decoding.rounds == [
+        Round(4, 4, rejected=False),  # 2 3 4 5, and 6
+        Round(4, 1, rejected=True),  # 7, not 7; 8
+        Round(4, 4, rejected=False),  # 9 10 11 12, and 13
+        Round(4, 3, rejected=True),  # 14 15 0, not 0; 1
+        Round(0, 0, rejected=False),  # 2: one token was left, which the target gives
+    ]
+    assert alpha(decoding.rounds) == 12 / 14
+    assert acceptance_rate(decoding.rounds) == 12 / 16
+    assert mean_accepted_tokens(17, len(decoding.rounds)) == 17 / 5
+
+
+@pytest.mark.parametrize(
+    ("eos_token_id", "wrong", "expected"),
+    [
+        pytest.param(6, (), [Round(4, 4, False)], id="the target's own token after a whole draft"),
+        pytest.param(9, (), [Round(4, 4, False), Round(3, 3, False)], id="drafted and accepted"),
+        pytest.param(7, (), [Round(4, 4, False), Round(1, 1, False)], id="the first drafted token"),
+        pytest.param(9, (8,), [Round(4, 4, False), Round(4, 2, True)], id="against a wrong draft"),
+        pytest.param(7, (6,), [Round(4, 4, False), Round(4, 0, True)], id="against the first drafted token"),
+        pytest.param(2, (1,), [Round(4, 0, True)], id="at once"),
+    ],
+)
+def test_round_cut_by_the_end_of_text(eos_token_id: int, wrong: tuple[int, ...], expected: list[Round]) -> None:
+    """The last round counts what was accepted, and a rejection only if there was one: answers are short."""
+    decoding = decode(counting(eos_token_id), [1], drafting(counting_except(*wrong), 4), 0.0, 0, 40)
+    assert decoding.output_ids == list(range(2, eos_token_id + 1))
+    assert decoding.rounds == expected
+    assert_whole(decoding)
+
+
+def test_end_of_text_drafted_too_early_is_rejected() -> None:
+    """A drafter that ends too early is wrong like one that says another word; the answer goes on."""
+    drafter = successor_model([9 if token == 3 else COUNTING[token] for token in range(SIZE)])
+    decoding = decode(counting(eos_token_id=9), [1], drafting(drafter, 4), 0.0, 0, 40)
+    assert decoding.output_ids == list(range(2, 10))
+    assert decoding.rounds == [Round(3, 2, rejected=True), Round(4, 4, rejected=False)]
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        (4, Round(8, 4, rejected=False)),  # the limit falls among the accepted: nothing was rejected
+        (8, Round(8, 8, rejected=False)),
+    ],
+)
+def test_round_cut_by_the_limit(limit: int, expected: Round) -> None:
+    """Prompt lookup drafts past the limit: what the limit cuts off was not rejected, and was not accepted either."""
+    decoding = decode(counting(), [*range(1, 10), 1], {"prompt_lookup_num_tokens": 8}, 0.0, 0, limit)
+    assert decoding.output_ids == list(range(2, 2 + limit))
+    assert decoding.rounds == [expected]
+    assert_whole(decoding)
+
+
+def test_limit_after_a_rejection() -> None:
+    """A rejection counts although the limit comes with the token that took the draft's place."""
+    decoding = decode(counting(), [1, 2, 3, 9, 9, 9, 1], {"prompt_lookup_num_tokens": 5}, 0.0, 0, 3)
+    assert decoding.output_ids == [2, 3, 4]
+    assert decoding.rounds == [Round(5, 2, rejected=True)]
+
+
+def test_prompt_lookup_is_counted() -> None:
+    """Prompt lookup stands in the same table: its drafts come without a model, and sometimes there is none."""
+    decoding = decode(counting(), [1, 2, 3, 4, 9, 1], {"prompt_lookup_num_tokens": 3}, 0.0, 0, 10)
+    assert decoding.output_ids == list(range(2, 12))
+    assert decoding.rounds == [
+        Round(3, 3, rejected=False),  # 2 3 4 after the first 1, and 5
+        *4 * [Round(0, 0, rejected=False)],  # 6 7 8 9: nothing like it in the text so far
+        Round(3, 0, rejected=True),  # after the 9 of the prompt came 1 2 3; 10
+        Round(0, 0, rejected=False),  # 11: one token was left
+    ]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_plain_decoding_is_one_pass_for_each_token(target_model: PreTrainedModel, temperature: float) -> None:
+    """The baseline is counted by the same recorder: another pass, or a draft, would move every ratio."""
+    decoding = decode(target_model, PROMPTS[1], {}, temperature, 0, 12)
+    assert 0 < len(decoding.output_ids) <= 12
+    assert decoding.rounds == len(decoding.output_ids) * [Round(0, 0, rejected=False)]
+
+
+def test_plain_decoding_until_the_end_of_text() -> None:
+    """The end token is a token of the output and took a pass."""
+    decoding = decode(counting(eos_token_id=4), [1], {}, 0.0, 0, 12)
+    assert decoding.output_ids == [2, 3, 4]
+    assert decoding.rounds == 3 * [Round(0, 0, rejected=False)]
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_shortest_outputs(limit: int) -> None:
+    """With one token allowed nothing can be drafted, with two one token can."""
+    for temperature in (0.0, 1.0):
+        decoding = decode(counting(), [1], drafting(counting(), 4), temperature, 0, limit)
+        assert decoding.output_ids == [2, 3][:limit]
+        assert decoding.rounds == [Round(limit - 1, limit - 1, rejected=False)]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("source", ["agreeing", "disagreeing", "partly agreeing", "prompt lookup"])
+def test_counts_are_those_of_the_loop_itself(
+    target_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, source: str, temperature: float
+) -> None:
+    """The recorder infers from outside what the loop knows: a change in the loop would make it count otherwise."""
+    seen: list[tuple[int, int]] = []
+
+    def observe(generator: CandidateGenerator, input_ids: torch.Tensor, scores: torch.Tensor, matches: int) -> None:
+        seen.append((scores.shape[1] - 1, int(matches)))
+
+    monkeypatch.setattr(AssistedCandidateGenerator, "update_candidate_strategy", observe)
+    monkeypatch.setattr(PromptLookupCandidateGenerator, "update_candidate_strategy", observe)
+    match source:
+        case "agreeing":
+            arguments = drafting(agreeing(target_model), 4)
+        case "disagreeing":
+            arguments = drafting(disagreeing(target_model), 4)
+        case "partly agreeing":
+            arguments = drafting(partly_agreeing(target_model, 0.015), 4)
+        case _:
+            arguments = {"prompt_lookup_num_tokens": 4}
+    rounds: list[Round] = []
+    for seed, prompt in enumerate(PROMPTS):
+        seen.clear()
+        decoding = decode(target_model, prompt, arguments, temperature, seed, 20)
+        assert_whole(decoding)
+        assert [round_.drafted for round_ in decoding.rounds] == [drafted for drafted, _ in seen]
+        assert [round_.accepted for round_ in decoding.rounds[:-1]] == [matches for _, matches in seen[:-1]]
+        # After a cut the loop takes one token off its last count, whether it was accepted or the target's own.
+        assert decoding.rounds[-1].accepted - seen[-1][1] in (0, 1)
+        rounds += decoding.rounds
+    low, high = {"agreeing": (0.99, 1), "disagreeing": (0, 0.2), "partly agreeing": (0.2, 0.9)}.get(source, (0, 1))
+    assert low <= alpha(rounds) <= high  # all three kinds of rounds were compared
+
+
+def test_recorder_leaves_the_target_alone(target_model: PreTrainedModel) -> None:
+    """A hook left behind would note, and keep in memory, every later pass of the target."""
+    decode(target_model, PROMPTS[0], {}, 0.0, 0, 3)
+    decode(target_model, PROMPTS[0], drafting(agreeing(target_model), 2), 0.0, 0, 3)
+    assert not target_model._forward_pre_hooks
+    assert not target_model._forward_hooks
+
+
+def test_recorder_leaves_the_target_alone_after_an_error(target_model: PreTrainedModel) -> None:
+    """The same when a drafter fails in the middle: the next method is measured on the same target."""
+    drafter = agreeing(target_model)
+    passes = []
+
+    def fail(*_: object) -> None:
+        passes.append(1)
+        if len(passes) == 4:
+            raise RuntimeError("no memory left")
+
+    drafter.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="no memory left"):
+        decode(target_model, PROMPTS[0], drafting(drafter, 2), 0.0, 0, 12)
+    assert not target_model._forward_pre_hooks
+    again = decode(target_model, PROMPTS[0], drafting(agreeing(target_model), 2), 0.0, 0, 6)
+    assert again.rounds == 2 * [Round(2, 2, rejected=False)]
+
+
+def test_seconds_cover_all_passes() -> None:
+    """A clock that stops before the last pass, or starts after the first, would flatter one method over another."""
+    target_model, drafter = counting(), counting()
+    target_model.register_forward_pre_hook(lambda *_: time.sleep(0.02))
+    drafter.register_forward_pre_hook(lambda *_: time.sleep(0.01))
+    plain = decode(target_model, [1], {}, 0.0, 0, 4)
+    assert plain.seconds >= 4 * 0.02
+    drafted = decode(target_model, [1], drafting(drafter, 3), 0.0, 0, 8)
+    assert len(drafted.rounds) == 2
+    assert drafted.seconds >= 2 * (0.02 + 3 * 0.01)
+
+
+def test_seed_alone_decides_what_is_sampled(target_model: PreTrainedModel) -> None:
+    """A benchmark that is run again with its seeds must ask for the same answers, whatever ran before."""
+    first = decode(target_model, PROMPTS[0], {}, 1.0, 7, 20)
+    torch.rand(3)
+    assert decode(target_model, PROMPTS[0], {}, 1.0, 7, 20).output_ids == first.output_ids
+    others = [decode(target_model, PROMPTS[0], {}, 1.0, seed, 20).output_ids for seed in range(3)]
+    assert any(output != first.output_ids for output in others)

@@ -1,0 +1,281 @@
+"""Distillation as a whole: killed at any moment, it goes on with nothing lost and nothing twice."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from drafter_trainer.distillation import distill
+from drafter_trainer.distillation.engines import TransformersEngine
+from drafter_trainer.distillation.filters import reason_to_drop
+from drafter_trainer.distillation.requests import Prompt, Request, build_requests, cut_batches
+from drafter_trainer.distillation.store import TOP_K, Answer, RowStore
+from drafter_trainer.errors import DamagedStoreError
+from drafter_trainer.targets import Target
+from tests.conftest import make_model, make_tokenizer
+from tests.distillation.conftest import PAIR, REQUEST, sample_prompts, stored_rows
+
+TARGET = Target("tests/tiny-target", "abc", "nowhere")
+BATCH = 5
+END = 2
+
+
+class RecordingEngine:
+    """Answer with another engine, note what was asked, and stop as a user would after so many batches."""
+
+    name = "transformers"
+
+    def __init__(self, engine: Any, batches: int | None = None) -> None:
+        self.engine = engine
+        self.batches = batches
+        self.asked: list[str] = []
+
+    def answer(self, requests: Sequence[Request]) -> list[Answer]:
+        """Answer a batch, or raise KeyboardInterrupt."""
+        if self.batches == 0:
+            raise KeyboardInterrupt
+        if self.batches is not None:
+            self.batches -= 1
+        self.asked += [request.key for request in requests]
+        return self.engine.answer(requests)
+
+
+class BatchedEngine:
+    """Answer from the batch as a whole, as sampling does, and every third request with the end token alone."""
+
+    name = "transformers"
+
+    def answer(self, requests: Sequence[Request]) -> list[Answer]:
+        """Derive each answer from the first key of the batch and the place in it."""
+        random = np.random.default_rng(int(requests[0].key[:15], 16))
+        return [self._answer(random, request) for request in requests]
+
+    def _answer(self, random: np.random.Generator, request: Request) -> Answer:
+        drawn = random.integers(5, 400, 4).tolist()
+        response = [END] if int(request.key, 16) % 3 == 0 else [*drawn, END]
+        topk = random.permutation(400)[:TOP_K][None].repeat(len(response), axis=0)
+        return Answer(response, topk, -np.ones((len(response), TOP_K)), "stop")
+
+
+def run(requests: Sequence[Request], engine: Any, folder: Path, process: tuple[int, int] = (0, 1)) -> RecordingEngine:
+    """Distil into a folder, as process `(rank, processes)`, with an engine that notes what it is asked."""
+    recording = engine if isinstance(engine, RecordingEngine) else RecordingEngine(engine)
+    distill(requests, recording, RowStore(folder, process[0]), BATCH, "English", [0, 1, END], process)
+    return recording
+
+
+@pytest.fixture
+def requests(prompts: list[Prompt]) -> list[Request]:
+    """Four batches of greedy and eight of sampled answers."""
+    return build_requests(prompts, [0.0, 0.7, 1.0], 2, 0, 8, PAIR, TARGET)
+
+
+@pytest.fixture
+def engine(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> TransformersEngine:
+    """The engine over the tiny target."""
+    return TransformersEngine(target_model, tokenizer.pad_token_id)
+
+
+def test_every_request_is_answered_once(tmp_path: Path, requests: list[Request], engine: TransformersEngine) -> None:
+    """Prevent requests that are never asked, asked twice, or stored under another's key."""
+    asked = run(requests, engine, tmp_path).asked
+    assert sorted(asked) == sorted(request.key for request in requests)
+    rows = {row["key"]: row for row in stored_rows(RowStore(tmp_path))}
+    assert rows.keys() == set(asked)
+    for request in requests:
+        row = rows[request.key]
+        assert (tuple(row["prompt_ids"]), row["seed"]) == (request.prompt_ids, request.seed)
+        if request.temperature == 0:
+            assert row["response_ids"] == [step[0] for step in row["topk_ids"]]
+
+
+def test_a_run_that_is_finished_asks_nothing(
+    tmp_path: Path, requests: list[Request], engine: TransformersEngine
+) -> None:
+    """Prevent a second run from paying for the whole corpus again."""
+    run(requests, engine, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert run(requests, engine, tmp_path).asked == []
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("batches", [0, 1, 4, 7, 12])
+def test_an_interrupted_run_goes_on_where_it_was(
+    tmp_path: Path, requests: list[Request], engine: TransformersEngine, batches: int
+) -> None:
+    """Prevent an interrupt from losing rows, from repeating work, and from changing what is sampled after it."""
+    assert len(cut_batches(requests, BATCH)) == 13
+    run(requests, engine, tmp_path / "whole")
+    first = RecordingEngine(engine, batches)
+    with pytest.raises(KeyboardInterrupt):
+        run(requests, first, tmp_path / "interrupted")
+    assert {row["key"] for row in stored_rows(RowStore(tmp_path / "interrupted"))} == set(first.asked)
+    # A caller may list its requests in another order the second time.
+    second = run(requests[::-1], engine, tmp_path / "interrupted")
+    assert sorted(first.asked + second.asked) == sorted(request.key for request in requests)
+    assert stored_rows(RowStore(tmp_path / "interrupted")) == stored_rows(RowStore(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("kept", ["rows", "dropped"])
+def test_an_interrupt_between_rows_and_drops_changes_nothing(
+    tmp_path: Path, requests: list[Request], monkeypatch: pytest.MonkeyPatch, kept: str
+) -> None:
+    """Prevent a batch of which only a part was stored from being sampled anew as a smaller, other batch."""
+    run(requests, BatchedEngine(), tmp_path / "whole")
+    lost = {"rows": "write_dropped", "dropped": "write"}[kept]
+    write = getattr(RowStore, lost)
+    calls = []
+
+    def interrupt(store: RowStore, *given: Any) -> None:
+        calls.append(given)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        write(store, *given)
+
+    monkeypatch.setattr(RowStore, lost, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(requests, BatchedEngine(), tmp_path / "interrupted")
+    monkeypatch.undo()
+    run(requests, BatchedEngine(), tmp_path / "interrupted")
+    whole, interrupted = RowStore(tmp_path / "whole"), RowStore(tmp_path / "interrupted")
+    assert stored_rows(interrupted) == stored_rows(whole)
+    assert interrupted.drops() == whole.drops()
+
+
+def test_empty_answers_are_dropped_and_counted_once(tmp_path: Path, requests: list[Request]) -> None:
+    """Prevent answers without text from reaching training, and drops that are counted again after a resume."""
+    empty = {request.key for request in requests if int(request.key, 16) % 3 == 0}
+    with pytest.raises(KeyboardInterrupt):
+        run(requests, RecordingEngine(BatchedEngine(), 6), tmp_path)
+    first = RowStore(tmp_path).drops().total()
+    assert 0 < first < len(empty)
+    run(requests, BatchedEngine(), tmp_path)
+    run(requests, BatchedEngine(), tmp_path)
+    store = RowStore(tmp_path)
+    assert store.drops() == {"empty answer (English)": len(empty)}
+    assert {row["key"] for row in stored_rows(store)} == {request.key for request in requests} - empty
+
+
+def test_a_deleted_shard_is_asked_for_again(
+    tmp_path: Path, requests: list[Request], engine: TransformersEngine
+) -> None:
+    """Prevent the advice of the error, to delete a damaged shard and go on, from giving other rows than before."""
+    run(requests, engine, tmp_path)
+    store = RowStore(tmp_path)
+    before = stored_rows(store)
+    damaged = store.shards()[6]
+    keys = pq.read_table(damaged)["key"].to_pylist()
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    with pytest.raises(DamagedStoreError, match=damaged.name):
+        run(requests, engine, tmp_path)
+    damaged.unlink()
+    assert sorted(run(requests, engine, tmp_path).asked) == sorted(keys)
+    assert stored_rows(store) == before
+
+
+def test_two_processes_give_the_rows_of_one(
+    tmp_path: Path, requests: list[Request], engine: TransformersEngine
+) -> None:
+    """Prevent several processes from asking for the same, leaving something out, or sampling otherwise."""
+    run(requests, engine, tmp_path / "one")
+    asked = [run(requests, engine, tmp_path / "two", (rank, 2)).asked for rank in (0, 1)]
+    assert all(asked)
+    assert set(asked[0]).isdisjoint(asked[1])
+    assert stored_rows(RowStore(tmp_path / "two")) == stored_rows(RowStore(tmp_path / "one"))
+
+
+def test_another_number_of_processes_may_go_on(
+    tmp_path: Path, requests: list[Request], engine: TransformersEngine
+) -> None:
+    """Prevent a run that two processes began from being asked anew, or otherwise, when one goes on with it."""
+    run(requests, engine, tmp_path / "one")
+    with pytest.raises(KeyboardInterrupt):
+        run(requests, RecordingEngine(engine, 2), tmp_path / "two", (0, 2))
+    begun = run(requests, engine, tmp_path / "two", (1, 2)).asked
+    rest = run(requests, engine, tmp_path / "two").asked
+    assert set(begun).isdisjoint(rest)
+    assert stored_rows(RowStore(tmp_path / "two")) == stored_rows(RowStore(tmp_path / "one"))
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from tests.distillation.test_distill import run_to_be_killed
+
+write_table = pq.write_table
+calls = []
+
+
+def die(table, path):
+    calls.append(path)
+    write_table(table, path)
+    if len(calls) == 4:
+        path.write_bytes(path.read_bytes()[:300])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+pq.write_table = die
+run_to_be_killed(Path(sys.argv[1]))
+"""
+
+
+def run_to_be_killed(folder: Path) -> None:
+    """Do the run of the tests in a process of its own."""
+    torch.set_num_threads(1)
+    tokenizer = make_tokenizer()
+    requests = build_requests(sample_prompts(tokenizer, 12), [0.0, 0.7, 1.0], 2, 0, 8, PAIR, TARGET)
+    run(requests, TransformersEngine(make_model(tokenizer), tokenizer.pad_token_id), folder)
+
+
+def test_a_process_killed_in_the_middle_of_a_write_loses_nothing(
+    tmp_path: Path, requests: list[Request], engine: TransformersEngine
+) -> None:
+    """Prevent a kill, after which nothing is tidied up, from leaving half a shard or other rows than without it."""
+    run(requests, engine, tmp_path / "whole")
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "killed")],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    store = RowStore(tmp_path / "killed")
+    assert len(store.shards()) == 3
+    assert any(path.name.startswith(".partial-") for path in store.folder.iterdir())
+    done = store.keys()
+    asked = run(requests, engine, store.folder).asked
+    assert sorted([*done, *asked]) == sorted(request.key for request in requests)
+    assert stored_rows(store) == stored_rows(RowStore(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize(
+    ("response", "reason"),
+    [([END], "empty answer"), ([0, END], "empty answer"), ([7, END], None), ([7], None)],
+)
+def test_only_answers_without_text_are_dropped(response: list[int], reason: str | None) -> None:
+    """Prevent short answers, and those that the limit cut, from being taken for empty ones."""
+    assert reason_to_drop(Answer(response, None, None, "length"), {0, 1, END}) == reason
+
+
+def test_requests_of_another_target_are_asked_beside_what_is_stored(tmp_path: Path) -> None:
+    """Prevent a new revision of the target from being taken for done because the prompts are the same."""
+    requests = [replace(REQUEST, seed=seed) for seed in range(4)]
+    run(requests, BatchedEngine(), tmp_path)
+    newer = [replace(request, target_revision="newer") for request in requests]
+    run(requests + newer, BatchedEngine(), tmp_path)
+    assert RowStore(tmp_path).keys() == {request.key for request in requests + newer}

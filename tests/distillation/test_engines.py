@@ -1,0 +1,185 @@
+"""The engine that makes the target answer, and what it notes on the way."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from drafter_trainer.distillation.engines import TransformersEngine
+from drafter_trainer.distillation.requests import Prompt, Request
+from drafter_trainer.distillation.store import TOP_K
+from tests.distillation.conftest import REQUEST
+
+LENGTH = 24
+
+
+def ask(prompts: list[Prompt], temperature: float, seed: int = 0, max_new_tokens: int = LENGTH) -> list[Request]:
+    """Make one batch."""
+    return [
+        replace(
+            REQUEST, prompt_ids=prompt.prompt_ids, temperature=temperature, seed=seed, max_new_tokens=max_new_tokens
+        )
+        for prompt in prompts
+    ]
+
+
+def logprobs_of(model: PreTrainedModel, request: Request, response_ids: list[int]) -> torch.Tensor:
+    """Score an answer alone, without padding and without cache: `(tokens, vocabulary)` at temperature 1."""
+    ids = torch.tensor([[*request.prompt_ids, *response_ids]])
+    with torch.inference_mode():
+        logits = model(input_ids=ids, use_cache=False).logits[0]
+    return logits[len(request.prompt_ids) - 1 : -1].double().log_softmax(dim=-1)
+
+
+def greedy_alone(model: PreTrainedModel, request: Request) -> list[int]:
+    """Decode a prompt greedily by repeated full passes."""
+    ids = [*request.prompt_ids]
+    for _ in range(request.max_new_tokens):
+        with torch.inference_mode():
+            ids.append(int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+    return ids[len(request.prompt_ids) :]
+
+
+@pytest.fixture
+def engine(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> TransformersEngine:
+    """An engine over the tiny target, whose generation configuration a test may set."""
+    return TransformersEngine(target_model, tokenizer.pad_token_id)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.3, 1.0])
+def test_top_k_is_the_raw_distribution_of_a_teacher_forced_pass(
+    engine: TransformersEngine, prompts: list[Prompt], temperature: float
+) -> None:
+    """Prevent targets of training that are shifted by one, disturbed by padding, or divided by the temperature."""
+    requests = ask(prompts, temperature)
+    assert len({len(request.prompt_ids) for request in requests}) > 3
+    for request, answer in zip(requests, engine.answer(requests)):
+        logprobs = logprobs_of(engine.model, request, answer.response_ids)
+        assert answer.topk_ids.shape == answer.topk_logprobs.shape == (len(answer.response_ids), TOP_K)
+        expected = logprobs.topk(TOP_K).values
+        torch.testing.assert_close(torch.from_numpy(answer.topk_logprobs).double(), expected, atol=1e-4, rtol=0)
+        at_ids = logprobs.gather(-1, torch.from_numpy(answer.topk_ids))
+        torch.testing.assert_close(at_ids, expected, atol=1e-4, rtol=0)
+
+
+def test_greedy_answers_equal_generate_on_each_prompt_alone(engine: TransformersEngine, prompts: list[Prompt]) -> None:
+    """Prevent a batch's padding from changing what the target says."""
+    requests = ask(prompts, 0.0)
+    for request, answer in zip(requests, engine.answer(requests)):
+        alone = engine.model.generate(
+            input_ids=torch.tensor([request.prompt_ids]),
+            attention_mask=torch.ones(1, len(request.prompt_ids), dtype=torch.long),
+            max_new_tokens=LENGTH,
+            do_sample=False,
+            pad_token_id=engine.pad_id,
+        )
+        assert answer.response_ids == alone[0, len(request.prompt_ids) :].tolist()
+        assert answer.response_ids == answer.topk_ids[:, 0].tolist()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_answers_end_with_the_end_token_only_where_the_target_ended(
+    target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt], temperature: float
+) -> None:
+    """Prevent an end token that the limit, not the target, put there, a lost one, and padding kept as an answer."""
+    free = TransformersEngine(target_model, tokenizer.pad_token_id).answer(ask(prompts, temperature))
+    # What some answers say in their middle is made an end token beside the usual one.
+    end_id = free[0].response_ids[LENGTH // 2]
+    target_model.generation_config.eos_token_id = [tokenizer.eos_token_id, end_id]
+    engine = TransformersEngine(target_model, tokenizer.pad_token_id)
+    answers = engine.answer(ask(prompts, temperature))
+    assert {answer.finish_reason for answer in answers} == {"stop", "length"}
+    for answer, whole in zip(answers, free):
+        stops = answer.finish_reason == "stop"
+        assert stops == (end_id in whole.response_ids)
+        length = whole.response_ids.index(end_id) + 1 if stops else LENGTH
+        assert answer.response_ids == whole.response_ids[:length]
+        assert (answer.response_ids[-1] == end_id) == stops
+        assert len(answer.topk_ids) == len(answer.topk_logprobs) == length
+
+
+def test_a_single_end_token_is_understood(
+    target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]
+) -> None:
+    """Prevent the usual configuration, one number and no list, from never ending an answer."""
+    (free,) = TransformersEngine(target_model, tokenizer.pad_token_id).answer(ask(prompts[:1], 0.0))
+    target_model.generation_config.eos_token_id = free.response_ids[3]
+    (answer,) = TransformersEngine(target_model, tokenizer.pad_token_id).answer(ask(prompts[:1], 0.0))
+    first = free.response_ids.index(free.response_ids[3])
+    assert (answer.response_ids, answer.finish_reason) == (free.response_ids[: first + 1], "stop")
+
+
+def test_the_same_batch_is_answered_alike_and_another_seed_differently(
+    engine: TransformersEngine, prompts: list[Prompt]
+) -> None:
+    """Prevent a repeated run from giving other rows, and several samples of a prompt from being one."""
+    first = [answer.response_ids for answer in engine.answer(ask(prompts, 1.0))]
+    torch.manual_seed(99)
+    assert [answer.response_ids for answer in engine.answer(ask(prompts, 1.0))] == first
+    other = [answer.response_ids for answer in engine.answer(ask(prompts, 1.0, seed=1))]
+    assert all(one != two for one, two in zip(first, other))
+
+
+def test_repeated_prompts_in_a_batch_are_sampled_apart(engine: TransformersEngine, prompts: list[Prompt]) -> None:
+    """Prevent the texts from the start token, one prompt many times, from all being the same."""
+    requests = [replace(request, seed=seed) for seed in range(8) for request in ask(prompts[:1], 1.0)]
+    assert len({tuple(answer.response_ids) for answer in engine.answer(requests)}) == 8
+
+
+def misfit(counts: np.ndarray, probabilities: np.ndarray) -> float:
+    """Compute Pearson's chi-square with the outcomes that are expected less than five times merged."""
+    expected = probabilities * counts.sum()
+    rare = expected < 5
+    counts = np.append(counts[~rare], counts[rare].sum())
+    expected = np.append(expected[~rare], expected[rare].sum())
+    return float(((counts - expected) ** 2 / expected).sum() / (len(counts) - 1))
+
+
+@pytest.mark.parametrize(("temperature", "other"), [(0.7, 1.0), (1.0, 0.7)])
+def test_sampling_follows_the_temperature_and_nothing_else(
+    engine: TransformersEngine, prompts: list[Prompt], temperature: float, other: float
+) -> None:
+    """Prevent settings of the target's own generation_config.json from narrowing what is sampled."""
+    config = engine.model.generation_config
+    config.do_sample = True
+    config.temperature, config.top_k, config.top_p, config.typical_p = 0.1, 5, 0.1, 0.1
+    config.min_p, config.top_h, config.epsilon_cutoff, config.eta_cutoff = 0.9, 0.1, 0.1, 0.1
+    config.repetition_penalty, config.no_repeat_ngram_size = 3.0, 1
+    # The statistic is fixed by the seed: 1 is expected, and 1.6 is rarer than one in ten thousand.
+    request = ask(prompts[:1], temperature, max_new_tokens=1)[0]
+    answers = engine.answer([replace(request, seed=seed) for seed in range(4000)])
+    vocabulary = engine.model.config.vocab_size
+    counts = np.bincount([answer.response_ids[0] for answer in answers], minlength=vocabulary)
+    logprobs = logprobs_of(engine.model, request, [0])[0]
+    assert misfit(counts, (logprobs / temperature).softmax(dim=-1).numpy()) < 1.6
+    assert misfit(counts, (logprobs / other).softmax(dim=-1).numpy()) > 5
+
+
+def test_greedy_answers_ignore_the_targets_own_penalties(engine: TransformersEngine, prompts: list[Prompt]) -> None:
+    """Prevent a repetition penalty or beams in the target's configuration from passing for its own opinion."""
+    config = engine.model.generation_config
+    config.do_sample, config.num_beams, config.temperature = True, 3, 2.0
+    config.repetition_penalty, config.no_repeat_ngram_size = 3.0, 2
+    requests = ask(prompts[:4], 0.0)
+    answers = engine.answer(requests)
+    assert [answer.response_ids for answer in answers] == [greedy_alone(engine.model, request) for request in requests]
+    for request, answer in zip(requests, answers):
+        logprobs = logprobs_of(engine.model, request, answer.response_ids)
+        expected = logprobs.topk(TOP_K).values.float().numpy()
+        np.testing.assert_allclose(answer.topk_logprobs, expected, atol=1e-4)
+
+
+def test_half_precision_targets_give_normalised_log_probabilities(
+    target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]
+) -> None:
+    """Prevent distributions that sum to more than one because they were normalised in bfloat16."""
+    engine = TransformersEngine(target_model.to(torch.bfloat16), tokenizer.pad_token_id)
+    for request, answer in zip(ask(prompts[:3], 0.0), engine.answer(ask(prompts[:3], 0.0))):
+        ids = torch.tensor([[*request.prompt_ids, *answer.response_ids]])
+        with torch.inference_mode():
+            logits = target_model(input_ids=ids).logits[0, len(request.prompt_ids) - 1]
+        expected = logits.float().log_softmax(dim=-1).topk(TOP_K).values.exp().sum()
+        assert float(np.exp(answer.topk_logprobs[0]).sum()) == pytest.approx(float(expected), abs=0.02)
+        assert (np.exp(answer.topk_logprobs).sum(axis=-1) < 1).all()

@@ -1,0 +1,115 @@
+"""The shape that a drafter takes from its target."""
+
+import copy
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    GemmaConfig,
+    LlamaConfig,
+    PretrainedConfig,
+    Qwen3Config,
+)
+
+from drafter_trainer.drafters.configuration import draft_config
+from drafter_trainer.errors import InputError
+
+SMALL = {
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "bos_token_id": 3,
+    "eos_token_id": 4,
+    "pad_token_id": 5,
+}
+FAMILIES = [LlamaConfig, GemmaConfig, Qwen3Config, Gemma3TextConfig]
+
+
+@pytest.fixture(params=FAMILIES, ids=lambda family: family.__name__)
+def target_config(request: pytest.FixtureRequest) -> PretrainedConfig:
+    """A small target of each family."""
+    return request.param(**SMALL)
+
+
+def test_drafter_keeps_what_assisted_decoding_compares(target_config: PretrainedConfig) -> None:
+    """Another vocabulary or other special ids would make the drafter useless for its target."""
+    config = draft_config(target_config, num_hidden_layers=2)
+    assert type(config) is type(target_config)
+    assert config.num_hidden_layers == 2
+    for name in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "hidden_size"):
+        assert getattr(config, name) == getattr(target_config, name), name
+
+
+def test_target_config_stays_as_it_is(target_config: PretrainedConfig) -> None:
+    """A configuration shared with the target would shrink the target that is loaded after it."""
+    before = copy.deepcopy(target_config.to_dict())
+    config = draft_config(target_config, num_hidden_layers=2, hidden_size=16, intermediate_size=24)
+    config.rope_parameters["marked"] = 1
+    if target_config.to_dict().get("layer_types"):
+        config.layer_types[0] = "marked"
+    assert target_config.to_dict() == before
+
+
+@pytest.mark.parametrize("layers", [1, 2, 7, 8])
+def test_drafter_is_built_and_runs(target_config: PretrainedConfig, layers: int) -> None:
+    """A list of layer types longer or shorter than the drafter is deep is refused by transformers."""
+    config = draft_config(target_config, layers)
+    if types := getattr(target_config, "layer_types", None):
+        assert config.layer_types == types[:layers]
+    model = AutoModelForCausalLM.from_config(config)
+    assert len(model.model.layers) == layers
+    assert model(input_ids=torch.tensor([[1, 2, 3]])).logits.shape == (1, 3, 50)
+
+
+def test_gemma_of_the_paper_has_its_size() -> None:
+    """A width that is dropped on the way would give a drafter several times as large as the paper's (its Table 4)."""
+    target_config = GemmaConfig()  # Gemma 7B
+    config = draft_config(
+        target_config,
+        num_hidden_layers=2,
+        hidden_size=768,
+        intermediate_size=6144,
+        num_attention_heads=16,
+        num_key_value_heads=2,
+        head_dim=256,
+    )
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    # Embeddings, tied with the head; per layer queries and output, keys and values, the gated MLP, two norms; a norm.
+    layer = 2 * 768 * 16 * 256 + 2 * 768 * 2 * 256 + 3 * 768 * 6144 + 2 * 768
+    assert model.num_parameters() == 256000 * 768 + 2 * layer + 768
+    assert model.num_parameters() == pytest.approx(239e6, rel=0.002)
+    assert (config.vocab_size, config.hidden_act) == (256000, "gelu_pytorch_tanh")
+
+
+def test_other_heads_divide_the_width_among_them() -> None:
+    """The target's head width under another number of heads would give attention of an unforeseen size."""
+    target_config = LlamaConfig(**SMALL)
+    assert draft_config(target_config, 1, num_attention_heads=2).head_dim == 16
+    assert draft_config(target_config, 1, hidden_size=64, num_attention_heads=8).head_dim == 8
+    assert draft_config(target_config, 1, num_attention_heads=2, head_dim=12).head_dim == 12
+    assert draft_config(target_config, 1).head_dim == target_config.head_dim
+
+
+@pytest.mark.parametrize(
+    ("family", "widths", "named"),
+    [
+        # Refused by nobody before the first pass, which fails over shapes of matrices.
+        (LlamaConfig, {"num_attention_heads": 1}, "num_attention_heads 1 is no multiple of num_key_value_heads 2"),
+        (LlamaConfig, {"num_key_value_heads": 3}, "num_attention_heads 4 is no multiple of num_key_value_heads 3"),
+        (LlamaConfig, {"num_attention_heads": 6}, "not a multiple of the number of attention heads"),
+        (Qwen3Config, {"num_hidden_layers": 9}, "num_hidden_layers 9"),
+        (Gemma3TextConfig, {"num_hidden_layers": 9}, "num_hidden_layers 9"),
+    ],
+)
+def test_impossible_shape_is_refused(family: type[PretrainedConfig], widths: dict[str, int], named: str) -> None:
+    """A shape that no model of the family has must end in a line that names it, not in a traceback."""
+    with pytest.raises(InputError, match=named) as caught:
+        draft_config(family(**SMALL), **{"num_hidden_layers": 2, **widths})
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,73 @@
+"""`drafter.json`."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from drafter_trainer.drafters.description import FILE_NAME, SCHEMA_VERSION, DrafterDescription
+from drafter_trainer.errors import InputError
+
+DESCRIPTION = DrafterDescription(
+    name="tiny-target-drafter-de-en",
+    target="tests/tiny-target",
+    target_revision="sha256:0123",
+    tokenizer_sha256="ab" * 32,
+    pair="de-en",
+    draft_length=4,
+    training={"finetune": {"rows": 12, "corpus": "Sätze"}},
+    versions={"torch": "2.13"},
+)
+
+
+def test_description_is_read_as_it_was_written(tmp_path: Path) -> None:
+    """A field lost between writing and reading would be lost from every card."""
+    assert DrafterDescription.from_json(DESCRIPTION.to_json(), "here") == DESCRIPTION
+    (tmp_path / FILE_NAME).write_text(DESCRIPTION.to_json(), encoding="utf-8")
+    assert DrafterDescription.read(tmp_path) == DESCRIPTION
+    assert json.loads(DESCRIPTION.to_json())["schema_version"] == SCHEMA_VERSION
+    assert "Sätze" in DESCRIPTION.to_json()
+
+
+@pytest.mark.parametrize("name", ["name", "target_revision", "draft_length", "training"])
+def test_missing_field_is_named(name: str) -> None:
+    """A default in its place would be a claim that nobody made."""
+    values = json.loads(DESCRIPTION.to_json())
+    del values[name]
+    with pytest.raises(InputError, match=f"here lacks {name}: publish"):
+        DrafterDescription.from_json(json.dumps(values), "here")
+
+
+def test_unknown_field_is_named() -> None:
+    """A setting that this release does not know would be dropped in silence."""
+    values = json.loads(DESCRIPTION.to_json()) | {"early_exit": 2, "draft_tree": 1}
+    with pytest.raises(InputError, match="here has unknown fields draft_tree, early_exit"):
+        DrafterDescription.from_json(json.dumps(values), "here")
+
+
+@pytest.mark.parametrize("version", [0, SCHEMA_VERSION + 1, None, str(SCHEMA_VERSION)])
+def test_other_schema_version_is_refused(version: object) -> None:
+    """Fields of another version may bear the same names and mean something else."""
+    values = json.loads(DESCRIPTION.to_json()) | {"schema_version": version, "unknown": 1}
+    with pytest.raises(InputError, match=f"here is of schema version {version}, expected {SCHEMA_VERSION}"):
+        DrafterDescription.from_json(json.dumps(values), "here")
+
+
+@pytest.mark.parametrize("text", ["[]", "null", '"drafter"', "3"])
+def test_json_that_is_no_object_is_refused(text: str) -> None:
+    """Valid JSON of another kind must end in a line, not in an attribute error."""
+    with pytest.raises(InputError, match="here is of schema version None"):
+        DrafterDescription.from_json(text, "here")
+
+
+@pytest.mark.parametrize("text", ["", DESCRIPTION.to_json()[:-20]])
+def test_damaged_file_is_refused(text: str) -> None:
+    """A file cut by a broken download must be told from a drafter."""
+    with pytest.raises(InputError, match="here is not JSON"):
+        DrafterDescription.from_json(text, "here")
+
+
+def test_folder_without_description_is_no_drafter(tmp_path: Path) -> None:
+    """Any model's folder would pass for a drafter."""
+    with pytest.raises(InputError, match=f"{tmp_path} has no drafter.json"):
+        DrafterDescription.read(tmp_path)

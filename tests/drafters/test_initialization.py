@@ -1,0 +1,294 @@
+"""The weights that a drafter starts from."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedModel
+
+from drafter_trainer.arguments import DrafterArguments
+from drafter_trainer.drafters.configuration import draft_config
+from drafter_trainer.drafters.initialization import (
+    from_checkpoint,
+    from_scratch,
+    from_target_embeddings,
+    from_target_layers,
+    initialise_drafter,
+)
+from drafter_trainer.errors import IncompatibleTokenizerError, InputError
+from drafter_trainer.languages import get_pair
+from drafter_trainer.targets import Target
+from tests.conftest import make_model, make_tokenizer
+
+PROBES = get_pair("de-en").probes
+IDS = torch.tensor([[9, 33, 120, 7, 250, 61]])
+
+
+def logits(model: PreTrainedModel) -> torch.Tensor:
+    with torch.inference_mode():
+        return model.eval()(input_ids=IDS).logits
+
+
+def make_checkpoint(folder: Path, model: PreTrainedModel, tokenizer) -> str:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def layer_weights(model: PreTrainedModel, layer: int) -> dict[str, torch.Tensor]:
+    return dict(model.model.layers[layer].state_dict())
+
+
+def assert_equal_layers(drafter: PreTrainedModel, target_model: PreTrainedModel, chosen: list[int]) -> None:
+    assert len(drafter.model.layers) == len(chosen)
+    for position, layer in enumerate(chosen):
+        expected = layer_weights(target_model, layer)
+        for name, weight in layer_weights(drafter, position).items():
+            assert torch.equal(weight, expected[name]), f"layer {position}: {name}"
+
+
+@pytest.fixture
+def untied(tokenizer) -> PreTrainedModel:
+    """A target whose head is not its embeddings."""
+    model = make_model(tokenizer)
+    config = copy.deepcopy(model.config)
+    config.tie_word_embeddings = False
+    torch.manual_seed(7)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def test_scratch_takes_nothing_from_the_target(target: Target, target_model: PreTrainedModel, tokenizer) -> None:
+    """Weights that come from the target would make "scratch" a comparison with itself."""
+    torch.manual_seed(3)
+    drafter = initialise_drafter(
+        DrafterArguments("scratch", num_hidden_layers=2, hidden_size=16), target, tokenizer, PROBES
+    )
+    assert drafter.config.num_hidden_layers == 2
+    assert drafter.get_input_embeddings().weight.shape == (len(tokenizer), 16)
+    assert drafter.dtype == torch.float32
+    torch.manual_seed(3)
+    same_width = initialise_drafter(DrafterArguments("scratch", num_hidden_layers=2), target, tokenizer, PROBES)
+    expected = target_model.state_dict()
+    for name, weight in same_width.state_dict().items():
+        assert "norm" in name or not torch.equal(weight, expected[name]), name
+
+
+def test_embeddings_are_the_targets(target: Target, target_model: PreTrainedModel, tokenizer) -> None:
+    """Embeddings that are copied into a head no longer tied, or not at all, would train another model than asked."""
+    drafter = initialise_drafter(DrafterArguments("embeddings", num_hidden_layers=1), target, tokenizer, PROBES)
+    assert torch.equal(drafter.get_input_embeddings().weight, target_model.get_input_embeddings().weight)
+    assert drafter.get_output_embeddings().weight is drafter.get_input_embeddings().weight
+    assert drafter.dtype == torch.float32
+    for name, weight in layer_weights(drafter, 0).items():
+        assert "norm" in name or not torch.equal(weight, layer_weights(target_model, 0)[name]), name
+
+
+def test_untied_head_is_the_targets_too(untied: PreTrainedModel) -> None:
+    """A head left at random would throw away half of what the target knows of its vocabulary."""
+    drafter = from_target_embeddings(draft_config(untied.config, 1), untied)
+    assert torch.equal(drafter.get_input_embeddings().weight, untied.get_input_embeddings().weight)
+    assert torch.equal(drafter.get_output_embeddings().weight, untied.get_output_embeddings().weight)
+    assert not torch.equal(drafter.get_output_embeddings().weight, drafter.get_input_embeddings().weight)
+
+
+def test_embeddings_are_copied_not_shared(target_model: PreTrainedModel) -> None:
+    """Training a drafter must not train the target that stands beside it."""
+    drafter = from_target_embeddings(draft_config(target_model.config, 1), target_model)
+    before = target_model.get_input_embeddings().weight.clone()
+    with torch.no_grad():
+        drafter.get_input_embeddings().weight.zero_()
+    assert torch.equal(target_model.get_input_embeddings().weight, before)
+
+
+def test_all_layers_give_the_target_itself(target: Target, target_model: PreTrainedModel, tokenizer) -> None:
+    """One weight left out of the copy (a norm, the head) would show in the logits, and in nothing else."""
+    arguments = DrafterArguments("layers", num_hidden_layers=4, initial_layers=[0, 1, 2, 3])
+    drafter = initialise_drafter(arguments, target, tokenizer, PROBES)
+    assert torch.equal(logits(drafter), logits(target_model))
+
+
+def test_all_layers_of_an_untied_target_give_the_target_itself(untied: PreTrainedModel) -> None:
+    """The same where the head is a matrix of its own."""
+    drafter = from_target_layers(draft_config(untied.config, 4), untied, [0, 1, 2, 3])
+    assert torch.equal(logits(drafter), logits(untied))
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [([0, 3], [0, 3]), ([3, 0], [3, 0]), ([0, -1], [0, 3]), ([-1, -4], [3, 0]), ([2], [2]), ([1, 1, -2], [1, 1, 2])],
+)
+def test_layers_come_in_the_order_given(target_model: PreTrainedModel, given: list[int], meant: list[int]) -> None:
+    """Layers in another order, or counted from the wrong end, would be a worse start that nothing else shows."""
+    drafter = from_target_layers(draft_config(target_model.config, len(given)), target_model, given)
+    assert_equal_layers(drafter, target_model, meant)
+    assert torch.equal(drafter.model.norm.weight, target_model.model.norm.weight)
+    assert torch.equal(drafter.get_input_embeddings().weight, target_model.get_input_embeddings().weight)
+
+
+def test_layers_keep_their_kind_of_attention() -> None:
+    """A layer trained on the whole text would otherwise see a window, with other rotations: the first layers' kind."""
+    torch.manual_seed(0)
+    kinds = ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention", "full_attention"]
+    target_model = Gemma3ForCausalLM(
+        Gemma3TextConfig(
+            vocab_size=300,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=5,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            sliding_window=3,
+            layer_types=kinds,
+            initializer_range=0.3,
+        )
+    ).eval()
+    config = draft_config(target_model.config, 2)
+    drafter = from_target_layers(config, target_model, [2, -2])
+    assert drafter.config.layer_types == ["full_attention", "sliding_attention"]
+    assert config.layer_types == ["sliding_attention", "sliding_attention"]  # the caller's stays as it was
+    whole = from_target_layers(draft_config(target_model.config, 5), target_model, range(5))
+    assert torch.equal(logits(whole), logits(target_model))
+
+
+@pytest.mark.parametrize("layers", [[], [0], [0, 1, 2], [0, 4], [-5, 0]])
+def test_wrong_layers_are_refused(target_model: PreTrainedModel, layers: list[int]) -> None:
+    """A layer that does not exist must not become a random one."""
+    with pytest.raises(InputError, match="initial_layers"):
+        from_target_layers(draft_config(target_model.config, 2), target_model, layers)
+
+
+@pytest.mark.parametrize("way", ["embeddings", "layers"])
+def test_other_width_is_refused(target: Target, tokenizer, way: str) -> None:
+    """The target's matrices do not fit a narrower drafter: say so before torch does."""
+    arguments = DrafterArguments(way, num_hidden_layers=1, hidden_size=16, initial_layers=[0])
+    with pytest.raises(InputError, match=r"hidden_size of 32, got 16"):
+        initialise_drafter(arguments, target, tokenizer, PROBES)
+
+
+@pytest.mark.parametrize(
+    ("widths", "named"),
+    [
+        ({"intermediate_size": 32}, "intermediate_size of 64, got 32"),
+        # Every matrix keeps its shape here, and means something else.
+        ({"num_attention_heads": 2, "num_key_value_heads": 1}, "num_attention_heads of 4, got 2"),
+    ],
+)
+def test_layers_of_another_shape_are_refused(target_model: PreTrainedModel, widths: dict, named: str) -> None:
+    """Layers cut into other heads would load without a word and compute nonsense."""
+    config = draft_config(target_model.config, 1, **widths)
+    with pytest.raises(InputError, match=named):
+        from_target_layers(config, target_model, [0])
+
+
+def test_checkpoint_is_loaded_in_fp32(tmp_path: Path, target: Target, tokenizer) -> None:
+    """Training in the checkpoint's half precision would lose small updates."""
+    stored = make_model(tokenizer, layers=1, seed=5, hidden_size=16).to(torch.bfloat16)
+    arguments = DrafterArguments(make_checkpoint(tmp_path, stored, tokenizer), num_hidden_layers=3)
+    drafter = initialise_drafter(arguments, target, tokenizer, PROBES)
+    assert drafter.dtype == torch.float32
+    expected = stored.state_dict()
+    assert drafter.state_dict().keys() == expected.keys()
+    for name, weight in drafter.state_dict().items():
+        assert torch.equal(weight, expected[name].float()), name
+
+
+def test_checkpoint_takes_the_targets_special_ids(tmp_path: Path, target_model: PreTrainedModel, tokenizer) -> None:
+    """Public checkpoints state other special ids than their tokenizer has: drafts would end in wrong places."""
+    stored = make_model(tokenizer, layers=1, seed=5)
+    for config in (stored.config, stored.generation_config):
+        config.bos_token_id, config.eos_token_id, config.pad_token_id = 11, 12, 13
+    drafter = from_checkpoint(make_checkpoint(tmp_path, stored, tokenizer), target_model.config, tokenizer, PROBES)
+    for config in (drafter.config, drafter.generation_config):
+        assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (1, 2, 0)
+
+
+def test_checkpoint_with_another_tokenizer_is_refused(tmp_path: Path, target: Target, tokenizer) -> None:
+    """Equal sizes are all that transformers compares: the drafter would draft garbage."""
+    other = json.loads(tokenizer.backend_tokenizer.to_str())
+    vocabulary = other["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    checkpoint = make_checkpoint(tmp_path, make_model(tokenizer, layers=1), tokenizer)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(other), encoding="utf-8")
+    with pytest.raises(IncompatibleTokenizerError, match="'a'"):
+        initialise_drafter(DrafterArguments(checkpoint), target, tokenizer, PROBES)
+
+
+def test_checkpoint_with_another_vocabulary_size_is_refused(tmp_path: Path, target: Target, tokenizer) -> None:
+    """A head padded to another size cannot be compared with the target's, whatever the tokenizer."""
+    padded = make_model(make_tokenizer(), layers=1)
+    padded.resize_token_embeddings(len(tokenizer) + 16)
+    checkpoint = make_checkpoint(tmp_path, padded, tokenizer)
+    with pytest.raises(InputError, match=f"vocabulary of {len(tokenizer) + 16}, the target one of {len(tokenizer)}"):
+        initialise_drafter(DrafterArguments(checkpoint), target, tokenizer, PROBES)
+
+
+@pytest.mark.parametrize(
+    "damage", ["nothing there", "empty", "no tokenizer", "no weights", "cut weights", "bad config"]
+)
+def test_unreadable_checkpoint_is_refused(tmp_path: Path, target: Target, tokenizer, damage: str) -> None:
+    """A wrong path or a half copied folder must end in one line, not in a traceback out of a library."""
+    folder = tmp_path / "checkpoint"
+    if damage != "nothing there":
+        folder.mkdir()
+    if damage not in ("nothing there", "empty"):
+        make_checkpoint(folder, make_model(tokenizer, layers=1), tokenizer)
+    weights = folder / "model.safetensors"
+    match damage:
+        case "no tokenizer":
+            for path in folder.glob("tokenizer*"):
+                path.unlink()
+        case "no weights":
+            weights.unlink()
+        case "cut weights":
+            weights.write_bytes(weights.read_bytes()[:-1000])
+        case "bad config":
+            (folder / "config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        initialise_drafter(DrafterArguments(str(folder)), target, tokenizer, PROBES)
+    assert str(caught.value).startswith(f"{folder} is neither")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("way", ["scratch", "embeddings", "layers"])
+def test_frozen_embeddings_leave_the_layers_to_train(target: Target, tokenizer, way: str) -> None:
+    """Too little frozen spends memory on the largest matrices, too much trains nothing."""
+    arguments = DrafterArguments(way, num_hidden_layers=1, initial_layers=[0], freeze_embeddings=True)
+    drafter = initialise_drafter(arguments, target, tokenizer, PROBES)
+    names = {name for name, _ in drafter.named_parameters()}
+    trained = {name for name, weight in drafter.named_parameters() if weight.requires_grad}
+    assert names - trained == {"model.embed_tokens.weight"}
+    arguments.freeze_embeddings = False
+    drafter = initialise_drafter(arguments, target, tokenizer, PROBES)
+    assert all(weight.requires_grad for weight in drafter.parameters())
+
+
+def test_frozen_embeddings_freeze_an_untied_head(tmp_path: Path, untied: PreTrainedModel, tokenizer) -> None:
+    """A head that is a matrix of its own would go on training unnoticed."""
+    target = Target("tests/untied", "0", make_checkpoint(tmp_path, untied, tokenizer))
+    arguments = DrafterArguments("embeddings", num_hidden_layers=1, freeze_embeddings=True)
+    drafter = initialise_drafter(arguments, target, tokenizer, PROBES)
+    frozen = {name for name, weight in drafter.named_parameters() if not weight.requires_grad}
+    assert frozen == {"model.embed_tokens.weight", "lm_head.weight"}
+
+
+def test_target_is_not_loaded_for_a_drafter_from_scratch(
+    target: Target, tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading a target of many gigabytes only to read its configuration would run out of memory."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the target's weights were loaded")
+
+    monkeypatch.setattr(Target, "load_model", refuse)
+    assert initialise_drafter(DrafterArguments("scratch"), target, tokenizer, PROBES).config.num_hidden_layers == 2
+
+
+def test_scratch_ignores_the_targets_half_precision(tmp_path: Path, target_model: PreTrainedModel, tokenizer) -> None:
+    """A target stored in bf16 says so in its configuration; a drafter that follows it trains in bf16."""
+    target_model.to(torch.bfloat16).save_pretrained(tmp_path)
+    config = AutoModelForCausalLM.from_pretrained(tmp_path).config
+    assert config.dtype == torch.bfloat16
+    assert from_scratch(draft_config(config, 1)).dtype == torch.float32

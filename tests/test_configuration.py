@@ -1,0 +1,306 @@
+"""Configurations: files over their base, the command line over both, and errors that name the key."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drafter_trainer.arguments import DistillationArguments, RunArguments
+from drafter_trainer.configuration import RECIPES, parse_arguments
+from drafter_trainer.errors import InputError
+
+CONFIGS = Path(__file__).parent.parent / "recipes" / "configs"
+NEEDED = {"pair": "de-en", "drafter_name": "tiny-drafter-de-en", "target_model": "tiny", "corpus": "sample"}
+PUBLISHED = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.name != "common.yaml")
+
+
+def write(path: Path, *lines: str) -> Path:
+    """Write a configuration file."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A configuration with what every recipe needs."""
+    return write(tmp_path / "needed.yaml", *(f"{key}: {value}" for key, value in NEEDED.items()))
+
+
+def values(recipe: str, *argv: str | Path) -> dict[str, Any]:
+    """Parse, and return all values by key."""
+    objects, _ = parse_arguments(recipe, [str(word) for word in argv], "Test.")
+    return {entry.name: getattr(found, entry.name) for found in objects for entry in fields(found)}
+
+
+def refusal(recipe: str, *argv: str | Path) -> str:
+    """Parse what must be refused; return the message, which is one line."""
+    with pytest.raises(InputError) as caught:
+        parse_arguments(recipe, [str(word) for word in argv], "Test.")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_file_overrides_its_base_over_two_levels(tmp_path: Path, config: Path) -> None:
+    """A pair's file stands over its target's, and that over one for all: the nearest must win."""
+    write(tmp_path / "all" / "all.yaml", "base: ../needed.yaml", "seed: 1", "samples: 1", "batch_size: 1")
+    write(tmp_path / "target.yaml", "base: all/all.yaml", "samples: 2", "batch_size: 2")
+    write(tmp_path / "pair.yaml", "base: target.yaml", "batch_size: 3")
+    read = values("distill", "--config", tmp_path / "pair.yaml")
+    assert (read["seed"], read["samples"], read["batch_size"]) == (1, 2, 3)
+    assert read["pair"] == "de-en"
+
+
+def test_null_goes_back_to_the_default(tmp_path: Path, config: Path) -> None:
+    """A pair must be able to take back what its target's file says."""
+    write(tmp_path / "base.yaml", "base: needed.yaml", "max_samples: 5")
+    write(tmp_path / "pair.yaml", "base: base.yaml", "max_samples: null")
+    assert values("distill", "--config", tmp_path / "pair.yaml")["max_samples"] is None
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--batch_size", "7", "--config", "CONFIG"],
+        ["--config", "CONFIG", "--batch_size=7"],
+        ["--config=CONFIG", "--batch-size", "7"],
+    ],
+)
+def test_command_line_wins(tmp_path: Path, config: Path, argv: list[str]) -> None:
+    """A trial value on the command line that is ignored would be measured under the wrong name."""
+    path = write(tmp_path / "pair.yaml", "base: needed.yaml", "batch_size: 3")
+    objects, given = parse_arguments("distill", [word.replace("CONFIG", str(path)) for word in argv], "Test.")
+    assert next(found for found in objects if isinstance(found, DistillationArguments)).batch_size == 7
+    assert given["batch_size"] == 7
+
+
+def test_command_line_replaces_whole_lists(tmp_path: Path, config: Path) -> None:
+    """Temperatures added to the file's would multiply the work in silence."""
+    write(tmp_path / "pair.yaml", "base: needed.yaml", "temperatures: [0.0, 0.7]")
+    assert values("distill", "--config", tmp_path / "pair.yaml", "--temperatures", "1.0")["temperatures"] == [1.0]
+
+
+def test_command_line_alone_is_enough() -> None:
+    """Nobody needs a file for a first try."""
+    read = values("distill", *(word for key, value in NEEDED.items() for word in (f"--{key}", value)))
+    assert (read["pair"], read["corpus"], read["run_folder"]) == ("de-en", ["sample"], "runs/tiny-drafter-de-en")
+
+
+def test_what_was_given_is_told_apart_from_defaults(tmp_path: Path, config: Path) -> None:
+    """A step records it: with defaults among it, a library's new default would undo every finished step."""
+    write(tmp_path / "pair.yaml", "base: needed.yaml", "bench.seeds: [3]", "samples: 2", "max_questions: 9")
+    _, given = parse_arguments("distill", ["--config", str(tmp_path / "pair.yaml"), "--seed", "4"], "Test.")
+    assert given == NEEDED | {"corpus": ["sample"], "samples": 2, "seed": 4}
+
+
+def test_switching_off_counts_as_given(config: Path) -> None:
+    """`--no_x` sets x: unrecorded, a step done with the other value would be taken for this one."""
+    argv = ["--config", str(config), "--no_load_best_model_at_end"]
+    objects, given = parse_arguments("finetune", argv, "Test.")
+    assert objects[4].load_best_model_at_end is False
+    assert given["load_best_model_at_end"] is False
+
+
+def test_key_with_a_recipe_s_name_holds_for_it_alone(tmp_path: Path, config: Path) -> None:
+    """Pretraining and finetuning share keys and a file, but not their learning rate."""
+    path = write(tmp_path / "pair.yaml", "base: needed.yaml", "finetune.learning_rate: 1.0e-3", "num_train_epochs: 7")
+    assert values("finetune", "--config", path)["learning_rate"] == 1e-3
+    assert values("pretrain", "--config", path)["learning_rate"] == 3e-5
+    assert values("finetune", "--config", path)["num_train_epochs"] == 7
+    assert values("pretrain", "--config", path)["num_train_epochs"] == 7
+
+
+def test_key_with_a_recipe_s_name_overrides_the_plain_one(tmp_path: Path, config: Path) -> None:
+    """The special value must win wherever it stands, also over a plain one in a nearer file."""
+    write(tmp_path / "base.yaml", "base: needed.yaml", "finetune.learning_rate: 1.0e-3")
+    path = write(tmp_path / "pair.yaml", "base: base.yaml", "learning_rate: 5.0e-4")
+    assert values("finetune", "--config", path)["learning_rate"] == 1e-3
+    assert values("pretrain", "--config", path)["learning_rate"] == 5e-4
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_keys_of_other_recipes_are_passed_over(tmp_path: Path, config: Path, recipe: str) -> None:
+    """One file serves all recipes of a drafter; each must take its own keys."""
+    keys = ("kl_weight: 0.5", "max_questions: 3", "samples: 2", "draft_length: 4", "hidden_size: 64")
+    write(tmp_path / "pair.yaml", "base: needed.yaml", *keys)
+    assert values(recipe, "--config", tmp_path / "pair.yaml")["pair"] == "de-en"
+
+
+@pytest.mark.parametrize("written", ["2e-5", "2.0e-5", "0.00002", "'2e-5'", "2E-5"])
+def test_number_is_read_however_it_is_written(tmp_path: Path, config: Path, written: str) -> None:
+    """YAML takes 2e-5 without a dot for text: unconverted, it would fail in the optimiser, after loading."""
+    path = write(tmp_path / "pair.yaml", "base: needed.yaml", f"learning_rate: {written}")
+    assert values("finetune", "--config", path)["learning_rate"] == 2e-5
+
+
+def test_lists_and_booleans_are_read(tmp_path: Path, config: Path) -> None:
+    """The text "false" is true in Python; one item is a list of one."""
+    path = write(
+        tmp_path / "pair.yaml",
+        "base: needed.yaml",
+        "corpus: [sample, 'file:a b.txt']",
+        "initialization: layers",
+        "initial_layers: [0, -1]",
+        "freeze_embeddings: true",
+        "publish: false",
+        "load_best_model_at_end: no",
+        "temperatures: 0.5",
+    )
+    read = values("pretrain", "--config", path)
+    assert read["corpus"] == ["sample", "file:a b.txt"]
+    assert read["initial_layers"] == [0, -1]
+    assert read["freeze_embeddings"] is True
+    assert read["load_best_model_at_end"] is False
+    assert values("finetune", "--config", path)["publish"] is False
+    assert values("distill", "--config", path)["temperatures"] == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("learning_rat", "did you mean learning_rate?"),
+        ("finetune.learning_rat", "did you mean finetune.learning_rate?"),
+        ("fintune.learning_rate", "did you mean finetune.learning_rate?"),
+        ("completely_unknown_thing", "see recipes/finetune.py --help"),
+        ("distill.kl_weight", ""),
+    ],
+)
+def test_unknown_key_is_named_with_its_file(tmp_path: Path, config: Path, key: str, hint: str) -> None:
+    """A mistyped key that is passed over would leave a default in place of what was wanted."""
+    write(tmp_path / "base.yaml", "base: needed.yaml", f"{key}: 1")
+    message = refusal("finetune", "--config", write(tmp_path / "pair.yaml", "base: base.yaml"))
+    assert message.startswith(f"{tmp_path / 'base.yaml'}: unknown key {key}: ")
+    assert hint in message
+
+
+def test_unknown_option_is_named(config: Path) -> None:
+    """The command line needs the same care as a file; shortened options would change meaning with new ones."""
+    assert refusal("finetune", "--config", config, "--learning_rat=1") == (
+        "unknown option --learning_rat: did you mean --learning_rate?"
+    )
+    assert refusal("finetune", "--config", config, "--max_len", "1").startswith("unknown option --max_len: ")
+    assert refusal("distill", "--pare", "de-en") == "unknown option --pare: did you mean --pair?"
+    assert refusal("bench", "--config", config, "--kl_weight", "1").endswith("see recipes/bench.py --help")
+
+
+@pytest.mark.parametrize(
+    ("line", "recipe"),
+    [
+        ("max_samples: lots", "distill"),
+        ("learning_rate: fast", "finetune"),
+        ("freeze_embeddings: perhaps", "pretrain"),
+        ("temperatures: [0.0, warm]", "distill"),
+        ("batch_size: 2.5", "distill"),
+        ("batch_size: [1, 2]", "distill"),
+        ("corpus: []", "distill"),
+    ],
+)
+def test_value_of_a_wrong_type_is_named(tmp_path: Path, config: Path, line: str, recipe: str) -> None:
+    """YAML has types of its own: what they do not fit must be refused before a model is loaded."""
+    key = line.partition(":")[0]
+    message = refusal(recipe, "--config", write(tmp_path / "pair.yaml", "base: needed.yaml", line))
+    assert key in message or line.partition(": ")[2].strip("[]").split(", ")[-1] in message
+
+
+@pytest.mark.parametrize(
+    ("line", "recipe", "said"),
+    [
+        ("pair: de-xx", "distill", "unknown language 'xx'"),
+        ("pair: ''", "distill", "no pair"),
+        ("drafter_name: ''", "bench", "no drafter_name"),
+        ("target_model: ''", "bench", "no target_model"),
+        ("temperatures: [-1.0]", "distill", "temperatures must be 0 or more"),
+        ("batch_size: 0", "distill", "batch_size must be at least 1"),
+        ("num_hidden_layers: 0", "pretrain", "num_hidden_layers must be at least 1"),
+        ("draft_length: 0", "publish", "draft_length must be at least 1"),
+        ("kl_weight: 2", "finetune", "kl_weight must lie between 0 and 1"),
+        ("max_length: 1", "pretrain", "max_length must be at least 2"),
+        ("hub_token: secret", "finetune", "hub_token is not used"),
+        ("push_to_hub: true", "pretrain", "push_to_hub is not used"),
+        ("eval_strategy: 'no'", "finetune", "save and eval strategy"),
+    ],
+)
+def test_value_out_of_range_is_refused(tmp_path: Path, config: Path, line: str, recipe: str, said: str) -> None:
+    """What cannot work must end before a model is loaded, and a token must never reach a pickled file."""
+    message = refusal(recipe, "--config", write(tmp_path / "pair.yaml", "base: needed.yaml", line))
+    assert said in message
+    assert "secret" not in message
+
+
+def test_circular_base_is_refused(tmp_path: Path) -> None:
+    """Two files that name each other would be read for ever."""
+    write(tmp_path / "a.yaml", "base: b.yaml")
+    write(tmp_path / "b.yaml", "base: a.yaml")
+    assert "names itself as its base" in refusal("distill", "--config", tmp_path / "a.yaml")
+    assert "names itself as its base" in refusal(
+        "distill", "--config", write(tmp_path / "c.yaml", "base: ../" + tmp_path.name + "/c.yaml")
+    )
+
+
+def test_missing_file_lists_those_that_exist(tmp_path: Path, config: Path) -> None:
+    """A mistyped pair must not leave the user guessing which there are."""
+    write(tmp_path / "ru-en.yaml")
+    assert refusal("distill", "--config", tmp_path / "ru_en.yaml") == (
+        f"{tmp_path / 'ru_en.yaml'}: no such file: {tmp_path} has needed, ru-en"
+    )
+    missing = refusal("distill", "--config", tmp_path / "absent" / "de-en.yaml")
+    assert missing.endswith("no such file: name another one")
+    assert "common.yaml: no such file" in refusal(
+        "distill", "--config", write(tmp_path / "pair.yaml", "base: common.yaml")
+    )
+
+
+def test_folder_is_no_file(tmp_path: Path, config: Path) -> None:
+    """The target's folder named in place of a pair's file must list what is in it."""
+    assert refusal("distill", "--config", tmp_path) == f"{tmp_path} is a folder: {tmp_path} has needed"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("pair: a: b", "is not YAML"),
+        ("\tpair: de-en", "is not YAML"),
+        ("", "expected keys and values, got NoneType"),
+        ("- pair", "expected keys and values, got list"),
+        ("base: [a.yaml, b.yaml]", "base must be the name of one file"),
+    ],
+)
+def test_malformed_file_is_named(tmp_path: Path, content: str, said: str) -> None:
+    """A YAML error without the file's name could lie in any of three."""
+    path = write(tmp_path / "pair.yaml", content)
+    message = refusal("distill", "--config", path)
+    assert message.startswith(str(path))
+    assert said in message
+
+
+def test_config_without_a_name_is_refused() -> None:
+    """A forgotten file name must not start a run with defaults."""
+    assert "--config" in refusal("distill", "--config")
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_help_lists_every_option(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One per cent sign in a help text is enough to break --help of a recipe, which nothing else runs."""
+    with pytest.raises(SystemExit) as caught:
+        parse_arguments(recipe, ["--help"], "Say what it does.")
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    assert "Say what it does." in shown
+    options = {entry.name for kind in RECIPES[recipe] for entry in fields(kind) if entry.init}
+    assert {name for name in options if f"--{name}" not in shown} == set()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_published_configuration_is_read_by_every_recipe(path: Path, recipe: str) -> None:
+    """A renamed option would break the commands of the README, file by file."""
+    objects, given = parse_arguments(recipe, ["--config", str(path)], "Test.")
+    run = next(found for found in objects if isinstance(found, RunArguments))
+    assert run.drafter_name.endswith(f"-drafter-{run.pair}")
+    assert given["target_model"]
+
+
+def test_there_are_published_configurations() -> None:
+    """With a wrong pattern the test above would pass on nothing."""
+    assert PUBLISHED

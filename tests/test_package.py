@@ -1,0 +1,44 @@
+"""The package as a whole: what it offers, which way its imports run, what the repository states."""
+
+import ast
+from pathlib import Path
+
+from drafter_trainer.benchmark.report import speedup_tables
+from drafter_trainer.benchmark.results import read_results
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "drafter_trainer"
+# Folders and modules in layers; each may import from its own and from those before it.
+LAYERS = (
+    ("errors", "atomic", "languages", "provenance"),
+    ("arguments", "targets", "steps"),
+    ("drafters", "corpora", "decoding"),
+    ("distillation",),
+    ("training", "benchmark"),
+    ("hub", "configuration", "launch"),
+)
+
+
+def test_imports_run_one_way() -> None:
+    """A module that reaches back ties the steps into a knot that nobody can take apart."""
+    level = {name: number for number, layer in enumerate(LAYERS) for name in layer}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        if parts == ("__init__",):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("drafter_trainer."):
+                imported = node.module.split(".")[1]
+                assert level[imported] <= level[parts[0]], f"{path.relative_to(ROOT)} imports {node.module}"
+
+
+def test_modules_stay_small() -> None:
+    """A module that has outgrown one idea is read by nobody."""
+    long = {path.name: count for path in PACKAGE.rglob("*.py") if (count := len(path.read_text().splitlines())) > 300}
+    assert long == {}
+
+
+def test_readme_shows_what_was_measured() -> None:
+    """A table that drifts from its results file is a made-up number."""
+    results = read_results(ROOT / "hub_cards" / "smollm2-135m-drafter-de-en" / "results.json")
+    assert speedup_tables(results) in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,0 +1,228 @@
+"""Steps: what they remember, what they refuse, what they take up again."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drafter_trainer.errors import InputError
+from drafter_trainer.steps import FILE_NAME, Step, finished_step, read_step
+
+SETTINGS: dict[str, Any] = {"pair": "de-en", "learning_rate": 2e-5, "corpus": ["sample"], "to": "hub"}
+INPUTS = {"target": "tiny@1"}
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Tell the time by hand, and leave git and the versions of libraries alone."""
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("drafter_trainer.steps.collect_provenance", lambda: {"command": "test"})
+    return now
+
+
+def make_step(folder: Path, changes: dict[str, Any] | None = None, **given: Any) -> Step:
+    """Make a step with changed settings."""
+    values = {"recipe": "distill", "settings": SETTINGS | (changes or {}), "inputs": INPUTS} | given
+    return Step(folder, **values)
+
+
+def run(step: Step, **facts: Any) -> None:
+    """Do a step, which leaves a file."""
+    assert not step.is_finished()
+    with step:
+        step.facts |= facts
+        leave_file(step)
+
+
+def leave_file(step: Step) -> None:
+    """Leave a result, as the first process does."""
+    if step.main:
+        (step.folder / "rows").mkdir(exist_ok=True)
+        (step.folder / "rows" / "0.parquet").touch()
+
+
+def interrupt(step: Step) -> None:
+    """Begin a step and break it off after its first file."""
+
+    def work() -> None:
+        with step:
+            step.facts["rows"] = 3
+            leave_file(step)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+
+
+def test_finished_step_is_remembered(tmp_path: Path) -> None:
+    """Forgotten, hours of distillation would be done again; without its facts the report would be empty."""
+    run(make_step(tmp_path), rows=12)
+    again = make_step(tmp_path)
+    assert again.is_finished()
+    assert again.facts == {"rows": 12}
+    assert finished_step(tmp_path, "run it")["facts"] == {"rows": 12}
+
+
+def test_new_step_is_not_finished(tmp_path: Path) -> None:
+    """A folder that happens to exist holds no step."""
+    assert not make_step(tmp_path).is_finished()
+    assert not make_step(tmp_path / "absent").is_finished()
+    assert read_step(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"learning_rate": 3e-5}, "learning_rate: then 2e-05, now 3e-05"),
+        ({"corpus": ["sample", "wmt16"]}, "corpus: then ['sample'], now ['sample', 'wmt16']"),
+        ({"max_samples": 5}, "max_samples: then None, now 5"),
+    ],
+)
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_settings_are_refused_by_name(tmp_path: Path, changes: dict, said: str, finished: bool) -> None:
+    """A folder of mixed settings, or an old result under new ones, would be published as something that it is not."""
+    (run if finished else interrupt)(make_step(tmp_path))
+    with pytest.raises(InputError) as caught:
+        make_step(tmp_path, changes).is_finished()
+    assert said in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+    assert "--run_folder" in str(caught.value)
+
+
+def test_step_that_left_nothing_may_be_done_otherwise(tmp_path: Path) -> None:
+    """Whoever mends the setting that made a step fail at once must not have to delete a folder first."""
+    step = make_step(tmp_path, {"learning_rate": 9.0})
+    with step:
+        pass
+    assert not make_step(tmp_path).is_finished()
+    run(make_step(tmp_path))
+    assert read_step(tmp_path)["settings"]["learning_rate"] == 2e-5
+
+
+@pytest.mark.parametrize("key", ["to", "output_dir", "run_folder", "logging_steps", "report_to", "private"])
+def test_settings_that_decide_nothing_are_left_aside(tmp_path: Path, key: str) -> None:
+    """Publishing elsewhere, or logging more often, must not throw a trained drafter away."""
+    run(make_step(tmp_path))
+    assert make_step(tmp_path, {key: "other"}).is_finished()
+
+
+def test_order_of_settings_is_none(tmp_path: Path) -> None:
+    """The command line gives keys in any order."""
+    run(make_step(tmp_path))
+    assert make_step(tmp_path, settings=dict(reversed(SETTINGS.items()))).is_finished()
+
+
+def test_changed_input_is_refused(tmp_path: Path) -> None:
+    """Another revision of the target under old rows would distil from two models."""
+    run(make_step(tmp_path))
+    with pytest.raises(InputError, match="target: then tiny@1, now tiny@2"):
+        make_step(tmp_path, inputs={"target": "tiny@2"}).is_finished()
+    with pytest.raises(InputError, match="distill: then None, now abc"):
+        make_step(tmp_path, inputs=INPUTS | {"distill": "abc"}).is_finished()
+
+
+def test_step_of_another_recipe_is_refused(tmp_path: Path) -> None:
+    """Two recipes pointed at one folder would overwrite each other's files."""
+    run(make_step(tmp_path))
+    with pytest.raises(InputError, match="then of distill, now of pretrain"):
+        make_step(tmp_path, recipe="pretrain").is_finished()
+
+
+def test_fingerprint_names_settings_and_inputs(tmp_path: Path) -> None:
+    """Later steps record it: one that stays when settings change would hide that a step was done anew."""
+    fingerprint = make_step(tmp_path).fingerprint
+    assert fingerprint == make_step(tmp_path / "elsewhere").fingerprint
+    assert fingerprint != make_step(tmp_path, {"pair": "ru-en"}).fingerprint
+    assert fingerprint != make_step(tmp_path, inputs={}).fingerprint
+    run(make_step(tmp_path))
+    assert read_step(tmp_path)["fingerprint"] == fingerprint
+
+
+def test_interrupted_step_is_not_finished(tmp_path: Path) -> None:
+    """Taken for finished, half a distillation would be trained on."""
+    interrupt(make_step(tmp_path))
+    again = make_step(tmp_path)
+    assert not again.is_finished()
+    assert again.facts == {}
+    with pytest.raises(InputError, match="was interrupted: run it again"):
+        finished_step(tmp_path, "run it again")
+    run(again, rows=12)
+    assert make_step(tmp_path).is_finished()
+
+
+def test_step_is_unfinished_while_it_runs(tmp_path: Path) -> None:
+    """A process that is killed runs no more code: the record must say so from the beginning."""
+    with make_step(tmp_path):
+        assert read_step(tmp_path)["finished"] is False
+    assert read_step(tmp_path)["finished"] is True
+
+
+def test_missing_step_is_refused_with_advice(tmp_path: Path) -> None:
+    """The next recipe must say which one comes first."""
+    with pytest.raises(InputError, match=r"no finished step in .*: run distill.py first"):
+        finished_step(tmp_path, "run distill.py first")
+
+
+def test_seconds_of_interrupted_sessions_count(tmp_path: Path, clock: list[float]) -> None:
+    """Published times would otherwise tell of the last session alone."""
+
+    def work(step: Step, seconds: float, fail: bool) -> None:
+        step.is_finished()
+        with step:
+            clock[0] += seconds
+            if fail:
+                raise ValueError("broken off")
+
+    with pytest.raises(ValueError, match="broken off"):
+        work(make_step(tmp_path), 40.0, fail=True)
+    assert read_step(tmp_path)["seconds"] == 40.0
+    clock[0] += 500.0  # nobody worked
+    work(make_step(tmp_path), 2.5, fail=False)
+    assert read_step(tmp_path)["seconds"] == 42.5
+    again = make_step(tmp_path)
+    assert again.is_finished()
+    assert again.seconds == 42.5
+
+
+@pytest.mark.parametrize("content", [b"", b'{"recipe": "distill", ', b"\xff\xfe{}"])
+def test_damaged_record_is_named(tmp_path: Path, content: bytes) -> None:
+    """A record that cannot be read must not count as no step, whose results would then be overwritten."""
+    (tmp_path / FILE_NAME).write_bytes(content)
+    with pytest.raises(InputError, match=rf"{FILE_NAME} is damaged .*delete {tmp_path}"):
+        make_step(tmp_path).is_finished()
+    with pytest.raises(InputError, match="is damaged"):
+        finished_step(tmp_path, "run it")
+
+
+def test_only_the_first_process_writes(tmp_path: Path) -> None:
+    """Several processes writing one file would tear it; each must still see that the step is done."""
+    other = make_step(tmp_path / "run", main=False)
+    run(other, rows=1)
+    assert not (tmp_path / "run").exists()
+    run(make_step(tmp_path / "run"), rows=2)
+    before = (tmp_path / "run" / FILE_NAME).read_bytes()
+    seeing = make_step(tmp_path / "run", main=False)
+    assert seeing.is_finished()
+    with seeing:
+        pass
+    assert (tmp_path / "run" / FILE_NAME).read_bytes() == before
+
+
+def test_record_says_what_was_done(tmp_path: Path) -> None:
+    """A number without its command and settings cannot be made again."""
+    run(make_step(tmp_path), rows=12, name="Übung")
+    record = json.loads((tmp_path / FILE_NAME).read_text(encoding="utf-8"))
+    assert record["settings"] == {"pair": "de-en", "learning_rate": 2e-5, "corpus": ["sample"]}
+    assert (record["recipe"], record["inputs"]) == ("distill", INPUTS)
+    assert record["provenance"] == {"command": "test"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows", FILE_NAME]
+
+
+def test_settings_of_the_trainer_survive_json(tmp_path: Path) -> None:
+    """Enums and paths of the arguments' dataclasses read back from JSON are text: then and now must still agree."""
+    settings = {"folder": Path("a/b"), "temperatures": (0.0, 0.7), "eval_strategy": None}
+    run(make_step(tmp_path, settings))
+    assert make_step(tmp_path, settings).is_finished()

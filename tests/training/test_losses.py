@@ -1,0 +1,149 @@
+"""The losses, by identities."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from drafter_trainer.training.losses import cross_entropy, topk_kl
+
+TOKENS, VOCABULARY = 7, 40
+
+
+def draw(seed: int, scale: float = 3.0) -> torch.Tensor:
+    """Draw logits of shape `(tokens, vocabulary)`."""
+    return scale * torch.randn(TOKENS, VOCABULARY, generator=torch.Generator().manual_seed(seed))
+
+
+def top(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return ids and log-probabilities of the k most likely ids."""
+    logprobs, ids = logits.log_softmax(dim=-1).topk(k, dim=-1)
+    return ids, logprobs
+
+
+def full_kl(target_logits: torch.Tensor, draft_logits: torch.Tensor) -> torch.Tensor:
+    """Compute KL(p || q) over the whole vocabulary, per token."""
+    log_p, log_q = target_logits.double().log_softmax(dim=-1), draft_logits.double().log_softmax(dim=-1)
+    return (log_p.exp() * (log_p - log_q)).sum(dim=-1)
+
+
+def test_cross_entropy_is_the_log_probability_of_the_label() -> None:
+    """Prevent a loss that is averaged already, of the wrong sign or of the wrong label."""
+    logits, labels = draw(0), torch.arange(TOKENS)
+    expected = -logits.softmax(dim=-1)[torch.arange(TOKENS), labels].log()
+    torch.testing.assert_close(cross_entropy(logits, labels), expected)
+    torch.testing.assert_close(cross_entropy(logits, labels).mean(), F.cross_entropy(logits, labels))
+
+
+def test_losses_are_computed_in_single_precision() -> None:
+    """Prevent a softmax in half precision, where small differences of likely tokens vanish."""
+    logits, labels = draw(0).bfloat16(), torch.arange(TOKENS)
+    ids, logprobs = top(draw(1), 5)
+    for loss, exact in (
+        (cross_entropy(logits, labels), cross_entropy(logits.float(), labels)),
+        (topk_kl(logits, ids, logprobs), topk_kl(logits.float(), ids, logprobs)),
+    ):
+        assert loss.dtype == torch.float32
+        assert loss.shape == (TOKENS,)
+        torch.testing.assert_close(loss, exact, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("k", [1, 5, 20, VOCABULARY])
+def test_kl_is_zero_where_drafter_and_target_agree(k: int) -> None:
+    """Prevent a loss whose lowest point is not the target's distribution."""
+    logits = draw(0)
+    # Logits are free up to a constant.
+    torch.testing.assert_close(topk_kl(logits + 5, *top(logits, k)), torch.zeros(TOKENS), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("k", [1, 5, 20, VOCABULARY])
+def test_kl_is_never_negative(k: int) -> None:
+    """Prevent the drafter from gaining by pushing probability out of the target's top k."""
+    for seed in range(50):
+        scale = (0.1, 1.0, 3.0, 10.0)[seed % 4]
+        kl = topk_kl(draw(1000 + seed, scale), *top(draw(seed), k))
+        assert (kl > -2e-5).all(), (seed, kl)
+        assert kl.max() > 1e-3
+
+
+def test_kl_over_the_whole_vocabulary_is_the_full_kl() -> None:
+    """Prevent swapped arguments (KL is not symmetric) and a wrong weight: the definition is recovered at k = V."""
+    target_logits, draft_logits = draw(0), draw(1)
+    kl = topk_kl(draft_logits, *top(target_logits, VOCABULARY))
+    expected = full_kl(target_logits, draft_logits).float()
+    torch.testing.assert_close(kl, expected, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(kl, full_kl(draft_logits, target_logits).float(), atol=0.1)
+
+
+def test_kl_is_a_lower_bound_that_grows_with_k() -> None:
+    """Prevent the rest outside the top k from being counted more than it is worth."""
+    target_logits, draft_logits = draw(0), draw(1)
+    bounds = torch.stack([topk_kl(draft_logits, *top(target_logits, k)) for k in range(1, VOCABULARY + 1)])
+    assert (bounds[1:] - bounds[:-1] > -1e-4).all()
+    assert (bounds <= full_kl(target_logits, draft_logits).float() + 1e-4).all()
+
+
+def test_kl_of_two_outcomes_by_hand() -> None:
+    """Prevent the merged rest from being left out: p = (3/4, rest 1/4), q = (1/2, rest 1/2)."""
+    draft_logits = torch.tensor([[0.5, 0.25, 0.25]]).log()
+    kl = topk_kl(draft_logits, torch.tensor([[0]]), torch.tensor([[0.75]]).log())
+    expected = 0.75 * torch.tensor(1.5).log() + 0.25 * torch.tensor(0.5).log()
+    torch.testing.assert_close(kl, expected[None])
+
+
+def test_gradient_pulls_the_drafter_to_the_target() -> None:
+    """Prevent a loss that can be computed but not learned from."""
+    target_logits = draw(0)
+    ids, logprobs = top(target_logits, 5)
+    draft_logits = draw(1).requires_grad_()
+    optimizer = torch.optim.Adam([draft_logits], lr=0.1)
+    for _ in range(400):
+        optimizer.zero_grad()
+        topk_kl(draft_logits, ids, logprobs).sum().backward()
+        optimizer.step()
+    q = draft_logits.detach().softmax(dim=-1).gather(-1, ids)
+    torch.testing.assert_close(q, logprobs.exp(), atol=5e-3, rtol=0)
+
+
+def test_stored_half_precision_gives_nearly_the_same_loss() -> None:
+    """Prevent fp16 log-probabilities, as the store keeps them, from being summed in fp16."""
+    draft_logits, (ids, logprobs) = draw(1), top(draw(0), 20)
+    stored = topk_kl(draft_logits, ids.int(), logprobs.half())
+    assert stored.dtype == torch.float32
+    torch.testing.assert_close(stored, topk_kl(draft_logits, ids, logprobs), atol=0.02, rtol=0.01)
+
+
+@pytest.mark.parametrize("excess", [0.0, 1e-3])
+def test_probabilities_that_round_to_more_than_one_stay_finite(excess: float) -> None:
+    """Prevent the logarithm of a rest that fp16 rounding made zero or negative from ending the training in NaN."""
+    # All of the probability lies within the top k, of the drafter too.
+    draft_logits = torch.full((1, VOCABULARY), -200.0)
+    draft_logits[0, :4] = torch.tensor([3.0, 2.0, 1.0, 0.0])
+    draft_logits.requires_grad_()
+    ids = torch.tensor([[0, 1, 2, 3]])
+    logprobs = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).add(excess).log().half()
+    assert (logprobs.float().exp().sum() > 1) == (excess > 0)
+    kl = topk_kl(draft_logits, ids, logprobs)
+    kl.sum().backward()
+    assert kl.isfinite().all()
+    assert draft_logits.grad.isfinite().all()
+    p, log_q = logprobs.float().exp(), draft_logits.detach().log_softmax(dim=-1)[:, :4]
+    torch.testing.assert_close(kl.detach(), (p * (p.log() - log_q)).sum(dim=-1), atol=2e-3, rtol=0)
+
+
+def test_a_certain_target_and_a_certain_drafter_stay_finite() -> None:
+    """Prevent probabilities of exactly 0 and 1 from giving NaN."""
+    certain = torch.full((2, VOCABULARY), -1000.0)
+    certain[:, 3] = 1000.0
+    wrong = certain.roll(1, dims=-1)
+    ids, logprobs = top(certain, 20)
+    assert logprobs.min() < -1000
+    right = topk_kl(certain, ids, logprobs)
+    torch.testing.assert_close(right, torch.zeros(2), atol=1e-4, rtol=0)
+    assert (topk_kl(wrong, ids, logprobs) > 100).all()
+
+
+def test_no_tokens_give_no_losses() -> None:
+    """Prevent a batch whose answers the length limit cut away from ending the training."""
+    empty = torch.empty(0, VOCABULARY)
+    assert cross_entropy(empty, torch.empty(0, dtype=torch.long)).shape == (0,)
+    assert topk_kl(empty, torch.empty(0, 5, dtype=torch.long), torch.empty(0, 5)).shape == (0,)

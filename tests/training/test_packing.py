@@ -1,0 +1,190 @@
+"""Packing: nothing lost, every row of one length."""
+
+import errno
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from drafter_trainer.corpora import Document, read_documents
+from drafter_trainer.corpora.decontamination import Decontaminator
+from drafter_trainer.distillation.store import TOP_K, Answer, RowStore
+from drafter_trainer.errors import DamagedStoreError, InputError
+from drafter_trainer.languages import get_pair
+from drafter_trainer.training.packing import load_packed, pack, read_token_ids, tokenise, write_packed
+from tests.distillation.conftest import REQUEST
+
+PAIR = get_pair("de-en")
+CLEAN = Decontaminator([])
+MESSAGES = [{"role": "user", "content": "Wie spät ist es?"}, {"role": "assistant", "content": "Es ist acht Uhr."}]
+
+
+@pytest.mark.parametrize("length", [2, 3, 7, 50])
+@pytest.mark.parametrize("sizes", [[5, 1, 0, 9, 30], [2] * 20, [100], [1]])
+def test_rows_are_the_documents_end_to_end(sizes: list[int], length: int) -> None:
+    """Prevent tokens from being lost, repeated or reordered where a document ends in the middle of a row."""
+    numbers = itertools.count()
+    documents = [list(itertools.islice(numbers, size)) for size in sizes]
+    rows = list(pack(documents, length))
+    assert all(len(row) == length for row in rows)
+    total = sum(sizes)
+    assert list(itertools.chain.from_iterable(rows)) == list(range(total - total % length))
+
+
+def test_packing_reads_no_more_than_it_needs() -> None:
+    """Prevent a corpus of any size from being held in memory before the first row appears."""
+    documents = ([number] * 10 for number in itertools.count())
+    assert list(itertools.islice(pack(documents, 15), 2)) == [[0] * 10 + [1] * 5, [1] * 5 + [2] * 10]
+    assert next(documents) == [3] * 10
+
+
+def test_text_ends_with_the_end_token(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Prevent documents from running into each other, and drafters that never learn to stop."""
+    ids = tokenise(Document("1", text="Guten Morgen! "), tokenizer)
+    assert ids[-1] == tokenizer.eos_token_id
+    assert ids.count(tokenizer.eos_token_id) == 1
+    assert tokenizer.decode(ids[:-1]) == "Guten Morgen! "
+
+
+def test_conversations_go_through_the_chat_template_once(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Prevent conversations that the target would never see so: without roles, or with an end token too many."""
+    ids = tokenise(Document("1", messages=MESSAGES), tokenizer)
+    assert tokenizer.decode(ids) == "<|user|>Wie spät ist es?<|end|><|assistant|>Es ist acht Uhr.<|end|>"
+
+
+def read(
+    corpus: str,
+    tokenizer: PreTrainedTokenizerFast,
+    split: str = "train",
+    decontaminator: Decontaminator = CLEAN,
+    limit: int | None = None,
+) -> tuple[list[list[int]], Counter[str]]:
+    """Read a corpus and what was dropped of it."""
+    drops: Counter[str] = Counter()
+    return list(read_token_ids(corpus, PAIR, split, tokenizer, decontaminator, limit, drops)), drops
+
+
+def test_every_document_of_a_corpus_is_read_in_order(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Prevent documents from being left out, or one language of the pair from being forgotten."""
+    ids, drops = read("sample", tokenizer, "validation")
+    texts = [document.text for document in read_documents("sample", PAIR, "validation")]
+    assert [tokenizer.decode(document[:-1]) for document in ids] == texts
+    assert len(texts) == 2 * 32
+    assert not drops
+
+
+def test_limit_counts_documents(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Prevent a limit from counting rows or tokens, and from drawing other documents than the first."""
+    assert read("sample", tokenizer, limit=3)[0] == read("sample", tokenizer)[0][:3]
+
+
+def test_documents_with_a_question_are_dropped_and_counted(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    """Prevent evaluation questions from being pretrained on, also where they stand in a turn of a conversation."""
+    question = "Zwölf kleine Katzen saßen gestern Abend auf dem alten Zaun vor unserem gelben Haus"
+    asked = [{"role": "user", "content": f"Übersetze: {question}!"}, {"role": "assistant", "content": "Twelve cats."}]
+    short = "Es ist acht Uhr."
+    rows = [{"text": f"Seite {number}, und nichts weiter."} for number in range(20)]
+    rows += [{"text": f"Man sagt: {question}."}, {"messages": asked}, {"messages": MESSAGES}]
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    kept, drops = [], Counter()
+    for split in ("train", "validation"):
+        ids, dropped = read(f"file:{path}", tokenizer, split, Decontaminator([(question, True), (short, True)]))
+        kept += ids
+        drops += dropped
+    assert drops == {"overlap": 2, "exact match": 1}
+    assert sorted(tokenizer.decode(ids, skip_special_tokens=True) for ids in kept) == sorted(
+        row["text"] for row in rows[:20]
+    )
+
+
+@pytest.fixture
+def start_text(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> tuple[str, list[list[int]]]:
+    """What a target wrote by itself, as distillation stores it, and its ids."""
+    store = RowStore(tmp_path / "start_text" / "train")
+    texts = ["Der Hund schläft.", "Die Katze wacht.", "Es regnet."]
+    written = [[tokenizer.bos_token_id, *tokenizer.encode(text), tokenizer.eos_token_id] for text in texts]
+    for number, ids in enumerate(written):
+        topk = np.zeros((len(ids) - 1, TOP_K))
+        request = replace(REQUEST, prompt_ids=(tokenizer.bos_token_id,), seed=number)
+        store.write([(request, Answer(ids[1:], topk, topk, "stop"))], "transformers")
+    return f"rows:{tmp_path / 'start_text'}", written
+
+
+def test_what_a_target_wrote_is_taken_id_for_id(
+    start_text: tuple[str, list[list[int]]], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Prevent a target's own ids from being decoded and tokenised again, or given a second end token."""
+    corpus, written = start_text
+    assert read(corpus, tokenizer) == (written, Counter())
+    assert read(corpus, tokenizer, limit=2) == (written[:2], Counter())
+    decontaminator = Decontaminator([("Die Katze wacht", True)])
+    assert read(corpus, tokenizer, decontaminator=decontaminator) == (
+        [written[0], written[2]],
+        Counter({"exact match": 1}),
+    )
+
+
+def test_rows_that_nobody_wrote_are_named(
+    start_text: tuple[str, list[list[int]]], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Prevent a missing split from being read as an empty one."""
+    corpus, _ = start_text
+    with pytest.raises(InputError, match=r"start_text/validation: run distill\.py first"):
+        read(corpus, tokenizer, "validation")
+
+
+def test_packed_rows_come_back_with_what_was_dropped(tmp_path: Path) -> None:
+    """Prevent drops counted in one session from being lost where a resumed one finds the file finished."""
+    drops: Counter[str] = Counter()
+
+    def rows() -> Iterator[list[int]]:
+        for start in range(2500):
+            drops["overlap"] += start % 2
+            yield list(range(start, start + 4))
+
+    path = tmp_path / "packed" / "train.parquet"
+    write_packed(rows(), path, drops)
+    packed = load_packed(path)
+    assert packed.rows["input_ids"] == [list(range(start, start + 4)) for start in range(2500)]
+    assert packed.facts == {"rows": 2500, "tokens": 10000, "dropped": {"overlap": 1250}}
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=["disk full", "interrupted"]
+)
+def test_a_packed_file_is_whole_or_not_at_all(tmp_path: Path, error: BaseException) -> None:
+    """Prevent a resumed run from training on the half of the text that was packed before an interrupt."""
+
+    def rows() -> Iterator[list[int]]:
+        yield from [[1, 2, 3]] * 3000
+        raise error
+
+    with pytest.raises(type(error)):
+        write_packed(rows(), tmp_path / "train.parquet", Counter())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
+    """Prevent training on nothing where the text is shorter than one row."""
+    path = tmp_path / "train.parquet"
+    write_packed(pack([[1, 2, 3]], 8), path, Counter())
+    with pytest.raises(InputError, match=r"train\.parquet has no rows: the text is shorter than max_length"):
+        load_packed(path)
+
+
+@pytest.mark.parametrize("kept", [0, 0.5, 0.99])
+def test_a_truncated_file_is_named_with_what_to_do(tmp_path: Path, kept: float) -> None:
+    """Prevent a damaged file from ending the run in a traceback."""
+    path = tmp_path / "train.parquet"
+    write_packed([[1, 2, 3]] * 10, path, Counter())
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * kept)])
+    with pytest.raises(DamagedStoreError, match=r"train\.parquet is damaged .*delete it and run pretrain\.py again"):
+        load_packed(path)

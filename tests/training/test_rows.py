@@ -1,0 +1,99 @@
+"""Self-distilled rows as a dataset: only whole ones, only of the right target."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from drafter_trainer.distillation.store import TOP_K, Answer, RowStore
+from drafter_trainer.errors import DamagedStoreError, InputError
+from drafter_trainer.targets import Target
+from drafter_trainer.training.collators import SelfDistilledCollator
+from drafter_trainer.training.rows import load_rows
+from tests.distillation.conftest import REQUEST
+
+TARGET = Target(REQUEST.target, REQUEST.target_revision, "nowhere")
+
+
+def write(folder: Path, count: int = 4, **given: str) -> RowStore:
+    """Write shards of two rows each, the answer of row n being n tokens long."""
+    store = RowStore(folder)
+    for start in range(0, count, 2):
+        rows = []
+        for number in range(start, min(start + 2, count)):
+            ids = np.arange(TOP_K)[None].repeat(number + 1, axis=0) + number
+            answer = Answer([number] * (number + 1), ids, -0.5 * ids, "stop")
+            rows.append((replace(REQUEST, seed=number, **given), answer))
+        store.write(rows, "transformers")
+    return store
+
+
+def test_rows_are_loaded_in_order_and_collated(tmp_path: Path) -> None:
+    """Prevent rows from being lost between shards, and columns from changing their type on the way to the loss."""
+    write(tmp_path, 5)
+    rows = load_rows(tmp_path, TARGET)
+    assert rows["response_ids"] == [[number] * (number + 1) for number in range(5)]
+    assert set(rows.column_names) == {"key", "prompt_ids", "response_ids", "topk_ids", "topk_logprobs"}
+    batch = SelfDistilledCollator(pad_id=0, max_length=64)([rows[0], rows[4]])
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 0, 0, 0, 0, 0], [5, 6, 7, 4, 4, 4, 4, 4]]
+    assert batch["topk_ids"][1, 3].tolist() == list(range(4, 24))
+    assert batch["topk_logprobs"][1, 7].tolist() == [-0.5 * number for number in range(4, 24)]
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({"target": "tests/other"}, "tests/other@abc"),
+        ({"target_revision": "older"}, "tests/tiny-target@older"),
+    ],
+)
+def test_another_targets_rows_are_refused_with_both_names(tmp_path: Path, given: dict[str, str], found: str) -> None:
+    """Prevent a drafter from learning another model's answers, of which its own target accepts little."""
+    store = write(tmp_path)
+    other = replace(REQUEST, seed=9, **given)
+    store.write([(other, Answer([1], np.zeros((1, TOP_K)), np.zeros((1, TOP_K)), "stop"))], "transformers")
+    with pytest.raises(InputError, match=f"holds answers of {found}, the target is tests/tiny-target@abc"):
+        load_rows(tmp_path, TARGET)
+
+
+def test_a_folder_without_rows_is_refused(tmp_path: Path) -> None:
+    """Prevent training on nothing."""
+    with pytest.raises(InputError, match=r"holds no rows: run distill\.py first"):
+        load_rows(tmp_path, TARGET)
+
+
+def test_a_folder_where_every_answer_was_dropped_is_refused(tmp_path: Path) -> None:
+    """Prevent a small validation split, all of whose answers were empty, from ending the run in a traceback."""
+    RowStore(tmp_path).write_dropped([(REQUEST, "empty answer")], "English")
+    with pytest.raises(InputError, match=r"holds no rows"):
+        load_rows(tmp_path, TARGET)
+
+
+def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
+    """Prevent a truncated shard from being skipped, or from ending the run in a traceback."""
+    store = write(tmp_path)
+    shard = store.shards()[1]
+    shard.write_bytes(shard.read_bytes()[:-20])
+    with pytest.raises(DamagedStoreError, match=r"rows-000-000001\.parquet is damaged .*delete it"):
+        load_rows(tmp_path, TARGET)
+
+
+def test_a_repeated_shard_is_refused(tmp_path: Path) -> None:
+    """Prevent rows from weighing double."""
+    store = write(tmp_path)
+    (tmp_path / "rows-001-000000.parquet").write_bytes(store.shards()[0].read_bytes())
+    with pytest.raises(DamagedStoreError, match=r"rows-001-000000\.parquet repeats rows"):
+        load_rows(tmp_path, TARGET)
+
+
+def test_a_shard_that_was_replaced_is_read_anew(tmp_path: Path) -> None:
+    """Prevent a cache from giving the rows of a shard that was deleted and distilled again."""
+    store = write(tmp_path, 2)
+    before = load_rows(tmp_path, TARGET)["response_ids"]
+    (shard,) = store.shards()
+    shard.unlink()
+    ids = np.zeros((1, TOP_K))
+    store.write([(replace(REQUEST, seed=7), Answer([77], ids, ids, "stop"))], "transformers")
+    assert before == [[0], [1, 1]]
+    assert load_rows(tmp_path, TARGET)["response_ids"] == [[77]]

@@ -1,0 +1,425 @@
+"""The trainers: what a token's loss is, how it is reduced, what is kept, and how a stopped run goes on."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+from transformers.modeling_outputs import CausalLMOutput
+
+from drafter_trainer.training.collators import collate_packed
+from drafter_trainer.training.trainers import FinetuningTrainer, PretrainingTrainer, train_to_end
+from tests.training.conftest import (
+    COLLATOR,
+    VOCABULARY,
+    finetuning_arguments,
+    make_draft_model,
+    make_rows,
+    pretraining_arguments,
+)
+
+# Without clipping and with plain gradient descent a wrong scale of the loss shows in the weights; Adam hides it.
+PLAIN = {"optim": "sgd", "max_grad_norm": 0.0, "lr_scheduler_type": "constant", "learning_rate": 0.2}
+
+
+def make_trainer(folder: Path, rows: list[dict[str, Any]], seed: int = 0, **given: Any) -> FinetuningTrainer:
+    """Make a trainer of the tiny drafter."""
+    callbacks = given.pop("callbacks", None)
+    return FinetuningTrainer(
+        model=make_draft_model(seed),
+        args=finetuning_arguments(folder, **given),
+        train_dataset=rows,
+        eval_dataset=make_rows(7, seed=1),
+        data_collator=COLLATOR,
+        callbacks=callbacks,
+    )
+
+
+def losses_of(trainer: Any) -> list[float]:
+    """Return the training loss of each step."""
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def weights_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Copy a model's weights."""
+    return {name: weight.detach().clone() for name, weight in model.state_dict().items()}
+
+
+def assert_same_weights(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor], atol: float) -> None:
+    """Compare two sets of weights by name."""
+    assert one.keys() == two.keys()
+    for name, weight in one.items():
+        torch.testing.assert_close(weight, two[name], atol=atol, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def losses_by_hand(model: torch.nn.Module, rows: list[dict[str, Any]], kl_weight: float) -> list[float]:
+    """Compute the loss of every supervised token from the definitions, without batch, padding or shift."""
+    losses = []
+    for row in rows:
+        ids = [*row["prompt_ids"], *row["response_ids"]]
+        with torch.inference_mode():
+            log_q = model(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(dim=-1).numpy()
+        for number, token in enumerate(row["response_ids"]):
+            before = log_q[len(row["prompt_ids"]) + number - 1]
+            log_p, inside = np.array(row["topk_logprobs"][number]), before[row["topk_ids"][number]]
+            rest_p, rest_q = 1 - np.exp(log_p).sum(), 1 - np.exp(inside).sum()
+            kl = (np.exp(log_p) * (log_p - inside)).sum() + rest_p * np.log(rest_p / rest_q)
+            losses.append((1 - kl_weight) * -before[token] + kl_weight * kl)
+    return losses
+
+
+@pytest.mark.parametrize("kl_weight", [0.0, 0.5, 1.0])
+def test_loss_of_a_batch_equals_the_one_computed_by_hand(tmp_path: Path, kl_weight: float) -> None:
+    """Prevent a shift too many or too few, a supervised prompt or padding, and swapped weights of the two losses."""
+    rows = make_rows(5)
+    trainer = make_trainer(tmp_path, rows, kl_weight=kl_weight)
+    expected = losses_by_hand(trainer.model, rows, kl_weight)
+    batch = COLLATOR(rows)
+    loss = trainer.compute_loss(trainer.model, batch)
+    assert loss.item() == pytest.approx(np.mean(expected), rel=1e-4)
+    loss = trainer.compute_loss(trainer.model, batch, num_items_in_batch=torch.tensor(1000))
+    assert loss.item() == pytest.approx(np.sum(expected) / 1000, rel=1e-4)
+
+
+class GivenLogits(torch.nn.Module):
+    """Stand in for a model: its logits are its parameter."""
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        super().__init__()
+        logits = torch.randn(*shape, VOCABULARY, generator=torch.Generator().manual_seed(0))
+        self.logits = torch.nn.Parameter(logits)
+
+    def forward(self, input_ids: torch.Tensor, logits_to_keep: int = 0, **_: Any) -> CausalLMOutput:
+        """Return the last `logits_to_keep` positions, all for 0, as models do."""
+        assert input_ids.shape == self.logits.shape[:2]
+        return CausalLMOutput(logits=self.logits[:, -logits_to_keep:] if logits_to_keep else self.logits)
+
+
+@pytest.mark.parametrize("kl_weight", [0.0, 1.0])
+def test_only_what_predicts_an_answer_token_is_trained(tmp_path: Path, kl_weight: float) -> None:
+    """Prevent the drafter from being trained to write prompts or padding."""
+    rows = make_rows(5)
+    batch = COLLATOR(rows)
+    model = GivenLogits(tuple(batch["input_ids"].shape))
+    make_trainer(tmp_path, rows, kl_weight=kl_weight).compute_loss(model, batch).backward()
+    trained = model.logits.grad.abs().sum(dim=-1) > 0
+    expected = torch.zeros_like(trained)
+    for index, row in enumerate(rows):
+        start = len(row["prompt_ids"])
+        expected[index, start - 1 : start + len(row["response_ids"]) - 1] = True
+    torch.testing.assert_close(trained, expected)
+
+
+def test_what_stands_at_the_prompts_positions_does_not_matter(tmp_path: Path) -> None:
+    """Prevent the zeros that fill the top k over prompts and padding from entering the loss."""
+    rows = make_rows(5)
+    trainer = make_trainer(tmp_path, rows, kl_weight=0.5)
+    batch = COLLATOR(rows)
+    loss = trainer.compute_loss(trainer.model, batch).item()
+    unsupervised = batch["labels"] == -100
+    batch["topk_ids"][unsupervised] = 7
+    batch["topk_logprobs"][unsupervised] = -3.0
+    assert trainer.compute_loss(trainer.model, batch).item() == loss
+    batch["topk_logprobs"][~unsupervised] = -3.0
+    assert trainer.compute_loss(trainer.model, batch).item() != loss
+
+
+def test_pretraining_loss_is_the_models_own(tmp_path: Path) -> None:
+    """Prevent packed rows from being trained with another loss than every causal model's."""
+    model, packed = make_draft_model(), torch.randint(1, VOCABULARY, (3, 12))
+    trainer = PretrainingTrainer(model=model, args=pretraining_arguments(tmp_path), data_collator=collate_packed)
+    batch = collate_packed([{"input_ids": row.tolist()} for row in packed])
+    expected = model(input_ids=packed, labels=packed).loss
+    torch.testing.assert_close(trainer.compute_loss(model, batch), expected)
+    count = torch.tensor(3 * 11)
+    torch.testing.assert_close(trainer.compute_loss(model, batch, num_items_in_batch=count), expected)
+
+
+@pytest.mark.parametrize("kl_weight", [0.0, 0.5])
+def test_a_batch_of_four_equals_four_accumulated_batches(tmp_path: Path, kl_weight: float) -> None:
+    """Prevent tokens of short answers from weighing more where a batch is accumulated: means of means differ."""
+    rows = make_rows(16)
+    runs = []
+    for size, accumulation in ((4, 1), (1, 4), (2, 2)):
+        trainer = make_trainer(
+            tmp_path,
+            rows,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=accumulation,
+            num_train_epochs=2,
+            kl_weight=kl_weight,
+            **PLAIN,
+        )
+        before = weights_of(trainer.model)
+        trainer.train()
+        runs.append((losses_of(trainer), weights_of(trainer.model)))
+    whole_losses, whole_weights = runs[0]
+    assert len(whole_losses) == 8
+    assert max((whole_weights[name] - before[name]).abs().max() for name in before) > 0.05
+    for losses, weights in runs[1:]:
+        assert losses == pytest.approx(whole_losses, rel=1e-4)
+        assert_same_weights(weights, whole_weights, atol=1e-4)
+
+
+def test_pretraining_accumulates_alike(tmp_path: Path) -> None:
+    """Prevent packed rows, all of whose tokens are labels, from being divided by one token too many a row."""
+    packed = torch.randint(1, VOCABULARY, (8, 12), generator=torch.Generator().manual_seed(0))
+    rows = Dataset.from_dict({"input_ids": packed.tolist()})
+    runs = []
+    for size, accumulation in ((8, 1), (1, 8)):
+        trainer = PretrainingTrainer(
+            model=make_draft_model(),
+            args=pretraining_arguments(
+                tmp_path, per_device_train_batch_size=size, gradient_accumulation_steps=accumulation, **PLAIN
+            ),
+            train_dataset=rows,
+            data_collator=collate_packed,
+        )
+        with torch.inference_mode():
+            expected = trainer.model(input_ids=packed, labels=packed).loss.item()
+        trainer.train()
+        assert losses_of(trainer)[0] == pytest.approx(expected, rel=1e-4)
+        runs.append((losses_of(trainer), weights_of(trainer.model)))
+    assert runs[1][0] == pytest.approx(runs[0][0], rel=1e-4)
+    assert_same_weights(runs[1][1], runs[0][1], atol=1e-4)
+
+
+def test_a_batch_without_a_supervised_token_is_harmless(tmp_path: Path) -> None:
+    """Prevent a prompt that fills max_length from turning the loss, or the weights, into NaN."""
+    rows = make_rows(4)
+    rows[1] |= {"prompt_ids": [3] * 70}
+    trainer = make_trainer(tmp_path, rows, per_device_train_batch_size=1, num_train_epochs=1, **PLAIN)
+    trainer.eval_dataset = rows
+    trainer.args.per_device_eval_batch_size = 1
+    trainer.args.logging_nan_inf_filter = False
+    trainer.train()
+    assert np.isfinite(losses_of(trainer)).all()
+    assert min(losses_of(trainer)) == 0
+    assert all(weight.isfinite().all() for weight in trainer.model.state_dict().values())
+    assert np.isfinite(trainer.evaluate()["eval_loss"])
+
+
+TWO_PROCESSES = """
+import sys
+from pathlib import Path
+
+from tests.training.test_trainers import train_distributed
+
+train_distributed(Path(sys.argv[1]))
+"""
+# `accelerate launch --cpu` starts one process in silence.
+LAUNCH = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no-python")
+# The global batch is four rows, with one process as with two.
+DISTRIBUTED = {"kl_weight": 0.5, "num_train_epochs": 2, "per_device_eval_batch_size": 2} | PLAIN
+
+
+def train_distributed(folder: Path) -> None:
+    """Train as one of two processes, and let the first write what came of it."""
+    torch.set_num_threads(1)
+    results = {}
+    for size, accumulation in ((2, 1), (1, 2)):
+        trainer = make_trainer(
+            folder,
+            make_rows(16),
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=accumulation,
+            **DISTRIBUTED,
+        )
+        trainer.train()
+        metrics = trainer.evaluate()
+        results[str(accumulation)] = {
+            "processes": trainer.args.world_size,
+            "losses": losses_of(trainer),
+            "metrics": {name: metrics[name] for name in METRICS},
+            "weights": {name: weight.tolist() for name, weight in weights_of(trainer.model).items()},
+        }
+    if trainer.is_world_process_zero():
+        (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+
+
+METRICS = ("eval_greedy_agreement", "eval_expected_alpha", "eval_supervised_tokens")
+
+
+def test_two_processes_train_and_evaluate_as_one(tmp_path: Path) -> None:
+    """Prevent several processes from training at a half or a double rate, and from evaluating padding rows twice."""
+    launched = subprocess.run(
+        [*LAUNCH, sys.executable, "-c", TWO_PROCESSES, str(tmp_path)],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert launched.returncode == 0, launched.stderr
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+
+    trainer = make_trainer(tmp_path, make_rows(16), per_device_train_batch_size=4, **DISTRIBUTED)
+    trainer.train()
+    metrics = trainer.evaluate()
+    # Seven rows do not fill two processes' batches of two: one row is there twice.
+    assert len(trainer.eval_dataset) == 7
+    for result in results.values():
+        assert result["processes"] == 2
+        assert result["losses"] == pytest.approx(losses_of(trainer), rel=1e-4)
+        assert result["metrics"] == pytest.approx({name: metrics[name] for name in METRICS}, abs=1e-4)
+        weights = {name: torch.tensor(weight) for name, weight in result["weights"].items()}
+        assert_same_weights(weights, weights_of(trainer.model), atol=1e-4)
+
+
+@pytest.mark.parametrize("prefix", ["eval", "test"])
+def test_evaluation_has_loss_and_acceptance(tmp_path: Path, prefix: str) -> None:
+    """Prevent a metric that may decide which checkpoint is kept from being missing or misnamed."""
+    trainer = make_trainer(tmp_path, make_rows(4), per_device_eval_batch_size=7, kl_weight=0.5)
+    metrics = trainer.evaluate(metric_key_prefix=prefix)
+    rows = trainer.eval_dataset
+    expected = losses_by_hand(trainer.model, rows, 0.5)
+    assert metrics[f"{prefix}_loss"] == pytest.approx(np.mean(expected), rel=1e-4)
+    assert metrics[f"{prefix}_supervised_tokens"] == len(expected)
+    assert 0 <= metrics[f"{prefix}_greedy_agreement"] <= 1
+    assert 0 < metrics[f"{prefix}_expected_alpha"] < 1
+
+
+class Damage(TrainerCallback):
+    """Spoil the weights after some steps, as far too high a learning rate would."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: torch.nn.Module, **_: Any) -> None:
+        """Disturb every weight."""
+        if state.global_step > self.step:
+            generator = torch.Generator().manual_seed(state.global_step)
+            with torch.no_grad():
+                for weight in model.parameters():
+                    weight.add_(torch.randn(weight.shape, generator=generator))
+
+
+def test_the_checkpoint_with_the_best_expected_alpha_is_kept(tmp_path: Path) -> None:
+    """Prevent the last checkpoint from being published where an earlier one is accepted more often."""
+    rows = make_rows(12, seed=1)
+    trainer = make_trainer(
+        tmp_path,
+        rows,
+        max_steps=10,
+        eval_strategy="steps",
+        eval_steps=2,
+        save_strategy="steps",
+        save_steps=2,
+        load_best_model_at_end=True,
+        learning_rate=1e-2,
+        callbacks=[Damage(step=6)],
+    )
+    metrics = train_to_end(trainer)
+    history = {
+        entry["step"]: entry["eval_expected_alpha"]
+        for entry in trainer.state.log_history[:-1]
+        if "eval_expected_alpha" in entry
+    }
+    best = max(history, key=history.__getitem__)
+    assert best in (2, 4, 6)
+    assert history[10] < 0.8 * history[best]
+    assert metrics["eval_expected_alpha"] == pytest.approx(history[best], abs=1e-6)
+    # Only the best and the last are kept on the disk, and the best is what was saved.
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {f"checkpoint-{best}", "checkpoint-10"}
+    kept = load_file(tmp_path / "model.safetensors")
+    assert_same_weights(kept, load_file(tmp_path / f"checkpoint-{best}" / "model.safetensors"), atol=0)
+    assert metrics.keys() == {"eval_loss", *METRICS}
+    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["use_cache"] is True
+
+
+class Stop(TrainerCallback):
+    """Interrupt a run as a user would."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Interrupt before the step is saved."""
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+RESUMED = {"max_steps": 12, "save_steps": 3, "eval_steps": 3, "save_strategy": "steps", "eval_strategy": "steps"}
+RESUMED |= {"load_best_model_at_end": True, "learning_rate": 1e-2}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """Weights and figures of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    trainer = make_trainer(folder, make_rows(10), **RESUMED)
+    metrics = train_to_end(trainer)
+    return load_file(folder / "model.safetensors"), metrics
+
+
+def assert_equals_uninterrupted(
+    folder: Path, metrics: dict[str, float], uninterrupted: tuple[dict[str, torch.Tensor], dict[str, float]]
+) -> None:
+    """Compare what a resumed run left."""
+    weights, expected = uninterrupted
+    assert_same_weights(load_file(folder / "model.safetensors"), weights, atol=1e-6)
+    for name in ("eval_loss", *METRICS):
+        assert metrics[name] == pytest.approx(expected[name], abs=1e-6)
+
+
+@pytest.mark.parametrize("step", [2, 5, 8, 12])
+def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path, step: int, uninterrupted: Any) -> None:
+    """Prevent a resume that repeats or skips rows, forgets the optimizer, or begins its schedule anew."""
+    with pytest.raises(KeyboardInterrupt):
+        train_to_end(make_trainer(tmp_path, make_rows(10), callbacks=[Stop(step)], **RESUMED))
+    assert len(list(tmp_path.glob("checkpoint-*"))) == min(2, (step - 1) // 3)
+    # Only before the first checkpoint do the initial weights matter.
+    resumed = make_trainer(tmp_path, make_rows(10), seed=0 if step == 2 else 5, **RESUMED)
+    metrics = train_to_end(resumed)
+    assert resumed.state.global_step == 12
+    assert_equals_uninterrupted(tmp_path, metrics, uninterrupted)
+
+
+def test_a_run_stopped_after_its_last_step_keeps_the_best(tmp_path: Path, uninterrupted: Any) -> None:
+    """Prevent a run that was killed before it saved the drafter from never ending, or from saving the last one."""
+    make_trainer(tmp_path, make_rows(10), **RESUMED).train()
+    assert not (tmp_path / "model.safetensors").exists()
+    metrics = train_to_end(make_trainer(tmp_path, make_rows(10), seed=5, **RESUMED))
+    assert_equals_uninterrupted(tmp_path, metrics, uninterrupted)
+
+
+def test_a_checkpoint_that_was_cut_off_is_passed_over(tmp_path: Path, uninterrupted: Any) -> None:
+    """Prevent a kill while a checkpoint is saved from making every later start fail."""
+    with pytest.raises(KeyboardInterrupt):
+        train_to_end(make_trainer(tmp_path, make_rows(10), callbacks=[Stop(8)], **RESUMED))
+    half = tmp_path / "checkpoint-9"
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"half")
+    metrics = train_to_end(make_trainer(tmp_path, make_rows(10), seed=5, **RESUMED))
+    assert_equals_uninterrupted(tmp_path, metrics, uninterrupted)
+
+
+@pytest.mark.parametrize("kl_weight", [0.0, 1.0])
+def test_a_drafter_learns_its_rows_by_heart(tmp_path: Path, kl_weight: float) -> None:
+    """Prevent a trainer that runs, and logs falling losses, but does not raise what it is for."""
+    rows = make_rows(4, seed=2)
+    trainer = make_trainer(
+        tmp_path,
+        rows,
+        max_steps=150,
+        per_device_train_batch_size=4,
+        learning_rate=2e-2,
+        lr_scheduler_type="constant",
+        kl_weight=kl_weight,
+    )
+    trainer.eval_dataset = rows
+    before = trainer.evaluate()
+    trainer.train()
+    after = trainer.evaluate()
+    assert before["eval_greedy_agreement"] < 0.3
+    assert after["eval_greedy_agreement"] > 0.9
+    if kl_weight == 1:
+        assert after["eval_expected_alpha"] > before["eval_expected_alpha"] + 0.3
