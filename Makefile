@@ -18,13 +18,14 @@ TARGET ?= smollm2-135m
 CONFIG ?= recipes/configs/$(TARGET)/$(PAIR).yaml
 QUICKSTART := --config recipes/configs/smollm2-135m/quickstart.yaml
 
-.PHONY: help install quickstart test bench lint golden clean
+.PHONY: help install quickstart test bench lint readme clean
 
 help:
 	@echo "make quickstart               the whole way on this machine: train, publish to a folder, measure"
 	@echo "make test                     the tests"
 	@echo "make bench LANG=de-en         measure a drafter [DRAFTER=folder or Hub id] [QUESTIONS=file.jsonl] [OUT=folder]"
 	@echo "make lint                     ruff"
+	@echo "make readme                   write the committed results into the README"
 
 install: $(INSTALLED)
 
@@ -52,6 +53,9 @@ bench: $(INSTALLED)
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+readme: $(INSTALLED)
+	$(VENV)/bin/python recipes/readme.py
 
 clean:
 	rm -rf runs $(VENV)

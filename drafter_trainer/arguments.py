@@ -14,6 +14,13 @@ def _option(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 
+def _check_positive(arguments: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise InputError(f"{name} must be at least 1, got {value}")
+
+
 @dataclass
 class RunArguments:
     """Say which drafter is worked on, and where its steps leave their folders."""
@@ -65,6 +72,7 @@ class CorpusArguments:
     def __post_init__(self) -> None:
         if not self.corpus:
             raise InputError("no corpus: give --corpus NAME, such as --corpus sample or --corpus file:sentences.txt")
+        _check_positive(self, "max_samples", "max_validation_samples")
 
 
 @dataclass
@@ -85,8 +93,7 @@ class DrafterArguments:
     freeze_embeddings: bool = _option(False, "Train the layers alone, not embeddings and head")
 
     def __post_init__(self) -> None:
-        if self.num_hidden_layers < 1:
-            raise InputError(f"num_hidden_layers must be at least 1, got {self.num_hidden_layers}")
+        _check_positive(self, "num_hidden_layers")
 
 
 @dataclass
@@ -106,9 +113,7 @@ class DistillationArguments:
     def __post_init__(self) -> None:
         if not self.temperatures or min(self.temperatures) < 0:
             raise InputError(f"temperatures must be 0 or more, got {self.temperatures}")
-        for name in ("samples", "max_new_tokens", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        _check_positive(self, "samples", "max_new_tokens", "batch_size")
 
 
 @dataclass
@@ -124,8 +129,7 @@ class PublishingArguments:
 
     def __post_init__(self) -> None:
         # Drafting nothing works greedily and breaks when sampling (transformers 5.23).
-        if self.draft_length < 1:
-            raise InputError(f"draft_length must be at least 1, got {self.draft_length}")
+        _check_positive(self, "draft_length")
 
 
 @dataclass
@@ -155,5 +159,4 @@ class BenchmarkArguments:
     def __post_init__(self) -> None:
         if not self.temperatures or min(self.temperatures) < 0:
             raise InputError(f"temperatures must be 0 or more, got {self.temperatures}")
-        if self.max_new_tokens < 1:
-            raise InputError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+        _check_positive(self, "max_new_tokens", "max_questions", "prompt_lookup_tokens")

@@ -122,15 +122,16 @@ def resolve_target(
 
 
 def hash_folder(folder: Path) -> str:
-    """Hash a checkpoint's configuration and weights, for a revision where no commit names them.
+    """Hash a checkpoint's configurations, tokenizer and weights, for a revision where no commit names them.
 
     Of each file its size and its first and last MiB are taken: seconds also for hundreds of gigabytes.
     """
     digest = hashlib.sha256()
-    files = sorted([folder / "config.json", *folder.glob("*.safetensors")])
-    if not (folder / "config.json").is_file() or len(files) == 1:
+    weights = sorted(folder.glob("*.safetensors"))
+    if not (folder / "config.json").is_file() or not weights:
         raise InputError(f"{folder} is no model: expected config.json and safetensors files in it")
-    for path in files:
+    texts = [folder / name for name in ("config.json", "generation_config.json", "tokenizer.json")]
+    for path in [*filter(Path.is_file, texts), *weights]:
         size = path.stat().st_size
         digest.update(f"{path.name} {size}\n".encode())
         with path.open("rb") as file:

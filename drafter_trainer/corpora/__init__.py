@@ -22,8 +22,9 @@ from drafter_trainer.corpora.sample import sample_rows, sample_sentences
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import Pair
 
-# Which hundredths of the sentences become a split that the corpus lacks
-_FROM_TRAINING = {"train": range(4, 100), "validation": range(0, 2), "test": range(2, 4)}
+# Which hundredths of a corpus become a split that it lacks
+_SENTENCES = {"train": range(4, 100), "validation": range(0, 2), "test": range(2, 4)}
+_DOCUMENTS = {"train": range(2, 100), "validation": range(0, 2)}
 _FROM_VALIDATION = {"validation": range(0, 50), "test": range(50, 100)}
 # ShareGPT has further speakers, of which these are answers of a model too.
 _ROLES = {"system": "system", "human": "user", "user": "user"} | dict.fromkeys(
@@ -101,12 +102,12 @@ def read_sentences(name: str, pair: Pair, split: str) -> Iterator[Sentence]:
             yield Sentence(f"sample/{source_id}", text, reference)
     elif corpus.kind == "file":
         rows = (_sentence_of_row(place, row, pair) for place, row in read_rows(Path(corpus.argument or "")))
-        yield from _own_split(rows, split, _FROM_TRAINING, name)
+        yield from _own_split(rows, split, _SENTENCES, name)
     elif corpus.kind in PARALLEL_CORPORA:
         splits = PARALLEL_CORPORA[corpus.kind].splits
         source_split, shares = split, None
         if splits == ("train",):
-            source_split, shares = "train", _FROM_TRAINING
+            source_split, shares = "train", _SENTENCES
         elif "test" not in splits and split != "train":
             source_split, shares = "validation", _FROM_VALIDATION
         rows = (
@@ -144,7 +145,7 @@ def read_documents(name: str, pair: Pair, split: str) -> Iterator[Document]:
             for place, row in read_rows(Path(corpus.argument or ""))
             if not _is_blank(row.get("text"))  # a blank line of a text file only parts paragraphs
         )
-        yield from _own_split(rows, split, _FROM_TRAINING, name)
+        yield from _own_split(rows, split, _DOCUMENTS, name)
     elif corpus.kind in TEXT_CORPORA:
         held_out = TEXT_CORPORA[corpus.kind].splits == ("train",)
         source_split = "train" if held_out else split
@@ -156,7 +157,7 @@ def read_documents(name: str, pair: Pair, split: str) -> Iterator[Document]:
             )
             if row.get("conversations") != []  # a template may not take a conversation without turns
         )
-        yield from _own_split(rows, split, _FROM_TRAINING, name) if held_out else rows
+        yield from _own_split(rows, split, _DOCUMENTS, name) if held_out else rows
     else:
         raise InputError(f"corpus {name} is no text to pretrain on: {', '.join(TEXT_CORPORA)} and file:PATH are")
 

@@ -18,6 +18,7 @@ TESTED = [("Der Zug hält.", "The train stops."), ("Es regnet.", "It rains.")]
 RUSSIAN = [("Доброе утро.", "Good morning.")]
 FRENCH = [("Bonjour, l'été !", "Hello, summer!")]
 CHINESE = [("早上好。", "Good morning.")]
+HELD_OUT = [(f"这是第{number}句。", f"This is sentence number {number}.") for number in range(20)]
 # Among them what a reader of tables may take for a missing value or for the beginning of a quoted field.
 JAPANESE = [(f"これは{number}番目の文です。", f"This is sentence number {number}.") for number in range(400)]
 JAPANESE += [("該当なし", "N/A"), ("なし", "None"), ("彼は「はい」と言った。", 'He said "yes".'), ("ヌル", "null")]
@@ -81,7 +82,7 @@ def fill(hub: LoopbackHub) -> dict[str, str]:
     second = repo.commit("main", "wmt", "another test split", files)
     french = {"train": FRENCH, "validation": FRENCH, "test": FRENCH}
     hub.add_repo("wmt/wmt14", wmt({"fr-en": french}), "dataset")
-    hub.add_repo("wmt/wmt19", wmt({"zh-en": {"train": CHINESE, "validation": CHINESE}}), "dataset")
+    hub.add_repo("wmt/wmt19", wmt({"zh-en": {"train": CHINESE, "validation": HELD_OUT}}), "dataset")
     header = "english\tjapanese\tmodel1_accepted\tmodel2_accepted\n"
     table = header + "".join(f"{english}\t{japanese}\t1\t0\n" for japanese, english in JAPANESE)
     hub.add_repo(
@@ -201,7 +202,10 @@ def test_parallel_corpus_is_read_in_both_directions(seen: dict[str, Any]) -> Non
     assert sentences(seen, "wmt14 fr-en train") == FRENCH
     assert sentences(seen, "wmt14 en-fr test") == [(english, french) for french, english in FRENCH]
     assert sentences(seen, "wmt16 ru-en train") == RUSSIAN
-    assert sentences(seen, "wmt19 zh-en validation") == CHINESE
+    validation, test = sentences(seen, "wmt19 zh-en validation"), sentences(seen, "wmt19 zh-en test")
+    assert sorted(validation + test) == sorted(HELD_OUT)
+    assert validation
+    assert test
 
 
 def test_sentences_are_stripped_and_empty_ones_left_out(seen: dict[str, Any]) -> None:
@@ -248,8 +252,6 @@ def test_description_names_the_commit(seen: dict[str, Any]) -> None:
     ("key", "named"),
     [
         ("wmt16 fr-en train", ["wmt16", "fr-en", "de-en, ru-en"]),
-        ("wmt19 zh-en test", ["wmt19", "'test'", "train, validation"]),
-        ("jparacrawl ja-en test", ["jparacrawl", "test"]),
         ("c4:xx train", ["allenai/c4", "xx", "'en', 'de'"]),
         ("c4 test", ["c4", "'test'", "train, validation"]),
         ("wmt16@0000000000000000000000000000000000000000 de-en test", ["wmt/wmt16", "0" * 40]),
@@ -269,28 +271,30 @@ def test_what_is_not_there_is_named(seen: dict[str, Any], key: str, named: list[
 
 def test_corpus_without_splits_holds_sentences_out(seen: dict[str, Any]) -> None:
     """A sentence on both sides would be validated on after it was trained on; one on neither would be lost."""
-    train, validation = (sentences(seen, f"jparacrawl ja-en {split}") for split in ("train", "validation"))
+    train, validation, test = (
+        sentences(seen, f"jparacrawl ja-en {split}") for split in ("train", "validation", "test")
+    )
     assert 1 <= len(validation) <= 20
-    assert not set(train) & set(validation)
-    assert sorted(train + validation) == sorted(JAPANESE)
+    assert 1 <= len(test) <= 20
+    assert sorted(train + validation + test) == sorted(JAPANESE)
 
 
 def test_columns_follow_the_direction(seen: dict[str, Any]) -> None:
     """JParaCrawl names its columns by language; swapped, Japanese would stand in prompts that say English."""
     backward = sentences(seen, "jparacrawl en-ja train")
     assert set(backward) <= {(english, japanese) for japanese, english in JAPANESE}
-    assert len(backward) > 380
+    assert len(backward) > 370
 
 
 def test_sentence_that_looks_like_a_missing_value_is_kept(seen: dict[str, Any]) -> None:
     """A table's reader takes None, null and N/A for gaps: the run would end at the first such sentence."""
-    both = sentences(seen, "jparacrawl ja-en train") + sentences(seen, "jparacrawl ja-en validation")
+    splits = [sentences(seen, f"jparacrawl ja-en {split}") for split in ("train", "validation", "test")]
     assert {
         ("該当なし", "N/A"),
         ("なし", "None"),
         ("ヌル", "null"),
         ("彼は「はい」と言った。", 'He said "yes".'),
-    } <= set(both)
+    } <= {row for rows in splits for row in rows}
 
 
 def test_web_text_is_read_by_language_and_split(seen: dict[str, Any]) -> None:
@@ -324,9 +328,10 @@ def test_conversation_without_turns_is_left_out(seen: dict[str, Any]) -> None:
     assert all(row["messages"] for row in seen["sharegpt train"] + seen["sharegpt validation"])
 
 
-def test_questions_come_from_test_or_validation(seen: dict[str, Any]) -> None:
-    """WMT19 has no test split; questions from its training split would be trained on."""
+def test_questions_come_from_the_test_split(seen: dict[str, Any]) -> None:
+    """WMT19 has no test split; questions from its training or validation would be trained or selected on."""
     asked = seen["questions wmt16 de-en"]
     assert [question["text"] for question in asked] == [german for german, _ in TESTED]
     assert asked[0]["prompt"] == "Translate German to English: Der Zug hält."
-    assert [question["question_id"] for question in seen["questions wmt19 zh-en"]] == ["wmt19/validation/1"]
+    chinese = [question["text"] for question in seen["questions wmt19 zh-en"]]
+    assert chinese == [source for source, _ in sentences(seen, "wmt19 zh-en test")]

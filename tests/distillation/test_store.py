@@ -215,6 +215,20 @@ def test_two_writers_share_a_folder(tmp_path: Path) -> None:
     assert stores[0].drops() == {"empty answer (English)": 6}
 
 
+def test_two_writers_may_write_at_the_same_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prevent two processes from choosing the same name for their shards, of which one would vanish."""
+    write_table = pq.write_table
+
+    def write_while_another_does(table: pa.Table, path: Path) -> None:
+        monkeypatch.setattr(store_module.pq, "write_table", write_table)
+        RowStore(tmp_path, writer=1).write([answered(1)], "transformers")
+        write_table(table, path)
+
+    monkeypatch.setattr(store_module.pq, "write_table", write_while_another_does)
+    RowStore(tmp_path, writer=0).write([answered(0)], "transformers")
+    assert RowStore(tmp_path).keys() == {answered(number)[0].key for number in (0, 1)}
+
+
 def test_dropped_rows_are_kept_as_keys_and_counted_by_reason_and_language(tmp_path: Path) -> None:
     """Prevent a dropped answer from being asked for again in each run, or from vanishing uncounted."""
     store, rows = write_three(tmp_path)

@@ -108,7 +108,7 @@ def test_stored_half_precision_gives_nearly_the_same_loss() -> None:
     """Prevent fp16 log-probabilities, as the store keeps them, from being summed in fp16."""
     draft_logits, (ids, logprobs) = draw(1), top(draw(0), 20)
     stored = topk_kl(draft_logits, ids.int(), logprobs.half())
-    assert stored.dtype == torch.float32
+    torch.testing.assert_close(stored, topk_kl(draft_logits, ids, logprobs.half().float()), atol=0, rtol=0)
     torch.testing.assert_close(stored, topk_kl(draft_logits, ids, logprobs), atol=0.02, rtol=0.01)
 
 

@@ -387,7 +387,9 @@ def test_a_run_stopped_after_its_last_step_keeps_the_best(tmp_path: Path, uninte
     """Prevent a run that was killed before it saved the drafter from never ending, or from saving the last one."""
     make_trainer(tmp_path, make_rows(10), **RESUMED).train()
     assert not (tmp_path / "model.safetensors").exists()
-    metrics = train_to_end(make_trainer(tmp_path, make_rows(10), seed=5, **RESUMED))
+    # There is no step left to do: 12 is behind 9, though not in the order of the alphabet.
+    resumed = make_trainer(tmp_path, make_rows(10), seed=5, callbacks=[Stop(step) for step in range(13)], **RESUMED)
+    metrics = train_to_end(resumed)
     assert_equals_uninterrupted(tmp_path, metrics, uninterrupted)
 
 
