@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import datasets
+import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
@@ -11,6 +13,12 @@ from drafter_trainer.training.collators import SelfDistilledCollator
 
 VOCABULARY = 60
 COLLATOR = SelfDistilledCollator(pad_id=0, max_length=64)
+
+
+@pytest.fixture(autouse=True)
+def datasets_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what `datasets` caches out of the user's home."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("datasets")))
 
 
 def make_draft_model(seed: int = 0) -> PreTrainedModel:
