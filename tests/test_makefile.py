@@ -1,0 +1,45 @@
+"""The commands of the README: what make passes on, and what it keeps to itself."""
+
+import os
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run make in the repository, its install step taken for done."""
+    command = ["make", "--assume-old=.venv/.installed", *arguments]
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MAKE") and name != "MFLAGS"}
+    return subprocess.run(
+        command, cwd=ROOT, env=inherited | environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_pair_comes_from_the_command_line() -> None:
+    """`make bench LANG=fr-en` is how a pair is named."""
+    said = make("--dry-run", "bench", "LANG=fr-en", "QUESTIONS=q.jsonl", "OUT=out", "DRAFTER=org/drafter").stdout
+    assert "recipes/configs/smollm2-135m/fr-en.yaml --pair fr-en" in said
+    assert "--drafter org/drafter" in said
+    assert "--questions q.jsonl" in said
+    assert "--out out" in said
+
+
+def test_locale_of_the_shell_is_no_pair() -> None:
+    """Every shell sets LANG to its locale; without a pair on the command line German to English is measured."""
+    assert "--pair de-en" in make("--dry-run", "bench", LANG="ru_RU.UTF-8").stdout
+
+
+def test_pair_does_not_become_a_locale() -> None:
+    """A pair exported as LANG is an unknown locale for every command that make starts."""
+    shown = make("--eval", 'show:\n\t@echo "LANG=$$LANG, flags=$$MAKEFLAGS"', "show", "LANG=fr-en").stdout
+    assert shown.startswith("LANG=,")
+    assert "fr-en" not in shown
+
+
+def test_unknown_pair_lists_the_known_ones() -> None:
+    """A mistyped pair must not end in a traceback about a file."""
+    done = make("bench", "LANG=fr-xx")
+    assert done.returncode == 2
+    assert "error: there is no recipes/configs/smollm2-135m/fr-xx.yaml" in done.stdout
+    assert "de-en fr-en ja-en ru-en zh-en" in done.stdout
