@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pyarrow.compute as pc
 from datasets import Dataset
 
 from drafter_trainer.distillation.store import RowStore
@@ -18,7 +19,8 @@ def load_rows(folder: Path, target: Target) -> Dataset:
         folder (`Path`): A folder of shards.
         target (`Target`): The target that must have answered them.
     Returns:
-        `Dataset`, memory-mapped, in the order of the shards.
+        `Dataset`, memory-mapped, in the order of the shards, with the `length` of prompt and answer together, by which
+        a Trainer groups rows.
     Raises:
         DamagedStoreError: If a shard is truncated or repeats rows.
         InputError: If there are none, or another target answered.
@@ -34,4 +36,6 @@ def load_rows(folder: Path, target: Target) -> Dataset:
                     f"{folder} holds answers of {name}@{revision}, the target is {target.identity}: a drafter learns "
                     "from its own target's answers alone, so distil again or name that target"
                 )
-    return Dataset.from_parquet([str(shard) for shard in store.shards()], columns=_COLUMNS)
+    rows = Dataset.from_parquet([str(shard) for shard in store.shards()], columns=_COLUMNS)
+    prompts, responses = (pc.list_value_length(rows.data.column(name)) for name in ("prompt_ids", "response_ids"))
+    return rows.add_column("length", pc.add(prompts, responses).to_pylist())
