@@ -125,7 +125,9 @@ class PublishingArguments:
     private: bool = _option(False, "Make a new repository private")
     draft_length: int = _option(5, "Tokens drafted in one round, written into the repository")
     licence: str | None = _option(None, "Licence identifier for the card: the target's decides it")
-    card_folder: str | None = _option(None, "Also write card and results to <card_folder>/<drafter_name>")
+    card_folder: str | None = _option(
+        None, "Also write card and results to <card_folder>/<drafter_name>, whose notes.md ends the card"
+    )
 
     def __post_init__(self) -> None:
         # Drafting nothing works greedily and breaks when sampling (transformers 5.23).

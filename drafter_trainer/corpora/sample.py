@@ -33,7 +33,8 @@ def sample_sentences(pair: Pair, split: str) -> Iterator[tuple[str, str, str]]:
     missing = [language.name for language in (pair.source, pair.target) if language.code not in LANGUAGES]
     if missing:
         raise InputError(
-            f"the bundled sample has no {' or '.join(missing)}: give a corpus of your own, such as file:sentences.txt"
+            f"the bundled sample has no {' or '.join(missing)}: name a corpus and questions of your own, such as "
+            "--corpus file:sentences.txt --evaluation_questions questions.jsonl"
         )
     for row in sample_rows(split):
         yield row["id"], row[pair.source.code], row[pair.target.code]

@@ -101,7 +101,7 @@ def publish_run(run: RunArguments, target: Target, target_dtype: str, publishing
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=parent) as temporary:
         folder = Path(temporary) / "drafter"
         description = assemble(run, target, target_dtype, publishing.draft_length, folder)
-        card = render_card(description, results, location, publishing.licence)
+        card = render_card(description, results, location, publishing.licence, _notes(run, publishing))
         (folder / "README.md").write_text(card, encoding="utf-8")
         if results:
             shutil.copyfile(results_path, folder / RESULTS)
@@ -183,6 +183,14 @@ def _replace(place: Path, folder: Path) -> str:
         place.rename(old)
     folder.rename(place)
     return str(place)
+
+
+def _notes(run: RunArguments, publishing: PublishingArguments) -> str:
+    """Read what was written by hand for the card, `notes.md` beside it."""
+    if publishing.card_folder is None:
+        return ""
+    notes = Path(publishing.card_folder) / run.drafter_name / "notes.md"
+    return notes.read_text(encoding="utf-8") if notes.is_file() else ""
 
 
 def _keep_card(folder: Path, place: Path) -> None:

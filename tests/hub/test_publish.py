@@ -55,10 +55,12 @@ def test_results_come_with_the_second_publication(run_folder: Path, target: Targ
     weights = (to / "model.safetensors").read_bytes()
     assert "Not measured yet" in (to / "README.md").read_text(encoding="utf-8")
     (run_folder / "results.json").write_text(json.dumps(results_for(NAME)), encoding="utf-8")
+    (cards / NAME / "notes.md").write_text("Written by hand.\n", encoding="utf-8")
     publish_run(arguments(run_folder), target, "auto", publishing)
     assert (to / "model.safetensors").read_bytes() == weights
     card = (to / "README.md").read_text(encoding="utf-8")
     assert "1.23x (1.11-1.34)" in card
+    assert card.endswith("Written by hand.\n")
     assert (cards / NAME / "README.md").read_text(encoding="utf-8") == card
     assert json.loads((cards / NAME / "results.json").read_text()) == results_for(NAME)
 
