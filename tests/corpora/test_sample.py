@@ -124,7 +124,7 @@ def test_pair_decides_the_direction() -> None:
 )
 def test_pair_outside_the_sample_is_refused(pair: str, named: str) -> None:
     """A missing column must name the language and the way out, not end in a KeyError."""
-    with pytest.raises(InputError, match=rf"no {named}: give a corpus of your own"):
+    with pytest.raises(InputError, match=rf"no {named}: name a corpus and questions of your own"):
         next(sample_sentences(get_pair(pair), "train"))
 
 
