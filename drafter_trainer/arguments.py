@@ -123,7 +123,7 @@ class PublishingArguments:
     to: str = _option("hub", "hub (the one that HF_ENDPOINT and HF_TOKEN name), or a folder")
     repo_id: str | None = _option(None, "Repository on the Hub (default: <you>/<drafter_name>)")
     private: bool = _option(False, "Make a new repository private")
-    draft_length: int = _option(5, "Tokens drafted in one round, written into the repository")
+    draft_length: int = _option(5, "Tokens that the stock loop drafts in one round, written into the repository")
     licence: str | None = _option(None, "Licence identifier for the card: the target's decides it")
     card_folder: str | None = _option(
         None, "Also write card and results to <card_folder>/<drafter_name>, whose notes.md ends the card"
@@ -143,6 +143,20 @@ class FinetuneDataArguments:
 
 
 @dataclass
+class TuningArguments:
+    """Say what a drafter's settings are tuned on."""
+
+    data: str = _option("", "Folder of self-distilled rows (default: RUN_FOLDER/distill)")
+    max_answers: int = _option(60, "Held-out answers that settings are tried on")
+    longest_draft: int = _option(16, "Tokens of the longest draft that is timed and tried")
+    repeats: int = _option(5, "Rounds that are timed of each draft length")
+    publish: bool = _option(True, "Publish the drafter at the end")
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "max_answers", "longest_draft", "repeats")
+
+
+@dataclass
 class BenchmarkArguments:
     """Say what is measured."""
 
@@ -156,9 +170,13 @@ class BenchmarkArguments:
     temperatures: list[float] = _option([0.0, 1.0], "0 is greedy")
     seeds: list[int] = _option([0, 1, 2], "Of each temperature above 0")
     max_new_tokens: int = _option(128, "Length limit of an answer")
-    prompt_lookup_tokens: int = _option(10, "Tokens that prompt lookup drafts in one round")
+    prompt_lookup_tokens: list[int] = _option([10], "Tokens that prompt lookup drafts in one round, each a method")
+    without: list[str] = _option([], "Also measure the drafter without lookup, ngram or network, each a method")
+    stock_loop: bool = _option(False, "Also measure the drafter in transformers' own loop")
 
     def __post_init__(self) -> None:
         if not self.temperatures or min(self.temperatures) < 0:
             raise InputError(f"temperatures must be 0 or more, got {self.temperatures}")
-        _check_positive(self, "max_new_tokens", "max_questions", "prompt_lookup_tokens")
+        _check_positive(self, "max_new_tokens", "max_questions")
+        if min(self.prompt_lookup_tokens, default=0) < 1:
+            raise InputError(f"prompt_lookup_tokens must be 1 or more, got {self.prompt_lookup_tokens}")

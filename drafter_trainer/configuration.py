@@ -18,6 +18,7 @@ from drafter_trainer.arguments import (
     PublishingArguments,
     RunArguments,
     TargetArguments,
+    TuningArguments,
 )
 from drafter_trainer.errors import InputError
 from drafter_trainer.training.arguments import FinetuningArguments, PretrainingArguments
@@ -33,6 +34,7 @@ RECIPES = {
         FinetuningArguments,
         PublishingArguments,
     ),
+    "tune": (RunArguments, TargetArguments, TuningArguments, PublishingArguments),
     "publish": (RunArguments, TargetArguments, PublishingArguments),
     "bench": (RunArguments, TargetArguments, BenchmarkArguments),
 }

@@ -63,7 +63,8 @@ def main(argv: list[str]) -> None:
     if pretrained_path:
         pretrained = AutoModelForCausalLM.from_pretrained(pretrained_path, dtype=target_model.dtype)
         pretrained.to(target_model.device).eval()
-    methods = build_methods(drafter, pretrained, bench.prompt_lookup_tokens)
+    stock_draft_length = description.draft_length if bench.stock_loop else None
+    methods = build_methods(drafter, pretrained, bench.prompt_lookup_tokens, bench.without, stock_draft_length)
     settings = [
         Setting(temperature, seed, bench.max_new_tokens)
         for temperature in bench.temperatures
@@ -74,7 +75,7 @@ def main(argv: list[str]) -> None:
         described = {
             "pair": str(pair),
             "task": "translation",
-            "draft_length": description.draft_length,
+            "draft_length": drafter.generation_config.num_assistant_tokens,
             "dtype": str(target_model.dtype).removeprefix("torch."),
             "questions": {
                 "source": Path(bench.questions).name,

@@ -14,7 +14,7 @@ LAYERS = (
     ("arguments", "targets", "steps"),
     ("drafters", "corpora", "decoding"),
     ("distillation",),
-    ("training", "benchmark"),
+    ("training", "benchmark", "tuning"),
     ("hub", "configuration", "launch"),
 )
 

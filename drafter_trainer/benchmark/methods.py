@@ -1,9 +1,14 @@
 """The methods that a benchmark compares: where each takes its drafts from."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import PreTrainedModel
+
+from drafter_trainer.drafters.load import with_network, with_sources, with_stock_loop
+from drafter_trainer.drafters.loop.generate import loop_of
+from drafter_trainer.errors import InputError
 
 PLAIN = "plain"
 PROMPT_LOOKUP = "prompt lookup"
@@ -17,7 +22,7 @@ class Method:
 
     Args:
         name (`str`): As it stands in the table.
-        draft_length (`int`): Tokens drafted in one round; 0 for plain decoding.
+        draft_length (`int`): Tokens drafted in one round, at most; 0 for plain decoding.
         draft_arguments (`dict`): What `generate` is told beside the sampling settings.
     """
 
@@ -27,23 +32,38 @@ class Method:
 
 
 def build_methods(
-    drafter: PreTrainedModel, pretrained_drafter: PreTrainedModel | None, prompt_lookup_tokens: int
+    drafter: PreTrainedModel,
+    pretrained_drafter: PreTrainedModel | None,
+    prompt_lookup_tokens: Sequence[int],
+    without: Sequence[str] = (),
+    stock_draft_length: int | None = None,
 ) -> list[Method]:
-    """List what is always in the table, plain decoding first.
-
-    The drafter before finetuning drafts as many tokens as the finetuned one, whatever its own configuration says.
+    """List the methods of a table, plain decoding first.
 
     Args:
-        drafter (`PreTrainedModel`): The published drafter; its `generation_config` tells its draft length.
-        pretrained_drafter (`PreTrainedModel`, *optional*): The same before finetuning.
-        prompt_lookup_tokens (`int`): Tokens that prompt lookup drafts.
+        drafter (`PreTrainedModel`): The published drafter, as `load_drafter` returns it.
+        pretrained_drafter (`PreTrainedModel`, *optional*): The same before finetuning; it drafts with the same loop,
+            apart from the n-gram table, which was counted on what finetuning learns from.
+        prompt_lookup_tokens (`Sequence[int]`): Draft lengths of transformers' prompt lookup, each a method.
+        without (`Sequence[str]`): Sources, each of which is left out in a method.
+        stock_draft_length (`int`, *optional*): Adds the drafter in the stock loop, with drafts of this length.
     """
-    draft_length = drafter.generation_config.num_assistant_tokens
-    methods = [
-        Method(PLAIN),
-        Method(PROMPT_LOOKUP, prompt_lookup_tokens, {"prompt_lookup_num_tokens": prompt_lookup_tokens}),
-    ]
+    methods = [Method(PLAIN)]
+    for tokens in prompt_lookup_tokens:
+        name = PROMPT_LOOKUP if len(prompt_lookup_tokens) == 1 else f"{PROMPT_LOOKUP}, {tokens}"
+        methods.append(Method(name, tokens, {"prompt_lookup_num_tokens": tokens}))
+    if stock_draft_length is not None:
+        methods.append(_assisted(f"{DRAFTER}, stock loop", with_stock_loop(drafter, stock_draft_length)))
     if pretrained_drafter is not None:
-        pretrained_drafter.generation_config = drafter.generation_config
-        methods.append(Method(PRETRAINED, draft_length, {"assistant_model": pretrained_drafter}))
-    return [*methods, Method(DRAFTER, draft_length, {"assistant_model": drafter})]
+        methods.append(_assisted(PRETRAINED, with_network(drafter, pretrained_drafter)))
+    sources = loop_of(drafter).settings.sources
+    for source in without:
+        if source not in sources:
+            raise InputError(f"the drafter does not ask {source}, so nothing can be left out: it asks {sources}")
+        rest = with_sources(drafter, [other for other in sources if other != source])
+        methods.append(_assisted(f"{DRAFTER} without {source}", rest))
+    return [*methods, _assisted(DRAFTER, drafter)]
+
+
+def _assisted(name: str, drafter: PreTrainedModel) -> Method:
+    return Method(name, drafter.generation_config.num_assistant_tokens, {"assistant_model": drafter})

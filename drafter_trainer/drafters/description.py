@@ -22,7 +22,9 @@ class DrafterDescription:
         target_revision (`str`): The target's revision that answered during distillation.
         tokenizer_sha256 (`str`): See `compatibility.hash_tokenizer`.
         pair (`str`): The pair that it was trained for; its two languages are the probes of the tokenizer's hash.
-        draft_length (`int`): Tokens drafted in one round.
+        draft_length (`int`): Tokens that transformers' own loop drafts in one round.
+        loop (`dict`): Settings of the drafting loop, see `loop.settings.LoopSettings`.
+        files (`dict[str, str]`): SHA-256 of the files that the loop reads.
         training (`dict`): What it was trained on and how, for the card.
         versions (`dict[str, str]`): Of the libraries.
         schema_version (`int`): Of this file.
@@ -34,6 +36,8 @@ class DrafterDescription:
     tokenizer_sha256: str
     pair: str
     draft_length: int
+    loop: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION

@@ -1,17 +1,23 @@
 """Load a published drafter for its target."""
 
+import copy
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, HTTPError
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from drafter_trainer.drafters.compatibility import check_tokenizers, hash_tokenizer
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
+from drafter_trainer.drafters.loop.drafting import DraftingLoop
+from drafter_trainer.drafters.loop.generate import attach_loop, loop_of
+from drafter_trainer.drafters.loop.repository import build_loop, build_network
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.languages import get_pair
-from drafter_trainer.targets import hash_folder
+from drafter_trainer.targets import hash_folder, resolve_commit
 
 
 def load_drafter(
@@ -29,13 +35,14 @@ def load_drafter(
             left out.
         revision (`str`, *optional*): Branch, tag or commit of the drafter on the Hub.
     Returns:
-        `PreTrainedModel` in evaluation mode, whose `generation_config` carries its draft length.
+        `PreTrainedModel` in evaluation mode, whose `generate` is the drafting loop where the target calls it.
     Raises:
         InputError: If there is no such drafter, its weights cannot be read, its vocabulary has another size than the
             target's, or the target's tokenizer is neither given nor found.
         IncompatibleTokenizerError: If the target's tokenizer is not the one that it was trained for.
     """
-    description = describe_drafter(drafter, revision)
+    commit = None if Path(drafter).is_dir() else resolve_commit(drafter, revision, "a published drafter")
+    description = describe_drafter(drafter, commit)
     if tokenizer is None:
         place = target_model.name_or_path
         try:
@@ -45,13 +52,13 @@ def load_drafter(
             raise InputError(f"no tokenizer of the target at {place!r} ({reason}): give it as tokenizer") from error
     probes = get_pair(description.pair).probes
     if hash_tokenizer(tokenizer, probes) != description.tokenizer_sha256:
-        check_tokenizers(tokenizer, AutoTokenizer.from_pretrained(drafter, revision=revision), probes)
+        check_tokenizers(tokenizer, AutoTokenizer.from_pretrained(drafter, revision=commit), probes)
         raise IncompatibleTokenizerError(
             f"{drafter} was trained with another tokenizer than the one of {target_model.name_or_path}, and carries "
             f"yet another itself: publish it again from its run"
         )
     try:
-        model = AutoModelForCausalLM.from_pretrained(drafter, revision=revision, dtype=target_model.dtype)
+        model = AutoModelForCausalLM.from_pretrained(drafter, revision=commit, dtype=target_model.dtype)
     except (OSError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{drafter} cannot be loaded: {reason}: download or publish it again") from error
@@ -61,7 +68,48 @@ def load_drafter(
             f"{drafter} has a vocabulary of {model.config.vocab_size}, the target one of "
             f"{vocabulary}: load the drafter that was trained for this target"
         )
-    return model.to(target_model.device).eval()
+    model.to(target_model.device).eval()
+    try:
+        attach_loop(model, build_loop(model, lambda name: _find(drafter, name, commit)))
+    except ValueError as error:
+        raise InputError(f"{drafter} cannot be used: {error}") from error
+    return model
+
+
+def with_sources(drafter: PreTrainedModel, sources: Sequence[str]) -> PreTrainedModel:
+    """Return a drafter that shares the weights of another and asks some of its sources alone.
+
+    Args:
+        drafter (`PreTrainedModel`): As `load_drafter` returned it.
+        sources (`Sequence[str]`): Of lookup, ngram and network.
+    """
+    loop = loop_of(drafter)
+    settings = dataclasses.replace(loop.settings, sources=list(sources))
+    return _with_loop(drafter, DraftingLoop(loop.network, loop.table, settings, loop.device, loop.vocabulary))
+
+
+def with_network(drafter: PreTrainedModel, other: PreTrainedModel) -> PreTrainedModel:
+    """Return another model of the same shape that drafts as `drafter` does, apart from the n-gram table."""
+    loop = loop_of(drafter)
+    network = build_network(other, getattr(loop.network, "draft_ids", None), loop.settings.int8)
+    return _with_loop(other, DraftingLoop(network, None, loop.settings, loop.device, loop.vocabulary))
+
+
+def with_stock_loop(drafter: PreTrainedModel, draft_length: int) -> PreTrainedModel:
+    """Return a drafter that shares the weights of another and drafts with the stock loop, as without remote code."""
+    stock = copy.copy(drafter)
+    stock.__dict__.pop("generate", None)
+    stock.generation_config = copy.deepcopy(drafter.generation_config)
+    stock.generation_config.num_assistant_tokens = draft_length
+    return stock
+
+
+def _with_loop(drafter: PreTrainedModel, loop: DraftingLoop) -> PreTrainedModel:
+    # A copy of the module alone: its parameters are shared.
+    model = copy.copy(drafter)
+    model.generation_config = copy.deepcopy(drafter.generation_config)
+    attach_loop(model, loop)
+    return model
 
 
 def describe_drafter(drafter: str, revision: str | None = None) -> DrafterDescription:
@@ -75,17 +123,26 @@ def describe_drafter(drafter: str, revision: str | None = None) -> DrafterDescri
     """
     if Path(drafter).is_dir():
         return DrafterDescription.read(Path(drafter))
+    path = _find(drafter, FILE_NAME, resolve_commit(drafter, revision, "a published drafter"))
+    if path is None:
+        raise InputError(f"{drafter} has no {FILE_NAME}: it is no drafter published with this library")
+    return DrafterDescription.from_json(path.read_text(encoding="utf-8"), f"{drafter}/{FILE_NAME}")
+
+
+def _find(drafter: str, name: str, commit: str | None) -> Path | None:
+    if commit is None:
+        path = Path(drafter) / name
+        return path if path.is_file() else None
     try:
-        path = huggingface_hub.hf_hub_download(drafter, FILE_NAME, revision=revision)
-    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError) as error:
-        raise InputError(
-            f"{drafter} is neither a folder nor a published drafter on the Hub: {' '.join(str(error).split())}"
-        ) from error
-    return DrafterDescription.from_json(Path(path).read_text(encoding="utf-8"), f"{drafter}/{FILE_NAME}")
+        return Path(huggingface_hub.hf_hub_download(drafter, name, revision=commit))
+    except EntryNotFoundError:
+        return None
+    except (OSError, HTTPError) as error:
+        raise InputError(f"{name} of {drafter} cannot be fetched: {' '.join(str(error).split())}") from error
 
 
 def identify_drafter(drafter: str) -> str:
     """Return the commit of a drafter on the Hub, or a hash of its folder's weights."""
     if Path(drafter).is_dir():
         return hash_folder(Path(drafter))
-    return huggingface_hub.HfApi().model_info(drafter).sha
+    return resolve_commit(drafter, None, "a published drafter")

@@ -1,7 +1,10 @@
 """Publish a drafter: the one place that writes to the Hub."""
 
+import hashlib
+import json
 import shutil
 import tempfile
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +15,15 @@ from drafter_trainer.arguments import PublishingArguments, RunArguments
 from drafter_trainer.benchmark.results import read_results
 from drafter_trainer.drafters.compatibility import check_tokenizers, hash_tokenizer
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
+from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
+from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.card import render_card
 from drafter_trainer.languages import get_pair
 from drafter_trainer.provenance import library_versions
 from drafter_trainer.steps import finished_step, read_step
 from drafter_trainer.targets import Target
+from drafter_trainer.tuning.results import SETTINGS
 
 HUB = "hub"
 RESULTS = "results.json"
@@ -36,6 +42,9 @@ ALLOWED = (
     "tokenizer.model",
     "special_tokens_map.json",
     "chat_template.jinja",
+    VOCABULARY,
+    TABLE,
+    "custom_generate/*.py",
 )
 _HYPERPARAMETERS = (
     "initialization",
@@ -147,18 +156,44 @@ def assemble(
         setattr(model.config, name, value)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    sha256 = hash_tokenizer(tokenizer, pair.probes)
+    loop, files = _add_loop(run, folder)
     description = DrafterDescription(
         name=run.drafter_name,
         target=target.name,
         target_revision=target.revision,
-        tokenizer_sha256=hash_tokenizer(tokenizer, pair.probes),
+        tokenizer_sha256=sha256,
         pair=str(pair),
         draft_length=draft_length,
+        loop=loop,
+        files=files,
         training=_training_record(run),
         versions=library_versions(),
     )
     (folder / FILE_NAME).write_text(description.to_json(), encoding="utf-8")
     return description
+
+
+def _add_loop(run: RunArguments, folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Add the drafting loop and what was tuned for it; return its settings and the hashes of its files."""
+    sources = resources.files("drafter_trainer.drafters.loop")
+    (folder / "custom_generate").mkdir()
+    for source in sources.iterdir():
+        if source.name.endswith(".py") and source.name != "__init__.py":
+            (folder / "custom_generate" / source.name).write_bytes(source.read_bytes())
+    tuned = run.folder / "tune"
+    if read_step(tuned) is None:
+        return LoopSettings().to_dict(), {}
+    step = finished_step(tuned, "run tune.py again")
+    trained = finished_step(run.folder / "finetune", "run finetune.py first")
+    if step["inputs"]["drafter"] != trained["fingerprint"]:
+        raise InputError(f"{tuned} was tuned for an earlier drafter: delete it and run tune.py again")
+    files = {}
+    for path in filter(Path.is_file, (tuned / VOCABULARY, tuned / TABLE)):
+        shutil.copyfile(path, folder / path.name)
+        files[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    place = tuned / SETTINGS
+    return LoopSettings.from_dict(json.loads(place.read_text(encoding="utf-8")), str(place)).to_dict(), files
 
 
 def _special_id(target: Target, tokenizer, name: str) -> int | list[int] | None:
@@ -168,7 +203,7 @@ def _special_id(target: Target, tokenizer, name: str) -> int | list[int] | None:
 
 def _training_record(run: RunArguments) -> dict[str, Any]:
     record = {}
-    for name in ("pretrain", "distill", "finetune"):
+    for name in ("pretrain", "distill", "finetune", "tune"):
         step = read_step(run.folder / name)
         if step is not None:
             settings = {key: step["settings"][key] for key in _HYPERPARAMETERS if key in step["settings"]}

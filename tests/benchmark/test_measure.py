@@ -14,6 +14,10 @@ from drafter_trainer.benchmark.results import SCHEMA_VERSION, check_results, rea
 from drafter_trainer.corpora.questions import Question
 from drafter_trainer.decoding.metrics import Round
 from drafter_trainer.decoding.rounds import Decoding
+from drafter_trainer.drafters.loop.drafting import DraftingLoop
+from drafter_trainer.drafters.loop.generate import attach_loop
+from drafter_trainer.drafters.loop.repository import build_network
+from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.errors import InputError
 from tests.conftest import make_model
 
@@ -53,15 +57,21 @@ def results_of(records: list[dict], methods: list[Method]) -> dict:
     }
 
 
+def looping(drafter: PreTrainedModel, longest_draft: int = 3) -> PreTrainedModel:
+    """Let a drafter draft with the loop, with lookup and its network."""
+    settings = LoopSettings(sources=["lookup", "network"], longest_draft=longest_draft)
+    drafter.generation_config.update(num_assistant_tokens_schedule="constant", assistant_confidence_threshold=0.0)
+    network = build_network(drafter, None, int8=False)
+    attach_loop(drafter, DraftingLoop(network, None, settings, drafter.device, drafter.config.vocab_size))
+    return drafter
+
+
 def test_every_method_runs_and_is_lossless(
     target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     """Greedy output of a method must be plain decoding's, and the drafter equal to its target must accept all."""
-    drafter = make_model(tokenizer)
-    drafter.generation_config.update(
-        num_assistant_tokens=3, num_assistant_tokens_schedule="constant", assistant_confidence_threshold=0.0
-    )
-    methods = build_methods(drafter, make_model(tokenizer, layers=1), prompt_lookup_tokens=4)
+    drafter = looping(make_model(tokenizer))
+    methods = build_methods(drafter, make_model(tokenizer, layers=1), [4, 2], ["lookup"], stock_draft_length=2)
     records = measure(target_model, tokenizer, QUESTIONS, methods, [GREEDY], tmp_path / "journal.jsonl")
     results = results_of(records, methods)
     path = tmp_path / "results.json"
@@ -69,7 +79,7 @@ def test_every_method_runs_and_is_lossless(
     assert read_results(path) == json.loads(json.dumps(results))
     by_name = {method["name"]: method for method in results["runs"][0]["methods"]}
     assert all(method["losslessness"]["equal"] == 4 for method in by_name.values())
-    assert by_name[DRAFTER]["alpha"] == 1.0
+    assert by_name["drafter without lookup"]["alpha"] == 1.0
     assert by_name[PLAIN]["target_passes"] == by_name[PLAIN]["tokens"]
     assert by_name[PLAIN]["acceptance_by_position"] == []
     assert by_name[DRAFTER]["acceptance_by_position"][0] <= 1.0
@@ -155,11 +165,22 @@ def test_prompt_beyond_the_context_is_named(
 
 def test_prompt_lookup_drafts_as_told(tokenizer: PreTrainedTokenizerFast) -> None:
     """The table states the draft length that was used."""
-    drafter = make_model(tokenizer, layers=1)
-    drafter.generation_config.num_assistant_tokens = 6
-    methods = {method.name: method for method in build_methods(drafter, None, prompt_lookup_tokens=4)}
+    drafter = looping(make_model(tokenizer, layers=1), longest_draft=6)
+    methods = {method.name: method for method in build_methods(drafter, None, [4])}
     assert methods[PROMPT_LOOKUP].draft_arguments == {"prompt_lookup_num_tokens": 4}
     assert [method.draft_length for method in methods.values()] == [0, 4, 6]
+    several = build_methods(drafter, None, [4, 9], stock_draft_length=2)
+    assert [(method.name, method.draft_length) for method in several[1:4]] == [
+        ("prompt lookup, 4", 4),
+        ("prompt lookup, 9", 9),
+        ("drafter, stock loop", 2),
+    ]
+
+
+def test_a_source_that_is_not_asked_cannot_be_left_out(tokenizer: PreTrainedTokenizerFast) -> None:
+    """A table with a method that equals the drafter would say that a source is worth nothing."""
+    with pytest.raises(InputError, match=r"does not ask ngram, .* it asks \['lookup', 'network'\]"):
+        build_methods(looping(make_model(tokenizer, layers=1)), None, [4], ["ngram"])
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.compatibility import hash_tokenizer
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.drafters.load import describe_drafter, identify_drafter, load_drafter
+from drafter_trainer.drafters.loop.settings import NETWORK_BINS, LoopSettings, default_calibration
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.languages import get_pair
 from tests.conftest import make_model
@@ -41,6 +42,12 @@ def write_drafter(folder: Path, model: PreTrainedModel, tokenizer, pair: str = "
         tokenizer_sha256=hash_tokenizer(tokenizer, get_pair(pair).probes),
         pair=pair,
         draft_length=DRAFT_LENGTH,
+        loop=LoopSettings(
+            sources=["network"],
+            longest_draft=DRAFT_LENGTH,
+            calibration=default_calibration() | {"network": [0.9] * NETWORK_BINS},
+            pass_milliseconds={"cpu": [10.0] * (DRAFT_LENGTH + 1)},
+        ).to_dict(),
     )
     (folder / FILE_NAME).write_text(description.to_json(), encoding="utf-8")
     return folder

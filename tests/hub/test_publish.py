@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import drafter_trainer.drafters.loop as loop_package
 from drafter_trainer.arguments import PublishingArguments, RunArguments
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.errors import InputError
@@ -23,6 +24,7 @@ FILES = {
     "README.md",
     "chat_template.jinja",
     "config.json",
+    "custom_generate",
     "drafter.json",
     "generation_config.json",
     "model.safetensors",
@@ -35,12 +37,18 @@ def arguments(run_folder: Path) -> RunArguments:
     return RunArguments(pair="de-en", drafter_name=NAME, run_folder=str(run_folder))
 
 
+def files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
 def test_folder_appears_whole(run_folder: Path, target: Target, tmp_path: Path) -> None:
     """What lies in a published folder is the allow-list and nothing else, and says whose drafter it is."""
     to = tmp_path / "published"
     assert publish_run(arguments(run_folder), target, "auto", PublishingArguments(to=str(to))) == str(to)
     assert {path.name for path in to.iterdir()} == FILES
-    assert set(ALLOWED) >= FILES
+    assert set(ALLOWED) >= FILES - {"custom_generate"}
+    loop = {path.name for path in Path(loop_package.__file__).parent.glob("*.py")} - {"__init__.py"}
+    assert {path.name for path in (to / "custom_generate").iterdir()} == loop
     description = DrafterDescription.read(to)
     assert (description.name, description.target, description.pair) == (NAME, target.name, "de-en")
     assert description.training["finetune"] == {"train_rows": 7, "learning_rate": 0.001}
@@ -89,7 +97,7 @@ def test_failure_leaves_the_published_folder(
     """A disk that fills during the second publication must not destroy the first."""
     to = tmp_path / "published"
     publish_run(arguments(run_folder), target, "auto", PublishingArguments(to=str(to)))
-    before = {path.name: path.read_bytes() for path in to.iterdir()}
+    before = {path.name: path.read_bytes() for path in files_in(to)}
 
     def full(*_: object, **__: object) -> str:
         raise OSError(28, "No space left on device")
@@ -97,7 +105,7 @@ def test_failure_leaves_the_published_folder(
     monkeypatch.setattr("drafter_trainer.hub.publish.render_card", full)
     with pytest.raises(OSError, match="No space left"):
         publish_run(arguments(run_folder), target, "auto", PublishingArguments(to=str(to)))
-    assert {path.name: path.read_bytes() for path in to.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in files_in(to)} == before
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
@@ -148,7 +156,8 @@ def test_hub_publication_loads_in_a_fresh_process(
     done = publish_recipe(hub, tmp_path / "home", run_folder, target, "hf_alice")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"published: {hub.endpoint}/alice/{NAME}/commit/")
-    assert set(hub.files(f"alice/{NAME}")) - {".gitattributes"} == FILES
+    pushed = {Path(name).parts[0] for name in hub.files(f"alice/{NAME}")}
+    assert pushed - {".gitattributes"} == FILES
     assert not any(b"hf_" in content for content in hub.files(f"alice/{NAME}").values())
     (run_folder / "results.json").write_text(json.dumps(results_for(NAME)), encoding="utf-8")
     assert publish_recipe(hub, tmp_path / "home", run_folder, target, "hf_alice").returncode == 0

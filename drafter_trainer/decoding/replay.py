@@ -1,0 +1,82 @@
+"""Decode answers that are already known: what a drafting loop would do, without the target.
+
+Greedy decoding has one output. Where it is stored, the target's passes need not be run to see how many tokens of each
+draft they would accept: their time is taken from the machine's measured curve, the drafter's own time is real.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from drafter_trainer.decoding.metrics import Round
+from drafter_trainer.drafters.loop.drafting import DraftingLoop
+from drafter_trainer.drafters.loop.policy import CostCurve
+
+
+class SimulatedClock:
+    """Tell real time plus what was said to have passed."""
+
+    def __init__(self) -> None:
+        self._advanced = 0.0
+
+    def __call__(self) -> float:
+        """Return seconds."""
+        return time.perf_counter() + self._advanced
+
+    def advance(self, milliseconds: float) -> None:
+        """Let time pass."""
+        self._advanced += milliseconds / 1000
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Hold what replaying answers gave.
+
+    Args:
+        tokens (`int`): Of all answers.
+        milliseconds (`float`): Of drafting and of the passes by the curve, the first pass of each answer included.
+        drafting_milliseconds (`float`): Of drafting alone.
+        plain_milliseconds (`float`): What plain decoding takes by the curve.
+        rounds (`list[Round]`): Of all answers.
+    """
+
+    tokens: int
+    milliseconds: float
+    drafting_milliseconds: float
+    plain_milliseconds: float
+    rounds: list[Round]
+
+    @property
+    def speedup(self) -> float:
+        """Tokens a second over those of plain decoding."""
+        return self.plain_milliseconds / self.milliseconds
+
+
+def replay(
+    loop: DraftingLoop, answers: Iterable[tuple[Sequence[int], Sequence[int]]], curve: CostCurve, clock: SimulatedClock
+) -> Replay:
+    """Decode known answers greedily.
+
+    Args:
+        loop (`DraftingLoop`): Drafts; made with `clock`.
+        answers (`Iterable` of `(prompt_ids, response_ids)`): The target's own greedy answers.
+        curve (`CostCurve`): Of the target on this machine, the stock loop's overhead included.
+        clock (`SimulatedClock`): Of the loop.
+    """
+    tokens, passes_took, drafting, rounds = 0, 0.0, 0.0, []
+    for prompt_ids, response_ids in answers:
+        known, left = list(prompt_ids), list(response_ids)
+        tokens += len(left)
+        while left:
+            start = time.perf_counter()
+            draft = [proposal.token for proposal in loop.draft(known, len(left) - 1)] if len(left) > 1 else []
+            drafting += 1000 * (time.perf_counter() - start)
+            accepted = 0
+            while accepted < len(draft) and draft[accepted] == left[accepted]:
+                accepted += 1
+            rounds.append(Round(len(draft), accepted, rejected=accepted < len(draft)))
+            took = curve(len(draft) + 1)
+            clock.advance(took)
+            passes_took += took
+            known, left = known + left[: accepted + 1], left[accepted + 1 :]
+    return Replay(tokens, passes_took + drafting, drafting, tokens * curve(1), rounds)

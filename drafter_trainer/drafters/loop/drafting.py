@@ -1,0 +1,234 @@
+"""The drafting loop: what one call of the drafter's `generate` does."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from .lookup import SuffixIndex
+from .network import LeanNetwork
+from .ngram import NgramTable
+from .policy import (
+    FILLER,
+    LOOKUP,
+    NETWORK,
+    NGRAM,
+    Belief,
+    CostCurve,
+    Rate,
+    best_length,
+    extension_pays,
+    least_reach,
+)
+from .settings import HIGHEST_ORDER, NETWORK_BINS, NGRAM_BINS, LoopSettings
+
+_STEP_SMOOTHING = 0.1
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Hold one drafted token.
+
+    Args:
+        token (`int`): Its id in the target's vocabulary.
+        source (`str`): Who drafted it.
+        probability (`float`): How likely the target accepts it, as far as it was known before it was drawn.
+        scores (`torch.Tensor` of shape `(vocabulary,)`, *optional*): Logits of the q that it was drawn from; `None`
+            where nothing was drawn, so that q is 1 at the token.
+    """
+
+    token: int
+    source: str
+    probability: float
+    scores: torch.Tensor | None = None
+
+
+class DraftingLoop:
+    """Draft for one target, one sequence at a time.
+
+    Args:
+        network (`LeanNetwork`, *optional*): The drafter's network.
+        table (`NgramTable`, *optional*): The n-gram table.
+        settings (`LoopSettings`): Sources, lengths, calibration and costs.
+        device (`torch.device`): Where target and network run.
+        vocabulary (`int`): Size of the target's vocabulary.
+        clock (callable, *optional*): Tells seconds.
+    """
+
+    def __init__(
+        self,
+        network: LeanNetwork | None,
+        table: NgramTable | None,
+        settings: LoopSettings,
+        device: torch.device,
+        vocabulary: int,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.settings = settings
+        self.network = network if NETWORK in settings.sources else None
+        self.table = table if NGRAM in settings.sources else None
+        self.device = device
+        self.vocabulary = vocabulary
+        self._clock = clock
+        self._looks_up = LOOKUP in settings.sources
+        passes, self._stored_step = settings.costs(device.type)
+        self._stored_curve = CostCurve(passes)
+        self._clocked_curve = CostCurve(passes)
+        self._clocked_step = self._stored_step
+        self._ids = None if network is None or network.draft_ids is None else network.draft_ids.tolist()
+        self._known: list[int] = []
+        self._draft: list[Proposal] = []
+        self._returned_at: float | None = None
+        self._begin(sampling=False)
+
+    def draft(
+        self,
+        known: list[int],
+        limit: int,
+        process: Callable[[list[int], torch.Tensor], torch.Tensor] | None = None,
+        sampling: bool = False,
+    ) -> list[Proposal]:
+        """Draft what may follow.
+
+        Args:
+            known (`list[int]`): Prompt and output so far.
+            limit (`int`): Draft so many tokens at most.
+            process (callable, *optional*): The target's processors, from `(context, logits of shape (vocabulary,))`
+                to logits; left out where there are none.
+            sampling (`bool`): Whether the target samples. At least one token is drafted then.
+        Returns:
+            `list[Proposal]`, empty where a draft would cost more than it yields.
+        """
+        self._follow(known, sampling)
+        limit = min(limit, self.settings.longest_draft, self._curve.longest - 1)
+        rate = self._rate()
+        draft: list[Proposal] = []
+        reach: list[float] = []
+        least = 1 if sampling else 0
+        while len(draft) < limit:
+            reached = reach[-1] if reach else 1.0
+            if draft and reached < least_reach(len(draft), limit, self._curve, rate):
+                break
+            proposal = self._propose(draft, reached, rate, limit, process, sampling)
+            if proposal is None:
+                break
+            draft.append(proposal)
+            reach.append(reached * proposal.probability)
+            if proposal.scores is not None:
+                # What was drawn must stay: to drop it for what it is would make its q a lie.
+                least = len(draft)
+        length = best_length(reach, limit, self._curve, rate, least)
+        self._draft = (draft + [Proposal(known[-1], FILLER, 0.0)] * (length - len(draft)))[:length]
+        self._returned_at = self._clock()
+        return self._draft
+
+    def _follow(self, known: list[int], sampling: bool) -> None:
+        """Learn what became of the last draft, or begin anew where `known` does not continue it."""
+        old, draft = self._known, self._draft
+        grown = len(known) - len(old)
+        continues = 0 < grown <= len(draft) + 1 and known[: len(old)] == old and sampling == self._sampling
+        if not continues:
+            self._begin(sampling)
+            self._index.extend(known)
+            self._known = list(known)
+            return
+        new = known[len(old) :]
+        for proposal, token in zip(draft, new):
+            if proposal.source != FILLER:
+                self._belief.observe(proposal.source, proposal.probability, proposal.token == token)
+            if proposal.token != token:
+                break
+        if not sampling and self._rounds > 0:  # the first pass reads the prompt too
+            self._curve.observe(len(draft) + 1, 1000 * (self._clock() - self._returned_at))
+        self._rate.observe(grown, self._curve(len(draft) + 1))
+        self._rounds += 1
+        self._index.extend(new)
+        kept = len(old)
+        while kept < min(len(self._read), len(known)) and self._read[kept] == known[kept]:
+            kept += 1
+        del self._read[kept:]
+        self._known = list(known)
+
+    def _begin(self, sampling: bool) -> None:
+        settings = self.settings
+        self._sampling = sampling
+        self._curve = self._stored_curve if sampling else self._clocked_curve
+        self._belief = Belief(settings.sampling_calibration if sampling else settings.calibration)
+        self._rate = Rate(settings.tokens_per_pass, self._curve)
+        self._index = SuffixIndex()
+        self._read: list[int] = []
+        self._rounds = 0
+
+    def _propose(self, draft, reached, rate, limit, process, sampling) -> Proposal | None:
+        best = self._cheap(draft)
+        if self.network is None or not self._network_pays(best, draft, reached, rate, sampling):
+            return best
+        context = self._known + [proposal.token for proposal in draft]
+        if len(context) >= self.network.limit:
+            return best
+        logits = self._ask_network(context)
+        if not sampling:
+            if process is not None:
+                logits = process(context, self._widen(logits))
+            likeliest, entry = torch.softmax(logits, dim=-1).max(dim=-1)
+            token = entry.item() if process is not None or self._ids is None else self._ids[entry.item()]
+            probability = self._belief.probability(NETWORK, bin_of(likeliest.item(), NETWORK_BINS))
+            return (
+                best if best is not None and best.probability >= probability else Proposal(token, NETWORK, probability)
+            )
+        scores = self._widen(logits)
+        scores = scores if process is None else process(context, scores)
+        q = torch.softmax(scores, dim=-1)
+        probability = self._belief.probability(NETWORK, bin_of(q.max().item(), NETWORK_BINS))
+        if best is not None and best.probability >= probability:
+            return best
+        if draft and not extension_pays(len(draft), limit, reached, probability, self._curve, rate):
+            return None
+        return Proposal(torch.multinomial(q, 1).item(), NETWORK, probability, scores)
+
+    def _cheap(self, draft: list[Proposal]) -> Proposal | None:
+        """Ask lookup and table, which cost next to nothing."""
+        tokens = [proposal.token for proposal in draft]
+        best = None
+        if self._looks_up and (found := self._index.next_token(tokens)) is not None:
+            token, size = found
+            best = Proposal(token, LOOKUP, self._belief.probability(LOOKUP, size - 1))
+        if self.table is not None:
+            tail = (self._known[-HIGHEST_ORDER:] + tokens)[-HIGHEST_ORDER:]
+            if (found := self.table.next_token(tail)) is not None:
+                token, order, share = found
+                bin_ = (order - 1) * NGRAM_BINS + bin_of(share, NGRAM_BINS)
+                probability = self._belief.probability(NGRAM, bin_)
+                if best is None or probability > best.probability:
+                    best = Proposal(token, NGRAM, probability)
+        return best
+
+    def _network_pays(self, best, draft, reached, rate, sampling) -> bool:
+        if best is None and not draft:
+            return True
+        likely = 0.0 if best is None else best.probability
+        step = self._stored_step if sampling else self._clocked_step
+        return reached * self.settings.network_gain * (1 - likely) > rate * step
+
+    def _ask_network(self, context: list[int]) -> torch.Tensor:
+        start = self._clock()
+        self.network.crop(len(self._read))
+        unread = context[len(self._read) :]
+        logits = self.network.read(unread)
+        self._read = list(context)
+        if len(unread) == 1 and not self._sampling:
+            elapsed = 1000 * (self._clock() - start)
+            self._clocked_step += _STEP_SMOOTHING * (min(elapsed, 4 * self._clocked_step) - self._clocked_step)
+        return logits
+
+    def _widen(self, logits: torch.Tensor) -> torch.Tensor:
+        if self.network.draft_ids is None:
+            return logits
+        wide = logits.new_full((self.vocabulary,), float("-inf"))
+        return wide.index_copy_(0, self.network.draft_ids, logits)
+
+
+def bin_of(share: float, bins: int) -> int:
+    """Return which of so many equal parts of [0, 1] a share lies in."""
+    return min(int(share * bins), bins - 1)

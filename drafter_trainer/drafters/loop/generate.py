@@ -1,0 +1,105 @@
+"""A drafter's `generate`, which transformers' assisted decoding calls once a round.
+
+These files are `custom_generate/` in the drafter's repository: `from_pretrained(..., trust_remote_code=True)` puts
+`generate` below in place of the model's own. Called by assisted decoding it drafts with lookup, n-gram table and a
+lean network, whichever promises most; called by anybody else it is the model's own.
+"""
+
+import functools
+import re
+from pathlib import Path
+
+import torch
+from transformers.generation.utils import GenerateDecoderOnlyOutput
+from transformers.utils import cached_file
+
+from .drafting import DraftingLoop
+from .repository import build_loop
+
+
+def generate(model, input_ids=None, generation_config=None, logits_processor=None, max_new_tokens=None, **kwargs):
+    """Draft tokens for assisted decoding.
+
+    Args:
+        model (`PreTrainedModel`): The drafter.
+        input_ids (`torch.Tensor` of shape `(1, tokens)`): Prompt and output so far.
+        generation_config (`GenerationConfig`): The target's, marked by assisted decoding as its assistant's.
+        logits_processor (`list`): The target's processors.
+        max_new_tokens (`int`): Tokens that may be drafted.
+    Returns:
+        `GenerateDecoderOnlyOutput` with `sequences` of shape `(1, tokens + drafted)` and one entry a drafted token
+        in `scores`: the logits of shape `(1, vocabulary)` of the q that it was drawn from when sampling, nothing
+        (shape `(1, 0)`) in greedy decoding, which reads none. `past_key_values` is `None`: the loop keeps its own.
+    """
+    if not getattr(generation_config, "is_assistant", False):
+        if input_ids is not None:
+            kwargs["input_ids"] = input_ids
+        if max_new_tokens is not None:
+            kwargs["max_new_tokens"] = max_new_tokens
+        return type(model).generate(
+            model, generation_config=generation_config, logits_processor=logits_processor, **kwargs
+        )
+    loop = loop_of(model)
+    sampling = bool(generation_config.do_sample)
+    processors = list(logits_processor or ())
+    process = None
+    if processors:
+
+        def process(context: list[int], logits: torch.Tensor) -> torch.Tensor:
+            ids, scores = torch.tensor([context], device=logits.device), logits[None]
+            for processor in processors:
+                scores = processor(ids, scores)
+            return scores[0]
+
+    draft = loop.draft(input_ids[0].tolist(), max_new_tokens, process, sampling)
+    tokens = torch.tensor([[proposal.token for proposal in draft]], dtype=input_ids.dtype, device=input_ids.device)
+    # Assisted decoding wants at least one score, also for an empty draft.
+    scores = (input_ids.new_zeros((1, 0), dtype=torch.float32),) * max(len(draft), 1)
+    if sampling:
+        scores = tuple(_scores(proposal, loop.vocabulary, input_ids.device) for proposal in draft)
+    return GenerateDecoderOnlyOutput(
+        sequences=torch.cat((input_ids, tokens), dim=-1), scores=scores, past_key_values=None
+    )
+
+
+def attach_loop(model, loop: DraftingLoop) -> None:
+    """Make a drafter draft with a loop."""
+    model._drafting_loop = loop
+    # What transformers does with these files where remote code is trusted.
+    model.generate = functools.partial(generate, model=model)
+    # Read by the next call of the target's generate: how much a round may draft at most.
+    model.generation_config.num_assistant_tokens = loop.settings.longest_draft
+
+
+def loop_of(model) -> DraftingLoop:
+    """Return the drafter's loop, built from its repository at the first call.
+
+    Raises:
+        ValueError: If the repository does not fit, or the drafter has moved to another device since.
+    """
+    loop = getattr(model, "_drafting_loop", None)
+    if loop is None:
+        loop = build_loop(model, lambda name: _find(model, name))
+        attach_loop(model, loop)
+    if loop.device != model.device:
+        raise ValueError(f"the drafter drafted on {loop.device} and is on {model.device} now: load it anew there")
+    return loop
+
+
+def _find(model, name: str) -> Path | None:
+    # transformers copies these source files away from the repository, not the data beside them.
+    if Path(model.name_or_path).is_dir():
+        path = Path(model.name_or_path) / name
+        return path if path.is_file() else None
+    # ... into a folder with the commit's name, which the model does not remember.
+    commit = next((part for part in Path(__file__).parts if re.fullmatch("[0-9a-f]{40}", part)), None)
+    path = cached_file(model.name_or_path, name, revision=commit, _raise_exceptions_for_missing_entries=False)
+    return None if path is None else Path(path)
+
+
+def _scores(proposal, vocabulary: int, device: torch.device) -> torch.Tensor:
+    if proposal.scores is not None:
+        return proposal.scores[None].float()
+    certain = torch.full((1, vocabulary), float("-inf"), device=device)
+    certain[0, proposal.token] = 0.0
+    return certain

@@ -1,0 +1,79 @@
+"""Build the loop from what a drafter's repository carries."""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from .drafting import DraftingLoop
+from .network import LeanNetwork, reason_against
+from .ngram import NgramTable, read_table
+from .settings import LoopSettings
+from .stock import StockNetwork
+
+DESCRIPTION = "drafter.json"
+VOCABULARY = "draft_vocabulary.safetensors"
+TABLE = "ngram.safetensors"
+
+
+def build_loop(model, find: Callable[[str], Path | None]) -> DraftingLoop:
+    """Build the loop of a loaded drafter.
+
+    Args:
+        model (`PreTrainedModel`): The drafter, on its device.
+        find (callable): From a file's name to its path in the repository, `None` where it has no such file.
+    Raises:
+        ValueError: If settings, draft vocabulary or table do not fit the drafter.
+    """
+    path = find(DESCRIPTION)
+    if path is None:
+        raise ValueError(f"{model.name_or_path} has no {DESCRIPTION}: publish the drafter again")
+    description = json.loads(path.read_text(encoding="utf-8"))
+    settings = LoopSettings.from_dict(description["loop"], str(path))
+    vocabulary = model.config.vocab_size
+    draft_ids = _whole(find(VOCABULARY), description, lambda path: read_vocabulary(path, vocabulary))
+    sha256 = description["tokenizer_sha256"]
+    table: NgramTable | None = _whole(find(TABLE), description, lambda path: read_table(path, vocabulary, sha256))
+    return DraftingLoop(build_network(model, draft_ids, settings.int8), table, settings, model.device, vocabulary)
+
+
+def build_network(model, draft_ids: torch.Tensor | None, int8: bool) -> LeanNetwork | StockNetwork:
+    """Run the drafter lean, or through its stock modules with a warning that says why."""
+    reason = reason_against(model)
+    if reason is None:
+        return LeanNetwork(model, draft_ids, int8=int8 and model.device.type == "cpu")
+    warnings.warn(f"{model.name_or_path} drafts through its stock modules: {reason}", stacklevel=2)
+    return StockNetwork(model, draft_ids)
+
+
+def read_vocabulary(path: Path, vocabulary: int) -> torch.Tensor:
+    """Read the ids of a draft vocabulary.
+
+    Returns:
+        `torch.Tensor` of shape `(draft vocabulary,)`, int64, ascending.
+    Raises:
+        ValueError: If they are not ascending ids of the target's vocabulary.
+        SafetensorError: If the file is damaged.
+    """
+    with safe_open(path, framework="pt") as file:
+        ids = file.get_tensor("ids").long()
+    if ids.ndim != 1 or len(ids) == 0 or bool((ids.diff() <= 0).any()) or ids[0] < 0 or ids[-1] >= vocabulary:
+        raise ValueError(f"{path} holds no ascending ids below {vocabulary}: it is of another tokenizer")
+    return ids
+
+
+def _whole(path: Path | None, description: dict, read: Callable):
+    """Read a file that the drafter can do without, unless it is damaged."""
+    if path is None:
+        return None
+    try:
+        if (expected := description["files"].get(path.name)) != hashlib.sha256(path.read_bytes()).hexdigest():
+            raise SafetensorError(f"its SHA-256 is not the {expected} of {DESCRIPTION}")
+        return read(path)
+    except (SafetensorError, OSError) as error:
+        warnings.warn(f"{path} is damaged ({error}), drafting goes on without it: download it again", stacklevel=3)
+        return None

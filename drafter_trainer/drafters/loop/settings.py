@@ -1,0 +1,88 @@
+"""What a drafter's repository tells the loop: `drafter.json`'s "loop" and the files beside it."""
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+LOOKUP_BINS = 8
+NGRAM_BINS = 10
+NETWORK_BINS = 20
+HIGHEST_ORDER = 3
+# Until a machine was measured: an accelerator reads its weights once whatever the tokens; a processor also multiplies.
+_GENERIC = {"cpu": [1.0, 1.0, 1.4, 1.6, 1.65, 1.7, 1.75, 1.8, 1.9, 2.0, 2.1, 2.2, 2.35, 2.5, 2.65, 2.8, 3.0]}
+_FLAT = [1.0 + 0.005 * tokens for tokens in range(17)]
+_GENERIC_PASS, _GENERIC_STEP = 30.0, 1.5
+
+
+def default_calibration() -> dict[str, list[float]]:
+    """Return what is assumed before the drafter is tuned."""
+    return {
+        "lookup": [0.2, 0.4, 0.55, 0.65, 0.7, 0.75, 0.8, 0.85],
+        "ngram": [0.7 * (bin_ + 0.5) / NGRAM_BINS for _ in range(HIGHEST_ORDER) for bin_ in range(NGRAM_BINS)],
+        "network": [0.9 * (bin_ + 0.5) / NETWORK_BINS for bin_ in range(NETWORK_BINS)],
+    }
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """Hold what `recipes/tune.py` finds.
+
+    Args:
+        sources (`list[str]`): Which of lookup, ngram and network are asked.
+        longest_draft (`int`): Tokens drafted in one round at most.
+        tokens_per_pass (`float`): What a pass yielded on the validation split.
+        network_gain (`float`): Tokens that asking the network yields where no other source knows one.
+        int8 (`bool`): Multiply with int8 weights on a CPU.
+        calibration (`dict[str, list[float]]`): For greedy decoding the probability of acceptance by source and bin.
+        sampling_calibration (`dict[str, list[float]]`): The same for sampling.
+        pass_milliseconds (`dict[str, list[float]]`): By kind of device ("cpu", "cuda"): entry n is a pass of the
+            target over n + 1 tokens.
+        step_milliseconds (`dict[str, float]`): By kind of device: one step of the network.
+    """
+
+    sources: list[str] = field(default_factory=lambda: ["lookup", "ngram", "network"])
+    longest_draft: int = 12
+    tokens_per_pass: float = 1.5
+    network_gain: float = 0.3
+    int8: bool = False
+    calibration: dict[str, list[float]] = field(default_factory=default_calibration)
+    sampling_calibration: dict[str, list[float]] = field(default_factory=default_calibration)
+    pass_milliseconds: dict[str, list[float]] = field(default_factory=dict)
+    step_milliseconds: dict[str, float] = field(default_factory=dict)
+
+    def costs(self, device: str) -> tuple[list[float], float]:
+        """Return the milliseconds of passes and of one step on a kind of device, measured or else generic."""
+        generic = [_GENERIC_PASS * share for share in _GENERIC.get(device, _FLAT)]
+        return self.pass_milliseconds.get(device, generic), self.step_milliseconds.get(device, _GENERIC_STEP)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as it stands in `drafter.json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Any, place: str) -> "LoopSettings":
+        """Read it.
+
+        Raises:
+            ValueError: If a key is unknown or a value has another shape than the loop needs; the message names it.
+        """
+        if not isinstance(values, dict):
+            raise ValueError(f'{place}: "loop" is no object: tune or publish the drafter again')
+        known = {entry.name for entry in fields(cls)}
+        if unknown := sorted(values.keys() - known):
+            raise ValueError(f"{place}: unknown settings {', '.join(unknown)}: use the release that wrote them")
+        settings = cls(**values)
+        bins = {"lookup": LOOKUP_BINS, "ngram": HIGHEST_ORDER * NGRAM_BINS, "network": NETWORK_BINS}
+        for name in ("calibration", "sampling_calibration"):
+            calibration = getattr(settings, name)
+            if {source: len(shares) for source, shares in calibration.items()} != bins:
+                raise ValueError(f"{place}: {name} needs {bins} entries: tune the drafter again")
+            if not all(0 <= share <= 1 for shares in calibration.values() for share in shares):
+                raise ValueError(f"{place}: {name} has entries outside 0 to 1: tune the drafter again")
+        if unknown := sorted(set(settings.sources) - bins.keys()):
+            raise ValueError(f"{place}: unknown sources {', '.join(unknown)}: known are {', '.join(bins)}")
+        if not settings.longest_draft >= 1:
+            raise ValueError(f"{place}: longest_draft is {settings.longest_draft}, must be 1 or more")
+        for device, curve in settings.pass_milliseconds.items():
+            if len(curve) < 2 or not min(curve) > 0:
+                raise ValueError(f"{place}: pass_milliseconds of {device} needs two times or more, all above 0")
+        return settings

@@ -1,0 +1,106 @@
+"""How often the target accepts what each source proposes, on held-out answers, teacher-forced."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from drafter_trainer.drafters.loop.drafting import bin_of
+from drafter_trainer.drafters.loop.lookup import SuffixIndex
+from drafter_trainer.drafters.loop.ngram import NgramTable
+from drafter_trainer.drafters.loop.policy import LOOKUP, NETWORK, NGRAM
+from drafter_trainer.drafters.loop.settings import HIGHEST_ORDER, NETWORK_BINS, NGRAM_BINS, default_calibration
+
+_PRIOR_COUNT = 4.0
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Hold one held-out answer.
+
+    Args:
+        prompt_ids, response_ids (`list[int]`): Prompt and answer.
+        temperature (`float`): It was decoded at; 0 is greedy.
+        topk_ids (`np.ndarray` of shape `(tokens, k)`): The target's most likely ids at each position of the answer.
+        topk_logprobs (`np.ndarray` of shape `(tokens, k)`): Their log-probabilities at temperature 1, in nats.
+    """
+
+    prompt_ids: list[int]
+    response_ids: list[int]
+    temperature: float
+    topk_ids: np.ndarray
+    topk_logprobs: np.ndarray
+
+    def chance(self, position: int, token: int) -> float:
+        """Return how likely the target accepts a token that is certain: p(token), 0 outside the top k.
+
+        In greedy decoding that is 1 where the target said it, else 0.
+        """
+        if self.temperature == 0:
+            return float(self.response_ids[position] == token)
+        found = np.flatnonzero(self.topk_ids[position] == token)
+        return float(np.exp(self.topk_logprobs[position, found[0]])) if len(found) else 0.0
+
+
+def calibrate(answers: Iterable[HeldOut], table: NgramTable | None, network) -> dict[str, list[float]]:
+    """Measure the probability of acceptance for each bin of each source.
+
+    In greedy decoding a token is accepted if the target said it. When sampling, a certain token is accepted with
+    p(token), and one drawn from q with Σ min(p, q), of which the target's top k are counted. Bins with few
+    observations lean to what the loop assumes before it is tuned.
+
+    Args:
+        answers (`Iterable[HeldOut]`): All greedy, or all sampled at temperature 1.
+        table (`NgramTable`, *optional*): The table.
+        network (`LeanNetwork` or `StockNetwork`, *optional*): The network.
+    Returns:
+        `dict` as `LoopSettings.calibration` takes it.
+    """
+    prior = default_calibration()
+    observed = {source: np.zeros((len(shares), 2)) for source, shares in prior.items()}
+    for answer in answers:
+        for source, bin_, accepted in _observations(answer, table, network):
+            observed[source][bin_] += accepted, 1
+    return {
+        source: [
+            float((accepted + _PRIOR_COUNT * share) / (count + _PRIOR_COUNT))
+            for (accepted, count), share in zip(observed[source], prior[source])
+        ]
+        for source in prior
+    }
+
+
+def _observations(answer: HeldOut, table: NgramTable | None, network) -> Iterator[tuple[str, int, float]]:
+    index = SuffixIndex()
+    index.extend(answer.prompt_ids)
+    if network is not None:
+        network.crop(0)
+        logits = network.read(answer.prompt_ids)
+    for position, token in enumerate(answer.response_ids):
+        if (found := index.next_token([])) is not None:
+            yield LOOKUP, found[1] - 1, answer.chance(position, found[0])
+        if table is not None and (found := table.next_token(index.tokens[-HIGHEST_ORDER:])) is not None:
+            yield NGRAM, (found[1] - 1) * NGRAM_BINS + bin_of(found[2], NGRAM_BINS), answer.chance(position, found[0])
+        if network is not None:
+            q, ids = torch.softmax(logits, dim=-1), network.draft_ids
+            likeliest, entry = q.max(dim=-1)
+            if answer.temperature == 0:
+                share = answer.chance(position, int(entry if ids is None else ids[entry]))
+            else:
+                share = _overlap(answer, position, q, ids)
+            yield NETWORK, bin_of(likeliest.item(), NETWORK_BINS), share
+            logits = network.read([token])
+        index.extend([token])
+
+
+def _overlap(answer: HeldOut, position: int, q: torch.Tensor, draft_ids: torch.Tensor | None) -> float:
+    """Compute Σ min(p, q) over the target's top k."""
+    wanted = torch.from_numpy(answer.topk_ids[position].astype(np.int64)).to(q.device)
+    if draft_ids is None:
+        shares = q[wanted]
+    else:
+        entries = torch.searchsorted(draft_ids, wanted).clamp(max=len(draft_ids) - 1)
+        shares = torch.where(draft_ids[entries] == wanted, q[entries], 0.0)
+    p = torch.from_numpy(np.exp(answer.topk_logprobs[position].astype(np.float32))).to(q.device)
+    return float(torch.minimum(shares, p).sum())

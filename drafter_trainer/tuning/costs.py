@@ -1,0 +1,116 @@
+"""Measure what a machine takes: a pass of the target by its tokens, a step of the drafter, plain decoding."""
+
+import itertools
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+from transformers.generation.utils import GenerateDecoderOnlyOutput
+
+from drafter_trainer.decoding.rounds import decode
+from drafter_trainer.decoding.sampling import sampling_arguments
+from drafter_trainer.drafters.loop.network import LeanNetwork
+from drafter_trainer.drafters.loop.stock import StockNetwork
+
+_PLAIN_TOKENS = (4, 28)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Hold what was measured, in milliseconds.
+
+    Args:
+        plain (`float`): One token of plain decoding.
+        passes (`list[float]`): Entry n is a round of assisted decoding that verifies n drafted tokens, all that the
+            loop does around the pass included, drafting left out.
+        step (`float`): One step of the drafter's network.
+    """
+
+    plain: float
+    passes: list[float]
+    step: float
+
+
+def measure_passes(
+    target_model: PreTrainedModel, draft_model: PreTrainedModel, prompt_ids: Sequence[int], longest: int, repeats: int
+) -> list[float]:
+    """Time rounds of assisted decoding with drafts of 0 to `longest` tokens.
+
+    `generate` runs as it always does, with a drafter that returns fillers at once; lengths take turns, so that a
+    machine that drifts drifts for all of them.
+
+    Args:
+        draft_model (`PreTrainedModel`): Lends its configuration; its weights are not used.
+        prompt_ids (`Sequence[int]`): What is continued.
+        repeats (`int`): Rounds of each length, of which the median is returned.
+    Returns:
+        `list[float]` of length `longest + 1`, in milliseconds.
+    """
+    lengths = itertools.cycle(range(longest + 1))
+    times: list[list[float]] = [[] for _ in range(longest + 1)]
+    last: tuple[int, float] | None = None
+
+    def fill(input_ids: torch.Tensor, **_) -> GenerateDecoderOnlyOutput:
+        nonlocal last
+        now = time.perf_counter()
+        if last is not None:
+            times[last[0]].append(1000 * (now - last[1]))
+        # The first pass reads the prompt and is not counted.
+        length = next(lengths) if input_ids.shape[1] > len(prompt_ids) else 0
+        filler = input_ids[:, -1:].expand(-1, length)
+        last = (length, time.perf_counter()) if input_ids.shape[1] > len(prompt_ids) else None
+        scores = (torch.zeros((1, 0), device=input_ids.device),) * max(length, 1)
+        return GenerateDecoderOnlyOutput(sequences=torch.cat((input_ids, filler), dim=-1), scores=scores)
+
+    draft_model.generate = fill
+    drafted_before = draft_model.generation_config.num_assistant_tokens
+    draft_model.generation_config.num_assistant_tokens = longest
+    ids = torch.tensor([list(prompt_ids)], device=target_model.device)
+    try:
+        while min(map(len, times)) < repeats:
+            last = None
+            target_model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                assistant_model=draft_model,
+                max_new_tokens=8 * (longest + 2),
+                eos_token_id=-1,
+                **sampling_arguments(0.0),
+            )
+    finally:
+        del draft_model.generate
+        draft_model.generation_config.num_assistant_tokens = drafted_before
+    return [statistics.median(taken) for taken in times]
+
+
+def measure_plain(target_model: PreTrainedModel, prompt_ids: Sequence[int], repeats: int) -> float:
+    """Time one token of plain decoding: the difference of two lengths, so that the prompt drops out."""
+    short, long = _PLAIN_TOKENS
+    saved, target_model.generation_config.eos_token_id = target_model.generation_config.eos_token_id, None
+    try:
+        taken = [
+            decode(target_model, prompt_ids, {}, 0.0, 0, long).seconds
+            - decode(target_model, prompt_ids, {}, 0.0, 0, short).seconds
+            for _ in range(repeats)
+        ]
+    finally:
+        target_model.generation_config.eos_token_id = saved
+    return 1000 * statistics.median(taken) / (long - short)
+
+
+def measure_step(network: LeanNetwork | StockNetwork, prompt_ids: Sequence[int], repeats: int) -> float:
+    """Time one step of the drafter's network, in milliseconds, the median of `repeats`."""
+    network.crop(0)
+    network.read(list(prompt_ids))
+    start = network.length
+    taken = []
+    for _ in range(repeats + 2):
+        begin = time.perf_counter()
+        network.read([prompt_ids[-1]]).argmax().item()
+        taken.append(1000 * (time.perf_counter() - begin))
+        network.crop(start)
+    network.crop(0)
+    return statistics.median(taken[2:])

@@ -1,0 +1,60 @@
+"""The folder that tuning leaves, which publishing reads."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from drafter_trainer.atomic import write_whole
+from drafter_trainer.benchmark.report import markdown_table
+from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
+from drafter_trainer.drafters.ngram import table_bytes
+from drafter_trainer.drafters.vocabulary import vocabulary_bytes
+from drafter_trainer.tuning.search import Choice
+
+SETTINGS = "loop.json"
+TRIALS = "trials.json"
+
+
+def write_tuning(folder: Path, choice: Choice, trials: list[dict[str, Any]], tokenizer_sha256: str) -> None:
+    """Write what was chosen, and every trial."""
+    contents = {
+        SETTINGS: json.dumps(choice.settings.to_dict(), indent=2).encode() + b"\n",
+        TRIALS: json.dumps(trials, indent=2).encode() + b"\n",
+    }
+    if choice.draft_ids is not None:
+        contents[VOCABULARY] = vocabulary_bytes(choice.draft_ids)
+    if choice.slots is not None:
+        contents[TABLE] = table_bytes(choice.slots, tokenizer_sha256)
+    for name, content in contents.items():
+        write_whole(folder / name, lambda path, content=content: path.write_bytes(content))
+
+
+def trials_table(trials: list[dict[str, Any]]) -> str:
+    """Render the trials; the best of each question is marked."""
+    best = {}
+    for trial in trials:
+        best[trial["what"]] = max(best.get(trial["what"], 0.0), trial["speedup"])
+    rows = [
+        [
+            trial["what"],
+            trial["value"] + (" *" if trial["speedup"] == best[trial["what"]] else ""),
+            f"{trial['speedup']:.2f}x",
+            f"{trial['tokens_per_pass']:.2f}",
+            f"{trial['acceptance_rate'] or 0:.0%}",
+            f"{trial['drafting_milliseconds']:.1f}",
+            f"{trial['step_milliseconds']:.2f}",
+            f"{trial['coverage']:.1%}",
+        ]
+        for trial in trials
+    ]
+    header = [
+        "what",
+        "tried",
+        "speedup",
+        "tokens per pass",
+        "accepted",
+        "drafting, ms a round",
+        "step, ms",
+        "coverage",
+    ]
+    return markdown_table(header, rows)

@@ -1,0 +1,170 @@
+"""Find a drafter's settings on held-out answers: vocabulary, table, lengths, sources."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from drafter_trainer.decoding.metrics import acceptance_rate, mean_accepted_tokens
+from drafter_trainer.decoding.replay import Replay, SimulatedClock, replay
+from drafter_trainer.drafters.loop.drafting import DraftingLoop
+from drafter_trainer.drafters.loop.ngram import NgramTable
+from drafter_trainer.drafters.loop.policy import NETWORK, NGRAM, SOURCES, CostCurve
+from drafter_trainer.drafters.loop.repository import build_network
+from drafter_trainer.drafters.loop.settings import LoopSettings
+from drafter_trainer.drafters.ngram import Slots, count_table
+from drafter_trainer.drafters.vocabulary import choose_ids, count_ids, coverage
+from drafter_trainer.tuning.calibration import HeldOut, calibrate
+from drafter_trainer.tuning.costs import measure_step
+
+_SIZES = (2048, 4096, 8192, 16384)
+_ORDERS = ((), (1,), (1, 2), (1, 2, 3))
+_MIN_SHARES = (0.05, 0.1, 0.2)
+_LONGEST = (4, 8, 12, 16)
+_GAINS = (0.1, 0.2, 0.4, 0.8)
+_STEP_REPEATS = 30
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Hold one way to set a drafter up.
+
+    Args:
+        settings (`LoopSettings`): Of the loop.
+        draft_ids (`torch.Tensor`, *optional*): Draft vocabulary; all ids if left out.
+        slots (`dict`, *optional*): N-gram table.
+    """
+
+    settings: LoopSettings
+    draft_ids: torch.Tensor | None = None
+    slots: Slots | None = None
+
+
+@dataclass
+class Tuning:
+    """Search for the choice with the highest speedup on replayed greedy answers, one thing after the other.
+
+    Args:
+        draft_model (`PreTrainedModel`): The trained drafter, on its device.
+        train_answers (`Sequence[Sequence[int]]`): Answers that vocabulary and tables are counted on.
+        greedy (`Sequence[HeldOut]`): Held-out greedy answers.
+        sampled (`Sequence[HeldOut]`): Held-out answers at temperature 1.
+        passes (`Sequence[float]`): See `costs.measure_passes`.
+        end_ids (`Sequence[int]`): Ids that end an answer: always in the draft vocabulary.
+    """
+
+    draft_model: PreTrainedModel
+    train_answers: Sequence[Sequence[int]]
+    greedy: Sequence[HeldOut]
+    sampled: Sequence[HeldOut]
+    passes: Sequence[float]
+    end_ids: Sequence[int]
+    trials: list[dict[str, Any]] = field(default_factory=list)
+
+    def run(self) -> Choice:
+        """Search; `trials` then holds every trial with what it gave."""
+        device = self.draft_model.device.type
+        choice = Choice(LoopSettings(pass_milliseconds={device: list(self.passes)}))
+        slots = {orders: count_table(self.train_answers, orders) for orders in _ORDERS[1:]}
+        with tqdm(unit="trial", desc="tuning") as bar:
+            self._bar = bar
+            choice = self._best("weights", [(kind, self._with_weights(choice, kind)) for kind in self._weights()])
+            choice = self._best("draft vocabulary", self._vocabularies(choice))
+            choice = dataclasses.replace(choice, slots=slots[_ORDERS[-1]])
+            orders = [("none", dataclasses.replace(choice, slots=None))]
+            orders += [(f"1 to {max(key)}", dataclasses.replace(choice, slots=table)) for key, table in slots.items()]
+            choice = self._best("table orders", orders)
+            if choice.slots is not None:
+                kept = tuple(sorted(choice.slots))
+                shares = [(share, count_table(self.train_answers, kept, share)) for share in _MIN_SHARES]
+                tables = [(share, dataclasses.replace(choice, slots=table)) for share, table in shares]
+                choice = self._best("least share in the table", tables)
+            choice = self._best("network gain", self._each(choice, "network_gain", _GAINS))
+            longest = [length for length in _LONGEST if length < len(self.passes)]
+            choice = self._best("longest draft", self._each(choice, "longest_draft", longest))
+            subsets = [list(SOURCES), *([source for source in SOURCES if source != left_out] for left_out in SOURCES)]
+            choice = self._best("sources", self._each(choice, "sources", subsets))
+        return self._finish(choice)
+
+    def _weights(self) -> list[str]:
+        return ["native", "int8"] if self.draft_model.device.type == "cpu" else ["native"]
+
+    def _with_weights(self, choice: Choice, kind: str) -> Choice:
+        return self._with_ids(self._set(choice, int8=kind == "int8"), _SIZES[-2])
+
+    def _vocabularies(self, choice: Choice) -> list[tuple[str, Choice]]:
+        whole = dataclasses.replace(choice, draft_ids=None)
+        return [(str(size), self._with_ids(choice, size)) for size in _SIZES] + [("all", whole)]
+
+    def _with_ids(self, choice: Choice, size: int) -> Choice:
+        return dataclasses.replace(choice, draft_ids=choose_ids(self._counts, size, self.end_ids))
+
+    @property
+    def _counts(self):
+        return count_ids(self.train_answers, self.draft_model.config.vocab_size)
+
+    @staticmethod
+    def _set(choice: Choice, **changes: Any) -> Choice:
+        return dataclasses.replace(choice, settings=dataclasses.replace(choice.settings, **changes))
+
+    def _each(self, choice: Choice, name: str, values: Sequence[Any]) -> list[tuple[str, Choice]]:
+        return [(str(value), self._set(choice, **{name: value})) for value in values]
+
+    def _best(self, what: str, choices: Sequence[tuple[Any, Choice]]) -> Choice:
+        tried = []
+        for value, choice in choices:
+            choice, result, step = self._try(choice)
+            self.trials.append(
+                {
+                    "what": what,
+                    "value": str(value),
+                    "speedup": result.speedup,
+                    "tokens_per_pass": mean_accepted_tokens(result.tokens, len(result.rounds)),
+                    "acceptance_rate": acceptance_rate(result.rounds),
+                    "drafting_milliseconds": result.drafting_milliseconds / len(result.rounds),
+                    "step_milliseconds": step,
+                    "coverage": self._coverage(choice),
+                }
+            )
+            tried.append((result.speedup, choice))
+            self._bar.update()
+            self._bar.set_postfix_str(f"{what} {value}: {result.speedup:.2f}x", refresh=False)
+        return max(tried, key=lambda entry: entry[0])[1]
+
+    def _coverage(self, choice: Choice) -> float:
+        if choice.draft_ids is None:
+            return 1.0
+        held_out = count_ids((answer.response_ids for answer in self.greedy), self.draft_model.config.vocab_size)
+        return coverage(choice.draft_ids, held_out)
+
+    def _try(self, choice: Choice) -> tuple[Choice, Replay, float]:
+        """Measure the step, calibrate, and replay twice: the second time with the yield that the first one gave."""
+        device = self.draft_model.device
+        network = build_network(self.draft_model, choice.draft_ids, choice.settings.int8)
+        step = measure_step(network, self.greedy[0].prompt_ids, _STEP_REPEATS)
+        table = None if choice.slots is None else NgramTable(choice.slots)
+        calibration = calibrate(self.greedy, table, network)
+        choice = self._set(choice, step_milliseconds={device.type: step}, calibration=calibration)
+        for _ in range(2):
+            result = self._replay(choice, network, table)
+            choice = self._set(choice, tokens_per_pass=mean_accepted_tokens(result.tokens, len(result.rounds)))
+        return choice, result, step
+
+    def _replay(self, choice: Choice, network, table: NgramTable | None) -> Replay:
+        clock, curve = SimulatedClock(), CostCurve(self.passes)
+        vocabulary = self.draft_model.config.vocab_size
+        loop = DraftingLoop(network, table, choice.settings, self.draft_model.device, vocabulary, clock)
+        return replay(loop, ((answer.prompt_ids, answer.response_ids) for answer in self.greedy), curve, clock)
+
+    def _finish(self, choice: Choice) -> Choice:
+        if NGRAM not in choice.settings.sources:
+            choice = dataclasses.replace(choice, slots=None)
+        table = None if choice.slots is None else NgramTable(choice.slots)
+        network = None
+        if NETWORK in choice.settings.sources:
+            network = build_network(self.draft_model, choice.draft_ids, choice.settings.int8)
+        return self._set(choice, sampling_calibration=calibrate(self.sampled, table, network))

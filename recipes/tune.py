@@ -1,0 +1,72 @@
+"""Find on this machine how a finetuned drafter drafts best, publish it with what was found.
+
+    accelerate launch recipes/tune.py --config recipes/configs/smollm2-135m/de-en.yaml
+
+Measures the target's passes and the drafter's step, then tries draft vocabularies, n-gram tables, draft lengths and
+sources on the held-out answers of RUN_FOLDER/distill. Leaves RUN_FOLDER/tune, which publish.py puts into the
+repository, and ends by publishing as publish.py does, unless --publish false.
+"""
+
+from pathlib import Path
+
+from accelerate import PartialState
+from transformers import AutoModelForCausalLM
+
+from drafter_trainer.configuration import parse_arguments
+from drafter_trainer.drafters.compatibility import hash_tokenizer
+from drafter_trainer.errors import InputError
+from drafter_trainer.hub.publish import check_destination, publish_run
+from drafter_trainer.languages import get_pair
+from drafter_trainer.launch import report_step, run_recipe
+from drafter_trainer.steps import Step, finished_step
+from drafter_trainer.targets import resolve_target
+from drafter_trainer.tuning.answers import load_answers
+from drafter_trainer.tuning.costs import measure_passes
+from drafter_trainer.tuning.results import trials_table, write_tuning
+from drafter_trainer.tuning.search import Tuning
+
+
+def main(argv: list[str]) -> None:
+    (run, where, tuning, publishing), given = parse_arguments("tune", argv, __doc__)
+    pair = get_pair(run.pair)
+    if PartialState().num_processes > 1:
+        raise InputError("tuning runs in one process: launch it with --num_processes 1")
+    if tuning.publish:
+        check_destination(publishing.to)
+    target = resolve_target(where.target_model, where.target_revision, where.target_name, where.chat_template)
+    trained, rows = run.folder / "finetune", Path(tuning.data or run.folder / "distill")
+    inputs = {
+        "target": target.identity,
+        "drafter": finished_step(trained, "run finetune.py first")["fingerprint"],
+        "rows": finished_step(rows, "run distill.py first, or give --data FOLDER")["fingerprint"],
+    }
+    step = Step(run.folder / "tune", "tune", given, inputs)
+    if step.is_finished():
+        report_step(step, reused=True)
+    else:
+        tokenizer = target.load_tokenizer()
+        target_model = target.load_model(where.dtype, PartialState().device)
+        draft_model = AutoModelForCausalLM.from_pretrained(trained, dtype=target_model.dtype)
+        draft_model.to(target_model.device).eval()
+        train, greedy, sampled = load_answers(rows, tuning.max_answers)
+        with step:
+            prompt_ids = greedy[0].prompt_ids
+            passes = measure_passes(target_model, draft_model, prompt_ids, tuning.longest_draft, tuning.repeats)
+            eos = target_model.generation_config.eos_token_id
+            end_ids = [eos] if isinstance(eos, int) else list(eos or [])
+            search = Tuning(draft_model, train, greedy, sampled, passes, end_ids)
+            choice = search.run()
+            write_tuning(step.folder, choice, search.trials, hash_tokenizer(tokenizer, pair.probes))
+            step.facts |= {
+                "pass_milliseconds": [round(taken, 1) for taken in passes],
+                "draft_vocabulary": "all" if choice.draft_ids is None else len(choice.draft_ids),
+                "speedup_on_validation": round(max(trial["speedup"] for trial in search.trials), 2),
+            }
+        print(trials_table(search.trials))
+        report_step(step)
+    if tuning.publish:
+        print(f"published: {publish_run(run, target, where.dtype, publishing)}")
+
+
+if __name__ == "__main__":
+    run_recipe(main)
