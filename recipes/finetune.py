@@ -10,8 +10,11 @@ from pathlib import Path
 
 from accelerate import PartialState
 
+from drafter_trainer.atomic import write_whole
 from drafter_trainer.configuration import parse_arguments
 from drafter_trainer.drafters.initialization import initialise_drafter
+from drafter_trainer.drafters.loop.repository import VOCABULARY
+from drafter_trainer.drafters.vocabulary import choose_ids, count_ids, coverage, vocabulary_bytes
 from drafter_trainer.hub.publish import check_destination, publish_run
 from drafter_trainer.languages import get_pair
 from drafter_trainer.launch import report_step, run_recipe
@@ -47,8 +50,16 @@ def main(argv: list[str]) -> None:
         tokenizer = target.load_tokenizer()
         with step:
             rows = {split: load_rows(rows_folder / split, target) for split in ("train", "validation")}
+            model, draft_ids = initialise_drafter(shape, target, tokenizer, pair.probes), None
+            if training.draft_vocabulary:
+                counts = count_ids(rows["train"]["response_ids"], model.config.vocab_size)
+                draft_ids = choose_ids(counts, training.draft_vocabulary, tokenizer.all_special_ids)
+                folder.mkdir(parents=True, exist_ok=True)
+                write_whole(folder / VOCABULARY, lambda path: path.write_bytes(vocabulary_bytes(draft_ids)))
+                step.facts |= {"draft_vocabulary": len(draft_ids), "coverage": coverage(draft_ids, counts)}
             trainer = FinetuningTrainer(
-                model=initialise_drafter(shape, target, tokenizer, pair.probes),
+                model=model,
+                draft_ids=draft_ids,
                 args=training,
                 train_dataset=rows["train"],
                 eval_dataset=rows["validation"],

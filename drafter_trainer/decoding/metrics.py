@@ -65,14 +65,14 @@ def expected_alpha(draft_logits: torch.Tensor, topk_ids: torch.Tensor, topk_logp
 
     Args:
         draft_logits (`torch.Tensor` of shape `(tokens, vocabulary)`): Unnormalised q.
-        topk_ids (`torch.Tensor` of shape `(tokens, k)`): The target's most likely ids.
+        topk_ids (`torch.Tensor` of shape `(tokens, k)`): The target's most likely ids; -1 is never drafted.
         topk_logprobs (`torch.Tensor` of shape `(tokens, k)`): log p of them, in nats.
     Returns:
         `torch.Tensor` of shape `(tokens,)`, between 0 and 1.
     Source: arXiv 2211.17192, definition 3.2 and corollary 3.6
     """
-    q = draft_logits.float().log_softmax(dim=-1).gather(-1, topk_ids.long()).exp()
-    return torch.minimum(q, topk_logprobs.float().exp()).sum(dim=-1)
+    q = draft_logits.float().log_softmax(dim=-1).gather(-1, topk_ids.long().clamp(min=0)).exp()
+    return (torch.minimum(q, topk_logprobs.float().exp()) * (topk_ids >= 0)).sum(dim=-1)
 
 
 def greedy_agreement(draft_logits: torch.Tensor, topk_ids: torch.Tensor) -> torch.Tensor:

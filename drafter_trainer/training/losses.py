@@ -9,11 +9,11 @@ def cross_entropy(draft_logits: torch.Tensor, labels: torch.Tensor) -> torch.Ten
 
     Args:
         draft_logits (`torch.Tensor` of shape `(tokens, vocabulary)`): Unnormalised q.
-        labels (`torch.Tensor` of shape `(tokens,)`): The target's tokens.
+        labels (`torch.Tensor` of shape `(tokens,)`): The target's tokens; -1, outside the draft vocabulary, costs 0.
     Returns:
         `torch.Tensor` of shape `(tokens,)`, in nats.
     """
-    return F.cross_entropy(draft_logits.float(), labels, reduction="none")
+    return F.cross_entropy(draft_logits.float(), labels, reduction="none", ignore_index=-1)
 
 
 def topk_kl(draft_logits: torch.Tensor, topk_ids: torch.Tensor, topk_logprobs: torch.Tensor) -> torch.Tensor:
@@ -25,16 +25,18 @@ def topk_kl(draft_logits: torch.Tensor, topk_ids: torch.Tensor, topk_logprobs: t
 
     Args:
         draft_logits (`torch.Tensor` of shape `(tokens, vocabulary)`): Unnormalised q.
-        topk_ids (`torch.Tensor` of shape `(tokens, k)`): The target's most likely ids.
+        topk_ids (`torch.Tensor` of shape `(tokens, k)`): The target's most likely ids; -1, outside the draft
+            vocabulary, counts to the rest.
         topk_logprobs (`torch.Tensor` of shape `(tokens, k)`): log p of them, in nats.
     Returns:
         `torch.Tensor` of shape `(tokens,)`, in nats.
     Source: Hinton et al., "Distilling the Knowledge in a Neural Network", arXiv 1503.02531; the merged rest by the
         data-processing inequality
     """
+    known = topk_ids >= 0
     log_p = topk_logprobs.float()
-    log_q = draft_logits.float().log_softmax(dim=-1).gather(-1, topk_ids.long())
-    p, q = log_p.exp(), log_q.exp()
+    log_q = draft_logits.float().log_softmax(dim=-1).gather(-1, topk_ids.long().clamp(min=0))
+    p, q = log_p.exp() * known, log_q.exp() * known
     inside = (p * (log_p - log_q)).sum(dim=-1)
     # Stored log-probabilities are fp16: their sum may pass 1 by a rounding, and an exact 0 has no logarithm.
     rest_p = (1 - p.sum(dim=-1)).clamp(min=1e-6)

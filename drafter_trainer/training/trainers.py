@@ -9,6 +9,7 @@ from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import EvalLoopOutput
 
+from drafter_trainer.drafters.vocabulary import DraftHead, map_ids, narrow_head, widen_head
 from drafter_trainer.training.collators import IGNORED
 from drafter_trainer.training.evaluator import evaluate_acceptance
 from drafter_trainer.training.losses import cross_entropy, topk_kl
@@ -82,17 +83,33 @@ class FinetuningTrainer(_TokenMeanTrainer):
 
     The loss is `(1 - w) cross-entropy + w top-k KL` with `w = args.kl_weight`. Evaluation adds
     `eval_greedy_agreement` and `eval_expected_alpha`, either of which `metric_for_best_model` may name.
+
+    Args:
+        draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`, *optional*): Logits are computed over these ids
+            alone, by a narrow head (see `drafters.vocabulary`).
     """
+
+    def __init__(self, *args: Any, draft_ids: torch.Tensor | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.draft_ids = draft_ids
+        if draft_ids is not None:
+            narrow_head(self.model, draft_ids)
+            self.draft_ids = draft_ids.to(self.args.device)
 
     def token_losses(
         self, logits: torch.Tensor, labels: torch.Tensor, inputs: dict[str, torch.Tensor], supervised: torch.Tensor
     ) -> torch.Tensor:
         """Mix cross-entropy and top-k KL; see the base class."""
         weight = self.args.kl_weight
+        if self.draft_ids is not None:
+            labels = map_ids(labels, self.draft_ids)
         loss = (1 - weight) * cross_entropy(logits, labels) if weight < 1 else torch.zeros_like(logits[:, 0])
         if weight > 0:
             topk_ids, topk_logprobs = inputs["topk_ids"][:, 1:], inputs["topk_logprobs"][:, 1:]
-            loss = loss + weight * topk_kl(logits, topk_ids[supervised], topk_logprobs[supervised])
+            topk_ids, topk_logprobs = topk_ids[supervised], topk_logprobs[supervised]
+            if self.draft_ids is not None:
+                topk_ids = map_ids(topk_ids, self.draft_ids)
+            loss = loss + weight * topk_kl(logits, topk_ids, topk_logprobs)
         return loss
 
     def evaluation_loop(
@@ -105,7 +122,7 @@ class FinetuningTrainer(_TokenMeanTrainer):
     ) -> EvalLoopOutput:
         """Evaluate the loss as every Trainer does, then the acceptance, and merge both."""
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        acceptance = evaluate_acceptance(self.model, dataloader, self.accelerator)
+        acceptance = evaluate_acceptance(self.model, dataloader, self.accelerator, self.draft_ids)
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in acceptance.items()})
         return output
 
@@ -119,6 +136,8 @@ def train_to_end(trainer: Trainer) -> dict[str, float]:
     folder = trainer.args.output_dir
     trainer.train(resume_from_checkpoint=_last_checkpoint(Path(folder)))
     metrics = trainer.evaluate()
+    if isinstance(trainer.model.get_output_embeddings(), DraftHead):
+        widen_head(trainer.model)
     trainer.model.config.use_cache = True  # the Trainer turns it off, and the drafter would keep it so
     trainer.save_model(folder)
     timing = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
