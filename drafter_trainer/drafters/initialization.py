@@ -41,15 +41,7 @@ def initialise_drafter(
     if arguments.initialization not in ("scratch", "embeddings", "layers"):
         drafter = from_checkpoint(arguments.initialization, target_config, tokenizer, probes)
     else:
-        config = draft_config(
-            target_config,
-            num_hidden_layers=arguments.num_hidden_layers,
-            hidden_size=arguments.hidden_size,
-            intermediate_size=arguments.intermediate_size,
-            num_attention_heads=arguments.num_attention_heads,
-            num_key_value_heads=arguments.num_key_value_heads,
-            head_dim=arguments.head_dim,
-        )
+        config = draft_config(target_config, **arguments.widths())
         match arguments.initialization:
             case "embeddings":
                 drafter = from_target_embeddings(config, target.load_model("float32"))

@@ -14,7 +14,9 @@ from drafter_trainer.drafters.compatibility import check_tokenizers, hash_tokeni
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import attach_loop, loop_of
+from drafter_trainer.drafters.loop.ngram import NgramTable
 from drafter_trainer.drafters.loop.repository import build_loop, build_network
+from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.languages import get_pair
 from drafter_trainer.targets import hash_folder, resolve_commit
@@ -85,14 +87,13 @@ def with_sources(drafter: PreTrainedModel, sources: Sequence[str]) -> PreTrained
     """
     loop = loop_of(drafter)
     settings = dataclasses.replace(loop.settings, sources=list(sources))
-    return _with_loop(drafter, DraftingLoop(loop.network, loop.table, settings, loop.device, loop.vocabulary))
+    return _with_loop(drafter, loop, loop.table, settings)
 
 
 def with_network(drafter: PreTrainedModel, other: PreTrainedModel) -> PreTrainedModel:
     """Return another model of the same shape that drafts as `drafter` does, apart from the n-gram table."""
     loop = loop_of(drafter)
-    network = build_network(other, getattr(loop.network, "draft_ids", None), loop.settings.int8)
-    return _with_loop(other, DraftingLoop(network, None, loop.settings, loop.device, loop.vocabulary))
+    return _with_loop(other, loop, None, loop.settings)
 
 
 def with_stock_loop(drafter: PreTrainedModel, draft_length: int) -> PreTrainedModel:
@@ -104,11 +105,14 @@ def with_stock_loop(drafter: PreTrainedModel, draft_length: int) -> PreTrainedMo
     return stock
 
 
-def _with_loop(drafter: PreTrainedModel, loop: DraftingLoop) -> PreTrainedModel:
-    # A copy of the module alone: its parameters are shared.
+def _with_loop(
+    drafter: PreTrainedModel, loop: DraftingLoop, table: NgramTable | None, settings: LoopSettings
+) -> PreTrainedModel:
+    # A copy of the module alone: its parameters are shared, the network's cache is not.
     model = copy.copy(drafter)
     model.generation_config = copy.deepcopy(drafter.generation_config)
-    attach_loop(model, loop)
+    network = build_network(drafter, getattr(loop.network, "draft_ids", None), settings.int8)
+    attach_loop(model, DraftingLoop(network, table, settings, loop.device, loop.vocabulary))
     return model
 
 

@@ -1,5 +1,6 @@
 """The drafting loop: what one call of the drafter's `generate` does."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ class Proposal:
         token (`int`): Its id in the target's vocabulary.
         source (`str`): Who drafted it.
         probability (`float`): How likely the target accepts it, as far as it was known before it was drawn.
+        bin (`int`): How sure its source was: which of the source's bins in the calibration.
         scores (`torch.Tensor` of shape `(vocabulary,)`, *optional*): Logits of the q that it was drawn from; `None`
             where nothing was drawn, so that q is 1 at the token.
     """
@@ -41,6 +43,7 @@ class Proposal:
     token: int
     source: str
     probability: float
+    bin: int = 0
     scores: torch.Tensor | None = None
 
 
@@ -136,7 +139,7 @@ class DraftingLoop:
         new = known[len(old) :]
         for proposal, token in zip(draft, new):
             if proposal.source != FILLER:
-                self._belief.observe(proposal.source, proposal.probability, proposal.token == token)
+                self._belief.observe(proposal.source, proposal.bin, proposal.token == token)
             if proposal.token != token:
                 break
         if not sampling and self._rounds > 0:  # the first pass reads the prompt too
@@ -168,24 +171,24 @@ class DraftingLoop:
         if len(context) >= self.network.limit:
             return best
         logits = self._ask_network(context)
-        if not sampling:
-            if process is not None:
-                logits = process(context, self._widen(logits))
-            likeliest, entry = torch.softmax(logits, dim=-1).max(dim=-1)
-            token = entry.item() if process is not None or self._ids is None else self._ids[entry.item()]
-            probability = self._belief.probability(NETWORK, bin_of(likeliest.item(), NETWORK_BINS))
-            return (
-                best if best is not None and best.probability >= probability else Proposal(token, NETWORK, probability)
-            )
-        scores = self._widen(logits)
-        scores = scores if process is None else process(context, scores)
-        q = torch.softmax(scores, dim=-1)
-        probability = self._belief.probability(NETWORK, bin_of(q.max().item(), NETWORK_BINS))
+        if sampling or process is not None:
+            logits = self._widen(logits)
+            logits = logits if process is None else process(context, logits)
+        q = torch.softmax(logits, dim=-1)
+        # Both in one transfer: on an accelerator each waits for it.
+        share, entry = torch.stack([part.to(q.dtype) for part in q.max(dim=-1)]).tolist()
+        if math.isnan(share):  # processors that leave nothing of the draft vocabulary
+            return best
+        bin_ = bin_of(share, NETWORK_BINS)
+        probability = self._belief.probability(NETWORK, bin_)
         if best is not None and best.probability >= probability:
             return best
+        if not sampling:
+            token = int(entry) if process is not None or self._ids is None else self._ids[int(entry)]
+            return Proposal(token, NETWORK, probability, bin_)
         if draft and not extension_pays(len(draft), limit, reached, probability, self._curve, rate):
             return None
-        return Proposal(torch.multinomial(q, 1).item(), NETWORK, probability, scores)
+        return Proposal(torch.multinomial(q, 1).item(), NETWORK, probability, bin_, logits)
 
     def _cheap(self, draft: list[Proposal]) -> Proposal | None:
         """Ask lookup and table, which cost next to nothing."""
@@ -193,7 +196,7 @@ class DraftingLoop:
         best = None
         if self._looks_up and (found := self._index.next_token(tokens)) is not None:
             token, size = found
-            best = Proposal(token, LOOKUP, self._belief.probability(LOOKUP, size - 1))
+            best = Proposal(token, LOOKUP, self._belief.probability(LOOKUP, size - 1), size - 1)
         if self.table is not None:
             tail = (self._known[-HIGHEST_ORDER:] + tokens)[-HIGHEST_ORDER:]
             if (found := self.table.next_token(tail)) is not None:
@@ -201,7 +204,7 @@ class DraftingLoop:
                 bin_ = (order - 1) * NGRAM_BINS + bin_of(share, NGRAM_BINS)
                 probability = self._belief.probability(NGRAM, bin_)
                 if best is None or probability > best.probability:
-                    best = Proposal(token, NGRAM, probability)
+                    best = Proposal(token, NGRAM, probability, bin_)
         return best
 
     def _network_pays(self, best, draft, reached, rate, sampling) -> bool:
@@ -213,8 +216,10 @@ class DraftingLoop:
 
     def _ask_network(self, context: list[int]) -> torch.Tensor:
         start = self._clock()
-        self.network.crop(len(self._read))
-        unread = context[len(self._read) :]
+        # Where the target wrote what a shortened draft had left out, all was read before, and the logits are gone.
+        read = min(len(self._read), len(context) - 1)
+        self.network.crop(read)
+        unread = context[read:]
         logits = self.network.read(unread)
         self._read = list(context)
         if len(unread) == 1 and not self._sampling:
@@ -223,8 +228,9 @@ class DraftingLoop:
         return logits
 
     def _widen(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return logits over the whole vocabulary, in a tensor of their own."""
         if self.network.draft_ids is None:
-            return logits
+            return logits.clone()
         wide = logits.new_full((self.vocabulary,), float("-inf"))
         return wide.index_copy_(0, self.network.draft_ids, logits)
 

@@ -5,8 +5,8 @@ These files are `custom_generate/` in the drafter's repository: `from_pretrained
 lean network, whichever promises most; called by anybody else it is the model's own.
 """
 
-import functools
 import re
+import types
 from pathlib import Path
 
 import torch
@@ -65,8 +65,8 @@ def generate(model, input_ids=None, generation_config=None, logits_processor=Non
 def attach_loop(model, loop: DraftingLoop) -> None:
     """Make a drafter draft with a loop."""
     model._drafting_loop = loop
-    # What transformers does with these files where remote code is trusted.
-    model.generate = functools.partial(generate, model=model)
+    # Where remote code is trusted, transformers does the same with these files.
+    model.generate = types.MethodType(generate, model)
     # Read by the next call of the target's generate: how much a round may draft at most.
     model.generation_config.num_assistant_tokens = loop.settings.longest_draft
 

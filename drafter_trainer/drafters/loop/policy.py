@@ -72,9 +72,9 @@ class Belief:
         """Return the probability that the target accepts the token."""
         return min(self._calibration[source][bin_] * self._correction(source), _MOST_CERTAIN)
 
-    def observe(self, source: str, probability: float, accepted: bool) -> None:
+    def observe(self, source: str, bin_: int, accepted: bool) -> None:
         """Learn what became of a token that the target judged."""
-        self._expected[source] += probability
+        self._expected[source] += self._calibration[source][bin_]
         self._accepted[source] += accepted
 
     def _correction(self, source: str) -> float:

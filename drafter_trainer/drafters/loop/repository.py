@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from .drafting import DraftingLoop
+from .graph import GraphedNetwork
 from .network import LeanNetwork, reason_against
 from .ngram import NgramTable, read_table
 from .settings import LoopSettings
@@ -45,6 +46,8 @@ def build_network(model, draft_ids: torch.Tensor | None, int8: bool) -> LeanNetw
     """Run the drafter lean, or through its stock modules with a warning that says why."""
     reason = reason_against(model)
     if reason is None:
+        if model.device.type == "cuda":
+            return GraphedNetwork(model, draft_ids)
         return LeanNetwork(model, draft_ids, int8=int8 and model.device.type == "cpu")
     warnings.warn(f"{model.name_or_path} drafts through its stock modules: {reason}", stacklevel=2)
     return StockNetwork(model, draft_ids)

@@ -1,0 +1,105 @@
+"""Decoding answers that are known already."""
+
+from collections.abc import Callable
+
+import pytest
+from transformers import PreTrainedModel
+
+from drafter_trainer.decoding.metrics import Round
+from drafter_trainer.decoding.replay import SimulatedClock, replay
+from drafter_trainer.decoding.rounds import decode
+from drafter_trainer.drafters.loop.drafting import DraftingLoop
+from drafter_trainer.drafters.loop.generate import attach_loop
+from drafter_trainer.drafters.loop.network import LeanNetwork
+from drafter_trainer.drafters.loop.policy import SOURCES, CostCurve
+from drafter_trainer.drafters.loop.settings import LoopSettings
+from drafter_trainer.drafters.ngram import count_table
+from tests.decoding.drafts import partly_agreeing
+from tests.drafters.loop.conftest import PROMPTS, calibration, greedy_answers, make_loop, make_settings
+
+# So long that a busy machine's pauses, which the simulated clock counts too, do not matter
+COSTS = [1000.0, 1100.0, 1400.0, 1500.0, 1550.0, 1800.0, 1850.0]
+TOKENS = 24
+
+
+def make(
+    target_model: PreTrainedModel, settings: LoopSettings, clock: Callable[[], float], slots: dict | None = None
+) -> tuple[PreTrainedModel, DraftingLoop]:
+    drafter = partly_agreeing(target_model, 0.015)
+    drafter.generation_config.update(num_assistant_tokens_schedule="constant", assistant_confidence_threshold=0.0)
+    loop = make_loop(settings, LeanNetwork(drafter), slots, drafter.config.vocab_size, clock)
+    attach_loop(drafter, loop)
+    return drafter, loop
+
+
+@pytest.mark.parametrize("sources", [["lookup"], ["ngram"], ["network"], list(SOURCES)], ids="+".join)
+def test_replayed_rounds_are_those_of_decoding(target_model: PreTrainedModel, sources: list[str]) -> None:
+    """Settings are chosen by replayed answers: what it counts must be what decoding then does."""
+    target_model.generation_config.eos_token_id = None
+    answers = greedy_answers(target_model, PROMPTS, TOKENS)
+    slots = count_table([[*prompt, *answer] for prompt, answer in zip(PROMPTS[1:], answers[1:])], (1, 2))
+    settings = make_settings(COSTS, sources=sources, longest_draft=5, calibration=calibration(0.6, 0.5, 0.7))
+    stopped = lambda: 0.0  # noqa: E731 (both learn the same of a clock that stands still)
+    drafter, _ = make(target_model, settings, stopped, slots)
+    decoded: list[Round] = []
+    for prompt, answer in zip(PROMPTS, answers):
+        decoding = decode(target_model, prompt, {"assistant_model": drafter}, 0.0, 0, TOKENS)
+        assert decoding.output_ids == answer
+        decoded += decoding.rounds
+    _, loop = make(target_model, settings, stopped, slots)
+    replayed = replay(loop, zip(PROMPTS, answers), CostCurve(COSTS), SimulatedClock())
+    assert replayed.rounds == decoded
+    assert replayed.tokens == len(PROMPTS) * TOKENS
+    assert len(decoded) < replayed.tokens
+    assert any(round_.rejected for round_ in decoded)
+    passes = sum(COSTS[round_.drafted] for round_ in decoded)
+    assert replayed.milliseconds - replayed.drafting_milliseconds == pytest.approx(passes)
+    assert replayed.plain_milliseconds == pytest.approx(replayed.tokens * COSTS[0])
+
+
+def test_loop_learns_the_machines_costs(target_model: PreTrainedModel) -> None:
+    """The simulated pass has to reach the loop's clock, or every trial would be made with the stored costs."""
+    answers = [(prompt, [1, 2, 3, 4] * 15) for prompt in PROMPTS]
+    settings = make_settings(COSTS, sources=["lookup"], longest_draft=5, calibration=calibration(lookup=0.6))
+    drafted = []
+    for slower in (0.0, 4000.0):  # for each token more than one
+        clock = SimulatedClock()
+        loop = make_loop(settings, size=400, clock=clock)
+        costs = [cost + slower * place for place, cost in enumerate(COSTS)]
+        rounds = replay(loop, answers, CostCurve(costs), clock).rounds
+        drafted.append(sum(round_.drafted for round_ in rounds))
+    assert drafted[1] < drafted[0] / 2
+
+
+def test_no_drafts_give_no_speedup() -> None:
+    """A measure that finds a gain where nothing is drafted finds too much everywhere."""
+    clock = SimulatedClock()
+    loop = make_loop(make_settings(COSTS, sources=[]), size=400, clock=clock)
+    result = replay(loop, [([1, 2], [3] * 30), ([5], [6]), ([7], [])], CostCurve(COSTS), clock)
+    assert result.rounds == 31 * [Round(0, 0, rejected=False)]
+    assert result.tokens == 31
+    assert result.plain_milliseconds == 31 * 1000.0
+    assert result.milliseconds == pytest.approx(31 * 1000.0 + result.drafting_milliseconds)
+    assert 0.99 < result.speedup <= 1.0
+
+
+def test_drafts_end_with_the_answer() -> None:
+    """The last token needs no draft: drafting beyond it would count time and tokens that decoding does not spend."""
+    clock = SimulatedClock()
+    settings = make_settings(sources=["lookup"], longest_draft=8, calibration=calibration(lookup=0.9))
+    loop = make_loop(settings, size=400, clock=clock)
+    result = replay(loop, [([1, 2, 1, 2], [1, 2, 1, 2, 1])], CostCurve([10.0] * 9), clock)
+    assert result.rounds == [Round(4, 4, rejected=False)]
+    assert result.speedup == pytest.approx(50.0 / result.milliseconds)
+    assert replay(loop, [([1, 2, 1, 2], [1])], CostCurve([10.0] * 9), clock).rounds == [Round(0, 0, rejected=False)]
+
+
+def test_simulated_clock_tells_both_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The drafter's time is real and the target's is said: each left out would make the other look dear."""
+    now = [100.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    clock = SimulatedClock()
+    start = clock()
+    clock.advance(250.0)
+    now[0] += 0.5
+    assert clock() - start == pytest.approx(0.75)

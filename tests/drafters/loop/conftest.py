@@ -1,0 +1,195 @@
+"""Networks, tables and costs that are known, and a drafter that is published with all that tuning leaves."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from drafter_trainer.arguments import PublishingArguments, RunArguments
+from drafter_trainer.drafters.compatibility import hash_tokenizer
+from drafter_trainer.drafters.description import FILE_NAME
+from drafter_trainer.drafters.loop.drafting import DraftingLoop
+from drafter_trainer.drafters.loop.generate import attach_loop
+from drafter_trainer.drafters.loop.network import LeanNetwork
+from drafter_trainer.drafters.loop.ngram import NgramTable
+from drafter_trainer.drafters.loop.settings import (
+    HIGHEST_ORDER,
+    LOOKUP_BINS,
+    NETWORK_BINS,
+    NGRAM_BINS,
+    LoopSettings,
+)
+from drafter_trainer.drafters.ngram import count_table
+from drafter_trainer.drafters.vocabulary import choose_ids, count_ids
+from drafter_trainer.hub.publish import publish_run
+from drafter_trainer.languages import get_pair
+from drafter_trainer.steps import Step, finished_step
+from drafter_trainer.targets import Target
+from drafter_trainer.tuning.results import write_tuning
+from drafter_trainer.tuning.search import Choice
+from tests.conftest import make_model
+from tests.decoding.drafts import partly_agreeing
+
+CPU = torch.device("cpu")
+FLAT = [10.0] * 17  # a pass takes ten milliseconds whatever its tokens: every draft pays
+
+
+def calibration(lookup: float = 0.8, ngram: float = 0.5, network: float = 0.6) -> dict[str, list[float]]:
+    """Make a calibration that trusts each source alike, whatever its bin."""
+    return {
+        "lookup": [lookup] * LOOKUP_BINS,
+        "ngram": [ngram] * (HIGHEST_ORDER * NGRAM_BINS),
+        "network": [network] * NETWORK_BINS,
+    }
+
+
+def make_settings(costs: Sequence[float] = FLAT, step: float = 0.01, **changes: Any) -> LoopSettings:
+    """Make settings for a machine with these costs; the calibration is one for greedy decoding and sampling."""
+    trust = changes.pop("calibration", calibration())
+    values = {"calibration": trust, "sampling_calibration": trust, "longest_draft": 4} | changes
+    return LoopSettings(pass_milliseconds={"cpu": list(costs)}, step_milliseconds={"cpu": step}, **values)
+
+
+class Clock:
+    """A clock that is moved by hand."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+class FakeNetwork:
+    """A network with hand-written logits, which notes what it reads.
+
+    Args:
+        successor (callable): From the tokens read so far to the next one, which gets nearly all probability.
+        size (`int`): Of the vocabulary.
+        limit (`int`): Context.
+    """
+
+    draft_ids = None
+
+    def __init__(self, successor: Callable[[list[int]], int], size: int = 50, limit: int = 10_000) -> None:
+        self.successor, self.size, self.limit = successor, size, limit
+        self.known: list[int] = []
+        self.reads: list[list[int]] = []
+
+    def crop(self, length: int) -> None:
+        """Forget what lies beyond."""
+        del self.known[length:]
+
+    def read(self, token_ids: list[int]) -> torch.Tensor:
+        """Note the tokens; empty reads have no logits."""
+        assert token_ids, "nothing to read"
+        self.reads.append(list(token_ids))
+        self.known += token_ids
+        logits = torch.zeros(self.size)
+        logits[self.successor(self.known)] = 12.0
+        return logits
+
+
+def make_loop(
+    settings: LoopSettings,
+    network: Any = None,
+    slots: dict | None = None,
+    size: int = 50,
+    clock: Callable[[], float] | None = None,
+) -> DraftingLoop:
+    """Make a loop on the processor, by default with a clock that stands still."""
+    table = None if slots is None else NgramTable(slots)
+    return DraftingLoop(network, table, settings, CPU, size, clock or Clock())
+
+
+def with_loop(
+    drafter: PreTrainedModel,
+    settings: LoopSettings,
+    slots: dict | None = None,
+    draft_ids: torch.Tensor | None = None,
+) -> PreTrainedModel:
+    """Let a drafter draft with the loop and its lean network."""
+    network = LeanNetwork(drafter, draft_ids)
+    drafter.generation_config.update(num_assistant_tokens_schedule="constant", assistant_confidence_threshold=0.0)
+    attach_loop(drafter, make_loop(settings, network, slots, drafter.config.vocab_size))
+    return drafter
+
+
+def sliding_model() -> PreTrainedModel:
+    """Make a tiny Gemma 3, whose layers but one attend to six tokens."""
+    torch.manual_seed(0)
+    return Gemma3ForCausalLM(
+        Gemma3TextConfig(
+            vocab_size=50,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            sliding_window=6,
+            layer_types=["sliding_attention", "sliding_attention", "full_attention"],
+            max_position_embeddings=256,
+            initializer_range=0.3,
+            tie_word_embeddings=False,
+            bos_token_id=None,
+            eos_token_id=None,
+            pad_token_id=None,
+        )
+    ).eval()
+
+
+PROMPTS = [[9, 33, 120, 7], [50, 60, 70, 80, 90, 100, 110], [300, 7, 7, 9, 300], [5, 6, 5, 6, 5, 6, 5, 6]]
+
+
+def greedy_answers(target_model: PreTrainedModel, prompts: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
+    """Decode prompts plainly; the answers come without them."""
+    answers = []
+    for prompt in prompts:
+        ids = torch.tensor([list(prompt)])
+        output = target_model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False, eos_token_id=None
+        )
+        answers.append(output[0, len(prompt) :].tolist())
+    return answers
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast, target: Target) -> Path:
+    """A published folder with draft vocabulary, table and settings; leave it as it is, see `copy_of`."""
+    folder = tmp_path_factory.mktemp("published") / "run"
+    target_model = make_model(tokenizer)
+    answers = greedy_answers(target_model, PROMPTS[:2], 24)
+    with Step(folder / "finetune", "finetune", {}, {}):
+        partly_agreeing(target_model, 0.01).save_pretrained(folder / "finetune")
+        tokenizer.save_pretrained(folder / "finetune")
+    trained = finished_step(folder / "finetune", "")["fingerprint"]
+    ids = choose_ids(count_ids(answers, len(tokenizer)), 40, [tokenizer.eos_token_id])
+    choice = Choice(make_settings(longest_draft=5), ids, count_table(answers, (1, 2, 3)))
+    with Step(folder / "tune", "tune", {}, {"drafter": trained}):
+        write_tuning(folder / "tune", choice, [], hash_tokenizer(tokenizer, get_pair("de-en").probes))
+    run = RunArguments(pair="de-en", drafter_name="tiny-drafter-de-en", run_folder=str(folder))
+    return Path(publish_run(run, target, "auto", PublishingArguments(to=str(folder.parent / "drafter"))))
+
+
+def describe(folder: Path, **changes: Any) -> None:
+    """Change what a published folder says of itself."""
+    path = folder / FILE_NAME
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+
+
+def replace_file(folder: Path, name: str, content: bytes) -> None:
+    """Publish another file in the place of one that the loop reads."""
+    (folder / name).write_bytes(content)
+    files = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))["files"]
+    describe(folder, files=files | {name: hashlib.sha256(content).hexdigest()})

@@ -1,0 +1,448 @@
+"""The drafting loop, with hand-written sources and a clock that is moved by hand."""
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from drafter_trainer.drafters.loop.drafting import Proposal, bin_of
+from drafter_trainer.drafters.loop.settings import LoopSettings
+from drafter_trainer.drafters.ngram import count_table
+from tests.drafters.loop.conftest import FLAT, Clock, FakeNetwork, calibration, make_loop, make_settings
+
+LINEAR = [10.0 + 4.0 * tokens for tokens in range(17)]  # each token more costs as much as it must bring
+TEXT = [20, 21, 22, 23, 24, 20, 21]  # lookup says 22, 23, 24, 20, …
+
+
+def successor(known: list[int]) -> int:
+    """Count upwards."""
+    return (known[-1] + 1) % 50
+
+
+def tokens_of(draft: list[Proposal]) -> list[int]:
+    return [proposal.token for proposal in draft]
+
+
+def sources_of(draft: list[Proposal]) -> list[str]:
+    return [proposal.source for proposal in draft]
+
+
+class Game:
+    """A loop, the text that its target says, and a clock on which each pass takes what it costs."""
+
+    def __init__(
+        self, known: list[int], settings: LoopSettings, network: Any = None, costs: Sequence[float] | None = None
+    ) -> None:
+        self.known, self.costs, self.clock = list(known), costs or settings.pass_milliseconds["cpu"], Clock()
+        self.loop = make_loop(settings, network, clock=self.clock)
+
+    def draft(self, **given: Any) -> list[Proposal]:
+        self.last = self.loop.draft(list(self.known), 16, **given)
+        return self.last
+
+    def say(self, *tokens: int) -> None:
+        self.clock.seconds += self.costs[len(self.last)] / 1000
+        self.known += tokens
+
+    def play(self, follow: Callable[[list[int]], int], rounds: int, **given: Any) -> list[list[Proposal]]:
+        """Verify drafts against what follows."""
+        drafts = []
+        for _ in range(rounds):
+            drafts.append(self.draft(**given))
+            new = [follow(self.known)]
+            for token in tokens_of(self.last):
+                if token != new[-1]:
+                    break
+                new.append(follow(self.known + new))
+            self.say(*new)
+        return drafts
+
+
+# Which source
+
+
+@pytest.mark.parametrize(
+    ("trust", "source", "token"),
+    [
+        (calibration(lookup=0.9, ngram=0.5, network=0.4), "lookup", 22),
+        (calibration(lookup=0.5, ngram=0.9, network=0.4), "ngram", 40),
+        (calibration(lookup=0.5, ngram=0.4, network=0.9), "network", 30),
+    ],
+)
+@pytest.mark.parametrize("sampling", [False, True])
+def test_source_with_the_highest_probability_drafts(
+    trust: dict[str, list[float]], source: str, token: int, sampling: bool
+) -> None:
+    """The sources disagree: asked in a fixed order, the poorer one would draft wherever it knows something."""
+    torch.manual_seed(0)
+    slots = count_table([[21, 40]], (1,))
+    network = FakeNetwork(lambda known: 30)
+    loop = make_loop(make_settings(calibration=trust), network, slots)
+    first = loop.draft(TEXT, 4, sampling=sampling)[0]
+    assert (first.source, first.token) == (source, token)
+    assert first.probability == 0.9
+    assert (first.scores is not None) == (sampling and source == "network")
+
+
+@pytest.mark.parametrize("left_out", ["lookup", "ngram", "network"])
+def test_sources_that_are_not_named_are_not_asked(left_out: str) -> None:
+    """The benchmark leaves sources out to say what each is worth."""
+    trust = calibration(0.5, 0.5, 0.5) | {left_out: calibration(0.95, 0.95, 0.95)[left_out]}
+    sources = [source for source in ("lookup", "ngram", "network") if source != left_out]
+    network = FakeNetwork(successor)
+    loop = make_loop(make_settings(calibration=trust, sources=sources), network, count_table([TEXT], (1,)))
+    draft = loop.draft(TEXT, 4)
+    assert left_out not in sources_of(draft)
+    assert sources_of(draft)[0] in sources
+    assert network.reads == [] or left_out != "network"
+
+
+def test_draft_goes_on_from_its_own_tokens() -> None:
+    """Each source has to look at text and draft together: the text alone gives the same token again and again."""
+    lookup = make_loop(make_settings(sources=["lookup"])).draft(TEXT, 4)
+    assert tokens_of(lookup) == [22, 23, 24, 20]
+    slots = count_table([[21, 40, 41, 42]], (1, 2, 3))
+    ngram = make_loop(make_settings(sources=["ngram"]), None, slots).draft(TEXT, 4)
+    assert tokens_of(ngram) == [40, 41, 42]  # nothing follows 42
+    network = make_loop(make_settings(sources=["network"]), FakeNetwork(successor)).draft(TEXT, 4)
+    assert tokens_of(network) == [22, 23, 24, 25]
+
+
+def test_sources_take_turns_within_a_draft() -> None:
+    """Where the text repeats itself lookup is best, where it goes on in a new way the network."""
+    slots = count_table([[22, 23]], (1,))
+    trust = calibration(lookup=0.9, ngram=0.8, network=0.7)
+    loop = make_loop(make_settings(calibration=trust), FakeNetwork(lambda known: 37), slots)
+    draft = loop.draft([1, 2, 22, 1, 2], 4)
+    assert list(zip(tokens_of(draft), sources_of(draft))) == [
+        (22, "lookup"),
+        (1, "lookup"),
+        (2, "lookup"),
+        (22, "lookup"),
+    ]
+    draft = loop.draft([1, 2, 1], 4)
+    assert list(zip(tokens_of(draft), sources_of(draft)))[:2] == [(2, "lookup"), (1, "lookup")]
+    draft = loop.draft([22], 4)
+    assert list(zip(tokens_of(draft), sources_of(draft))) == [
+        (23, "ngram"),
+        (37, "network"),
+        (37, "network"),
+        (37, "network"),
+    ]
+
+
+def test_network_is_spared_where_another_source_is_sure() -> None:
+    """A step of the network that brings nothing new is time lost in each round."""
+    network = FakeNetwork(successor)
+    trust = calibration(lookup=0.95, network=0.9)
+    loop = make_loop(make_settings(step=3.0, calibration=trust), network)
+    assert sources_of(loop.draft(TEXT, 4)) == ["lookup"] * 4
+    assert network.reads == []
+    loop.draft([1, 2, 3], 4)
+    assert len(network.reads) > 0
+
+
+def test_draft_ids_are_the_targets() -> None:
+    """The network's logits are over the draft vocabulary: the index of a row is no token."""
+    network = FakeNetwork(lambda known: 2, size=3)
+    network.draft_ids = torch.tensor([7, 11, 13])
+    for sampling in (False, True):
+        loop = make_loop(make_settings(sources=["network"]), network)
+        draft = loop.draft([1, 2], 1, sampling=sampling)
+        assert tokens_of(draft) == [13]
+    scores = draft[0].scores
+    assert scores.shape == (50,)
+    assert scores.softmax(-1)[13] > 0.99
+    assert scores.isfinite().nonzero()[:, 0].tolist() == [7, 11, 13]
+
+
+def test_processors_see_the_context_and_decide() -> None:
+    """Where the target forbids a token, drafting it is in vain; and q must be what was drawn from."""
+    seen = []
+
+    def process(context: list[int], logits: torch.Tensor) -> torch.Tensor:
+        seen.append((list(context), logits.shape))
+        forbidden = torch.full_like(logits, float("-inf"))
+        forbidden[context[-1] + 2] = 0.0
+        return forbidden
+
+    network = FakeNetwork(lambda known: 1, size=2)
+    network.draft_ids = torch.tensor([4, 5])
+    for sampling in (False, True):
+        loop = make_loop(make_settings(sources=["network"]), network)
+        draft = loop.draft([1, 2], 2, process, sampling)
+        assert tokens_of(draft) == [4, 6]
+        assert seen == [([1, 2], (50,)), ([1, 2, 4], (50,))]
+        seen.clear()
+    assert [proposal.scores.argmax().item() for proposal in draft] == [4, 6]
+
+
+# How long
+
+
+def test_drafts_fall_to_nothing_where_none_is_accepted() -> None:
+    """A drafter that is no good for a text must cost next to nothing there."""
+    settings = make_settings(LINEAR, sources=["lookup"], calibration=calibration(lookup=0.6))
+    game, choose, lengths = Game([1, 2, 3, 1, 2, 3], settings), random.Random(0), []
+    for _ in range(60):
+        draft = tokens_of(game.draft())
+        lengths.append(len(draft))
+        game.say(choose.choice([token for token in (1, 2, 3) if token not in draft[:1]]))
+    assert max(lengths[:3]) >= 1
+    assert lengths[-20:] == [0] * 20
+
+
+def test_drafts_follow_what_becomes_of_them() -> None:
+    """A text has easy and hard stretches: what held for the last one must not hold for the whole answer."""
+    costs = [10.0 + tokens for tokens in range(17)]
+    settings = make_settings(costs, sources=["network"], longest_draft=10, calibration=calibration(network=0.7))
+    game = Game([3, 4], settings, FakeNetwork(successor))
+    hard = [len(draft) for draft in game.play(lambda known: (known[-1] + 2) % 50, 8)]
+    easy = [len(draft) for draft in game.play(successor, 40)]
+    assert hard == sorted(hard, reverse=True)
+    assert hard[-1] < hard[0] - 1
+    assert easy[20] > hard[-1] + 2
+    assert min(easy[20:]) > hard[-1] + 1
+
+
+@pytest.mark.parametrize(("limit", "longest", "costs"), [(3, 8, 17), (8, 3, 17), (8, 8, 4)])
+def test_drafts_stay_within_every_limit(limit: int, longest: int, costs: int) -> None:
+    """The answer's end, the settings and the passes that were measured all bound a draft."""
+    for sampling in (False, True):
+        settings = make_settings(FLAT[:costs], sources=["lookup"], longest_draft=longest)
+        assert len(make_loop(settings).draft([5, 5, 5, 5], limit, sampling=sampling)) == 3
+
+
+def test_sampling_drafts_one_token_at_least() -> None:
+    """Assisted decoding breaks when sampling with an empty draft, whatever is worth it or known."""
+    for settings, network in (
+        (make_settings(LINEAR, sources=["lookup"]), None),  # knows nothing of the text
+        (make_settings(LINEAR, sources=["network"], calibration=calibration(network=0.0)), FakeNetwork(successor)),
+        (make_settings(LINEAR, sources=["network"]), FakeNetwork(successor, limit=3)),  # beyond its context
+    ):
+        loop = make_loop(settings, network)
+        assert len(loop.draft([1, 2, 3], 8, sampling=True)) == 1
+        assert len(loop.draft([1, 2, 3, 9], 1, sampling=True)) == 1
+        assert loop.draft([1, 2, 3, 9, 8], 8, sampling=False) == []
+
+
+def test_fillers_come_where_more_tokens_take_less_time() -> None:
+    """On some machines a pass over two tokens takes longer than one over four."""
+    costs = [10.0, 30.0, 30.0, 5.0, 30.0]
+    loop = make_loop(make_settings(costs, sources=["lookup"], calibration=calibration(lookup=0.0)))
+    draft = loop.draft([1, 2, 3], 4)
+    assert sources_of(draft) == ["filler"] * 3
+    assert tokens_of(draft) == [3] * 3
+    draft = make_loop(make_settings(costs, sources=["lookup"])).draft([1, 2, 3, 1], 4)
+    assert sources_of(draft) == ["lookup"] * 3
+    assert all(proposal.scores is None for proposal in draft)
+
+
+def test_fillers_are_in_no_belief() -> None:
+    """Tokens that nobody believed in would discredit a source, or praise it where they stand by chance."""
+    costs = [10.0, 30.0, 30.0, 5.0, 30.0]
+    trust = calibration(lookup=0.6)
+    loop = make_loop(make_settings(costs, sources=["lookup"], calibration=trust))
+    known = [1, 2, 3]
+    for number in range(12):
+        draft = loop.draft(list(known), 4)
+        assert sources_of(draft) == ["filler"] * 3
+        # Rejected, but for the first time, where all stand in the text by chance
+        known += [*[3] * 3, 19] if number == 0 else [20 + number]
+    (first, *_) = loop.draft([*known, 1], 4)
+    assert (first.source, first.token, first.probability) == ("lookup", 2, 0.6)
+
+
+def test_what_was_drawn_stays() -> None:
+    """A draw that is dropped for what it is leaves a q that nobody drew from: the output is biased, silently."""
+    # The second token pays only with those behind it, and how likely they are depends on what it is.
+    costs = [10.0, 10.0, 30.0, 31.0, 32.0]
+    trust = calibration() | {"network": [0.02] * 10 + [0.95] * 10}
+
+    class Wavering(FakeNetwork):
+        def read(self, token_ids: list[int]) -> torch.Tensor:
+            super().read(token_ids)
+            logits = torch.full((self.size,), float("-inf"))
+            logits[[4, 5] if self.known[-1] % 2 else range(8)] = 0.0
+            return logits
+
+    draw, drafts = torch.multinomial, []
+    for seed in range(40):
+        torch.manual_seed(seed)
+        drawn: list[int] = []
+        loop = make_loop(make_settings(costs, sources=["network"], calibration=trust), Wavering(successor))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch, "multinomial", lambda q, n, drawn=drawn: drawn.append(draw(q, n)) or drawn[-1])
+            draft = loop.draft([1, 2, 5], 4, sampling=True)
+        assert tokens_of(draft) == [token.item() for token in drawn]
+        assert all(proposal.scores is not None for proposal in draft)
+        drafts.append(tokens_of(draft))
+    assert {len(draft) for draft in drafts} == {1, 2, 3, 4}
+    assert [5, 4] in drafts  # after a 4 nothing is likely: without the ones to come it would not have paid
+
+
+def test_draws_have_the_distribution_of_their_scores() -> None:
+    """The verifier divides by q: scores of another distribution than the draw's are a lie, if a small one."""
+
+    class Fair(FakeNetwork):
+        def read(self, token_ids: list[int]) -> torch.Tensor:
+            super().read(token_ids)
+            return torch.tensor([0.0, 1.0, 2.0, 0.5])
+
+    torch.manual_seed(0)
+    counts = torch.zeros(4)
+    for _ in range(600):
+        loop = make_loop(make_settings(sources=["network"]), Fair(successor, size=4), size=4)
+        (proposal,) = loop.draft([1, 2], 1, lambda context, logits: logits / 0.7, sampling=True)
+        counts[proposal.token] += 1
+    expected = 600 * proposal.scores.softmax(-1)
+    torch.testing.assert_close(proposal.scores, torch.tensor([0.0, 1.0, 2.0, 0.5]) / 0.7)
+    assert ((counts - expected) ** 2 / expected).sum() < 21.1  # p < 0.0001 at three degrees of freedom
+
+
+def test_scores_outlive_the_next_step() -> None:
+    """A captured step writes its logits to one place: the q of all tokens of a draft would be that of the last."""
+
+    class InPlace(FakeNetwork):
+        """A network that returns the same tensor each time, as `GraphedNetwork` does."""
+
+        logits = torch.zeros(50)
+
+        def read(self, token_ids: list[int]) -> torch.Tensor:
+            return self.logits.copy_(super().read(token_ids))
+
+    torch.manual_seed(0)
+    draft = make_loop(make_settings(sources=["network"]), InPlace(successor)).draft([1, 2], 4, sampling=True)
+    assert tokens_of(draft) == [3, 4, 5, 6]
+    assert [proposal.scores.argmax().item() for proposal in draft] == [3, 4, 5, 6]
+
+
+# From round to round
+
+
+def test_each_token_is_read_once() -> None:
+    """A network that reads the text anew in each round takes longer with every token."""
+    network = FakeNetwork(successor)
+    game = Game([3, 4, 5], make_settings(sources=["network"]), network)
+    drafts = game.play(lambda known: (known[-1] + 1 + (len(known) % 6 == 0)) % 50, 12)
+    assert network.reads[0] == [3, 4, 5]
+    assert network.known[: len(game.known) - 1] == game.known[: len(network.known)]
+    # Each token of a draft is asked for once, reading what is new: what was rejected is read and forgotten, the rest
+    # is read once.
+    assert len(network.reads) == sum(map(len, drafts))
+    text = sum(1 for place in range(len(game.known)) if place < len(network.known))
+    rejected = sum(map(len, network.reads)) - text
+    assert 0 < rejected <= sum(len(draft) - 1 for draft in drafts) / 2
+
+
+def test_draft_that_was_cut_may_come_true() -> None:
+    """The network read ahead of a draft that did not pay; where the target says just that, nothing is left to read."""
+    # The first token pays only with those behind it, which turn out not to be likely enough.
+    costs = [30.0, 45.0, 45.1, 45.2, 45.3, 45.4]
+    settings = make_settings(costs, sources=["network"], tokens_per_pass=1.0, calibration=calibration(network=0.2))
+    game = Game([1, 2, 3], settings, FakeNetwork(successor))
+    drafts = game.play(successor, 8)
+    assert drafts[0] == []
+    assert game.known == [*range(1, 1 + len(game.known))]
+
+
+def test_another_prompt_begins_anew() -> None:
+    """What one answer taught, its text and its rejections, must not reach into the next."""
+    trust = calibration(lookup=0.6, network=0.5)
+    make = lambda: make_loop(make_settings(LINEAR, calibration=trust), FakeNetwork(successor))  # noqa: E731
+    game = Game(TEXT, make_settings(LINEAR, calibration=trust), FakeNetwork(successor))
+    used = game.loop
+    game.play(lambda known: (known[-1] + 3) % 50, 15)
+    for prompt in ([9, 8, 20], [9, 8], [9, 8, 20, 31, 40]):
+        assert used.draft(list(prompt), 4) == make().draft(list(prompt), 4)
+        assert used.network.known[: len(prompt)] == prompt
+    # The same prompt again, and the prompt sampled, are answers of their own too.
+    assert used.draft([9, 8], 4) == make().draft([9, 8], 4)
+    assert used.draft([9, 8], 4) == make().draft([9, 8], 4)
+    again = used.draft([9, 8, 9], 4, sampling=True)
+    torch.manual_seed(1)
+    expected = make().draft([9, 8, 9], 4, sampling=True)
+    assert [proposal.probability for proposal in again] == [proposal.probability for proposal in expected]
+
+
+def test_prompt_that_shares_its_start_is_another_one() -> None:
+    """A longer text that continues the last one further than a draft could is a prompt, not a round."""
+    network = FakeNetwork(successor)
+    loop = make_loop(make_settings(sources=["network"]), network)
+    loop.draft([1, 2, 3], 2)
+    loop.draft([1, 2, 3, 4, 5, 6, 7, 8], 2)
+    assert network.reads[-2] == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_belief_settles_on_the_share_that_is_accepted() -> None:
+    """A source that is right half as often as it was on other texts is believed in half as much, not in two thirds."""
+    settings = make_settings(sources=["lookup"], longest_draft=1, calibration=calibration(lookup=0.8))
+    loop, choose, known = make_loop(settings), random.Random(0), [1, 2, 1, 2]
+    for _ in range(400):
+        draft = loop.draft(list(known), 1)
+        assert sources_of(draft) == ["lookup"]
+        (drafted,) = tokens_of(draft)
+        # Two tokens a round at most, over an alphabet of two, so that lookup always has something to say.
+        known += [drafted, 1] if choose.random() < 0.4 else [3 - drafted]
+    assert draft[0].probability == pytest.approx(0.4, abs=0.08)
+
+
+def test_cost_of_passes_is_learned_from_the_clock() -> None:
+    """Settings are tuned on one machine: where a token more takes longer than there, drafts must get shorter."""
+    settings = make_settings(LINEAR, sources=["network"], longest_draft=8, calibration=calibration(network=0.7))
+    lengths = []
+    for costs in (LINEAR, [10.0 + 15.0 * tokens for tokens in range(17)]):
+        game, choose = Game([1, 2], settings, FakeNetwork(successor), costs), random.Random(0)
+        drafts = game.play(lambda known, choose=choose: (known[-1] + (1 if choose.random() < 0.7 else 2)) % 50, 60)
+        lengths.append([len(draft) for draft in drafts])
+    assert lengths[0][0] == lengths[1][0] > 0
+    assert min(lengths[0]) > 0
+    assert lengths[1][-5:] == [0] * 5
+
+
+def test_first_pass_is_no_measure() -> None:
+    """It reads the prompt too: a long prompt would make passes look ten times as dear for the whole answer."""
+    clock = Clock()
+    loop = make_loop(make_settings(sources=["network"]), FakeNetwork(successor), clock=clock)
+    before = len(loop.draft([1, 2, 3], 4))
+    clock.seconds += 5.0
+    known = [*range(1, 4 + before + 1)]
+    assert len(loop.draft(known, 4)) == before == 4
+    clock.seconds += 0.01
+    assert len(loop.draft([*range(1, 4 + 2 * before + 2)], 4)) == 4
+
+
+def test_sampled_lengths_do_not_depend_on_the_clock() -> None:
+    """A seed must give the same answer again: lengths that follow the clock draw another number of times."""
+    lengths = []
+    for pace in (0.001, 0.5):
+        clock = Clock()
+        network = FakeNetwork(successor)
+        loop = make_loop(make_settings(LINEAR, sources=["network"]), network, clock=clock)
+        torch.manual_seed(0)
+        known = [1, 2, 3]
+        for _ in range(20):
+            draft = loop.draft(list(known), 8, sampling=True)
+            clock.seconds += pace
+            lengths.append(len(draft))
+            known += [*tokens_of(draft), 0]
+    assert lengths[:20] == lengths[20:]
+
+
+def test_text_beyond_the_context_goes_on_without_the_network() -> None:
+    """A drafter has a shorter context than its target; the other sources know no limit."""
+    network = FakeNetwork(successor, limit=6)
+    loop = make_loop(make_settings(calibration=calibration(lookup=0.3, network=0.9)), network)
+    draft = loop.draft([1, 2, 3, 1], 8)
+    assert sources_of(draft)[:2] == ["network", "network"]
+    assert len(network.known) == 5
+    draft = loop.draft([1, 2, 3, 1, *tokens_of(draft)[:2], 1, 2], 8)
+    assert set(sources_of(draft)) == {"lookup"}
+    assert len(network.known) <= 6
+
+
+def test_shares_fall_into_bins() -> None:
+    """A share of exactly 1 belongs to the last bin, not to one behind it."""
+    assert [bin_of(share, 10) for share in (0.0, 0.05, 0.1, 0.55, 0.999, 1.0)] == [0, 0, 1, 5, 9, 9]

@@ -1,0 +1,491 @@
+"""The loop behind `target.generate(assistant_model=drafter)`: other times, the same text."""
+
+import copy
+import itertools
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, RepetitionPenaltyLogitsProcessor
+from transformers.generation.logits_process import (
+    LogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from drafter_trainer.decoding.metrics import Round, alpha
+from drafter_trainer.decoding.rounds import decode
+from drafter_trainer.drafters.load import with_sources
+from drafter_trainer.drafters.loop import generate as generate_module
+from drafter_trainer.drafters.loop.drafting import DraftingLoop, Proposal
+from drafter_trainer.drafters.loop.generate import attach_loop, loop_of
+from drafter_trainer.drafters.loop.policy import FILLER, SOURCES
+from drafter_trainer.drafters.loop.repository import build_network
+from drafter_trainer.drafters.loop.settings import LoopSettings
+from drafter_trainer.drafters.ngram import count_table
+from tests.decoding.drafts import partly_agreeing, successor_model
+from tests.decoding.test_losslessness import (
+    IMPROBABLE,
+    SAMPLES,
+    TOY_DRAFT_LENGTH,
+    TOY_PROMPT,
+    TOY_SIZE,
+    chance_of_these_answers,
+    exact_chances,
+    sample,
+    toy_target,
+)
+from tests.drafters.loop.conftest import (
+    PROMPTS,
+    calibration,
+    greedy_answers,
+    make_loop,
+    make_settings,
+    sliding_model,
+    with_loop,
+)
+
+__all__ = ["toy_target"]  # a fixture, for pytest to find
+
+SUBSETS = [list(subset) for size in range(4) for subset in itertools.combinations(SOURCES, size)]
+TOKENS = 20
+
+
+def generate(target_model: PreTrainedModel, prompt: Sequence[int], **given: Any) -> list[int]:
+    """Answer as users let it answer."""
+    ids = torch.tensor([list(prompt)])
+    given = {"max_new_tokens": TOKENS, "do_sample": False} | given
+    return target_model.generate(ids, attention_mask=torch.ones_like(ids), **given)[0, len(prompt) :].tolist()
+
+
+def note_sources(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Count who drafts what from now on."""
+    right, counts = DraftingLoop.draft, Counter[str]()
+
+    def noting(self: DraftingLoop, *given: Any, **named: Any):
+        draft = right(self, *given, **named)
+        counts.update(proposal.source for proposal in draft)
+        return draft
+
+    monkeypatch.setattr(DraftingLoop, "draft", noting)
+    return counts
+
+
+# Greedy: token for token, in fp32.
+
+
+@pytest.fixture
+def drafter(target_model: PreTrainedModel) -> PreTrainedModel:
+    """A drafter that is sometimes right, with a table of other answers and a draft vocabulary of half the ids."""
+    answers = greedy_answers(target_model, [*PROMPTS[:2], [31, 32]], 24)
+    slots = count_table([[*prompt, *answer] for prompt, answer in zip(PROMPTS, answers)], (1, 2, 3))
+    ids = torch.tensor(sorted({*range(0, 400, 2), *(token for answer in answers for token in answer)}))
+    return with_loop(partly_agreeing(target_model, 0.015), make_settings(), slots, ids)
+
+
+@pytest.mark.parametrize("sources", SUBSETS, ids=lambda subset: "+".join(subset) or "none")
+def test_greedy_output_with_each_subset_of_sources(
+    target_model: PreTrainedModel, drafter: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, sources: list[str]
+) -> None:
+    """A source that decides a single token, however good it is, answers in the target's place."""
+    chosen, rounds, counts = with_sources(drafter, sources), [], note_sources(monkeypatch)
+    for prompt in PROMPTS:
+        plain = decode(target_model, prompt, {}, 0.0, 0, TOKENS)
+        drafted = decode(target_model, prompt, {"assistant_model": chosen}, 0.0, 0, TOKENS)
+        assert drafted.output_ids == plain.output_ids
+        rounds += drafted.rounds
+    assert counts.keys() - {"filler"} == set(sources)
+    if sources:
+        assert 0 < alpha(rounds) < 1
+
+
+def test_greedy_output_with_generic_costs(target_model: PreTrainedModel) -> None:
+    """Drafters that were never tuned draft too, on a machine that is known by its clock alone."""
+    drafter = with_loop(partly_agreeing(target_model, 0.01), LoopSettings())
+    for prompt in PROMPTS:
+        assert generate(target_model, prompt, assistant_model=drafter) == generate(target_model, prompt)
+
+
+def test_greedy_output_where_drafts_are_cut(target_model: PreTrainedModel) -> None:
+    """What the network has read may be drafted, cut away as not worth a pass, and said by the target all the same."""
+    for costs, trust in itertools.product(
+        ([30.0, 45.0, 45.1, 45.2, 45.3, 45.4], [10.0, 40.0, 40.0, 9.0, 40.0, 8.0]), (0.2, 0.5)
+    ):
+        settings = make_settings(costs, calibration=calibration(trust, trust, trust), longest_draft=5)
+        drafter = with_loop(partly_agreeing(target_model, 0.01), settings)
+        for prompt in PROMPTS[:2]:
+            assert generate(target_model, prompt, assistant_model=drafter) == generate(target_model, prompt)
+
+
+PROCESSORS = {
+    "repetition penalty": {"repetition_penalty": 1.5},
+    "no repeated pairs": {"no_repeat_ngram_size": 2},
+    "suppressed tokens": {"suppress_tokens": list(range(0, 400, 3))},
+    "least length": {"min_new_tokens": 12, "eos_token_id": list(range(50, 200))},
+    "allowed tokens": {"prefix_allowed_tokens_fn": lambda _, ids: [(ids[-1].item() * 7 + 1) % 400, 5]},
+}
+
+
+@pytest.mark.parametrize("given", PROCESSORS.values(), ids=PROCESSORS)
+def test_greedy_output_with_processors(
+    target_model: PreTrainedModel, drafter: PreTrainedModel, given: dict[str, Any]
+) -> None:
+    """Users restrict what is said: a processor that meets a draft vocabulary or a draft must change nothing."""
+    for prompt in PROMPTS:
+        plain = generate(target_model, prompt, **given)
+        assert generate(target_model, prompt, assistant_model=drafter, **given) == plain
+
+
+def test_processors_improve_drafts(target_model: PreTrainedModel) -> None:
+    """Drafts that ignore a penalty are rejected wherever it matters."""
+    drafter = with_loop(copy.deepcopy(target_model), make_settings(sources=["network"]))
+    processors = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(1.5)])
+    for prompt in PROMPTS:
+        given = {"assistant_model": drafter, "logits_processor": processors}
+        assert alpha(decode(target_model, prompt, given, 0.0, 0, TOKENS).rounds) == 1.0
+
+
+class InPlace(LogitsProcessor):
+    """A processor as users write them: it changes the scores that it was given."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        scores[:, input_ids[0, -1] % 5 :: 5] = -float("inf")
+        return scores
+
+
+class Strict(LogitsProcessor):
+    """A grammar, which allows few tokens, and by chance none that the draft vocabulary has."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        allowed = torch.zeros_like(scores, dtype=torch.bool)
+        allowed[:, [1 + 2 * int(input_ids[0, -1] % 99), 201, 203]] = True
+        return scores.masked_fill(~allowed, -float("inf"))
+
+
+@pytest.mark.parametrize("sampling", [False, True])
+@pytest.mark.parametrize("processor", [InPlace(), Strict()], ids=lambda processor: type(processor).__name__)
+@pytest.mark.parametrize("size", [400, 200])
+def test_processors_of_users_are_borne(
+    target_model: PreTrainedModel, processor: LogitsProcessor, sampling: bool, size: int
+) -> None:
+    """What works with the target alone must not fail because there is a drafter."""
+    ids = None if size == 400 else torch.arange(0, 400, 2)
+    drafter = with_loop(partly_agreeing(target_model, 0.01), make_settings(sources=["network"]), None, ids)
+    given = {"logits_processor": LogitsProcessorList([processor]), "do_sample": sampling}
+    answer = generate(target_model, PROMPTS[0], assistant_model=drafter, **given)
+    assert len(answer) == TOKENS
+    if not sampling:
+        assert answer == generate(target_model, PROMPTS[0], **given)
+
+
+def test_greedy_output_ends_where_the_target_ends(target_model: PreTrainedModel, drafter: PreTrainedModel) -> None:
+    """A draft runs past the end of the text: nothing behind it may reach the answer."""
+    for prompt in PROMPTS:
+        plain = generate(target_model, prompt)
+        for place in (0, 3, 8):
+            given = {"eos_token_id": plain[place]}
+            expected = plain[: plain.index(plain[place]) + 1]
+            assert generate(target_model, prompt, assistant_model=drafter, **given) == expected
+
+
+def test_greedy_output_beyond_the_drafters_context(target_model: PreTrainedModel) -> None:
+    """The target's context is the longer one: where the drafter's ends, answers go on."""
+    drafter = partly_agreeing(target_model, 0.01)
+    drafter.config.max_position_embeddings = 14
+    with_loop(drafter, make_settings())
+    for prompt in (*PROMPTS, list(range(30, 60))):
+        assert generate(target_model, prompt, assistant_model=drafter) == generate(target_model, prompt)
+    sampled = generate(target_model, PROMPTS[0], assistant_model=drafter, do_sample=True)
+    assert len(sampled) == TOKENS
+
+
+def test_greedy_output_through_stock_modules() -> None:
+    """A family that cannot be run lean drafts slower, and the same."""
+    target_model = sliding_model()
+    drafter = partly_agreeing(target_model, 0.03)
+    with pytest.warns(UserWarning, match="drafts through its stock modules"):
+        network = build_network(drafter, None, int8=False)
+    drafter.generation_config.update(num_assistant_tokens_schedule="constant", assistant_confidence_threshold=0.0)
+    attach_loop(drafter, make_loop(make_settings(sources=["network"]), network))
+    rounds: list[Round] = []
+    for prompt in (list(range(3, 20)), [5, 6, 7]):
+        plain = decode(target_model, prompt, {}, 0.0, 0, TOKENS)
+        drafted = decode(target_model, prompt, {"assistant_model": drafter}, 0.0, 0, TOKENS)
+        assert drafted.output_ids == plain.output_ids
+        rounds += drafted.rounds
+    assert 0 < alpha(rounds) < 1
+
+
+def test_good_network_is_accepted_as_a_whole(target_model: PreTrainedModel) -> None:
+    """A drafter equal to its target is never wrong: what is rejected was drafted behind another text."""
+    drafter = with_loop(copy.deepcopy(target_model), make_settings(sources=["network"], longest_draft=4))
+    for prompt in PROMPTS:
+        decoding = decode(target_model, prompt, {"assistant_model": drafter, "eos_token_id": None}, 0.0, 0, TOKENS)
+        assert decoding.rounds == (TOKENS // 5) * [Round(4, 4, rejected=False)]
+
+
+# Sampling: the distribution, of answers that are counted and of a chain whose every step is known.
+
+
+@pytest.fixture
+def toy_drafter(toy_target: PreTrainedModel) -> PreTrainedModel:
+    """A drafter whose network and table are sometimes right, and whose sources are all asked."""
+    answers = greedy_answers(toy_target, [TOY_PROMPT, [3, 4, 5], [9, 2, 6]], 12)
+    slots = count_table([TOY_PROMPT, *answers], (1, 2), min_share=0.0)
+    trust = calibration(ngram=0.5) | {"lookup": [0.3, *[0.7] * 7], "network": [0.2] * 8 + [0.6] * 12}
+    settings = make_settings(longest_draft=TOY_DRAFT_LENGTH, calibration=trust)
+    # Without one id, which the target says all the same
+    ids = torch.tensor([token for token in range(TOY_SIZE) if token != 7])
+    return with_loop(partly_agreeing(toy_target, 0.1), settings, slots, ids)
+
+
+def test_sampled_answers_have_the_targets_distribution(
+    toy_target: PreTrainedModel, toy_drafter: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Short answers that may end at any token: the text's end is drafted, accepted and rejected like any other."""
+    counts = note_sources(monkeypatch)
+    answers, rounds = sample(toy_target, {"assistant_model": toy_drafter}, 1.0, SAMPLES // 2)
+    assert chance_of_these_answers(answers, exact_chances(toy_target, 1.0)) > IMPROBABLE
+    assert 0.1 < alpha(rounds) < 0.9  # it was put to the test: accepted and rejected
+    assert counts.keys() >= {"lookup", "network"}
+
+
+CHAIN_SIZE = 8
+CHAIN_TOKENS = 500
+
+
+def chain(logits: torch.Tensor) -> PreTrainedModel:
+    """Make a model whose logits depend on the last token alone: `logits[token]`."""
+    model = successor_model(range(CHAIN_SIZE))
+    model.config.max_position_embeddings = 1300
+    with torch.no_grad():
+        # The norm multiplies what it sees, one out of eight, by √8.
+        model.get_output_embeddings().weight.copy_(logits.T / CHAIN_SIZE**0.5)
+    return model
+
+
+@pytest.fixture(scope="module")
+def chain_logits() -> torch.Tensor:
+    """What follows each token of the chain, from nearly certain to nearly even."""
+    return 1.3 * torch.randn((CHAIN_SIZE, CHAIN_SIZE), generator=torch.Generator().manual_seed(3))
+
+
+def sample_chain(logits: torch.Tensor, sources: Sequence[str], given: dict[str, Any]) -> list[int]:
+    """Sample one long answer of the chain, drafted by a drafter that is sometimes right."""
+    noise = torch.randn(logits.shape, generator=torch.Generator().manual_seed(5))
+    likely = logits.argmax(-1).tolist()
+    slots = count_table([[token, likely[token], 0] for token in range(CHAIN_SIZE)], (1, 2), min_share=0.0)
+    trust = calibration(0.7, 0.7, 0.7)
+    if len(sources) > 1:  # the network where it is sure, else lookup where it found four tokens, else the table
+        trust = calibration(ngram=0.5) | {"lookup": [0.3] * 3 + [0.65] * 5, "network": [0.2] * 10 + [0.7] * 10}
+    # Without one id, which the target says all the same
+    ids = torch.tensor([token for token in range(CHAIN_SIZE) if token != 5])
+    drafter = with_loop(
+        chain(logits + 0.8 * noise), make_settings(sources=list(sources), calibration=trust), slots, ids
+    )
+    torch.manual_seed(0)
+    given = {"max_new_tokens": CHAIN_TOKENS, "do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0} | given
+    return [2, *generate(chain(logits), [0, 1, 2], assistant_model=drafter, **given)]
+
+
+def chance_of_these_steps(tokens: list[int], chances: torch.Tensor) -> float:
+    """Compute how probable steps of a chain are that fit its exact chances no better: Pearson's chi-square test.
+
+    Steps from one token that are expected fewer than five times are taken together, as the test demands.
+    """
+    counts = torch.zeros(CHAIN_SIZE, CHAIN_SIZE, dtype=torch.float64)
+    for step in itertools.pairwise(tokens):
+        counts[step] += 1
+    assert counts[chances == 0].sum() == 0
+    statistic, degrees = 0.0, 0
+    for seen, row in zip(counts, chances.double()):
+        expected = seen.sum() * row
+        often = expected >= 5
+        cells = [*zip(seen[often].tolist(), expected[often].tolist())]
+        if expected[~often].sum() > 0:
+            cells.append((seen[~often].sum().item(), expected[~often].sum().item()))
+        statistic += sum((count - mean) ** 2 / mean for count, mean in cells)
+        degrees += max(len(cells) - 1, 0)
+    assert degrees > 15
+    half = torch.tensor([degrees / 2, statistic / 2], dtype=torch.float64)
+    return torch.special.gammaincc(*half).item()
+
+
+def cut(warper: LogitsProcessor | None, logits: torch.Tensor) -> torch.Tensor:
+    return logits if warper is None else warper(None, logits)
+
+
+@pytest.mark.parametrize(
+    ("given", "warper"),
+    [
+        pytest.param({}, None, id="temperature 1"),
+        pytest.param({"temperature": 0.7}, TemperatureLogitsWarper(0.7), id="temperature 0.7"),
+        pytest.param({"top_k": 4}, TopKLogitsWarper(4), id="top-k"),
+        pytest.param({"top_p": 0.8}, TopPLogitsWarper(0.8), id="top-p"),
+    ],
+)
+@pytest.mark.parametrize("sources", [["lookup"], ["ngram"], ["network"], list(SOURCES)], ids="+".join)
+def test_sampled_steps_have_the_targets_distribution(
+    chain_logits: torch.Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+    sources: list[str],
+    given: dict[str, Any],
+    warper: LogitsProcessor | None,
+) -> None:
+    """A q that was not drawn from answers in another voice, which no single answer shows."""
+    counts = note_sources(monkeypatch)
+    tokens = sample_chain(chain_logits, sources, given)
+    assert chance_of_these_steps(tokens, cut(warper, chain_logits).softmax(-1)) > IMPROBABLE
+    assert counts.keys() - {"filler"} == set(sources)
+    assert min(counts[source] for source in sources) >= 20
+
+
+def claim_another_temperature(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tell the verifier that the network drew at half the temperature."""
+    right = generate_module._scores
+    monkeypatch.setattr(generate_module, "_scores", lambda *given: 2 * right(*given))
+
+
+def claim_uniform_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tell the verifier that what was copied was drawn."""
+    monkeypatch.setattr(generate_module, "_scores", lambda *_: torch.zeros(1, CHAIN_SIZE))
+
+
+def drop_uneven_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """End a draft before a token for what it is, now that it is known."""
+    right = DraftingLoop.draft
+
+    def choosy(self: DraftingLoop, *given: Any, **named: Any):
+        draft = right(self, *given, **named)
+        kept = next((place for place, proposal in enumerate(draft) if proposal.token % 2), len(draft))
+        # One has to be there.
+        self._draft = draft[:kept] or [Proposal(self._known[-1], FILLER, 0.0)]
+        return self._draft
+
+    monkeypatch.setattr(DraftingLoop, "draft", choosy)
+
+
+@pytest.mark.parametrize(
+    ("source", "make_wrong"),
+    [
+        ("network", claim_another_temperature),
+        ("network", drop_uneven_draws),
+        ("lookup", claim_uniform_draw),
+        ("ngram", claim_uniform_draw),
+    ],
+)
+def test_wrong_distribution_is_noticed(
+    chain_logits: torch.Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+    source: str,
+    make_wrong: Callable[[pytest.MonkeyPatch], None],
+) -> None:
+    """A test of distribution that a wrong q passes too would prove nothing."""
+    make_wrong(monkeypatch)
+    tokens = sample_chain(chain_logits, [source], {"max_new_tokens": 1200})
+    assert chance_of_these_steps(tokens, chain_logits.softmax(-1)) < IMPROBABLE / 1000
+
+
+# What is called
+
+
+def test_users_call_the_models_own_generate(target_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A drafter is a model too: whoever lets it speak for itself gets its own words, not copies of the prompt."""
+    drafter = with_loop(copy.deepcopy(target_model), make_settings())
+    counts = note_sources(monkeypatch)
+    ids = torch.tensor([PROMPTS[3]])
+    given = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 9}
+    for more in (
+        {"do_sample": False},
+        {"do_sample": False, "logits_processor": LogitsProcessorList([RepetitionPenaltyLogitsProcessor(2.0)])},
+        {"generation_config": GenerationConfig(do_sample=True, temperature=0.5, pad_token_id=0)},
+        {"do_sample": True, "num_return_sequences": 3},
+        {"num_beams": 2, "do_sample": False},
+    ):
+        for name in ("input_ids", "inputs"):
+            torch.manual_seed(0)
+            expected = target_model.generate(ids, **given, **more)
+            torch.manual_seed(0)
+            assert torch.equal(drafter.generate(**{name: ids}, **given, **more), expected)
+    output = drafter.generate(input_ids=ids, **given, return_dict_in_generate=True, output_scores=True)
+    assert len(output.scores) == 9
+    assert output.past_key_values is not None
+    assert counts == {}
+
+
+def test_users_call_generate_by_position(target_model: PreTrainedModel) -> None:
+    """`model.generate(input_ids)` is what most examples show."""
+    drafter = with_loop(copy.deepcopy(target_model), make_settings())
+    ids = torch.tensor([PROMPTS[0]])
+    expected = target_model.generate(ids, max_new_tokens=5, do_sample=False)
+    assert torch.equal(drafter.generate(ids, max_new_tokens=5, do_sample=False), expected)
+
+
+@pytest.fixture
+def assisting(target_model: PreTrainedModel) -> Callable[..., Any]:
+    """Call a drafter as assisted decoding does."""
+    drafter = with_loop(target_model, make_settings(sources=["lookup", "network"]))
+
+    def call(prompt: list[int], sampling: bool, **given: Any):
+        config = GenerationConfig(do_sample=sampling)
+        config.is_assistant = True
+        given = {"max_new_tokens": 4, "min_new_tokens": 0, "logits_processor": []} | given
+        return drafter.generate(input_ids=torch.tensor([prompt]), generation_config=config, **given)
+
+    return call
+
+
+def test_assistant_returns_what_assisted_decoding_reads(assisting: Callable[..., Any]) -> None:
+    """The stock loop stacks the scores, asks the cache for its length, and slices the sequences."""
+    output = assisting(PROMPTS[3], sampling=False)
+    assert output.sequences.dtype == torch.int64
+    assert output.sequences[0, : len(PROMPTS[3])].tolist() == PROMPTS[3]
+    assert output.sequences.shape == (1, len(PROMPTS[3]) + 4)
+    assert [score.shape for score in output.scores] == [(1, 0)] * 4  # nobody reads them
+    assert output.past_key_values is None
+    output = assisting([31, 32, 33], sampling=True, attention_mask=torch.ones(1, 3))
+    assert output.sequences.shape == (1, 3 + len(output.scores))
+    assert all(score.shape == (1, 400) for score in output.scores)
+    assert all(score.dtype == torch.float32 for score in output.scores)
+    assert output.past_key_values is None
+
+
+def test_empty_draft_has_a_score(target_model: PreTrainedModel) -> None:
+    """The stock loop stacks them, and nothing cannot be stacked."""
+    drafter = with_loop(target_model, make_settings(sources=["lookup"]))
+    config = GenerationConfig(do_sample=False)
+    config.is_assistant = True
+    output = drafter.generate(input_ids=torch.tensor([[5, 6, 7]]), generation_config=config, max_new_tokens=4)
+    assert output.sequences.tolist() == [[5, 6, 7]]
+    assert isinstance(output.scores, tuple)
+    assert len(output.scores) == 1
+
+
+def test_copied_tokens_are_certain_in_their_scores(assisting: Callable[..., Any]) -> None:
+    """What was not drawn has q = 1: any other claim makes the verifier accept too much of it."""
+    output = assisting(PROMPTS[3], sampling=True, max_new_tokens=2)
+    for score, token in zip(output.scores, output.sequences[0, -2:].tolist()):
+        assert token in (5, 6)
+        assert score.softmax(-1)[0, token] == 1.0
+        assert score.softmax(-1).count_nonzero() == 1
+
+
+def test_attached_loop_sets_how_much_is_asked_for(target_model: PreTrainedModel) -> None:
+    """Assisted decoding asks for as many tokens as the generation configuration says, whatever the loop could do."""
+    drafter = with_loop(target_model, make_settings(longest_draft=7))
+    assert drafter.generation_config.num_assistant_tokens == 7
+    other = with_sources(drafter, ["lookup"])
+    assert loop_of(other).settings.sources == ["lookup"]
+    assert loop_of(drafter).settings.sources == list(SOURCES)
+    assert other.generate.__self__ is other
+
+
+def test_drafter_that_was_moved_is_refused(target_model: PreTrainedModel) -> None:
+    """Its network's weights and cache stay where they were laid out."""
+    drafter = with_loop(target_model, make_settings())
+    drafter.to("meta")
+    with pytest.raises(ValueError, match="the drafter drafted on cpu and is on meta now: load it anew there"):
+        loop_of(drafter)

@@ -1,0 +1,187 @@
+"""The lean network against the model's own forward."""
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    GemmaConfig,
+    LlamaConfig,
+    MistralConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+)
+
+from drafter_trainer.drafters.loop.network import LeanNetwork, reason_against
+from tests.drafters.loop.conftest import sliding_model
+
+SHAPE = {
+    "vocab_size": 70,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.2,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32}
+CONFIGS = {
+    "llama": LlamaConfig(**SHAPE, tie_word_embeddings=False),
+    "llama with biases": LlamaConfig(**SHAPE, attention_bias=True, mlp_bias=True, hidden_act="gelu"),
+    "llama without groups": LlamaConfig(**SHAPE | {"num_key_value_heads": 4}, tie_word_embeddings=True),
+    "llama with yarn": LlamaConfig(**SHAPE, rope_parameters=YARN),
+    "mistral": MistralConfig(**SHAPE, sliding_window=None, head_dim=12),
+    "qwen2": Qwen2Config(**SHAPE, tie_word_embeddings=True),
+    "gemma": GemmaConfig(**SHAPE | {"num_key_value_heads": 1}, head_dim=16),
+}
+TOKENS = [5, 17, 3, 3, 41, 69, 0, 12, 8, 30, 17, 3, 3, 22, 9, 64]
+
+
+def make(config: PretrainedConfig) -> PreTrainedModel:
+    """Make a model whose norms and biases, which start as ones and zeros, matter."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim == 1:
+                weight.add_(0.3 * torch.randn(weight.shape))
+    return model.eval()
+
+
+@torch.inference_mode()
+def stock_logits(model: PreTrainedModel, tokens: list[int]) -> torch.Tensor:
+    """Compute the logits behind the last token without any cache."""
+    return model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0, -1]
+
+
+def check_reads(network: Any, model: PreTrainedModel, steps: list[tuple[int, list[int]]], atol: float = 1e-4) -> None:
+    """Crop to a length and read tokens, step by step, and compare each time with the stock forward.
+
+    A step that keeps all of what was read crops to a length beyond it.
+    """
+    known: list[int] = []
+    for length, tokens in steps:
+        network.crop(length)
+        known = known[:length] + tokens
+        logits = network.read(tokens)
+        expected = stock_logits(model, known)
+        expected = expected if network.draft_ids is None else expected[network.draft_ids]
+        assert network.length == len(known)
+        assert logits.shape == expected.shape
+        assert logits.dtype == torch.float32
+        torch.testing.assert_close(logits, expected.float(), atol=atol, rtol=0)
+
+
+# Several tokens, single ones, a crop to the middle of what was read, and a new text
+STEPS = [
+    (0, TOKENS[:6]),
+    (6, TOKENS[6:7]),
+    (7, TOKENS[7:8]),
+    (99, TOKENS[8:11]),
+    (9, [1, 2, 3]),
+    (12, [50]),
+    (4, [44]),
+    (0, TOKENS[3:9]),
+    (6, [33]),
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_logits_are_those_of_the_stock_forward(config: PretrainedConfig) -> None:
+    """A norm, bias, rotation or mask that is a little wrong costs acceptance, and nothing else shows it."""
+    model = make(config)
+    assert stock_logits(model, TOKENS).std() > 0.3
+    assert reason_against(model) is None
+    check_reads(LeanNetwork(model), model, STEPS)
+
+
+def test_every_position_attends_to_its_past_alone() -> None:
+    """A mask that is shifted where tokens were read before lets a token see those behind it, or not see itself."""
+    model = make(CONFIGS["llama"])
+    for cut in range(1, len(TOKENS)):
+        check_reads(LeanNetwork(model), model, [(0, TOKENS[:cut]), (cut, TOKENS[cut:])])
+
+
+def test_cache_grows_beyond_its_first_capacity() -> None:
+    """Keys lost when the cache moves would be missed by long prompts alone."""
+    model = make(LlamaConfig(**SHAPE | {"max_position_embeddings": 1300}))
+    long = torch.randint(0, 70, (1250,), generator=torch.Generator().manual_seed(0)).tolist()
+    # One token beyond 512; many beyond twice that; back into the first part, and on.
+    steps = [(0, long[:512]), (512, long[512:513]), (513, long[513:1200]), (400, long[:20]), (420, long[20:50])]
+    check_reads(LeanNetwork(model), model, steps, atol=5e-4)
+
+
+def test_text_beyond_the_context_is_refused() -> None:
+    """Positions that were never trained are garbage; a refusal must leave what was read usable."""
+    model = make(LlamaConfig(**SHAPE | {"max_position_embeddings": 16}))
+    network = LeanNetwork(model)
+    assert network.limit == 16
+    check_reads(network, model, [(0, TOKENS[:10])])
+    with pytest.raises(ValueError, match="17 tokens pass the drafter's context of 16"):
+        network.read(TOKENS[:7])
+    assert network.length == 10
+    check_reads(network, model, [(0, TOKENS[:15]), (15, TOKENS[15:16])])
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma"])
+def test_head_cut_to_a_draft_vocabulary(name: str) -> None:
+    """A row of the head taken for another one drafts another token, in one vocabulary of many."""
+    model = make(CONFIGS[name])
+    check_reads(LeanNetwork(model, torch.tensor([0, 3, 4, 30, 68])), model, STEPS)
+
+
+@pytest.mark.parametrize("name", ["llama with biases", "qwen2", "gemma"])
+def test_int8_weights_are_close(name: str) -> None:
+    """A scale or bias that is lost in int8 makes noise of the drafts and leaves them just as fast."""
+    model = make(CONFIGS[name])
+    lean, rounded = LeanNetwork(model), LeanNetwork(model, int8=True)
+    for tokens in (TOKENS[:9], TOKENS[9:10], TOKENS[10:]):
+        exact, close = lean.read(tokens), rounded.read(tokens)
+        assert not torch.equal(exact, close)
+        assert (exact - close).std() < 0.1 * exact.std()
+    cut = LeanNetwork(model, torch.tensor([2, 60]), int8=True)
+    for tokens in (TOKENS[:9], TOKENS[9:10], TOKENS[10:]):
+        logits = cut.read(tokens)
+    torch.testing.assert_close(logits, close[[2, 60]])
+
+
+def test_half_precision_stays_close() -> None:
+    """On an accelerator the drafter has the target's dtype: no step may fall back to another one or overflow."""
+    model = make(CONFIGS["gemma"])
+    exact = stock_logits(model, TOKENS)
+    half = model.to(torch.bfloat16)
+    logits = LeanNetwork(half).read(TOKENS)
+    assert (logits - exact).std() < 2 * (stock_logits(half, TOKENS).float() - exact).std()
+
+
+def test_weights_are_left_as_they_are() -> None:
+    """The model is saved, moved and run by others: norms folded into it in place would be applied twice."""
+    model = make(CONFIGS["gemma"])
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    LeanNetwork(model, torch.tensor([1, 2]), int8=True).read(TOKENS)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (None, "gemma3_text is none of the families llama, mistral, qwen2, gemma"),
+        (MistralConfig(**SHAPE, sliding_window=8), "its attention slides over a window"),
+        (Qwen2Config(**SHAPE, use_sliding_window=True, sliding_window=8, max_window_layers=1), "slides over a window"),
+        (LlamaConfig(**SHAPE, hidden_act="relu"), "its activation relu is none of silu, gelu"),
+        (
+            LlamaConfig(**SHAPE, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}),
+            "its rotary embedding dynamic depends on the length",
+        ),
+    ],
+)
+def test_what_cannot_be_run_lean_is_said(config: PretrainedConfig | None, reason: str) -> None:
+    """A family that differs in one place would be run wrong, or without a word five times slower."""
+    model = sliding_model() if config is None else AutoModelForCausalLM.from_config(config)
+    assert reason in reason_against(model)

@@ -1,0 +1,196 @@
+"""N-gram tables: counted, written, read and asked."""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import SafetensorError
+from safetensors.numpy import save
+
+from drafter_trainer.drafters import ngram as counting
+from drafter_trainer.drafters.loop import ngram as reading
+from drafter_trainer.drafters.loop.ngram import NgramTable, hash_context, read_table
+from drafter_trainer.drafters.ngram import count_table, table_bytes
+
+SHA256 = "ab" * 32
+VOCABULARY = 60
+
+
+def random_answers(alphabet: int, seed: int = 0) -> list[list[int]]:
+    choose = random.Random(seed)
+    return [[choose.randrange(alphabet) for _ in range(choose.randrange(25))] for _ in range(60)]
+
+
+def count_naively(answers: Sequence[Sequence[int]], order: int) -> dict[tuple[int, ...], tuple[int, float, int]]:
+    """Count for each run its best follower (the lowest of equals), the follower's share, and the run itself."""
+    followers: dict[tuple[int, ...], Counter[int]] = {}
+    for answer in answers:
+        for place in range(order, len(answer)):
+            followers.setdefault(tuple(answer[place - order : place]), Counter())[answer[place]] += 1
+    result = {}
+    for context, counts in followers.items():
+        best = min(counts, key=lambda token: (-counts[token], token))
+        result[context] = best, (counts[best] - 0.5) / counts.total(), counts.total()
+    return result
+
+
+@pytest.mark.parametrize("alphabet", [2, 5, VOCABULARY])
+@pytest.mark.parametrize("min_share", [0.0, 0.3])
+def test_table_holds_what_was_counted(alphabet: int, min_share: float) -> None:
+    """A follower of another run, or a share of another total, would be drafted with a false probability."""
+    answers = random_answers(alphabet)
+    slots = count_table(answers, (1, 2, 3), min_share)
+    for order in (1, 2, 3):
+        table = NgramTable({order: slots[order]})
+        expected = count_naively(answers, order)
+        assert len(expected) >= alphabet
+        for context, (token, share, _) in expected.items():
+            found = table.next_token(list(context))
+            if share < min_share:
+                assert found is None
+            else:
+                assert found[:2] == (token, order)
+                assert found[2] == pytest.approx(share, abs=0.501 / 255)
+
+
+def test_most_frequent_runs_are_kept() -> None:
+    """A table that is cut by chance is as large as a good one and knows less."""
+    answers = random_answers(8)
+    table = NgramTable(count_table(answers, (2,), min_share=0.0, max_entries=20))
+    kept, dropped = [], []
+    for context, (token, _, total) in count_naively(answers, 2).items():
+        found = table.next_token(list(context))
+        (dropped if found is None else kept).append(total)
+        assert found is None or found[0] == token
+    assert len(kept) == 20
+    assert min(kept) >= max(dropped)
+
+
+def test_runs_end_with_their_answer() -> None:
+    """What the next answer begins with follows nothing of this one."""
+    table = NgramTable(count_table([[1, 2], [3, 4]], (1, 2)))
+    assert table.next_token([2]) is None
+    assert table.next_token([1, 2]) is None
+    assert table.next_token([3]) == (4, 1, pytest.approx(0.5, abs=0.002))
+
+
+def test_higher_orders_come_first() -> None:
+    """Three tokens of context know more than one, even where one is surer of itself."""
+    answers = [[1, 2, 3, 4], [9, 2, 3, 5], [9, 2, 3, 5], [7, 3, 5], [8, 3, 5]]
+    table = NgramTable(count_table(answers, (1, 2, 3)))
+    assert table.orders == [3, 2, 1]
+    assert table.next_token([1, 2, 3])[:2] == (4, 3)
+    assert table.next_token([0, 1, 2, 3])[:2] == (4, 3)  # a longer tail is cut
+    assert table.next_token([0, 2, 3])[:2] == (5, 2)
+    assert table.next_token([2, 3])[:2] == (5, 2)  # a shorter one asks the orders that it can
+    assert table.next_token([6, 6, 3])[:2] == (5, 1)
+    assert table.next_token([6]) is None
+    assert table.next_token([]) is None
+
+
+@pytest.mark.parametrize("answers", [[], [[]], [[1], [2]]])
+def test_table_without_entries_knows_nothing(answers: list[list[int]], tmp_path: Path) -> None:
+    """A language with hardly any answers must give a table that is read and asked like any other."""
+    slots = count_table(answers, (1, 2))
+    (tmp_path / "t.safetensors").write_bytes(table_bytes(slots, SHA256))
+    for table in (NgramTable(slots), read_table(tmp_path / "t.safetensors", VOCABULARY, SHA256)):
+        assert table.orders == [2, 1]
+        assert table.next_token([1, 2]) is None
+
+
+@pytest.mark.parametrize(
+    "collide",
+    [
+        pytest.param(lambda context: ((sum(context) + 1) << 20) | 0xFFFFF, id="all in the last slot"),
+        pytest.param(lambda context: ((sum(context) + 1) << 20) | (sum(context) & 3), id="four slots"),
+    ],
+)
+def test_contexts_in_the_same_slot_are_told_apart(
+    monkeypatch: pytest.MonkeyPatch, collide: Callable[[Sequence[int]], int]
+) -> None:
+    """The search for a slot goes on behind an occupied one, around the end too, and stops at an empty one."""
+    monkeypatch.setattr(reading, "hash_context", collide)
+    monkeypatch.setattr(counting, "hash_context", collide)
+    table = NgramTable(count_table([[token, 59 - token] for token in range(20)], (1,), min_share=0.0))
+    assert [table.next_token([token])[0] for token in range(20)] == [59 - token for token in range(20)]
+    assert [table.next_token([token]) for token in range(20, 40)] == [None] * 20
+
+
+def test_tables_stay_half_empty() -> None:
+    """In a full table the search for an unknown context never ends."""
+    for entries in (1, 2, 3, 4, 7, 8, 9, 40):
+        hashes, *_ = count_table([[token, 1] for token in range(entries)], (1,), min_share=0.0)[1]
+        assert np.count_nonzero(hashes) == entries
+        assert len(hashes) >= 2 * entries
+        assert len(hashes) & (len(hashes) - 1) == 0
+
+
+def test_hashes_are_the_published_ones() -> None:
+    """Another hash finds nothing in the tables that are published already: change FORMAT with it."""
+    assert reading.FORMAT == "1"
+    assert hash_context([0]) == 1  # mixed it would be 0, which marks an empty slot
+    assert hash_context((1, 2)) == hash_context([1, 2]) == 0xDAA66D2AA8EC1D5C
+    assert hash_context([2, 1]) == 0x9C388ADBB85671F6
+    assert hash_context([49151, 0, 128000]) == 0x8DA0EF06A419A4C3
+
+
+def write_table(path: Path, answers: Sequence[Sequence[int]] = ((1, 2, 3), (1, 2, 4), (1, 2, 4))) -> Path:
+    path.write_bytes(table_bytes(count_table(answers, (1, 2)), SHA256))
+    return path
+
+
+def test_table_is_read_as_it_was_counted(tmp_path: Path) -> None:
+    """Unsigned hashes pass through a signed type: half of them would be lost without the way back."""
+    answers = random_answers(VOCABULARY)
+    counted = NgramTable(count_table(answers, (1, 2)))
+    read = read_table(write_table(tmp_path / "ngram.safetensors", answers), VOCABULARY, SHA256)
+    assert read.orders == counted.orders == [2, 1]
+    contexts = [list(context) for order in (1, 2) for context in count_naively(answers, order)]
+    found = [read.next_token(context) for context in contexts]
+    assert found == [counted.next_token(context) for context in contexts]
+    assert found.count(None) < len(found) / 2
+
+
+def test_table_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
+    """The same ids with other words behind them: every draft would be nonsense, and none an error."""
+    path = write_table(tmp_path / "ngram.safetensors")
+    with pytest.raises(ValueError, match="was counted with another tokenizer: count it again"):
+        read_table(path, VOCABULARY, "cd" * 32)
+
+
+def test_table_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
+    """An id that the target does not have fails in its embedding, far from here."""
+    path = write_table(tmp_path / "ngram.safetensors")
+    read_table(path, 5, SHA256)
+    with pytest.raises(ValueError, match="holds ids outside the vocabulary of 4"):
+        read_table(path, 4, SHA256)
+
+
+@pytest.mark.parametrize("metadata", [{"format": "2"}, None])
+def test_table_of_another_format_is_refused(tmp_path: Path, metadata: dict[str, str] | None) -> None:
+    """A later release may mean another thing by the same columns."""
+    path = tmp_path / "ngram.safetensors"
+    path.write_bytes(save({"hashes.1": np.zeros(1, np.int64)}, metadata=metadata))
+    with pytest.raises(ValueError, match=r"is of format (2|None), expected 1: count the table again"):
+        read_table(path, VOCABULARY, SHA256)
+
+
+@pytest.mark.parametrize("lengths", [(4, 4, 2), (3, 3, 3)])
+def test_slots_that_do_not_fit_are_refused(tmp_path: Path, lengths: tuple[int, int, int]) -> None:
+    """Columns of different lengths, or no power of two, send the search past their end."""
+    hashes, tokens, shares = (np.zeros(length, kind) for length, kind in zip(lengths, (np.uint64, np.int32, np.uint8)))
+    path = tmp_path / "ngram.safetensors"
+    path.write_bytes(table_bytes({1: (hashes, tokens, shares)}, SHA256))
+    with pytest.raises(ValueError, match="the slots of order 1 have lengths that do not fit"):
+        read_table(path, VOCABULARY, SHA256)
+
+
+def test_damaged_table_is_told_from_a_wrong_one(tmp_path: Path) -> None:
+    """The loop goes on without a file that a download cut short; one of another tokenizer it must refuse."""
+    path = write_table(tmp_path / "ngram.safetensors")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(SafetensorError):
+        read_table(path, VOCABULARY, SHA256)

@@ -1,0 +1,229 @@
+"""How long a draft pays."""
+
+import random
+
+import pytest
+
+from drafter_trainer.drafters.loop.policy import (
+    SOURCES,
+    Belief,
+    CostCurve,
+    Rate,
+    best_length,
+    extension_pays,
+    least_reach,
+)
+
+CURVES = {
+    "flat": [10.0] * 9,
+    "linear": [10.0 + tokens for tokens in range(9)],
+    "steps": [10.0, 10.0, 14.0, 14.0, 14.0, 15.0, 20.0, 20.0, 21.0],
+    "poor kernels for few rows": [10.0, 10.0, 16.0, 17.0, 11.0, 11.5, 11.0, 18.0, 12.0],
+}
+
+
+def worth(length: int, reach: list[float], curve: CostCurve, rate: float) -> float:
+    """Compute ΣP_i - R · time(k + 1) by the book; what nobody drafted is never accepted."""
+    return sum(reach[:length]) - rate * curve(length + 1)
+
+
+def random_reach(choose: random.Random, length: int) -> list[float]:
+    reach, reached = [], 1.0
+    for _ in range(length):
+        reached *= choose.random()
+        reach.append(reached)
+    return reach
+
+
+@pytest.mark.parametrize("milliseconds", CURVES.values(), ids=CURVES)
+def test_best_length_is_the_best_of_all(milliseconds: list[float]) -> None:
+    """A draft one token too long or too short in each round is a few per cent that nobody finds."""
+    choose, curve = random.Random(0), CostCurve(milliseconds)
+    fillers = 0
+    for _ in range(400):
+        longest = choose.randrange(1, 9)
+        shortest = choose.randrange(longest + 1)
+        reach = random_reach(choose, choose.randrange(longest + 1))
+        rate = choose.choice([0.01, 0.1, 0.2, 0.5, 1.0])
+        length = best_length(reach, longest, curve, rate, shortest)
+        assert shortest <= length <= longest
+        best = max(worth(other, reach, curve, rate) for other in range(shortest, longest + 1))
+        assert worth(length, reach, curve, rate) == pytest.approx(best)
+        fillers += length > max(len(reach), shortest)
+    # Tokens that nobody drafted are added where a pass over more takes less time, and nowhere else.
+    assert (fillers > 0) == ("poor" in next(name for name, curve in CURVES.items() if curve == milliseconds))
+
+
+def test_nothing_is_drafted_where_nothing_pays() -> None:
+    """Where drafts are never accepted, plain decoding is the fastest, unless a token has to be drafted."""
+    curve = CostCurve(CURVES["linear"])
+    assert best_length([0.05, 0.001], 8, curve, 0.1) == 0
+    assert best_length([0.05, 0.001], 8, curve, 0.1, shortest=2) == 2
+    assert best_length([], 8, curve, 0.1) == 0
+    assert best_length([], 8, curve, 0.1, shortest=1) == 1
+    assert best_length([0.9, 0.8, 0.7], 8, curve, 0.1) == 3
+    assert best_length([0.9, 0.8, 0.05], 8, curve, 0.1) == 2
+
+
+@pytest.mark.parametrize("milliseconds", CURVES.values(), ids=CURVES)
+def test_drafting_goes_on_while_some_longer_draft_pays(milliseconds: list[float]) -> None:
+    """A bound that is too high stops before the length at which the machine is cheap again."""
+    choose, curve = random.Random(1), CostCurve(milliseconds)
+    stopped = 0
+    for _ in range(400):
+        longest = choose.randrange(2, 9)
+        length = choose.randrange(1, longest)
+        rate = choose.choice([0.01, 0.1, 0.2, 0.5])
+        reached = choose.random()
+        if reached >= least_reach(length, longest, curve, rate):
+            continue
+        stopped += 1
+        # At best every token to come is as likely as the one before it.
+        reach = [1.0] * (length - 1) + [reached] * (longest - length + 1)
+        now = worth(length, reach, curve, rate)
+        assert all(worth(more, reach, curve, rate) < now for more in range(length + 1, longest + 1))
+    assert (stopped > 20) == (milliseconds != CURVES["flat"])
+
+
+def test_least_reach_is_no_lower_than_it_must_be() -> None:
+    """A bound that is too low goes on asking the network for tokens that are thrown away."""
+    curve = CostCurve(CURVES["linear"])  # each token costs a millisecond more
+    assert least_reach(3, 8, curve, 0.2) == pytest.approx(0.2)
+    steps = CostCurve(CURVES["steps"])
+    assert least_reach(1, 8, steps, 0.1) == pytest.approx(0.1 * 5 / 4)  # 5 ms for four tokens more
+    assert least_reach(1, 2, steps, 0.1) == pytest.approx(0.1 * 4)  # no room for more than one
+
+
+@pytest.mark.parametrize("milliseconds", CURVES.values(), ids=CURVES)
+def test_extension_pays_where_some_length_does(milliseconds: list[float]) -> None:
+    """When sampling, this is asked before each token is drawn, since afterwards it has to stay."""
+    choose, curve = random.Random(2), CostCurve(milliseconds)
+    answers = []
+    for _ in range(400):
+        longest = choose.randrange(1, 9)
+        length = choose.randrange(longest + 1)
+        reached, probability = choose.random(), choose.random()
+        rate = choose.choice([0.01, 0.1, 0.2, 0.5])
+        reach = [1.0] * (length - 1) + [reached] * (length > 0)
+        reach += [reached * probability**more for more in range(1, longest - length + 1)]
+        now = worth(length, reach, curve, rate)
+        pays = any(worth(more, reach, curve, rate) > now for more in range(length + 1, longest + 1))
+        assert extension_pays(length, longest, reached, probability, curve, rate) == pays
+        answers.append(pays)
+    assert 20 < sum(answers) < 400
+    assert not extension_pays(4, 4, 1.0, 1.0, curve, 0.001)
+
+
+# The cost of a pass
+
+
+def test_curve_goes_on_as_it_ends() -> None:
+    """A prompt is longer than any pass that was measured."""
+    curve = CostCurve([10.0, 12.0, 15.0])
+    assert (curve(1), curve(2), curve(3), curve(4), curve(500)) == (10.0, 12.0, 15.0, 15.0, 15.0)
+    assert curve.longest == 3
+
+
+def test_curve_learns_another_machine() -> None:
+    """Settings are tuned on one machine and used on all others."""
+    choose, curve = random.Random(3), CostCurve([10.0, 10.0, 14.0, 15.0, 16.0])
+    other = [3.0, 3.5, 3.6, 9.0, 9.5]
+    for _ in range(600):
+        tokens = choose.randrange(1, 6)
+        curve.observe(tokens, other[tokens - 1] * choose.uniform(0.95, 1.05))
+    assert [curve(tokens) for tokens in range(1, 6)] == pytest.approx(other, rel=0.1)
+
+
+def test_curve_moves_as_a_whole() -> None:
+    """A machine that got busy is busy for the lengths too that were not tried since."""
+    curve = CostCurve([10.0, 12.0, 20.0])
+    for _ in range(100):
+        curve.observe(2, 24.0)
+    assert curve(2) == pytest.approx(24.0, rel=0.01)
+    assert 1.3 * 10 < curve(1) < 2.1 * 10
+    assert curve(3) / curve(1) == pytest.approx(2.0)
+
+
+def test_curve_learns_the_last_entry_from_longer_passes() -> None:
+    """The longest known pass stands for all that are longer."""
+    curve = CostCurve([10.0, 20.0])
+    for _ in range(100):
+        curve.observe(7, 40.0)
+    assert curve(2) == pytest.approx(40.0, rel=0.01)
+
+
+@pytest.mark.parametrize("milliseconds", [0.0, 1e6])
+def test_one_interrupted_pass_hardly_moves_the_curve(milliseconds: float) -> None:
+    """A laptop that slept for an hour within a pass would never draft again."""
+    curve = CostCurve([10.0, 12.0])
+    curve.observe(1, milliseconds)
+    assert 0.8 < curve(1) / 10.0 < 1.25
+    assert 0.8 < curve(2) / 12.0 < 1.25
+
+
+def test_curve_is_its_own() -> None:
+    """Settings are shared between loops: what one learns must not change them."""
+    milliseconds = [10.0, 12.0]
+    curve = CostCurve(milliseconds)
+    curve.observe(1, 40.0)
+    assert milliseconds == [10.0, 12.0]
+
+
+# What a source's token is worth
+
+
+def make_belief(probability: float = 0.5) -> Belief:
+    return Belief({source: [probability, probability / 2] for source in SOURCES})
+
+
+def test_belief_starts_from_the_calibration() -> None:
+    """Before the first round nothing else is known."""
+    belief = make_belief()
+    assert [belief.probability(source, 0) for source in SOURCES] == [0.5] * 3
+    assert belief.probability("ngram", 1) == 0.25
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_belief_follows_what_became_of_tokens(accepted: bool) -> None:
+    """Answers differ: a source that fails in this one must be asked less, one that succeeds more."""
+    belief = make_belief()
+    course = [0.5]
+    for _ in range(20):
+        belief.observe("network", 0, accepted)
+        course.append(belief.probability("network", 0))
+    assert course == sorted(course, reverse=not accepted)
+    assert (course[-1] > 0.65) if accepted else (course[-1] < 0.25)
+    # The other bins move along, the other sources do not.
+    assert belief.probability("network", 1) == pytest.approx(course[-1] / 2)
+    assert belief.probability("lookup", 0) == 0.5
+
+
+def test_belief_stays_where_the_calibration_is_right() -> None:
+    """What came as expected is no reason to change."""
+    belief = make_belief()
+    for count in range(40):
+        belief.observe("lookup", 0, count % 2 == 0)
+    assert belief.probability("lookup", 0) == pytest.approx(0.5, abs=0.06)
+
+
+def test_belief_is_never_certain_and_never_lost() -> None:
+    """A probability of 1 makes every draft infinitely good, one of 0 is never tried and never corrected."""
+    high, low = make_belief(0.9), make_belief(0.9)
+    for _ in range(1000):
+        high.observe("ngram", 0, True)
+        low.observe("ngram", 0, False)
+    assert high.probability("ngram", 0) < 1
+    assert low.probability("ngram", 0) > 0.1
+
+
+def test_rate_moves_from_the_tuned_to_the_own_yield() -> None:
+    """The first rounds of an answer must neither be decided by nothing nor by one lucky draft."""
+    curve = CostCurve([10.0, 10.0, 14.0, 14.0])
+    rate = Rate(1.5, curve)
+    assert rate() == pytest.approx(1.5 / 14.0)  # a pass over the drafted and one more
+    rate.observe(4, 14.0)
+    assert 1.5 / 14.0 < rate() < 2.5 / 14.0
+    for _ in range(500):
+        rate.observe(4, 14.0)
+    assert rate() == pytest.approx(4 / 14.0, rel=0.02)
+    assert Rate(1.0, curve)() == pytest.approx(1.0 / 10.0)

@@ -1,0 +1,262 @@
+"""The loop out of a published repository: from a folder, and from the loopback Hub as remote code."""
+
+import ast
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+import drafter_trainer.drafters.loop as loop_package
+from drafter_trainer.arguments import PublishingArguments
+from drafter_trainer.decoding.metrics import alpha
+from drafter_trainer.decoding.rounds import decode
+from drafter_trainer.drafters.description import FILE_NAME
+from drafter_trainer.drafters.load import load_drafter
+from drafter_trainer.drafters.loop.generate import loop_of
+from drafter_trainer.drafters.loop.repository import DESCRIPTION, TABLE, VOCABULARY, build_loop
+from drafter_trainer.drafters.loop.settings import LoopSettings
+from drafter_trainer.drafters.ngram import count_table, table_bytes
+from drafter_trainer.drafters.vocabulary import vocabulary_bytes
+from drafter_trainer.errors import InputError
+from drafter_trainer.targets import Target
+from tests.client import run_client
+from tests.drafters.loop.conftest import PROMPTS, describe, make_settings, replace_file
+from tests.loopback_hub import LoopbackHub
+
+REPO = "alice/tiny-drafter-de-en"
+
+
+@pytest.fixture
+def folder(published: Path, tmp_path: Path) -> Path:
+    """A copy of the published folder, to be changed."""
+    return Path(shutil.copytree(published, tmp_path / "drafter"))
+
+
+def tokenizer_hash(folder: Path) -> str:
+    return json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))["tokenizer_sha256"]
+
+
+def check_greedy(target_model: PreTrainedModel, drafter: PreTrainedModel) -> float:
+    """Compare the answers with plain decoding's; return the chance that a drafted token was accepted."""
+    rounds = []
+    for prompt in PROMPTS:
+        drafted = decode(target_model, prompt, {"assistant_model": drafter}, 0.0, 0, 16)
+        assert drafted.output_ids == decode(target_model, prompt, {}, 0.0, 0, 16).output_ids
+        rounds += drafted.rounds
+    return alpha(rounds)
+
+
+# Through the package
+
+
+def test_published_drafter_drafts_with_all_that_was_tuned(
+    published: Path, target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """A file that is published and not found is a drafter that is slower than the card says."""
+    drafter = load_drafter(str(published), target_model, tokenizer)
+    loop = loop_of(drafter)
+    assert loop.settings == make_settings(longest_draft=5)
+    assert loop.table.orders == [3, 2, 1]
+    assert 0 < len(loop.network.draft_ids) <= 40
+    assert loop.network.read([5]).shape == (len(loop.network.draft_ids),)
+    assert loop.vocabulary == len(tokenizer)
+    assert drafter.generation_config.num_assistant_tokens == 5
+    assert 0 < check_greedy(target_model, drafter) < 1
+
+
+def test_drafter_needs_neither_vocabulary_nor_table(
+    folder: Path, target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, recwarn: pytest.WarningsRecorder
+) -> None:
+    """A drafter that was never tuned has neither, and drafts."""
+    (folder / VOCABULARY).unlink()
+    (folder / TABLE).unlink()
+    describe(folder, files={}, loop=LoopSettings().to_dict())
+    drafter = load_drafter(str(folder), target_model, tokenizer)
+    assert loop_of(drafter).table is None
+    assert loop_of(drafter).network.draft_ids is None
+    check_greedy(target_model, drafter)
+    assert [str(warning.message) for warning in recwarn if "drafting" in str(warning.message)] == []
+
+
+@pytest.mark.parametrize("name", [VOCABULARY, TABLE])
+@pytest.mark.parametrize("damage", ["a byte", "cut", "empty"])
+def test_damaged_file_is_done_without(
+    folder: Path, target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name: str, damage: str
+) -> None:
+    """A broken download costs speed, not the answer; and it must be said, or nobody downloads again."""
+    content = bytearray((folder / name).read_bytes())
+    content[-1] ^= 0xFF
+    (folder / name).write_bytes({"a byte": bytes(content), "cut": content[:-7], "empty": b""}[damage])
+    with pytest.warns(UserWarning, match=rf"{name} is damaged \(.*drafting goes on without it: download it again"):
+        drafter = load_drafter(str(folder), target_model, tokenizer)
+    loop = loop_of(drafter)
+    assert (loop.table is None) == (name == TABLE)
+    assert (loop.network.draft_ids is None) == (name == VOCABULARY)
+    check_greedy(target_model, drafter)
+
+
+@pytest.mark.parametrize("name", [VOCABULARY, TABLE])
+def test_file_that_was_published_damaged_is_done_without(
+    folder: Path, target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name: str
+) -> None:
+    """Its hash is right then, and its contents are unreadable all the same."""
+    replace_file(folder, name, (folder / name).read_bytes()[:-1])
+    with pytest.warns(UserWarning, match="is damaged"):
+        drafter = load_drafter(str(folder), target_model, tokenizer)
+    check_greedy(target_model, drafter)
+
+
+def beyond_the_vocabulary(folder: Path) -> None:
+    replace_file(folder, VOCABULARY, vocabulary_bytes(torch.tensor([1, 400])))
+
+
+def unordered_vocabulary(folder: Path) -> None:
+    replace_file(folder, VOCABULARY, vocabulary_bytes(torch.tensor([7, 3])))
+
+
+def table_of_another_tokenizer(folder: Path) -> None:
+    replace_file(folder, TABLE, table_bytes(count_table([[1, 2, 3]], (1,)), "cd" * 32))
+
+
+def table_of_another_vocabulary(folder: Path) -> None:
+    replace_file(folder, TABLE, table_bytes(count_table([[1, 400]], (1,), 0.0), tokenizer_hash(folder)))
+
+
+def unknown_setting(folder: Path) -> None:
+    describe(folder, loop=LoopSettings().to_dict() | {"draft_tree": 3})
+
+
+def unusable_setting(folder: Path) -> None:
+    describe(folder, loop=LoopSettings().to_dict() | {"longest_draft": 0})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (beyond_the_vocabulary, "holds no ascending ids below 400: it is of another tokenizer"),
+        (unordered_vocabulary, "holds no ascending ids below 400"),
+        (table_of_another_tokenizer, "was counted with another tokenizer: count it again with the target's"),
+        (table_of_another_vocabulary, "holds ids outside the vocabulary of 400"),
+        (unknown_setting, "unknown settings draft_tree: use the release that wrote them"),
+        (unusable_setting, "longest_draft is 0, must be 1 or more"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    folder: Path,
+    target_model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    spoil: Callable[[Path], None],
+    message: str,
+) -> None:
+    """A file of another drafter is whole, and drafts nonsense: one line must say so before anything is drafted."""
+    spoil(folder)
+    with pytest.raises(InputError, match=f"^{folder} cannot be used: .*{message}") as caught:
+        load_drafter(str(folder), target_model, tokenizer)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match=message):
+        build_loop(AutoModelForCausalLM.from_pretrained(folder), lambda name: found(folder / name))
+
+
+def found(path: Path) -> Path | None:
+    return path if path.is_file() else None
+
+
+def test_model_without_description_is_no_drafter(target_model: PreTrainedModel) -> None:
+    """Remote code that is copied to another model's repository has nothing to go by."""
+    with pytest.raises(ValueError, match=r"has no drafter\.json: publish the drafter again"):
+        build_loop(target_model, lambda name: None)
+
+
+# Without the package
+
+
+def test_loop_stands_alone() -> None:
+    """Its files are `custom_generate/` in the repository of somebody who never heard of this package."""
+    sources = {path.stem: path for path in Path(loop_package.__file__).parent.glob("*.py") if path.stem != "__init__"}
+    allowed = {"numpy", "safetensors", "torch", "transformers"}
+    for path in sources.values():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names = {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = {node.module.split(".")[0]}
+            elif isinstance(node, ast.ImportFrom):
+                # transformers copies what `from .name import` names, and nothing else.
+                assert (node.level, node.module in sources) == (1, True), f"{path.name}: {ast.unparse(node)}"
+                continue
+            else:
+                continue
+            assert names <= allowed | sys.stdlib_module_names, f"{path.name} imports {names}"
+    assert DESCRIPTION == FILE_NAME
+
+
+def test_folder_without_remote_code_drafts_with_the_stock_loop(published: Path, target_model: PreTrainedModel) -> None:
+    """Nobody has to trust anything: the drafter is a model of a known family, with its published draft length."""
+    drafter = AutoModelForCausalLM.from_pretrained(published)
+    length = PublishingArguments().draft_length
+    assert "generate" not in vars(drafter)
+    assert drafter.generation_config.num_assistant_tokens == length
+    check_greedy(target_model, drafter)
+    drafted = Counter(
+        round_.drafted
+        for round_ in decode(target_model, PROMPTS[0], {"assistant_model": drafter}, 0.0, 0, 4 * (length + 1)).rounds
+    )
+    assert drafted.most_common(1)[0][0] == length
+    assert not hasattr(drafter, "_drafting_loop")
+
+
+def draft_remotely(drafters: list, target: str) -> dict:
+    """Draft with published drafters, each by name, revision and trust, in a process that never saw the package."""
+    import sys
+
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(target)
+    ids = torch.tensor([[50, 60, 70, 80, 90, 100, 110]])
+    given = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 16, "do_sample": False}
+    plain = model.generate(ids, **given)
+    passes = []
+    model.register_forward_pre_hook(lambda *_: passes.append(1))
+    seen = []
+    for name, revision, trust in drafters:
+        drafter = AutoModelForCausalLM.from_pretrained(name, revision=revision, trust_remote_code=trust)
+        passes.clear()
+        output = model.generate(ids, **given, assistant_model=drafter)
+        facts = {"equal": torch.equal(output, plain), "passes": len(passes)}
+        model.generate(ids, **given | {"do_sample": True}, assistant_model=drafter)
+        loop = getattr(drafter, "_drafting_loop", None)
+        if loop is not None:
+            facts["module"] = type(loop).__module__.split(".")[0]
+            facts["longest_draft"] = loop.settings.longest_draft
+            facts["table"] = loop.table is not None
+            facts["draft_ids"] = loop.network.draft_ids is not None
+        seen.append(facts)
+    return {"seen": seen, "package": any(name.startswith("drafter_trainer") for name in sys.modules)}
+
+
+def test_remote_code_finds_what_lies_beside_it(published: Path, target: Target, tmp_path: Path) -> None:
+    """transformers copies the code alone, so that the loop must find its data by name and commit, in a folder too."""
+    files = {str(path.relative_to(published)): path for path in published.rglob("*") if path.is_file()}
+    with LoopbackHub(tmp_path / "hub", {}) as hub:
+        first = hub.add_repo(REPO, files)
+        repo = hub.repos["model", REPO]
+        # A second commit, with other settings, and without a table
+        description = json.loads((published / FILE_NAME).read_text(encoding="utf-8"))
+        changed = description | {"loop": description["loop"] | {"longest_draft": 2}}
+        stored = dict(repo.at("main").files)
+        stored[FILE_NAME] = hub.store(repo, json.dumps(changed).encode(), lfs=False)
+        del stored[TABLE]
+        repo.commit("main", repo.owner, "tune again", stored)
+        drafters = [(str(published), None, True), (REPO, first, True), (REPO, None, True), (REPO, None, False)]
+        result = run_client(hub, tmp_path / "home", draft_remotely, drafters=drafters, target=target.path)
+    assert result["package"] is False
+    assert all(seen["equal"] and seen["passes"] < 16 for seen in result["seen"])
+    loops = [{key: value for key, value in seen.items() if key not in ("equal", "passes")} for seen in result["seen"]]
+    whole = {"module": "transformers_modules", "longest_draft": 5, "table": True, "draft_ids": True}
+    assert loops == [whole, whole, whole | {"longest_draft": 2, "table": False}, {}]

@@ -1,0 +1,100 @@
+"""The loop's settings, as `drafter.json` holds them."""
+
+import json
+from typing import Any
+
+import pytest
+
+from drafter_trainer.drafters.loop.settings import (
+    HIGHEST_ORDER,
+    LOOKUP_BINS,
+    NETWORK_BINS,
+    NGRAM_BINS,
+    LoopSettings,
+    default_calibration,
+)
+
+CALIBRATION = {
+    "lookup": [0.1] * LOOKUP_BINS,
+    "ngram": [0.2] * (HIGHEST_ORDER * NGRAM_BINS),
+    "network": [0.3] * NETWORK_BINS,
+}
+SETTINGS = LoopSettings(
+    sources=["network", "lookup"],
+    longest_draft=7,
+    tokens_per_pass=2.25,
+    network_gain=0.5,
+    int8=True,
+    calibration=CALIBRATION,
+    sampling_calibration=CALIBRATION | {"lookup": [1.0, *[0.0] * (LOOKUP_BINS - 1)]},
+    pass_milliseconds={"cpu": [30.0, 31.5], "cuda": [8.0, 8.0, 8.5]},
+    step_milliseconds={"cpu": 1.25},
+)
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    return json.loads(json.dumps(SETTINGS.to_dict())) | changes
+
+
+def test_settings_are_read_as_they_were_written() -> None:
+    """A setting lost on the way is a drafter that was tuned for nothing."""
+    assert LoopSettings.from_dict(changed(), "here") == SETTINGS
+    assert LoopSettings.from_dict(json.loads(json.dumps(LoopSettings().to_dict())), "here") == LoopSettings()
+
+
+def test_what_is_left_out_has_its_default() -> None:
+    """Drafters that were never tuned are drafters too."""
+    assert LoopSettings.from_dict({}, "here") == LoopSettings()
+    assert LoopSettings.from_dict({"longest_draft": 3}, "here") == LoopSettings(longest_draft=3)
+
+
+def test_defaults_are_not_shared() -> None:
+    """A list that one loop changes would change all."""
+    first, second = LoopSettings(), LoopSettings()
+    assert first.calibration is not second.calibration
+    assert first.calibration is not first.sampling_calibration
+    assert default_calibration()["lookup"] is not default_calibration()["lookup"]
+
+
+def test_measured_costs_come_before_generic_ones() -> None:
+    """The time of a pass on another kind of device says nothing of this one."""
+    assert SETTINGS.costs("cpu") == ([30.0, 31.5], 1.25)
+    assert SETTINGS.costs("cuda")[0] == [8.0, 8.0, 8.5]
+    assert SETTINGS.costs("cuda")[1] > 0  # measured passes, generic step
+    for device in ("cpu", "cuda", "mps"):
+        passes, step = LoopSettings().costs(device)
+        assert len(passes) > LoopSettings().longest_draft
+        assert min(passes) > 0
+        assert 0 < step < passes[0]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (None, '"loop" is no object: tune or publish the drafter again'),
+        ([], '"loop" is no object'),
+        (changed(draft_tree=1, beam=2), "unknown settings beam, draft_tree: use the release that wrote them"),
+        (changed(calibration=CALIBRATION | {"lookup": [0.1]}), r"calibration needs .*'lookup': 8.* tune the drafter"),
+        (changed(calibration=CALIBRATION | {"oracle": [0.1]}), "calibration needs"),
+        (changed(calibration={"lookup": CALIBRATION["lookup"]}), "calibration needs"),
+        (changed(sampling_calibration={}), "sampling_calibration needs"),
+        (changed(calibration=CALIBRATION | {"lookup": [1.5] * LOOKUP_BINS}), "calibration has entries outside 0 to 1"),
+        (
+            changed(sampling_calibration=CALIBRATION | {"network": [-0.1] * NETWORK_BINS}),
+            "sampling_calibration has entries outside 0 to 1",
+        ),
+        (
+            changed(calibration=CALIBRATION | {"network": [float("nan")] * NETWORK_BINS}),
+            "calibration has entries outside 0 to 1",
+        ),
+        (changed(sources=["lookup", "oracle"]), "unknown sources oracle: known are lookup, ngram, network"),
+        (changed(longest_draft=0), "longest_draft is 0, must be 1 or more"),
+        (changed(pass_milliseconds={"cuda": [8.0]}), "pass_milliseconds of cuda needs two times or more, all above 0"),
+        (changed(pass_milliseconds={"cpu": [30.0, 0.0]}), "pass_milliseconds of cpu needs"),
+        (changed(pass_milliseconds={"cpu": []}), "pass_milliseconds of cpu needs"),
+    ],
+)
+def test_what_the_loop_cannot_use_is_refused(values: Any, message: str) -> None:
+    """Found here it is a line that names the place; found by the loop, an index error in the middle of an answer."""
+    with pytest.raises(ValueError, match=f"here: {message}"):
+        LoopSettings.from_dict(values, "here")
