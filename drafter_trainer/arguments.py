@@ -95,6 +95,11 @@ class DrafterArguments:
     def __post_init__(self) -> None:
         _check_positive(self, "num_hidden_layers")
 
+    def widths(self) -> dict[str, int | None]:
+        """Return depth and widths, as `drafters.configuration.draft_config` takes them."""
+        names = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
+        return {name: getattr(self, name) for name in (*names, "num_key_value_heads", "head_dim")}
+
 
 @dataclass
 class DistillationArguments:
@@ -151,6 +156,23 @@ class TuningArguments:
     longest_draft: int = _option(16, "Tokens of the longest draft that is timed and tried")
     repeats: int = _option(5, "Rounds that are timed of each draft length")
     publish: bool = _option(True, "Publish the drafter at the end")
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "max_answers", "longest_draft", "repeats")
+
+
+@dataclass
+class PredictionArguments:
+    """Say what is forecast."""
+
+    drafter: str = _option("", "Hub id or folder of a trained drafter (default: one of the configured shape)")
+    data: str = _option("", "With --drafter: folder of self-distilled rows (default: RUN_FOLDER/distill)")
+    max_answers: int = _option(60, "With --drafter: held-out answers that it is replayed on")
+    draft_vocabulary: int = _option(8192, "Without --drafter: ids of the draft vocabulary, 0 for all")
+    int8: bool = _option(True, "Without --drafter: int8 weights, on a processor")
+    longest_draft: int = _option(16, "Tokens of the longest draft")
+    repeats: int = _option(5, "Rounds that are timed of each draft length")
+    out: str = _option("", "Folder of table and plot (default: RUN_FOLDER/predict)")
 
     def __post_init__(self) -> None:
         _check_positive(self, "max_answers", "longest_draft", "repeats")

@@ -25,7 +25,8 @@ STEPS = (
     ("the target's own text", "distill.py", "start_text.yaml", ()),
     ("pretrain", "pretrain.py", "quickstart.yaml", ()),
     ("distil", "distill.py", "quickstart.yaml", ()),
-    ("finetune and publish", "finetune.py", "quickstart.yaml", ()),
+    ("finetune", "finetune.py", "quickstart.yaml", ()),
+    ("tune and publish", "tune.py", "quickstart.yaml", ()),
     ("load back and measure", "bench.py", "quickstart.yaml", ()),
     ("publish with the card", "publish.py", "quickstart.yaml", ("--card_folder", "runs/quickstart/hub_cards")),
 )

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from drafter_trainer.configuration import parse_arguments
 from drafter_trainer.drafters.compatibility import hash_tokenizer
+from drafter_trainer.drafters.loop.repository import VOCABULARY, read_vocabulary
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.publish import check_destination, publish_run
 from drafter_trainer.languages import get_pair
@@ -54,7 +55,11 @@ def main(argv: list[str]) -> None:
             passes = measure_passes(target_model, draft_model, prompt_ids, tuning.longest_draft, tuning.repeats)
             eos = target_model.generation_config.eos_token_id
             end_ids = [eos] if isinstance(eos, int) else list(eos or [])
-            search = Tuning(draft_model, train, greedy, sampled, passes, end_ids)
+            vocabulary = trained / VOCABULARY
+            trained_ids = None
+            if vocabulary.is_file():
+                trained_ids = read_vocabulary(vocabulary, draft_model.config.vocab_size)
+            search = Tuning(draft_model, train, greedy, sampled, passes, end_ids, trained_ids)
             choice = search.run()
             write_tuning(step.folder, choice, search.trials, hash_tokenizer(tokenizer, pair.probes))
             step.facts |= {

@@ -181,19 +181,20 @@ def _add_loop(run: RunArguments, folder: Path) -> tuple[dict[str, Any], dict[str
     for source in sources.iterdir():
         if source.name.endswith(".py") and source.name != "__init__.py":
             (folder / "custom_generate" / source.name).write_bytes(source.read_bytes())
-    tuned = run.folder / "tune"
-    if read_step(tuned) is None:
-        return LoopSettings().to_dict(), {}
-    step = finished_step(tuned, "run tune.py again")
-    trained = finished_step(run.folder / "finetune", "run finetune.py first")
-    if step["inputs"]["drafter"] != trained["fingerprint"]:
-        raise InputError(f"{tuned} was tuned for an earlier drafter: delete it and run tune.py again")
+    trained, tuned, settings = run.folder / "finetune", run.folder / "tune", LoopSettings().to_dict()
+    carried = [trained / VOCABULARY]
+    if read_step(tuned) is not None:
+        step = finished_step(tuned, "run tune.py again")
+        if step["inputs"]["drafter"] != finished_step(trained, "run finetune.py first")["fingerprint"]:
+            raise InputError(f"{tuned} was tuned for an earlier drafter: delete it and run tune.py again")
+        place = tuned / SETTINGS
+        settings = LoopSettings.from_dict(json.loads(place.read_text(encoding="utf-8")), str(place)).to_dict()
+        carried = [tuned / VOCABULARY, tuned / TABLE]
     files = {}
-    for path in filter(Path.is_file, (tuned / VOCABULARY, tuned / TABLE)):
+    for path in filter(Path.is_file, carried):
         shutil.copyfile(path, folder / path.name)
         files[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    place = tuned / SETTINGS
-    return LoopSettings.from_dict(json.loads(place.read_text(encoding="utf-8")), str(place)).to_dict(), files
+    return settings, files
 
 
 def _special_id(target: Target, tokenizer, name: str) -> int | list[int] | None:

@@ -10,9 +10,13 @@ import torch
 from transformers import PreTrainedModel
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
+from drafter_trainer.arguments import DrafterArguments
 from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.decoding.sampling import sampling_arguments
+from drafter_trainer.drafters.configuration import draft_config
+from drafter_trainer.drafters.initialization import from_scratch
 from drafter_trainer.drafters.loop.network import LeanNetwork
+from drafter_trainer.drafters.loop.repository import build_network
 from drafter_trainer.drafters.loop.stock import StockNetwork
 
 _PLAIN_TOKENS = (4, 28)
@@ -114,3 +118,34 @@ def measure_step(network: LeanNetwork | StockNetwork, prompt_ids: Sequence[int],
         network.crop(start)
     network.crop(0)
     return statistics.median(taken[2:])
+
+
+def measure_costs(
+    target_model: PreTrainedModel,
+    draft_model: PreTrainedModel,
+    network: LeanNetwork | StockNetwork | None,
+    prompt_ids: Sequence[int],
+    longest: int,
+    repeats: int,
+) -> Costs:
+    """Measure all three; see the functions above. A step takes no time where there is no network."""
+    return Costs(
+        plain=measure_plain(target_model, prompt_ids, repeats),
+        passes=measure_passes(target_model, draft_model, prompt_ids, longest, repeats),
+        step=0.0 if network is None else measure_step(network, prompt_ids, 10 * repeats),
+    )
+
+
+def untrained_network(
+    shape: DrafterArguments, target_model: PreTrainedModel, draft_vocabulary: int, int8: bool
+) -> tuple[PreTrainedModel, LeanNetwork | StockNetwork]:
+    """Make a drafter of the configured shape with random weights, to be timed.
+
+    Args:
+        draft_vocabulary (`int`): Size of the draft vocabulary; 0 for all ids.
+        int8 (`bool`): Multiply with int8 weights, on a CPU alone.
+    """
+    config = draft_config(target_model.config.get_text_config(), **shape.widths())
+    draft_model = from_scratch(config).to(target_model.device, target_model.dtype).eval()
+    ids = torch.arange(min(draft_vocabulary, config.vocab_size)) if draft_vocabulary else None
+    return draft_model, build_network(draft_model, ids, int8)

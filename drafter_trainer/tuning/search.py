@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
@@ -23,7 +24,6 @@ from drafter_trainer.tuning.costs import measure_step
 
 _SIZES = (2048, 4096, 8192, 16384)
 _ORDERS = ((), (1,), (1, 2), (1, 2, 3))
-_MIN_SHARES = (0.05, 0.1, 0.2)
 _LONGEST = (4, 8, 12, 16)
 _GAINS = (0.1, 0.2, 0.4, 0.8)
 _STEP_REPEATS = 30
@@ -55,6 +55,8 @@ class Tuning:
         sampled (`Sequence[HeldOut]`): Held-out answers at temperature 1.
         passes (`Sequence[float]`): See `costs.measure_passes`.
         end_ids (`Sequence[int]`): Ids that end an answer: always in the draft vocabulary.
+        trained_ids (`torch.Tensor`, *optional*): The draft vocabulary that the drafter was trained with; all ids if
+            left out. A smaller one may be chosen.
     """
 
     draft_model: PreTrainedModel
@@ -63,7 +65,15 @@ class Tuning:
     sampled: Sequence[HeldOut]
     passes: Sequence[float]
     end_ids: Sequence[int]
+    trained_ids: torch.Tensor | None = None
     trials: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        vocabulary = self.draft_model.config.vocab_size
+        self._counts = count_ids(self.train_answers, vocabulary)
+        if self.trained_ids is not None:
+            self._counts[np.setdiff1d(np.arange(vocabulary), self.trained_ids)] = 0
+        self._held_out_counts = count_ids((answer.response_ids for answer in self.greedy), vocabulary)
 
     def run(self) -> Choice:
         """Search; `trials` then holds every trial with what it gave."""
@@ -78,11 +88,6 @@ class Tuning:
             orders = [("none", dataclasses.replace(choice, slots=None))]
             orders += [(f"1 to {max(key)}", dataclasses.replace(choice, slots=table)) for key, table in slots.items()]
             choice = self._best("table orders", orders)
-            if choice.slots is not None:
-                kept = tuple(sorted(choice.slots))
-                shares = [(share, count_table(self.train_answers, kept, share)) for share in _MIN_SHARES]
-                tables = [(share, dataclasses.replace(choice, slots=table)) for share, table in shares]
-                choice = self._best("least share in the table", tables)
             choice = self._best("network gain", self._each(choice, "network_gain", _GAINS))
             longest = [length for length in _LONGEST if length < len(self.passes)]
             choice = self._best("longest draft", self._each(choice, "longest_draft", longest))
@@ -94,18 +99,13 @@ class Tuning:
         return ["native", "int8"] if self.draft_model.device.type == "cpu" else ["native"]
 
     def _with_weights(self, choice: Choice, kind: str) -> Choice:
-        return self._with_ids(self._set(choice, int8=kind == "int8"), _SIZES[-2])
+        return dataclasses.replace(self._set(choice, int8=kind == "int8"), draft_ids=self.trained_ids)
 
     def _vocabularies(self, choice: Choice) -> list[tuple[str, Choice]]:
-        whole = dataclasses.replace(choice, draft_ids=None)
-        return [(str(size), self._with_ids(choice, size)) for size in _SIZES] + [("all", whole)]
-
-    def _with_ids(self, choice: Choice, size: int) -> Choice:
-        return dataclasses.replace(choice, draft_ids=choose_ids(self._counts, size, self.end_ids))
-
-    @property
-    def _counts(self):
-        return count_ids(self.train_answers, self.draft_model.config.vocab_size)
+        most = self.draft_model.config.vocab_size if self.trained_ids is None else len(self.trained_ids)
+        sizes = [size for size in _SIZES if size < most]
+        ids = [(size, choose_ids(self._counts, size, self.end_ids)) for size in sizes] + [(most, self.trained_ids)]
+        return [(str(size), dataclasses.replace(choice, draft_ids=chosen)) for size, chosen in ids]
 
     @staticmethod
     def _set(choice: Choice, **changes: Any) -> Choice:
@@ -136,10 +136,7 @@ class Tuning:
         return max(tried, key=lambda entry: entry[0])[1]
 
     def _coverage(self, choice: Choice) -> float:
-        if choice.draft_ids is None:
-            return 1.0
-        held_out = count_ids((answer.response_ids for answer in self.greedy), self.draft_model.config.vocab_size)
-        return coverage(choice.draft_ids, held_out)
+        return 1.0 if choice.draft_ids is None else coverage(choice.draft_ids, self._held_out_counts)
 
     def _try(self, choice: Choice) -> tuple[Choice, Replay, float]:
         """Measure the step, calibrate, and replay twice: the second time with the yield that the first one gave."""

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from drafter_trainer.benchmark.results import read_results
 from drafter_trainer.drafters.load import load_drafter
+from drafter_trainer.drafters.loop.generate import loop_of
 from drafter_trainer.errors import DamagedStoreError, IncompatibleTokenizerError, InputError
 from tests.conftest import make_model, make_tokenizer
 
@@ -43,6 +44,9 @@ TINY = {
     "distill.temperatures": [0.0, 1.0],
     "distill.max_new_tokens": 8,
     "distill.batch_size": 8,
+    "finetune.draft_vocabulary": 128,
+    "tune.longest_draft": 4,
+    "tune.repeats": 2,
     "bench.max_questions": 3,
     "bench.temperatures": [0.0, 1.0],
     "bench.seeds": [0],
@@ -82,7 +86,7 @@ def config(tmp_path_factory: pytest.TempPathFactory, target_folder: Path) -> Pat
 @pytest.fixture(scope="module")
 def run(config: Path) -> Path:
     """The folder of a run that went the whole way."""
-    for recipe in ("pretrain", "distill", "finetune", "bench", "publish"):
+    for recipe in ("pretrain", "distill", "finetune", "tune", "bench", "publish"):
         done = launch(recipe, config)
         assert done.returncode == 0, f"{recipe}: {done.stdout}{done.stderr}"
     return config.parent / "run"
@@ -101,10 +105,13 @@ def test_published_folder_is_a_stock_model(run: Path, target_folder: Path) -> No
 
 def test_published_folder_holds_nothing_else(run: Path) -> None:
     """Optimizer state, pickled arguments and checkpoints must not leave the machine."""
-    assert {path.name for path in (run / "drafter").iterdir()} == {
+    # Tuning keeps a table only where it pays.
+    assert {path.name for path in (run / "drafter").iterdir()} - {"ngram.safetensors"} == {
         "README.md",
         "chat_template.jinja",
         "config.json",
+        "custom_generate",
+        "draft_vocabulary.safetensors",
         "drafter.json",
         "generation_config.json",
         "model.safetensors",
@@ -115,12 +122,54 @@ def test_published_folder_holds_nothing_else(run: Path) -> None:
 
 
 def test_loaded_drafter_brings_its_own_settings(run: Path, target_folder: Path) -> None:
-    """Draft length and threshold are read from the drafter alone; transformers' defaults (20, 0.4) would slow it."""
+    """What was tuned holds for whoever loads the drafter; transformers' defaults (20, 0.4) would slow it."""
+    tuned = json.loads((run / "tune" / "loop.json").read_text(encoding="utf-8"))
     drafter = load_drafter(str(run / "drafter"), AutoModelForCausalLM.from_pretrained(target_folder))
     settings = drafter.generation_config
-    assert (settings.num_assistant_tokens, settings.num_assistant_tokens_schedule) == (5, "constant")
+    assert (settings.num_assistant_tokens, settings.num_assistant_tokens_schedule) == (
+        tuned["longest_draft"],
+        "constant",
+    )
     assert settings.assistant_confidence_threshold == 0.0
     assert settings.eos_token_id == drafter.config.eos_token_id
+    assert loop_of(drafter).settings.to_dict() == tuned
+    stock = AutoModelForCausalLM.from_pretrained(run / "drafter").generation_config
+    assert (stock.num_assistant_tokens, stock.num_assistant_tokens_schedule) == (5, "constant")
+
+
+def test_every_trial_of_tuning_is_kept(run: Path) -> None:
+    """Why a setting was chosen must be seen from what the others gave."""
+    trials = json.loads((run / "tune" / "trials.json").read_text(encoding="utf-8"))
+    assert {trial["what"] for trial in trials} == {
+        "weights",
+        "draft vocabulary",
+        "table orders",
+        "network gain",
+        "longest draft",
+        "sources",
+    }
+    loop = json.loads((run / "tune" / "loop.json").read_text(encoding="utf-8"))
+    gains = {trial["value"]: trial["speedup"] for trial in trials if trial["what"] == "network gain"}
+    assert gains[str(loop["network_gain"])] == max(gains.values())
+
+
+def test_forecast_before_and_after_training(run: Path, config: Path, tmp_path: Path) -> None:
+    """Whether a drafter will pay on a machine must be known before days go into it."""
+    done = launch("predict", config, "--out", str(tmp_path), "--longest_draft", "3", "--repeats", "2")
+    assert done.returncode == 0, done.stderr
+    said = json.loads((tmp_path / "predict.json").read_text(encoding="utf-8"))
+    assert len(said["costs"]["passes"]) == 4
+    assert min(said["costs"]["passes"]) > 0 < said["costs"]["step"]
+    assert "| α   |" in done.stdout
+    assert "forecast" not in said
+    assert (tmp_path / "predict.png").read_bytes().startswith(b"\x89PNG")
+    recipe_main("predict")(
+        ["--config", str(config), "--out", str(tmp_path), "--drafter", str(run / "drafter"), "--repeats", "2"]
+    )
+    forecast = json.loads((tmp_path / "predict.json").read_text(encoding="utf-8"))["forecast"]
+    assert 1 <= forecast["tokens_per_pass"] <= 17
+    assert forecast["speedup"] > 0
+    assert forecast["answers"] > 0
 
 
 def test_results_hold_every_method_and_are_lossless(run: Path) -> None:
@@ -147,7 +196,7 @@ def test_second_run_reuses_every_step(run: Path, config: Path) -> None:
     before = {
         path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and "drafter" not in path.parts
     }
-    for recipe in ("pretrain", "distill", "finetune", "bench"):
+    for recipe in ("pretrain", "distill", "finetune", "tune", "bench"):
         done = launch(recipe, config)
         assert done.returncode == 0, done.stderr
         assert "finished before" in done.stdout, recipe
@@ -178,7 +227,7 @@ def mistaken(config: Path, tmp_path: Path, recipe: str, *options: str) -> None:
     """Run a recipe in a run folder of its own, in which nothing may be left half-written."""
     fresh = tmp_path / "fresh"
     options = ("--config", str(config), "--run_folder", str(fresh), *options)
-    if recipe in ("finetune", "publish"):
+    if recipe in ("finetune", "tune", "publish"):
         options += ("--to", str(fresh / "drafter"))
     try:
         recipe_main(recipe)(list(options))
@@ -190,8 +239,11 @@ def test_steps_out_of_order_say_which_comes_first(config: Path, tmp_path: Path) 
     """Whoever begins in the middle must be told where to begin."""
     with pytest.raises(InputError, match=r"run distill\.py first"):
         mistaken(config, tmp_path, "finetune")
-    with pytest.raises(InputError, match=r"run finetune\.py first"):
-        mistaken(config, tmp_path, "publish")
+    for recipe in ("tune", "publish"):
+        with pytest.raises(InputError, match=r"run finetune\.py first"):
+            mistaken(config, tmp_path, recipe)
+    with pytest.raises(InputError, match=r"has 0 answers"):
+        mistaken(config, tmp_path, "predict", "--drafter", str(tmp_path))
     with pytest.raises(InputError, match="train one, or give --drafter"):
         mistaken(config, tmp_path, "bench")
 

@@ -1,0 +1,91 @@
+"""What drafting would bring, from what a machine takes: before anyone trains.
+
+With α the chance that one token is accepted, whatever its position, a round with k drafted tokens yields
+(1 - α^(k+1)) / (1 - α) tokens (Leviathan et al., arXiv 2211.17192, equation 1).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from drafter_trainer.benchmark.report import markdown_table
+from drafter_trainer.decoding.metrics import mean_accepted_tokens
+from drafter_trainer.decoding.replay import SimulatedClock, replay
+from drafter_trainer.drafters.loop.drafting import DraftingLoop
+from drafter_trainer.drafters.loop.generate import loop_of
+from drafter_trainer.drafters.loop.policy import CostCurve
+from drafter_trainer.tuning.calibration import HeldOut
+from drafter_trainer.tuning.costs import Costs
+
+_ALPHAS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+def expected_tokens(alpha: float, draft_length: int) -> float:
+    """Compute how many tokens a round yields, the target's own included."""
+    return sum(alpha**position for position in range(draft_length + 1))
+
+
+def expected_speedup(alpha: float, draft_length: int, costs: Costs) -> float:
+    """Compute the speedup over plain decoding."""
+    return (
+        expected_tokens(alpha, draft_length) * costs.plain / (costs.passes[draft_length] + draft_length * costs.step)
+    )
+
+
+def best_draft_length(alpha: float, costs: Costs) -> int:
+    """Find the draft length with the highest speedup."""
+    return max(range(1, len(costs.passes)), key=lambda length: expected_speedup(alpha, length, costs))
+
+
+def break_even(costs: Costs, draft_length: int | None = None) -> float | None:
+    """Find the α from which drafting is faster than plain decoding.
+
+    Args:
+        draft_length (`int`, *optional*): The best one at each α if left out.
+    Returns:
+        `float`, to three digits, or `None` where no α up to 1 is enough.
+    """
+
+    def speedup(alpha: float) -> float:
+        return expected_speedup(alpha, draft_length or best_draft_length(alpha, costs), costs)
+
+    return next((alpha / 1000 for alpha in range(1001) if speedup(alpha / 1000) >= 1), None)
+
+
+def forecast_table(costs: Costs) -> str:
+    """Render what each acceptance brings, with the best draft length, and which acceptance each length needs."""
+    rows = []
+    for alpha in _ALPHAS:
+        length = best_draft_length(alpha, costs)
+        tokens, speedup = expected_tokens(alpha, length), expected_speedup(alpha, length, costs)
+        rows.append([f"{alpha:.1f}", str(length), f"{tokens:.2f}", f"{speedup:.2f}x"])
+    by_acceptance = markdown_table(["α", "best draft", "tokens per pass", "speedup"], rows)
+    rows = []
+    for length, milliseconds in enumerate(costs.passes):
+        least = break_even(costs, length) if length else None
+        needed = "-" if length == 0 else "none is enough" if least is None else f"{least:.2f}"
+        rows.append([str(length), f"{milliseconds:.1f}", needed])
+    by_length = markdown_table(["draft", "pass, ms", "break-even α"], rows)
+    return f"{by_acceptance}\n\n{by_length}"
+
+
+def forecast_drafter(drafter: PreTrainedModel, answers: Sequence[HeldOut], costs: Costs) -> dict[str, Any]:
+    """Replay a trained drafter on held-out greedy answers.
+
+    Args:
+        drafter (`PreTrainedModel`): As `load_drafter` returned it.
+        answers (`Sequence[HeldOut]`): Greedy ones.
+        costs (`Costs`): Of this machine.
+    Returns:
+        `dict` with `speedup` over plain decoding, `tokens_per_pass`, `drafting_milliseconds` a round, and `answers`.
+    """
+    own, clock, curve = loop_of(drafter), SimulatedClock(), CostCurve(costs.passes)
+    loop = DraftingLoop(own.network, own.table, own.settings, own.device, own.vocabulary, clock)
+    result = replay(loop, ((answer.prompt_ids, answer.response_ids) for answer in answers), curve, clock)
+    return {
+        "speedup": result.tokens * costs.plain / result.milliseconds,
+        "tokens_per_pass": mean_accepted_tokens(result.tokens, len(result.rounds)),
+        "drafting_milliseconds": result.drafting_milliseconds / len(result.rounds),
+        "answers": len(answers),
+    }

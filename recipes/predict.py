@@ -1,0 +1,71 @@
+"""Forecast, before anyone trains, what a drafter of the configured shape would bring on this machine.
+
+    accelerate launch recipes/predict.py --config recipes/configs/smollm2-135m/de-en.yaml
+
+Measures plain decoding, the target's passes over 1 to 17 tokens with all that the loop does around them, and the
+drafter's step; prints the speedup to expect at each acceptance, the best draft length and the break-even, and leaves
+table and plot in RUN_FOLDER/predict. With --drafter, a trained one, it also replays that drafter on the held-out
+answers of RUN_FOLDER/distill, and says what its benchmark will show.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from accelerate import PartialState
+
+from drafter_trainer.atomic import write_whole
+from drafter_trainer.configuration import parse_arguments
+from drafter_trainer.corpora.questions import load_questions
+from drafter_trainer.drafters.load import load_drafter
+from drafter_trainer.drafters.loop.generate import loop_of
+from drafter_trainer.languages import get_pair
+from drafter_trainer.launch import run_recipe
+from drafter_trainer.provenance import collect_provenance
+from drafter_trainer.targets import encode_prompt, resolve_target
+from drafter_trainer.tuning.answers import load_answers
+from drafter_trainer.tuning.costs import measure_costs, untrained_network
+from drafter_trainer.tuning.forecast import break_even, forecast_drafter, forecast_table
+from drafter_trainer.tuning.plots import plot_forecast
+
+
+def main(argv: list[str]) -> None:
+    (run, where, shape, prediction), _ = parse_arguments("predict", argv, __doc__)
+    pair = get_pair(run.pair)
+    target = resolve_target(where.target_model, where.target_revision, where.target_name, where.chat_template)
+    rows = Path(prediction.data or run.folder / "distill")
+    greedy = load_answers(rows, prediction.max_answers)[1] if prediction.drafter else []
+    tokenizer = target.load_tokenizer()
+    target_model = target.load_model(where.dtype, PartialState().device)
+    if prediction.drafter:
+        draft_model = load_drafter(prediction.drafter, target_model, tokenizer)
+        network = loop_of(draft_model).network
+    else:
+        draft_model, network = untrained_network(shape, target_model, prediction.draft_vocabulary, prediction.int8)
+    prompt_ids = encode_prompt(tokenizer, load_questions("sample", pair, 1)[0].prompt)
+    costs = measure_costs(target_model, draft_model, network, prompt_ids, prediction.longest_draft, prediction.repeats)
+
+    provenance = collect_provenance()
+    title = f"{target.name}, {where.dtype}, {provenance['device']['name']}"
+    print(f"{title}\n\nplain decoding {costs.plain:.1f} ms a token, drafter {costs.step:.2f} ms a step\n")
+    print(forecast_table(costs))
+    least = break_even(costs)
+    print("\nNo acceptance makes it faster." if least is None else f"\nIt breaks even at α = {least:.3f}.")
+    said = {"provenance": provenance | {"target": target.identity}, "costs": asdict(costs), "break_even": least}
+    if prediction.drafter:
+        forecast = forecast_drafter(draft_model, greedy, costs)
+        said["forecast"] = {"drafter": prediction.drafter} | forecast
+        print(
+            f"\n{prediction.drafter}: {forecast['speedup']:.2f}x is to be expected, with "
+            f"{forecast['tokens_per_pass']:.2f} tokens a pass ({forecast['answers']} held-out answers)"
+        )
+    out = Path(prediction.out or run.folder / "predict")
+    out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(said, indent=2, ensure_ascii=False) + "\n"
+    write_whole(out / "predict.json", lambda path: path.write_text(text, encoding="utf-8"))
+    write_whole(out / "predict.png", lambda path: plot_forecast(costs, title, path))
+    print(f"\nplot: {out / 'predict.png'}")
+
+
+if __name__ == "__main__":
+    run_recipe(main)
