@@ -2,8 +2,8 @@
 
     accelerate launch recipes/predict.py --config recipes/configs/smollm2-135m/de-en.yaml
 
-Measures plain decoding, the target's passes over 1 to 17 tokens with all that the loop does around them, and the
-drafter's step; prints the speedup to expect at each acceptance, the best draft length and the break-even, and leaves
+Measures plain decoding, the target's passes over 1 to 17 tokens with all that the loop does around them, the
+drafter's step and what drafting takes beside it; prints the speedup to expect at each acceptance, the best draft length and the break-even, and leaves
 table and plot in RUN_FOLDER/predict. With --drafter, a trained one, it also replays that drafter on the held-out
 answers of RUN_FOLDER/distill, and says what its benchmark will show.
 """
@@ -26,7 +26,10 @@ from drafter_trainer.targets import encode_prompt, resolve_target
 from drafter_trainer.tuning.answers import load_answers
 from drafter_trainer.tuning.costs import measure_costs, untrained_network
 from drafter_trainer.tuning.forecast import break_even, forecast_drafter, forecast_table
+from drafter_trainer.tuning.overhead import attach_confident_loop, measure_overhead
 from drafter_trainer.tuning.plots import plot_forecast
+
+_PROMPTS = 8
 
 
 def main(argv: list[str]) -> None:
@@ -42,16 +45,27 @@ def main(argv: list[str]) -> None:
         network = loop_of(draft_model).network
     else:
         draft_model, network = untrained_network(shape, target_model, prediction.draft_vocabulary, prediction.int8)
-    prompt_ids = encode_prompt(tokenizer, load_questions("sample", pair, 1)[0].prompt)
-    costs = measure_costs(target_model, draft_model, network, prompt_ids, prediction.longest_draft, prediction.repeats)
+        attach_confident_loop(draft_model, network)
+    prompts = [encode_prompt(tokenizer, question.prompt) for question in load_questions("sample", pair, _PROMPTS)]
+    overhead = measure_overhead(target_model, draft_model, prompts)
+    costs = measure_costs(target_model, draft_model, network, prompts[0], prediction.longest_draft, prediction.repeats)
 
     provenance = collect_provenance()
     title = f"{target.name}, {where.dtype}, {provenance['device']['name']}"
-    print(f"{title}\n\nplain decoding {costs.plain:.1f} ms a token, drafter {costs.step:.2f} ms a step\n")
+    print(f"{title}\n\nplain decoding {costs.plain:.1f} ms a token, drafter {costs.step:.2f} ms a step")
+    print(
+        f"beside its forwards the drafting loop takes {overhead['this_loop']:.2f} ms a drafted token, transformers' own "
+        f"{overhead['stock_loop']:.2f} ms: {overhead['ratio']:.2f} of it\n"
+    )
     print(forecast_table(costs))
     least = break_even(costs)
     print("\nNo acceptance makes it faster." if least is None else f"\nIt breaks even at α = {least:.3f}.")
-    said = {"provenance": provenance | {"target": target.identity}, "costs": asdict(costs), "break_even": least}
+    said = {
+        "provenance": provenance | {"target": target.identity},
+        "costs": asdict(costs),
+        "overhead": overhead,
+        "break_even": least,
+    }
     if prediction.drafter:
         forecast = forecast_drafter(draft_model, greedy, costs)
         said["forecast"] = {"drafter": prediction.drafter} | forecast

@@ -1,5 +1,6 @@
 """Measure what a machine takes: a pass of the target by its tokens, a step of the drafter, plain decoding."""
 
+import copy
 import itertools
 import statistics
 import time
@@ -69,24 +70,22 @@ def measure_passes(
         scores = (torch.zeros((1, 0), device=input_ids.device),) * max(length, 1)
         return GenerateDecoderOnlyOutput(sequences=torch.cat((input_ids, filler), dim=-1), scores=scores)
 
-    draft_model.generate = fill
-    drafted_before = draft_model.generation_config.num_assistant_tokens
-    draft_model.generation_config.num_assistant_tokens = longest
+    # A copy of the module alone: the drafter itself goes on drafting as it did.
+    filling = copy.copy(draft_model)
+    filling.generate = fill
+    filling.generation_config = copy.deepcopy(draft_model.generation_config)
+    filling.generation_config.num_assistant_tokens = longest
     ids = torch.tensor([list(prompt_ids)], device=target_model.device)
-    try:
-        while min(map(len, times)) < repeats:
-            last = None
-            target_model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                assistant_model=draft_model,
-                max_new_tokens=8 * (longest + 2),
-                eos_token_id=-1,
-                **sampling_arguments(0.0),
-            )
-    finally:
-        del draft_model.generate
-        draft_model.generation_config.num_assistant_tokens = drafted_before
+    while min(map(len, times)) < repeats:
+        last = None
+        target_model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            assistant_model=filling,
+            max_new_tokens=8 * (longest + 2),
+            eos_token_id=-1,
+            **sampling_arguments(0.0),
+        )
     return [statistics.median(taken) for taken in times]
 
 

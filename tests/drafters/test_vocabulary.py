@@ -1,13 +1,23 @@
 """The draft vocabulary: counted, chosen, written."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from drafter_trainer.drafters.loop.repository import read_vocabulary
-from drafter_trainer.drafters.vocabulary import choose_ids, count_ids, coverage, vocabulary_bytes
+from drafter_trainer.drafters.vocabulary import (
+    choose_ids,
+    count_ids,
+    coverage,
+    map_ids,
+    narrow_head,
+    vocabulary_bytes,
+    widen_head,
+)
 
 COUNTS = np.array([0, 5, 2, 0, 9, 2, 1, 0])
 
@@ -64,3 +74,42 @@ def test_ids_that_do_not_fit_are_refused(tmp_path: Path, ids: list, vocabulary: 
     path.write_bytes(vocabulary_bytes(torch.tensor(ids, dtype=torch.int64)))
     with pytest.raises(ValueError, match="holds no ascending ids below 8: it is of another tokenizer"):
         read_vocabulary(path, vocabulary)
+
+
+# The head that is trained over the draft vocabulary alone
+
+
+def test_narrow_head_computes_the_same_logits_and_no_others(target_model: PreTrainedModel) -> None:
+    """Training over the draft vocabulary is training the rows that are drafted with."""
+    ids, inputs = torch.tensor([3, 7, 50, 399]), torch.tensor([[5, 6, 7]])
+    model = copy.deepcopy(target_model)
+    whole = model(inputs).logits
+    narrow_head(model, ids)
+    narrow = model(inputs).logits
+    torch.testing.assert_close(narrow, whole[..., ids])
+    narrow.sum().backward()
+    gradient = model.get_output_embeddings().weight.grad
+    assert (gradient.abs().sum(dim=1) > 0).nonzero().flatten().tolist() == ids.tolist()
+    # What is read keeps all its rows.
+    assert model.get_input_embeddings().weight.shape[0] == whole.shape[-1]
+
+
+def test_rows_outside_never_win(target_model: PreTrainedModel) -> None:
+    """Their logit is the mean of the others', so the stock model drafts what the loop drafts."""
+    ids, inputs = torch.arange(0, 400, 3), torch.randint(0, 400, (4, 32), generator=torch.Generator().manual_seed(0))
+    model = copy.deepcopy(target_model)
+    narrow_head(model, ids)
+    narrow = model(inputs).logits
+    widen_head(model)
+    whole = model(inputs).logits
+    torch.testing.assert_close(whole[..., ids], narrow)
+    assert torch.equal(whole.argmax(-1), ids[narrow.argmax(-1)])
+    outside = torch.ones(400, dtype=torch.bool).index_fill(0, ids, False)
+    torch.testing.assert_close(whole[..., outside], narrow.mean(-1, keepdim=True).expand_as(whole[..., outside]))
+
+
+def test_ids_become_places() -> None:
+    """What the draft vocabulary lacks is -1, also beyond its ends."""
+    draft_ids = torch.tensor([2, 5, 9])
+    places = map_ids(torch.tensor([[0, 2, 3], [5, 9, 11]]), draft_ids)
+    assert places.tolist() == [[-1, 0, -1], [1, 2, -1]]

@@ -160,6 +160,7 @@ def test_forecast_before_and_after_training(run: Path, config: Path, tmp_path: P
     said = json.loads((tmp_path / "predict.json").read_text(encoding="utf-8"))
     assert len(said["costs"]["passes"]) == 4
     assert min(said["costs"]["passes"]) > 0 < said["costs"]["step"]
+    assert 0 < said["overhead"]["ratio"] == said["overhead"]["this_loop"] / said["overhead"]["stock_loop"]
     assert "| α   |" in done.stdout
     assert "forecast" not in said
     assert (tmp_path / "predict.png").read_bytes().startswith(b"\x89PNG")

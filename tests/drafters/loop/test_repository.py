@@ -3,6 +3,7 @@
 import ast
 import json
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path

@@ -1,0 +1,103 @@
+"""What a drafting loop takes beside the network's forwards: this one, and transformers' own."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from drafter_trainer.drafters.load import with_sources, with_stock_loop
+from drafter_trainer.drafters.loop.drafting import DraftingLoop
+from drafter_trainer.drafters.loop.generate import attach_loop, loop_of
+from drafter_trainer.drafters.loop.network import LeanNetwork
+from drafter_trainer.drafters.loop.policy import NETWORK
+from drafter_trainer.drafters.loop.settings import LoopSettings, default_calibration
+from drafter_trainer.drafters.loop.stock import StockNetwork
+
+_TOKENS = 64
+_DRAFT_LENGTH = 4
+
+
+@dataclass
+class _Stopwatch:
+    seconds: float = 0.0
+
+    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.seconds += time.perf_counter() - start
+
+        return timed
+
+
+class _Watched:
+    """Watch a drafter's `generate`, and the forwards in it."""
+
+    def __init__(self, drafter: PreTrainedModel, network: Any, forward: str) -> None:
+        self.drafter = drafter
+        self.drafted = 0
+        self._calls, self._forwards = _Stopwatch(), _Stopwatch()
+        setattr(network, forward, self._forwards.around(getattr(network, forward)))
+        generate = self._calls.around(drafter.generate)
+
+        def counted(input_ids: torch.Tensor, **given: Any) -> Any:
+            output = generate(input_ids=input_ids, **given)
+            self.drafted += output.sequences.shape[1] - input_ids.shape[1]
+            return output
+
+        drafter.generate = counted
+
+    @property
+    def milliseconds(self) -> float:
+        """Beside the forwards, a drafted token."""
+        return 1000 * (self._calls.seconds - self._forwards.seconds) / max(self.drafted, 1)
+
+
+def measure_overhead(
+    target_model: PreTrainedModel, drafter: PreTrainedModel, prompts: Sequence[Sequence[int]]
+) -> dict[str, float]:
+    """Time both loops in turns while they draft greedily with the same network, no other source asked.
+
+    Args:
+        drafter (`PreTrainedModel`): With a loop. Its own settings decide how much it drafts; the stock loop drafts
+            four tokens a round, which shares its costs among more tokens than its best length would.
+        prompts (`Sequence[Sequence[int]]`): Ids of the prompts that are answered.
+    Returns:
+        `dict` with `this_loop` and `stock_loop`, in milliseconds a drafted token beside the network's forwards, and
+        their `ratio`.
+    """
+    lean = with_sources(drafter, [NETWORK])
+    stock = with_stock_loop(drafter, _DRAFT_LENGTH)
+    here = _Watched(lean, loop_of(lean).network, "read")
+    there = _Watched(stock, stock, "forward")
+    for prompt_ids in prompts:
+        ids = torch.tensor([list(prompt_ids)], device=target_model.device)
+        for watched in (here, there):
+            target_model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                assistant_model=watched.drafter,
+                do_sample=False,
+                max_new_tokens=_TOKENS,
+            )
+    return {
+        "this_loop": here.milliseconds,
+        "stock_loop": there.milliseconds,
+        "ratio": here.milliseconds / there.milliseconds,
+    }
+
+
+def attach_confident_loop(draft_model: PreTrainedModel, network: LeanNetwork | StockNetwork) -> None:
+    """Make an untrained drafter draft four tokens a round, as if it were sure of them."""
+    sure = {source: [0.9] * len(shares) for source, shares in default_calibration().items()}
+    costs = {draft_model.device.type: [100.0] * (_DRAFT_LENGTH + 1)}
+    settings = LoopSettings([NETWORK], _DRAFT_LENGTH, calibration=sure, pass_milliseconds=costs)
+    vocabulary = draft_model.config.vocab_size
+    # With a clock that stands, longer drafts cost nothing, and none is ever too long.
+    loop = DraftingLoop(network, None, settings, draft_model.device, vocabulary, clock=lambda: 0.0)
+    attach_loop(draft_model, loop)

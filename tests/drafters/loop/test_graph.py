@@ -1,0 +1,63 @@
+"""The captured step: what a graph replays must be the step itself, and without CUDA nothing but the speed may change."""
+
+import copy
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from drafter_trainer.drafters.loop.graph import GraphedNetwork
+from drafter_trainer.drafters.loop.network import LeanNetwork
+
+TOKENS = [9, 33, 120, 7, 50, 60]
+
+
+class Replayed(GraphedNetwork):
+    """Run the captured function itself, as a replay does: on fixed places, into a fixed place."""
+
+    captures = 0
+
+    def _capture(self) -> bool:
+        self.captures += 1
+        self._captured_capacity = self.capacity
+        self._logits = torch.zeros(self.head.weight.shape[0])
+        network = self
+
+        class Graph:
+            def replay(self) -> None:
+                network._logits.copy_(network.step())
+
+        self._graph = Graph()
+        return True
+
+
+@pytest.mark.parametrize("draft_ids", [None, torch.arange(0, 400, 2)], ids=["all ids", "draft vocabulary"])
+def test_fixed_step_is_the_step(target_model: PreTrainedModel, draft_ids: torch.Tensor | None) -> None:
+    """It sees the whole cache, also what a rejected draft left in it: nothing of that may reach the logits."""
+    lean, graphed = LeanNetwork(target_model, draft_ids), Replayed(target_model, draft_ids)
+    for network in (lean, graphed):
+        network.read([*TOKENS, 301, 302, 303])
+        network.crop(len(TOKENS))
+    for token in (12, 200, 7):
+        torch.testing.assert_close(graphed.read([token]), lean.read([token]))
+    assert graphed.length == lean.length == len(TOKENS) + 3
+    assert graphed.captures == 1
+
+
+def test_grown_cache_is_captured_anew(target_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph that writes into the cache of before would draft from a text that stands still."""
+    monkeypatch.setattr("drafter_trainer.drafters.loop.network._FIRST_CAPACITY", 8)
+    lean, graphed = LeanNetwork(target_model), Replayed(target_model)
+    for token in TOKENS * 3:
+        torch.testing.assert_close(graphed.read([token]), lean.read([token]))
+    assert graphed.captures == 3  # 8, 16, 32
+
+
+def test_failed_capture_is_said_once_and_changes_nothing(target_model: PreTrainedModel) -> None:
+    """Where there is no graph, users must learn why their drafter is slower than the card says."""
+    graphed, lean = GraphedNetwork(copy.deepcopy(target_model)), LeanNetwork(target_model)
+    graphed.read(TOKENS), lean.read(TOKENS)
+    with pytest.warns(UserWarning, match="cannot be captured and is launched in pieces: .*CUDA") as said:
+        for token in (12, 200):
+            torch.testing.assert_close(graphed.read([token]), lean.read([token]))
+    assert len(said) == 1

@@ -1,0 +1,74 @@
+"""What calibration measures, on answers whose acceptance is known."""
+
+import numpy as np
+import pytest
+import torch
+
+from drafter_trainer.drafters.loop.ngram import NgramTable
+from drafter_trainer.drafters.loop.settings import NETWORK_BINS, NGRAM_BINS, default_calibration
+from drafter_trainer.drafters.ngram import count_table
+from drafter_trainer.tuning.calibration import HeldOut, calibrate
+from tests.drafters.loop.conftest import FakeNetwork
+
+SURE = NETWORK_BINS - 1  # the bin of a network that gives one token all but nothing
+
+
+def answer(response: list[int], temperature: float = 0.0, chances: list[dict[int, float]] | None = None) -> HeldOut:
+    """Make an answer to the prompt 1, 2; `chances` are the target's at each position."""
+    chances = chances or [{token: 1.0} for token in response]
+    size = max(map(len, chances))
+    padded = [list(entry.items()) + [(0, 1e-9)] * (size - len(entry)) for entry in chances]
+    ids = np.array([[token for token, _ in entry] for entry in padded], dtype=np.int32)
+    logprobs = np.log(np.array([[share for _, share in entry] for entry in padded], dtype=np.float32))
+    return HeldOut([1, 2], response, temperature, ids, logprobs)
+
+
+def leaned(accepted: float, count: int, share: float) -> float:
+    """What a bin holds after so many observations: four more are taken for the assumption of before."""
+    return (accepted + 4 * share) / (count + 4)
+
+
+def test_network_is_trusted_as_often_as_it_was_right() -> None:
+    """Two of four tokens are what the network said."""
+    network = FakeNetwork(lambda known: known[-1] + 1)
+    calibration = calibrate([answer([3, 4, 9, 7])], None, network)
+    before = default_calibration()["network"]
+    assert calibration["network"][SURE] == pytest.approx(leaned(2, 4, before[SURE]))
+    assert calibration["network"][:SURE] == pytest.approx(before[:SURE])
+
+
+def test_lookup_and_table_are_asked_at_every_token() -> None:
+    """The bin is what the loop will know when it asks: the length of the match, the order and its share."""
+    table = NgramTable(count_table([[2, 3], [2, 3], [2, 8]], (1,), min_share=0.0))
+    calibration = calibrate([answer([1, 2, 3, 2, 9])], table, None)
+    before = default_calibration()
+    # "1" comes up again and is followed by 2; "1 2" is followed by 1 in the prompt and by 3 here; "2" then by 3, not 9.
+    assert calibration["lookup"][0] == pytest.approx(leaned(1, 2, before["lookup"][0]))
+    assert calibration["lookup"][1] == pytest.approx(leaned(0, 1, before["lookup"][1]))
+    # The table gives 3 behind 2 a share of (2 - 1/2) / 3. It is asked behind the prompt, behind "1 2" and "3 2".
+    place = int(0.5 * NGRAM_BINS)
+    assert calibration["ngram"][place] == pytest.approx(leaned(1, 3, before["ngram"][place]))
+
+
+def test_sampled_tokens_count_by_their_chance() -> None:
+    """A certain token is accepted with p, one drawn from q with the overlap of both; what was said is chance."""
+    chances = [{3: 0.5, 4: 0.3}, {4: 0.25, 5: 0.7}]
+    calibration = calibrate([answer([4, 5], 1.0, chances)], None, Even(50, [3, 4]))
+    # q gives 3 and 4 a half each: min(p, q) is 0.5 + 0.3, then 0.25.
+    place = NETWORK_BINS // 2
+    before = default_calibration()["network"][place]
+    assert calibration["network"][place] == pytest.approx(leaned(0.8 + 0.25, 2, before), abs=1e-3)
+
+
+class Even(FakeNetwork):
+    """A network that is torn between some tokens."""
+
+    def __init__(self, size: int, tokens: list[int]) -> None:
+        super().__init__(lambda known: 0, size)
+        self.tokens = tokens
+
+    def read(self, token_ids: list[int]) -> torch.Tensor:
+        """Return nearly nothing for all other tokens."""
+        logits = torch.full((self.size,), -30.0)
+        logits[self.tokens] = 0.0
+        return logits
