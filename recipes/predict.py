@@ -3,9 +3,9 @@
     accelerate launch recipes/predict.py --config recipes/configs/smollm2-135m/de-en.yaml
 
 Measures plain decoding, the target's passes over 1 to 17 tokens with all that the loop does around them, the
-drafter's step and what drafting takes beside it; prints the speedup to expect at each acceptance, the best draft length and the break-even, and leaves
-table and plot in RUN_FOLDER/predict. With --drafter, a trained one, it also replays that drafter on the held-out
-answers of RUN_FOLDER/distill, and says what its benchmark will show.
+drafter's step and what drafting takes beside it; prints the speedup to expect at each acceptance, the best draft
+length and the break-even, and leaves table and plot in RUN_FOLDER/predict. With --drafter, a trained one, it also
+replays that drafter on the held-out answers of RUN_FOLDER/distill, and says what its benchmark will show.
 """
 
 import json
@@ -54,8 +54,8 @@ def main(argv: list[str]) -> None:
     title = f"{target.name}, {where.dtype}, {provenance['device']['name']}"
     print(f"{title}\n\nplain decoding {costs.plain:.1f} ms a token, drafter {costs.step:.2f} ms a step")
     print(
-        f"beside its forwards the drafting loop takes {overhead['this_loop']:.2f} ms a drafted token, transformers' own "
-        f"{overhead['stock_loop']:.2f} ms: {overhead['ratio']:.2f} of it\n"
+        f"beside its forwards the drafting loop takes {overhead['this_loop']:.2f} ms a drafted token, "
+        f"{overhead['ratio']:.2f} of the {overhead['stock_loop']:.2f} ms of transformers' own loop\n"
     )
     print(forecast_table(costs))
     least = break_even(costs)

@@ -4,13 +4,28 @@ Greedy decoding has one output. Where it is stored, the target's passes need not
 draft they would accept: their time is taken from the machine's measured curve, the drafter's own time is real.
 """
 
+import functools
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from drafter_trainer.decoding.metrics import Round
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.policy import CostCurve
+
+_CACHE_BYTES = 64 * 2**20
+
+
+def evict_caches(device: torch.device) -> None:
+    """Do to the machine's caches what a pass of the target does: what the drafter had there is gone."""
+    _ballast(device).sum().item()
+
+
+@functools.cache
+def _ballast(device: torch.device) -> torch.Tensor:
+    return torch.ones(_CACHE_BYTES // 4, device=device)
 
 
 class SimulatedClock:
@@ -76,7 +91,9 @@ def replay(
                 accepted += 1
             rounds.append(Round(len(draft), accepted, rejected=accepted < len(draft)))
             took = curve(len(draft) + 1)
-            clock.advance(took)
+            start = time.perf_counter()
+            evict_caches(loop.device)
+            clock.advance(took - 1000 * (time.perf_counter() - start))
             passes_took += took
             known, left = known + left[: accepted + 1], left[accepted + 1 :]
     return Replay(tokens, passes_took + drafting, drafting, tokens * curve(1), rounds)

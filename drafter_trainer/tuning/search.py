@@ -139,16 +139,15 @@ class Tuning:
         return 1.0 if choice.draft_ids is None else coverage(choice.draft_ids, self._held_out_counts)
 
     def _try(self, choice: Choice) -> tuple[Choice, Replay, float]:
-        """Measure the step, calibrate, and replay twice: the second time with the yield that the first one gave."""
+        """Measure the step, calibrate and replay; the choice then starts from the yield that this gave."""
         device = self.draft_model.device
         network = build_network(self.draft_model, choice.draft_ids, choice.settings.int8)
         step = measure_step(network, self.greedy[0].prompt_ids, _STEP_REPEATS)
         table = None if choice.slots is None else NgramTable(choice.slots)
         calibration = calibrate(self.greedy, table, network)
         choice = self._set(choice, step_milliseconds={device.type: step}, calibration=calibration)
-        for _ in range(2):
-            result = self._replay(choice, network, table)
-            choice = self._set(choice, tokens_per_pass=mean_accepted_tokens(result.tokens, len(result.rounds)))
+        result = self._replay(choice, network, table)
+        choice = self._set(choice, tokens_per_pass=mean_accepted_tokens(result.tokens, len(result.rounds)))
         return choice, result, step
 
     def _replay(self, choice: Choice, network, table: NgramTable | None) -> Replay:

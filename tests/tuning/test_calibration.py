@@ -42,7 +42,7 @@ def test_lookup_and_table_are_asked_at_every_token() -> None:
     table = NgramTable(count_table([[2, 3], [2, 3], [2, 8]], (1,), min_share=0.0))
     calibration = calibrate([answer([1, 2, 3, 2, 9])], table, None)
     before = default_calibration()
-    # "1" comes up again and is followed by 2; "1 2" is followed by 1 in the prompt and by 3 here; "2" then by 3, not 9.
+    # "1" comes up again and is followed by 2; "1 2" was followed by 1, now by 3; "2" by 3, now by 9.
     assert calibration["lookup"][0] == pytest.approx(leaned(1, 2, before["lookup"][0]))
     assert calibration["lookup"][1] == pytest.approx(leaned(0, 1, before["lookup"][1]))
     # The table gives 3 behind 2 a share of (2 - 1/2) / 3. It is asked behind the prompt, behind "1 2" and "3 2".

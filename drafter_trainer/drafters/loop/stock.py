@@ -13,7 +13,7 @@ class StockNetwork:
     """
 
     def __init__(self, model, draft_ids: torch.Tensor | None = None) -> None:
-        self.model = model
+        self.model, self.device = model, model.device
         self.draft_ids = None if draft_ids is None else draft_ids.to(model.device)
         self.limit = model.config.max_position_embeddings
         self._cache = DynamicCache(config=model.config)
