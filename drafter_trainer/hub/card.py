@@ -10,7 +10,14 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from drafter_trainer.benchmark.methods import DRAFTER, PLAIN
 from drafter_trainer.benchmark.report import speedup_tables
 from drafter_trainer.drafters.description import DrafterDescription
+from drafter_trainer.drafters.loop.policy import LOOKUP, NETWORK, NGRAM
 from drafter_trainer.languages import Pair, get_pair, translation_prompt
+
+_SOURCES = {
+    LOOKUP: "from what followed the same tokens earlier in the text",
+    NGRAM: "from a table of what follows in the target's own answers",
+    NETWORK: "from its network",
+}
 
 TAGS = ["speculative-decoding", "assisted-generation", "draft-model", "assistant-model"]
 
@@ -30,7 +37,7 @@ tokenizer = AutoTokenizer.from_pretrained("{target}")
 target = AutoModelForCausalLM.from_pretrained("{target}")
 chat = [{{"role": "user", "content": {json.dumps(prompt, ensure_ascii=False)}}}]
 
-drafter = AutoModelForCausalLM.from_pretrained("{drafter}", dtype=target.dtype)
+drafter = AutoModelForCausalLM.from_pretrained("{drafter}", dtype=target.dtype, trust_remote_code=True)
 inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True, return_tensors="pt")
 output = target.generate(**inputs, assistant_model=drafter, max_new_tokens=128)"""
 
@@ -63,6 +70,8 @@ def render_card(
         source=pair.source.name,
         target=pair.target.name,
         usage=usage(description.target, location, pair),
+        longest_draft=description.loop["longest_draft"],
+        sources=_said_of_sources(description.loop["sources"]),
         location=location,
         tables=speedup_tables(results) if results else "",
         verdicts=[_verdict(run) for run in results["runs"]] if results else [],
@@ -111,6 +120,10 @@ def _evaluations(results: dict[str, Any]) -> list[EvalResult]:
                 )
             )
     return evaluations
+
+
+def _said_of_sources(sources: list[str]) -> str:
+    return ", or ".join(_SOURCES[source] for source in sources)
 
 
 def _verdict(run: dict[str, Any]) -> str:

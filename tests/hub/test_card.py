@@ -6,6 +6,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from drafter_trainer.drafters.description import DrafterDescription
+from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.hub.card import render_card
 from tests.hub.conftest import results_for
 
@@ -17,6 +18,7 @@ DESCRIPTION = DrafterDescription(
     pair="de-en",
     draft_length=5,
     training={"finetune": {"train_rows": 7, "learning_rate": 0.001}},
+    loop=LoopSettings(sources=["lookup", "network"], longest_draft=9).to_dict(),
     versions={"torch": "2.13.0"},
 )
 
@@ -74,3 +76,12 @@ def test_usage_lines_are_python() -> None:
     code = text.split("```python\n")[1].split("```")[0]
     compile(code, "card", "exec")
     assert 'from_pretrained("alice/x"' in code
+
+
+def test_card_says_how_it_drafts() -> None:
+    """Whoever is asked to trust remote code must read what it is, and what becomes of the drafter without it."""
+    text = render_card(DESCRIPTION, None, "alice/x", None)
+    drafted = "up to 9 tokens at a time, from what followed the same tokens earlier in the text, or from its network"
+    assert drafted in text
+    assert "trust_remote_code=True" in text
+    assert "draft in transformers' own loop" in text
