@@ -143,7 +143,7 @@ class PublishingArguments:
 class FinetuneDataArguments:
     """Say what is finetuned on, and whether the result is published."""
 
-    data: str = _option("", "Folder of self-distilled rows (default: RUN_FOLDER/distill)")
+    data: list[str] = _option([], "Folders of self-distilled rows, taken together (default: RUN_FOLDER/distill)")
     publish: bool = _option(True, "Publish the drafter at the end")
 
 
@@ -153,12 +153,17 @@ class TuningArguments:
 
     data: str = _option("", "Folder of self-distilled rows (default: RUN_FOLDER/distill)")
     max_answers: int = _option(60, "Held-out answers that settings are tried on")
+    table_corpus: list[str] = _option(
+        [], "Also try n-gram tables counted on these: text by name, or rows:FOLDER for the answers of a distillation"
+    )
+    table_samples: int | None = _option(None, "Of each of these, count so many documents")
+    evaluation_questions: list[str] = _option(["sample"], "Question sets whose prompts are kept out of the tables")
     longest_draft: int = _option(16, "Tokens of the longest draft that is timed and tried")
     repeats: int = _option(5, "Rounds that are timed of each draft length")
     publish: bool = _option(True, "Publish the drafter at the end")
 
     def __post_init__(self) -> None:
-        _check_positive(self, "max_answers", "longest_draft", "repeats")
+        _check_positive(self, "max_answers", "table_samples", "longest_draft", "repeats")
 
 
 @dataclass

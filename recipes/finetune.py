@@ -2,13 +2,14 @@
 
     accelerate launch recipes/finetune.py --config recipes/configs/smollm2-135m/de-en.yaml
 
-Reads RUN_FOLDER/distill, leaves RUN_FOLDER/finetune, and ends by publishing as publish.py does, unless --publish
-false. Interrupted, it goes on from its last checkpoint.
+Reads RUN_FOLDER/distill (or the folders of --data), leaves RUN_FOLDER/finetune, and ends by publishing as publish.py
+does, unless --publish false. Interrupted, it goes on from its last checkpoint.
 """
 
 from pathlib import Path
 
 from accelerate import PartialState
+from datasets import concatenate_datasets
 
 from drafter_trainer.atomic import write_whole
 from drafter_trainer.configuration import parse_arguments
@@ -34,10 +35,11 @@ def main(argv: list[str]) -> None:
     target = resolve_target(where.target_model, where.target_revision, where.target_name, where.chat_template)
     folder = Path(training.output_dir or run.folder / "finetune")
     training.output_dir = str(folder)
-    rows_folder = Path(data.data or run.folder / "distill")
+    folders = [Path(folder) for folder in data.data] or [run.folder / "distill"]
+    advice = "run distill.py first, or give --data FOLDER"
     inputs = {
         "target": target.identity,
-        "rows": finished_step(rows_folder, "run distill.py first, or give --data FOLDER")["fingerprint"],
+        "rows": " ".join(finished_step(rows, advice)["fingerprint"] for rows in folders),
     }
     if shape.initialization == "pretrain":
         shape.initialization = str(run.folder / "pretrain")
@@ -49,7 +51,10 @@ def main(argv: list[str]) -> None:
     else:
         tokenizer = target.load_tokenizer()
         with step:
-            rows = {split: load_rows(rows_folder / split, target) for split in ("train", "validation")}
+            rows = {
+                split: concatenate_datasets([load_rows(rows / split, target) for rows in folders])
+                for split in ("train", "validation")
+            }
             model, draft_ids = initialise_drafter(shape, target, tokenizer, pair.probes), None
             if training.draft_vocabulary:
                 counts = count_ids(rows["train"]["response_ids"], model.config.vocab_size)

@@ -2,9 +2,10 @@
 
     accelerate launch recipes/tune.py --config recipes/configs/smollm2-135m/de-en.yaml
 
-Measures the target's passes and the drafter's step, then tries draft vocabularies, n-gram tables, draft lengths and
-sources on the held-out answers of RUN_FOLDER/distill. Leaves RUN_FOLDER/tune, which publish.py puts into the
-repository, and ends by publishing as publish.py does, unless --publish false.
+Measures the target's passes and the drafter's step, then tries draft vocabularies, n-gram tables (of the answers, and
+with --table_corpus of more text), draft lengths and sources on the held-out answers of RUN_FOLDER/distill. Leaves
+RUN_FOLDER/tune, which publish.py puts into the repository, and ends by publishing as publish.py does, unless --publish
+false.
 """
 
 from pathlib import Path
@@ -13,6 +14,7 @@ from accelerate import PartialState
 from transformers import AutoModelForCausalLM
 
 from drafter_trainer.configuration import parse_arguments
+from drafter_trainer.corpora import describe_corpus
 from drafter_trainer.drafters.compatibility import hash_tokenizer
 from drafter_trainer.drafters.loop.repository import VOCABULARY, read_vocabulary
 from drafter_trainer.errors import InputError
@@ -21,7 +23,7 @@ from drafter_trainer.languages import get_pair
 from drafter_trainer.launch import report_step, run_recipe
 from drafter_trainer.steps import Step, finished_step
 from drafter_trainer.targets import resolve_target
-from drafter_trainer.tuning.answers import load_answers
+from drafter_trainer.tuning.answers import load_answers, read_table_texts
 from drafter_trainer.tuning.costs import measure_passes
 from drafter_trainer.tuning.results import trials_table, write_tuning
 from drafter_trainer.tuning.search import Tuning
@@ -41,6 +43,12 @@ def main(argv: list[str]) -> None:
         "drafter": finished_step(trained, "run finetune.py first")["fingerprint"],
         "rows": finished_step(rows, "run distill.py first, or give --data FOLDER")["fingerprint"],
     }
+    for name in tuning.table_corpus:
+        if name.startswith("rows:"):
+            advice = "distil it first"
+            inputs[name] = finished_step(Path(name.removeprefix("rows:")), advice)["fingerprint"]
+        else:
+            inputs[name] = str(describe_corpus(name))
     step = Step(run.folder / "tune", "tune", given, inputs)
     if step.is_finished():
         report_step(step, reused=True)
@@ -50,6 +58,9 @@ def main(argv: list[str]) -> None:
         draft_model = AutoModelForCausalLM.from_pretrained(trained, dtype=target_model.dtype)
         draft_model.to(target_model.device).eval()
         train, greedy, sampled = load_answers(rows, tuning.max_answers)
+        texts = read_table_texts(
+            tuning.table_corpus, pair, tokenizer, tuning.table_samples, tuning.evaluation_questions
+        )
         with step:
             prompt_ids = greedy[0].prompt_ids
             passes = measure_passes(target_model, draft_model, prompt_ids, tuning.longest_draft, tuning.repeats)
@@ -59,7 +70,7 @@ def main(argv: list[str]) -> None:
             trained_ids = None
             if vocabulary.is_file():
                 trained_ids = read_vocabulary(vocabulary, draft_model.config.vocab_size)
-            search = Tuning(draft_model, train, greedy, sampled, passes, end_ids, trained_ids)
+            search = Tuning(draft_model, train, texts, greedy, sampled, passes, end_ids, trained_ids)
             choice = search.run()
             write_tuning(step.folder, choice, search.trials, hash_tokenizer(tokenizer, pair.probes))
             step.facts |= {

@@ -1,11 +1,18 @@
-"""Self-distilled rows as answers: what is counted on, and what settings are chosen on."""
+"""What settings are chosen on: self-distilled answers, and text that tables may be counted on too."""
 
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
+from drafter_trainer.corpora.questions import keep_out
 from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.errors import InputError
+from drafter_trainer.languages import Pair
+from drafter_trainer.training.packing import read_token_ids
 from drafter_trainer.tuning.calibration import HeldOut
 
 _COLUMNS = ["prompt_ids", "response_ids", "temperature", "topk_ids", "topk_logprobs"]
@@ -23,11 +30,7 @@ def load_answers(folder: Path, limit: int) -> tuple[list[list[int]], list[HeldOu
         InputError: If there are no held-out greedy answers, or they lack the target's log-probabilities.
         DamagedStoreError: If a shard is damaged.
     """
-    train = [
-        response
-        for table in RowStore(folder / "train").tables(["response_ids"])
-        for response in table["response_ids"].to_pylist()
-    ]
+    train = list(_responses(folder / "train"))
     held_out = [
         HeldOut(
             row["prompt_ids"],
@@ -49,3 +52,34 @@ def load_answers(folder: Path, limit: int) -> tuple[list[list[int]], list[HeldOu
         )
     sampled = [answer for answer in held_out if answer.temperature == highest > 0]
     return train, greedy[:limit], (sampled or greedy)[:limit]
+
+
+def read_table_texts(
+    corpora: Sequence[str],
+    pair: Pair,
+    tokenizer: PreTrainedTokenizerBase,
+    limit: int | None,
+    questions: Sequence[str],
+) -> list[list[int]]:
+    """Read more text to count n-gram tables on, without documents that hold an evaluation question.
+
+    Args:
+        corpora (`Sequence[str]`): Corpora of documents, or `rows:FOLDER` for the answers in it.
+        limit (`int`, *optional*): Read so many documents of each.
+        questions (`Sequence[str]`): Question sets to keep out.
+    Returns:
+        `list[list[int]]`: Token ids of each document.
+    """
+    decontaminator, drops = keep_out(questions, pair), Counter()
+    texts: list[list[int]] = []
+    for name in corpora:
+        if name.startswith("rows:"):
+            texts += itertools.islice(_responses(Path(name.removeprefix("rows:")) / "train"), limit)
+        else:
+            texts += read_token_ids(name, pair, "train", tokenizer, decontaminator, limit, drops)
+    return texts
+
+
+def _responses(folder: Path) -> Iterator[list[int]]:
+    for table in RowStore(folder).tables(["response_ids"]):
+        yield from table["response_ids"].to_pylist()

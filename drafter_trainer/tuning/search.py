@@ -23,7 +23,7 @@ from drafter_trainer.tuning.calibration import HeldOut, calibrate
 from drafter_trainer.tuning.costs import measure_step
 
 _SIZES = (2048, 4096, 8192, 16384)
-_ORDERS = ((), (1,), (1, 2), (1, 2, 3))
+_ORDERS = (1, 2, 3)
 _LONGEST = (4, 8, 12, 16)
 _GAINS = (0.1, 0.2, 0.4, 0.8)
 _STEP_REPEATS = 30
@@ -51,6 +51,7 @@ class Tuning:
     Args:
         draft_model (`PreTrainedModel`): The trained drafter, on its device.
         train_answers (`Sequence[Sequence[int]]`): Answers that vocabulary and tables are counted on.
+        texts (`Sequence[Sequence[int]]`): More text that tables may be counted on.
         greedy (`Sequence[HeldOut]`): Held-out greedy answers.
         sampled (`Sequence[HeldOut]`): Held-out answers at temperature 1.
         passes (`Sequence[float]`): See `costs.measure_passes`.
@@ -61,6 +62,7 @@ class Tuning:
 
     draft_model: PreTrainedModel
     train_answers: Sequence[Sequence[int]]
+    texts: Sequence[Sequence[int]]
     greedy: Sequence[HeldOut]
     sampled: Sequence[HeldOut]
     passes: Sequence[float]
@@ -79,15 +81,12 @@ class Tuning:
         """Search; `trials` then holds every trial with what it gave."""
         device = self.draft_model.device.type
         choice = Choice(LoopSettings(pass_milliseconds={device: list(self.passes)}))
-        slots = {orders: count_table(self.train_answers, orders) for orders in _ORDERS[1:]}
         with tqdm(unit="trial", desc="tuning") as bar:
             self._bar = bar
             choice = self._best("weights", [(kind, self._with_weights(choice, kind)) for kind in self._weights()])
             choice = self._best("draft vocabulary", self._vocabularies(choice))
-            choice = dataclasses.replace(choice, slots=slots[_ORDERS[-1]])
-            orders = [("none", dataclasses.replace(choice, slots=None))]
-            orders += [(f"1 to {max(key)}", dataclasses.replace(choice, slots=table)) for key, table in slots.items()]
-            choice = self._best("table orders", orders)
+            choice = self._best("table counted on", self._tables(choice))
+            choice = self._best("table orders", self._orders(choice))
             choice = self._best("network gain", self._each(choice, "network_gain", _GAINS))
             longest = [length for length in _LONGEST if length < len(self.passes)]
             choice = self._best("longest draft", self._each(choice, "longest_draft", longest))
@@ -106,6 +105,19 @@ class Tuning:
         sizes = [size for size in _SIZES if size < most]
         ids = [(size, choose_ids(self._counts, size, self.end_ids)) for size in sizes] + [(most, self.trained_ids)]
         return [(str(size), dataclasses.replace(choice, draft_ids=chosen)) for size, chosen in ids]
+
+    def _tables(self, choice: Choice) -> list[tuple[str, Choice]]:
+        tables = {"nothing": None, "answers": count_table(self.train_answers, _ORDERS)}
+        if self.texts:
+            tables["answers and texts"] = count_table([*self.train_answers, *self.texts], _ORDERS)
+        return [(what, dataclasses.replace(choice, slots=table)) for what, table in tables.items()]
+
+    @staticmethod
+    def _orders(choice: Choice) -> list[tuple[str, Choice]]:
+        if choice.slots is None:
+            return [("none", choice)]
+        orders = {f"1 to {most}": {order: choice.slots[order] for order in _ORDERS[:most]} for most in _ORDERS}
+        return [(name, dataclasses.replace(choice, slots=table)) for name, table in orders.items()]
 
     @staticmethod
     def _set(choice: Choice, **changes: Any) -> Choice:

@@ -46,6 +46,7 @@ TINY = {
     "distill.batch_size": 8,
     "finetune.draft_vocabulary": 128,
     "tune.longest_draft": 4,
+    "tune.table_corpus": ["sample"],
     "tune.repeats": 2,
     "bench.max_questions": 3,
     "bench.temperatures": [0.0, 1.0],
@@ -143,12 +144,15 @@ def test_every_trial_of_tuning_is_kept(run: Path) -> None:
     assert {trial["what"] for trial in trials} == {
         "weights",
         "draft vocabulary",
+        "table counted on",
         "table orders",
         "network gain",
         "longest draft",
         "sources",
     }
     loop = json.loads((run / "tune" / "loop.json").read_text(encoding="utf-8"))
+    tables = [trial["value"] for trial in trials if trial["what"] == "table counted on"]
+    assert tables == ["nothing", "answers", "answers and texts"]
     gains = {trial["value"]: trial["speedup"] for trial in trials if trial["what"] == "network gain"}
     assert gains[str(loop["network_gain"])] == max(gains.values())
 
