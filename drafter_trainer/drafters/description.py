@@ -1,6 +1,7 @@
 """`drafter.json`: what a published drafter says of itself."""
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,11 @@ class DrafterDescription:
     training: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
+
+    def fingerprint(self) -> str:
+        """Hash all that it says of the drafter itself, for results to name what they measured."""
+        said = {name: value for name, value in dataclasses.asdict(self).items() if name != "versions"}
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
         """Write it as text."""

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from drafter_trainer.drafters.compatibility import check_tokenizers, hash_tokeni
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import attach_loop, loop_of
-from drafter_trainer.drafters.loop.ngram import NgramTable
+from drafter_trainer.drafters.loop.policy import NETWORK
 from drafter_trainer.drafters.loop.repository import build_loop, build_network
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
@@ -29,6 +30,9 @@ def load_drafter(
     revision: str | None = None,
 ) -> PreTrainedModel:
     """Load a drafter, checked against its target, ready for `target.generate(assistant_model=…)`.
+
+    It keeps what it has read of the current text, so one drafter serves one call of `generate` at a time: threads need
+    one each.
 
     Args:
         drafter (`str`): Hub id or folder of a published drafter.
@@ -87,13 +91,13 @@ def with_sources(drafter: PreTrainedModel, sources: Sequence[str]) -> PreTrained
     """
     loop = loop_of(drafter)
     settings = dataclasses.replace(loop.settings, sources=list(sources))
-    return _with_loop(drafter, loop, loop.table, settings)
+    return _with_loop(drafter, loop, settings)
 
 
 def with_network(drafter: PreTrainedModel, other: PreTrainedModel) -> PreTrainedModel:
-    """Return another model of the same shape that drafts as `drafter` does, apart from the n-gram table."""
+    """Return another model of the same shape that drafts as `drafter` does, with the same table and settings."""
     loop = loop_of(drafter)
-    return _with_loop(other, loop, None, loop.settings)
+    return _with_loop(other, loop, loop.settings)
 
 
 def with_stock_loop(drafter: PreTrainedModel, draft_length: int) -> PreTrainedModel:
@@ -101,18 +105,20 @@ def with_stock_loop(drafter: PreTrainedModel, draft_length: int) -> PreTrainedMo
     stock = copy.copy(drafter)
     stock.__dict__.pop("generate", None)
     stock.generation_config = copy.deepcopy(drafter.generation_config)
-    stock.generation_config.num_assistant_tokens = draft_length
+    stock.generation_config.update(
+        num_assistant_tokens=draft_length,
+        num_assistant_tokens_schedule="constant",
+        assistant_confidence_threshold=0.0,
+    )
     return stock
 
 
-def _with_loop(
-    drafter: PreTrainedModel, loop: DraftingLoop, table: NgramTable | None, settings: LoopSettings
-) -> PreTrainedModel:
+def _with_loop(drafter: PreTrainedModel, loop: DraftingLoop, settings: LoopSettings) -> PreTrainedModel:
     # A copy of the module alone: its parameters are shared, the network's cache is not.
     model = copy.copy(drafter)
     model.generation_config = copy.deepcopy(drafter.generation_config)
-    network = build_network(drafter, getattr(loop.network, "draft_ids", None), settings.int8)
-    attach_loop(model, DraftingLoop(network, table, settings, loop.device, loop.vocabulary))
+    network = build_network(drafter, loop.draft_ids, settings.int8) if NETWORK in settings.sources else None
+    attach_loop(model, DraftingLoop(network, loop.table, settings, loop.device, loop.vocabulary, loop.clock))
     return model
 
 
@@ -146,7 +152,10 @@ def _find(drafter: str, name: str, commit: str | None) -> Path | None:
 
 
 def identify_drafter(drafter: str) -> str:
-    """Return the commit of a drafter on the Hub, or a hash of its folder's weights."""
-    if Path(drafter).is_dir():
-        return hash_folder(Path(drafter))
-    return resolve_commit(drafter, None, "a published drafter")
+    """Return the commit of a drafter on the Hub, or a hash of its folder's weights and settings."""
+    if not Path(drafter).is_dir():
+        return resolve_commit(drafter, None, "a published drafter")
+    weights, description = hash_folder(Path(drafter)), Path(drafter) / FILE_NAME
+    if not description.is_file():
+        return weights
+    return f"{weights}+{hashlib.sha256(description.read_bytes()).hexdigest()[:16]}"

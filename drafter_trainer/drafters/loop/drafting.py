@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -17,14 +17,17 @@ from .policy import (
     NGRAM,
     Belief,
     CostCurve,
+    Gain,
     Rate,
     best_length,
     extension_pays,
     least_reach,
 )
 from .settings import HIGHEST_ORDER, NETWORK_BINS, NGRAM_BINS, LoopSettings
+from .stock import StockNetwork
 
 _STEP_SMOOTHING = 0.1
+_ASK_ANYHOW = 16  # rounds, after which a network that brought nothing is asked again
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class DraftingLoop:
     """Draft for one target, one sequence at a time.
 
     Args:
-        network (`LeanNetwork`, *optional*): The drafter's network.
+        network (`LeanNetwork` or `StockNetwork`, *optional*): The drafter's network.
         table (`NgramTable`, *optional*): The n-gram table.
         settings (`LoopSettings`): Sources, lengths, calibration and costs.
         device (`torch.device`): Where target and network run.
@@ -61,7 +64,7 @@ class DraftingLoop:
 
     def __init__(
         self,
-        network: LeanNetwork | None,
+        network: LeanNetwork | StockNetwork | None,
         table: NgramTable | None,
         settings: LoopSettings,
         device: torch.device,
@@ -73,13 +76,14 @@ class DraftingLoop:
         self.table = table if NGRAM in settings.sources else None
         self.device = device
         self.vocabulary = vocabulary
-        self._clock = clock
+        self.clock = clock
         self._looks_up = LOOKUP in settings.sources
         passes, self._stored_step = settings.costs(device.type)
         self._stored_curve = CostCurve(passes)
         self._clocked_curve = CostCurve(passes)
         self._clocked_step = self._stored_step
-        self._ids = None if network is None or network.draft_ids is None else network.draft_ids.tolist()
+        self.draft_ids = None if network is None else network.draft_ids
+        self._ids = None if self.draft_ids is None else self.draft_ids.tolist()
         self._known: list[int] = []
         self._draft: list[Proposal] = []
         self._returned_at: float | None = None
@@ -91,6 +95,7 @@ class DraftingLoop:
         limit: int,
         process: Callable[[list[int], torch.Tensor], torch.Tensor] | None = None,
         sampling: bool = False,
+        end_ids: Collection[int] = (),
     ) -> list[Proposal]:
         """Draft what may follow.
 
@@ -100,11 +105,13 @@ class DraftingLoop:
             process (callable, *optional*): The target's processors, from `(context, logits of shape (vocabulary,))`
                 to logits; left out where there are none.
             sampling (`bool`): Whether the target samples. At least one token is drafted then.
+            end_ids (`Collection[int]`): Ids behind which nothing is drafted.
         Returns:
             `list[Proposal]`, empty where a draft would cost more than it yields.
         """
         self._follow(known, sampling)
         limit = min(limit, self.settings.longest_draft, self._curve.longest - 1)
+        self._asked = 0.0
         rate = self._rate()
         draft: list[Proposal] = []
         reach: list[float] = []
@@ -121,9 +128,11 @@ class DraftingLoop:
             if proposal.scores is not None:
                 # What was drawn must stay: to drop it for what it is would make its q a lie.
                 least = len(draft)
+            if proposal.token in end_ids:
+                break
         length = best_length(reach, limit, self._curve, rate, least)
         self._draft = (draft + [Proposal(known[-1], FILLER, 0.0)] * (length - len(draft)))[:length]
-        self._returned_at = self._clock()
+        self._returned_at = self.clock()
         return self._draft
 
     def _follow(self, known: list[int], sampling: bool) -> None:
@@ -137,13 +146,17 @@ class DraftingLoop:
             self._known = list(known)
             return
         new = known[len(old) :]
+        gained = 0
         for proposal, token in zip(draft, new):
+            accepted = proposal.token == token
             if proposal.source != FILLER:
-                self._belief.observe(proposal.source, proposal.bin, proposal.token == token)
-            if proposal.token != token:
+                self._belief.observe(proposal.source, proposal.bin, accepted)
+            gained += accepted and proposal.source == NETWORK
+            if not accepted:
                 break
+        self._gain.observe(self._asked, gained)
         if not sampling and self._rounds > 0:  # the first pass reads the prompt too
-            self._curve.observe(len(draft) + 1, 1000 * (self._clock() - self._returned_at))
+            self._curve.observe(len(draft) + 1, 1000 * (self.clock() - self._returned_at))
         self._rate.observe(grown, self._curve(len(draft) + 1))
         self._rounds += 1
         self._index.extend(new)
@@ -159,36 +172,31 @@ class DraftingLoop:
         self._curve = self._stored_curve if sampling else self._clocked_curve
         self._belief = Belief(settings.sampling_calibration if sampling else settings.calibration)
         self._rate = Rate(settings.tokens_per_pass, self._curve)
+        self._gain = Gain(settings.network_gain)
         self._index = SuffixIndex()
         self._read: list[int] = []
         self._rounds = 0
 
     def _propose(self, draft, reached, rate, limit, process, sampling) -> Proposal | None:
         best = self._cheap(draft)
-        if self.network is None or not self._network_pays(best, draft, reached, rate, sampling):
-            return best
         context = self._known + [proposal.token for proposal in draft]
-        if len(context) >= self.network.limit:
+        if self.network is None or len(context) >= self.network.limit:
             return best
-        logits = self._ask_network(context)
-        if sampling or process is not None:
-            logits = self._widen(logits)
-            logits = logits if process is None else process(context, logits)
-        q = torch.softmax(logits, dim=-1)
-        # Both in one transfer: on an accelerator each waits for it.
-        share, entry = torch.stack([part.to(q.dtype) for part in q.max(dim=-1)]).tolist()
+        needed = reached * (1 - (0.0 if best is None else best.probability))
+        ask_anyhow = best is None and not draft and self._rounds % _ASK_ANYHOW == 0
+        if not ask_anyhow and needed * self._gain() <= rate * self._step():
+            return best
+        self._asked += needed
+        token, share, scores = self._ask_network(context, process, sampling)
         if math.isnan(share):  # processors that leave nothing of the draft vocabulary
             return best
         bin_ = bin_of(share, NETWORK_BINS)
         probability = self._belief.probability(NETWORK, bin_)
         if best is not None and best.probability >= probability:
             return best
-        if not sampling:
-            token = int(entry) if process is not None or self._ids is None else self._ids[int(entry)]
-            return Proposal(token, NETWORK, probability, bin_)
-        if draft and not extension_pays(len(draft), limit, reached, probability, self._curve, rate):
+        if draft and sampling and not extension_pays(len(draft), limit, reached, probability, self._curve, rate):
             return None
-        return Proposal(torch.multinomial(q, 1).item(), NETWORK, probability, bin_, logits)
+        return Proposal(token, NETWORK, probability, bin_, scores)
 
     def _cheap(self, draft: list[Proposal]) -> Proposal | None:
         """Ask lookup and table, which cost next to nothing."""
@@ -207,25 +215,33 @@ class DraftingLoop:
                     best = Proposal(token, NGRAM, probability, bin_)
         return best
 
-    def _network_pays(self, best, draft, reached, rate, sampling) -> bool:
-        if best is None and not draft:
-            return True
-        likely = 0.0 if best is None else best.probability
-        step = self._stored_step if sampling else self._clocked_step
-        return reached * self.settings.network_gain * (1 - likely) > rate * step
+    def _step(self) -> float:
+        return self._stored_step if self._sampling else self._clocked_step
 
-    def _ask_network(self, context: list[int]) -> torch.Tensor:
-        start = self._clock()
+    def _ask_network(self, context: list[int], process, sampling: bool) -> tuple[int, float, torch.Tensor | None]:
+        """Return a token, the probability of the likeliest one, and the logits if the token was drawn from them."""
+        start = self.clock()
         # Where the target wrote what a shortened draft had left out, all was read before, and the logits are gone.
         read = min(len(self._read), len(context) - 1)
         self.network.crop(read)
         unread = context[read:]
         logits = self.network.read(unread)
         self._read = list(context)
-        if len(unread) == 1 and not self._sampling:
-            elapsed = 1000 * (self._clock() - start)
+        if sampling or process is not None:
+            logits = self._widen(logits)
+            logits = logits if process is None else process(context, logits)
+        q = torch.softmax(logits, dim=-1)
+        share, entry = q.max(dim=-1)
+        if sampling:
+            # One draw from q: of exponential variables with these rates, each is the first with its probability.
+            entry = (q / torch.empty_like(q).exponential_()).argmax()
+        # Both in one transfer: an accelerator is waited for each time. Floats hold ids up to 2^24.
+        share, entry = torch.stack((share.float(), entry.float())).tolist()
+        if len(unread) == 1 and not sampling:
+            elapsed = 1000 * (self.clock() - start)
             self._clocked_step += _STEP_SMOOTHING * (min(elapsed, 4 * self._clocked_step) - self._clocked_step)
-        return logits
+        wide = sampling or process is not None or self._ids is None
+        return int(entry) if wide else self._ids[int(entry)], share, logits if sampling else None
 
     def _widen(self, logits: torch.Tensor) -> torch.Tensor:
         """Return logits over the whole vocabulary, in a tensor of their own."""

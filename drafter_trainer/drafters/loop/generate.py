@@ -29,7 +29,8 @@ def generate(model, input_ids=None, generation_config=None, logits_processor=Non
     Returns:
         `GenerateDecoderOnlyOutput` with `sequences` of shape `(1, tokens + drafted)` and one entry a drafted token
         in `scores`: the logits of shape `(1, vocabulary)` of the q that it was drawn from when sampling, nothing
-        (shape `(1, 0)`) in greedy decoding, which reads none. `past_key_values` is `None`: the loop keeps its own.
+        (shape `(1, 0)`) in greedy decoding, which reads none unless it weighs both models. `past_key_values` is
+        `None`: the loop keeps its own.
     """
     if not getattr(generation_config, "is_assistant", False):
         if input_ids is not None:
@@ -51,11 +52,16 @@ def generate(model, input_ids=None, generation_config=None, logits_processor=Non
                 scores = processor(ids, scores)
             return scores[0]
 
-    draft = loop.draft(input_ids[0].tolist(), max_new_tokens, process, sampling)
+    # In the call that builds the loop, assisted decoding still asks for the stock loop's draft length at most. What
+    # passes the target's length limit it cuts off itself.
+    limit = loop.settings.longest_draft if max_new_tokens == loop.stock_draft_length else max_new_tokens
+    end_ids = generation_config.eos_token_id
+    end_ids = (end_ids,) if isinstance(end_ids, int) else end_ids or ()
+    draft = loop.draft(input_ids[0].tolist(), limit, process, sampling, end_ids)
     tokens = torch.tensor([[proposal.token for proposal in draft]], dtype=input_ids.dtype, device=input_ids.device)
     # Assisted decoding wants at least one score, also for an empty draft.
     scores = (input_ids.new_zeros((1, 0), dtype=torch.float32),) * max(len(draft), 1)
-    if sampling:
+    if sampling or generation_config.assistant_ensemble_weight is not None:
         scores = tuple(_scores(proposal, loop.vocabulary, input_ids.device) for proposal in draft)
     return GenerateDecoderOnlyOutput(
         sequences=torch.cat((input_ids, tokens), dim=-1), scores=scores, past_key_values=None
@@ -67,8 +73,11 @@ def attach_loop(model, loop: DraftingLoop) -> None:
     model._drafting_loop = loop
     # Where remote code is trusted, transformers does the same with these files.
     model.generate = types.MethodType(generate, model)
-    # Read by the next call of the target's generate: how much a round may draft at most.
+    # Read by the next call of the target's generate.
+    loop.stock_draft_length = model.generation_config.num_assistant_tokens
     model.generation_config.num_assistant_tokens = loop.settings.longest_draft
+    model.generation_config.num_assistant_tokens_schedule = "constant"
+    model.generation_config.assistant_confidence_threshold = 0.0
 
 
 def loop_of(model) -> DraftingLoop:

@@ -17,8 +17,8 @@ class GraphedNetwork(LeanNetwork):
     and a warning says why.
     """
 
-    def __init__(self, model, draft_ids: torch.Tensor | None = None, int8: bool = False) -> None:
-        super().__init__(model, draft_ids, int8)
+    def __init__(self, model, draft_ids: torch.Tensor | None = None) -> None:
+        super().__init__(model, draft_ids)
         self._ids = torch.zeros(1, dtype=torch.long, device=self.device)
         self._place = torch.zeros(1, dtype=torch.long, device=self.device)
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -48,16 +48,17 @@ class GraphedNetwork(LeanNetwork):
 
     def _capture(self) -> bool:
         try:
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(_WARM_UP_STEPS):
-                    self.step()
-            torch.cuda.current_stream().wait_stream(stream)
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
-                self._logits = self.step()
-        except (RuntimeError, AssertionError) as error:  # the second where torch has no CUDA
+            with torch.cuda.device(self.device):
+                stream = torch.cuda.Stream()
+                stream.wait_stream(torch.cuda.current_stream())
+                with torch.cuda.stream(stream):
+                    for _ in range(_WARM_UP_STEPS):
+                        self.step()
+                torch.cuda.current_stream().wait_stream(stream)
+                self._graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(self._graph, stream=stream):
+                    self._logits = self.step()
+        except (RuntimeError, AssertionError, ValueError) as error:  # the last two where there is no CUDA
             self._failed = True
             reason = " ".join(str(error).split())
             warnings.warn(f"the drafter's step cannot be captured and is launched in pieces: {reason}", stacklevel=4)

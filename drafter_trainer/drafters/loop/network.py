@@ -17,6 +17,7 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
 }
 _FIRST_CAPACITY = 512
+_PIECE = 512
 
 
 def reason_against(model) -> str | None:
@@ -91,8 +92,8 @@ class LeanNetwork:
         self.head = Weight(_fold(head, body.norm, less_one), None, int8)
         self._rotary = body.rotary_emb
         self.limit = config.max_position_embeddings
+        self.capacity = self.length = 0
         self._reserve(min(_FIRST_CAPACITY, self.limit))
-        self.length = 0
 
     def crop(self, length: int) -> None:
         """Forget what was read from position `length` on."""
@@ -107,19 +108,25 @@ class LeanNetwork:
         Raises:
             ValueError: If the sequence passes the drafter's context.
         """
-        start, end = self.length, self.length + len(token_ids)
+        end = self.length + len(token_ids)
+        if end > self.limit:
+            raise ValueError(f"{end} tokens pass the drafter's context of {self.limit}")
         if end > self.capacity:
-            if end > self.limit:
-                raise ValueError(f"{end} tokens pass the drafter's context of {self.limit}")
             self._reserve(min(self.limit, max(end, 2 * self.capacity)))
+        # In pieces: the attention of a long prompt at once would take memory by the square of its length.
+        for place in range(0, len(token_ids), _PIECE):
+            hidden = self._read_piece(token_ids[place : place + _PIECE])
+        return self.logits(hidden[-1:])
+
+    def _read_piece(self, token_ids: list[int]) -> torch.Tensor:
+        start, end = self.length, self.length + len(token_ids)
         ids = torch.tensor(token_ids, device=self.device)
         mask = None
         if len(token_ids) > 1:
             mask = torch.full((len(token_ids), end), float("-inf"), dtype=self.dtype, device=self.device)
             mask = mask.triu(start + 1)
-        x = self.forward(ids, self._cosines[start:end], self._sines[start:end], slice(start, end), end, mask)
         self.length = end
-        return self.logits(x[-1:])
+        return self.forward(ids, self._cosines[start:end], self._sines[start:end], slice(start, end), end, mask)
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """Apply last norm and head to one position, of shape `(1, width)`."""
@@ -176,7 +183,7 @@ class LeanNetwork:
     def _reserve(self, capacity: int) -> None:
         shape = (len(self.layers), self.key_value_heads, capacity, self.head_dim)
         keys, values = (torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in range(2))
-        if hasattr(self, "_keys"):
+        if self.capacity:
             keys[:, :, : self.capacity], values[:, :, : self.capacity] = self._keys, self._values
         self._keys, self._values, self.capacity = keys, values, capacity
         positions = torch.arange(capacity, device=self.device)

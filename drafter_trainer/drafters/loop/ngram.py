@@ -69,14 +69,15 @@ def read_table(path: Path, vocabulary: int, tokenizer_sha256: str) -> NgramTable
         metadata = file.metadata() or {}
         if metadata.get("format") != FORMAT:
             raise ValueError(f"{path} is of format {metadata.get('format')}, expected {FORMAT}: count the table again")
-        if metadata["tokenizer_sha256"] != tokenizer_sha256:
+        if metadata.get("tokenizer_sha256") != tokenizer_sha256:
             raise ValueError(f"{path} was counted with another tokenizer: count it again with the target's")
         slots = {
             int(order): tuple(file.get_tensor(f"{name}.{order}") for name in ("hashes", "tokens", "shares"))
-            for order in metadata["orders"].split(",")
+            for order in metadata.get("orders", "").split(",")
         }
     for order, (hashes, tokens, shares) in slots.items():
-        if not len(hashes) == len(tokens) == len(shares) or len(hashes) & (len(hashes) - 1):
+        # A search ends at an empty slot.
+        if not len(hashes) == len(tokens) == len(shares) or len(hashes) & (len(hashes) - 1) or hashes.all():
             raise ValueError(f"{path}: the slots of order {order} have lengths that do not fit: count the table again")
         if len(tokens) and not 0 <= tokens.min() <= tokens.max() < vocabulary:
             raise ValueError(f"{path} holds ids outside the vocabulary of {vocabulary}: it is of another tokenizer")

@@ -36,9 +36,9 @@ def build_loop(model, find: Callable[[str], Path | None]) -> DraftingLoop:
     description = json.loads(path.read_text(encoding="utf-8"))
     settings = LoopSettings.from_dict(description["loop"], str(path))
     vocabulary = model.config.vocab_size
-    draft_ids = _whole(find(VOCABULARY), description, lambda path: read_vocabulary(path, vocabulary))
-    sha256 = description["tokenizer_sha256"]
-    table: NgramTable | None = _whole(find(TABLE), description, lambda path: read_table(path, vocabulary, sha256))
+    files, sha256 = description["files"], description["tokenizer_sha256"]
+    draft_ids = _whole(VOCABULARY, files, find, lambda path: read_vocabulary(path, vocabulary))
+    table: NgramTable | None = _whole(TABLE, files, find, lambda path: read_table(path, vocabulary, sha256))
     return DraftingLoop(build_network(model, draft_ids, settings.int8), table, settings, model.device, vocabulary)
 
 
@@ -69,14 +69,19 @@ def read_vocabulary(path: Path, vocabulary: int) -> torch.Tensor:
     return ids
 
 
-def _whole(path: Path | None, description: dict, read: Callable):
+def _whole(name: str, files: dict[str, str], find: Callable[[str], Path | None], read: Callable):
     """Read a file that the drafter can do without, unless it is damaged."""
-    if path is None:
+    if name not in files:  # what else lies in the repository is of an earlier drafter
         return None
+    path = find(name)
     try:
-        if (expected := description["files"].get(path.name)) != hashlib.sha256(path.read_bytes()).hexdigest():
-            raise SafetensorError(f"its SHA-256 is not the {expected} of {DESCRIPTION}")
+        if path is None:
+            raise FileNotFoundError("it is not there")
+        if files[name] != hashlib.sha256(path.read_bytes()).hexdigest():
+            raise SafetensorError(f"its SHA-256 is not the {files[name]} of {DESCRIPTION}")
         return read(path)
     except (SafetensorError, OSError) as error:
-        warnings.warn(f"{path} is damaged ({error}), drafting goes on without it: download it again", stacklevel=3)
+        warnings.warn(
+            f"{path or name} is damaged ({error}), drafting goes on without it: download it again", stacklevel=3
+        )
         return None

@@ -1,5 +1,6 @@
 """What a drafter's repository tells the loop: `drafter.json`'s "loop" and the files beside it."""
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -71,18 +72,31 @@ class LoopSettings:
         if unknown := sorted(values.keys() - known):
             raise ValueError(f"{place}: unknown settings {', '.join(unknown)}: use the release that wrote them")
         settings = cls(**values)
+        try:
+            settings._check(place)
+        except (AttributeError, TypeError) as error:
+            raise ValueError(f"{place}: a setting is of the wrong type ({error}): tune the drafter again") from error
+        return settings
+
+    def _check(self, place: str) -> None:
         bins = {"lookup": LOOKUP_BINS, "ngram": HIGHEST_ORDER * NGRAM_BINS, "network": NETWORK_BINS}
         for name in ("calibration", "sampling_calibration"):
-            calibration = getattr(settings, name)
+            calibration = getattr(self, name)
             if {source: len(shares) for source, shares in calibration.items()} != bins:
                 raise ValueError(f"{place}: {name} needs {bins} entries: tune the drafter again")
             if not all(0 <= share <= 1 for shares in calibration.values() for share in shares):
                 raise ValueError(f"{place}: {name} has entries outside 0 to 1: tune the drafter again")
-        if unknown := sorted(set(settings.sources) - bins.keys()):
+        if unknown := sorted(set(self.sources) - bins.keys()):
             raise ValueError(f"{place}: unknown sources {', '.join(unknown)}: known are {', '.join(bins)}")
-        if not settings.longest_draft >= 1:
-            raise ValueError(f"{place}: longest_draft is {settings.longest_draft}, must be 1 or more")
-        for device, curve in settings.pass_milliseconds.items():
-            if len(curve) < 2 or not min(curve) > 0:
+        if not isinstance(self.longest_draft, int) or self.longest_draft < 1:
+            raise ValueError(f"{place}: longest_draft is {self.longest_draft}, must be 1 or more")
+        if not 1 <= self.tokens_per_pass < math.inf:
+            raise ValueError(f"{place}: tokens_per_pass is {self.tokens_per_pass}, must be 1 or more")
+        if not 0 <= self.network_gain < math.inf:
+            raise ValueError(f"{place}: network_gain is {self.network_gain}, must be 0 or more")
+        for device, curve in self.pass_milliseconds.items():
+            if len(curve) < 2 or not all(0 < taken < math.inf for taken in curve):
                 raise ValueError(f"{place}: pass_milliseconds of {device} needs two times or more, all above 0")
-        return settings
+        for device, taken in self.step_milliseconds.items():
+            if not 0 <= taken < math.inf:
+                raise ValueError(f"{place}: step_milliseconds of {device} is {taken}, must be 0 or more")

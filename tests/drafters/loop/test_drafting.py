@@ -215,6 +215,37 @@ def test_drafts_stay_within_every_limit(limit: int, longest: int, costs: int) ->
         assert len(make_loop(settings).draft([5, 5, 5, 5], limit, sampling=sampling)) == 3
 
 
+@pytest.mark.parametrize("sampling", [False, True])
+def test_nothing_is_drafted_behind_the_end(sampling: bool) -> None:
+    """What follows an end token is thrown away: each step there would be for nothing."""
+    network = FakeNetwork(successor)
+    loop = make_loop(make_settings(sources=["network"], longest_draft=6), network)
+    draft = loop.draft([1, 2], 6, sampling=sampling, end_ids=(5, 40))
+    assert tokens_of(draft) == [3, 4, 5]
+    assert len(network.reads) == 3
+
+
+def test_network_that_brings_nothing_is_asked_seldom() -> None:
+    """A text in another language must not cost a step of the network in every round, for ever."""
+    settings = make_settings(sources=["network"], longest_draft=1, calibration=calibration(network=0.6), step=0.5)
+    network = FakeNetwork(lambda known: 0)
+    game = Game([1, 2], settings, network, FLAT)
+
+    def slow(known: list[int]) -> int:
+        game.clock.seconds += 0.0005
+        return (known[-1] + 1) % 50
+
+    network.successor = slow
+    asked = []
+    for _ in range(5):
+        before = len(network.reads)
+        game.play(lambda known: (known[-1] + 7) % 50, 64)
+        asked.append(len(network.reads) - before)
+    assert asked[0] > 30
+    # Every sixteenth round still, or it would never be found that another text has begun.
+    assert asked[-1] == 4
+
+
 def test_sampling_drafts_one_token_at_least() -> None:
     """Assisted decoding breaks when sampling with an empty draft, whatever is worth it or known."""
     for settings, network in (
@@ -268,19 +299,30 @@ def test_what_was_drawn_stays() -> None:
             logits[[4, 5] if self.known[-1] % 2 else range(8)] = 0.0
             return logits
 
-    draw, drafts = torch.multinomial, []
-    for seed in range(40):
+    kept: dict[tuple[int, ...], set[bool]] = {}
+    lengths = set()
+    for seed in range(200):
         torch.manual_seed(seed)
         drawn: list[int] = []
         loop = make_loop(make_settings(costs, sources=["network"], calibration=trust), Wavering(successor))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(torch, "multinomial", lambda q, n, drawn=drawn: drawn.append(draw(q, n)) or drawn[-1])
-            draft = loop.draft([1, 2, 5], 4, sampling=True)
-        assert tokens_of(draft) == [token.item() for token in drawn]
-        assert all(proposal.scores is not None for proposal in draft)
-        drafts.append(tokens_of(draft))
-    assert {len(draft) for draft in drafts} == {1, 2, 3, 4}
-    assert [5, 4] in drafts  # after a 4 nothing is likely: without the ones to come it would not have paid
+        ask = loop._ask_network
+
+        def noted(*given: Any, ask=ask, drawn=drawn):
+            token, share, scores = ask(*given)
+            drawn.append(token)
+            return token, share, scores
+
+        loop._ask_network = noted
+        draft = tokens_of(loop.draft([1, 2, 5], 4, sampling=True))
+        assert draft == drawn[: len(draft)]
+        for place in range(len(drawn)):
+            kept.setdefault(tuple(drawn[:place]), set()).add(place < len(draft))
+        lengths.add(len(draft))
+    assert lengths == {1, 2, 3, 4}
+    # Behind the same tokens the next one is kept always or never, whatever it is.
+    assert all(len(decisions) == 1 for decisions in kept.values())
+    assert {True} in kept.values()
+    assert {False} in kept.values()
 
 
 def test_draws_have_the_distribution_of_their_scores() -> None:

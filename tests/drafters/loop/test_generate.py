@@ -1,6 +1,7 @@
 """The loop behind `target.generate(assistant_model=drafter)`: other times, the same text."""
 
 import copy
+import functools
 import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from drafter_trainer.drafters.load import with_sources
 from drafter_trainer.drafters.loop import generate as generate_module
 from drafter_trainer.drafters.loop.drafting import DraftingLoop, Proposal
 from drafter_trainer.drafters.loop.generate import attach_loop, loop_of
+from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.drafters.loop.policy import FILLER, SOURCES
 from drafter_trainer.drafters.loop.repository import build_network
 from drafter_trainer.drafters.loop.settings import LoopSettings
@@ -179,6 +181,15 @@ def test_processors_of_users_are_borne(
     assert len(answer) == TOKENS
     if not sampling:
         assert answer == generate(target_model, PROMPTS[0], **given)
+
+
+@pytest.mark.parametrize("sampling", [False, True])
+def test_both_models_may_be_weighed(target_model: PreTrainedModel, drafter: PreTrainedModel, sampling: bool) -> None:
+    """The one greedy mode that reads the scores."""
+    answer = generate(
+        target_model, PROMPTS[3], assistant_model=drafter, do_sample=sampling, assistant_ensemble_weight=0.5
+    )
+    assert len(answer) == TOKENS
 
 
 def test_greedy_output_ends_where_the_target_ends(target_model: PreTrainedModel, drafter: PreTrainedModel) -> None:
@@ -481,6 +492,24 @@ def test_attached_loop_sets_how_much_is_asked_for(target_model: PreTrainedModel)
     assert loop_of(other).settings.sources == ["lookup"]
     assert loop_of(drafter).settings.sources == list(SOURCES)
     assert other.generate.__self__ is other
+
+
+def test_first_call_drafts_as_long_as_the_second(
+    target_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Remote code builds its loop within a call that was told the stock loop's draft length: most scripts have one."""
+    drafter = copy.deepcopy(target_model)
+    drafter.generation_config.update(
+        num_assistant_tokens=1, num_assistant_tokens_schedule="constant", assistant_confidence_threshold=0.0
+    )
+    loop = make_loop(make_settings(sources=["network"]), LeanNetwork(drafter), size=drafter.config.vocab_size)
+    monkeypatch.setattr(generate_module, "build_loop", lambda *_: loop)
+    drafter.generate = functools.partial(generate_module.generate, model=drafter)
+    given = {"assistant_model": drafter, "eos_token_id": None}
+    for _ in range(2):
+        decoding = decode(target_model, PROMPTS[0], given, 0.0, 0, TOKENS)
+        assert decoding.rounds[:3] == 3 * [Round(4, 4, rejected=False)]
+        assert len(decoding.output_ids) == TOKENS
 
 
 def test_drafter_that_was_moved_is_refused(target_model: PreTrainedModel) -> None:

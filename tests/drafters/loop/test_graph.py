@@ -58,7 +58,7 @@ def test_failed_capture_is_said_once_and_changes_nothing(target_model: PreTraine
     """Where there is no graph, users must learn why their drafter is slower than the card says."""
     graphed, lean = GraphedNetwork(copy.deepcopy(target_model)), LeanNetwork(target_model)
     graphed.read(TOKENS), lean.read(TOKENS)
-    with pytest.warns(UserWarning, match="cannot be captured and is launched in pieces: .*CUDA"):
+    with pytest.warns(UserWarning, match="cannot be captured and is launched in pieces: .*cuda"):
         logits = graphed.read([12])
     torch.testing.assert_close(logits, lean.read([12]))
     with warnings.catch_warnings():

@@ -117,6 +117,23 @@ def test_cache_grows_beyond_its_first_capacity() -> None:
     check_reads(LeanNetwork(model), model, steps, atol=5e-4)
 
 
+def test_long_prompts_are_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attention of a prompt of thousands of tokens at once would take more memory than the target's own pass."""
+    monkeypatch.setattr("drafter_trainer.drafters.loop.network._PIECE", 5)
+    model = make(CONFIGS["llama"])
+    network = LeanNetwork(model)
+    longest, attend = 0, network._attend
+
+    def watched(layer, x, *rest):
+        nonlocal longest
+        longest = max(longest, len(x))
+        return attend(layer, x, *rest)
+
+    network._attend = watched
+    check_reads(network, model, [(0, TOKENS), (7, TOKENS[:3]), (99, TOKENS)])
+    assert longest == 5
+
+
 def test_text_beyond_the_context_is_refused() -> None:
     """Positions that were never trained are garbage; a refusal must leave what was read usable."""
     model = make(LlamaConfig(**SHAPE | {"max_position_embeddings": 16}))

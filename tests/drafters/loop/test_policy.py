@@ -8,6 +8,7 @@ from drafter_trainer.drafters.loop.policy import (
     SOURCES,
     Belief,
     CostCurve,
+    Gain,
     Rate,
     best_length,
     extension_pays,
@@ -227,3 +228,20 @@ def test_rate_moves_from_the_tuned_to_the_own_yield() -> None:
         rate.observe(4, 14.0)
     assert rate() == pytest.approx(4 / 14.0, rel=0.02)
     assert Rate(1.0, curve)() == pytest.approx(1.0 / 10.0)
+
+
+def test_gain_moves_from_the_tuned_to_the_own_one() -> None:
+    """On a text that the network cannot draft, asking it in every round would slow the target down for ever."""
+    gain = Gain(0.4)
+    assert gain() == pytest.approx(0.4)
+    course = []
+    for _ in range(60):
+        gain.observe(1.0, 0)
+        course.append(gain())
+    assert course == sorted(course, reverse=True)
+    assert course[-1] < 0.05
+    # What was hardly needed says little.
+    gain, other = Gain(0.4), Gain(0.4)
+    gain.observe(0.1, 0)
+    other.observe(1.0, 0)
+    assert gain() > other()

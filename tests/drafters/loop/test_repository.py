@@ -84,15 +84,28 @@ def test_drafter_needs_neither_vocabulary_nor_table(
     assert [str(warning.message) for warning in recwarn if "drafting" in str(warning.message)] == []
 
 
+def test_file_of_an_earlier_drafter_is_not_read(
+    folder: Path, target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, recwarn: pytest.WarningsRecorder
+) -> None:
+    """A repository keeps what was once uploaded; only what the description names is this drafter's."""
+    files = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))["files"]
+    describe(folder, files={VOCABULARY: files[VOCABULARY]})
+    assert loop_of(load_drafter(str(folder), target_model, tokenizer)).table is None
+    assert [str(warning.message) for warning in recwarn if "damaged" in str(warning.message)] == []
+
+
 @pytest.mark.parametrize("name", [VOCABULARY, TABLE])
-@pytest.mark.parametrize("damage", ["a byte", "cut", "empty"])
+@pytest.mark.parametrize("damage", ["a byte", "cut", "empty", "gone"])
 def test_damaged_file_is_done_without(
     folder: Path, target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name: str, damage: str
 ) -> None:
     """A broken download costs speed, not the answer; and it must be said, or nobody downloads again."""
     content = bytearray((folder / name).read_bytes())
     content[-1] ^= 0xFF
-    (folder / name).write_bytes({"a byte": bytes(content), "cut": content[:-7], "empty": b""}[damage])
+    if damage == "gone":
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes({"a byte": bytes(content), "cut": content[:-7], "empty": b""}[damage])
     with pytest.warns(UserWarning, match=rf"{name} is damaged \(.*drafting goes on without it: download it again"):
         drafter = load_drafter(str(folder), target_model, tokenizer)
     loop = loop_of(drafter)
