@@ -86,7 +86,12 @@ def main(argv: list[str]) -> None:
         results = {
             "schema_version": SCHEMA_VERSION,
             "provenance": collect_provenance()
-            | {"target": target.identity, "drafter": description.name, "drafter_revision": inputs["drafter"]},
+            | {
+                "target": target.identity,
+                "drafter": description.name,
+                "drafter_revision": inputs["drafter"],
+                "drafter_fingerprint": description.fingerprint(),
+            },
             "runs": [summarise_run(records, methods, setting, described) for setting in settings],
         }
         write_results(results, out / "results.json")

@@ -65,7 +65,7 @@ def _summarise_method(method: Method, prompts: list[dict[str, Any]], plain: list
     rounds = [Round(**round_) for prompt in prompts for round_ in prompt["rounds"]]
     tokens, seconds = sum(prompt["tokens"] for prompt in prompts), sum(prompt["seconds"] for prompt in prompts)
     columns = [_column(rows, key) for rows in (prompts, plain) for key in ("tokens", "seconds")]
-    steady = ~_column(plain, "looping").astype(bool)
+    steady = ~(_column(plain, "looping").astype(bool) | _column(prompts, "looping").astype(bool))
     return {
         "name": method.name,
         "draft_length": method.draft_length,

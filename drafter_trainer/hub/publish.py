@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+import warnings
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from drafter_trainer.arguments import PublishingArguments, RunArguments
 from drafter_trainer.benchmark.results import read_results
 from drafter_trainer.drafters.compatibility import check_tokenizers, hash_tokenizer
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
+from drafter_trainer.drafters.loop.policy import NGRAM
 from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.errors import InputError
@@ -110,6 +112,12 @@ def publish_run(run: RunArguments, target: Target, target_dtype: str, publishing
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=parent) as temporary:
         folder = Path(temporary) / "drafter"
         description = assemble(run, target, target_dtype, publishing.draft_length, folder)
+        if results and results["provenance"].get("drafter_fingerprint") != description.fingerprint():
+            message = (
+                f"{results_path} measures this drafter as it was before: the card goes without numbers until bench.py"
+            )
+            warnings.warn(f"{message} has run again", stacklevel=2)
+            results = None
         card = render_card(description, results, location, publishing.licence, _notes(run, publishing))
         (folder / "README.md").write_text(card, encoding="utf-8")
         if results:
@@ -121,7 +129,12 @@ def publish_run(run: RunArguments, target: Target, target_dtype: str, publishing
         api.create_repo(location, private=publishing.private, exist_ok=True)
         message = "Add the benchmark's results" if results else "Add the drafter"
         commit = api.upload_folder(
-            repo_id=location, folder_path=folder, allow_patterns=list(ALLOWED), commit_message=message
+            repo_id=location,
+            folder_path=folder,
+            allow_patterns=list(ALLOWED),
+            # What this drafter no longer has must not be taken for its own.
+            delete_patterns=[VOCABULARY, TABLE, RESULTS],
+            commit_message=message,
         )
         return commit.commit_url
 
@@ -194,6 +207,8 @@ def _add_loop(run: RunArguments, folder: Path) -> tuple[dict[str, Any], dict[str
     for path in filter(Path.is_file, carried):
         shutil.copyfile(path, folder / path.name)
         files[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    if TABLE not in files:
+        settings["sources"] = [source for source in settings["sources"] if source != NGRAM]
     return settings, files
 
 

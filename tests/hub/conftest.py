@@ -24,7 +24,7 @@ def run_folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
     return folder
 
 
-def results_for(name: str) -> dict:
+def results_for(name: str, fingerprint: str = "") -> dict:
     """Results of made-up measurements of a drafter, as `results.json` holds them."""
     method = {
         "draft_length": 0,
@@ -63,6 +63,7 @@ def results_for(name: str) -> dict:
             "target": "tests/tiny-target@1",
             "drafter": name,
             "drafter_revision": "sha256:0",
+            "drafter_fingerprint": fingerprint,
         },
         "runs": [
             {

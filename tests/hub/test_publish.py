@@ -62,7 +62,8 @@ def test_results_come_with_the_second_publication(run_folder: Path, target: Targ
     publish_run(arguments(run_folder), target, "auto", publishing)
     weights = (to / "model.safetensors").read_bytes()
     assert "Not measured yet" in (to / "README.md").read_text(encoding="utf-8")
-    (run_folder / "results.json").write_text(json.dumps(results_for(NAME)), encoding="utf-8")
+    results = results_for(NAME, DrafterDescription.read(to).fingerprint())
+    (run_folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
     (cards / NAME / "notes.md").write_text("Written by hand.\n", encoding="utf-8")
     publish_run(arguments(run_folder), target, "auto", publishing)
     assert (to / "model.safetensors").read_bytes() == weights
@@ -70,7 +71,24 @@ def test_results_come_with_the_second_publication(run_folder: Path, target: Targ
     assert "1.23x (1.11-1.34)" in card
     assert card.endswith("Written by hand.\n")
     assert (cards / NAME / "README.md").read_text(encoding="utf-8") == card
-    assert json.loads((cards / NAME / "results.json").read_text()) == results_for(NAME)
+    assert json.loads((cards / NAME / "results.json").read_text()) == results
+
+
+def test_results_of_the_drafter_before_are_left_out(run_folder: Path, target: Target, tmp_path: Path) -> None:
+    """Trained or tuned again, a drafter has the same name and other numbers."""
+    to = tmp_path / "published"
+    publishing = PublishingArguments(to=str(to))
+    publish_run(arguments(run_folder), target, "auto", publishing)
+    results = results_for(NAME, DrafterDescription.read(to).fingerprint())
+    (run_folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    step = run_folder / "finetune" / "step.json"
+    facts = json.loads(step.read_text(encoding="utf-8"))
+    facts["facts"]["train_rows"] = 8
+    step.write_text(json.dumps(facts), encoding="utf-8")
+    with pytest.warns(UserWarning, match=r"results\.json measures this drafter as it was before"):
+        publish_run(arguments(run_folder), target, "auto", publishing)
+    assert "Not measured yet" in (to / "README.md").read_text(encoding="utf-8")
+    assert not (to / "results.json").exists()
 
 
 def test_results_of_another_drafter_are_refused(run_folder: Path, target: Target, tmp_path: Path) -> None:
@@ -159,7 +177,9 @@ def test_hub_publication_loads_in_a_fresh_process(
     pushed = {Path(name).parts[0] for name in hub.files(f"alice/{NAME}")}
     assert pushed - {".gitattributes"} == FILES
     assert not any(b"hf_" in content for content in hub.files(f"alice/{NAME}").values())
-    (run_folder / "results.json").write_text(json.dumps(results_for(NAME)), encoding="utf-8")
+    description = DrafterDescription.from_json(hub.files(f"alice/{NAME}")["drafter.json"].decode(), "drafter.json")
+    results = json.dumps(results_for(NAME, description.fingerprint()))
+    (run_folder / "results.json").write_text(results, encoding="utf-8")
     assert publish_recipe(hub, tmp_path / "home", run_folder, target, "hf_alice").returncode == 0
     assert hub.commits(f"alice/{NAME}") == ["initial commit", "Add the drafter", "Add the benchmark's results"]
     seen = run_client(hub, tmp_path / "reader", load_and_generate, repo=f"alice/{NAME}", target=target.path)
