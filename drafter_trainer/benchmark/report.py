@@ -1,11 +1,55 @@
 """Render results as tables for the terminal and for Markdown, from `results.json` alone."""
 
+import statistics
+from collections.abc import Sequence
 from typing import Any
+
+from drafter_trainer.benchmark.methods import DRAFTER, PROMPT_LOOKUP
 
 
 def speedup_tables(results: dict[str, Any]) -> str:
     """Render a table for each run, with what it was measured on above it."""
     return "\n\n".join(f"{_title(results, run)}\n\n{_table(run)}" for run in results["runs"])
+
+
+def overview_table(several: Sequence[dict[str, Any]]) -> str:
+    """Render a row for each drafter, with its speedups over plain decoding, and one with their means.
+
+    Prompt lookup is the one of the best length in the same run; several seeds count as their mean; what was not
+    measured is a dash, and a mean is taken where everything was.
+
+    Args:
+        several (`Sequence[dict]`): Results of several drafters.
+    """
+    header = ["pair", "prompt lookup", f"{DRAFTER} without its network", DRAFTER, "over prompt lookup"]
+    header += ["network's part", f"{DRAFTER}, T = 1"]
+    columns = [_overview(results) for results in several]
+    means = [None if None in column else statistics.mean(column) for column in zip(*columns)]
+    names = [results["runs"][0]["pair"] for results in several]
+    rows = [[name, *map(_ratio, values)] for name, values in zip([*names, "mean"], [*columns, means])]
+    return markdown_table(header, rows)
+
+
+def _overview(results: dict[str, Any]) -> list[float | None]:
+    greedy = [_speedups(run) for run in results["runs"] if run["temperature"] == 0]
+    sampled = [_speedups(run)[DRAFTER] for run in results["runs"] if run["temperature"] == 1]
+    lookup = network = None
+    speedups = greedy[0] if greedy else {}
+    drafter, rest = speedups.get(DRAFTER), speedups.get(f"{DRAFTER} without network")
+    best = max((value for name, value in speedups.items() if name.startswith(PROMPT_LOOKUP)), default=None)
+    if drafter is not None and best is not None:
+        lookup = drafter / best
+    if drafter is not None and rest is not None:
+        network = drafter / rest
+    return [best, rest, drafter, lookup, network, statistics.mean(sampled) if sampled else None]
+
+
+def _speedups(run: dict[str, Any]) -> dict[str, float]:
+    return {method["name"]: method["speedup"]["value"] for method in run["methods"]}
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}x"
 
 
 def device_line(results: dict[str, Any]) -> str:

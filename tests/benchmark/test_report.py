@@ -1,0 +1,50 @@
+"""What the overview of several drafters says."""
+
+from typing import Any
+
+from drafter_trainer.benchmark.report import overview_table
+
+
+def results(pair: str, *runs: tuple[float, dict[str, float]]) -> dict[str, Any]:
+    """Make the results of one drafter: for each run its temperature and the speedup of each method."""
+    return {
+        "runs": [
+            {
+                "pair": pair,
+                "temperature": temperature,
+                "methods": [{"name": name, "speedup": {"value": value}} for name, value in speedups.items()],
+            }
+            for temperature, speedups in runs
+        ]
+    }
+
+
+def cells(table: str) -> dict[str, list[str]]:
+    """Read a Markdown table by the first cell of each row."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_overview_compares_within_each_run() -> None:
+    """Ratios of different hours say more about the machine than about the drafter."""
+    first = results(
+        "de-en",
+        (
+            0.0,
+            {
+                "plain": 1.0,
+                "prompt lookup, 5": 1.5,
+                "prompt lookup, 10": 2.0,
+                "drafter without network": 2.5,
+                "drafter": 3.0,
+            },
+        ),
+        (1.0, {"plain": 1.0, "drafter": 1.2}),
+        (1.0, {"plain": 1.0, "drafter": 1.4}),
+    )
+    second = results("fr-en", (0.0, {"plain": 1.0, "prompt lookup": 1.0, "drafter": 1.5}))
+    table = cells(overview_table([first, second]))
+    assert table["de-en"] == ["2.00x", "2.50x", "3.00x", "1.50x", "1.20x", "1.30x"]
+    assert table["fr-en"] == ["1.00x", "-", "1.50x", "1.50x", "-", "-"]
+    # A mean over some drafters alone would be compared with one over all.
+    assert table["mean"] == ["1.50x", "-", "2.25x", "1.50x", "-", "-"]
