@@ -85,6 +85,12 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
 
 
+def end_ids(model: PreTrainedModel) -> frozenset[int]:
+    """Return the ids that end what a model says."""
+    eos = model.generation_config.eos_token_id
+    return frozenset([eos] if isinstance(eos, int) else eos or [])
+
+
 def resolve_target(
     target_model: str,
     revision: str | None = None,

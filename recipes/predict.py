@@ -19,11 +19,12 @@ from drafter_trainer.configuration import parse_arguments
 from drafter_trainer.corpora.questions import load_questions
 from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.drafters.loop.generate import loop_of
+from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair
 from drafter_trainer.launch import run_recipe
 from drafter_trainer.provenance import collect_provenance
-from drafter_trainer.targets import encode_prompt, resolve_target
-from drafter_trainer.tuning.answers import load_answers
+from drafter_trainer.targets import encode_prompt, end_ids, resolve_target
+from drafter_trainer.tuning.answers import load_answers, typical_prompt
 from drafter_trainer.tuning.costs import measure_costs, untrained_network
 from drafter_trainer.tuning.forecast import break_even, forecast_drafter, forecast_table
 from drafter_trainer.tuning.overhead import attach_confident_loop, measure_overhead
@@ -36,8 +37,10 @@ def main(argv: list[str]) -> None:
     (run, where, shape, prediction), _ = parse_arguments("predict", argv, __doc__)
     pair = get_pair(run.pair)
     target = resolve_target(where.target_model, where.target_revision, where.target_name, where.chat_template)
+    if PartialState().num_processes > 1:
+        raise InputError("a forecast is made in one process: launch it with --num_processes 1")
     rows = Path(prediction.data or run.folder / "distill")
-    greedy = load_answers(rows, prediction.max_answers)[1] if prediction.drafter else []
+    greedy = load_answers(rows, target, prediction.max_answers)[1] if prediction.drafter else []
     tokenizer = target.load_tokenizer()
     target_model = target.load_model(where.dtype, PartialState().device)
     if prediction.drafter:
@@ -48,18 +51,25 @@ def main(argv: list[str]) -> None:
         attach_confident_loop(draft_model, network)
     prompts = [encode_prompt(tokenizer, question.prompt) for question in load_questions("sample", pair, _PROMPTS)]
     overhead = measure_overhead(target_model, draft_model, prompts)
-    costs = measure_costs(target_model, draft_model, network, prompts[0], prediction.longest_draft, prediction.repeats)
+    longest = max(prediction.longest_draft, loop_of(draft_model).settings.longest_draft)
+    typical = typical_prompt(greedy) if greedy else prompts[0]
+    costs = measure_costs(target_model, draft_model, network, typical, longest, prediction.repeats)
 
     provenance = collect_provenance()
     title = f"{target.name}, {where.dtype}, {provenance['device']['name']}"
     print(f"{title}\n\nplain decoding {costs.plain:.1f} ms a token, drafter {costs.step:.2f} ms a step")
+    if costs.step_without_graph is not None:
+        print(f"without its CUDA graph the step takes {costs.step_without_graph:.2f} ms")
     print(
         f"beside its forwards the drafting loop takes {overhead['this_loop']:.2f} ms a drafted token, "
         f"{overhead['ratio']:.2f} of the {overhead['stock_loop']:.2f} ms of transformers' own loop\n"
     )
-    print(forecast_table(costs))
     least = break_even(costs)
-    print("\nNo acceptance makes it faster." if least is None else f"\nIt breaks even at α = {least:.3f}.")
+    if network is None:
+        print("Its network is not asked: what acceptance would bring is not forecast.")
+    else:
+        print(forecast_table(costs))
+        print("\nNo acceptance makes it faster." if least is None else f"\nIt breaks even at α = {least:.3f}.")
     said = {
         "provenance": provenance | {"target": target.identity},
         "costs": asdict(costs),
@@ -67,7 +77,7 @@ def main(argv: list[str]) -> None:
         "break_even": least,
     }
     if prediction.drafter:
-        forecast = forecast_drafter(draft_model, greedy, costs)
+        forecast = forecast_drafter(draft_model, greedy, costs, end_ids(target_model))
         said["forecast"] = {"drafter": prediction.drafter} | forecast
         print(
             f"\n{prediction.drafter}: {forecast['speedup']:.2f}x is to be expected, with "

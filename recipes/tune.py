@@ -22,9 +22,9 @@ from drafter_trainer.hub.publish import check_destination, publish_run
 from drafter_trainer.languages import get_pair
 from drafter_trainer.launch import report_step, run_recipe
 from drafter_trainer.steps import Step, finished_step
-from drafter_trainer.targets import resolve_target
-from drafter_trainer.tuning.answers import load_answers, read_table_texts
-from drafter_trainer.tuning.costs import measure_passes
+from drafter_trainer.targets import end_ids, resolve_target
+from drafter_trainer.tuning.answers import load_answers, read_table_texts, typical_prompt
+from drafter_trainer.tuning.costs import measure_costs
 from drafter_trainer.tuning.results import trials_table, write_tuning
 from drafter_trainer.tuning.search import Tuning
 
@@ -57,26 +57,26 @@ def main(argv: list[str]) -> None:
         target_model = target.load_model(where.dtype, PartialState().device)
         draft_model = AutoModelForCausalLM.from_pretrained(trained, dtype=target_model.dtype)
         draft_model.to(target_model.device).eval()
-        train, greedy, sampled = load_answers(rows, tuning.max_answers)
+        train, greedy, sampled = load_answers(rows, target, tuning.max_answers)
         texts = read_table_texts(
-            tuning.table_corpus, pair, tokenizer, tuning.table_samples, tuning.evaluation_questions
+            tuning.table_corpus, pair, target, tokenizer, tuning.table_samples, tuning.evaluation_questions
         )
         with step:
-            prompt_ids = greedy[0].prompt_ids
-            passes = measure_passes(target_model, draft_model, prompt_ids, tuning.longest_draft, tuning.repeats)
-            eos = target_model.generation_config.eos_token_id
-            end_ids = [eos] if isinstance(eos, int) else list(eos or [])
+            costs = measure_costs(
+                target_model, draft_model, None, typical_prompt(greedy), tuning.longest_draft, tuning.repeats
+            )
             vocabulary = trained / VOCABULARY
             trained_ids = None
             if vocabulary.is_file():
                 trained_ids = read_vocabulary(vocabulary, draft_model.config.vocab_size)
-            search = Tuning(draft_model, train, texts, greedy, sampled, passes, end_ids, trained_ids)
+            ends = end_ids(target_model)
+            search = Tuning(draft_model, train, texts, greedy, sampled, costs, ends, trained_ids)
             choice = search.run()
             write_tuning(step.folder, choice, search.trials, hash_tokenizer(tokenizer, pair.probes))
             step.facts |= {
-                "pass_milliseconds": [round(taken, 1) for taken in passes],
+                "pass_milliseconds": [round(taken, 1) for taken in costs.passes],
                 "draft_vocabulary": "all" if choice.draft_ids is None else len(choice.draft_ids),
-                "speedup_on_validation": round(max(trial["speedup"] for trial in search.trials), 2),
+                "speedup_on_validation": round(search.speedup, 2),
             }
         print(trials_table(search.trials))
         report_step(step)

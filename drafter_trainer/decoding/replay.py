@@ -6,7 +6,7 @@ draft they would accept: their time is taken from the machine's measured curve, 
 
 import functools
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,14 +44,34 @@ class SimulatedClock:
 
 
 @dataclass(frozen=True)
+class Costs:
+    """Hold what a machine takes, in milliseconds.
+
+    Args:
+        plain (`float`): One token of plain decoding.
+        prompt (`float`): The first token, for which the prompt is read.
+        passes (`list[float]`): Entry n is a round of assisted decoding that verifies n drafted tokens, all that the
+            loop does around the pass included, drafting left out.
+        step (`float`): One step of the drafter's network; 0 where it is not asked.
+        step_without_graph (`float`, *optional*): On CUDA, the same launched in pieces.
+    """
+
+    plain: float
+    prompt: float
+    passes: list[float]
+    step: float
+    step_without_graph: float | None = None
+
+
+@dataclass(frozen=True)
 class Replay:
     """Hold what replaying answers gave.
 
     Args:
         tokens (`int`): Of all answers.
-        milliseconds (`float`): Of drafting and of the passes by the curve, the first pass of each answer included.
+        milliseconds (`float`): Of drafting and of the target's passes, those over the prompts included.
         drafting_milliseconds (`float`): Of drafting alone.
-        plain_milliseconds (`float`): What plain decoding takes by the curve.
+        plain_milliseconds (`float`): What plain decoding takes.
         rounds (`list[Round]`): Of all answers.
     """
 
@@ -68,32 +88,44 @@ class Replay:
 
 
 def replay(
-    loop: DraftingLoop, answers: Iterable[tuple[Sequence[int], Sequence[int]]], curve: CostCurve, clock: SimulatedClock
+    loop: DraftingLoop,
+    answers: Iterable[tuple[Sequence[int], Sequence[int], int]],
+    costs: Costs,
+    clock: SimulatedClock,
+    end_ids: Collection[int] = (),
 ) -> Replay:
     """Decode known answers greedily.
 
     Args:
         loop (`DraftingLoop`): Drafts; made with `clock`.
-        answers (`Iterable` of `(prompt_ids, response_ids)`): The target's own greedy answers.
-        curve (`CostCurve`): Of the target on this machine, the stock loop's overhead included.
+        answers (`Iterable` of `(prompt_ids, response_ids, max_new_tokens)`): The target's own greedy answers, and the
+            limit of their lengths.
+        costs (`Costs`): Of the target on this machine.
         clock (`SimulatedClock`): Of the loop.
+        end_ids (`Collection[int]`): Ids that end an answer.
     """
-    tokens, passes_took, drafting, rounds = 0, 0.0, 0.0, []
-    for prompt_ids, response_ids in answers:
+    curve = CostCurve(costs.passes)
+    tokens, milliseconds, plain, drafting, rounds = 0, 0.0, 0.0, 0.0, []
+    for prompt_ids, response_ids, max_new_tokens in answers:
         known, left = list(prompt_ids), list(response_ids)
         tokens += len(left)
+        plain += costs.prompt + (len(left) - 1) * costs.plain
+        limit = max_new_tokens - 1
         while left:
             start = time.perf_counter()
-            draft = [proposal.token for proposal in loop.draft(known, len(left) - 1)] if len(left) > 1 else []
+            draft = [proposal.token for proposal in loop.draft(known, limit, end_ids=end_ids)] if limit else []
             drafting += 1000 * (time.perf_counter() - start)
             accepted = 0
-            while accepted < len(draft) and draft[accepted] == left[accepted]:
+            while accepted < min(len(draft), len(left) - 1) and draft[accepted] == left[accepted]:
                 accepted += 1
-            rounds.append(Round(len(draft), accepted, rejected=accepted < len(draft)))
-            took = curve(len(draft) + 1)
+            rejected = accepted < len(draft) and draft[accepted] != left[accepted]
+            rounds.append(Round(len(draft), accepted, rejected))
+            # The first pass reads the prompt too, beside which a draft is nothing.
+            took = costs.prompt if len(known) == len(prompt_ids) else curve(len(draft) + 1)
             start = time.perf_counter()
             evict_caches(loop.device)
             clock.advance(took - 1000 * (time.perf_counter() - start))
-            passes_took += took
+            milliseconds += took
             known, left = known + left[: accepted + 1], left[accepted + 1 :]
-    return Replay(tokens, passes_took + drafting, drafting, tokens * curve(1), rounds)
+            limit -= accepted + 1
+    return Replay(tokens, milliseconds + drafting, drafting, plain, rounds)

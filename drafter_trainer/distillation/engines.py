@@ -8,6 +8,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from drafter_trainer.distillation.requests import Request
 from drafter_trainer.distillation.store import TOP_K, Answer
+from drafter_trainer.targets import end_ids
 
 _EVICT_BELOW = 0.75
 
@@ -28,8 +29,7 @@ class TransformersEngine:
     def __init__(self, model: PreTrainedModel, pad_id: int) -> None:
         self.model = model
         self.pad_id = pad_id
-        eos = model.generation_config.eos_token_id
-        self.eos_ids = frozenset([eos] if isinstance(eos, int) else eos or [])
+        self.eos_ids = end_ids(model)
 
     @torch.inference_mode()
     def answer(self, requests: Sequence[Request]) -> list[Answer]:

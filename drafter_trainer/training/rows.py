@@ -29,13 +29,23 @@ def load_rows(folder: Path, target: Target) -> Dataset:
     store.keys()  # reads every shard: none is truncated or repeated
     if not store.shards():
         raise InputError(f"{folder} holds no rows: run distill.py first")
+    check_target(store, target)
+    rows = Dataset.from_parquet([str(shard) for shard in store.shards()], columns=_COLUMNS)
+    prompts, responses = (pc.list_value_length(rows.data.column(name)) for name in ("prompt_ids", "response_ids"))
+    return rows.add_column("length", pc.add(prompts, responses).to_pylist())
+
+
+def check_target(store: RowStore, target: Target) -> None:
+    """Refuse answers of another target.
+
+    Raises:
+        DamagedStoreError: If a shard is damaged.
+        InputError: If another target, or another revision of it, gave some of them.
+    """
     for table in store.tables(["target", "target_revision"]):
         for name, revision in set(zip(table["target"].to_pylist(), table["target_revision"].to_pylist())):
             if (name, revision) != (target.name, target.revision):
                 raise InputError(
-                    f"{folder} holds answers of {name}@{revision}, the target is {target.identity}: a drafter learns "
-                    "from its own target's answers alone, so distil again or name that target"
+                    f"{store.folder} holds answers of {name}@{revision}, the target is {target.identity}: a drafter "
+                    "learns from its own target's answers alone, so distil again or name that target"
                 )
-    rows = Dataset.from_parquet([str(shard) for shard in store.shards()], columns=_COLUMNS)
-    prompts, responses = (pc.list_value_length(rows.data.column(name)) for name in ("prompt_ids", "response_ids"))
-    return rows.add_column("length", pc.add(prompts, responses).to_pylist())

@@ -1,6 +1,7 @@
 """What settings are chosen on: self-distilled answers, and text that tables may be counted on too."""
 
 import itertools
+import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,29 +13,37 @@ from drafter_trainer.corpora.questions import keep_out
 from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import Pair
+from drafter_trainer.targets import Target
 from drafter_trainer.training.packing import read_token_ids
+from drafter_trainer.training.rows import check_target
 from drafter_trainer.tuning.calibration import HeldOut
 
-_COLUMNS = ["prompt_ids", "response_ids", "temperature", "topk_ids", "topk_logprobs"]
+_COLUMNS = ["prompt_ids", "response_ids", "max_new_tokens", "temperature", "topk_ids", "topk_logprobs"]
 
 
-def load_answers(folder: Path, limit: int) -> tuple[list[list[int]], list[HeldOut], list[HeldOut]]:
+def load_answers(folder: Path, target: Target, limit: int) -> tuple[list[list[int]], list[HeldOut], list[HeldOut]]:
     """Load the answers of a distillation.
 
     Args:
         folder (`Path`): With `train` and `validation`.
-        limit (`int`): Held-out answers of each kind at most.
+        target (`Target`): The target that must have given them.
+        limit (`int`): Held-out answers of each kind at most, chosen by chance, always the same.
     Returns:
-        `tuple` of the training answers, the held-out greedy ones, and the held-out ones at the highest temperature.
+        `tuple` of the training answers, the held-out greedy ones, and the held-out ones at the highest temperature
+        that was sampled at.
     Raises:
-        InputError: If there are no held-out greedy answers, or they lack the target's log-probabilities.
+        InputError: If there are no held-out greedy answers, they lack the target's log-probabilities, or another
+            target gave them.
         DamagedStoreError: If a shard is damaged.
     """
+    for split in ("train", "validation"):
+        check_target(RowStore(folder / split), target)
     train = list(_responses(folder / "train"))
     held_out = [
         HeldOut(
             row["prompt_ids"],
             row["response_ids"],
+            row["max_new_tokens"],
             row["temperature"],
             np.array(row["topk_ids"], np.int32),
             np.array(row["topk_logprobs"], np.float32),
@@ -51,12 +60,21 @@ def load_answers(folder: Path, limit: int) -> tuple[list[list[int]], list[HeldOu
             "with --temperatures 0 and more, and some validation prompts"
         )
     sampled = [answer for answer in held_out if answer.temperature == highest > 0]
-    return train, greedy[:limit], (sampled or greedy)[:limit]
+    # Shards are sorted by the lengths of the prompts.
+    for answers in (greedy, sampled):
+        random.Random(0).shuffle(answers)
+    return train, greedy[:limit], sampled[:limit]
+
+
+def typical_prompt(answers: Sequence[HeldOut]) -> list[int]:
+    """Return the prompt of median length."""
+    return sorted((answer.prompt_ids for answer in answers), key=len)[len(answers) // 2]
 
 
 def read_table_texts(
     corpora: Sequence[str],
     pair: Pair,
+    target: Target,
     tokenizer: PreTrainedTokenizerBase,
     limit: int | None,
     questions: Sequence[str],
@@ -64,17 +82,22 @@ def read_table_texts(
     """Read more text to count n-gram tables on, without documents that hold an evaluation question.
 
     Args:
-        corpora (`Sequence[str]`): Corpora of documents, or `rows:FOLDER` for the answers in it.
+        corpora (`Sequence[str]`): Corpora of documents, or `rows:FOLDER` for the target's answers in it.
         limit (`int`, *optional*): Read so many documents of each.
         questions (`Sequence[str]`): Question sets to keep out.
     Returns:
         `list[list[int]]`: Token ids of each document.
+    Raises:
+        InputError: If a corpus cannot be read, or another target gave the answers.
     """
     decontaminator, drops = keep_out(questions, pair), Counter()
     texts: list[list[int]] = []
     for name in corpora:
         if name.startswith("rows:"):
-            texts += itertools.islice(_responses(Path(name.removeprefix("rows:")) / "train"), limit)
+            folder = Path(name.removeprefix("rows:")) / "train"
+            check_target(RowStore(folder), target)
+            answers = itertools.islice(_responses(folder), limit)
+            texts += (ids for ids in answers if decontaminator.reason(tokenizer.decode(ids)) is None)
         else:
             texts += read_token_ids(name, pair, "train", tokenizer, decontaminator, limit, drops)
     return texts

@@ -21,6 +21,7 @@ class HeldOut:
 
     Args:
         prompt_ids, response_ids (`list[int]`): Prompt and answer.
+        max_new_tokens (`int`): Limit of the answer's length.
         temperature (`float`): It was decoded at; 0 is greedy.
         topk_ids (`np.ndarray` of shape `(tokens, k)`): The target's most likely ids at each position of the answer.
         topk_logprobs (`np.ndarray` of shape `(tokens, k)`): Their log-probabilities at temperature 1, in nats.
@@ -28,9 +29,14 @@ class HeldOut:
 
     prompt_ids: list[int]
     response_ids: list[int]
+    max_new_tokens: int
     temperature: float
     topk_ids: np.ndarray
     topk_logprobs: np.ndarray
+
+    def known(self) -> tuple[list[int], list[int], int]:
+        """Return it as `decoding.replay.replay` takes it."""
+        return self.prompt_ids, self.response_ids, self.max_new_tokens
 
     def chance(self, position: int, token: int) -> float:
         """Return how likely the target accepts a token that is certain: p(token), 0 outside the top k.
@@ -51,7 +57,7 @@ def calibrate(answers: Iterable[HeldOut], table: NgramTable | None, network) -> 
     observations lean to what the loop assumes before it is tuned.
 
     Args:
-        answers (`Iterable[HeldOut]`): All greedy, or all sampled at temperature 1.
+        answers (`Iterable[HeldOut]`): All greedy, or all sampled, for sampling at temperature 1.
         table (`NgramTable`, *optional*): The table.
         network (`LeanNetwork` or `StockNetwork`, *optional*): The network.
     Returns:
@@ -74,6 +80,8 @@ def calibrate(answers: Iterable[HeldOut], table: NgramTable | None, network) -> 
 def _observations(answer: HeldOut, table: NgramTable | None, network) -> Iterator[tuple[str, int, float]]:
     index = SuffixIndex()
     index.extend(answer.prompt_ids)
+    if network is not None and len(answer.prompt_ids) > network.limit:
+        network = None  # as in the loop: text beyond the drafter's context goes on without it
     if network is not None:
         network.crop(0)
         logits = network.read(answer.prompt_ids)
@@ -90,7 +98,10 @@ def _observations(answer: HeldOut, table: NgramTable | None, network) -> Iterato
             else:
                 share = _overlap(answer, position, q, ids)
             yield NETWORK, bin_of(likeliest.item(), NETWORK_BINS), share
-            logits = network.read([token])
+            if len(answer.prompt_ids) + position + 1 < network.limit:
+                logits = network.read([token])
+            else:
+                network = None
         index.extend([token])
 
 

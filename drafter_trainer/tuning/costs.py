@@ -5,39 +5,23 @@ import itertools
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedModel
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from drafter_trainer.arguments import DrafterArguments
-from drafter_trainer.decoding.replay import evict_caches
+from drafter_trainer.decoding.replay import Costs, evict_caches
 from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.decoding.sampling import sampling_arguments
 from drafter_trainer.drafters.configuration import draft_config
 from drafter_trainer.drafters.initialization import from_scratch
+from drafter_trainer.drafters.loop.graph import GraphedNetwork
 from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.drafters.loop.repository import build_network
 from drafter_trainer.drafters.loop.stock import StockNetwork
 
-_PLAIN_TOKENS = (4, 28)
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Hold what was measured, in milliseconds.
-
-    Args:
-        plain (`float`): One token of plain decoding.
-        passes (`list[float]`): Entry n is a round of assisted decoding that verifies n drafted tokens, all that the
-            loop does around the pass included, drafting left out.
-        step (`float`): One step of the drafter's network.
-    """
-
-    plain: float
-    passes: list[float]
-    step: float
+_PLAIN_TOKENS = 24
 
 
 def measure_passes(
@@ -75,7 +59,9 @@ def measure_passes(
     filling = copy.copy(draft_model)
     filling.generate = fill
     filling.generation_config = copy.deepcopy(draft_model.generation_config)
-    filling.generation_config.num_assistant_tokens = longest
+    filling.generation_config.update(
+        num_assistant_tokens=longest, num_assistant_tokens_schedule="constant", assistant_confidence_threshold=0.0
+    )
     ids = torch.tensor([list(prompt_ids)], device=target_model.device)
     while min(map(len, times)) < repeats:
         last = None
@@ -90,19 +76,25 @@ def measure_passes(
     return [statistics.median(taken) for taken in times]
 
 
-def measure_plain(target_model: PreTrainedModel, prompt_ids: Sequence[int], repeats: int) -> float:
-    """Time one token of plain decoding: the difference of two lengths, so that the prompt drops out."""
-    short, long = _PLAIN_TOKENS
+def measure_plain(target_model: PreTrainedModel, prompt_ids: Sequence[int], repeats: int) -> tuple[float, float]:
+    """Time plain decoding.
+
+    Returns:
+        `tuple` of the milliseconds of the first token, for which the prompt is read, and of each further one.
+    """
+    further = []
+    firsts = []
     saved, target_model.generation_config.eos_token_id = target_model.generation_config.eos_token_id, None
     try:
-        taken = [
-            decode(target_model, prompt_ids, {}, 0.0, 0, long).seconds
-            - decode(target_model, prompt_ids, {}, 0.0, 0, short).seconds
-            for _ in range(repeats)
-        ]
+        for _ in range(repeats):
+            first, all_ = (
+                1000 * decode(target_model, prompt_ids, {}, 0.0, 0, tokens).seconds for tokens in (1, _PLAIN_TOKENS)
+            )
+            firsts.append(first)
+            further.append((all_ - first) / (_PLAIN_TOKENS - 1))
     finally:
         target_model.generation_config.eos_token_id = saved
-    return 1000 * statistics.median(taken) / (long - short)
+    return statistics.median(firsts), statistics.median(further)
 
 
 def measure_step(network: LeanNetwork | StockNetwork, prompt_ids: Sequence[int], repeats: int) -> float:
@@ -130,10 +122,14 @@ def measure_costs(
     repeats: int,
 ) -> Costs:
     """Measure all three; see the functions above. A step takes no time where there is no network."""
+    prompt, plain = measure_plain(target_model, prompt_ids, repeats)
+    pieces = LeanNetwork(draft_model, network.draft_ids) if isinstance(network, GraphedNetwork) else None
     return Costs(
-        plain=measure_plain(target_model, prompt_ids, repeats),
+        plain=plain,
+        prompt=prompt,
         passes=measure_passes(target_model, draft_model, prompt_ids, longest, repeats),
         step=0.0 if network is None else measure_step(network, prompt_ids, 10 * repeats),
+        step_without_graph=None if pieces is None else measure_step(pieces, prompt_ids, 10 * repeats),
     )
 
 

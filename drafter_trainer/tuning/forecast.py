@@ -4,19 +4,17 @@ With α the chance that one token is accepted, whatever its position, a round wi
 (1 - α^(k+1)) / (1 - α) tokens (Leviathan et al., arXiv 2211.17192, equation 1).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from transformers import PreTrainedModel
 
 from drafter_trainer.benchmark.report import markdown_table
 from drafter_trainer.decoding.metrics import mean_accepted_tokens
-from drafter_trainer.decoding.replay import SimulatedClock, replay
+from drafter_trainer.decoding.replay import Costs, SimulatedClock, replay
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import loop_of
-from drafter_trainer.drafters.loop.policy import CostCurve
 from drafter_trainer.tuning.calibration import HeldOut
-from drafter_trainer.tuning.costs import Costs
 
 _ALPHAS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -70,21 +68,24 @@ def forecast_table(costs: Costs) -> str:
     return f"{by_acceptance}\n\n{by_length}"
 
 
-def forecast_drafter(drafter: PreTrainedModel, answers: Sequence[HeldOut], costs: Costs) -> dict[str, Any]:
+def forecast_drafter(
+    drafter: PreTrainedModel, answers: Sequence[HeldOut], costs: Costs, end_ids: Collection[int]
+) -> dict[str, Any]:
     """Replay a trained drafter on held-out greedy answers.
 
     Args:
         drafter (`PreTrainedModel`): As `load_drafter` returned it.
         answers (`Sequence[HeldOut]`): Greedy ones.
-        costs (`Costs`): Of this machine.
+        costs (`Costs`): Of this machine, with passes of the drafter's longest draft.
+        end_ids (`Collection[int]`): Ids that end an answer.
     Returns:
         `dict` with `speedup` over plain decoding, `tokens_per_pass`, `drafting_milliseconds` a round, and `answers`.
     """
-    own, clock, curve = loop_of(drafter), SimulatedClock(), CostCurve(costs.passes)
+    own, clock = loop_of(drafter), SimulatedClock()
     loop = DraftingLoop(own.network, own.table, own.settings, own.device, own.vocabulary, clock)
-    result = replay(loop, ((answer.prompt_ids, answer.response_ids) for answer in answers), curve, clock)
+    result = replay(loop, map(HeldOut.known, answers), costs, clock, end_ids)
     return {
-        "speedup": result.tokens * costs.plain / result.milliseconds,
+        "speedup": result.speedup,
         "tokens_per_pass": mean_accepted_tokens(result.tokens, len(result.rounds)),
         "drafting_milliseconds": result.drafting_milliseconds / len(result.rounds),
         "answers": len(answers),

@@ -12,7 +12,7 @@ from drafter_trainer.drafters.load import with_sources, with_stock_loop
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import attach_loop, loop_of
 from drafter_trainer.drafters.loop.network import LeanNetwork
-from drafter_trainer.drafters.loop.policy import NETWORK
+from drafter_trainer.drafters.loop.policy import FILLER, NETWORK
 from drafter_trainer.drafters.loop.settings import LoopSettings, default_calibration
 from drafter_trainer.drafters.loop.stock import StockNetwork
 
@@ -26,31 +26,41 @@ class _Stopwatch:
 
     def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:
+            _wait()
             start = time.perf_counter()
             try:
                 return function(*args, **kwargs)
             finally:
+                _wait()
                 self.seconds += time.perf_counter() - start
 
         return timed
 
 
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 class _Watched:
-    """Watch a drafter's `generate`, and the forwards in it."""
+    """Watch a drafter's `generate`, and the forwards in it; `count` what it drafts."""
 
     def __init__(self, drafter: PreTrainedModel, network: Any, forward: str) -> None:
         self.drafter = drafter
         self.drafted = 0
         self._calls, self._forwards = _Stopwatch(), _Stopwatch()
         setattr(network, forward, self._forwards.around(getattr(network, forward)))
-        generate = self._calls.around(drafter.generate)
+        drafter.generate = self._calls.around(drafter.generate)
 
-        def counted(input_ids: torch.Tensor, **given: Any) -> Any:
-            output = generate(input_ids=input_ids, **given)
-            self.drafted += output.sequences.shape[1] - input_ids.shape[1]
-            return output
+    def count(self, function: Callable[..., Any], drafted: Callable[[Any], int]) -> Callable[..., Any]:
+        """Wrap a function from whose result it is told how many tokens were drafted."""
 
-        drafter.generate = counted
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            result = function(*args, **kwargs)
+            self.drafted += drafted(result)
+            return result
+
+        return counted
 
     @property
     def milliseconds(self) -> float:
@@ -73,8 +83,12 @@ def measure_overhead(
     """
     lean = with_sources(drafter, [NETWORK])
     stock = with_stock_loop(drafter, _DRAFT_LENGTH)
-    here = _Watched(lean, loop_of(lean).network, "read")
+    loop = loop_of(lean)
+    here = _Watched(lean, loop.network, "read")
+    # Fillers, which are there for the sake of the target's kernels, are no drafts.
+    loop.draft = here.count(loop.draft, lambda draft: sum(proposal.source != FILLER for proposal in draft))
     there = _Watched(stock, stock, "forward")
+    stock.generate = there.count(stock.generate, lambda output: len(output.scores))
     for prompt_ids in prompts:
         ids = torch.tensor([list(prompt_ids)], device=target_model.device)
         for watched in (here, there):

@@ -5,7 +5,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from drafter_trainer.tuning.costs import Costs
+from drafter_trainer.decoding.replay import Costs
 from drafter_trainer.tuning.forecast import best_draft_length, expected_speedup
 
 matplotlib.use("agg")

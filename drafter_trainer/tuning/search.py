@@ -11,14 +11,15 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from drafter_trainer.decoding.metrics import acceptance_rate, mean_accepted_tokens
-from drafter_trainer.decoding.replay import Replay, SimulatedClock, replay
+from drafter_trainer.decoding.replay import Costs, Replay, SimulatedClock, replay
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.ngram import NgramTable
-from drafter_trainer.drafters.loop.policy import NETWORK, NGRAM, SOURCES, CostCurve
+from drafter_trainer.drafters.loop.policy import NETWORK, NGRAM, SOURCES
 from drafter_trainer.drafters.loop.repository import build_network
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.drafters.ngram import Slots, count_table
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids, coverage
+from drafter_trainer.tuning.answers import typical_prompt
 from drafter_trainer.tuning.calibration import HeldOut, calibrate
 from drafter_trainer.tuning.costs import measure_step
 
@@ -48,13 +49,15 @@ class Choice:
 class Tuning:
     """Search for the choice with the highest speedup on replayed greedy answers, one thing after the other.
 
+    Each choice is calibrated on every second of the answers and tried on the others.
+
     Args:
         draft_model (`PreTrainedModel`): The trained drafter, on its device.
         train_answers (`Sequence[Sequence[int]]`): Answers that vocabulary and tables are counted on.
         texts (`Sequence[Sequence[int]]`): More text that tables may be counted on.
         greedy (`Sequence[HeldOut]`): Held-out greedy answers.
-        sampled (`Sequence[HeldOut]`): Held-out answers at temperature 1.
-        passes (`Sequence[float]`): See `costs.measure_passes`.
+        sampled (`Sequence[HeldOut]`): Held-out answers that were sampled; without them sampling is not calibrated.
+        costs (`Costs`): Of the machine; the step is measured for each choice.
         end_ids (`Sequence[int]`): Ids that end an answer: always in the draft vocabulary.
         trained_ids (`torch.Tensor`, *optional*): The draft vocabulary that the drafter was trained with; all ids if
             left out. A smaller one may be chosen.
@@ -65,12 +68,16 @@ class Tuning:
     texts: Sequence[Sequence[int]]
     greedy: Sequence[HeldOut]
     sampled: Sequence[HeldOut]
-    passes: Sequence[float]
+    costs: Costs
     end_ids: Sequence[int]
     trained_ids: torch.Tensor | None = None
     trials: list[dict[str, Any]] = field(default_factory=list)
+    speedup: float = 0.0
 
     def __post_init__(self) -> None:
+        self._fitted, self._tried = (
+            (self.greedy[::2], self.greedy[1::2]) if len(self.greedy) > 1 else 2 * [self.greedy]
+        )
         vocabulary = self.draft_model.config.vocab_size
         self._counts = count_ids(self.train_answers, vocabulary)
         if self.trained_ids is not None:
@@ -80,7 +87,7 @@ class Tuning:
     def run(self) -> Choice:
         """Search; `trials` then holds every trial with what it gave."""
         device = self.draft_model.device.type
-        choice = Choice(LoopSettings(pass_milliseconds={device: list(self.passes)}))
+        choice = Choice(LoopSettings(pass_milliseconds={device: list(self.costs.passes)}))
         with tqdm(unit="trial", desc="tuning") as bar:
             self._bar = bar
             choice = self._best("weights", [(kind, self._with_weights(choice, kind)) for kind in self._weights()])
@@ -88,10 +95,10 @@ class Tuning:
             choice = self._best("table counted on", self._tables(choice))
             choice = self._best("table orders", self._orders(choice))
             choice = self._best("network gain", self._each(choice, "network_gain", _GAINS))
-            longest = [length for length in _LONGEST if length < len(self.passes)]
+            most = len(self.costs.passes) - 1
+            longest = [length for length in _LONGEST if length < most] + [most]
             choice = self._best("longest draft", self._each(choice, "longest_draft", longest))
-            subsets = [list(SOURCES), *([source for source in SOURCES if source != left_out] for left_out in SOURCES)]
-            choice = self._best("sources", self._each(choice, "sources", subsets))
+            choice = self._best("sources", self._each(choice, "sources", self._subsets(choice)))
         return self._finish(choice)
 
     def _weights(self) -> list[str]:
@@ -111,6 +118,11 @@ class Tuning:
         if self.texts:
             tables["answers and texts"] = count_table([*self.train_answers, *self.texts], _ORDERS)
         return [(what, dataclasses.replace(choice, slots=table)) for what, table in tables.items()]
+
+    @staticmethod
+    def _subsets(choice: Choice) -> list[list[str]]:
+        sources = [source for source in SOURCES if source != NGRAM or choice.slots is not None]
+        return [sources, *([source for source in sources if source != left_out] for left_out in sources)]
 
     @staticmethod
     def _orders(choice: Choice) -> list[tuple[str, Choice]]:
@@ -143,6 +155,7 @@ class Tuning:
                 }
             )
             tried.append((result.speedup, choice))
+            self.speedup = max(speedup for speedup, _ in tried)
             self._bar.update()
             self._bar.set_postfix_str(f"{what} {value}: {result.speedup:.2f}x", refresh=False)
         return max(tried, key=lambda entry: entry[0])[1]
@@ -154,19 +167,18 @@ class Tuning:
         """Measure the step, calibrate and replay; the choice then starts from the yield that this gave."""
         device = self.draft_model.device
         network = build_network(self.draft_model, choice.draft_ids, choice.settings.int8)
-        step = measure_step(network, self.greedy[0].prompt_ids, _STEP_REPEATS)
+        step = measure_step(network, typical_prompt(self.greedy), _STEP_REPEATS)
         table = None if choice.slots is None else NgramTable(choice.slots)
-        calibration = calibrate(self.greedy, table, network)
+        calibration = calibrate(self._fitted, table, network)
         choice = self._set(choice, step_milliseconds={device.type: step}, calibration=calibration)
         result = self._replay(choice, network, table)
         choice = self._set(choice, tokens_per_pass=mean_accepted_tokens(result.tokens, len(result.rounds)))
         return choice, result, step
 
     def _replay(self, choice: Choice, network, table: NgramTable | None) -> Replay:
-        clock, curve = SimulatedClock(), CostCurve(self.passes)
-        vocabulary = self.draft_model.config.vocab_size
+        clock, vocabulary = SimulatedClock(), self.draft_model.config.vocab_size
         loop = DraftingLoop(network, table, choice.settings, self.draft_model.device, vocabulary, clock)
-        return replay(loop, ((answer.prompt_ids, answer.response_ids) for answer in self.greedy), curve, clock)
+        return replay(loop, map(HeldOut.known, self._tried), self.costs, clock, self.end_ids)
 
     def _finish(self, choice: Choice) -> Choice:
         if NGRAM not in choice.settings.sources:
@@ -175,4 +187,7 @@ class Tuning:
         network = None
         if NETWORK in choice.settings.sources:
             network = build_network(self.draft_model, choice.draft_ids, choice.settings.int8)
-        return self._set(choice, sampling_calibration=calibrate(self.sampled, table, network))
+        changes = {"calibration": calibrate(self.greedy, table, network)}
+        if self.sampled:
+            changes["sampling_calibration"] = calibrate(self.sampled, table, network)
+        return self._set(choice, **changes)

@@ -6,12 +6,12 @@ import pytest
 from transformers import PreTrainedModel
 
 from drafter_trainer.decoding.metrics import Round
-from drafter_trainer.decoding.replay import SimulatedClock, replay
+from drafter_trainer.decoding.replay import Costs, SimulatedClock, replay
 from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import attach_loop
 from drafter_trainer.drafters.loop.network import LeanNetwork
-from drafter_trainer.drafters.loop.policy import SOURCES, CostCurve
+from drafter_trainer.drafters.loop.policy import SOURCES
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.drafters.ngram import count_table
 from tests.decoding.drafts import partly_agreeing
@@ -20,6 +20,12 @@ from tests.drafters.loop.conftest import PROMPTS, calibration, greedy_answers, m
 # So long that a busy machine's pauses, which the simulated clock counts too, do not matter
 COSTS = [1000.0, 1100.0, 1400.0, 1500.0, 1550.0, 1800.0, 1850.0]
 TOKENS = 24
+PROMPT = 3000.0
+
+
+def costs_of(passes: list[float]) -> Costs:
+    """Make costs of a machine."""
+    return Costs(plain=passes[0], prompt=PROMPT, passes=passes, step=0.0)
 
 
 def make(
@@ -41,32 +47,37 @@ def test_replayed_rounds_are_those_of_decoding(target_model: PreTrainedModel, so
     settings = make_settings(COSTS, sources=sources, longest_draft=5, calibration=calibration(0.6, 0.5, 0.7))
     stopped = lambda: 0.0  # noqa: E731 (both learn the same of a clock that stands still)
     drafter, _ = make(target_model, settings, stopped, slots)
-    decoded: list[Round] = []
+    decoded: list[list[Round]] = []
     for prompt, answer in zip(PROMPTS, answers):
         decoding = decode(target_model, prompt, {"assistant_model": drafter}, 0.0, 0, TOKENS)
         assert decoding.output_ids == answer
-        decoded += decoding.rounds
+        decoded.append(decoding.rounds)
     _, loop = make(target_model, settings, stopped, slots)
-    replayed = replay(loop, zip(PROMPTS, answers), CostCurve(COSTS), SimulatedClock())
-    assert replayed.rounds == decoded
+    known = [(prompt, answer, TOKENS) for prompt, answer in zip(PROMPTS, answers)]
+    replayed = replay(loop, known, costs_of(COSTS), SimulatedClock())
+    assert replayed.rounds == [round_ for rounds in decoded for round_ in rounds]
     assert replayed.tokens == len(PROMPTS) * TOKENS
-    assert len(decoded) < replayed.tokens
-    assert any(round_.rejected for round_ in decoded)
-    passes = sum(COSTS[round_.drafted] for round_ in decoded)
+    assert len(replayed.rounds) < replayed.tokens
+    assert any(round_.rejected for round_ in replayed.rounds)
+    # The first pass of each answer reads its prompt.
+    firsts = [rounds[0] for rounds in decoded]
+    passes = sum(COSTS[round_.drafted] for rounds in decoded for round_ in rounds[1:]) + len(firsts) * PROMPT
     assert replayed.milliseconds - replayed.drafting_milliseconds == pytest.approx(passes)
-    assert replayed.plain_milliseconds == pytest.approx(replayed.tokens * COSTS[0])
+    assert replayed.plain_milliseconds == pytest.approx(
+        (replayed.tokens - len(firsts)) * COSTS[0] + len(firsts) * PROMPT
+    )
 
 
 def test_loop_learns_the_machines_costs(target_model: PreTrainedModel) -> None:
     """The simulated pass has to reach the loop's clock, or every trial would be made with the stored costs."""
-    answers = [(prompt, [1, 2, 3, 4] * 15) for prompt in PROMPTS]
+    answers = [(prompt, [1, 2, 3, 4] * 15, 60) for prompt in PROMPTS]
     settings = make_settings(COSTS, sources=["lookup"], longest_draft=5, calibration=calibration(lookup=0.6))
     drafted = []
     for slower in (0.0, 4000.0):  # for each token more than one
         clock = SimulatedClock()
         loop = make_loop(settings, size=400, clock=clock)
         costs = [cost + slower * place for place, cost in enumerate(COSTS)]
-        rounds = replay(loop, answers, CostCurve(costs), clock).rounds
+        rounds = replay(loop, answers, costs_of(costs), clock).rounds
         drafted.append(sum(round_.drafted for round_ in rounds))
     assert drafted[1] < drafted[0] / 2
 
@@ -75,23 +86,28 @@ def test_no_drafts_give_no_speedup() -> None:
     """A measure that finds a gain where nothing is drafted finds too much everywhere."""
     clock = SimulatedClock()
     loop = make_loop(make_settings(COSTS, sources=[]), size=400, clock=clock)
-    result = replay(loop, [([1, 2], [3] * 30), ([5], [6]), ([7], [])], CostCurve(COSTS), clock)
+    result = replay(loop, [([1, 2], [3] * 30, 40), ([5], [6], 1)], costs_of(COSTS), clock)
     assert result.rounds == 31 * [Round(0, 0, rejected=False)]
     assert result.tokens == 31
-    assert result.plain_milliseconds == 31 * 1000.0
-    assert result.milliseconds == pytest.approx(31 * 1000.0 + result.drafting_milliseconds)
+    assert result.plain_milliseconds == 29 * 1000.0 + 2 * PROMPT
+    assert result.milliseconds == pytest.approx(result.plain_milliseconds + result.drafting_milliseconds)
     assert 0.99 < result.speedup <= 1.0
 
 
-def test_drafts_end_with_the_answer() -> None:
-    """The last token needs no draft: drafting beyond it would count time and tokens that decoding does not spend."""
-    clock = SimulatedClock()
+def test_drafts_end_where_decoding_would_end_them() -> None:
+    """Only the limit and an end token are known while decoding: to stop where the answer stops would save too much."""
     settings = make_settings(sources=["lookup"], longest_draft=8, calibration=calibration(lookup=0.9))
-    loop = make_loop(settings, size=400, clock=clock)
-    result = replay(loop, [([1, 2, 1, 2], [1, 2, 1, 2, 1])], CostCurve([10.0] * 9), clock)
-    assert result.rounds == [Round(4, 4, rejected=False)]
-    assert result.speedup == pytest.approx(50.0 / result.milliseconds)
-    assert replay(loop, [([1, 2, 1, 2], [1])], CostCurve([10.0] * 9), clock).rounds == [Round(0, 0, rejected=False)]
+
+    def rounds(response: list[int], max_new_tokens: int, end_ids: tuple[int, ...] = ()) -> list[Round]:
+        clock = SimulatedClock()
+        loop = make_loop(settings, size=400, clock=clock)
+        return replay(loop, [([1, 2, 1, 2], response, max_new_tokens)], costs_of([10.0] * 9), clock, end_ids).rounds
+
+    assert rounds([1, 2, 1, 2, 1], 5) == [Round(4, 4, rejected=False)]
+    # The answer ends sooner than its draft: what was behind its end was drafted and verified all the same.
+    assert rounds([1, 2, 1], 30) == [Round(8, 2, rejected=False)]
+    assert rounds([1, 2], 30, end_ids=(2,)) == [Round(2, 1, rejected=False)]
+    assert rounds([1], 1) == [Round(0, 0, rejected=False)]
 
 
 def test_simulated_clock_tells_both_times(monkeypatch: pytest.MonkeyPatch) -> None:

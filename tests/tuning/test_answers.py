@@ -7,22 +7,25 @@ from transformers import PreTrainedTokenizerFast
 
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair
+from drafter_trainer.targets import Target
 from drafter_trainer.tuning.answers import load_answers, read_table_texts
 
 PAIR = get_pair("de-en")
 
 
-def test_texts_are_read_up_to_their_limit(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_texts_are_read_up_to_their_limit(target: Target, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     """Each corpus counts for itself: a long one must not crowd out the next."""
     first, second = tmp_path / "first.txt", tmp_path / "second.txt"
     first.write_text("The train is late.\nThe bus is early.\nNobody waits.\n", encoding="utf-8")
     second.write_text("A bridge is closed.\n", encoding="utf-8")
-    texts = read_table_texts([f"file:{first}", f"file:{second}"], PAIR, tokenizer, 2, ["sample"])
+    texts = read_table_texts([f"file:{first}", f"file:{second}"], PAIR, target, tokenizer, 2, ["sample"])
     said = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in texts]
     assert said == ["The train is late.", "The bus is early.", "A bridge is closed."]
 
 
-def test_evaluation_questions_are_not_counted(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_evaluation_questions_are_not_counted(
+    target: Target, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
     """A table that holds the benchmark's sentences would win it."""
     sentence = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
     questions = tmp_path / "questions.jsonl"
@@ -32,11 +35,11 @@ def test_evaluation_questions_are_not_counted(tokenizer: PreTrainedTokenizerFast
     )
     corpus = tmp_path / "corpus.txt"
     corpus.write_text(f"{sentence}\nsomething else\n", encoding="utf-8")
-    texts = read_table_texts([f"file:{corpus}"], PAIR, tokenizer, None, [str(questions)])
+    texts = read_table_texts([f"file:{corpus}"], PAIR, target, tokenizer, None, [str(questions)])
     assert [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in texts] == ["something else"]
 
 
-def test_folder_without_answers_is_refused(tmp_path: Path) -> None:
+def test_folder_without_answers_is_refused(target: Target, tmp_path: Path) -> None:
     """Settings that were tuned on nothing would look tuned."""
     with pytest.raises(InputError, match=r"has 0 answers and 0 held-out greedy ones .*: distil with --temperatures 0"):
-        load_answers(tmp_path, 10)
+        load_answers(tmp_path, target, 10)

@@ -20,7 +20,7 @@ def answer(response: list[int], temperature: float = 0.0, chances: list[dict[int
     padded = [list(entry.items()) + [(0, 1e-9)] * (size - len(entry)) for entry in chances]
     ids = np.array([[token for token, _ in entry] for entry in padded], dtype=np.int32)
     logprobs = np.log(np.array([[share for _, share in entry] for entry in padded], dtype=np.float32))
-    return HeldOut([1, 2], response, temperature, ids, logprobs)
+    return HeldOut([1, 2], response, 128, temperature, ids, logprobs)
 
 
 def leaned(accepted: float, count: int, share: float) -> float:
