@@ -158,7 +158,7 @@ class TuningArguments:
     )
     table_samples: int | None = _option(None, "Of each of these, count so many documents")
     evaluation_questions: list[str] = _option(["sample"], "Question sets whose prompts are kept out of the tables")
-    longest_draft: int = _option(16, "Tokens of the longest draft that is timed and tried")
+    longest_draft: int = _option(32, "Tokens of the longest draft that is timed and tried")
     repeats: int = _option(5, "Rounds that are timed of each draft length")
     publish: bool = _option(True, "Publish the drafter at the end")
 

@@ -25,7 +25,7 @@ from drafter_trainer.tuning.costs import measure_step
 
 _SIZES = (2048, 4096, 8192, 16384)
 _ORDERS = (1, 2, 3)
-_LONGEST = (4, 8, 12, 16)
+_LONGEST = (4, 8, 12, 16, 24)
 _GAINS = (0.1, 0.2, 0.4, 0.8)
 _STEP_REPEATS = 30
 

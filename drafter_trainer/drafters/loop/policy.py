@@ -14,7 +14,7 @@ LOOKUP, NGRAM, NETWORK = SOURCES = ("lookup", "ngram", "network")
 FILLER = "filler"  # tokens that nobody expects: a pass with them takes less time than one without
 _PRIOR_TOKENS = 6.0
 _CORRECTION = (0.3, 1.5)
-_MOST_CERTAIN = 0.98
+_MOST_CERTAIN = 0.995
 _SMOOTHING = 0.15
 _RATE_PRIOR_ROUNDS = 4.0
 _GAIN_PRIOR_ASKS = 8.0
