@@ -1,6 +1,7 @@
 """What stands beside every number: the command, the commit, the versions, the machine."""
 
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -33,16 +34,20 @@ def collect_provenance() -> dict[str, Any]:
     """Collect the provenance of the running command.
 
     Returns:
-        `dict` with `command`, `commit` (of a clone, with "+" behind it where files were changed; empty outside of
-        one), `date` (UTC), `device` and `versions`.
+        `dict` with `command` (absolute paths without their folders, which are nobody else's), `commit` (of a clone,
+        with "+" behind it where files were changed; empty outside of one), `date` (UTC), `device` and `versions`.
     """
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([Path(sys.argv[0]).name, *map(_without_folders, sys.argv[1:])]),
         "commit": _commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": describe_device(),
         "versions": library_versions(),
     }
+
+
+def _without_folders(argument: str) -> str:
+    return re.sub(r"(^|[:=])/(?:[^/\s]+/)+", r"\1", argument)
 
 
 def _commit() -> str:
