@@ -198,7 +198,7 @@ class BenchmarkArguments:
     seeds: list[int] = _option([0, 1, 2], "Of each temperature above 0")
     max_new_tokens: int = _option(128, "Length limit of an answer")
     prompt_lookup_tokens: list[int] = _option([10], "Tokens that prompt lookup drafts in one round, each a method")
-    without: list[str] = _option([], "Also measure the drafter without lookup, ngram or network, each a method")
+    without: list[str] = _option([], "Also measure the drafter without lookup, ngram or network, where it asks them")
     stock_loop: bool = _option(False, "Also measure the drafter in transformers' own loop")
 
     def __post_init__(self) -> None:

@@ -51,7 +51,9 @@ def main(argv: list[str]) -> None:
         attach_confident_loop(draft_model, network)
     prompts = [encode_prompt(tokenizer, question.prompt) for question in load_questions("sample", pair, _PROMPTS)]
     overhead = measure_overhead(target_model, draft_model, prompts)
-    longest = max(prediction.longest_draft, loop_of(draft_model).settings.longest_draft)
+    longest = prediction.longest_draft
+    if prediction.drafter:
+        longest = max(longest, loop_of(draft_model).settings.longest_draft)
     typical = typical_prompt(greedy) if greedy else prompts[0]
     costs = measure_costs(target_model, draft_model, network, typical, longest, prediction.repeats)
 

@@ -8,7 +8,6 @@ from transformers import PreTrainedModel
 
 from drafter_trainer.drafters.load import with_network, with_sources, with_stock_loop
 from drafter_trainer.drafters.loop.generate import loop_of
-from drafter_trainer.errors import InputError
 
 PLAIN = "plain"
 PROMPT_LOOKUP = "prompt lookup"
@@ -45,7 +44,7 @@ def build_methods(
         pretrained_drafter (`PreTrainedModel`, *optional*): The same before finetuning; it drafts with the same loop,
             apart from the n-gram table, which was counted on what finetuning learns from.
         prompt_lookup_tokens (`Sequence[int]`): Draft lengths of transformers' prompt lookup, each a method.
-        without (`Sequence[str]`): Sources, each of which is left out in a method.
+        without (`Sequence[str]`): Sources, each of which is left out in a method, if the drafter asks it at all.
         stock_draft_length (`int`, *optional*): Adds the drafter in the stock loop, with drafts of this length.
     """
     methods = [Method(PLAIN)]
@@ -58,10 +57,9 @@ def build_methods(
         methods.append(_assisted(PRETRAINED, with_network(drafter, pretrained_drafter)))
     sources = loop_of(drafter).settings.sources
     for source in without:
-        if source not in sources:
-            raise InputError(f"the drafter does not ask {source}, so nothing can be left out: it asks {sources}")
-        rest = with_sources(drafter, [other for other in sources if other != source])
-        methods.append(_assisted(f"{DRAFTER} without {source}", rest))
+        if source in sources:
+            rest = with_sources(drafter, [other for other in sources if other != source])
+            methods.append(_assisted(f"{DRAFTER} without {source}", rest))
     return [*methods, _assisted(DRAFTER, drafter)]
 
 
