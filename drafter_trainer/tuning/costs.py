@@ -1,10 +1,11 @@
 """Measure what a machine takes: a pass of the target by its tokens, a step of the drafter, plain decoding."""
 
+import contextlib
 import copy
 import itertools
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from transformers import PreTrainedModel
@@ -63,16 +64,16 @@ def measure_passes(
         num_assistant_tokens=longest, num_assistant_tokens_schedule="constant", assistant_confidence_threshold=0.0
     )
     ids = torch.tensor([list(prompt_ids)], device=target_model.device)
-    while min(map(len, times)) < repeats:
-        last = None
-        target_model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            assistant_model=filling,
-            max_new_tokens=8 * (longest + 2),
-            eos_token_id=-1,
-            **sampling_arguments(0.0),
-        )
+    with _endless(target_model):
+        while min(map(len, times)) < repeats:
+            last = None
+            target_model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                assistant_model=filling,
+                max_new_tokens=8 * (longest + 2),
+                **sampling_arguments(0.0),
+            )
     return [statistics.median(taken) for taken in times]
 
 
@@ -82,19 +83,26 @@ def measure_plain(target_model: PreTrainedModel, prompt_ids: Sequence[int], repe
     Returns:
         `tuple` of the milliseconds of the first token, for which the prompt is read, and of each further one.
     """
-    further = []
-    firsts = []
-    saved, target_model.generation_config.eos_token_id = target_model.generation_config.eos_token_id, None
-    try:
+    firsts, further = [], []
+    with _endless(target_model):
         for _ in range(repeats):
             first, all_ = (
                 1000 * decode(target_model, prompt_ids, {}, 0.0, 0, tokens).seconds for tokens in (1, _PLAIN_TOKENS)
             )
             firsts.append(first)
             further.append((all_ - first) / (_PLAIN_TOKENS - 1))
-    finally:
-        target_model.generation_config.eos_token_id = saved
     return statistics.median(firsts), statistics.median(further)
+
+
+@contextlib.contextmanager
+def _endless(target_model: PreTrainedModel) -> Iterator[None]:
+    """Let the target go on behind its end tokens."""
+    settings = target_model.generation_config
+    saved, settings.eos_token_id = settings.eos_token_id, None
+    try:
+        yield
+    finally:
+        settings.eos_token_id = saved
 
 
 def measure_step(network: LeanNetwork | StockNetwork, prompt_ids: Sequence[int], repeats: int) -> float:
