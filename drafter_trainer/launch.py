@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Callable
 
+from accelerate import PartialState
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from safetensors import SafetensorError
 
@@ -40,6 +41,18 @@ def run_recipe(main: Callable[[list[str]], None]) -> None:
     except KeyboardInterrupt:
         _fail("interrupted: run the same command again to go on")
         sys.exit(130)
+
+
+def require_one_process(what: str) -> None:
+    """Refuse to run in several processes, which would time each other.
+
+    Args:
+        what (`str`): What is done in one process, for the message.
+    Raises:
+        InputError: If there are several.
+    """
+    if PartialState().num_processes > 1:
+        raise InputError(f"{what} in one process: launch it with --num_processes 1")
 
 
 def _disk_reason(error: BaseException | None) -> str | None:

@@ -22,7 +22,7 @@ from drafter_trainer.corpora.questions import load_questions
 from drafter_trainer.drafters.load import describe_drafter, identify_drafter, load_drafter
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair
-from drafter_trainer.launch import report_step, run_recipe
+from drafter_trainer.launch import report_step, require_one_process, run_recipe
 from drafter_trainer.provenance import collect_provenance
 from drafter_trainer.steps import Step
 from drafter_trainer.targets import resolve_target
@@ -31,8 +31,7 @@ from drafter_trainer.targets import resolve_target
 def main(argv: list[str]) -> None:
     (run, where, bench), given = parse_arguments("bench", argv, __doc__)
     pair = get_pair(run.pair)
-    if PartialState().num_processes > 1:
-        raise InputError("a benchmark runs in one process: launch it with --num_processes 1")
+    require_one_process("a benchmark runs")
     drafter_path = bench.drafter or str(run.folder / "drafter")
     if not bench.drafter and not Path(drafter_path).is_dir():
         raise InputError(f"there is no drafter in {drafter_path}: train one, or give --drafter FOLDER_OR_HUB_ID")

@@ -19,9 +19,8 @@ from drafter_trainer.configuration import parse_arguments
 from drafter_trainer.corpora.questions import load_questions
 from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.drafters.loop.generate import loop_of
-from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair
-from drafter_trainer.launch import run_recipe
+from drafter_trainer.launch import require_one_process, run_recipe
 from drafter_trainer.provenance import collect_provenance
 from drafter_trainer.targets import encode_prompt, end_ids, resolve_target
 from drafter_trainer.tuning.answers import load_answers, typical_prompt
@@ -37,8 +36,7 @@ def main(argv: list[str]) -> None:
     (run, where, shape, prediction), _ = parse_arguments("predict", argv, __doc__)
     pair = get_pair(run.pair)
     target = resolve_target(where.target_model, where.target_revision, where.target_name, where.chat_template)
-    if PartialState().num_processes > 1:
-        raise InputError("a forecast is made in one process: launch it with --num_processes 1")
+    require_one_process("a forecast is made")
     rows = Path(prediction.data or run.folder / "distill")
     greedy = load_answers(rows, target, prediction.max_answers)[1] if prediction.drafter else []
     tokenizer = target.load_tokenizer()

@@ -21,7 +21,7 @@ from drafter_trainer.launch import report_step, run_recipe
 from drafter_trainer.steps import Step, finished_step
 from drafter_trainer.targets import resolve_target
 from drafter_trainer.training.collators import collate_packed
-from drafter_trainer.training.packing import load_packed, pack, read_token_ids, write_packed
+from drafter_trainer.training.packing import load_packed, pack, read_token_ids, rows_folder, write_packed
 from drafter_trainer.training.trainers import PretrainingTrainer, train_to_end
 
 
@@ -35,9 +35,9 @@ def main(argv: list[str]) -> None:
     inputs = {"target": target.identity}
     read = []
     for name in corpora.corpus:
-        if name.startswith("rows:"):
+        if (written := rows_folder(name)) is not None:
             advice = "run distill.py with --corpus start_token first"
-            inputs[name] = finished_step(Path(name.removeprefix("rows:")), advice)["fingerprint"]
+            inputs[name] = finished_step(written, advice)["fingerprint"]
             read.append({"name": "written by the target from its start token"})
         else:
             read.append(describe_corpus(name))

@@ -17,12 +17,12 @@ from drafter_trainer.configuration import parse_arguments
 from drafter_trainer.corpora import describe_corpus
 from drafter_trainer.drafters.compatibility import hash_tokenizer
 from drafter_trainer.drafters.loop.repository import VOCABULARY, read_vocabulary
-from drafter_trainer.errors import InputError
 from drafter_trainer.hub.publish import check_destination, publish_run
 from drafter_trainer.languages import get_pair
-from drafter_trainer.launch import report_step, run_recipe
+from drafter_trainer.launch import report_step, require_one_process, run_recipe
 from drafter_trainer.steps import Step, finished_step
 from drafter_trainer.targets import end_ids, resolve_target
+from drafter_trainer.training.packing import rows_folder
 from drafter_trainer.tuning.answers import load_answers, read_table_texts, typical_prompt
 from drafter_trainer.tuning.costs import measure_costs
 from drafter_trainer.tuning.results import trials_table, write_tuning
@@ -32,8 +32,7 @@ from drafter_trainer.tuning.search import Tuning
 def main(argv: list[str]) -> None:
     (run, where, tuning, publishing), given = parse_arguments("tune", argv, __doc__)
     pair = get_pair(run.pair)
-    if PartialState().num_processes > 1:
-        raise InputError("tuning runs in one process: launch it with --num_processes 1")
+    require_one_process("tuning runs")
     if tuning.publish:
         check_destination(publishing.to)
     target = resolve_target(where.target_model, where.target_revision, where.target_name, where.chat_template)
@@ -44,9 +43,8 @@ def main(argv: list[str]) -> None:
         "rows": finished_step(rows, "run distill.py first, or give --data FOLDER")["fingerprint"],
     }
     for name in tuning.table_corpus:
-        if name.startswith("rows:"):
-            advice = "distil it first"
-            inputs[name] = finished_step(Path(name.removeprefix("rows:")), advice)["fingerprint"]
+        if (written := rows_folder(name)) is not None:
+            inputs[name] = finished_step(written, "distil it first")["fingerprint"]
         else:
             inputs[name] = str(describe_corpus(name))
     step = Step(run.folder / "tune", "tune", given, inputs)

@@ -41,8 +41,8 @@ def build_methods(
 
     Args:
         drafter (`PreTrainedModel`): The published drafter, as `load_drafter` returns it.
-        pretrained_drafter (`PreTrainedModel`, *optional*): The same before finetuning; it drafts with the same loop,
-            apart from the n-gram table, which was counted on what finetuning learns from.
+        pretrained_drafter (`PreTrainedModel`, *optional*): The same before finetuning; it drafts with the same loop
+            and table.
         prompt_lookup_tokens (`Sequence[int]`): Draft lengths of transformers' prompt lookup, each a method.
         without (`Sequence[str]`): Sources, each of which is left out in a method, if the drafter asks it at all.
         stock_draft_length (`int`, *optional*): Adds the drafter in the stock loop, with drafts of this length.

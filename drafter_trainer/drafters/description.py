@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from drafter_trainer.drafters.loop.repository import DESCRIPTION as FILE_NAME
 from drafter_trainer.errors import InputError
 
-FILE_NAME = "drafter.json"
 SCHEMA_VERSION = 1
 
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from drafter_trainer.drafters.compatibility import check_tokenizers, hash_tokenizer
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
-from drafter_trainer.drafters.loop.generate import attach_loop, loop_of
+from drafter_trainer.drafters.loop.generate import attach_loop, loop_of, set_draft_length
 from drafter_trainer.drafters.loop.policy import NETWORK
 from drafter_trainer.drafters.loop.repository import build_loop, build_network
 from drafter_trainer.drafters.loop.settings import LoopSettings
@@ -105,11 +105,7 @@ def with_stock_loop(drafter: PreTrainedModel, draft_length: int) -> PreTrainedMo
     stock = copy.copy(drafter)
     stock.__dict__.pop("generate", None)
     stock.generation_config = copy.deepcopy(drafter.generation_config)
-    stock.generation_config.update(
-        num_assistant_tokens=draft_length,
-        num_assistant_tokens_schedule="constant",
-        assistant_confidence_threshold=0.0,
-    )
+    set_draft_length(stock.generation_config, draft_length)
     return stock
 
 

@@ -16,6 +16,7 @@ from drafter_trainer.arguments import PublishingArguments, RunArguments
 from drafter_trainer.benchmark.results import read_results
 from drafter_trainer.drafters.compatibility import check_tokenizers, hash_tokenizer
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
+from drafter_trainer.drafters.loop.generate import set_draft_length
 from drafter_trainer.drafters.loop.policy import NGRAM
 from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
 from drafter_trainer.drafters.loop.settings import LoopSettings
@@ -158,13 +159,8 @@ def assemble(
     dtype = config.dtype if target_dtype == "auto" else target_dtype
     model = AutoModelForCausalLM.from_pretrained(trained, dtype=dtype)
     special = {name: _special_id(target, tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    # A threshold left out would mean 0.4, and a schedule left to its default may change between releases.
-    model.generation_config = GenerationConfig(
-        num_assistant_tokens=draft_length,
-        num_assistant_tokens_schedule="constant",
-        assistant_confidence_threshold=0.0,
-        **special,
-    )
+    model.generation_config = GenerationConfig(**special)
+    set_draft_length(model.generation_config, draft_length)
     for name, value in special.items():  # pipeline compares them here
         setattr(model.config, name, value)
     model.save_pretrained(folder)

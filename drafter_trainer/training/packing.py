@@ -25,6 +25,11 @@ PACKED = pa.schema([("input_ids", pa.list_(pa.int32()))])
 _ROWS_AT_ONCE = 1024
 
 
+def rows_folder(corpus: str) -> Path | None:
+    """Return the folder of a corpus `rows:FOLDER`, what a target wrote; `None` for every other corpus."""
+    return Path(corpus.removeprefix("rows:")) if corpus.startswith("rows:") else None
+
+
 def tokenise(document: Document, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Turn a document into ids: text as it is with an end token behind, conversations through the chat template."""
     if document.messages is not None:
@@ -50,7 +55,7 @@ def read_token_ids(
         limit (`int`, *optional*): Stop after so many documents.
         drops (`Counter[str]`): Gains what was left out, by reason.
     """
-    if corpus.startswith("rows:"):
+    if rows_folder(corpus) is not None:
         documents: Iterable[tuple[str, list[int]]] = (
             (tokenizer.decode(ids, skip_special_tokens=True), ids) for ids in _read_rows(corpus, split)
         )
@@ -71,7 +76,7 @@ def _text(document: Document) -> str:
 
 
 def _read_rows(corpus: str, split: str) -> Iterator[list[int]]:
-    folder = Path(corpus.removeprefix("rows:")) / split
+    folder = rows_folder(corpus) / split
     if not folder.is_dir():
         raise InputError(f"{corpus}: no folder {folder}: run distill.py first")
     for table in RowStore(folder).tables(["prompt_ids", "response_ids"]):

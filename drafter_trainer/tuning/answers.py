@@ -14,7 +14,7 @@ from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import Pair
 from drafter_trainer.targets import Target
-from drafter_trainer.training.packing import read_token_ids
+from drafter_trainer.training.packing import read_token_ids, rows_folder
 from drafter_trainer.training.rows import check_target
 from drafter_trainer.tuning.calibration import HeldOut
 
@@ -95,10 +95,9 @@ def read_table_texts(
         return texts
     decontaminator, drops = keep_out(questions, pair), Counter()
     for name in corpora:
-        if name.startswith("rows:"):
-            folder = Path(name.removeprefix("rows:")) / "train"
-            check_target(RowStore(folder), target)
-            answers = itertools.islice(_responses(folder), limit)
+        if (folder := rows_folder(name)) is not None:
+            check_target(RowStore(folder / "train"), target)
+            answers = itertools.islice(_responses(folder / "train"), limit)
             texts += (ids for ids in answers if decontaminator.reason(tokenizer.decode(ids)) is None)
         else:
             texts += read_token_ids(name, pair, "train", tokenizer, decontaminator, limit, drops)

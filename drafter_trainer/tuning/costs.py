@@ -17,6 +17,7 @@ from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.decoding.sampling import sampling_arguments
 from drafter_trainer.drafters.configuration import draft_config
 from drafter_trainer.drafters.initialization import from_scratch
+from drafter_trainer.drafters.loop.generate import set_draft_length
 from drafter_trainer.drafters.loop.graph import GraphedNetwork
 from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.drafters.loop.repository import build_network
@@ -60,9 +61,7 @@ def measure_passes(
     filling = copy.copy(draft_model)
     filling.generate = fill
     filling.generation_config = copy.deepcopy(draft_model.generation_config)
-    filling.generation_config.update(
-        num_assistant_tokens=longest, num_assistant_tokens_schedule="constant", assistant_confidence_threshold=0.0
-    )
+    set_draft_length(filling.generation_config, longest)
     ids = torch.tensor([list(prompt_ids)], device=target_model.device)
     with _endless(target_model):
         while min(map(len, times)) < repeats:

@@ -78,6 +78,7 @@ class Tuning:
         self._fitted, self._tried = (
             (self.greedy[::2], self.greedy[1::2]) if len(self.greedy) > 1 else 2 * [self.greedy]
         )
+        self._prepared = None
         vocabulary = self.draft_model.config.vocab_size
         self._counts = count_ids(self.train_answers, vocabulary)
         if self.trained_ids is not None:
@@ -164,16 +165,23 @@ class Tuning:
         return 1.0 if choice.draft_ids is None else coverage(choice.draft_ids, self._held_out_counts)
 
     def _try(self, choice: Choice) -> tuple[Choice, Replay, float]:
-        """Measure the step, calibrate and replay; the choice then starts from the yield that this gave."""
-        device = self.draft_model.device
-        network = build_network(self.draft_model, choice.draft_ids, choice.settings.int8)
-        step = measure_step(network, typical_prompt(self.greedy), _STEP_REPEATS)
-        table = None if choice.slots is None else NgramTable(choice.slots)
-        calibration = calibrate(self._fitted, table, network)
-        choice = self._set(choice, step_milliseconds={device.type: step}, calibration=calibration)
+        """Replay; the choice then starts from the yield that this gave."""
+        network, table, step, calibration = self._prepare(choice)
+        device = self.draft_model.device.type
+        choice = self._set(choice, step_milliseconds={device: step}, calibration=calibration)
         result = self._replay(choice, network, table)
         choice = self._set(choice, tokens_per_pass=mean_accepted_tokens(result.tokens, len(result.rounds)))
         return choice, result, step
+
+    def _prepare(self, choice: Choice) -> tuple[Any, NgramTable | None, float, dict[str, list[float]]]:
+        """Build network and table, measure the step and calibrate, once for choices that differ in the rest alone."""
+        made_of = (choice.settings.int8, choice.draft_ids, choice.slots)
+        if self._prepared is None or any(one is not other for one, other in zip(made_of, self._prepared[0])):
+            network = build_network(self.draft_model, choice.draft_ids, choice.settings.int8)
+            step = measure_step(network, typical_prompt(self.greedy), _STEP_REPEATS)
+            table = None if choice.slots is None else NgramTable(choice.slots)
+            self._prepared = made_of, (network, table, step, calibrate(self._fitted, table, network))
+        return self._prepared[1]
 
     def _replay(self, choice: Choice, network, table: NgramTable | None) -> Replay:
         clock, vocabulary = SimulatedClock(), self.draft_model.config.vocab_size

@@ -60,7 +60,6 @@ def results_of(records: list[dict], methods: list[Method]) -> dict:
 def looping(drafter: PreTrainedModel, longest_draft: int = 3) -> PreTrainedModel:
     """Let a drafter draft with the loop, with lookup and its network."""
     settings = LoopSettings(sources=["lookup", "network"], longest_draft=longest_draft)
-    drafter.generation_config.update(num_assistant_tokens_schedule="constant", assistant_confidence_threshold=0.0)
     network = build_network(drafter, None, int8=False)
     attach_loop(drafter, DraftingLoop(network, None, settings, drafter.device, drafter.config.vocab_size))
     return drafter

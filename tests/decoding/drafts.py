@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from drafter_trainer.drafters.loop import generate
+
 
 def set_draft_length(drafter: PreTrainedModel, draft_length: int) -> PreTrainedModel:
     """Set what publishing writes: so many tokens in each round, and no early stop."""
-    drafter.generation_config.num_assistant_tokens = draft_length
-    drafter.generation_config.num_assistant_tokens_schedule = "constant"
-    drafter.generation_config.assistant_confidence_threshold = 0.0
+    generate.set_draft_length(drafter.generation_config, draft_length)
     return drafter
 
 

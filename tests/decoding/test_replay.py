@@ -32,7 +32,6 @@ def make(
     target_model: PreTrainedModel, settings: LoopSettings, clock: Callable[[], float], slots: dict | None = None
 ) -> tuple[PreTrainedModel, DraftingLoop]:
     drafter = partly_agreeing(target_model, 0.015)
-    drafter.generation_config.update(num_assistant_tokens_schedule="constant", assistant_confidence_threshold=0.0)
     loop = make_loop(settings, LeanNetwork(drafter), slots, drafter.config.vocab_size, clock)
     attach_loop(drafter, loop)
     return drafter, loop

@@ -120,7 +120,7 @@ class DraftingLoop:
             reached = reach[-1] if reach else 1.0
             if draft and reached < least_reach(len(draft), limit, self._curve, rate):
                 break
-            proposal = self._propose(draft, reached, rate, limit, process, sampling)
+            proposal = self._propose(draft, reached, rate, limit, process)
             if proposal is None:
                 break
             draft.append(proposal)
@@ -177,24 +177,25 @@ class DraftingLoop:
         self._read: list[int] = []
         self._rounds = 0
 
-    def _propose(self, draft, reached, rate, limit, process, sampling) -> Proposal | None:
+    def _propose(self, draft, reached, rate, limit, process) -> Proposal | None:
         best = self._cheap(draft)
         context = self._known + [proposal.token for proposal in draft]
         if self.network is None or len(context) >= self.network.limit:
             return best
         needed = reached * (1 - (0.0 if best is None else best.probability))
         ask_anyhow = best is None and not draft and self._rounds % _ASK_ANYHOW == 0
-        if not ask_anyhow and needed * self._gain() <= rate * self._step():
+        step = self._stored_step if self._sampling else self._clocked_step
+        if not ask_anyhow and needed * self._gain() <= rate * step:
             return best
         self._asked += needed
-        token, share, scores = self._ask_network(context, process, sampling)
+        token, share, scores = self._ask_network(context, process)
         if math.isnan(share):  # processors that leave nothing of the draft vocabulary
             return best
         bin_ = bin_of(share, NETWORK_BINS)
         probability = self._belief.probability(NETWORK, bin_)
         if best is not None and best.probability >= probability:
             return best
-        if draft and sampling and not extension_pays(len(draft), limit, reached, probability, self._curve, rate):
+        if draft and self._sampling and not extension_pays(len(draft), limit, reached, probability, self._curve, rate):
             return None
         return Proposal(token, NETWORK, probability, bin_, scores)
 
@@ -215,12 +216,9 @@ class DraftingLoop:
                     best = Proposal(token, NGRAM, probability, bin_)
         return best
 
-    def _step(self) -> float:
-        return self._stored_step if self._sampling else self._clocked_step
-
-    def _ask_network(self, context: list[int], process, sampling: bool) -> tuple[int, float, torch.Tensor | None]:
+    def _ask_network(self, context: list[int], process) -> tuple[int, float, torch.Tensor | None]:
         """Return a token, the probability of the likeliest one, and the logits if the token was drawn from them."""
-        start = self.clock()
+        start, sampling = self.clock(), self._sampling
         # Where the target wrote what a shortened draft had left out, all was read before, and the logits are gone.
         read = min(len(self._read), len(context) - 1)
         self.network.crop(read)

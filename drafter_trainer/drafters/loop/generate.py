@@ -10,6 +10,7 @@ import types
 from pathlib import Path
 
 import torch
+from transformers import GenerationConfig
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 from transformers.utils import cached_file
 
@@ -75,9 +76,17 @@ def attach_loop(model, loop: DraftingLoop) -> None:
     model.generate = types.MethodType(generate, model)
     # Read by the next call of the target's generate.
     loop.stock_draft_length = model.generation_config.num_assistant_tokens
-    model.generation_config.num_assistant_tokens = loop.settings.longest_draft
-    model.generation_config.num_assistant_tokens_schedule = "constant"
-    model.generation_config.assistant_confidence_threshold = 0.0
+    set_draft_length(model.generation_config, loop.settings.longest_draft)
+
+
+def set_draft_length(settings: GenerationConfig, tokens: int) -> None:
+    """Let assisted decoding ask for so many tokens in each round, neither fewer nor more as it goes on.
+
+    A threshold left out would mean 0.4, and a schedule left to its default may change between releases.
+    """
+    settings.num_assistant_tokens = tokens
+    settings.num_assistant_tokens_schedule = "constant"
+    settings.assistant_confidence_threshold = 0.0
 
 
 def loop_of(model) -> DraftingLoop:

@@ -79,7 +79,7 @@ class LoopSettings:
         return settings
 
     def _check(self, place: str) -> None:
-        bins = {"lookup": LOOKUP_BINS, "ngram": HIGHEST_ORDER * NGRAM_BINS, "network": NETWORK_BINS}
+        bins = {source: len(shares) for source, shares in default_calibration().items()}
         for name in ("calibration", "sampling_calibration"):
             calibration = getattr(self, name)
             if {source: len(shares) for source, shares in calibration.items()} != bins:

@@ -120,7 +120,6 @@ def with_loop(
 ) -> PreTrainedModel:
     """Let a drafter draft with the loop and its lean network."""
     network = LeanNetwork(drafter, draft_ids)
-    drafter.generation_config.update(num_assistant_tokens_schedule="constant", assistant_confidence_threshold=0.0)
     attach_loop(drafter, make_loop(settings, network, slots, drafter.config.vocab_size))
     return drafter
 

@@ -28,7 +28,7 @@ from drafter_trainer.drafters.loop.policy import FILLER, SOURCES
 from drafter_trainer.drafters.loop.repository import build_network
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.drafters.ngram import count_table
-from tests.decoding.drafts import partly_agreeing, successor_model
+from tests.decoding.drafts import partly_agreeing, set_draft_length, successor_model
 from tests.decoding.test_losslessness import (
     IMPROBABLE,
     SAMPLES,
@@ -219,7 +219,6 @@ def test_greedy_output_through_stock_modules() -> None:
     drafter = partly_agreeing(target_model, 0.03)
     with pytest.warns(UserWarning, match="drafts through its stock modules"):
         network = build_network(drafter, None, int8=False)
-    drafter.generation_config.update(num_assistant_tokens_schedule="constant", assistant_confidence_threshold=0.0)
     attach_loop(drafter, make_loop(make_settings(sources=["network"]), network))
     rounds: list[Round] = []
     for prompt in (list(range(3, 20)), [5, 6, 7]):
@@ -499,9 +498,7 @@ def test_first_call_drafts_as_long_as_the_second(
 ) -> None:
     """Remote code builds its loop within a call that was told the stock loop's draft length: most scripts have one."""
     drafter = copy.deepcopy(target_model)
-    drafter.generation_config.update(
-        num_assistant_tokens=1, num_assistant_tokens_schedule="constant", assistant_confidence_threshold=0.0
-    )
+    set_draft_length(drafter, 1)
     loop = make_loop(make_settings(sources=["network"]), LeanNetwork(drafter), size=drafter.config.vocab_size)
     monkeypatch.setattr(generate_module, "build_loop", lambda *_: loop)
     drafter.generate = functools.partial(generate_module.generate, model=drafter)

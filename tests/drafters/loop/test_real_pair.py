@@ -100,7 +100,6 @@ def draft_with(target_model: PreTrainedModel, prompt_ids: list[int]) -> Callable
     missing = chances.topk(3).indices[1]
     ids = torch.arange(drafter.config.vocab_size)
     slots = count_table([prompt_ids[:-3]], (1, 2), min_share=0.0)
-    drafter.generation_config.update(num_assistant_tokens_schedule="constant", assistant_confidence_threshold=0.0)
     remembering = RememberingNetwork(drafter, ids[ids != missing])
 
     def draft_with(sources: Sequence[str], network: LeanNetwork = remembering) -> PreTrainedModel:
