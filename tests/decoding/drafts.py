@@ -4,7 +4,7 @@ import copy
 from collections.abc import Sequence
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from drafter_trainer.drafters.loop import generate
 
@@ -60,3 +60,27 @@ def partly_agreeing(target_model: PreTrainedModel, noise: float, seed: int = 0) 
         for weight in drafter.model.layers.parameters():
             weight.add_(noise * torch.randn(weight.shape, generator=generator))
     return drafter
+
+
+def sliding_model(vocabulary: int, layers: Sequence[str]) -> PreTrainedModel:
+    """Make a tiny Gemma 3; layers of the type "sliding_attention" attend to six tokens."""
+    torch.manual_seed(0)
+    return Gemma3ForCausalLM(
+        Gemma3TextConfig(
+            vocab_size=vocabulary,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=len(layers),
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            sliding_window=6,
+            layer_types=list(layers),
+            max_position_embeddings=256,
+            initializer_range=0.3,
+            tie_word_embeddings=False,
+            bos_token_id=None,
+            eos_token_id=None,
+            pad_token_id=None,
+        )
+    ).eval()

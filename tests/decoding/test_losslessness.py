@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers.generation.candidate_generator import AssistedCandidateGenerator, PromptLookupCandidateGenerator
 
 from drafter_trainer.decoding.metrics import Round, alpha
 from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.decoding.sampling import sampling_arguments
-from tests.decoding.drafts import agreeing, disagreeing, partly_agreeing, set_draft_length
+from tests.decoding.drafts import agreeing, disagreeing, partly_agreeing, set_draft_length, sliding_model
 
 DRAFT_LENGTHS = [1, 2, 5, 8]
 PROMPTS = [[9, 33, 120, 7], [50, 60, 70, 80, 90, 100, 110], [300, 7, 7, 9, 300]]
@@ -64,26 +64,7 @@ def test_greedy_output_with_prompt_lookup(target_model: PreTrainedModel) -> None
 @pytest.mark.parametrize("draft_length", [2, 5])
 def test_greedy_output_beyond_a_sliding_window(draft_length: int) -> None:
     """A cache that holds a window must give back what a rejected draft pushed out of it."""
-    torch.manual_seed(0)
-    target_model = Gemma3ForCausalLM(
-        Gemma3TextConfig(
-            vocab_size=100,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=8,
-            sliding_window=6,
-            layer_types=["sliding_attention", "full_attention"] * 2,
-            max_position_embeddings=256,
-            initializer_range=0.3,
-            tie_word_embeddings=False,
-            bos_token_id=None,
-            eos_token_id=None,
-            pad_token_id=None,
-        )
-    ).eval()
+    target_model = sliding_model(100, ["sliding_attention", "full_attention"] * 2)
     prompt = list(range(3, 20))
     plain = decode(target_model, prompt, {}, 0.0, 0, 24)
     assert len(set(plain.output_ids)) > 4

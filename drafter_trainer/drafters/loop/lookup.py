@@ -1,6 +1,8 @@
 """Prompt lookup without a scan: where did the last few tokens stand before?"""
 
-LONGEST = 8
+from .settings import LOOKUP_BINS
+
+LONGEST = LOOKUP_BINS  # the calibration has a bin for each length
 
 
 class SuffixIndex:

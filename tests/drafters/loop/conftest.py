@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 import torch
 from transformers import (
-    Gemma3ForCausalLM,
-    Gemma3TextConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -124,30 +122,7 @@ def with_loop(
     return drafter
 
 
-def sliding_model() -> PreTrainedModel:
-    """Make a tiny Gemma 3, whose layers but one attend to six tokens."""
-    torch.manual_seed(0)
-    return Gemma3ForCausalLM(
-        Gemma3TextConfig(
-            vocab_size=50,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=8,
-            sliding_window=6,
-            layer_types=["sliding_attention", "sliding_attention", "full_attention"],
-            max_position_embeddings=256,
-            initializer_range=0.3,
-            tie_word_embeddings=False,
-            bos_token_id=None,
-            eos_token_id=None,
-            pad_token_id=None,
-        )
-    ).eval()
-
-
+SLIDING = ["sliding_attention", "sliding_attention", "full_attention"]
 PROMPTS = [[9, 33, 120, 7], [50, 60, 70, 80, 90, 100, 110], [300, 7, 7, 9, 300], [5, 6, 5, 6, 5, 6, 5, 6]]
 
 

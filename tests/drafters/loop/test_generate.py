@@ -28,7 +28,7 @@ from drafter_trainer.drafters.loop.policy import FILLER, SOURCES
 from drafter_trainer.drafters.loop.repository import build_network
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.drafters.ngram import count_table
-from tests.decoding.drafts import partly_agreeing, set_draft_length, successor_model
+from tests.decoding.drafts import partly_agreeing, set_draft_length, sliding_model, successor_model
 from tests.decoding.test_losslessness import (
     IMPROBABLE,
     SAMPLES,
@@ -42,11 +42,11 @@ from tests.decoding.test_losslessness import (
 )
 from tests.drafters.loop.conftest import (
     PROMPTS,
+    SLIDING,
     calibration,
     greedy_answers,
     make_loop,
     make_settings,
-    sliding_model,
     with_loop,
 )
 
@@ -215,7 +215,7 @@ def test_greedy_output_beyond_the_drafters_context(target_model: PreTrainedModel
 
 def test_greedy_output_through_stock_modules() -> None:
     """A family that cannot be run lean drafts slower, and the same."""
-    target_model = sliding_model()
+    target_model = sliding_model(50, SLIDING)
     drafter = partly_agreeing(target_model, 0.03)
     with pytest.warns(UserWarning, match="drafts through its stock modules"):
         network = build_network(drafter, None, int8=False)

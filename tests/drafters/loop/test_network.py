@@ -15,7 +15,8 @@ from transformers import (
 )
 
 from drafter_trainer.drafters.loop.network import LeanNetwork, reason_against
-from tests.drafters.loop.conftest import sliding_model
+from tests.decoding.drafts import sliding_model
+from tests.drafters.loop.conftest import SLIDING
 
 SHAPE = {
     "vocab_size": 70,
@@ -200,5 +201,5 @@ def test_weights_are_left_as_they_are() -> None:
 )
 def test_what_cannot_be_run_lean_is_said(config: PretrainedConfig | None, reason: str) -> None:
     """A family that differs in one place would be run wrong, or without a word five times slower."""
-    model = sliding_model() if config is None else AutoModelForCausalLM.from_config(config)
+    model = sliding_model(50, SLIDING) if config is None else AutoModelForCausalLM.from_config(config)
     assert reason in reason_against(model)

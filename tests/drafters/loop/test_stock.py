@@ -7,7 +7,8 @@ from transformers import PreTrainedModel
 from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.drafters.loop.repository import build_network
 from drafter_trainer.drafters.loop.stock import StockNetwork
-from tests.drafters.loop.conftest import sliding_model
+from tests.decoding.drafts import sliding_model
+from tests.drafters.loop.conftest import SLIDING
 from tests.drafters.loop.test_network import CONFIGS, STEPS, TOKENS, check_reads, make
 
 SLIDING_TOKENS = [token % 50 for token in TOKENS]
@@ -30,7 +31,7 @@ SLIDING_STEPS = [
 @pytest.fixture(scope="module")
 def sliding() -> PreTrainedModel:
     """A tiny Gemma 3."""
-    return sliding_model()
+    return sliding_model(50, SLIDING)
 
 
 def test_stock_reads_like_the_lean_network() -> None:
