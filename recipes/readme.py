@@ -1,9 +1,9 @@
-"""Write the tables of committed results into the README, between its two marks.
+"""Write the tables of committed results into the README, each between its two marks.
 
     make readme
 
-The numbers come from hub_cards/*/results.json, which publish.py left there: an overview of all drafters, and the whole
-table of the first.
+The numbers come from hub_cards/*/results.json, which publish.py left there: the table that quickstart printed, an
+overview of all other drafters, and the whole table of the first of them.
 """
 
 import sys
@@ -12,19 +12,26 @@ from pathlib import Path
 from drafter_trainer.benchmark.report import overview_table, speedup_tables
 from drafter_trainer.benchmark.results import read_results
 
-RESULTS = "hub_cards/*/results.json"
+CARDS = Path("hub_cards")
+QUICKSTART = CARDS / "smollm2-135m-quickstart-drafter-de-en" / "results.json"
 README = Path("README.md")
-BEGIN, END = "<!-- table: make readme -->", "<!-- end of table -->"
 
 
 def main() -> None:
-    before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
+    drafters = [read_results(path) for path in sorted(CARDS.glob("*/results.json")) if path != QUICKSTART]
+    text = README.read_text(encoding="utf-8")
+    text = put(text, "quickstart", speedup_tables(read_results(QUICKSTART)))
+    text = put(text, "drafters", f"{overview_table(drafters)}\n\n{speedup_tables(drafters[0])}")
+    README.write_text(text, encoding="utf-8")
+
+
+def put(text: str, name: str, tables: str) -> str:
+    begin, end = f"<!-- {name}: make readme -->", f"<!-- end of {name} -->"
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
     if not after:
-        sys.exit(f"error: {README} lacks the marks {BEGIN} and {END}: put them back")
-    several = [read_results(path) for path in sorted(Path().glob(RESULTS))]
-    tables = f"{overview_table(several)}\n\n{speedup_tables(several[0])}"
-    README.write_text(f"{before}{BEGIN}\n{tables}\n{END}{after}", encoding="utf-8")
+        sys.exit(f"error: {README} lacks the marks {begin} and {end}: put them back")
+    return f"{before}{begin}\n{tables}\n{end}{after}"
 
 
 if __name__ == "__main__":
