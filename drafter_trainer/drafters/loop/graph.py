@@ -4,7 +4,7 @@ import warnings
 
 import torch
 
-from .network import LeanNetwork
+from .network import LayerView, LeanNetwork
 
 _WARM_UP_STEPS = 3
 
@@ -40,11 +40,16 @@ class GraphedNetwork(LeanNetwork):
 
     def step(self) -> torch.Tensor:
         """Read the token in `_ids` at the position in `_place`, with tensors of fixed shape and place alone."""
-        hidden = torch.arange(self.capacity, device=self.device)[None] > self._place
-        mask = torch.zeros((1, self.capacity), dtype=self.dtype, device=self.device)
-        mask = mask.masked_fill(hidden, float("-inf"))
-        cosines, sines = self._cosines[self._place], self._sines[self._place]
-        return self.logits(self.forward(self._ids, cosines, sines, self._place, self.capacity, mask))
+        places = torch.arange(self.capacity, device=self.device)[None]
+        views = {}
+        for kind in self.kinds:
+            hidden = places > self._place
+            if kind.window is not None:
+                hidden = hidden | (places <= self._place - kind.window)
+            mask = torch.zeros((1, self.capacity), dtype=self.dtype, device=self.device)
+            cosines, sines = (rotation[self._place] for rotation in self._rotations[kind])
+            views[kind] = LayerView(cosines, sines, slice(0, self.capacity), mask.masked_fill(hidden, float("-inf")))
+        return self.logits(self.forward(self._ids, self._place, views))
 
     def _capture(self) -> bool:
         try:

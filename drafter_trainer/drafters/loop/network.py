@@ -5,19 +5,23 @@ the projections behind them, projections of one input fused, the head cut to the
 for), and the keys and values lie in a preallocated cache.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 
 # model_type -> whether a norm's weight is stored less one, and whether embeddings are scaled by sqrt(width)
-FAMILIES = {"llama": (False, False), "mistral": (False, False), "qwen2": (False, False), "gemma": (True, True)}
-ACTIVATIONS = {
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+FAMILIES = {
+    "llama": (False, False),
+    "mistral": (False, False),
+    "qwen2": (False, False),
+    "qwen3": (False, False),
+    "gemma": (True, True),
+    "gemma3_text": (True, True),
 }
 _FIRST_CAPACITY = 512
 _PIECE = 512
+_FROM_MEMORY = 16  # from so many tokens on, multiplying takes longer than fetching the weights
 
 
 def reason_against(model) -> str | None:
@@ -25,14 +29,14 @@ def reason_against(model) -> str | None:
     config = model.config
     if config.model_type not in FAMILIES:
         return f"{config.model_type} is none of the families {', '.join(FAMILIES)}"
-    if config.hidden_act not in ACTIVATIONS:
-        return f"its activation {config.hidden_act} is none of {', '.join(ACTIVATIONS)}"
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"} or (config.model_type == "mistral" and config.sliding_window is not None):
-        return "its attention slides over a window"
-    rope = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type", "default") in ("dynamic", "longrope"):
-        return f"its rotary embedding {rope['rope_type']} depends on the length"
+    if getattr(config, "attn_logit_softcapping", None) or getattr(config, "final_logit_softcapping", None):
+        return "its logits are capped"
+    if getattr(config, "use_bidirectional_attention", False):
+        return "it attends to what comes after"
+    rope = config.rope_parameters or {}
+    for parameters in [rope] if "rope_type" in rope else rope.values():
+        if parameters["rope_type"] in ("dynamic", "longrope"):
+            return f"its rotary embedding {parameters['rope_type']} depends on the length"
     return None
 
 
@@ -42,7 +46,7 @@ class Weight:
     Args:
         weight (`torch.Tensor` of shape `(out, in)`): Values.
         bias (`torch.Tensor` of shape `(out,)`, *optional*): Added behind.
-        int8 (`bool`): Keep a byte a value, with a scale for each row.
+        int8 (`bool`): Keep a byte a value, with a scale for each row, and bf16 beside it for many tokens at once.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, int8: bool) -> None:
@@ -50,6 +54,7 @@ class Weight:
         self.scale = None
         self.weight = weight.contiguous()
         if int8:
+            self.wide = weight.to(torch.bfloat16).contiguous()
             largest = weight.float().abs().amax(dim=1).clamp(min=1e-8)
             self.weight = (weight.float() * (127 / largest)[:, None]).round().to(torch.int8).contiguous()
             # With bf16 activations the kernel is three to twelve times as fast as with fp32 ones (torch 2.13).
@@ -59,8 +64,39 @@ class Weight:
         """Multiply `x` of shape `(tokens, in)`; the result has the shape `(tokens, out)`."""
         if self.scale is None:
             return F.linear(x, self.weight, self.bias)
-        product = torch._weight_int8pack_mm(x.to(torch.bfloat16), self.weight, self.scale).to(x.dtype)
+        narrow = x.to(torch.bfloat16)
+        if len(x) < _FROM_MEMORY:
+            product = torch._weight_int8pack_mm(narrow, self.weight, self.scale).to(x.dtype)
+        else:
+            product = F.linear(narrow, self.wide).to(x.dtype)
         return product if self.bias is None else product + self.bias
+
+
+class LayerKind(NamedTuple):
+    """Say what layers of one kind have in common.
+
+    Args:
+        rotary (`str`, *optional*): Layer type by which the family rotates; `None` where all layers rotate alike.
+        window (`int`, *optional*): A token attends to itself and those before it, so many in all; `None` for all.
+    """
+
+    rotary: str | None
+    window: int | None
+
+
+class LayerView(NamedTuple):
+    """Say how layers of one kind see the tokens that are read.
+
+    Args:
+        cosines, sines (`torch.Tensor` of shape `(tokens, head_dim)`): Of their positions.
+        seen (`slice`): Part of the cache that is attended to.
+        mask (`torch.Tensor` of shape `(tokens, seen)`, *optional*): 0 where a token attends, -inf elsewhere.
+    """
+
+    cosines: torch.Tensor
+    sines: torch.Tensor
+    seen: slice
+    mask: torch.Tensor | None
 
 
 class LeanNetwork:
@@ -80,12 +116,14 @@ class LeanNetwork:
         self.heads, self.key_value_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.epsilon = config.rms_norm_eps
-        self.activation = ACTIVATIONS[config.hidden_act]
-        self.scale = self.head_dim**-0.5
         self.embedding_scale = config.hidden_size**0.5 if scaled else 1.0
         body = model.get_decoder()
+        self.scale = body.layers[0].self_attn.scaling
+        self.activation = body.layers[0].mlp.act_fn
         self.embeddings = model.get_input_embeddings().weight.detach()
-        self.layers = [_Layer(layer, less_one, int8) for layer in body.layers]
+        self.layers = [_Layer(layer, config, less_one, int8) for layer in body.layers]
+        # Layers of one kind share rotation and window.
+        self.kinds = sorted({layer.kind for layer in self.layers}, key=str)
         head = model.get_output_embeddings().weight.detach()
         self.draft_ids = None if draft_ids is None else draft_ids.to(self.device)
         head = head if self.draft_ids is None else head[self.draft_ids]
@@ -120,35 +158,34 @@ class LeanNetwork:
 
     def _read_piece(self, token_ids: list[int]) -> torch.Tensor:
         start, end = self.length, self.length + len(token_ids)
-        ids = torch.tensor(token_ids, device=self.device)
-        mask = None
-        if len(token_ids) > 1:
-            mask = torch.full((len(token_ids), end), float("-inf"), dtype=self.dtype, device=self.device)
-            mask = mask.triu(start + 1)
+        place = slice(start, end)
+        views = {}
+        for kind in self.kinds:
+            first, mask = 0, None
+            if kind.window is not None:
+                first = max(0, start - kind.window + 1)
+            if len(token_ids) > 1:
+                mask = torch.full((len(token_ids), end - first), float("-inf"), dtype=self.dtype, device=self.device)
+                after = mask.triu(start + 1 - first)
+                mask = after if kind.window is None else after + mask.tril(start - kind.window - first)
+            cosines, sines = self._rotations[kind]
+            views[kind] = LayerView(cosines[place], sines[place], slice(first, end), mask)
         self.length = end
-        return self.forward(ids, self._cosines[start:end], self._sines[start:end], slice(start, end), end, mask)
+        return self.forward(torch.tensor(token_ids, device=self.device), place, views)
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """Apply last norm and head to one position, of shape `(1, width)`."""
-        return self.head(F.rms_norm(x, x.shape[-1:], eps=self.epsilon))[0].float()
+        return self.head(self._normalise(x))[0].float()
 
     def forward(
-        self,
-        ids: torch.Tensor,
-        cosines: torch.Tensor,
-        sines: torch.Tensor,
-        place: slice | torch.Tensor,
-        end: int,
-        mask: torch.Tensor | None,
+        self, ids: torch.Tensor, place: slice | torch.Tensor, views: dict[LayerKind, LayerView]
     ) -> torch.Tensor:
         """Run the layers.
 
         Args:
             ids (`torch.Tensor` of shape `(tokens,)`): What is read.
-            cosines, sines (`torch.Tensor` of shape `(tokens, head_dim)`): Of their positions.
             place (`slice` or `torch.Tensor` of shape `(tokens,)`): Where their keys and values go in the cache.
-            end (`int`): Attend to so much of the cache.
-            mask (`torch.Tensor` of shape `(tokens, end)`, *optional*): 0 where a token attends, -inf elsewhere.
+            views (`dict[LayerKind, LayerView]`): How each kind of layer sees them.
         Returns:
             `torch.Tensor` of shape `(tokens, width)`.
         """
@@ -156,28 +193,35 @@ class LeanNetwork:
         if self.embedding_scale != 1.0:
             x = x * torch.tensor(self.embedding_scale, dtype=x.dtype)
         for layer, keys, values in zip(self.layers, self._keys, self._values):
-            attended = self._attend(layer, x, cosines, sines, place, end, mask, keys, values)
-            x = x + layer.output(attended)
-            gate, up = layer.gate_up(F.rms_norm(x, x.shape[-1:], eps=self.epsilon)).chunk(2, dim=-1)
-            x = x + layer.down(self.activation(gate) * up)
+            attended = layer.output(self._attend(layer, x, place, views[layer.kind], keys, values))
+            x = x + (attended if layer.attended_norm is None else self._normalise(attended) * layer.attended_norm)
+            gate, up = layer.gate_up(self._normalise(x)).chunk(2, dim=-1)
+            activated = layer.down(self.activation(gate) * up)
+            x = x + (activated if layer.activated_norm is None else self._normalise(activated) * layer.activated_norm)
         return x
 
-    def _attend(self, layer, x, cosines, sines, place, end, mask, keys, values) -> torch.Tensor:
+    def _normalise(self, x: torch.Tensor) -> torch.Tensor:
+        return F.rms_norm(x, x.shape[-1:], eps=self.epsilon)
+
+    def _attend(self, layer, x, place, view, keys, values) -> torch.Tensor:
         tokens = x.shape[0]
-        fused = layer.query_key_value(F.rms_norm(x, x.shape[-1:], eps=self.epsilon))
+        fused = layer.query_key_value(self._normalise(x))
         fused = fused.view(tokens, -1, self.head_dim).transpose(0, 1)
         turned = fused[: -self.key_value_heads]
+        if layer.head_norm is not None:
+            turned = self._normalise(turned) * layer.head_norm
         # The sign of the rotation's second half is in `sines`.
-        turned = turned * cosines + turned.roll(self.head_dim // 2, dims=-1) * sines
+        turned = turned * view.cosines + turned.roll(self.head_dim // 2, dims=-1) * view.sines
         keys[:, place] = turned[self.heads :]
         values[:, place] = fused[-self.key_value_heads :]
         queries = turned[: self.heads].reshape(self.key_value_heads, -1, self.head_dim)
-        weights = torch.baddbmm(layer.zero, queries, keys[:, :end].transpose(1, 2), beta=0, alpha=self.scale)
-        if mask is not None:
-            weights = weights.view(self.key_value_heads, -1, tokens, end) + mask
-            weights = weights.view(self.key_value_heads, -1, end)
+        seen = keys[:, view.seen]
+        weights = torch.baddbmm(layer.zero, queries, seen.transpose(1, 2), beta=0, alpha=self.scale)
+        if view.mask is not None:
+            weights = weights.view(self.key_value_heads, -1, tokens, seen.shape[1]) + view.mask
+            weights = weights.view(self.key_value_heads, -1, seen.shape[1])
         weights = weights.softmax(dim=-1, dtype=torch.float32).to(x.dtype)
-        attended = torch.bmm(weights, values[:, :end])
+        attended = torch.bmm(weights, values[:, view.seen])
         return attended.view(self.heads, tokens, self.head_dim).transpose(0, 1).reshape(tokens, -1)
 
     def _reserve(self, capacity: int) -> None:
@@ -186,22 +230,39 @@ class LeanNetwork:
         if self.capacity:
             keys[:, :, : self.capacity], values[:, :, : self.capacity] = self._keys, self._values
         self._keys, self._values, self.capacity = keys, values, capacity
-        positions = torch.arange(capacity, device=self.device)
-        cosines, sines = self._rotary(keys[0], positions[None])
-        sines = torch.cat((-sines[0, :, : self.head_dim // 2], sines[0, :, self.head_dim // 2 :]), dim=-1)
-        self._cosines, self._sines = cosines[0], sines
+        positions = torch.arange(capacity, device=self.device)[None]
+        self._rotations = {}
+        for kind in self.kinds:
+            cosines, sines = self._rotary(keys[0], positions, *(() if kind.rotary is None else (kind.rotary,)))
+            half = self.head_dim // 2
+            self._rotations[kind] = cosines[0], torch.cat((-sines[0, :, :half], sines[0, :, half:]), dim=-1)
 
 
 class _Layer:
-    def __init__(self, layer, less_one: bool, int8: bool) -> None:
+    def __init__(self, layer, config, less_one: bool, int8: bool) -> None:
         attention, mlp = layer.self_attn, layer.mlp
+        sandwiched = hasattr(layer, "pre_feedforward_layernorm")
+        rotates_by_type = "rope_type" not in config.rope_parameters
+        windowed = config if config.model_type == "mistral" else attention
+        self.kind = LayerKind(
+            rotary=attention.layer_type if rotates_by_type else None,
+            window=getattr(windowed, "sliding_window", None),
+        )
+        before_mlp = layer.pre_feedforward_layernorm if sandwiched else layer.post_attention_layernorm
         self.query_key_value = _fuse(
             (attention.q_proj, attention.k_proj, attention.v_proj), layer.input_layernorm, less_one, int8
         )
         self.output = _fuse((attention.o_proj,), None, less_one, int8)
-        self.gate_up = _fuse((mlp.gate_proj, mlp.up_proj), layer.post_attention_layernorm, less_one, int8)
+        self.gate_up = _fuse((mlp.gate_proj, mlp.up_proj), before_mlp, less_one, int8)
         self.down = _fuse((mlp.down_proj,), None, less_one, int8)
         self.zero = torch.zeros((), dtype=attention.q_proj.weight.dtype, device=attention.q_proj.weight.device)
+        # Norms behind a projection cannot be folded into the next one.
+        self.attended_norm = _factor(layer.post_attention_layernorm, less_one) if sandwiched else None
+        self.activated_norm = _factor(layer.post_feedforward_layernorm, less_one) if sandwiched else None
+        self.head_norm = None
+        if hasattr(attention, "q_norm"):
+            norms = (attention.q_norm, config.num_attention_heads), (attention.k_norm, config.num_key_value_heads)
+            self.head_norm = torch.cat([_factor(norm, less_one).expand(heads, 1, -1) for norm, heads in norms])
 
 
 def _fuse(projections, norm, less_one: bool, int8: bool) -> Weight:
@@ -213,5 +274,9 @@ def _fuse(projections, norm, less_one: bool, int8: bool) -> Weight:
 
 def _fold(weight: torch.Tensor, norm, less_one: bool) -> torch.Tensor:
     """Multiply a norm's weight into the matrix behind it: the norm itself is then a plain division."""
-    factor = norm.weight.detach().float() + (1.0 if less_one else 0.0)
-    return (weight.float() * factor).to(weight.dtype)
+    return (weight.float() * _factor(norm, less_one).float()).to(weight.dtype)
+
+
+def _factor(norm, less_one: bool) -> torch.Tensor:
+    weight = norm.weight.detach()
+    return (weight.float() + (1.0 if less_one else 0.0)).to(weight.dtype)

@@ -9,6 +9,8 @@ from transformers import PreTrainedModel
 
 from drafter_trainer.drafters.loop.graph import GraphedNetwork
 from drafter_trainer.drafters.loop.network import LeanNetwork
+from tests.decoding.drafts import sliding_model
+from tests.drafters.loop.conftest import SLIDING
 
 TOKENS = [9, 33, 120, 7, 50, 60]
 
@@ -43,6 +45,16 @@ def test_fixed_step_is_the_step(target_model: PreTrainedModel, draft_ids: torch.
         torch.testing.assert_close(graphed.read([token]), lean.read([token]))
     assert graphed.length == lean.length == len(TOKENS) + 3
     assert graphed.captures == 1
+
+
+def test_fixed_step_keeps_to_windows() -> None:
+    """It sees all of the cache in each layer, also where the layer attends to the last tokens alone."""
+    model = sliding_model(50, SLIDING)
+    lean, graphed = LeanNetwork(model), Replayed(model)
+    for network in (lean, graphed):
+        network.read([1, 2, 3, 4])
+    for token in range(5, 15):
+        torch.testing.assert_close(graphed.read([token]), lean.read([token]))
 
 
 def test_grown_cache_is_captured_anew(target_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
