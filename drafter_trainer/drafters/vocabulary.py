@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save
 from transformers import PreTrainedModel
 
@@ -47,43 +46,42 @@ def vocabulary_bytes(ids: torch.Tensor) -> bytes:
     return save({"ids": ids.to(torch.int32)}, metadata={"format": "1"})
 
 
-class DraftHead(torch.nn.Linear):
-    """Compute logits over the draft vocabulary alone, from a head that keeps a row for every id.
+def narrow_head(model: PreTrainedModel, draft_ids: torch.Tensor) -> None:
+    """Let a drafter compute logits over its draft vocabulary alone, with a head that has no other rows.
+
+    Rows that are not there need no gradient, no optimizer state and no step: of a large vocabulary that is most.
 
     Args:
-        head (`torch.nn.Linear`): The whole head; its weight is copied.
+        model (`PreTrainedModel`): Changed in place.
         draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`): Ascending ids.
     """
-
-    def __init__(self, head: torch.nn.Linear, draft_ids: torch.Tensor) -> None:
-        super().__init__(head.in_features, head.out_features, bias=False, device=head.weight.device)
-        self.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=head.weight.requires_grad)
-        self.register_buffer("draft_ids", draft_ids.to(head.weight.device), persistent=False)
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return logits of shape `(..., draft vocabulary)` for `hidden` of shape `(..., width)`."""
-        return F.linear(hidden, self.weight[self.draft_ids])
-
-
-def narrow_head(model: PreTrainedModel, draft_ids: torch.Tensor) -> None:
-    """Let a drafter compute logits over its draft vocabulary alone, with a head of its own."""
+    weight = model.get_output_embeddings().weight
+    head = _make_head(weight.detach()[draft_ids.to(weight.device)])
+    head.weight.requires_grad = weight.requires_grad
     model.config.tie_word_embeddings = False
-    model.set_output_embeddings(DraftHead(model.get_output_embeddings(), draft_ids))
+    model.set_output_embeddings(head)
 
 
-def widen_head(model: PreTrainedModel) -> None:
-    """Give a drafter with a narrow head its stock head back.
+def widen_head(model: PreTrainedModel, draft_ids: torch.Tensor) -> None:
+    """Give a drafter with a narrow head a stock head back.
 
-    The rows outside the draft vocabulary, which were not trained, become the mean of those inside: their logit is the
-    mean of the others' and hardly ever the largest.
+    The rows outside the draft vocabulary become the mean of those inside: their logit is the mean of the others' and
+    hardly ever the largest.
+
+    Args:
+        model (`PreTrainedModel`): Changed in place.
+        draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`): What it was narrowed to.
     """
-    narrow = model.get_output_embeddings()
-    head = torch.nn.Linear(narrow.in_features, narrow.out_features, bias=False, dtype=narrow.weight.dtype)
-    with torch.no_grad():
-        inside = narrow.weight[narrow.draft_ids]
-        head.weight.copy_(inside.mean(dim=0).expand_as(head.weight))
-        head.weight[narrow.draft_ids.cpu()] = inside.cpu()
-    model.set_output_embeddings(head.to(narrow.weight.device))
+    inside = model.get_output_embeddings().weight.detach()
+    weight = inside.mean(dim=0).expand(model.config.vocab_size, -1).clone()
+    weight[draft_ids.to(weight.device)] = inside
+    model.set_output_embeddings(_make_head(weight))
+
+
+def _make_head(weight: torch.Tensor) -> torch.nn.Linear:
+    head = torch.nn.Linear(*reversed(weight.shape), bias=False, device="meta")
+    head.weight = torch.nn.Parameter(weight)
+    return head
 
 
 def map_ids(ids: torch.Tensor, draft_ids: torch.Tensor) -> torch.Tensor:

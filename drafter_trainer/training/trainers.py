@@ -9,7 +9,7 @@ from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import EvalLoopOutput
 
-from drafter_trainer.drafters.vocabulary import DraftHead, map_ids, narrow_head, widen_head
+from drafter_trainer.drafters.vocabulary import map_ids, narrow_head, widen_head
 from drafter_trainer.training.collators import IGNORED
 from drafter_trainer.training.evaluator import evaluate_acceptance
 from drafter_trainer.training.losses import cross_entropy, topk_kl
@@ -136,8 +136,8 @@ def train_to_end(trainer: Trainer) -> dict[str, float]:
     folder = trainer.args.output_dir
     trainer.train(resume_from_checkpoint=_last_checkpoint(Path(folder)))
     metrics = trainer.evaluate()
-    if isinstance(trainer.model.get_output_embeddings(), DraftHead):
-        widen_head(trainer.model)
+    if getattr(trainer, "draft_ids", None) is not None:
+        widen_head(trainer.model, trainer.draft_ids)
     trainer.model.config.use_cache = True  # the Trainer turns it off, and the drafter would keep it so
     trainer.save_model(folder)
     timing = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")

@@ -80,7 +80,7 @@ def test_ids_that_do_not_fit_are_refused(tmp_path: Path, ids: list, vocabulary: 
 
 
 def test_narrow_head_computes_the_same_logits_and_no_others(target_model: PreTrainedModel) -> None:
-    """Training over the draft vocabulary is training the rows that are drafted with."""
+    """Training over the draft vocabulary is training the rows that are drafted with, and keeping no others."""
     ids, inputs = torch.tensor([3, 7, 50, 399]), torch.tensor([[5, 6, 7]])
     model = copy.deepcopy(target_model)
     whole = model(inputs).logits
@@ -89,7 +89,8 @@ def test_narrow_head_computes_the_same_logits_and_no_others(target_model: PreTra
     torch.testing.assert_close(narrow, whole[..., ids])
     narrow.sum().backward()
     gradient = model.get_output_embeddings().weight.grad
-    assert (gradient.abs().sum(dim=1) > 0).nonzero().flatten().tolist() == ids.tolist()
+    assert gradient.shape == (4, model.config.hidden_size)
+    assert gradient.abs().sum(dim=1).min() > 0
     # What is read keeps all its rows.
     assert model.get_input_embeddings().weight.shape[0] == whole.shape[-1]
 
@@ -100,7 +101,7 @@ def test_rows_outside_never_win(target_model: PreTrainedModel) -> None:
     model = copy.deepcopy(target_model)
     narrow_head(model, ids)
     narrow = model(inputs).logits
-    widen_head(model)
+    widen_head(model, ids)
     whole = model(inputs).logits
     torch.testing.assert_close(whole[..., ids], narrow)
     assert torch.equal(whole.argmax(-1), ids[narrow.argmax(-1)])
