@@ -1,6 +1,7 @@
 """What every recipe does around its work: one clear line for whatever the user can mend."""
 
 import errno
+import gc
 import json
 import logging
 import sys
@@ -27,6 +28,7 @@ def run_recipe(main: Callable[[list[str]], None]) -> None:
         logging.getLogger(client).setLevel(logging.WARNING)
     try:
         main(sys.argv[1:])
+        leave_processes()
     except InputError as error:
         sys.exit(_fail(str(error)))
     except (HfHubHTTPError, LocalTokenNotFoundError) as error:
@@ -41,6 +43,19 @@ def run_recipe(main: Callable[[list[str]], None]) -> None:
     except KeyboardInterrupt:
         _fail("interrupted: run the same command again to go on")
         sys.exit(130)
+
+
+def leave_processes() -> None:
+    """Leave the group of processes at the end of the work, when nobody holds a trainer any more.
+
+    A process that just ends while its group's threads run may be aborted, and its launch reports a failure. What still
+    holds on to the group when it is left, as a distributed model does, would end those threads from within the
+    interpreter, for which they may wait themselves: both would wait for ever.
+    """
+    gc.collect()  # trainers and their models refer to each other
+    state = PartialState()
+    state.wait_for_everyone()
+    state.destroy_process_group()
 
 
 def require_one_process(what: str) -> None:

@@ -32,9 +32,10 @@ PLAIN = {"optim": "sgd", "max_grad_norm": 0.0, "lr_scheduler_type": "constant", 
 
 def make_trainer(folder: Path, rows: list[dict[str, Any]], seed: int = 0, **given: Any) -> FinetuningTrainer:
     """Make a trainer of the tiny drafter."""
-    callbacks = given.pop("callbacks", None)
+    callbacks, draft_ids = given.pop("callbacks", None), given.pop("draft_ids", None)
     return FinetuningTrainer(
         model=make_draft_model(seed),
+        draft_ids=draft_ids,
         args=finetuning_arguments(folder, **given),
         train_dataset=rows,
         eval_dataset=make_rows(7, seed=1),
@@ -211,9 +212,11 @@ TWO_PROCESSES = """
 import sys
 from pathlib import Path
 
+from drafter_trainer.launch import leave_processes
 from tests.training.test_trainers import train_distributed
 
 train_distributed(Path(sys.argv[1]))
+leave_processes()
 """
 # `accelerate launch --cpu` starts one process in silence.
 LAUNCH = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no-python")
@@ -385,6 +388,17 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path, step: int, un
     metrics = train_to_end(resumed)
     assert resumed.state.global_step == 12
     assert_equals_uninterrupted(tmp_path, metrics, uninterrupted)
+
+
+def test_a_stopped_run_over_a_draft_vocabulary_goes_on(tmp_path: Path) -> None:
+    """Prevent checkpoints whose head has the rows of the draft vocabulary alone from being refused or misplaced."""
+    given = RESUMED | {"draft_ids": torch.arange(0, 60, 2)}
+    whole = train_to_end(make_trainer(tmp_path / "whole", make_rows(10), **given))
+    with pytest.raises(StoppedError):
+        train_to_end(make_trainer(tmp_path / "stopped", make_rows(10), callbacks=[Stop(8)], **given))
+    metrics = train_to_end(make_trainer(tmp_path / "stopped", make_rows(10), seed=5, **given))
+    expected = load_file(tmp_path / "whole" / "model.safetensors"), whole
+    assert_equals_uninterrupted(tmp_path / "stopped", metrics, expected)
 
 
 def test_a_run_stopped_after_its_last_step_keeps_the_best(tmp_path: Path, uninterrupted: Any) -> None:
