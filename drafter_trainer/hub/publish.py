@@ -62,6 +62,7 @@ _HYPERPARAMETERS = (
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
     "kl_weight",
+    "acceptance_weight",
 )
 
 

@@ -45,18 +45,22 @@ class PretrainingArguments(TrainingArguments):
 
 @dataclass
 class FinetuningArguments(TrainingArguments):
-    """Arguments of `FinetuningTrainer`: those of the Hugging Face Trainer with the paper's defaults, and three more.
+    """Arguments of `FinetuningTrainer`: those of the Hugging Face Trainer with the paper's defaults, and four more.
 
     Args:
         max_length (`int`): Rows longer than this lose the end of their answer.
-        kl_weight (`float`): Weight of the top-k KL in the loss, between 0 and 1; the rest is cross-entropy.
+        kl_weight (`float`): Weight of the top-k KL in the loss, between 0 and 1.
+        acceptance_weight (`float`): Weight of the top-k acceptance in the loss, between 0 and 1; what the two leave
+            of 1 is cross-entropy.
         draft_vocabulary (`int`): Size of the draft vocabulary, the most frequent ids of the answers; 0 for all.
     """
 
     output_dir: str | None = field(default="", metadata={"help": "Checkpoints and the drafter (RUN_FOLDER/finetune)"})
     max_length: int = field(default=2048, metadata={"help": "Longer rows lose the end of their answer"})
-    kl_weight: float = field(
-        default=0.0, metadata={"help": "Weight of the top-k KL in the loss, 0 to 1; the rest is cross-entropy"}
+    kl_weight: float = field(default=0.0, metadata={"help": "Weight of the top-k KL in the loss, 0 to 1"})
+    acceptance_weight: float = field(
+        default=0.0,
+        metadata={"help": "Weight of -log(expected acceptance) in the loss, 0 to 1; the rest is cross-entropy"},
     )
     draft_vocabulary: int = field(
         default=0, metadata={"help": "Draft so many ids, the most frequent of the answers; 0 for all"}
@@ -79,7 +83,10 @@ class FinetuningArguments(TrainingArguments):
         _check(self)
         if self.max_length < 2:
             raise InputError(f"max_length must be at least 2, got {self.max_length}")
-        if not 0 <= self.kl_weight <= 1:
-            raise InputError(f"kl_weight must lie between 0 and 1, got {self.kl_weight}")
+        for name in ("kl_weight", "acceptance_weight"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
+        if self.kl_weight + self.acceptance_weight > 1:
+            raise InputError("kl_weight and acceptance_weight must not exceed 1 together")
         if self.draft_vocabulary < 0:
             raise InputError(f"draft_vocabulary must be 0 or more, got {self.draft_vocabulary}")

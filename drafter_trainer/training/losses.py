@@ -42,3 +42,25 @@ def topk_kl(draft_logits: torch.Tensor, topk_ids: torch.Tensor, topk_logprobs: t
     rest_p = (1 - p.sum(dim=-1)).clamp(min=1e-6)
     rest_q = (1 - q.sum(dim=-1)).clamp(min=1e-6)
     return inside + rest_p * (rest_p.log() - rest_q.log())
+
+
+def topk_acceptance(draft_logits: torch.Tensor, topk_ids: torch.Tensor, topk_logprobs: torch.Tensor) -> torch.Tensor:
+    """Compute -log Σ min(p, q), the surprise at a drafted token being accepted, per token.
+
+    A small drafter cannot follow the target everywhere. KL makes it pay for every likely token that it misses, this
+    loss for what is rejected alone: it may leave unlikely tokens out and be sure of the likely ones. The sum runs over
+    the target's top k, as in `decoding.metrics.expected_alpha`.
+
+    Args:
+        draft_logits (`torch.Tensor` of shape `(tokens, vocabulary)`): Unnormalised q.
+        topk_ids (`torch.Tensor` of shape `(tokens, k)`): The target's most likely ids; -1, outside the draft
+            vocabulary, is never accepted. Where all of them are, nothing can be learned, and the loss is 0.
+        topk_logprobs (`torch.Tensor` of shape `(tokens, k)`): log p of them, in nats.
+    Returns:
+        `torch.Tensor` of shape `(tokens,)`, in nats.
+    Source: Samarin et al., "LK Losses: Direct Acceptance Rate Optimization for Speculative Decoding", arXiv 2602.23881
+    """
+    known = topk_ids >= 0
+    log_q = draft_logits.float().log_softmax(dim=-1).gather(-1, topk_ids.long().clamp(min=0))
+    smaller = torch.minimum(topk_logprobs.float(), log_q).masked_fill(~known, -1e9)
+    return torch.where(known.any(dim=-1), -smaller.logsumexp(dim=-1), 0.0)

@@ -12,7 +12,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from drafter_trainer.drafters.vocabulary import map_ids, narrow_head, widen_head
 from drafter_trainer.training.collators import IGNORED
 from drafter_trainer.training.evaluator import evaluate_acceptance
-from drafter_trainer.training.losses import cross_entropy, topk_kl
+from drafter_trainer.training.losses import cross_entropy, topk_acceptance, topk_kl
 
 
 class _TokenMeanTrainer(Trainer):
@@ -81,7 +81,8 @@ class PretrainingTrainer(_TokenMeanTrainer):
 class FinetuningTrainer(_TokenMeanTrainer):
     """Finetune a drafter on self-distilled rows, with their acceptance evaluated on held-out ones.
 
-    The loss is `(1 - w) cross-entropy + w top-k KL` with `w = args.kl_weight`. Evaluation adds
+    The loss mixes top-k KL by `args.kl_weight` and top-k acceptance by `args.acceptance_weight`; the rest is
+    cross-entropy. Evaluation adds
     `eval_greedy_agreement` and `eval_expected_alpha`, either of which `metric_for_best_model` may name.
 
     Args:
@@ -99,18 +100,21 @@ class FinetuningTrainer(_TokenMeanTrainer):
     def token_losses(
         self, logits: torch.Tensor, labels: torch.Tensor, inputs: dict[str, torch.Tensor], supervised: torch.Tensor
     ) -> torch.Tensor:
-        """Mix cross-entropy and top-k KL; see the base class."""
-        weight = self.args.kl_weight
-        if self.draft_ids is not None:
-            labels = map_ids(labels, self.draft_ids)
-        loss = (1 - weight) * cross_entropy(logits, labels) if weight < 1 else torch.zeros_like(logits[:, 0])
-        if weight > 0:
-            topk_ids, topk_logprobs = inputs["topk_ids"][:, 1:], inputs["topk_logprobs"][:, 1:]
-            topk_ids, topk_logprobs = topk_ids[supervised], topk_logprobs[supervised]
-            if self.draft_ids is not None:
-                topk_ids = map_ids(topk_ids, self.draft_ids)
-            loss = loss + weight * topk_kl(logits, topk_ids, topk_logprobs)
+        """Mix cross-entropy, top-k KL and top-k acceptance; see the base class."""
+        weights = {topk_kl: self.args.kl_weight, topk_acceptance: self.args.acceptance_weight}
+        loss = torch.zeros_like(logits[:, 0], dtype=torch.float32)
+        if (rest := 1 - sum(weights.values())) > 0:
+            loss = loss + rest * cross_entropy(logits, self._place(labels))
+        if rest < 1:
+            topk_ids, topk_logprobs = inputs["topk_ids"][:, 1:][supervised], inputs["topk_logprobs"][:, 1:][supervised]
+            topk_ids = self._place(topk_ids)
+            for topk_loss, weight in weights.items():
+                if weight > 0:
+                    loss = loss + weight * topk_loss(logits, topk_ids, topk_logprobs)
         return loss
+
+    def _place(self, ids: torch.Tensor) -> torch.Tensor:
+        return ids if self.draft_ids is None else map_ids(ids, self.draft_ids)
 
     def evaluation_loop(
         self,

@@ -46,6 +46,12 @@ def test_a_weight_outside_0_and_1_is_refused(tmp_path: Path, kl_weight: float) -
         FinetuningArguments(output_dir=str(tmp_path), use_cpu=True, kl_weight=kl_weight)
 
 
+def test_weights_that_exceed_1_together_are_refused(tmp_path: Path) -> None:
+    """Prevent a loss from which cross-entropy is subtracted."""
+    with pytest.raises(InputError, match="must not exceed 1 together"):
+        FinetuningArguments(output_dir=str(tmp_path), use_cpu=True, kl_weight=0.6, acceptance_weight=0.5)
+
+
 @pytest.mark.parametrize("kl_weight", [0.0, 1.0])
 def test_weights_of_0_and_1_are_allowed(tmp_path: Path, kl_weight: float) -> None:
     """Prevent pure cross-entropy and pure KL from being refused."""

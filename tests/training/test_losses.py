@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from drafter_trainer.training.losses import cross_entropy, topk_kl
+from drafter_trainer.decoding.metrics import expected_alpha
+from drafter_trainer.training.losses import cross_entropy, topk_acceptance, topk_kl
 
 TOKENS, VOCABULARY = 7, 40
 
@@ -41,6 +42,7 @@ def test_losses_are_computed_in_single_precision() -> None:
     for loss, exact in (
         (cross_entropy(logits, labels), cross_entropy(logits.float(), labels)),
         (topk_kl(logits, ids, logprobs), topk_kl(logits.float(), ids, logprobs)),
+        (topk_acceptance(logits, ids, logprobs), topk_acceptance(logits.float(), ids, logprobs)),
     ):
         assert loss.dtype == torch.float32
         assert loss.shape == (TOKENS,)
@@ -88,6 +90,49 @@ def test_kl_of_two_outcomes_by_hand() -> None:
     kl = topk_kl(draft_logits, torch.tensor([[0]]), torch.tensor([[0.75]]).log())
     expected = 0.75 * torch.tensor(1.5).log() + 0.25 * torch.tensor(0.5).log()
     torch.testing.assert_close(kl, expected[None])
+
+
+def test_acceptance_is_what_is_evaluated() -> None:
+    """Prevent the loss from being lowered while the acceptance, by which the best checkpoint is kept, is not raised."""
+    draft_logits, (ids, logprobs) = draw(1), top(draw(0), 5)
+    torch.testing.assert_close(
+        topk_acceptance(draft_logits, ids, logprobs), -expected_alpha(draft_logits, ids, logprobs).log()
+    )
+    ids[:, 1] = -1
+    torch.testing.assert_close(
+        topk_acceptance(draft_logits, ids, logprobs), -expected_alpha(draft_logits, ids, logprobs).log()
+    )
+
+
+def test_acceptance_is_raised_by_learning() -> None:
+    """Prevent a loss that can be computed but not learned from, and one that a token without hope turns into NaN."""
+    ids, logprobs = top(draw(0), 5)
+    ids[2] = -1
+    draft_logits = draw(1).requires_grad_()
+    optimizer = torch.optim.Adam([draft_logits], lr=0.1)
+    for _ in range(400):
+        optimizer.zero_grad()
+        loss = topk_acceptance(draft_logits, ids, logprobs)
+        loss.sum().backward()
+        optimizer.step()
+    assert loss[2] == 0
+    assert torch.equal(draft_logits.detach()[2], draw(1)[2])
+    expected = logprobs.exp().sum(dim=-1)
+    expected[2] = 0
+    torch.testing.assert_close(expected_alpha(draft_logits.detach(), ids, logprobs), expected, atol=5e-3, rtol=0)
+
+
+def test_acceptance_prefers_what_is_accepted() -> None:
+    """Prevent KL under another name: p = (0.6, 0.4) and a drafter that cannot give both what they need.
+
+    Of a drafter that is sure of the likely token 0.6 is accepted; KL prefers one that spreads evenly over what may and
+    what may not come, of which less is.
+    """
+    ids, logprobs = torch.tensor([[0, 1]]), torch.tensor([[0.6, 0.4]]).log()
+    sure = torch.tensor([[0.98, 0.005, 0.015]]).log()
+    spread = torch.tensor([[0.25, 0.25, 0.5]]).log()
+    assert topk_acceptance(sure, ids, logprobs) < topk_acceptance(spread, ids, logprobs)
+    assert topk_kl(sure, ids, logprobs) > topk_kl(spread, ids, logprobs)
 
 
 def test_gradient_pulls_the_drafter_to_the_target() -> None:
@@ -140,10 +185,13 @@ def test_a_certain_target_and_a_certain_drafter_stay_finite() -> None:
     right = topk_kl(certain, ids, logprobs)
     torch.testing.assert_close(right, torch.zeros(2), atol=1e-4, rtol=0)
     assert (topk_kl(wrong, ids, logprobs) > 100).all()
+    torch.testing.assert_close(topk_acceptance(certain, ids, logprobs), torch.zeros(2), atol=1e-4, rtol=0)
+    assert (topk_acceptance(wrong, ids, logprobs) > 100).all()
 
 
 def test_no_tokens_give_no_losses() -> None:
     """Prevent a batch whose answers the length limit cut away from ending the training."""
     empty = torch.empty(0, VOCABULARY)
     assert cross_entropy(empty, torch.empty(0, dtype=torch.long)).shape == (0,)
-    assert topk_kl(empty, torch.empty(0, 5, dtype=torch.long), torch.empty(0, 5)).shape == (0,)
+    for topk_loss in (topk_kl, topk_acceptance):
+        assert topk_loss(empty, torch.empty(0, 5, dtype=torch.long), torch.empty(0, 5)).shape == (0,)

@@ -61,7 +61,9 @@ def assert_same_weights(one: dict[str, torch.Tensor], two: dict[str, torch.Tenso
         torch.testing.assert_close(weight, two[name], atol=atol, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def losses_by_hand(model: torch.nn.Module, rows: list[dict[str, Any]], kl_weight: float) -> list[float]:
+def losses_by_hand(
+    model: torch.nn.Module, rows: list[dict[str, Any]], kl_weight: float, acceptance_weight: float = 0.0
+) -> list[float]:
     """Compute the loss of every supervised token from the definitions, without batch, padding or shift."""
     losses = []
     for row in rows:
@@ -73,16 +75,18 @@ def losses_by_hand(model: torch.nn.Module, rows: list[dict[str, Any]], kl_weight
             log_p, inside = np.array(row["topk_logprobs"][number]), before[row["topk_ids"][number]]
             rest_p, rest_q = 1 - np.exp(log_p).sum(), 1 - np.exp(inside).sum()
             kl = (np.exp(log_p) * (log_p - inside)).sum() + rest_p * np.log(rest_p / rest_q)
-            losses.append((1 - kl_weight) * -before[token] + kl_weight * kl)
+            acceptance = np.log(np.minimum(np.exp(log_p), np.exp(inside)).sum())
+            rest = (1 - kl_weight - acceptance_weight) * before[token]
+            losses.append(kl_weight * kl - acceptance_weight * acceptance - rest)
     return losses
 
 
-@pytest.mark.parametrize("kl_weight", [0.0, 0.5, 1.0])
-def test_loss_of_a_batch_equals_the_one_computed_by_hand(tmp_path: Path, kl_weight: float) -> None:
-    """Prevent a shift too many or too few, a supervised prompt or padding, and swapped weights of the two losses."""
+@pytest.mark.parametrize("weights", [(0.0, 0.0), (0.5, 0.0), (1.0, 0.0), (0.0, 1.0), (0.5, 0.2)])
+def test_loss_of_a_batch_equals_the_one_computed_by_hand(tmp_path: Path, weights: tuple[float, float]) -> None:
+    """Prevent a shift too many or too few, a supervised prompt or padding, and swapped weights of the losses."""
     rows = make_rows(5)
-    trainer = make_trainer(tmp_path, rows, kl_weight=kl_weight)
-    expected = losses_by_hand(trainer.model, rows, kl_weight)
+    trainer = make_trainer(tmp_path, rows, kl_weight=weights[0], acceptance_weight=weights[1])
+    expected = losses_by_hand(trainer.model, rows, *weights)
     batch = COLLATOR(rows)
     loss = trainer.compute_loss(trainer.model, batch)
     assert loss.item() == pytest.approx(np.mean(expected), rel=1e-4)
