@@ -93,7 +93,7 @@ def test_kl_of_two_outcomes_by_hand() -> None:
 
 
 def test_acceptance_is_what_is_evaluated() -> None:
-    """Prevent the loss from being lowered while the acceptance, by which the best checkpoint is kept, is not raised."""
+    """Prevent the loss from falling while the acceptance, by which the best checkpoint is kept, does not rise."""
     draft_logits, (ids, logprobs) = draw(1), top(draw(0), 5)
     torch.testing.assert_close(
         topk_acceptance(draft_logits, ids, logprobs), -expected_alpha(draft_logits, ids, logprobs).log()
