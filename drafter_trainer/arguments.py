@@ -193,6 +193,7 @@ class BenchmarkArguments:
     )
     questions: str = _option("sample", "sample, a parallel corpus, or a Spec-Bench file")
     max_questions: int | None = _option(None, "Ask the first so many")
+    max_sampling_questions: int | None = _option(None, "Ask the first so many at temperatures above 0")
     out: str = _option("", "Folder of results.json (default: RUN_FOLDER)")
     temperatures: list[float] = _option([0.0, 1.0], "0 is greedy")
     seeds: list[int] = _option([0, 1, 2], "Of each temperature above 0")
@@ -204,6 +205,6 @@ class BenchmarkArguments:
     def __post_init__(self) -> None:
         if not self.temperatures or min(self.temperatures) < 0:
             raise InputError(f"temperatures must be 0 or more, got {self.temperatures}")
-        _check_positive(self, "max_new_tokens", "max_questions")
+        _check_positive(self, "max_new_tokens", "max_questions", "max_sampling_questions")
         if min(self.prompt_lookup_tokens, default=0) < 1:
             raise InputError(f"prompt_lookup_tokens must be 1 or more, got {self.prompt_lookup_tokens}")

@@ -18,7 +18,7 @@ from drafter_trainer.benchmark.methods import build_methods
 from drafter_trainer.benchmark.report import speedup_tables
 from drafter_trainer.benchmark.results import SCHEMA_VERSION, read_results, summarise_run, write_results
 from drafter_trainer.configuration import parse_arguments
-from drafter_trainer.corpora.questions import load_questions
+from drafter_trainer.corpora.questions import Question, load_questions
 from drafter_trainer.drafters.load import describe_drafter, identify_drafter, load_drafter
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair
@@ -43,12 +43,11 @@ def main(argv: list[str]) -> None:
     if pretrained_path is None and Path(drafter_path).is_dir() and (beside / "config.json").is_file():
         pretrained_path = str(beside)
     out = Path(bench.out or run.folder)
-    asked = json.dumps([[question.question_id, question.prompt] for question in questions])
     inputs = {
         "target": target.identity,
         "drafter": identify_drafter(drafter_path),
         "pretrained": identify_drafter(pretrained_path) if pretrained_path else "none",
-        "questions": hashlib.sha256(asked.encode()).hexdigest(),
+        "questions": _hash_questions(questions),
     }
     step = Step(out / "bench", "bench", given, inputs)
     if step.is_finished():
@@ -70,18 +69,22 @@ def main(argv: list[str]) -> None:
         for seed in (bench.seeds if temperature > 0 else [0])
     ]
     with step:
-        records = measure(target_model, tokenizer, questions, methods, settings, step.folder / "journal.jsonl")
-        described = {
-            "pair": str(pair),
-            "task": "translation",
-            "draft_length": drafter.generation_config.num_assistant_tokens,
-            "dtype": str(target_model.dtype).removeprefix("torch."),
-            "questions": {
-                "source": Path(bench.questions).name,
-                "count": len(questions),
-                "sha256": inputs["questions"],
-            },
-        }
+        runs = []
+        for setting in settings:
+            asked = questions if setting.temperature == 0 else questions[: bench.max_sampling_questions]
+            records = measure(target_model, tokenizer, asked, methods, setting, step.folder / "journal.jsonl")
+            described = {
+                "pair": str(pair),
+                "task": "translation",
+                "draft_length": drafter.generation_config.num_assistant_tokens,
+                "dtype": str(target_model.dtype).removeprefix("torch."),
+                "questions": {
+                    "source": Path(bench.questions).name,
+                    "count": len(asked),
+                    "sha256": _hash_questions(asked),
+                },
+            }
+            runs.append(summarise_run(records, methods, setting, described))
         results = {
             "schema_version": SCHEMA_VERSION,
             "provenance": collect_provenance()
@@ -91,13 +94,18 @@ def main(argv: list[str]) -> None:
                 "drafter_revision": inputs["drafter"],
                 "drafter_fingerprint": description.fingerprint(),
             },
-            "runs": [summarise_run(records, methods, setting, described) for setting in settings],
+            "runs": runs,
         }
         write_results(results, out / "results.json")
     print(speedup_tables(results))
     if pretrained is None:
         print("The drafter before finetuning is not in the table: name it with --pretrained_drafter.")
     report_step(step)
+
+
+def _hash_questions(questions: list[Question]) -> str:
+    asked = json.dumps([[question.question_id, question.prompt] for question in questions])
+    return hashlib.sha256(asked.encode()).hexdigest()
 
 
 if __name__ == "__main__":

@@ -35,10 +35,10 @@ def measure(
     tokenizer: PreTrainedTokenizerBase,
     questions: Sequence[Question],
     methods: Sequence[Method],
-    settings: Sequence[Setting],
+    setting: Setting,
     journal: Path,
 ) -> list[dict[str, Any]]:
-    """Measure all methods under all settings.
+    """Measure all methods under one setting.
 
     The methods take turns on each question, beginning with another one each time, so that a machine that drifts
     drifts for all of them.
@@ -46,29 +46,26 @@ def measure(
     Args:
         questions (`Sequence[Question]`): Asked one by one, batch 1.
         methods (`Sequence[Method]`): Plain decoding among them.
-        settings (`Sequence[Setting]`): Temperatures and seeds.
+        setting (`Setting`): Temperature and seed.
         journal (`Path`): Gains a line when a question has been asked of all methods; what stands in it is not asked
-            again.
+            again. Several settings share one.
     Returns:
-        `list[dict]`, the journal's records: setting, question, and each method's figures.
+        `list[dict]`, the setting's records in the journal: setting, question, and each method's figures.
     Raises:
         InputError: If a question and its answer do not fit into the target's context.
     """
     prompts = {question.question_id: encode_prompt(tokenizer, question.prompt) for question in questions}
-    _check_lengths(target_model, prompts, max(setting.max_new_tokens for setting in settings))
-    records = _read_journal(journal)
-    done = {(record["temperature"], record["seed"], record["question_id"]) for record in records}
-    work = [
-        (setting, number, question)
-        for setting in settings
-        for number, question in enumerate(questions)
-        if (setting.temperature, setting.seed, question.question_id) not in done
-    ]
+    _check_lengths(target_model, prompts, setting.max_new_tokens)
+    own = {"temperature": setting.temperature, "seed": setting.seed}
+    records = [record for record in _read_journal(journal) if own.items() <= record.items()]
+    done = {record["question_id"] for record in records}
+    work = [(number, question) for number, question in enumerate(questions) if question.question_id not in done]
     if work:
         for method in methods:
-            first = prompts[work[0][2].question_id]
+            first = prompts[work[0][1].question_id]
             decode(target_model, first, method.draft_arguments, 0.0, 0, _WARM_UP_TOKENS)
-    for setting, number, question in tqdm(work, unit="question", desc="benchmark"):
+    name = "greedy" if setting.temperature == 0 else f"T = {setting.temperature:g}, seed {setting.seed}"
+    for number, question in tqdm(work, unit="question", desc=name):
         prompt_ids = prompts[question.question_id]
         turn = number % len(methods)
         decodings = {
@@ -82,9 +79,7 @@ def measure(
             )
             for method in (*methods[turn:], *methods[:turn])
         }
-        record = {
-            "temperature": setting.temperature,
-            "seed": setting.seed,
+        record = own | {
             "question_id": question.question_id,
             "methods": {
                 method.name: _figures(tokenizer, target_model, prompt_ids, decodings, method.name, setting)

@@ -42,16 +42,13 @@ def summarise_run(
     """Turn one setting's records into a run of `results.json`.
 
     Args:
-        records (`Sequence[dict]`): As `measure` returns them, of all settings.
+        records (`Sequence[dict]`): As `measure` returns them.
         methods (`Sequence[Method]`): In the order of the table.
-        setting (`Setting`): Which records.
+        setting (`Setting`): What they were measured under.
         description (`dict`): `pair`, `task`, `draft_length`, `dtype` and `questions` of the run.
     """
-    own = [
-        record for record in records if (record["temperature"], record["seed"]) == (setting.temperature, setting.seed)
-    ]
     prompts = {
-        method.name: [{"question_id": record["question_id"]} | record["methods"][method.name] for record in own]
+        method.name: [{"question_id": record["question_id"]} | record["methods"][method.name] for record in records]
         for method in methods
     }
     return (

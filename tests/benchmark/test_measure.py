@@ -71,7 +71,7 @@ def test_every_method_runs_and_is_lossless(
     """Greedy output of a method must be plain decoding's, and the drafter equal to its target must accept all."""
     drafter = looping(make_model(tokenizer))
     methods = build_methods(drafter, make_model(tokenizer, layers=1), [4, 2], ["lookup"], stock_draft_length=2)
-    records = measure(target_model, tokenizer, QUESTIONS, methods, [GREEDY], tmp_path / "journal.jsonl")
+    records = measure(target_model, tokenizer, QUESTIONS, methods, GREEDY, tmp_path / "journal.jsonl")
     results = results_of(records, methods)
     path = tmp_path / "results.json"
     write_results(results, path)
@@ -92,7 +92,7 @@ def test_sleeping_method_is_timed_right(
     """A method that takes twice the time for the same tokens has a speedup of one half."""
     scripted(monkeypatch, {PLAIN: ([7, 8, 9], 1.0), "sleeps": ([7, 8, 9], 2.0)})
     methods = [Method(PLAIN), Method("sleeps", 2, {"name": "sleeps"})]
-    records = measure(target_model, tokenizer, QUESTIONS, methods, [GREEDY], tmp_path / "journal.jsonl")
+    records = measure(target_model, tokenizer, QUESTIONS, methods, GREEDY, tmp_path / "journal.jsonl")
     slow = results_of(records, methods)["runs"][0]["methods"][1]
     assert slow["speedup"] == {"value": 0.5, "low": 0.5, "high": 0.5}
     assert slow["slower_share"] == 1.0
@@ -104,7 +104,7 @@ def test_planted_lossy_method_is_caught(
     """A method that changes the output must show, with the place where it left plain decoding."""
     scripted(monkeypatch, {PLAIN: ([7, 8, 9], 1.0), "lossy": ([7, 9, 9], 0.5), "short": ([7, 8], 0.5)})
     methods = [Method(PLAIN), Method("lossy", 2, {"name": "lossy"}), Method("short", 2, {"name": "short"})]
-    records = measure(target_model, tokenizer, QUESTIONS, methods, [GREEDY], tmp_path / "journal.jsonl")
+    records = measure(target_model, tokenizer, QUESTIONS, methods, GREEDY, tmp_path / "journal.jsonl")
     results = results_of(records, methods)
     _, lossy, short = results["runs"][0]["methods"]
     assert lossy["losslessness"]["equal"] == 0
@@ -119,7 +119,7 @@ def test_looping_prompts_are_told_apart(
     """A loop is drafted easily; a speedup that rests on loops must show without them."""
     scripted(monkeypatch, {PLAIN: ([7] * 20, 1.0), "fast": ([7] * 20, 0.5)})
     methods = [Method(PLAIN), Method("fast", 2, {"name": "fast"})]
-    records = measure(target_model, tokenizer, QUESTIONS, methods, [GREEDY], tmp_path / "journal.jsonl")
+    records = measure(target_model, tokenizer, QUESTIONS, methods, GREEDY, tmp_path / "journal.jsonl")
     plain, fast = results_of(records, methods)["runs"][0]["methods"]
     assert plain["looping_share"] == 1.0
     assert fast["speedup"]["value"] == 2.0
@@ -132,7 +132,7 @@ def test_methods_take_turns(
     """A machine that slows down in the course of a run must slow all methods down."""
     order = scripted(monkeypatch, {PLAIN: ([7], 1.0), "other": ([7], 1.0)})
     methods = [Method(PLAIN), Method("other", 2, {"name": "other"})]
-    measure(target_model, tokenizer, QUESTIONS, methods, [GREEDY], tmp_path / "journal.jsonl")
+    measure(target_model, tokenizer, QUESTIONS, methods, GREEDY, tmp_path / "journal.jsonl")
     warm_up, timed = order[:2], order[2:]
     assert warm_up == [PLAIN, "other"]
     assert timed == [PLAIN, "other", "other", PLAIN, PLAIN, "other", "other", PLAIN]
@@ -144,13 +144,27 @@ def test_interrupted_run_goes_on(
     """A run killed within a line asks that question again, and no other."""
     order = scripted(monkeypatch, {PLAIN: ([7], 1.0)})
     journal = tmp_path / "journal.jsonl"
-    whole = measure(target_model, tokenizer, QUESTIONS, [Method(PLAIN)], [GREEDY], journal)
+    whole = measure(target_model, tokenizer, QUESTIONS, [Method(PLAIN)], GREEDY, journal)
     journal.write_bytes(journal.read_bytes()[:-20])
     order.clear()
-    assert measure(target_model, tokenizer, QUESTIONS, [Method(PLAIN)], [GREEDY], journal) == whole
+    assert measure(target_model, tokenizer, QUESTIONS, [Method(PLAIN)], GREEDY, journal) == whole
     assert len(order) == 2  # the warm-up and the last question
-    assert measure(target_model, tokenizer, QUESTIONS, [Method(PLAIN)], [GREEDY], journal) == whole
+    assert measure(target_model, tokenizer, QUESTIONS, [Method(PLAIN)], GREEDY, journal) == whole
     assert len(order) == 2
+
+
+def test_settings_share_a_journal_and_nothing_else(
+    target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A question asked greedily is not yet asked with a seed, and its time is no sample of it."""
+    scripted(monkeypatch, {PLAIN: ([7], 1.0)})
+    journal = tmp_path / "journal.jsonl"
+    settings = [GREEDY, Setting(1.0, 0, 12), Setting(1.0, 1, 12)]
+    for setting in settings * 2:
+        records = measure(target_model, tokenizer, QUESTIONS[:2], [Method(PLAIN)], setting, journal)
+        assert [record["question_id"] for record in records] == [question.question_id for question in QUESTIONS[:2]]
+        assert {(record["temperature"], record["seed"]) for record in records} == {(setting.temperature, setting.seed)}
+    assert len(journal.read_text(encoding="utf-8").splitlines()) == 6
 
 
 def test_prompt_beyond_the_context_is_named(
@@ -159,7 +173,7 @@ def test_prompt_beyond_the_context_is_named(
     """Positions beyond the context give garbage without an error."""
     long = Question("long", "Wort " * 600, "")
     with pytest.raises(InputError, match=r"question long: .* pass the target's context of 512"):
-        measure(target_model, tokenizer, [long], [Method(PLAIN)], [GREEDY], tmp_path / "journal.jsonl")
+        measure(target_model, tokenizer, [long], [Method(PLAIN)], GREEDY, tmp_path / "journal.jsonl")
 
 
 def test_prompt_lookup_drafts_as_told(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -49,6 +49,7 @@ TINY = {
     "tune.table_corpus": ["sample"],
     "tune.repeats": 2,
     "bench.max_questions": 3,
+    "bench.max_sampling_questions": 2,
     "bench.temperatures": [0.0, 1.0],
     "bench.seeds": [0],
     "bench.max_new_tokens": 16,
@@ -180,7 +181,7 @@ def test_forecast_before_and_after_training(run: Path, config: Path, tmp_path: P
 def test_results_hold_every_method_and_are_lossless(run: Path) -> None:
     """A method left out silently, or one that changes the output, would make the table a lie."""
     results = read_results(run / "results.json")
-    assert [entry["temperature"] for entry in results["runs"]] == [0.0, 1.0]
+    assert [(entry["temperature"], entry["questions"]["count"]) for entry in results["runs"]] == [(0.0, 3), (1.0, 2)]
     for entry in results["runs"]:
         names = [method["name"] for method in entry["methods"]]
         assert names == ["plain", "prompt lookup", "drafter before finetuning", "drafter"]
