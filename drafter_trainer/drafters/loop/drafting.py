@@ -225,9 +225,8 @@ class DraftingLoop:
         unread = context[read:]
         logits = self.network.read(unread)
         self._read = list(context)
-        if sampling or process is not None:
-            logits = self._widen(logits)
-            logits = logits if process is None else process(context, logits)
+        if process is not None:
+            logits = process(context, self._widen(logits))
         q = torch.softmax(logits, dim=-1)
         share, entry = q.max(dim=-1)
         if sampling:
@@ -238,8 +237,11 @@ class DraftingLoop:
         if len(unread) == 1 and not sampling:
             elapsed = 1000 * (self.clock() - start)
             self._clocked_step += _STEP_SMOOTHING * (min(elapsed, 4 * self._clocked_step) - self._clocked_step)
-        wide = sampling or process is not None or self._ids is None
-        return int(entry) if wide else self._ids[int(entry)], share, logits if sampling else None
+        entry, ids = int(entry), None if process is not None else self._ids
+        scores = None
+        if sampling:
+            scores = self._widen(logits) if process is None else logits
+        return entry if ids is None else ids[entry], share, scores
 
     def _widen(self, logits: torch.Tensor) -> torch.Tensor:
         """Return logits over the whole vocabulary, in a tensor of their own."""
