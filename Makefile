@@ -49,7 +49,7 @@ test: $(INSTALLED)
 
 bench: $(INSTALLED)
 	@test -f $(CONFIG) || { echo "error: there is no $(CONFIG): known pairs of $(TARGET) are" \
-	  $(notdir $(basename $(filter-out %/common.yaml %/quickstart.yaml %/start_text.yaml,$(wildcard recipes/configs/$(TARGET)/*.yaml)))); exit 2; }
+	  $(notdir $(basename $(filter-out %/common.yaml %/into-english.yaml %/quickstart.yaml %/start_text.yaml,$(wildcard recipes/configs/$(TARGET)/*.yaml)))); exit 2; }
 	$(LAUNCH) recipes/bench.py --config $(CONFIG) --pair $(PAIR) $(if $(DRAFTER),--drafter $(DRAFTER)) \
 	  $(if $(QUESTIONS),--questions $(QUESTIONS)) $(if $(OUT),--out $(OUT)) $(BENCH_OPTIONS)
 
