@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Callable
 
+import torch
 from accelerate import PartialState
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from safetensors import SafetensorError
@@ -46,16 +47,17 @@ def run_recipe(main: Callable[[list[str]], None]) -> None:
 
 
 def leave_processes() -> None:
-    """Leave the group of processes at the end of the work, when nobody holds a trainer any more.
+    """Take leave of the other processes, where there are any, when nobody holds a trainer any more.
 
     A process that just ends while its group's threads run may be aborted, and its launch reports a failure. What still
     holds on to the group when it is left, as a distributed model does, would end those threads from within the
     interpreter, for which they may wait themselves: both would wait for ever.
     """
+    if not torch.distributed.is_initialized():
+        return
     gc.collect()  # trainers and their models refer to each other
-    state = PartialState()
-    state.wait_for_everyone()
-    state.destroy_process_group()
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 
 
 def require_one_process(what: str) -> None:

@@ -7,20 +7,23 @@ does, unless --publish false. Interrupted, it goes on from its last checkpoint.
 """
 
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from datasets import concatenate_datasets
 
+from drafter_trainer.arguments import DrafterArguments
 from drafter_trainer.atomic import write_whole
 from drafter_trainer.configuration import parse_arguments
 from drafter_trainer.drafters.initialization import initialise_drafter
 from drafter_trainer.drafters.loop.repository import VOCABULARY
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids, coverage, vocabulary_bytes
 from drafter_trainer.hub.publish import check_destination, publish_run
-from drafter_trainer.languages import get_pair
-from drafter_trainer.launch import report_step, run_recipe
-from drafter_trainer.steps import Step, finished_step
-from drafter_trainer.targets import resolve_target
+from drafter_trainer.languages import Pair, get_pair
+from drafter_trainer.launch import leave_processes, report_step, run_recipe
+from drafter_trainer.steps import FILE_NAME, Step, finished_step
+from drafter_trainer.targets import Target, resolve_target
+from drafter_trainer.training.arguments import FinetuningArguments
 from drafter_trainer.training.collators import SelfDistilledCollator
 from drafter_trainer.training.rows import load_rows
 from drafter_trainer.training.trainers import FinetuningTrainer, train_to_end
@@ -45,37 +48,53 @@ def main(argv: list[str]) -> None:
         shape.initialization = str(run.folder / "pretrain")
         advice = "run pretrain.py first, or give --initialization scratch, embeddings, layers or a checkpoint"
         inputs["pretrained"] = finished_step(run.folder / "pretrain", advice)["fingerprint"]
+    elif (Path(shape.initialization) / FILE_NAME).is_file():
+        inputs["initialization"] = finished_step(Path(shape.initialization), "let it finish first")["fingerprint"]
     step = Step(folder, "finetune", given, inputs, state.is_main_process)
     if step.is_finished():
         report_step(step, reused=True)
     else:
-        tokenizer = target.load_tokenizer()
         with step:
-            rows = {
-                split: concatenate_datasets([load_rows(rows / split, target) for rows in folders])
-                for split in ("train", "validation")
-            }
-            model, draft_ids = initialise_drafter(shape, target, tokenizer, pair.probes), None
-            if training.draft_vocabulary:
-                counts = count_ids(rows["train"]["response_ids"], model.config.vocab_size)
-                draft_ids = choose_ids(counts, training.draft_vocabulary, tokenizer.all_special_ids)
-                folder.mkdir(parents=True, exist_ok=True)
-                write_whole(folder / VOCABULARY, lambda path: path.write_bytes(vocabulary_bytes(draft_ids)))
-                step.facts |= {"draft_vocabulary": len(draft_ids), "coverage": coverage(draft_ids, counts)}
-            trainer = FinetuningTrainer(
-                model=model,
-                draft_ids=draft_ids,
-                args=training,
-                train_dataset=rows["train"],
-                eval_dataset=rows["validation"],
-                data_collator=SelfDistilledCollator(tokenizer.pad_token_id, training.max_length),
-                processing_class=tokenizer,
-            )
-            step.facts |= {"train_rows": len(rows["train"]), "validation_rows": len(rows["validation"])}
-            step.facts |= train_to_end(trainer)
+            step.facts |= train(folder, folders, target, pair, shape, training)
         report_step(step)
+    leave_processes()  # the others would wait for the first one's upload only to give up in the midst of a long one
     if data.publish and state.is_main_process:
         print(f"published: {publish_run(run, target, where.dtype, publishing)}")
+
+
+def train(
+    folder: Path,
+    data: list[Path],
+    target: Target,
+    pair: Pair,
+    shape: DrafterArguments,
+    training: FinetuningArguments,
+) -> dict[str, Any]:
+    """Train a drafter on self-distilled rows, leave it in a folder, and return the facts of the step."""
+    tokenizer = target.load_tokenizer()
+    rows = {
+        split: concatenate_datasets([load_rows(rows / split, target) for rows in data])
+        for split in ("train", "validation")
+    }
+    facts: dict[str, Any] = {}
+    model, draft_ids = initialise_drafter(shape, target, tokenizer, pair.probes), None
+    if training.draft_vocabulary:
+        counts = count_ids(rows["train"]["response_ids"], model.config.vocab_size)
+        draft_ids = choose_ids(counts, training.draft_vocabulary, tokenizer.all_special_ids)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / VOCABULARY, lambda path: path.write_bytes(vocabulary_bytes(draft_ids)))
+        facts |= {"draft_vocabulary": len(draft_ids), "coverage": coverage(draft_ids, counts)}
+    trainer = FinetuningTrainer(
+        model=model,
+        draft_ids=draft_ids,
+        args=training,
+        train_dataset=rows["train"],
+        eval_dataset=rows["validation"],
+        data_collator=SelfDistilledCollator(tokenizer.pad_token_id, training.max_length),
+        processing_class=tokenizer,
+    )
+    facts |= {"train_rows": len(rows["train"]), "validation_rows": len(rows["validation"])}
+    return facts | train_to_end(trainer)
 
 
 if __name__ == "__main__":

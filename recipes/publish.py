@@ -9,13 +9,15 @@ from accelerate import PartialState
 
 from drafter_trainer.configuration import parse_arguments
 from drafter_trainer.hub.publish import publish_run
-from drafter_trainer.launch import run_recipe
+from drafter_trainer.launch import leave_processes, run_recipe
 from drafter_trainer.targets import resolve_target
 
 
 def main(argv: list[str]) -> None:
     (run, where, publishing), _ = parse_arguments("publish", argv, __doc__)
-    if PartialState().is_main_process:
+    main_process = PartialState().is_main_process
+    leave_processes()
+    if main_process:
         target = resolve_target(where.target_model, where.target_revision, where.target_name, where.chat_template)
         print(f"published: {publish_run(run, target, where.dtype, publishing)}")
 

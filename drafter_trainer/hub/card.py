@@ -13,6 +13,7 @@ from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.loop.policy import LOOKUP, NETWORK, NGRAM
 from drafter_trainer.languages import Pair, get_pair, translation_prompt
 
+_FEWEST_QUESTIONS = 8  # a bootstrap over fewer finds intervals that are too narrow
 _SOURCES = {
     LOOKUP: "from what followed the same tokens earlier in the text",
     NGRAM: "from a table of what follows in the target's own answers",
@@ -130,6 +131,9 @@ def _verdict(run: dict[str, Any]) -> str:
     method = _method(run, DRAFTER)
     low, high, value = (method["speedup"][key] for key in ("low", "high", "value"))
     setting = "greedy" if run["temperature"] == 0 else f"at T = {run['temperature']:g} with seed {run['seed']}"
+    if run["questions"]["count"] < _FEWEST_QUESTIONS:
+        few = f"on {run['questions']['count']} questions, too few for a verdict"
+        return f"The drafter is {value:.2f} times as fast as {PLAIN} decoding here, {setting}, {few}."
     if low > 1:
         return f"The drafter makes the target faster here, {setting}: {value:.2f} times as fast as {PLAIN} decoding."
     if high < 1:

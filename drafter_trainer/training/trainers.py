@@ -10,6 +10,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import EvalLoopOutput
 
 from drafter_trainer.drafters.vocabulary import map_ids, narrow_head, widen_head
+from drafter_trainer.errors import InputError
 from drafter_trainer.training.collators import IGNORED
 from drafter_trainer.training.evaluator import evaluate_acceptance
 from drafter_trainer.training.losses import cross_entropy, topk_acceptance, topk_kl
@@ -94,6 +95,8 @@ class FinetuningTrainer(_TokenMeanTrainer):
         super().__init__(*args, **kwargs)
         self.draft_ids = draft_ids
         if draft_ids is not None:
+            if self.is_fsdp_enabled:
+                raise InputError("a draft vocabulary cannot be trained with FSDP: a drafter is small, launch with DDP")
             narrow_head(self.model, draft_ids)
             self.draft_ids = draft_ids.to(self.args.device)
 
@@ -142,6 +145,7 @@ def train_to_end(trainer: Trainer) -> dict[str, float]:
     metrics = trainer.evaluate()
     if getattr(trainer, "draft_ids", None) is not None:
         widen_head(trainer.model, trainer.draft_ids)
+        trainer.draft_ids = None
     trainer.model.config.use_cache = True  # the Trainer turns it off, and the drafter would keep it so
     trainer.save_model(folder)
     timing = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")

@@ -95,6 +95,14 @@ def test_narrow_head_computes_the_same_logits_and_no_others(target_model: PreTra
     assert model.get_input_embeddings().weight.shape[0] == whole.shape[-1]
 
 
+def test_frozen_head_stays_frozen(target_model: PreTrainedModel) -> None:
+    """A small drafter is trained between embeddings that are kept: narrowing must not let go of them."""
+    model = copy.deepcopy(target_model).requires_grad_(False).to(torch.bfloat16)
+    narrow_head(model, torch.tensor([3, 7]))
+    assert not model.get_output_embeddings().weight.requires_grad
+    assert model.get_output_embeddings().weight.dtype == torch.bfloat16
+
+
 def test_rows_outside_never_win(target_model: PreTrainedModel) -> None:
     """Their logit is the mean of the others', so the stock model drafts what the loop drafts."""
     ids, inputs = torch.arange(0, 400, 3), torch.randint(0, 400, (4, 32), generator=torch.Generator().manual_seed(0))

@@ -74,7 +74,7 @@ def results_for(name: str, fingerprint: str = "") -> dict:
                 "draft_length": 5,
                 "dtype": "float32",
                 "max_new_tokens": 128,
-                "questions": {"source": "sample", "count": 4, "sha256": "0"},
+                "questions": {"source": "sample", "count": 8, "sha256": "0"},
                 "methods": [plain, drafter],
             }
         ],

@@ -48,6 +48,15 @@ def test_numbers_come_from_the_results() -> None:
     assert "1.23 times as fast as plain decoding" in text
 
 
+def test_card_judges_nothing_by_a_handful_of_questions() -> None:
+    """The interval of four questions is too narrow, and a verdict from it is a guess."""
+    results = copy.deepcopy(results_for(DESCRIPTION.name))
+    results["runs"][0]["questions"]["count"] = 4
+    text = render_card(DESCRIPTION, results, "alice/x", None)
+    assert "1.23 times as fast as plain decoding here, greedy, on 4 questions, too few for a verdict" in text
+    assert "makes the target faster" not in text
+
+
 @pytest.mark.parametrize(
     ("interval", "expected"),
     [

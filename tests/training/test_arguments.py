@@ -39,11 +39,12 @@ def test_a_length_without_a_prediction_is_refused(tmp_path: Path, kind: type, ma
     assert kind(output_dir=str(tmp_path), use_cpu=True, max_length=2).max_length == 2
 
 
-@pytest.mark.parametrize("kl_weight", [-0.01, 1.01, float("nan")])
-def test_a_weight_outside_0_and_1_is_refused(tmp_path: Path, kl_weight: float) -> None:
+@pytest.mark.parametrize("name", ["kl_weight", "acceptance_weight"])
+@pytest.mark.parametrize("weight", [-0.01, 1.01, float("nan")])
+def test_a_weight_outside_0_and_1_is_refused(tmp_path: Path, name: str, weight: float) -> None:
     """Prevent a negative weight, with which the drafter would learn to disagree."""
-    with pytest.raises(InputError, match="kl_weight must lie between 0 and 1, got"):
-        FinetuningArguments(output_dir=str(tmp_path), use_cpu=True, kl_weight=kl_weight)
+    with pytest.raises(InputError, match=f"{name} must lie between 0 and 1, got"):
+        FinetuningArguments(output_dir=str(tmp_path), use_cpu=True, **{name: weight})
 
 
 def test_weights_that_exceed_1_together_are_refused(tmp_path: Path) -> None:

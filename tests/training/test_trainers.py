@@ -12,10 +12,12 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 from transformers.modeling_outputs import CausalLMOutput
 
+from drafter_trainer.errors import InputError
 from drafter_trainer.training.collators import collate_packed
+from drafter_trainer.training.losses import cross_entropy, topk_acceptance, topk_kl
 from drafter_trainer.training.trainers import FinetuningTrainer, PretrainingTrainer, train_to_end
 from tests.training.conftest import (
     COLLATOR,
@@ -94,6 +96,27 @@ def test_loss_of_a_batch_equals_the_one_computed_by_hand(tmp_path: Path, weights
     assert loss.item() == pytest.approx(np.sum(expected) / 1000, rel=1e-4)
 
 
+def test_loss_over_a_draft_vocabulary_equals_the_one_over_its_ids(tmp_path: Path) -> None:
+    """Prevent ids from being taken for places of the narrow head, which are other tokens."""
+    rows, every = make_rows(5), torch.arange(VOCABULARY)
+    batch, given = COLLATOR(rows), {"kl_weight": 0.5, "acceptance_weight": 0.2}
+    losses = []
+    for draft_ids in (None, every):
+        trainer = make_trainer(tmp_path, rows, draft_ids=draft_ids, **given)
+        losses.append(trainer.compute_loss(trainer.model, batch).item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    # Without the first ids all places move; what is left out costs nothing where it was the answer.
+    trainer = make_trainer(tmp_path, rows, draft_ids=every[3:], **given)
+    logits = trainer.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    supervised = batch["labels"][:, 1:] != -100
+    logits = logits[:, :-1][supervised]
+    labels, ids, logprobs = (batch[name][:, 1:][supervised] for name in ("labels", "topk_ids", "topk_logprobs"))
+    labels, ids = (torch.where(tokens >= 3, tokens - 3, -1) for tokens in (labels, ids))
+    by_hand = 0.5 * topk_kl(logits, ids, logprobs) + 0.2 * topk_acceptance(logits, ids, logprobs)
+    by_hand = by_hand + 0.3 * cross_entropy(logits, labels)
+    assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(by_hand.mean().item(), rel=1e-5)
+
+
 class GivenLogits(torch.nn.Module):
     """Stand in for a model: its logits are its parameter."""
 
@@ -106,6 +129,13 @@ class GivenLogits(torch.nn.Module):
         """Return the last `logits_to_keep` positions, all for 0, as models do."""
         assert input_ids.shape == self.logits.shape[:2]
         return CausalLMOutput(logits=self.logits[:, -logits_to_keep:] if logits_to_keep else self.logits)
+
+
+def test_a_draft_vocabulary_under_fsdp_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prevent a training whose head, in pieces, cannot be widened when all its steps are done."""
+    monkeypatch.setattr(Trainer, "__init__", lambda trainer, *_, **__: setattr(trainer, "is_fsdp_enabled", True))
+    with pytest.raises(InputError, match="cannot be trained with FSDP"):
+        make_trainer(tmp_path, make_rows(2), draft_ids=torch.arange(4))
 
 
 @pytest.mark.parametrize("kl_weight", [0.0, 1.0])

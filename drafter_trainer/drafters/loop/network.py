@@ -21,7 +21,7 @@ FAMILIES = {
 }
 _FIRST_CAPACITY = 512
 _PIECE = 512
-_FROM_MEMORY = 16  # from so many tokens on, multiplying takes longer than fetching the weights
+_MANY = 16  # from so many tokens on, multiplying takes longer than fetching the weights
 
 
 def reason_against(model) -> str | None:
@@ -33,11 +33,19 @@ def reason_against(model) -> str | None:
         return "its logits are capped"
     if getattr(config, "use_bidirectional_attention", False):
         return "it attends to what comes after"
-    rope = config.rope_parameters or {}
+    if any(True for _ in model.get_decoder().layers[0].mlp.act_fn.parameters()):
+        return f"its activation {config.hidden_act} has weights of its own"
+    rope = config.rope_parameters
     for parameters in [rope] if "rope_type" in rope else rope.values():
         if parameters["rope_type"] in ("dynamic", "longrope"):
             return f"its rotary embedding {parameters['rope_type']} depends on the length"
     return None
+
+
+def _multiplies_bf16() -> bool:
+    # Without such instructions bf16 takes three to five times as long as fp32 (torch 2.13).
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return supported is not None and supported()
 
 
 class Weight:
@@ -46,15 +54,18 @@ class Weight:
     Args:
         weight (`torch.Tensor` of shape `(out, in)`): Values.
         bias (`torch.Tensor` of shape `(out,)`, *optional*): Added behind.
-        int8 (`bool`): Keep a byte a value, with a scale for each row, and bf16 beside it for many tokens at once.
+        int8 (`bool`): Keep a byte a value, with a scale for each row.
+        many (`bool`, *optional*, defaults to `True`): Whether many tokens are multiplied at once too. Then weights of
+            more bytes are kept beside those of one, with which that is faster: bf16 where the processor multiplies it.
     """
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, int8: bool) -> None:
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, int8: bool, many: bool = True) -> None:
         self.bias = bias
-        self.scale = None
+        self.scale = self.wide = None
         self.weight = weight.contiguous()
         if int8:
-            self.wide = weight.to(torch.bfloat16).contiguous()
+            if many:
+                self.wide = weight.to(torch.bfloat16 if _multiplies_bf16() else weight.dtype).contiguous()
             largest = weight.float().abs().amax(dim=1).clamp(min=1e-8)
             self.weight = (weight.float() * (127 / largest)[:, None]).round().to(torch.int8).contiguous()
             # With bf16 activations the kernel is three to twelve times as fast as with fp32 ones (torch 2.13).
@@ -64,11 +75,10 @@ class Weight:
         """Multiply `x` of shape `(tokens, in)`; the result has the shape `(tokens, out)`."""
         if self.scale is None:
             return F.linear(x, self.weight, self.bias)
-        narrow = x.to(torch.bfloat16)
-        if len(x) < _FROM_MEMORY:
-            product = torch._weight_int8pack_mm(narrow, self.weight, self.scale).to(x.dtype)
+        if len(x) < _MANY or self.wide is None:
+            product = torch._weight_int8pack_mm(x.to(torch.bfloat16), self.weight, self.scale).to(x.dtype)
         else:
-            product = F.linear(narrow, self.wide).to(x.dtype)
+            product = F.linear(x.to(self.wide.dtype), self.wide).to(x.dtype)
         return product if self.bias is None else product + self.bias
 
 
@@ -127,7 +137,7 @@ class LeanNetwork:
         head = model.get_output_embeddings().weight.detach()
         self.draft_ids = None if draft_ids is None else draft_ids.to(self.device)
         head = head if self.draft_ids is None else head[self.draft_ids]
-        self.head = Weight(_fold(head, body.norm, less_one), None, int8)
+        self.head = Weight(_fold(head, body.norm, less_one), None, int8, many=False)
         self._rotary = body.rotary_emb
         self.limit = config.max_position_embeddings
         self.capacity = self.length = 0

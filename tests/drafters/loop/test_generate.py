@@ -226,6 +226,10 @@ def test_greedy_output_with_sliding_windows(kind: type) -> None:
         assert drafted.output_ids == plain.output_ids
         rounds += drafted.rounds
     assert 0 < alpha(rounds) < 1
+    attach_loop(drafter, make_loop(make_settings(sources=["network"], longest_draft=4), kind(target_model)))
+    for prompt in (list(range(3, 20)), [5, 6, 7]):
+        decoding = decode(target_model, prompt, {"assistant_model": drafter}, 0.0, 0, TOKENS)
+        assert not any(round_.rejected for round_ in decoding.rounds)
 
 
 def test_good_network_is_accepted_as_a_whole(target_model: PreTrainedModel) -> None:

@@ -131,10 +131,12 @@ def test_cache_grows_beyond_its_first_capacity() -> None:
     check_reads(LeanNetwork(model), model, steps, atol=5e-4)
 
 
-def test_long_prompts_are_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_long_prompts_are_read_in_pieces(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The attention of a prompt of thousands of tokens at once would take more memory than the target's own pass."""
     monkeypatch.setattr("drafter_trainer.drafters.loop.network._PIECE", 5)
-    model = make(CONFIGS["llama"])
+    monkeypatch.setattr("drafter_trainer.drafters.loop.network._FIRST_CAPACITY", 8)
+    model = make(CONFIGS[name])
     network = LeanNetwork(model)
     longest, attend = 0, network._attend
 
@@ -172,19 +174,32 @@ def test_int8_weights_are_close(name: str) -> None:
     """A scale or bias that is lost in int8 makes noise of the drafts and leaves them just as fast."""
     model = make(CONFIGS[name])
     lean, rounded = LeanNetwork(model), LeanNetwork(model, int8=True)
-    for tokens in (TOKENS[:9], TOKENS[9:10], TOKENS[10:]):
+    for tokens in (TOKENS[:9], TOKENS[9:10], TOKENS[10:], TOKENS * 2):  # the last with weights of more bytes
         exact, close = lean.read(tokens), rounded.read(tokens)
         assert not torch.equal(exact, close)
         assert (exact - close).std() < 0.1 * exact.std()
+    lean.crop(16), rounded.crop(16)
+    close = rounded.read(TOKENS[:1])
     cut = LeanNetwork(model, torch.tensor([2, 60]), int8=True)
-    for tokens in (TOKENS[:9], TOKENS[9:10], TOKENS[10:]):
+    for tokens in (TOKENS[:9], TOKENS[9:10], TOKENS[10:], TOKENS[:1]):
         logits = cut.read(tokens)
     torch.testing.assert_close(logits, close[[2, 60]])
 
 
-def test_half_precision_stays_close() -> None:
+@pytest.mark.parametrize("bf16", [True, False])
+def test_int8_weights_have_others_for_many_tokens(bf16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """bf16 on a processor that does not multiply it takes several times as long as what it replaces."""
+    monkeypatch.setattr("drafter_trainer.drafters.loop.network._multiplies_bf16", lambda: bf16)
+    network = LeanNetwork(make(CONFIGS["llama"]), int8=True)
+    assert network.layers[0].down.wide.dtype == (torch.bfloat16 if bf16 else torch.float32)
+    assert network.head.wide is None  # it sees one position
+    check_reads(network, make(CONFIGS["llama"]), [(0, TOKENS)], atol=0.5 if bf16 else 0.1)
+
+
+@pytest.mark.parametrize("name", ["gemma", "gemma3", "qwen3"])
+def test_half_precision_stays_close(name: str) -> None:
     """On an accelerator the drafter has the target's dtype: no step may fall back to another one or overflow."""
-    model = make(CONFIGS["gemma"])
+    model = make(CONFIGS[name])
     exact = stock_logits(model, TOKENS)
     half = model.to(torch.bfloat16)
     logits = LeanNetwork(half).read(TOKENS)
@@ -208,6 +223,7 @@ def test_weights_are_left_as_they_are() -> None:
         ),
         (Gemma3TextConfig(**SHAPE, head_dim=8, final_logit_softcapping=30.0), "its logits are capped"),
         (Gemma3TextConfig(**SHAPE, head_dim=8, use_bidirectional_attention=True), "attends to what comes after"),
+        (LlamaConfig(**SHAPE, hidden_act="xielu"), "its activation xielu has weights of its own"),
         (
             LlamaConfig(**SHAPE, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}),
             "its rotary embedding dynamic depends on the length",

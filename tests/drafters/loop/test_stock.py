@@ -1,5 +1,7 @@
 """The stock network: what the lean one does, for every family."""
 
+import copy
+
 import pytest
 import torch
 from transformers import PreTrainedModel
@@ -58,8 +60,9 @@ def test_network_is_lean_where_it_can_be(sliding: PreTrainedModel, recwarn: pyte
     rounded = build_network(model, None, int8=True)
     assert torch.equal(rounded.read(TOKENS), LeanNetwork(model, int8=True).read(TOKENS))
     assert [str(warning.message) for warning in recwarn] == []
-    sliding.config.final_logit_softcapping = 30.0
+    capped = copy.deepcopy(sliding)
+    capped.config.final_logit_softcapping = 30.0
     with pytest.warns(UserWarning, match="drafts through its stock modules: its logits are capped"):
-        network = build_network(sliding, ids, int8=True)
+        network = build_network(capped, ids, int8=True)
     assert isinstance(network, StockNetwork)
     assert torch.equal(network.draft_ids, ids)
