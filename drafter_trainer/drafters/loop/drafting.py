@@ -41,6 +41,7 @@ class Proposal:
         bin (`int`): How sure its source was: which of the source's bins in the calibration.
         scores (`torch.Tensor` of shape `(vocabulary,)`, *optional*): Logits of the q that it was drawn from; `None`
             where nothing was drawn, so that q is 1 at the token.
+        gained (`bool`): Whether the network told a token that no other source knew.
     """
 
     token: int
@@ -48,6 +49,7 @@ class Proposal:
     probability: float
     bin: int = 0
     scores: torch.Tensor | None = None
+    gained: bool = False
 
 
 class DraftingLoop:
@@ -151,7 +153,7 @@ class DraftingLoop:
             accepted = proposal.token == token
             if proposal.source != FILLER:
                 self._belief.observe(proposal.source, proposal.bin, accepted)
-            gained += accepted and proposal.source == NETWORK
+            gained += accepted and proposal.gained
             if not accepted:
                 break
         self._gain.observe(self._asked, gained)
@@ -197,7 +199,7 @@ class DraftingLoop:
             return best
         if draft and self._sampling and not extension_pays(len(draft), limit, reached, probability, self._curve, rate):
             return None
-        return Proposal(token, NETWORK, probability, bin_, scores)
+        return Proposal(token, NETWORK, probability, bin_, scores, gained=best is None or best.token != token)
 
     def _cheap(self, draft: list[Proposal]) -> Proposal | None:
         """Ask lookup and table, which cost next to nothing."""

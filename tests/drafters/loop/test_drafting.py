@@ -246,6 +246,27 @@ def test_network_that_brings_nothing_is_asked_seldom() -> None:
     assert asked[-1] == 4
 
 
+def test_network_that_says_what_others_know_is_asked_seldom() -> None:
+    """Tokens that lookup would have drafted as well cost a step of the network each and bring nothing."""
+    trust = calibration(lookup=0.3, network=0.6)
+    settings = make_settings(sources=["lookup", "network"], longest_draft=1, calibration=trust, step=0.5)
+    network = FakeNetwork(lambda known: 0)
+    game = Game([1, 2, 3, 4, 1], settings, network, FLAT)
+
+    def slow(known: list[int]) -> int:
+        game.clock.seconds += 0.0005
+        return known[-1] % 4 + 1
+
+    network.successor = slow
+    asked = []
+    for _ in range(3):
+        before = len(network.reads)
+        game.play(lambda known: known[-1] % 4 + 1, 64)
+        asked.append(len(network.reads) - before)
+    assert asked[0] > 5
+    assert asked[-1] == 0
+
+
 def test_sampling_drafts_one_token_at_least() -> None:
     """Assisted decoding breaks when sampling with an empty draft, whatever is worth it or known."""
     for settings, network in (
