@@ -83,8 +83,8 @@ class FinetuningTrainer(_TokenMeanTrainer):
     """Finetune a drafter on self-distilled rows, with their acceptance evaluated on held-out ones.
 
     The loss mixes top-k KL by `args.kl_weight` and top-k acceptance by `args.acceptance_weight`; the rest is
-    cross-entropy. Evaluation adds
-    `eval_greedy_agreement` and `eval_expected_alpha`, either of which `metric_for_best_model` may name.
+    cross-entropy. Evaluation adds `eval_greedy_agreement` and `eval_expected_alpha`, either of which
+    `metric_for_best_model` may name.
 
     Args:
         draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`, *optional*): Logits are computed over these ids

@@ -239,11 +239,11 @@ class DraftingLoop:
         if len(unread) == 1 and not sampling:
             elapsed = 1000 * (self.clock() - start)
             self._clocked_step += _STEP_SMOOTHING * (min(elapsed, 4 * self._clocked_step) - self._clocked_step)
-        entry, ids = int(entry), None if process is not None else self._ids
-        scores = None
-        if sampling:
-            scores = self._widen(logits) if process is None else logits
-        return entry if ids is None else ids[entry], share, scores
+        wide = process is not None or self._ids is None
+        token = int(entry) if wide else self._ids[int(entry)]
+        if not sampling:
+            return token, share, None
+        return token, share, self._widen(logits) if process is None else logits
 
     def _widen(self, logits: torch.Tensor) -> torch.Tensor:
         """Return logits over the whole vocabulary, in a tensor of their own."""

@@ -265,14 +265,17 @@ class _Layer:
         self.output = _fuse((attention.o_proj,), None, less_one, int8)
         self.gate_up = _fuse((mlp.gate_proj, mlp.up_proj), before_mlp, less_one, int8)
         self.down = _fuse((mlp.down_proj,), None, less_one, int8)
-        self.zero = torch.zeros((), dtype=attention.q_proj.weight.dtype, device=attention.q_proj.weight.device)
+        like = attention.q_proj.weight.detach()
+        self.zero = like.new_zeros(())
         # Norms behind a projection cannot be folded into the next one.
-        self.attended_norm = _factor(layer.post_attention_layernorm, less_one) if sandwiched else None
-        self.activated_norm = _factor(layer.post_feedforward_layernorm, less_one) if sandwiched else None
-        self.head_norm = None
+        self.attended_norm = self.activated_norm = self.head_norm = None
+        if sandwiched:
+            self.attended_norm = _factor(layer.post_attention_layernorm, less_one).to(like.dtype)
+            self.activated_norm = _factor(layer.post_feedforward_layernorm, less_one).to(like.dtype)
         if hasattr(attention, "q_norm"):
             norms = (attention.q_norm, config.num_attention_heads), (attention.k_norm, config.num_key_value_heads)
-            self.head_norm = torch.cat([_factor(norm, less_one).expand(heads, 1, -1) for norm, heads in norms])
+            factors = [_factor(norm, less_one).expand(heads, 1, -1) for norm, heads in norms]
+            self.head_norm = torch.cat(factors).to(like.dtype)
 
 
 def _fuse(projections, norm, less_one: bool, int8: bool) -> Weight:
@@ -284,9 +287,9 @@ def _fuse(projections, norm, less_one: bool, int8: bool) -> Weight:
 
 def _fold(weight: torch.Tensor, norm, less_one: bool) -> torch.Tensor:
     """Multiply a norm's weight into the matrix behind it: the norm itself is then a plain division."""
-    return (weight.float() * _factor(norm, less_one).float()).to(weight.dtype)
+    return (weight.float() * _factor(norm, less_one)).to(weight.dtype)
 
 
 def _factor(norm, less_one: bool) -> torch.Tensor:
-    weight = norm.weight.detach()
-    return (weight.float() + (1.0 if less_one else 0.0)).to(weight.dtype)
+    """Return what a norm multiplies with, in fp32."""
+    return norm.weight.detach().float() + (1.0 if less_one else 0.0)
