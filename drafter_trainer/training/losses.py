@@ -35,7 +35,7 @@ def topk_kl(draft_logits: torch.Tensor, topk_ids: torch.Tensor, topk_logprobs: t
     """
     known = topk_ids >= 0
     log_p = topk_logprobs.float()
-    log_q = draft_logits.float().log_softmax(dim=-1).gather(-1, topk_ids.long().clamp(min=0))
+    log_q = _log_q(draft_logits, topk_ids)
     p, q = log_p.exp() * known, log_q.exp() * known
     inside = (p * (log_p - log_q)).sum(dim=-1)
     # Stored log-probabilities are fp16: their sum may pass 1 by a rounding, and an exact 0 has no logarithm.
@@ -61,6 +61,10 @@ def topk_acceptance(draft_logits: torch.Tensor, topk_ids: torch.Tensor, topk_log
     Source: Samarin et al., "LK Losses: Direct Acceptance Rate Optimization for Speculative Decoding", arXiv 2602.23881
     """
     known = topk_ids >= 0
-    log_q = draft_logits.float().log_softmax(dim=-1).gather(-1, topk_ids.long().clamp(min=0))
+    log_q = _log_q(draft_logits, topk_ids)
     smaller = torch.minimum(topk_logprobs.float(), log_q).masked_fill(~known, -1e9)
     return torch.where(known.any(dim=-1), -smaller.logsumexp(dim=-1), 0.0)
+
+
+def _log_q(draft_logits: torch.Tensor, topk_ids: torch.Tensor) -> torch.Tensor:
+    return draft_logits.float().log_softmax(dim=-1).gather(-1, topk_ids.long().clamp(min=0))
