@@ -122,7 +122,7 @@ def test_key_with_a_recipe_s_name_overrides_the_plain_one(tmp_path: Path, config
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_keys_of_other_recipes_are_passed_over(tmp_path: Path, config: Path, recipe: str) -> None:
     """One file serves all recipes of a drafter; each must take its own keys."""
-    keys = ("kl_weight: 0.5", "max_questions: 3", "samples: 2", "draft_length: 4", "hidden_size: 64")
+    keys = ("loss_type: topk_kl", "max_questions: 3", "samples: 2", "draft_length: 4", "hidden_size: 64")
     write(tmp_path / "pair.yaml", "base: needed.yaml", *keys)
     assert values(recipe, "--config", tmp_path / "pair.yaml")["pair"] == "de-en"
 
@@ -163,7 +163,7 @@ def test_lists_and_booleans_are_read(tmp_path: Path, config: Path) -> None:
         ("finetune.learning_rat", "did you mean finetune.learning_rate?"),
         ("fintune.learning_rate", "did you mean finetune.learning_rate?"),
         ("completely_unknown_thing", "see recipes/finetune.py --help"),
-        ("distill.kl_weight", ""),
+        ("distill.loss_type", ""),
     ],
 )
 def test_unknown_key_is_named_with_its_file(tmp_path: Path, config: Path, key: str, hint: str) -> None:
@@ -214,7 +214,7 @@ def test_value_of_a_wrong_type_is_named(tmp_path: Path, config: Path, line: str,
         ("batch_size: 0", "distill", "batch_size must be at least 1"),
         ("num_hidden_layers: 0", "pretrain", "num_hidden_layers must be at least 1"),
         ("draft_length: 0", "publish", "draft_length must be at least 1"),
-        ("kl_weight: 2", "finetune", "kl_weight must lie between 0 and 1"),
+        ("loss_type: kl", "finetune", "loss_type must be one of"),
         ("max_length: 1", "pretrain", "max_length must be at least 2"),
         ("hub_token: secret", "finetune", "hub_token is not used"),
         ("push_to_hub: true", "pretrain", "push_to_hub is not used"),

@@ -61,8 +61,7 @@ _HYPERPARAMETERS = (
     "learning_rate",
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
-    "kl_weight",
-    "acceptance_weight",
+    "loss_type",
 )
 
 

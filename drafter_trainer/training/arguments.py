@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from transformers import TrainingArguments
 
 from drafter_trainer.errors import InputError
+from drafter_trainer.training.losses import TOPK_LOSSES, cross_entropy
 
+_LOSS_TYPES = (cross_entropy.__name__, *TOPK_LOSSES)
 _SET_BY_PUBLISH = ("push_to_hub", "hub_token", "hub_model_id", "hub_private_repo")
 
 
@@ -32,6 +34,7 @@ class PretrainingArguments(TrainingArguments):
     warmup_steps: float = field(default=0.03, metadata={"help": "Steps of warm-up; below 1, their share of all"})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch"})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch or best"})
+    include_num_input_tokens_seen: str = field(default="all", metadata={"help": "Log how many tokens were read"})
     save_total_limit: int | None = field(default=2, metadata={"help": "Keep so many checkpoints"})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best checkpoint, not the last"})
     metric_for_best_model: str | None = field(default="loss", metadata={"help": "Decides which is best"})
@@ -49,18 +52,18 @@ class FinetuningArguments(TrainingArguments):
 
     Args:
         max_length (`int`): Rows longer than this lose the end of their answer.
-        kl_weight (`float`): Weight of the top-k KL in the loss, between 0 and 1.
-        acceptance_weight (`float`): Weight of the top-k acceptance in the loss, between 0 and 1; what the two leave
-            of 1 is cross-entropy.
+        loss_type (`str`): "cross_entropy" on the answers, or what compares with the target's top k: "topk_kl",
+            "topk_tv", "topk_acceptance", "lk_hybrid" (see `training.losses`).
+        per_device_train_tokens (`int`): Let a batch hold rows of like lengths, so many tokens with padding at most,
+            in place of `per_device_train_batch_size` rows; 0 for rows.
         draft_vocabulary (`int`): Size of the draft vocabulary, the most frequent ids of the answers; 0 for all.
     """
 
     output_dir: str | None = field(default="", metadata={"help": "Checkpoints and the drafter (RUN_FOLDER/finetune)"})
     max_length: int = field(default=2048, metadata={"help": "Longer rows lose the end of their answer"})
-    kl_weight: float = field(default=0.0, metadata={"help": "Weight of the top-k KL in the loss, 0 to 1"})
-    acceptance_weight: float = field(
-        default=0.0,
-        metadata={"help": "Weight of -log(expected acceptance) in the loss, 0 to 1; the rest is cross-entropy"},
+    loss_type: str = field(default="cross_entropy", metadata={"help": f"One of {', '.join(_LOSS_TYPES)}"})
+    per_device_train_tokens: int = field(
+        default=0, metadata={"help": "Tokens a device takes at once, of rows of like lengths; 0 to count rows"}
     )
     draft_vocabulary: int = field(
         default=0, metadata={"help": "Draft so many ids, the most frequent of the answers; 0 for all"}
@@ -71,6 +74,9 @@ class FinetuningArguments(TrainingArguments):
     warmup_steps: float = field(default=0.03, metadata={"help": "Steps of warm-up; below 1, their share of all"})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch"})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch or best"})
+    include_num_input_tokens_seen: str = field(
+        default="non_padding", metadata={"help": "Log how many tokens were read"}
+    )
     save_total_limit: int | None = field(default=2, metadata={"help": "Keep so many checkpoints"})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best checkpoint, not the last"})
     metric_for_best_model: str | None = field(default="expected_alpha", metadata={"help": "Decides which is best"})
@@ -83,10 +89,16 @@ class FinetuningArguments(TrainingArguments):
         _check(self)
         if self.max_length < 2:
             raise InputError(f"max_length must be at least 2, got {self.max_length}")
-        for name in ("kl_weight", "acceptance_weight"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
-        if self.kl_weight + self.acceptance_weight > 1:
-            raise InputError("kl_weight and acceptance_weight must not exceed 1 together")
+        if self.loss_type not in _LOSS_TYPES:
+            raise InputError(f"loss_type must be one of {', '.join(_LOSS_TYPES)}, got {self.loss_type}")
+        if self.per_device_train_tokens:
+            if self.per_device_train_tokens < self.max_length:
+                raise InputError(
+                    f"per_device_train_tokens {self.per_device_train_tokens} must hold a row of max_length "
+                    f"{self.max_length}"
+                )
+            if self.train_sampling_strategy == "group_by_length":
+                raise InputError("per_device_train_tokens groups by length itself: leave train_sampling_strategy out")
+            self.per_device_train_batch_size = 1  # one group of rows
         if self.draft_vocabulary < 0:
             raise InputError(f"draft_vocabulary must be 0 or more, got {self.draft_vocabulary}")

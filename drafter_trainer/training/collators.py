@@ -1,4 +1,4 @@
-"""Collators: they pad and place, and decide nothing."""
+"""Collators: they pad and place, and decide nothing; and what of a batch is supervised."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -89,3 +89,17 @@ def collate_packed(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
     """
     input_ids = torch.tensor(np.array([row["input_ids"] for row in rows], dtype=np.int64))
     return {"input_ids": input_ids, "labels": input_ids.clone()}
+
+
+def supervised_tokens(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Choose what is supervised of a batch, shifted by one: the position before a token predicts it.
+
+    Args:
+        batch (`dict`): As a collator makes it.
+    Returns:
+        `tuple` of a mask of shape `(batch, length - 1)` over the positions that predict a supervised token, and of
+        these tokens' labels and other columns, each of shape `(tokens, ...)`.
+    """
+    supervised = batch["labels"][:, 1:] != IGNORED
+    columns = {name: values for name, values in batch.items() if name not in ("input_ids", "attention_mask")}
+    return supervised, {name: values[:, 1:][supervised] for name, values in columns.items()}

@@ -1,13 +1,17 @@
 """How often a target would accept a drafter's tokens, on held-out rows, teacher-forced."""
 
+from functools import partial
+
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
 from drafter_trainer.decoding.metrics import expected_alpha, greedy_agreement
 from drafter_trainer.drafters.vocabulary import map_ids
 from drafter_trainer.errors import InputError
-from drafter_trainer.training.collators import IGNORED
+from drafter_trainer.training.collators import supervised_tokens
+from drafter_trainer.training.head import pieces, replaced_head
 
 
 @torch.inference_mode()
@@ -30,19 +34,13 @@ def evaluate_acceptance(
     Raises:
         InputError: If nothing is supervised.
     """
-    sums = torch.zeros(3, dtype=torch.float64)
+    drafter, sums = accelerator.unwrap_model(model), torch.zeros(3, dtype=torch.float64)
     for batch in dataloader:
-        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
-        supervised = batch["labels"][:, 1:] != IGNORED
-        # Row by row, so that a row that only fills up a batch can be left out.
-        rows = supervised.new_zeros(len(supervised), 3, dtype=torch.float32)
-        index = supervised.nonzero()[:, 0]
-        topk_ids, topk_logprobs = batch["topk_ids"][:, 1:][supervised], batch["topk_logprobs"][:, 1:][supervised]
-        topk_ids = topk_ids if draft_ids is None else map_ids(topk_ids, draft_ids)
-        chosen = logits[supervised]
-        figures = (greedy_agreement(chosen, topk_ids), expected_alpha(chosen, topk_ids, topk_logprobs))
-        for column, figure in enumerate((*figures, torch.ones_like(index))):
-            rows[:, column].index_add_(0, index, figure.float())
+        supervised, tokens = supervised_tokens(batch)
+        topk_ids = tokens["topk_ids"] if draft_ids is None else map_ids(tokens["topk_ids"], draft_ids)
+        count = partial(_count, drafter.get_output_embeddings(), supervised, topk_ids, tokens["topk_logprobs"])
+        with replaced_head(drafter, count):
+            rows = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
         sums += accelerator.gather_for_metrics(rows).double().sum(dim=0).cpu()
     agreement, alpha, tokens = sums.tolist()
     if not tokens:
@@ -52,3 +50,21 @@ def evaluate_acceptance(
         "expected_alpha": alpha / tokens,
         "supervised_tokens": tokens,
     }
+
+
+def _count(
+    head: torch.nn.Linear,
+    supervised: torch.Tensor,
+    topk_ids: torch.Tensor,
+    topk_logprobs: torch.Tensor,
+    hidden: torch.Tensor,
+) -> torch.Tensor:
+    """Sum the figures up row by row, so that a row that only fills up a batch can be left out."""
+    rows = hidden.new_zeros(len(hidden), 3, dtype=torch.float32)
+    chosen, index = hidden[:, :-1][supervised], supervised.nonzero()[:, 0]
+    for place in pieces(len(chosen), len(head.weight)):
+        logits = F.linear(chosen[place], head.weight, head.bias)
+        agrees = greedy_agreement(logits, topk_ids[place]).float()
+        alphas = expected_alpha(logits, topk_ids[place], topk_logprobs[place])
+        rows.index_add_(0, index[place], torch.stack((agrees, alphas, torch.ones_like(alphas)), dim=1))
+    return rows

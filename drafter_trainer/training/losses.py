@@ -3,6 +3,10 @@
 import torch
 import torch.nn.functional as F
 
+from drafter_trainer.decoding.metrics import expected_alpha
+
+_HYBRID_RATE = 3.0
+
 
 def cross_entropy(draft_logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Compute -log q(label), per token: learning from the answer alone.
@@ -64,6 +68,41 @@ def topk_acceptance(draft_logits: torch.Tensor, topk_ids: torch.Tensor, topk_log
     log_q = _log_q(draft_logits, topk_ids)
     smaller = torch.minimum(topk_logprobs.float(), log_q).masked_fill(~known, -1e9)
     return torch.where(known.any(dim=-1), -smaller.logsumexp(dim=-1), 0.0)
+
+
+def topk_tv(draft_logits: torch.Tensor, topk_ids: torch.Tensor, topk_logprobs: torch.Tensor) -> torch.Tensor:
+    """Compute the total variation 1 - Σ min(p, q), the chance of a drafted token being rejected, per token.
+
+    What is wanted itself; but where hardly anything is accepted yet, its gradient vanishes (see `lk_hybrid`).
+
+    Args:
+        draft_logits, topk_ids, topk_logprobs: As for `topk_acceptance`.
+    Returns:
+        `torch.Tensor` of shape `(tokens,)`, between 0 and 1.
+    Source: Leviathan et al., "Fast Inference from Transformers via Speculative Decoding", arXiv 2211.17192,
+        corollary 3.6
+    """
+    return 1 - expected_alpha(draft_logits, topk_ids, topk_logprobs)
+
+
+def lk_hybrid(draft_logits: torch.Tensor, topk_ids: torch.Tensor, topk_logprobs: torch.Tensor) -> torch.Tensor:
+    """Compute λ KL + (1 - λ) TV with λ = exp(-3 α), per token.
+
+    KL leads where the drafter is still far from the target, total variation where it is accepted already. α, the
+    chance of acceptance, only sets the weight: no gradient goes through λ.
+
+    Args:
+        draft_logits, topk_ids, topk_logprobs: As for `topk_kl`.
+    Returns:
+        `torch.Tensor` of shape `(tokens,)`.
+    Source: Samarin et al., "LK Losses: Direct Acceptance Rate Optimization for Speculative Decoding", arXiv 2602.23881
+    """
+    tv = topk_tv(draft_logits, topk_ids, topk_logprobs)
+    weight = torch.exp(-_HYBRID_RATE * (1 - tv.detach()))
+    return weight * topk_kl(draft_logits, topk_ids, topk_logprobs) + (1 - weight) * tv
+
+
+TOPK_LOSSES = {loss.__name__: loss for loss in (topk_kl, topk_tv, topk_acceptance, lk_hybrid)}
 
 
 def _log_q(draft_logits: torch.Tensor, topk_ids: torch.Tensor) -> torch.Tensor:

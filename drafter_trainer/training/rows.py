@@ -32,7 +32,7 @@ def load_rows(folder: Path, target: Target) -> Dataset:
     check_target(store, target)
     rows = Dataset.from_parquet([str(shard) for shard in store.shards()], columns=_COLUMNS)
     prompts, responses = (pc.list_value_length(rows.data.column(name)) for name in ("prompt_ids", "response_ids"))
-    return rows.add_column("length", pc.add(prompts, responses).to_pylist())
+    return rows.add_column("length", pc.add(prompts, responses).to_numpy())
 
 
 def check_target(store: RowStore, target: Target) -> None:

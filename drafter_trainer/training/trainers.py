@@ -11,15 +11,19 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from drafter_trainer.drafters.vocabulary import map_ids, narrow_head, widen_head
 from drafter_trainer.errors import InputError
-from drafter_trainer.training.collators import IGNORED
+from drafter_trainer.training.batches import GroupedRows
+from drafter_trainer.training.collators import supervised_tokens
 from drafter_trainer.training.evaluator import evaluate_acceptance
-from drafter_trainer.training.losses import cross_entropy, topk_acceptance, topk_kl
+from drafter_trainer.training.head import check_head, replaced_head, sum_losses
+from drafter_trainer.training.losses import TOPK_LOSSES, cross_entropy
+from drafter_trainer.training.plots import plot_training
 
 
 class _TokenMeanTrainer(Trainer):
     """Train with the mean of a loss per token over all tokens of a global batch.
 
-    Subclasses say what a token's loss is; shift and reduction are here and nowhere else.
+    Subclasses say what a token's loss is; shift and reduction are here and nowhere else. Only supervised positions
+    reach the head, a few at a time (see `training.head`).
     """
 
     # The loss below is already divided by the tokens of all accumulated batches of all processes.
@@ -27,23 +31,20 @@ class _TokenMeanTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        check_head(self.model)
         # Makes the Trainer count the supervised tokens of the global batch and pass them to compute_loss.
         self.model_accepts_loss_kwargs = True
 
-    def token_losses(
-        self, logits: torch.Tensor, labels: torch.Tensor, inputs: dict[str, torch.Tensor], supervised: torch.Tensor
-    ) -> torch.Tensor:
+    def token_losses(self, logits: torch.Tensor, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
         """Compute the loss of each supervised token.
 
         Args:
-            logits (`torch.Tensor` of shape `(tokens, vocabulary)`): At supervised positions alone.
-            labels (`torch.Tensor` of shape `(tokens,)`): The token that comes there.
-            inputs (`dict`): The whole batch.
-            supervised (`torch.Tensor` of shape `(batch, length - 1)`): Which positions of `labels[:, 1:]` they are.
+            logits (`torch.Tensor` of shape `(tokens, vocabulary)`): What the drafter says of them.
+            tokens (`dict`): Of the same tokens their `labels`, of shape `(tokens,)`, and the batch's other columns.
         Returns:
             `torch.Tensor` of shape `(tokens,)`, in nats.
         """
-        return cross_entropy(logits, labels)
+        return cross_entropy(logits, tokens["labels"])
 
     def compute_loss(
         self,
@@ -53,25 +54,28 @@ class _TokenMeanTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """Shift by one, choose the supervised positions, and reduce to a mean over the global batch."""
-        labels = inputs["labels"][:, 1:]
-        supervised = labels != IGNORED
-        # The head is the costliest part of a small model: leave out the columns that every row spends on its prompt.
-        first = int(supervised.any(dim=0).int().argmax())
-        outputs = model(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs.get("attention_mask"),
-            use_cache=False,
-            logits_to_keep=labels.shape[1] - first + 1,
-        )
-        logits = outputs.logits[:, :-1][supervised[:, first:]]
-        losses = self.token_losses(logits, labels[supervised], inputs, supervised)
+        supervised, tokens = supervised_tokens(inputs)
+        drafter = self.accelerator.unwrap_model(model)
+
+        def sum_of_losses(hidden: torch.Tensor) -> torch.Tensor:
+            return sum_losses(
+                hidden[:, :-1][supervised],
+                drafter.get_output_embeddings(),
+                lambda logits, place: self.token_losses(logits, {name: each[place] for name, each in tokens.items()}),
+            )
+
+        with replaced_head(drafter, sum_of_losses):
+            outputs = model(
+                input_ids=inputs["input_ids"], attention_mask=inputs.get("attention_mask"), use_cache=False
+            )
         if num_items_in_batch is None:
-            loss = losses.mean()
+            count, scale = len(tokens["labels"]), 1
         else:
             # Processes average their gradients; the count is over all of them unless told otherwise.
+            count = num_items_in_batch
             scale = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
-            # Prompts that fill max_length leave nothing supervised, and 0 / 0 is no loss.
-            loss = losses.sum() * scale / torch.as_tensor(num_items_in_batch).clamp(min=1)
+        # Prompts that fill max_length leave nothing supervised, and 0 / 0 is no loss.
+        loss = outputs.logits * scale / torch.as_tensor(count).clamp(min=1)
         return (loss, outputs) if return_outputs else loss
 
 
@@ -82,8 +86,7 @@ class PretrainingTrainer(_TokenMeanTrainer):
 class FinetuningTrainer(_TokenMeanTrainer):
     """Finetune a drafter on self-distilled rows, with their acceptance evaluated on held-out ones.
 
-    The loss mixes top-k KL by `args.kl_weight` and top-k acceptance by `args.acceptance_weight`; the rest is
-    cross-entropy. Evaluation adds `eval_greedy_agreement` and `eval_expected_alpha`, either of which
+    The loss is `args.loss_type`'s. Evaluation adds `eval_greedy_agreement` and `eval_expected_alpha`, either of which
     `metric_for_best_model` may name.
 
     Args:
@@ -99,22 +102,16 @@ class FinetuningTrainer(_TokenMeanTrainer):
                 raise InputError("a draft vocabulary cannot be trained with FSDP: a drafter is small, launch with DDP")
             narrow_head(self.model, draft_ids)
             self.draft_ids = draft_ids.to(self.args.device)
+        if self.args.per_device_train_tokens and self.train_dataset is not None:
+            self.train_dataset = GroupedRows(
+                self.train_dataset, self.args.max_length, self.args.per_device_train_tokens, self.args.seed
+            )
 
-    def token_losses(
-        self, logits: torch.Tensor, labels: torch.Tensor, inputs: dict[str, torch.Tensor], supervised: torch.Tensor
-    ) -> torch.Tensor:
-        """Mix cross-entropy, top-k KL and top-k acceptance; see the base class."""
-        weights = {topk_kl: self.args.kl_weight, topk_acceptance: self.args.acceptance_weight}
-        loss = torch.zeros_like(logits[:, 0], dtype=torch.float32)
-        if (rest := 1 - sum(weights.values())) > 0:
-            loss = loss + rest * cross_entropy(logits, self._place(labels))
-        if rest < 1:
-            topk_ids, topk_logprobs = inputs["topk_ids"][:, 1:][supervised], inputs["topk_logprobs"][:, 1:][supervised]
-            topk_ids = self._place(topk_ids)
-            for topk_loss, weight in weights.items():
-                if weight > 0:
-                    loss = loss + weight * topk_loss(logits, topk_ids, topk_logprobs)
-        return loss
+    def token_losses(self, logits: torch.Tensor, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Compute the loss of `args.loss_type`; see the base class."""
+        if self.args.loss_type == cross_entropy.__name__:
+            return cross_entropy(logits, self._place(tokens["labels"]))
+        return TOPK_LOSSES[self.args.loss_type](logits, self._place(tokens["topk_ids"]), tokens["topk_logprobs"])
 
     def _place(self, ids: torch.Tensor) -> torch.Tensor:
         return ids if self.draft_ids is None else map_ids(ids, self.draft_ids)
@@ -137,12 +134,16 @@ class FinetuningTrainer(_TokenMeanTrainer):
 def train_to_end(trainer: Trainer) -> dict[str, float]:
     """Train from the last checkpoint, if there is one, and leave the best drafter in the output folder.
 
+    Beside it stands `training.png`, the course of loss and acceptance.
+
     Returns:
         `dict` of the evaluation's figures for the drafter that was kept.
     """
     folder = trainer.args.output_dir
     trainer.train(resume_from_checkpoint=_last_checkpoint(Path(folder)))
     metrics = trainer.evaluate()
+    if trainer.is_world_process_zero():
+        plot_training(trainer.state.log_history, Path(folder) / "training.png")
     if getattr(trainer, "draft_ids", None) is not None:
         widen_head(trainer.model, trainer.draft_ids)
         trainer.draft_ids = None

@@ -39,25 +39,24 @@ def test_a_length_without_a_prediction_is_refused(tmp_path: Path, kind: type, ma
     assert kind(output_dir=str(tmp_path), use_cpu=True, max_length=2).max_length == 2
 
 
-@pytest.mark.parametrize("name", ["kl_weight", "acceptance_weight"])
-@pytest.mark.parametrize("weight", [-0.01, 1.01, float("nan")])
-def test_a_weight_outside_0_and_1_is_refused(tmp_path: Path, name: str, weight: float) -> None:
-    """Prevent a negative weight, with which the drafter would learn to disagree."""
-    with pytest.raises(InputError, match=f"{name} must lie between 0 and 1, got"):
-        FinetuningArguments(output_dir=str(tmp_path), use_cpu=True, **{name: weight})
+def test_an_unknown_loss_is_refused_with_those_that_are_known(tmp_path: Path) -> None:
+    """Prevent a name that is found out after rows were loaded and a drafter was made."""
+    known = "cross_entropy, topk_kl, topk_tv, topk_acceptance, lk_hybrid"
+    with pytest.raises(InputError, match=f"loss_type must be one of {known}, got kl"):
+        FinetuningArguments(output_dir=str(tmp_path), use_cpu=True, loss_type="kl")
+    for name in known.split(", "):
+        assert FinetuningArguments(output_dir=str(tmp_path), use_cpu=True, loss_type=name).loss_type == name
 
 
-def test_weights_that_exceed_1_together_are_refused(tmp_path: Path) -> None:
-    """Prevent a loss from which cross-entropy is subtracted."""
-    with pytest.raises(InputError, match="must not exceed 1 together"):
-        FinetuningArguments(output_dir=str(tmp_path), use_cpu=True, kl_weight=0.6, acceptance_weight=0.5)
-
-
-@pytest.mark.parametrize("kl_weight", [0.0, 1.0])
-def test_weights_of_0_and_1_are_allowed(tmp_path: Path, kl_weight: float) -> None:
-    """Prevent pure cross-entropy and pure KL from being refused."""
-    arguments = FinetuningArguments(output_dir=str(tmp_path), use_cpu=True, kl_weight=kl_weight)
-    assert arguments.kl_weight == kl_weight
+def test_a_token_budget_takes_the_place_of_rows(tmp_path: Path) -> None:
+    """Prevent a batch of several groups, which would take several times the memory that was asked for."""
+    given = {"output_dir": str(tmp_path), "use_cpu": True, "max_length": 64}
+    arguments = FinetuningArguments(**given, per_device_train_tokens=256, per_device_train_batch_size=8)
+    assert arguments.per_device_train_batch_size == 1
+    with pytest.raises(InputError, match="per_device_train_tokens 63 must hold a row of max_length 64"):
+        FinetuningArguments(**given, per_device_train_tokens=63)
+    with pytest.raises(InputError, match="leave train_sampling_strategy out"):
+        FinetuningArguments(**given, per_device_train_tokens=64, train_sampling_strategy="group_by_length")
 
 
 @pytest.mark.parametrize(("kind", "rate"), [(PretrainingArguments, 3e-5), (FinetuningArguments, 2e-5)])

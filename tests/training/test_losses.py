@@ -1,11 +1,13 @@
 """The losses, by identities."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from drafter_trainer.decoding.metrics import expected_alpha
-from drafter_trainer.training.losses import cross_entropy, topk_acceptance, topk_kl
+from drafter_trainer.training.losses import TOPK_LOSSES, cross_entropy, lk_hybrid, topk_acceptance, topk_kl, topk_tv
 
 TOKENS, VOCABULARY = 7, 40
 
@@ -41,8 +43,7 @@ def test_losses_are_computed_in_single_precision() -> None:
     ids, logprobs = top(draw(1), 5)
     for loss, exact in (
         (cross_entropy(logits, labels), cross_entropy(logits.float(), labels)),
-        (topk_kl(logits, ids, logprobs), topk_kl(logits.float(), ids, logprobs)),
-        (topk_acceptance(logits, ids, logprobs), topk_acceptance(logits.float(), ids, logprobs)),
+        *((loss(logits, ids, logprobs), loss(logits.float(), ids, logprobs)) for loss in TOPK_LOSSES.values()),
     ):
         assert loss.dtype == torch.float32
         assert loss.shape == (TOKENS,)
@@ -135,7 +136,36 @@ def test_acceptance_prefers_what_is_accepted() -> None:
     assert topk_kl(sure, ids, logprobs) > topk_kl(spread, ids, logprobs)
 
 
-def test_gradient_pulls_the_drafter_to_the_target() -> None:
+def test_total_variation_over_the_whole_vocabulary_is_half_the_difference() -> None:
+    """Prevent another quantity under the name: TV(p, q) = Σ |p - q| / 2."""
+    target_logits, draft_logits = draw(0), draw(1)
+    p, q = target_logits.softmax(dim=-1), draft_logits.softmax(dim=-1)
+    tv = topk_tv(draft_logits, *top(target_logits, VOCABULARY))
+    torch.testing.assert_close(tv, (p - q).abs().sum(dim=-1) / 2, atol=1e-5, rtol=0)
+
+
+def test_the_hybrid_is_kl_far_from_the_target_and_total_variation_near_it() -> None:
+    """Prevent a weight that runs the other way, or that the gradient goes through."""
+    ids, logprobs = top(draw(0), 5)
+    draft_logits = draw(1).requires_grad_()
+    kl, tv = topk_kl(draft_logits, ids, logprobs), topk_tv(draft_logits, ids, logprobs)
+    weight = torch.exp(-3 * (1 - tv.detach()))
+    hybrid = lk_hybrid(draft_logits, ids, logprobs)
+    torch.testing.assert_close(hybrid, weight * kl + (1 - weight) * tv)
+    (gradient,) = torch.autograd.grad(hybrid.sum(), draft_logits, retain_graph=True)
+    (expected,) = torch.autograd.grad((weight * kl + (1 - weight) * tv).sum(), draft_logits)
+    torch.testing.assert_close(gradient, expected)
+    # Nothing accepted, one outcome for all probability: λ is 1. All accepted: λ is exp(-3), and both terms are 0.
+    far, certain = torch.tensor([[-60.0, 0.0]]), torch.tensor([[0]])
+    torch.testing.assert_close(
+        lk_hybrid(far, certain, torch.zeros(1, 1)), topk_kl(far, certain, torch.zeros(1, 1)), atol=1e-3, rtol=0
+    )
+    near = lk_hybrid(draw(0), *top(draw(0), VOCABULARY))
+    torch.testing.assert_close(near, torch.zeros(TOKENS), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("loss", "atol"), [(topk_kl, 5e-3), (lk_hybrid, 0.05)])
+def test_gradient_pulls_the_drafter_to_the_target(loss: Callable, atol: float) -> None:
     """Prevent a loss that can be computed but not learned from."""
     target_logits = draw(0)
     ids, logprobs = top(target_logits, 5)
@@ -143,10 +173,11 @@ def test_gradient_pulls_the_drafter_to_the_target() -> None:
     optimizer = torch.optim.Adam([draft_logits], lr=0.1)
     for _ in range(400):
         optimizer.zero_grad()
-        topk_kl(draft_logits, ids, logprobs).sum().backward()
+        loss(draft_logits, ids, logprobs).sum().backward()
         optimizer.step()
     q = draft_logits.detach().softmax(dim=-1).gather(-1, ids)
-    torch.testing.assert_close(q, logprobs.exp(), atol=5e-3, rtol=0)
+    # Near the target total variation, whose gradient does not shrink with the distance, keeps the steps from settling.
+    torch.testing.assert_close(q, logprobs.exp(), atol=atol, rtol=0)
 
 
 def test_stored_half_precision_gives_nearly_the_same_loss() -> None:
@@ -193,5 +224,5 @@ def test_no_tokens_give_no_losses() -> None:
     """Prevent a batch whose answers the length limit cut away from ending the training."""
     empty = torch.empty(0, VOCABULARY)
     assert cross_entropy(empty, torch.empty(0, dtype=torch.long)).shape == (0,)
-    for topk_loss in (topk_kl, topk_acceptance):
+    for topk_loss in TOPK_LOSSES.values():
         assert topk_loss(empty, torch.empty(0, 5, dtype=torch.long), torch.empty(0, 5)).shape == (0,)

@@ -13,11 +13,10 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback
-from transformers.modeling_outputs import CausalLMOutput
 
 from drafter_trainer.errors import InputError
 from drafter_trainer.training.collators import collate_packed
-from drafter_trainer.training.losses import cross_entropy, topk_acceptance, topk_kl
+from drafter_trainer.training.losses import TOPK_LOSSES, cross_entropy
 from drafter_trainer.training.trainers import FinetuningTrainer, PretrainingTrainer, train_to_end
 from tests.training.conftest import (
     COLLATOR,
@@ -46,6 +45,12 @@ def make_trainer(folder: Path, rows: list[dict[str, Any]], seed: int = 0, **give
     )
 
 
+def with_lengths(rows: list[dict[str, Any]]) -> Dataset:
+    """Make a dataset as `load_rows` gives it."""
+    lengths = [len(row["prompt_ids"]) + len(row["response_ids"]) for row in rows]
+    return Dataset.from_list(rows).add_column("length", lengths)
+
+
 def losses_of(trainer: Any) -> list[float]:
     """Return the training loss of each step."""
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -63,9 +68,7 @@ def assert_same_weights(one: dict[str, torch.Tensor], two: dict[str, torch.Tenso
         torch.testing.assert_close(weight, two[name], atol=atol, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def losses_by_hand(
-    model: torch.nn.Module, rows: list[dict[str, Any]], kl_weight: float, acceptance_weight: float = 0.0
-) -> list[float]:
+def losses_by_hand(model: torch.nn.Module, rows: list[dict[str, Any]], loss_type: str) -> list[float]:
     """Compute the loss of every supervised token from the definitions, without batch, padding or shift."""
     losses = []
     for row in rows:
@@ -77,18 +80,25 @@ def losses_by_hand(
             log_p, inside = np.array(row["topk_logprobs"][number]), before[row["topk_ids"][number]]
             rest_p, rest_q = 1 - np.exp(log_p).sum(), 1 - np.exp(inside).sum()
             kl = (np.exp(log_p) * (log_p - inside)).sum() + rest_p * np.log(rest_p / rest_q)
-            acceptance = np.log(np.minimum(np.exp(log_p), np.exp(inside)).sum())
-            rest = (1 - kl_weight - acceptance_weight) * before[token]
-            losses.append(kl_weight * kl - acceptance_weight * acceptance - rest)
+            alpha = np.minimum(np.exp(log_p), np.exp(inside)).sum()
+            weight = np.exp(-3 * alpha)
+            by_type = {
+                "cross_entropy": -before[token],
+                "topk_kl": kl,
+                "topk_tv": 1 - alpha,
+                "topk_acceptance": -np.log(alpha),
+                "lk_hybrid": weight * kl + (1 - weight) * (1 - alpha),
+            }
+            losses.append(by_type[loss_type])
     return losses
 
 
-@pytest.mark.parametrize("weights", [(0.0, 0.0), (0.5, 0.0), (1.0, 0.0), (0.0, 1.0), (0.5, 0.2)])
-def test_loss_of_a_batch_equals_the_one_computed_by_hand(tmp_path: Path, weights: tuple[float, float]) -> None:
-    """Prevent a shift too many or too few, a supervised prompt or padding, and swapped weights of the losses."""
+@pytest.mark.parametrize("loss_type", ["cross_entropy", *TOPK_LOSSES])
+def test_loss_of_a_batch_equals_the_one_computed_by_hand(tmp_path: Path, loss_type: str) -> None:
+    """Prevent a shift too many or too few, a supervised prompt or padding, and a loss under another's name."""
     rows = make_rows(5)
-    trainer = make_trainer(tmp_path, rows, kl_weight=weights[0], acceptance_weight=weights[1])
-    expected = losses_by_hand(trainer.model, rows, *weights)
+    trainer = make_trainer(tmp_path, rows, loss_type=loss_type)
+    expected = losses_by_hand(trainer.model, rows, loss_type)
     batch = COLLATOR(rows)
     loss = trainer.compute_loss(trainer.model, batch)
     assert loss.item() == pytest.approx(np.mean(expected), rel=1e-4)
@@ -96,56 +106,47 @@ def test_loss_of_a_batch_equals_the_one_computed_by_hand(tmp_path: Path, weights
     assert loss.item() == pytest.approx(np.sum(expected) / 1000, rel=1e-4)
 
 
-def test_loss_over_a_draft_vocabulary_equals_the_one_over_its_ids(tmp_path: Path) -> None:
+@pytest.mark.parametrize("loss_type", ["cross_entropy", "topk_kl", "topk_acceptance"])
+def test_loss_over_a_draft_vocabulary_equals_the_one_over_its_ids(tmp_path: Path, loss_type: str) -> None:
     """Prevent ids from being taken for places of the narrow head, which are other tokens."""
     rows, every = make_rows(5), torch.arange(VOCABULARY)
-    batch, given = COLLATOR(rows), {"kl_weight": 0.5, "acceptance_weight": 0.2}
-    losses = []
+    batch, losses = COLLATOR(rows), []
     for draft_ids in (None, every):
-        trainer = make_trainer(tmp_path, rows, draft_ids=draft_ids, **given)
+        trainer = make_trainer(tmp_path, rows, draft_ids=draft_ids, loss_type=loss_type)
         losses.append(trainer.compute_loss(trainer.model, batch).item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     # Without the first ids all places move; what is left out costs nothing where it was the answer.
-    trainer = make_trainer(tmp_path, rows, draft_ids=every[3:], **given)
+    trainer = make_trainer(tmp_path, rows, draft_ids=every[3:], loss_type=loss_type)
     logits = trainer.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     supervised = batch["labels"][:, 1:] != -100
     logits = logits[:, :-1][supervised]
     labels, ids, logprobs = (batch[name][:, 1:][supervised] for name in ("labels", "topk_ids", "topk_logprobs"))
     labels, ids = (torch.where(tokens >= 3, tokens - 3, -1) for tokens in (labels, ids))
-    by_hand = 0.5 * topk_kl(logits, ids, logprobs) + 0.2 * topk_acceptance(logits, ids, logprobs)
-    by_hand = by_hand + 0.3 * cross_entropy(logits, labels)
+    if loss_type == "cross_entropy":
+        by_hand = cross_entropy(logits, labels)
+    else:
+        by_hand = TOPK_LOSSES[loss_type](logits, ids, logprobs)
     assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(by_hand.mean().item(), rel=1e-5)
-
-
-class GivenLogits(torch.nn.Module):
-    """Stand in for a model: its logits are its parameter."""
-
-    def __init__(self, shape: tuple[int, int]) -> None:
-        super().__init__()
-        logits = torch.randn(*shape, VOCABULARY, generator=torch.Generator().manual_seed(0))
-        self.logits = torch.nn.Parameter(logits)
-
-    def forward(self, input_ids: torch.Tensor, logits_to_keep: int = 0, **_: Any) -> CausalLMOutput:
-        """Return the last `logits_to_keep` positions, all for 0, as models do."""
-        assert input_ids.shape == self.logits.shape[:2]
-        return CausalLMOutput(logits=self.logits[:, -logits_to_keep:] if logits_to_keep else self.logits)
 
 
 def test_a_draft_vocabulary_under_fsdp_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prevent a training whose head, in pieces, cannot be widened when all its steps are done."""
-    monkeypatch.setattr(Trainer, "__init__", lambda trainer, *_, **__: setattr(trainer, "is_fsdp_enabled", True))
+    monkeypatch.setattr(
+        Trainer, "__init__", lambda trainer, model, **_: vars(trainer).update(model=model, is_fsdp_enabled=True)
+    )
     with pytest.raises(InputError, match="cannot be trained with FSDP"):
         make_trainer(tmp_path, make_rows(2), draft_ids=torch.arange(4))
 
 
-@pytest.mark.parametrize("kl_weight", [0.0, 1.0])
-def test_only_what_predicts_an_answer_token_is_trained(tmp_path: Path, kl_weight: float) -> None:
+@pytest.mark.parametrize("loss_type", ["cross_entropy", "topk_kl"])
+def test_only_what_predicts_an_answer_token_is_trained(tmp_path: Path, loss_type: str) -> None:
     """Prevent the drafter from being trained to write prompts or padding."""
     rows = make_rows(5)
-    batch = COLLATOR(rows)
-    model = GivenLogits(tuple(batch["input_ids"].shape))
-    make_trainer(tmp_path, rows, kl_weight=kl_weight).compute_loss(model, batch).backward()
-    trained = model.logits.grad.abs().sum(dim=-1) > 0
+    trainer, last = make_trainer(tmp_path, rows, loss_type=loss_type), []
+    trainer.model.get_decoder().register_forward_hook(lambda *said: last.append(said[-1].last_hidden_state))
+    loss = trainer.compute_loss(trainer.model, COLLATOR(rows))
+    (gradient,) = torch.autograd.grad(loss, last[0])
+    trained = gradient.abs().sum(dim=-1) > 0
     expected = torch.zeros_like(trained)
     for index, row in enumerate(rows):
         start = len(row["prompt_ids"])
@@ -156,7 +157,7 @@ def test_only_what_predicts_an_answer_token_is_trained(tmp_path: Path, kl_weight
 def test_what_stands_at_the_prompts_positions_does_not_matter(tmp_path: Path) -> None:
     """Prevent the zeros that fill the top k over prompts and padding from entering the loss."""
     rows = make_rows(5)
-    trainer = make_trainer(tmp_path, rows, kl_weight=0.5)
+    trainer = make_trainer(tmp_path, rows, loss_type="topk_kl")
     batch = COLLATOR(rows)
     loss = trainer.compute_loss(trainer.model, batch).item()
     unsupervised = batch["labels"] == -100
@@ -178,8 +179,8 @@ def test_pretraining_loss_is_the_models_own(tmp_path: Path) -> None:
     torch.testing.assert_close(trainer.compute_loss(model, batch, num_items_in_batch=count), expected)
 
 
-@pytest.mark.parametrize("kl_weight", [0.0, 0.5])
-def test_a_batch_of_four_equals_four_accumulated_batches(tmp_path: Path, kl_weight: float) -> None:
+@pytest.mark.parametrize("loss_type", ["cross_entropy", "lk_hybrid"])
+def test_a_batch_of_four_equals_four_accumulated_batches(tmp_path: Path, loss_type: str) -> None:
     """Prevent tokens of short answers from weighing more where a batch is accumulated: means of means differ."""
     rows = make_rows(16)
     runs = []
@@ -190,7 +191,7 @@ def test_a_batch_of_four_equals_four_accumulated_batches(tmp_path: Path, kl_weig
             per_device_train_batch_size=size,
             gradient_accumulation_steps=accumulation,
             num_train_epochs=2,
-            kl_weight=kl_weight,
+            loss_type=loss_type,
             **PLAIN,
         )
         before = weights_of(trainer.model)
@@ -242,7 +243,33 @@ def test_a_batch_without_a_supervised_token_is_harmless(tmp_path: Path) -> None:
     assert np.isfinite(trainer.evaluate()["eval_loss"])
 
 
-TWO_PROCESSES = """
+def test_a_token_budget_trains_on_every_row_once_an_epoch(tmp_path: Path) -> None:
+    """Prevent rows from being lost or repeated where batches are counted in tokens, and batches above the budget."""
+    rows = make_rows(30)
+    seen: list[torch.Tensor] = []
+
+    def collate(batch: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        seen.append(torch.tensor([int(row["key"].removeprefix("row")) for row in batch]))
+        collated = COLLATOR(batch)
+        assert collated["input_ids"].numel() <= 128
+        return collated
+
+    trainer = FinetuningTrainer(
+        model=make_draft_model(),
+        args=finetuning_arguments(tmp_path, max_length=64, per_device_train_tokens=128, num_train_epochs=2),
+        train_dataset=with_lengths(rows),
+        data_collator=collate,
+    )
+    trainer.train()
+    steps = trainer.state.global_step // 2
+    assert steps < 15  # two rows a batch and more
+    for epoch in (seen[:steps], seen[steps:]):
+        assert sorted(torch.cat(epoch).tolist()) == list(range(30))
+    orders = [[batch.tolist() for batch in epoch] for epoch in (seen[:steps], seen[steps:])]
+    assert orders[0] != orders[1]
+
+
+SEVERAL_PROCESSES = """
 import sys
 from pathlib import Path
 
@@ -253,26 +280,32 @@ train_distributed(Path(sys.argv[1]))
 leave_processes()
 """
 # `accelerate launch --cpu` starts one process in silence.
-LAUNCH = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no-python")
+LAUNCH = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node")
 # The global batch is four rows, with one process as with two.
-DISTRIBUTED = {"kl_weight": 0.5, "num_train_epochs": 2, "per_device_eval_batch_size": 2} | PLAIN
+DISTRIBUTED = {"loss_type": "topk_kl", "num_train_epochs": 2, "per_device_eval_batch_size": 2} | PLAIN
+
+
+def divisions(processes: int) -> dict[str, tuple[Any, dict[str, Any], dict[str, Any]]]:
+    """Divide a global batch: rows, what each of several processes takes, what one process takes."""
+    rows, tokens = make_rows(16), {"per_device_train_tokens": 96, "max_length": 64}
+    share, whole = {"per_device_train_batch_size": 4 // processes}, {"per_device_train_batch_size": 4}
+    single = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4 // processes}
+    return {
+        "side by side": (rows, share, whole),
+        "accumulated": (rows, single, whole),
+        "by tokens": (with_lengths(rows), tokens, tokens | {"gradient_accumulation_steps": processes}),
+    }
 
 
 def train_distributed(folder: Path) -> None:
-    """Train as one of two processes, and let the first write what came of it."""
+    """Train as one of several processes, and let the first write what came of it."""
     torch.set_num_threads(1)
     results = {}
-    for size, accumulation in ((2, 1), (1, 2)):
-        trainer = make_trainer(
-            folder,
-            make_rows(16),
-            per_device_train_batch_size=size,
-            gradient_accumulation_steps=accumulation,
-            **DISTRIBUTED,
-        )
+    for name, (rows, given, _) in divisions(int(os.environ["WORLD_SIZE"])).items():
+        trainer = make_trainer(folder, rows, **given, **DISTRIBUTED)
         trainer.train()
         metrics = trainer.evaluate()
-        results[str(accumulation)] = {
+        results[name] = {
             "processes": trainer.args.world_size,
             "losses": losses_of(trainer),
             "metrics": {name: metrics[name] for name in METRICS},
@@ -285,10 +318,11 @@ def train_distributed(folder: Path) -> None:
 METRICS = ("eval_greedy_agreement", "eval_expected_alpha", "eval_supervised_tokens")
 
 
-def test_two_processes_train_and_evaluate_as_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_several_processes_train_and_evaluate_as_one(tmp_path: Path, processes: int) -> None:
     """Prevent several processes from training at a half or a double rate, and from evaluating padding rows twice."""
     launched = subprocess.run(
-        [*LAUNCH, sys.executable, "-c", TWO_PROCESSES, str(tmp_path)],
+        [*LAUNCH, str(processes), "--no-python", sys.executable, "-c", SEVERAL_PROCESSES, str(tmp_path)],
         cwd=Path(__file__).parents[2],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -298,13 +332,14 @@ def test_two_processes_train_and_evaluate_as_one(tmp_path: Path) -> None:
     assert launched.returncode == 0, launched.stderr
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
 
-    trainer = make_trainer(tmp_path, make_rows(16), per_device_train_batch_size=4, **DISTRIBUTED)
-    trainer.train()
-    metrics = trainer.evaluate()
-    # Seven rows do not fill two processes' batches of two: one row is there twice.
-    assert len(trainer.eval_dataset) == 7
-    for result in results.values():
-        assert result["processes"] == 2
+    for name, (rows, _, given) in divisions(processes).items():
+        result = results[name]
+        trainer = make_trainer(tmp_path, rows, **given, **DISTRIBUTED)
+        trainer.train()
+        metrics = trainer.evaluate()
+        # Seven rows do not fill the processes' batches of two: one row is there twice.
+        assert len(trainer.eval_dataset) == 7
+        assert result["processes"] == processes
         assert result["losses"] == pytest.approx(losses_of(trainer), rel=1e-4)
         assert result["metrics"] == pytest.approx({name: metrics[name] for name in METRICS}, abs=1e-4)
         weights = {name: torch.tensor(weight) for name, weight in result["weights"].items()}
@@ -314,10 +349,10 @@ def test_two_processes_train_and_evaluate_as_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("prefix", ["eval", "test"])
 def test_evaluation_has_loss_and_acceptance(tmp_path: Path, prefix: str) -> None:
     """Prevent a metric that may decide which checkpoint is kept from being missing or misnamed."""
-    trainer = make_trainer(tmp_path, make_rows(4), per_device_eval_batch_size=7, kl_weight=0.5)
+    trainer = make_trainer(tmp_path, make_rows(4), per_device_eval_batch_size=7, loss_type="lk_hybrid")
     metrics = trainer.evaluate(metric_key_prefix=prefix)
     rows = trainer.eval_dataset
-    expected = losses_by_hand(trainer.model, rows, 0.5)
+    expected = losses_by_hand(trainer.model, rows, "lk_hybrid")
     assert metrics[f"{prefix}_loss"] == pytest.approx(np.mean(expected), rel=1e-4)
     assert metrics[f"{prefix}_supervised_tokens"] == len(expected)
     assert 0 <= metrics[f"{prefix}_greedy_agreement"] <= 1
@@ -369,6 +404,7 @@ def test_the_checkpoint_with_the_best_expected_alpha_is_kept(tmp_path: Path) -> 
     kept = load_file(tmp_path / "model.safetensors")
     assert_same_weights(kept, load_file(tmp_path / f"checkpoint-{best}" / "model.safetensors"), atol=0)
     assert metrics.keys() == {"eval_loss", *METRICS}
+    assert (tmp_path / "training.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["use_cache"] is True
 
 
@@ -456,8 +492,8 @@ def test_a_checkpoint_that_was_cut_off_is_passed_over(tmp_path: Path, uninterrup
     assert_equals_uninterrupted(tmp_path, metrics, uninterrupted)
 
 
-@pytest.mark.parametrize("kl_weight", [0.0, 1.0])
-def test_a_drafter_learns_its_rows_by_heart(tmp_path: Path, kl_weight: float) -> None:
+@pytest.mark.parametrize("loss_type", ["cross_entropy", "topk_kl", "lk_hybrid"])
+def test_a_drafter_learns_its_rows_by_heart(tmp_path: Path, loss_type: str) -> None:
     """Prevent a trainer that runs, and logs falling losses, but does not raise what it is for."""
     rows = make_rows(4, seed=2)
     trainer = make_trainer(
@@ -467,7 +503,7 @@ def test_a_drafter_learns_its_rows_by_heart(tmp_path: Path, kl_weight: float) ->
         per_device_train_batch_size=4,
         learning_rate=2e-2,
         lr_scheduler_type="constant",
-        kl_weight=kl_weight,
+        loss_type=loss_type,
     )
     trainer.eval_dataset = rows
     before = trainer.evaluate()
@@ -475,5 +511,5 @@ def test_a_drafter_learns_its_rows_by_heart(tmp_path: Path, kl_weight: float) ->
     after = trainer.evaluate()
     assert before["eval_greedy_agreement"] < 0.3
     assert after["eval_greedy_agreement"] > 0.9
-    if kl_weight == 1:
+    if loss_type != "cross_entropy":
         assert after["eval_expected_alpha"] > before["eval_expected_alpha"] + 0.3

@@ -1,0 +1,55 @@
+"""Batches by tokens: rows of like lengths together, so that hardly anything is padding."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+
+def group_rows(lengths: Sequence[int], tokens: int, seed: int) -> list[np.ndarray]:
+    """Group rows so that none needs more than so many tokens, padding included.
+
+    Args:
+        lengths (`Sequence[int]`): Tokens of each row, none above `tokens`.
+        tokens (`int`): Rows of a group times the longest of them, at most.
+        seed (`int`): Decides which rows of one length come together.
+    Returns:
+        `list` of arrays of row numbers; each row is in one of them.
+    """
+    lengths = np.asarray(lengths)
+    order = np.random.default_rng(seed).permutation(len(lengths))
+    order = order[np.argsort(-lengths[order], kind="stable")]
+    groups, start = [], 0
+    while start < len(order):
+        size = tokens // lengths[order[start]]
+        groups.append(order[start : start + size])
+        start += size
+    return groups
+
+
+class GroupedRows(Dataset):
+    """Hold groups of rows, so that a Trainer which draws one at a time gets a whole batch.
+
+    What it draws are groups: shuffling, dividing them among processes and going on after an interruption stay the
+    Trainer's.
+
+    Args:
+        rows (`datasets.Dataset`): Rows with a `length`.
+        max_length (`int`): Longer rows are cut to it.
+        tokens (`int`): See `group_rows`.
+        seed (`int`): See `group_rows`.
+    """
+
+    def __init__(self, rows: Any, max_length: int, tokens: int, seed: int) -> None:
+        self.rows = rows
+        lengths = rows.select_columns("length").with_format("numpy")[:]["length"]
+        self.groups = group_rows(np.minimum(lengths, max_length), tokens, seed)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitems__(self, numbers: list[int]) -> list[dict[str, Any]]:
+        """Return the rows of groups, which torch's loader hands to the collator as they are."""
+        columns = self.rows[np.concatenate([self.groups[number] for number in numbers])]
+        return [dict(zip(columns, values)) for values in zip(*columns.values())]

@@ -1,0 +1,133 @@
+"""The head in pieces, against the whole of it at once."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import Gemma2Config, Gemma2ForCausalLM
+
+from drafter_trainer.errors import InputError
+from drafter_trainer.training import head as head_module
+from drafter_trainer.training.head import check_head, replaced_head, sum_losses
+from tests.training.conftest import make_draft_model
+
+TOKENS, WIDTH, VOCABULARY = 37, 8, 50
+
+
+def make_case(dtype: torch.dtype, bias: bool) -> tuple[torch.Tensor, torch.nn.Linear, torch.Tensor]:
+    """Make hidden states, a head and labels."""
+    torch.manual_seed(0)
+    hidden = torch.randn(TOKENS, WIDTH, dtype=dtype, requires_grad=True)
+    return hidden, torch.nn.Linear(WIDTH, VOCABULARY, bias=bias, dtype=dtype), torch.randint(0, VOCABULARY, (TOKENS,))
+
+
+def at_once(hidden: torch.Tensor, head: torch.nn.Linear, labels: torch.Tensor) -> torch.Tensor:
+    """Compute the same sum from all logits."""
+    return F.cross_entropy(head(hidden).float(), labels, reduction="sum")
+
+
+def in_pieces(hidden: torch.Tensor, head: torch.nn.Linear, labels: torch.Tensor) -> torch.Tensor:
+    """Compute it as the trainer does."""
+    return sum_losses(
+        hidden, head, lambda logits, place: F.cross_entropy(logits.float(), labels[place], reduction="none")
+    )
+
+
+@pytest.mark.parametrize("at_a_time", [1, 5, TOKENS, 1000])
+@pytest.mark.parametrize("bias", [False, True])
+def test_pieces_give_the_same_sum_and_gradients(monkeypatch: pytest.MonkeyPatch, at_a_time: int, bias: bool) -> None:
+    """Prevent a token that is left out or counted twice at the edge of a piece, in the sum or in a gradient."""
+    monkeypatch.setattr(head_module, "_LOGITS_AT_ONCE", at_a_time * VOCABULARY)
+    hidden, head, labels = make_case(torch.float32, bias)
+    inputs = (hidden, *head.parameters())
+    whole, pieces = at_once(hidden, head, labels), in_pieces(hidden, head, labels)
+    torch.testing.assert_close(pieces, whole)
+    with torch.no_grad():
+        torch.testing.assert_close(in_pieces(hidden, head, labels), whole)
+    # Behind the sum comes a factor: the mean over a global batch.
+    for one, other in zip(torch.autograd.grad(0.3 * pieces, inputs), torch.autograd.grad(0.3 * whole, inputs)):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_frozen_head_passes_the_gradient_on() -> None:
+    """Prevent a gradient of the head's size from being made for a head that is not trained."""
+    hidden, head, labels = make_case(torch.float32, bias=True)
+    head.requires_grad_(False)
+    in_pieces(hidden, head, labels).backward()
+    expected = torch.autograd.grad(at_once(hidden, head, labels), hidden)[0]
+    torch.testing.assert_close(hidden.grad, expected)
+    assert head.weight.grad is None
+
+
+def test_many_pieces_in_half_precision_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prevent the head's gradient from being rounded to bf16 after each of many pieces."""
+    monkeypatch.setattr(head_module, "_LOGITS_AT_ONCE", VOCABULARY)
+    hidden, head, labels = make_case(torch.bfloat16, bias=False)
+    (gradient,) = torch.autograd.grad(in_pieces(hidden, head, labels), head.weight)
+    exact = make_case(torch.float32, bias=False)[1]
+    exact.weight.data = head.weight.detach().float()
+    (expected,) = torch.autograd.grad(at_once(hidden.detach().float(), exact, labels), exact.weight)
+    assert gradient.dtype == torch.bfloat16
+    torch.testing.assert_close(gradient.float(), expected, atol=0.03, rtol=0.02)
+
+
+def test_mixed_precision_multiplies_in_bf16_and_keeps_fp32_gradients() -> None:
+    """Prevent the head from running in fp32 where the rest of the drafter runs in bf16, or the reverse."""
+    hidden, head, labels = make_case(torch.float32, bias=False)
+    dtypes = []
+
+    def token_losses(logits: torch.Tensor, place: slice) -> torch.Tensor:
+        dtypes.append(logits.dtype)
+        return F.cross_entropy(logits.float(), labels[place], reduction="none")
+
+    with torch.autocast("cpu", torch.bfloat16):
+        total = sum_losses(hidden, head, token_losses)
+    gradients = torch.autograd.grad(total, (hidden, head.weight))
+    expected = torch.autograd.grad(at_once(hidden, head, labels), (hidden, head.weight))
+    assert dtypes == [torch.bfloat16]
+    for one, other in zip(gradients, expected):
+        assert one.dtype == torch.float32
+        torch.testing.assert_close(one, other, atol=0.05, rtol=0.05)
+
+
+def test_logits_of_all_tokens_are_never_there_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prevent memory that grows with tokens times vocabulary."""
+    monkeypatch.setattr(head_module, "_LOGITS_AT_ONCE", 4 * VOCABULARY)
+    hidden, head, labels = make_case(torch.float32, bias=False)
+    sizes = []
+
+    def token_losses(logits: torch.Tensor, place: slice) -> torch.Tensor:
+        sizes.append(len(logits))
+        return F.cross_entropy(logits, labels[place], reduction="none")
+
+    sum_losses(hidden, head, token_losses).backward()
+    assert max(sizes) == 4
+    assert sum(sizes) == TOKENS
+
+
+def test_no_tokens_sum_to_nothing() -> None:
+    """Prevent a batch whose answers the length limit cut away from ending the training."""
+    hidden, head, labels = make_case(torch.float32, bias=False)
+    total = in_pieces(hidden[:0], head, labels[:0])
+    total.backward()
+    assert total == 0
+    assert not head.weight.grad.any()
+
+
+def test_the_head_is_the_models_own_again() -> None:
+    """Prevent a drafter that goes on giving losses for logits, also where the forward fails."""
+    model, ids = make_draft_model(), torch.ones(1, 3, dtype=torch.long)
+    before = model(input_ids=ids).logits
+    with replaced_head(model, lambda hidden: hidden.sum()):
+        assert model(input_ids=ids).logits.shape == ()
+    with pytest.raises(ZeroDivisionError), replaced_head(model, lambda hidden: 1 / 0):
+        model(input_ids=ids)
+    torch.testing.assert_close(model(input_ids=ids).logits, before)
+
+
+def test_logits_that_are_capped_behind_the_head_are_refused() -> None:
+    """Prevent a drafter from being trained with another q than the one that it drafts with."""
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "vocab_size": 20, "head_dim": 8}
+    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 1}
+    check_head(Gemma2ForCausalLM(Gemma2Config(**sizes, final_logit_softcapping=None)))
+    with pytest.raises(InputError, match="gemma2 caps or scales its logits behind the head"):
+        check_head(Gemma2ForCausalLM(Gemma2Config(**sizes, final_logit_softcapping=0.5)))
