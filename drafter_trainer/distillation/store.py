@@ -1,7 +1,7 @@
 """The resumable store of self-distilled rows: Parquet shards that appear whole or not at all."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -57,6 +57,35 @@ class Answer:
     finish_reason: str
 
 
+class KeySet(Set):
+    """Hold the keys of rows as a set does, in 64 bytes each: a store may have millions.
+
+    Args:
+        shards (`Iterable[Sequence[str]]`): The keys of each shard.
+    """
+
+    def __init__(self, shards: Iterable[Sequence[str]]) -> None:
+        parts = [np.array(keys, dtype="S64") for keys in shards]
+        self._keys = np.concatenate(parts) if parts else np.empty(0, dtype="S64")
+        self._keys.sort()
+
+    @property
+    def repeated(self) -> str | None:
+        """A key that was there more than once."""
+        repeats = self._keys[1:][self._keys[1:] == self._keys[:-1]]
+        return repeats[0].decode() if len(repeats) else None
+
+    def __contains__(self, key: object) -> bool:
+        place = np.searchsorted(self._keys, str(key).encode())
+        return bool(place < len(self._keys) and self._keys[place].decode() == key)
+
+    def __iter__(self) -> Iterator[str]:
+        return (key.decode() for key in self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+
 class RowStore:
     """Keep self-distilled rows in a folder of Parquet shards.
 
@@ -78,19 +107,24 @@ class RowStore:
         """List the shards of rows in the order of their names."""
         return sorted(self.folder.glob("rows-*.parquet"))
 
-    def keys(self) -> set[str]:
+    def keys(self) -> "KeySet":
         """Read the keys of all rows, stored or dropped.
 
         Raises:
             DamagedStoreError: If a shard cannot be read or repeats rows of another; the message names it.
         """
-        keys: set[str] = set()
-        for schema, pattern in ((ROWS, "rows"), (DROPPED, "dropped")):
-            for shard in sorted(self.folder.glob(f"{pattern}-*.parquet")):
-                found = _read(shard, schema, ["key"]).column("key").to_pylist()
-                if len(set(found)) != len(found) or not keys.isdisjoint(found):
+        shards = [
+            (schema, shard)
+            for schema, pattern in ((ROWS, "rows"), (DROPPED, "dropped"))
+            for shard in sorted(self.folder.glob(f"{pattern}-*.parquet"))
+        ]
+        keys = KeySet(_read(shard, schema, ["key"]).column("key").to_pylist() for schema, shard in shards)
+        if repeated := keys.repeated:
+            found = 0
+            for schema, shard in shards:
+                found += _read(shard, schema, ["key"]).column("key").to_pylist().count(repeated)
+                if found > 1:
                     raise DamagedStoreError(f"{shard} repeats rows of an earlier shard: delete it and run again")
-                keys.update(found)
         return keys
 
     def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
