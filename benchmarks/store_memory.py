@@ -1,0 +1,100 @@
+"""Resident memory of resuming a distillation and of loading its rows for training, by the number of stored rows.
+
+    python benchmarks/store_memory.py
+
+Each number of rows is read by a process of its own: the keys of all rows (what a resumed distillation asks for), the
+counts of its report, the dataset that finetuning trains on with its batches by tokens, and one batch of it. Rows have
+ten tokens and the top 20 of each; the number of rows is what matters here. A million take 1.5 GB of disk for a while.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from reporting import RESULTS, report
+from tqdm.auto import tqdm
+
+from drafter_trainer.distillation.requests import Request
+from drafter_trainer.distillation.store import TOP_K, Answer, RowStore
+from drafter_trainer.targets import Target
+from drafter_trainer.training.batches import GroupedRows
+from drafter_trainer.training.collators import SelfDistilledCollator
+from drafter_trainer.training.rows import load_rows
+
+TARGET = Target("org/target", "0" * 40, "nowhere")
+SHARD, TOKENS = 1000, 10
+
+
+def main() -> None:
+    """Measure each number of rows in its own process."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs=2, default=[10_000, 1_000_000])
+    parser.add_argument(
+        "--read", type=Path, help="Read this store, and say the peak (what the others are started with)"
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    if options.read:
+        print(json.dumps(read(options.read)))
+        return
+    figures = []
+    for rows in options.rows:
+        with tempfile.TemporaryDirectory() as folder:
+            write(Path(folder) / "store", rows)
+            said = subprocess.run(
+                [sys.executable, __file__, "--read", f"{folder}/store"],
+                capture_output=True,
+                text=True,
+                check=True,
+                env={"HF_DATASETS_CACHE": f"{folder}/cache", "PATH": ""},
+            )
+        figures.append({"rows": rows} | json.loads(said.stdout.splitlines()[-1]))
+    growth = figures[1]["peak MiB"] - figures[0]["peak MiB"]
+    report("store_memory", figures, {"growth of peak resident memory, MiB (bar 200)": growth}, options.out)
+
+
+def write(folder: Path, rows: int) -> None:
+    """Write a store: one shard as the store writes it, and the others like it with keys of their own."""
+    random = np.random.default_rng(0)
+    answer = Answer(
+        random.integers(0, 1000, TOKENS).tolist(),
+        random.integers(0, 1000, (TOKENS, TOP_K)),
+        np.full((TOKENS, TOP_K), -3.0, np.float32),
+        "stop",
+    )
+    requests = [
+        Request((1, 2, 3, number), 0.0, 0, TOKENS, str(number), "made up", "de-en", TARGET.name, TARGET.revision)
+        for number in range(SHARD)
+    ]
+    RowStore(folder).write([(request, answer) for request in requests], "made up")
+    (first,) = folder.glob("rows-*.parquet")
+    table = pq.read_table(first)
+    for number in tqdm(range(1, rows // SHARD), unit="shard"):
+        keys = pa.array([random.bytes(32).hex() for _ in range(SHARD)])
+        pq.write_table(table.set_column(0, table.schema.field(0), keys), folder / f"rows-000-{number:06d}.parquet")
+
+
+def read(folder: Path) -> dict[str, float]:
+    """Read a store as a resumed run does.
+
+    Returns:
+        `dict` with the process's peak, in MiB.
+    """
+    store = RowStore(folder)
+    done = store.keys()
+    counted = store.count()
+    assert len(done) == counted["rows"]
+    rows = GroupedRows(load_rows(folder, TARGET), 128, 4096, seed=0)
+    SelfDistilledCollator(0, 128)(rows.__getitems__([0]))
+    return {"peak MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+if __name__ == "__main__":
+    main()
