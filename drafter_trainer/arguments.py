@@ -128,6 +128,9 @@ class PublishingArguments:
     to: str = _option("hub", "hub (the one that HF_ENDPOINT and HF_TOKEN name), or a folder")
     repo_id: str | None = _option(None, "Repository on the Hub (default: <you>/<drafter_name>)")
     private: bool = _option(False, "Make a new repository private")
+    adapter_of: str | None = _option(
+        None, "After finetuning with lora_rank: publish the adapter alone, over this published base drafter"
+    )
     draft_length: int = _option(5, "Tokens that the stock loop drafts in one round, written into the repository")
     licence: str | None = _option(None, "Licence identifier for the card: the target's decides it")
     card_folder: str | None = _option(

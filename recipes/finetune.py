@@ -11,13 +11,16 @@ from typing import Any
 
 from accelerate import PartialState
 from datasets import concatenate_datasets
+from transformers import set_seed
 
 from drafter_trainer.arguments import DrafterArguments
 from drafter_trainer.atomic import write_whole
 from drafter_trainer.configuration import parse_arguments
+from drafter_trainer.drafters.adapters import add_adapter
 from drafter_trainer.drafters.initialization import initialise_drafter
 from drafter_trainer.drafters.loop.repository import VOCABULARY
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids, coverage, vocabulary_bytes
+from drafter_trainer.errors import InputError
 from drafter_trainer.hub.publish import check_destination, publish_run
 from drafter_trainer.languages import Pair, get_pair
 from drafter_trainer.launch import leave_processes, report_step, run_recipe
@@ -40,6 +43,10 @@ def main(argv: list[str]) -> None:
     training.output_dir = str(folder)
     folders = [Path(folder) for folder in data.data] or [run.folder / "distill"]
     advice = "run distill.py first, or give --data FOLDER"
+    if training.lora_rank and shape.initialization in ("scratch", "embeddings", "layers"):
+        raise InputError(
+            f"an adapter (lora_rank {training.lora_rank}) needs a base drafter: name one with --initialization"
+        )
     inputs = {
         "target": target.identity,
         "rows": " ".join(finished_step(rows, advice)["fingerprint"] for rows in folders),
@@ -77,6 +84,7 @@ def train(
         for split in ("train", "validation")
     }
     facts: dict[str, Any] = {}
+    set_seed(training.seed)  # weights that are drawn are drawn alike in every run
     model, draft_ids = initialise_drafter(shape, target, tokenizer, pair.probes), None
     if training.draft_vocabulary:
         counts = count_ids(rows["train"]["response_ids"], model.config.vocab_size)
@@ -84,6 +92,8 @@ def train(
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / VOCABULARY, lambda path: path.write_bytes(vocabulary_bytes(draft_ids)))
         facts |= {"draft_vocabulary": len(draft_ids), "coverage": coverage(draft_ids, counts)}
+    if training.lora_rank:
+        model = add_adapter(model, training.lora_rank, training.lora_alpha)
     trainer = FinetuningTrainer(
         model=model,
         draft_ids=draft_ids,

@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 from accelerate import PartialState
+from transformers import set_seed
 
 from drafter_trainer.configuration import parse_arguments
 from drafter_trainer.corpora import describe_corpus
@@ -61,6 +62,7 @@ def main(argv: list[str]) -> None:
                     )
                     write_packed(pack(documents, training.max_length), path, drops)
             splits[split] = load_packed(path)
+        set_seed(training.seed)  # weights that are drawn are drawn alike in every run
         drafter = initialise_drafter(shape, target, tokenizer, pair.probes)
         trainer = PretrainingTrainer(
             model=drafter,

@@ -28,6 +28,8 @@ class DrafterDescription:
         files (`dict[str, str]`): SHA-256 of the files that the loop reads.
         training (`dict`): What it was trained on and how, for the card.
         versions (`dict[str, str]`): Of the libraries.
+        adapter_of (`dict[str, str]`): Of a LoRA adapter, the base drafter that it goes over: `drafter`, its Hub id or
+            folder, and `revision`, its commit or hash.
         schema_version (`int`): Of this file.
     """
 
@@ -41,11 +43,15 @@ class DrafterDescription:
     files: dict[str, str] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    adapter_of: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     def fingerprint(self) -> str:
         """Hash all that it says of the drafter itself, for results to name what they measured."""
-        said = {name: value for name, value in dataclasses.asdict(self).items() if name != "versions"}
+        said = dataclasses.asdict(self)
+        del said["versions"]
+        if not self.adapter_of:  # as it was said before there were adapters
+            del said["adapter_of"]
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
@@ -71,7 +77,7 @@ class DrafterDescription:
                 f"{place} is of schema version {version}, expected {SCHEMA_VERSION}: use the release that wrote it"
             )
         known = {entry.name for entry in dataclasses.fields(cls)}
-        if missing := sorted(known - values.keys()):
+        if missing := sorted(known - {"adapter_of"} - values.keys()):
             raise InputError(f"{place} lacks {', '.join(missing)}: publish the drafter again")
         if unknown := sorted(values.keys() - known):
             raise InputError(f"{place} has unknown fields {', '.join(unknown)}: use the release that wrote it")

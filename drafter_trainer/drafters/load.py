@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import huggingface_hub
+import torch
 from huggingface_hub.errors import EntryNotFoundError, HTTPError
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -64,8 +65,8 @@ def load_drafter(
             f"yet another itself: publish it again from its run"
         )
     try:
-        model = AutoModelForCausalLM.from_pretrained(drafter, revision=commit, dtype=target_model.dtype)
-    except (OSError, SafetensorError) as error:
+        model = _load_weights(drafter, commit, description, target_model.dtype)
+    except (OSError, SafetensorError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{drafter} cannot be loaded: {reason}: download or publish it again") from error
     vocabulary = target_model.config.get_text_config().vocab_size
@@ -80,6 +81,24 @@ def load_drafter(
     except ValueError as error:
         raise InputError(f"{drafter} cannot be used: {error}") from error
     return model
+
+
+def _load_weights(
+    drafter: str, commit: str | None, description: DrafterDescription, dtype: torch.dtype
+) -> PreTrainedModel:
+    if not description.adapter_of:
+        return AutoModelForCausalLM.from_pretrained(drafter, revision=commit, dtype=dtype)
+    base, revision = description.adapter_of["drafter"], description.adapter_of["revision"]
+    if identify_drafter(base, revision) != revision:
+        raise InputError(f"{drafter} is an adapter of {base} as it was before ({revision}): publish the adapter again")
+    model = AutoModelForCausalLM.from_pretrained(base, revision=None if Path(base).is_dir() else revision, dtype=dtype)
+    # Not at the top: peft takes a second to import, and most drafters are no adapters.
+    from drafter_trainer.drafters.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, merge_adapter
+
+    found = [_find(drafter, name, commit) for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG)]
+    if None in found:
+        raise InputError(f"{drafter} lacks {ADAPTER_WEIGHTS} or {ADAPTER_CONFIG}: publish it again")
+    return merge_adapter(model, found[0].parent)
 
 
 def with_sources(drafter: PreTrainedModel, sources: Sequence[str]) -> PreTrainedModel:
@@ -147,10 +166,10 @@ def _find(drafter: str, name: str, commit: str | None) -> Path | None:
         raise InputError(f"{name} of {drafter} cannot be fetched: {' '.join(str(error).split())}") from error
 
 
-def identify_drafter(drafter: str) -> str:
+def identify_drafter(drafter: str, revision: str | None = None) -> str:
     """Return the commit of a drafter on the Hub, or a hash of its folder's weights and settings."""
     if not Path(drafter).is_dir():
-        return resolve_commit(drafter, None, "a published drafter")
+        return resolve_commit(drafter, revision, "a published drafter")
     weights, description = hash_folder(Path(drafter)), Path(drafter) / FILE_NAME
     if not description.is_file():
         return weights

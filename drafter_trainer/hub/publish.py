@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from drafter_trainer.arguments import PublishingArguments, RunArguments
 from drafter_trainer.benchmark.results import read_results
+from drafter_trainer.drafters.adapters import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS, merge_adapter
 from drafter_trainer.drafters.compatibility import check_tokenizers, hash_tokenizer
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
+from drafter_trainer.drafters.load import identify_drafter
 from drafter_trainer.drafters.loop.generate import set_draft_length
 from drafter_trainer.drafters.loop.policy import NGRAM
 from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
@@ -30,16 +33,21 @@ from drafter_trainer.tuning.results import SETTINGS
 
 HUB = "hub"
 RESULTS = "results.json"
+_WEIGHTS = (
+    "config.json",
+    "model.safetensors",
+    "model-*.safetensors",
+    "model.safetensors.index.json",
+    ADAPTER_WEIGHTS,
+    ADAPTER_CONFIG,
+)
 # Everything that may leave: no optimizer state, no pickled arguments, no token.
 ALLOWED = (
     "README.md",
     FILE_NAME,
     RESULTS,
-    "config.json",
+    *_WEIGHTS,
     "generation_config.json",
-    "model.safetensors",
-    "model-*.safetensors",
-    "model.safetensors.index.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "tokenizer.model",
@@ -62,6 +70,8 @@ _HYPERPARAMETERS = (
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
     "loss_type",
+    "lora_rank",
+    "lora_alpha",
 )
 
 
@@ -112,7 +122,7 @@ def publish_run(run: RunArguments, target: Target, target_dtype: str, publishing
     parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=parent) as temporary:
         folder = Path(temporary) / "drafter"
-        description = assemble(run, target, target_dtype, publishing.draft_length, folder)
+        description = assemble(run, target, target_dtype, publishing.draft_length, folder, publishing.adapter_of)
         if results and results["provenance"].get("drafter_fingerprint") != description.fingerprint():
             message = (
                 f"{results_path} measures this drafter as it was before: the card goes without numbers until bench.py"
@@ -134,19 +144,26 @@ def publish_run(run: RunArguments, target: Target, target_dtype: str, publishing
             folder_path=folder,
             allow_patterns=list(ALLOWED),
             # What this drafter no longer has must not be taken for its own.
-            delete_patterns=[VOCABULARY, TABLE, RESULTS],
+            delete_patterns=[VOCABULARY, TABLE, RESULTS, *_WEIGHTS],
             commit_message=message,
         )
         return commit.commit_url
 
 
 def assemble(
-    run: RunArguments, target: Target, target_dtype: str, draft_length: int, folder: Path
+    run: RunArguments,
+    target: Target,
+    target_dtype: str,
+    draft_length: int,
+    folder: Path,
+    adapter_of: str | None = None,
 ) -> DrafterDescription:
     """Write a drafter's files, apart from card and results, to a new folder.
 
+    Args:
+        adapter_of (`str`, *optional*): Write the run's LoRA adapter in place of whole weights, over this drafter.
     Raises:
-        InputError: If the run has no finished drafter.
+        InputError: If the run has no finished drafter, or its adapter is not over the drafter that is named.
         IncompatibleTokenizerError: If its tokenizer is not the target's.
     """
     trained = run.folder / "finetune"
@@ -163,7 +180,11 @@ def assemble(
     set_draft_length(model.generation_config, draft_length)
     for name, value in special.items():  # pipeline compares them here
         setattr(model.config, name, value)
-    model.save_pretrained(folder)
+    over: dict[str, str] = {}
+    if adapter_of is None:
+        model.save_pretrained(folder)
+    else:
+        over = _add_adapter(trained, adapter_of, folder)
     tokenizer.save_pretrained(folder)
     sha256 = hash_tokenizer(tokenizer, pair.probes)
     loop, files = _add_loop(run, folder)
@@ -178,9 +199,38 @@ def assemble(
         files=files,
         training=_training_record(run),
         versions=library_versions(),
+        adapter_of=over,
     )
     (folder / FILE_NAME).write_text(description.to_json(), encoding="utf-8")
     return description
+
+
+def _add_adapter(trained: Path, base: str, folder: Path) -> dict[str, str]:
+    """Add a run's adapter, if over the drafter that is named it gives what was trained; identify that drafter.
+
+    Raises:
+        InputError: If there is no adapter, or it was trained over another drafter.
+    """
+    adapter = trained / ADAPTER
+    if not (adapter / ADAPTER_WEIGHTS).is_file():
+        raise InputError(f"{trained} holds no adapter: finetune with --lora_rank")
+    identity = identify_drafter(base)
+    revision = None if Path(base).is_dir() else identity
+    try:
+        model = merge_adapter(
+            AutoModelForCausalLM.from_pretrained(base, revision=revision, dtype=torch.float32), adapter
+        )
+    except ValueError as error:
+        raise InputError(f"{error}: name the drafter that --initialization named") from error
+    expected = AutoModelForCausalLM.from_pretrained(trained, dtype=torch.float32).state_dict()
+    if any(not torch.allclose(weight, expected[name], atol=1e-5) for name, weight in model.state_dict().items()):
+        raise InputError(f"the adapter in {trained} was not trained over {base}: name what --initialization named")
+    folder.mkdir()
+    config = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    config |= {"base_model_name_or_path": base, "revision": revision}
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    shutil.copyfile(adapter / ADAPTER_WEIGHTS, folder / ADAPTER_WEIGHTS)
+    return {"drafter": base, "revision": identity}
 
 
 def _add_loop(run: RunArguments, folder: Path) -> tuple[dict[str, Any], dict[str, str]]:

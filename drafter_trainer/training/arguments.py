@@ -57,6 +57,8 @@ class FinetuningArguments(TrainingArguments):
         per_device_train_tokens (`int`): Let a batch hold rows of like lengths, so many tokens with padding at most,
             in place of `per_device_train_batch_size` rows; 0 for rows.
         draft_vocabulary (`int`): Size of the draft vocabulary, the most frequent ids of the answers; 0 for all.
+        lora_rank (`int`): Train an adapter of this rank over a base drafter, which stays as it is; 0 for all weights.
+        lora_alpha (`float`): The adapter's product is scaled by alpha / rank.
     """
 
     output_dir: str | None = field(default="", metadata={"help": "Checkpoints and the drafter (RUN_FOLDER/finetune)"})
@@ -68,6 +70,8 @@ class FinetuningArguments(TrainingArguments):
     draft_vocabulary: int = field(
         default=0, metadata={"help": "Draft so many ids, the most frequent of the answers; 0 for all"}
     )
+    lora_rank: int = field(default=0, metadata={"help": "Train an adapter of this rank over a base drafter; 0: all"})
+    lora_alpha: float = field(default=32.0, metadata={"help": "The adapter's product is scaled by alpha / rank"})
     per_device_train_batch_size: int = field(default=2, metadata={"help": "Rows a device takes at once"})
     learning_rate: float = field(default=2e-5, metadata={"help": "Peak of the learning rate"})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Course of the learning rate"})
@@ -89,6 +93,8 @@ class FinetuningArguments(TrainingArguments):
         _check(self)
         if self.max_length < 2:
             raise InputError(f"max_length must be at least 2, got {self.max_length}")
+        if self.lora_alpha <= 0:
+            raise InputError(f"lora_alpha must be above 0, got {self.lora_alpha}")
         if self.loss_type not in _LOSS_TYPES:
             raise InputError(f"loss_type must be one of {', '.join(_LOSS_TYPES)}, got {self.loss_type}")
         if self.per_device_train_tokens:
@@ -100,5 +106,6 @@ class FinetuningArguments(TrainingArguments):
             if self.train_sampling_strategy == "group_by_length":
                 raise InputError("per_device_train_tokens groups by length itself: leave train_sampling_strategy out")
             self.per_device_train_batch_size = 1  # one group of rows
-        if self.draft_vocabulary < 0:
-            raise InputError(f"draft_vocabulary must be 0 or more, got {self.draft_vocabulary}")
+        for name in ("draft_vocabulary", "lora_rank"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} must be 0 or more, got {getattr(self, name)}")

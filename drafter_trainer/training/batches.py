@@ -34,22 +34,30 @@ class GroupedRows(Dataset):
     What it draws are groups: shuffling, dividing them among processes and going on after an interruption stay the
     Trainer's.
 
+    Where the processes cannot share the groups out evenly, some get a row of which nothing is supervised: accelerate
+    would repeat rows that others have.
+
     Args:
         rows (`datasets.Dataset`): Rows with a `length`.
         max_length (`int`): Longer rows are cut to it.
         tokens (`int`): See `group_rows`.
         seed (`int`): See `group_rows`.
+        processes (`int`, *optional*, defaults to `1`): How many share them.
     """
 
-    def __init__(self, rows: Any, max_length: int, tokens: int, seed: int) -> None:
+    def __init__(self, rows: Any, max_length: int, tokens: int, seed: int, processes: int = 1) -> None:
         self.rows = rows
         lengths = rows.select_columns("length").with_format("numpy")[:]["length"]
         self.groups = group_rows(np.minimum(lengths, max_length), tokens, seed)
+        self.groups += [np.empty(0, dtype=int)] * (-len(self.groups) % processes)
 
     def __len__(self) -> int:
         return len(self.groups)
 
     def __getitems__(self, numbers: list[int]) -> list[dict[str, Any]]:
         """Return the rows of groups, which torch's loader hands to the collator as they are."""
-        columns = self.rows[np.concatenate([self.groups[number] for number in numbers])]
+        chosen = np.concatenate([self.groups[number] for number in numbers])
+        if len(chosen) == 0:
+            return [self.rows[0] | {"response_ids": []}]
+        columns = self.rows[chosen]
         return [dict(zip(columns, values)) for values in zip(*columns.values())]

@@ -9,6 +9,7 @@ from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import EvalLoopOutput
 
+from drafter_trainer.drafters.adapters import ADAPTER
 from drafter_trainer.drafters.vocabulary import map_ids, narrow_head, widen_head
 from drafter_trainer.errors import InputError
 from drafter_trainer.training.batches import GroupedRows
@@ -78,6 +79,10 @@ class _TokenMeanTrainer(Trainer):
         loss = outputs.logits * scale / torch.as_tensor(count).clamp(min=1)
         return (loss, outputs) if return_outputs else loss
 
+    def finish(self) -> None:
+        """Make the drafter a stock model again."""
+        self.model.config.use_cache = True  # the Trainer turns it off, and the drafter would keep it so
+
 
 class PretrainingTrainer(_TokenMeanTrainer):
     """Pretrain a drafter on packed rows with cross-entropy (see `collate_packed`)."""
@@ -97,6 +102,8 @@ class FinetuningTrainer(_TokenMeanTrainer):
     def __init__(self, *args: Any, draft_ids: torch.Tensor | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.draft_ids = draft_ids
+        if self.args.lora_rank:
+            self._whole_head, self._tied = self.model.get_output_embeddings(), self.model.config.tie_word_embeddings
         if draft_ids is not None:
             if self.is_fsdp_enabled:
                 raise InputError("a draft vocabulary cannot be trained with FSDP: a drafter is small, launch with DDP")
@@ -104,7 +111,11 @@ class FinetuningTrainer(_TokenMeanTrainer):
             self.draft_ids = draft_ids.to(self.args.device)
         if self.args.per_device_train_tokens and self.train_dataset is not None:
             self.train_dataset = GroupedRows(
-                self.train_dataset, self.args.max_length, self.args.per_device_train_tokens, self.args.seed
+                self.train_dataset,
+                self.args.max_length,
+                self.args.per_device_train_tokens,
+                self.args.seed,
+                self.args.world_size,
             )
 
     def token_losses(self, logits: torch.Tensor, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -115,6 +126,19 @@ class FinetuningTrainer(_TokenMeanTrainer):
 
     def _place(self, ids: torch.Tensor) -> torch.Tensor:
         return ids if self.draft_ids is None else map_ids(ids, self.draft_ids)
+
+    def finish(self) -> None:
+        """Make the drafter a stock model again, its adapter merged; the adapter itself goes to `adapter/`."""
+        if self.args.lora_rank:
+            if self.args.should_save:
+                self.model.save_pretrained(Path(self.args.output_dir) / ADAPTER)
+            self.model = self.model.merge_and_unload()
+            self.model.config.tie_word_embeddings = self._tied
+            self.model.set_output_embeddings(self._whole_head)  # it was not trained
+        elif self.draft_ids is not None:
+            widen_head(self.model, self.draft_ids)
+        self.draft_ids = None
+        super().finish()
 
     def evaluation_loop(
         self,
@@ -131,7 +155,7 @@ class FinetuningTrainer(_TokenMeanTrainer):
         return output
 
 
-def train_to_end(trainer: Trainer) -> dict[str, float]:
+def train_to_end(trainer: _TokenMeanTrainer) -> dict[str, float]:
     """Train from the last checkpoint, if there is one, and leave the best drafter in the output folder.
 
     Beside it stands `training.png`, the course of loss and acceptance.
@@ -144,10 +168,7 @@ def train_to_end(trainer: Trainer) -> dict[str, float]:
     metrics = trainer.evaluate()
     if trainer.is_world_process_zero():
         plot_training(trainer.state.log_history, Path(folder) / "training.png")
-    if getattr(trainer, "draft_ids", None) is not None:
-        widen_head(trainer.model, trainer.draft_ids)
-        trainer.draft_ids = None
-    trainer.model.config.use_cache = True  # the Trainer turns it off, and the drafter would keep it so
+    trainer.finish()
     trainer.save_model(folder)
     timing = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
     return {name: value for name, value in metrics.items() if name.startswith("eval_") and name not in timing}

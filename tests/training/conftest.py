@@ -6,6 +6,7 @@ from typing import Any
 import datasets
 import pytest
 import torch
+from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from drafter_trainer.training.arguments import FinetuningArguments, PretrainingArguments
@@ -59,6 +60,12 @@ def make_rows(count: int, seed: int = 0, k: int = 20) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def with_lengths(rows: list[dict[str, Any]]) -> Dataset:
+    """Make a dataset as `load_rows` gives it."""
+    lengths = [len(row["prompt_ids"]) + len(row["response_ids"]) for row in rows]
+    return Dataset.from_list(rows).add_column("length", lengths)
 
 
 QUIET = {

@@ -1,9 +1,12 @@
 """Rows grouped by tokens."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
-from drafter_trainer.training.batches import group_rows
+from drafter_trainer.training.batches import GroupedRows, group_rows
+from tests.training.conftest import COLLATOR, make_rows, with_lengths
 
 
 @pytest.mark.parametrize("tokens", [100, 250, 10_000])
@@ -22,6 +25,21 @@ def test_hardly_anything_is_padding() -> None:
     padded = sum(len(group) * lengths[group].max() for group in groups)
     assert padded < 1.05 * lengths.sum()
     assert len(groups) < 1.15 * lengths.sum() / 1000
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_processes_share_every_row_once(processes: int) -> None:
+    """Prevent rows from being trained on twice an epoch where the groups cannot be shared out evenly."""
+    rows = with_lengths(make_rows(30))
+    grouped = GroupedRows(rows, 64, 128, 0, processes)
+    assert len(grouped) % processes == 0
+    seen = Counter()
+    for number in range(len(grouped)):
+        batch = grouped.__getitems__([number])
+        collated = COLLATOR(batch)
+        if (collated["labels"] != -100).any():
+            seen.update(row["key"] for row in batch)
+    assert seen == Counter(rows["key"])
 
 
 def test_the_seed_decides_which_rows_come_together() -> None:

@@ -25,6 +25,7 @@ from tests.training.conftest import (
     make_draft_model,
     make_rows,
     pretraining_arguments,
+    with_lengths,
 )
 
 # Without clipping and with plain gradient descent a wrong scale of the loss shows in the weights; Adam hides it.
@@ -43,12 +44,6 @@ def make_trainer(folder: Path, rows: list[dict[str, Any]], seed: int = 0, **give
         data_collator=COLLATOR,
         callbacks=callbacks,
     )
-
-
-def with_lengths(rows: list[dict[str, Any]]) -> Dataset:
-    """Make a dataset as `load_rows` gives it."""
-    lengths = [len(row["prompt_ids"]) + len(row["response_ids"]) for row in rows]
-    return Dataset.from_list(rows).add_column("length", lengths)
 
 
 def losses_of(trainer: Any) -> list[float]:
@@ -131,9 +126,11 @@ def test_loss_over_a_draft_vocabulary_equals_the_one_over_its_ids(tmp_path: Path
 
 def test_a_draft_vocabulary_under_fsdp_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prevent a training whose head, in pieces, cannot be widened when all its steps are done."""
-    monkeypatch.setattr(
-        Trainer, "__init__", lambda trainer, model, **_: vars(trainer).update(model=model, is_fsdp_enabled=True)
-    )
+
+    def initialise(trainer: Trainer, model: torch.nn.Module, args: Any, **_: Any) -> None:
+        vars(trainer).update(model=model, args=args, is_fsdp_enabled=True)
+
+    monkeypatch.setattr(Trainer, "__init__", initialise)
     with pytest.raises(InputError, match="cannot be trained with FSDP"):
         make_trainer(tmp_path, make_rows(2), draft_ids=torch.arange(4))
 
@@ -287,7 +284,7 @@ DISTRIBUTED = {"loss_type": "topk_kl", "num_train_epochs": 2, "per_device_eval_b
 
 def divisions(processes: int) -> dict[str, tuple[Any, dict[str, Any], dict[str, Any]]]:
     """Divide a global batch: rows, what each of several processes takes, what one process takes."""
-    rows, tokens = make_rows(16), {"per_device_train_tokens": 96, "max_length": 64}
+    rows, tokens = make_rows(16), {"per_device_train_tokens": 104, "max_length": 64}
     share, whole = {"per_device_train_batch_size": 4 // processes}, {"per_device_train_batch_size": 4}
     single = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4 // processes}
     return {
