@@ -21,6 +21,11 @@ def _check_positive(arguments: Any, *names: str) -> None:
             raise InputError(f"{name} must be at least 1, got {value}")
 
 
+def _check_one_of(arguments: Any, name: str, values: tuple[str, ...]) -> None:
+    if getattr(arguments, name) not in values:
+        raise InputError(f"{name} must be one of {', '.join(values)}, got {getattr(arguments, name)}")
+
+
 @dataclass
 class RunArguments:
     """Say which drafter is worked on, and where its steps leave their folders."""
@@ -112,13 +117,27 @@ class DistillationArguments:
     temperatures: list[float] = _option([0.0, 0.3, 0.7, 1.0], "Each prompt is answered once at each of them")
     samples: int = _option(1, "Answers per prompt at each temperature above 0")
     max_new_tokens: int = _option(1024, "Length limit of an answer")
-    batch_size: int = _option(32, "Prompts answered at once")
+    batch_size: int = _option(32, "Prompts answered at once, or stored at once where servers answer")
     seed: int = _option(0, "Seed of the first sample")
+    drop_looping: bool = _option(False, "Drop answers that end in a repetition loop; they are counted in any case")
+    engine: str = _option("transformers", "What answers: transformers or vllm in this process, or server")
+    servers: list[str] = _option([], "With engine server: addresses such as http://host:8000; a key: OPENAI_API_KEY")
+    server_kind: str = _option("vllm", "With engine server: vllm, sglang, llamacpp or transformers")
+    server_model: str | None = _option(None, "With engine server: its name for the target (default: the target's)")
+    concurrency: int = _option(32, "With engine server: requests in flight at each server, of each process")
+    request_timeout: int = _option(600, "With engine server: seconds to wait for an answer")
+    teacher_forcing: bool = _option(
+        False, "With engine server: let the target in this process give the log-probabilities that a server does not"
+    )
 
     def __post_init__(self) -> None:
         if not self.temperatures or min(self.temperatures) < 0:
             raise InputError(f"temperatures must be 0 or more, got {self.temperatures}")
-        _check_positive(self, "samples", "max_new_tokens", "batch_size")
+        _check_positive(self, "samples", "max_new_tokens", "batch_size", "concurrency", "request_timeout")
+        _check_one_of(self, "engine", ("transformers", "vllm", "server"))
+        _check_one_of(self, "server_kind", ("vllm", "sglang", "llamacpp", "transformers"))
+        if (self.engine == "server") != bool(self.servers):
+            raise InputError("engine server and servers go together: give --engine server --servers http://HOST:PORT")
 
 
 @dataclass

@@ -14,6 +14,7 @@ FILE_NAME = "step.json"
 # What changes neither the result nor what may be reused of it.
 _INDIFFERENT = {
     "card_folder",
+    "concurrency",
     "dataloader_num_workers",
     "disable_tqdm",
     "logging_steps",
@@ -23,8 +24,10 @@ _INDIFFERENT = {
     "publish",
     "repo_id",
     "report_to",
+    "request_timeout",
     "run_folder",
     "run_name",
+    "servers",
     "to",
 }
 

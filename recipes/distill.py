@@ -2,32 +2,61 @@
 
     accelerate launch recipes/distill.py --config recipes/configs/smollm2-135m/de-en.yaml
 
-Leaves RUN_FOLDER/distill/{train,validation}, which finetune.py reads. Interrupted, it goes on where it was.
+Leaves RUN_FOLDER/distill/{train,validation}, which finetune.py reads. Interrupted, it goes on where it was. The target
+answers in this process, in vLLM in this process, or at servers:
+
+    recipes/distill.py --config … --engine server --server_kind vllm --servers http://one:8000 http://two:8000
 """
 
 from collections import Counter
 from pathlib import Path
 
 from accelerate import Accelerator
+from transformers import PreTrainedTokenizerBase
 
+from drafter_trainer.arguments import DistillationArguments, TargetArguments
 from drafter_trainer.configuration import parse_arguments
 from drafter_trainer.corpora import describe_corpus, read_sentences
 from drafter_trainer.corpora.questions import keep_out
 from drafter_trainer.distillation import distill
-from drafter_trainer.distillation.engines import TransformersEngine
+from drafter_trainer.distillation.engines import Engine, TransformersEngine
+from drafter_trainer.distillation.filters import survey
+from drafter_trainer.distillation.offline_vllm import VLLMEngine
 from drafter_trainer.distillation.requests import (
     START_TOKEN,
     build_requests,
     start_token_prompts,
     translation_prompts,
 )
+from drafter_trainer.distillation.server_kinds import SERVER_KINDS
+from drafter_trainer.distillation.servers import ServerEngine
 from drafter_trainer.distillation.store import RowStore
+from drafter_trainer.distillation.teacher import Teacher
 from drafter_trainer.languages import get_pair
 from drafter_trainer.launch import report_step, run_recipe
 from drafter_trainer.steps import Step
-from drafter_trainer.targets import resolve_target
+from drafter_trainer.targets import Target, resolve_target
 
 VALIDATION_SEED = 1 << 32  # far from the seeds of training, where prompts are alike (the start token)
+
+
+def answering(
+    how: DistillationArguments,
+    where: TargetArguments,
+    target: Target,
+    tokenizer: PreTrainedTokenizerBase,
+    accelerator: Accelerator,
+) -> tuple[Engine, Teacher | None]:
+    """Make what answers, and what scores its answers where that is asked for; weights are loaded only if need be."""
+    if how.engine == "vllm":
+        return VLLMEngine(target, where.dtype), None
+    if how.engine == "server":
+        kind = SERVER_KINDS[how.server_kind](how.server_model or target.name, tokenizer)
+        engine = ServerEngine(kind, how.servers, how.concurrency, how.request_timeout)
+        if not how.teacher_forcing:
+            return engine, None
+        return engine, Teacher(target.load_model(where.dtype, accelerator.device), tokenizer.pad_token_id)
+    return TransformersEngine(target.load_model(where.dtype, accelerator.device), tokenizer.pad_token_id), None
 
 
 def main(argv: list[str]) -> None:
@@ -44,7 +73,7 @@ def main(argv: list[str]) -> None:
 
     tokenizer = target.load_tokenizer()
     decontaminator = keep_out(corpora.evaluation_questions, pair)
-    engine = TransformersEngine(target.load_model(where.dtype, accelerator.device), tokenizer.pad_token_id)
+    engine, teacher = answering(how, where, target, tokenizer, accelerator)
     with step:
         for split, limit, seed in (
             ("train", corpora.max_samples, how.seed),
@@ -67,9 +96,13 @@ def main(argv: list[str]) -> None:
                 pair.target.name,
                 tokenizer.all_special_ids,
                 (accelerator.process_index, accelerator.num_processes),
+                teacher,
+                how.drop_looping,
             )
             accelerator.wait_for_everyone()
-            step.facts[split] = {"prompts": len(prompts)} | store.count() | {"dropped": dict(drops + store.drops())}
+            if accelerator.is_main_process:
+                counts = store.count() | survey(store, tokenizer)
+                step.facts[split] = {"prompts": len(prompts)} | counts | {"dropped": dict(drops + store.drops())}
         step.facts["corpora"] = list(read.values())
     report_step(step)
 

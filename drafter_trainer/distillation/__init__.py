@@ -1,55 +1,81 @@
 """Self-distillation: the target's own answers become training rows."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from tqdm.auto import tqdm
 
-from drafter_trainer.distillation.engines import TransformersEngine
+from drafter_trainer.distillation.engines import Engine
 from drafter_trainer.distillation.filters import reason_to_drop
 from drafter_trainer.distillation.requests import Request, cut_batches
-from drafter_trainer.distillation.store import RowStore
+from drafter_trainer.distillation.store import Answer, Refusal, RowStore
+from drafter_trainer.distillation.teacher import Teacher
+from drafter_trainer.errors import InputError
 
 
 def distill(
     requests: Iterable[Request],
-    engine: TransformersEngine,
+    engine: Engine,
     store: RowStore,
     batch_size: int,
     language: str,
     special_ids: Iterable[int],
     process: tuple[int, int] = (0, 1),
+    teacher: Teacher | None = None,
+    drop_looping: bool = False,
 ) -> None:
-    """Ask the target for what the store does not hold yet; each batch becomes one shard.
+    """Ask the target for what the store does not hold yet; each group of answers becomes one shard.
 
     Args:
         requests (`Iterable[Request]`): All of them, also those already answered: they fix the batches.
-        engine (`TransformersEngine`): Answers a batch.
+        engine (`Engine`): Answers them.
         store (`RowStore`): Gains the rows.
-        batch_size (`int`): Requests answered at once.
+        batch_size (`int`): Requests of a batch.
         language (`str`): Language of the answers, under which drops are counted.
         special_ids (`Iterable[int]`): Ids that show no text.
         process (`tuple[int, int]`, *optional*, defaults to `(0, 1)`): Rank of this process and their number; each
             takes every so-manieth batch.
+        teacher (`Teacher`, *optional*): Gives log-probabilities to answers that came without.
+        drop_looping (`bool`, *optional*, defaults to `False`): Drop answers that end in a repetition loop.
     Raises:
         DamagedStoreError: If an earlier shard is damaged.
+        InputError: If nothing more can be answered, or the first requests are all refused for one reason.
         OSError: If the disk is full; what was stored before stays.
     """
     rank, processes = process
     special = frozenset(special_ids)
     done = store.keys()
     batches = cut_batches(requests, batch_size)[rank::processes]
+    missing = [_missing(batch, done) for batch in batches]
+    left = sum(map(len, missing))
+    # Also what is stored: with some engines what is sampled for a request depends on the batch that it stands in.
+    asked = [batch if engine.whole_batches else rest for batch, rest in zip(batches, missing) if rest]
     total = sum(map(len, batches))
-    tokens = 0
-    with tqdm(total=total, unit="row", desc="distilling", disable=rank != 0) as bar:
-        for batch in batches:
-            if any(request.key not in done for request in batch):
-                # Also those that are stored: what is sampled for a request depends on the batch that it stands in.
-                answered = [row for row in zip(batch, engine.answer(batch)) if row[0].key not in done]
-                reasons = [reason_to_drop(answer, special) for _, answer in answered]
-                store.write([row for row, reason in zip(answered, reasons) if reason is None], engine.name)
-                store.write_dropped(
-                    [(request, reason) for (request, _), reason in zip(answered, reasons) if reason], language
-                )
-                tokens += sum(len(answer.response_ids) for _, answer in answered)
-                bar.set_postfix_str(f"{tokens / (bar.format_dict['elapsed'] or 1):.0f} tokens/s", refresh=False)
-            bar.update(len(batch))
+    rows = dropped = tokens = 0
+    with tqdm(total=total, initial=total - left, unit="row", desc="distilling", disable=rank != 0) as bar:
+        for group, answers in engine.answers(iter(asked)):
+            answered = [row for row in zip(group, answers) if row[0].key not in done]
+            if not (done or rows or dropped):
+                _refuse_to_drop_all(answered)
+            reasons = [reason_to_drop(answer, special, drop_looping) for _, answer in answered]
+            kept = [row for row, reason in zip(answered, reasons) if reason is None]
+            store.write(teacher.complete(kept) if teacher else kept, engine.name)
+            store.write_dropped(
+                [(request, reason) for (request, _), reason in zip(answered, reasons) if reason], language
+            )
+            rows, dropped = rows + len(kept), dropped + len(answered) - len(kept)
+            tokens += sum(len(answer.response_ids) for _, answer in answered if isinstance(answer, Answer))
+            speed = tokens / (bar.format_dict["elapsed"] or 1)
+            bar.set_postfix_str(f"{speed:.0f} tokens/s, {rows / max(1, rows + dropped):.0%} kept", refresh=False)
+            bar.update(len(answered))
+
+
+def _missing(batch: Sequence[Request], done: set[str]) -> list[Request]:
+    return [request for request in batch if request.key not in done]
+
+
+def _refuse_to_drop_all(answered: Sequence[tuple[Request, Answer | Refusal]]) -> None:
+    # What is refused from the very first is refused for what the user set, and would never be asked again.
+    refusals = [answer for _, answer in answered if isinstance(answer, Refusal)]
+    if len(refusals) == len(answered) > 0 and len({refusal.reason for refusal in refusals}) == 1:
+        said = f": {refusals[0].message}" if refusals[0].message else ""
+        raise InputError(f"the first {len(refusals)} requests were all {refusals[0].reason}{said}")

@@ -1,16 +1,44 @@
 """Engines that make the target answer."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from drafter_trainer.distillation.requests import Request
-from drafter_trainer.distillation.store import TOP_K, Answer
+from drafter_trainer.distillation.store import TOP_K, Answer, Refusal
 from drafter_trainer.targets import end_ids
 
 _EVICT_BELOW = 0.75
+
+
+class Engine(Protocol):
+    """Let the target answer requests.
+
+    `name` is written beside each row. `whole_batches` tells whether an answer depends on the batch that its request
+    stands in: then a batch is asked again as a whole even if a part of it is stored.
+    """
+
+    name: str
+    whole_batches: bool
+
+    def answers(
+        self, batches: Iterable[Sequence[Request]]
+    ) -> Iterator[tuple[Sequence[Request], Sequence[Answer | Refusal]]]:
+        """Answer every request once, in any order and grouping.
+
+        Batches are taken when there is room for them, so that a million requests need no memory at once.
+
+        Args:
+            batches (`Iterable[Sequence[Request]]`): Each of one temperature and one length limit.
+        Yields:
+            Requests, and as many answers in their order; a refusal stands for what will never be answered.
+        Raises:
+            InputError: If nothing more can be answered; what was answered before has been yielded.
+        """
+        ...
 
 
 class TransformersEngine:
@@ -25,11 +53,17 @@ class TransformersEngine:
     """
 
     name = "transformers"
+    whole_batches = True  # one random state is drawn from for a whole batch
 
     def __init__(self, model: PreTrainedModel, pad_id: int) -> None:
         self.model = model
         self.pad_id = pad_id
         self.eos_ids = end_ids(model)
+
+    def answers(self, batches: Iterable[Sequence[Request]]) -> Iterator[tuple[Sequence[Request], list[Answer]]]:
+        """Answer one batch after the other."""
+        for batch in batches:
+            yield batch, self.answer(batch)
 
     @torch.inference_mode()
     def answer(self, requests: Sequence[Request]) -> list[Answer]:

@@ -49,12 +49,28 @@ class Answer:
         topk_logprobs (`np.ndarray` of shape `(tokens, 20)`, *optional*): Their log-probabilities in nats, of the
             raw distribution at temperature 1.
         finish_reason (`str`): "stop" if it ended by itself, "length" if the limit cut it.
+        retokenized (`bool`, *optional*, defaults to `False`): Whether only the text came back, and the ids are the
+            tokenizer's and not the generator's own.
     """
 
     response_ids: list[int]
     topk_ids: np.ndarray | None
     topk_logprobs: np.ndarray | None
     finish_reason: str
+    retokenized: bool = False
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Hold why a request will never be answered.
+
+    Args:
+        reason (`str`): One of few, under which it is counted.
+        message (`str`, *optional*): What was said in this case.
+    """
+
+    reason: str
+    message: str = ""
 
 
 class KeySet(Set):
@@ -198,5 +214,5 @@ def _record(request: Request, answer: Answer, engine: str) -> dict:
         "topk_logprobs": list(answer.topk_logprobs.astype(np.float16)) if with_topk else None,
         "finish_reason": answer.finish_reason,
         "engine": engine,
-        "retokenized": False,
+        "retokenized": answer.retokenized,
     }

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,14 +34,19 @@ class RecordingEngine:
     """Answer with another engine, note what was asked, and stop as a user would after so many batches."""
 
     name = "transformers"
+    whole_batches = True
 
     def __init__(self, engine: Any, batches: int | None = None) -> None:
         self.engine = engine
         self.batches = batches
         self.asked: list[str] = []
 
-    def answer(self, requests: Sequence[Request]) -> list[Answer]:
-        """Answer a batch, or raise KeyboardInterrupt."""
+    def answers(self, batches: Iterable[Sequence[Request]]) -> Iterator[tuple[Sequence[Request], list[Answer]]]:
+        """Answer batch by batch, or raise KeyboardInterrupt."""
+        for batch in batches:
+            yield batch, self._answer(batch)
+
+    def _answer(self, requests: Sequence[Request]) -> list[Answer]:
         if self.batches == 0:
             raise KeyboardInterrupt
         if self.batches is not None:

@@ -1,0 +1,166 @@
+"""One server: how it is asked over HTTP, and what may go wrong."""
+
+import asyncio
+import email.utils
+import logging
+import time
+from dataclasses import replace
+from typing import Any
+
+import httpx2  # the client of huggingface_hub
+
+from drafter_trainer.distillation.requests import Request
+from drafter_trainer.distillation.server_kinds import ServerKind
+from drafter_trainer.distillation.store import Answer, Refusal
+from drafter_trainer.errors import InputError
+
+_REFUSED = (400, 413, 422)  # the request itself cannot be answered
+_logger = logging.getLogger(__name__)
+
+
+class ServerFailure(Exception):
+    """Raise when a server gave no answer; another, or the same one later, may.
+
+    Args:
+        reason (`str`): What happened.
+        by_request (`bool`): Whether the request may be the cause.
+        retry_after (`float`, *optional*, defaults to `0.0`): Seconds that the server asks for.
+    """
+
+    def __init__(self, reason: str, by_request: bool, retry_after: float = 0.0) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.by_request = by_request
+        self.retry_after = retry_after
+
+
+class Server:
+    """Ask one server, and remember how it does.
+
+    Args:
+        url (`str`): Its address, without `/v1`.
+        kind (`ServerKind`): How it is asked.
+        client (`httpx2.AsyncClient`): The client of all servers.
+        key (`str`): Their key, which no message may show; empty if they want none.
+        timeout (`float`): Seconds to wait for an answer.
+    """
+
+    def __init__(self, url: str, kind: ServerKind, client: httpx2.AsyncClient, key: str, timeout: float) -> None:
+        self.url = url
+        self.in_flight = 0
+        self.failures = 0  # in a row
+        self.rests_until = 0.0
+        self.is_tried = False  # whether a trial is under way
+        self._kind = kind
+        self._client = client
+        self._key = key
+        self._timeout = timeout
+        self._raw: bool | None = None
+        self._lock = asyncio.Lock()
+
+    async def answer(self, request: Request, body: dict[str, Any]) -> Answer | Refusal:
+        """Ask a request, of which `body` is the JSON.
+
+        Returns:
+            `Answer` without log-probabilities where those of the server are not of the raw distribution, or `Refusal`.
+        Raises:
+            ServerFailure: If another server, or this one later, may answer.
+            InputError: If it will never answer anything, as with a wrong key; the message shows no key.
+        """
+        # At temperatures 0 and 1 the distribution that is reported and the raw one are the same.
+        raw = not self._kind.gives_logprobs or request.temperature in (0.0, 1.0) or await self._reports_raw(request)
+        answer = await self._post(request, body)
+        return answer if raw or isinstance(answer, Refusal) else replace(answer, topk_ids=None, topk_logprobs=None)
+
+    async def try_out(self, request: Request) -> None:
+        """Find out whether it answers at all: one token, greedily, behind the first of a request's prompt.
+
+        Raises:
+            ServerFailure, InputError: As `answer` does.
+        """
+        trial = replace(request, prompt_ids=request.prompt_ids[:1], temperature=0.0, max_new_tokens=1)
+        body = self._kind.body(trial)
+        if not isinstance(body, Refusal):
+            await self._post(trial, body)
+
+    async def _reports_raw(self, request: Request) -> bool:
+        """Tell whether it reports log-probabilities before it divides by the temperature.
+
+        vLLM does by default, and not with --logprobs-mode processed_logprobs; SGLang does not by default, and does
+        with SGLANG_RETURN_ORIGINAL_LOGPROB=1; llama.cpp does. No reply says how the server was started, so it is
+        asked for one token twice: at temperature 0.25 the top 20 of a divided distribution spread four times as far.
+        """
+        async with self._lock:
+            if self._raw is None:
+                spreads = []
+                for temperature in (1.0, 0.25):
+                    probe = replace(request, temperature=temperature, max_new_tokens=1)
+                    answer = await self._post(probe, self._kind.body(probe))
+                    if isinstance(answer, Refusal):
+                        return False
+                    spreads.append(answer.topk_logprobs[0, 0] - answer.topk_logprobs[0, -1])
+                self._raw = bool(spreads[1] < 2 * spreads[0])
+                if not self._raw:
+                    _logger.warning(
+                        "%s reports log-probabilities after division by the temperature: only those of temperatures 0 "
+                        "and 1 are kept",
+                        self.url,
+                    )
+        return self._raw
+
+    async def _post(self, request: Request, body: dict[str, Any]) -> Answer | Refusal:
+        try:
+            async with asyncio.timeout(self._timeout):
+                response = await self._client.post(self.url + self._kind.path, json=body)
+        except TimeoutError as error:
+            raise ServerFailure(f"no answer within {self._timeout:g} s", by_request=True) from error
+        except httpx2.RequestError as error:
+            raise ServerFailure(f"{type(error).__name__} {self._clean(str(error))}", by_request=False) from error
+        status = response.status_code
+        if status == 200:
+            try:
+                return self._kind.read(response.json(), request)
+            except (KeyError, IndexError, TypeError, ValueError) as error:
+                reason = f"a reply that is none of {self._kind.name} ({self._clean(repr(error))})"
+                raise ServerFailure(reason, by_request=True) from error
+        said = self._clean(f"{response.reason_phrase} {response.text}")
+        if status in _REFUSED:
+            return Refusal(f"refused by the servers with status {status}", said)
+        if status in (408, 429) or status >= 500:
+            retry_after = _retry_after(response.headers.get("Retry-After"))
+            raise ServerFailure(f"{status} {said}", by_request=status == 500, retry_after=retry_after)
+        raise InputError(f"{self.url}{self._kind.path} answers {status} {said}")
+
+    def _clean(self, said: str) -> str:
+        """Put what was said on one short line without the key, which servers quote when they refuse it."""
+        line = " ".join(said.split())
+        return (line.replace(self._key, "***") if self._key else line)[:200]
+
+
+def checked_url(url: str) -> str:
+    """Return a server's address without `/v1`.
+
+    Raises:
+        InputError: If it is none, or holds a password.
+    """
+    try:
+        parsed = httpx2.URL(url)
+    except httpx2.InvalidURL as error:
+        raise InputError("a server's address is no URL: give one such as http://127.0.0.1:8000") from error
+    if "@" in url:
+        raise InputError("a server's address holds a password: give its key as OPENAI_API_KEY in the environment")
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise InputError(f"server {url} is no address: give one such as http://127.0.0.1:8000")
+    return url.rstrip("/").removesuffix("/v1")
+
+
+def _retry_after(value: str | None) -> float:
+    """Read the seconds, or the date, until which a server asks to be left alone (RFC 9110, 10.2.3)."""
+    if value is None:
+        return 0.0
+    if value.strip().isdigit():
+        return float(value)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return 0.0

@@ -1,0 +1,263 @@
+"""What each kind of server is asked with, and how its reply is read: every sampling setting is stated."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from drafter_trainer.distillation.requests import Request
+from drafter_trainer.distillation.store import TOP_K, Answer, Refusal
+
+_OFF = {"top_p": 1.0, "min_p": 0.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+_LEAST = -9999.0  # vLLM's for minus infinity, which JSON does not know; within fp16
+_LLAMACPP_FINISHES = {"eos": "stop", "limit": "length"}
+
+
+class ServerKind(Protocol):
+    """Write the body of a request, and read the reply.
+
+    `name` is what a user calls it, `path` where it is asked, behind the server's address, and `gives_logprobs` tells
+    whether it replies with ids and log-probabilities or with text alone.
+    """
+
+    name: str
+    path: str
+    gives_logprobs: bool
+
+    def __init__(self, model: str, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Take the name by which the server knows the target, and the target's tokenizer."""
+        ...
+
+    def body(self, request: Request) -> dict[str, Any] | Refusal:
+        """Write a request as JSON, or say why this kind of server cannot be asked it."""
+        ...
+
+    def read(self, reply: Any, request: Request) -> Answer:
+        """Read a reply.
+
+        Raises:
+            KeyError, IndexError, TypeError, ValueError: If it is none.
+        """
+        ...
+
+
+class VLLM:
+    """Ask `vllm serve` (docs.vllm.ai, "OpenAI-Compatible Server", completions: sampling and extra parameters).
+
+    With `return_tokens_as_token_ids` tokens are named by id: two ids of one text would share a key otherwise. What is
+    not in the list of top log-probabilities but was sampled comes in addition to it.
+    """
+
+    name = "vllm"
+    path = "/v1/completions"
+    gives_logprobs = True
+
+    def __init__(self, model: str, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.model = model
+
+    def body(self, request: Request) -> dict[str, Any]:
+        """Write a request as JSON."""
+        return _OFF | {
+            "model": self.model,
+            "prompt": [*request.prompt_ids],
+            "temperature": request.temperature,
+            "top_k": 0,
+            "repetition_penalty": 1.0,
+            "seed": _seed(request),
+            "max_tokens": request.max_new_tokens,
+            "n": 1,
+            "logprobs": TOP_K,
+            "return_tokens_as_token_ids": True,
+            "stream": False,
+        }
+
+    def read(self, reply: Any, request: Request) -> Answer:
+        """Read a reply."""
+        (choice,) = reply["choices"]
+        said = choice["logprobs"]
+        tops = [[(_named_id(token), value) for token, value in top.items()] for top in said["top_logprobs"]]
+        return _answer([_named_id(token) for token in said["tokens"]], tops, choice["finish_reason"], request)
+
+
+class SGLang:
+    """Ask SGLang where it speaks of token ids (docs.sglang.io, "Sampling Parameters", the `/generate` endpoint).
+
+    Its `/v1/completions` names the tokens of top log-probabilities by their text alone.
+    """
+
+    name = "sglang"
+    path = "/generate"
+    gives_logprobs = True
+
+    def __init__(self, model: str, tokenizer: PreTrainedTokenizerBase) -> None:
+        pass  # it serves one model, which this endpoint does not name
+
+    def body(self, request: Request) -> dict[str, Any]:
+        """Write a request as JSON."""
+        sampling = {
+            "temperature": request.temperature,
+            "top_k": -1,
+            "repetition_penalty": 1.0,
+            "sampling_seed": _seed(request),
+            "max_new_tokens": request.max_new_tokens,
+            "n": 1,
+        }
+        return {
+            "input_ids": [*request.prompt_ids],
+            "sampling_params": _OFF | sampling,
+            "return_logprob": True,
+            "top_logprobs_num": TOP_K,
+            "stream": False,
+        }
+
+    def read(self, reply: Any, request: Request) -> Answer:
+        """Read a reply."""
+        said = reply["meta_info"]
+        tops = [[(token, value) for value, token, *_ in top] for top in said["output_top_logprobs"]]
+        ids = [token for _, token, *_ in said["output_token_logprobs"]]
+        return _answer(ids, tops, said["finish_reason"]["type"], request)
+
+
+class LlamaCpp:
+    """Ask llama.cpp's `llama-server` (its tools/server/README.md, the `/completion` endpoint).
+
+    Its own endpoint returns ids; with `samplers` nothing but the temperature is applied. A prompt of ids gets no
+    start token, and `n_probs` are of the raw logits unless `post_sampling_probs` is set.
+    """
+
+    name = "llamacpp"
+    path = "/completion"
+    gives_logprobs = True
+
+    def __init__(self, model: str, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.model = model
+
+    def body(self, request: Request) -> dict[str, Any]:
+        """Write a request as JSON."""
+        return _OFF | {
+            "model": self.model,
+            "prompt": [*request.prompt_ids],
+            "samplers": ["temperature"],
+            "temperature": request.temperature,
+            "dynatemp_range": 0.0,
+            "top_k": 0,
+            "typical_p": 1.0,
+            "repeat_penalty": 1.0,
+            "dry_multiplier": 0.0,
+            "xtc_probability": 0.0,
+            "mirostat": 0,
+            "seed": _seed(request),
+            "n_predict": request.max_new_tokens,
+            "n_probs": TOP_K,
+            "post_sampling_probs": False,
+            "return_tokens": True,
+            "stream": False,
+        }
+
+    def read(self, reply: Any, request: Request) -> Answer:
+        """Read a reply."""
+        said = reply["completion_probabilities"]
+        tops = [[(top["id"], top["logprob"]) for top in token["top_logprobs"]] for token in said]
+        return _answer([token["id"] for token in said], tops, _LLAMACPP_FINISHES[reply["stop_type"]], request)
+
+
+class Transformers:
+    """Ask `transformers serve` (5.23, its cli/serving/completion.py): text goes in and comes out, without log p.
+
+    It answers 422 to keys that it does not know, and takes `temperature` without sampling for it: what it samples is
+    said in `generation_config`, in which what is left out is filled from the model's own. It lists its end tokens.
+    """
+
+    name = "transformers"
+    path = "/v1/completions"
+    gives_logprobs = False
+
+    def __init__(self, model: str, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+
+    def body(self, request: Request) -> dict[str, Any] | Refusal:
+        """Write a request as JSON."""
+        prompt = self._text(request.prompt_ids)
+        if prompt is None:
+            return Refusal("not asked as the text of its prompt gives other tokens")
+        sampling = {
+            "do_sample": request.temperature > 0,
+            "temperature": request.temperature or 1.0,
+            "top_k": 0,
+            "top_p": 1.0,
+            "min_p": 0.0,
+            "typical_p": 1.0,
+            "epsilon_cutoff": 0.0,
+            "eta_cutoff": 0.0,
+            "repetition_penalty": 1.0,
+            "no_repeat_ngram_size": 0,
+            "num_beams": 1,
+            "max_new_tokens": request.max_new_tokens,
+        }
+        return {
+            "model": self.model,
+            "prompt": prompt,
+            "generation_config": json.dumps(sampling),
+            "max_tokens": request.max_new_tokens,
+            "seed": _seed(request),
+            "stream": False,
+        }
+
+    def read(self, reply: Any, request: Request) -> Answer:
+        """Read a reply, and turn its text into ids."""
+        (choice,) = reply["choices"]
+        ids = self.tokenizer(choice["text"], add_special_tokens=False)["input_ids"]
+        finish = _known(choice["finish_reason"])
+        if finish == "stop" and self.tokenizer.eos_token_id is not None:
+            ids.append(self.tokenizer.eos_token_id)
+        return Answer(ids, None, None, finish, retokenized=True)
+
+    def _text(self, prompt_ids: Sequence[int]) -> str | None:
+        """Write a prompt as the text that the server's tokenizer turns into the same ids, if there is one."""
+        for ids in (prompt_ids, prompt_ids[1:]):  # the tokenizer may put the start token there by itself
+            text = self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+            if self.tokenizer(text)["input_ids"] == [*prompt_ids]:
+                return text
+        return None
+
+
+SERVER_KINDS: dict[str, type[ServerKind]] = {kind.name: kind for kind in (VLLM, SGLang, LlamaCpp, Transformers)}
+
+
+def _seed(request: Request) -> int:
+    """Derive a seed from all that tells requests apart, in 31 bits: llama.cpp takes 32, others signed ones."""
+    return int(request.key[:8], 16) >> 1
+
+
+def _named_id(token: str) -> int:
+    """Read the id in vLLM's `token_id:17`."""
+    prefix, _, number = token.partition(":")
+    if prefix != "token_id":
+        raise ValueError(f"expected token_id:NUMBER, got {token[:40]!r}")
+    return int(number)
+
+
+def _known(finish: str) -> str:
+    if finish not in ("stop", "length"):
+        raise ValueError(f"expected to finish by stop or length, got {finish!r}")
+    return finish
+
+
+def _answer(ids: Sequence[int], tops: Sequence[Sequence[tuple[int, float]]], finish: str, request: Request) -> Answer:
+    """Make an answer of ids and, for each, of at least 20 pairs of id and log-probability in any order."""
+    best = [sorted(top, key=lambda pair: -pair[1])[:TOP_K] for top in tops]
+    if len(best) != len(ids) or any(len(top) < TOP_K for top in best):
+        raise ValueError(f"expected the {TOP_K} most likely tokens for each of {len(ids)} tokens")
+    finish = _known(finish)
+    # llama.cpp goes past the limit to complete a character.
+    length = min(len(ids), request.max_new_tokens)
+    pairs = np.array(best, np.float64).reshape(-1, TOP_K, 2)[:length]
+    return Answer(
+        [int(token) for token in ids[:length]],
+        pairs[..., 0].astype(np.int64),
+        np.maximum(pairs[..., 1], _LEAST).astype(np.float32),
+        finish if length == len(ids) else "length",
+    )

@@ -1,0 +1,223 @@
+"""Let any number of servers answer, of which some may be slow, full or gone."""
+
+import asyncio
+import logging
+import math
+import os
+import random
+import time
+from collections import deque
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+
+from drafter_trainer.distillation.requests import Request
+from drafter_trainer.distillation.server import Server, ServerFailure, checked_url
+from drafter_trainer.distillation.server_kinds import ServerKind
+from drafter_trainer.distillation.store import Answer, Refusal
+from drafter_trainer.errors import InputError
+
+_LONGEST_REST = 30.0  # seconds
+_ATTEMPTS = 5  # of a request at which servers fail that answer otherwise
+_CONNECT_TIMEOUT = 10.0  # seconds
+_logger = logging.getLogger(__name__)
+
+
+class ServerEngine:
+    """Ask servers over HTTP, many requests at once.
+
+    A server that fails is set aside for a while that grows, with full jitter (Brooker, "Exponential Backoff And
+    Jitter", AWS Architecture Blog), and then tried with one token; what it was asked goes to the others. The key of
+    the servers, if they want one, is the environment's OPENAI_API_KEY and nothing else.
+
+    Args:
+        kind (`ServerKind`): How such servers are asked.
+        urls (`Sequence[str]`): Their addresses, with or without `/v1`.
+        concurrency (`int`, *optional*, defaults to `32`): Requests in flight at each server, at most.
+        timeout (`float`, *optional*, defaults to `600.0`): Seconds to wait for an answer.
+        patience (`float`, *optional*, defaults to `600.0`): Seconds without any server after which the run ends.
+        backoff (`float`, *optional*, defaults to `1.0`): Seconds of the first rest, at most; each next is twice that.
+    Raises:
+        InputError: If an address or the key cannot be used.
+    """
+
+    whole_batches = False
+
+    def __init__(
+        self,
+        kind: ServerKind,
+        urls: Sequence[str],
+        concurrency: int = 32,
+        timeout: float = 600.0,
+        patience: float = 600.0,
+        backoff: float = 1.0,
+    ) -> None:
+        self.name = f"server:{kind.name}"
+        self.kind = kind
+        self.urls = [checked_url(url) for url in urls]
+        self.concurrency = concurrency
+        self.timeout = timeout
+        self.patience = patience
+        self.backoff = backoff
+        self._key = os.environ.get("OPENAI_API_KEY", "").strip()
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise InputError("OPENAI_API_KEY holds characters that no header carries: set it anew, or unset it")
+
+    def answers(self, batches: Iterable[Sequence[Request]]) -> Iterator[tuple[list[Request], list[Answer | Refusal]]]:
+        """Answer every request once, in the order in which the answers come, in groups of a batch's size."""
+        with asyncio.Runner() as runner:
+            client = httpx2.AsyncClient(
+                headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
+                timeout=httpx2.Timeout(None, connect=_CONNECT_TIMEOUT),
+                # Idle connections are given up before servers do (uvicorn: 5 s): one closed meanwhile fails.
+                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=2.0),
+            )
+            servers = [Server(url, self.kind, client, self._key, self.timeout) for url in self.urls]
+            run = _Run(self, servers, batches)
+            try:
+                while group := runner.run(run.collect()):
+                    yield [request for request, _ in group], [answer for _, answer in group]
+            except (InputError, KeyboardInterrupt):
+                if run.finished:
+                    yield [request for request, _ in run.finished], [answer for _, answer in run.finished]
+                raise
+            finally:
+                runner.run(run.give_up())
+                runner.run(client.aclose())
+
+
+@dataclass
+class _Question:
+    request: Request
+    body: dict[str, Any]
+    failures: int = 0  # that the request itself may have caused
+
+
+class _Run:
+    """Keep servers busy with requests, and gather what they answer."""
+
+    def __init__(self, engine: ServerEngine, servers: list[Server], batches: Iterable[Sequence[Request]]) -> None:
+        self.engine = engine
+        self.servers = servers
+        self.finished: list[tuple[Request, Answer | Refusal]] = []
+        self._questions = self._take(batches)
+        self._taken_all = False
+        self._waiting: deque[_Question] = deque()  # to be asked again
+        self._tasks: dict[asyncio.Task[Answer | Refusal | None], tuple[Server, _Question | None]] = {}
+        self._size = 1
+        self._gone_since: float | None = None
+        self._last_failure = ""
+        self._last_failed: Request  # there is one as soon as a server has failed
+
+    def _take(self, batches: Iterable[Sequence[Request]]) -> Iterator[_Question]:
+        for batch in batches:
+            self._size = max(self._size, len(batch))
+            for request in batch:
+                body = self.engine.kind.body(request)
+                if isinstance(body, Refusal):
+                    self.finished.append((request, body))
+                else:
+                    yield _Question(request, body)
+
+    async def collect(self) -> list[tuple[Request, Answer | Refusal]]:
+        """Wait for as many answers as a batch has requests; fewer are the last ones, and none the end."""
+        while len(self.finished) < self._size:
+            self._ask()
+            if self._taken_all and not self._waiting and not any(question for _, question in self._tasks.values()):
+                break
+            await self._wait()
+        group, self.finished = self.finished[: self._size], self.finished[self._size :]
+        return group
+
+    async def give_up(self) -> None:
+        """Leave what is in flight."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _ask(self) -> None:
+        """Give requests to servers that have room, and a trial to those that have rested after a failure."""
+        rested = [server for server in self.servers if server.rests_until <= time.monotonic()]
+        for server in rested:
+            if server.failures and not server.is_tried and self._has_room(server):
+                server.is_tried = True
+                self._begin(server, None, server.try_out(self._last_failed))
+        well = [server for server in rested if not server.failures]
+        while free := list(filter(self._has_room, well)):
+            question = self._waiting.popleft() if self._waiting else next(self._questions, None)
+            if question is None:
+                self._taken_all = True
+                return
+            server = min(free, key=lambda server: server.in_flight)
+            self._begin(server, question, server.answer(question.request, question.body))
+
+    def _has_room(self, server: Server) -> bool:
+        return server.in_flight < self.engine.concurrency
+
+    def _begin(
+        self, server: Server, question: _Question | None, work: Coroutine[Any, Any, Answer | Refusal | None]
+    ) -> None:
+        server.in_flight += 1
+        self._tasks[asyncio.create_task(work)] = (server, question)
+
+    async def _wait(self) -> None:
+        """Wait until a request has ended or a server has rested, or until nothing can be hoped for."""
+        now = time.monotonic()
+        ends = [server.rests_until for server in self.servers if server.rests_until > now]
+        if self._tasks:
+            rest = min(ends) - now if ends else None
+            done, _ = await asyncio.wait(self._tasks, timeout=rest, return_when=asyncio.FIRST_COMPLETED)
+            self._note(done)
+        elif ends:
+            end = math.inf if self._gone_since is None else self._gone_since + self.engine.patience
+            await asyncio.sleep(min(*ends, end) - now)
+            if time.monotonic() >= end:
+                raise InputError(
+                    f"no server has answered for {self.engine.patience:g} s (the last: {self._last_failure}): what "
+                    "was answered is kept; run again when one of them is up"
+                )
+
+    def _note(self, done: Iterable[asyncio.Task[Answer | Refusal | None]]) -> None:
+        ended = [(task, *self._tasks.pop(task)) for task in done]
+        errors = []
+        for task, server, question in ended:
+            server.in_flight -= 1
+            if question is None:
+                server.is_tried = False
+            error = task.exception()
+            if error is None:
+                if question is not None:
+                    self.finished.append((question.request, task.result()))
+                if server.failures:
+                    _logger.warning("%s answers again", server.url)
+                server.failures = 0
+                self._gone_since = None
+            elif isinstance(error, ServerFailure):
+                self._set_aside(server, error)
+                if question is not None:
+                    self._last_failed = question.request
+                    self._ask_again(question, error)
+            else:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    def _set_aside(self, server: Server, failure: ServerFailure) -> None:
+        now = time.monotonic()
+        if server.rests_until <= now:  # the others of its requests fail with this one
+            rest = min(_LONGEST_REST, self.engine.backoff * 2 ** min(server.failures, 10))
+            server.rests_until = now + max(failure.retry_after, random.uniform(0.0, rest))
+            server.failures += 1
+            _logger.warning("%s is set aside: %s", server.url, failure.reason)
+        self._last_failure = f"{server.url}: {failure.reason}"
+        if self._gone_since is None and all(other.failures for other in self.servers):
+            self._gone_since = now
+
+    def _ask_again(self, question: _Question, failure: ServerFailure) -> None:
+        question.failures += failure.by_request
+        if question.failures == _ATTEMPTS:
+            self.finished.append((question.request, Refusal(f"given up after {_ATTEMPTS} failures", failure.reason)))
+        else:
+            self._waiting.append(question)

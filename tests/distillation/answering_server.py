@@ -1,0 +1,215 @@
+"""A server of the tiny target that speaks each kind's protocol over HTTP, and fails on command."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from drafter_trainer.distillation.engines import TransformersEngine
+from drafter_trainer.distillation.requests import Request
+from drafter_trainer.distillation.store import Answer
+from tests.distillation.conftest import REQUEST
+
+Mishap = Callable[[int, dict[str, Any]], str | None]
+_STATUSES = {"429": 429, "500": 500, "503": 503, "400": 400, "401": 401, "404": 404}
+# transformers serve answers 422 to anything else; logprobs and the like it ignores.
+_TRANSFORMERS_KEYS = {"model", "prompt", "generation_config", "max_tokens", "seed", "stream"}
+
+
+class AnsweringServer:
+    """Serve the tiny target on a port of its own.
+
+    Args:
+        model (`PreTrainedModel`): What answers.
+        tokenizer (`PreTrainedTokenizerFast`): Its tokenizer.
+        mishap (`Callable`, *optional*): Told the number of a request, from 1, and its JSON, it names what goes wrong:
+            "die", "hang up", "stall", "garbage", or a status.
+        divides (`bool`, *optional*): Report log-probabilities after division by the temperature.
+        delay (`float`, *optional*): Seconds that each answer takes at least.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerFast,
+        mishap: Mishap | None = None,
+        divides: bool = False,
+        delay: float = 0.0,
+    ) -> None:
+        self.engine = TransformersEngine(model, tokenizer.pad_token_id)
+        self.tokenizer = tokenizer
+        self.mishap = mishap or (lambda number, body: None)
+        self.divides = divides
+        self.delay = delay
+        self.retry_after: str | None = None
+        self.authorizations: set[str | None] = set()
+        self.received: list[dict[str, Any]] = []
+        self.answered: list[tuple[tuple[int, ...], float, int]] = []  # prompt, temperature and seed
+        self.most_at_once = 0
+        self._at_once = 0
+        self._port = 0
+        self._counting, self._thinking, self.closed = threading.Lock(), threading.Lock(), threading.Event()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        """The address, which stays the same after a restart."""
+        return f"http://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        """Listen."""
+        self.closed.clear()
+        self._server = ThreadingHTTPServer(
+            ("127.0.0.1", self._port), type("_Handler", (_Handler,), {"owner": self}), bind_and_activate=True
+        )
+        self._server.daemon_threads, self._server.block_on_close = True, False
+        self._port = self._server.server_port
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop listening, and answer nothing more on open connections."""
+        if not self.closed.is_set():
+            self.closed.set()
+            self._server.shutdown()
+            self._server.server_close()
+
+    def settle(self) -> None:
+        """Wait until nothing is under way: what a client gave up is still answered, to nobody."""
+        while self._at_once:
+            time.sleep(0.01)
+
+    @contextmanager
+    def counted(self, body: dict[str, Any]) -> Iterator[int]:
+        """Count a request while it is under way."""
+        with self._counting:
+            self.received.append(body)
+            number = len(self.received)
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+        try:
+            yield number
+        finally:
+            with self._counting:
+                self._at_once -= 1
+
+    def answer(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Answer in the protocol of the path."""
+        request = self._request(path, body)
+        with self._thinking:
+            (answer,) = self.engine.answer([request])
+        if request.max_new_tokens > 1:  # no probe
+            self.answered.append((request.prompt_ids, request.temperature, request.seed))
+        if self.divides and request.temperature not in (0.0, 1.0):
+            scaled = answer.topk_logprobs / request.temperature
+            answer = replace(answer, topk_logprobs=scaled - np.log(np.exp(scaled).sum(axis=-1, keepdims=True)))
+        return _WRITERS[path](answer) if "generation_config" not in body else self._text(answer)
+
+    def _request(self, path: str, body: dict[str, Any]) -> Request:
+        prompt = body.get("prompt", body.get("input_ids"))
+        sampling = body.get("sampling_params", body)
+        if "generation_config" in body:
+            assert body.keys() <= _TRANSFORMERS_KEYS
+            sampling = body | json.loads(body["generation_config"])
+            sampling["temperature"] *= sampling["do_sample"]
+            prompt = self.tokenizer(prompt)["input_ids"]
+        return replace(
+            REQUEST,
+            prompt_ids=tuple(prompt),
+            temperature=sampling["temperature"],
+            seed=sampling.get("seed", sampling.get("sampling_seed")),
+            max_new_tokens=sampling.get("max_tokens", sampling.get("max_new_tokens", sampling.get("n_predict"))),
+        )
+
+    def _text(self, answer: Answer) -> dict[str, Any]:
+        text = self.tokenizer.decode(answer.response_ids, skip_special_tokens=True)
+        return {"choices": [{"text": text, "index": 0, "finish_reason": answer.finish_reason}]}
+
+
+def _pairs(answer: Answer) -> Iterator[tuple[int, list[tuple[int, float]]]]:
+    for token, ids, values in zip(answer.response_ids, answer.topk_ids.tolist(), answer.topk_logprobs.tolist()):
+        yield token, list(zip(ids, values))
+
+
+def _write_vllm(answer: Answer) -> dict[str, Any]:
+    # The sampled token comes first, and once more than 20 where it is none of them; the order says nothing.
+    tops = [{f"token_id:{token}": -50.0} | {f"token_id:{i}": p for i, p in top} for token, top in _pairs(answer)]
+    said = {"tokens": [f"token_id:{token}" for token in answer.response_ids], "top_logprobs": tops}
+    return {"choices": [{"index": 0, "text": "…", "logprobs": said, "finish_reason": answer.finish_reason}]}
+
+
+def _write_sglang(answer: Answer) -> dict[str, Any]:
+    return {
+        "text": "…",
+        "meta_info": {
+            "finish_reason": {"type": answer.finish_reason},
+            "output_token_logprobs": [[-1.0, token, None] for token, _ in _pairs(answer)],
+            "output_top_logprobs": [[[p, i, None] for i, p in top] for _, top in _pairs(answer)],
+        },
+    }
+
+
+def _write_llamacpp(answer: Answer) -> dict[str, Any]:
+    return {
+        "content": "…",
+        "stop_type": {"stop": "eos", "length": "limit"}[answer.finish_reason],
+        "completion_probabilities": [
+            {"id": token, "logprob": -1.0, "top_logprobs": [{"id": i, "logprob": p} for i, p in top]}
+            for token, top in _pairs(answer)
+        ],
+    }
+
+
+_WRITERS = {"/v1/completions": _write_vllm, "/generate": _write_sglang, "/completion": _write_llamacpp}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    owner: AnsweringServer
+    protocol_version = "HTTP/1.1"
+    # With Nagle's algorithm, a body sent after its headers waits some 40 ms for a delayed acknowledgement.
+    disable_nagle_algorithm = True
+
+    def do_POST(self) -> None:
+        owner = self.owner
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        owner.authorizations.add(self.headers.get("Authorization"))
+        with owner.counted(body) as number:
+            mishap = owner.mishap(number, body)
+            if mishap == "die":
+                threading.Thread(target=owner.stop, daemon=True).start()
+                owner.closed.wait(5)
+            if mishap == "stall":
+                owner.closed.wait(30)
+            if owner.closed.is_set() or mishap == "hang up":
+                self.close_connection = True
+                return
+            owner.closed.wait(owner.delay)
+            status = _STATUSES.get(mishap, 200)
+            quoted = f"what came with {self.headers.get('Authorization')}\nhas too many tokens"
+            said = json.dumps(owner.answer(self.path, body)) if status == 200 else json.dumps({"error": quoted})
+            written = b'{"choices": [{"text": 3' if mishap == "garbage" else said.encode()
+        # Counted as ended before the client can know that it has, which would ask the next at once.
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(written)))
+        if owner.retry_after is not None and status != 200:
+            self.send_header("Retry-After", owner.retry_after)
+        try:
+            self.end_headers()
+            self.wfile.write(written)
+        except ConnectionError:  # the client has given up
+            self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""

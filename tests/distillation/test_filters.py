@@ -1,0 +1,77 @@
+"""What is dropped, and what is only counted."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from drafter_trainer.corpora.sample import sample_rows
+from drafter_trainer.distillation import filters
+from drafter_trainer.distillation.filters import reason_to_drop, survey
+from drafter_trainer.distillation.store import Answer, Refusal, RowStore
+from tests.distillation.conftest import REQUEST
+
+END = 2
+LOOP = [7, *([8, 9] * 12)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "drop_looping", "reason"),
+    [
+        (Answer([END], None, None, "stop"), False, "empty answer"),
+        (Answer(LOOP, None, None, "length"), False, None),
+        (Answer(LOOP, None, None, "length"), True, "repetition loop"),
+        (Answer([*range(5, 40), END], None, None, "stop"), True, None),
+        (
+            Refusal("refused by the servers with status 400", "too long"),
+            False,
+            "refused by the servers with status 400",
+        ),
+    ],
+)
+def test_loops_are_dropped_only_where_that_is_asked_for(
+    answer: Answer | Refusal, drop_looping: bool, reason: str | None
+) -> None:
+    """Prevent what the target says again when it is asked again from missing in training unasked."""
+    assert reason_to_drop(answer, {0, 1, END}, drop_looping) == reason
+
+
+def test_survey_counts_and_drops_nothing(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Prevent loops, repetitions, retokenized text and a wrong language from going unnoticed."""
+    store = RowStore(tmp_path)
+    said = [tokenizer(row["en"])["input_ids"] for row in list(sample_rows("train"))[:6]]
+    german = tokenizer(next(iter(sample_rows("train")))["de"])["input_ids"]
+    answers = [
+        *(Answer([*ids, END], None, None, "stop") for ids in said),
+        Answer([*german, END], None, None, "stop"),
+        Answer(LOOP, None, None, "length"),
+        Answer(LOOP, None, None, "length", retokenized=True),
+    ]
+    rows = [(replace(REQUEST, seed=number), answer) for number, answer in enumerate(answers)]
+    store.write(rows[:4], "server:vllm")
+    store.write(rows[4:], "server:vllm")
+    found = survey(store, tokenizer)
+    languages = found.pop("languages")
+    assert found == {"looping": 2, "duplicates": 1, "retokenized": 1}
+    assert sum(languages.values()) == len(rows)
+    assert (languages["en"], languages["de"]) >= (5, 1)
+    assert store.count()["rows"] == len(rows)
+
+
+def test_languages_of_many_rows_are_those_of_a_sample(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prevent a million answers from being identified for a quarter of an hour, and other ones in each run."""
+    monkeypatch.setattr(filters, "_IDENTIFIED", 20)
+    store = RowStore(tmp_path)
+    ids = tokenizer("The train comes soon.")["input_ids"]
+    store.write([(replace(REQUEST, seed=seed), Answer(ids, None, None, "stop")) for seed in range(200)], "vllm")
+    found = survey(store, tokenizer)["languages"]
+    assert 5 < sum(found.values()) < 40
+    assert survey(store, tokenizer)["languages"] == found
+
+
+def test_survey_of_nothing_is_empty(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Prevent a split without rows from ending a run after its work is done."""
+    assert survey(RowStore(tmp_path), tokenizer) == {"looping": 0, "duplicates": 0, "retokenized": 0, "languages": {}}

@@ -1,0 +1,462 @@
+"""Servers that answer: what they say is what the target says here, and nothing that they do loses or repeats a row."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from drafter_trainer.distillation import distill, servers
+from drafter_trainer.distillation.engines import TransformersEngine
+from drafter_trainer.distillation.requests import Prompt, Request, build_requests, cut_batches
+from drafter_trainer.distillation.server import _retry_after
+from drafter_trainer.distillation.server_kinds import SERVER_KINDS
+from drafter_trainer.distillation.servers import ServerEngine
+from drafter_trainer.distillation.store import Answer, RowStore
+from drafter_trainer.errors import InputError
+from drafter_trainer.targets import Target
+from tests.conftest import make_tokenizer
+from tests.distillation.answering_server import AnsweringServer, Mishap
+from tests.distillation.conftest import PAIR, sample_prompts, stored_rows
+
+TARGET = Target("tests/tiny-target", "abc", "nowhere")
+BATCH = 4
+KEY = "sk-planted-7f3a91"
+
+
+def engine_of(
+    urls: Sequence[str], tokenizer: PreTrainedTokenizerFast, kind: str = "vllm", **given: Any
+) -> ServerEngine:
+    """Make an engine that waits for nothing long."""
+    settings = {"concurrency": 3, "timeout": 20.0, "patience": 20.0, "backoff": 0.05} | given
+    return ServerEngine(SERVER_KINDS[kind](TARGET.name, tokenizer), urls, **settings)
+
+
+def run(requests: Sequence[Request], engine: Any, folder: Path) -> RowStore:
+    """Distil into a folder."""
+    store = RowStore(folder)
+    distill(requests, engine, store, BATCH, "English", [0, 1, 2])
+    return store
+
+
+def keys(requests: Sequence[Request]) -> set[str]:
+    """Collect the keys of requests."""
+    return {request.key for request in requests}
+
+
+@pytest.fixture
+def requests(prompts: list[Prompt]) -> list[Request]:
+    """Eight greedy and eight sampled answers."""
+    return build_requests(prompts[:8], [0.0, 1.0], 1, 0, 8, PAIR, TARGET)
+
+
+@pytest.fixture
+def server(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Iterator[AnsweringServer]:
+    """A server on which nothing goes wrong unless a test says so."""
+    with AnsweringServer(target_model, tokenizer) as running:
+        yield running
+
+
+@pytest.fixture
+def other(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Iterator[AnsweringServer]:
+    """A second server."""
+    with AnsweringServer(target_model, tokenizer) as running:
+        yield running
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sglang", "llamacpp"])
+def test_greedy_rows_are_those_of_the_local_target(
+    server: AnsweringServer,
+    requests: list[Request],
+    target_model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    kind: str,
+) -> None:
+    """Prevent a protocol that is misread: ids shifted by one, log-probabilities in another order, a lost end token."""
+    greedy = [request for request in requests if request.temperature == 0]
+    free = TransformersEngine(target_model, tokenizer.pad_token_id).answer(greedy)
+    target_model.generation_config.eos_token_id = free[0].response_ids[4]
+    server.engine = local = TransformersEngine(target_model, tokenizer.pad_token_id)
+    expected = dict(zip(greedy, local.answer(greedy)))
+    answered: dict[Request, Answer] = {}
+    for group, answers in engine_of([server.url], tokenizer, kind).answers([greedy]):
+        answered |= dict(zip(group, answers))
+    assert answered.keys() == set(greedy)
+    for request, answer in answered.items():
+        assert answer.response_ids == expected[request].response_ids == answer.topk_ids[:, 0].tolist()
+        assert answer.finish_reason == expected[request].finish_reason
+        np.testing.assert_allclose(answer.topk_logprobs, expected[request].topk_logprobs, atol=1e-4)
+        (alone,) = local.answer([request])  # where the batch cannot swap two ids that are equally likely
+        np.testing.assert_array_equal(answer.topk_ids, alone.topk_ids)
+        assert not answer.retokenized
+    assert {answer.finish_reason for answer in expected.values()} == {"stop", "length"}
+
+
+SAMPLING = {
+    "vllm": {"temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"},
+    "sglang": {
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "repetition_penalty",
+        "presence_penalty",
+        "frequency_penalty",
+    },
+    "llamacpp": {"temperature", "top_p", "top_k", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty"},
+}
+
+
+@pytest.mark.parametrize("kind", SAMPLING)
+def test_every_sampling_setting_is_stated(
+    tokenizer: PreTrainedTokenizerFast, requests: list[Request], kind: str
+) -> None:
+    """Prevent a server's defaults, taken from the target's generation_config.json, from narrowing the sampling."""
+    body = SERVER_KINDS[kind]("served-name", tokenizer).body(requests[-1])
+    sampling = body.get("sampling_params", body)
+    assert sampling.keys() >= SAMPLING[kind]
+    assert sampling["temperature"] == requests[-1].temperature
+    assert (sampling["top_p"], sampling["min_p"]) == (1.0, 0.0)
+    assert sampling["top_k"] == (-1 if kind == "sglang" else 0)
+    seeds = {SERVER_KINDS["vllm"]("served-name", tokenizer).body(request)["seed"] for request in requests}
+    assert len(seeds) == len(requests)
+    assert all(0 <= seed < 1 << 31 for seed in seeds)
+
+
+MISHAPS: dict[str, Mishap] = {
+    "nothing": lambda number, body: None,
+    "dies": lambda number, body: "die" if number == 5 else None,
+    "hangs up": lambda number, body: "hang up" if number % 3 == 1 else None,
+    "stalls": lambda number, body: "stall" if number == 4 else None,
+    "is full": lambda number, body: "429" if number in (2, 3, 9) else None,
+    "fails": lambda number, body: "500" if number in (1, 2, 6, 7) else None,
+    "talks nonsense": lambda number, body: "garbage" if number in (1, 5, 6) else None,
+}
+
+
+@pytest.mark.parametrize("mishap", MISHAPS)
+def test_whatever_a_server_does_the_rows_are_the_same(
+    tmp_path: Path,
+    server: AnsweringServer,
+    other: AnsweringServer,
+    requests: list[Request],
+    tokenizer: PreTrainedTokenizerFast,
+    mishap: str,
+) -> None:
+    """Prevent rows that are lost with a server, stored twice, or stored as what an unwell server said."""
+    server.mishap = MISHAPS[mishap]
+    engine = engine_of([server.url, other.url], tokenizer, timeout=3.0)
+    store = run(requests, engine, tmp_path / "servers")
+    assert store.keys() == keys(requests)
+    assert not store.drops()
+    calm = run(requests, engine_of([other.url], tokenizer), tmp_path / "calm")
+    columns = ("key", "response_ids", "finish_reason", "engine", "retokenized")
+    assert [[row[column] for column in columns] for row in stored_rows(store)] == [
+        [row[column] for column in columns] for row in stored_rows(calm)
+    ]
+
+
+def test_a_server_that_comes_back_is_asked_again(
+    server: AnsweringServer,
+    other: AnsweringServer,
+    requests: list[Request],
+    tokenizer: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Prevent a server that was restarted from standing idle for the rest of the run."""
+    monkeypatch.setattr(servers, "_LONGEST_REST", 0.1)
+    server.stop()
+    other.delay = 0.05
+    engine = engine_of([server.url, other.url], tokenizer, concurrency=1)
+    answers = engine.answers([[request] for request in requests])
+    for _ in range(6):
+        next(answers)
+    assert not server.received
+    server.start()
+    rest = [request.key for group, _ in answers for request in group]
+    assert len(rest) == len(requests) - 6
+    assert server.answered
+
+
+def test_a_server_is_left_alone_as_long_as_it_asks(
+    server: AnsweringServer, requests: list[Request], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Prevent a full server from being asked on and on, which keeps it full."""
+    moments: list[float] = []
+
+    def full_at_first(number: int, body: dict[str, Any]) -> str | None:
+        moments.append(time.monotonic())
+        return "429" if number == 1 else None
+
+    server.mishap, server.retry_after = full_at_first, "1"
+    engine = engine_of([server.url], tokenizer, concurrency=1)
+    assert len(list(engine.answers([requests[:3]]))) == 1
+    assert 1.0 <= moments[1] - moments[0] < 5.0
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [(None, 0), ("7", 7), ("Wed, 21 Oct 2015 07:28:00 GMT", 0), ("soon", 0), ("Wed, 21 Oct 2099 07:28:00 GMT", 1e9)],
+)
+def test_retry_after_is_seconds_or_a_date(value: str | None, seconds: float) -> None:
+    """Prevent a date, or nonsense, in that header from ending the run."""
+    assert _retry_after(value) >= seconds
+    assert seconds or _retry_after(value) == 0
+
+
+def test_never_more_than_allowed_is_in_flight_or_read_ahead(
+    server: AnsweringServer, other: AnsweringServer, requests: list[Request], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Prevent a run that floods its servers, uses one alone, or holds a million requests in memory."""
+    taken = answered = 0
+
+    def batches() -> Iterator[list[Request]]:
+        nonlocal taken
+        for batch in cut_batches(requests, BATCH):
+            assert taken - answered <= 2 * 3 + 2 * BATCH
+            taken += len(batch)
+            yield batch
+
+    server.delay = other.delay = 0.03
+    for group, _ in engine_of([server.url, other.url], tokenizer).answers(batches()):
+        answered += len(group)
+    assert answered == taken == len(requests)
+    assert server.most_at_once == other.most_at_once == 3
+
+
+def test_an_interrupt_keeps_what_was_answered_and_asks_for_the_rest(
+    tmp_path: Path, server: AnsweringServer, requests: list[Request], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Prevent Ctrl-C from losing answers that fill no shard yet, and a resumed run from paying for a batch again."""
+    server.mishap = lambda number, body: os.kill(os.getpid(), signal.SIGINT) if number == 7 else None
+    with pytest.raises(KeyboardInterrupt):
+        run(requests, engine_of([server.url], tokenizer, concurrency=1), tmp_path)
+    stored = RowStore(tmp_path).keys()
+    assert len(stored) == 6  # a batch and a half
+    server.settle()
+    server.answered.clear()
+    store = run(requests, engine_of([server.url], tokenizer), tmp_path)
+    assert store.keys() == keys(requests)
+    missing = [request for request in requests if request.key not in stored]
+    assert len(server.answered) == len(missing)
+    asked = {(prompt, temperature) for prompt, temperature, _ in server.answered}
+    assert asked == {(request.prompt_ids, request.temperature) for request in missing}
+    server.answered.clear()
+    run(requests, engine_of([server.url], tokenizer), tmp_path)
+    assert not server.answered
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from tests.distillation.test_servers import run_to_be_killed
+
+write_table = pq.write_table
+calls = []
+
+
+def die(table, path):
+    calls.append(path)
+    write_table(table, path)
+    if len(calls) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+pq.write_table = die
+run_to_be_killed(sys.argv[1], Path(sys.argv[2]))
+"""
+
+
+def run_to_be_killed(url: str, folder: Path) -> None:
+    """Do the run of the tests in a process of its own."""
+    torch.set_num_threads(1)
+    tokenizer = make_tokenizer()
+    requests = build_requests(sample_prompts(tokenizer, 12)[:8], [0.0, 1.0], 1, 0, 8, PAIR, TARGET)
+    run(requests, engine_of([url], tokenizer), folder)
+
+
+def test_a_killed_client_goes_on_with_the_same_rows(
+    tmp_path: Path, server: AnsweringServer, requests: list[Request], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Prevent a kill, with requests in flight, from losing rows, repeating them, or leaving half a shard."""
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, server.url, str(tmp_path / "killed")],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert len(RowStore(tmp_path / "killed").keys()) == 2 * BATCH
+    store = run(requests, engine_of([server.url], tokenizer), tmp_path / "killed")
+    whole = run(requests, engine_of([server.url], tokenizer), tmp_path / "whole")
+    assert stored_rows(store) == stored_rows(whole)
+
+
+def test_when_all_servers_are_gone_the_run_ends_with_one_line(
+    tmp_path: Path, server: AnsweringServer, requests: list[Request], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Prevent a run that waits for ever, and one that throws away what was answered before."""
+    server.mishap = lambda number, body: "die" if number == 12 else None
+    engine = engine_of([server.url], tokenizer, patience=0.6, concurrency=1)
+    with pytest.raises(InputError, match=r"no server has answered for 0\.6 s .*what was answered is kept") as raised:
+        run(requests, engine, tmp_path)
+    assert "\n" not in str(raised.value)
+    assert len(RowStore(tmp_path).keys()) == 11
+
+
+def test_what_servers_refuse_for_good_is_dropped_and_counted(
+    tmp_path: Path, server: AnsweringServer, requests: list[Request], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Prevent one prompt that is too long for the servers from ending a run, or from being asked for ever."""
+    lengths = [len(request.prompt_ids) for request in requests]
+    longest = max(lengths)
+    server.mishap = lambda number, body: "400" if len(body["prompt"]) == longest else None
+    store = run(requests, engine_of([server.url], tokenizer), tmp_path)
+    assert store.drops() == {"refused by the servers with status 400 (English)": lengths.count(longest)}
+    assert store.keys() == keys(requests)
+    assert store.count()["rows"] == len(requests) - lengths.count(longest)
+    before = len(server.received)
+    run(requests, engine_of([server.url], tokenizer), tmp_path)
+    assert len(server.received) == before
+
+
+def test_when_everything_is_refused_nothing_is_dropped(
+    tmp_path: Path, server: AnsweringServer, requests: list[Request], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Prevent a setting that servers do not take from marking a whole corpus as dropped, never to be asked again."""
+    server.mishap = lambda number, body: "400"
+    with pytest.raises(InputError, match=r"the first 4 requests were all refused .*status 400: .*too many tokens"):
+        run(requests, engine_of([server.url], tokenizer), tmp_path)
+    assert not RowStore(tmp_path).keys()
+
+
+def test_a_request_at_which_servers_fail_is_given_up(
+    tmp_path: Path, server: AnsweringServer, requests: list[Request], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Prevent one prompt that breaks the servers from being asked until the end of days."""
+    bad = list(requests[0].prompt_ids)
+    server.mishap = lambda number, body: "500" if body["prompt"] == bad and body["temperature"] == 0 else None
+    store = run(requests, engine_of([server.url], tokenizer, concurrency=2), tmp_path)
+    assert store.drops() == {"given up after 5 failures (English)": 1}
+    assert store.keys() == keys(requests)
+    assert sum(body["prompt"] == bad and body["temperature"] == 0 for body in server.received) == 5
+
+
+@pytest.mark.parametrize("status", ["401", "404"])
+def test_a_server_that_will_never_answer_ends_the_run(
+    server: AnsweringServer, requests: list[Request], tokenizer: PreTrainedTokenizerFast, status: str
+) -> None:
+    """Prevent a wrong key or model name from being tried for ten minutes, or a million times."""
+    server.mishap = lambda number, body: status
+    with pytest.raises(InputError, match=rf"/v1/completions answers {status} "):
+        list(engine_of([server.url], tokenizer).answers([requests]))
+    assert len(server.received) <= 3
+
+
+@pytest.mark.parametrize("status", ["400", "401", "500", "503", None])
+def test_the_key_reaches_the_servers_and_nothing_else(
+    tmp_path: Path,
+    server: AnsweringServer,
+    requests: list[Request],
+    tokenizer: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    status: str | None,
+) -> None:
+    """Prevent a key that a server quotes in its refusal from reaching errors, logs or files."""
+    monkeypatch.setenv("OPENAI_API_KEY", f" {KEY}\n")
+    caplog.set_level(logging.DEBUG)
+    server.mishap = lambda number, body: status if status != "400" or number > 3 else None
+    engine = engine_of([server.url], tokenizer, patience=0.3)
+    said = ""
+    try:
+        run(requests, engine, tmp_path)
+    except InputError as error:
+        said = f"{error} {error.__cause__} {error.__context__}"
+    assert bool(said) == (status in ("401", "500", "503"))
+    assert status not in ("401", "500", "503") or "***" in said
+    assert server.authorizations == {f"Bearer {KEY}"}
+    files = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    printed = capsys.readouterr()
+    assert KEY not in said + caplog.text + printed.out + printed.err + repr(vars(engine.kind))
+    assert KEY.encode() not in files
+
+
+@pytest.mark.parametrize("key", ["sk-\x07bell", "sk-é"])
+def test_a_key_that_no_header_carries_is_refused(
+    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    """Prevent the HTTP library from quoting such a key in a traceback."""
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(InputError, match="OPENAI_API_KEY") as raised:
+        engine_of(["http://127.0.0.1:9"], tokenizer)
+    assert key not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:8000", "ftp://host", "http://", "http://me:secret@host:8000", "http://[::1"]
+)
+def test_addresses_are_checked(tokenizer: PreTrainedTokenizerFast, url: str) -> None:
+    """Prevent a mistyped address from being waited for, and a password in one from being recorded."""
+    with pytest.raises(InputError, match="address") as raised:
+        engine_of([url], tokenizer)
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("divides", [False, True])
+def test_log_probabilities_that_are_not_raw_are_left_out(
+    server: AnsweringServer, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, divides: bool
+) -> None:
+    """Prevent training on distributions that the server divided by the temperature before it reported them."""
+    server.divides = divides
+    requests = build_requests(prompts[:3], [0.0, 0.5, 1.0], 1, 0, 8, PAIR, TARGET)
+    answers: dict[Request, Answer] = {}
+    for group, given in engine_of([server.url], tokenizer).answers([requests]):
+        answers |= dict(zip(group, given))
+    assert len(answers) == 9
+    for request, answer in answers.items():
+        assert (answer.topk_logprobs is None) == (divides and request.temperature == 0.5)
+        assert answer.response_ids
+    assert sum(body["max_tokens"] == 1 for body in server.received) == 2
+
+
+def test_text_becomes_rows_that_are_flagged(
+    tmp_path: Path, server: AnsweringServer, requests: list[Request], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Prevent ids that the tokenizer, and not the target, chose from passing for the target's own."""
+    store = run(requests, engine_of([server.url], tokenizer, "transformers"), tmp_path)
+    assert store.keys() == keys(requests)
+    for row in stored_rows(store):
+        assert row["retokenized"]
+        assert row["engine"] == "server:transformers"
+        assert row["topk_ids"] is row["topk_logprobs"] is None
+        stopped = row["finish_reason"] == "stop"
+        assert (row["response_ids"][-1] == tokenizer.eos_token_id) == stopped
+
+
+def test_a_prompt_that_text_cannot_carry_is_not_asked(
+    tmp_path: Path, server: AnsweringServer, requests: list[Request], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Prevent an answer to other tokens than the row's prompt from being stored beside it."""
+    letters = tuple(tokenizer.convert_tokens_to_ids(["e", "r"]))
+    assert tokenizer("er")["input_ids"] != [*letters]
+    odd = replace(requests[0], prompt_ids=letters)
+    store = run([*requests, odd], engine_of([server.url], tokenizer, "transformers"), tmp_path)
+    assert store.drops() == {"not asked as the text of its prompt gives other tokens (English)": 1}
+    assert store.keys() == keys([*requests, odd])

@@ -1,0 +1,61 @@
+"""Log-probabilities that are given afterwards are those that the engine would have noted."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from drafter_trainer.distillation import teacher as teacher_module
+from drafter_trainer.distillation.engines import TransformersEngine
+from drafter_trainer.distillation.requests import Prompt, build_requests
+from drafter_trainer.distillation.store import Answer
+from drafter_trainer.distillation.teacher import Teacher
+from drafter_trainer.targets import Target
+from tests.distillation.conftest import PAIR
+
+TARGET = Target("tests/tiny-target", "abc", "nowhere")
+
+
+@pytest.mark.parametrize("logits", [1, 400 * 40, 1 << 28])
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_teacher_gives_what_the_engine_notes(
+    target_model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: list[Prompt],
+    monkeypatch: pytest.MonkeyPatch,
+    temperature: float,
+    logits: int,
+) -> None:
+    """Prevent scores that are shifted by one, disturbed by padding, given to another row, or divided by T."""
+    monkeypatch.setattr(teacher_module, "_LOGITS", logits)
+    requests = build_requests(prompts, [temperature], 1, 0, 12, PAIR, TARGET)
+    noted = TransformersEngine(target_model, tokenizer.pad_token_id).answer(requests)
+    # Answers of different lengths, as an end token would make them.
+    noted = [_cut(answer, 1 + number % 12) for number, answer in enumerate(noted)]
+    bare = [replace(answer, topk_ids=None, topk_logprobs=None) for answer in noted]
+    completed = Teacher(target_model, tokenizer.pad_token_id).complete(list(zip(requests, bare)))
+    assert [request for request, _ in completed] == requests
+    for (_, answer), expected in zip(completed, noted):
+        assert answer.response_ids == expected.response_ids
+        np.testing.assert_array_equal(answer.topk_ids, expected.topk_ids)
+        np.testing.assert_allclose(answer.topk_logprobs, expected.topk_logprobs, atol=1e-4)
+
+
+def _cut(answer: Answer, length: int) -> Answer:
+    ids, topk_ids, topk_logprobs = answer.response_ids, answer.topk_ids, answer.topk_logprobs
+    return Answer(ids[:length], topk_ids[:length], topk_logprobs[:length], "stop")
+
+
+def test_what_a_server_gave_is_kept(
+    target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]
+) -> None:
+    """Prevent the local copy's numbers from replacing those of the target that answered."""
+    requests = build_requests(prompts[:3], [0.0], 1, 0, 4, PAIR, TARGET)
+    rows = list(zip(requests, TransformersEngine(target_model, tokenizer.pad_token_id).answer(requests)))
+    rows[1] = (rows[1][0], replace(rows[1][1], topk_logprobs=rows[1][1].topk_logprobs - 5))
+    bare = replace(rows[2][1], topk_ids=None, topk_logprobs=None)
+    completed = Teacher(target_model, tokenizer.pad_token_id).complete([*rows[:2], (rows[2][0], bare)])
+    assert completed[:2] == rows[:2]
+    assert completed[2][1].topk_logprobs is not None
+    assert Teacher(target_model, tokenizer.pad_token_id).complete([]) == []

@@ -1,0 +1,88 @@
+"""The real `transformers serve` on the tiny target: text becomes flagged rows, which the local target scores."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers.utils.import_utils import is_serve_available
+
+from drafter_trainer.distillation import distill
+from drafter_trainer.distillation.engines import TransformersEngine
+from drafter_trainer.distillation.requests import Prompt, build_requests
+from drafter_trainer.distillation.server_kinds import SERVER_KINDS
+from drafter_trainer.distillation.servers import ServerEngine
+from drafter_trainer.distillation.store import TOP_K, RowStore
+from drafter_trainer.distillation.teacher import Teacher
+from drafter_trainer.targets import Target
+from tests.distillation.conftest import PAIR, stored_rows
+from tests.distillation.test_engines import logprobs_of
+
+pytestmark = pytest.mark.skipif(
+    not is_serve_available(), reason="transformers serve is not installed: pip install 'transformers[serving]'"
+)
+
+
+@pytest.fixture(scope="module")
+def url(target_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a running server."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-c", "from transformers.cli.transformers import main; main()", "serve"]
+    log = tmp_path_factory.mktemp("serve") / "log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [*command, str(target_folder), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        for _ in range(300):
+            assert process.poll() is None, log.read_text()
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
+                break
+            except (urllib.error.URLError, TimeoutError):
+                time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_text_from_a_real_server_becomes_scored_rows(
+    tmp_path: Path, url: str, target: Target, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Prevent what the real server refuses, ignores or fills in from being found out after a night."""
+    model = AutoModelForCausalLM.from_pretrained(target.path)
+    requests = build_requests(prompts[:3], [0.0, 1.0], 1, 0, 12, PAIR, target)
+    engine = ServerEngine(SERVER_KINDS["transformers"](target.path, tokenizer), [url], concurrency=2, patience=5)
+    teacher = Teacher(model, tokenizer.pad_token_id)
+    store = RowStore(tmp_path)
+    distill(requests, engine, store, 4, "English", tokenizer.all_special_ids, teacher=teacher)
+    assert store.keys() == {request.key for request in requests}
+    assert not store.drops()
+    rows = {row["key"]: row for row in stored_rows(store)}
+    local = TransformersEngine(model, tokenizer.pad_token_id)
+    for request in requests:
+        row = rows[request.key]
+        assert row["retokenized"]
+        expected = logprobs_of(model, request, row["response_ids"]).topk(TOP_K).values
+        np.testing.assert_allclose(row["topk_logprobs"], expected, atol=0.02)  # stored in fp16
+        (greedy,) = local.answer([replace(request, temperature=0.0)])
+        said, local_says = (
+            tokenizer.decode(ids, skip_special_tokens=True) for ids in (row["response_ids"], greedy.response_ids)
+        )
+        # Temperature alone does not sample there: an answer at T = 1 that is the greedy one would show it.
+        assert (said == local_says) == (request.temperature == 0)

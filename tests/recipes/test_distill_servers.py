@@ -1,0 +1,92 @@
+"""The recipe of distillation where servers answer."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from drafter_trainer.distillation.store import RowStore
+from drafter_trainer.errors import InputError
+from drafter_trainer.steps import read_step
+from drafter_trainer.targets import Target
+from tests.conftest import make_model
+from tests.distillation.answering_server import AnsweringServer
+from tests.distillation.conftest import stored_rows
+from tests.recipes.test_whole_way import recipe_main
+
+
+def options(target_folder: Path, folder: Path, *more: str) -> list[str]:
+    """Spell the options of a small distillation."""
+    given = {
+        "pair": "de-en",
+        "drafter_name": "tiny-drafter-de-en",
+        "target_model": str(target_folder),
+        "target_name": "tests/tiny-target",
+        "dtype": "float32",
+        "corpus": "sample",
+        "max_samples": "6",
+        "max_validation_samples": "2",
+        "temperatures": "0.0",
+        "max_new_tokens": "8",
+        "batch_size": "4",
+        "run_folder": str(folder),
+    }
+    return [word for key, value in given.items() for word in (f"--{key}", value)] + [*more]
+
+
+def refuse_to_load(*_: Any) -> None:
+    """Stand in for what must not be called."""
+    pytest.fail("the target's weights were loaded")
+
+
+def test_servers_answer_without_the_targets_weights(
+    tmp_path: Path, target_folder: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prevent a machine that only asks servers from loading, or needing room for, seventy billion parameters."""
+    monkeypatch.setattr(Target, "load_model", refuse_to_load)
+    with AnsweringServer(make_model(tokenizer), tokenizer) as server:
+        servers = ("--engine", "server", "--servers", server.url)
+        recipe_main("distill")(options(target_folder, tmp_path, *servers, "--concurrency", "2"))
+        received = len(server.received)
+        # Where and how fast it was asked does not make other rows.
+        elsewhere = ("--engine", "server", "--servers", "http://127.0.0.1:9", "--request_timeout", "5")
+        recipe_main("distill")(options(target_folder, tmp_path, *elsewhere))
+        assert len(server.received) == received
+    facts = read_step(tmp_path / "distill")["facts"]["train"]
+    assert (facts["rows"], facts["retokenized"], facts["dropped"]) == (6, 0, {})
+    assert sum(facts["languages"].values()) == 6
+    assert {"looping", "duplicates", "cut_by_length"} <= facts.keys()
+    assert all(row["topk_logprobs"] for row in stored_rows(RowStore(tmp_path / "distill" / "train")))
+
+
+def test_teacher_forcing_scores_text(tmp_path: Path, target_folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Prevent rows of a server without log-probabilities from being useless for what finetuning learns from them."""
+    with AnsweringServer(make_model(tokenizer), tokenizer) as server:
+        servers = ("--engine", "server", "--servers", server.url, "--server_kind", "transformers")
+        recipe_main("distill")(options(target_folder, tmp_path, *servers, "--teacher_forcing", "true"))
+    rows = stored_rows(RowStore(tmp_path / "distill" / "train"))
+    assert len(rows) == 6
+    for row in rows:
+        assert row["retokenized"]
+        assert len(row["topk_logprobs"]) == len(row["response_ids"])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("--engine", "server"), "engine server and servers go together"),
+        (("--servers", "http://host:8000"), "engine server and servers go together"),
+        (("--engine", "tgi"), "engine must be one of transformers, vllm, server, got tgi"),
+        (("--engine", "server", "--servers", "http://h", "--server_kind", "ollama"), "server_kind must be one of"),
+        (("--engine", "server", "--servers", "h:8000"), "is no address"),
+        (("--concurrency", "0"), "concurrency must be at least 1"),
+    ],
+)
+def test_mistakes_are_said_before_anything_is_done(
+    tmp_path: Path, target_folder: Path, given: tuple[str, ...], message: str
+) -> None:
+    """Prevent a mistyped option from being taken for another engine, or found out after the corpus is read."""
+    with pytest.raises(InputError, match=message):
+        recipe_main("distill")(options(target_folder, tmp_path, *given))
+    assert not list(tmp_path.rglob("*.parquet"))
