@@ -7,6 +7,7 @@ token, `generate` gives tokens alone. Both run once for nothing before they are 
 """
 
 import argparse
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -18,7 +19,8 @@ from tqdm.auto import tqdm
 from drafter_trainer.corpora import read_sentences
 from drafter_trainer.corpora.questions import keep_out
 from drafter_trainer.distillation.engines import TransformersEngine
-from drafter_trainer.distillation.requests import Request, build_requests, cut_batches, translation_prompts
+from drafter_trainer.distillation.prompts import load_prompts, translation_prompts, write_prompts
+from drafter_trainer.distillation.requests import Request, Requests
 from drafter_trainer.languages import get_pair
 from drafter_trainer.targets import resolve_target
 
@@ -47,10 +49,16 @@ def main() -> None:
         keep_out([], pair),
         options.prompts,
         Counter(),
+        set(),
     )
-    requests = build_requests(prompts, options.temperatures, 1, 0, options.max_new_tokens, pair, target)
+    with tempfile.TemporaryDirectory() as folder:
+        write_prompts(prompts, Path(folder) / "prompts.arrow", Counter())
+        table, _ = load_prompts(Path(folder) / "prompts.arrow")
+        requests = Requests(table, options.temperatures, 1, 0, options.max_new_tokens, pair, target)
+        sorted_batches, asked = list(requests.batches(options.batch_size)), list(requests)
     engine = TransformersEngine(model, tokenizer.pad_token_id)
-    unsorted = sorted(requests, key=lambda request: request.temperature)
+    in_order = {row["source_id"]: number for number, row in enumerate(table.to_pylist())}
+    unsorted = sorted(asked, key=lambda request: (request.temperature, in_order[request.source_id]))
     unsorted = [unsorted[start : start + options.batch_size] for start in range(0, len(unsorted), options.batch_size)]
 
     def answer(batch: list[Request]) -> int:
@@ -76,7 +84,7 @@ def main() -> None:
         return int(((ends.cumsum(dim=-1) - ends.long()) == 0).sum())
 
     ways = {
-        "this engine, sorted by length": (answer, cut_batches(requests, options.batch_size)),
+        "this engine, sorted by length": (answer, sorted_batches),
         "generate, in the corpus' order": (generate, unsorted),
     }
     torch.manual_seed(0)
@@ -93,10 +101,10 @@ def main() -> None:
     figures = [
         {
             "method": name,
-            "answers": len(requests),
+            "answers": len(asked),
             "tokens": tokens[name],
             "seconds": seconds[name],
-            "answers/s": len(requests) / seconds[name],
+            "answers/s": len(asked) / seconds[name],
             "tokens/s": tokens[name] / seconds[name],
         }
         for name in ways

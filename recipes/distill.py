@@ -9,30 +9,35 @@ answers in this process, in vLLM in this process, or at servers:
 """
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
-from drafter_trainer.arguments import DistillationArguments, TargetArguments
+from drafter_trainer.arguments import CorpusArguments, DistillationArguments, TargetArguments
 from drafter_trainer.configuration import parse_arguments
 from drafter_trainer.corpora import describe_corpus, read_sentences
+from drafter_trainer.corpora.decontamination import Decontaminator
 from drafter_trainer.corpora.questions import keep_out
 from drafter_trainer.distillation import distill
 from drafter_trainer.distillation.engines import Engine, TransformersEngine
 from drafter_trainer.distillation.filters import survey
 from drafter_trainer.distillation.offline_vllm import VLLMEngine
-from drafter_trainer.distillation.requests import (
+from drafter_trainer.distillation.prompts import (
     START_TOKEN,
-    build_requests,
+    Prompt,
+    load_prompts,
     start_token_prompts,
     translation_prompts,
+    write_prompts,
 )
+from drafter_trainer.distillation.requests import Requests
 from drafter_trainer.distillation.server_kinds import SERVER_KINDS
 from drafter_trainer.distillation.servers import ServerEngine
 from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.distillation.teacher import Teacher
-from drafter_trainer.languages import get_pair
+from drafter_trainer.languages import Pair, get_pair
 from drafter_trainer.launch import report_step, run_recipe
 from drafter_trainer.steps import Step
 from drafter_trainer.targets import Target, resolve_target
@@ -59,6 +64,26 @@ def answering(
     return TransformersEngine(target.load_model(where.dtype, accelerator.device), tokenizer.pad_token_id), None
 
 
+def read_corpora(
+    corpora: CorpusArguments,
+    pair: Pair,
+    split: str,
+    tokenizer: PreTrainedTokenizerBase,
+    decontaminator: Decontaminator,
+    limit: int | None,
+    drops: Counter[str],
+    start_token: str | None,
+) -> Iterator[Prompt]:
+    """Read the prompts of all corpora, one corpus after the other."""
+    seen: set[int] = set()
+    for name in corpora.corpus:
+        if name == START_TOKEN:
+            yield from start_token_prompts(tokenizer, start_token, limit)
+        else:
+            sentences = read_sentences(name, pair, split)
+            yield from translation_prompts(sentences, name, pair, tokenizer, decontaminator, limit, drops, seen)
+
+
 def main(argv: list[str]) -> None:
     (run, where, corpora, how), given = parse_arguments("distill", argv, __doc__)
     pair = get_pair(run.pair)
@@ -79,17 +104,18 @@ def main(argv: list[str]) -> None:
             ("train", corpora.max_samples, how.seed),
             ("validation", corpora.max_validation_samples, how.seed + VALIDATION_SEED),
         ):
-            drops: Counter[str] = Counter()
-            prompts = []
-            for name in corpora.corpus:
-                if name == START_TOKEN:
-                    prompts += start_token_prompts(tokenizer, how.start_token, limit)
-                else:
-                    sentences = read_sentences(name, pair, split)
-                    prompts += translation_prompts(sentences, name, pair, tokenizer, decontaminator, limit, drops)
+            path = folder / split / "prompts.arrow"
+            with accelerator.main_process_first():
+                if not path.is_file():
+                    drops: Counter[str] = Counter()
+                    prompts = read_corpora(
+                        corpora, pair, split, tokenizer, decontaminator, limit, drops, how.start_token
+                    )
+                    write_prompts(prompts, path, drops)
+            prompts, drops = load_prompts(path)
             store = RowStore(folder / split, writer=accelerator.process_index)
             distill(
-                build_requests(prompts, how.temperatures, how.samples, seed, how.max_new_tokens, pair, target),
+                Requests(prompts, how.temperatures, how.samples, seed, how.max_new_tokens, pair, target),
                 engine,
                 store,
                 how.batch_size,
@@ -102,7 +128,7 @@ def main(argv: list[str]) -> None:
             accelerator.wait_for_everyone()
             if accelerator.is_main_process:
                 counts = store.count() | survey(store, tokenizer)
-                step.facts[split] = {"prompts": len(prompts)} | counts | {"dropped": dict(drops + store.drops())}
+                step.facts[split] = {"prompts": prompts.num_rows} | counts | {"dropped": dict(drops + store.drops())}
         step.facts["corpora"] = list(read.values())
     report_step(step)
 

@@ -16,12 +16,11 @@ from safetensors.torch import load_file
 
 from drafter_trainer.distillation import distill
 from drafter_trainer.distillation.engines import TransformersEngine
-from drafter_trainer.distillation.requests import build_requests
 from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.targets import Target
 from drafter_trainer.training.trainers import FinetuningTrainer, train_to_end
 from tests.conftest import make_model, make_tokenizer
-from tests.distillation.conftest import PAIR, sample_prompts, stored_rows
+from tests.distillation.conftest import PAIR, make_requests, sample_prompts, stored_rows
 from tests.training.conftest import COLLATOR, finetuning_arguments, make_draft_model, make_rows
 
 KILLS = pytest.mark.parametrize("kills", [5, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
@@ -41,7 +40,7 @@ def run_distillation(folder: Path) -> None:
     torch.set_num_threads(1)
     tokenizer = make_tokenizer()
     target = Target("tests/tiny-target", "abc", "nowhere")
-    requests = build_requests(sample_prompts(tokenizer, 60), [0.0, 0.7, 1.0], 2, 0, 24, PAIR, target)
+    requests = make_requests(sample_prompts(tokenizer, 60), [0.0, 0.7, 1.0], 2, 0, 24, PAIR, target)
     engine = TransformersEngine(make_model(tokenizer), tokenizer.pad_token_id)
     sys.stdout.write(BEGUN)
     sys.stdout.flush()

@@ -1,19 +1,19 @@
 """Self-distillation: the target's own answers become training rows."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from tqdm.auto import tqdm
 
 from drafter_trainer.distillation.engines import Engine
 from drafter_trainer.distillation.filters import reason_to_drop
-from drafter_trainer.distillation.requests import Request, cut_batches
+from drafter_trainer.distillation.requests import Request, Requests
 from drafter_trainer.distillation.store import Answer, Refusal, RowStore
 from drafter_trainer.distillation.teacher import Teacher
 from drafter_trainer.errors import InputError
 
 
 def distill(
-    requests: Iterable[Request],
+    requests: Requests,
     engine: Engine,
     store: RowStore,
     batch_size: int,
@@ -26,7 +26,7 @@ def distill(
     """Ask the target for what the store does not hold yet; each group of answers becomes one shard.
 
     Args:
-        requests (`Iterable[Request]`): All of them, also those already answered: they fix the batches.
+        requests (`Requests`): All of them, also those already answered: they fix the batches.
         engine (`Engine`): Answers them.
         store (`RowStore`): Gains the rows.
         batch_size (`int`): Requests of a batch.
@@ -44,15 +44,21 @@ def distill(
     rank, processes = process
     special = frozenset(special_ids)
     done = store.keys()
-    batches = cut_batches(requests, batch_size)[rank::processes]
-    missing = [_missing(batch, done) for batch in batches]
-    left = sum(map(len, missing))
-    # Also what is stored: with some engines what is sampled for a request depends on the batch that it stands in.
-    asked = [batch if engine.whole_batches else rest for batch, rest in zip(batches, missing) if rest]
-    total = sum(map(len, batches))
+    total = sum(requests.batch_sizes(batch_size)[rank::processes])
     rows = dropped = tokens = 0
-    with tqdm(total=total, initial=total - left, unit="row", desc="distilling", disable=rank != 0) as bar:
-        for group, answers in engine.answers(iter(asked)):
+    with tqdm(total=total, unit="row", desc="distilling", disable=rank != 0) as bar:
+
+        def asked() -> Iterator[list[Request]]:
+            for batch in requests.batches(batch_size, process):
+                missing = [request for request in batch if request.key not in done]
+                if rank == 0 and len(missing) < len(batch):
+                    bar.initial += len(batch) - len(missing)  # the time left is that of the others
+                    bar.update(len(batch) - len(missing))
+                if missing:
+                    # With some engines what is sampled for a request depends on the batch that it stands in.
+                    yield batch if engine.whole_batches else missing
+
+        for group, answers in engine.answers(asked()):
             answered = [row for row in zip(group, answers) if row[0].key not in done]
             if not (done or rows or dropped):
                 _refuse_to_drop_all(answered)
@@ -67,10 +73,6 @@ def distill(
             speed = tokens / (bar.format_dict["elapsed"] or 1)
             bar.set_postfix_str(f"{speed:.0f} tokens/s, {rows / max(1, rows + dropped):.0%} kept", refresh=False)
             bar.update(len(answered))
-
-
-def _missing(batch: Sequence[Request], done: set[str]) -> list[Request]:
-    return [request for request in batch if request.key not in done]
 
 
 def _refuse_to_drop_all(answered: Sequence[tuple[Request, Answer | Refusal]]) -> None:

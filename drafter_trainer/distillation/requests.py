@@ -1,30 +1,20 @@
-"""From sentences to the list of answers that the target is asked for."""
+"""The answers that the target is asked for: all of them, in batches, without holding them at once."""
 
 import hashlib
 import itertools
 import json
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from drafter_trainer.corpora import Sentence
-from drafter_trainer.corpora.decontamination import Decontaminator
-from drafter_trainer.errors import InputError
-from drafter_trainer.languages import Pair, translation_prompt
-from drafter_trainer.targets import Target, encode_prompt
+from drafter_trainer.languages import Pair
+from drafter_trainer.targets import Target
 
-START_TOKEN = "start_token"  # the corpus that the target writes by itself
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """Hold a prompt as the target reads it, and where it came from."""
-
-    prompt_ids: tuple[int, ...]
-    source_id: str
-    corpus: str
+_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -67,105 +57,88 @@ class Request:
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def translation_prompts(
-    sentences: Iterable[Sentence],
-    corpus: str,
-    pair: Pair,
-    tokenizer: PreTrainedTokenizerBase,
-    decontaminator: Decontaminator,
-    limit: int | None,
-    drops: Counter[str],
-) -> list[Prompt]:
-    """Ask for the translation of sentences that no evaluation question holds, each once.
+class Requests:
+    """Cross prompts with temperatures and samples; T = 0 is asked once, whatever the number of samples.
 
     Args:
-        limit (`int`, *optional*): Stop after so many prompts.
-        drops (`Counter[str]`): Gains what was left out, under "reason (language)".
-    Raises:
-        InputError: If no sentence is left.
+        prompts (`pa.Table`): As `load_prompts` gives them.
+        temperatures (`Sequence[float]`): Each prompt is asked at each.
+        samples (`int`): Times that it is asked at each temperature above 0.
+        seed (`int`): Seed of the first sample.
+        max_new_tokens (`int`): Length limit of an answer.
+        pair (`Pair`): Pair of languages.
+        target (`Target`): Who is asked.
     """
-    prompts: dict[tuple[int, ...], Prompt] = {}
-    for sentence in sentences:
-        if limit is not None and len(prompts) == limit:
-            break
-        reason = decontaminator.reason(sentence.text)
-        prompt_ids = tuple(encode_prompt(tokenizer, translation_prompt(pair, sentence.text)))
-        if reason is None and prompt_ids in prompts:
-            reason = "repeated prompt"
-        if reason is not None:
-            drops[f"{reason} ({pair.source.name})"] += 1
-            continue
-        prompts[prompt_ids] = Prompt(prompt_ids, sentence.source_id, corpus)
-    if not prompts:
-        raise InputError(
-            f"corpus {corpus} gives no prompts for {pair} (left out: {dict(drops) or 'nothing'}): a file gives 2 % of "
-            "its sentences to validation, so some hundred are needed"
+
+    def __init__(
+        self,
+        prompts: pa.Table,
+        temperatures: Sequence[float],
+        samples: int,
+        seed: int,
+        max_new_tokens: int,
+        pair: Pair,
+        target: Target,
+    ) -> None:
+        self._prompts = prompts
+        self._samples = samples
+        self._seed = seed
+        self._max_new_tokens = max_new_tokens
+        self._pair = pair
+        self._target = target
+        # Shortest first, and in their order where they are equally long: a resumed run forms the batches of the first.
+        lengths = pc.list_value_length(prompts["prompt_ids"]).to_numpy()
+        shortest_first = np.argsort(lengths, kind="stable")
+        firsts = shortest_first[prompts["repetition"].to_numpy()[shortest_first] == 0]
+        self._asked = {
+            temperature: np.repeat(shortest_first, samples) if temperature else firsts
+            for temperature in sorted(set(temperatures))
+        }
+
+    def __len__(self) -> int:
+        return sum(map(len, self._asked.values()))
+
+    def __iter__(self) -> Iterator[Request]:
+        return itertools.chain.from_iterable(self.batches(_AT_ONCE))
+
+    def batch_sizes(self, batch_size: int) -> list[int]:
+        """Return how many requests each batch has."""
+        return [
+            len(numbers[start : start + batch_size])
+            for numbers in self._asked.values()
+            for start in range(0, len(numbers), batch_size)
+        ]
+
+    def batches(self, batch_size: int, process: tuple[int, int] = (0, 1)) -> Iterator[list[Request]]:
+        """Yield batches of one temperature and of prompts of similar length.
+
+        Args:
+            batch_size (`int`): Requests of a batch, fewer at the end of a temperature.
+            process (`tuple[int, int]`, *optional*, defaults to `(0, 1)`): Rank of this process and their number; each
+                takes every so-manieth batch.
+        """
+        places = (
+            (temperature, numbers, start)
+            for temperature, numbers in self._asked.items()
+            for start in range(0, len(numbers), batch_size)
         )
-    return list(prompts.values())
+        rank, processes = process
+        for temperature, numbers, start in itertools.islice(places, rank, None, processes):
+            chosen = numbers[start : start + batch_size]
+            rows = self._prompts.take(chosen).to_pylist()
+            yield [self._request(row, temperature, start + place) for place, row in enumerate(rows)]
 
-
-def start_token_prompts(tokenizer: PreTrainedTokenizerBase, token: str | None, count: int | None) -> list[Prompt]:
-    """Let the target write by itself: prompts of nothing but a start token.
-
-    They differ in their source id alone; `build_requests` gives each a seed of its own.
-
-    Args:
-        token (`str`, *optional*): The start token; the tokenizer's bos if left out.
-        count (`int`): How many texts.
-    Raises:
-        InputError: If there is no such token, or no count.
-    """
-    start_id = tokenizer.bos_token_id if token is None else tokenizer.get_vocab().get(token)
-    if start_id is None:
-        raise InputError(f"the tokenizer has no start token {token or ''}: name one of its tokens with --start_token")
-    if count is None:
-        raise InputError("corpus start_token has no end: give --max_samples and --max_validation_samples")
-    return [Prompt((start_id,), f"{START_TOKEN}/{number}", START_TOKEN) for number in range(count)]
-
-
-def build_requests(
-    prompts: Sequence[Prompt],
-    temperatures: Sequence[float],
-    samples: int,
-    seed: int,
-    max_new_tokens: int,
-    pair: Pair,
-    target: Target,
-) -> list[Request]:
-    """Cross prompts with temperatures and samples; T = 0 is asked once, whatever the number of samples."""
-    requests: dict[str, Request] = {}
-    seen: Counter[tuple[int, ...]] = Counter()
-    for prompt in prompts:
-        repetition = seen[prompt.prompt_ids]
-        seen[prompt.prompt_ids] += 1
-        for temperature, sample in itertools.product(temperatures, range(samples)):
-            request = Request(
-                prompt_ids=prompt.prompt_ids,
-                temperature=temperature,
-                seed=0 if temperature == 0 else seed + repetition * samples + sample,
-                max_new_tokens=max_new_tokens,
-                source_id=prompt.source_id,
-                corpus=prompt.corpus,
-                pair=str(pair),
-                target=target.name,
-                target_revision=target.revision,
-            )
-            requests.setdefault(request.key, request)
-    return list(requests.values())
-
-
-def cut_batches(requests: Iterable[Request], batch_size: int) -> list[list[Request]]:
-    """Cut requests into batches of one temperature and of prompts of similar length.
-
-    The cut depends on nothing but the requests, so that a resumed run forms the batches of the first one.
-    """
-    ordered = sorted(requests, key=lambda request: (request.temperature, len(request.prompt_ids), request.key))
-    return [
-        batch
-        for _, group in itertools.groupby(ordered, key=lambda request: request.temperature)
-        for batch in _chunks(list(group), batch_size)
-    ]
-
-
-def _chunks(sequence: list[Request], size: int) -> list[list[Request]]:
-    return [sequence[start : start + size] for start in range(0, len(sequence), size)]
+    def _request(self, row: dict[str, Any], temperature: float, place: int) -> Request:
+        # A prompt's samples stand side by side.
+        sample = row["repetition"] * self._samples + place % self._samples
+        return Request(
+            prompt_ids=tuple(row["prompt_ids"]),
+            temperature=temperature,
+            seed=self._seed + sample if temperature else 0,
+            max_new_tokens=self._max_new_tokens,
+            source_id=row["source_id"],
+            corpus=row["corpus"],
+            pair=str(self._pair),
+            target=self._target.name,
+            target_revision=self._target.revision,
+        )

@@ -1,6 +1,8 @@
 """Requests of the tiny target, shared by the tests of distillation."""
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
@@ -9,7 +11,8 @@ from transformers import PreTrainedTokenizerFast
 
 from drafter_trainer.corpora import read_sentences
 from drafter_trainer.corpora.decontamination import Decontaminator
-from drafter_trainer.distillation.requests import Prompt, Request, translation_prompts
+from drafter_trainer.distillation.prompts import Prompt, translation_prompts
+from drafter_trainer.distillation.requests import Request, Requests
 from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.languages import get_pair
 
@@ -30,7 +33,12 @@ REQUEST = Request(
 def sample_prompts(tokenizer: PreTrainedTokenizerFast, count: int) -> list[Prompt]:
     """Ask for the translation of the sample's first sentences."""
     sentences = read_sentences("sample", PAIR, "train")
-    return translation_prompts(sentences, "sample", PAIR, tokenizer, Decontaminator([]), count, Counter())
+    return list(translation_prompts(sentences, "sample", PAIR, tokenizer, Decontaminator([]), count, Counter(), set()))
+
+
+def make_requests(prompts: Sequence[Prompt], *given: Any) -> Requests:
+    """Ask prompts; what is given beside them is as `Requests` takes it."""
+    return Requests(pa.Table.from_pylist([asdict(prompt) for prompt in prompts]), *given)
 
 
 def stored_rows(store: RowStore) -> list[dict[str, Any]]:

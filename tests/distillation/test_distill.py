@@ -18,12 +18,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from drafter_trainer.distillation import distill
 from drafter_trainer.distillation.engines import TransformersEngine
 from drafter_trainer.distillation.filters import reason_to_drop
-from drafter_trainer.distillation.requests import Prompt, Request, build_requests, cut_batches
+from drafter_trainer.distillation.prompts import Prompt
+from drafter_trainer.distillation.requests import Request, Requests
 from drafter_trainer.distillation.store import TOP_K, Answer, RowStore
 from drafter_trainer.errors import DamagedStoreError
 from drafter_trainer.targets import Target
 from tests.conftest import make_model, make_tokenizer
-from tests.distillation.conftest import PAIR, REQUEST, sample_prompts, stored_rows
+from tests.distillation.conftest import PAIR, make_requests, sample_prompts, stored_rows
 
 TARGET = Target("tests/tiny-target", "abc", "nowhere")
 BATCH = 5
@@ -72,7 +73,7 @@ class BatchedEngine:
         return Answer(response, topk, -np.ones((len(response), TOP_K)), "stop")
 
 
-def run(requests: Sequence[Request], engine: Any, folder: Path, process: tuple[int, int] = (0, 1)) -> RecordingEngine:
+def run(requests: Requests, engine: Any, folder: Path, process: tuple[int, int] = (0, 1)) -> RecordingEngine:
     """Distil into a folder, as process `(rank, processes)`, with an engine that notes what it is asked."""
     recording = engine if isinstance(engine, RecordingEngine) else RecordingEngine(engine)
     distill(requests, recording, RowStore(folder, process[0]), BATCH, "English", [0, 1, END], process)
@@ -80,9 +81,9 @@ def run(requests: Sequence[Request], engine: Any, folder: Path, process: tuple[i
 
 
 @pytest.fixture
-def requests(prompts: list[Prompt]) -> list[Request]:
+def requests(prompts: list[Prompt]) -> Requests:
     """Four batches of greedy and eight of sampled answers."""
-    return build_requests(prompts, [0.0, 0.7, 1.0], 2, 0, 8, PAIR, TARGET)
+    return make_requests(prompts, [0.0, 0.7, 1.0], 2, 0, 8, PAIR, TARGET)
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def engine(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) ->
     return TransformersEngine(target_model, tokenizer.pad_token_id)
 
 
-def test_every_request_is_answered_once(tmp_path: Path, requests: list[Request], engine: TransformersEngine) -> None:
+def test_every_request_is_answered_once(tmp_path: Path, requests: Requests, engine: TransformersEngine) -> None:
     """Prevent requests that are never asked, asked twice, or stored under another's key."""
     asked = run(requests, engine, tmp_path).asked
     assert sorted(asked) == sorted(request.key for request in requests)
@@ -104,9 +105,7 @@ def test_every_request_is_answered_once(tmp_path: Path, requests: list[Request],
             assert row["response_ids"] == [step[0] for step in row["topk_ids"]]
 
 
-def test_a_run_that_is_finished_asks_nothing(
-    tmp_path: Path, requests: list[Request], engine: TransformersEngine
-) -> None:
+def test_a_run_that_is_finished_asks_nothing(tmp_path: Path, requests: Requests, engine: TransformersEngine) -> None:
     """Prevent a second run from paying for the whole corpus again."""
     run(requests, engine, tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -116,17 +115,16 @@ def test_a_run_that_is_finished_asks_nothing(
 
 @pytest.mark.parametrize("batches", [0, 1, 4, 7, 12])
 def test_an_interrupted_run_goes_on_where_it_was(
-    tmp_path: Path, requests: list[Request], engine: TransformersEngine, batches: int
+    tmp_path: Path, requests: Requests, engine: TransformersEngine, batches: int
 ) -> None:
     """Prevent an interrupt from losing rows, from repeating work, and from changing what is sampled after it."""
-    assert len(cut_batches(requests, BATCH)) == 13
+    assert len(list(requests.batches(BATCH))) == 13
     run(requests, engine, tmp_path / "whole")
     first = RecordingEngine(engine, batches)
     with pytest.raises(KeyboardInterrupt):
         run(requests, first, tmp_path / "interrupted")
     assert {row["key"] for row in stored_rows(RowStore(tmp_path / "interrupted"))} == set(first.asked)
-    # A caller may list its requests in another order the second time.
-    second = run(requests[::-1], engine, tmp_path / "interrupted")
+    second = run(requests, engine, tmp_path / "interrupted")
     assert sorted(first.asked + second.asked) == sorted(request.key for request in requests)
     assert stored_rows(RowStore(tmp_path / "interrupted")) == stored_rows(RowStore(tmp_path / "whole"))
 
@@ -134,7 +132,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
 @pytest.mark.parametrize("call", [1, 2, 5])
 @pytest.mark.parametrize("kept", ["rows", "dropped"])
 def test_an_interrupt_between_rows_and_drops_changes_nothing(
-    tmp_path: Path, requests: list[Request], monkeypatch: pytest.MonkeyPatch, kept: str, call: int
+    tmp_path: Path, requests: Requests, monkeypatch: pytest.MonkeyPatch, kept: str, call: int
 ) -> None:
     """Prevent a batch of which only a part was stored from being sampled anew as a smaller, other batch."""
     run(requests, BatchedEngine(), tmp_path / "whole")
@@ -159,9 +157,9 @@ def test_an_interrupt_between_rows_and_drops_changes_nothing(
     assert interrupted.keys() == whole.keys()
 
 
-def test_empty_answers_are_dropped_and_counted_once(tmp_path: Path, requests: list[Request]) -> None:
+def test_empty_answers_are_dropped_and_counted_once(tmp_path: Path, requests: Requests) -> None:
     """Prevent answers without text from reaching training, and drops that are counted again after a resume."""
-    answers = [row for batch in cut_batches(requests, BATCH) for row in zip(batch, BatchedEngine().answer(batch))]
+    answers = [row for batch in requests.batches(BATCH) for row in zip(batch, BatchedEngine().answer(batch))]
     empty = {request.key for request, answer in answers if answer.response_ids == [END]}
     with pytest.raises(KeyboardInterrupt):
         run(requests, RecordingEngine(BatchedEngine(), 6), tmp_path)
@@ -174,9 +172,7 @@ def test_empty_answers_are_dropped_and_counted_once(tmp_path: Path, requests: li
     assert {row["key"] for row in stored_rows(store)} == {request.key for request in requests} - empty
 
 
-def test_a_deleted_shard_is_asked_for_again(
-    tmp_path: Path, requests: list[Request], engine: TransformersEngine
-) -> None:
+def test_a_deleted_shard_is_asked_for_again(tmp_path: Path, requests: Requests, engine: TransformersEngine) -> None:
     """Prevent the advice of the error, to delete a damaged shard and go on, from giving other rows than before."""
     run(requests, engine, tmp_path)
     store = RowStore(tmp_path)
@@ -191,9 +187,7 @@ def test_a_deleted_shard_is_asked_for_again(
     assert stored_rows(store) == before
 
 
-def test_two_processes_give_the_rows_of_one(
-    tmp_path: Path, requests: list[Request], engine: TransformersEngine
-) -> None:
+def test_two_processes_give_the_rows_of_one(tmp_path: Path, requests: Requests, engine: TransformersEngine) -> None:
     """Prevent several processes from asking for the same, leaving something out, or sampling otherwise."""
     run(requests, engine, tmp_path / "one")
     asked = [run(requests, engine, tmp_path / "two", (rank, 2)).asked for rank in (0, 1)]
@@ -202,9 +196,7 @@ def test_two_processes_give_the_rows_of_one(
     assert stored_rows(RowStore(tmp_path / "two")) == stored_rows(RowStore(tmp_path / "one"))
 
 
-def test_another_number_of_processes_may_go_on(
-    tmp_path: Path, requests: list[Request], engine: TransformersEngine
-) -> None:
+def test_another_number_of_processes_may_go_on(tmp_path: Path, requests: Requests, engine: TransformersEngine) -> None:
     """Prevent a run that two processes began from being asked anew, or otherwise, when one goes on with it."""
     run(requests, engine, tmp_path / "one")
     with pytest.raises(KeyboardInterrupt):
@@ -244,12 +236,12 @@ def run_to_be_killed(folder: Path) -> None:
     """Do the run of the tests in a process of its own."""
     torch.set_num_threads(1)
     tokenizer = make_tokenizer()
-    requests = build_requests(sample_prompts(tokenizer, 12), [0.0, 0.7, 1.0], 2, 0, 8, PAIR, TARGET)
+    requests = make_requests(sample_prompts(tokenizer, 12), [0.0, 0.7, 1.0], 2, 0, 8, PAIR, TARGET)
     run(requests, TransformersEngine(make_model(tokenizer), tokenizer.pad_token_id), folder)
 
 
 def test_a_process_killed_in_the_middle_of_a_write_loses_nothing(
-    tmp_path: Path, requests: list[Request], engine: TransformersEngine
+    tmp_path: Path, requests: Requests, engine: TransformersEngine
 ) -> None:
     """Prevent a kill, after which nothing is tidied up, from leaving half a shard or other rows than without it."""
     run(requests, engine, tmp_path / "whole")
@@ -280,10 +272,12 @@ def test_only_answers_without_text_are_dropped(response: list[int], reason: str 
     assert reason_to_drop(Answer(response, None, None, "length"), {0, 1, END}) == reason
 
 
-def test_requests_of_another_target_are_asked_beside_what_is_stored(tmp_path: Path) -> None:
+def test_requests_of_another_target_are_asked_beside_what_is_stored(tmp_path: Path, prompts: list[Prompt]) -> None:
     """Prevent a new revision of the target from being taken for done because the prompts are the same."""
-    requests = [replace(REQUEST, seed=seed) for seed in range(4)]
-    run(requests, BatchedEngine(), tmp_path)
-    newer = [replace(request, target_revision="newer") for request in requests]
-    run(requests + newer, BatchedEngine(), tmp_path)
-    assert RowStore(tmp_path).keys() == {request.key for request in requests + newer}
+    asked: set[str] = set()
+    for target in (TARGET, replace(TARGET, revision="newer")):
+        requests = make_requests(prompts[:4], [0.7], 1, 0, 8, PAIR, target)
+        run(requests, BatchedEngine(), tmp_path)
+        asked |= {request.key for request in requests}
+    assert len(asked) == 8
+    assert RowStore(tmp_path).keys() == asked

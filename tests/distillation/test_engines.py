@@ -8,7 +8,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from drafter_trainer.distillation.engines import TransformersEngine
-from drafter_trainer.distillation.requests import Prompt, Request
+from drafter_trainer.distillation.prompts import Prompt
+from drafter_trainer.distillation.requests import Request
 from drafter_trainer.distillation.store import TOP_K
 from tests.distillation.conftest import REQUEST
 

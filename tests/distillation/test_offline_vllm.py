@@ -12,10 +12,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from drafter_trainer.distillation import offline_vllm
 from drafter_trainer.distillation.engines import TransformersEngine
 from drafter_trainer.distillation.offline_vllm import VLLMEngine
-from drafter_trainer.distillation.requests import Prompt, build_requests, cut_batches
+from drafter_trainer.distillation.prompts import Prompt
 from drafter_trainer.errors import InputError
 from drafter_trainer.targets import Target
-from tests.distillation.conftest import PAIR, REQUEST
+from tests.distillation.conftest import PAIR, REQUEST, make_requests
 
 TARGET = Target("tests/tiny-target", "abc", "org/tiny-target")
 
@@ -89,10 +89,10 @@ def test_answers_are_those_of_the_local_target(
 ) -> None:
     """Prevent answers under another's key, and the sampled token from standing among the most likely ones."""
     monkeypatch.setattr(offline_vllm, "_AT_ONCE", 5)
-    requests = build_requests(prompts, [0.0, 1.0], 1, 0, 8, PAIR, TARGET)
+    requests = make_requests(prompts, [0.0, 1.0], 1, 0, 8, PAIR, TARGET)
     local = TransformersEngine(target_model, tokenizer.pad_token_id)
     answered = 0
-    for group, answers in VLLMEngine(TARGET, "float32").answers(iter(cut_batches(requests, 4))):
+    for group, answers in VLLMEngine(TARGET, "float32").answers(requests.batches(4)):
         for request, answer in zip(group, answers):
             answered += 1
             assert answer.topk_ids.shape == answer.topk_logprobs.shape == (len(answer.response_ids), 20)
@@ -106,7 +106,7 @@ def test_answers_are_those_of_the_local_target(
 
 def test_everything_is_stated(made: list, prompts: list[Prompt]) -> None:
     """Prevent processed log-probabilities, another revision, or equal samples of one prompt."""
-    requests = build_requests(prompts[:2], [0.7], 3, 0, 8, PAIR, TARGET)
+    requests = make_requests(prompts[:2], [0.7], 3, 0, 8, PAIR, TARGET)
     list(VLLMEngine(TARGET, "bfloat16", tensor_parallel_size=2).answers([requests]))
     arguments, sampling = made
     assert arguments["logprobs_mode"] == "raw_logprobs"

@@ -1,7 +1,6 @@
 """Which answers the target is asked for, and in which batches."""
 
 import hashlib
-import random
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -9,37 +8,17 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from drafter_trainer.corpora import Sentence
-from drafter_trainer.corpora.decontamination import Decontaminator
-from drafter_trainer.distillation.requests import (
-    Prompt,
-    Request,
-    build_requests,
-    cut_batches,
-    start_token_prompts,
-    translation_prompts,
-)
-from drafter_trainer.errors import InputError
+from drafter_trainer.distillation.prompts import Prompt, start_token_prompts
+from drafter_trainer.distillation.requests import Request, Requests
 from drafter_trainer.targets import Target
-from tests.distillation.conftest import PAIR, REQUEST
+from tests.distillation.conftest import PAIR, REQUEST, make_requests
 
 TARGET = Target("tests/tiny-target", "abc", "nowhere")
-GERMAN = [
-    "Der Zug nach Bremen fährt heute von einem anderen Gleis ab.",
-    "Sie hat den Schlüssel auf dem Küchentisch vergessen.",
-    "Morgen soll es im ganzen Land regnen.",
-    "Das Museum bleibt bis zum Sommer geschlossen.",
-]
 
 
-def ask(prompts: list[Prompt], temperatures: list[float], samples: int, seed: int = 0) -> list[Request]:
+def ask(prompts: list[Prompt], temperatures: list[float], samples: int, seed: int = 0) -> Requests:
     """Build requests of the tiny target."""
-    return build_requests(prompts, temperatures, samples, seed, 16, PAIR, TARGET)
-
-
-def sentences(texts: list[str]) -> list[Sentence]:
-    """Number texts as a corpus does."""
-    return [Sentence(f"corpus/{number}", text) for number, text in enumerate(texts)]
+    return make_requests(prompts, temperatures, samples, seed, 16, PAIR, TARGET)
 
 
 @pytest.mark.parametrize(
@@ -102,82 +81,35 @@ def test_requests_say_what_was_asked_and_whence(prompts: list[Prompt]) -> None:
 
 def test_start_token_prompts_get_different_seeds(tokenizer: PreTrainedTokenizerFast) -> None:
     """Prevent a thousand texts from the start token from being one text: their prompts are all alike."""
-    prompts = start_token_prompts(tokenizer, None, 5)
+    prompts = list(start_token_prompts(tokenizer, None, 5))
     assert {prompt.prompt_ids for prompt in prompts} == {(tokenizer.bos_token_id,)}
     requests = ask(prompts, [1.0], 2, seed=7)
     assert sorted(request.seed for request in requests) == list(range(7, 17))
     assert len({request.source_id for request in requests}) == 5
 
 
-def test_start_token_may_be_any_token(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Prevent a chosen start token from being replaced by bos, and a wrong name from being taken for unk."""
-    (prompt,) = start_token_prompts(tokenizer, "<|user|>", 1)
-    assert prompt.prompt_ids == (tokenizer.convert_tokens_to_ids("<|user|>"),)
-    with pytest.raises(InputError, match=r"no start token <\|nobody\|>.*--start_token"):
-        start_token_prompts(tokenizer, "<|nobody|>", 1)
-
-
-def test_start_token_needs_a_number(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Prevent a run that never ends: the target can write by itself for ever."""
-    with pytest.raises(InputError, match="--max_samples"):
-        start_token_prompts(tokenizer, None, None)
-
-
-def test_repeated_and_contaminated_prompts_are_dropped_and_counted(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Prevent evaluation questions from reaching the training rows, and drops that nobody hears of."""
-    question = "Zwölf kleine Katzen saßen gestern Abend auf dem alten Zaun vor unserem gelben Haus"
-    texts = [GERMAN[0], GERMAN[2], GERMAN[0], f" {GERMAN[0]} ", f"Und dann: {question}, sagte er.", GERMAN[1]]
-    drops: Counter[str] = Counter()
-    prompts = translation_prompts(
-        sentences(texts),
-        "corpus",
-        PAIR,
-        tokenizer,
-        Decontaminator([(question, True), (GERMAN[2].upper(), True)]),
-        None,
-        drops,
-    )
-    assert [prompt.source_id for prompt in prompts] == ["corpus/0", "corpus/5"]
-    assert drops == {"repeated prompt (German)": 2, "overlap (German)": 1, "exact match (German)": 1}
-
-
-def test_prompts_are_the_chat_template_of_the_translation_prompt(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Prevent training on prompts that no user writes: a template applied twice, a start token too many."""
-    (prompt,) = translation_prompts(
-        sentences(GERMAN[:1]), "corpus", PAIR, tokenizer, Decontaminator([]), None, Counter()
-    )
-    said = f"<|user|>Translate German to English: {GERMAN[0]}<|end|><|assistant|>"
-    assert tokenizer.decode(prompt.prompt_ids) == said
-
-
-def test_limit_counts_prompts_that_are_kept(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Prevent a limit of n from giving fewer than n prompts where some are dropped."""
-    texts = [GERMAN[0], GERMAN[0], *GERMAN[1:]]
-    prompts = translation_prompts(sentences(texts), "corpus", PAIR, tokenizer, Decontaminator([]), 3, Counter())
-    assert [prompt.source_id for prompt in prompts] == ["corpus/0", "corpus/2", "corpus/3"]
-
-
-def test_no_prompts_is_an_error_that_says_what_was_dropped(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Prevent a run that ends well and leaves nothing."""
-    with pytest.raises(InputError, match=r"corpus tiny gives no prompts for de-en.*exact match \(German\)': 1"):
-        translation_prompts(
-            sentences(GERMAN[:1]), "tiny", PAIR, tokenizer, Decontaminator([(GERMAN[0], True)]), None, Counter()
-        )
-
-
-def test_batches_depend_on_the_set_of_requests_alone(prompts: list[Prompt]) -> None:
+def test_batches_are_the_same_in_every_run(prompts: list[Prompt]) -> None:
     """Prevent a resumed run from forming other batches, whose answers would differ from the first run's."""
+    first = list(ask(prompts, [0.0, 0.3, 1.0], 2).batches(5))
+    assert list(ask(prompts, [1.0, 0.0, 0.3, 0.3], 2).batches(5)) == first
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_share_the_batches_out(prompts: list[Prompt], processes: int) -> None:
+    """Prevent a batch that two processes answer, or none does, and a bar that never ends."""
     requests = ask(prompts, [0.0, 0.3, 1.0], 2)
-    first = cut_batches(requests, 5)
-    for seed in range(5):
-        shuffled = random.Random(seed).sample(requests, len(requests))
-        assert cut_batches(shuffled, 5) == first
+    whole, sizes = list(requests.batches(5)), requests.batch_sizes(5)
+    assert sizes == [len(batch) for batch in whole]
+    assert sum(sizes) == len(requests)
+    shares = [list(requests.batches(5, (rank, processes))) for rank in range(processes)]
+    assert [shares[number % processes][number // processes] for number in range(len(whole))] == whole
+    assert sum(map(len, shares)) == len(whole)
 
 
 def test_batches_hold_one_temperature_and_every_request_once(prompts: list[Prompt]) -> None:
     """Prevent rows sampled at a neighbour's temperature, and rows that are lost at the end of a temperature."""
     requests = ask(prompts, [0.0, 0.3, 1.0], 2)
-    batches = cut_batches(requests, 5)
+    batches = list(requests.batches(5))
     assert all(len({request.temperature for request in batch}) == 1 for batch in batches)
     assert Counter(request.key for batch in batches for request in batch) == Counter(
         request.key for request in requests
@@ -189,5 +121,5 @@ def test_batches_hold_one_temperature_and_every_request_once(prompts: list[Promp
 def test_batches_hold_prompts_of_similar_length(prompts: list[Prompt]) -> None:
     """Prevent a short prompt from being padded to the longest of the corpus."""
     assert len({len(prompt.prompt_ids) for prompt in prompts}) > 3
-    lengths = [len(request.prompt_ids) for batch in cut_batches(ask(prompts, [0.3], 2), 5) for request in batch]
+    lengths = [len(request.prompt_ids) for batch in ask(prompts, [0.3], 2).batches(5) for request in batch]
     assert lengths == sorted(lengths)

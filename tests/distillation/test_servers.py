@@ -18,7 +18,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from drafter_trainer.distillation import distill, servers
 from drafter_trainer.distillation.engines import TransformersEngine
-from drafter_trainer.distillation.requests import Prompt, Request, build_requests, cut_batches
+from drafter_trainer.distillation.prompts import Prompt
+from drafter_trainer.distillation.requests import Request, Requests
 from drafter_trainer.distillation.server import _retry_after
 from drafter_trainer.distillation.server_kinds import SERVER_KINDS
 from drafter_trainer.distillation.servers import ServerEngine
@@ -27,7 +28,7 @@ from drafter_trainer.errors import InputError
 from drafter_trainer.targets import Target
 from tests.conftest import make_tokenizer
 from tests.distillation.answering_server import AnsweringServer, Mishap
-from tests.distillation.conftest import PAIR, sample_prompts, stored_rows
+from tests.distillation.conftest import PAIR, make_requests, sample_prompts, stored_rows
 
 TARGET = Target("tests/tiny-target", "abc", "nowhere")
 BATCH = 4
@@ -42,22 +43,22 @@ def engine_of(
     return ServerEngine(SERVER_KINDS[kind](TARGET.name, tokenizer), urls, **settings)
 
 
-def run(requests: Sequence[Request], engine: Any, folder: Path) -> RowStore:
+def run(requests: Requests, engine: Any, folder: Path) -> RowStore:
     """Distil into a folder."""
     store = RowStore(folder)
     distill(requests, engine, store, BATCH, "English", [0, 1, 2])
     return store
 
 
-def keys(requests: Sequence[Request]) -> set[str]:
+def keys(requests: Requests) -> set[str]:
     """Collect the keys of requests."""
     return {request.key for request in requests}
 
 
 @pytest.fixture
-def requests(prompts: list[Prompt]) -> list[Request]:
+def requests(prompts: list[Prompt]) -> Requests:
     """Eight greedy and eight sampled answers."""
-    return build_requests(prompts[:8], [0.0, 1.0], 1, 0, 8, PAIR, TARGET)
+    return make_requests(prompts[:8], [0.0, 1.0], 1, 0, 8, PAIR, TARGET)
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ def other(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> 
 @pytest.mark.parametrize("kind", ["vllm", "sglang", "llamacpp"])
 def test_greedy_rows_are_those_of_the_local_target(
     server: AnsweringServer,
-    requests: list[Request],
+    requests: Requests,
     target_model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     kind: str,
@@ -118,14 +119,13 @@ SAMPLING = {
 
 
 @pytest.mark.parametrize("kind", SAMPLING)
-def test_every_sampling_setting_is_stated(
-    tokenizer: PreTrainedTokenizerFast, requests: list[Request], kind: str
-) -> None:
+def test_every_sampling_setting_is_stated(tokenizer: PreTrainedTokenizerFast, requests: Requests, kind: str) -> None:
     """Prevent a server's defaults, taken from the target's generation_config.json, from narrowing the sampling."""
-    body = SERVER_KINDS[kind]("served-name", tokenizer).body(requests[-1])
+    asked = list(requests)
+    body = SERVER_KINDS[kind]("served-name", tokenizer).body(asked[-1])
     sampling = body.get("sampling_params", body)
     assert sampling.keys() >= SAMPLING[kind]
-    assert sampling["temperature"] == requests[-1].temperature
+    assert sampling["temperature"] == asked[-1].temperature
     assert (sampling["top_p"], sampling["min_p"]) == (1.0, 0.0)
     assert sampling["top_k"] == (-1 if kind == "sglang" else 0)
     seeds = {SERVER_KINDS["vllm"]("served-name", tokenizer).body(request)["seed"] for request in requests}
@@ -149,7 +149,7 @@ def test_whatever_a_server_does_the_rows_are_the_same(
     tmp_path: Path,
     server: AnsweringServer,
     other: AnsweringServer,
-    requests: list[Request],
+    requests: Requests,
     tokenizer: PreTrainedTokenizerFast,
     mishap: str,
 ) -> None:
@@ -169,7 +169,7 @@ def test_whatever_a_server_does_the_rows_are_the_same(
 def test_a_server_that_comes_back_is_asked_again(
     server: AnsweringServer,
     other: AnsweringServer,
-    requests: list[Request],
+    requests: Requests,
     tokenizer: PreTrainedTokenizerFast,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -189,7 +189,7 @@ def test_a_server_that_comes_back_is_asked_again(
 
 
 def test_a_server_is_left_alone_as_long_as_it_asks(
-    server: AnsweringServer, requests: list[Request], tokenizer: PreTrainedTokenizerFast
+    server: AnsweringServer, requests: Requests, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     """Prevent a full server from being asked on and on, which keeps it full."""
     moments: list[float] = []
@@ -200,7 +200,7 @@ def test_a_server_is_left_alone_as_long_as_it_asks(
 
     server.mishap, server.retry_after = full_at_first, "1"
     engine = engine_of([server.url], tokenizer, concurrency=1)
-    assert len(list(engine.answers([requests[:3]]))) == 1
+    assert len(list(engine.answers([list(requests)[:3]]))) == 1
     assert 1.0 <= moments[1] - moments[0] < 5.0
 
 
@@ -215,14 +215,14 @@ def test_retry_after_is_seconds_or_a_date(value: str | None, seconds: float) -> 
 
 
 def test_never_more_than_allowed_is_in_flight_or_read_ahead(
-    server: AnsweringServer, other: AnsweringServer, requests: list[Request], tokenizer: PreTrainedTokenizerFast
+    server: AnsweringServer, other: AnsweringServer, requests: Requests, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     """Prevent a run that floods its servers, uses one alone, or holds a million requests in memory."""
     taken = answered = 0
 
     def batches() -> Iterator[list[Request]]:
         nonlocal taken
-        for batch in cut_batches(requests, BATCH):
+        for batch in requests.batches(BATCH):
             assert taken - answered <= 2 * 3 + 2 * BATCH
             taken += len(batch)
             yield batch
@@ -235,7 +235,7 @@ def test_never_more_than_allowed_is_in_flight_or_read_ahead(
 
 
 def test_an_interrupt_keeps_what_was_answered_and_asks_for_the_rest(
-    tmp_path: Path, server: AnsweringServer, requests: list[Request], tokenizer: PreTrainedTokenizerFast
+    tmp_path: Path, server: AnsweringServer, requests: Requests, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     """Prevent Ctrl-C from losing answers that fill no shard yet, and a resumed run from paying for a batch again."""
     server.mishap = lambda number, body: os.kill(os.getpid(), signal.SIGINT) if number == 7 else None
@@ -284,12 +284,12 @@ def run_to_be_killed(url: str, folder: Path) -> None:
     """Do the run of the tests in a process of its own."""
     torch.set_num_threads(1)
     tokenizer = make_tokenizer()
-    requests = build_requests(sample_prompts(tokenizer, 12)[:8], [0.0, 1.0], 1, 0, 8, PAIR, TARGET)
+    requests = make_requests(sample_prompts(tokenizer, 12)[:8], [0.0, 1.0], 1, 0, 8, PAIR, TARGET)
     run(requests, engine_of([url], tokenizer), folder)
 
 
 def test_a_killed_client_goes_on_with_the_same_rows(
-    tmp_path: Path, server: AnsweringServer, requests: list[Request], tokenizer: PreTrainedTokenizerFast
+    tmp_path: Path, server: AnsweringServer, requests: Requests, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     """Prevent a kill, with requests in flight, from losing rows, repeating them, or leaving half a shard."""
     killed = subprocess.run(
@@ -308,7 +308,7 @@ def test_a_killed_client_goes_on_with_the_same_rows(
 
 
 def test_when_all_servers_are_gone_the_run_ends_with_one_line(
-    tmp_path: Path, server: AnsweringServer, requests: list[Request], tokenizer: PreTrainedTokenizerFast
+    tmp_path: Path, server: AnsweringServer, requests: Requests, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     """Prevent a run that waits for ever, and one that throws away what was answered before."""
     server.mishap = lambda number, body: "die" if number == 12 else None
@@ -320,7 +320,7 @@ def test_when_all_servers_are_gone_the_run_ends_with_one_line(
 
 
 def test_what_servers_refuse_for_good_is_dropped_and_counted(
-    tmp_path: Path, server: AnsweringServer, requests: list[Request], tokenizer: PreTrainedTokenizerFast
+    tmp_path: Path, server: AnsweringServer, requests: Requests, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     """Prevent one prompt that is too long for the servers from ending a run, or from being asked for ever."""
     lengths = [len(request.prompt_ids) for request in requests]
@@ -336,7 +336,7 @@ def test_what_servers_refuse_for_good_is_dropped_and_counted(
 
 
 def test_when_everything_is_refused_nothing_is_dropped(
-    tmp_path: Path, server: AnsweringServer, requests: list[Request], tokenizer: PreTrainedTokenizerFast
+    tmp_path: Path, server: AnsweringServer, requests: Requests, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     """Prevent a setting that servers do not take from marking a whole corpus as dropped, never to be asked again."""
     server.mishap = lambda number, body: "400"
@@ -346,10 +346,10 @@ def test_when_everything_is_refused_nothing_is_dropped(
 
 
 def test_a_request_at_which_servers_fail_is_given_up(
-    tmp_path: Path, server: AnsweringServer, requests: list[Request], tokenizer: PreTrainedTokenizerFast
+    tmp_path: Path, server: AnsweringServer, requests: Requests, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     """Prevent one prompt that breaks the servers from being asked until the end of days."""
-    bad = list(requests[0].prompt_ids)
+    bad = list(next(iter(requests)).prompt_ids)
     server.mishap = lambda number, body: "500" if body["prompt"] == bad and body["temperature"] == 0 else None
     store = run(requests, engine_of([server.url], tokenizer, concurrency=2), tmp_path)
     assert store.drops() == {"given up after 5 failures (English)": 1}
@@ -359,7 +359,7 @@ def test_a_request_at_which_servers_fail_is_given_up(
 
 @pytest.mark.parametrize("status", ["401", "404"])
 def test_a_server_that_will_never_answer_ends_the_run(
-    server: AnsweringServer, requests: list[Request], tokenizer: PreTrainedTokenizerFast, status: str
+    server: AnsweringServer, requests: Requests, tokenizer: PreTrainedTokenizerFast, status: str
 ) -> None:
     """Prevent a wrong key or model name from being tried for ten minutes, or a million times."""
     server.mishap = lambda number, body: status
@@ -372,7 +372,7 @@ def test_a_server_that_will_never_answer_ends_the_run(
 def test_the_key_reaches_the_servers_and_nothing_else(
     tmp_path: Path,
     server: AnsweringServer,
-    requests: list[Request],
+    requests: Requests,
     tokenizer: PreTrainedTokenizerFast,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -425,7 +425,7 @@ def test_log_probabilities_that_are_not_raw_are_left_out(
 ) -> None:
     """Prevent training on distributions that the server divided by the temperature before it reported them."""
     server.divides = divides
-    requests = build_requests(prompts[:3], [0.0, 0.5, 1.0], 1, 0, 8, PAIR, TARGET)
+    requests = make_requests(prompts[:3], [0.0, 0.5, 1.0], 1, 0, 8, PAIR, TARGET)
     answers: dict[Request, Answer] = {}
     for group, given in engine_of([server.url], tokenizer).answers([requests]):
         answers |= dict(zip(group, given))
@@ -437,7 +437,7 @@ def test_log_probabilities_that_are_not_raw_are_left_out(
 
 
 def test_text_becomes_rows_that_are_flagged(
-    tmp_path: Path, server: AnsweringServer, requests: list[Request], tokenizer: PreTrainedTokenizerFast
+    tmp_path: Path, server: AnsweringServer, requests: Requests, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     """Prevent ids that the tokenizer, and not the target, chose from passing for the target's own."""
     store = run(requests, engine_of([server.url], tokenizer, "transformers"), tmp_path)
@@ -451,12 +451,13 @@ def test_text_becomes_rows_that_are_flagged(
 
 
 def test_a_prompt_that_text_cannot_carry_is_not_asked(
-    tmp_path: Path, server: AnsweringServer, requests: list[Request], tokenizer: PreTrainedTokenizerFast
+    tmp_path: Path, server: AnsweringServer, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
 ) -> None:
     """Prevent an answer to other tokens than the row's prompt from being stored beside it."""
     letters = tuple(tokenizer.convert_tokens_to_ids(["e", "r"]))
     assert tokenizer("er")["input_ids"] != [*letters]
-    odd = replace(requests[0], prompt_ids=letters)
-    store = run([*requests, odd], engine_of([server.url], tokenizer, "transformers"), tmp_path)
+    asked = [*prompts[:4], Prompt(letters, "odd", "corpus")]
+    requests = make_requests(asked, [0.0], 1, 0, 8, PAIR, TARGET)
+    store = run(requests, engine_of([server.url], tokenizer, "transformers"), tmp_path)
     assert store.drops() == {"not asked as the text of its prompt gives other tokens (English)": 1}
-    assert store.keys() == keys([*requests, odd])
+    assert store.keys() == keys(requests)

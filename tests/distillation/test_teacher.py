@@ -8,11 +8,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from drafter_trainer.distillation import teacher as teacher_module
 from drafter_trainer.distillation.engines import TransformersEngine
-from drafter_trainer.distillation.requests import Prompt, build_requests
+from drafter_trainer.distillation.prompts import Prompt
 from drafter_trainer.distillation.store import Answer
 from drafter_trainer.distillation.teacher import Teacher
 from drafter_trainer.targets import Target
-from tests.distillation.conftest import PAIR
+from tests.distillation.conftest import PAIR, make_requests
 
 TARGET = Target("tests/tiny-target", "abc", "nowhere")
 
@@ -29,7 +29,7 @@ def test_teacher_gives_what_the_engine_notes(
 ) -> None:
     """Prevent scores that are shifted by one, disturbed by padding, given to another row, or divided by T."""
     monkeypatch.setattr(teacher_module, "_LOGITS", logits)
-    requests = build_requests(prompts, [temperature], 1, 0, 12, PAIR, TARGET)
+    requests = list(make_requests(prompts, [temperature], 1, 0, 12, PAIR, TARGET))
     noted = TransformersEngine(target_model, tokenizer.pad_token_id).answer(requests)
     # Answers of different lengths, as an end token would make them.
     noted = [_cut(answer, 1 + number % 12) for number, answer in enumerate(noted)]
@@ -51,7 +51,7 @@ def test_what_a_server_gave_is_kept(
     target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]
 ) -> None:
     """Prevent the local copy's numbers from replacing those of the target that answered."""
-    requests = build_requests(prompts[:3], [0.0], 1, 0, 4, PAIR, TARGET)
+    requests = list(make_requests(prompts[:3], [0.0], 1, 0, 4, PAIR, TARGET))
     rows = list(zip(requests, TransformersEngine(target_model, tokenizer.pad_token_id).answer(requests)))
     rows[1] = (rows[1][0], replace(rows[1][1], topk_logprobs=rows[1][1].topk_logprobs - 5))
     bare = replace(rows[2][1], topk_ids=None, topk_logprobs=None)

@@ -18,13 +18,13 @@ from transformers.utils.import_utils import is_serve_available
 
 from drafter_trainer.distillation import distill
 from drafter_trainer.distillation.engines import TransformersEngine
-from drafter_trainer.distillation.requests import Prompt, build_requests
+from drafter_trainer.distillation.prompts import Prompt
 from drafter_trainer.distillation.server_kinds import SERVER_KINDS
 from drafter_trainer.distillation.servers import ServerEngine
 from drafter_trainer.distillation.store import TOP_K, RowStore
 from drafter_trainer.distillation.teacher import Teacher
 from drafter_trainer.targets import Target
-from tests.distillation.conftest import PAIR, stored_rows
+from tests.distillation.conftest import PAIR, make_requests, stored_rows
 from tests.distillation.test_engines import logprobs_of
 
 pytestmark = pytest.mark.skipif(
@@ -66,7 +66,7 @@ def test_text_from_a_real_server_becomes_scored_rows(
 ) -> None:
     """Prevent what the real server refuses, ignores or fills in from being found out after a night."""
     model = AutoModelForCausalLM.from_pretrained(target.path)
-    requests = build_requests(prompts[:3], [0.0, 1.0], 1, 0, 12, PAIR, target)
+    requests = make_requests(prompts[:3], [0.0, 1.0], 1, 0, 12, PAIR, target)
     engine = ServerEngine(SERVER_KINDS["transformers"](target.path, tokenizer), [url], concurrency=2, patience=5)
     teacher = Teacher(model, tokenizer.pad_token_id)
     store = RowStore(tmp_path)

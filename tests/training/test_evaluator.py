@@ -10,13 +10,13 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from drafter_trainer.distillation.engines import TransformersEngine
-from drafter_trainer.distillation.requests import Prompt, build_requests, cut_batches
+from drafter_trainer.distillation.prompts import Prompt
 from drafter_trainer.errors import InputError
 from drafter_trainer.targets import Target
 from drafter_trainer.training.collators import SelfDistilledCollator
 from drafter_trainer.training.evaluator import evaluate_acceptance
 from tests.conftest import make_model
-from tests.distillation.conftest import PAIR, sample_prompts
+from tests.distillation.conftest import PAIR, make_requests, sample_prompts
 from tests.training.conftest import make_draft_model, make_rows
 
 
@@ -71,7 +71,7 @@ def target_rows(tokenizer: PreTrainedTokenizerFast) -> list[dict[str, Any]]:
     target = Target("tests/tiny-target", "abc", "nowhere")
     engine = TransformersEngine(make_model(tokenizer), tokenizer.pad_token_id)
     rows = []
-    for batch in cut_batches(build_requests(prompts, [0.0, 1.0], 1, 0, 12, PAIR, target), 4):
+    for batch in make_requests(prompts, [0.0, 1.0], 1, 0, 12, PAIR, target).batches(4):
         for request, answer in zip(batch, engine.answer(batch)):
             rows.append(
                 {

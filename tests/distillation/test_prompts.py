@@ -1,0 +1,152 @@
+"""What the target is asked, from sentences to a file of prompts."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from drafter_trainer.corpora import Sentence
+from drafter_trainer.corpora.decontamination import Decontaminator
+from drafter_trainer.distillation.prompts import (
+    Prompt,
+    load_prompts,
+    start_token_prompts,
+    translation_prompts,
+    write_prompts,
+)
+from drafter_trainer.errors import DamagedStoreError, InputError
+from tests.distillation.conftest import PAIR
+
+GERMAN = [
+    "Der Zug nach Bremen fährt heute von einem anderen Gleis ab.",
+    "Sie hat den Schlüssel auf dem Küchentisch vergessen.",
+    "Morgen soll es im ganzen Land regnen.",
+    "Das Museum bleibt bis zum Sommer geschlossen.",
+]
+
+
+def sentences(texts: list[str]) -> list[Sentence]:
+    """Number texts as a corpus does."""
+    return [Sentence(f"corpus/{number}", text) for number, text in enumerate(texts)]
+
+
+def test_start_token_may_be_any_token(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Prevent a chosen start token from being replaced by bos, and a wrong name from being taken for unk."""
+    (prompt,) = start_token_prompts(tokenizer, "<|user|>", 1)
+    assert prompt.prompt_ids == (tokenizer.convert_tokens_to_ids("<|user|>"),)
+    with pytest.raises(InputError, match=r"no start token <\|nobody\|>.*--start_token"):
+        start_token_prompts(tokenizer, "<|nobody|>", 1)
+
+
+def test_start_token_needs_a_number(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Prevent a run that never ends: the target can write by itself for ever."""
+    with pytest.raises(InputError, match="--max_samples"):
+        start_token_prompts(tokenizer, None, None)
+
+
+def test_repeated_and_contaminated_prompts_are_dropped_and_counted(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Prevent evaluation questions from reaching the training rows, and drops that nobody hears of."""
+    question = "Zwölf kleine Katzen saßen gestern Abend auf dem alten Zaun vor unserem gelben Haus"
+    texts = [GERMAN[0], GERMAN[2], GERMAN[0], f" {GERMAN[0]} ", f"Und dann: {question}, sagte er.", GERMAN[1]]
+    drops: Counter[str] = Counter()
+    prompts = list(
+        translation_prompts(
+            sentences(texts),
+            "corpus",
+            PAIR,
+            tokenizer,
+            Decontaminator([(question, True), (GERMAN[2].upper(), True)]),
+            None,
+            drops,
+            set(),
+        )
+    )
+    assert [prompt.source_id for prompt in prompts] == ["corpus/0", "corpus/5"]
+    assert drops == {"repeated prompt (German)": 2, "overlap (German)": 1, "exact match (German)": 1}
+
+
+def test_prompts_are_the_chat_template_of_the_translation_prompt(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Prevent training on prompts that no user writes: a template applied twice, a start token too many."""
+    (prompt,) = translation_prompts(
+        sentences(GERMAN[:1]), "corpus", PAIR, tokenizer, Decontaminator([]), None, Counter(), set()
+    )
+    said = f"<|user|>Translate German to English: {GERMAN[0]}<|end|><|assistant|>"
+    assert tokenizer.decode(prompt.prompt_ids) == said
+
+
+def test_limit_counts_prompts_that_are_kept(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Prevent a limit of n from giving fewer than n prompts where some are dropped."""
+    texts = [GERMAN[0], GERMAN[0], *GERMAN[1:]]
+    prompts = translation_prompts(sentences(texts), "corpus", PAIR, tokenizer, Decontaminator([]), 3, Counter(), set())
+    assert [prompt.source_id for prompt in prompts] == ["corpus/0", "corpus/2", "corpus/3"]
+
+
+def test_no_prompts_is_an_error_that_says_what_was_dropped(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Prevent a run that ends well and leaves nothing."""
+    with pytest.raises(InputError, match=r"corpus tiny gives no prompts for de-en.*exact match \(German\)': 1"):
+        next(
+            translation_prompts(
+                sentences(GERMAN[:1]),
+                "tiny",
+                PAIR,
+                tokenizer,
+                Decontaminator([(GERMAN[0], True)]),
+                None,
+                Counter(),
+                set(),
+            )
+        )
+
+
+def test_a_prompt_of_an_earlier_corpus_is_not_asked_again(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Prevent a sentence that two corpora hold from being sampled twice and weighing double."""
+    seen: set[int] = set()
+    drops: Counter[str] = Counter()
+    for corpus, expected in (("one", 2), ("two", 1)):
+        texts = sentences(GERMAN[:2] if corpus == "one" else GERMAN[1:3])
+        found = list(translation_prompts(texts, corpus, PAIR, tokenizer, Decontaminator([]), None, drops, seen))
+        assert len(found) == expected
+    assert drops == {"repeated prompt (German)": 1}
+
+
+def test_prompts_come_back_with_what_was_dropped(tmp_path: Path) -> None:
+    """Prevent a resumed run from reading its corpora again to find its place, or from forgetting its drops."""
+    drops: Counter[str] = Counter()
+
+    def read() -> Iterator[Prompt]:
+        for number in range(10_000):
+            drops["exact match (German)"] += number % 2
+            yield Prompt((5, 6, number), f"corpus/{number}", "corpus", number % 3)
+
+    write_prompts(read(), tmp_path / "prompts.arrow", drops)
+    prompts, dropped = load_prompts(tmp_path / "prompts.arrow")
+    assert prompts.num_rows == 10_000
+    assert prompts.slice(7, 1).to_pylist() == [
+        {"prompt_ids": [5, 6, 7], "source_id": "corpus/7", "corpus": "corpus", "repetition": 1}
+    ]
+    assert dropped == {"exact match (German)": 5000}
+
+
+def test_prompts_that_were_not_read_to_the_end_leave_no_file(tmp_path: Path) -> None:
+    """Prevent half a corpus from being taken for the whole when an interrupted run goes on."""
+
+    def read() -> Iterator[Prompt]:
+        yield Prompt((5,), "corpus/0", "corpus")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_prompts(read(), tmp_path / "prompts.arrow", Counter())
+    assert not (tmp_path / "prompts.arrow").exists()
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.5, 0.98])
+def test_a_truncated_file_is_named_with_what_to_do(tmp_path: Path, kept: float) -> None:
+    """Prevent prompts from being lost where a disk or a copy cut the file."""
+    path = tmp_path / "prompts.arrow"
+    write_prompts((Prompt((5, number), str(number), "corpus") for number in range(5000)), path, Counter())
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(DamagedStoreError, match=r"prompts\.arrow is damaged .*delete it and run distill\.py again"):
+        load_prompts(path)
