@@ -75,7 +75,7 @@ def main() -> None:
             trainer = PretrainingTrainer(
                 model=LlamaForCausalLM(config),
                 args=arguments,
-                train_dataset=load_packed(path).rows,
+                train_dataset=load_packed([path]).rows,
                 data_collator=collate_packed,
                 callbacks=[first],
             )

@@ -6,8 +6,6 @@ Leaves RUN_FOLDER/pretrain: the drafter, and under packed/ the rows that it read
 last checkpoint.
 """
 
-from collections import Counter
-from itertools import chain
 from pathlib import Path
 
 from accelerate import PartialState
@@ -15,14 +13,13 @@ from transformers import set_seed
 
 from drafter_trainer.configuration import parse_arguments
 from drafter_trainer.corpora import describe_corpus
-from drafter_trainer.corpora.questions import keep_out
 from drafter_trainer.drafters.initialization import initialise_drafter
 from drafter_trainer.languages import get_pair
 from drafter_trainer.launch import report_step, run_recipe
 from drafter_trainer.steps import Step, finished_step
 from drafter_trainer.targets import resolve_target
 from drafter_trainer.training.collators import collate_packed
-from drafter_trainer.training.packing import load_packed, pack, read_token_ids, rows_folder, write_packed
+from drafter_trainer.training.packing import Packing, load_packed, pack_corpora, rows_folder
 from drafter_trainer.training.trainers import PretrainingTrainer, train_to_end
 
 
@@ -51,17 +48,11 @@ def main(argv: list[str]) -> None:
     with step:
         splits = {}
         for split, limit in (("train", corpora.max_samples), ("validation", corpora.max_validation_samples)):
-            path = folder / "packed" / f"{split}.parquet"
+            questions = tuple(corpora.evaluation_questions)
+            packing = Packing(tuple(corpora.corpus), pair, split, target, questions, limit, training.max_length)
             with state.main_process_first():
-                if not path.is_file():
-                    decontaminator = keep_out(corpora.evaluation_questions, pair)
-                    drops: Counter[str] = Counter()
-                    documents = chain.from_iterable(
-                        read_token_ids(name, pair, split, tokenizer, decontaminator, limit, drops)
-                        for name in corpora.corpus
-                    )
-                    write_packed(pack(documents, training.max_length), path, drops)
-            splits[split] = load_packed(path)
+                shards = pack_corpora(packing, folder / "packed", training.packing_workers)
+            splits[split] = load_packed(shards)
         set_seed(training.seed)  # weights that are drawn are drawn alike in every run
         drafter = initialise_drafter(shape, target, tokenizer, pair.probes)
         trainer = PretrainingTrainer(

@@ -20,14 +20,16 @@ def _check(arguments: TrainingArguments) -> None:
 
 @dataclass
 class PretrainingArguments(TrainingArguments):
-    """Arguments of `PretrainingTrainer`: those of the Hugging Face Trainer with the paper's defaults, and one more.
+    """Arguments of `PretrainingTrainer`: those of the Hugging Face Trainer with the paper's defaults, and two more.
 
     Args:
         max_length (`int`): Tokens of a packed row.
+        packing_workers (`int`): Processes that tokenise and pack, each a shard of its own.
     """
 
     output_dir: str | None = field(default="", metadata={"help": "Checkpoints and the drafter (RUN_FOLDER/pretrain)"})
     max_length: int = field(default=2048, metadata={"help": "Tokens of a packed row"})
+    packing_workers: int = field(default=1, metadata={"help": "Processes that tokenise and pack the text"})
     per_device_train_batch_size: int = field(default=2, metadata={"help": "Rows a device takes at once"})
     learning_rate: float = field(default=3e-5, metadata={"help": "Peak of the learning rate"})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Course of the learning rate"})
@@ -44,6 +46,8 @@ class PretrainingArguments(TrainingArguments):
         _check(self)
         if self.max_length < 2:
             raise InputError(f"max_length must be at least 2, got {self.max_length}")
+        if self.packing_workers < 1:
+            raise InputError(f"packing_workers must be at least 1, got {self.packing_workers}")
 
 
 @dataclass

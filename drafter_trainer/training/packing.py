@@ -2,8 +2,10 @@
 
 import itertools
 import json
+import multiprocessing
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,11 @@ from transformers import PreTrainedTokenizerBase
 from drafter_trainer.atomic import write_whole
 from drafter_trainer.corpora import Document, read_documents
 from drafter_trainer.corpora.decontamination import Decontaminator
+from drafter_trainer.corpora.questions import keep_out
 from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.errors import DamagedStoreError, InputError
 from drafter_trainer.languages import Pair
+from drafter_trainer.targets import Target
 
 PACKED = pa.schema([("input_ids", pa.list_(pa.int32()))])
 _ROWS_AT_ONCE = 1024
@@ -45,6 +49,7 @@ def read_token_ids(
     decontaminator: Decontaminator,
     limit: int | None,
     drops: Counter[str],
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[list[int]]:
     """Read a corpus as token ids, without the documents that hold an evaluation question.
 
@@ -54,19 +59,20 @@ def read_token_ids(
         split (`str`): "train" or "validation".
         limit (`int`, *optional*): Stop after so many documents.
         drops (`Counter[str]`): Gains what was left out, by reason.
+        share (`tuple[int, int]`, *optional*, defaults to `(0, 1)`): Which of several workers reads, and their number;
+            each takes every so-manieth document.
     """
+    worker, workers = share
     if rows_folder(corpus) is not None:
-        documents: Iterable[tuple[str, list[int]]] = (
-            (tokenizer.decode(ids, skip_special_tokens=True), ids) for ids in _read_rows(corpus, split)
-        )
-    else:
-        documents = (
-            (_text(document), tokenise(document, tokenizer)) for document in read_documents(corpus, pair, split)
-        )
-    for text, ids in itertools.islice(documents, limit):
-        reason = decontaminator.reason(text)
-        if reason is None:
-            yield ids
+        for ids in itertools.islice(_read_rows(corpus, split), worker, limit, workers):
+            if (reason := decontaminator.reason(tokenizer.decode(ids, skip_special_tokens=True))) is None:
+                yield ids
+            else:
+                drops[reason] += 1
+        return
+    for document in itertools.islice(read_documents(corpus, pair, split), worker, limit, workers):
+        if (reason := decontaminator.reason(_text(document))) is None:
+            yield tokenise(document, tokenizer)
         else:
             drops[reason] += 1
 
@@ -115,6 +121,58 @@ def write_packed(rows: Iterable[list[int]], path: Path, drops: Counter[str]) -> 
 
 
 @dataclass(frozen=True)
+class Packing:
+    """Say what is packed.
+
+    Args:
+        corpora (`tuple[str, ...]`): Corpora, one after the other.
+        pair (`Pair`): Decides which languages of the sample are read.
+        split (`str`): "train" or "validation".
+        target (`Target`): Its tokenizer makes the ids.
+        questions (`tuple[str, ...]`): Question sets to keep out.
+        limit (`int`, *optional*): Documents of each corpus, at most.
+        length (`int`): Tokens of a row.
+    """
+
+    corpora: tuple[str, ...]
+    pair: Pair
+    split: str
+    target: Target
+    questions: tuple[str, ...]
+    limit: int | None
+    length: int
+
+    def write_shard(self, path: Path, share: tuple[int, int]) -> None:
+        """Read a worker's share of the documents and write its rows."""
+        tokenizer, decontaminator = self.target.load_tokenizer(), keep_out(self.questions, self.pair)
+        drops: Counter[str] = Counter()
+        documents = itertools.chain.from_iterable(
+            read_token_ids(name, self.pair, self.split, tokenizer, decontaminator, self.limit, drops, share)
+            for name in self.corpora
+        )
+        write_packed(pack(documents, self.length), path, drops)
+
+
+def pack_corpora(packing: Packing, folder: Path, workers: int) -> list[Path]:
+    """Pack corpora into a shard a worker, each in a process of its own; shards that are there are not made again.
+
+    Returns:
+        `list[Path]` of the shards.
+    """
+    shards = [folder / f"{packing.split}-{worker:05d}-of-{workers:05d}.parquet" for worker in range(workers)]
+    missing = [worker for worker, shard in enumerate(shards) if not shard.is_file()]
+    if workers == 1:
+        for worker in missing:
+            packing.write_shard(shards[worker], (worker, workers))
+    elif missing:
+        with ProcessPoolExecutor(len(missing), mp_context=multiprocessing.get_context("spawn")) as pool:
+            jobs = [pool.submit(packing.write_shard, shards[worker], (worker, workers)) for worker in missing]
+            for job in jobs:
+                job.result()
+    return shards
+
+
+@dataclass(frozen=True)
 class PackedRows:
     """Hold packed rows and what is to be said of them."""
 
@@ -122,20 +180,26 @@ class PackedRows:
     facts: dict[str, Any]
 
 
-def load_packed(path: Path) -> PackedRows:
+def load_packed(shards: Sequence[Path]) -> PackedRows:
     """Load what `write_packed` wrote.
 
     Raises:
-        InputError: If the file holds no row.
-        DamagedStoreError: If it is truncated.
+        InputError: If the shards hold no row.
+        DamagedStoreError: If one is truncated.
     """
-    try:
-        metadata = pq.read_metadata(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DamagedStoreError(f"{path} is damaged ({error}): delete it and run pretrain.py again") from error
-    if metadata.num_rows == 0:
-        raise InputError(f"{path} has no rows: the text is shorter than max_length, give more text or a smaller one")
-    rows = Dataset.from_parquet(str(path))
+    dropped: Counter[str] = Counter()
+    count = 0
+    for shard in shards:
+        try:
+            metadata = pq.read_metadata(shard)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DamagedStoreError(f"{shard} is damaged ({error}): delete it and run pretrain.py again") from error
+        dropped.update(json.loads(metadata.metadata[b"dropped"]))
+        count += metadata.num_rows
+    if count == 0:
+        raise InputError(
+            f"{shards[0].parent} has no rows: the text is shorter than max_length, give more text or a smaller one"
+        )
+    rows = Dataset.from_parquet([str(shard) for shard in shards])
     length = len(rows[0]["input_ids"])
-    dropped = json.loads(metadata.metadata[b"dropped"])
-    return PackedRows(rows, {"rows": len(rows), "tokens": len(rows) * length, "dropped": dropped})
+    return PackedRows(rows, {"rows": count, "tokens": count * length, "dropped": dict(dropped)})

@@ -3,8 +3,9 @@
 import errno
 import itertools
 import json
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,16 @@ from drafter_trainer.corpora.decontamination import Decontaminator
 from drafter_trainer.distillation.store import TOP_K, Answer, RowStore
 from drafter_trainer.errors import DamagedStoreError, InputError
 from drafter_trainer.languages import get_pair
-from drafter_trainer.training.packing import load_packed, pack, read_token_ids, tokenise, write_packed
+from drafter_trainer.targets import Target
+from drafter_trainer.training.packing import (
+    Packing,
+    load_packed,
+    pack,
+    pack_corpora,
+    read_token_ids,
+    tokenise,
+    write_packed,
+)
 from tests.distillation.conftest import REQUEST
 
 PAIR = get_pair("de-en")
@@ -151,7 +161,7 @@ def test_packed_rows_come_back_with_what_was_dropped(tmp_path: Path) -> None:
 
     path = tmp_path / "packed" / "train.parquet"
     write_packed(rows(), path, drops)
-    packed = load_packed(path)
+    packed = load_packed([path])
     assert packed.rows["input_ids"] == [list(range(start, start + 4)) for start in range(2500)]
     assert packed.facts == {"rows": 2500, "tokens": 10000, "dropped": {"overlap": 1250}}
 
@@ -171,12 +181,58 @@ def test_a_packed_file_is_whole_or_not_at_all(tmp_path: Path, error: BaseExcepti
     assert list(tmp_path.iterdir()) == []
 
 
+def packing_of(target: Target, path: Path, limit: int | None = None) -> Packing:
+    """Pack a file of documents in rows of eight tokens."""
+    return Packing((f"file:{path}",), PAIR, "train", target, (), limit, 8)
+
+
+def documents_of(shards: Sequence[Path], tokenizer: PreTrainedTokenizerFast) -> set[str]:
+    """Return the numbers of the documents that begin in packed rows."""
+    texts = [
+        tokenizer.decode(list(itertools.chain.from_iterable(load_packed([shard]).rows["input_ids"])))
+        for shard in shards
+    ]
+    return {number for text in texts for number in re.findall(r"number (\d+) of", text)}
+
+
+@pytest.mark.parametrize("limit", [None, 50])
+def test_workers_pack_every_document_once(
+    tmp_path: Path, target: Target, tokenizer: PreTrainedTokenizerFast, limit: int | None
+) -> None:
+    """Prevent documents that two workers pack, or none, and a limit that each worker takes for its own."""
+    path = tmp_path / "text.txt"
+    path.write_text("\n".join(f"This is the text number {n} of the file." for n in range(120)), encoding="utf-8")
+    packing = packing_of(target, path, limit)
+    one = pack_corpora(packing, tmp_path / "one", 1)
+    three = pack_corpora(packing, tmp_path / "three", 3)
+    assert [shard.name for shard in three] == [f"train-{worker:05d}-of-00003.parquet" for worker in range(3)]
+    shares = [documents_of([shard], tokenizer) for shard in three]
+    assert sum(map(len, shares)) == len(set.union(*shares))
+    # The end of a worker's text that fills no row is left out.
+    assert set.union(*shares) <= documents_of(one, tokenizer)
+    assert len(documents_of(one, tokenizer) - set.union(*shares)) <= 3
+
+
+def test_only_the_shards_that_are_missing_are_packed(tmp_path: Path, target: Target) -> None:
+    """Prevent a resume from reading all of its text again, or from going on with the half of it."""
+    path = tmp_path / "text.txt"
+    path.write_text("\n".join(f"This is the text number {n} of the file." for n in range(120)), encoding="utf-8")
+    packing = packing_of(target, path)
+    shards = pack_corpora(packing, tmp_path / "packed", 2)
+    before = [shard.read_bytes() for shard in shards]
+    shards[0].unlink()
+    kept = shards[1].stat().st_mtime_ns
+    assert pack_corpora(packing, tmp_path / "packed", 2) == shards
+    assert [shard.read_bytes() for shard in shards] == before
+    assert shards[1].stat().st_mtime_ns == kept
+
+
 def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
     """Prevent training on nothing where the text is shorter than one row."""
     path = tmp_path / "train.parquet"
     write_packed(pack([[1, 2, 3]], 8), path, Counter())
-    with pytest.raises(InputError, match=r"train\.parquet has no rows: the text is shorter than max_length"):
-        load_packed(path)
+    with pytest.raises(InputError, match=r"has no rows: the text is shorter than max_length"):
+        load_packed([path])
 
 
 @pytest.mark.parametrize("kept", [0, 0.5, 0.99])
@@ -187,4 +243,4 @@ def test_a_truncated_file_is_named_with_what_to_do(tmp_path: Path, kept: float) 
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * kept)])
     with pytest.raises(DamagedStoreError, match=r"train\.parquet is damaged .*delete it and run pretrain\.py again"):
-        load_packed(path)
+        load_packed([path])

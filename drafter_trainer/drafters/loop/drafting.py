@@ -27,6 +27,7 @@ from .settings import HIGHEST_ORDER, NETWORK_BINS, NGRAM_BINS, LoopSettings
 from .stock import StockNetwork
 
 _STEP_SMOOTHING = 0.1
+_SAMPLED_TOKENS = 1.5  # what a pass yields when sampling, until it is known of an answer
 _ASK_ANYHOW = 16  # rounds, after which a network that brought nothing is asked again
 
 
@@ -106,7 +107,7 @@ class DraftingLoop:
             limit (`int`): Draft so many tokens at most.
             process (callable, *optional*): The target's processors, from `(context, logits of shape (vocabulary,))`
                 to logits; left out where there are none.
-            sampling (`bool`): Whether the target samples. At least one token is drafted then.
+            sampling (`bool`): Whether the target samples.
             end_ids (`Collection[int]`): Ids behind which nothing is drafted.
         Returns:
             `list[Proposal]`, empty where a draft would cost more than it yields.
@@ -117,7 +118,7 @@ class DraftingLoop:
         rate = self._rate()
         draft: list[Proposal] = []
         reach: list[float] = []
-        least = 1 if sampling else 0
+        least = 0
         while len(draft) < limit:
             reached = reach[-1] if reach else 1.0
             if draft and reached < least_reach(len(draft), limit, self._curve, rate):
@@ -128,8 +129,7 @@ class DraftingLoop:
             draft.append(proposal)
             reach.append(reached * proposal.probability)
             if proposal.scores is not None:
-                # What was drawn must stay: to drop it for what it is would make its q a lie.
-                least = len(draft)
+                least = len(draft)  # what was drawn must stay
             if proposal.token in end_ids:
                 break
         length = best_length(reach, limit, self._curve, rate, least)
@@ -173,7 +173,7 @@ class DraftingLoop:
         self._sampling = sampling
         self._curve = self._stored_curve if sampling else self._clocked_curve
         self._belief = Belief(settings.sampling_calibration if sampling else settings.calibration)
-        self._rate = Rate(settings.tokens_per_pass, self._curve)
+        self._rate = Rate(_SAMPLED_TOKENS if sampling else settings.tokens_per_pass, self._curve)
         self._gain = Gain(settings.network_gain)
         self._index = SuffixIndex()
         self._read: list[int] = []
@@ -197,8 +197,8 @@ class DraftingLoop:
         probability = self._belief.probability(NETWORK, bin_)
         if best is not None and best.probability >= probability:
             return best
-        if draft and self._sampling and not extension_pays(len(draft), limit, reached, probability, self._curve, rate):
-            return None
+        if self._sampling and not extension_pays(len(draft), limit, reached, probability, self._curve, rate):
+            return None  # before it is known what was drawn: to drop it for what it is would make its q a lie
         return Proposal(token, NETWORK, probability, bin_, scores, gained=best is None or best.token != token)
 
     def _cheap(self, draft: list[Proposal]) -> Proposal | None:

@@ -29,9 +29,8 @@ def generate(model, input_ids=None, generation_config=None, logits_processor=Non
         max_new_tokens (`int`): Tokens that may be drafted.
     Returns:
         `GenerateDecoderOnlyOutput` with `sequences` of shape `(1, tokens + drafted)` and one entry a drafted token
-        in `scores`: the logits of shape `(1, vocabulary)` of the q that it was drawn from when sampling, nothing
-        (shape `(1, 0)`) in greedy decoding, which reads none unless it weighs both models. `past_key_values` is
-        `None`: the loop keeps its own.
+        in `scores`: the logits of shape `(1, vocabulary)` of the q that it was drawn from, or `NoScores` where no
+        token was drawn and none are read. `past_key_values` is `None`: the loop keeps its own.
     """
     if not getattr(generation_config, "is_assistant", False):
         if input_ids is not None:
@@ -60,13 +59,28 @@ def generate(model, input_ids=None, generation_config=None, logits_processor=Non
     end_ids = (end_ids,) if isinstance(end_ids, int) else end_ids or ()
     draft = loop.draft(input_ids[0].tolist(), limit, process, sampling, end_ids)
     tokens = torch.tensor([[proposal.token for proposal in draft]], dtype=input_ids.dtype, device=input_ids.device)
-    # Assisted decoding wants at least one score, also for an empty draft.
-    scores = (input_ids.new_zeros((1, 0), dtype=torch.float32),) * max(len(draft), 1)
-    if sampling or generation_config.assistant_ensemble_weight is not None:
+    scores = (NoScores(),)
+    drawn = any(proposal.scores is not None for proposal in draft)
+    if drawn or (draft and generation_config.assistant_ensemble_weight is not None):
         scores = tuple(_scores(proposal, loop.vocabulary, input_ids.device) for proposal in draft)
     return GenerateDecoderOnlyOutput(
         sequences=torch.cat((input_ids, tokens), dim=-1), scores=scores, past_key_values=None
     )
+
+
+class NoScores:
+    """Stand in for the scores of a draft of which no token was drawn: stacked by torch it is `None`.
+
+    Candidates without scores are what assisted decoding takes from prompt lookup. It samples its own tokens then and
+    keeps the draft as far as they agree, which accepts a certain token with p(token) as it should, and an empty draft
+    too: with scores an empty one breaks it, and every sampling round would have to verify something (transformers
+    5.23).
+    """
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        """Be nothing, whatever is made of it."""
+        return None
 
 
 def attach_loop(model, loop: DraftingLoop) -> None:
