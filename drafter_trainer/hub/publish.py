@@ -70,6 +70,8 @@ _HYPERPARAMETERS = (
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
     "loss_type",
+    "kl_weight",  # as losses were named in earlier runs
+    "acceptance_weight",
     "lora_rank",
     "lora_alpha",
 )
