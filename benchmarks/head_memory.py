@@ -60,7 +60,13 @@ def step_twice(way: str) -> dict[str, float]:
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     model = GemmaForCausalLM(config).to(device)
     ids = torch.randint(0, config.vocab_size, (ROWS, LENGTH), device=device)
-    arguments = PretrainingArguments(output_dir="unused", use_cpu=device.type == "cpu", save_strategy="no")
+    arguments = PretrainingArguments(
+        output_dir="unused",
+        use_cpu=device.type == "cpu",
+        save_strategy="no",
+        eval_strategy="no",
+        load_best_model_at_end=False,
+    )
     trainer = PretrainingTrainer(model=model, args=arguments)
     optimizer = torch.optim.AdamW(model.parameters())
     for _ in range(2):
