@@ -78,11 +78,15 @@ class KeySet(Set):
 
     Args:
         shards (`Iterable[Sequence[str]]`): The keys of each shard.
+        count (`int`): How many keys there are in all.
     """
 
-    def __init__(self, shards: Iterable[Sequence[str]]) -> None:
-        parts = [np.array(keys, dtype="S64") for keys in shards]
-        self._keys = np.concatenate(parts) if parts else np.empty(0, dtype="S64")
+    def __init__(self, shards: Iterable[Sequence[str]], count: int) -> None:
+        self._keys = np.empty(count, dtype="S64")
+        start = 0
+        for keys in shards:
+            self._keys[start : start + len(keys)] = keys
+            start += len(keys)
         self._keys.sort()
 
     @property
@@ -134,7 +138,8 @@ class RowStore:
             for schema, pattern in ((ROWS, "rows"), (DROPPED, "dropped"))
             for shard in sorted(self.folder.glob(f"{pattern}-*.parquet"))
         ]
-        keys = KeySet(_read(shard, schema, ["key"]).column("key").to_pylist() for schema, shard in shards)
+        count = sum(_read(shard, schema, []).num_rows for schema, shard in shards)
+        keys = KeySet((_read(shard, schema, ["key"]).column("key").to_pylist() for schema, shard in shards), count)
         if repeated := keys.repeated:
             found = 0
             for schema, shard in shards:
