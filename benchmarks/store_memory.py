@@ -58,7 +58,7 @@ def main() -> None:
                     check=True,
                     env={"HF_DATASETS_CACHE": f"{folder}/cache", "PATH": ""},
                 )
-                peaks[f"{way}, peak MiB"] = json.loads(said.stdout.splitlines()[-1])["peak MiB"]
+                peaks |= {f"{way}, {name}": value for name, value in json.loads(said.stdout.splitlines()[-1]).items()}
         figures.append({"rows": rows} | peaks)
     growth = {
         f"{way}: growth of peak resident memory, MiB (bar 200)": figures[1][f"{way}, peak MiB"]
@@ -93,7 +93,8 @@ def read(folder: Path, way: str) -> dict[str, float]:
     """Read a store as a resumed run does.
 
     Returns:
-        `dict` with the process's peak, in MiB.
+        `dict` with the process's peak, and how much of its memory is pages of mapped files at the end (on Linux),
+        which the system takes back when it needs them, in MiB.
     """
     if way == WAYS[0]:
         store = RowStore(folder)
@@ -102,7 +103,10 @@ def read(folder: Path, way: str) -> dict[str, float]:
     else:
         rows = GroupedRows(load_rows(folder, TARGET), 128, 4096, seed=0)
         SelfDistilledCollator(0, 128)(rows.__getitems__([0]))
-    return {"peak MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    status = Path("/proc/self/status")
+    mapped = [line.split()[1] for line in status.open() if line.startswith("RssFile")] if status.is_file() else []
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"peak MiB": peak, "of mapped files MiB": int(mapped[0]) / 1024 if mapped else 0.0}
 
 
 if __name__ == "__main__":
