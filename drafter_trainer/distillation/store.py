@@ -1,5 +1,6 @@
 """The resumable store of self-distilled rows: Parquet shards that appear whole or not at all."""
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import asdict, dataclass
@@ -78,15 +79,10 @@ class KeySet(Set):
 
     Args:
         shards (`Iterable[Sequence[str]]`): The keys of each shard.
-        count (`int`): How many keys there are in all.
     """
 
-    def __init__(self, shards: Iterable[Sequence[str]], count: int) -> None:
-        self._keys = np.empty(count, dtype="S64")
-        start = 0
-        for keys in shards:
-            self._keys[start : start + len(keys)] = keys
-            start += len(keys)
+    def __init__(self, shards: Iterable[Sequence[str]]) -> None:
+        self._keys = np.fromiter(itertools.chain.from_iterable(shards), dtype="S64")
         self._keys.sort()
 
     @property
@@ -138,8 +134,7 @@ class RowStore:
             for schema, pattern in ((ROWS, "rows"), (DROPPED, "dropped"))
             for shard in sorted(self.folder.glob(f"{pattern}-*.parquet"))
         ]
-        count = sum(_read(shard, schema, []).num_rows for schema, shard in shards)
-        keys = KeySet((_read(shard, schema, ["key"]).column("key").to_pylist() for schema, shard in shards), count)
+        keys = KeySet(_read(shard, schema, ["key"]).column("key").to_pylist() for schema, shard in shards)
         if repeated := keys.repeated:
             found = 0
             for schema, shard in shards:

@@ -3,7 +3,6 @@
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
@@ -11,7 +10,7 @@ from drafter_trainer.decoding.metrics import expected_alpha, greedy_agreement
 from drafter_trainer.drafters.vocabulary import map_ids
 from drafter_trainer.errors import InputError
 from drafter_trainer.training.collators import supervised_tokens
-from drafter_trainer.training.head import pieces, replaced_head
+from drafter_trainer.training.head import logits_in_pieces, replaced_head
 
 
 @torch.inference_mode()
@@ -62,8 +61,7 @@ def _count(
     """Sum the figures up row by row, so that a row that only fills up a batch can be left out."""
     rows = hidden.new_zeros(len(hidden), 3, dtype=torch.float32)
     chosen, index = hidden[:, :-1][supervised], supervised.nonzero()[:, 0]
-    for place in pieces(len(chosen), len(head.weight)):
-        logits = F.linear(chosen[place], head.weight, head.bias)
+    for place, logits in logits_in_pieces(chosen, head):
         agrees = greedy_agreement(logits, topk_ids[place]).float()
         alphas = expected_alpha(logits, topk_ids[place], topk_logprobs[place])
         rows.index_add_(0, index[place], torch.stack((agrees, alphas, torch.ones_like(alphas)), dim=1))

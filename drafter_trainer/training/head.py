@@ -67,9 +67,15 @@ def sum_losses(
     if torch.is_grad_enabled():
         return _SumOfLosses.apply(hidden, head.weight, head.bias, token_losses)
     total = hidden.new_zeros((), dtype=torch.float32)
-    for place in pieces(len(hidden), len(head.weight)):
-        total += token_losses(F.linear(hidden[place], head.weight, head.bias), place).sum()
+    for place, logits in logits_in_pieces(hidden, head):
+        total += token_losses(logits, place).sum()
     return total
+
+
+def logits_in_pieces(hidden: torch.Tensor, head: torch.nn.Linear) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Yield the logits of some tokens at a time, behind their place among all."""
+    for place in pieces(len(hidden), len(head.weight)):
+        yield place, F.linear(hidden[place], head.weight, head.bias)
 
 
 def pieces(tokens: int, vocabulary: int) -> Iterator[slice]:
