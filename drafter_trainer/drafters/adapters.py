@@ -5,6 +5,8 @@ from pathlib import Path
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
+from drafter_trainer.errors import InputError
+
 ADAPTER = "adapter"  # folder of an adapter, beside the drafter that it is merged into
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -31,9 +33,10 @@ def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     Returns:
         `PreTrainedModel`, a stock model.
     Raises:
-        ValueError: If the adapter is of a drafter of another shape.
+        InputError: If the adapter is of a drafter of another shape.
     """
     try:
         return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     except RuntimeError as error:  # sizes that do not fit
-        raise ValueError(f"the adapter in {folder} is of another drafter: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split())
+        raise InputError(f"the adapter in {folder} is of another drafter ({reason}): name its own base") from error

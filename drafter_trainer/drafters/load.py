@@ -66,7 +66,7 @@ def load_drafter(
         )
     try:
         model = _load_weights(drafter, commit, description, target_model.dtype)
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{drafter} cannot be loaded: {reason}: download or publish it again") from error
     vocabulary = target_model.config.get_text_config().vocab_size

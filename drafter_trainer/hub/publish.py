@@ -218,12 +218,8 @@ def _add_adapter(trained: Path, base: str, folder: Path) -> dict[str, str]:
         raise InputError(f"{trained} holds no adapter: finetune with --lora_rank")
     identity = identify_drafter(base)
     revision = None if Path(base).is_dir() else identity
-    try:
-        model = merge_adapter(
-            AutoModelForCausalLM.from_pretrained(base, revision=revision, dtype=torch.float32), adapter
-        )
-    except ValueError as error:
-        raise InputError(f"{error}: name the drafter that --initialization named") from error
+    model = AutoModelForCausalLM.from_pretrained(base, revision=revision, dtype=torch.float32)
+    model = merge_adapter(model, adapter)
     expected = AutoModelForCausalLM.from_pretrained(trained, dtype=torch.float32).state_dict()
     if any(not torch.allclose(weight, expected[name], atol=1e-5) for name, weight in model.state_dict().items()):
         raise InputError(f"the adapter in {trained} was not trained over {base}: name what --initialization named")
