@@ -52,6 +52,7 @@ class Costs:
         prompt (`float`): The first token, for which the prompt is read.
         passes (`list[float]`): Entry n is a round of assisted decoding that verifies n drafted tokens, all that the
             loop does around the pass included, drafting left out.
+        sampling_passes (`list[float]`): The same when sampling.
         step (`float`): One step of the drafter's network; 0 where it is not asked.
         step_without_graph (`float`, *optional*): On CUDA, the same launched in pieces.
     """
@@ -59,6 +60,7 @@ class Costs:
     plain: float
     prompt: float
     passes: list[float]
+    sampling_passes: list[float]
     step: float
     step_without_graph: float | None = None
 

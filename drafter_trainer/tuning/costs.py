@@ -17,7 +17,7 @@ from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.decoding.sampling import sampling_arguments
 from drafter_trainer.drafters.configuration import draft_config
 from drafter_trainer.drafters.initialization import from_scratch
-from drafter_trainer.drafters.loop.generate import set_draft_length
+from drafter_trainer.drafters.loop.generate import NoScores, set_draft_length
 from drafter_trainer.drafters.loop.graph import GraphedNetwork
 from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.drafters.loop.repository import build_network
@@ -27,7 +27,12 @@ _PLAIN_TOKENS = 24
 
 
 def measure_passes(
-    target_model: PreTrainedModel, draft_model: PreTrainedModel, prompt_ids: Sequence[int], longest: int, repeats: int
+    target_model: PreTrainedModel,
+    draft_model: PreTrainedModel,
+    prompt_ids: Sequence[int],
+    longest: int,
+    repeats: int,
+    temperature: float = 0.0,
 ) -> list[float]:
     """Time rounds of assisted decoding with drafts of 0 to `longest` tokens.
 
@@ -38,6 +43,8 @@ def measure_passes(
         draft_model (`PreTrainedModel`): Lends its configuration; its weights are not used.
         prompt_ids (`Sequence[int]`): What is continued.
         repeats (`int`): Rounds of each length, of which the median is returned.
+        temperature (`float`, *optional*, defaults to `0.0`): Of decoding; the fillers are certain, as tokens of lookup
+            and table are.
     Returns:
         `list[float]` of length `longest + 1`, in milliseconds.
     """
@@ -54,8 +61,7 @@ def measure_passes(
         length = next(lengths) if input_ids.shape[1] > len(prompt_ids) else 0
         filler = input_ids[:, -1:].expand(-1, length)
         last = (length, time.perf_counter()) if input_ids.shape[1] > len(prompt_ids) else None
-        scores = (torch.zeros((1, 0), device=input_ids.device),) * max(length, 1)
-        return GenerateDecoderOnlyOutput(sequences=torch.cat((input_ids, filler), dim=-1), scores=scores)
+        return GenerateDecoderOnlyOutput(sequences=torch.cat((input_ids, filler), dim=-1), scores=(NoScores(),))
 
     # A copy of the module alone: the drafter itself goes on drafting as it did.
     filling = copy.copy(draft_model)
@@ -71,7 +77,7 @@ def measure_passes(
                 attention_mask=torch.ones_like(ids),
                 assistant_model=filling,
                 max_new_tokens=8 * (longest + 2),
-                **sampling_arguments(0.0),
+                **sampling_arguments(temperature),
             )
     return [statistics.median(taken) for taken in times]
 
@@ -130,11 +136,16 @@ def measure_costs(
 ) -> Costs:
     """Measure all three; see the functions above. A step takes no time where there is no network."""
     prompt, plain = measure_plain(target_model, prompt_ids, repeats)
+    greedy, sampling = (
+        measure_passes(target_model, draft_model, prompt_ids, longest, repeats, temperature)
+        for temperature in (0.0, 1.0)
+    )
     pieces = LeanNetwork(draft_model, network.draft_ids) if isinstance(network, GraphedNetwork) else None
     return Costs(
         plain=plain,
         prompt=prompt,
-        passes=measure_passes(target_model, draft_model, prompt_ids, longest, repeats),
+        passes=greedy,
+        sampling_passes=sampling,
         step=0.0 if network is None else measure_step(network, prompt_ids, 10 * repeats),
         step_without_graph=None if pieces is None else measure_step(pieces, prompt_ids, 10 * repeats),
     )

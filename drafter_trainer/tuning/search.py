@@ -88,7 +88,8 @@ class Tuning:
     def run(self) -> Choice:
         """Search; `trials` then holds every trial with what it gave."""
         device = self.draft_model.device.type
-        choice = Choice(LoopSettings(pass_milliseconds={device: list(self.costs.passes)}))
+        curves = {device: list(self.costs.passes)}, {device: list(self.costs.sampling_passes)}
+        choice = Choice(LoopSettings(pass_milliseconds=curves[0], sampling_pass_milliseconds=curves[1]))
         with tqdm(unit="trial", desc="tuning") as bar:
             self._bar = bar
             choice = self._best("weights", [(kind, self._with_weights(choice, kind)) for kind in self._weights()])

@@ -25,7 +25,7 @@ PROMPT = 3000.0
 
 def costs_of(passes: list[float]) -> Costs:
     """Make costs of a machine."""
-    return Costs(plain=passes[0], prompt=PROMPT, passes=passes, step=0.0)
+    return Costs(plain=passes[0], prompt=PROMPT, passes=passes, sampling_passes=passes, step=0.0)
 
 
 def make(

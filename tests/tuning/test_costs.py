@@ -15,7 +15,10 @@ from drafter_trainer.tuning.overhead import attach_confident_loop, measure_overh
 PROMPTS = [[9, 33, 120, 7], [50, 60, 70]]
 
 
-def test_passes_are_those_of_each_length(target_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_passes_are_those_of_each_length(
+    target_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, temperature: float
+) -> None:
     """A curve that is shifted by one, or that counts drafting, prices every draft wrongly."""
     now = [0.0]
     monkeypatch.setattr(costs_module.time, "perf_counter", lambda: now[0])
@@ -27,7 +30,7 @@ def test_passes_are_those_of_each_length(target_model: PreTrainedModel, monkeypa
 
     monkeypatch.setattr(target_model, "forward", slow)
     drafter = copy.deepcopy(target_model)
-    assert measure_passes(target_model, drafter, PROMPTS[0], 5, 2) == pytest.approx([1, 2, 3, 4, 5, 6])
+    assert measure_passes(target_model, drafter, PROMPTS[0], 5, 2, temperature) == pytest.approx([1, 2, 3, 4, 5, 6])
     # It goes on drafting as it did.
     assert "generate" not in vars(drafter)
 
@@ -37,8 +40,8 @@ def test_costs_of_an_untrained_drafter(target_model: PreTrainedModel) -> None:
     shape = DrafterArguments(num_hidden_layers=1)
     drafter, network = untrained_network(shape, target_model, 100, int8=False)
     costs = measure_costs(target_model, drafter, network, PROMPTS[0], 3, 2)
-    assert len(costs.passes) == 4
-    assert min(costs.plain, costs.prompt, costs.step, *costs.passes) > 0
+    assert len(costs.passes) == len(costs.sampling_passes) == 4
+    assert min(costs.plain, costs.prompt, costs.step, *costs.passes, *costs.sampling_passes) > 0
     assert costs.step_without_graph is None
     assert measure_costs(target_model, drafter, None, PROMPTS[0], 1, 1).step == 0
 

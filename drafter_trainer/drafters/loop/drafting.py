@@ -81,10 +81,10 @@ class DraftingLoop:
         self.vocabulary = vocabulary
         self.clock = clock
         self._looks_up = LOOKUP in settings.sources
-        passes, self._stored_step = settings.costs(device.type)
-        self._stored_curve = CostCurve(passes)
-        self._clocked_curve = CostCurve(passes)
-        self._clocked_step = self._stored_step
+        # Sampling goes by what is stored, so that the same seed draws the same tokens whatever the clock says.
+        self._stored_step = self._clocked_step = settings.step(device.type)
+        self._stored_curve = CostCurve(settings.passes(device.type, sampling=True))
+        self._clocked_curve = CostCurve(settings.passes(device.type))
         self.draft_ids = None if network is None else network.draft_ids
         self._ids = None if self.draft_ids is None else self.draft_ids.tolist()
         self._known: list[int] = []

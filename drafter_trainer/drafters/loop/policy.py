@@ -108,6 +108,8 @@ class Gain:
 class Rate:
     """Follow the rate R of one answer, in tokens a millisecond of the curve's.
 
+    It is never below that of passes without a draft: where drafts brought less, the next must not be judged by them.
+
     Args:
         tokens_per_pass (`float`): What a pass yields on texts like those that the drafter was tuned on: where each
             answer starts from.
@@ -116,10 +118,11 @@ class Rate:
     def __init__(self, tokens_per_pass: float, curve: CostCurve) -> None:
         self._tokens = _RATE_PRIOR_ROUNDS * tokens_per_pass
         self._milliseconds = _RATE_PRIOR_ROUNDS * curve(max(2, round(tokens_per_pass) + 1))
+        self._curve = curve
 
     def __call__(self) -> float:
         """Return R."""
-        return self._tokens / self._milliseconds
+        return max(self._tokens / self._milliseconds, 1 / self._curve(1))
 
     def observe(self, tokens: int, milliseconds: float) -> None:
         """Count a round."""

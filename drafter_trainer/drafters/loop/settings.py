@@ -36,7 +36,8 @@ class LoopSettings:
         calibration (`dict[str, list[float]]`): For greedy decoding the probability of acceptance by source and bin.
         sampling_calibration (`dict[str, list[float]]`): The same for sampling.
         pass_milliseconds (`dict[str, list[float]]`): By kind of device ("cpu", "cuda"): entry n is a pass of the
-            target over n + 1 tokens.
+            target over n + 1 tokens, all that decoding does around it included.
+        sampling_pass_milliseconds (`dict[str, list[float]]`): The same when sampling, which takes more for each token.
         step_milliseconds (`dict[str, float]`): By kind of device: one step of the network.
     """
 
@@ -48,12 +49,18 @@ class LoopSettings:
     calibration: dict[str, list[float]] = field(default_factory=default_calibration)
     sampling_calibration: dict[str, list[float]] = field(default_factory=default_calibration)
     pass_milliseconds: dict[str, list[float]] = field(default_factory=dict)
+    sampling_pass_milliseconds: dict[str, list[float]] = field(default_factory=dict)
     step_milliseconds: dict[str, float] = field(default_factory=dict)
 
-    def costs(self, device: str) -> tuple[list[float], float]:
-        """Return the milliseconds of passes and of one step on a kind of device, measured or else generic."""
+    def passes(self, device: str, sampling: bool = False) -> list[float]:
+        """Return the milliseconds of passes on a kind of device, measured or else generic."""
         generic = [_GENERIC_PASS * share for share in _GENERIC.get(device, _FLAT)]
-        return self.pass_milliseconds.get(device, generic), self.step_milliseconds.get(device, _GENERIC_STEP)
+        greedy = self.pass_milliseconds.get(device, generic)
+        return self.sampling_pass_milliseconds.get(device, greedy) if sampling else greedy
+
+    def step(self, device: str) -> float:
+        """Return the milliseconds of one step on a kind of device, measured or else generic."""
+        return self.step_milliseconds.get(device, _GENERIC_STEP)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as it stands in `drafter.json`."""
@@ -94,9 +101,10 @@ class LoopSettings:
             raise ValueError(f"{place}: tokens_per_pass is {self.tokens_per_pass}, must be 1 or more")
         if not 0 <= self.network_gain < math.inf:
             raise ValueError(f"{place}: network_gain is {self.network_gain}, must be 0 or more")
-        for device, curve in self.pass_milliseconds.items():
-            if len(curve) < 2 or not all(0 < taken < math.inf for taken in curve):
-                raise ValueError(f"{place}: pass_milliseconds of {device} needs two times or more, all above 0")
+        for name in ("pass_milliseconds", "sampling_pass_milliseconds"):
+            for device, curve in getattr(self, name).items():
+                if len(curve) < 2 or not all(0 < taken < math.inf for taken in curve):
+                    raise ValueError(f"{place}: {name} of {device} needs two times or more, all above 0")
         for device, taken in self.step_milliseconds.items():
             if not 0 <= taken < math.inf:
                 raise ValueError(f"{place}: step_milliseconds of {device} is {taken}, must be 0 or more")

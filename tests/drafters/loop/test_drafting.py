@@ -280,6 +280,16 @@ def test_nothing_is_drafted_where_nothing_pays(sampling: bool) -> None:
         assert loop.draft([1, 2, 3, 9, 8, 7], 1, sampling=sampling) == []
 
 
+def test_sampling_goes_by_its_own_curve() -> None:
+    """A token more takes longer when sampling: drafts that pay greedily would make it slower."""
+    dear = {"cpu": [10.0 + 15.0 * tokens for tokens in range(17)]}
+    trust = calibration(network=0.6)
+    settings = make_settings(LINEAR, sources=["network"], calibration=trust, sampling_pass_milliseconds=dear)
+    for sampling, drafts in ((False, True), (True, False)):
+        loop = make_loop(settings, FakeNetwork(successor))
+        assert bool(loop.draft([1, 2, 3, 9, 8], 8, sampling=sampling)) == drafts
+
+
 def test_fillers_come_where_more_tokens_take_less_time() -> None:
     """On some machines a pass over two tokens takes longer than one over four."""
     costs = [10.0, 30.0, 30.0, 5.0, 30.0]

@@ -230,6 +230,17 @@ def test_rate_moves_from_the_tuned_to_the_own_yield() -> None:
     assert Rate(1.0, curve)() == pytest.approx(1.0 / 10.0)
 
 
+def test_rate_is_never_below_that_without_drafts() -> None:
+    """Where every draft loses, a rate that sinks with them would call the next one worth its while."""
+    rate = Rate(1.5, CostCurve([10.0, 30.0, 30.0]))
+    assert rate() == pytest.approx(1 / 10.0)
+    rate.observe(1, 30.0)
+    assert rate() == pytest.approx(1 / 10.0)
+    for _ in range(50):
+        rate.observe(6, 30.0)
+    assert rate() > 5 / 30.0
+
+
 def test_gain_moves_from_the_tuned_to_the_own_one() -> None:
     """On a text that the network cannot draft, asking it in every round would slow the target down for ever."""
     gain = Gain(0.4)

@@ -28,6 +28,7 @@ SETTINGS = LoopSettings(
     calibration=CALIBRATION,
     sampling_calibration=CALIBRATION | {"lookup": [1.0, *[0.0] * (LOOKUP_BINS - 1)]},
     pass_milliseconds={"cpu": [30.0, 31.5], "cuda": [8.0, 8.0, 8.5]},
+    sampling_pass_milliseconds={"cpu": [40.0, 43.5]},
     step_milliseconds={"cpu": 1.25},
 )
 
@@ -58,11 +59,13 @@ def test_defaults_are_not_shared() -> None:
 
 def test_measured_costs_come_before_generic_ones() -> None:
     """The time of a pass on another kind of device says nothing of this one."""
-    assert SETTINGS.costs("cpu") == ([30.0, 31.5], 1.25)
-    assert SETTINGS.costs("cuda")[0] == [8.0, 8.0, 8.5]
-    assert SETTINGS.costs("cuda")[1] > 0  # measured passes, generic step
+    assert SETTINGS.passes("cpu") == [30.0, 31.5]
+    assert SETTINGS.passes("cpu", sampling=True) == [40.0, 43.5]
+    assert SETTINGS.step("cpu") == 1.25
+    assert SETTINGS.passes("cuda") == SETTINGS.passes("cuda", sampling=True) == [8.0, 8.0, 8.5]
+    assert SETTINGS.step("cuda") > 0  # generic
     for device in ("cpu", "cuda", "mps"):
-        passes, step = LoopSettings().costs(device)
+        passes, step = LoopSettings().passes(device), LoopSettings().step(device)
         assert len(passes) > LoopSettings().longest_draft
         assert min(passes) > 0
         assert 0 < step < passes[0]
@@ -100,6 +103,7 @@ def test_measured_costs_come_before_generic_ones() -> None:
         (changed(pass_milliseconds={"cuda": [8.0]}), "pass_milliseconds of cuda needs two times or more, all above 0"),
         (changed(pass_milliseconds={"cpu": [30.0, 0.0]}), "pass_milliseconds of cpu needs"),
         (changed(pass_milliseconds={"cpu": []}), "pass_milliseconds of cpu needs"),
+        (changed(sampling_pass_milliseconds={"cpu": [8.0]}), "sampling_pass_milliseconds of cpu needs"),
     ],
 )
 def test_what_the_loop_cannot_use_is_refused(values: Any, message: str) -> None:
