@@ -1,5 +1,6 @@
 """Decoding answers that are known already."""
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -44,14 +45,14 @@ def test_replayed_rounds_are_those_of_decoding(target_model: PreTrainedModel, so
     answers = greedy_answers(target_model, PROMPTS, TOKENS)
     slots = count_table([[*prompt, *answer] for prompt, answer in zip(PROMPTS[1:], answers[1:])], (1, 2))
     settings = make_settings(COSTS, sources=sources, longest_draft=5, calibration=calibration(0.6, 0.5, 0.7))
-    stopped = lambda: 0.0  # noqa: E731 (both learn the same of a clock that stands still)
-    drafter, _ = make(target_model, settings, stopped, slots)
+    # Both learn the same of a clock that goes on by as much at each look.
+    drafter, _ = make(target_model, settings, itertools.count(step=1.5).__next__, slots)
     decoded: list[list[Round]] = []
     for prompt, answer in zip(PROMPTS, answers):
         decoding = decode(target_model, prompt, {"assistant_model": drafter}, 0.0, 0, TOKENS)
         assert decoding.output_ids == answer
         decoded.append(decoding.rounds)
-    _, loop = make(target_model, settings, stopped, slots)
+    _, loop = make(target_model, settings, itertools.count(step=1.5).__next__, slots)
     known = [(prompt, answer, TOKENS) for prompt, answer in zip(PROMPTS, answers)]
     replayed = replay(loop, known, costs_of(COSTS), SimulatedClock())
     assert replayed.rounds == [round_ for rounds in decoded for round_ in rounds]
