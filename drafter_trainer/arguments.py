@@ -166,7 +166,11 @@ class FinetuneDataArguments:
     """Say what is finetuned on, and whether the result is published."""
 
     data: list[str] = _option([], "Folders of self-distilled rows, taken together (default: RUN_FOLDER/distill)")
+    max_train_samples: int | None = _option(None, "Train on so many of their rows, chosen by chance with --seed")
     publish: bool = _option(True, "Publish the drafter at the end")
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "max_train_samples")
 
 
 @dataclass

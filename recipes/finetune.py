@@ -62,7 +62,7 @@ def main(argv: list[str]) -> None:
         report_step(step, reused=True)
     else:
         with step:
-            step.facts |= train(folder, folders, target, pair, shape, training)
+            step.facts |= train(folder, folders, data.max_train_samples, target, pair, shape, training)
         report_step(step)
     leave_processes()  # the others would wait for the first one's upload only to give up in the midst of a long one
     if data.publish and state.is_main_process:
@@ -72,6 +72,7 @@ def main(argv: list[str]) -> None:
 def train(
     folder: Path,
     data: list[Path],
+    limit: int | None,
     target: Target,
     pair: Pair,
     shape: DrafterArguments,
@@ -83,6 +84,9 @@ def train(
         split: concatenate_datasets([load_rows(rows / split, target) for rows in data])
         for split in ("train", "validation")
     }
+    if limit is not None and limit < len(rows["train"]):
+        # Shards are sorted by the lengths of the prompts: the first rows would be the short ones.
+        rows["train"] = rows["train"].shuffle(training.seed).select(range(limit))
     facts: dict[str, Any] = {}
     set_seed(training.seed)  # weights that are drawn are drawn alike in every run
     model, draft_ids = initialise_drafter(shape, target, tokenizer, pair.probes), None

@@ -1,17 +1,19 @@
 """Engines that make the target answer."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 from drafter_trainer.distillation.requests import Request
 from drafter_trainer.distillation.store import TOP_K, Answer, Refusal
 from drafter_trainer.targets import end_ids
 
 _EVICT_BELOW = 0.75
+_ROOM = 64
 
 
 class Engine(Protocol):
@@ -44,8 +46,9 @@ class Engine(Protocol):
 class TransformersEngine:
     """Answer batches of requests with a local model.
 
-    The loop is `generate`'s, with one difference: an answer that ended leaves the batch. With `generate` it stays
-    until the longest has ended, and one that loops up to the length limit keeps all others waiting.
+    The loop is `generate`'s, with two differences. An answer that ended leaves the batch: with `generate` it stays
+    until the longest has ended, and one that loops up to the length limit keeps all others waiting. And the cache has
+    room for the tokens to come: `generate`'s is copied at every token.
 
     Args:
         model (`PreTrainedModel`): The target, on its device.
@@ -81,7 +84,7 @@ class TransformersEngine:
         prompts = [[self.pad_id] * (longest - len(request.prompt_ids)) + [*request.prompt_ids] for request in requests]
         padding = torch.tensor([longest - len(request.prompt_ids) for request in requests], device=device)
         generator = torch.Generator(device).manual_seed(int(requests[0].key[:15], 16))
-        cache = DynamicCache(config=self.model.config)
+        cache = _roomy_cache(self.model)
         input_ids = torch.tensor(prompts, device=device)
         rows = torch.arange(len(requests), device=device)  # which request each row of the batch answers
         recorder = _Recorder(len(requests), requests[0].max_new_tokens)
@@ -112,6 +115,42 @@ class TransformersEngine:
                 cache.batch_select_indices(kept)
                 rows, input_ids = rows[kept], input_ids[kept]
         return recorder.answers()
+
+
+class _RoomyLayer(DynamicLayer):
+    """Keep a layer's keys and values at the front of buffers with room for those to come."""
+
+    _buffers: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any) -> tuple:
+        """Write behind what is there, of shape `(batch, heads, tokens, width)`."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start = self.get_seq_length()
+        end = start + key_states.shape[-2]
+        if self._buffers is None or end > self._buffers[0].shape[-2]:
+            self._buffers = tuple(
+                new.new_empty((*new.shape[:2], end + _ROOM, new.shape[-1])) for new in (key_states, value_states)
+            )
+            for buffer, old in zip(self._buffers, (self.keys, self.values)):
+                if start:
+                    buffer[:, :, :start] = old
+        for buffer, new in zip(self._buffers, (key_states, value_states)):
+            buffer[:, :, start:end] = new
+        self.keys, self.values = (buffer[:, :, :end] for buffer in self._buffers)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep these rows of the batch."""
+        super().batch_select_indices(indices)
+        self._buffers = None  # the rows that stay were copied out of them
+
+
+def _roomy_cache(model: PreTrainedModel) -> DynamicCache:
+    cache = DynamicCache(config=model.config)
+    # Layers with a window or a state have caches of their own that do not grow.
+    cache.layers = [_RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
 
 
 class _Recorder:

@@ -57,7 +57,7 @@ class FinetuningArguments(TrainingArguments):
     Args:
         max_length (`int`): Rows longer than this lose the end of their answer.
         loss_type (`str`): "cross_entropy" on the answers, or what compares with the target's top k: "topk_kl",
-            "topk_tv", "topk_acceptance", "lk_hybrid" (see `training.losses`).
+            "topk_tv", "topk_acceptance", "lk_hybrid", "topk_rejected" (see `training.losses`).
         per_device_train_tokens (`int`): Let a batch hold rows of like lengths, so many tokens with padding at most,
             in place of `per_device_train_batch_size` rows; 0 for rows.
         draft_vocabulary (`int`): Size of the draft vocabulary, the most frequent ids of the answers; 0 for all.

@@ -107,12 +107,15 @@ class _SumOfLosses(torch.autograd.Function):
                 weight_gradient += gradient.T @ piece
             if learns_bias:
                 bias_gradient += gradient.sum(dim=0)
-        ctx.save_for_backward(hidden_gradient, weight_gradient, bias_gradient)
+        # Not saved for backward, which would hold them to its end: let go of, autograd adds to them in place what tied
+        # embeddings get from their other side.
+        ctx.gradients = [hidden_gradient, weight_gradient, bias_gradient]
         ctx.dtypes = hidden.dtype, weight.dtype, weight.dtype
         return total
 
     @staticmethod
     def backward(ctx, outer):
-        gradients = zip(ctx.saved_tensors, ctx.dtypes)
+        gradients, ctx.gradients = ctx.gradients, None
         # In place: for a vocabulary of 262,144 one more copy is a gigabyte. Nobody else holds these.
-        return *(each if each is None else each.mul_(outer).to(dtype) for each, dtype in gradients), None
+        scaled = (each if each is None else each.mul_(outer).to(dtype) for each, dtype in zip(gradients, ctx.dtypes))
+        return *scaled, None

@@ -102,7 +102,27 @@ def lk_hybrid(draft_logits: torch.Tensor, topk_ids: torch.Tensor, topk_logprobs:
     return weight * topk_kl(draft_logits, topk_ids, topk_logprobs) + (1 - weight) * tv
 
 
-TOPK_LOSSES = {loss.__name__: loss for loss in (topk_kl, topk_tv, topk_acceptance, lk_hybrid)}
+def topk_rejected(draft_logits: torch.Tensor, topk_ids: torch.Tensor, topk_logprobs: torch.Tensor) -> torch.Tensor:
+    """Compute KL(p || q) times the chance that the target rejects the drafter's token, per token: on-policy learning.
+
+    On-policy distillation lets the drafter draft and the target verify, and learns from the tokens where a draft was
+    rejected. A drafter that reads nothing but the text so far needs no decoding for that: accepted tokens are
+    distributed as the target's own (arXiv 2211.17192, appendix A.1), so the places where it drafts are those of the
+    target's answers, and the target's verdict there follows from the stored top k. A draft at a place is rejected
+    with probability TV, by which the loss is weighted in place of drawing one. The weight is of the drafter as it is
+    at this step; no gradient goes through it.
+
+    Args:
+        draft_logits, topk_ids, topk_logprobs: As for `topk_kl`.
+    Returns:
+        `torch.Tensor` of shape `(tokens,)`, in nats.
+    Source: the stage is that of arXiv 2605.29343
+    """
+    rejected = topk_tv(draft_logits.detach(), topk_ids, topk_logprobs)
+    return rejected * topk_kl(draft_logits, topk_ids, topk_logprobs)
+
+
+TOPK_LOSSES = {loss.__name__: loss for loss in (topk_kl, topk_tv, topk_acceptance, lk_hybrid, topk_rejected)}
 
 
 def _log_q(draft_logits: torch.Tensor, topk_ids: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
@@ -31,8 +33,15 @@ def load_rows(folder: Path, target: Target) -> Dataset:
         raise InputError(f"{folder} holds no rows: run distill.py first")
     check_target(store, target)
     rows = Dataset.from_parquet([str(shard) for shard in store.shards()], columns=_COLUMNS)
-    prompts, responses = (pc.list_value_length(rows.data.column(name)) for name in ("prompt_ids", "response_ids"))
-    return rows.add_column("length", pc.add(prompts, responses).to_numpy())
+    # Of the shards, which are read and let go: the dataset's own columns lie scattered over its file, and all the
+    # pages that are touched would count as this process's memory.
+    lengths = [_lengths(table) for table in store.tables(["prompt_ids", "response_ids"])]
+    return rows.add_column("length", np.concatenate(lengths))
+
+
+def _lengths(table: pa.Table) -> np.ndarray:
+    prompts, responses = (pc.list_value_length(table[name]).to_numpy() for name in ("prompt_ids", "response_ids"))
+    return prompts + responses
 
 
 def check_target(store: RowStore, target: Target) -> None:

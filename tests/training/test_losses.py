@@ -7,7 +7,15 @@ import torch
 import torch.nn.functional as F
 
 from drafter_trainer.decoding.metrics import expected_alpha
-from drafter_trainer.training.losses import TOPK_LOSSES, cross_entropy, lk_hybrid, topk_acceptance, topk_kl, topk_tv
+from drafter_trainer.training.losses import (
+    TOPK_LOSSES,
+    cross_entropy,
+    lk_hybrid,
+    topk_acceptance,
+    topk_kl,
+    topk_rejected,
+    topk_tv,
+)
 
 TOKENS, VOCABULARY = 7, 40
 
@@ -162,6 +170,21 @@ def test_the_hybrid_is_kl_far_from_the_target_and_total_variation_near_it() -> N
     )
     near = lk_hybrid(draw(0), *top(draw(0), VOCABULARY))
     torch.testing.assert_close(near, torch.zeros(TOKENS), atol=1e-4, rtol=0)
+
+
+def test_learning_from_rejections_is_learning_from_drafts_that_were_rejected() -> None:
+    """Prevent a weight that is not decoding's verdict: here tokens are drafted, verified, and the rejected kept."""
+    target_logits, draft_logits = draw(0, 1.0), draw(1, 1.0).requires_grad_()
+    ids, logprobs = top(target_logits, VOCABULARY)
+    (gradient,) = torch.autograd.grad(topk_rejected(draft_logits, ids, logprobs).sum(), draft_logits)
+    (of_all,) = torch.autograd.grad(topk_kl(draft_logits, ids, logprobs).sum(), draft_logits)
+    p, q = target_logits.softmax(dim=-1), draft_logits.detach().softmax(dim=-1)
+    random, draws = torch.Generator().manual_seed(0), 20_000
+    drafted = torch.multinomial(q, draws, replacement=True, generator=random)
+    accepted = torch.rand(TOKENS, draws, generator=random) < (p / q).gather(-1, drafted)
+    rejected = 1 - accepted.float().mean(dim=-1, keepdim=True)
+    assert rejected.std() > 0.03  # tokens weigh differently
+    torch.testing.assert_close(gradient, rejected * of_all, atol=0.01, rtol=0.05)
 
 
 @pytest.mark.parametrize(("loss", "atol"), [(topk_kl, 5e-3), (lk_hybrid, 0.05)])
