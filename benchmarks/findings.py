@@ -180,7 +180,8 @@ def train_on_rollouts(options: argparse.Namespace, target: Target, start: Path, 
         batch_size=16,
         collate_fn=SelfDistilledCollator(tokenizer.pad_token_id, 384),
     )
-    acceptance = evaluate_acceptance(trainer.model, held_out, trainer.accelerator, None)
+    trainer.model.eval()
+    acceptance = evaluate_acceptance(trainer.model, trainer.accelerator.prepare(held_out), trainer.accelerator)
     facts |= {f"eval_{name}": value for name, value in acceptance.items()}
     (folder / VOCABULARY).write_bytes((start / VOCABULARY).read_bytes())
     said.write_text(json.dumps(facts), encoding="utf-8")

@@ -1,10 +1,27 @@
-"""Batches by tokens: rows of like lengths together, so that hardly anything is padding."""
+"""Batches by tokens: rows of like lengths together, so that hardly anything is padding; and rows shared out evenly."""
 
 from collections.abc import Sequence
 from typing import Any
 
+import datasets
 import numpy as np
 from torch.utils.data import Dataset
+
+
+def fill_up(rows: datasets.Dataset, multiple: int, nothing: dict[str, Any]) -> datasets.Dataset:
+    """Add rows of which nothing is supervised until their number is a multiple.
+
+    Where processes cannot share rows out evenly, accelerate repeats rows that others have.
+
+    Args:
+        rows (`datasets.Dataset`): Training rows.
+        multiple (`int`): Rows that all processes together take at once.
+        nothing (`dict`): The row that is added.
+    """
+    lacking = -len(rows) % multiple
+    if not lacking:
+        return rows
+    return datasets.concatenate_datasets([rows, datasets.Dataset.from_list([nothing] * lacking, rows.features)])
 
 
 def group_rows(lengths: Sequence[int], tokens: int, seed: int) -> list[np.ndarray]:

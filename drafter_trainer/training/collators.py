@@ -82,13 +82,13 @@ def collate_packed(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
     """Stack packed rows, all of one length; every token is supervised.
 
     Rows `[{"input_ids": [5, 6, 2]}, {"input_ids": [8, 2, 9]}]` become `input_ids` and `labels`, both
-    `[[5, 6, 2], [8, 2, 9]]`.
+    `[[5, 6, 2], [8, 2, 9]]`. An id of -1 is no token and is not supervised.
 
     Returns:
         `dict` of tensors of shape `(batch, length)`.
     """
     input_ids = torch.tensor(np.array([row["input_ids"] for row in rows], dtype=np.int64))
-    return {"input_ids": input_ids, "labels": input_ids.clone()}
+    return {"input_ids": input_ids.clamp(min=0), "labels": input_ids.masked_fill(input_ids < 0, IGNORED)}
 
 
 def supervised_tokens(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

@@ -12,7 +12,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from drafter_trainer.drafters.adapters import ADAPTER
 from drafter_trainer.drafters.vocabulary import map_ids, narrow_head, widen_head
 from drafter_trainer.errors import InputError
-from drafter_trainer.training.batches import GroupedRows
+from drafter_trainer.training.batches import GroupedRows, fill_up
 from drafter_trainer.training.collators import supervised_tokens
 from drafter_trainer.training.evaluator import evaluate_acceptance
 from drafter_trainer.training.head import check_head, replaced_head, sum_losses
@@ -35,6 +35,14 @@ class _TokenMeanTrainer(Trainer):
         check_head(self.model)
         # Makes the Trainer count the supervised tokens of the global batch and pass them to compute_loss.
         self.model_accepts_loss_kwargs = True
+        if self.train_dataset is not None and self.args.world_size > 1:
+            at_once = self.args.world_size * self.args.per_device_train_batch_size
+            nothing = self.unsupervised(self.train_dataset[0])
+            self.train_dataset = fill_up(self.train_dataset, at_once, nothing)
+
+    def unsupervised(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return a row like this one of which nothing is supervised."""
+        raise NotImplementedError
 
     def token_losses(self, logits: torch.Tensor, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
         """Compute the loss of each supervised token.
@@ -87,6 +95,10 @@ class _TokenMeanTrainer(Trainer):
 class PretrainingTrainer(_TokenMeanTrainer):
     """Pretrain a drafter on packed rows with cross-entropy (see `collate_packed`)."""
 
+    def unsupervised(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return a row of no tokens; see the base class."""
+        return row | {"input_ids": [-1] * len(row["input_ids"])}
+
 
 class FinetuningTrainer(_TokenMeanTrainer):
     """Finetune a drafter on self-distilled rows, with their acceptance evaluated on held-out ones.
@@ -117,6 +129,10 @@ class FinetuningTrainer(_TokenMeanTrainer):
                 self.args.seed,
                 self.args.world_size,
             )
+
+    def unsupervised(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return a prompt without an answer; see the base class."""
+        return row | {"response_ids": []}
 
     def token_losses(self, logits: torch.Tensor, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
         """Compute the loss of `args.loss_type`; see the base class."""

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from drafter_trainer.training.batches import GroupedRows, group_rows
+from drafter_trainer.training.batches import GroupedRows, fill_up, group_rows
 from tests.training.conftest import COLLATOR, make_rows, with_lengths
 
 
@@ -48,3 +48,14 @@ def test_the_seed_decides_which_rows_come_together() -> None:
     one, again, other = (np.concatenate(group_rows(lengths, 100, seed)).tolist() for seed in (0, 0, 1))
     assert one == again
     assert one != other
+
+
+def test_rows_are_filled_up_with_what_is_not_supervised() -> None:
+    """Prevent a row from being lost, or one that is there already from being repeated."""
+    rows = with_lengths(make_rows(9))
+    filled = fill_up(rows, 4, rows[0] | {"response_ids": []})
+    assert filled[:9] == rows[:9]
+    assert len(filled) == 12
+    assert filled[9:]["response_ids"] == [[]] * 3
+    assert (COLLATOR([filled[10], filled[11]])["labels"] == -100).all()
+    assert fill_up(rows, 3, rows[0]) is rows

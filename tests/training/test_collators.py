@@ -88,5 +88,7 @@ def test_packed_rows_are_stacked_and_supervised_whole() -> None:
     """Prevent packed rows from being padded, masked or shifted."""
     batch = collate_packed([{"input_ids": [5, 6, 2]}, {"input_ids": [8, 2, 9]}])
     assert_batch(batch, {"input_ids": [[5, 6, 2], [8, 2, 9]], "labels": [[5, 6, 2], [8, 2, 9]]})
+    nothing = collate_packed([{"input_ids": [-1, -1]}])
+    assert_batch(nothing, {"input_ids": [[0, 0]], "labels": [[-100, -100]]})
     batch["labels"][0, 0] = -100
     assert batch["input_ids"][0, 0] == 5

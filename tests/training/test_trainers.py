@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback
@@ -308,10 +309,27 @@ def train_distributed(folder: Path) -> None:
             "metrics": {name: metrics[name] for name in METRICS},
             "weights": {name: weight.tolist() for name, weight in weights_of(trainer.model).items()},
         }
+    results["rows"] = [key for keys in gather_object([rows_trained_on(folder)]) for key in keys]
     if trainer.is_world_process_zero():
         (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
 
 
+def rows_trained_on(folder: Path) -> list[str]:
+    """Train for an epoch on rows that processes cannot share out evenly, and return those that this one had."""
+    seen: list[str] = []
+
+    def collate(batch: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        seen.extend(row["key"] for row in batch if row["response_ids"])
+        return COLLATOR(batch)
+
+    given = DISTRIBUTED | {"num_train_epochs": 1, "per_device_train_batch_size": 2, "dataloader_num_workers": 0}
+    trainer = make_trainer(folder, with_lengths(make_rows(UNEVEN)), **given)
+    trainer.data_collator = collate
+    trainer.train()
+    return seen
+
+
+UNEVEN = 9
 METRICS = ("eval_greedy_agreement", "eval_expected_alpha", "eval_supervised_tokens")
 
 
@@ -329,6 +347,7 @@ def test_several_processes_train_and_evaluate_as_one(tmp_path: Path, processes: 
     assert launched.returncode == 0, launched.stderr
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
 
+    assert sorted(results["rows"]) == sorted(f"row{number}" for number in range(UNEVEN))
     for name, (rows, _, given) in divisions(processes).items():
         result = results[name]
         trainer = make_trainer(tmp_path, rows, **given, **DISTRIBUTED)
