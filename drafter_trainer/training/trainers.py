@@ -62,7 +62,12 @@ class _TokenMeanTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Shift by one, choose the supervised positions, and reduce to a mean over the global batch."""
+        """Shift by one, choose the supervised positions, and reduce to a mean over the global batch.
+
+        Raises:
+            InputError: If the loss of training is not finite: all that follows would be lost, and the Trainer's log
+                would not say so.
+        """
         supervised, tokens = supervised_tokens(inputs)
         drafter = self.accelerator.unwrap_model(model)
 
@@ -85,6 +90,12 @@ class _TokenMeanTrainer(Trainer):
             scale = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
         # Prompts that fill max_length leave nothing supervised, and 0 / 0 is no loss.
         loss = outputs.logits * scale / torch.as_tensor(count).clamp(min=1)
+        if model.training and not loss.isfinite():
+            raise InputError(
+                f"the loss is {loss.item()} after step {self.state.global_step}: train with a lower --learning_rate "
+                f"or in fp32, into another --output_dir; a checkpoint in {self.args.output_dir} from before may be "
+                "its --initialization"
+            )
         return (loss, outputs) if return_outputs else loss
 
     def finish(self) -> None:

@@ -241,6 +241,13 @@ def test_a_batch_without_a_supervised_token_is_harmless(tmp_path: Path) -> None:
     assert np.isfinite(trainer.evaluate()["eval_loss"])
 
 
+def test_a_loss_that_is_not_finite_is_named(tmp_path: Path) -> None:
+    """Prevent a training from going on for hours, with a falling loss in its log, while its weights are NaN."""
+    trainer = make_trainer(tmp_path, make_rows(8), learning_rate=1e30, optim="sgd", max_grad_norm=0.0)
+    with pytest.raises(InputError, match=r"the loss is (nan|inf) after step 1: train with a lower --learning_rate"):
+        trainer.train()
+
+
 def test_a_token_budget_trains_on_every_row_once_an_epoch(tmp_path: Path) -> None:
     """Prevent rows from being lost or repeated where batches are counted in tokens, and batches above the budget."""
     rows = make_rows(30)
