@@ -7,6 +7,7 @@ from typing import Any
 
 from drafter_trainer.benchmark.methods import DRAFTER, PLAIN
 from drafter_trainer.benchmark.report import device_line, interval_text, markdown_table
+from drafter_trainer.benchmark.results import find_method
 from drafter_trainer.benchmark.statistics import Interval
 
 _UNMEASURED = "-"
@@ -56,10 +57,12 @@ def _measured(several: Sequence[dict[str, Any]]) -> str:
     greedy = sorted({run["questions"]["count"] for run in runs if run["temperature"] == 0})
     sampled = sorted({run["questions"]["count"] for run in runs if run["temperature"] > 0})
     seeds = len({run["seed"] for run in runs if run["temperature"] > 0})
+    looping = [find_method(run, PLAIN)["looping_share"] for run in runs]
     counts = " or ".join(map(str, greedy)) + " questions greedy"
     if sampled:
         counts += f", {' or '.join(map(str, sampled))} questions and {seeds} seeds at T = 1"
-    return f"target {', '.join(targets)}, {', '.join(dtypes)}, batch size 1, {'; '.join(devices)}; {counts}"
+    loops = f"of plain outputs {min(looping):.0%} to {max(looping):.0%} end in a loop, by run"
+    return f"target {', '.join(targets)}, {', '.join(dtypes)}, batch size 1, {'; '.join(devices)}; {counts}; {loops}"
 
 
 def _row(name: str, runs: Sequence[dict[str, Any]], pairs: Sequence[str]) -> list[str]:

@@ -118,6 +118,8 @@ def _figures(
     if decoding.draft_seconds is not None:
         figures["draft_seconds"] = decoding.draft_seconds
         figures["verification_seconds"] = decoding.verification_seconds
+    if decoding.joules is not None:
+        figures["joules"] = decoding.joules
     if setting.temperature == 0:
         figures["divergence"] = _divergence(target_model, prompt_ids, plain.output_ids, decoding.output_ids)
     return figures

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from drafter_trainer.decoding.energy import EnergyMeter
 from drafter_trainer.decoding.metrics import Round
 from drafter_trainer.decoding.sampling import sampling_arguments
 
@@ -24,6 +25,7 @@ class Decoding:
         draft_seconds (`float`, *optional*): Time in the drafter's `generate`; 0 without a drafter: what prompt lookup
             takes for its search is not told apart from the rest of the loop.
         verification_seconds (`float`, *optional*): Time in the target's passes. What is left of `seconds` is overhead.
+        joules (`float`, *optional*): Energy of the device meanwhile, where it tells.
     """
 
     output_ids: list[int]
@@ -31,6 +33,7 @@ class Decoding:
     rounds: list[Round]
     draft_seconds: float | None = None
     verification_seconds: float | None = None
+    joules: float | None = None
 
 
 def decode(
@@ -53,11 +56,12 @@ def decode(
         max_new_tokens (`int`): Length limit.
     """
     input_ids = torch.tensor([list(prompt_ids)], device=target_model.device)
-    drafting = _Stopwatch(target_model.device)
+    drafting, meter = _Stopwatch(target_model.device), EnergyMeter(target_model.device)
     recorded, timed = _PassRecorder(target_model), _timed(draft_arguments.get("assistant_model"), drafting)
     with torch.inference_mode(), recorded as recorder, timed:
         torch.manual_seed(seed)
         _synchronise(target_model.device)
+        meter.start()
         start = time.perf_counter()
         output = target_model.generate(
             input_ids=input_ids,
@@ -68,6 +72,7 @@ def decode(
         )
         _synchronise(target_model.device)
         seconds = time.perf_counter() - start
+        joules = meter.stop()
     sequence = output[0].tolist()
     return Decoding(
         sequence[len(prompt_ids) :],
@@ -75,6 +80,7 @@ def decode(
         recorder.rounds(len(prompt_ids), sequence),
         drafting.seconds(),
         recorder.stopwatch.seconds(),
+        joules,
     )
 
 

@@ -21,13 +21,18 @@ PROVENANCE = {
 
 
 def make_run(
-    seconds: dict[str, Sequence[float]], tokens: int = 10, temperature: float = 0.0, **other: Any
+    seconds: dict[str, Sequence[float]],
+    tokens: int = 10,
+    temperature: float = 0.0,
+    joules: dict[str, float] | None = None,
+    **other: Any,
 ) -> dict[str, Any]:
     """Make a run of methods that take these seconds for each prompt, and give so many tokens each time.
 
     Args:
         seconds (`dict[str, Sequence[float]]`): By method, plain decoding among them; the others draft in 0.1 s and
             have 0.2 s of overhead in each prompt, in which one round accepts two of three drafted tokens.
+        joules (`dict[str, float]`, *optional*): By method, what each prompt takes.
         other: Keys of the run.
     """
     count = len(seconds[PLAIN])
@@ -48,7 +53,11 @@ def make_run(
                 "rounds": rounds + [rest] * (tokens - 1 - drafts // 3 * 2),
                 "draft_seconds": draft_seconds,
                 "verification_seconds": took - draft_seconds - overhead,
-            } | ({"divergence": None} if temperature == 0 else {})
+            }
+            if temperature == 0:
+                figures[name]["divergence"] = None
+            if joules:
+                figures[name]["joules"] = joules[name]
         records.append({"question_id": f"q{number}", "methods": figures})
     methods = [Method(name, 0 if name == PLAIN else 3) for name in seconds]
     described = {

@@ -38,6 +38,13 @@ def test_time_is_split() -> None:
     assert RESULTS["runs"][0]["methods"][0]["time_split"]["cost_ratio"] is None
 
 
+def test_energy_is_shown_by_the_token() -> None:
+    """Energy of a whole run says nothing where methods give different numbers of tokens."""
+    run = make_run({"plain": [2.0] * 3, "drafter": [1.0] * 3}, joules={"plain": 30.0, "drafter": 12.5})
+    assert [entry["joules_per_token"] for entry in run["methods"]] == [3.0, 1.25]
+    assert "joules_per_token" not in method(RESULTS)
+
+
 @pytest.mark.parametrize("path", sorted(ROOT.glob("hub_cards/**/results.json")), ids=lambda path: path.parts[-2])
 def test_committed_results_stay_readable(path: Path) -> None:
     """Cards, README and docs are rendered from them for as long as they are not measured anew."""
