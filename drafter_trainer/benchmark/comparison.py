@@ -5,7 +5,7 @@ from typing import Any
 from drafter_trainer.benchmark.methods import PLAIN
 from drafter_trainer.benchmark.report import device_line, interval_text, markdown_table
 from drafter_trainer.benchmark.results import find_method, timings
-from drafter_trainer.benchmark.statistics import Interval, Timings, speedup, speedup_ratio, verdict
+from drafter_trainer.benchmark.statistics import Timings, speedup, speedup_ratio, verdict
 from drafter_trainer.errors import InputError
 
 _RUN = ("pair", "task", "temperature", "seed")
@@ -116,16 +116,12 @@ def _compare_runs(a: dict[str, Any], b: dict[str, Any]) -> str:
             rows.append([name, *cells, "-", "-"])
             continue
         largest = max(largest, (abs(ratio.value - 1), name))
-        rows.append([name, *cells, _ratio_text(ratio), str(verdict(ratio, len(questions)))])
+        rows.append([name, *cells, interval_text(ratio, decimals=3), str(verdict(ratio, len(questions)))])
     table = markdown_table(["method", "A (95 %)", "B (95 %)", "B / A (95 %)", "B is"], rows)
     share, name = largest
     return f"{heading}\n\n{table}\n\n" + (
         f"Largest difference: {share:.1%}, {name}." if name else "No method but plain decoding stands in both."
     )
-
-
-def _ratio_text(ratio: Interval) -> str:
-    return f"{ratio.value:.3f} ({ratio.low:.3f}-{ratio.high:.3f})"
 
 
 def _common_questions(a: dict[str, Any], b: dict[str, Any]) -> list[str]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 
 from drafter_trainer.atomic import write_whole
 from drafter_trainer.benchmark.caveats import caveats
@@ -45,7 +44,7 @@ def _run(results: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
     return {
         "title": title(results, run),
         "tables": {name: table for name, table in tables.items() if table},
-        "plots": {name: Markup(to_svg(figure)) for name, figure in figures.items() if figure},
+        "plots": {name: to_svg(figure) for name, figure in figures.items() if figure},
     }
 
 

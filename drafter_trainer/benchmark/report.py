@@ -133,7 +133,7 @@ def difference_table(run: dict[str, Any]) -> Table:
         median = median_ratio(timings(method["prompts"]), timings(plain["prompts"]))
         over = speedup(timings(subject["prompts"]), timings(method["prompts"]))
         against_plain = "-" if method is plain else str(verdict(Interval(**method["speedup"]), count))
-        against_it = ["-", "-"] if method is subject else [interval_text(over), str(verdict(over, count))]
+        against_it = ["-", "-"] if method is subject else [interval_text(over, decimals=3), str(verdict(over, count))]
         rows.append([method["name"], interval_text(median), against_plain, *against_it])
     return ["method", "median prompt (95 %)", "than plain", f"{name} over it (95 %)", f"{name} is"], rows
 
@@ -169,9 +169,10 @@ def _row(method: dict[str, Any]) -> list[str]:
     ]
 
 
-def interval_text(interval: Interval) -> str:
-    """Write a ratio with its interval."""
-    return f"{interval.value:.2f}x ({interval.low:.2f}-{interval.high:.2f})"
+def interval_text(interval: Interval, decimals: int = 2) -> str:
+    """Write a ratio with its interval; a verdict by whether it holds 1 is seen in three decimals."""
+    value, low, high = (f"{figure:.{decimals}f}" for figure in (interval.value, interval.low, interval.high))
+    return f"{value}x ({low}-{high})"
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:

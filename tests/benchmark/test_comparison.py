@@ -27,13 +27,13 @@ def test_planted_slowdown_is_found_and_noise_is_not() -> None:
     b = make_results(make_run({"plain": PLAIN_SECONDS, "lookup": noisy, "drafter": slowed(1.1)}))
     text = compare_results(a, b)
     found = rows(text)
-    assert found["drafter"][2:] == ["0.909 (0.909-0.909)", "slower"]
+    assert found["drafter"][2:] == ["0.909x (0.909-0.909)", "slower"]
     assert found["lookup"][3] == "within noise"
     assert found["plain"][2:] == ["-", "-"]
     assert "8 questions in both" in text
     assert "Largest difference: 9.1%, drafter." in text
     assert "may not be concluded" not in text
-    assert rows(compare_results(b, a))["drafter"][2:] == ["1.100 (1.100-1.100)", "faster"]
+    assert rows(compare_results(b, a))["drafter"][2:] == ["1.100x (1.100-1.100)", "faster"]
 
 
 def test_slower_machine_is_no_slower_method() -> None:
@@ -41,7 +41,7 @@ def test_slower_machine_is_no_slower_method() -> None:
     a = make_results(make_run({"plain": PLAIN_SECONDS, "drafter": SECONDS}))
     doubled = [2 * second for second in PLAIN_SECONDS]
     b = make_results(make_run({"plain": doubled, "drafter": slowed(2)}))
-    assert rows(compare_results(a, b))["drafter"][2:] == ["1.000 (1.000-1.000)", "within noise"]
+    assert rows(compare_results(a, b))["drafter"][2:] == ["1.000x (1.000-1.000)", "within noise"]
 
 
 def test_too_few_questions_get_no_verdict() -> None:
@@ -57,7 +57,7 @@ def test_only_common_questions_are_compared() -> None:
     longer = make_run({"plain": [*PLAIN_SECONDS, 1.0], "drafter": [*SECONDS, 100.0]})
     longer["questions"]["sha256"] = "1"
     text = compare_results(a, make_results(longer))
-    assert rows(text)["drafter"][2] == "1.000 (1.000-1.000)"
+    assert rows(text)["drafter"][2] == "1.000x (1.000-1.000)"
     assert "the questions differ (8 and 9, of which 8 share their ids)" in text
 
 

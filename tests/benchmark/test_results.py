@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
-from drafter_trainer.benchmark.results import SCHEMA_VERSION, check_results, read_results, write_results
+from drafter_trainer.benchmark.results import SCHEMA, SCHEMA_VERSION, check_results, read_results, write_results
 from drafter_trainer.errors import InputError
 from tests.benchmark.made import make_results, make_run
 
@@ -25,6 +26,19 @@ def test_written_is_read(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     write_results(RESULTS, path)
     assert read_results(path) == RESULTS
+
+
+def test_schema_is_one() -> None:
+    """A mistyped keyword of JSON Schema is ignored, and checks nothing."""
+    Draft202012Validator.check_schema(SCHEMA)
+    known = set(Draft202012Validator.VALIDATORS) | {"$schema", "$defs", "title", "description"}
+    stack = [SCHEMA, *SCHEMA["$defs"].values()]
+    while stack:
+        definition = stack.pop()
+        assert set(definition) <= known, set(definition) - known
+        stack += definition.get("properties", {}).values()
+        stack += definition.get("anyOf", [])
+        stack += [definition[key] for key in ("items", "additionalProperties") if key in definition]
 
 
 def test_time_is_split() -> None:

@@ -28,7 +28,7 @@ def test_compare_prints_what_differs(file: Path, tmp_path: Path, capsys: pytest.
     write_results(make_results(make_run({"plain": [2.0] * 8, "drafter": [0.8] * 8})), other)
     recipe_main("compare")([str(file), str(other)])
     shown = capsys.readouterr().out
-    assert "| 2.00x (2.00-2.00) | 2.50x (2.50-2.50) | 1.250 (1.250-1.250) | faster |" in shown
+    assert "| 2.00x (2.00-2.00) | 2.50x (2.50-2.50) | 1.250x (1.250-1.250) | faster |" in shown
 
 
 def test_compare_names_the_file_that_cannot_be_read(file: Path, tmp_path: Path) -> None:
