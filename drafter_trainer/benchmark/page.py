@@ -13,6 +13,7 @@ from drafter_trainer.benchmark.plots import PLOTS, to_svg
 from drafter_trainer.benchmark.report import (
     difference_table,
     provenance_rows,
+    quality_table,
     render_markdown,
     speedup_table,
     time_table,
@@ -41,6 +42,7 @@ def render_page(results: dict[str, Any]) -> str:
 def _run(results: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
     figures = {name: plot(run) for name, plot in PLOTS.items()}
     tables = {"Speed": speedup_table(run), "Differences": difference_table(run), "Time": time_table(run)}
+    tables["Quality"] = quality_table(run)
     return {
         "title": title(results, run),
         "tables": {name: table for name, table in tables.items() if table},

@@ -19,11 +19,11 @@ def speedup_tables(results: dict[str, Any]) -> str:
 
 
 def report_tables(results: dict[str, Any]) -> str:
-    """Render every table of every run: speedups, differences between methods, and where the time went."""
+    """Render every table of every run: speedups, differences, where the time went, and quality."""
     parts = []
     for run in results["runs"]:
         parts.append(title(results, run))
-        tables = (speedup_table(run), difference_table(run), time_table(run))
+        tables = (speedup_table(run), difference_table(run), time_table(run), quality_table(run))
         parts += [markdown_table(*table) for table in tables if table]
     return "\n\n".join(parts)
 
@@ -149,6 +149,16 @@ def time_table(run: dict[str, Any]) -> Table | None:
             ratio = "-" if split["cost_ratio"] is None else f"{split['cost_ratio']:.3f}"
             energy = "-" if joules is None else f"{joules:.2f}"
             rows.append([method["name"], *(f"{part:.2f}" for part in parts), ratio, energy])
+    return (header, rows) if rows else None
+
+
+def quality_table(run: dict[str, Any]) -> Table | None:
+    """List the scores of the answers against references, or return `None` where there were none."""
+    header = ["method", "answers", "chrF", "BLEU"]
+    scored = [(method["name"], method["quality"]) for method in run["methods"] if "quality" in method]
+    rows = [
+        [name, str(quality["answers"]), f"{quality['chrf']:.1f}", f"{quality['bleu']:.1f}"] for name, quality in scored
+    ]
     return (header, rows) if rows else None
 
 

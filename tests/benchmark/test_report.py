@@ -6,6 +6,7 @@ from drafter_trainer.benchmark.report import (
     difference_table,
     markdown_table,
     overview_table,
+    quality_table,
     render_markdown,
     report_tables,
     time_table,
@@ -82,6 +83,16 @@ def test_time_is_shown_by_the_token() -> None:
     for method in run["methods"]:
         del method["time_split"]
     assert time_table(run) is None
+
+
+def test_quality_is_shown_where_it_was_scored() -> None:
+    """Speed at the price of worse answers must be seen in the same report."""
+    run = make_run({"plain": [2.0] * 3, "drafter": [1.0] * 3})
+    assert quality_table(run) is None
+    for method, chrf in zip(run["methods"], (51.24, 48.0)):
+        method["quality"] = {"answers": 3, "chrf": chrf, "bleu": 20.06}
+    assert cells(markdown_table(*quality_table(run)))["drafter"] == ["3", "48.0", "20.1"]
+    assert "| plain   | 3       | 51.2 | 20.1 |" in report_tables(make_results(run))
 
 
 def test_report_has_every_run_and_what_it_does_not_show() -> None:
