@@ -52,9 +52,7 @@ def main(argv: list[str]) -> None:
     }
     step = Step(out / "bench", "bench", given, inputs)
     if step.is_finished():
-        results = read_results(out / "results.json")
-        write_report(results, out)
-        print(report_tables(results))
+        print(report_tables(read_results(out / "results.json")))
         return report_step(step, reused=True)
 
     tokenizer = target.load_tokenizer()
@@ -103,7 +101,7 @@ def main(argv: list[str]) -> None:
             "runs": runs,
         }
         write_results(results, out / "results.json")
-    write_report(results, out)
+        write_report(results, out)
     print(report_tables(results))
     if pretrained is None:
         print("The drafter before finetuning is not in the table: name it with --pretrained_drafter.")
