@@ -21,14 +21,16 @@ DRAFTER ?= $(firstword $(wildcard runs/smollm2-135m-drafter-de-en/drafter runs/q
 endif
 QUICKSTART := --config recipes/configs/smollm2-135m/quickstart.yaml
 
-.PHONY: help install quickstart test bench lint readme clean
+.PHONY: help install quickstart test bench compare report lint readme clean
 
 help:
 	@echo "make quickstart               the whole way on this machine: train, publish to a folder, measure"
 	@echo "make test                     the tests"
 	@echo "make bench LANG=de-en         measure a drafter [DRAFTER=folder or Hub id] [QUESTIONS=file.jsonl] [OUT=folder]"
+	@echo "make compare A=… B=…          hold two results.json against each other"
+	@echo "make report RESULTS=…         render the report of a results.json anew"
 	@echo "make lint                     ruff"
-	@echo "make readme                   write the committed results into the README"
+	@echo "make readme                   write the committed results into README and docs"
 
 install: $(INSTALLED)
 
@@ -52,6 +54,14 @@ bench: $(INSTALLED)
 	  $(notdir $(basename $(filter-out %/common.yaml %/into-english.yaml %/quickstart.yaml %/start_text.yaml,$(wildcard recipes/configs/$(TARGET)/*.yaml)))); exit 2; }
 	$(LAUNCH) recipes/bench.py --config $(CONFIG) --pair $(PAIR) $(if $(DRAFTER),--drafter $(DRAFTER)) \
 	  $(if $(QUESTIONS),--questions $(QUESTIONS)) $(if $(OUT),--out $(OUT)) $(BENCH_OPTIONS)
+
+compare: $(INSTALLED)
+	@test -n "$(A)" -a -n "$(B)" || { echo "error: name two files: make compare A=one/results.json B=other/results.json"; exit 2; }
+	@$(VENV)/bin/python recipes/compare.py $(A) $(B)
+
+report: $(INSTALLED)
+	@test -n "$(RESULTS)" || { echo "error: name a file: make report RESULTS=runs/.../results.json"; exit 2; }
+	@$(VENV)/bin/python recipes/report.py $(RESULTS) $(if $(OUT),--out $(OUT))
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .

@@ -224,6 +224,7 @@ class BenchmarkArguments:
     temperatures: list[float] = _option([0.0, 1.0], "0 is greedy")
     seeds: list[int] = _option([0, 1, 2], "Of each temperature above 0")
     max_new_tokens: int = _option(128, "Length limit of an answer")
+    repeats: int = _option(1, "Time each prompt so often, an odd number, and take the median")
     prompt_lookup_tokens: list[int] = _option([10], "Tokens that prompt lookup drafts in one round, each a method")
     without: list[str] = _option([], "Also measure the drafter without lookup, ngram or network, where it asks them")
     stock_loop: bool = _option(False, "Also measure the drafter in transformers' own loop")
@@ -231,6 +232,8 @@ class BenchmarkArguments:
     def __post_init__(self) -> None:
         if not self.temperatures or min(self.temperatures) < 0:
             raise InputError(f"temperatures must be 0 or more, got {self.temperatures}")
-        _check_positive(self, "max_new_tokens", "max_questions", "max_sampling_questions")
+        _check_positive(self, "max_new_tokens", "max_questions", "max_sampling_questions", "repeats")
+        if self.repeats % 2 == 0:
+            raise InputError(f"repeats must be odd, so that their median was measured itself, got {self.repeats}")
         if min(self.prompt_lookup_tokens, default=0) < 1:
             raise InputError(f"prompt_lookup_tokens must be 1 or more, got {self.prompt_lookup_tokens}")

@@ -2,8 +2,8 @@
 
     accelerate launch recipes/bench.py --config recipes/configs/smollm2-135m/de-en.yaml --drafter runs/drafter
 
-Writes results.json to --out (default: RUN_FOLDER) and prints the table. Batch 1, methods interleaved prompt by
-prompt. Interrupted, it goes on with the question that it was at.
+Writes results.json with its report (report.md, report.html, plots/) to --out (default: RUN_FOLDER) and prints the
+tables. Batch 1, methods interleaved prompt by prompt. Interrupted, it goes on with the question that it was at.
 """
 
 import hashlib
@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM
 
 from drafter_trainer.benchmark.measure import Setting, measure
 from drafter_trainer.benchmark.methods import build_methods
-from drafter_trainer.benchmark.report import speedup_tables
+from drafter_trainer.benchmark.page import write_report
+from drafter_trainer.benchmark.report import report_tables
 from drafter_trainer.benchmark.results import SCHEMA_VERSION, read_results, summarise_run, write_results
 from drafter_trainer.configuration import parse_arguments
 from drafter_trainer.corpora.questions import Question, load_questions
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> None:
     }
     step = Step(out / "bench", "bench", given, inputs)
     if step.is_finished():
-        print(speedup_tables(read_results(out / "results.json")))
+        print(report_tables(read_results(out / "results.json")))
         return report_step(step, reused=True)
 
     tokenizer = target.load_tokenizer()
@@ -72,11 +73,14 @@ def main(argv: list[str]) -> None:
         runs = []
         for setting in settings:
             asked = questions if setting.temperature == 0 else questions[: bench.max_sampling_questions]
-            records = measure(target_model, tokenizer, asked, methods, setting, step.folder / "journal.jsonl")
+            records = measure(
+                target_model, tokenizer, asked, methods, setting, step.folder / "journal.jsonl", bench.repeats
+            )
             described = {
                 "pair": str(pair),
                 "task": "translation",
                 "draft_length": drafter.generation_config.num_assistant_tokens,
+                "repeats": bench.repeats,
                 "dtype": str(target_model.dtype).removeprefix("torch."),
                 "questions": {
                     "source": Path(bench.questions).name,
@@ -97,7 +101,8 @@ def main(argv: list[str]) -> None:
             "runs": runs,
         }
         write_results(results, out / "results.json")
-    print(speedup_tables(results))
+        write_report(results, out)
+    print(report_tables(results))
     if pretrained is None:
         print("The drafter before finetuning is not in the table: name it with --pretrained_drafter.")
     report_step(step)

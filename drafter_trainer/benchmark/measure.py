@@ -37,6 +37,7 @@ def measure(
     methods: Sequence[Method],
     setting: Setting,
     journal: Path,
+    repeats: int = 1,
 ) -> list[dict[str, Any]]:
     """Measure all methods under one setting.
 
@@ -49,6 +50,8 @@ def measure(
         setting (`Setting`): Temperature and seed.
         journal (`Path`): Gains a line when a question has been asked of all methods; what stands in it is not asked
             again. Several settings share one.
+        repeats (`int`, *optional*, defaults to 1): Each method answers each question so often, an odd number. The
+            answer that took the median time is the one that counts, with all its figures.
     Returns:
         `list[dict]`, the setting's records in the journal: setting, question, and each method's figures.
     Raises:
@@ -67,22 +70,23 @@ def measure(
     name = "greedy" if setting.temperature == 0 else f"T = {setting.temperature:g}, seed {setting.seed}"
     for number, question in tqdm(work, unit="question", desc=name):
         prompt_ids = prompts[question.question_id]
-        turn = number % len(methods)
-        decodings = {
-            method.name: decode(
-                target_model,
-                prompt_ids,
-                method.draft_arguments,
-                setting.temperature,
-                setting.seed,
-                setting.max_new_tokens,
-            )
-            for method in (*methods[turn:], *methods[:turn])
-        }
+        takes: dict[str, list[Decoding]] = {method.name: [] for method in methods}
+        for repeat in range(repeats):
+            turn = (number + repeat) % len(methods)
+            for method in (*methods[turn:], *methods[:turn]):
+                decoding = decode(
+                    target_model,
+                    prompt_ids,
+                    method.draft_arguments,
+                    setting.temperature,
+                    setting.seed,
+                    setting.max_new_tokens,
+                )
+                takes[method.name].append(decoding)
         record = own | {
             "question_id": question.question_id,
             "methods": {
-                method.name: _figures(tokenizer, target_model, prompt_ids, decodings, method.name, setting)
+                method.name: _figures(tokenizer, target_model, prompt_ids, takes, method.name, setting)
                 for method in methods
             },
         }
@@ -95,11 +99,11 @@ def _figures(
     tokenizer: PreTrainedTokenizerBase,
     target_model: PreTrainedModel,
     prompt_ids: list[int],
-    decodings: dict[str, Decoding],
+    takes: dict[str, list[Decoding]],
     name: str,
     setting: Setting,
 ) -> dict[str, Any]:
-    decoding, plain = decodings[name], decodings[PLAIN]
+    decoding, plain = _median(takes[name]), _median(takes[PLAIN])
     text = tokenizer.decode(decoding.output_ids, skip_special_tokens=True)
     figures = {
         "tokens": len(decoding.output_ids),
@@ -109,9 +113,21 @@ def _figures(
         "looping": is_looping(decoding.output_ids),
         "rounds": [asdict(round_) for round_ in decoding.rounds],
     }
+    if len(takes[name]) > 1:
+        figures["repeat_seconds"] = [take.seconds for take in takes[name]]
+    if decoding.draft_seconds is not None:
+        figures["draft_seconds"] = decoding.draft_seconds
+        figures["verification_seconds"] = decoding.verification_seconds
+    if decoding.joules is not None:
+        figures["joules"] = decoding.joules
     if setting.temperature == 0:
         figures["divergence"] = _divergence(target_model, prompt_ids, plain.output_ids, decoding.output_ids)
     return figures
+
+
+def _median(takes: list[Decoding]) -> Decoding:
+    # By the time of a token: drafts follow the clock, so that sampled answers may differ from one take to the next.
+    return sorted(takes, key=lambda take: take.seconds / len(take.output_ids))[len(takes) // 2]
 
 
 def _divergence(

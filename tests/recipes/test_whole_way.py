@@ -197,6 +197,16 @@ def test_card_shows_what_the_results_hold(run: Path) -> None:
         assert f"{method['tokens_per_second']:.1f}" in card
 
 
+def test_benchmark_leaves_its_report(run: Path) -> None:
+    """What is shown to others must not wait for another command."""
+    page = (run / "report.html").read_text(encoding="utf-8")
+    for method in read_results(run / "results.json")["runs"][0]["methods"]:
+        assert f"{method['tokens_per_second']:.1f}" in page
+        assert method["time_split"]["verification_seconds"] > 0
+    # Speedup, acceptance and time of each of the two runs
+    assert len(list((run / "plots").glob("*.png"))) == 6
+
+
 def test_second_run_reuses_every_step(run: Path, config: Path) -> None:
     """Hours of distillation or training must not be done again because a command was repeated."""
     before = {
