@@ -213,10 +213,14 @@ class BenchmarkArguments:
     pretrained_drafter: str | None = _option(
         None, "The drafter before finetuning: Hub id or folder (default: pretrain/ beside the drafter's folder)"
     )
-    questions: str = _option("sample", "sample, a parallel corpus, or a Spec-Bench file")
-    max_questions: int | None = _option(None, "Ask the first so many")
+    task: str = _option("translation", "What is measured: its options come from recipes/configs/tasks/TASK.yaml")
+    questions: str = _option("sample", "sample, a parallel corpus, mt-bench, or a Spec-Bench file")
+    categories: list[str] = _option([], "Of a Spec-Bench file: ask the questions of these categories alone")
+    turns: int = _option(1, "Of a question with several turns: ask so many, each after plain decoding's own answers")
+    max_questions: int | None = _option(None, "Ask the first so many; each turn counts")
     max_sampling_questions: int | None = _option(None, "Ask the first so many at temperatures above 0")
-    out: str = _option("", "Folder of results.json (default: RUN_FOLDER)")
+    out: str = _option("", "Folder of results.json (default: RUN_FOLDER; of another task: RUN_FOLDER/tasks/TASK)")
+    save_outputs: bool = _option(False, "Also write outputs.jsonl: every method's answers, for recipes/judge.py")
     temperatures: list[float] = _option([0.0, 1.0], "0 is greedy")
     seeds: list[int] = _option([0, 1, 2], "Of each temperature above 0")
     max_new_tokens: int = _option(128, "Length limit of an answer")
@@ -227,6 +231,47 @@ class BenchmarkArguments:
     def __post_init__(self) -> None:
         if not self.temperatures or min(self.temperatures) < 0:
             raise InputError(f"temperatures must be 0 or more, got {self.temperatures}")
-        _check_positive(self, "max_new_tokens", "max_questions", "max_sampling_questions")
+        _check_positive(self, "max_new_tokens", "max_questions", "max_sampling_questions", "turns")
+        if unknown := set(self.without) - {"lookup", "ngram", "network"}:
+            raise InputError(f"without names sources: lookup, ngram, network; got {', '.join(sorted(unknown))}")
         if min(self.prompt_lookup_tokens, default=0) < 1:
             raise InputError(f"prompt_lookup_tokens must be 1 or more, got {self.prompt_lookup_tokens}")
+
+
+@dataclass
+class MatrixArguments:
+    """Say which drafters are measured on what."""
+
+    drafters: list[str] = _option([], "Hub ids or folders of drafters, or folders with a results.json that is there")
+    tasks: list[str] = _option(["translation", "story"], "Tasks of recipes/configs/tasks")
+    pairs: list[str] = _option([], "Each task is asked in each of these pairs (default: the one of the config)")
+    task_questions: list[str] = _option(
+        [], "What a task asks, as TASK=SOURCE; {pair} in it stands for the pair (default: as the task's file says)"
+    )
+    out: str = _option("runs/matrix", "Folder of the cells' results, matrix.md and matrix.png")
+
+    def __post_init__(self) -> None:
+        if not self.drafters:
+            raise InputError("no drafters: give --drafters FOLDER_OR_HUB_ID ..., or a --config that has them")
+        for pair in self.pairs:
+            get_pair(pair)
+        for entry in self.task_questions:
+            if entry.partition("=")[0] not in self.tasks or not entry.partition("=")[2]:
+                raise InputError(f"task_questions are TASK=SOURCE of the tasks {', '.join(self.tasks)}, got {entry}")
+
+
+@dataclass
+class JudgeArguments:
+    """Say who grades which answers."""
+
+    outputs: str = _option("", "Folder of an outputs.jsonl, as bench.py --save_outputs true left it")
+    servers: list[str] = _option([], "OpenAI-compatible servers such as http://host:8000; a key: OPENAI_API_KEY")
+    judge_model: str = _option("", "The servers' name for the judge")
+    max_new_tokens: int = _option(1024, "Length limit of a judgement")
+    concurrency: int = _option(8, "Requests in flight at each server")
+    request_timeout: int = _option(600, "Seconds to wait for an answer")
+
+    def __post_init__(self) -> None:
+        if not self.outputs or not self.servers or not self.judge_model:
+            raise InputError("give --outputs FOLDER --servers http://HOST:PORT --judge_model NAME")
+        _check_positive(self, "max_new_tokens", "concurrency", "request_timeout")

@@ -1,24 +1,30 @@
 """Measure a drafter against plain decoding, prompt lookup and itself before finetuning.
 
     accelerate launch recipes/bench.py --config recipes/configs/smollm2-135m/de-en.yaml --drafter runs/drafter
+    accelerate launch recipes/bench.py --config recipes/configs/smollm2-135m/de-en.yaml --task story
 
-Writes results.json to --out (default: RUN_FOLDER) and prints the table. Batch 1, methods interleaved prompt by
-prompt. Interrupted, it goes on with the question that it was at.
+Writes results.json to --out (default: RUN_FOLDER, or RUN_FOLDER/tasks/TASK) and prints the table. Batch 1, methods
+interleaved prompt by prompt. Where questions have references, answers are scored against them. Interrupted, it goes on
+with the question that it was at.
 """
 
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from transformers import AutoModelForCausalLM
 
 from drafter_trainer.benchmark.measure import Setting, measure
 from drafter_trainer.benchmark.methods import build_methods
+from drafter_trainer.benchmark.outputs import FILE_NAME, write_outputs
+from drafter_trainer.benchmark.quality import add_quality, quality_tables
 from drafter_trainer.benchmark.report import speedup_tables
 from drafter_trainer.benchmark.results import SCHEMA_VERSION, read_results, summarise_run, write_results
 from drafter_trainer.configuration import parse_arguments
 from drafter_trainer.corpora.questions import Question, load_questions
+from drafter_trainer.corpora.tasks import TRANSLATION, Task
 from drafter_trainer.drafters.load import describe_drafter, identify_drafter, load_drafter
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair
@@ -27,22 +33,25 @@ from drafter_trainer.provenance import collect_provenance
 from drafter_trainer.steps import Step
 from drafter_trainer.targets import resolve_target
 
+TASKS = Path(__file__).parent / "configs" / "tasks"
+
 
 def main(argv: list[str]) -> None:
-    (run, where, bench), given = parse_arguments("bench", argv, __doc__)
+    (run, where, bench), given = parse_arguments("bench", argv, __doc__, TASKS)
     pair = get_pair(run.pair)
     require_one_process("a benchmark runs")
     drafter_path = bench.drafter or str(run.folder / "drafter")
     if not bench.drafter and not Path(drafter_path).is_dir():
         raise InputError(f"there is no drafter in {drafter_path}: train one, or give --drafter FOLDER_OR_HUB_ID")
     description = describe_drafter(drafter_path)
-    questions = load_questions(bench.questions, pair, bench.max_questions)
+    task = Task(bench.task, tuple(bench.categories), bench.turns)
+    questions = load_questions(bench.questions, pair, bench.max_questions, task)
     target = resolve_target(where.target_model, where.target_revision, where.target_name, where.chat_template)
     pretrained_path = bench.pretrained_drafter
     beside = Path(drafter_path).parent / "pretrain"
     if pretrained_path is None and Path(drafter_path).is_dir() and (beside / "config.json").is_file():
         pretrained_path = str(beside)
-    out = Path(bench.out or run.folder)
+    out = Path(bench.out or (run.folder if task.name == TRANSLATION else run.folder / "tasks" / task.name))
     inputs = {
         "target": target.identity,
         "drafter": identify_drafter(drafter_path),
@@ -51,7 +60,7 @@ def main(argv: list[str]) -> None:
     }
     step = Step(out / "bench", "bench", given, inputs)
     if step.is_finished():
-        print(speedup_tables(read_results(out / "results.json")))
+        print_tables(read_results(out / "results.json"))
         return report_step(step, reused=True)
 
     tokenizer = target.load_tokenizer()
@@ -69,13 +78,13 @@ def main(argv: list[str]) -> None:
         for seed in (bench.seeds if temperature > 0 else [0])
     ]
     with step:
-        runs = []
+        runs, measured = [], []
         for setting in settings:
             asked = questions if setting.temperature == 0 else questions[: bench.max_sampling_questions]
             records = measure(target_model, tokenizer, asked, methods, setting, step.folder / "journal.jsonl")
             described = {
                 "pair": str(pair),
-                "task": "translation",
+                "task": task.name,
                 "draft_length": drafter.generation_config.num_assistant_tokens,
                 "dtype": str(target_model.dtype).removeprefix("torch."),
                 "questions": {
@@ -85,6 +94,8 @@ def main(argv: list[str]) -> None:
                 },
             }
             runs.append(summarise_run(records, methods, setting, described))
+            add_quality(runs[-1], records, asked, pair.target)
+            measured += records
         results = {
             "schema_version": SCHEMA_VERSION,
             "provenance": collect_provenance()
@@ -97,10 +108,16 @@ def main(argv: list[str]) -> None:
             "runs": runs,
         }
         write_results(results, out / "results.json")
-    print(speedup_tables(results))
+        if bench.save_outputs:
+            write_outputs(measured, out / FILE_NAME)
+    print_tables(results)
     if pretrained is None:
         print("The drafter before finetuning is not in the table: name it with --pretrained_drafter.")
     report_step(step)
+
+
+def print_tables(results: dict[str, Any]) -> None:
+    print("\n\n".join(filter(None, [speedup_tables(results), quality_tables(results)])))
 
 
 def _hash_questions(questions: list[Question]) -> str:

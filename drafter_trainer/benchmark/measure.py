@@ -16,7 +16,7 @@ from drafter_trainer.corpora.questions import Question
 from drafter_trainer.decoding.metrics import is_looping
 from drafter_trainer.decoding.rounds import Decoding, decode
 from drafter_trainer.errors import InputError
-from drafter_trainer.targets import encode_prompt
+from drafter_trainer.targets import chat_of, encode_prompt
 
 _WARM_UP_TOKENS = 16
 
@@ -41,7 +41,8 @@ def measure(
     """Measure all methods under one setting.
 
     The methods take turns on each question, beginning with another one each time, so that a machine that drifts
-    drifts for all of them.
+    drifts for all of them. A later turn of a conversation follows plain decoding's own answers to the turns before
+    it, whatever the method, so that all of them are asked the same.
 
     Args:
         questions (`Sequence[Question]`): Asked one by one, batch 1.
@@ -50,23 +51,27 @@ def measure(
         journal (`Path`): Gains a line when a question has been asked of all methods; what stands in it is not asked
             again. Several settings share one.
     Returns:
-        `list[dict]`, the setting's records in the journal: setting, question, and each method's figures.
+        `list[dict]`, the setting's records in the journal: setting, question, the chat that was asked, and each
+        method's figures with the text of its answer.
     Raises:
         InputError: If a question and its answer do not fit into the target's context.
     """
-    prompts = {question.question_id: encode_prompt(tokenizer, question.prompt) for question in questions}
-    _check_lengths(target_model, prompts, setting.max_new_tokens)
+    for question in questions:  # before hours of measuring; how long earlier answers are is not known yet
+        blank = encode_prompt(tokenizer, question.prompt, [(turn.prompt, "") for turn in question.earlier])
+        _check_length(target_model, question, len(blank), (len(question.earlier) + 1) * setting.max_new_tokens)
     own = {"temperature": setting.temperature, "seed": setting.seed}
     records = [record for record in _read_journal(journal) if own.items() <= record.items()]
-    done = {record["question_id"] for record in records}
-    work = [(number, question) for number, question in enumerate(questions) if question.question_id not in done]
+    answers = {record["question_id"]: record["methods"][PLAIN]["text"] for record in records}
+    work = [(number, question) for number, question in enumerate(questions) if question.question_id not in answers]
     if work:
+        first = encode_prompt(tokenizer, work[0][1].prompt)
         for method in methods:
-            first = prompts[work[0][1].question_id]
             decode(target_model, first, method.draft_arguments, 0.0, 0, _WARM_UP_TOKENS)
     name = "greedy" if setting.temperature == 0 else f"T = {setting.temperature:g}, seed {setting.seed}"
     for number, question in tqdm(work, unit="question", desc=name):
-        prompt_ids = prompts[question.question_id]
+        earlier = [(turn.prompt, answers[turn.question_id]) for turn in question.earlier]
+        prompt_ids = encode_prompt(tokenizer, question.prompt, earlier)
+        _check_length(target_model, question, len(prompt_ids), setting.max_new_tokens)
         turn = number % len(methods)
         decodings = {
             method.name: decode(
@@ -81,6 +86,7 @@ def measure(
         }
         record = own | {
             "question_id": question.question_id,
+            "chat": chat_of(question.prompt, earlier),
             "methods": {
                 method.name: _figures(tokenizer, target_model, prompt_ids, decodings, method.name, setting)
                 for method in methods
@@ -88,6 +94,7 @@ def measure(
         }
         _append(journal, record)
         records.append(record)
+        answers[question.question_id] = record["methods"][PLAIN]["text"]
     return records
 
 
@@ -102,6 +109,7 @@ def _figures(
     decoding, plain = decodings[name], decodings[PLAIN]
     text = tokenizer.decode(decoding.output_ids, skip_special_tokens=True)
     figures = {
+        "text": text,
         "tokens": len(decoding.output_ids),
         "characters": len(text),
         "retokenised": len(tokenizer(text).input_ids) - 1,
@@ -128,14 +136,13 @@ def _divergence(
     return {"position": position, "margin": first - second}
 
 
-def _check_lengths(target_model: PreTrainedModel, prompts: dict[str, list[int]], max_new_tokens: int) -> None:
+def _check_length(target_model: PreTrainedModel, question: Question, length: int, new_tokens: int) -> None:
     context = target_model.config.get_text_config().max_position_embeddings
-    for question_id, prompt_ids in prompts.items():
-        if len(prompt_ids) + max_new_tokens > context:
-            raise InputError(
-                f"question {question_id}: {len(prompt_ids)} tokens and {max_new_tokens} new ones pass the target's "
-                f"context of {context}: leave it out, or ask for fewer with --max_new_tokens"
-            )
+    if length + new_tokens > context:
+        raise InputError(
+            f"question {question.question_id}: {length} tokens and {new_tokens} new ones pass the target's "
+            f"context of {context}: leave it out, or ask for fewer with --max_new_tokens"
+        )
 
 
 def _read_journal(journal: Path) -> list[dict[str, Any]]:

@@ -4,7 +4,8 @@
      methods: [{name, speedup: {value, low, high}, ...}]}]}
 
 `provenance` names target, drafter, device, versions, command and commit. Each of `methods` has its name, draft
-length, totals, `speedup` with its interval, acceptance, losslessness, and the figures of every prompt.
+length, totals, `speedup` with its interval, acceptance, losslessness, and the figures of every prompt; where the
+questions have references also `quality` (see `quality`).
 """
 
 import json
@@ -108,7 +109,7 @@ def _without_rounds(prompt: dict[str, Any]) -> dict[str, Any]:
         "drafted": sum(round_["drafted"] for round_ in rounds),
         "accepted": sum(round_["accepted"] for round_ in rounds),
     }
-    return {key: value for key, value in prompt.items() if key not in ("rounds", "divergence")} | counts
+    return {key: value for key, value in prompt.items() if key not in ("rounds", "divergence", "text")} | counts
 
 
 def write_results(results: dict[str, Any], path: Path) -> None:
