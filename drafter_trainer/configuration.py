@@ -15,14 +15,13 @@ from drafter_trainer.arguments import (
     DistillationArguments,
     DrafterArguments,
     FinetuneDataArguments,
-    JudgeArguments,
-    MatrixArguments,
     PredictionArguments,
     PublishingArguments,
     RunArguments,
     TargetArguments,
     TuningArguments,
 )
+from drafter_trainer.benchmark.arguments import JudgeArguments, MatrixArguments
 from drafter_trainer.errors import InputError
 from drafter_trainer.training.arguments import FinetuningArguments, PretrainingArguments
 
@@ -41,7 +40,7 @@ RECIPES = {
     "tune": (RunArguments, TargetArguments, TuningArguments, PublishingArguments),
     "publish": (RunArguments, TargetArguments, PublishingArguments),
     "bench": (RunArguments, TargetArguments, BenchmarkArguments),
-    "matrix": (RunArguments, TargetArguments, MatrixArguments),
+    "matrix": (MatrixArguments,),
     "judge": (JudgeArguments,),
 }
 
@@ -69,9 +68,9 @@ def parse_arguments(
     """
     parser = _Parser(RECIPES[recipe], description=description, prog=f"recipes/{recipe}.py", allow_abbrev=False)
     parser.add_argument("--config", help="YAML file; the command line overrides it")
-    config = _option_of(argv, "--config")
+    config = option_of(argv, "--config")
     from_file = read_config(Path(config), recipe) if config else {}
-    task = _option_of(argv, "--task") or from_file.get("task")
+    task = option_of(argv, "--task") or from_file.get("task")
     if tasks is not None and task is not None:
         from_file |= _read_task(tasks, str(task), recipe)
     words = [word for key, value in from_file.items() for word in _as_options(key, value)] + [*argv]
@@ -161,7 +160,8 @@ def _read_task(tasks: Path, task: str, recipe: str) -> dict[str, Any]:
     return read_config(tasks / f"{task}.yaml", recipe)
 
 
-def _option_of(argv: Sequence[str], option: str) -> str | None:
+def option_of(argv: Sequence[str], option: str) -> str | None:
+    """Return what a command line gives for an option, before anything is parsed."""
     for word, following in zip(argv, [*argv[1:], None]):
         if word == option:
             return following

@@ -16,7 +16,8 @@ from typing import Any
 from accelerate import PartialState
 from transformers import AutoModelForCausalLM
 
-from drafter_trainer.benchmark.measure import Setting, measure
+from drafter_trainer.arguments import BenchmarkArguments
+from drafter_trainer.benchmark.measure import Setting, measure, read_journal
 from drafter_trainer.benchmark.methods import build_methods
 from drafter_trainer.benchmark.outputs import FILE_NAME, write_outputs
 from drafter_trainer.benchmark.quality import add_quality, quality_tables
@@ -34,6 +35,7 @@ from drafter_trainer.steps import Step
 from drafter_trainer.targets import resolve_target
 
 TASKS = Path(__file__).parent / "configs" / "tasks"
+JOURNAL = "journal.jsonl"
 
 
 def main(argv: list[str]) -> None:
@@ -60,6 +62,7 @@ def main(argv: list[str]) -> None:
     }
     step = Step(out / "bench", "bench", given, inputs)
     if step.is_finished():
+        keep_outputs(bench, step, out)
         print_tables(read_results(out / "results.json"))
         return report_step(step, reused=True)
 
@@ -78,10 +81,10 @@ def main(argv: list[str]) -> None:
         for seed in (bench.seeds if temperature > 0 else [0])
     ]
     with step:
-        runs, measured = [], []
+        runs = []
         for setting in settings:
             asked = questions if setting.temperature == 0 else questions[: bench.max_sampling_questions]
-            records = measure(target_model, tokenizer, asked, methods, setting, step.folder / "journal.jsonl")
+            records = measure(target_model, tokenizer, asked, methods, setting, step.folder / JOURNAL)
             described = {
                 "pair": str(pair),
                 "task": task.name,
@@ -95,7 +98,6 @@ def main(argv: list[str]) -> None:
             }
             runs.append(summarise_run(records, methods, setting, described))
             add_quality(runs[-1], records, asked, pair.target)
-            measured += records
         results = {
             "schema_version": SCHEMA_VERSION,
             "provenance": collect_provenance()
@@ -108,12 +110,16 @@ def main(argv: list[str]) -> None:
             "runs": runs,
         }
         write_results(results, out / "results.json")
-        if bench.save_outputs:
-            write_outputs(measured, out / FILE_NAME)
+    keep_outputs(bench, step, out)
     print_tables(results)
     if pretrained is None:
         print("The drafter before finetuning is not in the table: name it with --pretrained_drafter.")
     report_step(step)
+
+
+def keep_outputs(bench: BenchmarkArguments, step: Step, out: Path) -> None:
+    if bench.save_outputs:
+        write_outputs(read_journal(step.folder / JOURNAL), out / FILE_NAME)
 
 
 def print_tables(results: dict[str, Any]) -> None:

@@ -60,7 +60,7 @@ def measure(
         blank = encode_prompt(tokenizer, question.prompt, [(turn.prompt, "") for turn in question.earlier])
         _check_length(target_model, question, len(blank), (len(question.earlier) + 1) * setting.max_new_tokens)
     own = {"temperature": setting.temperature, "seed": setting.seed}
-    records = [record for record in _read_journal(journal) if own.items() <= record.items()]
+    records = [record for record in read_journal(journal) if own.items() <= record.items()]
     answers = {record["question_id"]: record["methods"][PLAIN]["text"] for record in records}
     work = [(number, question) for number, question in enumerate(questions) if question.question_id not in answers]
     if work:
@@ -145,7 +145,8 @@ def _check_length(target_model: PreTrainedModel, question: Question, length: int
         )
 
 
-def _read_journal(journal: Path) -> list[dict[str, Any]]:
+def read_journal(journal: Path) -> list[dict[str, Any]]:
+    """Read a journal's records; a last line that was cut off is cut away."""
     if not journal.is_file():
         return []
     records, whole = [], 0

@@ -1,7 +1,7 @@
 """`outputs.jsonl`: what every method answered to every question, for whoever reads or grades it.
 
-A line is `{temperature, seed, question_id, chat, method, text}`; `chat` holds the messages that were asked, and `text` the
-answer without its special tokens.
+A line is `{temperature, seed, question_id, chat, method, text}`; `chat` holds the messages that were asked, and `text`
+the answer without its special tokens.
 """
 
 import json

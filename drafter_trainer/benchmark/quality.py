@@ -22,8 +22,8 @@ def score(answers: Sequence[str], references: Sequence[str], language: Language)
     Returns:
         `dict` with `answers`, their number; `chrf` and `bleu`, over the whole corpus, between 0 and 100; and
         `signatures`, sacrebleu's own record of how each was computed.
-    Source: Popović, "chrF: character n-gram F-score for automatic MT evaluation" (2015); Papineni et al., "BLEU" (2002);
-        Post, "A Call for Clarity in Reporting BLEU Scores", arXiv 1804.08771
+    Source: Popović, "chrF: character n-gram F-score for automatic MT evaluation" (2015); Papineni et al., "BLEU"
+        (2002); Post, "A Call for Clarity in Reporting BLEU Scores", arXiv 1804.08771
     """
     metrics = {"chrf": CHRF(), "bleu": BLEU(tokenize=_TOKENIZERS.get(language.code, "13a"))}
     scores = {name: metric.corpus_score(answers, [references]).score for name, metric in metrics.items()}
@@ -42,9 +42,7 @@ def add_quality(
         questions (`Sequence[Question]`): What was asked.
         language (`Language`): What the answers should be written in.
     """
-    references = {
-        question.question_id: question.reference for question in questions if question.reference is not None
-    }
+    references = {question.question_id: question.reference for question in questions if question.reference is not None}
     scored = [record for record in records if record["question_id"] in references]
     if scored:
         for method in run["methods"]:

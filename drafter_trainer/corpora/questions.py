@@ -59,7 +59,9 @@ def load_questions(source: str, pair: Pair, limit: int | None = None, task: Task
         prompts = ((story_id, story_prompt(pair.target, subject)) for story_id, subject in sample_stories())
         questions = [Question(story_id, prompt, prompt) for story_id, prompt in itertools.islice(prompts, limit)]
     elif task.name != TRANSLATION and (kind == "sample" or kind in PARALLEL_CORPORA):
-        raise InputError(f"{source} has no questions of task {task.name}: name a Spec-Bench file with --questions FILE")
+        raise InputError(
+            f"{source} has no questions of task {task.name}: name a Spec-Bench file with --questions FILE"
+        )
     elif kind == "sample" or kind in PARALLEL_CORPORA:
         questions = [
             Question(
@@ -86,7 +88,9 @@ def _read_spec_bench(path: Path, pair: Pair, task: Task) -> Iterator[Question]:
         place = f"{path}, line {number}"
         question_id, turns, reference = _checked(row, place)
         if question_id in seen:
-            raise InputError(f"{place}: question_id {row['question_id']!r} stands in an earlier line too: make ids unique")
+            raise InputError(
+                f"{place}: question_id {row['question_id']!r} stands in an earlier line too: make ids unique"
+            )
         seen.add(question_id)
         category = row.get("category")
         if task.categories and category is not None and category not in task.categories:
@@ -111,7 +115,9 @@ def _checked(row: dict[str, Any], place: str) -> tuple[str, list[str], str | Non
             raise InputError(f"{place}: {said} is empty: write a prompt there or delete the line")
     # MT-Bench's own references are lists, made for a judge of mathematics: no wording to compare with.
     if reference is not None and not isinstance(reference, str | list):
-        raise InputError(f'{place}: expected a text as "reference", got {str(reference)[:40]}: write one or leave it out')
+        raise InputError(
+            f'{place}: expected a text as "reference", got {str(reference)[:40]}: write one or leave it out'
+        )
     return str(question_id), turns, reference if isinstance(reference, str) else None
 
 
