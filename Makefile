@@ -27,7 +27,7 @@ QUICKSTART := --config recipes/configs/smollm2-135m/quickstart.yaml
 help:
 	@echo "make quickstart               the whole way on this machine: train, publish to a folder, measure"
 	@echo "make test                     the tests"
-	@echo "make bench LANG=de-en         measure a drafter [DRAFTER=folder or Hub id] [QUESTIONS=file.jsonl] [OUT=folder]"
+	@echo "make bench LANG=de-en         measure a drafter [DRAFTER=folder or Hub id] [TASK=story] [QUESTIONS=file.jsonl] [OUT=folder]"
 	@echo "make matrix                   measure drafters on tasks and pairs [MATRIX=file.yaml] [MATRIX_OPTIONS=...]"
 	@echo "make lint                     ruff"
 	@echo "make readme                   write the committed results into the README"
@@ -53,7 +53,7 @@ bench: $(INSTALLED)
 	@test -f $(CONFIG) || { echo "error: there is no $(CONFIG): known pairs of $(TARGET) are" \
 	  $(notdir $(basename $(filter-out %/common.yaml %/into-english.yaml %/matrix.yaml %/quickstart.yaml %/start_text.yaml,$(wildcard recipes/configs/$(TARGET)/*.yaml)))); exit 2; }
 	$(LAUNCH) recipes/bench.py --config $(CONFIG) --pair $(PAIR) $(if $(DRAFTER),--drafter $(DRAFTER)) \
-	  $(if $(QUESTIONS),--questions $(QUESTIONS)) $(if $(OUT),--out $(OUT)) $(BENCH_OPTIONS)
+	  $(if $(TASK),--task $(TASK)) $(if $(QUESTIONS),--questions $(QUESTIONS)) $(if $(OUT),--out $(OUT)) $(BENCH_OPTIONS)
 
 matrix: $(INSTALLED)
 	@$(VENV)/bin/python recipes/matrix.py --config $(MATRIX) $(MATRIX_OPTIONS)

@@ -17,7 +17,8 @@ from accelerate import PartialState
 from transformers import AutoModelForCausalLM
 
 from drafter_trainer.arguments import BenchmarkArguments
-from drafter_trainer.benchmark.measure import Setting, measure, read_journal
+from drafter_trainer.benchmark.journal import read_journal
+from drafter_trainer.benchmark.measure import Setting, measure
 from drafter_trainer.benchmark.methods import build_methods
 from drafter_trainer.benchmark.outputs import FILE_NAME, write_outputs
 from drafter_trainer.benchmark.quality import add_quality, quality_tables

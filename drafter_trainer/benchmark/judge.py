@@ -9,7 +9,6 @@ nothing. What cannot be graded is counted, and stands in no mean.
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -18,15 +17,15 @@ from typing import Any
 
 import numpy as np
 
+from drafter_trainer.benchmark.journal import append_record, read_journal
 from drafter_trainer.benchmark.methods import PLAIN
 from drafter_trainer.benchmark.report import markdown_table
 from drafter_trainer.benchmark.statistics import RESAMPLES, Interval
-from drafter_trainer.corpora.files import read_json_lines
 from drafter_trainer.distillation.servers import ServerEngine
 from drafter_trainer.distillation.store import Refusal
 from drafter_trainer.languages import grading_prompt
 
-_AT_ONCE = 16  # judgements that are written together
+_AT_ONCE = 16  # judgements that are counted together
 _GRADE = re.compile(r"\W*grade\W*(\d+)(?:\W*/\W*10)?\W*", re.IGNORECASE)
 
 
@@ -114,22 +113,15 @@ def judge(
         InputError: If no server answers, or refuses the key; what was judged is kept.
     """
     asked = {(judgement := _judgement(output, max_new_tokens)).key: judgement for output in outputs}
-    judged = _read_journal(journal)
+    judged = {record["key"]: record for record in read_journal(journal)}
     missing = [judgement for key, judgement in asked.items() if key not in judged or "refused" in judged[key]]
     batches = (missing[start : start + _AT_ONCE] for start in range(0, len(missing), _AT_ONCE))
-    journal.parent.mkdir(parents=True, exist_ok=True)
     for requests, answers in engine.answers(batches):
-        with journal.open("a", encoding="utf-8") as file:
-            for request, answer in zip(requests, answers):
-                said = (
-                    {"refused": f"{answer.reason} {answer.message}"}
-                    if isinstance(answer, Refusal)
-                    else {"said": answer}
-                )
-                judged[request.key] = {"key": request.key} | said
-                file.write(json.dumps(judged[request.key], ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        for request, answer in zip(requests, answers):
+            refused = isinstance(answer, Refusal)
+            said = {"refused": f"{answer.reason}: {answer.message}"} if refused else {"said": answer}
+            judged[request.key] = {"key": request.key} | said
+            append_record(journal, judged[request.key])
         note(len(requests))
     return judged
 
@@ -203,11 +195,3 @@ def _interval(interval: dict[str, float] | None, sign: str) -> str:
 
 def _judgement(output: dict[str, Any], max_new_tokens: int) -> Judgement:
     return Judgement(grading_prompt(output["chat"], output["text"]), max_new_tokens)
-
-
-def _read_journal(journal: Path) -> dict[str, dict[str, Any]]:
-    if not journal.is_file():
-        return {}
-    whole = journal.read_bytes().rpartition(b"\n")[0]
-    journal.write_bytes(whole + b"\n" if whole else b"")  # a line that was cut off is asked again
-    return {row["key"]: row for _, row in read_json_lines(journal)}

@@ -1,7 +1,5 @@
 """Time every method on every question, interleaved, with a journal from which an interrupted run goes on."""
 
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +9,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from drafter_trainer.benchmark.journal import append_record, read_journal
 from drafter_trainer.benchmark.methods import PLAIN, Method
 from drafter_trainer.corpora.questions import Question
 from drafter_trainer.decoding.metrics import is_looping
@@ -92,7 +91,7 @@ def measure(
                 for method in methods
             },
         }
-        _append(journal, record)
+        append_record(journal, record)
         records.append(record)
         answers[question.question_id] = record["methods"][PLAIN]["text"]
     return records
@@ -143,27 +142,3 @@ def _check_length(target_model: PreTrainedModel, question: Question, length: int
             f"question {question.question_id}: {length} tokens and {new_tokens} new ones pass the target's "
             f"context of {context}: leave it out, or ask for fewer with --max_new_tokens"
         )
-
-
-def read_journal(journal: Path) -> list[dict[str, Any]]:
-    """Read a journal's records; a last line that was cut off is cut away."""
-    if not journal.is_file():
-        return []
-    records, whole = [], 0
-    with journal.open("rb") as file:
-        for line in file:
-            if not line.endswith(b"\n"):
-                break  # the run was killed within this line: the question is asked again
-            records.append(json.loads(line))
-            whole += len(line)
-    with journal.open("r+b") as file:
-        file.truncate(whole)
-    return records
-
-
-def _append(journal: Path, record: dict[str, Any]) -> None:
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    with journal.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())

@@ -57,7 +57,7 @@ class Request:
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     def trial(self) -> "Request":
-        """Return what finds out whether a server answers at all: one token, greedily, behind the first of the prompt."""
+        """Return what finds out whether a server answers: one token, greedily, behind the first of the prompt."""
         return replace(self, prompt_ids=self.prompt_ids[:1], temperature=0.0, max_new_tokens=1)
 
 
