@@ -1,6 +1,5 @@
 """The module of `evaluate`: loaded from its folder, equal to the package's own figures, combined with another."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import evaluate
@@ -28,12 +27,11 @@ class Other(evaluate.Metric):
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep what `evaluate` copies out of the user's cache, and fail where it would fetch."""
     monkeypatch.setattr("evaluate.config.HF_EVALUATE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("evaluate.config.HF_METRICS_CACHE", str(tmp_path / "cache" / "metrics"))
     monkeypatch.setattr("evaluate.loading.cached_path", None)
-    yield
 
 
 def test_figures_are_the_packages_own() -> None:

@@ -1,4 +1,4 @@
-"""The judge: what it is asked, how its grades are read, and that nothing is lost, asked twice or dropped in silence."""
+"""The judge: what it is asked, how its grades are read, and that nothing is lost, asked twice or dropped."""
 
 import importlib.util
 import json

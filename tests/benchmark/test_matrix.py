@@ -139,8 +139,6 @@ def test_recipe_takes_results_that_are_there_and_says_what_cannot_be_done(tmp_pa
     assert absent[0].endswith("absent")
     assert all(cell.startswith("none: ") for cell in absent[1:])
     assert (tmp_path / "out" / "matrix.png").is_file()
+    cards = ["--drafters", str(tmp_path / "card"), str(CARD), "--tasks", "translation:de-en"]
     with pytest.raises(InputError, match="two of the drafters are called smollm2-135m-drafter-de-en"):
-        recipe_main()(
-            ["--config", str(config), "--drafters", str(tmp_path / "card"), str(CARD)]
-            + ["--tasks", "translation:de-en", "--out", str(tmp_path / "out")]
-        )
+        recipe_main()(["--config", str(config), *cards, "--out", str(tmp_path / "out")])
