@@ -14,6 +14,7 @@ from drafter_trainer.benchmark.results import summarise_run
 from drafter_trainer.corpora.questions import Question
 from drafter_trainer.decoding.metrics import Round
 from drafter_trainer.decoding.rounds import decode
+from drafter_trainer.targets import encode_prompt
 from tests.decoding.drafts import agreeing, disagreeing, set_draft_length, successor_model
 
 QUESTIONS = [Question(f"q{number}", f"Satz {number}", "") for number in range(2)]
@@ -127,10 +128,9 @@ def test_planted_lossy_method_is_caught_where_it_begins(
     endless: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     """A method that may not say one of the target's words is faster for nothing and must not pass as lossless."""
-    records, _ = measured(endless, tokenizer, tmp_path / "plain", {}, tokens=12)
-    said = tokenizer(records[0]["methods"][PLAIN]["text"])["input_ids"]
+    said = decode(endless, encode_prompt(tokenizer, QUESTIONS[0].prompt), {}, 0.0, 0, 12).output_ids
     forbidden = said[3]
-    _, method = measured(endless, tokenizer, tmp_path / "lossy", {"suppress_tokens": [forbidden]}, tokens=12)
+    _, method = measured(endless, tokenizer, tmp_path, {"suppress_tokens": [forbidden]}, tokens=12)
     assert method["losslessness"]["equal"] < 2
     first = method["losslessness"]["divergences"][0]
     assert (first["question_id"], first["position"]) == ("q0", said.index(forbidden))
