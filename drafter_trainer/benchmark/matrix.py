@@ -15,7 +15,7 @@ from drafter_trainer.benchmark.statistics import RESAMPLES, Interval
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
-FIGURES = {"speedup": "speedup over plain decoding", "acceptance rate": "accepted / drafted tokens"}
+FIGURES = {"speedup": "over plain decoding", "acceptance rate": "accepted / drafted tokens"}
 _NOTHING_DRAFTED = "nothing was drafted"
 
 
@@ -88,16 +88,22 @@ def settings_of(cells: Iterable[Cell]) -> list[tuple[float, int]]:
 def matrix_tables(cells: Sequence[Cell]) -> str:
     """Render a table of each figure in each setting: a row for each drafter, a column for each task and pair.
 
-    A cell is the figure with its 95 % interval and, behind a comma, its number of questions; or why there is none.
+    A cell is the figure with its 95 % interval and, behind a comma, its number of questions; or the number of a note
+    below the table that says why there is none.
     """
     rows, columns = _axes(cells)
     tables = []
     for setting in settings_of(cells):
         for name, meaning in FIGURES.items():
-            by_place = {(cell.drafter, cell.column): _written(cell, name, setting) for cell in cells}
+            notes: dict[str, int] = {}
+            by_place = {(cell.drafter, cell.column): _written(cell, name, setting, notes) for cell in cells}
             body = [[row, *(by_place[row, column] for column in columns)] for row in rows]
-            title = f"{name.capitalize()} ({meaning}), {_said(setting)}; in brackets 95 % over questions, then their"
-            tables.append(f"{title} number\n\n{markdown_table(['drafter', *columns], body)}")
+            title = (
+                f"{name.capitalize()}, {meaning}, {_said(setting)}; in brackets 95 % over questions, then their number"
+            )
+            tables += [title, markdown_table(["drafter", *columns], body)]
+            if notes:
+                tables.append("\n".join(f"{number}. {reason}" for reason, number in notes.items()))
     return "\n\n".join(tables)
 
 
@@ -132,11 +138,11 @@ def _draw(
             values[place] = found.value
             text = f"{found.value:.2f}\n{found.low:.2f}-{found.high:.2f}\n{cell.run(setting)['questions']['count']} q."
         axis.text(place[1], place[0], text, ha="center", va="center", fontsize=7)
-    colours = plt.get_cmap("RdYlGn").with_extremes(bad="lightgrey")
+    colours = plt.get_cmap("RdYlBu" if name == "speedup" else "Blues").with_extremes(bad="lightgrey")
     # Yellow is where nothing is gained and nothing lost.
     furthest = max(np.nanmax(np.abs(values - 1)), 0.1) if np.isfinite(values).any() else 1.0
     limits = (1 - furthest, 1 + furthest) if name == "speedup" else (0, 1)
-    axis.imshow(np.ma.masked_invalid(values), cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto", alpha=0.8)
+    axis.imshow(np.ma.masked_invalid(values), cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto", alpha=0.6)
     axis.set_xticks(range(len(columns)), [column.replace(", ", "\n") for column in columns], fontsize=7)
     axis.set_yticks(range(len(rows)), rows, fontsize=7)
     axis.set_title(f"{name}, {_said(setting)}", fontsize=9)
@@ -148,10 +154,10 @@ def _axes(cells: Iterable[Cell]) -> tuple[list[str], list[str]]:
     return list(dict.fromkeys(cell.drafter for cell in cells)), list(dict.fromkeys(cell.column for cell in cells))
 
 
-def _written(cell: Cell, name: str, setting: tuple[float, int]) -> str:
+def _written(cell: Cell, name: str, setting: tuple[float, int], notes: dict[str, int]) -> str:
     found = cell.figure(name, setting)
     if isinstance(found, str):
-        return f"none: {found}".replace("|", "\\|")
+        return f"none: note {notes.setdefault(found, len(notes) + 1)}"
     unit = "x" if name == "speedup" else ""
     count = cell.run(setting)["questions"]["count"]
     return f"{found.value:.2f}{unit} ({found.low:.2f}-{found.high:.2f}), {count}"

@@ -42,25 +42,28 @@ CELLS = [
 
 def test_every_cell_is_there() -> None:
     """A cell left out is taken for one that nobody thought of, and hides what failed."""
-    speedups, acceptance = matrix_tables(CELLS).split("\n\n")[1::2]
+    _, speedups, why, _, acceptance, why_none = matrix_tables(CELLS).split("\n\n")
     assert rows(speedups)[0] == ["drafter", "translation, de-en", "story, de-en"]
     assert rows(speedups)[2:] == [
-        ["one", "2.00x (1.75-2.25), 2", "none: the tokenizer \\", "differs"],
+        ["one", "2.00x (1.75-2.25), 2", "none: note 1"],
         ["two", "0.50x (0.25-0.75), 2", "1.00x (0.75-1.25), 1"],
     ]
+    assert why == "1. the tokenizer | differs"
     assert rows(acceptance)[2:] == [
-        ["one", "0.75 (0.75-0.75), 2", "none: the tokenizer \\", "differs"],
-        ["two", "none: nothing was drafted", "0.50 (0.50-0.50), 1"],
+        ["one", "0.75 (0.75-0.75), 2", "none: note 1"],
+        ["two", "none: note 2", "0.50 (0.50-0.50), 1"],
     ]
+    assert why_none == "1. the tokenizer | differs\n2. nothing was drafted"
 
 
 def test_settings_that_a_cell_lacks_are_said() -> None:
     """A greedy figure in a table of T = 1 would be another measurement's."""
     sampled_only = Cell("three", "translation", "de-en", results(3.0, [1], [1], 1.0))
-    greedy, _, sampled, _ = matrix_tables([CELLS[0], sampled_only]).split("\n\n")[1::2]
-    absent = "none: not measured in this setting"
-    assert rows(greedy)[2:] == [["one", "2.00x (1.75-2.25), 2"], ["three", absent]]
-    assert rows(sampled)[2:] == [["one", absent], ["three", "3.00x (2.75-3.25), 1"]]
+    tables = matrix_tables([CELLS[0], sampled_only])
+    greedy, _, sampled, _ = tables.split("\n\n")[1::3]
+    assert rows(greedy)[2:] == [["one", "2.00x (1.75-2.25), 2"], ["three", "none: note 1"]]
+    assert rows(sampled)[2:] == [["one", "none: note 1"], ["three", "3.00x (2.75-3.25), 1"]]
+    assert tables.count("1. not measured in this setting") == 4
 
 
 def test_acceptance_is_a_ratio_of_totals_with_its_interval() -> None:
@@ -84,7 +87,7 @@ def test_heat_map_shows_every_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_nothing_measured_is_a_grey_map(tmp_path: Path) -> None:
     """Where every cell failed, the reasons must still come out."""
     cells = [Cell("one", "story", "de-en", reason="no such file")]
-    assert "none: no such file" in matrix_tables(cells)
+    assert "1. no such file" in matrix_tables(cells)
     plot_matrix(cells, tmp_path / "matrix.png")
 
 
@@ -131,13 +134,17 @@ def test_recipe_takes_results_that_are_there_and_says_what_cannot_be_done(tmp_pa
     shutil.copytree(CARD, tmp_path / "card")
     options = ["--drafters", str(tmp_path / "card"), str(tmp_path / "absent"), "--tasks", "translation", "story"]
     recipe_main()(["--config", str(config), *options, "--pairs", "de-en", "--out", str(tmp_path / "out")])
-    table = (tmp_path / "out" / "matrix.md").read_text(encoding="utf-8").split("\n\n")[1]
+    _, table, notes, *_ = (tmp_path / "out" / "matrix.md").read_text(encoding="utf-8").split("\n\n")
     _, _, card, absent = rows(table)
     assert card[0] == "smollm2-135m-drafter-de-en"
     assert card[1].endswith("), 16")
-    assert "holds other results and no drafter to measure" in card[2]
+    assert card[2] == "none: note 1"
     assert absent[0].endswith("absent")
-    assert all(cell.startswith("none: ") for cell in absent[1:])
+    assert absent[1:] == ["none: note 2", "none: note 2"]
+    first, second = notes.splitlines()
+    assert first.endswith("card holds other results and no drafter to measure")
+    assert second.startswith("2. ")
+    assert "absent is neither a folder" in second
     assert (tmp_path / "out" / "matrix.png").is_file()
     cards = ["--drafters", str(tmp_path / "card"), str(CARD), "--tasks", "translation:de-en"]
     with pytest.raises(InputError, match="two of the drafters are called smollm2-135m-drafter-de-en"):

@@ -231,7 +231,7 @@ def test_matrix_measures_what_it_can_and_reuses_it(run: Path, config: Path, tmp_
     )
     said = (tmp_path / "matrix" / "matrix.md").read_text(encoding="utf-8")
     assert f"{speedup['value']:.2f}x ({speedup['low']:.2f}-{speedup['high']:.2f}), 3" in said
-    assert "none: sample has no questions of task summarisation: name a Spec-Bench file" in said
+    assert "1. sample has no questions of task summarisation: name a Spec-Bench file" in said
     before = results.stat().st_mtime_ns
     assert launch("matrix", config, *options).returncode == 0
     assert results.stat().st_mtime_ns == before
