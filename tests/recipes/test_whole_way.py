@@ -14,7 +14,6 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from drafter_trainer.benchmark.outputs import read_outputs
 from drafter_trainer.benchmark.results import read_results
 from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.drafters.loop.generate import loop_of
@@ -197,44 +196,6 @@ def test_quality_stands_beside_speed(run: Path) -> None:
     assert {method["quality"]["answers"] for method in greedy} == {3}
     # Greedy answers are equal, and so are their scores.
     assert len({(method["quality"]["chrf"], method["quality"]["bleu"]) for method in greedy}) == 1
-
-
-def test_another_task_has_results_of_its_own(run: Path, config: Path, tmp_path: Path) -> None:
-    """Stories must not stand in a drafter's card as translations; answers that were not kept come from the journal."""
-    shutil.copytree(run, tmp_path / "run")
-    options = ["--config", str(config), "--run_folder", str(tmp_path / "run"), "--drafter", str(run / "drafter")]
-    options += ["--task", "story", "--temperatures", "0"]
-    recipe_main("bench")(options)
-    folder = tmp_path / "run" / "tasks" / "story"
-    (story,) = read_results(folder / "results.json")["runs"]
-    assert (story["task"], story["questions"]["count"]) == ("story", 3)
-    assert "quality" not in story["methods"][0]
-    assert read_results(tmp_path / "run" / "results.json") == read_results(run / "results.json")
-    assert not (folder / "outputs.jsonl").exists()
-    before = (folder / "results.json").stat().st_mtime_ns
-    recipe_main("bench")([*options, "--save_outputs", "true"])
-    assert (folder / "results.json").stat().st_mtime_ns == before
-    outputs = read_outputs(folder / "outputs.jsonl")
-    assert len(outputs) == 3 * len(story["methods"])
-    assert outputs[0]["chat"][0]["content"].startswith("Write a short story about")
-
-
-def test_matrix_measures_what_it_can_and_reuses_it(run: Path, config: Path, tmp_path: Path) -> None:
-    """A matrix of hours must neither end on one cell nor begin anew."""
-    options = ["--drafters", str(run / "drafter"), "--tasks", "story", "summarisation", "--pairs", "de-en"]
-    options += ["--out", str(tmp_path / "matrix")]
-    done = launch("matrix", config, *options)
-    assert done.returncode == 0, done.stderr
-    results = tmp_path / "matrix" / "tiny-drafter-de-en" / "story-de-en" / "results.json"
-    speedup = next(
-        method["speedup"] for method in read_results(results)["runs"][0]["methods"] if method["name"] == "drafter"
-    )
-    said = (tmp_path / "matrix" / "matrix.md").read_text(encoding="utf-8")
-    assert f"{speedup['value']:.2f}x ({speedup['low']:.2f}-{speedup['high']:.2f}), 3" in said
-    assert "1. sample has no questions of task summarisation: name a Spec-Bench file" in said
-    before = results.stat().st_mtime_ns
-    assert launch("matrix", config, *options).returncode == 0
-    assert results.stat().st_mtime_ns == before
 
 
 def test_card_shows_what_the_results_hold(run: Path) -> None:
