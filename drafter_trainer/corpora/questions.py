@@ -68,7 +68,7 @@ def load_questions(source: str, pair: Pair, limit: int | None = None, task: Task
                 sentence.source_id,
                 translation_prompt(pair, sentence.text),
                 sentence.text,
-                reference=sentence.reference,
+                reference=sentence.reference or None,
             )
             for sentence in itertools.islice(read_sentences(source, pair, "test"), limit)
         ]
@@ -118,7 +118,7 @@ def _checked(row: dict[str, Any], place: str) -> tuple[str, list[str], str | Non
         raise InputError(
             f'{place}: expected a text as "reference", got {str(reference)[:40]}: write one or leave it out'
         )
-    return str(question_id), turns, reference if isinstance(reference, str) else None
+    return str(question_id), turns, reference if isinstance(reference, str) and reference.strip() else None
 
 
 def _turns(question_id: str, turns: list[str], reference: str | None, pair: Pair, place: str) -> Iterator[Question]:

@@ -82,6 +82,13 @@ def test_reference_that_is_no_text_is_named(tmp_path: Path) -> None:
         load_questions(path, PAIR)
 
 
+@pytest.mark.parametrize("reference", [" ", ["a judge's hint"]])
+def test_blank_references_and_lists_are_none(tmp_path: Path, reference: object) -> None:
+    """MT-Bench's lists are hints for a judge: an answer's wording is not theirs."""
+    (question,) = load_questions(spec_bench(tmp_path / "q.jsonl", ROWS[1] | {"reference": reference}), PAIR)
+    assert question.reference is None
+
+
 def test_stories_are_asked_in_the_language_of_the_answers() -> None:
     """A drafter that knows German answers says nothing about English stories."""
     english = load_questions("sample", PAIR, task=STORY)
