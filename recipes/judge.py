@@ -10,6 +10,7 @@ and prints the table. Interrupted, it goes on where it was; what was refused is 
 import hashlib
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -39,6 +40,8 @@ def main(argv: list[str]) -> None:
         text = json.dumps(results | {"provenance": collect_provenance()}, indent=1, ensure_ascii=False) + "\n"
         write_whole(folder / "judge.json", lambda partial: partial.write_text(text, encoding="utf-8"))
     print(judgement_table(methods))
+    for reason, count in Counter(line["refused"] for line in judged.values() if "refused" in line).items():
+        print(f"{count} judgements {reason}")
     report_step(step)
 
 

@@ -183,6 +183,10 @@ def test_recipe_writes_what_it_prints(
             "drafter": 3,
         }
         assert "-6.00 (-6.00 to -6.00)" in capsys.readouterr().out
+    with serve(lambda number, body: "400") as server:
+        (tmp_path / "judge" / "journal.jsonl").unlink()
+        recipe_main()([*options[:2], "--servers", server.url, *options[4:]])
+        assert "2 judgements refused by the servers with status 400" in capsys.readouterr().out
         write_outputs(records[:1], tmp_path / FILE_NAME)
         with pytest.raises(InputError, match="made with other settings"):
             recipe_main()(options)
