@@ -18,11 +18,13 @@ def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
 
 def test_pair_comes_from_the_command_line() -> None:
     """`make bench LANG=fr-en` is how a pair is named."""
-    said = make("--dry-run", "bench", "LANG=fr-en", "QUESTIONS=q.jsonl", "OUT=out", "DRAFTER=org/drafter").stdout
+    given = ("LANG=fr-en", "QUESTIONS=q.jsonl", "OUT=out", "DRAFTER=org/drafter", "TASK=story")
+    said = make("--dry-run", "bench", *given).stdout
     assert "recipes/configs/smollm2-135m/fr-en.yaml --pair fr-en" in said
     assert "--drafter org/drafter" in said
     assert "--questions q.jsonl" in said
     assert "--out out" in said
+    assert "--task story" in said
 
 
 def test_locale_of_the_shell_is_no_pair() -> None:

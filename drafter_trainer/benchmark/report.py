@@ -154,11 +154,12 @@ def time_table(run: dict[str, Any]) -> Table | None:
 
 def quality_table(run: dict[str, Any]) -> Table | None:
     """List the scores of the answers against references, or return `None` where there were none."""
-    header = ["method", "answers", "chrF", "BLEU"]
+    header = ["method", "answers", "chrF", "BLEU", "BLEU's signature"]
     scored = [(method["name"], method["quality"]) for method in run["methods"] if "quality" in method]
-    rows = [
-        [name, str(quality["answers"]), f"{quality['chrf']:.1f}", f"{quality['bleu']:.1f}"] for name, quality in scored
-    ]
+    rows = []
+    for name, quality in scored:
+        scores = [f"{quality[metric]:.1f}" for metric in ("chrf", "bleu")]
+        rows.append([name, str(quality["answers"]), *scores, quality["signatures"]["bleu"]])
     return (header, rows) if rows else None
 
 

@@ -140,7 +140,7 @@ def _without_rounds(prompt: dict[str, Any]) -> dict[str, Any]:
         "drafted": sum(round_["drafted"] for round_ in rounds),
         "accepted": sum(round_["accepted"] for round_ in rounds),
     }
-    return {key: value for key, value in prompt.items() if key not in ("rounds", "divergence")} | counts
+    return {key: value for key, value in prompt.items() if key not in ("rounds", "divergence", "text")} | counts
 
 
 def write_results(results: dict[str, Any], path: Path) -> None:

@@ -167,6 +167,54 @@ def test_settings_share_a_journal_and_nothing_else(
     assert len(journal.read_text(encoding="utf-8").splitlines()) == 6
 
 
+def conversation(*prompts: str) -> list[Question]:
+    """Make the turns of one conversation."""
+    turns: list[Question] = []
+    for number, prompt in enumerate(prompts, start=1):
+        turns.append(Question(f"q/{number}", prompt, prompt, tuple(turns)))
+    return turns
+
+
+def test_later_turns_follow_plain_answers_for_every_method(
+    target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Methods that each follow their own answers would be timed on different prompts."""
+    words = {PLAIN: tokenizer("Guten Tag")["input_ids"], "other": tokenizer("etwas anderes")["input_ids"]}
+    asked: list[tuple[str, list[int]]] = []
+
+    def decode(target_model, prompt_ids, draft_arguments, temperature, seed, max_new_tokens) -> Decoding:
+        name = draft_arguments.get("name", PLAIN)
+        asked.append((name, list(prompt_ids)))
+        return Decoding(words[name], 1.0, [Round(0, 0, False)] * len(words[name]))
+
+    monkeypatch.setattr(module, "decode", decode)
+    methods = [Method(PLAIN), Method("other", 2, {"name": "other"})]
+    turns, journal = conversation("Hallo", "Und nun?"), tmp_path / "journal.jsonl"
+    records = measure(target_model, tokenizer, turns, methods, GREEDY, journal)
+    first = "<|user|>Hallo<|end|><|assistant|>"
+    second = "<|user|>Hallo<|end|><|assistant|>Guten Tag<|end|><|user|>Und nun?<|end|><|assistant|>"
+    timed = [(name, tokenizer.decode(ids)) for name, ids in asked[2:]]
+    assert timed == [(PLAIN, first), ("other", first), ("other", second), (PLAIN, second)]
+    assert [record["question_id"] for record in records] == ["q/1", "q/2"]
+    assert [message["content"] for message in records[1]["chat"]] == ["Hallo", "Guten Tag", "Und nun?"]
+    # Killed after the first turn, the second is asked with the answer that the journal holds.
+    journal.write_text(journal.read_text(encoding="utf-8").splitlines(keepends=True)[0], encoding="utf-8")
+    asked.clear()
+    assert measure(target_model, tokenizer, turns, methods, GREEDY, journal) == records
+    assert [tokenizer.decode(ids) for _, ids in asked[2:]] == [second, second]
+
+
+def test_conversation_beyond_the_context_is_named_before_anything_is_measured(
+    target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answers to earlier turns take room too; hours of measuring must not end on the last conversation."""
+    order = scripted(monkeypatch, {PLAIN: ([7], 1.0)})
+    turns = conversation("Wort " * 60, "Wort " * 60)
+    with pytest.raises(InputError, match=r"question q/2: .* and 400 new ones pass the target's context of 512"):
+        measure(target_model, tokenizer, turns, [Method(PLAIN)], Setting(0.0, 0, 200), tmp_path / "journal.jsonl")
+    assert order == []
+
+
 def test_prompt_beyond_the_context_is_named(
     target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:

@@ -90,9 +90,9 @@ def test_quality_is_shown_where_it_was_scored() -> None:
     run = make_run({"plain": [2.0] * 3, "drafter": [1.0] * 3})
     assert quality_table(run) is None
     for method, chrf in zip(run["methods"], (51.24, 48.0)):
-        method["quality"] = {"answers": 3, "chrf": chrf, "bleu": 20.06}
-    assert cells(markdown_table(*quality_table(run)))["drafter"] == ["3", "48.0", "20.1"]
-    assert "| plain   | 3       | 51.2 | 20.1 |" in report_tables(make_results(run))
+        method["quality"] = {"answers": 3, "chrf": chrf, "bleu": 20.06, "signatures": {"bleu": "13a"}}
+    assert cells(markdown_table(*quality_table(run)))["drafter"] == ["3", "48.0", "20.1", "13a"]
+    assert "| plain   | 3       | 51.2 | 20.1 | 13a " in report_tables(make_results(run))
 
 
 def test_report_has_every_run_and_what_it_does_not_show() -> None:

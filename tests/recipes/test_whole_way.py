@@ -190,6 +190,14 @@ def test_results_hold_every_method_and_are_lossless(run: Path) -> None:
     assert results["runs"][0]["methods"][0]["speedup"] == {"value": 1.0, "low": 1.0, "high": 1.0}
 
 
+def test_quality_stands_beside_speed(run: Path) -> None:
+    """The sample's test sentences have translations: what a method does to the answers must be seen."""
+    greedy = read_results(run / "results.json")["runs"][0]["methods"]
+    assert {method["quality"]["answers"] for method in greedy} == {3}
+    # Greedy answers are equal, and so are their scores.
+    assert len({(method["quality"]["chrf"], method["quality"]["bleu"]) for method in greedy}) == 1
+
+
 def test_card_shows_what_the_results_hold(run: Path) -> None:
     """A card with numbers of its own could not be trusted."""
     card = (run / "drafter" / "README.md").read_text(encoding="utf-8")
