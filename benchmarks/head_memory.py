@@ -2,8 +2,9 @@
 
     python benchmarks/head_memory.py
 
-Two steps of the Trainer's own optimizer on 4 rows of 1,024 tokens, all supervised, with the drafter of arXiv 2406.16758's Table 4 (Gemma,
-239M parameters, random weights), in fp32 and without gradient checkpointing; each way in a process of its own.
+Two steps with the Trainer's own optimizer on 4 rows of 1,024 tokens, all supervised, with the drafter of arXiv
+2406.16758's Table 4 (Gemma, 239M parameters, random weights), in fp32 and without gradient checkpointing; each way in
+a process of its own.
 """
 
 import argparse

@@ -198,7 +198,11 @@ class PredictionArguments:
 
     drafter: str = _option("", "Hub id or folder of a trained drafter (default: one of the configured shape)")
     data: str = _option("", "With --drafter: folder of self-distilled rows (default: RUN_FOLDER/distill)")
-    max_answers: int = _option(60, "With --drafter: held-out answers that it is replayed on")
+    max_answers: int = _option(60, "With --drafter: held-out answers, or questions, that it is replayed on")
+    questions: str = _option(
+        "", "With --drafter: have the target answer these first, as bench.py names them, and replay those answers"
+    )
+    max_new_tokens: int = _option(128, "With --questions: length limit of an answer")
     draft_vocabulary: int = _option(8192, "Without --drafter: ids of the draft vocabulary, 0 for all")
     int8: bool = _option(True, "Without --drafter: int8 weights, on a processor")
     longest_draft: int = _option(16, "Tokens of the longest draft")
@@ -206,7 +210,9 @@ class PredictionArguments:
     out: str = _option("", "Folder of table and plot (default: RUN_FOLDER/predict)")
 
     def __post_init__(self) -> None:
-        _check_positive(self, "max_answers", "longest_draft", "repeats")
+        _check_positive(self, "max_answers", "max_new_tokens", "longest_draft", "repeats")
+        if self.questions and not self.drafter:
+            raise InputError("questions are answered for a trained drafter: name it with --drafter")
 
 
 @dataclass

@@ -5,7 +5,8 @@
 Measures plain decoding, the target's passes over 1 to 17 tokens with all that the loop does around them, the
 drafter's step and what drafting takes beside it; prints the speedup to expect at each acceptance, the best draft
 length and the break-even, and leaves table and plot in RUN_FOLDER/predict. With --drafter, a trained one, it also
-replays that drafter on the held-out answers of RUN_FOLDER/distill, and says what its benchmark will show.
+replays that drafter on the held-out answers of RUN_FOLDER/distill, or on the target's answers to your own --questions,
+and says what a benchmark on them will show.
 """
 
 import json
@@ -23,7 +24,7 @@ from drafter_trainer.languages import get_pair
 from drafter_trainer.launch import require_one_process, run_recipe
 from drafter_trainer.provenance import collect_provenance
 from drafter_trainer.targets import encode_prompt, end_ids, resolve_target
-from drafter_trainer.tuning.answers import load_answers, typical_prompt
+from drafter_trainer.tuning.answers import answer_questions, load_answers, typical_prompt
 from drafter_trainer.tuning.costs import measure_costs, untrained_network
 from drafter_trainer.tuning.forecast import break_even, forecast_drafter, forecast_table
 from drafter_trainer.tuning.overhead import attach_confident_loop, measure_overhead
@@ -38,9 +39,15 @@ def main(argv: list[str]) -> None:
     target = resolve_target(where.target_model, where.target_revision, where.target_name, where.chat_template)
     require_one_process("a forecast is made")
     rows = Path(prediction.data or run.folder / "distill")
-    greedy = load_answers(rows, target, prediction.max_answers)[1] if prediction.drafter else []
+    questions, greedy = [], []
+    if prediction.questions:
+        questions = load_questions(prediction.questions, pair, prediction.max_answers)
+    elif prediction.drafter:
+        greedy = load_answers(rows, target, prediction.max_answers)[1]
     tokenizer = target.load_tokenizer()
     target_model = target.load_model(where.dtype, PartialState().device)
+    if questions:
+        greedy = answer_questions(target_model, tokenizer, questions, prediction.max_new_tokens)
     if prediction.drafter:
         draft_model = load_drafter(prediction.drafter, target_model, tokenizer)
         network = loop_of(draft_model).network
@@ -78,10 +85,11 @@ def main(argv: list[str]) -> None:
     }
     if prediction.drafter:
         forecast = forecast_drafter(draft_model, greedy, costs, end_ids(target_model))
-        said["forecast"] = {"drafter": prediction.drafter} | forecast
+        of = Path(prediction.questions).name if questions else "held-out answers"
+        said["forecast"] = {"drafter": prediction.drafter, "of": of} | forecast
         print(
             f"\n{prediction.drafter}: {forecast['speedup']:.2f}x is to be expected, with "
-            f"{forecast['tokens_per_pass']:.2f} tokens a pass ({forecast['answers']} held-out answers)"
+            f"{forecast['tokens_per_pass']:.2f} tokens a pass ({forecast['answers']} answers, {of})"
         )
     out = Path(prediction.out or run.folder / "predict")
     out.mkdir(parents=True, exist_ok=True)

@@ -7,13 +7,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from drafter_trainer.corpora.questions import keep_out
+from drafter_trainer.corpora.questions import Question, keep_out
+from drafter_trainer.distillation.engines import TransformersEngine
+from drafter_trainer.distillation.requests import Request
 from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import Pair
-from drafter_trainer.targets import Target
+from drafter_trainer.targets import Target, encode_prompt
 from drafter_trainer.training.packing import read_token_ids, rows_folder
 from drafter_trainer.training.rows import check_target
 from drafter_trainer.tuning.calibration import HeldOut
@@ -64,6 +66,36 @@ def load_answers(folder: Path, target: Target, limit: int) -> tuple[list[list[in
     for answers in (greedy, sampled):
         random.Random(0).shuffle(answers)
     return train, greedy[:limit], sampled[:limit]
+
+
+def answer_questions(
+    target_model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Question],
+    max_new_tokens: int,
+) -> list[HeldOut]:
+    """Let the target answer questions greedily, all in one batch.
+
+    Args:
+        max_new_tokens (`int`): Length limit of an answer.
+    """
+    unstored = dict.fromkeys(("corpus", "pair", "target", "target_revision"), "")
+    asked = []
+    for question in questions:
+        ids = encode_prompt(tokenizer, question.prompt)
+        asked.append(Request(tuple(ids), 0.0, 0, max_new_tokens, question.question_id, **unstored))
+    answers = TransformersEngine(target_model, tokenizer.pad_token_id).answer(asked)
+    return [
+        HeldOut(
+            list(request.prompt_ids),
+            answer.response_ids,
+            max_new_tokens,
+            request.temperature,
+            answer.topk_ids,
+            answer.topk_logprobs,
+        )
+        for request, answer in zip(asked, answers)
+    ]
 
 
 def typical_prompt(answers: Sequence[HeldOut]) -> list[int]:

@@ -176,6 +176,13 @@ def test_forecast_before_and_after_training(run: Path, config: Path, tmp_path: P
     assert 1 <= forecast["tokens_per_pass"] <= 17
     assert forecast["speedup"] > 0
     assert forecast["answers"] > 0
+    given = ["--drafter", str(run / "drafter"), "--repeats", "2", "--questions", "sample", "--max_new_tokens", "6"]
+    recipe_main("predict")(["--config", str(config), "--out", str(tmp_path), "--max_answers", "3", *given])
+    forecast = json.loads((tmp_path / "predict.json").read_text(encoding="utf-8"))["forecast"]
+    assert (forecast["of"], forecast["answers"]) == ("sample", 3)
+    assert 1 <= forecast["tokens_per_pass"] <= 6
+    with pytest.raises(InputError, match="name it with --drafter"):
+        recipe_main("predict")(["--config", str(config), "--questions", "sample"])
 
 
 def test_results_hold_every_method_and_are_lossless(run: Path) -> None:
