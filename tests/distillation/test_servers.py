@@ -238,8 +238,13 @@ def test_an_interrupt_keeps_what_was_answered_and_asks_for_the_rest(
 ) -> None:
     """Prevent Ctrl-C from losing answers that fill no shard yet, and a resumed run from paying for a batch again."""
     server.mishap = lambda number, body: os.kill(os.getpid(), signal.SIGINT) if number == 7 else None
-    with pytest.raises(KeyboardInterrupt):
-        run(requests, engine_of([server.url], tokenizer, concurrency=1), tmp_path)
+    # A shell that starts the tests in the background has it ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(requests, engine_of([server.url], tokenizer, concurrency=1), tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
     stored = RowStore(tmp_path).keys()
     assert len(stored) == 6  # a batch and a half
     server.settle()

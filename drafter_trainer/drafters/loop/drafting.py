@@ -173,7 +173,11 @@ class DraftingLoop:
         self._sampling = sampling
         self._curve = self._stored_curve if sampling else self._clocked_curve
         self._belief = Belief(settings.sampling_calibration if sampling else settings.calibration)
-        self._rate = Rate(_SAMPLED_TOKENS if sampling else settings.tokens_per_pass, self._curve)
+        if sampling:
+            self._rate = Rate(_SAMPLED_TOKENS, self._curve, least=1 / self._curve(1))
+        else:
+            # No least rate: a clock that corrects what was tried alone makes untried lengths look dear beside none.
+            self._rate = Rate(settings.tokens_per_pass, self._curve)
         self._gain = Gain(settings.network_gain)
         self._index = SuffixIndex()
         self._read: list[int] = []

@@ -108,21 +108,22 @@ class Gain:
 class Rate:
     """Follow the rate R of one answer, in tokens a millisecond of the curve's.
 
-    It is never below that of passes without a draft: where drafts brought less, the next must not be judged by them.
-
     Args:
         tokens_per_pass (`float`): What a pass yields on texts like those that the drafter was tuned on: where each
             answer starts from.
+        curve (`CostCurve`): Of the machine.
+        least (`float`, *optional*, defaults to `0.0`): It is never below this, such as what passes without a draft
+            give: where drafts brought less, the next must not be judged by them.
     """
 
-    def __init__(self, tokens_per_pass: float, curve: CostCurve) -> None:
+    def __init__(self, tokens_per_pass: float, curve: CostCurve, least: float = 0.0) -> None:
         self._tokens = _RATE_PRIOR_ROUNDS * tokens_per_pass
         self._milliseconds = _RATE_PRIOR_ROUNDS * curve(max(2, round(tokens_per_pass) + 1))
-        self._curve = curve
+        self._least = least
 
     def __call__(self) -> float:
         """Return R."""
-        return max(self._tokens / self._milliseconds, 1 / self._curve(1))
+        return max(self._tokens / self._milliseconds, self._least)
 
     def observe(self, tokens: int, milliseconds: float) -> None:
         """Count a round."""

@@ -230,9 +230,9 @@ def test_rate_moves_from_the_tuned_to_the_own_yield() -> None:
     assert Rate(1.0, curve)() == pytest.approx(1.0 / 10.0)
 
 
-def test_rate_is_never_below_that_without_drafts() -> None:
+def test_rate_is_never_below_the_least() -> None:
     """Where every draft loses, a rate that sinks with them would call the next one worth its while."""
-    rate = Rate(1.5, CostCurve([10.0, 30.0, 30.0]))
+    rate = Rate(1.5, CostCurve([10.0, 30.0, 30.0]), least=1 / 10.0)
     assert rate() == pytest.approx(1 / 10.0)
     rate.observe(1, 30.0)
     assert rate() == pytest.approx(1 / 10.0)
