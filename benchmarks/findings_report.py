@@ -31,7 +31,9 @@ def main() -> None:
     curves = {start: points(networks, start) for start in _LABELS}
     plot_tokens(curves, networks["pretrained"], DOCS / "findings_tokens.png")
     text = (DOCS / "findings.md").read_text(encoding="utf-8")
-    text = put(text, "amount", "\n".join([amount_table(networks), "", *map(fit_line, _LABELS, curves.values())]))
+    plot = "![Speedup and expected α by finetuning tokens](findings_tokens.png)"
+    fits = map(fit_line, _LABELS, curves.values())
+    text = put(text, "amount", "\n".join([amount_table(networks), "", *fits, "", plot]))
     half = next(network["rows"] for network in networks.values() if network["loss"] == "lk_hybrid")
     losses = {name: each for name, each in networks.items() if each["start"] == "pretrained" and each["rows"] == half}
     text = put(text, "losses", table(losses, "loss", lambda name, network: network["loss"]))
