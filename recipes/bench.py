@@ -1,4 +1,4 @@
-"""Measure a drafter against plain decoding, prompt lookup and itself before finetuning.
+"""Measure a drafter against plain decoding, prompt lookup, itself before finetuning, and rivals of the literature.
 
     accelerate launch recipes/bench.py --config recipes/configs/smollm2-135m/de-en.yaml --drafter runs/drafter
 
@@ -17,6 +17,7 @@ from drafter_trainer.benchmark.measure import Setting, measure
 from drafter_trainer.benchmark.methods import build_methods
 from drafter_trainer.benchmark.report import speedup_tables
 from drafter_trainer.benchmark.results import SCHEMA_VERSION, read_results, summarise_run, write_results
+from drafter_trainer.benchmark.rivals import TRAINED, build_rivals
 from drafter_trainer.configuration import parse_arguments
 from drafter_trainer.corpora.questions import Question, load_questions
 from drafter_trainer.drafters.load import describe_drafter, identify_drafter, load_drafter
@@ -24,7 +25,7 @@ from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair
 from drafter_trainer.launch import report_step, require_one_process, run_recipe
 from drafter_trainer.provenance import collect_provenance
-from drafter_trainer.steps import Step
+from drafter_trainer.steps import Step, finished_step
 from drafter_trainer.targets import resolve_target
 
 
@@ -49,6 +50,13 @@ def main(argv: list[str]) -> None:
         "pretrained": identify_drafter(pretrained_path) if pretrained_path else "none",
         "questions": _hash_questions(questions),
     }
+    rivals = {
+        "medusa": Path(bench.medusa or run.folder / "medusa"),
+        "eagle": Path(bench.eagle or run.folder / "eagle"),
+    }
+    for rival in (rival for rival in TRAINED if rival in bench.rivals):
+        advice = f"run {rival}.py first, or give --{rival} FOLDER"
+        inputs[rival] = finished_step(rivals[rival], advice)["fingerprint"]
     step = Step(out / "bench", "bench", given, inputs)
     if step.is_finished():
         print(speedup_tables(read_results(out / "results.json")))
@@ -62,7 +70,11 @@ def main(argv: list[str]) -> None:
         pretrained = AutoModelForCausalLM.from_pretrained(pretrained_path, dtype=target_model.dtype)
         pretrained.to(target_model.device).eval()
     stock_draft_length = description.draft_length if bench.stock_loop else None
-    methods = build_methods(drafter, pretrained, bench.prompt_lookup_tokens, bench.without, stock_draft_length)
+    methods = build_methods(
+        drafter, pretrained, bench.prompt_lookup_tokens, bench.without, stock_draft_length, bench.alone
+    )
+    # The drafter stays the last of the table.
+    methods[-1:-1] = build_rivals(bench, target, target_model, rivals)
     settings = [
         Setting(temperature, seed, bench.max_new_tokens)
         for temperature in bench.temperatures

@@ -41,7 +41,8 @@ def decode(
         target_model (`PreTrainedModel`): The target.
         prompt_ids (`Sequence[int]`): The prompt, chat template included.
         draft_arguments (`dict[str, Any]`): What tells `generate` where drafts come from, such as
-            `{"assistant_model": drafter}`; empty for plain decoding.
+            `{"assistant_model": drafter}`; empty for plain decoding. A decoding loop of its own, given as
+            `custom_generate`, counts its rounds itself and has them in `rounds`.
         temperature (`float`): 0.0 is greedy.
         seed (`int`): Random state at the start.
         max_new_tokens (`int`): Length limit.
@@ -61,7 +62,9 @@ def decode(
         _synchronise(target_model.device)
         seconds = time.perf_counter() - start
     sequence = output[0].tolist()
-    return Decoding(sequence[len(prompt_ids) :], seconds, recorder.rounds(len(prompt_ids), sequence))
+    loop = draft_arguments.get("custom_generate")
+    rounds = recorder.rounds(len(prompt_ids), sequence) if loop is None else loop.rounds
+    return Decoding(sequence[len(prompt_ids) :], seconds, rounds)
 
 
 class _PassRecorder:
@@ -74,6 +77,7 @@ class _PassRecorder:
 
     def __init__(self, target_model: PreTrainedModel) -> None:
         self._model = target_model
+        self._layers = target_model.config.get_text_config().num_hidden_layers
         self._passes: list[tuple[int, torch.Tensor]] = []
 
     def __enter__(self) -> "_PassRecorder":
@@ -84,6 +88,8 @@ class _PassRecorder:
         self._hook.remove()
 
     def _note(self, module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        if module.config.get_text_config().num_hidden_layers < self._layers:
+            return  # a draft of the target's own first layers, see `assistant_early_exit` of transformers
         cache = kwargs.get("past_key_values")
         self._passes.append((0 if cache is None else int(cache.get_seq_length()), kwargs["input_ids"]))
 
