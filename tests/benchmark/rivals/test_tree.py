@@ -61,28 +61,27 @@ def test_greedy_follows_the_target(choices: list[int], expected: tuple[list[int]
     assert follow_choices(made_tree(), choices) == expected
 
 
-def test_two_siblings_in_turn_leave_the_targets_distribution() -> None:
-    """Each sibling must be judged by what the one before it left over: judged by p itself, it comes too often."""
+@pytest.mark.parametrize("kind", ["drawn", "certain", "drawn, and the first sibling's q claimed for the second"])
+def test_two_siblings_in_turn_leave_the_targets_distribution(kind: str) -> None:
+    """Each sibling is drawn from, and judged by, what the one before it left over: else one of them comes too often.
+
+    A wrong claim is planted too: by hand the shares would be 0.4, 0.4 and 0.2 then.
+    """
     p, q = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.2, 0.2, 0.6])
-    scores = p.log().expand(3, 3)
+    scores, counts = p.log().expand(3, 3), torch.zeros(3)
     torch.manual_seed(0)
-    counts = {"drawn": torch.zeros(3), "certain": torch.zeros(3)}
     for _ in range(4000):
         tree, left = Tree(0), q
         for token in torch.multinomial(q, 2, replacement=False).tolist():
-            tree.add(token, 0, left)
-            left = left.index_fill(0, torch.tensor(token), 0.0)
-            left = left / left.sum()
+            tree.add(token, 0, None if kind == "certain" else left)
+            if kind == "drawn":
+                left = left.index_fill(0, torch.tensor(token), 0.0)
+                left = left / left.sum()
         path, following = accept_by_chance(tree, scores)
-        counts["drawn"][tree.tokens[path[0]] if path else following] += 1
-        tree = Tree(0)
-        tree.add(2, 0)
-        tree.add(0, 0)
-        path, following = accept_by_chance(tree, scores)
-        counts["certain"][tree.tokens[path[0]] if path else following] += 1
-    for count in counts.values():
-        # Four standard deviations of the most uncertain of the three.
-        torch.testing.assert_close(count / 4000, p, atol=4 * (0.25 / 4000) ** 0.5, rtol=0)
+        counts[tree.tokens[path[0]] if path else following] += 1
+    expected = torch.tensor([0.4, 0.4, 0.2]) if "claimed" in kind else p
+    # Four standard deviations of the most uncertain of the three.
+    torch.testing.assert_close(counts / 4000, expected, atol=4 * (0.25 / 4000) ** 0.5, rtol=0)
 
 
 def test_tree_grows_where_most_is_expected() -> None:
