@@ -164,8 +164,7 @@ def grow_tree(accuracies: Sequence[Sequence[float]], nodes: int) -> list[tuple[i
         depth, rank = len(path) - 1, path[-1]
         if depth < len(accuracies) and rank < len(accuracies[depth]):
             chance = math.prod(accuracies[level][rank] for level, rank in enumerate(path))
-            if chance > 0:
-                heapq.heappush(heap, (-chance, path))
+            heapq.heappush(heap, (-chance, path))
 
     consider((0,))
     while heap and len(chosen) < nodes:

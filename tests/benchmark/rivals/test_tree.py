@@ -89,4 +89,5 @@ def test_tree_grows_where_most_is_expected() -> None:
     accuracies = [[0.6, 0.31], [0.6, 0.5]]
     assert grow_tree(accuracies, 4) == [(0,), (0, 0), (1,), (0, 1)]
     assert grow_tree(accuracies, 100) == [(0,), (0, 0), (1,), (0, 1), (1, 0), (1, 1)]
-    assert grow_tree([[0.5, 0.0], [0.0]], 9) == [(0,)]  # what is never right is worth nothing
+    # A rank that was never right on few held-out rows must not hide those behind it.
+    assert grow_tree([[0.0, 0.5, 0.2], [0.5]], 3) == [(0,), (1,), (1, 0)]
