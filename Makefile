@@ -19,16 +19,20 @@ CONFIG ?= recipes/configs/$(TARGET)/$(PAIR).yaml
 ifeq ($(TARGET)/$(PAIR),smollm2-135m/de-en)
 DRAFTER ?= $(firstword $(wildcard runs/smollm2-135m-drafter-de-en/drafter runs/quickstart/drafter))
 endif
+MATRIX ?= recipes/configs/$(TARGET)/matrix.yaml
 QUICKSTART := --config recipes/configs/smollm2-135m/quickstart.yaml
 
-.PHONY: help install quickstart test bench lint readme clean
+.PHONY: help install quickstart test bench matrix compare report lint readme clean
 
 help:
 	@echo "make quickstart               the whole way on this machine: train, publish to a folder, measure"
 	@echo "make test                     the tests"
-	@echo "make bench LANG=de-en         measure a drafter [DRAFTER=folder or Hub id] [QUESTIONS=file.jsonl] [OUT=folder]"
+	@echo "make bench LANG=de-en         measure a drafter [DRAFTER=folder or Hub id] [TASK=story] [QUESTIONS=file.jsonl] [OUT=folder]"
+	@echo "make matrix                   measure drafters on tasks and pairs [MATRIX=file.yaml] [MATRIX_OPTIONS=...]"
+	@echo "make compare A=… B=…          hold two results.json against each other"
+	@echo "make report RESULTS=…         render the report of a results.json anew"
 	@echo "make lint                     ruff"
-	@echo "make readme                   write the committed results into the README"
+	@echo "make readme                   write the committed results into README and docs"
 
 install: $(INSTALLED)
 
@@ -49,9 +53,20 @@ test: $(INSTALLED)
 
 bench: $(INSTALLED)
 	@test -f $(CONFIG) || { echo "error: there is no $(CONFIG): known pairs of $(TARGET) are" \
-	  $(notdir $(basename $(filter-out %/common.yaml %/into-english.yaml %/quickstart.yaml %/start_text.yaml,$(wildcard recipes/configs/$(TARGET)/*.yaml)))); exit 2; }
+	  $(notdir $(basename $(filter-out %/common.yaml %/into-english.yaml %/matrix.yaml %/quickstart.yaml %/start_text.yaml,$(wildcard recipes/configs/$(TARGET)/*.yaml)))); exit 2; }
 	$(LAUNCH) recipes/bench.py --config $(CONFIG) --pair $(PAIR) $(if $(DRAFTER),--drafter $(DRAFTER)) \
-	  $(if $(QUESTIONS),--questions $(QUESTIONS)) $(if $(OUT),--out $(OUT)) $(BENCH_OPTIONS)
+	  $(if $(TASK),--task $(TASK)) $(if $(QUESTIONS),--questions $(QUESTIONS)) $(if $(OUT),--out $(OUT)) $(BENCH_OPTIONS)
+
+matrix: $(INSTALLED)
+	@$(VENV)/bin/python recipes/matrix.py --config $(MATRIX) $(MATRIX_OPTIONS)
+
+compare: $(INSTALLED)
+	@test -n "$(A)" -a -n "$(B)" || { echo "error: name two files: make compare A=one/results.json B=other/results.json"; exit 2; }
+	@$(VENV)/bin/python recipes/compare.py $(A) $(B)
+
+report: $(INSTALLED)
+	@test -n "$(RESULTS)" || { echo "error: name a file: make report RESULTS=runs/.../results.json"; exit 2; }
+	@$(VENV)/bin/python recipes/report.py $(RESULTS) $(if $(OUT),--out $(OUT))
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .

@@ -244,13 +244,18 @@ class BenchmarkArguments:
     pretrained_drafter: str | None = _option(
         None, "The drafter before finetuning: Hub id or folder (default: pretrain/ beside the drafter's folder)"
     )
-    questions: str = _option("sample", "sample, a parallel corpus, or a Spec-Bench file")
-    max_questions: int | None = _option(None, "Ask the first so many")
+    task: str = _option("translation", "What is measured: its options come from recipes/configs/tasks/TASK.yaml")
+    questions: str = _option("sample", "sample, a parallel corpus, mt-bench, or a Spec-Bench file")
+    categories: list[str] = _option([], "Of a Spec-Bench file: ask the questions of these categories alone")
+    turns: int = _option(1, "Of a question with several turns: ask so many, each after plain decoding's own answers")
+    max_questions: int | None = _option(None, "Ask the first so many; each turn counts")
     max_sampling_questions: int | None = _option(None, "Ask the first so many at temperatures above 0")
-    out: str = _option("", "Folder of results.json (default: RUN_FOLDER)")
+    out: str = _option("", "Folder of results.json (default: RUN_FOLDER; of another task: RUN_FOLDER/tasks/TASK)")
+    save_outputs: bool = _option(False, "Also write outputs.jsonl: every method's answers, for recipes/judge.py")
     temperatures: list[float] = _option([0.0, 1.0], "0 is greedy")
     seeds: list[int] = _option([0, 1, 2], "Of each temperature above 0")
     max_new_tokens: int = _option(128, "Length limit of an answer")
+    repeats: int = _option(1, "Time each prompt so often, an odd number, and take the median")
     prompt_lookup_tokens: list[int] = _option([10], "Tokens that prompt lookup drafts in one round, each a method")
     without: list[str] = _option([], "Also measure the drafter without lookup, ngram or network, where it asks them")
     alone: list[str] = _option([], "Also measure the drafter with lookup, ngram or network alone")
@@ -266,7 +271,11 @@ class BenchmarkArguments:
     def __post_init__(self) -> None:
         if not self.temperatures or min(self.temperatures) < 0:
             raise InputError(f"temperatures must be 0 or more, got {self.temperatures}")
-        _check_positive(self, "max_new_tokens", "max_questions", "max_sampling_questions")
+        _check_positive(self, "max_new_tokens", "max_questions", "max_sampling_questions", "repeats", "turns")
+        if self.repeats % 2 == 0:
+            raise InputError(f"repeats must be odd, so that their median was measured itself, got {self.repeats}")
+        if unknown := set(self.without) - {"lookup", "ngram", "network"}:
+            raise InputError(f"without names sources: lookup, ngram, network; got {', '.join(sorted(unknown))}")
         if min(self.prompt_lookup_tokens, default=0) < 1:
             raise InputError(f"prompt_lookup_tokens must be 1 or more, got {self.prompt_lookup_tokens}")
         _check_positive(self, "tree_nodes", "early_exit_layer", "early_exit_length")

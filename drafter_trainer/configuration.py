@@ -23,6 +23,7 @@ from drafter_trainer.arguments import (
     TargetArguments,
     TuningArguments,
 )
+from drafter_trainer.benchmark.arguments import JudgeArguments, MatrixArguments
 from drafter_trainer.errors import InputError
 from drafter_trainer.training.arguments import FinetuningArguments, PretrainingArguments, RivalTrainingArguments
 
@@ -43,6 +44,8 @@ RECIPES = {
     "bench": (RunArguments, TargetArguments, BenchmarkArguments),
     "medusa": (RunArguments, TargetArguments, MedusaArguments, RivalTrainingArguments),
     "eagle": (RunArguments, TargetArguments, RivalArguments, RivalTrainingArguments),
+    "matrix": (MatrixArguments,),
+    "judge": (JudgeArguments,),
 }
 
 
@@ -51,13 +54,17 @@ class _Parser(HfArgumentParser):
         raise InputError(f"{message} (--help lists the options)")
 
 
-def parse_arguments(recipe: str, argv: Sequence[str], description: str) -> tuple[list[Any], dict[str, Any]]:
+def parse_arguments(
+    recipe: str, argv: Sequence[str], description: str, tasks: Path | None = None
+) -> tuple[list[Any], dict[str, Any]]:
     """Read a recipe's arguments; the command line overrides the file.
 
     Args:
         recipe (`str`): One of `RECIPES`.
         argv (`Sequence[str]`): The command line without the program's name.
         description (`str`): What `--help` says first.
+        tasks (`Path`, *optional*): Folder of the tasks' files: the one that `task` names, on the command line or in
+            the file, stands between the two.
     Returns:
         `tuple` of one object for each dataclass of the recipe, and of what was given for it, by key.
     Raises:
@@ -65,8 +72,11 @@ def parse_arguments(recipe: str, argv: Sequence[str], description: str) -> tuple
     """
     parser = _Parser(RECIPES[recipe], description=description, prog=f"recipes/{recipe}.py", allow_abbrev=False)
     parser.add_argument("--config", help="YAML file; the command line overrides it")
-    config = _config_option(argv)
+    config = option_of(argv, "--config")
     from_file = read_config(Path(config), recipe) if config else {}
+    task = option_of(argv, "--task") or from_file.get("task")
+    if tasks is not None and task is not None:
+        from_file |= _read_task(tasks, str(task), recipe)
     words = [word for key, value in from_file.items() for word in _as_options(key, value)] + [*argv]
     # Before the values are checked: a mistyped --pair would be reported as a missing one.
     _, unknown = parser.parse_known_args(words)
@@ -147,12 +157,20 @@ def _existing_configs(path: Path) -> str:
     return f"{path.parent} has {', '.join(names)}" if names else "name another one"
 
 
-def _config_option(argv: Sequence[str]) -> str | None:
+def _read_task(tasks: Path, task: str, recipe: str) -> dict[str, Any]:
+    known = sorted(path.stem for path in tasks.glob("*.yaml") if path.stem != "common")
+    if task not in known:
+        raise InputError(f"unknown task {task}: the known ones are {', '.join(known)}; add {tasks}/{task}.yaml for it")
+    return read_config(tasks / f"{task}.yaml", recipe)
+
+
+def option_of(argv: Sequence[str], option: str) -> str | None:
+    """Return what a command line gives for an option, before anything is parsed."""
     for word, following in zip(argv, [*argv[1:], None]):
-        if word == "--config":
+        if word == option:
             return following
-        if word.startswith("--config="):
-            return word.removeprefix("--config=")
+        if word.startswith(f"{option}="):
+            return word.removeprefix(f"{option}=")
     return None
 
 

@@ -27,6 +27,7 @@ _INDIFFERENT = {
     "request_timeout",
     "run_folder",
     "run_name",
+    "save_outputs",
     "servers",
     "to",
 }

@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,13 +77,31 @@ class Target:
         return model.to(device).eval()
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+def chat_of(prompt: str, earlier: Sequence[tuple[str, str]] = ()) -> list[dict[str, str]]:
+    """Write what a user asks as the messages of a chat.
+
+    Args:
+        prompt (`str`): What is asked now.
+        earlier (`Sequence[tuple[str, str]]`, *optional*): What was asked and answered before, first to last.
+    """
+    messages = []
+    for asked, answered in earlier:
+        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+    return [*messages, {"role": "user", "content": prompt}]
+
+
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, earlier: Sequence[tuple[str, str]] = ()
+) -> list[int]:
     """Turn what a user asks into token ids, through the chat template, once.
 
     The template writes its own start token, so none is added by the tokenizer.
+
+    Args:
+        prompt, earlier: As for `chat_of`.
     """
-    messages = [{"role": "user", "content": prompt}]
-    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+    chat = chat_of(prompt, earlier)
+    return tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"]
 
 
 def end_ids(model: PreTrainedModel) -> frozenset[int]:

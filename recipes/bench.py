@@ -1,9 +1,11 @@
 """Measure a drafter against plain decoding, prompt lookup, itself before finetuning, and rivals of the literature.
 
     accelerate launch recipes/bench.py --config recipes/configs/smollm2-135m/de-en.yaml --drafter runs/drafter
+    accelerate launch recipes/bench.py --config recipes/configs/smollm2-135m/de-en.yaml --task story
 
-Writes results.json to --out (default: RUN_FOLDER) and prints the table. Batch 1, methods interleaved prompt by
-prompt. Interrupted, it goes on with the question that it was at.
+Writes results.json with its report (report.md, report.html, plots/) to --out (default: RUN_FOLDER, or
+RUN_FOLDER/tasks/TASK) and prints the tables. Batch 1, methods interleaved prompt by prompt. Where questions have
+references, answers are scored against them. Interrupted, it goes on with the question that it was at.
 """
 
 import hashlib
@@ -13,13 +15,19 @@ from pathlib import Path
 from accelerate import PartialState
 from transformers import AutoModelForCausalLM
 
+from drafter_trainer.arguments import BenchmarkArguments
+from drafter_trainer.benchmark.journal import read_journal
 from drafter_trainer.benchmark.measure import Setting, measure
 from drafter_trainer.benchmark.methods import build_methods
-from drafter_trainer.benchmark.report import speedup_tables
+from drafter_trainer.benchmark.outputs import FILE_NAME, write_outputs
+from drafter_trainer.benchmark.page import write_report
+from drafter_trainer.benchmark.quality import add_quality
+from drafter_trainer.benchmark.report import report_tables
 from drafter_trainer.benchmark.results import SCHEMA_VERSION, read_results, summarise_run, write_results
 from drafter_trainer.benchmark.rivals import TRAINED, build_rivals
 from drafter_trainer.configuration import parse_arguments
 from drafter_trainer.corpora.questions import Question, load_questions
+from drafter_trainer.corpora.tasks import TRANSLATION, Task
 from drafter_trainer.drafters.load import describe_drafter, identify_drafter, load_drafter
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair
@@ -28,22 +36,26 @@ from drafter_trainer.provenance import collect_provenance
 from drafter_trainer.steps import Step, finished_step
 from drafter_trainer.targets import resolve_target
 
+TASKS = Path(__file__).parent / "configs" / "tasks"
+JOURNAL = "journal.jsonl"
+
 
 def main(argv: list[str]) -> None:
-    (run, where, bench), given = parse_arguments("bench", argv, __doc__)
+    (run, where, bench), given = parse_arguments("bench", argv, __doc__, TASKS)
     pair = get_pair(run.pair)
     require_one_process("a benchmark runs")
     drafter_path = bench.drafter or str(run.folder / "drafter")
     if not bench.drafter and not Path(drafter_path).is_dir():
         raise InputError(f"there is no drafter in {drafter_path}: train one, or give --drafter FOLDER_OR_HUB_ID")
     description = describe_drafter(drafter_path)
-    questions = load_questions(bench.questions, pair, bench.max_questions)
+    task = Task(bench.task, tuple(bench.categories), bench.turns)
+    questions = load_questions(bench.questions, pair, bench.max_questions, task)
     target = resolve_target(where.target_model, where.target_revision, where.target_name, where.chat_template)
     pretrained_path = bench.pretrained_drafter
     beside = Path(drafter_path).parent / "pretrain"
     if pretrained_path is None and Path(drafter_path).is_dir() and (beside / "config.json").is_file():
         pretrained_path = str(beside)
-    out = Path(bench.out or run.folder)
+    out = Path(bench.out or (run.folder if task.name == TRANSLATION else run.folder / "tasks" / task.name))
     inputs = {
         "target": target.identity,
         "drafter": identify_drafter(drafter_path),
@@ -59,7 +71,8 @@ def main(argv: list[str]) -> None:
         inputs[rival] = finished_step(rivals[rival], advice)["fingerprint"]
     step = Step(out / "bench", "bench", given, inputs)
     if step.is_finished():
-        print(speedup_tables(read_results(out / "results.json")))
+        keep_outputs(bench, step, out)
+        print(report_tables(read_results(out / "results.json")))
         return report_step(step, reused=True)
 
     tokenizer = target.load_tokenizer()
@@ -84,11 +97,12 @@ def main(argv: list[str]) -> None:
         runs = []
         for setting in settings:
             asked = questions if setting.temperature == 0 else questions[: bench.max_sampling_questions]
-            records = measure(target_model, tokenizer, asked, methods, setting, step.folder / "journal.jsonl")
+            records = measure(target_model, tokenizer, asked, methods, setting, step.folder / JOURNAL, bench.repeats)
             described = {
                 "pair": str(pair),
-                "task": "translation",
+                "task": task.name,
                 "draft_length": drafter.generation_config.num_assistant_tokens,
+                "repeats": bench.repeats,
                 "dtype": str(target_model.dtype).removeprefix("torch."),
                 "questions": {
                     "source": Path(bench.questions).name,
@@ -97,6 +111,7 @@ def main(argv: list[str]) -> None:
                 },
             }
             runs.append(summarise_run(records, methods, setting, described))
+            add_quality(runs[-1], records, asked, pair.target)
         results = {
             "schema_version": SCHEMA_VERSION,
             "provenance": collect_provenance()
@@ -109,10 +124,17 @@ def main(argv: list[str]) -> None:
             "runs": runs,
         }
         write_results(results, out / "results.json")
-    print(speedup_tables(results))
+        write_report(results, out)
+    keep_outputs(bench, step, out)
+    print(report_tables(results))
     if pretrained is None:
         print("The drafter before finetuning is not in the table: name it with --pretrained_drafter.")
     report_step(step)
+
+
+def keep_outputs(bench: BenchmarkArguments, step: Step, out: Path) -> None:
+    if bench.save_outputs:
+        write_outputs(read_journal(step.folder / JOURNAL), out / FILE_NAME)
 
 
 def _hash_questions(questions: list[Question]) -> str:

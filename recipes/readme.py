@@ -1,31 +1,37 @@
-"""Write the tables of committed results into the README, each between its two marks.
+"""Write the tables of committed results into README and docs, each between its two marks.
 
     make readme
 
 The numbers come from hub_cards/*/results.json, which publish.py left there, and from sampling/results.json beside
 them where T = 1 was measured in a run of its own: the table that quickstart printed, an overview of all other
-drafters, and the whole table of the first of them.
+drafters, and the whole table of the first of them. docs/results.md has the published numbers of
+docs/paper_table1.json beside them, docs/results_schema.md the schema that results.json follows.
 """
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
+from drafter_trainer.benchmark.documentation import paper_tables, schema_tables
 from drafter_trainer.benchmark.report import overview_table, speedup_tables
-from drafter_trainer.benchmark.results import read_results
+from drafter_trainer.benchmark.results import SCHEMA, read_results
 
 CARDS = Path("hub_cards")
 QUICKSTART = CARDS / "smollm2-135m-quickstart-drafter-de-en" / "results.json"
 README = Path("README.md")
+DOCS = Path("docs")
 
 
 def main() -> None:
     paths = [path for path in sorted(CARDS.glob("*/results.json")) if path != QUICKSTART]
-    text = README.read_text(encoding="utf-8")
-    text = put(text, "quickstart", speedup_tables(read_results(QUICKSTART)))
-    overview = overview_table([read_with_sampling(path) for path in paths])
-    text = put(text, "drafters", f"{overview}\n\n{speedup_tables(read_results(paths[0]))}")
-    README.write_text(text, encoding="utf-8")
+    several = [read_with_sampling(path) for path in paths]
+    overview = f"{overview_table(several)}\n\n{speedup_tables(read_results(paths[0]))}"
+    paper = json.loads((DOCS / "paper_table1.json").read_text(encoding="utf-8"))
+    put(README, "quickstart", speedup_tables(read_results(QUICKSTART)))
+    put(README, "drafters", overview)
+    put(DOCS / "results.md", "paper", paper_tables(paper, several))
+    put(DOCS / "results_schema.md", "schema", schema_tables(SCHEMA))
 
 
 def read_with_sampling(path: Path) -> dict[str, Any]:
@@ -39,13 +45,13 @@ def read_with_sampling(path: Path) -> dict[str, Any]:
     return results
 
 
-def put(text: str, name: str, tables: str) -> str:
+def put(path: Path, name: str, tables: str) -> None:
     begin, end = f"<!-- {name}: make readme -->", f"<!-- end of {name} -->"
-    before, _, rest = text.partition(begin)
+    before, _, rest = path.read_text(encoding="utf-8").partition(begin)
     _, _, after = rest.partition(end)
     if not after:
-        sys.exit(f"error: {README} lacks the marks {begin} and {end}: put them back")
-    return f"{before}{begin}\n{tables}\n{end}{after}"
+        sys.exit(f"error: {path} lacks the marks {begin} and {end}: put them back")
+    path.write_text(f"{before}{begin}\n{tables}\n{end}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

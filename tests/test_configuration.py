@@ -6,13 +6,20 @@ from typing import Any
 
 import pytest
 
-from drafter_trainer.arguments import DistillationArguments, RunArguments
-from drafter_trainer.configuration import RECIPES, parse_arguments
+from drafter_trainer.arguments import BenchmarkArguments, DistillationArguments, RunArguments
+from drafter_trainer.configuration import RECIPES, parse_arguments, read_config
 from drafter_trainer.errors import InputError
 
 CONFIGS = Path(__file__).parent.parent / "recipes" / "configs"
 NEEDED = {"pair": "de-en", "drafter_name": "tiny-drafter-de-en", "target_model": "tiny", "corpus": "sample"}
-PUBLISHED = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.name != "common.yaml")
+TASKS = CONFIGS / "tasks"
+MATRICES = sorted(CONFIGS.glob("*/matrix.yaml"))
+PUBLISHED = sorted(
+    path
+    for path in CONFIGS.glob("*/*.yaml")
+    if path.parent != TASKS and path.name != "common.yaml" and path not in MATRICES
+)
+OF_A_DRAFTER = [recipe for recipe, kinds in RECIPES.items() if RunArguments in kinds]
 
 
 def write(path: Path, *lines: str) -> Path:
@@ -119,7 +126,7 @@ def test_key_with_a_recipe_s_name_overrides_the_plain_one(tmp_path: Path, config
     assert values("pretrain", "--config", path)["learning_rate"] == 5e-4
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", OF_A_DRAFTER)
 def test_keys_of_other_recipes_are_passed_over(tmp_path: Path, config: Path, recipe: str) -> None:
     """One file serves all recipes of a drafter; each must take its own keys."""
     keys = ("loss_type: topk_kl", "max_questions: 3", "samples: 2", "draft_length: 4", "hidden_size: 64")
@@ -215,6 +222,7 @@ def test_value_of_a_wrong_type_is_named(tmp_path: Path, config: Path, line: str,
         ("num_hidden_layers: 0", "pretrain", "num_hidden_layers must be at least 1"),
         ("draft_length: 0", "publish", "draft_length must be at least 1"),
         ("loss_type: kl", "finetune", "loss_type must be one of"),
+        ("repeats: 2", "bench", "repeats must be odd, so that their median was measured itself, got 2"),
         ("max_length: 1", "pretrain", "max_length must be at least 2"),
         ("hub_token: secret", "finetune", "hub_token is not used"),
         ("push_to_hub: true", "pretrain", "push_to_hub is not used"),
@@ -291,7 +299,7 @@ def test_help_lists_every_option(recipe: str, capsys: pytest.CaptureFixture[str]
     assert {name for name in options if f"--{name}" not in shown} == set()
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", OF_A_DRAFTER)
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_published_configuration_is_read_by_every_recipe(path: Path, recipe: str) -> None:
     """A renamed option would break the commands of the README, file by file."""
@@ -304,3 +312,55 @@ def test_published_configuration_is_read_by_every_recipe(path: Path, recipe: str
 def test_there_are_published_configurations() -> None:
     """With a wrong pattern the test above would pass on nothing."""
     assert PUBLISHED
+    assert MATRICES
+
+
+@pytest.mark.parametrize("path", MATRICES, ids=lambda path: path.parent.name)
+def test_published_matrix_is_read(path: Path) -> None:
+    """A matrix whose tasks or pairs are misspelt would only show after hours."""
+    (matrix,), _ = parse_arguments("matrix", ["--config", str(path)], "Test.")
+    assert {task for task, _ in matrix.columns} <= {file.stem for file in TASKS.glob("*.yaml")}
+    read_config(path, "bench")
+
+
+def bench(*argv: str | Path) -> BenchmarkArguments:
+    """Parse as bench.py does."""
+    objects, _ = parse_arguments("bench", [str(word) for word in argv], "Test.", TASKS)
+    return next(found for found in objects if isinstance(found, BenchmarkArguments))
+
+
+@pytest.mark.parametrize("task", sorted(path.stem for path in TASKS.glob("*.yaml") if path.stem != "common"))
+def test_every_task_is_read_and_named_as_its_file(config: Path, task: str) -> None:
+    """Results under another task's name would be compared with that task's."""
+    assert bench("--config", config, "--task", task).task == task
+    assert bench("--config", config, f"--task={task}").task == task
+
+
+def test_task_stands_between_the_configuration_and_the_command_line(tmp_path: Path, config: Path) -> None:
+    """A pair's own questions are translations; a story asked from them would be none."""
+    path = write(tmp_path / "pair.yaml", "base: needed.yaml", "questions: wmt16", "max_questions: 5")
+    asked = bench("--config", path, "--task", "conversation")
+    assert (asked.questions, asked.turns, asked.max_questions) == ("mt-bench", 2, 5)
+    assert "extraction" in asked.categories
+    assert bench("--config", path, "--task", "conversation", "--questions", "q.jsonl").questions == "q.jsonl"
+    assert bench("--config", path).questions == "wmt16"
+    named = write(tmp_path / "named.yaml", "base: needed.yaml", "task: story")
+    assert bench("--config", named).questions == "sample"
+
+
+def test_translation_is_what_is_measured_without_a_task(config: Path) -> None:
+    """What the README's commands measure must be what the task's file says."""
+    assert bench("--config", config) == bench("--config", config, "--task", "translation")
+
+
+@pytest.mark.parametrize("task", ["poems", "common", "../tasks/story"])
+def test_unknown_task_lists_the_known_ones(config: Path, task: str) -> None:
+    """A mistyped task must not be measured as another one."""
+    with pytest.raises(InputError, match=rf"unknown task {task}: the known ones are conversation, mathematics"):
+        bench("--config", config, "--task", task)
+
+
+def test_unknown_source_to_leave_out_is_refused(config: Path) -> None:
+    """A method that is left out in silence is missed by nobody."""
+    with pytest.raises(InputError, match="without names sources: lookup, ngram, network; got nework"):
+        bench("--config", config, "--without", "nework", "lookup")

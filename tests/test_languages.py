@@ -3,7 +3,17 @@
 import pytest
 
 from drafter_trainer.errors import InputError
-from drafter_trainer.languages import LANGUAGES, get_language, get_pair, read_translation_prompt, translation_prompt
+from drafter_trainer.languages import (
+    LANGUAGES,
+    Language,
+    get_language,
+    get_pair,
+    grading_prompt,
+    is_spaced,
+    read_translation_prompt,
+    story_prompt,
+    translation_prompt,
+)
 
 
 def test_pair_is_read_in_its_direction() -> None:
@@ -39,3 +49,23 @@ def test_prompt_is_the_same_however_it_was_written() -> None:
 def test_every_probe_is_in_its_own_language() -> None:
     """Probes compare tokenizers where languages differ; a repeated one would compare nothing."""
     assert len({language.probe for language in LANGUAGES.values()}) == len(LANGUAGES)
+
+
+def test_story_names_its_language_unless_it_is_english() -> None:
+    """An English prompt without a language is answered in English."""
+    assert story_prompt(get_language("en"), "a fox") == "Write a short story about a fox."
+    assert story_prompt(get_language("ja"), "a fox") == "Write a short story in Japanese about a fox."
+
+
+@pytest.mark.parametrize("language", LANGUAGES.values(), ids=LANGUAGES)
+def test_spaces_are_told_from_the_text_alone(language: Language) -> None:
+    """Prompts of unknown language are compared with training text in words, or in characters."""
+    assert is_spaced(3 * language.probe) == language.spaced
+
+
+def test_judge_sees_answer_and_conversation_apart() -> None:
+    """An answer that the judge takes for a part of the question is not graded."""
+    prompt = grading_prompt([{"role": "user", "content": "Why?"}], "Because.")
+    assert "<user>\nWhy?\n</user>" in prompt
+    assert "<answer>\nBecause.\n</answer>" in prompt
+    assert prompt.endswith("`Grade: N`, where N is a whole number from 1, useless, to 10, faultless.")

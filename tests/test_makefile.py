@@ -18,11 +18,13 @@ def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
 
 def test_pair_comes_from_the_command_line() -> None:
     """`make bench LANG=fr-en` is how a pair is named."""
-    said = make("--dry-run", "bench", "LANG=fr-en", "QUESTIONS=q.jsonl", "OUT=out", "DRAFTER=org/drafter").stdout
+    given = ("LANG=fr-en", "QUESTIONS=q.jsonl", "OUT=out", "DRAFTER=org/drafter", "TASK=story")
+    said = make("--dry-run", "bench", *given).stdout
     assert "recipes/configs/smollm2-135m/fr-en.yaml --pair fr-en" in said
     assert "--drafter org/drafter" in said
     assert "--questions q.jsonl" in said
     assert "--out out" in said
+    assert "--task story" in said
 
 
 def test_locale_of_the_shell_is_no_pair() -> None:
@@ -43,3 +45,20 @@ def test_unknown_pair_lists_the_known_ones() -> None:
     assert done.returncode == 2
     assert "error: there is no recipes/configs/smollm2-135m/fr-xx.yaml" in done.stdout
     assert "de-en fr-en ja-en ru-en zh-en" in done.stdout
+
+
+def test_two_files_are_compared() -> None:
+    """Without its files the command must say what it wants, not fail on an empty argument."""
+    assert "recipes/compare.py one.json two.json" in make("--dry-run", "compare", "A=one.json", "B=two.json").stdout
+    done = make("compare", "A=one.json")
+    assert done.returncode == 2
+    assert "error: name two files: make compare A=one/results.json B=other/results.json" in done.stdout
+
+
+def test_report_is_rendered_anew() -> None:
+    """The same for the report."""
+    said = make("--dry-run", "report", "RESULTS=results.json", "OUT=somewhere").stdout
+    assert "recipes/report.py results.json --out somewhere" in said
+    done = make("report")
+    assert done.returncode == 2
+    assert "error: name a file: make report RESULTS=" in done.stdout

@@ -1,7 +1,5 @@
 """Time every method on every question, interleaved, with a journal from which an interrupted run goes on."""
 
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,12 +9,13 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from drafter_trainer.benchmark.journal import append_record, read_journal
 from drafter_trainer.benchmark.methods import PLAIN, Method
 from drafter_trainer.corpora.questions import Question
 from drafter_trainer.decoding.metrics import is_looping
 from drafter_trainer.decoding.rounds import Decoding, decode
 from drafter_trainer.errors import InputError
-from drafter_trainer.targets import encode_prompt
+from drafter_trainer.targets import chat_of, encode_prompt
 
 _WARM_UP_TOKENS = 16
 
@@ -37,11 +36,13 @@ def measure(
     methods: Sequence[Method],
     setting: Setting,
     journal: Path,
+    repeats: int = 1,
 ) -> list[dict[str, Any]]:
     """Measure all methods under one setting.
 
     The methods take turns on each question, beginning with another one each time, so that a machine that drifts
-    drifts for all of them.
+    drifts for all of them. A later turn of a conversation follows plain decoding's own answers to the turns before
+    it, whatever the method, so that all of them are asked the same.
 
     Args:
         questions (`Sequence[Question]`): Asked one by one, batch 1.
@@ -49,45 +50,54 @@ def measure(
         setting (`Setting`): Temperature and seed.
         journal (`Path`): Gains a line when a question has been asked of all methods; what stands in it is not asked
             again. Several settings share one.
+        repeats (`int`, *optional*, defaults to 1): Each method answers each question so often, an odd number. The
+            answer that took the median time is the one that counts, with all its figures.
     Returns:
-        `list[dict]`, the setting's records in the journal: setting, question, and each method's figures.
+        `list[dict]`, the setting's records in the journal: setting, question, the chat that was asked, and each
+        method's figures with the text of its answer.
     Raises:
         InputError: If a question and its answer do not fit into the target's context.
     """
-    prompts = {question.question_id: encode_prompt(tokenizer, question.prompt) for question in questions}
-    _check_lengths(target_model, prompts, setting.max_new_tokens)
+    for question in questions:  # before hours of measuring; how long earlier answers are is not known yet
+        blank = encode_prompt(tokenizer, question.prompt, [(turn.prompt, "") for turn in question.earlier])
+        _check_length(target_model, question, len(blank), (len(question.earlier) + 1) * setting.max_new_tokens)
     own = {"temperature": setting.temperature, "seed": setting.seed}
-    records = [record for record in _read_journal(journal) if own.items() <= record.items()]
-    done = {record["question_id"] for record in records}
-    work = [(number, question) for number, question in enumerate(questions) if question.question_id not in done]
+    records = [record for record in read_journal(journal) if own.items() <= record.items()]
+    answers = {record["question_id"]: record["methods"][PLAIN]["text"] for record in records}
+    work = [(number, question) for number, question in enumerate(questions) if question.question_id not in answers]
     if work:
+        first = encode_prompt(tokenizer, work[0][1].prompt)
         for method in methods:
-            first = prompts[work[0][1].question_id]
             decode(target_model, first, method.draft_arguments, 0.0, 0, _WARM_UP_TOKENS)
     name = "greedy" if setting.temperature == 0 else f"T = {setting.temperature:g}, seed {setting.seed}"
     for number, question in tqdm(work, unit="question", desc=name):
-        prompt_ids = prompts[question.question_id]
-        turn = number % len(methods)
-        decodings = {
-            method.name: decode(
-                target_model,
-                prompt_ids,
-                method.draft_arguments,
-                setting.temperature,
-                setting.seed,
-                setting.max_new_tokens,
-            )
-            for method in (*methods[turn:], *methods[:turn])
-        }
+        earlier = [(turn.prompt, answers[turn.question_id]) for turn in question.earlier]
+        prompt_ids = encode_prompt(tokenizer, question.prompt, earlier)
+        _check_length(target_model, question, len(prompt_ids), setting.max_new_tokens)
+        takes: dict[str, list[Decoding]] = {method.name: [] for method in methods}
+        for repeat in range(repeats):
+            turn = (number + repeat) % len(methods)
+            for method in (*methods[turn:], *methods[:turn]):
+                decoding = decode(
+                    target_model,
+                    prompt_ids,
+                    method.draft_arguments,
+                    setting.temperature,
+                    setting.seed,
+                    setting.max_new_tokens,
+                )
+                takes[method.name].append(decoding)
         record = own | {
             "question_id": question.question_id,
+            "chat": chat_of(question.prompt, earlier),
             "methods": {
-                method.name: _figures(tokenizer, target_model, prompt_ids, decodings, method.name, setting)
+                method.name: _figures(tokenizer, target_model, prompt_ids, takes, method.name, setting)
                 for method in methods
             },
         }
-        _append(journal, record)
+        append_record(journal, record)
         records.append(record)
+        answers[question.question_id] = record["methods"][PLAIN]["text"]
     return records
 
 
@@ -95,13 +105,14 @@ def _figures(
     tokenizer: PreTrainedTokenizerBase,
     target_model: PreTrainedModel,
     prompt_ids: list[int],
-    decodings: dict[str, Decoding],
+    takes: dict[str, list[Decoding]],
     name: str,
     setting: Setting,
 ) -> dict[str, Any]:
-    decoding, plain = decodings[name], decodings[PLAIN]
+    decoding, plain = _median(takes[name]), _median(takes[PLAIN])
     text = tokenizer.decode(decoding.output_ids, skip_special_tokens=True)
     figures = {
+        "text": text,
         "tokens": len(decoding.output_ids),
         "characters": len(text),
         "retokenised": len(tokenizer(text).input_ids) - 1,
@@ -109,9 +120,21 @@ def _figures(
         "looping": is_looping(decoding.output_ids),
         "rounds": [asdict(round_) for round_ in decoding.rounds],
     }
+    if len(takes[name]) > 1:
+        figures["repeat_seconds"] = [take.seconds for take in takes[name]]
+    if decoding.draft_seconds is not None:
+        figures["draft_seconds"] = decoding.draft_seconds
+        figures["verification_seconds"] = decoding.verification_seconds
+    if decoding.joules is not None:
+        figures["joules"] = decoding.joules
     if setting.temperature == 0:
         figures["divergence"] = _divergence(target_model, prompt_ids, plain.output_ids, decoding.output_ids)
     return figures
+
+
+def _median(takes: list[Decoding]) -> Decoding:
+    # By the time of a token: drafts follow the clock, so that sampled answers may differ from one take to the next.
+    return sorted(takes, key=lambda take: take.seconds / len(take.output_ids))[len(takes) // 2]
 
 
 def _divergence(
@@ -128,34 +151,10 @@ def _divergence(
     return {"position": position, "margin": first - second}
 
 
-def _check_lengths(target_model: PreTrainedModel, prompts: dict[str, list[int]], max_new_tokens: int) -> None:
+def _check_length(target_model: PreTrainedModel, question: Question, length: int, new_tokens: int) -> None:
     context = target_model.config.get_text_config().max_position_embeddings
-    for question_id, prompt_ids in prompts.items():
-        if len(prompt_ids) + max_new_tokens > context:
-            raise InputError(
-                f"question {question_id}: {len(prompt_ids)} tokens and {max_new_tokens} new ones pass the target's "
-                f"context of {context}: leave it out, or ask for fewer with --max_new_tokens"
-            )
-
-
-def _read_journal(journal: Path) -> list[dict[str, Any]]:
-    if not journal.is_file():
-        return []
-    records, whole = [], 0
-    with journal.open("rb") as file:
-        for line in file:
-            if not line.endswith(b"\n"):
-                break  # the run was killed within this line: the question is asked again
-            records.append(json.loads(line))
-            whole += len(line)
-    with journal.open("r+b") as file:
-        file.truncate(whole)
-    return records
-
-
-def _append(journal: Path, record: dict[str, Any]) -> None:
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    with journal.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    if length + new_tokens > context:
+        raise InputError(
+            f"question {question.question_id}: {length} tokens and {new_tokens} new ones pass the target's "
+            f"context of {context}: leave it out, or ask for fewer with --max_new_tokens"
+        )

@@ -4,12 +4,52 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from drafter_trainer.benchmark.methods import DRAFTER, PROMPT_LOOKUP
+from drafter_trainer.benchmark.caveats import caveats
+from drafter_trainer.benchmark.methods import DRAFTER, PLAIN, PROMPT_LOOKUP
+from drafter_trainer.benchmark.results import find_method, timings
+from drafter_trainer.benchmark.statistics import Interval, median_ratio, speedup, verdict
+
+TIME_PARTS = ("draft", "verification", "overhead")
+Table = tuple[list[str], list[list[str]]]  # header and rows
 
 
 def speedup_tables(results: dict[str, Any]) -> str:
     """Render a table for each run, with what it was measured on above it."""
-    return "\n\n".join(f"{_title(results, run)}\n\n{_table(run)}" for run in results["runs"])
+    return "\n\n".join(f"{title(results, run)}\n\n{markdown_table(*speedup_table(run))}" for run in results["runs"])
+
+
+def report_tables(results: dict[str, Any]) -> str:
+    """Render every table of every run: speedups, differences, where the time went, and quality."""
+    parts = []
+    for run in results["runs"]:
+        parts.append(title(results, run))
+        tables = (speedup_table(run), difference_table(run), time_table(run), quality_table(run))
+        parts += [markdown_table(*table) for table in tables if table]
+    return "\n\n".join(parts)
+
+
+def render_markdown(results: dict[str, Any]) -> str:
+    """Render the whole report: the tables, what they do not show, and where the numbers come from."""
+    parts = [f"# {results['provenance'].get('drafter', 'Benchmark')}", report_tables(results)]
+    parts.append("## What may not be concluded")
+    parts.append("\n".join(f"- {caveat}" for caveat in caveats(results)))
+    parts.append("## Where the numbers come from")
+    parts.append("\n".join(f"- {name}: {value}" for name, value in provenance_rows(results)))
+    return "\n\n".join(parts) + "\n"
+
+
+def provenance_rows(results: dict[str, Any]) -> list[tuple[str, str]]:
+    """List what was measured, where and with what, by name."""
+    provenance, device = results["provenance"], results["provenance"]["device"]
+    rows = [
+        (name, provenance[name])
+        for name in ("drafter", "drafter_revision", "target", "command", "commit", "date")
+        if provenance.get(name)
+    ]
+    rows.append(("device", f"{device['name']} ({device['runtime']})"))
+    rows.append(("dtype", ", ".join(sorted({run["dtype"] for run in results["runs"]}))))
+    rows.append(("versions", ", ".join(f"{name} {version}" for name, version in provenance["versions"].items())))
+    return [(name.replace("_", " "), value) for name, value in rows]
 
 
 def overview_table(several: Sequence[dict[str, Any]]) -> str:
@@ -60,23 +100,67 @@ def device_line(results: dict[str, Any]) -> str:
     return f"{device['name']} ({device['runtime']}), {libraries}"
 
 
-def _title(results: dict[str, Any], run: dict[str, Any]) -> str:
+def title(results: dict[str, Any], run: dict[str, Any]) -> str:
+    """Say on one line what a run asked, how, and on what."""
     sampling = (
         "greedy" if run["temperature"] == 0 else f"T = {run['temperature']:g}, seed {run['seed']}, no top-k/top-p"
     )
-    looping = next(method["looping_share"] for method in run["methods"])
+    looping = find_method(run, PLAIN)["looping_share"]
+    repeats = f", the median of {run['repeats']} times" if run.get("repeats", 1) > 1 else ""
     return (
         f"{run['pair']}, {run['task']}, {run['questions']['count']} questions of {run['questions']['source']}, "
-        f"{sampling}, {run['dtype']}, at most {run['max_new_tokens']} new tokens, batch 1; {looping:.0%} of plain "
-        f"outputs loop. {device_line(results)}"
+        f"{sampling}, {run['dtype']}, at most {run['max_new_tokens']} new tokens, batch 1{repeats}; {looping:.0%} of "
+        f"plain outputs loop. {device_line(results)}"
     )
 
 
-def _table(run: dict[str, Any]) -> str:
+def speedup_table(run: dict[str, Any]) -> Table:
+    """List each method's speedup and what belongs to it."""
     header = ["method", "draft", "speedup (95 %)", "without loops", "tokens/s", "characters/s", "tokens per pass"]
     header += ["α", "slower prompts", "equal to plain", "ratio of the paper's script"]
-    rows = [_row(method) for method in run["methods"]]
-    return markdown_table(header, rows)
+    return header, [_row(method) for method in run["methods"]]
+
+
+def difference_table(run: dict[str, Any]) -> Table:
+    """List, for each method, the median of its prompts' own ratios, and how the table's last method compares with it.
+
+    Both are taken from the figures of the prompts, pair by pair; a difference within noise is called so.
+    """
+    plain, subject = find_method(run, PLAIN), run["methods"][-1]
+    name, count = subject["name"], run["questions"]["count"]
+    rows = []
+    for method in run["methods"]:
+        median = median_ratio(timings(method["prompts"]), timings(plain["prompts"]))
+        over = speedup(timings(subject["prompts"]), timings(method["prompts"]))
+        against_plain = "-" if method is plain else str(verdict(Interval(**method["speedup"]), count))
+        against_it = ["-", "-"] if method is subject else [interval_text(over, decimals=3), str(verdict(over, count))]
+        rows.append([method["name"], interval_text(median), against_plain, *against_it])
+    return ["method", "median prompt (95 %)", "than plain", f"{name} over it (95 %)", f"{name} is"], rows
+
+
+def time_table(run: dict[str, Any]) -> Table | None:
+    """List where the time of a token went, in milliseconds, or return `None` where that was not measured."""
+    header = ["method", "draft, ms a token", "verification", "overhead", "cost ratio", "joules a token"]
+    rows = []
+    for method in run["methods"]:
+        if "time_split" in method:
+            split, joules = method["time_split"], method.get("joules_per_token")
+            parts = [1000 * split[f"{part}_seconds"] / method["tokens"] for part in TIME_PARTS]
+            ratio = "-" if split["cost_ratio"] is None else f"{split['cost_ratio']:.3f}"
+            energy = "-" if joules is None else f"{joules:.2f}"
+            rows.append([method["name"], *(f"{part:.2f}" for part in parts), ratio, energy])
+    return (header, rows) if rows else None
+
+
+def quality_table(run: dict[str, Any]) -> Table | None:
+    """List the scores of the answers against references, or return `None` where there were none."""
+    header = ["method", "answers", "chrF", "BLEU", "BLEU's signature"]
+    scored = [(method["name"], method["quality"]) for method in run["methods"] if "quality" in method]
+    rows = []
+    for name, quality in scored:
+        scores = [f"{quality[metric]:.1f}" for metric in ("chrf", "bleu")]
+        rows.append([name, str(quality["answers"]), *scores, quality["signatures"]["bleu"]])
+    return (header, rows) if rows else None
 
 
 def _row(method: dict[str, Any]) -> list[str]:
@@ -84,7 +168,7 @@ def _row(method: dict[str, Any]) -> list[str]:
     return [
         method["name"],
         str(method["draft_length"] or "-"),
-        _interval(method["speedup"]),
+        interval_text(Interval(**method["speedup"])),
         f"{method['speedup_without_loops']['value']:.2f}x" if method["speedup_without_loops"] else "-",
         f"{method['tokens_per_second']:.1f}",
         f"{method['characters_per_second']:.1f}",
@@ -96,12 +180,15 @@ def _row(method: dict[str, Any]) -> list[str]:
     ]
 
 
-def _interval(interval: dict[str, float]) -> str:
-    return f"{interval['value']:.2f}x ({interval['low']:.2f}-{interval['high']:.2f})"
+def interval_text(interval: Interval, decimals: int = 2) -> str:
+    """Write a ratio with its interval; a verdict by whether it holds 1 is seen in three decimals."""
+    value, low, high = (f"{figure:.{decimals}f}" for figure in (interval.value, interval.low, interval.high))
+    return f"{value}x ({low}-{high})"
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     """Render a Markdown table whose columns are as wide as their widest cell, so that it reads well as text too."""
+    header, *rows = ([cell.replace("|", "\\|") for cell in row] for row in (header, *rows))
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     lines = [header, ["-" * width for width in widths], *rows]
     padded = [[cell.ljust(width) for cell, width in zip(line, widths)] for line in lines]

@@ -1,39 +1,42 @@
-"""`results.json`: what a benchmark measured, from which table, card and plots are rendered.
+"""`results.json`: what a benchmark measured, from which table, card, plots and page are rendered.
 
     {schema_version, provenance, runs: [{pair, task, temperature, seed, draft_length, dtype, max_new_tokens, questions,
-     methods: [{name, speedup: {value, low, high}, ...}]}]}
+     methods: [{name, speedup: {value, low, high}, ..., prompts: [{question_id, tokens, seconds, ...}]}]}]}
 
-`provenance` names target, drafter, device, versions, command and commit. Each of `methods` has its name, draft
-length, totals, `speedup` with its interval, acceptance, losslessness, and the figures of every prompt.
+Every key, its unit and whether it may be missing stand in `results.schema.json` beside this module, by which files are
+checked when they are written and when they are read; docs/results_schema.md shows it as tables.
 """
 
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
 
 from drafter_trainer.atomic import write_whole
 from drafter_trainer.benchmark.measure import Setting
 from drafter_trainer.benchmark.methods import PLAIN, Method
-from drafter_trainer.benchmark.statistics import paper_script_ratio, slower_share, speedup
+from drafter_trainer.benchmark.statistics import Timings, paper_script_ratio, slower_share, speedup
 from drafter_trainer.decoding.metrics import (
     Round,
     acceptance_by_position,
     acceptance_rate,
     alpha,
+    cost_ratio,
     mean_accepted_tokens,
 )
 from drafter_trainer.errors import InputError
 
 SCHEMA_VERSION = 1
-_RUN_KEYS = {"pair", "task", "temperature", "seed", "draft_length", "dtype", "max_new_tokens", "questions", "methods"}
-_METHOD_KEYS = {"name", "draft_length", "speedup", "speedup_without_loops", "paper_script_ratio", "slower_share"}
-_METHOD_KEYS |= {"tokens", "seconds", "tokens_per_second", "characters_per_second", "target_passes", "alpha"}
-_METHOD_KEYS |= {"acceptance_rate", "mean_accepted_tokens", "acceptance_by_position", "losslessness", "prompts"}
-_METHOD_KEYS |= {"looping_share"}
+SCHEMA: dict[str, Any] = json.loads(
+    (resources.files("drafter_trainer.benchmark") / "results.schema.json").read_text(encoding="utf-8")
+)
 
 
 def summarise_run(
@@ -67,17 +70,15 @@ def summarise_run(
 def _summarise_method(method: Method, prompts: list[dict[str, Any]], plain: list[dict[str, Any]]) -> dict[str, Any]:
     rounds = [Round(**round_) for prompt in prompts for round_ in prompt["rounds"]]
     tokens, seconds = sum(prompt["tokens"] for prompt in prompts), sum(prompt["seconds"] for prompt in prompts)
-    columns = [_column(rows, key) for rows in (prompts, plain) for key in ("tokens", "seconds")]
+    own, without = timings(prompts), timings(plain)
     steady = ~(_column(plain, "looping").astype(bool) | _column(prompts, "looping").astype(bool))
     return {
         "name": method.name,
         "draft_length": method.draft_length,
-        "speedup": asdict(speedup(*columns)),
-        "speedup_without_loops": asdict(speedup(*(column[steady] for column in columns))) if steady.any() else None,
-        "paper_script_ratio": paper_script_ratio(
-            columns[0], columns[1], _column(plain, "retokenised"), _column(plain, "seconds")
-        ),
-        "slower_share": slower_share(*columns),
+        "speedup": asdict(speedup(own, without)),
+        "speedup_without_loops": asdict(speedup(own.of(steady), without.of(steady))) if steady.any() else None,
+        "paper_script_ratio": paper_script_ratio(own, Timings(_column(plain, "retokenised"), without.seconds)),
+        "slower_share": slower_share(own, without),
         "tokens": tokens,
         "seconds": seconds,
         "tokens_per_second": tokens / seconds,
@@ -90,11 +91,42 @@ def _summarise_method(method: Method, prompts: list[dict[str, Any]], plain: list
         "acceptance_by_position": acceptance_by_position(rounds),
         "losslessness": _losslessness(prompts),
         "prompts": [_without_rounds(prompt) for prompt in prompts],
-    }
+    } | _split_time(prompts, plain)
 
 
-def _column(prompts: list[dict[str, Any]], key: str) -> np.ndarray:
+def find_method(run: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return a run's method by its name."""
+    return next(method for method in run["methods"] if method["name"] == name)
+
+
+def timings(prompts: Sequence[dict[str, Any]]) -> Timings:
+    """Take the timings out of a method's prompts."""
+    return Timings(_column(prompts, "tokens"), _column(prompts, "seconds"))
+
+
+def _column(prompts: Sequence[dict[str, Any]], key: str) -> np.ndarray:
     return np.array([prompt[key] for prompt in prompts], dtype=np.float64)
+
+
+def _split_time(prompts: list[dict[str, Any]], plain: list[dict[str, Any]]) -> dict[str, Any]:
+    """Sum up where the time went, and the energy; a key that was not measured is left out."""
+    split = {}
+    if "draft_seconds" in prompts[0]:
+        drafting, verification = (
+            _column(prompts, "draft_seconds").sum(),
+            _column(prompts, "verification_seconds").sum(),
+        )
+        drafted = sum(round_["drafted"] for prompt in prompts for round_ in prompt["rounds"])
+        one_pass = (_column(plain, "verification_seconds").sum(), sum(len(prompt["rounds"]) for prompt in plain))
+        split["time_split"] = {
+            "draft_seconds": float(drafting),
+            "verification_seconds": float(verification),
+            "overhead_seconds": float(_column(prompts, "seconds").sum() - drafting - verification),
+            "cost_ratio": cost_ratio(float(drafting), drafted, *one_pass) if drafting else None,
+        }
+    if "joules" in prompts[0]:
+        split["joules_per_token"] = float(_column(prompts, "joules").sum() / _column(prompts, "tokens").sum())
+    return split
 
 
 def _losslessness(prompts: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -114,7 +146,7 @@ def _without_rounds(prompt: dict[str, Any]) -> dict[str, Any]:
         "drafted": sum(round_["drafted"] for round_ in rounds),
         "accepted": sum(round_["accepted"] for round_ in rounds),
     }
-    return {key: value for key, value in prompt.items() if key not in ("rounds", "divergence")} | counts
+    return {key: value for key, value in prompt.items() if key not in ("rounds", "divergence", "text")} | counts
 
 
 def write_results(results: dict[str, Any], path: Path) -> None:
@@ -142,15 +174,32 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def check_results(results: Any, place: str) -> None:
-    """Raise `InputError` unless `results` follow the schema; the message names what is wrong."""
+    """Check results against the schema, and that all methods of a run were asked the same questions.
+
+    Args:
+        results (`Any`): As read.
+        place (`str`): The file, for the message.
+    Raises:
+        InputError: If they do not follow it; the message names the place within the file.
+    """
     version = results.get("schema_version") if isinstance(results, dict) else None
     if version != SCHEMA_VERSION:
         raise InputError(f"{place} is of schema version {version}, expected {SCHEMA_VERSION}: run make bench again")
-    if not results.get("provenance") or not results.get("runs"):
-        raise InputError(f"{place} has no provenance or no runs: run make bench again")
-    for run in results["runs"]:
-        if missing := _RUN_KEYS - run.keys():
-            raise InputError(f"{place}: a run lacks {', '.join(sorted(missing))}: run make bench again")
+    error = best_match(Draft202012Validator(SCHEMA).iter_errors(results))
+    if error is not None:
+        reason = textwrap.shorten(error.message, 160)
+        raise InputError(f"{place}, {error.json_path}: {reason} (see docs/results_schema.md): run make bench again")
+    for number, run in enumerate(results["runs"]):
+        here = f"{place}, $.runs[{number}]"
+        names = [method["name"] for method in run["methods"]]
+        if names.count(PLAIN) != 1 or len(set(names)) < len(names):
+            raise InputError(
+                f"{here}: expected {PLAIN} and other methods, once each, got {names}: run make bench again"
+            )
+        asked = [prompt["question_id"] for prompt in run["methods"][0]["prompts"]]
+        if len(set(asked)) < len(asked) or len(asked) != run["questions"]["count"]:
+            count = run["questions"]["count"]
+            raise InputError(f"{here}: expected {count} questions, got {len(set(asked))}: run make bench again")
         for method in run["methods"]:
-            if missing := _METHOD_KEYS - method.keys():
-                raise InputError(f"{place}: a method lacks {', '.join(sorted(missing))}: run make bench again")
+            if [prompt["question_id"] for prompt in method["prompts"]] != asked:
+                raise InputError(f"{here}: {method['name']} was asked other questions: run make bench again")

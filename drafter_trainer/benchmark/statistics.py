@@ -1,10 +1,37 @@
-"""Ratios of speeds over prompts, and how sure they are."""
+"""Ratios of speeds over prompts, how sure they are, and what may be said of them."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 
 RESAMPLES = 2000
+FEWEST_PROMPTS = 8  # a bootstrap over fewer finds intervals that are too narrow
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Hold what one method did, prompt by prompt.
+
+    Args:
+        tokens (`np.ndarray` of shape `(prompts,)`): New tokens of each answer.
+        seconds (`np.ndarray` of shape `(prompts,)`): Time that each answer took.
+    """
+
+    tokens: np.ndarray
+    seconds: np.ndarray
+
+    def of(self, chosen: np.ndarray) -> "Timings":
+        """Return the timings of some prompts, by index or mask; an array of indices gives one row a resample."""
+        return Timings(self.tokens[chosen], self.seconds[chosen])
+
+    def total_speed(self) -> np.ndarray:
+        """Compute tokens/s, totals over totals along the last axis."""
+        return self.tokens.sum(axis=-1) / self.seconds.sum(axis=-1)
+
+    def speeds(self) -> np.ndarray:
+        """Compute the tokens/s of each prompt."""
+        return self.tokens / self.seconds
 
 
 @dataclass(frozen=True)
@@ -16,34 +43,82 @@ class Interval:
     high: float
 
 
-def speedup(tokens: np.ndarray, seconds: np.ndarray, plain_tokens: np.ndarray, plain_seconds: np.ndarray) -> Interval:
-    """Compute the speedup, totals over totals, with a paired bootstrap over prompts.
+class Verdict(StrEnum):
+    """Say in words what a ratio of speeds shows."""
+
+    FASTER = "faster"
+    SLOWER = "slower"
+    NOISE = "within noise"
+    TOO_FEW = "too few questions"
+
+
+def speedup(method: Timings, plain: Timings) -> Interval:
+    """Compute how many times as fast a method is, totals over totals, with a paired bootstrap over prompts.
 
     Args:
-        tokens, seconds (`np.ndarray` of shape `(prompts,)`): Of the method.
-        plain_tokens, plain_seconds (`np.ndarray` of shape `(prompts,)`): Of plain decoding, same prompts in the same
-            order.
+        method (`Timings`): Of the method.
+        plain (`Timings`): Of plain decoding, or of any other method, on the same prompts in the same order.
     Returns:
         `Interval` of (tokens/s with the method) / (tokens/s without).
     Source: Efron, "Bootstrap methods: another look at the jackknife" (1979), percentile interval
     """
-    value = _ratio(tokens.sum(), seconds.sum(), plain_tokens.sum(), plain_seconds.sum())
-    chosen = np.random.default_rng(0).integers(len(tokens), size=(RESAMPLES, len(tokens)))
-    values = _ratio(*(figure[chosen].sum(axis=1) for figure in (tokens, seconds, plain_tokens, plain_seconds)))
-    low, high = np.percentile(values, [2.5, 97.5])
-    return Interval(float(value), float(low), float(high))
+    chosen = _resamples(len(method.tokens))
+    values = method.of(chosen).total_speed() / plain.of(chosen).total_speed()
+    return _interval(method.total_speed() / plain.total_speed(), values)
 
 
-def slower_share(
-    tokens: np.ndarray, seconds: np.ndarray, plain_tokens: np.ndarray, plain_seconds: np.ndarray
-) -> float:
+def speedup_ratio(method: Timings, plain: Timings, other_method: Timings, other_plain: Timings) -> Interval:
+    """Compute how many times another speedup one is, where each was measured in a run of its own.
+
+    Each method is held against the plain decoding of its own run first, so that a machine that was slower that day
+    cancels. All four are resampled by the same prompts.
+
+    Args:
+        method, plain, other_method, other_plain (`Timings`): On the same prompts in the same order.
+    Returns:
+        `Interval` of (speedup of `method` over `plain`) / (speedup of `other_method` over `other_plain`).
+    """
+    chosen = _resamples(len(method.tokens))
+
+    def ratio(*all_four: Timings) -> np.ndarray:
+        speed, without, other_speed, other_without = (timings.total_speed() for timings in all_four)
+        return (speed / without) / (other_speed / other_without)
+
+    timings = (method, plain, other_method, other_plain)
+    return _interval(ratio(*timings), ratio(*(each.of(chosen) for each in timings)))
+
+
+def median_ratio(method: Timings, plain: Timings) -> Interval:
+    """Compute the median of the prompts' own ratios of tokens/s, with a bootstrap over prompts.
+
+    Totals weigh a prompt by its time; here each weighs the same, and a few extreme ones move nothing.
+    """
+    ratios = method.speeds() / plain.speeds()
+    return _interval(np.median(ratios), np.median(ratios[_resamples(len(ratios))], axis=-1))
+
+
+def verdict(ratio: Interval, prompts: int) -> Verdict:
+    """Say what a ratio of speeds shows: a difference, or nothing beyond noise.
+
+    Args:
+        ratio (`Interval`): Of two methods, or of two runs.
+        prompts (`int`): That it was taken over; of fewer than eight nothing is said.
+    """
+    if prompts < FEWEST_PROMPTS:
+        return Verdict.TOO_FEW
+    if ratio.low > 1:
+        return Verdict.FASTER
+    if ratio.high < 1:
+        return Verdict.SLOWER
+    return Verdict.NOISE
+
+
+def slower_share(method: Timings, plain: Timings) -> float:
     """Compute the share of prompts that got slower, in tokens/s."""
-    return float((_ratio(tokens, seconds, plain_tokens, plain_seconds) < 1).mean())
+    return float((method.speeds() / plain.speeds() < 1).mean())
 
 
-def paper_script_ratio(
-    tokens: np.ndarray, seconds: np.ndarray, plain_retokenised: np.ndarray, plain_seconds: np.ndarray
-) -> float:
+def paper_script_ratio(method: Timings, plain_retokenised: Timings) -> float:
     """Compute the speedup as `speed.py` published with arXiv 2406.16758 (and Spec-Bench) does.
 
     A mean of per-prompt speeds over another one, the baseline's tokens counted by tokenizing its answer's text anew,
@@ -51,10 +126,15 @@ def paper_script_ratio(
     published numbers alone.
 
     Args:
-        plain_retokenised (`np.ndarray` of shape `(prompts,)`): `len(tokenizer(answer).input_ids) - 1`.
+        plain_retokenised (`Timings`): Of plain decoding, with `len(tokenizer(answer).input_ids) - 1` for its tokens.
     """
-    return float((tokens / seconds).mean() / (plain_retokenised / plain_seconds).mean())
+    return float(method.speeds().mean() / plain_retokenised.speeds().mean())
 
 
-def _ratio(tokens, seconds, plain_tokens, plain_seconds):
-    return (tokens / seconds) / (plain_tokens / plain_seconds)
+def _resamples(prompts: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(prompts, size=(RESAMPLES, prompts))
+
+
+def _interval(value: float, resampled: np.ndarray) -> Interval:
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return Interval(float(value), float(low), float(high))

@@ -1,89 +1,161 @@
 """Evaluation questions: what the benchmark asks, and what training must not see."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from drafter_trainer.corpora import read_sentences
 from drafter_trainer.corpora.decontamination import Decontaminator
 from drafter_trainer.corpora.files import read_json_lines
 from drafter_trainer.corpora.hub import PARALLEL_CORPORA
+from drafter_trainer.corpora.sample import sample_stories
+from drafter_trainer.corpora.tasks import MT_BENCH, STORY, TRANSLATION, Task, mt_bench_file
 from drafter_trainer.errors import InputError
-from drafter_trainer.languages import Pair, read_translation_prompt, translation_prompt
+from drafter_trainer.languages import Pair, is_spaced, read_translation_prompt, story_prompt, translation_prompt
+
+_ALL_TURNS = 1000
 
 
 @dataclass(frozen=True)
 class Question:
-    """Hold one question of a benchmark.
+    """Hold one question of a benchmark; each turn of a conversation is one.
 
     Args:
-        question_id (`str`): Unique within its set.
+        question_id (`str`): Unique within its set; turns end in `/1`, `/2` …
         prompt (`str`): What the user asks.
         text (`str`): The part of the prompt that is not its template: what training must not contain.
+        earlier (`tuple[Question, ...]`, *optional*): The turns before it, first to last, which are asked before it.
+        reference (`str`, *optional*): A good answer, where the set has one.
     """
 
     question_id: str
     prompt: str
     text: str
+    earlier: tuple["Question", ...] = ()
+    reference: str | None = None
 
 
-def load_questions(source: str, pair: Pair, limit: int | None = None) -> list[Question]:
-    """Load questions for a pair.
+def load_questions(source: str, pair: Pair, limit: int | None = None, task: Task | None = None) -> list[Question]:
+    """Load the questions of a task for a pair.
 
     Args:
-        source (`str`): `sample` or a parallel corpus such as `wmt16` (their test splits), or the path of a JSON Lines
-            file in the Spec-Bench format: `question_id`, `turns`, of which the first is asked.
-        pair (`Pair`): The direction. Translation prompts of a file are written anew, so that every set asks with the
-            same white space.
-        limit (`int`, *optional*): Take the first so many.
+        source (`str`): `sample`, whose test split has questions of the tasks translation and story; a parallel corpus
+            such as `wmt16` (its test split); `mt-bench`; or the path of a JSON Lines file in the Spec-Bench format:
+            `question_id`, `turns`, and where the set has them `category`, and `reference`, the text of a good answer
+            to the first turn.
+        pair (`Pair`): The direction; stories are asked for in its target language. Translation prompts of a file are
+            written anew, so that every set asks with the same white space.
+        limit (`int`, *optional*): Take the first so many; each turn counts.
+        task (`Task`, *optional*): Which categories and how many turns; defaults to translation, which takes them all
+            and one.
     Raises:
         InputError: If a line is malformed, ids repeat, a prompt is for another pair, or nothing is left.
     """
+    task = task or Task()
     kind = source.partition("@")[0]
-    if kind == "sample" or kind in PARALLEL_CORPORA:
+    if kind == "sample" and task.name == STORY:
+        prompts = ((story_id, story_prompt(pair.target, subject)) for story_id, subject in sample_stories())
+        questions = [Question(story_id, prompt, prompt) for story_id, prompt in itertools.islice(prompts, limit)]
+    elif task.name != TRANSLATION and (kind == "sample" or kind in PARALLEL_CORPORA):
+        raise InputError(
+            f"{source} has no questions of task {task.name}: name a Spec-Bench file with --questions FILE"
+        )
+    elif kind == "sample" or kind in PARALLEL_CORPORA:
         questions = [
-            Question(sentence.source_id, translation_prompt(pair, sentence.text), sentence.text)
+            Question(
+                sentence.source_id,
+                translation_prompt(pair, sentence.text),
+                sentence.text,
+                reference=sentence.reference or None,
+            )
             for sentence in itertools.islice(read_sentences(source, pair, "test"), limit)
         ]
     else:
-        questions = _read_spec_bench(Path(source), pair)[:limit]
+        path = mt_bench_file() if source == MT_BENCH else Path(source)
+        questions = list(_read_spec_bench(path, pair, task))[:limit]
     if not questions:
         raise InputError(f"{source}: no questions for {pair}")
     return questions
 
 
-def _read_spec_bench(path: Path, pair: Pair) -> list[Question]:
-    questions: dict[str, Question] = {}
+def _read_spec_bench(path: Path, pair: Pair, task: Task) -> Iterator[Question]:
+    seen: set[str] = set()
+    left_out: set[str] = set()
+    count = 0
     for number, row in read_json_lines(path):
         place = f"{path}, line {number}"
-        question_id, turns = row.get("question_id"), row.get("turns")
-        if not isinstance(question_id, str | int) or not isinstance(turns, list) or not turns:
-            raise InputError(f'{place}: not in the Spec-Bench format: expected "question_id" and a list of "turns"')
-        prompt = turns[0]
+        question_id, turns, reference = _checked(row, place)
+        if question_id in seen:
+            raise InputError(
+                f"{place}: question_id {row['question_id']!r} stands in an earlier line too: make ids unique"
+            )
+        seen.add(question_id)
+        category = row.get("category")
+        if task.categories and category is not None and category not in task.categories:
+            left_out.add(str(category))
+            continue
+        count += 1
+        yield from _turns(question_id, turns[: task.turns], reference, pair, place)
+    if left_out and not count:
+        raise InputError(
+            f"{path}: no questions of task {task.name} ({', '.join(task.categories)}), only of "
+            f"{', '.join(sorted(left_out))}: name another file, or choose with --categories"
+        )
+
+
+def _checked(row: dict[str, Any], place: str) -> tuple[str, list[str], str | None]:
+    question_id, turns, reference = row.get("question_id"), row.get("turns"), row.get("reference")
+    if not isinstance(question_id, str | int) or not isinstance(turns, list) or not turns:
+        raise InputError(f'{place}: not in the Spec-Bench format: expected "question_id" and a list of "turns"')
+    for turn, prompt in enumerate(turns, start=1):
         if not isinstance(prompt, str) or not prompt.strip():
-            raise InputError(f"{place}: the first turn is empty: write a prompt there or delete the line")
-        if str(question_id) in questions:
-            raise InputError(f"{place}: question_id {question_id!r} stands in an earlier line too: make ids unique")
-        questions[str(question_id)] = _question(str(question_id), prompt, pair, place)
-    return list(questions.values())
+            said = "the first turn" if turn == 1 else f"turn {turn}"
+            raise InputError(f"{place}: {said} is empty: write a prompt there or delete the line")
+    # MT-Bench's own references are lists, made for a judge of mathematics: no wording to compare with.
+    if reference is not None and not isinstance(reference, str | list):
+        raise InputError(
+            f'{place}: expected a text as "reference", got {str(reference)[:40]}: write one or leave it out'
+        )
+    return str(question_id), turns, reference if isinstance(reference, str) and reference.strip() else None
 
 
-def _question(question_id: str, prompt: str, pair: Pair, place: str) -> Question:
+def _turns(question_id: str, turns: list[str], reference: str | None, pair: Pair, place: str) -> Iterator[Question]:
+    if len(turns) == 1:
+        yield _question(question_id, turns[0], pair, place, (), reference)
+        return
+    earlier: tuple[Question, ...] = ()
+    for number, prompt in enumerate(turns, start=1):
+        question = _question(
+            f"{question_id}/{number}", prompt, pair, place, earlier, reference if number == 1 else None
+        )
+        earlier = (*earlier, question)
+        yield question
+
+
+def _question(
+    question_id: str, prompt: str, pair: Pair, place: str, earlier: tuple[Question, ...], reference: str | None
+) -> Question:
     translation = read_translation_prompt(prompt)
     if translation is None:
-        return Question(question_id, prompt, prompt)
+        return Question(question_id, prompt, prompt, earlier, reference)
     source, target, text = translation
     if (source, target) != (pair.source.name, pair.target.name):
         raise InputError(f"{place}: the prompt translates {source} to {target}, the pair is {pair}: name another file")
-    return Question(question_id, translation_prompt(pair, text), text)
+    return Question(question_id, translation_prompt(pair, text), text, earlier, reference)
 
 
 def keep_out(sources: Iterable[str], pair: Pair) -> Decontaminator:
-    """Load question sets and build the filter that keeps them out of training.
+    """Load question sets and build the filter that keeps them out of training: every turn of every category.
 
     Args:
         sources (`Iterable[str]`): As for `load_questions`.
     """
-    questions = (question for source in sources for question in load_questions(source, pair))
-    return Decontaminator((question.text, pair.source.spaced) for question in questions)
+    everything = Task(turns=_ALL_TURNS)
+    questions = (question for source in sources for question in load_questions(source, pair, task=everything))
+    return Decontaminator(
+        # Only a translation's text is known to be in the source language: another prompt may be in any.
+        (question.text, is_spaced(question.text) if question.text == question.prompt else pair.source.spaced)
+        for question in questions
+    )

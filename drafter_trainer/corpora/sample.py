@@ -1,4 +1,4 @@
-"""The bundled sample: sentences written for this project, aligned in six languages."""
+"""The bundled sample: sentences written for this project, aligned in six languages, and subjects of stories."""
 
 import json
 from collections.abc import Iterator
@@ -38,3 +38,11 @@ def sample_sentences(pair: Pair, split: str) -> Iterator[tuple[str, str, str]]:
         )
     for row in sample_rows(split):
         yield row["id"], row[pair.source.code], row[pair.target.code]
+
+
+def sample_stories() -> Iterator[tuple[str, str]]:
+    """Yield `(id, subject)` of the stories that the sample asks for, the subject in English."""
+    file = resources.files("drafter_trainer.corpora") / "sample" / "stories.jsonl"
+    with file.open(encoding="utf-8") as lines:
+        for row in map(json.loads, lines):
+            yield row["id"], row["subject"]

@@ -57,6 +57,16 @@ def mean_accepted_tokens(tokens: int, rounds: int) -> float | None:
     return tokens / rounds if rounds else None
 
 
+def cost_ratio(draft_seconds: float, drafted: int, plain_seconds: float, plain_passes: int) -> float | None:
+    """Compute c, the time of one drafted token over that of one pass of the target in plain decoding.
+
+    `None` where nothing was drafted.
+
+    Source: arXiv 2211.17192, section 3.3
+    """
+    return (draft_seconds / drafted) / (plain_seconds / plain_passes) if drafted else None
+
+
 def expected_alpha(draft_logits: torch.Tensor, topk_ids: torch.Tensor, topk_logprobs: torch.Tensor) -> torch.Tensor:
     """Compute the chance that a drafted token is accepted, Σ min(p, q), per token.
 

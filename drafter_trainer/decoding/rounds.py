@@ -1,13 +1,15 @@
 """Run a target with a source of drafts, record its rounds, and read the clock."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
+from drafter_trainer.decoding.energy import EnergyMeter
 from drafter_trainer.decoding.metrics import Round
 from drafter_trainer.decoding.sampling import sampling_arguments
 
@@ -20,11 +22,19 @@ class Decoding:
         output_ids (`list[int]`): The new tokens, without the prompt.
         seconds (`float`): Time of the whole `generate` call, the device synchronised at both ends.
         rounds (`list[Round]`): One for each pass of the target, the one over the prompt included.
+        draft_seconds (`float`, *optional*): Time in the drafter's `generate`, in the `draft` of a decoding loop of its
+            own, or in the target's first layers where they draft by early exit; 0 without any of them: what prompt
+            lookup takes for its search is not told apart from the rest of the loop.
+        verification_seconds (`float`, *optional*): Time in the target's passes. What is left of `seconds` is overhead.
+        joules (`float`, *optional*): Energy of the device meanwhile, where it tells.
     """
 
     output_ids: list[int]
     seconds: float
     rounds: list[Round]
+    draft_seconds: float | None = None
+    verification_seconds: float | None = None
+    joules: float | None = None
 
 
 def decode(
@@ -42,15 +52,19 @@ def decode(
         prompt_ids (`Sequence[int]`): The prompt, chat template included.
         draft_arguments (`dict[str, Any]`): What tells `generate` where drafts come from, such as
             `{"assistant_model": drafter}`; empty for plain decoding. A decoding loop of its own, given as
-            `custom_generate`, counts its rounds itself and has them in `rounds`.
+            `custom_generate`, drafts in `draft` and counts its rounds itself, in `rounds`.
         temperature (`float`): 0.0 is greedy.
         seed (`int`): Random state at the start.
         max_new_tokens (`int`): Length limit.
     """
     input_ids = torch.tensor([list(prompt_ids)], device=target_model.device)
-    with torch.inference_mode(), _PassRecorder(target_model) as recorder:
+    drafting, meter = _Stopwatch(target_model.device), EnergyMeter(target_model.device)
+    loop, drafter = draft_arguments.get("custom_generate"), draft_arguments.get("assistant_model")
+    timed = _timed(drafter, "generate", drafting) if loop is None else _timed(loop, "draft", drafting)
+    with torch.inference_mode(), _PassRecorder(target_model, drafting) as recorder, timed:
         torch.manual_seed(seed)
         _synchronise(target_model.device)
+        meter.start()
         start = time.perf_counter()
         output = target_model.generate(
             input_ids=input_ids,
@@ -61,37 +75,110 @@ def decode(
         )
         _synchronise(target_model.device)
         seconds = time.perf_counter() - start
+        joules = meter.stop()
     sequence = output[0].tolist()
-    loop = draft_arguments.get("custom_generate")
-    rounds = recorder.rounds(len(prompt_ids), sequence) if loop is None else loop.rounds
-    return Decoding(sequence[len(prompt_ids) :], seconds, rounds)
+    return Decoding(
+        sequence[len(prompt_ids) :],
+        seconds,
+        recorder.rounds(len(prompt_ids), sequence) if loop is None else loop.rounds,
+        drafting.seconds(),
+        recorder.stopwatch.seconds(),
+        joules,
+    )
+
+
+class _Stopwatch:
+    """Add up the time of a part of a decoding, without waiting for the device in between.
+
+    An accelerator marks the times itself, in the order of its work: to wait for it at every mark would slow down a
+    method that queues work ahead. The marks may be read when the device has been synchronised.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._spans: list[tuple[Any, Any]] = []
+
+    def start(self) -> None:
+        self._started = self._mark()
+
+    def stop(self) -> None:
+        self._spans.append((self._started, self._mark()))
+
+    def seconds(self) -> float:
+        if self._device.type == "cpu":
+            return sum(end - start for start, end in self._spans)
+        return sum(start.elapsed_time(end) for start, end in self._spans) / 1000
+
+    def _mark(self) -> float | torch.Event:
+        if self._device.type == "cpu":
+            return time.perf_counter()
+        event = torch.Event(self._device, enable_timing=True)
+        event.record()
+        return event
+
+
+@contextmanager
+def _timed(owner: Any | None, name: str, stopwatch: _Stopwatch) -> Iterator[None]:
+    """Time a method of what drafts, which decoding calls once a round."""
+    if owner is None:
+        yield
+        return
+    method, own = getattr(owner, name), owner.__dict__.get(name)
+
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        stopwatch.start()
+        output = method(*args, **kwargs)
+        stopwatch.stop()
+        return output
+
+    setattr(owner, name, timed)
+    try:
+        yield
+    finally:
+        if own is None:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, own)
 
 
 class _PassRecorder:
-    """Note what goes into each pass of the target.
+    """Note what goes into each pass of the target, and the time that it takes.
 
     A round is known from the outside: the pass that verifies it takes the last known token and the draft, and how
     far the cache reaches at the next one tells how many were kept. This holds for plain decoding, prompt lookup and
     drafters alike, and costs no copy from the device while the clock runs.
+
+    Args:
+        target_model (`PreTrainedModel`): The target.
+        drafting (`_Stopwatch`): Gets the time of passes that end early: the target's first layers draft in them (see
+            `assistant_early_exit` of transformers), and they are no rounds.
     """
 
-    def __init__(self, target_model: PreTrainedModel) -> None:
+    def __init__(self, target_model: PreTrainedModel, drafting: _Stopwatch) -> None:
+        self.stopwatch = _Stopwatch(target_model.device)
+        self._drafting = drafting
         self._model = target_model
         self._layers = target_model.config.get_text_config().num_hidden_layers
         self._passes: list[tuple[int, torch.Tensor]] = []
 
     def __enter__(self) -> "_PassRecorder":
-        self._hook = self._model.register_forward_pre_hook(self._note, with_kwargs=True)
+        self._hooks = (
+            self._model.register_forward_pre_hook(self._note, prepend=True, with_kwargs=True),
+            self._model.register_forward_hook(lambda *_: self._running.stop()),
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
 
     def _note(self, module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        if module.config.get_text_config().num_hidden_layers < self._layers:
-            return  # a draft of the target's own first layers, see `assistant_early_exit` of transformers
-        cache = kwargs.get("past_key_values")
-        self._passes.append((0 if cache is None else int(cache.get_seq_length()), kwargs["input_ids"]))
+        whole = module.config.get_text_config().num_hidden_layers == self._layers
+        if whole:
+            cache = kwargs.get("past_key_values")
+            self._passes.append((0 if cache is None else int(cache.get_seq_length()), kwargs["input_ids"]))
+        self._running = self.stopwatch if whole else self._drafting
+        self._running.start()
 
     def rounds(self, prompt_length: int, sequence: list[int]) -> list[Round]:
         """Compute the rounds of a decoding whose prompt and output together are `sequence`."""

@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,10 @@ class Request:
             "max_new_tokens": self.max_new_tokens,
         }
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    def trial(self) -> "Request":
+        """Return what finds out whether a server answers: one token, greedily, behind the first of the prompt."""
+        return replace(self, prompt_ids=self.prompt_ids[:1], temperature=0.0, max_new_tokens=1)
 
 
 class Requests:

@@ -73,12 +73,12 @@ class Server:
         return answer if raw or isinstance(answer, Refusal) else replace(answer, topk_ids=None, topk_logprobs=None)
 
     async def try_out(self, request: Request) -> None:
-        """Find out whether it answers at all: one token, greedily, behind the first of a request's prompt.
+        """Find out whether it answers at all, with a request's trial.
 
         Raises:
             ServerFailure, InputError: As `answer` does.
         """
-        trial = replace(request, prompt_ids=request.prompt_ids[:1], temperature=0.0, max_new_tokens=1)
+        trial = request.trial()
         body = self._kind.body(trial)
         if not isinstance(body, Refusal):
             await self._post(trial, body)

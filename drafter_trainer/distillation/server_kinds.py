@@ -19,7 +19,8 @@ class ServerKind(Protocol):
     """Write the body of a request, and read the reply.
 
     `name` is what a user calls it, `path` where it is asked, behind the server's address, and `gives_logprobs` tells
-    whether it replies with ids and log-probabilities or with text alone.
+    whether it replies with ids and log-probabilities or with text alone. Of a request the engine itself reads no more
+    than `temperature` and `trial()`, and what `read` returns it hands on: `benchmark.judge` asks for text.
     """
 
     name: str

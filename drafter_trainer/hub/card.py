@@ -9,11 +9,12 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from drafter_trainer.benchmark.methods import DRAFTER, PLAIN
 from drafter_trainer.benchmark.report import speedup_tables
+from drafter_trainer.benchmark.results import find_method
+from drafter_trainer.benchmark.statistics import Interval, Verdict, verdict
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.loop.policy import LOOKUP, NETWORK, NGRAM
 from drafter_trainer.languages import Pair, get_pair, translation_prompt
 
-_FEWEST_QUESTIONS = 8  # a bootstrap over fewer finds intervals that are too narrow
 _SOURCES = {
     LOOKUP: "from what followed the same tokens earlier in the text",
     NGRAM: "from a table of what follows in the target's own answers",
@@ -104,7 +105,7 @@ def _metadata(description: DrafterDescription, results: dict[str, Any] | None, l
 def _evaluations(results: dict[str, Any]) -> list[EvalResult]:
     evaluations = []
     for run in results["runs"]:
-        method, asked = _method(run, DRAFTER), run["questions"]
+        method, asked = find_method(run, DRAFTER), run["questions"]
         sampling = "greedy" if run["temperature"] == 0 else f"temperature {run['temperature']:g}, seed {run['seed']}"
         for metric, value in (
             ("speedup", method["speedup"]["value"]),
@@ -128,21 +129,19 @@ def _said_of_sources(sources: list[str]) -> str:
 
 
 def _verdict(run: dict[str, Any]) -> str:
-    method = _method(run, DRAFTER)
-    low, high, value = (method["speedup"][key] for key in ("low", "high", "value"))
+    ratio, count = Interval(**find_method(run, DRAFTER)["speedup"]), run["questions"]["count"]
     setting = "greedy" if run["temperature"] == 0 else f"at T = {run['temperature']:g} with seed {run['seed']}"
-    if run["questions"]["count"] < _FEWEST_QUESTIONS:
-        few = f"on {run['questions']['count']} questions, too few for a verdict"
-        return f"The drafter is {value:.2f} times as fast as {PLAIN} decoding here, {setting}, {few}."
-    if low > 1:
-        return f"The drafter makes the target faster here, {setting}: {value:.2f} times as fast as {PLAIN} decoding."
-    if high < 1:
-        return f"**The drafter loses to {PLAIN} decoding here, {setting}**: {value:.2f} times as fast."
-    return f"No difference from {PLAIN} decoding can be told here, {setting}: the interval holds 1."
-
-
-def _method(run: dict[str, Any], name: str) -> dict[str, Any]:
-    return next(method for method in run["methods"] if method["name"] == name)
+    match verdict(ratio, count):
+        case Verdict.TOO_FEW:
+            few = f"on {count} questions, too few for a verdict"
+            return f"The drafter is {ratio.value:.2f} times as fast as {PLAIN} decoding here, {setting}, {few}."
+        case Verdict.FASTER:
+            fast = f"{ratio.value:.2f} times as fast as {PLAIN} decoding"
+            return f"The drafter makes the target faster here, {setting}: {fast}."
+        case Verdict.SLOWER:
+            return f"**The drafter loses to {PLAIN} decoding here, {setting}**: {ratio.value:.2f} times as fast."
+        case Verdict.NOISE:
+            return f"No difference from {PLAIN} decoding can be told here, {setting}: the interval holds 1."
 
 
 def _training_rows(training: dict[str, Any]) -> list[tuple[str, str]]:

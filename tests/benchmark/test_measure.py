@@ -10,7 +10,7 @@ from drafter_trainer.benchmark import measure as module
 from drafter_trainer.benchmark.measure import Setting, measure
 from drafter_trainer.benchmark.methods import DRAFTER, PLAIN, PROMPT_LOOKUP, Method, build_methods
 from drafter_trainer.benchmark.report import speedup_tables
-from drafter_trainer.benchmark.results import SCHEMA_VERSION, check_results, read_results, summarise_run, write_results
+from drafter_trainer.benchmark.results import SCHEMA_VERSION, read_results, summarise_run, write_results
 from drafter_trainer.corpora.questions import Question
 from drafter_trainer.decoding.metrics import Round
 from drafter_trainer.decoding.rounds import Decoding
@@ -167,6 +167,54 @@ def test_settings_share_a_journal_and_nothing_else(
     assert len(journal.read_text(encoding="utf-8").splitlines()) == 6
 
 
+def conversation(*prompts: str) -> list[Question]:
+    """Make the turns of one conversation."""
+    turns: list[Question] = []
+    for number, prompt in enumerate(prompts, start=1):
+        turns.append(Question(f"q/{number}", prompt, prompt, tuple(turns)))
+    return turns
+
+
+def test_later_turns_follow_plain_answers_for_every_method(
+    target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Methods that each follow their own answers would be timed on different prompts."""
+    words = {PLAIN: tokenizer("Guten Tag")["input_ids"], "other": tokenizer("etwas anderes")["input_ids"]}
+    asked: list[tuple[str, list[int]]] = []
+
+    def decode(target_model, prompt_ids, draft_arguments, temperature, seed, max_new_tokens) -> Decoding:
+        name = draft_arguments.get("name", PLAIN)
+        asked.append((name, list(prompt_ids)))
+        return Decoding(words[name], 1.0, [Round(0, 0, False)] * len(words[name]))
+
+    monkeypatch.setattr(module, "decode", decode)
+    methods = [Method(PLAIN), Method("other", 2, {"name": "other"})]
+    turns, journal = conversation("Hallo", "Und nun?"), tmp_path / "journal.jsonl"
+    records = measure(target_model, tokenizer, turns, methods, GREEDY, journal)
+    first = "<|user|>Hallo<|end|><|assistant|>"
+    second = "<|user|>Hallo<|end|><|assistant|>Guten Tag<|end|><|user|>Und nun?<|end|><|assistant|>"
+    timed = [(name, tokenizer.decode(ids)) for name, ids in asked[2:]]
+    assert timed == [(PLAIN, first), ("other", first), ("other", second), (PLAIN, second)]
+    assert [record["question_id"] for record in records] == ["q/1", "q/2"]
+    assert [message["content"] for message in records[1]["chat"]] == ["Hallo", "Guten Tag", "Und nun?"]
+    # Killed after the first turn, the second is asked with the answer that the journal holds.
+    journal.write_text(journal.read_text(encoding="utf-8").splitlines(keepends=True)[0], encoding="utf-8")
+    asked.clear()
+    assert measure(target_model, tokenizer, turns, methods, GREEDY, journal) == records
+    assert [tokenizer.decode(ids) for _, ids in asked[2:]] == [second, second]
+
+
+def test_conversation_beyond_the_context_is_named_before_anything_is_measured(
+    target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answers to earlier turns take room too; hours of measuring must not end on the last conversation."""
+    order = scripted(monkeypatch, {PLAIN: ([7], 1.0)})
+    turns = conversation("Wort " * 60, "Wort " * 60)
+    with pytest.raises(InputError, match=r"question q/2: .* and 400 new ones pass the target's context of 512"):
+        measure(target_model, tokenizer, turns, [Method(PLAIN)], Setting(0.0, 0, 200), tmp_path / "journal.jsonl")
+    assert order == []
+
+
 def test_prompt_beyond_the_context_is_named(
     target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
@@ -224,16 +272,38 @@ def test_lossy_method_is_marked_where_it_samples(
         assert [method["lossy"] for method in results["runs"][0]["methods"]] == [False, setting.temperature > 0]
 
 
-@pytest.mark.parametrize(
-    ("results", "message"),
-    [
-        ([], "schema version None"),
-        ({"schema_version": 0}, "schema version 0"),
-        ({"schema_version": SCHEMA_VERSION}, "no provenance"),
-        ({"schema_version": SCHEMA_VERSION, "provenance": {"a": 1}, "runs": [{"methods": []}]}, "a run lacks draft"),
-    ],
-)
-def test_results_of_another_schema_are_refused(results: object, message: str) -> None:
-    """A card rendered from a file that is read wrongly would state wrong numbers."""
-    with pytest.raises(InputError, match=message):
-        check_results(results, "results.json")
+def test_median_of_the_repeats_counts(
+    target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hiccup of the machine in one of three timings must not move the table, and the parts must be of one timing."""
+    seconds = {PLAIN: iter([9.0, 2.0, 3.0]), "other": iter([1.0, 7.0, 1.5])}
+    order: list[str] = []
+
+    def decode(target_model, prompt_ids, draft_arguments, temperature, seed, max_new_tokens) -> Decoding:
+        name = draft_arguments.get("name", PLAIN)
+        order.append(name)
+        took = 0.1 if len(order) <= 2 else next(seconds[name])  # the warm-up comes first
+        return Decoding([7, 8], took, [Round(0, 0, False)] * 2, took / 4, took / 2)
+
+    monkeypatch.setattr(module, "decode", decode)
+    methods = [Method(PLAIN), Method("other", 2, {"name": "other"})]
+    journal = tmp_path / "journal.jsonl"
+    (record,) = measure(target_model, tokenizer, QUESTIONS[:1], methods, GREEDY, journal, repeats=3)
+    plain, other = record["methods"][PLAIN], record["methods"]["other"]
+    assert (plain["seconds"], plain["draft_seconds"], plain["verification_seconds"]) == (3.0, 0.75, 1.5)
+    assert (other["seconds"], other["repeat_seconds"]) == (1.5, [1.0, 7.0, 1.5])
+    assert order[2:] == [PLAIN, "other", "other", PLAIN, PLAIN, "other"]
+
+
+def test_time_of_a_real_run_is_split(
+    target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """Plain decoding drafts nothing, a drafter does; parts beyond the whole would be counted twice."""
+    methods = build_methods(looping(make_model(tokenizer)), None, [4])
+    records = measure(target_model, tokenizer, QUESTIONS[:2], methods, GREEDY, tmp_path / "journal.jsonl")
+    description = DESCRIPTION | {"questions": {"source": "made up", "count": 2, "sha256": "0"}}
+    run = summarise_run(records, methods, GREEDY, description)
+    splits = {method["name"]: method["time_split"] for method in run["methods"]}
+    assert splits[PLAIN]["draft_seconds"] == splits[PROMPT_LOOKUP]["draft_seconds"] == 0
+    assert splits[DRAFTER]["draft_seconds"] > 0 < splits[DRAFTER]["cost_ratio"]
+    assert all(min(split["verification_seconds"], split["overhead_seconds"]) > 0 for split in splits.values())

@@ -1,25 +1,38 @@
-"""Speedups and their intervals."""
+"""Speedups, their intervals, and what is said of them."""
 
 import numpy as np
 import pytest
 
-from drafter_trainer.benchmark.statistics import paper_script_ratio, slower_share, speedup
+from drafter_trainer.benchmark.statistics import (
+    Interval,
+    Timings,
+    Verdict,
+    median_ratio,
+    paper_script_ratio,
+    slower_share,
+    speedup,
+    speedup_ratio,
+    verdict,
+)
+
+
+def timed(tokens: list[float] | np.ndarray, seconds: list[float] | np.ndarray) -> Timings:
+    return Timings(np.array(tokens, dtype=float), np.array(seconds, dtype=float))
 
 
 def test_speedup_is_total_over_total() -> None:
     """A mean of ratios would let short prompts weigh as much as long ones."""
-    tokens, seconds = np.array([100.0, 10.0]), np.array([5.0, 2.0])
-    plain_tokens, plain_seconds = np.array([100.0, 10.0]), np.array([10.0, 1.0])
-    value = speedup(tokens, seconds, plain_tokens, plain_seconds).value
-    assert value == pytest.approx((110 / 7) / (110 / 11))
-    assert slower_share(tokens, seconds, plain_tokens, plain_seconds) == 0.5
+    method, plain = timed([100, 10], [5, 2]), timed([100, 10], [10, 1])
+    assert speedup(method, plain).value == pytest.approx((110 / 7) / (110 / 11))
+    assert slower_share(method, plain) == 0.5
 
 
 def test_method_equal_to_plain_is_exactly_one() -> None:
     """Pairing must cancel what prompts have in common, however much they differ."""
-    tokens, seconds = np.array([5.0, 90.0, 31.0]), np.array([0.3, 7.0, 2.2])
-    interval = speedup(tokens, seconds, tokens, seconds)
-    assert (interval.value, interval.low, interval.high) == (1.0, 1.0, 1.0)
+    same = timed([5, 90, 31], [0.3, 7.0, 2.2])
+    assert speedup(same, same) == Interval(1.0, 1.0, 1.0)
+    assert median_ratio(same, same) == Interval(1.0, 1.0, 1.0)
+    assert speedup_ratio(same, same, same, same) == Interval(1.0, 1.0, 1.0)
 
 
 def test_interval_covers_the_truth_as_often_as_it_says() -> None:
@@ -31,13 +44,88 @@ def test_interval_covers_the_truth_as_often_as_it_says() -> None:
         plain_seconds = random.gamma(9, 1 / 9, size=60)
         seconds = plain_seconds / (1.5 + 0.3 * random.standard_normal(60)).clip(0.5)
         tokens = np.full(60, 40.0)
-        interval = speedup(tokens, seconds, tokens, plain_seconds)
+        interval = speedup(Timings(tokens, seconds), Timings(tokens, plain_seconds))
         covered += interval.low <= truth <= interval.high
     assert 0.88 <= covered / 200 <= 0.99
 
 
+def test_interval_of_two_prompts_by_hand() -> None:
+    """With two prompts a resample has both, or one of them twice: the ends of the interval are their own ratios."""
+    method, plain = timed([10, 10], [1, 2]), timed([10, 10], [2, 10])
+    interval = speedup(method, plain)
+    assert (interval.low, interval.value, interval.high) == pytest.approx((2, 12 / 3, 5))
+
+
+def test_median_is_of_the_prompts_own_ratios() -> None:
+    """One prompt that loops for minutes may make the totals; the median must not follow it."""
+    method, plain = timed([10, 10, 1000], [5, 4, 100]), timed([10, 10, 1000], [10, 10, 1000])
+    assert median_ratio(method, plain).value == 2.5
+    assert speedup(method, plain).value == pytest.approx(1020 / 109)
+
+
+def test_median_interval_covers_the_truth_as_often_as_it_says() -> None:
+    """The same for the median, whose bootstrap is another one."""
+    random = np.random.default_rng(2)
+    covered = 0
+    for _ in range(200):
+        ratios = random.lognormal(np.log(1.4), 0.3, size=40)  # whose median is 1.4
+        tokens, plain_seconds = np.full(40, 20.0), random.gamma(9, 1 / 9, size=40)
+        interval = median_ratio(Timings(tokens, plain_seconds / ratios), Timings(tokens, plain_seconds))
+        covered += interval.low <= 1.4 <= interval.high
+    assert 0.88 <= covered / 200 <= 0.99
+
+
+def planted(difference: float, noise: float, random: np.random.Generator) -> tuple[Timings, Timings]:
+    """Time 20 prompts of very different lengths twice, the first time `difference` times as fast."""
+    tokens = random.integers(10, 128, size=20).astype(float)
+    first, second = (tokens / 16 * random.lognormal(0, noise, size=20) for _ in range(2))
+    return Timings(tokens, first / difference), Timings(tokens, second)
+
+
+@pytest.mark.parametrize(("difference", "expected"), [(1.1, Verdict.FASTER), (0.9, Verdict.SLOWER)])
+def test_planted_difference_is_found(difference: float, expected: Verdict) -> None:
+    """Prompts differ tenfold in time, methods by a tenth: without pairing nothing would be found."""
+    random = np.random.default_rng(3)
+    found = [verdict(speedup(*planted(difference, 0.05, random)), 20) for _ in range(50)]
+    assert found == [expected] * 50
+
+
+def test_noise_is_called_noise() -> None:
+    """Of methods that are equally fast, the one that had the luckier hour must not be called faster."""
+    random = np.random.default_rng(4)
+    found = [verdict(speedup(*planted(1.0, 0.05, random)), 20) for _ in range(200)]
+    assert found.count(Verdict.NOISE) >= 176
+
+
+def test_ratio_of_speedups_takes_the_machine_out() -> None:
+    """A machine that was half as fast the second time slowed plain decoding too: the method is the same."""
+    tokens, plain, method = [10, 20, 40], [1, 2, 5], [0.5, 1.5, 2]
+    before = (timed(tokens, method), timed(tokens, plain))
+    after = (timed(tokens, [2 * second for second in method]), timed(tokens, [2 * second for second in plain]))
+    ratio = speedup_ratio(*after, *before)
+    assert (ratio.low, ratio.value, ratio.high) == pytest.approx((1, 1, 1))
+    faster = timed(tokens, [second / 1.25 for second in method])
+    ratio = speedup_ratio(faster, before[1], *before)
+    assert (ratio.low, ratio.value, ratio.high) == pytest.approx((1.25, 1.25, 1.25))
+
+
+@pytest.mark.parametrize(
+    ("interval", "prompts", "expected"),
+    [
+        (Interval(1.2, 1.01, 1.4), 8, Verdict.FASTER),
+        (Interval(1.2, 1.0, 1.4), 8, Verdict.NOISE),
+        (Interval(0.9, 0.8, 1.0), 8, Verdict.NOISE),
+        (Interval(0.9, 0.8, 0.99), 8, Verdict.SLOWER),
+        (Interval(1.2, 1.1, 1.4), 7, Verdict.TOO_FEW),
+    ],
+)
+def test_verdict_by_the_interval(interval: Interval, prompts: int, expected: Verdict) -> None:
+    """An interval that holds 1, or is of a handful of prompts, decides nothing."""
+    assert verdict(interval, prompts) is expected
+
+
 def test_paper_script_counts_the_baseline_otherwise() -> None:
     """The published ratio of a method that changes nothing is above 1; ours must not be."""
-    tokens, seconds = np.array([20.0, 40.0]), np.array([2.0, 4.0])
-    assert paper_script_ratio(tokens, seconds, tokens - 1, seconds) == pytest.approx(10 / ((9.5 + 9.75) / 2))
-    assert speedup(tokens, seconds, tokens, seconds).value == 1.0
+    plain = timed([20, 40], [2, 4])
+    assert paper_script_ratio(plain, timed([19, 39], [2, 4])) == pytest.approx(10 / ((9.5 + 9.75) / 2))
+    assert speedup(plain, plain).value == 1.0

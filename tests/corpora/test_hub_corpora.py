@@ -235,7 +235,13 @@ def test_pinned_revision_is_read(seen: dict[str, Any]) -> None:
     first = seen["commits"]["first"]
     assert sentences(seen, f"wmt16@{first} de-en test") == [("Alt.", "Old.")]
     assert seen[f"questions wmt16@{first} en-de"] == [
-        {"question_id": "wmt16/test/1", "prompt": "Translate English to German: Old.", "text": "Old."}
+        {
+            "question_id": "wmt16/test/1",
+            "prompt": "Translate English to German: Old.",
+            "text": "Old.",
+            "earlier": [],
+            "reference": "Alt.",
+        }
     ]
 
 

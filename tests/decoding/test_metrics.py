@@ -10,6 +10,7 @@ from drafter_trainer.decoding.metrics import (
     acceptance_by_position,
     acceptance_rate,
     alpha,
+    cost_ratio,
     expected_alpha,
     greedy_agreement,
     is_looping,
@@ -83,6 +84,14 @@ def test_mean_accepted_tokens_counts_the_targets_own() -> None:
     """1 means no gain at all: counting drafted tokens alone would start at 0."""
     assert mean_accepted_tokens(tokens=12, rounds=12) == 1
     assert mean_accepted_tokens(tokens=24, rounds=4) == 6
+
+
+def test_cost_ratio_is_by_token_and_by_pass() -> None:
+    """Taken over whole decodings, a drafter that drafts twice as much would look twice as dear."""
+    for drafted in (10, 20):
+        ratio = cost_ratio(draft_seconds=0.002 * drafted, drafted=drafted, plain_seconds=3.0, plain_passes=60)
+        assert ratio == pytest.approx(0.04)
+    assert cost_ratio(0.0, 0, 3.0, 60) is None
 
 
 def test_nothing_is_none_and_not_zero() -> None:

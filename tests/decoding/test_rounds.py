@@ -250,6 +250,48 @@ def test_seconds_cover_all_passes() -> None:
     assert drafted.seconds >= 2 * (0.02 + 3 * 0.01)
 
 
+def test_time_is_split_between_drafter_and_target() -> None:
+    """The drafter's time taken for the loop's, or for the target's, would send work to the wrong place."""
+    target_model, drafter = counting(), counting()
+    slept = {"target": 0.0, "drafter": 0.0}
+
+    def sleep(name: str, seconds: float) -> None:
+        start = time.perf_counter()
+        time.sleep(seconds)
+        slept[name] += time.perf_counter() - start
+
+    target_model.register_forward_pre_hook(lambda *_: sleep("target", 0.03))
+    drafter.register_forward_pre_hook(lambda *_: sleep("drafter", 0.02))
+    decoding = decode(target_model, [1], drafting(drafter, 3), 0.0, 0, 8)
+    assert len(decoding.rounds) == 2
+    # What was slept in the one is in its part and in no other, however slow the machine is.
+    assert slept["target"] <= decoding.verification_seconds <= decoding.seconds - slept["drafter"]
+    assert slept["drafter"] <= decoding.draft_seconds <= decoding.seconds - slept["target"]
+    assert decoding.verification_seconds + decoding.draft_seconds < decoding.seconds
+
+
+@pytest.mark.parametrize("arguments", [{}, {"prompt_lookup_num_tokens": 3}])
+def test_without_a_drafter_nothing_is_drafted(arguments: dict[str, int]) -> None:
+    """Plain decoding with time in a drafter would be a fault of the clock."""
+    decoding = decode(counting(), [1, 2, 3, 4, 9, 1], arguments, 0.0, 0, 10)
+    assert decoding.draft_seconds == 0
+    assert 0 < decoding.verification_seconds < decoding.seconds
+
+
+def test_clock_leaves_the_drafter_alone(target_model: PreTrainedModel) -> None:
+    """A drafter that stays wrapped is timed once more with each prompt, and drafts slower and slower."""
+    stock, own = agreeing(target_model), agreeing(target_model)
+    own.generate = generate = stock.generate
+    for drafter in (stock, own):
+        decode(target_model, PROMPTS[0], drafting(drafter, 2), 0.0, 0, 6)
+    assert "generate" not in stock.__dict__
+    assert own.generate is generate
+    stock.register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        decode(target_model, PROMPTS[0], drafting(stock, 2), 0.0, 0, 6)
+    assert "generate" not in stock.__dict__
+
+
 def test_seed_alone_decides_what_is_sampled(target_model: PreTrainedModel) -> None:
     """A benchmark that is run again with its seeds must ask for the same answers, whatever ran before."""
     first = decode(target_model, PROMPTS[0], {}, 1.0, 7, 20)

@@ -225,11 +225,29 @@ def test_rivals_are_trained_on_the_same_rows_and_measured_beside(run: Path, conf
     assert speedup_tables(results).count("| lossy ") == 1
 
 
+def test_quality_stands_beside_speed(run: Path) -> None:
+    """The sample's test sentences have translations: what a method does to the answers must be seen."""
+    greedy = read_results(run / "results.json")["runs"][0]["methods"]
+    assert {method["quality"]["answers"] for method in greedy} == {3}
+    # Greedy answers are equal, and so are their scores.
+    assert len({(method["quality"]["chrf"], method["quality"]["bleu"]) for method in greedy}) == 1
+
+
 def test_card_shows_what_the_results_hold(run: Path) -> None:
     """A card with numbers of its own could not be trusted."""
     card = (run / "drafter" / "README.md").read_text(encoding="utf-8")
     for method in read_results(run / "results.json")["runs"][0]["methods"]:
         assert f"{method['tokens_per_second']:.1f}" in card
+
+
+def test_benchmark_leaves_its_report(run: Path) -> None:
+    """What is shown to others must not wait for another command."""
+    page = (run / "report.html").read_text(encoding="utf-8")
+    for method in read_results(run / "results.json")["runs"][0]["methods"]:
+        assert f"{method['tokens_per_second']:.1f}" in page
+        assert method["time_split"]["verification_seconds"] > 0
+    # Speedup, acceptance and time of each of the two runs
+    assert len(list((run / "plots").glob("*.png"))) == 6
 
 
 def test_second_run_reuses_every_step(run: Path, config: Path) -> None:

@@ -41,7 +41,7 @@ def test_a_length_without_a_prediction_is_refused(tmp_path: Path, kind: type, ma
 
 def test_an_unknown_loss_is_refused_with_those_that_are_known(tmp_path: Path) -> None:
     """Prevent a name that is found out after rows were loaded and a drafter was made."""
-    known = "cross_entropy, topk_kl, topk_tv, topk_acceptance, lk_hybrid"
+    known = "cross_entropy, topk_kl, topk_tv, topk_acceptance, lk_hybrid, topk_rejected"
     with pytest.raises(InputError, match=f"loss_type must be one of {known}, got kl"):
         FinetuningArguments(output_dir=str(tmp_path), use_cpu=True, loss_type="kl")
     for name in known.split(", "):

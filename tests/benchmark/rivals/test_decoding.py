@@ -1,6 +1,7 @@
 """Rivals decode: token for token as without them, in the target's distribution, and their rounds are counted."""
 
 import copy
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -177,6 +178,29 @@ def test_layers_without_full_attention_are_refused() -> None:
     target_model = sliding_model(50, ["sliding_attention", "full_attention"])
     with pytest.raises(InputError, match="gemma3_text has layers without full attention"):
         decode(target_model, [5, 6], {"custom_generate": LookaheadDecoding(3, 3, 3)}, 0.0, 0, 4)
+
+
+def test_drafting_is_told_apart_from_verifying(target_model: PreTrainedModel) -> None:
+    """A rival's own time that is counted as the target's, or as overhead, would send work to the wrong place."""
+
+    class Slow(KnowingTree):
+        def draft(self, known: list[int], longest: int) -> Tree:
+            time.sleep(0.02)
+            return super().draft(known, longest)
+
+    plain = decode(target_model, PROMPTS[0], {"eos_token_id": None}, 0.0, 0, 9).output_ids
+    loop = Slow([*PROMPTS[0], *plain])
+    decoding = decode(target_model, PROMPTS[0], {"custom_generate": loop, "eos_token_id": None}, 0.0, 0, 9)
+    assert len(decoding.rounds) == 3
+    assert decoding.draft_seconds >= 2 * 0.02
+    assert 0 < decoding.verification_seconds <= decoding.seconds - decoding.draft_seconds
+    assert "draft" not in vars(loop)  # the next decoding times it anew
+    target_model.register_forward_pre_hook(lambda *_: time.sleep(0.02))
+    set_draft_length(target_model.generation_config, 3)
+    given = {"assistant_early_exit": 2, "eos_token_id": None}
+    decoding = decode(target_model, PROMPTS[0], given, 0.0, 0, 5)
+    assert decoding.draft_seconds >= 3 * 0.02
+    assert decoding.verification_seconds >= len(decoding.rounds) * 0.02
 
 
 # Early exit, which is transformers' own

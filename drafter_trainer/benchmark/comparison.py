@@ -1,0 +1,140 @@
+"""Two results files against each other: the same methods, run by run, over the questions that both asked."""
+
+from typing import Any
+
+from drafter_trainer.benchmark.methods import PLAIN
+from drafter_trainer.benchmark.report import device_line, interval_text, markdown_table
+from drafter_trainer.benchmark.results import find_method, timings
+from drafter_trainer.benchmark.statistics import Timings, speedup, speedup_ratio, verdict
+from drafter_trainer.errors import InputError
+
+_RUN = ("pair", "task", "temperature", "seed")
+_SETTINGS = ("dtype", "max_new_tokens", "draft_length", "repeats")
+
+
+def compare_results(a: dict[str, Any], b: dict[str, Any]) -> str:
+    """Hold two results against each other.
+
+    Each method's speedup in A stands beside that in B, both over the questions that A and B have in common, and their
+    ratio with a paired bootstrap interval. What differs between the two beside that is said first.
+
+    Args:
+        a, b (`dict`): As `read_results` returns them.
+    Returns:
+        `str`, Markdown.
+    Raises:
+        InputError: If they have no run in common.
+    """
+    of_a, of_b = ({_key(run): run for run in results["runs"]} for results in (a, b))
+    common = [key for key in of_a if key in of_b]
+    if not common:
+        names = [", ".join(_name(key) for key in keys) for keys in (of_a, of_b)]
+        raise InputError(
+            f"A and B have no run in common: A has {names[0]}; B has {names[1]}: measure the same in both"
+        )
+    cautions = [*_differences(a, b), *(text for key in common for text in _differing_runs(of_a[key], of_b[key]))]
+    parts = [f"A: {_identity(a)}\n\nB: {_identity(b)}"]
+    if cautions:
+        parts.append("What may not be concluded:\n\n" + "\n".join(f"- {text}" for text in cautions))
+    parts += [_compare_runs(of_a[key], of_b[key]) for key in common]
+    for name, keys, others in (("A", of_a, of_b), ("B", of_b, of_a)):
+        parts += [f"{_name(key)}: in {name} alone, not compared." for key in keys if key not in others]
+    return "\n\n".join(parts)
+
+
+def _key(run: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(run[name] for name in _RUN)
+
+
+def _name(key: tuple[Any, ...]) -> str:
+    pair, task, temperature, seed = key
+    return f"{pair}, {task}, " + ("greedy" if temperature == 0 else f"T = {temperature:g}, seed {seed}")
+
+
+def _identity(results: dict[str, Any]) -> str:
+    provenance = results["provenance"]
+    measured = [provenance.get(name) for name in ("drafter", "drafter_revision", "date", "commit")]
+    return ", ".join([*filter(None, measured), device_line(results)])
+
+
+def _differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+    of_a, of_b = a["provenance"], b["provenance"]
+    said = []
+    if of_a.get("target") != of_b.get("target"):
+        said.append(
+            f"The targets differ ({of_a.get('target')}; {of_b.get('target')}): so does what a speedup is over."
+        )
+    if of_a["device"] != of_b["device"]:
+        said.append("The devices differ: a difference may be theirs, and not the methods'.")
+    names = sorted(of_a["versions"].keys() | of_b["versions"].keys())
+    changed = [
+        f"{name} {of_a['versions'].get(name, 'not stated')} and {of_b['versions'].get(name, 'not stated')}"
+        for name in names
+        if of_a["versions"].get(name) != of_b["versions"].get(name)
+    ]
+    if changed:
+        said.append(f"Versions differ ({', '.join(changed)}): a difference may be theirs.")
+    return said
+
+
+def _differing_runs(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+    name, shared = _name(_key(a)), len(_common_questions(a, b))
+    said = []
+    if a["questions"]["sha256"] != b["questions"]["sha256"]:
+        counts = f"{a['questions']['count']} and {b['questions']['count']}, of which {shared} share their ids"
+        said.append(
+            f"{name}: the questions differ ({counts}): only those with the same id are compared, and whether their "
+            "prompts are the same cannot be told."
+        )
+    changed = [f"{key} {a.get(key, 1)} and {b.get(key, 1)}" for key in _SETTINGS if a.get(key, 1) != b.get(key, 1)]
+    if changed:
+        said.append(f"{name}: settings differ ({', '.join(changed)}): a difference may be theirs.")
+    of_a, of_b = (_plain_timings(run, _common_questions(a, b)) for run in (a, b))
+    if others := int((of_a.tokens != of_b.tokens).sum()):
+        said.append(f"{name}: plain decoding gives answers of other lengths to {others} of {shared} questions.")
+    return said
+
+
+def _compare_runs(a: dict[str, Any], b: dict[str, Any]) -> str:
+    questions = _common_questions(a, b)
+    heading = f"{_name(_key(a))}, {len(questions)} questions in both"
+    if not questions:
+        return f"{heading}: not compared."
+    names = [method["name"] for method in a["methods"]]
+    names += [method["name"] for method in b["methods"] if method["name"] not in names]
+    rows, largest = [], (0.0, "")
+    for name in names:
+        found = [_method_timings(run, name, questions) for run in (a, b)]
+        plain = [_plain_timings(run, questions) for run in (a, b)]
+        speedups = [timed and speedup(timed, without) for timed, without in zip(found, plain)]
+        cells = ["-" if interval is None else interval_text(interval) for interval in speedups]
+        if None in found:
+            rows.append([name, *cells, "-", f"in {'A' if found[1] is None else 'B'} alone"])
+            continue
+        ratio = speedup_ratio(found[1], plain[1], found[0], plain[0])
+        if name == PLAIN:
+            rows.append([name, *cells, "-", "-"])
+            continue
+        largest = max(largest, (abs(ratio.value - 1), name))
+        rows.append([name, *cells, interval_text(ratio, decimals=3), str(verdict(ratio, len(questions)))])
+    table = markdown_table(["method", "A (95 %)", "B (95 %)", "B / A (95 %)", "B is"], rows)
+    share, name = largest
+    return f"{heading}\n\n{table}\n\n" + (
+        f"Largest difference: {share:.1%}, {name}." if name else "No method but plain decoding stands in both."
+    )
+
+
+def _common_questions(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+    asked = {prompt["question_id"] for prompt in b["methods"][0]["prompts"]}
+    return [prompt["question_id"] for prompt in a["methods"][0]["prompts"] if prompt["question_id"] in asked]
+
+
+def _method_timings(run: dict[str, Any], name: str, questions: list[str]) -> Timings | None:
+    if name not in {method["name"] for method in run["methods"]}:
+        return None
+    prompts = {prompt["question_id"]: prompt for prompt in find_method(run, name)["prompts"]}
+    return timings([prompts[question] for question in questions])
+
+
+def _plain_timings(run: dict[str, Any], questions: list[str]) -> Timings:
+    return _method_timings(run, PLAIN, questions)

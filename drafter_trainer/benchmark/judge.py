@@ -1,0 +1,197 @@
+"""Let a language model grade answers from 1 to 10, through servers that speak OpenAI's chat protocol.
+
+    {judge, answers, methods: [{temperature, seed, name, answers, graded, unreadable, refused,
+     grade: {value, low, high}, over_plain: {value, low, high}}]}
+
+Equal answers to equal questions are judged once, so that methods that change nothing are graded alike and cost
+nothing. What cannot be graded is counted, and stands in no mean.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drafter_trainer.benchmark.journal import append_record, read_journal
+from drafter_trainer.benchmark.methods import PLAIN
+from drafter_trainer.benchmark.report import markdown_table
+from drafter_trainer.benchmark.statistics import RESAMPLES, Interval
+from drafter_trainer.distillation.servers import ServerEngine
+from drafter_trainer.distillation.store import Refusal
+from drafter_trainer.languages import grading_prompt
+
+_AT_ONCE = 16  # judgements that are counted together
+_GRADE = re.compile(r"\W*grade\W*(\d+)(?:\W*/\W*10)?\W*", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Ask for one answer's grade: what a `ServerEngine` is asked here.
+
+    Args:
+        prompt (`str`): What the judge reads.
+        max_new_tokens (`int`): Length limit of what it says.
+        temperature (`float`, *optional*, defaults to `0.0`): Its temperature.
+    """
+
+    prompt: str
+    max_new_tokens: int
+    temperature: float = 0.0
+
+    @property
+    def key(self) -> str:
+        """SHA-256 over what decides the grade of one judge."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    def trial(self) -> "Judgement":
+        """Return what finds out whether a server answers at all."""
+        return Judgement("Hello", 1)
+
+
+class Chat:
+    """Ask an OpenAI-compatible server (its chat completions) and read the text of its reply; see `ServerKind`.
+
+    Args:
+        model (`str`): The server's name for the judge.
+    """
+
+    name = "chat"
+    path = "/v1/chat/completions"
+    gives_logprobs = False
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+
+    def body(self, request: Judgement) -> dict[str, Any]:
+        """Write a request as JSON."""
+        return {
+            "model": self.model,
+            "messages": [{"role": "user", "content": request.prompt}],
+            "temperature": request.temperature,
+            "max_tokens": request.max_new_tokens,
+            "stream": False,
+        }
+
+    def read(self, reply: Any, request: Judgement) -> str:
+        """Read a reply: empty where the judge said nothing."""
+        (choice,) = reply["choices"]
+        return choice["message"]["content"] or ""
+
+
+def read_grade(said: str) -> int | None:
+    """Read the grade on the last line that is not empty, or `None` where there is none from 1 to 10."""
+    lines = said.strip().splitlines()
+    match = _GRADE.fullmatch(lines[-1]) if lines else None
+    grade = int(match[1]) if match else 0
+    return grade if 1 <= grade <= 10 else None
+
+
+def judge(
+    outputs: Sequence[dict[str, Any]],
+    engine: ServerEngine,
+    max_new_tokens: int,
+    journal: Path,
+    note: Callable[[int], object],
+) -> dict[str, dict[str, Any]]:
+    """Have every answer judged that the journal does not hold yet.
+
+    Args:
+        outputs (`Sequence[dict]`): As `read_outputs` gives them.
+        engine (`ServerEngine`): Servers of the kind `Chat`.
+        max_new_tokens (`int`): Length limit of a judgement.
+        journal (`Path`): Gains a line for each judgement. Refusals are asked again by the next run, what could not be
+            read is not: at temperature 0 the judge would say the same.
+        note (`Callable[[int], object]`): Told how many were judged.
+    Returns:
+        `dict` of the journal's lines by key: `said`, or `refused` with the reason.
+    Raises:
+        InputError: If no server answers, or refuses the key; what was judged is kept.
+    """
+    asked = {(judgement := _judgement(output, max_new_tokens)).key: judgement for output in outputs}
+    judged = {record["key"]: record for record in read_journal(journal)}
+    missing = [judgement for key, judgement in asked.items() if key not in judged or "refused" in judged[key]]
+    batches = (missing[start : start + _AT_ONCE] for start in range(0, len(missing), _AT_ONCE))
+    for requests, answers in engine.answers(batches):
+        for request, answer in zip(requests, answers):
+            refused = isinstance(answer, Refusal)
+            said = {"refused": f"{answer.reason}: {answer.message}"} if refused else {"said": answer}
+            judged[request.key] = {"key": request.key} | said
+            append_record(journal, judged[request.key])
+        note(len(requests))
+    return judged
+
+
+def summarise(
+    outputs: Sequence[dict[str, Any]], judged: dict[str, dict[str, Any]], max_new_tokens: int
+) -> list[dict[str, Any]]:
+    """Compute each method's grades, and how far they are from plain decoding's on the same questions."""
+    groups: dict[tuple[float, int, str], dict[str, dict[str, Any]]] = {}
+    for output in outputs:
+        key = (output["temperature"], output["seed"], output["method"])
+        groups.setdefault(key, {})[output["question_id"]] = judged[_judgement(output, max_new_tokens).key]
+    return [
+        {"temperature": temperature, "seed": seed, "name": name}
+        | _summarise_method(answers, groups.get((temperature, seed, PLAIN), {}))
+        for (temperature, seed, name), answers in groups.items()
+    ]
+
+
+def _summarise_method(answers: dict[str, dict[str, Any]], plain: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    grades, plain_grades = _grades(answers), _grades(plain)
+    refused = sum("refused" in answer for answer in answers.values())
+    both = [grades[name] - plain_grades[name] for name in grades if name in plain_grades]
+    return {
+        "answers": len(answers),
+        "graded": len(grades),
+        "unreadable": len(answers) - len(grades) - refused,
+        "refused": refused,
+        "grade": _mean(list(grades.values())),
+        "over_plain": _mean(both),
+    }
+
+
+def _grades(answers: dict[str, dict[str, Any]]) -> dict[str, int]:
+    read = {name: read_grade(answer.get("said", "")) for name, answer in answers.items()}
+    return {name: grade for name, grade in read.items() if grade is not None}
+
+
+def _mean(values: Sequence[float]) -> dict[str, float] | None:
+    """Compute a mean with a 95 % bootstrap interval over questions, or `None` of nothing."""
+    if not values:
+        return None
+    drawn = np.random.default_rng(0).choice(np.array(values, np.float64), size=(RESAMPLES, len(values))).mean(axis=1)
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return asdict(Interval(float(np.mean(values)), float(low), float(high)))
+
+
+def judgement_table(methods: Iterable[dict[str, Any]]) -> str:
+    """Render the summary as a table."""
+    header = ["setting", "method", "grade (95 %)", "over plain (95 %)", "graded", "unreadable", "refused"]
+    rows = [
+        [
+            "greedy" if method["temperature"] == 0 else f"T = {method['temperature']:g}, seed {method['seed']}",
+            method["name"],
+            _interval(method["grade"], ""),
+            _interval(method["over_plain"], "+"),
+            f"{method['graded']}/{method['answers']}",
+            str(method["unreadable"]),
+            str(method["refused"]),
+        ]
+        for method in methods
+    ]
+    return markdown_table(header, rows)
+
+
+def _interval(interval: dict[str, float] | None, sign: str) -> str:
+    if interval is None:
+        return "-"
+    return f"{interval['value']:{sign}.2f} ({interval['low']:{sign}.2f} to {interval['high']:{sign}.2f})"
+
+
+def _judgement(output: dict[str, Any], max_new_tokens: int) -> Judgement:
+    return Judgement(grading_prompt(output["chat"], output["text"]), max_new_tokens)

@@ -1,0 +1,70 @@
+"""The report as files: Markdown, plots, and one page that needs nothing beside itself."""
+
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from drafter_trainer.atomic import write_whole
+from drafter_trainer.benchmark.caveats import caveats
+from drafter_trainer.benchmark.plots import PLOTS, to_svg
+from drafter_trainer.benchmark.report import (
+    difference_table,
+    provenance_rows,
+    quality_table,
+    render_markdown,
+    speedup_table,
+    time_table,
+    title,
+)
+
+
+def render_page(results: dict[str, Any]) -> str:
+    """Render results as one HTML page, with its style and its plots in it; it loads nothing from anywhere.
+
+    Args:
+        results (`dict`): As read from `results.json`.
+    Returns:
+        `str`, the page. Names from the results are escaped.
+    """
+    template = (resources.files("drafter_trainer.benchmark") / "page_template.html").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(template).render(
+        name=results["provenance"].get("drafter", "Benchmark"),
+        provenance=provenance_rows(results),
+        runs=[_run(results, run) for run in results["runs"]],
+        caveats=caveats(results),
+    )
+
+
+def _run(results: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
+    figures = {name: plot(run) for name, plot in PLOTS.items()}
+    tables = {"Speed": speedup_table(run), "Differences": difference_table(run), "Time": time_table(run)}
+    tables["Quality"] = quality_table(run)
+    return {
+        "title": title(results, run),
+        "tables": {name: table for name, table in tables.items() if table},
+        "plots": {name: to_svg(figure) for name, figure in figures.items() if figure},
+    }
+
+
+def write_report(results: dict[str, Any], folder: Path) -> None:
+    """Write `report.md`, `report.html` and `plots/*.png`.
+
+    Args:
+        results (`dict`): As read from `results.json`.
+        folder (`Path`): Where the files go; those of an earlier report are replaced.
+    """
+    plots = folder / "plots"
+    plots.mkdir(parents=True, exist_ok=True)
+    for name, text in {"report.md": render_markdown(results), "report.html": render_page(results)}.items():
+        write_whole(folder / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))
+    for run in results["runs"]:
+        sampling = "greedy" if run["temperature"] == 0 else f"T{run['temperature']:g}-seed{run['seed']}"
+        # A name from a file that somebody sent must not lead out of the folder.
+        stem = re.sub(r"[^\w.-]+", "_", f"{run['pair']}-{run['task']}-{sampling}")
+        for name, plot in PLOTS.items():
+            if figure := plot(run):
+                figure.savefig(plots / f"{stem}-{name}.png", dpi=120)

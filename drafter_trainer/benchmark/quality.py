@@ -1,0 +1,49 @@
+"""Quality of the answers against references: chrF and BLEU, of plain decoding and of each method."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sacrebleu.metrics import BLEU, CHRF
+
+from drafter_trainer.corpora.questions import Question
+from drafter_trainer.languages import Language
+
+# BLEU counts words: where spaces do not set them apart, and in sacrebleu's own choice for each of these languages.
+_TOKENIZERS = {"ja": "ja-mecab", "zh": "zh"}
+
+
+def score(answers: Sequence[str], references: Sequence[str], language: Language) -> dict[str, Any]:
+    """Score answers against one reference each.
+
+    Args:
+        answers, references (`Sequence[str]`): In the same order.
+        language (`Language`): What the references are written in.
+    Returns:
+        `dict` with `answers`, their number; `chrf` and `bleu`, over the whole corpus, between 0 and 100; and
+        `signatures`, sacrebleu's own record of how each was computed.
+    Source: Popović, "chrF: character n-gram F-score for automatic MT evaluation" (2015); Papineni et al., "BLEU"
+        (2002); Post, "A Call for Clarity in Reporting BLEU Scores", arXiv 1804.08771
+    """
+    metrics = {"chrf": CHRF(), "bleu": BLEU(tokenize=_TOKENIZERS.get(language.code, "13a"))}
+    scores = {name: metric.corpus_score(answers, [references]).score for name, metric in metrics.items()}
+    signatures = {name: metric.get_signature().format() for name, metric in metrics.items()}
+    return {"answers": len(answers)} | scores | {"signatures": signatures}
+
+
+def add_quality(
+    run: dict[str, Any], records: Sequence[dict[str, Any]], questions: Sequence[Question], language: Language
+) -> None:
+    """Give each method of a run its `quality`, if any of the questions has a reference.
+
+    Args:
+        run (`dict`): As `summarise_run` returns it.
+        records (`Sequence[dict]`): The records that it was made of.
+        questions (`Sequence[Question]`): What was asked.
+        language (`Language`): What the answers should be written in.
+    """
+    references = {question.question_id: question.reference for question in questions if question.reference is not None}
+    scored = [record for record in records if record["question_id"] in references]
+    if scored:
+        for method in run["methods"]:
+            answers = [record["methods"][method["name"]]["text"] for record in scored]
+            method["quality"] = score(answers, [references[record["question_id"]] for record in scored], language)

@@ -1,0 +1,78 @@
+"""Results made from hand-written times, as a benchmark would have left them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from drafter_trainer.benchmark.measure import Setting
+from drafter_trainer.benchmark.methods import PLAIN, Method
+from drafter_trainer.benchmark.results import SCHEMA_VERSION, check_results, summarise_run
+
+PROVENANCE = {
+    "command": "bench.py --config c.yaml",
+    "commit": "0123abc",
+    "date": "2026-01-01T00:00:00+00:00",
+    "device": {"type": "cpu", "name": "a processor", "runtime": "2 threads"},
+    "versions": {"torch": "2.13.0", "transformers": "5.23.0"},
+    "target": "tests/tiny-target@1",
+    "drafter": "tiny-drafter-de-en",
+    "drafter_revision": "sha256:0",
+    "drafter_fingerprint": "0",
+}
+
+
+def make_run(
+    seconds: dict[str, Sequence[float]],
+    tokens: int = 10,
+    temperature: float = 0.0,
+    joules: dict[str, float] | None = None,
+    **other: Any,
+) -> dict[str, Any]:
+    """Make a run of methods that take these seconds for each prompt, and give so many tokens each time.
+
+    Args:
+        seconds (`dict[str, Sequence[float]]`): By method, plain decoding among them; the others draft in 0.1 s and
+            have 0.2 s of overhead in each prompt, in which one round accepts two of three drafted tokens.
+        joules (`dict[str, float]`, *optional*): By method, what each prompt takes.
+        other: Keys of the run.
+    """
+    count = len(seconds[PLAIN])
+    records = []
+    for number in range(count):
+        figures = {}
+        for name, all_seconds in seconds.items():
+            took, drafts = all_seconds[number], 0 if name == PLAIN else 3
+            rounds = [{"drafted": drafts, "accepted": drafts // 3 * 2, "rejected": drafts > 0}]
+            rest = {"drafted": 0, "accepted": 0, "rejected": False}
+            draft_seconds, overhead = (0.0, 0.0) if name == PLAIN else (0.1, 0.2)
+            figures[name] = {
+                "tokens": tokens,
+                "characters": 4 * tokens,
+                "retokenised": tokens - 1,
+                "seconds": took,
+                "looping": False,
+                "rounds": rounds + [rest] * (tokens - 1 - drafts // 3 * 2),
+                "draft_seconds": draft_seconds,
+                "verification_seconds": took - draft_seconds - overhead,
+            }
+            if temperature == 0:
+                figures[name]["divergence"] = None
+            if joules:
+                figures[name]["joules"] = joules[name]
+        records.append({"question_id": f"q{number}", "methods": figures})
+    methods = [Method(name, 0 if name == PLAIN else 3) for name in seconds]
+    described = {
+        "pair": "de-en",
+        "task": "translation",
+        "draft_length": 3,
+        "dtype": "float32",
+        "questions": {"source": "made up", "count": count, "sha256": "0"},
+    }
+    seed = other.pop("seed", 0)
+    return summarise_run(records, methods, Setting(temperature, seed, 128), described | other)
+
+
+def make_results(*runs: dict[str, Any], **provenance: Any) -> dict[str, Any]:
+    """Make the results of some runs, checked as a file is."""
+    results = {"schema_version": SCHEMA_VERSION, "provenance": PROVENANCE | provenance, "runs": list(runs)}
+    check_results(results, "made.json")
+    return results

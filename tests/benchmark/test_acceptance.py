@@ -1,0 +1,73 @@
+"""The module of `evaluate`: loaded from its folder, equal to the package's own figures, combined with another."""
+
+from pathlib import Path
+
+import evaluate
+import pytest
+
+from drafter_trainer.benchmark import acceptance as package
+from drafter_trainer.decoding.metrics import Round, acceptance_by_position, acceptance_rate, alpha
+
+FOLDER = str(Path(package.__file__).parent)
+ROUNDS = [Round(4, 4, False), Round(4, 1, True), Round(4, 0, True), Round(0, 0, False)]
+COLUMNS = {name: [getattr(round_, name) for round_ in ROUNDS] for name in ("drafted", "accepted", "rejected")}
+OTHER = """
+import datasets
+import evaluate
+
+
+class Other(evaluate.Metric):
+    def _info(self):
+        texts = {name: datasets.Value("string") for name in ("predictions", "references")}
+        return evaluate.MetricInfo(description="", citation="", features=datasets.Features(texts))
+
+    def _compute(self, predictions, references):
+        return {"same": sum(a == b for a, b in zip(predictions, references)) / len(predictions)}
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what `evaluate` copies out of the user's cache, and fail where it would fetch."""
+    monkeypatch.setattr("evaluate.config.HF_EVALUATE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("evaluate.config.HF_METRICS_CACHE", str(tmp_path / "cache" / "metrics"))
+    monkeypatch.setattr("evaluate.loading.cached_path", None)
+
+
+def test_figures_are_the_packages_own() -> None:
+    """Two definitions of one figure drift apart."""
+    found = evaluate.load(FOLDER, keep_in_memory=True).compute(**COLUMNS)
+    assert found == {
+        "acceptance_rate": acceptance_rate(ROUNDS),
+        "alpha": alpha(ROUNDS),
+        "mean_accepted_tokens": 9 / 4,  # five accepted, and the target's own in each of four rounds
+        "acceptance_by_position": acceptance_by_position(ROUNDS),
+    }
+    assert (found["acceptance_rate"], found["alpha"]) == (5 / 12, 5 / 7)
+    assert found["acceptance_by_position"] == [0.5, 0.25, 0.25, 0.25]
+
+
+def test_tokens_of_cut_outputs_are_counted_as_given() -> None:
+    """An output that ends among accepted tokens lacks the target's own one."""
+    found = evaluate.load(FOLDER, keep_in_memory=True).compute(**COLUMNS, tokens=8)
+    assert found["mean_accepted_tokens"] == 2
+
+
+def test_nothing_drafted_has_no_rate() -> None:
+    """0 would say that every draft was rejected."""
+    found = evaluate.load(FOLDER, keep_in_memory=True).compute(
+        drafted=[0, 0], accepted=[0, 0], rejected=[False, False]
+    )
+    assert (found["acceptance_rate"], found["alpha"], found["mean_accepted_tokens"]) == (None, None, 1.0)
+
+
+def test_it_combines_with_another_module(tmp_path: Path) -> None:
+    """Quality and acceptance of one run are asked for together."""
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "other.py").write_text(OTHER, encoding="utf-8")
+    modules = [evaluate.load(str(folder), keep_in_memory=True) for folder in (FOLDER, tmp_path / "other")]
+    both = evaluate.combine(modules)
+    both.add_batch(**COLUMNS, predictions=["a", "b", "c", "d"], references=["a", "b", "x", "y"])
+    found = both.compute()
+    assert found["same"] == 0.5
+    assert found["alpha"] == alpha(ROUNDS)

@@ -1,0 +1,56 @@
+"""What may not be concluded, said where it holds and nowhere else."""
+
+from typing import Any
+
+from drafter_trainer.benchmark.caveats import caveats
+from tests.benchmark.made import PROVENANCE, make_results, make_run
+
+SECONDS = {"plain": [2.0] * 80, "drafter": [1.0] * 80}
+
+
+def said(run: dict[str, Any], **provenance: Any) -> str:
+    return "\n".join(caveats(make_results(run, **provenance)))
+
+
+def test_careful_measurement_has_the_limits_of_every_one() -> None:
+    """A limit that always stands there is read by nobody; one machine, one run and one target always are limits."""
+    cuda = {"type": "cuda", "name": "an accelerator", "runtime": "CUDA 13.0"}
+    text = said(make_run(SECONDS, dtype="bfloat16", repeats=3), device=cuda)
+    assert "one machine, an accelerator (CUDA 13.0)" in text
+    assert "Batch size 1" in text
+    assert "One target, tests/tiny-target@1, and de-en translation" in text
+    assert "One run" in text
+    assert len(text.splitlines()) == 4
+
+
+def test_every_weakness_is_said() -> None:
+    """Few questions, loops, one timing, half of the outputs changed, code that nobody has: each misleads by itself."""
+    run = make_run({"plain": [2.0] * 4, "drafter": [1.0] * 4})
+    run["methods"][0]["looping_share"] = 0.25
+    run["methods"][1]["losslessness"]["equal"] = 2
+    text = said(run, commit="0123abc+")
+    for expected in (
+        "float32 on a processor",
+        "Only 4 questions",
+        "25% of plain outputs end in a loop",
+        "timed once",
+        "2 of 4 outputs of drafter differ from plain decoding's",
+        "changed after commit 0123abc:",
+    ):
+        assert expected in text
+    assert "Sampled" not in text
+    assert "commit is not known" in said(run, commit="")
+
+
+def test_sampled_run_says_how_many_seeds() -> None:
+    """One seed is one draw."""
+    runs = [make_run(SECONDS, temperature=1.0, seed=seed) for seed in (0, 1)]
+    assert "Sampled with 2 seeds on 80 questions" in "\n".join(caveats(make_results(*runs)))
+    assert "Sampled with 1 seed on 80 questions" in said(runs[0])
+
+
+def test_some_questions_are_more_than_a_few() -> None:
+    """Eight are enough for a verdict, and too few for a small difference."""
+    text = said(make_run({"plain": [2.0] * 8, "drafter": [1.0] * 8}), device=PROVENANCE["device"])
+    assert "8 questions: a difference smaller than the intervals" in text
+    assert "Only" not in text

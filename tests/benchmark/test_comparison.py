@@ -1,0 +1,117 @@
+"""Two results files against each other."""
+
+import pytest
+
+from drafter_trainer.benchmark.comparison import compare_results
+from drafter_trainer.errors import InputError
+from tests.benchmark.made import PROVENANCE, make_results, make_run
+from tests.benchmark.test_report import cells
+
+PLAIN_SECONDS = [2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]
+# About half of it, a little more and a little less in turn
+SECONDS = [0.98, 1.53, 1.96, 2.55, 2.94, 3.57, 3.92, 4.59]
+
+
+def slowed(factor: float) -> list[float]:
+    return [factor * second for second in SECONDS]
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    return cells("\n".join(line for line in text.splitlines() if line.startswith("|")))
+
+
+def test_planted_slowdown_is_found_and_noise_is_not() -> None:
+    """The reason to compare: one method became slower by a tenth, and nothing else changed but by chance."""
+    a = make_results(make_run({"plain": PLAIN_SECONDS, "lookup": SECONDS, "drafter": SECONDS}))
+    noisy = [second * (1.03 if number % 2 else 0.97) for number, second in enumerate(SECONDS)]
+    b = make_results(make_run({"plain": PLAIN_SECONDS, "lookup": noisy, "drafter": slowed(1.1)}))
+    text = compare_results(a, b)
+    found = rows(text)
+    assert found["drafter"][2:] == ["0.909x (0.909-0.909)", "slower"]
+    assert found["lookup"][3] == "within noise"
+    assert found["plain"][2:] == ["-", "-"]
+    assert "8 questions in both" in text
+    assert "Largest difference: 9.1%, drafter." in text
+    assert "may not be concluded" not in text
+    assert rows(compare_results(b, a))["drafter"][2:] == ["1.100x (1.100-1.100)", "faster"]
+
+
+def test_slower_machine_is_no_slower_method() -> None:
+    """Everything took twice the time, plain decoding too: the method is the same."""
+    a = make_results(make_run({"plain": PLAIN_SECONDS, "drafter": SECONDS}))
+    doubled = [2 * second for second in PLAIN_SECONDS]
+    b = make_results(make_run({"plain": doubled, "drafter": slowed(2)}))
+    assert rows(compare_results(a, b))["drafter"][2:] == ["1.000x (1.000-1.000)", "within noise"]
+
+
+def test_too_few_questions_get_no_verdict() -> None:
+    """Three prompts that agree by chance have an interval of no width."""
+    a = make_results(make_run({"plain": PLAIN_SECONDS[:3], "drafter": SECONDS[:3]}))
+    b = make_results(make_run({"plain": PLAIN_SECONDS[:3], "drafter": slowed(1.1)[:3]}))
+    assert rows(compare_results(a, b))["drafter"][3] == "too few questions"
+
+
+def test_only_common_questions_are_compared() -> None:
+    """Half of the questions are others: their times would be held against those of other prompts."""
+    a = make_results(make_run({"plain": PLAIN_SECONDS, "drafter": SECONDS}))
+    longer = make_run({"plain": [*PLAIN_SECONDS, 1.0], "drafter": [*SECONDS, 100.0]})
+    longer["questions"]["sha256"] = "1"
+    text = compare_results(a, make_results(longer))
+    assert rows(text)["drafter"][2] == "1.000x (1.000-1.000)"
+    assert "the questions differ (8 and 9, of which 8 share their ids)" in text
+
+
+def test_no_common_question_is_said() -> None:
+    """Another question set has nothing that could be paired."""
+    a = make_results(make_run({"plain": PLAIN_SECONDS, "drafter": SECONDS}))
+    other = make_run({"plain": PLAIN_SECONDS, "drafter": SECONDS})
+    other["questions"]["sha256"] = "1"
+    for method in other["methods"]:
+        for prompt in method["prompts"]:
+            prompt["question_id"] += " of another set"
+    text = compare_results(a, make_results(other))
+    assert "0 questions in both: not compared." in text
+    assert rows(text) == {}
+
+
+def test_method_in_one_file_alone_is_shown() -> None:
+    """A method left out silently would look as if it had never been measured."""
+    a = make_results(make_run({"plain": PLAIN_SECONDS, "old": SECONDS, "drafter": SECONDS}))
+    b = make_results(make_run({"plain": PLAIN_SECONDS, "drafter": SECONDS, "new": SECONDS}))
+    found = rows(compare_results(a, b))
+    assert found["old"][1:] == ["-", "-", "in A alone"]
+    assert found["new"][0] == "-"
+    assert found["new"][2:] == ["-", "in B alone"]
+
+
+def test_what_else_differs_is_said_first() -> None:
+    """A newer library or another machine makes a difference that is not the method's."""
+    a = make_results(make_run({"plain": PLAIN_SECONDS, "drafter": SECONDS}))
+    run = make_run({"plain": PLAIN_SECONDS, "drafter": SECONDS}, dtype="bfloat16", repeats=3, tokens=12)
+    b = make_results(
+        run,
+        target="tests/other@2",
+        device=PROVENANCE["device"] | {"runtime": "4 threads"},
+        versions={"torch": "2.14.0", "transformers": "5.23.0"},
+    )
+    text = compare_results(a, b)
+    cautions = text[text.index("may not be concluded") : text.index("| method")]
+    for expected in (
+        "targets differ (tests/tiny-target@1; tests/other@2)",
+        "devices differ",
+        "Versions differ (torch 2.13.0 and 2.14.0)",
+        "settings differ (dtype float32 and bfloat16, repeats 1 and 3)",
+        "answers of other lengths to 8 of 8 questions",
+    ):
+        assert expected in cautions
+
+
+def test_runs_are_matched_by_setting() -> None:
+    """A sampled run held against a greedy one would show what temperature does."""
+    seconds = {"plain": PLAIN_SECONDS, "drafter": SECONDS}
+    greedy, slower = make_run(seconds), make_run({"plain": PLAIN_SECONDS, "drafter": slowed(1.2)}, temperature=1.0)
+    text = compare_results(make_results(greedy), make_results(slower, greedy))
+    assert rows(text)["drafter"][3] == "within noise"
+    assert "T = 1, seed 0: in B alone, not compared." in text
+    with pytest.raises(InputError, match=r"A has de-en, translation, greedy; B has de-en, translation, T = 1, seed 0"):
+        compare_results(make_results(greedy), make_results(slower))

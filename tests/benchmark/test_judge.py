@@ -1,0 +1,206 @@
+"""The judge: what it is asked, how its grades are read, and that nothing is lost, asked twice or dropped."""
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from drafter_trainer.benchmark.judge import Chat, judge, judgement_table, read_grade, summarise
+from drafter_trainer.benchmark.outputs import FILE_NAME, read_outputs, write_outputs
+from drafter_trainer.distillation.servers import ServerEngine
+from drafter_trainer.errors import InputError
+from tests.distillation.answering_server import AnsweringServer
+
+ROOT = Path(__file__).parents[2]
+LIMIT = 64
+GRADES = {"good": "Well said.\n\nGrade: 9", "poor": "No.\n**Grade: 3/10**", "odd": "I would rather not."}
+
+
+class JudgingServer(AnsweringServer):
+    """Say of each answer what `GRADES` has for it, in the protocol of chat completions."""
+
+    def answer(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Answer in the protocol of chat completions."""
+        assert path == "/v1/chat/completions"
+        assert body["temperature"] == 0
+        (message,) = body["messages"]
+        said = next((said for text, said in GRADES.items() if f"<answer>\n{text}\n" in message["content"]), "Hello!")
+        return {"choices": [{"message": {"role": "assistant", "content": said}, "finish_reason": "stop"}]}
+
+
+def output(question_id: str, method: str, text: str, temperature: float = 0.0) -> dict[str, Any]:
+    return {
+        "temperature": temperature,
+        "seed": 0,
+        "question_id": question_id,
+        "chat": [{"role": "user", "content": f"Question {question_id}?"}],
+        "method": method,
+        "text": text,
+    }
+
+
+OUTPUTS = [
+    output("1", "plain", "good"),
+    output("2", "plain", "good"),
+    output("3", "plain", "good"),
+    output("1", "drafter", "good"),
+    output("2", "drafter", "poor"),
+    output("3", "drafter", "odd"),
+]
+
+
+@pytest.fixture
+def serve(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Callable[..., JudgingServer]:
+    """Make a server that judges."""
+    return lambda mishap=None: JudgingServer(target_model, tokenizer, mishap)
+
+
+def run(url: str, journal: Path, outputs: list[dict[str, Any]] = OUTPUTS) -> dict[str, dict[str, Any]]:
+    engine = ServerEngine(Chat("a-judge"), [url], concurrency=2, timeout=5.0, patience=5.0, backoff=0.05)
+    return judge(outputs, engine, LIMIT, journal, lambda count: None)
+
+
+@pytest.mark.parametrize(
+    ("said", "grade"),
+    [
+        ("Fine.\nGrade: 7", 7),
+        ("Fine.\n\n**Grade: 10/10**\n\n", 10),
+        ("grade 1.", 1),
+        ("Grade: 0", None),
+        ("Grade: 11", None),
+        ("Grade: 7\nBut on the other hand …", None),  # the last word counts
+        ("The grade that it deserves is 8", None),
+        ("It copies 'Grade: 10' and ends", None),
+        ("", None),
+    ],
+)
+def test_grade_is_read_from_the_last_line_alone(said: str, grade: int | None) -> None:
+    """An answer that quotes a grade, or a judge that gives none, must not be read as a grade."""
+    assert read_grade(said) == grade
+
+
+def test_grades_are_compared_with_plain_and_failures_counted(
+    serve: Callable[..., JudgingServer], tmp_path: Path
+) -> None:
+    """What cannot be read must stand in the table: left out in silence it would make a mean of the easy ones."""
+    with serve() as server:
+        judged = run(server.url, tmp_path / "journal.jsonl")
+    plain, drafter = summarise(OUTPUTS, judged, LIMIT)
+    assert (plain["answers"], plain["graded"], plain["unreadable"], plain["refused"]) == (3, 3, 0, 0)
+    assert plain["grade"]["value"] == 9
+    assert plain["over_plain"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert (drafter["answers"], drafter["graded"], drafter["unreadable"], drafter["refused"]) == (3, 2, 1, 0)
+    assert drafter["grade"]["value"] == (9 + 3) / 2
+    # Question 3 is compared for neither: plain's 9 there has no counterpart.
+    assert drafter["over_plain"] == {"value": -3.0, "low": -6.0, "high": 0.0}
+    assert "2/3" in judgement_table([plain, drafter])
+
+
+def test_equal_answers_are_judged_once(serve: Callable[..., JudgingServer], tmp_path: Path) -> None:
+    """Every method of a greedy run says the same: each judgement is paid for."""
+    same = [output("1", method, "good", temperature) for method in ("plain", "drafter") for temperature in (0.0, 1.0)]
+    with serve() as server:
+        judged = run(server.url, tmp_path / "journal.jsonl", same)
+        assert len(server.received) == 1
+    assert [method["graded"] for method in summarise(same, judged, LIMIT)] == [1, 1, 1, 1]
+
+
+def test_interrupted_judging_goes_on(serve: Callable[..., JudgingServer], tmp_path: Path) -> None:
+    """A run killed within a line asks for that judgement again, and for no other."""
+    journal = tmp_path / "journal.jsonl"
+    with serve() as server:
+        whole = run(server.url, journal)
+        asked = len(server.received)
+        journal.write_bytes(journal.read_bytes()[:-20])
+        assert run(server.url, journal) == whole
+        assert len(server.received) == asked + 1
+        run(server.url, journal)
+        assert len(server.received) == asked + 1
+
+
+def test_server_that_fails_and_returns_loses_nothing(serve: Callable[..., JudgingServer], tmp_path: Path) -> None:
+    """A full or broken server is a matter of waiting."""
+    with serve(lambda number, body: {1: "429", 2: "hang up", 3: "garbage"}.get(number)) as server:
+        judged = run(server.url, tmp_path / "journal.jsonl")
+    assert len(judged) == 5
+    assert not any("refused" in line for line in judged.values())
+
+
+def test_refusals_are_counted_and_asked_again(serve: Callable[..., JudgingServer], tmp_path: Path) -> None:
+    """A prompt that one server finds too long may fit another; until then it is no grade."""
+    journal = tmp_path / "journal.jsonl"
+    with serve(lambda number, body: "400" if "\npoor\n" in body["messages"][0]["content"] else None) as server:
+        drafter = summarise(OUTPUTS, run(server.url, journal), LIMIT)[1]
+    assert (drafter["graded"], drafter["unreadable"], drafter["refused"]) == (1, 1, 1)
+    with serve() as server:
+        drafter = summarise(OUTPUTS, run(server.url, journal), LIMIT)[1]
+        assert len(server.received) == 1
+    assert (drafter["graded"], drafter["unreadable"], drafter["refused"]) == (2, 1, 0)
+
+
+def test_judge_reads_the_whole_conversation(serve: Callable[..., JudgingServer], tmp_path: Path) -> None:
+    """A second turn graded without the first is graded for what it cannot say."""
+    chat = [
+        {"role": "user", "content": "Name a river."},
+        {"role": "assistant", "content": "The Elbe."},
+        {"role": "user", "content": "Where does it end?"},
+    ]
+    with serve() as server:
+        run(server.url, tmp_path / "journal.jsonl", [output("1/2", "plain", "good") | {"chat": chat}])
+        prompt = server.received[0]["messages"][0]["content"]
+    places = [prompt.index(text) for text in ("Name a river.", "The Elbe.", "Where does it end?", "\ngood\n")]
+    assert places == sorted(places)
+
+
+def recipe_main() -> Callable[[list[str]], None]:
+    specification = importlib.util.spec_from_file_location("recipe_judge", ROOT / "recipes" / "judge.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module.main
+
+
+def test_recipe_writes_what_it_prints(
+    serve: Callable[..., JudgingServer], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From outputs.jsonl to judge.json and the table, as a user runs it; other answers are not graded with these."""
+    records = [
+        {key: OUTPUTS[0][key] for key in ("temperature", "seed", "chat")} | {"question_id": str(n)} for n in (1, 2)
+    ]
+    for record in records:
+        record["methods"] = {"plain": {"text": "good"}, "drafter": {"text": "poor"}}
+    write_outputs(records, tmp_path / FILE_NAME)
+    assert [entry["method"] for entry in read_outputs(tmp_path / FILE_NAME)] == ["plain", "drafter"] * 2
+    with serve() as server:
+        options = ["--outputs", str(tmp_path), "--servers", f"{server.url}/v1", "--judge_model", "a-judge"]
+        recipe_main()(options)
+        written = json.loads((tmp_path / "judge.json").read_text(encoding="utf-8"))
+        assert {method["name"]: method["grade"]["value"] for method in written["methods"]} == {
+            "plain": 9,
+            "drafter": 3,
+        }
+        assert "-6.00 (-6.00 to -6.00)" in capsys.readouterr().out
+    with serve(lambda number, body: "400") as server:
+        (tmp_path / "judge" / "journal.jsonl").unlink()
+        recipe_main()([*options[:2], "--servers", server.url, *options[4:]])
+        assert "2 judgements refused by the servers with status 400" in capsys.readouterr().out
+        write_outputs(records[:1], tmp_path / FILE_NAME)
+        with pytest.raises(InputError, match="made with other settings"):
+            recipe_main()(options)
+
+
+def test_outputs_that_are_missing_or_broken_are_named(tmp_path: Path) -> None:
+    """Whoever did not keep the answers must be told how to."""
+    with pytest.raises(
+        InputError, match=r"outputs\.jsonl: no such file: run bench\.py with --save_outputs true first"
+    ):
+        recipe_main()(["--outputs", str(tmp_path), "--servers", "http://127.0.0.1:1", "--judge_model", "m"])
+    (tmp_path / FILE_NAME).write_text('{"method": "plain", "text": "a"}\n', encoding="utf-8")
+    with pytest.raises(InputError, match=r"line 1: lacks chat, question_id, seed, temperature"):
+        read_outputs(tmp_path / FILE_NAME)
+    (tmp_path / FILE_NAME).write_text("", encoding="utf-8")
+    with pytest.raises(InputError, match="is empty"):
+        read_outputs(tmp_path / FILE_NAME)

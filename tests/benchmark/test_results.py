@@ -1,0 +1,128 @@
+"""Results files: what is written can be read, and what cannot be rendered is refused."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from drafter_trainer.benchmark.results import SCHEMA, SCHEMA_VERSION, check_results, read_results, write_results
+from drafter_trainer.errors import InputError
+from tests.benchmark.made import make_results, make_run
+
+ROOT = Path(__file__).parents[2]
+RESULTS = make_results(make_run({"plain": [2.0] * 3, "drafter": [1.0] * 3}))
+
+
+def method(results: dict[str, Any]) -> dict[str, Any]:
+    return results["runs"][0]["methods"][1]
+
+
+def test_written_is_read(tmp_path: Path) -> None:
+    """A figure lost on the way would be missing in every table."""
+    path = tmp_path / "results.json"
+    write_results(RESULTS, path)
+    assert read_results(path) == RESULTS
+
+
+def test_schema_is_one() -> None:
+    """A mistyped keyword of JSON Schema is ignored, and checks nothing."""
+    Draft202012Validator.check_schema(SCHEMA)
+    known = set(Draft202012Validator.VALIDATORS) | {"$schema", "$defs", "title", "description"}
+    stack = [SCHEMA, *SCHEMA["$defs"].values()]
+    while stack:
+        definition = stack.pop()
+        assert set(definition) <= known, set(definition) - known
+        stack += definition.get("properties", {}).values()
+        stack += definition.get("anyOf", [])
+        stack += [definition[key] for key in ("items", "additionalProperties") if key in definition]
+
+
+def test_time_is_split() -> None:
+    """Parts that do not make up the whole would blame the drafter for the loop's time, or the other way round."""
+    split = method(RESULTS)["time_split"]
+    assert split["draft_seconds"] == pytest.approx(0.3)
+    assert split["overhead_seconds"] == pytest.approx(0.6)
+    assert sum(split[f"{part}_seconds"] for part in ("draft", "verification", "overhead")) == pytest.approx(3.0)
+    # 9 tokens drafted in 0.3 s; 30 plain passes in 6 s
+    assert split["cost_ratio"] == pytest.approx((0.3 / 9) / (6 / 30))
+    assert RESULTS["runs"][0]["methods"][0]["time_split"]["cost_ratio"] is None
+
+
+def test_energy_is_shown_by_the_token() -> None:
+    """Energy of a whole run says nothing where methods give different numbers of tokens."""
+    run = make_run({"plain": [2.0] * 3, "drafter": [1.0] * 3}, joules={"plain": 30.0, "drafter": 12.5})
+    assert [entry["joules_per_token"] for entry in run["methods"]] == [3.0, 1.25]
+    assert "joules_per_token" not in method(RESULTS)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("hub_cards/**/results.json")), ids=lambda path: path.parts[-2])
+def test_committed_results_stay_readable(path: Path) -> None:
+    """Cards, README and docs are rendered from them for as long as they are not measured anew."""
+    assert read_results(path)["schema_version"] == SCHEMA_VERSION
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda results: results.pop("schema_version"), r"of schema version None, expected 1: run make bench again"),
+        (lambda results: results.update(schema_version=0), r"of schema version 0, expected 1: run make bench again"),
+        (lambda results: results.pop("provenance"), r"f\.json, \$: 'provenance' is a required property"),
+        (lambda results: results.update(runs=[]), r"f\.json, \$\.runs: \[\] should be non-empty"),
+        (lambda results: results["runs"][0].pop("dtype"), r"\$\.runs\[0\]: 'dtype' is a required property"),
+        (lambda results: method(results).pop("alpha"), r"\$\.runs\[0\]\.methods\[1\]: 'alpha' is a required"),
+        (lambda results: method(results).update(seconds="1.0"), r"\.methods\[1\]\.seconds: '1\.0' is not of type"),
+        (lambda results: method(results).update(seconds=0), r"\.methods\[1\]\.seconds: 0 is less than or equal to"),
+        (
+            lambda results: method(results).update(slower_share=3),
+            r"\.slower_share: 3 is greater than the maximum of 1",
+        ),
+        (
+            lambda results: method(results)["prompts"][2].update(tokens=1.5),
+            r"\.methods\[1\]\.prompts\[2\]\.tokens: 1\.5 is not of type 'integer'",
+        ),
+        (
+            lambda results: method(results).update(name="plain"),
+            r"runs\[0\]: expected plain and other methods, once each",
+        ),
+        (lambda results: results["runs"][0]["methods"].pop(0), r"runs\[0\]: expected plain and other methods"),
+        (
+            lambda results: results["runs"][0]["questions"].update(count=4),
+            r"runs\[0\]: expected 4 questions, got 3",
+        ),
+        (lambda results: method(results)["prompts"].reverse(), r"runs\[0\]: drafter was asked other questions"),
+    ],
+)
+def test_malformed_results_are_refused(spoil: Callable[[dict[str, Any]], Any], message: str) -> None:
+    """A table from a file that is read wrongly would state wrong numbers; one line must say what is wrong where."""
+    results = copy.deepcopy(RESULTS)
+    spoil(results)
+    with pytest.raises(InputError, match=message) as caught:
+        check_results(results, "f.json")
+    assert "\n" not in str(caught.value)
+    assert "make bench" in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("[]", "schema version None"), ("{", "is not JSON"), ("", "is not JSON"), (None, "no such file")],
+)
+def test_file_that_holds_no_results_is_named(tmp_path: Path, text: str | None, message: str) -> None:
+    """A mistyped file name must not end in a traceback."""
+    path = tmp_path / "results.json"
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=message) as caught:
+        read_results(path)
+    assert str(path) in str(caught.value)
+
+
+def test_key_of_a_later_release_is_let_through() -> None:
+    """A new optional key must not make every older release refuse the file."""
+    results = json.loads(json.dumps(RESULTS))
+    method(results)["carbon"] = {"grams": 50.0}
+    check_results(results, "f.json")

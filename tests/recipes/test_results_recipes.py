@@ -1,0 +1,62 @@
+"""The recipes that measure nothing: they compare, and render, what is there."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from drafter_trainer.benchmark.results import write_results
+from drafter_trainer.errors import InputError
+from tests.benchmark.made import make_results, make_run
+from tests.recipes.test_whole_way import ROOT, recipe_main
+
+RESULTS = make_results(make_run({"plain": [2.0] * 8, "drafter": [1.0] * 8}))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A results file."""
+    path = tmp_path / "one" / "results.json"
+    write_results(RESULTS, path)
+    return path
+
+
+def test_compare_prints_what_differs(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A and B taken for each other would call progress a loss."""
+    other = tmp_path / "other.json"
+    write_results(make_results(make_run({"plain": [2.0] * 8, "drafter": [0.8] * 8})), other)
+    recipe_main("compare")([str(file), str(other)])
+    shown = capsys.readouterr().out
+    assert "| 2.00x (2.00-2.00) | 2.50x (2.50-2.50) | 1.250x (1.250-1.250) | faster |" in shown
+
+
+def test_compare_names_the_file_that_cannot_be_read(file: Path, tmp_path: Path) -> None:
+    """Of two files, it must be clear which one is to be measured again."""
+    old = tmp_path / "old.json"
+    old.write_text(json.dumps(RESULTS | {"schema_version": 0}), encoding="utf-8")
+    with pytest.raises(InputError, match=r"old\.json is of schema version 0, expected 1: run make bench again"):
+        recipe_main("compare")([str(file), str(old)])
+    with pytest.raises(InputError, match=r"none\.json: no such file"):
+        recipe_main("compare")([str(tmp_path / "none.json"), str(file)])
+
+
+def test_report_is_written_beside_its_results(file: Path, tmp_path: Path) -> None:
+    """A results file that somebody sent is a page with one command."""
+    recipe_main("report")([str(file)])
+    assert {path.name for path in file.parent.iterdir()} == {"results.json", "report.md", "report.html", "plots"}
+    recipe_main("report")([str(file), "--out", str(tmp_path / "elsewhere")])
+    assert (tmp_path / "elsewhere" / "report.html").is_file()
+
+
+def test_readme_and_docs_show_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table that drifts from its results file, or from the schema, is made up: `make readme` must change nothing."""
+    pages = ("README.md", "docs/results.md", "docs/results_schema.md")
+    for folder in ("docs", "hub_cards"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    shutil.copy(ROOT / "README.md", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    recipe_main("readme")()
+    for page in pages:
+        stale = (ROOT / page).read_text(encoding="utf-8")
+        assert (tmp_path / page).read_text(encoding="utf-8") == stale, f"{page} is stale: run make readme"

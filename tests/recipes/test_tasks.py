@@ -1,0 +1,128 @@
+"""Tasks, conversations and the matrix as a user launches them, on a tiny target with an untrained drafter."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from transformers import PreTrainedTokenizerFast
+
+from drafter_trainer.arguments import PublishingArguments, RunArguments
+from drafter_trainer.benchmark.outputs import read_outputs
+from drafter_trainer.benchmark.results import read_results
+from drafter_trainer.errors import InputError
+from drafter_trainer.hub.publish import publish_run
+from drafter_trainer.steps import Step
+from drafter_trainer.targets import Target
+from tests.conftest import make_model
+
+ROOT = Path(__file__).parents[2]
+NAME = "tiny-drafter-de-en"
+CONVERSATION = (
+    '{"question_id": 1, "category": "writing", "turns": ["Write.", "Shorter."]}\n'
+    '{"question_id": 2, "category": "qa", "turns": ["Why?"]}\n'
+)
+
+
+def recipe_main(recipe: str) -> Callable[[list[str]], None]:
+    """Load a recipe's `main` from its file; as a package recipes cannot be imported."""
+    specification = importlib.util.spec_from_file_location(f"recipe_{recipe}", ROOT / "recipes" / f"{recipe}.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module.main
+
+
+@pytest.fixture(scope="module")
+def drafter(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast, target: Target) -> Path:
+    """A published drafter of random weights."""
+    folder = tmp_path_factory.mktemp("published")
+    with Step(folder / "run" / "finetune", "finetune", {}, {}):
+        make_model(tokenizer, layers=1, seed=3).save_pretrained(folder / "run" / "finetune")
+        tokenizer.save_pretrained(folder / "run" / "finetune")
+    run = RunArguments(pair="de-en", drafter_name=NAME, run_folder=str(folder / "run"))
+    publish_run(run, target, "float32", PublishingArguments(to=str(folder / "drafter")))
+    return folder / "drafter"
+
+
+@pytest.fixture
+def config(tmp_path: Path, target_folder: Path) -> Path:
+    """What every measurement here has in common."""
+    values = {
+        "target_model": str(target_folder),
+        "target_name": "tests/tiny-target",
+        "dtype": "float32",
+        "bench.temperatures": [0.0],
+        "bench.max_questions": 3,
+        "bench.max_new_tokens": 8,
+    }
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return path
+
+
+def bench(config: Path, drafter: Path, *options: str) -> None:
+    """Measure in the run folder `run` beside the configuration."""
+    where = ["--config", str(config), "--drafter", str(drafter), "--drafter_name", NAME, "--pair", "de-en"]
+    recipe_main("bench")([*where, "--run_folder", str(config.parent / "run"), *options])
+
+
+def test_another_task_has_results_of_its_own(config: Path, drafter: Path) -> None:
+    """Stories in RUN_FOLDER/results.json would be published in the drafter's card as its translations."""
+    bench(config, drafter, "--task", "story")
+    run = config.parent / "run"
+    (story,) = read_results(run / "tasks" / "story" / "results.json")["runs"]
+    assert (story["task"], story["questions"]["count"]) == ("story", 3)
+    assert [prompt["question_id"] for prompt in story["methods"][0]["prompts"]] == ["story-01", "story-02", "story-03"]
+    assert "quality" not in story["methods"][0]
+    assert not (run / "results.json").exists()
+    bench(config, drafter)
+    (translation,) = read_results(run / "results.json")["runs"]
+    assert translation["task"] == "translation"
+    assert {method["quality"]["answers"] for method in translation["methods"]} == {3}
+    # Greedy answers are equal, and so are their scores.
+    assert len({(method["quality"]["chrf"], method["quality"]["bleu"]) for method in translation["methods"]}) == 1
+
+
+def test_conversation_is_kept_turn_by_turn(config: Path, drafter: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Answers asked for after the measurement come from its journal; hours must not be measured again for them."""
+    questions = config.parent / "questions.jsonl"
+    questions.write_text(CONVERSATION, encoding="utf-8")
+    options = ["--task", "conversation", "--questions", str(questions)]
+    bench(config, drafter, *options)
+    folder = config.parent / "run" / "tasks" / "conversation"
+    assert not (folder / "outputs.jsonl").exists()
+    before = (folder / "results.json").stat().st_mtime_ns
+    bench(config, drafter, *options, "--save_outputs", "true")
+    assert "finished before" in capsys.readouterr().out
+    assert (folder / "results.json").stat().st_mtime_ns == before
+    outputs = read_outputs(folder / "outputs.jsonl")
+    methods = [method["name"] for method in read_results(folder / "results.json")["runs"][0]["methods"]]
+    assert [(output["question_id"], output["method"]) for output in outputs] == [
+        (question, method) for question in ("1/1", "1/2") for method in methods
+    ]
+    first, second = outputs[0], outputs[len(methods)]
+    assert [message["content"] for message in second["chat"]] == ["Write.", first["text"], "Shorter."]
+
+
+def test_unknown_task_is_refused_before_anything_is_loaded(config: Path, drafter: Path) -> None:
+    """A mistyped task must not be measured as another."""
+    with pytest.raises(InputError, match="unknown task stories: the known ones are conversation, mathematics"):
+        bench(config, drafter, "--task", "stories")
+    assert not (config.parent / "run").exists()
+
+
+def test_matrix_measures_what_it_can_and_reuses_it(config: Path, drafter: Path) -> None:
+    """A matrix of hours must neither end on one cell nor begin anew."""
+    out = config.parent / "matrix"
+    options = ["--config", str(config), "--drafters", str(drafter), "--pairs", "de-en", "--out", str(out)]
+    recipe_main("matrix")([*options, "--tasks", "story", "summarisation"])
+    results = out / NAME / "story-de-en" / "results.json"
+    speedup = read_results(results)["runs"][0]["methods"][-1]["speedup"]
+    said = (out / "matrix.md").read_text(encoding="utf-8")
+    assert f"{speedup['value']:.2f}x ({speedup['low']:.2f}-{speedup['high']:.2f}), 3" in said
+    assert "1. sample has no questions of task summarisation: name a Spec-Bench file" in said
+    before = results.stat().st_mtime_ns
+    recipe_main("matrix")([*options, "--tasks", "story"])
+    assert results.stat().st_mtime_ns == before
+    assert "summarisation" not in (out / "matrix.md").read_text(encoding="utf-8")
