@@ -33,7 +33,6 @@ def main(argv: list[str]) -> None:
         target_model = target.load_model(where.dtype, training.device)
         set_seed(training.seed)  # weights that are drawn are drawn alike in every run
         layer = EagleLayer(target_model.config.get_text_config())
-        layer.begin_with(target_model)
         description = {"rival": "eagle"}
         step.facts |= train_rival(EagleTrainer, layer, target, target_model, data, folders, training, description)
     report_step(step)

@@ -37,21 +37,6 @@ class EagleLayer(torch.nn.Module):
         self.decoder = AutoModel.from_config(config, dtype=torch.float32)
         self.decoder.get_input_embeddings().requires_grad_(False)
 
-    def begin_with(self, target_model: PreTrainedModel) -> None:
-        """Begin with the target's last layer and norm, and let the features through to them.
-
-        The paper begins with random weights, for which it has a hundred times as many texts.
-        """
-        last, width = f"layers.{target_model.config.get_text_config().num_hidden_layers - 1}.", self.fuse.out_features
-        weights = {
-            name.replace(last, "layers.0."): weight.float()
-            for name, weight in target_model.base_model.state_dict().items()
-            if name.startswith(last) or not name.startswith(("layers.", "embed_tokens."))
-        }
-        self.decoder.load_state_dict(weights | {"embed_tokens.weight": self.decoder.get_input_embeddings().weight})
-        with torch.no_grad():
-            self.fuse.weight[:, width:] += torch.eye(width)
-
     def forward(self, embeddings: torch.Tensor, features: torch.Tensor, **given: Any) -> torch.Tensor:
         """Guess hidden states.
 
