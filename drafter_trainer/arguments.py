@@ -26,6 +26,11 @@ def _check_one_of(arguments: Any, name: str, values: tuple[str, ...]) -> None:
         raise InputError(f"{name} must be one of {', '.join(values)}, got {getattr(arguments, name)}")
 
 
+def _check_known(arguments: Any, name: str, values: tuple[str, ...]) -> None:
+    if unknown := [value for value in getattr(arguments, name) if value not in values]:
+        raise InputError(f"{name} may name {', '.join(values)}, got {', '.join(unknown)}")
+
+
 @dataclass
 class RunArguments:
     """Say which drafter is worked on, and where its steps leave their folders."""
@@ -174,6 +179,28 @@ class FinetuneDataArguments:
 
 
 @dataclass
+class RivalArguments:
+    """Say what a rival of the literature is trained on."""
+
+    data: list[str] = _option([], "Folders of self-distilled rows, taken together (default: RUN_FOLDER/distill)")
+    max_train_samples: int | None = _option(None, "Train on so many of their rows, chosen by chance with --seed")
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "max_train_samples")
+
+
+@dataclass
+class MedusaArguments(RivalArguments):
+    """Say the same of Medusa, and how far its heads look ahead."""
+
+    heads: int = _option(3, "Heads, each of which guesses one more token ahead")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_positive(self, "heads")
+
+
+@dataclass
 class TuningArguments:
     """Say what a drafter's settings are tuned on."""
 
@@ -237,7 +264,15 @@ class BenchmarkArguments:
     repeats: int = _option(1, "Time each prompt so often, an odd number, and take the median")
     prompt_lookup_tokens: list[int] = _option([10], "Tokens that prompt lookup drafts in one round, each a method")
     without: list[str] = _option([], "Also measure the drafter without lookup, ngram or network, where it asks them")
+    alone: list[str] = _option([], "Also measure the drafter with lookup, ngram or network alone")
     stock_loop: bool = _option(False, "Also measure the drafter in transformers' own loop")
+    rivals: list[str] = _option([], "Also measure methods of the literature: lookahead, medusa, eagle, early_exit")
+    lookahead: list[int] = _option([5, 4, 5], "Rival lookahead: window, tokens of an n-gram, n-grams tried at once")
+    medusa: str = _option("", "Rival medusa: folder of its heads (default: RUN_FOLDER/medusa)")
+    eagle: str = _option("", "Rival eagle: folder of its layer (default: RUN_FOLDER/eagle)")
+    tree_nodes: int = _option(12, "Rivals medusa and eagle: guesses of a tree, which one pass verifies")
+    early_exit_layer: int | None = _option(None, "Rival early_exit: layers that draft (default: half of the target's)")
+    early_exit_length: int = _option(3, "Rival early_exit: tokens drafted in one round")
 
     def __post_init__(self) -> None:
         if not self.temperatures or min(self.temperatures) < 0:
@@ -249,3 +284,8 @@ class BenchmarkArguments:
             raise InputError(f"without names sources: lookup, ngram, network; got {', '.join(sorted(unknown))}")
         if min(self.prompt_lookup_tokens, default=0) < 1:
             raise InputError(f"prompt_lookup_tokens must be 1 or more, got {self.prompt_lookup_tokens}")
+        _check_positive(self, "tree_nodes", "early_exit_layer", "early_exit_length")
+        _check_known(self, "alone", ("lookup", "ngram", "network"))
+        _check_known(self, "rivals", ("lookahead", "medusa", "eagle", "early_exit"))
+        if len(self.lookahead) != 3 or min(self.lookahead) < 1 or self.lookahead[1] < 2:
+            raise InputError(f"lookahead must be three numbers from 1 on, the second from 2 on, got {self.lookahead}")

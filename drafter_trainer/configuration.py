@@ -15,15 +15,17 @@ from drafter_trainer.arguments import (
     DistillationArguments,
     DrafterArguments,
     FinetuneDataArguments,
+    MedusaArguments,
     PredictionArguments,
     PublishingArguments,
+    RivalArguments,
     RunArguments,
     TargetArguments,
     TuningArguments,
 )
 from drafter_trainer.benchmark.arguments import JudgeArguments, MatrixArguments
 from drafter_trainer.errors import InputError
-from drafter_trainer.training.arguments import FinetuningArguments, PretrainingArguments
+from drafter_trainer.training.arguments import FinetuningArguments, PretrainingArguments, RivalTrainingArguments
 
 RECIPES = {
     "pretrain": (RunArguments, TargetArguments, CorpusArguments, DrafterArguments, PretrainingArguments),
@@ -40,6 +42,8 @@ RECIPES = {
     "tune": (RunArguments, TargetArguments, TuningArguments, PublishingArguments),
     "publish": (RunArguments, TargetArguments, PublishingArguments),
     "bench": (RunArguments, TargetArguments, BenchmarkArguments),
+    "medusa": (RunArguments, TargetArguments, MedusaArguments, RivalTrainingArguments),
+    "eagle": (RunArguments, TargetArguments, RivalArguments, RivalTrainingArguments),
     "matrix": (MatrixArguments,),
     "judge": (JudgeArguments,),
 }

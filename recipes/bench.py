@@ -1,4 +1,4 @@
-"""Measure a drafter against plain decoding, prompt lookup and itself before finetuning.
+"""Measure a drafter against plain decoding, prompt lookup, itself before finetuning, and rivals of the literature.
 
     accelerate launch recipes/bench.py --config recipes/configs/smollm2-135m/de-en.yaml --drafter runs/drafter
     accelerate launch recipes/bench.py --config recipes/configs/smollm2-135m/de-en.yaml --task story
@@ -24,6 +24,7 @@ from drafter_trainer.benchmark.page import write_report
 from drafter_trainer.benchmark.quality import add_quality
 from drafter_trainer.benchmark.report import report_tables
 from drafter_trainer.benchmark.results import SCHEMA_VERSION, read_results, summarise_run, write_results
+from drafter_trainer.benchmark.rivals import TRAINED, build_rivals
 from drafter_trainer.configuration import parse_arguments
 from drafter_trainer.corpora.questions import Question, load_questions
 from drafter_trainer.corpora.tasks import TRANSLATION, Task
@@ -32,7 +33,7 @@ from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair
 from drafter_trainer.launch import report_step, require_one_process, run_recipe
 from drafter_trainer.provenance import collect_provenance
-from drafter_trainer.steps import Step
+from drafter_trainer.steps import Step, finished_step
 from drafter_trainer.targets import resolve_target
 
 TASKS = Path(__file__).parent / "configs" / "tasks"
@@ -61,6 +62,13 @@ def main(argv: list[str]) -> None:
         "pretrained": identify_drafter(pretrained_path) if pretrained_path else "none",
         "questions": _hash_questions(questions),
     }
+    rivals = {
+        "medusa": Path(bench.medusa or run.folder / "medusa"),
+        "eagle": Path(bench.eagle or run.folder / "eagle"),
+    }
+    for rival in (rival for rival in TRAINED if rival in bench.rivals):
+        advice = f"run {rival}.py first, or give --{rival} FOLDER"
+        inputs[rival] = finished_step(rivals[rival], advice)["fingerprint"]
     step = Step(out / "bench", "bench", given, inputs)
     if step.is_finished():
         keep_outputs(bench, step, out)
@@ -75,7 +83,11 @@ def main(argv: list[str]) -> None:
         pretrained = AutoModelForCausalLM.from_pretrained(pretrained_path, dtype=target_model.dtype)
         pretrained.to(target_model.device).eval()
     stock_draft_length = description.draft_length if bench.stock_loop else None
-    methods = build_methods(drafter, pretrained, bench.prompt_lookup_tokens, bench.without, stock_draft_length)
+    methods = build_methods(
+        drafter, pretrained, bench.prompt_lookup_tokens, bench.without, stock_draft_length, bench.alone
+    )
+    # The drafter stays the last of the table.
+    methods[-1:-1] = build_rivals(bench, target, target_model, rivals)
     settings = [
         Setting(temperature, seed, bench.max_new_tokens)
         for temperature in bench.temperatures

@@ -8,6 +8,8 @@ from transformers import PreTrainedModel
 
 from drafter_trainer.drafters.load import with_network, with_sources, with_stock_loop
 from drafter_trainer.drafters.loop.generate import loop_of
+from drafter_trainer.drafters.loop.policy import NGRAM
+from drafter_trainer.errors import InputError
 
 PLAIN = "plain"
 PROMPT_LOOKUP = "prompt lookup"
@@ -23,11 +25,13 @@ class Method:
         name (`str`): As it stands in the table.
         draft_length (`int`): Tokens drafted in one round, at most; 0 for plain decoding.
         draft_arguments (`dict`): What `generate` is told beside the sampling settings.
+        lossy (`bool`): Whether its sampled answers have another distribution than the target's.
     """
 
     name: str
     draft_length: int = 0
     draft_arguments: dict[str, Any] = field(default_factory=dict)
+    lossy: bool = False
 
 
 def build_methods(
@@ -36,6 +40,7 @@ def build_methods(
     prompt_lookup_tokens: Sequence[int],
     without: Sequence[str] = (),
     stock_draft_length: int | None = None,
+    alone: Sequence[str] = (),
 ) -> list[Method]:
     """List the methods of a table, plain decoding first.
 
@@ -46,6 +51,9 @@ def build_methods(
         prompt_lookup_tokens (`Sequence[int]`): Draft lengths of transformers' prompt lookup, each a method.
         without (`Sequence[str]`): Sources, each of which is left out in a method, if the drafter asks it at all.
         stock_draft_length (`int`, *optional*): Adds the drafter in the stock loop, with drafts of this length.
+        alone (`Sequence[str]`): Sources, each of which is all that the drafter asks in a method.
+    Raises:
+        InputError: If a source that is to draft alone is not there.
     """
     methods = [Method(PLAIN)]
     for tokens in prompt_lookup_tokens:
@@ -55,7 +63,12 @@ def build_methods(
         methods.append(_assisted(f"{DRAFTER}, stock loop", with_stock_loop(drafter, stock_draft_length)))
     if pretrained_drafter is not None:
         methods.append(_assisted(PRETRAINED, with_network(drafter, pretrained_drafter)))
-    sources = loop_of(drafter).settings.sources
+    loop = loop_of(drafter)
+    for source in alone:
+        if source == NGRAM and loop.table is None:
+            raise InputError("the drafter has no n-gram table to draft alone: leave ngram out of --alone")
+        methods.append(_assisted(f"{DRAFTER}, {source} alone", with_sources(drafter, [source])))
+    sources = loop.settings.sources
     for source in without:
         if source in sources:
             rest = with_sources(drafter, [other for other in sources if other != source])

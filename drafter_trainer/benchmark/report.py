@@ -175,7 +175,7 @@ def _row(method: dict[str, Any]) -> list[str]:
         f"{method['mean_accepted_tokens']:.2f}",
         "-" if method["alpha"] is None else f"{method['alpha']:.2f}",
         f"{method['slower_share']:.0%}",
-        f"{lossless['equal']}/{lossless['prompts']}" if lossless else "sampled",
+        f"{lossless['equal']}/{lossless['prompts']}" if lossless else "lossy" if method.get("lossy") else "sampled",
         f"{method['paper_script_ratio']:.2f}x",
     ]
 

@@ -57,7 +57,13 @@ def summarise_run(
     return (
         description
         | asdict(setting)
-        | {"methods": [_summarise_method(method, prompts[method.name], prompts[PLAIN]) for method in methods]}
+        | {
+            "methods": [
+                _summarise_method(method, prompts[method.name], prompts[PLAIN])
+                | {"lossy": method.lossy and setting.temperature > 0}
+                for method in methods
+            ]
+        }
     )
 
 

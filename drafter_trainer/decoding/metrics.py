@@ -19,7 +19,7 @@ class Round:
     """Count one draft and the target pass that verified it.
 
     Args:
-        drafted (`int`): Tokens that were drafted.
+        drafted (`int`): Tokens that were drafted; of a tree of drafts, those on its longest way.
         accepted (`int`): How many of them stand in the output.
         rejected (`bool`): Whether the target chose another token than the draft. False where all was accepted, and
             where an end of text or the length limit cut the round before anything was rejected.

@@ -22,8 +22,9 @@ class Decoding:
         output_ids (`list[int]`): The new tokens, without the prompt.
         seconds (`float`): Time of the whole `generate` call, the device synchronised at both ends.
         rounds (`list[Round]`): One for each pass of the target, the one over the prompt included.
-        draft_seconds (`float`, *optional*): Time in the drafter's `generate`; 0 without a drafter: what prompt lookup
-            takes for its search is not told apart from the rest of the loop.
+        draft_seconds (`float`, *optional*): Time in the drafter's `generate`, in the `draft` of a decoding loop of its
+            own, or in the target's first layers where they draft by early exit; 0 without any of them: what prompt
+            lookup takes for its search is not told apart from the rest of the loop.
         verification_seconds (`float`, *optional*): Time in the target's passes. What is left of `seconds` is overhead.
         joules (`float`, *optional*): Energy of the device meanwhile, where it tells.
     """
@@ -50,15 +51,17 @@ def decode(
         target_model (`PreTrainedModel`): The target.
         prompt_ids (`Sequence[int]`): The prompt, chat template included.
         draft_arguments (`dict[str, Any]`): What tells `generate` where drafts come from, such as
-            `{"assistant_model": drafter}`; empty for plain decoding.
+            `{"assistant_model": drafter}`; empty for plain decoding. A decoding loop of its own, given as
+            `custom_generate`, drafts in `draft` and counts its rounds itself, in `rounds`.
         temperature (`float`): 0.0 is greedy.
         seed (`int`): Random state at the start.
         max_new_tokens (`int`): Length limit.
     """
     input_ids = torch.tensor([list(prompt_ids)], device=target_model.device)
     drafting, meter = _Stopwatch(target_model.device), EnergyMeter(target_model.device)
-    recorded, timed = _PassRecorder(target_model), _timed(draft_arguments.get("assistant_model"), drafting)
-    with torch.inference_mode(), recorded as recorder, timed:
+    loop, drafter = draft_arguments.get("custom_generate"), draft_arguments.get("assistant_model")
+    timed = _timed(drafter, "generate", drafting) if loop is None else _timed(loop, "draft", drafting)
+    with torch.inference_mode(), _PassRecorder(target_model, drafting) as recorder, timed:
         torch.manual_seed(seed)
         _synchronise(target_model.device)
         meter.start()
@@ -77,7 +80,7 @@ def decode(
     return Decoding(
         sequence[len(prompt_ids) :],
         seconds,
-        recorder.rounds(len(prompt_ids), sequence),
+        recorder.rounds(len(prompt_ids), sequence) if loop is None else loop.rounds,
         drafting.seconds(),
         recorder.stopwatch.seconds(),
         joules,
@@ -115,27 +118,27 @@ class _Stopwatch:
 
 
 @contextmanager
-def _timed(drafter: PreTrainedModel | None, stopwatch: _Stopwatch) -> Iterator[None]:
-    """Time a drafter's `generate`, which assisted decoding calls once a round."""
-    if drafter is None:
+def _timed(owner: Any | None, name: str, stopwatch: _Stopwatch) -> Iterator[None]:
+    """Time a method of what drafts, which decoding calls once a round."""
+    if owner is None:
         yield
         return
-    generate, own = drafter.generate, drafter.__dict__.get("generate")
+    method, own = getattr(owner, name), owner.__dict__.get(name)
 
     def timed(*args: Any, **kwargs: Any) -> Any:
         stopwatch.start()
-        output = generate(*args, **kwargs)
+        output = method(*args, **kwargs)
         stopwatch.stop()
         return output
 
-    drafter.generate = timed
+    setattr(owner, name, timed)
     try:
         yield
     finally:
         if own is None:
-            del drafter.generate
+            delattr(owner, name)
         else:
-            drafter.generate = own
+            setattr(owner, name, own)
 
 
 class _PassRecorder:
@@ -144,17 +147,24 @@ class _PassRecorder:
     A round is known from the outside: the pass that verifies it takes the last known token and the draft, and how
     far the cache reaches at the next one tells how many were kept. This holds for plain decoding, prompt lookup and
     drafters alike, and costs no copy from the device while the clock runs.
+
+    Args:
+        target_model (`PreTrainedModel`): The target.
+        drafting (`_Stopwatch`): Gets the time of passes that end early: the target's first layers draft in them (see
+            `assistant_early_exit` of transformers), and they are no rounds.
     """
 
-    def __init__(self, target_model: PreTrainedModel) -> None:
+    def __init__(self, target_model: PreTrainedModel, drafting: _Stopwatch) -> None:
         self.stopwatch = _Stopwatch(target_model.device)
+        self._drafting = drafting
         self._model = target_model
+        self._layers = target_model.config.get_text_config().num_hidden_layers
         self._passes: list[tuple[int, torch.Tensor]] = []
 
     def __enter__(self) -> "_PassRecorder":
         self._hooks = (
             self._model.register_forward_pre_hook(self._note, prepend=True, with_kwargs=True),
-            self._model.register_forward_hook(lambda *_: self.stopwatch.stop()),
+            self._model.register_forward_hook(lambda *_: self._running.stop()),
         )
         return self
 
@@ -163,9 +173,12 @@ class _PassRecorder:
             hook.remove()
 
     def _note(self, module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        cache = kwargs.get("past_key_values")
-        self._passes.append((0 if cache is None else int(cache.get_seq_length()), kwargs["input_ids"]))
-        self.stopwatch.start()
+        whole = module.config.get_text_config().num_hidden_layers == self._layers
+        if whole:
+            cache = kwargs.get("past_key_values")
+            self._passes.append((0 if cache is None else int(cache.get_seq_length()), kwargs["input_ids"]))
+        self._running = self.stopwatch if whole else self._drafting
+        self._running.start()
 
     def rounds(self, prompt_length: int, sequence: list[int]) -> list[Round]:
         """Compute the rounds of a decoding whose prompt and output together are `sequence`."""

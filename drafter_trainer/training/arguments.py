@@ -1,4 +1,4 @@
-"""Arguments of the two trainers; everything else is `transformers.TrainingArguments`."""
+"""Arguments of the trainers; everything else is `transformers.TrainingArguments`."""
 
 from dataclasses import dataclass, field
 
@@ -113,3 +113,41 @@ class FinetuningArguments(TrainingArguments):
         for name in ("draft_vocabulary", "lora_rank"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must be 0 or more, got {getattr(self, name)}")
+
+
+@dataclass
+class RivalTrainingArguments(TrainingArguments):
+    """Arguments of the trainers of rivals: those of the Hugging Face Trainer with the rivals' defaults, and two more.
+
+    Args:
+        max_length (`int`): Rows longer than this lose the end of their answer.
+        draft_vocabulary (`int`): Size of the draft vocabulary, as in finetuning; 0 for all.
+    """
+
+    output_dir: str | None = field(default="", metadata={"help": "Checkpoints and weights (RUN_FOLDER/medusa, eagle)"})
+    max_length: int = field(default=2048, metadata={"help": "Longer rows lose the end of their answer"})
+    draft_vocabulary: int = field(
+        default=0, metadata={"help": "Draft so many ids, the most frequent of the answers; 0 for all"}
+    )
+    per_device_train_batch_size: int = field(default=8, metadata={"help": "Rows a device takes at once"})
+    learning_rate: float = field(default=1e-3, metadata={"help": "Peak of the learning rate"})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Course of the learning rate"})
+    warmup_steps: float = field(default=0.03, metadata={"help": "Steps of warm-up; below 1, their share of all"})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch"})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch or best"})
+    include_num_input_tokens_seen: str = field(
+        default="non_padding", metadata={"help": "Log how many tokens were read"}
+    )
+    save_total_limit: int | None = field(default=2, metadata={"help": "Keep so many checkpoints"})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best checkpoint, not the last"})
+    metric_for_best_model: str | None = field(default="loss", metadata={"help": "Decides which is best"})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Keep false: the target reads the rows"})
+    prediction_loss_only: bool = field(default=True, metadata={"help": "Keep true: there is nothing to gather"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(self)
+        if self.max_length < 2:
+            raise InputError(f"max_length must be at least 2, got {self.max_length}")
+        if self.draft_vocabulary < 0:
+            raise InputError(f"draft_vocabulary must be 0 or more, got {self.draft_vocabulary}")

@@ -15,7 +15,7 @@ from drafter_trainer.corpora.questions import Question
 from drafter_trainer.decoding.metrics import Round
 from drafter_trainer.decoding.rounds import Decoding
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
-from drafter_trainer.drafters.loop.generate import attach_loop
+from drafter_trainer.drafters.loop.generate import attach_loop, loop_of
 from drafter_trainer.drafters.loop.repository import build_network
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.errors import InputError
@@ -46,14 +46,14 @@ def scripted(monkeypatch: pytest.MonkeyPatch, answers: dict[str, tuple[list[int]
     return order
 
 
-def results_of(records: list[dict], methods: list[Method]) -> dict:
+def results_of(records: list[dict], methods: list[Method], setting: Setting = GREEDY) -> dict:
     return {
         "schema_version": SCHEMA_VERSION,
         "provenance": {
             "device": {"name": "test", "runtime": "1 thread"},
             "versions": {"torch": "0", "transformers": "0"},
         },
-        "runs": [summarise_run(records, methods, GREEDY, DESCRIPTION)],
+        "runs": [summarise_run(records, methods, setting, DESCRIPTION)],
     }
 
 
@@ -242,6 +242,34 @@ def test_a_source_that_is_not_asked_is_not_left_out(tokenizer: PreTrainedTokeniz
     """A table with a method that equals the drafter would say that a source is worth nothing."""
     methods = build_methods(looping(make_model(tokenizer, layers=1)), None, [4], ["ngram", "network"])
     assert [method.name for method in methods] == ["plain", "prompt lookup", "drafter without network", "drafter"]
+
+
+def test_each_source_may_draft_alone(tokenizer: PreTrainedTokenizerFast) -> None:
+    """What a source is worth by itself is not seen from what is lost without it."""
+    drafter = looping(make_model(tokenizer, layers=1))
+    methods = build_methods(drafter, None, [4], alone=["lookup", "network"])
+    assert [method.name for method in methods][2:] == ["drafter, lookup alone", "drafter, network alone", "drafter"]
+    assert [loop_of(method.draft_arguments["assistant_model"]).settings.sources for method in methods[2:]] == [
+        ["lookup"],
+        ["network"],
+        ["lookup", "network"],
+    ]
+    with pytest.raises(InputError, match="no n-gram table to draft alone: leave ngram out of --alone"):
+        build_methods(drafter, None, [4], alone=["ngram"])
+
+
+def test_lossy_method_is_marked_where_it_samples(
+    target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A speedup that is bought with another distribution must not stand beside the others unmarked."""
+    scripted(monkeypatch, {PLAIN: ([7, 8, 9], 1.0), "typical": ([7, 8, 9], 0.5)})
+    methods = [Method(PLAIN), Method("typical", 2, {"name": "typical"}, lossy=True)]
+    for setting, cell in ((GREEDY, "4/4"), (Setting(1.0, 0, 12), "lossy")):
+        records = measure(target_model, tokenizer, QUESTIONS, methods, setting, tmp_path / "journal.jsonl")
+        results = results_of(records, methods, setting)
+        row = next(line for line in speedup_tables(results).splitlines() if line.startswith("| typical"))
+        assert f"| {cell} " in row
+        assert [method["lossy"] for method in results["runs"][0]["methods"]] == [False, setting.temperature > 0]
 
 
 def test_median_of_the_repeats_counts(

@@ -14,6 +14,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from drafter_trainer.benchmark.report import speedup_tables
 from drafter_trainer.benchmark.results import read_results
 from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.drafters.loop.generate import loop_of
@@ -195,6 +196,40 @@ def test_results_hold_every_method_and_are_lossless(run: Path) -> None:
     for method in results["runs"][0]["methods"]:
         assert method["losslessness"] == {"equal": 3, "prompts": 3, "divergences": []}
     assert results["runs"][0]["methods"][0]["speedup"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+
+
+def test_rivals_are_trained_on_the_same_rows_and_measured_beside(run: Path, config: Path, tmp_path: Path) -> None:
+    """A rival that is left out, or that changes the text without being marked, makes the comparison a lie."""
+    options = ["--config", str(config), "--out", str(tmp_path)]
+    everyone = ["--rivals", "lookahead", "medusa", "eagle", "early_exit", "--alone", "lookup", "network"]
+    with pytest.raises(InputError, match=r"there is no finished step in .*medusa: run medusa\.py first"):
+        recipe_main("bench")([*options, *everyone])
+    for rival in ("medusa", "eagle"):
+        given = ["--learning_rate", "0.01", "--num_train_epochs", "4", "--draft_vocabulary", "128"]
+        recipe_main(rival)(["--config", str(config), *given])
+        recipe_main(rival)(["--config", str(config), *given])  # not done again
+        assert {"model.safetensors", "draft_vocabulary.safetensors", "rival.json"} <= {
+            path.name for path in (run / rival).iterdir()
+        }
+    recipe_main("bench")([*options, *everyone])
+    results = read_results(tmp_path / "results.json")
+    for entry in results["runs"]:
+        methods = {method["name"]: method for method in entry["methods"]}
+        assert list(methods)[2:] == [
+            "drafter before finetuning",
+            "drafter, lookup alone",
+            "drafter, network alone",
+            "Lookahead",
+            "Medusa",
+            "EAGLE",
+            "early exit after 2 layers",
+            "drafter",
+        ]
+        lossy = [name for name, method in methods.items() if method["lossy"]]
+        assert lossy == (["Medusa"] if entry["temperature"] else [])
+        if not entry["temperature"]:
+            assert all(method["losslessness"]["equal"] == 3 for method in methods.values())
+    assert speedup_tables(results).count("| lossy ") == 1
 
 
 def test_quality_stands_beside_speed(run: Path) -> None:

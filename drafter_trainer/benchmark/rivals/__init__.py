@@ -1,0 +1,144 @@
+"""Methods of the literature to compare with: Lookahead decoding, Medusa, EAGLE, and drafts by early exit.
+
+All of them run in `target.generate`, beside the project's own drafters: early exit is transformers' own, the others
+take the place of its decoding loop (`custom_generate`). They are the project's own small implementations, because no
+library on the package index did what a comparison needs (looked at in November 2026). economize 0.3.2 trains Medusa
+heads and runs with transformers 5.23, but refuses to verify their tree when called from `generate`, reads the target
+with a runner and cache of its own instead of the target's forward, drafts chains alone with EAGLE-3, and has neither
+the EAGLE of the first version nor Lookahead. flashspec 0.3.1 has none of the three. speculators 0.9.0 trains EAGLE-3
+for vLLM, does not decode, and wants transformers 5.19 or older.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
+
+from drafter_trainer.arguments import BenchmarkArguments
+from drafter_trainer.benchmark.methods import Method
+from drafter_trainer.benchmark.rivals.decoding import TreeDecoding
+from drafter_trainer.benchmark.rivals.eagle import EagleDecoding, EagleLayer
+from drafter_trainer.benchmark.rivals.lookahead import LookaheadDecoding
+from drafter_trainer.benchmark.rivals.medusa import MedusaDecoding, MedusaHeads
+from drafter_trainer.benchmark.rivals.tree import grow_tree
+from drafter_trainer.drafters.loop.generate import set_draft_length
+from drafter_trainer.drafters.loop.repository import VOCABULARY
+from drafter_trainer.errors import InputError
+from drafter_trainer.targets import Target
+
+DESCRIPTION = "rival.json"
+TRAINED = ("medusa", "eagle")
+_WEIGHTS = "model.safetensors"
+_EAGLE_DEPTH = 4  # levels of its tree; the accuracy of a guess is measured for one level and taken for all
+
+
+def build_rivals(
+    chosen: BenchmarkArguments, target: Target, target_model: PreTrainedModel, folders: dict[str, Path]
+) -> list[Method]:
+    """List the rivals that are asked for, as methods of a table.
+
+    Args:
+        chosen (`BenchmarkArguments`): Its `rivals`, and their sizes.
+        target (`Target`): The target.
+        target_model (`PreTrainedModel`): The same, loaded. For early exit, the draft length is set on it.
+        folders (`dict[str, Path]`): Of those that are trained.
+    Raises:
+        InputError: If one of them cannot run with this target, or was trained for another.
+    """
+    methods = []
+    for rival in chosen.rivals:
+        match rival:
+            case "lookahead":
+                window, ngram, guesses = chosen.lookahead
+                methods.append(_looping("Lookahead", LookaheadDecoding(window, ngram, guesses)))
+            case "medusa":
+                decoding = load_medusa(folders[rival], target, target_model, chosen.tree_nodes)
+                methods.append(_looping("Medusa", decoding, lossy=True))
+            case "eagle":
+                methods.append(_looping("EAGLE", load_eagle(folders[rival], target, target_model, chosen.tree_nodes)))
+            case _:
+                methods.append(_early_exit(target_model, chosen.early_exit_layer, chosen.early_exit_length))
+    return methods
+
+
+def load_medusa(folder: Path, target: Target, target_model: PreTrainedModel, nodes: int) -> MedusaDecoding:
+    """Load Medusa heads with their tree.
+
+    Args:
+        folder (`Path`): As recipes/medusa.py leaves it.
+        nodes (`int`): Of the tree.
+    Raises:
+        InputError: If the folder does not hold Medusa heads of this target.
+    """
+    said = _read_description(folder, "medusa", target)
+    heads = MedusaHeads(said["heads"], target_model.config.get_text_config().hidden_size)
+    weight, draft_ids = _load(heads, folder, target_model)
+    return MedusaDecoding(heads, weight, draft_ids, grow_tree(said["rank_accuracies"], nodes))
+
+
+def load_eagle(folder: Path, target: Target, target_model: PreTrainedModel, nodes: int) -> EagleDecoding:
+    """Load an EAGLE layer with its tree.
+
+    Args:
+        folder (`Path`): As recipes/eagle.py leaves it.
+        nodes (`int`): Of the tree.
+    Raises:
+        InputError: If the folder does not hold an EAGLE layer of this target.
+    """
+    said = _read_description(folder, "eagle", target)
+    layer = EagleLayer(target_model.config.get_text_config())
+    weight, draft_ids = _load(layer, folder, target_model)
+    shape = grow_tree(said["rank_accuracies"] * _EAGLE_DEPTH, nodes)
+    return EagleDecoding(layer, target_model.get_input_embeddings(), weight, draft_ids, shape)
+
+
+def _looping(name: str, decoding: TreeDecoding, lossy: bool = False) -> Method:
+    return Method(name, decoding.draft_length, {"custom_generate": decoding}, lossy)
+
+
+def _early_exit(target_model: PreTrainedModel, layer: int | None, draft_length: int) -> Method:
+    depth = target_model.config.get_text_config().num_hidden_layers
+    layer = layer or depth // 2
+    if not 1 <= layer < depth:
+        raise InputError(f"early_exit_layer {layer}: the target has {depth} layers, draft with fewer")
+    # Assisted decoding reads the draft length from the drafter's configuration, which here is the target itself.
+    set_draft_length(target_model.generation_config, draft_length)
+    return Method(f"early exit after {layer} layers", draft_length, {"assistant_early_exit": layer})
+
+
+def _read_description(folder: Path, rival: str, target: Target) -> dict[str, Any]:
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        raise InputError(f"{folder} has no {DESCRIPTION}: train it with recipes/{rival}.py, or give --{rival} FOLDER")
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is damaged ({error}): delete {folder} and train it again") from error
+    if said.get("rival") != rival:
+        raise InputError(f"{folder} holds {said.get('rival')}, expected {rival}: give another --{rival} FOLDER")
+    if said["target"] != target.identity:
+        raise InputError(
+            f"{folder} was trained for {said['target']}, the target is {target.identity}: train it with "
+            f"recipes/{rival}.py for this one"
+        )
+    if not any(map(any, said["rank_accuracies"])):
+        raise InputError(f"{folder}: none of its guesses was right on held-out rows: train it on more of them")
+    return said
+
+
+def _load(module: torch.nn.Module, folder: Path, target_model: PreTrainedModel) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fill a module with weights; returns the target's head over the draft vocabulary, and the ids of that."""
+    try:
+        module.load_state_dict(load_file(folder / _WEIGHTS))
+        draft_ids = load_file(folder / VOCABULARY)["ids"].long()
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{folder} cannot be loaded: {reason}: delete it and train it again") from error
+    module.to(target_model.device, target_model.dtype).eval()
+    draft_ids = draft_ids.to(target_model.device)
+    weight = target_model.get_output_embeddings().weight
+    return (weight if len(draft_ids) == len(weight) else weight[draft_ids]), draft_ids

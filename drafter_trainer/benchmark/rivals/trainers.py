@@ -1,0 +1,238 @@
+"""Train the heads of Medusa and the layer of EAGLE on a target's own answers, the target itself frozen."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from datasets import concatenate_datasets
+from transformers import PreTrainedModel, Trainer
+
+from drafter_trainer.arguments import RivalArguments
+from drafter_trainer.atomic import write_whole
+from drafter_trainer.benchmark.rivals import DESCRIPTION
+from drafter_trainer.drafters.loop.repository import VOCABULARY
+from drafter_trainer.drafters.vocabulary import choose_ids, count_ids, coverage, map_ids, vocabulary_bytes
+from drafter_trainer.targets import Target
+from drafter_trainer.training.arguments import RivalTrainingArguments
+from drafter_trainer.training.collators import IGNORED, SelfDistilledCollator
+from drafter_trainer.training.head import logits_in_pieces, sum_losses
+from drafter_trainer.training.losses import cross_entropy
+from drafter_trainer.training.rows import load_rows
+from drafter_trainer.training.trainers import train_to_end
+
+_RANKS = 8  # guesses of a depth whose accuracy is measured
+_HEAD_DECAY = 0.8  # Medusa's λ: what a head counts less than the one before it
+_TOKEN_WEIGHT = 0.1  # EAGLE's: what the loss over tokens counts beside the one over hidden states
+
+
+@dataclass(frozen=True)
+class Guesses:
+    """Hold guesses so many tokens further than the target's own next one.
+
+    Args:
+        states (`torch.Tensor` of shape `(tokens, width)`): What the target's head is to read.
+        labels (`torch.Tensor` of shape `(tokens,)`): The tokens that it is to make of them.
+        features (`torch.Tensor` of shape `(tokens, width)`): What the head read there itself.
+    """
+
+    states: torch.Tensor
+    labels: torch.Tensor
+    features: torch.Tensor
+
+
+class RivalTrainer(Trainer):
+    """Train what guesses on from a frozen target's hidden states, which are computed on the way.
+
+    Args:
+        target_model (`PreTrainedModel`): The target, on the trainer's device.
+        draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`): Ids that are guessed, ascending.
+    """
+
+    # The loss below is already divided by the tokens of all accumulated batches.
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, *args: Any, target_model: PreTrainedModel, draft_ids: torch.Tensor, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = True
+        self.label_names = ["labels"]  # else nothing is evaluated: the Trainer looks for them in a model's forward
+        self.target_model = target_model.eval().requires_grad_(False)
+        self.draft_ids = draft_ids.to(self.args.device)
+        weight = target_model.get_output_embeddings().weight[self.draft_ids].float()
+        self.head = torch.nn.Linear(*reversed(weight.shape), bias=False, device="meta")
+        self.head.weight = torch.nn.Parameter(weight, requires_grad=False)
+
+    def guess(self, model: torch.nn.Module, batch: dict[str, torch.Tensor], hidden: torch.Tensor) -> list[Guesses]:
+        """Guess, one further ahead in each entry.
+
+        Args:
+            hidden (`torch.Tensor` of shape `(batch, length, width)`): What the target's head reads, in fp32.
+        """
+        raise NotImplementedError
+
+    def sum_of_losses(self, ahead: int, guesses: Guesses) -> torch.Tensor:
+        """Sum the losses of guesses.
+
+        Args:
+            ahead (`int`): How much further than the target's own next token they are.
+        """
+        raise NotImplementedError
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Sum the losses up over all guesses, divided by the answers' tokens of the whole batch."""
+        guesses = self.guess(model, inputs, self._read(inputs))
+        count = (inputs["labels"] != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+        total = sum(self.sum_of_losses(ahead, each) for ahead, each in enumerate(guesses, 1))
+        loss = total / torch.as_tensor(count).clamp(min=1)
+        return (loss, ()) if return_outputs else loss
+
+    @torch.no_grad()
+    def rank_accuracies(self) -> list[list[float]]:
+        """Measure on the held-out rows how often the guess of each rank is right.
+
+        Returns:
+            `list` of a list for each depth, best rank first, as `grow_tree` takes them.
+        """
+        self.model.eval()
+        counts: list[np.ndarray] = []
+        tokens: list[int] = []
+        for batch in self.get_eval_dataloader():
+            batch = self._prepare_inputs(batch)
+            for depth, guesses in enumerate(self.guess(self.model, batch, self._read(batch))):
+                if depth == len(counts):
+                    counts.append(np.zeros(_RANKS, dtype=np.int64))
+                    tokens.append(0)
+                places = map_ids(guesses.labels, self.draft_ids)
+                for place, logits in logits_in_pieces(guesses.states, self.head):
+                    chosen = places[place].clamp(min=0)[:, None]
+                    ranks = (logits > logits.gather(1, chosen)).sum(dim=1)[places[place] >= 0]
+                    counts[depth] += np.bincount(ranks[ranks < _RANKS].cpu().numpy(), minlength=_RANKS)
+                tokens[depth] += len(guesses.labels)
+        return [(count / max(total, 1)).round(4).tolist() for count, total in zip(counts, tokens)]
+
+    def finish(self) -> None:
+        """Have nothing to make whole again; see `train_to_end`."""
+
+    @torch.no_grad()
+    def _read(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        read = self.target_model.base_model(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
+        )
+        return read.last_hidden_state.float()
+
+
+def place_guesses(states: torch.Tensor, hidden: torch.Tensor, labels: torch.Tensor, ahead: int) -> Guesses:
+    """Choose the guesses that decoding would make within an answer, with what they should have been.
+
+    Args:
+        states (`torch.Tensor` of shape `(batch, length or less, width)`): Guesses from each position on.
+        hidden (`torch.Tensor` of shape `(batch, length, width)`): What the target's head reads.
+        labels (`torch.Tensor` of shape `(batch, length)`): Tokens, ignored outside of the answer.
+        ahead (`int`): How much further than the target's own next token they are.
+    """
+    end = labels.shape[1] - 1 - ahead
+    inside = (labels[:, 1 : end + 1] != IGNORED) & (labels[:, 1 + ahead :] != IGNORED)
+    return Guesses(states[:, :end][inside], labels[:, 1 + ahead :][inside], hidden[:, ahead : ahead + end][inside])
+
+
+class MedusaTrainer(RivalTrainer):
+    """Train Medusa heads with cross-entropy, that of a head 0.8 times that of the one before it (arXiv 2401.10774)."""
+
+    def guess(self, model: torch.nn.Module, batch: dict[str, torch.Tensor], hidden: torch.Tensor) -> list[Guesses]:
+        """Guess with each head; see the base class."""
+        return [place_guesses(states, hidden, batch["labels"], ahead) for ahead, states in enumerate(model(hidden), 1)]
+
+    def sum_of_losses(self, ahead: int, guesses: Guesses) -> torch.Tensor:
+        """Sum the cross-entropy; see the base class."""
+        labels = map_ids(guesses.labels, self.draft_ids)
+        losses = sum_losses(guesses.states, self.head, lambda logits, place: cross_entropy(logits, labels[place]))
+        return _HEAD_DECAY**ahead * losses
+
+
+class EagleTrainer(RivalTrainer):
+    """Train an EAGLE layer: smooth L1 over hidden states, and cross-entropy to the target's tokens (arXiv 2401.15077).
+
+    While training the hidden states that it goes on from are noisy, since while drafting they are its own.
+    """
+
+    def guess(self, model: torch.nn.Module, batch: dict[str, torch.Tensor], hidden: torch.Tensor) -> list[Guesses]:
+        """Guess from the target's hidden states; see the base class."""
+        features = hidden[:, :-1]
+        if model.training:
+            features = features + torch.empty_like(features).uniform_(-0.1, 0.1)
+        embeddings = self.target_model.get_input_embeddings()(batch["input_ids"][:, 1:]).float()
+        states = model(embeddings, features, attention_mask=batch["attention_mask"][:, 1:], use_cache=False)
+        return [place_guesses(states, hidden, batch["labels"], 1)]
+
+    def sum_of_losses(self, ahead: int, guesses: Guesses) -> torch.Tensor:
+        """Sum both losses; see the base class."""
+
+        def over_tokens(logits: torch.Tensor, place: slice) -> torch.Tensor:
+            p = F.linear(guesses.features[place], self.head.weight).softmax(dim=-1)
+            return -(p * logits.log_softmax(dim=-1)).sum(dim=-1)
+
+        over_states = F.smooth_l1_loss(guesses.states, guesses.features, reduction="none").mean(dim=-1).sum()
+        return over_states + _TOKEN_WEIGHT * sum_losses(guesses.states, self.head, over_tokens)
+
+
+def train_rival(
+    trainer_class: type[RivalTrainer],
+    model: torch.nn.Module,
+    target: Target,
+    target_model: PreTrainedModel,
+    data: RivalArguments,
+    folders: Sequence[Path],
+    training: RivalTrainingArguments,
+    description: dict[str, Any],
+) -> dict[str, Any]:
+    """Train a rival, and leave its weights, draft vocabulary and description in `training.output_dir`.
+
+    Args:
+        trainer_class (`type[RivalTrainer]`): Its trainer.
+        model (`torch.nn.Module`): What is trained, in fp32.
+        target (`Target`): The target that must have answered the rows.
+        target_model (`PreTrainedModel`): The same, loaded on the trainer's device.
+        folders (`Sequence[Path]`): Finished distillations.
+        description (`dict`): What `rival.json` says beside the accuracies of its guesses.
+    Returns:
+        `dict`, the facts of the step.
+    """
+    tokenizer, folder = target.load_tokenizer(), Path(training.output_dir)
+    rows = {
+        split: concatenate_datasets([load_rows(place / split, target) for place in folders])
+        for split in ("train", "validation")
+    }
+    if data.max_train_samples is not None and data.max_train_samples < len(rows["train"]):
+        rows["train"] = rows["train"].shuffle(training.seed).select(range(data.max_train_samples))
+    vocabulary = target_model.config.get_text_config().vocab_size
+    counts = count_ids(rows["train"]["response_ids"], vocabulary)
+    draft_ids = torch.arange(vocabulary)
+    if training.draft_vocabulary:
+        draft_ids = choose_ids(counts, training.draft_vocabulary, tokenizer.all_special_ids)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / VOCABULARY, lambda path: path.write_bytes(vocabulary_bytes(draft_ids)))
+    trainer = trainer_class(
+        model=model,
+        args=training,
+        target_model=target_model,
+        draft_ids=draft_ids,
+        train_dataset=rows["train"],
+        eval_dataset=rows["validation"],
+        data_collator=SelfDistilledCollator(tokenizer.pad_token_id, training.max_length),
+    )
+    facts = {"train_rows": len(rows["train"]), "validation_rows": len(rows["validation"])}
+    facts |= {"draft_vocabulary": len(draft_ids), "coverage": coverage(draft_ids, counts)} | train_to_end(trainer)
+    accuracies = trainer.rank_accuracies()
+    text = json.dumps(description | {"target": target.identity, "rank_accuracies": accuracies}, indent=2) + "\n"
+    write_whole(folder / DESCRIPTION, lambda path: path.write_text(text, encoding="utf-8"))
+    return facts | {"accuracy_by_depth": [ranks[0] for ranks in accuracies]}

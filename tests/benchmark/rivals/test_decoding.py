@@ -1,0 +1,325 @@
+"""Rivals decode: token for token as without them, in the target's distribution, and their rounds are counted."""
+
+import copy
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from drafter_trainer.benchmark.rivals.decoding import TreeDecoding
+from drafter_trainer.benchmark.rivals.eagle import EagleDecoding, EagleLayer
+from drafter_trainer.benchmark.rivals.lookahead import LookaheadDecoding
+from drafter_trainer.benchmark.rivals.medusa import MedusaHeads
+from drafter_trainer.benchmark.rivals.tree import Tree
+from drafter_trainer.decoding.metrics import Round, alpha
+from drafter_trainer.decoding.rounds import decode
+from drafter_trainer.drafters.loop.generate import set_draft_length
+from drafter_trainer.errors import InputError
+from tests.benchmark.rivals.conftest import (
+    knowing_heads,
+    knowing_layer,
+    make_eagle,
+    make_medusa,
+    noisy,
+)
+from tests.decoding.drafts import sliding_model, successor_model
+from tests.decoding.test_losslessness import (
+    IMPROBABLE,
+    TOY_SIZE,
+    chance_of_these_answers,
+    exact_chances,
+    sample,
+)
+from tests.drafters.loop.test_generate import CHAIN_SIZE, chain, chain_logits, chance_of_these_steps
+
+__all__ = ["chain_logits"]  # a fixture, for pytest to find
+
+PROMPTS = [[9, 33, 120, 7], [50, 60, 70, 80, 90, 100, 110], [300, 7, 7, 9, 300]]
+TOKENS = 20
+SIZE = 16
+COUNTING = [(token + 1) % SIZE for token in range(SIZE)]
+
+
+class KnowingTree(TreeDecoding):
+    """Draft what the target will say, each time beside wrong guesses that stand before it."""
+
+    draft_length = 3
+
+    def __init__(self, text: list[int]) -> None:
+        super().__init__()
+        self._text = text
+
+    def draft(self, known: list[int], longest: int) -> Tree:
+        tree, node = Tree(known[-1]), 0
+        for token in self._text[len(known) : len(known) + min(longest, self.draft_length)]:
+            tree.add((token + 1) % 400, node)
+            node = tree.add(token, node)
+        return tree
+
+
+def rivals(target_model: PreTrainedModel) -> dict[str, TreeDecoding]:
+    """Make one of each kind, none of them trained."""
+    width = target_model.config.hidden_size
+    torch.manual_seed(0)
+    return {
+        "lookahead": LookaheadDecoding(window=4, ngram=3, guesses=3),
+        "medusa": make_medusa(target_model, noisy(MedusaHeads(3, width), 0.1)),
+        "eagle": make_eagle(target_model, EagleLayer(target_model.config).eval()),
+    }
+
+
+@pytest.mark.parametrize("kind", ["lookahead", "medusa", "eagle"])
+def test_greedy_output_is_the_targets(target_model: PreTrainedModel, kind: str) -> None:
+    """A mask, a position or a cache entry that is wrong lets another text be verified."""
+    decoding = rivals(target_model)[kind]
+    for prompt in PROMPTS:
+        plain = decode(target_model, prompt, {}, 0.0, 0, TOKENS).output_ids
+        assert decode(target_model, prompt, {"custom_generate": decoding}, 0.0, 0, TOKENS).output_ids == plain
+        for place in (0, 3, 8):  # where the text ends within a draft
+            given = {"eos_token_id": plain[place]}
+            expected = plain[: plain.index(plain[place]) + 1]
+            drafted = decode(target_model, prompt, {"custom_generate": decoding} | given, 0.0, 0, TOKENS)
+            assert drafted.output_ids == expected
+
+
+@pytest.mark.parametrize("kind", ["lookahead", "medusa", "eagle", "knowing"])
+@pytest.mark.parametrize("given", [{"repetition_penalty": 1.5}, {"no_repeat_ngram_size": 2}], ids=str)
+def test_processors_see_the_way_to_each_node(target_model: PreTrainedModel, kind: str, given: dict[str, Any]) -> None:
+    """A processor that reads the text must read each node's own, not its siblings'."""
+    ids = torch.tensor([PROMPTS[2]])
+    settings = {"attention_mask": torch.ones_like(ids), "max_new_tokens": TOKENS, "do_sample": False} | given
+    plain = target_model.generate(ids, **settings)
+    decoding = KnowingTree(plain[0].tolist()) if kind == "knowing" else rivals(target_model)[kind]
+    assert torch.equal(target_model.generate(ids, custom_generate=decoding, **settings), plain)
+    if kind == "knowing":
+        assert decoding.rounds[1] == Round(3, 3, rejected=False)
+
+
+def test_right_way_through_a_tree_is_accepted_whole(target_model: PreTrainedModel) -> None:
+    """A pass over a tree yields its depth and one token more; what is kept of the cache does not stand in a row."""
+    for prompt in PROMPTS:
+        plain = decode(target_model, prompt, {"eos_token_id": None}, 0.0, 0, 1 + 4 * 4).output_ids
+        given = {"custom_generate": KnowingTree([*prompt, *plain]), "eos_token_id": None}
+        decoding = decode(target_model, prompt, given, 0.0, 0, 1 + 4 * 4)
+        assert decoding.output_ids == plain
+        assert decoding.rounds == [Round(0, 0, False), *4 * [Round(3, 3, False)]]
+
+
+@pytest.mark.parametrize("kind", ["medusa", "eagle"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_heads_that_know_yield_their_depth_and_one_more(kind: str, temperature: float) -> None:
+    """An offset by one between what a head guesses and where its guess is placed loses every token."""
+    target_model = successor_model(COUNTING)
+    if kind == "medusa":
+        decoding = make_medusa(target_model, knowing_heads(COUNTING))
+    else:
+        decoding = make_eagle(target_model, knowing_layer(target_model))
+    answer = decode(target_model, [3, 4, 5], {"custom_generate": decoding}, temperature, 0, 1 + 4 * 5)
+    assert answer.output_ids == [(6 + number) % SIZE for number in range(21)]
+    assert answer.rounds == [Round(0, 0, False), *5 * [Round(3, 3, False)]]
+
+
+def test_draft_is_no_deeper_than_what_is_left() -> None:
+    """Guesses beyond the length limit can never be accepted: counted, they would lower the acceptance."""
+    target_model = successor_model(COUNTING)
+    given = {"custom_generate": make_medusa(target_model, knowing_heads(COUNTING))}
+    assert decode(target_model, [3], given, 0.0, 0, 1).rounds == [Round(0, 0, False)]
+    assert decode(target_model, [3], given, 0.0, 0, 2).rounds == [Round(0, 0, False), Round(0, 0, False)]
+    assert decode(target_model, [3], given, 0.0, 0, 4).rounds == [Round(0, 0, False), Round(2, 2, False)]
+
+
+def test_text_that_ends_within_a_draft_rejects_nothing() -> None:
+    """What an end of text cuts off was not wrong."""
+    target_model = successor_model(COUNTING)
+    given = {"custom_generate": make_medusa(target_model, knowing_heads(COUNTING)), "eos_token_id": 6}
+    answer = decode(target_model, [3], given, 0.0, 0, 20)
+    assert answer.output_ids == [4, 5, 6]
+    assert answer.rounds == [Round(0, 0, False), Round(3, 2, False)]
+
+
+def test_eagles_tree_says_what_each_way_says_alone(target_model: PreTrainedModel) -> None:
+    """A wrong mask or position in the drafter's own tree changes no output; it only makes drafts worse, in silence."""
+    torch.manual_seed(1)
+    layer, trees = noisy(EagleLayer(target_model.config), 0.3), []
+
+    class Noting(EagleDecoding):
+        def draft(self, known: list[int], longest: int) -> Tree:
+            trees.append((list(known), super().draft(known, longest)))
+            return trees[-1][1]
+
+    decoding = make_eagle(target_model, layer)
+    decoding.__class__ = Noting
+    decode(target_model, PROMPTS[1], {"custom_generate": decoding, "eos_token_id": None}, 0.0, 0, 12)
+    assert len(trees) > 2
+    for known, tree in trees:
+        for node, children in enumerate(tree.children):
+            if children:
+                ranked = alone(layer, target_model, known, tree.path(node))
+                assert [tree.tokens[child] for child in children] == ranked[: len(children)]
+
+
+@torch.inference_mode()
+def alone(layer: EagleLayer, target_model: PreTrainedModel, known: list[int], path: list[int]) -> list[int]:
+    """Rank the tokens behind a way by going it without cache and mask."""
+    features = target_model.base_model(torch.tensor([known[:-1]])).last_hidden_state
+    tokens = known[1:]
+    for token in [*path, None]:
+        embeddings = target_model.get_input_embeddings()(torch.tensor([tokens]))
+        state = layer(embeddings, features)[:, -1:]
+        features, tokens = torch.cat((features, state), dim=1), [*tokens, token]
+    return target_model.get_output_embeddings()(state)[0, 0].argsort(descending=True).tolist()
+
+
+def test_layers_without_full_attention_are_refused() -> None:
+    """A window's cache drops what a tree still needs: the text would differ, and nobody would know why."""
+    target_model = sliding_model(50, ["sliding_attention", "full_attention"])
+    with pytest.raises(InputError, match="gemma3_text has layers without full attention"):
+        decode(target_model, [5, 6], {"custom_generate": LookaheadDecoding(3, 3, 3)}, 0.0, 0, 4)
+
+
+def test_drafting_is_told_apart_from_verifying(target_model: PreTrainedModel) -> None:
+    """A rival's own time that is counted as the target's, or as overhead, would send work to the wrong place."""
+
+    class Slow(KnowingTree):
+        def draft(self, known: list[int], longest: int) -> Tree:
+            time.sleep(0.02)
+            return super().draft(known, longest)
+
+    plain = decode(target_model, PROMPTS[0], {"eos_token_id": None}, 0.0, 0, 9).output_ids
+    loop = Slow([*PROMPTS[0], *plain])
+    decoding = decode(target_model, PROMPTS[0], {"custom_generate": loop, "eos_token_id": None}, 0.0, 0, 9)
+    assert len(decoding.rounds) == 3
+    assert decoding.draft_seconds >= 2 * 0.02
+    assert 0 < decoding.verification_seconds <= decoding.seconds - decoding.draft_seconds
+    assert "draft" not in vars(loop)  # the next decoding times it anew
+    target_model.register_forward_pre_hook(lambda *_: time.sleep(0.02))
+    set_draft_length(target_model.generation_config, 3)
+    given = {"assistant_early_exit": 2, "eos_token_id": None}
+    decoding = decode(target_model, PROMPTS[0], given, 0.0, 0, 5)
+    assert decoding.draft_seconds >= 3 * 0.02
+    assert decoding.verification_seconds >= len(decoding.rounds) * 0.02
+
+
+# Early exit, which is transformers' own
+
+
+@pytest.mark.parametrize("agrees", [True, False])
+def test_early_exit_is_greedy_and_its_rounds_are_counted(target_model: PreTrainedModel, agrees: bool) -> None:
+    """Drafts are passes of the target's own module: counted as verification, they would be the method's tokens."""
+    if agrees:  # layers that add nothing: the first two say what all four say
+        with torch.no_grad():
+            for layer in target_model.model.layers[2:]:
+                layer.self_attn.o_proj.weight.zero_()
+                layer.mlp.down_proj.weight.zero_()
+    for prompt in PROMPTS:
+        plain = decode(target_model, prompt, {"eos_token_id": None}, 0.0, 0, 16).output_ids
+        set_draft_length(target_model.generation_config, 3)
+        given = {"assistant_early_exit": 2, "eos_token_id": None}
+        decoding = decode(target_model, prompt, given, 0.0, 0, 16)
+        assert decoding.output_ids == plain
+        assert target_model.config.num_hidden_layers == 4
+        if agrees:
+            assert decoding.rounds == 4 * [Round(3, 3, False)]
+        assert sum(round_.accepted for round_ in decoding.rounds) + len(decoding.rounds) in (16, 17)
+
+
+def test_early_exit_samples_the_targets_distribution() -> None:
+    """Drafts of a network that shares the target's weights are verified by a q of their own all the same."""
+    torch.manual_seed(9)
+    config = {"vocab_size": TOY_SIZE, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+    config |= {"num_attention_heads": 2, "initializer_range": 0.4, "bos_token_id": 0, "eos_token_id": 1}
+    target_model = LlamaForCausalLM(LlamaConfig(**config, pad_token_id=0, max_position_embeddings=512)).eval()
+    set_draft_length(target_model.generation_config, 2)
+    answers, rounds = sample(target_model, {"assistant_early_exit": 1}, 1.0, 400)
+    assert chance_of_these_answers(answers, exact_chances(target_model, 1.0)) > IMPROBABLE
+    assert 0.1 < alpha(rounds) < 0.9
+
+
+# Sampling: the steps of a chain whose distribution is known.
+
+
+def sample_chain(logits: torch.Tensor, kind: str, tokens: int, **given: Any) -> tuple[list[int], list[Round]]:
+    """Sample one long answer of a chain."""
+    target_model = chain(logits)
+    if kind == "lookahead":
+        decoding = LookaheadDecoding(window=3, ngram=3, guesses=3)
+    elif kind == "medusa":
+        decoding = make_medusa(target_model, noisy(MedusaHeads(3, CHAIN_SIZE), 0.5))
+    else:
+        decoding = make_eagle(target_model, noisy(knowing_layer(target_model), 0.15))
+    ids = torch.tensor([[0, 1, 2]])
+    settings = {"max_new_tokens": tokens, "do_sample": True, "top_k": 0} | given
+    torch.manual_seed(0)
+    answer = target_model.generate(ids, attention_mask=torch.ones_like(ids), custom_generate=decoding, **settings)
+    return answer[0, 2:].tolist(), decoding.rounds
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("kind", ["lookahead", "eagle"])
+def test_sampled_steps_have_the_targets_distribution(
+    chain_logits: torch.Tensor, kind: str, temperature: float
+) -> None:
+    """A rule of acceptance that is nearly right answers in another voice, which no single answer shows."""
+    tokens, rounds = sample_chain(chain_logits, kind, 800, temperature=temperature)
+    assert chance_of_these_steps(tokens, (chain_logits / temperature).softmax(-1)) > IMPROBABLE
+    assert 0.1 < alpha(rounds) < 0.95
+
+
+def claim_uniform_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tell the verifier that EAGLE's tokens were drawn from a uniform distribution."""
+    right, uniform = EagleDecoding._choose, torch.full((CHAIN_SIZE,), 1 / CHAIN_SIZE)
+    monkeypatch.setattr(EagleDecoding, "_choose", lambda *given: [(token, uniform) for token, _ in right(*given)])
+
+
+def accept_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accept an n-gram of Lookahead's as far as the target's best tokens agree, and sample the rest."""
+
+    def wrong(self: LookaheadDecoding, tree: Tree, scores: torch.Tensor) -> tuple[list[int], int]:
+        self.sampling = False
+        path, _ = TreeDecoding.accept(self, tree, scores)
+        return path, int(torch.multinomial(scores[path[-1] if path else 0].softmax(-1), 1))
+
+    monkeypatch.setattr(LookaheadDecoding, "accept", wrong)
+
+
+@pytest.mark.parametrize(
+    ("kind", "make_wrong"),
+    [
+        ("eagle", claim_uniform_draws),
+        ("lookahead", accept_the_first),
+        ("medusa", lambda monkeypatch: None),  # typical acceptance, which its table marks as lossy
+    ],
+)
+def test_lossy_acceptance_is_noticed(
+    chain_logits: torch.Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    make_wrong: Callable[[pytest.MonkeyPatch], None],
+) -> None:
+    """A test of distribution that a lossy method passes too would prove nothing."""
+    make_wrong(monkeypatch)
+    tokens, _ = sample_chain(chain_logits, kind, 1200)
+    assert chance_of_these_steps(tokens, chain_logits.softmax(-1)) < IMPROBABLE / 10
+
+
+def test_each_text_begins_anew(target_model: PreTrainedModel) -> None:
+    """N-grams or hidden states of the question before would make the next one's time another."""
+    for decoding in rivals(target_model).values():
+        given = {"custom_generate": decoding}
+        alone_rounds = decode(target_model, PROMPTS[1], given, 0.0, 0, TOKENS).rounds
+        decode(target_model, PROMPTS[0], given, 0.0, 0, TOKENS)
+        assert decode(target_model, PROMPTS[1], given, 0.0, 0, TOKENS).rounds == alone_rounds
+
+
+def test_half_precision_decodes(target_model: PreTrainedModel) -> None:
+    """A mask of another dtype than the target's is refused by its attention, or ignored."""
+    half = copy.deepcopy(target_model).to(torch.bfloat16)
+    for decoding in rivals(half).values():
+        if not isinstance(decoding, LookaheadDecoding):
+            module = decoding._layer if isinstance(decoding, EagleDecoding) else decoding._heads
+            module.to(torch.bfloat16)
+        answer = decode(half, PROMPTS[0], {"custom_generate": decoding, "eos_token_id": None}, 0.0, 0, 8)
+        assert len(answer.output_ids) == 8

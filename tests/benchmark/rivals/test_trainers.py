@@ -1,0 +1,160 @@
+"""Training rivals: what a guess is compared with, what is left, and how a stopped training goes on."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from transformers import PreTrainedModel, TrainerCallback
+
+from drafter_trainer.benchmark.rivals.eagle import EagleLayer
+from drafter_trainer.benchmark.rivals.medusa import MedusaHeads
+from drafter_trainer.benchmark.rivals.trainers import EagleTrainer, MedusaTrainer, RivalTrainer
+from drafter_trainer.errors import InputError
+from drafter_trainer.training.arguments import RivalTrainingArguments
+from drafter_trainer.training.trainers import train_to_end
+from tests.benchmark.rivals.conftest import knowing_heads, knowing_layer, noisy
+from tests.decoding.drafts import successor_model
+from tests.training.conftest import COLLATOR, QUIET, VOCABULARY, make_draft_model, make_rows
+
+WIDTH = 16
+DRAFT_IDS = torch.arange(3, VOCABULARY)
+
+
+def make_trainer(
+    kind: str, folder: Path, rows: list[dict[str, Any]], target_model: PreTrainedModel | None = None, **given: Any
+) -> RivalTrainer:
+    """Make a trainer of a rival of the tiny target."""
+    callbacks, ids = given.pop("callbacks", None), given.pop("draft_ids", DRAFT_IDS)
+    model = given.pop("model", None)
+    target_model = target_model or make_draft_model(seed=3)
+    torch.manual_seed(0)
+    if model is None:
+        model = noisy(MedusaHeads(2, WIDTH), 0.1) if kind == "medusa" else EagleLayer(target_model.config)
+    return (MedusaTrainer if kind == "medusa" else EagleTrainer)(
+        model=model,
+        args=RivalTrainingArguments(output_dir=str(folder), **QUIET | given),
+        target_model=target_model,
+        draft_ids=ids,
+        train_dataset=rows,
+        eval_dataset=make_rows(6, seed=1),
+        data_collator=COLLATOR,
+        callbacks=callbacks,
+    )
+
+
+def counting(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Let the answers count on from their prompts, which can be learned."""
+    for row in rows:
+        start = row["prompt_ids"][-1]
+        row["response_ids"] = [(start + 1 + number) % VOCABULARY for number in range(len(row["response_ids"]))]
+    return rows
+
+
+@torch.inference_mode()
+def loss_by_hand(kind: str, trainer: RivalTrainer, rows: list[dict[str, Any]]) -> float:
+    """Sum the losses up from the definitions, row by row, without batch, padding or mask."""
+    target_model, total = trainer.target_model, 0.0
+    head = target_model.lm_head.weight[DRAFT_IDS]
+    for row in rows:
+        ids = [*row["prompt_ids"], *row["response_ids"]]
+        hidden = target_model.model(torch.tensor([ids])).last_hidden_state[0]
+        first = len(row["prompt_ids"])
+        for position in range(first - 1, len(ids)):
+            if kind == "medusa":
+                for number, layer in enumerate(trainer.model.layers, 1):
+                    place = position + 1 + number
+                    if place < len(ids) and ids[place] >= 3:
+                        state = hidden[position] + F.silu(layer(hidden[position]))
+                        total -= 0.8**number * (head @ state).log_softmax(-1)[ids[place] - 3].item()
+            elif position + 2 < len(ids):
+                embeddings = target_model.model.embed_tokens(torch.tensor(ids[1 : position + 2]))
+                state = trainer.model(embeddings[None], hidden[None, : position + 1])[0, -1]
+                goal = hidden[position + 1]
+                total += F.smooth_l1_loss(state, goal).item()
+                total -= 0.1 * ((head @ goal).softmax(-1) @ (head @ state).log_softmax(-1)).item()
+    return total
+
+
+@pytest.mark.parametrize("kind", ["medusa", "eagle"])
+def test_loss_equals_the_one_computed_by_hand(tmp_path: Path, kind: str) -> None:
+    """Prevent a shift too many or too few, and guesses within prompts, which decoding never makes."""
+    rows = make_rows(5)
+    trainer = make_trainer(kind, tmp_path, rows)
+    trainer.model.eval()  # without noise
+    expected, tokens = loss_by_hand(kind, trainer, rows), sum(len(row["response_ids"]) for row in rows)
+    loss = trainer.compute_loss(trainer.model, COLLATOR(rows))
+    assert loss.item() == pytest.approx(expected / tokens, rel=1e-4)
+    loss = trainer.compute_loss(trainer.model, COLLATOR(rows), num_items_in_batch=torch.tensor(1000))
+    assert loss.item() == pytest.approx(expected / 1000, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["medusa", "eagle"])
+def test_training_learns_and_leaves_the_target_alone(tmp_path: Path, kind: str) -> None:
+    """Prevent a frozen target from drifting, its weights from being saved, and a loss that does not fall."""
+    target_model = make_draft_model(seed=3)
+    before = {name: weight.clone() for name, weight in target_model.state_dict().items()}
+    given = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
+    given |= {"num_train_epochs": 20, "learning_rate": 1e-2}
+    rows = counting(make_rows(24))
+    trainer = make_trainer(kind, tmp_path, rows, target_model, **given)
+    metrics = train_to_end(trainer)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
+    assert metrics["eval_loss"] > 0
+    for name, weight in target_model.state_dict().items():
+        assert torch.equal(weight, before[name]), name
+    saved = load_file(tmp_path / "model.safetensors")
+    assert saved.keys() == trainer.model.state_dict().keys()
+
+
+class Stop(TrainerCallback):
+    """Stop within the second epoch, as a machine does that is switched off."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == 4:
+            raise KeyboardInterrupt
+
+
+def test_interrupted_training_goes_on(tmp_path: Path) -> None:
+    """A training that begins again from the start costs its whole time twice."""
+    given = {"save_strategy": "epoch", "num_train_epochs": 3, "per_device_train_batch_size": 4}
+    whole = make_trainer("medusa", tmp_path / "whole", make_rows(12), **given)
+    train_to_end(whole)
+    stopped = make_trainer("medusa", tmp_path / "stopped", make_rows(12), callbacks=[Stop()], **given)
+    with pytest.raises(KeyboardInterrupt):
+        train_to_end(stopped)
+    again = make_trainer("medusa", tmp_path / "stopped", make_rows(12), **given)
+    train_to_end(again)
+    for name, weight in whole.model.state_dict().items():
+        torch.testing.assert_close(again.model.state_dict()[name], weight)
+
+
+@pytest.mark.parametrize("kind", ["medusa", "eagle"])
+def test_ranks_are_measured_where_they_are_guessed(tmp_path: Path, kind: str) -> None:
+    """A tree grown from the accuracies of other places holds the wrong guesses."""
+    successors = [(token + 1) % VOCABULARY for token in range(VOCABULARY)]
+    target_model = successor_model(successors)
+    model = knowing_heads(successors, 2) if kind == "medusa" else knowing_layer(target_model)
+    rows = counting(make_rows(4))
+    trainer = make_trainer(kind, tmp_path, rows, target_model, model=model, draft_ids=torch.arange(VOCABULARY))
+    trainer.eval_dataset = rows
+    accuracies = trainer.rank_accuracies()
+    assert accuracies == [[1.0, *[0.0] * 7]] * (2 if kind == "medusa" else 1)
+    guessed = sum(len(row["response_ids"]) - 1 for row in rows)
+    rows[1]["response_ids"][-1] = (rows[1]["response_ids"][-1] + 30) % VOCABULARY
+    assert trainer.rank_accuracies()[0][0] == pytest.approx(1 - 1 / guessed, abs=1e-4)
+
+
+def test_arguments_that_cannot_work_are_refused(tmp_path: Path) -> None:
+    """A token of the Hub among the arguments would be pickled beside the weights."""
+    for given, message in (
+        ({"hub_token": "secret"}, "hub_token is not used"),
+        ({"max_length": 1}, "max_length must be at least 2"),
+        ({"draft_vocabulary": -1}, "draft_vocabulary must be 0 or more"),
+    ):
+        with pytest.raises(InputError, match=message):
+            RivalTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **given)
