@@ -6,8 +6,9 @@ and its language bring to a drafter's network.
 
 Trains a network for each question with the recipes, in processes of their own, under --run_folder; interrupted, it
 goes on with the one that it was at. Then measures all of them in one run of the benchmark: the network drafts alone,
-in the project's loop, calibrated on held-out answers. An hour and a half on two cores. Leaves results/findings.json, from
-which findings_report.py writes tables and plots into docs/findings.md. Needs `pip install trl`.
+in the project's loop, calibrated on held-out answers. An hour and a half on two cores. Leaves
+results/findings.json, from which findings_report.py writes tables and plots into docs/findings.md. Needs
+`pip install trl`.
 """
 
 import argparse
