@@ -4,8 +4,8 @@
 
 The numbers come from hub_cards/*/results.json, which publish.py left there, and from sampling/results.json beside
 them where T = 1 was measured in a run of its own: the table that quickstart printed, an overview of all other
-drafters, the whole table of the first of them, and the forecast that predict.py made for it. docs/results.md has the published numbers of
-docs/paper_table1.json beside them, docs/results_schema.md the schema that results.json follows.
+drafters, the whole table of the first of them, and the forecast that predict.py made for it. docs/results.md has the
+published numbers of docs/paper_table1.json beside them, docs/results_schema.md the schema that results.json follows.
 """
 
 import json

@@ -111,12 +111,13 @@ def forecast_text(prediction: dict[str, Any], results: dict[str, Any]) -> str:
     forecast, overhead = prediction["forecast"], prediction["overhead"]
     run = next(run for run in results["runs"] if run["temperature"] == 0)
     measured = find_method(run, DRAFTER)
+    this_loop, stock_loop = (f"{overhead[name]:.2f} ms" for name in ("this_loop", "stock_loop"))
     return (
         f"{run['pair']}, {forecast['answers']} answers ({forecast['of']}): {forecast['speedup']:.2f}x was forecast, "
         f"with {forecast['tokens_per_pass']:.2f} tokens a pass; the benchmark measured "
         f"{measured['speedup']['value']:.2f}x, with {measured['mean_accepted_tokens']:.2f} "
         f"({run['questions']['count']} questions of {run['questions']['source']}). Beside the network's forwards the "
-        f"loop takes {overhead['this_loop']:.2f} ms a drafted token, transformers' own {overhead['stock_loop']:.2f} ms."
+        f"loop takes {this_loop} a drafted token, transformers' own {stock_loop}."
     )
 
 
