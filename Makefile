@@ -22,7 +22,7 @@ endif
 MATRIX ?= recipes/configs/$(TARGET)/matrix.yaml
 QUICKSTART := --config recipes/configs/smollm2-135m/quickstart.yaml
 
-.PHONY: help install quickstart test bench matrix compare report lint readme clean
+.PHONY: help install quickstart test bench matrix compare report lint readme wheel clean
 
 help:
 	@echo "make quickstart               the whole way on this machine: train, publish to a folder, measure"
@@ -33,6 +33,7 @@ help:
 	@echo "make report RESULTS=…         render the report of a results.json anew"
 	@echo "make lint                     ruff"
 	@echo "make readme                   write the committed results into README and docs"
+	@echo "make wheel                    this package as a wheel in dist, for jobs on rented machines"
 
 install: $(INSTALLED)
 
@@ -74,6 +75,9 @@ lint: $(INSTALLED)
 
 readme: $(INSTALLED)
 	$(VENV)/bin/python recipes/readme.py
+
+wheel: $(INSTALLED)
+	$(VENV)/bin/pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
 	rm -rf runs $(VENV)
