@@ -23,6 +23,7 @@ Writes vllm.json, sglang.txt, llamacpp.txt with drafter.gguf, and a README with 
 (default: RUN_FOLDER/export). A drafter that is no Llama with byte-level BPE needs llama.cpp's --converter.
 """
 
+import logging
 from pathlib import Path
 
 from drafter_trainer.configuration import parse_arguments
@@ -34,6 +35,7 @@ from drafter_trainer.targets import resolve_target
 def main(argv: list[str]) -> None:
     (run, where, options), _ = parse_arguments("export", argv, __doc__)
     require_one_process("an export is made")
+    logging.getLogger("gguf").setLevel(logging.WARNING)  # it tells of every file that it writes
     target = resolve_target(where.target_model, where.target_revision, where.target_name, where.chat_template)
     folder = Path(options.export_folder or run.folder / "export")
     for fact in export_drafter(options.drafter or str(run.folder / "drafter"), target, folder, options):
