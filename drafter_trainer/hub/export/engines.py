@@ -167,11 +167,10 @@ def _write_gguf(export: Export, path: Path, options: ExportArguments) -> None:
                 f"llama.cpp: its comparison of the vocabulary with that of {target_gguf.name} passes."
             )
         rounded, itself = gguf_file.check_gguf(export.folder, partial, options.gguf_dtype, probes)
-        export.checked.append(
-            f"llama.cpp: {path.name}, loaded back, gives the drafter's token ids and its logits: they differ by "
-            f"{rounded:.2g} at most with weights rounded alike, and {options.gguf_dtype} itself moves them by "
-            f"{itself:.2g} at most."
-        )
+        said = f"llama.cpp: {path.name}, loaded back, gives the drafter's token ids, and its logits to {rounded:.2g}"
+        if itself > rounded:
+            said += f" with weights rounded alike; {options.gguf_dtype} itself moves them by {itself:.2g} at most"
+        export.checked.append(f"{said}.")
 
     write_whole(path, write_and_check)
 

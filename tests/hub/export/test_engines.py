@@ -127,6 +127,6 @@ def test_recipe_exports_the_runs_drafter(
     words += ["--target_model", target.path, "--target_name", target.name]
     runpy.run_path(str(ROOT / "recipes" / "export.py"))["main"](words)
     said = capsys.readouterr().out
-    assert "loaded back, gives the drafter's token ids and its logits" in said
+    assert "loaded back, gives the drafter's token ids, and its logits to" in said
     assert f"exported: {drafter.parent / 'export'}" in said
     assert (drafter.parent / "export" / "drafter.gguf").is_file()
