@@ -10,18 +10,23 @@ import huggingface_hub
 import torch
 from huggingface_hub.errors import EntryNotFoundError, HTTPError
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from drafter_trainer.drafters.compatibility import check_tokenizers, hash_tokenizer
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import attach_loop, loop_of, set_draft_length
+from drafter_trainer.drafters.loop.networkless import MODEL_TYPE, NetworklessConfig, NetworklessDrafter
 from drafter_trainer.drafters.loop.policy import NETWORK
 from drafter_trainer.drafters.loop.repository import build_loop, build_network
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.languages import get_pair
 from drafter_trainer.targets import hash_folder, resolve_commit
+
+# A repository without a network loads like any other where the package is: without its own copy of the code.
+AutoConfig.register(MODEL_TYPE, NetworklessConfig)
+AutoModelForCausalLM.register(NetworklessConfig, NetworklessDrafter)
 
 
 def load_drafter(

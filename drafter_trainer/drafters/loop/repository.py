@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from .drafting import DraftingLoop
 from .graph import GraphedNetwork
 from .network import LeanNetwork, reason_against
+from .networkless import MODEL_TYPE
 from .ngram import NgramTable, read_table
 from .settings import LoopSettings
 from .stock import StockNetwork
@@ -42,8 +43,10 @@ def build_loop(model, find: Callable[[str], Path | None]) -> DraftingLoop:
     return DraftingLoop(build_network(model, draft_ids, settings.int8), table, settings, model.device, vocabulary)
 
 
-def build_network(model, draft_ids: torch.Tensor | None, int8: bool) -> LeanNetwork | StockNetwork:
-    """Run the drafter lean, or through its stock modules with a warning that says why."""
+def build_network(model, draft_ids: torch.Tensor | None, int8: bool) -> LeanNetwork | StockNetwork | None:
+    """Run the drafter lean, or through its stock modules with a warning that says why; `None` where it has none."""
+    if model.config.model_type == MODEL_TYPE:  # not by its class, of which remote code makes another one
+        return None
     reason = reason_against(model)
     if reason is None:
         if model.device.type == "cuda":
