@@ -155,6 +155,10 @@ class PublishingArguments:
     adapter_of: str | None = _option(
         None, "After finetuning with lora_rank: publish the adapter alone, over this published base drafter"
     )
+    sources: list[str] = _option(
+        [],
+        "Draft with these of lookup, ngram and network alone; without network no weights are published (default: all)",
+    )
     draft_length: int = _option(5, "Tokens that the stock loop drafts in one round, written into the repository")
     licence: str | None = _option(None, "Licence identifier for the card: the target's decides it")
     card_folder: str | None = _option(
@@ -164,6 +168,9 @@ class PublishingArguments:
     def __post_init__(self) -> None:
         # Drafting nothing works greedily and breaks when sampling (transformers 5.23).
         _check_positive(self, "draft_length")
+        _check_known(self, "sources", ("lookup", "ngram", "network"))
+        if self.adapter_of and self.sources and "network" not in self.sources:
+            raise InputError("an adapter is a network's: give --adapter_of, or --sources without network")
 
 
 @dataclass
