@@ -156,9 +156,10 @@ class PublishingArguments:
         None, "After finetuning with lora_rank: publish the adapter alone, over this published base drafter"
     )
     draft_length: int = _option(5, "Tokens that the stock loop drafts in one round, written into the repository")
-    licence: str | None = _option(None, "Licence identifier for the card: the target's decides it")
+    licence: str | None = _option(None, "Licence identifier for the card (default: what the target's own card says)")
     card_folder: str | None = _option(
-        None, "Also write card and results to <card_folder>/<drafter_name>, whose notes.md ends the card"
+        None,
+        "Also write the card, with what it is rendered from, to <card_folder>/<drafter_name>; its notes.md ends it",
     )
 
     def __post_init__(self) -> None:

@@ -1,0 +1,90 @@
+"""A card states no number that its files do not hold."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drafter_trainer.languages import LANGUAGES
+
+CARDS = sorted(path.parent for path in (Path(__file__).parents[2] / "hub_cards").glob("*/results.json"))
+SHOWN = CARDS[0]
+# Prose in which a number is no measurement: papers, releases, names, and what is the same on every card.
+PROSE = [
+    *("arXiv 2406.16758", "abs/2406.16758", "{2406.16758}", "{2605.30580}", "arXiv 2211.17192", "abs/2211.17192"),
+    *("{2024}", "{2026}", "yi2024", "paudel2026", "transformers 5.23", "SHA-256", "float32", "max_new_tokens=128"),
+    *("95 % bootstrap interval", "(95 %)", "Batch size 1", "batch 1", "holds 1;"),
+    *(language.probe for language in LANGUAGES.values()),
+]
+# What is too much for a card; hundreds of figures would also make any number look right.
+UNSHOWN = {"prompts", "acceptance_by_position", "time_split"}
+UNSHOWN |= {"calibration", "sampling_calibration", "pass_milliseconds", "sampling_pass_milliseconds"}
+
+
+def leaves(value: Any, names: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Go through the values of a document, each with the keys that lead to it, and through its keys."""
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            yield names, key
+            # A count of prompts has the name of the list of prompts.
+            if key not in UNSHOWN or isinstance(entry, int):
+                yield from leaves(entry, (*names, key))
+    elif isinstance(value, list):
+        for entry in value:
+            yield from leaves(entry, names)
+    else:
+        yield names, value
+
+
+def read_documents(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.rglob("*.json"))]
+
+
+def made_up_numbers(card: str, documents: list[dict[str, Any]]) -> list[str]:
+    """List the numbers of a card that no document holds, in any rounding."""
+    found = [value for document in documents for _, value in leaves(document)]
+    for document in documents:  # "Sampled with 3 seeds" counts runs
+        found.append(len({run["seed"] for run in document.get("runs", ()) if run["temperature"] > 0}))
+    names = {value for value in found if isinstance(value, str) and re.search(r"\d", value)}
+    numbers = [abs(value) for value in found if isinstance(value, int | float) and not isinstance(value, bool)]
+    for phrase in sorted({*PROSE, *names}, key=len, reverse=True):
+        card = re.sub(rf"(?<![\w.]){re.escape(phrase)}(?![\w.]*\w)", " ", card)
+    return [text for text in re.findall(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?%?", card) if not _is_held(text, numbers)]
+
+
+def _is_held(text: str, numbers: list[float]) -> bool:
+    if text.endswith("%"):
+        return any(f"{value:.0%}" == text for value in numbers if value <= 1)
+    decimals = len(text.partition(".")[2])
+    return any(text in (repr(value), f"{value:.4g}", f"{value:.{decimals}f}") for value in numbers)
+
+
+@pytest.mark.parametrize("folder", CARDS, ids=lambda folder: folder.name)
+def test_every_number_is_held_by_a_file(folder: Path) -> None:
+    """A figure typed by hand, or left over from an earlier benchmark, is a made-up one."""
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert made_up_numbers(card, read_documents(folder)) == []
+
+
+@pytest.mark.parametrize(
+    ("true", "planted"),
+    [
+        pytest.param("| 3.11x (2.45-3.90) |", "| 3.12x (2.45-3.90) |", id="speedup"),
+        pytest.param("| 16/16 ", "| 14/16 ", id="equal outputs"),
+        pytest.param("38% of plain outputs", "39% of plain outputs", id="share"),
+        pytest.param("| 0.9752 |", "| 0.9753 |", id="hyperparameter"),
+        pytest.param("response tokens 464979", "response tokens 464978", id="count"),
+        pytest.param("value: 3.1052866777673844", "value: 3.105286677767384", id="metadata"),
+        pytest.param("SHA-256 f47ab47333fc", "SHA-256 f47ab47334fc", id="revision"),
+        pytest.param("3.11 times as fast", "almost 4.2 times as fast", id="prose"),
+        pytest.param("## Limits", "Saves 61 % of the time.\n\n## Limits", id="claim"),
+    ],
+)
+def test_a_planted_number_is_found(true: str, planted: str) -> None:
+    """The check itself must see one wrong digit, wherever it stands."""
+    card, documents = (SHOWN / "README.md").read_text(encoding="utf-8"), read_documents(SHOWN)
+    assert true in card
+    assert made_up_numbers(card.replace(true, planted, 1), documents)
