@@ -13,9 +13,10 @@ from drafter_trainer.benchmark.methods import DRAFTER, PLAIN, PROMPT_LOOKUP
 from drafter_trainer.benchmark.report import interval_text, markdown_table, speedup_tables
 from drafter_trainer.benchmark.results import find_method
 from drafter_trainer.benchmark.statistics import Interval, Verdict, verdict
+from drafter_trainer.decoding.sampling import describe_sampling
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.loop.policy import LOOKUP, NETWORK, NGRAM
-from drafter_trainer.hub.metadata import card_metadata, corpora_of, decoding_name
+from drafter_trainer.hub.metadata import card_metadata, corpora_of
 from drafter_trainer.languages import Pair, get_pair, translation_prompt
 
 PLOT = "acceptance.png"
@@ -100,7 +101,7 @@ def render_card(
         headline=_headline(runs[0]) if runs else "",
         measured=[_measured(name, results) for name, results in measurements.items()],
         plot=PLOT if runs and any(method["acceptance_by_position"] for method in runs[0]["methods"]) else "",
-        plotted=f"{runs[0]['pair']}, {runs[0]['task']}, {decoding_name(runs[0])}" if runs else "",
+        plotted=_asked(runs[0]) if runs else "",
         where=_where_it_helps(runs) if runs else "",
         equality=[_equality(run) for run in runs],
         data=_data_rows(description.training),
@@ -118,7 +119,7 @@ def render_card(
 def _headline(run: dict[str, Any]) -> str:
     """Say in a sentence what the drafter does to the target's speed in the first run."""
     ratio, count = Interval(**find_method(run, DRAFTER)["speedup"]), run["questions"]["count"]
-    setting = f"{run['task']}, {decoding_name(run)}"
+    setting = _asked(run)
     match verdict(ratio, count):
         case Verdict.TOO_FEW:
             few = f"on {count} questions, too few for a verdict"
@@ -130,6 +131,10 @@ def _headline(run: dict[str, Any]) -> str:
             return f"**The drafter loses to {PLAIN} decoding ({setting})**: {ratio.value:.2f} times as fast."
         case Verdict.NOISE:
             return f"No difference from {PLAIN} decoding can be told ({setting}): the interval holds 1."
+
+
+def _asked(run: dict[str, Any]) -> str:
+    return f"{run['pair']} {run['task']}, {describe_sampling(run['temperature'], run['seed'])}"
 
 
 def _measured(name: str, results: dict[str, Any]) -> dict[str, str]:
@@ -154,7 +159,7 @@ def _where_it_helps(runs: list[dict[str, Any]]) -> str:
             [
                 f"{pair.source.name} to {pair.target.name}",
                 run["task"],
-                decoding_name(run),
+                describe_sampling(run["temperature"], run["seed"]),
                 str(run["questions"]["count"]),
                 interval_text(ratio),
                 interval_text(best) if best else "-",
@@ -167,7 +172,7 @@ def _where_it_helps(runs: list[dict[str, Any]]) -> str:
 
 def _equality(run: dict[str, Any]) -> str:
     """Say how the drafter's outputs of a run compare with plain decoding's."""
-    compared, said = find_method(run, DRAFTER)["losslessness"], f"{run['pair']} {run['task']}, {decoding_name(run)}"
+    compared, said = find_method(run, DRAFTER)["losslessness"], _asked(run)
     if compared is None:
         return f"{said}: sampled, where single outputs cannot tell."
     text = f"{said}, {run['dtype']}: {compared['equal']} of {compared['prompts']} outputs equal plain decoding's"

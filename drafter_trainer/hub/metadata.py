@@ -6,6 +6,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from drafter_trainer.benchmark.methods import DRAFTER
 from drafter_trainer.benchmark.results import find_method
+from drafter_trainer.decoding.sampling import describe_sampling
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.languages import get_pair
 
@@ -66,11 +67,6 @@ def hub_datasets(training: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(corpus["repo"] for _, corpus in corpora_of(training) if "repo" in corpus))
 
 
-def decoding_name(run: dict[str, Any]) -> str:
-    """Say how a run chose its tokens."""
-    return "greedy" if run["temperature"] == 0 else f"T = {run['temperature']:g}, seed {run['seed']}"
-
-
 def _evaluations(measurements: dict[str, dict[str, Any]]) -> list[EvalResult]:
     """Flatten the drafter's figures of every run to entries of a `model-index`, unrounded.
 
@@ -82,7 +78,7 @@ def _evaluations(measurements: dict[str, dict[str, Any]]) -> list[EvalResult]:
         device = results["provenance"]["device"]
         for run in results["runs"]:
             method, asked = find_method(run, DRAFTER), run["questions"]
-            speedup = method["speedup"]
+            speedup, decoding = method["speedup"], describe_sampling(run["temperature"], run["seed"])
             settings = {key: run[key] for key in ("task", "temperature", "seed", "dtype", "max_new_tokens")}
             settings |= {"device": f"{device['name']} ({device['runtime']})", "file": name}
             figures = {
@@ -100,7 +96,7 @@ def _evaluations(measurements: dict[str, dict[str, Any]]) -> list[EvalResult]:
                     dataset_config=run["pair"],
                     dataset_revision=asked["sha256"],
                     metric_type=metric,
-                    metric_name=f"{metric.replace('_', ' ')} ({decoding_name(run)})",
+                    metric_name=f"{metric.replace('_', ' ')} ({decoding})",
                     metric_value=value,
                     metric_args=settings,
                 )

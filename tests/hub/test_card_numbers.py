@@ -40,7 +40,8 @@ def leaves(value: Any, names: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str,
 
 
 def read_documents(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.rglob("*.json"))]
+    paths = [folder / "drafter.json", folder / "publication.json", *sorted(folder.rglob("results.json"))]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
 
 
 def made_up_numbers(card: str, documents: list[dict[str, Any]]) -> list[str]:
