@@ -38,7 +38,7 @@ def card_metadata(
         measurements (`dict[str, dict]`): Results by the name of their file.
         licence (`str`, *optional*): Licence identifier; the key is left out where it is not known.
     """
-    pair = get_pair(description.pair)
+    pair, evaluations = get_pair(description.pair), _evaluations(measurements)
     values = {
         "base_model": description.target,
         "base_model_revision": description.target_revision,
@@ -50,11 +50,10 @@ def card_metadata(
         "datasets": hub_datasets(description.training) or None,
         "tags": TAGS,
     }
-    return ModelCardData(
-        **{key: values[key] for key in KEYS if key in values},
-        model_name=description.name,
-        eval_results=_evaluations(measurements) or None,
-    )
+    data = ModelCardData(**{key: values[key] for key in KEYS if key in values})
+    if evaluations:  # the name goes into the index, and would be a key of its own without one
+        data.model_name, data.eval_results = description.name, evaluations
+    return data
 
 
 def corpora_of(training: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

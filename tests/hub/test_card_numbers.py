@@ -1,22 +1,27 @@
 """A card states no number that its files do not hold."""
 
+import dataclasses
 import json
+import random
 import re
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from drafter_trainer.hub.card import render_card
 from drafter_trainer.languages import LANGUAGES
+from tests.hub.test_card import DESCRIPTION, RESULTS
 
 CARDS = sorted(path.parent for path in (Path(__file__).parents[2] / "hub_cards").glob("*/results.json"))
 SHOWN = CARDS[0]
 # Prose in which a number is no measurement: papers, releases, names, and what is the same on every card.
 PROSE = [
     *("arXiv 2406.16758", "abs/2406.16758", "{2406.16758}", "{2605.30580}", "arXiv 2211.17192", "abs/2211.17192"),
-    *("{2024}", "{2026}", "yi2024", "paudel2026", "transformers 5.23", "SHA-256", "float32", "max_new_tokens=128"),
-    *("95 % bootstrap interval", "(95 %)", "Batch size 1", "batch 1", "holds 1"),
+    *("{2024}", "{2026}", "yi2024fastmultilingual", "paudel2026acrosslanguages", "transformers 5.23", "SHA-256"),
+    *("95 % bootstrap interval", "(95 %)", "Batch size 1", "batch 1", "holds 1", "float32", "max_new_tokens=128"),
     *(language.probe for language in LANGUAGES.values()),
 ]
 # What is too much for a card; hundreds of figures would also make any number look right.
@@ -49,11 +54,33 @@ def made_up_numbers(card: str, documents: list[dict[str, Any]]) -> list[str]:
     found = [value for document in documents for _, value in leaves(document)]
     for document in documents:  # "Sampled with 3 seeds" counts runs
         found.append(len({run["seed"] for run in document.get("runs", ()) if run["temperature"] > 0}))
-    names = {value for value in found if isinstance(value, str) and re.search(r"\d", value)}
+    # The mark of changed files behind a commit is told in words.
+    names = {value.removesuffix("+") for value in found if isinstance(value, str) and re.search(r"\d", value)}
     numbers = [abs(value) for value in found if isinstance(value, int | float) and not isinstance(value, bool)]
     for phrase in sorted({*PROSE, *names}, key=len, reverse=True):
         card = re.sub(rf"(?<![\w.]){re.escape(phrase)}(?![\w.]*\w)", " ", card)
     return [text for text in re.findall(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?%?", card) if not _is_held(text, numbers)]
+
+
+def without_prose(text: str) -> str:
+    """Take out of a template what its prose may hold, and its own code."""
+    text = re.sub(r"\{%.*?%\}|\{\{.*?\}\}", " ", text)
+    for phrase in PROSE:
+        text = text.replace(phrase, " ")
+    return text
+
+
+def odd(value: Any, draw: random.Random) -> Any:
+    """Replace every number but 0 by one that nobody would type; shares stay shares."""
+    if isinstance(value, dict):
+        return {key: odd(entry, draw) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [odd(entry, draw) for entry in value]
+    if not value or isinstance(value, str | bool):
+        return value
+    if isinstance(value, int):
+        return draw.randint(1001, 9999)
+    return draw.uniform(0.1, 0.9) if value < 1 else draw.uniform(11, 99)
 
 
 def _is_held(text: str, numbers: list[float]) -> bool:
@@ -61,6 +88,22 @@ def _is_held(text: str, numbers: list[float]) -> bool:
         return any(f"{value:.0%}" == text for value in numbers if value <= 1)
     decimals = len(text.partition(".")[2])
     return any(text in (repr(value), f"{value:.4g}", f"{value:.{decimals}f}") for value in numbers)
+
+
+def test_the_template_has_no_number_of_its_own() -> None:
+    """The template is what a figure would be typed into."""
+    template = (resources.files("drafter_trainer.hub") / "card_template.md").read_text(encoding="utf-8")
+    assert re.findall(r"\d+", without_prose(template)) == []
+    assert re.findall(r"\d+", without_prose(f"{template}\nAbout 2 times as fast.")) == ["2"]
+
+
+def test_rendering_adds_no_number() -> None:
+    """With figures that nobody would type, one that comes from the code, and not from a file, stands out."""
+    results = {name: odd(RESULTS["results.json"], random.Random(seed)) for seed, name in enumerate("ab")}
+    documents = [*results.values(), dataclasses.asdict(DESCRIPTION)]
+    assert made_up_numbers(render_card(DESCRIPTION, results, "alice/x", "mit"), documents) == []
+    planted = render_card(DESCRIPTION, results, "alice/x", "mit", notes="Saves 6 hours, or 61 %, or 1.23x.")
+    assert made_up_numbers(planted, documents) == ["6", "61", "1.23"]
 
 
 @pytest.mark.parametrize("folder", CARDS, ids=lambda folder: folder.name)

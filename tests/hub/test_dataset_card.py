@@ -113,12 +113,11 @@ def test_card_tells_no_folder_and_no_address() -> None:
     assert "secret-host" not in card
 
 
-@pytest.mark.parametrize("field", ROWS, ids=lambda field: field.name)
+@pytest.mark.parametrize("field", list(ROWS), ids=lambda field: field.name)
 def test_every_column_is_described(field: pa.Field) -> None:
     """A column that the store gained and the card does not explain is used wrongly."""
-    (row,) = [
-        line for line in render_dataset_card(STEP, REPO, "mit").splitlines() if line.startswith(f"| {field.name} ")
-    ]
+    columns = render_dataset_card(STEP, REPO, "mit").partition("| column")[2].splitlines()
+    (row,) = [line for line in columns if line.startswith(f"| {field.name} ")]
     _, name, kind, meaning, _ = (cell.strip() for cell in row.split("|"))
     assert (name, kind) == (field.name, str(field.type))
     assert len(meaning) > 5

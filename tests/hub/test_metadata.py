@@ -126,14 +126,16 @@ def test_runs_over_other_questions_stay_apart() -> None:
     }
 
 
-def validate(cards: list[str]) -> list[str]:
-    """Ask the Hub's own validation; return what it says against each card."""
+def validate(folder: str) -> list[str]:
+    """Ask the Hub's own validation; return what it says against each card of a folder."""
+    from pathlib import Path
+
     from huggingface_hub import ModelCard
 
     said = []
-    for card in cards:
+    for path in sorted(Path(folder).iterdir()):
         try:
-            ModelCard(card, ignore_metadata_errors=True).validate()
+            ModelCard.load(path, ignore_metadata_errors=True).validate()
             said.append("")
         except ValueError as error:
             said.append(str(error))
@@ -142,16 +144,20 @@ def validate(cards: list[str]) -> list[str]:
 
 def test_the_hubs_validation_passes(tmp_path: Path) -> None:
     """A card that the Hub refuses fails the push of the whole drafter; a planted fault must be refused here too."""
-    flavours = [
+    cards = [
         render_card(description, measurements, "alice/x", licence)
         for description in (DESCRIPTION, ADAPTER, NGRAM_ALONE, dataclasses.replace(DESCRIPTION, training={}))
         for measurements in ({}, RESULTS)
         for licence in (None, "apache-2.0", "other")
     ]
-    committed = [(folder / "README.md").read_text(encoding="utf-8") for folder in CARDS]
-    wrong = flavours[0].replace("base_model: tests/tiny-target", "base_model:\n  id: tests/tiny-target")
-    assert wrong != flavours[0]
+    cards += [(folder / "README.md").read_text(encoding="utf-8") for folder in CARDS]
+    wrong = cards[0].replace("base_model: tests/tiny-target", "base_model:\n  id: tests/tiny-target")
+    assert wrong != cards[0]
+    (tmp_path / "cards").mkdir()
+    for number, card in enumerate([*cards, wrong]):
+        (tmp_path / "cards" / f"{number:02}.md").write_text(card, encoding="utf-8")
     with LoopbackHub(tmp_path / "hub", {}) as hub:
-        *said, refused = run_client(hub, tmp_path / "home", validate, cards=[*flavours, *committed, wrong])
+        *said, refused = run_client(hub, tmp_path / "home", validate, folder=str(tmp_path / "cards"))
+    assert len(said) == len(cards)
     assert set(said) == {""}
     assert "base_model" in refused
