@@ -4,7 +4,7 @@ They lie in a run's folder, in the repository that is published, and under `hub_
 
     drafter.json                 what the drafter says of itself
     results.json                 its benchmark; also sampling/results.json and tasks/<task>/results.json
-    publication.json             its name on the Hub and its licence; under hub_cards alone
+    card.json                    its name on the Hub and its licence; under hub_cards alone
     notes.md                     text by hand; under hub_cards alone
     README.md, acceptance.png    the card, rendered
 """
@@ -26,12 +26,12 @@ from drafter_trainer.hub.card import PLOT, render_card
 CARD = "README.md"
 RESULTS = "results.json"
 MEASUREMENTS = (RESULTS, "sampling/results.json", "tasks/*/results.json")
-PUBLICATION = "publication.json"
+DETAILS = "card.json"
 NOTES = "notes.md"
 
 
 @dataclass(frozen=True)
-class Publication:
+class CardDetails:
     """Hold what a card says that neither the drafter nor its results know.
 
     Args:
@@ -43,22 +43,22 @@ class Publication:
     licence: str | None
 
     @classmethod
-    def read(cls, folder: Path) -> "Publication":
+    def read(cls, folder: Path) -> "CardDetails":
         """Read it from a card's folder.
 
         Raises:
             InputError: If there is none, or it holds something else.
         """
-        path, advice = folder / PUBLICATION, "publish the drafter with --card_folder"
+        path, advice = folder / DETAILS, "publish the drafter with --card_folder"
         if not path.is_file():
-            raise InputError(f"{folder} has no {PUBLICATION}: {advice}")
+            raise InputError(f"{folder} has no {DETAILS}: {advice}")
         try:
-            publication = cls(**json.loads(path.read_text(encoding="utf-8")))
+            details = cls(**json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
             raise InputError(f"{path} is no object of location and licence ({error}): {advice} again") from error
-        if not isinstance(publication.location, str) or not isinstance(publication.licence, str | None):
+        if not isinstance(details.location, str) or not isinstance(details.licence, str | None):
             raise InputError(f"{path} is no object of location and licence, both texts: {advice} again")
-        return publication
+        return details
 
 
 def read_measurements(folder: Path, description: DrafterDescription) -> dict[str, dict[str, Any]]:
@@ -98,7 +98,7 @@ def write_card(
     folder: Path,
     description: DrafterDescription,
     measurements: dict[str, dict[str, Any]],
-    publication: Publication,
+    details: CardDetails,
     notes: str = "",
 ) -> None:
     """Write the card and the plot that it shows.
@@ -106,9 +106,9 @@ def write_card(
     Args:
         folder (`Path`): Of the repository or of the card; an earlier card is replaced.
         description, measurements, notes: As for `render_card`.
-        publication (`Publication`): Name and licence.
+        details (`CardDetails`): Name and licence.
     """
-    card = render_card(description, measurements, publication.location, publication.licence, notes)
+    card = render_card(description, measurements, details.location, details.licence, notes)
     (folder / CARD).write_text(card, encoding="utf-8")
     (folder / PLOT).unlink(missing_ok=True)
     for results in list(measurements.values())[:1]:
@@ -124,7 +124,7 @@ def copy_measurements(source: Path, folder: Path, names: list[str]) -> None:
         shutil.copyfile(source / name, folder / name)
 
 
-def keep_card(repository: Path, folder: Path, publication: Publication) -> None:
+def keep_card(repository: Path, folder: Path, details: CardDetails) -> None:
     """Copy a repository's card to `hub_cards/<drafter>`, with all that it is rendered from; notes stay as they are."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / PLOT).unlink(missing_ok=True)
@@ -133,16 +133,16 @@ def keep_card(repository: Path, folder: Path, publication: Publication) -> None:
             shutil.copyfile(path, folder / path.name)
     measured = [path for pattern in MEASUREMENTS for path in repository.glob(pattern)]
     copy_measurements(repository, folder, [path.relative_to(repository).as_posix() for path in measured])
-    said = json.dumps(asdict(publication), indent=2, ensure_ascii=False) + "\n"
-    (folder / PUBLICATION).write_text(said, encoding="utf-8")
+    said = json.dumps(asdict(details), indent=2, ensure_ascii=False) + "\n"
+    (folder / DETAILS).write_text(said, encoding="utf-8")
 
 
 def render_folder(folder: Path) -> None:
     """Render the card of `hub_cards/<drafter>` anew, from what lies there.
 
     Raises:
-        InputError: If `drafter.json` or `publication.json` is missing, or a file is malformed.
+        InputError: If `drafter.json` or `card.json` is missing, or a file is malformed.
     """
     description = DrafterDescription.read(folder)
     measurements = read_measurements(folder, description)
-    write_card(folder, description, measurements, Publication.read(folder), read_notes(folder))
+    write_card(folder, description, measurements, CardDetails.read(folder), read_notes(folder))

@@ -26,7 +26,7 @@ from drafter_trainer.hub.card import PLOT
 from drafter_trainer.hub.card_folder import (
     MEASUREMENTS,
     RESULTS,
-    Publication,
+    CardDetails,
     copy_measurements,
     keep_card,
     read_measurements,
@@ -131,12 +131,12 @@ def publish_run(run: RunArguments, target: Target, target_dtype: str, publishing
         folder = Path(temporary) / "drafter"
         description = assemble(run, target, target_dtype, publishing.draft_length, folder, publishing.adapter_of)
         measurements = read_measurements(run.folder, description)
-        publication = Publication(location, publishing.licence or target_licence(target))
+        details = CardDetails(location, publishing.licence or target_licence(target))
         cards = Path(publishing.card_folder) / run.drafter_name if publishing.card_folder else None
-        write_card(folder, description, measurements, publication, read_notes(cards) if cards else "")
+        write_card(folder, description, measurements, details, read_notes(cards) if cards else "")
         copy_measurements(run.folder, folder, list(measurements))
         if cards:
-            keep_card(folder, cards, publication)
+            keep_card(folder, cards, details)
         if publishing.to != HUB:
             return _replace(Path(publishing.to), folder)
         api.create_repo(location, private=publishing.private, exist_ok=True)

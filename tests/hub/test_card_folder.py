@@ -11,7 +11,7 @@ from matplotlib.image import imread
 
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.errors import InputError
-from drafter_trainer.hub.card_folder import Publication, read_measurements, render_folder
+from drafter_trainer.hub.card_folder import CardDetails, read_measurements, render_folder
 from tests.hub.conftest import results_for
 from tests.hub.test_card import DESCRIPTION
 from tests.recipes.test_whole_way import ROOT, recipe_main
@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
     place = tmp_path / "cards" / DESCRIPTION.name
     place.mkdir(parents=True)
     (place / "drafter.json").write_text(DESCRIPTION.to_json(), encoding="utf-8")
-    (place / "publication.json").write_text('{"location": "alice/x", "licence": "mit"}', encoding="utf-8")
+    (place / "card.json").write_text('{"location": "alice/x", "licence": "mit"}', encoding="utf-8")
     write_results(place / "results.json", DESCRIPTION.fingerprint())
     return place
 
@@ -126,24 +126,24 @@ def _no_drafter_method(folder: Path) -> None:
         ),
         pytest.param(lambda folder: (folder / "drafter.json").unlink(), r"has no drafter\.json", id="no description"),
         pytest.param(
-            lambda folder: (folder / "publication.json").unlink(),
-            r"has no publication\.json: publish the drafter with --card_folder",
-            id="no publication",
+            lambda folder: (folder / "card.json").unlink(),
+            r"has no card\.json: publish the drafter with --card_folder",
+            id="no details",
         ),
         pytest.param(
-            lambda folder: (folder / "publication.json").write_text('{"licence": "mit"}'),
-            r"publication\.json is no object of location and licence",
-            id="incomplete publication",
+            lambda folder: (folder / "card.json").write_text('{"licence": "mit"}'),
+            r"card\.json is no object of location and licence",
+            id="incomplete details",
         ),
         pytest.param(
-            lambda folder: (folder / "publication.json").write_text("{"),
-            r"publication\.json is no object of location and licence",
-            id="broken publication",
+            lambda folder: (folder / "card.json").write_text("{"),
+            r"card\.json is no object of location and licence",
+            id="broken details",
         ),
         pytest.param(
-            lambda folder: (folder / "publication.json").write_text('{"location": 1, "licence": []}'),
-            r"publication\.json is no object of location and licence",
-            id="publication of the wrong types",
+            lambda folder: (folder / "card.json").write_text('{"location": 1, "licence": []}'),
+            r"card\.json is no object of location and licence",
+            id="details of the wrong types",
         ),
     ],
 )
@@ -161,4 +161,4 @@ def test_committed_drafters_are_the_ones_that_were_measured() -> None:
         description = DrafterDescription.read(card)
         names = [path.relative_to(card).as_posix() for path in sorted(card.rglob("results.json"))]
         assert list(read_measurements(card, description)) == names
-        assert Publication.read(card).location.rpartition("/")[2] == description.name == card.name
+        assert CardDetails.read(card).location.rpartition("/")[2] == description.name == card.name

@@ -45,7 +45,7 @@ def leaves(value: Any, names: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str,
 
 
 def read_documents(folder: Path) -> list[dict[str, Any]]:
-    paths = [folder / "drafter.json", folder / "publication.json", *sorted(folder.rglob("results.json"))]
+    paths = [folder / "drafter.json", folder / "card.json", *sorted(folder.rglob("results.json"))]
     return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
 
 

@@ -77,7 +77,7 @@ def test_results_come_with_the_second_publication(run_folder: Path, target: Targ
     assert json.loads((cards / NAME / "results.json").read_text()) == results
     # What make cards renders anew is what was published.
     kept = {path.name: path.read_bytes() for path in (cards / NAME).iterdir()}
-    assert set(kept) == {"README.md", "acceptance.png", "drafter.json", "notes.md", "publication.json", "results.json"}
+    assert set(kept) == {"README.md", "acceptance.png", "drafter.json", "notes.md", "card.json", "results.json"}
     render_folder(cards / NAME)
     assert {path.name: path.read_bytes() for path in (cards / NAME).iterdir()} == kept
 
