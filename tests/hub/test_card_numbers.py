@@ -51,15 +51,27 @@ def read_documents(folder: Path) -> list[dict[str, Any]]:
 
 def made_up_numbers(card: str, documents: list[dict[str, Any]]) -> list[str]:
     """List the numbers of a card that no document holds, in any rounding."""
-    found = [value for document in documents for _, value in leaves(document)]
+    found = [(names, value) for document in documents for names, value in leaves(document)]
     for document in documents:  # "Sampled with 3 seeds" counts runs
-        found.append(len({run["seed"] for run in document.get("runs", ()) if run["temperature"] > 0}))
+        found.append(((), len({run["seed"] for run in document.get("runs", ()) if run["temperature"] > 0})))
     # The mark of changed files behind a commit is told in words.
-    names = {value.removesuffix("+") for value in found if isinstance(value, str) and re.search(r"\d", value)}
-    numbers = [abs(value) for value in found if isinstance(value, int | float) and not isinstance(value, bool)]
-    for phrase in sorted({*PROSE, *names}, key=len, reverse=True):
+    texts = {value.removesuffix("+") for _, value in found if isinstance(value, str) and re.search(r"\d", value)}
+    for phrase in sorted({*PROSE, *texts}, key=len, reverse=True):
         card = re.sub(rf"(?<![\w.]){re.escape(phrase)}(?![\w.]*\w)", " ", card)
-    return [text for text in re.findall(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?%?", card) if not _is_held(text, numbers)]
+    numbers = {value for _, value in found if isinstance(value, int | float) and not isinstance(value, bool)}
+    shares = {f"{value:.0%}" for names, value in found if names and names[-1].endswith("_share")}
+    return [
+        text
+        for text in re.findall(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?%?", card)
+        if text not in shares and not any(_is_held(text, abs(number)) for number in numbers)
+    ]
+
+
+def _is_held(text: str, number: float) -> bool:
+    decimals = len(text.partition(".")[2])
+    if not decimals and "e" not in text:
+        return text == f"{number:.0f}" and number == int(number)  # rounded to a whole one it would fit too many
+    return text in (repr(number), f"{number:.4g}", f"{number:.{decimals}f}")
 
 
 def without_prose(text: str) -> str:
@@ -81,13 +93,6 @@ def odd(value: Any, draw: random.Random) -> Any:
     if isinstance(value, int):
         return draw.randint(1001, 9999)
     return draw.uniform(0.1, 0.9) if value < 1 else draw.uniform(11, 99)
-
-
-def _is_held(text: str, numbers: list[float]) -> bool:
-    if text.endswith("%"):
-        return any(f"{value:.0%}" == text for value in numbers if value <= 1)
-    decimals = len(text.partition(".")[2])
-    return any(text in (repr(value), f"{value:.4g}", f"{value:.{decimals}f}") for value in numbers)
 
 
 def test_the_template_has_no_number_of_its_own() -> None:
