@@ -1,5 +1,6 @@
 """The card of a self-distilled dataset, rendered from the `step.json` of its distillation and from nothing else."""
 
+import shlex
 from importlib import resources
 from pathlib import PurePath
 from typing import Any
@@ -10,6 +11,7 @@ from drafter_trainer.benchmark.report import markdown_table
 from drafter_trainer.distillation.store import ROWS, TOP_K
 from drafter_trainer.hub.card import link, plain_text, said_of_corpus
 from drafter_trainer.languages import get_pair
+from drafter_trainer.provenance import without_folders
 
 SPLITS = ("train", "validation")
 TAGS = ["speculative-decoding", "self-distillation", "synthetic"]
@@ -92,14 +94,15 @@ def render_dataset_card(step: dict[str, Any], repo_id: str, licence: str | None)
         kept_out=", ".join(PurePath(name).name for name in settings.get("evaluation_questions", ())),
         settings=[(key.replace("_", " "), plain_text(settings[key])) for key in _SETTINGS if key in settings],
         columns=markdown_table(
-            ["column", "type", "meaning"], [[field.name, str(field.type), _COLUMNS[field.name]] for field in ROWS]
+            ["column", "type", "meaning"], [[field.name, f"`{field.type}`", _COLUMNS[field.name]] for field in ROWS]
         ),
         counts=_counts(splits),
         dropped=[
             (name, reason, count) for name, split in splits.items() for reason, count in split["dropped"].items()
         ],
         languages=[(name, plain_text(split["languages"])) for name, split in splits.items() if "languages" in split],
-        command=provenance["command"],
+        # Earlier releases recorded absolute paths.
+        command=shlex.join(map(without_folders, shlex.split(provenance["command"]))),
         commit=provenance["commit"],
         date=provenance["date"],
         versions=", ".join(f"{name} {version}" for name, version in provenance["versions"].items()),
