@@ -1,4 +1,4 @@
-"""Arguments of the recipes matrix and judge; those of bench stand in `drafter_trainer.arguments`."""
+"""Arguments of the recipes matrix, judge and route; those of bench stand in `drafter_trainer.arguments`."""
 
 from dataclasses import dataclass, field
 
@@ -70,3 +70,29 @@ class JudgeArguments:
         for name in ("judgement_tokens", "concurrency", "request_timeout"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass
+class RouteArguments:
+    """Say between which drafters is routed, and on what that is measured."""
+
+    drafters: list[str] = field(
+        default_factory=list, metadata={"help": "Hub ids or folders of drafters, one for each pair"}
+    )
+    questions: str = field(
+        default="sample", metadata={"help": "sample, or a Spec-Bench file with translations of all the pairs"}
+    )
+    max_questions: int | None = field(default=None, metadata={"help": "Ask the first so many of each pair"})
+    max_new_tokens: int = field(default=128, metadata={"help": "Length limit of an answer"})
+    repeats: int = field(default=1, metadata={"help": "Time each prompt so often, an odd number; the median counts"})
+    out: str = field(default="runs/route", metadata={"help": "Folder of results.json and its report"})
+
+    def __post_init__(self) -> None:
+        if not self.drafters:
+            raise InputError("no drafters: give --drafters FOLDER_OR_HUB_ID ...")
+        for name in ("max_questions", "max_new_tokens", "repeats"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} must be at least 1, got {value}")
+        if self.repeats % 2 == 0:
+            raise InputError(f"repeats must be odd, so that their median was measured itself, got {self.repeats}")
