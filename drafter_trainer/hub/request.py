@@ -1,7 +1,7 @@
 """What a prompt asks for, as far as it can be read off the prompt: the router's question."""
 
 import functools
-import os
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -96,8 +96,9 @@ class PromptReader:
             first, answered = self._render(chat_of(_PROBE)), self._render(chat_of(_PROBE, [("a", "b")]))
             before, _, after = first.partition(_PROBE)
             # The first message may have a system's words before it, the second what ends an answer.
-            ends = [text[::-1] for text in (before, answered.partition(_PROBE)[0])]
-            self._before = os.path.commonprefix(ends)[::-1].strip()
+            ends = zip(reversed(before), reversed(answered.partition(_PROBE)[0]))
+            alike = [one for one, _ in itertools.takewhile(lambda both: both[0] == both[1], ends)]
+            self._before = "".join(reversed(alike)).strip()
             self._after = after.strip()
         identify_language(_PROBE)  # the identifier takes a second to load: not within the first call of generate
 
