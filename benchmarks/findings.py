@@ -6,8 +6,9 @@ and its language bring to a drafter's network.
 
 Trains a network for each question with the recipes, in processes of their own, under --run_folder; interrupted, it
 goes on with the one that it was at. Then measures all of them in one run of the benchmark: the network drafts alone,
-in the project's loop, calibrated on held-out answers. Two hours on two cores. Leaves results/findings.json, from
-which findings_report.py writes tables and plots into docs/findings.md. Needs `pip install trl`.
+in the project's loop, calibrated on held-out answers. An hour and a half on two cores. Leaves
+results/findings.json, from which findings_report.py writes tables and plots into docs/findings.md. Needs
+`pip install trl`.
 """
 
 import argparse
@@ -47,8 +48,8 @@ from drafter_trainer.tuning.costs import measure_passes, measure_step
 PARTS = (16, 8, 4, 2, 1)  # of the rows
 LOSSES = ("cross_entropy", "topk_tv", "topk_acceptance", "lk_hybrid")  # beside topk_kl, which all others learn with
 TRAINING = "--use_cpu true --bf16 true --max_length 384 --per_device_train_batch_size 16 --learning_rate 5.0e-4"
-TRAINING += " --num_train_epochs 2 --publish false --load_best_model_at_end false --save_strategy no"
-LATER = " --num_train_epochs 1 --learning_rate 1.0e-4"  # of a third stage
+TRAINING += " --num_train_epochs 1 --publish false --load_best_model_at_end false --save_strategy no"
+LATER = " --learning_rate 1.0e-4"  # of a third stage
 ANSWERS = 40
 
 

@@ -1,6 +1,5 @@
 """A drafter as the router sees it: the ways in which it can draft, and how fast each was measured."""
 
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import loop_of
 from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.drafters.loop.policy import LOOKUP, NETWORK
+from drafter_trainer.drafters.measured import FILE_NAME as RESULTS
 from drafter_trainer.hub.request import Request
 from drafter_trainer.languages import Pair, get_pair
 from drafter_trainer.targets import resolve_commit
@@ -110,13 +110,12 @@ class Route:
 def _read_measurements(
     name: str, commit: str | None, description: DrafterDescription, ways: Iterable[str]
 ) -> tuple[Measurement, ...]:
-    path = find_file(name, "results.json", commit)
+    path = find_file(name, RESULTS, commit)
     if path is None:
         return ()
     results = read_results(path)
     if results["provenance"].get("drafter_fingerprint") != description.fingerprint():
-        warnings.warn(f"{name}: results.json measures an earlier drafter: taken as not measured", stacklevel=4)
-        return ()
+        return ()  # of what it was before, as loading it has said
     return tuple(
         Measurement(
             method["name"],
