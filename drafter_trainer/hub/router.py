@@ -47,9 +47,9 @@ class DrafterRouter:
     4. Else lookup and the n-grams of the first drafter that answers in the same language; else lookup alone.
 
     Measurements of sampling are taken when the target samples, those of greedy decoding when it does not, and the
-    others where there are none. What a prompt tells is said in `read_request`; a request to translate that is not in
-    English, and a wish for an answer in another language than the prompt's, are not understood, and get a slower
-    drafter, never another answer.
+    others where there are none; on which machine they were made is not asked. What a prompt tells is said in
+    `read_request`; a request that is not in English, to translate or to answer in another language, is not understood,
+    and gets a slower drafter, never another answer.
 
     It keeps what it has read of the current text, so one router serves one call of `generate` at a time: threads need
     one each.

@@ -252,9 +252,9 @@ def test_greedy_output_is_the_targets(router: DrafterRouter, target_model: PreTr
         f"de-en {LOOKUP_ALONE}",
     }
     # They were asked, and each drafted as it does.
-    assert alpha(rounds["de-en drafter"]) == 1.0
+    assert alpha(rounds["de-en drafter"]) > 0.8  # what lookup finds may be wrong
     assert max(round_.drafted for round_ in rounds["fr-en drafter"]) == 5
-    assert alpha(rounds["ja-en drafter"]) < alpha(rounds["fr-en drafter"]) < 1.0
+    assert alpha(rounds["ja-en drafter"]) < alpha(rounds["fr-en drafter"]) < alpha(rounds["de-en drafter"])
 
 
 class TakingTurns:
