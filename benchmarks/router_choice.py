@@ -4,17 +4,18 @@
     python benchmarks/router_choice.py --questions de-en.jsonl fr-en.jsonl
 
 Every sentence of the bundled sample in six languages (or every translation prompt of Spec-Bench files), through the
-chat template of SmolLM2-135M-Instruct: as a request that names its languages, and as the bare text. Timed is the whole
-choice from a prompt's ids, after one that warms up. Then the identifier's known languages lack each language of the
-sample in turn: its sentences should be told as unknown. The drafters are random adapters over one base of the shape of
-the published ones, with int8 weights; what they draft matters to none of these figures.
+chat template of SmolLM2-135M-Instruct: as a request that names its languages, as the bare text, and every eighth as a
+request after a long chat. Timed is the whole choice from a prompt's ids, after one that warms up. Then the known
+languages lack each language of the sample in turn: its sentences should be told as unknown. The drafters are random
+adapters over one base of the shape of the published ones, with int8 weights; what they draft matters to none of these
+figures.
 """
 
 import argparse
 import json
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,7 @@ from drafter_trainer.targets import encode_prompt, resolve_target
 PAIRS = ("de-en", "fr-en", "ru-en", "ja-en", "zh-en")
 ENGLISH = "en-de"  # the pair of the sample's English sentences: it has no drafter
 LORA_RANK, LORA_ALPHA = 16, 32
+CHAT_TURNS = 20
 
 
 def main() -> None:
@@ -59,7 +61,12 @@ def main() -> None:
         alone = [loop_of(load_drafter(name, target_model, tokenizer)).network for name in names]
         ratios = compare_switching(router, alone, Path(place), names)
     asked = file_texts(options.questions) if options.questions else sample_texts()
-    figures = [choose_all(router, tokenizer, asked, named) for named in (True, False)]
+    chat = [(text, text) for _, text in sample_texts()[:CHAT_TURNS]]
+    figures = [
+        choose_all(router, tokenizer, "translations that name the languages", asked, named=True),
+        choose_all(router, tokenizer, "the texts alone", asked, named=False),
+        choose_all(router, tokenizer, "translations after a long chat", asked[::8], named=True, earlier=chat),
+    ]
     if not options.questions:
         figures.append(leave_out())
     report("router_choice", figures, ratios, options.out)
@@ -84,13 +91,19 @@ def file_texts(paths: Iterable[Path]) -> list[tuple[str, str]]:
 
 
 def choose_all(
-    router: DrafterRouter, tokenizer: PreTrainedTokenizerBase, asked: list[tuple[str, str]], named: bool
+    router: DrafterRouter,
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+    asked: list[tuple[str, str]],
+    named: bool,
+    earlier: Sequence[tuple[str, str]] = (),
 ) -> dict[str, str | int | float]:
     """Ask for a choice for each text; of a bare text it is right where its language is told."""
-    seconds, right, unknown = [], 0, 0
+    seconds, lengths, right, unknown = [], [], 0, 0
     for pair, text in asked:
         given = get_pair(pair)
-        ids = encode_prompt(tokenizer, translation_prompt(given, text) if named else text)
+        ids = encode_prompt(tokenizer, translation_prompt(given, text) if named else text, earlier)
+        lengths.append(len(ids))
         if not seconds:
             router.choose(ids)
         start = time.perf_counter()
@@ -101,16 +114,7 @@ def choose_all(
         chosen = Path(choice.drafter).name if choice.way == DRAFTER else None
         right += source == given.source and (not named or chosen == drafter)
         unknown += source is None
-    return {
-        "prompts": "translations that name the languages" if named else "the texts alone",
-        "asked": len(asked),
-        "right %": 100 * right / len(asked),
-        "unknown": unknown,
-        "wrong": len(asked) - right - unknown,
-        "median ms": 1000 * float(np.median(seconds)),
-        "99 % ms": 1000 * float(np.quantile(seconds, 0.99)),
-        "longest ms": 1000 * max(seconds),
-    }
+    return _figures(name, float(np.median(lengths)), right, unknown, len(asked) - right - unknown, seconds)
 
 
 def leave_out() -> dict[str, str | int | float]:
@@ -125,12 +129,20 @@ def leave_out() -> dict[str, str | int | float]:
                 seconds.append(time.perf_counter() - start)
                 total += 1
     request.LANGUAGES = known
+    return _figures("texts in a language that is not known", "-", unknown, 0, total - unknown, seconds)
+
+
+def _figures(
+    name: str, tokens: float | str, right: int, unknown: int, wrong: int, seconds: list[float]
+) -> dict[str, str | int | float]:
     return {
-        "prompts": "texts in a language that is not known",
-        "asked": total,
-        "right %": 100 * unknown / total,
+        "prompts": name,
+        "asked": len(seconds),
+        "median tokens": tokens,
+        "right": right,
+        "right %": 100 * right / len(seconds),
         "unknown": unknown,
-        "wrong": total - unknown,
+        "wrong": wrong,
         "median ms": 1000 * float(np.median(seconds)),
         "99 % ms": 1000 * float(np.quantile(seconds, 0.99)),
         "longest ms": 1000 * max(seconds),
@@ -192,7 +204,7 @@ def compare_switching(
         "MiB of five adapters' networks, each with its base": mebibytes(alone),
         "MiB of the same in the router": mebibytes([loop.network for loop in loops]),
         "MiB of one alone": mebibytes(alone[:1]),
-        "ms of a switch, median": 1000 * float(np.median(switches)),
+        "microseconds of a switch, median": 1e6 * float(np.median(switches)),
         "ms of merging another adapter into a base that is loaded": 1000 * merging,
     }
 

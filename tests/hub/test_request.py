@@ -1,5 +1,6 @@
 """What a prompt asks for: the language of its text, and what the answer will be in."""
 
+import itertools
 from collections import Counter
 
 import pytest
@@ -62,6 +63,16 @@ def test_languages_that_are_not_known_are_not_taken_for_others(monkeypatch: pyte
         )
         own = [identify_language(sentence) for code, sentence in sentences() if code == absent]
         assert own.count(None) / len(own) > 0.99, absent
+
+
+def test_mixed_texts_get_one_of_their_languages() -> None:
+    """Two languages in one prompt must not add up to a third."""
+    counts = Counter()
+    for row in sample_rows("test"):
+        for one, other in itertools.permutations(SAMPLE_LANGUAGES, 2):
+            found = identify_language(f"{row[one][:80]} {row[other][:80]}")
+            counts[found is None or found.code in (one, other)] += 1
+    assert counts[True] / counts.total() > 0.99
 
 
 @pytest.mark.parametrize("pair", [Pair(DE, EN), Pair(EN, JA), Pair(JA, FR)], ids=str)

@@ -16,11 +16,12 @@ from drafter_trainer.drafters.adapters import add_adapter
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.drafters.load import identify_drafter, load_drafter, with_sources
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
-from drafter_trainer.drafters.loop.generate import loop_of
+from drafter_trainer.drafters.loop.generate import attach_loop, loop_of
+from drafter_trainer.drafters.loop.networkless import NetworklessDrafter
 from drafter_trainer.drafters.loop.policy import LOOKUP, NGRAM
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.hub.request import Request
-from drafter_trainer.hub.route import LOOKUP_ALONE, WITHOUT_NETWORK, Measurement, Route
+from drafter_trainer.hub.route import LOOKUP_ALONE, WITHOUT_NETWORK, Measurement, Route, share_weights
 from drafter_trainer.hub.router import Choice, DrafterRouter, with_known_pairs
 from drafter_trainer.languages import LANGUAGES, get_pair, story_prompt, translation_prompt
 from drafter_trainer.targets import Target, encode_prompt
@@ -36,7 +37,7 @@ from tests.decoding.test_losslessness import (
     sample,
     toy_target,
 )
-from tests.drafters.loop.conftest import calibration, make_settings, with_loop
+from tests.drafters.loop.conftest import calibration, make_loop, make_settings, with_loop
 from tests.drafters.test_load import write_drafter
 from tests.hub.conftest import results_for
 from tests.loopback_hub import LoopbackHub
@@ -255,6 +256,19 @@ def test_greedy_output_is_the_targets(router: DrafterRouter, target_model: PreTr
     assert alpha(rounds["de-en drafter"]) > 0.8  # what lookup finds may be wrong
     assert max(round_.drafted for round_ in rounds["fr-en drafter"]) == 5
     assert alpha(rounds["ja-en drafter"]) < alpha(rounds["fr-en drafter"]) < alpha(rounds["de-en drafter"])
+
+
+def test_drafters_without_a_network_are_routed_too(target_model: PreTrainedModel, tokenizer) -> None:
+    """What has no weights has nothing to share and no network to leave out."""
+    drafter = NetworklessDrafter.for_vocabulary(len(tokenizer))
+    attach_loop(drafter, make_loop(make_settings(sources=["lookup"]), size=len(tokenizer)))
+    router = DrafterRouter(target_model, [make_route("tables", "de-en", drafter)], tokenizer)
+    share_weights(router.routes)
+    for pair, way in (("de-en", DRAFTER), ("fr-en", WITHOUT_NETWORK)):
+        ids = prompt(tokenizer, pair)
+        routed = decode(target_model, ids, {"assistant_model": router}, 0.0, 0, TOKENS)
+        assert routed.output_ids == decode(target_model, ids, {}, 0.0, 0, TOKENS).output_ids
+        assert (router.chosen.drafter, router.chosen.way) == ("tables", way)
 
 
 class TakingTurns:
