@@ -18,6 +18,8 @@ _IDENTIFIED_CHARACTERS = 200
 # (benchmarks/router_choice.py counts both).
 _LEAST_PROBABILITY = 0.25
 
+_TAIL_TOKENS = 256
+
 _BY_NAME = {language.name: language for language in LANGUAGES.values()}
 _NAME = rf"\b({'|'.join(_BY_NAME)})\b"
 _TRANSLATION = re.compile(r"([^:\n]*\btranslate\b[^:\n]*)[:\n](.+)", re.DOTALL | re.IGNORECASE)
@@ -112,12 +114,16 @@ class PromptReader:
 
     def last_message(self, prompt_ids: Sequence[int]) -> str:
         """Return the text of the user's last message, or all of a prompt that the template did not write."""
-        text = self._tokenizer.decode(prompt_ids)
-        start = text.rfind(self._before)
-        if not self._before or start < 0:
-            return self._tokenizer.decode(prompt_ids, skip_special_tokens=True).strip()
-        message = text[start + len(self._before) :]
-        return (message.partition(self._after)[0] if self._after else message).strip()
+        # The last message alone is needed, and a long chat takes longer to decode than to judge.
+        tail = _TAIL_TOKENS
+        while self._before:
+            _, found, message = self._tokenizer.decode(prompt_ids[-tail:]).rpartition(self._before)
+            if found:
+                return (message.partition(self._after)[0] if self._after else message).strip()
+            if tail >= len(prompt_ids):
+                break
+            tail *= 2
+        return self._tokenizer.decode(prompt_ids, skip_special_tokens=True).strip()
 
     def _render(self, chat: list[dict[str, str]]) -> str:
         # Through the ids, as a prompt comes: some tokenizers give other white space back.

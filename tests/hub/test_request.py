@@ -127,6 +127,14 @@ def test_last_message_is_found_in_every_template(speaker: PreTrainedTokenizerFas
     assert reader.read(encode_prompt(speaker, JAPANESE, earlier)).source == JA
 
 
+def test_last_message_is_found_whatever_its_length(speaker: PreTrainedTokenizerFast) -> None:
+    """A message longer than what is decoded first would be taken for a prompt without a template."""
+    reader, earlier = PromptReader(speaker), [(JAPANESE, JAPANESE)] * 9
+    for words in (1, 50, 300):
+        message = f"Translate German to English: {GERMAN}" + words * " weiter"
+        assert reader.last_message(encode_prompt(speaker, message, earlier)) == message
+
+
 def test_system_message_is_no_part_of_the_message(speaker: PreTrainedTokenizerFast) -> None:
     """A system's instructions are in English, whoever speaks."""
     speaker.chat_template = CHATML

@@ -375,18 +375,21 @@ def test_adapters_share_their_base(tmp_path: Path, target_model: PreTrainedModel
     folders = [
         write_adapter(tmp_path / pair, base, tokenizer, pair, seed) for seed, pair in enumerate(("de-en", "fr-en"))
     ]
+    folders.append(
+        make_folder(tmp_path / "ja-en", tokenizer, "ja-en", model=make_model(tokenizer, seed=8))
+    )  # no adapter
     router = DrafterRouter.from_hub(target_model, folders, tokenizer)
-    first, second = (route.ways[DRAFTER].network for route in router.routes)
+    first, second, other = (route.ways[DRAFTER].network for route in router.routes)
     assert first.embeddings is second.embeddings
     assert first.head.weight is second.head.weight
     assert not torch.equal(first.layers[0].query_key_value.weight, second.layers[0].query_key_value.weight)
-    for folder, network in zip(folders, (first, second)):
+    for folder, network in zip(folders, (first, second, other)):
         alone = loop_of(load_drafter(folder, target_model, tokenizer)).network
         for ids in ([9, 33, 120], [9, 33, 120, 7]):
             network.crop(0)
             alone.crop(0)
             torch.testing.assert_close(network.read(ids), alone.read(ids), atol=0, rtol=0)
-    for pair in ("de-en", "fr-en", "de-en"):
+    for pair in ("de-en", "fr-en", "ja-en", "de-en"):
         ids = prompt(tokenizer, pair)
         plain = decode(target_model, ids, {}, 0.0, 0, TOKENS)
         assert decode(target_model, ids, {"assistant_model": router}, 0.0, 0, TOKENS).output_ids == plain.output_ids
