@@ -15,7 +15,6 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from drafter_trainer.access import explain_refusal
-from drafter_trainer.drafters import measured
 from drafter_trainer.drafters.compatibility import check_tokenizers, hash_tokenizer
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
@@ -24,7 +23,7 @@ from drafter_trainer.drafters.loop.networkless import MODEL_TYPE, NetworklessCon
 from drafter_trainer.drafters.loop.policy import NETWORK
 from drafter_trainer.drafters.loop.repository import build_loop, build_network
 from drafter_trainer.drafters.loop.settings import LoopSettings
-from drafter_trainer.drafters.measured import Measured, read_measured
+from drafter_trainer.drafters.measured import RESULTS, Measured, read_measured
 from drafter_trainer.drafters.origin import find_difference
 from drafter_trainer.drafters.padding import fit_vocabulary
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
@@ -98,9 +97,7 @@ def load_drafter(
         attach_loop(model, build_loop(model, lambda name: find_file(drafter, name, commit), trained))
     except ValueError as error:
         raise InputError(f"{drafter} cannot be used: {error}") from error
-    _say_what_to_expect(
-        description, target_model, read_measured(find_file(drafter, measured.FILE_NAME, commit), description)
-    )
+    _say_what_to_expect(description, target_model, read_measured(find_file(drafter, RESULTS, commit), description))
     return model
 
 

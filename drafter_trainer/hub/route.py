@@ -17,7 +17,7 @@ from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import loop_of
 from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.drafters.loop.policy import LOOKUP, NETWORK
-from drafter_trainer.drafters.measured import FILE_NAME as RESULTS
+from drafter_trainer.drafters.measured import RESULTS
 from drafter_trainer.hub.request import Request
 from drafter_trainer.languages import Pair, get_pair
 from drafter_trainer.targets import resolve_commit
