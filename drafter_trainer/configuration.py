@@ -23,7 +23,7 @@ from drafter_trainer.arguments import (
     TargetArguments,
     TuningArguments,
 )
-from drafter_trainer.benchmark.arguments import JudgeArguments, MatrixArguments
+from drafter_trainer.benchmark.arguments import JudgeArguments, MatrixArguments, RouteArguments
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.export.arguments import ExportArguments
 from drafter_trainer.training.arguments import FinetuningArguments, PretrainingArguments, RivalTrainingArguments
@@ -48,6 +48,7 @@ RECIPES = {
     "eagle": (RunArguments, TargetArguments, RivalArguments, RivalTrainingArguments),
     "matrix": (MatrixArguments,),
     "judge": (JudgeArguments,),
+    "route": (TargetArguments, RouteArguments),
 }
 
 
