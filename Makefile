@@ -22,7 +22,7 @@ endif
 MATRIX ?= recipes/configs/$(TARGET)/matrix.yaml
 QUICKSTART := --config recipes/configs/smollm2-135m/quickstart.yaml
 
-.PHONY: help install quickstart test bench matrix compare report lint readme cards clean
+.PHONY: help install quickstart test bench matrix compare report lint readme cards gallery wheel clean
 
 help:
 	@echo "make quickstart               the whole way on this machine: train, publish to a folder, measure"
@@ -34,6 +34,8 @@ help:
 	@echo "make lint                     ruff"
 	@echo "make cards                    render the cards under hub_cards from the files beside them"
 	@echo "make readme                   write the committed results into README and docs"
+	@echo "make gallery                  render docs/gallery.html, all measured drafters on one page"
+	@echo "make wheel                    this package as a wheel in dist, for jobs on rented machines"
 
 install: $(INSTALLED)
 
@@ -78,6 +80,12 @@ readme: $(INSTALLED)
 
 cards: $(INSTALLED)
 	$(VENV)/bin/python recipes/cards.py
+
+gallery: $(INSTALLED)
+	@$(VENV)/bin/python recipes/gallery.py
+
+wheel: $(INSTALLED)
+	$(VENV)/bin/pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
 	rm -rf runs $(VENV)

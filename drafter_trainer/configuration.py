@@ -25,6 +25,7 @@ from drafter_trainer.arguments import (
 )
 from drafter_trainer.benchmark.arguments import JudgeArguments, MatrixArguments
 from drafter_trainer.errors import InputError
+from drafter_trainer.hub.export.arguments import ExportArguments
 from drafter_trainer.training.arguments import FinetuningArguments, PretrainingArguments, RivalTrainingArguments
 
 RECIPES = {
@@ -41,6 +42,7 @@ RECIPES = {
     "predict": (RunArguments, TargetArguments, DrafterArguments, PredictionArguments),
     "tune": (RunArguments, TargetArguments, TuningArguments, PublishingArguments),
     "publish": (RunArguments, TargetArguments, PublishingArguments),
+    "export": (RunArguments, TargetArguments, ExportArguments),
     "bench": (RunArguments, TargetArguments, BenchmarkArguments),
     "medusa": (RunArguments, TargetArguments, MedusaArguments, RivalTrainingArguments),
     "eagle": (RunArguments, TargetArguments, RivalArguments, RivalTrainingArguments),
