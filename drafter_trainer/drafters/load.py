@@ -23,6 +23,9 @@ from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.languages import get_pair
 from drafter_trainer.targets import hash_folder, resolve_commit
 
+# What transformers raises where configuration or weights are malformed, beside what it means to raise.
+_UNREADABLE = (OSError, SafetensorError, ValueError, TypeError, LookupError, AttributeError, RuntimeError)
+
 
 def load_drafter(
     drafter: str,
@@ -44,8 +47,8 @@ def load_drafter(
     Returns:
         `PreTrainedModel` in evaluation mode, whose `generate` is the drafting loop where the target calls it.
     Raises:
-        InputError: If there is no such drafter, its weights cannot be read, its vocabulary has another size than the
-            target's, or the target's tokenizer is neither given nor found.
+        InputError: If there is no such drafter, its files are not those that were published or cannot be read, its
+            vocabulary has another size than the target's, or the target's tokenizer is neither given nor found.
         IncompatibleTokenizerError: If the target's tokenizer is not the one that it was trained for.
     """
     commit = None if Path(drafter).is_dir() else resolve_commit(drafter, revision, "a published drafter")
@@ -64,9 +67,12 @@ def load_drafter(
             f"{drafter} was trained with another tokenizer than the one of {target_model.name_or_path}, and carries "
             f"yet another itself: publish it again from its run"
         )
+    description.check_files(lambda name: _find(drafter, name, commit), drafter)
     try:
         model = _load_weights(drafter, commit, description, target_model.dtype)
-    except (OSError, SafetensorError) as error:
+    except InputError:
+        raise
+    except _UNREADABLE as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{drafter} cannot be loaded: {reason}: download or publish it again") from error
     vocabulary = target_model.config.get_text_config().vocab_size
@@ -79,19 +85,21 @@ def load_drafter(
     try:
         attach_loop(model, build_loop(model, lambda name: _find(drafter, name, commit)))
     except ValueError as error:
-        raise InputError(f"{drafter} cannot be used: {error}") from error
+        raise InputError(f"{drafter} cannot be used: {' '.join(str(error).split())}") from error
     return model
 
 
 def _load_weights(
     drafter: str, commit: str | None, description: DrafterDescription, dtype: torch.dtype
 ) -> PreTrainedModel:
+    # No pickle and no code of the repository's own is read, whatever else lies in it.
+    trusted = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
     if not description.adapter_of:
-        return AutoModelForCausalLM.from_pretrained(drafter, revision=commit, dtype=dtype)
+        return AutoModelForCausalLM.from_pretrained(drafter, revision=commit, **trusted)
     base, revision = description.adapter_of["drafter"], description.adapter_of["revision"]
     if identify_drafter(base, revision) != revision:
         raise InputError(f"{drafter} is an adapter of {base} as it was before ({revision}): publish the adapter again")
-    model = AutoModelForCausalLM.from_pretrained(base, revision=None if Path(base).is_dir() else revision, dtype=dtype)
+    model = AutoModelForCausalLM.from_pretrained(base, revision=None if Path(base).is_dir() else revision, **trusted)
     # Not at the top: peft takes a second to import, and most drafters are no adapters.
     from drafter_trainer.drafters.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, merge_adapter
 
@@ -151,7 +159,7 @@ def describe_drafter(drafter: str, revision: str | None = None) -> DrafterDescri
     path = _find(drafter, FILE_NAME, resolve_commit(drafter, revision, "a published drafter"))
     if path is None:
         raise InputError(f"{drafter} has no {FILE_NAME}: it is no drafter published with this library")
-    return DrafterDescription.from_json(path.read_text(encoding="utf-8"), f"{drafter}/{FILE_NAME}")
+    return DrafterDescription.from_json(path.read_bytes(), f"{drafter}/{FILE_NAME}")
 
 
 def _find(drafter: str, name: str, commit: str | None) -> Path | None:
