@@ -151,7 +151,17 @@ class PublishingArguments:
 
     to: str = _option("hub", "hub (the one that HF_ENDPOINT and HF_TOKEN name), or a folder")
     repo_id: str | None = _option(None, "Repository on the Hub (default: <you>/<drafter_name>)")
+    revision: str | None = _option(None, "Branch on the Hub, made where there is none (default: main)")
+    tag: str | None = _option(None, "Tag the commit so, such as v1, once what was pushed has been checked")
     private: bool = _option(False, "Make a new repository private")
+    overwrite: bool = _option(
+        False, "Replace another drafter's or data set's files on the branch, and move a tag that exists"
+    )
+    dry_run: bool = _option(False, "Write everything but send nothing: list the files and their sizes")
+    check_generation: bool = _option(
+        True, "After a push load the target and generate with what came back; false where it does not fit in here"
+    )
+    collection: bool = _option(True, "Gather a target's drafters on the Hub in a collection")
     adapter_of: str | None = _option(
         None, "After finetuning with lora_rank: publish the adapter alone, over this published base drafter"
     )
@@ -162,8 +172,17 @@ class PublishingArguments:
     )
 
     def __post_init__(self) -> None:
+        if self.to != "hub" and (self.revision or self.tag):
+            raise InputError(f"revision and tag are the Hub's: leave them out, or --to {self.to}")
         # Drafting nothing works greedily and breaks when sampling (transformers 5.23).
         _check_positive(self, "draft_length")
+
+
+@dataclass
+class PublishedArguments:
+    """Say what of a run is published."""
+
+    dataset: bool = _option(False, "Publish RUN_FOLDER/distill, the self-distilled rows, in place of the drafter")
 
 
 @dataclass

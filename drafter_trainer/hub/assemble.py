@@ -1,6 +1,5 @@
 """Write a drafter's files: what its repository holds, apart from card and results."""
 
-import hashlib
 import json
 import shutil
 from importlib import resources
@@ -13,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from drafter_trainer.arguments import RunArguments
 from drafter_trainer.drafters.adapters import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS, merge_adapter
 from drafter_trainer.drafters.compatibility import check_tokenizers, hash_tokenizer
-from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
+from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription, hash_file
 from drafter_trainer.drafters.load import identify_drafter
 from drafter_trainer.drafters.loop.generate import set_draft_length
 from drafter_trainer.drafters.loop.policy import NGRAM
@@ -104,6 +103,7 @@ def assemble(
         training=_training_record(run),
         versions=library_versions(),
         adapter_of=over,
+        weights={path.name: hash_file(path) for pattern in WEIGHTS for path in sorted(folder.glob(pattern))},
     )
     (folder / FILE_NAME).write_text(description.to_json(), encoding="utf-8")
     return description
@@ -152,7 +152,7 @@ def _add_loop(run: RunArguments, folder: Path) -> tuple[dict[str, Any], dict[str
     files = {}
     for path in filter(Path.is_file, carried):
         shutil.copyfile(path, folder / path.name)
-        files[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        files[path.name] = hash_file(path)
     if TABLE not in files:
         settings["sources"] = [source for source in settings["sources"] if source != NGRAM]
     return settings, files

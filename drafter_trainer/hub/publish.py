@@ -1,26 +1,49 @@
-"""Publish a drafter: the one place that writes to the Hub."""
+"""Publish what a run has made, to the Hub or to a folder."""
 
+import logging
 import shutil
 import tempfile
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError
+from huggingface_hub.utils import filter_repo_objects
 
 from drafter_trainer.arguments import PublishingArguments, RunArguments
 from drafter_trainer.benchmark.results import read_results
-from drafter_trainer.drafters.description import FILE_NAME
+from drafter_trainer.credentials import find_credential
+from drafter_trainer.distillation.store import RowStore
+from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
 from drafter_trainer.errors import InputError
+from drafter_trainer.hub.arrival import check_generation, fetch
 from drafter_trainer.hub.assemble import WEIGHTS, assemble
 from drafter_trainer.hub.card import render_card
+from drafter_trainer.hub.dataset_card import render_dataset_card
+from drafter_trainer.hub.push import (
+    CARD,
+    MAIN,
+    Destination,
+    Remote,
+    add_to_collection,
+    changed_files,
+    check_overwrite,
+    read_remote,
+    send,
+    set_tag,
+)
+from drafter_trainer.steps import finished_step
 from drafter_trainer.targets import Target
 
 HUB = "hub"
 RESULTS = "results.json"
 # Everything that may leave: no optimizer state, no pickled arguments, no token.
 ALLOWED = (
-    "README.md",
+    CARD,
     FILE_NAME,
     RESULTS,
     *WEIGHTS,
@@ -34,39 +57,65 @@ ALLOWED = (
     TABLE,
     "custom_generate/*.py",
 )
+_NETWORK = [pattern for pattern in WEIGHTS if pattern.endswith(".safetensors")]
+_SHARDS = "rows-*.parquet"
+_SPLITS = ("train", "validation")
+_logger = logging.getLogger(__name__)
 
 
-def check_destination(to: str) -> None:
+@dataclass(frozen=True)
+class Publication:
+    """Say what was published, or would be.
+
+    Args:
+        place (`str`): The folder, or the address of the commit.
+        files (`dict[str, int]`): Bytes of each file.
+        sent (`bool`): Not in a dry run.
+    """
+
+    place: str
+    files: dict[str, int]
+    sent: bool
+
+    def __str__(self) -> str:
+        if self.sent:
+            return f"published: {self.place}"
+        return "\n".join([f"dry run, nothing went to {self.place}:", *_listing(self.files)])
+
+
+def check_destination(to: str, marker: str = FILE_NAME) -> None:
     """Find out early whether publishing can work, before hours of training.
 
     Args:
         to (`str`): "hub" or a folder.
+        marker (`str`, *optional*): What a folder that may be replaced holds.
     Raises:
-        InputError: If there is no token for the Hub, or the folder holds something else than a drafter.
+        InputError: If there is no token for the Hub, or the folder holds something else.
     """
     if to == HUB:
         if huggingface_hub.get_token() is None:
             raise InputError(
                 "no token for the Hub: set HF_TOKEN (or run hf auth login), or publish to a folder with --to FOLDER"
             )
-    elif (
-        Path(to).exists() and not (Path(to) / FILE_NAME).is_file() and (Path(to).is_file() or any(Path(to).iterdir()))
-    ):
-        raise InputError(f"{to} exists and holds no drafter: name an empty or a new folder with --to")
+    elif Path(to).exists() and not (Path(to) / marker).exists() and (Path(to).is_file() or any(Path(to).iterdir())):
+        what = "drafter" if marker == FILE_NAME else "data set"
+        raise InputError(f"{to} exists and holds no {what}: name an empty or a new folder with --to")
 
 
-def publish_run(run: RunArguments, target: Target, target_dtype: str, publishing: PublishingArguments) -> str:
+def publish_run(run: RunArguments, target: Target, target_dtype: str, publishing: PublishingArguments) -> Publication:
     """Publish the finetuned drafter of a run, with its benchmark's results if there are any.
+
+    On the Hub it is one commit, which is then downloaded into an empty cache, compared, loaded, and drafts for one
+    prompt; then it is tagged. Whatever fails on the way fails the whole. Once more it sends only what is missing.
 
     Args:
         run (`RunArguments`): Names the run and its drafter.
         target (`Target`): The target.
         target_dtype (`str`): Weights are stored in it; "auto" for the one of the target's checkpoint.
         publishing (`PublishingArguments`): Where to, and what is written into the repository.
-    Returns:
-        `str`, the folder or the address of the commit.
     Raises:
-        InputError: If there is nothing to publish, it does not fit the target, or the destination cannot be used.
+        InputError: If there is nothing to publish, it does not fit the target, a file holds a credential, the
+            destination cannot be used or holds another drafter, or what comes back from the Hub is of no use.
         HfHubHTTPError: If the Hub refuses.
     """
     check_destination(publishing.to)
@@ -74,14 +123,8 @@ def publish_run(run: RunArguments, target: Target, target_dtype: str, publishing
     results = read_results(results_path) if results_path.is_file() else None
     if results and results["provenance"]["drafter"] != run.drafter_name:
         raise InputError(f"{results_path} measures {results['provenance']['drafter']}, not {run.drafter_name}")
-    api = huggingface_hub.HfApi()
-    if publishing.to == HUB:
-        location = publishing.repo_id or f"{api.whoami()['name']}/{run.drafter_name}"
-    else:
-        location = run.drafter_name
-    parent = run.folder if publishing.to == HUB else Path(publishing.to).absolute().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".partial-", dir=parent) as temporary:
+    location = _location(publishing, run.drafter_name)
+    with _temporary_folder(run, publishing) as temporary:
         folder = Path(temporary) / "drafter"
         description = assemble(run, target, target_dtype, publishing.draft_length, folder, publishing.adapter_of)
         if results and results["provenance"].get("drafter_fingerprint") != description.fingerprint():
@@ -91,33 +134,161 @@ def publish_run(run: RunArguments, target: Target, target_dtype: str, publishing
             warnings.warn(f"{message} has run again", stacklevel=2)
             results = None
         card = render_card(description, results, location, publishing.licence, _notes(run, publishing))
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        (folder / CARD).write_text(card, encoding="utf-8")
         if results:
             shutil.copyfile(results_path, folder / RESULTS)
-        if publishing.card_folder:
+        files = _allowed_files(folder)
+        if publishing.card_folder and not publishing.dry_run:
             _keep_card(folder, Path(publishing.card_folder) / run.drafter_name)
         if publishing.to != HUB:
-            return _replace(Path(publishing.to), folder)
-        api.create_repo(location, private=publishing.private, exist_ok=True)
+            return _to_folder(publishing, folder, files)
+        api, destination = HfApi(), _destination(publishing, location)
+        remote = read_remote(api, destination)
+        _check_same_drafter(destination, remote, description)
+        changed = changed_files(remote, files, ALLOWED)
+        check_overwrite(destination, remote, changed, _NETWORK)
+        if publishing.dry_run:
+            return Publication(str(destination), _sizes(files), sent=False)
+        _logger.info("\n".join([f"to {destination}:", *_listing(_sizes(files))]))
         message = "Add the benchmark's results" if results else "Add the drafter"
-        commit = api.upload_folder(
-            repo_id=location,
-            folder_path=folder,
-            allow_patterns=list(ALLOWED),
-            # What this drafter no longer has must not be taken for its own.
-            delete_patterns=[VOCABULARY, TABLE, RESULTS, *WEIGHTS],
-            commit_message=message,
-        )
-        return commit.commit_url
+        commit = send(api, destination, remote, files, changed, message)
+        arrived = fetch(destination, commit.oid, files, Path(temporary) / "cache")
+        if publishing.check_generation:
+            check_generation(arrived, target, target_dtype)
+        set_tag(api, destination, commit.oid)
+        if publishing.collection:
+            add_to_collection(api, destination, target.name)
+        return Publication(commit.commit_url, _sizes(files), sent=True)
 
 
-def _replace(place: Path, folder: Path) -> str:
+def publish_rows(run: RunArguments, publishing: PublishingArguments) -> Publication:
+    """Publish the self-distilled rows of a run as a data set, one folder of Parquet shards for each split.
+
+    On the Hub it is one commit; that its files have arrived is read off the Hub's own hashes, since there may be very
+    many of them.
+
+    Raises:
+        InputError: If distillation has not finished, a file holds a credential, or the destination cannot be used or
+            holds other shards.
+        DamagedStoreError: If a shard cannot be read.
+        HfHubHTTPError: If the Hub refuses.
+    """
+    check_destination(publishing.to, marker=_SPLITS[0])
+    rows = run.folder / "distill"
+    step = finished_step(rows, "run distill.py first")
+    location = _location(publishing, f"{run.drafter_name}-rows")
+    shards = {}
+    for split in _SPLITS:
+        store = RowStore(rows / split)
+        store.count()  # reads every shard
+        shards |= {f"{split}/{shard.name}": shard for shard in store.shards()}
+    with _temporary_folder(run, publishing) as temporary:
+        folder = Path(temporary) / "rows"
+        folder.mkdir()
+        (folder / CARD).write_text(render_dataset_card(step, location, publishing.licence), encoding="utf-8")
+        files = {CARD: folder / CARD, **shards}
+        _check_credentials(files)
+        if publishing.to != HUB:
+            if not publishing.dry_run:
+                for path, shard in shards.items():
+                    (folder / path).parent.mkdir(exist_ok=True)
+                    shutil.copyfile(shard, folder / path)
+            return _to_folder(publishing, folder, files)
+        api, destination = HfApi(), _destination(publishing, location, "dataset")
+        remote = read_remote(api, destination)
+        owned = [f"{split}/{_SHARDS}" for split in _SPLITS]
+        changed = changed_files(remote, files, owned)
+        check_overwrite(destination, remote, changed, owned)
+        if publishing.dry_run:
+            return Publication(str(destination), _sizes(files), sent=False)
+        commit = send(api, destination, remote, files, changed, "Add the self-distilled rows")
+        if missing := changed_files(read_remote(api, destination), files, owned):
+            raise InputError(f"{missing[0]} is not at {destination} as it was sent: publish again")
+        set_tag(api, destination, commit.oid)
+        return Publication(commit.commit_url, _sizes(files), sent=True)
+
+
+def _location(publishing: PublishingArguments, name: str) -> str:
+    if publishing.to != HUB:
+        return name
+    return publishing.repo_id or f"{HfApi().whoami()['name']}/{name}"
+
+
+def _destination(publishing: PublishingArguments, location: str, repo_type: str = "model") -> Destination:
+    branch = publishing.revision or MAIN
+    return Destination(location, repo_type, branch, publishing.tag, publishing.private, publishing.overwrite)
+
+
+def _temporary_folder(run: RunArguments, publishing: PublishingArguments) -> tempfile.TemporaryDirectory:
+    # On the disk of the destination, where a rename suffices.
+    parent = run.folder if publishing.to == HUB else Path(publishing.to).absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryDirectory(prefix=".partial-", dir=parent)
+
+
+def _allowed_files(folder: Path) -> dict[str, Path]:
+    """Return the files that may leave, by path; delete what else the libraries have written beside them."""
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    allowed = {name: files[name] for name in filter_repo_objects(files, allow_patterns=[*ALLOWED])}
+    for name in files.keys() - allowed.keys():
+        files[name].unlink()
+    _check_credentials(allowed)
+    return allowed
+
+
+def _check_credentials(files: Mapping[str, Path]) -> None:
+    for name, path in files.items():
+        if found := find_credential(path):
+            raise InputError(f"{name} holds {found}, and would publish it: remove it from what the file is made of")
+
+
+def _check_same_drafter(destination: Destination, remote: Remote, description: DrafterDescription) -> None:
+    """Refuse a branch that holds another drafter, or another thing, unless it is to be overwritten."""
+    others = remote.files.keys() - {".gitattributes", ".gitignore", "LICENSE", CARD}
+    if destination.overwrite or not others:
+        return
+    advice = "give another --repo_id or --revision, or replace it with --overwrite true"
+    if FILE_NAME not in remote.files:
+        raise InputError(f"{destination} holds no drafter but {min(others)}: {advice}")
+    try:
+        path = huggingface_hub.hf_hub_download(destination.repo_id, FILE_NAME, revision=remote.commit)
+    except (OSError, HTTPError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{FILE_NAME} of {destination} cannot be fetched ({reason}): run again") from error
+    try:
+        published = DrafterDescription.from_json(Path(path).read_bytes(), FILE_NAME)
+    except InputError as error:
+        raise InputError(f"{destination} holds a drafter that cannot be told ({error}): {advice}") from error
+    for name, then, now in (
+        ("target", published.target, description.target),
+        ("pair", published.pair, description.pair),
+    ):
+        if then != now:
+            raise InputError(f"{destination} holds a drafter of {name} {then}, this one is of {now}: {advice}")
+
+
+def _to_folder(publishing: PublishingArguments, folder: Path, files: Mapping[str, Path]) -> Publication:
+    sizes = _sizes(files)
+    if not publishing.dry_run:
+        _replace(Path(publishing.to), folder)
+    return Publication(publishing.to, sizes, sent=not publishing.dry_run)
+
+
+def _sizes(files: Mapping[str, Path]) -> dict[str, int]:
+    return {name: path.stat().st_size for name, path in files.items()}
+
+
+def _listing(sizes: Mapping[str, int]) -> list[str]:
+    width = max(len(f"{size:,}") for size in sizes.values())
+    return [f"  {size:>{width},} bytes  {name}" for name, size in sizes.items()]
+
+
+def _replace(place: Path, folder: Path) -> None:
     """Put a whole folder where another one may stand, by renaming."""
     if place.exists():
         old = folder.parent / "old"
         place.rename(old)
     folder.rename(place)
-    return str(place)
 
 
 def _notes(run: RunArguments, publishing: PublishingArguments) -> str:
@@ -125,11 +296,14 @@ def _notes(run: RunArguments, publishing: PublishingArguments) -> str:
     if publishing.card_folder is None:
         return ""
     notes = Path(publishing.card_folder) / run.drafter_name / "notes.md"
-    return notes.read_text(encoding="utf-8") if notes.is_file() else ""
+    try:
+        return notes.read_text(encoding="utf-8") if notes.is_file() else ""
+    except UnicodeDecodeError as error:
+        raise InputError(f"{notes} is not UTF-8: save it as such") from error
 
 
 def _keep_card(folder: Path, place: Path) -> None:
     place.mkdir(parents=True, exist_ok=True)
-    for name in ("README.md", RESULTS):
+    for name in (CARD, RESULTS):
         if (folder / name).is_file():
             shutil.copyfile(folder / name, place / name)

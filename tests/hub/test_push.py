@@ -1,0 +1,371 @@
+"""Publishing to the Hub by the rules: what is refused, what is done once, and what comes back."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from drafter_trainer.distillation.requests import Request
+from drafter_trainer.distillation.store import Answer, RowStore
+from drafter_trainer.drafters.description import DrafterDescription
+from drafter_trainer.steps import Step
+from drafter_trainer.targets import Target
+from tests.client import run_client
+from tests.hub.conftest import make_run, results_for
+from tests.hub.test_adapters import train
+from tests.loopback_hub import LoopbackHub
+
+NAME = "tiny-drafter-de-en"
+REPO = f"alice/{NAME}"
+USERS = {"hf_alice_of_the_tests": "alice", "hf_bob_of_the_tests": "bob"}
+
+
+def publish_in_turn(target: str, steps: list) -> list:
+    """Publish one after the other; say of each what came of it, and which branches and tags there were then."""
+    import logging
+    import warnings
+    from pathlib import Path
+
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError
+
+    import drafter_trainer.hub.arrival as arrival
+    import drafter_trainer.hub.publish as publish
+    from drafter_trainer.arguments import PublishingArguments, RunArguments
+    from drafter_trainer.errors import InputError
+    from drafter_trainer.targets import Target
+
+    class Notes(logging.Handler):
+        def emit(self, record):
+            notes.append(record.getMessage())
+
+    logging.getLogger("drafter_trainer").addHandler(Notes())
+    download, render = arrival.huggingface_hub.snapshot_download, publish.render_card
+
+    def spoil(*given, **named):
+        folder = Path(download(*given, **named))
+        (folder / "config.json").unlink()
+        (folder / "config.json").write_text("{}")
+        return folder
+
+    api, seen = HfApi(), []
+    for step in steps:
+        notes = []
+        run = RunArguments(
+            pair=step.pop("pair", "de-en"), drafter_name="tiny-drafter-de-en", run_folder=step.pop("run")
+        )
+        named = Target(step.pop("target", "tests/tiny-target"), "0", target)
+        rows, spoiled, card = step.pop("rows", False), step.pop("spoiled", False), step.pop("card", None)
+        arrival.huggingface_hub.snapshot_download = spoil if spoiled else download
+        publish.render_card = (lambda *_, card=card: card) if card else render
+        given = PublishingArguments(**step)
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                if rows:
+                    said = str(publish.publish_rows(run, given))
+                else:
+                    said = str(publish.publish_run(run, named, "float32", given))
+        except (InputError, HTTPError) as error:
+            said = f"{type(error).__name__}: {error}"
+        refs = {}
+        repo = step.get("repo_id") or ("alice/tiny-drafter-de-en-rows" if rows else "alice/tiny-drafter-de-en")
+        if api.repo_exists(repo, repo_type="dataset" if rows else "model"):
+            listed = api.list_repo_refs(repo, repo_type="dataset" if rows else "model")
+            refs = {ref.name: ref.target_commit for ref in (*listed.branches, *listed.tags)}
+        seen.append({"said": said, "refs": refs, "notes": notes, "warnings": [str(note.message) for note in caught]})
+    return seen
+
+
+def make_rows(folder: Path) -> None:
+    """Leave what a finished distillation leaves."""
+    with Step(folder / "distill", "distill", {"temperatures": [0.0]}, {"target": "tests/tiny-target@0"}):
+        for split, count in (("train", 5), ("validation", 2)):
+            store = RowStore(folder / "distill" / split)
+            requests = [
+                Request(
+                    [1, 2, number], 0.0, number, 8, f"{split}-{number}", "sample", "de-en", "tests/tiny-target", "0"
+                )
+                for number in range(count)
+            ]
+            store.write([(request, Answer([5, 6, 2], None, None, "stop")) for request in requests], "transformers")
+            store.write_dropped([(requests[0], "loop")], "English")
+
+
+@pytest.fixture(scope="module")
+def story(
+    tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast, target: Target
+) -> Iterator[dict[str, Any]]:
+    """A Hub on which a drafter lives through all that publishing knows; what was said at each step."""
+    folder = tmp_path_factory.mktemp("story")
+    first, other = make_run(folder / "first", tokenizer), make_run(folder / "other", tokenizer, seed=8)
+    make_rows(first)
+    measured = Path(shutil.copytree(first, folder / "measured"))
+    leaking = Path(shutil.copytree(first, folder / "leaking"))
+    (leaking / "results.json").write_text(json.dumps(results_for(NAME, "") | {}), encoding="utf-8")
+    with LoopbackHub(folder / "hub", USERS) as hub:
+        hub.add_repo("alice/foreign", {"README.md": "mine", "pytorch_model.bin": b"pickle"})
+
+        def publish(**steps: dict[str, Any]) -> dict[str, Any]:
+            given = [
+                {name: str(value) if name == "run" else value for name, value in step.items()}
+                for step in steps.values()
+            ]
+            seen = run_client(
+                hub, folder / "home", publish_in_turn, token="hf_alice_of_the_tests", target=target.path, steps=given
+            )
+            return dict(zip(steps, seen))
+
+        said = publish(
+            dry={"run": first, "dry_run": True},
+            card={"run": first, "card": "---\nlicense: [1]\n---\n"},
+            published={"run": first},
+            again={"run": first, "tag": "v1"},
+            branch={"run": first, "revision": "dry", "dry_run": True},
+        )
+        fingerprint = DrafterDescription.from_json(hub.files(REPO)["drafter.json"], "").fingerprint()
+        (measured / "results.json").write_text(json.dumps(results_for(NAME, fingerprint)), encoding="utf-8")
+        leak = results_for(NAME, fingerprint)
+        leak["provenance"]["command"] = "bench.py --servers http://alice:swordfish@host:8000"
+        (leaking / "results.json").write_text(json.dumps(leak), encoding="utf-8")
+        hub.collectors.discard("alice")
+        said |= publish(measured={"run": measured})
+        hub.collectors.add("alice")
+        said |= publish(
+            tag={"run": first, "tag": "v1"},
+            retrained={"run": other},
+            second={"run": other, "revision": "v2", "tag": "v2"},
+            pair={"run": first, "pair": "fr-en"},
+            target={"run": first, "target": "tests/another-target"},
+            foreign={"run": first, "repo_id": "alice/foreign"},
+            leaking={"run": leaking, "repo_id": "alice/leaking"},
+            spoiled={"run": first, "repo_id": "alice/spoiled", "tag": "v1", "spoiled": True},
+            bobs={"run": first, "repo_id": "bob/drafter"},
+            replaced={"run": other, "overwrite": True, "tag": "v1"},
+            rows={"run": first, "rows": True},
+            rows_again={"run": first, "rows": True},
+        )
+        yield {"hub": hub, "said": said, "folder": folder}
+
+
+def test_dry_run_touches_nothing(story: dict[str, Any]) -> None:
+    """Whoever looks first must not find that it has happened already."""
+    dry = story["said"]["dry"]
+    assert dry["said"].startswith(f"dry run, nothing went to {REPO}:\n")
+    assert "bytes  model.safetensors" in dry["said"]
+    assert dry["refs"] == {}
+    assert "dry" not in story["said"]["branch"]["refs"]
+
+
+def test_malformed_card_leaves_no_repository(story: dict[str, Any]) -> None:
+    """Refused after the repository was made, it would leave an empty one."""
+    card = story["said"]["card"]
+    assert card["said"].startswith(f"InputError: the Hub refuses the card of {REPO}:")
+    assert "\n" not in card["said"]
+    assert card["refs"] == {}
+
+
+def test_publishing_again_makes_no_second_commit(story: dict[str, Any]) -> None:
+    """Every rerun would move the revision that results name; it tags what is there."""
+    said, hub = story["said"], story["hub"]
+    assert said["again"]["said"] == said["published"]["said"]
+    head = said["published"]["refs"]["main"]
+    assert said["again"]["refs"] == {"main": head, "v1": head}
+    assert hub.commits(REPO, revision=head) == ["initial commit", "Add the drafter"]
+
+
+def test_results_need_no_permission(story: dict[str, Any]) -> None:
+    """The order is publish, bench, card: the second commit is the normal one."""
+    said, hub = story["said"], story["hub"]
+    commit = said["measured"]["refs"]["main"]
+    assert hub.commits(REPO, revision=commit)[1:] == ["Add the drafter", "Add the benchmark's results"]
+    before, after = (hub.files(REPO, revision=said[name]["refs"]["main"]) for name in ("published", "measured"))
+    assert after.keys() - before.keys() == {"results.json"}
+    assert {name for name in before if before[name] != after[name]} == {"README.md"}
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ("tag", f"the tag v1 of {REPO} stands on"),
+        ("retrained", f"{REPO} holds another model.safetensors than the one to be published"),
+        ("pair", f"{REPO} holds a drafter of pair de-en, this one is of fr-en"),
+        ("target", f"{REPO} holds a drafter of target tests/tiny-target, this one is of tests/another-target"),
+        ("foreign", "alice/foreign holds no drafter but pytorch_model.bin"),
+    ],
+)
+def test_what_would_be_lost_is_refused(story: dict[str, Any], step: str, message: str) -> None:
+    """A drafter that users load by name must not become another one in silence."""
+    said = story["said"][step]
+    assert said["said"].startswith(f"InputError: {message}")
+    assert said["said"].endswith("--overwrite true")
+    if step != "foreign":
+        assert {name: said["refs"][name] for name in ("main", "v1")} == {
+            "main": story["said"]["measured"]["refs"]["main"],
+            "v1": story["said"]["published"]["refs"]["main"],
+        }
+    assert story["hub"].commits("alice/foreign") == ["initial commit", "add files"]
+
+
+def test_branch_holds_its_own_version_alone(story: dict[str, Any]) -> None:
+    """Branched off main it would show main's drafter until its commit, and its results afterwards."""
+    said, hub = story["said"]["second"], story["hub"]
+    assert said["refs"]["v2"] != said["refs"]["main"] == story["said"]["measured"]["refs"]["main"]
+    assert hub.commits(REPO, revision="v2") == ["initial commit", "Add the drafter"]
+    assert "results.json" not in hub.files(REPO, revision="v2")
+
+
+def test_overwriting_replaces_drafter_and_tag(story: dict[str, Any]) -> None:
+    """What was asked for in so many words must be done whole: no results of the drafter before."""
+    said, hub = story["said"]["replaced"], story["hub"]
+    assert said["said"].startswith("published: ")
+    assert said["refs"]["main"] == said["refs"]["v1"] != story["said"]["measured"]["refs"]["main"]
+    files = hub.files(REPO)
+    assert files["model.safetensors"] == hub.files(REPO, revision="v2")["model.safetensors"]
+    assert "results.json" not in files
+
+
+def test_what_came_back_otherwise_fails_the_command(story: dict[str, Any]) -> None:
+    """A file that the Hub altered would be found by the first user; and no tag may recommend it."""
+    said = story["said"]["spoiled"]
+    assert said["said"].startswith("InputError: config.json came back from alice/spoiled in another state")
+    assert said["refs"].keys() == {"main"}
+
+
+def test_credential_in_a_file_is_refused_and_not_shown(story: dict[str, Any]) -> None:
+    """A password in the address of a server stands in the command that results record."""
+    said = story["said"]["leaking"]
+    assert said["said"].startswith("InputError: results.json holds what looks like a token")
+    assert said["refs"] == {}
+    assert "swordfish" not in json.dumps(story["said"])
+    hub = story["hub"]
+    for (kind, repo), stored in hub.repos.items():
+        for commit in stored.commits:
+            for name, content in hub.files(repo, kind, commit).items():
+                assert not name.endswith((".bin", ".pkl", ".pt")) or repo == "alice/foreign"
+                assert b"swordfish" not in content
+                assert b"hf_alice_of_the_tests" not in content
+    assert "of_the_tests" not in json.dumps(story["said"])
+
+
+def test_others_repositories_are_refused(story: dict[str, Any]) -> None:
+    """A refusal of the Hub must fail the command."""
+    assert story["said"]["bobs"]["said"].startswith("HfHubHTTPError: ")
+    assert ("model", "bob/drafter") not in story["hub"].repos
+
+
+def test_collection_gathers_the_drafters_of_a_target(story: dict[str, Any]) -> None:
+    """Added twice, or to a second collection, they would be found by nobody."""
+    (collection,) = story["hub"].collections.values()
+    assert collection["title"] == "Drafters for tiny-target"
+    assert collection["items"] == [collection["items"][0]]
+    assert (collection["items"][0]["id"], collection["items"][0]["type"]) == (REPO, "model")
+
+
+def test_token_without_the_right_to_collections_is_said(story: dict[str, Any]) -> None:
+    """The push has succeeded by then and stands: to fail would be wrong, to be silent too."""
+    measured = story["said"]["measured"]
+    assert measured["said"].startswith("published: ")
+    (note,) = [note for note in measured["notes"] if "collection" in note]
+    assert note.startswith(f"{REPO} is published, and in no collection: ")
+    assert "\n" not in note
+
+
+def load_rows(repo: str) -> dict:
+    """Read a published data set as anybody does."""
+    from datasets import load_dataset
+
+    loaded = load_dataset(repo)
+    return {
+        "rows": {split: rows.num_rows for split, rows in loaded.items()},
+        "columns": loaded["train"].column_names,
+        "ids": loaded["train"][0]["response_ids"],
+    }
+
+
+def test_rows_load_as_a_data_set(story: dict[str, Any]) -> None:
+    """Shards of what was dropped have other columns, and one of them would make the whole unreadable."""
+    said, hub, repo = story["said"], story["hub"], f"{REPO}-rows"
+    assert said["rows"]["said"].startswith("published: ")
+    assert said["rows_again"]["refs"] == said["rows"]["refs"]
+    files = hub.files(repo, "dataset")
+    assert {Path(name).parts[0] for name in files} == {".gitattributes", "README.md", "train", "validation"}
+    assert not any("dropped" in name for name in files)
+    seen = run_client(hub, story["folder"] / "reader", load_rows, repo=repo)
+    assert seen["rows"] == {"train": 5, "validation": 2}
+    assert {"prompt_ids", "response_ids", "topk_ids", "topk_logprobs", "target_revision"} <= set(seen["columns"])
+    assert seen["ids"] == [5, 6, 2]
+
+
+# Every flavour, in a fresh process with an empty cache
+
+
+def publish_adapter(base: str, adapter: str, target: str) -> list:
+    """Publish a base drafter and an adapter over it."""
+    from drafter_trainer.arguments import PublishingArguments, RunArguments
+    from drafter_trainer.hub.publish import publish_run
+    from drafter_trainer.targets import Target
+
+    named = Target("tests/tiny-target", "0", target)
+    runs = [
+        RunArguments(pair="de-en", drafter_name=name, run_folder=run)
+        for name, run in (("base", base), ("lora", adapter))
+    ]
+    return [
+        str(publish_run(run, named, "float32", PublishingArguments(adapter_of=over)))
+        for run, over in zip(runs, (None, "alice/base"))
+    ]
+
+
+def load_flavours(target: str) -> dict:
+    """Load drafters in each of the ways and compare what they generate with plain decoding."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from drafter_trainer import load_drafter
+
+    model = AutoModelForCausalLM.from_pretrained(target)
+    inputs = AutoTokenizer.from_pretrained("alice/base")("Guten Tag", return_tensors="pt", return_token_type_ids=False)
+    asked = {**inputs, "max_new_tokens": 12, "do_sample": False}
+    plain = model.generate(**asked)
+    drafters = {
+        "stock": AutoModelForCausalLM.from_pretrained("alice/base"),
+        "loop, remote code": AutoModelForCausalLM.from_pretrained("alice/base", trust_remote_code=True),
+        "loop": load_drafter("alice/base", model),
+        "adapter": load_drafter("alice/lora", model),
+    }
+    seen = {}
+    for name, drafter in drafters.items():
+        output = model.generate(**asked, assistant_model=drafter)
+        seen[name] = [torch.equal(output, plain), "generate" in vars(drafter)]
+    weights = [drafters[name].state_dict() for name in ("loop", "adapter")]
+    seen["moved"] = any(not torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
+    return seen
+
+
+def test_every_flavour_loads_in_a_fresh_process(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, target: Target
+) -> None:
+    """Whoever has nothing but the name must be able to draft, whichever way the drafter was published."""
+    base, adapter = make_run(tmp_path / "base", tokenizer), tmp_path / "adapter"
+    with Step(adapter / "finetune", "finetune", {"lora_rank": 4}, {}):
+        train(base / "finetune", adapter / "finetune", tokenizer)
+    with LoopbackHub(tmp_path / "hub", USERS) as hub:
+        run_client(
+            hub,
+            tmp_path / "home",
+            publish_adapter,
+            token="hf_alice_of_the_tests",
+            base=str(base),
+            adapter=str(adapter),
+            target=target.path,
+        )
+        assert "adapter_model.safetensors" in hub.files("alice/lora")
+        assert "model.safetensors" not in hub.files("alice/lora")
+        seen = run_client(hub, tmp_path / "reader", load_flavours, target=target.path)
+    ways = {"stock": False, "loop, remote code": True, "loop": True, "adapter": True}
+    assert seen == {name: [True, looped] for name, looped in ways.items()} | {"moved": True}
