@@ -1,17 +1,20 @@
 """Publishing to the Hub by the rules: what is refused, what is done once, and what comes back."""
 
+import copy
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from drafter_trainer.arguments import PublishingArguments, RunArguments
 from drafter_trainer.distillation.requests import Request
 from drafter_trainer.distillation.store import Answer, RowStore
 from drafter_trainer.drafters.description import DrafterDescription
+from drafter_trainer.hub.publish import publish_run
 from drafter_trainer.steps import Step
 from drafter_trainer.targets import Target
 from tests.client import run_client
@@ -21,12 +24,14 @@ from tests.loopback_hub import LoopbackHub
 
 NAME = "tiny-drafter-de-en"
 REPO = f"alice/{NAME}"
+# Taken for planted credentials: whatever is said or published is searched for them.
 USERS = {"hf_alice_of_the_tests": "alice", "hf_bob_of_the_tests": "bob"}
 
 
 def publish_in_turn(target: str, steps: list) -> list:
     """Publish one after the other; say of each what came of it, and which branches and tags there were then."""
     import logging
+    import os
     import warnings
     from pathlib import Path
 
@@ -60,6 +65,7 @@ def publish_in_turn(target: str, steps: list) -> list:
         )
         named = Target(step.pop("target", "tests/tiny-target"), "0", target)
         rows, spoiled, card = step.pop("rows", False), step.pop("spoiled", False), step.pop("card", None)
+        os.environ["HF_TOKEN"] = step.pop("token", "hf_alice_of_the_tests")
         arrival.huggingface_hub.snapshot_download = spoil if spoiled else download
         publish.render_card = (lambda *_, card=card: card) if card else render
         given = PublishingArguments(**step)
@@ -81,7 +87,7 @@ def publish_in_turn(target: str, steps: list) -> list:
     return seen
 
 
-def make_rows(folder: Path) -> None:
+def make_rows(folder: Path, answer: Sequence[int] = (5, 6, 2)) -> None:
     """Leave what a finished distillation leaves."""
     with Step(folder / "distill", "distill", {"temperatures": [0.0]}, {"target": "tests/tiny-target@0"}):
         for split, count in (("train", 5), ("validation", 2)):
@@ -92,7 +98,7 @@ def make_rows(folder: Path) -> None:
                 )
                 for number in range(count)
             ]
-            store.write([(request, Answer([5, 6, 2], None, None, "stop")) for request in requests], "transformers")
+            store.write([(request, Answer([*answer], None, None, "stop")) for request in requests], "transformers")
             store.write_dropped([(requests[0], "loop")], "English")
 
 
@@ -104,52 +110,58 @@ def story(
     folder = tmp_path_factory.mktemp("story")
     first, other = make_run(folder / "first", tokenizer), make_run(folder / "other", tokenizer, seed=8)
     make_rows(first)
-    measured = Path(shutil.copytree(first, folder / "measured"))
-    leaking = Path(shutil.copytree(first, folder / "leaking"))
-    (leaking / "results.json").write_text(json.dumps(results_for(NAME, "") | {}), encoding="utf-8")
+    lora = folder / "lora"
+    with Step(lora / "finetune", "finetune", {"lora_rank": 4}, {}):
+        train(first / "finetune", lora / "finetune", tokenizer)
+    make_rows(lora, (5, 7, 2))
+    run = RunArguments(pair="de-en", drafter_name=NAME, run_folder=str(first))
+    publish_run(run, target, "float32", PublishingArguments(to=str(folder / "published")))
+    results = results_for(NAME, DrafterDescription.read(folder / "published").fingerprint())
+    runs = {"measured": results, "leaking": copy.deepcopy(results)}
+    runs["leaking"]["provenance"]["command"] = "bench.py --servers http://alice:swordfish@host:8000"
+    for name, values in runs.items():
+        shutil.copytree(first, folder / name)
+        (folder / name / "results.json").write_text(json.dumps(values), encoding="utf-8")
+    measured, leaking = folder / "measured", folder / "leaking"
+    steps = {
+        "dry": {"run": first, "dry_run": True},
+        "card": {"run": first, "card": "---\nlicense: [1]\n---\n"},
+        "published": {"run": first},
+        "again": {"run": first, "tag": "v1"},
+        "branch": {"run": first, "revision": "dry", "dry_run": True},
+        "adapter": {"run": lora, "repo_id": "alice/lora", "adapter_of": REPO},
+        "measured": {"run": measured},
+        "tag": {"run": first, "tag": "v1"},
+        "retrained": {"run": other},
+        "second": {"run": other, "revision": "v2", "tag": "v2"},
+        "pair": {"run": first, "pair": "fr-en"},
+        "target": {"run": first, "target": "tests/another-target"},
+        "foreign": {"run": first, "repo_id": "alice/foreign"},
+        "leaking": {"run": leaking, "repo_id": "alice/leaking"},
+        "spoiled": {"run": first, "repo_id": "alice/spoiled", "tag": "v1", "spoiled": True},
+        "refused": {"run": first, "repo_id": "bob/drafter"},
+        "bobs": {"run": first, "repo_id": "bob/drafter", "token": "hf_bob_of_the_tests"},
+        "replaced": {"run": other, "overwrite": True, "tag": "v1", "repo_id": REPO},
+        "rows": {"run": first, "rows": True},
+        "rows_again": {"run": first, "rows": True},
+        "other_rows": {"run": lora, "rows": True},
+    }
     with LoopbackHub(folder / "hub", USERS) as hub:
         hub.add_repo("alice/foreign", {"README.md": "mine", "pytorch_model.bin": b"pickle"})
-
-        def publish(**steps: dict[str, Any]) -> dict[str, Any]:
-            given = [
-                {name: str(value) if name == "run" else value for name, value in step.items()}
-                for step in steps.values()
-            ]
-            seen = run_client(
-                hub, folder / "home", publish_in_turn, token="hf_alice_of_the_tests", target=target.path, steps=given
-            )
-            return dict(zip(steps, seen))
-
-        said = publish(
-            dry={"run": first, "dry_run": True},
-            card={"run": first, "card": "---\nlicense: [1]\n---\n"},
-            published={"run": first},
-            again={"run": first, "tag": "v1"},
-            branch={"run": first, "revision": "dry", "dry_run": True},
+        hub.collectors.discard("bob")
+        given = [step | {"run": str(step["run"])} for step in steps.values()]
+        seen = run_client(
+            hub, folder / "home", publish_in_turn, token="hf_alice_of_the_tests", target=target.path, steps=given
         )
-        fingerprint = DrafterDescription.from_json(hub.files(REPO)["drafter.json"], "").fingerprint()
-        (measured / "results.json").write_text(json.dumps(results_for(NAME, fingerprint)), encoding="utf-8")
-        leak = results_for(NAME, fingerprint)
-        leak["provenance"]["command"] = "bench.py --servers http://alice:swordfish@host:8000"
-        (leaking / "results.json").write_text(json.dumps(leak), encoding="utf-8")
-        hub.collectors.discard("alice")
-        said |= publish(measured={"run": measured})
-        hub.collectors.add("alice")
-        said |= publish(
-            tag={"run": first, "tag": "v1"},
-            retrained={"run": other},
-            second={"run": other, "revision": "v2", "tag": "v2"},
-            pair={"run": first, "pair": "fr-en"},
-            target={"run": first, "target": "tests/another-target"},
-            foreign={"run": first, "repo_id": "alice/foreign"},
-            leaking={"run": leaking, "repo_id": "alice/leaking"},
-            spoiled={"run": first, "repo_id": "alice/spoiled", "tag": "v1", "spoiled": True},
-            bobs={"run": first, "repo_id": "bob/drafter"},
-            replaced={"run": other, "overwrite": True, "tag": "v1"},
-            rows={"run": first, "rows": True},
-            rows_again={"run": first, "rows": True},
-        )
-        yield {"hub": hub, "said": said, "folder": folder}
+        yield {"hub": hub, "said": dict(zip(steps, seen)), "folder": folder}
+
+
+@pytest.fixture(scope="module")
+def read(story: dict[str, Any], target: Target) -> dict[str, Any]:
+    """What somebody else finds in a fresh process with an empty cache."""
+    # What alice replaced in the end stands at the tag no more: the base is the commit that the adapter names.
+    base = story["said"]["published"]["refs"]["main"]
+    return run_client(story["hub"], story["folder"] / "reader", read_all, target=target.path, repo=REPO, base=base)
 
 
 def test_dry_run_touches_nothing(story: dict[str, Any]) -> None:
@@ -196,6 +208,7 @@ def test_results_need_no_permission(story: dict[str, Any]) -> None:
         ("pair", f"{REPO} holds a drafter of pair de-en, this one is of fr-en"),
         ("target", f"{REPO} holds a drafter of target tests/tiny-target, this one is of tests/another-target"),
         ("foreign", "alice/foreign holds no drafter but pytorch_model.bin"),
+        ("other_rows", f"datasets/{REPO}-rows holds another train/rows-000-000000.parquet"),
     ],
 )
 def test_what_would_be_lost_is_refused(story: dict[str, Any], step: str, message: str) -> None:
@@ -203,7 +216,9 @@ def test_what_would_be_lost_is_refused(story: dict[str, Any], step: str, message
     said = story["said"][step]
     assert said["said"].startswith(f"InputError: {message}")
     assert said["said"].endswith("--overwrite true")
-    if step != "foreign":
+    if step == "other_rows":
+        assert said["refs"] == story["said"]["rows"]["refs"]
+    elif step != "foreign":
         assert {name: said["refs"][name] for name in ("main", "v1")} == {
             "main": story["said"]["measured"]["refs"]["main"],
             "v1": story["said"]["published"]["refs"]["main"],
@@ -239,7 +254,7 @@ def test_what_came_back_otherwise_fails_the_command(story: dict[str, Any]) -> No
 def test_credential_in_a_file_is_refused_and_not_shown(story: dict[str, Any]) -> None:
     """A password in the address of a server stands in the command that results record."""
     said = story["said"]["leaking"]
-    assert said["said"].startswith("InputError: results.json holds what looks like a token")
+    assert said["said"].startswith("InputError: README.md holds what looks like a token")
     assert said["refs"] == {}
     assert "swordfish" not in json.dumps(story["said"])
     hub = story["hub"]
@@ -254,118 +269,79 @@ def test_credential_in_a_file_is_refused_and_not_shown(story: dict[str, Any]) ->
 
 def test_others_repositories_are_refused(story: dict[str, Any]) -> None:
     """A refusal of the Hub must fail the command."""
-    assert story["said"]["bobs"]["said"].startswith("HfHubHTTPError: ")
-    assert ("model", "bob/drafter") not in story["hub"].repos
+    assert story["said"]["refused"]["said"].startswith("HfHubHTTPError: ")
+    assert story["said"]["refused"]["refs"] == {}
 
 
 def test_collection_gathers_the_drafters_of_a_target(story: dict[str, Any]) -> None:
     """Added twice, or to a second collection, they would be found by nobody."""
     (collection,) = story["hub"].collections.values()
     assert collection["title"] == "Drafters for tiny-target"
-    assert collection["items"] == [collection["items"][0]]
-    assert (collection["items"][0]["id"], collection["items"][0]["type"]) == (REPO, "model")
+    gathered = [(item["id"], item["type"]) for item in collection["items"]]
+    assert gathered == [(REPO, "model"), ("alice/lora", "model")]
 
 
 def test_token_without_the_right_to_collections_is_said(story: dict[str, Any]) -> None:
     """The push has succeeded by then and stands: to fail would be wrong, to be silent too."""
-    measured = story["said"]["measured"]
-    assert measured["said"].startswith("published: ")
-    (note,) = [note for note in measured["notes"] if "collection" in note]
-    assert note.startswith(f"{REPO} is published, and in no collection: ")
+    bobs = story["said"]["bobs"]
+    assert bobs["said"].startswith("published: ")
+    (note,) = [note for note in bobs["notes"] if "collection" in note]
+    assert note.startswith("bob/drafter is published, and in no collection: ")
     assert "\n" not in note
 
 
-def load_rows(repo: str) -> dict:
-    """Read a published data set as anybody does."""
-    from datasets import load_dataset
-
-    loaded = load_dataset(repo)
-    return {
-        "rows": {split: rows.num_rows for split, rows in loaded.items()},
-        "columns": loaded["train"].column_names,
-        "ids": loaded["train"][0]["response_ids"],
-    }
-
-
-def test_rows_load_as_a_data_set(story: dict[str, Any]) -> None:
-    """Shards of what was dropped have other columns, and one of them would make the whole unreadable."""
-    said, hub, repo = story["said"], story["hub"], f"{REPO}-rows"
-    assert said["rows"]["said"].startswith("published: ")
-    assert said["rows_again"]["refs"] == said["rows"]["refs"]
-    files = hub.files(repo, "dataset")
-    assert {Path(name).parts[0] for name in files} == {".gitattributes", "README.md", "train", "validation"}
-    assert not any("dropped" in name for name in files)
-    seen = run_client(hub, story["folder"] / "reader", load_rows, repo=repo)
-    assert seen["rows"] == {"train": 5, "validation": 2}
-    assert {"prompt_ids", "response_ids", "topk_ids", "topk_logprobs", "target_revision"} <= set(seen["columns"])
-    assert seen["ids"] == [5, 6, 2]
-
-
-# Every flavour, in a fresh process with an empty cache
-
-
-def publish_adapter(base: str, adapter: str, target: str) -> list:
-    """Publish a base drafter and an adapter over it."""
-    from drafter_trainer.arguments import PublishingArguments, RunArguments
-    from drafter_trainer.hub.publish import publish_run
-    from drafter_trainer.targets import Target
-
-    named = Target("tests/tiny-target", "0", target)
-    runs = [
-        RunArguments(pair="de-en", drafter_name=name, run_folder=run)
-        for name, run in (("base", base), ("lora", adapter))
-    ]
-    return [
-        str(publish_run(run, named, "float32", PublishingArguments(adapter_of=over)))
-        for run, over in zip(runs, (None, "alice/base"))
-    ]
-
-
-def load_flavours(target: str) -> dict:
-    """Load drafters in each of the ways and compare what they generate with plain decoding."""
+def read_all(target: str, repo: str, base: str) -> dict:
+    """Load drafters in each of the ways and compare what they generate with plain decoding; load the rows."""
     import torch
+    from datasets import load_dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from drafter_trainer import load_drafter
 
     model = AutoModelForCausalLM.from_pretrained(target)
-    inputs = AutoTokenizer.from_pretrained("alice/base")("Guten Tag", return_tensors="pt", return_token_type_ids=False)
+    tokenizer = AutoTokenizer.from_pretrained(repo, revision=base)
+    inputs = tokenizer("Guten Tag", return_tensors="pt", return_token_type_ids=False)
     asked = {**inputs, "max_new_tokens": 12, "do_sample": False}
     plain = model.generate(**asked)
     drafters = {
-        "stock": AutoModelForCausalLM.from_pretrained("alice/base"),
-        "loop, remote code": AutoModelForCausalLM.from_pretrained("alice/base", trust_remote_code=True),
-        "loop": load_drafter("alice/base", model),
-        "adapter": load_drafter("alice/lora", model),
+        "stock": AutoModelForCausalLM.from_pretrained(repo, revision=base),
+        "loop, remote code": AutoModelForCausalLM.from_pretrained(repo, revision=base, trust_remote_code=True),
+        "loop": load_drafter(repo, model, tokenizer, revision=base),
+        "adapter": load_drafter("alice/lora", model, tokenizer),
     }
-    seen = {}
+    ways = {}
     for name, drafter in drafters.items():
         output = model.generate(**asked, assistant_model=drafter)
-        seen[name] = [torch.equal(output, plain), "generate" in vars(drafter)]
+        ways[name] = [torch.equal(output, plain), "generate" in vars(drafter)]
     weights = [drafters[name].state_dict() for name in ("loop", "adapter")]
-    seen["moved"] = any(not torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
-    return seen
+    rows = load_dataset(f"{repo}-rows")
+    return {
+        "ways": ways,
+        "moved": any(not torch.equal(weight, weights[1][name]) for name, weight in weights[0].items()),
+        "rows": {split: entries.num_rows for split, entries in rows.items()},
+        "columns": rows["train"].column_names,
+        "ids": rows["train"][0]["response_ids"],
+    }
 
 
-def test_every_flavour_loads_in_a_fresh_process(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, target: Target
-) -> None:
+def test_every_flavour_loads_in_a_fresh_process(story: dict[str, Any], read: dict[str, Any]) -> None:
     """Whoever has nothing but the name must be able to draft, whichever way the drafter was published."""
-    base, adapter = make_run(tmp_path / "base", tokenizer), tmp_path / "adapter"
-    with Step(adapter / "finetune", "finetune", {"lora_rank": 4}, {}):
-        train(base / "finetune", adapter / "finetune", tokenizer)
-    with LoopbackHub(tmp_path / "hub", USERS) as hub:
-        run_client(
-            hub,
-            tmp_path / "home",
-            publish_adapter,
-            token="hf_alice_of_the_tests",
-            base=str(base),
-            adapter=str(adapter),
-            target=target.path,
-        )
-        assert "adapter_model.safetensors" in hub.files("alice/lora")
-        assert "model.safetensors" not in hub.files("alice/lora")
-        seen = run_client(hub, tmp_path / "reader", load_flavours, target=target.path)
+    files = story["hub"].files("alice/lora")
+    assert "adapter_model.safetensors" in files
+    assert "model.safetensors" not in files
     ways = {"stock": False, "loop, remote code": True, "loop": True, "adapter": True}
-    assert seen == {name: [True, looped] for name, looped in ways.items()} | {"moved": True}
+    assert read["ways"] == {name: [True, looped] for name, looped in ways.items()}
+    assert read["moved"]
+
+
+def test_rows_load_as_a_data_set(story: dict[str, Any], read: dict[str, Any]) -> None:
+    """Shards of what was dropped have other columns, and one of them would make the whole unreadable."""
+    said = story["said"]
+    assert said["rows"]["said"].startswith("published: ")
+    assert said["rows_again"]["refs"] == said["rows"]["refs"]
+    files = story["hub"].files(f"{REPO}-rows", "dataset")
+    assert {Path(name).parts[0] for name in files} == {".gitattributes", "README.md", "train", "validation"}
+    assert not any("dropped" in name for name in files)
+    assert read["rows"] == {"train": 5, "validation": 2}
+    assert {"prompt_ids", "response_ids", "topk_ids", "topk_logprobs", "target_revision"} <= set(read["columns"])
+    assert read["ids"] == [5, 6, 2]
