@@ -58,4 +58,4 @@ def test_ordinary_text_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_recorded_command_holds_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """It stands in results.json and on the card."""
     monkeypatch.setattr("sys.argv", ["distill.py", "--servers", "http://alice:swordfish@host:8000", LOOKS[0]])
-    assert collect_provenance()["command"] == "distill.py --servers 'http://***@host:8000' '***'"
+    assert collect_provenance()["command"] == "distill.py --servers http://***@host:8000 ***"

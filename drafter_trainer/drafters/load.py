@@ -62,7 +62,14 @@ def load_drafter(
             raise InputError(f"no tokenizer of the target at {place!r} ({reason}): give it as tokenizer") from error
     probes = get_pair(description.pair).probes
     if hash_tokenizer(tokenizer, probes) != description.tokenizer_sha256:
-        check_tokenizers(tokenizer, AutoTokenizer.from_pretrained(drafter, revision=commit), probes)
+        try:
+            own = AutoTokenizer.from_pretrained(drafter, revision=commit)
+        except Exception as error:  # noqa: BLE001 - of a malformed file the tokenizers library raises nothing narrower
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"{drafter} was trained with another tokenizer, its own is unreadable: {reason}"
+            ) from error
+        check_tokenizers(tokenizer, own, probes)
         raise IncompatibleTokenizerError(
             f"{drafter} was trained with another tokenizer than the one of {target_model.name_or_path}, and carries "
             f"yet another itself: publish it again from its run"

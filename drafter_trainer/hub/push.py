@@ -136,7 +136,7 @@ def send(
         files, changed: See `changed_files`.
         message (`str`): Title of the commit.
     Raises:
-        InputError: If the Hub finds the card's metadata malformed.
+        InputError: If the Hub finds the card's metadata malformed, or a large file does not get through.
         HfHubHTTPError: If the Hub refuses.
     """
     where = {"repo_id": destination.repo_id, "repo_type": destination.repo_type}
@@ -152,15 +152,17 @@ def send(
         # From the first commit, which is empty: until its own one the branch would show another version's drafter.
         first = api.list_repo_commits(**where)[-1].commit_id
         api.create_branch(**where, branch=destination.branch, revision=first, exist_ok=True)
-    return api.create_commit(
-        **where,
-        operations=[
-            CommitOperationAdd(path, files[path]) if path in files else CommitOperationDelete(path) for path in changed
-        ],
-        revision=destination.branch,
-        parent_commit=remote.commit or api.repo_info(**where, revision=destination.branch).sha,
-        commit_message=message,
-    )
+    head = remote.commit or api.repo_info(**where, revision=destination.branch).sha
+    operations = [
+        CommitOperationAdd(path, files[path]) if path in files else CommitOperationDelete(path) for path in changed
+    ]
+    try:
+        return api.create_commit(
+            **where, operations=operations, revision=destination.branch, parent_commit=head, commit_message=message
+        )
+    except RuntimeError as error:  # how the client reports a large file that did not get through
+        reason = " ".join(str(error).split())
+        raise InputError(f"{destination} is as it was ({reason}): run the same command again") from error
 
 
 def set_tag(api: HfApi, destination: Destination, commit: str) -> None:

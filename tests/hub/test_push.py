@@ -115,7 +115,8 @@ def story(
         train(first / "finetune", lora / "finetune", tokenizer)
     make_rows(lora, (5, 7, 2))
     run = RunArguments(pair="de-en", drafter_name=NAME, run_folder=str(first))
-    publish_run(run, target, "float32", PublishingArguments(to=str(folder / "published")))
+    named = Target("tests/tiny-target", "0", target.path)
+    publish_run(run, named, "float32", PublishingArguments(to=str(folder / "published")))
     results = results_for(NAME, DrafterDescription.read(folder / "published").fingerprint())
     runs = {"measured": results, "leaking": copy.deepcopy(results)}
     runs["leaking"]["provenance"]["command"] = "bench.py --servers http://alice:swordfish@host:8000"
