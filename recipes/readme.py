@@ -4,8 +4,8 @@
 
 The numbers come from hub_cards/*/results.json, which publish.py left there, and from sampling/results.json beside
 them where T = 1 was measured in a run of its own: the table that quickstart printed, an overview of all other
-drafters, and the whole table of the first of them. docs/results.md has the published numbers of
-docs/paper_table1.json beside them, docs/results_schema.md the schema that results.json follows.
+drafters, the whole table of the first of them, and the forecast that predict.py made for it. docs/results.md has the
+published numbers of docs/paper_table1.json beside them, docs/results_schema.md the schema that results.json follows.
 """
 
 import json
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from drafter_trainer.benchmark.documentation import paper_tables, schema_tables
+from drafter_trainer.benchmark.documentation import forecast_text, paper_tables, schema_tables
 from drafter_trainer.benchmark.report import overview_table, speedup_tables
 from drafter_trainer.benchmark.results import SCHEMA, read_results
 
@@ -30,6 +30,8 @@ def main() -> None:
     paper = json.loads((DOCS / "paper_table1.json").read_text(encoding="utf-8"))
     put(README, "quickstart", speedup_tables(read_results(QUICKSTART)))
     put(README, "drafters", overview)
+    forecast = paths[0].parent / "predict.json"
+    put(README, "forecast", forecast_text(json.loads(forecast.read_text(encoding="utf-8")), several[0]))
     put(DOCS / "results.md", "paper", paper_tables(paper, several))
     put(DOCS / "results_schema.md", "schema", schema_tables(SCHEMA))
 

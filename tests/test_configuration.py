@@ -362,5 +362,5 @@ def test_unknown_task_lists_the_known_ones(config: Path, task: str) -> None:
 
 def test_unknown_source_to_leave_out_is_refused(config: Path) -> None:
     """A method that is left out in silence is missed by nobody."""
-    with pytest.raises(InputError, match="without names sources: lookup, ngram, network; got nework"):
+    with pytest.raises(InputError, match="without may name lookup, ngram, network, got nework"):
         bench("--config", config, "--without", "nework", "lookup")

@@ -1,7 +1,8 @@
 """Arguments of the recipes matrix and judge; those of bench stand in `drafter_trainer.arguments`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from drafter_trainer.arguments import check_positive, option
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair
 
@@ -10,20 +11,15 @@ from drafter_trainer.languages import get_pair
 class MatrixArguments:
     """Say which drafters are measured on what."""
 
-    drafters: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Hub ids or folders of drafters, or folders with a results.json and no drafter"},
+    drafters: list[str] = option([], "Hub ids or folders of drafters, or folders with a results.json and no drafter")
+    tasks: list[str] = option(
+        [], "Tasks of recipes/configs/tasks; written TASK:PAIR, a task is asked in that pair alone"
     )
-    tasks: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Tasks of recipes/configs/tasks; written TASK:PAIR, a task is asked in that pair alone"},
+    pairs: list[str] = option([], "Pairs in each of which other tasks are asked")
+    task_questions: list[str] = option(
+        [], "What a task asks, as TASK=SOURCE; {pair} stands for the pair (default: as in its file)"
     )
-    pairs: list[str] = field(default_factory=list, metadata={"help": "Pairs in each of which other tasks are asked"})
-    task_questions: list[str] = field(
-        default_factory=list,
-        metadata={"help": "What a task asks, as TASK=SOURCE; {pair} stands for the pair (default: as in its file)"},
-    )
-    out: str = field(default="runs/matrix", metadata={"help": "Folder of the cells, matrix.md and matrix.png"})
+    out: str = option("runs/matrix", "Folder of the cells, matrix.md and matrix.png")
 
     def __post_init__(self) -> None:
         if not self.drafters or not self.tasks:
@@ -54,19 +50,14 @@ class MatrixArguments:
 class JudgeArguments:
     """Say who grades which answers."""
 
-    outputs: str = field(default="", metadata={"help": "Folder of an outputs.jsonl: bench.py --save_outputs true"})
-    servers: list[str] = field(
-        default_factory=list,
-        metadata={"help": "OpenAI-compatible servers such as http://host:8000; a key: OPENAI_API_KEY"},
-    )
-    judge_model: str = field(default="", metadata={"help": "The servers' name for the judge"})
-    judgement_tokens: int = field(default=1024, metadata={"help": "Length limit of a judgement"})
-    concurrency: int = field(default=8, metadata={"help": "Requests in flight at each server"})
-    request_timeout: int = field(default=600, metadata={"help": "Seconds to wait for a judgement"})
+    outputs: str = option("", "Folder of an outputs.jsonl: bench.py --save_outputs true")
+    servers: list[str] = option([], "OpenAI-compatible servers such as http://host:8000; a key: OPENAI_API_KEY")
+    judge_model: str = option("", "The servers' name for the judge")
+    judgement_tokens: int = option(1024, "Length limit of a judgement")
+    concurrency: int = option(8, "Requests in flight at each server")
+    request_timeout: int = option(600, "Seconds to wait for a judgement")
 
     def __post_init__(self) -> None:
         if not self.outputs or not self.servers or not self.judge_model:
             raise InputError("give --outputs FOLDER --servers http://HOST:PORT --judge_model NAME")
-        for name in ("judgement_tokens", "concurrency", "request_timeout"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_positive(self, "judgement_tokens", "concurrency", "request_timeout")

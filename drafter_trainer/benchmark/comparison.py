@@ -6,6 +6,7 @@ from drafter_trainer.benchmark.methods import PLAIN
 from drafter_trainer.benchmark.report import device_line, interval_text, markdown_table
 from drafter_trainer.benchmark.results import find_method, timings
 from drafter_trainer.benchmark.statistics import Timings, speedup, speedup_ratio, verdict
+from drafter_trainer.decoding.sampling import describe_sampling
 from drafter_trainer.errors import InputError
 
 _RUN = ("pair", "task", "temperature", "seed")
@@ -48,7 +49,7 @@ def _key(run: dict[str, Any]) -> tuple[Any, ...]:
 
 def _name(key: tuple[Any, ...]) -> str:
     pair, task, temperature, seed = key
-    return f"{pair}, {task}, " + ("greedy" if temperature == 0 else f"T = {temperature:g}, seed {seed}")
+    return f"{pair}, {task}, {describe_sampling(temperature, seed)}"
 
 
 def _identity(results: dict[str, Any]) -> str:

@@ -101,6 +101,26 @@ def _paper_ratios(runs: Sequence[dict[str, Any]], pairs: Sequence[str]) -> list[
     return [f"{DRAFTER}, by the paper's script", *cells]
 
 
+def forecast_text(prediction: dict[str, Any], results: dict[str, Any]) -> str:
+    """Hold the forecast that `predict.json` makes of a drafter against what the benchmark measured, greedily.
+
+    Args:
+        prediction (`dict`): As `recipes/predict.py` wrote it for a trained drafter.
+        results (`dict`): Of the same drafter.
+    """
+    forecast, overhead = prediction["forecast"], prediction["overhead"]
+    run = next(run for run in results["runs"] if run["temperature"] == 0)
+    measured = find_method(run, DRAFTER)
+    this_loop, stock_loop = (f"{overhead[name]:.2f} ms" for name in ("this_loop", "stock_loop"))
+    return (
+        f"{run['pair']}, {forecast['answers']} answers ({forecast['of']}): {forecast['speedup']:.2f}x was forecast, "
+        f"with {forecast['tokens_per_pass']:.2f} tokens a pass; the benchmark measured "
+        f"{measured['speedup']['value']:.2f}x, with {measured['mean_accepted_tokens']:.2f} "
+        f"({run['questions']['count']} questions of {run['questions']['source']}). Beside the network's forwards the "
+        f"loop takes {this_loop} a drafted token, transformers' own {stock_loop}."
+    )
+
+
 def schema_tables(schema: dict[str, Any]) -> str:
     """Render a JSON Schema as tables: one for each object, with each key, its type, and whether it may be missing."""
     parts = [_object_tables("The file", schema)]

@@ -20,7 +20,8 @@ import numpy as np
 from drafter_trainer.benchmark.journal import append_record, read_journal
 from drafter_trainer.benchmark.methods import PLAIN
 from drafter_trainer.benchmark.report import markdown_table
-from drafter_trainer.benchmark.statistics import RESAMPLES, Interval
+from drafter_trainer.benchmark.statistics import interval, resamples
+from drafter_trainer.decoding.sampling import describe_sampling
 from drafter_trainer.distillation.servers import ServerEngine
 from drafter_trainer.distillation.store import Refusal
 from drafter_trainer.languages import grading_prompt
@@ -164,9 +165,8 @@ def _mean(values: Sequence[float]) -> dict[str, float] | None:
     """Compute a mean with a 95 % bootstrap interval over questions, or `None` of nothing."""
     if not values:
         return None
-    drawn = np.random.default_rng(0).choice(np.array(values, np.float64), size=(RESAMPLES, len(values))).mean(axis=1)
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return asdict(Interval(float(np.mean(values)), float(low), float(high)))
+    drawn = np.array(values, np.float64)[resamples(len(values))].mean(axis=1)
+    return asdict(interval(np.mean(values), drawn))
 
 
 def judgement_table(methods: Iterable[dict[str, Any]]) -> str:
@@ -174,7 +174,7 @@ def judgement_table(methods: Iterable[dict[str, Any]]) -> str:
     header = ["setting", "method", "grade (95 %)", "over plain (95 %)", "graded", "unreadable", "refused"]
     rows = [
         [
-            "greedy" if method["temperature"] == 0 else f"T = {method['temperature']:g}, seed {method['seed']}",
+            describe_sampling(method["temperature"], method["seed"]),
             method["name"],
             _interval(method["grade"], ""),
             _interval(method["over_plain"], "+"),

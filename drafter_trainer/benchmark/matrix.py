@@ -10,7 +10,8 @@ import numpy as np
 
 from drafter_trainer.benchmark.methods import DRAFTER
 from drafter_trainer.benchmark.report import markdown_table
-from drafter_trainer.benchmark.statistics import RESAMPLES, Interval
+from drafter_trainer.benchmark.statistics import Interval, interval, resamples
+from drafter_trainer.decoding.sampling import describe_sampling
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
@@ -72,11 +73,10 @@ def ratio(parts: np.ndarray, wholes: np.ndarray) -> Interval | str:
     """
     if not wholes.sum():
         return _NOTHING_DRAFTED
-    chosen = np.random.default_rng(0).integers(len(wholes), size=(RESAMPLES, len(wholes)))
+    chosen = resamples(len(wholes))
     resampled = np.stack([parts[chosen].sum(axis=1), wholes[chosen].sum(axis=1)])
     resampled = resampled[:, resampled[1] > 0]
-    low, high = np.percentile(resampled[0] / resampled[1], [2.5, 97.5])
-    return Interval(float(parts.sum() / wholes.sum()), float(low), float(high))
+    return interval(parts.sum() / wholes.sum(), resampled[0] / resampled[1])
 
 
 def settings_of(cells: Iterable[Cell]) -> list[tuple[float, int]]:
@@ -94,13 +94,12 @@ def matrix_tables(cells: Sequence[Cell]) -> str:
     rows, columns = _axes(cells)
     tables = []
     for setting in settings_of(cells):
+        said = describe_sampling(*setting)
         for name, meaning in FIGURES.items():
             notes: dict[str, int] = {}
             by_place = {(cell.drafter, cell.column): _written(cell, name, setting, notes) for cell in cells}
             body = [[row, *(by_place[row, column] for column in columns)] for row in rows]
-            title = (
-                f"{name.capitalize()}, {meaning}, {_said(setting)}; in brackets 95 % over questions, then their number"
-            )
+            title = f"{name.capitalize()}, {meaning}, {said}; in brackets 95 % over questions, then their number"
             tables += [title, markdown_table(["drafter", *columns], body)]
             if notes:
                 tables.append("\n".join(f"{number}. {reason}" for reason, number in notes.items()))
@@ -145,7 +144,7 @@ def _draw(
     axis.imshow(np.ma.masked_invalid(values), cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto", alpha=0.6)
     axis.set_xticks(range(len(columns)), [column.replace(", ", "\n") for column in columns], fontsize=7)
     axis.set_yticks(range(len(rows)), rows, fontsize=7)
-    axis.set_title(f"{name}, {_said(setting)}", fontsize=9)
+    axis.set_title(f"{name}, {describe_sampling(*setting)}", fontsize=9)
 
 
 def _axes(cells: Iterable[Cell]) -> tuple[list[str], list[str]]:
@@ -161,8 +160,3 @@ def _written(cell: Cell, name: str, setting: tuple[float, int], notes: dict[str,
     unit = "x" if name == "speedup" else ""
     count = cell.run(setting)["questions"]["count"]
     return f"{found.value:.2f}{unit} ({found.low:.2f}-{found.high:.2f}), {count}"
-
-
-def _said(setting: tuple[float, int]) -> str:
-    temperature, seed = setting
-    return "greedy" if temperature == 0 else f"T = {temperature:g}, seed {seed}"

@@ -14,6 +14,7 @@ from drafter_trainer.benchmark.methods import PLAIN, Method
 from drafter_trainer.corpora.questions import Question
 from drafter_trainer.decoding.metrics import is_looping
 from drafter_trainer.decoding.rounds import Decoding, decode
+from drafter_trainer.decoding.sampling import describe_sampling
 from drafter_trainer.errors import InputError
 from drafter_trainer.targets import chat_of, encode_prompt
 
@@ -69,7 +70,7 @@ def measure(
         first = encode_prompt(tokenizer, work[0][1].prompt)
         for method in methods:
             decode(target_model, first, method.draft_arguments, 0.0, 0, _WARM_UP_TOKENS)
-    name = "greedy" if setting.temperature == 0 else f"T = {setting.temperature:g}, seed {setting.seed}"
+    name = describe_sampling(setting.temperature, setting.seed)
     for number, question in tqdm(work, unit="question", desc=name):
         earlier = [(turn.prompt, answers[turn.question_id]) for turn in question.earlier]
         prompt_ids = encode_prompt(tokenizer, question.prompt, earlier)

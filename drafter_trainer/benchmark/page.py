@@ -10,15 +10,7 @@ from jinja2 import Environment, StrictUndefined
 from drafter_trainer.atomic import write_whole
 from drafter_trainer.benchmark.caveats import caveats
 from drafter_trainer.benchmark.plots import PLOTS, to_svg
-from drafter_trainer.benchmark.report import (
-    difference_table,
-    provenance_rows,
-    quality_table,
-    render_markdown,
-    speedup_table,
-    time_table,
-    title,
-)
+from drafter_trainer.benchmark.report import provenance_rows, render_markdown, run_tables, title
 
 
 def render_page(results: dict[str, Any]) -> str:
@@ -41,11 +33,9 @@ def render_page(results: dict[str, Any]) -> str:
 
 def _run(results: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
     figures = {name: plot(run) for name, plot in PLOTS.items()}
-    tables = {"Speed": speedup_table(run), "Differences": difference_table(run), "Time": time_table(run)}
-    tables["Quality"] = quality_table(run)
     return {
         "title": title(results, run),
-        "tables": {name: table for name, table in tables.items() if table},
+        "tables": run_tables(run),
         "plots": {name: to_svg(figure) for name, figure in figures.items() if figure},
     }
 

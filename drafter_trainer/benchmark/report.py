@@ -8,6 +8,7 @@ from drafter_trainer.benchmark.caveats import caveats
 from drafter_trainer.benchmark.methods import DRAFTER, PLAIN, PROMPT_LOOKUP
 from drafter_trainer.benchmark.results import find_method, timings
 from drafter_trainer.benchmark.statistics import Interval, median_ratio, speedup, verdict
+from drafter_trainer.decoding.sampling import describe_sampling
 
 TIME_PARTS = ("draft", "verification", "overhead")
 Table = tuple[list[str], list[list[str]]]  # header and rows
@@ -23,9 +24,15 @@ def report_tables(results: dict[str, Any]) -> str:
     parts = []
     for run in results["runs"]:
         parts.append(title(results, run))
-        tables = (speedup_table(run), difference_table(run), time_table(run), quality_table(run))
-        parts += [markdown_table(*table) for table in tables if table]
+        parts += [markdown_table(*table) for table in run_tables(run).values()]
     return "\n\n".join(parts)
+
+
+def run_tables(run: dict[str, Any]) -> dict[str, Table]:
+    """List the tables of a run by name, those alone for which something was measured."""
+    tables = {"Speed": speedup_table(run), "Differences": difference_table(run), "Time": time_table(run)}
+    tables["Quality"] = quality_table(run)
+    return {name: table for name, table in tables.items() if table}
 
 
 def render_markdown(results: dict[str, Any]) -> str:
@@ -102,9 +109,9 @@ def device_line(results: dict[str, Any]) -> str:
 
 def title(results: dict[str, Any], run: dict[str, Any]) -> str:
     """Say on one line what a run asked, how, and on what."""
-    sampling = (
-        "greedy" if run["temperature"] == 0 else f"T = {run['temperature']:g}, seed {run['seed']}, no top-k/top-p"
-    )
+    sampling = describe_sampling(run["temperature"], run["seed"])
+    if run["temperature"] > 0:
+        sampling += ", no top-k/top-p"
     looping = find_method(run, PLAIN)["looping_share"]
     repeats = f", the median of {run['repeats']} times" if run.get("repeats", 1) > 1 else ""
     return (

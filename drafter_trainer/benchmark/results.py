@@ -108,24 +108,26 @@ def _column(prompts: Sequence[dict[str, Any]], key: str) -> np.ndarray:
     return np.array([prompt[key] for prompt in prompts], dtype=np.float64)
 
 
+def _total(prompts: Sequence[dict[str, Any]], key: str) -> float:
+    return float(_column(prompts, key).sum())
+
+
 def _split_time(prompts: list[dict[str, Any]], plain: list[dict[str, Any]]) -> dict[str, Any]:
     """Sum up where the time went, and the energy; a key that was not measured is left out."""
     split = {}
     if "draft_seconds" in prompts[0]:
-        drafting, verification = (
-            _column(prompts, "draft_seconds").sum(),
-            _column(prompts, "verification_seconds").sum(),
-        )
+        drafting, verification = (_total(prompts, f"{part}_seconds") for part in ("draft", "verification"))
         drafted = sum(round_["drafted"] for prompt in prompts for round_ in prompt["rounds"])
-        one_pass = (_column(plain, "verification_seconds").sum(), sum(len(prompt["rounds"]) for prompt in plain))
+        plain_passes = sum(len(prompt["rounds"]) for prompt in plain)
+        cost = cost_ratio(drafting, drafted, _total(plain, "verification_seconds"), plain_passes)
         split["time_split"] = {
-            "draft_seconds": float(drafting),
-            "verification_seconds": float(verification),
-            "overhead_seconds": float(_column(prompts, "seconds").sum() - drafting - verification),
-            "cost_ratio": cost_ratio(float(drafting), drafted, *one_pass) if drafting else None,
+            "draft_seconds": drafting,
+            "verification_seconds": verification,
+            "overhead_seconds": _total(prompts, "seconds") - drafting - verification,
+            "cost_ratio": cost if drafting else None,
         }
     if "joules" in prompts[0]:
-        split["joules_per_token"] = float(_column(prompts, "joules").sum() / _column(prompts, "tokens").sum())
+        split["joules_per_token"] = _total(prompts, "joules") / _total(prompts, "tokens")
     return split
 
 

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 import numpy as np
 
-RESAMPLES = 2000
+_RESAMPLES = 2000
 FEWEST_PROMPTS = 8  # a bootstrap over fewer finds intervals that are too narrow
 
 
@@ -62,9 +62,9 @@ def speedup(method: Timings, plain: Timings) -> Interval:
         `Interval` of (tokens/s with the method) / (tokens/s without).
     Source: Efron, "Bootstrap methods: another look at the jackknife" (1979), percentile interval
     """
-    chosen = _resamples(len(method.tokens))
+    chosen = resamples(len(method.tokens))
     values = method.of(chosen).total_speed() / plain.of(chosen).total_speed()
-    return _interval(method.total_speed() / plain.total_speed(), values)
+    return interval(method.total_speed() / plain.total_speed(), values)
 
 
 def speedup_ratio(method: Timings, plain: Timings, other_method: Timings, other_plain: Timings) -> Interval:
@@ -78,14 +78,14 @@ def speedup_ratio(method: Timings, plain: Timings, other_method: Timings, other_
     Returns:
         `Interval` of (speedup of `method` over `plain`) / (speedup of `other_method` over `other_plain`).
     """
-    chosen = _resamples(len(method.tokens))
+    chosen = resamples(len(method.tokens))
 
     def ratio(*all_four: Timings) -> np.ndarray:
         speed, without, other_speed, other_without = (timings.total_speed() for timings in all_four)
         return (speed / without) / (other_speed / other_without)
 
     timings = (method, plain, other_method, other_plain)
-    return _interval(ratio(*timings), ratio(*(each.of(chosen) for each in timings)))
+    return interval(ratio(*timings), ratio(*(each.of(chosen) for each in timings)))
 
 
 def median_ratio(method: Timings, plain: Timings) -> Interval:
@@ -94,7 +94,7 @@ def median_ratio(method: Timings, plain: Timings) -> Interval:
     Totals weigh a prompt by its time; here each weighs the same, and a few extreme ones move nothing.
     """
     ratios = method.speeds() / plain.speeds()
-    return _interval(np.median(ratios), np.median(ratios[_resamples(len(ratios))], axis=-1))
+    return interval(np.median(ratios), np.median(ratios[resamples(len(ratios))], axis=-1))
 
 
 def verdict(ratio: Interval, prompts: int) -> Verdict:
@@ -131,10 +131,21 @@ def paper_script_ratio(method: Timings, plain_retokenised: Timings) -> float:
     return float(method.speeds().mean() / plain_retokenised.speeds().mean())
 
 
-def _resamples(prompts: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(prompts, size=(RESAMPLES, prompts))
+def resamples(prompts: int) -> np.ndarray:
+    """Draw the prompts of each resample, the same ones at every call.
+
+    Returns:
+        `np.ndarray` of shape `(resamples, prompts)`, indices.
+    """
+    return np.random.default_rng(0).integers(prompts, size=(_RESAMPLES, prompts))
 
 
-def _interval(value: float, resampled: np.ndarray) -> Interval:
+def interval(value: float, resampled: np.ndarray) -> Interval:
+    """Put a figure together with its percentile interval.
+
+    Args:
+        value (`float`): Over all prompts.
+        resampled (`np.ndarray` of shape `(resamples,)`): Over those of each resample.
+    """
     low, high = np.percentile(resampled, [2.5, 97.5])
     return Interval(float(value), float(low), float(high))

@@ -15,3 +15,8 @@ def sampling_arguments(temperature: float) -> dict[str, Any]:
         # Off is None for these; given as an argument, it too overrides the target's file.
         settings |= {"min_p": None, "top_h": None, "epsilon_cutoff": None, "eta_cutoff": None}
     return settings
+
+
+def describe_sampling(temperature: float, seed: int) -> str:
+    """Say a temperature and a seed as tables and titles do: "greedy", or "T = 1, seed 0"."""
+    return "greedy" if temperature == 0 else f"T = {temperature:g}, seed {seed}"

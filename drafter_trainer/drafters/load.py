@@ -64,7 +64,7 @@ def load_drafter(
     if hash_tokenizer(tokenizer, probes) != description.tokenizer_sha256:
         try:
             own = AutoTokenizer.from_pretrained(drafter, revision=commit)
-        except Exception as error:  # noqa: BLE001 - of a malformed file the tokenizers library raises nothing narrower
+        except Exception as error:  # of a malformed file the tokenizers library raises nothing narrower
             reason = " ".join(str(error).split())
             raise InputError(
                 f"{drafter} was trained with another tokenizer, its own is unreadable: {reason}"

@@ -59,11 +59,14 @@ class GroupedRows(Dataset):
         max_length (`int`): Longer rows are cut to it.
         tokens (`int`): See `group_rows`.
         seed (`int`): See `group_rows`.
-        processes (`int`, *optional*, defaults to `1`): How many share them.
+        processes (`int`): How many share them.
+        nothing (`dict`): That row.
     """
 
-    def __init__(self, rows: Any, max_length: int, tokens: int, seed: int, processes: int = 1) -> None:
-        self.rows = rows
+    def __init__(
+        self, rows: datasets.Dataset, max_length: int, tokens: int, seed: int, processes: int, nothing: dict[str, Any]
+    ) -> None:
+        self.rows, self.nothing = rows, nothing
         lengths = rows.select_columns("length").with_format("numpy")[:]["length"]
         self.groups = group_rows(np.minimum(lengths, max_length), tokens, seed)
         self.groups += [np.empty(0, dtype=int)] * (-len(self.groups) % processes)
@@ -75,6 +78,6 @@ class GroupedRows(Dataset):
         """Return the rows of groups, which torch's loader hands to the collator as they are."""
         chosen = np.concatenate([self.groups[number] for number in numbers])
         if len(chosen) == 0:
-            return [self.rows[0] | {"response_ids": []}]
+            return [self.nothing]
         columns = self.rows[chosen]
         return [dict(zip(columns, values)) for values in zip(*columns.values())]

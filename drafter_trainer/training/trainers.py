@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import EvalLoopOutput
@@ -35,10 +36,14 @@ class _TokenMeanTrainer(Trainer):
         check_head(self.model)
         # Makes the Trainer count the supervised tokens of the global batch and pass them to compute_loss.
         self.model_accepts_loss_kwargs = True
-        if self.train_dataset is not None and self.args.world_size > 1:
-            at_once = self.args.world_size * self.args.per_device_train_batch_size
-            nothing = self.unsupervised(self.train_dataset[0])
-            self.train_dataset = fill_up(self.train_dataset, at_once, nothing)
+        if self.train_dataset is not None:
+            self.train_dataset = self.share_out(self.train_dataset)
+
+    def share_out(self, rows: datasets.Dataset) -> Dataset:
+        """Add rows of which nothing is supervised until all processes get as many; see `fill_up`."""
+        if self.args.world_size == 1:
+            return rows
+        return fill_up(rows, self.args.world_size * self.args.per_device_train_batch_size, self.unsupervised(rows[0]))
 
     def unsupervised(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return a row like this one of which nothing is supervised."""
@@ -132,14 +137,15 @@ class FinetuningTrainer(_TokenMeanTrainer):
                 raise InputError("a draft vocabulary cannot be trained with FSDP: a drafter is small, launch with DDP")
             narrow_head(self.model, draft_ids)
             self.draft_ids = draft_ids.to(self.args.device)
-        if self.args.per_device_train_tokens and self.train_dataset is not None:
-            self.train_dataset = GroupedRows(
-                self.train_dataset,
-                self.args.max_length,
-                self.args.per_device_train_tokens,
-                self.args.seed,
-                self.args.world_size,
-            )
+
+    def share_out(self, rows: datasets.Dataset) -> Dataset:
+        """Group rows by tokens where `args.per_device_train_tokens` says so; see the base class."""
+        arguments = self.args
+        if not arguments.per_device_train_tokens:
+            return super().share_out(rows)
+        nothing = self.unsupervised(rows[0])
+        tokens, seed = arguments.per_device_train_tokens, arguments.seed
+        return GroupedRows(rows, arguments.max_length, tokens, seed, arguments.world_size, nothing)
 
     def unsupervised(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return a prompt without an answer; see the base class."""

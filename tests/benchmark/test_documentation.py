@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from drafter_trainer.benchmark.documentation import paper_tables, schema_tables
+from drafter_trainer.benchmark.documentation import forecast_text, paper_tables, schema_tables
 from drafter_trainer.benchmark.results import SCHEMA
 from tests.benchmark.made import make_results, make_run
 
@@ -70,6 +70,16 @@ def test_pair_that_was_not_measured_is_a_dash() -> None:
     """A mean over some pairs would be compared with the paper's over all."""
     found = rows(paper_tables(SMALL, [measured("de-en", 2.0)]))
     assert found["here", "drafter"][1:] == ["-", "-"]
+
+
+def test_a_forecast_stands_beside_what_was_measured() -> None:
+    """Prevent a forecast from being held against another run than the greedy one, or another method."""
+    forecast = {"answers": 8, "of": "own.jsonl", "speedup": 2.5, "tokens_per_pass": 3.25}
+    prediction = {"forecast": forecast, "overhead": {"this_loop": 0.25, "stock_loop": 1.5}}
+    text = forecast_text(prediction, measured("de-en", drafter=2.0))
+    assert "8 answers (own.jsonl): 2.50x was forecast, with 3.25 tokens a pass" in text
+    assert "measured 2.00x" in text
+    assert "0.25 ms a drafted token, transformers' own 1.50 ms" in text
 
 
 def test_origin_of_both_is_said() -> None:

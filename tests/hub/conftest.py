@@ -6,6 +6,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from drafter_trainer.steps import Step
+from tests.benchmark.made import PROVENANCE
 from tests.conftest import make_model
 
 
@@ -60,17 +61,7 @@ def results_for(name: str, fingerprint: str = "") -> dict:
     }
     return {
         "schema_version": 1,
-        "provenance": {
-            "command": "bench.py --config c.yaml",
-            "commit": "0123abc",
-            "date": "2026-01-01T00:00:00+00:00",
-            "device": {"type": "cpu", "name": "a processor", "runtime": "2 threads"},
-            "versions": {"torch": "2.13.0", "transformers": "5.23.0"},
-            "target": "tests/tiny-target@1",
-            "drafter": name,
-            "drafter_revision": "sha256:0",
-            "drafter_fingerprint": fingerprint,
-        },
+        "provenance": PROVENANCE | {"drafter": name, "drafter_fingerprint": fingerprint},
         "runs": [
             {
                 "pair": "de-en",

@@ -1,7 +1,5 @@
 """Tasks, conversations and the matrix as a user launches them, on a tiny target with an untrained drafter."""
 
-import importlib.util
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from drafter_trainer.hub.publish import publish_run
 from drafter_trainer.steps import Step
 from drafter_trainer.targets import Target
 from tests.conftest import make_model
+from tests.recipes.test_whole_way import recipe_main
 
 ROOT = Path(__file__).parents[2]
 NAME = "tiny-drafter-de-en"
@@ -23,14 +22,6 @@ CONVERSATION = (
     '{"question_id": 1, "category": "writing", "turns": ["Write.", "Shorter."]}\n'
     '{"question_id": 2, "category": "qa", "turns": ["Why?"]}\n'
 )
-
-
-def recipe_main(recipe: str) -> Callable[[list[str]], None]:
-    """Load a recipe's `main` from its file; as a package recipes cannot be imported."""
-    specification = importlib.util.spec_from_file_location(f"recipe_{recipe}", ROOT / "recipes" / f"{recipe}.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module.main
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ def test_hardly_anything_is_padding() -> None:
 def test_processes_share_every_row_once(processes: int) -> None:
     """Prevent rows from being trained on twice an epoch where the groups cannot be shared out evenly."""
     rows = with_lengths(make_rows(30))
-    grouped = GroupedRows(rows, 64, 128, 0, processes)
+    grouped = GroupedRows(rows, 64, 128, 0, processes, rows[0] | {"response_ids": []})
     assert len(grouped) % processes == 0
     seen = Counter()
     for number in range(len(grouped)):
