@@ -63,7 +63,7 @@ def load_drafter(
     probes = get_pair(description.pair).probes
     if hash_tokenizer(tokenizer, probes) != description.tokenizer_sha256:
         try:
-            own = AutoTokenizer.from_pretrained(drafter, revision=commit)
+            own = AutoTokenizer.from_pretrained(drafter, revision=commit, trust_remote_code=False)
         except Exception as error:  # of a malformed file the tokenizers library raises nothing narrower
             reason = " ".join(str(error).split())
             raise InputError(
