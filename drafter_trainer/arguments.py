@@ -205,28 +205,6 @@ class FinetuneDataArguments:
 
 
 @dataclass
-class RivalArguments:
-    """Say what a rival of the literature is trained on."""
-
-    data: list[str] = option([], "Folders of self-distilled rows, taken together (default: RUN_FOLDER/distill)")
-    max_train_samples: int | None = option(None, "Train on so many of their rows, chosen by chance with --seed")
-
-    def __post_init__(self) -> None:
-        check_positive(self, "max_train_samples")
-
-
-@dataclass
-class MedusaArguments(RivalArguments):
-    """Say the same of Medusa, and how far its heads look ahead."""
-
-    heads: int = option(3, "Heads, each of which guesses one more token ahead")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive(self, "heads")
-
-
-@dataclass
 class TuningArguments:
     """Say what a drafter's settings are tuned on."""
 

@@ -15,16 +15,14 @@ from drafter_trainer.arguments import (
     DistillationArguments,
     DrafterArguments,
     FinetuneDataArguments,
-    MedusaArguments,
     PredictionArguments,
     PublishedArguments,
     PublishingArguments,
-    RivalArguments,
     RunArguments,
     TargetArguments,
     TuningArguments,
 )
-from drafter_trainer.benchmark.arguments import JudgeArguments, MatrixArguments
+from drafter_trainer.benchmark.arguments import JudgeArguments, MatrixArguments, MedusaArguments, RivalArguments
 from drafter_trainer.errors import InputError
 from drafter_trainer.training.arguments import FinetuningArguments, PretrainingArguments, RivalTrainingArguments
 

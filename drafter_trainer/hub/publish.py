@@ -10,14 +10,13 @@ from pathlib import Path
 
 import huggingface_hub
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HTTPError
 from huggingface_hub.utils import filter_repo_objects
 
 from drafter_trainer.arguments import PublishingArguments, RunArguments
 from drafter_trainer.benchmark.results import read_results
 from drafter_trainer.credentials import find_credential
 from drafter_trainer.distillation.store import RowStore
-from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
+from drafter_trainer.drafters.description import FILE_NAME
 from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.arrival import check_generation, fetch
@@ -28,10 +27,10 @@ from drafter_trainer.hub.push import (
     CARD,
     MAIN,
     Destination,
-    Remote,
     add_to_collection,
     changed_files,
     check_overwrite,
+    check_same_drafter,
     read_remote,
     send,
     set_tag,
@@ -144,7 +143,7 @@ def publish_run(run: RunArguments, target: Target, target_dtype: str, publishing
             return _to_folder(publishing, folder, files)
         api, destination = HfApi(), _destination(publishing, location)
         remote = read_remote(api, destination)
-        _check_same_drafter(destination, remote, description)
+        check_same_drafter(destination, remote, description)
         changed = changed_files(remote, files, ALLOWED)
         check_overwrite(destination, remote, changed, _NETWORK)
         if publishing.dry_run:
@@ -240,31 +239,6 @@ def _check_credentials(files: Mapping[str, Path]) -> None:
     for name, path in files.items():
         if found := find_credential(path):
             raise InputError(f"{name} holds {found}, and would publish it: remove it from what the file is made of")
-
-
-def _check_same_drafter(destination: Destination, remote: Remote, description: DrafterDescription) -> None:
-    """Refuse a branch that holds another drafter, or another thing, unless it is to be overwritten."""
-    others = remote.files.keys() - {".gitattributes", ".gitignore", "LICENSE", CARD}
-    if destination.overwrite or not others:
-        return
-    advice = "give another --repo_id or --revision, or replace it with --overwrite true"
-    if FILE_NAME not in remote.files:
-        raise InputError(f"{destination} holds no drafter but {min(others)}: {advice}")
-    try:
-        path = huggingface_hub.hf_hub_download(destination.repo_id, FILE_NAME, revision=remote.commit)
-    except (OSError, HTTPError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{FILE_NAME} of {destination} cannot be fetched ({reason}): run again") from error
-    try:
-        published = DrafterDescription.from_json(Path(path).read_bytes(), FILE_NAME)
-    except InputError as error:
-        raise InputError(f"{destination} holds a drafter that cannot be told ({error}): {advice}") from error
-    for name, then, now in (
-        ("target", published.target, description.target),
-        ("pair", published.pair, description.pair),
-    ):
-        if then != now:
-            raise InputError(f"{destination} holds a drafter of {name} {then}, this one is of {now}: {advice}")
 
 
 def _to_folder(publishing: PublishingArguments, folder: Path, files: Mapping[str, Path]) -> Publication:

@@ -10,13 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import huggingface_hub
 import yaml
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, RepoCard
 from huggingface_hub.errors import HTTPError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import filter_repo_objects
 
-from drafter_trainer.drafters.description import hash_file
+from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription, hash_file
 from drafter_trainer.errors import InputError
 
 CARD = "README.md"
@@ -94,6 +95,35 @@ def changed_files(remote: Remote, files: Mapping[str, Path], owned: Sequence[str
     """
     added = [path for path, source in files.items() if not _is_same(remote.files.get(path), source)]
     return added + [path for path in filter_repo_objects(remote.files, allow_patterns=[*owned]) if path not in files]
+
+
+def check_same_drafter(destination: Destination, remote: Remote, description: DrafterDescription) -> None:
+    """Refuse a branch that holds a drafter for another target or pair, or another thing, unless it is to be replaced.
+
+    Raises:
+        InputError: If it does, or what it holds cannot be read.
+    """
+    others = remote.files.keys() - {".gitattributes", ".gitignore", "LICENSE", CARD}
+    if destination.overwrite or not others:
+        return
+    advice = "give another --repo_id or --revision, or replace it with --overwrite true"
+    if FILE_NAME not in remote.files:
+        raise InputError(f"{destination} holds no drafter but {min(others)}: {advice}")
+    try:
+        path = huggingface_hub.hf_hub_download(destination.repo_id, FILE_NAME, revision=remote.commit)
+    except (OSError, HTTPError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{FILE_NAME} of {destination} cannot be fetched ({reason}): run again") from error
+    try:
+        published = DrafterDescription.from_json(Path(path).read_bytes(), FILE_NAME)
+    except InputError as error:
+        raise InputError(f"{destination} holds a drafter that cannot be told ({error}): {advice}") from error
+    for name, then, now in (
+        ("target", published.target, description.target),
+        ("pair", published.pair, description.pair),
+    ):
+        if then != now:
+            raise InputError(f"{destination} holds a drafter of {name} {then}, this one is of {now}: {advice}")
 
 
 def check_overwrite(destination: Destination, remote: Remote, changed: Sequence[str], precious: Sequence[str]) -> None:

@@ -225,16 +225,14 @@ def test_missing_token_is_found_early(monkeypatch: pytest.MonkeyPatch) -> None:
         check_destination("hub")
 
 
-def test_hub_refusals_are_one_line(hub: LoopbackHub, run_folder: Path, target: Target, tmp_path: Path) -> None:
-    """A wrong token ends in a line that says so and does not show it, and leaves nothing on the Hub."""
-    for token, expected in (
-        ("hf_wrongtoken", "error: the Hub refused"),
-        ("hf_wrong\ttoken", "error: the Hub"),  # no header may have it, and the HTTP library shows what it got
-    ):
-        done = publish_recipe(hub, tmp_path / "home", run_folder, target, token)
-        assert done.returncode == 2
-        (line,) = [line for line in done.stderr.splitlines() if line.startswith("error")]
-        assert line.startswith(expected)
-        assert "Traceback" not in done.stderr
-        assert "hf_wrong" not in done.stderr + done.stdout
+def test_refusal_is_one_line_without_the_token(
+    hub: LoopbackHub, run_folder: Path, target: Target, tmp_path: Path
+) -> None:
+    """Of a token with a character that no header may have, the HTTP library shows the whole header."""
+    done = publish_recipe(hub, tmp_path / "home", run_folder, target, "hf_wrong\ttoken")
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert line.startswith("error: the Hub")
+    assert "Traceback" not in done.stderr
+    assert "hf_wrong" not in done.stderr + done.stdout
     assert not any("/commit/" in path for _, path in hub.requests)

@@ -80,6 +80,7 @@ def publish_in_turn(target: str, steps: list) -> list:
             said = f"{type(error).__name__}: {error}"
         refs = {}
         repo = step.get("repo_id") or ("alice/tiny-drafter-de-en-rows" if rows else "alice/tiny-drafter-de-en")
+        os.environ["HF_TOKEN"] = "hf_alice_of_the_tests"
         if api.repo_exists(repo, repo_type="dataset" if rows else "model"):
             listed = api.list_repo_refs(repo, repo_type="dataset" if rows else "model")
             refs = {ref.name: ref.target_commit for ref in (*listed.branches, *listed.tags)}
@@ -141,6 +142,7 @@ def story(
         "leaking": {"run": leaking, "repo_id": "alice/leaking"},
         "spoiled": {"run": first, "repo_id": "alice/spoiled", "tag": "v1", "spoiled": True},
         "refused": {"run": first, "repo_id": "bob/drafter"},
+        "wrong": {"run": first, "repo_id": "alice/other", "token": "hf_wrong_one_of_the_tests"},
         "bobs": {"run": first, "repo_id": "bob/drafter", "token": "hf_bob_of_the_tests"},
         "replaced": {"run": other, "overwrite": True, "tag": "v1", "repo_id": REPO},
         "rows": {"run": first, "rows": True},
@@ -272,6 +274,8 @@ def test_others_repositories_are_refused(story: dict[str, Any]) -> None:
     """A refusal of the Hub must fail the command."""
     assert story["said"]["refused"]["said"].startswith("HfHubHTTPError: ")
     assert story["said"]["refused"]["refs"] == {}
+    assert story["said"]["wrong"]["said"].startswith("HfHubHTTPError: ")
+    assert ("model", "alice/other") not in story["hub"].repos
 
 
 def test_collection_gathers_the_drafters_of_a_target(story: dict[str, Any]) -> None:
