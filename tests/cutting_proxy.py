@@ -35,6 +35,8 @@ class CuttingProxy:
                     client.close()
                     continue
                 server = socket.create_connection(self._upstream)
+                for connection in (client, server):  # or each answer waits some 40 ms for an acknowledgement
+                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._open |= {client, server}
             for source, sink in ((client, server), (server, client)):
                 threading.Thread(target=self._pass_on, args=(source, sink), daemon=True).start()
