@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from drafter_trainer.drafters.loop.policy import SOURCES
+from drafter_trainer.drafters.loop.policy import NETWORK, SOURCES
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair
 
@@ -161,9 +161,7 @@ class PublishingArguments:
     revision: str | None = option(None, "Branch on the Hub, made where there is none (default: main)")
     tag: str | None = option(None, "Tag the commit so, such as v1, once what was pushed has been checked")
     private: bool = option(False, "Make a new repository private")
-    overwrite: bool = option(
-        False, "Replace another drafter's or data set's files on the branch, and move a tag that exists"
-    )
+    overwrite: bool = option(False, "Replace another drafter or other rows there, and move a tag that exists")
     dry_run: bool = option(False, "Write everything but send nothing: list the files and their sizes")
     check_generation: bool = option(
         True, "After a push load the target and generate with what came back; false where it does not fit in here"
@@ -171,6 +169,10 @@ class PublishingArguments:
     collection: bool = option(True, "Gather a target's drafters on the Hub in a collection")
     adapter_of: str | None = option(
         None, "After finetuning with lora_rank: publish the adapter alone, over this published base drafter"
+    )
+    sources: list[str] = option(
+        [],
+        "Draft with these of lookup, ngram and network alone; without network no weights are published (default: all)",
     )
     draft_length: int = option(5, "Tokens that the stock loop drafts in one round, written into the repository")
     licence: str | None = option(None, "Licence identifier for the card: the target's decides it")
@@ -183,6 +185,9 @@ class PublishingArguments:
             raise InputError(f"revision and tag are the Hub's: leave them out, or --to {self.to}")
         # Drafting nothing works greedily and breaks when sampling (transformers 5.23).
         check_positive(self, "draft_length")
+        _check_known(self, "sources", SOURCES)
+        if self.adapter_of and self.sources and NETWORK not in self.sources:
+            raise InputError("an adapter is a network's: give --adapter_of, or --sources without network")
 
 
 @dataclass

@@ -24,6 +24,7 @@ from drafter_trainer.arguments import (
 )
 from drafter_trainer.benchmark.arguments import JudgeArguments, MatrixArguments, MedusaArguments, RivalArguments
 from drafter_trainer.errors import InputError
+from drafter_trainer.hub.export.arguments import ExportArguments
 from drafter_trainer.training.arguments import FinetuningArguments, PretrainingArguments, RivalTrainingArguments
 
 RECIPES = {
@@ -40,6 +41,7 @@ RECIPES = {
     "predict": (RunArguments, TargetArguments, DrafterArguments, PredictionArguments),
     "tune": (RunArguments, TargetArguments, TuningArguments, PublishingArguments),
     "publish": (RunArguments, TargetArguments, PublishingArguments, PublishedArguments),
+    "export": (RunArguments, TargetArguments, ExportArguments),
     "bench": (RunArguments, TargetArguments, BenchmarkArguments),
     "medusa": (RunArguments, TargetArguments, MedusaArguments, RivalTrainingArguments),
     "eagle": (RunArguments, TargetArguments, RivalArguments, RivalTrainingArguments),

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from drafter_trainer.drafters.compatibility import check_tokenizers, hash_tokeni
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription, hash_file
 from drafter_trainer.drafters.load import identify_drafter
 from drafter_trainer.drafters.loop.generate import set_draft_length
-from drafter_trainer.drafters.loop.policy import NGRAM
+from drafter_trainer.drafters.loop.networkless import NetworklessDrafter
+from drafter_trainer.drafters.loop.policy import NETWORK, NGRAM, SOURCES
 from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.errors import InputError
@@ -60,11 +62,13 @@ def assemble(
     draft_length: int,
     folder: Path,
     adapter_of: str | None = None,
+    sources: Sequence[str] = (),
 ) -> DrafterDescription:
     """Write a drafter's files, apart from card and results, to a new folder.
 
     Args:
         adapter_of (`str`, *optional*): Write the run's LoRA adapter in place of whole weights, over this drafter.
+        sources (`Sequence[str]`, *optional*): Draft with these alone; all that were tuned if left out.
     Raises:
         InputError: If the run has no finished drafter, or its adapter is not over the drafter that is named.
         IncompatibleTokenizerError: If its tokenizer is not the target's.
@@ -77,7 +81,10 @@ def assemble(
 
     config = AutoConfig.from_pretrained(target.path, revision=target.hub_revision)
     dtype = config.dtype if target_dtype == "auto" else target_dtype
-    model = AutoModelForCausalLM.from_pretrained(trained, dtype=dtype)
+    if sources and NETWORK not in sources:
+        model = NetworklessDrafter.for_vocabulary(config.get_text_config().vocab_size)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(trained, dtype=dtype)
     special = {name: _special_id(target, tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     model.generation_config = GenerationConfig(**special)
     set_draft_length(model.generation_config, draft_length)
@@ -90,7 +97,7 @@ def assemble(
         over = _add_adapter(trained, adapter_of, folder)
     tokenizer.save_pretrained(folder)
     sha256 = hash_tokenizer(tokenizer, pair.probes)
-    loop, files = _add_loop(run, folder)
+    loop, files = _add_loop(run, folder, sources)
     description = DrafterDescription(
         name=run.drafter_name,
         target=target.name,
@@ -133,7 +140,7 @@ def _add_adapter(trained: Path, base: str, folder: Path) -> dict[str, str]:
     return {"drafter": base, "revision": identity}
 
 
-def _add_loop(run: RunArguments, folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+def _add_loop(run: RunArguments, folder: Path, chosen: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
     """Add the drafting loop and what was tuned for it; return its settings and the hashes of its files."""
     sources = resources.files("drafter_trainer.drafters.loop")
     (folder / "custom_generate").mkdir()
@@ -149,6 +156,12 @@ def _add_loop(run: RunArguments, folder: Path) -> tuple[dict[str, Any], dict[str
         place = tuned / SETTINGS
         settings = LoopSettings.from_dict(json.loads(place.read_text(encoding="utf-8")), str(place)).to_dict()
         carried = [tuned / VOCABULARY, tuned / TABLE]
+    if chosen:
+        settings["sources"] = [source for source in SOURCES if source in chosen]
+        needed = {TABLE: NGRAM, VOCABULARY: NETWORK}
+        carried = [path for path in carried if needed[path.name] in settings["sources"]]
+        if NETWORK not in settings["sources"] and not any(path.is_file() for path in carried):
+            raise InputError(f"{run.folder} has no n-gram table: run tune.py, or publish with the network")
     files = {}
     for path in filter(Path.is_file, carried):
         shutil.copyfile(path, folder / path.name)

@@ -125,7 +125,9 @@ def publish_run(run: RunArguments, target: Target, target_dtype: str, publishing
     location = _location(publishing, run.drafter_name)
     with _temporary_folder(run, publishing) as temporary:
         folder = Path(temporary) / "drafter"
-        description = assemble(run, target, target_dtype, publishing.draft_length, folder, publishing.adapter_of)
+        description = assemble(
+            run, target, target_dtype, publishing.draft_length, folder, publishing.adapter_of, publishing.sources
+        )
         if results and results["provenance"].get("drafter_fingerprint") != description.fingerprint():
             message = (
                 f"{results_path} measures this drafter as it was before: the card goes without numbers until bench.py"
