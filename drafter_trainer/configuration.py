@@ -22,7 +22,13 @@ from drafter_trainer.arguments import (
     TargetArguments,
     TuningArguments,
 )
-from drafter_trainer.benchmark.arguments import JudgeArguments, MatrixArguments, MedusaArguments, RivalArguments
+from drafter_trainer.benchmark.arguments import (
+    JudgeArguments,
+    MatrixArguments,
+    MedusaArguments,
+    RivalArguments,
+    RouteArguments,
+)
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.export.arguments import ExportArguments
 from drafter_trainer.training.arguments import FinetuningArguments, PretrainingArguments, RivalTrainingArguments
@@ -47,6 +53,7 @@ RECIPES = {
     "eagle": (RunArguments, TargetArguments, RivalArguments, RivalTrainingArguments),
     "matrix": (MatrixArguments,),
     "judge": (JudgeArguments,),
+    "route": (TargetArguments, RouteArguments),
 }
 
 

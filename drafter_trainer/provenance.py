@@ -41,7 +41,7 @@ def collect_provenance() -> dict[str, Any]:
         `device` and `versions`.
     """
     return {
-        "command": redact(shlex.join([Path(sys.argv[0]).name, *map(_without_folders, sys.argv[1:])])),
+        "command": redact(shlex.join([Path(sys.argv[0]).name, *map(without_folders, sys.argv[1:])])),
         "commit": _commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": describe_device(),
@@ -49,7 +49,8 @@ def collect_provenance() -> dict[str, Any]:
     }
 
 
-def _without_folders(argument: str) -> str:
+def without_folders(argument: str) -> str:
+    """Return an argument of a command with the names alone of the absolute paths in it."""
     return re.sub(r"(^|[:=])/(?:[^/\s]+/)+", r"\1", argument)
 
 

@@ -75,12 +75,7 @@ def load_drafter(
     commit = None if Path(drafter).is_dir() else resolve_commit(drafter, revision, "a published drafter")
     description = describe_drafter(drafter, commit)
     if tokenizer is None:
-        place = target_model.name_or_path
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(place)
-        except (OSError, ValueError) as error:
-            reason = explain_refusal(place, error)
-            raise InputError(f"no tokenizer of the target at {place!r} ({reason}): give it as tokenizer") from error
+        tokenizer = load_target_tokenizer(target_model)
     probes = get_pair(description.pair).probes
     if hash_tokenizer(tokenizer, probes) != description.tokenizer_sha256:
         try:
@@ -95,7 +90,7 @@ def load_drafter(
             f"{drafter} was trained with another tokenizer than the one of {target_model.name_or_path}, and carries "
             f"yet another itself: publish it again from its run"
         )
-    description.check_files(lambda name: _find(drafter, name, commit), drafter)
+    description.check_files(lambda name: find_file(drafter, name, commit), drafter)
     try:
         model = _load_weights(drafter, commit, description, _dtype_of(target_model))
     except InputError:
@@ -112,11 +107,25 @@ def load_drafter(
     fit_vocabulary(model, vocabulary)
     model.to(target_model.device).eval()
     try:
-        attach_loop(model, build_loop(model, lambda name: _find(drafter, name, commit), trained))
+        attach_loop(model, build_loop(model, lambda name: find_file(drafter, name, commit), trained))
     except ValueError as error:
         raise InputError(f"{drafter} cannot be used: {' '.join(str(error).split())}") from error
-    _say_what_to_expect(description, target_model, read_measured(_find(drafter, RESULTS, commit), description))
+    _say_what_to_expect(description, target_model, read_measured(find_file(drafter, RESULTS, commit), description))
     return model
+
+
+def load_target_tokenizer(target_model: PreTrainedModel) -> PreTrainedTokenizerBase:
+    """Load a target's tokenizer from where the target came from.
+
+    Raises:
+        InputError: If there is none.
+    """
+    place = target_model.name_or_path
+    try:
+        return AutoTokenizer.from_pretrained(place)
+    except (OSError, ValueError) as error:
+        reason = explain_refusal(place, error)
+        raise InputError(f"no tokenizer of the target at {place!r} ({reason}): give it as tokenizer") from error
 
 
 def _say_what_to_expect(
@@ -156,7 +165,7 @@ def _load_weights(
     # Not at the top: peft takes a second to import, and most drafters are no adapters.
     from drafter_trainer.drafters.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, merge_adapter
 
-    found = [_find(drafter, name, commit) for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG)]
+    found = [find_file(drafter, name, commit) for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG)]
     if None in found:
         raise InputError(f"{drafter} lacks {ADAPTER_WEIGHTS} or {ADAPTER_CONFIG}: publish it again")
     return merge_adapter(model, found[0].parent)
@@ -209,13 +218,22 @@ def describe_drafter(drafter: str, revision: str | None = None) -> DrafterDescri
     """
     if Path(drafter).is_dir():
         return DrafterDescription.read(Path(drafter))
-    path = _find(drafter, FILE_NAME, resolve_commit(drafter, revision, "a published drafter"))
+    path = find_file(drafter, FILE_NAME, resolve_commit(drafter, revision, "a published drafter"))
     if path is None:
         raise InputError(f"{drafter} has no {FILE_NAME}: it is no drafter published with this library")
     return DrafterDescription.from_json(path.read_bytes(), f"{drafter}/{FILE_NAME}")
 
 
-def _find(drafter: str, name: str, commit: str | None) -> Path | None:
+def find_file(drafter: str, name: str, commit: str | None) -> Path | None:
+    """Return the path of a file of a drafter, `None` where it has no such file.
+
+    Args:
+        drafter (`str`): Hub id or folder.
+        name (`str`): Of the file.
+        commit (`str`, *optional*): On the Hub; `None` for a folder.
+    Raises:
+        InputError: If the Hub does not give it.
+    """
     if commit is None:
         path = Path(drafter) / name
         return path if path.is_file() else None

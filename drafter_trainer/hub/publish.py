@@ -3,7 +3,6 @@
 import logging
 import shutil
 import tempfile
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,6 @@ from huggingface_hub import HfApi
 from huggingface_hub.utils import filter_repo_objects
 
 from drafter_trainer.arguments import PublishingArguments, RunArguments
-from drafter_trainer.benchmark.results import read_results
 from drafter_trainer.credentials import find_credential
 from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.drafters.description import FILE_NAME
@@ -21,10 +19,21 @@ from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.arrival import check_generation, fetch
 from drafter_trainer.hub.assemble import WEIGHTS, assemble
-from drafter_trainer.hub.card import render_card
-from drafter_trainer.hub.dataset_card import render_dataset_card
-from drafter_trainer.hub.push import (
+from drafter_trainer.hub.card import PLOT
+from drafter_trainer.hub.card_folder import (
     CARD,
+    MEASUREMENTS,
+    RESULTS,
+    CardDetails,
+    copy_measurements,
+    keep_card,
+    read_measurements,
+    read_notes,
+    write_card,
+)
+from drafter_trainer.hub.dataset_card import SPLITS, render_dataset_card
+from drafter_trainer.hub.licence import target_licence
+from drafter_trainer.hub.push import (
     MAIN,
     Destination,
     add_to_collection,
@@ -39,12 +48,12 @@ from drafter_trainer.steps import finished_step
 from drafter_trainer.targets import Target
 
 HUB = "hub"
-RESULTS = "results.json"
 # Everything that may leave: no optimizer state, no pickled arguments, no token.
 ALLOWED = (
     CARD,
+    PLOT,
     FILE_NAME,
-    RESULTS,
+    *MEASUREMENTS,
     *WEIGHTS,
     "generation_config.json",
     "tokenizer.json",
@@ -58,7 +67,6 @@ ALLOWED = (
 )
 _NETWORK = [pattern for pattern in WEIGHTS if pattern.endswith(".safetensors")]
 _SHARDS = "rows-*.parquet"
-_SPLITS = ("train", "validation")
 _logger = logging.getLogger(__name__)
 
 
@@ -118,29 +126,20 @@ def publish_run(run: RunArguments, target: Target, target_dtype: str, publishing
         HfHubHTTPError: If the Hub refuses.
     """
     check_destination(publishing.to)
-    results_path = run.folder / RESULTS
-    results = read_results(results_path) if results_path.is_file() else None
-    if results and results["provenance"]["drafter"] != run.drafter_name:
-        raise InputError(f"{results_path} measures {results['provenance']['drafter']}, not {run.drafter_name}")
     location = _location(publishing, run.drafter_name)
     with _temporary_folder(run, publishing) as temporary:
         folder = Path(temporary) / "drafter"
         description = assemble(
             run, target, target_dtype, publishing.draft_length, folder, publishing.adapter_of, publishing.sources
         )
-        if results and results["provenance"].get("drafter_fingerprint") != description.fingerprint():
-            message = (
-                f"{results_path} measures this drafter as it was before: the card goes without numbers until bench.py"
-            )
-            warnings.warn(f"{message} has run again", stacklevel=2)
-            results = None
-        card = render_card(description, results, location, publishing.licence, _notes(run, publishing))
-        (folder / CARD).write_text(card, encoding="utf-8")
-        if results:
-            shutil.copyfile(results_path, folder / RESULTS)
+        measurements = read_measurements(run.folder, description)
+        details = CardDetails(location, publishing.licence or target_licence(target))
+        cards = Path(publishing.card_folder) / run.drafter_name if publishing.card_folder else None
+        write_card(folder, description, measurements, details, read_notes(cards) if cards else "")
+        copy_measurements(run.folder, folder, list(measurements))
         files = _allowed_files(folder)
-        if publishing.card_folder and not publishing.dry_run:
-            _keep_card(folder, Path(publishing.card_folder) / run.drafter_name)
+        if cards and not publishing.dry_run:
+            keep_card(folder, cards, details)
         if publishing.to != HUB:
             return _to_folder(publishing, folder, files)
         api, destination = HfApi(), _destination(publishing, location)
@@ -151,7 +150,7 @@ def publish_run(run: RunArguments, target: Target, target_dtype: str, publishing
         if publishing.dry_run:
             return Publication(str(destination), _sizes(files), sent=False)
         _logger.info("\n".join([f"to {destination}:", *_listing(_sizes(files))]))
-        message = "Add the benchmark's results" if results else "Add the drafter"
+        message = "Add the benchmark's results" if RESULTS in measurements else "Add the drafter"
         commit = send(api, destination, remote, files, changed, message)
         arrived = fetch(destination, commit.oid, files, Path(temporary) / "cache")
         if publishing.check_generation:
@@ -174,12 +173,12 @@ def publish_rows(run: RunArguments, publishing: PublishingArguments) -> Publicat
         DamagedStoreError: If a shard cannot be read.
         HfHubHTTPError: If the Hub refuses.
     """
-    check_destination(publishing.to, marker=_SPLITS[0])
+    check_destination(publishing.to, marker=SPLITS[0])
     rows = run.folder / "distill"
     step = finished_step(rows, "run distill.py first")
     location = _location(publishing, f"{run.drafter_name}-rows")
     shards = {}
-    for split in _SPLITS:
+    for split in SPLITS:
         store = RowStore(rows / split)
         store.count()  # reads every shard
         shards |= {f"{split}/{shard.name}": shard for shard in store.shards()}
@@ -197,7 +196,7 @@ def publish_rows(run: RunArguments, publishing: PublishingArguments) -> Publicat
             return _to_folder(publishing, folder, files)
         api, destination = HfApi(), _destination(publishing, location, "dataset")
         remote = read_remote(api, destination)
-        owned = [f"{split}/{_SHARDS}" for split in _SPLITS]
+        owned = [f"{split}/{_SHARDS}" for split in SPLITS]
         changed = changed_files(remote, files, owned)
         check_overwrite(destination, remote, changed, owned)
         if publishing.dry_run:
@@ -265,21 +264,3 @@ def _replace(place: Path, folder: Path) -> None:
         old = folder.parent / "old"
         place.rename(old)
     folder.rename(place)
-
-
-def _notes(run: RunArguments, publishing: PublishingArguments) -> str:
-    """Read what was written by hand for the card, `notes.md` beside it."""
-    if publishing.card_folder is None:
-        return ""
-    notes = Path(publishing.card_folder) / run.drafter_name / "notes.md"
-    try:
-        return notes.read_text(encoding="utf-8") if notes.is_file() else ""
-    except UnicodeDecodeError as error:
-        raise InputError(f"{notes} is not UTF-8: save it as such") from error
-
-
-def _keep_card(folder: Path, place: Path) -> None:
-    place.mkdir(parents=True, exist_ok=True)
-    for name in (CARD, RESULTS):
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, place / name)

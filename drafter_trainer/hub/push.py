@@ -19,8 +19,8 @@ from huggingface_hub.utils import filter_repo_objects
 
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription, hash_file
 from drafter_trainer.errors import InputError
+from drafter_trainer.hub.card_folder import CARD
 
-CARD = "README.md"
 MAIN = "main"
 _LONGEST_TITLE = 60  # characters, of a collection
 _logger = logging.getLogger(__name__)

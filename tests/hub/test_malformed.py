@@ -272,7 +272,7 @@ def test_card_is_well_formed_whatever_it_says(published: Path, licence: str, not
     """A fact of training, or a note by hand, must not end the metadata or break off the card."""
     description = DrafterDescription.read(published)
     description.training["finetune"] = facts
-    text = render_card(description, None, "alice/x", licence, notes)
+    text = render_card(description, {}, "alice/x", licence, notes)
     data, errors = read_card(text.encode())
     assert errors == []
     assert data["base_model"] == "tests/tiny-target"

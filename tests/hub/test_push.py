@@ -39,6 +39,7 @@ def publish_in_turn(target: str, steps: list) -> list:
     from huggingface_hub.errors import HTTPError
 
     import drafter_trainer.hub.arrival as arrival
+    import drafter_trainer.hub.card_folder as card_folder
     import drafter_trainer.hub.publish as publish
     from drafter_trainer.arguments import PublishingArguments, RunArguments
     from drafter_trainer.errors import InputError
@@ -49,7 +50,7 @@ def publish_in_turn(target: str, steps: list) -> list:
             notes.append(record.getMessage())
 
     logging.getLogger("drafter_trainer").addHandler(Notes())
-    download, render = arrival.huggingface_hub.snapshot_download, publish.render_card
+    download, render = arrival.huggingface_hub.snapshot_download, card_folder.render_card
 
     def spoil(*given, **named):
         folder = Path(download(*given, **named))
@@ -67,7 +68,7 @@ def publish_in_turn(target: str, steps: list) -> list:
         rows, spoiled, card = step.pop("rows", False), step.pop("spoiled", False), step.pop("card", None)
         os.environ["HF_TOKEN"] = step.pop("token", "hf_alice_of_the_tests")
         arrival.huggingface_hub.snapshot_download = spoil if spoiled else download
-        publish.render_card = (lambda *_, card=card: card) if card else render
+        card_folder.render_card = (lambda *_, card=card: card) if card else render
         given = PublishingArguments(**step)
         try:
             with warnings.catch_warnings(record=True) as caught:
@@ -90,7 +91,9 @@ def publish_in_turn(target: str, steps: list) -> list:
 
 def make_rows(folder: Path, answer: Sequence[int] = (5, 6, 2)) -> None:
     """Leave what a finished distillation leaves."""
-    with Step(folder / "distill", "distill", {"temperatures": [0.0]}, {"target": "tests/tiny-target@0"}):
+    given = {"temperatures": [0.0], "pair": "de-en"}
+    with Step(folder / "distill", "distill", given, {"target": "tests/tiny-target@0"}) as step:
+        step.facts["corpora"] = [{"name": "sample"}]
         for split, count in (("train", 5), ("validation", 2)):
             store = RowStore(folder / "distill" / split)
             requests = [
@@ -101,6 +104,7 @@ def make_rows(folder: Path, answer: Sequence[int] = (5, 6, 2)) -> None:
             ]
             store.write([(request, Answer([*answer], None, None, "stop")) for request in requests], "transformers")
             store.write_dropped([(requests[0], "loop")], "English")
+            step.facts[split] = {"prompts": count} | store.count() | {"dropped": dict(store.drops())}
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +203,9 @@ def test_results_need_no_permission(story: dict[str, Any]) -> None:
     commit = said["measured"]["refs"]["main"]
     assert hub.commits(REPO, revision=commit)[1:] == ["Add the drafter", "Add the benchmark's results"]
     before, after = (hub.files(REPO, revision=said[name]["refs"]["main"]) for name in ("published", "measured"))
-    assert after.keys() - before.keys() == {"results.json"}
+    assert after.keys() - before.keys() == {"results.json", "acceptance.png"}
+    assert after["acceptance.png"].startswith(b"\x89PNG")
+    assert b"![Acceptance by position in the draft](acceptance.png)" in after["README.md"]
     assert {name for name in before if before[name] != after[name]} == {"README.md"}
 
 
@@ -244,7 +250,7 @@ def test_overwriting_replaces_drafter_and_tag(story: dict[str, Any]) -> None:
     assert said["refs"]["main"] == said["refs"]["v1"] != story["said"]["measured"]["refs"]["main"]
     files = hub.files(REPO)
     assert files["model.safetensors"] == hub.files(REPO, revision="v2")["model.safetensors"]
-    assert "results.json" not in files
+    assert not {"results.json", "acceptance.png"} & files.keys()
 
 
 def test_what_came_back_otherwise_fails_the_command(story: dict[str, Any]) -> None:
@@ -257,7 +263,8 @@ def test_what_came_back_otherwise_fails_the_command(story: dict[str, Any]) -> No
 def test_credential_in_a_file_is_refused_and_not_shown(story: dict[str, Any]) -> None:
     """A password in the address of a server stands in the command that results record."""
     said = story["said"]["leaking"]
-    assert said["said"].startswith("InputError: README.md holds what looks like a token")
+    assert said["said"].startswith("InputError: ")
+    assert " holds what looks like a token" in said["said"]
     assert said["refs"] == {}
     assert "swordfish" not in json.dumps(story["said"])
     hub = story["hub"]
