@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from drafter_trainer.drafters.loop.repository import DESCRIPTION as FILE_NAME
+from drafter_trainer.drafters.loop.repository import TABLE
 from drafter_trainer.errors import InputError
 
 SCHEMA_VERSION = 1
@@ -73,6 +74,8 @@ class DrafterDescription:
     def check_files(self, find: Callable[[str], Path | None], place: str) -> None:
         """Compare the files of a repository with their hashes.
 
+        The n-gram table is not among them: the loop compares it itself, and goes on without one that is damaged.
+
         Args:
             find (callable): From a file's name to its path in the repository, `None` where it has no such file.
             place (`str`): The repository, for messages.
@@ -80,6 +83,8 @@ class DrafterDescription:
             InputError: If one is missing or has other contents.
         """
         for name, expected in (self.weights | self.files).items():
+            if name == TABLE:
+                continue
             path = find(name)
             if path is None:
                 raise InputError(f"{place} lacks {name}, which its {FILE_NAME} names: download it again")

@@ -204,7 +204,7 @@ def spoil(path: Path, damage: tuple[str, Any]) -> None:
 
 
 @examples(60)
-@given(name=st.sampled_from(FILES), damage=DAMAGE)
+@given(name=st.sampled_from([name for name in FILES if name != TABLE]), damage=DAMAGE)  # that one is done without
 def test_altered_files_are_refused(
     copied: Callable[[], Path],
     target_model: PreTrainedModel,
