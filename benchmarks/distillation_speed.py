@@ -4,8 +4,8 @@
 
 The same prompts, length limit and temperatures, in fp32; the engine also records the top 20 log-probabilities of every
 token, `generate` gives tokens alone. Both run once for nothing before they are timed, and then answer everything in
-turns: the engine until as many answers have ended as a batch has, `generate` a batch. The engine's last answers, beside
-which rows are empty, are timed with the rest: the fewer the prompts, the more they weigh.
+turns: the engine until as many answers have ended as a batch has, `generate` a batch. The engine's last answers, which
+leave more and more rows empty, are timed with the rest: the fewer the prompts, the more they weigh.
 """
 
 import argparse

@@ -59,10 +59,10 @@ class RunningBatch:
         cache = roomy_cache(self.model)
         logits = self._read(self._on_device(ids), positions >= 0, positions.clamp(min=0), cache)
         tokens, ended = self._choose(rows, logits)
-        if len(self):
-            self._put(rows, tokens, cache, longest)
-        else:
+        if not len(self):
             self._rows, self._tokens, self._cache, self._columns = rows, tokens, cache, longest
+        elif len(ended) < len(rows):
+            self._put(rows, tokens, cache, longest)
         return ended
 
     @torch.inference_mode()
