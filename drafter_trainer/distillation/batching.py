@@ -18,8 +18,8 @@ class RunningBatch:
 
     Prompts are read as a batch of their own, and their keys and values put into the rows of answers that have ended
     (continuous batching: Yu et al., "Orca", OSDI 2022). All rows end at the same column of the cache, so that a step
-    writes one column; a row's columns are as many as its tokens, and its first token has position 0. A row that
-    nothing follows stays until a quarter of them is of no use, since to leave it out copies the cache.
+    writes one column; a row's columns are as many as its tokens, and its first token has position 0. Rows
+    that nothing follows leave the batch when they are a quarter of it, since that copies the cache.
 
     Args:
         model (`PreTrainedModel`): The target, on its device.
@@ -32,7 +32,7 @@ class RunningBatch:
         self.pad_id = pad_id
         self.eos_ids = eos_ids
         self._cache = roomy_cache(model)
-        # A recurrent state and the like have no columns to put a prompt in.
+        # A recurrent state has no columns to put a prompt in, and the library's cannot leave out rows.
         self.refillable = all(isinstance(layer, RoomyLayer) for layer in self._cache.layers)
         self._columns = 0
         self._rows: list[_Row | None] = []
@@ -68,14 +68,10 @@ class RunningBatch:
     @torch.inference_mode()
     def step(self) -> list[tuple[Request, Answer]]:
         """Take a token more of each answer; return those that have ended."""
-        if len(self) <= _EVICT_BELOW * len(self._rows):
-            self._evict()
+        if self.refillable:
+            self._shrink()
         # A row without an answer has no columns but the new one.
         lengths = [row.cached if row else 0 for row in self._rows]
-        if self.refillable and max(lengths) < self._columns:
-            self._columns = max(lengths)
-            for layer in self._cache.layers:
-                layer.trim(self._columns)
         positions = self._on_device(lengths)[:, None]
         mask = torch.arange(self._columns + 1, device=self.model.device) >= self._columns - positions
         logits = self._read(self._tokens[:, None], mask, positions, self._cache)
@@ -132,12 +128,19 @@ class RunningBatch:
         for layer, read in zip(self._cache.layers, cache.layers):
             layer.put(places, read, source)
 
-    def _evict(self) -> None:
+    def _shrink(self) -> None:
+        """Let go of columns that no row needs any more, and of free rows where there are many."""
         kept = [number for number, row in enumerate(self._rows) if row]
-        self._rows = [self._rows[number] for number in kept]
-        indices = self._on_device(kept)
-        self._tokens = self._tokens[indices]
-        self._cache.batch_select_indices(indices)
+        if len(kept) <= _EVICT_BELOW * len(self._rows):
+            self._rows = [self._rows[number] for number in kept]
+            indices = self._on_device(kept)
+            self._tokens = self._tokens[indices]
+            self._cache.batch_select_indices(indices)
+        longest = max(row.cached for row in self._rows if row)
+        if longest < self._columns:
+            self._columns = longest
+            for layer in self._cache.layers:
+                layer.trim(longest)
 
     def _on_device(self, values: Sequence) -> torch.Tensor:
         return torch.tensor(values, device=self.model.device)

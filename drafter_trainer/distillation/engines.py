@@ -43,8 +43,8 @@ class TransformersEngine:
 
     The loop is `generate`'s, with two differences. When some answers have ended, other requests take their rows: with
     `generate` these stay until the longest has ended, and one that loops up to the length limit keeps all others
-    waiting. And the cache has room for the tokens to come: `generate`'s is copied at every token. A model with other
-    layers than attention, such as a recurrent state, answers one batch after the other.
+    waiting. And the cache has room for the tokens to come: `generate`'s is copied at every token. A model that has
+    layers with a recurrent state answers one batch after the other, each up to the end of its longest answer.
 
     What is sampled for a request depends on its key and, but for rounding, on nothing else.
 

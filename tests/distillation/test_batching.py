@@ -66,8 +66,8 @@ def generated(model: PreTrainedModel, request: Request) -> list[int]:
 
 def with_ends(model: PreTrainedModel, requests: Sequence[Request]) -> PreTrainedModel:
     """Make tokens of some answers end tokens, so that answers end at different steps."""
-    said = [generated(model, request) for request in requests[:6]]
-    model.generation_config.eos_token_id = sorted({END, *(answer[5 + 2 * n] for n, answer in enumerate(said))})
+    said = [generated(model, request)[: 6 + 2 * number] for number, request in enumerate(requests[:6])]
+    model.generation_config.eos_token_id = sorted({END, *(answer[-1] for answer in said)})
     return model
 
 
