@@ -17,9 +17,10 @@ class RunningBatch:
     """Let a model answer requests of any temperature and length limit, a token of each at every step.
 
     Prompts are read as a batch of their own, and their keys and values put into the rows of answers that have ended
-    (continuous batching: Yu et al., "Orca", OSDI 2022). All rows end at the same column of the cache, so that a step
-    writes one column; a row's columns are as many as its tokens, and its first token has position 0. Rows
-    that nothing follows leave the batch when they are a quarter of it, since that copies the cache.
+    (continuous batching: Yu et al., "Orca", OSDI 2022); what all prompts begin with is read once. All rows end at the
+    same column of the cache, so that a step writes one column; a row's columns are as many as its tokens, and its
+    first token has position 0. Rows that nothing follows leave the batch when they are a quarter of it, since that
+    copies the cache.
 
     Args:
         model (`PreTrainedModel`): The target, on its device.
@@ -37,6 +38,8 @@ class RunningBatch:
         self._columns = 0
         self._rows: list[_Row | None] = []
         self._tokens = torch.empty(0, dtype=torch.long)  # the last of each row
+        self._prefix: tuple[int, ...] | None = None
+        self._prefix_states: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def __len__(self) -> int:
         return sum(row is not None for row in self._rows)
@@ -51,13 +54,18 @@ class RunningBatch:
             `list[tuple[Request, Answer]]`, those that ended at once.
         """
         rows: list[_Row | None] = [_Row(request) for request in requests]
-        lengths = [len(request.prompt_ids) for request in requests]
-        longest = max(lengths)
-        ids = [[self.pad_id] * (longest - len(request.prompt_ids)) + [*request.prompt_ids] for request in requests]
-        padding = longest - self._on_device(lengths)
-        positions = torch.arange(longest, device=self.model.device) - padding[:, None]
-        cache = roomy_cache(self.model)
-        logits = self._read(self._on_device(ids), positions >= 0, positions.clamp(min=0), cache)
+        cache = self._prefixed_cache(requests)
+        prefix = len(self._prefix)
+        longest = max(len(request.prompt_ids) for request in requests)
+        gaps = [longest - len(request.prompt_ids) for request in requests]  # between the prefix and the rest
+        ids = [[self.pad_id] * gap + [*request.prompt_ids[prefix:]] for gap, request in zip(gaps, requests)]
+        positions = torch.arange(longest, device=self.model.device) - self._on_device(gaps)[:, None]
+        mask = positions >= prefix
+        mask[:, :prefix] = True
+        logits = self._read(self._on_device(ids), mask, positions[:, prefix:].clamp(min=0), cache)
+        if prefix:
+            for layer in cache.layers:
+                layer.close_gaps(prefix, gaps)
         tokens, ended = self._choose(rows, logits)
         if not len(self):
             self._rows, self._tokens, self._cache, self._columns = rows, tokens, cache, longest
@@ -78,6 +86,23 @@ class RunningBatch:
         self._columns += 1
         self._tokens, ended = self._choose(self._rows, logits)
         return ended
+
+    def _prefixed_cache(self, requests: Sequence[Request]) -> DynamicCache:
+        """Make a cache that holds what all prompts so far begin with, such as the chat template: it is read once."""
+        prompts = [request.prompt_ids[:-1] for request in requests]  # an id of each is left to read
+        if self._prefix is None:
+            self._prefix = _common_start(prompts) if self.refillable else ()
+            if self._prefix:
+                cache, ids = roomy_cache(self.model), self._on_device([self._prefix])
+                positions = torch.arange(len(self._prefix), device=self.model.device)[None]
+                self._read(ids, positions >= 0, positions, cache)
+                self._prefix_states = [(layer.keys, layer.values) for layer in cache.layers]
+        self._prefix = _common_start([self._prefix, *prompts])
+        cache = roomy_cache(self.model)
+        if self._prefix:
+            for layer, states in zip(cache.layers, self._prefix_states):
+                layer.update(*(s[:, :, : len(self._prefix)].expand(len(requests), -1, -1, -1) for s in states))
+        return cache
 
     def _read(
         self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: DynamicCache
@@ -179,6 +204,12 @@ class _Row:
         return Answer(
             self._tokens, np.stack(self._topk_ids), np.stack(self._topk_logprobs), "stop" if stops else "length"
         )
+
+
+def _common_start(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """Return the ids with which all prompts begin."""
+    first, last = min(prompts), max(prompts)  # what these share is shared by all that stand between them
+    return first[: next((n for n, (one, other) in enumerate(zip(first, last)) if one != other), len(first))]
 
 
 def _sample(logits: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:

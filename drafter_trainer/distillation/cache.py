@@ -1,5 +1,6 @@
 """The cache of a running batch: room for tokens to come, and rows that are given to other prompts."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ class RoomyLayer(DynamicLayer):
         if not self.get_seq_length():
             return super().update(key_states, value_states)
         if self._buffers is None or self._end + key_states.shape[-2] > self._buffers[0].shape[-2]:
-            self.resize(self.keys.shape[0], self.get_seq_length())
+            self.resize(self.keys.shape[0], self.get_seq_length(), key_states.shape[-2])
         start, end = self._end - self.get_seq_length(), self._end + key_states.shape[-2]
         for buffer, new in zip(self._buffers, (key_states, value_states)):
             buffer[:, :, self._end : end] = new
@@ -33,12 +34,12 @@ class RoomyLayer(DynamicLayer):
         self._end = end
         return self.keys, self.values
 
-    def resize(self, rows: int, columns: int) -> None:
-        """Move to new buffers of so many rows and columns, at least as many as there are, and room."""
+    def resize(self, rows: int, columns: int, coming: int = 0) -> None:
+        """Move to new buffers of so many rows and columns, at least as many as there are, and room behind them."""
         old = (self.keys, self.values)
         # Zeros: what the mask hides has no weight, and no weight times NaN is NaN.
         self._buffers = tuple(
-            states.new_zeros((rows, states.shape[1], columns + _ROOM, states.shape[-1])) for states in old
+            states.new_zeros((rows, states.shape[1], columns + coming + _ROOM, states.shape[-1])) for states in old
         )
         self.keys, self.values = (buffer[:, :, :columns] for buffer in self._buffers)
         for new, states in zip((self.keys, self.values), old):
@@ -54,6 +55,14 @@ class RoomyLayer(DynamicLayer):
         columns = prompts.get_seq_length()
         for states, read in ((self.keys, prompts.keys), (self.values, prompts.values)):
             states[:, :, -columns:].index_copy_(0, rows, read[chosen])
+
+    def close_gaps(self, prefix: int, gaps: Sequence[int]) -> None:
+        """Move the first columns, alike in all rows, to the right by each row's gap."""
+        for states in (self.keys, self.values):
+            first = states[0, :, :prefix].clone()
+            for row, gap in enumerate(gaps):
+                if gap:
+                    states[row, :, gap : gap + prefix] = first
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         """Keep these rows of the batch."""

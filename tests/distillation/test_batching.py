@@ -20,13 +20,19 @@ from tests.distillation.test_cache import recurrent_model, windowed_model
 END = 2
 
 
-def make_stream(count: int = 30, temperature: float = 0.0, max_new_tokens: int = 20) -> list[Request]:
-    """Ask prompts of 1 to 60 tokens, in no order of their lengths."""
+TEMPLATE = tuple(range(100, 120))
+
+
+def make_stream(
+    count: int = 30, temperature: float = 0.0, max_new_tokens: int = 20, start: tuple[int, ...] = ()
+) -> list[Request]:
+    """Ask prompts of 1 to 60 tokens behind what all begin with, in no order of their lengths."""
     random_state = random.Random(0)
     return [
         replace(
             REQUEST,
-            prompt_ids=tuple(random_state.randrange(5, 400) for _ in range(random_state.choice([1, 3, 9, 25, 60]))),
+            prompt_ids=start
+            + tuple(random_state.randrange(5, 400) for _ in range(random_state.choice([1, 3, 9, 25, 60]))),
             temperature=temperature,
             seed=number,
             max_new_tokens=max_new_tokens,
@@ -78,9 +84,12 @@ def little_room(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("little_room")
-def test_greedy_answers_equal_generate_on_each_prompt_alone(target_model: PreTrainedModel) -> None:
+@pytest.mark.parametrize("start", [(), TEMPLATE], ids=["nothing shared", "template"])
+def test_greedy_answers_equal_generate_on_each_prompt_alone(
+    target_model: PreTrainedModel, start: tuple[int, ...]
+) -> None:
     """Prevent a row from reading its predecessor's columns, its neighbour's, or a prompt that was put elsewhere."""
-    stream = make_stream()
+    stream = make_stream(start=start)
     engine = TransformersEngine(with_ends(target_model, stream), pad_id=0)
     expected = {request: generated(target_model, request) for request in stream}
     assert len({len(answer) for answer in expected.values()}) > 5
@@ -142,6 +151,21 @@ def test_answers_that_end_with_their_first_token_take_no_row(target_model: PreTr
         assert len(given[request].topk_ids) == 1
 
 
+def test_what_all_prompts_begin_with_is_read_once(target_model: PreTrainedModel) -> None:
+    """Prevent a chat template, as long as the sentence in it, from being read again for every prompt."""
+    stream = make_stream(start=TEMPLATE, max_new_tokens=2)
+    read: list[int] = []
+    target_model.register_forward_pre_hook(
+        lambda _, __, given: read.append(given["input_ids"].numel()), with_kwargs=True
+    )
+    # The same prompt twice comes first, and begins with more than the template.
+    twice = [replace(stream[0], temperature=0.7, seed=seed) for seed in (100, 101)]
+    answered(TransformersEngine(target_model, pad_id=0), [*twice, *stream], 2)
+    longest = max(len(request.prompt_ids) for request in stream)
+    assert read[0] == len(stream[0].prompt_ids) - 1
+    assert max(read[1:]) <= 2 * (longest - len(TEMPLATE))
+
+
 def count_calls(model: PreTrainedModel) -> list[int]:
     """Note how many rows each pass of a model has."""
     rows: list[int] = []
@@ -180,10 +204,10 @@ def test_thousands_of_requests_need_the_memory_of_a_few(
     size, drawn, columns = 32, 0, []
     resize = RoomyLayer.resize
 
-    def noted(layer: RoomyLayer, rows: int, width: int) -> None:
+    def noted(layer: RoomyLayer, rows: int, width: int, coming: int = 0) -> None:
         columns.append(width)
         assert rows <= size
-        resize(layer, rows, width)
+        resize(layer, rows, width, coming)
 
     monkeypatch.setattr(RoomyLayer, "resize", noted)
 

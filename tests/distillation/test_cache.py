@@ -35,7 +35,7 @@ def little_room(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_tokens_stand_behind_each_other_as_in_the_librarys_layer() -> None:
     """Prevent a column that is overwritten, left out or lost when the buffers are full."""
     roomy, plain = RoomyLayer(), DynamicLayer()
-    for tokens in (5, *[1] * 11, 3):
+    for tokens in (5, *[1] * 11, 9, 3):
         new = states(tokens)
         for said, expected in zip(roomy.update(*new), plain.update(*new)):
             torch.testing.assert_close(said, expected, rtol=0, atol=0)
@@ -54,7 +54,7 @@ def test_buffers_do_not_grow_where_old_columns_are_let_go() -> None:
         roomy.trim(6)
         torch.testing.assert_close(roomy.keys, plain.keys[:, :, -6:], rtol=0, atol=0)
         torch.testing.assert_close(roomy.values, plain.values[:, :, -6:], rtol=0, atol=0)
-        assert roomy.keys.untyped_storage().size() <= ROWS * HEADS * (6 + 1 + 4) * WIDTH * 4
+        assert roomy.keys.untyped_storage().size() <= ROWS * HEADS * (6 + 2 + 4) * WIDTH * 4
 
 
 def test_a_prompt_takes_its_row_and_no_other() -> None:
@@ -70,6 +70,18 @@ def test_a_prompt_takes_its_row_and_no_other() -> None:
     column = states(1)
     keys, _ = layer.update(*column)
     assert torch.equal(keys[2, :, -5:], torch.cat([read.keys[0], column[0][2]], dim=-2))
+
+
+def test_a_shared_beginning_moves_up_to_each_rows_rest() -> None:
+    """Prevent padding from staying between the beginning of a prompt and its rest, or a beginning from being lost."""
+    prefix, rest = states(3, rows=1), states(4)
+    layer = RoomyLayer()
+    layer.update(*(part.expand(ROWS, -1, -1, -1) for part in prefix))
+    layer.update(*rest)
+    layer.close_gaps(3, [2, 0, 3])
+    for now, first, behind in zip((layer.keys, layer.values), prefix, rest):
+        for row, gap in enumerate([2, 0, 3]):
+            assert torch.equal(now[row, :, gap:], torch.cat([first[0], behind[row, :, gap:]], dim=-2))
 
 
 def test_more_rows_and_columns_leave_what_is_there_at_the_end() -> None:
