@@ -111,6 +111,7 @@ def test_published_folder_holds_nothing_else(run: Path) -> None:
     # Tuning keeps a table only where it pays.
     assert {path.name for path in (run / "drafter").iterdir()} - {"ngram.safetensors"} == {
         "README.md",
+        "acceptance.png",
         "chat_template.jinja",
         "config.json",
         "custom_generate",
