@@ -25,8 +25,6 @@ RUN_FOLDER/tasks/TASK) and prints the tables. Batch 1, methods interleaved promp
 references, answers are scored against them. Interrupted, it goes on with the question that it was at.
 """
 
-import hashlib
-import json
 from pathlib import Path
 
 from accelerate import PartialState
@@ -43,7 +41,7 @@ from drafter_trainer.benchmark.report import report_tables
 from drafter_trainer.benchmark.results import SCHEMA_VERSION, read_results, summarise_run, write_results
 from drafter_trainer.benchmark.rivals import TRAINED, build_rivals
 from drafter_trainer.configuration import parse_arguments
-from drafter_trainer.corpora.questions import Question, load_questions
+from drafter_trainer.corpora.questions import hash_questions, load_questions
 from drafter_trainer.corpora.tasks import TRANSLATION, Task
 from drafter_trainer.drafters.load import describe_drafter, identify_drafter, load_drafter
 from drafter_trainer.errors import InputError
@@ -77,7 +75,7 @@ def main(argv: list[str]) -> None:
         "target": target.identity,
         "drafter": identify_drafter(drafter_path),
         "pretrained": identify_drafter(pretrained_path) if pretrained_path else "none",
-        "questions": _hash_questions(questions),
+        "questions": hash_questions(questions),
     }
     rivals = {
         "medusa": Path(bench.medusa or run.folder / "medusa"),
@@ -124,7 +122,7 @@ def main(argv: list[str]) -> None:
                 "questions": {
                     "source": Path(bench.questions).name,
                     "count": len(asked),
-                    "sha256": _hash_questions(asked),
+                    "sha256": hash_questions(asked),
                 },
             }
             runs.append(summarise_run(records, methods, setting, described))
@@ -152,11 +150,6 @@ def main(argv: list[str]) -> None:
 def keep_outputs(bench: BenchmarkArguments, step: Step, out: Path) -> None:
     if bench.save_outputs:
         write_outputs(read_journal(step.folder / JOURNAL), out / FILE_NAME)
-
-
-def _hash_questions(questions: list[Question]) -> str:
-    asked = json.dumps([[question.question_id, question.prompt] for question in questions])
-    return hashlib.sha256(asked.encode()).hexdigest()
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ router, which is told nothing. Both draft with the same drafters. Writes results
 prints the tables, all pairs together and each alone. Interrupted, it goes on with the question that it was at.
 """
 
-import hashlib
-import json
 from pathlib import Path
 
 from accelerate import PartialState
@@ -20,7 +18,7 @@ from drafter_trainer.benchmark.page import write_report
 from drafter_trainer.benchmark.report import report_tables
 from drafter_trainer.benchmark.results import SCHEMA_VERSION, read_results, summarise_run, write_results
 from drafter_trainer.configuration import parse_arguments
-from drafter_trainer.corpora.questions import load_mixed_questions
+from drafter_trainer.corpora.questions import hash_questions, load_mixed_questions
 from drafter_trainer.corpora.tasks import TRANSLATION
 from drafter_trainer.drafters.load import describe_drafter, identify_drafter
 from drafter_trainer.hub.router import DrafterRouter, with_known_pairs
@@ -40,7 +38,11 @@ def main(argv: list[str]) -> None:
     asked = load_mixed_questions(route.questions, [get_pair(pair) for pair in pairs], route.max_questions)
     target = resolve_target(where.target_model, where.target_revision, where.target_name, where.chat_template)
     identities = [identify_drafter(drafter) for drafter in route.drafters]
-    inputs = {"target": target.identity, "drafters": ", ".join(identities), "questions": hash_questions(asked)}
+    inputs = {
+        "target": target.identity,
+        "drafters": ", ".join(identities),
+        "questions": hash_questions(question for _, question in asked),
+    }
     out = Path(route.out)
     step = Step(out / "bench", "route", given, inputs)
     if step.is_finished():
@@ -81,7 +83,7 @@ def main(argv: list[str]) -> None:
                 "questions": {
                     "source": Path(route.questions).name,
                     "count": len(part),
-                    "sha256": hash_questions(part),
+                    "sha256": hash_questions(question for _, question in part),
                 },
             }
             own = [record for record in records if record["question_id"] in ids]
@@ -102,11 +104,6 @@ def over_knowing(run: dict) -> float:
     """Return the router's tokens/s over those of the right drafters."""
     speeds = {method["name"]: method["tokens_per_second"] for method in run["methods"]}
     return speeds[ROUTER] / speeds[DRAFTER]
-
-
-def hash_questions(asked: list) -> str:
-    said = json.dumps([[question.question_id, question.prompt] for _, question in asked])
-    return hashlib.sha256(said.encode()).hexdigest()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Evaluation questions: what the benchmark asks, and what training must not see."""
 
+import hashlib
 import itertools
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -120,6 +122,12 @@ def load_mixed_questions(source: str, pairs: Sequence[Pair], limit: int | None =
         raise InputError(f"{source}: no questions for {', '.join(missing)}")
     turns_taken = itertools.zip_longest(*(asked[:limit] for asked in mixed.values()))
     return [entry for turn in turns_taken for entry in turn if entry is not None]
+
+
+def hash_questions(questions: Iterable[Question]) -> str:
+    """Hash what is asked, for results to name it."""
+    asked = json.dumps([[question.question_id, question.prompt] for question in questions])
+    return hashlib.sha256(asked.encode()).hexdigest()
 
 
 def _read_spec_bench(path: Path, pair: Pair, task: Task) -> Iterator[Question]:

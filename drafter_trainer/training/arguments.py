@@ -11,15 +11,34 @@ _LOSS_TYPES = (cross_entropy.__name__, *TOPK_LOSSES)
 _SET_BY_PUBLISH = ("push_to_hub", "hub_token", "hub_model_id", "hub_private_repo")
 
 
-def _check(arguments: TrainingArguments) -> None:
-    for name in _SET_BY_PUBLISH:
-        if getattr(arguments, name):
-            # The Trainer would pickle the token in clear beside the weights and upload it with them.
-            raise InputError(f"{name} is not used: publish.py publishes, with the token in HF_TOKEN")
+@dataclass
+class _TrainerArguments(TrainingArguments):
+    """What the trainers' defaults have in common, and the checks of it."""
+
+    max_length: int = field(default=2048, metadata={"help": "Longer rows lose the end of their answer"})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Course of the learning rate"})
+    warmup_steps: float = field(default=0.03, metadata={"help": "Steps of warm-up; below 1, their share of all"})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch"})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch or best"})
+    include_num_input_tokens_seen: str = field(
+        default="non_padding", metadata={"help": "Log how many tokens were read"}
+    )
+    save_total_limit: int | None = field(default=2, metadata={"help": "Keep so many checkpoints"})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best checkpoint, not the last"})
+    metric_for_best_model: str | None = field(default="loss", metadata={"help": "Decides which is best"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in _SET_BY_PUBLISH:
+            if getattr(self, name):
+                # The Trainer would pickle the token in clear beside the weights and upload it with them.
+                raise InputError(f"{name} is not used: publish.py publishes, with the token in HF_TOKEN")
+        if self.max_length < 2:
+            raise InputError(f"max_length must be at least 2, got {self.max_length}")
 
 
 @dataclass
-class PretrainingArguments(TrainingArguments):
+class PretrainingArguments(_TrainerArguments):
     """Arguments of `PretrainingTrainer`: those of the Hugging Face Trainer with the paper's defaults, and two more.
 
     Args:
@@ -32,26 +51,16 @@ class PretrainingArguments(TrainingArguments):
     packing_workers: int = field(default=1, metadata={"help": "Processes that tokenise and pack the text"})
     per_device_train_batch_size: int = field(default=2, metadata={"help": "Rows a device takes at once"})
     learning_rate: float = field(default=3e-5, metadata={"help": "Peak of the learning rate"})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Course of the learning rate"})
-    warmup_steps: float = field(default=0.03, metadata={"help": "Steps of warm-up; below 1, their share of all"})
-    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch"})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch or best"})
     include_num_input_tokens_seen: str = field(default="all", metadata={"help": "Log how many tokens were read"})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Keep so many checkpoints"})
-    load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best checkpoint, not the last"})
-    metric_for_best_model: str | None = field(default="loss", metadata={"help": "Decides which is best"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check(self)
-        if self.max_length < 2:
-            raise InputError(f"max_length must be at least 2, got {self.max_length}")
         if self.packing_workers < 1:
             raise InputError(f"packing_workers must be at least 1, got {self.packing_workers}")
 
 
 @dataclass
-class FinetuningArguments(TrainingArguments):
+class FinetuningArguments(_TrainerArguments):
     """Arguments of `FinetuningTrainer`: those of the Hugging Face Trainer with the paper's defaults, and four more.
 
     Args:
@@ -66,7 +75,6 @@ class FinetuningArguments(TrainingArguments):
     """
 
     output_dir: str | None = field(default="", metadata={"help": "Checkpoints and the drafter (RUN_FOLDER/finetune)"})
-    max_length: int = field(default=2048, metadata={"help": "Longer rows lose the end of their answer"})
     loss_type: str = field(default="cross_entropy", metadata={"help": f"One of {', '.join(_LOSS_TYPES)}"})
     per_device_train_tokens: int = field(
         default=0, metadata={"help": "Tokens a device takes at once, of rows of like lengths; 0 to count rows"}
@@ -78,15 +86,6 @@ class FinetuningArguments(TrainingArguments):
     lora_alpha: float = field(default=32.0, metadata={"help": "The adapter's product is scaled by alpha / rank"})
     per_device_train_batch_size: int = field(default=2, metadata={"help": "Rows a device takes at once"})
     learning_rate: float = field(default=2e-5, metadata={"help": "Peak of the learning rate"})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Course of the learning rate"})
-    warmup_steps: float = field(default=0.03, metadata={"help": "Steps of warm-up; below 1, their share of all"})
-    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch"})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch or best"})
-    include_num_input_tokens_seen: str = field(
-        default="non_padding", metadata={"help": "Log how many tokens were read"}
-    )
-    save_total_limit: int | None = field(default=2, metadata={"help": "Keep so many checkpoints"})
-    load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best checkpoint, not the last"})
     metric_for_best_model: str | None = field(default="expected_alpha", metadata={"help": "Decides which is best"})
     # The trainer reads columns of its own, which the model's forward does not know.
     remove_unused_columns: bool = field(default=False, metadata={"help": "Keep false: the loss reads the top k"})
@@ -94,9 +93,6 @@ class FinetuningArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check(self)
-        if self.max_length < 2:
-            raise InputError(f"max_length must be at least 2, got {self.max_length}")
         if self.lora_alpha <= 0:
             raise InputError(f"lora_alpha must be above 0, got {self.lora_alpha}")
         if self.loss_type not in _LOSS_TYPES:
@@ -116,7 +112,7 @@ class FinetuningArguments(TrainingArguments):
 
 
 @dataclass
-class RivalTrainingArguments(TrainingArguments):
+class RivalTrainingArguments(_TrainerArguments):
     """Arguments of the trainers of rivals: those of the Hugging Face Trainer with the rivals' defaults, and two more.
 
     Args:
@@ -125,29 +121,15 @@ class RivalTrainingArguments(TrainingArguments):
     """
 
     output_dir: str | None = field(default="", metadata={"help": "Checkpoints and weights (RUN_FOLDER/medusa, eagle)"})
-    max_length: int = field(default=2048, metadata={"help": "Longer rows lose the end of their answer"})
     draft_vocabulary: int = field(
         default=0, metadata={"help": "Draft so many ids, the most frequent of the answers; 0 for all"}
     )
     per_device_train_batch_size: int = field(default=8, metadata={"help": "Rows a device takes at once"})
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak of the learning rate"})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Course of the learning rate"})
-    warmup_steps: float = field(default=0.03, metadata={"help": "Steps of warm-up; below 1, their share of all"})
-    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch"})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch or best"})
-    include_num_input_tokens_seen: str = field(
-        default="non_padding", metadata={"help": "Log how many tokens were read"}
-    )
-    save_total_limit: int | None = field(default=2, metadata={"help": "Keep so many checkpoints"})
-    load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best checkpoint, not the last"})
-    metric_for_best_model: str | None = field(default="loss", metadata={"help": "Decides which is best"})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Keep false: the target reads the rows"})
     prediction_loss_only: bool = field(default=True, metadata={"help": "Keep true: there is nothing to gather"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check(self)
-        if self.max_length < 2:
-            raise InputError(f"max_length must be at least 2, got {self.max_length}")
         if self.draft_vocabulary < 0:
             raise InputError(f"draft_vocabulary must be 0 or more, got {self.draft_vocabulary}")

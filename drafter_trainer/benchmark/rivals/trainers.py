@@ -1,7 +1,7 @@
 """Train the heads of Medusa and the layer of EAGLE on a target's own answers, the target itself frozen."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from datasets import concatenate_datasets
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedConfig, PreTrainedModel, Trainer, set_seed
 
+from drafter_trainer.arguments import RunArguments, TargetArguments
 from drafter_trainer.atomic import write_whole
 from drafter_trainer.benchmark.arguments import RivalArguments
 from drafter_trainer.benchmark.rivals import DESCRIPTION
 from drafter_trainer.drafters.loop.repository import VOCABULARY
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids, coverage, map_ids, vocabulary_bytes
-from drafter_trainer.targets import Target
+from drafter_trainer.steps import Step, finished_step
+from drafter_trainer.targets import Target, resolve_target
 from drafter_trainer.training.arguments import RivalTrainingArguments
 from drafter_trainer.training.collators import IGNORED, SelfDistilledCollator
 from drafter_trainer.training.head import logits_in_pieces, sum_losses
@@ -186,6 +188,46 @@ class EagleTrainer(RivalTrainer):
 
 
 def train_rival(
+    rival: str,
+    trainer_class: type[RivalTrainer],
+    make_model: Callable[[PreTrainedConfig], torch.nn.Module],
+    description: dict[str, Any],
+    run: RunArguments,
+    where: TargetArguments,
+    data: RivalArguments,
+    training: RivalTrainingArguments,
+    given: dict[str, Any],
+) -> tuple[Step, bool]:
+    """Train a rival as a step: leave its weights, draft vocabulary and description in `training.output_dir`.
+
+    Args:
+        rival (`str`): Its name, which is that of its recipe.
+        trainer_class (`type[RivalTrainer]`): Its trainer.
+        make_model (callable): From the target's configuration to what is trained, in fp32.
+        description (`dict`): What `rival.json` says of it beside target and accuracies.
+        run, where, data, training: As the recipe got them; the rows of the run's distillation if `data` names none.
+        given (`dict`): Settings of the step.
+    Returns:
+        `tuple[Step, bool]`, the step, and whether it had been done before.
+    """
+    target = resolve_target(where.target_model, where.target_revision, where.target_name, where.chat_template)
+    training.output_dir = training.output_dir or str(run.folder / rival)
+    folders = [Path(folder) for folder in data.data] or [run.folder / "distill"]
+    advice = "run distill.py first, or give --data FOLDER"
+    rows = " ".join(finished_step(folder, advice)["fingerprint"] for folder in folders)
+    step = Step(Path(training.output_dir), rival, given, {"target": target.identity, "rows": rows})
+    if step.is_finished():
+        return step, True
+    with step:
+        target_model = target.load_model(where.dtype, training.device)
+        set_seed(training.seed)  # weights that are drawn are drawn alike in every run
+        model = make_model(target_model.config.get_text_config())
+        said = {"rival": rival} | description
+        step.facts |= _train(trainer_class, model, target, target_model, data, folders, training, said)
+    return step, False
+
+
+def _train(
     trainer_class: type[RivalTrainer],
     model: torch.nn.Module,
     target: Target,
@@ -195,18 +237,7 @@ def train_rival(
     training: RivalTrainingArguments,
     description: dict[str, Any],
 ) -> dict[str, Any]:
-    """Train a rival, and leave its weights, draft vocabulary and description in `training.output_dir`.
-
-    Args:
-        trainer_class (`type[RivalTrainer]`): Its trainer.
-        model (`torch.nn.Module`): What is trained, in fp32.
-        target (`Target`): The target that must have answered the rows.
-        target_model (`PreTrainedModel`): The same, loaded on the trainer's device.
-        folders (`Sequence[Path]`): Finished distillations.
-        description (`dict`): What `rival.json` says beside the accuracies of its guesses.
-    Returns:
-        `dict`, the facts of the step.
-    """
+    """Train on finished distillations; return the facts of the step."""
     tokenizer, folder = target.load_tokenizer(), Path(training.output_dir)
     rows = {
         split: concatenate_datasets([load_rows(place / split, target) for place in folders])
