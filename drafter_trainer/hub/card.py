@@ -17,9 +17,11 @@ from drafter_trainer.languages import Pair, get_pair, translation_prompt
 
 _SOURCES = {
     LOOKUP: "from what followed the same tokens earlier in the text",
-    NGRAM: "from a table of what follows in the target's own answers",
+    NGRAM: "from a table of what follows in {}",
     NETWORK: "from its network",
 }
+
+_COUNTED = {"answers": "the target's own answers", "texts": "text"}
 
 TAGS = ["speculative-decoding", "assisted-generation", "draft-model", "assistant-model"]
 
@@ -73,7 +75,8 @@ def render_card(
         target=pair.target.name,
         usage=usage(description.target, location, pair),
         longest_draft=description.loop["longest_draft"],
-        sources=_said_of_sources(description.loop["sources"]),
+        sources=_said_of_sources(description),
+        network=NETWORK in description.loop["sources"],
         location=location,
         tables=speedup_tables(results) if results else "",
         verdicts=[_verdict(run) for run in results["runs"]] if results else [],
@@ -124,8 +127,10 @@ def _evaluations(results: dict[str, Any]) -> list[EvalResult]:
     return evaluations
 
 
-def _said_of_sources(sources: list[str]) -> str:
-    return ", or ".join(_SOURCES[source] for source in sources)
+def _said_of_sources(description: DrafterDescription) -> str:
+    table = description.training.get("tune", {}).get("table", {"answers": 0})  # not said of earlier ones
+    counted = " and ".join(said for name, said in _COUNTED.items() if name in table)
+    return ", or ".join(_SOURCES[source].format(counted) for source in description.loop["sources"])
 
 
 def _verdict(run: dict[str, Any]) -> str:
