@@ -148,13 +148,14 @@ def test_every_trial_of_tuning_is_kept(run: Path) -> None:
         "draft vocabulary",
         "table counted on",
         "table orders",
+        "table bytes",
         "network gain",
         "longest draft",
         "sources",
     }
     loop = json.loads((run / "tune" / "loop.json").read_text(encoding="utf-8"))
     tables = [trial["value"] for trial in trials if trial["what"] == "table counted on"]
-    assert tables == ["nothing", "answers", "answers and texts"]
+    assert tables == ["nothing", "answers", "answers and texts", "4 times answers, and texts"]
     gains = {trial["value"]: trial["speedup"] for trial in trials if trial["what"] == "network gain"}
     assert gains[str(loop["network_gain"])] == max(gains.values())
 
