@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from drafter_trainer.drafters.loop.ngram import NgramTable, hash_context
-from drafter_trainer.drafters.ngram import build_table, count_entries, count_table, hash_contexts, table_bytes
-from tests.drafters.loop.test_ngram import SHA256, random_answers
+from drafter_trainer.drafters.ngram import Entries, build_table, count_entries, count_table, hash_contexts, table_bytes
+from tests.drafters.loop.test_ngram import SHA256, count_naively, random_answers
 
 A, B, C, D, E, F = range(1, 7)
 
@@ -96,14 +96,14 @@ def test_least_valuable_entries_are_pruned() -> None:
 
 
 def test_room_goes_to_the_order_that_saves_most() -> None:
-    """Shared evenly, rare long runs take the place of short ones that are always asked."""
-    short = [text for number in range(60) for text in 20 * [[100 + number, 200 + number]]]
-    # Each long run is seen once and contradicts its short one.
-    long = [[300 + number, 100 + number, 1] for number in range(60)]
-    entries = count_entries(short + long, (1, 2))
+    """Given to one order first, it goes to chance runs while the other order's best are left out."""
+    usual = [text for number in range(60) for text in 20 * [[100 + number, 200 + number]]]
+    chance = [[400 + number, 500 + number] for number in range(60)]
+    contradicting = [text for number in range(60) for text in 5 * [[300, 100 + number, 1]]]
+    entries = count_entries(usual + chance + contradicting, (1, 2))
     assert (len(entries[1]), len(entries[2])) == (120, 60)
-    slots = build_table(entries, 3072 + 13 * (128 + 32))
-    assert {order: len(hashes) for order, (hashes, *_) in slots.items()} == {1: 128, 2: 32}
+    slots = build_table(entries, 3072 + 13 * (256 + 4))
+    assert {order: len(hashes) for order, (hashes, *_) in slots.items()} == {1: 128, 2: 128}
 
 
 @pytest.mark.parametrize("limit", [4096, 5000, 10_000, 40_000, 200_000])
@@ -122,36 +122,37 @@ def test_file_fits_its_size(limit: int) -> None:
 
 
 def test_pruned_table_drafts_more_than_one_cut_by_frequency() -> None:
-    """The formula must pay on text that was not counted, where it is used."""
+    """The formula must pay on text that was not counted, at the same size."""
     choose = np.random.default_rng(1)
-    # Every token has a usual follower; what contradicts it depends on the token before.
+    # Every token has a usual follower; behind one token in four it is another one, by the token before.
     usual, special = choose.permutation(200), choose.permutation(200)
 
     def text() -> list[int]:
         tokens = [int(choose.integers(200)), int(choose.integers(200))]
         for _ in range(60):
-            odd = tokens[-2] % 7 == 0 and choose.random() < 0.9
-            follower = (special if odd else usual)[tokens[-1]] if choose.random() < 0.9 else choose.integers(200)
-            tokens.append(int(follower))
+            follower = (special if tokens[-2] % 4 == 0 else usual)[tokens[-1]]
+            tokens.append(int(follower if choose.random() < 0.8 else choose.integers(200)))
         return tokens
 
-    counted, unseen = [text() for _ in range(400)], [text() for _ in range(50)]
-    entries = count_entries(counted, (1, 2, 3))
-    budget = 3072 + 13 * (512 + 1024 + 4)
-    by_frequency = count_table(counted, (1, 2, 3), max_bytes=None)
+    counted, unseen = [text() for _ in range(600)], [text() for _ in range(50)]
+    entries, by_frequency = count_entries(counted, (1, 2)), {}
+    for order in entries:
+        totals = {run: total for run, (_, _, total) in count_naively(counted, order).items()}
+        (runs,) = count_entries(counted, (order,)).values()  # each order by itself
+        often = np.array([totals[tuple(run)] for run in runs.contexts.tolist()])
+        first = np.argsort(-often, kind="stable")
+        by_frequency[order] = Entries(runs.contexts[first], runs.tokens[first], runs.shares[first], often[first])
 
     def hits(table: NgramTable) -> int:
         return sum(
-            (found := table.next_token(row[max(0, place - 3) : place])) is not None and found[0] == row[place]
+            (found := table.next_token(row[place - 2 : place])) is not None and found[0] == row[place]
             for row in unseen
-            for place in range(3, len(row))
+            for place in range(2, len(row))
         )
 
-    pruned = hits(NgramTable(build_table(entries, budget)))
-    lowest = hits(NgramTable(build_table({1: entries[1]})))
-    assert pruned > 1.05 * lowest
-    assert pruned > 0.97 * hits(NgramTable(by_frequency))  # with a sixth of its slots or less
-    assert sum(len(hashes) for hashes, *_ in by_frequency.values()) > 6 * (512 + 1024 + 4)
+    limit = 3072 + 13 * (512 + 256)  # room for all of order 1 and few of order 2
+    pruned, cut = (hits(NgramTable(build_table(chosen, limit))) for chosen in (entries, by_frequency))
+    assert pruned > 1.04 * cut
 
 
 @pytest.mark.parametrize("order", [1, 2, 5])
