@@ -168,9 +168,9 @@ class PublishingArguments:
         "Draft with these of lookup, ngram and network alone; without network no weights are published (default: all)",
     )
     draft_length: int = option(5, "Tokens that the stock loop drafts in one round, written into the repository")
-    licence: str | None = option(None, "Licence identifier for the card: the target's decides it")
+    licence: str | None = option(None, "Licence identifier for the card (default: what the target's own card says)")
     card_folder: str | None = option(
-        None, "Also write card and results to <card_folder>/<drafter_name>, whose notes.md ends the card"
+        None, "Also write the card, with what it is rendered from, to <card_folder>/<drafter_name>; notes.md ends it"
     )
 
     def __post_init__(self) -> None:

@@ -1,3 +1,20 @@
+# /// script
+# requires-python = ">=3.11,<3.14"
+# dependencies = ["drafter_trainer==0.1.0"]
+#
+# [[tool.uv.index]]
+# name = "wheels"
+# url = "/wheels"
+# format = "flat"
+# explicit = true
+#
+# [tool.uv.sources]
+# drafter_trainer = { index = "wheels" }
+#
+# [tool.hf-jobs]
+# secrets = ["HF_TOKEN"]
+# volumes = ["dist:/wheels"]
+# ///
 """Find on this machine how a finetuned drafter drafts best, publish it with what was found.
 
     accelerate launch recipes/tune.py --config recipes/configs/smollm2-135m/de-en.yaml
@@ -105,8 +122,9 @@ def main(argv: list[str]) -> None:
             if publishing.network:
                 step.facts["draft_vocabulary"] = "all" if choice.draft_ids is None else len(choice.draft_ids)
             if choice.slots is not None:
-                read = {"corpora": corpora} if "texts" in choice.counted_on else {}
-                step.facts["table"] = search.counted(choice) | read
+                step.facts["table"] = search.counted(choice)
+                if "texts" in choice.counted_on:
+                    step.facts["corpora"] = corpora
             step.facts |= {
                 "pass_milliseconds": [round(taken, 1) for taken in costs.passes],
                 "speedup_on_validation": round(search.speedup, 2),

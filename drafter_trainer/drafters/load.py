@@ -15,7 +15,6 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from drafter_trainer.access import explain_refusal
-from drafter_trainer.drafters import measured
 from drafter_trainer.drafters.compatibility import check_tokenizers, hash_tokenizer
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
@@ -24,7 +23,7 @@ from drafter_trainer.drafters.loop.networkless import MODEL_TYPE, NetworklessCon
 from drafter_trainer.drafters.loop.policy import NETWORK
 from drafter_trainer.drafters.loop.repository import build_loop, build_network
 from drafter_trainer.drafters.loop.settings import LoopSettings
-from drafter_trainer.drafters.measured import Measured, read_measured
+from drafter_trainer.drafters.measured import RESULTS, Measured, read_measured
 from drafter_trainer.drafters.origin import find_difference
 from drafter_trainer.drafters.padding import fit_vocabulary
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
@@ -73,12 +72,7 @@ def load_drafter(
     commit = None if Path(drafter).is_dir() else resolve_commit(drafter, revision, "a published drafter")
     description = describe_drafter(drafter, commit)
     if tokenizer is None:
-        place = target_model.name_or_path
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(place)
-        except (OSError, ValueError) as error:
-            reason = explain_refusal(place, error)
-            raise InputError(f"no tokenizer of the target at {place!r} ({reason}): give it as tokenizer") from error
+        tokenizer = load_target_tokenizer(target_model)
     probes = get_pair(description.pair).probes
     if hash_tokenizer(tokenizer, probes) != description.tokenizer_sha256:
         check_tokenizers(tokenizer, AutoTokenizer.from_pretrained(drafter, revision=commit), probes)
@@ -100,13 +94,25 @@ def load_drafter(
     fit_vocabulary(model, vocabulary)
     model.to(target_model.device).eval()
     try:
-        attach_loop(model, build_loop(model, lambda name: _find(drafter, name, commit), trained))
+        attach_loop(model, build_loop(model, lambda name: find_file(drafter, name, commit), trained))
     except ValueError as error:
         raise InputError(f"{drafter} cannot be used: {error}") from error
-    _say_what_to_expect(
-        description, target_model, read_measured(_find(drafter, measured.FILE_NAME, commit), description)
-    )
+    _say_what_to_expect(description, target_model, read_measured(find_file(drafter, RESULTS, commit), description))
     return model
+
+
+def load_target_tokenizer(target_model: PreTrainedModel) -> PreTrainedTokenizerBase:
+    """Load a target's tokenizer from where the target came from.
+
+    Raises:
+        InputError: If there is none.
+    """
+    place = target_model.name_or_path
+    try:
+        return AutoTokenizer.from_pretrained(place)
+    except (OSError, ValueError) as error:
+        reason = explain_refusal(place, error)
+        raise InputError(f"no tokenizer of the target at {place!r} ({reason}): give it as tokenizer") from error
 
 
 def _say_what_to_expect(
@@ -144,7 +150,7 @@ def _load_weights(
     # Not at the top: peft takes a second to import, and most drafters are no adapters.
     from drafter_trainer.drafters.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, merge_adapter
 
-    found = [_find(drafter, name, commit) for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG)]
+    found = [find_file(drafter, name, commit) for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG)]
     if None in found:
         raise InputError(f"{drafter} lacks {ADAPTER_WEIGHTS} or {ADAPTER_CONFIG}: publish it again")
     return merge_adapter(model, found[0].parent)
@@ -197,13 +203,22 @@ def describe_drafter(drafter: str, revision: str | None = None) -> DrafterDescri
     """
     if Path(drafter).is_dir():
         return DrafterDescription.read(Path(drafter))
-    path = _find(drafter, FILE_NAME, resolve_commit(drafter, revision, "a published drafter"))
+    path = find_file(drafter, FILE_NAME, resolve_commit(drafter, revision, "a published drafter"))
     if path is None:
         raise InputError(f"{drafter} has no {FILE_NAME}: it is no drafter published with this library")
     return DrafterDescription.from_json(path.read_text(encoding="utf-8"), f"{drafter}/{FILE_NAME}")
 
 
-def _find(drafter: str, name: str, commit: str | None) -> Path | None:
+def find_file(drafter: str, name: str, commit: str | None) -> Path | None:
+    """Return the path of a file of a drafter, `None` where it has no such file.
+
+    Args:
+        drafter (`str`): Hub id or folder.
+        name (`str`): Of the file.
+        commit (`str`, *optional*): On the Hub; `None` for a folder.
+    Raises:
+        InputError: If the Hub does not give it.
+    """
     if commit is None:
         path = Path(drafter) / name
         return path if path.is_file() else None

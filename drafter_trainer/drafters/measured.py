@@ -8,7 +8,7 @@ from typing import Any
 
 from drafter_trainer.drafters.description import DrafterDescription
 
-FILE_NAME = "results.json"
+RESULTS = "results.json"
 METHOD = "drafter"  # its name in the benchmark's tables
 
 
@@ -91,10 +91,10 @@ def read_measured(path: Path | None, description: DrafterDescription) -> Measure
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
         if results["provenance"]["drafter_fingerprint"] != description.fingerprint():
-            return f"has not been measured since it changed ({FILE_NAME} is of what it was before)"
+            return f"has not been measured since it changed ({RESULTS} is of what it was before)"
         return Measured.from_results(results)
     except (LookupError, TypeError, ValueError) as error:
-        return f"comes with a {FILE_NAME} that cannot be read ({_one_line(repr(error))})"
+        return f"comes with a {RESULTS} that cannot be read ({_one_line(repr(error))})"
 
 
 def _positive(value: Any) -> float:

@@ -15,7 +15,8 @@ def fit_vocabulary(model: PreTrainedModel, size: int) -> None:
     """Give a drafter's embeddings and head as many rows as its target's have; changed in place.
 
     Rows that are added hold the mean of the others, so that their logits are the mean of the others' and never the
-    largest. Rows that are too many are cut off.
+    largest. Rows that are too many are cut off. A drafter is resized when it is loaded and stays so: no call of
+    `generate` has anything left to do.
 
     Args:
         model (`PreTrainedModel`): The drafter.

@@ -4,7 +4,6 @@ import hashlib
 import json
 import shutil
 import tempfile
-import warnings
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -15,7 +14,6 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from drafter_trainer.arguments import PublishingArguments, RunArguments
-from drafter_trainer.benchmark.results import read_results
 from drafter_trainer.drafters.adapters import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS, merge_adapter
 from drafter_trainer.drafters.compatibility import check_tokenizers, hash_tokenizer
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
@@ -26,7 +24,18 @@ from drafter_trainer.drafters.loop.policy import NETWORK, NGRAM, SOURCES
 from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.errors import InputError
-from drafter_trainer.hub.card import render_card
+from drafter_trainer.hub.card import PLOT
+from drafter_trainer.hub.card_folder import (
+    MEASUREMENTS,
+    RESULTS,
+    CardDetails,
+    copy_measurements,
+    keep_card,
+    read_measurements,
+    read_notes,
+    write_card,
+)
+from drafter_trainer.hub.licence import target_licence
 from drafter_trainer.languages import get_pair
 from drafter_trainer.provenance import library_versions
 from drafter_trainer.steps import finished_step, read_step
@@ -34,7 +43,6 @@ from drafter_trainer.targets import Target
 from drafter_trainer.tuning.results import SETTINGS
 
 HUB = "hub"
-RESULTS = "results.json"
 _WEIGHTS = (
     "config.json",
     "model.safetensors",
@@ -46,8 +54,9 @@ _WEIGHTS = (
 # Everything that may leave: no optimizer state, no pickled arguments, no token.
 ALLOWED = (
     "README.md",
+    PLOT,
     FILE_NAME,
-    RESULTS,
+    *MEASUREMENTS,
     *_WEIGHTS,
     "generation_config.json",
     "tokenizer.json",
@@ -113,10 +122,6 @@ def publish_run(run: RunArguments, target: Target, target_dtype: str, publishing
         HfHubHTTPError: If the Hub refuses.
     """
     check_destination(publishing.to)
-    results_path = run.folder / RESULTS
-    results = read_results(results_path) if results_path.is_file() else None
-    if results and results["provenance"]["drafter"] != run.drafter_name:
-        raise InputError(f"{results_path} measures {results['provenance']['drafter']}, not {run.drafter_name}")
     api = huggingface_hub.HfApi()
     if publishing.to == HUB:
         location = publishing.repo_id or f"{api.whoami()['name']}/{run.drafter_name}"
@@ -129,28 +134,23 @@ def publish_run(run: RunArguments, target: Target, target_dtype: str, publishing
         description = assemble(
             run, target, target_dtype, publishing.draft_length, folder, publishing.adapter_of, publishing.sources
         )
-        if results and results["provenance"].get("drafter_fingerprint") != description.fingerprint():
-            message = (
-                f"{results_path} measures this drafter as it was before: the card goes without numbers until bench.py"
-            )
-            warnings.warn(f"{message} has run again", stacklevel=2)
-            results = None
-        card = render_card(description, results, location, publishing.licence, _notes(run, publishing))
-        (folder / "README.md").write_text(card, encoding="utf-8")
-        if results:
-            shutil.copyfile(results_path, folder / RESULTS)
-        if publishing.card_folder:
-            _keep_card(folder, Path(publishing.card_folder) / run.drafter_name)
+        measurements = read_measurements(run.folder, description)
+        details = CardDetails(location, publishing.licence or target_licence(target))
+        cards = Path(publishing.card_folder) / run.drafter_name if publishing.card_folder else None
+        write_card(folder, description, measurements, details, read_notes(cards) if cards else "")
+        copy_measurements(run.folder, folder, list(measurements))
+        if cards:
+            keep_card(folder, cards, details)
         if publishing.to != HUB:
             return _replace(Path(publishing.to), folder)
         api.create_repo(location, private=publishing.private, exist_ok=True)
-        message = "Add the benchmark's results" if results else "Add the drafter"
+        message = "Add the benchmark's results" if RESULTS in measurements else "Add the drafter"
         commit = api.upload_folder(
             repo_id=location,
             folder_path=folder,
             allow_patterns=list(ALLOWED),
             # What this drafter no longer has must not be taken for its own.
-            delete_patterns=[VOCABULARY, TABLE, RESULTS, *_WEIGHTS],
+            delete_patterns=[VOCABULARY, TABLE, PLOT, *MEASUREMENTS, *_WEIGHTS],
             commit_message=message,
         )
         return commit.commit_url
@@ -311,18 +311,3 @@ def _replace(place: Path, folder: Path) -> str:
         place.rename(old)
     folder.rename(place)
     return str(place)
-
-
-def _notes(run: RunArguments, publishing: PublishingArguments) -> str:
-    """Read what was written by hand for the card, `notes.md` beside it."""
-    if publishing.card_folder is None:
-        return ""
-    notes = Path(publishing.card_folder) / run.drafter_name / "notes.md"
-    return notes.read_text(encoding="utf-8") if notes.is_file() else ""
-
-
-def _keep_card(folder: Path, place: Path) -> None:
-    place.mkdir(parents=True, exist_ok=True)
-    for name in ("README.md", RESULTS):
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, place / name)

@@ -107,6 +107,7 @@ class _SumOfLosses(torch.autograd.Function):
                 weight_gradient += gradient.T @ piece
             if learns_bias:
                 bias_gradient += gradient.sum(dim=0)
+            del logits, loss, gradient  # else they are held while the next piece's are made
         # Not saved for backward, which would hold them to its end: let go of, autograd adds to them in place what tied
         # embeddings get from their other side.
         ctx.gradients = [hidden_gradient, weight_gradient, bias_gradient]

@@ -1,7 +1,6 @@
 """Losses of drafters: pure, per token, unreduced, in fp32."""
 
 import torch
-import torch.nn.functional as F
 
 from drafter_trainer.decoding.metrics import expected_alpha
 
@@ -17,7 +16,7 @@ def cross_entropy(draft_logits: torch.Tensor, labels: torch.Tensor) -> torch.Ten
     Returns:
         `torch.Tensor` of shape `(tokens,)`, in nats.
     """
-    return F.cross_entropy(draft_logits.float(), labels, reduction="none", ignore_index=-1)
+    return torch.where(labels < 0, 0.0, -_log_q(draft_logits, labels[:, None])[:, 0])
 
 
 def topk_kl(draft_logits: torch.Tensor, topk_ids: torch.Tensor, topk_logprobs: torch.Tensor) -> torch.Tensor:
@@ -125,5 +124,22 @@ def topk_rejected(draft_logits: torch.Tensor, topk_ids: torch.Tensor, topk_logpr
 TOPK_LOSSES = {loss.__name__: loss for loss in (topk_kl, topk_tv, topk_acceptance, lk_hybrid, topk_rejected)}
 
 
-def _log_q(draft_logits: torch.Tensor, topk_ids: torch.Tensor) -> torch.Tensor:
-    return draft_logits.float().log_softmax(dim=-1).gather(-1, topk_ids.long().clamp(min=0))
+def _log_q(draft_logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Compute log q of some ids of each token; -1 is read as 0, for the caller to leave out."""
+    return _LogProbabilities.apply(draft_logits.float(), ids.long().clamp(min=0))
+
+
+class _LogProbabilities(torch.autograd.Function):
+    """Gather from log_softmax, whose gradient is made in one buffer: of a large vocabulary each one counts."""
+
+    @staticmethod
+    def forward(ctx, logits, ids):
+        normaliser = logits.logsumexp(dim=-1, keepdim=True)
+        ctx.save_for_backward(logits, ids, normaliser)
+        return logits.gather(-1, ids) - normaliser
+
+    @staticmethod
+    def backward(ctx, outer):
+        logits, ids, normaliser = ctx.saved_tensors
+        gradient = (logits - normaliser).exp_().mul_(-outer.sum(dim=-1, keepdim=True))
+        return gradient.scatter_add_(-1, ids, outer), None

@@ -23,7 +23,7 @@ from drafter_trainer.decoding.metrics import Round
 from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.compatibility import hash_tokenizer
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
-from drafter_trainer.drafters.load import describe_drafter, identify_drafter, load_drafter
+from drafter_trainer.drafters.load import describe_drafter, identify_drafter, load_drafter, with_stock_loop
 from drafter_trainer.drafters.loop.settings import NETWORK_BINS, LoopSettings, default_calibration
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.languages import get_pair
@@ -324,26 +324,44 @@ def multimodal_model(tokenizer) -> PreTrainedModel:
             eoi_token_index=402,
         )
     )
+    torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight)  # zero to begin with
     return model.eval()
 
 
-@pytest.mark.parametrize("sampling", [False, True])
-def test_multimodal_target(folder: Path, multimodal_model: PreTrainedModel, tokenizer, sampling: bool) -> None:
+@pytest.fixture
+def picture() -> dict[str, torch.Tensor]:
+    """A prompt with a picture in it, as a processor writes it."""
+    ids = torch.tensor([[9, 401, 400, 400, 400, 400, 402, 33, 120, 7]])
+    seen = {"token_type_ids": (ids == 400).long(), "pixel_values": torch.rand(1, 3, 16, 16)}
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)} | seen
+
+
+def test_greedy_output_of_a_multimodal_target(
+    folder: Path, multimodal_model: PreTrainedModel, tokenizer, picture: dict[str, torch.Tensor]
+) -> None:
     """Pictures and token types go to the assistant too, which knows neither, nor the ids that stand for a picture."""
     drafter = load_drafter(str(folder), multimodal_model, tokenizer)
-    ids = torch.tensor([[9, 401, 400, 400, 400, 400, 402, 33, 120, 7]])
-    inputs = {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
-        "token_type_ids": (ids == 400).long(),
-        "pixel_values": torch.rand(1, 3, 16, 16),
-    }
-    settings = {"max_new_tokens": 8, "do_sample": sampling}
-    output = multimodal_model.generate(**inputs, **settings, assistant_model=drafter)
-    if sampling:
-        assert ids.shape[1] < output.shape[1] <= ids.shape[1] + 8
-    else:
-        assert torch.equal(output, multimodal_model.generate(**inputs, **settings))
-        assert len(set(output[0, ids.shape[1] :].tolist())) > 3
-        seen = inputs | {"pixel_values": torch.zeros(1, 3, 16, 16)}
-        assert not torch.equal(output, multimodal_model.generate(**seen, **settings))  # the picture is looked at
+    settings = {"max_new_tokens": 8, "do_sample": False}
+    plain = multimodal_model.generate(**picture, **settings)
+    assert torch.equal(multimodal_model.generate(**picture, **settings, assistant_model=drafter), plain)
+    assert len(set(plain[0, -8:].tolist())) > 3
+    unseen = picture | {"pixel_values": torch.zeros(1, 3, 16, 16)}
+    assert not torch.equal(multimodal_model.generate(**unseen, **settings), plain)
+
+
+def test_sampled_output_of_a_multimodal_target(
+    folder: Path, multimodal_model: PreTrainedModel, tokenizer, picture: dict[str, torch.Tensor]
+) -> None:
+    """The scores that the target weighs are as wide as its own, padding included."""
+    drafter = load_drafter(str(folder), multimodal_model, tokenizer)
+    output = multimodal_model.generate(**picture, max_new_tokens=8, do_sample=True, assistant_model=drafter)
+    assert 10 < output.shape[1] <= 18
+
+
+def test_stock_loop_refuses_what_it_does_not_know(
+    folder: Path, multimodal_model: PreTrainedModel, tokenizer, picture: dict[str, torch.Tensor]
+) -> None:
+    """README says that token types need the loop, since transformers' own refuses them: if not so, it is wrong."""
+    stock = with_stock_loop(load_drafter(str(folder), multimodal_model, tokenizer), DRAFT_LENGTH)
+    with pytest.raises(ValueError, match=r"not used by the model: \['token_type_ids'\]"):
+        multimodal_model.generate(**picture, max_new_tokens=8, do_sample=False, assistant_model=stock)

@@ -1,5 +1,6 @@
 """What load_drafter reads out of a benchmark's results."""
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +10,8 @@ import pytest
 
 from drafter_trainer.benchmark.methods import DRAFTER
 from drafter_trainer.benchmark.results import check_results, find_method
-from drafter_trainer.drafters import measured
 from drafter_trainer.drafters.description import DrafterDescription
-from drafter_trainer.drafters.measured import Measured, read_measured
+from drafter_trainer.drafters.measured import METHOD, RESULTS, Measured, read_measured
 from drafter_trainer.hub import publish
 from tests.hub.conftest import results_for
 
@@ -22,7 +22,7 @@ CARDS = Path(__file__).parents[2] / "hub_cards"
 @pytest.fixture
 def results() -> dict[str, Any]:
     """Results as bench.py writes them, of this drafter as it is."""
-    return results_for("tiny", DESCRIPTION.fingerprint())
+    return copy.deepcopy(results_for("tiny", DESCRIPTION.fingerprint()))  # tests spoil what others share
 
 
 def read(folder: Path, results: Any) -> Measured | str:
@@ -120,8 +120,8 @@ def test_text_of_others_stays_on_its_line(tmp_path: Path, results: dict[str, Any
 
 def test_names_are_the_benchmarks_own() -> None:
     """Another name for file or method would be "not measured" for every drafter."""
-    assert measured.FILE_NAME == publish.RESULTS
-    assert measured.METHOD == DRAFTER
+    assert RESULTS == publish.RESULTS
+    assert METHOD == DRAFTER
 
 
 @pytest.mark.parametrize("card", sorted(CARDS.glob("*/results.json")), ids=lambda path: path.parent.name)
