@@ -33,7 +33,7 @@ def options(folder: Path, target_folder: Path, text: Path, *more: str) -> list[s
         "target_name": "tests/tiny-target",
         "table_corpus": f"file:{text}",
         "table_bytes": str(SIZE),
-        "max_answers": "4",
+        "max_answers": "2",
         "longest_draft": "4",
         "repeats": "1",
         "to": str(folder / "drafter"),
