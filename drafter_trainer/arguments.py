@@ -160,17 +160,14 @@ class PublishingArguments:
     to: str = option("hub", "hub (the one that HF_ENDPOINT and HF_TOKEN name), or a folder")
     repo_id: str | None = option(None, "Repository on the Hub (default: <you>/<drafter_name>)")
     private: bool = option(False, "Make a new repository private")
-    adapter_of: str | None = option(
-        None, "After finetuning with lora_rank: publish the adapter alone, over this published base drafter"
-    )
+    adapter_of: str | None = option(None, "With lora_rank: publish the adapter alone, over this published base")
     sources: list[str] = option(
-        [],
-        "Draft with these of lookup, ngram and network alone; without network no weights are published (default: all)",
+        [], "Draft with these of lookup, ngram, network alone; no network: without its weights"
     )
     draft_length: int = option(5, "Tokens that the stock loop drafts in one round, written into the repository")
     licence: str | None = option(None, "Licence identifier for the card (default: what the target's own card says)")
     card_folder: str | None = option(
-        None, "Also write the card, with what it is rendered from, to <card_folder>/<drafter_name>; notes.md ends it"
+        None, "Also write card and results to CARD_FOLDER/<drafter_name>, by its notes.md"
     )
 
     def __post_init__(self) -> None:
