@@ -147,7 +147,7 @@ class DraftingLoop:
         old, draft = self._known, self._draft
         grown = len(known) - len(old)
         continues = 0 < grown <= len(draft) + 1 and known[: len(old)] == old and sampling == self._sampling
-        if not continues:
+        if not old or not continues:  # a prompt of one token follows nothing
             self._begin(sampling)
             self._index.extend(known)
             self._known = list(known)

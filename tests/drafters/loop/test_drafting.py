@@ -440,6 +440,12 @@ def test_another_prompt_begins_anew() -> None:
     assert [proposal.probability for proposal in again] == [proposal.probability for proposal in expected]
 
 
+def test_prompt_of_one_token_follows_nothing() -> None:
+    """A target that writes by itself goes on from its start token: taken for a draft's outcome, there is none."""
+    loop = make_loop(make_settings(sources=["ngram"]), None, count_table([[21, 40]], (1,)))
+    assert tokens_of(loop.draft([21], 4)) == [40]
+
+
 def test_prompt_that_shares_its_start_is_another_one() -> None:
     """A longer text that continues the last one further than a draft could is a prompt, not a round."""
     network = FakeNetwork(successor)
