@@ -143,12 +143,11 @@ def test_loaded_drafter_brings_its_own_settings(run: Path, target_folder: Path) 
 def test_every_trial_of_tuning_is_kept(run: Path) -> None:
     """Why a setting was chosen must be seen from what the others gave."""
     trials = json.loads((run / "tune" / "trials.json").read_text(encoding="utf-8"))
-    assert {trial["what"] for trial in trials} == {
+    # Orders and sizes are tried where a table pays.
+    assert {trial["what"] for trial in trials} - {"table orders", "table bytes"} == {
         "weights",
         "draft vocabulary",
         "table counted on",
-        "table orders",
-        "table bytes",
         "network gain",
         "longest draft",
         "sources",
