@@ -159,18 +159,31 @@ class PublishingArguments:
 
     to: str = option("hub", "hub (the one that HF_ENDPOINT and HF_TOKEN name), or a folder")
     repo_id: str | None = option(None, "Repository on the Hub (default: <you>/<drafter_name>)")
+    revision: str | None = option(None, "Branch on the Hub, made where there is none (default: main)")
+    tag: str | None = option(None, "Tag the commit so, such as v1, once what was pushed has been checked")
     private: bool = option(False, "Make a new repository private")
-    adapter_of: str | None = option(None, "With lora_rank: publish the adapter alone, over this published base")
+    overwrite: bool = option(False, "Replace another drafter or other rows there, and move a tag that exists")
+    dry_run: bool = option(False, "Write everything but send nothing: list the files and their sizes")
+    check_generation: bool = option(
+        True, "After a push load the target and generate with what came back; false where it does not fit in here"
+    )
+    collection: bool = option(True, "Gather a target's drafters on the Hub in a collection")
+    adapter_of: str | None = option(
+        None, "After finetuning with lora_rank: publish the adapter alone, over this published base drafter"
+    )
     sources: list[str] = option(
-        [], "Draft with these of lookup, ngram, network alone; no network: without its weights"
+        [],
+        "Draft with these of lookup, ngram and network alone; without network no weights are published (default: all)",
     )
     draft_length: int = option(5, "Tokens that the stock loop drafts in one round, written into the repository")
     licence: str | None = option(None, "Licence identifier for the card (default: what the target's own card says)")
     card_folder: str | None = option(
-        None, "Also write card and results to CARD_FOLDER/<drafter_name>, by its notes.md"
+        None, "Also write the card, with what it is rendered from, to <card_folder>/<drafter_name>; notes.md ends it"
     )
 
     def __post_init__(self) -> None:
+        if self.to != "hub" and (self.revision or self.tag):
+            raise InputError(f"revision and tag are the Hub's: leave them out, or --to {self.to}")
         # Drafting nothing works greedily and breaks when sampling (transformers 5.23).
         check_positive(self, "draft_length")
         _check_known(self, "sources", SOURCES)
@@ -188,6 +201,13 @@ class PublishingArguments:
 
 
 @dataclass
+class PublishedArguments:
+    """Say what of a run is published."""
+
+    dataset: bool = option(False, "Publish RUN_FOLDER/distill, the self-distilled rows, in place of the drafter")
+
+
+@dataclass
 class FinetuneDataArguments:
     """Say what is finetuned on, and whether the result is published."""
 
@@ -197,28 +217,6 @@ class FinetuneDataArguments:
 
     def __post_init__(self) -> None:
         check_positive(self, "max_train_samples")
-
-
-@dataclass
-class RivalArguments:
-    """Say what a rival of the literature is trained on."""
-
-    data: list[str] = option([], "Folders of self-distilled rows, taken together (default: RUN_FOLDER/distill)")
-    max_train_samples: int | None = option(None, "Train on so many of their rows, chosen by chance with --seed")
-
-    def __post_init__(self) -> None:
-        check_positive(self, "max_train_samples")
-
-
-@dataclass
-class MedusaArguments(RivalArguments):
-    """Say the same of Medusa, and how far its heads look ahead."""
-
-    heads: int = option(3, "Heads, each of which guesses one more token ahead")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive(self, "heads")
 
 
 @dataclass
