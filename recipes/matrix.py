@@ -16,7 +16,6 @@ from drafter_trainer.benchmark.arguments import MatrixArguments
 from drafter_trainer.benchmark.matrix import Cell, matrix_tables, plot_matrix
 from drafter_trainer.benchmark.results import read_results
 from drafter_trainer.configuration import option_of, parse_arguments
-from drafter_trainer.drafters.description import FILE_NAME
 from drafter_trainer.drafters.load import describe_drafter
 from drafter_trainer.errors import InputError
 from drafter_trainer.launch import run_recipe
@@ -46,7 +45,7 @@ def main(argv: list[str]) -> None:
 def measured_before(folder: str, columns: list[tuple[str, str]]) -> list[Cell]:
     """Return the cells of a folder that holds results and no drafter, and none for anything else."""
     path = Path(folder) / "results.json"
-    if not path.is_file() or (Path(folder) / FILE_NAME).is_file():
+    if not path.is_file() or any(Path(folder).glob("*config.json")):  # of a model or an adapter; a card has none
         return []
     results = read_results(path)
     name = results["provenance"]["drafter"]

@@ -55,11 +55,10 @@ def distill(
                     bar.initial += len(batch) - len(missing)  # the time left is that of the others
                     bar.update(len(batch) - len(missing))
                 if missing:
-                    # With some engines what is sampled for a request depends on the batch that it stands in.
-                    yield batch if engine.whole_batches else missing
+                    yield missing
 
         for group, answers in engine.answers(asked()):
-            answered = [row for row in zip(group, answers) if row[0].key not in done]
+            answered = [*zip(group, answers)]
             if not (done or rows or dropped):
                 _refuse_to_drop_all(answered)
             reasons = [reason_to_drop(answer, special, drop_looping) for _, answer in answered]

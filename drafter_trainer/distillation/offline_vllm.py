@@ -29,7 +29,6 @@ class VLLMEngine:
     """
 
     name = "vllm"
-    whole_batches = False  # each request has a seed of its own
 
     def __init__(self, target: Target, dtype: str, **options: Any) -> None:
         try:

@@ -43,8 +43,6 @@ class ServerEngine:
         InputError: If an address or the key cannot be used.
     """
 
-    whole_batches = False
-
     def __init__(
         self,
         kind: ServerKind,

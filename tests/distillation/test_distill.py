@@ -35,7 +35,6 @@ class RecordingEngine:
     """Answer with another engine, note what was asked, and stop as a user would after so many batches."""
 
     name = "transformers"
-    whole_batches = True
 
     def __init__(self, engine: Any, batches: int | None = None) -> None:
         self.engine = engine
@@ -56,15 +55,14 @@ class RecordingEngine:
         return self.engine.answer(requests)
 
 
-class BatchedEngine:
-    """Answer from the batch as a whole, as sampling does, and about every third request with the end token alone."""
+class DrawingEngine:
+    """Answer without a model, and about every third request with the end token alone."""
 
     name = "transformers"
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
-        """Derive each answer from the first key of the batch and the place in it."""
-        random = np.random.default_rng(int(requests[0].key[:15], 16))
-        return [self._answer(random) for _ in requests]
+        """Draw each answer from the request's key."""
+        return [self._answer(np.random.default_rng(int(request.key[:15], 16))) for request in requests]
 
     def _answer(self, random: np.random.Generator) -> Answer:
         drawn = random.integers(5, 400, 4).tolist()
@@ -129,13 +127,41 @@ def test_an_interrupted_run_goes_on_where_it_was(
     assert stored_rows(RowStore(tmp_path / "interrupted")) == stored_rows(RowStore(tmp_path / "whole"))
 
 
+@pytest.mark.parametrize("call", [1, 4])
+def test_a_stream_that_is_interrupted_is_sampled_alike_when_it_goes_on(
+    tmp_path: Path, requests: Requests, engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    """Prevent answers that were under way, or had ended and were not stored, from being lost or sampled anew."""
+
+    def stream(folder: Path) -> dict[str, list[int]]:
+        distill(requests, engine, RowStore(folder), BATCH, "English", [0, 1, END])
+        return {row["key"]: row["response_ids"] for row in stored_rows(RowStore(folder))}
+
+    whole = stream(tmp_path / "whole")
+    assert whole.keys() == {request.key for request in requests}
+    write, calls = RowStore.write, []
+
+    def interrupt(store: RowStore, *given: Any) -> None:
+        calls.append(store)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        write(store, *given)
+
+    monkeypatch.setattr(RowStore, "write", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        stream(tmp_path / "interrupted")
+    monkeypatch.undo()
+    assert len(RowStore(tmp_path / "interrupted").keys()) == (call - 1) * BATCH
+    assert stream(tmp_path / "interrupted") == whole
+
+
 @pytest.mark.parametrize("call", [1, 2, 5])
 @pytest.mark.parametrize("kept", ["rows", "dropped"])
 def test_an_interrupt_between_rows_and_drops_changes_nothing(
     tmp_path: Path, requests: Requests, monkeypatch: pytest.MonkeyPatch, kept: str, call: int
 ) -> None:
-    """Prevent a batch of which only a part was stored from being sampled anew as a smaller, other batch."""
-    run(requests, BatchedEngine(), tmp_path / "whole")
+    """Prevent a batch of which only a part was stored from losing the rest, or from being stored twice."""
+    run(requests, DrawingEngine(), tmp_path / "whole")
     lost = {"rows": "write_dropped", "dropped": "write"}[kept]
     write = getattr(RowStore, lost)
     calls = []
@@ -148,9 +174,9 @@ def test_an_interrupt_between_rows_and_drops_changes_nothing(
 
     monkeypatch.setattr(RowStore, lost, interrupt)
     with pytest.raises(KeyboardInterrupt):
-        run(requests, BatchedEngine(), tmp_path / "interrupted")
+        run(requests, DrawingEngine(), tmp_path / "interrupted")
     monkeypatch.undo()
-    run(requests, BatchedEngine(), tmp_path / "interrupted")
+    run(requests, DrawingEngine(), tmp_path / "interrupted")
     whole, interrupted = RowStore(tmp_path / "whole"), RowStore(tmp_path / "interrupted")
     assert stored_rows(interrupted) == stored_rows(whole)
     assert interrupted.drops() == whole.drops()
@@ -159,14 +185,14 @@ def test_an_interrupt_between_rows_and_drops_changes_nothing(
 
 def test_empty_answers_are_dropped_and_counted_once(tmp_path: Path, requests: Requests) -> None:
     """Prevent answers without text from reaching training, and drops that are counted again after a resume."""
-    answers = [row for batch in requests.batches(BATCH) for row in zip(batch, BatchedEngine().answer(batch))]
+    answers = [row for batch in requests.batches(BATCH) for row in zip(batch, DrawingEngine().answer(batch))]
     empty = {request.key for request, answer in answers if answer.response_ids == [END]}
     with pytest.raises(KeyboardInterrupt):
-        run(requests, RecordingEngine(BatchedEngine(), 6), tmp_path)
+        run(requests, RecordingEngine(DrawingEngine(), 6), tmp_path)
     first = RowStore(tmp_path).drops().total()
     assert 0 < first < len(empty)
-    run(requests, BatchedEngine(), tmp_path)
-    run(requests, BatchedEngine(), tmp_path)
+    run(requests, DrawingEngine(), tmp_path)
+    run(requests, DrawingEngine(), tmp_path)
     store = RowStore(tmp_path)
     assert store.drops() == {"empty answer (English)": len(empty)}
     assert {row["key"] for row in stored_rows(store)} == {request.key for request in requests} - empty
@@ -277,7 +303,7 @@ def test_requests_of_another_target_are_asked_beside_what_is_stored(tmp_path: Pa
     asked: set[str] = set()
     for target in (TARGET, replace(TARGET, revision="newer")):
         requests = make_requests(prompts[:4], [0.7], 1, 0, 8, PAIR, target)
-        run(requests, BatchedEngine(), tmp_path)
+        run(requests, DrawingEngine(), tmp_path)
         asked |= {request.key for request in requests}
     assert len(asked) == 8
     assert RowStore(tmp_path).keys() == asked

@@ -111,6 +111,7 @@ def test_published_folder_holds_nothing_else(run: Path) -> None:
     # Tuning keeps a table only where it pays.
     assert {path.name for path in (run / "drafter").iterdir()} - {"ngram.safetensors"} == {
         "README.md",
+        "acceptance.png",
         "chat_template.jinja",
         "config.json",
         "custom_generate",
@@ -365,12 +366,8 @@ def test_drafter_with_another_tokenizer_is_refused_everywhere(run: Path, config:
     mixed = tmp_path / "mixed"
     shutil.copytree(run / "drafter", mixed)
     shutil.copy(folder / "tokenizer.json", mixed)
-    (mixed / "drafter.json").write_text(
-        (mixed / "drafter.json")
-        .read_text(encoding="utf-8")
-        .replace('"tokenizer_sha256": "', '"tokenizer_sha256": "0'),
-        encoding="utf-8",
-    )
+    description = json.loads((mixed / "drafter.json").read_text(encoding="utf-8")) | {"tokenizer_sha256": "0" * 64}
+    (mixed / "drafter.json").write_text(json.dumps(description), encoding="utf-8")
     with pytest.raises(IncompatibleTokenizerError, match="differs from the target's in 2 tokens"):
         recipe_main("bench")(["--config", str(config), "--drafter", str(mixed), "--out", str(tmp_path / "out")])
     trained = tmp_path / "run"

@@ -1,0 +1,246 @@
+"""Continuous batching: an answer is the same, whatever stands beside it, before it or after it."""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from drafter_trainer.distillation import cache
+from drafter_trainer.distillation.cache import RoomyLayer
+from drafter_trainer.distillation.engines import TransformersEngine
+from drafter_trainer.distillation.requests import Request
+from drafter_trainer.distillation.store import Answer
+from tests.distillation.conftest import REQUEST
+from tests.distillation.test_cache import recurrent_model, windowed_model
+
+END = 2
+
+
+TEMPLATE = tuple(range(100, 120))
+
+
+def make_stream(
+    count: int = 30, temperature: float = 0.0, max_new_tokens: int = 20, start: tuple[int, ...] = ()
+) -> list[Request]:
+    """Ask prompts of 1 to 60 tokens behind what all begin with, in no order of their lengths."""
+    random_state = random.Random(0)
+    return [
+        replace(
+            REQUEST,
+            prompt_ids=start
+            + tuple(random_state.randrange(5, 400) for _ in range(random_state.choice([1, 3, 9, 25, 60]))),
+            temperature=temperature,
+            seed=number,
+            max_new_tokens=max_new_tokens,
+        )
+        for number in range(count)
+    ]
+
+
+def in_batches(requests: Sequence[Request], size: int) -> Iterator[Sequence[Request]]:
+    """Cut a stream into batches."""
+    return (requests[start : start + size] for start in range(0, len(requests), size))
+
+
+def answered(engine: TransformersEngine, requests: Sequence[Request], size: int) -> dict[Request, Answer]:
+    """Answer a stream; every request must come back once."""
+    groups = [[*zip(*group)] for group in engine.answers(in_batches(requests, size))]
+    assert [len(group) for group in groups[:-1]] == [size] * (len(groups) - 1)
+    assert 0 < len(groups[-1]) <= size
+    given = dict(row for group in groups for row in group)
+    assert sum(map(len, groups)) == len(requests)
+    assert given.keys() == set(requests)
+    return given
+
+
+def generated(model: PreTrainedModel, request: Request) -> list[int]:
+    """Let `generate` answer a request alone."""
+    ids = torch.tensor([request.prompt_ids])
+    output = model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=request.max_new_tokens,
+        do_sample=False,
+        pad_token_id=0,
+    )
+    return output[0, ids.shape[1] :].tolist()
+
+
+def with_ends(model: PreTrainedModel, requests: Sequence[Request]) -> PreTrainedModel:
+    """Make tokens of some answers end tokens, so that answers end at different steps."""
+    said = [generated(model, request)[: 6 + 2 * number] for number, request in enumerate(requests[:6])]
+    model.generation_config.eos_token_id = sorted({END, *(answer[-1] for answer in said)})
+    return model
+
+
+@pytest.fixture
+def little_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the cache be moved every few tokens."""
+    monkeypatch.setattr(cache, "_ROOM", 5)
+
+
+@pytest.mark.usefixtures("little_room")
+@pytest.mark.parametrize("start", [(), TEMPLATE], ids=["nothing shared", "template"])
+def test_greedy_answers_equal_generate_on_each_prompt_alone(
+    target_model: PreTrainedModel, start: tuple[int, ...]
+) -> None:
+    """Prevent a row from reading its predecessor's columns, its neighbour's, or a prompt that was put elsewhere."""
+    stream = make_stream(start=start)
+    engine = TransformersEngine(with_ends(target_model, stream), pad_id=0)
+    expected = {request: generated(target_model, request) for request in stream}
+    assert len({len(answer) for answer in expected.values()}) > 5
+    for size in range(1, 8):
+        for requests in (stream, stream[::-1]):
+            for request, answer in answered(engine, requests, size).items():
+                assert answer.response_ids == expected[request]
+                assert answer.finish_reason == ("stop" if expected[request][-1] in engine.eos_ids else "length")
+                assert answer.response_ids == answer.topk_ids[:, 0].tolist()
+
+
+@pytest.mark.usefixtures("little_room")
+def test_what_is_recorded_for_a_row_is_its_own(target_model: PreTrainedModel) -> None:
+    """Prevent log-probabilities of the answer that had the row before, or of another position."""
+    stream = make_stream(temperature=0.7)
+    engine = TransformersEngine(with_ends(target_model, stream), pad_id=0)
+    for request, answer in answered(engine, stream, 4).items():
+        ids = torch.tensor([[*request.prompt_ids, *answer.response_ids]])
+        with torch.inference_mode():
+            logits = target_model(input_ids=ids, use_cache=False).logits[0, len(request.prompt_ids) - 1 : -1]
+        expected = logits.log_softmax(dim=-1).topk(20).values
+        np.testing.assert_allclose(answer.topk_logprobs, expected, atol=1e-4)
+
+
+@pytest.mark.usefixtures("little_room")
+def test_sampled_answers_depend_on_nothing_but_their_request(target_model: PreTrainedModel) -> None:
+    """Prevent a resumed run, another batch size or another order from sampling anew what was sampled before."""
+    stream = make_stream(temperature=1.0)
+    engine = TransformersEngine(with_ends(target_model, stream), pad_id=0)
+    (first, *others) = [
+        {request: answer.response_ids for request, answer in answered(engine, requests, size).items()}
+        for requests, size in ((stream, 1), (stream, 4), (stream[::-1], 4), (stream, 7), (stream, 30))
+    ]
+    assert all(other == first for other in others)
+    assert len({tuple(answer) for answer in first.values()}) > 20
+
+
+def test_temperatures_and_limits_do_not_mix(target_model: PreTrainedModel) -> None:
+    """Prevent a row from keeping the temperature, the noise or the length limit of the answer before."""
+    kinds = [(0.0, 12), (0.3, 1), (1.0, 7), (1.0, 12), (0.0, 1)]
+    stream = [request for kind in kinds for request in make_stream(5, *kind)]
+    engine = TransformersEngine(target_model, pad_id=0)
+    together = answered(engine, stream, 4)
+    for request in stream:
+        (alone,) = engine.answer([request])
+        assert together[request].response_ids == alone.response_ids
+        if alone.finish_reason == "length":
+            assert len(alone.response_ids) == request.max_new_tokens
+
+
+def test_answers_that_end_with_their_first_token_take_no_row(target_model: PreTrainedModel) -> None:
+    """Prevent a row that has ended before its first step from going on, or from being lost."""
+    stream = make_stream(12)
+    firsts = [generated(target_model, replace(request, max_new_tokens=1))[0] for request in stream]
+    target_model.generation_config.eos_token_id = firsts[:7]
+    given = answered(TransformersEngine(target_model, pad_id=0), stream, 3)
+    for request, first in zip(stream[:7], firsts):
+        assert (given[request].response_ids, given[request].finish_reason) == ([first], "stop")
+        assert len(given[request].topk_ids) == 1
+
+
+def test_what_all_prompts_begin_with_is_read_once(target_model: PreTrainedModel) -> None:
+    """Prevent a chat template, as long as the sentence in it, from being read again for every prompt."""
+    stream = make_stream(start=TEMPLATE, max_new_tokens=2)
+    read: list[int] = []
+    target_model.register_forward_pre_hook(
+        lambda _, __, given: read.append(given["input_ids"].numel()), with_kwargs=True
+    )
+    # The same prompt twice comes first, and begins with more than the template.
+    twice = [replace(stream[0], temperature=0.7, seed=seed) for seed in (100, 101)]
+    answered(TransformersEngine(target_model, pad_id=0), [*twice, *stream], 2)
+    longest = max(len(request.prompt_ids) for request in stream)
+    assert read[0] == len(stream[0].prompt_ids) - 1
+    assert max(read[1:]) <= 2 * (longest - len(TEMPLATE))
+
+
+def count_calls(model: PreTrainedModel) -> list[int]:
+    """Note how many rows each pass of a model has."""
+    rows: list[int] = []
+    model.register_forward_pre_hook(lambda _, __, given: rows.append(len(given["input_ids"])), with_kwargs=True)
+    return rows
+
+
+def test_freed_rows_are_filled_while_others_go_on(target_model: PreTrainedModel) -> None:
+    """Prevent one answer that goes on up to the limit from keeping all other rows empty."""
+    stream = make_stream(40, max_new_tokens=30)
+    short = [replace(request, max_new_tokens=3) for request in stream]
+    requests = [long if number % 8 == 0 else brief for number, (long, brief) in enumerate(zip(stream, short))]
+    passes = count_calls(target_model)
+    answered(TransformersEngine(target_model, pad_id=0), requests, 8)
+    # Batch by batch each of the five would take 30 passes; 5 x 30 + 35 x 3 tokens on 8 rows are 32.
+    assert len(passes) < 90
+    assert sum(passes) < 2 * (5 * 30 + 35 * 3)
+
+
+def test_a_small_first_batch_does_not_keep_the_batch_small(target_model: PreTrainedModel) -> None:
+    """Prevent a resumed run, whose first batch misses a few answers only, from going on with so few rows."""
+    stream = make_stream(26)
+    engine = TransformersEngine(target_model, pad_id=0)
+    passes = count_calls(target_model)
+    given = [row for group in engine.answers([stream[:2], *in_batches(stream[2:], 8)]) for row in zip(*group)]
+    assert max(passes) == 8
+    assert {request for request, _ in given} == set(stream)
+    for request, answer in given:
+        assert answer.response_ids == generated(target_model, request)
+
+
+def test_thousands_of_requests_need_the_memory_of_a_few(
+    target_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prevent a cache, requests or answers that pile up as the run goes on."""
+    size, drawn, columns = 32, 0, []
+    resize = RoomyLayer.resize
+
+    def noted(layer: RoomyLayer, rows: int, width: int, coming: int = 0) -> None:
+        columns.append(width)
+        assert rows <= size
+        resize(layer, rows, width, coming)
+
+    monkeypatch.setattr(RoomyLayer, "resize", noted)
+
+    def asked() -> Iterator[list[Request]]:
+        nonlocal drawn
+        for start in range(0, 3008, size):
+            batch = [replace(REQUEST, seed=start + n, max_new_tokens=2 + n % 5) for n in range(size)]
+            drawn += len(batch)
+            yield batch
+
+    given = 0
+    for group, answers in TransformersEngine(target_model, pad_id=0).answers(asked()):
+        # Lost by an interrupt: what is under way, what waits, and what has ended since the last group.
+        assert drawn - given <= 4 * size
+        given += len(answers)
+        assert len(group) == len(answers) == size
+    assert given == drawn == 3008
+    assert len(columns) > 4 * 4
+    assert max(columns) <= len(REQUEST.prompt_ids) + 6
+
+
+@pytest.mark.usefixtures("little_room")
+def test_windows_are_kept_where_rows_are_refilled() -> None:
+    """Prevent a token from seeing further back than its window, or less far, because its row began elsewhere."""
+    stream = make_stream()
+    model = with_ends(windowed_model(), stream)
+    for request, answer in answered(TransformersEngine(model, pad_id=0), stream, 4).items():
+        assert answer.response_ids == generated(model, request)
+
+
+def test_models_with_a_state_answer_one_batch_after_the_other() -> None:
+    """Prevent a request from taking over the state that another left in its row."""
+    stream = make_stream()
+    model = with_ends(recurrent_model(), stream)
+    for request, answer in answered(TransformersEngine(model, pad_id=0), stream, 4).items():
+        assert answer.response_ids == generated(model, request)
