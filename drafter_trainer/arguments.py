@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from drafter_trainer.drafters.loop.policy import NETWORK, SOURCES
+from drafter_trainer.drafters.loop.policy import NETWORK, NGRAM, SOURCES
+from drafter_trainer.drafters.ngram import LEAST_BYTES
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair
 
@@ -186,8 +187,17 @@ class PublishingArguments:
         # Drafting nothing works greedily and breaks when sampling (transformers 5.23).
         check_positive(self, "draft_length")
         _check_known(self, "sources", SOURCES)
-        if self.adapter_of and self.sources and NETWORK not in self.sources:
+        if self.adapter_of and not self.network:
             raise InputError("an adapter is a network's: give --adapter_of, or --sources without network")
+        if not self.network and NGRAM not in self.sources:
+            raise InputError(
+                "lookup alone needs no drafter: give --sources lookup ngram, or generate(prompt_lookup_num_tokens=...)"
+            )
+
+    @property
+    def network(self) -> bool:
+        """Whether the drafter has a network."""
+        return not self.sources or NETWORK in self.sources
 
 
 @dataclass
@@ -219,6 +229,7 @@ class TuningArguments:
         [], "Also try n-gram tables counted on these: text by name, or rows:FOLDER for the answers of a distillation"
     )
     table_samples: int | None = option(None, "Of each of these, count so many documents")
+    table_bytes: int = option(1 << 21, "Prune n-gram tables to files of so many bytes; smaller ones are tried too")
     evaluation_questions: list[str] = option(["sample"], "Question sets whose prompts are kept out of the tables")
     longest_draft: int = option(32, "Tokens of the longest draft that is timed and tried")
     repeats: int = option(5, "Rounds that are timed of each draft length")
@@ -226,6 +237,8 @@ class TuningArguments:
 
     def __post_init__(self) -> None:
         check_positive(self, "max_answers", "table_samples", "longest_draft", "repeats")
+        if self.table_bytes < LEAST_BYTES:
+            raise InputError(f"table_bytes must be {LEAST_BYTES} or more, got {self.table_bytes}")
 
 
 @dataclass

@@ -18,13 +18,20 @@
 """Find on this machine how a finetuned drafter drafts best, publish it with what was found.
 
     accelerate launch recipes/tune.py --config recipes/configs/smollm2-135m/de-en.yaml
+    accelerate launch recipes/tune.py --config recipes/configs/smollm2-135m/de-en.yaml --sources lookup ngram \
+      --table_corpus file:text.txt --run_folder runs/ngram
 
 Measures the target's passes and the drafter's step, then tries draft vocabularies, n-gram tables (of the answers, and
 with --table_corpus of more text), draft lengths and sources on the held-out answers of RUN_FOLDER/distill. Leaves
 RUN_FOLDER/tune, which publish.py puts into the repository, and ends by publishing as publish.py does, unless --publish
 false.
+
+With --sources lookup ngram there is no network, and nothing has to be trained before. Without a distillation either,
+the tables are those of --table_corpus alone, and what the target makes of the beginnings of its held-out texts is what
+settings are tried on.
 """
 
+import functools
 from pathlib import Path
 
 from accelerate import PartialState
@@ -33,14 +40,16 @@ from transformers import AutoModelForCausalLM
 from drafter_trainer.configuration import parse_arguments
 from drafter_trainer.corpora import describe_corpus
 from drafter_trainer.drafters.compatibility import hash_tokenizer
+from drafter_trainer.drafters.loop.networkless import NetworklessDrafter
+from drafter_trainer.drafters.loop.policy import SOURCES
 from drafter_trainer.drafters.loop.repository import VOCABULARY, read_vocabulary
 from drafter_trainer.hub.publish import check_destination, publish_run
 from drafter_trainer.languages import get_pair
 from drafter_trainer.launch import report_step, require_one_process, run_recipe
-from drafter_trainer.steps import Step, finished_step
+from drafter_trainer.steps import Step, finished_step, read_step
 from drafter_trainer.targets import end_ids, resolve_target
 from drafter_trainer.training.packing import rows_folder
-from drafter_trainer.tuning.answers import load_answers, read_table_texts, typical_prompt
+from drafter_trainer.tuning.answers import continue_texts, load_answers, read_table_texts, typical_prompt
 from drafter_trainer.tuning.costs import measure_costs
 from drafter_trainer.tuning.results import trials_table, write_tuning
 from drafter_trainer.tuning.search import Tuning
@@ -54,44 +63,72 @@ def main(argv: list[str]) -> None:
         check_destination(publishing.to)
     target = resolve_target(where.target_model, where.target_revision, where.target_name, where.chat_template)
     trained, rows = run.folder / "finetune", Path(tuning.data or run.folder / "distill")
-    inputs = {
-        "target": target.identity,
-        "drafter": finished_step(trained, "run finetune.py first")["fingerprint"],
-        "rows": finished_step(rows, "run distill.py first, or give --data FOLDER")["fingerprint"],
-    }
+    inputs = {"target": target.identity}
+    if publishing.network:
+        inputs["drafter"] = finished_step(trained, "run finetune.py first")["fingerprint"]
+    answered = publishing.network or tuning.data or read_step(rows) is not None or not tuning.table_corpus
+    if answered:
+        text = "" if publishing.network else ", or --table_corpus file:TEXT"
+        inputs["rows"] = finished_step(rows, f"run distill.py first, or give --data FOLDER{text}")["fingerprint"]
+    corpora = []
     for name in tuning.table_corpus:
         if (written := rows_folder(name)) is not None:
             inputs[name] = finished_step(written, "distil it first")["fingerprint"]
+            corpora.append({"name": f"rows:{written.parent.name}", "fingerprint": inputs[name]})
         else:
-            inputs[name] = str(describe_corpus(name))
+            corpora.append(describe_corpus(name))
+            inputs[name] = str(corpora[-1])
     step = Step(run.folder / "tune", "tune", given, inputs)
     if step.is_finished():
         report_step(step, reused=True)
     else:
         tokenizer = target.load_tokenizer()
         target_model = target.load_model(where.dtype, PartialState().device)
-        draft_model = AutoModelForCausalLM.from_pretrained(trained, dtype=target_model.dtype)
+        if publishing.network:
+            draft_model = AutoModelForCausalLM.from_pretrained(trained, dtype=target_model.dtype)
+        else:
+            draft_model = NetworklessDrafter.for_vocabulary(target_model.config.get_text_config().vocab_size)
         draft_model.to(target_model.device).eval()
-        train, greedy, sampled = load_answers(rows, target, tuning.max_answers)
-        texts = read_table_texts(
-            tuning.table_corpus, pair, target, tokenizer, tuning.table_samples, tuning.evaluation_questions
-        )
+        read_texts = functools.partial(read_table_texts, tuning.table_corpus, pair, target, tokenizer)
+        texts = read_texts(tuning.table_samples, tuning.evaluation_questions)
+        if answered:
+            train, greedy, sampled = load_answers(rows, target, tuning.max_answers)
+        else:
+            held_out = read_texts(tuning.max_answers, tuning.evaluation_questions, "validation")
+            train, (greedy, sampled) = [], continue_texts(target_model, tokenizer, held_out, tuning.max_answers)
         with step:
             costs = measure_costs(
                 target_model, draft_model, None, typical_prompt(greedy), tuning.longest_draft, tuning.repeats
             )
             vocabulary = trained / VOCABULARY
             trained_ids = None
-            if vocabulary.is_file():
+            if publishing.network and vocabulary.is_file():
                 trained_ids = read_vocabulary(vocabulary, draft_model.config.vocab_size)
             ends = end_ids(target_model)
-            search = Tuning(draft_model, train, texts, greedy, sampled, costs, ends, trained_ids)
+            search = Tuning(
+                draft_model,
+                train,
+                texts,
+                greedy,
+                sampled,
+                costs,
+                ends,
+                trained_ids,
+                sources=publishing.sources or SOURCES,
+                table_bytes=tuning.table_bytes,
+            )
             choice = search.run()
             write_tuning(step.folder, choice, search.trials, hash_tokenizer(tokenizer, pair.probes))
+            if publishing.network:
+                step.facts["draft_vocabulary"] = "all" if choice.draft_ids is None else len(choice.draft_ids)
+            if choice.slots is not None:
+                step.facts["table"] = search.counted(choice)
+                if "texts" in choice.counted_on:
+                    step.facts["corpora"] = corpora
             step.facts |= {
                 "pass_milliseconds": [round(taken, 1) for taken in costs.passes],
-                "draft_vocabulary": "all" if choice.draft_ids is None else len(choice.draft_ids),
                 "speedup_on_validation": round(search.speedup, 2),
+                "tried_on": f"{len(greedy)} {'held-out answers' if answered else 'continuations of held-out text'}",
             }
         print(trials_table(search.trials))
         report_step(step)

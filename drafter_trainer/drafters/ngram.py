@@ -1,36 +1,109 @@
-"""Count n-gram tables (see `loop.ngram` for how they are read)."""
+"""Count n-gram tables and prune them to a size (see `loop.ngram` for how they are read)."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from safetensors.numpy import save
 
-from drafter_trainer.drafters.loop.ngram import FORMAT, hash_context
+from drafter_trainer.drafters.loop.ngram import FORMAT, MULTIPLIER
 
+LEAST_BYTES = 4096
 _DISCOUNT = 0.5
+_HEADER_BYTES = 3072  # of the file, at most
+_SLOT_BYTES = 8 + 4 + 1
+_FEWEST_SLOTS = 4
 
 # For each order hashes, tokens and shares, as `loop.ngram.NgramTable` takes them
 Slots = dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
-def count_table(
-    answers: Iterable[Sequence[int]], orders: Sequence[int], min_share: float = 0.1, max_entries: int = 1 << 18
-) -> Slots:
-    """Count which token follows each run of tokens most often.
-
-    The share of a follower is `(its count - 1/2) / count of the run`: a run that was seen once tells less than one
-    that was seen often.
+@dataclass(frozen=True)
+class Entries:
+    """Hold what a table may hold of one order, what saves most first.
 
     Args:
-        answers (`Iterable[Sequence[int]]`): Token ids; no run crosses from one into the next.
+        contexts (`np.ndarray` of shape `(entries, order)`): Runs of token ids, int64.
+        tokens (`np.ndarray` of shape `(entries,)`): The token that followed each most often.
+        shares (`np.ndarray` of shape `(entries,)`): How often it did, of all times.
+        saved (`np.ndarray` of shape `(entries,)`): Expected tokens that the entry drafts right where the table without
+            it, backing off to a lower order, would not; descending.
+    """
+
+    contexts: np.ndarray
+    tokens: np.ndarray
+    shares: np.ndarray
+    saved: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+def count_entries(texts: Iterable[Sequence[int]], orders: Sequence[int], min_share: float = 0.1) -> dict[int, Entries]:
+    """Count which token follows each run of tokens most often, and what it brings to know that.
+
+    The share of a follower is `(its count - 1/2) / count of the run`: a run that was seen once tells less than one
+    that was seen often. An entry saves
+
+        count of the run * (P(its follower | run) - P(what the next lower order drafts there | run))
+
+    tokens; one that saves nothing, as where both are the same, is left out. P is interpolated absolute discounting:
+    the count less 1/2, over the count of the run, and what the discounts of all its followers leave is spread as the
+    run's suffix, the next lower order, has it. So a run that was seen once saves half a token at most, and least where
+    the lower order is sure.
+
+    Args:
+        texts (`Iterable[Sequence[int]]`): Token ids; no run crosses from one into the next.
         orders (`Sequence[int]`): Lengths of the runs.
         min_share (`float`, *optional*, defaults to 0.1): Leave out runs whose best follower has less.
-        max_entries (`int`, *optional*, defaults to 2^18): Keep so many runs of each order, the most frequent ones.
     Returns:
-        `Slots`.
+        `dict[int, Entries]` by order.
+    Source: Stolcke, "Entropy-based Pruning of Backoff Language Models" (1998, arXiv cs/0006025): drop the n-grams that
+    the model loses least by, each weighed against the back-off of the model as it was before; the loss is in entropy
+    there, in drafted tokens here. Discounting: Ney, Essen and Kneser (1994).
     """
-    rows = [np.asarray(answer, dtype=np.int64) for answer in answers]
-    return {order: _count_order(rows, order, min_share, max_entries) for order in orders}
+    windows = _Windows(texts, max(orders) + 1)
+    entries: dict[int, Entries] = {}
+    lower: _Order | None = None
+    for order in sorted(orders):
+        lower = _Order(windows, order, lower, min_share)
+        entries[order] = lower.entries()
+    return entries
+
+
+def build_table(entries: dict[int, Entries], max_bytes: int | None = None) -> Slots:
+    """Make a table, pruned to a size.
+
+    An order has a power of two of slots, of which at most half are taken. Slots are doubled where that saves most
+    tokens a byte, as long as the file fits, and each order keeps what saves most.
+
+    Args:
+        max_bytes (`int`, *optional*): Of the file, at least 4,096; nothing is left out if it is not given.
+    """
+    slots = {order: _slots_for(len(kept)) for order, kept in entries.items()}
+    if max_bytes is not None:
+        most, slots = slots, {order: min(_FEWEST_SLOTS, count) for order, count in slots.items()}
+        saved = {order: np.concatenate(([0.0], np.cumsum(kept.saved))) for order, kept in entries.items()}
+
+        def gain(order: int) -> float:
+            before, after = (min(_entries_in(slots[order] * more), len(entries[order])) for more in (1, 2))
+            return (saved[order][after] - saved[order][before]) / slots[order]
+
+        while growing := [
+            order
+            for order in slots
+            if slots[order] < most[order]
+            and _HEADER_BYTES + _SLOT_BYTES * (sum(slots.values()) + slots[order]) <= max_bytes
+        ]:
+            slots[max(growing, key=gain)] *= 2
+    return {order: _hash_table(kept, _entries_in(slots[order]), slots[order]) for order, kept in entries.items()}
+
+
+def count_table(
+    texts: Iterable[Sequence[int]], orders: Sequence[int], min_share: float = 0.1, max_bytes: int | None = None
+) -> Slots:
+    """Count a table and prune it: see `count_entries` and `build_table`."""
+    return build_table(count_entries(texts, orders, min_share), max_bytes)
 
 
 def table_bytes(slots: Slots, tokenizer_sha256: str) -> bytes:
@@ -42,35 +115,115 @@ def table_bytes(slots: Slots, tokenizer_sha256: str) -> bytes:
     return save(tensors, metadata={"format": FORMAT, "orders": orders, "tokenizer_sha256": tokenizer_sha256})
 
 
-def _count_order(
-    rows: list[np.ndarray], order: int, min_share: float, max_entries: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    windows = [np.lib.stride_tricks.sliding_window_view(row, order + 1) for row in rows if len(row) > order]
-    if not windows:
-        return _hash_table(np.zeros((0, order), np.int64), np.zeros(0, np.int32), np.zeros(0, np.uint8))
-    runs, counts = np.unique(np.concatenate(windows), axis=0, return_counts=True)
-    # Runs come sorted, so those that differ in the follower alone stand together.
-    starts = np.flatnonzero(np.r_[True, (runs[1:, :order] != runs[:-1, :order]).any(axis=1)])
-    totals = np.add.reduceat(counts, starts)
-    group = np.repeat(np.arange(len(starts)), np.diff(np.r_[starts, len(runs)]))
-    best = np.lexsort((np.arange(len(runs)), -counts, group))[starts]
-    shares = (counts[best] - _DISCOUNT) / totals
-    kept = np.flatnonzero(shares >= min_share)
-    kept = kept[np.argsort(-totals[kept], kind="stable")[:max_entries]]
-    followers, bytes_ = runs[best[kept], order].astype(np.int32), np.round(shares[kept] * 255).astype(np.uint8)
-    return _hash_table(runs[best[kept], :order], followers, bytes_)
+def hash_contexts(contexts: np.ndarray) -> np.ndarray:
+    """Hash runs as `loop.ngram.hash_context` does each.
+
+    Args:
+        contexts (`np.ndarray` of shape `(runs, order)`): Token ids.
+    Returns:
+        `np.ndarray` of shape `(runs,)`, uint64.
+    """
+    mixed = np.full(len(contexts), contexts.shape[1], np.uint64)
+    for column in contexts.astype(np.uint64).T:
+        mixed = (mixed ^ (column + np.uint64(1))) * np.uint64(MULTIPLIER)
+        mixed ^= mixed >> np.uint64(29)
+    return np.maximum(mixed, np.uint64(1))
 
 
-def _hash_table(
-    contexts: np.ndarray, tokens: np.ndarray, shares: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    size = 1 << (2 * len(contexts)).bit_length()
+class _Windows:
+    """Number the distinct runs of each length, so that a run and its parts are found by where they stand.
+
+    Args:
+        longest (`int`): Length of the longest runs.
+    """
+
+    def __init__(self, texts: Iterable[Sequence[int]], longest: int) -> None:
+        rows = [np.asarray(text, dtype=np.int64) for text in texts]
+        self.tokens = np.concatenate([np.zeros(0, np.int64), *rows])
+        left = np.concatenate([np.zeros(0, np.int64), *(np.arange(len(row), 0, -1) for row in rows)])
+        self.base = int(self.tokens.max(initial=0)) + 1
+        # By length: the run that begins at each place, each run's key and count, and the place of one of its kind.
+        self.runs = {0: np.zeros(len(self.tokens), np.int64)}
+        self.keys: dict[int, np.ndarray] = {}
+        self.counts: dict[int, np.ndarray] = {}
+        self.places: dict[int, np.ndarray] = {}
+        for length in range(1, longest + 1):
+            whole = np.flatnonzero(left >= length)
+            keys = self.runs[length - 1][whole] * self.base + self.tokens[whole + length - 1]
+            self.keys[length], first, numbers, self.counts[length] = np.unique(
+                keys, return_index=True, return_inverse=True, return_counts=True
+            )
+            self.places[length] = whole[first]
+            self.runs[length] = np.zeros(len(self.tokens), np.int64)
+            self.runs[length][whole] = numbers
+
+
+class _Order:
+    """Hold all runs of one order with their followers, in the order of their keys: those of one run together."""
+
+    def __init__(self, windows: _Windows, order: int, lower: "_Order | None", min_share: float) -> None:
+        self.windows, self.order = windows, order
+        keys, counts, places = (of[order + 1] for of in (windows.keys, windows.counts, windows.places))
+        contexts = keys // windows.base
+        starts = np.flatnonzero(np.diff(contexts, prepend=-1))
+        sizes = np.diff(starts, append=len(keys))
+        group = np.repeat(np.arange(len(starts)), sizes)
+        totals = np.add.reduceat(counts, starts)
+        most = np.flatnonzero(counts == np.maximum.reduceat(counts, starts)[group])
+        best = most[np.flatnonzero(np.diff(group[most], prepend=-1))]  # of equals the lowest id
+        self.contexts, self.places = contexts[starts], places[best]
+        self.followers = keys[best] % windows.base
+        self.shares = (counts[best] - _DISCOUNT) / totals
+
+        suffix_chances, backed, backed_chances = np.zeros(len(keys)), np.full(len(starts), -1), np.zeros(len(starts))
+        if lower is not None:
+            shift = order - lower.order
+            suffix_chances = lower.chances[windows.runs[lower.order + 1][places + shift]]
+            # A run's suffix has a follower too, so it is among the contexts.
+            rows = np.searchsorted(lower.contexts, windows.runs[lower.order][self.places + shift])
+            backed, backed_chances = lower.drafted[rows], lower.drafted_chances[rows]
+        spread = _DISCOUNT * sizes / totals
+        self.chances = (counts - _DISCOUNT) / totals[group] + spread[group] * suffix_chances
+        wanted = self.contexts * windows.base + backed
+        found = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
+        seen = (keys[found] == wanted) & (backed >= 0)
+        backed_chances = np.where(seen, counts[found] - _DISCOUNT, 0.0) / totals + spread * backed_chances
+        self.saved = totals * (self.chances[best] - backed_chances)
+        self.kept = (self.saved > 0) & (self.shares >= min_share)
+        # What a table that is not pruned drafts behind each context, and its chance there.
+        self.drafted = np.where(self.kept, self.followers, backed)
+        self.drafted_chances = np.where(self.kept, self.chances[best], backed_chances)
+
+    def entries(self) -> Entries:
+        """Return the entries."""
+        kept = np.flatnonzero(self.kept)
+        kept = kept[np.argsort(-self.saved[kept], kind="stable")]
+        contexts = self.windows.tokens[self.places[kept][:, None] + np.arange(self.order)]
+        return Entries(contexts, self.followers[kept], self.shares[kept], self.saved[kept])
+
+
+def _slots_for(entries: int) -> int:
+    return 1 << (2 * entries).bit_length()
+
+
+def _entries_in(slots: int) -> int:
+    """Return for how many entries `_slots_for` gives so many slots, at most."""
+    return max(slots // 2 - 1, 0)
+
+
+def _hash_table(entries: Entries, count: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Place the first `count` entries, each in the slot of its hash or the next empty one behind it."""
     columns = np.zeros(size, np.uint64), np.zeros(size, np.int32), np.zeros(size, np.uint8)
-    hashes, slot_tokens, slot_shares = columns
-    for context, token, share in zip(contexts.tolist(), tokens, shares):
-        hash_ = hash_context(context)
-        slot = hash_ & (size - 1)
-        while hashes[slot]:
-            slot = (slot + 1) & (size - 1)
-        hashes[slot], slot_tokens[slot], slot_shares[slot] = hash_, token, share
+    hashes = hash_contexts(entries.contexts[:count])
+    homes = (hashes & np.uint64(size - 1)).astype(np.int64)
+    order = np.argsort(homes, kind="stable")
+    homes, steps = homes[order], np.arange(len(order))
+    places = np.maximum.accumulate(homes - steps) + steps
+    if past := int(np.count_nonzero(places >= size)):  # around the end, and before what belongs there
+        order = np.roll(order, past)
+        homes = np.concatenate((np.zeros(past, np.int64), homes[:-past]))
+        places = np.maximum.accumulate(homes - steps) + steps
+    values = hashes, entries.tokens[:count], np.round(entries.shares[:count] * 255)
+    for column, value in zip(columns, values):
+        column[places] = value[order].astype(column.dtype)
     return columns

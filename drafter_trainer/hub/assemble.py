@@ -70,21 +70,24 @@ def assemble(
         adapter_of (`str`, *optional*): Write the run's LoRA adapter in place of whole weights, over this drafter.
         sources (`Sequence[str]`, *optional*): Draft with these alone; all that were tuned if left out.
     Raises:
-        InputError: If the run has no finished drafter, or its adapter is not over the drafter that is named.
+        InputError: If the run has no finished drafter, or without a network no table for this target, or its adapter
+            is not over the drafter that is named.
         IncompatibleTokenizerError: If its tokenizer is not the target's.
     """
-    trained = run.folder / "finetune"
-    finished_step(trained, "run finetune.py first")
+    trained, network = run.folder / "finetune", not sources or NETWORK in sources
+    if network:
+        finished_step(trained, "run finetune.py first")
     pair = get_pair(run.pair)
     tokenizer = target.load_tokenizer()
-    check_tokenizers(tokenizer, AutoTokenizer.from_pretrained(trained), pair.probes)
+    if network:
+        check_tokenizers(tokenizer, AutoTokenizer.from_pretrained(trained), pair.probes)
 
     config = AutoConfig.from_pretrained(target.path, revision=target.hub_revision)
     dtype = config.dtype if target_dtype == "auto" else target_dtype
-    if sources and NETWORK not in sources:
-        model = NetworklessDrafter.for_vocabulary(config.get_text_config().vocab_size)
-    else:
+    if network:
         model = AutoModelForCausalLM.from_pretrained(trained, dtype=dtype)
+    else:
+        model = NetworklessDrafter.for_vocabulary(config.get_text_config().vocab_size)
     special = {name: _special_id(target, tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     model.generation_config = GenerationConfig(**special)
     set_draft_length(model.generation_config, draft_length)
@@ -97,7 +100,7 @@ def assemble(
         over = _add_adapter(trained, adapter_of, folder)
     tokenizer.save_pretrained(folder)
     sha256 = hash_tokenizer(tokenizer, pair.probes)
-    loop, files = _add_loop(run, folder, sources)
+    loop, files = _add_loop(run, target, folder, sources)
     description = DrafterDescription(
         name=run.drafter_name,
         target=target.name,
@@ -107,7 +110,7 @@ def assemble(
         draft_length=draft_length,
         loop=loop,
         files=files,
-        training=_training_record(run),
+        training=_training_record(run, network),
         versions=library_versions(),
         adapter_of=over,
         weights={path.name: hash_file(path) for pattern in WEIGHTS for path in sorted(folder.glob(pattern))},
@@ -140,7 +143,9 @@ def _add_adapter(trained: Path, base: str, folder: Path) -> dict[str, str]:
     return {"drafter": base, "revision": identity}
 
 
-def _add_loop(run: RunArguments, folder: Path, chosen: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+def _add_loop(
+    run: RunArguments, target: Target, folder: Path, chosen: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, str]]:
     """Add the drafting loop and what was tuned for it; return its settings and the hashes of its files."""
     sources = resources.files("drafter_trainer.drafters.loop")
     (folder / "custom_generate").mkdir()
@@ -148,16 +153,17 @@ def _add_loop(run: RunArguments, folder: Path, chosen: Sequence[str]) -> tuple[d
         if source.name.endswith(".py") and source.name != "__init__.py":
             (folder / "custom_generate" / source.name).write_bytes(source.read_bytes())
     trained, tuned, settings = run.folder / "finetune", run.folder / "tune", LoopSettings().to_dict()
-    carried = [trained / VOCABULARY]
+    carried, tuned_for = [trained / VOCABULARY], []
     if read_step(tuned) is not None:
         step = finished_step(tuned, "run tune.py again")
-        if step["inputs"]["drafter"] != finished_step(trained, "run finetune.py first")["fingerprint"]:
-            raise InputError(f"{tuned} was tuned for an earlier drafter: delete it and run tune.py again")
+        tuned_for = step["settings"].get("sources", [])
+        _check_tuning(tuned, step["inputs"], trained, target, chosen)
         place = tuned / SETTINGS
         settings = LoopSettings.from_dict(json.loads(place.read_text(encoding="utf-8")), str(place)).to_dict()
         carried = [tuned / VOCABULARY, tuned / TABLE]
     if chosen:
-        settings["sources"] = [source for source in SOURCES if source in chosen]
+        if list(chosen) != tuned_for:  # else it is known which of them are best
+            settings["sources"] = [source for source in SOURCES if source in chosen]
         needed = {TABLE: NGRAM, VOCABULARY: NETWORK}
         carried = [path for path in carried if needed[path.name] in settings["sources"]]
         if NETWORK not in settings["sources"] and not any(path.is_file() for path in carried):
@@ -171,14 +177,27 @@ def _add_loop(run: RunArguments, folder: Path, chosen: Sequence[str]) -> tuple[d
     return settings, files
 
 
+def _check_tuning(tuned: Path, inputs: dict[str, str], trained: Path, target: Target, chosen: Sequence[str]) -> None:
+    """Refuse what was tuned for another drafter, or without a network for another target."""
+    if "drafter" in inputs:
+        if inputs["drafter"] != finished_step(trained, "run finetune.py first")["fingerprint"]:
+            raise InputError(f"{tuned} was tuned for an earlier drafter: delete it and run tune.py again")
+    elif not chosen or NETWORK in chosen:
+        raise InputError(f"{tuned} was tuned without a network: publish with --sources lookup ngram, or tune again")
+    elif inputs["target"] != target.identity:
+        raise InputError(
+            f"{tuned} was tuned for {inputs['target']}, not {target.identity}: delete it and run tune.py again"
+        )
+
+
 def _special_id(target: Target, tokenizer, name: str) -> int | list[int] | None:
     own = getattr(GenerationConfig.from_pretrained(target.path, revision=target.hub_revision), name)
     return own if own is not None else getattr(tokenizer, name)
 
 
-def _training_record(run: RunArguments) -> dict[str, Any]:
+def _training_record(run: RunArguments, network: bool) -> dict[str, Any]:
     record = {}
-    for name in ("pretrain", "distill", "finetune", "tune"):
+    for name in ("pretrain", "distill", "finetune", "tune") if network else ("distill", "tune"):
         step = read_step(run.folder / name)
         if step is not None:
             settings = {key: step["settings"][key] for key in _HYPERPARAMETERS if key in step["settings"]}

@@ -22,11 +22,12 @@ from drafter_trainer.languages import Pair, get_pair, translation_prompt
 PLOT = "acceptance.png"
 _SOURCES = {
     LOOKUP: "from what followed the same tokens earlier in the text",
-    NGRAM: "from a table of what follows in the target's own answers",
+    NGRAM: "from a table of what follows in {}",
     NETWORK: "from its network",
 }
+_COUNTED = {"answers": "the target's own answers", "texts": "text"}
 # What a step says of its data; the rest is how it trained, and what came out.
-_DATA = ("corpora", "train", "validation")
+_DATA = ("corpora", "train", "validation", "table")
 _FRESH = ("scratch", "embeddings", "layers", "pretrain")  # of the target, or of the run itself
 _CURVE = "pass_milliseconds"  # a time for each draft length: for the loop, which finds it in drafter.json
 
@@ -82,6 +83,8 @@ def render_card(
     pair = get_pair(description.pair)
     template = (resources.files("drafter_trainer.hub") / "card_template.md").read_text(encoding="utf-8")
     runs = [run for results in measurements.values() for run in results["runs"]]
+    table = description.training.get("tune", {}).get("table", {"answers": 0})  # earlier ones were of answers
+    counted = " and ".join(said for name, said in _COUNTED.items() if name in table)
     initialization = description.training.get("finetune", {}).get("initialization", "scratch")
     card = ModelCard.from_template(
         card_metadata(description, measurements, licence),
@@ -92,8 +95,10 @@ def render_card(
         usage=usage(description.target, location, pair, bool(description.adapter_of)),
         base=_base(description.adapter_of),
         asks_network=NETWORK in description.loop["sources"],
+        networkless="tune" in description.training and "finetune" not in description.training,
         longest_draft=description.loop["longest_draft"],
-        sources=", or ".join(_SOURCES[source] for source in description.loop["sources"]),
+        sources=", or ".join(_SOURCES[source].format(counted) for source in description.loop["sources"]),
+        counted=counted,
         location=location,
         headline=_headline(runs[0]) if runs else "",
         measured=[_measured(name, results) for name, results in measurements.items()],

@@ -20,6 +20,7 @@ from drafter_trainer.training.packing import read_token_ids, rows_folder
 from drafter_trainer.training.rows import check_target
 from drafter_trainer.tuning.calibration import HeldOut
 
+_CONTINUED, _CONTINUATION, _LEAST_TEXT = 32, 64, 8  # tokens
 _COLUMNS = ["prompt_ids", "response_ids", "max_new_tokens", "temperature", "topk_ids", "topk_logprobs"]
 
 
@@ -79,11 +80,46 @@ def answer_questions(
     Args:
         max_new_tokens (`int`): Length limit of an answer.
     """
-    unstored = dict.fromkeys(("corpus", "pair", "target", "target_revision"), "")
-    asked = []
-    for question in questions:
-        ids = encode_prompt(tokenizer, question.prompt)
-        asked.append(Request(tuple(ids), 0.0, 0, max_new_tokens, question.question_id, **unstored))
+    prompts = [encode_prompt(tokenizer, question.prompt) for question in questions]
+    return _answer(target_model, tokenizer, prompts, 0.0, max_new_tokens)
+
+
+def continue_texts(
+    target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[Sequence[int]], limit: int
+) -> tuple[list[HeldOut], list[HeldOut]]:
+    """Let the target continue held-out texts: what settings are chosen on where it was asked nothing yet.
+
+    It reads the first half of a text, 32 tokens of it at most, and goes on for 64 tokens.
+
+    Args:
+        texts (`Sequence[Sequence[int]]`): Token ids of each.
+        limit (`int`): Continue so many at most.
+    Returns:
+        `tuple` of its continuations in greedy decoding, and at temperature 1.
+    Raises:
+        InputError: If no text is long enough.
+    """
+    prompts = [list(text[: min(len(text) // 2, _CONTINUED)]) for text in texts if len(text) >= _LEAST_TEXT][:limit]
+    if not prompts:
+        raise InputError(
+            f"none of the {len(texts)} held-out texts has {_LEAST_TEXT} tokens: some hundred lines are needed, of "
+            "which 2 % are held out, or a distillation"
+        )
+    greedy, sampled = (
+        _answer(target_model, tokenizer, prompts, temperature, _CONTINUATION) for temperature in (0.0, 1.0)
+    )
+    return greedy, sampled
+
+
+def _answer(
+    target_model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    temperature: float,
+    max_new_tokens: int,
+) -> list[HeldOut]:
+    unstored = dict.fromkeys(("source_id", "corpus", "pair", "target", "target_revision"), "")
+    asked = [Request(tuple(ids), temperature, 0, max_new_tokens, **unstored) for ids in prompts]
     answers = TransformersEngine(target_model, tokenizer.pad_token_id).answer(asked)
     return [
         HeldOut(
@@ -110,6 +146,7 @@ def read_table_texts(
     tokenizer: PreTrainedTokenizerBase,
     limit: int | None,
     questions: Sequence[str],
+    split: str = "train",
 ) -> list[list[int]]:
     """Read more text to count n-gram tables on, without documents that hold an evaluation question.
 
@@ -117,6 +154,7 @@ def read_table_texts(
         corpora (`Sequence[str]`): Corpora of documents, or `rows:FOLDER` for the target's answers in it.
         limit (`int`, *optional*): Read so many documents of each.
         questions (`Sequence[str]`): Question sets to keep out.
+        split (`str`, *optional*, defaults to `"train"`): Or "validation", which is not counted.
     Returns:
         `list[list[int]]`: Token ids of each document.
     Raises:
@@ -128,11 +166,11 @@ def read_table_texts(
     decontaminator, drops = keep_out(questions, pair), Counter()
     for name in corpora:
         if (folder := rows_folder(name)) is not None:
-            check_target(RowStore(folder / "train"), target)
-            answers = itertools.islice(_responses(folder / "train"), limit)
+            check_target(RowStore(folder / split), target)
+            answers = itertools.islice(_responses(folder / split), limit)
             texts += (ids for ids in answers if decontaminator.reason(tokenizer.decode(ids)) is None)
         else:
-            texts += read_token_ids(name, pair, "train", tokenizer, decontaminator, limit, drops)
+            texts += read_token_ids(name, pair, split, tokenizer, decontaminator, limit, drops)
     return texts
 
 

@@ -16,15 +16,17 @@ from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.ngram import NgramTable
 from drafter_trainer.drafters.loop.policy import NETWORK, NGRAM, SOURCES
 from drafter_trainer.drafters.loop.repository import build_network
-from drafter_trainer.drafters.loop.settings import LoopSettings
-from drafter_trainer.drafters.ngram import Slots, count_table
+from drafter_trainer.drafters.loop.settings import HIGHEST_ORDER, LoopSettings
+from drafter_trainer.drafters.ngram import LEAST_BYTES, Entries, Slots, build_table, count_entries
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids, coverage
 from drafter_trainer.tuning.answers import typical_prompt
 from drafter_trainer.tuning.calibration import HeldOut, calibrate
 from drafter_trainer.tuning.costs import measure_step
 
 _SIZES = (2048, 4096, 8192, 16384)
-_ORDERS = (1, 2, 3)
+_ORDERS = range(1, HIGHEST_ORDER + 1)
+_SMALLER = (16, 4, 1)
+_TIMES = 4  # answers are counted so often beside texts, of which there may be many more
 _LONGEST = (4, 8, 12, 16, 24)
 _GAINS = (0.1, 0.2, 0.4, 0.8)
 _STEP_REPEATS = 30
@@ -38,11 +40,13 @@ class Choice:
         settings (`LoopSettings`): Of the loop.
         draft_ids (`torch.Tensor`, *optional*): Draft vocabulary; all ids if left out.
         slots (`dict`, *optional*): N-gram table.
+        counted_on (`str`, *optional*, defaults to `"nothing"`): What it was counted on.
     """
 
     settings: LoopSettings
     draft_ids: torch.Tensor | None = None
     slots: Slots | None = None
+    counted_on: str = "nothing"
 
 
 @dataclass
@@ -52,7 +56,7 @@ class Tuning:
     Each choice is calibrated on every second of the answers and tried on the others.
 
     Args:
-        draft_model (`PreTrainedModel`): The trained drafter, on its device.
+        draft_model (`PreTrainedModel`): The trained drafter, or a `NetworklessDrafter`, on its device.
         train_answers (`Sequence[Sequence[int]]`): Answers that vocabulary and tables are counted on.
         texts (`Sequence[Sequence[int]]`): More text that tables may be counted on.
         greedy (`Sequence[HeldOut]`): Held-out greedy answers.
@@ -61,6 +65,9 @@ class Tuning:
         end_ids (`Sequence[int]`): Ids that end an answer: always in the draft vocabulary.
         trained_ids (`torch.Tensor`, *optional*): The draft vocabulary that the drafter was trained with; all ids if
             left out. A smaller one may be chosen.
+        sources (`Sequence[str]`, *optional*, defaults to all): Which may be asked. Without the network a table is
+            always chosen: there is nothing else to publish.
+        table_bytes (`int`, *optional*, defaults to 2 MiB): Largest file of a table.
     """
 
     draft_model: PreTrainedModel
@@ -71,6 +78,8 @@ class Tuning:
     costs: Costs
     end_ids: Sequence[int]
     trained_ids: torch.Tensor | None = None
+    sources: Sequence[str] = SOURCES
+    table_bytes: int = 1 << 21
     trials: list[dict[str, Any]] = field(default_factory=list)
     speedup: float = 0.0
 
@@ -79,6 +88,7 @@ class Tuning:
             (self.greedy[::2], self.greedy[1::2]) if len(self.greedy) > 1 else 2 * [self.greedy]
         )
         self._prepared = None
+        self._entries: dict[str, dict[int, Entries]] = {}
         vocabulary = self.draft_model.config.vocab_size
         self._counts = count_ids(self.train_answers, vocabulary)
         if self.trained_ids is not None:
@@ -89,19 +99,36 @@ class Tuning:
         """Search; `trials` then holds every trial with what it gave."""
         device = self.draft_model.device.type
         curves = {device: list(self.costs.passes)}, {device: list(self.costs.sampling_passes)}
-        choice = Choice(LoopSettings(pass_milliseconds=curves[0], sampling_pass_milliseconds=curves[1]))
+        choice = Choice(LoopSettings(self._asked(), pass_milliseconds=curves[0], sampling_pass_milliseconds=curves[1]))
         with tqdm(unit="trial", desc="tuning") as bar:
             self._bar = bar
-            choice = self._best("weights", [(kind, self._with_weights(choice, kind)) for kind in self._weights()])
-            choice = self._best("draft vocabulary", self._vocabularies(choice))
-            choice = self._best("table counted on", self._tables(choice))
-            choice = self._best("table orders", self._orders(choice))
-            choice = self._best("network gain", self._each(choice, "network_gain", _GAINS))
+            if NETWORK in self.sources:
+                choice = self._best("weights", [(kind, self._with_weights(choice, kind)) for kind in self._weights()])
+                choice = self._best("draft vocabulary", self._vocabularies(choice))
+            if NGRAM in self.sources:
+                choice = self._best("table counted on", self._tables(choice))
+            if choice.slots is not None:
+                choice = self._best("table orders", self._orders(choice))
+                choice = self._best("table bytes", self._sizes(choice))
+            if NETWORK in self.sources:
+                choice = self._best("network gain", self._each(choice, "network_gain", _GAINS))
             most = len(self.costs.passes) - 1
             longest = [length for length in _LONGEST if length < most] + [most]
             choice = self._best("longest draft", self._each(choice, "longest_draft", longest))
             choice = self._best("sources", self._each(choice, "sources", self._subsets(choice)))
         return self._finish(choice)
+
+    def counted(self, choice: Choice) -> dict[str, Any]:
+        """Say what the table of a choice was counted on, how much of it, and what was kept."""
+        said: dict[str, Any] = {"counted_on": choice.counted_on}
+        for name, texts in (("answers", self.train_answers), ("texts", self.texts)):
+            if name in choice.counted_on:
+                said |= {name: len(texts), f"tokens_of_{name}": sum(map(len, texts))}
+        entries = {order: int(np.count_nonzero(hashes)) for order, (hashes, *_) in choice.slots.items()}
+        return said | {"highest_order": max(entries), "entries": sum(entries.values())}
+
+    def _asked(self) -> list[str]:
+        return [source for source in SOURCES if source in self.sources]
 
     def _weights(self) -> list[str]:
         return ["native", "int8"] if self.draft_model.device.type == "cpu" else ["native"]
@@ -116,22 +143,37 @@ class Tuning:
         return [(str(size), dataclasses.replace(choice, draft_ids=chosen)) for size, chosen in ids]
 
     def _tables(self, choice: Choice) -> list[tuple[str, Choice]]:
-        tables = {"nothing": None, "answers": count_table(self.train_answers, _ORDERS)}
-        if self.texts:
-            tables["answers and texts"] = count_table([*self.train_answers, *self.texts], _ORDERS)
-        return [(what, dataclasses.replace(choice, slots=table)) for what, table in tables.items()]
+        answers, texts = list(self.train_answers), list(self.texts)
+        counted = {"answers": answers, "texts": texts}
+        if answers and texts:
+            counted = {
+                "answers": answers,
+                "answers and texts": answers + texts,
+                f"{_TIMES} times answers, and texts": _TIMES * answers + texts,
+            }
+        self._entries = {what: count_entries(rows, _ORDERS) for what, rows in counted.items() if rows}
+        tables = [("nothing", choice)] if NETWORK in self.sources else []
+        for what, entries in self._entries.items():
+            slots = build_table(entries, self.table_bytes)
+            tables.append((what, dataclasses.replace(choice, slots=slots, counted_on=what)))
+        return tables
 
-    @staticmethod
-    def _subsets(choice: Choice) -> list[list[str]]:
-        sources = [source for source in SOURCES if source != NGRAM or choice.slots is not None]
-        return [sources, *([source for source in sources if source != left_out] for left_out in sources)]
+    def _subsets(self, choice: Choice) -> list[list[str]]:
+        sources = [source for source in self._asked() if source != NGRAM or choice.slots is not None]
+        subsets = [sources, *([source for source in sources if source != left_out] for left_out in sources)]
+        return [subset for subset in subsets if subset and (NETWORK in self.sources or NGRAM in subset)]
 
-    @staticmethod
-    def _orders(choice: Choice) -> list[tuple[str, Choice]]:
-        if choice.slots is None:
-            return [("none", choice)]
-        orders = {f"1 to {most}": {order: choice.slots[order] for order in _ORDERS[:most]} for most in _ORDERS}
-        return [(name, dataclasses.replace(choice, slots=table)) for name, table in orders.items()]
+    def _orders(self, choice: Choice) -> list[tuple[str, Choice]]:
+        return [(f"1 to {most}", self._with_table(choice, most, self.table_bytes)) for most in _ORDERS]
+
+    def _sizes(self, choice: Choice) -> list[tuple[str, Choice]]:
+        sizes = [max(self.table_bytes // divisor, LEAST_BYTES) for divisor in _SMALLER]
+        return [(str(size), self._with_table(choice, max(choice.slots), size)) for size in sizes]
+
+    def _with_table(self, choice: Choice, highest: int, size: int) -> Choice:
+        entries = self._entries[choice.counted_on]
+        slots = build_table({order: entries[order] for order in range(1, highest + 1)}, size)
+        return dataclasses.replace(choice, slots=slots)
 
     @staticmethod
     def _set(choice: Choice, **changes: Any) -> Choice:
@@ -179,7 +221,9 @@ class Tuning:
         made_of = (choice.settings.int8, choice.draft_ids, choice.slots)
         if self._prepared is None or any(one is not other for one, other in zip(made_of, self._prepared[0])):
             network = build_network(self.draft_model, choice.draft_ids, choice.settings.int8)
-            step = measure_step(network, typical_prompt(self.greedy), _STEP_REPEATS)
+            step = 0.0
+            if network is not None:
+                step = measure_step(network, typical_prompt(self.greedy), _STEP_REPEATS)
             table = None if choice.slots is None else NgramTable(choice.slots)
             self._prepared = made_of, (network, table, step, calibrate(self._fitted, table, network))
         return self._prepared[1]
@@ -191,7 +235,7 @@ class Tuning:
 
     def _finish(self, choice: Choice) -> Choice:
         if NGRAM not in choice.settings.sources:
-            choice = dataclasses.replace(choice, slots=None)
+            choice = dataclasses.replace(choice, slots=None, counted_on="nothing")
         table = None if choice.slots is None else NgramTable(choice.slots)
         network = None
         if NETWORK in choice.settings.sources:

@@ -6,7 +6,7 @@ import numpy as np
 from safetensors import safe_open
 
 FORMAT = "1"
-_MULTIPLIER = 0x9E3779B97F4A7C15
+MULTIPLIER = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 
 
@@ -14,7 +14,7 @@ def hash_context(context: list[int] | tuple[int, ...]) -> int:
     """Mix a run of token ids into 64 bits, never 0, which marks an empty slot."""
     mixed = len(context)
     for token in context:
-        mixed = ((mixed ^ (token + 1)) * _MULTIPLIER) & _MASK
+        mixed = ((mixed ^ (token + 1)) * MULTIPLIER) & _MASK
         mixed ^= mixed >> 29
     return mixed or 1
 

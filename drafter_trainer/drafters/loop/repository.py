@@ -43,6 +43,11 @@ def build_loop(model, find: Callable[[str], Path | None], trained: int | None = 
     if draft_ids is None and trained is not None and trained < vocabulary:
         draft_ids = torch.arange(trained)
     table: NgramTable | None = _whole(TABLE, files, find, lambda path: read_table(path, vocabulary, sha256))
+    if table is not None and table.orders[0] > settings.ngram_orders:
+        raise ValueError(
+            f"{TABLE} has order {table.orders[0]}, {path} tells how far to trust orders up to "
+            f"{settings.ngram_orders}: tune and publish the drafter again"
+        )
     return DraftingLoop(build_network(model, draft_ids, settings.int8), table, settings, model.device, vocabulary)
 
 

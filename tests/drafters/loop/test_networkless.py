@@ -14,7 +14,8 @@ from drafter_trainer.drafters.load import load_drafter, with_sources
 from drafter_trainer.drafters.loop.generate import attach_loop, loop_of
 from drafter_trainer.drafters.loop.networkless import NetworklessDrafter
 from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
-from drafter_trainer.drafters.ngram import count_table
+from drafter_trainer.drafters.loop.settings import HIGHEST_ORDER
+from drafter_trainer.drafters.ngram import LEAST_BYTES, count_table
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.publish import publish_run
 from drafter_trainer.steps import Step
@@ -95,7 +96,8 @@ def test_sampled_answers_have_the_targets_distribution(toy_target: PreTrainedMod
     """Tokens that were copied count as certain: taken for drawn ones, they change what the target says."""
     answers = greedy_answers(toy_target, [TOY_PROMPT, [3, 4, 5], [9, 2, 6]], 12)
     drafter = NetworklessDrafter.for_vocabulary(TOY_SIZE)
-    attach_loop(drafter, make_loop(make_settings(sources=CHEAP), None, count_table(answers, (1, 2)), TOY_SIZE))
+    table = count_table(answers, range(1, HIGHEST_ORDER + 1), max_bytes=LEAST_BYTES)
+    attach_loop(drafter, make_loop(make_settings(sources=CHEAP), None, table, TOY_SIZE))
     sampled, rounds = sample(toy_target, {"assistant_model": drafter}, 1.0, SAMPLES // 2)
     assert chance_of_these_answers(sampled, exact_chances(toy_target, 1.0)) > IMPROBABLE
     assert 0 < alpha(rounds) < 1

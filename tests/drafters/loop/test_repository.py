@@ -20,7 +20,7 @@ from drafter_trainer.drafters.description import FILE_NAME
 from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.drafters.loop.generate import attach_loop, loop_of
 from drafter_trainer.drafters.loop.repository import DESCRIPTION, TABLE, VOCABULARY, build_loop
-from drafter_trainer.drafters.loop.settings import LoopSettings
+from drafter_trainer.drafters.loop.settings import NGRAM_BINS, LoopSettings
 from drafter_trainer.drafters.ngram import count_table, table_bytes
 from drafter_trainer.drafters.vocabulary import vocabulary_bytes
 from drafter_trainer.errors import InputError
@@ -152,6 +152,14 @@ def table_of_another_vocabulary(folder: Path) -> None:
     replace_file(folder, TABLE, table_bytes(count_table([[1, 400]], (1,), 0.0), tokenizer_hash(folder)))
 
 
+def order_that_was_not_tuned(folder: Path) -> None:
+    loop = LoopSettings().to_dict()
+    loop["calibration"]["ngram"] = loop["calibration"]["ngram"][: 3 * NGRAM_BINS]
+    describe(folder, loop=loop)
+    table = count_table([[1, 2, 3, 4, 5]], (1, 2, 3, 4), 0.0)
+    replace_file(folder, TABLE, table_bytes(table, tokenizer_hash(folder)))
+
+
 def unknown_setting(folder: Path) -> None:
     describe(folder, loop=LoopSettings().to_dict() | {"draft_tree": 3})
 
@@ -167,6 +175,7 @@ def unusable_setting(folder: Path) -> None:
         (unordered_vocabulary, "holds no ascending ids below 400"),
         (table_of_another_tokenizer, "was counted with another tokenizer: count it again with the target's"),
         (table_of_another_vocabulary, "holds ids outside the vocabulary of 400"),
+        (order_that_was_not_tuned, "has order 4, .* tells how far to trust orders up to 3: tune and publish"),
         (unknown_setting, "unknown settings draft_tree: use the release that wrote them"),
         (unusable_setting, "longest_draft is 0, must be 1 or more"),
     ],

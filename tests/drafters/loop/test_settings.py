@@ -71,6 +71,14 @@ def test_measured_costs_come_before_generic_ones() -> None:
         assert 0 < step < passes[0]
 
 
+def test_drafters_tuned_for_fewer_orders_are_read() -> None:
+    """Those that are published already know how far to trust three orders, and must go on loading as they are."""
+    before = {name: CALIBRATION | {"ngram": [0.3] * 30} for name in ("calibration", "sampling_calibration")}
+    settings = LoopSettings.from_dict(changed(**before), "here")
+    assert (settings.ngram_orders, LoopSettings().ngram_orders) == (3, HIGHEST_ORDER)
+    assert settings.to_dict() == changed(**before)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -80,6 +88,9 @@ def test_measured_costs_come_before_generic_ones() -> None:
         (changed(calibration=CALIBRATION | {"lookup": [0.1]}), r"calibration needs .*'lookup': 8.* tune the drafter"),
         (changed(calibration=CALIBRATION | {"oracle": [0.1]}), "calibration needs"),
         (changed(calibration={"lookup": CALIBRATION["lookup"]}), "calibration needs"),
+        (changed(calibration=CALIBRATION | {"ngram": [0.1] * 35}), "calibration needs"),
+        (changed(calibration=CALIBRATION | {"ngram": [0.1] * 60}), "calibration needs"),
+        (changed(calibration=CALIBRATION | {"ngram": []}), "calibration needs"),
         (changed(sampling_calibration={}), "sampling_calibration needs"),
         (changed(calibration=CALIBRATION | {"lookup": [1.5] * LOOKUP_BINS}), "calibration has entries outside 0 to 1"),
         (

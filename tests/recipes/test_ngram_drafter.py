@@ -1,0 +1,177 @@
+"""A drafter that is a table: from a text file to a published folder, with nothing trained."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from drafter_trainer.corpora.sample import sample_rows
+from drafter_trainer.decoding import replay
+from drafter_trainer.decoding.metrics import alpha
+from drafter_trainer.decoding.rounds import decode
+from drafter_trainer.drafters.description import DrafterDescription
+from drafter_trainer.drafters.load import load_drafter
+from drafter_trainer.drafters.loop.drafting import DraftingLoop
+from drafter_trainer.drafters.loop.generate import attach_loop, loop_of
+from drafter_trainer.drafters.loop.repository import TABLE
+from drafter_trainer.errors import InputError
+from tests.drafters.loop.conftest import PROMPTS, make_settings
+from tests.recipes.test_whole_way import recipe_main
+
+SIZE = 65536
+
+
+def options(folder: Path, target_folder: Path, text: Path, *more: str) -> list[str]:
+    """Name a run without a network, of a tiny target."""
+    named = {
+        "pair": "de-en",
+        "drafter_name": "tiny-ngram-de-en",
+        "run_folder": str(folder / "run"),
+        "target_model": str(target_folder),
+        "target_name": "tests/tiny-target",
+        "table_corpus": f"file:{text}",
+        "table_bytes": str(SIZE),
+        "max_answers": "2",
+        "longest_draft": "4",
+        "repeats": "1",
+        "to": str(folder / "drafter"),
+    }
+    given = [word for name, value in named.items() for word in (f"--{name}", value)]
+    return [*given, "--sources", "lookup", "ngram", *more]
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some hundred lines."""
+    lines = [row[language] for row in sample_rows("train") for language in ("en", "de", "fr")]
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, target_folder: Path, text: Path) -> Path:
+    """Where a drafter was tuned and published from text alone."""
+    folder = tmp_path_factory.mktemp("ngram-drafter")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replay, "evict_caches", lambda device: None)  # which takes ten milliseconds a round
+        recipe_main("tune")(options(folder, target_folder, text))
+    return folder
+
+
+def test_text_alone_gives_a_drafter(folder: Path, text: Path) -> None:
+    """Whoever has text and no time must not be asked for a training."""
+    assert sorted(path.name for path in (folder / "run").iterdir()) == ["tune"]
+    description = DrafterDescription.read(folder / "drafter")
+    assert set(description.files) == {TABLE}
+    assert (folder / "drafter" / TABLE).stat().st_size <= SIZE
+    assert "ngram" in description.loop["sources"]
+    assert "network" not in description.loop["sources"]
+    assert list(description.training) == ["tune"]
+    said = description.training["tune"]
+    assert said["tried_on"].endswith(" continuations of held-out text")
+    table = said["table"]
+    held_out = sum(1 for _ in text.open(encoding="utf-8")) - table["texts"]
+    assert 0 < held_out < table["texts"] / 10  # no line that settings were tried on was counted
+    assert table["tokens_of_texts"] > 5 * table["texts"]
+    (corpus,) = said["corpora"]
+    assert corpus == {"name": "file:text.txt", "sha256": hashlib.sha256(text.read_bytes()).hexdigest()}
+    assert table["counted_on"] == "texts"
+
+
+def test_card_says_what_was_counted(folder: Path) -> None:
+    """Nothing was trained, and the table is of no answers: a card that says so misleads whoever measures it."""
+    card = (folder / "drafter" / "README.md").read_text(encoding="utf-8")
+    assert "from a table of what follows in text;" in card
+    assert "There is no network in it" in card
+    assert "Nothing was trained" in card
+    for wrong in (
+        "own answers",
+        "same weights",
+        "pretraining",
+        "draft vocabulary",
+        "trained on its output",
+        "pipeline(",
+    ):
+        assert wrong not in card
+    description = DrafterDescription.read(folder / "drafter")
+    table = description.training["tune"]["table"]
+    assert f"| tune: corpus | file:text.txt, SHA-256 {description.training['tune']['corpora'][0]['sha256']} |" in card
+    assert f"| tune: table | counted on texts, texts {table['texts']}, tokens of texts" in card
+
+
+def test_greedy_output_stays_the_targets(
+    folder: Path, target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """A table that was counted on other text is wrong most of the time, and must cost no token."""
+    drafter = load_drafter(str(folder / "drafter"), target_model, tokenizer)
+    loop = loop_of(drafter)
+    assert loop.table is not None
+    # As it was tuned it knows better than to draft what this target never says.
+    trusting = make_settings(sources=["lookup", "ngram"])
+    attach_loop(drafter, DraftingLoop(None, loop.table, trusting, loop.device, loop.vocabulary))
+    rounds = []
+    for prompt in [*PROMPTS, tokenizer.encode("The train to the north is late"), tokenizer.encode("Der Zug")]:
+        drafted = decode(target_model, prompt, {"assistant_model": drafter}, 0.0, 0, 24)
+        assert drafted.output_ids == decode(target_model, prompt, {}, 0.0, 0, 24).output_ids
+        rounds += drafted.rounds
+    assert 0 < alpha(rounds) < 1
+
+
+def test_finished_tuning_is_published_again(folder: Path, target_folder: Path, text: Path, tmp_path: Path) -> None:
+    """After the benchmark the same drafter is published once more: with its settings as they were tuned."""
+    again = tmp_path / "again"
+    given = options(folder, target_folder, text)
+    named = ("--table_corpus", "--table_bytes", "--max_answers", "--longest_draft", "--repeats")
+    kept = [word for name, word in zip(["", *given], given) if word not in named and name not in named]
+    recipe_main("publish")([*kept, "--to", str(again)])
+    first, second = (DrafterDescription.read(place) for place in (folder / "drafter", again))
+    assert first.fingerprint() == second.fingerprint()
+    assert second.loop == json.loads((folder / "run" / "tune" / "loop.json").read_text(encoding="utf-8"))
+    with pytest.raises(InputError, match=r"run finetune\.py first"):
+        recipe_main("publish")([*kept[: kept.index("--sources")], "--to", str(tmp_path / "other")])
+
+
+def test_table_for_another_target_is_refused(folder: Path, target_folder: Path, text: Path, tmp_path: Path) -> None:
+    """Its times, its calibration and perhaps its ids are another model's."""
+    step = folder / "run" / "tune" / "step.json"
+    recorded = step.read_text(encoding="utf-8")
+    try:
+        other = json.loads(recorded)
+        other["inputs"]["target"] = "tests/other-target@1"
+        step.write_text(json.dumps(other), encoding="utf-8")
+        given = ["--pair", "de-en", "--drafter_name", "tiny-ngram-de-en", "--run_folder", str(folder / "run")]
+        given += ["--target_model", str(target_folder), "--target_name", "tests/tiny-target"]
+        with pytest.raises(InputError, match="was tuned for tests/other-target@1, not tests/tiny-target@"):
+            recipe_main("publish")([*given, "--sources", "lookup", "ngram", "--to", str(tmp_path / "drafter")])
+    finally:
+        step.write_text(recorded, encoding="utf-8")
+    assert not (tmp_path / "drafter").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--sources", "lookup"], "lookup alone needs no drafter"),
+        (["--table_bytes", "100"], "table_bytes must be 4096 or more, got 100"),
+        (["--data", "nowhere"], r"no finished step in nowhere: run distill\.py first, or give --data FOLDER, or"),
+    ],
+)
+def test_mistaken_options_are_refused(
+    target_folder: Path, text: Path, tmp_path: Path, more: list[str], message: str
+) -> None:
+    """What cannot become a drafter must be said before the target is timed."""
+    with pytest.raises(InputError, match=message):
+        recipe_main("tune")(options(tmp_path, target_folder, text, *more))
+    assert not (tmp_path / "drafter").exists()
+
+
+def test_a_handful_of_lines_is_refused(target_folder: Path, tmp_path: Path) -> None:
+    """Of twelve lines none may be held out, and settings that were tried on nothing look tuned."""
+    text = tmp_path / "short.txt"
+    text.write_text("".join(f"line {number}\n" for number in range(12)), encoding="utf-8")
+    with pytest.raises(InputError, match="some hundred lines are needed"):
+        recipe_main("tune")(options(tmp_path, target_folder, text))
+    assert not (tmp_path / "drafter").exists()

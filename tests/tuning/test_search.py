@@ -1,0 +1,137 @@
+"""What tuning chooses where there is no network: a table's texts, orders and size."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from drafter_trainer.decoding import replay
+from drafter_trainer.decoding.replay import Costs
+from drafter_trainer.drafters.loop.networkless import NetworklessDrafter
+from drafter_trainer.drafters.ngram import LEAST_BYTES, table_bytes
+from drafter_trainer.tuning.search import Choice, Tuning
+from tests.tuning.test_calibration import answer
+
+SIZE = 120
+COSTS = Costs(10.0, 20.0, [10.0, *[10.5] * 8], [10.0, *[10.5] * 8], 0.0)  # every draft that has a chance pays
+TRIALS = ["table counted on", "table orders", "table bytes", "longest draft", "sources"]
+
+
+@pytest.fixture(autouse=True)
+def warm_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what only makes timing realistic, and takes ten milliseconds a round."""
+    monkeypatch.setattr(replay, "evict_caches", lambda device: None)
+
+
+def tune(
+    answers: Sequence[Sequence[int]],
+    texts: Sequence[Sequence[int]],
+    held_out: Sequence[Sequence[int]],
+    sources: Sequence[str] = ("ngram",),
+    size: int = 1 << 21,
+) -> tuple[Tuning, Choice]:
+    """Tune a drafter without a network on hand-made answers."""
+    model = NetworklessDrafter.for_vocabulary(SIZE)
+    greedy = [answer(list(ids)) for ids in held_out]
+    search = Tuning(model, answers, texts, greedy, [], COSTS, [0], sources=sources, table_bytes=size)
+    return search, search.run()
+
+
+def tried(search: Tuning, what: str) -> dict[str, float]:
+    """Return what a pass yielded in each trial of a question."""
+    return {trial["value"]: trial["tokens_per_pass"] for trial in search.trials if trial["what"] == what}
+
+
+def sentences(rule: np.ndarray, count: int, seed: int, certain: float = 0.9) -> list[list[int]]:
+    """Write texts in which a token's follower is nearly always that of a rule."""
+    choose = np.random.default_rng(seed)
+    texts = []
+    for _ in range(count):
+        text = [int(choose.integers(1, SIZE))]
+        for _ in range(24):
+            text.append(int(rule[text[-1]] if choose.random() < certain else choose.integers(1, SIZE)))
+        texts.append(text)
+    return texts
+
+
+def rule(seed: int) -> np.ndarray:
+    """Draw what follows each token; 0 ends a text and follows none."""
+    return np.concatenate(([0], 1 + np.random.default_rng(seed).permutation(SIZE - 1)))
+
+
+def test_order_is_the_one_that_held_out_answers_need() -> None:
+    """An order chosen on what was counted would always be the highest; one that is fixed misses what longer runs know.
+
+    Of three tokens the last two are always the same: only the first, two places behind, tells what comes next.
+    """
+    follows = rule(0)
+
+    def text(seed: int) -> list[int]:
+        tokens = []
+        for first in 3 + np.random.default_rng(seed).permutation(SIZE - 3):
+            tokens += [int(first), 1, 2, int(follows[first])]
+        return tokens
+
+    search, choice = tune([text(seed) for seed in range(3)], [], [text(9)[:100], text(10)[:100]])
+    yields = tried(search, "table orders")
+    assert list(yields) == [f"1 to {most}" for most in range(1, 6)]
+    assert yields["1 to 3"] > 1.2 * yields["1 to 2"]
+    assert max(choice.slots) >= 3
+    assert search.counted(choice) == {
+        "counted_on": "answers",
+        "answers": 3,
+        "tokens_of_answers": 3 * 4 * (SIZE - 3),
+        "highest_order": max(choice.slots),
+        "entries": sum(int(np.count_nonzero(hashes)) for hashes, *_ in choice.slots.values()),
+    }
+
+
+def test_every_question_without_a_network_is_asked() -> None:
+    """A trial of weights or draft vocabularies that are not there fails, or is recorded as if it meant something."""
+    answers = sentences(rule(0), 40, 0)
+    search, choice = tune(answers, [], sentences(rule(0), 4, 1), ["ngram", "lookup"], 1 << 16)
+    assert list(dict.fromkeys(trial["what"] for trial in search.trials)) == TRIALS
+    assert {trial["step_milliseconds"] for trial in search.trials} == {0.0}
+    assert list(tried(search, "table counted on")) == ["answers"]
+    assert list(tried(search, "table bytes")) == ["4096", "16384", "65536"]
+    # Lookup alone is no drafter: it is not chosen, however well it does.
+    assert list(tried(search, "sources")) == ["['lookup', 'ngram']", "['ngram']"]
+    assert choice.slots is not None
+    assert choice.draft_ids is None
+
+
+def test_nothing_is_larger_than_asked_for() -> None:
+    """A size that holds for the first trial alone would let the chosen table grow back."""
+    answers = sentences(rule(0), 200, 0, certain=0.6)
+    for size in (LEAST_BYTES, 20_000):
+        search, choice = tune(answers, answers[:50], sentences(rule(0), 4, 1), size=size)
+        assert len(table_bytes(choice.slots, "0" * 64)) <= size
+    assert min(map(int, tried(search, "table bytes"))) == LEAST_BYTES
+
+
+def test_text_alone_gives_a_table() -> None:
+    """Without a distillation there are no answers to count."""
+    texts = sentences(rule(0), 40, 0)
+    search, choice = tune([], texts, sentences(rule(0), 4, 1))
+    assert list(tried(search, "table counted on")) == ["texts"]
+    assert search.speedup > 1.3
+    said = search.counted(choice)
+    assert (said["counted_on"], said["texts"], said["tokens_of_texts"]) == ("texts", 40, 40 * 25)
+
+
+def test_mixture_keeps_what_answers_bring() -> None:
+    """Twice as much text, counted alike, pushes out of a small table what the target answers.
+
+    The text contradicts the answers behind every token. Counted four times, they keep most of what they bring alone,
+    and the mixture drafts more of the text than the answers' own table does.
+    """
+    answers, texts = sentences(rule(1), 100, 2), sentences(rule(3), 200, 4)
+    task, other = sentences(rule(1), 12, 5), sentences(rule(3), 12, 6)
+    size = 3072 + 13 * 300
+    on_task = tried(tune(answers, texts, task, size=size)[0], "table counted on")
+    on_text = tried(tune(answers, texts, other, size=size)[0], "table counted on")
+    alike, weighed = "answers and texts", "4 times answers, and texts"
+    assert list(on_task) == list(on_text) == ["answers", alike, weighed]
+    assert on_task[weighed] > 0.8 * on_task["answers"]
+    assert on_task[weighed] > 2 * on_task[alike]
+    assert on_text[alike] > on_text[weighed] > 1.02 * on_text["answers"]
