@@ -10,6 +10,7 @@ from drafter_trainer.languages import (
     get_pair,
     grading_prompt,
     is_spaced,
+    read_language_or_pair,
     read_translation_prompt,
     story_prompt,
     translation_prompt,
@@ -53,8 +54,44 @@ def test_every_probe_is_in_its_own_language() -> None:
 
 def test_story_names_its_language_unless_it_is_english() -> None:
     """An English prompt without a language is answered in English."""
-    assert story_prompt(get_language("en"), "a fox") == "Write a short story about a fox."
-    assert story_prompt(get_language("ja"), "a fox") == "Write a short story in Japanese about a fox."
+    subject = {"en": "a fox", "ja": "狐"}
+    assert story_prompt(get_language("en"), subject) == "Write a short story about a fox."
+    assert story_prompt(get_language("ko"), subject) == "Write a short story in Korean about a fox."
+
+
+def test_story_is_asked_in_its_language_where_the_project_can() -> None:
+    """A prompt half in one language and half in another is one that no user writes."""
+    subject = {"en": "a fox", "ja": "狐"}
+    assert story_prompt(get_language("ja"), subject) == "狐についての短い物語を日本語で書いてください。"
+    assert story_prompt(get_language("de"), subject) == "Write a short story in German about a fox."
+
+
+@pytest.mark.parametrize(
+    ("text", "pair"),
+    [("oci", "en-oc"), ("en-oci", "en-oc"), ("npi-en", "ne-en"), ("haw", "en-haw"), ("de-en", "de-en")],
+)
+def test_one_language_is_the_pair_from_english(text: str, pair: str) -> None:
+    """Speakers of a language name it by any of its codes; the drafter of another direction must not come of it."""
+    assert str(read_language_or_pair(text)) == pair
+
+
+@pytest.mark.parametrize("text", ["en", "eng", "", "xx", "en_US.UTF-8", "C"])
+def test_language_that_makes_no_pair_is_refused(text: str) -> None:
+    """A shell's own LANG must not be taken for a language to train."""
+    with pytest.raises(InputError, match=r"unknown|same language"):
+        read_language_or_pair(text)
+
+
+def test_names_of_several_words_are_read_again() -> None:
+    """A prompt whose language is not recognised would be asked, and kept out, as something else than a translation."""
+    pair = get_pair("zgh-en")
+    assert read_translation_prompt(translation_prompt(pair, "ⴰⵣⵓⵍ")) == (
+        "Standard Moroccan Tamazight",
+        "English",
+        "ⴰⵣⵓⵍ",
+    )
+    # Still no pair: what a conversation may ask.
+    assert read_translation_prompt("Translate this sentence to German: Yes.") is None
 
 
 @pytest.mark.parametrize("language", LANGUAGES.values(), ids=LANGUAGES)
