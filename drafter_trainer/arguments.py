@@ -6,7 +6,7 @@ from typing import Any
 
 from drafter_trainer.drafters.loop.policy import SOURCES
 from drafter_trainer.errors import InputError
-from drafter_trainer.languages import get_pair
+from drafter_trainer.languages import read_language_or_pair
 
 
 def option(default: Any, help: str) -> Any:
@@ -42,14 +42,14 @@ def _check_known(arguments: Any, name: str, values: tuple[str, ...]) -> None:
 class RunArguments:
     """Say which drafter is worked on, and where its steps leave their folders."""
 
-    pair: str = option("", "Languages, source first, such as de-en")
+    pair: str = option("", "Languages, source first, such as de-en; oci alone is en-oci")
     drafter_name: str = option("", "Name of the drafter: <target>-drafter-<pair>")
     run_folder: str = option("", "Folder of all steps (default: runs/<drafter_name>)")
 
     def __post_init__(self) -> None:
         if not self.pair:
             raise InputError("no pair: give --pair de-en, or a --config that has it")
-        get_pair(self.pair)
+        self.pair = str(read_language_or_pair(self.pair))
         if not self.drafter_name:
             raise InputError("no drafter_name: give --drafter_name <target>-drafter-<pair>, or a --config that has it")
         self.run_folder = self.run_folder or f"runs/{self.drafter_name}"
@@ -79,11 +79,11 @@ class TargetArguments:
 class CorpusArguments:
     """Say what is read, and which questions must not be in it."""
 
-    corpus: list[str] = option([], "Corpora by name: sample, wmt16, c4, sharegpt, file:PATH, rows:FOLDER ...")
+    corpus: list[str] = option([], "Corpora by name: sample, stories, wmt16, c4, sharegpt, file:PATH, rows:FOLDER ...")
     max_samples: int | None = option(None, "Of each corpus, read so many prompts or documents for training")
     max_validation_samples: int | None = option(None, "The same for validation")
     evaluation_questions: list[str] = option(
-        ["sample"], "Question sets whose prompts are kept out: sample, wmt16 ..., or Spec-Bench files"
+        ["sample"], "Question sets whose prompts are kept out: sample, wmt16 ..., file:PATH, or Spec-Bench files"
     )
 
     def __post_init__(self) -> None:
@@ -124,15 +124,21 @@ class DistillationArguments:
 
     output_dir: str = option("", "Folder of the rows (default: RUN_FOLDER/distill)")
     start_token: str | None = option(
-        None, "With corpus start_token: the token after which the target writes by itself (default: its bos)"
+        None,
+        "With corpus start_token or engine text: the token after which the target writes by itself, or a text begins "
+        "(default: its bos)",
     )
     temperatures: list[float] = option([0.0, 0.3, 0.7, 1.0], "Each prompt is answered once at each of them")
     samples: int = option(1, "Answers per prompt at each temperature above 0")
-    max_new_tokens: int = option(1024, "Length limit of an answer")
+    max_new_tokens: int = option(1024, "Length limit of an answer, or of a piece of text")
     batch_size: int = option(32, "Prompts answered at once, or stored at once where servers answer")
     seed: int = option(0, "Seed of the first sample")
     drop_looping: bool = option(False, "Drop answers that end in a repetition loop; they are counted in any case")
-    engine: str = option("transformers", "What answers: transformers or vllm in this process, or server")
+    engine: str = option(
+        "transformers",
+        "What answers: transformers or vllm in this process, or server; or text: the corpora are text in the language "
+        "of the answers, and the target scores it",
+    )
     servers: list[str] = option([], "With engine server: addresses such as http://host:8000; a key: OPENAI_API_KEY")
     server_kind: str = option("vllm", "With engine server: vllm, sglang, llamacpp or transformers")
     server_model: str | None = option(None, "With engine server: its name for the target (default: the target's)")
@@ -146,7 +152,7 @@ class DistillationArguments:
         if not self.temperatures or min(self.temperatures) < 0:
             raise InputError(f"temperatures must be 0 or more, got {self.temperatures}")
         check_positive(self, "samples", "max_new_tokens", "batch_size", "concurrency", "request_timeout")
-        _check_one_of(self, "engine", ("transformers", "vllm", "server"))
+        _check_one_of(self, "engine", ("transformers", "vllm", "server", "text"))
         _check_one_of(self, "server_kind", ("vllm", "sglang", "llamacpp", "transformers"))
         if (self.engine == "server") != bool(self.servers):
             raise InputError("engine server and servers go together: give --engine server --servers http://HOST:PORT")
@@ -258,7 +264,7 @@ class BenchmarkArguments:
         None, "The drafter before finetuning: Hub id or folder (default: pretrain/ beside the drafter's folder)"
     )
     task: str = option("translation", "What is measured: its options come from recipes/configs/tasks/TASK.yaml")
-    questions: str = option("sample", "sample, a parallel corpus, mt-bench, or a Spec-Bench file")
+    questions: str = option("sample", "sample, a parallel corpus, file:PATH, mt-bench, or a Spec-Bench file")
     categories: list[str] = option([], "Of a Spec-Bench file: ask the questions of these categories alone")
     turns: int = option(1, "Of a question with several turns: ask so many, each after plain decoding's own answers")
     max_questions: int | None = option(None, "Ask the first so many; each turn counts")

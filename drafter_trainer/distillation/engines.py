@@ -117,6 +117,22 @@ class TransformersEngine:
         return recorder.answers()
 
 
+class TextEngine:
+    """Give text that is there already in place of answers; a `Teacher` says what the target thinks of it."""
+
+    name = "text"
+    whole_batches = False
+
+    def answers(self, batches: Iterable[Sequence[Request]]) -> Iterator[tuple[Sequence[Request], list[Answer]]]:
+        """Give each request its own text, as an answer without log-probabilities."""
+        for batch in batches:
+            yield batch, [self._answer(request) for request in batch]
+
+    def _answer(self, request: Request) -> Answer:
+        cut = len(request.response_ids) == request.max_new_tokens
+        return Answer([*request.response_ids], None, None, "length" if cut else "stop")
+
+
 class _RoomyLayer(DynamicLayer):
     """Keep a layer's keys and values at the front of buffers with room for those to come."""
 
