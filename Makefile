@@ -22,7 +22,7 @@ endif
 MATRIX ?= recipes/configs/$(TARGET)/matrix.yaml
 QUICKSTART := --config recipes/configs/smollm2-135m/quickstart.yaml
 
-.PHONY: help install quickstart test bench matrix compare report lint readme clean
+.PHONY: help install quickstart test bench matrix compare report lint readme cards gallery wheel clean
 
 help:
 	@echo "make quickstart               the whole way on this machine: train, publish to a folder, measure"
@@ -32,7 +32,10 @@ help:
 	@echo "make compare A=… B=…          hold two results.json against each other"
 	@echo "make report RESULTS=…         render the report of a results.json anew"
 	@echo "make lint                     ruff"
+	@echo "make cards                    render the cards under hub_cards from the files beside them"
 	@echo "make readme                   write the committed results into README and docs"
+	@echo "make gallery                  render docs/gallery.html, all measured drafters on one page"
+	@echo "make wheel                    this package as a wheel in dist, for jobs on rented machines"
 
 install: $(INSTALLED)
 
@@ -74,6 +77,15 @@ lint: $(INSTALLED)
 
 readme: $(INSTALLED)
 	$(VENV)/bin/python recipes/readme.py
+
+cards: $(INSTALLED)
+	$(VENV)/bin/python recipes/cards.py
+
+gallery: $(INSTALLED)
+	@$(VENV)/bin/python recipes/gallery.py
+
+wheel: $(INSTALLED)
+	$(VENV)/bin/pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
 	rm -rf runs $(VENV)

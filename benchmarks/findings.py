@@ -46,7 +46,7 @@ from drafter_trainer.tuning.calibration import HeldOut, calibrate
 from drafter_trainer.tuning.costs import measure_passes, measure_step
 
 PARTS = (16, 8, 4, 2, 1)  # of the rows
-LOSSES = ("cross_entropy", "topk_tv", "topk_acceptance", "lk_hybrid")  # beside topk_kl, which all others learn with
+LOSSES = ("cross_entropy", "lk_hybrid")  # beside topk_kl, which all others learn with
 TRAINING = "--use_cpu true --bf16 true --max_length 384 --per_device_train_batch_size 16 --learning_rate 5.0e-4"
 TRAINING += " --num_train_epochs 1 --publish false --load_best_model_at_end false --save_strategy no"
 LATER = " --learning_rate 1.0e-4"  # of a third stage
@@ -104,8 +104,8 @@ def train_all(options: argparse.Namespace, target: Target, rows: int) -> dict[st
         networks[name] = finetune(options, name, command) | {"rows": half, "start": "pretrained", "loss": loss}
     second = networks[f"pretrained, {rows} rows"]["folder"]
     for stage, loss in (("more of the same", "topk_kl"), ("on rejected tokens", "topk_rejected")):
-        command = f"--initialization {second} --loss_type {loss}{LATER}"
-        networks[stage] = finetune(options, stage, command) | {"rows": rows, "start": "finetuned", "loss": loss}
+        command = f"--initialization {second} --loss_type {loss} --max_train_samples {half}{LATER}"
+        networks[stage] = finetune(options, stage, command) | {"rows": half, "start": "finetuned", "loss": loss}
     seconds = networks["on rejected tokens"]["seconds"]
     rollouts = train_on_rollouts(options, target, second, seconds)
     networks["on its own rollouts (TRL)"] = rollouts | {"start": "finetuned", "loss": "reverse KL"}

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from drafter_trainer.drafters.loop.policy import SOURCES
+from drafter_trainer.drafters.loop.policy import NETWORK, SOURCES
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import read_language_or_pair
 
@@ -168,15 +168,22 @@ class PublishingArguments:
     adapter_of: str | None = option(
         None, "After finetuning with lora_rank: publish the adapter alone, over this published base drafter"
     )
+    sources: list[str] = option(
+        [],
+        "Draft with these of lookup, ngram and network alone; without network no weights are published (default: all)",
+    )
     draft_length: int = option(5, "Tokens that the stock loop drafts in one round, written into the repository")
-    licence: str | None = option(None, "Licence identifier for the card: the target's decides it")
+    licence: str | None = option(None, "Licence identifier for the card (default: what the target's own card says)")
     card_folder: str | None = option(
-        None, "Also write card and results to <card_folder>/<drafter_name>, whose notes.md ends the card"
+        None, "Also write the card, with what it is rendered from, to <card_folder>/<drafter_name>; notes.md ends it"
     )
 
     def __post_init__(self) -> None:
         # Drafting nothing works greedily and breaks when sampling (transformers 5.23).
         check_positive(self, "draft_length")
+        _check_known(self, "sources", SOURCES)
+        if self.adapter_of and self.sources and NETWORK not in self.sources:
+            raise InputError("an adapter is a network's: give --adapter_of, or --sources without network")
 
 
 @dataclass

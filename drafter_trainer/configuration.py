@@ -23,8 +23,9 @@ from drafter_trainer.arguments import (
     TargetArguments,
     TuningArguments,
 )
-from drafter_trainer.benchmark.arguments import JudgeArguments, MatrixArguments
+from drafter_trainer.benchmark.arguments import JudgeArguments, MatrixArguments, RouteArguments
 from drafter_trainer.errors import InputError
+from drafter_trainer.hub.export.arguments import ExportArguments
 from drafter_trainer.training.arguments import FinetuningArguments, PretrainingArguments, RivalTrainingArguments
 
 RECIPES = {
@@ -41,11 +42,13 @@ RECIPES = {
     "predict": (RunArguments, TargetArguments, DrafterArguments, PredictionArguments),
     "tune": (RunArguments, TargetArguments, TuningArguments, PublishingArguments),
     "publish": (RunArguments, TargetArguments, PublishingArguments),
+    "export": (RunArguments, TargetArguments, ExportArguments),
     "bench": (RunArguments, TargetArguments, BenchmarkArguments),
     "medusa": (RunArguments, TargetArguments, MedusaArguments, RivalTrainingArguments),
     "eagle": (RunArguments, TargetArguments, RivalArguments, RivalTrainingArguments),
     "matrix": (MatrixArguments,),
     "judge": (JudgeArguments,),
+    "route": (TargetArguments, RouteArguments),
 }
 
 

@@ -38,7 +38,7 @@ def collect_provenance() -> dict[str, Any]:
         with "+" behind it where files were changed; empty outside of one), `date` (UTC), `device` and `versions`.
     """
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *map(_without_folders, sys.argv[1:])]),
+        "command": shlex.join([Path(sys.argv[0]).name, *map(without_folders, sys.argv[1:])]),
         "commit": _commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": describe_device(),
@@ -46,7 +46,8 @@ def collect_provenance() -> dict[str, Any]:
     }
 
 
-def _without_folders(argument: str) -> str:
+def without_folders(argument: str) -> str:
+    """Return an argument of a command with the names alone of the absolute paths in it."""
     return re.sub(r"(^|[:=])/(?:[^/\s]+/)+", r"\1", argument)
 
 

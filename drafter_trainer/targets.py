@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from drafter_trainer.access import explain_refusal
 from drafter_trainer.errors import InputError
 
 _HASHED_BYTES = 1 << 20
@@ -144,7 +145,7 @@ def resolve_target(
     try:
         AutoConfig.from_pretrained(target_model, revision=commit)
     except (OSError, ValueError) as error:  # ValueError: a configuration of no architecture that is known here
-        reason = " ".join(str(error).split())
+        reason = explain_refusal(target_model, error)
         raise InputError(f"target {target_model} is no readable model: {reason}") from error
     return Target(name or target_model, commit, target_model, template)
 
@@ -160,7 +161,7 @@ def resolve_commit(repo: str, revision: str | None, what: str) -> str:
     try:
         return huggingface_hub.HfApi().resolve_revision(repo, revision=revision).resolved
     except (OSError, ValueError, HTTPError, RevisionResolutionError) as error:
-        reason = " ".join(str(error).split())
+        reason = explain_refusal(repo, error)
         raise InputError(f"{repo} is neither a folder nor {what} on the Hub: {reason}") from error
 
 

@@ -1,3 +1,20 @@
+# /// script
+# requires-python = ">=3.11,<3.14"
+# dependencies = ["drafter_trainer==0.1.0"]
+#
+# [[tool.uv.index]]
+# name = "wheels"
+# url = "/wheels"
+# format = "flat"
+# explicit = true
+#
+# [tool.uv.sources]
+# drafter_trainer = { index = "wheels" }
+#
+# [tool.hf-jobs]
+# secrets = ["HF_TOKEN"]
+# volumes = ["dist:/wheels"]
+# ///
 """Finetune a drafter on the target's own answers, keep the checkpoint that the target accepts most of, publish it.
 
     accelerate launch recipes/finetune.py --config recipes/configs/smollm2-135m/de-en.yaml

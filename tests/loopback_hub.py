@@ -62,6 +62,7 @@ class Repo:
     def __init__(self, repo_id: str, repo_type: str, private: bool) -> None:
         self.repo_id, self.repo_type, self.private = repo_id, repo_type, private
         self.owner = repo_id.split("/")[0]
+        self.gated = False  # whoever is not its owner may see that it is there, and read no file
         self.url_path = f"/datasets/{repo_id}" if repo_type == "dataset" else f"/{repo_id}"
         self.commits: dict[str, Commit] = {}
         self.branches: dict[str, str] = {}
@@ -230,6 +231,8 @@ class _Handler(BaseHTTPRequestHandler):
         # To those who may not read it, a repository looks missing.
         if repo is None or (repo.private and self.user != repo.owner):
             raise HubError(401 if self.user is None else 404, f"Repository not found: {repo_id}", "RepoNotFound")
+        if repo.gated and "/resolve/" in self.path and self.user != repo.owner:
+            raise HubError(403 if self.user else 401, f"Access to {repo_id} is restricted", "GatedRepo")
         if self.command not in ("GET", "HEAD") and "/paths-info/" not in self.path:
             self.permit(repo.owner)
         return repo

@@ -62,3 +62,8 @@ def test_report_is_rendered_anew() -> None:
     done = make("report")
     assert done.returncode == 2
     assert "error: name a file: make report RESULTS=" in done.stdout
+
+
+def test_cards_are_rendered_by_their_recipe() -> None:
+    """A stale card's message says `make cards`."""
+    assert "recipes/cards.py" in make("--dry-run", "cards").stdout

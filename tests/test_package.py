@@ -11,8 +11,8 @@ PACKAGE = ROOT / "drafter_trainer"
 # Folders and modules in layers; each may import from its own and from those before it.
 LAYERS = (
     ("errors", "atomic", "languages", "provenance"),
-    ("arguments", "targets", "steps"),
-    ("drafters", "corpora", "decoding"),
+    ("targets", "steps"),
+    ("arguments", "drafters", "corpora", "decoding"),
     ("distillation",),
     ("training", "benchmark", "tuning"),
     ("hub", "configuration", "launch"),

@@ -1,4 +1,4 @@
-"""Arguments of the recipes matrix and judge; those of bench stand in `drafter_trainer.arguments`."""
+"""Arguments of the recipes matrix, judge and route; those of bench stand in `drafter_trainer.arguments`."""
 
 from dataclasses import dataclass
 
@@ -61,3 +61,22 @@ class JudgeArguments:
         if not self.outputs or not self.servers or not self.judge_model:
             raise InputError("give --outputs FOLDER --servers http://HOST:PORT --judge_model NAME")
         check_positive(self, "judgement_tokens", "concurrency", "request_timeout")
+
+
+@dataclass
+class RouteArguments:
+    """Say between which drafters is routed, and on what that is measured."""
+
+    drafters: list[str] = option([], "Hub ids or folders of drafters, one for each pair")
+    questions: str = option("sample", "sample, or a Spec-Bench file with translations of all the pairs")
+    max_questions: int | None = option(None, "Ask the first so many of each pair")
+    max_new_tokens: int = option(128, "Length limit of an answer")
+    repeats: int = option(1, "Time each prompt so often, an odd number, and take the median")
+    out: str = option("runs/route", "Folder of results.json and its report")
+
+    def __post_init__(self) -> None:
+        if not self.drafters:
+            raise InputError("no drafters: give --drafters FOLDER_OR_HUB_ID ...")
+        check_positive(self, "max_questions", "max_new_tokens", "repeats")
+        if self.repeats % 2 == 0:
+            raise InputError(f"repeats must be odd, so that their median was measured itself, got {self.repeats}")

@@ -2,6 +2,7 @@
 
 import re
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,25 @@ def render_page(results: dict[str, Any]) -> str:
     Returns:
         `str`, the page. Names from the results are escaped.
     """
-    template = (resources.files("drafter_trainer.benchmark") / "page_template.html").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(template).render(
+    return render_html(
+        resources.files("drafter_trainer.benchmark") / "page_template.html",
         name=results["provenance"].get("drafter", "Benchmark"),
         provenance=provenance_rows(results),
         runs=[_run(results, run) for run in results["runs"]],
         caveats=caveats(results),
     )
+
+
+def render_html(template: Traversable, **values: Any) -> str:
+    """Render a page from its template, with the style that all pages share in it.
+
+    Args:
+        template (`Traversable`): The file; `style | safe` stands in it for the shared style.
+        values: What stands in it beside. Text is escaped.
+    """
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    style = (resources.files("drafter_trainer.benchmark") / "page_style.css").read_text(encoding="utf-8")
+    return environment.from_string(template.read_text(encoding="utf-8")).render(style=style, **values)
 
 
 def _run(results: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:

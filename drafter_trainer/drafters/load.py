@@ -3,6 +3,8 @@
 import copy
 import dataclasses
 import hashlib
+import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,18 +12,29 @@ import huggingface_hub
 import torch
 from huggingface_hub.errors import EntryNotFoundError, HTTPError
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from drafter_trainer.access import explain_refusal
 from drafter_trainer.drafters.compatibility import check_tokenizers, hash_tokenizer
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import attach_loop, loop_of, set_draft_length
+from drafter_trainer.drafters.loop.networkless import MODEL_TYPE, NetworklessConfig, NetworklessDrafter
 from drafter_trainer.drafters.loop.policy import NETWORK
 from drafter_trainer.drafters.loop.repository import build_loop, build_network
 from drafter_trainer.drafters.loop.settings import LoopSettings
+from drafter_trainer.drafters.measured import RESULTS, Measured, read_measured
+from drafter_trainer.drafters.origin import find_difference
+from drafter_trainer.drafters.padding import fit_vocabulary
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.languages import get_pair
 from drafter_trainer.targets import hash_folder, resolve_commit
+
+_logger = logging.getLogger(__name__)
+
+# A repository without a network loads like any other where the package is: without its own copy of the code.
+AutoConfig.register(MODEL_TYPE, NetworklessConfig)
+AutoModelForCausalLM.register(NetworklessConfig, NetworklessDrafter)
 
 
 def load_drafter(
@@ -33,30 +46,33 @@ def load_drafter(
     """Load a drafter, checked against its target, ready for `target.generate(assistant_model=…)`.
 
     It keeps what it has read of the current text, so one drafter serves one call of `generate` at a time: threads need
-    one each.
+    one each. It drafts for one prompt at a time: with a batch, transformers refuses any assistant before that one is
+    asked ("only supported for batch_size = 1"), and `generate` is called for each prompt, or without a drafter.
+
+    One line says what speed to expect and where it was measured. It is logged as a warning, since Python shows nothing
+    less where nobody has set up logging; `logging.getLogger("drafter_trainer").setLevel("ERROR")` silences it.
 
     Args:
         drafter (`str`): Hub id or folder of a published drafter.
-        target_model (`PreTrainedModel`): The target; the drafter takes its dtype and device.
+        target_model (`PreTrainedModel`): The target; the drafter takes its device, the dtype that it computes in, and
+            the size of its vocabulary.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): The target's; loaded from where the target came from if
             left out.
         revision (`str`, *optional*): Branch, tag or commit of the drafter on the Hub.
     Returns:
         `PreTrainedModel` in evaluation mode, whose `generate` is the drafting loop where the target calls it.
     Raises:
-        InputError: If there is no such drafter, its weights cannot be read, its vocabulary has another size than the
-            target's, or the target's tokenizer is neither given nor found.
+        InputError: If there is no such drafter, its weights cannot be read, it lacks a part of the target's
+            vocabulary, or the target's tokenizer is neither given nor found.
         IncompatibleTokenizerError: If the target's tokenizer is not the one that it was trained for.
+    Warns:
+        UserWarning: If the target is known to be another than the one that it was trained for, such as a finetune:
+            with the acceptance that was measured for the original.
     """
     commit = None if Path(drafter).is_dir() else resolve_commit(drafter, revision, "a published drafter")
     description = describe_drafter(drafter, commit)
     if tokenizer is None:
-        place = target_model.name_or_path
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(place)
-        except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"no tokenizer of the target at {place!r} ({reason}): give it as tokenizer") from error
+        tokenizer = load_target_tokenizer(target_model)
     probes = get_pair(description.pair).probes
     if hash_tokenizer(tokenizer, probes) != description.tokenizer_sha256:
         check_tokenizers(tokenizer, AutoTokenizer.from_pretrained(drafter, revision=commit), probes)
@@ -65,22 +81,61 @@ def load_drafter(
             f"yet another itself: publish it again from its run"
         )
     try:
-        model = _load_weights(drafter, commit, description, target_model.dtype)
+        model = _load_weights(drafter, commit, description, _dtype_of(target_model))
     except (OSError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
+        reason = explain_refusal(drafter, error)
         raise InputError(f"{drafter} cannot be loaded: {reason}: download or publish it again") from error
-    vocabulary = target_model.config.get_text_config().vocab_size
-    if model.config.vocab_size != vocabulary:
+    trained, vocabulary = model.config.vocab_size, target_model.config.get_text_config().vocab_size
+    if min(trained, vocabulary) < tokenizer.vocab_size:  # not padding alone
         raise InputError(
-            f"{drafter} has a vocabulary of {model.config.vocab_size}, the target one of "
-            f"{vocabulary}: load the drafter that was trained for this target"
+            f"{drafter} has a vocabulary of {trained}, the target one of {vocabulary}, their tokenizer one of "
+            f"{tokenizer.vocab_size}: load the drafter that was trained for this target"
         )
+    fit_vocabulary(model, vocabulary)
     model.to(target_model.device).eval()
     try:
-        attach_loop(model, build_loop(model, lambda name: _find(drafter, name, commit)))
+        attach_loop(model, build_loop(model, lambda name: find_file(drafter, name, commit), trained))
     except ValueError as error:
         raise InputError(f"{drafter} cannot be used: {error}") from error
+    _say_what_to_expect(description, target_model, read_measured(find_file(drafter, RESULTS, commit), description))
     return model
+
+
+def load_target_tokenizer(target_model: PreTrainedModel) -> PreTrainedTokenizerBase:
+    """Load a target's tokenizer from where the target came from.
+
+    Raises:
+        InputError: If there is none.
+    """
+    place = target_model.name_or_path
+    try:
+        return AutoTokenizer.from_pretrained(place)
+    except (OSError, ValueError) as error:
+        reason = explain_refusal(place, error)
+        raise InputError(f"no tokenizer of the target at {place!r} ({reason}): give it as tokenizer") from error
+
+
+def _say_what_to_expect(
+    description: DrafterDescription, target_model: PreTrainedModel, results: Measured | str
+) -> None:
+    difference = find_difference(target_model, description)
+    if difference is not None:
+        accepted = results.say_acceptance() if isinstance(results, Measured) else f"nothing, it {results}"
+        warnings.warn(
+            f"the target {difference}, which {description.name} was trained for: its output stays its own, but a "
+            f"finetune accepts fewer drafts than the original, for which was measured: {accepted}",
+            stacklevel=3,
+        )
+    if isinstance(results, Measured):
+        _logger.warning("%s: %s", description.name, results.say_speed())
+    else:
+        _logger.warning("%s %s: recipes/bench.py measures what it brings", description.name, results)
+
+
+def _dtype_of(target_model: PreTrainedModel) -> torch.dtype:
+    """Return the dtype that a target computes in; quantised weights are of none that a drafter can have."""
+    dtypes = (weight.dtype for weight in target_model.parameters())
+    return next((dtype for dtype in dtypes if dtype.is_floating_point and dtype.itemsize > 1), torch.float32)
 
 
 def _load_weights(
@@ -95,7 +150,7 @@ def _load_weights(
     # Not at the top: peft takes a second to import, and most drafters are no adapters.
     from drafter_trainer.drafters.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, merge_adapter
 
-    found = [_find(drafter, name, commit) for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG)]
+    found = [find_file(drafter, name, commit) for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG)]
     if None in found:
         raise InputError(f"{drafter} lacks {ADAPTER_WEIGHTS} or {ADAPTER_CONFIG}: publish it again")
     return merge_adapter(model, found[0].parent)
@@ -148,13 +203,22 @@ def describe_drafter(drafter: str, revision: str | None = None) -> DrafterDescri
     """
     if Path(drafter).is_dir():
         return DrafterDescription.read(Path(drafter))
-    path = _find(drafter, FILE_NAME, resolve_commit(drafter, revision, "a published drafter"))
+    path = find_file(drafter, FILE_NAME, resolve_commit(drafter, revision, "a published drafter"))
     if path is None:
         raise InputError(f"{drafter} has no {FILE_NAME}: it is no drafter published with this library")
     return DrafterDescription.from_json(path.read_text(encoding="utf-8"), f"{drafter}/{FILE_NAME}")
 
 
-def _find(drafter: str, name: str, commit: str | None) -> Path | None:
+def find_file(drafter: str, name: str, commit: str | None) -> Path | None:
+    """Return the path of a file of a drafter, `None` where it has no such file.
+
+    Args:
+        drafter (`str`): Hub id or folder.
+        name (`str`): Of the file.
+        commit (`str`, *optional*): On the Hub; `None` for a folder.
+    Raises:
+        InputError: If the Hub does not give it.
+    """
     if commit is None:
         path = Path(drafter) / name
         return path if path.is_file() else None
@@ -163,7 +227,7 @@ def _find(drafter: str, name: str, commit: str | None) -> Path | None:
     except EntryNotFoundError:
         return None
     except (OSError, HTTPError) as error:
-        raise InputError(f"{name} of {drafter} cannot be fetched: {' '.join(str(error).split())}") from error
+        raise InputError(f"{name} of {drafter} cannot be fetched: {explain_refusal(drafter, error)}") from error
 
 
 def identify_drafter(drafter: str, revision: str | None = None) -> str:

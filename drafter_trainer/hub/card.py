@@ -1,52 +1,67 @@
-"""A drafter's card, rendered from `drafter.json` and `results.json` and from nothing else."""
+"""A drafter's card, rendered from `drafter.json` and its results files and from nothing else."""
 
 import json
 import shlex
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import ModelCard
 
-from drafter_trainer.benchmark.methods import DRAFTER, PLAIN
-from drafter_trainer.benchmark.report import speedup_tables
+from drafter_trainer.benchmark.caveats import caveats
+from drafter_trainer.benchmark.methods import DRAFTER, PLAIN, PROMPT_LOOKUP
+from drafter_trainer.benchmark.report import interval_text, markdown_table, speedup_tables
 from drafter_trainer.benchmark.results import find_method
 from drafter_trainer.benchmark.statistics import Interval, Verdict, verdict
+from drafter_trainer.decoding.sampling import describe_sampling
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.loop.policy import LOOKUP, NETWORK, NGRAM
+from drafter_trainer.hub.metadata import card_metadata, corpora_of
 from drafter_trainer.languages import Pair, get_pair, translation_prompt
 
+PLOT = "acceptance.png"
 _SOURCES = {
     LOOKUP: "from what followed the same tokens earlier in the text",
     NGRAM: "from a table of what follows in the target's own answers",
     NETWORK: "from its network",
 }
+# What a step says of its data; the rest is how it trained, and what came out.
+_DATA = ("corpora", "train", "validation")
+_FRESH = ("scratch", "embeddings", "layers", "pretrain")  # of the target, or of the run itself
+_CURVE = "pass_milliseconds"  # a time for each draft length: for the loop, which finds it in drafter.json
 
-TAGS = ["speculative-decoding", "assisted-generation", "draft-model", "assistant-model"]
 
-
-def usage(target: str, drafter: str, pair: Pair) -> str:
+def usage(target: str, drafter: str, pair: Pair, adapter: bool = False) -> str:
     """Write the lines of Python that use a drafter.
 
     Args:
         target (`str`): Hub id or folder of the target.
         drafter (`str`): Hub id or folder of the drafter.
         pair (`Pair`): What is asked for.
+        adapter (`bool`, *optional*, defaults to `False`): Whether it is a LoRA adapter, which `load_drafter` alone
+            merges into its base.
     """
     prompt = translation_prompt(pair, pair.source.probe)
-    return f"""from transformers import AutoModelForCausalLM, AutoTokenizer
+    imported, load = (
+        "",
+        f'AutoModelForCausalLM.from_pretrained("{drafter}", dtype=target.dtype, trust_remote_code=True)',
+    )
+    if adapter:
+        imported, load = "\nfrom drafter_trainer import load_drafter", f'load_drafter("{drafter}", target)'
+    return f"""from transformers import AutoModelForCausalLM, AutoTokenizer{imported}
 
 tokenizer = AutoTokenizer.from_pretrained("{target}")
 target = AutoModelForCausalLM.from_pretrained("{target}")
 chat = [{{"role": "user", "content": {json.dumps(prompt, ensure_ascii=False)}}}]
 
-drafter = AutoModelForCausalLM.from_pretrained("{drafter}", dtype=target.dtype, trust_remote_code=True)
+drafter = {load}
 inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True, return_tensors="pt")
 output = target.generate(**inputs, assistant_model=drafter, max_new_tokens=128)"""
 
 
 def render_card(
     description: DrafterDescription,
-    results: dict[str, Any] | None,
+    measurements: dict[str, dict[str, Any]],
     location: str,
     licence: str | None,
     notes: str = "",
@@ -55,108 +70,166 @@ def render_card(
 
     Args:
         description (`DrafterDescription`): What `drafter.json` says.
-        results (`dict`, *optional*): What `results.json` says; without it the card has no numbers.
+        measurements (`dict[str, dict]`): Results by the name of their file, those of the table first; without any the
+            card has no numbers.
         location (`str`): Hub id of the drafter, or its name where it lies in a folder.
         licence (`str`, *optional*): Licence identifier.
         notes (`str`, *optional*): Text by hand, put at the end.
     Returns:
-        `str`, Markdown with metadata in front.
+        `str`, Markdown with metadata in front. It shows the plot `acceptance.png` where the first run drafted
+        anything.
     """
     pair = get_pair(description.pair)
     template = (resources.files("drafter_trainer.hub") / "card_template.md").read_text(encoding="utf-8")
-    provenance = results["provenance"] if results else {}
+    runs = [run for results in measurements.values() for run in results["runs"]]
+    initialization = description.training.get("finetune", {}).get("initialization", "scratch")
     card = ModelCard.from_template(
-        _metadata(description, results, licence),
+        card_metadata(description, measurements, licence),
         template_str=template,
         drafter=description,
         source=pair.source.name,
         target=pair.target.name,
-        usage=usage(description.target, location, pair),
+        usage=usage(description.target, location, pair, bool(description.adapter_of)),
+        base=_base(description.adapter_of),
+        asks_network=NETWORK in description.loop["sources"],
         longest_draft=description.loop["longest_draft"],
-        sources=_said_of_sources(description.loop["sources"]),
+        sources=", or ".join(_SOURCES[source] for source in description.loop["sources"]),
         location=location,
-        tables=speedup_tables(results) if results else "",
-        verdicts=[_verdict(run) for run in results["runs"]] if results else [],
-        command=provenance.get("command", ""),
-        commit=provenance.get("commit", ""),
-        measured_target=shlex.quote(provenance.get("target", "")),
-        training=_training_rows(description.training),
+        headline=_headline(runs[0]) if runs else "",
+        measured=[_measured(name, results) for name, results in measurements.items()],
+        plot=PLOT if runs and any(method["acceptance_by_position"] for method in runs[0]["methods"]) else "",
+        plotted=_asked(runs[0]) if runs else "",
+        where=_where_it_helps(runs) if runs else "",
+        equality=[_equality(run) for run in runs],
+        data=_data_rows(description.training),
+        started_from="" if initialization in _FRESH else initialization,
+        hyperparameters=_hyperparameter_rows(description.training),
         versions=", ".join(f"{name} {version}" for name, version in description.versions.items()),
+        # The same is said of several files: once is enough.
+        caveats=list(dict.fromkeys(said for results in measurements.values() for said in caveats(results))),
         licence=licence,
         notes=notes.strip(),
     )
     return str(card).rstrip() + "\n"
 
 
-def _metadata(description: DrafterDescription, results: dict[str, Any] | None, licence: str | None) -> ModelCardData:
-    pair = get_pair(description.pair)
-    return ModelCardData(
-        base_model=description.target,
-        language=[pair.source.code, pair.target.code],
-        library_name="transformers",
-        license=licence,
-        pipeline_tag="text-generation",
-        tags=TAGS,
-        model_name=description.name,
-        eval_results=_evaluations(results) if results else None,
-    )
-
-
-def _evaluations(results: dict[str, Any]) -> list[EvalResult]:
-    evaluations = []
-    for run in results["runs"]:
-        method, asked = find_method(run, DRAFTER), run["questions"]
-        sampling = "greedy" if run["temperature"] == 0 else f"temperature {run['temperature']:g}, seed {run['seed']}"
-        for metric, value in (
-            ("speedup", method["speedup"]["value"]),
-            ("mean_accepted_tokens", method["mean_accepted_tokens"]),
-        ):
-            evaluations.append(
-                EvalResult(
-                    task_type="text-generation",
-                    dataset_type=asked["source"],
-                    dataset_name=f"{asked['count']} questions of {asked['source']}, {run['pair']}",
-                    metric_type=metric,
-                    metric_name=f"{metric.replace('_', ' ')} ({sampling})",
-                    metric_value=round(value, 3),
-                )
-            )
-    return evaluations
-
-
-def _said_of_sources(sources: list[str]) -> str:
-    return ", or ".join(_SOURCES[source] for source in sources)
-
-
-def _verdict(run: dict[str, Any]) -> str:
+def _headline(run: dict[str, Any]) -> str:
+    """Say in a sentence what the drafter does to the target's speed in the first run."""
     ratio, count = Interval(**find_method(run, DRAFTER)["speedup"]), run["questions"]["count"]
-    setting = "greedy" if run["temperature"] == 0 else f"at T = {run['temperature']:g} with seed {run['seed']}"
+    setting = _asked(run)
     match verdict(ratio, count):
         case Verdict.TOO_FEW:
             few = f"on {count} questions, too few for a verdict"
-            return f"The drafter is {ratio.value:.2f} times as fast as {PLAIN} decoding here, {setting}, {few}."
+            return f"The drafter is {ratio.value:.2f} times as fast as {PLAIN} decoding ({setting}), {few}."
         case Verdict.FASTER:
             fast = f"{ratio.value:.2f} times as fast as {PLAIN} decoding"
-            return f"The drafter makes the target faster here, {setting}: {fast}."
+            return f"The drafter makes the target faster ({setting}): {fast}."
         case Verdict.SLOWER:
-            return f"**The drafter loses to {PLAIN} decoding here, {setting}**: {ratio.value:.2f} times as fast."
+            return f"**The drafter loses to {PLAIN} decoding ({setting})**: {ratio.value:.2f} times as fast."
         case Verdict.NOISE:
-            return f"No difference from {PLAIN} decoding can be told here, {setting}: the interval holds 1."
+            return f"No difference from {PLAIN} decoding can be told ({setting}): the interval holds 1."
 
 
-def _training_rows(training: dict[str, Any]) -> list[tuple[str, str]]:
-    """Flatten the record of the steps to rows of a table."""
+def _asked(run: dict[str, Any]) -> str:
+    return f"{run['pair']} {run['task']}, {describe_sampling(run['temperature'], run['seed'])}"
+
+
+def _measured(name: str, results: dict[str, Any]) -> dict[str, str]:
+    """Collect what the card says of one results file: the command that made it, and its tables."""
+    provenance = results["provenance"]
+    said = {key: provenance.get(key, "") for key in ("command", "commit", "date", "target")}
+    said["target"] = shlex.quote(said["target"])
+    return said | {"name": name, "tables": speedup_tables(results)}
+
+
+def _where_it_helps(runs: list[dict[str, Any]]) -> str:
+    """Render a row for each run: what was asked, the speedup, the best prompt lookup beside it, and the verdict."""
     rows = []
-    for step, facts in training.items():
-        for name, value in facts.items():
-            text = f"{value:.4g}" if isinstance(value, float) else _plain_text(value)
-            rows.append((f"{step}: {name.replace('_', ' ')}", text))
-    return rows
+    for run in runs:
+        pair, ratio = get_pair(run["pair"]), Interval(**find_method(run, DRAFTER)["speedup"])
+        lookups = [
+            Interval(**method["speedup"]) for method in run["methods"] if method["name"].startswith(PROMPT_LOOKUP)
+        ]
+        best = max(lookups, key=lambda interval: interval.value, default=None)
+        said = verdict(ratio, run["questions"]["count"])
+        rows.append(
+            [
+                f"{pair.source.name} to {pair.target.name}",
+                run["task"],
+                describe_sampling(run["temperature"], run["seed"]),
+                str(run["questions"]["count"]),
+                interval_text(ratio),
+                interval_text(best) if best else "-",
+                f"**{said}**" if said is Verdict.SLOWER else str(said),
+            ]
+        )
+    header = ["languages", "task", "decoding", "questions", "drafter (95 %)", "best prompt lookup (95 %)", "verdict"]
+    return markdown_table(header, rows)
 
 
-def _plain_text(value: Any) -> str:
+def _equality(run: dict[str, Any]) -> str:
+    """Say how the drafter's outputs of a run compare with plain decoding's."""
+    compared, said = find_method(run, DRAFTER)["losslessness"], _asked(run)
+    if compared is None:
+        return f"{said}: sampled, where single outputs cannot tell."
+    text = f"{said}, {run['dtype']}: {compared['equal']} of {compared['prompts']} outputs equal plain decoding's"
+    if not compared["divergences"]:
+        return f"{text}, token for token."
+    margin = max(divergence["margin"] for divergence in compared["divergences"])
+    return f"{text}; where the others part from it, the target's two best logits differ by {margin:.3g} at most."
+
+
+def _data_rows(training: dict[str, Any]) -> list[tuple[str, str]]:
+    """List the corpora of each step with their revisions, and what was taken of them."""
+    rows = [(f"{step}: corpus", said_of_corpus(corpus)) for step, corpus in corpora_of(training)]
+    return rows + [
+        (f"{step}: {name}", plain_text(facts[name]))
+        for step, facts in training.items()
+        for name in _DATA[1:]
+        if name in facts
+    ]
+
+
+def said_of_corpus(corpus: dict[str, Any]) -> str:
+    """Name a corpus with its revision and licence, as far as its step recorded them."""
+    said = corpus["name"]
+    if "repo" in corpus:
+        said += (
+            f": [{corpus['repo']}](https://huggingface.co/datasets/{corpus['repo']}), revision {corpus['revision']}"
+        )
+    if "sha256" in corpus:
+        said += f", SHA-256 {corpus['sha256']}"
+    return f"{said}, licence {corpus['licence']}" if "licence" in corpus else said
+
+
+def link(repo: str, kind: str = "") -> str:
+    """Link to a repository on the Hub; `kind` is "datasets/" for a dataset."""
+    return f"[{repo}](https://huggingface.co/{kind}{repo})"
+
+
+def _base(adapter_of: dict[str, str]) -> str:
+    """Name the drafter that an adapter goes over: a link for one on the Hub, of a folder its name alone."""
+    if not adapter_of:
+        return ""
+    drafter, revision = adapter_of["drafter"], adapter_of["revision"]
+    name = Path(drafter).name if revision.startswith("sha256:") else link(drafter)
+    return f"{name}, revision {revision}"
+
+
+def _hyperparameter_rows(training: dict[str, Any]) -> list[tuple[str, str]]:
+    """Flatten what else the steps recorded to rows of a table."""
+    return [
+        (f"{step}: {name.replace('_', ' ')}", plain_text(value))
+        for step, facts in training.items()
+        for name, value in facts.items()
+        if name not in (*_DATA, _CURVE)
+    ]
+
+
+def plain_text(value: Any) -> str:
+    """Write a recorded value as text for a cell of a table."""
     if isinstance(value, dict):
-        return ", ".join(f"{key.replace('_', ' ')} {_plain_text(entry)}" for key, entry in value.items()) or "none"
+        return ", ".join(f"{key.replace('_', ' ')} {plain_text(entry)}" for key, entry in value.items()) or "none"
     if isinstance(value, list):
-        return "; ".join(map(_plain_text, value)) or "none"
-    return str(value)
+        return "; ".join(map(plain_text, value)) or "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-import warnings
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,28 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from drafter_trainer.arguments import PublishingArguments, RunArguments
-from drafter_trainer.benchmark.results import read_results
 from drafter_trainer.drafters.adapters import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS, merge_adapter
 from drafter_trainer.drafters.compatibility import check_tokenizers, hash_tokenizer
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.drafters.load import identify_drafter
 from drafter_trainer.drafters.loop.generate import set_draft_length
-from drafter_trainer.drafters.loop.policy import NGRAM
+from drafter_trainer.drafters.loop.networkless import NetworklessDrafter
+from drafter_trainer.drafters.loop.policy import NETWORK, NGRAM, SOURCES
 from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.errors import InputError
-from drafter_trainer.hub.card import render_card
+from drafter_trainer.hub.card import PLOT
+from drafter_trainer.hub.card_folder import (
+    MEASUREMENTS,
+    RESULTS,
+    CardDetails,
+    copy_measurements,
+    keep_card,
+    read_measurements,
+    read_notes,
+    write_card,
+)
+from drafter_trainer.hub.licence import target_licence
 from drafter_trainer.languages import get_pair
 from drafter_trainer.provenance import library_versions
 from drafter_trainer.steps import finished_step, read_step
@@ -32,7 +43,6 @@ from drafter_trainer.targets import Target
 from drafter_trainer.tuning.results import SETTINGS
 
 HUB = "hub"
-RESULTS = "results.json"
 _WEIGHTS = (
     "config.json",
     "model.safetensors",
@@ -44,8 +54,9 @@ _WEIGHTS = (
 # Everything that may leave: no optimizer state, no pickled arguments, no token.
 ALLOWED = (
     "README.md",
+    PLOT,
     FILE_NAME,
-    RESULTS,
+    *MEASUREMENTS,
     *_WEIGHTS,
     "generation_config.json",
     "tokenizer.json",
@@ -111,10 +122,6 @@ def publish_run(run: RunArguments, target: Target, target_dtype: str, publishing
         HfHubHTTPError: If the Hub refuses.
     """
     check_destination(publishing.to)
-    results_path = run.folder / RESULTS
-    results = read_results(results_path) if results_path.is_file() else None
-    if results and results["provenance"]["drafter"] != run.drafter_name:
-        raise InputError(f"{results_path} measures {results['provenance']['drafter']}, not {run.drafter_name}")
     api = huggingface_hub.HfApi()
     if publishing.to == HUB:
         location = publishing.repo_id or f"{api.whoami()['name']}/{run.drafter_name}"
@@ -124,29 +131,26 @@ def publish_run(run: RunArguments, target: Target, target_dtype: str, publishing
     parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=parent) as temporary:
         folder = Path(temporary) / "drafter"
-        description = assemble(run, target, target_dtype, publishing.draft_length, folder, publishing.adapter_of)
-        if results and results["provenance"].get("drafter_fingerprint") != description.fingerprint():
-            message = (
-                f"{results_path} measures this drafter as it was before: the card goes without numbers until bench.py"
-            )
-            warnings.warn(f"{message} has run again", stacklevel=2)
-            results = None
-        card = render_card(description, results, location, publishing.licence, _notes(run, publishing))
-        (folder / "README.md").write_text(card, encoding="utf-8")
-        if results:
-            shutil.copyfile(results_path, folder / RESULTS)
-        if publishing.card_folder:
-            _keep_card(folder, Path(publishing.card_folder) / run.drafter_name)
+        description = assemble(
+            run, target, target_dtype, publishing.draft_length, folder, publishing.adapter_of, publishing.sources
+        )
+        measurements = read_measurements(run.folder, description)
+        details = CardDetails(location, publishing.licence or target_licence(target))
+        cards = Path(publishing.card_folder) / run.drafter_name if publishing.card_folder else None
+        write_card(folder, description, measurements, details, read_notes(cards) if cards else "")
+        copy_measurements(run.folder, folder, list(measurements))
+        if cards:
+            keep_card(folder, cards, details)
         if publishing.to != HUB:
             return _replace(Path(publishing.to), folder)
         api.create_repo(location, private=publishing.private, exist_ok=True)
-        message = "Add the benchmark's results" if results else "Add the drafter"
+        message = "Add the benchmark's results" if RESULTS in measurements else "Add the drafter"
         commit = api.upload_folder(
             repo_id=location,
             folder_path=folder,
             allow_patterns=list(ALLOWED),
             # What this drafter no longer has must not be taken for its own.
-            delete_patterns=[VOCABULARY, TABLE, RESULTS, *_WEIGHTS],
+            delete_patterns=[VOCABULARY, TABLE, PLOT, *MEASUREMENTS, *_WEIGHTS],
             commit_message=message,
         )
         return commit.commit_url
@@ -159,11 +163,13 @@ def assemble(
     draft_length: int,
     folder: Path,
     adapter_of: str | None = None,
+    sources: Sequence[str] = (),
 ) -> DrafterDescription:
     """Write a drafter's files, apart from card and results, to a new folder.
 
     Args:
         adapter_of (`str`, *optional*): Write the run's LoRA adapter in place of whole weights, over this drafter.
+        sources (`Sequence[str]`, *optional*): Draft with these alone; all that were tuned if left out.
     Raises:
         InputError: If the run has no finished drafter, or its adapter is not over the drafter that is named.
         IncompatibleTokenizerError: If its tokenizer is not the target's.
@@ -176,7 +182,10 @@ def assemble(
 
     config = AutoConfig.from_pretrained(target.path, revision=target.hub_revision)
     dtype = config.dtype if target_dtype == "auto" else target_dtype
-    model = AutoModelForCausalLM.from_pretrained(trained, dtype=dtype)
+    if sources and NETWORK not in sources:
+        model = NetworklessDrafter.for_vocabulary(config.get_text_config().vocab_size)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(trained, dtype=dtype)
     special = {name: _special_id(target, tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     model.generation_config = GenerationConfig(**special)
     set_draft_length(model.generation_config, draft_length)
@@ -189,7 +198,7 @@ def assemble(
         over = _add_adapter(trained, adapter_of, folder)
     tokenizer.save_pretrained(folder)
     sha256 = hash_tokenizer(tokenizer, pair.probes)
-    loop, files = _add_loop(run, folder)
+    loop, files = _add_loop(run, folder, sources)
     description = DrafterDescription(
         name=run.drafter_name,
         target=target.name,
@@ -231,7 +240,7 @@ def _add_adapter(trained: Path, base: str, folder: Path) -> dict[str, str]:
     return {"drafter": base, "revision": identity}
 
 
-def _add_loop(run: RunArguments, folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+def _add_loop(run: RunArguments, folder: Path, chosen: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
     """Add the drafting loop and what was tuned for it; return its settings and the hashes of its files."""
     sources = resources.files("drafter_trainer.drafters.loop")
     (folder / "custom_generate").mkdir()
@@ -247,6 +256,12 @@ def _add_loop(run: RunArguments, folder: Path) -> tuple[dict[str, Any], dict[str
         place = tuned / SETTINGS
         settings = LoopSettings.from_dict(json.loads(place.read_text(encoding="utf-8")), str(place)).to_dict()
         carried = [tuned / VOCABULARY, tuned / TABLE]
+    if chosen:
+        settings["sources"] = [source for source in SOURCES if source in chosen]
+        needed = {TABLE: NGRAM, VOCABULARY: NETWORK}
+        carried = [path for path in carried if needed[path.name] in settings["sources"]]
+        if NETWORK not in settings["sources"] and not any(path.is_file() for path in carried):
+            raise InputError(f"{run.folder} has no n-gram table: run tune.py, or publish with the network")
     files = {}
     for path in filter(Path.is_file, carried):
         shutil.copyfile(path, folder / path.name)
@@ -278,18 +293,3 @@ def _replace(place: Path, folder: Path) -> str:
         place.rename(old)
     folder.rename(place)
     return str(place)
-
-
-def _notes(run: RunArguments, publishing: PublishingArguments) -> str:
-    """Read what was written by hand for the card, `notes.md` beside it."""
-    if publishing.card_folder is None:
-        return ""
-    notes = Path(publishing.card_folder) / run.drafter_name / "notes.md"
-    return notes.read_text(encoding="utf-8") if notes.is_file() else ""
-
-
-def _keep_card(folder: Path, place: Path) -> None:
-    place.mkdir(parents=True, exist_ok=True)
-    for name in ("README.md", RESULTS):
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, place / name)

@@ -2,21 +2,35 @@
 
 import dataclasses
 import json
+import logging
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    GenerationConfig,
+    PreTrainedModel,
+)
 
 from drafter_trainer.decoding.metrics import Round
 from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.compatibility import hash_tokenizer
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
-from drafter_trainer.drafters.load import describe_drafter, identify_drafter, load_drafter
+from drafter_trainer.drafters.load import describe_drafter, identify_drafter, load_drafter, with_stock_loop
 from drafter_trainer.drafters.loop.settings import NETWORK_BINS, LoopSettings, default_calibration
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.languages import get_pair
+from drafter_trainer.targets import Target
 from tests.conftest import make_model
+from tests.hub.conftest import results_for
+from tests.test_targets import write_gguf
 
 PAIR = get_pair("de-en")
 DRAFT_LENGTH = 3
@@ -139,15 +153,6 @@ def test_probes_are_those_of_the_drafters_pair(tmp_path: Path, target_model, tok
     assert load_drafter(str(folder), target_model, tokenizer).config.num_hidden_layers == 1
 
 
-def test_other_vocabulary_size_is_refused(tmp_path: Path, target_model, tokenizer) -> None:
-    """A head with padding rows passes every comparison of tokenizers and fails within generate."""
-    model = make_model(tokenizer, layers=1)
-    model.resize_token_embeddings(len(tokenizer) + 16)
-    write_drafter(tmp_path, model, tokenizer)
-    with pytest.raises(InputError, match="vocabulary of 416, the target one of 400"):
-        load_drafter(str(tmp_path), target_model, tokenizer)
-
-
 def test_folder_without_description_is_refused(folder: Path, target_model, tokenizer) -> None:
     """Any model's folder would pass for a drafter, with the defaults of transformers."""
     (folder / FILE_NAME).unlink()
@@ -190,3 +195,173 @@ def test_drafter_is_identified_by_its_weights(folder: Path, tmp_path: Path, toke
     same = write_drafter(tmp_path / "same", make_model(tokenizer), tokenizer)
     other = write_drafter(tmp_path / "other", make_model(tokenizer, seed=1), tokenizer)
     assert identify_drafter(str(folder)) == identify_drafter(str(same)) != identify_drafter(str(other))
+
+
+# What to expect
+
+
+def add_results(folder: Path) -> None:
+    """Give a drafter's folder the results of a benchmark."""
+    description = DrafterDescription.read(folder)
+    results = results_for(description.name, description.fingerprint())
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+
+
+def test_expected_speed_is_seen_by_whoever_does_nothing_for_it(folder: Path, target_folder: Path) -> None:
+    """A line that is logged where nobody looks is no line: standard error must show it, once, without a set-up."""
+    add_results(folder)
+    script = (
+        "import sys; from transformers import AutoModelForCausalLM; from drafter_trainer import load_drafter\n"
+        "load_drafter(sys.argv[1], AutoModelForCausalLM.from_pretrained(sys.argv[2]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(folder), str(target_folder)], capture_output=True, text=True, check=True
+    )
+    (line,) = [line for line in done.stderr.splitlines() if "times as fast" in line]
+    assert line.startswith("tiny-target-drafter-de-en: 1.23 times as fast as plain decoding (95 %: 1.11 to 1.34), ")
+    assert "on a processor (2 threads)" in line, line
+
+
+def test_drafter_without_results_says_so(
+    folder: Path, target_model: PreTrainedModel, tokenizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Silence would pass for "as fast as the others"."""
+    with caplog.at_level(logging.WARNING, logger="drafter_trainer"):
+        load_drafter(str(folder), target_model, tokenizer)
+    (record,) = caplog.records
+    expected = "tiny-target-drafter-de-en has not been measured: recipes/bench.py measures what it brings"
+    assert record.getMessage() == expected
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_finetune_of_the_target_is_warned_of(
+    folder: Path, target_model: PreTrainedModel, tokenizer, measured: bool
+) -> None:
+    """Somebody's finetune passes every check, and is as fast as its answers are like the original's: say so."""
+    if measured:
+        add_results(folder)
+    target_model.name_or_path = "somebody/finetune"
+    accepted = r"α = 0\.43, 1\.76 tokens per pass" if measured else "nothing, it has not been measured"
+    with pytest.warns(UserWarning, match="is somebody/finetune, not tests/tiny-target.*measured: " + accepted) as seen:
+        drafter = load_drafter(str(folder), target_model, tokenizer)
+    assert seen[0].filename == __file__  # the user's own line, not one within the package
+    plain = decode(target_model, PROMPT, {}, 0.0, 0, 8)
+    assert decode(target_model, PROMPT, {"assistant_model": drafter}, 0.0, 0, 8).output_ids == plain.output_ids
+
+
+def test_the_original_is_not_warned_of(folder: Path, target: Target) -> None:
+    """The benchmark's and the quickstart's own way: a target in a folder, known by another name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_drafter(str(folder), target.load_model("auto"), target.load_tokenizer())
+
+
+# Targets of other kinds
+
+
+def test_batch_is_refused_by_transformers(folder: Path, target_model: PreTrainedModel, tokenizer) -> None:
+    """load_drafter's docstring says what is read here and why it cannot say more; if this changes, it is wrong."""
+    drafter = load_drafter(str(folder), target_model, tokenizer)
+    ids = torch.tensor([PROMPT, PROMPT])
+    with pytest.raises(ValueError, match="only supported for batch_size = 1"):
+        target_model.generate(ids, attention_mask=torch.ones_like(ids), assistant_model=drafter, max_new_tokens=4)
+
+
+def test_target_in_another_dtype_than_the_drafter_was_stored(
+    folder: Path, target_model: PreTrainedModel, tokenizer
+) -> None:
+    """Logits of two dtypes, or a draft of one that the target cannot weigh, end in an error when sampling."""
+    target_model.to(torch.bfloat16)
+    drafter = load_drafter(str(folder), target_model, tokenizer)
+    for temperature in (0.0, 1.0):
+        assert len(decode(target_model, PROMPT, {"assistant_model": drafter}, temperature, 0, 8).output_ids) == 8
+
+
+@pytest.mark.parametrize(
+    ("stored", "expected"),
+    [
+        ([torch.float8_e4m3fn, torch.bfloat16], torch.bfloat16),  # FP8: its first weights are floats of a byte
+        ([torch.uint8, torch.float16], torch.float16),  # 4 bits packed into bytes
+        ([torch.int8], torch.float32),  # nothing tells
+    ],
+)
+def test_drafter_of_a_quantised_target_computes_in_floats(
+    folder: Path, target_model: PreTrainedModel, tokenizer, stored: list[torch.dtype], expected: torch.dtype
+) -> None:
+    """A quantised target's dtype is that of its packed weights, in which no drafter can be multiplied."""
+    for name, weight in list(target_model.named_parameters()):
+        dtype = stored[0] if "proj" in name or "embed" in name else stored[-1]
+        module = target_model.get_submodule(name.rpartition(".")[0])
+        setattr(module, name.rpartition(".")[2], torch.nn.Parameter(weight.to(dtype), requires_grad=False))
+    assert load_drafter(str(folder), target_model, tokenizer).dtype == expected
+
+
+def test_target_out_of_a_gguf_file(folder: Path, tmp_path: Path, tokenizer) -> None:
+    """Loaded as it is, half of its weights are blocks of eight bits."""
+    write_gguf(tmp_path / "tiny.gguf")
+    target_model = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="tiny.gguf")
+    drafter = load_drafter(str(folder), target_model, tokenizer)
+    assert drafter.dtype == torch.float32
+    plain = decode(target_model, PROMPT, {}, 0.0, 0, 8)
+    assert decode(target_model, PROMPT, {"assistant_model": drafter}, 0.0, 0, 8).output_ids == plain.output_ids
+
+
+@pytest.fixture
+def multimodal_model(tokenizer) -> PreTrainedModel:
+    """A target that sees: its ids are the tokenizer's, one for what is seen, and padding."""
+    torch.manual_seed(0)
+    text = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+    text |= {"vocab_size": 408, "num_hidden_layers": 2, "head_dim": 8, "initializer_range": 0.3, "sliding_window": 64}
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = Gemma3ForConditionalGeneration(
+        Gemma3Config(
+            text_config=text | {"tie_word_embeddings": False, "pad_token_id": 0, "eos_token_id": 2},
+            vision_config=vision | {"image_size": 16, "patch_size": 4},
+            mm_tokens_per_image=4,
+            tie_word_embeddings=False,  # or each token is followed by itself
+            image_token_index=400,
+            boi_token_index=401,
+            eoi_token_index=402,
+        )
+    )
+    torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight)  # zero to begin with
+    return model.eval()
+
+
+@pytest.fixture
+def picture() -> dict[str, torch.Tensor]:
+    """A prompt with a picture in it, as a processor writes it."""
+    ids = torch.tensor([[9, 401, 400, 400, 400, 400, 402, 33, 120, 7]])
+    seen = {"token_type_ids": (ids == 400).long(), "pixel_values": torch.rand(1, 3, 16, 16)}
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)} | seen
+
+
+def test_greedy_output_of_a_multimodal_target(
+    folder: Path, multimodal_model: PreTrainedModel, tokenizer, picture: dict[str, torch.Tensor]
+) -> None:
+    """Pictures and token types go to the assistant too, which knows neither, nor the ids that stand for a picture."""
+    drafter = load_drafter(str(folder), multimodal_model, tokenizer)
+    settings = {"max_new_tokens": 8, "do_sample": False}
+    plain = multimodal_model.generate(**picture, **settings)
+    assert torch.equal(multimodal_model.generate(**picture, **settings, assistant_model=drafter), plain)
+    assert len(set(plain[0, -8:].tolist())) > 3
+    unseen = picture | {"pixel_values": torch.zeros(1, 3, 16, 16)}
+    assert not torch.equal(multimodal_model.generate(**unseen, **settings), plain)
+
+
+def test_sampled_output_of_a_multimodal_target(
+    folder: Path, multimodal_model: PreTrainedModel, tokenizer, picture: dict[str, torch.Tensor]
+) -> None:
+    """The scores that the target weighs are as wide as its own, padding included."""
+    drafter = load_drafter(str(folder), multimodal_model, tokenizer)
+    output = multimodal_model.generate(**picture, max_new_tokens=8, do_sample=True, assistant_model=drafter)
+    assert 10 < output.shape[1] <= 18
+
+
+def test_stock_loop_refuses_what_it_does_not_know(
+    folder: Path, multimodal_model: PreTrainedModel, tokenizer, picture: dict[str, torch.Tensor]
+) -> None:
+    """README says that token types need the loop, since transformers' own refuses them: if not so, it is wrong."""
+    stock = with_stock_loop(load_drafter(str(folder), multimodal_model, tokenizer), DRAFT_LENGTH)
+    with pytest.raises(ValueError, match=r"not used by the model: \['token_type_ids'\]"):
+        multimodal_model.generate(**picture, max_new_tokens=8, do_sample=False, assistant_model=stock)

@@ -53,6 +53,7 @@ def results_for(name: str, fingerprint: str = "") -> dict:
         "draft_length": 5,
         "alpha": 0.4321,
         "mean_accepted_tokens": 1.765,
+        "acceptance_by_position": [0.625, 0.375],
         "speedup": {"value": 1.234, "low": 1.111, "high": 1.345},
     }
     return {

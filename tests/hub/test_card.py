@@ -1,96 +1,292 @@
-"""The card, asserted by its content."""
+"""The card, asserted by its content, for every flavour of drafter."""
 
 import copy
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-from huggingface_hub import ModelCard
 
+from drafter_trainer.arguments import PublishingArguments, RunArguments
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.hub.card import render_card
+from drafter_trainer.hub.publish import publish_run
+from drafter_trainer.targets import Target
 from tests.hub.conftest import results_for
 
 DESCRIPTION = DrafterDescription(
     name="tiny-drafter-de-en",
     target="tests/tiny-target",
-    target_revision="1",
+    target_revision="rev0",
     tokenizer_sha256="0" * 64,
     pair="de-en",
     draft_length=5,
-    training={"finetune": {"train_rows": 7, "learning_rate": 0.001}},
+    training={
+        "distill": {
+            "train": {"prompts": 50, "rows": 200, "dropped": {"empty answer (English)": 3}},
+            "corpora": [{"name": "wmt16", "repo": "wmt/wmt16", "revision": "c0ffee", "licence": "unknown"}],
+            "temperatures": [0.0, 0.7],
+        },
+        "finetune": {"initialization": "layers", "train_rows": 7, "learning_rate": 0.001},
+    },
     loop=LoopSettings(sources=["lookup", "network"], longest_draft=9).to_dict(),
-    versions={"torch": "2.13.0"},
+    versions={"drafter_trainer": "0.1.0", "torch": "2.13.0"},
 )
+ADAPTER = dataclasses.replace(DESCRIPTION, adapter_of={"drafter": "alice/base", "revision": "ba5e"})
+# Published for its table alone: nothing was trained here.
+NGRAM_ALONE = dataclasses.replace(
+    DESCRIPTION, training={}, loop=LoopSettings(sources=["lookup", "ngram"], longest_draft=9).to_dict()
+)
+RESULTS = {"results.json": results_for(DESCRIPTION.name)}
 
 
-def test_metadata_is_what_the_hub_finds_it_by() -> None:
-    """A card without base model, language and tags is found by nobody."""
-    card = ModelCard(render_card(DESCRIPTION, results_for(DESCRIPTION.name), "alice/tiny-drafter-de-en", "apache-2.0"))
-    data = card.data.to_dict()
-    assert set(data) == {
-        "base_model", "language", "library_name", "license", "pipeline_tag", "tags", "model-index"
-    }  # fmt: skip
-    assert data["base_model"] == "tests/tiny-target"
-    assert data["language"] == ["de", "en"]
-    assert data["library_name"] == "transformers"
-    assert data["license"] == "apache-2.0"
-    assert data["pipeline_tag"] == "text-generation"
-    assert {"speculative-decoding", "draft-model", "assistant-model"} <= set(data["tags"])
-    figures = {result.metric_type: result.metric_value for result in card.data.eval_results}
-    assert figures == {"speedup": 1.234, "mean_accepted_tokens": 1.765}
+def with_first_run(**changes: object) -> dict[str, dict]:
+    """Results whose one run differs."""
+    results = copy.deepcopy(RESULTS)
+    results["results.json"]["runs"][0] |= changes
+    return results
+
+
+def section(card: str, title: str) -> str:
+    """Return what stands under a heading."""
+    return card.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def code_blocks(card: str) -> list[str]:
+    return [block.partition("```")[0] for block in card.split("```python\n")[1:]]
 
 
 def test_numbers_come_from_the_results() -> None:
-    """What the results hold must stand on the card: figure, interval, device, command."""
-    text = render_card(DESCRIPTION, results_for(DESCRIPTION.name), "alice/x", None)
-    for expected in ("1.23x (1.11-1.34)", "a processor (2 threads)", "bench.py --config c.yaml", "4/4", "0123abc"):
-        assert expected in text
-    assert "1.23 times as fast as plain decoding" in text
+    """What the results hold must stand on the card: figure, interval, device, settings, command, commit."""
+    speed = section(render_card(DESCRIPTION, RESULTS, "alice/x", None), "Speed")
+    for expected in ("1.23x (1.11-1.34)", "a processor (2 threads)", "float32", "batch 1", "4/4", "greedy"):
+        assert expected in speed
+    assert "with `bench.py --config c.yaml` at commit `0123abc`, target tests/tiny-target@1" in speed
+    assert "![Acceptance by position in the draft](acceptance.png)" in speed
 
 
-def test_card_judges_nothing_by_a_handful_of_questions() -> None:
-    """The interval of four questions is too narrow, and a verdict from it is a guess."""
-    results = copy.deepcopy(results_for(DESCRIPTION.name))
-    results["runs"][0]["questions"]["count"] = 4
-    text = render_card(DESCRIPTION, results, "alice/x", None)
-    assert "1.23 times as fast as plain decoding here, greedy, on 4 questions, too few for a verdict" in text
-    assert "makes the target faster" not in text
+def test_plot_is_shown_where_there_is_one() -> None:
+    """A link to a picture that was never drawn is a broken one."""
+    results = copy.deepcopy(RESULTS)
+    for method in results["results.json"]["runs"][0]["methods"]:
+        method["acceptance_by_position"] = []
+    assert "acceptance.png" not in render_card(DESCRIPTION, results, "alice/x", None)
 
 
 @pytest.mark.parametrize(
-    ("interval", "expected"),
+    ("interval", "questions", "headline", "row"),
     [
-        ({"value": 0.7, "low": 0.6, "high": 0.8}, "**The drafter loses to plain decoding here, greedy**"),
-        ({"value": 1.0, "low": 0.9, "high": 1.1}, "No difference from plain decoding can be told here"),
+        pytest.param(
+            {"value": 1.2, "low": 1.1, "high": 1.3},
+            8,
+            "The drafter makes the target faster (de-en translation, greedy): 1.20 times as fast as plain decoding.",
+            "| 1.20x (1.10-1.30) | - | faster |",
+            id="faster",
+        ),
+        pytest.param(
+            {"value": 0.7, "low": 0.6, "high": 0.8},
+            8,
+            "**The drafter loses to plain decoding (de-en translation, greedy)**: 0.70 times as fast.",
+            "| 0.70x (0.60-0.80) | - | **slower** |",
+            id="slower",
+        ),
+        pytest.param(
+            {"value": 1.0, "low": 0.9, "high": 1.1},
+            8,
+            "No difference from plain decoding can be told (de-en translation, greedy): the interval holds 1.",
+            "| 1.00x (0.90-1.10) | - | within noise |",
+            id="noise",
+        ),
+        pytest.param(
+            {"value": 1.2, "low": 1.1, "high": 1.3},
+            4,
+            "1.20 times as fast as plain decoding (de-en translation, greedy), on 4 questions, too few for a verdict.",
+            "| 1.20x (1.10-1.30) | - | too few questions |",
+            id="too few",
+        ),
     ],
 )
-def test_card_says_when_the_drafter_does_not_help(interval: dict[str, float], expected: str) -> None:
-    """A drafter that slows the target down must not be praised."""
-    results = copy.deepcopy(results_for(DESCRIPTION.name))
-    results["runs"][0]["methods"][1]["speedup"] = interval
-    assert expected in render_card(DESCRIPTION, results, "alice/x", None)
+def test_card_says_where_the_drafter_helps(
+    interval: dict[str, float], questions: int, headline: str, row: str
+) -> None:
+    """A drafter that slows the target down must not be praised, nor one of which too little is known."""
+    results = with_first_run(questions={"source": "sample", "count": questions, "sha256": "0"})
+    results["results.json"]["runs"][0]["methods"][1]["speedup"] = interval
+    card = render_card(DESCRIPTION, results, "alice/x", None)
+    assert headline in card
+    where = " ".join(section(card, "Where it helps").split())  # without the padding of the cells
+    assert row in where
+    assert where.count("German to English | translation | greedy") == 1
 
 
-def test_card_without_results_states_no_speed() -> None:
+def test_where_it_helps_is_said_of_every_results_file() -> None:
+    """A card with its best run alone hides where the drafter loses; prompt lookup's best length stands beside."""
+    results = with_first_run(task="story", pair="en-de", temperature=1.0, seed=3)["results.json"]
+    lookups = [
+        results["runs"][0]["methods"][0] | {"name": f"prompt lookup, {length}", "speedup": speedup}
+        for length, speedup in (
+            (5, {"value": 1.4, "low": 1.3, "high": 1.5}),
+            (10, {"value": 1.2, "low": 1.1, "high": 1.3}),
+        )
+    ]
+    results["runs"][0]["methods"][1:1] = lookups
+    card = render_card(DESCRIPTION, RESULTS | {"tasks/story/results.json": results}, "alice/x", None)
+    where = " ".join(section(card, "Where it helps").split())
+    assert "German to English | translation | greedy | 8 | 1.23x (1.11-1.34) | - | faster" in where
+    row = "English to German | story | T = 1, seed 3 | 8 | 1.23x (1.11-1.34) | 1.40x (1.30-1.50) | faster"
+    assert row in where
+    assert "### results.json" in card
+    assert "### tasks/story/results.json" in card
+
+
+def test_losslessness_is_counted() -> None:
+    """Outputs that differ from plain decoding's must be told, with how near the target was to saying the same."""
+    card = render_card(DESCRIPTION, RESULTS, "alice/x", None)
+    assert "greedy, float32: 4 of 4 outputs equal plain decoding's, token for token." in section(card, "Losslessness")
+    results = copy.deepcopy(RESULTS)
+    results["results.json"]["runs"][0]["methods"][1]["losslessness"] = {
+        "equal": 2,
+        "prompts": 4,
+        "divergences": [
+            {"question_id": "q1", "position": 3, "margin": 0.0625},
+            {"question_id": "q2", "position": 5, "margin": 0.125},
+        ],
+    }
+    said = section(render_card(DESCRIPTION, results, "alice/x", None), "Losslessness")
+    assert "2 of 4 outputs equal plain decoding's; where the others part from it" in said
+    assert "two best logits differ by 0.125 at most" in said
+    results["results.json"]["runs"][0]["methods"][1]["losslessness"] = None
+    said = section(render_card(DESCRIPTION, results, "alice/x", None), "Losslessness")
+    assert "sampled, where single outputs cannot tell" in said
+
+
+def test_limits_hold_what_may_not_be_concluded() -> None:
+    """Eight questions on one processor show little, and the same limit is not said once for each file."""
+    card = render_card(DESCRIPTION, RESULTS | {"sampling/results.json": RESULTS["results.json"]}, "alice/x", None)
+    limits = section(card, "Limits")
+    assert "8 questions: a difference smaller than the intervals cannot be told from none." in limits
+    assert limits.count("Measured on one machine, a processor (2 threads)") == 1
+
+
+def test_training_data_have_revisions_and_counts() -> None:
+    """What a drafter has read decides where it helps; without revision and count nobody can read the same."""
+    card = render_card(DESCRIPTION, {}, "alice/x", None)
+    data = section(card, "Training data")
+    link = "[wmt/wmt16](https://huggingface.co/datasets/wmt/wmt16), revision c0ffee, licence unknown"
+    assert f"| distill: corpus | wmt16: {link} |" in data
+    assert "| distill: train | prompts 50, rows 200, dropped empty answer (English) 3 |" in data
+    hyperparameters = section(card, "Hyperparameters")
+    assert "| finetune: learning rate | 0.001 |" in hyperparameters
+    assert "| distill: temperatures | 0; 0.7 |" in hyperparameters
+    assert "prompts 50" not in hyperparameters
+
+
+def test_an_earlier_drafter_is_named() -> None:
+    """A network that starts from another finetuned one has read more than its own steps say."""
+    assert "The network started from" not in render_card(DESCRIPTION, {}, "alice/x", None)
+    training = {"finetune": {"initialization": "alice/base"}}
+    card = render_card(dataclasses.replace(DESCRIPTION, training=training), {}, "alice/x", None)
+    assert "The network started from `alice/base`: what that was trained on is not recorded here." in card
+
+
+@pytest.mark.parametrize("description", [DESCRIPTION, ADAPTER, NGRAM_ALONE], ids=["whole", "adapter", "n-gram alone"])
+def test_card_without_results_states_no_speed(description: DrafterDescription) -> None:
     """Before its benchmark a drafter has no numbers, and its card must not suggest any."""
-    text = render_card(DESCRIPTION, None, "alice/x", None)
-    assert "Not measured yet" in text
-    assert "x (" not in text
-    assert "model-index" not in text
+    card = render_card(description, {}, "alice/x", None)
+    assert "Not measured yet" in section(card, "Speed")
+    assert "was not measured yet" in card
+    for absent in ("x (", "model-index", "acceptance.png", "None", "makes the target faster"):
+        assert absent not in card
 
 
-def test_usage_lines_are_python() -> None:
-    """Lines that people copy must at least compile."""
-    text = render_card(DESCRIPTION, None, "alice/x", None)
-    code = text.split("```python\n")[1].split("```")[0]
-    compile(code, "card", "exec")
-    assert 'from_pretrained("alice/x"' in code
+@pytest.mark.parametrize("description", [DESCRIPTION, ADAPTER, NGRAM_ALONE], ids=["whole", "adapter", "n-gram alone"])
+def test_usage_lines_are_python(description: DrafterDescription) -> None:
+    """Lines that people copy must at least compile, and name the repository."""
+    blocks = code_blocks(render_card(description, RESULTS, "alice/x", None))
+    assert blocks
+    for block in blocks:
+        compile(block, "card", "exec")
+        assert '"alice/x"' in block
+
+
+def test_an_adapter_is_loaded_by_the_package_alone() -> None:
+    """transformers would put an adapter over whatever its base is today, and has no loop to draft with."""
+    card = render_card(ADAPTER, RESULTS, "alice/x", None)
+    assert "a LoRA adapter over [alice/base](https://huggingface.co/alice/base), revision ba5e" in card
+    assert "trust_remote_code" not in card
+    (block,) = code_blocks(card)
+    assert 'drafter = load_drafter("alice/x", target)' in block
+
+
+def test_an_adapter_over_a_folder_tells_no_path() -> None:
+    """Where somebody keeps their files is nobody else's."""
+    over = {"drafter": "/home/somebody/runs/base", "revision": "sha256:ba5e"}
+    card = render_card(dataclasses.replace(DESCRIPTION, adapter_of=over), RESULTS, "alice/x", None)
+    assert "a LoRA adapter over base, revision sha256:ba5e" in card
+    assert "/home" not in card
+
+
+def test_a_drafter_without_network_says_what_the_stock_loop_asks() -> None:
+    """The figures of lookup and table do not hold where the network drafts that was never trained."""
+    card = render_card(NGRAM_ALONE, RESULTS, "alice/x", None)
+    assert "nothing measured below holds there" in card
+    assert "or from a table of what follows in the target's own answers;" in card
+    assert "`drafter.json` records none." in section(card, "Training data")
 
 
 def test_card_says_how_it_drafts() -> None:
     """Whoever is asked to trust remote code must read what it is, and what becomes of the drafter without it."""
-    text = render_card(DESCRIPTION, None, "alice/x", None)
+    text = render_card(DESCRIPTION, RESULTS, "alice/x", None)
     drafted = "up to 9 tokens at a time, from what followed the same tokens earlier in the text, or from its network"
     assert drafted in text
     assert "trust_remote_code=True" in text
-    assert "draft in transformers' own loop" in text
+    assert "draft in transformers' own loop, 5 tokens at a time, slower than measured below" in text
+
+
+def test_licence_is_stated_or_said_to_be_unknown() -> None:
+    """Silence about a licence reads as permission."""
+    assert "`mit`, which follows from the licence of" in section(
+        render_card(DESCRIPTION, {}, "alice/x", "mit"), "Licence"
+    )
+    assert "own terms, on its page, hold" in section(render_card(DESCRIPTION, {}, "alice/x", "other"), "Licence")
+    unknown = section(render_card(DESCRIPTION, {}, "alice/x", None), "Licence")
+    assert unknown.strip().startswith("Unknown: none was named")
+    assert "whose licence decides what may be done" in unknown
+
+
+def test_citation_names_papers_and_release() -> None:
+    """Without an entry to copy, the papers that the method comes from are not cited."""
+    citation = section(render_card(DESCRIPTION, {}, "alice/x", None, "By hand."), "Citation")
+    for expected in ("{2406.16758}", "{2605.30580}", "version = {0.1.0}", "\nBy hand.\n"):
+        assert expected in citation
+
+
+def test_what_the_card_says_to_run_runs(run_folder: Path, target: Target, tmp_path: Path) -> None:
+    """Three ways of use, typed as they stand on a published card, each in place of the other: none may fail."""
+    run = RunArguments(pair="de-en", drafter_name="tiny-drafter-de-en", run_folder=str(run_folder))
+    publish_run(run, target, "float32", PublishingArguments(to=str(tmp_path / run.drafter_name)))
+    # Where the card says that it is; a Llama takes no token types, and its tokenizer gives none.
+    place = shutil.copytree(target.path, tmp_path / target.name)
+    config = json.loads((place / "tokenizer_config.json").read_text(encoding="utf-8"))
+    config["model_input_names"] = ["input_ids", "attention_mask"]
+    (place / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    blocks = code_blocks((tmp_path / run.drafter_name / "README.md").read_text(encoding="utf-8"))
+    assert len(blocks) == 3
+    check = """
+plain = target.generate(**inputs, max_new_tokens=128)
+assert plain.tolist() == output.tolist()
+assert drafter.generate.__module__ != "transformers.generation.utils"
+assert plain.tolist() == target.generate(**inputs, assistant_model=drafter, max_new_tokens=128).tolist()
+"""
+    (tmp_path / "use.py").write_text("\n".join([blocks[0], check, blocks[1], check, blocks[2], "assert answer"]))
+    root = str(Path(__file__).parents[2])
+    environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "use.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,7 +1,9 @@
 """Publishing to a folder, and to the loopback Hub with the real client."""
 
+import fnmatch
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ import drafter_trainer.drafters.loop as loop_package
 from drafter_trainer.arguments import PublishingArguments, RunArguments
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.errors import InputError
+from drafter_trainer.hub.card_folder import render_folder
 from drafter_trainer.hub.publish import ALLOWED, publish_run
 from drafter_trainer.targets import Target
 from tests.client import run_client
@@ -72,6 +75,11 @@ def test_results_come_with_the_second_publication(run_folder: Path, target: Targ
     assert card.endswith("Written by hand.\n")
     assert (cards / NAME / "README.md").read_text(encoding="utf-8") == card
     assert json.loads((cards / NAME / "results.json").read_text()) == results
+    # What make cards renders anew is what was published.
+    kept = {path.name: path.read_bytes() for path in (cards / NAME).iterdir()}
+    assert set(kept) == {"README.md", "acceptance.png", "drafter.json", "notes.md", "card.json", "results.json"}
+    render_folder(cards / NAME)
+    assert {path.name: path.read_bytes() for path in (cards / NAME).iterdir()} == kept
 
 
 def test_results_of_the_drafter_before_are_left_out(run_folder: Path, target: Target, tmp_path: Path) -> None:
@@ -89,6 +97,34 @@ def test_results_of_the_drafter_before_are_left_out(run_folder: Path, target: Ta
         publish_run(arguments(run_folder), target, "auto", publishing)
     assert "Not measured yet" in (to / "README.md").read_text(encoding="utf-8")
     assert not (to / "results.json").exists()
+
+
+def test_every_result_comes_with_its_file(run_folder: Path, target: Target, tmp_path: Path) -> None:
+    """A number on the card whose results file stays behind can be checked by nobody."""
+    to = tmp_path / "published"
+    publishing = PublishingArguments(to=str(to))
+    publish_run(arguments(run_folder), target, "auto", publishing)
+    results = results_for(NAME, DrafterDescription.read(to).fingerprint())
+    results["runs"][0]["temperature"] = 1.0
+    for name in ("sampling/results.json", "tasks/story/results.json"):
+        (run_folder / name).parent.mkdir(parents=True)
+        (run_folder / name).write_text(json.dumps(results), encoding="utf-8")
+    publish_run(arguments(run_folder), target, "auto", publishing)
+    assert (to / "README.md").read_text(encoding="utf-8").count("### ") == 2
+    for name in ("sampling/results.json", "tasks/story/results.json"):
+        assert json.loads((to / name).read_text(encoding="utf-8")) == results
+        assert any(fnmatch.fnmatch(name, pattern) for pattern in ALLOWED)
+
+
+def test_licence_follows_from_the_target(run_folder: Path, target: Target, tmp_path: Path) -> None:
+    """A drafter without a licence of its own is under the target's, and its card must say so."""
+    own = tmp_path / "target"
+    shutil.copytree(target.path, own)
+    (own / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n", encoding="utf-8")
+    for licence, expected in ((None, "cc-by-nc-4.0"), ("mit", "mit")):
+        publishing = PublishingArguments(to=str(tmp_path / "published"), licence=licence)
+        publish_run(arguments(run_folder), Target(target.name, "1", str(own)), "auto", publishing)
+        assert f"`{expected}`, which follows" in (tmp_path / "published" / "README.md").read_text(encoding="utf-8")
 
 
 def test_results_of_another_drafter_are_refused(run_folder: Path, target: Target, tmp_path: Path) -> None:
@@ -120,7 +156,7 @@ def test_failure_leaves_the_published_folder(
     def full(*_: object, **__: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("drafter_trainer.hub.publish.render_card", full)
+    monkeypatch.setattr("drafter_trainer.hub.publish.write_card", full)
     with pytest.raises(OSError, match="No space left"):
         publish_run(arguments(run_folder), target, "auto", PublishingArguments(to=str(to)))
     assert {path.name: path.read_bytes() for path in files_in(to)} == before
@@ -182,6 +218,9 @@ def test_hub_publication_loads_in_a_fresh_process(
     (run_folder / "results.json").write_text(results, encoding="utf-8")
     assert publish_recipe(hub, tmp_path / "home", run_folder, target, "hf_alice").returncode == 0
     assert hub.commits(f"alice/{NAME}") == ["initial commit", "Add the drafter", "Add the benchmark's results"]
+    pushed = hub.files(f"alice/{NAME}")
+    assert pushed["acceptance.png"].startswith(b"\x89PNG")
+    assert b"![Acceptance by position in the draft](acceptance.png)" in pushed["README.md"]
     seen = run_client(hub, tmp_path / "reader", load_and_generate, repo=f"alice/{NAME}", target=target.path)
     assert seen == {"equal": [True, True]}
 

@@ -137,6 +137,11 @@ class DraftingLoop:
         self._returned_at = self.clock()
         return self._draft
 
+    def forget(self) -> None:
+        """Begin anew, even if the next text goes on where the last one ended, as a chat's next turn may."""
+        self._known, self._draft = [], []
+        self._begin(self._sampling)
+
     def _follow(self, known: list[int], sampling: bool) -> None:
         """Learn what became of the last draft, or begin anew where `known` does not continue it."""
         old, draft = self._known, self._draft

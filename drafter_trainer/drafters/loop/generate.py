@@ -40,7 +40,11 @@ def generate(model, input_ids=None, generation_config=None, logits_processor=Non
         return type(model).generate(
             model, generation_config=generation_config, logits_processor=logits_processor, **kwargs
         )
-    loop = loop_of(model)
+    return draft_round(loop_of(model), input_ids, generation_config, logits_processor, max_new_tokens)
+
+
+def draft_round(loop: DraftingLoop, input_ids, generation_config, logits_processor, max_new_tokens):
+    """Draft one round with a loop; see `generate`, whose answer to assisted decoding it is."""
     sampling = bool(generation_config.do_sample)
     processors = list(logits_processor or ())
     process = None

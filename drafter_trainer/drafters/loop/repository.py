@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from .drafting import DraftingLoop
 from .graph import GraphedNetwork
 from .network import LeanNetwork, reason_against
+from .networkless import MODEL_TYPE
 from .ngram import NgramTable, read_table
 from .settings import LoopSettings
 from .stock import StockNetwork
@@ -21,12 +22,13 @@ VOCABULARY = "draft_vocabulary.safetensors"
 TABLE = "ngram.safetensors"
 
 
-def build_loop(model, find: Callable[[str], Path | None]) -> DraftingLoop:
+def build_loop(model, find: Callable[[str], Path | None], trained: int | None = None) -> DraftingLoop:
     """Build the loop of a loaded drafter.
 
     Args:
         model (`PreTrainedModel`): The drafter, on its device.
         find (callable): From a file's name to its path in the repository, `None` where it has no such file.
+        trained (`int`, *optional*): Ids from which on the network was padded to the target's size, and drafts none.
     Raises:
         ValueError: If settings, draft vocabulary or table do not fit the drafter.
     """
@@ -38,12 +40,16 @@ def build_loop(model, find: Callable[[str], Path | None]) -> DraftingLoop:
     vocabulary = model.config.vocab_size
     files, sha256 = description["files"], description["tokenizer_sha256"]
     draft_ids = _whole(VOCABULARY, files, find, lambda path: read_vocabulary(path, vocabulary))
+    if draft_ids is None and trained is not None and trained < vocabulary:
+        draft_ids = torch.arange(trained)
     table: NgramTable | None = _whole(TABLE, files, find, lambda path: read_table(path, vocabulary, sha256))
     return DraftingLoop(build_network(model, draft_ids, settings.int8), table, settings, model.device, vocabulary)
 
 
-def build_network(model, draft_ids: torch.Tensor | None, int8: bool) -> LeanNetwork | StockNetwork:
-    """Run the drafter lean, or through its stock modules with a warning that says why."""
+def build_network(model, draft_ids: torch.Tensor | None, int8: bool) -> LeanNetwork | StockNetwork | None:
+    """Run the drafter lean, or through its stock modules with a warning that says why; `None` where it has none."""
+    if model.config.model_type == MODEL_TYPE:  # not by its class, of which remote code makes another one
+        return None
     reason = reason_against(model)
     if reason is None:
         if model.device.type == "cuda":

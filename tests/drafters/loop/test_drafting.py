@@ -519,3 +519,18 @@ def test_text_beyond_the_context_goes_on_without_the_network() -> None:
 def test_shares_fall_into_bins() -> None:
     """A share of exactly 1 belongs to the last bin, not to one behind it."""
     assert [bin_of(share, 10) for share in (0.0, 0.05, 0.1, 0.55, 0.999, 1.0)] == [0, 0, 1, 5, 9, 9]
+
+
+def test_what_is_forgotten_is_read_anew() -> None:
+    """A chat's next turn goes on where the last answer ended: hours between them would count as one slow pass."""
+    network = FakeNetwork(successor)
+    game = Game([20, 21, 22], make_settings(sources=["network"]), network)
+    game.play(successor, 2)
+    game.clock.seconds += 3600
+    game.loop.forget()
+    game.known.append(successor(game.known))
+    network.reads.clear()
+    drafted = tokens_of(game.draft())
+    assert network.reads[0] == game.known
+    fresh = Game(game.known, make_settings(sources=["network"]), FakeNetwork(successor))
+    assert drafted == tokens_of(fresh.draft())

@@ -1,0 +1,148 @@
+"""The files of a card: what it is rendered from, and what is rendered.
+
+They lie in a run's folder, in the repository that is published, and under `hub_cards/<drafter>`:
+
+    drafter.json                 what the drafter says of itself
+    results.json                 its benchmark; also sampling/results.json and tasks/<task>/results.json
+    card.json                    its name on the Hub and its licence; under hub_cards alone
+    notes.md                     text by hand; under hub_cards alone
+    README.md, acceptance.png    the card, rendered
+"""
+
+import json
+import shutil
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from drafter_trainer.benchmark.methods import DRAFTER
+from drafter_trainer.benchmark.plots import plot_acceptance
+from drafter_trainer.benchmark.results import read_results
+from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
+from drafter_trainer.errors import InputError
+from drafter_trainer.hub.card import PLOT, render_card
+
+CARD = "README.md"
+RESULTS = "results.json"
+MEASUREMENTS = (RESULTS, "sampling/results.json", "tasks/*/results.json")
+DETAILS = "card.json"
+NOTES = "notes.md"
+
+
+@dataclass(frozen=True)
+class CardDetails:
+    """Hold what a card says that neither the drafter nor its results know.
+
+    Args:
+        location (`str`): Hub id of the drafter, or its name where it lies in a folder.
+        licence (`str`, *optional*): Licence identifier.
+    """
+
+    location: str
+    licence: str | None
+
+    @classmethod
+    def read(cls, folder: Path) -> "CardDetails":
+        """Read it from a card's folder.
+
+        Raises:
+            InputError: If there is none, or it holds something else.
+        """
+        path, advice = folder / DETAILS, "publish the drafter with --card_folder"
+        if not path.is_file():
+            raise InputError(f"{folder} has no {DETAILS}: {advice}")
+        try:
+            details = cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{path} is no object of location and licence ({error}): {advice} again") from error
+        if not isinstance(details.location, str) or not isinstance(details.licence, str | None):
+            raise InputError(f"{path} is no object of location and licence, both texts: {advice} again")
+        return details
+
+
+def read_measurements(folder: Path, description: DrafterDescription) -> dict[str, dict[str, Any]]:
+    """Read all results of a drafter, and leave out, with a warning, those of the drafter as it was before.
+
+    Args:
+        folder (`Path`): Of a run or a card.
+        description (`DrafterDescription`): Of the drafter.
+    Returns:
+        `dict[str, dict]`, results by the name of their file, the benchmark's own first.
+    Raises:
+        InputError: If results are malformed, or of another drafter.
+    """
+    measurements = {}
+    for path in (path for pattern in MEASUREMENTS for path in sorted(folder.glob(pattern))):
+        results = read_results(path)
+        provenance = results["provenance"]
+        if provenance.get("drafter") != description.name:
+            raise InputError(f"{path} measures {provenance.get('drafter')}, not {description.name}")
+        if any(DRAFTER not in [method["name"] for method in run["methods"]] for run in results["runs"]):
+            raise InputError(f"{path} has a run without the method {DRAFTER}: run make bench again")
+        if provenance.get("drafter_fingerprint") == description.fingerprint():
+            measurements[path.relative_to(folder).as_posix()] = results
+        else:
+            message = f"{path} measures this drafter as it was before: the card goes without its numbers"
+            warnings.warn(f"{message} until bench.py has run again", stacklevel=2)
+    return measurements
+
+
+def read_notes(folder: Path) -> str:
+    """Read what was written by hand for the card."""
+    path = folder / NOTES
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def write_card(
+    folder: Path,
+    description: DrafterDescription,
+    measurements: dict[str, dict[str, Any]],
+    details: CardDetails,
+    notes: str = "",
+) -> None:
+    """Write the card and the plot that it shows.
+
+    Args:
+        folder (`Path`): Of the repository or of the card; an earlier card is replaced.
+        description, measurements, notes: As for `render_card`.
+        details (`CardDetails`): Name and licence.
+    """
+    card = render_card(description, measurements, details.location, details.licence, notes)
+    (folder / CARD).write_text(card, encoding="utf-8")
+    (folder / PLOT).unlink(missing_ok=True)
+    for results in list(measurements.values())[:1]:
+        if figure := plot_acceptance(results["runs"][0]):
+            # Without the version of the library that drew it: the same numbers give the same file.
+            figure.savefig(folder / PLOT, dpi=120, metadata={"Software": None})
+
+
+def copy_measurements(source: Path, folder: Path, names: list[str]) -> None:
+    """Copy results files from one folder to another, under the same names."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, folder / name)
+
+
+def keep_card(repository: Path, folder: Path, details: CardDetails) -> None:
+    """Copy a repository's card to `hub_cards/<drafter>`, with all that it is rendered from; notes stay as they are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / PLOT).unlink(missing_ok=True)
+    for path in (repository / name for name in (CARD, PLOT, FILE_NAME)):
+        if path.is_file():
+            shutil.copyfile(path, folder / path.name)
+    measured = [path for pattern in MEASUREMENTS for path in repository.glob(pattern)]
+    copy_measurements(repository, folder, [path.relative_to(repository).as_posix() for path in measured])
+    said = json.dumps(asdict(details), indent=2, ensure_ascii=False) + "\n"
+    (folder / DETAILS).write_text(said, encoding="utf-8")
+
+
+def render_folder(folder: Path) -> None:
+    """Render the card of `hub_cards/<drafter>` anew, from what lies there.
+
+    Raises:
+        InputError: If `drafter.json` or `card.json` is missing, or a file is malformed.
+    """
+    description = DrafterDescription.read(folder)
+    measurements = read_measurements(folder, description)
+    write_card(folder, description, measurements, CardDetails.read(folder), read_notes(folder))

@@ -1,0 +1,112 @@
+"""What each engine asks of a target and its drafter, checked before a server is started in vain.
+
+All of them feed the drafter the target's token ids, so both need one vocabulary; they differ in how they find out, and
+in what else they ask for.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from drafter_trainer.errors import InputError
+
+# vLLM takes another method than the one that is named where the model's path has one of these in it.
+_READ_BY_VLLM = ("eagle-", "eagle3", "dflash", "dspark")
+# common/speculative.cpp of llama.cpp: SPEC_VOCAB_MAX_SIZE_DIFFERENCE and SPEC_VOCAB_CHECK_START_TOKEN_ID
+_SIZE_TOLERANCE = 128
+_FIRST_COMPARED = 5
+
+
+@dataclass(frozen=True)
+class GgufVocabulary:
+    """Hold what llama.cpp compares of two GGUF files.
+
+    Args:
+        kind (`str`): `tokenizer.ggml.model`, such as "gpt2" for byte-level BPE.
+        tokens (`list[str]`): Their texts, by id.
+        special (`dict[str, Any]`): `bos_token_id`, `eos_token_id`, `add_bos_token` and `add_eos_token`, as far as the
+            file states them.
+    """
+
+    kind: str
+    tokens: list[str]
+    special: dict[str, Any]
+
+
+def check_vllm(location: str, target: PreTrainedConfig, draft: PreTrainedConfig) -> None:
+    """Check what vLLM's method `draft_model` asks for: vocabularies of one size, and a path that names no method.
+
+    Args:
+        location (`str`): Hub id or folder of the drafter, as vLLM is given it.
+    Raises:
+        InputError: If it would refuse the pair, or take the drafter for something else.
+    Source: `SpeculativeConfig` in vllm/config/speculative.py of vLLM, read at its main branch of 2026
+    """
+    _check_sizes("vLLM", target, draft)
+    if named := [word for word in _READ_BY_VLLM if word in location.lower()]:
+        raise InputError(
+            f"vLLM takes {location} for another kind of drafter, since its path has {named[0]!r} in it: rename it"
+        )
+
+
+def check_sglang(target: PreTrainedConfig, draft: PreTrainedConfig) -> None:
+    """Check what SGLang's STANDALONE asks for: vocabularies of one size.
+
+    Raises:
+        InputError: If the sizes differ.
+    Source: standalone_worker.py and model_config.py in python/sglang/srt of SGLang, read at its main branch of 2026
+    """
+    _check_sizes("SGLang", target, draft)
+
+
+def context_limit(target: PreTrainedConfig, draft: PreTrainedConfig) -> int | None:
+    """Return the context length to give to SGLang where the drafter's is shorter than the target's, else `None`.
+
+    SGLang gives the drafter the context of the target, and refuses one that is longer than the drafter's own.
+    """
+    own, needed = draft.max_position_embeddings, target.get_text_config().max_position_embeddings
+    return own if own < needed else None
+
+
+def check_llamacpp(target: GgufVocabulary, draft: GgufVocabulary) -> None:
+    """Check what llama.cpp asks for before it drafts: one kind of vocabulary, with the same texts and special tokens.
+
+    Sizes may differ by 128, texts are compared from id 5 on. A flag that one of the files leaves to llama.cpp is not
+    compared.
+
+    Raises:
+        InputError: If llama.cpp would answer without the drafter; the message shows the first difference.
+    Source: `common_speculative_are_compatible` in common/speculative.cpp of llama.cpp
+    """
+    advice = "export with the GGUF of the target that this drafter was trained for"
+    if target.kind != draft.kind:
+        raise InputError(f"llama.cpp: the target's vocabulary is {target.kind}, the drafter's {draft.kind}: {advice}")
+    for name in target.special.keys() & draft.special.keys():
+        if target.special[name] != draft.special[name]:
+            raise InputError(
+                f"llama.cpp: {name} is {target.special[name]} in the target's file and {draft.special[name]} in the "
+                f"drafter's: {advice}"
+            )
+    sizes = len(target.tokens), len(draft.tokens)
+    if abs(sizes[0] - sizes[1]) > _SIZE_TOLERANCE:
+        raise InputError(
+            f"llama.cpp: the target's file has {sizes[0]} tokens, the drafter's {sizes[1]}, more than "
+            f"{_SIZE_TOLERANCE} apart: {advice}"
+        )
+    for token in range(_FIRST_COMPARED, min(sizes)):
+        texts = target.tokens[token], draft.tokens[token]
+        if texts[0] != texts[1]:
+            raise InputError(
+                f"llama.cpp: token {token} is {texts[0]!r} in the target's file and {texts[1]!r} in the drafter's: "
+                f"{advice}"
+            )
+
+
+def _check_sizes(engine: str, target: PreTrainedConfig, draft: PreTrainedConfig) -> None:
+    sizes = target.get_text_config().vocab_size, draft.vocab_size
+    if sizes[0] != sizes[1]:
+        raise InputError(
+            f"{engine} needs vocabularies of one size: the target's has {sizes[0]}, the drafter's {sizes[1]}: train a "
+            f"drafter for this target, or leave {engine.lower()} out of --engines"
+        )

@@ -1,0 +1,198 @@
+"""All measured drafters on one page, to compare and to choose from.
+
+Its filters are rules of style (`:has`), so that the page needs no script, and a reader whose browser lacks them sees
+everything.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from drafter_trainer.benchmark.methods import DRAFTER, PLAIN, PROMPT_LOOKUP
+from drafter_trainer.benchmark.page import render_html
+from drafter_trainer.benchmark.report import interval_text, title
+from drafter_trainer.benchmark.results import find_method, read_results
+from drafter_trainer.benchmark.statistics import Interval
+from drafter_trainer.errors import InputError
+from drafter_trainer.hub.card import usage
+from drafter_trainer.languages import Language, get_pair
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Hold one method's speedup as it is drawn, in per cent of the page's scale.
+
+    Args:
+        name (`str`): Of the method.
+        text (`str`): The speedup with its interval, as it is read.
+        width, low, high (`float`): Of the bar, and where its interval begins and ends.
+    """
+
+    name: str
+    text: str
+    width: float
+    low: float
+    high: float
+
+
+def read_gallery(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Read the results of all drafters that have some.
+
+    Args:
+        folder (`Path`): With a folder for each drafter, in which results.json lies, and sampling/results.json where
+            T = 1 was measured in a run of its own.
+    Returns:
+        `dict[str, list[dict]]`, by the name of a drafter's folder its results, the benchmark's own first.
+    Raises:
+        InputError: If there are none, those of one folder measure different drafters, or a run lacks the drafter.
+    """
+    gallery = {}
+    for path in sorted(folder.glob("*/results.json")):
+        several = [read_results(path)]
+        if (beside := path.parent / "sampling" / path.name).is_file():
+            several.append(read_results(beside))
+        if len({results["provenance"].get("drafter_fingerprint") for results in several}) > 1:
+            raise InputError(f"{beside} measures another drafter than {path}: measure both again")
+        for results in several:
+            _check(path.parent, results)
+        gallery[path.parent.name] = several
+    if not gallery:
+        raise InputError(f"{folder} has no <drafter>/results.json: publish a measured drafter with --card_folder")
+    return gallery
+
+
+def _check(folder: Path, results: dict[str, Any]) -> None:
+    if missing := {"drafter", "target", "command"} - results["provenance"].keys():
+        raise InputError(
+            f"the results in {folder} do not name their {', '.join(sorted(missing))}: run make bench again"
+        )
+    if any(DRAFTER not in [method["name"] for method in run["methods"]] for run in results["runs"]):
+        raise InputError(f"the results in {folder} have a run without the method {DRAFTER}: run make bench again")
+
+
+def render_gallery(gallery: dict[str, list[dict[str, Any]]]) -> str:
+    """Render the page.
+
+    Args:
+        gallery (`dict[str, list[dict]]`): As `read_gallery` returns it.
+    Returns:
+        `str`, HTML that loads nothing from anywhere. Names from the results are escaped.
+    """
+    everything = (results for several in gallery.values() for results in several)
+    settings = (runs for results in everything for runs in _settings(results["runs"]))
+    scale = math.ceil(max(_speedup(runs, name).high for runs in settings for name in _shown(runs)))
+    targets = list(dict.fromkeys(_target(several) for several in gallery.values()))
+    languages = _languages(gallery)
+    drafters = [_drafter(name, several, targets, scale) for name, several in gallery.items()]
+    return render_html(
+        resources.files("drafter_trainer.hub") / "gallery_template.html",
+        targets=targets,
+        languages=languages,
+        drafters=drafters,
+        empty=_empty_choices(drafters, targets, languages),
+        own=DRAFTER,
+        scale=scale,
+    )
+
+
+def _target(several: list[dict[str, Any]]) -> str:
+    return several[0]["provenance"]["target"].partition("@")[0]
+
+
+def _languages(gallery: dict[str, list[dict[str, Any]]]) -> list[Language]:
+    """List the languages of all pairs, by name."""
+    pairs = [get_pair(several[0]["runs"][0]["pair"]) for several in gallery.values()]
+    found = {language.code: language for pair in pairs for language in (pair.source, pair.target)}
+    return sorted(found.values(), key=lambda language: language.name)
+
+
+def _drafter(anchor: str, several: list[dict[str, Any]], targets: list[str], scale: int) -> dict[str, Any]:
+    target = _target(several)
+    pair = get_pair(several[0]["runs"][0]["pair"])
+    settings = [_setting(results, runs, scale) for results in several for runs in _settings(results["runs"])]
+    return {
+        "name": several[0]["provenance"]["drafter"],
+        "anchor": anchor,
+        "target": target,
+        "pair": f"{pair.source.name} to {pair.target.name}",
+        # Numbers and codes alone: a name from a file must not end a rule of style.
+        "classes": f"t{targets.index(target)} l-{pair.source.code} l-{pair.target.code}",
+        "settings": settings,
+        "commands": [results["provenance"]["command"] for results in several],
+        "usage": usage(target, several[0]["provenance"]["drafter"], pair),
+    }
+
+
+def _settings(runs: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Put the runs of one task and temperature together, which differ in their seeds."""
+    settings: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    for run in runs:
+        settings.setdefault((run["task"], run["temperature"]), []).append(run)
+    return list(settings.values())
+
+
+def _shown(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """Name the methods that are compared: plain decoding, prompt lookup at its best length, the drafter."""
+    names = [method["name"] for method in runs[0]["methods"]]
+    lookups = [name for name in names if name.startswith(PROMPT_LOOKUP)]
+    best = [max(lookups, key=lambda name: _speedup(runs, name).value)] if lookups else []
+    return [PLAIN, *best, DRAFTER]
+
+
+def _speedup(runs: Sequence[dict[str, Any]], name: str) -> Interval:
+    """Take a method's speedup with its bootstrap interval; of several seeds the mean, with the lowest and highest."""
+    found = [Interval(**find_method(run, name)["speedup"]) for run in runs]
+    if len(found) == 1:
+        return found[0]
+    values = [speedup.value for speedup in found]
+    return Interval(statistics.mean(values), min(values), max(values))
+
+
+def _setting(results: dict[str, Any], runs: list[dict[str, Any]], scale: int) -> dict[str, Any]:
+    run, speedups = runs[0], {name: _speedup(runs, name) for name in _shown(runs)}
+    bars = []
+    for name, speedup in speedups.items():
+        width, low, high = (round(100 * figure / scale, 2) for figure in (speedup.value, speedup.low, speedup.high))
+        bars.append(Bar(name, interval_text(speedup), width, low, high))
+    sampling = "greedy" if run["temperature"] == 0 else f"T = {run['temperature']:g}"
+    seeds = ", ".join(str(run["seed"]) for run in runs)
+    lookups = [bar.text for bar in bars if bar.name.startswith(PROMPT_LOOKUP)]
+    return {
+        "name": f"{run['task']}, {sampling}",
+        "interval": f"lowest and highest of the seeds {seeds}" if len(runs) > 1 else "95 % interval over questions",
+        "measured": [title(results, run) for run in runs],
+        "bars": bars,
+        "lookup": lookups[0] if lookups else "-",
+        "own": interval_text(speedups[DRAFTER]),
+        "facts": _facts([find_method(run, DRAFTER) for run in runs]),
+    }
+
+
+def _facts(drafter: list[dict[str, Any]]) -> dict[str, str]:
+    """List what the drafter did beside its speed, as means over the seeds."""
+
+    def mean(key: str) -> float:
+        return statistics.mean(method[key] for method in drafter)
+
+    facts = {"tokens per pass": f"{mean('mean_accepted_tokens'):.2f}"}
+    if all(method["alpha"] is not None for method in drafter):
+        facts["α"] = f"{mean('alpha'):.2f}"
+        facts["drafted tokens accepted"] = f"{mean('acceptance_rate'):.0%}"
+    facts["questions that got slower"] = f"{mean('slower_share'):.0%}"
+    if all(method["losslessness"] for method in drafter):
+        equal, prompts = (sum(method["losslessness"][key] for method in drafter) for key in ("equal", "prompts"))
+        facts["answers equal to plain decoding's"] = f"{equal}/{prompts}"
+    return facts
+
+
+def _empty_choices(
+    drafters: list[dict[str, Any]], targets: list[str], languages: list[Language]
+) -> list[tuple[str, str]]:
+    """List the choices of target and language for which there is no drafter, by their classes."""
+    there = [set(drafter["classes"].split()) for drafter in drafters]
+    choices = [(f"t{number}", f"l-{language.code}") for number in range(len(targets)) for language in languages]
+    return [choice for choice in choices if not any(set(choice) <= classes for classes in there)]

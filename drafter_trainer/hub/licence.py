@@ -1,0 +1,39 @@
+"""The licence of what is trained on a target's answers: the target's decides it."""
+
+from pathlib import Path
+
+import huggingface_hub
+import yaml
+from huggingface_hub.errors import EntryNotFoundError
+
+from drafter_trainer.errors import InputError
+from drafter_trainer.targets import Target
+
+
+def target_licence(target: Target) -> str | None:
+    """Read the licence identifier from a target's own card, on the Hub or in its folder.
+
+    Returns:
+        `str`, or `None` where there is no card or it names no licence.
+    Raises:
+        InputError: If the card's metadata cannot be read.
+    """
+    if target.hub_revision is None:
+        card = Path(target.path) / "README.md"
+        if not card.is_file():
+            return None
+    else:
+        try:
+            card = Path(huggingface_hub.hf_hub_download(target.path, "README.md", revision=target.hub_revision))
+        except EntryNotFoundError:
+            return None
+    try:
+        metadata = huggingface_hub.metadata_load(card) or {}
+    except (ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"the licence of {target.name} cannot be read from {card} ({reason}): give --licence"
+        ) from error
+    licence = metadata.get("license")
+    # A list of several says nothing that one identifier could.
+    return licence if isinstance(licence, str) else None

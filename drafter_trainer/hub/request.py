@@ -1,0 +1,131 @@
+"""What a prompt asks for, as far as it can be read off the prompt: the router's question."""
+
+import functools
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from py3langid.langid import MODEL_FILE, LanguageIdentifier
+from transformers import PreTrainedTokenizerBase
+
+from drafter_trainer.languages import LANGUAGES, Language
+from drafter_trainer.targets import chat_of
+
+# Takes time by its length, and a sentence tells enough.
+_IDENTIFIED_CHARACTERS = 200
+# Chosen on the bundled sample: nearly every sentence's own language has more, and no other known language has as much
+# (benchmarks/router_choice.py counts both).
+_LEAST_PROBABILITY = 0.25
+
+_TAIL_TOKENS = 256
+
+_BY_NAME = {language.name: language for language in LANGUAGES.values()}
+_NAME = rf"\b({'|'.join(_BY_NAME)})\b"
+_TRANSLATION = re.compile(r"([^:\n]*\btranslate\b[^:\n]*)[:\n](.+)", re.DOTALL | re.IGNORECASE)
+_INTO = re.compile(rf"(.*?)\b(?:in)?to\b.*?{_NAME}", re.IGNORECASE)
+_ANSWERED_IN = re.compile(rf"\bin {_NAME}")
+_PROBE = "what the user asks"
+
+
+@dataclass(frozen=True)
+class Request:
+    """Hold what a prompt asks for; `None` stands for what it does not tell.
+
+    Args:
+        source (`Language`, *optional*): Of the text that the user gives.
+        answer (`Language`, *optional*): That the target will answer in.
+        is_translation (`bool`): Whether the text is to be translated.
+    """
+
+    source: Language | None
+    answer: Language | None
+    is_translation: bool
+
+
+def read_request(message: str) -> Request:
+    """Read what the user asks.
+
+    A translation is one whose first line, or what stands before its first colon, says so in English; the languages
+    that it names are those that `languages.translation_prompt` writes. The text itself says which language it is in,
+    and what the user calls it counts where the text does not tell. Of anything else it is not known which language the
+    answer will be in: it is taken to be the prompt's, unless the prompt says `in German`.
+    """
+    asked = _TRANSLATION.match(message)
+    if asked is None:
+        source, named = identify_language(message), _ANSWERED_IN.search(message)
+        return Request(source, _BY_NAME[named[1]] if named else source, is_translation=False)
+    instruction, text = asked.groups()
+    into = _INTO.match(instruction)
+    answer = _BY_NAME[into[2].capitalize()] if into else None
+    source = identify_language(text)
+    if source in (None, answer):
+        called = re.search(_NAME, into[1] if into else instruction, re.IGNORECASE)
+        source = _BY_NAME[called[1].capitalize()] if called else None
+    return Request(source, answer, is_translation=True)
+
+
+def identify_language(text: str) -> Language | None:
+    """Tell which of the known languages a text is in, or `None` where it is another one, or too short or too mixed.
+
+    All languages that the identifier knows take part: where only the known ones did, Ukrainian would be Russian beyond
+    doubt as soon as it is not among them.
+    """
+    ranked = _identifier().rank(text[:_IDENTIFIED_CHARACTERS])
+    code, probability = next((code, probability) for code, probability in ranked if code in LANGUAGES)
+    return LANGUAGES[code] if probability >= _LEAST_PROBABILITY else None
+
+
+@functools.cache
+def _identifier() -> LanguageIdentifier:
+    # One of our own: the module's functions share theirs with everybody, and it gives no probabilities.
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+class PromptReader:
+    """Read a prompt's ids: the last message of the user, without the chat template's own text.
+
+    What stands around a message is learned from the template itself, by rendering two chats with it.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): The target's. Without a chat template all of a prompt is the message.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._before = self._after = ""
+        if tokenizer.chat_template is not None:
+            first, answered = self._render(chat_of(_PROBE)), self._render(chat_of(_PROBE, [("a", "b")]))
+            before, _, after = first.partition(_PROBE)
+            # The first message may have a system's words before it, the second what ends an answer.
+            ends = zip(reversed(before), reversed(answered.partition(_PROBE)[0]))
+            alike = [one for one, _ in itertools.takewhile(lambda both: both[0] == both[1], ends)]
+            self._before = "".join(reversed(alike)).strip()
+            self._after = after.strip()
+        identify_language(_PROBE)  # the identifier takes a second to load: not within the first call of generate
+
+    def read(self, prompt_ids: Sequence[int]) -> Request:
+        """Read what the user asks last.
+
+        Args:
+            prompt_ids (`Sequence[int]`): As `generate` gets them.
+        """
+        return read_request(self.last_message(prompt_ids))
+
+    def last_message(self, prompt_ids: Sequence[int]) -> str:
+        """Return the text of the user's last message, or all of a prompt that the template did not write."""
+        # The last message alone is needed, and a long chat takes longer to decode than to judge.
+        tail = _TAIL_TOKENS
+        while self._before:
+            _, found, message = self._tokenizer.decode(prompt_ids[-tail:]).rpartition(self._before)
+            if found:
+                return (message.partition(self._after)[0] if self._after else message).strip()
+            if tail >= len(prompt_ids):
+                break
+            tail *= 2
+        return self._tokenizer.decode(prompt_ids, skip_special_tokens=True).strip()
+
+    def _render(self, chat: list[dict[str, str]]) -> str:
+        # Through the ids, as a prompt comes: some tokenizers give other white space back.
+        ids = self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"]
+        return self._tokenizer.decode(ids)

@@ -1,0 +1,152 @@
+"""A drafter as the router sees it: the ways in which it can draft, and how fast each was measured."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+
+import torch
+from transformers import PreTrainedModel
+
+from drafter_trainer.benchmark.methods import DRAFTER, PLAIN
+from drafter_trainer.benchmark.results import read_results
+from drafter_trainer.corpora.tasks import TRANSLATION
+from drafter_trainer.drafters.description import DrafterDescription
+from drafter_trainer.drafters.load import describe_drafter, find_file, with_sources
+from drafter_trainer.drafters.loop.drafting import DraftingLoop
+from drafter_trainer.drafters.loop.generate import loop_of
+from drafter_trainer.drafters.loop.network import LeanNetwork
+from drafter_trainer.drafters.loop.policy import LOOKUP, NETWORK
+from drafter_trainer.drafters.measured import RESULTS
+from drafter_trainer.hub.request import Request
+from drafter_trainer.languages import Pair, get_pair
+from drafter_trainer.targets import resolve_commit
+
+# Named as the benchmark's methods are.
+WITHOUT_NETWORK = f"{DRAFTER} without {NETWORK}"
+LOOKUP_ALONE = f"{DRAFTER}, {LOOKUP} alone"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Hold one speedup of `results.json`.
+
+    Args:
+        way (`str`): How the drafter drafted, a key of `Route.ways`.
+        pair (`Pair`): Of the questions.
+        is_translation (`bool`): Whether they were translations, or another task in the pair's target language.
+        sampling (`bool`): Whether the target sampled.
+        speedup (`float`): Over plain decoding.
+    """
+
+    way: str
+    pair: Pair
+    is_translation: bool
+    sampling: bool
+    speedup: float
+
+    def is_of(self, request: Request, sampling: bool) -> bool:
+        """Tell whether it was measured on requests like this one."""
+        if (self.is_translation, self.sampling) != (request.is_translation, sampling):
+            return False
+        if self.is_translation:
+            return (self.pair.source, self.pair.target) == (request.source, request.answer)
+        return self.pair.target == request.answer
+
+
+@dataclass(frozen=True)
+class Route:
+    """Hold a drafter that a router may choose; see `Route.of`.
+
+    Args:
+        name (`str`): Hub id or folder that the drafter came from.
+        target (`str`): Name of the target that it was trained for.
+        pair (`Pair`): That it was trained for.
+        ways (`dict[str, DraftingLoop]`): Its loop, with all its sources, without its network, with lookup alone, and
+            with none: `plain`, which drafts nothing.
+        measurements (`tuple[Measurement, ...]`): Of its ways, as its repository has them; none before its benchmark.
+    """
+
+    name: str
+    target: str
+    pair: Pair
+    ways: dict[str, DraftingLoop]
+    measurements: tuple[Measurement, ...]
+
+    @classmethod
+    def of(cls, name: str, drafter: PreTrainedModel, revision: str | None = None) -> "Route":
+        """Take a drafter that is loaded already.
+
+        Args:
+            name (`str`): Hub id or folder that it was loaded from, where its description and results are read.
+            drafter (`PreTrainedModel`): As `load_drafter` returned it. The route shares its loop.
+            revision (`str`, *optional*): Branch, tag or commit that it was loaded from.
+        Raises:
+            InputError: If there is no such drafter, or its results are malformed.
+        """
+        commit = None if Path(name).is_dir() else resolve_commit(name, revision, "a published drafter")
+        description = describe_drafter(name, commit)
+        loop = loop_of(drafter)
+        rest = [source for source in loop.settings.sources if source != NETWORK]
+        parts = {WITHOUT_NETWORK: rest, LOOKUP_ALONE: [LOOKUP], PLAIN: []}
+        ways = {DRAFTER: loop} | {way: loop_of(with_sources(drafter, sources)) for way, sources in parts.items()}
+        measurements = _read_measurements(name, commit, description, ways)
+        return cls(name, description.target, get_pair(description.pair), ways, measurements)
+
+    def speedups(self, request: Request, sampling: bool) -> dict[str, float]:
+        """Return how fast each of its ways was measured on requests like this one; several runs count as their mean.
+
+        Args:
+            request (`Request`): What is asked.
+            sampling (`bool`): Whether the target samples.
+        """
+        found: dict[str, list[float]] = {}
+        for measurement in self.measurements:
+            if measurement.is_of(request, sampling):
+                found.setdefault(measurement.way, []).append(measurement.speedup)
+        return {way: mean(values) for way, values in found.items()}
+
+
+def _read_measurements(
+    name: str, commit: str | None, description: DrafterDescription, ways: Iterable[str]
+) -> tuple[Measurement, ...]:
+    path = find_file(name, RESULTS, commit)
+    if path is None:
+        return ()
+    results = read_results(path)
+    if results["provenance"].get("drafter_fingerprint") != description.fingerprint():
+        return ()  # of what it was before, as loading it has said
+    return tuple(
+        Measurement(
+            method["name"],
+            get_pair(run["pair"]),
+            run["task"] == TRANSLATION,
+            run["temperature"] > 0,
+            method["speedup"]["value"],
+        )
+        for run in results["runs"]
+        for method in run["methods"]
+        if method["name"] in ways and method["name"] != PLAIN
+    )
+
+
+def share_weights(routes: Iterable[Route]) -> None:
+    """Keep embeddings and heads that are equal once, as those of adapters over one base are.
+
+    Networks must be fresh: a step that was captured as a graph goes on reading the weights that it was captured with.
+    """
+    kept: list[torch.Tensor] = []
+    for route in routes:
+        network = route.ways[DRAFTER].network
+        if isinstance(network, LeanNetwork):
+            network.embeddings = _kept(network.embeddings, kept)
+            network.head.weight = _kept(network.head.weight, kept)
+
+
+def _kept(weight: torch.Tensor, kept: list[torch.Tensor]) -> torch.Tensor:
+    for other in kept:
+        alike = (other.dtype, other.shape) == (weight.dtype, weight.shape)
+        if other is weight or (alike and torch.equal(other, weight)):
+            return other
+    kept.append(weight)
+    return weight

@@ -1,0 +1,134 @@
+"""What load_drafter reads out of a benchmark's results."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drafter_trainer.benchmark.methods import DRAFTER
+from drafter_trainer.benchmark.results import check_results, find_method
+from drafter_trainer.drafters.description import DrafterDescription
+from drafter_trainer.drafters.measured import METHOD, RESULTS, Measured, read_measured
+from drafter_trainer.hub import publish
+from tests.hub.conftest import results_for
+
+DESCRIPTION = DrafterDescription("tiny", "org/target", "1", "0" * 64, "de-en", 5)
+CARDS = Path(__file__).parents[2] / "hub_cards"
+
+
+@pytest.fixture
+def results() -> dict[str, Any]:
+    """Results as bench.py writes them, of this drafter as it is."""
+    return copy.deepcopy(results_for("tiny", DESCRIPTION.fingerprint()))  # tests spoil what others share
+
+
+def read(folder: Path, results: Any) -> Measured | str:
+    path = folder / "results.json"
+    path.write_text(json.dumps(results), encoding="utf-8")
+    return read_measured(path, DESCRIPTION)
+
+
+def test_speed_is_said_with_its_setting(tmp_path: Path, results: dict[str, Any]) -> None:
+    """A speed without its interval, machine and setting is a promise that nobody can hold."""
+    assert read(tmp_path, results).say_speed() == (
+        "1.23 times as fast as plain decoding (95 %: 1.11 to 1.34), measured with tests/tiny-target@1 on a processor "
+        "(2 threads), torch 2.13.0, transformers 5.23.0: translation de-en, 8 questions of sample, greedy, float32, "
+        "batch 1, at most 128 new tokens in drafts of at most 5"
+    )
+    assert read(tmp_path, results).say_acceptance().startswith("α = 0.43, 1.76 tokens per pass (translation de-en, ")
+
+
+def test_greedy_run_is_the_one_that_is_said(tmp_path: Path, results: dict[str, Any]) -> None:
+    """Whichever run stands first would be said otherwise, and sampling is slower; alone it is said to be sampling."""
+    (run,) = results["runs"]
+    sampling = json.loads(json.dumps(run | {"temperature": 1.0}))
+    find_method(sampling, DRAFTER)["speedup"] = {"value": 0.9, "low": 0.8, "high": 1.0}
+    assert read(tmp_path, results | {"runs": [sampling, run]}).speedup == 1.234
+    alone = read(tmp_path, results | {"runs": [sampling]})
+    assert alone.speedup == 0.9
+    assert "temperature 1, " in alone.setting
+
+
+def test_drafter_that_drafts_nothing_has_no_alpha(tmp_path: Path, results: dict[str, Any]) -> None:
+    """Where nothing pays nothing is drafted, and the chance of acceptance is unknown instead of an error."""
+    find_method(results["runs"][0], DRAFTER)["alpha"] = None
+    assert read(tmp_path, results).say_acceptance().startswith("1.76 tokens per pass")
+
+
+def test_results_of_the_drafter_before_are_not_said(tmp_path: Path, results: dict[str, Any]) -> None:
+    """Tuned again, a drafter has another speed than its old results say."""
+    results["provenance"]["drafter_fingerprint"] = "0" * 16
+    assert "has not been measured since it changed" in read(tmp_path, results)
+
+
+def test_drafter_without_results_has_not_been_measured() -> None:
+    """A new drafter has none, and must say so."""
+    assert read_measured(None, DESCRIPTION) == "has not been measured"
+
+
+def no_runs(results: dict[str, Any]) -> None:
+    results["runs"] = []
+
+
+def no_drafter(results: dict[str, Any]) -> None:
+    find_method(results["runs"][0], DRAFTER)["name"] = "other"
+
+
+def endless_speed(results: dict[str, Any]) -> None:
+    find_method(results["runs"][0], DRAFTER)["speedup"]["value"] = float("inf")
+
+
+def speed_in_words(results: dict[str, Any]) -> None:
+    find_method(results["runs"][0], DRAFTER)["speedup"]["value"] = "fast\nvery"
+
+
+def no_device(results: dict[str, Any]) -> None:
+    results["provenance"]["device"] = None
+
+
+@pytest.mark.parametrize("spoil", [no_runs, no_drafter, endless_speed, speed_in_words, no_device])
+def test_results_that_cannot_be_read_are_said_to_be(
+    tmp_path: Path, results: dict[str, Any], spoil: Callable[[dict[str, Any]], None]
+) -> None:
+    """The drafter works without them: a traceback from a file of numbers would stop what they only describe."""
+    spoil(results)
+    reason = read(tmp_path, results)
+    assert reason.startswith("comes with a results.json that cannot be read (")
+    assert "\n" not in reason
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"null", b"\xff\xfe", b'{"provenance": 3}', b'{"provenance": {}}'])
+def test_files_that_are_no_results_are_said_to_be(tmp_path: Path, content: bytes) -> None:
+    """The same for files of anything else."""
+    path = tmp_path / "results.json"
+    path.write_bytes(content)
+    assert read_measured(path, DESCRIPTION).startswith("comes with a results.json that cannot be read (")
+
+
+def test_text_of_others_stays_on_its_line(tmp_path: Path, results: dict[str, Any]) -> None:
+    """A device's name with line ends or terminal codes in it would forge what the program says."""
+    results["provenance"]["device"]["name"] = "a\nprocessor\x1b[2J"
+    results["runs"][0]["questions"]["source"] = "sample\r\nerror: gone"
+    check_results(results, "these results")
+    said = read(tmp_path, results).say_speed()
+    assert said.isprintable()
+    assert "a processor [2J" in said
+
+
+def test_names_are_the_benchmarks_own() -> None:
+    """Another name for file or method would be "not measured" for every drafter."""
+    assert RESULTS == publish.RESULTS
+    assert METHOD == DRAFTER
+
+
+@pytest.mark.parametrize("card", sorted(CARDS.glob("*/results.json")), ids=lambda path: path.parent.name)
+def test_published_results_are_understood(card: Path) -> None:
+    """What real benchmarks wrote must be read as their tables have it."""
+    results = json.loads(card.read_text(encoding="utf-8"))
+    greedy = next(run for run in results["runs"] if run["temperature"] == 0)
+    method, found = find_method(greedy, DRAFTER), Measured.from_results(results)
+    assert (found.speedup, found.alpha) == (method["speedup"]["value"], method["alpha"])
+    assert found.mean_accepted_tokens == method["mean_accepted_tokens"]

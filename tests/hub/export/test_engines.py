@@ -1,0 +1,132 @@
+"""The files that other engines are given."""
+
+import itertools
+import json
+import runpy
+import shlex
+from pathlib import Path
+
+import gguf
+import pytest
+
+from drafter_trainer.errors import IncompatibleTokenizerError, InputError
+from drafter_trainer.hub.export.arguments import ExportArguments
+from drafter_trainer.hub.export.engines import export_drafter
+from drafter_trainer.hub.export.gguf_file import write_gguf
+from drafter_trainer.targets import Target
+from tests.drafters.test_load import swap_two_tokens
+
+ROOT = Path(__file__).parents[3]
+
+
+def options_of(line: str) -> dict[str, str]:
+    """The options of a command by name."""
+    words = shlex.split(line)
+    return {word: following for word, following in itertools.pairwise(words) if word.startswith("--")}
+
+
+def test_every_engine_gets_its_files(drafter: Path, target: Target, tmp_path: Path) -> None:
+    """A key or an option of another name is refused by the engine, or ignored."""
+    folder = tmp_path / "export"
+    write_gguf(Path(target.path), "float32", "smollm", tmp_path / "target.gguf")
+    options = ExportArguments(target_gguf=str(tmp_path / "target.gguf"), gguf_dtype="float32", draft_length=4)
+    checked = export_drafter(str(drafter), target, folder, options)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md", "drafter.gguf", "llamacpp.txt", "sglang.txt", "vllm.json"
+    ]  # fmt: skip
+    config = json.loads((folder / "vllm.json").read_text(encoding="utf-8"))
+    assert config == {"method": "draft_model", "model": str(drafter), "num_speculative_tokens": 4}
+    assert options_of((folder / "sglang.txt").read_text(encoding="utf-8")) == {
+        "--model-path": "tests/tiny-target",
+        "--speculative-algorithm": "STANDALONE",
+        "--speculative-draft-model-path": str(drafter),
+        "--speculative-num-steps": "4",
+        "--speculative-eagle-topk": "1",
+        "--speculative-num-draft-tokens": "5",
+    }
+    assert options_of((folder / "llamacpp.txt").read_text(encoding="utf-8")) == {
+        "--model": str(tmp_path / "target.gguf"),
+        "--spec-type": "draft-simple",
+        "--spec-draft-model": "drafter.gguf",
+        "--spec-draft-n-max": "4",
+    }
+    # Texts are split as the target's file says.
+    assert gguf.GGUFReader(folder / "drafter.gguf").fields["tokenizer.ggml.pre"].contents() == "smollm"
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    assert all(f"- {fact}\n" in readme for fact in checked)
+    assert len(checked) == 5
+    for word in ("vllm serve tests/tiny-target --speculative-config", "sh sglang.txt", "sh llamacpp.txt"):
+        assert word in readme
+
+
+def test_one_engine_alone_needs_nothing_of_the_others(drafter: Path, target: Target, tmp_path: Path) -> None:
+    """Whoever serves with vLLM must not be stopped by what GGUF cannot hold; the draft length is the drafter's."""
+    export_drafter(str(drafter), target, tmp_path / "export", ExportArguments(engines=["vllm"]))
+    assert sorted(path.name for path in (tmp_path / "export").iterdir()) == ["README.md", "vllm.json"]
+    config = json.loads((tmp_path / "export" / "vllm.json").read_text(encoding="utf-8"))
+    assert config["num_speculative_tokens"] == 3
+    assert "llama" not in (tmp_path / "export" / "README.md").read_text(encoding="utf-8")
+
+
+def test_shorter_context_is_told_to_sglang(drafter: Path, target: Target, tmp_path: Path) -> None:
+    """SGLang does not start with a drafter that reads less than the target."""
+    config = json.loads((drafter / "config.json").read_text(encoding="utf-8"))
+    (drafter / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 64}), encoding="utf-8")
+    export_drafter(str(drafter), target, tmp_path / "export", ExportArguments(engines=["sglang"]))
+    line = (tmp_path / "export" / "sglang.txt").read_text(encoding="utf-8")
+    assert options_of(line)["--context-length"] == "64"
+
+
+def test_other_tokenizer_is_refused(drafter: Path, target: Target, tmp_path: Path) -> None:
+    """No engine compares all of both tokenizers: equal sizes pass, and the drafts are garbage."""
+    swap_two_tokens(drafter)
+    with pytest.raises(IncompatibleTokenizerError):
+        export_drafter(str(drafter), target, tmp_path / "export", ExportArguments())
+    assert not (tmp_path / "export").exists()
+
+
+def test_targets_file_of_another_model_leaves_no_drafter(drafter: Path, target: Target, tmp_path: Path) -> None:
+    """A drafter.gguf that stands there after an error would be used."""
+    swap_two_tokens(Path(drafter))
+    write_gguf(drafter, "float32", None, tmp_path / "other.gguf")
+    swap_two_tokens(Path(drafter))  # as it was
+    options = ExportArguments(engines=["llamacpp"], target_gguf=str(tmp_path / "other.gguf"))
+    with pytest.raises(InputError, match=r"llama\.cpp: token \d+ is "):
+        export_drafter(str(drafter), target, tmp_path / "export", options)
+    assert list((tmp_path / "export").iterdir()) == []
+
+
+def test_adapter_is_refused(drafter: Path, target: Target, tmp_path: Path) -> None:
+    """Engines would look for weights that an adapter's repository does not have."""
+    description = json.loads((drafter / "drafter.json").read_text(encoding="utf-8"))
+    description["adapter_of"] = {"drafter": "org/base", "revision": "0"}
+    (drafter / "drafter.json").write_text(json.dumps(description), encoding="utf-8")
+    with pytest.raises(InputError, match=r"adapter of org/base, .* publish it without --adapter_of"):
+        export_drafter(str(drafter), target, tmp_path / "export", ExportArguments())
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"engines": ["vllm", "ollama"]}, "engines may name vllm, sglang, llamacpp, got ollama"),
+        ({"gguf_dtype": "int8"}, "gguf_dtype must be one of"),
+        ({"draft_length": 0}, "draft_length must be at least 1"),
+    ],
+)
+def test_mistaken_options_are_said(settings: dict, said: str) -> None:
+    """A mistyped engine must not be left out in silence."""
+    with pytest.raises(InputError, match=said):
+        ExportArguments(**settings)
+
+
+def test_recipe_exports_the_runs_drafter(
+    drafter: Path, target: Target, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command of the README finds the drafter of its run and says what it checked."""
+    words = ["--pair", "de-en", "--drafter_name", "x", "--run_folder", str(drafter.parent)]
+    words += ["--target_model", target.path, "--target_name", target.name]
+    runpy.run_path(str(ROOT / "recipes" / "export.py"))["main"](words)
+    said = capsys.readouterr().out
+    assert "loaded back, gives the drafter's token ids, and its logits to" in said
+    assert f"exported: {drafter.parent / 'export'}" in said
+    assert (drafter.parent / "export" / "drafter.gguf").is_file()

@@ -1,0 +1,205 @@
+"""A drafter as a GGUF file: the same drafter, or none."""
+
+import json
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer, Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
+
+from drafter_trainer.errors import InputError
+from drafter_trainer.hub.export import gguf_file
+from drafter_trainer.hub.export.gguf_file import check_gguf, convert, read_vocabulary, write_gguf
+from drafter_trainer.languages import get_pair
+from tests.conftest import make_model
+from tests.drafters.test_load import write_drafter
+
+PROBES = get_pair("de-en").probes
+CONVERTER = """\
+import shutil, sys
+folder, _, outfile, _, outtype = sys.argv[1:]
+if outtype != "f32":
+    sys.exit("only f32 here")
+shutil.copyfile({ready!r}, outfile)
+"""
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [("float32", 0.0), ("float16", 1e-3), ("bfloat16", 1e-2)])
+def test_file_holds_the_same_drafter(drafter: Path, tmp_path: Path, dtype: str, rounding: float) -> None:
+    """A matrix in the wrong order of rows drafts, fluently, what the target rejects."""
+    write_gguf(drafter, dtype, None, tmp_path / "x.gguf")
+    from_rounded, from_itself = check_gguf(drafter, tmp_path / "x.gguf", dtype, PROBES)
+    assert from_rounded < 1e-5
+    assert (from_itself > rounding) if rounding else (from_itself == from_rounded)
+
+
+def test_head_of_its_own_is_kept(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """A finetuned head that is left out is the embeddings, which draft something else."""
+    model = make_model(tokenizer, layers=1)
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight * 1.5)
+    folder = write_drafter(tmp_path / "drafter", model, tokenizer)
+    write_gguf(folder, "float32", None, tmp_path / "x.gguf")
+    assert "output.weight" in [tensor.name for tensor in gguf.GGUFReader(tmp_path / "x.gguf").tensors]
+    assert check_gguf(folder, tmp_path / "x.gguf", "float32", PROBES)[0] < 1e-5
+
+
+def test_order_of_rows_is_the_one_of_llamacpp(drafter: Path, tmp_path: Path) -> None:
+    """Both sides of this test could turn rows alike and wrongly: the order is written out once by hand."""
+    rows = torch.arange(16.0).reshape(16, 1)
+    expected = [0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15]
+    assert gguf_file._pair_rotated_rows(rows, heads=2).flatten().tolist() == expected
+    write_gguf(drafter, "float32", None, tmp_path / "x.gguf")
+    tensors = {tensor.name: tensor.data for tensor in gguf.GGUFReader(tmp_path / "x.gguf").tensors}
+    assert tensors["blk.0.attn_q.weight"].shape == (32, 32)
+    assert tensors["blk.1.attn_k.weight"].shape == (16, 32)
+    assert "output.weight" not in tensors
+
+
+def test_vocabulary_is_stated_whole(drafter: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """A flag that is left out is filled in by llama.cpp, and may then differ from the target's."""
+    write_gguf(drafter, "float32", None, tmp_path / "x.gguf")
+    vocabulary = read_vocabulary(tmp_path / "x.gguf")
+    assert vocabulary.kind == "gpt2"
+    assert vocabulary.tokens == tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    assert vocabulary.special == {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "add_bos_token": False,
+        "add_eos_token": False,
+    }
+    fields = gguf.GGUFReader(tmp_path / "x.gguf").fields
+    kinds = fields["tokenizer.ggml.token_type"].contents()
+    assert [kinds[token] for token in tokenizer.all_special_ids] == [3] * len(tokenizer.all_special_ids)
+    assert kinds[100] == 1
+    assert fields["tokenizer.ggml.pre"].contents() == "gpt-2"
+    assert fields["tokenizer.chat_template"].contents() == tokenizer.chat_template
+
+
+def test_rows_without_a_token_are_filled(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """llama.cpp refuses a file with more rows of embeddings than tokens, as a padded vocabulary has."""
+    model = make_model(tokenizer, layers=1)
+    model.resize_token_embeddings(len(tokenizer) + 8)
+    folder = write_drafter(tmp_path / "drafter", model, tokenizer)
+    write_gguf(folder, "float32", None, tmp_path / "x.gguf")
+    tokens = read_vocabulary(tmp_path / "x.gguf").tokens
+    assert len(tokens) == len(tokenizer) + 8
+    assert tokens[-1] == f"[PAD{len(tokenizer) + 7}]"
+    assert check_gguf(folder, tmp_path / "x.gguf", "float32", PROBES)[0] < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("pre", "expected"),
+    [
+        ({"type": "ByteLevel", "use_regex": True}, "gpt-2"),
+        (
+            {
+                "type": "Sequence",
+                "pretokenizers": [
+                    {"type": "Digits", "individual_digits": True},
+                    {"type": "ByteLevel", "use_regex": True},
+                ],
+            },
+            "smollm",
+        ),
+        (
+            {
+                "type": "Sequence",
+                "pretokenizers": [
+                    {"type": "Split", "pattern": {"Regex": gguf_file.GGUF_PRE_TOKENIZER_SPLITS["qwen2"]}},
+                    {"type": "ByteLevel", "use_regex": False},
+                ],
+            },
+            "qwen2",
+        ),
+        ({"type": "ByteLevel", "use_regex": False}, None),
+        ({"type": "Metaspace"}, None),
+    ],
+)
+def test_splitting_of_text_is_named_or_refused(tmp_path: Path, pre: dict, expected: str | None) -> None:
+    """Under another name llama.cpp cuts text elsewhere; a guess is worse than a refusal."""
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"pre_tokenizer": pre}), encoding="utf-8")
+    if expected:
+        assert gguf_file._find_pre_tokenizer(tmp_path) == expected
+        return
+    with pytest.raises(InputError, match=r"--converter llama.cpp/convert_hf_to_gguf.py"):
+        gguf_file._find_pre_tokenizer(tmp_path)
+
+
+def test_other_architecture_names_the_converter(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Written as a Llama, a drafter of another family would load and draft noise."""
+    config = Gemma2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+    )
+    folder = write_drafter(tmp_path / "drafter", Gemma2ForCausalLM(config), tokenizer)
+    with pytest.raises(InputError, match=r"architecture gemma2, .* --converter llama.cpp/convert_hf_to_gguf.py"):
+        write_gguf(folder, "float32", None, tmp_path / "x.gguf")
+    assert not (tmp_path / "x.gguf").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"attention_bias": True}, "a Llama with biases"),
+        (
+            {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},
+            "a Llama with linear positions",
+        ),
+    ],
+)
+def test_llama_of_another_kind_names_the_converter(drafter: Path, tmp_path: Path, settings: dict, said: str) -> None:
+    """A bias or a stretched position that is left out changes every logit."""
+    config = json.loads((drafter / "config.json").read_text(encoding="utf-8"))
+    (drafter / "config.json").write_text(json.dumps(config | settings), encoding="utf-8")
+    with pytest.raises(InputError, match=said):
+        write_gguf(drafter, "float32", None, tmp_path / "x.gguf")
+
+
+def test_own_converter_is_used_and_its_failure_told(drafter: Path, tmp_path: Path) -> None:
+    """llama.cpp's converter knows every architecture; what it says must reach the user."""
+    write_gguf(drafter, "float32", None, tmp_path / "ready.gguf")
+    converter = tmp_path / "convert_hf_to_gguf.py"
+    converter.write_text(CONVERTER.format(ready=str(tmp_path / "ready.gguf")), encoding="utf-8")
+    convert(converter, drafter, "float32", tmp_path / "x.gguf")
+    assert (tmp_path / "x.gguf").read_bytes() == (tmp_path / "ready.gguf").read_bytes()
+    with pytest.raises(InputError, match="only f32 here"):
+        convert(converter, drafter, "float16", tmp_path / "y.gguf")
+
+
+@pytest.mark.parametrize("spoilt", ["blk.1.attn_k.weight", "blk.0.ffn_norm.weight", "token_embd.weight"])
+def test_spoilt_file_is_refused(drafter: Path, tmp_path: Path, spoilt: str) -> None:
+    """The comparison must find one row in the wrong place, or it would let a wrong order pass."""
+    path = tmp_path / "x.gguf"
+    write_gguf(drafter, "float32", None, path)
+    reader = gguf.GGUFReader(path, "r+")
+    data = next(tensor.data for tensor in reader.tensors if tensor.name == spoilt)
+    data[...] = np.roll(data, 1, axis=0)
+    data.flush()
+    with pytest.raises(InputError, match="gives other logits than the drafter, by up to"):
+        check_gguf(drafter, path, "float32", PROBES)
+
+
+def test_other_tokenizer_is_refused(drafter: Path, tmp_path: Path) -> None:
+    """Right logits for wrong ids are drafts that are all rejected."""
+    path = tmp_path / "x.gguf"
+    other = AutoTokenizer.from_pretrained(drafter).train_new_from_iterator(["Brücke, pünktlich, überquert"] * 9, 400)
+    write_gguf(drafter, "float32", None, path)
+    other.save_pretrained(drafter)
+    with pytest.raises(InputError, match="it has another tokenizer"):
+        check_gguf(drafter, path, "float32", PROBES)
+
+
+def test_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
+    """The first thing that a user mistypes is the target's file."""
+    (tmp_path / "x.gguf").write_bytes(b"no")
+    for path in (tmp_path / "x.gguf", tmp_path / "missing.gguf"):
+        with pytest.raises(InputError, match="is no GGUF file"):
+            read_vocabulary(path)

@@ -1,0 +1,164 @@
+"""What lies beside a card, and that the committed cards are rendered from it."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from drafter_trainer.drafters.description import DrafterDescription
+from drafter_trainer.errors import InputError
+from drafter_trainer.hub.card_folder import CardDetails, read_measurements, render_folder
+from tests.hub.conftest import results_for
+from tests.hub.test_card import DESCRIPTION
+from tests.recipes.test_whole_way import ROOT, recipe_main
+
+CARDS = sorted(path for path in (ROOT / "hub_cards").iterdir() if path.is_dir())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A card's folder, not rendered yet."""
+    place = tmp_path / "cards" / DESCRIPTION.name
+    place.mkdir(parents=True)
+    (place / "drafter.json").write_text(DESCRIPTION.to_json(), encoding="utf-8")
+    (place / "card.json").write_text('{"location": "alice/x", "licence": "mit"}', encoding="utf-8")
+    write_results(place / "results.json", DESCRIPTION.fingerprint())
+    return place
+
+
+def write_results(path: Path, fingerprint: str) -> None:
+    path.parent.mkdir(exist_ok=True, parents=True)
+    path.write_text(json.dumps(results_for(DESCRIPTION.name, fingerprint)), encoding="utf-8")
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
+def test_committed_cards_are_not_stale(card: Path, tmp_path: Path) -> None:
+    """A card that drifts from its files, or from the template, states what nobody measured: run make cards."""
+    copied = tmp_path / card.name
+    shutil.copytree(card, copied)
+    for rendered in ("README.md", "acceptance.png"):
+        (copied / rendered).unlink()
+    render_folder(copied)
+    assert (copied / "README.md").read_bytes() == (card / "README.md").read_bytes(), f"{card} is stale: run make cards"
+    # By pixels, since another build of the compressor writes the same picture as other bytes.
+    drawn, committed = (imread(place / "acceptance.png") for place in (copied, card))
+    assert drawn.shape == committed.shape
+    assert np.abs(drawn - committed).max() < 0.02, f"the plot in {card} is stale: run make cards"
+
+
+def test_staleness_would_show(tmp_path: Path) -> None:
+    """A comparison that sees no change in the numbers keeps nothing fresh."""
+    copied = tmp_path / CARDS[0].name
+    shutil.copytree(CARDS[0], copied)
+    results = json.loads((copied / "results.json").read_text(encoding="utf-8"))
+    results["runs"][0]["methods"][-1]["speedup"]["high"] += 0.01
+    results["runs"][0]["methods"][-1]["acceptance_by_position"][0] += 0.05
+    (copied / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    render_folder(copied)
+    assert (copied / "README.md").read_bytes() != (CARDS[0] / "README.md").read_bytes()
+    drawn, committed = (imread(place / "acceptance.png") for place in (copied, CARDS[0]))
+    assert np.abs(drawn - committed).max() > 0.02
+
+
+def test_make_cards_renders_all(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command that the README names must render every card, and end with what its notes say."""
+    other = folder.parent / "other"
+    shutil.copytree(folder, other)
+    (other / "notes.md").write_text("Written by hand.\n", encoding="utf-8")
+    recipe_main("cards")(["--cards", str(folder.parent)])
+    assert capsys.readouterr().out.split() == [str(place / "README.md") for place in (other, folder)]
+    assert (other / "README.md").read_text(encoding="utf-8").endswith("Written by hand.\n")
+    assert "1.23x (1.11-1.34)" in (folder / "README.md").read_text(encoding="utf-8")
+    assert (folder / "acceptance.png").is_file()
+
+
+def test_nothing_to_render_is_said(tmp_path: Path) -> None:
+    """A mistyped folder must not pass for a folder whose cards are all fresh."""
+    with pytest.raises(InputError, match="holds no cards: publish a drafter with --card_folder"):
+        recipe_main("cards")(["--cards", str(tmp_path / "nowhere")])
+
+
+def test_results_come_in_order_and_by_name(folder: Path) -> None:
+    """The benchmark's own results are the ones that are plotted; a file in another place is none of the card's."""
+    for name in ("tasks/story/results.json", "sampling/results.json", "old/results.json"):
+        write_results(folder / name, DESCRIPTION.fingerprint())
+    measured = list(read_measurements(folder, DESCRIPTION))
+    assert measured == ["results.json", "sampling/results.json", "tasks/story/results.json"]
+
+
+def test_results_of_the_drafter_before_are_left_out(folder: Path) -> None:
+    """Trained again, a drafter has other numbers: one old file must not lend the card its figures."""
+    write_results(folder / "sampling" / "results.json", "0" * 16)
+    with pytest.warns(UserWarning, match=r"sampling/results\.json measures this drafter as it was before"):
+        assert list(read_measurements(folder, DESCRIPTION)) == ["results.json"]
+
+
+def test_plot_of_the_drafter_before_goes(folder: Path) -> None:
+    """A picture that is left over shows another drafter's acceptance."""
+    render_folder(folder)
+    assert (folder / "acceptance.png").is_file()
+    (folder / "results.json").unlink()
+    render_folder(folder)
+    assert not (folder / "acceptance.png").exists()
+    assert "Not measured yet" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def _another_drafter(folder: Path) -> None:
+    (folder / "results.json").write_text(json.dumps(results_for("other-drafter")), encoding="utf-8")
+
+
+def _no_drafter_method(folder: Path) -> None:
+    results = results_for(DESCRIPTION.name, DESCRIPTION.fingerprint())
+    del results["runs"][0]["methods"][1]
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        pytest.param(_another_drafter, "measures other-drafter, not tiny-drafter-de-en", id="another drafter"),
+        pytest.param(
+            _no_drafter_method, "has a run without the method drafter: run make bench again", id="no drafter"
+        ),
+        pytest.param(lambda folder: (folder / "drafter.json").unlink(), r"has no drafter\.json", id="no description"),
+        pytest.param(
+            lambda folder: (folder / "card.json").unlink(),
+            r"has no card\.json: publish the drafter with --card_folder",
+            id="no details",
+        ),
+        pytest.param(
+            lambda folder: (folder / "card.json").write_text('{"licence": "mit"}'),
+            r"card\.json is no object of location and licence",
+            id="incomplete details",
+        ),
+        pytest.param(
+            lambda folder: (folder / "card.json").write_text("{"),
+            r"card\.json is no object of location and licence",
+            id="broken details",
+        ),
+        pytest.param(
+            lambda folder: (folder / "card.json").write_text('{"location": 1, "licence": []}'),
+            r"card\.json is no object of location and licence",
+            id="details of the wrong types",
+        ),
+    ],
+)
+def test_a_folder_that_cannot_be_rendered_says_why(folder: Path, spoil: Callable[[Path], None], message: str) -> None:
+    """A traceback about a key leaves open which of the files is to be made again."""
+    spoil(folder)
+    with pytest.raises(InputError, match=message):
+        render_folder(folder)
+    assert not (folder / "README.md").exists()
+
+
+def test_committed_drafters_are_the_ones_that_were_measured() -> None:
+    """A description of today's drafter beside yesterday's results would leave the card without its numbers."""
+    for card in CARDS:
+        description = DrafterDescription.read(card)
+        names = [path.relative_to(card).as_posix() for path in sorted(card.rglob("results.json"))]
+        assert list(read_measurements(card, description)) == names
+        assert CardDetails.read(card).location.rpartition("/")[2] == description.name == card.name

@@ -1,0 +1,143 @@
+"""A card states no number that its files do not hold."""
+
+import dataclasses
+import json
+import random
+import re
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drafter_trainer.hub.card import render_card
+from drafter_trainer.languages import LANGUAGES
+from tests.hub.test_card import DESCRIPTION, RESULTS
+
+CARDS = sorted(path.parent for path in (Path(__file__).parents[2] / "hub_cards").glob("*/results.json"))
+SHOWN = CARDS[0]
+# Prose in which a number is no measurement: papers, releases, names, and what is the same on every card.
+PROSE = [
+    *("arXiv 2406.16758", "abs/2406.16758", "{2406.16758}", "{2605.30580}", "arXiv 2211.17192", "abs/2211.17192"),
+    *("{2024}", "{2026}", "yi2024fastmultilingual", "paudel2026acrosslanguages", "transformers 5.23", "SHA-256"),
+    *("95 % bootstrap interval", "(95 %)", "Batch size 1", "batch 1", "holds 1", "float32", "max_new_tokens=128"),
+    *(language.probe for language in LANGUAGES.values()),
+]
+# What is too much for a card; hundreds of figures would also make any number look right.
+UNSHOWN = {"prompts", "acceptance_by_position", "time_split"}
+UNSHOWN |= {"calibration", "sampling_calibration", "pass_milliseconds", "sampling_pass_milliseconds"}
+
+
+def leaves(value: Any, names: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Go through the values of a document, each with the keys that lead to it, and through its keys."""
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            yield names, key
+            if key == "divergences":  # "2 of 16 outputs differ"
+                yield names, len(entry)
+            # A count of prompts has the name of the list of prompts.
+            if key not in UNSHOWN or isinstance(entry, int):
+                yield from leaves(entry, (*names, key))
+    elif isinstance(value, list):
+        for entry in value:
+            yield from leaves(entry, names)
+    else:
+        yield names, value
+
+
+def read_documents(folder: Path) -> list[dict[str, Any]]:
+    paths = [folder / "drafter.json", folder / "card.json", *sorted(folder.rglob("results.json"))]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def made_up_numbers(card: str, documents: list[dict[str, Any]]) -> list[str]:
+    """List the numbers of a card that no document holds, in any rounding."""
+    found = [(names, value) for document in documents for names, value in leaves(document)]
+    for document in documents:  # "Sampled with 3 seeds" counts runs
+        found.append(((), len({run["seed"] for run in document.get("runs", ()) if run["temperature"] > 0})))
+    # The mark of changed files behind a commit is told in words.
+    texts = {value.removesuffix("+") for _, value in found if isinstance(value, str) and re.search(r"\d", value)}
+    for phrase in sorted({*PROSE, *texts}, key=len, reverse=True):
+        card = re.sub(rf"(?<![\w.]){re.escape(phrase)}(?![\w.]*\w)", " ", card)
+    numbers = {value for _, value in found if isinstance(value, int | float) and not isinstance(value, bool)}
+    shares = {f"{value:.0%}" for names, value in found if names and names[-1].endswith("_share")}
+    return [
+        text
+        for text in re.findall(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?%?", card)
+        if text not in shares and not any(_is_held(text, abs(number)) for number in numbers)
+    ]
+
+
+def _is_held(text: str, number: float) -> bool:
+    decimals = len(text.partition(".")[2])
+    if not decimals and "e" not in text:
+        return text == f"{number:.0f}" and number == int(number)  # rounded to a whole one it would fit too many
+    return text in (repr(number), f"{number:.4g}", f"{number:.{decimals}f}")
+
+
+def without_prose(text: str) -> str:
+    """Take out of a template what its prose may hold, and its own code."""
+    text = re.sub(r"\{%.*?%\}|\{\{.*?\}\}", " ", text)
+    for phrase in PROSE:
+        text = text.replace(phrase, " ")
+    return text
+
+
+def odd(value: Any, draw: random.Random) -> Any:
+    """Replace every number but 0 by one that nobody would type; shares stay shares."""
+    if isinstance(value, dict):
+        return {key: odd(entry, draw) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [odd(entry, draw) for entry in value]
+    if not value or isinstance(value, str | bool):
+        return value
+    if isinstance(value, int):
+        return draw.randint(1001, 9999)
+    return draw.uniform(0.1, 0.9) if value < 1 else draw.uniform(11, 99)
+
+
+def test_the_template_has_no_number_of_its_own() -> None:
+    """The template is what a figure would be typed into."""
+    template = (resources.files("drafter_trainer.hub") / "card_template.md").read_text(encoding="utf-8")
+    assert re.findall(r"\d+", without_prose(template)) == []
+    assert re.findall(r"\d+", without_prose(f"{template}\nAbout 2 times as fast.")) == ["2"]
+
+
+def test_rendering_adds_no_number() -> None:
+    """With figures that nobody would type, one that comes from the code, and not from a file, stands out."""
+    results = {name: odd(RESULTS["results.json"], random.Random(seed)) for seed, name in enumerate("ab")}
+    for method in (method for each in results.values() for method in each["runs"][0]["methods"]):
+        method["losslessness"]["equal"] = method["losslessness"]["prompts"]  # as many as differ would be none
+    documents = [*results.values(), dataclasses.asdict(DESCRIPTION)]
+    assert made_up_numbers(render_card(DESCRIPTION, results, "alice/x", "mit"), documents) == []
+    planted = render_card(DESCRIPTION, results, "alice/x", "mit", notes="Saves 6 hours, or 61 %, or 1.23x.")
+    assert made_up_numbers(planted, documents) == ["6", "61", "1.23"]
+
+
+@pytest.mark.parametrize("folder", CARDS, ids=lambda folder: folder.name)
+def test_every_number_is_held_by_a_file(folder: Path) -> None:
+    """A figure typed by hand, or left over from an earlier benchmark, is a made-up one."""
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert made_up_numbers(card, read_documents(folder)) == []
+
+
+@pytest.mark.parametrize(
+    ("true", "planted"),
+    [
+        pytest.param("| 3.11x (2.45-3.90) |", "| 3.12x (2.45-3.90) |", id="speedup"),
+        pytest.param("| 16/16 ", "| 14/16 ", id="equal outputs"),
+        pytest.param("38% of plain outputs", "39% of plain outputs", id="share"),
+        pytest.param("| 0.9752 |", "| 0.9753 |", id="hyperparameter"),
+        pytest.param("response tokens 464979", "response tokens 464978", id="count"),
+        pytest.param("value: 3.1052866777673844", "value: 3.1052866777673944", id="metadata"),
+        pytest.param("SHA-256 f47ab47333fc", "SHA-256 f47ab47334fc", id="revision"),
+        pytest.param("3.11 times as fast", "almost 4.2 times as fast", id="prose"),
+        pytest.param("## Limits", "Saves 77 % of the time.\n\n## Limits", id="claim"),
+    ],
+)
+def test_a_planted_number_is_found(true: str, planted: str) -> None:
+    """The check itself must see one wrong digit, wherever it stands."""
+    card, documents = (SHOWN / "README.md").read_text(encoding="utf-8"), read_documents(SHOWN)
+    assert true in card
+    assert made_up_numbers(card.replace(true, planted, 1), documents)

@@ -1,0 +1,173 @@
+"""The card of a self-distilled dataset."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from huggingface_hub import DatasetCard
+
+from drafter_trainer.distillation.store import ROWS
+from drafter_trainer.hub.dataset_card import render_dataset_card
+from tests.client import run_client
+from tests.hub.test_card_numbers import made_up_numbers
+from tests.loopback_hub import LoopbackHub
+
+REPO = "alice/tiny-answers-de-en"
+STEP = {
+    "recipe": "distill",
+    "settings": {
+        "corpus": ["wmt16", "file:/home/somebody/sentences.txt"],
+        "evaluation_questions": ["sample", "/home/somebody/questions.jsonl"],
+        "max_new_tokens": 96,
+        "pair": "de-en",
+        "servers": ["http://secret-host:8000"],
+        "temperatures": [0.0, 0.75],
+    },
+    "inputs": {"target": "tests/tiny-target@c0ffee"},
+    "facts": {
+        "train": {
+            "prompts": 612,
+            "rows": 1210,
+            "response_tokens": 34567,
+            "cut_by_length": 89,
+            "looping": 13,
+            "languages": {"en": 1190, "de": 20},
+            "dropped": {"empty answer (English)": 14, "overlap with evaluation (German)": 3},
+        },
+        "validation": {
+            "prompts": 24,
+            "rows": 47,
+            "response_tokens": 1234,
+            "cut_by_length": 5,
+            "looping": 0,
+            "languages": {"en": 47},
+            "dropped": {},
+        },
+        "corpora": [
+            {"name": "wmt16", "repo": "wmt/wmt16", "revision": "0bea71f", "licence": "unknown"},
+            {"name": "file:sentences.txt", "sha256": "5ee7"},
+        ],
+    },
+    "provenance": {
+        "command": "distill.py --config /home/somebody/c.yaml",
+        "commit": "f00d",
+        "date": "2026-01-01T00:00:00+00:00",
+        "versions": {"drafter_trainer": "0.1.0", "torch": "2.13.0"},
+    },
+}
+
+
+def test_metadata_key_by_key() -> None:
+    """Without its data files named, the Hub would read what was dropped, with other columns, as rows."""
+    card = DatasetCard(render_dataset_card(STEP, REPO, "apache-2.0"))
+    assert card.data.to_dict() == {
+        "language": ["de", "en"],
+        "license": "apache-2.0",
+        "annotations_creators": "machine-generated",
+        "source_datasets": ["wmt/wmt16"],
+        "task_categories": ["text-generation"],
+        "size_categories": "1K<n<10K",
+        "tags": ["speculative-decoding", "self-distillation", "synthetic"],
+        "pretty_name": "tiny-answers-de-en",
+        "configs": [
+            {
+                "config_name": "default",
+                "data_files": [
+                    {"split": "train", "path": "train/rows-*.parquet"},
+                    {"split": "validation", "path": "validation/rows-*.parquet"},
+                ],
+            }
+        ],
+    }
+
+
+def test_card_says_what_was_read_asked_and_dropped() -> None:
+    """Whoever trains on the rows must know who said them, to what, how they were sampled, and what is missing."""
+    text = " ".join(render_dataset_card(STEP, REPO, None).split())
+    for expected in (
+        "What [tests/tiny-target](https://huggingface.co/tests/tiny-target), revision c0ffee, answered when it was",
+        "wmt16: [wmt/wmt16](https://huggingface.co/datasets/wmt/wmt16), revision 0bea71f, licence unknown",
+        "file:sentences.txt, SHA-256 5ee7",
+        "kept out: sample, questions.jsonl.",
+        "| temperatures | 0; 0.75 |",
+        "| max new tokens | 96 |",
+        "| rows | 1210 | 47 |",
+        "| response tokens | 34567 | 1234 |",
+        "| train | empty answer (English) | 14 |",
+        "| train | overlap with evaluation (German) | 3 |",
+        "- train: en 1190, de 20",
+        "distill.py --config c.yaml 2026-01-01T00:00:00+00:00, commit `f00d`, drafter_trainer 0.1.0, torch 2.13.0.",
+        'load_dataset("alice/tiny-answers-de-en", split="train")',
+        "Unknown: none was named when this dataset was published.",
+    ):
+        assert expected in text
+
+
+def test_card_tells_no_folder_and_no_address() -> None:
+    """Where somebody keeps their files, and which servers answer them, is nobody else's."""
+    card = render_dataset_card(STEP, REPO, "mit")
+    assert "/home" not in card
+    assert "secret-host" not in card
+
+
+@pytest.mark.parametrize("field", list(ROWS), ids=lambda field: field.name)
+def test_every_column_is_described(field: pa.Field) -> None:
+    """A column that the store gained and the card does not explain is used wrongly."""
+    columns = render_dataset_card(STEP, REPO, "mit").partition("| column")[2].splitlines()
+    (row,) = [line for line in columns if line.startswith(f"| {field.name} ")]
+    _, name, kind, meaning, _ = (cell.strip() for cell in row.split("|"))
+    assert (name, kind) == (field.name, f"`{field.type}`")  # list<item> would be taken for HTML
+    assert len(meaning) > 5
+
+
+def test_every_number_is_held_by_the_step() -> None:
+    """As on a drafter's card: nothing typed by hand; a planted number is found."""
+    card = render_dataset_card(STEP, REPO, "mit").partition("| column")
+    stated = card[0] + card[2].partition("\n\n")[2]  # the columns' own descriptions are no measurements
+    settled = json.loads(json.dumps(STEP))
+    assert made_up_numbers(stated.replace("above 0 once", "").replace("1K<n<10K", ""), [settled]) == []
+    assert made_up_numbers(stated.replace("34567", "34568"), [settled])
+
+
+def test_steps_of_earlier_releases_and_other_kinds_have_cards() -> None:
+    """A step that identified no languages and dropped nothing, or that read no corpus, must not stop the upload."""
+    early: dict[str, Any] = copy.deepcopy(STEP)
+    for split in ("train", "validation"):
+        del early["facts"][split]["languages"]
+        early["facts"][split]["dropped"] = {}
+    early["facts"]["corpora"] = []
+    del early["settings"]["evaluation_questions"]
+    card = render_dataset_card(early, REPO, "mit")
+    assert "Languages of the answers were not identified." in card
+    assert "Nothing was dropped." in card
+    assert "wrote by itself behind its start token: its own tokens" in card
+    assert "every prompt is the start token alone" in card
+    assert "source_datasets" not in card
+    assert "kept out" not in card
+
+
+def validate(cards: list[str]) -> list[str]:
+    """Ask the Hub's own validation; return what it says against each card."""
+    from huggingface_hub import DatasetCard
+
+    said = []
+    for card in cards:
+        try:
+            DatasetCard(card, ignore_metadata_errors=True).validate()
+            said.append("")
+        except ValueError as error:
+            said.append(str(error))
+    return said
+
+
+def test_the_hubs_validation_passes(tmp_path: Path) -> None:
+    """A card that the Hub refuses fails the push of all rows; a planted fault must be refused here too."""
+    cards = [render_dataset_card(STEP, REPO, licence) for licence in (None, "apache-2.0")]
+    wrong = cards[1].replace("license: apache-2.0", "license:\n  name: apache-2.0")
+    with LoopbackHub(tmp_path / "hub", {}) as hub:
+        *said, refused = run_client(hub, tmp_path / "home", validate, cards=[*cards, wrong])
+    assert set(said) == {""}
+    assert "license" in refused

@@ -1,0 +1,195 @@
+"""The page of all drafters: every number a measured one, and safe whatever stands in the results."""
+
+import json
+import re
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drafter_trainer.benchmark.results import write_results
+from drafter_trainer.errors import InputError
+from drafter_trainer.hub.gallery import read_gallery, render_gallery
+from tests.benchmark.made import make_results, make_run
+from tests.benchmark.test_page import Page
+
+ROOT = Path(__file__).parents[2]
+PLAIN = [2.0] * 8
+
+
+def write_cards(folder: Path, name: str, pair: str = "de-en", sampled: bool = True, **provenance: str) -> Path:
+    """Write the results of a drafter that is twice as fast, greedily, and with two seeds 1.6 and 2.5 times."""
+    seconds = {"plain": PLAIN, "prompt lookup, 5": [1.6] * 8, "prompt lookup, 10": [1.25] * 8, "drafter": [1.0] * 8}
+    results = make_results(make_run(seconds, pair=pair), drafter=name, **provenance)
+    write_results(results, folder / name / "results.json")
+    if sampled:
+        runs = [
+            make_run(
+                {"plain": PLAIN, "prompt lookup": [2.5] * 8, "drafter": [took] * 8}, 10, 1.0, pair=pair, seed=seed
+            )
+            for seed, took in enumerate((1.25, 0.8))
+        ]
+        sampling = make_results(*runs, drafter=name, **provenance)
+        write_results(sampling, folder / name / "sampling" / "results.json")
+    return folder
+
+
+def articles(page: str) -> dict[str, str]:
+    """The part of the page that belongs to each drafter."""
+    return {part.split('id="')[1].split('"')[0]: part for part in page.split("<article")[1:]}
+
+
+def rules(page: str) -> list[str]:
+    """The rules of the filters."""
+    return [line for line in page.splitlines() if line.startswith("body:has(")]
+
+
+def test_committed_page_is_not_stale() -> None:
+    """A page that drifts from the results files shows made-up numbers."""
+    page = render_gallery(read_gallery(ROOT / "hub_cards"))
+    assert (ROOT / "docs" / "gallery.html").read_text(encoding="utf-8") == page, "run make gallery"
+    folders = {path.parent.name for path in (ROOT / "hub_cards").glob("*/results.json")}
+    assert articles(page).keys() == folders
+
+
+def test_speedups_are_the_measured_ones(tmp_path: Path) -> None:
+    """A mean that is shown as one run, or prompt lookup at a poor length, flatters the drafter."""
+    page = render_gallery(read_gallery(write_cards(tmp_path, "tiny")))
+    text = " ".join(Page(page.replace("<", " <")).text.split())  # cells stand side by side
+    assert "prompt lookup, 10 1.60x (1.60-1.60)" in text
+    assert "prompt lookup, 5" not in text
+    assert "drafter 2.00x (2.00-2.00) tokens per pass" in text
+    # Seeds 0 and 1: 1.6 and 2.5 times
+    assert "translation, T = 1 (lowest and highest of the seeds 0, 1)" in text
+    assert "drafter 2.05x (1.60-2.50)" in text
+    assert "prompt lookup 0.80x (0.80-0.80)" in text
+    assert "translation, greedy (95 % interval over questions)" in text
+    assert "answers equal to plain decoding's 8/8" in text
+    assert text.count("answers equal") == 1  # sampled answers have nothing to be equal to
+
+
+def test_bars_are_as_long_as_their_numbers(tmp_path: Path) -> None:
+    """Bars on two scales make the slower drafter look faster."""
+    write_cards(tmp_path, "one")
+    seconds = {"plain": PLAIN, "drafter": [0.4, 0.5] * 4}
+    write_results(make_results(make_run(seconds), drafter="two"), tmp_path / "two" / "results.json")
+    page = render_gallery(read_gallery(tmp_path))
+    results = read_gallery(tmp_path)["two"][0]["runs"][0]["methods"][1]["speedup"]
+    assert 4 < results["high"] <= 5
+    assert "from 0 to 5 times" in page
+    widths = {name: re.findall(r'class="bar" style="width: ([\d.]+)%', part) for name, part in articles(page).items()}
+    assert widths["one"][:3] == ["20.0", "32.0", "40.0"]
+    assert widths["two"] == ["20.0", str(round(20 * results["value"], 2))]
+    (whisker,) = re.findall(r'class="whisker" style="left: ([\d.]+)%; width: ([\d.]+)%', articles(page)["two"])
+    assert float(whisker[0]) == pytest.approx(20 * results["low"], abs=0.01)
+    assert float(whisker[0]) + float(whisker[1]) == pytest.approx(20 * results["high"], abs=0.02)
+
+
+def test_page_loads_nothing_and_needs_no_script(tmp_path: Path) -> None:
+    """A page that asks a server for its style looks broken offline, and tells the server who reads it."""
+    page = render_gallery(read_gallery(write_cards(tmp_path, "tiny")))
+    read = Page(page)
+    assert read.loads == []
+    assert not {"script", "link", "img", "iframe"} & set(read.tags)
+    assert "url(" not in page
+    assert "@import" not in page
+    assert "default-src 'none'" in page
+    assert "width=device-width" in page
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_every_control_has_a_label_and_every_table_its_headings(tmp_path: Path) -> None:
+    """Who cannot see the page hears a list of numbers and two nameless boxes otherwise."""
+    page = render_gallery(read_gallery(write_cards(tmp_path, "tiny")))
+    for control in re.findall(r'<select id="(\w+)"', page):
+        assert f'<label for="{control}">' in page
+    tables = re.findall(r"<table.*?</table>", page, flags=re.DOTALL)
+    assert len(tables) == 3
+    for table in tables:
+        body = table.split("<tbody>")[1]
+        assert table.count('scope="col"') == len(re.findall(r"<t[hd]", body.split("</tr>")[0]))
+        assert body.count('scope="row"') == body.count("<tr")
+
+
+def test_filters_leave_what_was_asked_for(tmp_path: Path) -> None:
+    """A drafter that no choice shows, or that stays whatever is chosen, cannot be found."""
+    write_cards(tmp_path, "one", "de-en", target="org/first@1")
+    write_cards(tmp_path, "two", "fr-en", target="org/second@1")
+    page = render_gallery(read_gallery(tmp_path))
+    assert re.findall(r'<option value="(\w+)">(.+)</option>', page) == [
+        ("all", "all"), ("0", "org/first"), ("1", "org/second"),
+        ("all", "all"), ("en", "English"), ("fr", "French"), ("de", "German"),
+    ]  # fmt: skip
+    parts = articles(page)
+    assert 'class="drafter t0 l-de l-en"' in parts["one"]
+    assert 'class="drafter t1 l-fr l-en"' in parts["two"]
+    assert page.count('<tr class="drafter t0 l-de l-en">') == 2  # the overview is filtered too
+    found = rules(page)
+    for option, name in (('#target option[value="0"]', "t0"), ('#language option[value="fr"]', "l-fr")):
+        assert f"body:has({option}:checked) .drafter:not(.{name}) {{ display: none; }}" in found
+    said = [re.findall(r'value="(\w+)"', rule) for rule in found if ".none" in rule]
+    assert said == [["0", "fr"], ["1", "de"]]
+
+
+def test_usage_is_python_that_names_the_drafter(tmp_path: Path) -> None:
+    """Lines that people copy must at least compile."""
+    page = render_gallery(read_gallery(write_cards(tmp_path, "tiny", target="org/first@1")))
+    (code,) = re.findall(r"<code>(from .*?)</code>", page, flags=re.DOTALL)
+    code = code.replace("&#34;", '"').replace("&gt;", ">").replace("&#39;", "'")
+    compile(code, "gallery", "exec")
+    assert 'AutoModelForCausalLM.from_pretrained("tiny"' in code
+    assert 'AutoModelForCausalLM.from_pretrained("org/first")' in code
+
+
+def test_hostile_names_stay_text(tmp_path: Path) -> None:
+    """Results may come from somebody else: a name must not become a tag, a script or a rule of style."""
+    hostile = '"><script>alert(1)</script></style><b style="'
+    write_cards(tmp_path, "tiny", target=f"{hostile}@1", command=hostile)
+    path = tmp_path / "tiny" / "results.json"
+    results = json.loads(path.read_text(encoding="utf-8"))
+    results["provenance"]["drafter"] = hostile
+    results["runs"][0]["task"] = hostile
+    path.write_text(json.dumps(results), encoding="utf-8")
+    page = render_gallery(read_gallery(tmp_path))
+    read = Page(page)
+    assert not {"script", "b"} & set(read.tags)
+    assert read.tags.count("style") == 1
+    assert "alert" not in page.split("</style>")[0]
+    assert read.text.count(hostile) >= 4
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda results: results["provenance"].update(drafter_fingerprint="other"), "measures another drafter"),
+        (lambda results: results["provenance"].pop("target"), "do not name their target"),
+        (lambda results: results["runs"][0]["methods"].pop(), "have a run without the method drafter"),
+    ],
+)
+def test_results_that_cannot_be_compared_are_named(tmp_path: Path, spoil: Any, said: str) -> None:
+    """Numbers of two drafters under one name would be compared with everybody else's."""
+    write_cards(tmp_path, "tiny")
+    path = tmp_path / "tiny" / "sampling" / "results.json"
+    results = json.loads(path.read_text(encoding="utf-8"))
+    spoil(results)
+    path.write_text(json.dumps(results), encoding="utf-8")
+    with pytest.raises(InputError, match=said):
+        read_gallery(tmp_path)
+
+
+def test_empty_folder_is_said(tmp_path: Path) -> None:
+    """An empty page looks like a project without a drafter."""
+    with pytest.raises(InputError, match=r"has no <drafter>/results.json"):
+        read_gallery(tmp_path)
+
+
+def test_recipe_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`make gallery` must leave the page where the README points to."""
+    write_cards(tmp_path / "cards", "tiny", sampled=False)
+    out = tmp_path / "site" / "gallery.html"
+    runpy.run_path(str(ROOT / "recipes" / "gallery.py"))["main"](
+        ["--cards", str(tmp_path / "cards"), "--out", str(out)]
+    )
+    assert "2.00x (2.00-2.00)" in Page(out.read_text(encoding="utf-8")).text
+    assert str(out) in capsys.readouterr().out

@@ -1,0 +1,62 @@
+"""The licence that a drafter takes over from its target."""
+
+from pathlib import Path
+
+import pytest
+
+from drafter_trainer.errors import InputError
+from drafter_trainer.hub.licence import target_licence
+from drafter_trainer.targets import Target
+from tests.client import run_client
+from tests.loopback_hub import LoopbackHub
+
+
+def target_with(folder: Path, card: str | None) -> Target:
+    if card is not None:
+        (folder / "README.md").write_text(card, encoding="utf-8")
+    return Target("tests/tiny-target", "1", str(folder))
+
+
+@pytest.mark.parametrize(
+    ("card", "expected"),
+    [
+        pytest.param("---\nlicense: llama2\n---\n# A model", "llama2", id="named"),
+        pytest.param("---\ntags: [x]\n---\n", None, id="not named"),
+        pytest.param("---\nlicense: [mit, apache-2.0]\n---\n", None, id="several"),
+        pytest.param("# A model", None, id="no metadata"),
+        pytest.param(None, None, id="no card"),
+    ],
+)
+def test_licence_of_a_folder(tmp_path: Path, card: str | None, expected: str | None) -> None:
+    """A licence that is guessed where the target names none would permit what nobody permitted."""
+    assert target_licence(target_with(tmp_path, card)) == expected
+
+
+def test_unreadable_card_is_named(tmp_path: Path) -> None:
+    """A parser's traceback does not say what to do."""
+    for card in ("---\nlicense: [\n---\n", "---\n- license\n---\n"):
+        with pytest.raises(InputError, match=r"the licence of tests/tiny-target cannot be read from .*give --licence"):
+            target_licence(target_with(tmp_path, card))
+
+
+def read_from_the_hub(repos: list[str]) -> list[str | None]:
+    """Put targets on the Hub, one with a card, and read their licences back."""
+    import huggingface_hub
+
+    from drafter_trainer.hub.licence import target_licence
+    from drafter_trainer.targets import Target
+
+    api, found = huggingface_hub.HfApi(), []
+    for number, repo in enumerate(repos):
+        api.create_repo(repo)
+        name = ("README.md", "notes.md")[number]
+        api.upload_file(repo_id=repo, path_in_repo=name, path_or_fileobj=b"---\nlicense: gemma\n---\n")
+        found.append(target_licence(Target(repo, api.model_info(repo).sha, repo)))
+    return found
+
+
+def test_licence_of_a_target_on_the_hub(tmp_path: Path) -> None:
+    """The same from the card of the very revision that answered; a target without a card names none."""
+    with LoopbackHub(tmp_path / "hub", {"hf_alice": "alice"}) as hub:
+        repos = ["alice/with-card", "alice/without"]
+        assert run_client(hub, tmp_path / "home", read_from_the_hub, "hf_alice", repos=repos) == ["gemma", None]

@@ -1,0 +1,163 @@
+"""A card's metadata, key by key, and back from the card to the results."""
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from drafter_trainer.benchmark.results import find_method
+from drafter_trainer.drafters.description import DrafterDescription
+from drafter_trainer.hub.card import render_card
+from drafter_trainer.hub.card_folder import read_measurements
+from drafter_trainer.hub.metadata import KEYS
+from tests.client import run_client
+from tests.hub.test_card import ADAPTER, DESCRIPTION, NGRAM_ALONE, RESULTS
+from tests.loopback_hub import LoopbackHub
+
+CARDS = sorted(path.parent for path in (Path(__file__).parents[2] / "hub_cards").glob("*/results.json"))
+
+
+def metadata(description: DrafterDescription, measurements: dict[str, Any], licence: str | None) -> dict[str, Any]:
+    return ModelCard(render_card(description, measurements, "alice/x", licence)).data.to_dict()
+
+
+def test_metadata_is_what_the_hub_finds_it_by() -> None:
+    """A card without base model, language and tags is found by nobody."""
+    data = metadata(DESCRIPTION, RESULTS, "apache-2.0")
+    del data["model-index"]
+    assert data == {
+        "base_model": "tests/tiny-target",
+        "base_model_revision": "rev0",
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "language": ["de", "en"],
+        "license": "apache-2.0",
+        "datasets": ["wmt/wmt16"],
+        "tags": ["speculative-decoding", "assisted-generation", "draft-model", "assistant-model"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("description", "licence", "expected", "absent"),
+    [
+        pytest.param(DESCRIPTION, None, {}, {"license", "license_link"}, id="unknown licence"),
+        pytest.param(
+            DESCRIPTION,
+            "other",
+            {"license": "other", "license_link": "https://huggingface.co/tests/tiny-target"},
+            set(),
+            id="other licence",
+        ),
+        pytest.param(ADAPTER, "mit", {"library_name": "peft", "base_model": "tests/tiny-target"}, set(), id="adapter"),
+        pytest.param(NGRAM_ALONE, "mit", {"library_name": "transformers"}, {"datasets"}, id="n-gram alone"),
+    ],
+)
+def test_metadata_follow_the_flavour(
+    description: DrafterDescription, licence: str | None, expected: dict[str, str], absent: set[str]
+) -> None:
+    """A key that is made up where nothing is known, or left out where something is, misleads a search."""
+    data = metadata(description, {}, licence)
+    assert expected.items() <= data.items()
+    assert not data.keys() & (absent | {"model-index"})
+    assert data.keys() <= set(KEYS)
+
+
+def test_no_key_comes_from_anywhere_else() -> None:
+    """Notes that begin with metadata of their own must not reach the Hub's search."""
+    card = render_card(DESCRIPTION, RESULTS, "alice/x", "mit", "---\nwidget: []\n---\n")
+    assert ModelCard(card).data.to_dict().keys() <= set(KEYS)
+
+
+def expected_evaluations(measurements: dict[str, Any]) -> dict[tuple, float]:
+    """What a model-index has to hold: each figure by file, task, questions, temperature, seed and name."""
+    expected = {}
+    for name, results in measurements.items():
+        for run in results["runs"]:
+            method, asked = find_method(run, "drafter"), run["questions"]
+            place = (name, run["pair"], run["task"], asked["source"], asked["sha256"], run["temperature"], run["seed"])
+            expected |= {
+                (*place, "speedup"): method["speedup"]["value"],
+                (*place, "speedup_low"): method["speedup"]["low"],
+                (*place, "speedup_high"): method["speedup"]["high"],
+                (*place, "mean_accepted_tokens"): method["mean_accepted_tokens"],
+            }
+    return expected
+
+
+def read_evaluations(card: str) -> dict[tuple, float]:
+    """The same, read back from a card."""
+    found = {}
+    for result in ModelCard(card).data.eval_results:
+        given = result.metric_args
+        place = (given["file"], result.dataset_config, given["task"], result.dataset_type, result.dataset_revision)
+        key = (*place, given["temperature"], given["seed"], result.metric_type)
+        assert key not in found
+        found[key] = result.metric_value
+    return found
+
+
+@pytest.mark.parametrize("folder", CARDS, ids=lambda folder: folder.name)
+def test_model_index_round_trips(folder: Path) -> None:
+    """A figure that the Hub shows must be the results file's own, to the last digit, and none may be missing."""
+    expected = expected_evaluations(read_measurements(folder, DrafterDescription.read(folder)))
+    assert expected
+    assert read_evaluations((folder / "README.md").read_text(encoding="utf-8")) == expected
+
+
+def test_a_wrong_figure_in_the_model_index_is_noticed() -> None:
+    """The comparison itself must see the last digit."""
+    card = render_card(DESCRIPTION, RESULTS, "alice/x", None)
+    assert read_evaluations(card) == expected_evaluations(RESULTS)
+    assert read_evaluations(card.replace("value: 1.765", "value: 1.766")) != expected_evaluations(RESULTS)
+
+
+def test_runs_over_other_questions_stay_apart() -> None:
+    """The Hub's client merges entries of one dataset: the count of one run's questions would stand over both."""
+    fewer = copy.deepcopy(RESULTS["results.json"])
+    fewer["runs"][0] |= {"temperature": 1.0, "questions": {"source": "sample", "count": 4, "sha256": "1"}}
+    card = ModelCard(render_card(DESCRIPTION, RESULTS | {"sampling/results.json": fewer}, "alice/x", None))
+    names = {result.metric_args["file"]: result.dataset_name for result in card.data.eval_results}
+    assert names == {
+        "results.json": "8 questions of sample, de-en",
+        "sampling/results.json": "4 questions of sample, de-en",
+    }
+
+
+def validate(folder: str) -> list[str]:
+    """Ask the Hub's own validation; return what it says against each card of a folder."""
+    from pathlib import Path
+
+    from huggingface_hub import ModelCard
+
+    said = []
+    for path in sorted(Path(folder).iterdir()):
+        try:
+            ModelCard.load(path, ignore_metadata_errors=True).validate()
+            said.append("")
+        except ValueError as error:
+            said.append(str(error))
+    return said
+
+
+def test_the_hubs_validation_passes(tmp_path: Path) -> None:
+    """A card that the Hub refuses fails the push of the whole drafter; a planted fault must be refused here too."""
+    cards = [
+        render_card(description, measurements, "alice/x", licence)
+        for description in (DESCRIPTION, ADAPTER, NGRAM_ALONE, dataclasses.replace(DESCRIPTION, training={}))
+        for measurements in ({}, RESULTS)
+        for licence in (None, "apache-2.0", "other")
+    ]
+    cards += [(folder / "README.md").read_text(encoding="utf-8") for folder in CARDS]
+    wrong = cards[0].replace("base_model: tests/tiny-target", "base_model:\n  id: tests/tiny-target")
+    assert wrong != cards[0]
+    (tmp_path / "cards").mkdir()
+    for number, card in enumerate([*cards, wrong]):
+        (tmp_path / "cards" / f"{number:02}.md").write_text(card, encoding="utf-8")
+    with LoopbackHub(tmp_path / "hub", {}) as hub:
+        *said, refused = run_client(hub, tmp_path / "home", validate, folder=str(tmp_path / "cards"))
+    assert len(said) == len(cards)
+    assert set(said) == {""}
+    assert "base_model" in refused

@@ -1,0 +1,151 @@
+"""What a prompt asks for: the language of its text, and what the answer will be in."""
+
+import itertools
+from collections import Counter
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from drafter_trainer.corpora.sample import LANGUAGES as SAMPLE_LANGUAGES
+from drafter_trainer.corpora.sample import SPLITS, sample_rows
+from drafter_trainer.hub import request as request_module
+from drafter_trainer.hub.request import PromptReader, Request, identify_language, read_request
+from drafter_trainer.languages import LANGUAGES, Pair, translation_prompt
+from drafter_trainer.targets import encode_prompt
+from tests.conftest import make_tokenizer
+
+GERMAN = "Der Zug nach Hamburg fährt heute leider eine Stunde später ab."
+JAPANESE = "明日の朝、駅の前で会いましょう。"
+DE, EN, FR, JA = (LANGUAGES[code] for code in ("de", "en", "fr", "ja"))
+
+# Templates of other families, as far as they matter here.
+CHATML = (
+    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are helpful.<|im_end|>\n{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+VICUNA = (
+    "A chat between a user and an assistant. {% for message in messages %}{% if message['role'] == 'user' %}"
+    "USER: {{ message['content'] }} {% else %}ASSISTANT: {{ message['content'] }}<|end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+LLAMA2 = (
+    "{% for message in messages %}{% if message['role'] == 'user' %}<|start|>[INST] {{ message['content'] }} [/INST]"
+    "{% else %} {{ message['content'] }} <|end|>{% endif %}{% endfor %}"
+)
+GEMMA = (
+    "{{ bos_token }}{% for message in messages %}<start_of_turn>{{ 'model' if message['role'] == 'assistant' else "
+    "message['role'] }}\n{{ message['content'] | trim }}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+
+
+def sentences() -> list[tuple[str, str]]:
+    """List the sample's sentences in six languages."""
+    return [(code, row[code]) for split in SPLITS for row in sample_rows(split) for code in SAMPLE_LANGUAGES]
+
+
+def test_languages_of_the_sample_are_told() -> None:
+    """A drafter of another language is little better than none."""
+    counts = Counter()
+    for code, sentence in sentences():
+        found = identify_language(sentence)
+        counts["unknown" if found is None else found.code == code] += 1
+    assert counts[True] / counts.total() > 0.99
+    assert counts[False] == 0
+
+
+def test_languages_that_are_not_known_are_not_taken_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An identifier that has to choose among a few languages is sure of the wrong one."""
+    for absent in SAMPLE_LANGUAGES:
+        monkeypatch.setattr(
+            request_module, "LANGUAGES", {code: LANGUAGES[code] for code in LANGUAGES if code != absent}
+        )
+        own = [identify_language(sentence) for code, sentence in sentences() if code == absent]
+        assert own.count(None) / len(own) > 0.99, absent
+
+
+def test_mixed_texts_get_one_of_their_languages() -> None:
+    """Two languages in one prompt must not add up to a third."""
+    counts = Counter()
+    for row in sample_rows("test"):
+        for one, other in itertools.permutations(SAMPLE_LANGUAGES, 2):
+            found = identify_language(f"{row[one][:80]} {row[other][:80]}")
+            counts[found is None or found.code in (one, other)] += 1
+    assert counts[True] / counts.total() > 0.99
+
+
+@pytest.mark.parametrize("pair", [Pair(DE, EN), Pair(EN, JA), Pair(JA, FR)], ids=str)
+def test_the_projects_own_prompts_are_read(pair: Pair) -> None:
+    """The router must know what training and benchmark ask for, and in which direction."""
+    expected = Request(pair.source, pair.target, is_translation=True)
+    assert read_request(translation_prompt(pair, pair.source.probe)) == expected
+    # The sets published with arXiv 2406.16758 have no space there.
+    assert read_request(translation_prompt(pair, pair.source.probe).replace(": ", ":", 1)) == expected
+
+
+@pytest.mark.parametrize(
+    ("message", "source", "answer", "is_translation"),
+    [
+        pytest.param(f"Translate the following sentence into English:\n{GERMAN}", DE, EN, True, id="into"),
+        pytest.param(f"Please translate this to french: {JAPANESE}", JA, FR, True, id="lower case"),
+        pytest.param(f"Translate French to English: {GERMAN}", DE, EN, True, id="called by a wrong name"),
+        pytest.param("Translate German to English: Obama", DE, EN, True, id="too short to tell"),
+        pytest.param("Translate German to English: OK, see you tomorrow morning.", DE, EN, True, id="English already"),
+        pytest.param("Translate to English: 42", None, EN, True, id="nothing told"),
+        pytest.param(f"Translate to Dutch: {GERMAN}", DE, None, True, id="into an unknown language"),
+        pytest.param(GERMAN, DE, DE, False, id="answered in its own language"),
+        pytest.param("Write a short story in German about a lighthouse keeper.", EN, DE, False, id="in German"),
+        pytest.param("Why do we translate books?", EN, EN, False, id="no translation"),
+        pytest.param("De trein naar Utrecht vertrekt vandaag helaas een uur later.", None, None, False, id="Dutch"),
+        pytest.param("1234567890", None, None, False, id="no language"),
+        pytest.param("", None, None, False, id="empty"),
+    ],
+)
+def test_users_words_are_read(message: str, source, answer, is_translation: bool) -> None:
+    """A wrong reading takes the drafter of another pair, or of another direction."""
+    assert read_request(message) == Request(source, answer, is_translation)
+
+
+@pytest.fixture
+def speaker() -> PreTrainedTokenizerFast:
+    """A tokenizer whose template a test may change."""
+    return make_tokenizer()
+
+
+@pytest.mark.parametrize(
+    "template", [None, CHATML, VICUNA, LLAMA2, GEMMA], ids=["own", "chatml", "vicuna", "llama2", "gemma"]
+)
+def test_last_message_is_found_in_every_template(speaker: PreTrainedTokenizerFast, template: str | None) -> None:
+    """A template's own English words, or an earlier turn, would decide the language of a short message."""
+    if template is not None:
+        speaker.chat_template = template
+    reader, message = PromptReader(speaker), f"Translate German to English: {GERMAN}\nUnd noch etwas."
+    assert reader.last_message(encode_prompt(speaker, message)) == message
+    earlier = [("Bonjour, ça va ?", "Oui."), ("Quelle heure est-il ?", "Midi.")]
+    assert reader.last_message(encode_prompt(speaker, message, earlier)) == message
+    assert reader.read(encode_prompt(speaker, JAPANESE, earlier)).source == JA
+
+
+def test_last_message_is_found_whatever_its_length(speaker: PreTrainedTokenizerFast) -> None:
+    """A message longer than what is decoded first would be taken for a prompt without a template."""
+    reader, earlier = PromptReader(speaker), [(JAPANESE, JAPANESE)] * 9
+    for words in (1, 50, 300):
+        message = f"Translate German to English: {GERMAN}" + words * " weiter"
+        assert reader.last_message(encode_prompt(speaker, message, earlier)) == message
+
+
+def test_system_message_is_no_part_of_the_message(speaker: PreTrainedTokenizerFast) -> None:
+    """A system's instructions are in English, whoever speaks."""
+    speaker.chat_template = CHATML
+    chat = [{"role": "system", "content": "Answer shortly, and in English."}, {"role": "user", "content": GERMAN}]
+    ids = speaker.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"]
+    assert PromptReader(speaker).last_message(ids) == GERMAN
+
+
+def test_prompts_without_a_template_are_the_message(speaker: PreTrainedTokenizerFast) -> None:
+    """Base models are asked without a chat template, and a template may be left out of a prompt."""
+    ids = [speaker.bos_token_id, *speaker.encode(GERMAN)]
+    assert PromptReader(speaker).last_message(ids) == GERMAN
+    speaker.chat_template = None
+    assert PromptReader(speaker).last_message(ids) == GERMAN

@@ -1,0 +1,471 @@
+"""The router: the right drafter for each prompt, once a call, and never another answer than the target's."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from drafter_trainer.benchmark.methods import DRAFTER, PLAIN
+from drafter_trainer.decoding.metrics import Round, alpha
+from drafter_trainer.decoding.rounds import decode
+from drafter_trainer.drafters.adapters import add_adapter
+from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
+from drafter_trainer.drafters.load import identify_drafter, load_drafter, with_sources
+from drafter_trainer.drafters.loop.drafting import DraftingLoop
+from drafter_trainer.drafters.loop.generate import attach_loop, loop_of
+from drafter_trainer.drafters.loop.networkless import NetworklessDrafter
+from drafter_trainer.drafters.loop.policy import LOOKUP, NGRAM
+from drafter_trainer.errors import IncompatibleTokenizerError, InputError
+from drafter_trainer.hub.request import Request
+from drafter_trainer.hub.route import LOOKUP_ALONE, WITHOUT_NETWORK, Measurement, Route, share_weights
+from drafter_trainer.hub.router import Choice, DrafterRouter, with_known_pairs
+from drafter_trainer.languages import LANGUAGES, get_pair, story_prompt, translation_prompt
+from drafter_trainer.targets import Target, encode_prompt
+from tests.client import run_client
+from tests.conftest import make_model, make_tokenizer
+from tests.decoding.drafts import agreeing, disagreeing, partly_agreeing
+from tests.decoding.test_losslessness import (
+    IMPROBABLE,
+    SAMPLES,
+    TOY_DRAFT_LENGTH,
+    chance_of_these_answers,
+    exact_chances,
+    sample,
+    toy_target,
+)
+from tests.drafters.loop.conftest import calibration, make_loop, make_settings, with_loop
+from tests.drafters.test_load import write_drafter
+from tests.hub.conftest import results_for
+from tests.loopback_hub import LoopbackHub
+
+__all__ = ["toy_target"]  # a fixture, for pytest to find
+
+TOKENS = 16
+DE_EN, FR_EN, JA_EN, EN_DE = (get_pair(pair) for pair in ("de-en", "fr-en", "ja-en", "en-de"))
+Run = tuple[str, str, float, dict[str, float]]  # pair, task, temperature, speedups by method
+
+
+def change(folder: Path, **changes: object) -> DrafterDescription:
+    """Change what a drafter's folder says of itself."""
+    description = dataclasses.replace(DrafterDescription.read(folder), **changes)
+    (folder / FILE_NAME).write_text(description.to_json(), encoding="utf-8")
+    return description
+
+
+def write_results(folder: Path, *runs: Run) -> None:
+    """Write made-up measurements of a drafter beside it."""
+    results = results_for("tiny", DrafterDescription.read(folder).fingerprint())
+    (like,) = results["runs"]
+    plain, drafter = like["methods"]
+    results["runs"] = [
+        like
+        | {"pair": pair, "task": task, "temperature": temperature}
+        | {
+            "methods": [plain]
+            + [
+                drafter | {"name": name, "speedup": {"value": value, "low": value, "high": value}}
+                for name, value in speedups.items()
+            ]
+        }
+        for pair, task, temperature, speedups in runs
+    ]
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+
+
+def make_folder(
+    place: Path, tokenizer: PreTrainedTokenizerFast, pair: str, *runs: Run, model: PreTrainedModel | None = None
+) -> str:
+    """Write a drafter's folder, measured or not."""
+    write_drafter(place, model or make_model(tokenizer, layers=1, seed=3), tokenizer, pair)
+    if runs:
+        write_results(place, *runs)
+    return str(place)
+
+
+def prompt(tokenizer: PreTrainedTokenizerFast, pair: str, text: str = "") -> list[int]:
+    """Ask for a translation."""
+    given = get_pair(pair)
+    return encode_prompt(tokenizer, translation_prompt(given, text or given.source.probe))
+
+
+def chosen(router: DrafterRouter, ids: list[int], sampling: bool = False) -> tuple[str, str]:
+    """Name what is chosen."""
+    choice = router.choose(ids, sampling)
+    return Path(choice.drafter).name, choice.way
+
+
+# Which drafter
+
+
+def test_each_pair_has_its_drafter(tmp_path: Path, target_model: PreTrainedModel, tokenizer) -> None:
+    """A user names drafters once, and must never think of languages again."""
+    folders = [make_folder(tmp_path / pair, tokenizer, pair) for pair in ("de-en", "fr-en", "ja-en", "en-de")]
+    router = DrafterRouter.from_hub(target_model, folders, tokenizer)
+    for pair in ("de-en", "fr-en", "ja-en", "en-de"):
+        assert chosen(router, prompt(tokenizer, pair)) == (pair, DRAFTER)
+    # In Russian, into English: the n-grams of English are known.
+    assert chosen(router, prompt(tokenizer, "ru-en")) == ("de-en", WITHOUT_NETWORK)
+    assert chosen(router, prompt(tokenizer, "de-ru")) == ("de-en", LOOKUP_ALONE)
+    # Nothing says that the answer will be in another language than the question.
+    assert chosen(router, encode_prompt(tokenizer, LANGUAGES["de"].probe)) == ("en-de", WITHOUT_NETWORK)
+    assert chosen(router, encode_prompt(tokenizer, "De trein vertrekt vandaag een uur later.")) == (
+        "de-en",
+        LOOKUP_ALONE,
+    )
+
+
+def test_the_fastest_of_a_pair_is_chosen(tmp_path: Path, target_model: PreTrainedModel, tokenizer) -> None:
+    """Of several drafters for a language the first would be chosen, whatever their cards say."""
+    given = {
+        "slow": ("de-en", "translation", 0.0, {DRAFTER: 1.2, WITHOUT_NETWORK: 1.1}),
+        "fast": ("de-en", "translation", 0.0, {DRAFTER: 1.9, WITHOUT_NETWORK: 1.4}),
+        "table": ("de-en", "translation", 0.0, {DRAFTER: 1.3, WITHOUT_NETWORK: 1.8}),
+    }
+    folders = {name: make_folder(tmp_path / name, tokenizer, "de-en", run) for name, run in given.items()}
+    for names, expected in (
+        (("slow", "fast", "table"), ("fast", DRAFTER)),
+        (("slow", "table"), ("table", WITHOUT_NETWORK)),
+        (("slow",), ("slow", DRAFTER)),
+    ):
+        router = DrafterRouter.from_hub(target_model, [folders[name] for name in names], tokenizer)
+        assert chosen(router, prompt(tokenizer, "de-en")) == expected
+
+
+def test_a_drafter_that_was_slower_is_not_chosen(tmp_path: Path, target_model: PreTrainedModel, tokenizer) -> None:
+    """Whoever passes a router must not become slower than without."""
+    slow = ("de-en", "translation", 0.0, {DRAFTER: 0.9, WITHOUT_NETWORK: 0.95})
+    folder = make_folder(tmp_path / "slow", tokenizer, "de-en", slow)
+    router = DrafterRouter.from_hub(target_model, [folder], tokenizer)
+    assert chosen(router, prompt(tokenizer, "de-en")) == ("slow", PLAIN)
+    decoding = decode(target_model, prompt(tokenizer, "de-en"), {"assistant_model": router}, 0.0, 0, TOKENS)
+    assert {round_.drafted for round_ in decoding.rounds} == {0}
+    assert decoding.output_ids == decode(target_model, prompt(tokenizer, "de-en"), {}, 0.0, 0, TOKENS).output_ids
+    # Another drafter of the pair, of which nothing is known, is tried in its place.
+    untried = make_folder(tmp_path / "untried", tokenizer, "de-en")
+    router = DrafterRouter.from_hub(target_model, [folder, untried], tokenizer)
+    assert chosen(router, prompt(tokenizer, "de-en")) == ("untried", DRAFTER)
+    # Its lookup and n-grams, where they were faster than its network.
+    write_results(Path(folder), ("de-en", "translation", 0.0, {DRAFTER: 0.9, WITHOUT_NETWORK: 1.05}))
+    router = DrafterRouter.from_hub(target_model, [folder], tokenizer)
+    assert chosen(router, prompt(tokenizer, "de-en")) == ("slow", WITHOUT_NETWORK)
+
+
+def test_sampling_goes_by_what_was_sampled(tmp_path: Path, target_model: PreTrainedModel, tokenizer) -> None:
+    """Greedy speedups promise too much at temperature 1: what is fast there may be slow here."""
+    greedy = ("de-en", "translation", 0.0, {DRAFTER: 1.9})
+    sampled = [("de-en", "translation", 1.0, {DRAFTER: speedup}) for speedup in (0.9, 0.8, 1.0)]
+    folders = [
+        make_folder(tmp_path / "greedy", tokenizer, "de-en", greedy),
+        make_folder(tmp_path / "both", tokenizer, "de-en", (*greedy[:3], {DRAFTER: 1.2}), *sampled),
+    ]
+    router = DrafterRouter.from_hub(target_model, folders, tokenizer)
+    assert chosen(router, prompt(tokenizer, "de-en")) == ("greedy", DRAFTER)
+    # It was not sampled from, which is better than slower.
+    assert chosen(router, prompt(tokenizer, "de-en"), sampling=True) == ("greedy", DRAFTER)
+    router = DrafterRouter.from_hub(target_model, folders[1:], tokenizer)
+    assert chosen(router, prompt(tokenizer, "de-en"), sampling=True) == ("both", PLAIN)
+    router = DrafterRouter.from_hub(target_model, folders[:1], tokenizer)
+    assert chosen(router, prompt(tokenizer, "de-en"), sampling=True) == ("greedy", DRAFTER)
+
+
+def test_other_tasks_go_by_their_own_measurements(tmp_path: Path, target_model: PreTrainedModel, tokenizer) -> None:
+    """How fast a drafter translates says little of stories, and a language that it reads is none that it writes."""
+    translation = ("de-en", "translation", 0.0, {DRAFTER: 3.0})
+    story = ("de-en", "story", 0.0, {DRAFTER: 1.1, WITHOUT_NETWORK: 1.3})
+    folders = [
+        make_folder(tmp_path / "translates", tokenizer, "de-en", translation),
+        make_folder(tmp_path / "both", tokenizer, "de-en", translation, story),
+    ]
+    router = DrafterRouter.from_hub(target_model, folders, tokenizer)
+    in_english = encode_prompt(tokenizer, story_prompt(LANGUAGES["en"], "a lighthouse keeper"))
+    in_german = encode_prompt(tokenizer, story_prompt(LANGUAGES["de"], "a lighthouse keeper"))
+    assert chosen(router, in_english) == ("both", WITHOUT_NETWORK)
+    assert chosen(router, in_german) == ("translates", LOOKUP_ALONE)
+    router = DrafterRouter.from_hub(target_model, folders[:1], tokenizer)
+    assert chosen(router, in_english) == ("translates", WITHOUT_NETWORK)
+
+
+def test_results_of_an_earlier_drafter_count_for_nothing(
+    tmp_path: Path, target_model: PreTrainedModel, tokenizer
+) -> None:
+    """A drafter that was trained anew beside its old results would be praised for what it no longer is."""
+    fast = ("de-en", "translation", 0.0, {DRAFTER: 9.0})
+    folders = [make_folder(tmp_path / name, tokenizer, "de-en", fast) for name in ("first", "second")]
+    write_results(Path(folders[0]), ("de-en", "translation", 0.0, {DRAFTER: 2.0}))
+    change(Path(folders[1]), draft_length=2)
+    router = DrafterRouter.from_hub(target_model, folders, tokenizer)
+    assert chosen(router, prompt(tokenizer, "de-en")) == ("first", DRAFTER)
+
+
+def test_a_benchmark_tells_what_each_prompt_is(tmp_path: Path, target_model: PreTrainedModel, tokenizer) -> None:
+    """What the router is held against must know the language even where the router does not."""
+    folders = [make_folder(tmp_path / pair, tokenizer, pair) for pair in ("de-en", "fr-en")]
+    router = DrafterRouter.from_hub(target_model, folders, tokenizer)
+    ids = prompt(tokenizer, "de-en", LANGUAGES["fr"].probe)
+    assert chosen(router, ids) == ("fr-en", DRAFTER)
+    assert chosen(with_known_pairs(router, {tuple(ids): DE_EN}), ids) == ("de-en", DRAFTER)
+    assert chosen(router, ids) == ("fr-en", DRAFTER)
+
+
+# In the target's generate
+
+
+def make_route(name: str, pair: str, drafter: PreTrainedModel, measurements: Sequence[Measurement] = ()) -> Route:
+    """Make a route of a drafter that has no folder."""
+    parts = {WITHOUT_NETWORK: [LOOKUP, NGRAM], LOOKUP_ALONE: [LOOKUP], PLAIN: []}
+    ways = {way: loop_of(with_sources(drafter, sources)) for way, sources in parts.items()}
+    return Route(name, "tests/toy", get_pair(pair), {DRAFTER: loop_of(drafter)} | ways, tuple(measurements))
+
+
+@pytest.fixture
+def router(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> DrafterRouter:
+    """Drafters that are always, sometimes and never right, of different draft lengths."""
+    makers = {
+        "de-en": (agreeing, 3),
+        "fr-en": (lambda model: partly_agreeing(model, 0.015), 5),
+        "ja-en": (disagreeing, 2),
+    }
+    routes = [
+        make_route(pair, pair, with_loop(make(target_model), make_settings(longest_draft=length)))
+        for pair, (make, length) in makers.items()
+    ]
+    return DrafterRouter(target_model, routes, tokenizer)
+
+
+def test_greedy_output_is_the_targets(router: DrafterRouter, target_model: PreTrainedModel, tokenizer) -> None:
+    """A drafter that is changed between prompts, or drafts behind another's text, answers in the target's place."""
+    rounds: dict[str, list[Round]] = {}
+    for pair in ("de-en", "fr-en", "de-en", "ja-en", "ru-en", "de-ru", "fr-en", "de-en"):
+        ids = prompt(tokenizer, pair)
+        plain = decode(target_model, ids, {"eos_token_id": None}, 0.0, 0, TOKENS)
+        routed = decode(target_model, ids, {"assistant_model": router, "eos_token_id": None}, 0.0, 0, TOKENS)
+        assert routed.output_ids == plain.output_ids, pair
+        rounds.setdefault(f"{router.chosen.drafter} {router.chosen.way}", []).extend(routed.rounds)
+    assert set(rounds) == {
+        "de-en drafter",
+        "fr-en drafter",
+        "ja-en drafter",
+        f"de-en {WITHOUT_NETWORK}",
+        f"de-en {LOOKUP_ALONE}",
+    }
+    # They were asked, and each drafted as it does.
+    assert alpha(rounds["de-en drafter"]) > 0.8  # what lookup finds may be wrong
+    assert max(round_.drafted for round_ in rounds["fr-en drafter"]) == 5
+    assert alpha(rounds["ja-en drafter"]) < alpha(rounds["fr-en drafter"]) < alpha(rounds["de-en drafter"])
+
+
+def test_drafters_without_a_network_are_routed_too(target_model: PreTrainedModel, tokenizer) -> None:
+    """What has no weights has nothing to share and no network to leave out."""
+    drafter = NetworklessDrafter.for_vocabulary(len(tokenizer))
+    attach_loop(drafter, make_loop(make_settings(sources=["lookup"]), size=len(tokenizer)))
+    router = DrafterRouter(target_model, [make_route("tables", "de-en", drafter)], tokenizer)
+    share_weights(router.routes)
+    for pair, way in (("de-en", DRAFTER), ("fr-en", WITHOUT_NETWORK)):
+        ids = prompt(tokenizer, pair)
+        routed = decode(target_model, ids, {"assistant_model": router}, 0.0, 0, TOKENS)
+        assert routed.output_ids == decode(target_model, ids, {}, 0.0, 0, TOKENS).output_ids
+        assert (router.chosen.drafter, router.chosen.way) == ("tables", way)
+
+
+class TakingTurns:
+    """Read another request from each prompt, whatever it says."""
+
+    def __init__(self, *pairs: str) -> None:
+        self.requests = [Request(get_pair(pair).source, get_pair(pair).target, True) for pair in pairs]
+        self.reads = 0
+
+    def read(self, prompt_ids: Sequence[int]) -> Request:
+        """Say the next request."""
+        self.reads += 1
+        return self.requests[self.reads % len(self.requests)]
+
+
+@pytest.fixture
+def toy_router(toy_target: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> DrafterRouter:
+    """Two drafters that are right in different places, a third that only looks up, and one that drafts nothing."""
+    trust = calibration() | {"lookup": [0.3, *[0.7] * 7], "network": [0.2] * 8 + [0.6] * 12}
+    settings = make_settings(sources=["lookup", "network"], longest_draft=TOY_DRAFT_LENGTH, calibration=trust)
+    slow = Measurement(DRAFTER, get_pair("ru-en"), True, True, 0.5)
+    drafters = [with_loop(partly_agreeing(toy_target, 0.25, seed), settings) for seed in (0, 1, 2)]
+    routes = [
+        make_route("first", "de-en", drafters[0]),
+        make_route("second", "fr-en", drafters[1]),
+        make_route("slow", "ru-en", drafters[2], [slow]),
+    ]
+    router = DrafterRouter(toy_target, routes, tokenizer)
+    router.reader = TakingTurns("de-en", "fr-en", "ru-en", "zh-ja")
+    return router
+
+
+def test_sampled_answers_have_the_targets_distribution(
+    toy_target: PreTrainedModel, toy_router: DrafterRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drafts of one drafter judged by the distribution of another answer in neither's voice, nor in the target's."""
+    right, choices = DrafterRouter.choose, set()
+
+    def noting(self: DrafterRouter, *given: object) -> Choice:
+        choice = right(self, *given)
+        choices.add((choice.drafter, choice.way))
+        return choice
+
+    monkeypatch.setattr(DrafterRouter, "choose", noting)
+    answers, rounds = sample(toy_target, {"assistant_model": toy_router}, 1.0, SAMPLES)
+    assert chance_of_these_answers(answers, exact_chances(toy_target, 1.0)) > IMPROBABLE
+    assert choices == {("first", DRAFTER), ("second", DRAFTER), ("first", PLAIN), ("first", LOOKUP_ALONE)}
+    assert 0.1 < alpha(rounds) < 0.9  # it was put to the test: accepted and rejected
+
+
+def test_the_choice_is_made_once_a_call(
+    router: DrafterRouter, target_model: PreTrainedModel, tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A choice in each round costs its time again and again, and the answer so far would change its mind."""
+    forgotten: list[DraftingLoop] = []
+    right = DraftingLoop.forget
+    monkeypatch.setattr(DraftingLoop, "forget", lambda self: (forgotten.append(self), right(self)))
+    router.reader = turns = TakingTurns("fr-en", "de-en")
+    ids = prompt(tokenizer, "ja-en")
+    given = {"assistant_model": router, "eos_token_id": None}
+    for call in (1, 2, 3):  # the same prompt again is another call
+        assert len(decode(target_model, ids, given, 0.0, 0, TOKENS).rounds) > 1
+        assert turns.reads == len(forgotten) == call
+    assert forgotten[0] is forgotten[2] is router.routes[0].ways[DRAFTER]
+    assert forgotten[1] is router.routes[1].ways[DRAFTER]
+
+
+def test_the_next_turn_of_a_chat_begins_anew(router: DrafterRouter, target_model: PreTrainedModel, tokenizer) -> None:
+    """A loop that was not told that its text has ended takes a user's pause for a slow pass of the target."""
+    ids = prompt(tokenizer, "de-en")
+    loop = router.routes[0].ways[DRAFTER]
+    given = {"assistant_model": router, "eos_token_id": None}
+    output = decode(target_model, ids, given, 0.0, 0, 9).output_ids
+    before = loop._clocked_curve.milliseconds.copy()
+    loop.clock.seconds += 3600
+    router.reader = TakingTurns("de-en")
+    decode(target_model, [*ids, *output[:6]], given, 0.0, 0, 2)
+    assert (loop._clocked_curve.milliseconds == before).all()
+
+
+# Adapters over one base
+
+
+def write_adapter(folder: Path, base: str, tokenizer: PreTrainedTokenizerFast, pair: str, seed: int) -> str:
+    """Write an adapter with random weights over a base drafter."""
+    model = add_adapter(AutoModelForCausalLM.from_pretrained(base), 2, 4)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_" in name:
+                weight.copy_(0.2 * torch.randn(weight.shape, generator=generator))
+    model.save_pretrained(folder)
+    whole = folder.parent / f"{folder.name}-whole"
+    write_drafter(whole, make_model(tokenizer, layers=1), tokenizer, pair)
+    tokenizer.save_pretrained(folder)
+    (folder / FILE_NAME).write_bytes((whole / FILE_NAME).read_bytes())
+    change(folder, adapter_of={"drafter": base, "revision": identify_drafter(base)})
+    return str(folder)
+
+
+def test_adapters_share_their_base(tmp_path: Path, target_model: PreTrainedModel, tokenizer) -> None:
+    """A base in memory once for each language is what adapters are there to avoid; and each must stay itself."""
+    base = make_folder(tmp_path / "base", tokenizer, "de-en", model=partly_agreeing(target_model, 0.01))
+    folders = [
+        write_adapter(tmp_path / pair, base, tokenizer, pair, seed) for seed, pair in enumerate(("de-en", "fr-en"))
+    ]
+    folders.append(
+        make_folder(tmp_path / "ja-en", tokenizer, "ja-en", model=make_model(tokenizer, seed=8))
+    )  # no adapter
+    router = DrafterRouter.from_hub(target_model, folders, tokenizer)
+    first, second, other = (route.ways[DRAFTER].network for route in router.routes)
+    assert first.embeddings is second.embeddings
+    assert first.head.weight is second.head.weight
+    assert not torch.equal(first.layers[0].query_key_value.weight, second.layers[0].query_key_value.weight)
+    for folder, network in zip(folders, (first, second, other)):
+        alone = loop_of(load_drafter(folder, target_model, tokenizer)).network
+        for ids in ([9, 33, 120], [9, 33, 120, 7]):
+            network.crop(0)
+            alone.crop(0)
+            torch.testing.assert_close(network.read(ids), alone.read(ids), atol=0, rtol=0)
+    for pair in ("de-en", "fr-en", "ja-en", "de-en"):
+        ids = prompt(tokenizer, pair)
+        plain = decode(target_model, ids, {}, 0.0, 0, TOKENS)
+        assert decode(target_model, ids, {"assistant_model": router}, 0.0, 0, TOKENS).output_ids == plain.output_ids
+        assert Path(router.chosen.drafter).name == pair
+
+
+# What is refused
+
+
+def test_no_drafters_are_refused(target_model: PreTrainedModel, tokenizer) -> None:
+    """An empty list would fail at the first prompt, in the midst of a service."""
+    with pytest.raises(InputError, match="a router needs drafters"):
+        DrafterRouter.from_hub(target_model, [], tokenizer)
+
+
+def test_drafters_of_another_target_are_refused(tmp_path: Path, target_model: PreTrainedModel, tokenizer) -> None:
+    """Targets of one family share a tokenizer: the drafter of another would draft, and seldom be right."""
+    folders = [make_folder(tmp_path / pair, tokenizer, pair) for pair in ("de-en", "fr-en")]
+    change(Path(folders[1]), target="tests/other-target")
+    with pytest.raises(
+        InputError, match=r"was trained for tests/tiny-target, .* for tests/other-target: name drafters"
+    ):
+        DrafterRouter.from_hub(target_model, folders, tokenizer)
+
+
+def test_drafters_that_do_not_fit_are_refused(tmp_path: Path, target_model: PreTrainedModel, tokenizer) -> None:
+    """A drafter for another model fails within generate, one with another tokenizer drafts garbage."""
+    folder = make_folder(tmp_path / "de-en", tokenizer, "de-en")
+    route = Route.of(folder, load_drafter(folder, target_model, tokenizer))
+    smaller = make_model(make_tokenizer(380))
+    with pytest.raises(InputError, match="loaded for a vocabulary of 400 on cpu, the target has 380 on cpu"):
+        DrafterRouter(smaller, [route], tokenizer)
+    with pytest.raises(IncompatibleTokenizerError):
+        DrafterRouter.from_hub(target_model, [folder], make_tokenizer(380))
+    with pytest.raises(InputError, match="no-such-drafter is neither a folder nor a published drafter"):
+        DrafterRouter.from_hub(target_model, [str(tmp_path / "no-such-drafter")], tokenizer)
+
+
+def test_a_router_answers_nothing_itself(router: DrafterRouter) -> None:
+    """It looks like a model, and has no words of its own."""
+    with pytest.raises(InputError, match=r"pass it to .* as assistant_model"):
+        router.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=3)
+
+
+# From the Hub
+
+
+def route_and_generate(drafters: list[str], target: str) -> dict:
+    """Route between published drafters in a process with an empty cache."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from drafter_trainer.hub.router import DrafterRouter
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(target), AutoTokenizer.from_pretrained(target)
+    router = DrafterRouter.from_hub(model, drafters)
+    chosen, equal = [], []
+    for text in ("Translate German to English: Der Zug kommt gleich.", "Translate French to English: Il pleut ici."):
+        chat = [{"role": "user", "content": text}]
+        inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+        plain = model.generate(**inputs, max_new_tokens=10, do_sample=False)
+        equal.append(torch.equal(plain, model.generate(**inputs, max_new_tokens=10, assistant_model=router)))
+        chosen.append(f"{router.chosen.drafter} {router.chosen.way}")
+    return {"equal": equal, "chosen": chosen}
+
+
+def test_drafters_come_from_the_hub(tmp_path: Path, target: Target, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Names are all that a user has; what was measured must come along."""
+    slow = ("de-en", "translation", 0.0, {DRAFTER: 0.9})
+    make_folder(tmp_path / "de-en", tokenizer, "de-en", slow)
+    make_folder(tmp_path / "fr-en", tokenizer, "fr-en")
+    with LoopbackHub(tmp_path / "hub", {"hf_alice": "alice"}) as hub:
+        for pair in ("de-en", "fr-en"):
+            files = {path.name: path for path in (tmp_path / pair).iterdir() if path.is_file()}
+            hub.add_repo(f"alice/tiny-{pair}", files)
+        names = ["alice/tiny-de-en", "alice/tiny-fr-en"]
+        seen = run_client(hub, tmp_path / "home", route_and_generate, drafters=names, target=target.path)
+    assert seen["equal"] == [True, True]
+    assert seen["chosen"] == [f"alice/tiny-de-en {PLAIN}", f"alice/tiny-fr-en {DRAFTER}"]

@@ -1,0 +1,67 @@
+"""The recipes as scripts of their own: what a rented machine is told that has none of this repository."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drafter_trainer.arguments import RunArguments
+from drafter_trainer.configuration import RECIPES, read_config
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+# The reference of PEP 723
+BLOCK = re.compile(r"(?m)^# /// (?P<type>[a-zA-Z0-9-]+)$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
+OF_A_PAIR = sorted((ROOT / "recipes" / "configs").glob("*/??-??.yaml"))
+OF_A_DRAFTER = [recipe for recipe, kinds in RECIPES.items() if RunArguments in kinds]
+
+
+def header(path: Path) -> dict[str, Any] | None:
+    """Read a script's inline metadata."""
+    blocks = [match for match in BLOCK.finditer(path.read_text(encoding="utf-8")) if match["type"] == "script"]
+    if not blocks:
+        return None
+    (block,) = blocks
+    return tomllib.loads("".join(line[2:] or "\n" for line in block["content"].splitlines(keepends=True)))
+
+
+@pytest.mark.parametrize("recipe", OF_A_DRAFTER)
+def test_header_asks_for_this_package(recipe: str) -> None:
+    """With another version the script runs against code that it was not written for, on a machine that costs money."""
+    read = header(ROOT / "recipes" / f"{recipe}.py")
+    assert read is not None
+    assert read["requires-python"] == PROJECT["requires-python"]
+    (dependency,) = read["dependencies"]
+    extra, version = re.fullmatch(r"drafter_trainer(?:\[(\w+)\])?==(.+)", dependency).groups()
+    assert version == PROJECT["version"]
+    assert extra is None or extra in PROJECT["optional-dependencies"]
+
+
+@pytest.mark.parametrize("recipe", OF_A_DRAFTER)
+def test_package_comes_from_the_wheel_alone(recipe: str) -> None:
+    """The package is on no index: whoever puts another one of its name there must not be run with the user's token."""
+    tools = header(ROOT / "recipes" / f"{recipe}.py")["tool"]
+    (index,) = tools["uv"]["index"]
+    assert index["explicit"] is True
+    assert tools["uv"]["sources"]["drafter_trainer"] == {"index": index["name"]}
+    assert tools["hf-jobs"]["volumes"] == [f"dist:{index['url']}"]
+    assert tools["hf-jobs"]["secrets"] == ["HF_TOKEN"]
+    assert "--wheel-dir dist" in (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+def test_other_recipes_need_the_clone() -> None:
+    """A header promises that the script alone is enough: those that read or write the repository have none."""
+    found = {path.stem for path in (ROOT / "recipes").glob("*.py") if header(path) is not None}
+    assert found == set(OF_A_DRAFTER)
+
+
+@pytest.mark.parametrize("path", OF_A_PAIR, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_configuration_travels_as_one_file(path: Path, tmp_path: Path) -> None:
+    """The README joins two files for a job: the pair's keys must win, as they do over a base."""
+    texts = [file.read_text(encoding="utf-8") for file in (path.parent / "common.yaml", path)]
+    joined = re.sub(r"(?m)^base:.*$", "", "".join(texts))
+    (tmp_path / "job.yaml").write_text(joined, encoding="utf-8")
+    for recipe in OF_A_DRAFTER:
+        assert read_config(tmp_path / "job.yaml", recipe) == read_config(path, recipe)

@@ -1,0 +1,100 @@
+"""What is said where the Hub wants a token, or an access."""
+
+import re
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+from httpx2 import Request, Response
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+from drafter_trainer.access import explain_refusal
+from tests.client import run_client
+from tests.loopback_hub import LoopbackHub
+
+DESCRIPTION = """{"name": "d", "target": "t", "target_revision": "1", "tokenizer_sha256": "0", "pair": "de-en",
+"draft_length": 5, "loop": {}, "files": {}, "training": {}, "versions": {}, "schema_version": 1}"""
+
+
+def refused(kind: type, text: str = "refused") -> Exception:
+    return kind(text, response=Response(401, request=Request("GET", "https://hub/org/model")))
+
+
+@pytest.mark.parametrize(
+    ("kind", "token", "advice"),
+    [
+        (GatedRepoError, None, r"is gated: ask for access at https://.*/org/model and set HF_TOKEN"),
+        (GatedRepoError, "hf_planted", r"is gated: ask for access at .*org/model with the account of your token"),
+        (RepositoryNotFoundError, None, r"no public org/model: check the name or, if it is private, set HF_TOKEN"),
+        (RepositoryNotFoundError, "hf_planted", r"no org/model that your token may read: check the name"),
+    ],
+)
+def test_refusals_say_what_to_do(monkeypatch: pytest.MonkeyPatch, kind: type, token: str | None, advice: str) -> None:
+    """The client's text says 401 and a URL; transformers hides it behind an error of its own. Neither may hold it."""
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: token)
+    hidden = OSError("We couldn't connect")
+    hidden.__cause__ = refused(kind)
+    for error in (refused(kind), hidden):
+        said = explain_refusal("org/model", error)
+        assert re.search(advice, said)
+        assert "\n" not in said
+        assert "hf_planted" not in said
+
+
+def test_other_errors_keep_their_text() -> None:
+    """Advice about tokens for a full disk would send the user to the wrong place."""
+    assert explain_refusal("org/model", OSError("No space\n left")) == "No space left"
+
+
+def load_refused(drafter: str, target: str, tokens_target: str) -> list:
+    """Collect what a user reads who loads what is not theirs."""
+    from transformers import AutoModelForCausalLM
+
+    from drafter_trainer import load_drafter
+    from drafter_trainer.errors import InputError
+    from drafter_trainer.targets import resolve_target
+
+    said = []
+    model = AutoModelForCausalLM.from_pretrained(target)
+
+    def load_for_gated_target():
+        model.name_or_path = tokens_target
+        load_drafter(target, model)
+
+    for load in (
+        lambda: load_drafter(drafter, model),
+        lambda: load_drafter("alice/private", model),
+        lambda: resolve_target(tokens_target),
+        load_for_gated_target,
+    ):
+        try:
+            load()
+        except InputError as error:
+            said.append(str(error))
+    return said
+
+
+def test_loading_what_is_gated_or_private(target_folder: Path, tmp_path: Path) -> None:
+    """Every way in must end in one line with advice, with a token that has no access and without any."""
+    model = {path.name: path for path in target_folder.iterdir()}
+    described = model | {"drafter.json": DESCRIPTION}
+    with LoopbackHub(tmp_path / "hub", {"hf_alice": "alice", "hf_bob": "bob"}) as hub:
+        hub.add_repo("alice/drafter", described)
+        hub.add_repo("alice/target", described)
+        hub.add_repo("alice/gated-target", model)
+        hub.add_repo("alice/private", described, private=True)
+        hub.repos["model", "alice/drafter"].gated = hub.repos["model", "alice/gated-target"].gated = True
+        given = {"drafter": "alice/drafter", "target": "alice/target", "tokens_target": "alice/gated-target"}
+        for token, gated, missing in (
+            (None, "is gated: ask for access at", "there is no public alice/private: check the name or, if it is"),
+            ("hf_bob", "with the account of your token", "there is no alice/private that your token may read"),
+        ):
+            said = run_client(hub, tmp_path / f"home-{token}", load_refused, token=token, **given)
+            assert len(said) == 4
+            assert all("\n" not in line and "hf_" not in line for line in said)
+            for line in (said[0], said[2], said[3]):
+                assert gated in line, line
+            assert missing in said[1]
+            assert f"{hub.endpoint}/alice/drafter" in said[0]
+            assert f"{hub.endpoint}/alice/gated-target" in said[2]
+            assert said[3].endswith(": give it as tokenizer")
