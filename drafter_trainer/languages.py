@@ -14,7 +14,7 @@ class Language:
     Args:
         code (`str`): ISO 639-1 code, or the 639-2 or 639-3 one of a language without; the one used in pairs and in a
             card's metadata, where the Hub takes all three.
-        name (`str`): English name, as it stands in prompts.
+        name (`str`): English name, as it stands in prompts; one word, by which prompts are read again.
         aliases (`tuple[str, ...]`): Other codes of the same language.
         probe (`str`): A sentence on which tokenizers are compared, in the scripts that the language is written in.
         spaced (`bool`, *optional*, defaults to `True`): Whether spaces set words apart; if not, overlap between
@@ -45,7 +45,8 @@ LANGUAGES = {
         Language("ko", "Korean", ("kor",), "내일 아침 일곱 시에 역 앞 카페에서 만나 3호선을 탑시다."),
         Language("tr", "Turkish", ("tur",), "Iğdır'a giden otobüs yarın sabah yedide şu küçük garajdan kalkıyor."),
         # The eleven of arXiv 2605.30580. Where the project cannot write a language well, its probe is greetings, names
-        # and digits, which is enough to compare tokenizers.
+        # and digits, which is enough to compare tokenizers. Berber is written in Latin letters here; zgh, Standard
+        # Moroccan Tamazight, in Tifinagh.
         Language(
             "oc", "Occitan", ("oci",), "Deman a 7 oras prendrem lo tren; uèi fa freg, mas lo pan es encara caud."
         ),
@@ -62,7 +63,7 @@ LANGUAGES = {
         ),
         Language("ber", "Berber", (), "Azul! Isem-iw Idir. Tamaziɣt, aman d uɣrum, tafukt d yiḍ; ass-a 7, azekka 12."),
         Language("chr", "Cherokee", (), "ᎣᏏᏲ! ᎠᎾ ᏓᏆᏙᎠ. ᏙᎯᏧ? ᎣᏍᏓ, ᏩᏙ! ᏣᎳᎩ, ᏓᎵᏆ, 7:45."),
-        Language("zgh", "Standard Moroccan Tamazight", (), "ⴰⵣⵓⵍ! ⵉⵙⵎ ⵉⵏⵓ ⵉⴷⵉⵔ; ⵜⴰⵎⴰⵣⵉⵖⵜ, ⴰⵎⴰⵏ, ⴰⵖⵔⵓⵎ, 7:45, ⵔⴱⴰⵟ."),
+        Language("zgh", "Tamazight", (), "ⴰⵣⵓⵍ! ⵉⵙⵎ ⵉⵏⵓ ⵉⴷⵉⵔ; ⵜⴰⵎⴰⵣⵉⵖⵜ, ⴰⵎⴰⵏ, ⴰⵖⵔⵓⵎ, 7:45, ⵔⴱⴰⵟ."),
     )
 }
 
@@ -79,9 +80,7 @@ _STORY_PROMPTS = {
 
 _LONGEST_WORD = 20  # letters; text whose words are longer on average is written without spaces
 _CODES = {code: language for language in LANGUAGES.values() for code in (language.code, *language.aliases)}
-# Names of one word are read whether they are known or not, so that another pair's prompt is found out.
-_NAME = "|".join([*(re.escape(language.name) for language in LANGUAGES.values() if " " in language.name), r"\w+"])
-_PROMPT = re.compile(rf"Translate ({_NAME}) to ({_NAME}):\s*(.*)", re.DOTALL)
+_PROMPT = re.compile(r"Translate (\w+) to (\w+):\s*(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)

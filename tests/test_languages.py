@@ -6,6 +6,7 @@ from drafter_trainer.errors import InputError
 from drafter_trainer.languages import (
     LANGUAGES,
     Language,
+    Pair,
     get_language,
     get_pair,
     grading_prompt,
@@ -82,16 +83,12 @@ def test_language_that_makes_no_pair_is_refused(text: str) -> None:
         read_language_or_pair(text)
 
 
-def test_names_of_several_words_are_read_again() -> None:
-    """A prompt whose language is not recognised would be asked, and kept out, as something else than a translation."""
-    pair = get_pair("zgh-en")
-    assert read_translation_prompt(translation_prompt(pair, "ⴰⵣⵓⵍ")) == (
-        "Standard Moroccan Tamazight",
-        "English",
-        "ⴰⵣⵓⵍ",
-    )
-    # Still no pair: what a conversation may ask.
-    assert read_translation_prompt("Translate this sentence to German: Yes.") is None
+@pytest.mark.parametrize("code", LANGUAGES)
+def test_every_language_s_prompt_is_read_again(code: str) -> None:
+    """A name of two words would make a translation a question of unknown kind, which nobody keeps out rightly."""
+    pair = Pair(get_language(code), get_language("de" if code == "en" else "en"))
+    names = (pair.source.name, pair.target.name)
+    assert read_translation_prompt(translation_prompt(pair, "7:45")) == (*names, "7:45")
 
 
 @pytest.mark.parametrize("language", LANGUAGES.values(), ids=LANGUAGES)
