@@ -101,12 +101,13 @@ def _check_language(path: Path, texts: list[str], language: Language) -> None:
         for label, confidence in map(_identifier().classify, texts)
         if label not in own and (known or (confidence >= _SURE and label != _NO_LANGUAGE))
     )
-    (most, count), *_ = [*others.most_common(1), ("", 0)]
-    if 2 * (others.total() if known else count) > len(texts):
+    if 2 * others.total() > len(texts):
+        (most, _), *_ = others.most_common(1)
         names = {_NO_LANGUAGE: "no language"} | {code: other.name for code, other in LANGUAGES.items()}
         raise InputError(
-            f"{path}: {count / len(texts):.0%} of its lines are taken for {names.get(most, most)}, the language named "
-            f"is {language.name}: name the language that the text is in, or another file"
+            f"{path}: {others.total() / len(texts):.0%} of its lines are taken for another language than "
+            f"{language.name}, most often for {names.get(most, most)}: name the language that the text is in, or "
+            "another file"
         )
 
 

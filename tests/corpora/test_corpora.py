@@ -281,7 +281,7 @@ def test_texts_of_a_file_are_inspected_first(tmp_path: Path) -> None:
     name = write_jsonl(tmp_path / "a.jsonl", *rows)
     read = [document.text for split in ("train", "validation") for document in read_texts(name, PAIR.source, split)]
     assert sorted(read) == sorted(row["text"] for row in rows)
-    with pytest.raises(InputError, match="taken for German, the language named is English"):
+    with pytest.raises(InputError, match="another language than English, most often for German"):
         next(read_texts(name, PAIR.target, "train"))
 
 
