@@ -164,7 +164,15 @@ class PublishingArguments:
 
     to: str = option("hub", "hub (the one that HF_ENDPOINT and HF_TOKEN name), or a folder")
     repo_id: str | None = option(None, "Repository on the Hub (default: <you>/<drafter_name>)")
+    revision: str | None = option(None, "Branch on the Hub, made where there is none (default: main)")
+    tag: str | None = option(None, "Tag the commit so, such as v1, once what was pushed has been checked")
     private: bool = option(False, "Make a new repository private")
+    overwrite: bool = option(False, "Replace another drafter or other rows there, and move a tag that exists")
+    dry_run: bool = option(False, "Write everything but send nothing: list the files and their sizes")
+    check_generation: bool = option(
+        True, "After a push load the target and generate with what came back; false where it does not fit in here"
+    )
+    collection: bool = option(True, "Gather a target's drafters on the Hub in a collection")
     adapter_of: str | None = option(
         None, "After finetuning with lora_rank: publish the adapter alone, over this published base drafter"
     )
@@ -179,11 +187,20 @@ class PublishingArguments:
     )
 
     def __post_init__(self) -> None:
+        if self.to != "hub" and (self.revision or self.tag):
+            raise InputError(f"revision and tag are the Hub's: leave them out, or --to {self.to}")
         # Drafting nothing works greedily and breaks when sampling (transformers 5.23).
         check_positive(self, "draft_length")
         _check_known(self, "sources", SOURCES)
         if self.adapter_of and self.sources and NETWORK not in self.sources:
             raise InputError("an adapter is a network's: give --adapter_of, or --sources without network")
+
+
+@dataclass
+class PublishedArguments:
+    """Say what of a run is published."""
+
+    dataset: bool = option(False, "Publish RUN_FOLDER/distill, the self-distilled rows, in place of the drafter")
 
 
 @dataclass
@@ -196,28 +213,6 @@ class FinetuneDataArguments:
 
     def __post_init__(self) -> None:
         check_positive(self, "max_train_samples")
-
-
-@dataclass
-class RivalArguments:
-    """Say what a rival of the literature is trained on."""
-
-    data: list[str] = option([], "Folders of self-distilled rows, taken together (default: RUN_FOLDER/distill)")
-    max_train_samples: int | None = option(None, "Train on so many of their rows, chosen by chance with --seed")
-
-    def __post_init__(self) -> None:
-        check_positive(self, "max_train_samples")
-
-
-@dataclass
-class MedusaArguments(RivalArguments):
-    """Say the same of Medusa, and how far its heads look ahead."""
-
-    heads: int = option(3, "Heads, each of which guesses one more token ahead")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive(self, "heads")
 
 
 @dataclass

@@ -15,15 +15,20 @@ from drafter_trainer.arguments import (
     DistillationArguments,
     DrafterArguments,
     FinetuneDataArguments,
-    MedusaArguments,
     PredictionArguments,
+    PublishedArguments,
     PublishingArguments,
-    RivalArguments,
     RunArguments,
     TargetArguments,
     TuningArguments,
 )
-from drafter_trainer.benchmark.arguments import JudgeArguments, MatrixArguments, RouteArguments
+from drafter_trainer.benchmark.arguments import (
+    JudgeArguments,
+    MatrixArguments,
+    MedusaArguments,
+    RivalArguments,
+    RouteArguments,
+)
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.export.arguments import ExportArguments
 from drafter_trainer.training.arguments import FinetuningArguments, PretrainingArguments, RivalTrainingArguments
@@ -41,7 +46,7 @@ RECIPES = {
     ),
     "predict": (RunArguments, TargetArguments, DrafterArguments, PredictionArguments),
     "tune": (RunArguments, TargetArguments, TuningArguments, PublishingArguments),
-    "publish": (RunArguments, TargetArguments, PublishingArguments),
+    "publish": (RunArguments, TargetArguments, PublishingArguments, PublishedArguments),
     "export": (RunArguments, TargetArguments, ExportArguments),
     "bench": (RunArguments, TargetArguments, BenchmarkArguments),
     "medusa": (RunArguments, TargetArguments, MedusaArguments, RivalTrainingArguments),

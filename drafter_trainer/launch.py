@@ -12,6 +12,7 @@ from accelerate import PartialState
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from safetensors import SafetensorError
 
+from drafter_trainer.credentials import redact
 from drafter_trainer.errors import InputError
 from drafter_trainer.steps import Step
 
@@ -98,5 +99,6 @@ def report_step(step: Step, reused: bool = False) -> None:
 
 
 def _fail(message: str) -> int:
-    sys.stderr.write(f"error: {message}\n")
+    # Of a token with a character that no header may have, the HTTP library shows the whole header.
+    sys.stderr.write(f"error: {redact(message)}\n")
     return 2

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from drafter_trainer.credentials import redact
+
 _LIBRARIES = ("drafter_trainer", "torch", "transformers", "accelerate", "datasets", "huggingface_hub", "tokenizers")
 
 
@@ -34,11 +36,12 @@ def collect_provenance() -> dict[str, Any]:
     """Collect the provenance of the running command.
 
     Returns:
-        `dict` with `command` (absolute paths without their folders, which are nobody else's), `commit` (of a clone,
-        with "+" behind it where files were changed; empty outside of one), `date` (UTC), `device` and `versions`.
+        `dict` with `command` (absolute paths without their folders, which are nobody else's, and no credentials),
+        `commit` (of a clone, with "+" behind it where files were changed; empty outside of one), `date` (UTC),
+        `device` and `versions`.
     """
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *map(without_folders, sys.argv[1:])]),
+        "command": redact(shlex.join([Path(sys.argv[0]).name, *map(without_folders, sys.argv[1:])])),
         "commit": _commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": describe_device(),

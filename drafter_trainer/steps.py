@@ -14,21 +14,27 @@ FILE_NAME = "step.json"
 # What changes neither the result nor what may be reused of it.
 _INDIFFERENT = {
     "card_folder",
+    "check_generation",
+    "collection",
     "concurrency",
     "dataloader_num_workers",
     "disable_tqdm",
+    "dry_run",
     "logging_steps",
     "out",
     "output_dir",
+    "overwrite",
     "private",
     "publish",
     "repo_id",
     "report_to",
     "request_timeout",
+    "revision",
     "run_folder",
     "run_name",
     "save_outputs",
     "servers",
+    "tag",
     "to",
 }
 

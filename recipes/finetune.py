@@ -83,7 +83,7 @@ def main(argv: list[str]) -> None:
         report_step(step)
     leave_processes()  # the others would wait for the first one's upload only to give up in the midst of a long one
     if data.publish and state.is_main_process:
-        print(f"published: {publish_run(run, target, where.dtype, publishing)}")
+        print(publish_run(run, target, where.dtype, publishing))
 
 
 def train(

@@ -17,26 +17,35 @@
 # ///
 """Publish the finetuned drafter of a run, with the results of its benchmark once there are any.
 
+    accelerate launch recipes/publish.py --config recipes/configs/smollm2-135m/de-en.yaml --dry_run true
+    accelerate launch recipes/publish.py --config recipes/configs/smollm2-135m/de-en.yaml --tag v1
     accelerate launch recipes/publish.py --config recipes/configs/smollm2-135m/de-en.yaml --to runs/drafter
+    accelerate launch recipes/publish.py --config recipes/configs/smollm2-135m/de-en.yaml --dataset true
 
-To the Hub that HF_ENDPOINT and HF_TOKEN name, or to a folder with --to.
+To the Hub that HF_ENDPOINT and HF_TOKEN name, or to a folder with --to. On the Hub it is one commit, which is
+downloaded again, compared and tried before it is tagged; a branch that holds another drafter is refused without
+--overwrite true. With --dataset the run's self-distilled rows are published in place of its drafter.
 """
 
 from accelerate import PartialState
 
 from drafter_trainer.configuration import parse_arguments
-from drafter_trainer.hub.publish import publish_run
+from drafter_trainer.hub.publish import publish_rows, publish_run
 from drafter_trainer.launch import leave_processes, run_recipe
 from drafter_trainer.targets import resolve_target
 
 
 def main(argv: list[str]) -> None:
-    (run, where, publishing), _ = parse_arguments("publish", argv, __doc__)
+    (run, where, publishing, what), _ = parse_arguments("publish", argv, __doc__)
     main_process = PartialState().is_main_process
     leave_processes()
-    if main_process:
+    if not main_process:
+        return
+    if what.dataset:
+        print(publish_rows(run, publishing))
+    else:
         target = resolve_target(where.target_model, where.target_revision, where.target_name, where.chat_template)
-        print(f"published: {publish_run(run, target, where.dtype, publishing)}")
+        print(publish_run(run, target, where.dtype, publishing))
 
 
 if __name__ == "__main__":

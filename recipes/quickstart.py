@@ -33,7 +33,7 @@ STEPS = (
 
 
 def main(argv: list[str]) -> None:
-    (run, where, publishing), _ = parse_arguments("publish", argv, __doc__)
+    (run, where, publishing, _), _ = parse_arguments("publish", argv, __doc__)
     times = []
     begin = time.monotonic()
     for title, recipe, config, options in STEPS:

@@ -96,7 +96,7 @@ def main(argv: list[str]) -> None:
         print(trials_table(search.trials))
         report_step(step)
     if tuning.publish:
-        print(f"published: {publish_run(run, target, where.dtype, publishing)}")
+        print(publish_run(run, target, where.dtype, publishing))
 
 
 if __name__ == "__main__":

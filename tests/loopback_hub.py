@@ -1,7 +1,8 @@
 """A Hugging Face Hub on the loopback interface, for the real client, which has to run in another process.
 
 It answers what `huggingface_hub`, `transformers` and `datasets` ask for to create, push to, read and delete models
-and datasets; the rest it refuses with a reason (Xet, pull requests, organisations, spaces, pages, `.gitignore`).
+and datasets, and to gather them in collections; the rest it refuses with a reason (Xet, pull requests, organisations,
+spaces, pages, `.gitignore`).
 """
 
 import base64
@@ -121,6 +122,8 @@ class LoopbackHub:
         self.blobs.mkdir(parents=True, exist_ok=True)
         self.requests: list[tuple[str, str]] = []
         self.repos: dict[tuple[str, str], Repo] = {}
+        self.collections: dict[str, dict[str, Any]] = {}
+        self.collectors = set(users.values())  # whose token has the right to collections
         self.lock = threading.RLock()
 
     def __enter__(self) -> Self:
@@ -277,9 +280,35 @@ class _Handler(BaseHTTPRequestHandler):
             case "POST", [kind, owner, name, "info", "lfs", "objects", "batch" | "verify" as step]:
                 repo, wanted = self.find(kind, f"{owner}/{name.removesuffix('.git')}"), self.given
                 return self.lfs_batch(repo, wanted["objects"]) if step == "batch" else repo.lfs[wanted["oid"]].info
+            case _, ["api", "collections", *rest]:
+                return self.answer_collections(method, "/".join(rest))
             case _, ["api", "models" | "datasets" as kind, owner, name, *rest]:
                 return self.answer_repo(method, self.find(kind, f"{owner}/{name}"), rest)
         raise HubError(404, f"the loopback Hub does not answer {method} {self.path}")
+
+    def answer_collections(self, method: str, rest: str) -> Any:
+        if method == "GET" and rest in self.hub.collections:
+            return self.hub.collections[rest]
+        self.permit(self.given.get("namespace", rest.split("/")[0]))
+        if self.user not in self.hub.collectors:
+            raise HubError(403, "the token has no right to collections")
+        if method == "POST" and not rest:
+            title, slug = self.given["title"], re.sub(r"\W+", "-", self.given["title"].lower())
+            slug = f"{self.user}/{slug}-0123456789abcdef01234567"
+            if slug in self.hub.collections:
+                raise HubError(409, "You already have a collection of this title", slug=slug)
+            about = {"slug": slug, "title": title, "owner": {"name": self.user}, "items": [], "upvotes": 0}
+            about |= {"private": self.given["private"], "description": self.given.get("description"), "position": 0}
+            about |= {"theme": "green", "lastUpdated": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")}
+            return self.hub.collections.setdefault(slug, about)
+        collection = self.hub.collections.get(rest.removesuffix("/items"))
+        if method != "POST" or collection is None:
+            raise HubError(404, f"the loopback Hub does not answer {method} {self.path}")
+        item = self.given["item"]
+        if item in [{"id": known["id"], "type": known["type"]} for known in collection["items"]]:
+            raise HubError(409, "This item is in the collection already")
+        collection["items"].append(item | {"_id": secrets.token_hex(12), "position": len(collection["items"])})
+        return collection
 
     def answer_repo(self, method: str, repo: Repo, rest: list[str]) -> Any:
         match method, rest:
@@ -339,7 +368,9 @@ class _Handler(BaseHTTPRequestHandler):
             # To this address the client sends no token; the real Hub signs it instead.
             upload = f"/lfs-upload/{repo.repo_type}/{repo.repo_id}/{item['oid']}"
             steps = {"upload": upload, "verify": f"{repo.url_path}.git/info/lfs/objects/verify"}
-            item["actions"] = {step: {"href": self.hub.endpoint + path} for step, path in steps.items()}
+            # The way that the client came, which may be through a proxy.
+            base = f"http://{self.headers['Host']}"
+            item["actions"] = {step: {"href": base + path} for step, path in steps.items()}
         return {"transfer": "basic", "objects": wanted}
 
     def commit(self, repo: Repo, branch: str) -> dict[str, Any]:

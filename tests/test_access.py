@@ -12,7 +12,8 @@ from drafter_trainer.access import explain_refusal
 from tests.client import run_client
 from tests.loopback_hub import LoopbackHub
 
-DESCRIPTION = """{"name": "d", "target": "t", "target_revision": "1", "tokenizer_sha256": "0", "pair": "de-en",
+DESCRIPTION = """{"name": "d", "target": "t", "target_revision": "1",
+"tokenizer_sha256": "0000000000000000000000000000000000000000000000000000000000000000", "pair": "de-en",
 "draft_length": 5, "loop": {}, "files": {}, "training": {}, "versions": {}, "schema_version": 1}"""
 
 

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "drafter_trainer"
 # Folders and modules in layers; each may import from its own and from those before it.
 LAYERS = (
-    ("errors", "atomic", "languages", "provenance"),
+    ("errors", "access", "atomic", "credentials", "languages", "provenance"),
     ("targets", "steps"),
     ("arguments", "drafters", "corpora", "decoding"),
     ("distillation",),

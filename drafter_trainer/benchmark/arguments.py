@@ -1,4 +1,4 @@
-"""Arguments of the recipes matrix, judge and route; those of bench stand in `drafter_trainer.arguments`."""
+"""Arguments of the recipes matrix, judge and route, and of rivals; those of bench: `drafter_trainer.arguments`."""
 
 from dataclasses import dataclass
 
@@ -61,6 +61,28 @@ class JudgeArguments:
         if not self.outputs or not self.servers or not self.judge_model:
             raise InputError("give --outputs FOLDER --servers http://HOST:PORT --judge_model NAME")
         check_positive(self, "judgement_tokens", "concurrency", "request_timeout")
+
+
+@dataclass
+class RivalArguments:
+    """Say what a rival of the literature is trained on."""
+
+    data: list[str] = option([], "Folders of self-distilled rows, taken together (default: RUN_FOLDER/distill)")
+    max_train_samples: int | None = option(None, "Train on so many of their rows, chosen by chance with --seed")
+
+    def __post_init__(self) -> None:
+        check_positive(self, "max_train_samples")
+
+
+@dataclass
+class MedusaArguments(RivalArguments):
+    """Say the same of Medusa, and how far its heads look ahead."""
+
+    heads: int = option(3, "Heads, each of which guesses one more token ahead")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "heads")
 
 
 @dataclass

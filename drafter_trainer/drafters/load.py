@@ -36,6 +36,9 @@ _logger = logging.getLogger(__name__)
 AutoConfig.register(MODEL_TYPE, NetworklessConfig)
 AutoModelForCausalLM.register(NetworklessConfig, NetworklessDrafter)
 
+# What transformers raises where configuration or weights are malformed, beside what it means to raise.
+_UNREADABLE = (OSError, SafetensorError, ValueError, TypeError, LookupError, AttributeError, RuntimeError)
+
 
 def load_drafter(
     drafter: str,
@@ -62,8 +65,8 @@ def load_drafter(
     Returns:
         `PreTrainedModel` in evaluation mode, whose `generate` is the drafting loop where the target calls it.
     Raises:
-        InputError: If there is no such drafter, its weights cannot be read, it lacks a part of the target's
-            vocabulary, or the target's tokenizer is neither given nor found.
+        InputError: If there is no such drafter, its files are not those that were published or cannot be read, it
+            lacks a part of the target's vocabulary, or the target's tokenizer is neither given nor found.
         IncompatibleTokenizerError: If the target's tokenizer is not the one that it was trained for.
     Warns:
         UserWarning: If the target is known to be another than the one that it was trained for, such as a finetune:
@@ -75,14 +78,24 @@ def load_drafter(
         tokenizer = load_target_tokenizer(target_model)
     probes = get_pair(description.pair).probes
     if hash_tokenizer(tokenizer, probes) != description.tokenizer_sha256:
-        check_tokenizers(tokenizer, AutoTokenizer.from_pretrained(drafter, revision=commit), probes)
+        try:
+            own = AutoTokenizer.from_pretrained(drafter, revision=commit, trust_remote_code=False)
+        except Exception as error:  # of a malformed file the tokenizers library raises nothing narrower
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"{drafter} was trained with another tokenizer, its own is unreadable: {reason}"
+            ) from error
+        check_tokenizers(tokenizer, own, probes)
         raise IncompatibleTokenizerError(
             f"{drafter} was trained with another tokenizer than the one of {target_model.name_or_path}, and carries "
             f"yet another itself: publish it again from its run"
         )
+    description.check_files(lambda name: find_file(drafter, name, commit), drafter)
     try:
         model = _load_weights(drafter, commit, description, _dtype_of(target_model))
-    except (OSError, SafetensorError) as error:
+    except InputError:
+        raise
+    except _UNREADABLE as error:
         reason = explain_refusal(drafter, error)
         raise InputError(f"{drafter} cannot be loaded: {reason}: download or publish it again") from error
     trained, vocabulary = model.config.vocab_size, target_model.config.get_text_config().vocab_size
@@ -96,7 +109,7 @@ def load_drafter(
     try:
         attach_loop(model, build_loop(model, lambda name: find_file(drafter, name, commit), trained))
     except ValueError as error:
-        raise InputError(f"{drafter} cannot be used: {error}") from error
+        raise InputError(f"{drafter} cannot be used: {' '.join(str(error).split())}") from error
     _say_what_to_expect(description, target_model, read_measured(find_file(drafter, RESULTS, commit), description))
     return model
 
@@ -141,12 +154,14 @@ def _dtype_of(target_model: PreTrainedModel) -> torch.dtype:
 def _load_weights(
     drafter: str, commit: str | None, description: DrafterDescription, dtype: torch.dtype
 ) -> PreTrainedModel:
+    # No pickle and no code of the repository's own is read, whatever else lies in it.
+    trusted = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
     if not description.adapter_of:
-        return AutoModelForCausalLM.from_pretrained(drafter, revision=commit, dtype=dtype)
+        return AutoModelForCausalLM.from_pretrained(drafter, revision=commit, **trusted)
     base, revision = description.adapter_of["drafter"], description.adapter_of["revision"]
     if identify_drafter(base, revision) != revision:
         raise InputError(f"{drafter} is an adapter of {base} as it was before ({revision}): publish the adapter again")
-    model = AutoModelForCausalLM.from_pretrained(base, revision=None if Path(base).is_dir() else revision, dtype=dtype)
+    model = AutoModelForCausalLM.from_pretrained(base, revision=None if Path(base).is_dir() else revision, **trusted)
     # Not at the top: peft takes a second to import, and most drafters are no adapters.
     from drafter_trainer.drafters.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, merge_adapter
 
@@ -206,7 +221,7 @@ def describe_drafter(drafter: str, revision: str | None = None) -> DrafterDescri
     path = find_file(drafter, FILE_NAME, resolve_commit(drafter, revision, "a published drafter"))
     if path is None:
         raise InputError(f"{drafter} has no {FILE_NAME}: it is no drafter published with this library")
-    return DrafterDescription.from_json(path.read_text(encoding="utf-8"), f"{drafter}/{FILE_NAME}")
+    return DrafterDescription.from_json(path.read_bytes(), f"{drafter}/{FILE_NAME}")
 
 
 def find_file(drafter: str, name: str, commit: str | None) -> Path | None:

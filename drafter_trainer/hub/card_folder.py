@@ -89,9 +89,16 @@ def read_measurements(folder: Path, description: DrafterDescription) -> dict[str
 
 
 def read_notes(folder: Path) -> str:
-    """Read what was written by hand for the card."""
+    """Read what was written by hand for the card.
+
+    Raises:
+        InputError: If it is not UTF-8.
+    """
     path = folder / NOTES
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+    try:
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8: save it as such") from error
 
 
 def write_card(

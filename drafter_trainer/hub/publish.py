@@ -1,31 +1,27 @@
-"""Publish a drafter: the one place that writes to the Hub."""
+"""Publish what a run has made, to the Hub or to a folder."""
 
-import hashlib
-import json
+import logging
 import shutil
 import tempfile
-from collections.abc import Sequence
-from importlib import resources
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import huggingface_hub
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from huggingface_hub import HfApi
+from huggingface_hub.utils import filter_repo_objects
 
 from drafter_trainer.arguments import PublishingArguments, RunArguments
-from drafter_trainer.drafters.adapters import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS, merge_adapter
-from drafter_trainer.drafters.compatibility import check_tokenizers, hash_tokenizer
-from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
-from drafter_trainer.drafters.load import identify_drafter
-from drafter_trainer.drafters.loop.generate import set_draft_length
-from drafter_trainer.drafters.loop.networkless import NetworklessDrafter
-from drafter_trainer.drafters.loop.policy import NETWORK, NGRAM, SOURCES
+from drafter_trainer.credentials import find_credential
+from drafter_trainer.distillation.store import RowStore
+from drafter_trainer.drafters.description import FILE_NAME
 from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
-from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.errors import InputError
+from drafter_trainer.hub.arrival import check_generation, fetch
+from drafter_trainer.hub.assemble import WEIGHTS, assemble
 from drafter_trainer.hub.card import PLOT
 from drafter_trainer.hub.card_folder import (
+    CARD,
     MEASUREMENTS,
     RESULTS,
     CardDetails,
@@ -35,29 +31,30 @@ from drafter_trainer.hub.card_folder import (
     read_notes,
     write_card,
 )
+from drafter_trainer.hub.dataset_card import SPLITS, render_dataset_card
 from drafter_trainer.hub.licence import target_licence
-from drafter_trainer.languages import get_pair
-from drafter_trainer.provenance import library_versions
-from drafter_trainer.steps import finished_step, read_step
+from drafter_trainer.hub.push import (
+    MAIN,
+    Destination,
+    add_to_collection,
+    changed_files,
+    check_overwrite,
+    check_same_drafter,
+    read_remote,
+    send,
+    set_tag,
+)
+from drafter_trainer.steps import finished_step
 from drafter_trainer.targets import Target
-from drafter_trainer.tuning.results import SETTINGS
 
 HUB = "hub"
-_WEIGHTS = (
-    "config.json",
-    "model.safetensors",
-    "model-*.safetensors",
-    "model.safetensors.index.json",
-    ADAPTER_WEIGHTS,
-    ADAPTER_CONFIG,
-)
 # Everything that may leave: no optimizer state, no pickled arguments, no token.
 ALLOWED = (
-    "README.md",
+    CARD,
     PLOT,
     FILE_NAME,
     *MEASUREMENTS,
-    *_WEIGHTS,
+    *WEIGHTS,
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -68,68 +65,69 @@ ALLOWED = (
     TABLE,
     "custom_generate/*.py",
 )
-_HYPERPARAMETERS = (
-    "initialization",
-    "initial_layers",
-    "num_hidden_layers",
-    "freeze_embeddings",
-    "temperatures",
-    "max_new_tokens",
-    "max_length",
-    "num_train_epochs",
-    "learning_rate",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "loss_type",
-    "kl_weight",  # as losses were named in earlier runs
-    "acceptance_weight",
-    "lora_rank",
-    "lora_alpha",
-)
+_NETWORK = [pattern for pattern in WEIGHTS if pattern.endswith(".safetensors")]
+_SHARDS = "rows-*.parquet"
+_logger = logging.getLogger(__name__)
 
 
-def check_destination(to: str) -> None:
+@dataclass(frozen=True)
+class Publication:
+    """Say what was published, or would be.
+
+    Args:
+        place (`str`): The folder, or the address of the commit.
+        files (`dict[str, int]`): Bytes of each file.
+        sent (`bool`): Not in a dry run.
+    """
+
+    place: str
+    files: dict[str, int]
+    sent: bool
+
+    def __str__(self) -> str:
+        if self.sent:
+            return f"published: {self.place}"
+        return "\n".join([f"dry run, nothing went to {self.place}:", *_listing(self.files)])
+
+
+def check_destination(to: str, marker: str = FILE_NAME) -> None:
     """Find out early whether publishing can work, before hours of training.
 
     Args:
         to (`str`): "hub" or a folder.
+        marker (`str`, *optional*): What a folder that may be replaced holds.
     Raises:
-        InputError: If there is no token for the Hub, or the folder holds something else than a drafter.
+        InputError: If there is no token for the Hub, or the folder holds something else.
     """
     if to == HUB:
         if huggingface_hub.get_token() is None:
             raise InputError(
                 "no token for the Hub: set HF_TOKEN (or run hf auth login), or publish to a folder with --to FOLDER"
             )
-    elif (
-        Path(to).exists() and not (Path(to) / FILE_NAME).is_file() and (Path(to).is_file() or any(Path(to).iterdir()))
-    ):
-        raise InputError(f"{to} exists and holds no drafter: name an empty or a new folder with --to")
+    elif Path(to).exists() and not (Path(to) / marker).exists() and (Path(to).is_file() or any(Path(to).iterdir())):
+        what = "drafter" if marker == FILE_NAME else "data set"
+        raise InputError(f"{to} exists and holds no {what}: name an empty or a new folder with --to")
 
 
-def publish_run(run: RunArguments, target: Target, target_dtype: str, publishing: PublishingArguments) -> str:
+def publish_run(run: RunArguments, target: Target, target_dtype: str, publishing: PublishingArguments) -> Publication:
     """Publish the finetuned drafter of a run, with its benchmark's results if there are any.
+
+    On the Hub it is one commit, which is then downloaded into an empty cache, compared, loaded, and drafts for one
+    prompt; then it is tagged. Whatever fails on the way fails the whole. Once more it sends only what is missing.
 
     Args:
         run (`RunArguments`): Names the run and its drafter.
         target (`Target`): The target.
         target_dtype (`str`): Weights are stored in it; "auto" for the one of the target's checkpoint.
         publishing (`PublishingArguments`): Where to, and what is written into the repository.
-    Returns:
-        `str`, the folder or the address of the commit.
     Raises:
-        InputError: If there is nothing to publish, it does not fit the target, or the destination cannot be used.
+        InputError: If there is nothing to publish, it does not fit the target, a file holds a credential, the
+            destination cannot be used or holds another drafter, or what comes back from the Hub is of no use.
         HfHubHTTPError: If the Hub refuses.
     """
     check_destination(publishing.to)
-    api = huggingface_hub.HfApi()
-    if publishing.to == HUB:
-        location = publishing.repo_id or f"{api.whoami()['name']}/{run.drafter_name}"
-    else:
-        location = run.drafter_name
-    parent = run.folder if publishing.to == HUB else Path(publishing.to).absolute().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".partial-", dir=parent) as temporary:
+    location = _location(publishing, run.drafter_name)
+    with _temporary_folder(run, publishing) as temporary:
         folder = Path(temporary) / "drafter"
         description = assemble(
             run, target, target_dtype, publishing.draft_length, folder, publishing.adapter_of, publishing.sources
@@ -139,157 +137,130 @@ def publish_run(run: RunArguments, target: Target, target_dtype: str, publishing
         cards = Path(publishing.card_folder) / run.drafter_name if publishing.card_folder else None
         write_card(folder, description, measurements, details, read_notes(cards) if cards else "")
         copy_measurements(run.folder, folder, list(measurements))
-        if cards:
+        files = _allowed_files(folder)
+        if cards and not publishing.dry_run:
             keep_card(folder, cards, details)
         if publishing.to != HUB:
-            return _replace(Path(publishing.to), folder)
-        api.create_repo(location, private=publishing.private, exist_ok=True)
+            return _to_folder(publishing, folder, files)
+        api, destination = HfApi(), _destination(publishing, location)
+        remote = read_remote(api, destination)
+        check_same_drafter(destination, remote, description)
+        changed = changed_files(remote, files, ALLOWED)
+        check_overwrite(destination, remote, changed, _NETWORK)
+        if publishing.dry_run:
+            return Publication(str(destination), _sizes(files), sent=False)
+        _logger.info("\n".join([f"to {destination}:", *_listing(_sizes(files))]))
         message = "Add the benchmark's results" if RESULTS in measurements else "Add the drafter"
-        commit = api.upload_folder(
-            repo_id=location,
-            folder_path=folder,
-            allow_patterns=list(ALLOWED),
-            # What this drafter no longer has must not be taken for its own.
-            delete_patterns=[VOCABULARY, TABLE, PLOT, *MEASUREMENTS, *_WEIGHTS],
-            commit_message=message,
-        )
-        return commit.commit_url
+        commit = send(api, destination, remote, files, changed, message)
+        arrived = fetch(destination, commit.oid, files, Path(temporary) / "cache")
+        if publishing.check_generation:
+            check_generation(arrived, target, target_dtype)
+        set_tag(api, destination, commit.oid)
+        if publishing.collection:
+            add_to_collection(api, destination, target.name)
+        return Publication(commit.commit_url, _sizes(files), sent=True)
 
 
-def assemble(
-    run: RunArguments,
-    target: Target,
-    target_dtype: str,
-    draft_length: int,
-    folder: Path,
-    adapter_of: str | None = None,
-    sources: Sequence[str] = (),
-) -> DrafterDescription:
-    """Write a drafter's files, apart from card and results, to a new folder.
+def publish_rows(run: RunArguments, publishing: PublishingArguments) -> Publication:
+    """Publish the self-distilled rows of a run as a data set, one folder of Parquet shards for each split.
 
-    Args:
-        adapter_of (`str`, *optional*): Write the run's LoRA adapter in place of whole weights, over this drafter.
-        sources (`Sequence[str]`, *optional*): Draft with these alone; all that were tuned if left out.
-    Raises:
-        InputError: If the run has no finished drafter, or its adapter is not over the drafter that is named.
-        IncompatibleTokenizerError: If its tokenizer is not the target's.
-    """
-    trained = run.folder / "finetune"
-    finished_step(trained, "run finetune.py first")
-    pair = get_pair(run.pair)
-    tokenizer = target.load_tokenizer()
-    check_tokenizers(tokenizer, AutoTokenizer.from_pretrained(trained), pair.probes)
-
-    config = AutoConfig.from_pretrained(target.path, revision=target.hub_revision)
-    dtype = config.dtype if target_dtype == "auto" else target_dtype
-    if sources and NETWORK not in sources:
-        model = NetworklessDrafter.for_vocabulary(config.get_text_config().vocab_size)
-    else:
-        model = AutoModelForCausalLM.from_pretrained(trained, dtype=dtype)
-    special = {name: _special_id(target, tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    model.generation_config = GenerationConfig(**special)
-    set_draft_length(model.generation_config, draft_length)
-    for name, value in special.items():  # pipeline compares them here
-        setattr(model.config, name, value)
-    over: dict[str, str] = {}
-    if adapter_of is None:
-        model.save_pretrained(folder)
-    else:
-        over = _add_adapter(trained, adapter_of, folder)
-    tokenizer.save_pretrained(folder)
-    sha256 = hash_tokenizer(tokenizer, pair.probes)
-    loop, files = _add_loop(run, folder, sources)
-    description = DrafterDescription(
-        name=run.drafter_name,
-        target=target.name,
-        target_revision=target.revision,
-        tokenizer_sha256=sha256,
-        pair=str(pair),
-        draft_length=draft_length,
-        loop=loop,
-        files=files,
-        training=_training_record(run),
-        versions=library_versions(),
-        adapter_of=over,
-    )
-    (folder / FILE_NAME).write_text(description.to_json(), encoding="utf-8")
-    return description
-
-
-def _add_adapter(trained: Path, base: str, folder: Path) -> dict[str, str]:
-    """Add a run's adapter, if over the drafter that is named it gives what was trained; identify that drafter.
+    On the Hub it is one commit; that its files have arrived is read off the Hub's own hashes, since there may be very
+    many of them.
 
     Raises:
-        InputError: If there is no adapter, or it was trained over another drafter.
+        InputError: If distillation has not finished, a file holds a credential, or the destination cannot be used or
+            holds other shards.
+        DamagedStoreError: If a shard cannot be read.
+        HfHubHTTPError: If the Hub refuses.
     """
-    adapter = trained / ADAPTER
-    if not (adapter / ADAPTER_WEIGHTS).is_file():
-        raise InputError(f"{trained} holds no adapter: finetune with --lora_rank")
-    identity = identify_drafter(base)
-    revision = None if Path(base).is_dir() else identity
-    model = AutoModelForCausalLM.from_pretrained(base, revision=revision, dtype=torch.float32)
-    model = merge_adapter(model, adapter)
-    expected = AutoModelForCausalLM.from_pretrained(trained, dtype=torch.float32).state_dict()
-    if any(not torch.allclose(weight, expected[name], atol=1e-5) for name, weight in model.state_dict().items()):
-        raise InputError(f"the adapter in {trained} was not trained over {base}: name what --initialization named")
-    folder.mkdir()
-    config = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    config |= {"base_model_name_or_path": base, "revision": revision}
-    (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    shutil.copyfile(adapter / ADAPTER_WEIGHTS, folder / ADAPTER_WEIGHTS)
-    return {"drafter": base, "revision": identity}
+    check_destination(publishing.to, marker=SPLITS[0])
+    rows = run.folder / "distill"
+    step = finished_step(rows, "run distill.py first")
+    location = _location(publishing, f"{run.drafter_name}-rows")
+    shards = {}
+    for split in SPLITS:
+        store = RowStore(rows / split)
+        store.count()  # reads every shard
+        shards |= {f"{split}/{shard.name}": shard for shard in store.shards()}
+    with _temporary_folder(run, publishing) as temporary:
+        folder = Path(temporary) / "rows"
+        folder.mkdir()
+        (folder / CARD).write_text(render_dataset_card(step, location, publishing.licence), encoding="utf-8")
+        files = {CARD: folder / CARD, **shards}
+        _check_credentials(files)
+        if publishing.to != HUB:
+            if not publishing.dry_run:
+                for path, shard in shards.items():
+                    (folder / path).parent.mkdir(exist_ok=True)
+                    shutil.copyfile(shard, folder / path)
+            return _to_folder(publishing, folder, files)
+        api, destination = HfApi(), _destination(publishing, location, "dataset")
+        remote = read_remote(api, destination)
+        owned = [f"{split}/{_SHARDS}" for split in SPLITS]
+        changed = changed_files(remote, files, owned)
+        check_overwrite(destination, remote, changed, owned)
+        if publishing.dry_run:
+            return Publication(str(destination), _sizes(files), sent=False)
+        commit = send(api, destination, remote, files, changed, "Add the self-distilled rows")
+        if missing := changed_files(read_remote(api, destination), files, owned):
+            raise InputError(f"{missing[0]} is not at {destination} as it was sent: publish again")
+        set_tag(api, destination, commit.oid)
+        return Publication(commit.commit_url, _sizes(files), sent=True)
 
 
-def _add_loop(run: RunArguments, folder: Path, chosen: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Add the drafting loop and what was tuned for it; return its settings and the hashes of its files."""
-    sources = resources.files("drafter_trainer.drafters.loop")
-    (folder / "custom_generate").mkdir()
-    for source in sources.iterdir():
-        if source.name.endswith(".py") and source.name != "__init__.py":
-            (folder / "custom_generate" / source.name).write_bytes(source.read_bytes())
-    trained, tuned, settings = run.folder / "finetune", run.folder / "tune", LoopSettings().to_dict()
-    carried = [trained / VOCABULARY]
-    if read_step(tuned) is not None:
-        step = finished_step(tuned, "run tune.py again")
-        if step["inputs"]["drafter"] != finished_step(trained, "run finetune.py first")["fingerprint"]:
-            raise InputError(f"{tuned} was tuned for an earlier drafter: delete it and run tune.py again")
-        place = tuned / SETTINGS
-        settings = LoopSettings.from_dict(json.loads(place.read_text(encoding="utf-8")), str(place)).to_dict()
-        carried = [tuned / VOCABULARY, tuned / TABLE]
-    if chosen:
-        settings["sources"] = [source for source in SOURCES if source in chosen]
-        needed = {TABLE: NGRAM, VOCABULARY: NETWORK}
-        carried = [path for path in carried if needed[path.name] in settings["sources"]]
-        if NETWORK not in settings["sources"] and not any(path.is_file() for path in carried):
-            raise InputError(f"{run.folder} has no n-gram table: run tune.py, or publish with the network")
-    files = {}
-    for path in filter(Path.is_file, carried):
-        shutil.copyfile(path, folder / path.name)
-        files[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    if TABLE not in files:
-        settings["sources"] = [source for source in settings["sources"] if source != NGRAM]
-    return settings, files
+def _location(publishing: PublishingArguments, name: str) -> str:
+    if publishing.to != HUB:
+        return name
+    return publishing.repo_id or f"{HfApi().whoami()['name']}/{name}"
 
 
-def _special_id(target: Target, tokenizer, name: str) -> int | list[int] | None:
-    own = getattr(GenerationConfig.from_pretrained(target.path, revision=target.hub_revision), name)
-    return own if own is not None else getattr(tokenizer, name)
+def _destination(publishing: PublishingArguments, location: str, repo_type: str = "model") -> Destination:
+    branch = publishing.revision or MAIN
+    return Destination(location, repo_type, branch, publishing.tag, publishing.private, publishing.overwrite)
 
 
-def _training_record(run: RunArguments) -> dict[str, Any]:
-    record = {}
-    for name in ("pretrain", "distill", "finetune", "tune"):
-        step = read_step(run.folder / name)
-        if step is not None:
-            settings = {key: step["settings"][key] for key in _HYPERPARAMETERS if key in step["settings"]}
-            record[name] = step["facts"] | settings
-    return record
+def _temporary_folder(run: RunArguments, publishing: PublishingArguments) -> tempfile.TemporaryDirectory:
+    # On the disk of the destination, where a rename suffices.
+    parent = run.folder if publishing.to == HUB else Path(publishing.to).absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryDirectory(prefix=".partial-", dir=parent)
 
 
-def _replace(place: Path, folder: Path) -> str:
+def _allowed_files(folder: Path) -> dict[str, Path]:
+    """Return the files that may leave, by path; delete what else the libraries have written beside them."""
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    allowed = {name: files[name] for name in filter_repo_objects(files, allow_patterns=[*ALLOWED])}
+    for name in files.keys() - allowed.keys():
+        files[name].unlink()
+    _check_credentials(allowed)
+    return allowed
+
+
+def _check_credentials(files: Mapping[str, Path]) -> None:
+    for name, path in files.items():
+        if found := find_credential(path):
+            raise InputError(f"{name} holds {found}, and would publish it: remove it from what the file is made of")
+
+
+def _to_folder(publishing: PublishingArguments, folder: Path, files: Mapping[str, Path]) -> Publication:
+    sizes = _sizes(files)
+    if not publishing.dry_run:
+        _replace(Path(publishing.to), folder)
+    return Publication(publishing.to, sizes, sent=not publishing.dry_run)
+
+
+def _sizes(files: Mapping[str, Path]) -> dict[str, int]:
+    return {name: path.stat().st_size for name, path in files.items()}
+
+
+def _listing(sizes: Mapping[str, int]) -> list[str]:
+    width = max(len(f"{size:,}") for size in sizes.values())
+    return [f"  {size:>{width},} bytes  {name}" for name, size in sizes.items()]
+
+
+def _replace(place: Path, folder: Path) -> None:
     """Put a whole folder where another one may stand, by renaming."""
     if place.exists():
         old = folder.parent / "old"
         place.rename(old)
     folder.rename(place)
-    return str(place)

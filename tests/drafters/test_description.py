@@ -1,5 +1,7 @@
 """`drafter.json`."""
 
+import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
@@ -71,3 +73,65 @@ def test_folder_without_description_is_no_drafter(tmp_path: Path) -> None:
     """Any model's folder would pass for a drafter."""
     with pytest.raises(InputError, match=f"{tmp_path} has no drafter.json"):
         DrafterDescription.read(tmp_path)
+
+
+FINGERPRINT = "34ed42d9d6627c3b"  # of DESCRIPTION, before weights had hashes
+
+WRONG = {
+    "name": [3, "", None],
+    "target": [["a/b"], ""],
+    "pair": [7, {}],
+    "tokenizer_sha256": ["ab", "AB" * 32, 0],
+    "draft_length": [0, True, "4", 1.5],
+    "loop": [[], "lookup"],
+    "training": [None, [1]],
+    "versions": [{"torch": 2.13}, []],
+    "files": [
+        {"../x": "ab" * 32}, {"/etc/passwd": "ab" * 32}, {"a/b": "ab" * 32}, {"..": "ab" * 32}, {"a\\b": "ab" * 32},
+        {".hidden": "ab" * 32}, {"": "ab" * 32}, {"table": "ab"}, {"table": 1}, ["table"],
+    ],
+    "weights": [{"../model.safetensors": "ab" * 32}, {"model.safetensors": "no"}],
+    "adapter_of": [{"drafter": "a/b"}, {"drafter": "a/b", "revision": "0", "path": "x"}, "a/b"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_field_of_the_wrong_kind_is_named(name: str, value: object) -> None:
+    """Otherwise it fails somewhere within the loading, or opens a file outside of the repository."""
+    values = json.loads(DESCRIPTION.to_json()) | {name: value}
+    with pytest.raises(InputError, match=r"^here: .*: publish the drafter again$") as caught:
+        DrafterDescription.from_json(json.dumps(values), "here")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [b"\xff\xfe\x00", "[" * 100_000, "9" * 5000, b"\x00"])
+def test_what_is_no_text_is_refused(text: str | bytes) -> None:
+    """The reader of JSON has an exception of its own for each of these."""
+    with pytest.raises(InputError, match="here is not JSON"):
+        DrafterDescription.from_json(text, "here")
+
+
+def test_fingerprint_is_that_of_earlier_releases() -> None:
+    """Results name the drafter that they measured: another hash of the same drafter would take its card's numbers."""
+    assert DESCRIPTION.fingerprint() == FINGERPRINT
+    with_weights = dataclasses.replace(DESCRIPTION, weights={"model.safetensors": "ab" * 32})
+    assert with_weights.fingerprint() == FINGERPRINT
+    assert dataclasses.replace(DESCRIPTION, draft_length=5).fingerprint() != FINGERPRINT
+
+
+def test_altered_file_is_refused(tmp_path: Path) -> None:
+    """Weights that somebody has replaced must not be taken for those that were measured."""
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"weights")
+    description = dataclasses.replace(DESCRIPTION, weights={path.name: hashlib.sha256(b"weights").hexdigest()})
+
+    def find(name: str) -> Path | None:
+        return tmp_path / name if (tmp_path / name).is_file() else None
+
+    description.check_files(find, "here")
+    path.write_bytes(b"Weights")
+    with pytest.raises(InputError, match=r"model\.safetensors of here is not the file that was published"):
+        description.check_files(find, "here")
+    path.unlink()
+    with pytest.raises(InputError, match=r"here lacks model\.safetensors"):
+        description.check_files(find, "here")

@@ -12,7 +12,7 @@ from drafter_trainer.benchmark.methods import DRAFTER
 from drafter_trainer.benchmark.results import check_results, find_method
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.measured import METHOD, RESULTS, Measured, read_measured
-from drafter_trainer.hub import publish
+from drafter_trainer.hub import card_folder
 from tests.hub.conftest import results_for
 
 DESCRIPTION = DrafterDescription("tiny", "org/target", "1", "0" * 64, "de-en", 5)
@@ -120,7 +120,7 @@ def test_text_of_others_stays_on_its_line(tmp_path: Path, results: dict[str, Any
 
 def test_names_are_the_benchmarks_own() -> None:
     """Another name for file or method would be "not measured" for every drafter."""
-    assert RESULTS == publish.RESULTS
+    assert RESULTS == card_folder.RESULTS
     assert METHOD == DRAFTER
 
 

@@ -13,9 +13,13 @@ from tests.conftest import make_model
 @pytest.fixture
 def run_folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
     """Folder of a run with a drafter of random weights in it."""
-    folder = tmp_path / "run"
+    return make_run(tmp_path / "run", tokenizer)
+
+
+def make_run(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int = 3) -> Path:
+    """Leave what finetuning leaves of a drafter of random weights."""
     with Step(folder / "finetune", "finetune", {"learning_rate": 1e-3}, {}) as step:
-        make_model(tokenizer, layers=1, seed=3).save_pretrained(folder / "finetune")
+        make_model(tokenizer, layers=1, seed=seed).save_pretrained(folder / "finetune")
         tokenizer.save_pretrained(folder / "finetune")
         step.facts["train_rows"] = 7
     # What a Trainer leaves beside the drafter, and what must not be published

@@ -12,17 +12,19 @@ from pathlib import Path
 import pytest
 
 import drafter_trainer.drafters.loop as loop_package
+import drafter_trainer.hub.publish as publish_module
 from drafter_trainer.arguments import PublishingArguments, RunArguments
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.card_folder import render_folder
-from drafter_trainer.hub.publish import ALLOWED, publish_run
+from drafter_trainer.hub.publish import ALLOWED, check_destination, publish_run
 from drafter_trainer.targets import Target
-from tests.client import run_client
 from tests.hub.conftest import results_for
 from tests.loopback_hub import LoopbackHub
 
 NAME = "tiny-drafter-de-en"
+TOKEN = "hf_planted0123456789"
+PLANTED = "another-planted-credential"
 FILES = {
     "README.md",
     "chat_template.jinja",
@@ -47,7 +49,9 @@ def files_in(folder: Path) -> list[Path]:
 def test_folder_appears_whole(run_folder: Path, target: Target, tmp_path: Path) -> None:
     """What lies in a published folder is the allow-list and nothing else, and says whose drafter it is."""
     to = tmp_path / "published"
-    assert publish_run(arguments(run_folder), target, "auto", PublishingArguments(to=str(to))) == str(to)
+    publication = publish_run(arguments(run_folder), target, "auto", PublishingArguments(to=str(to)))
+    assert str(publication) == f"published: {to}"
+    assert publication.files == {str(path.relative_to(to)): path.stat().st_size for path in files_in(to)}
     assert {path.name for path in to.iterdir()} == FILES
     assert set(ALLOWED) >= FILES - {"custom_generate"}
     loop = {path.name for path in Path(loop_package.__file__).parent.glob("*.py")} - {"__init__.py"}
@@ -145,6 +149,54 @@ def test_folder_with_something_else_is_left_alone(run_folder: Path, target: Targ
     assert [path.name for path in other.iterdir()] == ["chapter.tex"]
 
 
+def test_dry_run_lists_and_leaves_nothing(run_folder: Path, target: Target, tmp_path: Path) -> None:
+    """A trial that writes is no trial."""
+    to, cards = tmp_path / "published", tmp_path / "cards"
+    publishing = PublishingArguments(to=str(to), card_folder=str(cards), dry_run=True)
+    said = str(publish_run(arguments(run_folder), target, "auto", publishing))
+    assert said.startswith(f"dry run, nothing went to {to}:\n")
+    listed = {Path(line.split(" bytes  ")[1]).parts[0] for line in said.splitlines()[1:]}
+    assert listed == FILES
+    assert not to.exists()
+    assert not cards.exists()
+
+
+def test_revision_and_tag_are_the_hubs(tmp_path: Path) -> None:
+    """A folder that silently has no tag would be taken for a version."""
+    with pytest.raises(InputError, match="revision and tag are the Hub's"):
+        PublishingArguments(to=str(tmp_path), tag="v1")
+
+
+def test_files_that_no_list_allows_stay_behind(
+    run_folder: Path, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library that writes a pickle beside the weights one day must not publish it."""
+    assemble = publish_module.assemble
+
+    def with_more(*given: object) -> DrafterDescription:
+        description = assemble(*given)
+        (given[4] / "training_args.bin").write_bytes(b"pickle")
+        (given[4] / "custom_generate" / "state.pkl").write_bytes(b"pickle")
+        return description
+
+    monkeypatch.setattr(publish_module, "assemble", with_more)
+    to = tmp_path / "published"
+    publish_run(arguments(run_folder), target, "auto", PublishingArguments(to=str(to)))
+    assert {path.name for path in to.iterdir()} == FILES
+    assert {path.suffix for path in files_in(to)} == {".json", ".jinja", ".md", ".py", ".safetensors"}
+
+
+def test_notes_that_are_no_text_are_refused(run_folder: Path, target: Target, tmp_path: Path) -> None:
+    """What is written by hand may be saved in any encoding."""
+    notes = tmp_path / "cards" / NAME / "notes.md"
+    notes.parent.mkdir(parents=True)
+    notes.write_bytes("Größe".encode("latin-1"))
+    publishing = PublishingArguments(to=str(tmp_path / "to"), card_folder=str(tmp_path / "cards"))
+    with pytest.raises(InputError, match=r"notes\.md is not UTF-8"):
+        publish_run(arguments(run_folder), target, "auto", publishing)
+    assert not (tmp_path / "to").exists()
+
+
 def test_failure_leaves_the_published_folder(
     run_folder: Path, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,7 +218,7 @@ def test_failure_leaves_the_published_folder(
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[LoopbackHub]:
     """Serve an empty Hub."""
-    with LoopbackHub(tmp_path / "hub", {"hf_alice": "alice"}) as served:
+    with LoopbackHub(tmp_path / "hub", {TOKEN: "alice"}) as served:
         yield served
 
 
@@ -178,7 +230,7 @@ def publish_recipe(
     options += ["--target_model", target.path, "--target_name", target.name]
     return subprocess.run(
         [sys.executable, "recipes/publish.py", *options],
-        env=inherited | hub.environment(home, token),
+        env=inherited | hub.environment(home, token) | {"OPENAI_API_KEY": PLANTED},
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
@@ -186,55 +238,37 @@ def publish_recipe(
     )
 
 
-def load_and_generate(repo: str, target: str) -> dict:
-    """Load a published drafter in a process with an empty cache, both ways, and compare the outputs."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from drafter_trainer.drafters.load import load_drafter
-
-    model = AutoModelForCausalLM.from_pretrained(target)
-    inputs = AutoTokenizer.from_pretrained(repo)("Guten Tag", return_tensors="pt", return_token_type_ids=False)
-    plain = model.generate(**inputs, max_new_tokens=10, do_sample=False)
-    outputs = [
-        model.generate(**inputs, max_new_tokens=10, do_sample=False, assistant_model=drafter)
-        for drafter in (load_drafter(repo, model), AutoModelForCausalLM.from_pretrained(repo))
-    ]
-    return {"equal": [torch.equal(plain, output) for output in outputs]}
-
-
-def test_hub_publication_loads_in_a_fresh_process(
+def test_recipe_publishes_what_is_allowed_and_no_credential(
     hub: LoopbackHub, run_folder: Path, target: Target, tmp_path: Path
 ) -> None:
-    """What is pushed must come back and work, for somebody who has nothing but its name."""
-    done = publish_recipe(hub, tmp_path / "home", run_folder, target, "hf_alice")
+    """A token in the environment, in a file of the trainer, or in what the client logs, must not leave."""
+    done = publish_recipe(hub, tmp_path / "home", run_folder, target, TOKEN)
     assert done.returncode == 0, done.stderr
+    assert "bytes  model.safetensors" in done.stderr
     assert done.stdout.startswith(f"published: {hub.endpoint}/alice/{NAME}/commit/")
     pushed = {Path(name).parts[0] for name in hub.files(f"alice/{NAME}")}
     assert pushed - {".gitattributes"} == FILES
-    assert not any(b"hf_" in content for content in hub.files(f"alice/{NAME}").values())
-    description = DrafterDescription.from_json(hub.files(f"alice/{NAME}")["drafter.json"].decode(), "drafter.json")
-    results = json.dumps(results_for(NAME, description.fingerprint()))
-    (run_folder / "results.json").write_text(results, encoding="utf-8")
-    assert publish_recipe(hub, tmp_path / "home", run_folder, target, "hf_alice").returncode == 0
-    assert hub.commits(f"alice/{NAME}") == ["initial commit", "Add the drafter", "Add the benchmark's results"]
-    pushed = hub.files(f"alice/{NAME}")
-    assert pushed["acceptance.png"].startswith(b"\x89PNG")
-    assert b"![Acceptance by position in the draft](acceptance.png)" in pushed["README.md"]
-    seen = run_client(hub, tmp_path / "reader", load_and_generate, repo=f"alice/{NAME}", target=target.path)
-    assert seen == {"equal": [True, True]}
+    planted = (TOKEN.encode(), PLANTED.encode(), b"hf_secret")
+    for content in (*hub.files(f"alice/{NAME}").values(), done.stdout.encode(), done.stderr.encode()):
+        assert not any(secret in content for secret in planted)
+    assert hub.commits(f"alice/{NAME}") == ["initial commit", "Add the drafter"]
 
 
-def test_hub_refusals_are_one_line(hub: LoopbackHub, run_folder: Path, target: Target, tmp_path: Path) -> None:
-    """No token and a wrong token end in a line that says so, and leave nothing on the Hub."""
-    for token, expected in (
-        (None, "error: no token for the Hub: set HF_TOKEN"),
-        ("hf_wrong", "error: the Hub refused"),
-    ):
-        done = publish_recipe(hub, tmp_path / "home", run_folder, target, token)
-        assert done.returncode == 2
-        (line,) = [line for line in done.stderr.splitlines() if line.startswith("error")]
-        assert line.startswith(expected)
-        assert "Traceback" not in done.stderr
-        assert "hf_wrong" not in done.stderr
+def test_missing_token_is_found_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before hours of training, not after them."""
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    with pytest.raises(InputError, match="no token for the Hub: set HF_TOKEN"):
+        check_destination("hub")
+
+
+def test_refusal_is_one_line_without_the_token(
+    hub: LoopbackHub, run_folder: Path, target: Target, tmp_path: Path
+) -> None:
+    """Of a token with a character that no header may have, the HTTP library shows the whole header."""
+    done = publish_recipe(hub, tmp_path / "home", run_folder, target, "hf_wrong\ttoken")
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert line.startswith("error: the Hub")
+    assert "Traceback" not in done.stderr
+    assert "hf_wrong" not in done.stderr + done.stdout
     assert not any("/commit/" in path for _, path in hub.requests)

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from datasets import concatenate_datasets
 from transformers import PreTrainedModel, Trainer
 
-from drafter_trainer.arguments import RivalArguments
 from drafter_trainer.atomic import write_whole
+from drafter_trainer.benchmark.arguments import RivalArguments
 from drafter_trainer.benchmark.rivals import DESCRIPTION
 from drafter_trainer.drafters.loop.repository import VOCABULARY
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids, coverage, map_ids, vocabulary_bytes

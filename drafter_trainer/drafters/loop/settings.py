@@ -1,6 +1,5 @@
 """What a drafter's repository tells the loop: `drafter.json`'s "loop" and the files beside it."""
 
-import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -12,6 +11,8 @@ HIGHEST_ORDER = 3
 _GENERIC = {"cpu": [1.0, 1.0, 1.4, 1.6, 1.65, 1.7, 1.75, 1.8, 1.9, 2.0, 2.1, 2.2, 2.35, 2.5, 2.65, 2.8, 3.0]}
 _FLAT = [1.0 + 0.005 * tokens for tokens in range(17)]
 _GENERIC_PASS, _GENERIC_STEP = 30.0, 1.5
+# No machine and no text needs more; a draft of a billion tokens would be weighed for ever.
+_LONGEST_DRAFT, _MOST = 1000, 1e9
 
 
 def default_calibration() -> dict[str, list[float]]:
@@ -95,16 +96,20 @@ class LoopSettings:
                 raise ValueError(f"{place}: {name} has entries outside 0 to 1: tune the drafter again")
         if unknown := sorted(set(self.sources) - bins.keys()):
             raise ValueError(f"{place}: unknown sources {', '.join(unknown)}: known are {', '.join(bins)}")
-        if not isinstance(self.longest_draft, int) or self.longest_draft < 1:
-            raise ValueError(f"{place}: longest_draft is {self.longest_draft}, must be 1 or more")
-        if not 1 <= self.tokens_per_pass < math.inf:
+        if not isinstance(self.sources, list):
+            raise ValueError(f"{place}: sources is no list: tune the drafter again")
+        if not isinstance(self.int8, bool):
+            raise ValueError(f"{place}: int8 is {self.int8!r}, must be true or false")
+        if not isinstance(self.longest_draft, int) or not 1 <= self.longest_draft <= _LONGEST_DRAFT:
+            raise ValueError(f"{place}: longest_draft is {self.longest_draft}, must be 1 or more, to {_LONGEST_DRAFT}")
+        if not 1 <= self.tokens_per_pass < _MOST:
             raise ValueError(f"{place}: tokens_per_pass is {self.tokens_per_pass}, must be 1 or more")
-        if not 0 <= self.network_gain < math.inf:
+        if not 0 <= self.network_gain < _MOST:
             raise ValueError(f"{place}: network_gain is {self.network_gain}, must be 0 or more")
         for name in ("pass_milliseconds", "sampling_pass_milliseconds"):
             for device, curve in getattr(self, name).items():
-                if len(curve) < 2 or not all(0 < taken < math.inf for taken in curve):
+                if len(curve) < 2 or not all(0 < taken < _MOST for taken in curve):
                     raise ValueError(f"{place}: {name} of {device} needs two times or more, all above 0")
         for device, taken in self.step_milliseconds.items():
-            if not 0 <= taken < math.inf:
+            if not 0 <= taken < _MOST:
                 raise ValueError(f"{place}: step_milliseconds of {device} is {taken}, must be 0 or more")

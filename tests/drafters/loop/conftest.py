@@ -153,7 +153,7 @@ def published(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTok
     with Step(folder / "tune", "tune", {}, {"drafter": trained}):
         write_tuning(folder / "tune", choice, [], hash_tokenizer(tokenizer, get_pair("de-en").probes))
     run = RunArguments(pair="de-en", drafter_name="tiny-drafter-de-en", run_folder=str(folder))
-    return Path(publish_run(run, target, "auto", PublishingArguments(to=str(folder.parent / "drafter"))))
+    return Path(publish_run(run, target, "auto", PublishingArguments(to=str(folder.parent / "drafter"))).place)
 
 
 def describe(folder: Path, **changes: Any) -> None:

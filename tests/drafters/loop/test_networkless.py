@@ -50,7 +50,7 @@ def run_of(published: Path) -> RunArguments:
 def folder(published: Path, target: Target, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same drafter, published without its network."""
     publishing = PublishingArguments(to=str(tmp_path_factory.mktemp("ngram") / "drafter"), sources=CHEAP)
-    return Path(publish_run(run_of(published), target, "auto", publishing))
+    return Path(publish_run(run_of(published), target, "auto", publishing).place)
 
 
 def test_repository_holds_no_network(folder: Path, published: Path) -> None:

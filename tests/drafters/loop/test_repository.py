@@ -18,7 +18,7 @@ from drafter_trainer.decoding.metrics import alpha
 from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.description import FILE_NAME
 from drafter_trainer.drafters.load import load_drafter
-from drafter_trainer.drafters.loop.generate import loop_of
+from drafter_trainer.drafters.loop.generate import attach_loop, loop_of
 from drafter_trainer.drafters.loop.repository import DESCRIPTION, TABLE, VOCABULARY, build_loop
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.drafters.ngram import count_table, table_bytes
@@ -96,21 +96,27 @@ def test_file_of_an_earlier_drafter_is_not_read(
 
 @pytest.mark.parametrize("name", [VOCABULARY, TABLE])
 @pytest.mark.parametrize("damage", ["a byte", "cut", "empty", "gone"])
-def test_damaged_file_is_done_without(
+def test_damaged_file_is_refused_or_done_without(
     folder: Path, target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name: str, damage: str
 ) -> None:
-    """A broken download costs speed, not the answer; and it must be said, or nobody downloads again."""
+    """What was altered must not be trusted; without the package it costs speed, and that must be said."""
     content = bytearray((folder / name).read_bytes())
     content[-1] ^= 0xFF
     if damage == "gone":
         (folder / name).unlink()
     else:
         (folder / name).write_bytes({"a byte": bytes(content), "cut": content[:-7], "empty": b""}[damage])
+    message = (
+        f"{folder} lacks {name}" if damage == "gone" else f"{name} of {folder} is not the file that was published"
+    )
+    with pytest.raises(InputError, match=message):
+        load_drafter(str(folder), target_model, tokenizer)
+    drafter = AutoModelForCausalLM.from_pretrained(folder)
     with pytest.warns(UserWarning, match=rf"{name} is damaged \(.*drafting goes on without it: download it again"):
-        drafter = load_drafter(str(folder), target_model, tokenizer)
-    loop = loop_of(drafter)
+        loop = build_loop(drafter, lambda name: found(folder / name))
     assert (loop.table is None) == (name == TABLE)
     assert (loop.network.draft_ids is None) == (name == VOCABULARY)
+    attach_loop(drafter, loop)
     check_greedy(target_model, drafter)
 
 

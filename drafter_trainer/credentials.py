@@ -1,0 +1,49 @@
+"""Credentials: known by their values or by their look, so that none is published, recorded or shown."""
+
+import mmap
+import os
+import re
+from pathlib import Path
+
+import huggingface_hub
+
+_HIDDEN = "***"
+_NAMES = ("TOKEN", "KEY", "SECRET", "PASSWORD")  # what the name of an environment variable with a credential ends in
+_SEARCHED = 1 << 24  # bytes of a file that are searched for looks; what is longer holds tensors, which are no text
+_SHORTEST = 8  # characters; a shorter value stands in ordinary text by chance
+# Tokens of the Hub and of GitHub, keys of OpenAI and AWS, a password in an address.
+_LOOKS = re.compile(
+    rb"\bhf_[A-Za-z0-9]{30,}|\bgh[pousr]_[A-Za-z0-9]{36,}|\bsk-[A-Za-z0-9_-]{32,}|\bAKIA[A-Z0-9]{16}\b"
+    rb"|(?<=://)[^\s/:@\"']+:[^\s/:@\"']+(?=@)"
+)
+
+
+def redact(text: str) -> str:
+    """Replace whatever is a credential, or looks like one, by asterisks."""
+    for value in _values().values():
+        text = text.replace(value, _HIDDEN)
+    return _LOOKS.sub(_HIDDEN.encode(), text.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
+
+
+def find_credential(path: Path) -> str | None:
+    """Search a file for credentials.
+
+    Returns:
+        `str`, what was found, without the credential itself, or `None`.
+    """
+    if path.stat().st_size == 0:  # nothing to map
+        return None
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for name, value in _values().items():
+            if content.find(value.encode("utf-8", "surrogateescape")) >= 0:
+                return f"the value of {name}"
+        return "what looks like a token, a key or a password" if _LOOKS.search(content, 0, _SEARCHED) else None
+
+
+def _values() -> dict[str, str]:
+    """Return the credentials that this process knows, by where they come from."""
+    known = {name: value for name, value in os.environ.items() if name.upper().endswith(_NAMES)}
+    token = huggingface_hub.get_token()
+    if token is not None:  # the one that is used, which may come from a file
+        known["the Hub's token"] = token
+    return {name: value.strip() for name, value in known.items() if len(value.strip()) >= _SHORTEST}

@@ -1,0 +1,186 @@
+"""Write a drafter's files: what its repository holds, apart from card and results."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from drafter_trainer.arguments import RunArguments
+from drafter_trainer.drafters.adapters import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS, merge_adapter
+from drafter_trainer.drafters.compatibility import check_tokenizers, hash_tokenizer
+from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription, hash_file
+from drafter_trainer.drafters.load import identify_drafter
+from drafter_trainer.drafters.loop.generate import set_draft_length
+from drafter_trainer.drafters.loop.networkless import NetworklessDrafter
+from drafter_trainer.drafters.loop.policy import NETWORK, NGRAM, SOURCES
+from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
+from drafter_trainer.drafters.loop.settings import LoopSettings
+from drafter_trainer.errors import InputError
+from drafter_trainer.languages import get_pair
+from drafter_trainer.provenance import library_versions
+from drafter_trainer.steps import finished_step, read_step
+from drafter_trainer.targets import Target
+from drafter_trainer.tuning.results import SETTINGS
+
+WEIGHTS = (
+    "config.json",
+    "model.safetensors",
+    "model-*.safetensors",
+    "model.safetensors.index.json",
+    ADAPTER_WEIGHTS,
+    ADAPTER_CONFIG,
+)
+_HYPERPARAMETERS = (
+    "initialization",
+    "initial_layers",
+    "num_hidden_layers",
+    "freeze_embeddings",
+    "temperatures",
+    "max_new_tokens",
+    "max_length",
+    "num_train_epochs",
+    "learning_rate",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "loss_type",
+    "kl_weight",  # as losses were named in earlier runs
+    "acceptance_weight",
+    "lora_rank",
+    "lora_alpha",
+)
+
+
+def assemble(
+    run: RunArguments,
+    target: Target,
+    target_dtype: str,
+    draft_length: int,
+    folder: Path,
+    adapter_of: str | None = None,
+    sources: Sequence[str] = (),
+) -> DrafterDescription:
+    """Write a drafter's files, apart from card and results, to a new folder.
+
+    Args:
+        adapter_of (`str`, *optional*): Write the run's LoRA adapter in place of whole weights, over this drafter.
+        sources (`Sequence[str]`, *optional*): Draft with these alone; all that were tuned if left out.
+    Raises:
+        InputError: If the run has no finished drafter, or its adapter is not over the drafter that is named.
+        IncompatibleTokenizerError: If its tokenizer is not the target's.
+    """
+    trained = run.folder / "finetune"
+    finished_step(trained, "run finetune.py first")
+    pair = get_pair(run.pair)
+    tokenizer = target.load_tokenizer()
+    check_tokenizers(tokenizer, AutoTokenizer.from_pretrained(trained), pair.probes)
+
+    config = AutoConfig.from_pretrained(target.path, revision=target.hub_revision)
+    dtype = config.dtype if target_dtype == "auto" else target_dtype
+    if sources and NETWORK not in sources:
+        model = NetworklessDrafter.for_vocabulary(config.get_text_config().vocab_size)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(trained, dtype=dtype)
+    special = {name: _special_id(target, tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    model.generation_config = GenerationConfig(**special)
+    set_draft_length(model.generation_config, draft_length)
+    for name, value in special.items():  # pipeline compares them here
+        setattr(model.config, name, value)
+    over: dict[str, str] = {}
+    if adapter_of is None:
+        model.save_pretrained(folder)
+    else:
+        over = _add_adapter(trained, adapter_of, folder)
+    tokenizer.save_pretrained(folder)
+    sha256 = hash_tokenizer(tokenizer, pair.probes)
+    loop, files = _add_loop(run, folder, sources)
+    description = DrafterDescription(
+        name=run.drafter_name,
+        target=target.name,
+        target_revision=target.revision,
+        tokenizer_sha256=sha256,
+        pair=str(pair),
+        draft_length=draft_length,
+        loop=loop,
+        files=files,
+        training=_training_record(run),
+        versions=library_versions(),
+        adapter_of=over,
+        weights={path.name: hash_file(path) for pattern in WEIGHTS for path in sorted(folder.glob(pattern))},
+    )
+    (folder / FILE_NAME).write_text(description.to_json(), encoding="utf-8")
+    return description
+
+
+def _add_adapter(trained: Path, base: str, folder: Path) -> dict[str, str]:
+    """Add a run's adapter, if over the drafter that is named it gives what was trained; identify that drafter.
+
+    Raises:
+        InputError: If there is no adapter, or it was trained over another drafter.
+    """
+    adapter = trained / ADAPTER
+    if not (adapter / ADAPTER_WEIGHTS).is_file():
+        raise InputError(f"{trained} holds no adapter: finetune with --lora_rank")
+    identity = identify_drafter(base)
+    revision = None if Path(base).is_dir() else identity
+    model = AutoModelForCausalLM.from_pretrained(base, revision=revision, dtype=torch.float32)
+    model = merge_adapter(model, adapter)
+    expected = AutoModelForCausalLM.from_pretrained(trained, dtype=torch.float32).state_dict()
+    if any(not torch.allclose(weight, expected[name], atol=1e-5) for name, weight in model.state_dict().items()):
+        raise InputError(f"the adapter in {trained} was not trained over {base}: name what --initialization named")
+    folder.mkdir()
+    config = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    config |= {"base_model_name_or_path": base, "revision": revision}
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    shutil.copyfile(adapter / ADAPTER_WEIGHTS, folder / ADAPTER_WEIGHTS)
+    return {"drafter": base, "revision": identity}
+
+
+def _add_loop(run: RunArguments, folder: Path, chosen: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Add the drafting loop and what was tuned for it; return its settings and the hashes of its files."""
+    sources = resources.files("drafter_trainer.drafters.loop")
+    (folder / "custom_generate").mkdir()
+    for source in sources.iterdir():
+        if source.name.endswith(".py") and source.name != "__init__.py":
+            (folder / "custom_generate" / source.name).write_bytes(source.read_bytes())
+    trained, tuned, settings = run.folder / "finetune", run.folder / "tune", LoopSettings().to_dict()
+    carried = [trained / VOCABULARY]
+    if read_step(tuned) is not None:
+        step = finished_step(tuned, "run tune.py again")
+        if step["inputs"]["drafter"] != finished_step(trained, "run finetune.py first")["fingerprint"]:
+            raise InputError(f"{tuned} was tuned for an earlier drafter: delete it and run tune.py again")
+        place = tuned / SETTINGS
+        settings = LoopSettings.from_dict(json.loads(place.read_text(encoding="utf-8")), str(place)).to_dict()
+        carried = [tuned / VOCABULARY, tuned / TABLE]
+    if chosen:
+        settings["sources"] = [source for source in SOURCES if source in chosen]
+        needed = {TABLE: NGRAM, VOCABULARY: NETWORK}
+        carried = [path for path in carried if needed[path.name] in settings["sources"]]
+        if NETWORK not in settings["sources"] and not any(path.is_file() for path in carried):
+            raise InputError(f"{run.folder} has no n-gram table: run tune.py, or publish with the network")
+    files = {}
+    for path in filter(Path.is_file, carried):
+        shutil.copyfile(path, folder / path.name)
+        files[path.name] = hash_file(path)
+    if TABLE not in files:
+        settings["sources"] = [source for source in settings["sources"] if source != NGRAM]
+    return settings, files
+
+
+def _special_id(target: Target, tokenizer, name: str) -> int | list[int] | None:
+    own = getattr(GenerationConfig.from_pretrained(target.path, revision=target.hub_revision), name)
+    return own if own is not None else getattr(tokenizer, name)
+
+
+def _training_record(run: RunArguments) -> dict[str, Any]:
+    record = {}
+    for name in ("pretrain", "distill", "finetune", "tune"):
+        step = read_step(run.folder / name)
+        if step is not None:
+            settings = {key: step["settings"][key] for key in _HYPERPARAMETERS if key in step["settings"]}
+            record[name] = step["facts"] | settings
+    return record

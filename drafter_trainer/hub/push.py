@@ -1,0 +1,241 @@
+"""Push files to the Hub: the one place that writes there.
+
+One commit of named files on a branch, which a reader meets whole or not at all. What would replace another drafter or
+move a tag is refused before anything is sent.
+"""
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import huggingface_hub
+import yaml
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, RepoCard
+from huggingface_hub.errors import HTTPError, RepositoryNotFoundError
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import filter_repo_objects
+
+from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription, hash_file
+from drafter_trainer.errors import InputError
+from drafter_trainer.hub.card_folder import CARD
+
+MAIN = "main"
+_LONGEST_TITLE = 60  # characters, of a collection
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Name a place on the Hub, and what may be done there.
+
+    Args:
+        repo_id (`str`): The repository, made where there is none.
+        repo_type (`str`, *optional*, defaults to `"model"`): Or "dataset".
+        branch (`str`, *optional*, defaults to `"main"`): Made where there is none, without the files of others.
+        tag (`str`, *optional*): For the commit, once it has been checked.
+        private (`bool`, *optional*, defaults to `False`): Of a new repository.
+        overwrite (`bool`, *optional*, defaults to `False`): Replace what is of another drafter, and move the tag.
+    """
+
+    repo_id: str
+    repo_type: str = "model"
+    branch: str = MAIN
+    tag: str | None = None
+    private: bool = False
+    overwrite: bool = False
+
+    def __str__(self) -> str:
+        kind = "" if self.repo_type == "model" else f"{self.repo_type}s/"
+        return f"{kind}{self.repo_id}" + ("" if self.branch == MAIN else f" at {self.branch}")
+
+
+@dataclass(frozen=True)
+class Remote:
+    """Hold what a destination's branch has.
+
+    Args:
+        commit (`str`, *optional*): Its head; `None` where there is no such branch or repository.
+        files (`dict[str, RepoFile]`): What the head holds, by path.
+        tags (`dict[str, str]`): The repository's tags, to commits.
+    """
+
+    commit: str | None
+    files: dict[str, RepoFile]
+    tags: dict[str, str]
+
+
+def read_remote(api: HfApi, destination: Destination) -> Remote:
+    """Look at a destination.
+
+    Raises:
+        HfHubHTTPError: If the Hub refuses.
+    """
+    where = {"repo_id": destination.repo_id, "repo_type": destination.repo_type}
+    try:
+        refs = api.list_repo_refs(**where)
+    except RepositoryNotFoundError:
+        return Remote(None, {}, {})
+    tags = {ref.name: ref.target_commit for ref in refs.tags}
+    commit = {ref.name: ref.target_commit for ref in refs.branches}.get(destination.branch)
+    if commit is None:
+        return Remote(None, {}, tags)
+    tree = api.list_repo_tree(**where, revision=commit, recursive=True)
+    return Remote(commit, {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}, tags)
+
+
+def changed_files(remote: Remote, files: Mapping[str, Path], owned: Sequence[str]) -> list[str]:
+    """Return the paths that a commit would add, replace or delete.
+
+    Args:
+        files (`Mapping[str, Path]`): What is to be there, by path in the repository.
+        owned (`Sequence[str]`): Patterns of what is deleted where it is not among the files: an earlier publication
+            left it. What else lies in the repository, such as a licence, stays.
+    """
+    added = [path for path, source in files.items() if not _is_same(remote.files.get(path), source)]
+    return added + [path for path in filter_repo_objects(remote.files, allow_patterns=[*owned]) if path not in files]
+
+
+def check_same_drafter(destination: Destination, remote: Remote, description: DrafterDescription) -> None:
+    """Refuse a branch that holds a drafter for another target or pair, or another thing, unless it is to be replaced.
+
+    Raises:
+        InputError: If it does, or what it holds cannot be read.
+    """
+    others = remote.files.keys() - {".gitattributes", ".gitignore", "LICENSE", CARD}
+    if destination.overwrite or not others:
+        return
+    advice = "give another --repo_id or --revision, or replace it with --overwrite true"
+    if FILE_NAME not in remote.files:
+        raise InputError(f"{destination} holds no drafter but {min(others)}: {advice}")
+    try:
+        path = huggingface_hub.hf_hub_download(destination.repo_id, FILE_NAME, revision=remote.commit)
+    except (OSError, HTTPError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{FILE_NAME} of {destination} cannot be fetched ({reason}): run again") from error
+    try:
+        published = DrafterDescription.from_json(Path(path).read_bytes(), FILE_NAME)
+    except InputError as error:
+        raise InputError(f"{destination} holds a drafter that cannot be told ({error}): {advice}") from error
+    for name, then, now in (
+        ("target", published.target, description.target),
+        ("pair", published.pair, description.pair),
+    ):
+        if then != now:
+            raise InputError(f"{destination} holds a drafter of {name} {then}, this one is of {now}: {advice}")
+
+
+def check_overwrite(destination: Destination, remote: Remote, changed: Sequence[str], precious: Sequence[str]) -> None:
+    """Refuse to replace what was published before, unless that was asked for.
+
+    Args:
+        changed (`Sequence[str]`): See `changed_files`.
+        precious (`Sequence[str]`): Patterns of files that a second publication of the same thing leaves as they are.
+    Raises:
+        InputError: If one of these would be replaced or deleted, or the tag stands on another commit.
+    """
+    if destination.overwrite:
+        return
+    advice = "give another --revision, or replace it with --overwrite true"
+    lost = [path for path in filter_repo_objects(changed, allow_patterns=[*precious]) if path in remote.files]
+    if lost:
+        raise InputError(f"{destination} holds another {lost[0]} than the one to be published: {advice}")
+    tagged = remote.tags.get(destination.tag or "")
+    if tagged is not None and (tagged != remote.commit or changed):
+        raise InputError(
+            f"the tag {destination.tag} of {destination.repo_id} stands on {tagged[:8]}, which is not what is to be "
+            "published: give another --tag, or move it with --overwrite true"
+        )
+
+
+def send(
+    api: HfApi,
+    destination: Destination,
+    remote: Remote,
+    files: Mapping[str, Path],
+    changed: Sequence[str],
+    message: str,
+) -> CommitInfo:
+    """Send files in one commit; where nothing has changed, none is made.
+
+    Interrupted, it leaves the branch as it was; what the Hub has received by then is not sent again.
+
+    Args:
+        remote (`Remote`): As it was looked at. Where somebody has committed since, the Hub refuses.
+        files, changed: See `changed_files`.
+        message (`str`): Title of the commit.
+    Raises:
+        InputError: If the Hub finds the card's metadata malformed, or a large file does not get through.
+        HfHubHTTPError: If the Hub refuses.
+    """
+    where = {"repo_id": destination.repo_id, "repo_type": destination.repo_type}
+    try:  # before there is a repository
+        RepoCard(files[CARD].read_text(encoding="utf-8")).validate(destination.repo_type)
+    except (ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"the Hub refuses the card of {destination}: {reason}: mend what it is rendered from"
+        ) from error
+    api.create_repo(**where, private=destination.private, exist_ok=True)
+    if remote.commit is None and destination.branch != MAIN:
+        # From the first commit, which is empty: until its own one the branch would show another version's drafter.
+        first = api.list_repo_commits(**where)[-1].commit_id
+        api.create_branch(**where, branch=destination.branch, revision=first, exist_ok=True)
+    head = remote.commit or api.repo_info(**where, revision=destination.branch).sha
+    operations = [
+        CommitOperationAdd(path, files[path]) if path in files else CommitOperationDelete(path) for path in changed
+    ]
+    try:
+        return api.create_commit(
+            **where, operations=operations, revision=destination.branch, parent_commit=head, commit_message=message
+        )
+    except RuntimeError as error:  # how the client reports a large file that did not get through
+        reason = " ".join(str(error).split())
+        raise InputError(f"{destination} is as it was ({reason}): run the same command again") from error
+
+
+def set_tag(api: HfApi, destination: Destination, commit: str) -> None:
+    """Put the destination's tag on a commit, if it has one; that it may be moved has been checked."""
+    where = {"repo_id": destination.repo_id, "repo_type": destination.repo_type}
+    if destination.tag is None:
+        return
+    tags = {ref.name: ref.target_commit for ref in api.list_repo_refs(**where).tags}
+    if tags.get(destination.tag) == commit:
+        return
+    if destination.tag in tags and destination.overwrite:
+        api.delete_tag(**where, tag=destination.tag)
+    api.create_tag(**where, tag=destination.tag, revision=commit)
+
+
+def add_to_collection(api: HfApi, destination: Destination, target: str) -> None:
+    """Gather a target's drafters in a collection of the repository's owner.
+
+    What hinders it, such as a token that has no right to collections, is said in one line and fails nothing: what was
+    pushed stands, and can be added by hand.
+    """
+    owner, name = destination.repo_id.split("/")[0], target.rsplit("/", maxsplit=1)[-1]
+    try:
+        collection = api.create_collection(
+            title=f"Drafters for {name}"[:_LONGEST_TITLE],
+            namespace=owner,
+            description=f"Drafters that make {target} answer faster"[:150],
+            private=destination.private,
+            exists_ok=True,
+        )
+        api.add_collection_item(collection.slug, destination.repo_id, destination.repo_type, exists_ok=True)
+    except HTTPError as error:
+        reason = " ".join(str(error).split())
+        _logger.warning(
+            f"{destination} is published, and in no collection: {reason}: give the token write access to "
+            f"{owner}'s collections, or --collection false"
+        )
+
+
+def _is_same(entry: RepoFile | None, source: Path) -> bool:
+    if entry is None or entry.size != source.stat().st_size:
+        return False
+    if entry.lfs is not None:
+        return entry.lfs.sha256 == hash_file(source)
+    content = source.read_bytes()  # as git names it
+    return entry.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()

@@ -1,0 +1,61 @@
+"""Credentials are found by their values and by their look, and never shown."""
+
+from pathlib import Path
+
+import pytest
+
+from drafter_trainer.credentials import find_credential, redact
+from drafter_trainer.provenance import collect_provenance
+
+LOOKS = (
+    "hf_" + "aB3" * 12,
+    "ghp_" + "aB3" * 12,
+    "sk-" + "aB3_" * 10,
+    "AKIA" + "AB3D" * 4,
+)
+
+
+@pytest.mark.parametrize("secret", LOOKS)
+def test_what_looks_like_a_credential_is_found(tmp_path: Path, secret: str) -> None:
+    """One that this process does not know, in a file that somebody else wrote, is one all the same."""
+    path = tmp_path / "file"
+    path.write_text(f'{{"command": "run --token {secret}"}}')
+    assert find_credential(path) == "what looks like a token, a key or a password"
+    assert redact(f"error: {secret}: no") == "error: ***: no"
+
+
+def test_password_in_an_address_is_found(tmp_path: Path) -> None:
+    """Servers that distil are named by their addresses."""
+    path = tmp_path / "file"
+    path.write_text("http://alice:swordfish@host:8000/v1")
+    assert find_credential(path) is not None
+    assert redact("at http://alice:swordfish@host:8000/v1") == "at http://***@host:8000/v1"
+
+
+@pytest.mark.parametrize("name", ["HF_TOKEN", "OPENAI_API_KEY", "some_password"])
+def test_value_in_the_environment_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A key of a service that nobody thought of looks like nothing."""
+    monkeypatch.setenv(name, "plain words")
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"\0" * 100_000 + b"plain words" + b"\0" * 10)
+    assert find_credential(path) in (f"the value of {name}", "the value of the Hub's token")
+    assert redact("of plain words") == "of ***"
+
+
+def test_ordinary_text_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A drafter that cannot be published for its own name is no safer."""
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "a model card")
+    monkeypatch.setenv("PASSWORD", "card")
+    text = "a model card with hf_hub, https://host:8000/a@b, sk-learn, http://a/b:c and org/model@0123abc"
+    path, empty = tmp_path / "file", tmp_path / "empty"
+    path.write_text(text)
+    empty.touch()
+    assert find_credential(path) is None
+    assert find_credential(empty) is None
+    assert redact(text) == text
+
+
+def test_recorded_command_holds_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stands in results.json and on the card."""
+    monkeypatch.setattr("sys.argv", ["distill.py", "--servers", "http://alice:swordfish@host:8000", LOOKS[0]])
+    assert collect_provenance()["command"] == "distill.py --servers http://***@host:8000 ***"
