@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from drafter_trainer.drafters.loop.policy import NETWORK, NGRAM, SOURCES
-from drafter_trainer.drafters.ngram import LEAST_BYTES
 from drafter_trainer.errors import InputError
-from drafter_trainer.languages import get_pair
+from drafter_trainer.languages import read_language_or_pair
 
 
 def option(default: Any, help: str) -> Any:
@@ -34,7 +33,7 @@ def _check_one_of(arguments: Any, name: str, values: tuple[str, ...]) -> None:
         raise InputError(f"{name} must be one of {', '.join(values)}, got {getattr(arguments, name)}")
 
 
-def _check_known(arguments: Any, name: str, values: tuple[str, ...]) -> None:
+def check_known(arguments: Any, name: str, values: tuple[str, ...]) -> None:
     if unknown := [value for value in getattr(arguments, name) if value not in values]:
         raise InputError(f"{name} may name {', '.join(values)}, got {', '.join(unknown)}")
 
@@ -43,14 +42,14 @@ def _check_known(arguments: Any, name: str, values: tuple[str, ...]) -> None:
 class RunArguments:
     """Say which drafter is worked on, and where its steps leave their folders."""
 
-    pair: str = option("", "Languages, source first, such as de-en")
+    pair: str = option("", "Languages, source first, such as de-en; oci alone is en-oci")
     drafter_name: str = option("", "Name of the drafter: <target>-drafter-<pair>")
     run_folder: str = option("", "Folder of all steps (default: runs/<drafter_name>)")
 
     def __post_init__(self) -> None:
         if not self.pair:
             raise InputError("no pair: give --pair de-en, or a --config that has it")
-        get_pair(self.pair)
+        self.pair = str(read_language_or_pair(self.pair))
         if not self.drafter_name:
             raise InputError("no drafter_name: give --drafter_name <target>-drafter-<pair>, or a --config that has it")
         self.run_folder = self.run_folder or f"runs/{self.drafter_name}"
@@ -80,11 +79,11 @@ class TargetArguments:
 class CorpusArguments:
     """Say what is read, and which questions must not be in it."""
 
-    corpus: list[str] = option([], "Corpora by name: sample, wmt16, c4, sharegpt, file:PATH, rows:FOLDER ...")
+    corpus: list[str] = option([], "Corpora by name: sample, stories, wmt16, c4, sharegpt, file:PATH, rows:FOLDER ...")
     max_samples: int | None = option(None, "Of each corpus, read so many prompts or documents for training")
     max_validation_samples: int | None = option(None, "The same for validation")
     evaluation_questions: list[str] = option(
-        ["sample"], "Question sets whose prompts are kept out: sample, wmt16 ..., or Spec-Bench files"
+        ["sample"], "Question sets whose prompts are kept out: sample, wmt16 ..., file:PATH, or Spec-Bench files"
     )
 
     def __post_init__(self) -> None:
@@ -125,15 +124,21 @@ class DistillationArguments:
 
     output_dir: str = option("", "Folder of the rows (default: RUN_FOLDER/distill)")
     start_token: str | None = option(
-        None, "With corpus start_token: the token after which the target writes by itself (default: its bos)"
+        None,
+        "With corpus start_token or engine text: the token after which the target writes by itself, or a text begins "
+        "(default: its bos)",
     )
     temperatures: list[float] = option([0.0, 0.3, 0.7, 1.0], "Each prompt is answered once at each of them")
     samples: int = option(1, "Answers per prompt at each temperature above 0")
-    max_new_tokens: int = option(1024, "Length limit of an answer")
+    max_new_tokens: int = option(1024, "Length limit of an answer, or of a piece of text")
     batch_size: int = option(32, "Prompts answered at once, or stored at once where servers answer")
     seed: int = option(0, "Seed of the first sample")
     drop_looping: bool = option(False, "Drop answers that end in a repetition loop; they are counted in any case")
-    engine: str = option("transformers", "What answers: transformers or vllm in this process, or server")
+    engine: str = option(
+        "transformers",
+        "What answers: transformers or vllm in this process, or server; or text: the corpora are text in the language "
+        "of the answers, and the target scores it",
+    )
     servers: list[str] = option([], "With engine server: addresses such as http://host:8000; a key: OPENAI_API_KEY")
     server_kind: str = option("vllm", "With engine server: vllm, sglang, llamacpp or transformers")
     server_model: str | None = option(None, "With engine server: its name for the target (default: the target's)")
@@ -147,7 +152,7 @@ class DistillationArguments:
         if not self.temperatures or min(self.temperatures) < 0:
             raise InputError(f"temperatures must be 0 or more, got {self.temperatures}")
         check_positive(self, "samples", "max_new_tokens", "batch_size", "concurrency", "request_timeout")
-        _check_one_of(self, "engine", ("transformers", "vllm", "server"))
+        _check_one_of(self, "engine", ("transformers", "vllm", "server", "text"))
         _check_one_of(self, "server_kind", ("vllm", "sglang", "llamacpp", "transformers"))
         if (self.engine == "server") != bool(self.servers):
             raise InputError("engine server and servers go together: give --engine server --servers http://HOST:PORT")
@@ -186,7 +191,7 @@ class PublishingArguments:
             raise InputError(f"revision and tag are the Hub's: leave them out, or --to {self.to}")
         # Drafting nothing works greedily and breaks when sampling (transformers 5.23).
         check_positive(self, "draft_length")
-        _check_known(self, "sources", SOURCES)
+        check_known(self, "sources", SOURCES)
         if self.adapter_of and not self.network:
             raise InputError("an adapter is a network's: give --adapter_of, or --sources without network")
         if not self.network and NGRAM not in self.sources:
@@ -217,96 +222,3 @@ class FinetuneDataArguments:
 
     def __post_init__(self) -> None:
         check_positive(self, "max_train_samples")
-
-
-@dataclass
-class TuningArguments:
-    """Say what a drafter's settings are tuned on."""
-
-    data: str = option("", "Folder of self-distilled rows (default: RUN_FOLDER/distill)")
-    max_answers: int = option(60, "Held-out answers that settings are tried on")
-    table_corpus: list[str] = option(
-        [], "Also try n-gram tables counted on these: text by name, or rows:FOLDER for the answers of a distillation"
-    )
-    table_samples: int | None = option(None, "Of each of these, count so many documents")
-    table_bytes: int = option(1 << 21, "Prune n-gram tables to files of so many bytes; smaller ones are tried too")
-    evaluation_questions: list[str] = option(["sample"], "Question sets whose prompts are kept out of the tables")
-    longest_draft: int = option(32, "Tokens of the longest draft that is timed and tried")
-    repeats: int = option(5, "Rounds that are timed of each draft length")
-    publish: bool = option(True, "Publish the drafter at the end")
-
-    def __post_init__(self) -> None:
-        check_positive(self, "max_answers", "table_samples", "longest_draft", "repeats")
-        if self.table_bytes < LEAST_BYTES:
-            raise InputError(f"table_bytes must be {LEAST_BYTES} or more, got {self.table_bytes}")
-
-
-@dataclass
-class PredictionArguments:
-    """Say what is forecast."""
-
-    drafter: str = option("", "Hub id or folder of a trained drafter (default: one of the configured shape)")
-    data: str = option("", "With --drafter: folder of self-distilled rows (default: RUN_FOLDER/distill)")
-    max_answers: int = option(60, "With --drafter: held-out answers, or questions, that it is replayed on")
-    questions: str = option(
-        "", "With --drafter: have the target answer these first, as bench.py names them, and replay those answers"
-    )
-    max_new_tokens: int = option(128, "With --questions: length limit of an answer")
-    draft_vocabulary: int = option(8192, "Without --drafter: ids of the draft vocabulary, 0 for all")
-    int8: bool = option(True, "Without --drafter: int8 weights, on a processor")
-    longest_draft: int = option(16, "Tokens of the longest draft")
-    repeats: int = option(5, "Rounds that are timed of each draft length")
-    out: str = option("", "Folder of table and plot (default: RUN_FOLDER/predict)")
-
-    def __post_init__(self) -> None:
-        check_positive(self, "max_answers", "max_new_tokens", "longest_draft", "repeats")
-        if self.questions and not self.drafter:
-            raise InputError("questions are answered for a trained drafter: name it with --drafter")
-
-
-@dataclass
-class BenchmarkArguments:
-    """Say what is measured."""
-
-    drafter: str = option("", "Hub id or folder of the drafter (default: RUN_FOLDER/drafter)")
-    pretrained_drafter: str | None = option(
-        None, "The drafter before finetuning: Hub id or folder (default: pretrain/ beside the drafter's folder)"
-    )
-    task: str = option("translation", "What is measured: its options come from recipes/configs/tasks/TASK.yaml")
-    questions: str = option("sample", "sample, a parallel corpus, mt-bench, or a Spec-Bench file")
-    categories: list[str] = option([], "Of a Spec-Bench file: ask the questions of these categories alone")
-    turns: int = option(1, "Of a question with several turns: ask so many, each after plain decoding's own answers")
-    max_questions: int | None = option(None, "Ask the first so many; each turn counts")
-    max_sampling_questions: int | None = option(None, "Ask the first so many at temperatures above 0")
-    out: str = option("", "Folder of results.json (default: RUN_FOLDER; of another task: RUN_FOLDER/tasks/TASK)")
-    save_outputs: bool = option(False, "Also write outputs.jsonl: every method's answers, for recipes/judge.py")
-    temperatures: list[float] = option([0.0, 1.0], "0 is greedy")
-    seeds: list[int] = option([0, 1, 2], "Of each temperature above 0")
-    max_new_tokens: int = option(128, "Length limit of an answer")
-    repeats: int = option(1, "Time each prompt so often, an odd number, and take the median")
-    prompt_lookup_tokens: list[int] = option([10], "Tokens that prompt lookup drafts in one round, each a method")
-    without: list[str] = option([], "Also measure the drafter without lookup, ngram or network, where it asks them")
-    alone: list[str] = option([], "Also measure the drafter with lookup, ngram or network alone")
-    stock_loop: bool = option(False, "Also measure the drafter in transformers' own loop")
-    rivals: list[str] = option([], "Also measure methods of the literature: lookahead, medusa, eagle, early_exit")
-    lookahead: list[int] = option([5, 4, 5], "Rival lookahead: window, tokens of an n-gram, n-grams tried at once")
-    medusa: str = option("", "Rival medusa: folder of its heads (default: RUN_FOLDER/medusa)")
-    eagle: str = option("", "Rival eagle: folder of its layer (default: RUN_FOLDER/eagle)")
-    tree_nodes: int = option(12, "Rivals medusa and eagle: guesses of a tree, which one pass verifies")
-    early_exit_layer: int | None = option(None, "Rival early_exit: layers that draft (default: half of the target's)")
-    early_exit_length: int = option(3, "Rival early_exit: tokens drafted in one round")
-
-    def __post_init__(self) -> None:
-        if not self.temperatures or min(self.temperatures) < 0:
-            raise InputError(f"temperatures must be 0 or more, got {self.temperatures}")
-        check_positive(self, "max_new_tokens", "max_questions", "max_sampling_questions", "repeats", "turns")
-        if self.repeats % 2 == 0:
-            raise InputError(f"repeats must be odd, so that their median was measured itself, got {self.repeats}")
-        _check_known(self, "without", SOURCES)
-        if min(self.prompt_lookup_tokens, default=0) < 1:
-            raise InputError(f"prompt_lookup_tokens must be 1 or more, got {self.prompt_lookup_tokens}")
-        check_positive(self, "tree_nodes", "early_exit_layer", "early_exit_length")
-        _check_known(self, "alone", SOURCES)
-        _check_known(self, "rivals", ("lookahead", "medusa", "eagle", "early_exit"))
-        if len(self.lookahead) != 3 or min(self.lookahead) < 1 or self.lookahead[1] < 2:
-            raise InputError(f"lookahead must be three numbers from 1 on, the second from 2 on, got {self.lookahead}")

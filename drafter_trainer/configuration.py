@@ -10,19 +10,17 @@ import yaml
 from transformers import HfArgumentParser
 
 from drafter_trainer.arguments import (
-    BenchmarkArguments,
     CorpusArguments,
     DistillationArguments,
     DrafterArguments,
     FinetuneDataArguments,
-    PredictionArguments,
     PublishedArguments,
     PublishingArguments,
     RunArguments,
     TargetArguments,
-    TuningArguments,
 )
 from drafter_trainer.benchmark.arguments import (
+    BenchmarkArguments,
     JudgeArguments,
     MatrixArguments,
     MedusaArguments,
@@ -32,6 +30,7 @@ from drafter_trainer.benchmark.arguments import (
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.export.arguments import ExportArguments
 from drafter_trainer.training.arguments import FinetuningArguments, PretrainingArguments, RivalTrainingArguments
+from drafter_trainer.tuning.arguments import PredictionArguments, TuningArguments
 
 RECIPES = {
     "pretrain": (RunArguments, TargetArguments, CorpusArguments, DrafterArguments, PretrainingArguments),

@@ -1,7 +1,7 @@
 """Languages, pairs and the prompt of each task: one definition for training and benchmark."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from drafter_trainer.errors import InputError
@@ -12,10 +12,11 @@ class Language:
     """Describe one language.
 
     Args:
-        code (`str`): ISO 639-1 code, the one used in pairs and in a card's metadata.
-        name (`str`): English name, as it stands in prompts.
+        code (`str`): ISO 639-1 code, or the 639-2 or 639-3 one of a language without; the one used in pairs and in a
+            card's metadata, where the Hub takes all three.
+        name (`str`): English name, as it stands in prompts; one word, by which prompts are read again.
         aliases (`tuple[str, ...]`): Other codes of the same language.
-        probe (`str`): A sentence on which tokenizers are compared.
+        probe (`str`): A sentence on which tokenizers are compared, in the scripts that the language is written in.
         spaced (`bool`, *optional*, defaults to `True`): Whether spaces set words apart; if not, overlap between
             texts is counted in characters.
     """
@@ -43,7 +44,38 @@ LANGUAGES = {
         Language("uk", "Ukrainian", ("ukr",), "Під'їзд зачинено, тож ґанок і вхід із двору відчинять о сьомій."),
         Language("ko", "Korean", ("kor",), "내일 아침 일곱 시에 역 앞 카페에서 만나 3호선을 탑시다."),
         Language("tr", "Turkish", ("tur",), "Iğdır'a giden otobüs yarın sabah yedide şu küçük garajdan kalkıyor."),
+        # The eleven of arXiv 2605.30580. Where the project cannot write a language well, its probe is greetings, names
+        # and digits, which is enough to compare tokenizers. Berber is written in Latin letters here; zgh, Standard
+        # Moroccan Tamazight, in Tifinagh.
+        Language(
+            "oc", "Occitan", ("oci",), "Deman a 7 oras prendrem lo tren; uèi fa freg, mas lo pan es encara caud."
+        ),
+        Language("ne", "Nepali", ("nep", "npi"), "भोलि बिहान ७ बजे हामी काठमाडौं जाने बस चढ्छौं; मौसम राम्रो छ।"),
+        Language(
+            "qu", "Quechua", ("que", "quy", "quz"), "Allillanchu? Sutiyqa Rosa, Qusqumanta kani; 7 runam wasiypi kan."
+        ),
+        Language("haw", "Hawaiian", (), "Aloha kakahiaka! ʻO Kalani koʻu inoa, a ʻehiku aʻu pōpoki ma Hilo, 7:45."),
+        Language("yo", "Yoruba", ("yor",), "Ẹ káàárọ̀! Orúkọ mi ni Adé; mo ń gbé ní Ìbàdàn, mo sì ní ọmọ 7."),
+        Language("ig", "Igbo", ("ibo",), "Ụtụtụ ọma! Aha m bụ Ada; ebi m n'Enugu, enwere m ụmụ 7."),
+        Language("am", "Amharic", ("amh",), "ነገ ጠዋት በ7 ሰዓት ወደ አዲስ አበባ እንሄዳለን፤ ዛሬ ግን ቤት ነን።"),
+        Language(
+            "gn", "Guarani", ("grn", "gug"), "Mba'éichapa! Che réra Ana, che Paraguaigua; ko'ẽrõ aháta Luque-pe, 7:45."
+        ),
+        Language("ber", "Berber", (), "Azul! Isem-iw Idir. Tamaziɣt, aman d uɣrum, tafukt d yiḍ; ass-a 7, azekka 12."),
+        Language("chr", "Cherokee", (), "ᎣᏏᏲ! ᎠᎾ ᏓᏆᏙᎠ. ᏙᎯᏧ? ᎣᏍᏓ, ᏩᏙ! ᏣᎳᎩ, ᏓᎵᏆ, 7:45."),
+        Language("zgh", "Tamazight", (), "ⴰⵣⵓⵍ! ⵉⵙⵎ ⵉⵏⵓ ⵉⴷⵉⵔ; ⵜⴰⵎⴰⵣⵉⵖⵜ, ⴰⵎⴰⵏ, ⴰⵖⵔⵓⵎ, 7:45, ⵔⴱⴰⵟ."),
     )
+}
+
+# Where the project can write them well; a story in another language is asked for in English. Each takes a subject in
+# its own language: in Russian in the prepositional case, in German in the accusative.
+_STORY_PROMPTS = {
+    "en": "Write a short story about {}.",
+    "de": "Schreibe auf Deutsch eine kurze Geschichte über {}.",
+    "fr": "Écris en français une courte histoire sur {}.",
+    "ru": "Напиши по-русски короткий рассказ о {}.",
+    "ja": "{}についての短い物語を日本語で書いてください。",
+    "zh": "请用中文写一个关于{}的小故事。",
 }
 
 _LONGEST_WORD = 20  # letters; text whose words are longer on average is written without spaces
@@ -96,6 +128,17 @@ def get_pair(pair: str) -> Pair:
     return Pair(source, target)
 
 
+def read_language_or_pair(text: str) -> Pair:
+    """Read a pair, or one language for the pair from English into it: "oci" and "en-oci" are the same.
+
+    Args:
+        text (`str`): As a user gives it on the command line.
+    Raises:
+        InputError: If it names no known language other than English, and no pair.
+    """
+    return get_pair(text if "-" in text else f"en-{text}")
+
+
 def translation_prompt(pair: Pair, text: str) -> str:
     """Write what the user asks the target for: `Translate German to English: …`."""
     return f"Translate {pair.source.name} to {pair.target.name}: {text.strip()}"
@@ -114,15 +157,16 @@ def read_translation_prompt(prompt: str) -> tuple[str, str, str] | None:
     return (match[1], match[2], match[3]) if match else None
 
 
-def story_prompt(language: Language, subject: str) -> str:
-    """Write what the user asks for a story: `Write a short story about …`, and in which language if not in English.
+def story_prompt(language: Language, subject: Mapping[str, str]) -> str:
+    """Write what the user asks for a story: in its language where the project can, in English where it cannot.
 
     Args:
         language (`Language`): What the story is to be written in.
-        subject (`str`): What it is about, in English.
+        subject (`Mapping[str, str]`): What it is about, by language code; in English at least.
     """
-    where = "" if language.code == "en" else f" in {language.name}"
-    return f"Write a short story{where} about {subject}."
+    if language.code in _STORY_PROMPTS and language.code in subject:
+        return _STORY_PROMPTS[language.code].format(subject[language.code])
+    return f"Write a short story in {language.name} about {subject['en']}."
 
 
 def grading_prompt(chat: Sequence[dict[str, str]], answer: str) -> str:

@@ -30,7 +30,7 @@ from pathlib import Path
 from accelerate import PartialState
 from transformers import AutoModelForCausalLM
 
-from drafter_trainer.arguments import BenchmarkArguments
+from drafter_trainer.benchmark.arguments import BenchmarkArguments
 from drafter_trainer.benchmark.journal import read_journal
 from drafter_trainer.benchmark.measure import Setting, measure
 from drafter_trainer.benchmark.methods import build_methods

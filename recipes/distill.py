@@ -23,6 +23,10 @@ Leaves RUN_FOLDER/distill/{train,validation}, which finetune.py reads. Interrupt
 answers in this process, in vLLM in this process, or at servers:
 
     recipes/distill.py --config … --engine server --server_kind vllm --servers http://one:8000 http://two:8000
+
+Text that is there already, in the language of the answers, becomes rows too: the target scores it and answers nothing.
+
+    recipes/distill.py --config … --engine text --corpus file:text.txt --output_dir runs/…/text
 """
 
 from collections import Counter
@@ -34,11 +38,12 @@ from transformers import PreTrainedTokenizerBase
 
 from drafter_trainer.arguments import CorpusArguments, DistillationArguments, TargetArguments
 from drafter_trainer.configuration import parse_arguments
-from drafter_trainer.corpora import describe_corpus, read_sentences
+from drafter_trainer.corpora import STORIES, describe_corpus, read_sentences, read_texts
 from drafter_trainer.corpora.decontamination import Decontaminator
 from drafter_trainer.corpora.questions import keep_out
+from drafter_trainer.corpora.sample import sample_stories
 from drafter_trainer.distillation import distill
-from drafter_trainer.distillation.engines import Engine, TransformersEngine
+from drafter_trainer.distillation.engines import Engine, TextEngine, TransformersEngine
 from drafter_trainer.distillation.filters import survey
 from drafter_trainer.distillation.offline_vllm import VLLMEngine
 from drafter_trainer.distillation.prompts import (
@@ -46,6 +51,8 @@ from drafter_trainer.distillation.prompts import (
     Prompt,
     load_prompts,
     start_token_prompts,
+    story_prompts,
+    text_pieces,
     translation_prompts,
     write_prompts,
 )
@@ -78,27 +85,35 @@ def answering(
         if not how.teacher_forcing:
             return engine, None
         return engine, Teacher(target.load_model(where.dtype, accelerator.device), tokenizer.pad_token_id)
-    return TransformersEngine(target.load_model(where.dtype, accelerator.device), tokenizer.pad_token_id), None
+    model = target.load_model(where.dtype, accelerator.device)
+    if how.engine == "text":
+        return TextEngine(), Teacher(model, tokenizer.pad_token_id)
+    return TransformersEngine(model, tokenizer.pad_token_id), None
 
 
 def read_corpora(
     corpora: CorpusArguments,
+    how: DistillationArguments,
     pair: Pair,
     split: str,
     tokenizer: PreTrainedTokenizerBase,
     decontaminator: Decontaminator,
     limit: int | None,
     drops: Counter[str],
-    start_token: str | None,
 ) -> Iterator[Prompt]:
     """Read the prompts of all corpora, one corpus after the other."""
     seen: set[int] = set()
     for name in corpora.corpus:
-        if name == START_TOKEN:
-            yield from start_token_prompts(tokenizer, start_token, limit)
+        filters = (tokenizer, decontaminator, limit, drops, seen)
+        if how.engine == "text":
+            texts = read_texts(name, pair.target, split)
+            yield from text_pieces(texts, name, pair.target, *filters, how.start_token, how.max_new_tokens)
+        elif name == START_TOKEN:
+            yield from start_token_prompts(tokenizer, how.start_token, limit)
+        elif name == STORIES:
+            yield from story_prompts(sample_stories(split), pair.target, *filters)
         else:
-            sentences = read_sentences(name, pair, split)
-            yield from translation_prompts(sentences, name, pair, tokenizer, decontaminator, limit, drops, seen)
+            yield from translation_prompts(read_sentences(name, pair, split), name, pair, *filters)
 
 
 def main(argv: list[str]) -> None:
@@ -116,6 +131,7 @@ def main(argv: list[str]) -> None:
     tokenizer = target.load_tokenizer()
     decontaminator = keep_out(corpora.evaluation_questions, pair)
     engine, teacher = answering(how, where, target, tokenizer, accelerator)
+    temperatures = [None] if how.engine == "text" else how.temperatures
     with step:
         for split, limit, seed in (
             ("train", corpora.max_samples, how.seed),
@@ -125,14 +141,12 @@ def main(argv: list[str]) -> None:
             with accelerator.main_process_first():
                 if not path.is_file():
                     drops: Counter[str] = Counter()
-                    prompts = read_corpora(
-                        corpora, pair, split, tokenizer, decontaminator, limit, drops, how.start_token
-                    )
+                    prompts = read_corpora(corpora, how, pair, split, tokenizer, decontaminator, limit, drops)
                     write_prompts(prompts, path, drops)
             prompts, drops = load_prompts(path)
             store = RowStore(folder / split, writer=accelerator.process_index)
             distill(
-                Requests(prompts, how.temperatures, how.samples, seed, how.max_new_tokens, pair, target),
+                Requests(prompts, temperatures, how.samples, seed, how.max_new_tokens, pair, target),
                 engine,
                 store,
                 how.batch_size,

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from drafter_trainer.arguments import BenchmarkArguments, DistillationArguments, RunArguments
+from drafter_trainer.arguments import DistillationArguments, RunArguments
+from drafter_trainer.benchmark.arguments import BenchmarkArguments
 from drafter_trainer.configuration import RECIPES, parse_arguments, read_config
 from drafter_trainer.errors import InputError
 

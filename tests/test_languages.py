@@ -6,10 +6,12 @@ from drafter_trainer.errors import InputError
 from drafter_trainer.languages import (
     LANGUAGES,
     Language,
+    Pair,
     get_language,
     get_pair,
     grading_prompt,
     is_spaced,
+    read_language_or_pair,
     read_translation_prompt,
     story_prompt,
     translation_prompt,
@@ -53,8 +55,40 @@ def test_every_probe_is_in_its_own_language() -> None:
 
 def test_story_names_its_language_unless_it_is_english() -> None:
     """An English prompt without a language is answered in English."""
-    assert story_prompt(get_language("en"), "a fox") == "Write a short story about a fox."
-    assert story_prompt(get_language("ja"), "a fox") == "Write a short story in Japanese about a fox."
+    subject = {"en": "a fox", "ja": "狐"}
+    assert story_prompt(get_language("en"), subject) == "Write a short story about a fox."
+    assert story_prompt(get_language("ko"), subject) == "Write a short story in Korean about a fox."
+
+
+def test_story_is_asked_in_its_language_where_the_project_can() -> None:
+    """A prompt half in one language and half in another is one that no user writes."""
+    subject = {"en": "a fox", "ja": "狐"}
+    assert story_prompt(get_language("ja"), subject) == "狐についての短い物語を日本語で書いてください。"
+    assert story_prompt(get_language("de"), subject) == "Write a short story in German about a fox."
+
+
+@pytest.mark.parametrize(
+    ("text", "pair"),
+    [("oci", "en-oc"), ("en-oci", "en-oc"), ("npi-en", "ne-en"), ("haw", "en-haw"), ("de-en", "de-en")],
+)
+def test_one_language_is_the_pair_from_english(text: str, pair: str) -> None:
+    """Speakers of a language name it by any of its codes; the drafter of another direction must not come of it."""
+    assert str(read_language_or_pair(text)) == pair
+
+
+@pytest.mark.parametrize("text", ["en", "eng", "", "xx", "en_US.UTF-8", "C"])
+def test_language_that_makes_no_pair_is_refused(text: str) -> None:
+    """A shell's own LANG must not be taken for a language to train."""
+    with pytest.raises(InputError, match=r"unknown|same language"):
+        read_language_or_pair(text)
+
+
+@pytest.mark.parametrize("code", LANGUAGES)
+def test_every_language_s_prompt_is_read_again(code: str) -> None:
+    """A name of two words would make a translation a question of unknown kind, which nobody keeps out rightly."""
+    pair = Pair(get_language(code), get_language("de" if code == "en" else "en"))
+    names = (pair.source.name, pair.target.name)
+    assert read_translation_prompt(translation_prompt(pair, "7:45")) == (*names, "7:45")
 
 
 @pytest.mark.parametrize("language", LANGUAGES.values(), ids=LANGUAGES)

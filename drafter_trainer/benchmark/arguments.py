@@ -1,10 +1,59 @@
-"""Arguments of the recipes matrix, judge and route, and of rivals; those of bench: `drafter_trainer.arguments`."""
+"""Arguments of the recipes bench, matrix, judge and route, and of rivals."""
 
 from dataclasses import dataclass
 
-from drafter_trainer.arguments import check_positive, option
+from drafter_trainer.arguments import check_known, check_positive, option
+from drafter_trainer.drafters.loop.policy import SOURCES
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair
+
+
+@dataclass
+class BenchmarkArguments:
+    """Say what is measured."""
+
+    drafter: str = option("", "Hub id or folder of the drafter (default: RUN_FOLDER/drafter)")
+    pretrained_drafter: str | None = option(
+        None, "The drafter before finetuning: Hub id or folder (default: pretrain/ beside the drafter's folder)"
+    )
+    task: str = option("translation", "What is measured: its options come from recipes/configs/tasks/TASK.yaml")
+    questions: str = option("sample", "sample, a parallel corpus, file:PATH, mt-bench, or a Spec-Bench file")
+    categories: list[str] = option([], "Of a Spec-Bench file: ask the questions of these categories alone")
+    turns: int = option(1, "Of a question with several turns: ask so many, each after plain decoding's own answers")
+    max_questions: int | None = option(None, "Ask the first so many; each turn counts")
+    max_sampling_questions: int | None = option(None, "Ask the first so many at temperatures above 0")
+    out: str = option("", "Folder of results.json (default: RUN_FOLDER; of another task: RUN_FOLDER/tasks/TASK)")
+    save_outputs: bool = option(False, "Also write outputs.jsonl: every method's answers, for recipes/judge.py")
+    temperatures: list[float] = option([0.0, 1.0], "0 is greedy")
+    seeds: list[int] = option([0, 1, 2], "Of each temperature above 0")
+    max_new_tokens: int = option(128, "Length limit of an answer")
+    repeats: int = option(1, "Time each prompt so often, an odd number, and take the median")
+    prompt_lookup_tokens: list[int] = option([10], "Tokens that prompt lookup drafts in one round, each a method")
+    without: list[str] = option([], "Also measure the drafter without lookup, ngram or network, where it asks them")
+    alone: list[str] = option([], "Also measure the drafter with lookup, ngram or network alone")
+    stock_loop: bool = option(False, "Also measure the drafter in transformers' own loop")
+    rivals: list[str] = option([], "Also measure methods of the literature: lookahead, medusa, eagle, early_exit")
+    lookahead: list[int] = option([5, 4, 5], "Rival lookahead: window, tokens of an n-gram, n-grams tried at once")
+    medusa: str = option("", "Rival medusa: folder of its heads (default: RUN_FOLDER/medusa)")
+    eagle: str = option("", "Rival eagle: folder of its layer (default: RUN_FOLDER/eagle)")
+    tree_nodes: int = option(12, "Rivals medusa and eagle: guesses of a tree, which one pass verifies")
+    early_exit_layer: int | None = option(None, "Rival early_exit: layers that draft (default: half of the target's)")
+    early_exit_length: int = option(3, "Rival early_exit: tokens drafted in one round")
+
+    def __post_init__(self) -> None:
+        if not self.temperatures or min(self.temperatures) < 0:
+            raise InputError(f"temperatures must be 0 or more, got {self.temperatures}")
+        check_positive(self, "max_new_tokens", "max_questions", "max_sampling_questions", "repeats", "turns")
+        if self.repeats % 2 == 0:
+            raise InputError(f"repeats must be odd, so that their median was measured itself, got {self.repeats}")
+        check_known(self, "without", SOURCES)
+        if min(self.prompt_lookup_tokens, default=0) < 1:
+            raise InputError(f"prompt_lookup_tokens must be 1 or more, got {self.prompt_lookup_tokens}")
+        check_positive(self, "tree_nodes", "early_exit_layer", "early_exit_length")
+        check_known(self, "alone", SOURCES)
+        check_known(self, "rivals", ("lookahead", "medusa", "eagle", "early_exit"))
+        if len(self.lookahead) != 3 or min(self.lookahead) < 1 or self.lookahead[1] < 2:
+            raise InputError(f"lookahead must be three numbers from 1 on, the second from 2 on, got {self.lookahead}")
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """From a corpus' name to its sentences and documents.
 
 A corpus is named `sample`, `wmt16`, `c4:de`, `file:PATH` …; `NAME@REVISION` pins a Hub corpus to a commit. See
-`hub.PARALLEL_CORPORA` and `hub.TEXT_CORPORA` for what is known by name.
+`hub.PARALLEL_CORPORA` and `hub.TEXT_CORPORA` for what is known by name. `stories` are the subjects of the sample's.
 """
 
 import hashlib
@@ -18,9 +18,12 @@ from drafter_trainer.corpora.hub import (
     resolve_revision,
     text_rows,
 )
-from drafter_trainer.corpora.sample import sample_rows, sample_sentences
+from drafter_trainer.corpora.inspection import inspect_text
+from drafter_trainer.corpora.sample import LANGUAGES, sample_rows, sample_sentences
 from drafter_trainer.errors import InputError
-from drafter_trainer.languages import Pair
+from drafter_trainer.languages import Language, Pair
+
+STORIES = "stories"  # the corpus whose prompts ask for stories
 
 # Which hundredths of a corpus become a split that it lacks
 _SENTENCES = {"train": range(4, 100), "validation": range(0, 2), "test": range(2, 4)}
@@ -75,7 +78,7 @@ class CorpusName:
         if argument:
             argument, _, later = argument.partition("@")
             revision = later or revision  # c4@REVISION:de is pinned too
-        known = ("sample", *PARALLEL_CORPORA, *TEXT_CORPORA)
+        known = ("sample", STORIES, *PARALLEL_CORPORA, *TEXT_CORPORA)
         if kind not in known:
             raise InputError(f"unknown corpus {name!r}: the known ones are {', '.join(known)} and file:PATH")
         return cls(kind, argument or None, revision or None)
@@ -90,7 +93,7 @@ def read_sentences(name: str, pair: Pair, split: str) -> Iterator[Sentence]:
 
     Args:
         name (`str`): Name of a parallel corpus, `sample`, or `file:PATH` with a sentence a line, rows of `source`
-            and `target`, or rows of `translation: {de: …, en: …}`.
+            and `target`, or rows of `translation: {de: …, en: …}`, which serve in both directions.
         pair (`Pair`): The direction; only its source side becomes prompts.
         split (`str`): "train", "validation" or "test".
     Raises:
@@ -136,7 +139,7 @@ def read_documents(name: str, pair: Pair, split: str) -> Iterator[Document]:
     corpus = CorpusName.parse(name)
     if corpus.kind == "sample":
         for row in sample_rows(split):
-            for language in (pair.source, pair.target):
+            for language in dict.fromkeys((pair.source, pair.target)):
                 if language.code in row:
                     yield Document(f"sample/{row['id']}/{language.code}", row[language.code])
     elif corpus.kind == "file":
@@ -162,6 +165,31 @@ def read_documents(name: str, pair: Pair, split: str) -> Iterator[Document]:
         raise InputError(f"corpus {name} is no text to pretrain on: {', '.join(TEXT_CORPORA)} and file:PATH are")
 
 
+def read_texts(name: str, language: Language, split: str) -> Iterator[Document]:
+    """Read the text of a corpus in one language, in its own order.
+
+    Args:
+        name (`str`): `c4` (that language's part), `sample` (that language's side), or `file:PATH` as for
+            `read_documents`, which is inspected first.
+        language (`Language`): What the text is in.
+        split (`str`): "train" or "validation".
+    Raises:
+        InputError: If corpus or split are unknown, a file is no text of that language, or a row is malformed or a
+            conversation.
+    """
+    corpus = CorpusName.parse(name)
+    if corpus.kind == "file":
+        inspect_text(Path(corpus.argument or ""), language)
+    elif corpus.kind == "sample" and language.code not in LANGUAGES:
+        raise InputError(f"the bundled sample has no {language.name}: name a text of your own with --corpus file:PATH")
+    elif corpus.kind == "c4" and corpus.argument is None:
+        name = f"{name}:{language.code}"
+    for document in read_documents(name, Pair(language, language), split):
+        if document.text is None:
+            raise InputError(f"{document.source_id}: a conversation: rows of text in {language.name} are expected")
+        yield document
+
+
 def describe_corpus(name: str) -> dict[str, str]:
     """Say what is read: for a Hub corpus its repository, commit and licence, for a file its SHA-256."""
     corpus = CorpusName.parse(name)
@@ -171,8 +199,8 @@ def describe_corpus(name: str) -> dict[str, str]:
             raise InputError(f"{path}: no such file")
         with path.open("rb") as file:
             return {"name": f"file:{path.name}", "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-    if corpus.kind == "sample":
-        return {"name": "sample", "licence": "apache-2.0"}
+    if corpus.kind in ("sample", STORIES):
+        return {"name": corpus.kind, "licence": "apache-2.0"}
     known = (PARALLEL_CORPORA | TEXT_CORPORA)[corpus.kind]
     revision = resolve_revision(known.repo, corpus.revision)
     return {"name": name, "repo": known.repo, "revision": revision, "licence": known.licence}
@@ -190,7 +218,7 @@ def _own_split(rows: Iterator[_Row], split: str, shares: dict[str, range], name:
 def _sentence_of_row(place: str, row: dict[str, Any], pair: Pair) -> Sentence:
     translation = row.get("translation")
     if isinstance(translation, dict):
-        text, reference = translation.get(pair.source.code), translation.get(pair.target.code)
+        text, reference = _side(translation, pair.source), _side(translation, pair.target)
     else:
         text, reference = row.get("source", row.get("text")), row.get("target")
     if not isinstance(text, str) or not text.strip():
@@ -198,6 +226,11 @@ def _sentence_of_row(place: str, row: dict[str, Any], pair: Pair) -> Sentence:
             f'{place}: no sentence: expected "source", "text" or "translation" with a text in {pair.source.name}'
         )
     return Sentence(place, text.strip(), reference.strip() if isinstance(reference, str) else None)
+
+
+def _side(translation: dict[str, Any], language: Language) -> Any:
+    codes = (language.code, *language.aliases)
+    return next((translation[code] for code in codes if code in translation), None)
 
 
 def _is_blank(text: Any) -> bool:

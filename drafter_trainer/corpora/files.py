@@ -3,6 +3,7 @@
 import gzip
 import json
 import zlib
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,20 +20,33 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     Returns:
         Iterator of `(line number from 1, line without its end)`.
     Raises:
-        InputError: If the file is missing, not UTF-8, or a damaged gzip stream; the message names file and line.
+        InputError: If the file is missing, not UTF-8, or a damaged gzip stream; the message names file and line, and
+            of a wrong encoding the byte and what to do.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    number = 0
+    number = start = 0
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             # Split on line feeds alone: text of the web holds U+2028 and its like inside a line.
             for number, line in enumerate(file, start=1):
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                # ASCII in UTF-16 without a mark is valid UTF-8, with a NUL at every letter.
+                if (place := line.find(b"\0")) >= 0:
+                    raise InputError(_not_utf8(path, number, start + place, "a NUL", "UTF-16"))
+                yield number, text.rstrip("\r\n")
+                start += len(line)
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}, line {number}: not UTF-8 ({error.reason}): convert the file to UTF-8") from error
+        byte = error.object[error.start]
+        likely = "UTF-16" if error.object[:2] in (BOM_UTF16_LE, BOM_UTF16_BE) else "WINDOWS-1252"
+        raise InputError(_not_utf8(path, number, start + error.start, f"0x{byte:02x}", likely)) from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(f"{path}, after line {number}: damaged gzip file ({error}): fetch it again") from error
+
+
+def _not_utf8(path: Path, number: int, place: int, found: str, likely: str) -> str:
+    advice = f"iconv -f {likely} -t UTF-8" + (", if it is Western European" if likely == "WINDOWS-1252" else "")
+    return f"{path}, line {number}: not UTF-8 ({found} at byte {place}): convert the file to UTF-8, with {advice}"
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

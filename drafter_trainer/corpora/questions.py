@@ -15,7 +15,14 @@ from drafter_trainer.corpora.hub import PARALLEL_CORPORA
 from drafter_trainer.corpora.sample import sample_stories
 from drafter_trainer.corpora.tasks import MT_BENCH, STORY, TRANSLATION, Task, mt_bench_file
 from drafter_trainer.errors import InputError
-from drafter_trainer.languages import Pair, is_spaced, read_translation_prompt, story_prompt, translation_prompt
+from drafter_trainer.languages import (
+    LANGUAGES,
+    Pair,
+    is_spaced,
+    read_translation_prompt,
+    story_prompt,
+    translation_prompt,
+)
 
 _ALL_TURNS = 1000
 
@@ -44,7 +51,8 @@ def load_questions(source: str, pair: Pair, limit: int | None = None, task: Task
 
     Args:
         source (`str`): `sample`, whose test split has questions of the tasks translation and story; a parallel corpus
-            such as `wmt16` (its test split); `mt-bench`; or the path of a JSON Lines file in the Spec-Bench format:
+            such as `wmt16` or `file:PATH` (its test split); `mt-bench`; or the path of a JSON Lines file in the
+            Spec-Bench format:
             `question_id`, `turns`, and where the set has them `category`, and `reference`, the text of a good answer
             to the first turn.
         pair (`Pair`): The direction; stories are asked for in its target language. Translation prompts of a file are
@@ -57,14 +65,15 @@ def load_questions(source: str, pair: Pair, limit: int | None = None, task: Task
     """
     task = task or Task()
     kind = source.partition("@")[0]
+    has_sentences = kind == "sample" or kind in PARALLEL_CORPORA or source.startswith("file:")
     if kind == "sample" and task.name == STORY:
-        prompts = ((story_id, story_prompt(pair.target, subject)) for story_id, subject in sample_stories())
+        prompts = ((story_id, story_prompt(pair.target, subject)) for story_id, subject in sample_stories("test"))
         questions = [Question(story_id, prompt, prompt) for story_id, prompt in itertools.islice(prompts, limit)]
-    elif task.name != TRANSLATION and (kind == "sample" or kind in PARALLEL_CORPORA):
+    elif task.name != TRANSLATION and has_sentences:
         raise InputError(
             f"{source} has no questions of task {task.name}: name a Spec-Bench file with --questions FILE"
         )
-    elif kind == "sample" or kind in PARALLEL_CORPORA:
+    elif has_sentences:
         questions = [
             Question(
                 sentence.source_id,
@@ -199,13 +208,21 @@ def _question(
 def keep_out(sources: Iterable[str], pair: Pair) -> Decontaminator:
     """Load question sets and build the filter that keeps them out of training: every turn of every category.
 
+    The references are kept out too: text in the language of the answers may hold them.
+
     Args:
         sources (`Iterable[str]`): As for `load_questions`.
     """
-    everything = Task(turns=_ALL_TURNS)
-    questions = (question for source in sources for question in load_questions(source, pair, task=everything))
-    return Decontaminator(
-        # Only a translation's text is known to be in the source language: another prompt may be in any.
-        (question.text, is_spaced(question.text) if question.text == question.prompt else pair.source.spaced)
-        for question in questions
-    )
+    return Decontaminator(text for source in sources for text in _texts_of(source, pair))
+
+
+def _texts_of(source: str, pair: Pair) -> Iterator[tuple[str, bool]]:
+    for question in load_questions(source, pair, task=Task(turns=_ALL_TURNS)):
+        # Only of a translation is the language known: another prompt may be in any.
+        translated = question.text != question.prompt
+        yield question.text, pair.source.spaced if translated else is_spaced(question.text)
+        if question.reference is not None:
+            yield question.reference, pair.target.spaced if translated else is_spaced(question.reference)
+    if source == "sample":
+        for _, subject in sample_stories("test"):
+            yield from ((text, LANGUAGES[code].spaced) for code, text in subject.items())

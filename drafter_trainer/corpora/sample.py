@@ -1,5 +1,6 @@
 """The bundled sample: sentences written for this project, aligned in six languages, and subjects of stories."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from importlib import resources
@@ -10,6 +11,9 @@ from drafter_trainer.languages import Pair
 
 SPLITS = ("train", "validation", "test")
 LANGUAGES = ("en", "de", "fr", "ru", "ja", "zh")
+# Between the two parts of a subject; Russian repeats the preposition before it.
+_AND = {"en": " and ", "de": " und ", "fr": " et ", "ru": " и о ", "ja": "と", "zh": "和"}
+_VALIDATION = 20  # hundredths of the parts of subjects
 
 
 def sample_rows(split: str) -> Iterator[dict[str, str]]:
@@ -19,30 +23,57 @@ def sample_rows(split: str) -> Iterator[dict[str, str]]:
         InputError: If the split is not one of train, validation, test.
     """
     check_split("sample", SPLITS, split)
-    file = resources.files("drafter_trainer.corpora") / "sample" / f"{split}.jsonl"
+    yield from _read(f"{split}.jsonl")
+
+
+def sample_sentences(pair: Pair, split: str) -> Iterator[tuple[str, str, str | None]]:
+    """Yield `(id, source sentence, target sentence)` of a split; no target sentence where the sample has none.
+
+    Raises:
+        InputError: If the sample lacks the pair's source language.
+    """
+    if pair.source.code not in LANGUAGES:
+        raise InputError(
+            f"the bundled sample has no {pair.source.name}: name a corpus and questions of your own, such as "
+            "--corpus file:sentences.txt --evaluation_questions questions.jsonl"
+        )
+    for row in sample_rows(split):
+        yield row["id"], row[pair.source.code], row.get(pair.target.code)
+
+
+def sample_stories(split: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield `(id, subject)` of the stories that the sample asks for, the subject by language code.
+
+    Those of the test split were written one by one. Those of the others join one of those whom a story is about with
+    one of those things that it is about; each of both belongs to one split, by a hash of its English text, so that
+    validation asks about nothing that was trained on.
+
+    Raises:
+        InputError: If the split is not one of train, validation, test.
+    """
+    check_split("sample", SPLITS, split)
+    if split == "test":
+        for row in _read("stories.jsonl"):
+            yield row.pop("id"), row
+        return
+    parts = [
+        row for row in _read("subjects.jsonl") if (_hash(row["en"]) % 100 < _VALIDATION) == (split == "validation")
+    ]
+    who, what = ([row for row in parts if row["id"].startswith(kind)] for kind in ("who", "what"))
+    joined = (
+        (f"{first['id']}-{second['id']}", {code: first[code] + _AND[code] + second[code] for code in LANGUAGES})
+        for first in who
+        for second in what
+    )
+    # Mixed, so that the first hundred are not about one alone.
+    yield from sorted(joined, key=lambda story: _hash(story[1]["en"]))
+
+
+def _read(name: str) -> Iterator[dict[str, str]]:
+    file = resources.files("drafter_trainer.corpora") / "sample" / name
     with file.open(encoding="utf-8") as lines:
         yield from map(json.loads, lines)
 
 
-def sample_sentences(pair: Pair, split: str) -> Iterator[tuple[str, str, str]]:
-    """Yield `(id, source sentence, target sentence)` of a split.
-
-    Raises:
-        InputError: If the sample lacks one of the pair's languages.
-    """
-    missing = [language.name for language in (pair.source, pair.target) if language.code not in LANGUAGES]
-    if missing:
-        raise InputError(
-            f"the bundled sample has no {' or '.join(missing)}: name a corpus and questions of your own, such as "
-            "--corpus file:sentences.txt --evaluation_questions questions.jsonl"
-        )
-    for row in sample_rows(split):
-        yield row["id"], row[pair.source.code], row[pair.target.code]
-
-
-def sample_stories() -> Iterator[tuple[str, str]]:
-    """Yield `(id, subject)` of the stories that the sample asks for, the subject in English."""
-    file = resources.files("drafter_trainer.corpora") / "sample" / "stories.jsonl"
-    with file.open(encoding="utf-8") as lines:
-        for row in map(json.loads, lines):
-            yield row["id"], row["subject"]
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])

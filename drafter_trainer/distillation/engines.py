@@ -94,5 +94,20 @@ class TransformersEngine:
         return [given[request] for request in requests]
 
 
+class TextEngine:
+    """Give text that is there already in place of answers; a `Teacher` says what the target thinks of it."""
+
+    name = "text"
+
+    def answers(self, batches: Iterable[Sequence[Request]]) -> Iterator[tuple[Sequence[Request], list[Answer]]]:
+        """Give each request its own text, as an answer without log-probabilities."""
+        for batch in batches:
+            yield batch, [self._answer(request) for request in batch]
+
+    def _answer(self, request: Request) -> Answer:
+        cut = len(request.response_ids) == request.max_new_tokens
+        return Answer([*request.response_ids], None, None, "length" if cut else "stop")
+
+
 def _split(ended: Sequence[tuple[Request, Answer]]) -> tuple[list[Request], list[Answer]]:
     return [request for request, _ in ended], [answer for _, answer in ended]

@@ -11,19 +11,20 @@ import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from drafter_trainer.atomic import write_whole
-from drafter_trainer.corpora import Sentence
+from drafter_trainer.corpora import STORIES, Document, Sentence
 from drafter_trainer.corpora.decontamination import Decontaminator
 from drafter_trainer.errors import DamagedStoreError, InputError
-from drafter_trainer.languages import Pair, translation_prompt
+from drafter_trainer.languages import Language, Pair, story_prompt, translation_prompt
 from drafter_trainer.targets import encode_prompt
 
 START_TOKEN = "start_token"  # the corpus that the target writes by itself
-_PROMPTS = pa.schema(
+PROMPTS = pa.schema(
     [
         ("prompt_ids", pa.list_(pa.int32())),
         ("source_id", pa.string()),
         ("corpus", pa.string()),
         ("repetition", pa.int32()),
+        ("response_ids", pa.list_(pa.int32())),
     ]
 )
 _AT_ONCE = 4096
@@ -37,12 +38,14 @@ class Prompt:
         prompt_ids (`tuple[int, ...]`): The prompt, chat template included.
         source_id, corpus (`str`): Where it came from.
         repetition (`int`): How many prompts before it are the same.
+        response_ids (`tuple[int, ...]`, *optional*): Text that is there already, and is scored in place of an answer.
     """
 
     prompt_ids: tuple[int, ...]
     source_id: str
     corpus: str
     repetition: int = 0
+    response_ids: tuple[int, ...] | None = None
 
 
 def translation_prompts(
@@ -64,24 +67,111 @@ def translation_prompts(
     Raises:
         InputError: If no sentence is left.
     """
+    asked = ((sentence.source_id, sentence.text, translation_prompt(pair, sentence.text)) for sentence in sentences)
     count = 0
-    for sentence in sentences:
-        if limit is not None and count == limit:
-            break
-        reason = decontaminator.reason(sentence.text)
-        prompt_ids = tuple(encode_prompt(tokenizer, translation_prompt(pair, sentence.text)))
-        if reason is None and hash(prompt_ids) in seen:
-            reason = "repeated prompt"
-        if reason is not None:
-            drops[f"{reason} ({pair.source.name})"] += 1
-            continue
-        seen.add(hash(prompt_ids))
+    for prompt in _clean_prompts(asked, corpus, pair.source, tokenizer, decontaminator, limit, drops, seen):
         count += 1
-        yield Prompt(prompt_ids, sentence.source_id, corpus)
+        yield prompt
     if not count:
         raise InputError(
             f"corpus {corpus} gives no prompts for {pair} (left out: {dict(drops) or 'nothing'}): a file gives 2 % of "
             "its sentences to validation, so some hundred are needed"
+        )
+
+
+def story_prompts(
+    subjects: Iterable[tuple[str, dict[str, str]]],
+    language: Language,
+    tokenizer: PreTrainedTokenizerBase,
+    decontaminator: Decontaminator,
+    limit: int | None,
+    drops: Counter[str],
+    seen: set[int],
+) -> Iterator[Prompt]:
+    """Ask for stories in a language.
+
+    Args:
+        subjects (`Iterable[tuple[str, dict]]`): Ids and subjects by language code, as `sample_stories` yields them.
+        limit, drops, seen: As for `translation_prompts`.
+    """
+    # Apart from its subject every prompt is the same, also as one of an evaluation.
+    asked = ((story_id, "\n".join(told.values()), story_prompt(language, told)) for story_id, told in subjects)
+    yield from _clean_prompts(asked, STORIES, language, tokenizer, decontaminator, limit, drops, seen)
+
+
+def _clean_prompts(
+    asked: Iterable[tuple[str, str, str]],
+    corpus: str,
+    language: Language,
+    tokenizer: PreTrainedTokenizerBase,
+    decontaminator: Decontaminator,
+    limit: int | None,
+    drops: Counter[str],
+    seen: set[int],
+) -> Iterator[Prompt]:
+    count = 0
+    for source_id, text, prompt in asked:
+        if limit is not None and count == limit:
+            break
+        reason = decontaminator.reason(text)
+        prompt_ids = tuple(encode_prompt(tokenizer, prompt))
+        if reason is None and hash(prompt_ids) in seen:
+            reason = "repeated prompt"
+        if reason is not None:
+            drops[f"{reason} ({language.name})"] += 1
+            continue
+        seen.add(hash(prompt_ids))
+        count += 1
+        yield Prompt(prompt_ids, source_id, corpus)
+
+
+def text_pieces(
+    documents: Iterable[Document],
+    corpus: str,
+    language: Language,
+    tokenizer: PreTrainedTokenizerBase,
+    decontaminator: Decontaminator,
+    limit: int | None,
+    drops: Counter[str],
+    seen: set[int],
+    start_token: str | None,
+    max_new_tokens: int,
+) -> Iterator[Prompt]:
+    """Cut text to pieces that are scored as if the target had written them behind a start token.
+
+    A piece knows nothing of the one before it, and no end token is added: where a line ends says nothing about where
+    the target would.
+
+    Args:
+        documents (`Iterable[Document]`): Of text in the language.
+        limit (`int`, *optional*): Stop after so many documents of which a piece is new.
+        drops, seen: As for `translation_prompts`.
+        start_token (`str`, *optional*): As for `start_token_prompts`.
+        max_new_tokens (`int`): Tokens of a piece at most.
+    Raises:
+        InputError: If there is no such token, or no text is left.
+    """
+    start_ids, count = (_start_id(tokenizer, start_token),), 0
+    for document in documents:
+        if limit is not None and count == limit:
+            break
+        if (reason := decontaminator.reason(document.text)) is not None:
+            drops[f"{reason} ({language.name})"] += 1
+            continue
+        ids = tokenizer.encode(document.text, add_special_tokens=False)
+        before = len(seen)
+        for start in range(0, len(ids), max_new_tokens):
+            piece = tuple(ids[start : start + max_new_tokens])
+            if hash(piece) in seen:
+                drops[f"repeated text ({language.name})"] += 1
+                continue
+            seen.add(hash(piece))
+            yield Prompt(start_ids, f"{document.source_id}/{start}", corpus, response_ids=piece)
+        count += len(seen) > before
+    if not count:
+        raise InputError(
+            f"corpus {corpus} gives no text in {language.name} (left out: {dict(drops) or 'nothing'}): a file gives "
+            "2 % of its lines to validation, so some hundred are needed"
         )
 
 
@@ -96,12 +186,17 @@ def start_token_prompts(tokenizer: PreTrainedTokenizerBase, token: str | None, c
     Raises:
         InputError: If there is no such token, or no count.
     """
-    start_id = tokenizer.bos_token_id if token is None else tokenizer.get_vocab().get(token)
-    if start_id is None:
-        raise InputError(f"the tokenizer has no start token {token or ''}: name one of its tokens with --start_token")
+    start_id = _start_id(tokenizer, token)
     if count is None:
         raise InputError("corpus start_token has no end: give --max_samples and --max_validation_samples")
     return (Prompt((start_id,), f"{START_TOKEN}/{number}", START_TOKEN, number) for number in range(count))
+
+
+def _start_id(tokenizer: PreTrainedTokenizerBase, token: str | None) -> int:
+    start_id = tokenizer.bos_token_id if token is None else tokenizer.get_vocab().get(token)
+    if start_id is None:
+        raise InputError(f"the tokenizer has no start token {token or ''}: name one of its tokens with --start_token")
+    return start_id
 
 
 def write_prompts(prompts: Iterable[Prompt], path: Path, drops: Counter[str]) -> None:
@@ -112,11 +207,11 @@ def write_prompts(prompts: Iterable[Prompt], path: Path, drops: Counter[str]) ->
     """
 
     def write(partial: Path) -> None:
-        with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_file(file, _PROMPTS) as writer:
+        with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_file(file, PROMPTS) as writer:
             remaining = iter(prompts)
             while chunk := [asdict(prompt) for prompt in itertools.islice(remaining, _AT_ONCE)]:
-                writer.write_batch(pa.RecordBatch.from_pylist(chunk, _PROMPTS))
-            last = pa.RecordBatch.from_pylist([], _PROMPTS)
+                writer.write_batch(pa.RecordBatch.from_pylist(chunk, PROMPTS))
+            last = pa.RecordBatch.from_pylist([], PROMPTS)
             writer.write_batch(last, custom_metadata={"dropped": json.dumps(drops)})
 
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,8 @@ class Request:
 
     Args:
         prompt_ids (`tuple[int, ...]`): The prompt as the target reads it, chat template included.
-        temperature (`float`): 0.0 decodes greedily. Neither top-k nor top-p is ever applied.
+        temperature (`float`, *optional*): 0.0 decodes greedily; `None` where text is scored and nothing is decoded.
+            Neither top-k nor top-p is ever applied.
         seed (`int`): Tells samples of one prompt apart.
         max_new_tokens (`int`): Length limit of the answer.
         source_id (`str`): Where the prompt came from.
@@ -31,10 +32,11 @@ class Request:
         pair (`str`): Pair of languages.
         target (`str`): Hub id of the target.
         target_revision (`str`): Its revision.
+        response_ids (`tuple[int, ...]`, *optional*): Text to score in place of an answer.
     """
 
     prompt_ids: tuple[int, ...]
-    temperature: float
+    temperature: float | None
     seed: int
     max_new_tokens: int
     source_id: str
@@ -42,6 +44,7 @@ class Request:
     pair: str
     target: str
     target_revision: str
+    response_ids: tuple[int, ...] | None = None
 
     @property
     def key(self) -> str:
@@ -54,6 +57,8 @@ class Request:
             "seed": self.seed,
             "max_new_tokens": self.max_new_tokens,
         }
+        if self.response_ids is not None:
+            identity["response_ids"] = self.response_ids
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     def trial(self) -> "Request":
@@ -66,7 +71,7 @@ class Requests:
 
     Args:
         prompts (`pa.Table`): As `load_prompts` gives them.
-        temperatures (`Sequence[float]`): Each prompt is asked at each.
+        temperatures (`Sequence[float | None]`): Each prompt is asked at each; `[None]` where text is scored.
         samples (`int`): Times that it is asked at each temperature above 0.
         seed (`int`): Seed of the first sample.
         max_new_tokens (`int`): Length limit of an answer.
@@ -77,7 +82,7 @@ class Requests:
     def __init__(
         self,
         prompts: pa.Table,
-        temperatures: Sequence[float],
+        temperatures: Sequence[float | None],
         samples: int,
         seed: int,
         max_new_tokens: int,
@@ -92,6 +97,8 @@ class Requests:
         self._target = target
         # Shortest first, and in their order where they are equally long: a resumed run forms the batches of the first.
         lengths = pc.list_value_length(prompts["prompt_ids"]).to_numpy()
+        if "response_ids" in prompts.column_names:
+            lengths = lengths + pc.fill_null(pc.list_value_length(prompts["response_ids"]), 0).to_numpy()
         shortest_first = np.argsort(lengths, kind="stable")
         firsts = shortest_first[prompts["repetition"].to_numpy()[shortest_first] == 0]
         self._asked = {
@@ -145,4 +152,5 @@ class Requests:
             pair=str(self._pair),
             target=self._target.name,
             target_revision=self._target.revision,
+            response_ids=tuple(row["response_ids"]) if row.get("response_ids") else None,
         )

@@ -53,7 +53,7 @@ def load_answers(folder: Path, target: Target, limit: int) -> tuple[list[list[in
         )
         for table in RowStore(folder / "validation").tables(_COLUMNS)
         for row in table.to_pylist()
-        if row["topk_ids"] is not None
+        if row["topk_ids"] is not None and row["temperature"] is not None  # text was decoded at none
     ]
     greedy = [answer for answer in held_out if answer.temperature == 0]
     highest = max((answer.temperature for answer in held_out), default=0.0)

@@ -14,9 +14,11 @@ from drafter_trainer.corpora import (
     describe_corpus,
     read_documents,
     read_sentences,
+    read_texts,
 )
+from drafter_trainer.corpora.sample import sample_rows
 from drafter_trainer.errors import InputError
-from drafter_trainer.languages import get_pair
+from drafter_trainer.languages import get_language, get_pair
 
 PAIR = get_pair("de-en")
 
@@ -252,3 +254,41 @@ def test_file_is_described_by_its_content(tmp_path: Path) -> None:
 def test_sample_is_described_without_the_hub() -> None:
     """Offline runs record what they read, too."""
     assert describe_corpus("sample") == {"name": "sample", "licence": "apache-2.0"}
+
+
+def test_translations_are_found_under_any_code(tmp_path: Path) -> None:
+    """Data sets of Nepali say npi or nep, pairs say ne: a column that is not found would be no corpus at all."""
+    row = {"translation": {"npi": "नमस्ते", "eng": "Hello"}}
+    for pair, text, reference in (("ne-en", "नमस्ते", "Hello"), ("en-npi", "Hello", "नमस्ते")):
+        name = write_jsonl(tmp_path / "a.jsonl", *[row] * 1)
+        rows = [
+            row for split in ("train", "validation", "test") for row in read_sentences(name, get_pair(pair), split)
+        ]
+        assert [(read.text, read.reference) for read in rows] == [(text, reference)]
+
+
+def test_texts_of_the_sample_are_of_one_language() -> None:
+    """Text of both sides of a pair would teach the drafter the language that it never writes."""
+    texts = [document.text for document in read_texts("sample", get_language("fr"), "validation")]
+    assert texts == [row["fr"] for row in sample_rows("validation")]
+    with pytest.raises(InputError, match="no Occitan: name a text of your own with --corpus file:PATH"):
+        next(read_texts("sample", get_language("oci"), "train"))
+
+
+def test_texts_of_a_file_are_inspected_first(tmp_path: Path) -> None:
+    """A file of another language must be refused before its first line is trained on."""
+    rows = [{"text": row["de"]} for row in sample_rows("train")]
+    name = write_jsonl(tmp_path / "a.jsonl", *rows)
+    read = [document.text for split in ("train", "validation") for document in read_texts(name, PAIR.source, split)]
+    assert sorted(read) == sorted(row["text"] for row in rows)
+    with pytest.raises(InputError, match="another language than English, most often for German"):
+        next(read_texts(name, PAIR.target, "train"))
+
+
+def test_conversations_are_no_text_of_one_language(tmp_path: Path) -> None:
+    """A user's question in English, scored as Occitan text, would be trained on without a word."""
+    turn = {"messages": [{"role": "user", "content": "Hello"}]}
+    name = write_jsonl(tmp_path / "a.jsonl", *({"text": row["de"]} for row in sample_rows("train")), turn)
+    rows = (row for split in ("train", "validation") for row in read_texts(name, PAIR.source, split))
+    with pytest.raises(InputError, match=r"line \d+: a conversation: rows of text in German"):
+        list(rows)

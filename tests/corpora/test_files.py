@@ -131,6 +131,23 @@ def test_other_encodings_are_refused(tmp_path: Path, encoding: str) -> None:
     assert f"{path}, line {1 if encoding == 'utf-16' else 2}: not UTF-8" in message
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("plain\nGrüße\n".encode("latin-1"), r"line 2: not UTF-8 \(0xfc at byte 8\).*iconv -f WINDOWS-1252 -t UTF-8"),
+        ("plain\n".encode("utf-16-le"), r"line 1: not UTF-8 \(a NUL at byte 1\).*iconv -f UTF-16 -t UTF-8"),
+        ("a\nЯ\n".encode("utf-16-be"), r"line 1: not UTF-8 \(a NUL at byte 0\).*iconv -f UTF-16 -t UTF-8"),
+        ("plain\n".encode("utf-16"), r"line 1: not UTF-8 \(0xff at byte 0\).*iconv -f UTF-16 -t UTF-8"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
+def test_wrong_encoding_says_the_byte_and_what_to_do(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    """Whoever has a megabyte of text must find the one letter; UTF-16 without a mark is UTF-8 full of NULs."""
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    assert re.search(said, refusal(read_rows, path))
+
+
 def many_lines() -> bytes:
     """Make text that a compressor cannot hold in one block, so that a cut leaves whole lines before it."""
     numbers = random.Random(0)

@@ -8,6 +8,7 @@ import pytest
 
 from drafter_trainer.corpora import read_sentences
 from drafter_trainer.corpora.questions import Question, keep_out, load_questions
+from drafter_trainer.corpora.sample import sample_stories
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair
 
@@ -125,3 +126,38 @@ def test_questions_of_all_sources_are_kept_out(tmp_path: Path) -> None:
 def test_nothing_is_kept_out_without_sources() -> None:
     """An empty list switches the filter off; it must not drop everything."""
     assert keep_out([], PAIR).reason("Guten Tag.") is None
+
+
+def parallel_file(path: Path) -> str:
+    """Write two hundred sentences with their translations; return the corpus' name."""
+    rows = [
+        {"source": f"Satz Nummer {number} handelt vom Wetter.", "target": f"Told {number}."} for number in range(200)
+    ]
+    return f"file:{spec_bench(path, *rows)}"
+
+
+def test_file_asks_the_part_of_it_that_training_never_reads(tmp_path: Path) -> None:
+    """A language without a benchmark is measured on its own text: on sentences that it was not trained on."""
+    name = parallel_file(tmp_path / "a.jsonl")
+    questions = load_questions(name, PAIR)
+    assert len(questions) > 1
+    assert questions[0].prompt.startswith("Translate German to English: Satz Nummer")
+    assert questions[0].reference.startswith("Told")
+    trained = {row.text for split in ("train", "validation") for row in read_sentences(name, PAIR, split)}
+    assert trained.isdisjoint(question.text for question in questions)
+    assert len(trained) + len(questions) == 200
+
+
+def test_references_are_kept_out_too(tmp_path: Path) -> None:
+    """Text in the language of the answers holds the reference, not the question."""
+    row = {"question_id": 1, "turns": ["Translate German to English: Der Hund."], "reference": "The dog, it barks."}
+    decontaminator = keep_out([spec_bench(tmp_path / "q.jsonl", row)], PAIR)
+    assert decontaminator.reason("The dog - it barks") == "exact match"
+    assert decontaminator.reason("The dog barks") is None
+
+
+@pytest.mark.parametrize("code", ["en", "de", "ja"])
+def test_stories_of_the_sample_are_kept_out(code: str) -> None:
+    """A story that is asked for in the benchmark must not be one that was trained on, in any language."""
+    (_, subject), *_ = sample_stories("test")
+    assert keep_out(["sample"], PAIR).reason(f"{subject[code]}!") in ("exact match", "overlap")

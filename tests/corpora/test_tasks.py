@@ -95,7 +95,9 @@ def test_stories_are_asked_in_the_language_of_the_answers() -> None:
     german = load_questions("sample", get_pair("en-de"), task=STORY)
     assert len(english) == 12
     assert english[0].prompt.startswith("Write a short story about a lighthouse keeper")
-    assert german[0].prompt.startswith("Write a short story in German about a lighthouse keeper")
+    assert german[0].prompt.startswith("Schreibe auf Deutsch eine kurze Geschichte über eine Leuchtturmwärterin")
+    (korean,) = load_questions("sample", get_pair("en-ko"), 1, STORY)
+    assert korean.prompt.startswith("Write a short story in Korean about a lighthouse keeper")
     assert len({question.prompt for question in english}) == 12
     assert load_questions("sample", PAIR, 2, STORY) == english[:2]
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from drafter_trainer.corpora import read_sentences
 from drafter_trainer.corpora.decontamination import Decontaminator
-from drafter_trainer.distillation.prompts import Prompt, translation_prompts
+from drafter_trainer.distillation.prompts import PROMPTS, Prompt, translation_prompts
 from drafter_trainer.distillation.requests import Request, Requests
 from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.languages import get_pair
@@ -38,7 +38,7 @@ def sample_prompts(tokenizer: PreTrainedTokenizerFast, count: int) -> list[Promp
 
 def make_requests(prompts: Sequence[Prompt], *given: Any) -> Requests:
     """Ask prompts; what is given beside them is as `Requests` takes it."""
-    return Requests(pa.Table.from_pylist([asdict(prompt) for prompt in prompts]), *given)
+    return Requests(pa.Table.from_pylist([asdict(prompt) for prompt in prompts], PROMPTS), *given)
 
 
 def stored_rows(store: RowStore) -> list[dict[str, Any]]:

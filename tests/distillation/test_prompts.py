@@ -13,10 +13,12 @@ from drafter_trainer.distillation.prompts import (
     Prompt,
     load_prompts,
     start_token_prompts,
+    story_prompts,
     translation_prompts,
     write_prompts,
 )
 from drafter_trainer.errors import DamagedStoreError, InputError
+from drafter_trainer.languages import get_pair
 from tests.distillation.conftest import PAIR
 
 GERMAN = [
@@ -76,6 +78,22 @@ def test_prompts_are_the_chat_template_of_the_translation_prompt(tokenizer: PreT
     assert tokenizer.decode(prompt.prompt_ids) == said
 
 
+def test_stories_are_asked_in_their_language_and_kept_clean(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Prevent a subject that an evaluation asks about, in whatever language, from reaching the training rows."""
+    subjects = [
+        ("one", {"en": "a fox", "de": "einen Fuchs"}),
+        ("two", {"en": "a goat", "de": "eine Ziege"}),
+        ("three", {"en": "a fox", "de": "einen Fuchs"}),
+    ]
+    drops: Counter[str] = Counter()
+    questions = Decontaminator([("A goat!", True)])
+    german = get_pair("en-de").target
+    (prompt,) = story_prompts(subjects, german, tokenizer, questions, None, drops, set())
+    said = "<|user|>Schreibe auf Deutsch eine kurze Geschichte über einen Fuchs.<|end|><|assistant|>"
+    assert (tokenizer.decode(prompt.prompt_ids), prompt.source_id, prompt.corpus) == (said, "one", "stories")
+    assert drops == {"exact match (German)": 1, "repeated prompt (German)": 1}
+
+
 def test_limit_counts_prompts_that_are_kept(tokenizer: PreTrainedTokenizerFast) -> None:
     """Prevent a limit of n from giving fewer than n prompts where some are dropped."""
     texts = [GERMAN[0], GERMAN[0], *GERMAN[1:]]
@@ -124,7 +142,7 @@ def test_prompts_come_back_with_what_was_dropped(tmp_path: Path) -> None:
     prompts, dropped = load_prompts(tmp_path / "prompts.arrow")
     assert prompts.num_rows == 10_000
     assert prompts.slice(7, 1).to_pylist() == [
-        {"prompt_ids": [5, 6, 7], "source_id": "corpus/7", "corpus": "corpus", "repetition": 1}
+        {"prompt_ids": [5, 6, 7], "source_id": "corpus/7", "corpus": "corpus", "repetition": 1, "response_ids": None}
     ]
     assert dropped == {"exact match (German)": 5000}
 

@@ -77,7 +77,7 @@ def test_teacher_forcing_scores_text(tmp_path: Path, target_folder: Path, tokeni
     [
         (("--engine", "server"), "engine server and servers go together"),
         (("--servers", "http://host:8000"), "engine server and servers go together"),
-        (("--engine", "tgi"), "engine must be one of transformers, vllm, server, got tgi"),
+        (("--engine", "tgi"), "engine must be one of transformers, vllm, server, text, got tgi"),
         (("--engine", "server", "--servers", "http://h", "--server_kind", "ollama"), "server_kind must be one of"),
         (("--engine", "server", "--servers", "h:8000"), "is no address"),
         (("--concurrency", "0"), "concurrency must be at least 1"),

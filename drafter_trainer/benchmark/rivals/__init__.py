@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from drafter_trainer.arguments import BenchmarkArguments
+from drafter_trainer.benchmark.arguments import BenchmarkArguments
 from drafter_trainer.benchmark.methods import Method
 from drafter_trainer.benchmark.rivals.decoding import TreeDecoding
 from drafter_trainer.benchmark.rivals.eagle import EagleDecoding, EagleLayer

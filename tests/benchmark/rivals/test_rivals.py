@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from drafter_trainer.arguments import BenchmarkArguments
+from drafter_trainer.benchmark.arguments import BenchmarkArguments
 from drafter_trainer.benchmark.methods import PLAIN, Method
 from drafter_trainer.benchmark.rivals import build_rivals
 from drafter_trainer.benchmark.rivals.eagle import EagleLayer

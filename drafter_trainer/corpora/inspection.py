@@ -1,0 +1,116 @@
+"""Find out what is wrong with a text before hours are spent on it: too little of it, repeated, or another language."""
+
+import functools
+import hashlib
+import heapq
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+from drafter_trainer.corpora.files import read_rows
+from drafter_trainer.errors import InputError
+from drafter_trainer.languages import LANGUAGES, Language
+
+LEAST_LINES = 100  # different ones: 2 % are held out for validation, and settings are chosen on them
+_INSPECTED = 200_000  # lines from the first on
+_IDENTIFIED = 1000  # different lines whose language is identified, at about 0.1 ms each
+_CHARACTERS = 1000  # of a line, that are looked at
+_SURE = 0.5
+_NO_LANGUAGE = "zxx"  # ISO 639's code for what is none; letters of a script that the identifier never saw are that too
+# What the identifier calls some languages, beside their own codes: dialects, and Kabyle for all that is Berber.
+_LABELS = {"zh": ("wuu", "yue"), "ber": ("kab",)}
+
+
+def inspect_text(path: Path, language: Language) -> None:
+    """Refuse a file that is no text to train a drafter of a language on.
+
+    Args:
+        path (`Path`): As `read_rows` takes it, with rows of `text`; rows without are left aside.
+        language (`Language`): What it should be in.
+    Raises:
+        InputError: If the file cannot be read, is empty, repeats earlier lines with more than half of its lines, has
+            fewer than 100 different ones, or is in another script or language.
+    """
+    counts: Counter[str] = Counter()
+    chosen = heapq.nsmallest(_IDENTIFIED, _different_lines(path, counts))  # by hash: the same lines in every run
+    lines, different = counts["lines"], counts["different"]
+    if not lines:
+        raise InputError(f"{path}: no text: give a sentence or a paragraph of {language.name} a line")
+    if 2 * different < lines:
+        raise InputError(
+            f"{path}: {lines - different:,} of {lines:,} lines repeat an earlier one: a drafter would learn these "
+            "alone, so leave each line in once"
+        )
+    if different < LEAST_LINES:
+        raise InputError(
+            f"{path}: {different} different lines, at least {LEAST_LINES} are needed, since 2 % are held out to "
+            "choose settings on: add text, a sentence or a paragraph a line"
+        )
+    texts = [text[:_CHARACTERS] for _, text in chosen]
+    _check_script(path, texts, language)
+    _check_language(path, texts, language)
+
+
+def _different_lines(path: Path, counts: Counter[str]) -> Iterator[tuple[bytes, str]]:
+    """Yield each text with its hash once; count lines, and different ones."""
+    seen: set[bytes] = set()
+    for _, row in read_rows(path):
+        text = row.get("text")
+        if not isinstance(text, str) or not (text := text.strip()):
+            continue
+        counts["lines"] += 1
+        digest = hashlib.sha256(text.encode()).digest()[:8]
+        if digest not in seen:
+            seen.add(digest)
+            counts["different"] += 1
+            yield digest, text
+        if counts["lines"] == _INSPECTED:
+            return
+
+
+def _check_script(path: Path, texts: list[str], language: Language) -> None:
+    expected = _scripts([language.probe])
+    found = _scripts(texts)
+    total = found.total()
+    if 2 * sum(found[script] for script in expected) < max(1, total):
+        most, count = next(iter(found.most_common(1)), ("no letters at all", 0))
+        raise InputError(
+            f"{path}: {count / max(1, total):.0%} of its letters are {most}, {language.name} is written in "
+            f"{' and '.join(expected)}: name the language that the text is in, or another file"
+        )
+
+
+def _scripts(texts: Iterable[str]) -> Counter[str]:
+    """Count letters by what their Unicode names begin with: LATIN, CYRILLIC, CJK."""
+    scripts: Counter[str] = Counter()
+    for letter, count in Counter(character for text in texts for character in text if character.isalpha()).items():
+        scripts[unicodedata.name(letter, "?").replace("-", " ").split()[0]] += count
+    del scripts["MODIFIER"]  # an apostrophe that is a letter, as in Hawaiian, is of no script
+    return scripts
+
+
+def _check_language(path: Path, texts: list[str], language: Language) -> None:
+    own = {language.code, *language.aliases, *_LABELS.get(language.code, ())}
+    known = not own.isdisjoint(_identifier().labels)
+    # A language that the identifier does not know, it takes for this one and that one, and is hardly ever sure.
+    others = Counter(
+        label
+        for label, confidence in map(_identifier().classify, texts)
+        if label not in own and (known or (confidence >= _SURE and label != _NO_LANGUAGE))
+    )
+    if 2 * others.total() > len(texts):
+        (most, _), *_ = others.most_common(1)
+        names = {_NO_LANGUAGE: "no language"} | {code: other.name for code, other in LANGUAGES.items()}
+        raise InputError(
+            f"{path}: {others.total() / len(texts):.0%} of its lines are taken for another language than "
+            f"{language.name}, most often for {names.get(most, most)}: name the language that the text is in, or "
+            "another file"
+        )
+
+
+@functools.cache
+def _identifier() -> LanguageIdentifier:
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

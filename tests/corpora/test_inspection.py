@@ -1,0 +1,164 @@
+"""Texts that must be refused before hours are spent on them, and those that must not."""
+
+import gzip
+import itertools
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from drafter_trainer.corpora.inspection import LEAST_LINES, inspect_text
+from drafter_trainer.corpora.sample import sample_rows
+from drafter_trainer.errors import InputError
+from drafter_trainer.languages import LANGUAGES, get_language
+
+OCCITAN = [
+    f"{who} {what}."
+    for who in ("Lo pescaire", "La filha", "Mon fraire", "Lo vesin", "La mèstra")
+    for what in (
+        "manja de pan amb de formatge",
+        "beu un veire d'aiga freja",
+        "trabalha dins lo camp cada jorn",
+        "vòl anar a la vila deman",
+        "legís un libre vièlh",
+        "canta una cançon polida",
+        "parla occitan amb sos amics",
+        "dormís jos un grand arbre",
+        "espèra lo tren dempuèi una ora",
+        "a perdut la clau de l'ostal",
+        "compra de fruta al mercat",
+        "escriu una letra a son paire",
+        "pòrta un capèl negre",
+        "ausís la pluèja sul teulat",
+        "coneis totes los camins de la montanha",
+        "vend de vin a la fièra",
+        "coita per arribar a l'ora",
+        "barra la pòrta e las fenèstras",
+        "met la taula per sopar",
+        "cerca sos solièrs dins la cambra",
+    )
+]
+HAWAIIAN = [
+    f"He {what} {how} {where}."
+    for what in ("pōpoki", "ʻīlio", "hale", "kumu", "manu")
+    for how in ("nui", "liʻiliʻi", "maikaʻi", "ʻulaʻula", "keʻokeʻo", "hou", "kahiko", "nani", "ikaika", "ʻeleʻele")
+    for where in ("kēia", "kēlā")
+]
+SAMPLE = {code: [row[code] for row in sample_rows("train")] for code in ("en", "de", "fr", "ru", "ja", "zh")}
+TEXTS = SAMPLE | {"oc": OCCITAN, "haw": HAWAIIAN}
+
+
+def write(folder: Path, lines: Iterable[str], name: str = "text.txt") -> Path:
+    """Write a text, a line each."""
+    path = folder / name
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def refusal(path: Path, code: str) -> str:
+    """Inspect a file that must be refused; return the message, which is one line."""
+    with pytest.raises(InputError) as caught:
+        inspect_text(path, get_language(code))
+    message = str(caught.value)
+    assert message.startswith(str(path))
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("code", TEXTS)
+def test_text_of_the_language_is_taken(tmp_path: Path, code: str) -> None:
+    """A speaker whose good text is refused has nowhere to go; Hawaiian is none of the identifier's languages."""
+    inspect_text(write(tmp_path, TEXTS[code]), get_language(code))
+
+
+@pytest.mark.parametrize(("given", "named"), [*itertools.permutations(TEXTS, 2)])
+def test_text_of_another_language_is_refused(tmp_path: Path, given: str, named: str) -> None:
+    """Hours of training on the wrong language end in a drafter that is published under the right one's name."""
+    said = refusal(write(tmp_path, TEXTS[given]), named)
+    assert LANGUAGES[named].name in said
+    assert "name the language that the text is in" in said
+
+
+@pytest.mark.parametrize("code", ["am", "chr", "zgh", "ne", "ru", "ko"])
+def test_script_tells_where_the_identifier_need_not(tmp_path: Path, code: str) -> None:
+    """Cherokee and Tifinagh are unknown to the identifier, which takes them for anything."""
+    said = refusal(write(tmp_path, OCCITAN), code)
+    assert f"100% of its letters are LATIN, {LANGUAGES[code].name} is written in" in said
+
+
+@pytest.mark.parametrize("code", ["chr", "zgh"])
+def test_scripts_of_one_language_are_taken(tmp_path: Path, code: str) -> None:
+    """What the identifier makes of letters that it has never seen must not count."""
+    words = [word.strip(",.;:!?") for word in LANGUAGES[code].probe.split() if word.strip(",.;:!?")[0].isalpha()]
+    lines = [" ".join(order) for order in itertools.islice(itertools.permutations(words), LEAST_LINES)]
+    inspect_text(write(tmp_path, lines), get_language(code))
+
+
+@pytest.mark.parametrize("share", [0.4, 0.6])
+def test_half_a_text_may_be_foreign(tmp_path: Path, share: float) -> None:
+    """Quotations and names of another language are part of most texts; a mixture is not the language that is named."""
+    foreign = int(share * 200)
+    path = write(tmp_path, SAMPLE["en"][:foreign] + SAMPLE["de"][: 200 - foreign])
+    if share < 0.5:
+        inspect_text(path, get_language("de"))
+    else:
+        assert "60% of its lines are taken for another language than German, most often for English" in refusal(
+            path, "de"
+        )
+
+
+@pytest.mark.parametrize("named", ["oc", "haw"])
+def test_mixture_of_other_languages_is_refused(tmp_path: Path, named: str) -> None:
+    """No language of a collection of many need be the most of it, for it to be none of the language that is named."""
+    lines = [line for code in ("en", "de", "fr") for line in SAMPLE[code][:100]]
+    assert f"100% of its lines are taken for another language than {LANGUAGES[named].name}" in refusal(
+        write(tmp_path, lines), named
+    )
+
+
+def test_one_line_repeated_is_refused(tmp_path: Path) -> None:
+    """A drafter of one line is fast on that line, and so would its own validation say."""
+    said = refusal(write(tmp_path, itertools.chain(OCCITAN, itertools.repeat(OCCITAN[0], 100_000))), "oc")
+    assert "100,000 of 100,100 lines repeat an earlier one" in said
+
+
+def test_some_repetition_is_no_matter(tmp_path: Path) -> None:
+    """Greetings stand in every collection of sentences more than once."""
+    inspect_text(write(tmp_path, OCCITAN + OCCITAN[:90]), get_language("oc"))
+
+
+def test_few_lines_are_refused(tmp_path: Path) -> None:
+    """Of twelve lines none is held out, and nothing can be chosen or measured."""
+    assert "12 different lines, at least 100 are needed" in refusal(write(tmp_path, OCCITAN[:12]), "oc")
+    # Twelve lines three times are no more, and not so many that it is their repetition that is wrong.
+    assert "99 different lines" in refusal(write(tmp_path, OCCITAN[:99] + OCCITAN[:50]), "oc")
+
+
+@pytest.mark.parametrize("content", ["", "\n\n  \n"])
+def test_empty_text_is_refused(tmp_path: Path, content: str) -> None:
+    """An empty file must not end in a division by zero."""
+    path = tmp_path / "text.txt"
+    path.write_text(content, encoding="utf-8")
+    assert "no text: give a sentence or a paragraph of Occitan a line" in refusal(path, "oc")
+
+
+def test_numbers_are_no_text(tmp_path: Path) -> None:
+    """A column of numbers is in every script and in none."""
+    assert "no letters at all" in refusal(write(tmp_path, map(str, range(200))), "oc")
+
+
+def test_damage_is_said_by_the_reader(tmp_path: Path) -> None:
+    """Inspection must not turn a broken download or a wrong encoding into something else."""
+    packed = tmp_path / "text.txt.gz"
+    packed.write_bytes(gzip.compress("\n".join(OCCITAN).encode())[:-20])
+    assert "damaged gzip" in refusal(packed, "oc")
+    latin = tmp_path / "latin.txt"
+    latin.write_bytes("\n".join(OCCITAN).encode("latin-1"))
+    assert "not UTF-8 (0xf2 at byte" in refusal(latin, "oc")
+
+
+def test_every_probe_is_in_its_own_script(tmp_path: Path) -> None:
+    """What a language is written in is read off its probe: one in another script would refuse every good text."""
+    for language in LANGUAGES.values():
+        lines = [f"{language.probe} {number}" for number in range(LEAST_LINES)]
+        inspect_text(write(tmp_path, lines), language)

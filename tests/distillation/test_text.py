@@ -1,0 +1,194 @@
+"""Text that is there already, as rows: cut to pieces, scored by the target, stored like answers."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from drafter_trainer.corpora import Document
+from drafter_trainer.corpora.decontamination import Decontaminator
+from drafter_trainer.corpora.sample import sample_rows
+from drafter_trainer.distillation import distill
+from drafter_trainer.distillation.engines import TextEngine
+from drafter_trainer.distillation.prompts import Prompt, load_prompts, text_pieces, write_prompts
+from drafter_trainer.distillation.requests import Request, Requests
+from drafter_trainer.distillation.store import TOP_K, RowStore
+from drafter_trainer.distillation.teacher import Teacher
+from drafter_trainer.errors import InputError
+from drafter_trainer.targets import Target
+from tests.distillation.conftest import PAIR, make_requests, stored_rows
+from tests.distillation.test_engines import logprobs_of
+
+TARGET = Target("tests/tiny-target", "abc", "nowhere")
+ENGLISH = PAIR.target
+TEXTS = [row["en"] for row in list(sample_rows("train"))[:12]]
+LENGTH = 16
+
+
+def pieces(
+    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], **changes: object
+) -> tuple[list[Prompt], Counter]:
+    """Cut texts to pieces of 16 tokens at most; return them and what was dropped."""
+    drops: Counter[str] = Counter()
+    given = {
+        "decontaminator": Decontaminator([]),
+        "limit": None,
+        "start_token": None,
+        "max_new_tokens": LENGTH,
+    } | changes
+    documents = [Document(f"text/{number}", text) for number, text in enumerate(texts)]
+    return list(text_pieces(documents, "text", ENGLISH, tokenizer, drops=drops, seen=set(), **given)), drops
+
+
+class KilledTeacher(Teacher):
+    """A teacher that is killed after so many batches."""
+
+    def __init__(self, model: PreTrainedModel, pad_id: int, batches: int) -> None:
+        super().__init__(model, pad_id)
+        self.batches = batches
+
+    def complete(self, rows: list) -> list:
+        """Score, or raise KeyboardInterrupt."""
+        if self.batches == 0:
+            raise KeyboardInterrupt
+        self.batches -= 1
+        return super().complete(rows)
+
+
+def run(requests: Requests, teacher: Teacher, folder: Path, rank: int = 0, processes: int = 1) -> RowStore:
+    """Score text into a folder."""
+    store = RowStore(folder, rank)
+    distill(requests, TextEngine(), store, 4, "English", [0, 1, 2], (rank, processes), teacher)
+    return store
+
+
+@pytest.fixture
+def requests(tokenizer: PreTrainedTokenizerFast) -> Requests:
+    """The pieces of twelve sentences."""
+    return make_requests(pieces(tokenizer, TEXTS)[0], [None], 3, 5, LENGTH, PAIR, TARGET)
+
+
+@pytest.fixture
+def teacher(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Teacher:
+    """The tiny target as the one that scores."""
+    return Teacher(target_model, tokenizer.pad_token_id)
+
+
+def test_pieces_are_the_text_and_nothing_else(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Prevent tokens that are lost at a cut, an end token that nobody wrote, and a start token in the text."""
+    found, drops = pieces(tokenizer, TEXTS)
+    assert {prompt.prompt_ids for prompt in found} == {(tokenizer.bos_token_id,)}
+    assert max(len(prompt.response_ids) for prompt in found) == LENGTH
+    for number, text in enumerate(TEXTS):
+        own = [prompt.response_ids for prompt in found if prompt.source_id.startswith(f"text/{number}/")]
+        assert [len(piece) for piece in own[:-1]] == [LENGTH] * (len(own) - 1)
+        assert tokenizer.decode([token for piece in own for token in piece]) == text
+    assert drops == {}
+
+
+def test_start_token_may_be_named(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Prevent a target whose texts begin with another token than bos from being scored in a place it never saw."""
+    found, _ = pieces(tokenizer, TEXTS[:1], start_token="<|user|>")
+    assert found[0].prompt_ids == (tokenizer.convert_tokens_to_ids("<|user|>"),)
+    with pytest.raises(InputError, match="--start_token"):
+        pieces(tokenizer, TEXTS[:1], start_token="<|nobody|>")
+
+
+def test_repeated_and_contaminated_text_is_dropped_and_counted(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Prevent two rows with one key, which the store takes for damage, and evaluation text in training."""
+    found, drops = pieces(
+        tokenizer, [TEXTS[0], TEXTS[1], TEXTS[0], TEXTS[2]], decontaminator=Decontaminator([(TEXTS[1], True)])
+    )
+    alone, _ = pieces(tokenizer, [TEXTS[0], TEXTS[2]])
+    assert [prompt.response_ids for prompt in found] == [prompt.response_ids for prompt in alone]
+    reasons = {reason.split(" (")[0]: count for reason, count in drops.items()}
+    assert reasons.pop("repeated text") == len(pieces(tokenizer, TEXTS[:1])[0])
+    assert sum(reasons.values()) == 1
+
+
+def test_pieces_that_return_within_one_text_are_dropped(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Prevent a chorus from being two rows with one key, which the store takes for damage."""
+    found, drops = pieces(tokenizer, [TEXTS[0] * 3], max_new_tokens=1)
+    returned = [prompt.response_ids for prompt in found]
+    assert len(returned) == len(set(returned))
+    assert len(returned) + drops["repeated text (English)"] == len(tokenizer.encode(TEXTS[0] * 3))
+
+
+def test_limit_counts_texts(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Prevent a limit from being spent on repetitions, or on the pieces of one long text."""
+    found, _ = pieces(tokenizer, [TEXTS[0], TEXTS[0], TEXTS[1], TEXTS[2]], limit=2)
+    assert {prompt.source_id.split("/")[1] for prompt in found} == {"0", "2"}
+
+
+def test_nothing_left_is_said(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Prevent a run that ends well and leaves nothing."""
+    with pytest.raises(InputError, match=r"corpus text gives no text in English.*exact match \(English\)': 1"):
+        pieces(tokenizer, ["Yes."], decontaminator=Decontaminator([("yes", True)]))
+
+
+def test_every_piece_has_a_key_of_its_own(requests: Requests) -> None:
+    """Prevent pieces behind one start token from being taken for samples of one prompt, and for a greedy answer."""
+    asked = list(requests)
+    assert len({request.key for request in asked}) == len(asked) > len(TEXTS)
+    assert {(request.temperature, request.seed) for request in asked} == {(None, 0)}
+    greedy = Request(**{**vars(asked[0]), "temperature": 0.0, "response_ids": None})
+    assert greedy.key not in {request.key for request in asked}
+
+
+def test_rows_hold_the_text_and_what_the_target_thinks_of_it(
+    tmp_path: Path, requests: Requests, teacher: Teacher
+) -> None:
+    """Prevent scores that are shifted by one, or of another text, and text that passes for the target's own answer."""
+    rows = {row["key"]: row for row in stored_rows(run(requests, teacher, tmp_path))}
+    assert len(rows) == len(requests)
+    for request in requests:
+        row = rows[request.key]
+        assert (tuple(row["prompt_ids"]), tuple(row["response_ids"])) == (request.prompt_ids, request.response_ids)
+        assert (row["engine"], row["temperature"], row["retokenized"]) == ("text", None, False)
+        assert row["finish_reason"] == ("length" if len(row["response_ids"]) == LENGTH else "stop")
+        expected = logprobs_of(teacher.model, request, row["response_ids"]).topk(TOP_K).values
+        scored = torch.from_numpy(np.array(row["topk_logprobs"], np.float64))
+        torch.testing.assert_close(scored, expected, atol=2e-2, rtol=0)  # stored in half precision
+
+
+@pytest.mark.parametrize("batches", [0, 1, 3])
+def test_an_interrupted_run_goes_on_where_it_was(
+    tmp_path: Path, requests: Requests, teacher: Teacher, batches: int
+) -> None:
+    """Prevent an interrupt from losing pieces, and from scoring them again."""
+    whole = stored_rows(run(requests, teacher, tmp_path / "whole"))
+    with pytest.raises(KeyboardInterrupt):
+        run(requests, KilledTeacher(teacher.model, teacher.pad_id, batches), tmp_path / "interrupted")
+    done = RowStore(tmp_path / "interrupted").keys()
+    assert len(done) == 4 * batches
+    left = KilledTeacher(teacher.model, teacher.pad_id, len(requests.batch_sizes(4)) - batches)
+    assert without_scores(stored_rows(run(requests, left, tmp_path / "interrupted"))) == without_scores(whole)
+    assert left.batches == 0
+
+
+def without_scores(rows: list[dict]) -> list[dict]:
+    """Leave out what is computed, and may differ in its last bit."""
+    return [{name: value for name, value in row.items() if not name.startswith("topk")} for row in rows]
+
+
+def test_two_processes_give_the_rows_of_one(tmp_path: Path, requests: Requests, teacher: Teacher) -> None:
+    """Prevent several processes from scoring the same, or leaving something out."""
+    one = stored_rows(run(requests, teacher, tmp_path / "one"))
+    for rank in (0, 1):
+        store = run(requests, teacher, tmp_path / "two", rank, 2)
+    assert without_scores(stored_rows(store)) == without_scores(one)
+
+
+def test_pieces_come_back_from_their_file(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Prevent the text from being lost between its file and the target, and batches of one long and many short."""
+    found, _ = pieces(tokenizer, TEXTS)
+    write_prompts(found, tmp_path / "prompts.arrow", Counter())
+    prompts, _ = load_prompts(tmp_path / "prompts.arrow")
+    asked = list(Requests(prompts, [None], 1, 0, LENGTH, PAIR, TARGET))
+    assert sorted(request.response_ids for request in asked) == sorted(prompt.response_ids for prompt in found)
+    lengths = [len(request.response_ids) for request in asked]
+    assert lengths == sorted(lengths)

@@ -1,0 +1,115 @@
+"""The recipe of distillation on text that is there already, and on stories, up to a finetuning on both."""
+
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pytest
+from transformers import AutoModelForCausalLM
+
+from drafter_trainer.corpora.sample import sample_rows, sample_stories
+from drafter_trainer.distillation.store import RowStore
+from drafter_trainer.errors import InputError
+from drafter_trainer.steps import read_step
+from drafter_trainer.targets import Target
+from drafter_trainer.tuning.answers import load_answers
+from tests.distillation.conftest import stored_rows
+from tests.recipes.test_distill_servers import options
+from tests.recipes.test_whole_way import recipe_main
+
+
+def distill(target_folder: Path, folder: Path, corpus: str, *more: str) -> None:
+    """Distil a corpus with the tiny target; what comes later overrides."""
+    recipe_main("distill")(options(target_folder, folder, "--corpus", corpus, *more))
+
+
+@pytest.fixture
+def english(tmp_path: Path) -> Path:
+    """A text of English sentences, a line each."""
+    path = tmp_path / "english.txt"
+    rows = [row["en"] for split in ("train", "validation") for row in sample_rows(split)]
+    path.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_a_text_becomes_rows_of_both_splits(
+    tmp_path: Path, target_folder: Path, english: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Prevent lines from standing in training and validation, and a finished text from being scored again."""
+    more = ("--engine", "text", "--max_samples", "40")
+    distill(target_folder, tmp_path / "run", f"file:{english}", *more)
+    folder = tmp_path / "run" / "distill"
+    facts = read_step(folder)["facts"]
+    assert facts["corpora"][0].keys() == {"name", "sha256"}
+    sources = {}
+    for split in ("train", "validation"):
+        rows = stored_rows(RowStore(folder / split))
+        assert facts[split]["rows"] == len(rows) > 0
+        assert {(row["engine"], row["temperature"], row["pair"]) for row in rows} == {("text", None, "de-en")}
+        assert all(len(row["topk_logprobs"]) == len(row["response_ids"]) <= 8 for row in rows)
+        sources[split] = {row["source_id"].rpartition("/")[0] for row in rows}
+    assert len(sources["train"]) == 40
+    assert sources["train"].isdisjoint(sources["validation"])
+    distill(target_folder, tmp_path / "run", f"file:{english}", *more)
+    assert "finished before" in capsys.readouterr().out
+
+
+def test_text_of_another_language_leaves_nothing(tmp_path: Path, target_folder: Path, english: Path) -> None:
+    """Prevent a wrong file from leaving rows that finetuning would take."""
+    with pytest.raises(InputError, match="another language than Occitan, most often for English"):
+        distill(target_folder, tmp_path / "run", f"file:{english}", "--engine", "text", "--pair", "oci")
+    assert not list((tmp_path / "run").rglob("*.parquet"))
+    assert not list((tmp_path / "run").rglob("*.arrow"))
+
+
+def test_text_is_not_tuned_on(tmp_path: Path, target_folder: Path, target: Target, english: Path) -> None:
+    """Prevent settings from being chosen on text that passes for the target's own greedy answers."""
+    distill(target_folder, tmp_path / "run", f"file:{english}", "--engine", "text")
+    with pytest.raises(InputError, match="0 held-out greedy ones"):
+        load_answers(tmp_path / "run" / "distill", target, 10)
+
+
+def test_stories_are_answered(tmp_path: Path, target_folder: Path) -> None:
+    """Prevent stories of one split from being those of another, and a direction without a corpus from having none."""
+    distill(target_folder, tmp_path / "run", "stories", "--pair", "en-haw")
+    for split, count in (("train", 6), ("validation", 2)):
+        rows = stored_rows(RowStore(tmp_path / "run" / "distill" / split))
+        assert {row["source_id"] for row in rows} == {number for number, _ in list(sample_stories(split))[:count]}
+        assert {(row["corpus"], row["pair"]) for row in rows} == {("stories", "en-haw")}
+
+
+def test_finetuning_mixes_answers_and_text(tmp_path: Path, target_folder: Path, english: Path) -> None:
+    """Prevent rows of text from needing another loader, another loss, or a flag."""
+    distill(target_folder, tmp_path / "run", "sample")
+    distill(
+        target_folder, tmp_path / "run", f"file:{english}", "--engine", "text", "--output_dir", str(tmp_path / "text")
+    )
+    given = {
+        "pair": "de-en",
+        "drafter_name": "tiny-drafter-de-en",
+        "target_model": str(target_folder),
+        "target_name": "tests/tiny-target",
+        "dtype": "float32",
+        "run_folder": str(tmp_path / "run"),
+        "initialization": "layers",
+        "initial_layers": "0",
+        "num_hidden_layers": "1",
+        "num_train_epochs": "1",
+        "loss_type": "topk_kl",
+        "publish": "false",
+        "use_cpu": "true",
+        "disable_tqdm": "true",
+    }
+    words = [word for key, value in given.items() for word in (f"--{key}", value)]
+    recipe_main("finetune")([*words, "--data", str(tmp_path / "run" / "distill"), str(tmp_path / "text")])
+    folders = [tmp_path / "run" / "distill", tmp_path / "text"]
+    rows = sum(RowStore(folder / "train").count()["rows"] for folder in folders)
+    assert read_step(tmp_path / "run" / "finetune")["facts"]["train_rows"] == rows
+    assert rows > 6
+    engines = {
+        value
+        for folder in folders
+        for table in RowStore(folder / "train").tables(["engine"])
+        for value in pc.unique(table["engine"]).to_pylist()
+    }
+    assert engines == {"transformers", "text"}
+    AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "finetune")
