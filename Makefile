@@ -22,11 +22,12 @@ endif
 MATRIX ?= recipes/configs/$(TARGET)/matrix.yaml
 QUICKSTART := --config recipes/configs/smollm2-135m/quickstart.yaml
 
-.PHONY: help install quickstart test bench matrix compare report lint readme cards gallery wheel clean
+.PHONY: help install quickstart test drafter bench matrix compare report lint readme cards gallery wheel clean
 
 help:
 	@echo "make quickstart               the whole way on this machine: train, publish to a folder, measure"
 	@echo "make test                     the tests"
+	@echo "make drafter LANG=oci         the fastest drafter for a language [TEXT=file:text.txt] [PROMPTS=file:english.txt] [TO=folder]"
 	@echo "make bench LANG=de-en         measure a drafter [DRAFTER=folder or Hub id] [TASK=story] [QUESTIONS=file.jsonl] [OUT=folder]"
 	@echo "make matrix                   measure drafters on tasks and pairs [MATRIX=file.yaml] [MATRIX_OPTIONS=...]"
 	@echo "make compare A=… B=…          hold two results.json against each other"
@@ -54,9 +55,15 @@ quickstart: $(INSTALLED)
 test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest -q $(TESTS)
 
+drafter: $(INSTALLED)
+	@test "$(origin LANG)" = "command line" || { echo "error: name a language or a pair: make drafter LANG=oci"; exit 2; }
+	@$(LAUNCH) recipes/drafter.py --config recipes/configs/$(TARGET)/language.yaml --pair $(PAIR) \
+	  $(if $(TEXT),--text $(TEXT)) $(if $(PROMPTS),--prompts $(PROMPTS)) $(if $(MINUTES),--minutes $(MINUTES)) \
+	  $(if $(TO),--to $(TO)) $(DRAFTER_OPTIONS)
+
 bench: $(INSTALLED)
 	@test -f $(CONFIG) || { echo "error: there is no $(CONFIG): known pairs of $(TARGET) are" \
-	  $(notdir $(basename $(filter-out %/common.yaml %/into-english.yaml %/matrix.yaml %/quickstart.yaml %/start_text.yaml,$(wildcard recipes/configs/$(TARGET)/*.yaml)))); exit 2; }
+	  $(notdir $(basename $(filter-out %/common.yaml %/into-english.yaml %/language.yaml %/matrix.yaml %/quickstart.yaml %/start_text.yaml,$(wildcard recipes/configs/$(TARGET)/*.yaml)))); exit 2; }
 	$(LAUNCH) recipes/bench.py --config $(CONFIG) --pair $(PAIR) $(if $(DRAFTER),--drafter $(DRAFTER)) \
 	  $(if $(TASK),--task $(TASK)) $(if $(QUESTIONS),--questions $(QUESTIONS)) $(if $(OUT),--out $(OUT)) $(BENCH_OPTIONS)
 

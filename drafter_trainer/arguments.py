@@ -43,7 +43,7 @@ class RunArguments:
     """Say which drafter is worked on, and where its steps leave their folders."""
 
     pair: str = option("", "Languages, source first, such as de-en; oci alone is en-oci")
-    drafter_name: str = option("", "Name of the drafter: <target>-drafter-<pair>")
+    drafter_name: str = option("", "Name of the drafter: <target>-drafter-<pair>; {pair} in it stands for the pair")
     run_folder: str = option("", "Folder of all steps (default: runs/<drafter_name>)")
 
     def __post_init__(self) -> None:
@@ -52,6 +52,7 @@ class RunArguments:
         self.pair = str(read_language_or_pair(self.pair))
         if not self.drafter_name:
             raise InputError("no drafter_name: give --drafter_name <target>-drafter-<pair>, or a --config that has it")
+        self.drafter_name = self.drafter_name.replace("{pair}", self.pair)
         self.run_folder = self.run_folder or f"runs/{self.drafter_name}"
 
     @property
@@ -203,6 +204,21 @@ class PublishingArguments:
     def network(self) -> bool:
         """Whether the drafter has a network."""
         return not self.sources or NETWORK in self.sources
+
+
+@dataclass
+class LanguageArguments:
+    """Say what a language's drafter is made of."""
+
+    text: str = option("c4", "Text in the language of the answers: file:PATH, or a corpus by name")
+    prompts: str = option("sample", "Sentences that the target translates: file:PATH, or a corpus by name")
+    questions: str = option("", "What the benchmark asks to translate, as bench.py names it (default: as prompts)")
+    minutes: float = option(10.0, "The target answers for about so long")
+    text_samples: int = option(1000, "The target scores so many documents of the text")
+    base: str = option("", "Finetuning starts from this drafter: folder or Hub id (default: as configured)")
+
+    def __post_init__(self) -> None:
+        check_positive(self, "minutes", "text_samples")
 
 
 @dataclass

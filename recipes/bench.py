@@ -77,6 +77,7 @@ def main(argv: list[str]) -> None:
         "pretrained": identify_drafter(pretrained_path) if pretrained_path else "none",
         "questions": hash_questions(questions),
     }
+    inputs |= {f"against {name}": identify_drafter(place) for name, place in bench.others.items()}
     rivals = {
         "medusa": Path(bench.medusa or run.folder / "medusa"),
         "eagle": Path(bench.eagle or run.folder / "eagle"),
@@ -97,9 +98,10 @@ def main(argv: list[str]) -> None:
     if pretrained_path:
         pretrained = AutoModelForCausalLM.from_pretrained(pretrained_path, dtype=target_model.dtype)
         pretrained.to(target_model.device).eval()
+    others = {name: load_drafter(place, target_model, tokenizer) for name, place in bench.others.items()}
     stock_draft_length = description.draft_length if bench.stock_loop else None
     methods = build_methods(
-        drafter, pretrained, bench.prompt_lookup_tokens, bench.without, stock_draft_length, bench.alone
+        drafter, pretrained, bench.prompt_lookup_tokens, bench.without, stock_draft_length, bench.alone, others
     )
     # The drafter stays the last of the table.
     methods[-1:-1] = build_rivals(bench, target, target_model, rivals)

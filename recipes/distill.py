@@ -29,6 +29,7 @@ Text that is there already, in the language of the answers, becomes rows too: th
     recipes/distill.py --config … --engine text --corpus file:text.txt --output_dir runs/…/text
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +41,7 @@ from drafter_trainer.arguments import CorpusArguments, DistillationArguments, Ta
 from drafter_trainer.configuration import parse_arguments
 from drafter_trainer.corpora import STORIES, describe_corpus, read_sentences, read_texts
 from drafter_trainer.corpora.decontamination import Decontaminator
+from drafter_trainer.corpora.fertility import describe_fertility
 from drafter_trainer.corpora.questions import keep_out
 from drafter_trainer.corpora.sample import sample_stories
 from drafter_trainer.distillation import distill
@@ -66,6 +68,7 @@ from drafter_trainer.launch import report_step, run_recipe
 from drafter_trainer.steps import Step
 from drafter_trainer.targets import Target, resolve_target
 
+FERTILITY_TEXTS = 1000  # of each corpus
 VALIDATION_SEED = 1 << 32  # far from the seeds of training, where prompts are alike (the start token)
 
 
@@ -161,6 +164,16 @@ def main(argv: list[str]) -> None:
                 counts = store.count() | survey(store, tokenizer)
                 step.facts[split] = {"prompts": prompts.num_rows} | counts | {"dropped": dict(drops + store.drops())}
         step.facts["corpora"] = list(read.values())
+        if how.engine == "text":
+            step.facts["fertility"] = describe_fertility(
+                (
+                    document.text
+                    for name in corpora.corpus
+                    for document in itertools.islice(read_texts(name, pair.target, "train"), FERTILITY_TEXTS)
+                ),
+                pair.target,
+                tokenizer,
+            )
     report_step(step)
 
 

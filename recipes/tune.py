@@ -70,6 +70,8 @@ def main(argv: list[str]) -> None:
     if answered:
         text = "" if publishing.network else ", or --table_corpus file:TEXT"
         inputs["rows"] = finished_step(rows, f"run distill.py first, or give --data FOLDER{text}")["fingerprint"]
+    for name in tuning.other_tasks:
+        inputs[f"task {name}"] = finished_step(Path(name), "distil it first")["fingerprint"]
     corpora = []
     for name in tuning.table_corpus:
         if (written := rows_folder(name)) is not None:
@@ -96,6 +98,7 @@ def main(argv: list[str]) -> None:
         else:
             held_out = read_texts(tuning.max_answers, tuning.evaluation_questions, "validation")
             train, (greedy, sampled) = [], continue_texts(target_model, tokenizer, held_out, tuning.max_answers)
+        others = [load_answers(Path(name), target, tuning.max_answers)[1] for name in tuning.other_tasks]
         with step:
             costs = measure_costs(
                 target_model, draft_model, None, typical_prompt(greedy), tuning.longest_draft, tuning.repeats
@@ -116,6 +119,7 @@ def main(argv: list[str]) -> None:
                 trained_ids,
                 sources=publishing.sources or SOURCES,
                 table_bytes=tuning.table_bytes,
+                other_tasks=others,
             )
             choice = search.run()
             write_tuning(step.folder, choice, search.trials, hash_tokenizer(tokenizer, pair.probes))

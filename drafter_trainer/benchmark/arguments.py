@@ -31,6 +31,7 @@ class BenchmarkArguments:
     prompt_lookup_tokens: list[int] = option([10], "Tokens that prompt lookup drafts in one round, each a method")
     without: list[str] = option([], "Also measure the drafter without lookup, ngram or network, where it asks them")
     alone: list[str] = option([], "Also measure the drafter with lookup, ngram or network alone")
+    against: list[str] = option([], "Also measure these drafters, each as NAME=FOLDER or NAME=HUB_ID")
     stock_loop: bool = option(False, "Also measure the drafter in transformers' own loop")
     rivals: list[str] = option([], "Also measure methods of the literature: lookahead, medusa, eagle, early_exit")
     lookahead: list[int] = option([5, 4, 5], "Rival lookahead: window, tokens of an n-gram, n-grams tried at once")
@@ -46,6 +47,8 @@ class BenchmarkArguments:
         check_positive(self, "max_new_tokens", "max_questions", "max_sampling_questions", "repeats", "turns")
         if self.repeats % 2 == 0:
             raise InputError(f"repeats must be odd, so that their median was measured itself, got {self.repeats}")
+        if len(self.others) < len(self.against) or any(not name or not place for name, place in self.others.items()):
+            raise InputError(f"against takes NAME=FOLDER_OR_HUB_ID, each name once, got {' '.join(self.against)}")
         check_known(self, "without", SOURCES)
         if min(self.prompt_lookup_tokens, default=0) < 1:
             raise InputError(f"prompt_lookup_tokens must be 1 or more, got {self.prompt_lookup_tokens}")
@@ -54,6 +57,11 @@ class BenchmarkArguments:
         check_known(self, "rivals", ("lookahead", "medusa", "eagle", "early_exit"))
         if len(self.lookahead) != 3 or min(self.lookahead) < 1 or self.lookahead[1] < 2:
             raise InputError(f"lookahead must be three numbers from 1 on, the second from 2 on, got {self.lookahead}")
+
+    @property
+    def others(self) -> dict[str, str]:
+        """Places of the drafters of `against`, by name."""
+        return {name: place for name, _, place in (entry.partition("=") for entry in self.against)}
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """The methods that a benchmark compares: where each takes its drafts from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +41,7 @@ def build_methods(
     without: Sequence[str] = (),
     stock_draft_length: int | None = None,
     alone: Sequence[str] = (),
+    others: Mapping[str, PreTrainedModel] | None = None,
 ) -> list[Method]:
     """List the methods of a table, plain decoding first.
 
@@ -52,8 +53,9 @@ def build_methods(
         without (`Sequence[str]`): Sources, each of which is left out in a method, if the drafter asks it at all.
         stock_draft_length (`int`, *optional*): Adds the drafter in the stock loop, with drafts of this length.
         alone (`Sequence[str]`): Sources, each of which is all that the drafter asks in a method.
+        others (`Mapping[str, PreTrainedModel]`, *optional*): Other drafters, by the names that they get in the table.
     Raises:
-        InputError: If a source that is to draft alone is not there.
+        InputError: If a source that is to draft alone is not there, or another drafter has the name of a method.
     """
     methods = [Method(PLAIN)]
     for tokens in prompt_lookup_tokens:
@@ -73,6 +75,11 @@ def build_methods(
         if source in sources:
             rest = with_sources(drafter, [other for other in sources if other != source])
             methods.append(_assisted(f"{DRAFTER} without {source}", rest))
+    taken = {DRAFTER, *(method.name for method in methods)}
+    for name, other in (others or {}).items():
+        if name in taken:
+            raise InputError(f"{name} is the name of a method already: give that drafter of --against another")
+        methods.append(_assisted(name, other))
     return [*methods, _assisted(DRAFTER, drafter)]
 
 

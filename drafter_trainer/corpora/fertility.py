@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from drafter_trainer.languages import Language
+from drafter_trainer.corpora.sample import sample_rows
+from drafter_trainer.languages import Language, get_language
 
 
 @dataclass(frozen=True)
@@ -81,3 +82,23 @@ def count_fertility(texts: Iterable[str], language: Language, tokenizer: PreTrai
     if not words:
         raise ValueError("fertility of no text: give at least one text with a character that is no white space")
     return Fertility(tokens, characters, utf8_bytes, words if language.spaced else None)
+
+
+def describe_fertility(
+    texts: Iterable[str], language: Language, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, float]:
+    """Say what a language costs with a tokenizer, and how many times what the bundled sample's English does.
+
+    Args:
+        texts, language, tokenizer: As for `count_fertility`.
+    Returns:
+        `dict` with `tokens_per_character`, `tokens_per_byte`, `tokens_per_word` (left out without words), and each
+        again as `..._over_english`.
+    """
+    english = count_fertility((row["en"] for row in sample_rows("train")), get_language("en"), tokenizer)
+    own = count_fertility(texts, language, tokenizer)
+    said = {}
+    for name, ratio in own.over(english).items():
+        if name != "tokens" and ratio is not None:
+            said |= {name: getattr(own, name), f"{name}_over_english": ratio}
+    return said

@@ -196,10 +196,20 @@ def _special_id(target: Target, tokenizer, name: str) -> int | list[int] | None:
 
 
 def _training_record(run: RunArguments, network: bool) -> dict[str, Any]:
+    learned, tuned = (read_step(run.folder / name) for name in ("finetune", "tune"))
+    rows = _rows_of(learned if network else tuned, run.folder / "distill")
+    before = {"pretrain": read_step(run.folder / "pretrain")} if network else {}
     record = {}
-    for name in ("pretrain", "distill", "finetune", "tune") if network else ("distill", "tune"):
-        step = read_step(run.folder / name)
+    for name, step in (before | rows | ({"finetune": learned} if network else {}) | {"tune": tuned}).items():
         if step is not None:
             settings = {key: step["settings"][key] for key in _HYPERPARAMETERS if key in step["settings"]}
             record[name] = step["facts"] | settings
     return record
+
+
+def _rows_of(step: dict[str, Any] | None, default: Path) -> dict[str, dict[str, Any] | None]:
+    """Read the distillations of a step's rows, by their folders' names, or their runs' where those are alike."""
+    given = step["settings"].get("data") if step else None
+    folders = [Path(folder) for folder in ([given] if isinstance(given, str) else given or [default])]
+    alike = len({folder.name for folder in folders}) < len(folders)
+    return {(folder.parent if alike else folder).name: read_step(folder) for folder in folders}

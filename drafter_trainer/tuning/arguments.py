@@ -13,6 +13,10 @@ class TuningArguments:
 
     data: str = option("", "Folder of self-distilled rows (default: RUN_FOLDER/distill)")
     max_answers: int = option(60, "Held-out answers that settings are tried on")
+    other_tasks: list[str] = option(
+        [],
+        "Folders of rows of other tasks, whose held-out answers settings are tried on too: the slowest task decides",
+    )
     table_corpus: list[str] = option(
         [], "Also try n-gram tables counted on these: text by name, or rows:FOLDER for the answers of a distillation"
     )

@@ -1,6 +1,7 @@
 """Find a drafter's settings on held-out answers: vocabulary, table, lengths, sources."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,7 +54,8 @@ class Choice:
 class Tuning:
     """Search for the choice with the highest speedup on replayed greedy answers, one thing after the other.
 
-    Each choice is calibrated on every second of the answers and tried on the others.
+    Each choice is calibrated on every second of the answers and tried on the others; of several tasks the slowest
+    decides.
 
     Args:
         draft_model (`PreTrainedModel`): The trained drafter, or a `NetworklessDrafter`, on its device.
@@ -68,6 +70,7 @@ class Tuning:
         sources (`Sequence[str]`, *optional*, defaults to all): Which may be asked. Without the network a table is
             always chosen: there is nothing else to publish.
         table_bytes (`int`, *optional*, defaults to 2 MiB): Largest file of a table.
+        other_tasks (`Sequence[Sequence[HeldOut]]`, *optional*): Held-out greedy answers of each other task.
     """
 
     draft_model: PreTrainedModel
@@ -80,20 +83,21 @@ class Tuning:
     trained_ids: torch.Tensor | None = None
     sources: Sequence[str] = SOURCES
     table_bytes: int = 1 << 21
+    other_tasks: Sequence[Sequence[HeldOut]] = ()
     trials: list[dict[str, Any]] = field(default_factory=list)
     speedup: float = 0.0
 
     def __post_init__(self) -> None:
-        self._fitted, self._tried = (
-            (self.greedy[::2], self.greedy[1::2]) if len(self.greedy) > 1 else 2 * [self.greedy]
-        )
+        self._tasks = [self.greedy, *self.other_tasks]
+        self._fitted = [answer for task in self._tasks for answer in task[::2]]
+        self._tried = [task[1::2] if len(task) > 1 else task for task in self._tasks]
         self._prepared = None
         self._entries: dict[str, dict[int, Entries]] = {}
         vocabulary = self.draft_model.config.vocab_size
         self._counts = count_ids(self.train_answers, vocabulary)
         if self.trained_ids is not None:
             self._counts[np.setdiff1d(np.arange(vocabulary), self.trained_ids)] = 0
-        self._held_out_counts = count_ids((answer.response_ids for answer in self.greedy), vocabulary)
+        self._held_out_counts = count_ids((answer.response_ids for task in self._tasks for answer in task), vocabulary)
 
     def run(self) -> Choice:
         """Search; `trials` then holds every trial with what it gave."""
@@ -212,7 +216,9 @@ class Tuning:
         network, table, step, calibration = self._prepare(choice)
         device = self.draft_model.device.type
         choice = self._set(choice, step_milliseconds={device: step}, calibration=calibration)
-        result = self._replay(choice, network, table)
+        result = min(
+            (self._replay(choice, network, table, task) for task in self._tried), key=lambda each: each.speedup
+        )
         choice = self._set(choice, tokens_per_pass=mean_accepted_tokens(result.tokens, len(result.rounds)))
         return choice, result, step
 
@@ -228,10 +234,10 @@ class Tuning:
             self._prepared = made_of, (network, table, step, calibrate(self._fitted, table, network))
         return self._prepared[1]
 
-    def _replay(self, choice: Choice, network, table: NgramTable | None) -> Replay:
+    def _replay(self, choice: Choice, network, table: NgramTable | None, task: Sequence[HeldOut]) -> Replay:
         clock, vocabulary = SimulatedClock(), self.draft_model.config.vocab_size
         loop = DraftingLoop(network, table, choice.settings, self.draft_model.device, vocabulary, clock)
-        return replay(loop, map(HeldOut.known, self._tried), self.costs, clock, self.end_ids)
+        return replay(loop, map(HeldOut.known, task), self.costs, clock, self.end_ids)
 
     def _finish(self, choice: Choice) -> Choice:
         if NGRAM not in choice.settings.sources:
@@ -240,7 +246,7 @@ class Tuning:
         network = None
         if NETWORK in choice.settings.sources:
             network = build_network(self.draft_model, choice.draft_ids, choice.settings.int8)
-        changes = {"calibration": calibrate(self.greedy, table, network)}
+        changes = {"calibration": calibrate(itertools.chain(*self._tasks), table, network)}
         if self.sampled:
             changes["sampling_calibration"] = calibrate(self.sampled, table, network)
         return self._set(choice, **changes)

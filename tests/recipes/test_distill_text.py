@@ -40,6 +40,9 @@ def test_a_text_becomes_rows_of_both_splits(
     folder = tmp_path / "run" / "distill"
     facts = read_step(folder)["facts"]
     assert facts["corpora"][0].keys() == {"name", "sha256"}
+    assert facts["fertility"].keys() == {
+        f"tokens_per_{unit}{over}" for unit in ("character", "byte", "word") for over in ("", "_over_english")
+    }
     sources = {}
     for split in ("train", "validation"):
         rows = stored_rows(RowStore(folder / split))

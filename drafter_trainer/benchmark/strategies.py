@@ -1,0 +1,31 @@
+"""The ways to a drafter for one language, as `recipes/drafter.py` makes them and results name them."""
+
+from dataclasses import dataclass
+
+from drafter_trainer.drafters.loop.policy import NETWORK, NGRAM, SOURCES
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """Describe one way.
+
+    Args:
+        method (`str`): What it is called in results.
+        sources (`tuple[str, ...]`): What it may draft with.
+        rows (`tuple[str, ...]`): Folders of a run whose rows its network is finetuned on.
+    """
+
+    method: str
+    sources: tuple[str, ...]
+    rows: tuple[str, ...] = ()
+
+
+HYBRID = "hybrid"
+# The first four as in arXiv 2605.30580, which does not join them.
+STRATEGIES = {
+    "table": Strategy("n-gram table", (NGRAM,)),
+    "task": Strategy("network of answers", (NETWORK,), ("distill",)),
+    "text": Strategy("network of text", (NETWORK,), ("text",)),
+    "both": Strategy("network of both", (NETWORK,), ("distill", "text")),
+    HYBRID: Strategy("hybrid", SOURCES, ("distill", "text")),
+}
