@@ -5,10 +5,10 @@ and its language bring to a drafter's network.
         --data runs/smollm2-135m-drafter-de-en/distill --text file:english.txt --questions de-en=questions.jsonl
 
 Trains a network for each question with the recipes, in processes of their own, under --run_folder; interrupted, it
-goes on with the one that it was at. Then measures all of them in one run of the benchmark: the network drafts alone,
-in the project's loop, calibrated on held-out answers. An hour and a half on two cores. Leaves
-results/findings.json, from which findings_report.py writes tables and plots into docs/findings.md. Needs
-`pip install trl`.
+goes on with the one that it was at. --longer names networks that have learned from more before. Then measures all of
+them in one run of the benchmark: the network drafts alone, in the project's loop, calibrated on held-out answers. Two
+hours on two cores. Leaves results/findings.json, from which findings_report.py writes tables and plots into
+docs/findings.md. Needs `pip install trl`.
 """
 
 import argparse
@@ -61,8 +61,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="Folder of self-distilled rows")
     parser.add_argument("--text", required=True, help="Corpus of documents to pretrain on")
     parser.add_argument("--documents", type=int, default=1500, help="Pretrain on so many of them")
+    parser.add_argument(
+        "--longer",
+        nargs="*",
+        default=[],
+        metavar="FOLDER=TOKENS",
+        help="Networks that learned from more, several passes",
+    )
     parser.add_argument("--questions", nargs="+", required=True, metavar="PAIR=FILE", help="Asked of the networks")
-    parser.add_argument("--max_questions", type=int, default=8)
+    parser.add_argument("--max_questions", type=int, default=12)
     parser.add_argument("--max_new_tokens", type=int, default=128)
     parser.add_argument("--run_folder", type=Path, default=Path("runs/findings"))
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -102,6 +109,10 @@ def train_all(options: argparse.Namespace, target: Target, rows: int) -> dict[st
         name = f"{loss}, {half} rows"
         command = f"--initialization {base} --loss_type {loss} --max_train_samples {half}"
         networks[name] = finetune(options, name, command) | {"rows": half, "start": "pretrained", "loss": loss}
+    for given in options.longer:
+        place, _, tokens = given.rpartition("=")
+        learned = facts_of(Path(place)) | {"tokens": int(tokens), "start": "longer", "loss": None}
+        networks[f"longer, {int(tokens):,} tokens"] = learned
     second = networks[f"pretrained, {rows} rows"]["folder"]
     for stage, loss in (("more of the same", "topk_kl"), ("on rejected tokens", "topk_rejected")):
         command = f"--initialization {second} --loss_type {loss} --max_train_samples {half}{LATER}"
@@ -116,6 +127,11 @@ def finetune(options: argparse.Namespace, name: str, command: str) -> dict[str, 
     """Finetune one network with the recipe; return its folder and the facts of the step."""
     folder = options.run_folder / name.replace(", ", "-").replace(" ", "-")
     run("finetune", f"--config {options.config} --data {options.data} --output_dir {folder} {TRAINING} {command}")
+    return facts_of(folder)
+
+
+def facts_of(folder: Path) -> dict[str, Any]:
+    """Return the folder of a finetuned network and what its step recorded."""
     step = json.loads((folder / "step.json").read_text(encoding="utf-8"))
     kept = ("eval_expected_alpha", "eval_greedy_agreement")
     return {"folder": folder, "seconds": step["seconds"]} | {name: step["facts"][name] for name in kept}
@@ -222,8 +238,8 @@ def measure_all(options: argparse.Namespace, target: Target, networks: dict[str,
         runs.append(summarise_run(records, asked, setting, described))
     answers = json.loads((options.data / "step.json").read_text(encoding="utf-8"))["facts"]["train"]
     said = {
-        name: {key: value for key, value in network.items() if key != "folder"}
-        | {"tokens": network["rows"] * answers["response_tokens"] // answers["rows"]}
+        name: {"tokens": network.get("rows", 0) * answers["response_tokens"] // answers["rows"]}
+        | {key: value for key, value in network.items() if key != "folder"}
         for name, network in networks.items()
     }
     return {"provenance": collect_provenance() | {"target": target.identity}, "networks": said, "runs": runs}

@@ -20,6 +20,8 @@ from drafter_trainer.benchmark.report import markdown_table
 
 DOCS = Path(__file__).parent.parent / "docs"
 _LABELS = {"layers of the target": "finetuned only", "pretrained": "pretrained, then finetuned"}
+_LONGER = "longer"
+_LONGER_LABEL = "on the way to the published drafter"
 
 
 def main() -> None:
@@ -29,13 +31,16 @@ def main() -> None:
     speeds = {method["name"]: method for method in first["methods"]}
     networks = {name: network | {"measured": speeds[name]} for name, network in results["networks"].items()}
     curves = {start: points(networks, start) for start in _LABELS}
-    plot_tokens(curves, networks["pretrained"], DOCS / "findings_tokens.png")
+    longer = points(networks, _LONGER)
+    plot_tokens(curves, longer, networks["pretrained"], DOCS / "findings_tokens.png")
     text = (DOCS / "findings.md").read_text(encoding="utf-8")
     plot = "![Speedup and expected α by finetuning tokens](findings_tokens.png)"
     fits = map(fit_line, _LABELS, curves.values())
     text = put(text, "amount", "\n".join([amount_table(networks), "", *fits, "", plot]))
     half = next(network["rows"] for network in networks.values() if network["loss"] == "lk_hybrid")
-    losses = {name: each for name, each in networks.items() if each["start"] == "pretrained" and each["rows"] == half}
+    losses = {
+        name: each for name, each in networks.items() if each["start"] == "pretrained" and each.get("rows") == half
+    }
     text = put(text, "losses", table(losses, "loss", lambda name, network: network["loss"]))
     stages = {name: each for name, each in networks.items() if each["start"] == "finetuned"}
     before = max((each for each in curves["pretrained"]), key=lambda each: each["rows"])
@@ -49,9 +54,9 @@ def points(networks: dict[str, Any], start: str) -> list[dict[str, Any]]:
     chosen = [
         network | {"name": name}
         for name, network in networks.items()
-        if network["start"] == start and network["loss"] == "topk_kl"
+        if network["start"] == start and network["loss"] == (None if start == _LONGER else "topk_kl")
     ]
-    return sorted(chosen, key=lambda network: network["rows"])
+    return sorted(chosen, key=lambda network: network["tokens"])
 
 
 def fit(curve: list[dict[str, Any]]) -> tuple[float, float]:
@@ -73,7 +78,9 @@ def amount_table(networks: dict[str, Any]) -> str:
     shown = {"pretrained": networks["pretrained"]}
     for start in _LABELS:
         shown |= {network["name"]: network for network in points(networks, start)}
-    return table(shown, "network", lambda name, network: _LABELS[network["start"]] if network["rows"] else name)
+    shown |= {network["name"]: network for network in points(networks, _LONGER)}
+    labels = _LABELS | {_LONGER: _LONGER_LABEL}
+    return table(shown, "network", lambda name, network: labels[network["start"]] if network["tokens"] else name)
 
 
 def table(networks: dict[str, Any], header: str, label: Any) -> str:
@@ -114,18 +121,24 @@ def share(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.3f}"
 
 
-def plot_tokens(curves: dict[str, list[dict[str, Any]]], pretrained: dict[str, Any], path: Path) -> None:
+def plot_tokens(
+    curves: dict[str, list[dict[str, Any]]], longer: list[dict[str, Any]], pretrained: dict[str, Any], path: Path
+) -> None:
     """Draw speedup and expected α by finetuning tokens, on a logarithmic axis."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    for (start, curve), marker in zip(curves.items(), "os"):
+    labels = _LABELS | {_LONGER: _LONGER_LABEL}
+    for (start, curve), marker in zip((curves | {_LONGER: longer}).items(), "os^"):
+        if not curve:
+            continue
         tokens = np.array([network["tokens"] for network in curve])
         speedups = [network["measured"]["speedup"] for network in curve]
         values = np.array([speedup["value"] for speedup in speedups])
         errors = [values - [each["low"] for each in speedups], [each["high"] for each in speedups] - values]
-        drawn = left.errorbar(tokens, values, yerr=errors, fmt=marker, capsize=3, label=_LABELS[start])
-        offset, slope = fit(curve)
-        left.plot(tokens, offset + slope * np.log10(tokens), color=drawn.lines[0].get_color(), linewidth=1)
-        right.plot(tokens, [network["eval_expected_alpha"] for network in curve], marker=marker, label=_LABELS[start])
+        drawn = left.errorbar(tokens, values, yerr=errors, fmt=marker, capsize=3, label=labels[start])
+        if start != _LONGER:  # their data and losses differ
+            offset, slope = fit(curve)
+            left.plot(tokens, offset + slope * np.log10(tokens), color=drawn.lines[0].get_color(), linewidth=1)
+        right.plot(tokens, [network["eval_expected_alpha"] for network in curve], marker=marker, label=labels[start])
     left.axhline(pretrained["measured"]["speedup"]["value"], linestyle=":", color="grey", label="pretrained only")
     for axis in (left, right):
         axis.set(xscale="log", xlabel="finetuning tokens")

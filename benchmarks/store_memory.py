@@ -101,7 +101,7 @@ def read(folder: Path, way: str) -> dict[str, float]:
         done = store.keys()
         assert len(done) == store.count()["rows"]
     else:
-        rows = GroupedRows(load_rows(folder, TARGET), 128, 4096, seed=0)
+        rows = GroupedRows(load_rows(folder, TARGET), 128, 4096, seed=0, processes=1, nothing={})
         SelfDistilledCollator(0, 128)(rows.__getitems__([0]))
     status = Path("/proc/self/status")
     mapped = [line.split()[1] for line in status.open() if line.startswith("RssFile")] if status.is_file() else []

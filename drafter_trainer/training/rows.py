@@ -11,7 +11,7 @@ from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.errors import InputError
 from drafter_trainer.targets import Target
 
-_COLUMNS = ["key", "prompt_ids", "response_ids", "topk_ids", "topk_logprobs"]
+_COLUMNS = ["prompt_ids", "response_ids", "topk_ids", "topk_logprobs"]
 
 
 def load_rows(folder: Path, target: Target) -> Dataset:

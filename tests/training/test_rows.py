@@ -35,7 +35,7 @@ def test_rows_are_loaded_in_order_and_collated(tmp_path: Path) -> None:
     rows = load_rows(tmp_path, TARGET)
     assert rows["response_ids"] == [[number] * (number + 1) for number in range(5)]
     assert rows["length"] == [len(REQUEST.prompt_ids) + number + 1 for number in range(5)]
-    assert set(rows.column_names) == {"key", "prompt_ids", "response_ids", "topk_ids", "topk_logprobs", "length"}
+    assert set(rows.column_names) == {"prompt_ids", "response_ids", "topk_ids", "topk_logprobs", "length"}
     batch = SelfDistilledCollator(pad_id=0, max_length=64)([rows[0], rows[4]])
     assert batch["input_ids"].tolist() == [[5, 6, 7, 0, 0, 0, 0, 0], [5, 6, 7, 4, 4, 4, 4, 4]]
     assert batch["topk_ids"][1, 3].tolist() == list(range(4, 24))
