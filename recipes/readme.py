@@ -5,7 +5,8 @@
 The numbers come from hub_cards/*/results.json, which publish.py left there, and from sampling/results.json beside
 them where T = 1 was measured in a run of its own: the table that quickstart printed, an overview of all other
 drafters, the whole table of the first of them, and the forecast that predict.py made for it. docs/results.md has the
-published numbers of docs/paper_table1.json beside them, docs/results_schema.md the schema that results.json follows.
+published numbers of docs/paper_table1.json beside them, docs/languages.md compares the strategies of the drafters that
+recipes/drafter.py made, docs/results_schema.md has the schema that results.json follows.
 """
 
 import json
@@ -14,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from drafter_trainer.benchmark.documentation import forecast_text, paper_tables, schema_tables
+from drafter_trainer.benchmark.languages import Measured, has_strategies, language_tables, plot_languages
 from drafter_trainer.benchmark.report import overview_table, speedup_tables
 from drafter_trainer.benchmark.results import SCHEMA, read_results
+from drafter_trainer.drafters.description import DrafterDescription
 
 CARDS = Path("hub_cards")
 QUICKSTART = CARDS / "smollm2-135m-quickstart-drafter-de-en" / "results.json"
@@ -25,7 +28,9 @@ DOCS = Path("docs")
 
 def main() -> None:
     paths = [path for path in sorted(CARDS.glob("*/results.json")) if path != QUICKSTART]
-    several = [read_with_sampling(path) for path in paths]
+    several = {path: read_with_sampling(path) for path in paths}
+    languages = [measured_language(path, results) for path, results in several.items() if has_strategies(results)]
+    several = [results for results in several.values() if not has_strategies(results)]
     overview = f"{overview_table(several)}\n\n{speedup_tables(read_results(paths[0]))}"
     paper = json.loads((DOCS / "paper_table1.json").read_text(encoding="utf-8"))
     put(README, "quickstart", speedup_tables(read_results(QUICKSTART)))
@@ -34,6 +39,9 @@ def main() -> None:
     put(README, "forecast", forecast_text(json.loads(forecast.read_text(encoding="utf-8")), several[0]))
     put(DOCS / "results.md", "paper", paper_tables(paper, several))
     put(DOCS / "results_schema.md", "schema", schema_tables(SCHEMA))
+    if languages:
+        put(DOCS / "languages.md", "languages", language_tables(languages))
+        plot_languages(languages, DOCS / "languages.png")
 
 
 def read_with_sampling(path: Path) -> dict[str, Any]:
@@ -45,6 +53,14 @@ def read_with_sampling(path: Path) -> dict[str, Any]:
             sys.exit(f"error: {beside} measures another drafter than {path}: measure both again")
         results["runs"] += sampling["runs"]
     return results
+
+
+def measured_language(path: Path, results: dict[str, Any]) -> Measured:
+    description = DrafterDescription.read(path.parent)
+    others = [read_results(other) for other in sorted(path.parent.glob("tasks/*/results.json"))]
+    return Measured(
+        description.pair, description.training, tuple(run for each in (results, *others) for run in each["runs"])
+    )
 
 
 def put(path: Path, name: str, tables: str) -> None:

@@ -365,3 +365,19 @@ def test_unknown_source_to_leave_out_is_refused(config: Path) -> None:
     """A method that is left out in silence is missed by nobody."""
     with pytest.raises(InputError, match="without may name lookup, ngram, network, got nework"):
         bench("--config", config, "--without", "nework", "lookup")
+
+
+@pytest.mark.parametrize("given", [("one",), ("one=",), ("=folder",), ("one=a", "one=b")])
+def test_other_drafters_need_a_name_each(config: Path, given: tuple[str, ...]) -> None:
+    """A drafter that takes another's place in the table is measured under a wrong name."""
+    assert bench("--config", config, "--against", "one=a", "two=org/b=c").others == {"one": "a", "two": "org/b=c"}
+    with pytest.raises(InputError, match="against takes NAME=FOLDER_OR_HUB_ID, each name once, got"):
+        bench("--config", config, "--against", *given)
+
+
+def test_pair_stands_in_the_drafters_name(config: Path) -> None:
+    """One configuration for all languages must not publish them under one name."""
+    options = ["--config", str(config), "--pair", "oci", "--drafter_name", "tiny-drafter-{pair}"]
+    (run, *_), given = parse_arguments("bench", options, "Test.")
+    assert (run.drafter_name, run.run_folder) == ("tiny-drafter-en-oc", "runs/tiny-drafter-en-oc")
+    assert given["drafter_name"] == "tiny-drafter-en-oc"

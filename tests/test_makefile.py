@@ -27,6 +27,17 @@ def test_pair_comes_from_the_command_line() -> None:
     assert "--task story" in said
 
 
+def test_language_comes_from_the_command_line_alone() -> None:
+    """A drafter for the language of the shell's locale is not what anybody asked for."""
+    said = make("--dry-run", "drafter", "LANG=oci", "TEXT=file:text.txt", "MINUTES=5", "TO=folder").stdout
+    assert "recipes/configs/smollm2-135m/language.yaml --pair oci" in said
+    words = " ".join(said.replace("\\\n", " ").split())
+    assert "--text file:text.txt --minutes 5 --to folder" in words
+    refused = make("drafter", LANG="de_DE.UTF-8")
+    assert refused.returncode != 0
+    assert "name a language or a pair: make drafter LANG=oci" in refused.stdout
+
+
 def test_locale_of_the_shell_is_no_pair() -> None:
     """Every shell sets LANG to its locale; without a pair on the command line German to English is measured."""
     assert "--pair de-en" in make("--dry-run", "bench", LANG="ru_RU.UTF-8").stdout

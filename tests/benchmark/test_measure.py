@@ -258,6 +258,17 @@ def test_each_source_may_draft_alone(tokenizer: PreTrainedTokenizerFast) -> None
         build_methods(drafter, None, [4], alone=["ngram"])
 
 
+def test_other_drafters_stand_beside_this_one(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Drafters that were measured in runs of their own differ by the machine's mood."""
+    drafter, other = (looping(make_model(tokenizer, layers=1), longest_draft=length) for length in (4, 6))
+    methods = build_methods(drafter, None, [4], others={"older": other})
+    assert [(method.name, method.draft_length) for method in methods[2:]] == [("older", 6), ("drafter", 4)]
+    assert methods[2].draft_arguments["assistant_model"] is other
+    for taken in ("plain", "drafter", "prompt lookup"):
+        with pytest.raises(InputError, match=f"^{taken} is the name of a method already"):
+            build_methods(drafter, None, [4], others={taken: other})
+
+
 def test_lossy_method_is_marked_where_it_samples(
     target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

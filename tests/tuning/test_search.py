@@ -29,11 +29,15 @@ def tune(
     held_out: Sequence[Sequence[int]],
     sources: Sequence[str] = ("ngram",),
     size: int = 1 << 21,
+    other_task: Sequence[Sequence[int]] = (),
 ) -> tuple[Tuning, Choice]:
     """Tune a drafter without a network on hand-made answers."""
     model = NetworklessDrafter.for_vocabulary(SIZE)
-    greedy = [answer(list(ids)) for ids in held_out]
-    search = Tuning(model, answers, texts, greedy, [], COSTS, [0], sources=sources, table_bytes=size)
+    greedy, other = ([answer(list(ids)) for ids in task] for task in (held_out, other_task))
+    tasks = [other] if other else []
+    search = Tuning(
+        model, answers, texts, greedy, [], COSTS, [0], sources=sources, table_bytes=size, other_tasks=tasks
+    )
     return search, search.run()
 
 
@@ -135,3 +139,15 @@ def test_mixture_keeps_what_answers_bring() -> None:
     assert on_task[weighed] > 0.8 * on_task["answers"]
     assert on_task[weighed] > 2 * on_task[alike]
     assert on_text[alike] > on_text[weighed] > 1.02 * on_text["answers"]
+
+
+def test_slowest_task_decides() -> None:
+    """A table that is best for what was distilled, and knows nothing of another task, must not be chosen."""
+    answers, texts = sentences(rule(1), 100, 2), sentences(rule(3), 200, 4)
+    task, other = sentences(rule(1), 12, 5), sentences(rule(3), 12, 6)
+    alone, chosen_alone = tune(answers, texts, task)
+    both, chosen = tune(answers, texts, task, other_task=other)
+    assert tried(both, "table counted on")["answers"] < 0.7 * tried(alone, "table counted on")["answers"]
+    assert "answers" in chosen_alone.counted_on
+    assert "texts" in chosen.counted_on
+    assert both.speedup < alone.speedup

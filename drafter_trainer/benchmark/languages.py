@@ -1,0 +1,157 @@
+"""Drafters of many languages side by side: strategy × task × language, as tables and heat maps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from drafter_trainer.benchmark.methods import DRAFTER, PLAIN, PROMPT_LOOKUP
+from drafter_trainer.benchmark.report import interval_text, markdown_table
+from drafter_trainer.benchmark.results import find_method, timings
+from drafter_trainer.benchmark.statistics import Interval, speedup
+from drafter_trainer.benchmark.strategies import STRATEGIES
+from drafter_trainer.languages import get_pair
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+
+COLUMNS = [PROMPT_LOOKUP, *(strategy.method for strategy in STRATEGIES.values())]
+_DASH = "-"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Hold what was measured of one language's drafter.
+
+    Args:
+        pair (`str`): Its languages.
+        training (`dict`): What its `drafter.json` says of its steps.
+        runs (`tuple[dict, ...]`): Greedy runs of its results, one for each task.
+    """
+
+    pair: str
+    training: dict[str, Any]
+    runs: tuple[dict[str, Any], ...]
+
+    @property
+    def language(self) -> str:
+        """Name of the language that it answers in, and of what is translated where that is no English."""
+        pair = get_pair(self.pair)
+        return pair.target.name if pair.source.code == "en" else f"{pair.source.name} to {pair.target.name}"
+
+
+def has_strategies(results: dict[str, Any]) -> bool:
+    """Tell whether results compare the strategies of a language."""
+    names = {method["name"] for run in results["runs"] for method in run["methods"]}
+    return len(names & {strategy.method for strategy in STRATEGIES.values()}) >= len(STRATEGIES) - 1
+
+
+def column(run: dict[str, Any], name: str) -> dict[str, Any] | None:
+    """Return the method that stands in a column; the strategy that was published is measured as the drafter."""
+    known = {method["name"]: method for method in run["methods"]}
+    return known.get(name, known[DRAFTER] if name != PROMPT_LOOKUP else None)
+
+
+def published(run: dict[str, Any]) -> str:
+    """Name the strategy that was published."""
+    names = {method["name"] for method in run["methods"]}
+    return next(strategy.method for strategy in STRATEGIES.values() if strategy.method not in names)
+
+
+def language_tables(measured: Sequence[Measured]) -> str:
+    """Render speedups and acceptance of each task, and what each language costs."""
+    parts = []
+    for task in dict.fromkeys(run["task"] for each in measured for run in each.runs):
+        runs = [(each, run) for each in measured for run in each.runs if run["task"] == task]
+        parts += [f"### Speedup: {task}", _speedups(runs), f"### Acceptance α: {task}", _acceptance(runs)]
+    return "\n\n".join([*parts, "### What a language costs", _costs(measured)])
+
+
+def _speedups(runs: Sequence[tuple[Measured, dict[str, Any]]]) -> str:
+    header = [
+        "answers in",
+        "questions",
+        "loops",
+        *COLUMNS,
+        "published",
+        "over the best single one",
+        "over prompt lookup",
+    ]
+    rows = []
+    for each, run in runs:
+        drafter, single = find_method(run, DRAFTER), [column(run, name) for name in COLUMNS[1:-1]]
+        best = max(single, key=lambda method: method["speedup"]["value"])
+        cells = [_speedup(column(run, name)) for name in COLUMNS]
+        over = [_over(drafter, best), _over(drafter, column(run, PROMPT_LOOKUP))]
+        loops = f"{find_method(run, PLAIN)['looping_share']:.0%}"
+        rows.append([each.language, str(run["questions"]["count"]), loops, *cells, published(run), *over])
+    return markdown_table(header, rows)
+
+
+def _speedup(method: dict[str, Any] | None) -> str:
+    return interval_text(Interval(**method["speedup"])) if method else _DASH
+
+
+def _over(method: dict[str, Any], other: dict[str, Any] | None) -> str:
+    if other is None or other is method:
+        return _DASH
+    return interval_text(speedup(timings(method["prompts"]), timings(other["prompts"])))
+
+
+def _acceptance(runs: Sequence[tuple[Measured, dict[str, Any]]]) -> str:
+    rows = []
+    for each, run in runs:
+        alphas = [(column(run, name) or {}).get("alpha") for name in COLUMNS]
+        rows.append([each.language, *(_DASH if alpha is None else f"{alpha:.2f}" for alpha in alphas)])
+    return markdown_table(["answers in", *COLUMNS], rows)
+
+
+def _costs(measured: Sequence[Measured]) -> str:
+    header = ["answers in", "tokens per character", "over English", "tokens per byte", "plain tokens/s"]
+    header += ["plain characters/s", "published characters/s", "network's cost ratio", "answers", "text, documents"]
+    rows = []
+    for each in measured:
+        run, fertility = each.runs[0], each.training.get("text", {}).get("fertility", {})
+        plain, network = find_method(run, PLAIN), column(run, STRATEGIES["both"].method)
+        ratio = network.get("time_split", {}).get("cost_ratio")
+        said = [fertility.get(key) for key in ("tokens_per_character", "tokens_per_character_over_english")]
+        said += [fertility.get("tokens_per_byte"), plain["tokens_per_second"], plain["characters_per_second"]]
+        said += [find_method(run, DRAFTER)["characters_per_second"], ratio]
+        counts = [each.training.get(step, {}).get("train", {}).get("rows") for step in ("distill", "text")]
+        cells = [_DASH if value is None else f"{value:.2f}" for value in said]
+        rows.append([each.language, *cells, *(_DASH if count is None else str(count) for count in counts)])
+    return markdown_table(header, rows)
+
+
+def plot_languages(measured: Sequence[Measured], path: Path) -> None:
+    """Draw a heat map of the speedups of each task: strategies by languages.
+
+    Args:
+        measured (`Sequence[Measured]`): One for each language.
+        path (`Path`): Picture that is written.
+    Source: after figures of arXiv 2605.30580, which computes speedups where these are timed
+    """
+    tasks = list(dict.fromkeys(run["task"] for each in measured for run in each.runs))
+    size = (1.5 + 0.95 * len(measured), 0.6 + 2.9 * len(tasks))
+    figure, axes = plt.subplots(len(tasks), 1, figsize=size, layout="constrained", squeeze=False)
+    for axis, task in zip(axes[:, 0], tasks):
+        runs = {each.language: run for each in measured for run in each.runs if run["task"] == task}
+        values = np.full((len(COLUMNS), len(runs)), np.nan)
+        for place, run in enumerate(runs.values()):
+            for row, name in enumerate(COLUMNS):
+                if (method := column(run, name)) is not None:
+                    values[row, place] = method["speedup"]["value"]
+                    mark = " *" if name == published(run) else ""
+                    axis.text(place, row, f"{values[row, place]:.2f}{mark}", ha="center", va="center", fontsize=8)
+        # Yellow is where nothing is gained and nothing lost.
+        furthest = max(np.nanmax(np.abs(values - 1)), 0.1)
+        colours = plt.get_cmap("RdYlBu").with_extremes(bad="lightgrey")
+        axis.imshow(values, cmap=colours, vmin=1 - furthest, vmax=1 + furthest, aspect="auto", alpha=0.6)
+        axis.set_xticks(range(len(runs)), list(runs), fontsize=8, rotation=30, ha="right")
+        axis.set_yticks(range(len(COLUMNS)), COLUMNS, fontsize=8)
+        axis.set_title(f"{task}: speedup over plain decoding (* published)", fontsize=9)
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+    plt.close(figure)

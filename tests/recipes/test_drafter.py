@@ -1,0 +1,148 @@
+"""One command for a language: every strategy made, measured side by side, the best published."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from drafter_trainer.benchmark.methods import DRAFTER, PLAIN, PROMPT_LOOKUP
+from drafter_trainer.benchmark.results import read_results
+from drafter_trainer.benchmark.strategies import HYBRID, STRATEGIES
+from drafter_trainer.corpora.sample import sample_rows
+from drafter_trainer.decoding import replay
+from drafter_trainer.drafters.description import DrafterDescription
+from drafter_trainer.errors import InputError
+from tests.recipes.test_whole_way import TINY, recipe_main
+
+NAME = "tiny-drafter-en-de"
+
+
+def in_this_process(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
+    """Run a recipe's command without starting an interpreter for it."""
+    recipe_main(Path(command[1]).stem)(command[2:])
+    return subprocess.CompletedProcess(command, 0)
+
+
+def make(config: Path, *options: str) -> None:
+    """Make a drafter for German, as `make drafter LANG=deu` does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replay, "evict_caches", lambda device: None)  # which takes ten milliseconds a round
+        main = recipe_main("drafter")
+        patch.setitem(main.__globals__, "subprocess", type("Processes", (), {"run": staticmethod(in_this_process)}))
+        main(["--config", str(config), "--pair", "deu", "--text_samples", "40", "--minutes", "0.02", *options])
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory, target_folder: Path) -> Path:
+    """A configuration of tiny drafters, with a text in German beside it."""
+    folder = tmp_path_factory.mktemp("language")
+    values = {name: value for name, value in TINY.items() if name not in ("pair", "tune.table_corpus")} | {
+        "target_model": str(target_folder),
+        "drafter_name": "tiny-drafter-{pair}",
+        "run_folder": str(folder / "run"),
+        "finetune.initialization": "layers",
+        "tune.max_answers": 4,
+        "tune.repeats": 1,
+        "bench.temperatures": [0.0],
+        "bench.max_questions": 2,
+    }
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    for code in ("de", "fr"):
+        lines = [row[code] for split in ("train", "validation") for row in sample_rows(split)]
+        (folder / f"{code}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder / "tiny.yaml"
+
+
+@pytest.fixture(scope="module")
+def run(config: Path) -> Path:
+    """The folder of a run that went the whole way."""
+    make(config, "--text", f"file:{config.parent}/de.txt", "--to", str(config.parent / "published"))
+    return config.parent / "run"
+
+
+def test_every_strategy_is_measured_on_both_tasks(run: Path) -> None:
+    """A way that is left out of one table may be the fastest for it."""
+    speedups = {
+        name: json.loads((place / "tune" / "step.json").read_text())["facts"]["speedup_on_validation"]
+        for name, place in places(run).items()
+    }
+    best = max(reversed(STRATEGIES), key=speedups.get)
+    others = {strategy.method for name, strategy in STRATEGIES.items() if name != best}
+    for task, file in (("translation", "results.json"), ("story", "tasks/story/results.json")):
+        results = read_results(places(run)[best] / file)
+        (measured,) = results["runs"]
+        assert measured["task"] == task
+        assert {method["name"] for method in measured["methods"]} == {PLAIN, PROMPT_LOOKUP, DRAFTER} | others
+        assert all(method["losslessness"]["equal"] == 2 for method in measured["methods"] if method["name"] != PLAIN)
+        assert results["provenance"]["drafter"] == NAME
+
+
+def test_strategies_learn_from_what_they_are_named_for(run: Path) -> None:
+    """Networks that have seen the same rows would make a comparison of nothing."""
+    rows = {}
+    for name, place in places(run).items():
+        tuned = DrafterDescription.read(place / "tuned")
+        assert set(tuned.loop["sources"]) <= set(STRATEGIES[name].sources)
+        rows[name] = {step for step in ("distill", "text") if step in tuned.training}
+        assert ("finetune" in tuned.training) == bool(STRATEGIES[name].rows)
+    assert rows["task"] == {"distill"}
+    assert rows["text"] == {"text"}
+    assert rows["both"] == rows[HYBRID] == {"distill", "text"}
+    weights = {
+        name: (places(run)[name] / "tuned" / "model.safetensors").read_bytes() for name in ("task", "both", HYBRID)
+    }
+    assert weights["both"] == weights[HYBRID] != weights["task"]
+
+
+def test_published_card_shows_the_losers(config: Path, run: Path) -> None:
+    """Whoever reads the card must see what else was tried, and what it brought."""
+    card = (config.parent / "published" / "README.md").read_text(encoding="utf-8")
+    description = DrafterDescription.read(config.parent / "published")
+    assert (description.name, description.pair) == (NAME, "en-de")
+    assert "file:de.txt" in card
+    losers = [strategy.method for strategy in STRATEGIES.values() if f"| {strategy.method} " in card]
+    assert len(losers) == len(STRATEGIES) - 1
+
+
+def test_finished_language_is_not_made_again(config: Path, run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Half an hour of work must not be done twice for a second look at the tables."""
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("step.json")}
+    make(config, "--text", f"file:{config.parent}/de.txt", "--to", str(config.parent / "published"))
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("step.json")} == before
+    assert "finished in" not in capfd.readouterr().out
+
+
+def test_text_of_another_language_publishes_nothing(config: Path, tmp_path: Path) -> None:
+    """A drafter of the wrong language on the Hub would slow down whoever finds it."""
+    with pytest.raises(InputError, match="another language than German, most often for French"):
+        make(
+            config,
+            *("--text", f"file:{config.parent}/fr.txt", "--to", str(tmp_path / "published")),
+            *("--run_folder", str(tmp_path / "run")),
+        )
+    assert not (tmp_path / "published").exists()
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("München grüßt den Süden.\n".encode("latin-1") * 200, "not UTF-8"),
+        (b"Das ist eine Zeile.\n" * 100_000, "99,999 of 100,000 lines repeat an earlier one"),
+        (b"".join(f"Zeile {number} von zwölf ist nicht lang.\n".encode() for number in range(12)), "at least 100"),
+    ],
+)
+def test_useless_text_publishes_nothing(config: Path, tmp_path: Path, content: bytes, said: str) -> None:
+    """What is wrong with a text is said before the target is asked anything."""
+    (tmp_path / "text.txt").write_bytes(content)
+    given = ("--text", f"file:{tmp_path}/text.txt", "--to", str(tmp_path / "published"))
+    with pytest.raises(InputError, match=said):
+        make(config, *given, "--run_folder", str(tmp_path / "run"))
+    assert not (tmp_path / "published").exists()
+
+
+def places(run: Path) -> dict[str, Path]:
+    """Return each strategy's run folder."""
+    return {name: run if name == HYBRID else run / "strategies" / name for name in STRATEGIES}
