@@ -213,7 +213,7 @@ class LanguageArguments:
     text: str = option("c4", "Text in the language of the answers: file:PATH, or a corpus by name")
     prompts: str = option("sample", "Sentences that the target translates: file:PATH, or a corpus by name")
     questions: str = option("", "What the benchmark asks to translate, as bench.py names it (default: as prompts)")
-    minutes: float = option(10.0, "The target answers for about so long")
+    minutes: int = option(10, "The target answers for about so long")
     text_samples: int = option(1000, "The target scores so many documents of the text")
     base: str = option("", "Finetuning starts from this drafter: folder or Hub id (default: as configured)")
 

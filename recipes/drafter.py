@@ -12,6 +12,7 @@ Every step is a command that you could type yourself; it is printed before it ru
 """
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from drafter_trainer.benchmark.report import markdown_table, speedup_tables
 from drafter_trainer.benchmark.results import read_results
 from drafter_trainer.benchmark.strategies import HYBRID, STRATEGIES
 from drafter_trainer.configuration import option_of, parse_arguments
-from drafter_trainer.drafters.loop.policy import NETWORK, NGRAM
+from drafter_trainer.drafters.loop.policy import NGRAM, SOURCES
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.publish import check_destination
 from drafter_trainer.launch import require_one_process, run_recipe
@@ -42,14 +43,15 @@ def main(argv: list[str]) -> None:
     config = option_of(argv, "--config")
     if config is None:
         raise InputError("no --config FILE: each step reads it")
-    folder, published = run.folder, run.folder / "drafter"
+    folder = run.folder
     places = {name: folder if name == HYBRID else folder / "strategies" / name for name in STRATEGIES}
+    drafters = {name: place / "drafter" for name, place in places.items()}
     questions = language.questions or language.prompts
     kept_out = ["--evaluation_questions", *dict.fromkeys(("sample", questions))]
 
-    def step(recipe: str, place: Path, name: str, *options: str | int | Path) -> None:
+    def step(recipe: str, place: Path, *options: str | int | Path) -> None:
         command = [sys.executable, str(RECIPES / f"{recipe}.py"), "--config", config, "--pair", run.pair]
-        command += ["--run_folder", str(place), "--drafter_name", name, *map(str, options)]
+        command += ["--run_folder", str(place), "--drafter_name", run.drafter_name, *map(str, options)]
         print(f"\n$ {shlex.join(command)}", flush=True)
         status = subprocess.run(command, check=False).returncode
         if status:
@@ -58,7 +60,7 @@ def main(argv: list[str]) -> None:
     def distil(rows: str, corpus: str, samples: int, held_out: int, *options: str) -> None:
         sizes = ["--max_samples", samples, "--max_validation_samples", held_out]
         output = ["--output_dir", folder / rows]
-        step("distill", folder, run.drafter_name, *output, "--corpus", corpus, *sizes, *kept_out, *options)
+        step("distill", folder, *output, "--corpus", corpus, *sizes, *kept_out, *options)
 
     # Text first: what is none, or of another language, is refused before anything else is done.
     distil("text", language.text, language.text_samples, HELD_OUT, "--engine", "text")
@@ -66,19 +68,22 @@ def main(argv: list[str]) -> None:
     distil("distill", language.prompts, prompts_within(language.minutes, folder), HELD_OUT)
     distil("stories", "stories", 1, HELD_OUT_STORIES, "--temperatures", "0")
 
+    chosen = {
+        name: ["--sources", *strategy.sources] if strategy.sources != SOURCES else []
+        for name, strategy in STRATEGIES.items()
+    }
     begin = ["--initialization", language.base] if language.base else []
     for name, strategy in STRATEGIES.items():
-        place, own_name = places[name], f"{run.drafter_name}-{name}"
         if name == "both":  # the hybrid has the same network
-            share(folder / "finetune", place / "finetune")
-        if strategy.rows and name != "both":
+            share(folder / "finetune", places[name] / "finetune")
+        elif strategy.rows:
             rows = ["--data", *(folder / part for part in strategy.rows)]
-            step("finetune", place, own_name, *rows, *begin, "--publish", "false")
+            step("finetune", places[name], *rows, *begin, "--publish", "false")
     for name, strategy in STRATEGIES.items():
-        options = ["--data", folder / "distill", "--other_tasks", folder / "stories", "--sources", *strategy.sources]
+        options = ["--data", folder / "distill", "--other_tasks", folder / "stories", *chosen[name]]
         if NGRAM in strategy.sources:
             options += ["--table_corpus", language.text, *kept_out]
-        step("tune", places[name], f"{run.drafter_name}-{name}", *options, "--to", places[name] / "tuned")
+        step("tune", places[name], *options, "--to", drafters[name])
 
     speedups = {
         name: finished_step(places[name] / "tune", "")["facts"]["speedup_on_validation"] for name in STRATEGIES
@@ -89,20 +94,18 @@ def main(argv: list[str]) -> None:
     ]
     print(f"\n{markdown_table(['strategy', 'slower task, held-out answers replayed'], rows)}")
 
-    sources = ["--sources", *STRATEGIES[best].sources] if NETWORK not in STRATEGIES[best].sources else []
-    step("publish", places[best], run.drafter_name, "--to", published, *sources)
-    against = [f"{strategy.method}={places[name] / 'tuned'}" for name, strategy in STRATEGIES.items() if name != best]
-    measured = ["--drafter", published, "--against", *against]
-    step("bench", places[best], run.drafter_name, *measured, "--questions", questions)
-    step("bench", places[best], run.drafter_name, *measured, "--task", STORY)
+    against = [f"{strategy.method}={drafters[name]}" for name, strategy in STRATEGIES.items() if name != best]
+    measured = ["--drafter", drafters[best], "--against", *against]
+    step("bench", places[best], *measured, "--questions", questions)
+    step("bench", places[best], *measured, "--task", STORY)
     asked = {key: value for key, value in given.items() if hasattr(publishing, key) and key != "sources"}
     options = [word for key, value in asked.items() for word in (f"--{key}", value)]
-    step("publish", places[best], run.drafter_name, *options, *sources)
+    step("publish", places[best], *options, *chosen[best])
     for place in (places[best], places[best] / "tasks" / STORY):
         print(f"\n{speedup_tables(read_results(place / 'results.json'))}")
 
 
-def prompts_within(minutes: float, folder: Path) -> int:
+def prompts_within(minutes: int, folder: Path) -> int:
     """Return how many prompts the target answers in some minutes, by the pilot; what was found once stays."""
     path = folder / "plan.json"
     if path.is_file():
@@ -117,10 +120,10 @@ def prompts_within(minutes: float, folder: Path) -> int:
 
 
 def share(step: Path, other: Path) -> None:
-    """Make a step's folder that of another run too."""
+    """Make a step's folder that of another run too, wherever both are moved."""
     other.parent.mkdir(parents=True, exist_ok=True)
-    if not other.exists():
-        other.symlink_to(step.resolve(), target_is_directory=True)
+    if not other.is_symlink():
+        other.symlink_to(os.path.relpath(step, other.parent), target_is_directory=True)
 
 
 if __name__ == "__main__":

@@ -41,10 +41,10 @@ def main(argv: list[str]) -> None:
     leave_processes()
     if not main_process:
         return
+    target = resolve_target(where.target_model, where.target_revision, where.target_name, where.chat_template)
     if what.dataset:
-        print(publish_rows(run, publishing))
+        print(publish_rows(run, target, publishing))
     else:
-        target = resolve_target(where.target_model, where.target_revision, where.target_name, where.chat_template)
         print(publish_run(run, target, where.dtype, publishing))
 
 

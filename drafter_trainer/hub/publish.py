@@ -161,11 +161,11 @@ def publish_run(run: RunArguments, target: Target, target_dtype: str, publishing
         return Publication(commit.commit_url, _sizes(files), sent=True)
 
 
-def publish_rows(run: RunArguments, publishing: PublishingArguments) -> Publication:
+def publish_rows(run: RunArguments, target: Target, publishing: PublishingArguments) -> Publication:
     """Publish the self-distilled rows of a run as a data set, one folder of Parquet shards for each split.
 
     On the Hub it is one commit; that its files have arrived is read off the Hub's own hashes, since there may be very
-    many of them.
+    many of them. The licence is the target's, where none is given.
 
     Raises:
         InputError: If distillation has not finished, a file holds a credential, or the destination cannot be used or
@@ -185,7 +185,8 @@ def publish_rows(run: RunArguments, publishing: PublishingArguments) -> Publicat
     with _temporary_folder(run, publishing) as temporary:
         folder = Path(temporary) / "rows"
         folder.mkdir()
-        (folder / CARD).write_text(render_dataset_card(step, location, publishing.licence), encoding="utf-8")
+        licence = publishing.licence or target_licence(target)
+        (folder / CARD).write_text(render_dataset_card(step, location, licence), encoding="utf-8")
         files = {CARD: folder / CARD, **shards}
         _check_credentials(files)
         if publishing.to != HUB:

@@ -74,7 +74,7 @@ def publish_in_turn(target: str, steps: list) -> list:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 if rows:
-                    said = str(publish.publish_rows(run, given))
+                    said = str(publish.publish_rows(run, named, given))
                 else:
                     said = str(publish.publish_run(run, named, "float32", given))
         except (InputError, HTTPError) as error:

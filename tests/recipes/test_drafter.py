@@ -31,7 +31,7 @@ def make(config: Path, *options: str) -> None:
         patch.setattr(replay, "evict_caches", lambda device: None)  # which takes ten milliseconds a round
         main = recipe_main("drafter")
         patch.setitem(main.__globals__, "subprocess", type("Processes", (), {"run": staticmethod(in_this_process)}))
-        main(["--config", str(config), "--pair", "deu", "--text_samples", "40", "--minutes", "0.02", *options])
+        main(["--config", str(config), "--pair", "deu", "--text_samples", "40", "--minutes", "1", *options])
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_strategies_learn_from_what_they_are_named_for(run: Path) -> None:
     """Networks that have seen the same rows would make a comparison of nothing."""
     rows = {}
     for name, place in places(run).items():
-        tuned = DrafterDescription.read(place / "tuned")
+        tuned = DrafterDescription.read(place / "drafter")
         assert set(tuned.loop["sources"]) <= set(STRATEGIES[name].sources)
         rows[name] = {step for step in ("distill", "text") if step in tuned.training}
         assert ("finetune" in tuned.training) == bool(STRATEGIES[name].rows)
@@ -91,7 +91,7 @@ def test_strategies_learn_from_what_they_are_named_for(run: Path) -> None:
     assert rows["text"] == {"text"}
     assert rows["both"] == rows[HYBRID] == {"distill", "text"}
     weights = {
-        name: (places(run)[name] / "tuned" / "model.safetensors").read_bytes() for name in ("task", "both", HYBRID)
+        name: (places(run)[name] / "drafter" / "model.safetensors").read_bytes() for name in ("task", "both", HYBRID)
     }
     assert weights["both"] == weights[HYBRID] != weights["task"]
 
@@ -101,7 +101,6 @@ def test_published_card_shows_the_losers(config: Path, run: Path) -> None:
     card = (config.parent / "published" / "README.md").read_text(encoding="utf-8")
     description = DrafterDescription.read(config.parent / "published")
     assert (description.name, description.pair) == (NAME, "en-de")
-    assert "file:de.txt" in card
     losers = [strategy.method for strategy in STRATEGIES.values() if f"| {strategy.method} " in card]
     assert len(losers) == len(STRATEGIES) - 1
 
