@@ -1,0 +1,106 @@
+"""Languages side by side: each cell is the method that it is headed by, and nothing stands where nothing was measured."""
+
+from pathlib import Path
+
+from matplotlib.image import imread
+
+from drafter_trainer.benchmark.languages import Measured, has_strategies, language_tables, plot_languages, published
+from tests.benchmark.made import make_results, make_run
+from tests.benchmark.test_matrix import rows
+
+SECONDS = {
+    "plain": [8.0, 8.0],
+    "prompt lookup": [8.0, 6.0],
+    "n-gram table": [4.0, 4.0],
+    "network of answers": [5.0, 5.0],
+    "network of text": [16.0, 16.0],
+    "network of both": [4.0, 6.0],
+    "hybrid": [3.0, 3.2],
+}
+
+
+def run(published: str, task: str, **other) -> dict:
+    """Make a run in which the published strategy is measured as the drafter."""
+    seconds = {name: took for name, took in SECONDS.items() if name != published} | {"drafter": SECONDS[published]}
+    return make_run(seconds, task=task, pair="en-oc", **other)
+
+
+TRAINING = {
+    "text": {
+        "train": {"rows": 1000},
+        "fertility": {
+            "tokens_per_character": 0.5,
+            "tokens_per_character_over_english": 2.125,
+            "tokens_per_byte": 0.4,
+        },
+    },
+    "distill": {"train": {"rows": 512}},
+}
+
+
+def tables() -> dict[str, list[list[str]]]:
+    """Render two languages, one of which was measured on one task alone; return the tables by their titles."""
+    measured = [
+        Measured("en-oc", TRAINING, (run("hybrid", "translation"), run("hybrid", "story"))),
+        Measured("oc-en", {}, (run("n-gram table", "translation"),)),
+    ]
+    parts = language_tables(measured).split("\n\n")
+    return dict(zip(parts[::2], map(rows, parts[1::2])))
+
+
+def test_a_column_holds_its_strategy_whichever_was_published() -> None:
+    """The published strategy is called the drafter in its results, and would be missing from its own column."""
+    header, _, occitan, english = tables()["### Speedup: translation"]
+    assert header[3:9] == [
+        "prompt lookup",
+        "n-gram table",
+        "network of answers",
+        "network of text",
+        "network of both",
+        "hybrid",
+    ]
+    assert [row[0] for row in (occitan, english)] == ["Occitan", "Occitan to English"]
+    assert [cell[:5] for cell in occitan[3:9]] == [cell[:5] for cell in english[3:9]]
+    assert [cell[:5] for cell in occitan[3:9]] == ["1.14x", "2.00x", "1.60x", "0.50x", "1.60x", "2.58x"]
+    assert (occitan[9], english[9]) == ("hybrid", "n-gram table")
+
+
+def test_published_is_held_against_the_best_single_strategy() -> None:
+    """A mixture that loses to one of its parts is what a user must be told first."""
+    _, _, occitan, english = tables()["### Speedup: translation"]
+    assert occitan[10].startswith("1.29x")  # 8 s of the table over 6.2 s
+    assert english[10] == "-"  # it is the best single one itself
+    assert [row[11][:5] for row in (occitan, english)] == ["2.26x", "1.75x"]
+
+
+def test_tasks_and_costs_have_tables_of_their_own() -> None:
+    """A language that was measured on one task alone must not get the other's numbers."""
+    every = tables()
+    assert [row[0] for row in every["### Speedup: story"][2:]] == ["Occitan"]
+    assert every["### Acceptance α: story"][2][1:] == ["0.67"] * 6
+    _, _, occitan, english = every["### What a language costs"]
+    assert occitan[1:4] == ["0.50", "2.12", "0.40"]
+    assert occitan[8:] == ["512", "1000"]
+    assert english[1:4] == ["-"] * 3
+
+
+def test_results_of_one_drafter_alone_are_no_language() -> None:
+    """Drafters that were made step by step stand in the README, not here."""
+    assert has_strategies(make_results(run("hybrid", "story")))
+    assert not has_strategies(make_results(make_run({"plain": [2.0], "drafter": [1.0]})))
+    assert published(run("n-gram table", "story")) == "n-gram table"
+
+
+def test_plot_shows_every_language(tmp_path: Path) -> None:
+    """A language without one of the tasks must not break the picture of all."""
+    few = [Measured("en-oc", {}, (run("hybrid", "translation"),))]
+    many = [
+        *few,
+        *(Measured(f"en-{code}", {}, (run("hybrid", "translation"), run("hybrid", "story"))) for code in ("ig", "yo")),
+    ]
+    widths = []
+    for number, measured in enumerate((few, many)):
+        plot_languages(measured, tmp_path / f"{number}.png")
+        widths.append(imread(tmp_path / f"{number}.png").shape)
+    assert widths[1][0] > widths[0][0]
+    assert widths[1][1] > widths[0][1]
