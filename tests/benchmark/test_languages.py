@@ -1,4 +1,4 @@
-"""Languages side by side: each cell is the method that it is headed by, and nothing stands where nothing was measured."""
+"""Languages side by side: each cell is the method that it is headed by, and no number stands where none was measured."""
 
 from pathlib import Path
 
