@@ -1,4 +1,4 @@
-"""Languages side by side: each cell is the method that it is headed by, and no number stands where none was measured."""
+"""Languages side by side: each cell is the method that it is headed by, and nothing unmeasured has a number."""
 
 from pathlib import Path
 
