@@ -14,25 +14,30 @@ Every step is a command that you could type yourself; it is printed before it ru
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from drafter_trainer.atomic import write_whole
 from drafter_trainer.benchmark.report import markdown_table, speedup_tables
 from drafter_trainer.benchmark.results import read_results
-from drafter_trainer.benchmark.strategies import HYBRID, STRATEGIES
+from drafter_trainer.benchmark.strategies import FILE_NAME, HYBRID, STRATEGIES, Strategy
 from drafter_trainer.configuration import option_of, parse_arguments
+from drafter_trainer.drafters.adapters import ADAPTER, ADAPTER_WEIGHTS
 from drafter_trainer.drafters.loop.policy import NGRAM, SOURCES
+from drafter_trainer.drafters.loop.repository import VOCABULARY
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.publish import check_destination
 from drafter_trainer.launch import require_one_process, run_recipe
-from drafter_trainer.steps import finished_step
+from drafter_trainer.steps import finished_step, read_step
 
 RECIPES = Path(__file__).parent
 PILOT = 16  # prompts that are answered to learn how long one takes
 HELD_OUT = 20  # of translations and of text
 HELD_OUT_STORIES = 12
+LORA_RANK = 16  # of an adapter over a base, which is tried where one is named
 STORY = "story"
 
 
@@ -44,7 +49,8 @@ def main(argv: list[str]) -> None:
     if config is None:
         raise InputError("no --config FILE: each step reads it")
     folder = run.folder
-    places = {name: folder if name == HYBRID else folder / "strategies" / name for name in STRATEGIES}
+    strategies = {name: each for name, each in STRATEGIES.items() if language.base or not each.adapter}
+    places = {name: folder if name == HYBRID else folder / "strategies" / name for name in strategies}
     drafters = {name: place / "drafter" for name, place in places.items()}
     questions = language.questions or language.prompts
     kept_out = ["--evaluation_questions", *dict.fromkeys(("sample", questions))]
@@ -68,39 +74,36 @@ def main(argv: list[str]) -> None:
     distil("distill", language.prompts, prompts_within(language.minutes, folder), HELD_OUT)
     distil("stories", "stories", 1, HELD_OUT_STORIES, "--temperatures", "0")
 
-    chosen = {
-        name: ["--sources", *strategy.sources] if strategy.sources != SOURCES else []
-        for name, strategy in STRATEGIES.items()
-    }
-    begin = ["--initialization", language.base] if language.base else []
-    for name, strategy in STRATEGIES.items():
+    base = ["--initialization", language.base] if language.base else []
+    for name, strategy in strategies.items():
         if name == "both":  # the hybrid has the same network
             share(folder / "finetune", places[name] / "finetune")
         elif strategy.rows:
             rows = ["--data", *(folder / part for part in strategy.rows)]
-            step("finetune", places[name], *rows, *begin, "--publish", "false")
-    for name, strategy in STRATEGIES.items():
+            rank = ["--lora_rank", LORA_RANK] if strategy.adapter else []
+            step("finetune", places[name], *rows, *base, *rank, "--publish", "false")
+    chosen = {name: ["--sources", *each.sources] * (each.sources != SOURCES) for name, each in strategies.items()}
+    for name, strategy in strategies.items():
         options = ["--data", folder / "distill", "--other_tasks", folder / "stories", *chosen[name]]
         if NGRAM in strategy.sources:
             options += ["--table_corpus", language.text, *kept_out]
         step("tune", places[name], *options, "--to", drafters[name])
 
-    speedups = {
-        name: finished_step(places[name] / "tune", "")["facts"]["speedup_on_validation"] for name in STRATEGIES
-    }
-    best = max(reversed(STRATEGIES), key=speedups.get)
-    rows = [
-        [strategy.method + " *" * (name == best), f"{speedups[name]:.2f}x"] for name, strategy in STRATEGIES.items()
-    ]
-    print(f"\n{markdown_table(['strategy', 'slower task, held-out answers replayed'], rows)}")
+    found = {name: describe(strategy, places[name]) for name, strategy in strategies.items()}
+    best = max(reversed(found), key=lambda name: found[name]["speedup_on_validation"])
+    text = json.dumps({"published": best, "strategies": found}, indent=2) + "\n"
+    write_whole(folder / FILE_NAME, lambda path: path.write_text(text, encoding="utf-8"))
+    print(f"\n{strategies_table(found, best)}")
 
-    against = [f"{strategy.method}={drafters[name]}" for name, strategy in STRATEGIES.items() if name != best]
+    against = [f"{strategy.method}={drafters[name]}" for name, strategy in strategies.items() if name != best]
     measured = ["--drafter", drafters[best], "--against", *against]
     step("bench", places[best], *measured, "--questions", questions)
     step("bench", places[best], *measured, "--task", STORY)
     asked = {key: value for key, value in given.items() if hasattr(publishing, key) and key != "sources"}
     options = [word for key, value in asked.items() for word in (f"--{key}", value)]
     step("publish", places[best], *options, *chosen[best])
+    if publishing.card_folder:
+        shutil.copyfile(folder / FILE_NAME, Path(publishing.card_folder) / run.drafter_name / FILE_NAME)
     for place in (places[best], places[best] / "tasks" / STORY):
         print(f"\n{speedup_tables(read_results(place / 'results.json'))}")
 
@@ -117,6 +120,35 @@ def prompts_within(minutes: int, folder: Path) -> int:
     plan = json.dumps({"minutes": minutes, "prompts": prompts}) + "\n"
     write_whole(path, lambda partial: partial.write_text(plan, encoding="utf-8"))
     return prompts
+
+
+def describe(strategy: Strategy, place: Path) -> dict[str, Any]:
+    """Say what a strategy takes, and what tuning promises of it."""
+    steps = {name: read_step(place / name) for name in ("finetune", "tune")}
+    files = [*(place / "drafter").glob("*.safetensors")]
+    if strategy.adapter:
+        files = [path for path in files if path.name == VOCABULARY] + [place / "finetune" / ADAPTER / ADAPTER_WEIGHTS]
+    return {
+        "method": strategy.method,
+        "speedup_on_validation": steps["tune"]["facts"]["speedup_on_validation"],
+        "bytes": sum(path.stat().st_size for path in files),
+        "finetune_seconds": steps["finetune"]["seconds"] if steps["finetune"] else 0.0,
+        "tune_seconds": steps["tune"]["seconds"],
+    }
+
+
+def strategies_table(found: dict[str, dict[str, Any]], best: str) -> str:
+    rows = [
+        [
+            said["method"] + " *" * (name == best),
+            f"{said['speedup_on_validation']:.2f}x",
+            f"{said['bytes'] / 2**20:.1f}",
+            f"{said['finetune_seconds']:.0f} s",
+        ]
+        for name, said in found.items()
+    ]
+    header = ["strategy (* is published)", "slower task, held-out answers replayed", "MiB", "finetuning"]
+    return markdown_table(header, rows)
 
 
 def share(step: Path, other: Path) -> None:

@@ -18,6 +18,7 @@ from drafter_trainer.benchmark.documentation import forecast_text, paper_tables,
 from drafter_trainer.benchmark.languages import Measured, has_strategies, language_tables, plot_languages
 from drafter_trainer.benchmark.report import overview_table, speedup_tables
 from drafter_trainer.benchmark.results import SCHEMA, read_results
+from drafter_trainer.benchmark.strategies import FILE_NAME
 from drafter_trainer.drafters.description import DrafterDescription
 
 CARDS = Path("hub_cards")
@@ -57,10 +58,10 @@ def read_with_sampling(path: Path) -> dict[str, Any]:
 
 def measured_language(path: Path, results: dict[str, Any]) -> Measured:
     description = DrafterDescription.read(path.parent)
+    took = json.loads((path.parent / FILE_NAME).read_text(encoding="utf-8"))["strategies"]
     others = [read_results(other) for other in sorted(path.parent.glob("tasks/*/results.json"))]
-    return Measured(
-        description.pair, description.training, tuple(run for each in (results, *others) for run in each["runs"])
-    )
+    runs = tuple(run for each in (results, *others) for run in each["runs"])
+    return Measured(description.pair, description.training, runs, took)
 
 
 def put(path: Path, name: str, tables: str) -> None:

@@ -12,13 +12,12 @@ from drafter_trainer.benchmark.methods import DRAFTER, PLAIN, PROMPT_LOOKUP
 from drafter_trainer.benchmark.report import interval_text, markdown_table
 from drafter_trainer.benchmark.results import find_method, timings
 from drafter_trainer.benchmark.statistics import Interval, speedup
-from drafter_trainer.benchmark.strategies import STRATEGIES
+from drafter_trainer.benchmark.strategies import HYBRID, STRATEGIES
 from drafter_trainer.languages import get_pair
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
-COLUMNS = [PROMPT_LOOKUP, *(strategy.method for strategy in STRATEGIES.values())]
 _DASH = "-"
 
 
@@ -30,11 +29,13 @@ class Measured:
         pair (`str`): Its languages.
         training (`dict`): What its `drafter.json` says of its steps.
         runs (`tuple[dict, ...]`): Greedy runs of its results, one for each task.
+        strategies (`dict`): What `strategies.json` says each strategy took.
     """
 
     pair: str
     training: dict[str, Any]
     runs: tuple[dict[str, Any], ...]
+    strategies: dict[str, Any]
 
     @property
     def language(self) -> str:
@@ -46,19 +47,26 @@ class Measured:
 def has_strategies(results: dict[str, Any]) -> bool:
     """Tell whether results compare the strategies of a language."""
     names = {method["name"] for run in results["runs"] for method in run["methods"]}
-    return len(names & {strategy.method for strategy in STRATEGIES.values()}) >= len(STRATEGIES) - 1
-
-
-def column(run: dict[str, Any], name: str) -> dict[str, Any] | None:
-    """Return the method that stands in a column; the strategy that was published is measured as the drafter."""
-    known = {method["name"]: method for method in run["methods"]}
-    return known.get(name, known[DRAFTER] if name != PROMPT_LOOKUP else None)
+    # One is called the drafter, and an adapter needs a base.
+    return len(names & {strategy.method for strategy in STRATEGIES.values()}) >= len(STRATEGIES) - 2
 
 
 def published(run: dict[str, Any]) -> str:
-    """Name the strategy that was published."""
+    """Name the strategy that was published: it is measured as the drafter."""
     names = {method["name"] for method in run["methods"]}
     return next(strategy.method for strategy in STRATEGIES.values() if strategy.method not in names)
+
+
+def column(run: dict[str, Any], name: str) -> dict[str, Any] | None:
+    """Return the method that stands in a column, or `None` where it was not measured."""
+    found = DRAFTER if name == published(run) else name
+    return next((method for method in run["methods"] if method["name"] == found), None)
+
+
+def columns(measured: Sequence[Measured]) -> list[str]:
+    """List prompt lookup and the strategies that any language has."""
+    names = [PROMPT_LOOKUP, *(strategy.method for strategy in STRATEGIES.values())]
+    return [name for name in names if any(column(run, name) for each in measured for run in each.runs)]
 
 
 def language_tables(measured: Sequence[Measured]) -> str:
@@ -66,25 +74,33 @@ def language_tables(measured: Sequence[Measured]) -> str:
     parts = []
     for task in dict.fromkeys(run["task"] for each in measured for run in each.runs):
         runs = [(each, run) for each in measured for run in each.runs if run["task"] == task]
-        parts += [f"### Speedup: {task}", _speedups(runs), f"### Acceptance α: {task}", _acceptance(runs)]
-    return "\n\n".join([*parts, "### What a language costs", _costs(measured)])
+        names = columns(measured)
+        parts += [
+            f"### Speedup: {task}",
+            _speedups(runs, names),
+            f"### Acceptance α: {task}",
+            _acceptance(runs, names),
+        ]
+    parts += ["### What a language costs", _costs(measured), "### What a strategy takes", _sizes(measured)]
+    return "\n\n".join(parts)
 
 
-def _speedups(runs: Sequence[tuple[Measured, dict[str, Any]]]) -> str:
+def _speedups(runs: Sequence[tuple[Measured, dict[str, Any]]], names: list[str]) -> str:
     header = [
         "answers in",
         "questions",
         "loops",
-        *COLUMNS,
+        *names,
         "published",
         "over the best single one",
         "over prompt lookup",
     ]
     rows = []
     for each, run in runs:
-        drafter, single = find_method(run, DRAFTER), [column(run, name) for name in COLUMNS[1:-1]]
-        best = max(single, key=lambda method: method["speedup"]["value"])
-        cells = [_speedup(column(run, name)) for name in COLUMNS]
+        drafter, joined = find_method(run, DRAFTER), STRATEGIES[HYBRID].method
+        single = [column(run, name) for name in names if name not in (PROMPT_LOOKUP, joined)]
+        best = max(filter(None, single), key=lambda method: method["speedup"]["value"])
+        cells = [_speedup(column(run, name)) for name in names]
         over = [_over(drafter, best), _over(drafter, column(run, PROMPT_LOOKUP))]
         loops = f"{find_method(run, PLAIN)['looping_share']:.0%}"
         rows.append([each.language, str(run["questions"]["count"]), loops, *cells, published(run), *over])
@@ -101,12 +117,12 @@ def _over(method: dict[str, Any], other: dict[str, Any] | None) -> str:
     return interval_text(speedup(timings(method["prompts"]), timings(other["prompts"])))
 
 
-def _acceptance(runs: Sequence[tuple[Measured, dict[str, Any]]]) -> str:
+def _acceptance(runs: Sequence[tuple[Measured, dict[str, Any]]], names: list[str]) -> str:
     rows = []
     for each, run in runs:
-        alphas = [(column(run, name) or {}).get("alpha") for name in COLUMNS]
+        alphas = [(column(run, name) or {}).get("alpha") for name in names]
         rows.append([each.language, *(_DASH if alpha is None else f"{alpha:.2f}" for alpha in alphas)])
-    return markdown_table(["answers in", *COLUMNS], rows)
+    return markdown_table(["answers in", *names], rows)
 
 
 def _costs(measured: Sequence[Measured]) -> str:
@@ -126,6 +142,24 @@ def _costs(measured: Sequence[Measured]) -> str:
     return markdown_table(header, rows)
 
 
+def _sizes(measured: Sequence[Measured]) -> str:
+    """Render a row for each strategy, with the smallest and the largest figure of all languages."""
+    said = [each for one in measured for each in one.strategies.values()]
+    rows = []
+    for name in dict.fromkeys(each["method"] for each in said):
+        own = [each for each in said if each["method"] == name]
+        sizes, seconds = ([each[key] for each in own] for key in ("bytes", "finetune_seconds"))
+        mebibytes = [size / 2**20 for size in sizes]
+        rows.append(
+            [
+                name,
+                f"{min(mebibytes):.1f}-{max(mebibytes):.1f}",
+                f"{min(seconds):.0f}-{max(seconds):.0f}" if max(seconds) else "nothing is trained",
+            ]
+        )
+    return markdown_table(["strategy", "weights and tables, MiB", "finetuning, s"], rows)
+
+
 def plot_languages(measured: Sequence[Measured], path: Path) -> None:
     """Draw a heat map of the speedups of each task: strategies by languages.
 
@@ -134,14 +168,14 @@ def plot_languages(measured: Sequence[Measured], path: Path) -> None:
         path (`Path`): Picture that is written.
     Source: after figures of arXiv 2605.30580, which computes speedups where these are timed
     """
-    tasks = list(dict.fromkeys(run["task"] for each in measured for run in each.runs))
+    names, tasks = columns(measured), list(dict.fromkeys(run["task"] for each in measured for run in each.runs))
     size = (1.5 + 0.95 * len(measured), 0.6 + 2.9 * len(tasks))
     figure, axes = plt.subplots(len(tasks), 1, figsize=size, layout="constrained", squeeze=False)
     for axis, task in zip(axes[:, 0], tasks):
         runs = {each.language: run for each in measured for run in each.runs if run["task"] == task}
-        values = np.full((len(COLUMNS), len(runs)), np.nan)
+        values = np.full((len(names), len(runs)), np.nan)
         for place, run in enumerate(runs.values()):
-            for row, name in enumerate(COLUMNS):
+            for row, name in enumerate(names):
                 if (method := column(run, name)) is not None:
                     values[row, place] = method["speedup"]["value"]
                     mark = " *" if name == published(run) else ""
@@ -151,7 +185,7 @@ def plot_languages(measured: Sequence[Measured], path: Path) -> None:
         colours = plt.get_cmap("RdYlBu").with_extremes(bad="lightgrey")
         axis.imshow(values, cmap=colours, vmin=1 - furthest, vmax=1 + furthest, aspect="auto", alpha=0.6)
         axis.set_xticks(range(len(runs)), list(runs), fontsize=8, rotation=30, ha="right")
-        axis.set_yticks(range(len(COLUMNS)), COLUMNS, fontsize=8)
+        axis.set_yticks(range(len(names)), names, fontsize=8)
         axis.set_title(f"{task}: speedup over plain decoding (* published)", fontsize=9)
     figure.savefig(path, dpi=120, metadata={"Software": None})
     plt.close(figure)

@@ -13,13 +13,16 @@ class Strategy:
         method (`str`): What it is called in results.
         sources (`tuple[str, ...]`): What it may draft with.
         rows (`tuple[str, ...]`): Folders of a run whose rows its network is finetuned on.
+        adapter (`bool`): Whether a LoRA adapter over a base drafter is finetuned, where there is one.
     """
 
     method: str
     sources: tuple[str, ...]
     rows: tuple[str, ...] = ()
+    adapter: bool = False
 
 
+FILE_NAME = "strategies.json"  # beside a card: what each took and promised
 HYBRID = "hybrid"
 # The first four as in arXiv 2605.30580, which does not join them.
 STRATEGIES = {
@@ -28,4 +31,5 @@ STRATEGIES = {
     "text": Strategy("network of text", (NETWORK,), ("text",)),
     "both": Strategy("network of both", (NETWORK,), ("distill", "text")),
     HYBRID: Strategy("hybrid", SOURCES, ("distill", "text")),
+    "adapter": Strategy("adapter over a base", (NETWORK,), ("distill", "text"), adapter=True),
 }

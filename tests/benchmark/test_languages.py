@@ -38,11 +38,19 @@ TRAINING = {
 }
 
 
+TOOK = {
+    "table": {"method": "n-gram table", "bytes": 3 << 19, "finetune_seconds": 0.0},
+    "task": {"method": "network of answers", "bytes": 200 << 20, "finetune_seconds": 61.0},
+}
+
+
 def tables() -> dict[str, list[list[str]]]:
     """Render two languages, one of which was measured on one task alone; return the tables by their titles."""
     measured = [
-        Measured("en-oc", TRAINING, (run("hybrid", "translation"), run("hybrid", "story"))),
-        Measured("oc-en", {}, (run("n-gram table", "translation"),)),
+        Measured("en-oc", TRAINING, (run("hybrid", "translation"), run("hybrid", "story")), TOOK),
+        Measured(
+            "oc-en", {}, (run("n-gram table", "translation"),), {"task": TOOK["task"] | {"finetune_seconds": 90.0}}
+        ),
     ]
     parts = language_tables(measured).split("\n\n")
     return dict(zip(parts[::2], map(rows, parts[1::2])))
@@ -82,6 +90,10 @@ def test_tasks_and_costs_have_tables_of_their_own() -> None:
     assert occitan[1:4] == ["0.50", "2.12", "0.40"]
     assert occitan[8:] == ["512", "1000"]
     assert english[1:4] == ["-"] * 3
+    assert every["### What a strategy takes"][2:] == [
+        ["n-gram table", "1.5-1.5", "nothing is trained"],
+        ["network of answers", "200.0-200.0", "61-90"],
+    ]
 
 
 def test_results_of_one_drafter_alone_are_no_language() -> None:
@@ -91,12 +103,28 @@ def test_results_of_one_drafter_alone_are_no_language() -> None:
     assert published(run("n-gram table", "story")) == "n-gram table"
 
 
+def test_adapter_has_a_column_where_there_was_a_base() -> None:
+    """Most languages have no base to adapt; a column of the published drafter's numbers would be made up."""
+    seconds = SECONDS | {"adapter over a base": [4.0, 4.0]}
+    adapted = make_run(
+        {("drafter" if name == "hybrid" else name): took for name, took in seconds.items()}, pair="en-oc"
+    )
+    both = [Measured("en-oc", {}, (adapted,), {}), Measured("en-ig", {}, (run("hybrid", "translation"),), {})]
+    table = rows(language_tables(both).split("\n\n")[1])
+    assert table[0][9] == "adapter over a base"
+    assert [row[8][:5] for row in table[2:]] == ["2.58x", "2.58x"]
+    assert [row[9][:5] for row in table[2:]] == ["2.00x", "-"]
+
+
 def test_plot_shows_every_language(tmp_path: Path) -> None:
     """A language without one of the tasks must not break the picture of all."""
-    few = [Measured("en-oc", {}, (run("hybrid", "translation"),))]
+    few = [Measured("en-oc", {}, (run("hybrid", "translation"),), {})]
     many = [
         *few,
-        *(Measured(f"en-{code}", {}, (run("hybrid", "translation"), run("hybrid", "story"))) for code in ("ig", "yo")),
+        *(
+            Measured(f"en-{code}", {}, (run("hybrid", "translation"), run("hybrid", "story")), {})
+            for code in ("ig", "yo")
+        ),
     ]
     widths = []
     for number, measured in enumerate((few, many)):
