@@ -17,9 +17,11 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from drafter_trainer.arguments import LanguageArguments
 from drafter_trainer.atomic import write_whole
 from drafter_trainer.benchmark.report import markdown_table, speedup_tables
 from drafter_trainer.benchmark.results import read_results
@@ -41,6 +43,9 @@ LORA_RANK = 16  # of an adapter over a base, which is tried where one is named
 STORY = "story"
 
 
+Step = Callable[..., None]  # a recipe's name, its run folder, its options
+
+
 def main(argv: list[str]) -> None:
     (run, language, publishing), given = parse_arguments("drafter", argv, __doc__)
     require_one_process("all steps run")
@@ -48,10 +53,9 @@ def main(argv: list[str]) -> None:
     config = option_of(argv, "--config")
     if config is None:
         raise InputError("no --config FILE: each step reads it")
-    folder = run.folder
     strategies = {name: each for name, each in STRATEGIES.items() if language.base or not each.adapter}
-    places = {name: folder if name == HYBRID else folder / "strategies" / name for name in strategies}
-    drafters = {name: place / "drafter" for name, place in places.items()}
+    places = {name: run.folder if name == HYBRID else run.folder / "strategies" / name for name in strategies}
+    chosen = {name: ["--sources", *each.sources] * (each.sources != SOURCES) for name, each in strategies.items()}
     questions = language.questions or language.prompts
     kept_out = ["--evaluation_questions", *dict.fromkeys(("sample", questions))]
 
@@ -63,49 +67,44 @@ def main(argv: list[str]) -> None:
         if status:
             sys.exit(status)
 
-    def distil(rows: str, corpus: str, samples: int, held_out: int, *options: str) -> None:
-        sizes = ["--max_samples", samples, "--max_validation_samples", held_out]
-        output = ["--output_dir", folder / rows]
-        step("distill", folder, *output, "--corpus", corpus, *sizes, *kept_out, *options)
+    collect_rows(step, run.folder, language, kept_out)
+    train_networks(step, run.folder, places, language.base)
+    for name, place in places.items():
+        tasks = ["--data", run.folder / "distill", "--other_tasks", run.folder / "stories"]
+        text = ["--table_corpus", language.text, *kept_out] if NGRAM in strategies[name].sources else []
+        step("tune", place, *tasks, *text, *chosen[name], "--to", place / "drafter")
 
-    # Text first: what is none, or of another language, is refused before anything else is done.
-    distil("text", language.text, language.text_samples, HELD_OUT, "--engine", "text")
-    distil("pilot", language.prompts, PILOT, 1)
-    distil("distill", language.prompts, prompts_within(language.minutes, folder), HELD_OUT)
-    distil("stories", "stories", 1, HELD_OUT_STORIES, "--temperatures", "0")
-
-    base = ["--initialization", language.base] if language.base else []
-    for name, strategy in strategies.items():
-        if name == "both":  # the hybrid has the same network
-            share(folder / "finetune", places[name] / "finetune")
-        elif strategy.rows:
-            rows = ["--data", *(folder / part for part in strategy.rows)]
-            rank = ["--lora_rank", LORA_RANK] if strategy.adapter else []
-            step("finetune", places[name], *rows, *base, *rank, "--publish", "false")
-    chosen = {name: ["--sources", *each.sources] * (each.sources != SOURCES) for name, each in strategies.items()}
-    for name, strategy in strategies.items():
-        options = ["--data", folder / "distill", "--other_tasks", folder / "stories", *chosen[name]]
-        if NGRAM in strategy.sources:
-            options += ["--table_corpus", language.text, *kept_out]
-        step("tune", places[name], *options, "--to", drafters[name])
-
-    found = {name: describe(strategy, places[name]) for name, strategy in strategies.items()}
-    best = max(reversed(found), key=lambda name: found[name]["speedup_on_validation"])
+    found = {name: describe(strategies[name], place) for name, place in places.items()}
+    best = max(found, key=lambda name: (found[name]["speedup_on_validation"], name == HYBRID))
     text = json.dumps({"published": best, "strategies": found}, indent=2) + "\n"
-    write_whole(folder / FILE_NAME, lambda path: path.write_text(text, encoding="utf-8"))
+    write_whole(run.folder / FILE_NAME, lambda path: path.write_text(text, encoding="utf-8"))
     print(f"\n{strategies_table(found, best)}")
 
-    against = [f"{strategy.method}={drafters[name]}" for name, strategy in strategies.items() if name != best]
-    measured = ["--drafter", drafters[best], "--against", *against]
+    others = [f"{strategies[name].method}={place / 'drafter'}" for name, place in places.items() if name != best]
+    measured = ["--drafter", places[best] / "drafter", "--against", *others]
     step("bench", places[best], *measured, "--questions", questions)
     step("bench", places[best], *measured, "--task", STORY)
     asked = {key: value for key, value in given.items() if hasattr(publishing, key) and key != "sources"}
     options = [word for key, value in asked.items() for word in (f"--{key}", value)]
     step("publish", places[best], *options, *chosen[best])
     if publishing.card_folder:
-        shutil.copyfile(folder / FILE_NAME, Path(publishing.card_folder) / run.drafter_name / FILE_NAME)
+        shutil.copyfile(run.folder / FILE_NAME, Path(publishing.card_folder) / run.drafter_name / FILE_NAME)
     for place in (places[best], places[best] / "tasks" / STORY):
         print(f"\n{speedup_tables(read_results(place / 'results.json'))}")
+
+
+def collect_rows(step: Step, folder: Path, language: LanguageArguments, kept_out: list[str]) -> None:
+    """Let the target score text, and answer translations for the minutes that it has, and held-out stories."""
+
+    def distil(rows: str, corpus: str, samples: int, held_out: int, *options: str) -> None:
+        sizes = ["--max_samples", samples, "--max_validation_samples", held_out]
+        step("distill", folder, "--output_dir", folder / rows, "--corpus", corpus, *sizes, *kept_out, *options)
+
+    # Text first: what is none, or of another language, is refused before anything else is done.
+    distil("text", language.text, language.text_samples, HELD_OUT, "--engine", "text")
+    distil("pilot", language.prompts, PILOT, 1)
+    distil("distill", language.prompts, prompts_within(language.minutes, folder), HELD_OUT)
+    distil("stories", "stories", 1, HELD_OUT_STORIES, "--temperatures", "0")
 
 
 def prompts_within(minutes: int, folder: Path) -> int:
@@ -120,6 +119,19 @@ def prompts_within(minutes: int, folder: Path) -> int:
     plan = json.dumps({"minutes": minutes, "prompts": prompts}) + "\n"
     write_whole(path, lambda partial: partial.write_text(plan, encoding="utf-8"))
     return prompts
+
+
+def train_networks(step: Step, folder: Path, places: dict[str, Path], base: str) -> None:
+    """Finetune the network of each strategy that has one of its own."""
+    for name, place in places.items():
+        strategy = STRATEGIES[name]
+        if name == "both":  # the hybrid has the same network
+            share(folder / "finetune", place / "finetune")
+        elif strategy.rows:
+            rows = ["--data", *(folder / part for part in strategy.rows)]
+            start = ["--initialization", base] if base else []
+            rank = ["--lora_rank", LORA_RANK] if strategy.adapter else []
+            step("finetune", place, *rows, *start, *rank, "--publish", "false")
 
 
 def describe(strategy: Strategy, place: Path) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def test_every_strategy_is_measured_on_both_tasks(run: Path) -> None:
         name: json.loads((place / "tune" / "step.json").read_text())["facts"]["speedup_on_validation"]
         for name, place in places(run).items()
     }
-    best = max(reversed(speedups), key=speedups.get)
+    best = max(speedups, key=lambda name: (speedups[name], name == HYBRID))
     said = json.loads((run / FILE_NAME).read_text(encoding="utf-8"))
     assert said["published"] == best
     assert {name: each["speedup_on_validation"] for name, each in said["strategies"].items()} == speedups
