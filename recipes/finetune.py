@@ -109,7 +109,7 @@ def train(
     model, draft_ids = initialise_drafter(shape, target, tokenizer, pair.probes), None
     if training.draft_vocabulary:
         counts = count_ids(rows["train"]["response_ids"], model.config.vocab_size)
-        draft_ids = choose_ids(counts, training.draft_vocabulary, tokenizer.all_special_ids)
+        draft_ids = choose_ids(counts, training.draft_vocabulary, tokenizer.all_special_ids, fill=True)
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / VOCABULARY, lambda path: path.write_bytes(vocabulary_bytes(draft_ids)))
         facts |= {"draft_vocabulary": len(draft_ids), "coverage": coverage(draft_ids, counts)}

@@ -51,7 +51,7 @@ from drafter_trainer.targets import end_ids, resolve_target
 from drafter_trainer.training.packing import rows_folder
 from drafter_trainer.tuning.answers import continue_texts, load_answers, read_table_texts, typical_prompt
 from drafter_trainer.tuning.costs import measure_costs
-from drafter_trainer.tuning.results import trials_table, write_tuning
+from drafter_trainer.tuning.results import read_costs, trials_table, write_costs, write_tuning
 from drafter_trainer.tuning.search import Tuning
 
 
@@ -72,6 +72,8 @@ def main(argv: list[str]) -> None:
         inputs["rows"] = finished_step(rows, f"run distill.py first, or give --data FOLDER{text}")["fingerprint"]
     for name in tuning.other_tasks:
         inputs[f"task {name}"] = finished_step(Path(name), "distil it first")["fingerprint"]
+    if tuning.costs:
+        inputs["costs"] = finished_step(Path(tuning.costs), "tune there first")["fingerprint"]
     corpora = []
     for name in tuning.table_corpus:
         if (written := rows_folder(name)) is not None:
@@ -100,9 +102,12 @@ def main(argv: list[str]) -> None:
             train, (greedy, sampled) = [], continue_texts(target_model, tokenizer, held_out, tuning.max_answers)
         others = [load_answers(Path(name), target, tuning.max_answers)[1] for name in tuning.other_tasks]
         with step:
-            costs = measure_costs(
-                target_model, draft_model, None, typical_prompt(greedy), tuning.longest_draft, tuning.repeats
-            )
+            if tuning.costs:
+                costs = read_costs(Path(tuning.costs), tuning.longest_draft)
+            else:
+                timed = tuning.longest_draft, tuning.repeats
+                costs = measure_costs(target_model, draft_model, None, typical_prompt(greedy), *timed)
+            write_costs(step.folder, costs)
             vocabulary = trained / VOCABULARY
             trained_ids = None
             if publishing.network and vocabulary.is_file():

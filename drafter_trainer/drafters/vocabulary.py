@@ -20,19 +20,23 @@ def count_ids(answers: Iterable[Sequence[int]], vocabulary: int) -> np.ndarray:
     return counts
 
 
-def choose_ids(counts: np.ndarray, size: int, always: Iterable[int] = ()) -> torch.Tensor:
+def choose_ids(counts: np.ndarray, size: int, always: Iterable[int] = (), fill: bool = False) -> torch.Tensor:
     """Choose the most frequent ids.
 
     Args:
-        counts (`np.ndarray` of shape `(vocabulary,)`): See `count_ids`. Ids that never occur are not chosen.
+        counts (`np.ndarray` of shape `(vocabulary,)`): See `count_ids`.
         size (`int`): How many at most.
         always (`Iterable[int]`): Ids that are chosen whatever their count, such as the end of a text.
+        fill (`bool`, *optional*, defaults to `False`): Where fewer ids occur, choose the lowest of the others too:
+            tokenizers give low ids to what is frequent, and few answers do not hold all that will be said.
     Returns:
         `torch.Tensor` of shape `(chosen,)`, int64, ascending.
     """
     order = np.argsort(-counts, kind="stable")
     always = sorted(set(always))
-    frequent = [entry for entry in order[: size + len(always)].tolist() if counts[entry] > 0 and entry not in always]
+    frequent = [
+        entry for entry in order[: size + len(always)].tolist() if (fill or counts[entry] > 0) and entry not in always
+    ]
     return torch.tensor(sorted(always + frequent[: max(size - len(always), 0)]), dtype=torch.int64)
 
 

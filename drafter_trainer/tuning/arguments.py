@@ -25,6 +25,9 @@ class TuningArguments:
     evaluation_questions: list[str] = option(["sample"], "Question sets whose prompts are kept out of the tables")
     longest_draft: int = option(32, "Tokens of the longest draft that is timed and tried")
     repeats: int = option(5, "Rounds that are timed of each draft length")
+    costs: str = option(
+        "", "Take the target's times from this folder of a tuning on the same machine: what both promise compares then"
+    )
     publish: bool = option(True, "Publish the drafter at the end")
 
     def __post_init__(self) -> None:

@@ -1,18 +1,22 @@
 """The folder that tuning leaves, which publishing reads."""
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from drafter_trainer.atomic import write_whole
 from drafter_trainer.benchmark.report import markdown_table
+from drafter_trainer.decoding.replay import Costs
 from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
 from drafter_trainer.drafters.ngram import table_bytes
 from drafter_trainer.drafters.vocabulary import vocabulary_bytes
+from drafter_trainer.errors import InputError
 from drafter_trainer.tuning.search import Choice
 
 SETTINGS = "loop.json"
 TRIALS = "trials.json"
+COSTS = "costs.json"
 
 
 def write_tuning(folder: Path, choice: Choice, trials: list[dict[str, Any]], tokenizer_sha256: str) -> None:
@@ -27,6 +31,30 @@ def write_tuning(folder: Path, choice: Choice, trials: list[dict[str, Any]], tok
         contents[TABLE] = table_bytes(choice.slots, tokenizer_sha256)
     for name, content in contents.items():
         write_whole(folder / name, lambda path, content=content: path.write_bytes(content))
+
+
+def write_costs(folder: Path, costs: Costs) -> None:
+    """Write what the target's passes take, for other tunings on the same machine."""
+    text = json.dumps(asdict(costs), indent=2) + "\n"
+    write_whole(folder / COSTS, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def read_costs(folder: Path, longest: int) -> Costs:
+    """Read what `write_costs` wrote.
+
+    Args:
+        longest (`int`): Tokens of the longest draft that is to be tried.
+    Raises:
+        InputError: If there are none, or shorter drafts alone were timed.
+    """
+    path = folder / COSTS
+    if not path.is_file():
+        raise InputError(f"{folder} has no {COSTS}: name the folder that tune.py left, RUN_FOLDER/tune")
+    costs = Costs(**json.loads(path.read_text(encoding="utf-8")))
+    timed = len(costs.passes) - 1
+    if timed < longest:
+        raise InputError(f"{path} times drafts of up to {timed} tokens: give --longest_draft {timed}, or time anew")
+    return replace(costs, passes=costs.passes[: longest + 1], sampling_passes=costs.sampling_passes[: longest + 1])
 
 
 def trials_table(trials: list[dict[str, Any]]) -> str:

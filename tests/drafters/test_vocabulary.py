@@ -48,6 +48,13 @@ def test_most_frequent_ids_are_chosen(size: int, always: list[int], expected: li
     assert ids.tolist() == expected
 
 
+def test_few_answers_leave_room_for_what_is_frequent() -> None:
+    """A hundred answers hold two thousand ids: a story in another tongue could not be drafted at all."""
+    assert choose_ids(COUNTS, 7, [6], fill=True).tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert choose_ids(COUNTS, 3, [], fill=True).tolist() == choose_ids(COUNTS, 3).tolist()
+    assert choose_ids(np.zeros(8, np.int64), 3, [7], fill=True).tolist() == [0, 1, 7]
+
+
 def test_coverage_is_a_share_of_tokens() -> None:
     """Counted over ids instead of tokens, a good vocabulary would look poor."""
     assert coverage(torch.tensor([1, 4]), COUNTS) == pytest.approx(14 / 19)

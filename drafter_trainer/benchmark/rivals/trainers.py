@@ -249,7 +249,7 @@ def _train(
     counts = count_ids(rows["train"]["response_ids"], vocabulary)
     draft_ids = torch.arange(vocabulary)
     if training.draft_vocabulary:
-        draft_ids = choose_ids(counts, training.draft_vocabulary, tokenizer.all_special_ids)
+        draft_ids = choose_ids(counts, training.draft_vocabulary, tokenizer.all_special_ids, fill=True)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / VOCABULARY, lambda path: path.write_bytes(vocabulary_bytes(draft_ids)))
     trainer = trainer_class(
