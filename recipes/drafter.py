@@ -6,7 +6,7 @@
 Goes from text in the language of the answers to a published drafter with a card. The ways are those of arXiv
 2605.30580, each alone: an n-gram table, and networks finetuned on the target's translations, on text, and on both.
 The best of the networks, the table and lookup together are the hybrid. Each is tuned on held-out translations and
-stories, and the one whose slower task is fastest there is published. The benchmarks of both tasks show all of them.
+stories, and the one that is fastest there on both is published. The benchmarks of both tasks show all of them.
 
 Every step is a command that you could type yourself; it is printed before it runs. Finished steps are not done again.
 """
@@ -165,7 +165,7 @@ def strategies_table(found: dict[str, dict[str, Any]], best: str) -> str:
         ]
         for name, said in found.items()
     ]
-    header = ["strategy (* is published)", "slower task, held-out answers replayed", "MiB", "finetuning"]
+    header = ["strategy (* is published)", "both tasks, held-out answers replayed", "MiB", "finetuning"]
     return markdown_table(header, rows)
 
 

@@ -15,7 +15,7 @@ class TuningArguments:
     max_answers: int = option(60, "Held-out answers that settings are tried on")
     other_tasks: list[str] = option(
         [],
-        "Folders of rows of other tasks, whose held-out answers settings are tried on too: the slowest task decides",
+        "Folders of rows of other tasks, whose held-out answers settings are tried on too; all tasks weigh alike",
     )
     table_corpus: list[str] = option(
         [], "Also try n-gram tables counted on these: text by name, or rows:FOLDER for the answers of a distillation"

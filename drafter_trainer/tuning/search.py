@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,8 +55,8 @@ class Choice:
 class Tuning:
     """Search for the choice with the highest speedup on replayed greedy answers, one thing after the other.
 
-    Each choice is calibrated on every second of the answers and tried on the others; of several tasks the slowest
-    decides.
+    Each choice is calibrated on every second of the answers and tried on the others. Of several tasks the geometric
+    mean of their speedups counts: what one of them gains may not be lost twice by another.
 
     Args:
         draft_model (`PreTrainedModel`): The trained drafter, or a `NetworklessDrafter`, on its device.
@@ -189,38 +190,37 @@ class Tuning:
     def _best(self, what: str, choices: Sequence[tuple[Any, Choice]]) -> Choice:
         tried = []
         for value, choice in choices:
-            choice, result, step = self._try(choice)
+            choice, results, step = self._try(choice)
+            speedup = statistics.geometric_mean(result.speedup for result in results)
+            rounds = [round_ for result in results for round_ in result.rounds]
             self.trials.append(
                 {
                     "what": what,
                     "value": str(value),
-                    "speedup": result.speedup,
-                    "tokens_per_pass": mean_accepted_tokens(result.tokens, len(result.rounds)),
-                    "acceptance_rate": acceptance_rate(result.rounds),
-                    "drafting_milliseconds": result.drafting_milliseconds / len(result.rounds),
+                    "speedup": speedup,
+                    "tokens_per_pass": _tokens_per_pass(results),
+                    "acceptance_rate": acceptance_rate(rounds),
+                    "drafting_milliseconds": sum(result.drafting_milliseconds for result in results) / len(rounds),
                     "step_milliseconds": step,
                     "coverage": self._coverage(choice),
                 }
             )
-            tried.append((result.speedup, choice))
+            tried.append((speedup, choice))
             self.speedup = max(speedup for speedup, _ in tried)
             self._bar.update()
-            self._bar.set_postfix_str(f"{what} {value}: {result.speedup:.2f}x", refresh=False)
+            self._bar.set_postfix_str(f"{what} {value}: {speedup:.2f}x", refresh=False)
         return max(tried, key=lambda entry: entry[0])[1]
 
     def _coverage(self, choice: Choice) -> float:
         return 1.0 if choice.draft_ids is None else coverage(choice.draft_ids, self._held_out_counts)
 
-    def _try(self, choice: Choice) -> tuple[Choice, Replay, float]:
-        """Replay; the choice then starts from the yield that this gave."""
+    def _try(self, choice: Choice) -> tuple[Choice, list[Replay], float]:
+        """Replay each task; the choice then starts from the yield that this gave."""
         network, table, step, calibration = self._prepare(choice)
         device = self.draft_model.device.type
         choice = self._set(choice, step_milliseconds={device: step}, calibration=calibration)
-        result = min(
-            (self._replay(choice, network, table, task) for task in self._tried), key=lambda each: each.speedup
-        )
-        choice = self._set(choice, tokens_per_pass=mean_accepted_tokens(result.tokens, len(result.rounds)))
-        return choice, result, step
+        results = [self._replay(choice, network, table, task) for task in self._tried]
+        return self._set(choice, tokens_per_pass=_tokens_per_pass(results)), results, step
 
     def _prepare(self, choice: Choice) -> tuple[Any, NgramTable | None, float, dict[str, list[float]]]:
         """Build network and table, measure the step and calibrate, once for choices that differ in the rest alone."""
@@ -250,3 +250,8 @@ class Tuning:
         if self.sampled:
             changes["sampling_calibration"] = calibrate(self.sampled, table, network)
         return self._set(choice, **changes)
+
+
+def _tokens_per_pass(results: Sequence[Replay]) -> float:
+    tokens, rounds = sum(result.tokens for result in results), sum(len(result.rounds) for result in results)
+    return mean_accepted_tokens(tokens, rounds)

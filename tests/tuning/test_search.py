@@ -141,13 +141,13 @@ def test_mixture_keeps_what_answers_bring() -> None:
     assert on_text[alike] > on_text[weighed] > 1.02 * on_text["answers"]
 
 
-def test_slowest_task_decides() -> None:
+def test_every_task_counts() -> None:
     """A table that is best for what was distilled, and knows nothing of another task, must not be chosen."""
     answers, texts = sentences(rule(1), 100, 2), sentences(rule(3), 200, 4)
     task, other = sentences(rule(1), 12, 5), sentences(rule(3), 12, 6)
     alone, chosen_alone = tune(answers, texts, task)
     both, chosen = tune(answers, texts, task, other_task=other)
-    assert tried(both, "table counted on")["answers"] < 0.7 * tried(alone, "table counted on")["answers"]
+    assert tried(both, "table counted on")["answers"] < 0.8 * tried(alone, "table counted on")["answers"]
     assert "answers" in chosen_alone.counted_on
     assert "texts" in chosen.counted_on
     assert both.speedup < alone.speedup
