@@ -128,7 +128,14 @@ def _acceptance(runs: Sequence[tuple[Measured, dict[str, Any]]], names: list[str
 
 def _costs(measured: Sequence[Measured]) -> str:
     header = ["answers in", "tokens per character", "over English", "tokens per byte", "plain tokens/s"]
-    header += ["plain characters/s", "published characters/s", "network's cost ratio", "answers", "text, documents"]
+    header += [
+        "plain characters/s",
+        "published characters/s",
+        "network's cost ratio",
+        "answers",
+        "in the language",
+        "text, documents",
+    ]
     rows = []
     for each in measured:
         run, fertility = each.runs[0], each.training.get("text", {}).get("fertility", {})
@@ -137,10 +144,18 @@ def _costs(measured: Sequence[Measured]) -> str:
         said = [fertility.get(key) for key in ("tokens_per_character", "tokens_per_character_over_english")]
         said += [fertility.get("tokens_per_byte"), plain["tokens_per_second"], plain["characters_per_second"]]
         said += [find_method(run, DRAFTER)["characters_per_second"], ratio]
-        counts = [each.training.get(step, {}).get("train", {}).get("rows") for step in ("distill", "text")]
+        answers, text = (each.training.get(step, {}).get("train", {}) for step in ("distill", "text"))
+        counts = [answers.get("rows"), _own_share(each, answers), text.get("rows")]
         cells = [_DASH if value is None else f"{value:.2f}" for value in said]
         rows.append([each.language, *cells, *(_DASH if count is None else str(count) for count in counts)])
     return markdown_table(header, rows)
+
+
+def _own_share(measured: Measured, answers: dict[str, Any]) -> str | None:
+    """Compute the share of answers that were identified as being in the language that was asked for."""
+    language, found = get_pair(measured.pair).target, answers.get("languages", {})
+    own = sum(found.get(code, 0) for code in (language.code, *language.aliases))
+    return f"{own / sum(found.values()):.0%}" if found else None
 
 
 def _sizes(measured: Sequence[Measured]) -> str:

@@ -34,7 +34,7 @@ TRAINING = {
             "tokens_per_byte": 0.4,
         },
     },
-    "distill": {"train": {"rows": 512}},
+    "distill": {"train": {"rows": 512, "languages": {"it": 3, "oc": 1}}},
 }
 
 
@@ -88,7 +88,7 @@ def test_tasks_and_costs_have_tables_of_their_own() -> None:
     assert every["### Acceptance α: story"][2][1:] == ["0.67"] * 6
     _, _, occitan, english = every["### What a language costs"]
     assert occitan[1:4] == ["0.50", "2.12", "0.40"]
-    assert occitan[8:] == ["512", "1000"]
+    assert occitan[8:] == ["512", "25%", "1000"]
     assert english[1:4] == ["-"] * 3
     assert every["### What a strategy takes"][2:] == [
         ["n-gram table", "1.5-1.5", "nothing is trained"],
