@@ -181,8 +181,8 @@ def test_other_tasks_go_by_their_own_measurements(tmp_path: Path, target_model: 
         make_folder(tmp_path / "both", tokenizer, "de-en", translation, story),
     ]
     router = DrafterRouter.from_hub(target_model, folders, tokenizer)
-    in_english = encode_prompt(tokenizer, story_prompt(LANGUAGES["en"], "a lighthouse keeper"))
-    in_german = encode_prompt(tokenizer, story_prompt(LANGUAGES["de"], "a lighthouse keeper"))
+    subject = {"en": "a lighthouse keeper", "de": "eine Leuchtturmwärterin, die im Lampenraum einen Brief findet"}
+    in_english, in_german = (encode_prompt(tokenizer, story_prompt(LANGUAGES[code], subject)) for code in ("en", "de"))
     assert chosen(router, in_english) == ("both", WITHOUT_NETWORK)
     assert chosen(router, in_german) == ("translates", LOOKUP_ALONE)
     router = DrafterRouter.from_hub(target_model, folders[:1], tokenizer)
