@@ -34,8 +34,9 @@ def group_rows(lengths: Sequence[int], tokens: int, seed: int) -> list[np.ndarra
     Returns:
         `list` of arrays of row numbers; each row is in one of them.
     """
-    lengths = np.asarray(lengths)
-    order = np.random.default_rng(seed).permutation(len(lengths))
+    # In 32 bits: there may be millions of rows.
+    lengths = np.asarray(lengths, dtype=np.int32)
+    order = np.random.default_rng(seed).permutation(np.arange(len(lengths), dtype=np.int32))
     order = order[np.argsort(-lengths[order], kind="stable")]
     groups, start = [], 0
     while start < len(order):
@@ -67,7 +68,7 @@ class GroupedRows(Dataset):
         self, rows: datasets.Dataset, max_length: int, tokens: int, seed: int, processes: int, nothing: dict[str, Any]
     ) -> None:
         self.rows, self.nothing = rows, nothing
-        lengths = rows.select_columns("length").with_format("numpy")[:]["length"]
+        lengths = rows.select_columns("length").with_format("arrow")[:]["length"].to_numpy()
         self.groups = group_rows(np.minimum(lengths, max_length), tokens, seed)
         self.groups += [np.empty(0, dtype=int)] * (-len(self.groups) % processes)
 
