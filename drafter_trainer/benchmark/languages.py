@@ -70,12 +70,15 @@ def columns(measured: Sequence[Measured]) -> list[str]:
     return [name for name in names if any(column(run, name) for each in measured for run in each.runs)]
 
 
+def _tasks(measured: Sequence[Measured]) -> list[str]:
+    return list(dict.fromkeys(run["task"] for each in measured for run in each.runs))
+
+
 def language_tables(measured: Sequence[Measured]) -> str:
     """Render speedups and acceptance of each task, and what each language costs."""
-    parts = []
-    for task in dict.fromkeys(run["task"] for each in measured for run in each.runs):
+    names, parts = columns(measured), []
+    for task in _tasks(measured):
         runs = [(each, run) for each in measured for run in each.runs if run["task"] == task]
-        names = columns(measured)
         parts += [
             f"### Speedup: {task}",
             _speedups(runs, names),
@@ -184,7 +187,7 @@ def plot_languages(measured: Sequence[Measured], path: Path) -> None:
         path (`Path`): Picture that is written.
     Source: after figures of arXiv 2605.30580, which computes speedups where these are timed
     """
-    names, tasks = columns(measured), list(dict.fromkeys(run["task"] for each in measured for run in each.runs))
+    names, tasks = columns(measured), _tasks(measured)
     size = (1.5 + 0.95 * len(measured), 0.6 + 2.9 * len(tasks))
     figure, axes = plt.subplots(len(tasks), 1, figsize=size, layout="constrained", squeeze=False)
     for axis, task in zip(axes[:, 0], tasks):
