@@ -95,14 +95,15 @@ class Requests:
         self._max_new_tokens = max_new_tokens
         self._pair = pair
         self._target = target
-        # Shortest first, and in their order where they are equally long: a resumed run forms the batches of the first.
+        # Longest first: what does not fit is known at once, and short answers leave few rows empty at the end. In their
+        # order where they are equally long: a resumed run forms the batches of the first.
         lengths = pc.list_value_length(prompts["prompt_ids"]).to_numpy()
         if "response_ids" in prompts.column_names:
             lengths = lengths + pc.fill_null(pc.list_value_length(prompts["response_ids"]), 0).to_numpy()
-        shortest_first = np.argsort(lengths, kind="stable")
-        firsts = shortest_first[prompts["repetition"].to_numpy()[shortest_first] == 0]
+        longest_first = np.argsort(-lengths, kind="stable")
+        firsts = longest_first[prompts["repetition"].to_numpy()[longest_first] == 0]
         self._asked = {
-            temperature: np.repeat(shortest_first, samples) if temperature else firsts
+            temperature: np.repeat(longest_first, samples) if temperature else firsts
             for temperature in sorted(set(temperatures))
         }
 

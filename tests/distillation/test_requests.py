@@ -122,4 +122,4 @@ def test_batches_hold_prompts_of_similar_length(prompts: list[Prompt]) -> None:
     """Prevent a short prompt from being padded to the longest of the corpus."""
     assert len({len(prompt.prompt_ids) for prompt in prompts}) > 3
     lengths = [len(request.prompt_ids) for batch in ask(prompts, [0.3], 2).batches(5) for request in batch]
-    assert lengths == sorted(lengths)
+    assert lengths == sorted(lengths, reverse=True)

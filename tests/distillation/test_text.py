@@ -191,4 +191,4 @@ def test_pieces_come_back_from_their_file(tmp_path: Path, tokenizer: PreTrainedT
     asked = list(Requests(prompts, [None], 1, 0, LENGTH, PAIR, TARGET))
     assert sorted(request.response_ids for request in asked) == sorted(prompt.response_ids for prompt in found)
     lengths = [len(request.response_ids) for request in asked]
-    assert lengths == sorted(lengths)
+    assert lengths == sorted(lengths, reverse=True)
