@@ -33,12 +33,18 @@ from transformers import AutoModelForCausalLM
 from drafter_trainer.benchmark.arguments import BenchmarkArguments
 from drafter_trainer.benchmark.journal import read_journal
 from drafter_trainer.benchmark.measure import Setting, measure
-from drafter_trainer.benchmark.methods import build_methods
+from drafter_trainer.benchmark.methods import DRAFTER, build_methods
 from drafter_trainer.benchmark.outputs import FILE_NAME, write_outputs
 from drafter_trainer.benchmark.page import write_report
 from drafter_trainer.benchmark.quality import add_quality
 from drafter_trainer.benchmark.report import report_tables
-from drafter_trainer.benchmark.results import SCHEMA_VERSION, read_results, summarise_run, write_results
+from drafter_trainer.benchmark.results import (
+    SCHEMA_VERSION,
+    add_finetuning,
+    read_results,
+    summarise_run,
+    write_results,
+)
 from drafter_trainer.benchmark.rivals import TRAINED, build_rivals
 from drafter_trainer.configuration import parse_arguments
 from drafter_trainer.corpora.questions import hash_questions, load_questions
@@ -100,6 +106,8 @@ def main(argv: list[str]) -> None:
         pretrained.to(target_model.device).eval()
     others = {name: load_drafter(place, target_model, tokenizer) for name, place in bench.others.items()}
     stock_draft_length = description.draft_length if bench.stock_loop else None
+    described_drafters = {name: describe_drafter(place) for name, place in bench.others.items()}
+    described_drafters[DRAFTER] = description
     methods = build_methods(
         drafter, pretrained, bench.prompt_lookup_tokens, bench.without, stock_draft_length, bench.alone, others
     )
@@ -128,6 +136,7 @@ def main(argv: list[str]) -> None:
                 },
             }
             runs.append(summarise_run(records, methods, setting, described))
+            add_finetuning(runs[-1], described_drafters)
             add_quality(runs[-1], records, asked, pair.target)
         results = {
             "schema_version": SCHEMA_VERSION,

@@ -41,11 +41,11 @@ from drafter_trainer.errors import InputError
 from drafter_trainer.hub.publish import check_destination, publish_run
 from drafter_trainer.languages import Pair, get_pair
 from drafter_trainer.launch import leave_processes, report_step, run_recipe
-from drafter_trainer.steps import FILE_NAME, Step, finished_step
+from drafter_trainer.steps import FILE_NAME, Step, finished_step, read_step
 from drafter_trainer.targets import Target, resolve_target
 from drafter_trainer.training.arguments import FinetuningArguments
 from drafter_trainer.training.collators import SelfDistilledCollator
-from drafter_trainer.training.rows import load_rows
+from drafter_trainer.training.rows import count_response_tokens, load_rows
 from drafter_trainer.training.trainers import FinetuningTrainer, train_to_end
 
 
@@ -125,7 +125,15 @@ def train(
         processing_class=tokenizer,
     )
     facts |= {"train_rows": len(rows["train"]), "validation_rows": len(rows["validation"])}
-    return facts | train_to_end(trainer)
+    facts |= train_to_end(trainer)
+    passes = round(count_response_tokens(rows["train"]) * trainer.state.epoch)
+    return facts | {"finetuning_tokens": passes + finetuned_before(shape.initialization)}
+
+
+def finetuned_before(initialization: str) -> int:
+    """Return how many tokens of answers a network has been finetuned on that another starts from."""
+    step = read_step(Path(initialization))
+    return 0 if step is None else step["facts"].get("finetuning_tokens", 0)
 
 
 if __name__ == "__main__":

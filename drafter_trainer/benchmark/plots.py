@@ -63,6 +63,25 @@ def plot_time(run: dict[str, Any]) -> Figure | None:
     return figure
 
 
+@matplotlib.rc_context(_STYLE)
+def plot_tokens(run: dict[str, Any]) -> Figure | None:
+    """Draw speedups by the tokens of finetuning, or return `None` where no two drafters differ in them."""
+    finetuned = [method for method in run["methods"] if method.get("finetuning_tokens")]
+    if len({method["finetuning_tokens"] for method in finetuned}) < 2:
+        return None
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    axes = figure.subplots()
+    for method in finetuned:
+        tokens = method["finetuning_tokens"]
+        value, low, high = (method["speedup"][key] for key in ("value", "low", "high"))
+        axes.errorbar([tokens], [value], yerr=[[value - low], [high - value]], fmt="o", color="C0", capsize=4)
+        axes.annotate(method["name"], (tokens, value), xytext=(6, 6), textcoords="offset points", fontsize="small")
+    axes.axhline(1, color="grey", linestyle="--", linewidth=1)
+    axes.set(xscale="log", xlabel="tokens of finetuning", ylabel="speedup over plain decoding, 95 % interval")
+    axes.margins(x=0.2)
+    return figure
+
+
 def _bars(names: list[str]) -> tuple[Figure, Any]:
     figure = Figure(figsize=(6.4, 1.2 + 0.36 * len(names)), layout="constrained")
     axes = figure.subplots()
@@ -71,7 +90,7 @@ def _bars(names: list[str]) -> tuple[Figure, Any]:
     return figure, axes
 
 
-PLOTS = {"speedup": plot_speedups, "acceptance": plot_acceptance, "time": plot_time}
+PLOTS = {"speedup": plot_speedups, "acceptance": plot_acceptance, "time": plot_time, "tokens": plot_tokens}
 
 
 @matplotlib.rc_context(_STYLE)

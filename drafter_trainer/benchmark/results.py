@@ -9,7 +9,7 @@ checked when they are written and when they are read; docs/results_schema.md sho
 
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
@@ -31,6 +31,7 @@ from drafter_trainer.decoding.metrics import (
     cost_ratio,
     mean_accepted_tokens,
 )
+from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.errors import InputError
 
 SCHEMA_VERSION = 1
@@ -92,6 +93,20 @@ def _summarise_method(method: Method, prompts: list[dict[str, Any]], plain: list
         "losslessness": _losslessness(prompts),
         "prompts": [_without_rounds(prompt) for prompt in prompts],
     } | _split_time(prompts, plain)
+
+
+def add_finetuning(run: dict[str, Any], drafters: Mapping[str, DrafterDescription]) -> None:
+    """Give methods their `finetuning_tokens`, where a drafter says how many its network has learned from.
+
+    Args:
+        run (`dict`): As `summarise_run` returns it.
+        drafters (`Mapping[str, DrafterDescription]`): By the methods' names.
+    """
+    for method in run["methods"]:
+        said = drafters.get(method["name"])
+        tokens = said and said.training.get("finetune", {}).get("finetuning_tokens")
+        if tokens is not None:
+            method["finetuning_tokens"] = tokens
 
 
 def find_method(run: dict[str, Any], name: str) -> dict[str, Any]:

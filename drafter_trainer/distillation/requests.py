@@ -95,8 +95,8 @@ class Requests:
         self._max_new_tokens = max_new_tokens
         self._pair = pair
         self._target = target
-        # Longest first: what does not fit is known at once, and short answers leave few rows empty at the end. In their
-        # order where they are equally long: a resumed run forms the batches of the first.
+        # Longest first: what does not fit is known at once, and short answers leave few rows empty at the end. Equally
+        # long ones in their order: a resumed run forms the batches of the first.
         lengths = pc.list_value_length(prompts["prompt_ids"]).to_numpy()
         if "response_ids" in prompts.column_names:
             lengths = lengths + pc.fill_null(pc.list_value_length(prompts["response_ids"]), 0).to_numpy()

@@ -11,6 +11,7 @@ from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.errors import InputError
 from drafter_trainer.targets import Target
 
+_ROWS_AT_ONCE = 10_000
 _COLUMNS = ["prompt_ids", "response_ids", "topk_ids", "topk_logprobs"]
 
 
@@ -37,6 +38,14 @@ def load_rows(folder: Path, target: Target) -> Dataset:
     # pages that are touched would count as this process's memory.
     lengths = [_lengths(table) for table in store.tables(["prompt_ids", "response_ids"])]
     return rows.add_column("length", np.concatenate(lengths))
+
+
+def count_response_tokens(rows: Dataset) -> int:
+    """Count the tokens of all answers."""
+    return sum(
+        pc.sum(pc.list_value_length(table["response_ids"])).as_py()
+        for table in rows.with_format("arrow").iter(_ROWS_AT_ONCE)
+    )
 
 
 def _lengths(table: pa.Table) -> np.ndarray:

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from drafter_trainer.benchmark.page import render_page, write_report
-from drafter_trainer.benchmark.plots import plot_acceptance, plot_speedups, plot_time, to_svg
+from drafter_trainer.benchmark.plots import plot_acceptance, plot_speedups, plot_time, plot_tokens, to_svg
+from drafter_trainer.benchmark.results import add_finetuning, check_results, find_method
+from drafter_trainer.drafters.description import DrafterDescription
 from tests.benchmark.made import make_results, make_run
 
 SECONDS = {"plain": [2.0, 3.0, 5.0], "prompt lookup, 10": [1.5, 2.0, 6.0], "drafter": [1.0, 1.5, 2.0]}
@@ -123,6 +125,30 @@ def test_plots_show_the_figures() -> None:
     # One round of eight passes accepts two tokens of three.
     assert line.get_xdata().tolist() == [1, 2, 3]
     assert line.get_ydata() == pytest.approx([1 / 8, 1 / 8, 0])
+
+
+def test_token_curve_has_a_logarithmic_axis_and_each_drafter() -> None:
+    """Prevent drafters of unlike training from standing side by side without what they learned from."""
+    run = make_run(SECONDS | {"earlier": [2.0, 3.0, 5.0]})
+    assert plot_tokens(run) is None
+    said = {name: make_description(tokens) for name, tokens in (("drafter", 1000), ("earlier", 1000))}
+    add_finetuning(run, said)
+    assert plot_tokens(run) is None  # one amount is no curve
+    add_finetuning(run, said | {"earlier": make_description(10), "prompt lookup": make_description(None)})
+    axes = plot_tokens(run).axes[0]
+    assert axes.get_xscale() == "log"
+    tokens = {"drafter": 1000, "earlier": 10}
+    speedups = {name: find_method(run, name)["speedup"]["value"] for name in tokens}
+    points = {text.get_text(): text.xy for text in axes.texts}
+    assert points == {name: (tokens[name], speedups[name]) for name in tokens}
+    check_results(make_results(run), "made")
+    assert "tokens of finetuning" in render_page(make_results(run))
+
+
+def make_description(tokens: int | None) -> DrafterDescription:
+    """Describe a drafter that was finetuned on so many tokens, or does not say so."""
+    training = {} if tokens is None else {"finetune": {"finetuning_tokens": tokens}}
+    return DrafterDescription("tiny-drafter-de-en", "tests/tiny-target", "1", "0", "de-en", 3, training=training)
 
 
 def test_report_is_written_as_files(tmp_path: Path) -> None:
