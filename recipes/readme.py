@@ -5,15 +5,19 @@
 The numbers come from hub_cards/*/results.json, which publish.py left there, and from sampling/results.json beside
 them where T = 1 was measured in a run of its own: the table that quickstart printed, an overview of all other
 drafters, the whole table of the first of them, and the forecast that predict.py made for it. docs/results.md has the
-published numbers of docs/paper_table1.json beside them, docs/languages.md compares the strategies of the drafters that
+published numbers of docs/paper_table1.json beside them; where benchmarks/results/methods/PAIR.json measures every
+method in one run, its greedy numbers stand there in place of the card's, and its table as a whole, with PAIR-1.json
+and PAIR-2.json held against each other. docs/languages.md compares the strategies of the drafters that
 recipes/drafter.py made, docs/results_schema.md has the schema that results.json follows.
 """
 
 import json
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from drafter_trainer.benchmark.comparison import compare_results
 from drafter_trainer.benchmark.documentation import forecast_text, paper_tables, schema_tables
 from drafter_trainer.benchmark.languages import Measured, has_strategies, language_tables, plot_languages
 from drafter_trainer.benchmark.report import overview_table, speedup_tables
@@ -25,6 +29,7 @@ CARDS = Path("hub_cards")
 QUICKSTART = CARDS / "smollm2-135m-quickstart-drafter-de-en" / "results.json"
 README = Path("README.md")
 DOCS = Path("docs")
+METHODS = Path("benchmarks") / "results" / "methods"
 
 
 def main() -> None:
@@ -38,7 +43,10 @@ def main() -> None:
     put(README, "drafters", overview)
     forecast = paths[0].parent / "predict.json"
     put(README, "forecast", forecast_text(json.loads(forecast.read_text(encoding="utf-8")), several[0]))
-    put(DOCS / "results.md", "paper", paper_tables(paper, several))
+    methods = {path.stem: read_results(path) for path in sorted(METHODS.glob("??-??.json"))}
+    put(DOCS / "results.md", "paper", paper_tables(paper, [*methods.values(), *without_greedy(several, methods)]))
+    if methods:
+        put(DOCS / "results.md", "methods", methods_tables(methods))
     put(DOCS / "results_schema.md", "schema", schema_tables(SCHEMA))
     if languages:
         put(DOCS / "languages.md", "languages", language_tables(languages))
@@ -54,6 +62,26 @@ def read_with_sampling(path: Path) -> dict[str, Any]:
             sys.exit(f"error: {beside} measures another drafter than {path}: measure both again")
         results["runs"] += sampling["runs"]
     return results
+
+
+def without_greedy(several: list[dict[str, Any]], pairs: Collection[str]) -> list[dict[str, Any]]:
+    """Leave out the greedy runs of pairs."""
+    return [
+        results | {"runs": runs}
+        for results in several
+        if (runs := [run for run in results["runs"] if run["temperature"] > 0 or run["pair"] not in pairs])
+    ]
+
+
+def methods_tables(methods: dict[str, dict[str, Any]]) -> str:
+    """Render each pair's table of every method, and what measuring it twice gave."""
+    parts = []
+    for pair, results in methods.items():
+        parts.append(f"### {pair}\n\n{speedup_tables(results)}\n\nCommand: `{results['provenance']['command']}`")
+        twice = [METHODS / f"{pair}-{number}.json" for number in (1, 2)]
+        if all(path.is_file() for path in twice):
+            parts.append(f"### {pair}, measured twice\n\n{compare_results(*map(read_results, twice))}")
+    return "\n\n".join(parts)
 
 
 def measured_language(path: Path, results: dict[str, Any]) -> Measured:

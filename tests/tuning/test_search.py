@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from drafter_trainer.decoding import replay
-from drafter_trainer.decoding.replay import Costs
+from drafter_trainer.decoding.metrics import Round
+from drafter_trainer.decoding.replay import Costs, Replay
 from drafter_trainer.drafters.loop.networkless import NetworklessDrafter
 from drafter_trainer.drafters.ngram import LEAST_BYTES, table_bytes
 from drafter_trainer.tuning.search import Choice, Tuning
@@ -102,6 +103,23 @@ def test_every_question_without_a_network_is_asked() -> None:
     assert list(tried(search, "sources")) == ["['lookup', 'ngram']", "['ngram']"]
     assert choice.slots is not None
     assert choice.draft_ids is None
+
+
+@pytest.mark.parametrize(("gain", "chosen"), [(1.01, ["lookup", "ngram"]), (1.05, ["ngram"])])
+def test_a_source_is_left_out_where_it_clearly_costs(
+    monkeypatch: pytest.MonkeyPatch, gain: float, chosen: list[str]
+) -> None:
+    """Noise of a few answers must not take a source from all that are asked later."""
+
+    def replayed(self: Tuning, choice: Choice, *_) -> Replay:
+        speedup = 1.0 if "lookup" in choice.settings.sources else gain
+        return Replay(2, 20.0, 0.0, 20.0 * speedup, [Round(0, 0, False)])
+
+    monkeypatch.setattr(Tuning, "_replay", replayed)
+    answers = sentences(rule(0), 4, 0)
+    search, choice = tune(answers, [], answers, ["lookup", "ngram"])
+    assert choice.settings.sources == chosen
+    assert search.speedup == pytest.approx(1.0 if "lookup" in chosen else gain)
 
 
 def test_nothing_is_larger_than_asked_for() -> None:
