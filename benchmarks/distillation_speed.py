@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from drafter_trainer.corpora import read_sentences
 from drafter_trainer.corpora.questions import keep_out
 from drafter_trainer.distillation.engines import TransformersEngine
-from drafter_trainer.distillation.prompts import load_prompts, translation_prompts, write_prompts
+from drafter_trainer.distillation.prompts import PromptMaker, load_prompts, write_prompts
 from drafter_trainer.distillation.requests import Request, Requests
 from drafter_trainer.languages import get_pair
 from drafter_trainer.targets import resolve_target
@@ -44,16 +44,8 @@ def main() -> None:
     tokenizer = target.load_tokenizer()
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     model = target.load_model("float32", device)
-    prompts = translation_prompts(
-        read_sentences(options.corpus, pair, "train"),
-        options.corpus,
-        pair,
-        tokenizer,
-        keep_out([], pair),
-        options.prompts,
-        Counter(),
-        set(),
-    )
+    sentences = read_sentences(options.corpus, pair, "train")
+    prompts = PromptMaker(tokenizer, keep_out([], pair), options.prompts).translations(sentences, options.corpus, pair)
     with tempfile.TemporaryDirectory() as folder:
         write_prompts(prompts, Path(folder) / "prompts.arrow", Counter())
         table, _ = load_prompts(Path(folder) / "prompts.arrow")

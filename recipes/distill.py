@@ -30,7 +30,6 @@ Text that is there already, in the language of the answers, becomes rows too: th
 """
 
 import itertools
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,7 +39,6 @@ from transformers import PreTrainedTokenizerBase
 from drafter_trainer.arguments import CorpusArguments, DistillationArguments, TargetArguments
 from drafter_trainer.configuration import parse_arguments
 from drafter_trainer.corpora import STORIES, describe_corpus, read_sentences, read_texts
-from drafter_trainer.corpora.decontamination import Decontaminator
 from drafter_trainer.corpora.fertility import describe_fertility
 from drafter_trainer.corpora.questions import keep_out
 from drafter_trainer.corpora.sample import sample_stories
@@ -48,16 +46,7 @@ from drafter_trainer.distillation import distill
 from drafter_trainer.distillation.engines import Engine, TextEngine, TransformersEngine
 from drafter_trainer.distillation.filters import survey
 from drafter_trainer.distillation.offline_vllm import VLLMEngine
-from drafter_trainer.distillation.prompts import (
-    START_TOKEN,
-    Prompt,
-    load_prompts,
-    start_token_prompts,
-    story_prompts,
-    text_pieces,
-    translation_prompts,
-    write_prompts,
-)
+from drafter_trainer.distillation.prompts import START_TOKEN, Prompt, PromptMaker, load_prompts, write_prompts
 from drafter_trainer.distillation.requests import Requests
 from drafter_trainer.distillation.server_kinds import SERVER_KINDS
 from drafter_trainer.distillation.servers import ServerEngine
@@ -95,28 +84,19 @@ def answering(
 
 
 def read_corpora(
-    corpora: CorpusArguments,
-    how: DistillationArguments,
-    pair: Pair,
-    split: str,
-    tokenizer: PreTrainedTokenizerBase,
-    decontaminator: Decontaminator,
-    limit: int | None,
-    drops: Counter[str],
+    corpora: CorpusArguments, how: DistillationArguments, pair: Pair, split: str, make: PromptMaker
 ) -> Iterator[Prompt]:
     """Read the prompts of all corpora, one corpus after the other."""
-    seen: set[int] = set()
     for name in corpora.corpus:
-        filters = (tokenizer, decontaminator, limit, drops, seen)
         if how.engine == "text":
             texts = read_texts(name, pair.target, split)
-            yield from text_pieces(texts, name, pair.target, *filters, how.start_token, how.max_new_tokens)
+            yield from make.texts(texts, name, pair.target, how.start_token, how.max_new_tokens)
         elif name == START_TOKEN:
-            yield from start_token_prompts(tokenizer, how.start_token, limit)
+            yield from make.start_tokens(how.start_token)
         elif name == STORIES:
-            yield from story_prompts(sample_stories(split), pair.target, *filters)
+            yield from make.stories(sample_stories(split), pair.target)
         else:
-            yield from translation_prompts(read_sentences(name, pair, split), name, pair, *filters)
+            yield from make.translations(read_sentences(name, pair, split), name, pair)
 
 
 def main(argv: list[str]) -> None:
@@ -143,9 +123,8 @@ def main(argv: list[str]) -> None:
             path = folder / split / "prompts.arrow"
             with accelerator.main_process_first():
                 if not path.is_file():
-                    drops: Counter[str] = Counter()
-                    prompts = read_corpora(corpora, how, pair, split, tokenizer, decontaminator, limit, drops)
-                    write_prompts(prompts, path, drops)
+                    make = PromptMaker(tokenizer, decontaminator, limit)
+                    write_prompts(read_corpora(corpora, how, pair, split, make), path, make.drops)
             prompts, drops = load_prompts(path)
             store = RowStore(folder / split, writer=accelerator.process_index)
             distill(

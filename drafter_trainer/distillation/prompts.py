@@ -48,155 +48,138 @@ class Prompt:
     response_ids: tuple[int, ...] | None = None
 
 
-def translation_prompts(
-    sentences: Iterable[Sentence],
-    corpus: str,
-    pair: Pair,
-    tokenizer: PreTrainedTokenizerBase,
-    decontaminator: Decontaminator,
-    limit: int | None,
-    drops: Counter[str],
-    seen: set[int],
-) -> Iterator[Prompt]:
-    """Ask for the translation of sentences that no evaluation question holds, each once.
+class PromptMaker:
+    """Make the prompts of one split: each once, and none that an evaluation question holds.
 
     Args:
-        limit (`int`, *optional*): Stop after so many prompts.
-        drops (`Counter[str]`): Gains what was left out, under "reason (language)".
-        seen (`set[int]`): Hashes of the prompts that were there before, of any corpus; gains those of this one.
-    Raises:
-        InputError: If no sentence is left.
+        tokenizer (`PreTrainedTokenizerBase`): The target's.
+        decontaminator (`Decontaminator`): Knows the evaluation questions.
+        limit (`int`, *optional*): Stop after so many prompts of a corpus, or texts of which something is new.
+    Attributes:
+        drops (`Counter[str]`): What was left out, under "reason (language)".
     """
-    asked = ((sentence.source_id, sentence.text, translation_prompt(pair, sentence.text)) for sentence in sentences)
-    count = 0
-    for prompt in _clean_prompts(asked, corpus, pair.source, tokenizer, decontaminator, limit, drops, seen):
-        count += 1
-        yield prompt
-    if not count:
-        raise InputError(
-            f"corpus {corpus} gives no prompts for {pair} (left out: {dict(drops) or 'nothing'}): a file gives 2 % of "
-            "its sentences to validation, so some hundred are needed"
-        )
 
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, decontaminator: Decontaminator, limit: int | None = None
+    ) -> None:
+        self.drops: Counter[str] = Counter()
+        self._tokenizer = tokenizer
+        self._decontaminator = decontaminator
+        self._limit = limit
+        self._seen: set[int] = set()  # hashes of what there was, in any corpus
 
-def story_prompts(
-    subjects: Iterable[tuple[str, dict[str, str]]],
-    language: Language,
-    tokenizer: PreTrainedTokenizerBase,
-    decontaminator: Decontaminator,
-    limit: int | None,
-    drops: Counter[str],
-    seen: set[int],
-) -> Iterator[Prompt]:
-    """Ask for stories in a language.
+    def translations(self, sentences: Iterable[Sentence], corpus: str, pair: Pair) -> Iterator[Prompt]:
+        """Ask for the translation of sentences.
 
-    Args:
-        subjects (`Iterable[tuple[str, dict]]`): Ids and subjects by language code, as `sample_stories` yields them.
-        limit, drops, seen: As for `translation_prompts`.
-    """
-    # Apart from its subject every prompt is the same, also as one of an evaluation.
-    asked = ((story_id, "\n".join(told.values()), story_prompt(language, told)) for story_id, told in subjects)
-    yield from _clean_prompts(asked, STORIES, language, tokenizer, decontaminator, limit, drops, seen)
+        Raises:
+            InputError: If no sentence is left.
+        """
+        asked = ((each.source_id, each.text, translation_prompt(pair, each.text)) for each in sentences)
+        count = 0
+        for prompt in self._clean(asked, corpus, pair.source):
+            count += 1
+            yield prompt
+        if not count:
+            raise InputError(
+                f"corpus {corpus} gives no prompts for {pair} (left out: {dict(self.drops) or 'nothing'}): a file "
+                "gives 2 % of its sentences to validation, so some hundred are needed"
+            )
 
+    def stories(self, subjects: Iterable[tuple[str, dict[str, str]]], language: Language) -> Iterator[Prompt]:
+        """Ask for stories in a language.
 
-def _clean_prompts(
-    asked: Iterable[tuple[str, str, str]],
-    corpus: str,
-    language: Language,
-    tokenizer: PreTrainedTokenizerBase,
-    decontaminator: Decontaminator,
-    limit: int | None,
-    drops: Counter[str],
-    seen: set[int],
-) -> Iterator[Prompt]:
-    count = 0
-    for source_id, text, prompt in asked:
-        if limit is not None and count == limit:
-            break
-        reason = decontaminator.reason(text)
-        prompt_ids = tuple(encode_prompt(tokenizer, prompt))
-        if reason is None and hash(prompt_ids) in seen:
-            reason = "repeated prompt"
-        if reason is not None:
-            drops[f"{reason} ({language.name})"] += 1
-            continue
-        seen.add(hash(prompt_ids))
-        count += 1
-        yield Prompt(prompt_ids, source_id, corpus)
+        Args:
+            subjects (`Iterable[tuple[str, dict]]`): Ids and subjects by language code, as `sample_stories` yields
+                them.
+        """
+        # Apart from its subject every prompt is the same, also as one of an evaluation.
+        asked = ((story_id, "\n".join(told.values()), story_prompt(language, told)) for story_id, told in subjects)
+        yield from self._clean(asked, STORIES, language)
 
+    def texts(
+        self,
+        documents: Iterable[Document],
+        corpus: str,
+        language: Language,
+        start_token: str | None,
+        max_new_tokens: int,
+    ) -> Iterator[Prompt]:
+        """Cut text to pieces that are scored as if the target had written them behind a start token.
 
-def text_pieces(
-    documents: Iterable[Document],
-    corpus: str,
-    language: Language,
-    tokenizer: PreTrainedTokenizerBase,
-    decontaminator: Decontaminator,
-    limit: int | None,
-    drops: Counter[str],
-    seen: set[int],
-    start_token: str | None,
-    max_new_tokens: int,
-) -> Iterator[Prompt]:
-    """Cut text to pieces that are scored as if the target had written them behind a start token.
+        A piece knows nothing of the one before it, and no end token is added: where a line ends says nothing about
+        where the target would.
 
-    A piece knows nothing of the one before it, and no end token is added: where a line ends says nothing about where
-    the target would.
-
-    Args:
-        documents (`Iterable[Document]`): Of text in the language.
-        limit (`int`, *optional*): Stop after so many documents of which a piece is new.
-        drops, seen: As for `translation_prompts`.
-        start_token (`str`, *optional*): As for `start_token_prompts`.
-        max_new_tokens (`int`): Tokens of a piece at most.
-    Raises:
-        InputError: If there is no such token, or no text is left.
-    """
-    start_ids, count = (_start_id(tokenizer, start_token),), 0
-    for document in documents:
-        if limit is not None and count == limit:
-            break
-        if (reason := decontaminator.reason(document.text)) is not None:
-            drops[f"{reason} ({language.name})"] += 1
-            continue
-        ids = tokenizer.encode(document.text, add_special_tokens=False)
-        before = len(seen)
-        for start in range(0, len(ids), max_new_tokens):
-            piece = tuple(ids[start : start + max_new_tokens])
-            if hash(piece) in seen:
-                drops[f"repeated text ({language.name})"] += 1
+        Args:
+            documents (`Iterable[Document]`): Of text in the language.
+            start_token (`str`, *optional*): As for `start_tokens`.
+            max_new_tokens (`int`): Tokens of a piece at most.
+        Raises:
+            InputError: If there is no such token, or no text is left.
+        """
+        start_ids, count = (self._start_id(start_token),), 0
+        for document in documents:
+            if count == self._limit:
+                break
+            if (reason := self._decontaminator.reason(document.text)) is not None:
+                self._drop(reason, language)
                 continue
-            seen.add(hash(piece))
-            yield Prompt(start_ids, f"{document.source_id}/{start}", corpus, response_ids=piece)
-        count += len(seen) > before
-    if not count:
-        raise InputError(
-            f"corpus {corpus} gives no text in {language.name} (left out: {dict(drops) or 'nothing'}): a file gives "
-            "2 % of its lines to validation, so some hundred are needed"
-        )
+            ids = self._tokenizer.encode(document.text, add_special_tokens=False)
+            before = len(self._seen)
+            for start in range(0, len(ids), max_new_tokens):
+                piece = tuple(ids[start : start + max_new_tokens])
+                if hash(piece) in self._seen:
+                    self._drop("repeated text", language)
+                    continue
+                self._seen.add(hash(piece))
+                yield Prompt(start_ids, f"{document.source_id}/{start}", corpus, response_ids=piece)
+            count += len(self._seen) > before
+        if not count:
+            raise InputError(
+                f"corpus {corpus} gives no text in {language.name} (left out: {dict(self.drops) or 'nothing'}): a "
+                "file gives 2 % of its lines to validation, so some hundred are needed"
+            )
 
+    def start_tokens(self, token: str | None) -> Iterator[Prompt]:
+        """Let the target write by itself: prompts of nothing but a start token, as many as the limit.
 
-def start_token_prompts(tokenizer: PreTrainedTokenizerBase, token: str | None, count: int | None) -> Iterator[Prompt]:
-    """Let the target write by itself: prompts of nothing but a start token.
+        They are all alike, and numbered, so that each gets a seed of its own.
 
-    They are all alike, and numbered, so that each gets a seed of its own.
+        Args:
+            token (`str`, *optional*): The start token; the tokenizer's bos if left out.
+        Raises:
+            InputError: If there is no such token, or no limit.
+        """
+        start_id = self._start_id(token)
+        if self._limit is None:
+            raise InputError("corpus start_token has no end: give --max_samples and --max_validation_samples")
+        return (Prompt((start_id,), f"{START_TOKEN}/{number}", START_TOKEN, number) for number in range(self._limit))
 
-    Args:
-        token (`str`, *optional*): The start token; the tokenizer's bos if left out.
-        count (`int`): How many texts.
-    Raises:
-        InputError: If there is no such token, or no count.
-    """
-    start_id = _start_id(tokenizer, token)
-    if count is None:
-        raise InputError("corpus start_token has no end: give --max_samples and --max_validation_samples")
-    return (Prompt((start_id,), f"{START_TOKEN}/{number}", START_TOKEN, number) for number in range(count))
+    def _clean(self, asked: Iterable[tuple[str, str, str]], corpus: str, language: Language) -> Iterator[Prompt]:
+        count = 0
+        for source_id, text, prompt in asked:
+            if count == self._limit:
+                break
+            reason = self._decontaminator.reason(text)
+            prompt_ids = tuple(encode_prompt(self._tokenizer, prompt))
+            if reason is None and hash(prompt_ids) in self._seen:
+                reason = "repeated prompt"
+            if reason is not None:
+                self._drop(reason, language)
+                continue
+            self._seen.add(hash(prompt_ids))
+            count += 1
+            yield Prompt(prompt_ids, source_id, corpus)
 
+    def _drop(self, reason: str, language: Language) -> None:
+        self.drops[f"{reason} ({language.name})"] += 1
 
-def _start_id(tokenizer: PreTrainedTokenizerBase, token: str | None) -> int:
-    start_id = tokenizer.bos_token_id if token is None else tokenizer.get_vocab().get(token)
-    if start_id is None:
-        raise InputError(f"the tokenizer has no start token {token or ''}: name one of its tokens with --start_token")
-    return start_id
+    def _start_id(self, token: str | None) -> int:
+        start_id = self._tokenizer.bos_token_id if token is None else self._tokenizer.get_vocab().get(token)
+        if start_id is None:
+            raise InputError(
+                f"the tokenizer has no start token {token or ''}: name one of its tokens with --start_token"
+            )
+        return start_id
 
 
 def write_prompts(prompts: Iterable[Prompt], path: Path, drops: Counter[str]) -> None:

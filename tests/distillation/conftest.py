@@ -1,6 +1,5 @@
 """Requests of the tiny target, shared by the tests of distillation."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -11,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from drafter_trainer.corpora import read_sentences
 from drafter_trainer.corpora.decontamination import Decontaminator
-from drafter_trainer.distillation.prompts import PROMPTS, Prompt, translation_prompts
+from drafter_trainer.distillation.prompts import PROMPTS, Prompt, PromptMaker
 from drafter_trainer.distillation.requests import Request, Requests
 from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.languages import get_pair
@@ -33,7 +32,7 @@ REQUEST = Request(
 def sample_prompts(tokenizer: PreTrainedTokenizerFast, count: int) -> list[Prompt]:
     """Ask for the translation of the sample's first sentences."""
     sentences = read_sentences("sample", PAIR, "train")
-    return list(translation_prompts(sentences, "sample", PAIR, tokenizer, Decontaminator([]), count, Counter(), set()))
+    return list(PromptMaker(tokenizer, Decontaminator([]), count).translations(sentences, "sample", PAIR))
 
 
 def make_requests(prompts: Sequence[Prompt], *given: Any) -> Requests:

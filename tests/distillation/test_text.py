@@ -14,7 +14,7 @@ from drafter_trainer.corpora.decontamination import Decontaminator
 from drafter_trainer.corpora.sample import sample_rows
 from drafter_trainer.distillation import distill
 from drafter_trainer.distillation.engines import TextEngine
-from drafter_trainer.distillation.prompts import Prompt, load_prompts, text_pieces, write_prompts
+from drafter_trainer.distillation.prompts import Prompt, PromptMaker, load_prompts, write_prompts
 from drafter_trainer.distillation.requests import Request, Requests
 from drafter_trainer.distillation.store import TOP_K, RowStore
 from drafter_trainer.distillation.teacher import Teacher
@@ -27,21 +27,21 @@ TARGET = Target("tests/tiny-target", "abc", "nowhere")
 ENGLISH = PAIR.target
 TEXTS = [row["en"] for row in list(sample_rows("train"))[:12]]
 LENGTH = 16
+NOTHING = Decontaminator([])
 
 
 def pieces(
-    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], **changes: object
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Sequence[str],
+    decontaminator: Decontaminator = NOTHING,
+    limit: int | None = None,
+    start_token: str | None = None,
+    max_new_tokens: int = LENGTH,
 ) -> tuple[list[Prompt], Counter]:
     """Cut texts to pieces of 16 tokens at most; return them and what was dropped."""
-    drops: Counter[str] = Counter()
-    given = {
-        "decontaminator": Decontaminator([]),
-        "limit": None,
-        "start_token": None,
-        "max_new_tokens": LENGTH,
-    } | changes
+    make = PromptMaker(tokenizer, decontaminator, limit)
     documents = [Document(f"text/{number}", text) for number, text in enumerate(texts)]
-    return list(text_pieces(documents, "text", ENGLISH, tokenizer, drops=drops, seen=set(), **given)), drops
+    return list(make.texts(documents, "text", ENGLISH, start_token, max_new_tokens)), make.drops
 
 
 class KilledTeacher(Teacher):
