@@ -24,6 +24,7 @@ from drafter_trainer.benchmark.report import overview_table, speedup_tables
 from drafter_trainer.benchmark.results import SCHEMA, read_results
 from drafter_trainer.benchmark.strategies import FILE_NAME
 from drafter_trainer.drafters.description import DrafterDescription
+from drafter_trainer.hub.card_folder import read_measurements
 
 CARDS = Path("hub_cards")
 QUICKSTART = CARDS / "smollm2-135m-quickstart-drafter-de-en" / "results.json"
@@ -33,15 +34,16 @@ METHODS = Path("benchmarks") / "results" / "methods"
 
 
 def main() -> None:
-    paths = [path for path in sorted(CARDS.glob("*/results.json")) if path != QUICKSTART]
-    several = {path: read_with_sampling(path) for path in paths}
-    languages = [measured_language(path, results) for path, results in several.items() if has_strategies(results)]
-    several = [results for results in several.values() if not has_strategies(results)]
-    overview = f"{overview_table(several)}\n\n{speedup_tables(read_results(paths[0]))}"
+    cards = [path.parent for path in sorted(CARDS.glob("*/results.json")) if path != QUICKSTART]
+    measured = {card: read_runs(card) for card in cards}
+    languages = [measured_language(card, results) for card, results in measured.items() if has_strategies(results)]
+    drafters = {card: results for card, results in measured.items() if not has_strategies(results)}
+    first, several = next(iter(drafters)), [*drafters.values()]
+    overview = f"{overview_table(several)}\n\n{speedup_tables(read_results(first / QUICKSTART.name))}"
     paper = json.loads((DOCS / "paper_table1.json").read_text(encoding="utf-8"))
     put(README, "quickstart", speedup_tables(read_results(QUICKSTART)))
     put(README, "drafters", overview)
-    forecast = paths[0].parent / "predict.json"
+    forecast = first / "predict.json"
     put(README, "forecast", forecast_text(json.loads(forecast.read_text(encoding="utf-8")), several[0]))
     methods = {path.stem: read_results(path) for path in sorted(METHODS.glob("??-??.json"))}
     put(DOCS / "results.md", "paper", paper_tables(paper, [*methods.values(), *without_greedy(several, methods)]))
@@ -53,15 +55,10 @@ def main() -> None:
         plot_languages(languages, DOCS / "languages.png")
 
 
-def read_with_sampling(path: Path) -> dict[str, Any]:
-    results, beside = read_results(path), path.parent / "sampling" / path.name
-    if beside.is_file():
-        sampling = read_results(beside)
-        of, also_of = (each["provenance"]["drafter_fingerprint"] for each in (results, sampling))
-        if of != also_of:
-            sys.exit(f"error: {beside} measures another drafter than {path}: measure both again")
-        results["runs"] += sampling["runs"]
-    return results
+def read_runs(card: Path) -> dict[str, Any]:
+    """Read all that was measured of a drafter into one results file."""
+    measured = [*read_measurements(card, DrafterDescription.read(card)).values()]
+    return measured[0] | {"runs": [run for results in measured for run in results["runs"]]}
 
 
 def without_greedy(several: list[dict[str, Any]], pairs: Collection[str]) -> list[dict[str, Any]]:
@@ -84,12 +81,10 @@ def methods_tables(methods: dict[str, dict[str, Any]]) -> str:
     return "\n\n".join(parts)
 
 
-def measured_language(path: Path, results: dict[str, Any]) -> Measured:
-    description = DrafterDescription.read(path.parent)
-    took = json.loads((path.parent / FILE_NAME).read_text(encoding="utf-8"))["strategies"]
-    others = [read_results(other) for other in sorted(path.parent.glob("tasks/*/results.json"))]
-    runs = tuple(run for each in (results, *others) for run in each["runs"])
-    return Measured(description.pair, description.training, runs, took)
+def measured_language(card: Path, results: dict[str, Any]) -> Measured:
+    description = DrafterDescription.read(card)
+    took = json.loads((card / FILE_NAME).read_text(encoding="utf-8"))["strategies"]
+    return Measured(description.pair, description.training, tuple(results["runs"]), took)
 
 
 def put(path: Path, name: str, tables: str) -> None:

@@ -15,10 +15,12 @@ from typing import Any
 from drafter_trainer.benchmark.methods import DRAFTER, PLAIN, PROMPT_LOOKUP
 from drafter_trainer.benchmark.page import render_html
 from drafter_trainer.benchmark.report import interval_text, title
-from drafter_trainer.benchmark.results import find_method, read_results
+from drafter_trainer.benchmark.results import find_method
 from drafter_trainer.benchmark.statistics import Interval
+from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.card import usage
+from drafter_trainer.hub.card_folder import read_measurements
 from drafter_trainer.languages import Language, get_pair
 
 
@@ -43,35 +45,24 @@ def read_gallery(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """Read the results of all drafters that have some.
 
     Args:
-        folder (`Path`): With a folder for each drafter, in which results.json lies, and sampling/results.json where
-            T = 1 was measured in a run of its own.
+        folder (`Path`): Of cards.
     Returns:
         `dict[str, list[dict]]`, by the name of a drafter's folder its results, the benchmark's own first.
     Raises:
-        InputError: If there are none, those of one folder measure different drafters, or a run lacks the drafter.
+        InputError: If there are none, a drafter's are malformed or of another, or a file does not name its target.
     """
     gallery = {}
-    for path in sorted(folder.glob("*/results.json")):
-        several = [read_results(path)]
-        if (beside := path.parent / "sampling" / path.name).is_file():
-            several.append(read_results(beside))
-        if len({results["provenance"].get("drafter_fingerprint") for results in several}) > 1:
-            raise InputError(f"{beside} measures another drafter than {path}: measure both again")
-        for results in several:
-            _check(path.parent, results)
-        gallery[path.parent.name] = several
+    for place in sorted(path.parent for path in folder.glob(f"*/{FILE_NAME}")):
+        measurements = read_measurements(place, DrafterDescription.read(place))
+        for name, results in measurements.items():
+            if missing := {"target", "command"} - results["provenance"].keys():
+                said = " and ".join(sorted(missing))
+                raise InputError(f"{place / name} does not name its {said}: run make bench again")
+        if measurements:
+            gallery[place.name] = [*measurements.values()]
     if not gallery:
-        raise InputError(f"{folder} has no <drafter>/results.json: publish a measured drafter with --card_folder")
+        raise InputError(f"{folder} has no results of a drafter: publish a measured one with --card_folder")
     return gallery
-
-
-def _check(folder: Path, results: dict[str, Any]) -> None:
-    if missing := {"drafter", "target", "command"} - results["provenance"].keys():
-        raise InputError(
-            f"the results in {folder} do not name their {', '.join(sorted(missing))}: run make bench again"
-        )
-    if any(DRAFTER not in [method["name"] for method in run["methods"]] for run in results["runs"]):
-        raise InputError(f"the results in {folder} have a run without the method {DRAFTER}: run make bench again")
 
 
 def render_gallery(gallery: dict[str, list[dict[str, Any]]]) -> str:

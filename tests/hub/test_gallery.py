@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from drafter_trainer.benchmark.results import write_results
+from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.gallery import read_gallery, render_gallery
 from tests.benchmark.made import make_results, make_run
@@ -21,8 +22,7 @@ PLAIN = [2.0] * 8
 def write_cards(folder: Path, name: str, pair: str = "de-en", sampled: bool = True, **provenance: str) -> Path:
     """Write the results of a drafter that is twice as fast, greedily, and with two seeds 1.6 and 2.5 times."""
     seconds = {"plain": PLAIN, "prompt lookup, 5": [1.6] * 8, "prompt lookup, 10": [1.25] * 8, "drafter": [1.0] * 8}
-    results = make_results(make_run(seconds, pair=pair), drafter=name, **provenance)
-    write_results(results, folder / name / "results.json")
+    write_measured(folder, name, "results.json", make_run(seconds, pair=pair), **provenance)
     if sampled:
         runs = [
             make_run(
@@ -30,9 +30,16 @@ def write_cards(folder: Path, name: str, pair: str = "de-en", sampled: bool = Tr
             )
             for seed, took in enumerate((1.25, 0.8))
         ]
-        sampling = make_results(*runs, drafter=name, **provenance)
-        write_results(sampling, folder / name / "sampling" / "results.json")
+        write_measured(folder, name, "sampling/results.json", *runs, **provenance)
     return folder
+
+
+def write_measured(folder: Path, name: str, place: str, *runs: dict[str, Any], **provenance: str) -> None:
+    """Write results of a drafter, and what it says of itself."""
+    described = DrafterDescription(name, "tests/tiny-target", "1", 64 * "0", runs[0]["pair"], 3)
+    results = make_results(*runs, drafter=name, drafter_fingerprint=described.fingerprint(), **provenance)
+    write_results(results, folder / name / place)
+    (folder / name / "drafter.json").write_text(described.to_json(), encoding="utf-8")
 
 
 def articles(page: str) -> dict[str, str]:
@@ -73,7 +80,7 @@ def test_bars_are_as_long_as_their_numbers(tmp_path: Path) -> None:
     """Bars on two scales make the slower drafter look faster."""
     write_cards(tmp_path, "one")
     seconds = {"plain": PLAIN, "drafter": [0.4, 0.5] * 4}
-    write_results(make_results(make_run(seconds), drafter="two"), tmp_path / "two" / "results.json")
+    write_measured(tmp_path, "two", "results.json", make_run(seconds))
     page = render_gallery(read_gallery(tmp_path))
     results = read_gallery(tmp_path)["two"][0]["runs"][0]["methods"][1]["speedup"]
     assert 4 < results["high"] <= 5
@@ -148,7 +155,6 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     write_cards(tmp_path, "tiny", target=f"{hostile}@1", command=hostile)
     path = tmp_path / "tiny" / "results.json"
     results = json.loads(path.read_text(encoding="utf-8"))
-    results["provenance"]["drafter"] = hostile
     results["runs"][0]["task"] = hostile
     path.write_text(json.dumps(results), encoding="utf-8")
     page = render_gallery(read_gallery(tmp_path))
@@ -162,9 +168,9 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda results: results["provenance"].update(drafter_fingerprint="other"), "measures another drafter"),
-        (lambda results: results["provenance"].pop("target"), "do not name their target"),
-        (lambda results: results["runs"][0]["methods"].pop(), "have a run without the method drafter"),
+        (lambda results: results["provenance"].update(drafter="other"), "measures other, not tiny"),
+        (lambda results: results["provenance"].pop("target"), "does not name its target"),
+        (lambda results: results["runs"][0]["methods"].pop(), "has a run without the method drafter"),
     ],
 )
 def test_results_that_cannot_be_compared_are_named(tmp_path: Path, spoil: Any, said: str) -> None:
@@ -178,9 +184,23 @@ def test_results_that_cannot_be_compared_are_named(tmp_path: Path, spoil: Any, s
         read_gallery(tmp_path)
 
 
+def test_a_task_is_shown_and_a_stale_one_is_not(tmp_path: Path) -> None:
+    """What a drafter was not trained for belongs beside what it was; numbers of another drafter do not."""
+    write_cards(tmp_path, "tiny", sampled=False)
+    run = make_run({"plain": PLAIN, "drafter": [1.6] * 8}, task="story")
+    write_measured(tmp_path, "tiny", "tasks/story/results.json", run)
+    text = Page(render_gallery(read_gallery(tmp_path))).text
+    assert "story, greedy" in text
+    assert "1.25x (1.25-1.25)" in text
+    path = tmp_path / "tiny" / "tasks" / "story" / "results.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"drafter_fingerprint": "', '"drafter_fingerprint": "0'))
+    with pytest.warns(UserWarning, match="as it was before"):
+        assert "story" not in Page(render_gallery(read_gallery(tmp_path))).text
+
+
 def test_empty_folder_is_said(tmp_path: Path) -> None:
     """An empty page looks like a project without a drafter."""
-    with pytest.raises(InputError, match=r"has no <drafter>/results.json"):
+    with pytest.raises(InputError, match="has no results of a drafter"):
         read_gallery(tmp_path)
 
 
