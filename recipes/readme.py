@@ -4,7 +4,7 @@
 
 The numbers come from hub_cards/*/results.json, which publish.py left there, and from sampling/results.json beside
 them where T = 1 was measured in a run of its own: the table that quickstart printed, an overview of all other
-drafters, the whole table of the first of them, and the forecast that predict.py made for it. docs/results.md has the
+drafters, the whole table of the first of them, and in docs/training.md the forecast that predict.py made for it. docs/results.md has the
 published numbers of docs/paper_table1.json beside them; where benchmarks/results/methods/PAIR.json measures every
 method in one run, its greedy numbers stand there in place of the card's, and its table as a whole, with PAIR-1.json
 and PAIR-2.json held against each other. docs/languages.md compares the strategies of the drafters that
@@ -44,7 +44,7 @@ def main() -> None:
     put(README, "quickstart", speedup_tables(read_results(QUICKSTART)))
     put(README, "drafters", overview)
     forecast = first / "predict.json"
-    put(README, "forecast", forecast_text(json.loads(forecast.read_text(encoding="utf-8")), several[0]))
+    put(DOCS / "training.md", "forecast", forecast_text(json.loads(forecast.read_text(encoding="utf-8")), several[0]))
     methods = {path.stem: read_results(path) for path in sorted(METHODS.glob("??-??.json"))}
     put(DOCS / "results.md", "paper", paper_tables(paper, [*methods.values(), *without_greedy(several, methods)]))
     if methods:
