@@ -4,11 +4,11 @@
 
 The numbers come from hub_cards/*/results.json, which publish.py left there, and from sampling/results.json beside
 them where T = 1 was measured in a run of its own: the table that quickstart printed, an overview of all other
-drafters, the whole table of the first of them, and in docs/training.md the forecast that predict.py made for it. docs/results.md has the
-published numbers of docs/paper_table1.json beside them; where benchmarks/results/methods/PAIR.json measures every
-method in one run, its greedy numbers stand there in place of the card's, and its table as a whole, with PAIR-1.json
-and PAIR-2.json held against each other. docs/languages.md compares the strategies of the drafters that
-recipes/drafter.py made, docs/results_schema.md has the schema that results.json follows.
+drafters, and the whole table of the first of them. In docs, training.md has the forecast that predict.py made for it;
+results.md has the published numbers of paper_table1.json beside ours: where benchmarks/results/methods/PAIR.json
+measures every method in one run, its greedy numbers stand there in place of the card's, and its whole table below,
+with PAIR-1.json and PAIR-2.json held against each other; languages.md compares the strategies of the drafters that
+recipes/drafter.py made; results_schema.md has the schema that results.json follows.
 """
 
 import json
