@@ -17,6 +17,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from drafter_trainer.benchmark.claims import claims_tables
 from drafter_trainer.benchmark.comparison import compare_results
 from drafter_trainer.benchmark.documentation import forecast_text, paper_tables, schema_tables
 from drafter_trainer.benchmark.languages import Measured, has_strategies, language_tables, plot_languages
@@ -51,7 +52,7 @@ def main() -> None:
         put(DOCS / "results.md", "methods", methods_tables(methods))
     put(DOCS / "results_schema.md", "schema", schema_tables(SCHEMA))
     if languages:
-        put(DOCS / "languages.md", "languages", language_tables(languages))
+        put(DOCS / "languages.md", "languages", f"{claims_tables(languages)}\n\n{language_tables(languages)}")
         plot_languages(languages, DOCS / "languages.png")
 
 
