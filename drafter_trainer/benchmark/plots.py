@@ -6,6 +6,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
 from drafter_trainer.benchmark.report import TIME_PARTS
 
@@ -78,6 +79,9 @@ def plot_tokens(run: dict[str, Any]) -> Figure | None:
         axes.annotate(method["name"], (tokens, value), xytext=(6, 6), textcoords="offset points", fontsize="small")
     axes.axhline(1, color="grey", linestyle="--", linewidth=1)
     axes.set(xscale="log", xlabel="tokens of finetuning", ylabel="speedup over plain decoding, 95 % interval")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.margins(x=0.2)
     return figure
 

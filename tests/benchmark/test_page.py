@@ -142,7 +142,10 @@ def test_token_curve_has_a_logarithmic_axis_and_each_drafter() -> None:
     points = {text.get_text(): text.xy for text in axes.texts}
     assert points == {name: (tokens[name], speedups[name]) for name in tokens}
     check_results(make_results(run), "made")
-    assert "tokens of finetuning" in render_page(make_results(run))
+    page = Page(render_page(make_results(run))).text
+    assert "tokens of finetuning" in page
+    assert "1k" in page
+    assert "mathdefault" not in page
 
 
 def make_description(tokens: int | None) -> DrafterDescription:
