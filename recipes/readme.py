@@ -4,11 +4,11 @@
 
 The numbers come from hub_cards/*/results.json, which publish.py left there, and from sampling/results.json beside
 them where T = 1 was measured in a run of its own: the table that quickstart printed, an overview of all other
-drafters, and the whole table of the first of them. In docs, training.md has the forecast that predict.py made for it;
-results.md has the published numbers of paper_table1.json beside ours: where benchmarks/results/methods/PAIR.json
-measures every method in one run, its greedy numbers stand there in place of the card's, and its whole table below,
-with PAIR-1.json and PAIR-2.json held against each other; languages.md compares the strategies of the drafters that
-recipes/drafter.py made; results_schema.md has the schema that results.json follows.
+drafters, and the whole table of the first of them. In docs, training.md has the forecast that predict.py made for it.
+results.md has the published numbers of paper_table1.json beside ours; rivals' come from
+benchmarks/results/methods/PAIR.json, which measures every method in one run and is shown whole, with PAIR-1.json and
+PAIR-2.json held against each other. languages.md compares the strategies of the drafters that recipes/drafter.py made,
+results_schema.md has the schema that results.json follows.
 """
 
 import json
@@ -21,6 +21,7 @@ from drafter_trainer.benchmark.claims import claims_tables
 from drafter_trainer.benchmark.comparison import compare_results
 from drafter_trainer.benchmark.documentation import forecast_text, paper_tables, schema_tables
 from drafter_trainer.benchmark.languages import Measured, has_strategies, language_tables, plot_languages
+from drafter_trainer.benchmark.methods import DRAFTER, PLAIN, PROMPT_LOOKUP
 from drafter_trainer.benchmark.report import overview_table, speedup_tables
 from drafter_trainer.benchmark.results import SCHEMA, read_results
 from drafter_trainer.benchmark.strategies import FILE_NAME
@@ -47,7 +48,9 @@ def main() -> None:
     forecast = first / "predict.json"
     put(DOCS / "training.md", "forecast", forecast_text(json.loads(forecast.read_text(encoding="utf-8")), several[0]))
     methods = {path.stem: read_results(path) for path in sorted(METHODS.glob("??-??.json"))}
-    put(DOCS / "results.md", "paper", paper_tables(paper, [*methods.values(), *without_greedy(several, methods)]))
+    rivals = {row["counterpart"] for row in paper["rows"]} - {DRAFTER, PROMPT_LOOKUP}
+    others = [only_methods(results, rivals) for results in methods.values()]
+    put(DOCS / "results.md", "paper", paper_tables(paper, [*several, *others]))
     if methods:
         put(DOCS / "results.md", "methods", methods_tables(methods))
     put(DOCS / "results_schema.md", "schema", schema_tables(SCHEMA))
@@ -62,13 +65,13 @@ def read_runs(card: Path) -> dict[str, Any]:
     return measured[0] | {"runs": [run for results in measured for run in results["runs"]]}
 
 
-def without_greedy(several: list[dict[str, Any]], pairs: Collection[str]) -> list[dict[str, Any]]:
-    """Leave out the greedy runs of pairs."""
-    return [
-        results | {"runs": runs}
-        for results in several
-        if (runs := [run for run in results["runs"] if run["temperature"] > 0 or run["pair"] not in pairs])
+def only_methods(results: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Leave out all methods but plain decoding and these: others were measured of another drafter too."""
+    runs = [
+        run | {"methods": [method for method in run["methods"] if method["name"] in (PLAIN, *names)]}
+        for run in results["runs"]
     ]
+    return results | {"runs": runs}
 
 
 def methods_tables(methods: dict[str, dict[str, Any]]) -> str:
