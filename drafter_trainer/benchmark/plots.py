@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 import matplotlib
+from cycler import cycler
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
@@ -38,6 +39,8 @@ def plot_acceptance(run: dict[str, Any]) -> Figure | None:
         return None
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.subplots()
+    # There may be more methods than colours.
+    axes.set_prop_cycle(cycler(linestyle=("-", "--", ":")) * matplotlib.rcParams["axes.prop_cycle"])
     for method in drafting:
         shares = method["acceptance_by_position"]
         axes.plot(range(1, len(shares) + 1), shares, marker=".", label=method["name"])

@@ -127,6 +127,13 @@ def test_plots_show_the_figures() -> None:
     assert line.get_ydata() == pytest.approx([1 / 8, 1 / 8, 0])
 
 
+def test_no_two_methods_are_drawn_alike() -> None:
+    """A legend with one colour twice tells the drafter from nothing."""
+    run = make_run({"plain": [2.0], **{f"method {number}": [1.0] for number in range(14)}})
+    lines = plot_acceptance(run).axes[0].lines
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(lines) == 14
+
+
 def test_token_curve_has_a_logarithmic_axis_and_each_drafter() -> None:
     """Prevent drafters of unlike training from standing side by side without what they learned from."""
     run = make_run(SECONDS | {"earlier": [2.0, 3.0, 5.0]})
