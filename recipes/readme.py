@@ -62,6 +62,8 @@ def main() -> None:
 def read_runs(card: Path) -> dict[str, Any]:
     """Read all that was measured of a drafter into one results file."""
     measured = [*read_measurements(card, DrafterDescription.read(card)).values()]
+    if not measured:
+        sys.exit(f"error: {card} has no results of its drafter as it is now: measure it again")
     return measured[0] | {"runs": [run for results in measured for run in results["runs"]]}
 
 

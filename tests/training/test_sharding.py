@@ -33,8 +33,7 @@ train_sharded(Path(sys.argv[1]))
 leave_processes()
 """
 PROCESSES = 2
-SAVED = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
-KEPT = SAVED | {"load_best_model_at_end": True}
+EVERY_TWO_STEPS = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
 # A wrong scale of the loss shows in gradient descent, which has no state of its own that a checkpoint could lose.
 ADAM = {"optim": "adamw_torch", "learning_rate": 1e-2}
 STOPPED_AT = 5
@@ -63,7 +62,12 @@ def shard_without_accelerator() -> None:
 
 def make_sharded_trainer(folder: Path, processes: int, **given: Any) -> Any:
     """Make the trainer that takes four rows a step over all processes."""
-    settings = DISTRIBUTED | KEPT | {"per_device_train_batch_size": 4 // processes} | given
+    settings = (
+        DISTRIBUTED
+        | EVERY_TWO_STEPS
+        | {"load_best_model_at_end": True, "per_device_train_batch_size": 4 // processes}
+        | given
+    )
     return make_trainer(folder, make_rows(16), **settings)
 
 
