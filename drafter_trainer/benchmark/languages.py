@@ -168,15 +168,14 @@ def _sizes(measured: Sequence[Measured]) -> str:
     for name in dict.fromkeys(each["method"] for each in said):
         own = [each for each in said if each["method"] == name]
         sizes, seconds = ([each[key] for each in own] for key in ("bytes", "finetune_seconds"))
-        mebibytes = [size / 2**20 for size in sizes]
-        rows.append(
-            [
-                name,
-                f"{min(mebibytes):.1f}-{max(mebibytes):.1f}",
-                f"{min(seconds):.0f}-{max(seconds):.0f}" if max(seconds) else "nothing is trained",
-            ]
-        )
+        trained = _range(seconds, 0) if max(seconds) else "nothing is trained"
+        rows.append([name, _range([size / 2**20 for size in sizes], 1), trained])
     return markdown_table(["strategy", "weights and tables, MiB", "finetuning, s"], rows)
+
+
+def _range(values: Sequence[float], digits: int) -> str:
+    smallest, largest = f"{min(values):.{digits}f}", f"{max(values):.{digits}f}"
+    return smallest if smallest == largest else f"{smallest}-{largest}"
 
 
 def plot_languages(measured: Sequence[Measured], path: Path) -> None:
@@ -188,7 +187,7 @@ def plot_languages(measured: Sequence[Measured], path: Path) -> None:
     Source: after figures of arXiv 2605.30580, which computes speedups where these are timed
     """
     names, tasks = columns(measured), _tasks(measured)
-    size = (1.5 + 0.95 * len(measured), 0.6 + 2.9 * len(tasks))
+    size = (max(1.5 + 0.95 * len(measured), 5.5), 0.6 + 2.9 * len(tasks))
     figure, axes = plt.subplots(len(tasks), 1, figsize=size, layout="constrained", squeeze=False)
     for axis, task in zip(axes[:, 0], tasks):
         runs = {each.language: run for each in measured for run in each.runs if run["task"] == task}

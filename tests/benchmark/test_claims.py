@@ -17,14 +17,34 @@ def test_a_finding_is_counted_where_it_was_measured() -> None:
     whole = Measured("en-oc", {}, (run("hybrid", "translation"), run("hybrid", "story")), {})
     half = Measured("en-ig", {}, (run("hybrid", "translation"),), {})
     found = claims(whole, half)
-    assert found["it is the fastest of the three all the same", "translation"] == ["2 of 2: confirmed", "-"]
-    assert found["it is the fastest of the three all the same", "story"] == ["1 of 1: confirmed", "-"]
+    assert found["it is the fastest of the three all the same", "translation"] == ["2 of 2: not decidable here", "-"]
+    assert found["it is the fastest of the three all the same", "story"] == ["1 of 1: not decidable here", "-"]
     assert found["a network of text alone is faster than plain decoding", "translation"] == [
-        "0 of 2: contradicted", "Occitan, Igbo",
+        "0 of 2: not decidable here", "Occitan, Igbo",
     ]  # fmt: skip
     assert found["what was distilled accepts less on the task that was held out", "translation to story"][0][:6] == (
         "0 of 1"
     )
+
+
+def test_a_finding_is_decided_by_four_languages_that_mostly_agree(monkeypatch) -> None:
+    """One language is an anecdote: it confirms nothing, and two against two decide nothing."""
+
+    def verdict(*pairs: str) -> str:
+        several = (*(Measured(pair, {}, (run("hybrid", "translation"),), {}) for pair in pairs), *slower)
+        return claims(*several)["it is the fastest of the three all the same", "translation"][0]
+
+    slower: tuple[Measured, ...] = ()
+    assert verdict("en-oc", "en-ig", "en-yo") == "3 of 3: not decidable here"
+    assert verdict("en-oc", "en-ig", "en-yo", "en-de") == "4 of 4: confirmed"
+    with monkeypatch.context() as patch:
+        patch.setitem(SECONDS, "n-gram table", [90.0, 90.0])
+        slower = tuple(Measured(pair, {}, (run("hybrid", "translation"),), {}) for pair in ("en-qu", "en-ne"))
+    assert verdict("en-oc", "en-ig") == "2 of 4: not decidable here"
+    assert verdict("en-oc") == "1 of 3: not decidable here"
+    assert verdict("en-oc", "en-ig", "en-yo", "en-de", "en-fr", "en-ru") == "6 of 8: confirmed"
+    slower += tuple(Measured(pair, {}, slower[0].runs, {}) for pair in ("en-fr", "en-ru"))
+    assert verdict() == "0 of 4: contradicted"
 
 
 def test_a_published_drafter_that_misses_an_aim_is_named(monkeypatch) -> None:
