@@ -1,7 +1,10 @@
 """The paper's findings: each counted where it was measured, in the languages in which it holds."""
 
+import copy
+
 from drafter_trainer.benchmark.claims import claims_tables
 from drafter_trainer.benchmark.languages import Measured
+from drafter_trainer.benchmark.results import find_method
 from tests.benchmark.test_languages import SECONDS, run
 from tests.benchmark.test_matrix import rows
 
@@ -47,13 +50,32 @@ def test_a_finding_is_decided_by_four_languages_that_mostly_agree(monkeypatch) -
     assert verdict() == "0 of 4: contradicted"
 
 
+def test_a_drafter_that_drafted_nothing_decides_nothing_of_acceptance() -> None:
+    """It accepts neither more nor less than another, though it is no faster than plain decoding."""
+    measured = run("hybrid", "translation")
+    accepted = {"n-gram table": 0.3, "network of answers": 0.5, "network of text": 0.4}
+    for method in measured["methods"]:
+        method["alpha"] = accepted.get(method["name"], method["alpha"])
+    silent = copy.deepcopy(measured)
+    find_method(silent, "network of text")["alpha"] = None
+    found = claims(Measured("en-oc", {}, (measured,), {}), Measured("en-ig", {}, (silent,), {}))
+    for finding in (
+        "an n-gram table accepts less than both networks",
+        "distilling the task accepts more there than finetuning on text",
+    ):
+        assert found[finding, "translation"] == ["1 of 1: not decidable here", "-"]
+    assert found["a network of text alone is faster than plain decoding", "translation"][0][:6] == "0 of 2"
+
+
 def test_a_published_drafter_that_misses_an_aim_is_named(monkeypatch) -> None:
-    """A count without the language hides whom the drafter slows down."""
+    """A count without the language hides whom the drafter slows down, and one of noise alone is no gain."""
     good = Measured("en-oc", {}, (run("hybrid", "translation"),), {})
     monkeypatch.setitem(SECONDS, "hybrid", [4.2, 4.2])
     bad = Measured("en-ig", {}, (run("hybrid", "translation"),), {})
-    found = claims(good, bad)
+    monkeypatch.setitem(SECONDS, "hybrid", [2.0, 7.0])
+    doubtful = Measured("en-yo", {}, (run("hybrid", "translation"),), {})
+    found = claims(good, bad, doubtful)
     aim = "it is at most 3 % slower than the best single strategy"
-    assert found[aim, "translation"] == ["1 of 2", "Igbo"]
-    assert found["it is faster than prompt lookup", "translation"] == ["2 of 2", "-"]
-    assert found[aim, "story"] == ["-", "-"]
+    assert found[aim, "translation"] == ["1 of 3", "1 of 3", "Igbo, Yoruba"]
+    assert found["it is faster than prompt lookup", "translation"] == ["3 of 3", "2 of 3", "-"]
+    assert found[aim, "story"] == ["-", "-", "-"]
