@@ -64,6 +64,17 @@ def column(run: dict[str, Any], name: str) -> dict[str, Any] | None:
     return next((method for method in run["methods"] if method["name"] == found), None)
 
 
+def best_single(run: dict[str, Any]) -> dict[str, Any]:
+    """Return the fastest method that is one strategy alone."""
+    single = [column(run, strategy.method) for name, strategy in STRATEGIES.items() if name != HYBRID]
+    return max(filter(None, single), key=lambda method: method["speedup"]["value"])
+
+
+def speedup_over(method: dict[str, Any], other: dict[str, Any]) -> Interval:
+    """Compute how many times as fast as another method of its run one is."""
+    return speedup(timings(method["prompts"]), timings(other["prompts"]))
+
+
 def columns(measured: Sequence[Measured]) -> list[str]:
     """List prompt lookup and the strategies that any language has."""
     names = [PROMPT_LOOKUP, *(strategy.method for strategy in STRATEGIES.values())]
@@ -101,11 +112,9 @@ def _speedups(runs: Sequence[tuple[Measured, dict[str, Any]]], names: list[str])
     ]
     rows = []
     for each, run in runs:
-        drafter, joined = find_method(run, DRAFTER), STRATEGIES[HYBRID].method
-        single = [column(run, name) for name in names if name not in (PROMPT_LOOKUP, joined)]
-        best = max(filter(None, single), key=lambda method: method["speedup"]["value"])
+        drafter = find_method(run, DRAFTER)
         cells = [_speedup(column(run, name)) for name in names]
-        over = [_over(drafter, best), _over(drafter, column(run, PROMPT_LOOKUP))]
+        over = [_over(drafter, best_single(run)), _over(drafter, column(run, PROMPT_LOOKUP))]
         loops = f"{find_method(run, PLAIN)['looping_share']:.0%}"
         rows.append([each.language, str(run["questions"]["count"]), loops, *cells, published(run), *over])
     return markdown_table(header, rows)
@@ -118,7 +127,7 @@ def _speedup(method: dict[str, Any] | None) -> str:
 def _over(method: dict[str, Any], other: dict[str, Any] | None) -> str:
     if other is None or other is method:
         return _DASH
-    return interval_text(speedup(timings(method["prompts"]), timings(other["prompts"])))
+    return interval_text(speedup_over(method, other))
 
 
 def _acceptance(runs: Sequence[tuple[Measured, dict[str, Any]]], names: list[str]) -> str:
