@@ -11,10 +11,12 @@ _HIDDEN = "***"
 _NAMES = ("TOKEN", "KEY", "SECRET", "PASSWORD")  # what the name of an environment variable with a credential ends in
 _SEARCHED = 1 << 24  # bytes of a file that are searched for looks; what is longer holds tensors, which are no text
 _SHORTEST = 8  # characters; a shorter value stands in ordinary text by chance
+# A word of an address, in UTF-8: tensors hold any byte, and a looser one is found in them by chance.
+_WORD = rb"(?:[^\x00-\x20/:@\"'\x7f-\xff]|[\xc2-\xf4][\x80-\xbf]{1,3})+"
 # Tokens of the Hub and of GitHub, keys of OpenAI and AWS, a password in an address.
 _LOOKS = re.compile(
     rb"\bhf_[A-Za-z0-9]{30,}|\bgh[pousr]_[A-Za-z0-9]{36,}|\bsk-[A-Za-z0-9_-]{32,}|\bAKIA[A-Z0-9]{16}\b"
-    rb"|(?<=://)[^\s/:@\"']+:[^\s/:@\"']+(?=@)"
+    rb"|(?<=://)%(word)b:%(word)b(?=@)" % {b"word": _WORD}
 )
 
 

@@ -24,12 +24,20 @@ def test_what_looks_like_a_credential_is_found(tmp_path: Path, secret: str) -> N
     assert redact(f"error: {secret}: no") == "error: ***: no"
 
 
-def test_password_in_an_address_is_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize("password", ["swordfish", "Schwertgrößen", "メカジキ", "!$%&+,;="])
+def test_password_in_an_address_is_found(tmp_path: Path, password: str) -> None:
     """Servers that distil are named by their addresses."""
     path = tmp_path / "file"
-    path.write_text("http://alice:swordfish@host:8000/v1")
+    path.write_text(f"http://alice:{password}@host:8000/v1", encoding="utf-8")
     assert find_credential(path) is not None
-    assert redact("at http://alice:swordfish@host:8000/v1") == "at http://***@host:8000/v1"
+    assert redact(f"at http://alice:{password}@host:8000/v1") == "at http://***@host:8000/v1"
+
+
+def test_weights_are_no_password(tmp_path: Path) -> None:
+    """Among millions of bytes some spell an address by chance; the drafter could not be published."""
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"\x9d\xab://\xbc{o5=\xed\x1d:\xb9<\x04\x06\x8b@\xbcK)2")
+    assert find_credential(path) is None
 
 
 @pytest.mark.parametrize("name", ["HF_TOKEN", "OPENAI_API_KEY", "some_password"])
