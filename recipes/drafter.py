@@ -84,7 +84,9 @@ def main(argv: list[str]) -> None:
         found[name] = describe(strategies[name], place)
     found[HYBRID]["network"] = network
     best = max(found, key=lambda name: (found[name]["speedup_on_validation"], name == HYBRID))
-    text = json.dumps({"published": best, "strategies": found}, indent=2) + "\n"
+    # What was collected is said here too: the published drafter names only the rows that went into it.
+    collected = {rows: read_step(run.folder / rows)["facts"] for rows in ("text", "distill")}
+    text = json.dumps({"published": best, "strategies": found, "collected": collected}, indent=2) + "\n"
     write_whole(run.folder / FILE_NAME, lambda path: path.write_text(text, encoding="utf-8"))
     print(f"\n{strategies_table(found, best)}")
 

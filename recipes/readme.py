@@ -13,7 +13,8 @@ results_schema.md has the schema that results.json follows.
 
 import json
 import sys
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,7 @@ def main() -> None:
         put(DOCS / "results.md", "methods", methods_tables(methods))
     put(DOCS / "results_schema.md", "schema", schema_tables(SCHEMA))
     if languages:
-        put(DOCS / "languages.md", "languages", f"{claims_tables(languages)}\n\n{language_tables(languages)}")
-        plot_languages(languages, DOCS / "languages.png")
+        put(DOCS / "languages.md", "languages", "\n\n".join(target_section(*each) for each in by_target(languages)))
 
 
 def read_runs(card: Path) -> dict[str, Any]:
@@ -88,9 +88,24 @@ def methods_tables(methods: dict[str, dict[str, Any]]) -> str:
 
 
 def measured_language(card: Path, results: dict[str, Any]) -> Measured:
-    description = DrafterDescription.read(card)
-    took = json.loads((card / FILE_NAME).read_text(encoding="utf-8"))["strategies"]
-    return Measured(description.pair, description.training, tuple(results["runs"]), took)
+    description, said = DrafterDescription.read(card), json.loads((card / FILE_NAME).read_text(encoding="utf-8"))
+    runs = tuple(results["runs"])
+    return Measured(description.pair, description.target, runs, said["strategies"], said["collected"])
+
+
+def by_target(languages: Sequence[Measured]) -> list[tuple[str, list[Measured]]]:
+    """Part languages by the target that answers in them, the target of the most first."""
+    targets = Counter(each.target for each in languages)
+    return [(name, [each for each in languages if each.target == name]) for name, _ in targets.most_common()]
+
+
+def target_section(target: str, languages: Sequence[Measured]) -> str:
+    """Render what was measured of a target, and draw its heat map."""
+    name = target.rsplit("/", 1)[-1]
+    picture = f"languages-{name.lower()}.png"
+    plot_languages(languages, DOCS / picture)
+    heat_map = f"![Speedup of every strategy in every language, a heat map for each task]({picture})"
+    return "\n\n".join((f"## {name}", heat_map, claims_tables(languages), language_tables(languages)))
 
 
 def put(path: Path, name: str, tables: str) -> None:

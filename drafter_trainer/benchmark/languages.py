@@ -27,15 +27,17 @@ class Measured:
 
     Args:
         pair (`str`): Its languages.
-        training (`dict`): What its `drafter.json` says of its steps.
+        target (`str`): Hub id of the target that answers in them.
         runs (`tuple[dict, ...]`): Greedy runs of its results, one for each task.
         strategies (`dict`): What `strategies.json` says each strategy took.
+        collected (`dict`): What it says of the text and of the target's answers that they learned from.
     """
 
     pair: str
-    training: dict[str, Any]
+    target: str
     runs: tuple[dict[str, Any], ...]
     strategies: dict[str, Any]
+    collected: dict[str, Any]
 
     @property
     def language(self) -> str:
@@ -150,24 +152,23 @@ def _costs(measured: Sequence[Measured]) -> str:
     ]
     rows = []
     for each in measured:
-        run, fertility = each.runs[0], each.training.get("text", {}).get("fertility", {})
+        run, fertility = each.runs[0], each.collected["text"]["fertility"]
         plain, network = find_method(run, PLAIN), column(run, STRATEGIES["both"].method)
         ratio = network.get("time_split", {}).get("cost_ratio")
-        said = [fertility.get(key) for key in ("tokens_per_character", "tokens_per_character_over_english")]
-        said += [fertility.get("tokens_per_byte"), plain["tokens_per_second"], plain["characters_per_second"]]
+        said = [fertility[key] for key in ("tokens_per_character", "tokens_per_character_over_english")]
+        said += [fertility["tokens_per_byte"], plain["tokens_per_second"], plain["characters_per_second"]]
         said += [find_method(run, DRAFTER)["characters_per_second"], ratio]
-        answers, text = (each.training.get(step, {}).get("train", {}) for step in ("distill", "text"))
-        counts = [answers.get("rows"), _own_share(each, answers), text.get("rows")]
-        cells = [_DASH if value is None else f"{value:.2f}" for value in said]
-        rows.append([each.language, *cells, *(_DASH if count is None else str(count) for count in counts)])
+        answers, text = (each.collected[rows]["train"] for rows in ("distill", "text"))
+        counts = [str(answers["rows"]), _own_share(each, answers), str(text["rows"])]
+        rows.append([each.language, *(_DASH if value is None else f"{value:.2f}" for value in said), *counts])
     return markdown_table(header, rows)
 
 
-def _own_share(measured: Measured, answers: dict[str, Any]) -> str | None:
+def _own_share(measured: Measured, answers: dict[str, Any]) -> str:
     """Compute the share of answers that were identified as being in the language that was asked for."""
-    language, found = get_pair(measured.pair).target, answers.get("languages", {})
+    language, found = get_pair(measured.pair).target, answers["languages"]
     own = sum(found.get(code, 0) for code in (language.code, *language.aliases))
-    return f"{own / sum(found.values()):.0%}" if found else None
+    return f"{own / sum(found.values()):.0%}"
 
 
 def _sizes(measured: Sequence[Measured]) -> str:

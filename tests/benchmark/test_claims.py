@@ -5,20 +5,20 @@ import copy
 from drafter_trainer.benchmark.claims import claims_tables
 from drafter_trainer.benchmark.languages import Measured
 from drafter_trainer.benchmark.results import find_method
-from tests.benchmark.test_languages import SECONDS, run
+from tests.benchmark.test_languages import SECONDS, measured, run
 from tests.benchmark.test_matrix import rows
 
 
-def claims(*measured: Measured) -> dict[tuple[str, str], list[str]]:
+def claims(*several: Measured) -> dict[tuple[str, str], list[str]]:
     """Render the tables; return what stands beside each finding and task."""
-    text = claims_tables(measured)
+    text = claims_tables(several)
     return {(row[0], row[1]): row[2:] for part in text.split("\n\n")[1::2] for row in rows(part)[2:]}
 
 
 def test_a_finding_is_counted_where_it_was_measured() -> None:
     """A language without stories must not decide what stories show, nor count among those asked."""
-    whole = Measured("en-oc", {}, (run("hybrid", "translation"), run("hybrid", "story")), {})
-    half = Measured("en-ig", {}, (run("hybrid", "translation"),), {})
+    whole = measured("en-oc", run("hybrid", "translation"), run("hybrid", "story"))
+    half = measured("en-ig", run("hybrid", "translation"))
     found = claims(whole, half)
     assert found["it is the fastest of the three all the same", "translation"] == ["2 of 2: not decidable here", "-"]
     assert found["it is the fastest of the three all the same", "story"] == ["1 of 1: not decidable here", "-"]
@@ -34,7 +34,7 @@ def test_a_finding_is_decided_by_four_languages_that_mostly_agree(monkeypatch) -
     """One language is an anecdote: it confirms nothing, and two against two decide nothing."""
 
     def verdict(*pairs: str) -> str:
-        several = (*(Measured(pair, {}, (run("hybrid", "translation"),), {}) for pair in pairs), *slower)
+        several = (*(measured(pair, run("hybrid", "translation")) for pair in pairs), *slower)
         return claims(*several)["it is the fastest of the three all the same", "translation"][0]
 
     slower: tuple[Measured, ...] = ()
@@ -42,23 +42,23 @@ def test_a_finding_is_decided_by_four_languages_that_mostly_agree(monkeypatch) -
     assert verdict("en-oc", "en-ig", "en-yo", "en-de") == "4 of 4: confirmed"
     with monkeypatch.context() as patch:
         patch.setitem(SECONDS, "n-gram table", [90.0, 90.0])
-        slower = tuple(Measured(pair, {}, (run("hybrid", "translation"),), {}) for pair in ("en-qu", "en-ne"))
+        slower = tuple(measured(pair, run("hybrid", "translation")) for pair in ("en-qu", "en-ne"))
     assert verdict("en-oc", "en-ig") == "2 of 4: not decidable here"
     assert verdict("en-oc") == "1 of 3: not decidable here"
     assert verdict("en-oc", "en-ig", "en-yo", "en-de", "en-fr", "en-ru") == "6 of 8: confirmed"
-    slower += tuple(Measured(pair, {}, slower[0].runs, {}) for pair in ("en-fr", "en-ru"))
+    slower += tuple(measured(pair, *slower[0].runs) for pair in ("en-fr", "en-ru"))
     assert verdict() == "0 of 4: contradicted"
 
 
 def test_a_drafter_that_drafted_nothing_decides_nothing_of_acceptance() -> None:
     """It accepts neither more nor less than another, though it is no faster than plain decoding."""
-    measured = run("hybrid", "translation")
+    drafted = run("hybrid", "translation")
     accepted = {"n-gram table": 0.3, "network of answers": 0.5, "network of text": 0.4}
-    for method in measured["methods"]:
+    for method in drafted["methods"]:
         method["alpha"] = accepted.get(method["name"], method["alpha"])
-    silent = copy.deepcopy(measured)
+    silent = copy.deepcopy(drafted)
     find_method(silent, "network of text")["alpha"] = None
-    found = claims(Measured("en-oc", {}, (measured,), {}), Measured("en-ig", {}, (silent,), {}))
+    found = claims(measured("en-oc", drafted), measured("en-ig", silent))
     for finding in (
         "an n-gram table accepts less than both networks",
         "distilling the task accepts more there than finetuning on text",
@@ -69,11 +69,11 @@ def test_a_drafter_that_drafted_nothing_decides_nothing_of_acceptance() -> None:
 
 def test_a_published_drafter_that_misses_an_aim_is_named(monkeypatch) -> None:
     """A count without the language hides whom the drafter slows down, and one of noise alone is no gain."""
-    good = Measured("en-oc", {}, (run("hybrid", "translation"),), {})
+    good = measured("en-oc", run("hybrid", "translation"))
     monkeypatch.setitem(SECONDS, "hybrid", [4.2, 4.2])
-    bad = Measured("en-ig", {}, (run("hybrid", "translation"),), {})
+    bad = measured("en-ig", run("hybrid", "translation"))
     monkeypatch.setitem(SECONDS, "hybrid", [2.0, 7.0])
-    doubtful = Measured("en-yo", {}, (run("hybrid", "translation"),), {})
+    doubtful = measured("en-yo", run("hybrid", "translation"))
     found = claims(good, bad, doubtful)
     aim = "it is at most 3 % slower than the best single strategy"
     assert found[aim, "translation"] == ["1 of 3", "1 of 3", "Igbo, Yoruba"]

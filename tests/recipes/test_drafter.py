@@ -72,6 +72,9 @@ def test_every_strategy_is_measured_on_both_tasks(run: Path) -> None:
     said = json.loads((run / FILE_NAME).read_text(encoding="utf-8"))
     assert said["published"] == best
     assert {name: each["speedup_on_validation"] for name, each in said["strategies"].items()} == speedups
+    for rows in ("text", "distill"):  # whichever of them the published one learned from
+        assert said["collected"][rows] == json.loads((run / rows / "step.json").read_text())["facts"]
+    assert said["collected"]["text"]["fertility"]["tokens_per_byte"] > 0
     assert 0 < said["strategies"]["table"]["bytes"] < said["strategies"]["task"]["bytes"]
     others = {STRATEGIES[name].method for name in speedups if name != best}
     for task, file in (("translation", "results.json"), ("story", "tasks/story/results.json")):
