@@ -36,7 +36,7 @@ from drafter_trainer.launch import require_one_process, run_recipe
 from drafter_trainer.steps import finished_step, read_step
 
 RECIPES = Path(__file__).parent
-PILOT = 16  # prompts that are answered to learn how long one takes
+PILOT = 32  # prompts that are answered to learn how long one takes; fewer would leave a batch half empty
 HELD_OUT = 20  # of translations and of text
 HELD_OUT_STORIES = 12
 LORA_RANK = 16  # of an adapter over a base, which is tried where one is named
