@@ -105,7 +105,9 @@ def target_section(target: str, languages: Sequence[Measured]) -> str:
     picture = f"languages-{name.lower()}.png"
     plot_languages(languages, DOCS / picture)
     heat_map = f"![Speedup of every strategy in every language, a heat map for each task]({picture})"
-    return "\n\n".join((f"## {name}", heat_map, claims_tables(languages), language_tables(languages)))
+    dtypes = sorted({run["dtype"] for each in languages for run in each.runs})
+    parts = (f"## {name}, {' and '.join(dtypes)}", heat_map, claims_tables(languages), language_tables(languages))
+    return "\n\n".join(parts)
 
 
 def put(path: Path, name: str, tables: str) -> None:
