@@ -16,7 +16,7 @@ from drafter_trainer.languages import LANGUAGES
 from tests.hub.test_card import DESCRIPTION, RESULTS
 
 CARDS = sorted(path.parent for path in (Path(__file__).parents[2] / "hub_cards").glob("*/results.json"))
-SHOWN = CARDS[0]
+SHOWN = next(folder for folder in CARDS if folder.name == "smollm2-135m-drafter-de-en")  # planted numbers stand there
 # Prose in which a number is no measurement: papers, releases, names, and what is the same on every card.
 PROSE = [
     *("arXiv 2406.16758", "abs/2406.16758", "{2406.16758}", "{2605.30580}", "arXiv 2211.17192", "abs/2211.17192"),
