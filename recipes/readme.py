@@ -6,10 +6,9 @@ The numbers come from hub_cards/*/results.json, which publish.py left there, and
 them where T = 1 was measured in a run of its own: the table that quickstart printed, an overview of all other
 drafters, and the whole table of the first of them. In docs, training.md has the forecast that predict.py made for it.
 results.md has the published numbers of paper_table1.json beside ours; rivals' come from
-benchmarks/results/methods/PAIR.json, which measures every method in one run and is shown whole; beside it are shown
-PAIR-bfloat16.json, the same in half precision, and PAIR-1.json and PAIR-2.json held against each other. languages.md
-compares the strategies of the drafters that recipes/drafter.py made, results_schema.md has the schema that results.json
-follows.
+benchmarks/results/methods/PAIR.json, which measures every method in one run and is shown whole, with PAIR-1.json and
+PAIR-2.json held against each other. languages.md compares the strategies of the drafters that recipes/drafter.py made,
+a section for each target, results_schema.md has the schema that results.json follows.
 """
 
 import json
@@ -78,13 +77,10 @@ def only_methods(results: dict[str, Any], names: Collection[str]) -> dict[str, A
 
 
 def methods_tables(methods: dict[str, dict[str, Any]]) -> str:
-    """Render each pair's table of every method, that of half precision, and what measuring it twice gave."""
+    """Render each pair's table of every method, and what measuring it twice gave."""
     parts = []
     for pair, results in methods.items():
-        half = METHODS / f"{pair}-bfloat16.json"
-        tables = {pair: results} | ({f"{pair}, bfloat16": read_results(half)} if half.is_file() else {})
-        for title, each in tables.items():
-            parts.append(f"### {title}\n\n{speedup_tables(each)}\n\nCommand: `{each['provenance']['command']}`")
+        parts.append(f"### {pair}\n\n{speedup_tables(results)}\n\nCommand: `{results['provenance']['command']}`")
         twice = [METHODS / f"{pair}-{number}.json" for number in (1, 2)]
         if all(path.is_file() for path in twice):
             parts.append(f"### {pair}, measured twice\n\n{compare_results(*map(read_results, twice))}")
