@@ -1,0 +1,94 @@
+"""What a draft vocabulary saves: a drafter's step over all of its target's ids, and over the most frequent ones.
+
+    python benchmarks/draft_vocabulary.py --config recipes/configs/gemma-3-270m/language.yaml --dtype bfloat16 \
+        --rows runs/gemma-3-270m-drafter-en-*/distill
+
+Each size is chosen on the training answers of a distillation and filled up with the tokenizer's lowest ids, as
+finetuning does; what is covered is counted on its held-out answers. The drafter has the configured shape and random
+weights: a step's time does not depend on them. Sizes take turns, and each draft step comes behind a pass of the
+target, as while decoding.
+"""
+
+import argparse
+import statistics
+from pathlib import Path
+from typing import Any
+
+import torch
+from reporting import RESULTS, report
+
+from drafter_trainer.configuration import parse_arguments
+from drafter_trainer.drafters.configuration import draft_config
+from drafter_trainer.drafters.initialization import from_scratch
+from drafter_trainer.drafters.loop.repository import build_network
+from drafter_trainer.drafters.vocabulary import choose_ids, count_ids, coverage
+from drafter_trainer.targets import resolve_target
+from drafter_trainer.tuning.answers import load_answers, typical_prompt
+from drafter_trainer.tuning.calibration import HeldOut
+from drafter_trainer.tuning.costs import measure_plain, measure_step
+
+ROUNDS, STEPS, ANSWERS = 5, 20, 40
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=Path, nargs="+", required=True, help="Folders of self-distilled rows")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1 << 15, 1 << 13, 1 << 11], help="Beside all ids")
+    parser.add_argument("--name", default="draft_vocabulary", help="Of the file that is left")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options, configured = parser.parse_known_args()
+    (_, where, shape, _), _ = parse_arguments("predict", configured, __doc__)
+    target = resolve_target(where.target_model, where.target_revision, where.target_name, where.chat_template)
+    target_model = target.load_model(where.dtype, torch.device("cpu"))
+    config = draft_config(target_model.config.get_text_config(), **shape.widths())
+    answers = {folder: load_answers(folder, target, ANSWERS) for folder in options.rows}
+    prompt = typical_prompt(next(iter(answers.values()))[1])
+    sizes = [config.vocab_size, *(size for size in options.sizes if size < config.vocab_size)]
+    draft_model = from_scratch(config).to(target_model.dtype).eval()
+    networks = {
+        (size, int8): build_network(draft_model, torch.arange(size) if size < config.vocab_size else None, int8)
+        for size in sizes
+        for int8 in (False, True)
+    }
+    steps: dict[tuple[int, bool], list[float]] = {key: [] for key in networks}
+    plain = []
+    for _ in range(ROUNDS):
+        plain.append(measure_plain(target_model, prompt, 1)[1])
+        for key, network in networks.items():
+            steps[key].append(measure_step(network, prompt, STEPS))
+    token = statistics.median(plain)
+    special = target.load_tokenizer().all_special_ids
+    known = {
+        folder.parent.name.rpartition("drafter-")[2]: covered(train, held_out, sizes, config.vocab_size, special)
+        for folder, (train, held_out, _) in answers.items()
+    }
+    figures: list[dict[str, Any]] = []
+    fastest = {}
+    for size in sizes:
+        native, int8 = (statistics.median(steps[size, kind]) for kind in (False, True))
+        fastest[size] = min(native, int8)
+        figures.append(
+            {
+                "ids": size,
+                f"step in {where.dtype}, ms": native,
+                "step in int8, ms": int8,
+                "faster one, % of the target's token": 100 * fastest[size] / token,
+            }
+            | {f"% covered, {pair}": 100 * shares[size] for pair, shares in known.items()}
+        )
+    ratios = {f"a step over all ids / over {size:,}": fastest[sizes[0]] / fastest[size] for size in sizes[1:]}
+    report(options.name, figures, ratios | {f"milliseconds of a token of {target.identity}": token}, options.out)
+
+
+def covered(
+    train: list[list[int]], held_out: list[HeldOut], sizes: list[int], vocabulary: int, always: list[int]
+) -> dict[int, float]:
+    """Compute which share of held-out tokens each size holds."""
+    counts = count_ids(train, vocabulary)
+    asked = count_ids((answer.response_ids for answer in held_out), vocabulary)
+    return {size: coverage(choose_ids(counts, size, always, fill=True), asked) for size in sizes}
+
+
+if __name__ == "__main__":
+    main()
