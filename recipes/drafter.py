@@ -140,6 +140,8 @@ def train_networks(step: Step, folder: Path, places: dict[str, Path], base: str)
             start = ["--initialization", base] if base else []
             rank = ["--lora_rank", LORA_RANK] if strategy.adapter else []
             step("finetune", place, *rows, *start, *rank, "--publish", "false")
+            for checkpoint in (place / "finetune").glob("checkpoint-*"):
+                shutil.rmtree(checkpoint)  # of a finished network; all of a language's would be most of its disk
 
 
 def describe(strategy: Strategy, place: Path) -> dict[str, Any]:

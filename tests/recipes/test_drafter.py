@@ -99,6 +99,7 @@ def test_strategies_learn_from_what_they_are_named_for(run: Path) -> None:
     assert len({weights[name] for name in ("task", "text", "both")}) == 3
     network = json.loads((run / FILE_NAME).read_text(encoding="utf-8"))["strategies"][HYBRID]["network"]
     assert weights[HYBRID] == weights[network]
+    assert not [*run.rglob("checkpoint-*")]
 
 
 def test_published_card_shows_the_losers(config: Path, run: Path) -> None:
