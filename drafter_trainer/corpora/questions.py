@@ -12,6 +12,7 @@ from drafter_trainer.corpora import read_sentences
 from drafter_trainer.corpora.decontamination import Decontaminator
 from drafter_trainer.corpora.files import read_json_lines
 from drafter_trainer.corpora.hub import PARALLEL_CORPORA
+from drafter_trainer.corpora.sample import LANGUAGES as SAMPLE_LANGUAGES
 from drafter_trainer.corpora.sample import sample_stories
 from drafter_trainer.corpora.tasks import MT_BENCH, STORY, TRANSLATION, Task, mt_bench_file
 from drafter_trainer.errors import InputError
@@ -217,12 +218,14 @@ def keep_out(sources: Iterable[str], pair: Pair) -> Decontaminator:
 
 
 def _texts_of(source: str, pair: Pair) -> Iterator[tuple[str, bool]]:
+    if source == "sample":
+        for _, subject in sample_stories("test"):
+            yield from ((text, LANGUAGES[code].spaced) for code, text in subject.items())
+        if pair.source.code not in SAMPLE_LANGUAGES:
+            return  # it has stories for every pair, but translations from its own languages alone
     for question in load_questions(source, pair, task=Task(turns=_ALL_TURNS)):
         # Only of a translation is the language known: another prompt may be in any.
         translated = question.text != question.prompt
         yield question.text, pair.source.spaced if translated else is_spaced(question.text)
         if question.reference is not None:
             yield question.reference, pair.target.spaced if translated else is_spaced(question.reference)
-    if source == "sample":
-        for _, subject in sample_stories("test"):
-            yield from ((text, LANGUAGES[code].spaced) for code, text in subject.items())
