@@ -5,8 +5,8 @@
 
 Each size is chosen on the training answers of a distillation and filled up with the tokenizer's lowest ids, as
 finetuning does; what is covered is counted on its held-out answers. The drafter has the configured shape and random
-weights: a step's time does not depend on them. Sizes take turns, and each draft step comes behind a pass of the
-target, as while decoding.
+weights: a step's time does not depend on them. Sizes take turns, and every step finds the processor's caches as a pass
+of the target leaves them.
 """
 
 import argparse
