@@ -18,14 +18,12 @@ import torch
 from reporting import RESULTS, report
 
 from drafter_trainer.configuration import parse_arguments
-from drafter_trainer.drafters.configuration import draft_config
-from drafter_trainer.drafters.initialization import from_scratch
 from drafter_trainer.drafters.loop.repository import build_network
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids, coverage
 from drafter_trainer.targets import resolve_target
 from drafter_trainer.tuning.answers import load_answers, typical_prompt
 from drafter_trainer.tuning.calibration import HeldOut
-from drafter_trainer.tuning.costs import measure_plain, measure_step
+from drafter_trainer.tuning.costs import measure_plain, measure_step, untrained_network
 
 ROUNDS, STEPS, ANSWERS = 5, 20, 40
 
@@ -35,19 +33,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=Path, nargs="+", required=True, help="Folders of self-distilled rows")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1 << 15, 1 << 13, 1 << 11], help="Beside all ids")
-    parser.add_argument("--name", default="draft_vocabulary", help="Of the file that is left")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options, configured = parser.parse_known_args()
     (_, where, shape, _), _ = parse_arguments("predict", configured, __doc__)
     target = resolve_target(where.target_model, where.target_revision, where.target_name, where.chat_template)
     target_model = target.load_model(where.dtype, torch.device("cpu"))
-    config = draft_config(target_model.config.get_text_config(), **shape.widths())
+    draft_model, _ = untrained_network(shape, target_model, draft_vocabulary=0, int8=False)
+    vocabulary = draft_model.config.vocab_size
     answers = {folder: load_answers(folder, target, ANSWERS) for folder in options.rows}
     prompt = typical_prompt(next(iter(answers.values()))[1])
-    sizes = [config.vocab_size, *(size for size in options.sizes if size < config.vocab_size)]
-    draft_model = from_scratch(config).to(target_model.dtype).eval()
+    sizes = [vocabulary, *(size for size in options.sizes if size < vocabulary)]
     networks = {
-        (size, int8): build_network(draft_model, torch.arange(size) if size < config.vocab_size else None, int8)
+        (size, int8): build_network(draft_model, torch.arange(size) if size < vocabulary else None, int8)
         for size in sizes
         for int8 in (False, True)
     }
@@ -60,7 +57,7 @@ def main() -> None:
     token = statistics.median(plain)
     special = target.load_tokenizer().all_special_ids
     known = {
-        folder.parent.name.rpartition("drafter-")[2]: covered(train, held_out, sizes, config.vocab_size, special)
+        folder.parent.name.rpartition("drafter-")[2]: covered(train, held_out, sizes, vocabulary, special)
         for folder, (train, held_out, _) in answers.items()
     }
     figures: list[dict[str, Any]] = []
@@ -78,7 +75,7 @@ def main() -> None:
             | {f"% covered, {pair}": 100 * shares[size] for pair, shares in known.items()}
         )
     ratios = {f"a step over all ids / over {size:,}": fastest[sizes[0]] / fastest[size] for size in sizes[1:]}
-    report(options.name, figures, ratios | {f"milliseconds of a token of {target.identity}": token}, options.out)
+    report("draft_vocabulary", figures, ratios | {f"milliseconds of a token of {target.identity}": token}, options.out)
 
 
 def covered(
