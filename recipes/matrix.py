@@ -73,14 +73,24 @@ def measure_cell(drafter: str, name: str, task: str, pair: str, matrix: MatrixAr
     if questions is not None:
         command += ["--questions", questions]
     print(f"\n$ {shlex.join(command)}", flush=True)
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
-    if done.returncode == 130:
+    status, said = run_and_show(command)
+    if status == 130:
         raise KeyboardInterrupt
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"bench.py ended with status {done.returncode}"]
-        print(done.stderr, file=sys.stderr)
-        return Cell(name, task, pair, reason=said[-1].removeprefix("error: "))
+    if status:
+        lines = said.strip().splitlines() or [f"bench.py ended with status {status}"]
+        return Cell(name, task, pair, reason=lines[-1].removeprefix("error: "))
     return Cell(name, task, pair, read_results(out / "results.json"))
+
+
+def run_and_show(command: list[str]) -> tuple[int, str]:
+    """Run a command, pass on its errors and its progress as they come, and return its status with what it said."""
+    said = b""
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        while part := process.stderr.read1():
+            said += part
+            sys.stderr.buffer.write(part)
+            sys.stderr.flush()
+    return process.returncode, said.decode(errors="replace")
 
 
 if __name__ == "__main__":

@@ -6,9 +6,11 @@ The numbers come from hub_cards/*/results.json, which publish.py left there, and
 them where T = 1 was measured in a run of its own: the table that quickstart printed, an overview of all other
 drafters, and the whole table of the first of them. In docs, training.md has the forecast that predict.py made for it.
 results.md has the published numbers of paper_table1.json beside ours; rivals' come from
-benchmarks/results/methods/PAIR.json, which measures every method in one run and is shown whole, with PAIR-1.json and
-PAIR-2.json held against each other. languages.md compares the strategies of the drafters that recipes/drafter.py made,
-a section for each target, results_schema.md has the schema that results.json follows.
+benchmarks/results/methods/PAIR.json, which measures every method in one run and is shown whole; beside it are shown
+PAIR-bfloat16.json, the same in half precision, and PAIR-1.json and PAIR-2.json held against each other. The matrix on
+that page comes from benchmarks/results/matrix/DRAFTER/*.json, a file for each of its cells. languages.md compares the
+strategies of the drafters that recipes/drafter.py made, a section for each target, results_schema.md has the schema
+that results.json follows.
 """
 
 import json
@@ -22,6 +24,7 @@ from drafter_trainer.benchmark.claims import claims_tables
 from drafter_trainer.benchmark.comparison import compare_results
 from drafter_trainer.benchmark.documentation import forecast_text, paper_tables, schema_tables
 from drafter_trainer.benchmark.languages import Measured, has_strategies, language_tables, plot_languages
+from drafter_trainer.benchmark.matrix import Cell, matrix_tables, plot_matrix
 from drafter_trainer.benchmark.methods import DRAFTER, PLAIN, PROMPT_LOOKUP
 from drafter_trainer.benchmark.report import overview_table, speedup_tables
 from drafter_trainer.benchmark.results import SCHEMA, read_results
@@ -34,6 +37,7 @@ QUICKSTART = CARDS / "smollm2-135m-quickstart-drafter-de-en" / "results.json"
 README = Path("README.md")
 DOCS = Path("docs")
 METHODS = Path("benchmarks") / "results" / "methods"
+MATRIX = METHODS.with_name("matrix")
 
 
 def main() -> None:
@@ -54,6 +58,9 @@ def main() -> None:
     put(DOCS / "results.md", "paper", paper_tables(paper, [*several, *others]))
     if methods:
         put(DOCS / "results.md", "methods", methods_tables(methods))
+    cells = [read_cell(path) for path in sorted(MATRIX.glob("*/*.json"))]
+    if cells:
+        put(DOCS / "results.md", "matrix", matrix_section(cells))
     put(DOCS / "results_schema.md", "schema", schema_tables(SCHEMA))
     if languages:
         put(DOCS / "languages.md", "languages", "\n\n".join(target_section(*each) for each in by_target(languages)))
@@ -77,14 +84,30 @@ def only_methods(results: dict[str, Any], names: Collection[str]) -> dict[str, A
 
 
 def methods_tables(methods: dict[str, dict[str, Any]]) -> str:
-    """Render each pair's table of every method, and what measuring it twice gave."""
+    """Render each pair's table of every method, that of half precision, and what measuring it twice gave."""
     parts = []
     for pair, results in methods.items():
-        parts.append(f"### {pair}\n\n{speedup_tables(results)}\n\nCommand: `{results['provenance']['command']}`")
+        half = METHODS / f"{pair}-bfloat16.json"
+        tables = {pair: results} | ({f"{pair}, bfloat16": read_results(half)} if half.is_file() else {})
+        for title, each in tables.items():
+            parts.append(f"### {title}\n\n{speedup_tables(each)}\n\nCommand: `{each['provenance']['command']}`")
         twice = [METHODS / f"{pair}-{number}.json" for number in (1, 2)]
         if all(path.is_file() for path in twice):
             parts.append(f"### {pair}, measured twice\n\n{compare_results(*map(read_results, twice))}")
     return "\n\n".join(parts)
+
+
+def read_cell(path: Path) -> Cell:
+    results = read_results(path)
+    (run,) = results["runs"]
+    return Cell(results["provenance"]["drafter"], run["task"], run["pair"], results)
+
+
+def matrix_section(cells: Sequence[Cell]) -> str:
+    """Render the table of drafters × tasks × pairs, and draw its heat map."""
+    plot_matrix(cells, DOCS / "matrix.png")
+    heat_map = "![Speedup and acceptance rate of every drafter on every task, two heat maps](matrix.png)"
+    return f"{heat_map}\n\n{matrix_tables(cells)}"
 
 
 def measured_language(card: Path, results: dict[str, Any]) -> Measured:

@@ -103,11 +103,14 @@ def test_unknown_task_is_refused_before_anything_is_loaded(config: Path, drafter
     assert not (config.parent / "run").exists()
 
 
-def test_matrix_measures_what_it_can_and_reuses_it(config: Path, drafter: Path) -> None:
-    """A matrix of hours must neither end on one cell nor begin anew."""
+def test_matrix_measures_what_it_can_and_reuses_it(
+    config: Path, drafter: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A matrix of hours must neither end on one cell nor begin anew, nor be silent."""
     out = config.parent / "matrix"
     options = ["--config", str(config), "--drafters", str(drafter), "--pairs", "de-en", "--out", str(out)]
     recipe_main("matrix")([*options, "--tasks", "story", "summarisation"])
+    assert "3/3" in capsys.readouterr().err.rpartition("error:")[0]  # questions, as bench.py counts them
     results = out / NAME / "story-de-en" / "results.json"
     speedup = read_results(results)["runs"][0]["methods"][-1]["speedup"]
     said = (out / "matrix.md").read_text(encoding="utf-8")
