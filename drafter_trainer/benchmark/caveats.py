@@ -20,14 +20,7 @@ def caveats(results: dict[str, Any]) -> list[str]:
     if any(run["temperature"] > 0 for run in runs):
         said.append(_of_sampling([run for run in runs if run["temperature"] > 0]))
     for run in runs:
-        for method in run["methods"]:
-            lossless = method["losslessness"]
-            if lossless and lossless["equal"] < lossless["prompts"]:
-                changed = lossless["prompts"] - lossless["equal"]
-                said.append(
-                    f"{changed} of {lossless['prompts']} outputs of {method['name']} differ from plain decoding's: "
-                    "its speed there is that of another text."
-                )
+        said += _of_other_texts(run)
     return [*said, *_of_the_code(results["provenance"])]
 
 
@@ -75,6 +68,19 @@ def _of_sampling(sampled: list[dict[str, Any]]) -> str:
         f"Sampled with {seeds} {'seed' if seeds == 1 else 'seeds'} on {fewest} questions: other seeds give other "
         "texts, and other speeds. Single outputs cannot show that sampling keeps the target's distribution."
     )
+
+
+def _of_other_texts(run: dict[str, Any]) -> list[str]:
+    compared = {method["name"]: method["losslessness"] for method in run["methods"] if method["losslessness"]}
+    parted = {name: each for name, each in compared.items() if each["divergences"]}
+    if not parted:
+        return []
+    counts = ", ".join(f"{name} {len(each['divergences'])} of {each['prompts']}" for name, each in parted.items())
+    margin = max(divergence["margin"] for each in parted.values() for divergence in each["divergences"])
+    return [
+        f"Where an output differs from plain decoding's, its speed is that of another text: {counts}. Where they "
+        f"part, the target's two best logits differ by {margin:.3g} at most."
+    ]
 
 
 def _of_the_code(provenance: dict[str, Any]) -> list[str]:
