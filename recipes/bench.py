@@ -99,12 +99,15 @@ def main(argv: list[str]) -> None:
 
     tokenizer = target.load_tokenizer()
     target_model = target.load_model(where.dtype, PartialState().device)
-    drafter = load_drafter(drafter_path, target_model, tokenizer)
+    drafter = load_drafter(drafter_path, target_model, tokenizer, follow_clock=bench.follow_clock)
     pretrained = None
     if pretrained_path:
         pretrained = AutoModelForCausalLM.from_pretrained(pretrained_path, dtype=target_model.dtype)
         pretrained.to(target_model.device).eval()
-    others = {name: load_drafter(place, target_model, tokenizer) for name, place in bench.others.items()}
+    others = {
+        name: load_drafter(place, target_model, tokenizer, follow_clock=bench.follow_clock)
+        for name, place in bench.others.items()
+    }
     stock_draft_length = description.draft_length if bench.stock_loop else None
     described_drafters = {name: describe_drafter(place) for name, place in bench.others.items()}
     described_drafters[DRAFTER] = description
@@ -128,6 +131,7 @@ def main(argv: list[str]) -> None:
                 "task": task.name,
                 "draft_length": drafter.generation_config.num_assistant_tokens,
                 "repeats": bench.repeats,
+                "follow_clock": bench.follow_clock,
                 "dtype": str(target_model.dtype).removeprefix("torch."),
                 "questions": {
                     "source": Path(bench.questions).name,

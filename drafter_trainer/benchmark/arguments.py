@@ -28,6 +28,7 @@ class BenchmarkArguments:
     seeds: list[int] = option([0, 1, 2], "Of each temperature above 0")
     max_new_tokens: int = option(128, "Length limit of an answer")
     repeats: int = option(1, "Time each prompt so often, an odd number, and take the median")
+    follow_clock: bool = option(True, "Whether greedy drafts learn costs from the clock; false: two runs draft alike")
     prompt_lookup_tokens: list[int] = option([10], "Tokens that prompt lookup drafts in one round, each a method")
     without: list[str] = option([], "Also measure the drafter without lookup, ngram or network, where it asks them")
     alone: list[str] = option([], "Also measure the drafter with lookup, ngram or network alone")

@@ -10,7 +10,8 @@ from drafter_trainer.decoding.sampling import describe_sampling
 from drafter_trainer.errors import InputError
 
 _RUN = ("pair", "task", "temperature", "seed")
-_SETTINGS = ("dtype", "max_new_tokens", "draft_length", "repeats")
+# And what holds where a file does not say it.
+_SETTINGS = {"dtype": None, "max_new_tokens": None, "draft_length": None, "repeats": 1, "follow_clock": True}
 
 
 def compare_results(a: dict[str, Any], b: dict[str, Any]) -> str:
@@ -87,8 +88,8 @@ def _differing_runs(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
             f"{name}: the questions differ ({counts}): only those with the same id are compared, and whether their "
             "prompts are the same cannot be told."
         )
-    changed = [f"{key} {a.get(key, 1)} and {b.get(key, 1)}" for key in _SETTINGS if a.get(key, 1) != b.get(key, 1)]
-    if changed:
+    settings = {key: (a.get(key, default), b.get(key, default)) for key, default in _SETTINGS.items()}
+    if changed := [f"{key} {in_a} and {in_b}" for key, (in_a, in_b) in settings.items() if in_a != in_b]:
         said.append(f"{name}: settings differ ({', '.join(changed)}): a difference may be theirs.")
     of_a, of_b = (_plain_timings(run, _common_questions(a, b)) for run in (a, b))
     if others := int((of_a.tokens != of_b.tokens).sum()):

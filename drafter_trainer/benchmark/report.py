@@ -114,10 +114,11 @@ def title(results: dict[str, Any], run: dict[str, Any]) -> str:
         sampling += ", no top-k/top-p"
     looping = find_method(run, PLAIN)["looping_share"]
     repeats = f", the median of {run['repeats']} times" if run.get("repeats", 1) > 1 else ""
+    costs = "" if run.get("follow_clock", True) else ", drafts by stored costs"
     return (
         f"{run['pair']}, {run['task']}, {run['questions']['count']} questions of {run['questions']['source']}, "
-        f"{sampling}, {run['dtype']}, at most {run['max_new_tokens']} new tokens, batch 1{repeats}; {looping:.0%} of "
-        f"plain outputs loop. {device_line(results)}"
+        f"{sampling}, {run['dtype']}, at most {run['max_new_tokens']} new tokens, batch 1{repeats}{costs}; "
+        f"{looping:.0%} of plain outputs loop. {device_line(results)}"
     )
 
 

@@ -45,6 +45,7 @@ def load_drafter(
     target_model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | None = None,
     revision: str | None = None,
+    follow_clock: bool = True,
 ) -> PreTrainedModel:
     """Load a drafter, checked against its target, ready for `target.generate(assistant_model=…)`.
 
@@ -62,6 +63,10 @@ def load_drafter(
         tokenizer (`PreTrainedTokenizerBase`, *optional*): The target's; loaded from where the target came from if
             left out.
         revision (`str`, *optional*): Branch, tag or commit of the drafter on the Hub.
+        follow_clock (`bool`, *optional*, defaults to `True`): Whether greedy drafting learns from the clock what
+            passes and steps take on this machine. `False` goes by the costs that the drafter was tuned with, so that
+            the same prompt gets the same drafts each time: in half precision, where a draft's length decides how a
+            pass is rounded, also the same output.
     Returns:
         `PreTrainedModel` in evaluation mode, whose `generate` is the drafting loop where the target calls it.
     Raises:
@@ -107,7 +112,7 @@ def load_drafter(
     fit_vocabulary(model, vocabulary)
     model.to(target_model.device).eval()
     try:
-        attach_loop(model, build_loop(model, lambda name: find_file(drafter, name, commit), trained))
+        attach_loop(model, build_loop(model, lambda name: find_file(drafter, name, commit), trained, follow_clock))
     except ValueError as error:
         raise InputError(f"{drafter} cannot be used: {' '.join(str(error).split())}") from error
     _say_what_to_expect(description, target_model, read_measured(find_file(drafter, RESULTS, commit), description))

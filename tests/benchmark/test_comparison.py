@@ -87,7 +87,9 @@ def test_method_in_one_file_alone_is_shown() -> None:
 def test_what_else_differs_is_said_first() -> None:
     """A newer library or another machine makes a difference that is not the method's."""
     a = make_results(make_run({"plain": PLAIN_SECONDS, "drafter": SECONDS}))
-    run = make_run({"plain": PLAIN_SECONDS, "drafter": SECONDS}, dtype="bfloat16", repeats=3, tokens=12)
+    run = make_run(
+        {"plain": PLAIN_SECONDS, "drafter": SECONDS}, dtype="bfloat16", repeats=3, follow_clock=False, tokens=12
+    )
     b = make_results(
         run,
         target="tests/other@2",
@@ -100,7 +102,7 @@ def test_what_else_differs_is_said_first() -> None:
         "targets differ (tests/tiny-target@1; tests/other@2)",
         "devices differ",
         "Versions differ (torch 2.13.0 and 2.14.0)",
-        "settings differ (dtype float32 and bfloat16, repeats 1 and 3)",
+        "settings differ (dtype float32 and bfloat16, repeats 1 and 3, follow_clock True and False)",
         "answers of other lengths to 8 of 8 questions",
     ):
         assert expected in cautions

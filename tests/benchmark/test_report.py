@@ -98,11 +98,13 @@ def test_quality_is_shown_where_it_was_scored() -> None:
 def test_report_has_every_run_and_what_it_does_not_show() -> None:
     """A report without its limits is quoted without them."""
     seconds = {"plain": [2.0] * 3, "drafter": [1.0] * 3}
-    made = make_results(make_run(seconds), make_run(seconds, temperature=1.0, seed=1, repeats=3))
+    stored = make_run(seconds, temperature=1.0, seed=1, repeats=3, follow_clock=False)
+    made = make_results(make_run(seconds), stored)
     text = render_markdown(made)
     assert text.startswith("# tiny-drafter-de-en\n")
     assert "greedy, float32, at most 128 new tokens, batch 1; 0%" in text
-    assert "T = 1, seed 1, no top-k/top-p, float32, at most 128 new tokens, batch 1, the median of 3 times; 0%" in text
+    assert "T = 1, seed 1, no top-k/top-p, float32, at most 128 new tokens, batch 1, the median of 3 times, " in text
+    assert "the median of 3 times, drafts by stored costs; 0%" in text
     assert report_tables(made) in text
     assert "## What may not be concluded\n\n- Measured on one machine, a processor (2 threads)" in text
     assert "- commit: 0123abc" in text

@@ -1,12 +1,14 @@
 """Loading a published drafter."""
 
 import dataclasses
+import itertools
 import json
 import logging
 import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -105,6 +107,23 @@ def test_drafter_goes_to_the_targets_device(folder: Path, target_model: PreTrain
     """A drafter left on the processor beside a target on an accelerator is slower than no drafter."""
     drafter = load_drafter(str(folder), target_model.to("meta"), tokenizer)
     assert {weight.device.type for weight in drafter.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize("follow_clock", [True, False])
+def test_drafts_follow_the_clock_where_they_may(
+    folder: Path, target_model: PreTrainedModel, tokenizer, monkeypatch: pytest.MonkeyPatch, follow_clock: bool
+) -> None:
+    """Two runs that draft other lengths give other texts in half precision: nobody could repeat a measurement."""
+    lengths = []
+    for pace in (1e-4, 0.5):
+        ticks = itertools.count(0.0, pace)
+        clock = SimpleNamespace(perf_counter=lambda ticks=ticks: next(ticks))
+        monkeypatch.setattr("drafter_trainer.drafters.loop.repository.time", clock)
+        drafter = load_drafter(str(folder), target_model, tokenizer, follow_clock=follow_clock)
+        rounds = decode(target_model, PROMPT, {"assistant_model": drafter}, 0.0, 0, 40).rounds
+        lengths.append([round_.drafted for round_ in rounds])
+    assert lengths[0][0] > 0
+    assert (lengths[0] != lengths[1]) is follow_clock
 
 
 def test_tokenizer_is_found_where_the_target_came_from(folder: Path, target_folder: Path) -> None:

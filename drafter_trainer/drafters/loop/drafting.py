@@ -62,7 +62,8 @@ class DraftingLoop:
         settings (`LoopSettings`): Sources, lengths, calibration and costs.
         device (`torch.device`): Where target and network run.
         vocabulary (`int`): Size of the target's vocabulary.
-        clock (callable, *optional*): Tells seconds.
+        clock (callable, *optional*): Tells seconds, from which greedy drafting learns what passes and steps take;
+            `None` lets it go by the stored costs alone, so that the same text is drafted alike in every run.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class DraftingLoop:
         settings: LoopSettings,
         device: torch.device,
         vocabulary: int,
-        clock: Callable[[], float] = time.perf_counter,
+        clock: Callable[[], float] | None = time.perf_counter,
     ) -> None:
         self.settings = settings
         self.network = network if NETWORK in settings.sources else None
@@ -81,9 +82,8 @@ class DraftingLoop:
         self.vocabulary = vocabulary
         self.clock = clock
         self._looks_up = LOOKUP in settings.sources
-        # Sampling goes by what is stored, so that the same seed draws the same tokens whatever the clock says.
         self._stored_step = self._clocked_step = settings.step(device.type)
-        self._stored_curve = CostCurve(settings.passes(device.type, sampling=True))
+        self._stored_curves = [CostCurve(settings.passes(device.type, sampling)) for sampling in (False, True)]
         self._clocked_curve = CostCurve(settings.passes(device.type))
         self.draft_ids = None if network is None else network.draft_ids
         self._ids = None if self.draft_ids is None else self.draft_ids.tolist()
@@ -134,7 +134,8 @@ class DraftingLoop:
                 break
         length = best_length(reach, limit, self._curve, rate, least)
         self._draft = (draft + [Proposal(known[-1], FILLER, 0.0)] * (length - len(draft)))[:length]
-        self._returned_at = self.clock()
+        if self._clocked:
+            self._returned_at = self.clock()
         return self._draft
 
     def forget(self) -> None:
@@ -162,7 +163,7 @@ class DraftingLoop:
             if not accepted:
                 break
         self._gain.observe(self._asked, gained)
-        if not sampling and self._rounds > 0:  # the first pass reads the prompt too
+        if self._clocked and self._rounds > 0:  # the first pass reads the prompt too
             self._curve.observe(len(draft) + 1, 1000 * (self.clock() - self._returned_at))
         self._rate.observe(grown, self._curve(len(draft) + 1))
         self._rounds += 1
@@ -176,13 +177,13 @@ class DraftingLoop:
     def _begin(self, sampling: bool) -> None:
         settings = self.settings
         self._sampling = sampling
-        self._curve = self._stored_curve if sampling else self._clocked_curve
+        # Sampling goes by what is stored, so that the same seed draws the same tokens whatever the clock says.
+        self._clocked = self.clock is not None and not sampling
+        self._curve = self._clocked_curve if self._clocked else self._stored_curves[sampling]
         self._belief = Belief(settings.sampling_calibration if sampling else settings.calibration)
-        if sampling:
-            self._rate = Rate(_SAMPLED_TOKENS, self._curve, least=1 / self._curve(1))
-        else:
-            # No least rate: a clock that corrects what was tried alone makes untried lengths look dear beside none.
-            self._rate = Rate(settings.tokens_per_pass, self._curve)
+        # No least rate with a clock: as it corrects what was tried alone, untried lengths look dear beside none.
+        least = 0.0 if self._clocked else 1 / self._curve(1)
+        self._rate = Rate(_SAMPLED_TOKENS if sampling else settings.tokens_per_pass, self._curve, least)
         self._gain = Gain(settings.network_gain)
         self._index = SuffixIndex()
         self._read: list[int] = []
@@ -195,7 +196,7 @@ class DraftingLoop:
             return best
         needed = reached * (1 - (0.0 if best is None else best.probability))
         ask_anyhow = best is None and not draft and self._rounds % _ASK_ANYHOW == 0
-        step = self._stored_step if self._sampling else self._clocked_step
+        step = self._clocked_step if self._clocked else self._stored_step
         if not ask_anyhow and needed * self._gain() <= rate * step:
             return best
         self._asked += needed
@@ -229,7 +230,7 @@ class DraftingLoop:
 
     def _ask_network(self, context: list[int], process) -> tuple[int, float, torch.Tensor | None]:
         """Return a token, the probability of the likeliest one, and the logits if the token was drawn from them."""
-        start, sampling = self.clock(), self._sampling
+        start, sampling = self.clock() if self._clocked else None, self._sampling
         # Where the target wrote what a shortened draft had left out, all was read before, and the logits are gone.
         read = min(len(self._read), len(context) - 1)
         self.network.crop(read)
@@ -245,7 +246,7 @@ class DraftingLoop:
             entry = (q / torch.empty_like(q).exponential_()).argmax()
         # Both in one transfer: an accelerator is waited for each time. Floats hold ids up to 2^24.
         share, entry = torch.stack((share.float(), entry.float())).tolist()
-        if len(unread) == 1 and not sampling:
+        if start is not None and len(unread) == 1:
             elapsed = 1000 * (self.clock() - start)
             self._clocked_step += _STEP_SMOOTHING * (min(elapsed, 4 * self._clocked_step) - self._clocked_step)
         wide = process is not None or self._ids is None

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -22,13 +23,16 @@ VOCABULARY = "draft_vocabulary.safetensors"
 TABLE = "ngram.safetensors"
 
 
-def build_loop(model, find: Callable[[str], Path | None], trained: int | None = None) -> DraftingLoop:
+def build_loop(
+    model, find: Callable[[str], Path | None], trained: int | None = None, follow_clock: bool = True
+) -> DraftingLoop:
     """Build the loop of a loaded drafter.
 
     Args:
         model (`PreTrainedModel`): The drafter, on its device.
         find (callable): From a file's name to its path in the repository, `None` where it has no such file.
         trained (`int`, *optional*): Ids from which on the network was padded to the target's size, and drafts none.
+        follow_clock (`bool`, *optional*, defaults to `True`): Whether greedy drafting learns costs from the clock.
     Raises:
         ValueError: If settings, draft vocabulary or table do not fit the drafter.
     """
@@ -48,7 +52,9 @@ def build_loop(model, find: Callable[[str], Path | None], trained: int | None = 
             f"{TABLE} has order {table.orders[0]}, {path} tells how far to trust orders up to "
             f"{settings.ngram_orders}: tune and publish the drafter again"
         )
-    return DraftingLoop(build_network(model, draft_ids, settings.int8), table, settings, model.device, vocabulary)
+    network = build_network(model, draft_ids, settings.int8)
+    clock = time.perf_counter if follow_clock else None
+    return DraftingLoop(network, table, settings, model.device, vocabulary, clock)
 
 
 def build_network(model, draft_ids: torch.Tensor | None, int8: bool) -> LeanNetwork | StockNetwork | None:
