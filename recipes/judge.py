@@ -9,11 +9,8 @@ and prints the table. Interrupted, it goes on where it was; what was refused is 
 
 import hashlib
 import json
-import sys
 from collections import Counter
 from pathlib import Path
-
-from tqdm.auto import tqdm
 
 from drafter_trainer.atomic import write_whole
 from drafter_trainer.benchmark.judge import Chat, judge, judgement_table, summarise
@@ -33,8 +30,8 @@ def main(argv: list[str]) -> None:
     step = Step(folder / "judge", "judge", given, {"outputs": hashed})
     step.is_finished()  # refuses judgements of other answers; of these, what was refused is asked again
     engine = ServerEngine(Chat(judging.judge_model), judging.servers, judging.concurrency, judging.request_timeout)
-    with step, tqdm(unit="judgement", file=sys.stderr) as progress:
-        judged = judge(outputs, engine, judging.judgement_tokens, step.folder / "journal.jsonl", progress.update)
+    with step:
+        judged = judge(outputs, engine, judging.judgement_tokens, step.folder / "journal.jsonl")
         methods = summarise(outputs, judged, judging.judgement_tokens)
         results = {"judge": judging.judge_model, "answers": hashed, "methods": methods}
         text = json.dumps(results | {"provenance": collect_provenance()}, indent=1, ensure_ascii=False) + "\n"

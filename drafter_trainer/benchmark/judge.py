@@ -10,12 +10,13 @@ nothing. What cannot be graded is counted, and stands in no mean.
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from drafter_trainer.benchmark.journal import append_record, read_journal
 from drafter_trainer.benchmark.methods import PLAIN
@@ -26,7 +27,6 @@ from drafter_trainer.distillation.servers import ServerEngine
 from drafter_trainer.distillation.store import Refusal
 from drafter_trainer.languages import grading_prompt
 
-_AT_ONCE = 16  # judgements that are counted together
 _GRADE = re.compile(r"\W*grade\W*(\d+)(?:\W*/\W*10)?\W*", re.IGNORECASE)
 
 
@@ -97,7 +97,6 @@ def judge(
     engine: ServerEngine,
     max_new_tokens: int,
     journal: Path,
-    note: Callable[[int], object],
 ) -> dict[str, dict[str, Any]]:
     """Have every answer judged that the journal does not hold yet.
 
@@ -107,7 +106,6 @@ def judge(
         max_new_tokens (`int`): Length limit of a judgement.
         journal (`Path`): Gains a line for each judgement. Refusals are asked again by the next run, what could not be
             read is not: at temperature 0 the judge would say the same.
-        note (`Callable[[int], object]`): Told how many were judged.
     Returns:
         `dict` of the journal's lines by key: `said`, or `refused` with the reason.
     Raises:
@@ -116,14 +114,14 @@ def judge(
     asked = {(judgement := _judgement(output, max_new_tokens)).key: judgement for output in outputs}
     judged = {record["key"]: record for record in read_journal(journal)}
     missing = [judgement for key, judgement in asked.items() if key not in judged or "refused" in judged[key]]
-    batches = (missing[start : start + _AT_ONCE] for start in range(0, len(missing), _AT_ONCE))
-    for requests, answers in engine.answers(batches):
+    # One by one, so that a judge that takes minutes is seen to work, and nothing that it said is lost.
+    given = engine.answers([judgement] for judgement in missing)
+    for requests, answers in tqdm(given, total=len(missing), unit="judgement"):
         for request, answer in zip(requests, answers):
             refused = isinstance(answer, Refusal)
             said = {"refused": f"{answer.reason}: {answer.message}"} if refused else {"said": answer}
             judged[request.key] = {"key": request.key} | said
             append_record(journal, judged[request.key])
-        note(len(requests))
     return judged
 
 

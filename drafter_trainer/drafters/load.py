@@ -64,9 +64,9 @@ def load_drafter(
             left out.
         revision (`str`, *optional*): Branch, tag or commit of the drafter on the Hub.
         follow_clock (`bool`, *optional*, defaults to `True`): Whether greedy drafting learns from the clock what
-            passes and steps take on this machine. `False` goes by the costs that the drafter was tuned with, so that
-            the same prompt gets the same drafts each time: in half precision, where a draft's length decides how a
-            pass is rounded, also the same output.
+            passes and steps take. `False` goes by the costs that tuning stored for this kind of device, or generic
+            ones, so that the same prompt gets the same drafts each time: in half precision, where a draft's length
+            decides how a pass is rounded, also the same output on the same machine.
     Returns:
         `PreTrainedModel` in evaluation mode, whose `generate` is the drafting loop where the target calls it.
     Raises:

@@ -61,7 +61,7 @@ def serve(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> 
 
 def run(url: str, journal: Path, outputs: list[dict[str, Any]] = OUTPUTS) -> dict[str, dict[str, Any]]:
     engine = ServerEngine(Chat("a-judge"), [url], concurrency=2, timeout=5.0, patience=5.0, backoff=0.05)
-    return judge(outputs, engine, LIMIT, journal, lambda count: None)
+    return judge(outputs, engine, LIMIT, journal)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +120,18 @@ def test_interrupted_judging_goes_on(serve: Callable[..., JudgingServer], tmp_pa
         assert len(server.received) == asked + 1
         run(server.url, journal)
         assert len(server.received) == asked + 1
+
+
+def test_each_judgement_is_kept_at_once(serve: Callable[..., JudgingServer], tmp_path: Path) -> None:
+    """A judge may take minutes for each: a machine that goes down must not lose those before."""
+    journal, kept = tmp_path / "journal.jsonl", []
+
+    def look(number: int, body: dict[str, Any]) -> None:
+        kept.append(len(journal.read_bytes().splitlines()) if journal.exists() else 0)
+
+    with serve(look) as server:
+        assert len(run(server.url, journal)) == 5
+    assert kept[-1] >= 5 - 2  # two are asked at once
 
 
 def test_server_that_fails_and_returns_loses_nothing(serve: Callable[..., JudgingServer], tmp_path: Path) -> None:
