@@ -134,7 +134,7 @@ def _figures(
 
 
 def _median(takes: list[Decoding]) -> Decoding:
-    # By the time of a token: drafts follow the clock, so that sampled answers may differ from one take to the next.
+    # By the time of a token: in half precision, drafts that follow the clock may give each take another answer.
     return sorted(takes, key=lambda take: take.seconds / len(take.output_ids))[len(takes) // 2]
 
 

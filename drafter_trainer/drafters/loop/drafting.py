@@ -230,7 +230,8 @@ class DraftingLoop:
 
     def _ask_network(self, context: list[int], process) -> tuple[int, float, torch.Tensor | None]:
         """Return a token, the probability of the likeliest one, and the logits if the token was drawn from them."""
-        start, sampling = self.clock() if self._clocked else None, self._sampling
+        sampling = self._sampling
+        start = self.clock() if self._clocked else None
         # Where the target wrote what a shortened draft had left out, all was read before, and the logits are gone.
         read = min(len(self._read), len(context) - 1)
         self.network.crop(read)
