@@ -20,7 +20,6 @@ from reporting import RESULTS, report
 from drafter_trainer.configuration import parse_arguments
 from drafter_trainer.drafters.loop.repository import build_network
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids, coverage
-from drafter_trainer.targets import resolve_target
 from drafter_trainer.tuning.answers import load_answers, typical_prompt
 from drafter_trainer.tuning.calibration import HeldOut
 from drafter_trainer.tuning.costs import measure_plain, measure_step, untrained_network
@@ -36,7 +35,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options, configured = parser.parse_known_args()
     (_, where, shape, _), _ = parse_arguments("predict", configured, __doc__)
-    target = resolve_target(where.target_model, where.target_revision, where.target_name, where.chat_template)
+    target = where.resolve()
     target_model = target.load_model(where.dtype, torch.device("cpu"))
     draft_model, _ = untrained_network(shape, target_model, draft_vocabulary=0, int8=False)
     vocabulary = draft_model.config.vocab_size

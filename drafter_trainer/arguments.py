@@ -7,6 +7,7 @@ from typing import Any
 from drafter_trainer.drafters.loop.policy import NETWORK, NGRAM, SOURCES
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import read_language_or_pair
+from drafter_trainer.targets import Target, resolve_target
 
 
 def option(default: Any, help: str) -> Any:
@@ -74,6 +75,14 @@ class TargetArguments:
     def __post_init__(self) -> None:
         if not self.target_model:
             raise InputError("no target_model: give --target_model HUB_ID_OR_FOLDER, or a --config that has it")
+
+    def resolve(self) -> Target:
+        """Return the target that the options name.
+
+        Raises:
+            InputError: As `resolve_target` does.
+        """
+        return resolve_target(self.target_model, self.target_revision, self.target_name, self.chat_template)
 
 
 @dataclass

@@ -55,7 +55,6 @@ from drafter_trainer.languages import get_pair
 from drafter_trainer.launch import report_step, require_one_process, run_recipe
 from drafter_trainer.provenance import collect_provenance
 from drafter_trainer.steps import Step, finished_step
-from drafter_trainer.targets import resolve_target
 
 TASKS = Path(__file__).parent / "configs" / "tasks"
 JOURNAL = "journal.jsonl"
@@ -71,7 +70,7 @@ def main(argv: list[str]) -> None:
     description = describe_drafter(drafter_path)
     task = Task(bench.task, tuple(bench.categories), bench.turns)
     questions = load_questions(bench.questions, pair, bench.max_questions, task)
-    target = resolve_target(where.target_model, where.target_revision, where.target_name, where.chat_template)
+    target = where.resolve()
     pretrained_path = bench.pretrained_drafter
     beside = Path(drafter_path).parent / "pretrain"
     if pretrained_path is None and Path(drafter_path).is_dir() and (beside / "config.json").is_file():

@@ -55,7 +55,7 @@ from drafter_trainer.distillation.teacher import Teacher
 from drafter_trainer.languages import Pair, get_pair
 from drafter_trainer.launch import report_step, run_recipe
 from drafter_trainer.steps import Step
-from drafter_trainer.targets import Target, resolve_target
+from drafter_trainer.targets import Target
 
 FERTILITY_TEXTS = 1000  # of each corpus
 VALIDATION_SEED = 1 << 32  # far from the seeds of training, where prompts are alike (the start token)
@@ -103,7 +103,7 @@ def main(argv: list[str]) -> None:
     (run, where, corpora, how), given = parse_arguments("distill", argv, __doc__)
     pair = get_pair(run.pair)
     accelerator = Accelerator()
-    target = resolve_target(where.target_model, where.target_revision, where.target_name, where.chat_template)
+    target = where.resolve()
     folder = Path(how.output_dir or run.folder / "distill")
     read = {name: describe_corpus(name) for name in corpora.corpus if name != START_TOKEN}
     inputs = {"target": target.identity} | {name: str(said) for name, said in read.items()}

@@ -29,14 +29,13 @@ from pathlib import Path
 from drafter_trainer.configuration import parse_arguments
 from drafter_trainer.hub.export.engines import export_drafter
 from drafter_trainer.launch import require_one_process, run_recipe
-from drafter_trainer.targets import resolve_target
 
 
 def main(argv: list[str]) -> None:
     (run, where, options), _ = parse_arguments("export", argv, __doc__)
     require_one_process("an export is made")
     logging.getLogger("gguf").setLevel(logging.WARNING)  # it tells of every file that it writes
-    target = resolve_target(where.target_model, where.target_revision, where.target_name, where.chat_template)
+    target = where.resolve()
     folder = Path(options.export_folder or run.folder / "export")
     for fact in export_drafter(options.drafter or str(run.folder / "drafter"), target, folder, options):
         print(fact)

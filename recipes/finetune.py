@@ -42,7 +42,7 @@ from drafter_trainer.hub.publish import check_destination, publish_run
 from drafter_trainer.languages import Pair, get_pair
 from drafter_trainer.launch import leave_processes, report_step, run_recipe
 from drafter_trainer.steps import FILE_NAME, Step, finished_step, read_step
-from drafter_trainer.targets import Target, resolve_target
+from drafter_trainer.targets import Target
 from drafter_trainer.training.arguments import FinetuningArguments
 from drafter_trainer.training.collators import SelfDistilledCollator
 from drafter_trainer.training.rows import count_response_tokens, load_rows
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
     state = PartialState()
     if data.publish and state.is_main_process:
         check_destination(publishing.to)
-    target = resolve_target(where.target_model, where.target_revision, where.target_name, where.chat_template)
+    target = where.resolve()
     folder = Path(training.output_dir or run.folder / "finetune")
     training.output_dir = str(folder)
     folders = [Path(folder) for folder in data.data] or [run.folder / "distill"]

@@ -40,7 +40,7 @@ from drafter_trainer.drafters.loop.generate import loop_of
 from drafter_trainer.languages import get_pair
 from drafter_trainer.launch import require_one_process, run_recipe
 from drafter_trainer.provenance import collect_provenance
-from drafter_trainer.targets import encode_prompt, end_ids, resolve_target
+from drafter_trainer.targets import encode_prompt, end_ids
 from drafter_trainer.tuning.answers import answer_questions, load_answers, typical_prompt
 from drafter_trainer.tuning.costs import measure_costs, untrained_network
 from drafter_trainer.tuning.forecast import break_even, forecast_drafter, forecast_table
@@ -53,7 +53,7 @@ _PROMPTS = 8
 def main(argv: list[str]) -> None:
     (run, where, shape, prediction), _ = parse_arguments("predict", argv, __doc__)
     pair = get_pair(run.pair)
-    target = resolve_target(where.target_model, where.target_revision, where.target_name, where.chat_template)
+    target = where.resolve()
     require_one_process("a forecast is made")
     rows = Path(prediction.data or run.folder / "distill")
     questions, greedy = [], []

@@ -34,7 +34,6 @@ from drafter_trainer.drafters.initialization import initialise_drafter
 from drafter_trainer.languages import get_pair
 from drafter_trainer.launch import report_step, run_recipe
 from drafter_trainer.steps import Step, finished_step
-from drafter_trainer.targets import resolve_target
 from drafter_trainer.training.collators import collate_packed
 from drafter_trainer.training.packing import Packing, load_packed, pack_corpora, rows_folder
 from drafter_trainer.training.trainers import PretrainingTrainer, train_to_end
@@ -44,7 +43,7 @@ def main(argv: list[str]) -> None:
     (run, where, corpora, shape, training), given = parse_arguments("pretrain", argv, __doc__)
     pair = get_pair(run.pair)
     state = PartialState()
-    target = resolve_target(where.target_model, where.target_revision, where.target_name, where.chat_template)
+    target = where.resolve()
     folder = Path(training.output_dir or run.folder / "pretrain")
     training.output_dir = str(folder)
     inputs = {"target": target.identity}

@@ -32,7 +32,6 @@ from accelerate import PartialState
 from drafter_trainer.configuration import parse_arguments
 from drafter_trainer.hub.publish import publish_rows, publish_run
 from drafter_trainer.launch import leave_processes, run_recipe
-from drafter_trainer.targets import resolve_target
 
 
 def main(argv: list[str]) -> None:
@@ -41,7 +40,7 @@ def main(argv: list[str]) -> None:
     leave_processes()
     if not main_process:
         return
-    target = resolve_target(where.target_model, where.target_revision, where.target_name, where.chat_template)
+    target = where.resolve()
     if what.dataset:
         print(publish_rows(run, target, publishing))
     else:

@@ -26,7 +26,7 @@ from drafter_trainer.languages import get_pair
 from drafter_trainer.launch import report_step, require_one_process, run_recipe
 from drafter_trainer.provenance import collect_provenance
 from drafter_trainer.steps import Step
-from drafter_trainer.targets import encode_prompt, resolve_target
+from drafter_trainer.targets import encode_prompt
 
 ROUTER = "router"
 
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     require_one_process("a benchmark runs")
     pairs = list(dict.fromkeys(describe_drafter(drafter).pair for drafter in route.drafters))
     asked = load_mixed_questions(route.questions, [get_pair(pair) for pair in pairs], route.max_questions)
-    target = resolve_target(where.target_model, where.target_revision, where.target_name, where.chat_template)
+    target = where.resolve()
     identities = [identify_drafter(drafter) for drafter in route.drafters]
     inputs = {
         "target": target.identity,

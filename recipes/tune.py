@@ -47,7 +47,7 @@ from drafter_trainer.hub.publish import check_destination, publish_run
 from drafter_trainer.languages import get_pair
 from drafter_trainer.launch import report_step, require_one_process, run_recipe
 from drafter_trainer.steps import Step, finished_step, read_step
-from drafter_trainer.targets import end_ids, resolve_target
+from drafter_trainer.targets import end_ids
 from drafter_trainer.training.packing import rows_folder
 from drafter_trainer.tuning.answers import continue_texts, load_answers, read_table_texts, typical_prompt
 from drafter_trainer.tuning.costs import measure_costs
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> None:
     require_one_process("tuning runs")
     if tuning.publish:
         check_destination(publishing.to)
-    target = resolve_target(where.target_model, where.target_revision, where.target_name, where.chat_template)
+    target = where.resolve()
     trained, rows = run.folder / "finetune", Path(tuning.data or run.folder / "distill")
     inputs = {"target": target.identity}
     if publishing.network:

@@ -19,7 +19,7 @@ from drafter_trainer.benchmark.rivals import DESCRIPTION
 from drafter_trainer.drafters.loop.repository import VOCABULARY
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids, coverage, map_ids, vocabulary_bytes
 from drafter_trainer.steps import Step, finished_step
-from drafter_trainer.targets import Target, resolve_target
+from drafter_trainer.targets import Target
 from drafter_trainer.training.arguments import RivalTrainingArguments
 from drafter_trainer.training.collators import IGNORED, SelfDistilledCollator
 from drafter_trainer.training.head import logits_in_pieces, sum_losses
@@ -210,7 +210,7 @@ def train_rival(
     Returns:
         `tuple[Step, bool]`, the step, and whether it had been done before.
     """
-    target = resolve_target(where.target_model, where.target_revision, where.target_name, where.chat_template)
+    target = where.resolve()
     training.output_dir = training.output_dir or str(run.folder / rival)
     folders = [Path(folder) for folder in data.data] or [run.folder / "distill"]
     advice = "run distill.py first, or give --data FOLDER"
