@@ -139,6 +139,8 @@ def main(argv: list[str]) -> None:
                 "speedup_on_validation": round(search.speedup, 2),
                 "tried_on": f"{len(greedy)} {'held-out answers' if answered else 'continuations of held-out text'}",
             }
+            if costs.spread is not None:
+                step.facts["spread_of_passes"] = f"{costs.spread:.0%}" + ("" if costs.steady else ", unstable")
         print(trials_table(search.trials))
         report_step(step)
     if tuning.publish:

@@ -14,8 +14,10 @@ import torch
 from drafter_trainer.decoding.metrics import Round
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.policy import CostCurve
+from drafter_trainer.errors import InputError
 
 _CACHE_BYTES = 64 * 2**20
+_MOST_SPREAD = 0.2
 
 
 def evict_caches(device: torch.device) -> None:
@@ -45,7 +47,9 @@ class SimulatedClock:
 
 @dataclass(frozen=True)
 class Costs:
-    """Hold what a machine takes, in milliseconds.
+    """The times of a machine, in milliseconds.
+
+    No pass takes less than a token of plain decoding, so that a speedup is never above the tokens per pass.
 
     Args:
         plain (`float`): One token of plain decoding.
@@ -55,6 +59,9 @@ class Costs:
         sampling_passes (`list[float]`): The same when sampling.
         step (`float`): One step of the drafter's network; 0 where it is not asked.
         step_without_graph (`float`, *optional*): On CUDA, the same launched in pieces.
+        spread (`float`, *optional*): How far apart repeated measurements of a pass lie, as a share of their median.
+    Raises:
+        InputError: If a pass takes less than a token of plain decoding.
     """
 
     plain: float
@@ -63,6 +70,20 @@ class Costs:
     sampling_passes: list[float]
     step: float
     step_without_graph: float | None = None
+    spread: float | None = None
+
+    def __post_init__(self) -> None:
+        shortest = min(self.prompt, *self.passes, *self.sampling_passes)
+        if shortest < self.plain:
+            raise InputError(
+                f"one token of plain decoding takes {self.plain:.1f} ms and a pass of the target {shortest:.1f} ms: "
+                "a pass cannot take less, so the machine was busy with something else; measure again"
+            )
+
+    @property
+    def steady(self) -> bool:
+        """Whether repeated measurements agree well enough to choose settings by."""
+        return self.spread is None or self.spread <= _MOST_SPREAD
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ def expected_tokens(alpha: float, draft_length: int) -> float:
 
 
 def expected_speedup(alpha: float, draft_length: int, costs: Costs) -> float:
-    """Compute the speedup over plain decoding."""
-    return (
-        expected_tokens(alpha, draft_length) * costs.plain / (costs.passes[draft_length] + draft_length * costs.step)
+    """Compute the speedup over plain decoding, at most the tokens that a round yields."""
+    return expected_tokens(alpha, draft_length) * (
+        costs.plain / (costs.passes[draft_length] + draft_length * costs.step)
     )
 
 

@@ -45,12 +45,15 @@ def read_costs(folder: Path, longest: int) -> Costs:
     Args:
         longest (`int`): Tokens of the longest draft that is to be tried.
     Raises:
-        InputError: If there are none, or shorter drafts alone were timed.
+        InputError: If there are none, shorter drafts alone were timed, or the machine was too busy to be timed.
     """
     path = folder / COSTS
     if not path.is_file():
         raise InputError(f"{folder} has no {COSTS}: name the folder that tune.py left, RUN_FOLDER/tune")
-    costs = Costs(**json.loads(path.read_text(encoding="utf-8")))
+    try:
+        costs = Costs(**json.loads(path.read_text(encoding="utf-8")))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     timed = len(costs.passes) - 1
     if timed < longest:
         raise InputError(f"{path} times drafts of up to {timed} tokens: give --longest_draft {timed}, or time anew")

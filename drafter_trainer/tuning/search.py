@@ -59,7 +59,8 @@ class Tuning:
     """Search for the choice with the highest speedup on replayed greedy answers, one thing after the other.
 
     Each choice is calibrated on every second of the answers and tried on the others. Of several tasks the geometric
-    mean of their speedups counts: what one of them gains may not be lost twice by another.
+    mean of their speedups counts: what one of them gains may not be lost twice by another. Their tokens per pass are
+    averaged in the same way.
 
     Args:
         draft_model (`PreTrainedModel`): The trained drafter, or a `NetworklessDrafter`, on its device.
@@ -201,7 +202,7 @@ class Tuning:
                     "what": what,
                     "value": str(value),
                     "speedup": speedup,
-                    "tokens_per_pass": _tokens_per_pass(results),
+                    "tokens_per_pass": statistics.geometric_mean(_tokens_per_pass([result]) for result in results),
                     "acceptance_rate": acceptance_rate(rounds),
                     "drafting_milliseconds": sum(result.drafting_milliseconds for result in results) / len(rounds),
                     "step_milliseconds": step,

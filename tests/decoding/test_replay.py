@@ -91,7 +91,7 @@ def test_no_drafts_give_no_speedup() -> None:
     assert result.tokens == 31
     assert result.plain_milliseconds == 29 * 1000.0 + 2 * PROMPT
     assert result.milliseconds == pytest.approx(result.plain_milliseconds + result.drafting_milliseconds)
-    assert 0.99 < result.speedup <= 1.0
+    assert result.speedup <= 1.0
 
 
 def test_drafts_end_where_decoding_would_end_them() -> None:

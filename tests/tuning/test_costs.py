@@ -1,38 +1,95 @@
 """What is timed: rounds of the drafts that were asked for, and of both loops the same drafts."""
 
 import copy
+import itertools
+import random
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 from transformers import PreTrainedModel
 
 from drafter_trainer.arguments import DrafterArguments
+from drafter_trainer.decoding.replay import Costs
 from drafter_trainer.drafters.loop.generate import loop_of
+from drafter_trainer.errors import InputError
 from drafter_trainer.tuning import costs as costs_module
-from drafter_trainer.tuning.costs import measure_costs, measure_passes, untrained_network
+from drafter_trainer.tuning.costs import Turn, combine_turns, measure_costs, untrained_network
+from drafter_trainer.tuning.forecast import expected_speedup, expected_tokens
 from drafter_trainer.tuning.overhead import attach_confident_loop, measure_overhead
 
 PROMPTS = [[9, 33, 120, 7], [50, 60, 70]]
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_passes_are_those_of_each_length(
-    target_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, temperature: float
-) -> None:
+@pytest.fixture
+def machine(
+    target_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Callable[[int], float]], None]:
+    """A scripted clock: a pass takes a millisecond a token, times a factor that depends on the pass's number."""
+
+    def script(slower: Callable[[int], float]) -> None:
+        now, passes, forward = [0.0], itertools.count(), type(target_model).forward
+
+        def slow(*given, **named):
+            now[0] += named["input_ids"].shape[1] / 1000 * slower(next(passes))
+            return forward(target_model, *given, **named)
+
+        monkeypatch.setattr(costs_module.time, "perf_counter", lambda: now[0])
+        monkeypatch.setattr(target_model, "forward", slow)
+
+    return script
+
+
+def test_passes_are_those_of_each_length(target_model: PreTrainedModel, machine: Callable) -> None:
     """A curve that is shifted by one, or that counts drafting, prices every draft wrongly."""
-    now = [0.0]
-    monkeypatch.setattr(costs_module.time, "perf_counter", lambda: now[0])
-    forward = target_model.forward
-
-    def slow(*given, **named):
-        now[0] += named["input_ids"].shape[1] / 1000
-        return forward(*given, **named)
-
-    monkeypatch.setattr(target_model, "forward", slow)
+    machine(lambda number: 1.0)
     drafter = copy.deepcopy(target_model)
-    assert measure_passes(target_model, drafter, PROMPTS[0], 5, 2, temperature) == pytest.approx([1, 2, 3, 4, 5, 6])
+    costs = measure_costs(target_model, drafter, None, PROMPTS[0], 5, 2)
+    assert costs.passes == pytest.approx([1, 2, 3, 4, 5, 6])
+    assert costs.sampling_passes == pytest.approx([1, 2, 3, 4, 5, 6])
+    assert (costs.plain, costs.prompt, costs.spread) == pytest.approx((1, len(PROMPTS[0]), 0))
     # It goes on drafting as it did.
     assert "generate" not in vars(drafter)
+
+
+@pytest.mark.parametrize("busy", [range(40, 90), range(25, 45), range(200)], ids=["over turns", "between", "whole"])
+def test_busy_spell_changes_no_ratio(target_model: PreTrainedModel, machine: Callable, busy: range) -> None:
+    """Plain decoding that is timed in a busy spell, and passes after it, promised 1.88x for 1.12 tokens a pass."""
+    machine(lambda number: 2.0 if number in busy else 1.0)
+    costs = measure_costs(target_model, target_model, None, PROMPTS[0], 5, 5)
+    assert [taken / costs.plain for taken in costs.passes] == pytest.approx([1, 2, 3, 4, 5, 6])
+    assert costs.steady
+
+
+def test_unstable_times_are_measured_again(
+    target_model: PreTrainedModel, machine: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Settings must not be chosen by times that are half noise without a word to whoever reads them."""
+    one_attempt = 5 * (24 + 2 * 8)  # tokens of plain decoding, and greedy and sampling rounds
+    machine(lambda number: 1.0 + 3.0 * (number % 3) * (number < one_attempt))
+    assert measure_costs(target_model, target_model, None, PROMPTS[0], 5, 5).passes == pytest.approx(
+        [1, 2, 3, 4, 5, 6]
+    )
+    assert not caplog.records
+    noise = random.Random(0)
+    machine(lambda number: noise.choice((1.0, 2.0, 4.0)))
+    costs = measure_costs(target_model, target_model, None, PROMPTS[0], 5, 5)
+    assert not costs.steady
+    assert "the times of this machine are unstable" in caplog.text
+
+
+def test_no_speedup_exceeds_the_tokens_per_pass() -> None:
+    """A speedup that no machine can have would choose the sources by noise."""
+    draw = random.Random(0)
+    for _ in range(200):
+        prompt, plain, *rounds = (draw.lognormvariate(0, 1) for _ in range(10))
+        turn = Turn(prompt, plain, rounds[:4], rounds[4:])
+        costs = combine_turns([turn, Turn(plain, prompt, rounds[4:], rounds[:4])])
+        assert costs.plain <= min(costs.prompt, *costs.passes, *costs.sampling_passes)
+        for alpha, length in itertools.product((0.0, 0.5, 1.0), range(4)):
+            assert expected_speedup(alpha, length, costs) <= expected_tokens(alpha, length)
+    with pytest.raises(InputError, match=r"plain decoding takes 180\.0 ms and a pass of the target 96\.0 ms"):
+        Costs(180.0, 400.0, [96.0, 110.0], [97.0, 111.0], 0.0)
 
 
 def test_costs_of_an_untrained_drafter(target_model: PreTrainedModel) -> None:

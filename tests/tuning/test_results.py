@@ -26,3 +26,11 @@ def test_times_that_are_not_there_are_not_made_up(tmp_path: Path) -> None:
     write_costs(tmp_path, COSTS)
     with pytest.raises(InputError, match="times drafts of up to 2 tokens: give --longest_draft 2, or time anew"):
         read_costs(tmp_path, 3)
+    path = tmp_path / "costs.json"
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("10.0", "9.0", 1).replace("10.0", "8.0"), encoding="utf-8"
+    )
+    with pytest.raises(
+        InputError, match=r"costs.json: one token of plain decoding takes 9\.0 ms and a pass .* 8\.0 ms"
+    ):
+        read_costs(tmp_path, 2)
