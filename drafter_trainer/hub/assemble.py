@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from drafter_trainer.arguments import RunArguments
@@ -27,11 +28,12 @@ from drafter_trainer.steps import finished_step, read_step
 from drafter_trainer.targets import Target
 from drafter_trainer.tuning.results import SETTINGS
 
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 WEIGHTS = (
     "config.json",
-    "model.safetensors",
+    _SINGLE,
     "model-*.safetensors",
-    "model.safetensors.index.json",
+    _INDEX,
     ADAPTER_WEIGHTS,
     ADAPTER_CONFIG,
 )
@@ -96,6 +98,7 @@ def assemble(
     over: dict[str, str] = {}
     if adapter_of is None:
         model.save_pretrained(folder)
+        _index_weights(folder)
     else:
         over = _add_adapter(trained, adapter_of, folder)
     tokenizer.save_pretrained(folder)
@@ -117,6 +120,22 @@ def assemble(
     )
     (folder / FILE_NAME).write_text(description.to_json(), encoding="utf-8")
     return description
+
+
+def _index_weights(folder: Path) -> None:
+    """Name the model's tensors in an index, which a model of one file does not need in transformers.
+
+    vLLM and SGLang load every `*.safetensors` at a repository's root that no index rules out: table and draft
+    vocabulary too, which are no weights. llama.cpp's converter compares the names with those that it finds.
+    """
+    weights = folder / _SINGLE
+    if not weights.is_file():  # in shards, and save_pretrained wrote their index
+        return
+    with safe_open(weights, framework="pt") as file:
+        names = sorted(file.keys())
+        size = sum(tensor.nbytes for tensor in map(file.get_tensor, names))
+    index = {"metadata": {"total_size": size}, "weight_map": dict.fromkeys(names, _SINGLE)}
+    (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def _add_adapter(trained: Path, base: str, folder: Path) -> dict[str, str]:

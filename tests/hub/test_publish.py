@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM
 
 import drafter_trainer.drafters.loop as loop_package
 import drafter_trainer.hub.publish as publish_module
@@ -33,6 +36,7 @@ FILES = {
     "drafter.json",
     "generation_config.json",
     "model.safetensors",
+    "model.safetensors.index.json",
     "tokenizer.json",
     "tokenizer_config.json",
 }
@@ -60,6 +64,21 @@ def test_folder_appears_whole(run_folder: Path, target: Target, tmp_path: Path) 
     assert (description.name, description.target, description.pair) == (NAME, target.name, "de-en")
     assert description.training["finetune"] == {"train_rows": 7, "learning_rate": 0.001}
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_index_names_the_models_weights_alone(run_folder: Path, target: Target, tmp_path: Path) -> None:
+    """vLLM and SGLang load every weights file that no index rules out, and fail on a table or a draft vocabulary."""
+    to = tmp_path / "published"
+    publish_run(arguments(run_folder), target, "auto", PublishingArguments(to=str(to)))
+    index = json.loads((to / "model.safetensors.index.json").read_text(encoding="utf-8"))
+    with safe_open(to / "model.safetensors", framework="pt") as weights:
+        assert index["weight_map"] == dict.fromkeys(weights.keys(), "model.safetensors")
+        sizes = [weights.get_tensor(name).nbytes for name in weights.keys()]  # noqa: SIM118
+    assert index["metadata"]["total_size"] == sum(sizes)
+    model = AutoModelForCausalLM.from_pretrained(to)
+    trained = AutoModelForCausalLM.from_pretrained(run_folder / "finetune")
+    assert all(torch.equal(weight, trained.state_dict()[name]) for name, weight in model.state_dict().items())
+    assert "model.safetensors.index.json" in DrafterDescription.read(to).weights
 
 
 def test_results_come_with_the_second_publication(run_folder: Path, target: Target, tmp_path: Path) -> None:

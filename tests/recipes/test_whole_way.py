@@ -119,6 +119,7 @@ def test_published_folder_holds_nothing_else(run: Path) -> None:
         "drafter.json",
         "generation_config.json",
         "model.safetensors",
+        "model.safetensors.index.json",
         "results.json",
         "tokenizer.json",
         "tokenizer_config.json",
