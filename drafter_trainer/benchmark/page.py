@@ -1,11 +1,11 @@
 """The report as files: Markdown, plots, and one page that needs nothing beside itself."""
 
-import re
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
+import regex
 from jinja2 import Environment, StrictUndefined
 
 from drafter_trainer.atomic import write_whole
@@ -66,7 +66,7 @@ def write_report(results: dict[str, Any], folder: Path) -> None:
     for run in results["runs"]:
         sampling = "greedy" if run["temperature"] == 0 else f"T{run['temperature']:g}-seed{run['seed']}"
         # A name from a file that somebody sent must not lead out of the folder.
-        stem = re.sub(r"[^\w.-]+", "_", f"{run['pair']}-{run['task']}-{sampling}")
+        stem = regex.sub(r"[^\w\p{M}.-]+", "_", f"{run['pair']}-{run['task']}-{sampling}")
         for name, plot in PLOTS.items():
             if figure := plot(run):
                 figure.savefig(plots / f"{stem}-{name}.png", dpi=120)

@@ -1,5 +1,7 @@
 """Overlap with evaluation questions: where it begins, and that the sample has none."""
 
+import unicodedata
+
 import pytest
 
 from drafter_trainer.corpora.decontamination import Decontaminator, normalise, units
@@ -107,6 +109,25 @@ def test_normalisation_keeps_words_apart() -> None:
     assert normalise(" Straße_Nr.１２ – Ｃａｆé!\n") == "strasse nr 12 café"
     assert units("ab cd", True) == ("ab", "cd")
     assert units("ab cd", False) == ("a", "b", "c", "d")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Hindi: किताब!", "hindi किताब"),
+        ("राम्रो दिन", "राम्रो दिन"),
+        ("Ọ\u0301mọ̀ náà", "ọ\u0301mọ\u0300 náà"),
+        ("mitã, ha’ekuéra g\u0303uahẽ", "mitã ha ekuéra g\u0303uahẽ"),
+        ("क्\u200dषेत्र, می\u200cخواهم", "क्षेत्र میخواهم"),
+        ("kwa\u00adheri ❤\ufe0f", "kwaheri"),
+    ],
+)
+def test_marks_and_joiners_belong_to_their_letters(text: str, words: str) -> None:
+    """Words split at vowel signs and tones are twice as many, and others than those alone that differ in them."""
+    assert normalise(text) == unicodedata.normalize("NFKC", words)
+    assert len(units(normalise("भोलि बिहान सात बजे हामी काठमाडौं जान्छौं"), True)) == 7
+    assert units(normalise("दिन พี่"), False) == ("दि", "न", "พี่")
+    assert spaced("राम्रो दिन").reason("रामरा दनी") is None
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
