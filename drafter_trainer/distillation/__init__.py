@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from tqdm.auto import tqdm
 
+from drafter_trainer.distillation.checks import check_answer
 from drafter_trainer.distillation.engines import Engine
 from drafter_trainer.distillation.filters import reason_to_drop
 from drafter_trainer.distillation.requests import Request, Requests
@@ -38,7 +39,8 @@ def distill(
         drop_looping (`bool`, *optional*, defaults to `False`): Drop answers that end in a repetition loop.
     Raises:
         DamagedStoreError: If an earlier shard is damaged.
-        InputError: If nothing more can be answered, or the first requests are all refused for one reason.
+        InputError: If nothing more can be answered, the first requests are all refused for one reason, or an answer
+            is not one of the target (see `check_answer`).
         OSError: If the disk is full; what was stored before stays.
     """
     rank, processes = process
@@ -61,6 +63,7 @@ def distill(
             answered = [*zip(group, answers)]
             if not (done or rows or dropped):
                 _refuse_to_drop_all(answered)
+            _check(answered, engine.name)
             reasons = [reason_to_drop(answer, special, drop_looping) for _, answer in answered]
             kept = [row for row, reason in zip(answered, reasons) if reason is None]
             store.write(teacher.complete(kept) if teacher else kept, engine.name)
@@ -72,6 +75,15 @@ def distill(
             speed = tokens / (bar.format_dict["elapsed"] or 1)
             bar.set_postfix_str(f"{speed:.0f} tokens/s, {rows / max(1, rows + dropped):.0%} kept", refresh=False)
             bar.update(len(answered))
+
+
+def _check(answered: Sequence[tuple[Request, Answer | Refusal]], engine: str) -> None:
+    for request, answer in answered:
+        if isinstance(answer, Answer):
+            try:
+                check_answer(request, answer)
+            except InputError as error:
+                raise InputError(f"engine {engine} gives answers that are not the target's: {error}") from error
 
 
 def _refuse_to_drop_all(answered: Sequence[tuple[Request, Answer | Refusal]]) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 
 import httpx2  # the client of huggingface_hub
 
+from drafter_trainer.distillation.checks import check_answer
 from drafter_trainer.distillation.requests import Request
 from drafter_trainer.distillation.server_kinds import ServerKind
-from drafter_trainer.distillation.store import Answer, Refusal
+from drafter_trainer.distillation.store import Answer, Refusal, is_cut_short
 from drafter_trainer.errors import InputError
 
 _REFUSED = (400, 413, 422)  # the request itself cannot be answered
@@ -56,6 +57,7 @@ class Server:
         self._key = key
         self._timeout = timeout
         self._raw: bool | None = None
+        self._cuts_short = False
         self._lock = asyncio.Lock()
 
     async def answer(self, request: Request, body: dict[str, Any]) -> Answer | Refusal:
@@ -96,8 +98,8 @@ class Server:
                 for temperature in (1.0, 0.25):
                     probe = replace(request, temperature=temperature, max_new_tokens=1)
                     answer = await self._post(probe, self._kind.body(probe))
-                    if isinstance(answer, Refusal):
-                        return False
+                    if isinstance(answer, Refusal) or not answer.response_ids or answer.topk_logprobs is None:
+                        return False  # the next request tells
                     spreads.append(answer.topk_logprobs[0, 0] - answer.topk_logprobs[0, -1])
                 self._raw = bool(spreads[1] < 2 * spreads[0])
                 if not self._raw:
@@ -119,7 +121,12 @@ class Server:
         status = response.status_code
         if status == 200:
             try:
-                return self._kind.read(response.json(), request)
+                return self._checked(request, self._kind.read(response.json(), request))
+            except InputError as error:
+                raise InputError(
+                    f"{self.url} gives answers that are not the target's: {error}; start it with the target's "
+                    "checkpoint and the log-probabilities that it reports by default, or leave it out"
+                ) from error
             except (KeyError, IndexError, TypeError, ValueError) as error:
                 reason = f"a reply that is none of {self._kind.name} ({self._clean(repr(error))})"
                 raise ServerFailure(reason, by_request=True) from error
@@ -130,6 +137,20 @@ class Server:
             retry_after = _retry_after(response.headers.get("Retry-After"))
             raise ServerFailure(f"{status} {said}", by_request=status == 500, retry_after=retry_after)
         raise InputError(f"{self.url}{self._kind.path} answers {status} {said}")
+
+    def _checked(self, request: Request, answer: Answer | Refusal) -> Answer | Refusal:
+        """Check an answer, and say once if this server's context is what ends long ones."""
+        if isinstance(answer, Answer):
+            check_answer(request, answer)
+            if is_cut_short(request, answer) and not self._cuts_short:
+                self._cuts_short = True
+                _logger.warning(
+                    "%s cut an answer after %d of %d tokens, at its own context: such rows say so in max_new_tokens",
+                    self.url,
+                    len(answer.response_ids),
+                    request.max_new_tokens,
+                )
+        return answer
 
     def _clean(self, said: str) -> str:
         """Put what was said on one short line without the key, which servers quote when they refuse it."""

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from drafter_trainer.distillation.requests import Request
 from drafter_trainer.distillation.store import TOP_K, Answer, Refusal
+from drafter_trainer.errors import InputError
 
 _OFF = {"top_p": 1.0, "min_p": 0.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 _LEAST = -9999.0  # vLLM's for minus infinity, which JSON does not know; within fp16
@@ -35,11 +36,12 @@ class ServerKind(Protocol):
         """Write a request as JSON, or say why this kind of server cannot be asked it."""
         ...
 
-    def read(self, reply: Any, request: Request) -> Answer:
-        """Read a reply.
+    def read(self, reply: Any, request: Request) -> Answer | Refusal:
+        """Read a reply, or say why what it holds is of no use.
 
         Raises:
-            KeyError, IndexError, TypeError, ValueError: If it is none.
+            InputError: If it answers something else than the request.
+            KeyError, IndexError, TypeError, ValueError: If it is no reply of this kind.
         """
         ...
 
@@ -77,9 +79,11 @@ class VLLM:
     def read(self, reply: Any, request: Request) -> Answer:
         """Read a reply."""
         (choice,) = reply["choices"]
-        said = choice["logprobs"]
+        said, usage = choice["logprobs"], reply["usage"]
         tops = [[(_named_id(token), value) for token, value in top.items()] for top in said["top_logprobs"]]
-        return _answer([_named_id(token) for token in said["tokens"]], tops, choice["finish_reason"], request)
+        ids = [_named_id(token) for token in said["tokens"]]
+        _check_counts(request, ids, usage["prompt_tokens"], usage["completion_tokens"])
+        return _answer(ids, tops, choice["finish_reason"], request)
 
 
 class SGLang:
@@ -118,6 +122,7 @@ class SGLang:
         said = reply["meta_info"]
         tops = [[(token, value) for value, token, *_ in top] for top in said["output_top_logprobs"]]
         ids = [token for _, token, *_ in said["output_token_logprobs"]]
+        _check_counts(request, ids, said["prompt_tokens"], said["completion_tokens"])
         return _answer(ids, tops, said["finish_reason"]["type"], request)
 
 
@@ -125,7 +130,9 @@ class LlamaCpp:
     """Ask llama.cpp's `llama-server` (its tools/server/README.md, the `/completion` endpoint).
 
     Its own endpoint returns ids; with `samplers` nothing but the temperature is applied. A prompt of ids gets no
-    start token, and `n_probs` are of the raw logits unless `post_sampling_probs` is set.
+    start token, and `n_probs` are of the raw logits unless `post_sampling_probs` is set. They leave out every token
+    that ends inside a character, and are absent where all do; `tokens` has all ids. An answer of which some are left
+    out has no log-probabilities.
     """
 
     name = "llamacpp"
@@ -157,11 +164,15 @@ class LlamaCpp:
             "stream": False,
         }
 
-    def read(self, reply: Any, request: Request) -> Answer:
+    def read(self, reply: Any, request: Request) -> Answer | Refusal:
         """Read a reply."""
-        said = reply["completion_probabilities"]
+        ids, finish = reply["tokens"], _LLAMACPP_FINISHES[reply["stop_type"]]
+        _check_counts(request, ids, reply["tokens_evaluated"], reply["tokens_predicted"])
+        if reply["truncated"] and not (finish == "length" and len(ids) < request.max_new_tokens):
+            return Refusal("answered by llama.cpp with its context shifted", "start it with --no-context-shift")
+        said = reply.get("completion_probabilities", [])
         tops = [[(top["id"], top["logprob"]) for top in token["top_logprobs"]] for token in said]
-        return _answer([token["id"] for token in said], tops, _LLAMACPP_FINISHES[reply["stop_type"]], request)
+        return _answer(ids, tops if [token["id"] for token in said] == ids else None, finish, request)
 
 
 class Transformers:
@@ -247,18 +258,28 @@ def _known(finish: str) -> str:
     return finish
 
 
-def _answer(ids: Sequence[int], tops: Sequence[Sequence[tuple[int, float]]], finish: str, request: Request) -> Answer:
-    """Make an answer of ids and, for each, of at least 20 pairs of id and log-probability in any order."""
-    best = [sorted(top, key=lambda pair: -pair[1])[:TOP_K] for top in tops]
-    if len(best) != len(ids) or any(len(top) < TOP_K for top in best):
-        raise ValueError(f"expected the {TOP_K} most likely tokens for each of {len(ids)} tokens")
+def _check_counts(request: Request, ids: Sequence[int], prompt_tokens: int, tokens: int) -> None:
+    """Compare what a server says that it has read and written with what was sent and came."""
+    if prompt_tokens != len(request.prompt_ids):
+        raise InputError(f"it read a prompt of {prompt_tokens} tokens, {len(request.prompt_ids)} were sent")
+    if tokens != len(ids):
+        raise InputError(f"it wrote {tokens} tokens, {len(ids)} came")
+
+
+def _answer(
+    ids: Sequence[int], tops: Sequence[Sequence[tuple[int, float]]] | None, finish: str, request: Request
+) -> Answer:
+    """Make an answer of ids and, for each, of at least 20 pairs of id and log-probability in any order, or none."""
     finish = _known(finish)
     # llama.cpp goes past the limit to complete a character.
     length = min(len(ids), request.max_new_tokens)
+    finish = finish if length == len(ids) else "length"
+    kept = [int(token) for token in ids[:length]]
+    if tops is None:
+        return Answer(kept, None, None, finish)
+    best = [sorted(top, key=lambda pair: -pair[1])[:TOP_K] for top in tops]
+    if len(best) != len(ids) or any(len(top) < TOP_K for top in best):
+        raise ValueError(f"expected the {TOP_K} most likely tokens for each of {len(ids)} tokens")
     pairs = np.array(best, np.float64).reshape(-1, TOP_K, 2)[:length]
-    return Answer(
-        [int(token) for token in ids[:length]],
-        pairs[..., 0].astype(np.int64),
-        np.maximum(pairs[..., 1], _LEAST).astype(np.float32),
-        finish if length == len(ids) else "length",
-    )
+    logprobs = np.maximum(pairs[..., 1], _LEAST).astype(np.float32)
+    return Answer(kept, pairs[..., 0].astype(np.int64), logprobs, finish)

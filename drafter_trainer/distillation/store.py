@@ -61,6 +61,15 @@ class Answer:
     retokenized: bool = False
 
 
+def is_cut_short(request: Request, answer: Answer) -> bool:
+    """Tell whether something else than the request's limit cut an answer, such as the context of a server.
+
+    The row then states the limit that it had; its key stays the request's, which is not asked again.
+    """
+    cut = answer.finish_reason == "length" and len(answer.response_ids) < request.max_new_tokens
+    return cut and not answer.retokenized  # of text alone nobody knows how many tokens it was
+
+
 @dataclass(frozen=True)
 class Refusal:
     """Hold why a request will never be answered.
@@ -213,6 +222,7 @@ def _record(request: Request, answer: Answer, engine: str) -> dict:
         "topk_ids": list(answer.topk_ids.astype(np.int32)) if with_topk else None,
         "topk_logprobs": list(answer.topk_logprobs.astype(np.float16)) if with_topk else None,
         "finish_reason": answer.finish_reason,
+        "max_new_tokens": len(answer.response_ids) if is_cut_short(request, answer) else request.max_new_tokens,
         "engine": engine,
         "retokenized": answer.retokenized,
     }

@@ -1,5 +1,6 @@
 """A server of the tiny target that speaks each kind's protocol over HTTP, and fails on command."""
 
+import codecs
 import json
 import threading
 import time
@@ -11,6 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from drafter_trainer.distillation.engines import TransformersEngine
 from drafter_trainer.distillation.requests import Request
@@ -31,8 +33,12 @@ class AnsweringServer:
         tokenizer (`PreTrainedTokenizerFast`): Its tokenizer.
         mishap (`Callable`, *optional*): Told the number of a request, from 1, and its JSON, it names what goes wrong:
             "die", "hang up", "stall", "garbage", or a status.
-        divides (`bool`, *optional*): Report log-probabilities after division by the temperature.
+        logprobs_mode (`str`, *optional*): As vLLM's option of this name: "raw_logprobs", "processed_logprobs", which
+            are divided by the temperature, or "raw_logits".
         delay (`float`, *optional*): Seconds that each answer takes at least.
+        context (`int`, *optional*): Tokens of prompt and answer, as `--max-model-len` and `--ctx-size` set them. vLLM
+            and SGLang refuse what could go beyond; llama.cpp cuts the answer there.
+        served (`str`, *optional*): The one name of the model that is known, as vLLM has it; any if left out.
     """
 
     def __init__(
@@ -40,14 +46,18 @@ class AnsweringServer:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerFast,
         mishap: Mishap | None = None,
-        divides: bool = False,
+        logprobs_mode: str = "raw_logprobs",
         delay: float = 0.0,
+        context: int | None = None,
+        served: str | None = None,
     ) -> None:
         self.engine = TransformersEngine(model, tokenizer.pad_token_id)
         self.tokenizer = tokenizer
         self.mishap = mishap or (lambda number, body: None)
-        self.divides = divides
+        self.logprobs_mode = logprobs_mode
         self.delay = delay
+        self.context = context
+        self.served = served
         self.retry_after: str | None = None
         self.authorizations: set[str | None] = set()
         self.received: list[dict[str, Any]] = []
@@ -105,17 +115,36 @@ class AnsweringServer:
             with self._counting:
                 self._at_once -= 1
 
+    def refusal(self, path: str, body: dict[str, Any]) -> str | None:
+        """Return the status with which a real server refuses a request before it answers anything."""
+        if self.served is not None and body.get("model") != self.served:
+            return "404"
+        if self.context is None:
+            return None
+        asked = self._request(path, body)
+        room = self.context - len(asked.prompt_ids)
+        return "400" if room < (1 if path == "/completion" else asked.max_new_tokens) else None
+
     def answer(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Answer in the protocol of the path."""
         request = self._request(path, body)
+        if self.context is not None:
+            room = self.context - len(request.prompt_ids)
+            request = replace(request, max_new_tokens=min(request.max_new_tokens, room))
         with self._thinking:
             (answer,) = self.engine.answer([request])
         if request.max_new_tokens > 1:  # no probe
             self.answered.append((request.prompt_ids, request.temperature, request.seed))
-        if self.divides and request.temperature not in (0.0, 1.0):
+        if self.logprobs_mode == "raw_logits":
+            answer = replace(answer, topk_logprobs=answer.topk_logprobs + 40)
+        elif self.logprobs_mode == "processed_logprobs" and request.temperature not in (0.0, 1.0):
             scaled = answer.topk_logprobs / request.temperature
             answer = replace(answer, topk_logprobs=scaled - np.log(np.exp(scaled).sum(axis=-1, keepdims=True)))
-        return _WRITERS[path](answer) if "generation_config" not in body else self._text(answer)
+        if "generation_config" in body:
+            return self._text(answer)
+        if path == "/completion":
+            return self._llamacpp(answer, request, body)
+        return {"/v1/completions": _write_vllm, "/generate": _write_sglang}[path](answer, len(request.prompt_ids))
 
     def _request(self, path: str, body: dict[str, Any]) -> Request:
         prompt = body.get("prompt", body.get("input_ids"))
@@ -137,42 +166,56 @@ class AnsweringServer:
         text = self.tokenizer.decode(answer.response_ids, skip_special_tokens=True)
         return {"choices": [{"text": text, "index": 0, "finish_reason": answer.finish_reason}]}
 
+    def _llamacpp(self, answer: Answer, request: Request, body: dict[str, Any]) -> dict[str, Any]:
+        """Write as llama-server does: no log-probabilities of tokens that end inside a character."""
+        characters, said = codecs.getincrementaldecoder("utf-8")("replace"), []
+        for token, top in _pairs(answer):
+            characters.decode(_bytes_of(self.tokenizer, token))
+            if not characters.getstate()[0]:
+                tops = [{"id": i, "logprob": p} for i, p in top]
+                said.append({"id": token, "logprob": -1.0, "top_logprobs": tops})
+        reply = {
+            "content": "…",
+            "tokens": answer.response_ids if body.get("return_tokens") else [],
+            "stop_type": {"stop": "eos", "length": "limit"}[answer.finish_reason],
+            "truncated": request.max_new_tokens < body["n_predict"] and answer.finish_reason == "length",
+            "tokens_evaluated": len(request.prompt_ids),
+            "tokens_predicted": len(answer.response_ids),
+        }
+        return reply | ({"completion_probabilities": said} if said else {})
+
 
 def _pairs(answer: Answer) -> Iterator[tuple[int, list[tuple[int, float]]]]:
     for token, ids, values in zip(answer.response_ids, answer.topk_ids.tolist(), answer.topk_logprobs.tolist()):
         yield token, list(zip(ids, values))
 
 
-def _write_vllm(answer: Answer) -> dict[str, Any]:
+def _bytes_of(tokenizer: PreTrainedTokenizerFast, token: int) -> bytes:
+    letters = {letter: byte for byte, letter in bytes_to_unicode().items()}
+    return bytes(letters[letter] for letter in tokenizer.convert_ids_to_tokens(token))
+
+
+def _write_vllm(answer: Answer, prompt_tokens: int) -> dict[str, Any]:
     # The sampled token comes first, and once more than 20 where it is none of them; the order says nothing.
     tops = [{f"token_id:{token}": -50.0} | {f"token_id:{i}": p for i, p in top} for token, top in _pairs(answer)]
     said = {"tokens": [f"token_id:{token}" for token in answer.response_ids], "top_logprobs": tops}
-    return {"choices": [{"index": 0, "text": "…", "logprobs": said, "finish_reason": answer.finish_reason}]}
+    return {
+        "choices": [{"index": 0, "text": "…", "logprobs": said, "finish_reason": answer.finish_reason}],
+        "usage": {"prompt_tokens": prompt_tokens, "completion_tokens": len(answer.response_ids)},
+    }
 
 
-def _write_sglang(answer: Answer) -> dict[str, Any]:
+def _write_sglang(answer: Answer, prompt_tokens: int) -> dict[str, Any]:
     return {
         "text": "…",
         "meta_info": {
             "finish_reason": {"type": answer.finish_reason},
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": len(answer.response_ids),
             "output_token_logprobs": [[-1.0, token, None] for token, _ in _pairs(answer)],
             "output_top_logprobs": [[[p, i, None] for i, p in top] for _, top in _pairs(answer)],
         },
     }
-
-
-def _write_llamacpp(answer: Answer) -> dict[str, Any]:
-    return {
-        "content": "…",
-        "stop_type": {"stop": "eos", "length": "limit"}[answer.finish_reason],
-        "completion_probabilities": [
-            {"id": token, "logprob": -1.0, "top_logprobs": [{"id": i, "logprob": p} for i, p in top]}
-            for token, top in _pairs(answer)
-        ],
-    }
-
-
-_WRITERS = {"/v1/completions": _write_vllm, "/generate": _write_sglang, "/completion": _write_llamacpp}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -186,7 +229,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         owner.authorizations.add(self.headers.get("Authorization"))
         with owner.counted(body) as number:
-            mishap = owner.mishap(number, body)
+            mishap = owner.mishap(number, body) or owner.refusal(self.path, body)
             if mishap == "die":
                 threading.Thread(target=owner.stop, daemon=True).start()
                 owner.closed.wait(5)

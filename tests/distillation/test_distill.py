@@ -68,7 +68,8 @@ class DrawingEngine:
         drawn = random.integers(5, 400, 4).tolist()
         response = [END] if drawn[0] % 3 == 0 else [*drawn, END]
         topk = random.permutation(400)[:TOP_K][None].repeat(len(response), axis=0)
-        return Answer(response, topk, -np.ones((len(response), TOP_K)), "stop")
+        topk[:, 0] = response
+        return Answer(response, topk, np.full((len(response), TOP_K), -4.0), "stop")
 
 
 def run(requests: Requests, engine: Any, folder: Path, process: tuple[int, int] = (0, 1)) -> RecordingEngine:

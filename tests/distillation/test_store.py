@@ -42,7 +42,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
-    """Prevent a column from being lost, renamed or rounded on the way to training."""
+    """Prevent a column from being lost, renamed or rounded, and a limit from being stated that was never reached."""
     store = RowStore(tmp_path)
     request, answer = answered(1, tokens=4, finish_reason="length")
     store.write([(request, answer)], "transformers")
@@ -54,6 +54,7 @@ def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
         "prompt_ids": [*request.prompt_ids],
         "response_ids": answer.response_ids,
         "finish_reason": "length",
+        "max_new_tokens": 4,  # 16 were asked for: a server's context cut it
         "engine": "transformers",
         "retokenized": False,
     }
