@@ -1,30 +1,37 @@
-"""Languages, pairs and the prompt of each task: one definition for training and benchmark."""
+"""Languages, pairs and the prompt of each task: one definition for training and benchmark.
 
+Any BCP 47 tag names a language. `LANGUAGES` holds extras of some languages, and nothing depends on being in it.
+"""
+
+import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+import langcodes
 
 from drafter_trainer.errors import InputError
 
 
 @dataclass(frozen=True)
 class Language:
-    """Describe one language.
+    """A language.
 
     Args:
-        code (`str`): ISO 639-1 code, or the 639-2 or 639-3 one of a language without; the one used in pairs and in a
-            card's metadata, where the Hub takes all three.
-        name (`str`): English name, as it stands in prompts; one word, by which prompts are read again.
+        code (`str`): The shortest BCP 47 tag, such as `de`, `haw`, `pt-BR` or `zh-Hant`; the one used in pairs and in
+            a card's metadata.
+        name (`str`): English name, as it stands in prompts.
         aliases (`tuple[str, ...]`): Other codes of the same language.
-        probe (`str`): A sentence on which tokenizers are compared, in the scripts that the language is written in.
-        spaced (`bool`, *optional*, defaults to `True`): Whether spaces set words apart; if not, overlap between
-            texts is counted in characters.
+        probe (`str`, *optional*, defaults to `""`): A sentence on which tokenizers are compared, in the scripts that
+            the language is written in; empty where the project has none.
+        spaced (`bool`, *optional*, defaults to `True`): Whether spaces separate words; if not, overlap between texts
+            is counted in characters.
     """
 
     code: str
     name: str
     aliases: tuple[str, ...]
-    probe: str
+    probe: str = ""
     spaced: bool = True
 
 
@@ -80,12 +87,19 @@ _STORY_PROMPTS = {
 
 _LONGEST_WORD = 20  # letters; text whose words are longer on average is written without spaces
 _CODES = {code: language for language in LANGUAGES.values() for code in (language.code, *language.aliases)}
-_PROMPT = re.compile(r"Translate (\w+) to (\w+):\s*(.*)", re.DOTALL)
+_PROMPT = re.compile(r"Translate ([^:\n]+?) to ([^:\n]+?):\s*(.*)", re.DOTALL)
+_UNSPACED_SCRIPTS = {"Hans", "Hant", "Hani", "Jpan", "Thai", "Laoo", "Khmr", "Mymr", "Tibt"}
+_TAG = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*")
+_NOT_LANGUAGES = {"und", "zxx", "mul", "mis"}  # undetermined, none, several, uncoded
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Name a direction of translation: `source` is what the user writes, `target` what the model answers in."""
+    """What the user writes in, and what the model answers in.
+
+    Two different languages are a direction of translation. One language twice, as `de-de`, is no translation: both
+    sides of the conversation are in it.
+    """
 
     source: Language
     target: Language
@@ -94,38 +108,99 @@ class Pair:
         return f"{self.source.code}-{self.target.code}"
 
     @property
-    def probes(self) -> tuple[str, str]:
-        """Return one sentence in each language of the pair, for comparing tokenizers."""
-        return self.source.probe, self.target.probe
+    def languages(self) -> tuple[Language, ...]:
+        """The languages, each once."""
+        return tuple(dict.fromkeys((self.source, self.target)))
+
+    @property
+    def is_translation(self) -> bool:
+        """Whether its two languages differ."""
+        return self.source != self.target
+
+    @property
+    def probes(self) -> tuple[str, ...]:
+        """One sentence in each language of the pair, for comparing tokenizers."""
+        return probes_of(self.languages)
 
 
+@functools.cache
 def get_language(code: str) -> Language:
-    """Look a language up by any of its codes.
+    """Look a language up by any ISO 639 code or BCP 47 tag.
 
     Raises:
-        InputError: If the code is unknown; the message lists the known ones.
+        InputError: If there is no such language.
     """
-    language = _CODES.get(code.lower())
-    if language is None:
-        raise InputError(f"unknown language {code!r}: the known ones are {', '.join(LANGUAGES)}")
-    return language
+    if (listed := _CODES.get(code.lower())) is not None:
+        return listed
+    advice = "give an ISO 639 code or a BCP 47 tag, such as de, haw, pt-BR or zh-Hant"
+    if not _TAG.fullmatch(code):
+        meant = _tag_of(code) if code.isalpha() else None
+        raise InputError(f"unknown language {code!r}: {f'did you mean {meant}?' if meant else advice}")
+    try:
+        tag = langcodes.standardize_tag(code)
+        found = langcodes.Language.get(tag)
+    except langcodes.LanguageTagError as error:
+        raise InputError(f"unknown language {code!r}: {advice}") from error
+    if (listed := _CODES.get(tag.lower())) is not None:
+        return listed
+    name = found.display_name("en")
+    if not found.is_valid() or found.language in _NOT_LANGUAGES or name.startswith("Unknown"):
+        raise InputError(f"unknown language {code!r}: {advice}")
+    try:
+        aliases = {found.to_alpha3(variant) for variant in ("T", "B")} - {tag} if tag == found.language else set()
+    except LookupError:
+        aliases = set()
+    script, general = found.maximize().script, _CODES.get(found.language or "")
+    shared = general is not None and langcodes.Language.get(general.code).maximize().script == script
+    return Language(
+        tag, name, tuple(sorted(aliases)), general.probe if shared else "", spaced=script not in _UNSPACED_SCRIPTS
+    )
+
+
+def _tag_of(name: str) -> str | None:
+    try:
+        return langcodes.find(name).to_tag()
+    except LookupError:
+        return None
 
 
 def get_pair(pair: str) -> Pair:
-    """Read a pair such as "de-en" (or "deu-eng").
+    """Read a pair such as "de-en", "deu-eng" or "en-pt-BR".
 
     Args:
-        pair (`str`): Two language codes with a hyphen between them, source first.
+        pair (`str`): Two language tags with a hyphen between them, source first. A language begins with a small
+            letter and what specifies it, a script or region, with a capital one.
     Raises:
-        InputError: If the text is not two different known languages.
+        InputError: If the text is not two known languages.
     """
-    codes = pair.split("-")
-    if len(codes) != 2 or not all(codes):
-        raise InputError(f"unknown pair {pair!r}: give two languages, source first, such as de-en")
-    source, target = (get_language(code) for code in codes)
-    if source == target:
-        raise InputError(f"pair {pair!r} has the same language on both sides: give two different ones, such as de-en")
-    return Pair(source, target)
+    tags = _split(pair)
+    if len(tags) != 2:
+        raise InputError(f"unknown pair {pair!r}: give two languages, source first, such as de-en or en-pt-BR")
+    return Pair(*map(get_language, tags))
+
+
+def _split(text: str) -> list[str]:
+    """Split a text at the hyphens behind which another language begins, with a small letter."""
+    return re.split(r"-(?=[a-z])", text) if text.replace("-", "").isalnum() else []
+
+
+def read_languages(languages: str | Iterable[str] | None) -> tuple[tuple[Language, ...], Pair | None]:
+    """Read the languages of a drafter, as a user of the library gives them.
+
+    Args:
+        languages (`str` or `Iterable[str]`, *optional*): A language (`"de"`), several (`["de", "fr"]`), or a pair for
+            its translation (`"de-en"`).
+    Returns:
+        `tuple` of the languages, and of the pair where it is a translation.
+    Raises:
+        InputError: If one is unknown.
+    """
+    if languages is None:
+        return (), None
+    given = [languages] if isinstance(languages, str) else list(languages)
+    pairs = [get_pair(text) if len(_split(text)) == 2 else Pair(*2 * [get_language(text)]) for text in given]
+    translation = pairs[0] if len(pairs) == 1 and pairs[0].is_translation else None
+    return tuple(dict.fromkeys(language for pair in pairs for language in pair.languages)), translation
 
 
 def read_language_or_pair(text: str) -> Pair:
@@ -136,7 +211,18 @@ def read_language_or_pair(text: str) -> Pair:
     Raises:
         InputError: If it names no known language other than English, and no pair.
     """
-    return get_pair(text if "-" in text else f"en-{text}")
+    if len(_split(text)) == 2:
+        return get_pair(text)
+    pair = Pair(LANGUAGES["en"], get_language(text))
+    if not pair.is_translation:
+        raise InputError(f"{text!r} is the same language as that of the prompts: give a pair such as de-en or en-en")
+    return pair
+
+
+def probes_of(languages: Iterable[Language]) -> tuple[str, ...]:
+    """Return a sentence for each language, for comparing tokenizers; English where a language has none of its own."""
+    probes = [language.probe or LANGUAGES["en"].probe for language in languages]
+    return tuple(dict.fromkeys(probes)) or (LANGUAGES["en"].probe,)
 
 
 def translation_prompt(pair: Pair, text: str) -> str:

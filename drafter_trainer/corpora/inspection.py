@@ -7,12 +7,12 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-
-from py3langid.langid import MODEL_FILE, LanguageIdentifier
+from typing import Any
 
 from drafter_trainer.corpora.files import read_rows
 from drafter_trainer.errors import InputError
-from drafter_trainer.languages import LANGUAGES, Language
+from drafter_trainer.extras import require
+from drafter_trainer.languages import Language, get_language
 
 LEAST_LINES = 100  # different ones: 2 % are held out for validation, and settings are chosen on them
 _INSPECTED = 200_000  # lines from the first on
@@ -73,6 +73,8 @@ def _different_lines(path: Path, counts: Counter[str]) -> Iterator[tuple[bytes, 
 
 def _check_script(path: Path, texts: list[str], language: Language) -> None:
     expected = _scripts([language.probe])
+    if not expected:  # of a language without a probe the script is not known
+        return
     found = _scripts(texts)
     total = found.total()
     if 2 * sum(found[script] for script in expected) < max(1, total):
@@ -103,14 +105,15 @@ def _check_language(path: Path, texts: list[str], language: Language) -> None:
     )
     if 2 * others.total() > len(texts):
         (most, _), *_ = others.most_common(1)
-        names = {_NO_LANGUAGE: "no language"} | {code: other.name for code, other in LANGUAGES.items()}
+        taken = "no language" if most == _NO_LANGUAGE else get_language(most).name
         raise InputError(
             f"{path}: {others.total() / len(texts):.0%} of its lines are taken for another language than "
-            f"{language.name}, most often for {names.get(most, most)}: name the language that the text is in, or "
+            f"{language.name}, most often for {taken}: name the language that the text is in, or "
             "another file"
         )
 
 
 @functools.cache
-def _identifier() -> LanguageIdentifier:
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+def _identifier() -> Any:
+    langid = require("py3langid.langid", "languages")
+    return langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)

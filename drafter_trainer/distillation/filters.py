@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Collection
+from importlib.util import find_spec
 from typing import Any
 
-import py3langid
 from transformers import PreTrainedTokenizerBase
 
 from drafter_trainer.decoding.metrics import is_looping
 from drafter_trainer.distillation.store import Answer, Refusal, RowStore
+from drafter_trainer.extras import require
 
 _IDENTIFIED = 5000  # answers whose language is identified, at about a millisecond each
 
@@ -33,7 +34,8 @@ def reason_to_drop(answer: Answer | Refusal, special_ids: Collection[int], drop_
 def survey(store: RowStore, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """Count what is unusual among the rows that were kept.
 
-    Languages are told by py3langid, which is often wrong on a few words: they are reported, and nothing is dropped.
+    Languages are identified by py3langid, where it is installed. It is often wrong on a few words: languages are
+    reported, and nothing is dropped.
 
     Returns:
         `dict` with `looping` (answers that end in a loop), `duplicates` (rows whose prompt and answer an earlier row
@@ -42,6 +44,7 @@ def survey(store: RowStore, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any
     counts = Counter(looping=0, duplicates=0, retokenized=0)
     languages: Counter[str] = Counter()
     seen: set[int] = set()
+    langid = require("py3langid", "languages") if find_spec("py3langid") else None
     total = sum(table.num_rows for table in store.tables(["key"]))
     for table in store.tables(["key", "prompt_ids", "response_ids", "retokenized"]):
         for row in table.to_pylist():
@@ -51,7 +54,7 @@ def survey(store: RowStore, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any
             counts["duplicates"] += said in seen
             seen.add(said)
             # Keys are hashes, so the first of them in order are a sample by chance, and the same in every run.
-            if int(row["key"][:8], 16) * total < _IDENTIFIED << 32:
+            if langid and int(row["key"][:8], 16) * total < _IDENTIFIED << 32:
                 text = tokenizer.decode(row["response_ids"], skip_special_tokens=True)
-                languages[py3langid.classify(text)[0]] += 1
-    return {**counts, "languages": dict(languages.most_common())}
+                languages[langid.classify(text)[0]] += 1
+    return {**counts} | ({"languages": dict(languages.most_common())} if langid else {})

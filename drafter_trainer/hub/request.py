@@ -3,12 +3,13 @@
 import functools
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from py3langid.langid import MODEL_FILE, LanguageIdentifier
 from transformers import PreTrainedTokenizerBase
 
+from drafter_trainer.extras import require
 from drafter_trainer.languages import LANGUAGES, Language
 from drafter_trainer.targets import chat_of
 
@@ -20,11 +21,7 @@ _LEAST_PROBABILITY = 0.25
 
 _TAIL_TOKENS = 256
 
-_BY_NAME = {language.name: language for language in LANGUAGES.values()}
-_NAME = rf"\b({'|'.join(_BY_NAME)})\b"
 _TRANSLATION = re.compile(r"([^:\n]*\btranslate\b[^:\n]*)[:\n](.+)", re.DOTALL | re.IGNORECASE)
-_INTO = re.compile(rf"(.*?)\b(?:in)?to\b.*?{_NAME}", re.IGNORECASE)
-_ANSWERED_IN = re.compile(rf"\bin {_NAME}")
 _PROBE = "what the user asks"
 
 
@@ -43,43 +40,62 @@ class Request:
     is_translation: bool
 
 
-def read_request(message: str) -> Request:
+def read_request(message: str, languages: Iterable[Language] = ()) -> Request:
     """Read what the user asks.
 
     A translation is one whose first line, or what stands before its first colon, says so in English; the languages
     that it names are those that `languages.translation_prompt` writes. The text itself says which language it is in,
     and what the user calls it counts where the text does not tell. Of anything else it is not known which language the
     answer will be in: it is taken to be the prompt's, unless the prompt says `in German`.
+
+    Args:
+        message (`str`): The user's message.
+        languages (`Iterable[Language]`, *optional*): Languages that are recognized besides those of `LANGUAGES`.
     """
+    known = _known(languages)
+    by_name = {language.name.casefold(): language for language in known.values()}
+    name = rf"(?<!\w)({'|'.join(map(re.escape, sorted(by_name, key=len, reverse=True)))})(?!\w)"
     asked = _TRANSLATION.match(message)
     if asked is None:
-        source, named = identify_language(message), _ANSWERED_IN.search(message)
-        return Request(source, _BY_NAME[named[1]] if named else source, is_translation=False)
+        source, named = identify_language(message, languages), re.search(rf"\bin {name}", message, re.IGNORECASE)
+        return Request(source, by_name[named[1].casefold()] if named else source, is_translation=False)
     instruction, text = asked.groups()
-    into = _INTO.match(instruction)
-    answer = _BY_NAME[into[2].capitalize()] if into else None
-    source = identify_language(text)
+    into = re.match(rf"(.*?)\b(?:in)?to\b.*?{name}", instruction, re.IGNORECASE)
+    answer = by_name[into[2].casefold()] if into else None
+    source = identify_language(text, languages)
     if source in (None, answer):
-        called = re.search(_NAME, into[1] if into else instruction, re.IGNORECASE)
-        source = _BY_NAME[called[1].capitalize()] if called else None
+        called = re.search(name, into[1] if into else instruction, re.IGNORECASE)
+        source = by_name[called[1].casefold()] if called else None
     return Request(source, answer, is_translation=True)
 
 
-def identify_language(text: str) -> Language | None:
-    """Tell which of the known languages a text is in, or `None` where it is another one, or too short or too mixed.
+def identify_language(text: str, languages: Iterable[Language] = ()) -> Language | None:
+    """Identify which of the known languages a text is in.
 
     All languages that the identifier knows take part: where only the known ones did, Ukrainian would be Russian beyond
     doubt as soon as it is not among them.
+
+    Args:
+        text (`str`): The text.
+        languages (`Iterable[Language]`, *optional*): Languages that are recognized besides those of `LANGUAGES`.
+    Returns:
+        `Language`, or `None` where it is another one, or the text is too short or too mixed.
     """
+    known = _known(languages)
     ranked = _identifier().rank(text[:_IDENTIFIED_CHARACTERS])
-    code, probability = next((code, probability) for code, probability in ranked if code in LANGUAGES)
-    return LANGUAGES[code] if probability >= _LEAST_PROBABILITY else None
+    code, probability = next(((code, probability) for code, probability in ranked if code in known), ("", 0.0))
+    return known[code] if probability >= _LEAST_PROBABILITY else None
+
+
+def _known(languages: Iterable[Language]) -> dict[str, Language]:
+    return LANGUAGES | {language.code: language for language in languages}
 
 
 @functools.cache
-def _identifier() -> LanguageIdentifier:
+def _identifier() -> Any:
+    langid = require("py3langid.langid", "languages")
     # One of our own: the module's functions share theirs with everybody, and it gives no probabilities.
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    return langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
 
 
 class PromptReader:
@@ -89,10 +105,12 @@ class PromptReader:
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): The target's. Without a chat template all of a prompt is the message.
+        languages (`Iterable[Language]`, *optional*): Languages that are recognized besides those of `LANGUAGES`.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, languages: Iterable[Language] = ()) -> None:
         self._tokenizer = tokenizer
+        self._languages = tuple(languages)
         self._before = self._after = ""
         if tokenizer.chat_template is not None:
             first, answered = self._render(chat_of(_PROBE)), self._render(chat_of(_PROBE, [("a", "b")]))
@@ -110,7 +128,7 @@ class PromptReader:
         Args:
             prompt_ids (`Sequence[int]`): As `generate` gets them.
         """
-        return read_request(self.last_message(prompt_ids))
+        return read_request(self.last_message(prompt_ids), self._languages)
 
     def last_message(self, prompt_ids: Sequence[int]) -> str:
         """Return the text of the user's last message, or all of a prompt that the template did not write."""

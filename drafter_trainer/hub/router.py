@@ -72,7 +72,10 @@ class DrafterRouter:
         _check_routes(target_model, routes)
         self.routes = tuple(routes)
         self.chosen: Choice | None = None
-        self.reader = PromptReader(tokenizer or load_target_tokenizer(target_model))
+        self.reader = PromptReader(
+            tokenizer or load_target_tokenizer(target_model),
+            [language for route in self.routes for language in route.pair.languages],
+        )
         # What assisted decoding reads of its assistant (transformers 5.23), beside `generate` and what follows it.
         self.config, self.device = target_model.config, target_model.device
         self.generation_config = GenerationConfig()

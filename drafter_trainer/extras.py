@@ -1,0 +1,22 @@
+"""Libraries of optional features: imported when they are used, and named by their extra where they are missing."""
+
+import importlib
+from types import ModuleType
+
+from drafter_trainer.errors import InputError
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import a library that an extra of this package brings.
+
+    Args:
+        module (`str`): Name of the module.
+        extra (`str`): The extra in `pip install "drafter_trainer[extra]"`.
+    Raises:
+        InputError: If it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        name = module.partition(".")[0]
+        raise InputError(f'{name} is not installed: pip install "drafter_trainer[{extra}]" ({error})') from error
