@@ -37,12 +37,15 @@ class Target:
         revision (`str`): Commit on the Hub, version of the wheel, or a hash of the folder's weights.
         path (`str`): What `from_pretrained` loads: a Hub id or a folder.
         chat_template (`str`, *optional*): Jinja text for a tokenizer that brings no chat template.
+        dequantized (`bool`, *optional*, defaults to `False`): Whether `path` holds float32 weights that were made of
+            quantized ones.
     """
 
     name: str
     revision: str
     path: str
     chat_template: str | None = None
+    dequantized: bool = False
 
     @property
     def identity(self) -> str:
@@ -53,6 +56,13 @@ class Target:
     def hub_revision(self) -> str | None:
         """The revision to pass to `from_pretrained`: a commit for a Hub id, `None` for a folder."""
         return None if Path(self.path).is_dir() else self.revision
+
+    def checkpoint_dtype(self) -> torch.dtype:
+        """Return the dtype of the checkpoint's weights: bfloat16, of the same range, if they were quantized."""
+        if self.dequantized:
+            return torch.bfloat16
+        config = AutoConfig.from_pretrained(self.path, revision=self.hub_revision)
+        return config.dtype or config.get_text_config().dtype or torch.float32
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         """Load the tokenizer, padding on the left as batched generation needs it.
@@ -140,7 +150,8 @@ def resolve_target(
     if target_model.startswith("wheel:"):
         wheel = target_model.removeprefix("wheel:")
         path = _convert_wheel(wheel, folder)
-        return Target(name or target_model, f"{wheel}=={importlib.metadata.version(wheel)}", str(path), template)
+        version = f"{wheel}=={importlib.metadata.version(wheel)}"
+        return Target(name or target_model, version, str(path), template, dequantized=True)
     if Path(target_model).is_dir():
         return Target(name or target_model, hash_folder(Path(target_model)), target_model, template)
     commit = resolve_commit(target_model, revision, "a model")

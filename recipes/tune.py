@@ -89,10 +89,11 @@ def main(argv: list[str]) -> None:
         tokenizer = target.load_tokenizer()
         target_model = target.load_model(where.dtype, PartialState().device)
         if publishing.network:
-            draft_model = AutoModelForCausalLM.from_pretrained(trained, dtype=target_model.dtype)
+            # Rounded as it will be published.
+            draft_model = AutoModelForCausalLM.from_pretrained(trained, dtype=target.checkpoint_dtype())
         else:
             draft_model = NetworklessDrafter.for_vocabulary(target_model.config.get_text_config().vocab_size)
-        draft_model.to(target_model.device).eval()
+        draft_model.to(target_model.device, target_model.dtype).eval()
         read_texts = functools.partial(read_table_texts, tuning.table_corpus, pair, target, tokenizer)
         texts = read_texts(tuning.table_samples, tuning.evaluation_questions)
         if answered:

@@ -14,7 +14,7 @@ from drafter_trainer.drafters.loop.repository import TABLE
 from drafter_trainer.errors import InputError
 
 SCHEMA_VERSION = 1
-_SINCE_SCHEMA = {"adapter_of", "weights"}  # fields that came later, and may be missing
+_SINCE_SCHEMA = {"adapter_of", "weights", "size"}  # fields that came later, and may be missing
 _SHA256 = re.compile("[0-9a-f]{64}")
 # No folder, no way out of the repository, nothing hidden.
 _FILE = re.compile("[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -38,6 +38,8 @@ class DrafterDescription:
         adapter_of (`dict[str, str]`): Of a LoRA adapter, the base drafter that it goes over: `drafter`, its Hub id or
             folder, and `revision`, its commit or hash.
         weights (`dict[str, str]`): SHA-256 of the files that the network is loaded from: configuration and weights.
+        size (`dict[str, str]`): Number of parameters, their dtype, and the megabytes of each file of weights, for the
+            card.
         schema_version (`int`): Of this file.
     """
 
@@ -53,16 +55,17 @@ class DrafterDescription:
     versions: dict[str, str] = field(default_factory=dict)
     adapter_of: dict[str, str] = field(default_factory=dict)
     weights: dict[str, str] = field(default_factory=dict)
+    size: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     def fingerprint(self) -> str:
         """Hash all that it says of the drafter itself, for results to name what they measured.
 
-        The hashes of weights stay out: results of drafters that were described before there were any would be lost,
-        and other weights come with another record of training.
+        Hashes and sizes of weights stay out: results of drafters that were described before there were any would be
+        lost, and other weights come with another record of training.
         """
         said = dataclasses.asdict(self)
-        del said["versions"], said["weights"]
+        del said["versions"], said["weights"], said["size"]
         if not self.adapter_of:  # as it was said before there were adapters
             del said["adapter_of"]
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
@@ -136,7 +139,7 @@ class DrafterDescription:
         for name in ("loop", "training"):
             if not isinstance(values[name], dict):
                 return f"{name} must be an object, got {_shown(values[name])}"
-        for name in ("files", "versions", "adapter_of", "weights"):
+        for name in ("files", "versions", "adapter_of", "weights", "size"):
             entries = values[name]
             if not isinstance(entries, dict) or not all(map(_is_line, entries.values())):
                 return f"{name} must be an object of lines of text, got {_shown(entries)}"

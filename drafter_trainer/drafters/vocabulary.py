@@ -69,17 +69,34 @@ def narrow_head(model: PreTrainedModel, draft_ids: torch.Tensor) -> None:
 def widen_head(model: PreTrainedModel, draft_ids: torch.Tensor) -> None:
     """Give a drafter with a narrow head a stock head back.
 
-    The rows outside the draft vocabulary become the mean of those inside: their logit is the mean of the others' and
-    hardly ever the largest.
+    A head that was tied and frozen is tied again. Otherwise the rows outside the draft vocabulary become the mean of
+    those inside: their logit is the mean of the others' and hardly ever the largest.
 
     Args:
         model (`PreTrainedModel`): Changed in place.
         draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`): What it was narrowed to.
     """
-    inside = model.get_output_embeddings().weight.detach()
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings().weight.detach()
+    inside = head.weight.detach()
+    frozen = not head.weight.requires_grad
+    if frozen and torch.equal(inside, embeddings[draft_ids.to(embeddings.device)]):
+        model.set_output_embeddings(_make_head(embeddings))
+        tie_equal_embeddings(model)
+        return
     weight = inside.mean(dim=0).expand(model.config.vocab_size, -1).clone()
     weight[draft_ids.to(weight.device)] = inside
     model.set_output_embeddings(_make_head(weight))
+
+
+def tie_equal_embeddings(model: PreTrainedModel) -> None:
+    """Tie a head to embeddings that are equal to it, so that both are saved as one matrix.
+
+    Args:
+        model (`PreTrainedModel`): Changed in place.
+    """
+    if torch.equal(model.get_output_embeddings().weight, model.get_input_embeddings().weight):
+        model.config.tie_word_embeddings = True
+        model.tie_weights()
 
 
 def _make_head(weight: torch.Tensor) -> torch.nn.Linear:

@@ -21,6 +21,7 @@ from drafter_trainer.drafters.loop.networkless import NetworklessDrafter
 from drafter_trainer.drafters.loop.policy import NETWORK, NGRAM, SOURCES
 from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
 from drafter_trainer.drafters.loop.settings import LoopSettings
+from drafter_trainer.drafters.vocabulary import tie_equal_embeddings
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair
 from drafter_trainer.provenance import library_versions
@@ -60,13 +61,15 @@ _HYPERPARAMETERS = (
 def assemble(
     run: RunArguments,
     target: Target,
-    target_dtype: str,
     draft_length: int,
     folder: Path,
     adapter_of: str | None = None,
     sources: Sequence[str] = (),
 ) -> DrafterDescription:
     """Write a drafter's files, apart from card and results, to a new folder.
+
+    The network's weights are stored in the dtype of the target's checkpoint, and embeddings that are equal to the
+    head once.
 
     Args:
         adapter_of (`str`, *optional*): Write the run's LoRA adapter in place of whole weights, over this drafter.
@@ -84,11 +87,11 @@ def assemble(
     if network:
         check_tokenizers(tokenizer, AutoTokenizer.from_pretrained(trained), pair.probes)
 
-    config = AutoConfig.from_pretrained(target.path, revision=target.hub_revision)
-    dtype = config.dtype if target_dtype == "auto" else target_dtype
     if network:
-        model = AutoModelForCausalLM.from_pretrained(trained, dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(trained, dtype=target.checkpoint_dtype())
+        tie_equal_embeddings(model)
     else:
+        config = AutoConfig.from_pretrained(target.path, revision=target.hub_revision)
         model = NetworklessDrafter.for_vocabulary(config.get_text_config().vocab_size)
     special = {name: _special_id(target, tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     model.generation_config = GenerationConfig(**special)
@@ -117,6 +120,12 @@ def assemble(
         versions=library_versions(),
         adapter_of=over,
         weights={path.name: hash_file(path) for pattern in WEIGHTS for path in sorted(folder.glob(pattern))},
+        size=(
+            {"parameters": f"{model.num_parameters():,}", "dtype": str(model.dtype).removeprefix("torch.")}
+            if network and not over
+            else {}
+        )
+        | {path.name: f"{path.stat().st_size / 1e6:.1f} MB" for path in sorted(folder.glob("*.safetensors"))},
     )
     (folder / FILE_NAME).write_text(description.to_json(), encoding="utf-8")
     return description

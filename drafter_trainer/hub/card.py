@@ -109,6 +109,7 @@ def render_card(
         data=_data_rows(description.training),
         started_from="" if initialization in _FRESH else initialization,
         hyperparameters=_hyperparameter_rows(description.training),
+        size=plain_text(description.size) if description.size else "",
         versions=", ".join(f"{name} {version}" for name, version in description.versions.items()),
         # The same is said of several files: once is enough.
         caveats=list(dict.fromkeys(said for results in measurements.values() for said in caveats(results))),

@@ -118,7 +118,7 @@ def publish_run(run: RunArguments, target: Target, target_dtype: str, publishing
     Args:
         run (`RunArguments`): Names the run and its drafter.
         target (`Target`): The target.
-        target_dtype (`str`): Weights are stored in it; "auto" for the one of the target's checkpoint.
+        target_dtype (`str`): The target is loaded in it, to try a drafter that came back from the Hub.
         publishing (`PublishingArguments`): Where to, and what is written into the repository.
     Raises:
         InputError: If there is nothing to publish, it does not fit the target, a file holds a credential, the
@@ -129,9 +129,7 @@ def publish_run(run: RunArguments, target: Target, target_dtype: str, publishing
     location = _location(publishing, run.drafter_name)
     with _temporary_folder(run, publishing) as temporary:
         folder = Path(temporary) / "drafter"
-        description = assemble(
-            run, target, target_dtype, publishing.draft_length, folder, publishing.adapter_of, publishing.sources
-        )
+        description = assemble(run, target, publishing.draft_length, folder, publishing.adapter_of, publishing.sources)
         measurements = read_measurements(run.folder, description)
         details = CardDetails(location, publishing.licence or target_licence(target))
         cards = Path(publishing.card_folder) / run.drafter_name if publishing.card_folder else None

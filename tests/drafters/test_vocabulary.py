@@ -102,12 +102,20 @@ def test_narrow_head_computes_the_same_logits_and_no_others(target_model: PreTra
     assert model.get_input_embeddings().weight.shape[0] == whole.shape[-1]
 
 
-def test_frozen_head_stays_frozen(target_model: PreTrainedModel) -> None:
-    """A small drafter is trained between embeddings that are kept: narrowing must not let go of them."""
-    model = copy.deepcopy(target_model).requires_grad_(False).to(torch.bfloat16)
-    narrow_head(model, torch.tensor([3, 7]))
+def test_frozen_tied_head_is_tied_again(target_model: PreTrainedModel) -> None:
+    """A drafter trained between frozen embeddings is stored with two copies of them, each larger than its layers."""
+    model, ids, inputs = (
+        copy.deepcopy(target_model).requires_grad_(False),
+        torch.tensor([3, 7]),
+        torch.tensor([[5, 6]]),
+    )
+    whole, parameters = model(inputs).logits, model.num_parameters()
+    narrow_head(model, ids)
     assert not model.get_output_embeddings().weight.requires_grad
-    assert model.get_output_embeddings().weight.dtype == torch.bfloat16
+    widen_head(model, ids)
+    assert torch.equal(model(inputs).logits, whole)
+    assert model.config.tie_word_embeddings
+    assert model.num_parameters() == parameters
 
 
 def test_rows_outside_never_win(target_model: PreTrainedModel) -> None:

@@ -41,7 +41,7 @@ def push_over_broken_connections(target: str, old: str, new: str, cuts: int) -> 
     made, assemble = {}, publish_module.assemble
 
     def assemble_once(*given):
-        run, folder = given[0].run_folder, given[4]
+        run, folder = given[0].run_folder, given[3]
         if run not in made:
             made[run] = assemble(*given)
             shutil.copytree(folder, f"{run}/made")

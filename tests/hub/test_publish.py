@@ -12,16 +12,22 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import drafter_trainer.drafters.loop as loop_package
 import drafter_trainer.hub.publish as publish_module
 from drafter_trainer.arguments import PublishingArguments, RunArguments
 from drafter_trainer.drafters.description import DrafterDescription
+from drafter_trainer.drafters.load import load_drafter
+from drafter_trainer.drafters.loop.drafting import DraftingLoop
+from drafter_trainer.drafters.loop.repository import build_network
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.card_folder import render_folder
 from drafter_trainer.hub.publish import ALLOWED, check_destination, publish_run
 from drafter_trainer.targets import Target
+from tests.conftest import make_model
+from tests.drafters.loop.conftest import PROMPTS, make_settings
 from tests.hub.conftest import results_for
 from tests.loopback_hub import LoopbackHub
 
@@ -79,6 +85,40 @@ def test_index_names_the_models_weights_alone(run_folder: Path, target: Target, 
     trained = AutoModelForCausalLM.from_pretrained(run_folder / "finetune")
     assert all(torch.equal(weight, trained.state_dict()[name]) for name, weight in model.state_dict().items())
     assert "model.safetensors.index.json" in DrafterDescription.read(to).weights
+
+
+def test_weights_are_stored_once_and_as_the_target_stores_them(
+    run_folder: Path, target: Target, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """In float32 and with embeddings twice, a drafter of two layers was as large as its target."""
+    trained, own, to = run_folder / "finetune", tmp_path / "target", tmp_path / "published"
+    make_model(tokenizer).to(torch.bfloat16).save_pretrained(own)
+    tokenizer.save_pretrained(own)
+    drafter = AutoModelForCausalLM.from_pretrained(trained)
+    drafter.config.tie_word_embeddings = False
+    drafter.lm_head.weight = torch.nn.Parameter(drafter.lm_head.weight.detach().clone())
+    drafter.save_pretrained(trained)
+    publish_run(arguments(run_folder), Target(target.name, "1", str(own)), "auto", PublishingArguments(to=str(to)))
+    layers = sum(weight.numel() for name, weight in drafter.named_parameters() if "layers" in name or "norm" in name)
+    stored = load_file(to / "model.safetensors")
+    assert {weight.dtype for weight in stored.values()} == {torch.bfloat16}
+    assert sum(weight.numel() for weight in stored.values()) == layers + drafter.lm_head.weight.numel()
+    size = DrafterDescription.read(to).size
+    assert size == {"parameters": f"{layers + drafter.lm_head.weight.numel():,}", "dtype": "bfloat16"} | {
+        "model.safetensors": f"{(to / 'model.safetensors').stat().st_size / 1e6:.1f} MB"
+    }
+    assert f"dtype bfloat16, model.safetensors {size['model.safetensors']} |" in (to / "README.md").read_text()
+    # The same drafts as those of the trained weights, rounded.
+    target_model = AutoModelForCausalLM.from_pretrained(own)
+    rounded = AutoModelForCausalLM.from_pretrained(trained, dtype=torch.bfloat16).eval()
+    drafts = []
+    for model in (load_drafter(str(to), target_model, tokenizer), rounded):
+        settings = make_settings(sources=["network"], int8=False)
+        network = build_network(model, None, int8=False)
+        loop = DraftingLoop(network, None, settings, model.device, model.config.vocab_size, None)
+        drafts.append([[proposal.token for proposal in loop.draft(prompt, 9)] for prompt in PROMPTS])
+    assert drafts[0] == drafts[1]
+    assert any(drafts[0])
 
 
 def test_results_come_with_the_second_publication(run_folder: Path, target: Target, tmp_path: Path) -> None:
@@ -194,8 +234,8 @@ def test_files_that_no_list_allows_stay_behind(
 
     def with_more(*given: object) -> DrafterDescription:
         description = assemble(*given)
-        (given[4] / "training_args.bin").write_bytes(b"pickle")
-        (given[4] / "custom_generate" / "state.pkl").write_bytes(b"pickle")
+        (given[3] / "training_args.bin").write_bytes(b"pickle")
+        (given[3] / "custom_generate" / "state.pkl").write_bytes(b"pickle")
         return description
 
     monkeypatch.setattr(publish_module, "assemble", with_more)
