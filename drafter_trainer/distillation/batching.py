@@ -8,6 +8,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from drafter_trainer.distillation.cache import RoomyLayer, roomy_cache
 from drafter_trainer.distillation.requests import Request
+from drafter_trainer.distillation.sampling import TokenChooser
 from drafter_trainer.distillation.store import TOP_K, Answer
 
 _EVICT_BELOW = 0.75
@@ -38,6 +39,7 @@ class RunningBatch:
         self._columns = 0
         self._rows: list[_Row | None] = []
         self._tokens = torch.empty(0, dtype=torch.long)  # the last of each row
+        self._chooser = TokenChooser(TOP_K)
         self._prefix: tuple[int, ...] | None = None
         self._prefix_states: list[tuple[torch.Tensor, torch.Tensor]] = []
 
@@ -107,25 +109,19 @@ class RunningBatch:
     def _read(
         self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: DynamicCache
     ) -> torch.Tensor:
-        """Return the logits behind the last id of each row, `(rows, vocabulary)` in fp32."""
+        """Return the logits behind the last id of each row, `(rows, vocabulary)`."""
         output = self.model(
             input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
         )
-        return output.logits[:, -1].float()
+        return output.logits[:, -1]
 
     def _choose(
         self, rows: list["_Row | None"], logits: torch.Tensor
     ) -> tuple[torch.Tensor, list[tuple[Request, Answer]]]:
         """Choose and note each row's next token; rows whose answers end with it are freed."""
-        values, ids = logits.topk(TOP_K, dim=-1)
-        logprobs = values - logits.logsumexp(dim=-1, keepdim=True)
-        tokens = logits.argmax(dim=-1)
-        sampled = {number: row for number, row in enumerate(rows) if row and row.request.temperature}
-        if sampled:
-            numbers = self._on_device([*sampled])
-            temperatures = self._on_device([row.request.temperature for row in sampled.values()])
-            noise = self._on_device([row.draw() for row in sampled.values()])
-            tokens[numbers] = _sample(logits[numbers] / temperatures[:, None], noise)
+        temperatures = [row.request.temperature if row else 0.0 for row in rows]
+        noise = [row.draw() if temperature else 0.0 for row, temperature in zip(rows, temperatures)]
+        tokens, ids, logprobs = self._chooser(logits, temperatures, noise)
         ended = []
         steps = zip(rows, tokens.tolist(), ids.int().cpu().numpy(), logprobs.cpu().numpy())
         for number, (row, *step) in enumerate(steps):
@@ -210,10 +206,3 @@ def _common_start(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     """Return the ids with which all prompts begin."""
     first, last = min(prompts), max(prompts)  # what these share is shared by all that stand between them
     return first[: next((n for n, (one, other) in enumerate(zip(first, last)) if one != other), len(first))]
-
-
-def _sample(logits: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """Draw a token a row by inversion of its distribution; `noise` has the shape `(rows,)`, uniform in [0, 1)."""
-    sums = logits.softmax(dim=-1).cumsum(dim=-1)
-    # Less than the last sum, and past all ids of probability 0: these do not raise a sum.
-    return torch.searchsorted(sums, (noise[:, None] * sums[:, -1:]), right=True)[:, 0].clamp(max=logits.shape[-1] - 1)

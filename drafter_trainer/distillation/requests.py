@@ -33,6 +33,7 @@ class Request:
         target (`str`): Hub id of the target.
         target_revision (`str`): Its revision.
         response_ids (`tuple[int, ...]`, *optional*): Text to score in place of an answer.
+        stop (`tuple[str, ...]`, *optional*): Characters that end the answer besides the target's end tokens.
     """
 
     prompt_ids: tuple[int, ...]
@@ -45,6 +46,7 @@ class Request:
     target: str
     target_revision: str
     response_ids: tuple[int, ...] | None = None
+    stop: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -57,6 +59,8 @@ class Request:
             "seed": self.seed,
             "max_new_tokens": self.max_new_tokens,
         }
+        if self.stop:
+            identity["stop"] = self.stop
         if self.response_ids is not None:
             identity["response_ids"] = self.response_ids
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -154,4 +158,5 @@ class Requests:
             target=self._target.name,
             target_revision=self._target.revision,
             response_ids=tuple(row["response_ids"]) if row.get("response_ids") else None,
+            stop=self._target.stop,
         )

@@ -94,7 +94,8 @@ def assemble(
         config = AutoConfig.from_pretrained(target.path, revision=target.hub_revision)
         model = NetworklessDrafter.for_vocabulary(config.get_text_config().vocab_size)
     special = {name: _special_id(target, tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    model.generation_config = GenerationConfig(**special)
+    ends = {"eos_token_id": target.end_ids(tokenizer)} if target.stop else {}
+    model.generation_config = GenerationConfig(**special | ends)
     set_draft_length(model.generation_config, draft_length)
     for name, value in special.items():  # pipeline compares them here
         setattr(model.config, name, value)

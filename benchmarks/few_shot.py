@@ -1,0 +1,79 @@
+"""How many examples a base model needs to translate: chrF and BLEU of 0 to 5 of the template's, and prompt tokens.
+
+    python benchmarks/few_shot.py --config recipes/configs/gemma-3-270m/de-en.yaml --questions questions.jsonl
+
+Greedy decoding by the distillation engine. The questions have references, and are none that a benchmark asks: the number
+of examples is chosen by them.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from reporting import RESULTS, report
+
+from drafter_trainer.benchmark.quality import score
+from drafter_trainer.configuration import parse_arguments
+from drafter_trainer.corpora.questions import load_questions
+from drafter_trainer.corpora.tasks import Task
+from drafter_trainer.distillation.engines import TransformersEngine
+from drafter_trainer.distillation.requests import Request
+from drafter_trainer.languages import get_pair
+from drafter_trainer.targets import chat_of
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--questions", required=True, help="Spec-Bench file with references")
+    parser.add_argument("--max_questions", type=int, default=64)
+    parser.add_argument("--shots", type=int, nargs="+", default=[0, 1, 2, 3, 4, 5])
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    (run, where, *_), _ = parse_arguments("export", ["--config", options.config], __doc__)
+    pair = get_pair(run.pair)
+    target = where.resolve()
+    tokenizer = target.load_tokenizer()
+    questions = load_questions(options.questions, pair, options.max_questions, Task("translation", (), 1))
+    engine = TransformersEngine(target.load_model(options.dtype), tokenizer.pad_token_id)
+    figures = []
+    for shots in options.shots:
+        requests = [
+            Request(
+                tuple(
+                    tokenizer.apply_chat_template(
+                        chat_of(question.prompt), add_generation_prompt=True, return_dict=True, shots=shots
+                    )["input_ids"]
+                ),
+                0.0,
+                0,
+                128,
+                question.question_id,
+                "questions",
+                str(pair),
+                target.name,
+                target.revision,
+            )
+            for question in questions
+        ]
+        answers = engine.answer(requests)
+        texts = [tokenizer.decode(answer.response_ids, skip_special_tokens=True).strip() for answer in answers]
+        quality = score(texts, [question.reference for question in questions], pair.target)
+        figures.append(
+            {
+                "examples": shots,
+                "prompt tokens": sum(len(request.prompt_ids) for request in requests) / len(requests),
+                "completion tokens": sum(len(answer.response_ids) for answer in answers) / len(answers),
+                "ended by themselves": sum(answer.finish_reason == "stop" for answer in answers) / len(answers),
+                "chrF": quality["chrf"],
+                "BLEU": quality["bleu"],
+            }
+        )
+        print(shots, figures[-1], texts[:2], file=sys.stderr)
+    report(f"few_shot_{pair}", figures, {}, options.out)
+
+
+if __name__ == "__main__":
+    main()
