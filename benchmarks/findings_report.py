@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 from reporting import RESULTS
 
 from drafter_trainer.benchmark.report import markdown_table
+from drafter_trainer.benchmark.target_quality import quality_warning, read_qualities
 
 DOCS = Path(__file__).parent.parent / "docs"
 _LABELS = {"layers of the target": "finetuned only", "pretrained": "pretrained, then finetuned"}
@@ -36,6 +37,7 @@ def main() -> None:
     text = (DOCS / "findings.md").read_text(encoding="utf-8")
     plot = "![Speedup and expected α by finetuning tokens](findings_tokens.png)"
     fits = map(fit_line, _LABELS, curves.values())
+    text = put(text, "target", quality_warning([results], read_qualities(DOCS.parent / "hub_cards")))
     text = put(text, "amount", "\n".join([amount_table(networks), "", *fits, "", plot]))
     half = next(network["rows"] for network in networks.values() if network["loss"] == "lk_hybrid")
     losses = {

@@ -8,6 +8,7 @@ Nothing is measured or published; `publish.py --card_folder hub_cards` leaves wh
 import argparse
 from pathlib import Path
 
+from drafter_trainer.benchmark.target_quality import read_qualities
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.card_folder import render_folder
 from drafter_trainer.launch import run_recipe
@@ -20,8 +21,9 @@ def main(argv: list[str]) -> None:
     folders = sorted(path for path in options.cards.iterdir() if path.is_dir()) if options.cards.is_dir() else []
     if not folders:
         raise InputError(f"{options.cards} holds no cards: publish a drafter with --card_folder {options.cards}")
+    known = read_qualities(options.cards)
     for folder in folders:
-        render_folder(folder)
+        render_folder(folder, known)
         print(folder / "README.md")
 
 

@@ -4,7 +4,8 @@
 
 The numbers come from hub_cards/*/results.json, which publish.py left there, and from sampling/results.json beside
 them where T = 1 was measured in a run of its own: the table that quickstart printed, an overview of all other
-drafters, and the whole table of the first of them. In docs, training.md has the forecast that predict.py made for it.
+drafters, and the whole table of the first of them. Each page begins with what its target's own translations are worth.
+In docs, training.md has the forecast that predict.py made for it.
 results.md has the published numbers of paper_table1.json beside ours; rivals' come from
 benchmarks/results/methods/PAIR.json, which measures every method in one run and is shown whole; beside it are shown
 PAIR-bfloat16.json, the same in half precision, and PAIR-1.json and PAIR-2.json held against each other. The matrix on
@@ -29,6 +30,7 @@ from drafter_trainer.benchmark.methods import DRAFTER, PLAIN, PROMPT_LOOKUP
 from drafter_trainer.benchmark.report import overview_table, speedup_tables
 from drafter_trainer.benchmark.results import SCHEMA, read_results
 from drafter_trainer.benchmark.strategies import FILE_NAME
+from drafter_trainer.benchmark.target_quality import quality_warning, read_qualities
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.hub.card_folder import read_measurements
 
@@ -47,14 +49,17 @@ def main() -> None:
     drafters = {card: results for card, results in measured.items() if not has_strategies(results)}
     first, several = next(iter(drafters)), [*drafters.values()]
     overview = f"{overview_table(several)}\n\n{speedup_tables(read_results(first / QUICKSTART.name))}"
+    quickstart, known = read_results(QUICKSTART), read_qualities(CARDS)
+    put(README, "target", quality_warning([quickstart, *several], known))
     paper = json.loads((DOCS / "paper_table1.json").read_text(encoding="utf-8"))
-    put(README, "quickstart", speedup_tables(read_results(QUICKSTART)))
+    put(README, "quickstart", speedup_tables(quickstart))
     put(README, "drafters", overview)
     forecast = first / "predict.json"
     put(DOCS / "training.md", "forecast", forecast_text(json.loads(forecast.read_text(encoding="utf-8")), several[0]))
     methods = {path.stem: read_results(path) for path in sorted(METHODS.glob("??-??.json"))}
     rivals = {row["counterpart"] for row in paper["rows"]} - {DRAFTER, PROMPT_LOOKUP}
     others = [only_methods(results, rivals) for results in methods.values()]
+    put(DOCS / "results.md", "target", quality_warning([*several, *methods.values()], known))
     put(DOCS / "results.md", "paper", paper_tables(paper, [*several, *others]))
     if methods:
         put(DOCS / "results.md", "methods", methods_tables(methods))
@@ -62,6 +67,7 @@ def main() -> None:
     if cells:
         put(DOCS / "results.md", "matrix", matrix_section(cells))
     put(DOCS / "results_schema.md", "schema", schema_tables(SCHEMA))
+    put(DOCS / "languages.md", "target", quality_warning(filter(has_strategies, measured.values()), known))
     if languages:
         put(DOCS / "languages.md", "languages", "\n\n".join(target_section(*each) for each in by_target(languages)))
 

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from drafter_trainer.benchmark.methods import DRAFTER, PLAIN, PROMPT_LOOKUP
 from drafter_trainer.benchmark.report import interval_text, markdown_table, speedup_tables
 from drafter_trainer.benchmark.results import find_method
 from drafter_trainer.benchmark.statistics import Interval, Verdict, verdict
+from drafter_trainer.benchmark.target_quality import TargetQuality, quality_warning
 from drafter_trainer.decoding.sampling import describe_sampling
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.loop.policy import LOOKUP, NETWORK, NGRAM
@@ -66,6 +68,7 @@ def render_card(
     location: str,
     licence: str | None,
     notes: str = "",
+    known: Sequence[TargetQuality] = (),
 ) -> str:
     """Render a card.
 
@@ -76,6 +79,7 @@ def render_card(
         location (`str`): Hub id of the drafter, or its name where it lies in a folder.
         licence (`str`, *optional*): Licence identifier.
         notes (`str`, *optional*): Text by hand, put at the end.
+        known (`Sequence[TargetQuality]`, *optional*): Scores of the target that other drafters' results hold.
     Returns:
         `str`, Markdown with metadata in front. It shows the plot `acceptance.png` where the first run drafted
         anything.
@@ -100,6 +104,7 @@ def render_card(
         sources=", or ".join(_SOURCES[source].format(counted) for source in description.loop["sources"]),
         counted=counted,
         location=location,
+        warning=quality_warning(measurements.values(), known),
         headline=_headline(runs[0]) if runs else "",
         measured=[_measured(name, results) for name, results in measurements.items()],
         plot=PLOT if runs and any(method["acceptance_by_position"] for method in runs[0]["methods"]) else "",

@@ -12,6 +12,7 @@ They lie in a run's folder, in the repository that is published, and under `hub_
 import json
 import shutil
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 from drafter_trainer.benchmark.methods import DRAFTER
 from drafter_trainer.benchmark.plots import plot_acceptance
 from drafter_trainer.benchmark.results import read_results
+from drafter_trainer.benchmark.target_quality import TargetQuality
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.card import PLOT, render_card
@@ -107,15 +109,16 @@ def write_card(
     measurements: dict[str, dict[str, Any]],
     details: CardDetails,
     notes: str = "",
+    known: Sequence[TargetQuality] = (),
 ) -> None:
     """Write the card and the plot that it shows.
 
     Args:
         folder (`Path`): Of the repository or of the card; an earlier card is replaced.
-        description, measurements, notes: As for `render_card`.
+        description, measurements, notes, known: As for `render_card`.
         details (`CardDetails`): Name and licence.
     """
-    card = render_card(description, measurements, details.location, details.licence, notes)
+    card = render_card(description, measurements, details.location, details.licence, notes, known)
     (folder / CARD).write_text(card, encoding="utf-8")
     (folder / PLOT).unlink(missing_ok=True)
     for results in list(measurements.values())[:1]:
@@ -144,12 +147,15 @@ def keep_card(repository: Path, folder: Path, details: CardDetails) -> None:
     (folder / DETAILS).write_text(said, encoding="utf-8")
 
 
-def render_folder(folder: Path) -> None:
-    """Render the card of `hub_cards/<drafter>` anew, from what lies there.
+def render_folder(folder: Path, known: Sequence[TargetQuality] = ()) -> None:
+    """Render the card of `hub_cards/<drafter>` again, from what lies there.
 
+    Args:
+        folder (`Path`): Folder of the card.
+        known: As for `render_card`.
     Raises:
         InputError: If `drafter.json` or `card.json` is missing, or a file is malformed.
     """
     description = DrafterDescription.read(folder)
     measurements = read_measurements(folder, description)
-    write_card(folder, description, measurements, CardDetails.read(folder), read_notes(folder))
+    write_card(folder, description, measurements, CardDetails.read(folder), read_notes(folder), known)

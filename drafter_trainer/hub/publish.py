@@ -12,6 +12,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.utils import filter_repo_objects
 
 from drafter_trainer.arguments import PublishingArguments, RunArguments
+from drafter_trainer.benchmark.target_quality import read_qualities
 from drafter_trainer.credentials import find_credential
 from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.drafters.description import FILE_NAME
@@ -133,7 +134,8 @@ def publish_run(run: RunArguments, target: Target, target_dtype: str, publishing
         measurements = read_measurements(run.folder, description)
         details = CardDetails(location, publishing.licence or target_licence(target))
         cards = Path(publishing.card_folder) / run.drafter_name if publishing.card_folder else None
-        write_card(folder, description, measurements, details, read_notes(cards) if cards else "")
+        notes, known = (read_notes(cards), read_qualities(cards.parent)) if cards else ("", [])
+        write_card(folder, description, measurements, details, notes, known)
         copy_measurements(run.folder, folder, list(measurements))
         files = _allowed_files(folder)
         if cards and not publishing.dry_run:
