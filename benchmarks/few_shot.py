@@ -2,8 +2,8 @@
 
     python benchmarks/few_shot.py --config recipes/configs/gemma-3-270m/de-en.yaml --questions questions.jsonl
 
-Greedy decoding by the distillation engine. The questions have references, and are none that a benchmark asks: the number
-of examples is chosen by them.
+Greedy decoding by the distillation engine. The questions have references, and are none that a benchmark asks: the
+number of examples is chosen by them.
 """
 
 import argparse
@@ -13,13 +13,13 @@ from pathlib import Path
 from reporting import RESULTS, report
 
 from drafter_trainer.benchmark.quality import score
+from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.configuration import parse_arguments
 from drafter_trainer.corpora.questions import load_questions
 from drafter_trainer.corpora.tasks import Task
 from drafter_trainer.distillation.engines import TransformersEngine
 from drafter_trainer.distillation.requests import Request
 from drafter_trainer.languages import get_pair
-from drafter_trainer.targets import chat_of
 
 
 def main() -> None:
@@ -40,13 +40,10 @@ def main() -> None:
     engine = TransformersEngine(target.load_model(options.dtype), tokenizer.pad_token_id)
     figures = []
     for shots in options.shots:
+        chat = ChatTokenizer(tokenizer, {"shots": shots})
         requests = [
             Request(
-                tuple(
-                    tokenizer.apply_chat_template(
-                        chat_of(question.prompt), add_generation_prompt=True, return_dict=True, shots=shots
-                    )["input_ids"]
-                ),
+                tuple(chat.encode_prompt(question.prompt)),
                 0.0,
                 0,
                 128,

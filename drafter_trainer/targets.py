@@ -5,9 +5,10 @@ import importlib.metadata
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import torch
@@ -24,6 +25,7 @@ from transformers import (
 )
 
 from drafter_trainer.access import explain_refusal
+from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.errors import InputError
 
 _HASHED_BYTES = 1 << 20
@@ -37,7 +39,10 @@ class Target:
         name (`str`): Hub id by which it is known, written into drafters, cards and row keys.
         revision (`str`): Commit on the Hub, version of the wheel, or a hash of the folder's weights.
         path (`str`): What `from_pretrained` loads: a Hub id or a folder.
-        chat_template (`str`, *optional*): Jinja text for a tokenizer that brings no chat template.
+        chat_template (`str`, *optional*): Jinja text in place of the tokenizer's own chat template.
+        chat_template_file (`str`, *optional*): Where that text was read.
+        chat_template_kwargs (`Mapping`, *optional*): Variables for the template.
+        sanitize_control_tokens (`bool`, *optional*, defaults to `False`): As for `ChatTokenizer`.
         dequantized (`bool`, *optional*, defaults to `False`): Whether `path` holds float32 weights that were made of
             quantized ones.
         stop (`tuple[str, ...]`, *optional*): Characters that end a completion besides the model's own end tokens, such
@@ -48,6 +53,9 @@ class Target:
     revision: str
     path: str
     chat_template: str | None = None
+    chat_template_file: str | None = None
+    chat_template_kwargs: Mapping[str, Any] | None = None
+    sanitize_control_tokens: bool = False
     dequantized: bool = False
     stop: tuple[str, ...] = ()
 
@@ -69,19 +77,32 @@ class Target:
         return config.dtype or config.get_text_config().dtype or torch.float32
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
-        """Load the tokenizer, padding on the left as batched generation needs it.
+        """Load the tokenizer, padding on the left as batched generation needs it; `load_chat` says what is raised."""
+        return self.load_chat().tokenizer
+
+    def load_chat(self) -> ChatTokenizer:
+        """Load the tokenizer together with what renders conversations for it.
 
         Raises:
-            InputError: If neither it nor the configuration has a chat template.
+            InputError: If it cannot be loaded, neither it nor the configuration has a chat template, or the template
+                does not show what a user asks.
         """
-        tokenizer = AutoTokenizer.from_pretrained(self.path, revision=self.hub_revision, padding_side="left")
+        own = Path(self.path) / "chat_template.jinja"
+        if own.is_file():
+            _read_template(own)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.path, revision=self.hub_revision, padding_side="left")
+        except (OSError, ValueError) as error:
+            reason = explain_refusal(self.path, error)
+            raise InputError(f"the tokenizer of {self.name} cannot be loaded: {reason}") from error
         if self.chat_template is not None:
             tokenizer.chat_template = self.chat_template
         if tokenizer.chat_template is None:
             raise InputError(f"the tokenizer of {self.name} has no chat template: give one with --chat_template FILE")
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
-        return tokenizer
+        source = self.chat_template_file or (own if own.is_file() else f"the chat template of {self.name}")
+        return ChatTokenizer(tokenizer, self.chat_template_kwargs, self.sanitize_control_tokens, str(source))
 
     def load_model(self, dtype: str, device: torch.device | str = "cpu") -> PreTrainedModel:
         """Load the model for inference.
@@ -112,33 +133,6 @@ class Target:
         return sorted(ids)
 
 
-def chat_of(prompt: str, earlier: Sequence[tuple[str, str]] = ()) -> list[dict[str, str]]:
-    """Write what a user asks as the messages of a chat.
-
-    Args:
-        prompt (`str`): What is asked now.
-        earlier (`Sequence[tuple[str, str]]`, *optional*): What was asked and answered before, first to last.
-    """
-    messages = []
-    for asked, answered in earlier:
-        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
-    return [*messages, {"role": "user", "content": prompt}]
-
-
-def encode_prompt(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, earlier: Sequence[tuple[str, str]] = ()
-) -> list[int]:
-    """Turn what a user asks into token ids, through the chat template, once.
-
-    The template writes its own start token, so none is added by the tokenizer.
-
-    Args:
-        prompt, earlier: As for `chat_of`.
-    """
-    chat = chat_of(prompt, earlier)
-    return tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"]
-
-
 def end_ids(model: PreTrainedModel) -> frozenset[int]:
     """Return the ids that end what a model says."""
     eos = model.generation_config.eos_token_id
@@ -152,6 +146,8 @@ def resolve_target(
     chat_template: str | None = None,
     stop: Sequence[str] = (),
     folder: Path = Path("runs/targets"),
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    sanitize_control_tokens: bool = False,
 ) -> Target:
     """Find a target's weights and say exactly which they are.
 
@@ -163,28 +159,45 @@ def resolve_target(
         chat_template (`str`, *optional*): File with a Jinja chat template.
         stop (`Sequence[str]`, *optional*): See `Target`.
         folder (`Path`, *optional*): Where converted wheels are kept.
+        chat_template_kwargs, sanitize_control_tokens: As for `ChatTokenizer`.
     Raises:
         InputError: If it does not exist, or the wheel is not installed.
     """
-    template, stop = None, tuple(stop)
-    if chat_template is not None:
-        if not Path(chat_template).is_file():
-            raise InputError(f"chat_template {chat_template}: no such file")
-        template = Path(chat_template).read_text(encoding="utf-8").rstrip("\n")
+    how = {
+        "chat_template": None if chat_template is None else _read_template(Path(chat_template)).rstrip("\n"),
+        "chat_template_file": chat_template,
+        "chat_template_kwargs": chat_template_kwargs,
+        "sanitize_control_tokens": sanitize_control_tokens,
+        "stop": tuple(stop),
+    }
     if target_model.startswith("wheel:"):
         wheel = target_model.removeprefix("wheel:")
         path = _convert_wheel(wheel, folder)
         version = f"{wheel}=={importlib.metadata.version(wheel)}"
-        return Target(name or target_model, version, str(path), template, dequantized=True, stop=stop)
+        return Target(name or target_model, version, str(path), dequantized=True, **how)
     if Path(target_model).is_dir():
-        return Target(name or target_model, hash_folder(Path(target_model)), target_model, template, stop)
+        return Target(name or target_model, hash_folder(Path(target_model)), target_model, **how)
     commit = resolve_commit(target_model, revision, "a model")
     try:
         AutoConfig.from_pretrained(target_model, revision=commit)
     except (OSError, ValueError) as error:  # ValueError: a configuration of no architecture that is known here
         reason = explain_refusal(target_model, error)
         raise InputError(f"target {target_model} is no readable model: {reason}") from error
-    return Target(name or target_model, commit, target_model, template, stop)
+    return Target(name or target_model, commit, target_model, **how)
+
+
+def _read_template(path: Path) -> str:
+    if not path.is_file():
+        raise InputError(f"chat_template {path}: no such file")
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"chat_template {path}, line {line}: not UTF-8 (0x{content[error.start]:02x} at byte {error.start}): "
+            "convert the file to UTF-8"
+        ) from error
 
 
 def resolve_commit(repo: str, revision: str | None, what: str) -> str:

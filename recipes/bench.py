@@ -96,7 +96,8 @@ def main(argv: list[str]) -> None:
         print(report_tables(read_results(out / "results.json")))
         return report_step(step, reused=True)
 
-    tokenizer = target.load_tokenizer()
+    chat = target.load_chat()
+    tokenizer = chat.tokenizer
     target_model = target.load_model(where.dtype, PartialState().device)
     drafter = load_drafter(drafter_path, target_model, tokenizer, follow_clock=bench.follow_clock)
     pretrained = None
@@ -124,7 +125,7 @@ def main(argv: list[str]) -> None:
         runs = []
         for setting in settings:
             asked = questions if setting.temperature == 0 else questions[: bench.max_sampling_questions]
-            records = measure(target_model, tokenizer, asked, methods, setting, step.folder / JOURNAL, bench.repeats)
+            records = measure(target_model, chat, asked, methods, setting, step.folder / JOURNAL, bench.repeats)
             described = {
                 "pair": str(pair),
                 "task": task.name,

@@ -40,6 +40,7 @@ from drafter_trainer.arguments import CorpusArguments, DistillationArguments, Ta
 from drafter_trainer.configuration import parse_arguments
 from drafter_trainer.corpora import STORIES, describe_corpus, read_sentences, read_texts
 from drafter_trainer.corpora.fertility import describe_fertility
+from drafter_trainer.corpora.files import BadRows
 from drafter_trainer.corpora.questions import keep_out
 from drafter_trainer.corpora.sample import sample_stories
 from drafter_trainer.distillation import distill
@@ -87,16 +88,17 @@ def read_corpora(
     corpora: CorpusArguments, how: DistillationArguments, pair: Pair, split: str, make: PromptMaker
 ) -> Iterator[Prompt]:
     """Read the prompts of all corpora, one corpus after the other."""
+    bad_rows = BadRows(corpora.skips_bad_rows, make.drops)
     for name in corpora.corpus:
         if how.engine == "text":
-            texts = read_texts(name, pair.target, split)
+            texts = read_texts(name, pair.target, split, bad_rows)
             yield from make.texts(texts, name, pair.target, how.start_token, how.max_new_tokens)
         elif name == START_TOKEN:
             yield from make.start_tokens(how.start_token)
         elif name == STORIES:
             yield from make.stories(sample_stories(split), pair.target)
         else:
-            yield from make.translations(read_sentences(name, pair, split), name, pair)
+            yield from make.translations(read_sentences(name, pair, split, bad_rows), name, pair)
 
 
 def main(argv: list[str]) -> None:
@@ -111,7 +113,8 @@ def main(argv: list[str]) -> None:
     if step.is_finished():
         return report_step(step, reused=True)
 
-    tokenizer = target.load_tokenizer()
+    chat = target.load_chat()
+    tokenizer = chat.tokenizer
     decontaminator = keep_out(corpora.evaluation_questions, pair)
     engine, teacher = answering(how, where, target, tokenizer, accelerator)
     temperatures = [None] if how.engine == "text" else how.temperatures
@@ -123,7 +126,7 @@ def main(argv: list[str]) -> None:
             path = folder / split / "prompts.arrow"
             with accelerator.main_process_first():
                 if not path.is_file():
-                    make = PromptMaker(tokenizer, decontaminator, limit)
+                    make = PromptMaker(chat, decontaminator, limit)
                     write_prompts(read_corpora(corpora, how, pair, split, make), path, make.drops)
             prompts, drops = load_prompts(path)
             store = RowStore(folder / split, writer=accelerator.process_index)
@@ -148,7 +151,9 @@ def main(argv: list[str]) -> None:
                 (
                     document.text
                     for name in corpora.corpus
-                    for document in itertools.islice(read_texts(name, pair.target, "train"), FERTILITY_TEXTS)
+                    for document in itertools.islice(
+                        read_texts(name, pair.target, "train", BadRows(corpora.skips_bad_rows)), FERTILITY_TEXTS
+                    )
                 ),
                 pair.target,
                 tokenizer,

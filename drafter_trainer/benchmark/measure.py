@@ -11,12 +11,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from drafter_trainer.benchmark.journal import append_record, read_journal
 from drafter_trainer.benchmark.methods import PLAIN, Method
+from drafter_trainer.chat import ChatTokenizer, chat_of
 from drafter_trainer.corpora.questions import Question
 from drafter_trainer.decoding.metrics import is_looping
 from drafter_trainer.decoding.rounds import Decoding, decode
 from drafter_trainer.decoding.sampling import describe_sampling
-from drafter_trainer.errors import InputError
-from drafter_trainer.targets import chat_of, encode_prompt
+from drafter_trainer.errors import InputError, RefusedConversationError
 
 _WARM_UP_TOKENS = 16
 
@@ -32,7 +32,7 @@ class Setting:
 
 def measure(
     target_model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    chat: ChatTokenizer,
     questions: Sequence[Question],
     methods: Sequence[Method],
     setting: Setting,
@@ -57,23 +57,23 @@ def measure(
         `list[dict]`, the setting's records in the journal: setting, question, the chat that was asked, and each
         method's figures with the text of its answer.
     Raises:
-        InputError: If a question and its answer do not fit into the target's context.
+        InputError: If a question and its answer do not fit into the target's context, or its template refuses one.
     """
     for question in questions:  # before hours of measuring; how long earlier answers are is not known yet
-        blank = encode_prompt(tokenizer, question.prompt, [(turn.prompt, "") for turn in question.earlier])
+        blank = _encode(chat, question, [(turn.prompt, "") for turn in question.earlier])
         _check_length(target_model, question, len(blank), (len(question.earlier) + 1) * setting.max_new_tokens)
     own = {"temperature": setting.temperature, "seed": setting.seed}
     records = [record for record in read_journal(journal) if own.items() <= record.items()]
     answers = {record["question_id"]: record["methods"][PLAIN]["text"] for record in records}
     work = [(number, question) for number, question in enumerate(questions) if question.question_id not in answers]
     if work:
-        first = encode_prompt(tokenizer, work[0][1].prompt)
+        first = chat.encode_prompt(work[0][1].prompt)
         for method in methods:
             decode(target_model, first, method.draft_arguments, 0.0, 0, _WARM_UP_TOKENS)
     name = describe_sampling(setting.temperature, setting.seed)
     for number, question in tqdm(work, unit="question", desc=name):
         earlier = [(turn.prompt, answers[turn.question_id]) for turn in question.earlier]
-        prompt_ids = encode_prompt(tokenizer, question.prompt, earlier)
+        prompt_ids = _encode(chat, question, earlier)
         _check_length(target_model, question, len(prompt_ids), setting.max_new_tokens)
         takes: dict[str, list[Decoding]] = {method.name: [] for method in methods}
         for repeat in range(repeats):
@@ -92,7 +92,7 @@ def measure(
             "question_id": question.question_id,
             "chat": chat_of(question.prompt, earlier),
             "methods": {
-                method.name: _figures(tokenizer, target_model, prompt_ids, takes, method.name, setting)
+                method.name: _figures(chat.tokenizer, target_model, prompt_ids, takes, method.name, setting)
                 for method in methods
             },
         }
@@ -100,6 +100,13 @@ def measure(
         records.append(record)
         answers[question.question_id] = record["methods"][PLAIN]["text"]
     return records
+
+
+def _encode(chat: ChatTokenizer, question: Question, earlier: Sequence[tuple[str, str]]) -> list[int]:
+    try:
+        return chat.encode_prompt(question.prompt, earlier)
+    except RefusedConversationError as error:
+        raise InputError(f"question {question.question_id}: {error.reason}: leave it out") from error
 
 
 def _figures(

@@ -4,13 +4,15 @@ A corpus is named `sample`, `wmt16`, `c4:de`, `file:PATH` …; `NAME@REVISION` p
 `hub.PARALLEL_CORPORA` and `hub.TEXT_CORPORA` for what is known by name. `stories` are the subjects of the sample's.
 """
 
+import functools
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from drafter_trainer.corpora.files import read_rows
+from drafter_trainer.corpora.conversations import Conversation, conversation_of_row
+from drafter_trainer.corpora.files import STRICT, BadRowError, BadRows, files_of, read_rows
 from drafter_trainer.corpora.hub import (
     PARALLEL_CORPORA,
     TEXT_CORPORA,
@@ -29,10 +31,6 @@ STORIES = "stories"  # the corpus whose prompts ask for stories
 _SENTENCES = {"train": range(4, 100), "validation": range(0, 2), "test": range(2, 4)}
 _DOCUMENTS = {"train": range(2, 100), "validation": range(0, 2)}
 _FROM_VALIDATION = {"validation": range(0, 50), "test": range(50, 100)}
-# ShareGPT has further speakers, of which these are answers of a model too.
-_ROLES = {"system": "system", "human": "user", "user": "user"} | dict.fromkeys(
-    ("gpt", "assistant", "chatgpt", "bing", "bard"), "assistant"
-)
 
 
 @dataclass(frozen=True)
@@ -46,11 +44,11 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Document:
-    """Hold what a drafter is pretrained on: plain text, or the `messages` of a conversation."""
+    """Hold what a drafter is pretrained on: plain text, or a conversation."""
 
     source_id: str
     text: str | None = None
-    messages: list[dict[str, str]] | None = None
+    conversation: Conversation | None = None
 
 
 _Row = TypeVar("_Row", Sentence, Document)
@@ -84,7 +82,7 @@ class CorpusName:
         return cls(kind, argument or None, revision or None)
 
 
-def read_sentences(name: str, pair: Pair, split: str) -> Iterator[Sentence]:
+def read_sentences(name: str, pair: Pair, split: str, bad_rows: BadRows = STRICT) -> Iterator[Sentence]:
     """Read the source sentences of a corpus, in its own order.
 
     Splits that a corpus lacks are cut from what it has by a hash of each sentence, so that a repeated one never
@@ -96,6 +94,7 @@ def read_sentences(name: str, pair: Pair, split: str) -> Iterator[Sentence]:
             and `target`, or rows of `translation: {de: …, en: …}`, which serve in both directions.
         pair (`Pair`): The direction; only its source side becomes prompts.
         split (`str`): "train", "validation" or "test".
+        bad_rows (`BadRows`, *optional*): What becomes of malformed rows; the first ends the run.
     Raises:
         InputError: If corpus, split or pair are unknown, or a row is malformed; files are named with their line.
     """
@@ -104,8 +103,9 @@ def read_sentences(name: str, pair: Pair, split: str) -> Iterator[Sentence]:
         for source_id, text, reference in sample_sentences(pair, split):
             yield Sentence(f"sample/{source_id}", text, reference)
     elif corpus.kind == "file":
-        rows = (_sentence_of_row(place, row, pair) for place, row in read_rows(Path(corpus.argument or "")))
-        yield from _own_split(rows, split, _SENTENCES, name)
+        rows = read_rows(Path(corpus.argument or ""), bad_rows)
+        sentences = bad_rows.make(rows, functools.partial(_sentence_of_row, pair=pair))
+        yield from _own_split(sentences, split, _SENTENCES, name)
     elif corpus.kind in PARALLEL_CORPORA:
         splits = PARALLEL_CORPORA[corpus.kind].splits
         source_split, shares = split, None
@@ -114,18 +114,19 @@ def read_sentences(name: str, pair: Pair, split: str) -> Iterator[Sentence]:
         elif "test" not in splits and split != "train":
             source_split, shares = "validation", _FROM_VALIDATION
         rows = (
-            Sentence(f"{corpus.kind}/{source_split}/{number}", source.strip(), target.strip())
+            (f"{corpus.kind}/{source_split}/{number}", {"source": source, "target": target})
             for number, (source, target) in enumerate(
                 parallel_rows(corpus.kind, pair, source_split, corpus.revision), start=1
             )
-            if source.strip()
+            if not _is_blank(source)
         )
-        yield from rows if shares is None else _own_split(rows, split, shares, name)
+        sentences = bad_rows.make(rows, functools.partial(_sentence_of_row, pair=pair))
+        yield from sentences if shares is None else _own_split(sentences, split, shares, name)
     else:
         raise InputError(f"corpus {name} holds no sentences to translate: {', '.join(PARALLEL_CORPORA)} do")
 
 
-def read_documents(name: str, pair: Pair, split: str) -> Iterator[Document]:
+def read_documents(name: str, pair: Pair, split: str, bad_rows: BadRows = STRICT) -> Iterator[Document]:
     """Read the documents or conversations of a corpus, in its own order.
 
     Args:
@@ -133,6 +134,7 @@ def read_documents(name: str, pair: Pair, split: str) -> Iterator[Document]:
             a line, or rows of `text`, `messages` or `conversations`.
         pair (`Pair`): Decides which languages of the sample are read.
         split (`str`): "train" or "validation".
+        bad_rows (`BadRows`, *optional*): As for `read_sentences`.
     Raises:
         InputError: If corpus or split are unknown, or a row is malformed; files are named with their line.
     """
@@ -144,28 +146,30 @@ def read_documents(name: str, pair: Pair, split: str) -> Iterator[Document]:
                     yield Document(f"sample/{row['id']}/{language.code}", row[language.code])
     elif corpus.kind == "file":
         rows = (
-            _document_of_row(place, row)
-            for place, row in read_rows(Path(corpus.argument or ""))
-            if not _is_blank(row.get("text"))  # a blank line of a text file only parts paragraphs
+            (place, row)
+            for place, row in read_rows(Path(corpus.argument or ""), bad_rows)
+            # A blank line of a text file only parts paragraphs; a table may have text and conversations.
+            if not _is_blank(row.get("text")) or row.get("messages") or row.get("conversations")
         )
-        yield from _own_split(rows, split, _DOCUMENTS, name)
+        yield from _own_split(bad_rows.make(rows, _document_of_row), split, _DOCUMENTS, name)
     elif corpus.kind in TEXT_CORPORA:
         held_out = TEXT_CORPORA[corpus.kind].splits == ("train",)
         source_split = "train" if held_out else split
         label = f"{corpus.kind}:{corpus.argument}" if corpus.argument else corpus.kind
         rows = (
-            _document_of_row(f"{label}/{source_split}/{number}", row)
+            (f"{label}/{source_split}/{number}", row)
             for number, row in enumerate(
                 text_rows(corpus.kind, corpus.argument or "en", source_split, corpus.revision), start=1
             )
             if row.get("conversations") != []  # a template may not take a conversation without turns
         )
-        yield from _own_split(rows, split, _DOCUMENTS, name) if held_out else rows
+        documents = bad_rows.make(rows, _document_of_row)
+        yield from _own_split(documents, split, _DOCUMENTS, name) if held_out else documents
     else:
         raise InputError(f"corpus {name} is no text to pretrain on: {', '.join(TEXT_CORPORA)} and file:PATH are")
 
 
-def read_texts(name: str, language: Language, split: str) -> Iterator[Document]:
+def read_texts(name: str, language: Language, split: str, bad_rows: BadRows = STRICT) -> Iterator[Document]:
     """Read the text of a corpus in one language, in its own order.
 
     Args:
@@ -173,32 +177,38 @@ def read_texts(name: str, language: Language, split: str) -> Iterator[Document]:
             `read_documents`, which is inspected first.
         language (`Language`): What the text is in.
         split (`str`): "train" or "validation".
+        bad_rows (`BadRows`, *optional*): As for `read_sentences`.
     Raises:
         InputError: If corpus or split are unknown, a file is no text of that language, or a row is malformed or a
             conversation.
     """
     corpus = CorpusName.parse(name)
     if corpus.kind == "file":
-        inspect_text(Path(corpus.argument or ""), language)
+        inspect_text(Path(corpus.argument or ""), language, BadRows(bad_rows.skip))  # each bad row counts once
     elif corpus.kind == "sample" and language.code not in LANGUAGES:
         raise InputError(f"the bundled sample has no {language.name}: name a text of your own with --corpus file:PATH")
     elif corpus.kind == "c4" and corpus.argument is None:
         name = f"{name}:{language.code}"
-    for document in read_documents(name, Pair(language, language), split):
-        if document.text is None:
-            raise InputError(f"{document.source_id}: a conversation: rows of text in {language.name} are expected")
-        yield document
+    documents = read_documents(name, Pair(language, language), split, bad_rows)
+    yield from bad_rows.make(
+        ((document.source_id, document) for document in documents), functools.partial(_text_alone, language=language)
+    )
+
+
+def _text_alone(place: str, document: Document, language: Language) -> Document:
+    if document.text is None:
+        raise BadRowError(place, "a conversation", f": rows of text in {language.name} are expected")
+    return document
 
 
 def describe_corpus(name: str) -> dict[str, str]:
-    """Say what is read: for a Hub corpus its repository, commit and licence, for a file its SHA-256."""
+    """Say what is read: for a Hub corpus its repository, commit and licence, for a file or folder its SHA-256."""
     corpus = CorpusName.parse(name)
     if corpus.kind == "file":
         path = Path(corpus.argument or "")
-        if not path.is_file():
-            raise InputError(f"{path}: no such file")
-        with path.open("rb") as file:
-            return {"name": f"file:{path.name}", "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        hashes = [_hash_file(file) for file in files_of(path)]
+        whole = hashes[0] if path.is_file() else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+        return {"name": f"file:{path.name}", "sha256": whole}
     if corpus.kind in ("sample", STORIES):
         return {"name": corpus.kind, "licence": "apache-2.0"}
     known = (PARALLEL_CORPORA | TEXT_CORPORA)[corpus.kind]
@@ -206,11 +216,16 @@ def describe_corpus(name: str) -> dict[str, str]:
     return {"name": name, "repo": known.repo, "revision": revision, "licence": known.licence}
 
 
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _own_split(rows: Iterator[_Row], split: str, shares: dict[str, range], name: str) -> Iterator[_Row]:
     if split not in shares:
         raise InputError(f"corpus {name} has no split {split!r}: it has {', '.join(shares)}")
     for row in rows:
-        text = row.text if row.text is not None else str(row.messages)
+        text = row.text if row.text is not None else str(row.conversation.messages)
         if int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) % 100 in shares[split]:
             yield row
 
@@ -222,8 +237,8 @@ def _sentence_of_row(place: str, row: dict[str, Any], pair: Pair) -> Sentence:
     else:
         text, reference = row.get("source", row.get("text")), row.get("target")
     if not isinstance(text, str) or not text.strip():
-        raise InputError(
-            f'{place}: no sentence: expected "source", "text" or "translation" with a text in {pair.source.name}'
+        raise BadRowError(
+            place, "no sentence", f': expected "source", "text" or "translation" with a text in {pair.source.name}'
         )
     return Sentence(place, text.strip(), reference.strip() if isinstance(reference, str) else None)
 
@@ -241,15 +256,4 @@ def _document_of_row(place: str, row: dict[str, Any]) -> Document:
     text = row.get("text")
     if isinstance(text, str) and text.strip():
         return Document(place, text=text)
-    turns = row.get("messages") or row.get("conversations")
-    if not isinstance(turns, list) or not turns:
-        raise InputError(f'{place}: no document: expected "text", "messages" or "conversations"')
-    messages = []
-    for turn in turns:
-        spoken = turn if isinstance(turn, dict) else {}
-        role = _ROLES.get(spoken.get("role", spoken.get("from")))
-        content = spoken.get("content", spoken.get("value"))
-        if role is None or not isinstance(content, str):
-            raise InputError(f"{place}: a turn needs a known role and a text, got {str(turn)[:80]}")
-        messages.append({"role": role, "content": content})
-    return Document(place, messages=messages)
+    return Document(place, conversation=conversation_of_row(place, row))

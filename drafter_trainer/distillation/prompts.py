@@ -8,14 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow as pa
-from transformers import PreTrainedTokenizerBase
 
 from drafter_trainer.atomic import write_whole
+from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora import STORIES, Document, Sentence
 from drafter_trainer.corpora.decontamination import Decontaminator
-from drafter_trainer.errors import DamagedStoreError, InputError
+from drafter_trainer.errors import DamagedStoreError, InputError, RefusedConversationError
 from drafter_trainer.languages import Language, Pair, story_prompt, translation_prompt
-from drafter_trainer.targets import encode_prompt
 
 START_TOKEN = "start_token"  # the corpus that the target writes by itself
 PROMPTS = pa.schema(
@@ -52,18 +51,17 @@ class PromptMaker:
     """Make the prompts of one split: each once, and none that an evaluation question holds.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`): The target's.
+        chat (`ChatTokenizer`): The target's.
         decontaminator (`Decontaminator`): Knows the evaluation questions.
         limit (`int`, *optional*): Stop after so many prompts of a corpus, or texts of which something is new.
     Attributes:
         drops (`Counter[str]`): What was left out, under "reason (language)".
     """
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, decontaminator: Decontaminator, limit: int | None = None
-    ) -> None:
+    def __init__(self, chat: ChatTokenizer, decontaminator: Decontaminator, limit: int | None = None) -> None:
         self.drops: Counter[str] = Counter()
-        self._tokenizer = tokenizer
+        self._chat = chat
+        self._tokenizer = chat.tokenizer
         self._decontaminator = decontaminator
         self._limit = limit
         self._seen: set[int] = set()  # hashes of what there was, in any corpus
@@ -123,7 +121,7 @@ class PromptMaker:
             if (reason := self._decontaminator.reason(document.text)) is not None:
                 self._drop(reason, language)
                 continue
-            ids = self._tokenizer.encode(document.text, add_special_tokens=False)
+            ids = self._chat.encode_text(document.text)
             before = len(self._seen)
             for start in range(0, len(ids), max_new_tokens):
                 piece = tuple(ids[start : start + max_new_tokens])
@@ -159,12 +157,16 @@ class PromptMaker:
         for source_id, text, prompt in asked:
             if count == self._limit:
                 break
-            reason = self._decontaminator.reason(text)
-            prompt_ids = tuple(encode_prompt(self._tokenizer, prompt))
-            if reason is None and hash(prompt_ids) in self._seen:
-                reason = "repeated prompt"
-            if reason is not None:
+            if (reason := self._decontaminator.reason(text)) is not None:
                 self._drop(reason, language)
+                continue
+            try:
+                prompt_ids = tuple(self._chat.encode_prompt(prompt))
+            except RefusedConversationError as error:
+                self._drop(error.reason, language)
+                continue
+            if hash(prompt_ids) in self._seen:
+                self._drop("repeated prompt", language)
                 continue
             self._seen.add(hash(prompt_ids))
             count += 1

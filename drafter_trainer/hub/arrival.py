@@ -13,7 +13,7 @@ from drafter_trainer.drafters.load import describe_drafter, load_drafter
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.push import Destination
 from drafter_trainer.languages import get_pair, translation_prompt
-from drafter_trainer.targets import Target, encode_prompt
+from drafter_trainer.targets import Target
 
 
 def fetch(destination: Destination, commit: str, files: Mapping[str, Path], cache: Path) -> Path:
@@ -61,10 +61,10 @@ def check_generation(folder: Path, target: Target, target_dtype: str) -> None:
         reason = " ".join(str(error).split())
         warnings.warn(f"the target cannot be loaded here ({reason}): the drafter is published untried", stacklevel=3)
         return
-    tokenizer = target.load_tokenizer()
-    drafter = load_drafter(str(folder), target_model, tokenizer)
+    chat = target.load_chat()
+    drafter = load_drafter(str(folder), target_model, chat.tokenizer)
     pair = get_pair(describe_drafter(str(folder)).pair)
-    ids = torch.tensor([encode_prompt(tokenizer, translation_prompt(pair, pair.source.probe))], device=device)
+    ids = torch.tensor([chat.encode_prompt(translation_prompt(pair, pair.source.probe))], device=device)
     output = target_model.generate(
         ids, attention_mask=torch.ones_like(ids), assistant_model=drafter, max_new_tokens=16, do_sample=False
     )

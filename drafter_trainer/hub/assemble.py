@@ -39,6 +39,8 @@ WEIGHTS = (
     ADAPTER_CONFIG,
 )
 _HYPERPARAMETERS = (
+    "chat_template_kwargs",
+    "sanitize_control_tokens",
     "initialization",
     "initial_layers",
     "num_hidden_layers",

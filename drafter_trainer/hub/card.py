@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,13 @@ _FRESH = ("scratch", "embeddings", "layers", "pretrain")  # of the target, or of
 _CURVE = "pass_milliseconds"  # a time for each draft length: for the loop, which finds it in drafter.json
 
 
-def usage(target: str, drafter: str, pair: Pair, adapter: bool = False) -> str:
+def usage(
+    target: str,
+    drafter: str,
+    pair: Pair,
+    adapter: bool = False,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+) -> str:
     """Write the lines of Python that use a drafter.
 
     Args:
@@ -43,7 +49,10 @@ def usage(target: str, drafter: str, pair: Pair, adapter: bool = False) -> str:
         pair (`Pair`): What is asked for.
         adapter (`bool`, *optional*, defaults to `False`): Whether it is a LoRA adapter, which `load_drafter` alone
             merges into its base.
+        chat_template_kwargs (`Mapping`, *optional*): Variables that the template was given in training.
     """
+    options = 'add_generation_prompt=True, return_dict=True, return_tensors="pt"'
+    options += "".join(f", {name}={value!r}" for name, value in (chat_template_kwargs or {}).items())
     prompt = translation_prompt(pair, pair.source.probe)
     imported, load = (
         "",
@@ -58,7 +67,7 @@ target = AutoModelForCausalLM.from_pretrained("{target}")
 chat = [{{"role": "user", "content": {json.dumps(prompt, ensure_ascii=False)}}}]
 
 drafter = {load}
-inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+inputs = tokenizer.apply_chat_template(chat, {options})
 output = target.generate(**inputs, assistant_model=drafter, max_new_tokens=128)"""
 
 
@@ -89,6 +98,9 @@ def render_card(
     runs = [run for results in measurements.values() for run in results["runs"]]
     table = description.training.get("tune", {}).get("table", {"answers": 0})  # earlier ones were of answers
     counted = " and ".join(said for name, said in _COUNTED.items() if name in table)
+    variables: dict[str, Any] = {}
+    for facts in description.training.values():
+        variables |= facts.get("chat_template_kwargs") or {}
     initialization = description.training.get("finetune", {}).get("initialization", "scratch")
     card = ModelCard.from_template(
         card_metadata(description, measurements, licence),
@@ -96,7 +108,7 @@ def render_card(
         drafter=description,
         source=pair.source.name,
         target=pair.target.name,
-        usage=usage(description.target, location, pair, bool(description.adapter_of)),
+        usage=usage(description.target, location, pair, bool(description.adapter_of), variables),
         base=_base(description.adapter_of),
         asks_network=NETWORK in description.loop["sources"],
         networkless="tune" in description.training and "finetune" not in description.training,

@@ -23,6 +23,8 @@ _SETTINGS = (
     "max_new_tokens",
     "max_samples",
     "max_validation_samples",
+    "chat_template_kwargs",
+    "sanitize_control_tokens",
     "dtype",
     "engine",
     "server_kind",

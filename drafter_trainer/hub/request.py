@@ -1,5 +1,6 @@
 """What a prompt asks for, as far as it can be read off the prompt: the router's question."""
 
+import contextlib
 import functools
 import itertools
 import re
@@ -9,9 +10,10 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from drafter_trainer.chat import ChatTokenizer
+from drafter_trainer.errors import InputError
 from drafter_trainer.extras import require
 from drafter_trainer.languages import LANGUAGES, Language
-from drafter_trainer.targets import chat_of
 
 # Takes time by its length, and a sentence tells enough.
 _IDENTIFIED_CHARACTERS = 200
@@ -104,7 +106,8 @@ class PromptReader:
     What stands around a message is learned from the template itself, by rendering two chats with it.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`): The target's. Without a chat template all of a prompt is the message.
+        tokenizer (`PreTrainedTokenizerBase`): The target's. Without a chat template that shows messages all of a
+            prompt is the message.
         languages (`Iterable[Language]`, *optional*): Languages that are recognized besides those of `LANGUAGES`.
     """
 
@@ -113,14 +116,21 @@ class PromptReader:
         self._languages = tuple(languages)
         self._before = self._after = ""
         if tokenizer.chat_template is not None:
-            first, answered = self._render(chat_of(_PROBE)), self._render(chat_of(_PROBE, [("a", "b")]))
-            before, _, after = first.partition(_PROBE)
-            # The first message may have a system's words before it, the second what ends an answer.
-            ends = zip(reversed(before), reversed(answered.partition(_PROBE)[0]))
-            alike = [one for one, _ in itertools.takewhile(lambda both: both[0] == both[1], ends)]
-            self._before = "".join(reversed(alike)).strip()
-            self._after = after.strip()
+            with contextlib.suppress(InputError):
+                self._learn(ChatTokenizer(tokenizer))
         identify_language(_PROBE)  # the identifier takes a second to load: not within the first call of generate
+
+    def _learn(self, chat: ChatTokenizer) -> None:
+        # Through the ids, as a prompt comes: some tokenizers give other white space back.
+        first, answered = (
+            self._tokenizer.decode(chat.encode_prompt(_PROBE, earlier)) for earlier in ((), [("a", "b")])
+        )
+        before, _, after = first.partition(_PROBE)
+        # The first message may have a system's words before it, the second what ends an answer.
+        ends = zip(reversed(before), reversed(answered.partition(_PROBE)[0]))
+        alike = [one for one, _ in itertools.takewhile(lambda both: both[0] == both[1], ends)]
+        self._before = "".join(reversed(alike)).strip()
+        self._after = after.strip()
 
     def read(self, prompt_ids: Sequence[int]) -> Request:
         """Read what the user asks last.
@@ -142,8 +152,3 @@ class PromptReader:
                 break
             tail *= 2
         return self._tokenizer.decode(prompt_ids, skip_special_tokens=True).strip()
-
-    def _render(self, chat: list[dict[str, str]]) -> str:
-        # Through the ids, as a prompt comes: some tokenizers give other white space back.
-        ids = self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)["input_ids"]
-        return self._tokenizer.decode(ids)

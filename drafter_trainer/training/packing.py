@@ -14,14 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase
 
 from drafter_trainer.atomic import write_whole
+from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora import Document, read_documents
 from drafter_trainer.corpora.decontamination import Decontaminator
+from drafter_trainer.corpora.files import STRICT, BadRows
 from drafter_trainer.corpora.questions import keep_out
 from drafter_trainer.distillation.store import RowStore
-from drafter_trainer.errors import DamagedStoreError, InputError
+from drafter_trainer.errors import DamagedStoreError, InputError, RefusedConversationError
 from drafter_trainer.languages import Pair
 from drafter_trainer.targets import Target
 
@@ -34,24 +35,31 @@ def rows_folder(corpus: str) -> Path | None:
     return Path(corpus.removeprefix("rows:")) if corpus.startswith("rows:") else None
 
 
-def tokenise(document: Document, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Turn a document into ids: text as it is with an end token behind, conversations through the chat template."""
-    if document.messages is not None:
-        return tokenizer.apply_chat_template(document.messages, return_dict=True)["input_ids"]
-    return [*tokenizer.encode(document.text, add_special_tokens=True), tokenizer.eos_token_id]
+def tokenise(document: Document, chat: ChatTokenizer, unshown: Counter[str] | None = None) -> list[int]:
+    """Turn a document into ids: text as it is with an end token behind, conversations through the chat template.
+
+    Args:
+        unshown (`Counter[str]`, *optional*): Gains what the template leaves out of conversations.
+    Raises:
+        RefusedConversationError: If the template refuses the conversation.
+    """
+    if (spoken := document.conversation) is not None:
+        return chat.encode(spoken.messages, spoken.tools, unshown=unshown)
+    return [*chat.encode_text(document.text, add_special_tokens=True), chat.tokenizer.eos_token_id]
 
 
 def read_token_ids(
     corpus: str,
     pair: Pair,
     split: str,
-    tokenizer: PreTrainedTokenizerBase,
+    chat: ChatTokenizer,
     decontaminator: Decontaminator,
     limit: int | None,
     drops: Counter[str],
     share: tuple[int, int] = (0, 1),
+    bad_rows: BadRows = STRICT,
 ) -> Iterator[list[int]]:
-    """Read a corpus as token ids, without the documents that hold an evaluation question.
+    """Read a corpus as token ids, without the documents that hold an evaluation question or cannot be rendered.
 
     Args:
         corpus (`str`): A corpus of documents, or `rows:FOLDER` for what a target wrote (see `distillation`), whose
@@ -61,24 +69,27 @@ def read_token_ids(
         drops (`Counter[str]`): Gains what was left out, by reason.
         share (`tuple[int, int]`, *optional*, defaults to `(0, 1)`): Which of several workers reads, and their number;
             each takes every so-manieth document.
+        bad_rows (`BadRows`, *optional*): What becomes of malformed rows; the first ends the run.
     """
     worker, workers = share
     if rows_folder(corpus) is not None:
         for ids in itertools.islice(_read_rows(corpus, split), worker, limit, workers):
-            if (reason := decontaminator.reason(tokenizer.decode(ids, skip_special_tokens=True))) is None:
+            if (reason := decontaminator.reason(chat.tokenizer.decode(ids, skip_special_tokens=True))) is None:
                 yield ids
             else:
                 drops[reason] += 1
         return
-    for document in itertools.islice(read_documents(corpus, pair, split), worker, limit, workers):
-        if (reason := decontaminator.reason(_text(document))) is None:
-            yield tokenise(document, tokenizer)
-        else:
+    for document in itertools.islice(read_documents(corpus, pair, split, bad_rows), worker, limit, workers):
+        text = document.text if document.conversation is None else document.conversation.text()
+        if (reason := decontaminator.reason(text)) is not None:
             drops[reason] += 1
-
-
-def _text(document: Document) -> str:
-    return document.text or "\n".join(turn["content"] for turn in document.messages or [])
+            continue
+        try:
+            ids = tokenise(document, chat, drops)
+        except RefusedConversationError as error:
+            drops[error.reason] += 1
+        else:
+            yield ids
 
 
 def _read_rows(corpus: str, split: str) -> Iterator[list[int]]:
@@ -132,6 +143,7 @@ class Packing:
         questions (`tuple[str, ...]`): Question sets to keep out.
         limit (`int`, *optional*): Documents of each corpus, at most.
         length (`int`): Tokens of a row.
+        skip_bad_rows (`bool`, *optional*, defaults to `False`): Leave malformed rows out, and count them.
     """
 
     corpora: tuple[str, ...]
@@ -141,13 +153,16 @@ class Packing:
     questions: tuple[str, ...]
     limit: int | None
     length: int
+    skip_bad_rows: bool = False
 
     def write_shard(self, path: Path, share: tuple[int, int]) -> None:
         """Read a worker's share of the documents and write its rows."""
-        tokenizer, decontaminator = self.target.load_tokenizer(), keep_out(self.questions, self.pair)
+        chat, decontaminator = self.target.load_chat(), keep_out(self.questions, self.pair)
         drops: Counter[str] = Counter()
+        # Every worker meets every malformed row: the first one counts them.
+        bad_rows = BadRows(self.skip_bad_rows, drops if share[0] == 0 else Counter())
         documents = itertools.chain.from_iterable(
-            read_token_ids(name, self.pair, self.split, tokenizer, decontaminator, self.limit, drops, share)
+            read_token_ids(name, self.pair, self.split, chat, decontaminator, self.limit, drops, share, bad_rows)
             for name in self.corpora
         )
         write_packed(pack(documents, self.length), path, drops)
@@ -198,7 +213,8 @@ def load_packed(shards: Sequence[Path]) -> PackedRows:
         count += metadata.num_rows
     if count == 0:
         raise InputError(
-            f"{shards[0].parent} has no rows: the text is shorter than max_length, give more text or a smaller one"
+            f"{shards[0].parent} has no rows (left out: {dict(dropped) or 'nothing'}): the text is shorter than "
+            "max_length, give more text or a smaller one"
         )
     rows = Dataset.from_parquet([str(shard) for shard in shards])
     length = len(rows[0]["input_ids"])

@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from drafter_trainer.chat import ChatTokenizer
+from drafter_trainer.corpora.files import STRICT, BadRows
 from drafter_trainer.corpora.questions import Question, keep_out
 from drafter_trainer.distillation.engines import TransformersEngine
 from drafter_trainer.distillation.requests import Request
 from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import Pair
-from drafter_trainer.targets import Target, encode_prompt
+from drafter_trainer.targets import Target
 from drafter_trainer.training.packing import read_token_ids, rows_folder
 from drafter_trainer.training.rows import check_target
 from drafter_trainer.tuning.calibration import HeldOut
@@ -71,7 +73,7 @@ def load_answers(folder: Path, target: Target, limit: int) -> tuple[list[list[in
 
 def answer_questions(
     target_model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    chat: ChatTokenizer,
     questions: Sequence[Question],
     max_new_tokens: int,
 ) -> list[HeldOut]:
@@ -80,8 +82,8 @@ def answer_questions(
     Args:
         max_new_tokens (`int`): Length limit of an answer.
     """
-    prompts = [encode_prompt(tokenizer, question.prompt) for question in questions]
-    return _answer(target_model, tokenizer, prompts, 0.0, max_new_tokens)
+    prompts = [chat.encode_prompt(question.prompt) for question in questions]
+    return _answer(target_model, chat.tokenizer, prompts, 0.0, max_new_tokens)
 
 
 def continue_texts(
@@ -143,9 +145,11 @@ def read_table_texts(
     corpora: Sequence[str],
     pair: Pair,
     target: Target,
-    tokenizer: PreTrainedTokenizerBase,
+    chat: ChatTokenizer,
     limit: int | None,
     questions: Sequence[str],
+    drops: Counter[str],
+    bad_rows: BadRows = STRICT,
     split: str = "train",
 ) -> list[list[int]]:
     """Read more text to count n-gram tables on, without documents that hold an evaluation question.
@@ -154,6 +158,8 @@ def read_table_texts(
         corpora (`Sequence[str]`): Corpora of documents, or `rows:FOLDER` for the target's answers in it.
         limit (`int`, *optional*): Read so many documents of each.
         questions (`Sequence[str]`): Question sets to keep out.
+        drops (`Counter[str]`): Gains what was left out, by reason.
+        bad_rows (`BadRows`, *optional*): What becomes of malformed rows; the first ends the run.
         split (`str`, *optional*, defaults to `"train"`): Or "validation", which is not counted.
     Returns:
         `list[list[int]]`: Token ids of each document.
@@ -163,14 +169,14 @@ def read_table_texts(
     texts: list[list[int]] = []
     if not corpora:  # question sets may be far away
         return texts
-    decontaminator, drops = keep_out(questions, pair), Counter()
+    decontaminator = keep_out(questions, pair)
     for name in corpora:
         if (folder := rows_folder(name)) is not None:
             check_target(RowStore(folder / split), target)
             answers = itertools.islice(_responses(folder / split), limit)
-            texts += (ids for ids in answers if decontaminator.reason(tokenizer.decode(ids)) is None)
+            texts += (ids for ids in answers if decontaminator.reason(chat.tokenizer.decode(ids)) is None)
         else:
-            texts += read_token_ids(name, pair, split, tokenizer, decontaminator, limit, drops)
+            texts += read_token_ids(name, pair, split, chat, decontaminator, limit, drops, bad_rows=bad_rows)
     return texts
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from drafter_trainer.arguments import check_positive, option
+from drafter_trainer.arguments import check_one_of, check_positive, option
 from drafter_trainer.drafters.ngram import LEAST_BYTES
 from drafter_trainer.errors import InputError
 
@@ -23,6 +23,9 @@ class TuningArguments:
     table_samples: int | None = option(None, "Of each of these, count so many documents")
     table_bytes: int = option(1 << 21, "Prune n-gram tables to files of so many bytes; smaller ones are tried too")
     evaluation_questions: list[str] = option(["sample"], "Question sets whose prompts are kept out of the tables")
+    on_bad_rows: str = option(
+        "error", "Malformed rows of these: error ends the run at the first, skip leaves them out and counts them"
+    )
     longest_draft: int = option(32, "Tokens of the longest draft that is timed and tried")
     repeats: int = option(5, "Rounds that are timed of each draft length")
     costs: str = option(
@@ -32,6 +35,7 @@ class TuningArguments:
 
     def __post_init__(self) -> None:
         check_positive(self, "max_answers", "table_samples", "longest_draft", "repeats")
+        check_one_of(self, "on_bad_rows", ("error", "skip"))
         if self.table_bytes < LEAST_BYTES:
             raise InputError(f"table_bytes must be {LEAST_BYTES} or more, got {self.table_bytes}")
 

@@ -11,10 +11,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from drafter_trainer.benchmark.measure import Setting, measure
 from drafter_trainer.benchmark.methods import PLAIN, Method
 from drafter_trainer.benchmark.results import summarise_run
+from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora.questions import Question
 from drafter_trainer.decoding.metrics import Round
 from drafter_trainer.decoding.rounds import decode
-from drafter_trainer.targets import encode_prompt
 from tests.decoding.drafts import agreeing, disagreeing, set_draft_length, successor_model
 
 QUESTIONS = [Question(f"q{number}", f"Satz {number}", "") for number in range(2)]
@@ -39,7 +39,7 @@ def measured(
     """Measure a method beside plain decoding; return the records and the method in the results."""
     methods = [Method(PLAIN), Method("method", 4, draft_arguments)]
     setting = Setting(0.0, 0, tokens)
-    records = measure(target_model, tokenizer, QUESTIONS, methods, setting, folder / "journal.jsonl")
+    records = measure(target_model, ChatTokenizer(tokenizer), QUESTIONS, methods, setting, folder / "journal.jsonl")
     return records, summarise_run(records, methods, setting, {})["methods"][1]
 
 
@@ -128,7 +128,7 @@ def test_planted_lossy_method_is_caught_where_it_begins(
     endless: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     """A method that may not say one of the target's words is faster for nothing and must not pass as lossless."""
-    said = decode(endless, encode_prompt(tokenizer, QUESTIONS[0].prompt), {}, 0.0, 0, 12).output_ids
+    said = decode(endless, ChatTokenizer(tokenizer).encode_prompt(QUESTIONS[0].prompt), {}, 0.0, 0, 12).output_ids
     forbidden = said[3]
     _, method = measured(endless, tokenizer, tmp_path, {"suppress_tokens": [forbidden]}, tokens=12)
     assert method["losslessness"]["equal"] < 2

@@ -11,6 +11,7 @@ from drafter_trainer.benchmark.measure import Setting, measure
 from drafter_trainer.benchmark.methods import DRAFTER, PLAIN, PROMPT_LOOKUP, Method, build_methods
 from drafter_trainer.benchmark.report import speedup_tables
 from drafter_trainer.benchmark.results import SCHEMA_VERSION, read_results, summarise_run, write_results
+from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora.questions import Question
 from drafter_trainer.decoding.metrics import Round
 from drafter_trainer.decoding.rounds import Decoding
@@ -71,7 +72,7 @@ def test_every_method_runs_and_is_lossless(
     """Greedy output of a method must be plain decoding's, and the drafter equal to its target must accept all."""
     drafter = looping(make_model(tokenizer))
     methods = build_methods(drafter, make_model(tokenizer, layers=1), [4, 2], ["lookup"], stock_draft_length=2)
-    records = measure(target_model, tokenizer, QUESTIONS, methods, GREEDY, tmp_path / "journal.jsonl")
+    records = measure(target_model, ChatTokenizer(tokenizer), QUESTIONS, methods, GREEDY, tmp_path / "journal.jsonl")
     results = results_of(records, methods)
     path = tmp_path / "results.json"
     write_results(results, path)
@@ -92,7 +93,7 @@ def test_sleeping_method_is_timed_right(
     """A method that takes twice the time for the same tokens has a speedup of one half."""
     scripted(monkeypatch, {PLAIN: ([7, 8, 9], 1.0), "sleeps": ([7, 8, 9], 2.0)})
     methods = [Method(PLAIN), Method("sleeps", 2, {"name": "sleeps"})]
-    records = measure(target_model, tokenizer, QUESTIONS, methods, GREEDY, tmp_path / "journal.jsonl")
+    records = measure(target_model, ChatTokenizer(tokenizer), QUESTIONS, methods, GREEDY, tmp_path / "journal.jsonl")
     slow = results_of(records, methods)["runs"][0]["methods"][1]
     assert slow["speedup"] == {"value": 0.5, "low": 0.5, "high": 0.5}
     assert slow["slower_share"] == 1.0
@@ -104,7 +105,7 @@ def test_planted_lossy_method_is_caught(
     """A method that changes the output must show, with the place where it left plain decoding."""
     scripted(monkeypatch, {PLAIN: ([7, 8, 9], 1.0), "lossy": ([7, 9, 9], 0.5), "short": ([7, 8], 0.5)})
     methods = [Method(PLAIN), Method("lossy", 2, {"name": "lossy"}), Method("short", 2, {"name": "short"})]
-    records = measure(target_model, tokenizer, QUESTIONS, methods, GREEDY, tmp_path / "journal.jsonl")
+    records = measure(target_model, ChatTokenizer(tokenizer), QUESTIONS, methods, GREEDY, tmp_path / "journal.jsonl")
     results = results_of(records, methods)
     _, lossy, short = results["runs"][0]["methods"]
     assert lossy["losslessness"]["equal"] == 0
@@ -119,7 +120,7 @@ def test_looping_prompts_are_told_apart(
     """A loop is drafted easily; a speedup that rests on loops must show without them."""
     scripted(monkeypatch, {PLAIN: ([7] * 20, 1.0), "fast": ([7] * 20, 0.5)})
     methods = [Method(PLAIN), Method("fast", 2, {"name": "fast"})]
-    records = measure(target_model, tokenizer, QUESTIONS, methods, GREEDY, tmp_path / "journal.jsonl")
+    records = measure(target_model, ChatTokenizer(tokenizer), QUESTIONS, methods, GREEDY, tmp_path / "journal.jsonl")
     plain, fast = results_of(records, methods)["runs"][0]["methods"]
     assert plain["looping_share"] == 1.0
     assert fast["speedup"]["value"] == 2.0
@@ -132,7 +133,7 @@ def test_methods_take_turns(
     """A machine that slows down in the course of a run must slow all methods down."""
     order = scripted(monkeypatch, {PLAIN: ([7], 1.0), "other": ([7], 1.0)})
     methods = [Method(PLAIN), Method("other", 2, {"name": "other"})]
-    measure(target_model, tokenizer, QUESTIONS, methods, GREEDY, tmp_path / "journal.jsonl")
+    measure(target_model, ChatTokenizer(tokenizer), QUESTIONS, methods, GREEDY, tmp_path / "journal.jsonl")
     warm_up, timed = order[:2], order[2:]
     assert warm_up == [PLAIN, "other"]
     assert timed == [PLAIN, "other", "other", PLAIN, PLAIN, "other", "other", PLAIN]
@@ -144,12 +145,12 @@ def test_interrupted_run_goes_on(
     """A run killed within a line asks that question again, and no other."""
     order = scripted(monkeypatch, {PLAIN: ([7], 1.0)})
     journal = tmp_path / "journal.jsonl"
-    whole = measure(target_model, tokenizer, QUESTIONS, [Method(PLAIN)], GREEDY, journal)
+    whole = measure(target_model, ChatTokenizer(tokenizer), QUESTIONS, [Method(PLAIN)], GREEDY, journal)
     journal.write_bytes(journal.read_bytes()[:-20])
     order.clear()
-    assert measure(target_model, tokenizer, QUESTIONS, [Method(PLAIN)], GREEDY, journal) == whole
+    assert measure(target_model, ChatTokenizer(tokenizer), QUESTIONS, [Method(PLAIN)], GREEDY, journal) == whole
     assert len(order) == 2  # the warm-up and the last question
-    assert measure(target_model, tokenizer, QUESTIONS, [Method(PLAIN)], GREEDY, journal) == whole
+    assert measure(target_model, ChatTokenizer(tokenizer), QUESTIONS, [Method(PLAIN)], GREEDY, journal) == whole
     assert len(order) == 2
 
 
@@ -161,7 +162,7 @@ def test_settings_share_a_journal_and_nothing_else(
     journal = tmp_path / "journal.jsonl"
     settings = [GREEDY, Setting(1.0, 0, 12), Setting(1.0, 1, 12)]
     for setting in settings * 2:
-        records = measure(target_model, tokenizer, QUESTIONS[:2], [Method(PLAIN)], setting, journal)
+        records = measure(target_model, ChatTokenizer(tokenizer), QUESTIONS[:2], [Method(PLAIN)], setting, journal)
         assert [record["question_id"] for record in records] == [question.question_id for question in QUESTIONS[:2]]
         assert {(record["temperature"], record["seed"]) for record in records} == {(setting.temperature, setting.seed)}
     assert len(journal.read_text(encoding="utf-8").splitlines()) == 6
@@ -190,7 +191,7 @@ def test_later_turns_follow_plain_answers_for_every_method(
     monkeypatch.setattr(module, "decode", decode)
     methods = [Method(PLAIN), Method("other", 2, {"name": "other"})]
     turns, journal = conversation("Hallo", "Und nun?"), tmp_path / "journal.jsonl"
-    records = measure(target_model, tokenizer, turns, methods, GREEDY, journal)
+    records = measure(target_model, ChatTokenizer(tokenizer), turns, methods, GREEDY, journal)
     first = "<|user|>Hallo<|end|><|assistant|>"
     second = "<|user|>Hallo<|end|><|assistant|>Guten Tag<|end|><|user|>Und nun?<|end|><|assistant|>"
     timed = [(name, tokenizer.decode(ids)) for name, ids in asked[2:]]
@@ -200,7 +201,7 @@ def test_later_turns_follow_plain_answers_for_every_method(
     # Killed after the first turn, the second is asked with the answer that the journal holds.
     journal.write_text(journal.read_text(encoding="utf-8").splitlines(keepends=True)[0], encoding="utf-8")
     asked.clear()
-    assert measure(target_model, tokenizer, turns, methods, GREEDY, journal) == records
+    assert measure(target_model, ChatTokenizer(tokenizer), turns, methods, GREEDY, journal) == records
     assert [tokenizer.decode(ids) for _, ids in asked[2:]] == [second, second]
 
 
@@ -211,7 +212,14 @@ def test_conversation_beyond_the_context_is_named_before_anything_is_measured(
     order = scripted(monkeypatch, {PLAIN: ([7], 1.0)})
     turns = conversation("Wort " * 60, "Wort " * 60)
     with pytest.raises(InputError, match=r"question q/2: .* and 400 new ones pass the target's context of 512"):
-        measure(target_model, tokenizer, turns, [Method(PLAIN)], Setting(0.0, 0, 200), tmp_path / "journal.jsonl")
+        measure(
+            target_model,
+            ChatTokenizer(tokenizer),
+            turns,
+            [Method(PLAIN)],
+            Setting(0.0, 0, 200),
+            tmp_path / "journal.jsonl",
+        )
     assert order == []
 
 
@@ -221,7 +229,7 @@ def test_prompt_beyond_the_context_is_named(
     """Positions beyond the context give garbage without an error."""
     long = Question("long", "Wort " * 600, "")
     with pytest.raises(InputError, match=r"question long: .* pass the target's context of 512"):
-        measure(target_model, tokenizer, [long], [Method(PLAIN)], GREEDY, tmp_path / "journal.jsonl")
+        measure(target_model, ChatTokenizer(tokenizer), [long], [Method(PLAIN)], GREEDY, tmp_path / "journal.jsonl")
 
 
 def test_prompt_lookup_drafts_as_told(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -276,7 +284,9 @@ def test_lossy_method_is_marked_where_it_samples(
     scripted(monkeypatch, {PLAIN: ([7, 8, 9], 1.0), "typical": ([7, 8, 9], 0.5)})
     methods = [Method(PLAIN), Method("typical", 2, {"name": "typical"}, lossy=True)]
     for setting, cell in ((GREEDY, "4/4"), (Setting(1.0, 0, 12), "lossy")):
-        records = measure(target_model, tokenizer, QUESTIONS, methods, setting, tmp_path / "journal.jsonl")
+        records = measure(
+            target_model, ChatTokenizer(tokenizer), QUESTIONS, methods, setting, tmp_path / "journal.jsonl"
+        )
         results = results_of(records, methods, setting)
         row = next(line for line in speedup_tables(results).splitlines() if line.startswith("| typical"))
         assert f"| {cell} " in row
@@ -299,7 +309,7 @@ def test_median_of_the_repeats_counts(
     monkeypatch.setattr(module, "decode", decode)
     methods = [Method(PLAIN), Method("other", 2, {"name": "other"})]
     journal = tmp_path / "journal.jsonl"
-    (record,) = measure(target_model, tokenizer, QUESTIONS[:1], methods, GREEDY, journal, repeats=3)
+    (record,) = measure(target_model, ChatTokenizer(tokenizer), QUESTIONS[:1], methods, GREEDY, journal, repeats=3)
     plain, other = record["methods"][PLAIN], record["methods"]["other"]
     assert (plain["seconds"], plain["draft_seconds"], plain["verification_seconds"]) == (3.0, 0.75, 1.5)
     assert (other["seconds"], other["repeat_seconds"]) == (1.5, [1.0, 7.0, 1.5])
@@ -311,7 +321,9 @@ def test_time_of_a_real_run_is_split(
 ) -> None:
     """Plain decoding drafts nothing, a drafter does; parts beyond the whole would be counted twice."""
     methods = build_methods(looping(make_model(tokenizer)), None, [4])
-    records = measure(target_model, tokenizer, QUESTIONS[:2], methods, GREEDY, tmp_path / "journal.jsonl")
+    records = measure(
+        target_model, ChatTokenizer(tokenizer), QUESTIONS[:2], methods, GREEDY, tmp_path / "journal.jsonl"
+    )
     description = DESCRIPTION | {"questions": {"source": "made up", "count": 2, "sha256": "0"}}
     run = summarise_run(records, methods, GREEDY, description)
     splits = {method["name"]: method["time_split"] for method in run["methods"]}

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from drafter_trainer.corpora import (
@@ -16,6 +18,8 @@ from drafter_trainer.corpora import (
     read_sentences,
     read_texts,
 )
+from drafter_trainer.corpora.conversations import Conversation
+from drafter_trainer.corpora.files import BadRows
 from drafter_trainer.corpora.sample import sample_rows
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_language, get_pair
@@ -162,7 +166,7 @@ def test_conversations_are_read_in_both_dialects(tmp_path: Path, key: str) -> No
     turns = [{role: name, content: f"{number}."} for number, name in enumerate(names)]
     [read] = documents(write_jsonl(tmp_path / "a.jsonl", {key: turns}))
     assert read.text is None
-    assert read.messages == [
+    assert read.conversation.messages == [
         {"role": "system", "content": "0."},
         {"role": "user", "content": "1."},
         {"role": "assistant", "content": "2."},
@@ -181,13 +185,48 @@ def test_conversations_are_read_in_both_dialects(tmp_path: Path, key: str) -> No
         {"messages": [{"role": "narrator", "content": "x"}]},
         {"messages": [{"role": "user", "content": None}]},
         {"conversations": [{"from": "human"}]},
+        {"messages": [{"role": ["user"], "content": "x"}]},
+        {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
+        {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": 3}}]}]},
+        {"messages": [{"role": "user", "content": "x"}], "system": ["y"]},
+        {"messages": [{"role": "user", "content": "x"}], "tools": "search"},
     ],
 )
 def test_row_without_a_document_is_named(tmp_path: Path, row: dict) -> None:
     """Whatever is no text and no conversation must be named with file and line, not end in an AttributeError."""
     name = write_jsonl(tmp_path / "a.jsonl", {"text": "Eins."}, row)
-    with pytest.raises(InputError, match=r"a\.jsonl, line 2: (no document|a turn needs)"):
+    with pytest.raises(InputError, match=r"a\.jsonl, line 2: (no document|a turn needs|tool|system is)"):
         documents(name)
+    bad_rows = BadRows(skip=True)
+    kept = [row.text for split in ("train", "validation") for row in read_documents(name, PAIR, split, bad_rows)]
+    assert (kept, bad_rows.counts.total()) == (["Eins."], 2)  # each split reads the whole file
+
+
+def test_nothing_of_a_conversation_is_lost(tmp_path: Path) -> None:
+    """System prompts, tools, calls and reasoning stand beside the turns, or as JSON in a text, or in parts."""
+    search = {"name": "search", "parameters": {"type": "object"}}
+    turns = [
+        {"role": "user", "content": [{"type": "text", "text": "Wie "}, {"type": "text", "text": "warm?"}]},
+        {
+            "role": "assistant",
+            "reasoning_content": "Hm.",
+            "tool_calls": [{"name": "search", "arguments": '{"q": "Ulm"}'}],
+        },
+        {"role": "tool", "content": "21", "name": "search"},
+    ]
+    row = {"system": "Kurz.", "tools": json.dumps([search]), "messages": turns}
+    [read] = documents(write_jsonl(tmp_path / "a.jsonl", row))
+    call = {"type": "function", "function": {"name": "search", "arguments": {"q": "Ulm"}}}
+    assert read.conversation == Conversation(
+        [
+            {"role": "system", "content": "Kurz."},
+            {"role": "user", "content": "Wie warm?"},
+            {"role": "assistant", "content": "", "reasoning_content": "Hm.", "tool_calls": [call]},
+            {"role": "tool", "content": "21", "name": "search"},
+        ],
+        [{"type": "function", "function": search}],
+    )
+    assert all(said in read.conversation.text() for said in ("Kurz.", "Hm.", "Ulm", "search"))  # for decontamination
 
 
 def test_hold_out_parts_a_file_without_loss(tmp_path: Path) -> None:
@@ -249,6 +288,13 @@ def test_file_is_described_by_its_content(tmp_path: Path) -> None:
     assert describe_corpus(name) == {"name": "file:a.jsonl", "sha256": digest}
     write_jsonl(tmp_path / "a.jsonl", {"text": "Zwei."})
     assert describe_corpus(name)["sha256"] != digest
+    (tmp_path / "shards").mkdir()
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["Eins."] * 200}), tmp_path / "shards" / "0.parquet")
+    described = describe_corpus(f"file:{tmp_path / 'shards'}")
+    assert described["name"] == "file:shards"
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["Zwei."] * 200}), tmp_path / "shards" / "1.parquet")
+    assert described != describe_corpus(f"file:{tmp_path / 'shards'}")
+    assert len(documents(f"file:{tmp_path / 'shards'}")) == 400
 
 
 def test_sample_is_described_without_the_hub() -> None:

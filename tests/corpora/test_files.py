@@ -12,7 +12,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from drafter_trainer.corpora.files import read_json_lines, read_lines, read_rows
+from drafter_trainer.corpora.files import BadRows, read_json_lines, read_lines, read_rows
 from drafter_trainer.errors import InputError
 
 ROWS = [{"text": "Grüße aus Köln."}, {"text": "明日は雨です。"}, {"text": "Ещё одна строка."}]
@@ -78,26 +78,24 @@ def test_only_a_line_feed_ends_a_line(tmp_path: Path, inside: str) -> None:
     assert list(read_json_lines(tmp_path / "a.jsonl")) == [(1, row)]
 
 
-def test_byte_order_mark_is_no_text(tmp_path: Path) -> None:
-    """Windows editors put U+FEFF first: left there it breaks the first JSON line and stands in the first prompt."""
-    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfEins\nZwei\n")
-    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "Eins"}\n')
-    assert [line for _, line in read_lines(tmp_path / "a.txt")] == ["Eins", "Zwei"]
-    assert list(read_json_lines(tmp_path / "a.jsonl")) == [(1, {"text": "Eins"})]
-
-
-def test_windows_line_ends_are_no_text(tmp_path: Path) -> None:
-    """A carriage return at the end of each prompt would be one more token, and another prompt than in the bench."""
-    (tmp_path / "a.txt").write_bytes(b"Eins\r\n\r\nZwei\r\n")
-    (tmp_path / "a.jsonl").write_bytes(b'{"text": "Eins"}\r\n{"text": "Zwei"}\r\n')
-    assert [line for _, line in read_lines(tmp_path / "a.txt")] == ["Eins", "", "Zwei"]
-    assert [row["text"] for _, row in read_json_lines(tmp_path / "a.jsonl")] == ["Eins", "Zwei"]
-
-
-def test_last_line_needs_no_end(tmp_path: Path) -> None:
-    """A file without a last line feed must not lose its last line."""
-    (tmp_path / "a.txt").write_bytes(b"Eins\nZwei")
-    assert list(read_lines(tmp_path / "a.txt")) == [(1, "Eins"), (2, "Zwei")]
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("block", [3, 1 << 16])
+def test_ends_of_lines_and_byte_order_marks_are_no_text(
+    tmp_path: Path, end: str, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would be one more token of a prompt, or no JSON; files that were joined have marks within, Macs had \\r."""
+    monkeypatch.setattr("drafter_trainer.corpora.files._BLOCK", block)
+    lines = ["\ufeffEins", "", "\ufeffZwei", "Drei"]
+    for last in (end, ""):
+        (tmp_path / "a.txt").write_bytes((end.join(lines) + last).encode())
+        assert list(read_lines(tmp_path / "a.txt")) == [(1, "Eins"), (2, ""), (3, "Zwei"), (4, "Drei")]
+        rows = [
+            f'{{"text": "{line}"}}' if line[0] != "\ufeff" else f'\ufeff{{"text": "{line[1:]}"}}'
+            for line in lines
+            if line
+        ]
+        (tmp_path / "a.JSONL").write_bytes((end.join(rows) + last).encode())
+        assert [row["text"] for _, row in read_rows(tmp_path / "a.JSONL")] == ["Eins", "Zwei", "Drei"]
 
 
 @pytest.mark.parametrize(
@@ -110,25 +108,47 @@ def test_last_line_needs_no_end(tmp_path: Path) -> None:
         ('["text"]', "got a JSON list"),
         ("3", "got a JSON int"),
         ("null", "got a JSON NoneType"),
+        (r'{"text": "Bis gleich \ud83d"}', r"half of a surrogate pair (\ud83d behind 'Bis gleich ')"),
+        (r'{"turns": [["a", {"\uDE00 b": 1}]]}', r"half of a surrogate pair (\ude00 behind '')"),
+        (f'{{"question_id": {"7" * 5000}}}', "a number of more than 4,300 digits"),
+        (f'{{"text": {"[" * 100_000}{"]" * 100_000}}}', "nested more than 100 levels deep"),
+        (f'{{"a":{"[" * 200}{"]" * 200}}}', "nested more than 100 levels deep"),
     ],
 )
 def test_line_that_is_no_object_is_named(tmp_path: Path, second: str, said: str) -> None:
-    """In a file of a million lines, an error without the line's number cannot be mended."""
+    """In a file of a million lines, an error without the line's number cannot be mended; nor can a traceback."""
     path = tmp_path / "a.jsonl"
     path.write_text(f'{{"text": "Eins"}}\n{second}\n{{"text": "Drei"}}\n', encoding="utf-8")
     message = refusal(read_rows, path)
     assert f"{path}, line 2: " in message
     assert said in message
+    bad_rows = BadRows(skip=True)
+    assert [row["text"] for _, row in read_rows(path, bad_rows)] == ["Eins", "Drei"]
+    [(reason, count)] = bad_rows.counts.items()
+    assert (said.startswith(reason.removeprefix("bad row: ")), count) == (True, 1)
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "cp1251", "utf-16"])
-def test_other_encodings_are_refused(tmp_path: Path, encoding: str) -> None:
-    """Bytes read as another encoding, or replaced, would become prompts that nobody wrote."""
-    path = tmp_path / "a.txt"
-    text = {"latin-1": "plain\nGrüße\n", "cp1251": "plain\nпривет\n", "utf-16": "plain\n"}[encoding]
-    path.write_bytes(text.encode(encoding))
-    message = refusal(read_rows, path)
-    assert f"{path}, line {1 if encoding == 'utf-16' else 2}: not UTF-8" in message
+def test_rows_of_a_table_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    """Text in a table is not checked when it is written: half a letter of CESU-8 would end in a traceback."""
+    column = pyarrow.array([b"Eins", b"\xed\xa0\xbd", b"Drei"])
+    text = pyarrow.Array.from_buffers(pyarrow.string(), 3, column.buffers())
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": text}), path)
+    assert "row 2: values that cannot be read" in refusal(read_rows, path)
+    bad_rows = BadRows(skip=True)
+    assert [place.rpartition(", ")[2] for place, _ in read_rows(path, bad_rows)] == ["row 1", "row 3"]
+    assert bad_rows.counts == {"bad row: values that cannot be read": 1}
+
+
+def test_a_folder_is_all_of_its_parquet_files(tmp_path: Path) -> None:
+    """Data sets come in shards; a mark of success or a cache beside them is no part of them."""
+    for number, place in enumerate(("b.PARQUET", "a/part-1.parquet", ".cache/c.parquet", "_temporary/d.parquet")):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        pyarrow.parquet.write_table(pyarrow.table({"text": [str(number)]}), tmp_path / place)
+    (tmp_path / "_SUCCESS").touch()
+    assert [row["text"] for _, row in read_rows(tmp_path)] == ["1", "0"]
+    (tmp_path / "empty").mkdir()
+    assert "a folder without .parquet files" in refusal(read_rows, tmp_path / "empty")
 
 
 @pytest.mark.parametrize(
@@ -137,6 +157,7 @@ def test_other_encodings_are_refused(tmp_path: Path, encoding: str) -> None:
         ("plain\nGrüße\n".encode("latin-1"), r"line 2: not UTF-8 \(0xfc at byte 8\).*iconv -f WINDOWS-1252 -t UTF-8"),
         ("plain\n".encode("utf-16-le"), r"line 1: not UTF-8 \(a NUL at byte 1\).*iconv -f UTF-16 -t UTF-8"),
         ("a\nЯ\n".encode("utf-16-be"), r"line 1: not UTF-8 \(a NUL at byte 0\).*iconv -f UTF-16 -t UTF-8"),
+        ("plain\nпривет\n".encode("cp1251"), r"line 2: not UTF-8 \(0xef at byte 6\)"),
         ("plain\n".encode("utf-16"), r"line 1: not UTF-8 \(0xff at byte 0\).*iconv -f UTF-16 -t UTF-8"),
     ],
 )
@@ -175,19 +196,11 @@ def test_altered_gzip_is_refused(tmp_path: Path) -> None:
     assert re.search(r"line \d+: (damaged gzip|not UTF-8|not JSON)", refusal(read_rows, path))
 
 
-def test_stream_that_cannot_be_inflated_is_refused(tmp_path: Path) -> None:
-    """An invalid block is reported by zlib, not by gzip."""
-    path = tmp_path / "a.txt.gz"
-    packed = gzip.compress(b"")
-    path.write_bytes(packed[:10] + b"\xff" * 20)  # after the header, a block of the reserved type
-    assert "after line 0: damaged gzip" in refusal(read_rows, path)
-
-
-def test_file_that_only_claims_to_be_packed_is_refused(tmp_path: Path) -> None:
-    """Plain text called .gz is a common slip."""
-    path = tmp_path / "a.txt.gz"
-    path.write_bytes(b"plain text\n")
-    assert "damaged gzip" in refusal(read_rows, path)
+@pytest.mark.parametrize("content", [gzip.compress(b"")[:10] + b"\xff" * 20, b"plain text\n"])
+def test_file_that_only_claims_to_be_packed_is_refused(tmp_path: Path, content: bytes) -> None:
+    """Plain text called .gz is a common slip; a block of the reserved type is reported by zlib, not by gzip."""
+    (tmp_path / "a.txt.gz").write_bytes(content)
+    assert "after line 0: damaged gzip" in refusal(read_rows, tmp_path / "a.txt.gz")
 
 
 def test_truncated_parquet_is_refused(tmp_path: Path) -> None:
@@ -210,8 +223,6 @@ def test_parquet_with_damaged_pages_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "a.txt.gz", "a.parquet"])
 def test_missing_file_is_named(tmp_path: Path, name: str) -> None:
     """A mistyped path must be said before anything is loaded, whatever its format."""
-    assert "no such file" in refusal(read_rows, tmp_path / name)
-    (tmp_path / name).mkdir()
     assert "no such file" in refusal(read_rows, tmp_path / name)
 
 

@@ -315,7 +315,7 @@ def test_web_text_is_read_by_language_and_split(seen: dict[str, Any]) -> None:
 def test_conversations_become_messages(seen: dict[str, Any]) -> None:
     """Roles left as human and gpt are unknown to every chat template."""
     first, *_ = seen["sharegpt train"]
-    assert first["messages"] == [
+    assert first["conversation"]["messages"] == [
         {"role": "user", "content": "Question 0?"},
         {"role": "assistant", "content": "Answer 0."},
     ]
@@ -325,13 +325,14 @@ def test_conversations_become_messages(seen: dict[str, Any]) -> None:
 def test_only_the_named_collection_is_read(seen: dict[str, Any]) -> None:
     """The repository holds two collections that overlap: read together, most conversations would count twice."""
     both = seen["sharegpt train"] + seen["sharegpt validation"]
-    assert len(both) == len({row["messages"][0]["content"] for row in both}) == 300
+    assert len(both) == len({row["conversation"]["messages"][0]["content"] for row in both}) == 300
     assert not any("Wasteland" in path and "/resolve/" in path for path in seen["requests"])
 
 
 def test_conversation_without_turns_is_left_out(seen: dict[str, Any]) -> None:
     """Some chat templates read the first message: an empty conversation would end the whole run."""
-    assert all(row["messages"] for row in seen["sharegpt train"] + seen["sharegpt validation"])
+    both = seen["sharegpt train"] + seen["sharegpt validation"]
+    assert all(row["conversation"]["messages"] for row in both)
 
 
 def test_questions_come_from_the_test_split(seen: dict[str, Any]) -> None:

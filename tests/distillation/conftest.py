@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora import read_sentences
 from drafter_trainer.corpora.decontamination import Decontaminator
 from drafter_trainer.distillation.prompts import PROMPTS, Prompt, PromptMaker
@@ -32,7 +33,9 @@ REQUEST = Request(
 def sample_prompts(tokenizer: PreTrainedTokenizerFast, count: int) -> list[Prompt]:
     """Ask for the translation of the sample's first sentences."""
     sentences = read_sentences("sample", PAIR, "train")
-    return list(PromptMaker(tokenizer, Decontaminator([]), count).translations(sentences, "sample", PAIR))
+    return list(
+        PromptMaker(ChatTokenizer(tokenizer), Decontaminator([]), count).translations(sentences, "sample", PAIR)
+    )
 
 
 def make_requests(prompts: Sequence[Prompt], *given: Any) -> Requests:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora import Sentence
 from drafter_trainer.corpora.decontamination import Decontaminator
 from drafter_trainer.distillation.prompts import (
@@ -37,23 +38,23 @@ def sentences(texts: list[str]) -> list[Sentence]:
 
 def test_start_token_may_be_any_token(tokenizer: PreTrainedTokenizerFast) -> None:
     """Prevent a chosen start token from being replaced by bos, and a wrong name from being taken for unk."""
-    (prompt,) = PromptMaker(tokenizer, NOTHING, 1).start_tokens("<|user|>")
+    (prompt,) = PromptMaker(ChatTokenizer(tokenizer), NOTHING, 1).start_tokens("<|user|>")
     assert prompt.prompt_ids == (tokenizer.convert_tokens_to_ids("<|user|>"),)
     with pytest.raises(InputError, match=r"no start token <\|nobody\|>.*--start_token"):
-        PromptMaker(tokenizer, NOTHING, 1).start_tokens("<|nobody|>")
+        PromptMaker(ChatTokenizer(tokenizer), NOTHING, 1).start_tokens("<|nobody|>")
 
 
 def test_start_token_needs_a_number(tokenizer: PreTrainedTokenizerFast) -> None:
     """Prevent a run that never ends: the target can write by itself for ever."""
     with pytest.raises(InputError, match="--max_samples"):
-        PromptMaker(tokenizer, NOTHING).start_tokens(None)
+        PromptMaker(ChatTokenizer(tokenizer), NOTHING).start_tokens(None)
 
 
 def test_repeated_and_contaminated_prompts_are_dropped_and_counted(tokenizer: PreTrainedTokenizerFast) -> None:
     """Prevent evaluation questions from reaching the training rows, and drops that nobody hears of."""
     question = "Zwölf kleine Katzen saßen gestern Abend auf dem alten Zaun vor unserem gelben Haus"
     texts = [GERMAN[0], GERMAN[2], GERMAN[0], f" {GERMAN[0]} ", f"Und dann: {question}, sagte er.", GERMAN[1]]
-    make = PromptMaker(tokenizer, Decontaminator([(question, True), (GERMAN[2].upper(), True)]))
+    make = PromptMaker(ChatTokenizer(tokenizer), Decontaminator([(question, True), (GERMAN[2].upper(), True)]))
     prompts = list(make.translations(sentences(texts), "corpus", PAIR))
     assert [prompt.source_id for prompt in prompts] == ["corpus/0", "corpus/5"]
     assert make.drops == {"repeated prompt (German)": 2, "overlap (German)": 1, "exact match (German)": 1}
@@ -61,7 +62,7 @@ def test_repeated_and_contaminated_prompts_are_dropped_and_counted(tokenizer: Pr
 
 def test_prompts_are_the_chat_template_of_the_translation_prompt(tokenizer: PreTrainedTokenizerFast) -> None:
     """Prevent training on prompts that no user writes: a template applied twice, a start token too many."""
-    (prompt,) = PromptMaker(tokenizer, NOTHING).translations(sentences(GERMAN[:1]), "corpus", PAIR)
+    (prompt,) = PromptMaker(ChatTokenizer(tokenizer), NOTHING).translations(sentences(GERMAN[:1]), "corpus", PAIR)
     said = f"<|user|>Translate German to English: {GERMAN[0]}<|end|><|assistant|>"
     assert tokenizer.decode(prompt.prompt_ids) == said
 
@@ -73,7 +74,7 @@ def test_stories_are_asked_in_their_language_and_kept_clean(tokenizer: PreTraine
         ("two", {"en": "a goat", "de": "eine Ziege"}),
         ("three", {"en": "a fox", "de": "einen Fuchs"}),
     ]
-    make = PromptMaker(tokenizer, Decontaminator([("A goat!", True)]))
+    make = PromptMaker(ChatTokenizer(tokenizer), Decontaminator([("A goat!", True)]))
     (prompt,) = make.stories(subjects, get_pair("en-de").target)
     said = "<|user|>Schreibe auf Deutsch eine kurze Geschichte über einen Fuchs.<|end|><|assistant|>"
     assert (tokenizer.decode(prompt.prompt_ids), prompt.source_id, prompt.corpus) == (said, "one", "stories")
@@ -83,20 +84,20 @@ def test_stories_are_asked_in_their_language_and_kept_clean(tokenizer: PreTraine
 def test_limit_counts_prompts_that_are_kept(tokenizer: PreTrainedTokenizerFast) -> None:
     """Prevent a limit of n from giving fewer than n prompts where some are dropped."""
     texts = [GERMAN[0], GERMAN[0], *GERMAN[1:]]
-    prompts = PromptMaker(tokenizer, NOTHING, 3).translations(sentences(texts), "corpus", PAIR)
+    prompts = PromptMaker(ChatTokenizer(tokenizer), NOTHING, 3).translations(sentences(texts), "corpus", PAIR)
     assert [prompt.source_id for prompt in prompts] == ["corpus/0", "corpus/2", "corpus/3"]
 
 
 def test_no_prompts_is_an_error_that_says_what_was_dropped(tokenizer: PreTrainedTokenizerFast) -> None:
     """Prevent a run that ends well and leaves nothing."""
-    make = PromptMaker(tokenizer, Decontaminator([(GERMAN[0], True)]))
+    make = PromptMaker(ChatTokenizer(tokenizer), Decontaminator([(GERMAN[0], True)]))
     with pytest.raises(InputError, match=r"corpus tiny gives no prompts for de-en.*exact match \(German\)': 1"):
         next(make.translations(sentences(GERMAN[:1]), "tiny", PAIR))
 
 
 def test_a_prompt_of_an_earlier_corpus_is_not_asked_again(tokenizer: PreTrainedTokenizerFast) -> None:
     """Prevent a sentence that two corpora hold from being sampled twice and weighing double."""
-    make = PromptMaker(tokenizer, NOTHING)
+    make = PromptMaker(ChatTokenizer(tokenizer), NOTHING)
     for corpus, expected in (("one", 2), ("two", 1)):
         texts = sentences(GERMAN[:2] if corpus == "one" else GERMAN[1:3])
         assert len(list(make.translations(texts, corpus, PAIR))) == expected

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora.decontamination import Decontaminator
 from drafter_trainer.distillation.prompts import Prompt, PromptMaker
 from drafter_trainer.distillation.requests import Request, Requests
@@ -82,7 +83,7 @@ def test_requests_say_what_was_asked_and_whence(prompts: list[Prompt]) -> None:
 
 def test_start_token_prompts_get_different_seeds(tokenizer: PreTrainedTokenizerFast) -> None:
     """Prevent a thousand texts from the start token from being one text: their prompts are all alike."""
-    prompts = list(PromptMaker(tokenizer, Decontaminator([]), 5).start_tokens(None))
+    prompts = list(PromptMaker(ChatTokenizer(tokenizer), Decontaminator([]), 5).start_tokens(None))
     assert {prompt.prompt_ids for prompt in prompts} == {(tokenizer.bos_token_id,)}
     requests = ask(prompts, [1.0], 2, seed=7)
     assert sorted(request.seed for request in requests) == list(range(7, 17))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora import Document
 from drafter_trainer.corpora.decontamination import Decontaminator
 from drafter_trainer.corpora.sample import sample_rows
@@ -39,7 +40,7 @@ def pieces(
     max_new_tokens: int = LENGTH,
 ) -> tuple[list[Prompt], Counter]:
     """Cut texts to pieces of 16 tokens at most; return them and what was dropped."""
-    make = PromptMaker(tokenizer, decontaminator, limit)
+    make = PromptMaker(ChatTokenizer(tokenizer), decontaminator, limit)
     documents = [Document(f"text/{number}", text) for number, text in enumerate(texts)]
     return list(make.texts(documents, "text", ENGLISH, start_token, max_new_tokens)), make.drops
 

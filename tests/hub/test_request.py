@@ -6,12 +6,12 @@ from collections import Counter
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora.sample import LANGUAGES as SAMPLE_LANGUAGES
 from drafter_trainer.corpora.sample import SPLITS, sample_rows
 from drafter_trainer.hub import request as request_module
 from drafter_trainer.hub.request import PromptReader, Request, identify_language, read_request
 from drafter_trainer.languages import LANGUAGES, Pair, translation_prompt
-from drafter_trainer.targets import encode_prompt
 from tests.conftest import make_tokenizer
 
 GERMAN = "Der Zug nach Hamburg fährt heute leider eine Stunde später ab."
@@ -121,10 +121,10 @@ def test_last_message_is_found_in_every_template(speaker: PreTrainedTokenizerFas
     if template is not None:
         speaker.chat_template = template
     reader, message = PromptReader(speaker), f"Translate German to English: {GERMAN}\nUnd noch etwas."
-    assert reader.last_message(encode_prompt(speaker, message)) == message
+    assert reader.last_message(ChatTokenizer(speaker).encode_prompt(message)) == message
     earlier = [("Bonjour, ça va ?", "Oui."), ("Quelle heure est-il ?", "Midi.")]
-    assert reader.last_message(encode_prompt(speaker, message, earlier)) == message
-    assert reader.read(encode_prompt(speaker, JAPANESE, earlier)).source == JA
+    assert reader.last_message(ChatTokenizer(speaker).encode_prompt(message, earlier)) == message
+    assert reader.read(ChatTokenizer(speaker).encode_prompt(JAPANESE, earlier)).source == JA
 
 
 def test_last_message_is_found_whatever_its_length(speaker: PreTrainedTokenizerFast) -> None:
@@ -132,7 +132,7 @@ def test_last_message_is_found_whatever_its_length(speaker: PreTrainedTokenizerF
     reader, earlier = PromptReader(speaker), [(JAPANESE, JAPANESE)] * 9
     for words in (1, 50, 300):
         message = f"Translate German to English: {GERMAN}" + words * " weiter"
-        assert reader.last_message(encode_prompt(speaker, message, earlier)) == message
+        assert reader.last_message(ChatTokenizer(speaker).encode_prompt(message, earlier)) == message
 
 
 def test_system_message_is_no_part_of_the_message(speaker: PreTrainedTokenizerFast) -> None:

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from drafter_trainer.benchmark.methods import DRAFTER, PLAIN
+from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.decoding.metrics import Round, alpha
 from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.adapters import add_adapter
@@ -24,7 +25,7 @@ from drafter_trainer.hub.request import Request
 from drafter_trainer.hub.route import LOOKUP_ALONE, WITHOUT_NETWORK, Measurement, Route, share_weights
 from drafter_trainer.hub.router import Choice, DrafterRouter, with_known_pairs
 from drafter_trainer.languages import LANGUAGES, get_pair, story_prompt, translation_prompt
-from drafter_trainer.targets import Target, encode_prompt
+from drafter_trainer.targets import Target
 from tests.client import run_client
 from tests.conftest import make_model, make_tokenizer
 from tests.decoding.drafts import agreeing, disagreeing, partly_agreeing
@@ -89,7 +90,7 @@ def make_folder(
 def prompt(tokenizer: PreTrainedTokenizerFast, pair: str, text: str = "") -> list[int]:
     """Ask for a translation."""
     given = get_pair(pair)
-    return encode_prompt(tokenizer, translation_prompt(given, text or given.source.probe))
+    return ChatTokenizer(tokenizer).encode_prompt(translation_prompt(given, text or given.source.probe))
 
 
 def chosen(router: DrafterRouter, ids: list[int], sampling: bool = False) -> tuple[str, str]:
@@ -111,8 +112,8 @@ def test_each_pair_has_its_drafter(tmp_path: Path, target_model: PreTrainedModel
     assert chosen(router, prompt(tokenizer, "ru-en")) == ("de-en", WITHOUT_NETWORK)
     assert chosen(router, prompt(tokenizer, "de-ru")) == ("de-en", LOOKUP_ALONE)
     # Nothing says that the answer will be in another language than the question.
-    assert chosen(router, encode_prompt(tokenizer, LANGUAGES["de"].probe)) == ("en-de", WITHOUT_NETWORK)
-    assert chosen(router, encode_prompt(tokenizer, "De trein vertrekt vandaag een uur later.")) == (
+    assert chosen(router, ChatTokenizer(tokenizer).encode_prompt(LANGUAGES["de"].probe)) == ("en-de", WITHOUT_NETWORK)
+    assert chosen(router, ChatTokenizer(tokenizer).encode_prompt("De trein vertrekt vandaag een uur later.")) == (
         "de-en",
         LOOKUP_ALONE,
     )
@@ -182,7 +183,9 @@ def test_other_tasks_go_by_their_own_measurements(tmp_path: Path, target_model: 
     ]
     router = DrafterRouter.from_hub(target_model, folders, tokenizer)
     subject = {"en": "a lighthouse keeper", "de": "eine Leuchtturmwärterin, die im Lampenraum einen Brief findet"}
-    in_english, in_german = (encode_prompt(tokenizer, story_prompt(LANGUAGES[code], subject)) for code in ("en", "de"))
+    in_english, in_german = (
+        ChatTokenizer(tokenizer).encode_prompt(story_prompt(LANGUAGES[code], subject)) for code in ("en", "de")
+    )
     assert chosen(router, in_english) == ("both", WITHOUT_NETWORK)
     assert chosen(router, in_german) == ("translates", LOOKUP_ALONE)
     router = DrafterRouter.from_hub(target_model, folders[:1], tokenizer)

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora import Document, read_documents
+from drafter_trainer.corpora.conversations import Conversation
 from drafter_trainer.corpora.decontamination import Decontaminator
 from drafter_trainer.distillation.store import TOP_K, Answer, RowStore
 from drafter_trainer.errors import DamagedStoreError, InputError
@@ -56,7 +58,7 @@ def test_packing_reads_no_more_than_it_needs() -> None:
 
 def test_text_ends_with_the_end_token(tokenizer: PreTrainedTokenizerFast) -> None:
     """Prevent documents from running into each other, and drafters that never learn to stop."""
-    ids = tokenise(Document("1", text="Guten Morgen! "), tokenizer)
+    ids = tokenise(Document("1", text="Guten Morgen! "), ChatTokenizer(tokenizer))
     assert ids[-1] == tokenizer.eos_token_id
     assert ids.count(tokenizer.eos_token_id) == 1
     assert tokenizer.decode(ids[:-1]) == "Guten Morgen! "
@@ -64,7 +66,7 @@ def test_text_ends_with_the_end_token(tokenizer: PreTrainedTokenizerFast) -> Non
 
 def test_conversations_go_through_the_chat_template_once(tokenizer: PreTrainedTokenizerFast) -> None:
     """Prevent conversations that the target would never see so: without roles, or with an end token too many."""
-    ids = tokenise(Document("1", messages=MESSAGES), tokenizer)
+    ids = tokenise(Document("1", conversation=Conversation(MESSAGES)), ChatTokenizer(tokenizer))
     assert tokenizer.decode(ids) == "<|user|>Wie spät ist es?<|end|><|assistant|>Es ist acht Uhr.<|end|>"
 
 
@@ -77,7 +79,7 @@ def read(
 ) -> tuple[list[list[int]], Counter[str]]:
     """Read a corpus and what was dropped of it."""
     drops: Counter[str] = Counter()
-    return list(read_token_ids(corpus, PAIR, split, tokenizer, decontaminator, limit, drops)), drops
+    return list(read_token_ids(corpus, PAIR, split, ChatTokenizer(tokenizer), decontaminator, limit, drops)), drops
 
 
 def test_every_document_of_a_corpus_is_read_in_order(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -231,7 +233,7 @@ def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
     """Prevent training on nothing where the text is shorter than one row."""
     path = tmp_path / "train.parquet"
     write_packed(pack([[1, 2, 3]], 8), path, Counter())
-    with pytest.raises(InputError, match=r"has no rows: the text is shorter than max_length"):
+    with pytest.raises(InputError, match=r"has no rows \(left out: nothing\): the text is shorter than max_length"):
         load_packed([path])
 
 

@@ -1,10 +1,12 @@
 """What is counted on and tuned on: a distillation's answers, and more text for tables."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair
 from drafter_trainer.targets import Target
@@ -18,7 +20,9 @@ def test_texts_are_read_up_to_their_limit(target: Target, tokenizer: PreTrainedT
     first, second = tmp_path / "first.txt", tmp_path / "second.txt"
     first.write_text("The train is late.\nThe bus is early.\nNobody waits.\n", encoding="utf-8")
     second.write_text("A bridge is closed.\n", encoding="utf-8")
-    texts = read_table_texts([f"file:{first}", f"file:{second}"], PAIR, target, tokenizer, 2, ["sample"])
+    texts = read_table_texts(
+        [f"file:{first}", f"file:{second}"], PAIR, target, ChatTokenizer(tokenizer), 2, ["sample"], Counter()
+    )
     said = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in texts]
     assert said == ["The train is late.", "The bus is early.", "A bridge is closed."]
 
@@ -35,7 +39,9 @@ def test_evaluation_questions_are_not_counted(
     )
     corpus = tmp_path / "corpus.txt"
     corpus.write_text(f"{sentence}\nsomething else\n", encoding="utf-8")
-    texts = read_table_texts([f"file:{corpus}"], PAIR, target, tokenizer, None, [str(questions)])
+    texts = read_table_texts(
+        [f"file:{corpus}"], PAIR, target, ChatTokenizer(tokenizer), None, [str(questions)], Counter()
+    )
     assert [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in texts] == ["something else"]
 
 
