@@ -1,12 +1,8 @@
 """Distillation and training killed at random moments: afterwards everything is as if nothing had happened."""
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,36 +18,26 @@ from drafter_trainer.targets import Target
 from drafter_trainer.training.trainers import FinetuningTrainer, train_to_end
 from tests.conftest import make_model, make_tokenizer
 from tests.distillation.conftest import PAIR, make_requests, sample_prompts, stored_rows
+from tests.processes import count_moments, finish, kill_at, start
 from tests.training.conftest import COLLATOR, finetuning_arguments, make_draft_model, make_rows
 
 KILLS = pytest.mark.parametrize("kills", [5, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
-CHILD = """
-import sys
-from pathlib import Path
-
-from tests import test_interruption
-
-getattr(test_interruption, sys.argv[1])(Path(sys.argv[2]))
-"""
-BEGUN = "begun\n"
 
 
 def run_distillation(folder: Path) -> None:
-    """Distil, and say when the work begins."""
+    """Distil."""
     torch.set_num_threads(1)
     tokenizer = make_tokenizer()
     target = Target("tests/tiny-target", "abc", "nowhere")
-    requests = make_requests(sample_prompts(tokenizer, 60), [0.0, 0.7, 1.0], 2, 0, 24, PAIR, target)
+    requests = make_requests(sample_prompts(tokenizer, 16), [0.0, 0.7, 1.0], 2, 0, 16, PAIR, target)
     engine = TransformersEngine(make_model(tokenizer), tokenizer.pad_token_id)
-    sys.stdout.write(BEGUN)
-    sys.stdout.flush()
     distill(requests, engine, RowStore(folder), 4, "English", [0, 1, 2])
 
 
 def run_training(folder: Path) -> None:
-    """Train, say when the work begins, and leave the whole log at the end."""
+    """Train, and leave the whole log at the end."""
     torch.set_num_threads(1)
-    steps = {"max_steps": 60, "save_strategy": "steps", "save_steps": 3, "eval_strategy": "steps", "eval_steps": 3}
+    steps = {"max_steps": 40, "save_strategy": "steps", "save_steps": 3, "eval_strategy": "steps", "eval_steps": 3}
     trainer = FinetuningTrainer(
         model=make_draft_model(),
         args=finetuning_arguments(
@@ -61,8 +47,6 @@ def run_training(folder: Path) -> None:
         eval_dataset=make_rows(7, seed=1),
         data_collator=COLLATOR,
     )
-    sys.stdout.write(BEGUN)
-    sys.stdout.flush()
     train_to_end(trainer)
     curve = [
         {name: entry[name] for name in ("step", "loss", "eval_loss", "eval_expected_alpha") if name in entry}
@@ -71,41 +55,21 @@ def run_training(folder: Path) -> None:
     (folder / "curve.json").write_text(json.dumps(curve), encoding="utf-8")
 
 
-def start(what: str, folder: Path) -> subprocess.Popen[str]:
-    """Start a run in a process of its own, and return when its work begins."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", CHILD, what, str(folder)],
-        cwd=Path(__file__).parents[1],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stdout.readline() == BEGUN
-    return process
+def kill_often(work: Callable[[Path], None], folder: Path, kills: int) -> int:
+    """Run to the end in a folder, killed so many times at random moments before; return how many hit.
 
-
-def kill_often(what: str, folder: Path, kills: int) -> int:
-    """Run to the end in a folder, killed so many times at random moments before; return how many hit."""
-    whole = start(what, folder.with_name("whole"))
-    began = time.monotonic()
-    assert whole.wait() == 0
-    took, draw, hits = time.monotonic() - began, random.Random(0), 0
-    for _ in range(kills):
-        process = start(what, folder)
-        try:
-            process.wait(draw.uniform(0, 0.7 * took))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            hits += process.wait() == -signal.SIGKILL
-    assert start(what, folder).wait() == 0
+    Moments are counted in what is done to files: between them nothing changes that a kill could damage.
+    """
+    moments, draw = count_moments(folder.with_name("whole"), work), random.Random(0)
+    hits = sum(kill_at(draw.randint(1, 7 * moments // 10), folder, work) for _ in range(kills))
+    finish([start(work, folder)])
     return hits
 
 
 @KILLS
 def test_a_distillation_that_is_killed_again_and_again_loses_nothing(tmp_path: Path, kills: int) -> None:
     """Prevent rows from being lost, repeated or answered otherwise, wherever a kill hits."""
-    assert kill_often("run_distillation", tmp_path / "killed", kills) >= 2
+    assert kill_often(run_distillation, tmp_path / "killed", kills) >= 2
     rows, whole = (stored_rows(RowStore(tmp_path / name)) for name in ("killed", "whole"))
     assert [row["key"] for row in rows] == [row["key"] for row in whole]
     # Other requests stand beside a row after a kill: log-probabilities are rounded otherwise, and seldom so is a draw.
@@ -127,12 +91,12 @@ def without_repeats(curve: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @KILLS
 def test_a_training_that_is_killed_again_and_again_gives_the_same_curve(tmp_path: Path, kills: int) -> None:
     """Prevent a loss curve with a seam: a step that is repeated, left out, or taken with other rows."""
-    assert kill_often("run_training", tmp_path / "killed", kills) >= 2
+    assert kill_often(run_training, tmp_path / "killed", kills) >= 2
     curve, whole = (
         without_repeats(json.loads((tmp_path / name / "curve.json").read_text(encoding="utf-8")))
         for name in ("killed", "whole")
     )
-    assert [entry["step"] for entry in curve if "loss" in entry] == list(range(1, 61))
+    assert [entry["step"] for entry in curve if "loss" in entry] == list(range(1, 41))
     assert curve == [pytest.approx(entry, abs=1e-6) for entry in whole]
     weights, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("killed", "whole"))
     for name, weight in expected.items():

@@ -2,17 +2,15 @@
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from drafter_trainer.distillation import distill
@@ -25,6 +23,7 @@ from drafter_trainer.errors import DamagedStoreError
 from drafter_trainer.targets import Target
 from tests.conftest import make_model, make_tokenizer
 from tests.distillation.conftest import PAIR, make_requests, sample_prompts, stored_rows
+from tests.processes import start
 
 TARGET = Target("tests/tiny-target", "abc", "nowhere")
 BATCH = 5
@@ -234,35 +233,18 @@ def test_another_number_of_processes_may_go_on(tmp_path: Path, requests: Request
     assert stored_rows(RowStore(tmp_path / "two")) == stored_rows(RowStore(tmp_path / "one"))
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-
-import pyarrow.parquet as pq
-
-from tests.distillation.test_distill import run_to_be_killed
-
-write_table = pq.write_table
-calls = []
-
-
-def die(table, path):
-    calls.append(path)
-    write_table(table, path)
-    if len(calls) == 4:
-        path.write_bytes(path.read_bytes()[:300])
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-pq.write_table = die
-run_to_be_killed(Path(sys.argv[1]))
-"""
-
-
 def run_to_be_killed(folder: Path) -> None:
-    """Do the run of the tests in a process of its own."""
-    torch.set_num_threads(1)
-    tokenizer = make_tokenizer()
+    """Do the run of the tests, and die in the middle of the fourth write."""
+    tokenizer, write_table, calls = make_tokenizer(), pq.write_table, []
+
+    def die(table: pa.Table, path: Path) -> None:
+        calls.append(path)
+        write_table(table, path)
+        if len(calls) == 4:
+            path.write_bytes(path.read_bytes()[:300])
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    pq.write_table = die
     requests = make_requests(sample_prompts(tokenizer, 12), [0.0, 0.7, 1.0], 2, 0, 8, PAIR, TARGET)
     run(requests, TransformersEngine(make_model(tokenizer), tokenizer.pad_token_id), folder)
 
@@ -272,15 +254,9 @@ def test_a_process_killed_in_the_middle_of_a_write_loses_nothing(
 ) -> None:
     """Prevent a kill, after which nothing is tidied up, from leaving half a shard or other rows than without it."""
     run(requests, engine, tmp_path / "whole")
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path / "killed")],
-        cwd=Path(__file__).parents[2],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    killed = start(run_to_be_killed, tmp_path / "killed")
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     store = RowStore(tmp_path / "killed")
     assert len(store.shards()) == 3
     assert any(path.name.startswith(".partial-") for path in store.folder.iterdir())

@@ -3,16 +3,15 @@
 import logging
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from drafter_trainer.distillation import distill, servers
@@ -28,6 +27,7 @@ from drafter_trainer.targets import Target
 from tests.conftest import make_tokenizer
 from tests.distillation.answering_server import AnsweringServer, Mishap
 from tests.distillation.conftest import PAIR, make_requests, sample_prompts, stored_rows
+from tests.processes import start
 
 TARGET = Target("tests/tiny-target", "abc", "nowhere")
 BATCH = 4
@@ -321,34 +321,17 @@ def test_an_interrupt_keeps_what_was_answered_and_asks_for_the_rest(
     assert not server.answered
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-
-import pyarrow.parquet as pq
-
-from tests.distillation.test_servers import run_to_be_killed
-
-write_table = pq.write_table
-calls = []
-
-
-def die(table, path):
-    calls.append(path)
-    write_table(table, path)
-    if len(calls) == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-pq.write_table = die
-run_to_be_killed(sys.argv[1], Path(sys.argv[2]))
-"""
-
-
 def run_to_be_killed(url: str, folder: Path) -> None:
-    """Do the run of the tests in a process of its own."""
-    torch.set_num_threads(1)
-    tokenizer = make_tokenizer()
+    """Do the run of the tests, and die behind the third write."""
+    tokenizer, write_table, calls = make_tokenizer(), pq.write_table, []
+
+    def die(table: pa.Table, path: Path) -> None:
+        calls.append(path)
+        write_table(table, path)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    pq.write_table = die
     requests = make_requests(sample_prompts(tokenizer, 12)[:8], [0.0, 1.0], 1, 0, 8, PAIR, TARGET)
     run(requests, engine_of([url], tokenizer), folder)
 
@@ -357,15 +340,9 @@ def test_a_killed_client_goes_on_with_the_same_rows(
     tmp_path: Path, server: AnsweringServer, requests: Requests, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     """Prevent a kill, with requests in flight, from losing rows, repeating them, or leaving half a shard."""
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, server.url, str(tmp_path / "killed")],
-        cwd=Path(__file__).parents[2],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    killed = start(run_to_be_killed, server.url, tmp_path / "killed")
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     assert len(RowStore(tmp_path / "killed").keys()) == 2 * BATCH
     store = run(requests, engine_of([server.url], tokenizer), tmp_path / "killed")
     whole = run(requests, engine_of([server.url], tokenizer), tmp_path / "whole")

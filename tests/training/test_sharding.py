@@ -1,9 +1,6 @@
 """Training with weights sharded over processes, as recipes/accelerate/fsdp.yaml has it, against one process."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +14,12 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from drafter_trainer.training.trainers import train_to_end
+from tests.processes import run_ranks
 from tests.training.conftest import make_rows
-from tests.training.test_trainers import DISTRIBUTED, LAUNCH, METRICS, losses_of, make_trainer
+from tests.training.test_trainers import DISTRIBUTED, METRICS, losses_of, make_trainer
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = REPOSITORY / "recipes" / "accelerate" / "fsdp.yaml"
-SHARDED = """
-import sys
-from pathlib import Path
-
-from drafter_trainer.launch import leave_processes
-from tests.training.test_sharding import train_sharded
-
-train_sharded(Path(sys.argv[1]))
-leave_processes()
-"""
 PROCESSES = 2
 EVERY_TWO_STEPS = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
 # A wrong scale of the loss shows in gradient descent, which has no state of its own that a checkpoint could lose.
@@ -100,15 +88,7 @@ def test_sharded_training_is_that_of_one_process_and_resumes(tmp_path: Path) -> 
     environment = {name.upper(): str(value).lower() for name, value in settings.items()}
     environment |= {"FSDP_AUTO_WRAP_POLICY": settings["fsdp_auto_wrap_policy"]}
     environment |= {"FSDP_STATE_DICT_TYPE": settings["fsdp_state_dict_type"]}
-    launched = subprocess.run(
-        [*LAUNCH, str(PROCESSES), "--no-python", sys.executable, "-c", SHARDED, str(tmp_path)],
-        cwd=REPOSITORY,
-        env=os.environ | environment | {"ACCELERATE_USE_FSDP": "true", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert launched.returncode == 0, launched.stderr
+    run_ranks(train_sharded, PROCESSES, tmp_path, ACCELERATE_USE_FSDP="true", **environment)
     result = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     alone = make_sharded_trainer(tmp_path / "alone", 1)
     metrics = train_to_end(alone)

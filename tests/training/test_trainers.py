@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from drafter_trainer.errors import InputError
 from drafter_trainer.training.collators import collate_packed
 from drafter_trainer.training.losses import TOPK_LOSSES, cross_entropy
 from drafter_trainer.training.trainers import FinetuningTrainer, PretrainingTrainer, train_to_end
+from tests.processes import run_ranks
 from tests.training.conftest import (
     COLLATOR,
     VOCABULARY,
@@ -275,18 +274,6 @@ def test_a_token_budget_trains_on_every_row_once_an_epoch(tmp_path: Path) -> Non
     assert orders[0] != orders[1]
 
 
-SEVERAL_PROCESSES = """
-import sys
-from pathlib import Path
-
-from drafter_trainer.launch import leave_processes
-from tests.training.test_trainers import train_distributed
-
-train_distributed(Path(sys.argv[1]))
-leave_processes()
-"""
-# `accelerate launch --cpu` starts one process in silence.
-LAUNCH = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node")
 # The global batch is four rows, with one process as with two.
 DISTRIBUTED = {"loss_type": "topk_kl", "num_train_epochs": 2, "per_device_eval_batch_size": 2} | PLAIN
 
@@ -344,15 +331,7 @@ METRICS = ("eval_greedy_agreement", "eval_expected_alpha", "eval_supervised_toke
 @pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_several_processes_train_and_evaluate_as_one(tmp_path: Path, processes: int) -> None:
     """Prevent several processes from training at a half or a double rate, and from evaluating padding rows twice."""
-    launched = subprocess.run(
-        [*LAUNCH, str(processes), "--no-python", sys.executable, "-c", SEVERAL_PROCESSES, str(tmp_path)],
-        cwd=Path(__file__).parents[2],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert launched.returncode == 0, launched.stderr
+    run_ranks(train_distributed, processes, tmp_path)
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
 
     assert sorted(results["rows"]) == sorted(f"row{number}" for number in range(UNEVEN))
