@@ -35,7 +35,7 @@ _RESERVED = {
 # What templates raise on a conversation that they were not written for, besides their own refusals.
 _REFUSALS = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
 _LONGEST_REASON = 100  # characters
-_END = 20  # characters of a message, at either end, by which it is found again
+_END = 20  # characters of a word at most, for languages that write without spaces
 
 
 def chat_of(prompt: str, earlier: Sequence[tuple[str, str]] = ()) -> list[dict[str, str]]:
@@ -205,7 +205,8 @@ def _missing(
 
 
 def _is_shown(text: str, rendered: str) -> bool:
-    # One of its ends is enough: few-shot templates rewrite what is asked, others cut thoughts out of answers. Some
-    # write what a tool returned as JSON.
-    ends = (text[:_END], text[-_END:])
+    # Its first or last word is enough: few-shot templates rewrite what is asked, others cut thoughts out of answers.
+    # Some write what a tool returned as JSON.
+    words = text.split() or [""]
+    ends = (words[0][:_END], words[-1][-_END:])
     return any(end in rendered or json.dumps(end, ensure_ascii=False)[1:-1] in rendered for end in ends)

@@ -48,10 +48,11 @@ def chat_of_template(template: str, **options: object) -> ChatTokenizer:
     return ChatTokenizer(tokenizer, **options)
 
 
-def test_prompt_is_wrapped_once(tokenizer: PreTrainedTokenizerFast) -> None:
-    """The paper's code applied the template twice: drafters were trained on prompts that nobody asks."""
-    ids = ChatTokenizer(tokenizer).encode_prompt("Translate German to English: Guten Tag.")
-    assert tokenizer.decode(ids) == "<|user|>Translate German to English: Guten Tag.<|end|><|assistant|>"
+@pytest.mark.parametrize("path", sorted(Path("recipes/configs").glob("*/chat_template.jinja")), ids=str)
+def test_templates_of_the_recipes_show_short_sentences(path: Path) -> None:
+    """A few-shot template rewrites what is asked: that is no reason to drop it as a prompt that is not shown."""
+    chat = chat_of_template(path.read_text(encoding="utf-8"))
+    assert "Ja." in chat.tokenizer.decode(chat.encode_prompt("Translate German to English: Ja."))
 
 
 def test_start_token_stands_once() -> None:
