@@ -107,6 +107,7 @@ def train(
     facts: dict[str, Any] = {}
     set_seed(training.seed)  # weights that are drawn are drawn alike in every run
     model, draft_ids = initialise_drafter(shape, target, tokenizer, pair.probes), None
+    model.config.prompt_window = training.prompt_window or None
     if training.draft_vocabulary:
         counts = count_ids(rows["train"]["response_ids"], model.config.vocab_size)
         draft_ids = choose_ids(counts, training.draft_vocabulary, tokenizer.all_special_ids, fill=True)
@@ -121,7 +122,7 @@ def train(
         args=training,
         train_dataset=rows["train"],
         eval_dataset=rows["validation"],
-        data_collator=SelfDistilledCollator(tokenizer.pad_token_id, training.max_length),
+        data_collator=SelfDistilledCollator(tokenizer.pad_token_id, training.max_length, training.prompt_window),
         processing_class=tokenizer,
     )
     facts |= {"train_rows": len(rows["train"]), "validation_rows": len(rows["validation"])}

@@ -70,6 +70,8 @@ class FinetuningArguments(_TrainerArguments):
         per_device_train_tokens (`int`): Let a batch hold rows of like lengths, so many tokens with padding at most,
             in place of `per_device_train_batch_size` rows; 0 for rows.
         draft_vocabulary (`int`): Size of the draft vocabulary, the most frequent ids of the answers; 0 for all.
+        prompt_window (`int`): Number of tokens at the end of the prompt that the network reads, in training and when
+            it drafts; 0 for all. Published with the network, as `prompt_window` of its configuration.
         lora_rank (`int`): Train an adapter of this rank over a base drafter, which stays as it is; 0 for all weights.
         lora_alpha (`float`): The adapter's product is scaled by alpha / rank.
     """
@@ -81,6 +83,9 @@ class FinetuningArguments(_TrainerArguments):
     )
     draft_vocabulary: int = field(
         default=0, metadata={"help": "Draft so many ids, the most frequent of the answers; 0 for all"}
+    )
+    prompt_window: int = field(
+        default=0, metadata={"help": "Tokens at the end of the prompt that the network reads; 0 for all"}
     )
     lora_rank: int = field(default=0, metadata={"help": "Train an adapter of this rank over a base drafter; 0: all"})
     lora_alpha: float = field(default=32.0, metadata={"help": "The adapter's product is scaled by alpha / rank"})
@@ -106,7 +111,7 @@ class FinetuningArguments(_TrainerArguments):
             if self.train_sampling_strategy == "group_by_length":
                 raise InputError("per_device_train_tokens groups by length itself: leave train_sampling_strategy out")
             self.per_device_train_batch_size = 1  # one group of rows
-        for name in ("draft_vocabulary", "lora_rank"):
+        for name in ("draft_vocabulary", "prompt_window", "lora_rank"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must be 0 or more, got {getattr(self, name)}")
 

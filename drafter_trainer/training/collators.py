@@ -34,10 +34,12 @@ class SelfDistilledCollator:
     Args:
         pad_id (`int`): Fills up `input_ids`; masked, so any id will do.
         max_length (`int`): Longer rows lose the end of their answer; no end token is added.
+        prompt_window (`int`, *optional*): Of each prompt the last tokens that are read; all of them if left out.
     """
 
     pad_id: int
     max_length: int
+    prompt_window: int | None = None
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Collate rows to tensors of shape `(batch, longest)`, the top k of shape `(batch, longest, k)`.
@@ -45,6 +47,8 @@ class SelfDistilledCollator:
         Raises:
             InputError: If a row has no distributions.
         """
+        if self.prompt_window:
+            rows = [row | {"prompt_ids": row["prompt_ids"][-self.prompt_window :]} for row in rows]
         sequences = [[*row["prompt_ids"], *row["response_ids"]][: self.max_length] for row in rows]
         shape = (len(rows), max(map(len, sequences)))
         input_ids = torch.full(shape, self.pad_id)

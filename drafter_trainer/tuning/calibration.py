@@ -80,11 +80,14 @@ def calibrate(answers: Iterable[HeldOut], table: NgramTable | None, network) -> 
 def _observations(answer: HeldOut, table: NgramTable | None, network) -> Iterator[tuple[str, int, float]]:
     index = SuffixIndex()
     index.extend(answer.prompt_ids)
-    if network is not None and len(answer.prompt_ids) > network.limit:
-        network = None  # as in the loop: text beyond the drafter's context goes on without it
+    seen = answer.prompt_ids
+    if network is not None:
+        seen = seen[-network.prompt_window :] if network.prompt_window else seen
+        if len(seen) > network.limit:
+            network = None  # as in the loop: text beyond the drafter's context goes on without it
     if network is not None:
         network.crop(0)
-        logits = network.read(answer.prompt_ids)
+        logits = network.read(seen)
     for position, token in enumerate(answer.response_ids):
         if (found := index.next_token([])) is not None:
             yield LOOKUP, found[1] - 1, answer.chance(position, found[0])
@@ -98,7 +101,7 @@ def _observations(answer: HeldOut, table: NgramTable | None, network) -> Iterato
             else:
                 share = _overlap(answer, position, q, ids)
             yield NETWORK, bin_of(likeliest.item(), NETWORK_BINS), share
-            if len(answer.prompt_ids) + position + 1 < network.limit:
+            if len(seen) + position + 1 < network.limit:
                 logits = network.read([token])
             else:
                 network = None

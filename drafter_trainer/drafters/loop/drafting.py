@@ -152,6 +152,8 @@ class DraftingLoop:
             self._begin(sampling)
             self._index.extend(known)
             self._known = list(known)
+            window = None if self.network is None else self.network.prompt_window
+            self._unseen = max(0, len(known) - window) if window else 0
             return
         new = known[len(old) :]
         gained = 0
@@ -187,12 +189,13 @@ class DraftingLoop:
         self._gain = Gain(settings.network_gain)
         self._index = SuffixIndex()
         self._read: list[int] = []
+        self._unseen = 0  # tokens of the prompt before the network's window
         self._rounds = 0
 
     def _propose(self, draft, reached, rate, limit, process) -> Proposal | None:
         best = self._cheap(draft)
         context = self._known + [proposal.token for proposal in draft]
-        if self.network is None or len(context) >= self.network.limit:
+        if self.network is None or len(context) - self._unseen >= self.network.limit:
             return best
         needed = reached * (1 - (0.0 if best is None else best.probability))
         ask_anyhow = best is None and not draft and self._rounds % _ASK_ANYHOW == 0
@@ -233,8 +236,8 @@ class DraftingLoop:
         sampling = self._sampling
         start = self.clock() if self._clocked else None
         # Where the target wrote what a shortened draft had left out, all was read before, and the logits are gone.
-        read = min(len(self._read), len(context) - 1)
-        self.network.crop(read)
+        read = max(min(len(self._read), len(context) - 1), self._unseen)
+        self.network.crop(read - self._unseen)
         unread = context[read:]
         logits = self.network.read(unread)
         self._read = list(context)

@@ -126,6 +126,7 @@ class LeanNetwork:
         self.heads, self.key_value_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.epsilon = config.rms_norm_eps
+        self.prompt_window = getattr(config, "prompt_window", None)
         self.embedding_scale = config.hidden_size**0.5 if scaled else 1.0
         body = model.get_decoder()
         self.scale = body.layers[0].self_attn.scaling

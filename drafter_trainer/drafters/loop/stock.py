@@ -16,6 +16,7 @@ class StockNetwork:
         self.model, self.device = model, model.device
         self.draft_ids = None if draft_ids is None else draft_ids.to(model.device)
         self.limit = model.config.max_position_embeddings
+        self.prompt_window = getattr(model.config, "prompt_window", None)
         self._cache = DynamicCache(config=model.config)
         self._cache.activate_past_recording()
 

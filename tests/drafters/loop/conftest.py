@@ -78,6 +78,7 @@ class FakeNetwork:
     """
 
     draft_ids = None
+    prompt_window: int | None = None
 
     def __init__(self, successor: Callable[[list[int]], int], size: int = 50, limit: int = 10_000) -> None:
         self.successor, self.size, self.limit = successor, size, limit
