@@ -36,7 +36,7 @@ from drafter_trainer.benchmark.measure import Setting, measure
 from drafter_trainer.benchmark.methods import DRAFTER, build_methods
 from drafter_trainer.benchmark.outputs import FILE_NAME, write_outputs
 from drafter_trainer.benchmark.page import write_report
-from drafter_trainer.benchmark.quality import add_quality
+from drafter_trainer.benchmark.quality import add_language_share, add_quality
 from drafter_trainer.benchmark.report import report_tables
 from drafter_trainer.benchmark.results import (
     SCHEMA_VERSION,
@@ -142,6 +142,7 @@ def main(argv: list[str]) -> None:
             runs.append(summarise_run(records, methods, setting, described))
             add_finetuning(runs[-1], described_drafters)
             add_quality(runs[-1], records, asked, pair.target)
+            add_language_share(runs[-1], records, pair.target)
         results = {
             "schema_version": SCHEMA_VERSION,
             "provenance": collect_provenance()

@@ -133,6 +133,8 @@ def _figures(
     if decoding.draft_seconds is not None:
         figures["draft_seconds"] = decoding.draft_seconds
         figures["verification_seconds"] = decoding.verification_seconds
+    if decoding.first_pass_seconds is not None:
+        figures["first_pass_seconds"] = decoding.first_pass_seconds
     if decoding.joules is not None:
         figures["joules"] = decoding.joules
     if setting.temperature == 0:

@@ -5,9 +5,11 @@ from typing import Any
 
 from sacrebleu.metrics import BLEU, CHRF
 
+from drafter_trainer.benchmark.methods import PLAIN
 from drafter_trainer.corpora.questions import Question
 from drafter_trainer.languages import Language
 
+_FEWEST_CHARACTERS = 20  # of an output whose language is identified
 # BLEU counts words: where spaces do not set them apart, and in sacrebleu's own choice for each of these languages.
 _TOKENIZERS = {"ja": "ja-mecab", "zh": "zh"}
 
@@ -28,6 +30,30 @@ def score(answers: Sequence[str], references: Sequence[str], language: Language)
     scores = {name: metric.corpus_score(answers, [references]).score for name, metric in metrics.items()}
     signatures = {name: metric.get_signature().format() for name, metric in metrics.items()}
     return {"answers": len(answers)} | scores | {"signatures": signatures}
+
+
+def add_language_share(
+    run: dict[str, Any], records: Sequence[dict[str, Any]], language: Language, plain: str = PLAIN
+) -> None:
+    """Give a run its `language_share`, the share of plain outputs that are in the expected language.
+
+    Outputs of fewer than 20 characters are not counted: py3langid is often wrong about them. Without py3langid, or in
+    a language that it does not know, the run gets none.
+
+    Args:
+        run (`dict`): As `summarise_run` returns it.
+        records (`Sequence[dict]`): The records that it was made of.
+        language (`Language`): What the answers should be written in.
+    """
+    try:
+        import py3langid
+    except ImportError:
+        return
+    code = language.code.partition("-")[0]
+    texts = [record["methods"][plain].get("text", "").strip() for record in records]
+    found = [py3langid.classify(text)[0] for text in texts if len(text) >= _FEWEST_CHARACTERS]
+    if found and code in {known for known, _ in py3langid.rank("a")}:
+        run["language_share"] = sum(each == code for each in found) / len(found)
 
 
 def add_quality(

@@ -8,7 +8,9 @@ from drafter_trainer.benchmark.caveats import caveats
 from drafter_trainer.benchmark.methods import DRAFTER, PLAIN, PROMPT_LOOKUP
 from drafter_trainer.benchmark.results import find_method, timings
 from drafter_trainer.benchmark.statistics import Interval, median_ratio, speedup, verdict
+from drafter_trainer.benchmark.target_quality import beyond_limits
 from drafter_trainer.decoding.sampling import describe_sampling
+from drafter_trainer.languages import get_pair
 
 TIME_PARTS = ("draft", "verification", "overhead")
 Table = tuple[list[str], list[list[str]]]  # header and rows
@@ -112,19 +114,39 @@ def title(results: dict[str, Any], run: dict[str, Any]) -> str:
     sampling = describe_sampling(run["temperature"], run["seed"])
     if run["temperature"] > 0:
         sampling += ", no top-k/top-p"
-    looping = find_method(run, PLAIN)["looping_share"]
     repeats = f", the median of {run['repeats']} times" if run.get("repeats", 1) > 1 else ""
     costs = "" if run.get("follow_clock", True) else ", drafts by stored costs"
     return (
         f"{run['pair']}, {run['task']}, {run['questions']['count']} questions of {run['questions']['source']}, "
         f"{sampling}, {run['dtype']}, at most {run['max_new_tokens']} new tokens, batch 1{repeats}{costs}; "
-        f"{looping:.0%} of plain outputs loop. {device_line(results)}"
+        f"{answers_line(run)}. {device_line(results)}"
     )
+
+
+def answers_line(run: dict[str, Any]) -> str:
+    """Say what plain decoding's answers are worth: scores, language, loops, and whether that is too little."""
+    plain, parts = find_method(run, PLAIN), []
+    if quality := plain.get("quality"):
+        parts.append(f"chrF {quality['chrf']:.1f}, BLEU {quality['bleu']:.1f}")
+    if "language_share" in run:
+        parts.append(f"{run['language_share']:.0%} in {get_pair(run['pair']).target.name}")
+    parts.append(f"{plain['looping_share']:.0%} loop")
+    reasons = beyond_limits(run)
+    return f"plain outputs: {', '.join(parts)}" + (f"; no showcase: {' and '.join(reasons)}" if reasons else "")
 
 
 def speedup_table(run: dict[str, Any]) -> Table:
     """List each method's speedup and what belongs to it."""
-    header = ["method", "draft", "speedup (95 %)", "without loops", "tokens/s", "characters/s", "tokens per pass"]
+    header = [
+        "method",
+        "draft",
+        "speedup (95 %)",
+        "after the first token",
+        "without loops",
+        "tokens/s",
+        "characters/s",
+        "tokens per pass",
+    ]
     header += ["α", "slower prompts", "equal to plain", "ratio of the paper's script"]
     return header, [_row(method) for method in run["methods"]]
 
@@ -177,7 +199,8 @@ def _row(method: dict[str, Any]) -> list[str]:
         method["name"],
         str(method["draft_length"] or "-"),
         interval_text(Interval(**method["speedup"])),
-        f"{method['speedup_without_loops']['value']:.2f}x" if method["speedup_without_loops"] else "-",
+        _value(method.get("speedup_after_first_pass")),
+        _value(method["speedup_without_loops"]),
         f"{method['tokens_per_second']:.1f}",
         f"{method['characters_per_second']:.1f}",
         f"{method['mean_accepted_tokens']:.2f}",
@@ -186,6 +209,10 @@ def _row(method: dict[str, Any]) -> list[str]:
         f"{lossless['equal']}/{lossless['prompts']}" if lossless else "lossy" if method.get("lossy") else "sampled",
         f"{method['paper_script_ratio']:.2f}x",
     ]
+
+
+def _value(figure: dict[str, float] | None) -> str:
+    return _ratio(figure and figure["value"])
 
 
 def interval_text(interval: Interval, decimals: int = 2) -> str:

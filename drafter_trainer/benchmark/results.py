@@ -77,6 +77,7 @@ def _summarise_method(method: Method, prompts: list[dict[str, Any]], plain: list
         "name": method.name,
         "draft_length": method.draft_length,
         "speedup": asdict(speedup(own, without)),
+        "speedup_after_first_pass": _after_first_pass(prompts, plain),
         "speedup_without_loops": asdict(speedup(own.of(steady), without.of(steady))) if steady.any() else None,
         "paper_script_ratio": paper_script_ratio(own, Timings(_column(plain, "retokenised"), without.seconds)),
         "slower_share": slower_share(own, without),
@@ -93,6 +94,21 @@ def _summarise_method(method: Method, prompts: list[dict[str, Any]], plain: list
         "losslessness": _losslessness(prompts),
         "prompts": [_without_rounds(prompt) for prompt in prompts],
     } | _split_time(prompts, plain)
+
+
+def _after_first_pass(prompts: list[dict[str, Any]], plain: list[dict[str, Any]]) -> dict[str, float] | None:
+    """Compute the speedup over the tokens and the time behind the pass that reads the prompt, where it was timed."""
+    if "first_pass_seconds" not in prompts[0] or "first_pass_seconds" not in plain[0]:
+        return None
+    own, without = _timings_after_first_pass(prompts), _timings_after_first_pass(plain)
+    several = (own.tokens > 0) & (without.tokens > 0)  # one pass may give the whole of a short answer
+    return asdict(speedup(own.of(several), without.of(several))) if several.any() else None
+
+
+def _timings_after_first_pass(prompts: list[dict[str, Any]]) -> Timings:
+    first = np.array([prompt["rounds"][0]["accepted"] + 1 for prompt in prompts], dtype=np.float64)
+    tokens = np.maximum(_column(prompts, "tokens") - first, 0)
+    return Timings(tokens, _column(prompts, "seconds") - _column(prompts, "first_pass_seconds"))
 
 
 def add_finetuning(run: dict[str, Any], drafters: Mapping[str, DrafterDescription]) -> None:

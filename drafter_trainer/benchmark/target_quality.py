@@ -9,6 +9,7 @@ from drafter_trainer.benchmark.methods import PLAIN
 from drafter_trainer.benchmark.results import find_method, read_results
 from drafter_trainer.languages import get_pair
 
+MOST_LOOPING, LEAST_IN_LANGUAGE = 0.1, 0.9  # of plain outputs
 # Below it a translation shares hardly more with its reference than any text in the same language does.
 _LEAST_CHRF = 30.0
 
@@ -38,6 +39,33 @@ class TargetQuality:
             f"BLEU {self.bleu:.1f} and chrF {self.chrf:.1f} from {pair.source.name} to {pair.target.name} "
             f"({self.answers} sentences of {self.questions})"
         )
+
+
+def beyond_limits(run: dict[str, Any]) -> list[str]:
+    """List why a run's speedups are those of a target that does not do its task.
+
+    More than a tenth of the plain outputs loop or leave the expected language, or greedy translations score below chrF
+    30. Such a run stays out of the README, of the gallery's first part and of `model-index`.
+
+    Args:
+        run (`dict`): Of a results file.
+    Returns:
+        `list` of reasons, empty where there is none or nothing is known.
+    """
+    plain, reasons = find_method(run, PLAIN), []
+    if plain["looping_share"] > MOST_LOOPING:
+        reasons.append(f"{plain['looping_share']:.0%} of the plain outputs loop")
+    if run.get("language_share", 1.0) < LEAST_IN_LANGUAGE:
+        reasons.append(f"{1 - run['language_share']:.0%} of the plain outputs are in another language")
+    quality = plain.get("quality")
+    if quality and run["task"] == "translation" and run["temperature"] == 0 and quality["chrf"] < _LEAST_CHRF:
+        reasons.append(f"the plain translations score chrF {quality['chrf']:.1f}, below {_LEAST_CHRF:.0f}")
+    return reasons
+
+
+def is_showcase(results: dict[str, Any]) -> bool:
+    """Return whether no run of a results file is beyond the limits."""
+    return not any(map(beyond_limits, results["runs"]))
 
 
 def find_qualities(measured: Iterable[dict[str, Any]]) -> list[TargetQuality]:

@@ -27,6 +27,8 @@ class Decoding:
             lookup takes for its search is not told apart from the rest of the loop.
         verification_seconds (`float`, *optional*): Time in the target's passes. What is left of `seconds` is overhead.
         joules (`float`, *optional*): Energy of the device meanwhile, where it tells.
+        first_pass_seconds (`float`, *optional*): Time up to the end of the target's first forward pass, which reads
+            the prompt: the time to the first token.
     """
 
     output_ids: list[int]
@@ -35,6 +37,7 @@ class Decoding:
     draft_seconds: float | None = None
     verification_seconds: float | None = None
     joules: float | None = None
+    first_pass_seconds: float | None = None
 
 
 def decode(
@@ -65,6 +68,7 @@ def decode(
         torch.manual_seed(seed)
         _synchronise(target_model.device)
         meter.start()
+        recorder.stopwatch.begin()
         start = time.perf_counter()
         output = target_model.generate(
             input_ids=input_ids,
@@ -84,6 +88,7 @@ def decode(
         drafting.seconds(),
         recorder.stopwatch.seconds(),
         joules,
+        recorder.stopwatch.seconds_to_first_end(),
     )
 
 
@@ -98,6 +103,13 @@ class _Stopwatch:
         self._device = device
         self._spans: list[tuple[Any, Any]] = []
 
+    def begin(self) -> None:
+        """Mark the time from which `seconds_to_first_end` counts."""
+        self._begun = self._mark()
+
+    def seconds_to_first_end(self) -> float:
+        return self._between(self._begun, self._spans[0][1])
+
     def start(self) -> None:
         self._started = self._mark()
 
@@ -105,9 +117,10 @@ class _Stopwatch:
         self._spans.append((self._started, self._mark()))
 
     def seconds(self) -> float:
-        if self._device.type == "cpu":
-            return sum(end - start for start, end in self._spans)
-        return sum(start.elapsed_time(end) for start, end in self._spans) / 1000
+        return sum(self._between(start, end) for start, end in self._spans)
+
+    def _between(self, start: float | torch.Event, end: float | torch.Event) -> float:
+        return end - start if self._device.type == "cpu" else start.elapsed_time(end) / 1000
 
     def _mark(self) -> float | torch.Event:
         if self._device.type == "cpu":

@@ -17,6 +17,7 @@ from drafter_trainer.benchmark.page import render_html
 from drafter_trainer.benchmark.report import interval_text, title
 from drafter_trainer.benchmark.results import find_method
 from drafter_trainer.benchmark.statistics import Interval
+from drafter_trainer.benchmark.target_quality import is_showcase
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.card import usage
@@ -79,6 +80,7 @@ def render_gallery(gallery: dict[str, list[dict[str, Any]]]) -> str:
     targets = list(dict.fromkeys(_target(several) for several in gallery.values()))
     languages = _languages(gallery)
     drafters = [_drafter(name, several, targets, scale) for name, several in gallery.items()]
+    drafters.sort(key=lambda drafter: not drafter["showcase"])
     return render_html(
         resources.files("drafter_trainer.hub") / "gallery_template.html",
         targets=targets,
@@ -112,6 +114,7 @@ def _drafter(anchor: str, several: list[dict[str, Any]], targets: list[str], sca
         "pair": f"{pair.source.name} to {pair.target.name}",
         # Numbers and codes alone: a name from a file must not end a rule of style.
         "classes": f"t{targets.index(target)} l-{pair.source.code} l-{pair.target.code}",
+        "showcase": all(map(is_showcase, several)),
         "settings": settings,
         "commands": [results["provenance"]["command"] for results in several],
         "usage": usage(target, several[0]["provenance"]["drafter"], pair),

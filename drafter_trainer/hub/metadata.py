@@ -6,6 +6,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from drafter_trainer.benchmark.methods import DRAFTER
 from drafter_trainer.benchmark.results import find_method
+from drafter_trainer.benchmark.target_quality import beyond_limits
 from drafter_trainer.decoding.sampling import describe_sampling
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.languages import get_pair
@@ -67,7 +68,7 @@ def hub_datasets(training: dict[str, Any]) -> list[str]:
 
 
 def _evaluations(measurements: dict[str, dict[str, Any]]) -> list[EvalResult]:
-    """Flatten the drafter's figures of every run to entries of a `model-index`, unrounded.
+    """Flatten the drafter's figures of every run within the limits to entries of a `model-index`, unrounded.
 
     A dataset's revision is the hash of the questions that were asked; without it the Hub's client would put runs over
     other questions of the same set together.
@@ -76,6 +77,8 @@ def _evaluations(measurements: dict[str, dict[str, Any]]) -> list[EvalResult]:
     for name, results in measurements.items():
         device = results["provenance"]["device"]
         for run in results["runs"]:
+            if beyond_limits(run):
+                continue
             method, asked = find_method(run, DRAFTER), run["questions"]
             speedup, decoding = method["speedup"], describe_sampling(run["temperature"], run["seed"])
             settings = {key: run[key] for key in ("task", "temperature", "seed", "dtype", "max_new_tokens")}

@@ -102,9 +102,9 @@ def test_report_has_every_run_and_what_it_does_not_show() -> None:
     made = make_results(make_run(seconds), stored)
     text = render_markdown(made)
     assert text.startswith("# tiny-drafter-de-en\n")
-    assert "greedy, float32, at most 128 new tokens, batch 1; 0%" in text
+    assert "greedy, float32, at most 128 new tokens, batch 1; plain outputs: 0% loop" in text
     assert "T = 1, seed 1, no top-k/top-p, float32, at most 128 new tokens, batch 1, the median of 3 times, " in text
-    assert "the median of 3 times, drafts by stored costs; 0%" in text
+    assert "the median of 3 times, drafts by stored costs; plain outputs: 0% loop" in text
     assert report_tables(made) in text
     assert "## What may not be concluded\n\n- Measured on one machine, a processor (2 threads)" in text
     assert "- commit: 0123abc" in text
