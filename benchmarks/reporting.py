@@ -29,4 +29,6 @@ def report(name: str, figures: list[dict[str, Any]], ratios: dict[str, float], o
 
 
 def _shown(value: Any) -> str:
-    return f"{value:,.1f}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"

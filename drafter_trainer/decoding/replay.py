@@ -13,7 +13,9 @@ import torch
 
 from drafter_trainer.decoding.metrics import Round
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
+from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.drafters.loop.policy import CostCurve
+from drafter_trainer.drafters.loop.stock import StockNetwork
 from drafter_trainer.errors import InputError
 
 _CACHE_BYTES = 64 * 2**20
@@ -152,3 +154,49 @@ def replay(
             known, left = known + left[: accepted + 1], left[accepted + 1 :]
             limit -= accepted + 1
     return Replay(tokens, milliseconds + drafting, drafting, plain, rounds)
+
+
+def replay_at_fixed_length(
+    network: LeanNetwork | StockNetwork,
+    completions: Iterable[tuple[Sequence[int], Sequence[int]]],
+    draft_length: int,
+    end_ids: Collection[int] = (),
+) -> list[Round]:
+    """Let a network draft the same number of tokens in every round of known greedy completions.
+
+    Nothing depends on the clock or the machine, so that drafters are compared by it: `mean_accepted_tokens` of the
+    rounds are the tokens per target pass.
+
+    Args:
+        network (`LeanNetwork` or `StockNetwork`): The drafter's network.
+        completions (`Iterable` of `(prompt_ids, completion_ids)`): The target's own greedy completions.
+        draft_length (`int`): Number of tokens drafted in each round, fewer behind an end token.
+        end_ids (`Collection[int]`): Ids that end a completion.
+    Returns:
+        `list[Round]`, of all completions.
+    """
+    rounds = []
+    for prompt_ids, completion_ids in completions:
+        window = network.prompt_window
+        unseen = max(0, len(prompt_ids) - window) if window else 0
+        text, known = [*prompt_ids, *completion_ids][unseen:], len(prompt_ids) - unseen
+        read = 0
+        network.crop(0)
+        while known < len(text):
+            network.crop(read)
+            logits, draft = network.read(text[read:known]), []
+            read = known
+            while True:
+                entry = int(logits.argmax())
+                draft.append(entry if network.draft_ids is None else int(network.draft_ids[entry]))
+                if len(draft) == draft_length or draft[-1] in end_ids:
+                    break
+                logits = network.read([draft[-1]])
+            left = text[known:]
+            accepted = 0
+            while accepted < min(len(draft), len(left)) and draft[accepted] == left[accepted]:
+                accepted += 1
+            rounds.append(Round(len(draft), accepted, rejected=accepted < len(draft) and accepted < len(left)))
+            read += min(accepted, len(draft) - 1)  # the last drafted token was not read
+            known += min(accepted + 1, len(left))
+    return rounds

@@ -7,16 +7,18 @@ import pytest
 from transformers import PreTrainedModel
 
 from drafter_trainer.decoding.metrics import Round
-from drafter_trainer.decoding.replay import Costs, SimulatedClock, replay
+from drafter_trainer.decoding.replay import Costs, SimulatedClock, replay, replay_at_fixed_length
 from drafter_trainer.decoding.rounds import decode
+from drafter_trainer.drafters.load import with_stock_loop
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import attach_loop
 from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.drafters.loop.policy import SOURCES
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.drafters.ngram import count_table
+from drafter_trainer.targets import end_ids
 from tests.decoding.drafts import partly_agreeing
-from tests.drafters.loop.conftest import PROMPTS, calibration, greedy_answers, make_loop, make_settings
+from tests.drafters.loop.conftest import PROMPTS, FakeNetwork, calibration, greedy_answers, make_loop, make_settings
 
 # So long that a busy machine's pauses, which the simulated clock counts too, do not matter
 COSTS = [1000.0, 1100.0, 1400.0, 1500.0, 1550.0, 1800.0, 1850.0]
@@ -119,3 +121,29 @@ def test_simulated_clock_tells_both_times(monkeypatch: pytest.MonkeyPatch) -> No
     clock.advance(250.0)
     now[0] += 0.5
     assert clock() - start == pytest.approx(0.75)
+
+
+def test_fixed_length_rounds_are_those_written_by_hand() -> None:
+    """Prevent a rejected draft's tokens from staying read, or the last token of a whole draft from being lost."""
+    network = FakeNetwork(lambda known: (known[-1] + 1) % 50)
+    network.prompt_window = 2
+    completions = [([5, 28, 29], [30, 31, 32, 33, 40, 41]), ([7, 8, 9], [10, 2, 3])]
+    rounds = replay_at_fixed_length(network, completions, 3, end_ids=[11])
+    assert rounds == [
+        Round(3, 3, False),
+        Round(3, 0, True),
+        Round(3, 1, False),
+        Round(2, 1, True),  # nothing is drafted behind the end token
+        Round(3, 1, False),
+    ]
+
+
+def test_fixed_length_rounds_are_those_of_the_stock_loop(target_model: PreTrainedModel) -> None:
+    """Prevent tokens per target pass from being those of another way of decoding."""
+    drafter = partly_agreeing(target_model, 0.015)
+    methods = {}, {"assistant_model": with_stock_loop(drafter, 4)}
+    plain, assisted = ([decode(target_model, p, method, 0.0, 0, TOKENS) for p in PROMPTS] for method in methods)
+    completions = [(prompt, decoding.output_ids) for prompt, decoding in zip(PROMPTS, plain)]
+    replayed = replay_at_fixed_length(LeanNetwork(drafter), completions, 4, end_ids(target_model))
+    decoded = [round_ for decoding in assisted for round_ in decoding.rounds]
+    assert [round_.accepted for round_ in replayed] == [round_.accepted for round_ in decoded]

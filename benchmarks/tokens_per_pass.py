@@ -1,0 +1,103 @@
+"""Tokens per target pass of networks at a fixed draft length, replayed on the target's own greedy completions.
+
+    python benchmarks/tokens_per_pass.py --config recipes/configs/gemma-3-270m/de-en.yaml \
+        --questions questions.jsonl --networks finetuned=runs/…/finetune untrained=runs/…/start
+
+Nothing depends on the clock: what two drafters yield is compared on any machine, also one that is busy. The target's
+completions are decoded once and kept beside the results; where the questions have references, they are scored.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from reporting import RESULTS, report
+from tqdm.auto import tqdm
+from transformers import AutoModelForCausalLM
+
+from drafter_trainer.atomic import write_whole
+from drafter_trainer.benchmark.quality import score
+from drafter_trainer.configuration import parse_arguments
+from drafter_trainer.corpora.questions import hash_questions, load_questions
+from drafter_trainer.decoding.metrics import acceptance_by_position, alpha, is_looping, mean_accepted_tokens
+from drafter_trainer.decoding.replay import replay_at_fixed_length
+from drafter_trainer.distillation.engines import TransformersEngine
+from drafter_trainer.distillation.requests import Request
+from drafter_trainer.drafters.loop.repository import VOCABULARY, build_network, read_vocabulary
+from drafter_trainer.languages import get_pair
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="Of the target and the pair")
+    parser.add_argument("--questions", required=True, help="Question set, as bench.py names it")
+    parser.add_argument("--max_questions", type=int)
+    parser.add_argument("--max_new_tokens", type=int, default=128)
+    parser.add_argument("--networks", nargs="+", default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--draft_length", type=int, default=5)
+    parser.add_argument("--int8", action="store_true", help="Draft with int8 weights")
+    parser.add_argument("--completions", type=Path, required=True, help="File in which the completions are kept")
+    parser.add_argument("--name", default="tokens_per_pass", help="Of the results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    (run, where, *_), _ = parse_arguments("export", ["--config", options.config], __doc__)
+    pair, target = get_pair(run.pair), where.resolve()
+    chat = target.load_chat()
+    questions = load_questions(options.questions, pair, options.max_questions)
+    end_ids = frozenset(target.end_ids(chat.tokenizer))
+    identity = f"{target.identity} {hash_questions(questions)} {options.max_new_tokens} {where.dtype}"
+    if not options.completions.is_file():
+        requests = [
+            Request(
+                tuple(chat.encode_prompt(question.prompt)),
+                0.0,
+                0,
+                options.max_new_tokens,
+                question.question_id,
+                options.questions,
+                str(pair),
+                target.name,
+                target.revision,
+            )
+            for question in questions
+        ]
+        engine = TransformersEngine(target.load_model(where.dtype), chat.tokenizer.pad_token_id)
+        answers = engine.answer(requests)
+        kept = [[request.prompt_ids, answer.response_ids] for request, answer in zip(requests, answers)]
+        text = json.dumps({"of": identity, "completions": kept})
+        write_whole(options.completions, lambda path: path.write_text(text, encoding="utf-8"))
+    said = json.loads(options.completions.read_text(encoding="utf-8"))
+    if said["of"] != identity:
+        parser.error(f"{options.completions} holds other completions ({said['of']}): name another file")
+    completions = said["completions"]
+    tokens = sum(len(completion) for _, completion in completions)
+    texts = [chat.tokenizer.decode(ids, skip_special_tokens=True).strip() for _, ids in completions]
+    worth = {"completions": len(completions), "tokens": tokens}
+    worth["looping"] = sum(is_looping(ids) for _, ids in completions) / len(completions)
+    if all(question.reference for question in questions):
+        quality = score(texts, [question.reference for question in questions], pair.target)
+        worth |= {"chrF": quality["chrf"], "BLEU": quality["bleu"]}
+    figures = []
+    for named in options.networks:
+        name, _, folder = named.partition("=")
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        vocabulary = Path(folder) / VOCABULARY
+        draft_ids = read_vocabulary(vocabulary, model.config.vocab_size) if vocabulary.is_file() else None
+        network = build_network(model, draft_ids, options.int8)
+        bar = tqdm(completions, unit="completion", desc=name)
+        rounds = replay_at_fixed_length(network, bar, options.draft_length, end_ids)
+        figures.append(
+            {
+                "network": name,
+                "tokens per target pass": mean_accepted_tokens(tokens, len(rounds)),
+                "alpha": alpha(rounds),
+            }
+            | {f"position {place + 1}": share for place, share in enumerate(acceptance_by_position(rounds))}
+        )
+    report(options.name, figures, worth, options.out)
+
+
+if __name__ == "__main__":
+    main()
