@@ -182,21 +182,20 @@ def replay_at_fixed_length(
         text, known = [*prompt_ids, *completion_ids][unseen:], len(prompt_ids) - unseen
         read = 0
         network.crop(0)
-        while known < len(text):
+        while left := text[known:]:
+            # As generate does: behind the length limit, where a completion breaks off, nothing is drafted.
+            limit = draft_length if text[-1] in end_ids else min(draft_length, len(left) - 1)
             network.crop(read)
-            logits, draft = network.read(text[read:known]), []
-            read = known
-            while True:
+            draft: list[int] = []
+            while len(draft) < limit and not (draft and draft[-1] in end_ids):
+                logits = network.read(draft[-1:] or text[read:known])
                 entry = int(logits.argmax())
                 draft.append(entry if network.draft_ids is None else int(network.draft_ids[entry]))
-                if len(draft) == draft_length or draft[-1] in end_ids:
-                    break
-                logits = network.read([draft[-1]])
-            left = text[known:]
             accepted = 0
             while accepted < min(len(draft), len(left)) and draft[accepted] == left[accepted]:
                 accepted += 1
             rounds.append(Round(len(draft), accepted, rejected=accepted < len(draft) and accepted < len(left)))
-            read += min(accepted, len(draft) - 1)  # the last drafted token was not read
+            if draft:
+                read = known + min(accepted, len(draft) - 1)  # the last drafted token was not read
             known += min(accepted + 1, len(left))
     return rounds

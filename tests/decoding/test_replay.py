@@ -131,10 +131,10 @@ def test_fixed_length_rounds_are_those_written_by_hand() -> None:
     rounds = replay_at_fixed_length(network, completions, 3, end_ids=[11])
     assert rounds == [
         Round(3, 3, False),
-        Round(3, 0, True),
-        Round(3, 1, False),
+        Round(1, 0, True),  # two tokens are left of a completion that breaks off
+        Round(0, 0, False),
         Round(2, 1, True),  # nothing is drafted behind the end token
-        Round(3, 1, False),
+        Round(0, 0, False),
     ]
 
 
