@@ -230,6 +230,11 @@ class PublishingArguments:
         [],
         "Draft with these of lookup, ngram and network alone; without network no weights are published (default: all)",
     )
+    format: str = option(
+        "stock",
+        "stock: a model that every engine loads; compact: without embeddings, head and tokenizer, which load_drafter "
+        "takes from the target",
+    )
     draft_length: int = option(5, "Tokens that the stock loop drafts in one round, written into the repository")
     licence: str | None = option(None, "Licence identifier for the card (default: what the target's own card says)")
     card_folder: str | None = option(
@@ -242,6 +247,9 @@ class PublishingArguments:
         # Drafting nothing works greedily and breaks when sampling (transformers 5.23).
         check_positive(self, "draft_length")
         check_known(self, "sources", SOURCES)
+        check_one_of(self, "format", ("stock", "compact"))
+        if self.format == "compact" and (self.adapter_of or not self.network):
+            raise InputError("only a network of its own has a compact format: leave adapter_of and sources out")
         if self.adapter_of and not self.network:
             raise InputError("an adapter is a network's: give --adapter_of, or --sources without network")
         if not self.network and NGRAM not in self.sources:

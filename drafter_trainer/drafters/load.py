@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from drafter_trainer.access import explain_refusal
+from drafter_trainer.drafters.compact import COMPACT, read_compact
 from drafter_trainer.drafters.compatibility import check_tokenizers, hash_tokenizer
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
@@ -83,6 +84,11 @@ def load_drafter(
         tokenizer = load_target_tokenizer(target_model)
     probes = get_pair(description.pair).probes
     if hash_tokenizer(tokenizer, probes) != description.tokenizer_sha256:
+        if COMPACT in description.weights:  # it has no tokenizer that could be compared
+            raise IncompatibleTokenizerError(
+                f"{drafter} was trained with another tokenizer than the one of {target_model.name_or_path}: load it "
+                f"for {description.target}"
+            )
         try:
             own = AutoTokenizer.from_pretrained(drafter, revision=commit, trust_remote_code=False)
         except Exception as error:  # of a malformed file the tokenizers library raises nothing narrower
@@ -97,7 +103,7 @@ def load_drafter(
         )
     description.check_files(lambda name: find_file(drafter, name, commit), drafter)
     try:
-        model = _load_weights(drafter, commit, description, _dtype_of(target_model))
+        model = _load_weights(drafter, commit, description, target_model)
     except InputError:
         raise
     except _UNREADABLE as error:
@@ -157,8 +163,13 @@ def _dtype_of(target_model: PreTrainedModel) -> torch.dtype:
 
 
 def _load_weights(
-    drafter: str, commit: str | None, description: DrafterDescription, dtype: torch.dtype
+    drafter: str, commit: str | None, description: DrafterDescription, target_model: PreTrainedModel
 ) -> PreTrainedModel:
+    dtype = _dtype_of(target_model)
+    if COMPACT in description.weights:
+        for name in description.weights:
+            path = find_file(drafter, name, commit)  # on the Hub all land in one folder
+        return read_compact(path.parent, target_model, dtype)
     # No pickle and no code of the repository's own is read, whatever else lies in it.
     trusted = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
     if not description.adapter_of:

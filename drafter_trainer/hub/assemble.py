@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from drafter_trainer.arguments import RunArguments
 from drafter_trainer.drafters.adapters import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS, merge_adapter
+from drafter_trainer.drafters.compact import COMPACT, write_compact
 from drafter_trainer.drafters.compatibility import check_tokenizers, hash_tokenizer
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription, hash_file
 from drafter_trainer.drafters.load import identify_drafter
@@ -35,6 +36,7 @@ WEIGHTS = (
     _SINGLE,
     "model-*.safetensors",
     _INDEX,
+    COMPACT,
     ADAPTER_WEIGHTS,
     ADAPTER_CONFIG,
 )
@@ -67,6 +69,7 @@ def assemble(
     folder: Path,
     adapter_of: str | None = None,
     sources: Sequence[str] = (),
+    compact: bool = False,
 ) -> DrafterDescription:
     """Write a drafter's files, apart from card and results, to a new folder.
 
@@ -76,6 +79,8 @@ def assemble(
     Args:
         adapter_of (`str`, *optional*): Write the run's LoRA adapter in place of whole weights, over this drafter.
         sources (`Sequence[str]`, *optional*): Draft with these alone; all that were tuned if left out.
+        compact (`bool`, *optional*, defaults to `False`): Leave out what is the target's own: embeddings, head and
+            tokenizer; see `drafters.compact`.
     Raises:
         InputError: If the run has no finished drafter, or without a network no table for this target, or its adapter
             is not over the drafter that is named.
@@ -102,12 +107,15 @@ def assemble(
     for name, value in special.items():  # pipeline compares them here
         setattr(model.config, name, value)
     over: dict[str, str] = {}
-    if adapter_of is None:
+    if compact:
+        write_compact(model, target.load_model(str(model.dtype).removeprefix("torch.")), folder)
+    elif adapter_of is None:
         model.save_pretrained(folder)
         _index_weights(folder)
     else:
         over = _add_adapter(trained, adapter_of, folder)
-    tokenizer.save_pretrained(folder)
+    if not compact:
+        tokenizer.save_pretrained(folder)
     sha256 = hash_tokenizer(tokenizer, pair.probes)
     loop, files = _add_loop(run, target, folder, sources)
     description = DrafterDescription(

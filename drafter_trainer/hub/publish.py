@@ -130,7 +130,15 @@ def publish_run(run: RunArguments, target: Target, target_dtype: str, publishing
     location = _location(publishing, run.drafter_name)
     with _temporary_folder(run, publishing) as temporary:
         folder = Path(temporary) / "drafter"
-        description = assemble(run, target, publishing.draft_length, folder, publishing.adapter_of, publishing.sources)
+        description = assemble(
+            run,
+            target,
+            publishing.draft_length,
+            folder,
+            publishing.adapter_of,
+            publishing.sources,
+            compact=publishing.format == "compact",
+        )
         measurements = read_measurements(run.folder, description)
         details = CardDetails(location, publishing.licence or target_licence(target))
         cards = Path(publishing.card_folder) / run.drafter_name if publishing.card_folder else None

@@ -1,0 +1,99 @@
+"""A drafter without what is the target's own: layers in int8, of a few megabytes, around the target's embeddings.
+
+A drafter that was trained with frozen embeddings has the target's own, which for a large vocabulary are most of its
+bytes. `load_drafter` takes them from the target that it is loaded for, without a copy.
+"""
+
+import copy
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from drafter_trainer.errors import InputError
+
+COMPACT = "compact.safetensors"
+_SCALE = ".scale"  # behind a matrix' name: its rows' scales
+
+
+def write_compact(model: PreTrainedModel, target_model: PreTrainedModel, folder: Path) -> None:
+    """Write a drafter's configuration and all weights but embeddings and head to a folder.
+
+    Matrices are stored in int8 with a scale for each row, everything else in the drafter's dtype.
+
+    Args:
+        model (`PreTrainedModel`): The drafter.
+        target_model (`PreTrainedModel`): Its target.
+        folder (`Path`): Gains `config.json`, `generation_config.json` and `compact.safetensors`.
+    Raises:
+        InputError: If the drafter's embeddings or head are not the target's.
+    """
+    for name, own, other in (
+        ("embeddings", model.get_input_embeddings(), target_model.get_input_embeddings()),
+        ("head", model.get_output_embeddings(), target_model.get_output_embeddings()),
+    ):
+        rows = min(len(own.weight), len(other.weight))
+        if not torch.equal(own.weight[:rows].to(torch.bfloat16), other.weight[:rows].to(torch.bfloat16)):
+            raise InputError(
+                f"the drafter's {name} are not the target's, so a compact repository would lose them: publish the "
+                "stock format, or train with frozen embeddings"
+            )
+    shared = {model.get_input_embeddings().weight.data_ptr(), model.get_output_embeddings().weight.data_ptr()}
+    tensors = {}
+    for name, weight in model.state_dict().items():
+        if weight.data_ptr() in shared:
+            continue
+        if weight.dim() != 2:
+            tensors[name] = weight.contiguous()
+            continue
+        scale = weight.float().abs().amax(dim=1).clamp(min=1e-8) / 127
+        tensors[name] = (weight.float() / scale[:, None]).round().to(torch.int8)
+        tensors[name + _SCALE] = scale
+    folder.mkdir(parents=True, exist_ok=True)
+    model.config.save_pretrained(folder)
+    model.generation_config.save_pretrained(folder)
+    save_file(tensors, folder / COMPACT, metadata={"format": "pt"})
+
+
+def read_compact(folder: Path, target_model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """Build a drafter around the embeddings and the head of its target, which stay the target's own tensors.
+
+    Args:
+        folder (`Path`): As `write_compact` left it.
+        target_model (`PreTrainedModel`): The target, on its device.
+        dtype (`torch.dtype`): Of the layers.
+    Raises:
+        InputError: If the target's embeddings are quantized or of another width.
+        SafetensorError, RuntimeError: If the file is damaged or lacks a tensor.
+    """
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    embeddings, head = (
+        layer.weight for layer in (target_model.get_input_embeddings(), target_model.get_output_embeddings())
+    )
+    if not embeddings.is_floating_point() or embeddings.dim() != 2 or embeddings.shape[1] != config.hidden_size:
+        raise InputError(
+            f"the target's embeddings ({embeddings.dtype}, {tuple(embeddings.shape)}) cannot be those of a compact "
+            f"drafter of width {config.hidden_size}: use its stock format"
+        )
+    small = copy.deepcopy(config)
+    small.vocab_size, small.pad_token_id = 1, None  # what stands in for the target's embeddings until they are set
+    model = AutoModelForCausalLM.from_config(small, dtype=dtype)
+    tensors = load_file(folder / COMPACT)
+    weights = {name: weight for name, weight in tensors.items() if not name.endswith(_SCALE)}
+    weights = {
+        name: weight.to(dtype) if weight.dtype != torch.int8 else (weight * tensors[name + _SCALE][:, None]).to(dtype)
+        for name, weight in weights.items()
+    }
+    own = model.get_input_embeddings(), model.get_output_embeddings()
+    stand_ins = {id(layer.weight) for layer in own}
+    known = {name for name, weight in model.named_parameters(remove_duplicate=False) if id(weight) in stand_ins}
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    if wrong := sorted({*missing, *unexpected} - known):
+        raise RuntimeError(f"{COMPACT} and config.json differ in {', '.join(wrong[:3])}")
+    model.to(embeddings.device)
+    for layer, weight in zip(own, (embeddings, head)):
+        layer.weight = torch.nn.Parameter(weight.detach().to(dtype), requires_grad=False)
+    own[0].num_embeddings = own[1].out_features = model.config.vocab_size = len(embeddings)
+    model.config.pad_token_id = config.pad_token_id
+    return model

@@ -1,0 +1,106 @@
+"""Drafters without what is the target's own."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from drafter_trainer.arguments import PublishingArguments, RunArguments
+from drafter_trainer.drafters.compact import COMPACT, read_compact, write_compact
+from drafter_trainer.drafters.load import load_drafter
+from drafter_trainer.errors import InputError
+from drafter_trainer.hub.publish import publish_run
+from drafter_trainer.targets import Target
+from tests.conftest import make_model
+from tests.hub.conftest import make_run
+
+FAMILIES = ["llama", "gemma3_text", "qwen3"]
+
+
+def make(family: str, layers: int, width: int = 32) -> PreTrainedModel:
+    """Make a tiny model whose pad token is no id of a vocabulary of one."""
+    torch.manual_seed(layers)
+    config = AutoConfig.for_model(
+        family,
+        vocab_size=60,
+        hidden_size=width,
+        intermediate_size=64,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        pad_token_id=3,
+        tie_word_embeddings=True,
+        initializer_range=0.3,
+    )
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def make_pair(family: str) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """Make a target, and a drafter of one layer that has its embeddings and head."""
+    target, drafter = make(family, 2), make(family, 1)
+    with torch.no_grad():
+        drafter.get_input_embeddings().weight.copy_(target.get_input_embeddings().weight)
+    return target, drafter
+
+
+def test_compact_repository_is_published_and_drafts(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, target: Target, target_model: PreTrainedModel
+) -> None:
+    """Prevent a compact repository from carrying what is the target's, or from changing the target's output."""
+    run_folder = make_run(tmp_path / "run", tokenizer)
+    drafter = make_model(tokenizer, layers=1, seed=3)
+    with torch.no_grad():
+        drafter.get_input_embeddings().weight.copy_(target_model.get_input_embeddings().weight)
+    drafter.save_pretrained(run_folder / "finetune")
+    run = RunArguments(pair="de-en", drafter_name="tiny-drafter-de-en", run_folder=str(run_folder))
+    place = tmp_path / "published"
+    publish_run(run, target, "auto", PublishingArguments(to=str(place), format="compact"))
+    assert (place / COMPACT).is_file()
+    assert not {"model.safetensors", "tokenizer.json"} & {path.name for path in place.iterdir()}
+    loaded = load_drafter(str(place), target_model, tokenizer)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    given = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 20, "do_sample": False}
+    plain = target_model.generate(ids, **given)
+    assert torch.equal(target_model.generate(ids, **given, assistant_model=loaded), plain)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_compact_drafter_says_what_the_whole_one_says(family: str, tmp_path: Path) -> None:
+    """Prevent a weight from being lost or misplaced, a family's scaled embeddings from losing their scale, and the
+    target's embeddings from being copied."""
+    target, drafter = make_pair(family)
+    write_compact(drafter, target, tmp_path)
+    loaded = read_compact(tmp_path, target, torch.float32)
+    assert loaded.get_input_embeddings().weight.data_ptr() == target.get_input_embeddings().weight.data_ptr()
+    assert loaded.config.vocab_size == target.config.vocab_size
+    ids = torch.tensor([[5, 6, 7, 8, 9]])
+    with torch.inference_mode():
+        expected, found = drafter(ids).logits, loaded.eval()(ids).logits
+    # int8 rounds each weight by 1/254 of its row's largest at most.
+    assert (found - expected).abs().mean() < 0.02 * expected.abs().mean()
+    assert torch.equal(found.argmax(-1), expected.argmax(-1))
+
+
+def test_trained_embeddings_are_refused(tmp_path: Path) -> None:
+    """Prevent embeddings that were trained from being replaced by the target's in silence."""
+    target, drafter = make_pair("llama")
+    with torch.no_grad():
+        drafter.get_input_embeddings().weight[3] += 0.5
+    with pytest.raises(InputError, match="the drafter's embeddings are not the target's"):
+        write_compact(drafter, target, tmp_path)
+
+
+def test_another_target_is_refused(tmp_path: Path) -> None:
+    """Prevent embeddings of another width, or quantized ones, from ending in a traceback."""
+    target, drafter = make_pair("llama")
+    write_compact(drafter, target, tmp_path)
+    other = make("llama", 2, width=64)
+    with pytest.raises(InputError, match="use its stock format"):
+        read_compact(tmp_path, other, torch.float32)
+    (tmp_path / "config.json").write_text(
+        (tmp_path / "config.json").read_text().replace('"num_hidden_layers": 1', '"num_hidden_layers": 2')
+    )
+    with pytest.raises(RuntimeError, match=f"{COMPACT} and config.json differ in model.layers.1"):
+        read_compact(tmp_path, target, torch.float32)
