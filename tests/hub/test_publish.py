@@ -232,8 +232,8 @@ def test_files_that_no_list_allows_stay_behind(
     """A library that writes a pickle beside the weights one day must not publish it."""
     assemble = publish_module.assemble
 
-    def with_more(*given: object) -> DrafterDescription:
-        description = assemble(*given)
+    def with_more(*given: object, **options: object) -> DrafterDescription:
+        description = assemble(*given, **options)
         (given[3] / "training_args.bin").write_bytes(b"pickle")
         (given[3] / "custom_generate" / "state.pkl").write_bytes(b"pickle")
         return description
