@@ -4,27 +4,48 @@ llama.cpp keeps the rows of a Llama's query and key projections in another order
 halves that a rotation pairs stand apart within each head, in GGUF side by side.
 """
 
-import json
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import gguf
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
-from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
 from drafter_trainer.errors import InputError
-from drafter_trainer.hub.export.constraints import GgufVocabulary
+from drafter_trainer.hub.export.gguf_tokenizer import add_tokenizer, needs_converter
 
 TOLERANCE = 1e-4  # of logits in float32, between the drafter with its weights rounded alike and the file
-_SPECIAL = ("bos_token_id", "eos_token_id", "add_bos_token", "add_eos_token")
 _FILE_TYPES = {
     "float32": (gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32, "f32"),
     "float16": (gguf.GGMLQuantizationType.F16, gguf.LlamaFileType.MOSTLY_F16, "f16"),
     "bfloat16": (gguf.GGMLQuantizationType.BF16, gguf.LlamaFileType.MOSTLY_BF16, "bf16"),
 }
 _RANDOM_IDS = 64
+
+
+@dataclass(frozen=True)
+class _Family:
+    """How llama.cpp keeps the models of one architecture.
+
+    Args:
+        architecture (`gguf.MODEL_ARCH`): Its name for them.
+        pairs_rows (`bool`): Whether the two rows that are rotated together lie side by side.
+        adds_one (`bool`): Whether the weights of norms, which are stored less one, are kept whole.
+    """
+
+    architecture: gguf.MODEL_ARCH
+    pairs_rows: bool = False
+    adds_one: bool = False
+
+
+_FAMILIES = {
+    "llama": _Family(gguf.MODEL_ARCH.LLAMA, pairs_rows=True),
+    "qwen3": _Family(gguf.MODEL_ARCH.QWEN3),
+    "gemma3_text": _Family(gguf.MODEL_ARCH.GEMMA3, adds_one=True),
+}
 
 
 def convert(converter: Path, folder: Path, dtype: str, path: Path) -> None:
@@ -45,8 +66,10 @@ def convert(converter: Path, folder: Path, dtype: str, path: Path) -> None:
         raise InputError(f"{converter} failed for {folder}: {reason}")
 
 
-def write_gguf(folder: Path, dtype: str, pre_tokenizer: str | None, path: Path) -> None:
-    """Write a drafter of the Llama architecture with byte-level BPE as a GGUF file.
+def write_gguf(
+    folder: Path, dtype: str, pre_tokenizer: str | None, path: Path, target_gguf: Path | None = None
+) -> None:
+    """Write a drafter of the Llama, Qwen3 or Gemma 3 architecture as a GGUF file.
 
     Args:
         folder (`Path`): The drafter.
@@ -54,15 +77,18 @@ def write_gguf(folder: Path, dtype: str, pre_tokenizer: str | None, path: Path) 
         pre_tokenizer (`str`, *optional*): llama.cpp's name for how text is split before BPE; found from the tokenizer
             if left out.
         path (`Path`): The file to write.
+        target_gguf (`Path`, *optional*): The target's file, whose tokenizer is taken over where the drafter's is no
+            plain byte-level BPE, as Gemma's.
     Raises:
         InputError: If the drafter is something else; the message says what does write it.
-    Source: the keys and the order of rows are those of conversion/llama.py in llama.cpp
+    Source: the keys and the order of rows are those of conversion/llama.py, qwen.py and gemma.py in llama.cpp
     """
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     config = model.config
     _check_architecture(folder, config)
+    family = _FAMILIES[config.model_type]
     quantization, file_type, _ = _FILE_TYPES[dtype]
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[family.architecture])
     writer.add_type("model")
     writer.add_name(folder.name)
     writer.add_file_type(file_type)
@@ -76,17 +102,25 @@ def write_gguf(folder: Path, dtype: str, pre_tokenizer: str | None, path: Path) 
     writer.add_value_length(config.head_dim)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_dimension_count(config.head_dim)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    if config.model_type == "gemma3_text":
+        writer.add_rope_freq_base(config.rope_parameters["full_attention"]["rope_theta"])
+        writer.add_rope_freq_base_swa(config.rope_parameters["sliding_attention"]["rope_theta"])
+        writer.add_sliding_window(config.sliding_window)
+        writer.add_sliding_window_pattern(_sliding_period(folder, config.layer_types))
+    else:
+        writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_vocab_size(config.vocab_size)
-    _add_tokenizer(writer, folder, config.vocab_size, pre_tokenizer)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    add_tokenizer(writer, folder, config.vocab_size, pre_tokenizer, target_gguf)
+    names = gguf.get_tensor_name_map(family.architecture, config.num_hidden_layers)
     for name, weight in model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue  # llama.cpp takes the embeddings where there is no head
-        if name.endswith("q_proj.weight"):
+        if family.pairs_rows and name.endswith("q_proj.weight"):
             weight = _pair_rotated_rows(weight, config.num_attention_heads)
-        elif name.endswith("k_proj.weight"):
+        elif family.pairs_rows and name.endswith("k_proj.weight"):
             weight = _pair_rotated_rows(weight, config.num_key_value_heads)
+        elif family.adds_one and name.endswith("norm.weight"):
+            weight = weight + 1
         kind = quantization if weight.ndim > 1 else gguf.GGMLQuantizationType.F32
         data = gguf.quants.quantize(weight.numpy(), kind)
         writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), data, raw_dtype=kind)
@@ -97,62 +131,29 @@ def write_gguf(folder: Path, dtype: str, pre_tokenizer: str | None, path: Path) 
 
 
 def _check_architecture(folder: Path, config) -> None:
-    odd = None
-    if config.model_type != "llama":
-        odd = f"of the architecture {config.model_type}"
-    elif config.attention_bias or config.mlp_bias:
-        odd = "a Llama with biases"
-    elif config.rope_parameters["rope_type"] != "default":
-        odd = f"a Llama with {config.rope_parameters['rope_type']} positions"
-    if odd:
-        raise _needs_converter(folder, odd)
+    if config.model_type not in _FAMILIES:
+        raise needs_converter(folder, f"of the architecture {config.model_type}")
+    called = {"llama": "a Llama", "qwen3": "a Qwen3", "gemma3_text": "a Gemma 3"}[config.model_type]
+    rope = config.rope_parameters
+    kinds = {kind["rope_type"] for kind in ([rope] if "rope_type" in rope else rope.values())}
+    if config.attention_bias or getattr(config, "mlp_bias", False):
+        raise needs_converter(folder, f"{called} with biases")
+    if kinds != {"default"}:
+        raise needs_converter(folder, f"{called} with {min(kinds - {'default'})} positions")
+    if getattr(config, "use_sliding_window", False):
+        raise needs_converter(folder, f"{called} with a sliding window")
+    if config.model_type == "gemma3_text" and config.query_pre_attn_scalar != config.head_dim:
+        # llama.cpp scales by the width of a head, except in the 27B model, which it knows by its size.
+        raise needs_converter(folder, f"a Gemma 3 whose queries are scaled by {config.query_pre_attn_scalar}")
 
 
-def _needs_converter(folder: Path, what: str) -> InputError:
-    return InputError(
-        f"{folder} is {what}, which is not written here: name llama.cpp's converter with "
-        f"--converter llama.cpp/convert_hf_to_gguf.py"
-    )
-
-
-def _add_tokenizer(writer: gguf.GGUFWriter, folder: Path, size: int, pre_tokenizer: str | None) -> None:
-    try:
-        vocabulary = gguf.BpeVocab(folder)
-    except (FileNotFoundError, ValueError) as error:  # it asks for byte-level BPE with consecutive ids
-        raise _needs_converter(folder, "no model with plain byte-level BPE") from error
-    pieces = AutoTokenizer.from_pretrained(folder)
-    tokens, _, kinds = (list(column) for column in zip(*vocabulary.all_tokens()))
-    for token, added in pieces.added_tokens_decoder.items():
-        kinds[token] = gguf.TokenType.CONTROL if added.special else gguf.TokenType.USER_DEFINED
-    for token in range(len(tokens), size):  # rows of the embeddings without a token of their own
-        tokens.append(f"[PAD{token}]")
-        kinds.append(gguf.TokenType.UNUSED)
-    writer.add_tokenizer_model(vocabulary.tokenizer_model)
-    writer.add_tokenizer_pre(pre_tokenizer or _find_pre_tokenizer(folder))
-    writer.add_token_list(tokens)
-    writer.add_token_types(kinds)
-    special = gguf.SpecialVocab(folder, load_merges=True, n_vocab=size)
-    # What llama.cpp would assume in place of a flag depends on the name above.
-    for name in ("bos", "eos"):
-        special.add_special_token.setdefault(name, False)
-    special.add_to_gguf(writer, quiet=True)
-
-
-def _find_pre_tokenizer(folder: Path) -> str:
-    """Find llama.cpp's name for how a byte-level tokenizer splits text before BPE."""
-    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    pre = tokenizer["pre_tokenizer"]
-    parts = pre["pretokenizers"] if pre["type"] == "Sequence" else [pre]
-    match [part["type"] for part in parts]:
-        case ["ByteLevel"] if parts[0]["use_regex"]:
-            return "gpt-2"
-        case ["Digits", "ByteLevel"] if parts[0]["individual_digits"] and parts[1]["use_regex"]:
-            return "smollm"
-        case ["Split", "ByteLevel"]:
-            for name, split in GGUF_PRE_TOKENIZER_SPLITS.items():
-                if parts[0]["pattern"] == {"Regex": split}:
-                    return name
-    raise _needs_converter(folder, "a model whose tokenizer splits text in a way of its own")
+def _sliding_period(folder: Path, layer_types: Sequence[str]) -> int:
+    """Return p where every p-th layer, and no other, sees the whole text, as llama.cpp says it."""
+    whole = [layer for layer, kind in enumerate(layer_types, 1) if kind == "full_attention"]
+    period = whole[0] if whole else len(layer_types) + 1
+    if whole != list(range(period, len(layer_types) + 1, period)):
+        raise needs_converter(folder, f"a Gemma 3 whose layers {whole} of {len(layer_types)} see the whole text")
+    return period
 
 
 def _pair_rotated_rows(weight: torch.Tensor, heads: int) -> torch.Tensor:
@@ -163,29 +164,6 @@ def _pair_rotated_rows(weight: torch.Tensor, heads: int) -> torch.Tensor:
     """
     halves = weight.reshape(heads, 2, -1, weight.shape[1])
     return halves.transpose(1, 2).reshape(weight.shape).contiguous()
-
-
-def read_vocabulary(path: Path) -> GgufVocabulary:
-    """Read what llama.cpp compares of a GGUF file.
-
-    Raises:
-        InputError: If there is no such file, or it has no vocabulary.
-    """
-    try:
-        fields = gguf.GGUFReader(path).fields
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is no GGUF file: {' '.join(str(error).split())}") from error
-    stated = {name: fields[key].contents() for name in _SPECIAL if (key := f"tokenizer.ggml.{name}") in fields}
-    kind, tokens = (fields.get(f"tokenizer.ggml.{name}") for name in ("model", "tokens"))
-    if kind is None or tokens is None:
-        raise InputError(f"{path} has no vocabulary: name the GGUF file of a language model")
-    return GgufVocabulary(kind.contents(), tokens.contents(), stated)
-
-
-def read_pre_tokenizer(path: Path) -> str | None:
-    """Read llama.cpp's name for how text is split before BPE, `None` where a GGUF file does not say."""
-    field = gguf.GGUFReader(path).fields.get("tokenizer.ggml.pre")
-    return None if field is None else field.contents()
 
 
 def check_gguf(folder: Path, path: Path, dtype: str, probes: tuple[str, ...]) -> tuple[float, float]:

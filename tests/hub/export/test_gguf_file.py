@@ -7,11 +7,23 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
+from tokenizers import Tokenizer, decoders, models, normalizers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from drafter_trainer.errors import InputError
-from drafter_trainer.hub.export import gguf_file
-from drafter_trainer.hub.export.gguf_file import check_gguf, convert, read_vocabulary, write_gguf
+from drafter_trainer.hub.export import gguf_file, gguf_tokenizer
+from drafter_trainer.hub.export.gguf_file import check_gguf, convert, write_gguf
+from drafter_trainer.hub.export.gguf_tokenizer import read_vocabulary
 from drafter_trainer.languages import get_pair
 from tests.conftest import make_model
 from tests.drafters.test_load import write_drafter
@@ -108,7 +120,7 @@ def test_rows_without_a_token_are_filled(tmp_path: Path, tokenizer: PreTrainedTo
             {
                 "type": "Sequence",
                 "pretokenizers": [
-                    {"type": "Split", "pattern": {"Regex": gguf_file.GGUF_PRE_TOKENIZER_SPLITS["qwen2"]}},
+                    {"type": "Split", "pattern": {"Regex": gguf_tokenizer.GGUF_PRE_TOKENIZER_SPLITS["qwen2"]}},
                     {"type": "ByteLevel", "use_regex": False},
                 ],
             },
@@ -122,10 +134,10 @@ def test_splitting_of_text_is_named_or_refused(tmp_path: Path, pre: dict, expect
     """Under another name llama.cpp cuts text elsewhere; a guess is worse than a refusal."""
     (tmp_path / "tokenizer.json").write_text(json.dumps({"pre_tokenizer": pre}), encoding="utf-8")
     if expected:
-        assert gguf_file._find_pre_tokenizer(tmp_path) == expected
+        assert gguf_tokenizer._find_pre_tokenizer(tmp_path) == expected
         return
     with pytest.raises(InputError, match=r"--converter llama.cpp/convert_hf_to_gguf.py"):
-        gguf_file._find_pre_tokenizer(tmp_path)
+        gguf_tokenizer._find_pre_tokenizer(tmp_path)
 
 
 def test_other_architecture_names_the_converter(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -203,3 +215,132 @@ def test_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "x.gguf", tmp_path / "missing.gguf"):
         with pytest.raises(InputError, match="is no GGUF file"):
             read_vocabulary(path)
+
+
+@pytest.fixture
+def gemma_gguf(tmp_path: Path) -> tuple[Path, Path]:
+    """A Gemma 3 drafter of two layers, and its target's GGUF file, which holds a tokenizer of SentencePiece's kind."""
+    pieces = [
+        "<pad>",
+        "<eos>",
+        "<bos>",
+        "<unk>",
+        *(f"<0x{byte:02X}>" for byte in range(256)),
+        "▁",
+        *"abcdefgh",
+        "ab",
+        "▁a",
+    ]
+    merges = [("a", "b"), ("▁", "a")]
+    bpe = models.BPE(
+        {piece: token for token, piece in enumerate(pieces)}, merges, unk_token="<unk>", byte_fallback=True
+    )
+    tokenizer = Tokenizer(bpe)
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>"
+    )
+    torch.manual_seed(0)
+    config = Gemma3TextConfig(
+        vocab_size=len(pieces) + 3,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        query_pre_attn_scalar=32,
+        sliding_window=8,
+        layer_types=["sliding_attention", "full_attention"],
+    )
+    model = Gemma3ForCausalLM(config)
+    for name, weight in model.named_parameters():
+        if "norm" in name:
+            torch.nn.init.uniform_(weight, -0.5, 0.5)
+    writer = gguf.GGUFWriter(tmp_path / "target.gguf", "gemma3")
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(pieces)
+    writer.add_token_scores([-float(token) for token in range(len(pieces))])
+    writer.add_token_types([3, 3, 3, 2, *[6] * 256, *[1] * (len(pieces) - 260)])
+    writer.add_bos_token_id(2)
+    writer.add_eos_token_id(1)
+    writer.add_add_bos_token(True)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    return write_drafter(tmp_path / "drafter", model, fast), tmp_path / "target.gguf"
+
+
+def test_gemma_takes_the_targets_tokenizer(gemma_gguf: tuple[Path, Path], tmp_path: Path) -> None:
+    """Scores and kinds of SentencePiece's tokens lie in no drafter; guessed, llama.cpp splits texts in another way."""
+    folder, target_gguf = gemma_gguf
+    with pytest.raises(InputError, match="name it with --target_gguf"):
+        write_gguf(folder, "float32", None, tmp_path / "x.gguf")
+    write_gguf(folder, "float32", None, tmp_path / "x.gguf", target_gguf)
+    fields, expected = (gguf.GGUFReader(path).fields for path in (tmp_path / "x.gguf", target_gguf))
+    for name, filler in (("tokens", "[PAD271]"), ("scores", -1000.0), ("token_type", 5)):
+        column, targets = (of[f"tokenizer.ggml.{name}"].contents() for of in (fields, expected))
+        assert column[: len(targets)] == targets
+        assert len(column) == len(targets) + 3
+        assert column[len(targets)] == filler
+    assert read_vocabulary(tmp_path / "x.gguf").special == read_vocabulary(target_gguf).special
+    assert fields["gemma3.attention.sliding_window_pattern"].contents() == 2
+    assert fields["gemma3.rope.freq_base"].contents() == 1e6
+    assert fields["gemma3.rope.freq_base_swa"].contents() == 1e4
+    # llama.cpp keeps the weights of norms whole, transformers less one.
+    tensors = {tensor.name: tensor.data for tensor in gguf.GGUFReader(tmp_path / "x.gguf").tensors}
+    weight = AutoModelForCausalLM.from_pretrained(folder).model.layers[1].self_attn.q_norm.weight
+    torch.testing.assert_close(torch.tensor(tensors["blk.1.attn_q_norm.weight"]), weight.detach() + 1)
+
+
+def test_gemma_of_another_target_is_refused(gemma_gguf: tuple[Path, Path], tmp_path: Path) -> None:
+    """With another target's tokenizer in its file a drafter would pass llama.cpp's comparison, and draft garbage."""
+    folder, target_gguf = gemma_gguf
+    swap_pieces = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = swap_pieces["model"]["vocab"]
+    vocabulary["c"], vocabulary["d"] = vocabulary["d"], vocabulary["c"]
+    (folder / "tokenizer.json").write_text(json.dumps(swap_pieces), encoding="utf-8")
+    with pytest.raises(InputError, match=r"token 263 is 'd' in .* and 'c' in"):
+        write_gguf(folder, "float32", None, tmp_path / "x.gguf", target_gguf)
+
+
+@pytest.mark.parametrize(("kinds", "period"), [("sf", 2), ("ssf", 3), ("f", 1), ("ss", 3), ("ssfssf", 3)])
+def test_layers_that_see_the_whole_text_are_named(tmp_path: Path, kinds: str, period: int) -> None:
+    """Of two of the target's layers another one sees the whole text than of all; llama.cpp assumes every sixth."""
+    names = {"s": "sliding_attention", "f": "full_attention"}
+    assert gguf_file._sliding_period(tmp_path, [names[kind] for kind in kinds]) == period
+
+
+def test_layers_without_a_period_are_refused(tmp_path: Path) -> None:
+    """llama.cpp has no word for them."""
+    layers = ["full_attention", "sliding_attention", "sliding_attention"]
+    with pytest.raises(InputError, match=r"layers \[1\] of 3 see the whole text"):
+        gguf_file._sliding_period(tmp_path, layers)
+
+
+def test_qwen3_is_written_with_its_norms_of_heads(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Qwen3 keeps the order of rows, and normalizes queries and keys: what Llama does not."""
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+    )
+    model = Qwen3ForCausalLM(config)
+    for name, weight in model.named_parameters():
+        if "norm" in name:
+            torch.nn.init.uniform_(weight, 0.5, 1.5)
+    folder = write_drafter(tmp_path / "drafter", model, tokenizer)
+    write_gguf(folder, "float32", "qwen2", tmp_path / "x.gguf")
+    tensors = {tensor.name: tensor.data for tensor in gguf.GGUFReader(tmp_path / "x.gguf").tensors}
+    assert gguf.GGUFReader(tmp_path / "x.gguf").fields["general.architecture"].contents() == "qwen3"
+    layer = AutoModelForCausalLM.from_pretrained(folder).model.layers[1].self_attn
+    torch.testing.assert_close(torch.tensor(tensors["blk.1.attn_q.weight"]), layer.q_proj.weight.detach())
+    torch.testing.assert_close(torch.tensor(tensors["blk.1.attn_k_norm.weight"]), layer.k_norm.weight.detach())
