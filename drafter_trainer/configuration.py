@@ -30,7 +30,7 @@ from drafter_trainer.benchmark.arguments import (
     RouteArguments,
 )
 from drafter_trainer.errors import InputError
-from drafter_trainer.hub.export.arguments import ExportArguments
+from drafter_trainer.hub.export.arguments import ExportArguments, ServingArguments
 from drafter_trainer.training.arguments import FinetuningArguments, PretrainingArguments, RivalTrainingArguments
 from drafter_trainer.tuning.arguments import PredictionArguments, TuningArguments
 
@@ -50,6 +50,7 @@ RECIPES = {
     "drafter": (RunArguments, LanguageArguments, PublishingArguments),
     "publish": (RunArguments, TargetArguments, PublishingArguments, PublishedArguments),
     "export": (RunArguments, TargetArguments, ExportArguments),
+    "serve": (ServingArguments,),
     "bench": (RunArguments, TargetArguments, BenchmarkArguments),
     "medusa": (RunArguments, TargetArguments, MedusaArguments, RivalTrainingArguments),
     "eagle": (RunArguments, TargetArguments, RivalArguments, RivalTrainingArguments),

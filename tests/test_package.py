@@ -10,10 +10,10 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "drafter_trainer"
 # Folders and modules in layers; each may import from its own and from those before it.
 LAYERS = (
-    ("errors", "access", "atomic", "credentials", "languages", "provenance"),
+    ("errors", "access", "atomic", "chat", "credentials", "extras", "languages", "provenance"),
     ("targets", "steps"),
     ("arguments", "drafters", "corpora", "decoding"),
-    ("distillation",),
+    ("distillation", "serving"),
     ("training", "benchmark", "tuning"),
     ("hub", "configuration", "launch"),
 )

@@ -172,9 +172,7 @@ class LeanNetwork:
         place = slice(start, end)
         views = {}
         for kind in self.kinds:
-            first, mask = 0, None
-            if kind.window is not None:
-                first = max(0, start - kind.window + 1)
+            first, mask = 0 if kind.window is None else max(0, start - kind.window + 1), None
             if len(token_ids) > 1:
                 mask = torch.full((len(token_ids), end - first), float("-inf"), dtype=self.dtype, device=self.device)
                 after = mask.triu(start + 1 - first)
@@ -214,18 +212,20 @@ class LeanNetwork:
     def _normalise(self, x: torch.Tensor) -> torch.Tensor:
         return F.rms_norm(x, x.shape[-1:], eps=self.epsilon)
 
-    def _attend(self, layer, x, place, view, keys, values) -> torch.Tensor:
-        tokens = x.shape[0]
-        fused = layer.query_key_value(self._normalise(x))
-        fused = fused.view(tokens, -1, self.head_dim).transpose(0, 1)
+    def _project(self, layer, x, view) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return queries, keys and values, each of shape `(heads, tokens, head_dim)`, the first two rotated."""
+        fused = layer.query_key_value(self._normalise(x)).view(x.shape[0], -1, self.head_dim).transpose(0, 1)
         turned = fused[: -self.key_value_heads]
         if layer.head_norm is not None:
             turned = self._normalise(turned) * layer.head_norm
         # The sign of the rotation's second half is in `sines`.
         turned = turned * view.cosines + turned.roll(self.head_dim // 2, dims=-1) * view.sines
-        keys[:, place] = turned[self.heads :]
-        values[:, place] = fused[-self.key_value_heads :]
-        queries = turned[: self.heads].reshape(self.key_value_heads, -1, self.head_dim)
+        return turned[: self.heads], turned[self.heads :], fused[-self.key_value_heads :]
+
+    def _attend(self, layer, x, place, view, keys, values) -> torch.Tensor:
+        tokens = x.shape[0]
+        queries, keys[:, place], values[:, place] = self._project(layer, x, view)
+        queries = queries.reshape(self.key_value_heads, -1, self.head_dim)
         seen = keys[:, view.seen]
         weights = torch.baddbmm(layer.zero, queries, seen.transpose(1, 2), beta=0, alpha=self.scale)
         if view.mask is not None:
@@ -241,12 +241,17 @@ class LeanNetwork:
         if self.capacity:
             keys[:, :, : self.capacity], values[:, :, : self.capacity] = self._keys, self._values
         self._keys, self._values, self.capacity = keys, values, capacity
-        positions = torch.arange(capacity, device=self.device)[None]
-        self._rotations = {}
+        self._rotations = self._rotate_positions(keys[0], capacity)
+
+    def _rotate_positions(
+        self, like: torch.Tensor, capacity: int
+    ) -> dict[LayerKind, tuple[torch.Tensor, torch.Tensor]]:
+        """Return for each kind of layer cosines and sines of the first positions."""
+        positions, half, rotations = torch.arange(capacity, device=self.device)[None], self.head_dim // 2, {}
         for kind in self.kinds:
-            cosines, sines = self._rotary(keys[0], positions, *(() if kind.rotary is None else (kind.rotary,)))
-            half = self.head_dim // 2
-            self._rotations[kind] = cosines[0], torch.cat((-sines[0, :, :half], sines[0, :, half:]), dim=-1)
+            cosines, sines = self._rotary(like, positions, *(() if kind.rotary is None else (kind.rotary,)))
+            rotations[kind] = cosines[0], torch.cat((-sines[0, :, :half], sines[0, :, half:]), dim=-1)
+        return rotations
 
 
 class _Layer:

@@ -5,6 +5,7 @@ in what else they ask for.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -47,6 +48,23 @@ def check_vllm(location: str, target: PreTrainedConfig, draft: PreTrainedConfig)
     if named := [word for word in _READ_BY_VLLM if word in location.lower()]:
         raise InputError(
             f"vLLM takes {location} for another kind of drafter, since its path has {named[0]!r} in it: rename it"
+        )
+
+
+def check_weights(folder: Path) -> None:
+    """Refuse a repository of which vLLM and SGLang would load files that are no weights of the network.
+
+    They load every `*.safetensors` at its root that no index rules out; repositories have one since tables and draft
+    vocabularies made vLLM fail ("There is no module or parameter named 'ids'").
+
+    Raises:
+        InputError: If it has such files and no index.
+    """
+    others = [path.name for path in folder.glob("*.safetensors") if not path.name.startswith("model")]
+    if others and not (folder / "model.safetensors.index.json").is_file():
+        raise InputError(
+            f"{folder} has {min(others)} beside its weights and no model.safetensors.index.json: vLLM and SGLang "
+            "would take it for weights. Publish the drafter again with this release"
         )
 
 

@@ -14,14 +14,31 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 from drafter_trainer.atomic import write_whole
 from drafter_trainer.drafters.compatibility import check_tokenizers
 from drafter_trainer.drafters.description import DrafterDescription
-from drafter_trainer.drafters.load import describe_drafter
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.export.arguments import ExportArguments
-from drafter_trainer.hub.export.constraints import check_llamacpp, check_sglang, check_vllm, context_limit
+from drafter_trainer.hub.export.constraints import (
+    check_llamacpp,
+    check_sglang,
+    check_vllm,
+    check_weights,
+    context_limit,
+)
 from drafter_trainer.languages import get_pair
-from drafter_trainer.targets import Target, resolve_commit
+from drafter_trainer.serving.drafter import describe_whole_drafter
+from drafter_trainer.serving.engines import (
+    NETWORK,
+    PARTS,
+    WHOLE,
+    choose_draft_length,
+    llamacpp_command,
+    vllm_command,
+    vllm_config,
+)
+from drafter_trainer.serving.vllm import VERSION
+from drafter_trainer.targets import Target
 
-VLLM, SGLANG, LLAMACPP, GGUF = "vllm.json", "sglang.txt", "llamacpp.txt", "drafter.gguf"
+VLLM, WHOLE_VLLM, SGLANG, LLAMACPP = "vllm.json", "vllm_whole.txt", "sglang.txt", "llamacpp.txt"
+GGUF = "drafter.gguf"
 _READ = [
     "config.json",
     "*.safetensors",
@@ -43,7 +60,7 @@ class Export:
         description (`DrafterDescription`): What it says of itself.
         target (`Target`): The target.
         configs (`tuple[PreTrainedConfig, PreTrainedConfig]`): Of target and drafter.
-        draft_length (`int`): Tokens drafted in one round.
+        draft_lengths (`dict[str, int]`): Tokens drafted in one round, by what drafts: "whole" or "network".
         checked (`list[str]`): What was found out on the way, for the README.
     """
 
@@ -53,7 +70,7 @@ class Export:
     description: DrafterDescription
     target: Target
     configs: tuple[PreTrainedConfig, PreTrainedConfig]
-    draft_length: int
+    draft_lengths: dict[str, int]
     checked: list[str] = field(default_factory=list)
 
 
@@ -74,13 +91,18 @@ def export_drafter(drafter: str, target: Target, folder: Path, options: ExportAr
     export = _resolve(drafter, target, options.draft_length)
     files = {}
     if "vllm" in options.engines:
-        files[VLLM] = json.dumps(_vllm_config(export), indent=2) + "\n"
+        _check_vllm(export)
+        config = vllm_config(export.drafter, export.draft_lengths[NETWORK], export.commit, NETWORK)
+        files[VLLM] = json.dumps(config["speculative_config"], indent=2) + "\n"
+        config = vllm_config(export.drafter, export.draft_lengths[WHOLE], export.commit)
+        files[WHOLE_VLLM] = shlex.join(vllm_command("python", export.target.name, config)) + "\n"
     if "sglang" in options.engines:
         files[SGLANG] = _sglang_command(export) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
     if "llamacpp" in options.engines:
         _write_gguf(export, folder / GGUF, options)
-        files[LLAMACPP] = _llamacpp_command(export, options.target_gguf) + "\n"
+        command = llamacpp_command(options.target_gguf or "TARGET.gguf", GGUF, export.draft_lengths[NETWORK])
+        files[LLAMACPP] = shlex.join(command) + "\n"
     files["README.md"] = _render_readme(export, files)
     for name, text in files.items():
         write_whole(folder / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))
@@ -89,13 +111,7 @@ def export_drafter(drafter: str, target: Target, folder: Path, options: ExportAr
 
 def _resolve(drafter: str, target: Target, draft_length: int | None) -> Export:
     """Find drafter and target, and compare their tokenizers, which every engine takes for one and the same."""
-    commit = None if Path(drafter).is_dir() else resolve_commit(drafter, None, "a published drafter")
-    description = describe_drafter(drafter, commit)
-    if description.adapter_of:
-        raise InputError(
-            f"{drafter} is an adapter of {description.adapter_of['drafter']}, and engines load whole drafters: "
-            "publish it without --adapter_of"
-        )
+    description, commit = describe_whole_drafter(drafter)
     if commit is None:
         place = Path(drafter).resolve()
         drafter = str(place)
@@ -104,33 +120,30 @@ def _resolve(drafter: str, target: Target, draft_length: int | None) -> Export:
     configs = AutoConfig.from_pretrained(target.path, revision=target.hub_revision), AutoConfig.from_pretrained(place)
     probes = get_pair(description.pair).probes
     check_tokenizers(target.load_tokenizer(), AutoTokenizer.from_pretrained(place), probes)
-    export = Export(drafter, commit, place, description, target, configs, draft_length or description.draft_length)
+    lengths = {part: draft_length or choose_draft_length(description, part) for part in PARTS}
+    export = Export(drafter, commit, place, description, target, configs, lengths)
     export.checked.append(f"The tokenizer is that of {target.identity}: texts, ids and special tokens.")
     return export
 
 
-def _vllm_config(export: Export) -> dict[str, str | int]:
+def _check_vllm(export: Export) -> None:
     check_vllm(export.drafter, *export.configs)
+    check_weights(export.folder)
     export.checked.append(f"vLLM: both vocabularies have {export.configs[1].vocab_size} entries.")
-    revision = {} if export.commit is None else {"revision": export.commit}
-    return {
-        "method": "draft_model",
-        "model": export.drafter,
-        **revision,
-        "num_speculative_tokens": export.draft_length,
-    }
 
 
 def _sglang_command(export: Export) -> str:
     check_sglang(*export.configs)
+    check_weights(export.folder)
+    length = export.draft_lengths[NETWORK]
     said = f"SGLang: both vocabularies have {export.configs[1].vocab_size} entries"
     words = ["python", "-m", "sglang.launch_server", "--model-path", export.target.name]
     words += ["--speculative-algorithm", "STANDALONE", "--speculative-draft-model-path", export.drafter]
     if export.commit is not None:
         words += ["--speculative-draft-model-revision", export.commit]
     # One branch; the target verifies the drafts and the token before them.
-    words += ["--speculative-num-steps", str(export.draft_length), "--speculative-eagle-topk", "1"]
-    words += ["--speculative-num-draft-tokens", str(export.draft_length + 1)]
+    words += ["--speculative-num-steps", str(length), "--speculative-eagle-topk", "1"]
+    words += ["--speculative-num-draft-tokens", str(length + 1)]
     if (limit := context_limit(*export.configs)) is not None:
         words += ["--context-length", str(limit)]
         said += f"; the drafter reads {limit} tokens, so the server's context is cut to them"
@@ -138,31 +151,26 @@ def _sglang_command(export: Export) -> str:
     return shlex.join(words)
 
 
-def _llamacpp_command(export: Export, target_gguf: str | None) -> str:
-    words = ["llama-server", "--model", target_gguf or "TARGET.gguf", "--spec-type", "draft-simple"]
-    return shlex.join([*words, "--spec-draft-model", GGUF, "--spec-draft-n-max", str(export.draft_length)])
-
-
 def _write_gguf(export: Export, path: Path, options: ExportArguments) -> None:
     try:
-        from drafter_trainer.hub.export import gguf_file
+        from drafter_trainer.hub.export import gguf_file, gguf_tokenizer
     except ModuleNotFoundError as error:
         raise InputError(
             f"a GGUF file cannot be written ({error}): pip install 'drafter_trainer[gguf]', or leave llamacpp out of "
             "--engines"
         ) from error
     target_gguf = Path(options.target_gguf) if options.target_gguf else None
-    expected = gguf_file.read_vocabulary(target_gguf) if target_gguf else None
+    expected = gguf_tokenizer.read_vocabulary(target_gguf) if target_gguf else None
     probes = get_pair(export.description.pair).probes
 
     def write_and_check(partial: Path) -> None:
         if options.converter:
             gguf_file.convert(Path(options.converter), export.folder, options.gguf_dtype, partial)
         else:
-            pre_tokenizer = gguf_file.read_pre_tokenizer(target_gguf) if target_gguf else None
-            gguf_file.write_gguf(export.folder, options.gguf_dtype, pre_tokenizer, partial)
+            pre_tokenizer = gguf_tokenizer.read_pre_tokenizer(target_gguf) if target_gguf else None
+            gguf_file.write_gguf(export.folder, options.gguf_dtype, pre_tokenizer, partial, target_gguf)
         if expected:
-            check_llamacpp(expected, gguf_file.read_vocabulary(partial))
+            check_llamacpp(expected, gguf_tokenizer.read_vocabulary(partial))
             export.checked.append(
                 f"llama.cpp: its comparison of the vocabulary with that of {target_gguf.name} passes."
             )
@@ -183,6 +191,7 @@ def _render_readme(export: Export, files: Sequence[str]) -> str:
     return environment.from_string(template).render(
         drafter=export.description.name,
         target=export.target.name,
+        vllm=VERSION,
         serve=shlex.join(["vllm", "serve", export.target.name]),
         files=files,
         checked=export.checked,

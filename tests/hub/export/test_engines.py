@@ -13,6 +13,7 @@ from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.hub.export.arguments import ExportArguments
 from drafter_trainer.hub.export.engines import export_drafter
 from drafter_trainer.hub.export.gguf_file import write_gguf
+from drafter_trainer.serving.vllm import DrafterProposer
 from drafter_trainer.targets import Target
 from tests.drafters.test_load import swap_two_tokens
 
@@ -32,10 +33,18 @@ def test_every_engine_gets_its_files(drafter: Path, target: Target, tmp_path: Pa
     options = ExportArguments(target_gguf=str(tmp_path / "target.gguf"), gguf_dtype="float32", draft_length=4)
     checked = export_drafter(str(drafter), target, folder, options)
     assert sorted(path.name for path in folder.iterdir()) == [
-        "README.md", "drafter.gguf", "llamacpp.txt", "sglang.txt", "vllm.json"
+        "README.md", "drafter.gguf", "llamacpp.txt", "sglang.txt", "vllm.json", "vllm_whole.txt"
     ]  # fmt: skip
     config = json.loads((folder / "vllm.json").read_text(encoding="utf-8"))
     assert config == {"method": "draft_model", "model": str(drafter), "num_speculative_tokens": 4}
+    whole = options_of((folder / "vllm_whole.txt").read_text(encoding="utf-8"))
+    assert whole["--model"] == "tests/tiny-target"
+    assert json.loads(whole["--additional-config"]) == {"drafter": str(drafter)}
+    assert json.loads(whole["--speculative-config"]) == {
+        "method": "custom_class",
+        "model": f"{DrafterProposer.__module__}.{DrafterProposer.__name__}",
+        "num_speculative_tokens": 4,
+    }
     assert options_of((folder / "sglang.txt").read_text(encoding="utf-8")) == {
         "--model-path": "tests/tiny-target",
         "--speculative-algorithm": "STANDALONE",
@@ -60,12 +69,37 @@ def test_every_engine_gets_its_files(drafter: Path, target: Target, tmp_path: Pa
 
 
 def test_one_engine_alone_needs_nothing_of_the_others(drafter: Path, target: Target, tmp_path: Path) -> None:
-    """Whoever serves with vLLM must not be stopped by what GGUF cannot hold; the draft length is the drafter's."""
+    """Whoever serves with vLLM must not be stopped by what GGUF cannot hold."""
     export_drafter(str(drafter), target, tmp_path / "export", ExportArguments(engines=["vllm"]))
-    assert sorted(path.name for path in (tmp_path / "export").iterdir()) == ["README.md", "vllm.json"]
-    config = json.loads((tmp_path / "export" / "vllm.json").read_text(encoding="utf-8"))
-    assert config["num_speculative_tokens"] == 3
+    files = sorted(path.name for path in (tmp_path / "export").iterdir())
+    assert files == ["README.md", "vllm.json", "vllm_whole.txt"]
     assert "llama" not in (tmp_path / "export" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("alpha", "length"), [(0.2, 1), (0.54, 3), (0.8, 6), (None, 3)])
+def test_engines_draft_a_length_of_their_own(
+    drafter: Path, target: Target, tmp_path: Path, alpha: float | None, length: int
+) -> None:
+    """The stock loop's length is transformers' on one processor; written for an engine it drafts one token a round."""
+    description = json.loads((drafter / "drafter.json").read_text(encoding="utf-8"))
+    assert description["draft_length"] == 3
+    description |= {"draft_length": 1, "training": {"finetune": {"eval_expected_alpha": alpha} if alpha else {}}}
+    (drafter / "drafter.json").write_text(json.dumps(description), encoding="utf-8")
+    export_drafter(str(drafter), target, tmp_path / "export", ExportArguments(engines=["vllm", "sglang"]))
+    config = json.loads((tmp_path / "export" / "vllm.json").read_text(encoding="utf-8"))
+    assert config["num_speculative_tokens"] == length
+    line = (tmp_path / "export" / "sglang.txt").read_text(encoding="utf-8")
+    assert options_of(line)["--speculative-num-steps"] == str(length)
+
+
+def test_repository_that_engines_cannot_read_is_refused(drafter: Path, target: Target, tmp_path: Path) -> None:
+    """Repositories of earlier releases have no index: vLLM takes their table for weights, and fails without a hint."""
+    (drafter / "ngram.safetensors").write_bytes(b"a table")
+    for engine in ("vllm", "sglang"):
+        with pytest.raises(InputError, match=r"ngram\.safetensors beside its weights .* Publish the drafter again"):
+            export_drafter(str(drafter), target, tmp_path / "export", ExportArguments(engines=[engine]))
+    (drafter / "model.safetensors.index.json").write_text("{}", encoding="utf-8")
+    export_drafter(str(drafter), target, tmp_path / "export", ExportArguments(engines=["vllm", "sglang"]))
 
 
 def test_shorter_context_is_told_to_sglang(drafter: Path, target: Target, tmp_path: Path) -> None:

@@ -1,0 +1,248 @@
+"""Drafts for all requests of an engine's step, from lookup, n-gram table and network.
+
+Whatever the batch, a token is drafted where it is worth its time. The engine yields R tokens a millisecond; a token
+that is reached and accepted with probability P is drafted if P > R * (what one token more takes), where both change
+with the batch: the more requests share a step, the more a token has to promise. `loop.policy` says the same of one
+sequence.
+"""
+
+import time
+from collections.abc import Callable, Collection, Sequence
+
+import numpy as np
+import torch
+
+from drafter_trainer.drafters.loop.drafting import bin_of
+from drafter_trainer.drafters.loop.ngram import NgramTable
+from drafter_trainer.drafters.loop.policy import LOOKUP, NETWORK, NGRAM, Belief, Gain
+from drafter_trainer.drafters.loop.settings import NETWORK_BINS, NGRAM_BINS, LoopSettings
+from drafter_trainer.serving.costs import StepCosts
+from drafter_trainer.serving.network import BatchedNetwork
+from drafter_trainer.serving.texts import DraftedToken, RequestText
+
+_KEPT_STEPS = 64  # a preempted request comes back within some of them
+_SMOOTHING = 0.05
+_BUDGET = 0.05  # of a step's time for lookup and table
+_ASK_ANYHOW = 16  # rounds, after which a network that brought nothing is asked again
+_DEAR = 0.5  # ... unless a token must promise more than this
+_MORE_TEXTS = 0.1  # of the network's step, for each text more, until it was measured
+_BALANCE_MEMORY = 0.99
+_TRIED_STEPS, _RESTED_STEPS = 64, 512
+
+
+class BatchDrafter:
+    """Draft for all requests of an engine's step.
+
+    Args:
+        network (`BatchedNetwork`, *optional*): The drafter's network.
+        table (`NgramTable`, *optional*): The n-gram table.
+        settings (`LoopSettings`): Sources, calibration, and the costs that are assumed until the clock has told them.
+        device (`str`): Kind of device that the engine runs on, "cpu" or "cuda".
+        end_ids (`Collection[int]`): Ids behind which nothing is drafted.
+        clock (callable, *optional*): Tells seconds; `None` goes by the stored costs alone, so that the same texts are
+            drafted alike in every run.
+    """
+
+    def __init__(
+        self,
+        network: BatchedNetwork | None,
+        table: NgramTable | None,
+        settings: LoopSettings,
+        device: str,
+        end_ids: Collection[int] = (),
+        clock: Callable[[], float] | None = time.perf_counter,
+    ) -> None:
+        self.network = network if NETWORK in settings.sources else None
+        self.table = table if NGRAM in settings.sources else None
+        self.settings = settings
+        self.clock = clock
+        self._looks_up = LOOKUP in settings.sources
+        self._end_ids = frozenset(end_ids)
+        self.costs = StepCosts(settings.passes(device))
+        step = settings.step(device)
+        self._network_costs = StepCosts([step * (1 + _MORE_TEXTS * more) for more in range(8)])
+        self._texts: list[RequestText] = []
+        self._rows: list[RequestText] = []  # of the last step
+        self._free_slots = list(range(network.slots)) if network is not None else []
+        self._tokens_per_text = settings.tokens_per_pass
+        self._drafted_per_text = settings.tokens_per_pass
+        self._step = 0
+        self._returned_at: float | None = None
+        self._own_milliseconds = 0.0
+        self._drafted = 0  # tokens in the last step
+        self._balance, self._balanced_steps, self._rest = 0.0, 0, 0
+
+    def draft(self, rows: Sequence[np.ndarray], limits: Sequence[int]) -> list[list[int]]:
+        """Draft what may follow each text.
+
+        Args:
+            rows (`Sequence[np.ndarray]`): Prompt and output so far of each request, in any order.
+            limits (`Sequence[int]`): Tokens that may be drafted for each; 0 where a prompt has not been read yet.
+        Returns:
+            `list[list[int]]`: Token ids for each row, none where a draft would cost more than it yields.
+        """
+        self._step += 1
+        if self._rest > 0:
+            self._rest -= 1
+            self._returned_at = None
+            return [[] for _ in rows]
+        started = self.clock() if self.clock is not None else 0.0
+        before = self._rows
+        self._rows = self._match(rows)
+        self._learn(before, started)
+        rate = self._rate()
+        price = rate * self.costs.slope
+        self._deadline = started + _BUDGET * self.costs(len(rows)) / 1000
+        growing = []
+        for text, limit in zip(self._rows, limits):
+            text.limit = limit
+            if limit > 0:
+                growing.append(text)
+        if growing:  # where time is short, others come first in the next step
+            first = self._step % len(growing)
+            growing = growing[first:] + growing[:first]
+        while growing:
+            proposals = [self._propose(text) for text in growing]
+            if self.network is not None:
+                self._ask_network(growing, proposals, rate, price)
+            growing = [text for text, proposal in zip(growing, proposals) if self._take(text, proposal, price)]
+        self._drafted = sum(len(text.draft) for text in self._rows)
+        if self.clock is not None:
+            self._returned_at = self.clock()
+            self._own_milliseconds = 1000 * (self._returned_at - started)
+        return [[proposal.token for proposal in text.draft] for text in self._rows]
+
+    def _match(self, rows: Sequence[np.ndarray]) -> list[RequestText]:
+        """Find each row's text, or begin one."""
+        found: list[RequestText | None] = [None] * len(rows)
+        left = set(self._texts)
+        for place, (row, text) in enumerate(zip(rows, self._rows)):  # most stay where they were
+            if text in left and text.continues_in(row):
+                found[place] = text
+                left.discard(text)
+        for place, row in enumerate(rows):
+            if found[place] is None:
+                fitting = [text for text in left if text.continues_in(row)]
+                if fitting:
+                    found[place] = max(fitting, key=lambda text: len(text.tokens))
+                    left.discard(found[place])
+                else:
+                    found[place] = RequestText(Belief(self.settings.calibration), Gain(self.settings.network_gain))
+                    self._texts.append(found[place])
+        for text, row in zip(found, rows):
+            text.follow(row)
+            text.seen = self._step
+        if len(self._texts) > len(rows):
+            gone = [text for text in self._texts if text.seen + _KEPT_STEPS < self._step]
+            for text in gone:
+                self._release(text)
+            self._texts = [text for text in self._texts if text.seen + _KEPT_STEPS >= self._step]
+        return found
+
+    def _learn(self, before: list[RequestText], started: float) -> None:
+        """Learn what the step took and yielded, where it decoded the same requests as the one before."""
+        if not self._rows or {*before} != {*self._rows} or any(text.grown == 0 for text in self._rows):
+            return
+        texts = len(self._rows)
+        drafted = self._drafted
+        grown = sum(text.grown for text in self._rows)
+        self._tokens_per_text += _SMOOTHING * (grown / texts - self._tokens_per_text)
+        self._drafted_per_text += _SMOOTHING * (drafted / texts - self._drafted_per_text)
+        if self._returned_at is None:
+            return
+        self.costs.observe(texts + drafted, 1000 * (started - self._returned_at))
+        spent = self._own_milliseconds + self.costs.slope * drafted
+        accepted = sum(text.accepted for text in self._rows)
+        self._balance = _BALANCE_MEMORY * self._balance + accepted - self._rate() * spent
+        self._balanced_steps += 1
+        if self._balanced_steps >= _TRIED_STEPS and self._balance < 0:
+            self._balance, self._balanced_steps, self._rest = 0.0, 0, _RESTED_STEPS
+
+    def _rate(self) -> float:
+        """Return R: tokens that the engine yields in a millisecond with as many requests as now."""
+        texts = max(len(self._rows), 1)
+        drafting = self._tokens_per_text / self.costs(texts * (1 + self._drafted_per_text))
+        return texts * max(drafting, 1 / self.costs(texts))  # where drafts brought less, none are drafted
+
+    def _late(self) -> bool:
+        return self.clock is not None and self.clock() > self._deadline
+
+    def _propose(self, text: RequestText) -> DraftedToken | None:
+        """Ask lookup and table."""
+        if self._late():
+            return None
+        best = None
+        if self._looks_up and (found := text.look_up()) is not None:
+            token, size = found
+            best = DraftedToken(token, LOOKUP, size - 1, text.estimator.probability(LOOKUP, size - 1))
+        if self.table is not None and (found := self.table.next_token(text.tail())) is not None:
+            token, order, share = found
+            bin_ = (order - 1) * NGRAM_BINS + bin_of(share, NGRAM_BINS)
+            probability = text.estimator.probability(NGRAM, bin_)
+            if best is None or probability > best.probability:
+                best = DraftedToken(token, NGRAM, bin_, probability)
+        return best
+
+    def _take(self, text: RequestText, proposal: DraftedToken | None, price: float) -> bool:
+        """Draft a token where it pays; tell whether the draft may grow on."""
+        if proposal is None or text.reach * proposal.probability <= price:
+            return False
+        text.draft.append(proposal)
+        text.reach *= proposal.probability
+        return len(text.draft) < text.limit and proposal.token not in self._end_ids
+
+    def _ask_network(
+        self, texts: list[RequestText], proposals: list[DraftedToken | None], rate: float, price: float
+    ) -> None:
+        """Replace proposals by the network's where it is surer, for as many texts as its time is worth."""
+        promises = []
+        for place, (text, proposal) in enumerate(zip(texts, proposals)):
+            if len(text) > self.network.limit or not self._has_slot(text):
+                continue
+            needed = text.reach * (1 - (0.0 if proposal is None else proposal.probability))
+            ask_anyhow = proposal is None and not text.draft and text.rounds % _ASK_ANYHOW == 0 and price < _DEAR
+            promises.append((needed if ask_anyhow else needed * max(text.gain() - price, 0.0), needed, place))
+        promises.sort(reverse=True)
+        worth, chosen, most = 0.0, 0, 0.0
+        for count, (promise, *_) in enumerate(promises, 1):
+            worth += promise
+            if worth - rate * self._network_costs(count) > most:
+                chosen, most = count, worth - rate * self._network_costs(count)
+        if chosen == 0:
+            return
+        started = self.clock() if self.clock is not None else 0.0
+        pieces = []
+        for _, needed, place in promises[:chosen]:
+            texts[place].asked += needed
+            pieces.append(texts[place].unread())
+        shares, entries = torch.softmax(self.network.read_batch(pieces), dim=-1).max(dim=-1)
+        draft_ids = self.network.draft_ids
+        entries = entries if draft_ids is None else draft_ids[entries]
+        for (_, _, place), share, token in zip(promises, shares.tolist(), entries.tolist()):
+            text, other = texts[place], proposals[place]
+            text.cached = len(text)
+            bin_ = bin_of(share, NETWORK_BINS)
+            probability = text.estimator.probability(NETWORK, bin_)
+            if other is None or probability > other.probability:
+                gained = other is None or other.token != token
+                proposals[place] = DraftedToken(token, NETWORK, bin_, probability, gained)
+        if self.clock is not None:
+            seconds = self.clock() - started
+            self._deadline += seconds  # what it takes was weighed against what it brings
+            if all(len(piece.tokens) == 1 for piece in pieces):
+                self._network_costs.observe(chosen, 1000 * seconds)
+
+    def _has_slot(self, text: RequestText) -> bool:
+        """Give a text one of the network's caches, of a text that is not in this step if none is free."""
+        if text.slot is None:
+            idle = [other for other in self._texts if other.slot is not None and other.seen < self._step]
+            if not self._free_slots and idle:
+                self._release(min(idle, key=lambda other: other.seen))
+            if self._free_slots:
+                text.slot, text.cached = self._free_slots.pop(), 0
+        return text.slot is not None
+
+    def _release(self, text: RequestText) -> None:
+        if text.slot is not None:
+            self._free_slots.append(text.slot)
+            text.slot, text.cached = None, 0

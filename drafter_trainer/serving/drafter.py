@@ -1,0 +1,105 @@
+"""A published drafter without transformers' target beside it: what an engine drafts with."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from drafter_trainer.drafters.compatibility import check_tokenizers, hash_tokenizer
+from drafter_trainer.drafters.description import DrafterDescription
+from drafter_trainer.drafters.load import describe_drafter, find_file
+from drafter_trainer.drafters.loop.network import reason_against
+from drafter_trainer.drafters.loop.networkless import MODEL_TYPE
+from drafter_trainer.drafters.loop.ngram import NgramTable
+from drafter_trainer.drafters.loop.policy import NETWORK
+from drafter_trainer.drafters.loop.repository import build_loop
+from drafter_trainer.drafters.loop.settings import LoopSettings
+from drafter_trainer.drafters.padding import fit_vocabulary
+from drafter_trainer.errors import InputError
+from drafter_trainer.languages import get_pair
+from drafter_trainer.targets import resolve_commit
+
+
+@dataclass(frozen=True)
+class ServedDrafter:
+    """What an engine drafts with.
+
+    Args:
+        model (`PreTrainedModel`, *optional*): The network; `None` where there is none or it is not asked.
+        draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`, *optional*): Ids that the network drafts.
+        table (`NgramTable`, *optional*): The n-gram table.
+        settings (`LoopSettings`): Sources, calibration and costs.
+    """
+
+    model: PreTrainedModel | None
+    draft_ids: torch.Tensor | None
+    table: NgramTable | None
+    settings: LoopSettings
+
+
+def describe_whole_drafter(drafter: str, revision: str | None = None) -> tuple[DrafterDescription, str | None]:
+    """Read what a drafter says of itself, and its commit; refuse an adapter, whose weights another repository has.
+
+    Raises:
+        InputError: If there is no such drafter, or it is an adapter.
+    """
+    commit = None if Path(drafter).is_dir() else resolve_commit(drafter, revision, "a published drafter")
+    description = describe_drafter(drafter, commit)
+    if description.adapter_of:
+        raise InputError(
+            f"{drafter} is an adapter of {description.adapter_of['drafter']}, and engines load whole drafters: "
+            "publish it without --adapter_of"
+        )
+    return description, commit
+
+
+def open_drafter(
+    drafter: str,
+    revision: str | None,
+    tokenizer: PreTrainedTokenizerBase,
+    vocabulary: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> ServedDrafter:
+    """Load a published drafter for an engine.
+
+    Args:
+        drafter (`str`): Hub id or folder.
+        revision (`str`, *optional*): Branch, tag or commit on the Hub.
+        tokenizer (`PreTrainedTokenizerBase`): The target's.
+        vocabulary (`int`): Size of the target's vocabulary, padding included.
+        dtype (`torch.dtype`): Of the network.
+        device (`torch.device`): Of the network.
+    Raises:
+        InputError: If there is no such drafter, or its files are not those that were published.
+        IncompatibleTokenizerError: If the target's tokenizer is not the one that it was trained for.
+    Warns:
+        UserWarning: If the network is of a family that is not run in batches, and stays out.
+    """
+    description, commit = describe_whole_drafter(drafter, revision)
+    probes = get_pair(description.pair).probes
+    if hash_tokenizer(tokenizer, probes) != description.tokenizer_sha256:
+        check_tokenizers(tokenizer, AutoTokenizer.from_pretrained(drafter, revision=commit), probes)
+        raise InputError(
+            f"{drafter} carries another tokenizer than the one that it was trained with: publish it again"
+        )
+
+    def find(name: str) -> Path | None:
+        return find_file(drafter, name, commit)
+
+    description.check_files(find, drafter)
+    model = AutoModelForCausalLM.from_pretrained(drafter, revision=commit, dtype=dtype, use_safetensors=True)
+    trained = model.config.vocab_size
+    fit_vocabulary(model, vocabulary)
+    model.to(device).eval()
+    try:
+        loop = build_loop(model, find, trained)
+    except ValueError as error:
+        raise InputError(f"{drafter} cannot be used: {' '.join(str(error).split())}") from error
+    runs = NETWORK in loop.settings.sources and model.config.model_type != MODEL_TYPE
+    if runs and (reason := reason_against(model)):
+        warnings.warn(f"{drafter} drafts without its network: {reason}", stacklevel=2)
+        runs = False
+    return ServedDrafter(model if runs else None, loop.draft_ids, loop.table, loop.settings)

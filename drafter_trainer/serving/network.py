@@ -1,0 +1,118 @@
+"""The drafter's network for many texts at once: one set of weights, one forward pass, a cache for each text."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from drafter_trainer.drafters.loop.network import LayerView, LeanNetwork
+
+_PIECE = 512
+_TOGETHER = 16  # longer texts are read alone up to here, so that a batch is not padded to a prompt's length
+
+
+class Piece(NamedTuple):
+    """Tokens to read behind those that a cache holds.
+
+    Args:
+        slot (`int`): The cache of the text.
+        start (`int`): Tokens of the text that the cache holds already; what it holds behind them is overwritten.
+        tokens (`list[int]`): The tokens that follow, one or more.
+    """
+
+    slot: int
+    start: int
+    tokens: list[int]
+
+
+class BatchedNetwork(LeanNetwork):
+    """Run a drafter of a Llama-like family on several texts in one forward pass.
+
+    Args:
+        model (`PreTrainedModel`): The drafter, on its device; see `loop.network.reason_against`.
+        draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`, *optional*): Ids that the head is cut to, ascending.
+        int8 (`bool`): Multiply with int8 weights. On a CPU alone.
+        slots (`int`): Number of texts that have a cache. All caches are allocated at once.
+        context (`int`): Number of tokens of each cache, at most the drafter's context.
+    """
+
+    def __init__(self, model, draft_ids: torch.Tensor | None, int8: bool, slots: int, context: int) -> None:
+        self.slots, self._context = slots, context
+        super().__init__(model, draft_ids, int8)
+
+    @torch.inference_mode()
+    def read_batch(self, pieces: Sequence[Piece]) -> torch.Tensor:
+        """Read tokens of several texts, each of another slot.
+
+        Returns:
+            `torch.Tensor` of shape `(pieces, draft vocabulary)`: logits behind each last token, in fp32.
+        Raises:
+            ValueError: If a text passes the context of the caches.
+        """
+        short = []
+        for slot, start, tokens in pieces:
+            if start + len(tokens) > self.limit:
+                raise ValueError(f"{start + len(tokens)} tokens pass the drafter's context of {self.limit}")
+            while len(tokens) > _TOGETHER:
+                part, tokens = tokens[: min(_PIECE, len(tokens) - 1)], tokens[min(_PIECE, len(tokens) - 1) :]
+                self._run([Piece(slot, start, part)])
+                start += len(part)
+            short.append(Piece(slot, start, tokens))
+        return self.head(self._normalise(self._run(short))).float()
+
+    def _run(self, pieces: Sequence[Piece]) -> torch.Tensor:
+        """Read pieces and return the hidden states of their last tokens, of shape `(pieces, width)`."""
+        lengths = torch.tensor([len(piece.tokens) for piece in pieces], device=self.device)
+        longest = max(len(piece.tokens) for piece in pieces)
+        # Padding is written behind a text's last token, where its next tokens overwrite it and no mask shows it.
+        ids = [piece.tokens + [0] * (longest - len(piece.tokens)) for piece in pieces]
+        starts = torch.tensor([piece.start for piece in pieces], device=self.device)
+        positions = starts[:, None] + torch.arange(longest, device=self.device)
+        slots = torch.tensor([piece.slot for piece in pieces], device=self.device)
+        seen = torch.arange(max(piece.start for piece in pieces) + longest, device=self.device)
+        flat = positions.flatten()
+        views = {}
+        for kind in self.kinds:
+            hidden = seen > positions[..., None]
+            if kind.window is not None:
+                hidden = hidden | (seen <= positions[..., None] - kind.window)
+            mask = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device)
+            mask = mask.masked_fill(hidden, float("-inf"))[:, None]  # (texts, groups, tokens, seen)
+            cosines, sines = self._rotations[kind]
+            views[kind] = LayerView(cosines[flat], sines[flat], slice(0, len(seen)), mask)
+        x = self.forward(torch.tensor(ids, device=self.device).flatten(), (slots, positions), views)
+        return x.view(len(pieces), longest, -1)[torch.arange(len(pieces), device=self.device), lengths - 1]
+
+    def _attend(self, layer, x, place, view, keys, values) -> torch.Tensor:
+        slots, positions = place
+        texts, tokens = positions.shape
+        queries, new_keys, new_values = self._project(layer, x, view)
+        where = slots[:, None].expand(texts, tokens).flatten(), positions.flatten()
+        keys[:, *where], values[:, *where] = new_keys, new_values
+        # Heads that share keys go together: (key-value heads, texts, group, tokens, head_dim)
+        queries = queries.view(self.key_value_heads, -1, texts, tokens, self.head_dim).transpose(1, 2)
+        group = queries.shape[2]
+        queries = queries.reshape(self.key_value_heads, texts, group * tokens, self.head_dim)
+        weights = (queries @ keys[:, slots, view.seen].transpose(-1, -2)) * self.scale
+        weights = weights.view(self.key_value_heads, texts, group, tokens, -1) + view.mask
+        weights = weights.softmax(dim=-1, dtype=torch.float32).to(x.dtype)
+        weights = weights.view(self.key_value_heads, texts, group * tokens, -1)
+        attended = weights @ values[:, slots, view.seen]
+        attended = attended.view(self.key_value_heads, texts, group, tokens, self.head_dim)
+        return attended.permute(1, 3, 0, 2, 4).reshape(texts * tokens, -1)
+
+    def _reserve(self, capacity: int) -> None:
+        del capacity  # of one text that grows; here all caches lie ready
+        self.limit = min(self._context, self.limit)
+        self.capacity = self.limit + _TOGETHER  # room for padding
+        shape = (len(self.layers), self.key_value_heads, self.slots, self.capacity, self.head_dim)
+        self._keys, self._values = (torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in range(2))
+        self._rotations = self._rotate_positions(self._keys[0, :, 0], self.capacity)
+
+
+def slots_within(model, gibibytes: float, texts: int, context: int) -> int:
+    """Return for how many texts caches fit into a memory, at most `texts`."""
+    config = model.config
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    values = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * (context + _TOGETHER)
+    return min(texts, int(gibibytes * 2**30 / (values * model.dtype.itemsize)))

@@ -1,0 +1,116 @@
+"""A request's text, and what drafting has learned of it."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from drafter_trainer.drafters.loop.lookup import SuffixIndex
+from drafter_trainer.drafters.loop.policy import Belief, Gain
+from drafter_trainer.drafters.loop.settings import HIGHEST_ORDER
+from drafter_trainer.serving.network import Piece
+
+_INDEXED_AT_ONCE = 2048  # tokens of a text in one step: some 10 ms
+
+
+@dataclass(frozen=True)
+class DraftedToken:
+    """A token that a source proposes.
+
+    Args:
+        token (`int`): Its id.
+        source (`str`): Who proposes it.
+        bin (`int`): Which of the source's bins in the calibration.
+        probability (`float`): That the target accepts it.
+        gained (`bool`): Whether the network told a token that no other source knew.
+    """
+
+    token: int
+    source: str
+    bin: int
+    probability: float
+    gained: bool = False
+
+
+@dataclass(eq=False)
+class RequestText:
+    """One request's text, and what drafting has learned of it.
+
+    An engine names no requests and moves them from row to row; a text is found again by its content.
+
+    Args:
+        estimator (`Belief`): How likely each source's tokens are accepted in this text.
+        gain (`Gain`): What asking the network brings in this text.
+    """
+
+    estimator: Belief
+    gain: Gain
+    tokens: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    index: SuffixIndex = field(default_factory=SuffixIndex)
+    draft: list[DraftedToken] = field(default_factory=list)
+    limit: int = 0
+    reach: float = 1.0
+    asked: float = 0.0
+    rounds: int = 0
+    grown: int = 0
+    accepted: int = 0
+    slot: int | None = None
+    cached: int = 0  # tokens of text and draft that the network has read
+    seen: int = 0  # number of the step
+
+    def continues_in(self, row: np.ndarray) -> bool:
+        """Tell whether a row begins with this text."""
+        size = len(self.tokens)
+        # The last token differs in nearly every other text, and is compared at once.
+        return (
+            size <= len(row)
+            and (size == 0 or row[size - 1] == self.tokens[-1])
+            and np.array_equal(row[:size], self.tokens)
+        )
+
+    def follow(self, row: np.ndarray) -> None:
+        """Take over a row that begins with this text, and learn what became of the draft."""
+        known = len(self.tokens)
+        new = row[known:].tolist()
+        self.grown = len(new)
+        self.accepted = 0
+        if 0 < len(new) <= len(self.draft) + 1:
+            gained = 0
+            for proposal, token in zip(self.draft, new):
+                accepted = proposal.token == token
+                self.estimator.observe(proposal.source, proposal.bin, accepted)
+                if not accepted:
+                    break
+                self.accepted += 1
+                gained += proposal.gained
+            self.gain.observe(self.asked, gained)
+            self.rounds += 1
+        else:  # other steps passed: nobody knows what was drafted there
+            self.grown = 0
+        if self.cached > known:
+            right = (proposal.token == token for proposal, token in zip(self.draft[: self.cached - known], new))
+            self.cached = known + next(
+                (place for place, is_right in enumerate(right) if not is_right), min(self.cached - known, len(new))
+            )
+        self.tokens = row.copy()
+        behind = len(self.index.tokens)
+        self.index.extend(self.tokens[behind : behind + _INDEXED_AT_ONCE].tolist())
+        self.draft, self.reach, self.asked = [], 1.0, 0.0
+
+    def look_up(self) -> tuple[int, int] | None:
+        """Return the token behind the latest occurrence of the longest suffix, and the suffix's length."""
+        if len(self.index.tokens) < len(self.tokens):  # a long prompt is still being indexed
+            return None
+        return self.index.next_token([proposal.token for proposal in self.draft])
+
+    def tail(self) -> list[int]:
+        """Return the last tokens of text and draft, as many as the highest order of a table."""
+        return (self.tokens[-HIGHEST_ORDER:].tolist() + [proposal.token for proposal in self.draft])[-HIGHEST_ORDER:]
+
+    def __len__(self) -> int:
+        return len(self.tokens) + len(self.draft)
+
+    def unread(self) -> Piece:
+        """Return what the network has not read of text and draft, one token at least."""
+        start = min(self.cached, len(self) - 1)
+        drafted = [proposal.token for proposal in self.draft[max(0, start - len(self.tokens)) :]]
+        return Piece(self.slot, start, self.tokens[start:].tolist() + drafted)

@@ -1,0 +1,138 @@
+"""The whole drafter in vLLM: lookup, n-gram table and network for every request of a batch.
+
+    python -m vllm.entrypoints.openai.api_server --model TARGET \\
+      --speculative-config '{"method": "custom_class", "num_speculative_tokens": 8,
+                             "model": "drafter_trainer.serving.vllm.DrafterProposer"}' \\
+      --additional-config '{"drafter": "DRAFTER"}'
+
+vLLM calls this interface experimental; it is the one of vLLM 0.32. Its `gpu_model_runner` constructs the class with
+its configuration, calls `load_model` once, and `propose` after each step with what it sampled. Rows are not requests:
+they move between calls, and nothing names them. The drafts are certain tokens to vLLM, which accepts each with the
+target's probability of it; asynchronous scheduling is off.
+"""
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer
+
+from drafter_trainer.errors import InputError
+from drafter_trainer.serving.batch import BatchDrafter
+from drafter_trainer.serving.drafter import describe_whole_drafter, open_drafter
+from drafter_trainer.serving.network import BatchedNetwork, slots_within
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+VERSION = "0.32"  # of vLLM, whose interface this is
+PROPOSER = "drafter_trainer.serving.vllm.DrafterProposer"
+_OPTIONS = {"drafter": None, "drafter_revision": None, "drafter_cache_gib": 1.0, "drafter_follow_clock": True}
+_logger = logging.getLogger(__name__)
+
+
+class DrafterProposer:
+    """Propose a published drafter's tokens to vLLM.
+
+    `additional_config` names the drafter: `drafter` (Hub id or folder), and where they are given `drafter_revision`,
+    `drafter_cache_gib` (memory of the network's caches, 1 GiB; requests beyond those that fit get no network) and
+    `drafter_follow_clock` (`false` goes by stored costs, so that the same batches are drafted alike in every run).
+
+    Args:
+        vllm_config (`VllmConfig`): vLLM's configuration.
+    Raises:
+        InputError: If no drafter is named, an option is unknown, or there is no such drafter.
+    """
+
+    def __init__(self, vllm_config: "VllmConfig") -> None:
+        given = vllm_config.additional_config
+        ours = {name: value for name, value in given.items() if name.startswith("drafter")}
+        if unknown := sorted(ours.keys() - _OPTIONS.keys()):
+            raise InputError(f"additional_config has {', '.join(unknown)}, known are {', '.join(_OPTIONS)}")
+        self._options = _OPTIONS | ours
+        if not self._options["drafter"]:
+            raise InputError('additional_config names no drafter: give {"drafter": "Hub id or folder"}')
+        describe_whole_drafter(self._options["drafter"], self._options["drafter_revision"])
+        self._config = vllm_config
+        self._longest = vllm_config.speculative_config.num_speculative_tokens
+        self._context = vllm_config.model_config.max_model_len
+        self._drafter: BatchDrafter | None = None
+
+    def load_model(self, target_model: Any) -> None:
+        """Load the drafter; vLLM calls this once, before it measures what memory is left for its own caches.
+
+        Raises:
+            InputError: If the drafter cannot be used.
+            IncompatibleTokenizerError: If it was trained for another tokenizer.
+        """
+        del target_model
+        model_config, options = self._config.model_config, self._options
+        device = torch.device(self._config.device_config.device)
+        tokenizer = AutoTokenizer.from_pretrained(model_config.tokenizer, revision=model_config.tokenizer_revision)
+        served = open_drafter(
+            options["drafter"],
+            options["drafter_revision"],
+            tokenizer,
+            model_config.get_vocab_size(),
+            model_config.dtype,
+            device,
+        )
+        network = None
+        if served.model is not None:
+            context = min(self._context, served.model.config.max_position_embeddings)
+            slots = slots_within(
+                served.model, options["drafter_cache_gib"], self._config.scheduler_config.max_num_seqs, context
+            )
+            if slots == 0:
+                _logger.warning("drafter_cache_gib is too small for one request: drafting without the network")
+            else:
+                int8 = served.settings.int8 and device.type == "cpu"
+                network = BatchedNetwork(served.model, served.draft_ids, int8, slots, context)
+        self._drafter = BatchDrafter(
+            network,
+            served.table,
+            served.settings,
+            device.type,
+            _end_ids(model_config),
+            time.perf_counter if options["drafter_follow_clock"] else None,
+        )
+
+    def propose(
+        self,
+        sampled_token_ids: list[list[int]],
+        num_tokens_no_spec: np.ndarray,
+        token_ids_cpu: np.ndarray,
+        slot_mappings: Any = None,
+    ) -> list[list[int]]:
+        """Draft for each row of the batch.
+
+        Args:
+            sampled_token_ids (`list[list[int]]`): What the target took over in this step; empty where a prompt has
+                been read in part.
+            num_tokens_no_spec (`np.ndarray` of shape `(rows,)`): Tokens of each row, those included.
+            token_ids_cpu (`np.ndarray` of shape `(rows, context)`): The rows.
+            slot_mappings (*optional*): vLLM's places in its caches; not needed.
+        Returns:
+            `list[list[int]]`: At most `num_speculative_tokens` ids for each row.
+        """
+        del slot_mappings
+        rows, limits = [], []
+        for row, sampled in enumerate(sampled_token_ids):
+            size = int(num_tokens_no_spec[row])
+            rows.append(token_ids_cpu[row, :size])
+            # The target adds a token of its own behind the draft.
+            limits.append(max(0, min(self._longest, self._context - size - 1)) if sampled else 0)
+        return self._drafter.draft(rows, limits)
+
+
+def _end_ids(model_config) -> set[int]:
+    """Return the ids that end a request: the target's generation settings count, as in vLLM."""
+    found = set()
+    for given in (
+        model_config.try_get_generation_config().get("eos_token_id"),
+        getattr(model_config.hf_text_config, "eos_token_id", None),
+    ):
+        found |= {given} if isinstance(given, int) else set(given or ())
+    return found

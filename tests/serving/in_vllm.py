@@ -1,0 +1,199 @@
+"""What the tests in vLLM run inside its own environment: one process, one JSON file of what was found.
+
+    PYTHON_OF_VLLM tests/serving/in_vllm.py TARGET DRAFTER PROMPTS.json OUT.json
+
+Everything runs on a CPU, in one process, without compiling. The caller compares; nothing is judged here.
+"""
+
+import gc
+import json
+import os
+import random
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the proposer is looked into
+
+import torch
+import vllm.v1.sample.rejection_sampler as rejection_sampler
+from vllm import LLM, SamplingParams
+from vllm.distributed import cleanup_dist_env_and_memory
+
+TOKENS = 24
+BATCH = 4
+REQUESTS = 200
+PLANTED = 30_000  # ids that no prompt and no completion has: each request gets three of its own
+SAMPLES, TOP_K = 600, 4
+WHOLE = "drafter_trainer.serving.vllm.DrafterProposer"
+
+
+def expand(x, cu_num_tokens, num_tokens, replace_from=0, replace_to=0):
+    """Do what vLLM's `expand_batch_to_tokens` does; its CPU kernel writes floats to a copy (vllm-cpu 0.32)."""
+    counts = torch.diff(cu_num_tokens, prepend=cu_num_tokens.new_zeros(1))
+    return torch.where(x == replace_from, replace_to, x).repeat_interleave(counts, output_size=num_tokens)
+
+
+def start(target: str, **options) -> LLM:
+    """Start vLLM; few blocks of its cache, so that requests are preempted."""
+    return LLM(
+        target,
+        enforce_eager=True,
+        dtype="float32",
+        max_num_seqs=2 * BATCH,
+        max_model_len=256,
+        block_size=32,
+        num_gpu_blocks_override=18,
+        max_num_batched_tokens=64,  # prompts are read in parts
+        enable_chunked_prefill=True,
+        disable_log_stats=False,
+        **options,
+    )
+
+
+def greedy(llm: LLM, prompts: list[list[int]], batch: int) -> dict:
+    """Complete prompts, so many at once, and count drafts."""
+    params = SamplingParams(temperature=0.0, max_tokens=TOKENS)
+    before, started, texts = counters(llm), time.monotonic(), []
+    for place in range(0, len(prompts), batch):
+        chosen = [{"prompt_token_ids": prompt} for prompt in prompts[place : place + batch]]
+        texts += [list(each.outputs[0].token_ids) for each in llm.generate(chosen, params, use_tqdm=False)]
+    found = {name: value - before[name] for name, value in counters(llm).items()}
+    return found | {"texts": texts, "seconds": time.monotonic() - started}
+
+
+def counters(llm: LLM) -> dict[str, int]:
+    """Return vLLM's own counts of drafts, and of preemptions."""
+    names = {
+        "vllm:spec_decode_num_drafts": "drafts",
+        "vllm:spec_decode_num_draft_tokens": "drafted",
+        "vllm:spec_decode_num_accepted_tokens": "accepted",
+        "vllm:num_preemptions": "preemptions",
+    }
+    found = dict.fromkeys(names.values(), 0)
+    return found | {names[each.name]: each.value for each in llm.get_metrics() if each.name in names}
+
+
+def stop(llm: LLM) -> None:
+    """End an engine, so that the next one can be started in this process."""
+    llm.llm_engine.engine_core.shutdown()
+    del llm
+    gc.collect()
+    cleanup_dist_env_and_memory()
+
+
+def drafter_of(llm: LLM):
+    """Return the proposer's drafter."""
+    executor = llm.llm_engine.engine_core.engine_core.model_executor
+    return executor.driver_worker.worker.model_runner.drafter._drafter
+
+
+def many_requests(llm: LLM, prompts: list[list[int]]) -> dict:
+    """Serve requests of random lengths, some cancelled, each with tokens of its own planted twice in its prompt."""
+    chance, engine, drafter = random.Random(0), llm.llm_engine, drafter_of(llm)
+    leaks, lengths, finished, most_texts = [], {}, {}, 0
+    draft = drafter.draft
+
+    def watched(rows, limits):
+        nonlocal most_texts
+        drafts = draft(rows, limits)
+        most_texts = max(most_texts, len(drafter._texts))
+        for row, drafted in zip(rows, drafts):
+            leaks.extend(token for token in drafted if token >= PLANTED and token not in row)
+        return drafts
+
+    drafter.draft = watched
+    waiting = []
+    for number in range(REQUESTS):
+        own = [PLANTED + 3 * number + place for place in range(3)]
+        prompt = prompts[number % len(prompts)][: chance.randrange(4, 40)]
+        waiting.append((str(number), [*own, *prompt, *own[:2]]))
+        lengths[str(number)] = chance.randrange(1, 16)
+    running, cancelled = set(), 0
+    while waiting or running:
+        while waiting and len(running) < 3 * BATCH:
+            name, prompt = waiting.pop()
+            params = SamplingParams(temperature=0.0, max_tokens=lengths[name], ignore_eos=True)
+            engine.add_request(name, {"prompt_token_ids": prompt}, params)
+            running.add(name)
+        for output in engine.step():
+            if output.finished:
+                name = output.request_id.split("-")[0]
+                finished[name] = len(output.outputs[0].token_ids)
+                running.discard(name)
+        if running and chance.random() < 0.1:
+            name = chance.choice(sorted(running))
+            engine.abort_request([name])
+            running.discard(name)
+            cancelled += 1
+    drafter.draft = draft
+    wrong = {name: found for name, found in finished.items() if found != lengths[name]}
+    return {
+        "requests": REQUESTS,
+        "leaks": leaks,
+        "cancelled": cancelled,
+        "finished": len(finished),
+        "wrong": wrong,
+        "texts": most_texts,
+    }
+
+
+def sample(llm: LLM, prompt: list[int]) -> dict:
+    """Count pairs of sampled tokens, and compute from the engine's own log-probabilities how likely each is."""
+    one = SamplingParams(temperature=1.0, top_k=TOP_K, max_tokens=2, ignore_eos=True)
+    counts: dict[str, int] = {}
+    before = counters(llm)
+    for request in llm.generate([{"prompt_token_ids": prompt}] * SAMPLES, one, use_tqdm=False):
+        name = " ".join(map(str, request.outputs[0].token_ids))
+        counts[name] = counts.get(name, 0) + 1
+    drafted = {name: value - before[name] for name, value in counters(llm).items()}
+    chances = {}
+    for first, chance in top(llm, prompt):
+        for second, then in top(llm, [*prompt, first]):
+            chances[f"{first} {second}"] = chance * then
+    return {"counts": counts, "chances": chances, "samples": SAMPLES} | drafted
+
+
+def top(llm: LLM, prompt: list[int]) -> list[tuple[int, float]]:
+    """Return the likeliest tokens with their shares among them."""
+    params = SamplingParams(temperature=0.0, max_tokens=1, logprobs=TOP_K)
+    found = llm.generate([{"prompt_token_ids": prompt}], params, use_tqdm=False)[0].outputs[0].logprobs[0]
+    best = sorted(found.items(), key=lambda entry: -entry[1].logprob)[:TOP_K]
+    chances = torch.softmax(torch.tensor([entry.logprob for _, entry in best]), dim=0).tolist()
+    return [(token, chance) for (token, _), chance in zip(best, chances)]
+
+
+def main(target: str, drafter: str, prompts_file: str, out: str) -> None:
+    prompts = json.loads(Path(prompts_file).read_text(encoding="utf-8"))
+    found = {}
+
+    def keep(**values) -> None:
+        found.update(values)
+        Path(out).write_text(json.dumps(found), encoding="utf-8")
+        print(*values, flush=True)
+
+    llm = start(target)
+    keep(plain=greedy(llm, prompts, BATCH))
+    stop(llm)
+    llm = start(
+        target,
+        speculative_config={"method": "custom_class", "model": WHOLE, "num_speculative_tokens": 8},
+        additional_config={"drafter": drafter},
+    )
+    keep(whole=greedy(llm, prompts, BATCH))
+    keep(whole_alone=greedy(llm, prompts[:8], 1))
+    keep(many=greedy(llm, prompts, len(prompts)))
+    keep(requests=many_requests(llm, prompts))
+    rejection_sampler.expand_batch_to_tokens = expand
+    keep(sampled=sample(llm, prompts[0]))
+    costs, drafting = drafter_of(llm).costs, drafter_of(llm)
+    keep(costs={"one": costs(1), "slope": costs.slope, "network": drafting._network_costs(1)})
+    stop(llm)
+    llm = start(target, speculative_config={"method": "draft_model", "model": drafter, "num_speculative_tokens": 3})
+    keep(network=greedy(llm, prompts, BATCH))
+    stop(llm)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

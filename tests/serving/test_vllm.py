@@ -1,0 +1,129 @@
+"""The proposer as vLLM calls it, without vLLM."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from drafter_trainer.drafters.loop.repository import VOCABULARY, read_vocabulary
+from drafter_trainer.drafters.loop.settings import LoopSettings
+from drafter_trainer.errors import IncompatibleTokenizerError, InputError
+from drafter_trainer.serving.vllm import PROPOSER, DrafterProposer
+from drafter_trainer.targets import Target
+from tests.drafters.loop.conftest import CPU
+from tests.drafters.test_load import swap_two_tokens
+
+CONTEXT = 64
+
+
+def make_config(target: Target, options: dict[str, Any], longest: int = 4) -> SimpleNamespace:
+    """The parts of vLLM's configuration that the proposer reads."""
+    model = SimpleNamespace(
+        max_model_len=CONTEXT,
+        tokenizer=target.path,
+        tokenizer_revision=None,
+        dtype=torch.float32,
+        get_vocab_size=lambda: 400,
+        try_get_generation_config=lambda: {"eos_token_id": [2, 7]},
+        hf_text_config=SimpleNamespace(eos_token_id=2),
+    )
+    return SimpleNamespace(
+        additional_config=options,
+        speculative_config=SimpleNamespace(num_speculative_tokens=longest),
+        model_config=model,
+        device_config=SimpleNamespace(device=CPU),
+        scheduler_config=SimpleNamespace(max_num_seqs=8),
+    )
+
+
+def propose(proposer: DrafterProposer, texts: list[list[int]], sampled: list[list[int]]) -> list[list[int]]:
+    """Call the proposer with rows in vLLM's buffers, which hold other requests' tokens behind each text."""
+    buffer = np.full((len(texts), CONTEXT), 399, dtype=np.int32)
+    for row, text in enumerate(texts):
+        buffer[row, : len(text)] = text
+    return proposer.propose(sampled, np.array([len(text) for text in texts]), buffer, slot_mappings=None)
+
+
+@pytest.fixture
+def proposer(published: Path, target: Target) -> DrafterProposer:
+    """A proposer with a whole drafter, which drafts wherever a source knows a token."""
+    proposer = DrafterProposer(make_config(target, {"drafter": str(published), "drafter_follow_clock": False}))
+    proposer.load_model(torch.nn.Module())
+    return proposer
+
+
+def test_whole_drafter_is_loaded(proposer: DrafterProposer, published: Path) -> None:
+    """A source that is left out in silence is speed that nobody misses."""
+    drafter = proposer._drafter
+    assert drafter.network.slots == 8
+    assert drafter.network.limit == CONTEXT
+    assert drafter.network.draft_ids.tolist() == read_vocabulary(published / VOCABULARY, 400).tolist()
+    assert drafter.table.orders == [3, 2, 1]
+    assert drafter._end_ids == {2, 7}
+
+
+def test_drafts_keep_within_vllms_bounds(proposer: DrafterProposer) -> None:
+    """vLLM verifies k tokens at most, none for a prompt that it has read in part, and none behind the context."""
+    repeated = [5, 6, 8, 9] * 5
+    drafts = propose(proposer, [repeated, repeated, [*repeated * 3, 5, 6], repeated[:7]], [[9], [], [6], [8]])
+    assert 0 < len(drafts[0]) <= 4
+    assert drafts[1] == []
+    assert len(drafts[2]) <= CONTEXT - 62 - 1
+    assert 0 < len(drafts[3]) <= 4
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "additional_config names no drafter"),
+        ({"drafter": "x", "drafter_slots": 3}, "additional_config has drafter_slots, known are drafter,"),
+        ({"drafter": "runs/missing-drafter"}, "runs/missing-drafter is neither a folder nor a published drafter"),
+    ],
+)
+def test_mistaken_options_are_said(target: Target, options: dict[str, Any], said: str) -> None:
+    """vLLM starts for minutes before it drafts; what is misspelled must end it at once."""
+    with pytest.raises(InputError, match=said):
+        DrafterProposer(make_config(target, options))
+
+
+def test_other_tokenizer_is_refused(proposer: DrafterProposer, target: Target, tmp_path: Path) -> None:
+    """A drafter of another tokenizer drafts garbage at full cost."""
+    (tmp_path / "target").mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "target" / name).write_bytes((Path(target.path) / name).read_bytes())
+    swap_two_tokens(tmp_path / "target")
+    proposer._config.model_config.tokenizer = str(tmp_path / "target")
+    with pytest.raises(IncompatibleTokenizerError):
+        proposer.load_model(None)
+
+
+def test_small_memory_leaves_lookup_and_table(published: Path, target: Target) -> None:
+    """An engine whose memory is full must serve all the same."""
+    options = {"drafter": str(published), "drafter_cache_gib": 1e-9, "drafter_follow_clock": False}
+    proposer = DrafterProposer(make_config(target, options))
+    proposer.load_model(None)
+    assert proposer._drafter.network is None
+    assert propose(proposer, [[5, 6, 8, 9] * 3], [[9]])[0] != []
+
+
+def test_serving_imports_nothing_of_training() -> None:
+    """An engine's environment has none of it, and an older transformers."""
+    code = f"import {PROPOSER.rpartition('.')[0]}, drafter_trainer.serving.engines, sys, json; "
+    code += "print(json.dumps(sorted(sys.modules)))"
+    modules = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+    ours = {name.split(".")[1] for name in modules if name.startswith("drafter_trainer.")}
+    assert ours <= {"access", "chat", "drafters", "errors", "languages", "serving", "targets"}
+    assert not {name for name in modules if name.startswith("drafter_trainer.drafters.adapters")}  # peft
+
+
+def test_settings_hold_what_serving_reads() -> None:
+    """The proposer reads these fields; a loop that renames them must be heard of here, not in an engine."""
+    names = {field.name for field in dataclasses.fields(LoopSettings)}
+    assert {"sources", "calibration", "network_gain", "tokens_per_pass", "int8"} <= names
