@@ -127,7 +127,7 @@ class BatchDrafter:
                     found[place] = max(fitting, key=lambda text: len(text.tokens))
                     left.discard(found[place])
                 else:
-                    found[place] = RequestText(Belief(self.settings.calibration), Gain(self.settings.network_gain))
+                    found[place] = self._begin_text()
                     self._texts.append(found[place])
         for text, row in zip(found, rows):
             text.follow(row)
@@ -138,6 +138,10 @@ class BatchDrafter:
                 self._release(text)
             self._texts = [text for text in self._texts if text.seen + _KEPT_STEPS >= self._step]
         return found
+
+    def _begin_text(self) -> RequestText:
+        window = None if self.network is None else self.network.prompt_window
+        return RequestText(Belief(self.settings.calibration), Gain(self.settings.network_gain), window)
 
     def _learn(self, before: list[RequestText], started: float) -> None:
         """Learn what the step took and yielded, where it decoded the same requests as the one before."""
@@ -197,7 +201,7 @@ class BatchDrafter:
         """Replace proposals by the network's where it is surer, for as many texts as its time is worth."""
         promises = []
         for place, (text, proposal) in enumerate(zip(texts, proposals)):
-            if len(text) > self.network.limit or not self._has_slot(text):
+            if text.in_window > self.network.limit or not self._has_slot(text):
                 continue
             needed = text.reach * (1 - (0.0 if proposal is None else proposal.probability))
             ask_anyhow = proposal is None and not text.draft and text.rounds % _ASK_ANYHOW == 0 and price < _DEAR

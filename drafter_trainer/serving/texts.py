@@ -40,10 +40,12 @@ class RequestText:
     Args:
         estimator (`Belief`): How likely each source's tokens are accepted in this text.
         gain (`Gain`): What asking the network brings in this text.
+        window (`int`, *optional*): Tokens at the prompt's end from which on the network reads; all if left out.
     """
 
     estimator: Belief
     gain: Gain
+    window: int | None = None
     tokens: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     index: SuffixIndex = field(default_factory=SuffixIndex)
     draft: list[DraftedToken] = field(default_factory=list)
@@ -55,6 +57,7 @@ class RequestText:
     accepted: int = 0
     slot: int | None = None
     cached: int = 0  # tokens of text and draft that the network has read
+    unseen: int = 0  # tokens of the prompt before the network's window
     seen: int = 0  # number of the step
 
     def continues_in(self, row: np.ndarray) -> bool:
@@ -70,6 +73,8 @@ class RequestText:
     def follow(self, row: np.ndarray) -> None:
         """Take over a row that begins with this text, and learn what became of the draft."""
         known = len(self.tokens)
+        if known == 0 and self.window:
+            self.unseen = max(0, len(row) - self.window)
         new = row[known:].tolist()
         self.grown = len(new)
         self.accepted = 0
@@ -106,11 +111,16 @@ class RequestText:
         """Return the last tokens of text and draft, as many as the highest order of a table."""
         return (self.tokens[-HIGHEST_ORDER:].tolist() + [proposal.token for proposal in self.draft])[-HIGHEST_ORDER:]
 
+    @property
+    def in_window(self) -> int:
+        """Tokens of text and draft that the network sees."""
+        return len(self) - self.unseen
+
     def __len__(self) -> int:
         return len(self.tokens) + len(self.draft)
 
     def unread(self) -> Piece:
         """Return what the network has not read of text and draft, one token at least."""
-        start = min(self.cached, len(self) - 1)
+        start = max(min(self.cached, len(self) - 1), self.unseen)
         drafted = [proposal.token for proposal in self.draft[max(0, start - len(self.tokens)) :]]
-        return Piece(self.slot, start, self.tokens[start:].tolist() + drafted)
+        return Piece(self.slot, start - self.unseen, self.tokens[start:].tolist() + drafted)

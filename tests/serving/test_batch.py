@@ -136,6 +136,25 @@ def test_network_reads_each_text_as_it_is(tokenizer, slots: int) -> None:
     assert engine.accepted > 0.5 * sum(len(draft) for _, draft in drafted)
 
 
+def test_network_reads_a_window_of_the_prompt(tokenizer) -> None:
+    """A network that was trained on a window at the prompt's end must be given that window, as the loop gives it."""
+    model = make_model(tokenizer, layers=2)
+    model.config.prompt_window = 6
+    network = BatchedNetwork(model, None, int8=False, slots=2, context=16)
+    drafter = BatchDrafter(network, None, make_settings(FLAT, step=1e-6, sources=["network"]), "cpu", clock=None)
+    prompt = list(range(100, 140))  # longer than the network's context
+    texts = [[*prompt, 7], [*prompt, 7, 8, 9]]
+    for text in texts:
+        (draft,) = drafter.draft([np.array(text, dtype=np.int32)], [4])
+        assert len(draft) == 4
+        seen = text[len(texts[0]) - 6 :]
+        for token in draft:
+            with torch.inference_mode():
+                expected = model(input_ids=torch.tensor([seen]), use_cache=False).logits[0, -1].argmax()
+            assert token == expected
+            seen.append(token)
+
+
 def test_text_beyond_the_networks_context_goes_on_without_it(tokenizer) -> None:
     """The drafter's context may be shorter than the target's: a request that passes it must not end the engine."""
     network = BatchedNetwork(make_model(tokenizer, layers=1), None, int8=False, slots=2, context=16)

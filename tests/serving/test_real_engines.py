@@ -112,12 +112,10 @@ def test_sampled_tokens_have_the_targets_distribution(in_vllm: dict) -> None:
     assert found["drafted"] > found["accepted"]
     samples = found["samples"]
     expected = {pair: samples * chance for pair, chance in found["chances"].items()}
-    assert set(found["counts"]) <= set(expected)
     # Rare pairs together, as the chi-square test asks for
-    common = [pair for pair, count in expected.items() if count >= 5]
-    cells = [(found["counts"].get(pair, 0), expected[pair]) for pair in common]
+    cells = [(found["counts"].get(pair, 0), count) for pair, count in expected.items() if count >= 5]
     cells.append((samples - sum(seen for seen, _ in cells), samples - sum(count for _, count in cells)))
-    chi_square = sum((seen - count) ** 2 / count for seen, count in cells if count >= 1)
+    chi_square = sum((seen - count) ** 2 / count for seen, count in cells)
     freedom = len(cells) - 1
     # Wilson and Hilferty: its cube root is nearly normal
     z = ((chi_square / freedom) ** (1 / 3) - (1 - 2 / (9 * freedom))) / math.sqrt(2 / (9 * freedom))

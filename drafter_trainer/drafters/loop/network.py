@@ -229,8 +229,7 @@ class LeanNetwork:
         seen = keys[:, view.seen]
         weights = torch.baddbmm(layer.zero, queries, seen.transpose(1, 2), beta=0, alpha=self.scale)
         if view.mask is not None:
-            weights = weights.view(self.key_value_heads, -1, tokens, seen.shape[1]) + view.mask
-            weights = weights.view(self.key_value_heads, -1, seen.shape[1])
+            weights = (weights.view(len(seen), -1, tokens, seen.shape[1]) + view.mask).view(weights.shape)
         weights = weights.softmax(dim=-1, dtype=torch.float32).to(x.dtype)
         attended = torch.bmm(weights, values[:, view.seen])
         return attended.view(self.heads, tokens, self.head_dim).transpose(0, 1).reshape(tokens, -1)
