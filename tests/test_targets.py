@@ -149,6 +149,19 @@ def test_template_of_a_file_is_used(copy: Path, tmp_path: Path) -> None:
             remove_template(copy)
 
 
+def test_a_stop_ends_completions_by_every_token_that_holds_it(target_folder: Path) -> None:
+    """Prevent a base model from writing on behind the end of its answer because another token holds the line break."""
+    target = resolve_target(str(target_folder), name="org/model", stop=["e"])
+    tokenizer, model = target.load_tokenizer(), target.load_model("float32")
+    own = resolve_target(str(target_folder)).load_model("float32").generation_config.eos_token_id
+    ends = set(model.generation_config.eos_token_id)
+    assert own in ends
+    for token in range(len(tokenizer)):
+        assert (token in ends) == (token == own or "e" in tokenizer.decode([token]))
+    with pytest.raises(InputError, match="stop must list single characters such as a line break, got 'ab'"):
+        resolve_target(str(target_folder), stop=["ab"]).end_ids(tokenizer)
+
+
 def test_missing_template_file_is_refused(target_folder: Path, tmp_path: Path) -> None:
     """A mistyped path must not become a template of its own, as transformers takes a string."""
     with pytest.raises(InputError, match=r"chat_template .*absent\.jinja: no such file"):

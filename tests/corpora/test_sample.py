@@ -1,15 +1,18 @@
 """The bundled sample: what it promises to its readers."""
 
+import itertools
 import re
 import unicodedata
 from collections import Counter
+from pathlib import Path
 
+import jinja2
 import pytest
 
 from drafter_trainer.corpora.decontamination import normalise
 from drafter_trainer.corpora.sample import LANGUAGES, SPLITS, sample_rows, sample_sentences, sample_stories
 from drafter_trainer.errors import InputError
-from drafter_trainer.languages import get_pair
+from drafter_trainer.languages import get_pair, translation_prompt
 
 ROWS = {split: list(sample_rows(split)) for split in SPLITS}
 EVERY_ROW = [row for split in SPLITS for row in ROWS[split]]
@@ -171,3 +174,18 @@ def test_unknown_split_is_refused() -> None:
     """A mistyped split must not read as an empty one."""
     with pytest.raises(InputError, match="'dev': it has train, validation, test"):
         next(sample_rows("dev"))
+
+
+def test_examples_of_the_few_shot_template_are_training_sentences() -> None:
+    """Prevent a base model from being shown an evaluation question, or another language's sentence, as an example."""
+    template = Path(__file__).parents[2] / "recipes" / "configs" / "gemma-3-270m" / "chat_template.jinja"
+    rows = ROWS["train"]
+    for source, target in itertools.permutations(LANGUAGES, 2):
+        pair = get_pair(f"{source}-{target}")
+        messages = [{"role": "user", "content": translation_prompt(pair, "one: two")}]
+        text = jinja2.Template(template.read_text(encoding="utf-8")).render(messages=messages, bos_token="<s>")
+        *examples, asked = text.removeprefix("<s>").split("\n\n")
+        assert asked == f"{pair.source.name}: one: two\n{pair.target.name}:"
+        known = [f"{pair.source.name}: {row[source]}\n{pair.target.name}: {row[target]}" for row in rows]
+        assert len(examples) == 5
+        assert set(examples) <= set(known)
