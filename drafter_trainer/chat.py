@@ -162,6 +162,8 @@ class ChatTokenizer:
             text.encode()
         except jinja2.TemplateSyntaxError as error:
             raise InputError(f"{self._source}, line {error.lineno}: not Jinja ({error.message})") from error
+        except UnicodeEncodeError as error:
+            raise RefusedConversationError("half of a surrogate pair stands in it") from error
         except _REFUSALS as error:
             said = " ".join(str(error).split()) or type(error).__name__
             raise RefusedConversationError(f"the chat template refuses it: {said[:_LONGEST_REASON]}") from error

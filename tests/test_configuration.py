@@ -142,6 +142,16 @@ def test_number_is_read_however_it_is_written(tmp_path: Path, config: Path, writ
     assert values("finetune", "--config", path)["learning_rate"] == 2e-5
 
 
+def test_variables_of_the_template_are_a_mapping(tmp_path: Path, config: Path) -> None:
+    """A mapping in YAML passes through the parser of options, and is recorded as it was written."""
+    path = write(tmp_path / "a.yaml", f"base: {config.name}", "chat_template_kwargs: {enable_thinking: false}")
+    for argv in (("--config", path), ("--config", config, "--chat_template_kwargs", '{"enable_thinking": false}')):
+        assert values("distill", *argv)["chat_template_kwargs"] == {"enable_thinking": False}
+    assert "must be a JSON object, got '[1]'" in refusal(
+        "distill", "--config", config, "--chat_template_kwargs", "[1]"
+    )
+
+
 def test_lists_and_booleans_are_read(tmp_path: Path, config: Path) -> None:
     """The text "false" is true in Python; one item is a list of one."""
     path = write(

@@ -162,12 +162,6 @@ def test_a_stop_ends_completions_by_every_token_that_holds_it(target_folder: Pat
         resolve_target(str(target_folder), stop=["ab"]).end_ids(tokenizer)
 
 
-def test_missing_template_file_is_refused(target_folder: Path, tmp_path: Path) -> None:
-    """A mistyped path must not become a template of its own, as transformers takes a string."""
-    with pytest.raises(InputError, match=r"chat_template .*absent\.jinja: no such file"):
-        resolve_target(str(target_folder), chat_template=str(tmp_path / "absent.jinja"))
-
-
 def test_model_is_loaded_for_inference(target: Target) -> None:
     """Dropout left on would make greedy answers differ from run to run."""
     model = target.load_model("bfloat16")

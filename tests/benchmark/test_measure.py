@@ -20,7 +20,7 @@ from drafter_trainer.drafters.loop.generate import attach_loop, loop_of
 from drafter_trainer.drafters.loop.repository import build_network
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.errors import InputError
-from tests.conftest import make_model
+from tests.conftest import CHAT_TEMPLATE, make_model, make_tokenizer
 
 QUESTIONS = [Question(f"q{number}", f"Translate German to English: Satz {number}", "") for number in range(4)]
 GREEDY = Setting(0.0, 0, 12)
@@ -212,15 +212,19 @@ def test_conversation_beyond_the_context_is_named_before_anything_is_measured(
     order = scripted(monkeypatch, {PLAIN: ([7], 1.0)})
     turns = conversation("Wort " * 60, "Wort " * 60)
     with pytest.raises(InputError, match=r"question q/2: .* and 400 new ones pass the target's context of 512"):
-        measure(
-            target_model,
-            ChatTokenizer(tokenizer),
-            turns,
-            [Method(PLAIN)],
-            Setting(0.0, 0, 200),
-            tmp_path / "journal.jsonl",
-        )
+        measure(target_model, ChatTokenizer(tokenizer), turns, [Method(PLAIN)], Setting(0.0, 0, 200), tmp_path / "j")
     assert order == []
+
+
+def test_question_that_the_template_refuses_is_named(target_model: PreTrainedModel, tmp_path: Path) -> None:
+    """A template's own refusal names no question, and would end the benchmark in a traceback."""
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = (
+        "{% if '2' in messages[0].content %}{{ raise_exception('No!') }}{% endif %}" + CHAT_TEMPLATE
+    )
+    asked = [Question(name, f"Frage {name}", "Frage") for name in ("1", "2")]
+    with pytest.raises(InputError, match="question 2: the chat template refuses it: No!: leave it out"):
+        measure(target_model, ChatTokenizer(tokenizer), asked, [Method(PLAIN)], GREEDY, tmp_path / "j")
 
 
 def test_prompt_beyond_the_context_is_named(
@@ -284,9 +288,7 @@ def test_lossy_method_is_marked_where_it_samples(
     scripted(monkeypatch, {PLAIN: ([7, 8, 9], 1.0), "typical": ([7, 8, 9], 0.5)})
     methods = [Method(PLAIN), Method("typical", 2, {"name": "typical"}, lossy=True)]
     for setting, cell in ((GREEDY, "4/4"), (Setting(1.0, 0, 12), "lossy")):
-        records = measure(
-            target_model, ChatTokenizer(tokenizer), QUESTIONS, methods, setting, tmp_path / "journal.jsonl"
-        )
+        records = measure(target_model, ChatTokenizer(tokenizer), QUESTIONS, methods, setting, tmp_path / "j")
         results = results_of(records, methods, setting)
         row = next(line for line in speedup_tables(results).splitlines() if line.startswith("| typical"))
         assert f"| {cell} " in row
@@ -321,9 +323,7 @@ def test_time_of_a_real_run_is_split(
 ) -> None:
     """Plain decoding drafts nothing, a drafter does; parts beyond the whole would be counted twice."""
     methods = build_methods(looping(make_model(tokenizer)), None, [4])
-    records = measure(
-        target_model, ChatTokenizer(tokenizer), QUESTIONS[:2], methods, GREEDY, tmp_path / "journal.jsonl"
-    )
+    records = measure(target_model, ChatTokenizer(tokenizer), QUESTIONS[:2], methods, GREEDY, tmp_path / "j")
     description = DESCRIPTION | {"questions": {"source": "made up", "count": 2, "sha256": "0"}}
     run = summarise_run(records, methods, GREEDY, description)
     splits = {method["name"]: method["time_split"] for method in run["methods"]}

@@ -67,14 +67,6 @@ def test_limit_counts_turns(tmp_path: Path) -> None:
     assert [question.question_id for question in asked] == ["0/1", "0/2", "1/1"]
 
 
-@pytest.mark.parametrize(("turn", "said"), [("", "turn 2 is empty"), (None, "turn 2 is empty")])
-def test_empty_later_turn_is_named(tmp_path: Path, turn: object, said: str) -> None:
-    """A conversation cut short in silence would be timed as a whole one."""
-    path = spec_bench(tmp_path / "q.jsonl", ROWS[0] | {"turns": ["Write.", turn]})
-    with pytest.raises(InputError, match=rf"line 1: {said}"):
-        load_questions(path, PAIR, task=TWO_TURNS)
-
-
 def test_reference_that_is_no_text_is_named(tmp_path: Path) -> None:
     """Quality against a number's digits would be a score of nothing."""
     path = spec_bench(tmp_path / "q.jsonl", ROWS[1] | {"reference": 4})

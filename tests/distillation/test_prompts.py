@@ -122,18 +122,6 @@ def test_prompts_come_back_with_what_was_dropped(tmp_path: Path) -> None:
     assert dropped == {"exact match (German)": 5000}
 
 
-def test_prompts_that_were_not_read_to_the_end_leave_no_file(tmp_path: Path) -> None:
-    """Prevent half a corpus from being taken for the whole when an interrupted run goes on."""
-
-    def read() -> Iterator[Prompt]:
-        yield Prompt((5,), "corpus/0", "corpus")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_prompts(read(), tmp_path / "prompts.arrow", Counter())
-    assert not (tmp_path / "prompts.arrow").exists()
-
-
 @pytest.mark.parametrize("kept", [0.0, 0.5, 0.98])
 def test_a_truncated_file_is_named_with_what_to_do(tmp_path: Path, kept: float) -> None:
     """Prevent prompts from being lost where a disk or a copy cut the file."""

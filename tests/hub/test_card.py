@@ -212,6 +212,10 @@ def test_usage_lines_are_python(description: DrafterDescription) -> None:
     for block in blocks:
         compile(block, "card", "exec")
         assert '"alice/x"' in block
+    training = {"distill": {"chat_template_kwargs": {"enable_thinking": False}}}
+    card = render_card(dataclasses.replace(description, training=training), RESULTS, "alice/x", None)
+    assert 'return_tensors="pt", enable_thinking=False)' in card
+    assert "| distill: chat template kwargs | enable thinking False |" in card
 
 
 def test_an_adapter_is_loaded_by_the_package_alone() -> None:

@@ -1,6 +1,5 @@
 """Packing: nothing lost, every row of one length."""
 
-import errno
 import itertools
 import json
 import re
@@ -166,21 +165,6 @@ def test_packed_rows_come_back_with_what_was_dropped(tmp_path: Path) -> None:
     packed = load_packed([path])
     assert packed.rows["input_ids"] == [list(range(start, start + 4)) for start in range(2500)]
     assert packed.facts == {"rows": 2500, "tokens": 10000, "dropped": {"overlap": 1250}}
-
-
-@pytest.mark.parametrize(
-    "error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=["disk full", "interrupted"]
-)
-def test_a_packed_file_is_whole_or_not_at_all(tmp_path: Path, error: BaseException) -> None:
-    """Prevent a resumed run from training on the half of the text that was packed before an interrupt."""
-
-    def rows() -> Iterator[list[int]]:
-        yield from [[1, 2, 3]] * 3000
-        raise error
-
-    with pytest.raises(type(error)):
-        write_packed(rows(), tmp_path / "train.parquet", Counter())
-    assert list(tmp_path.iterdir()) == []
 
 
 def packing_of(target: Target, path: Path, limit: int | None = None) -> Packing:
