@@ -111,7 +111,7 @@ def assemble(
         write_compact(model, target.load_model(str(model.dtype).removeprefix("torch.")), folder)
     elif adapter_of is None:
         model.save_pretrained(folder)
-        _index_weights(folder)
+        index_weights(folder)
     else:
         over = _add_adapter(trained, adapter_of, folder)
     if not compact:
@@ -130,7 +130,7 @@ def assemble(
         training=_training_record(run, network),
         versions=library_versions(),
         adapter_of=over,
-        weights={path.name: hash_file(path) for pattern in WEIGHTS for path in sorted(folder.glob(pattern))},
+        weights=hash_weights(folder),
         size=(
             {"parameters": f"{model.num_parameters():,}", "dtype": str(model.dtype).removeprefix("torch.")}
             if network and not over
@@ -142,8 +142,13 @@ def assemble(
     return description
 
 
-def _index_weights(folder: Path) -> None:
-    """Name the model's tensors in an index, which a model of one file does not need in transformers.
+def hash_weights(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of the files that a network is loaded from, by name."""
+    return {path.name: hash_file(path) for pattern in WEIGHTS for path in sorted(folder.glob(pattern))}
+
+
+def index_weights(folder: Path) -> None:
+    """Name the tensors of the model in a folder in an index, which a model of one file does not need in transformers.
 
     vLLM and SGLang load every `*.safetensors` at a repository's root that no index rules out: table and draft
     vocabulary too, which are no weights. llama.cpp's converter compares the names with those that it finds.

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from drafter_trainer.drafters.compact import COMPACT
 from drafter_trainer.drafters.compatibility import check_tokenizers, hash_tokenizer
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.load import describe_drafter, find_file
@@ -40,7 +41,22 @@ class ServedDrafter:
 
 
 def describe_whole_drafter(drafter: str, revision: str | None = None) -> tuple[DrafterDescription, str | None]:
-    """Read what a drafter says of itself, and its commit; refuse an adapter, whose weights another repository has.
+    """Read what a drafter says of itself, and its commit; refuse one whose weights lie elsewhere in part.
+
+    Raises:
+        InputError: If there is no such drafter, or it is an adapter or compact.
+    """
+    description, commit = describe_any_drafter(drafter, revision)
+    if COMPACT in description.weights:
+        raise InputError(
+            f"{drafter} is compact: its embeddings are the target's. Write its stock repository with "
+            "recipes/export.py, and serve that"
+        )
+    return description, commit
+
+
+def describe_any_drafter(drafter: str, revision: str | None = None) -> tuple[DrafterDescription, str | None]:
+    """Read what a drafter says of itself, compact or not, and its commit.
 
     Raises:
         InputError: If there is no such drafter, or it is an adapter.

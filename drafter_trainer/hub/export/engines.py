@@ -12,6 +12,7 @@ from jinja2 import Environment, StrictUndefined
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from drafter_trainer.atomic import write_whole
+from drafter_trainer.drafters.compact import COMPACT
 from drafter_trainer.drafters.compatibility import check_tokenizers
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.errors import InputError
@@ -23,8 +24,9 @@ from drafter_trainer.hub.export.constraints import (
     check_weights,
     context_limit,
 )
+from drafter_trainer.hub.export.stock import write_stock
 from drafter_trainer.languages import get_pair
-from drafter_trainer.serving.drafter import describe_whole_drafter
+from drafter_trainer.serving.drafter import describe_any_drafter
 from drafter_trainer.serving.engines import (
     NETWORK,
     PARTS,
@@ -38,7 +40,7 @@ from drafter_trainer.serving.vllm import VERSION
 from drafter_trainer.targets import Target
 
 VLLM, WHOLE_VLLM, SGLANG, LLAMACPP = "vllm.json", "vllm_whole.txt", "sglang.txt", "llamacpp.txt"
-GGUF = "drafter.gguf"
+GGUF, STOCK = "drafter.gguf", "drafter"
 _READ = [
     "config.json",
     "*.safetensors",
@@ -46,6 +48,7 @@ _READ = [
     "tokenizer*",
     "*.jinja",
     "special_tokens_map.json",
+    "generation_config.json",
 ]
 
 
@@ -88,7 +91,7 @@ def export_drafter(drafter: str, target: Target, folder: Path, options: ExportAr
         InputError: If drafter and target are not what an engine asks for.
         IncompatibleTokenizerError: If their tokenizers differ.
     """
-    export = _resolve(drafter, target, options.draft_length)
+    export = _resolve(drafter, target, folder, options.draft_length)
     files = {}
     if "vllm" in options.engines:
         _check_vllm(export)
@@ -109,14 +112,18 @@ def export_drafter(drafter: str, target: Target, folder: Path, options: ExportAr
     return export.checked
 
 
-def _resolve(drafter: str, target: Target, draft_length: int | None) -> Export:
+def _resolve(drafter: str, target: Target, folder: Path, draft_length: int | None) -> Export:
     """Find drafter and target, and compare their tokenizers, which every engine takes for one and the same."""
-    description, commit = describe_whole_drafter(drafter)
+    description, commit = describe_any_drafter(drafter)
     if commit is None:
         place = Path(drafter).resolve()
         drafter = str(place)
     else:
         place = Path(huggingface_hub.snapshot_download(drafter, revision=commit, allow_patterns=_READ))
+    if COMPACT in description.weights:
+        compact, place, commit = place, folder.resolve() / STOCK, None
+        description = write_stock(compact, description, target, place)
+        drafter = str(place)
     configs = AutoConfig.from_pretrained(target.path, revision=target.hub_revision), AutoConfig.from_pretrained(place)
     probes = get_pair(description.pair).probes
     check_tokenizers(target.load_tokenizer(), AutoTokenizer.from_pretrained(place), probes)

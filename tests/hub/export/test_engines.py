@@ -8,14 +8,22 @@ from pathlib import Path
 
 import gguf
 import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from drafter_trainer.arguments import PublishingArguments, RunArguments
+from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.hub.export.arguments import ExportArguments
 from drafter_trainer.hub.export.engines import export_drafter
 from drafter_trainer.hub.export.gguf_file import write_gguf
+from drafter_trainer.hub.publish import publish_run
+from drafter_trainer.serving.drafter import describe_whole_drafter
 from drafter_trainer.serving.vllm import DrafterProposer
 from drafter_trainer.targets import Target
+from tests.conftest import make_model
 from tests.drafters.test_load import swap_two_tokens
+from tests.hub.conftest import make_run
 
 ROOT = Path(__file__).parents[3]
 
@@ -100,6 +108,29 @@ def test_repository_that_engines_cannot_read_is_refused(drafter: Path, target: T
             export_drafter(str(drafter), target, tmp_path / "export", ExportArguments(engines=[engine]))
     (drafter / "model.safetensors.index.json").write_text("{}", encoding="utf-8")
     export_drafter(str(drafter), target, tmp_path / "export", ExportArguments(engines=["vllm", "sglang"]))
+
+
+def test_compact_drafter_is_made_whole(
+    tokenizer: PreTrainedTokenizerFast, target: Target, target_model: PreTrainedModel, tmp_path: Path
+) -> None:
+    """Engines load a repository as it stands: without the target's embeddings a compact one loads in none."""
+    model = make_model(tokenizer, layers=1, seed=3)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.copy_(target_model.get_input_embeddings().weight)
+    run_folder = make_run(tmp_path / "run", tokenizer)
+    model.save_pretrained(run_folder / "finetune")
+    run = RunArguments(pair="de-en", drafter_name="tiny-drafter-de-en", run_folder=str(run_folder))
+    publish_run(run, target, "auto", PublishingArguments(to=str(tmp_path / "compact"), format="compact"))
+    with pytest.raises(InputError, match=r"is compact: .* Write its stock repository"):
+        describe_whole_drafter(str(tmp_path / "compact"))
+    export_drafter(str(tmp_path / "compact"), target, tmp_path / "export", ExportArguments(engines=["vllm"]))
+    stock = tmp_path / "export" / "drafter"
+    config = json.loads((tmp_path / "export" / "vllm.json").read_text(encoding="utf-8"))
+    assert config["model"] == str(stock)
+    describe_whole_drafter(str(stock))[0].check_files(lambda name: stock / name, str(stock))
+    ids = torch.arange(20)[None]
+    compact, whole = (load_drafter(str(place), target_model, tokenizer) for place in (tmp_path / "compact", stock))
+    torch.testing.assert_close(whole(ids).logits, compact(ids).logits)
 
 
 def test_shorter_context_is_told_to_sglang(drafter: Path, target: Target, tmp_path: Path) -> None:

@@ -1,0 +1,37 @@
+"""The stock repository of a compact drafter: what engines load, which take nothing from the target."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig
+
+from drafter_trainer.drafters.compact import read_compact
+from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
+from drafter_trainer.hub.assemble import hash_weights, index_weights
+from drafter_trainer.targets import Target
+
+
+def write_stock(compact: Path, description: DrafterDescription, target: Target, folder: Path) -> DrafterDescription:
+    """Write a compact drafter with the embeddings, the head and the tokenizer of its target.
+
+    Args:
+        compact (`Path`): Folder of the compact drafter.
+        description (`DrafterDescription`): What it says of itself.
+        target (`Target`): The target that it was trained for.
+        folder (`Path`): Where the stock repository goes; an earlier one is replaced.
+    Returns:
+        `DrafterDescription` of the stock repository: the same drafter, other files of weights.
+    """
+    dtype = AutoConfig.from_pretrained(compact).dtype or torch.float32
+    model = read_compact(compact, target.load_model(str(dtype).removeprefix("torch.")), dtype)
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder)
+    index_weights(folder)
+    target.load_tokenizer().save_pretrained(folder)
+    for name in (*description.files, "generation_config.json"):
+        shutil.copyfile(compact / name, folder / name)
+    description = dataclasses.replace(description, weights=hash_weights(folder))
+    (folder / FILE_NAME).write_text(description.to_json(), encoding="utf-8")
+    return description
