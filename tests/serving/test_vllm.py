@@ -84,6 +84,7 @@ def test_drafts_keep_within_vllms_bounds(proposer: DrafterProposer) -> None:
     [
         ({}, "additional_config names no drafter"),
         ({"drafter": "x", "drafter_slots": 3}, "additional_config has drafter_slots, known are drafter,"),
+        ({"drafter": "x", "drafter_cache_gib": "much"}, "drafter_cache_gib must be a number of GiB"),
         ({"drafter": "runs/missing-drafter"}, "runs/missing-drafter is neither a folder nor a published drafter"),
     ],
 )
