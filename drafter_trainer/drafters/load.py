@@ -118,7 +118,10 @@ def load_drafter(
     fit_vocabulary(model, vocabulary)
     model.to(target_model.device).eval()
     try:
-        attach_loop(model, build_loop(model, lambda name: find_file(drafter, name, commit), trained, follow_clock))
+        loop = build_loop(
+            model, lambda name: find_file(drafter, name, commit), trained, follow_clock, lambda: tokenizer
+        )
+        attach_loop(model, loop)
     except ValueError as error:
         raise InputError(f"{drafter} cannot be used: {' '.join(str(error).split())}") from error
     _say_what_to_expect(description, target_model, read_measured(find_file(drafter, RESULTS, commit), description))
@@ -219,7 +222,8 @@ def _with_loop(drafter: PreTrainedModel, loop: DraftingLoop, settings: LoopSetti
     model = copy.copy(drafter)
     model.generation_config = copy.deepcopy(drafter.generation_config)
     network = build_network(drafter, loop.draft_ids, settings.int8) if NETWORK in settings.sources else None
-    attach_loop(model, DraftingLoop(network, loop.table, settings, loop.device, loop.vocabulary, loop.clock))
+    other = DraftingLoop(network, loop.table, settings, loop.device, loop.vocabulary, loop.clock, loop.load_tokenizer)
+    attach_loop(model, other)
     return model
 
 

@@ -158,7 +158,8 @@ class DrafterRouter:
             self._call = generation_config
             self.chosen = self.choose(input_ids[0].tolist(), bool(generation_config.do_sample))
             self.chosen.loop.forget()
-        return draft_round(self.chosen.loop, input_ids, generation_config, logits_processor, max_new_tokens)
+        loop, embeds = self.chosen.loop, kwargs.get("inputs_embeds")
+        return draft_round(loop, input_ids, generation_config, logits_processor, max_new_tokens, embeds)
 
     def _supports_logits_to_keep(self) -> bool:
         return False

@@ -233,7 +233,7 @@ def router(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) ->
         "ja-en": (disagreeing, 2),
     }
     routes = [
-        make_route(pair, pair, with_loop(make(target_model), make_settings(longest_draft=length)))
+        make_route(pair, pair, with_loop(make(target_model), make_settings(longest_draft=length), tokenizer=tokenizer))
         for pair, (make, length) in makers.items()
     ]
     return DrafterRouter(target_model, routes, tokenizer)
@@ -259,6 +259,25 @@ def test_greedy_output_is_the_targets(router: DrafterRouter, target_model: PreTr
     assert alpha(rounds["de-en drafter"]) > 0.8  # what lookup finds may be wrong
     assert max(round_.drafted for round_ in rounds["fr-en drafter"]) == 5
     assert alpha(rounds["ja-en drafter"]) < alpha(rounds["fr-en drafter"]) < alpha(rounds["de-en drafter"])
+
+
+def test_rules_of_a_call_reach_the_chosen_drafter(
+    router: DrafterRouter, target_model: PreTrainedModel, tokenizer
+) -> None:
+    """A router that keeps stop strings or embeddings to itself drafts past them."""
+    ids = torch.tensor([prompt(tokenizer, "de-en")])
+    given = {"max_new_tokens": TOKENS, "do_sample": False, "eos_token_id": None, "tokenizer": tokenizer}
+    plain = target_model.generate(ids, **given)
+    written = {tokenizer.decode(token).strip() for token in plain[0, ids.shape[1] :]} - {""}
+    stops = sorted(text for text in written if text.isprintable() and "\ufffd" not in text)
+    assert len(stops) >= 3
+    for stop in stops:
+        ended = target_model.generate(ids, **given, stop_strings=stop)
+        assert torch.equal(target_model.generate(ids, **given, stop_strings=stop, assistant_model=router), ended)
+    embeds = target_model.get_input_embeddings()(ids).detach()
+    with pytest.warns(UserWarning, match="nothing is drafted in this call"):
+        output = target_model.generate(inputs_embeds=embeds, **given, assistant_model=router)
+    assert torch.equal(output, plain[:, ids.shape[1] :])
 
 
 def test_drafters_without_a_network_are_routed_too(target_model: PreTrainedModel, tokenizer) -> None:

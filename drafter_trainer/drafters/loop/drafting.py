@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from .calls import Call, TokenizerLoader
+from .endings import EndingIds, Endings
 from .lookup import SuffixIndex
 from .network import LeanNetwork
 from .ngram import NgramTable
@@ -29,6 +31,7 @@ from .stock import StockNetwork
 _STEP_SMOOTHING = 0.1
 _SAMPLED_TOKENS = 1.5  # what a pass yields when sampling, until it is known of an answer
 _ASK_ANYHOW = 16  # rounds, after which a network that brought nothing is asked again
+_NO_ENDINGS = EndingIds()
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class DraftingLoop:
         vocabulary (`int`): Size of the target's vocabulary.
         clock (callable, *optional*): Tells seconds, from which greedy drafting learns what passes and steps take;
             `None` lets it go by the stored costs alone, so that the same text is drafted alike in every run.
+        load_tokenizer (callable, *optional*): Returns the target's tokenizer, or `None`; without it nothing is drafted
+            where there are stop strings.
     """
 
     def __init__(
@@ -74,6 +79,7 @@ class DraftingLoop:
         device: torch.device,
         vocabulary: int,
         clock: Callable[[], float] | None = time.perf_counter,
+        load_tokenizer: TokenizerLoader = lambda: None,
     ) -> None:
         self.settings = settings
         self.network = network if NETWORK in settings.sources else None
@@ -81,6 +87,8 @@ class DraftingLoop:
         self.device = device
         self.vocabulary = vocabulary
         self.clock = clock
+        self.load_tokenizer = load_tokenizer
+        self.call: Call | None = None  # of the target, kept by `generate` from round to round
         self._looks_up = LOOKUP in settings.sources
         self._stored_step = self._clocked_step = settings.step(device.type)
         self._stored_curves = [CostCurve(settings.passes(device.type, sampling)) for sampling in (False, True)]
@@ -99,6 +107,7 @@ class DraftingLoop:
         process: Callable[[list[int], torch.Tensor], torch.Tensor] | None = None,
         sampling: bool = False,
         end_ids: Collection[int] = (),
+        endings: Endings | None = None,
     ) -> list[Proposal]:
         """Draft what may follow.
 
@@ -109,30 +118,41 @@ class DraftingLoop:
                 to logits; left out where there are none.
             sampling (`bool`): Whether the target samples.
             end_ids (`Collection[int]`): Ids behind which nothing is drafted.
+            endings (`Endings`, *optional*): Tokens that are not drafted, nor anything behind them.
         Returns:
             `list[Proposal]`, empty where a draft would cost more than it yields.
         """
         self._follow(known, sampling)
         limit = min(limit, self.settings.longest_draft, self._curve.longest - 1)
+        if endings is not None and process is None:
+            process = _unprocessed  # over the whole vocabulary, as endings are
         self._asked = 0.0
         rate = self._rate()
         draft: list[Proposal] = []
         reach: list[float] = []
         least = 0
+        ending, tail = _NO_ENDINGS, b"" if endings is None else endings.tail(known)
         while len(draft) < limit:
             reached = reach[-1] if reach else 1.0
             if draft and reached < least_reach(len(draft), limit, self._curve, rate):
                 break
-            proposal = self._propose(draft, reached, rate, limit, process)
+            if endings is not None:
+                ending = endings.behind(tail)
+            proposal = self._propose(draft, reached, rate, limit, process, ending)
             if proposal is None:
                 break
             draft.append(proposal)
+            if endings is not None:
+                tail += endings.text(proposal.token)
             reach.append(reached * proposal.probability)
             if proposal.scores is not None:
                 least = len(draft)  # what was drawn must stay
             if proposal.token in end_ids:
                 break
-        length = best_length(reach, limit, self._curve, rate, least)
+        # A filler may be what completes a stop string, and plain decoding is not to depend on the clock.
+        fills = endings is None and bool(self.settings.sources)
+        longest = limit if fills else len(draft)
+        length = best_length(reach, longest, self._curve, rate, least)
         self._draft = (draft + [Proposal(known[-1], FILLER, 0.0)] * (length - len(draft)))[:length]
         if self._clocked:
             self._returned_at = self.clock()
@@ -192,8 +212,10 @@ class DraftingLoop:
         self._unseen = 0  # tokens of the prompt before the network's window
         self._rounds = 0
 
-    def _propose(self, draft, reached, rate, limit, process) -> Proposal | None:
+    def _propose(self, draft, reached, rate, limit, process, ending: EndingIds) -> Proposal | None:
         best = self._cheap(draft)
+        if best is not None and best.token in ending:
+            return None
         context = self._known + [proposal.token for proposal in draft]
         if self.network is None or len(context) - self._unseen >= self.network.limit:
             return best
@@ -203,13 +225,15 @@ class DraftingLoop:
         if not ask_anyhow and needed * self._gain() <= rate * step:
             return best
         self._asked += needed
-        token, share, scores = self._ask_network(context, process)
+        token, share, scores = self._ask_network(context, process, ending)
         if math.isnan(share):  # processors that leave nothing of the draft vocabulary
             return best
         bin_ = bin_of(share, NETWORK_BINS)
         probability = self._belief.probability(NETWORK, bin_)
         if best is not None and best.probability >= probability:
             return best
+        if token in ending:
+            return None
         if self._sampling and not extension_pays(len(draft), limit, reached, probability, self._curve, rate):
             return None  # before it is known what was drawn: to drop it for what it is would make its q a lie
         return Proposal(token, NETWORK, probability, bin_, scores, gained=best is None or best.token != token)
@@ -231,9 +255,9 @@ class DraftingLoop:
                     best = Proposal(token, NGRAM, probability, bin_)
         return best
 
-    def _ask_network(self, context: list[int], process) -> tuple[int, float, torch.Tensor | None]:
+    def _ask_network(self, context: list[int], process, ending: EndingIds) -> tuple[int, float, torch.Tensor | None]:
         """Return a token, the probability of the likeliest one, and the logits if the token was drawn from them."""
-        sampling = self._sampling
+        draws = self._sampling
         start = self.clock() if self._clocked else None
         # Where the target wrote what a shortened draft had left out, all was read before, and the logits are gone.
         read = max(min(len(self._read), len(context) - 1), self._unseen)
@@ -243,9 +267,12 @@ class DraftingLoop:
         self._read = list(context)
         if process is not None:
             logits = process(context, self._widen(logits))
+        # A draft must not end for what was drawn, which would make its q a lie: so it is never drawn.
+        if draws and ending and (draws := int(logits.argmax()) not in ending):
+            logits = ending.mask(logits)
         q = torch.softmax(logits, dim=-1)
         share, entry = q.max(dim=-1)
-        if sampling:
+        if draws:
             # One draw from q: of exponential variables with these rates, each is the first with its probability.
             entry = (q / torch.empty_like(q).exponential_()).argmax()
         # Both in one transfer: an accelerator is waited for each time. Floats hold ids up to 2^24.
@@ -255,7 +282,7 @@ class DraftingLoop:
             self._clocked_step += _STEP_SMOOTHING * (min(elapsed, 4 * self._clocked_step) - self._clocked_step)
         wide = process is not None or self._ids is None
         token = int(entry) if wide else self._ids[int(entry)]
-        if not sampling:
+        if not draws:
             return token, share, None
         return token, share, self._widen(logits) if process is None else logits
 
@@ -265,6 +292,10 @@ class DraftingLoop:
             return logits.clone()
         wide = logits.new_full((self.vocabulary,), float("-inf"))
         return wide.index_copy_(0, self.network.draft_ids, logits)
+
+
+def _unprocessed(context: list[int], logits: torch.Tensor) -> torch.Tensor:
+    return logits
 
 
 def bin_of(share: float, bins: int) -> int:

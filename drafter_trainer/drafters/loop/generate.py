@@ -10,10 +10,11 @@ import types
 from pathlib import Path
 
 import torch
-from transformers import GenerationConfig
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 from transformers.utils import cached_file
 
+from .calls import Call
 from .drafting import DraftingLoop
 from .repository import build_loop
 
@@ -40,13 +41,21 @@ def generate(model, input_ids=None, generation_config=None, logits_processor=Non
         return type(model).generate(
             model, generation_config=generation_config, logits_processor=logits_processor, **kwargs
         )
-    return draft_round(loop_of(model), input_ids, generation_config, logits_processor, max_new_tokens)
+    embeds = kwargs.get("inputs_embeds")
+    return draft_round(loop_of(model), input_ids, generation_config, logits_processor, max_new_tokens, embeds)
 
 
-def draft_round(loop: DraftingLoop, input_ids, generation_config, logits_processor, max_new_tokens):
+def draft_round(
+    loop: DraftingLoop, input_ids, generation_config, logits_processor, max_new_tokens, inputs_embeds=None
+):
     """Draft one round with a loop; see `generate`, whose answer to assisted decoding it is."""
     sampling = bool(generation_config.do_sample)
     processors = list(logits_processor or ())
+    if loop.call is None or loop.call.settings is not generation_config:
+        loop.call = Call.read(generation_config, processors, inputs_embeds, loop.load_tokenizer)
+    call = loop.call
+    if not call.drafts:
+        return GenerateDecoderOnlyOutput(sequences=input_ids, scores=(NoScores(),), past_key_values=None)
     process = None
     if processors:
 
@@ -59,9 +68,9 @@ def draft_round(loop: DraftingLoop, input_ids, generation_config, logits_process
     # In the call that builds the loop, assisted decoding still asks for the stock loop's draft length at most. What
     # passes the target's length limit it cuts off itself.
     limit = loop.settings.longest_draft if max_new_tokens == loop.stock_draft_length else max_new_tokens
-    end_ids = generation_config.eos_token_id
-    end_ids = (end_ids,) if isinstance(end_ids, int) else end_ids or ()
-    draft = loop.draft(input_ids[0].tolist(), limit, process, sampling, end_ids)
+    if call.max_length is not None:
+        limit = max(min(limit, call.max_length - input_ids.shape[1] - 1), 0)
+    draft = loop.draft(input_ids[0].tolist(), limit, process, sampling, call.end_ids, call.endings)
     tokens = torch.tensor([[proposal.token for proposal in draft]], dtype=input_ids.dtype, device=input_ids.device)
     scores = (NoScores(),)
     drawn = any(proposal.scores is not None for proposal in draft)
@@ -115,7 +124,7 @@ def loop_of(model) -> DraftingLoop:
     """
     loop = getattr(model, "_drafting_loop", None)
     if loop is None:
-        loop = build_loop(model, lambda name: _find(model, name))
+        loop = build_loop(model, lambda name: _find(model, name), load_tokenizer=lambda: _load_tokenizer(model))
         attach_loop(model, loop)
     if loop.device != model.device:
         raise ValueError(f"the drafter drafted on {loop.device} and is on {model.device} now: load it anew there")
@@ -127,10 +136,20 @@ def _find(model, name: str) -> Path | None:
     if Path(model.name_or_path).is_dir():
         path = Path(model.name_or_path) / name
         return path if path.is_file() else None
-    # ... into a folder with the commit's name, which the model does not remember.
-    commit = next((part for part in Path(__file__).parts if re.fullmatch("[0-9a-f]{40}", part)), None)
-    path = cached_file(model.name_or_path, name, revision=commit, _raise_exceptions_for_missing_entries=False)
+    path = cached_file(model.name_or_path, name, revision=_commit(), _raise_exceptions_for_missing_entries=False)
     return None if path is None else Path(path)
+
+
+def _load_tokenizer(model) -> PreTrainedTokenizerBase | None:
+    try:
+        return AutoTokenizer.from_pretrained(model.name_or_path, revision=_commit())
+    except (OSError, ValueError):
+        return None
+
+
+def _commit() -> str | None:
+    # These files are copied into a folder with the commit's name, which the model does not remember.
+    return next((part for part in Path(__file__).parts if re.fullmatch("[0-9a-f]{40}", part)), None)
 
 
 def _scores(proposal, vocabulary: int, device: torch.device) -> torch.Tensor:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from .calls import TokenizerLoader
 from .drafting import DraftingLoop
 from .graph import GraphedNetwork
 from .network import LeanNetwork, reason_against
@@ -24,7 +25,11 @@ TABLE = "ngram.safetensors"
 
 
 def build_loop(
-    model, find: Callable[[str], Path | None], trained: int | None = None, follow_clock: bool = True
+    model,
+    find: Callable[[str], Path | None],
+    trained: int | None = None,
+    follow_clock: bool = True,
+    load_tokenizer: TokenizerLoader = lambda: None,
 ) -> DraftingLoop:
     """Build the loop of a loaded drafter.
 
@@ -33,6 +38,7 @@ def build_loop(
         find (callable): From a file's name to its path in the repository, `None` where it has no such file.
         trained (`int`, *optional*): Ids from which on the network was padded to the target's size, and drafts none.
         follow_clock (`bool`, *optional*, defaults to `True`): Whether greedy drafting learns costs from the clock.
+        load_tokenizer (callable, *optional*): Returns the target's tokenizer; see `DraftingLoop`.
     Raises:
         ValueError: If settings, draft vocabulary or table do not fit the drafter.
     """
@@ -54,7 +60,7 @@ def build_loop(
         )
     network = build_network(model, draft_ids, settings.int8)
     clock = time.perf_counter if follow_clock else None
-    return DraftingLoop(network, table, settings, model.device, vocabulary, clock)
+    return DraftingLoop(network, table, settings, model.device, vocabulary, clock, load_tokenizer)
 
 
 def build_network(model, draft_ids: torch.Tensor | None, int8: bool) -> LeanNetwork | StockNetwork | None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,10 +106,11 @@ def make_loop(
     slots: dict | None = None,
     size: int = 50,
     clock: Callable[[], float] | None = None,
+    tokenizer: PreTrainedTokenizerFast | None = None,
 ) -> DraftingLoop:
     """Make a loop on the processor, by default with a clock that stands still."""
     table = None if slots is None else NgramTable(slots)
-    return DraftingLoop(network, table, settings, CPU, size, clock or Clock())
+    return DraftingLoop(network, table, settings, CPU, size, clock or Clock(), lambda: tokenizer)
 
 
 def with_loop(
@@ -116,11 +118,25 @@ def with_loop(
     settings: LoopSettings,
     slots: dict | None = None,
     draft_ids: torch.Tensor | None = None,
+    tokenizer: PreTrainedTokenizerFast | None = None,
 ) -> PreTrainedModel:
     """Let a drafter draft with the loop and its lean network."""
     network = LeanNetwork(drafter, draft_ids)
-    attach_loop(drafter, make_loop(settings, network, slots, drafter.config.vocab_size))
+    attach_loop(drafter, make_loop(settings, network, slots, drafter.config.vocab_size, tokenizer=tokenizer))
     return drafter
+
+
+def note_sources(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Count who drafts what from now on."""
+    right, counts = DraftingLoop.draft, Counter[str]()
+
+    def noting(self: DraftingLoop, *given: Any, **named: Any):
+        draft = right(self, *given, **named)
+        counts.update(proposal.source for proposal in draft)
+        return draft
+
+    monkeypatch.setattr(DraftingLoop, "draft", noting)
+    return counts
 
 
 SLIDING = ["sliding_attention", "sliding_attention", "full_attention"]

@@ -145,7 +145,7 @@ def draft_without_network(repo: str, target: str, package: bool) -> dict:
     import sys
 
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(target)
     ids = torch.tensor([[50, 60, 70, 80, 90, 100, 110]])
@@ -162,13 +162,18 @@ def draft_without_network(repo: str, target: str, package: bool) -> dict:
     equal = torch.equal(plain, model.generate(ids, **given, assistant_model=drafter))
     facts = {"equal": equal, "fewer": len(passes) < 16, "table": drafter._drafting_loop.table is not None}
     model.generate(ids, **given | {"do_sample": True}, assistant_model=drafter)
+    stopping = given | {"stop_strings": " A", "tokenizer": AutoTokenizer.from_pretrained(target)}
+    facts["equal"] &= torch.equal(
+        model.generate(ids, **stopping), model.generate(ids, **stopping, assistant_model=drafter)
+    )
+    facts["stops"] = drafter._drafting_loop.call.endings is not None
     return facts | {"package": any(name.startswith("drafter_trainer") for name in sys.modules)}
 
 
 def test_hub_repository_loads_in_fresh_processes(folder: Path, target: Target, tmp_path: Path) -> None:
     """What has no architecture that transformers knows must come with its own, and be found under the commit."""
     files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
-    whole = {"equal": True, "fewer": True, "table": True}
+    whole = {"equal": True, "fewer": True, "table": True, "stops": True}
     with LoopbackHub(tmp_path / "hub", {}) as hub:
         hub.add_repo(REPO, files)
         for package in (True, False):

@@ -249,9 +249,9 @@ def draft_remotely(drafters: list, target: str) -> dict:
     import sys
 
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(target)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(target), AutoTokenizer.from_pretrained(target)
     ids = torch.tensor([[50, 60, 70, 80, 90, 100, 110]])
     given = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 16, "do_sample": False}
     plain = model.generate(ids, **given)
@@ -266,6 +266,11 @@ def draft_remotely(drafters: list, target: str) -> dict:
         model.generate(ids, **given | {"do_sample": True}, assistant_model=drafter)
         loop = getattr(drafter, "_drafting_loop", None)
         if loop is not None:
+            for stop in (" A", "in", "ll", " m", "de"):
+                stopping = given | {"stop_strings": stop, "tokenizer": tokenizer}
+                ended = model.generate(ids, **stopping)
+                facts["equal"] &= torch.equal(model.generate(ids, **stopping, assistant_model=drafter), ended)
+            facts["stops"] = loop.call.endings is not None
             facts["module"] = type(loop).__module__.split(".")[0]
             facts["longest_draft"] = loop.settings.longest_draft
             facts["table"] = loop.table is not None
@@ -292,5 +297,5 @@ def test_remote_code_finds_what_lies_beside_it(published: Path, target: Target, 
     assert result["package"] is False
     assert all(seen["equal"] and seen["passes"] < 16 for seen in result["seen"])
     loops = [{key: value for key, value in seen.items() if key not in ("equal", "passes")} for seen in result["seen"]]
-    whole = {"module": "transformers_modules", "longest_draft": 5, "table": True, "draft_ids": True}
+    whole = {"stops": True, "module": "transformers_modules", "longest_draft": 5, "table": True, "draft_ids": True}
     assert loops == [whole, whole, whole | {"longest_draft": 2, "table": False}, {}]
