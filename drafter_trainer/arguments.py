@@ -103,8 +103,11 @@ class TargetArguments:
         """Return the target that the options name.
 
         Raises:
-            InputError: As `resolve_target` does.
+            InputError: As `resolve_target` does, and for a folder without a name.
         """
+        if self.target_name is None and (folder := Path(self.target_model)).is_dir():
+            name = f"<you>/{folder.resolve().name}"
+            raise InputError(f"target_model {folder} is a folder: give its Hub id too, such as --target_name {name}")
         return resolve_target(
             self.target_model,
             self.target_revision,
@@ -195,7 +198,7 @@ class DistillationArguments:
     concurrency: int = option(32, "With engine server: requests in flight at each server, of each process")
     request_timeout: int = option(600, "With engine server: seconds to wait for an answer")
     teacher_forcing: bool = option(
-        False, "With engine server: let the target in this process give the log-probabilities that a server does not"
+        False, "Let the target in this process give log-probabilities to rows that have none, also to stored ones"
     )
 
     def __post_init__(self) -> None:

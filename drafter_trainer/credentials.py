@@ -1,4 +1,4 @@
-"""Credentials: known by their values or by their look, so that none is published, recorded or shown."""
+"""Credentials and paths of this machine: known by value or by look, so that none is published, recorded or shown."""
 
 import mmap
 import os
@@ -18,6 +18,9 @@ _LOOKS = re.compile(
     rb"\bhf_[A-Za-z0-9]{30,}|\bgh[pousr]_[A-Za-z0-9]{36,}|\bsk-[A-Za-z0-9_-]{32,}|\bAKIA[A-Z0-9]{16}\b"
     rb"|(?<=://)%(word)b:%(word)b(?=@)" % {b"word": _WORD}
 )
+# Not within a word, an address or another path: from "/home/me/x" to what ends a word or a quotation.
+_PATH = re.compile(r"""(?:(?<![\w./~<-])|(?<=file://))/([^/\s"'`|<>]+)/[^\s"'`|<>]*""")
+_HOMES = ("home", "Users", "root", "mnt", "scratch")  # also of another machine, on which a step was done
 
 
 def redact(text: str) -> str:
@@ -40,6 +43,17 @@ def find_credential(path: Path) -> str | None:
             if content.find(value.encode("utf-8", "surrogateescape")) >= 0:
                 return f"the value of {name}"
         return "what looks like a token, a key or a password" if _LOOKS.search(content, 0, _SEARCHED) else None
+
+
+def find_path(path: Path) -> str | None:
+    """Search a text file for an absolute path of this machine, or of anybody's home.
+
+    Returns:
+        `str`, the first path, or `None`: what only looks like one, such as `/v1/completions`, begins with no folder.
+    """
+    text = path.read_text(encoding="utf-8", errors="replace")
+    found = (match for match in _PATH.finditer(text) if match[1] in _HOMES or Path("/", match[1]).is_dir())
+    return next((match[0] for match in found), None)
 
 
 def _values() -> dict[str, str]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from drafter_trainer.provenance import collect_provenance
 FILE_NAME = "step.json"
 # What changes neither the result nor what may be reused of it.
 _INDIFFERENT = {
+    "batch_size",
     "card_folder",
     "check_generation",
     "collection",
@@ -33,8 +35,14 @@ _INDIFFERENT = {
     "run_folder",
     "run_name",
     "save_outputs",
+    "server_kind",
+    "server_model",
     "servers",
     "tag",
+    # Which target it is, its revision says: that is an input, and the same under another name or in another folder.
+    "target_model",
+    "target_name",
+    "target_revision",
     "to",
 }
 
@@ -49,21 +57,34 @@ class Step:
         folder (`Path`): Where the step leaves its results.
         recipe (`str`): Name of the recipe.
         settings (`dict`): What was given for it; settings that decide no result are left aside.
-        inputs (`dict[str, str]`): Fingerprints of what it reads: the target's revision, earlier steps.
+        inputs (`dict[str, str]`): Fingerprints of what it reads: the target's name and revision, earlier steps.
         main (`bool`, *optional*, defaults to `True`): Whether this process writes; with several, the first does.
+        fixed (`Collection[str]`, *optional*): Settings that must be as they were, where the recipe itself compares
+            what is left with what is asked for now; all if left out.
+    Attributes:
+        difference (`str`): Of settings and inputs, from those of the step that is left; empty where there is none.
+        earlier (`dict`, *optional*): The record of the step that is left, once `is_finished` has read it.
     """
 
     def __init__(
-        self, folder: Path, recipe: str, settings: dict[str, Any], inputs: dict[str, str], main: bool = True
+        self,
+        folder: Path,
+        recipe: str,
+        settings: dict[str, Any],
+        inputs: dict[str, str],
+        main: bool = True,
+        fixed: Collection[str] | None = None,
     ) -> None:
         self.folder = folder
         self.recipe = recipe
         self.main = main
         self.facts: dict[str, Any] = {}
         self.seconds = 0.0
-        deciding = {key: value for key, value in settings.items() if key not in _INDIFFERENT}
+        self.difference = ""
+        self.earlier: dict[str, Any] | None = None
+        self._fixed = fixed
         self._record: dict[str, Any] = json.loads(
-            json.dumps({"recipe": recipe, "settings": deciding, "inputs": inputs}, default=str)
+            json.dumps({"recipe": recipe, "settings": _deciding(settings), "inputs": inputs}, default=str)
         )
         self.fingerprint = hashlib.sha256(json.dumps(self._record, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -76,26 +97,48 @@ class Step:
         earlier = read_step(self.folder)
         if earlier is None:
             return False
-        if earlier["fingerprint"] != self.fingerprint:
-            if not any(path.is_file() and path.name != FILE_NAME for path in self.folder.rglob("*")):
-                return False  # it failed before it left anything
-            raise InputError(
-                f"{self.folder} was made with other settings ({self._difference(earlier)}): delete it to do the step "
-                "anew, or name another --run_folder"
-            )
+        changes = self._changes(earlier)
+        if changes and not any(path.is_file() and not _is_no_result(path) for path in self.folder.rglob("*")):
+            return False  # it failed before it left anything
+        self.difference = "; ".join(changes.values())
+        if self._fixed is None or earlier["recipe"] != self.recipe or changes.keys() & self._fixed:
+            self.refuse_difference()
+        self.earlier = earlier
         # Time of earlier sessions counts too; what they had recorded by then is recorded anew.
         self.seconds = earlier["seconds"]
-        if earlier["finished"]:
-            self.facts = earlier["facts"]
-        return earlier["finished"]
+        return earlier["finished"] and not changes and self.reuse()
 
-    def _difference(self, earlier: dict[str, Any]) -> str:
-        for part in ("settings", "inputs"):
-            before, now = earlier[part], self._record[part]
+    def refuse_difference(self, because: str = "") -> None:
+        """Refuse to do the step over another one, if it is another.
+
+        Args:
+            because (`str`, *optional*): What of the other step is in the way.
+        Raises:
+            InputError: That names the difference.
+        """
+        if self.difference:
+            raise InputError(
+                f"{self.folder} was made with other settings ({self.difference}{because}): delete it to do the step "
+                "anew, or name another --run_folder"
+            )
+
+    def reuse(self) -> bool:
+        """Take the results of the step that is left for those of this one; return `True`."""
+        # Later steps know it by that fingerprint, and releases differ in the settings that they leave aside.
+        self.facts, self.fingerprint = self.earlier["facts"], self.earlier["fingerprint"]
+        return True
+
+    def _changes(self, earlier: dict[str, Any]) -> dict[str, str]:
+        """Say in which settings and inputs an earlier step differs, by their names."""
+        if earlier["recipe"] != self.recipe:
+            return {"recipe": f"then of {earlier['recipe']}, now of {self.recipe}"}
+        changes = {}
+        for part, of in (("settings", _deciding), ("inputs", dict)):
+            before, now = of(earlier[part]), self._record[part]
             for key in sorted(before.keys() | now.keys()):
-                if before.get(key) != now.get(key):
-                    return f"{key}: then {before.get(key)}, now {now.get(key)}"
-        return f"then of {earlier['recipe']}, now of {self._record['recipe']}"
+                if _content(key, before.get(key)) != _content(key, now.get(key)):
+                    changes[key] = f"{key}: then {before.get(key)}, now {now.get(key)}"
+        return changes
 
     def __enter__(self) -> "Step":
         self._start = time.monotonic() - self.seconds
@@ -120,6 +163,19 @@ class Step:
         }
         text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
         write_whole(self.folder / FILE_NAME, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _is_no_result(path: Path) -> bool:
+    return path.name == FILE_NAME or path.suffix == ".arrow"  # prompts, which are made again for other settings
+
+
+def _deciding(settings: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in _INDIFFERENT}
+
+
+def _content(key: str, value: Any) -> Any:
+    """Leave aside by which name a target is known: `Target.identity` is its name and its revision."""
+    return value.rpartition("@")[2] if key == "target" and isinstance(value, str) else value
 
 
 def read_step(folder: Path) -> dict[str, Any] | None:

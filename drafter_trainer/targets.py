@@ -2,9 +2,6 @@
 
 import hashlib
 import importlib.metadata
-import re
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +10,13 @@ from typing import Any
 import huggingface_hub
 import torch
 from huggingface_hub.errors import HTTPError, RevisionResolutionError  # the first is the client's HTTP library's
-from packaging.requirements import Requirement
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
-    GgufConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -27,6 +24,7 @@ from transformers import (
 from drafter_trainer.access import explain_refusal
 from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.errors import InputError
+from drafter_trainer.wheels import convert_wheel
 
 _HASHED_BYTES = 1 << 20
 
@@ -73,7 +71,7 @@ class Target:
         """Return the dtype of the checkpoint's weights: bfloat16, of the same range, if they were quantized."""
         if self.dequantized:
             return torch.bfloat16
-        config = AutoConfig.from_pretrained(self.path, revision=self.hub_revision)
+        config = self.load_config()
         return config.dtype or config.get_text_config().dtype or torch.float32
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
@@ -99,10 +97,23 @@ class Target:
             tokenizer.chat_template = self.chat_template
         if tokenizer.chat_template is None:
             raise InputError(f"the tokenizer of {self.name} has no chat template: give one with --chat_template FILE")
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token
+        if tokenizer.pad_token_id is None:  # padding is masked: any token will do
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
         source = self.chat_template_file or (own if own.is_file() else f"the chat template of {self.name}")
         return ChatTokenizer(tokenizer, self.chat_template_kwargs, self.sanitize_control_tokens, str(source))
+
+    def load_config(self) -> PreTrainedConfig:
+        """Load the configuration."""
+        return AutoConfig.from_pretrained(self.path, revision=self.hub_revision)
+
+    @property
+    def context(self) -> int | None:
+        """Tokens that it reads at most; `None` where its configuration states no number."""
+        return context_of(self.load_config())
+
+    def is_known_as(self, identity: str) -> bool:
+        """Tell whether an identity is of these weights, under whatever name."""
+        return identity.rpartition("@")[2] == self.revision
 
     def load_model(self, dtype: str, device: torch.device | str = "cpu") -> PreTrainedModel:
         """Load the model for inference.
@@ -133,6 +144,11 @@ class Target:
         return sorted(ids)
 
 
+def context_of(config: PreTrainedConfig) -> int | None:
+    """Return how many tokens a model reads at most, `None` where its configuration states no number."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
 def end_ids(model: PreTrainedModel) -> frozenset[int]:
     """Return the ids that end what a model says."""
     eos = model.generation_config.eos_token_id
@@ -161,7 +177,7 @@ def resolve_target(
         folder (`Path`, *optional*): Where converted wheels are kept.
         chat_template_kwargs, sanitize_control_tokens: As for `ChatTokenizer`.
     Raises:
-        InputError: If it does not exist, or the wheel is not installed.
+        InputError: If it does not exist, the wheel is not installed, or no drafter can speed it up.
     """
     how = {
         "chat_template": None if chat_template is None else _read_template(Path(chat_template)).rstrip("\n"),
@@ -172,18 +188,24 @@ def resolve_target(
     }
     if target_model.startswith("wheel:"):
         wheel = target_model.removeprefix("wheel:")
-        path = _convert_wheel(wheel, folder)
-        version = f"{wheel}=={importlib.metadata.version(wheel)}"
-        return Target(name or target_model, version, str(path), dequantized=True, **how)
-    if Path(target_model).is_dir():
-        return Target(name or target_model, hash_folder(Path(target_model)), target_model, **how)
-    commit = resolve_commit(target_model, revision, "a model")
+        path, found = str(convert_wheel(wheel, folder)), f"{wheel}=={importlib.metadata.version(wheel)}"
+    elif Path(target_model).is_dir():
+        path, found = target_model, hash_folder(Path(target_model))
+    else:
+        path, found = target_model, resolve_commit(target_model, revision, "a model")
+    target = Target(name or target_model, found, path, dequantized=target_model.startswith("wheel:"), **how)
     try:
-        AutoConfig.from_pretrained(target_model, revision=commit)
+        config = target.load_config()
     except (OSError, ValueError) as error:  # ValueError: a configuration of no architecture that is known here
         reason = explain_refusal(target_model, error)
         raise InputError(f"target {target_model} is no readable model: {reason}") from error
-    return Target(name or target_model, commit, target_model, **how)
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if model_class is not None and model_class._is_stateful:
+        raise InputError(
+            f"target {target_model} is a {model_class.__name__}, whose state cannot be taken back when a draft is "
+            "rejected: generate() takes no drafter for it; name a target that has attention alone"
+        )
+    return target
 
 
 def _read_template(path: Path) -> str:
@@ -233,62 +255,3 @@ def hash_folder(folder: Path) -> str:
             file.seek(max(0, size - _HASHED_BYTES))
             digest.update(file.read())
     return f"sha256:{digest.hexdigest()[:16]}"
-
-
-def _convert_wheel(wheel: str, folder: Path) -> Path:
-    files = _gguf_files(wheel)
-    converted = folder / f"{wheel}-{importlib.metadata.version(wheel)}"
-    if converted.is_dir():
-        return converted
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as partial:
-        source = files[0] if len(files) == 1 else _join(files, Path(partial) / "joined.gguf")
-        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-        # Without dequantize the file loads as quantised weights, which cannot be saved.
-        model = AutoModelForCausalLM.from_pretrained(
-            source.parent,
-            gguf_file=source.name,
-            quantization_config=GgufConfig(dequantize=True),
-            dtype=torch.float32,
-        )
-        whole = Path(partial) / "converted"
-        model.save_pretrained(whole)
-        tokenizer.save_pretrained(whole)
-        if not converted.is_dir():  # another process may have been quicker
-            whole.rename(converted)
-    return converted
-
-
-def _gguf_files(wheel: str) -> list[Path]:
-    """Find the GGUF file in a wheel, or its pieces, in their order, in the wheels that it requires."""
-    distribution = _distribution(wheel)
-    files = [distribution.locate_file(file) for file in distribution.files or () if file.suffix == ".gguf"]
-    if not files:
-        required = [Requirement(line) for line in distribution.requires or ()]
-        required = [each.name for each in required if each.name.startswith(f"{wheel}-part")]
-        pieces = [
-            parts.locate_file(file)
-            for parts in map(_distribution, required)
-            for file in parts.files or ()
-            if re.fullmatch(r"\.part\d+", file.suffix)
-        ]
-        if pieces:
-            return sorted(map(Path, pieces), key=lambda piece: piece.name)
-    if len(files) != 1:
-        raise InputError(f"wheel {wheel} carries {len(files)} GGUF files, expected one")
-    return [Path(str(files[0]))]
-
-
-def _distribution(wheel: str) -> importlib.metadata.Distribution:
-    try:
-        return importlib.metadata.distribution(wheel)
-    except importlib.metadata.PackageNotFoundError as error:
-        raise InputError(f"wheel {wheel} is not installed: pip install --no-deps {wheel}") from error
-
-
-def _join(pieces: Sequence[Path], path: Path) -> Path:
-    with path.open("wb") as whole:
-        for piece in pieces:
-            with piece.open("rb") as part:
-                shutil.copyfileobj(part, whole)
-    return path

@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from datasets import concatenate_datasets
 from transformers import set_seed
 
 from drafter_trainer.arguments import DrafterArguments
@@ -45,7 +44,8 @@ from drafter_trainer.steps import FILE_NAME, Step, finished_step, read_step
 from drafter_trainer.targets import Target
 from drafter_trainer.training.arguments import FinetuningArguments
 from drafter_trainer.training.collators import SelfDistilledCollator
-from drafter_trainer.training.rows import count_response_tokens, load_rows
+from drafter_trainer.training.losses import TOPK_LOSSES
+from drafter_trainer.training.rows import count_response_tokens, load_split
 from drafter_trainer.training.trainers import FinetuningTrainer, train_to_end
 
 
@@ -98,8 +98,8 @@ def train(
     """Train a drafter on self-distilled rows, leave it in a folder, and return the facts of the step."""
     tokenizer = target.load_tokenizer()
     rows = {
-        split: concatenate_datasets([load_rows(rows / split, target) for rows in data])
-        for split in ("train", "validation")
+        "train": load_split(data, "train", target, training.loss_type in TOPK_LOSSES),
+        "validation": load_split(data, "validation", target, None),
     }
     if limit is not None and limit < len(rows["train"]):
         # Shards are sorted by the lengths of the prompts: the first rows would be the short ones.

@@ -51,12 +51,12 @@ def make_tokenizer(vocabulary: int = 400) -> PreTrainedTokenizerFast:
 def make_model(tokenizer: PreTrainedTokenizerFast, layers: int = 4, seed: int = 0, **config: int) -> PreTrainedModel:
     """Make a tiny Llama with random weights that fits a tokenizer."""
     torch.manual_seed(seed)
-    values = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2} | config
+    values = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+    values |= {"max_position_embeddings": 512} | config
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
             num_hidden_layers=layers,
-            max_position_embeddings=512,
             initializer_range=0.3,  # far from uniform, so that greedy decoding is decided
             tie_word_embeddings=True,
             bos_token_id=tokenizer.bos_token_id,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from drafter_trainer.credentials import find_credential, redact
+from drafter_trainer.credentials import find_credential, find_path, redact
 from drafter_trainer.provenance import collect_provenance
 
 LOOKS = (
@@ -67,3 +67,18 @@ def test_recorded_command_holds_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """It stands in results.json and on the card."""
     monkeypatch.setattr("sys.argv", ["distill.py", "--servers", "http://alice:swordfish@host:8000", LOOKS[0]])
     assert collect_provenance()["command"] == "distill.py --servers http://***@host:8000 ***"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('{"initialization": "/home/somebody/base"}', "/home/somebody/base"),
+        ("corpus `file:/tmp/texts/a.txt`, file:///tmp/b", "/tmp/texts/a.txt"),
+        ("| base | /usr/lib/models |", "/usr/lib/models"),
+        ("asks https://host/home/x/y or /v1/completions, and/or ~/home/x, </tmp/x>, runs/home/x", None),
+    ],
+)
+def test_paths_of_this_machine_are_found(tmp_path: Path, text: str, found: str | None) -> None:
+    """A card or drafter.json would tell everybody who has trained it, and where."""
+    (tmp_path / "README.md").write_text(text, encoding="utf-8")
+    assert find_path(tmp_path / "README.md") == found

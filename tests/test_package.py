@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "drafter_trainer"
 # Folders and modules in layers; each may import from its own and from those before it.
 LAYERS = (
-    ("errors", "access", "atomic", "chat", "credentials", "extras", "languages", "provenance"),
+    ("errors", "access", "atomic", "chat", "credentials", "extras", "languages", "provenance", "wheels"),
     ("targets", "steps"),
     ("arguments", "drafters", "corpora", "decoding"),
     ("distillation", "serving"),

@@ -59,18 +59,12 @@ def interrupt(step: Step) -> None:
 
 def test_finished_step_is_remembered(tmp_path: Path) -> None:
     """Forgotten, hours of distillation would be done again; without its facts the report would be empty."""
+    assert not make_step(tmp_path / "absent").is_finished()
     run(make_step(tmp_path), rows=12)
-    again = make_step(tmp_path)
+    again = make_step(tmp_path, settings=dict(reversed(SETTINGS.items())))  # the command line gives keys in any order
     assert again.is_finished()
     assert again.facts == {"rows": 12}
     assert finished_step(tmp_path, "run it")["facts"] == {"rows": 12}
-
-
-def test_new_step_is_not_finished(tmp_path: Path) -> None:
-    """A folder that happens to exist holds no step."""
-    assert not make_step(tmp_path).is_finished()
-    assert not make_step(tmp_path / "absent").is_finished()
-    assert read_step(tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -102,17 +96,19 @@ def test_step_that_left_nothing_may_be_done_otherwise(tmp_path: Path) -> None:
     assert read_step(tmp_path)["settings"]["learning_rate"] == 2e-5
 
 
-@pytest.mark.parametrize("key", ["to", "output_dir", "run_folder", "logging_steps", "report_to", "private"])
-def test_settings_that_decide_nothing_are_left_aside(tmp_path: Path, key: str) -> None:
-    """Publishing elsewhere, or logging more often, must not throw a trained drafter away."""
-    run(make_step(tmp_path))
-    assert make_step(tmp_path, {key: "other"}).is_finished()
-
-
-def test_order_of_settings_is_none(tmp_path: Path) -> None:
-    """The command line gives keys in any order."""
-    run(make_step(tmp_path))
-    assert make_step(tmp_path, settings=dict(reversed(SETTINGS.items()))).is_finished()
+def test_settings_that_decide_nothing_are_left_aside(tmp_path: Path) -> None:
+    """Publishing elsewhere, logging more often or a name for the target must not throw a trained drafter away; paths
+    and tuples read back from JSON are other objects."""
+    settings = {"folder": Path("a/b"), "temperatures": (0.0, 0.7), "eval_strategy": None}
+    run(make_step(tmp_path, settings | {"batch_size": 8}))
+    record = tmp_path / FILE_NAME
+    said = json.loads(record.read_text(encoding="utf-8"))
+    said["settings"]["concurrency"], said["fingerprint"] = 4, "of an earlier release"
+    record.write_text(json.dumps(said), encoding="utf-8")
+    others = dict.fromkeys(("to", "output_dir", "logging_steps", "report_to", "private", "target_name"), "other")
+    again = make_step(tmp_path, settings | others, inputs={"target": "renamed@1"})
+    assert again.is_finished()
+    assert again.fingerprint == "of an earlier release"  # by which later steps know it
 
 
 def test_changed_input_is_refused(tmp_path: Path) -> None:
@@ -142,7 +138,9 @@ def test_fingerprint_names_settings_and_inputs(tmp_path: Path) -> None:
 
 
 def test_interrupted_step_is_not_finished(tmp_path: Path) -> None:
-    """Taken for finished, half a distillation would be trained on."""
+    """Taken for finished, half a distillation would be trained on; a process that is killed runs no more code."""
+    with make_step(tmp_path / "running"):
+        assert read_step(tmp_path / "running")["finished"] is False
     interrupt(make_step(tmp_path))
     again = make_step(tmp_path)
     assert not again.is_finished()
@@ -151,13 +149,6 @@ def test_interrupted_step_is_not_finished(tmp_path: Path) -> None:
         finished_step(tmp_path, "run it again")
     run(again, rows=12)
     assert make_step(tmp_path).is_finished()
-
-
-def test_step_is_unfinished_while_it_runs(tmp_path: Path) -> None:
-    """A process that is killed runs no more code: the record must say so from the beginning."""
-    with make_step(tmp_path):
-        assert read_step(tmp_path)["finished"] is False
-    assert read_step(tmp_path)["finished"] is True
 
 
 def test_missing_step_is_refused_with_advice(tmp_path: Path) -> None:
@@ -219,10 +210,3 @@ def test_record_says_what_was_done(tmp_path: Path) -> None:
     assert (record["recipe"], record["inputs"]) == ("distill", INPUTS)
     assert record["provenance"] == {"command": "test"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rows", FILE_NAME]
-
-
-def test_settings_of_the_trainer_survive_json(tmp_path: Path) -> None:
-    """Enums and paths of the arguments' dataclasses read back from JSON are text: then and now must still agree."""
-    settings = {"folder": Path("a/b"), "temperatures": (0.0, 0.7), "eval_strategy": None}
-    run(make_step(tmp_path, settings))
-    assert make_step(tmp_path, settings).is_finished()

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
+from drafter_trainer.arguments import TargetArguments
 from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.errors import InputError
 from drafter_trainer.targets import Target, hash_folder, resolve_target
@@ -85,6 +86,23 @@ def test_folder_without_a_model_is_refused(copy: Path, missing: str) -> None:
         resolve_target(str(copy))
 
 
+@pytest.mark.parametrize("architecture", ["mamba", "qwen3_5"])
+def test_target_that_takes_no_drafter_is_refused(copy: Path, architecture: str) -> None:
+    """Generation refuses assistants for models with a recurrent state: hours of training would come to nothing."""
+    AutoConfig.for_model(architecture).save_pretrained(copy)
+    with pytest.raises(InputError, match=r"whose state cannot be taken back .*generate\(\) takes no drafter for it"):
+        resolve_target(str(copy))
+
+
+def test_folder_has_to_be_named(target_folder: Path) -> None:
+    """A path of this machine would become the base model of a card, and the target in every row."""
+    arguments = TargetArguments(target_model=str(target_folder))
+    with pytest.raises(
+        InputError, match=f"{target_folder} is a folder: give its Hub id too, such as --target_name <you>/tiny-target"
+    ):
+        arguments.resolve()
+
+
 @pytest.mark.parametrize("name", ["nobody/nothing", "./nothing", "/nowhere/at/all", "two words/x"])
 def test_model_that_is_nowhere_is_refused(name: str) -> None:
     """A mistyped folder is asked of the Hub as an id; the message must say both."""
@@ -113,11 +131,12 @@ def test_tokenizer_pads_on_the_left(target: Target, tokenizer: PreTrainedTokeniz
 
 
 def test_tokenizer_without_padding_pads_with_its_end_token(copy: Path) -> None:
-    """Llama's tokenizers have no padding token: batches of prompts would not be built at all."""
+    """Llama's tokenizers have no padding token, some no end token either: batches would not be built at all."""
     bare = make_tokenizer()
-    bare.pad_token = None
-    bare.save_pretrained(copy)
-    assert resolve_target(str(copy)).load_tokenizer().pad_token == "<|end|>"
+    for lacking, padding in (("pad_token", "<|end|>"), ("eos_token", "<|pad|>")):
+        setattr(bare, lacking, None)
+        bare.save_pretrained(copy)
+        assert resolve_target(str(copy)).load_tokenizer().pad_token == padding
 
 
 def test_tokenizer_without_template_is_refused(copy: Path) -> None:

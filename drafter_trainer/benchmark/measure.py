@@ -17,6 +17,7 @@ from drafter_trainer.decoding.metrics import is_looping
 from drafter_trainer.decoding.rounds import Decoding, decode
 from drafter_trainer.decoding.sampling import describe_sampling
 from drafter_trainer.errors import InputError, RefusedConversationError
+from drafter_trainer.targets import context_of
 
 _WARM_UP_TOKENS = 16
 
@@ -162,8 +163,8 @@ def _divergence(
 
 
 def _check_length(target_model: PreTrainedModel, question: Question, length: int, new_tokens: int) -> None:
-    context = target_model.config.get_text_config().max_position_embeddings
-    if length + new_tokens > context:
+    context = context_of(target_model.config)
+    if context is not None and length + new_tokens > context:
         raise InputError(
             f"question {question.question_id}: {length} tokens and {new_tokens} new ones pass the target's "
             f"context of {context}: leave it out, or ask for fewer with --max_new_tokens"

@@ -1,6 +1,7 @@
 """Self-distillation: the target's own answers become training rows."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from tqdm.auto import tqdm
 
@@ -11,6 +12,8 @@ from drafter_trainer.distillation.requests import Request, Requests
 from drafter_trainer.distillation.store import Answer, Refusal, RowStore
 from drafter_trainer.distillation.teacher import Teacher
 from drafter_trainer.errors import InputError
+
+_TOO_LONG = "prompt that fills the target's context"
 
 
 def distill(
@@ -23,11 +26,13 @@ def distill(
     process: tuple[int, int] = (0, 1),
     teacher: Teacher | None = None,
     drop_looping: bool = False,
+    end_ids: Iterable[int] = (),
 ) -> None:
     """Ask the target for what the store does not hold yet; each group of answers becomes one shard.
 
     Args:
-        requests (`Requests`): All of them, also those already answered: they fix the batches.
+        requests (`Requests`): All of them, also those already answered: they fix the batches. What has a limit of 0
+            is dropped.
         engine (`Engine`): Answers them.
         store (`RowStore`): Gains the rows.
         batch_size (`int`): Requests of a batch.
@@ -37,6 +42,7 @@ def distill(
             takes every so-manieth batch.
         teacher (`Teacher`, *optional*): Gives log-probabilities to answers that came without.
         drop_looping (`bool`, *optional*, defaults to `False`): Drop answers that end in a repetition loop.
+        end_ids (`Iterable[int]`, *optional*): Ids that end an answer wherever they stand; not all engines know them.
     Raises:
         DamagedStoreError: If an earlier shard is damaged.
         InputError: If nothing more can be answered, the first requests are all refused for one reason, or an answer
@@ -44,7 +50,7 @@ def distill(
         OSError: If the disk is full; what was stored before stays.
     """
     rank, processes = process
-    special = frozenset(special_ids)
+    special, ends = frozenset(special_ids), frozenset(end_ids)
     done = store.keys()
     total = sum(requests.batch_sizes(batch_size)[rank::processes])
     rows = dropped = tokens = 0
@@ -53,6 +59,9 @@ def distill(
         def asked() -> Iterator[list[Request]]:
             for batch in requests.batches(batch_size, process):
                 missing = [request for request in batch if request.key not in done]
+                too_long = [request for request in missing if not request.max_new_tokens]
+                store.write_dropped([(request, _TOO_LONG) for request in too_long], language)
+                missing = [request for request in missing if request.max_new_tokens]
                 if rank == 0 and len(missing) < len(batch):
                     bar.initial += len(batch) - len(missing)  # the time left is that of the others
                     bar.update(len(batch) - len(missing))
@@ -60,7 +69,7 @@ def distill(
                     yield missing
 
         for group, answers in engine.answers(asked()):
-            answered = [*zip(group, answers)]
+            answered = [(request, _ended(answer, ends)) for request, answer in zip(group, answers)]
             if not (done or rows or dropped):
                 _refuse_to_drop_all(answered)
             _check(answered, engine.name)
@@ -75,6 +84,18 @@ def distill(
             speed = tokens / (bar.format_dict["elapsed"] or 1)
             bar.set_postfix_str(f"{speed:.0f} tokens/s, {rows / max(1, rows + dropped):.0%} kept", refresh=False)
             bar.update(len(answered))
+
+
+def _ended(answer: Answer | Refusal, end_ids: Collection[int]) -> Answer | Refusal:
+    """Leave out what follows the first token that ends an answer."""
+    if not end_ids or isinstance(answer, Refusal):
+        return answer
+    length = next((n for n, token in enumerate(answer.response_ids, 1) if token in end_ids), None)
+    if length is None:
+        return answer
+    ids, logprobs = (part if part is None else part[:length] for part in (answer.topk_ids, answer.topk_logprobs))
+    kept = answer.response_ids[:length]
+    return replace(answer, response_ids=kept, topk_ids=ids, topk_logprobs=logprobs, finish_reason="stop")
 
 
 def _check(answered: Sequence[tuple[Request, Answer | Refusal]], engine: str) -> None:

@@ -36,6 +36,7 @@ class VLLMEngine:
         except ImportError as error:
             raise InputError(f"engine vllm cannot be had ({error}): pip install vllm, or ask a server") from error
         self._sampling = vllm.SamplingParams
+        self._end_ids = target.end_ids(target.load_tokenizer()) if target.stop else []
         self._llm = vllm.LLM(
             model=target.path,
             revision=target.hub_revision,
@@ -69,6 +70,7 @@ class VLLMEngine:
             frequency_penalty=0.0,
             seed=int(request.key[:8], 16) >> 1,
             max_tokens=request.max_new_tokens,
+            stop_token_ids=self._end_ids,
             logprobs=TOP_K,
             detokenize=False,
         )

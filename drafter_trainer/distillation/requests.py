@@ -81,6 +81,9 @@ class Requests:
         max_new_tokens (`int`): Length limit of an answer.
         pair (`Pair`): Pair of languages.
         target (`Target`): Who is asked.
+        context (`int`, *optional*): Tokens of prompt and answer that the target can read. It shortens the limit of
+            requests with long prompts; one that leaves no room for an answer gets a limit of 0, and is not to be
+            asked.
     """
 
     def __init__(
@@ -92,7 +95,9 @@ class Requests:
         max_new_tokens: int,
         pair: Pair,
         target: Target,
+        context: int | None = None,
     ) -> None:
+        self._context = context
         self._prompts = prompts
         self._samples = samples
         self._seed = seed
@@ -110,6 +115,11 @@ class Requests:
             temperature: np.repeat(longest_first, samples) if temperature else firsts
             for temperature in sorted(set(temperatures))
         }
+
+    @property
+    def prompts(self) -> int:
+        """How many prompts there are."""
+        return self._prompts.num_rows
 
     def __len__(self) -> int:
         return sum(map(len, self._asked.values()))
@@ -147,11 +157,12 @@ class Requests:
     def _request(self, row: dict[str, Any], temperature: float, place: int) -> Request:
         # A prompt's samples stand side by side.
         sample = row["repetition"] * self._samples + place % self._samples
+        room = self._max_new_tokens if self._context is None else max(0, self._context - len(row["prompt_ids"]))
         return Request(
             prompt_ids=tuple(row["prompt_ids"]),
             temperature=temperature,
             seed=self._seed + sample if temperature else 0,
-            max_new_tokens=self._max_new_tokens,
+            max_new_tokens=min(self._max_new_tokens, room),
             source_id=row["source_id"],
             corpus=row["corpus"],
             pair=str(self._pair),

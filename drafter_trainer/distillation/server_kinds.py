@@ -13,7 +13,7 @@ from drafter_trainer.errors import InputError
 
 _OFF = {"top_p": 1.0, "min_p": 0.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 _LEAST = -9999.0  # vLLM's for minus infinity, which JSON does not know; within fp16
-_LLAMACPP_FINISHES = {"eos": "stop", "limit": "length"}
+_LLAMACPP_FINISHES = {"eos": "stop", "word": "stop", "limit": "length"}
 
 
 class ServerKind(Protocol):
@@ -71,6 +71,7 @@ class VLLM:
             "seed": _seed(request),
             "max_tokens": request.max_new_tokens,
             "n": 1,
+            "stop": [*request.stop],
             "logprobs": TOP_K,
             "return_tokens_as_token_ids": True,
             "stream": False,
@@ -107,6 +108,7 @@ class SGLang:
             "repetition_penalty": 1.0,
             "sampling_seed": _seed(request),
             "max_new_tokens": request.max_new_tokens,
+            "stop": [*request.stop],
             "n": 1,
         }
         return {
@@ -131,8 +133,8 @@ class LlamaCpp:
 
     Its own endpoint returns ids; with `samplers` nothing but the temperature is applied. A prompt of ids gets no
     start token, and `n_probs` are of the raw logits unless `post_sampling_probs` is set. They leave out every token
-    that ends inside a character, and are absent where all do; `tokens` has all ids. An answer of which some are left
-    out has no log-probabilities.
+    that ends inside a character, and the one that holds a stop; they are absent where all are left out. `tokens` has
+    all ids. An answer of which some are left out has no log-probabilities.
     """
 
     name = "llamacpp"
@@ -158,6 +160,7 @@ class LlamaCpp:
             "mirostat": 0,
             "seed": _seed(request),
             "n_predict": request.max_new_tokens,
+            "stop": [*request.stop],
             "n_probs": TOP_K,
             "post_sampling_probs": False,
             "return_tokens": True,

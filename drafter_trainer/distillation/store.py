@@ -2,9 +2,10 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +15,11 @@ import pyarrow.parquet as pq
 from drafter_trainer.atomic import write_whole
 from drafter_trainer.distillation.requests import Request
 from drafter_trainer.errors import DamagedStoreError
+from drafter_trainer.provenance import without_folders
 
 TOP_K = 20
+SPLITS = ("train", "validation")
+TopK = tuple[np.ndarray, np.ndarray]  # the most likely ids at each position of an answer, and their log-probabilities
 
 ROWS = pa.schema(
     [
@@ -37,6 +41,7 @@ ROWS = pa.schema(
         ("target_revision", pa.string()),
     ]
 )
+NAMES = ("target", "source_id", "corpus")  # columns that named paths in earlier releases
 DROPPED = pa.schema([("key", pa.string()), ("reason", pa.string()), ("language", pa.string())])
 
 
@@ -161,14 +166,23 @@ class RowStore:
         for shard in self.shards():
             yield _read(shard, ROWS, columns)
 
+    def target_name(self, revision: str) -> str | None:
+        """Return the name that the keys of a target's rows were made with, `None` where it gave none."""
+        for table in self.tables(["target", "target_revision"]):
+            for name, of in zip(table["target"].to_pylist(), table["target_revision"].to_pylist()):
+                if of == revision:
+                    return name
+        return None
+
     def count(self) -> dict[str, int]:
-        """Count rows, tokens of answers, and rows that the length limit cut."""
+        """Count rows, tokens of answers, rows that the length limit cut, and rows without log-probabilities."""
         rows = tokens = cut = 0
         for table in self.tables(["response_ids", "finish_reason"]):
             rows += table.num_rows
             tokens += pc.sum(pc.list_value_length(table["response_ids"])).as_py()
             cut += pc.sum(pc.equal(table["finish_reason"], "length")).as_py()
-        return {"rows": rows, "response_tokens": tokens, "cut_by_length": cut}
+        bare = sum(map(count_bare, self.shards()))
+        return {"rows": rows, "response_tokens": tokens, "cut_by_length": cut, "without_logprobs": bare}
 
     def drops(self) -> Counter[str]:
         """Count what was dropped, under "reason (language)"."""
@@ -190,6 +204,18 @@ class RowStore:
         """Write requests whose answers were dropped, each with its reason."""
         records = [{"key": request.key, "reason": reason, "language": language} for request, reason in rows]
         self._write("dropped", records, DROPPED)
+
+    def complete(self, shard: Path, score: Callable[[list[dict[str, Any]]], list[TopK]]) -> None:
+        """Give log-probabilities to the rows of a shard that have none; the shard stays whole at any moment.
+
+        Args:
+            score (callable): From rows, as dictionaries, to the most likely ids of each and their log-probabilities.
+        """
+        records = _read(shard, ROWS, None).to_pylist()
+        bare = [record for record in records if record["topk_logprobs"] is None]
+        for record, topk in zip(bare, score(bare)):
+            record |= _topk(*topk)
+        write_whole(shard, lambda path: pq.write_table(pa.Table.from_pylist(records, ROWS), path))
 
     def _write(self, kind: str, records: list[dict], schema: pa.Schema) -> None:
         if not records:
@@ -214,15 +240,50 @@ def _read(shard: Path, schema: pa.Schema, columns: list[str] | None) -> pa.Table
     return table
 
 
+def count_bare(shard: Path) -> int:
+    """Count the rows of a shard that have no log-probabilities, without reading any.
+
+    Raises:
+        DamagedStoreError: If it cannot be read.
+    """
+    _read(shard, ROWS, [])
+    metadata = pq.read_metadata(shard)
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    columns = [group.column(number) for group in groups for number in range(group.num_columns)]
+    return sum(each.statistics.null_count for each in columns if each.path_in_schema.startswith("topk_logprobs."))
+
+
 def _record(request: Request, answer: Answer, engine: str) -> dict:
-    with_topk = answer.topk_ids is not None and answer.topk_logprobs is not None
-    return asdict(request) | {
-        "key": request.key,
-        "response_ids": answer.response_ids,
-        "topk_ids": list(answer.topk_ids.astype(np.int32)) if with_topk else None,
-        "topk_logprobs": list(answer.topk_logprobs.astype(np.float16)) if with_topk else None,
-        "finish_reason": answer.finish_reason,
-        "max_new_tokens": len(answer.response_ids) if is_cut_short(request, answer) else request.max_new_tokens,
-        "engine": engine,
-        "retokenized": answer.retokenized,
-    }
+    return (
+        asdict(request)
+        | {
+            "key": request.key,
+            "response_ids": answer.response_ids,
+            "finish_reason": answer.finish_reason,
+            "max_new_tokens": len(answer.response_ids) if is_cut_short(request, answer) else request.max_new_tokens,
+            "source_id": without_folders(request.source_id),
+            "corpus": without_folders(request.corpus),
+            "engine": engine,
+            "retokenized": answer.retokenized,
+        }
+        | _topk(answer.topk_ids, answer.topk_logprobs)
+    )
+
+
+def without_paths(table: pa.Table, target: str) -> pa.Table:
+    """Return rows without paths of this machine, which earlier releases recorded.
+
+    Args:
+        target (`str`): Name of the target that was known by its folder.
+    """
+    for name in NAMES:
+        values = table[name].to_pylist()
+        values = [target if name == "target" and value.startswith("/") else without_folders(value) for value in values]
+        table = table.set_column(table.column_names.index(name), ROWS.field(name), [pa.array(values, pa.string())])
+    return table
+
+
+def _topk(ids: np.ndarray | None, logprobs: np.ndarray | None) -> dict:
+    if ids is None or logprobs is None:
+        return {"topk_ids": None, "topk_logprobs": None}
+    return {"topk_ids": list(ids.astype(np.int32)), "topk_logprobs": list(logprobs.astype(np.float16))}

@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from drafter_trainer.distillation.requests import Request
-from drafter_trainer.distillation.store import TOP_K, Answer
+from drafter_trainer.distillation.store import TOP_K, Answer, RowStore, TopK, count_bare
 
 _LOGITS = 1 << 28  # of one pass: a GiB in fp32
 
@@ -26,25 +26,49 @@ class Teacher:
         self.pad_id = pad_id
 
     def complete(self, rows: Sequence[tuple[Request, Answer]]) -> list[tuple[Request, Answer]]:
-        """Give log-probabilities to the rows that have none, in the order of the rows.
-
-        They are the top 20 of the raw distribution at temperature 1, as `TransformersEngine` records them.
-        """
+        """Give log-probabilities to the rows that have none, in the order of the rows."""
         completed = list(rows)
         lacking = [number for number, (_, answer) in enumerate(rows) if answer.topk_logprobs is None]
-        lacking.sort(key=lambda number: (len(rows[number][1].response_ids), len(rows[number][0].prompt_ids)))
-        for numbers in self._passes(lacking, rows):
-            for number, scores in zip(numbers, self._score([rows[number] for number in numbers])):
-                request, answer = rows[number]
-                completed[number] = (request, replace(answer, topk_ids=scores[0], topk_logprobs=scores[1]))
+        texts = [(rows[number][0].prompt_ids, rows[number][1].response_ids) for number in lacking]
+        for number, scores in zip(lacking, self.score(texts)):
+            request, answer = rows[number]
+            completed[number] = (request, replace(answer, topk_ids=scores[0], topk_logprobs=scores[1]))
         return completed
 
-    def _passes(self, numbers: Sequence[int], rows: Sequence[tuple[Request, Answer]]) -> Iterator[list[int]]:
-        """Cut rows, shortest first, into passes whose logits fit."""
+    def complete_stored(self, store: RowStore, process: tuple[int, int] = (0, 1)) -> None:
+        """Give log-probabilities to the rows of a store that have none; answers stay as they are.
+
+        Args:
+            process (`tuple[int, int]`, *optional*, defaults to `(0, 1)`): Rank of this process and their number;
+                shards are assigned round-robin.
+        """
+        rank, processes = process
+        bare = [shard for shard in store.shards() if count_bare(shard)]  # the same in all processes
+        for shard in tqdm(bare[rank::processes], unit="shard", desc="scoring", disable=rank != 0 or not bare):
+            store.complete(shard, lambda rows: self.score([(row["prompt_ids"], row["response_ids"]) for row in rows]))
+
+    def score(self, texts: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[TopK]:
+        """Say what the target thinks of answers: the top 20 at each of their positions.
+
+        They are of the raw distribution at temperature 1, as `TransformersEngine` records them.
+
+        Args:
+            texts (`Sequence[tuple[Sequence[int], Sequence[int]]]`): Prompts with their answers.
+        """
+        scores: dict[int, TopK] = {}
+        shortest_first = sorted(range(len(texts)), key=lambda number: (len(texts[number][1]), len(texts[number][0])))
+        for numbers in self._passes(shortest_first, texts):
+            scores |= zip(numbers, self._score([texts[number] for number in numbers]))
+        return [scores[number] for number in range(len(texts))]
+
+    def _passes(
+        self, numbers: Sequence[int], texts: Sequence[tuple[Sequence[int], Sequence[int]]]
+    ) -> Iterator[list[int]]:
+        """Cut texts, shortest first, into passes whose logits fit."""
         positions = _LOGITS // self.model.get_output_embeddings().weight.shape[0]
         batch: list[int] = []
         for number in numbers:
-            if batch and (len(batch) + 1) * len(rows[number][1].response_ids) > positions:
+            if batch and (len(batch) + 1) * len(texts[number][1]) > positions:
                 yield batch
                 batch = []
             batch.append(number)
@@ -52,10 +76,10 @@ class Teacher:
             yield batch
 
     @torch.inference_mode()
-    def _score(self, rows: Sequence[tuple[Request, Answer]]) -> list[tuple[np.ndarray, np.ndarray]]:
-        texts = [[*request.prompt_ids, *answer.response_ids] for request, answer in rows]
+    def _score(self, answered: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[TopK]:
+        texts = [[*prompt, *answer] for prompt, answer in answered]
         longest = max(map(len, texts))
-        kept = max(len(answer.response_ids) for _, answer in rows) + 1
+        kept = max(len(answer) for _, answer in answered) + 1
         device = self.model.device
         padding = torch.tensor([longest - len(text) for text in texts], device=device)
         positions = torch.arange(longest, device=device)[None] - padding[:, None]
@@ -67,9 +91,9 @@ class Teacher:
             logits_to_keep=kept,
         ).logits
         scores = []
-        for row, (_, answer) in zip(logits, rows):
+        for row, (_, answer) in zip(logits, answered):
             # The logits at a position are of the token behind it; those of the last token answer nothing.
-            said = row[-len(answer.response_ids) - 1 : -1].float()
+            said = row[-len(answer) - 1 : -1].float()
             values, ids = said.topk(TOP_K, dim=-1)
             logprobs = values - said.logsumexp(dim=-1, keepdim=True)
             scores.append((ids.cpu().numpy(), logprobs.cpu().numpy()))

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from drafter_trainer.access import explain_refusal
 from drafter_trainer.drafters.compact import COMPACT, read_compact
-from drafter_trainer.drafters.compatibility import check_tokenizers, hash_tokenizer
+from drafter_trainer.drafters.compatibility import device_of, harmless_difference, hash_tokenizer
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import attach_loop, loop_of, set_draft_length
@@ -73,11 +73,14 @@ def load_drafter(
     Raises:
         InputError: If there is no such drafter, its files are not those that were published or cannot be read, it
             lacks a part of the target's vocabulary, or the target's tokenizer is neither given nor found.
-        IncompatibleTokenizerError: If the target's tokenizer is not the one that it was trained for.
+        IncompatibleTokenizerError: If the target's tokenizer gives text other ids than the one that it was trained
+            for.
     Warns:
-        UserWarning: If the target is known to be another than the one that it was trained for, such as a finetune:
-            with the acceptance that was measured for the original.
+        UserWarning: If the target is known to be another than the one that it was trained for, such as a finetune,
+            whose tokenizer may have more tokens or another end token: with the acceptance that was measured for the
+            original.
     """
+    device, difference = device_of(target_model), ""
     commit = None if Path(drafter).is_dir() else resolve_commit(drafter, revision, "a published drafter")
     description = describe_drafter(drafter, commit)
     if tokenizer is None:
@@ -96,11 +99,12 @@ def load_drafter(
             raise InputError(
                 f"{drafter} was trained with another tokenizer, its own is unreadable: {reason}"
             ) from error
-        check_tokenizers(tokenizer, own, probes)
-        raise IncompatibleTokenizerError(
-            f"{drafter} was trained with another tokenizer than the one of {target_model.name_or_path}, and carries "
-            f"yet another itself: publish it again from its run"
-        )
+        difference = f"has another tokenizer ({harmless_difference(tokenizer, own, probes)}) than the one"
+        if hash_tokenizer(own, probes) != description.tokenizer_sha256:
+            raise IncompatibleTokenizerError(
+                f"{drafter} was trained with another tokenizer than the one of {target_model.name_or_path}, and "
+                f"carries yet another itself: publish it again from its run"
+            )
     description.check_files(lambda name: find_file(drafter, name, commit), drafter)
     try:
         model = _load_weights(drafter, commit, description, target_model)
@@ -116,7 +120,7 @@ def load_drafter(
             f"{tokenizer.vocab_size}: load the drafter that was trained for this target"
         )
     fit_vocabulary(model, vocabulary)
-    model.to(target_model.device).eval()
+    model.to(device).eval()
     try:
         loop = build_loop(
             model, lambda name: find_file(drafter, name, commit), trained, follow_clock, lambda: tokenizer
@@ -124,7 +128,8 @@ def load_drafter(
         attach_loop(model, loop)
     except ValueError as error:
         raise InputError(f"{drafter} cannot be used: {' '.join(str(error).split())}") from error
-    _say_what_to_expect(description, target_model, read_measured(find_file(drafter, RESULTS, commit), description))
+    difference = find_difference(target_model, description) or difference
+    _say_what_to_expect(description, difference, read_measured(find_file(drafter, RESULTS, commit), description))
     return model
 
 
@@ -142,11 +147,8 @@ def load_target_tokenizer(target_model: PreTrainedModel) -> PreTrainedTokenizerB
         raise InputError(f"no tokenizer of the target at {place!r} ({reason}): give it as tokenizer") from error
 
 
-def _say_what_to_expect(
-    description: DrafterDescription, target_model: PreTrainedModel, results: Measured | str
-) -> None:
-    difference = find_difference(target_model, description)
-    if difference is not None:
+def _say_what_to_expect(description: DrafterDescription, difference: str, results: Measured | str) -> None:
+    if difference:
         accepted = results.say_acceptance() if isinstance(results, Measured) else f"nothing, it {results}"
         warnings.warn(
             f"the target {difference}, which {description.name} was trained for: its output stays its own, but a "
@@ -178,6 +180,8 @@ def _load_weights(
     if not description.adapter_of:
         return AutoModelForCausalLM.from_pretrained(drafter, revision=commit, **trusted)
     base, revision = description.adapter_of["drafter"], description.adapter_of["revision"]
+    if commit is None and (Path(drafter) / base).is_dir():
+        base = str(Path(drafter) / base)
     if identify_drafter(base, revision) != revision:
         raise InputError(f"{drafter} is an adapter of {base} as it was before ({revision}): publish the adapter again")
     model = AutoModelForCausalLM.from_pretrained(base, revision=None if Path(base).is_dir() else revision, **trusted)

@@ -27,6 +27,10 @@ def find_difference(target_model: PreTrainedModel, description: DrafterDescripti
         `str`, the rest of a sentence that begins with "the target", or `None`.
     """
     place, original = target_model.name_or_path, f"{description.target} at {description.target_revision}"
+    if adapters := getattr(
+        target_model, "peft_config", None
+    ):  # of a PeftModel, and of a model with one loaded into it
+        return f"carries an adapter ({', '.join(adapters)}), unlike {original}"
     if Path(place).is_dir():
         if not description.target_revision.startswith("sha256:"):
             return None

@@ -1,6 +1,7 @@
 """Write a drafter's files: what its repository holds, apart from card and results."""
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from importlib import resources
@@ -25,7 +26,7 @@ from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.drafters.vocabulary import tie_equal_embeddings
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair
-from drafter_trainer.provenance import library_versions
+from drafter_trainer.provenance import library_versions, without_folders
 from drafter_trainer.steps import finished_step, read_step
 from drafter_trainer.targets import Target
 from drafter_trainer.tuning.results import SETTINGS
@@ -70,6 +71,7 @@ def assemble(
     adapter_of: str | None = None,
     sources: Sequence[str] = (),
     compact: bool = False,
+    place: Path | None = None,
 ) -> DrafterDescription:
     """Write a drafter's files, apart from card and results, to a new folder.
 
@@ -81,6 +83,8 @@ def assemble(
         sources (`Sequence[str]`, *optional*): Draft with these alone; all that were tuned if left out.
         compact (`bool`, *optional*, defaults to `False`): Leave out what is the target's own: embeddings, head and
             tokenizer; see `drafters.compact`.
+        place (`Path`, *optional*): Folder where it is going to be; `None` on the Hub. An adapter names a base drafter
+            in a folder by the way from there.
     Raises:
         InputError: If the run has no finished drafter, or without a network no table for this target, or its adapter
             is not over the drafter that is named.
@@ -113,7 +117,7 @@ def assemble(
         model.save_pretrained(folder)
         index_weights(folder)
     else:
-        over = _add_adapter(trained, adapter_of, folder)
+        over = _add_adapter(trained, adapter_of, folder, place)
     if not compact:
         tokenizer.save_pretrained(folder)
     sha256 = hash_tokenizer(tokenizer, pair.probes)
@@ -163,7 +167,7 @@ def index_weights(folder: Path) -> None:
     (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def _add_adapter(trained: Path, base: str, folder: Path) -> dict[str, str]:
+def _add_adapter(trained: Path, base: str, folder: Path, place: Path | None) -> dict[str, str]:
     """Add a run's adapter, if over the drafter that is named it gives what was trained; identify that drafter.
 
     Raises:
@@ -179,6 +183,10 @@ def _add_adapter(trained: Path, base: str, folder: Path) -> dict[str, str]:
     expected = AutoModelForCausalLM.from_pretrained(trained, dtype=torch.float32).state_dict()
     if any(not torch.allclose(weight, expected[name], atol=1e-5) for name, weight in model.state_dict().items()):
         raise InputError(f"the adapter in {trained} was not trained over {base}: name what --initialization named")
+    if Path(base).is_dir():
+        if place is None:
+            raise InputError(f"adapter_of {base} is a folder, which nobody else has: publish it, and give its Hub id")
+        base = os.path.relpath(Path(base).resolve(), place.resolve())
     folder.mkdir()
     config = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     config |= {"base_model_name_or_path": base, "revision": revision}
@@ -228,7 +236,7 @@ def _check_tuning(tuned: Path, inputs: dict[str, str], trained: Path, target: Ta
             raise InputError(f"{tuned} was tuned for an earlier drafter: delete it and run tune.py again")
     elif not chosen or NETWORK in chosen:
         raise InputError(f"{tuned} was tuned without a network: publish with --sources lookup ngram, or tune again")
-    elif inputs["target"] != target.identity:
+    elif not target.is_known_as(inputs["target"]):
         raise InputError(
             f"{tuned} was tuned for {inputs['target']}, not {target.identity}: delete it and run tune.py again"
         )
@@ -247,6 +255,8 @@ def _training_record(run: RunArguments, network: bool) -> dict[str, Any]:
     for name, step in (before | rows | ({"finetune": learned} if network else {}) | {"tune": tuned}).items():
         if step is not None:
             settings = {key: step["settings"][key] for key in _HYPERPARAMETERS if key in step["settings"]}
+            if isinstance(start := settings.get("initialization"), str):
+                settings["initialization"] = without_folders(start)
             record[name] = step["facts"] | settings
     return record
 

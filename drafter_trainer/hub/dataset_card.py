@@ -8,12 +8,11 @@ from typing import Any
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from drafter_trainer.benchmark.report import markdown_table
-from drafter_trainer.distillation.store import ROWS, TOP_K
+from drafter_trainer.distillation.store import ROWS, SPLITS, TOP_K
 from drafter_trainer.hub.card import link, plain_text, said_of_corpus
 from drafter_trainer.languages import get_pair
 from drafter_trainer.provenance import without_folders
 
-SPLITS = ("train", "validation")
 TAGS = ["speculative-decoding", "self-distillation", "synthetic"]
 # What decides the rows; folders and addresses among the settings are nobody else's.
 _SETTINGS = (

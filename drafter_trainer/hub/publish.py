@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
+import pyarrow.parquet as pq
 from huggingface_hub import HfApi
 from huggingface_hub.utils import filter_repo_objects
 
 from drafter_trainer.arguments import PublishingArguments, RunArguments
 from drafter_trainer.benchmark.target_quality import read_qualities
-from drafter_trainer.credentials import find_credential
-from drafter_trainer.distillation.store import RowStore
+from drafter_trainer.credentials import find_credential, find_path
+from drafter_trainer.distillation.store import NAMES, SPLITS, RowStore, without_paths
+from drafter_trainer.drafters.adapters import ADAPTER_CONFIG
 from drafter_trainer.drafters.description import FILE_NAME
 from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
 from drafter_trainer.errors import InputError
@@ -32,7 +34,7 @@ from drafter_trainer.hub.card_folder import (
     read_notes,
     write_card,
 )
-from drafter_trainer.hub.dataset_card import SPLITS, render_dataset_card
+from drafter_trainer.hub.dataset_card import render_dataset_card
 from drafter_trainer.hub.licence import target_licence
 from drafter_trainer.hub.push import (
     MAIN,
@@ -68,6 +70,8 @@ ALLOWED = (
 )
 _NETWORK = [pattern for pattern in WEIGHTS if pattern.endswith(".safetensors")]
 _SHARDS = "rows-*.parquet"
+# What is written here; a tokenizer has tokens such as "/usr/bin", and the loop's code names no path of this machine.
+_TEXTS = (CARD, FILE_NAME, RESULTS, "config.json", "generation_config.json", "tokenizer_config.json", ADAPTER_CONFIG)
 _logger = logging.getLogger(__name__)
 
 
@@ -122,8 +126,9 @@ def publish_run(run: RunArguments, target: Target, target_dtype: str, publishing
         target_dtype (`str`): The target is loaded in it, to try a drafter that came back from the Hub.
         publishing (`PublishingArguments`): Where to, and what is written into the repository.
     Raises:
-        InputError: If there is nothing to publish, it does not fit the target, a file holds a credential, the
-            destination cannot be used or holds another drafter, or what comes back from the Hub is of no use.
+        InputError: If there is nothing to publish, it does not fit the target, a file holds a credential or a path
+            of this machine, the destination cannot be used or holds another drafter, or what comes back from the Hub
+            is of no use.
         HfHubHTTPError: If the Hub refuses.
     """
     check_destination(publishing.to)
@@ -138,6 +143,7 @@ def publish_run(run: RunArguments, target: Target, target_dtype: str, publishing
             publishing.adapter_of,
             publishing.sources,
             compact=publishing.format == "compact",
+            place=None if publishing.to == HUB else Path(publishing.to),
         )
         measurements = read_measurements(run.folder, description)
         details = CardDetails(location, publishing.licence or target_licence(target))
@@ -193,15 +199,19 @@ def publish_rows(run: RunArguments, target: Target, publishing: PublishingArgume
     with _temporary_folder(run, publishing) as temporary:
         folder = Path(temporary) / "rows"
         folder.mkdir()
+        shards = {path: _shareable(shard, folder / path, target.name) for path, shard in shards.items()}
+        if target.is_known_as(step["inputs"]["target"]):  # it may have had another name then
+            step["inputs"]["target"] = target.identity
         licence = publishing.licence or target_licence(target)
         (folder / CARD).write_text(render_dataset_card(step, location, licence), encoding="utf-8")
         files = {CARD: folder / CARD, **shards}
-        _check_credentials(files)
+        _check_private(files)
         if publishing.to != HUB:
             if not publishing.dry_run:
                 for path, shard in shards.items():
                     (folder / path).parent.mkdir(exist_ok=True)
-                    shutil.copyfile(shard, folder / path)
+                    if shard != folder / path:
+                        shutil.copyfile(shard, folder / path)
             return _to_folder(publishing, folder, files)
         api, destination = HfApi(), _destination(publishing, location, "dataset")
         remote = read_remote(api, destination)
@@ -241,12 +251,27 @@ def _allowed_files(folder: Path) -> dict[str, Path]:
     allowed = {name: files[name] for name in filter_repo_objects(files, allow_patterns=[*ALLOWED])}
     for name in files.keys() - allowed.keys():
         files[name].unlink()
-    _check_credentials(allowed)
+    _check_private(allowed)
     return allowed
 
 
-def _check_credentials(files: Mapping[str, Path]) -> None:
+def _shareable(shard: Path, copy: Path, target: str) -> Path:
+    """Return a shard if it names no path of this machine, otherwise a copy that names none."""
+    named = pq.read_table(shard, columns=[*NAMES])
+    if without_paths(named, target).equals(named):
+        return shard
+    copy.parent.mkdir(exist_ok=True)
+    pq.write_table(without_paths(pq.read_table(shard), target), copy)
+    return copy
+
+
+def _check_private(files: Mapping[str, Path]) -> None:
+    """Refuse what nobody else may know, or has."""
     for name, path in files.items():
+        if path.name in _TEXTS and (found := find_path(path)):
+            raise InputError(
+                f"{name} names {found}, a path of this machine: give a name in its place where the file is made"
+            )
         if found := find_credential(path):
             raise InputError(f"{name} holds {found}, and would publish it: remove it from what the file is made of")
 

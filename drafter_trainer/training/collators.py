@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from drafter_trainer.errors import InputError
-
 IGNORED = -100  # the label of what is not supervised, as in transformers
 
 
@@ -44,8 +42,7 @@ class SelfDistilledCollator:
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Collate rows to tensors of shape `(batch, longest)`, the top k of shape `(batch, longest, k)`.
 
-        Raises:
-            InputError: If a row has no distributions.
+        Where a row has no top k the batch has none: whether one is needed is the loss's to say.
         """
         if self.prompt_window:
             rows = [row | {"prompt_ids": row["prompt_ids"][-self.prompt_window :]} for row in rows]
@@ -60,14 +57,13 @@ class SelfDistilledCollator:
             attention_mask[index, : len(sequence)] = 1
             labels[index, start : len(sequence)] = torch.tensor(sequence[start:], dtype=torch.long)
         batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        if any(row.get("topk_logprobs") is None for row in rows):
+            return batch
         return batch | self._place_topk(rows, sequences, shape)
 
     def _place_topk(
         self, rows: Sequence[dict[str, Any]], sequences: list[list[int]], shape: tuple[int, int]
     ) -> dict[str, torch.Tensor]:
-        for row in rows:
-            if row["topk_ids"] is None:
-                raise InputError(f"row {row['key']} has no log-probabilities: distil with an engine that gives them")
         k = len(rows[0]["topk_ids"][0])
         topk_ids = torch.zeros(*shape, k, dtype=torch.long)
         topk_logprobs = torch.zeros(*shape, k)

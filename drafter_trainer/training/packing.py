@@ -36,16 +36,24 @@ def rows_folder(corpus: str) -> Path | None:
 
 
 def tokenise(document: Document, chat: ChatTokenizer, unshown: Counter[str] | None = None) -> list[int]:
-    """Turn a document into ids: text as it is with an end token behind, conversations through the chat template.
+    """Turn a document into ids: text as it is with one end token behind, conversations through the chat template.
 
     Args:
         unshown (`Counter[str]`, *optional*): Gains what the template leaves out of conversations.
     Raises:
+        InputError: If the tokenizer has no end token for text to end with.
         RefusedConversationError: If the template refuses the conversation.
     """
     if (spoken := document.conversation) is not None:
         return chat.encode(spoken.messages, spoken.tools, unshown=unshown)
-    return [*chat.encode_text(document.text, add_special_tokens=True), chat.tokenizer.eos_token_id]
+    end = chat.tokenizer.eos_token_id
+    if end is None:
+        raise InputError(
+            "the target's tokenizer has no end token, with which each text has to end: name one of its tokens as "
+            "eos_token in its tokenizer_config.json"
+        )
+    ids = chat.encode_text(document.text, add_special_tokens=True)
+    return [*ids] if ids[-1:] == [end] else [*ids, end]  # some put it there themselves
 
 
 def read_token_ids(

@@ -1,5 +1,6 @@
 """The two trainers: pretraining on packed text, finetuning on the target's own answers."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from drafter_trainer.training.evaluator import evaluate_acceptance
 from drafter_trainer.training.head import check_head, replaced_head, sum_losses
 from drafter_trainer.training.losses import TOPK_LOSSES, cross_entropy
 from drafter_trainer.training.plots import plot_training
+from drafter_trainer.training.rows import SCORE_THEM, has_topk
+
+_logger = logging.getLogger(__name__)
 
 
 class _TokenMeanTrainer(Trainer):
@@ -36,6 +40,7 @@ class _TokenMeanTrainer(Trainer):
         check_head(self.model)
         # Makes the Trainer count the supervised tokens of the global batch and pass them to compute_loss.
         self.model_accepts_loss_kwargs = True
+        self._rows = self.train_dataset
         if self.train_dataset is not None:
             self.train_dataset = self.share_out(self.train_dataset)
 
@@ -120,7 +125,7 @@ class FinetuningTrainer(_TokenMeanTrainer):
     """Finetune a drafter on self-distilled rows, with their acceptance evaluated on held-out ones.
 
     The loss is `args.loss_type`'s. Evaluation adds `eval_greedy_agreement` and `eval_expected_alpha`, either of which
-    `metric_for_best_model` may name.
+    `metric_for_best_model` may name. Held-out rows without log-probabilities are evaluated by their loss alone.
 
     Args:
         draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`, *optional*): Logits are computed over these ids
@@ -137,6 +142,27 @@ class FinetuningTrainer(_TokenMeanTrainer):
                 raise InputError("a draft vocabulary cannot be trained with FSDP: a drafter is small, launch with DDP")
             narrow_head(self.model, draft_ids)
             self.draft_ids = draft_ids.to(self.args.device)
+        self._check_topk()
+
+    def _check_topk(self) -> None:
+        """Refuse training rows that lack what the loss compares with; go by the loss where held-out rows lack it."""
+        arguments = self.args
+        if self._rows is not None and arguments.loss_type in TOPK_LOSSES and not has_topk(self._rows):
+            raise InputError(
+                f"loss_type {arguments.loss_type} compares with the target's log-probabilities, which some rows lack: "
+                f"{SCORE_THEM}"
+            )
+        self._evaluates_acceptance = self.eval_dataset is None or has_topk(self.eval_dataset)
+        if not self._evaluates_acceptance and arguments.metric_for_best_model in (
+            "expected_alpha",
+            "greedy_agreement",
+        ):
+            _logger.warning(
+                "held-out rows lack log-probabilities: the best checkpoint is chosen by their loss, not by %s; %s",
+                arguments.metric_for_best_model,
+                SCORE_THEM.partition(";")[0],
+            )
+            arguments.metric_for_best_model, arguments.greater_is_better = "loss", False
 
     def share_out(self, rows: datasets.Dataset) -> Dataset:
         """Group rows by tokens where `args.per_device_train_tokens` says so; see the base class."""
@@ -183,6 +209,8 @@ class FinetuningTrainer(_TokenMeanTrainer):
     ) -> EvalLoopOutput:
         """Evaluate the loss as every Trainer does, then the acceptance, and merge both."""
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        if not self._evaluates_acceptance:
+            return output
         acceptance = evaluate_acceptance(self.model, dataloader, self.accelerator, self.draft_ids)
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in acceptance.items()})
         return output

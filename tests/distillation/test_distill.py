@@ -103,14 +103,6 @@ def test_every_request_is_answered_once(tmp_path: Path, requests: Requests, engi
             assert row["response_ids"] == [step[0] for step in row["topk_ids"]]
 
 
-def test_a_run_that_is_finished_asks_nothing(tmp_path: Path, requests: Requests, engine: TransformersEngine) -> None:
-    """Prevent a second run from paying for the whole corpus again."""
-    run(requests, engine, tmp_path)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert run(requests, engine, tmp_path).asked == []
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
 @pytest.mark.parametrize("batches", [0, 1, 4, 7, 12])
 def test_an_interrupted_run_goes_on_where_it_was(
     tmp_path: Path, requests: Requests, engine: TransformersEngine, batches: int

@@ -34,6 +34,7 @@ class SamplingParams:
     frequency_penalty: float
     seed: int
     max_tokens: int
+    stop_token_ids: list[int]
     logprobs: int
     detokenize: bool
 

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -24,10 +22,8 @@ from drafter_trainer.distillation.servers import ServerEngine
 from drafter_trainer.distillation.store import Answer, RowStore
 from drafter_trainer.errors import InputError
 from drafter_trainer.targets import Target
-from tests.conftest import make_tokenizer
 from tests.distillation.answering_server import AnsweringServer, Mishap
-from tests.distillation.conftest import PAIR, make_requests, sample_prompts, stored_rows
-from tests.processes import start
+from tests.distillation.conftest import PAIR, make_requests, stored_rows
 
 TARGET = Target("tests/tiny-target", "abc", "nowhere")
 BATCH = 4
@@ -106,6 +102,25 @@ def test_greedy_rows_are_those_of_the_local_target(
     # llama.cpp reports nothing of tokens that end inside a character.
     bare = [answer.topk_logprobs is None for answer in answered.values()]
     assert set(bare) == ({True, False} if kind == "llamacpp" else {False})
+
+
+def test_answers_end_where_the_target_is_told_to_stop(
+    tmp_path: Path, server: AnsweringServer, requests: Requests, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Prevent a server that goes on behind a stop, such as a line's end, from giving rows that the target does not."""
+    engine = engine_of([server.url], tokenizer)
+    free = stored_rows(run(requests, engine, tmp_path / "free"))
+    stop = free[0]["response_ids"][3]
+    store = RowStore(tmp_path / "stopped")
+    distill(requests, engine, store, BATCH, "English", [0, 1, 2], end_ids=[stop])
+    stopped = stored_rows(store)
+    assert stopped != free
+    for row, whole in zip(stopped, free, strict=True):
+        ids = whole["response_ids"]
+        length = ids.index(stop) + 1 if stop in ids else len(ids)
+        assert row["response_ids"] == ids[:length]
+        assert row["topk_ids"] == whole["topk_ids"][:length]
+        assert row["finish_reason"] == ("stop" if stop in ids else whole["finish_reason"])
 
 
 def test_a_server_whose_rows_are_wrong_is_refused_at_once(
@@ -321,34 +336,6 @@ def test_an_interrupt_keeps_what_was_answered_and_asks_for_the_rest(
     assert not server.answered
 
 
-def run_to_be_killed(url: str, folder: Path) -> None:
-    """Do the run of the tests, and die behind the third write."""
-    tokenizer, write_table, calls = make_tokenizer(), pq.write_table, []
-
-    def die(table: pa.Table, path: Path) -> None:
-        calls.append(path)
-        write_table(table, path)
-        if len(calls) == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    pq.write_table = die
-    requests = make_requests(sample_prompts(tokenizer, 12)[:8], [0.0, 1.0], 1, 0, 8, PAIR, TARGET)
-    run(requests, engine_of([url], tokenizer), folder)
-
-
-def test_a_killed_client_goes_on_with_the_same_rows(
-    tmp_path: Path, server: AnsweringServer, requests: Requests, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    """Prevent a kill, with requests in flight, from losing rows, repeating them, or leaving half a shard."""
-    killed = start(run_to_be_killed, server.url, tmp_path / "killed")
-    killed.join()
-    assert killed.exitcode == -signal.SIGKILL
-    assert len(RowStore(tmp_path / "killed").keys()) == 2 * BATCH
-    store = run(requests, engine_of([server.url], tokenizer), tmp_path / "killed")
-    whole = run(requests, engine_of([server.url], tokenizer), tmp_path / "whole")
-    assert stored_rows(store) == stored_rows(whole)
-
-
 def test_when_all_servers_are_gone_the_run_ends_with_one_line(
     tmp_path: Path, server: AnsweringServer, requests: Requests, tokenizer: PreTrainedTokenizerFast
 ) -> None:
@@ -476,20 +463,6 @@ def test_log_probabilities_that_are_not_raw_are_left_out(
         assert (answer.topk_logprobs is None) == (mode != "raw_logprobs" and request.temperature == 0.5)
         assert answer.response_ids
     assert sum(body["max_tokens"] == 1 for body in server.received) == 2
-
-
-def test_text_becomes_rows_that_are_flagged(
-    tmp_path: Path, server: AnsweringServer, requests: Requests, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    """Prevent ids that the tokenizer, and not the target, chose from passing for the target's own."""
-    store = run(requests, engine_of([server.url], tokenizer, "transformers"), tmp_path)
-    assert store.keys() == keys(requests)
-    for row in stored_rows(store):
-        assert row["retokenized"]
-        assert row["engine"] == "server:transformers"
-        assert row["topk_ids"] is row["topk_logprobs"] is None
-        stopped = row["finish_reason"] == "stop"
-        assert (row["response_ids"][-1] == tokenizer.eos_token_id) == stopped
 
 
 def test_a_prompt_that_text_cannot_carry_is_not_asked(

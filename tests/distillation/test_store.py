@@ -45,7 +45,8 @@ def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
     """Prevent a column from being lost, renamed or rounded, and a limit from being stated that was never reached."""
     store = RowStore(tmp_path)
     request, answer = answered(1, tokens=4, finish_reason="length")
-    store.write([(request, answer)], "transformers")
+    asked = replace(request, corpus="file:/home/me/a.txt", source_id="/home/me/a.txt, line 3")
+    store.write([(asked, answer)], "transformers")
     (row,) = stored_rows(store)
     topk_ids, topk_logprobs = row.pop("topk_ids"), row.pop("topk_logprobs")
     assert row.pop("temperature") == pytest.approx(request.temperature)
@@ -54,11 +55,13 @@ def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
         "prompt_ids": [*request.prompt_ids],
         "response_ids": answer.response_ids,
         "finish_reason": "length",
+        "corpus": "file:a.txt",  # rows are published
+        "source_id": "a.txt, line 3",
         "max_new_tokens": 4,  # 16 were asked for: a server's context cut it
         "engine": "transformers",
         "retokenized": False,
     }
-    del expected["temperature"]
+    del expected["temperature"], expected["stop"]
     assert row == expected
     np.testing.assert_array_equal(topk_ids, answer.topk_ids)
     np.testing.assert_array_equal(np.array(topk_logprobs), answer.topk_logprobs.astype(np.float16))
@@ -70,16 +73,6 @@ def test_log_probabilities_take_two_bytes(tmp_path: Path) -> None:
     schema = next(store.tables()).schema
     assert schema.equals(ROWS)
     assert schema.field("topk_logprobs").type == pa.list_(pa.list_(pa.float16(), 20))
-
-
-def test_rows_without_distributions_are_stored(tmp_path: Path) -> None:
-    """Prevent the answers of a server that gives no log-probabilities from being lost."""
-    store = RowStore(tmp_path)
-    request, answer = answered(1)
-    store.write([(request, replace(answer, topk_ids=None, topk_logprobs=None))], "server")
-    (row,) = stored_rows(store)
-    assert (row["topk_ids"], row["topk_logprobs"]) == (None, None)
-    assert row["response_ids"] == answer.response_ids
 
 
 def test_keys_and_shards_grow_with_what_is_written(tmp_path: Path) -> None:
@@ -96,7 +89,7 @@ def test_nothing_written_makes_no_shard(tmp_path: Path) -> None:
     store.write([], "transformers")
     store.write_dropped([], "English")
     assert files(tmp_path) == {}
-    assert store.count() == {"rows": 0, "response_tokens": 0, "cut_by_length": 0}
+    assert store.count() == {"rows": 0, "response_tokens": 0, "cut_by_length": 0, "without_logprobs": 0}
 
 
 @pytest.mark.parametrize(
@@ -122,23 +115,6 @@ def test_a_shard_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.undo()
     store.write([answered(6)], "transformers")
     assert len(store.keys()) == len(rows) + 1
-
-
-def test_a_shard_has_no_final_name_while_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prevent a process that is killed in the middle of a write from leaving a file that counts as a shard."""
-    store, rows = write_three(tmp_path)
-    write_table = pq.write_table
-    seen: list[set[str]] = []
-
-    def look(table: pa.Table, path: Path) -> None:
-        path.write_bytes(b"PAR1 half")
-        seen.append(RowStore(tmp_path).keys())
-        write_table(table, path)
-
-    monkeypatch.setattr(store_module.pq, "write_table", look)
-    store.write([answered(6)], "transformers")
-    assert seen == [{request.key for request, _ in rows}]
-    assert len(store.keys()) == 7
 
 
 @pytest.mark.parametrize("kept", [0, 0.5, 0.99])
@@ -287,4 +263,4 @@ def test_counts_are_of_rows_tokens_and_cut_answers(tmp_path: Path) -> None:
     store = RowStore(tmp_path)
     store.write([answered(0, tokens=3), answered(1, tokens=5, finish_reason="length")], "transformers")
     store.write([answered(2, tokens=7, finish_reason="length")], "transformers")
-    assert store.count() == {"rows": 3, "response_tokens": 15, "cut_by_length": 2}
+    assert store.count() == {"rows": 3, "response_tokens": 15, "cut_by_length": 2, "without_logprobs": 0}

@@ -45,25 +45,10 @@ def pieces(
     return list(make.texts(documents, "text", ENGLISH, start_token, max_new_tokens)), make.drops
 
 
-class KilledTeacher(Teacher):
-    """A teacher that is killed after so many batches."""
-
-    def __init__(self, model: PreTrainedModel, pad_id: int, batches: int) -> None:
-        super().__init__(model, pad_id)
-        self.batches = batches
-
-    def complete(self, rows: list) -> list:
-        """Score, or raise KeyboardInterrupt."""
-        if self.batches == 0:
-            raise KeyboardInterrupt
-        self.batches -= 1
-        return super().complete(rows)
-
-
-def run(requests: Requests, teacher: Teacher, folder: Path, rank: int = 0, processes: int = 1) -> RowStore:
+def run(requests: Requests, teacher: Teacher, folder: Path) -> RowStore:
     """Score text into a folder."""
-    store = RowStore(folder, rank)
-    distill(requests, TextEngine(), store, 4, "English", [0, 1, 2], (rank, processes), teacher)
+    store = RowStore(folder)
+    distill(requests, TextEngine(), store, 4, "English", [0, 1, 2], teacher=teacher)
     return store
 
 
@@ -154,34 +139,6 @@ def test_rows_hold_the_text_and_what_the_target_thinks_of_it(
         expected = logprobs_of(teacher.model, request, row["response_ids"]).topk(TOP_K).values
         scored = torch.from_numpy(np.array(row["topk_logprobs"], np.float64))
         torch.testing.assert_close(scored, expected, atol=2e-2, rtol=0)  # stored in half precision
-
-
-@pytest.mark.parametrize("batches", [0, 1, 3])
-def test_an_interrupted_run_goes_on_where_it_was(
-    tmp_path: Path, requests: Requests, teacher: Teacher, batches: int
-) -> None:
-    """Prevent an interrupt from losing pieces, and from scoring them again."""
-    whole = stored_rows(run(requests, teacher, tmp_path / "whole"))
-    with pytest.raises(KeyboardInterrupt):
-        run(requests, KilledTeacher(teacher.model, teacher.pad_id, batches), tmp_path / "interrupted")
-    done = RowStore(tmp_path / "interrupted").keys()
-    assert len(done) == 4 * batches
-    left = KilledTeacher(teacher.model, teacher.pad_id, len(requests.batch_sizes(4)) - batches)
-    assert without_scores(stored_rows(run(requests, left, tmp_path / "interrupted"))) == without_scores(whole)
-    assert left.batches == 0
-
-
-def without_scores(rows: list[dict]) -> list[dict]:
-    """Leave out what is computed, and may differ in its last bit."""
-    return [{name: value for name, value in row.items() if not name.startswith("topk")} for row in rows]
-
-
-def test_two_processes_give_the_rows_of_one(tmp_path: Path, requests: Requests, teacher: Teacher) -> None:
-    """Prevent several processes from scoring the same, or leaving something out."""
-    one = stored_rows(run(requests, teacher, tmp_path / "one"))
-    for rank in (0, 1):
-        store = run(requests, teacher, tmp_path / "two", rank, 2)
-    assert without_scores(stored_rows(store)) == without_scores(one)
 
 
 def test_pieces_come_back_from_their_file(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:

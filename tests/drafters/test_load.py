@@ -1,5 +1,6 @@
 """Loading a published drafter."""
 
+import copy
 import dataclasses
 import itertools
 import json
@@ -30,7 +31,7 @@ from drafter_trainer.drafters.loop.settings import NETWORK_BINS, LoopSettings, d
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.languages import get_pair
 from drafter_trainer.targets import Target
-from tests.conftest import make_model
+from tests.conftest import make_model, make_tokenizer
 from tests.hub.conftest import results_for
 from tests.test_targets import write_gguf
 
@@ -103,9 +104,12 @@ def test_drafter_takes_the_targets_dtype(folder: Path, target_model: PreTrainedM
     assert load_drafter(str(folder), target_model.to(torch.bfloat16), tokenizer).dtype == torch.bfloat16
 
 
-def test_drafter_goes_to_the_targets_device(folder: Path, target_model: PreTrainedModel, tokenizer) -> None:
+def test_drafter_goes_to_the_targets_device(
+    folder: Path, target_model: PreTrainedModel, tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A drafter left on the processor beside a target on an accelerator is slower than no drafter."""
-    drafter = load_drafter(str(folder), target_model.to("meta"), tokenizer)
+    monkeypatch.setattr("drafter_trainer.drafters.load.device_of", lambda model: torch.device("meta"))
+    drafter = load_drafter(str(folder), target_model, tokenizer)
     assert {weight.device.type for weight in drafter.parameters()} == {"meta"}
 
 
@@ -266,6 +270,29 @@ def test_finetune_of_the_target_is_warned_of(
     assert seen[0].filename == __file__  # the user's own line, not one within the package
     plain = decode(target_model, PROMPT, {}, 0.0, 0, 8)
     assert decode(target_model, PROMPT, {"assistant_model": drafter}, 0.0, 0, 8).output_ids == plain.output_ids
+
+
+def test_finetunes_tokenizer_is_warned_of(folder: Path, target_model: PreTrainedModel) -> None:
+    """One more token or another end token must not cost a finetune its drafter: text gets the same ids."""
+    finetunes = make_tokenizer()
+    finetunes.add_tokens(["<|tool|>"])
+    finetunes.eos_token = "<|user|>"
+    target_model.resize_token_embeddings(len(finetunes))
+    with pytest.warns(UserWarning, match=r"target has another tokenizer \(the .*'<\|tool\|>'.*eos_token_id is 2"):
+        drafter = load_drafter(str(folder), target_model, finetunes)
+    plain = decode(target_model, PROMPT, {}, 0.0, 0, 8)
+    assert decode(target_model, PROMPT, {"assistant_model": drafter}, 0.0, 0, 8).output_ids == plain.output_ids
+
+
+def test_target_that_takes_no_drafter_is_refused(
+    target_model: PreTrainedModel, tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What generation refuses, or would take minutes a token, is said before anything is fetched."""
+    with pytest.raises(InputError, match="lies wholly on the disk"):
+        load_drafter("nowhere/at-all", copy.deepcopy(target_model).to("meta"), tokenizer)
+    monkeypatch.setattr(type(target_model), "_is_stateful", True)
+    with pytest.raises(InputError, match=r"generate\(\) takes no drafter"):
+        load_drafter("nowhere/at-all", target_model, tokenizer)
 
 
 def test_the_original_is_not_warned_of(folder: Path, target: Target) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedModel
 
+from drafter_trainer.drafters.adapters import add_adapter
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.origin import find_difference
 from drafter_trainer.targets import hash_folder
@@ -69,6 +70,13 @@ def test_finetune_is_told_by_its_name(target_model: PreTrainedModel, revision: s
     """Somebody's finetune on the Hub has the original's tokenizer, and passes every other check."""
     said = find_difference(named(target_model, "somebody/finetune"), described(revision=revision))
     assert said == "is somebody/finetune, not org/target"
+
+
+def test_an_adapter_over_the_target_is_told(target_model: PreTrainedModel) -> None:
+    """A LoRA finetune has the original's name, files and tokenizer, and other outputs."""
+    adapted = add_adapter(named(target_model, TARGET), rank=2, alpha=4)
+    for model in (adapted, adapted.base_model.model):  # as peft wraps it, and as transformers loads one into a model
+        assert find_difference(model, described()) == f"carries an adapter (default), unlike {TARGET} at {COMMIT}"
 
 
 def differences(repo: str, descriptions: list, pinned: str) -> list:

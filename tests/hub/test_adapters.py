@@ -15,6 +15,7 @@ from drafter_trainer.drafters.adapters import ADAPTER, add_adapter
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.errors import InputError
+from drafter_trainer.hub.assemble import assemble
 from drafter_trainer.hub.publish import publish_run
 from drafter_trainer.steps import Step
 from drafter_trainer.targets import Target
@@ -102,7 +103,7 @@ def test_a_published_adapter_drafts_as_the_whole_drafter(
         )
     size = {name: sum(path.stat().st_size for path in place.glob("*.safetensors")) for name, place in places.items()}
     assert size["adapter"] < 0.3 * size["whole"]
-    assert DrafterDescription.read(places["adapter"]).adapter_of["drafter"] == str(base)
+    assert DrafterDescription.read(places["adapter"]).adapter_of["drafter"] == "../base/run/finetune"
     drafters = {name: load_drafter(str(place), target_model, tokenizer) for name, place in places.items()}
     ids = torch.tensor([PROMPT])
     with torch.inference_mode():
@@ -121,6 +122,8 @@ def test_an_adapter_over_another_base_is_refused(
     publishing = PublishingArguments(to=str(tmp_path / "published"), adapter_of=str(other))
     with pytest.raises(InputError, match="was not trained over"):
         publish_run(arguments(run_folder), target, "float32", publishing)
+    with pytest.raises(InputError, match="is a folder, which nobody else has"):
+        assemble(arguments(run_folder), target, 5, tmp_path / "new", str(tmp_path / "base" / "run" / "finetune"))
     assert not (tmp_path / "published").exists()
 
 

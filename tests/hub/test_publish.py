@@ -56,6 +56,21 @@ def files_in(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
+def test_no_path_of_this_machine_is_published(run_folder: Path, target: Target, tmp_path: Path) -> None:
+    """A card that says where its maker's folders lie tells strangers about a machine, and its readers nothing."""
+    record = run_folder / "finetune" / "step.json"
+    step = json.loads(record.read_text(encoding="utf-8"))
+    step["settings"]["initialization"] = "/home/somebody/drafters/base"
+    record.write_text(json.dumps(step), encoding="utf-8")
+    publishing = PublishingArguments(to=str(tmp_path / "published"), card_folder=str(tmp_path / "cards"))
+    publish_run(arguments(run_folder), target, "auto", publishing)
+    assert DrafterDescription.read(tmp_path / "published").training["finetune"]["initialization"] == "base"
+    assert all(str(tmp_path) not in path.read_text("utf-8", "replace") for path in files_in(tmp_path / "published"))
+    (tmp_path / "cards" / NAME / "notes.md").write_text(f"Trained on {tmp_path}/text.txt.", encoding="utf-8")
+    with pytest.raises(InputError, match=rf"README.md names {tmp_path}/text.txt., a path of this machine"):
+        publish_run(arguments(run_folder), target, "auto", publishing)
+
+
 def test_folder_appears_whole(run_folder: Path, target: Target, tmp_path: Path) -> None:
     """What lies in a published folder is the allow-list and nothing else, and says whose drafter it is."""
     to = tmp_path / "published"

@@ -14,7 +14,7 @@ from drafter_trainer.arguments import PublishingArguments, RunArguments
 from drafter_trainer.distillation.requests import Request
 from drafter_trainer.distillation.store import Answer, RowStore
 from drafter_trainer.drafters.description import DrafterDescription
-from drafter_trainer.hub.publish import publish_run
+from drafter_trainer.hub.publish import publish_rows, publish_run
 from drafter_trainer.steps import Step
 from drafter_trainer.targets import Target
 from tests.client import run_client
@@ -89,22 +89,33 @@ def publish_in_turn(target: str, steps: list) -> list:
     return seen
 
 
-def make_rows(folder: Path, answer: Sequence[int] = (5, 6, 2)) -> None:
+def make_rows(folder: Path, answer: Sequence[int] = (5, 6, 2), target: str = "tests/tiny-target") -> None:
     """Leave what a finished distillation leaves."""
     given = {"temperatures": [0.0], "pair": "de-en"}
-    with Step(folder / "distill", "distill", given, {"target": "tests/tiny-target@0"}) as step:
+    with Step(folder / "distill", "distill", given, {"target": f"{target}@0"}) as step:
         step.facts["corpora"] = [{"name": "sample"}]
         for split, count in (("train", 5), ("validation", 2)):
             store = RowStore(folder / "distill" / split)
             requests = [
-                Request(
-                    [1, 2, number], 0.0, number, 8, f"{split}-{number}", "sample", "de-en", "tests/tiny-target", "0"
-                )
+                Request([1, 2, number], 0.0, number, 8, f"{split}-{number}", "sample", "de-en", target, "0")
                 for number in range(count)
             ]
             store.write([(request, Answer([*answer], None, None, "stop")) for request in requests], "transformers")
             store.write_dropped([(requests[0], "loop")], "English")
             step.facts[split] = {"prompts": count} | store.count() | {"dropped": dict(store.drops())}
+
+
+def test_rows_of_a_target_in_a_folder_are_published_under_its_name(tmp_path: Path, target: Target) -> None:
+    """Rows that were made before their target had a name say in whose folder it lay, and are compressed: no search
+    for paths would find that."""
+    make_rows(tmp_path / "run", target="/home/somebody/target")
+    run = RunArguments(pair="de-en", drafter_name=NAME, run_folder=str(tmp_path / "run"))
+    named = Target("tests/tiny-target", "0", target.path)
+    publish_rows(run, named, PublishingArguments(to=str(tmp_path / "rows")))
+    published = RowStore(tmp_path / "rows" / "train")
+    assert {name for table in published.tables() for name in table["target"].to_pylist()} == {"tests/tiny-target"}
+    assert published.count() == RowStore(tmp_path / "run" / "distill" / "train").count()
+    assert "tests/tiny-target" in (tmp_path / "rows" / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

@@ -48,28 +48,11 @@ def test_servers_answer_without_the_targets_weights(
     with AnsweringServer(make_model(tokenizer), tokenizer) as server:
         servers = ("--engine", "server", "--servers", server.url)
         recipe_main("distill")(options(target_folder, tmp_path, *servers, "--concurrency", "2"))
-        received = len(server.received)
-        # Where and how fast it was asked does not make other rows.
-        elsewhere = ("--engine", "server", "--servers", "http://127.0.0.1:9", "--request_timeout", "5")
-        recipe_main("distill")(options(target_folder, tmp_path, *elsewhere))
-        assert len(server.received) == received
     facts = read_step(tmp_path / "distill")["facts"]["train"]
     assert (facts["rows"], facts["retokenized"], facts["dropped"]) == (6, 0, {})
     assert sum(facts["languages"].values()) == 6
     assert {"looping", "duplicates", "cut_by_length"} <= facts.keys()
     assert all(row["topk_logprobs"] for row in stored_rows(RowStore(tmp_path / "distill" / "train")))
-
-
-def test_teacher_forcing_scores_text(tmp_path: Path, target_folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Prevent rows of a server without log-probabilities from being useless for what finetuning learns from them."""
-    with AnsweringServer(make_model(tokenizer), tokenizer) as server:
-        servers = ("--engine", "server", "--servers", server.url, "--server_kind", "transformers")
-        recipe_main("distill")(options(target_folder, tmp_path, *servers, "--teacher_forcing", "true"))
-    rows = stored_rows(RowStore(tmp_path / "distill" / "train"))
-    assert len(rows) == 6
-    for row in rows:
-        assert row["retokenized"]
-        assert len(row["topk_logprobs"]) == len(row["response_ids"])
 
 
 @pytest.mark.parametrize(

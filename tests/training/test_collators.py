@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import torch
 
-from drafter_trainer.errors import InputError
 from drafter_trainer.training.collators import SelfDistilledCollator, collate_packed
 
 ROWS: list[dict[str, Any]] = [
@@ -84,11 +83,13 @@ def test_every_one_of_the_k_ids_is_kept_in_order() -> None:
     assert batch["topk_logprobs"].tolist() == [[[0, 0, 0], *row["topk_logprobs"]]]
 
 
-def test_a_row_without_distributions_is_refused_by_its_key() -> None:
-    """Prevent rows of a server without log-probabilities from being trained on as if they were certain."""
-    bare = ROWS[1] | {"key": "c0ffee", "topk_ids": None, "topk_logprobs": None}
-    with pytest.raises(InputError, match="row c0ffee has no log-probabilities: distil with an engine"):
-        SelfDistilledCollator(pad_id=0, max_length=8)([ROWS[0], bare])
+def test_a_row_without_distributions_takes_them_from_its_batch() -> None:
+    """Prevent rows of a server without log-probabilities from counting as certain, or from needing any where the loss
+    does not."""
+    bare = {name: values for name, values in ROWS[1].items() if not name.startswith("topk_")}
+    for row in (bare, bare | {"topk_ids": None, "topk_logprobs": None}):
+        batch = SelfDistilledCollator(pad_id=0, max_length=8)([ROWS[0], row])
+        assert batch.keys() == {"input_ids", "attention_mask", "labels"}
 
 
 def test_packed_rows_are_stacked_and_supervised_whole() -> None:

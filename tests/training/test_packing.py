@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from drafter_trainer.chat import ChatTokenizer
@@ -29,6 +30,7 @@ from drafter_trainer.training.packing import (
     tokenise,
     write_packed,
 )
+from tests.conftest import make_tokenizer
 from tests.distillation.conftest import REQUEST
 
 PAIR = get_pair("de-en")
@@ -61,6 +63,12 @@ def test_text_ends_with_the_end_token(tokenizer: PreTrainedTokenizerFast) -> Non
     assert ids[-1] == tokenizer.eos_token_id
     assert ids.count(tokenizer.eos_token_id) == 1
     assert tokenizer.decode(ids[:-1]) == "Guten Morgen! "
+    own = make_tokenizer()
+    own.backend_tokenizer.post_processor = TemplateProcessing("$A <|end|>", special_tokens=[("<|end|>", ids[-1])])
+    assert tokenise(Document("1", text="Guten Morgen! "), ChatTokenizer(own)) == ids
+    own.eos_token = None
+    with pytest.raises(InputError, match="tokenizer has no end token"):
+        tokenise(Document("1", text="Guten Morgen! "), ChatTokenizer(own))
 
 
 def test_conversations_go_through_the_chat_template_once(tokenizer: PreTrainedTokenizerFast) -> None:

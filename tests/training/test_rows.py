@@ -10,7 +10,7 @@ from drafter_trainer.distillation.store import TOP_K, Answer, RowStore
 from drafter_trainer.errors import DamagedStoreError, InputError
 from drafter_trainer.targets import Target
 from drafter_trainer.training.collators import SelfDistilledCollator
-from drafter_trainer.training.rows import load_rows
+from drafter_trainer.training.rows import has_topk, load_rows, load_split
 from tests.distillation.conftest import REQUEST
 
 TARGET = Target(REQUEST.target, REQUEST.target_revision, "nowhere")
@@ -42,30 +42,36 @@ def test_rows_are_loaded_in_order_and_collated(tmp_path: Path) -> None:
     assert batch["topk_logprobs"][1, 7].tolist() == [-0.5 * number for number in range(4, 24)]
 
 
-@pytest.mark.parametrize(
-    ("given", "found"),
-    [
-        ({"target": "tests/other"}, "tests/other@abc"),
-        ({"target_revision": "older"}, "tests/tiny-target@older"),
-    ],
-)
-def test_another_targets_rows_are_refused_with_both_names(tmp_path: Path, given: dict[str, str], found: str) -> None:
-    """Prevent a drafter from learning another model's answers, of which its own target accepts little."""
-    store = write(tmp_path)
-    other = replace(REQUEST, seed=9, **given)
+def test_another_targets_rows_are_refused_with_both_names(tmp_path: Path) -> None:
+    """Prevent a drafter from learning another model's answers, of which its own target accepts little; a target that
+    was given a name since is no other."""
+    store = write(tmp_path, target="earlier/name")
+    assert len(load_rows(tmp_path, TARGET)) == 4
+    other = replace(REQUEST, seed=9, target_revision="older")
     store.write([(other, Answer([1], np.zeros((1, TOP_K)), np.zeros((1, TOP_K)), "stop"))], "transformers")
-    with pytest.raises(InputError, match=f"holds answers of {found}, the target is tests/tiny-target@abc"):
+    found = "holds answers of tests/tiny-target@older, the target is tests/tiny-target@abc"
+    with pytest.raises(InputError, match=found):
         load_rows(tmp_path, TARGET)
+
+
+def test_rows_without_log_probabilities_serve_where_none_are_needed(tmp_path: Path) -> None:
+    """Prevent a traceback in the midst of training, and answers that are of no use to a loss that reads them alone."""
+    rows = [(replace(REQUEST, seed=number), Answer([number], None, None, "stop")) for number in range(3)]
+    RowStore(tmp_path / "b" / "train").write(rows, "server:sglang")
+    with pytest.raises(InputError, match=r"3 rows in .* have no log-probabilities: .*--teacher_forcing true"):
+        load_rows(tmp_path / "b" / "train", TARGET)
+    write(tmp_path / "a" / "train")
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for topk, loaded in ((False, folders), (None, folders), (None, folders[:1])):
+        rows = load_split(loaded, "train", TARGET, topk)
+        assert len(rows) == (7 if len(loaded) == 2 else 4)
+        assert has_topk(rows) == (len(loaded) == 1)
 
 
 def test_a_folder_without_rows_is_refused(tmp_path: Path) -> None:
-    """Prevent training on nothing."""
+    """Prevent training on nothing, also where every answer of a small split was dropped."""
     with pytest.raises(InputError, match=r"holds no rows: run distill\.py first"):
         load_rows(tmp_path, TARGET)
-
-
-def test_a_folder_where_every_answer_was_dropped_is_refused(tmp_path: Path) -> None:
-    """Prevent a small validation split, all of whose answers were empty, from ending the run in a traceback."""
     RowStore(tmp_path).write_dropped([(REQUEST, "empty answer")], "English")
     with pytest.raises(InputError, match=r"holds no rows"):
         load_rows(tmp_path, TARGET)

@@ -35,12 +35,13 @@ PLAIN = {"optim": "sgd", "max_grad_norm": 0.0, "lr_scheduler_type": "constant", 
 def make_trainer(folder: Path, rows: list[dict[str, Any]], seed: int = 0, **given: Any) -> FinetuningTrainer:
     """Make a trainer of the tiny drafter."""
     callbacks, draft_ids = given.pop("callbacks", None), given.pop("draft_ids", None)
+    eval_rows = given.pop("eval_rows", None) or make_rows(7, seed=1)
     return FinetuningTrainer(
         model=make_draft_model(seed),
         draft_ids=draft_ids,
         args=finetuning_arguments(folder, **given),
         train_dataset=rows,
-        eval_dataset=make_rows(7, seed=1),
+        eval_dataset=eval_rows,
         data_collator=COLLATOR,
         callbacks=callbacks,
     )
@@ -360,6 +361,19 @@ def test_evaluation_has_loss_and_acceptance(tmp_path: Path, prefix: str) -> None
     assert metrics[f"{prefix}_supervised_tokens"] == len(expected)
     assert 0 <= metrics[f"{prefix}_greedy_agreement"] <= 1
     assert 0 < metrics[f"{prefix}_expected_alpha"] < 1
+
+
+def test_rows_without_log_probabilities_train_with_cross_entropy(tmp_path: Path) -> None:
+    """Prevent a KeyError in the midst of training where the loss, or the choice of a checkpoint, lacks its columns."""
+    bare = [{name: row[name] for name in ("prompt_ids", "response_ids")} for row in make_rows(4)]
+    with pytest.raises(InputError, match=r"topk_kl compares with the target's log-probabilities.* --teacher_forcing"):
+        make_trainer(tmp_path, bare, loss_type="topk_kl")
+    often = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    trainer = make_trainer(tmp_path, bare, eval_rows=bare, max_steps=2, load_best_model_at_end=True, **often)
+    assert train_to_end(trainer).keys() == {"eval_loss"}
+    assert trainer.state.best_metric == min(
+        entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry
+    )
 
 
 class Damage(TrainerCallback):

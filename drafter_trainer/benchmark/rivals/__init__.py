@@ -120,7 +120,7 @@ def _read_description(folder: Path, rival: str, target: Target) -> dict[str, Any
         raise InputError(f"{path} is damaged ({error}): delete {folder} and train it again") from error
     if said.get("rival") != rival:
         raise InputError(f"{folder} holds {said.get('rival')}, expected {rival}: give another --{rival} FOLDER")
-    if said["target"] != target.identity:
+    if not target.is_known_as(said["target"]):
         raise InputError(
             f"{folder} was trained for {said['target']}, the target is {target.identity}: train it with "
             f"recipes/{rival}.py for this one"

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from datasets import concatenate_datasets
 from transformers import PreTrainedConfig, PreTrainedModel, Trainer, set_seed
 
 from drafter_trainer.arguments import RunArguments, TargetArguments
@@ -24,7 +23,7 @@ from drafter_trainer.training.arguments import RivalTrainingArguments
 from drafter_trainer.training.collators import IGNORED, SelfDistilledCollator
 from drafter_trainer.training.head import logits_in_pieces, sum_losses
 from drafter_trainer.training.losses import cross_entropy
-from drafter_trainer.training.rows import load_rows
+from drafter_trainer.training.rows import load_split
 from drafter_trainer.training.trainers import train_to_end
 
 _RANKS = 8  # guesses of a depth whose accuracy is measured
@@ -239,10 +238,7 @@ def _train(
 ) -> dict[str, Any]:
     """Train on finished distillations; return the facts of the step."""
     tokenizer, folder = target.load_tokenizer(), Path(training.output_dir)
-    rows = {
-        split: concatenate_datasets([load_rows(place / split, target) for place in folders])
-        for split in ("train", "validation")
-    }
+    rows = {split: load_split(folders, split, target, topk=False) for split in ("train", "validation")}
     if data.max_train_samples is not None and data.max_train_samples < len(rows["train"]):
         rows["train"] = rows["train"].shuffle(training.seed).select(range(data.max_train_samples))
     vocabulary = target_model.config.get_text_config().vocab_size
