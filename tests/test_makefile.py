@@ -11,9 +11,7 @@ def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
     """Run make in the repository, its install step taken for done."""
     command = ["make", "--assume-old=.venv/.installed", *arguments]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MAKE") and name != "MFLAGS"}
-    return subprocess.run(
-        command, cwd=ROOT, env=inherited | environment, capture_output=True, text=True, timeout=60, check=False
-    )
+    return subprocess.run(command, cwd=ROOT, env=inherited | environment, capture_output=True, text=True, check=False)
 
 
 def test_pair_comes_from_the_command_line() -> None:

@@ -1,6 +1,7 @@
 """The benchmark finds what is known beforehand: from decoding to the results, nothing in between is replaced."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,27 +101,28 @@ def test_scripted_acceptance_gives_the_closed_form(chance: float, draft_length: 
 
 
 def test_sleep_in_every_pass_is_in_the_time(
-    endless: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+    endless: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Work that the clock does not see, as of a device that is not waited for, would be speed for nothing."""
-    pause, tokens, draft_length = 0.01, 20, 4
+    pause, tokens, draft_length, now = 0.5, 20, 4, [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     drafter = set_draft_length(agreeing(endless), draft_length)
-    slept = []
 
-    def sleep(module: torch.nn.Module, args: tuple) -> None:
-        slept.append(pause)
-        time.sleep(pause)
+    def pass_time(seconds: float) -> Callable[..., None]:
+        def wait(module: torch.nn.Module, given: tuple) -> None:
+            now[0] += seconds
 
+        return wait
+
+    endless.register_forward_pre_hook(pass_time(1.0))
     arguments = {"assistant_model": drafter}
     _, awake = measured(endless, tokenizer, tmp_path / "awake", arguments, tokens)
-    drafter.register_forward_pre_hook(sleep)
+    drafter.register_forward_pre_hook(pass_time(pause))
     _, sleepy = measured(endless, tokenizer, tmp_path / "sleepy", arguments, tokens)
     # All but the warm-up of 16 tokens is timed: one pass of the drafter for each drafted token.
     drafted = sum(prompt["drafted"] for prompt in sleepy["prompts"])
     assert drafted == len(QUESTIONS) * tokens * draft_length // (draft_length + 1)
-    assert len(slept) > drafted
-    added = sleepy["seconds"] - awake["seconds"]
-    assert 0.8 * drafted * pause < added < 3 * drafted * pause
+    assert sleepy["seconds"] - awake["seconds"] == pytest.approx(drafted * pause)
     assert sleepy["speedup"]["high"] < awake["speedup"]["low"]
 
 

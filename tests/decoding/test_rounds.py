@@ -1,6 +1,7 @@
 """Rounds counted from outside, against drafts whose fate is known."""
 
 import time
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -238,36 +239,30 @@ def test_recorder_leaves_the_target_alone_after_an_error(target_model: PreTraine
     assert again.rounds == 2 * [Round(2, 2, rejected=False)]
 
 
-def test_seconds_cover_all_passes() -> None:
-    """A clock that stops before the last pass, or starts after the first, would flatter one method over another."""
+@pytest.fixture
+def passing(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], Callable[..., None]]:
+    """A clock that stands still, and makes hooks that let seconds pass."""
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def passing(seconds: float) -> Callable[..., None]:
+        return lambda *_: now.__setitem__(0, now[0] + seconds)
+
+    return passing
+
+
+def test_time_of_all_passes_is_split_between_drafter_and_target(passing: Callable) -> None:
+    """A clock that misses a pass flatters a method; the drafter's time taken for the target's misleads its author."""
     target_model, drafter = counting(), counting()
-    target_model.register_forward_pre_hook(lambda *_: time.sleep(0.02))
-    drafter.register_forward_pre_hook(lambda *_: time.sleep(0.01))
-    plain = decode(target_model, [1], {}, 0.0, 0, 4)
-    assert plain.seconds >= 4 * 0.02
-    drafted = decode(target_model, [1], drafting(drafter, 3), 0.0, 0, 8)
-    assert len(drafted.rounds) == 2
-    assert drafted.seconds >= 2 * (0.02 + 3 * 0.01)
-
-
-def test_time_is_split_between_drafter_and_target() -> None:
-    """The drafter's time taken for the loop's, or for the target's, would send work to the wrong place."""
-    target_model, drafter = counting(), counting()
-    slept = {"target": 0.0, "drafter": 0.0}
-
-    def sleep(name: str, seconds: float) -> None:
-        start = time.perf_counter()
-        time.sleep(seconds)
-        slept[name] += time.perf_counter() - start
-
-    target_model.register_forward_pre_hook(lambda *_: sleep("target", 0.03))
-    drafter.register_forward_pre_hook(lambda *_: sleep("drafter", 0.02))
+    target_model.register_forward_pre_hook(passing(3.0))
+    drafter.register_forward_pre_hook(passing(2.0))
+    assert decode(target_model, [1], {}, 0.0, 0, 4).seconds == pytest.approx(4 * 3.0)
     decoding = decode(target_model, [1], drafting(drafter, 3), 0.0, 0, 8)
     assert len(decoding.rounds) == 2
-    # What was slept in the one is in its part and in no other, however slow the machine is.
-    assert slept["target"] <= decoding.verification_seconds <= decoding.seconds - slept["drafter"]
-    assert slept["drafter"] <= decoding.draft_seconds <= decoding.seconds - slept["target"]
-    assert decoding.verification_seconds + decoding.draft_seconds < decoding.seconds
+    # Time in the one is in its part and in no other.
+    assert decoding.verification_seconds == pytest.approx(2 * 3.0)
+    assert decoding.draft_seconds == pytest.approx(2 * 3 * 2.0)
+    assert decoding.seconds == pytest.approx(2 * 3.0 + 2 * 3 * 2.0)
 
 
 @pytest.mark.parametrize("arguments", [{}, {"prompt_lookup_num_tokens": 3}])

@@ -10,7 +10,7 @@ from tests.client import run_client
 from tests.hub.conftest import make_run
 from tests.loopback_hub import LoopbackHub
 
-CUTS = 20
+CUTS = 8
 USERS = {"hf_alice_of_the_tests": "alice"}
 
 

@@ -180,27 +180,31 @@ def test_layers_without_full_attention_are_refused() -> None:
         decode(target_model, [5, 6], {"custom_generate": LookaheadDecoding(3, 3, 3)}, 0.0, 0, 4)
 
 
-def test_drafting_is_told_apart_from_verifying(target_model: PreTrainedModel) -> None:
+def test_drafting_is_told_apart_from_verifying(target_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rival's own time that is counted as the target's, or as overhead, would send work to the wrong place."""
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
 
     class Slow(KnowingTree):
         def draft(self, known: list[int], longest: int) -> Tree:
-            time.sleep(0.02)
+            now[0] += 2.0
             return super().draft(known, longest)
 
     plain = decode(target_model, PROMPTS[0], {"eos_token_id": None}, 0.0, 0, 9).output_ids
+    target_model.register_forward_pre_hook(lambda *_: now.__setitem__(0, now[0] + 3.0))
     loop = Slow([*PROMPTS[0], *plain])
     decoding = decode(target_model, PROMPTS[0], {"custom_generate": loop, "eos_token_id": None}, 0.0, 0, 9)
     assert len(decoding.rounds) == 3
-    assert decoding.draft_seconds >= 2 * 0.02
-    assert 0 < decoding.verification_seconds <= decoding.seconds - decoding.draft_seconds
-    assert "draft" not in vars(loop)  # the next decoding times it anew
-    target_model.register_forward_pre_hook(lambda *_: time.sleep(0.02))
+    assert decoding.verification_seconds == pytest.approx(3 * 3.0)
+    assert decoding.draft_seconds >= 2 * 2.0
+    assert decoding.seconds == pytest.approx(decoding.verification_seconds + decoding.draft_seconds)
+    assert "draft" not in vars(loop)  # the next decoding times it again
     set_draft_length(target_model.generation_config, 3)
     given = {"assistant_early_exit": 2, "eos_token_id": None}
     decoding = decode(target_model, PROMPTS[0], given, 0.0, 0, 5)
-    assert decoding.draft_seconds >= 3 * 0.02
-    assert decoding.verification_seconds >= len(decoding.rounds) * 0.02
+    assert decoding.draft_seconds >= 3 * 3.0
+    assert decoding.verification_seconds == pytest.approx(len(decoding.rounds) * 3.0)
+    assert decoding.seconds == pytest.approx(decoding.verification_seconds + decoding.draft_seconds)
 
 
 # Early exit, which is transformers' own
