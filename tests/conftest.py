@@ -6,8 +6,9 @@ import os
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Splitting tiny matrix products over cores only slows them down, and the tests run side by side.
+os.environ["OMP_NUM_THREADS"] = "1"
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrai
 
 from drafter_trainer.corpora.sample import sample_rows
 from drafter_trainer.targets import Target, hash_folder
+
+torch.set_num_threads(1)
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
@@ -93,12 +96,3 @@ def target(target_folder: Path) -> Target:
 def target_model(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     """The tiny target's model; a new one for each test, because generation configurations are set on it."""
     return make_model(tokenizer)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Keep tiny matrix products from being split over cores, which only slows them down."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)

@@ -1,10 +1,14 @@
-"""What most processes of the tests need, imported once in the process that they are forked from."""
+"""What processes of the tests need and takes long to import, but nothing that reads the Hub's variables as it is."""
 
-import accelerate  # noqa: F401
-import datasets  # noqa: F401
+import httpx2  # noqa: F401
+import jinja2  # noqa: F401
+import jsonschema  # noqa: F401
+import pandas  # noqa: F401
+import sacrebleu  # noqa: F401
 import torch
-
-import drafter_trainer.hub.publish
-import drafter_trainer.training.trainers  # noqa: F401
+import torch._dynamo
+import torch.distributed.tensor
+import torch.fx.experimental.symbolic_shapes
+import torch.utils.data
 
 torch.set_num_threads(1)

@@ -1,94 +1,105 @@
 """Functions in processes of their own, forked from one that has imported already what takes seconds to import."""
 
 import itertools
+import json
 import multiprocessing
 import os
+import random
 import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from multiprocessing.process import BaseProcess
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from drafter_trainer.launch import leave_processes
-
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["tests.imported"])
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["tests.imported"])
 
 
-def start(function: Callable[..., None], *given: Any, environment: Mapping[str, str] | None = None) -> BaseProcess:
-    """Start a function of a test module in a process of its own.
+class Running:
+    """A function that runs in a process of its own.
 
     Args:
+        target (callable): The function, of a module that is imported there.
         given: Its arguments.
-        environment (`Mapping[str, str]`, *optional*): Variables to set before it runs.
+        environment (`Mapping[str, str]`, *optional*): Variables of the process, before anything else is imported; all
+            others are taken away. Those of the tests if left out.
     """
-    process = _CONTEXT.Process(target=_call, args=(function, given, dict(environment or {})))
-    process.start()
-    return process
+
+    def __init__(self, target: Callable[..., Any], *given: Any, environment: Mapping[str, str] | None = None) -> None:
+        self._receiver, sender = CONTEXT.Pipe(duplex=False)
+        place = target.__module__, target.__qualname__
+        variables = dict(os.environ if environment is None else environment)
+        self._process = CONTEXT.Process(target=_run, args=(sender, place, given, variables), daemon=True)
+        self._process.start()
+        sender.close()
+
+    def wait(self) -> int:
+        """Return the exit status, negative for a signal, as soon as there is one."""
+        self._process.join()
+        return self._process.exitcode
+
+    def result(self) -> Any:
+        """Return what the function returned; an exception there is a failure here."""
+        try:
+            failed, said = self._receiver.recv()
+        except EOFError:
+            failed, said = True, f"it ended with status {self.wait()}"
+        self.wait()
+        assert not failed, said
+        return said
 
 
-def finish(processes: Sequence[BaseProcess]) -> None:
-    """Wait for processes, each of which must end well; what went wrong in one stands on standard error."""
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0] * len(processes)
+def run_source(source: str, name: str, given: str) -> str:
+    """Run a function whose source is known, as a script of its own would; arguments and result are JSON."""
+    space: dict[str, Any] = {"__name__": name}
+    exec(source, space)
+    return json.dumps(space[name](**json.loads(given)))
 
 
 def run_ranks(function: Callable[..., None], count: int, *given: Any, **environment: str) -> None:
     """Run a function as several processes of one training, as `torchrun` would start them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    finish(
-        [
-            start(
-                _run_rank,
-                function,
-                *given,
-                environment=environment
-                | {name: str(value) for name, value in (shared | {"RANK": rank, "LOCAL_RANK": rank}).items()},
-            )
-            for rank in range(count)
-        ]
-    )
+        port = str(free.getsockname()[1])
+    world = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shared = {**os.environ, **environment, **world}
+    ranks = [
+        Running(_run_rank, function, *given, environment=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(count)
+    ]
+    for rank in ranks:
+        rank.result()
 
 
-def count_moments(folder: Path, function: Callable[[Path], None]) -> int:
-    """Run a function to its end in a process, and return how often it touches a file in a folder."""
-    ours, theirs = _CONTEXT.Pipe()
-    process = start(_count, theirs, folder, function)
-    finish([process])
-    return ours.recv()
+def kill_often(function: Callable[[Path], None], folder: Path, kills: int) -> int:
+    """Run a function to its end, killed so many times before at random moments; return how many hit.
 
+    Moments are counted in what is done to the folder's files: between them nothing changes that a kill could damage.
+    Where a file is about to be renamed, half of it is lost, as in a kill while it is written.
 
-def kill_at(moment: int, folder: Path, function: Callable[[Path], None]) -> bool:
-    """Run a function in a process that kills itself as it touches a file for the `moment`th time.
-
-    Where it is about to rename a file, half of that file is lost, as in a kill while it is written.
-
-    Returns:
-        `bool`, whether it came to that; it has run to its end otherwise.
+    Args:
+        function (callable): Takes a folder; it runs once without a kill too, in the folder `whole` beside it.
     """
-    process = start(_die, moment, folder, function)
-    process.join()
-    assert process.exitcode in (0, -signal.SIGKILL)
-    return process.exitcode != 0
+    return Running(_kill_often, function, folder, kills).result()
 
 
-def _call(function: Callable[..., None], given: Sequence[Any], environment: dict[str, str]) -> None:
-    os.environ.update(environment)
+def _run(sender: Any, place: tuple[str, str], given: tuple, variables: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(variables)
     try:
-        function(*given)
-    except BaseException:
-        traceback.print_exc()
-        raise
+        # Imported here alone: some libraries read the variables when they are imported.
+        target = getattr(__import__(place[0], fromlist=["_"]), place[1])
+        sender.send((False, target(*given)))
+    except BaseException:  # noqa: BLE001 - whatever it is, it is told where the result is asked for
+        sender.send((True, traceback.format_exc()))
+        sys.exit(1)
 
 
 def _run_rank(function: Callable[..., None], *given: Any) -> None:
+    from drafter_trainer.launch import leave_processes
+
     function(*given)
     leave_processes()
 
@@ -103,11 +114,33 @@ def _watch(folder: Path, touched: Callable[[str, tuple], None]) -> None:
     sys.addaudithook(hook)
 
 
-def _count(pipe: Any, folder: Path, function: Callable[[Path], None]) -> None:
-    moments = []
-    _watch(folder, lambda event, given: moments.append(event))
-    function(folder)
-    pipe.send(len(moments))
+def _kill_often(function: Callable[[Path], None], folder: Path, kills: int) -> int:
+    whole, place = folder.with_name("whole"), folder.with_name("moments")
+
+    def count() -> None:
+        moments = []
+        _watch(whole, lambda event, given: moments.append(event))
+        function(whole)
+        place.write_text(str(len(moments)))
+
+    assert _fork(count) == 0
+    moments, draw = int(place.read_text()), random.Random(0)
+    ends = [_fork(_die, draw.randint(1, 7 * moments // 10), folder, function) for _ in range(kills)]
+    assert {*ends} <= {0, -signal.SIGKILL}
+    assert _fork(function, folder) == 0
+    return ends.count(-signal.SIGKILL)
+
+
+def _fork(function: Callable[..., None], *given: Any) -> int:
+    """Run a function in a copy of this process, which has imported all and computed nothing; return how it ended."""
+    if child := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    try:
+        function(*given)
+        os._exit(0)
+    finally:
+        traceback.print_exc()
+        os._exit(1)
 
 
 def _die(moment: int, folder: Path, function: Callable[[Path], None]) -> None:

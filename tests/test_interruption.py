@@ -1,8 +1,6 @@
 """Distillation and training killed at random moments: afterwards everything is as if nothing had happened."""
 
 import json
-import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from drafter_trainer.targets import Target
 from drafter_trainer.training.trainers import FinetuningTrainer, train_to_end
 from tests.conftest import make_model, make_tokenizer
 from tests.distillation.conftest import PAIR, make_requests, sample_prompts, stored_rows
-from tests.processes import count_moments, finish, kill_at, start
+from tests.processes import kill_often
 from tests.training.conftest import COLLATOR, finetuning_arguments, make_draft_model, make_rows
 
 KILLS = pytest.mark.parametrize("kills", [5, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
@@ -53,17 +51,6 @@ def run_training(folder: Path) -> None:
         for entry in trainer.state.log_history
     ]
     (folder / "curve.json").write_text(json.dumps(curve), encoding="utf-8")
-
-
-def kill_often(work: Callable[[Path], None], folder: Path, kills: int) -> int:
-    """Run to the end in a folder, killed so many times at random moments before; return how many hit.
-
-    Moments are counted in what is done to files: between them nothing changes that a kill could damage.
-    """
-    moments, draw = count_moments(folder.with_name("whole"), work), random.Random(0)
-    hits = sum(kill_at(draw.randint(1, 7 * moments // 10), folder, work) for _ in range(kills))
-    finish([start(work, folder)])
-    return hits
 
 
 @KILLS

@@ -23,7 +23,7 @@ from drafter_trainer.errors import DamagedStoreError
 from drafter_trainer.targets import Target
 from tests.conftest import make_model, make_tokenizer
 from tests.distillation.conftest import PAIR, make_requests, sample_prompts, stored_rows
-from tests.processes import start
+from tests.processes import Running
 
 TARGET = Target("tests/tiny-target", "abc", "nowhere")
 BATCH = 5
@@ -246,9 +246,7 @@ def test_a_process_killed_in_the_middle_of_a_write_loses_nothing(
 ) -> None:
     """Prevent a kill, after which nothing is tidied up, from leaving half a shard or other rows than without it."""
     run(requests, engine, tmp_path / "whole")
-    killed = start(run_to_be_killed, tmp_path / "killed")
-    killed.join()
-    assert killed.exitcode == -signal.SIGKILL
+    assert Running(run_to_be_killed, tmp_path / "killed").wait() == -signal.SIGKILL
     store = RowStore(tmp_path / "killed")
     assert len(store.shards()) == 3
     assert any(path.name.startswith(".partial-") for path in store.folder.iterdir())

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import multiprocessing
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -36,6 +37,7 @@ from tests.distillation.conftest import REQUEST
 PAIR = get_pair("de-en")
 CLEAN = Decontaminator([])
 MESSAGES = [{"role": "user", "content": "Wie spät ist es?"}, {"role": "assistant", "content": "Es ist acht Uhr."}]
+from tests.processes import CONTEXT
 
 
 @pytest.mark.parametrize("length", [2, 3, 7, 50])
@@ -191,9 +193,15 @@ def documents_of(shards: Sequence[Path], tokenizer: PreTrainedTokenizerFast) -> 
 
 @pytest.mark.parametrize("limit", [None, 50])
 def test_workers_pack_every_document_once(
-    tmp_path: Path, target: Target, tokenizer: PreTrainedTokenizerFast, limit: int | None
+    tmp_path: Path,
+    target: Target,
+    tokenizer: PreTrainedTokenizerFast,
+    limit: int | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Prevent documents that two workers pack, or none, and a limit that each worker takes for its own."""
+    # Workers that need not import everything; the test below has real ones.
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: CONTEXT)
     path = tmp_path / "text.txt"
     path.write_text("\n".join(f"This is the text number {n} of the file." for n in range(120)), encoding="utf-8")
     packing = packing_of(target, path, limit)
