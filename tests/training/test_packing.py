@@ -33,11 +33,11 @@ from drafter_trainer.training.packing import (
 )
 from tests.conftest import make_tokenizer
 from tests.distillation.conftest import REQUEST
+from tests.processes import CONTEXT
 
 PAIR = get_pair("de-en")
 CLEAN = Decontaminator([])
 MESSAGES = [{"role": "user", "content": "Wie spät ist es?"}, {"role": "assistant", "content": "Es ist acht Uhr."}]
-from tests.processes import CONTEXT
 
 
 @pytest.mark.parametrize("length", [2, 3, 7, 50])
