@@ -9,6 +9,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from drafter_trainer.benchmark.results import find_method
+from drafter_trainer.benchmark.target_quality import beyond_limits
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.hub.card import render_card
 from drafter_trainer.hub.card_folder import read_measurements
@@ -72,10 +73,15 @@ def test_no_key_comes_from_anywhere_else() -> None:
 
 
 def expected_evaluations(measurements: dict[str, Any]) -> dict[tuple, float]:
-    """What a model-index has to hold: each figure by file, task, questions, temperature, seed and name."""
+    """What a model-index has to hold: each figure by file, task, questions, temperature, seed and name.
+
+    A run whose target does not do its task is left out.
+    """
     expected = {}
     for name, results in measurements.items():
         for run in results["runs"]:
+            if beyond_limits(run):
+                continue
             method, asked = find_method(run, "drafter"), run["questions"]
             place = (name, run["pair"], run["task"], asked["source"], asked["sha256"], run["temperature"], run["seed"])
             expected |= {
@@ -90,7 +96,7 @@ def expected_evaluations(measurements: dict[str, Any]) -> dict[tuple, float]:
 def read_evaluations(card: str) -> dict[tuple, float]:
     """The same, read back from a card."""
     found = {}
-    for result in ModelCard(card).data.eval_results:
+    for result in ModelCard(card).data.eval_results or []:
         given = result.metric_args
         place = (given["file"], result.dataset_config, given["task"], result.dataset_type, result.dataset_revision)
         key = (*place, given["temperature"], given["seed"], result.metric_type)
@@ -103,7 +109,6 @@ def read_evaluations(card: str) -> dict[tuple, float]:
 def test_model_index_round_trips(folder: Path) -> None:
     """A figure that the Hub shows must be the results file's own, to the last digit, and none may be missing."""
     expected = expected_evaluations(read_measurements(folder, DrafterDescription.read(folder)))
-    assert expected
     assert read_evaluations((folder / "README.md").read_text(encoding="utf-8")) == expected
 
 

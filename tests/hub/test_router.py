@@ -1,7 +1,9 @@
 """The router: the right drafter for each prompt, once a call, and never another answer than the target's."""
 
 import dataclasses
+import itertools
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -136,8 +138,12 @@ def test_the_fastest_of_a_pair_is_chosen(tmp_path: Path, target_model: PreTraine
         assert chosen(router, prompt(tokenizer, "de-en")) == expected
 
 
-def test_a_drafter_that_was_slower_is_not_chosen(tmp_path: Path, target_model: PreTrainedModel, tokenizer) -> None:
+def test_a_drafter_that_was_slower_is_not_chosen(
+    tmp_path: Path, target_model: PreTrainedModel, tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever passes a router must not become slower than without."""
+    # All passes take the same time: fillers, which can make a pass faster, are of no use.
+    monkeypatch.setattr(time, "perf_counter", itertools.count(step=0.01).__next__)
     slow = ("de-en", "translation", 0.0, {DRAFTER: 0.9, WITHOUT_NETWORK: 0.95})
     folder = make_folder(tmp_path / "slow", tokenizer, "de-en", slow)
     router = DrafterRouter.from_hub(target_model, [folder], tokenizer)
