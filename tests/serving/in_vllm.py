@@ -28,7 +28,7 @@ TOKENS = 24
 BATCH = 4
 REQUESTS = 200
 PLANTED = 30_000  # ids that no prompt and no completion has: each request gets three of its own
-SAMPLES, LIKELIEST = 600, 20
+SAMPLES, LIKELIEST = 400, 20
 WHOLE = "drafter_trainer.serving.vllm.DrafterProposer"
 
 
@@ -193,7 +193,8 @@ def main(target: str, drafter: str, prompts_file: str, out: str, *parts: str) ->
         run("many", greedy, llm, prompts, len(prompts))
         run("requests", many_requests, llm, prompts)
         rejection_sampler.expand_batch_to_tokens = expand
-        run("sampled", sample, llm, prompts[0])
+        told = greedy(llm, prompts[:1], 1)["texts"][0][:12]
+        run("sampled", sample, llm, [*prompts[0], *told, *told, *told[:8]])  # what repeats is drafted for most samples
         stop(llm)
     if not parts or "network" in parts:
         llm = start(

@@ -111,9 +111,9 @@ def test_requests_keep_their_drafts_to_themselves(in_vllm: dict) -> None:
 def test_sampled_tokens_have_the_targets_distribution(in_vllm: dict) -> None:
     """Drafted tokens that are accepted too often change what a model says. The CPU kernel at fault is replaced."""
     found = in_vllm["sampled"]
-    assert found["accepted"] > 0
-    assert found["drafted"] > found["accepted"]
     samples = found["samples"]
+    assert found["drafted"] > samples / 4
+    assert 0 < found["accepted"] < found["drafted"]
     expected = {pair: samples * chance for pair, chance in found["chances"].items()}
     # Rare pairs together, as the chi-square test asks for
     cells = [(found["counts"].get(pair, 0), count) for pair, count in expected.items() if count >= 5]

@@ -230,6 +230,7 @@ def gemma_gguf(tmp_path: Path) -> tuple[Path, Path]:
         *"abcdefgh",
         "ab",
         "▁a",
+        "▁▁",
     ]
     merges = [("a", "b"), ("▁", "a")]
     bpe = models.BPE(
@@ -260,7 +261,7 @@ def gemma_gguf(tmp_path: Path) -> tuple[Path, Path]:
             torch.nn.init.uniform_(weight, -0.5, 0.5)
     writer = gguf.GGUFWriter(tmp_path / "target.gguf", "gemma3")
     writer.add_tokenizer_model("llama")
-    writer.add_token_list(pieces)
+    writer.add_token_list(["  " if piece == "▁▁" else piece for piece in pieces])  # as llama.cpp's converter does
     writer.add_token_scores([-float(token) for token in range(len(pieces))])
     writer.add_token_types([3, 3, 3, 2, *[6] * 256, *[1] * (len(pieces) - 260)])
     writer.add_bos_token_id(2)
@@ -279,7 +280,7 @@ def test_gemma_takes_the_targets_tokenizer(gemma_gguf: tuple[Path, Path], tmp_pa
         write_gguf(folder, "float32", None, tmp_path / "x.gguf")
     write_gguf(folder, "float32", None, tmp_path / "x.gguf", target_gguf)
     fields, expected = (gguf.GGUFReader(path).fields for path in (tmp_path / "x.gguf", target_gguf))
-    for name, filler in (("tokens", "[PAD271]"), ("scores", -1000.0), ("token_type", 5)):
+    for name, filler in (("tokens", "[PAD272]"), ("scores", -1000.0), ("token_type", 5)):
         column, targets = (of[f"tokenizer.ggml.{name}"].contents() for of in (fields, expected))
         assert column[: len(targets)] == targets
         assert len(column) == len(targets) + 3
