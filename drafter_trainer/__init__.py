@@ -1,5 +1,68 @@
-"""Train, publish and measure drafters that make a large language model faster in one language at a time."""
+"""Train, publish and measure drafters that make a large language model faster in one language at a time.
 
-from drafter_trainer.drafters.load import load_drafter
+Everything is imported when it is used, so that `import drafter_trainer` takes no time.
+"""
 
-__all__ = ["load_drafter"]
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from drafter_trainer.drafters.initialization import create_drafter
+    from drafter_trainer.drafters.load import load_drafter
+    from drafter_trainer.hub.router import DrafterRouter
+    from drafter_trainer.pipeline.distill import distill, score_text
+    from drafter_trainer.pipeline.publish import publish
+    from drafter_trainer.training.arguments import DrafterTrainingArguments, PretrainingArguments
+    from drafter_trainer.training.trainers import DrafterTrainer, PretrainingTrainer
+
+_MODULES = {
+    "DrafterRouter": "hub.router",
+    "DrafterTrainer": "training.trainers",
+    "DrafterTrainingArguments": "training.arguments",
+    "PretrainingArguments": "training.arguments",
+    "PretrainingTrainer": "training.trainers",
+    "create_drafter": "drafters.initialization",
+    "distill": "pipeline.distill",
+    "load_drafter": "drafters.load",
+    "publish": "pipeline.publish",
+    "score_text": "pipeline.distill",
+}
+
+__all__ = [
+    "DrafterRouter",
+    "DrafterTrainer",
+    "DrafterTrainingArguments",
+    "PretrainingArguments",
+    "PretrainingTrainer",
+    "create_drafter",
+    "distill",
+    "load_drafter",
+    "publish",
+    "score_text",
+]
+
+
+class _Package(ModuleType):
+    """This package, in which an exported function wins over a subpackage of the same name."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # The import system binds a subpackage to its name when it is first imported.
+        if not (name in _MODULES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,48 +1,15 @@
 """Arguments of the recipes, apart from the trainers' own (see `training.arguments`)."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from drafter_trainer.drafters.loop.policy import NETWORK, NGRAM, SOURCES
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import read_language_or_pair
+from drafter_trainer.options import check_known, check_one_of, check_positive, option
 from drafter_trainer.targets import Target, resolve_target
-
-
-def option(default: Any, help: str) -> Any:
-    """Declare a field with its help text; a list is copied for each instance."""
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": help})
-    return field(default=default, metadata={"help": help})
-
-
-def check_positive(arguments: Any, *names: str) -> None:
-    """Refuse numbers below 1; `None` stands for no number.
-
-    Raises:
-        InputError: That names the field.
-    """
-    for name in names:
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise InputError(f"{name} must be at least 1, got {value}")
-
-
-def check_one_of(arguments: Any, name: str, values: tuple[str, ...]) -> None:
-    """Refuse a value that is none of those known.
-
-    Raises:
-        InputError: That names the field.
-    """
-    if getattr(arguments, name) not in values:
-        raise InputError(f"{name} must be one of {', '.join(values)}, got {getattr(arguments, name)}")
-
-
-def check_known(arguments: Any, name: str, values: tuple[str, ...]) -> None:
-    if unknown := [value for value in getattr(arguments, name) if value not in values]:
-        raise InputError(f"{name} may name {', '.join(values)}, got {', '.join(unknown)}")
 
 
 @dataclass
@@ -153,17 +120,28 @@ class DrafterArguments:
         "scratch",
         "scratch, embeddings or layers (of the target), pretrain (the run's own step), or a Hub id or folder",
     )
-    num_hidden_layers: int = option(2, "Depth")
+    num_hidden_layers: int = option(2, "Number of layers; a checkpoint is taken whole")
     hidden_size: int | None = option(None, "Width (default: the target's)")
     intermediate_size: int | None = option(None, "Width of the feed-forward part (default: the target's)")
     num_attention_heads: int | None = option(None, "Query heads (default: the target's)")
     num_key_value_heads: int | None = option(None, "Key-value heads (default: the target's)")
     head_dim: int | None = option(None, "Width of a head (default: the target's)")
     initial_layers: list[int] = option([], "With initialization layers: which of the target's, from 0 or from -1")
+    checkpoint_layers: list[int] = option([], "With a checkpoint as initialization: start from these of its layers")
     freeze_embeddings: bool = option(False, "Train the layers alone, not embeddings and head")
 
     def __post_init__(self) -> None:
         check_positive(self, "num_hidden_layers")
+
+    def options(self) -> dict[str, Any]:
+        """Return the options of `create_drafter`."""
+        shape = self.widths() if self.initialization in ("scratch", "embeddings", "layers") else {}
+        layers = self.initial_layers if self.initialization == "layers" else self.checkpoint_layers
+        return shape | {
+            "initialization": self.initialization,
+            "layers": layers or None,
+            "freeze_embeddings": self.freeze_embeddings,
+        }
 
     def widths(self) -> dict[str, int | None]:
         """Return depth and widths, as `drafters.configuration.draft_config` takes them."""

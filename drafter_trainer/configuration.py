@@ -31,7 +31,7 @@ from drafter_trainer.benchmark.arguments import (
 )
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.export.arguments import ExportArguments, ServingArguments
-from drafter_trainer.training.arguments import FinetuningArguments, PretrainingArguments, RivalTrainingArguments
+from drafter_trainer.training.arguments import DrafterTrainingArguments, PretrainingArguments, RivalTrainingArguments
 from drafter_trainer.tuning.arguments import PredictionArguments, TuningArguments
 
 RECIPES = {
@@ -42,7 +42,7 @@ RECIPES = {
         TargetArguments,
         FinetuneDataArguments,
         DrafterArguments,
-        FinetuningArguments,
+        DrafterTrainingArguments,
         PublishingArguments,
     ),
     "predict": (RunArguments, TargetArguments, DrafterArguments, PredictionArguments),

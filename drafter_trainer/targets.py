@@ -222,6 +222,25 @@ def _read_template(path: Path) -> str:
         ) from error
 
 
+def as_target(target: "str | Target | PreTrainedModel") -> Target:
+    """Return the target that a function of the library was given.
+
+    Args:
+        target (`str`, `Target` or `PreTrainedModel`): Hub id, folder, `wheel:PACKAGE`, a resolved target, or a loaded
+            model, which is known by where it was loaded from.
+    Raises:
+        InputError: If it does not exist.
+    """
+    if isinstance(target, Target):
+        return target
+    if isinstance(target, PreTrainedModel):
+        if not target.name_or_path:
+            raise InputError("the target was made in this process: save it with its tokenizer, and name the folder")
+        target = target.name_or_path
+    # Rows, drafters and cards name the target, and a path of this machine is no name.
+    return resolve_target(target, name=Path(target).resolve().name if Path(target).is_dir() else None)
+
+
 def resolve_commit(repo: str, revision: str | None, what: str) -> str:
     """Return the commit that a Hub repository's revision stands for.
 

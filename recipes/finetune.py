@@ -30,23 +30,19 @@ from accelerate import PartialState
 from transformers import set_seed
 
 from drafter_trainer.arguments import DrafterArguments
-from drafter_trainer.atomic import write_whole
 from drafter_trainer.configuration import parse_arguments
-from drafter_trainer.drafters.adapters import add_adapter
-from drafter_trainer.drafters.initialization import initialise_drafter
-from drafter_trainer.drafters.loop.repository import VOCABULARY
-from drafter_trainer.drafters.vocabulary import choose_ids, count_ids, coverage, vocabulary_bytes
+from drafter_trainer.drafters.initialization import create_drafter
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.publish import check_destination, publish_run
 from drafter_trainer.languages import Pair, get_pair
 from drafter_trainer.launch import leave_processes, report_step, run_recipe
-from drafter_trainer.steps import FILE_NAME, Step, finished_step, read_step
+from drafter_trainer.steps import FILE_NAME, Step, finished_step
 from drafter_trainer.targets import Target
-from drafter_trainer.training.arguments import FinetuningArguments
-from drafter_trainer.training.collators import SelfDistilledCollator
+from drafter_trainer.training.arguments import DrafterTrainingArguments
+from drafter_trainer.training.base import train_to_end
 from drafter_trainer.training.losses import TOPK_LOSSES
-from drafter_trainer.training.rows import count_response_tokens, load_split
-from drafter_trainer.training.trainers import FinetuningTrainer, train_to_end
+from drafter_trainer.training.rows import load_split
+from drafter_trainer.training.trainers import DrafterTrainer
 
 
 def main(argv: list[str]) -> None:
@@ -93,10 +89,9 @@ def train(
     target: Target,
     pair: Pair,
     shape: DrafterArguments,
-    training: FinetuningArguments,
+    training: DrafterTrainingArguments,
 ) -> dict[str, Any]:
     """Train a drafter on self-distilled rows, leave it in a folder, and return the facts of the step."""
-    tokenizer = target.load_tokenizer()
     rows = {
         "train": load_split(data, "train", target, training.loss_type in TOPK_LOSSES),
         "validation": load_split(data, "validation", target, None),
@@ -104,37 +99,11 @@ def train(
     if limit is not None and limit < len(rows["train"]):
         # Shards are sorted by the lengths of the prompts: the first rows would be the short ones.
         rows["train"] = rows["train"].shuffle(training.seed).select(range(limit))
-    facts: dict[str, Any] = {}
     set_seed(training.seed)  # weights that are drawn are drawn alike in every run
-    model, draft_ids = initialise_drafter(shape, target, tokenizer, pair.probes), None
-    model.config.prompt_window = training.prompt_window or None
-    if training.draft_vocabulary:
-        counts = count_ids(rows["train"]["response_ids"], model.config.vocab_size)
-        draft_ids = choose_ids(counts, training.draft_vocabulary, tokenizer.all_special_ids, fill=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / VOCABULARY, lambda path: path.write_bytes(vocabulary_bytes(draft_ids)))
-        facts |= {"draft_vocabulary": len(draft_ids), "coverage": coverage(draft_ids, counts)}
-    if training.lora_rank:
-        model = add_adapter(model, training.lora_rank, training.lora_alpha)
-    trainer = FinetuningTrainer(
-        model=model,
-        draft_ids=draft_ids,
-        args=training,
-        train_dataset=rows["train"],
-        eval_dataset=rows["validation"],
-        data_collator=SelfDistilledCollator(tokenizer.pad_token_id, training.max_length, training.prompt_window),
-        processing_class=tokenizer,
-    )
-    facts |= {"train_rows": len(rows["train"]), "validation_rows": len(rows["validation"])}
-    facts |= train_to_end(trainer)
-    passes = round(count_response_tokens(rows["train"]) * trainer.state.epoch)
-    return facts | {"finetuning_tokens": passes + finetuned_before(shape.initialization)}
-
-
-def finetuned_before(initialization: str) -> int:
-    """Return how many tokens of answers a network has been finetuned on that another starts from."""
-    step = read_step(Path(initialization))
-    return 0 if step is None else step["facts"].get("finetuning_tokens", 0)
+    drafter = create_drafter(target, **shape.options(), languages=str(pair))
+    trainer = DrafterTrainer(drafter, training, train_dataset=rows["train"], eval_dataset=rows["validation"])
+    metrics = train_to_end(trainer)
+    return trainer.facts | metrics
 
 
 if __name__ == "__main__":

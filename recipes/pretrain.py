@@ -30,13 +30,13 @@ from transformers import set_seed
 
 from drafter_trainer.configuration import parse_arguments
 from drafter_trainer.corpora import describe_corpus
-from drafter_trainer.drafters.initialization import initialise_drafter
+from drafter_trainer.drafters.initialization import create_drafter
 from drafter_trainer.languages import get_pair
 from drafter_trainer.launch import report_step, run_recipe
 from drafter_trainer.steps import Step, finished_step
-from drafter_trainer.training.collators import collate_packed
+from drafter_trainer.training.base import train_to_end
 from drafter_trainer.training.packing import Packing, load_packed, pack_corpora, rows_folder
-from drafter_trainer.training.trainers import PretrainingTrainer, train_to_end
+from drafter_trainer.training.trainers import PretrainingTrainer
 
 
 def main(argv: list[str]) -> None:
@@ -79,17 +79,16 @@ def main(argv: list[str]) -> None:
                 shards = pack_corpora(packing, folder / "packed", training.packing_workers)
             splits[split] = load_packed(shards)
         set_seed(training.seed)  # weights that are drawn are drawn alike in every run
-        drafter = initialise_drafter(shape, target, tokenizer, pair.probes)
+        drafter = create_drafter(target, **shape.options(), languages=run.pair)
         trainer = PretrainingTrainer(
             model=drafter,
             args=training,
             train_dataset=splits["train"].rows,
             eval_dataset=splits["validation"].rows,
-            data_collator=collate_packed,
             processing_class=tokenizer,
         )
-        step.facts |= {split: packed.facts for split, packed in splits.items()}
-        step.facts |= {"corpora": read} | train_to_end(trainer)
+        trainer.record = {split: packed.facts for split, packed in splits.items()} | {"corpora": read}
+        step.facts |= trainer.record | train_to_end(trainer)
     report_step(step)
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from drafter_trainer.benchmark.report import markdown_table, speedup_tables
 from drafter_trainer.benchmark.results import read_results
 from drafter_trainer.configuration import parse_arguments
+from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.hub.card import usage
-from drafter_trainer.languages import get_pair
 from drafter_trainer.launch import run_recipe
 from drafter_trainer.targets import resolve_target
 
@@ -51,7 +51,8 @@ def main(argv: list[str]) -> None:
 
     print(f"\n{markdown_table(['step', 'time'], times)}\n\nLargest process: {peak:.1f} GiB\n")
     print(speedup_tables(read_results(run.folder / "results.json")))
-    print(f"\nCard: {publishing.to}/README.md\n\nUse it:\n\n{usage(target.path, publishing.to, get_pair(run.pair))}")
+    prompt = DrafterDescription.read(Path(publishing.to)).example
+    print(f"\nCard: {publishing.to}/README.md\n\nUse it:\n\n{usage(target.path, publishing.to, prompt)}")
 
 
 if __name__ == "__main__":

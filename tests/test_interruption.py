@@ -13,7 +13,8 @@ from drafter_trainer.distillation import distill
 from drafter_trainer.distillation.engines import TransformersEngine
 from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.targets import Target
-from drafter_trainer.training.trainers import FinetuningTrainer, train_to_end
+from drafter_trainer.training.base import train_to_end
+from drafter_trainer.training.trainers import DrafterTrainer
 from tests.conftest import make_model, make_tokenizer
 from tests.distillation.conftest import PAIR, make_requests, sample_prompts, stored_rows
 from tests.processes import kill_often
@@ -36,7 +37,7 @@ def run_training(folder: Path) -> None:
     """Train, and leave the whole log at the end."""
     torch.set_num_threads(1)
     steps = {"max_steps": 40, "save_strategy": "steps", "save_steps": 3, "eval_strategy": "steps", "eval_steps": 3}
-    trainer = FinetuningTrainer(
+    trainer = DrafterTrainer(
         model=make_draft_model(),
         args=finetuning_arguments(
             folder, loss_type="lk_hybrid", load_best_model_at_end=True, learning_rate=1e-2, **steps

@@ -10,12 +10,13 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "drafter_trainer"
 # Folders and modules in layers; each may import from its own and from those before it.
 LAYERS = (
-    ("errors", "access", "atomic", "chat", "credentials", "extras", "languages", "provenance", "wheels"),
-    ("targets", "steps"),
+    ("errors", "access", "atomic", "chat", "credentials", "extras", "languages", "options", "provenance", "wheels"),
+    ("steps", "targets"),
     ("arguments", "drafters", "corpora", "decoding"),
     ("distillation", "serving"),
     ("training", "benchmark", "tuning"),
     ("hub", "configuration", "launch"),
+    ("pipeline",),
 )
 
 

@@ -151,7 +151,7 @@ def read_documents(name: str, pair: Pair, split: str, bad_rows: BadRows = STRICT
             # A blank line of a text file only parts paragraphs; a table may have text and conversations.
             if not _is_blank(row.get("text")) or row.get("messages") or row.get("conversations")
         )
-        yield from _own_split(bad_rows.make(rows, _document_of_row), split, _DOCUMENTS, name)
+        yield from _own_split(bad_rows.make(rows, document_of_row), split, _DOCUMENTS, name)
     elif corpus.kind in TEXT_CORPORA:
         held_out = TEXT_CORPORA[corpus.kind].splits == ("train",)
         source_split = "train" if held_out else split
@@ -163,7 +163,7 @@ def read_documents(name: str, pair: Pair, split: str, bad_rows: BadRows = STRICT
             )
             if row.get("conversations") != []  # a template may not take a conversation without turns
         )
-        documents = bad_rows.make(rows, _document_of_row)
+        documents = bad_rows.make(rows, document_of_row)
         yield from _own_split(documents, split, _DOCUMENTS, name) if held_out else documents
     else:
         raise InputError(f"corpus {name} is no text to pretrain on: {', '.join(TEXT_CORPORA)} and file:PATH are")
@@ -252,7 +252,7 @@ def _is_blank(text: Any) -> bool:
     return isinstance(text, str) and not text.strip()
 
 
-def _document_of_row(place: str, row: dict[str, Any]) -> Document:
+def document_of_row(place: str, row: dict[str, Any]) -> Document:
     text = row.get("text")
     if isinstance(text, str) and text.strip():
         return Document(place, text=text)

@@ -2,14 +2,13 @@
 
 from collections import Counter
 from collections.abc import Collection
-from importlib.util import find_spec
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from drafter_trainer.decoding.metrics import is_looping
 from drafter_trainer.distillation.store import Answer, Refusal, RowStore
-from drafter_trainer.extras import require
+from drafter_trainer.extras import is_installed, require
 
 _IDENTIFIED = 5000  # answers whose language is identified, at about a millisecond each
 
@@ -44,7 +43,7 @@ def survey(store: RowStore, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any
     counts = Counter(looping=0, duplicates=0, retokenized=0)
     languages: Counter[str] = Counter()
     seen: set[int] = set()
-    langid = require("py3langid", "languages") if find_spec("py3langid") else None
+    langid = require("py3langid", "languages") if is_installed("py3langid") else None
     total = sum(table.num_rows for table in store.tables(["key"]))
     for table in store.tables(["key", "prompt_ids", "response_ids", "retokenized"]):
         for row in table.to_pylist():

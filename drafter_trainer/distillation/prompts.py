@@ -1,9 +1,10 @@
 """What the target is asked: prompts from corpora, in a file that a million of them may fill."""
 
+import functools
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from drafter_trainer.corpora.decontamination import Decontaminator
 from drafter_trainer.errors import DamagedStoreError, InputError, RefusedConversationError
 from drafter_trainer.languages import Language, Pair, story_prompt, translation_prompt
 
+ANY_LANGUAGE = "any language"  # of what is dropped, where nobody named one
 START_TOKEN = "start_token"  # the corpus that the target writes by itself
 PROMPTS = pa.schema(
     [
@@ -98,7 +100,7 @@ class PromptMaker:
         self,
         documents: Iterable[Document],
         corpus: str,
-        language: Language,
+        language: Language | None,
         start_token: str | None,
         max_new_tokens: int,
     ) -> Iterator[Prompt]:
@@ -132,9 +134,10 @@ class PromptMaker:
                 yield Prompt(start_ids, f"{document.source_id}/{start}", corpus, response_ids=piece)
             count += len(self._seen) > before
         if not count:
+            named = language.name if language else ANY_LANGUAGE
             raise InputError(
-                f"corpus {corpus} gives no text in {language.name} (left out: {dict(self.drops) or 'nothing'}): a "
-                "file gives 2 % of its lines to validation, so some hundred are needed"
+                f"corpus {corpus} gives no text in {named} (left out: {dict(self.drops) or 'nothing'}): a file gives "
+                "2 % of its lines to validation, so some hundred are needed"
             )
 
     def start_tokens(self, token: str | None) -> Iterator[Prompt]:
@@ -153,15 +156,34 @@ class PromptMaker:
         return (Prompt((start_id,), f"{START_TOKEN}/{number}", START_TOKEN, number) for number in range(self._limit))
 
     def _clean(self, asked: Iterable[tuple[str, str, str]], corpus: str, language: Language) -> Iterator[Prompt]:
+        rendered = (
+            (place, text, functools.partial(self._chat.encode_prompt, prompt)) for place, text, prompt in asked
+        )
+        return self.conversations(rendered, corpus, language)
+
+    def conversations(
+        self,
+        asked: Iterable[tuple[str, str, Callable[[], Sequence[int]]]],
+        corpus: str,
+        language: Language | None = None,
+    ) -> Iterator[Prompt]:
+        """Ask for the completion of conversations.
+
+        Args:
+            asked (`Iterable[tuple[str, str, Callable]]`): Of each its id, the text that no evaluation may hold, and
+                what renders its token ids.
+            corpus (`str`): Where they came from.
+            language (`Language`, *optional*): Under which drops are counted.
+        """
         count = 0
-        for source_id, text, prompt in asked:
+        for source_id, text, render in asked:
             if count == self._limit:
                 break
             if (reason := self._decontaminator.reason(text)) is not None:
                 self._drop(reason, language)
                 continue
             try:
-                prompt_ids = tuple(self._chat.encode_prompt(prompt))
+                prompt_ids = tuple(render())
             except RefusedConversationError as error:
                 self._drop(error.reason, language)
                 continue
@@ -172,8 +194,8 @@ class PromptMaker:
             count += 1
             yield Prompt(prompt_ids, source_id, corpus)
 
-    def _drop(self, reason: str, language: Language) -> None:
-        self.drops[f"{reason} ({language.name})"] += 1
+    def _drop(self, reason: str, language: Language | None) -> None:
+        self.drops[f"{reason} ({language.name if language else ANY_LANGUAGE})"] += 1
 
     def _start_id(self, token: str | None) -> int:
         start_id = self._tokenizer.bos_token_id if token is None else self._tokenizer.get_vocab().get(token)

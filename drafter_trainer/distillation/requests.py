@@ -79,7 +79,7 @@ class Requests:
         samples (`int`): Times that it is asked at each temperature above 0.
         seed (`int`): Seed of the first sample.
         max_new_tokens (`int`): Length limit of an answer.
-        pair (`Pair`): Pair of languages.
+        pair (`Pair` or `str`): Pair of languages; empty where the prompts are of none.
         target (`Target`): Who is asked.
         context (`int`, *optional*): Tokens of prompt and answer that the target can read. It shortens the limit of
             requests with long prompts; one that leaves no room for an answer gets a limit of 0, and is not to be
@@ -93,7 +93,7 @@ class Requests:
         samples: int,
         seed: int,
         max_new_tokens: int,
-        pair: Pair,
+        pair: Pair | str,
         target: Target,
         context: int | None = None,
     ) -> None:

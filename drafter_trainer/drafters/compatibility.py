@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 
@@ -107,3 +107,62 @@ def device_of(target_model: PreTrainedModel) -> torch.device:
             "memory (max_memory, or another device_map), then the drafter"
         )
     return device
+
+
+def check_same_vocabulary(
+    target_tokenizer: PreTrainedTokenizerBase, other_tokenizer: PreTrainedTokenizerBase, probes: Iterable[str]
+) -> None:
+    """Compare the tokenizer of a checkpoint that a drafter starts from with the target's, which replaces it.
+
+    Other special ids do no harm, and neither does an added token that one of the two lacks: siblings of one family
+    differ in these. An id that means two things does.
+
+    Args:
+        probes (`Iterable[str]`): Texts in the drafter's languages.
+    Raises:
+        IncompatibleTokenizerError: If an id has another token, a token of the text is missing, or a probe is split in
+            another way; the message shows the first difference.
+    """
+    advice = "start from a checkpoint with the target's tokenizer"
+    target_ids, other_ids = target_tokenizer.get_vocab(), other_tokenizer.get_vocab()
+    added = target_tokenizer.get_added_vocab().keys() | other_tokenizer.get_added_vocab().keys()
+    by_id = {number: token for token, number in target_ids.items()}
+    different = [
+        token
+        for token in sorted(target_ids.keys() | other_ids.keys())
+        if target_ids.get(token) != other_ids.get(token)
+        and (token not in added or (token in target_ids and token in other_ids) or other_ids.get(token) in by_id)
+    ]
+    if different:
+        token = different[0]
+        raise IncompatibleTokenizerError(
+            f"the checkpoint's tokenizer differs from the target's in {len(different)} tokens (vocabularies of "
+            f"{len(other_ids)} and {len(target_ids)}); the first is {token!r} with id {other_ids.get(token)} in the "
+            f"checkpoint's and {target_ids.get(token)} in the target's: {advice}"
+        )
+    for probe in probes:
+        if target_tokenizer.encode(probe, add_special_tokens=False) != other_tokenizer.encode(
+            probe, add_special_tokens=False
+        ):
+            raise IncompatibleTokenizerError(f"the checkpoint's tokenizer splits {probe!r} in another way: {advice}")
+
+
+def check_assistable(config: PretrainedConfig, name: str) -> None:
+    """Refuse a target that assisted decoding cannot help, by its configuration alone.
+
+    Args:
+        config (`PretrainedConfig`): Of the target.
+        name (`str`): The target, for the message.
+    Raises:
+        InputError: If it is no decoder with a cache that can be rolled back.
+    """
+    if config.is_encoder_decoder:
+        raise InputError(f"{name} is an encoder-decoder model ({config.model_type}): name a decoder-only model")
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if model_class is None:
+        raise InputError(f"{name} is no causal language model ({config.model_type}): name one")
+    if model_class._is_stateful:
+        raise InputError(
+            f"{name} keeps a recurrent state ({config.model_type}), and transformers cannot assist such a model: "
+            "rejected tokens cannot be taken back. Name a model whose layers are all attention"
+        )

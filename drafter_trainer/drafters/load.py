@@ -28,7 +28,6 @@ from drafter_trainer.drafters.measured import RESULTS, Measured, read_measured
 from drafter_trainer.drafters.origin import find_difference
 from drafter_trainer.drafters.padding import fit_vocabulary
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
-from drafter_trainer.languages import get_pair
 from drafter_trainer.targets import hash_folder, resolve_commit
 
 _logger = logging.getLogger(__name__)
@@ -85,7 +84,7 @@ def load_drafter(
     description = describe_drafter(drafter, commit)
     if tokenizer is None:
         tokenizer = load_target_tokenizer(target_model)
-    probes = get_pair(description.pair).probes
+    probes = description.probes
     if hash_tokenizer(tokenizer, probes) != description.tokenizer_sha256:
         if COMPACT in description.weights:  # it has no tokenizer that could be compared
             raise IncompatibleTokenizerError(

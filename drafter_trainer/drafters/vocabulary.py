@@ -50,42 +50,64 @@ def vocabulary_bytes(ids: torch.Tensor) -> bytes:
     return save({"ids": ids.to(torch.int32)}, metadata={"format": "1"})
 
 
-def narrow_head(model: PreTrainedModel, draft_ids: torch.Tensor) -> None:
-    """Let a drafter compute logits over its draft vocabulary alone, with a head that has no other rows.
+class DraftHead(torch.nn.Linear):
+    """An LM head that computes logits over the draft vocabulary alone.
 
     Rows that are not there need no gradient, no optimizer state and no step: of a large vocabulary that is most.
+
+    Its state dict is that of a stock head, so that whatever is saved of a drafter, checkpoints too, is a stock model:
+    of a head that is trained, the rows outside the draft vocabulary become the mean of those inside, which makes their
+    logit the mean of the others' and hardly ever the largest; a head that is frozen is saved as it was before.
+
+    Args:
+        head (`torch.nn.Linear`): The whole head.
+        draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`): Ascending ids.
+        is_tied (`bool`): Whether its weight is that of the embeddings, and saved with them.
+    """
+
+    def __init__(self, head: torch.nn.Linear, draft_ids: torch.Tensor, is_tied: bool) -> None:
+        super().__init__(head.in_features, len(draft_ids), bias=False, device="meta")
+        trained = head.weight.requires_grad
+        rows = head.weight.detach()[draft_ids.to(head.weight.device)]
+        self.weight = torch.nn.Parameter(rows, requires_grad=trained)
+        self.register_buffer("draft_ids", draft_ids.to(head.weight.device), persistent=False)
+        self.vocabulary = len(head.weight)
+        # In a tuple: of a frozen head the whole is no submodule that is trained or saved.
+        self._frozen = None if trained else (None if is_tied else head.weight.detach(),)
+
+    def restored_weight(self) -> torch.Tensor | None:
+        """Return the weight of the stock head, `None` where it is that of the embeddings."""
+        if self._frozen is not None:
+            return self._frozen[0]
+        weight = self.weight.detach()
+        whole = weight.mean(dim=0).expand(self.vocabulary, -1).clone()
+        whole[self.draft_ids] = weight
+        return whole
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
+        if (weight := self.restored_weight()) is not None:
+            destination[f"{prefix}weight"] = weight
+
+    def _load_from_state_dict(self, state_dict, prefix, *given) -> None:
+        name = f"{prefix}weight"
+        if self._frozen is not None:
+            state_dict[name] = self.weight.detach()
+        elif name in state_dict and len(state_dict[name]) == self.vocabulary:
+            state_dict[name] = state_dict[name][self.draft_ids.to(state_dict[name].device)]
+        super()._load_from_state_dict(state_dict, prefix, *given)
+
+
+def prune_head(model: PreTrainedModel, draft_ids: torch.Tensor) -> None:
+    """Let a drafter compute logits over its draft vocabulary alone; see `DraftHead`.
 
     Args:
         model (`PreTrainedModel`): Changed in place.
         draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`): Ascending ids.
     """
-    weight = model.get_output_embeddings().weight
-    head = _make_head(weight.detach()[draft_ids.to(weight.device)])
-    head.weight.requires_grad = weight.requires_grad
-    model.config.tie_word_embeddings = False
-    model.set_output_embeddings(head)
-
-
-def widen_head(model: PreTrainedModel, draft_ids: torch.Tensor) -> None:
-    """Give a drafter with a narrow head a stock head back.
-
-    A head that was tied and frozen is tied again. Otherwise the rows outside the draft vocabulary become the mean of
-    those inside: their logit is the mean of the others' and hardly ever the largest.
-
-    Args:
-        model (`PreTrainedModel`): Changed in place.
-        draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`): What it was narrowed to.
-    """
-    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings().weight.detach()
-    inside = head.weight.detach()
-    frozen = not head.weight.requires_grad
-    if frozen and torch.equal(inside, embeddings[draft_ids.to(embeddings.device)]):
-        model.set_output_embeddings(_make_head(embeddings))
-        tie_equal_embeddings(model)
-        return
-    weight = inside.mean(dim=0).expand(model.config.vocab_size, -1).clone()
-    weight[draft_ids.to(weight.device)] = inside
-    model.set_output_embeddings(_make_head(weight))
+    head, tied = model.get_output_embeddings(), model.config.tie_word_embeddings
+    if head.weight.requires_grad:
+        model.config.tie_word_embeddings = False  # it is trained apart from the embeddings
+    model.set_output_embeddings(DraftHead(head, draft_ids, tied))
 
 
 def tie_equal_embeddings(model: PreTrainedModel) -> None:
@@ -97,12 +119,6 @@ def tie_equal_embeddings(model: PreTrainedModel) -> None:
     if torch.equal(model.get_output_embeddings().weight, model.get_input_embeddings().weight):
         model.config.tie_word_embeddings = True
         model.tie_weights()
-
-
-def _make_head(weight: torch.Tensor) -> torch.nn.Linear:
-    head = torch.nn.Linear(*reversed(weight.shape), bias=False, device="meta")
-    head.weight = torch.nn.Parameter(weight)
-    return head
 
 
 def map_ids(ids: torch.Tensor, draft_ids: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,6 @@ from drafter_trainer.drafters.description import hash_file
 from drafter_trainer.drafters.load import describe_drafter, load_drafter
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.push import Destination
-from drafter_trainer.languages import get_pair, translation_prompt
 from drafter_trainer.targets import Target
 
 
@@ -63,8 +62,7 @@ def check_generation(folder: Path, target: Target, target_dtype: str) -> None:
         return
     chat = target.load_chat()
     drafter = load_drafter(str(folder), target_model, chat.tokenizer)
-    pair = get_pair(describe_drafter(str(folder)).pair)
-    ids = torch.tensor([chat.encode_prompt(translation_prompt(pair, pair.source.probe))], device=device)
+    ids = torch.tensor([chat.encode_prompt(describe_drafter(str(folder)).example)], device=device)
     output = target_model.generate(
         ids, attention_mask=torch.ones_like(ids), assistant_model=drafter, max_new_tokens=16, do_sample=False
     )

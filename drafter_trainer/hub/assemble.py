@@ -1,46 +1,35 @@
 """Write a drafter's files: what its repository holds, apart from card and results."""
 
+import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Sequence
-from importlib import resources
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from drafter_trainer.arguments import RunArguments
 from drafter_trainer.drafters.adapters import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS, merge_adapter
-from drafter_trainer.drafters.compact import COMPACT, write_compact
-from drafter_trainer.drafters.compatibility import check_tokenizers, hash_tokenizer
-from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription, hash_file
+from drafter_trainer.drafters.compact import write_compact
+from drafter_trainer.drafters.compatibility import check_tokenizers
+from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.drafters.load import identify_drafter
-from drafter_trainer.drafters.loop.generate import set_draft_length
-from drafter_trainer.drafters.loop.networkless import NetworklessDrafter
+from drafter_trainer.drafters.loop.networkless import MODEL_TYPE, NetworklessDrafter
 from drafter_trainer.drafters.loop.policy import NETWORK, NGRAM, SOURCES
 from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
 from drafter_trainer.drafters.loop.settings import LoopSettings
+from drafter_trainer.drafters.saving import DRAFT_LENGTH, complete_folder, size_of, take_special_ids
 from drafter_trainer.drafters.vocabulary import tie_equal_embeddings
 from drafter_trainer.errors import InputError
-from drafter_trainer.languages import get_pair
-from drafter_trainer.provenance import library_versions, without_folders
+from drafter_trainer.languages import get_pair, read_languages
+from drafter_trainer.provenance import without_folders
 from drafter_trainer.steps import finished_step, read_step
 from drafter_trainer.targets import Target
 from drafter_trainer.tuning.results import SETTINGS
 
-_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
-WEIGHTS = (
-    "config.json",
-    _SINGLE,
-    "model-*.safetensors",
-    _INDEX,
-    COMPACT,
-    ADAPTER_WEIGHTS,
-    ADAPTER_CONFIG,
-)
 _HYPERPARAMETERS = (
     "chat_template_kwargs",
     "sanitize_control_tokens",
@@ -94,77 +83,100 @@ def assemble(
     if network:
         finished_step(trained, "run finetune.py first")
     pair = get_pair(run.pair)
-    tokenizer = target.load_tokenizer()
-    if network:
-        check_tokenizers(tokenizer, AutoTokenizer.from_pretrained(trained), pair.probes)
+    loop, files = _read_loop(run, target, sources)
+    translation = pair if pair.is_translation else None
+    description = DrafterDescription(
+        name=run.drafter_name,
+        target=target.name,
+        target_revision=target.revision,
+        tokenizer_sha256="",
+        pair=str(translation or ""),
+        draft_length=draft_length,
+        loop=loop,
+        training=_training_record(run, network),
+        languages=[] if translation else [language.code for language in pair.languages],
+    )
+    return _write(description, target, trained if network else None, files, folder, adapter_of, compact, place)
 
-    if network:
-        model = AutoModelForCausalLM.from_pretrained(trained, dtype=target.checkpoint_dtype())
-        tie_equal_embeddings(model)
+
+def assemble_folder(
+    drafter: Path,
+    target: Target,
+    folder: Path,
+    name: str | None = None,
+    languages: str | Iterable[str] | None = None,
+    draft_length: int | None = None,
+    adapter_of: str | None = None,
+    compact: bool = False,
+    place: Path | None = None,
+) -> DrafterDescription:
+    """Write the files of a drafter that lies in a folder, as a trainer or tuning left it; see `assemble`.
+
+    Args:
+        drafter (`Path`): The folder; without a `drafter.json` in it, any stock model with the target's tokenizer.
+        name, languages, draft_length (*optional*): As for `drafter_trainer.publish`.
+        place (`Path`, *optional*): As for `assemble`.
+    Raises:
+        InputError: If there is no drafter, or it was trained for another target.
+        IncompatibleTokenizerError: If its tokenizer is not the target's.
+    """
+    if not (drafter / "config.json").is_file():
+        raise InputError(f"{drafter} holds no drafter: name the folder that a trainer or tune left")
+    spoken, pair = read_languages(languages)
+    changes: dict[str, Any] = {}
+    if languages is not None:
+        changes |= {"pair": str(pair or ""), "languages": [] if pair else [language.code for language in spoken]}
+    changes |= {"name": name} if name else {}
+    changes |= {"draft_length": draft_length} if draft_length else {}
+    if (drafter / FILE_NAME).is_file():
+        description = dataclasses.replace(DrafterDescription.read(drafter), **changes)
+        if description.target_revision != target.revision:
+            raise InputError(
+                f"{drafter} was trained for {description.target}@{description.target_revision}, the target is "
+                f"{target.identity}: name its own target"
+            )
     else:
-        config = AutoConfig.from_pretrained(target.path, revision=target.hub_revision)
-        model = NetworklessDrafter.for_vocabulary(config.get_text_config().vocab_size)
-    special = {name: _special_id(target, tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    ends = {"eos_token_id": target.end_ids(tokenizer)} if target.stop else {}
-    model.generation_config = GenerationConfig(**special | ends)
-    set_draft_length(model.generation_config, draft_length)
-    for name, value in special.items():  # pipeline compares them here
-        setattr(model.config, name, value)
+        values = {"name": drafter.resolve().name, "pair": "", "draft_length": DRAFT_LENGTH} | changes
+        description = DrafterDescription(
+            target=target.name,
+            target_revision=target.revision,
+            tokenizer_sha256="",
+            loop=LoopSettings().to_dict(),
+            **values,
+        )
+    is_networkless = AutoConfig.from_pretrained(drafter).model_type == MODEL_TYPE
+    files = {file: drafter / file for file in description.files}
+    return _write(description, target, None if is_networkless else drafter, files, folder, adapter_of, compact, place)
+
+
+def _write(
+    description: DrafterDescription,
+    target: Target,
+    network: Path | None,
+    files: Mapping[str, Path],
+    folder: Path,
+    adapter_of: str | None,
+    compact: bool,
+    place: Path | None,
+) -> DrafterDescription:
+    tokenizer = target.load_tokenizer()
+    if network is None:
+        model = NetworklessDrafter.for_vocabulary(target.load_config().get_text_config().vocab_size)
+    else:
+        check_tokenizers(tokenizer, AutoTokenizer.from_pretrained(network), description.probes)
+        model = AutoModelForCausalLM.from_pretrained(network, dtype=target.checkpoint_dtype())
+        tie_equal_embeddings(model)
+    take_special_ids(model, target, tokenizer, description.draft_length)
     over: dict[str, str] = {}
     if compact:
         write_compact(model, target.load_model(str(model.dtype).removeprefix("torch.")), folder)
     elif adapter_of is None:
         model.save_pretrained(folder)
-        index_weights(folder)
     else:
-        over = _add_adapter(trained, adapter_of, folder, place)
-    if not compact:
-        tokenizer.save_pretrained(folder)
-    sha256 = hash_tokenizer(tokenizer, pair.probes)
-    loop, files = _add_loop(run, target, folder, sources)
-    description = DrafterDescription(
-        name=run.drafter_name,
-        target=target.name,
-        target_revision=target.revision,
-        tokenizer_sha256=sha256,
-        pair=str(pair),
-        draft_length=draft_length,
-        loop=loop,
-        files=files,
-        training=_training_record(run, network),
-        versions=library_versions(),
-        adapter_of=over,
-        weights=hash_weights(folder),
-        size=(
-            {"parameters": f"{model.num_parameters():,}", "dtype": str(model.dtype).removeprefix("torch.")}
-            if network and not over
-            else {}
-        )
-        | {path.name: f"{path.stat().st_size / 1e6:.1f} MB" for path in sorted(folder.glob("*.safetensors"))},
-    )
-    (folder / FILE_NAME).write_text(description.to_json(), encoding="utf-8")
-    return description
-
-
-def hash_weights(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of the files that a network is loaded from, by name."""
-    return {path.name: hash_file(path) for pattern in WEIGHTS for path in sorted(folder.glob(pattern))}
-
-
-def index_weights(folder: Path) -> None:
-    """Name the tensors of the model in a folder in an index, which a model of one file does not need in transformers.
-
-    vLLM and SGLang load every `*.safetensors` at a repository's root that no index rules out: table and draft
-    vocabulary too, which are no weights. llama.cpp's converter compares the names with those that it finds.
-    """
-    weights = folder / _SINGLE
-    if not weights.is_file():  # in shards, and save_pretrained wrote their index
-        return
-    with safe_open(weights, framework="pt") as file:
-        names = sorted(file.keys())
-        size = sum(tensor.nbytes for tensor in map(file.get_tensor, names))
-    index = {"metadata": {"total_size": size}, "weight_map": dict.fromkeys(names, _SINGLE)}
-    (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        over = _add_adapter(network, adapter_of, folder, place)
+    size = size_of(model) if network and not over else {}
+    description = dataclasses.replace(description, adapter_of=over, size=size)
+    return complete_folder(folder, description, tokenizer, files, keep_tokenizer=not compact)
 
 
 def _add_adapter(trained: Path, base: str, folder: Path, place: Path | None) -> dict[str, str]:
@@ -195,15 +207,8 @@ def _add_adapter(trained: Path, base: str, folder: Path, place: Path | None) -> 
     return {"drafter": base, "revision": identity}
 
 
-def _add_loop(
-    run: RunArguments, target: Target, folder: Path, chosen: Sequence[str]
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Add the drafting loop and what was tuned for it; return its settings and the hashes of its files."""
-    sources = resources.files("drafter_trainer.drafters.loop")
-    (folder / "custom_generate").mkdir()
-    for source in sources.iterdir():
-        if source.name.endswith(".py") and source.name != "__init__.py":
-            (folder / "custom_generate" / source.name).write_bytes(source.read_bytes())
+def _read_loop(run: RunArguments, target: Target, chosen: Sequence[str]) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Read what was tuned for the drafting loop: its settings, and its files by name."""
     trained, tuned, settings = run.folder / "finetune", run.folder / "tune", LoopSettings().to_dict()
     carried, tuned_for = [trained / VOCABULARY], []
     if read_step(tuned) is not None:
@@ -220,13 +225,7 @@ def _add_loop(
         carried = [path for path in carried if needed[path.name] in settings["sources"]]
         if NETWORK not in settings["sources"] and not any(path.is_file() for path in carried):
             raise InputError(f"{run.folder} has no n-gram table: run tune.py, or publish with the network")
-    files = {}
-    for path in filter(Path.is_file, carried):
-        shutil.copyfile(path, folder / path.name)
-        files[path.name] = hash_file(path)
-    if TABLE not in files:
-        settings["sources"] = [source for source in settings["sources"] if source != NGRAM]
-    return settings, files
+    return settings, {path.name: path for path in carried if path.is_file()}
 
 
 def _check_tuning(tuned: Path, inputs: dict[str, str], trained: Path, target: Target, chosen: Sequence[str]) -> None:
@@ -240,11 +239,6 @@ def _check_tuning(tuned: Path, inputs: dict[str, str], trained: Path, target: Ta
         raise InputError(
             f"{tuned} was tuned for {inputs['target']}, not {target.identity}: delete it and run tune.py again"
         )
-
-
-def _special_id(target: Target, tokenizer, name: str) -> int | list[int] | None:
-    own = getattr(GenerationConfig.from_pretrained(target.path, revision=target.hub_revision), name)
-    return own if own is not None else getattr(tokenizer, name)
 
 
 def _training_record(run: RunArguments, network: bool) -> dict[str, Any]:

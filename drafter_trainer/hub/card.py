@@ -19,7 +19,7 @@ from drafter_trainer.decoding.sampling import describe_sampling
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.loop.policy import LOOKUP, NETWORK, NGRAM
 from drafter_trainer.hub.metadata import card_metadata, corpora_of
-from drafter_trainer.languages import Pair, get_pair, translation_prompt
+from drafter_trainer.languages import get_pair
 
 PLOT = "acceptance.png"
 _SOURCES = {
@@ -37,7 +37,7 @@ _CURVE = "pass_milliseconds"  # a time for each draft length: for the loop, whic
 def usage(
     target: str,
     drafter: str,
-    pair: Pair,
+    prompt: str,
     adapter: bool = False,
     chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> str:
@@ -46,14 +46,13 @@ def usage(
     Args:
         target (`str`): Hub id or folder of the target.
         drafter (`str`): Hub id or folder of the drafter.
-        pair (`Pair`): What is asked for.
+        prompt (`str`): An example of what is asked.
         adapter (`bool`, *optional*, defaults to `False`): Whether it is a LoRA adapter, which `load_drafter` alone
             merges into its base.
         chat_template_kwargs (`Mapping`, *optional*): Variables that the template was given in training.
     """
     options = 'add_generation_prompt=True, return_dict=True, return_tensors="pt"'
     options += "".join(f", {name}={value!r}" for name, value in (chat_template_kwargs or {}).items())
-    prompt = translation_prompt(pair, pair.source.probe)
     imported, load = (
         "",
         f'AutoModelForCausalLM.from_pretrained("{drafter}", dtype=target.dtype, trust_remote_code=True)',
@@ -93,7 +92,6 @@ def render_card(
         `str`, Markdown with metadata in front. It shows the plot `acceptance.png` where the first run drafted
         anything.
     """
-    pair = get_pair(description.pair)
     template = (resources.files("drafter_trainer.hub") / "card_template.md").read_text(encoding="utf-8")
     runs = [run for results in measurements.values() for run in results["runs"]]
     table = description.training.get("tune", {}).get("table", {"answers": 0})  # earlier ones were of answers
@@ -106,9 +104,9 @@ def render_card(
         card_metadata(description, measurements, licence),
         template_str=template,
         drafter=description,
-        source=pair.source.name,
-        target=pair.target.name,
-        usage=usage(description.target, location, pair, bool(description.adapter_of), variables),
+        purpose=_purpose(description),
+        knows=_knows(description),
+        usage=usage(description.target, location, description.example, bool(description.adapter_of), variables),
         base=_base(description.adapter_of),
         asks_network=NETWORK in description.loop["sources"],
         networkless="tune" in description.training and "finetune" not in description.training,
@@ -134,6 +132,21 @@ def render_card(
         notes=notes.strip(),
     )
     return str(card).rstrip() + "\n"
+
+
+def _purpose(description: DrafterDescription) -> str:
+    """Write in which of its answers the drafter helps the target, to stand behind the target's name."""
+    if (pair := description.translation) is not None:
+        return f" where it translates {pair.source.name} to {pair.target.name}"
+    names = [language.name for language in description.spoken]
+    return f" where it answers in {' or '.join(names)}" if names else ""
+
+
+def _knows(description: DrafterDescription) -> str:
+    if (pair := description.translation) is not None:
+        return f"It knows one direction: {pair.source.name} to {pair.target.name}."
+    names = [language.name for language in description.spoken]
+    return f"It knows {' and '.join(names) or 'the answers that it was trained on'} alone."
 
 
 def _headline(run: dict[str, Any]) -> str:
@@ -177,7 +190,7 @@ def _where_it_helps(runs: list[dict[str, Any]]) -> str:
         said = verdict(ratio, run["questions"]["count"])
         rows.append(
             [
-                f"{pair.source.name} to {pair.target.name}",
+                f"{pair.source.name} to {pair.target.name}" if pair.is_translation else pair.target.name,
                 run["task"],
                 describe_sampling(run["temperature"], run["seed"]),
                 str(run["questions"]["count"]),

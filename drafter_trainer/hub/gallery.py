@@ -22,7 +22,7 @@ from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.card import usage
 from drafter_trainer.hub.card_folder import read_measurements
-from drafter_trainer.languages import Language, get_pair
+from drafter_trainer.languages import Language, get_pair, translation_prompt
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _drafter(anchor: str, several: list[dict[str, Any]], targets: list[str], sca
         "showcase": all(map(is_showcase, several)),
         "settings": settings,
         "commands": [results["provenance"]["command"] for results in several],
-        "usage": usage(target, several[0]["provenance"]["drafter"], pair),
+        "usage": usage(target, several[0]["provenance"]["drafter"], translation_prompt(pair, pair.probes[0])),
     }
 
 

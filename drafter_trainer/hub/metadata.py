@@ -9,7 +9,6 @@ from drafter_trainer.benchmark.results import find_method
 from drafter_trainer.benchmark.target_quality import beyond_limits
 from drafter_trainer.decoding.sampling import describe_sampling
 from drafter_trainer.drafters.description import DrafterDescription
-from drafter_trainer.languages import get_pair
 
 # All that may stand there. The Hub's specification has no place for the base model's revision:
 # `base_model` is an id alone, and `base_model_relation` has no value for a model that drafts. The Hub keeps a key that
@@ -39,13 +38,13 @@ def card_metadata(
         measurements (`dict[str, dict]`): Results by the name of their file.
         licence (`str`, *optional*): Licence identifier; the key is left out where it is not known.
     """
-    pair, evaluations = get_pair(description.pair), _evaluations(measurements)
+    evaluations = _evaluations(measurements)
     values = {
         "base_model": description.target,
         "base_model_revision": description.target_revision,
         "library_name": "peft" if description.adapter_of else "transformers",
         "pipeline_tag": "text-generation",
-        "language": [pair.source.code, pair.target.code],
+        "language": [language.code for language in description.spoken] or None,
         "license": licence,
         "license_link": f"https://huggingface.co/{description.target}" if licence == "other" else None,
         "datasets": hub_datasets(description.training) or None,

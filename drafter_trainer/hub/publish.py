@@ -3,29 +3,25 @@
 import logging
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
 import pyarrow.parquet as pq
 from huggingface_hub import HfApi
-from huggingface_hub.utils import filter_repo_objects
 
 from drafter_trainer.arguments import PublishingArguments, RunArguments
 from drafter_trainer.benchmark.target_quality import read_qualities
-from drafter_trainer.credentials import find_credential, find_path
 from drafter_trainer.distillation.store import NAMES, SPLITS, RowStore, without_paths
-from drafter_trainer.drafters.adapters import ADAPTER_CONFIG
-from drafter_trainer.drafters.description import FILE_NAME
-from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
+from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
+from drafter_trainer.drafters.saving import WEIGHTS
 from drafter_trainer.errors import InputError
+from drafter_trainer.hub.allowed import ALLOWED, allowed_files, check_private
 from drafter_trainer.hub.arrival import check_generation, fetch
-from drafter_trainer.hub.assemble import WEIGHTS, assemble
-from drafter_trainer.hub.card import PLOT
+from drafter_trainer.hub.assemble import assemble
 from drafter_trainer.hub.card_folder import (
     CARD,
-    MEASUREMENTS,
     RESULTS,
     CardDetails,
     copy_measurements,
@@ -51,27 +47,8 @@ from drafter_trainer.steps import finished_step
 from drafter_trainer.targets import Target
 
 HUB = "hub"
-# Everything that may leave: no optimizer state, no pickled arguments, no token.
-ALLOWED = (
-    CARD,
-    PLOT,
-    FILE_NAME,
-    *MEASUREMENTS,
-    *WEIGHTS,
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    VOCABULARY,
-    TABLE,
-    "custom_generate/*.py",
-)
 _NETWORK = [pattern for pattern in WEIGHTS if pattern.endswith(".safetensors")]
 _SHARDS = "rows-*.parquet"
-# What is written here; a tokenizer has tokens such as "/usr/bin", and the loop's code names no path of this machine.
-_TEXTS = (CARD, FILE_NAME, RESULTS, "config.json", "generation_config.json", "tokenizer_config.json", ADAPTER_CONFIG)
 _logger = logging.getLogger(__name__)
 
 
@@ -131,11 +108,9 @@ def publish_run(run: RunArguments, target: Target, target_dtype: str, publishing
             is of no use.
         HfHubHTTPError: If the Hub refuses.
     """
-    check_destination(publishing.to)
-    location = _location(publishing, run.drafter_name)
-    with _temporary_folder(run, publishing) as temporary:
-        folder = Path(temporary) / "drafter"
-        description = assemble(
+
+    def write(folder: Path) -> DrafterDescription:
+        return assemble(
             run,
             target,
             publishing.draft_length,
@@ -145,13 +120,38 @@ def publish_run(run: RunArguments, target: Target, target_dtype: str, publishing
             compact=publishing.format == "compact",
             place=None if publishing.to == HUB else Path(publishing.to),
         )
-        measurements = read_measurements(run.folder, description)
+
+    return publish_written(write, run.drafter_name, run.folder, target, target_dtype, publishing)
+
+
+def publish_written(
+    write: Callable[[Path], DrafterDescription],
+    name: str,
+    results: Path,
+    target: Target,
+    target_dtype: str,
+    publishing: PublishingArguments,
+) -> Publication:
+    """Publish a drafter.
+
+    Args:
+        write (callable): Writes its files into a new folder.
+        name (`str`): Its name.
+        results (`Path`): Folder of its benchmark's results, if there are any.
+        target, target_dtype, publishing, and what is raised: As for `publish_run`.
+    """
+    check_destination(publishing.to)
+    location = _location(publishing, name)
+    with _temporary_folder(results, publishing) as temporary:
+        folder = Path(temporary) / "drafter"
+        description = write(folder)
+        measurements = read_measurements(results, description)
         details = CardDetails(location, publishing.licence or target_licence(target))
-        cards = Path(publishing.card_folder) / run.drafter_name if publishing.card_folder else None
+        cards = Path(publishing.card_folder) / name if publishing.card_folder else None
         notes, known = (read_notes(cards), read_qualities(cards.parent)) if cards else ("", [])
         write_card(folder, description, measurements, details, notes, known)
-        copy_measurements(run.folder, folder, list(measurements))
-        files = _allowed_files(folder)
+        copy_measurements(results, folder, list(measurements))
+        files = allowed_files(folder)
         if cards and not publishing.dry_run:
             keep_card(folder, cards, details)
         if publishing.to != HUB:
@@ -196,7 +196,7 @@ def publish_rows(run: RunArguments, target: Target, publishing: PublishingArgume
         store = RowStore(rows / split)
         store.count()  # reads every shard
         shards |= {f"{split}/{shard.name}": shard for shard in store.shards()}
-    with _temporary_folder(run, publishing) as temporary:
+    with _temporary_folder(run.folder, publishing) as temporary:
         folder = Path(temporary) / "rows"
         folder.mkdir()
         shards = {path: _shareable(shard, folder / path, target.name) for path, shard in shards.items()}
@@ -205,7 +205,7 @@ def publish_rows(run: RunArguments, target: Target, publishing: PublishingArgume
         licence = publishing.licence or target_licence(target)
         (folder / CARD).write_text(render_dataset_card(step, location, licence), encoding="utf-8")
         files = {CARD: folder / CARD, **shards}
-        _check_private(files)
+        check_private(files)
         if publishing.to != HUB:
             if not publishing.dry_run:
                 for path, shard in shards.items():
@@ -238,21 +238,11 @@ def _destination(publishing: PublishingArguments, location: str, repo_type: str 
     return Destination(location, repo_type, branch, publishing.tag, publishing.private, publishing.overwrite)
 
 
-def _temporary_folder(run: RunArguments, publishing: PublishingArguments) -> tempfile.TemporaryDirectory:
+def _temporary_folder(folder: Path, publishing: PublishingArguments) -> tempfile.TemporaryDirectory:
     # On the disk of the destination, where a rename suffices.
-    parent = run.folder if publishing.to == HUB else Path(publishing.to).absolute().parent
+    parent = folder if publishing.to == HUB else Path(publishing.to).absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
     return tempfile.TemporaryDirectory(prefix=".partial-", dir=parent)
-
-
-def _allowed_files(folder: Path) -> dict[str, Path]:
-    """Return the files that may leave, by path; delete what else the libraries have written beside them."""
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    allowed = {name: files[name] for name in filter_repo_objects(files, allow_patterns=[*ALLOWED])}
-    for name in files.keys() - allowed.keys():
-        files[name].unlink()
-    _check_private(allowed)
-    return allowed
 
 
 def _shareable(shard: Path, copy: Path, target: str) -> Path:
@@ -263,17 +253,6 @@ def _shareable(shard: Path, copy: Path, target: str) -> Path:
     copy.parent.mkdir(exist_ok=True)
     pq.write_table(without_paths(pq.read_table(shard), target), copy)
     return copy
-
-
-def _check_private(files: Mapping[str, Path]) -> None:
-    """Refuse what nobody else may know, or has."""
-    for name, path in files.items():
-        if path.name in _TEXTS and (found := find_path(path)):
-            raise InputError(
-                f"{name} names {found}, a path of this machine: give a name in its place where the file is made"
-            )
-        if found := find_credential(path):
-            raise InputError(f"{name} holds {found}, and would publish it: remove it from what the file is made of")
 
 
 def _to_folder(publishing: PublishingArguments, folder: Path, files: Mapping[str, Path]) -> Publication:

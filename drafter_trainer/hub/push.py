@@ -120,10 +120,14 @@ def check_same_drafter(destination: Destination, remote: Remote, description: Dr
         raise InputError(f"{destination} holds a drafter that cannot be told ({error}): {advice}") from error
     for name, then, now in (
         ("target", published.target, description.target),
-        ("pair", published.pair, description.pair),
+        ("languages", _spoken(published), _spoken(description)),
     ):
         if then != now:
             raise InputError(f"{destination} holds a drafter of {name} {then}, this one is of {now}: {advice}")
+
+
+def _spoken(description: DrafterDescription) -> str:
+    return description.pair or ", ".join(description.languages) or "none"
 
 
 def check_overwrite(destination: Destination, remote: Remote, changed: Sequence[str], precious: Sequence[str]) -> None:

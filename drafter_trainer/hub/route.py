@@ -19,7 +19,7 @@ from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.drafters.loop.policy import LOOKUP, NETWORK
 from drafter_trainer.drafters.measured import RESULTS
 from drafter_trainer.hub.request import Request
-from drafter_trainer.languages import Pair, get_pair
+from drafter_trainer.languages import Pair, get_language, get_pair
 from drafter_trainer.targets import resolve_commit
 
 # Named as the benchmark's methods are.
@@ -91,7 +91,7 @@ class Route:
         parts = {WITHOUT_NETWORK: rest, LOOKUP_ALONE: [LOOKUP], PLAIN: []}
         ways = {DRAFTER: loop} | {way: loop_of(with_sources(drafter, sources)) for way, sources in parts.items()}
         measurements = _read_measurements(name, commit, description, ways)
-        return cls(name, description.target, get_pair(description.pair), ways, measurements)
+        return cls(name, description.target, _pair_of(description), ways, measurements)
 
     def speedups(self, request: Request, sampling: bool) -> dict[str, float]:
         """Return how fast each of its ways was measured on requests like this one; several runs count as their mean.
@@ -105,6 +105,12 @@ class Route:
             if measurement.is_of(request, sampling):
                 found.setdefault(measurement.way, []).append(measurement.speedup)
         return {way: mean(values) for way, values in found.items()}
+
+
+def _pair_of(description: DrafterDescription) -> Pair:
+    """Return its pair; of one language that language on both sides."""
+    spoken = description.spoken or (get_language("en"),)
+    return description.translation or Pair(spoken[0], spoken[0])
 
 
 def _read_measurements(

@@ -8,15 +8,18 @@ from drafter_trainer.errors import InputError
 from drafter_trainer.training.losses import TOPK_LOSSES, cross_entropy
 
 _LOSS_TYPES = (cross_entropy.__name__, *TOPK_LOSSES)
-_SET_BY_PUBLISH = ("push_to_hub", "hub_token", "hub_model_id", "hub_private_repo")
+# The Trainer would pickle the token in clear beside the weights, and upload it with them.
+_UNSAFE = ("push_to_hub", "hub_token")
 
 
 @dataclass
 class _TrainerArguments(TrainingArguments):
-    """What the trainers' defaults have in common, and the checks of it."""
+    """Defaults that the trainers have in common, and their checks."""
 
-    max_length: int = field(default=2048, metadata={"help": "Longer rows lose the end of their answer"})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Course of the learning rate"})
+    max_length: int = field(
+        default=2048, metadata={"help": "Maximum number of tokens of a row; longer rows lose their end"}
+    )
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rate"})
     warmup_steps: float = field(default=0.03, metadata={"help": "Steps of warm-up; below 1, their share of all"})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch"})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch or best"})
@@ -29,10 +32,11 @@ class _TrainerArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in _SET_BY_PUBLISH:
+        for name in _UNSAFE:
             if getattr(self, name):
-                # The Trainer would pickle the token in clear beside the weights and upload it with them.
-                raise InputError(f"{name} is not used: publish.py publishes, with the token in HF_TOKEN")
+                raise InputError(
+                    f"{name} is not used: call push_to_hub(repo_id) of the trainer, with the token in HF_TOKEN"
+                )
         if self.max_length < 2:
             raise InputError(f"max_length must be at least 2, got {self.max_length}")
 
@@ -60,16 +64,18 @@ class PretrainingArguments(_TrainerArguments):
 
 
 @dataclass
-class FinetuningArguments(_TrainerArguments):
-    """Arguments of `FinetuningTrainer`: those of the Hugging Face Trainer with the paper's defaults, and four more.
+class DrafterTrainingArguments(_TrainerArguments):
+    """Arguments of `DrafterTrainer`: those of the Hugging Face Trainer with the paper's defaults, and six more.
 
     Args:
         max_length (`int`): Rows longer than this lose the end of their answer.
-        loss_type (`str`): "cross_entropy" on the answers, or what compares with the target's top k: "topk_kl",
-            "topk_tv", "topk_acceptance", "lk_hybrid", "topk_rejected" (see `training.losses`).
+        loss_type (`str`): "cross_entropy" on the completions, or a comparison with the target's top k, which the rows
+            must have then: "topk_kl", "topk_tv", "topk_acceptance", "lk_hybrid", "topk_rejected" (see
+            `training.losses`).
         per_device_train_tokens (`int`): Let a batch hold rows of like lengths, so many tokens with padding at most,
             in place of `per_device_train_batch_size` rows; 0 for rows.
-        draft_vocabulary (`int`): Size of the draft vocabulary, the most frequent ids of the answers; 0 for all.
+        draft_vocabulary (`int`): Size of the draft vocabulary, the most frequent ids of the completions; 0 for the one
+            that the drafter was created with.
         prompt_window (`int`): Number of tokens at the end of the prompt that the network reads, in training and when
             it drafts; 0 for all. Published with the network, as `prompt_window` of its configuration.
         lora_rank (`int`): Train an adapter of this rank over a base drafter, which stays as it is; 0 for all weights.

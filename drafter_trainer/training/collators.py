@@ -27,7 +27,8 @@ class SelfDistilledCollator:
         topk_ids       [[[0], [0], [7], [2]],          [[0], [2], [0], [0]]]
         topk_logprobs  [[[0.], [0.], [-.1], [-.2]],    [[0.], [-.3], [0.], [0.]]]
 
-    so that position t of labels and top k tells what comes at t, given what stands before it.
+    so that position t of labels and top k is about the token at t, given the tokens before it. Rows need no top k: a
+    batch has these columns where all of its rows have them.
 
     Args:
         pad_id (`int`): Fills up `input_ids`; masked, so any id will do.
@@ -64,7 +65,7 @@ class SelfDistilledCollator:
     def _place_topk(
         self, rows: Sequence[dict[str, Any]], sequences: list[list[int]], shape: tuple[int, int]
     ) -> dict[str, torch.Tensor]:
-        k = len(rows[0]["topk_ids"][0])
+        k = next((len(ids[0]) for ids in (row["topk_ids"] for row in rows) if len(ids)), 1)
         topk_ids = torch.zeros(*shape, k, dtype=torch.long)
         topk_logprobs = torch.zeros(*shape, k)
         for index, (row, sequence) in enumerate(zip(rows, sequences)):

@@ -22,47 +22,54 @@ def evaluate_acceptance(
 ) -> dict[str, float]:
     """Compute greedy agreement and expected α over the supervised tokens of held-out rows.
 
+    Of rows without the target's top k, `accuracy` stands for both: the share of tokens that the drafter predicts.
+
     Args:
         model (`torch.nn.Module`): The drafter, in evaluation mode, on the accelerator's device.
-        dataloader (`DataLoader`): Prepared by the accelerator; batches as `SelfDistilledCollator` makes them, with
-            the stored distributions.
+        dataloader (`DataLoader`): Prepared by the accelerator; batches as `SelfDistilledCollator` makes them.
         accelerator (`Accelerator`): Adds the processes up, without the rows that fill their last batch.
         draft_ids (`torch.Tensor`, *optional*): The draft vocabulary, where the drafter's head knows no other ids.
     Returns:
-        `dict` with `greedy_agreement` and `expected_alpha`, both between 0 and 1, and `supervised_tokens`.
+        `dict` with `greedy_agreement` and `expected_alpha`, or `accuracy`, all between 0 and 1, and
+        `supervised_tokens`.
     Raises:
         InputError: If nothing is supervised.
     """
-    drafter, sums = accelerator.unwrap_model(model), torch.zeros(3, dtype=torch.float64)
+    drafter, sums = accelerator.unwrap_model(model), torch.zeros(5, dtype=torch.float64)
     for batch in dataloader:
         supervised, tokens = supervised_tokens(batch)
-        topk_ids = tokens["topk_ids"] if draft_ids is None else map_ids(tokens["topk_ids"], draft_ids)
-        count = partial(_count, drafter.get_output_embeddings(), supervised, topk_ids, tokens["topk_logprobs"])
+        if draft_ids is not None:
+            ids = {name: map_ids(tokens[name], draft_ids) for name in ("labels", "topk_ids") if name in tokens}
+            tokens = tokens | ids
+        count = partial(_count, drafter.get_output_embeddings(), supervised, tokens)
         with replaced_head(drafter, count):
             rows = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
         sums += accelerator.gather_for_metrics(rows).double().sum(dim=0).cpu()
-    agreement, alpha, tokens = sums.tolist()
-    if not tokens:
+    supervised, right, compared, agreement, alpha = sums.tolist()
+    if not supervised:
         raise InputError("held-out rows have no supervised token: their prompts fill max_length, give a larger one")
+    if not compared:
+        return {"accuracy": right / supervised, "supervised_tokens": supervised}
     return {
-        "greedy_agreement": agreement / tokens,
-        "expected_alpha": alpha / tokens,
-        "supervised_tokens": tokens,
+        "greedy_agreement": agreement / compared,
+        "expected_alpha": alpha / compared,
+        "supervised_tokens": supervised,
     }
 
 
 def _count(
-    head: torch.nn.Linear,
-    supervised: torch.Tensor,
-    topk_ids: torch.Tensor,
-    topk_logprobs: torch.Tensor,
-    hidden: torch.Tensor,
+    head: torch.nn.Linear, supervised: torch.Tensor, tokens: dict[str, torch.Tensor], hidden: torch.Tensor
 ) -> torch.Tensor:
     """Sum the figures up row by row, so that a row that only fills up a batch can be left out."""
-    rows = hidden.new_zeros(len(hidden), 3, dtype=torch.float32)
+    rows = hidden.new_zeros(len(hidden), 5, dtype=torch.float32)
     chosen, index = hidden[:, :-1][supervised], supervised.nonzero()[:, 0]
     for place, logits in logits_in_pieces(chosen, head):
-        agrees = greedy_agreement(logits, topk_ids[place]).float()
-        alphas = expected_alpha(logits, topk_ids[place], topk_logprobs[place])
-        rows.index_add_(0, index[place], torch.stack((agrees, alphas, torch.ones_like(alphas)), dim=1))
+        right = (logits.argmax(dim=-1) == tokens["labels"][place]).float()
+        figures = [torch.ones_like(right), right]
+        if "topk_ids" in tokens:
+            topk_ids = tokens["topk_ids"][place]
+            figures.append(torch.ones_like(right))
+            figures.append(greedy_agreement(logits, topk_ids).float())
+            figures.append(expected_alpha(logits, topk_ids, tokens["topk_logprobs"][place]))
+        rows[:, : len(figures)].index_add_(0, index[place], torch.stack(figures, dim=1))
     return rows

@@ -1,5 +1,6 @@
 """Pack text into rows of equal length, once, for pretraining."""
 
+import contextlib
 import itertools
 import json
 import multiprocessing
@@ -17,7 +18,7 @@ from tqdm.auto import tqdm
 
 from drafter_trainer.atomic import write_whole
 from drafter_trainer.chat import ChatTokenizer
-from drafter_trainer.corpora import Document, read_documents
+from drafter_trainer.corpora import Document, document_of_row, read_documents
 from drafter_trainer.corpora.decontamination import Decontaminator
 from drafter_trainer.corpora.files import STRICT, BadRows
 from drafter_trainer.corpora.questions import keep_out
@@ -119,6 +120,43 @@ def pack(documents: Iterable[list[int]], length: int) -> Iterator[list[int]]:
             yield rest[start : start + length]
             start += length
         del rest[:start]
+
+
+def pack_texts(rows: Any, target: Target | None, length: int) -> Any:
+    """Tokenize and pack a dataset of `text`, `messages` or `conversations`; rows of `input_ids` are packed already.
+
+    Args:
+        rows (`datasets.Dataset`, *optional*): The dataset.
+        target (`Target`, *optional*): Its tokenizer makes the ids.
+        length (`int`): Tokens of a packed row.
+    Raises:
+        InputError: If it has none of these columns, no target is known, or there is less text than a row.
+    """
+    if not isinstance(rows, Dataset) or "input_ids" in rows.column_names:
+        return rows
+    if not {"text", "messages", "conversations"} & set(rows.column_names):
+        raise InputError(
+            f"a dataset to pretrain on needs a column text, messages or input_ids, and has {rows.column_names}"
+        )
+    if target is None:
+        raise InputError("it is not known whose tokenizer packs the text: make the drafter with create_drafter")
+    chat = target.load_chat()
+
+    def read(batch: dict[str, list]) -> Iterator[list[int]]:
+        for number, values in enumerate(zip(*batch.values())):
+            row = {name: value for name, value in zip(batch, values) if value is not None}
+            with contextlib.suppress(RefusedConversationError):
+                yield tokenise(document_of_row(f"row {number}", row), chat)
+
+    packed = rows.map(
+        lambda batch: {"input_ids": list(pack(read(batch), length))},
+        batched=True,
+        remove_columns=rows.column_names,
+        desc="packing",
+    )
+    if not len(packed):
+        raise InputError(f"the dataset has less text than a row of {length} tokens: give more, or a lower max_length")
+    return packed
 
 
 def write_packed(rows: Iterable[list[int]], path: Path, drops: Counter[str]) -> None:

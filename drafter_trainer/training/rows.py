@@ -1,7 +1,9 @@
-"""Self-distilled rows as a dataset, for training."""
+"""Self-distilled rows as datasets, for training."""
 
 import itertools
+import json
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +12,138 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, concatenate_datasets
 
+from drafter_trainer.atomic import write_whole
 from drafter_trainer.distillation.store import RowStore, count_bare
 from drafter_trainer.errors import InputError
+from drafter_trainer.languages import Language, Pair, get_language, get_pair
+from drafter_trainer.steps import read_step
 from drafter_trainer.targets import Target
 
 _ROWS_AT_ONCE = 10_000
 _TOPK = ("topk_ids", "topk_logprobs")
 _COLUMNS = ("prompt_ids", "response_ids", *_TOPK)
 SCORE_THEM = (
-    "let the target score them, with the same distill.py command and --teacher_forcing true, which keeps the answers; "
-    "or train with --loss_type cross_entropy, which needs none"
+    "let the target score them: distill again with teacher_forcing, which keeps the completions; or train with "
+    "loss_type cross_entropy, which needs none"
 )
+_FILE = "rows.json"  # whose rows they are
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A folder of self-distilled rows, as `distill` and `score_text` leave it.
+
+    Args:
+        path (`Path`): The folder, with the splits `train` and `validation`.
+        target (`Target`): The target that gave the completions, or scored them.
+        languages (`tuple[Language, ...]`, *optional*): Languages of the rows.
+        pair (`Pair`, *optional*): The pair, where the prompts ask for translations.
+    """
+
+    path: Path
+    target: Target
+    languages: tuple[Language, ...] = ()
+    pair: Pair | None = None
+
+    def __len__(self) -> int:
+        """Number of training rows."""
+        return sum(table.num_rows for table in RowStore(self.path / "train").tables(["key"]))
+
+    @property
+    def train(self) -> Dataset:
+        """The training rows."""
+        return load_rows(self.path / "train", self.target)
+
+    @property
+    def validation(self) -> Dataset | None:
+        """The held-out rows, `None` where there are none."""
+        folder = self.path / "validation"
+        return load_rows(folder, self.target) if any(folder.glob("rows-*.parquet")) else None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What was counted while the rows were made, and with which settings, for the card of a drafter."""
+        step = read_step(self.path)
+        return {} if step is None else step["facts"] | step["settings"]
+
+    def write(self) -> None:
+        """Write whose rows they are into the folder."""
+        values = {
+            "target": asdict(self.target),
+            "languages": [language.code for language in self.languages],
+            "pair": str(self.pair or ""),
+        }
+        text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_whole(self.path / _FILE, lambda path: path.write_text(text, encoding="utf-8"))
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Rows":
+        """Open a folder of rows.
+
+        Raises:
+            InputError: If it holds none.
+            DamagedStoreError: If a shard is damaged.
+        """
+        folder = Path(path)
+        if (folder / _FILE).is_file():
+            values = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+            pair = get_pair(values["pair"]) if values["pair"] else None
+            target = Target(**values["target"] | {"stop": tuple(values["target"]["stop"])})
+            return cls(folder, target, tuple(map(get_language, values["languages"])), pair)
+        if not any(folder.glob("train/rows-*.parquet")):
+            raise InputError(f"{folder} holds no rows: name the folder that distill left")
+        table = next(RowStore(folder / "train").tables(["target", "target_revision", "pair"]))
+        name, revision, pair = (table[column][0].as_py() for column in table.column_names)
+        read = get_pair(pair) if pair else None
+        return cls(folder, Target(name, revision, name), read.languages if read else (), read)
+
+
+def read_datasets(data: Any, target: Target | None = None) -> tuple[Any, Any, Rows | None]:
+    """Return training and held-out rows of what a trainer was given as `train_dataset`.
+
+    Args:
+        data (`Rows`, `str`, `Path` or dataset): What `distill` returns, its folder, or a dataset of rows.
+        target (`Target`, *optional*): The target that must have given the completions.
+    Raises:
+        InputError: If another target gave them, or a dataset has no columns of rows.
+    """
+    if isinstance(data, str | Path):
+        data = Rows.open(data)
+    if isinstance(data, Rows):
+        if target is not None and data.target.identity != target.identity:
+            raise InputError(
+                f"{data.path} holds completions of {data.target.identity}, the drafter is for {target.identity}: a "
+                "drafter learns from its own target's completions alone"
+            )
+        return data.train, data.validation, data
+    return with_row_columns(data), None, None
+
+
+def with_row_columns(rows: Any) -> Any:
+    """Check the columns of a dataset of rows; `completion_ids` may be called `response_ids`.
+
+    Raises:
+        InputError: If `prompt_ids` or `completion_ids` are missing.
+    """
+    if not isinstance(rows, Dataset):  # another kind of dataset is read as it is
+        return rows
+    if "completion_ids" in rows.column_names and "response_ids" not in rows.column_names:
+        rows = rows.rename_column("completion_ids", "response_ids")
+    if missing := {"prompt_ids", "response_ids"} - set(rows.column_names):
+        raise InputError(
+            f"a dataset of rows needs prompt_ids and completion_ids, and lacks {', '.join(sorted(missing))} (it has "
+            f"{', '.join(rows.column_names)}): distill makes rows of prompts"
+        )
+    return rows
+
+
+def with_lengths(rows: Dataset) -> Dataset:
+    """Give a dataset of rows a column `length`, of prompt and completion together, where it has none."""
+    if "length" in rows.column_names:
+        return rows
+    tables = rows.select_columns(["prompt_ids", "response_ids"]).with_format("arrow").iter(_ROWS_AT_ONCE)
+    return rows.add_column("length", np.concatenate([_lengths(table) for table in tables]))
 
 
 def load_split(folders: Sequence[Path], split: str, target: Target, topk: bool | None) -> Dataset:
@@ -54,7 +177,7 @@ def load_rows(folder: Path, target: Target, topk: bool = True) -> Dataset:
     store = RowStore(folder)
     store.keys()  # reads every shard: none is truncated or repeated
     if not store.shards():
-        raise InputError(f"{folder} holds no rows: run distill.py first")
+        raise InputError(f"{folder} holds no rows: distill first")
     check_target(store, target)
     if topk and (bare := sum(map(count_bare, store.shards()))):
         raise InputError(f"{bare} rows in {folder} have no log-probabilities: {SCORE_THEM}")
@@ -76,8 +199,10 @@ def has_topk(rows: Dataset | Sequence[dict[str, Any]] | dict[str, Dataset]) -> b
     return all(row.get(name) is not None for row in rows)
 
 
-def count_response_tokens(rows: Dataset) -> int:
-    """Count the tokens of all answers."""
+def count_response_tokens(rows: Any) -> int:
+    """Count the tokens of all completions; 0 where rows cannot be counted before they are read."""
+    if not isinstance(rows, Dataset):
+        return 0
     return sum(
         pc.sum(pc.list_value_length(table["response_ids"])).as_py()
         for table in rows.with_format("arrow").iter(_ROWS_AT_ONCE)

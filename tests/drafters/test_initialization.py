@@ -6,16 +6,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3Config,
+    Gemma3ForCausalLM,
+    Gemma3ForConditionalGeneration,
+    Gemma3TextConfig,
+    MambaConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    T5Config,
+    ViTConfig,
+)
 
-from drafter_trainer.arguments import DrafterArguments
 from drafter_trainer.drafters.configuration import draft_config
 from drafter_trainer.drafters.initialization import (
-    from_checkpoint,
+    create_drafter,
+    from_layers,
     from_scratch,
     from_target_embeddings,
-    from_target_layers,
-    initialise_drafter,
 )
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.languages import get_pair
@@ -62,14 +71,12 @@ def untied(tokenizer) -> PreTrainedModel:
 def test_scratch_takes_nothing_from_the_target(target: Target, target_model: PreTrainedModel, tokenizer) -> None:
     """Weights that come from the target would make "scratch" a comparison with itself."""
     torch.manual_seed(3)
-    drafter = initialise_drafter(
-        DrafterArguments("scratch", num_hidden_layers=2, hidden_size=16), target, tokenizer, PROBES
-    )
+    drafter = create_drafter(target, "scratch", num_hidden_layers=2, hidden_size=16)
     assert drafter.config.num_hidden_layers == 2
     assert drafter.get_input_embeddings().weight.shape == (len(tokenizer), 16)
     assert drafter.dtype == torch.float32
     torch.manual_seed(3)
-    same_width = initialise_drafter(DrafterArguments("scratch", num_hidden_layers=2), target, tokenizer, PROBES)
+    same_width = create_drafter(target, "scratch", num_hidden_layers=2)
     expected = target_model.state_dict()
     for name, weight in same_width.state_dict().items():
         assert "norm" in name or not torch.equal(weight, expected[name]), name
@@ -77,7 +84,7 @@ def test_scratch_takes_nothing_from_the_target(target: Target, target_model: Pre
 
 def test_embeddings_are_the_targets(target: Target, target_model: PreTrainedModel, tokenizer) -> None:
     """Embeddings that are copied into a head no longer tied, or not at all, would train another model than asked."""
-    drafter = initialise_drafter(DrafterArguments("embeddings", num_hidden_layers=1), target, tokenizer, PROBES)
+    drafter = create_drafter(target, "embeddings", num_hidden_layers=1)
     assert torch.equal(drafter.get_input_embeddings().weight, target_model.get_input_embeddings().weight)
     assert drafter.get_output_embeddings().weight is drafter.get_input_embeddings().weight
     assert drafter.dtype == torch.float32
@@ -104,14 +111,14 @@ def test_embeddings_are_copied_not_shared(target_model: PreTrainedModel) -> None
 
 def test_all_layers_give_the_target_itself(target: Target, target_model: PreTrainedModel, tokenizer) -> None:
     """One weight left out of the copy (a norm, the head) would show in the logits, and in nothing else."""
-    arguments = DrafterArguments("layers", num_hidden_layers=4, initial_layers=[0, 1, 2, 3])
-    drafter = initialise_drafter(arguments, target, tokenizer, PROBES)
+    arguments = {"initialization": "layers", "num_hidden_layers": 4, "layers": [0, 1, 2, 3]}
+    drafter = create_drafter(target, **arguments)
     assert torch.equal(logits(drafter), logits(target_model))
 
 
 def test_all_layers_of_an_untied_target_give_the_target_itself(untied: PreTrainedModel) -> None:
     """The same where the head is a matrix of its own."""
-    drafter = from_target_layers(draft_config(untied.config, 4), untied, [0, 1, 2, 3])
+    drafter = from_layers(draft_config(untied.config, 4), untied, [0, 1, 2, 3])
     assert torch.equal(logits(drafter), logits(untied))
 
 
@@ -121,7 +128,7 @@ def test_all_layers_of_an_untied_target_give_the_target_itself(untied: PreTraine
 )
 def test_layers_come_in_the_order_given(target_model: PreTrainedModel, given: list[int], meant: list[int]) -> None:
     """Layers in another order, or counted from the wrong end, would be a worse start that nothing else shows."""
-    drafter = from_target_layers(draft_config(target_model.config, len(given)), target_model, given)
+    drafter = from_layers(draft_config(target_model.config, len(given)), target_model, given)
     assert_equal_layers(drafter, target_model, meant)
     assert torch.equal(drafter.model.norm.weight, target_model.model.norm.weight)
     assert torch.equal(drafter.get_input_embeddings().weight, target_model.get_input_embeddings().weight)
@@ -146,26 +153,26 @@ def test_layers_keep_their_kind_of_attention() -> None:
         )
     ).eval()
     config = draft_config(target_model.config, 2)
-    drafter = from_target_layers(config, target_model, [2, -2])
+    drafter = from_layers(config, target_model, [2, -2])
     assert drafter.config.layer_types == ["full_attention", "sliding_attention"]
     assert config.layer_types == ["sliding_attention", "sliding_attention"]  # the caller's stays as it was
-    whole = from_target_layers(draft_config(target_model.config, 5), target_model, range(5))
+    whole = from_layers(draft_config(target_model.config, 5), target_model, range(5))
     assert torch.equal(logits(whole), logits(target_model))
 
 
 @pytest.mark.parametrize("layers", [[], [0], [0, 1, 2], [0, 4], [-5, 0]])
 def test_wrong_layers_are_refused(target_model: PreTrainedModel, layers: list[int]) -> None:
     """A layer that does not exist must not become a random one."""
-    with pytest.raises(InputError, match="initial_layers"):
-        from_target_layers(draft_config(target_model.config, 2), target_model, layers)
+    with pytest.raises(InputError, match="layers"):
+        from_layers(draft_config(target_model.config, 2), target_model, layers)
 
 
 @pytest.mark.parametrize("way", ["embeddings", "layers"])
 def test_other_width_is_refused(target: Target, tokenizer, way: str) -> None:
     """The target's matrices do not fit a narrower drafter: say so before torch does."""
-    arguments = DrafterArguments(way, num_hidden_layers=1, hidden_size=16, initial_layers=[0])
+    arguments = {"initialization": way, "num_hidden_layers": 1, "hidden_size": 16, "layers": [0]}
     with pytest.raises(InputError, match=r"hidden_size of 32, got 16"):
-        initialise_drafter(arguments, target, tokenizer, PROBES)
+        create_drafter(target, **arguments)
 
 
 @pytest.mark.parametrize(
@@ -180,14 +187,13 @@ def test_layers_of_another_shape_are_refused(target_model: PreTrainedModel, widt
     """Layers cut into other heads would load without a word and compute nonsense."""
     config = draft_config(target_model.config, 1, **widths)
     with pytest.raises(InputError, match=named):
-        from_target_layers(config, target_model, [0])
+        from_layers(config, target_model, [0])
 
 
 def test_checkpoint_is_loaded_in_fp32(tmp_path: Path, target: Target, tokenizer) -> None:
     """Training in the checkpoint's half precision would lose small updates."""
     stored = make_model(tokenizer, layers=1, seed=5, hidden_size=16).to(torch.bfloat16)
-    arguments = DrafterArguments(make_checkpoint(tmp_path, stored, tokenizer), num_hidden_layers=3)
-    drafter = initialise_drafter(arguments, target, tokenizer, PROBES)
+    drafter = create_drafter(target, make_checkpoint(tmp_path, stored, tokenizer))
     assert drafter.dtype == torch.float32
     expected = stored.state_dict()
     assert drafter.state_dict().keys() == expected.keys()
@@ -195,12 +201,12 @@ def test_checkpoint_is_loaded_in_fp32(tmp_path: Path, target: Target, tokenizer)
         assert torch.equal(weight, expected[name].float()), name
 
 
-def test_checkpoint_takes_the_targets_special_ids(tmp_path: Path, target_model: PreTrainedModel, tokenizer) -> None:
+def test_checkpoint_takes_the_targets_special_ids(tmp_path: Path, target: Target, tokenizer) -> None:
     """Public checkpoints state other special ids than their tokenizer has: drafts would end in wrong places."""
     stored = make_model(tokenizer, layers=1, seed=5)
     for config in (stored.config, stored.generation_config):
         config.bos_token_id, config.eos_token_id, config.pad_token_id = 11, 12, 13
-    drafter = from_checkpoint(make_checkpoint(tmp_path, stored, tokenizer), target_model.config, tokenizer, PROBES)
+    drafter = create_drafter(target, make_checkpoint(tmp_path, stored, tokenizer))
     for config in (drafter.config, drafter.generation_config):
         assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (1, 2, 0)
 
@@ -213,16 +219,68 @@ def test_checkpoint_with_another_tokenizer_is_refused(tmp_path: Path, target: Ta
     checkpoint = make_checkpoint(tmp_path, make_model(tokenizer, layers=1), tokenizer)
     (tmp_path / "tokenizer.json").write_text(json.dumps(other), encoding="utf-8")
     with pytest.raises(IncompatibleTokenizerError, match="'a'"):
-        initialise_drafter(DrafterArguments(checkpoint), target, tokenizer, PROBES)
+        create_drafter(target, checkpoint)
 
 
-def test_checkpoint_with_another_vocabulary_size_is_refused(tmp_path: Path, target: Target, tokenizer) -> None:
-    """A head padded to another size cannot be compared with the target's, whatever the tokenizer."""
-    padded = make_model(make_tokenizer(), layers=1)
-    padded.resize_token_embeddings(len(tokenizer) + 16)
-    checkpoint = make_checkpoint(tmp_path, padded, tokenizer)
-    with pytest.raises(InputError, match=f"vocabulary of {len(tokenizer) + 16}, the target one of {len(tokenizer)}"):
-        initialise_drafter(DrafterArguments(checkpoint), target, tokenizer, PROBES)
+@pytest.mark.parametrize("more", [16, -16])
+def test_checkpoint_of_another_padding_is_fitted(tmp_path: Path, tokenizer, more: int) -> None:
+    """Siblings of one tokenizer have embeddings of several sizes: refusing them would leave Gemma 3 and Qwen out."""
+    known = len(tokenizer)
+    target_model, sibling = make_model(tokenizer), make_model(tokenizer, layers=2, seed=5, hidden_size=16)
+    (sibling if more > 0 else target_model).resize_token_embeddings(known + abs(more), mean_resizing=False)
+    target = Target("tests/padded", "0", make_checkpoint(tmp_path / "target", target_model, tokenizer))
+    drafter = create_drafter(target, make_checkpoint(tmp_path / "sibling", sibling, tokenizer))
+    assert drafter.config.vocab_size == len(drafter.get_input_embeddings().weight) == target_model.config.vocab_size
+    assert torch.equal(logits(drafter)[..., :known], logits(sibling)[..., :known])
+
+
+def test_some_layers_of_a_sibling(tmp_path: Path, target: Target, tokenizer) -> None:
+    """A sibling of 1B parameters is too slow a drafter as a whole; some of its layers must be its own."""
+    sibling = make_model(tokenizer, layers=4, seed=5, hidden_size=16)
+    checkpoint = make_checkpoint(tmp_path, sibling, tokenizer)
+    assert_equal_layers(create_drafter(target, checkpoint, layers=[0, -1]), sibling, [0, 3])
+    assert_equal_layers(create_drafter(target, checkpoint, num_hidden_layers=3), sibling, [0, 2, 3])
+    assert_equal_layers(create_drafter(target, checkpoint), sibling, [0, 1, 2, 3])
+
+
+def test_sibling_with_other_added_tokens_is_taken(tmp_path: Path, target: Target, tokenizer) -> None:
+    """A base model lacks the chat's tokens of the target and ends otherwise; its vocabulary of text is the same."""
+    base = make_tokenizer()
+    base.add_tokens(["<|tool|>"])
+    base.eos_token = "<|start|>"
+    checkpoint = make_checkpoint(tmp_path, make_model(base, layers=1), base)
+    drafter = create_drafter(target, checkpoint)
+    assert drafter.config.vocab_size == len(tokenizer)
+    assert drafter.config.eos_token_id == tokenizer.eos_token_id
+
+
+def test_layers_of_a_multimodal_target(tmp_path: Path, tokenizer) -> None:
+    """The text part of a multimodal checkpoint lies under other names, and its drafter is a text model."""
+    text = {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4}
+    text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 512}
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision |= {"image_size": 16, "patch_size": 8}
+    torch.manual_seed(0)
+    model = Gemma3ForConditionalGeneration(Gemma3Config(text_config=text, vision_config=vision)).eval()
+    target = Target("tests/multimodal", "0", make_checkpoint(tmp_path, model, tokenizer))
+    drafter = create_drafter(target, layers=[0, 1, 2, 3])
+    assert drafter.config.model_type == "gemma3_text"
+    torch.testing.assert_close(logits(drafter), logits(model), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (T5Config(d_model=16, num_layers=1, d_ff=16, num_heads=2), "encoder-decoder"),
+        (MambaConfig(hidden_size=16, num_hidden_layers=1), "recurrent state"),
+        (ViTConfig(), "no causal language model"),
+    ],
+)
+def test_target_that_cannot_be_assisted_is_refused(tmp_path: Path, config: PretrainedConfig, said: str) -> None:
+    """Hours of distillation would end in an error of `generate`."""
+    config.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=said):
+        create_drafter(Target("tests/other", "0", str(tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -247,7 +305,7 @@ def test_unreadable_checkpoint_is_refused(tmp_path: Path, target: Target, tokeni
         case "bad config":
             (folder / "config.json").write_text("{", encoding="utf-8")
     with pytest.raises(InputError) as caught:
-        initialise_drafter(DrafterArguments(str(folder)), target, tokenizer, PROBES)
+        create_drafter(target, str(folder))
     assert str(caught.value).startswith(f"{folder} is neither")
     assert "\n" not in str(caught.value)
 
@@ -255,21 +313,21 @@ def test_unreadable_checkpoint_is_refused(tmp_path: Path, target: Target, tokeni
 @pytest.mark.parametrize("way", ["scratch", "embeddings", "layers"])
 def test_frozen_embeddings_leave_the_layers_to_train(target: Target, tokenizer, way: str) -> None:
     """Too little frozen spends memory on the largest matrices, too much trains nothing."""
-    arguments = DrafterArguments(way, num_hidden_layers=1, initial_layers=[0], freeze_embeddings=True)
-    drafter = initialise_drafter(arguments, target, tokenizer, PROBES)
+    arguments = {"initialization": way, "num_hidden_layers": 1, "layers": [0], "freeze_embeddings": True}
+    drafter = create_drafter(target, **arguments)
     names = {name for name, _ in drafter.named_parameters()}
     trained = {name for name, weight in drafter.named_parameters() if weight.requires_grad}
     assert names - trained == {"model.embed_tokens.weight"}
-    arguments.freeze_embeddings = False
-    drafter = initialise_drafter(arguments, target, tokenizer, PROBES)
+    arguments["freeze_embeddings"] = False
+    drafter = create_drafter(target, **arguments)
     assert all(weight.requires_grad for weight in drafter.parameters())
 
 
 def test_frozen_embeddings_freeze_an_untied_head(tmp_path: Path, untied: PreTrainedModel, tokenizer) -> None:
     """A head that is a matrix of its own would go on training unnoticed."""
     target = Target("tests/untied", "0", make_checkpoint(tmp_path, untied, tokenizer))
-    arguments = DrafterArguments("embeddings", num_hidden_layers=1, freeze_embeddings=True)
-    drafter = initialise_drafter(arguments, target, tokenizer, PROBES)
+    arguments = {"initialization": "embeddings", "num_hidden_layers": 1, "freeze_embeddings": True}
+    drafter = create_drafter(target, **arguments)
     frozen = {name for name, weight in drafter.named_parameters() if not weight.requires_grad}
     assert frozen == {"model.embed_tokens.weight", "lm_head.weight"}
 
@@ -283,7 +341,7 @@ def test_target_is_not_loaded_for_a_drafter_from_scratch(
         raise AssertionError("the target's weights were loaded")
 
     monkeypatch.setattr(Target, "load_model", refuse)
-    assert initialise_drafter(DrafterArguments("scratch"), target, tokenizer, PROBES).config.num_hidden_layers == 2
+    assert create_drafter(target, "scratch").config.num_hidden_layers == 2
 
 
 def test_scratch_ignores_the_targets_half_precision(tmp_path: Path, target_model: PreTrainedModel, tokenizer) -> None:

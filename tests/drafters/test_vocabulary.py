@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from drafter_trainer.drafters.loop.repository import read_vocabulary
 from drafter_trainer.drafters.vocabulary import (
@@ -14,9 +14,8 @@ from drafter_trainer.drafters.vocabulary import (
     count_ids,
     coverage,
     map_ids,
-    narrow_head,
+    prune_head,
     vocabulary_bytes,
-    widen_head,
 )
 
 COUNTS = np.array([0, 5, 2, 0, 9, 2, 1, 0])
@@ -86,12 +85,12 @@ def test_ids_that_do_not_fit_are_refused(tmp_path: Path, ids: list, vocabulary: 
 # The head that is trained over the draft vocabulary alone
 
 
-def test_narrow_head_computes_the_same_logits_and_no_others(target_model: PreTrainedModel) -> None:
+def test_prune_head_computes_the_same_logits_and_no_others(target_model: PreTrainedModel) -> None:
     """Training over the draft vocabulary is training the rows that are drafted with, and keeping no others."""
     ids, inputs = torch.tensor([3, 7, 50, 399]), torch.tensor([[5, 6, 7]])
     model = copy.deepcopy(target_model)
     whole = model(inputs).logits
-    narrow_head(model, ids)
+    prune_head(model, ids)
     narrow = model(inputs).logits
     torch.testing.assert_close(narrow, whole[..., ids])
     narrow.sum().backward()
@@ -102,34 +101,47 @@ def test_narrow_head_computes_the_same_logits_and_no_others(target_model: PreTra
     assert model.get_input_embeddings().weight.shape[0] == whole.shape[-1]
 
 
-def test_frozen_tied_head_is_tied_again(target_model: PreTrainedModel) -> None:
-    """A drafter trained between frozen embeddings is stored with two copies of them, each larger than its layers."""
-    model, ids, inputs = (
-        copy.deepcopy(target_model).requires_grad_(False),
-        torch.tensor([3, 7]),
-        torch.tensor([[5, 6]]),
-    )
+def saved(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """Save a model and load what a stock model becomes of it."""
+    model.save_pretrained(folder)
+    return AutoModelForCausalLM.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_frozen_head_is_saved_as_it_was(tmp_path: Path, target_model: PreTrainedModel, tied: bool) -> None:
+    """A drafter trained between frozen embeddings is stored with two copies of them, or loses rows of its head."""
+    config = copy.deepcopy(target_model.config)
+    config.tie_word_embeddings = tied
+    model = AutoModelForCausalLM.from_config(config).requires_grad_(False).eval()
+    ids, inputs = torch.tensor([3, 7]), torch.tensor([[5, 6]])
     whole, parameters = model(inputs).logits, model.num_parameters()
-    narrow_head(model, ids)
+    prune_head(model, ids)
     assert not model.get_output_embeddings().weight.requires_grad
-    widen_head(model, ids)
-    assert torch.equal(model(inputs).logits, whole)
-    assert model.config.tie_word_embeddings
-    assert model.num_parameters() == parameters
+    stock = saved(model, tmp_path)
+    assert torch.equal(stock(inputs).logits, whole)
+    assert stock.config.tie_word_embeddings == tied
+    assert stock.num_parameters() == parameters
+    assert model.load_state_dict(stock.state_dict()).missing_keys == []
+    torch.testing.assert_close(model(inputs).logits, whole[..., ids])
 
 
-def test_rows_outside_never_win(target_model: PreTrainedModel) -> None:
+def test_rows_outside_never_win(tmp_path: Path, target_model: PreTrainedModel) -> None:
     """Their logit is the mean of the others', so the stock model drafts what the loop drafts."""
     ids, inputs = torch.arange(0, 400, 3), torch.randint(0, 400, (4, 32), generator=torch.Generator().manual_seed(0))
     model = copy.deepcopy(target_model)
-    narrow_head(model, ids)
+    prune_head(model, ids)
     narrow = model(inputs).logits
-    widen_head(model, ids)
-    whole = model(inputs).logits
+    stock = saved(model, tmp_path)
+    whole = stock(inputs).logits
     torch.testing.assert_close(whole[..., ids], narrow)
     assert torch.equal(whole.argmax(-1), ids[narrow.argmax(-1)])
     outside = torch.ones(400, dtype=torch.bool).index_fill(0, ids, False)
     torch.testing.assert_close(whole[..., outside], narrow.mean(-1, keepdim=True).expand_as(whole[..., outside]))
+    # A checkpoint goes on from what was saved.
+    with torch.no_grad():
+        model.get_output_embeddings().weight.zero_()
+    model.load_state_dict(stock.state_dict())
+    torch.testing.assert_close(model(inputs).logits, narrow)
 
 
 def test_ids_become_places() -> None:

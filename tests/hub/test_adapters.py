@@ -19,8 +19,9 @@ from drafter_trainer.hub.assemble import assemble
 from drafter_trainer.hub.publish import publish_run
 from drafter_trainer.steps import Step
 from drafter_trainer.targets import Target
+from drafter_trainer.training.base import train_to_end
 from drafter_trainer.training.collators import SelfDistilledCollator
-from drafter_trainer.training.trainers import FinetuningTrainer, train_to_end
+from drafter_trainer.training.trainers import DrafterTrainer
 from tests.conftest import make_model
 from tests.hub.test_publish import NAME, arguments
 from tests.training.conftest import finetuning_arguments, make_rows
@@ -43,7 +44,7 @@ def train(base: Path, folder: Path, tokenizer: PreTrainedTokenizerFast, **given:
     settings = {"max_steps": 6, "learning_rate": 1e-2, "lora_rank": 4, "save_strategy": "steps", "save_steps": 2}
     callbacks = given.pop("callbacks", None)
     torch.manual_seed(0)  # the adapter's first weights are drawn
-    trainer = FinetuningTrainer(
+    trainer = DrafterTrainer(
         model=add_adapter(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), 4, 32),
         draft_ids=torch.arange(2, 60),
         args=finetuning_arguments(folder, loss_type="topk_kl", **settings | given),

@@ -225,7 +225,7 @@ def test_results_need_no_permission(story: dict[str, Any]) -> None:
     [
         ("tag", f"the tag v1 of {REPO} stands on"),
         ("retrained", f"{REPO} holds another model.safetensors than the one to be published"),
-        ("pair", f"{REPO} holds a drafter of pair de-en, this one is of fr-en"),
+        ("pair", f"{REPO} holds a drafter of languages de-en, this one is of fr-en"),
         ("target", f"{REPO} holds a drafter of target tests/tiny-target, this one is of tests/another-target"),
         ("foreign", "alice/foreign holds no drafter but pytorch_model.bin"),
         ("other_rows", f"datasets/{REPO}-rows holds another train/rows-000-000000.parquet"),

@@ -18,7 +18,7 @@ from drafter_trainer.arguments import PublishingArguments, RunArguments
 from drafter_trainer.corpora.sample import sample_rows
 from drafter_trainer.drafters.compatibility import hash_tokenizer
 from drafter_trainer.drafters.configuration import draft_config
-from drafter_trainer.drafters.initialization import from_target_layers
+from drafter_trainer.drafters.initialization import from_layers
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.drafters.ngram import count_table
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids
@@ -60,7 +60,7 @@ def make_drafter(folder: Path) -> Path:
     completions = complete(model, texts, _NEW_TOKENS)
     print("completed", flush=True)
     config = draft_config(model.config, num_hidden_layers=2)
-    drafter = from_target_layers(config, model, [0, -1])
+    drafter = from_layers(config, model, [0, -1])
     rows = [(text, completion) for text, completion in zip(texts, completions) if completion]
     finetune(drafter, rows)
     print("finetuned", flush=True)

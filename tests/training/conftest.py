@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from drafter_trainer.training.arguments import FinetuningArguments, PretrainingArguments
+from drafter_trainer.training.arguments import DrafterTrainingArguments, PretrainingArguments
 from drafter_trainer.training.collators import SelfDistilledCollator
 
 VOCABULARY = 60
@@ -79,9 +79,9 @@ QUIET = {
 }
 
 
-def finetuning_arguments(folder: Path, **given: Any) -> FinetuningArguments:
+def finetuning_arguments(folder: Path, **given: Any) -> DrafterTrainingArguments:
     """Arguments of a silent run on the processor that saves and evaluates nothing unless told to."""
-    return FinetuningArguments(output_dir=str(folder), **QUIET | given)
+    return DrafterTrainingArguments(output_dir=str(folder), **QUIET | given)
 
 
 def pretraining_arguments(folder: Path, **given: Any) -> PretrainingArguments:

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from drafter_trainer.errors import InputError
-from drafter_trainer.training.arguments import FinetuningArguments, PretrainingArguments
+from drafter_trainer.training.arguments import DrafterTrainingArguments, PretrainingArguments
 
-BOTH = pytest.mark.parametrize("kind", [PretrainingArguments, FinetuningArguments])
+BOTH = pytest.mark.parametrize("kind", [PretrainingArguments, DrafterTrainingArguments])
 
 
 @BOTH
@@ -17,15 +17,15 @@ BOTH = pytest.mark.parametrize("kind", [PretrainingArguments, FinetuningArgument
     [
         {"push_to_hub": True},
         {"hub_token": "hf_secret"},
-        {"hub_model_id": "me/drafter"},
-        {"hub_private_repo": True},
     ],
     ids=lambda given: next(iter(given)),
 )
 def test_the_trainers_own_publishing_is_refused(tmp_path: Path, kind: type, given: dict[str, Any]) -> None:
     """Prevent a token from being pickled in clear into training_args.bin and uploaded with it."""
     (name,) = given
-    with pytest.raises(InputError, match=rf"{name} is not used: publish\.py publishes.*HF_TOKEN") as error:
+    with pytest.raises(
+        InputError, match=rf"{name} is not used: call push_to_hub\(repo_id\) of the trainer.*HF_TOKEN"
+    ) as error:
         kind(output_dir=str(tmp_path), use_cpu=True, **given)
     assert "secret" not in str(error.value)
 
@@ -43,23 +43,23 @@ def test_an_unknown_loss_is_refused_with_those_that_are_known(tmp_path: Path) ->
     """Prevent a name that is found out after rows were loaded and a drafter was made."""
     known = "cross_entropy, topk_kl, topk_tv, topk_acceptance, lk_hybrid, topk_rejected"
     with pytest.raises(InputError, match=f"loss_type must be one of {known}, got kl"):
-        FinetuningArguments(output_dir=str(tmp_path), use_cpu=True, loss_type="kl")
+        DrafterTrainingArguments(output_dir=str(tmp_path), use_cpu=True, loss_type="kl")
     for name in known.split(", "):
-        assert FinetuningArguments(output_dir=str(tmp_path), use_cpu=True, loss_type=name).loss_type == name
+        assert DrafterTrainingArguments(output_dir=str(tmp_path), use_cpu=True, loss_type=name).loss_type == name
 
 
 def test_a_token_budget_takes_the_place_of_rows(tmp_path: Path) -> None:
     """Prevent a batch of several groups, which would take several times the memory that was asked for."""
     given = {"output_dir": str(tmp_path), "use_cpu": True, "max_length": 64}
-    arguments = FinetuningArguments(**given, per_device_train_tokens=256, per_device_train_batch_size=8)
+    arguments = DrafterTrainingArguments(**given, per_device_train_tokens=256, per_device_train_batch_size=8)
     assert arguments.per_device_train_batch_size == 1
     with pytest.raises(InputError, match="per_device_train_tokens 63 must hold a row of max_length 64"):
-        FinetuningArguments(**given, per_device_train_tokens=63)
+        DrafterTrainingArguments(**given, per_device_train_tokens=63)
     with pytest.raises(InputError, match="leave train_sampling_strategy out"):
-        FinetuningArguments(**given, per_device_train_tokens=64, train_sampling_strategy="group_by_length")
+        DrafterTrainingArguments(**given, per_device_train_tokens=64, train_sampling_strategy="group_by_length")
 
 
-@pytest.mark.parametrize(("kind", "rate"), [(PretrainingArguments, 3e-5), (FinetuningArguments, 2e-5)])
+@pytest.mark.parametrize(("kind", "rate"), [(PretrainingArguments, 3e-5), (DrafterTrainingArguments, 2e-5)])
 def test_defaults_are_the_papers(tmp_path: Path, kind: type, rate: float) -> None:
     """Prevent an untold run from using the library's defaults (linear, no warm-up, 5e-5) instead of the paper's."""
     arguments = kind(output_dir=str(tmp_path), use_cpu=True)
@@ -74,7 +74,7 @@ def test_defaults_are_the_papers(tmp_path: Path, kind: type, rate: float) -> Non
 
 @pytest.mark.parametrize(
     ("kind", "metric", "greater"),
-    [(PretrainingArguments, "loss", False), (FinetuningArguments, "expected_alpha", True)],
+    [(PretrainingArguments, "loss", False), (DrafterTrainingArguments, "expected_alpha", True)],
 )
 def test_the_best_checkpoint_is_kept_by_the_right_metric(
     tmp_path: Path, kind: type, metric: str, greater: bool
@@ -89,7 +89,7 @@ def test_the_best_checkpoint_is_kept_by_the_right_metric(
 
 def test_finetuning_keeps_the_columns_of_the_loss_and_no_logits(tmp_path: Path) -> None:
     """Prevent the Trainer from removing the top k, and from gathering logits of the whole validation set."""
-    arguments = FinetuningArguments(output_dir=str(tmp_path), use_cpu=True)
+    arguments = DrafterTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
     assert arguments.remove_unused_columns is False
     assert arguments.prediction_loss_only is True
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
-from drafter_trainer.training.trainers import train_to_end
+from drafter_trainer.training.base import train_to_end
 from tests.processes import run_ranks
 from tests.training.conftest import make_rows
 from tests.training.test_trainers import DISTRIBUTED, METRICS, losses_of, make_trainer

@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback
 
 from drafter_trainer.errors import InputError
+from drafter_trainer.training.base import train_to_end
 from drafter_trainer.training.collators import collate_packed
 from drafter_trainer.training.losses import TOPK_LOSSES, cross_entropy
-from drafter_trainer.training.trainers import FinetuningTrainer, PretrainingTrainer, train_to_end
+from drafter_trainer.training.trainers import DrafterTrainer, PretrainingTrainer
 from tests.processes import run_ranks
 from tests.training.conftest import (
     COLLATOR,
@@ -32,11 +33,11 @@ from tests.training.conftest import (
 PLAIN = {"optim": "sgd", "max_grad_norm": 0.0, "lr_scheduler_type": "constant", "learning_rate": 0.2}
 
 
-def make_trainer(folder: Path, rows: list[dict[str, Any]], seed: int = 0, **given: Any) -> FinetuningTrainer:
+def make_trainer(folder: Path, rows: list[dict[str, Any]], seed: int = 0, **given: Any) -> DrafterTrainer:
     """Make a trainer of the tiny drafter."""
     callbacks, draft_ids = given.pop("callbacks", None), given.pop("draft_ids", None)
     eval_rows = given.pop("eval_rows", None) or make_rows(7, seed=1)
-    return FinetuningTrainer(
+    return DrafterTrainer(
         model=make_draft_model(seed),
         draft_ids=draft_ids,
         args=finetuning_arguments(folder, **given),
@@ -245,7 +246,7 @@ def test_a_batch_without_a_supervised_token_is_harmless(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_is_named(tmp_path: Path) -> None:
     """Prevent a training from going on for hours, with a falling loss in its log, while its weights are NaN."""
     trainer = make_trainer(tmp_path, make_rows(8), learning_rate=1e30, optim="sgd", max_grad_norm=0.0)
-    with pytest.raises(InputError, match=r"the loss is (nan|inf) after step [12]: train with a lower --learning_rate"):
+    with pytest.raises(InputError, match=r"the loss is (nan|inf) after step [12]: train with a lower learning_rate"):
         trainer.train()
 
 
@@ -260,7 +261,7 @@ def test_a_token_budget_trains_on_every_row_once_an_epoch(tmp_path: Path) -> Non
         assert collated["input_ids"].numel() <= 128
         return collated
 
-    trainer = FinetuningTrainer(
+    trainer = DrafterTrainer(
         model=make_draft_model(),
         args=finetuning_arguments(tmp_path, max_length=64, per_device_train_tokens=128, num_train_epochs=2),
         train_dataset=with_lengths(rows),
@@ -366,11 +367,11 @@ def test_evaluation_has_loss_and_acceptance(tmp_path: Path, prefix: str) -> None
 def test_rows_without_log_probabilities_train_with_cross_entropy(tmp_path: Path) -> None:
     """Prevent a KeyError in the midst of training where the loss, or the choice of a checkpoint, lacks its columns."""
     bare = [{name: row[name] for name in ("prompt_ids", "response_ids")} for row in make_rows(4)]
-    with pytest.raises(InputError, match=r"topk_kl compares with the target's log-probabilities.* --teacher_forcing"):
+    with pytest.raises(InputError, match=r"topk_kl compares with the target's log-probabilities.* teacher_forcing"):
         make_trainer(tmp_path, bare, loss_type="topk_kl")
     often = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
     trainer = make_trainer(tmp_path, bare, eval_rows=bare, max_steps=2, load_best_model_at_end=True, **often)
-    assert train_to_end(trainer).keys() == {"eval_loss"}
+    assert train_to_end(trainer).keys() == {"eval_loss", "eval_accuracy", "eval_supervised_tokens"}
     assert trainer.state.best_metric == min(
         entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry
     )

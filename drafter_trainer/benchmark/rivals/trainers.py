@@ -20,11 +20,11 @@ from drafter_trainer.drafters.vocabulary import choose_ids, count_ids, coverage,
 from drafter_trainer.steps import Step, finished_step
 from drafter_trainer.targets import Target
 from drafter_trainer.training.arguments import RivalTrainingArguments
+from drafter_trainer.training.base import train_to_end
 from drafter_trainer.training.collators import IGNORED, SelfDistilledCollator
 from drafter_trainer.training.head import logits_in_pieces, sum_losses
 from drafter_trainer.training.losses import cross_entropy
 from drafter_trainer.training.rows import load_split
-from drafter_trainer.training.trainers import train_to_end
 
 _RANKS = 8  # guesses of a depth whose accuracy is measured
 _HEAD_DECAY = 0.8  # Medusa's λ: what a head counts less than the one before it
@@ -120,9 +120,6 @@ class RivalTrainer(Trainer):
                     counts[depth] += np.bincount(ranks[ranks < _RANKS].cpu().numpy(), minlength=_RANKS)
                 tokens[depth] += len(guesses.labels)
         return [(count / max(total, 1)).round(4).tolist() for count, total in zip(counts, tokens)]
-
-    def finish(self) -> None:
-        """Have nothing to make whole again; see `train_to_end`."""
 
     @torch.no_grad()
     def _read(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -25,7 +25,6 @@ from drafter_trainer.hub.export.constraints import (
     context_limit,
 )
 from drafter_trainer.hub.export.stock import write_stock
-from drafter_trainer.languages import get_pair
 from drafter_trainer.serving.drafter import describe_any_drafter
 from drafter_trainer.serving.engines import (
     NETWORK,
@@ -125,7 +124,7 @@ def _resolve(drafter: str, target: Target, folder: Path, draft_length: int | Non
         description = write_stock(compact, description, target, place)
         drafter = str(place)
     configs = AutoConfig.from_pretrained(target.path, revision=target.hub_revision), AutoConfig.from_pretrained(place)
-    probes = get_pair(description.pair).probes
+    probes = description.probes
     check_tokenizers(target.load_tokenizer(), AutoTokenizer.from_pretrained(place), probes)
     lengths = {part: draft_length or choose_draft_length(description, part) for part in PARTS}
     export = Export(drafter, commit, place, description, target, configs, lengths)
@@ -168,7 +167,7 @@ def _write_gguf(export: Export, path: Path, options: ExportArguments) -> None:
         ) from error
     target_gguf = Path(options.target_gguf) if options.target_gguf else None
     expected = gguf_tokenizer.read_vocabulary(target_gguf) if target_gguf else None
-    probes = get_pair(export.description.pair).probes
+    probes = export.description.probes
 
     def write_and_check(partial: Path) -> None:
         if options.converter:

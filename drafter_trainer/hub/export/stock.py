@@ -9,7 +9,7 @@ from transformers import AutoConfig
 
 from drafter_trainer.drafters.compact import read_compact
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
-from drafter_trainer.hub.assemble import hash_weights, index_weights
+from drafter_trainer.drafters.saving import hash_weights, index_weights
 from drafter_trainer.targets import Target
 
 

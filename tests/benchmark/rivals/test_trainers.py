@@ -15,7 +15,7 @@ from drafter_trainer.benchmark.rivals.medusa import MedusaHeads
 from drafter_trainer.benchmark.rivals.trainers import EagleTrainer, MedusaTrainer, RivalTrainer
 from drafter_trainer.errors import InputError
 from drafter_trainer.training.arguments import RivalTrainingArguments
-from drafter_trainer.training.trainers import train_to_end
+from drafter_trainer.training.base import train_to_end
 from tests.benchmark.rivals.conftest import knowing_heads, knowing_layer, noisy
 from tests.decoding.drafts import successor_model
 from tests.training.conftest import COLLATOR, QUIET, VOCABULARY, make_draft_model, make_rows

@@ -1,0 +1,126 @@
+"""A drafter's folder: what stands beside its weights, so that it loads as it stands and drafts with its own loop."""
+
+import json
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+
+from safetensors import safe_open
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from drafter_trainer.atomic import write_whole
+from drafter_trainer.drafters.compact import COMPACT
+from drafter_trainer.drafters.compatibility import hash_tokenizer
+from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription, hash_file
+from drafter_trainer.drafters.loop.generate import set_draft_length
+from drafter_trainer.drafters.loop.policy import NGRAM
+from drafter_trainer.drafters.loop.repository import TABLE
+from drafter_trainer.provenance import library_versions
+from drafter_trainer.targets import Target
+
+_SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+WEIGHTS = (
+    "config.json",
+    _SINGLE,
+    "model-*.safetensors",
+    _INDEX,
+    COMPACT,
+    "adapter_model.safetensors",
+    "adapter_config.json",
+)
+_SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
+DRAFT_LENGTH = 5  # tokens that the stock loop drafts in one round
+
+
+def take_special_ids(
+    model: PreTrainedModel, target: Target, tokenizer: PreTrainedTokenizerBase, draft_length: int = DRAFT_LENGTH
+) -> None:
+    """Give a drafter the target's special ids, and the generation settings of an assistant; changed in place.
+
+    Args:
+        model (`PreTrainedModel`): The drafter. Public checkpoints are known to state other ids than their tokenizer.
+        target (`Target`): The target.
+        tokenizer (`PreTrainedTokenizerBase`): The target's.
+        draft_length (`int`, *optional*, defaults to `5`): Tokens that the stock loop drafts in one round.
+    """
+    stated = GenerationConfig.from_pretrained(target.path, revision=target.hub_revision)
+    special = {}
+    for name in _SPECIAL:
+        own = getattr(stated, name)
+        special[name] = own if own is not None else getattr(tokenizer, name)
+    ends = {"eos_token_id": target.end_ids(tokenizer)} if target.stop else {}
+    model.generation_config = GenerationConfig(**special | ends)
+    set_draft_length(model.generation_config, draft_length)
+    for name, value in special.items():  # pipeline compares them here
+        setattr(model.config, name, value)
+
+
+def complete_folder(
+    folder: Path,
+    description: DrafterDescription,
+    tokenizer: PreTrainedTokenizerBase,
+    files: Mapping[str, Path | bytes],
+    keep_tokenizer: bool = True,
+) -> DrafterDescription:
+    """Put tokenizer, drafting loop and `drafter.json` beside a drafter's weights.
+
+    Args:
+        folder (`Path`): Holds the weights, as `save_pretrained` wrote them.
+        description (`DrafterDescription`): Of the drafter; hashes, versions and sources without a file are filled in.
+        tokenizer (`PreTrainedTokenizerBase`): The target's.
+        files (`Mapping[str, Path | bytes]`): What the loop reads, the draft vocabulary and the n-gram table, by name.
+        keep_tokenizer (`bool`, *optional*, defaults to `True`): Whether the folder gets the tokenizer.
+    Returns:
+        `DrafterDescription`, as it stands in the folder.
+    """
+    index_weights(folder)
+    if keep_tokenizer:
+        tokenizer.save_pretrained(folder)
+    (folder / "custom_generate").mkdir(exist_ok=True)
+    for source in resources.files("drafter_trainer.drafters.loop").iterdir():
+        if source.name.endswith(".py") and source.name != "__init__.py":
+            (folder / "custom_generate" / source.name).write_bytes(source.read_bytes())
+    for name, content in files.items():
+        content = content.read_bytes() if isinstance(content, Path) else content
+        write_whole(folder / name, lambda path, content=content: path.write_bytes(content))
+    loop = dict(description.loop)
+    if TABLE not in files:
+        loop["sources"] = [source for source in loop["sources"] if source != NGRAM]
+    weights = sorted(folder.glob("*.safetensors"))
+    values = vars(description) | {
+        "tokenizer_sha256": hash_tokenizer(tokenizer, description.probes),
+        "loop": loop,
+        "files": {name: hash_file(folder / name) for name in files},
+        "versions": library_versions(),
+        "weights": hash_weights(folder),
+        "size": description.size | {path.name: f"{path.stat().st_size / 1e6:.1f} MB" for path in weights},
+    }
+    completed = DrafterDescription(**values)
+    write_whole(folder / FILE_NAME, lambda path: path.write_text(completed.to_json(), encoding="utf-8"))
+    return completed
+
+
+def size_of(model: PreTrainedModel) -> dict[str, str]:
+    """Describe how large a drafter's network is, for its card."""
+    return {"parameters": f"{model.num_parameters():,}", "dtype": str(model.dtype).removeprefix("torch.")}
+
+
+def hash_weights(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of the files that a network is loaded from, by name."""
+    return {path.name: hash_file(path) for pattern in WEIGHTS for path in sorted(folder.glob(pattern))}
+
+
+def index_weights(folder: Path) -> None:
+    """Name the model's tensors in an index, which a model of one file does not need in transformers.
+
+    vLLM and SGLang load every `*.safetensors` at a repository's root that no index rules out: table and draft
+    vocabulary too, which are no weights. llama.cpp's converter compares the names with those that it finds.
+    """
+    weights = folder / _SINGLE
+    if not weights.is_file():  # in shards, and save_pretrained wrote their index
+        return
+    with safe_open(weights, framework="pt") as file:
+        names = sorted(file.keys())
+        size = sum(tensor.nbytes for tensor in map(file.get_tensor, names))
+    index = {"metadata": {"total_size": size}, "weight_map": dict.fromkeys(names, _SINGLE)}
+    (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,40 @@
+"""Options of a command: fields of a dataclass with a help text, and checks of their values."""
+
+from dataclasses import field
+from typing import Any
+
+from drafter_trainer.errors import InputError
+
+
+def option(default: Any, help: str) -> Any:
+    """Declare a field with its help text; a list is copied for each instance."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+def check_positive(arguments: Any, *names: str) -> None:
+    """Refuse numbers below 1; `None` stands for no number.
+
+    Raises:
+        InputError: That names the field.
+    """
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise InputError(f"{name} must be at least 1, got {value}")
+
+
+def check_one_of(arguments: Any, name: str, values: tuple[str, ...]) -> None:
+    """Refuse a value that is none of those known.
+
+    Raises:
+        InputError: That names the field.
+    """
+    if getattr(arguments, name) not in values:
+        raise InputError(f"{name} must be one of {', '.join(values)}, got {getattr(arguments, name)}")
+
+
+def check_known(arguments: Any, name: str, values: tuple[str, ...]) -> None:
+    if unknown := [value for value in getattr(arguments, name) if value not in values]:
+        raise InputError(f"{name} may name {', '.join(values)}, got {', '.join(unknown)}")

@@ -1,0 +1,109 @@
+"""Publish a drafter from its folder."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from drafter_trainer.arguments import PublishingArguments
+from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
+from drafter_trainer.errors import InputError
+from drafter_trainer.hub.assemble import assemble_folder
+from drafter_trainer.hub.publish import HUB, Publication, publish_written
+from drafter_trainer.targets import Target, as_target, resolve_target
+
+
+def publish(
+    drafter: str | Path,
+    target: str | Target | PreTrainedModel | None = None,
+    to: str | Path = HUB,
+    *,
+    repo_id: str | None = None,
+    name: str | None = None,
+    languages: str | Iterable[str] | None = None,
+    results: str | Path | None = None,
+    license: str | None = None,
+    revision: str | None = None,
+    tag: str | None = None,
+    private: bool = False,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    draft_length: int | None = None,
+    adapter_of: str | None = None,
+    format: str = "stock",
+    check_generation: bool = True,
+    collection: bool = True,
+    dtype: str = "auto",
+) -> Publication:
+    """Publish a drafter to the Hub or to a folder, with a card of what was measured.
+
+    On the Hub it is one commit, which is then downloaded into an empty cache, compared, loaded, and drafts for one
+    prompt; then it is tagged. Once more it sends only what is missing. The token is that of the environment (HF_TOKEN,
+    or `hf auth login`).
+
+    Args:
+        drafter (`str` or `Path`): The drafter's folder, as `DrafterTrainer.save_model` or `tune` left it, or of any
+            stock model with the target's tokenizer.
+        target (`str`, `Target` or `PreTrainedModel`, *optional*): The target; the one that the folder names, on the
+            Hub, if left out.
+        to (`str` or `Path`, *optional*, defaults to `"hub"`): "hub", or the folder to publish to.
+        repo_id (`str`, *optional*): Repository on the Hub; your own account and the drafter's name if left out.
+        name (`str`, *optional*): Name of the drafter; the one that the folder has if left out.
+        languages (`str` or `Iterable[str]`, *optional*): Language, languages or pair of the drafter, where the folder
+            does not say it or says it wrongly.
+        results (`str` or `Path`, *optional*): Folder of `results.json`, as `benchmark` left it; the drafter's own
+            folder if left out.
+        license (`str`, *optional*): Identifier of the license; that of the target if left out.
+        revision (`str`, *optional*): Branch on the Hub; main if left out.
+        tag (`str`, *optional*): Tag of the commit, once it has been checked.
+        private (`bool`, *optional*, defaults to `False`): Make a new repository private.
+        overwrite (`bool`, *optional*, defaults to `False`): Replace another drafter there, and move a tag.
+        dry_run (`bool`, *optional*, defaults to `False`): List the files and send nothing.
+        draft_length (`int`, *optional*): Tokens that the stock loop drafts in one round.
+        adapter_of (`str`, *optional*): Publish the LoRA adapter alone, over this published base drafter.
+        format (`str`, *optional*, defaults to `"stock"`): "stock", a model that every engine loads, or "compact",
+            without the target's own embeddings, head and tokenizer, which `load_drafter` takes from the target.
+        check_generation (`bool`, *optional*, defaults to `True`): Load the target and generate with what came back.
+        collection (`bool`, *optional*, defaults to `True`): Gather a target's drafters in a collection.
+        dtype (`str`, *optional*, defaults to `"auto"`): The target is loaded in it, for this check.
+    Returns:
+        `Publication`: Its place, and the size of each file.
+    Raises:
+        InputError: If the folder holds no drafter, the drafter does not fit the target, a file holds a credential,
+            the destination cannot be used or holds another drafter, or what comes back from the Hub is of no use.
+        HfHubHTTPError: If the Hub refuses.
+    """
+    folder = Path(drafter)
+    described = DrafterDescription.read(folder) if (folder / FILE_NAME).is_file() else None
+    if target is None:
+        if described is None:
+            raise InputError(f"{folder} does not say which target it is for: name the target")
+        try:
+            target = resolve_target(described.target, described.target_revision)
+        except InputError as error:
+            raise InputError(f"the target of {folder} is not to be found: name it ({error})") from error
+    target = as_target(target)
+    if str(to) != HUB and Path(to).resolve() == folder.resolve():
+        raise InputError(f"{folder} cannot be published onto itself: name another folder")
+    publishing = PublishingArguments(
+        to=str(to),
+        repo_id=repo_id,
+        revision=revision,
+        tag=tag,
+        private=private,
+        overwrite=overwrite,
+        dry_run=dry_run,
+        check_generation=check_generation,
+        collection=collection,
+        adapter_of=adapter_of,
+        licence=license,
+        format=format,
+    )
+
+    def write(written: Path) -> DrafterDescription:
+        place = None if str(to) == HUB else Path(to)
+        compact = format == "compact"
+        return assemble_folder(folder, target, written, name, languages, draft_length, adapter_of, compact, place)
+
+    name = name or (described.name if described else folder.resolve().name)
+    return publish_written(write, name, Path(results or folder), target, dtype, publishing)

@@ -1,0 +1,294 @@
+"""The library as a newcomer types it: five lines from prompts to a published drafter, and what a Trainer promises."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, TrainerCallback, TrainingArguments
+
+import drafter_trainer
+from drafter_trainer.drafters.description import DrafterDescription
+from drafter_trainer.errors import InputError
+from drafter_trainer.training.rows import Rows
+from tests.conftest import make_model
+from tests.training.conftest import QUIET, make_draft_model, make_rows
+
+DUTCH = [
+    [{"role": "system", "content": "Je bent een behulpzame assistent."}, {"role": "user", "content": f"Vraag {n}?"}]
+    for n in range(24)
+]
+FAST = {"use_cpu": True, "disable_tqdm": True, "dataloader_pin_memory": False, "report_to": []}
+ROWS = {"max_new_tokens": 8, "batch_size": 8}
+
+
+@pytest.fixture(autouse=True)
+def datasets_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what `datasets` caches out of the user's home."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("datasets")))
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory: pytest.TempPathFactory, target_folder: Path) -> str:
+    """The tiny target's folder."""
+    return str(target_folder)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory, named: str) -> Rows:
+    """Completions of a chat in Dutch."""
+    folder = tmp_path_factory.mktemp("rows") / "rows"
+    chats = datasets.Dataset.from_dict({"messages": DUTCH})
+    return drafter_trainer.distill(named, chats, temperatures=[0.0, 1.0], output_dir=folder, languages="nl", **ROWS)
+
+
+def read(folder: Path) -> dict[str, bytes]:
+    """Read the shards of rows."""
+    return {path.name: path.read_bytes() for path in sorted(folder.rglob("rows-*.parquet"))}
+
+
+# The package
+
+
+def test_importing_the_package_takes_no_time_and_hides_no_function() -> None:
+    """A tool that only asks for the version would wait for torch; a subpackage would stand in a function's place."""
+    code = (
+        "import sys, drafter_trainer; assert 'torch' not in sys.modules; assert 'transformers' not in sys.modules\n"
+        "import drafter_trainer.benchmark.results\n"
+        "from drafter_trainer import *\n"
+        "assert all(callable(getattr(drafter_trainer, name)) for name in drafter_trainer.__all__)\n"
+        "from drafter_trainer.benchmark.results import read_results\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (Path(drafter_trainer.__file__).parent / "py.typed").is_file()
+    with pytest.raises(AttributeError, match="no attribute 'no_such_thing'"):
+        _ = drafter_trainer.no_such_thing
+
+
+# Rows
+
+
+def test_chats_are_completed_behind_the_users_last_message(rows, tokenizer) -> None:
+    """A system's words that are lost, or an answer of the dataset in the prompt, would make rows of other chats."""
+    assert len(rows) == rows.train.num_rows
+    assert len(rows) + rows.validation.num_rows == 2 * len(DUTCH)
+    texts = {tokenizer.decode(ids) for ids in rows.train["prompt_ids"]}
+    assert all(text.startswith("<|system|>Je bent") and text.endswith("<|assistant|>") for text in texts)
+    assert rows.record["languages"] == ["nl"]
+    assert rows.record["train"]["rows"] == len(rows)
+    assert Rows.open(rows.path) == rows
+
+
+@pytest.mark.parametrize("kind", ["texts", "file", "prompts", "splits"])
+def test_prompts_are_anybodys(tmp_path: Path, named: str, tokenizer, kind: str) -> None:
+    """Whoever has prompts in another form would have to write code before anything works."""
+    texts = [f"Hoe laat is het op plaats {n}?" for n in range(8)]
+    given = {
+        "texts": texts,
+        "prompts": datasets.Dataset.from_dict({"prompt": texts}),
+        "splits": {"train": [{"prompt": text} for text in texts[2:]], "test": texts[:2]},
+        "file": tmp_path / "prompts.txt",
+    }[kind]
+    (tmp_path / "prompts.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
+    rows = drafter_trainer.distill(named, given, temperatures=[0.0], output_dir=tmp_path / "rows", **ROWS)
+    splits = [{tokenizer.decode(ids) for ids in split["prompt_ids"]} for split in (rows.train, rows.validation)]
+    assert splits[0].isdisjoint(splits[1])
+    assert splits[0] | splits[1] == {f"<|user|>{text}<|end|><|assistant|>" for text in texts}
+
+
+def test_what_is_no_prompt_is_refused_in_the_callers_words(tmp_path: Path, named: str) -> None:
+    """A library's user has no command line to be sent to."""
+    given = {"output_dir": tmp_path / "rows", "temperatures": [0.0], **ROWS}
+    for prompts, said in (
+        ([{"question": "Hoe?"}], "row 0: expected a column prompt or messages"),
+        ({"test": ["Hoe?"]}, "one is called train"),
+        ("no/such file", "neither a file nor the id of a dataset"),
+        ([], "gives no prompts"),
+    ):
+        with pytest.raises(InputError, match=said) as caught:
+            drafter_trainer.distill(named, prompts, **given)
+        assert "--" not in str(caught.value)
+
+
+def test_finished_and_interrupted_distillations_go_on(tmp_path: Path, named: str, rows) -> None:
+    """Work of days would be done twice."""
+    before = read(rows.path)
+    chats = datasets.Dataset.from_dict({"messages": DUTCH})
+    given = {"temperatures": [0.0, 1.0], "languages": "nl", **ROWS}
+    assert drafter_trainer.distill(named, chats, output_dir=rows.path, **given) == rows
+    assert read(rows.path) == before
+
+
+def test_text_is_scored(tmp_path: Path, named: str) -> None:
+    """Text of a language without prompts is what there is of most languages."""
+    texts = [f"De trein van {hour} uur vertrekt later." for hour in range(12)]
+    rows = drafter_trainer.score_text(named, texts, output_dir=tmp_path / "rows", languages="nl", max_length=64)
+    assert len(rows) + len(rows.validation) == 12
+    assert all(ids is not None for ids in rows.train["topk_ids"])
+
+
+# The five lines
+
+
+@pytest.fixture
+def trained(tmp_path: Path, named: str, rows) -> drafter_trainer.DrafterTrainer:
+    """A trainer that has trained."""
+    drafter = drafter_trainer.create_drafter(named, num_hidden_layers=1, languages="nl", draft_vocabulary=128)
+    arguments = drafter_trainer.DrafterTrainingArguments(tmp_path / "drafter", num_train_epochs=1, **FAST)
+    trainer = drafter_trainer.DrafterTrainer(drafter, arguments, train_dataset=rows)
+    trainer.train()
+    return trainer
+
+
+def test_save_model_leaves_a_drafter_that_loads_and_drafts(
+    trained, tmp_path: Path, named: str, target_model: PreTrainedModel, tokenizer
+) -> None:
+    """A head over the draft vocabulary alone, or a missing tokenizer, would only show where the drafter is used."""
+    trained.save_model()
+    folder = tmp_path / "drafter"
+    stock = AutoModelForCausalLM.from_pretrained(folder)
+    assert stock.get_output_embeddings().weight.shape[0] == len(tokenizer)
+    assert stock.config.use_cache
+    assert AutoTokenizer.from_pretrained(folder).get_vocab() == tokenizer.get_vocab()
+    description = DrafterDescription.read(folder)
+    assert (description.pair, description.languages, description.name) == ("", ["nl"], "tiny-target-drafter-nl")
+    assert description.training["finetune"]["draft_vocabulary"] == 128
+    assert description.training["finetune"]["eval_expected_alpha"] > 0
+    assert description.training["distill"]["train"]["rows"] == len(trained.rows)
+    drafter = drafter_trainer.load_drafter(str(folder), target_model, tokenizer)
+    ids = torch.tensor([[5, 9, 33, 120]])
+    plain = target_model.generate(ids, max_new_tokens=12, do_sample=False)
+    assert torch.equal(target_model.generate(ids, assistant_model=drafter, max_new_tokens=12, do_sample=False), plain)
+    remote = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+    assert torch.equal(target_model.generate(ids, assistant_model=remote, max_new_tokens=12, do_sample=False), plain)
+    # A checkpoint of the Trainer is a stock model too.
+    checkpoint = AutoModelForCausalLM.from_pretrained(next(folder.glob("checkpoint-*")))
+    assert checkpoint.get_output_embeddings().weight.shape[0] == len(tokenizer)
+
+
+def test_a_folder_is_published_without_a_run(trained, tmp_path: Path, named: str, target_model, tokenizer) -> None:
+    """Publishing must need a folder and a target, and no file that only a script of ours writes."""
+    trained.save_model()
+    to = tmp_path / "published"
+    drafter_trainer.publish(tmp_path / "drafter", named, to)
+    card = (to / "README.md").read_text(encoding="utf-8")
+    assert "where it answers in Dutch" in card
+    assert "language:\n- nl\n" in card
+    assert not list(to.glob("*.bin"))
+    assert str(tmp_path) not in card + (to / "drafter.json").read_text(encoding="utf-8")
+    drafter_trainer.load_drafter(str(to), target_model, tokenizer)
+    (tmp_path / "drafter" / "drafter.json").unlink()
+    with pytest.raises(InputError, match="does not say which target") as caught:
+        drafter_trainer.publish(tmp_path / "drafter", to=to)
+    assert "--" not in str(caught.value)
+
+
+def test_the_drafter_of_another_target_is_not_published(trained, tmp_path: Path, tokenizer) -> None:
+    """A drafter of another checkpoint's completions would be published under the wrong name."""
+    trained.save_model()
+    other = tmp_path / "other"
+    make_model(tokenizer, seed=9).save_pretrained(other)
+    tokenizer.save_pretrained(other)
+    with pytest.raises(InputError, match="was trained for"):
+        drafter_trainer.publish(tmp_path / "drafter", str(other), tmp_path / "published")
+    drafter = drafter_trainer.create_drafter(str(other), num_hidden_layers=1)
+    with pytest.raises(InputError, match="learns from its own target's completions alone"):
+        drafter_trainer.DrafterTrainer(drafter, train_dataset=trained.rows)
+
+
+# What a Trainer promises
+
+
+def make(folder: Path, given: list[dict], arguments: TrainingArguments | None = None, **more):
+    """Make a trainer over made-up rows."""
+    return drafter_trainer.DrafterTrainer(
+        make_draft_model(),
+        arguments or drafter_trainer.DrafterTrainingArguments(folder, **QUIET, max_steps=2),
+        train_dataset=datasets.Dataset.from_list(given),
+        **more,
+    )
+
+
+def bare(count: int, seed: int = 0) -> list[dict]:
+    """Rows without the target's top k, as another tool calls their columns."""
+    return [{"prompt_ids": row["prompt_ids"], "completion_ids": row["response_ids"]} for row in make_rows(count, seed)]
+
+
+def test_plain_arguments_and_rows_without_top_k_train(tmp_path: Path) -> None:
+    """Whoever knows the Trainer passes `TrainingArguments` and a dataset, and must not meet an AttributeError."""
+
+    class Count(TrainerCallback):
+        steps = 0
+
+        def on_step_end(self, *_, **__) -> None:
+            Count.steps += 1
+
+    arguments = TrainingArguments(tmp_path, max_steps=3, per_device_train_batch_size=2, learning_rate=1e-3, **FAST)
+    held_out = datasets.Dataset.from_list(bare(3, seed=1))
+    trainer = make(tmp_path, bare(8), arguments, eval_dataset=held_out, callbacks=[Count()])
+    trainer.train()
+    assert Count.steps == trainer.state.global_step == 3
+    assert trainer.args.learning_rate == 1e-3
+    metrics = trainer.evaluate()
+    assert 0 <= metrics["eval_accuracy"] <= 1
+    assert "eval_expected_alpha" not in metrics
+    trainer.save_model()
+    AutoModelForCausalLM.from_pretrained(tmp_path)
+
+
+def test_a_loss_that_reads_the_top_k_says_that_there_is_none(tmp_path: Path) -> None:
+    """The first step would end in a KeyError."""
+    arguments = drafter_trainer.DrafterTrainingArguments(tmp_path, loss_type="topk_kl", **QUIET)
+    with pytest.raises(InputError, match="loss_type topk_kl compares with the target's log-probabilities") as caught:
+        make(tmp_path, bare(4), arguments)
+    assert "--" not in str(caught.value)
+    with pytest.raises(InputError, match="lacks prompt_ids, response_ids"):
+        make(tmp_path, [{"text": "nothing"}])
+
+
+def test_without_held_out_rows_nothing_is_evaluated(tmp_path: Path) -> None:
+    """Defaults that evaluate every epoch would refuse a dataset without a validation split."""
+    arguments = drafter_trainer.DrafterTrainingArguments(tmp_path, num_train_epochs=1, **FAST)
+    trainer = make(tmp_path, make_rows(4), arguments)
+    trainer.train()
+    assert not any("eval_loss" in entry for entry in trainer.state.log_history)
+
+
+def test_training_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
+    """`resume_from_checkpoint=True` must find a head of the size that it saved."""
+    values = QUIET | {"save_strategy": "steps", "save_steps": 2, "learning_rate": 1e-2, "draft_vocabulary": 30}
+
+    def start(name: str) -> drafter_trainer.DrafterTrainer:
+        arguments = drafter_trainer.DrafterTrainingArguments(tmp_path / name, **values, max_steps=4)
+        return make(tmp_path / name, make_rows(8), arguments)
+
+    whole = start("whole")
+    whole.train()
+    start("part").train()
+    for path in (tmp_path / "part").glob("checkpoint-4/*"):
+        path.unlink()
+    (tmp_path / "part" / "checkpoint-4").rmdir()
+    again = start("part")
+    again.train(resume_from_checkpoint=True)
+    for trainer in (whole, again):
+        trainer.save_model()
+    expected = load_file(tmp_path / "whole" / "model.safetensors")
+    for name, weight in load_file(tmp_path / "part" / "model.safetensors").items():
+        torch.testing.assert_close(weight, expected[name], atol=1e-6, rtol=0)
+
+
+def test_text_is_packed_by_the_pretraining_trainer(tmp_path: Path, named: str) -> None:
+    """Pretraining must not need a file that only a script of ours packs."""
+    texts = datasets.Dataset.from_dict({"text": [f"De trein van {hour} uur vertrekt later." for hour in range(40)]})
+    drafter = drafter_trainer.create_drafter(named, "scratch", num_hidden_layers=1, hidden_size=16)
+    arguments = drafter_trainer.PretrainingArguments(tmp_path, max_length=32, max_steps=2, **QUIET)
+    trainer = drafter_trainer.PretrainingTrainer(drafter, arguments, train_dataset=texts)
+    assert {len(row["input_ids"]) for row in trainer.train_dataset} == {32}
+    trainer.train()
+    trainer.save_model()
+    again = drafter_trainer.create_drafter(named, str(tmp_path))
+    assert again.drafter_setup.training["pretrain"]["max_steps"] == 2
