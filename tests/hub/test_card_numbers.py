@@ -22,7 +22,16 @@ SHOWN = next(folder for folder in CARDS if folder.name == "smollm2-135m-drafter-
 PROSE = [
     *("arXiv 2406.16758", "abs/2406.16758", "{2406.16758}", "{2605.30580}", "arXiv 2211.17192", "abs/2211.17192"),
     *("{2024}", "{2026}", "yi2024fastmultilingual", "paudel2026acrosslanguages", "transformers 5.23", "SHA-256"),
-    *("95 % bootstrap interval", "(95 %)", "Batch size 1", "batch 1", "holds 1", "float32", "max_new_tokens=128"),
+    *(
+        "95 % bootstrap interval",
+        "below 30",
+        "(95 %)",
+        "Batch size 1",
+        "batch 1",
+        "holds 1",
+        "float32",
+        "max_new_tokens=128",
+    ),
     *(language.probe for language in LANGUAGES.values()),
 ]
 # What is too much for a card; hundreds of figures would also make any number look right.
@@ -135,7 +144,7 @@ def test_every_number_is_held_by_a_file(folder: Path) -> None:
         pytest.param("38% of plain outputs", "39% of plain outputs", id="share"),
         pytest.param("| 0.9752 |", "| 0.9753 |", id="hyperparameter"),
         pytest.param("response tokens 464979", "response tokens 464978", id="count"),
-        pytest.param("value: 3.1052866777673844", "value: 3.1052866777673944", id="metadata"),
+        pytest.param("value: 1.133710517712951", "value: 1.133710517812951", id="metadata"),
         pytest.param("SHA-256 f47ab47333fc", "SHA-256 f47ab47334fc", id="revision"),
         pytest.param("3.11 times as fast", "almost 4.2 times as fast", id="prose"),
         pytest.param("## Limits", "Saves 77 % of the time.\n\n## Limits", id="claim"),
@@ -143,6 +152,6 @@ def test_every_number_is_held_by_a_file(folder: Path) -> None:
 )
 def test_a_planted_number_is_found(true: str, planted: str) -> None:
     """The check itself must see one wrong digit, wherever it stands."""
-    card, documents = (SHOWN / "README.md").read_text(encoding="utf-8"), read_documents(SHOWN)
+    card, documents = (SHOWN / "README.md").read_text(encoding="utf-8"), [*read_documents(SHOWN), *KNOWN]
     assert true in card
     assert made_up_numbers(card.replace(true, planted, 1), documents)
