@@ -12,10 +12,9 @@ from collections.abc import Callable, Collection, Sequence
 import numpy as np
 import torch
 
-from drafter_trainer.drafters.loop.drafting import bin_of
 from drafter_trainer.drafters.loop.ngram import NgramTable
 from drafter_trainer.drafters.loop.policy import LOOKUP, NETWORK, NGRAM, Belief, Gain
-from drafter_trainer.drafters.loop.settings import NETWORK_BINS, NGRAM_BINS, LoopSettings
+from drafter_trainer.drafters.loop.settings import NETWORK_BINS, NGRAM_BINS, LoopSettings, bin_of
 from drafter_trainer.serving.costs import StepCosts
 from drafter_trainer.serving.network import BatchedNetwork
 from drafter_trainer.serving.texts import DraftedToken, RequestText

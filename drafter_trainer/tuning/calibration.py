@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from drafter_trainer.drafters.loop.drafting import bin_of
 from drafter_trainer.drafters.loop.lookup import SuffixIndex
 from drafter_trainer.drafters.loop.ngram import NgramTable
 from drafter_trainer.drafters.loop.policy import LOOKUP, NETWORK, NGRAM
-from drafter_trainer.drafters.loop.settings import HIGHEST_ORDER, NETWORK_BINS, NGRAM_BINS, default_calibration
+from drafter_trainer.drafters.loop.settings import HIGHEST_ORDER, NETWORK_BINS, NGRAM_BINS, bin_of, default_calibration
 
 _PRIOR_COUNT = 4.0
 

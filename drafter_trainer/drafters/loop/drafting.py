@@ -25,7 +25,7 @@ from .policy import (
     extension_pays,
     least_reach,
 )
-from .settings import HIGHEST_ORDER, NETWORK_BINS, NGRAM_BINS, LoopSettings
+from .settings import HIGHEST_ORDER, NETWORK_BINS, NGRAM_BINS, LoopSettings, bin_of
 from .stock import StockNetwork
 
 _STEP_SMOOTHING = 0.1
@@ -296,8 +296,3 @@ class DraftingLoop:
 
 def _unprocessed(context: list[int], logits: torch.Tensor) -> torch.Tensor:
     return logits
-
-
-def bin_of(share: float, bins: int) -> int:
-    """Return which of so many equal parts of [0, 1] a share lies in."""
-    return min(int(share * bins), bins - 1)

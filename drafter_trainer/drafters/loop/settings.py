@@ -24,6 +24,11 @@ def default_calibration() -> dict[str, list[float]]:
     }
 
 
+def bin_of(share: float, bins: int) -> int:
+    """Return the number of the bin of a share between 0 and 1, of `bins` equal ones."""
+    return min(int(share * bins), bins - 1)
+
+
 @dataclass(frozen=True)
 class LoopSettings:
     """Hold what `recipes/tune.py` finds.
