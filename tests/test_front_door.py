@@ -69,6 +69,25 @@ def test_importing_the_package_takes_no_time_and_hides_no_function() -> None:
         _ = drafter_trainer.no_such_thing
 
 
+def test_what_an_extra_brings_is_not_imported_before_it_is_used() -> None:
+    """`pip install .` brings none of these, and every import of the library would fail."""
+    code = (
+        "import importlib, sys\n"
+        "import importlib.util\n"
+        "find, absent = importlib.util.find_spec, ('peft', 'matplotlib', 'sacrebleu', 'py3langid')\n"
+        "sys.modules.update(dict.fromkeys(absent))\n"
+        "importlib.util.find_spec = lambda name, *more: None if name in absent else find(name, *more)\n"
+        "from drafter_trainer import *\n"
+        "import drafter_trainer.hub.card_folder, drafter_trainer.benchmark.page, drafter_trainer.benchmark.quality\n"
+        "from drafter_trainer.drafters.adapters import add_adapter\n"
+        "try: add_adapter(None, 4, 8)\n"
+        "except ValueError as error: assert 'pip install \"drafter_trainer[lora]\"' in str(error), error\n"
+        "else: raise AssertionError\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 # Rows
 
 

@@ -10,8 +10,8 @@ from jinja2 import Environment, StrictUndefined
 
 from drafter_trainer.atomic import write_whole
 from drafter_trainer.benchmark.caveats import caveats
-from drafter_trainer.benchmark.plots import PLOTS, to_svg
 from drafter_trainer.benchmark.report import provenance_rows, render_markdown, run_tables, title
+from drafter_trainer.extras import is_installed
 
 
 def render_page(results: dict[str, Any]) -> str:
@@ -44,12 +44,22 @@ def render_html(template: Traversable, **values: Any) -> str:
 
 
 def _run(results: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
+    plots = {}
+    if is_installed("matplotlib"):
+        from drafter_trainer.benchmark.plots import to_svg
+
+        plots = {name: to_svg(figure) for name, figure in _figures(run).items()}
+    return {"title": title(results, run), "tables": run_tables(run), "plots": plots}
+
+
+def _figures(run: dict[str, Any]) -> dict[str, Any]:
+    """Draw a run's plots, by name; none where matplotlib is not installed."""
+    if not is_installed("matplotlib"):
+        return {}
+    from drafter_trainer.benchmark.plots import PLOTS
+
     figures = {name: plot(run) for name, plot in PLOTS.items()}
-    return {
-        "title": title(results, run),
-        "tables": run_tables(run),
-        "plots": {name: to_svg(figure) for name, figure in figures.items() if figure},
-    }
+    return {name: figure for name, figure in figures.items() if figure}
 
 
 def write_report(results: dict[str, Any], folder: Path) -> None:
@@ -67,6 +77,5 @@ def write_report(results: dict[str, Any], folder: Path) -> None:
         sampling = "greedy" if run["temperature"] == 0 else f"T{run['temperature']:g}-seed{run['seed']}"
         # A name from a file that somebody sent must not lead out of the folder.
         stem = regex.sub(r"[^\w\p{M}.-]+", "_", f"{run['pair']}-{run['task']}-{sampling}")
-        for name, plot in PLOTS.items():
-            if figure := plot(run):
-                figure.savefig(plots / f"{stem}-{name}.png", dpi=120)
+        for name, figure in _figures(run).items():
+            figure.savefig(plots / f"{stem}-{name}.png", dpi=120)

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sacrebleu.metrics import BLEU, CHRF
-
 from drafter_trainer.benchmark.methods import PLAIN
 from drafter_trainer.corpora.questions import Question
+from drafter_trainer.extras import is_installed, require
 from drafter_trainer.languages import Language
 
 _FEWEST_CHARACTERS = 20  # of an output whose language is identified
@@ -26,7 +25,8 @@ def score(answers: Sequence[str], references: Sequence[str], language: Language)
     Source: Popović, "chrF: character n-gram F-score for automatic MT evaluation" (2015); Papineni et al., "BLEU"
         (2002); Post, "A Call for Clarity in Reporting BLEU Scores", arXiv 1804.08771
     """
-    metrics = {"chrf": CHRF(), "bleu": BLEU(tokenize=_TOKENIZERS.get(language.code, "13a"))}
+    library = require("sacrebleu.metrics", "quality")
+    metrics = {"chrf": library.CHRF(), "bleu": library.BLEU(tokenize=_TOKENIZERS.get(language.code, "13a"))}
     scores = {name: metric.corpus_score(answers, [references]).score for name, metric in metrics.items()}
     signatures = {name: metric.get_signature().format() for name, metric in metrics.items()}
     return {"answers": len(answers)} | scores | {"signatures": signatures}
@@ -45,10 +45,9 @@ def add_language_share(
         records (`Sequence[dict]`): The records that it was made of.
         language (`Language`): What the answers should be written in.
     """
-    try:
-        import py3langid
-    except ImportError:
+    if not is_installed("py3langid"):
         return
+    py3langid = require("py3langid", "languages")
     code = language.code.partition("-")[0]
     texts = [record["methods"][plain].get("text", "").strip() for record in records]
     found = [py3langid.classify(text)[0] for text in texts if len(text) >= _FEWEST_CHARACTERS]
@@ -59,7 +58,7 @@ def add_language_share(
 def add_quality(
     run: dict[str, Any], records: Sequence[dict[str, Any]], questions: Sequence[Question], language: Language
 ) -> None:
-    """Give each method of a run its `quality`, if any of the questions has a reference.
+    """Give each method of a run its `quality`, if any of the questions has a reference and sacrebleu is installed.
 
     Args:
         run (`dict`): As `summarise_run` returns it.
@@ -69,7 +68,7 @@ def add_quality(
     """
     references = {question.question_id: question.reference for question in questions if question.reference is not None}
     scored = [record for record in records if record["question_id"] in references]
-    if scored:
+    if scored and is_installed("sacrebleu"):
         for method in run["methods"]:
             answers = [record["methods"][method["name"]]["text"] for record in scored]
             method["quality"] = score(answers, [references[record["question_id"]] for record in scored], language)

@@ -18,6 +18,7 @@ from drafter_trainer.benchmark.target_quality import TargetQuality, quality_warn
 from drafter_trainer.decoding.sampling import describe_sampling
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.loop.policy import LOOKUP, NETWORK, NGRAM
+from drafter_trainer.extras import is_installed
 from drafter_trainer.hub.metadata import card_metadata, corpora_of
 from drafter_trainer.languages import get_pair
 
@@ -117,7 +118,7 @@ def render_card(
         warning=quality_warning(measurements.values(), known),
         headline=_headline(runs[0]) if runs else "",
         measured=[_measured(name, results) for name, results in measurements.items()],
-        plot=PLOT if runs and any(method["acceptance_by_position"] for method in runs[0]["methods"]) else "",
+        plot=PLOT if runs and _is_drawn(runs[0]) else "",
         plotted=_asked(runs[0]) if runs else "",
         where=_where_it_helps(runs) if runs else "",
         equality=[_equality(run) for run in runs],
@@ -132,6 +133,11 @@ def render_card(
         notes=notes.strip(),
     )
     return str(card).rstrip() + "\n"
+
+
+def _is_drawn(run: dict[str, Any]) -> bool:
+    """Tell whether there is a plot of a run: something was drafted, and matplotlib is installed."""
+    return is_installed("matplotlib") and any(method["acceptance_by_position"] for method in run["methods"])
 
 
 def _purpose(description: DrafterDescription) -> str:

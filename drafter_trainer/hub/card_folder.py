@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from drafter_trainer.benchmark.methods import DRAFTER
-from drafter_trainer.benchmark.plots import plot_acceptance
 from drafter_trainer.benchmark.results import read_results
 from drafter_trainer.benchmark.target_quality import TargetQuality
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.errors import InputError
+from drafter_trainer.extras import is_installed
 from drafter_trainer.hub.card import PLOT, render_card
 
 CARD = "README.md"
@@ -111,7 +111,7 @@ def write_card(
     notes: str = "",
     known: Sequence[TargetQuality] = (),
 ) -> None:
-    """Write the card and the plot that it shows.
+    """Write the card and, where matplotlib is installed, the plot that it shows.
 
     Args:
         folder (`Path`): Of the repository or of the card; an earlier card is replaced.
@@ -121,6 +121,10 @@ def write_card(
     card = render_card(description, measurements, details.location, details.licence, notes, known)
     (folder / CARD).write_text(card, encoding="utf-8")
     (folder / PLOT).unlink(missing_ok=True)
+    if not is_installed("matplotlib"):
+        return
+    from drafter_trainer.benchmark.plots import plot_acceptance
+
     for results in list(measurements.values())[:1]:
         if figure := plot_acceptance(results["runs"][0]):
             # Without the version of the library that drew it: the same numbers give the same file.
