@@ -17,7 +17,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from drafter_trainer.drafters.compatibility import check_assistable, check_same_vocabulary
+from drafter_trainer.drafters.compact import COMPACT, read_compact
+from drafter_trainer.drafters.compatibility import check_assistable, check_same_vocabulary, hash_tokenizer
 from drafter_trainer.drafters.configuration import draft_config
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.drafters.padding import fit_vocabulary
@@ -108,6 +109,8 @@ def create_drafter(
     elif initialization == "layers":
         chosen = _choose_layers(layers, num_hidden_layers or (_LAYERS if layers is None else len(layers)), text_config)
         drafter = from_layers(draft_config(text_config, len(chosen), *widths), target.load_model("auto"), chosen)
+    elif (Path(initialization) / COMPACT).is_file():
+        drafter = from_compact(Path(initialization), target.load_model("float32"), tokenizer)
     else:
         drafter = from_checkpoint(initialization, text_config, tokenizer, probes_of(spoken), num_hidden_layers, layers)
     take_special_ids(drafter, target, tokenizer)
@@ -192,6 +195,28 @@ def from_layers(config: PretrainedConfig, model: PreTrainedModel, layers: Sequen
     drafter.get_decoder().load_state_dict(weights)
     drafter.get_output_embeddings().load_state_dict(model.get_output_embeddings().state_dict())
     return drafter
+
+
+def from_compact(folder: Path, target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """Load a published compact drafter, whole, with embeddings and head of its own.
+
+    Args:
+        folder (`Path`): Of the compact repository.
+        target_model (`PreTrainedModel`): Its target, in fp32.
+        tokenizer (`PreTrainedTokenizerBase`): The target's.
+    Returns:
+        `PreTrainedModel` in fp32.
+    Raises:
+        IncompatibleTokenizerError: If it was trained for another tokenizer.
+    """
+    description = DrafterDescription.read(folder)
+    if hash_tokenizer(tokenizer, description.probes) != description.tokenizer_sha256:
+        raise IncompatibleTokenizerError(
+            f"{folder} was trained with another tokenizer than the target's: it starts drafters of "
+            f"{description.target} alone"
+        )
+    drafter = copy.deepcopy(read_compact(folder, target_model, torch.float32))
+    return drafter.requires_grad_(True)
 
 
 def from_checkpoint(

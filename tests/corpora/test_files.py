@@ -25,7 +25,7 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
         return path
     lines = [row["text"] if ".txt" in path.name else json.dumps(row, ensure_ascii=False) for row in rows]
     content = "".join(f"{line}\n" for line in lines).encode()
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
     return path
 
 
@@ -151,7 +151,7 @@ def test_a_folder_is_all_of_its_parquet_files(tmp_path: Path) -> None:
 def test_wrong_encoding_says_the_byte_and_what_to_do(tmp_path: Path, name: str, content: bytes, said: str) -> None:
     """Whoever has a megabyte of text must find the one letter; UTF-16 without a mark is UTF-8 full of NULs."""
     path = tmp_path / name
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
     assert re.search(said, refusal(read_rows, path))
 
 
@@ -182,7 +182,7 @@ def test_altered_gzip_is_refused(tmp_path: Path) -> None:
     assert re.search(r"line \d+: (damaged gzip|not UTF-8|not JSON)", refusal(read_rows, path))
 
 
-@pytest.mark.parametrize("content", [gzip.compress(b"")[:10] + b"\xff" * 20, b"plain text\n"])
+@pytest.mark.parametrize("content", [gzip.compress(b"", mtime=0)[:10] + b"\xff" * 20, b"plain text\n"])
 def test_file_that_only_claims_to_be_packed_is_refused(tmp_path: Path, content: bytes) -> None:
     """Plain text called .gz is a common slip; a block of the reserved type is reported by zlib, not by gzip."""
     (tmp_path / "a.txt.gz").write_bytes(content)
@@ -209,7 +209,7 @@ def test_missing_file_is_named(tmp_path: Path, name: str) -> None:
 def test_unknown_format_is_refused(tmp_path: Path, name: str) -> None:
     """A CSV file read as text would make prompts of its commas."""
     path = tmp_path / name
-    path.write_bytes(gzip.compress(b"a,b\n"))
+    path.write_bytes(gzip.compress(b"a,b\n", mtime=0))
     message = refusal(read_rows, path)
     assert "unknown format" in message
     assert ".jsonl, .txt and .parquet" in message

@@ -8,6 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 
 from drafter_trainer.arguments import PublishingArguments, RunArguments
 from drafter_trainer.drafters.compact import COMPACT, read_compact, write_compact
+from drafter_trainer.drafters.initialization import create_drafter
 from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.publish import publish_run
@@ -64,6 +65,12 @@ def test_compact_repository_is_published_and_drafts(
     given = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 20, "do_sample": False}
     plain = target_model.generate(ids, **given)
     assert torch.equal(target_model.generate(ids, **given, assistant_model=loaded), plain)
+    start = create_drafter(target, str(place))
+    assert start.num_parameters(only_trainable=True) == drafter.num_parameters()
+    assert start.get_output_embeddings().weight is start.get_input_embeddings().weight
+    assert start.get_input_embeddings().weight.data_ptr() != target_model.get_input_embeddings().weight.data_ptr()
+    with torch.inference_mode():
+        assert torch.allclose(start.eval()(ids).logits, loaded(input_ids=ids).logits, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
