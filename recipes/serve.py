@@ -3,7 +3,7 @@
     python recipes/serve.py --target TARGET --drafter DRAFTER --engine_python VLLM_ENVIRONMENT/bin/python
     python recipes/serve.py --engine llamacpp --target TARGET.gguf --drafter DRAFTER --drafter_gguf drafter.gguf
 
-Before it is left to run, the server answers prompts of the drafter's own kind: where next to nothing that is drafted
+Before it is left to run, the server answers a prompt of the drafter's own kind: where next to nothing that is drafted
 is accepted, the drafter is misconfigured, and the server is ended. docs/serving.md says what each engine needs.
 """
 

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from drafter_trainer.drafters.compact import COMPACT
-from drafter_trainer.drafters.compatibility import check_tokenizers, hash_tokenizer
+from drafter_trainer.drafters.compatibility import harmless_difference, hash_tokenizer
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.load import describe_drafter, find_file
 from drafter_trainer.drafters.loop.network import reason_against
@@ -19,7 +19,6 @@ from drafter_trainer.drafters.loop.repository import build_loop
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.drafters.padding import fit_vocabulary
 from drafter_trainer.errors import InputError
-from drafter_trainer.languages import get_pair
 from drafter_trainer.targets import resolve_commit
 
 
@@ -90,17 +89,20 @@ def open_drafter(
         device (`torch.device`): Of the network.
     Raises:
         InputError: If there is no such drafter, or its files are not those that were published.
-        IncompatibleTokenizerError: If the target's tokenizer is not the one that it was trained for.
+        IncompatibleTokenizerError: If the target's tokenizer gives text other ids than the one of training.
     Warns:
-        UserWarning: If the network is of a family that is not run in batches, and stays out.
+        UserWarning: If the target's tokenizer is a finetune's, with tokens added; or if the network is of a family
+            that is not run in batches, and stays out.
     """
     description, commit = describe_whole_drafter(drafter, revision)
-    probes = get_pair(description.pair).probes
-    if hash_tokenizer(tokenizer, probes) != description.tokenizer_sha256:
-        check_tokenizers(tokenizer, AutoTokenizer.from_pretrained(drafter, revision=commit), probes)
-        raise InputError(
-            f"{drafter} carries another tokenizer than the one that it was trained with: publish it again"
-        )
+    if hash_tokenizer(tokenizer, description.probes) != description.tokenizer_sha256:
+        own = AutoTokenizer.from_pretrained(drafter, revision=commit)
+        difference = harmless_difference(tokenizer, own, description.probes)
+        if hash_tokenizer(own, description.probes) != description.tokenizer_sha256:
+            raise InputError(
+                f"{drafter} carries another tokenizer than the one that it was trained with: publish it again"
+            )
+        warnings.warn(f"the target's tokenizer is another one than {drafter}'s: {difference}", stacklevel=2)
 
     def find(name: str) -> Path | None:
         return find_file(drafter, name, commit)

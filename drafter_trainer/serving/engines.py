@@ -17,7 +17,6 @@ from pathlib import Path
 import drafter_trainer
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.errors import InputError
-from drafter_trainer.languages import get_pair, translation_prompt
 from drafter_trainer.serving.drafter import describe_whole_drafter
 from drafter_trainer.serving.vllm import PROPOSER
 
@@ -248,15 +247,7 @@ def serve(
     running = RunningEngine(engine, process, f"http://127.0.0.1:{port}", target)
     try:
         running.wait_until_ready()
-        _logger.info("%s: %s", running.url, running.check_acceptance(_probes(description)))
+        _logger.info("%s: %s", running.url, running.check_acceptance([description.example]))
         yield running
     finally:
         running.stop()
-
-
-def _probes(description: DrafterDescription) -> list[str]:
-    """Return prompts of the kind that a drafter was trained for."""
-    pair = get_pair(description.pair)
-    if not pair.is_translation:
-        return list(pair.probes)
-    return [translation_prompt(pair, probe) for probe in pair.probes]

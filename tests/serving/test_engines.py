@@ -77,8 +77,8 @@ def test_acceptance_is_counted_and_the_server_ends(start, engine: str) -> None:
 @pytest.mark.parametrize(
     ("engine", "accepted", "said"),
     [
-        ("vllm", 0, "misconfigured in vllm: 0 of 200 drafted tokens accepted"),
-        ("llamacpp", 0, "misconfigured in llamacpp: 0 of 200 drafted tokens accepted"),
+        ("vllm", 0, "misconfigured in vllm: 0 of 100 drafted tokens accepted"),
+        ("llamacpp", 0, "misconfigured in llamacpp: 0 of 100 drafted tokens accepted"),
         ("vllm", -1, "nothing was drafted"),
         ("vllm", 999, "vllm ended with status 3"),
     ],
