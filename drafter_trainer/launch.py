@@ -6,6 +6,8 @@ import json
 import logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -14,7 +16,7 @@ from safetensors import SafetensorError
 
 from drafter_trainer.credentials import redact
 from drafter_trainer.errors import InputError
-from drafter_trainer.steps import Step
+from drafter_trainer.steps import Step, read_step
 
 _DISK = {
     errno.ENOSPC: "the disk is full",
@@ -92,10 +94,26 @@ def _disk_reason(error: BaseException | None) -> str | None:
 def report_step(step: Step, reused: bool = False) -> None:
     """Say on one line what a step left, and how long it took; with several processes the first says it."""
     if step.main:
-        facts = f"\n  {json.dumps(step.facts, ensure_ascii=False)}" if step.facts else ""
-        took = f"finished before, in {step.seconds:.0f} s" if reused else f"finished in {step.seconds:.0f} s"
-        sys.stdout.write(f"{step.recipe}: {took}: {step.folder}{facts}\n")
-        sys.stdout.flush()
+        _report(step.recipe, step.folder, step.facts, step.seconds, reused)
+
+
+def report_folder(folder: Path, before: dict[str, Any] | None) -> None:
+    """Report the step that a function left in a folder, as `report_step` does.
+
+    Args:
+        folder (`Path`): The folder.
+        before (`dict`, *optional*): Its record before the function was called.
+    """
+    record = read_step(folder)
+    if PartialState().is_main_process:
+        _report(record["recipe"], folder, record["facts"], record["seconds"], reused=record == before)
+
+
+def _report(recipe: str, folder: Path, facts: dict[str, Any], seconds: float, reused: bool) -> None:
+    said = f"\n  {json.dumps(facts, ensure_ascii=False)}" if facts else ""
+    took = f"finished before, in {seconds:.0f} s" if reused else f"finished in {seconds:.0f} s"
+    sys.stdout.write(f"{recipe}: {took}: {folder}{said}\n")
+    sys.stdout.flush()
 
 
 def _fail(message: str) -> int:

@@ -214,7 +214,12 @@ def keep_out(sources: Iterable[str], pair: Pair) -> Decontaminator:
     Args:
         sources (`Iterable[str]`): As for `load_questions`.
     """
-    return Decontaminator(text for source in sources for text in _texts_of(source, pair))
+    return Decontaminator(question_texts(sources, pair))
+
+
+def question_texts(sources: Iterable[str], pair: Pair) -> Iterator[tuple[str, bool]]:
+    """Read the texts of question sets, each with whether spaces separate its words; see `keep_out`."""
+    return (text for source in sources for text in _texts_of(source, pair))
 
 
 def _texts_of(source: str, pair: Pair) -> Iterator[tuple[str, bool]]:

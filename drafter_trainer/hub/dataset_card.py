@@ -10,7 +10,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from drafter_trainer.benchmark.report import markdown_table
 from drafter_trainer.distillation.store import ROWS, SPLITS, TOP_K
 from drafter_trainer.hub.card import link, plain_text, said_of_corpus
-from drafter_trainer.languages import get_pair
+from drafter_trainer.languages import read_languages
 from drafter_trainer.provenance import without_folders
 
 TAGS = ["speculative-decoding", "self-distillation", "synthetic"]
@@ -65,10 +65,10 @@ def render_dataset_card(step: dict[str, Any], repo_id: str, licence: str | None)
     template = (resources.files("drafter_trainer.hub") / "dataset_card_template.md").read_text(encoding="utf-8")
     facts, settings, provenance = step["facts"], step["settings"], step["provenance"]
     splits = {name: facts[name] for name in SPLITS if name in facts}
-    pair = get_pair(settings["pair"])
+    spoken, pair = read_languages(settings.get("pair") or settings.get("languages"))
     target, _, revision = step["inputs"]["target"].rpartition("@")
     data = DatasetCardData(
-        language=[pair.source.code, pair.target.code],
+        language=[language.code for language in spoken] or None,
         license=licence,
         task_categories=["text-generation"],
         annotations_creators="machine-generated",
@@ -89,6 +89,7 @@ def render_dataset_card(step: dict[str, Any], repo_id: str, licence: str | None)
         template_str=template,
         repo_id=repo_id,
         pair=pair,
+        spoken=" and ".join(language.name for language in spoken),
         target=link(target),
         revision=revision,
         corpora=[said_of_corpus(corpus) for corpus in facts["corpora"]],
