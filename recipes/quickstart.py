@@ -20,15 +20,13 @@ from drafter_trainer.hub.card import usage
 from drafter_trainer.launch import run_recipe
 from drafter_trainer.targets import resolve_target
 
-CONFIGS = "recipes/configs/smollm2-135m"
+CONFIG = "recipes/configs/gemma-3-270m/quickstart.yaml"
 STEPS = (
-    ("the target's own text", "distill.py", "start_text.yaml", ()),
-    ("pretrain", "pretrain.py", "quickstart.yaml", ()),
-    ("distil", "distill.py", "quickstart.yaml", ()),
-    ("finetune", "finetune.py", "quickstart.yaml", ()),
-    ("tune and publish", "tune.py", "quickstart.yaml", ()),
-    ("load back and measure", "bench.py", "quickstart.yaml", ()),
-    ("publish with the card", "publish.py", "quickstart.yaml", ("--card_folder", "runs/quickstart/hub_cards")),
+    ("distill the target's completions", "distill.py", ()),
+    ("finetune", "finetune.py", ()),
+    ("tune and publish", "tune.py", ()),
+    ("load back and measure", "bench.py", ()),
+    ("publish with the card", "publish.py", ("--card_folder", "runs/quickstart/hub_cards")),
 )
 
 
@@ -36,9 +34,9 @@ def main(argv: list[str]) -> None:
     (run, where, publishing, _), _ = parse_arguments("publish", argv, __doc__)
     times = []
     begin = time.monotonic()
-    for title, recipe, config, options in STEPS:
+    for title, recipe, options in STEPS:
         command = ["accelerate", "launch", "--config_file", "recipes/accelerate/cpu.yaml", f"recipes/{recipe}"]
-        command += ["--config", f"{CONFIGS}/{config}", *options]
+        command += ["--config", CONFIG, *options]
         print(f"\n$ {shlex.join(command)}", flush=True)
         start = time.monotonic()
         status = subprocess.run([Path(sys.executable).parent / command[0], *command[1:]], check=False).returncode
@@ -51,8 +49,9 @@ def main(argv: list[str]) -> None:
 
     print(f"\n{markdown_table(['step', 'time'], times)}\n\nLargest process: {peak:.1f} GiB\n")
     print(speedup_tables(read_results(run.folder / "results.json")))
-    prompt = DrafterDescription.read(Path(publishing.to)).example
-    print(f"\nCard: {publishing.to}/README.md\n\nUse it:\n\n{usage(target.path, publishing.to, prompt)}")
+    said = DrafterDescription.read(Path(publishing.to))
+    lines = usage(target.path, publishing.to, said.example, prompting=said.prompting)
+    print(f"\nCard: {publishing.to}/README.md\n\nUse it:\n\n{lines}")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ ROOT = Path(__file__).parents[1]
 
 
 def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run make in the repository, its install step taken for done."""
-    command = ["make", "--assume-old=.venv/.installed", *arguments]
+    """Run make in the repository, its install steps taken for done."""
+    command = ["make", "--assume-old=.venv/.installed", "--assume-old=.venv/.weights", *arguments]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MAKE") and name != "MFLAGS"}
     return subprocess.run(command, cwd=ROOT, env=inherited | environment, capture_output=True, text=True, check=False)
 
@@ -18,7 +18,7 @@ def test_pair_comes_from_the_command_line() -> None:
     """`make bench LANG=fr-en` is how a pair is named."""
     given = ("LANG=fr-en", "QUESTIONS=q.jsonl", "OUT=out", "DRAFTER=org/drafter", "TASK=story")
     said = make("--dry-run", "bench", *given).stdout
-    assert "recipes/configs/smollm2-135m/fr-en.yaml --pair fr-en" in said
+    assert "recipes/configs/gemma-3-270m/fr-en.yaml --pair fr-en" in said
     assert "--drafter org/drafter" in said
     assert "--questions q.jsonl" in said
     assert "--out out" in said
@@ -28,7 +28,7 @@ def test_pair_comes_from_the_command_line() -> None:
 def test_language_comes_from_the_command_line_alone() -> None:
     """A drafter for the language of the shell's locale is not what anybody asked for."""
     said = make("--dry-run", "drafter", "LANG=oci", "TEXT=file:text.txt", "MINUTES=5", "TO=folder").stdout
-    assert "recipes/configs/smollm2-135m/language.yaml --pair oci" in said
+    assert "recipes/configs/gemma-3-270m/language.yaml --pair oci" in said
     words = " ".join(said.replace("\\\n", " ").split())
     assert "--text file:text.txt --minutes 5 --to folder" in words
     refused = make("drafter", LANG="de_DE.UTF-8")
@@ -52,7 +52,7 @@ def test_unknown_pair_lists_the_known_ones() -> None:
     """A mistyped pair must not end in a traceback about a file."""
     done = make("bench", "LANG=fr-xx")
     assert done.returncode == 2
-    assert "error: there is no recipes/configs/smollm2-135m/fr-xx.yaml" in done.stdout
+    assert "error: there is no recipes/configs/gemma-3-270m/fr-xx.yaml" in done.stdout
     assert "de-en fr-en ja-en ru-en zh-en" in done.stdout
 
 

@@ -23,7 +23,13 @@ from drafter_trainer.languages import (
 )
 
 SCHEMA_VERSION = 1
-_SINCE_SCHEMA = {"adapter_of", "languages", "size", "weights"}  # fields that came later, and may be missing
+_SINCE_SCHEMA = {
+    "adapter_of",
+    "languages",
+    "prompting",
+    "size",
+    "weights",
+}  # fields that came later, and may be missing
 _SHA256 = re.compile("[0-9a-f]{64}")
 # No folder, no way out of the repository, nothing hidden.
 _FILE = re.compile("[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -50,6 +56,8 @@ class DrafterDescription:
         size (`dict[str, str]`): Number of parameters, their dtype, and the megabytes of each file of weights, for the
             card.
         languages (`list[str]`): Tags of its languages; those of the pair where none are named.
+        prompting (`dict`): How a base model is asked, where it was: `chat_template`, the repository's file with the
+            template, and `stop`, the characters that end a completion.
         schema_version (`int`): Of this file.
     """
 
@@ -67,6 +75,7 @@ class DrafterDescription:
     weights: dict[str, str] = field(default_factory=dict)
     size: dict[str, str] = field(default_factory=dict)
     languages: list[str] = field(default_factory=list)
+    prompting: dict[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -100,7 +109,7 @@ class DrafterDescription:
         lost, and other weights come with another record of training.
         """
         said = dataclasses.asdict(self)
-        del said["versions"], said["weights"], said["size"]
+        del said["versions"], said["weights"], said["size"], said["prompting"]
         if not self.languages:  # as it was said before there were any but those of a pair
             del said["languages"]
         if not self.adapter_of:  # as it was said before there were adapters

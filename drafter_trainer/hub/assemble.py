@@ -50,6 +50,7 @@ _HYPERPARAMETERS = (
     "lora_rank",
     "lora_alpha",
 )
+_TEMPLATE = "chat_template.jinja"
 
 
 def assemble(
@@ -175,7 +176,11 @@ def _write(
     else:
         over = _add_adapter(network, adapter_of, folder, place)
     size = size_of(model) if network and not over else {}
-    description = dataclasses.replace(description, adapter_of=over, size=size)
+    prompting: dict[str, Any] = {"stop": [*target.stop]} if target.stop else {}
+    if target.chat_template is not None:
+        (folder / _TEMPLATE).write_text(target.chat_template, encoding="utf-8")
+        prompting["chat_template"] = _TEMPLATE
+    description = dataclasses.replace(description, adapter_of=over, size=size, prompting=prompting)
     return complete_folder(folder, description, tokenizer, files, keep_tokenizer=not compact)
 
 

@@ -16,6 +16,7 @@ from drafter_trainer.benchmark.results import find_method
 from drafter_trainer.benchmark.statistics import Interval, Verdict, verdict
 from drafter_trainer.benchmark.target_quality import TargetQuality, quality_warning
 from drafter_trainer.decoding.sampling import describe_sampling
+from drafter_trainer.drafters.compact import COMPACT
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.loop.policy import LOOKUP, NETWORK, NGRAM
 from drafter_trainer.extras import is_installed
@@ -39,8 +40,9 @@ def usage(
     target: str,
     drafter: str,
     prompt: str,
-    adapter: bool = False,
+    needs_package: bool = False,
     chat_template_kwargs: Mapping[str, Any] | None = None,
+    prompting: Mapping[str, Any] | None = None,
 ) -> str:
     """Write the lines of Python that use a drafter.
 
@@ -48,27 +50,37 @@ def usage(
         target (`str`): Hub id or folder of the target.
         drafter (`str`): Hub id or folder of the drafter.
         prompt (`str`): An example of what is asked.
-        adapter (`bool`, *optional*, defaults to `False`): Whether it is a LoRA adapter, which `load_drafter` alone
-            merges into its base.
+        needs_package (`bool`, *optional*, defaults to `False`): Whether `load_drafter` alone can load it: a LoRA
+            adapter, or a compact drafter.
         chat_template_kwargs (`Mapping`, *optional*): Variables that the template was given in training.
+        prompting (`Mapping`, *optional*): As in `DrafterDescription`.
     """
+    prompting = prompting or {}
+    template, ends = "", ""
+    if file := prompting.get("chat_template"):
+        path = f"{drafter}/{file}" if Path(drafter).is_dir() else None
+        read = f'open("{path}")' if path else f'open(hf_hub_download("{drafter}", "{file}"))'
+        template = f"\ntokenizer.chat_template = {read}.read()  # the target's own tokenizer has another, or none"
+    if prompting.get("stop"):
+        ends = ", eos_token_id=drafter.generation_config.eos_token_id"
     options = 'add_generation_prompt=True, return_dict=True, return_tensors="pt"'
     options += "".join(f", {name}={value!r}" for name, value in (chat_template_kwargs or {}).items())
     imported, load = (
         "",
         f'AutoModelForCausalLM.from_pretrained("{drafter}", dtype=target.dtype, trust_remote_code=True)',
     )
-    if adapter:
+    if needs_package:
         imported, load = "\nfrom drafter_trainer import load_drafter", f'load_drafter("{drafter}", target)'
-    return f"""from transformers import AutoModelForCausalLM, AutoTokenizer{imported}
+    hub = "from huggingface_hub import hf_hub_download\n" if "hf_hub_download" in template else ""
+    return f"""{hub}from transformers import AutoModelForCausalLM, AutoTokenizer{imported}
 
-tokenizer = AutoTokenizer.from_pretrained("{target}")
+tokenizer = AutoTokenizer.from_pretrained("{target}"){template}
 target = AutoModelForCausalLM.from_pretrained("{target}")
 chat = [{{"role": "user", "content": {json.dumps(prompt, ensure_ascii=False)}}}]
 
 drafter = {load}
 inputs = tokenizer.apply_chat_template(chat, {options})
-output = target.generate(**inputs, assistant_model=drafter, max_new_tokens=128)"""
+output = target.generate(**inputs, assistant_model=drafter, max_new_tokens=128{ends})"""
 
 
 def render_card(
@@ -107,7 +119,15 @@ def render_card(
         drafter=description,
         purpose=_purpose(description),
         knows=_knows(description),
-        usage=usage(description.target, location, description.example, bool(description.adapter_of), variables),
+        usage=usage(
+            description.target,
+            location,
+            description.example,
+            bool(description.adapter_of) or COMPACT in description.weights,
+            variables,
+            description.prompting,
+        ),
+        compact=COMPACT in description.weights,
         base=_base(description.adapter_of),
         asks_network=NETWORK in description.loop["sources"],
         networkless="tune" in description.training and "finetune" not in description.training,
