@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from drafter_trainer.drafters.initialization import create_drafter
     from drafter_trainer.drafters.load import load_drafter
     from drafter_trainer.hub.router import DrafterRouter
+    from drafter_trainer.pipeline.benchmark import benchmark
     from drafter_trainer.pipeline.distill import distill, score_text
+    from drafter_trainer.pipeline.export import export_drafter
     from drafter_trainer.pipeline.publish import publish
+    from drafter_trainer.pipeline.tune import tune
     from drafter_trainer.training.arguments import DrafterTrainingArguments, PretrainingArguments
     from drafter_trainer.training.trainers import DrafterTrainer, PretrainingTrainer
 
@@ -23,11 +26,14 @@ _MODULES = {
     "DrafterTrainingArguments": "training.arguments",
     "PretrainingArguments": "training.arguments",
     "PretrainingTrainer": "training.trainers",
+    "benchmark": "pipeline.benchmark",
     "create_drafter": "drafters.initialization",
     "distill": "pipeline.distill",
+    "export_drafter": "pipeline.export",
     "load_drafter": "drafters.load",
     "publish": "pipeline.publish",
     "score_text": "pipeline.distill",
+    "tune": "pipeline.tune",
 }
 
 __all__ = [
@@ -36,11 +42,14 @@ __all__ = [
     "DrafterTrainingArguments",
     "PretrainingArguments",
     "PretrainingTrainer",
+    "benchmark",
     "create_drafter",
     "distill",
+    "export_drafter",
     "load_drafter",
     "publish",
     "score_text",
+    "tune",
 ]
 
 

@@ -48,13 +48,11 @@ from drafter_trainer.drafters.loop.repository import VOCABULARY, read_vocabulary
 from drafter_trainer.hub.publish import check_destination, publish_run
 from drafter_trainer.languages import get_pair
 from drafter_trainer.launch import report_step, require_one_process, run_recipe
+from drafter_trainer.pipeline.tune import find_settings
 from drafter_trainer.steps import Step, finished_step, read_step
-from drafter_trainer.targets import end_ids
 from drafter_trainer.training.packing import rows_folder
-from drafter_trainer.tuning.answers import continue_texts, load_answers, read_table_texts, typical_prompt
-from drafter_trainer.tuning.costs import measure_costs
+from drafter_trainer.tuning.answers import continue_texts, load_answers, read_table_texts
 from drafter_trainer.tuning.results import read_costs, trials_table, write_costs, write_tuning
-from drafter_trainer.tuning.search import Tuning
 
 
 def main(argv: list[str]) -> None:
@@ -108,46 +106,32 @@ def main(argv: list[str]) -> None:
             train, (greedy, sampled) = [], continue_texts(target_model, tokenizer, held_out, tuning.max_answers)
         others = [load_answers(Path(name), target, tuning.max_answers)[1] for name in tuning.other_tasks]
         with step:
-            if tuning.costs:
-                costs = read_costs(Path(tuning.costs), tuning.longest_draft)
-            else:
-                timed = tuning.longest_draft, tuning.repeats
-                costs = measure_costs(target_model, draft_model, None, typical_prompt(greedy), *timed)
-            write_costs(step.folder, costs)
             vocabulary = trained / VOCABULARY
             trained_ids = None
             if publishing.network and vocabulary.is_file():
                 trained_ids = read_vocabulary(vocabulary, draft_model.config.vocab_size)
-            ends = end_ids(target_model)
-            search = Tuning(
+            costs = read_costs(Path(tuning.costs), tuning.longest_draft) if tuning.costs else None
+            found = find_settings(
+                target_model,
                 draft_model,
                 train,
                 texts,
                 greedy,
                 sampled,
-                costs,
-                ends,
+                others,
                 trained_ids,
-                sources=publishing.sources or SOURCES,
-                table_bytes=tuning.table_bytes,
-                other_tasks=others,
+                publishing.sources or SOURCES,
+                tuning.table_bytes,
+                costs,
+                tuning.longest_draft,
+                tuning.repeats,
             )
-            choice = search.run()
-            write_tuning(step.folder, choice, search.trials, hash_tokenizer(tokenizer, pair.probes))
-            if publishing.network:
-                step.facts["draft_vocabulary"] = "all" if choice.draft_ids is None else len(choice.draft_ids)
-            if choice.slots is not None:
-                step.facts["table"] = search.counted(choice)
-                if "texts" in choice.counted_on:
-                    step.facts |= {"corpora": corpora} | ({"dropped": dict(drops)} if drops else {})
-            step.facts |= {
-                "pass_milliseconds": [round(taken, 1) for taken in costs.passes],
-                "speedup_on_validation": round(search.speedup, 2),
-                "tried_on": f"{len(greedy)} {'held-out answers' if answered else 'continuations of held-out text'}",
-            }
-            if costs.spread is not None:
-                step.facts["spread_of_passes"] = f"{costs.spread:.0%}" + ("" if costs.steady else ", unstable")
-        print(trials_table(search.trials))
+            write_costs(step.folder, found.costs)
+            write_tuning(step.folder, found.choice, found.trials, hash_tokenizer(tokenizer, pair.probes))
+            step.facts |= found.facts
+            if found.choice.slots is not None and "texts" in found.choice.counted_on:
+                step.facts |= {"corpora": corpora} | ({"dropped": dict(drops)} if drops else {})
+        print(trials_table(found.trials))
         report_step(step)
     if tuning.publish:
         print(publish_run(run, target, where.dtype, publishing))

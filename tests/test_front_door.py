@@ -1,5 +1,6 @@
 """The library as a newcomer types it: five lines from prompts to a published drafter, and what a Trainer promises."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, T
 
 import drafter_trainer
 from drafter_trainer.drafters.description import DrafterDescription
+from drafter_trainer.drafters.loop.repository import read_vocabulary
 from drafter_trainer.errors import InputError
 from drafter_trainer.training.rows import Rows
+from tests.client import run_client
 from tests.conftest import make_model
+from tests.loopback_hub import LoopbackHub
 from tests.training.conftest import QUIET, make_draft_model, make_rows
 
 DUTCH = [
@@ -311,3 +315,97 @@ def test_text_is_packed_by_the_pretraining_trainer(tmp_path: Path, named: str) -
     trainer.save_model()
     again = drafter_trainer.create_drafter(named, str(tmp_path))
     assert again.drafter_setup.training["pretrain"]["max_steps"] == 2
+
+
+# From prompts to the Hub and back
+
+
+def five_lines(target: str, folder: str) -> dict:
+    """The five lines as the README has them, and what comes back from the Hub."""
+    import torch
+    from datasets import Dataset
+    from huggingface_hub import HfApi
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from drafter_trainer import DrafterTrainer, DrafterTrainingArguments, create_drafter, distill, load_drafter
+
+    chats = [[{"role": "user", "content": f"Hoe laat vertrekt trein {number}?"}] for number in range(24)]
+    dataset = Dataset.from_dict({"messages": chats})
+    fast = {"use_cpu": True, "num_train_epochs": 1, "report_to": []}
+
+    rows = distill(
+        target, prompts=dataset, temperatures=[0.0, 0.7], output_dir=f"{folder}/rows", max_new_tokens=8, languages="nl"
+    )
+    drafter = create_drafter(target, num_hidden_layers=1, languages="nl")
+    trainer = DrafterTrainer(drafter, DrafterTrainingArguments(f"{folder}/nl", **fast), train_dataset=rows)
+    trainer.train()
+    trainer.push_to_hub("alice/tiny-target-drafter-nl")
+
+    model = AutoModelForCausalLM.from_pretrained(target)
+    tokenizer = AutoTokenizer.from_pretrained(target)
+    inputs = tokenizer.apply_chat_template(chats[0], add_generation_prompt=True, return_dict=True, return_tensors="pt")
+    drafter = load_drafter("alice/tiny-target-drafter-nl", model)
+    plain, assisted = (
+        model.generate(**inputs, max_new_tokens=12, do_sample=False, **more)
+        for more in ({}, {"assistant_model": drafter})
+    )
+    return {
+        "equal": torch.equal(plain, assisted),
+        "files": sorted(HfApi().list_repo_files("alice/tiny-target-drafter-nl")),
+        "revision": HfApi().model_info(target).sha,
+    }
+
+
+def test_the_five_lines_end_on_the_hub(tmp_path: Path, target_folder: Path) -> None:
+    """What a newcomer types must work as it stands: no folder of ours, no option, no step in between."""
+    with LoopbackHub(tmp_path / "hub", {"hf_alice": "alice"}) as hub:
+        files = {path.name: path.read_bytes() for path in target_folder.iterdir() if path.is_file()}
+        hub.add_repo("alice/tiny-target", files)
+        given = {"target": "alice/tiny-target", "folder": str(tmp_path)}
+        said = run_client(hub, tmp_path / "home", five_lines, token="hf_alice", **given)
+        published = hub.files("alice/tiny-target-drafter-nl")
+    assert said["equal"]
+    description = json.loads(published["drafter.json"])
+    assert (description["target"], description["target_revision"]) == ("alice/tiny-target", said["revision"])
+    assert (description["languages"], description["pair"]) == (["nl"], "")
+    assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= set(said["files"])
+    assert not any(name.endswith((".bin", ".pt", ".pth")) or "checkpoint" in name for name in said["files"])
+
+
+def test_a_drafter_is_tuned_measured_and_published_with_its_numbers(trained, tmp_path: Path, named: str) -> None:
+    """Each step takes what the one before left, and the card must hold what was measured of this very drafter."""
+    folder = tmp_path / "drafter"
+    trained.save_model()
+    kept = read_vocabulary(folder / "draft_vocabulary.safetensors", 400)
+    for _ in range(2):  # once more, it starts from the vocabulary that the network was trained with
+        tuned = drafter_trainer.tune(folder, trained.rows, named, longest_draft=4, repeats=2, table_bytes=1 << 16)
+        again = read_vocabulary(folder / "tuning" / "draft_vocabulary.safetensors", 400)
+        assert torch.equal(again, kept)
+    assert tuned.drafter == folder
+    assert tuned.trials
+    assert DrafterDescription.read(folder).loop == tuned.settings.to_dict()
+    asked = [{"prompt": f"Hoe laat is het op plaats {number}?"} for number in range(3)]
+    given = {"temperatures": [0.0], "max_new_tokens": 8}
+    results = drafter_trainer.benchmark(folder, named, asked, **given)
+    assert [method["name"] for method in results["runs"][0]["methods"]] == ["plain", "prompt lookup", "drafter"]
+    assert results["runs"][0]["pair"] == "nl-nl"
+    before = (folder / "results.json").stat().st_mtime_ns
+    assert drafter_trainer.benchmark(folder, named, asked, **given)["provenance"]["date"]
+    assert (folder / "results.json").stat().st_mtime_ns == before
+    drafter_trainer.publish(folder, named, tmp_path / "published")
+    card = (tmp_path / "published" / "README.md").read_text(encoding="utf-8")
+    assert "Not measured yet" not in card
+    assert "| Dutch" in card
+    assert (tmp_path / "published" / "results.json").is_file()
+
+
+def test_a_table_alone_is_a_drafter(rows, tmp_path: Path, named: str, target_model, tokenizer) -> None:
+    """A drafter without a network costs seconds, and must not need a training before."""
+    folder = tmp_path / "table"
+    given = {"sources": ["lookup", "ngram"], "longest_draft": 4, "repeats": 2, "table_bytes": 1 << 16}
+    drafter_trainer.tune(folder, rows, named, **given)
+    drafter_trainer.publish(folder, named, tmp_path / "published")
+    drafter = drafter_trainer.load_drafter(str(tmp_path / "published"), target_model, tokenizer)
+    ids = torch.tensor([[5, 9, 33, 120]])
+    plain = target_model.generate(ids, max_new_tokens=12, do_sample=False)
+    assert torch.equal(target_model.generate(ids, assistant_model=drafter, max_new_tokens=12, do_sample=False), plain)

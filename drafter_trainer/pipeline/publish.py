@@ -10,7 +10,8 @@ from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.assemble import assemble_folder
 from drafter_trainer.hub.publish import HUB, Publication, publish_written
-from drafter_trainer.targets import Target, as_target, resolve_target
+from drafter_trainer.pipeline.targets import target_of
+from drafter_trainer.targets import Target
 
 
 def publish(
@@ -75,14 +76,9 @@ def publish(
     """
     folder = Path(drafter)
     described = DrafterDescription.read(folder) if (folder / FILE_NAME).is_file() else None
-    if target is None:
-        if described is None:
-            raise InputError(f"{folder} does not say which target it is for: name the target")
-        try:
-            target = resolve_target(described.target, described.target_revision)
-        except InputError as error:
-            raise InputError(f"the target of {folder} is not to be found: name it ({error})") from error
-    target = as_target(target)
+    if target is None and described is None:
+        raise InputError(f"{folder} does not say which target it is for: name the target")
+    target = target_of(folder, target)
     if str(to) != HUB and Path(to).resolve() == folder.resolve():
         raise InputError(f"{folder} cannot be published onto itself: name another folder")
     publishing = PublishingArguments(

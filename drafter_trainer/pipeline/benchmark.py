@@ -1,0 +1,208 @@
+"""Measure a drafter against plain decoding, prompt lookup and others, on questions."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from drafter_trainer.benchmark.measure import Setting, measure
+from drafter_trainer.benchmark.methods import DRAFTER, Method, build_methods
+from drafter_trainer.benchmark.page import write_report
+from drafter_trainer.benchmark.quality import add_language_share, add_quality
+from drafter_trainer.benchmark.results import (
+    SCHEMA_VERSION,
+    add_finetuning,
+    read_results,
+    summarise_run,
+    write_results,
+)
+from drafter_trainer.corpora.questions import Question, hash_questions, load_questions
+from drafter_trainer.corpora.sources import read_source
+from drafter_trainer.corpora.tasks import TRANSLATION, Task
+from drafter_trainer.drafters.description import DrafterDescription
+from drafter_trainer.drafters.load import describe_drafter, identify_drafter, load_drafter
+from drafter_trainer.errors import InputError
+from drafter_trainer.languages import Pair, get_language, read_languages
+from drafter_trainer.pipeline.targets import target_of
+from drafter_trainer.provenance import collect_provenance
+from drafter_trainer.steps import Step
+from drafter_trainer.targets import Target
+
+JOURNAL = "journal.jsonl"
+
+
+def benchmark(
+    drafter: str | Path,
+    target: str | Target | PreTrainedModel | None = None,
+    questions: Any = "sample",
+    *,
+    output_dir: str | Path | None = None,
+    languages: str | Iterable[str] | None = None,
+    task: str = TRANSLATION,
+    categories: Sequence[str] = (),
+    turns: int = 1,
+    max_questions: int | None = None,
+    max_sampling_questions: int | None = None,
+    temperatures: Sequence[float] = (0.0, 1.0),
+    seeds: Sequence[int] = (0, 1, 2),
+    max_new_tokens: int = 128,
+    repeats: int = 1,
+    prompt_lookup_tokens: Sequence[int] = (10,),
+    against: Mapping[str, str] | None = None,
+    pretrained: str | None = None,
+    without: Sequence[str] = (),
+    alone: Sequence[str] = (),
+    stock_loop: bool = False,
+    follow_clock: bool = True,
+    dtype: str = "auto",
+    other_methods: Callable[[Target, PreTrainedModel], list[Method]] | None = None,
+    other_inputs: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Measure a drafter, batch 1, all methods interleaved prompt by prompt.
+
+    Interrupted, it goes on with the question that it was at; done before with the same settings, it is not done again.
+
+    Args:
+        drafter (`str` or `Path`): Folder or Hub id of the drafter.
+        target (`str`, `Target` or `PreTrainedModel`, *optional*): The target; the one that the drafter names, on the
+            Hub, if left out.
+        questions (`str` or `Iterable`, *optional*, defaults to `"sample"`): A question set by name ("sample", "wmt16",
+            "file:PATH", "mt-bench", or the path of a Spec-Bench file), or prompts of your own: a dataset or a list of
+            texts, or of rows with `prompt` and, where there is one, a `reference` to score completions against.
+        output_dir (`str` or `Path`, *optional*): Folder of `results.json`, `report.html`, `report.md` and `plots/`; a
+            drafter's own folder if left out.
+        languages (`str` or `Iterable[str]`, *optional*): Pair or language of the questions; the drafter's if left out.
+        task (`str`, *optional*, defaults to `"translation"`): Name of what is asked.
+        categories (`Sequence[str]`, *optional*): Of a Spec-Bench file, ask the questions of these categories alone.
+        turns (`int`, *optional*, defaults to `1`): Turns asked of a conversation.
+        max_questions, max_sampling_questions (`int`, *optional*): Number of questions asked at most; the second at
+            temperatures above 0.
+        temperatures (`Sequence[float]`, *optional*, defaults to `(0.0, 1.0)`): 0 is greedy.
+        seeds (`Sequence[int]`, *optional*, defaults to `(0, 1, 2)`): Of each temperature above 0.
+        max_new_tokens (`int`, *optional*, defaults to `128`): Maximum number of tokens of a completion.
+        repeats (`int`, *optional*, defaults to `1`): Odd number of times that each prompt is timed; the
+            median counts.
+        prompt_lookup_tokens (`Sequence[int]`, *optional*, defaults to `(10,)`): Draft lengths of prompt lookup.
+        against (`Mapping[str, str]`, *optional*): Other drafters to measure, by name: folder or Hub id.
+        pretrained (`str`, *optional*): The drafter before finetuning: folder or Hub id.
+        without, alone (`Sequence[str]`, *optional*): Of "lookup", "ngram" and "network": also measure the drafter
+            without each, or with each alone.
+        stock_loop (`bool`, *optional*, defaults to `False`): Also measure the drafter in transformers' own loop.
+        follow_clock (`bool`, *optional*, defaults to `True`): As for `load_drafter`.
+        dtype (`str`, *optional*, defaults to `"auto"`): The target's dtype; that of its checkpoint by default.
+        other_methods (callable, *optional*): From the target and its model to more methods of the table.
+        other_inputs (`Mapping[str, str]`, *optional*): What identifies what these read.
+    Returns:
+        `dict`: The contents of `results.json`.
+    Raises:
+        InputError: If there is no such drafter or target, or the questions cannot be asked.
+    """
+    place, against = str(drafter), dict(against or {})
+    description, target = describe_drafter(place), target_of(place, target)
+    if output_dir is None and not Path(place).is_dir():
+        raise InputError("name an output_dir: the drafter lies on the Hub")
+    out, pair = Path(output_dir or place), _pair_of(description, languages)
+    source, asked = _read_questions(questions, pair, max_questions, Task(task, tuple(categories), turns))
+    inputs = {
+        "target": target.identity,
+        "drafter": identify_drafter(place),
+        "pretrained": identify_drafter(pretrained) if pretrained else "none",
+        "questions": hash_questions(asked),
+        **{f"against {name}": identify_drafter(other) for name, other in against.items()},
+        **(other_inputs or {}),
+    }
+    settings = {
+        "pair": str(pair),
+        "task": task,
+        "temperatures": list(temperatures),
+        "seeds": list(seeds),
+        "max_new_tokens": max_new_tokens,
+        "max_sampling_questions": max_sampling_questions,
+        "repeats": repeats,
+        "prompt_lookup_tokens": list(prompt_lookup_tokens),
+        "without": list(without),
+        "alone": list(alone),
+        "stock_loop": stock_loop,
+        "follow_clock": follow_clock,
+        "dtype": dtype,
+    }
+    step = Step(out / "bench", "bench", settings, inputs)
+    if step.is_finished():
+        return read_results(out / "results.json")
+    chat = target.load_chat()
+    target_model = target.load_model(dtype, PartialState().device)
+    loaded = {
+        name: load_drafter(other, target_model, chat.tokenizer, follow_clock=follow_clock)
+        for name, other in ({DRAFTER: place} | against).items()
+    }
+    main = loaded.pop(DRAFTER)
+    before = None
+    if pretrained:
+        before = AutoModelForCausalLM.from_pretrained(pretrained, dtype=target_model.dtype)
+        before.to(target_model.device).eval()
+    stock_length = description.draft_length if stock_loop else None
+    methods = build_methods(main, before, prompt_lookup_tokens, without, stock_length, alone, loaded)
+    if other_methods:  # the drafter stays the last of the table
+        methods[-1:-1] = other_methods(target, target_model)
+    described = {name: describe_drafter(other) for name, other in against.items()} | {DRAFTER: description}
+    with step:
+        runs = []
+        for setting in _settings(temperatures, seeds, max_new_tokens):
+            chosen = asked if setting.temperature == 0 else asked[:max_sampling_questions]
+            records = measure(target_model, chat, chosen, methods, setting, step.folder / JOURNAL, repeats)
+            said = {
+                "pair": str(pair),
+                "task": task,
+                "draft_length": main.generation_config.num_assistant_tokens,
+                "repeats": repeats,
+                "follow_clock": follow_clock,
+                "dtype": str(target_model.dtype).removeprefix("torch."),
+                "questions": {"source": source, "count": len(chosen), "sha256": hash_questions(chosen)},
+            }
+            runs.append(summarise_run(records, methods, setting, said))
+            add_finetuning(runs[-1], described)
+            add_quality(runs[-1], records, chosen, pair.target)
+            add_language_share(runs[-1], records, pair.target)
+        provenance = {
+            "target": target.identity,
+            "drafter": description.name,
+            "drafter_revision": inputs["drafter"],
+            "drafter_fingerprint": description.fingerprint(),
+        }
+        results = {"schema_version": SCHEMA_VERSION, "provenance": collect_provenance() | provenance, "runs": runs}
+        write_results(results, out / "results.json")
+        write_report(results, out)
+    return results
+
+
+def _pair_of(description: DrafterDescription, languages: str | Iterable[str] | None) -> Pair:
+    """Return the pair of the questions; of one language that language on both sides."""
+    spoken, pair = read_languages(languages)
+    if languages is None:
+        spoken, pair = description.spoken, description.translation
+    first = spoken[0] if spoken else get_language("en")
+    return pair or Pair(first, first)
+
+
+def _read_questions(questions: Any, pair: Pair, limit: int | None, task: Task) -> tuple[str, list[Question]]:
+    """Read questions; return what their source is called, too."""
+    if isinstance(questions, str | Path):
+        return Path(questions).name, load_questions(str(questions), pair, limit, task)
+    source = read_source(questions, ("prompt",))
+    rows = [*source.read("train"), *source.read("validation")][:limit]
+    if not rows:
+        raise InputError("there are no questions: give at least one prompt")
+    return source.name, [
+        Question(str(row.get("id", row["source_id"])), row["prompt"], row["prompt"], reference=row.get("reference"))
+        for row in rows
+    ]
+
+
+def _settings(temperatures: Sequence[float], seeds: Sequence[int], max_new_tokens: int) -> list[Setting]:
+    return [
+        Setting(temperature, seed, max_new_tokens)
+        for temperature in temperatures
+        for seed in (seeds if temperature > 0 else [0])
+    ]
