@@ -87,7 +87,7 @@ def folder(tmp_path: Path, tokenizer) -> Path:
 
 def test_drafter_is_ready_for_generate(folder: Path, target_model: PreTrainedModel, tokenizer) -> None:
     """Defaults instead of the published settings (20 tokens, threshold 0.4, a schedule) draft at another speed."""
-    drafter = load_drafter(str(folder), target_model, tokenizer)
+    drafter = load_drafter(str(folder), target_model, tokenizer, follow_clock=False)
     settings = drafter.generation_config
     assert settings.num_assistant_tokens == DRAFT_LENGTH
     assert settings.num_assistant_tokens_schedule == "constant"
@@ -288,8 +288,10 @@ def test_target_that_takes_no_drafter_is_refused(
     target_model: PreTrainedModel, tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What generation refuses, or would take minutes a token, is said before anything is fetched."""
+    offloaded = copy.deepcopy(target_model).to("meta")
+    offloaded.hf_device_map = {"": "disk"}
     with pytest.raises(InputError, match="lies wholly on the disk"):
-        load_drafter("nowhere/at-all", copy.deepcopy(target_model).to("meta"), tokenizer)
+        load_drafter("nowhere/at-all", offloaded, tokenizer)
     monkeypatch.setattr(type(target_model), "_is_stateful", True)
     with pytest.raises(InputError, match=r"generate\(\) takes no drafter"):
         load_drafter("nowhere/at-all", target_model, tokenizer)

@@ -40,10 +40,10 @@ def push_over_broken_connections(target: str, old: str, new: str, cuts: int) -> 
 
     made, assemble = {}, publish_module.assemble
 
-    def assemble_once(*given):
+    def assemble_once(*given, **options):
         run, folder = given[0].run_folder, given[3]
         if run not in made:
-            made[run] = assemble(*given)
+            made[run] = assemble(*given, **options)
             shutil.copytree(folder, f"{run}/made")
         else:
             shutil.copytree(f"{run}/made", folder)
