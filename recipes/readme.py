@@ -3,8 +3,9 @@
     make readme
 
 The numbers come from hub_cards/*/results.json, which publish.py left there, and from sampling/results.json beside
-them where T = 1 was measured in a run of its own: the table that quickstart printed, an overview of all other
-drafters, and the whole table of the first of them. Each page begins with what its target's own translations are worth.
+them where T = 1 was measured in a run of its own.
+README shows the drafters whose target does its task. Every other page begins with what its target's own translations
+are worth.
 In docs, training.md has the forecast that predict.py made for it.
 results.md has the published numbers of paper_table1.json beside ours; rivals' come from
 benchmarks/results/methods/PAIR.json, which measures every method in one run and is shown whole; beside it are shown
@@ -30,12 +31,11 @@ from drafter_trainer.benchmark.methods import DRAFTER, PLAIN, PROMPT_LOOKUP
 from drafter_trainer.benchmark.report import overview_table, speedup_tables
 from drafter_trainer.benchmark.results import SCHEMA, read_results
 from drafter_trainer.benchmark.strategies import FILE_NAME
-from drafter_trainer.benchmark.target_quality import quality_warning, read_qualities
+from drafter_trainer.benchmark.target_quality import is_showcase, quality_warning, read_qualities
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.hub.card_folder import read_measurements
 
 CARDS = Path("hub_cards")
-QUICKSTART = CARDS / "smollm2-135m-quickstart-drafter-de-en" / "results.json"
 README = Path("README.md")
 DOCS = Path("docs")
 METHODS = Path("benchmarks") / "results" / "methods"
@@ -43,19 +43,18 @@ MATRIX = METHODS.with_name("matrix")
 
 
 def main() -> None:
-    cards = [path.parent for path in sorted(CARDS.glob("*/results.json")) if path != QUICKSTART]
+    cards = [path.parent for path in sorted(CARDS.glob("*/results.json"))]
     measured = {card: read_runs(card) for card in cards}
     languages = [measured_language(card, results) for card, results in measured.items() if has_strategies(results)]
     drafters = {card: results for card, results in measured.items() if not has_strategies(results)}
-    first, several = next(iter(drafters)), [*drafters.values()]
-    overview = f"{overview_table(several)}\n\n{speedup_tables(read_results(first / QUICKSTART.name))}"
-    quickstart, known = read_results(QUICKSTART), read_qualities(CARDS)
-    put(README, "target", quality_warning([quickstart, *several], known))
+    shown = {card: results for card, results in drafters.items() if is_showcase(results)}
+    tables = [f"{speedup_tables(each)}\n\nCommand: `{each['provenance']['command']}`" for each in shown.values()]
+    put(README, "drafters", "\n\n".join(([overview_table([*shown.values()])] if len(shown) > 1 else []) + tables))
+    several, known = [*drafters.values()], read_qualities(CARDS)
     paper = json.loads((DOCS / "paper_table1.json").read_text(encoding="utf-8"))
-    put(README, "quickstart", speedup_tables(quickstart))
-    put(README, "drafters", overview)
-    forecast = first / "predict.json"
-    put(DOCS / "training.md", "forecast", forecast_text(json.loads(forecast.read_text(encoding="utf-8")), several[0]))
+    first = next(card for card in drafters if (card / "predict.json").is_file())
+    forecast = json.loads((first / "predict.json").read_text(encoding="utf-8"))
+    put(DOCS / "training.md", "forecast", forecast_text(forecast, drafters[first]))
     methods = {path.stem: read_results(path) for path in sorted(METHODS.glob("??-??.json"))}
     rivals = {row["counterpart"] for row in paper["rows"]} - {DRAFTER, PROMPT_LOOKUP}
     others = [only_methods(results, rivals) for results in methods.values()]

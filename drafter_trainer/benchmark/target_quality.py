@@ -64,8 +64,10 @@ def beyond_limits(run: dict[str, Any]) -> list[str]:
 
 
 def is_showcase(results: dict[str, Any]) -> bool:
-    """Return whether no run of a results file is beyond the limits."""
-    return not any(map(beyond_limits, results["runs"]))
+    """Return whether it is known of every run of a results file that its target does the task."""
+    runs = results["runs"]
+    known = all("language_share" in run or "quality" in find_method(run, PLAIN) for run in runs)
+    return known and not any(map(beyond_limits, runs))
 
 
 def find_qualities(measured: Iterable[dict[str, Any]]) -> list[TargetQuality]:
