@@ -92,10 +92,11 @@ def read_compact(folder: Path, target_model: PreTrainedModel, dtype: torch.dtype
     if wrong := sorted({*missing, *unexpected} - known):
         raise RuntimeError(f"{COMPACT} and config.json differ in {', '.join(wrong[:3])}")
     model.to(embeddings.device)
-    own[0].weight = torch.nn.Parameter(embeddings.detach().to(dtype), requires_grad=False)
+    # Without gradients torch (2.13) copies the whole head in every pass over several tokens.
+    own[0].weight = torch.nn.Parameter(embeddings.detach().to(dtype))
     own[1].weight = own[0].weight
     if head.data_ptr() != embeddings.data_ptr():
-        own[1].weight = torch.nn.Parameter(head.detach().to(dtype), requires_grad=False)
+        own[1].weight = torch.nn.Parameter(head.detach().to(dtype))
     own[0].num_embeddings = own[1].out_features = model.config.vocab_size = len(embeddings)
     model.config.pad_token_id = config.pad_token_id
     return model
