@@ -15,7 +15,6 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from drafter_trainer.access import explain_refusal
-from drafter_trainer.drafters.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, merge_adapter
 from drafter_trainer.drafters.compact import COMPACT, read_compact
 from drafter_trainer.drafters.compatibility import device_of, harmless_difference, hash_tokenizer
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
@@ -185,6 +184,9 @@ def _load_weights(
     if identify_drafter(base, revision) != revision:
         raise InputError(f"{drafter} is an adapter of {base} as it was before ({revision}): publish the adapter again")
     model = AutoModelForCausalLM.from_pretrained(base, revision=None if Path(base).is_dir() else revision, **trusted)
+    # Not at the top: an engine's environment has nothing that adapters need.
+    from drafter_trainer.drafters.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, merge_adapter
+
     found = [find_file(drafter, name, commit) for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG)]
     if None in found:
         raise InputError(f"{drafter} lacks {ADAPTER_WEIGHTS} or {ADAPTER_CONFIG}: publish it again")
