@@ -119,7 +119,7 @@ class Step:
         if self.difference:
             raise InputError(
                 f"{self.folder} was made with other settings ({self.difference}{because}): delete it to do the step "
-                "anew, or name another --run_folder"
+                "anew, or name another run_folder"
             )
 
     def reuse(self) -> bool:

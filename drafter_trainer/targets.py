@@ -96,7 +96,7 @@ class Target:
         if self.chat_template is not None:
             tokenizer.chat_template = self.chat_template
         if tokenizer.chat_template is None:
-            raise InputError(f"the tokenizer of {self.name} has no chat template: give one with --chat_template FILE")
+            raise InputError(f"the tokenizer of {self.name} has no chat template: give one as chat_template")
         if tokenizer.pad_token_id is None:  # padding is masked: any token will do
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
         source = self.chat_template_file or (own if own.is_file() else f"the chat template of {self.name}")

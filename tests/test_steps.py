@@ -83,7 +83,7 @@ def test_other_settings_are_refused_by_name(tmp_path: Path, changes: dict, said:
         make_step(tmp_path, changes).is_finished()
     assert said in str(caught.value)
     assert str(tmp_path) in str(caught.value)
-    assert "--run_folder" in str(caught.value)
+    assert "another run_folder" in str(caught.value)
 
 
 def test_step_that_left_nothing_may_be_done_otherwise(tmp_path: Path) -> None:
@@ -153,8 +153,8 @@ def test_interrupted_step_is_not_finished(tmp_path: Path) -> None:
 
 def test_missing_step_is_refused_with_advice(tmp_path: Path) -> None:
     """The next recipe must say which one comes first."""
-    with pytest.raises(InputError, match=r"no finished step in .*: run distill.py first"):
-        finished_step(tmp_path, "run distill.py first")
+    with pytest.raises(InputError, match=r"no finished step in .*: distill first"):
+        finished_step(tmp_path, "distill first")
 
 
 def test_seconds_of_interrupted_sessions_count(tmp_path: Path, clock: list[float]) -> None:

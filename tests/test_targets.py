@@ -142,7 +142,7 @@ def test_tokenizer_without_padding_pads_with_its_end_token(copy: Path) -> None:
 def test_tokenizer_without_template_is_refused(copy: Path) -> None:
     """Without a template the target would be asked in a form that it was never trained on."""
     remove_template(copy)
-    with pytest.raises(InputError, match="the tokenizer of org/model has no chat template: give one with --chat_temp"):
+    with pytest.raises(InputError, match="the tokenizer of org/model has no chat template: give one as chat_temp"):
         resolve_target(str(copy), name="org/model").load_tokenizer()
 
 

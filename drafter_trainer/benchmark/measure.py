@@ -167,5 +167,5 @@ def _check_length(target_model: PreTrainedModel, question: Question, length: int
     if context is not None and length + new_tokens > context:
         raise InputError(
             f"question {question.question_id}: {length} tokens and {new_tokens} new ones pass the target's "
-            f"context of {context}: leave it out, or ask for fewer with --max_new_tokens"
+            f"context of {context}: leave it out, or ask for fewer with max_new_tokens"
         )

@@ -68,7 +68,7 @@ def build_methods(
     loop = loop_of(drafter)
     for source in alone:
         if source == NGRAM and loop.table is None:
-            raise InputError("the drafter has no n-gram table to draft alone: leave ngram out of --alone")
+            raise InputError("the drafter has no n-gram table to draft alone: leave ngram out")
         methods.append(_assisted(f"{DRAFTER}, {source} alone", with_sources(drafter, [source])))
     sources = loop.settings.sources
     for source in without:
@@ -78,7 +78,7 @@ def build_methods(
     taken = {DRAFTER, *(method.name for method in methods)}
     for name, other in (others or {}).items():
         if name in taken:
-            raise InputError(f"{name} is the name of a method already: give that drafter of --against another")
+            raise InputError(f"{name} is the name of a method already: give that drafter another name")
         methods.append(_assisted(name, other))
     return [*methods, _assisted(DRAFTER, drafter)]
 

@@ -35,12 +35,12 @@ def read_outputs(path: Path) -> list[dict[str, Any]]:
         InputError: If the file is missing, a line lacks something, or there is none.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such file: run bench.py with --save_outputs true first")
+        raise InputError(f"{path}: no such file: measure with save_outputs first")
     outputs = []
     for number, row in read_json_lines(path):
         if missing := {*_KEYS, "method", "text"} - row.keys():
-            raise InputError(f"{path}, line {number}: lacks {', '.join(sorted(missing))}: run bench.py again")
+            raise InputError(f"{path}, line {number}: lacks {', '.join(sorted(missing))}: bench again")
         outputs.append(row)
     if not outputs:
-        raise InputError(f"{path} is empty: run bench.py again")
+        raise InputError(f"{path} is empty: bench again")
     return outputs

@@ -186,7 +186,7 @@ def read_texts(name: str, language: Language, split: str, bad_rows: BadRows = ST
     if corpus.kind == "file":
         inspect_text(Path(corpus.argument or ""), language, BadRows(bad_rows.skip))  # each bad row counts once
     elif corpus.kind == "sample" and language.code not in LANGUAGES:
-        raise InputError(f"the bundled sample has no {language.name}: name a text of your own with --corpus file:PATH")
+        raise InputError(f"the bundled sample has no {language.name}: name a text of your own, such as file:PATH")
     elif corpus.kind == "c4" and corpus.argument is None:
         name = f"{name}:{language.code}"
     documents = read_documents(name, Pair(language, language), split, bad_rows)

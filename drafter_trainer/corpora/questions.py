@@ -71,9 +71,7 @@ def load_questions(source: str, pair: Pair, limit: int | None = None, task: Task
         prompts = ((story_id, story_prompt(pair.target, subject)) for story_id, subject in sample_stories("test"))
         questions = [Question(story_id, prompt, prompt) for story_id, prompt in itertools.islice(prompts, limit)]
     elif task.name != TRANSLATION and has_sentences:
-        raise InputError(
-            f"{source} has no questions of task {task.name}: name a Spec-Bench file with --questions FILE"
-        )
+        raise InputError(f"{source} has no questions of task {task.name}: name a Spec-Bench file")
     elif has_sentences:
         questions = [
             Question(
@@ -161,7 +159,7 @@ def _read_spec_bench(path: Path, pair: Pair, task: Task) -> Iterator[Question]:
     if left_out and not count:
         raise InputError(
             f"{path}: no questions of task {task.name} ({', '.join(task.categories)}), only of "
-            f"{', '.join(sorted(left_out))}: name another file, or choose with --categories"
+            f"{', '.join(sorted(left_out))}: name another file or other categories"
         )
 
 

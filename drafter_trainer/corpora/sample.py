@@ -35,7 +35,7 @@ def sample_sentences(pair: Pair, split: str) -> Iterator[tuple[str, str, str | N
     if pair.source.code not in LANGUAGES:
         raise InputError(
             f"the bundled sample has no {pair.source.name}: name a corpus and questions of your own, such as "
-            "--corpus file:sentences.txt --evaluation_questions questions.jsonl"
+            "file:sentences.txt and questions.jsonl"
         )
     for row in sample_rows(split):
         yield row["id"], row[pair.source.code], row.get(pair.target.code)

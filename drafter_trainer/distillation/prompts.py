@@ -152,7 +152,7 @@ class PromptMaker:
         """
         start_id = self._start_id(token)
         if self._limit is None:
-            raise InputError("corpus start_token has no end: give --max_samples and --max_validation_samples")
+            raise InputError("corpus start_token has no end: give max_samples and max_validation_samples")
         return (Prompt((start_id,), f"{START_TOKEN}/{number}", START_TOKEN, number) for number in range(self._limit))
 
     def _clean(self, asked: Iterable[tuple[str, str, str]], corpus: str, language: Language) -> Iterator[Prompt]:
@@ -200,9 +200,7 @@ class PromptMaker:
     def _start_id(self, token: str | None) -> int:
         start_id = self._tokenizer.bos_token_id if token is None else self._tokenizer.get_vocab().get(token)
         if start_id is None:
-            raise InputError(
-                f"the tokenizer has no start token {token or ''}: name one of its tokens with --start_token"
-            )
+            raise InputError(f"the tokenizer has no start token {token or ''}: name one of its tokens as start_token")
         return start_id
 
 
@@ -238,4 +236,4 @@ def load_prompts(path: Path) -> tuple[pa.Table, Counter[str]]:
         said = file.get_batch_with_custom_metadata(file.num_record_batches - 1).custom_metadata
         return file.read_all(), Counter(json.loads(said[b"dropped"]))
     except (pa.ArrowInvalid, OSError) as error:
-        raise DamagedStoreError(f"{path} is damaged ({error}): delete it and run distill.py again") from error
+        raise DamagedStoreError(f"{path} is damaged ({error}): delete it and distill again") from error

@@ -233,7 +233,7 @@ def _read(shard: Path, schema: pa.Schema, columns: list[str] | None) -> pa.Table
         table = pq.read_table(shard, columns=columns) if is_ours else None
     except (pa.ArrowInvalid, OSError) as error:
         raise DamagedStoreError(
-            f"{shard} is damaged ({error}): delete it and run distill.py again; only its rows are asked anew"
+            f"{shard} is damaged ({error}): delete it and distill again; only its rows are asked anew"
         ) from error
     if table is None:
         raise DamagedStoreError(f"{shard} has other columns than this version writes: distil into another folder")

@@ -157,7 +157,7 @@ def _say_what_to_expect(description: DrafterDescription, difference: str, result
     if isinstance(results, Measured):
         _logger.warning("%s: %s", description.name, results.say_speed())
     else:
-        _logger.warning("%s %s: recipes/bench.py measures what it brings", description.name, results)
+        _logger.warning("%s %s: benchmark measures what it brings", description.name, results)
 
 
 def _dtype_of(target_model: PreTrainedModel) -> torch.dtype:

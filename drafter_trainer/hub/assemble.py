@@ -82,7 +82,7 @@ def assemble(
     """
     trained, network = run.folder / "finetune", not sources or NETWORK in sources
     if network:
-        finished_step(trained, "run finetune.py first")
+        finished_step(trained, "finetune first")
     pair = get_pair(run.pair)
     loop, files = _read_loop(run, target, sources)
     translation = pair if pair.is_translation else None
@@ -192,14 +192,16 @@ def _add_adapter(trained: Path, base: str, folder: Path, place: Path | None) -> 
     """
     adapter = trained / ADAPTER
     if not (adapter / ADAPTER_WEIGHTS).is_file():
-        raise InputError(f"{trained} holds no adapter: finetune with --lora_rank")
+        raise InputError(f"{trained} holds no adapter: finetune with lora_rank")
     identity = identify_drafter(base)
     revision = None if Path(base).is_dir() else identity
     model = AutoModelForCausalLM.from_pretrained(base, revision=revision, dtype=torch.float32)
     model = merge_adapter(model, adapter)
     expected = AutoModelForCausalLM.from_pretrained(trained, dtype=torch.float32).state_dict()
     if any(not torch.allclose(weight, expected[name], atol=1e-5) for name, weight in model.state_dict().items()):
-        raise InputError(f"the adapter in {trained} was not trained over {base}: name what --initialization named")
+        raise InputError(
+            f"the adapter in {trained} was not trained over {base}: name the drafter that its training started from"
+        )
     if Path(base).is_dir():
         if place is None:
             raise InputError(f"adapter_of {base} is a folder, which nobody else has: publish it, and give its Hub id")
@@ -217,7 +219,7 @@ def _read_loop(run: RunArguments, target: Target, chosen: Sequence[str]) -> tupl
     trained, tuned, settings = run.folder / "finetune", run.folder / "tune", LoopSettings().to_dict()
     carried, tuned_for = [trained / VOCABULARY], []
     if read_step(tuned) is not None:
-        step = finished_step(tuned, "run tune.py again")
+        step = finished_step(tuned, "tune again")
         tuned_for = step["settings"].get("sources", [])
         _check_tuning(tuned, step["inputs"], trained, target, chosen)
         place = tuned / SETTINGS
@@ -229,21 +231,21 @@ def _read_loop(run: RunArguments, target: Target, chosen: Sequence[str]) -> tupl
         needed = {TABLE: NGRAM, VOCABULARY: NETWORK}
         carried = [path for path in carried if needed[path.name] in settings["sources"]]
         if NETWORK not in settings["sources"] and not any(path.is_file() for path in carried):
-            raise InputError(f"{run.folder} has no n-gram table: run tune.py, or publish with the network")
+            raise InputError(f"{run.folder} has no n-gram table: tune first, or publish with the network")
     return settings, {path.name: path for path in carried if path.is_file()}
 
 
 def _check_tuning(tuned: Path, inputs: dict[str, str], trained: Path, target: Target, chosen: Sequence[str]) -> None:
     """Refuse what was tuned for another drafter, or without a network for another target."""
     if "drafter" in inputs:
-        if inputs["drafter"] != finished_step(trained, "run finetune.py first")["fingerprint"]:
-            raise InputError(f"{tuned} was tuned for an earlier drafter: delete it and run tune.py again")
+        if inputs["drafter"] != finished_step(trained, "finetune first")["fingerprint"]:
+            raise InputError(f"{tuned} was tuned for an earlier drafter: delete it and tune again")
     elif not chosen or NETWORK in chosen:
-        raise InputError(f"{tuned} was tuned without a network: publish with --sources lookup ngram, or tune again")
-    elif not target.is_known_as(inputs["target"]):
         raise InputError(
-            f"{tuned} was tuned for {inputs['target']}, not {target.identity}: delete it and run tune.py again"
+            f"{tuned} was tuned without a network: publish with the sources lookup and ngram, or tune again"
         )
+    elif not target.is_known_as(inputs["target"]):
+        raise InputError(f"{tuned} was tuned for {inputs['target']}, not {target.identity}: delete it and tune again")
 
 
 def _training_record(run: RunArguments, network: bool) -> dict[str, Any]:

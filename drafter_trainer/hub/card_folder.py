@@ -51,7 +51,7 @@ class CardDetails:
         Raises:
             InputError: If there is none, or it holds something else.
         """
-        path, advice = folder / DETAILS, "publish the drafter with --card_folder"
+        path, advice = folder / DETAILS, "publish the drafter with a card_folder"
         if not path.is_file():
             raise InputError(f"{folder} has no {DETAILS}: {advice}")
         try:
@@ -86,7 +86,7 @@ def read_measurements(folder: Path, description: DrafterDescription) -> dict[str
             measurements[path.relative_to(folder).as_posix()] = results
         else:
             message = f"{path} measures this drafter as it was before: the card goes without its numbers"
-            warnings.warn(f"{message} until bench.py has run again", stacklevel=2)
+            warnings.warn(f"{message} until it is measured again", stacklevel=2)
     return measurements
 
 

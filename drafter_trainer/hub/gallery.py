@@ -62,7 +62,7 @@ def read_gallery(folder: Path) -> dict[str, list[dict[str, Any]]]:
         if measurements:
             gallery[place.name] = [*measurements.values()]
     if not gallery:
-        raise InputError(f"{folder} has no results of a drafter: publish a measured one with --card_folder")
+        raise InputError(f"{folder} has no results of a drafter: publish a measured one with a card_folder")
     return gallery
 
 

@@ -31,9 +31,7 @@ def target_licence(target: Target) -> str | None:
         metadata = huggingface_hub.metadata_load(card) or {}
     except (ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(
-            f"the licence of {target.name} cannot be read from {card} ({reason}): give --licence"
-        ) from error
+        raise InputError(f"the licence of {target.name} cannot be read from {card} ({reason}): name it") from error
     licence = metadata.get("license")
     # A list of several says nothing that one identifier could.
     return licence if isinstance(licence, str) else None

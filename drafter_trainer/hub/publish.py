@@ -83,12 +83,10 @@ def check_destination(to: str, marker: str = FILE_NAME) -> None:
     """
     if to == HUB:
         if huggingface_hub.get_token() is None:
-            raise InputError(
-                "no token for the Hub: set HF_TOKEN (or run hf auth login), or publish to a folder with --to FOLDER"
-            )
+            raise InputError("no token for the Hub: set HF_TOKEN (or run hf auth login), or publish to a folder")
     elif Path(to).exists() and not (Path(to) / marker).exists() and (Path(to).is_file() or any(Path(to).iterdir())):
         what = "drafter" if marker == FILE_NAME else "data set"
-        raise InputError(f"{to} exists and holds no {what}: name an empty or a new folder with --to")
+        raise InputError(f"{to} exists and holds no {what}: name an empty or a new folder")
 
 
 def publish_run(run: RunArguments, target: Target, target_dtype: str, publishing: PublishingArguments) -> Publication:
@@ -189,7 +187,7 @@ def publish_rows(run: RunArguments, target: Target, publishing: PublishingArgume
     """
     check_destination(publishing.to, marker=SPLITS[0])
     rows = run.folder / "distill"
-    step = finished_step(rows, "run distill.py first")
+    step = finished_step(rows, "distill first")
     location = _location(publishing, f"{run.drafter_name}-rows")
     shards = {}
     for split in SPLITS:

@@ -106,7 +106,7 @@ def check_same_drafter(destination: Destination, remote: Remote, description: Dr
     others = remote.files.keys() - {".gitattributes", ".gitignore", "LICENSE", CARD}
     if destination.overwrite or not others:
         return
-    advice = "give another --repo_id or --revision, or replace it with --overwrite true"
+    advice = "give another repo_id or revision, or replace it, with overwrite"
     if FILE_NAME not in remote.files:
         raise InputError(f"{destination} holds no drafter but {min(others)}: {advice}")
     try:
@@ -141,7 +141,7 @@ def check_overwrite(destination: Destination, remote: Remote, changed: Sequence[
     """
     if destination.overwrite:
         return
-    advice = "give another --revision, or replace it with --overwrite true"
+    advice = "give another revision, or replace it, with overwrite"
     lost = [path for path in filter_repo_objects(changed, allow_patterns=[*precious]) if path in remote.files]
     if lost:
         raise InputError(f"{destination} holds another {lost[0]} than the one to be published: {advice}")
@@ -149,7 +149,7 @@ def check_overwrite(destination: Destination, remote: Remote, changed: Sequence[
     if tagged is not None and (tagged != remote.commit or changed):
         raise InputError(
             f"the tag {destination.tag} of {destination.repo_id} stands on {tagged[:8]}, which is not what is to be "
-            "published: give another --tag, or move it with --overwrite true"
+            "published: give another tag, or move it, with overwrite"
         )
 
 
@@ -232,7 +232,7 @@ def add_to_collection(api: HfApi, destination: Destination, target: str) -> None
         reason = " ".join(str(error).split())
         _logger.warning(
             f"{destination} is published, and in no collection: {reason}: give the token write access to "
-            f"{owner}'s collections, or --collection false"
+            f"{owner}'s collections, or leave collections out (collection=False)"
         )
 
 

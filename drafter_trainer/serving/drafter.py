@@ -49,7 +49,7 @@ def describe_whole_drafter(drafter: str, revision: str | None = None) -> tuple[D
     if COMPACT in description.weights:
         raise InputError(
             f"{drafter} is compact: its embeddings are the target's. Write its stock repository with "
-            "recipes/export.py, and serve that"
+            "export, and serve that"
         )
     return description, commit
 
@@ -65,7 +65,7 @@ def describe_any_drafter(drafter: str, revision: str | None = None) -> tuple[Dra
     if description.adapter_of:
         raise InputError(
             f"{drafter} is an adapter of {description.adapter_of['drafter']}, and engines load whole drafters: "
-            "publish it without --adapter_of"
+            "publish it without adapter_of"
         )
     return description, commit
 

@@ -104,7 +104,7 @@ def read_token_ids(
 def _read_rows(corpus: str, split: str) -> Iterator[list[int]]:
     folder = rows_folder(corpus) / split
     if not folder.is_dir():
-        raise InputError(f"{corpus}: no folder {folder}: run distill.py first")
+        raise InputError(f"{corpus}: no folder {folder}: distill first")
     for table in RowStore(folder).tables(["prompt_ids", "response_ids"]):
         for row in table.to_pylist():
             yield row["prompt_ids"] + row["response_ids"]
@@ -254,7 +254,7 @@ def load_packed(shards: Sequence[Path]) -> PackedRows:
         try:
             metadata = pq.read_metadata(shard)
         except (pa.ArrowInvalid, OSError) as error:
-            raise DamagedStoreError(f"{shard} is damaged ({error}): delete it and run pretrain.py again") from error
+            raise DamagedStoreError(f"{shard} is damaged ({error}): delete it and pretrain again") from error
         dropped.update(json.loads(metadata.metadata[b"dropped"]))
         count += metadata.num_rows
     if count == 0:

@@ -49,14 +49,14 @@ def read_costs(folder: Path, longest: int) -> Costs:
     """
     path = folder / COSTS
     if not path.is_file():
-        raise InputError(f"{folder} has no {COSTS}: name the folder that tune.py left, RUN_FOLDER/tune")
+        raise InputError(f"{folder} has no {COSTS}: name the folder that tuning left")
     try:
         costs = Costs(**json.loads(path.read_text(encoding="utf-8")))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     timed = len(costs.passes) - 1
     if timed < longest:
-        raise InputError(f"{path} times drafts of up to {timed} tokens: give --longest_draft {timed}, or time anew")
+        raise InputError(f"{path} times drafts of up to {timed} tokens: give longest_draft {timed}, or time anew")
     return replace(costs, passes=costs.passes[: longest + 1], sampling_passes=costs.sampling_passes[: longest + 1])
 
 

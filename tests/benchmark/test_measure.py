@@ -266,7 +266,7 @@ def test_each_source_may_draft_alone(tokenizer: PreTrainedTokenizerFast) -> None
         ["network"],
         ["lookup", "network"],
     ]
-    with pytest.raises(InputError, match="no n-gram table to draft alone: leave ngram out of --alone"):
+    with pytest.raises(InputError, match="no n-gram table to draft alone: leave ngram out"):
         build_methods(drafter, None, [4], alone=["ngram"])
 
 

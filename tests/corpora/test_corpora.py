@@ -310,7 +310,7 @@ def test_texts_of_the_sample_are_of_one_language() -> None:
     """Text of both sides of a pair would teach the drafter the language that it never writes."""
     texts = [document.text for document in read_texts("sample", get_language("fr"), "validation")]
     assert texts == [row["fr"] for row in sample_rows("validation")]
-    with pytest.raises(InputError, match="no Occitan: name a text of your own with --corpus file:PATH"):
+    with pytest.raises(InputError, match="no Occitan: name a text of your own, such as file:PATH"):
         next(read_texts("sample", get_language("oci"), "train"))
 
 

@@ -40,13 +40,13 @@ def test_start_token_may_be_any_token(tokenizer: PreTrainedTokenizerFast) -> Non
     """Prevent a chosen start token from being replaced by bos, and a wrong name from being taken for unk."""
     (prompt,) = PromptMaker(ChatTokenizer(tokenizer), NOTHING, 1).start_tokens("<|user|>")
     assert prompt.prompt_ids == (tokenizer.convert_tokens_to_ids("<|user|>"),)
-    with pytest.raises(InputError, match=r"no start token <\|nobody\|>.*--start_token"):
+    with pytest.raises(InputError, match=r"no start token <\|nobody\|>.*start_token"):
         PromptMaker(ChatTokenizer(tokenizer), NOTHING, 1).start_tokens("<|nobody|>")
 
 
 def test_start_token_needs_a_number(tokenizer: PreTrainedTokenizerFast) -> None:
     """Prevent a run that never ends: the target can write by itself for ever."""
-    with pytest.raises(InputError, match="--max_samples"):
+    with pytest.raises(InputError, match="give max_samples"):
         PromptMaker(ChatTokenizer(tokenizer), NOTHING).start_tokens(None)
 
 
@@ -129,5 +129,5 @@ def test_a_truncated_file_is_named_with_what_to_do(tmp_path: Path, kept: float) 
     write_prompts((Prompt((5, number), str(number), "corpus") for number in range(5000)), path, Counter())
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
-    with pytest.raises(DamagedStoreError, match=r"prompts\.arrow is damaged .*delete it and run distill\.py again"):
+    with pytest.raises(DamagedStoreError, match=r"prompts\.arrow is damaged .*delete it and distill again"):
         load_prompts(path)

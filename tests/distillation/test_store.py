@@ -124,7 +124,7 @@ def test_a_truncated_shard_is_named_with_what_to_do(tmp_path: Path, kept: float)
     shard = store.shards()[1]
     whole = shard.read_bytes()
     shard.write_bytes(whole[: int(len(whole) * kept)])
-    expected = r"rows-000-000001\.parquet is damaged .*delete it and run distill\.py again"
+    expected = r"rows-000-000001\.parquet is damaged .*delete it and distill again"
     with pytest.raises(DamagedStoreError, match=expected):
         store.keys()
     with pytest.raises(DamagedStoreError, match=expected):

@@ -80,7 +80,7 @@ def test_start_token_may_be_named(tokenizer: PreTrainedTokenizerFast) -> None:
     """Prevent a target whose texts begin with another token than bos from being scored in a place it never saw."""
     found, _ = pieces(tokenizer, TEXTS[:1], start_token="<|user|>")
     assert found[0].prompt_ids == (tokenizer.convert_tokens_to_ids("<|user|>"),)
-    with pytest.raises(InputError, match="--start_token"):
+    with pytest.raises(InputError, match="as start_token"):
         pieces(tokenizer, TEXTS[:1], start_token="<|nobody|>")
 
 

@@ -252,7 +252,7 @@ def test_drafter_without_results_says_so(
     with caplog.at_level(logging.WARNING, logger="drafter_trainer"):
         load_drafter(str(folder), target_model, tokenizer)
     (record,) = caplog.records
-    expected = "tiny-target-drafter-de-en has not been measured: recipes/bench.py measures what it brings"
+    expected = "tiny-target-drafter-de-en has not been measured: benchmark measures what it brings"
     assert record.getMessage() == expected
 
 

@@ -145,5 +145,5 @@ def test_a_run_without_an_adapter_has_none_to_publish(
     """Prevent an empty repository."""
     folder = make_base(tmp_path, tokenizer).parent
     run = RunArguments(pair="de-en", drafter_name=NAME, run_folder=str(folder))
-    with pytest.raises(InputError, match=r"holds no adapter: finetune with --lora_rank"):
+    with pytest.raises(InputError, match=r"holds no adapter: finetune with lora_rank"):
         publish_run(run, target, "float32", PublishingArguments(to=str(tmp_path / "to"), adapter_of="somewhere"))

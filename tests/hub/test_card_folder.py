@@ -134,7 +134,7 @@ def _no_drafter_method(folder: Path) -> None:
         pytest.param(lambda folder: (folder / "drafter.json").unlink(), r"has no drafter\.json", id="no description"),
         pytest.param(
             lambda folder: (folder / "card.json").unlink(),
-            r"has no card\.json: publish the drafter with --card_folder",
+            r"has no card\.json: publish the drafter with a card_folder",
             id="no details",
         ),
         pytest.param(

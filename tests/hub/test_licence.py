@@ -35,7 +35,7 @@ def test_licence_of_a_folder(tmp_path: Path, card: str | None, expected: str | N
 def test_unreadable_card_is_named(tmp_path: Path) -> None:
     """A parser's traceback does not say what to do."""
     for card in ("---\nlicense: [\n---\n", "---\n- license\n---\n"):
-        with pytest.raises(InputError, match=r"the licence of tests/tiny-target cannot be read from .*give --licence"):
+        with pytest.raises(InputError, match=r"the licence of tests/tiny-target cannot be read from .*name it"):
             target_licence(target_with(tmp_path, card))
 
 

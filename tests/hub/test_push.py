@@ -235,7 +235,7 @@ def test_what_would_be_lost_is_refused(story: dict[str, Any], step: str, message
     """A drafter that users load by name must not become another one in silence."""
     said = story["said"][step]
     assert said["said"].startswith(f"InputError: {message}")
-    assert said["said"].endswith("--overwrite true")
+    assert said["said"].endswith("with overwrite")
     if step == "other_rows":
         assert said["refs"] == story["said"]["rows"]["refs"]
     elif step != "foreign":

@@ -130,7 +130,7 @@ def test_finished_tuning_is_published_again(folder: Path, target_folder: Path, t
     first, second = (DrafterDescription.read(place) for place in (folder / "drafter", again))
     assert first.fingerprint() == second.fingerprint()
     assert second.loop == json.loads((folder / "run" / "tune" / "loop.json").read_text(encoding="utf-8"))
-    with pytest.raises(InputError, match=r"run finetune\.py first"):
+    with pytest.raises(InputError, match=r"finetune first"):
         recipe_main("publish")([*kept[: kept.index("--sources")], "--to", str(tmp_path / "other")])
 
 

@@ -307,10 +307,10 @@ def mistaken(config: Path, tmp_path: Path, recipe: str, *options: str) -> None:
 
 def test_steps_out_of_order_say_which_comes_first(config: Path, tmp_path: Path) -> None:
     """Whoever begins in the middle must be told where to begin."""
-    with pytest.raises(InputError, match=r"run distill\.py first"):
+    with pytest.raises(InputError, match=r"distill(\.py)? first"):
         mistaken(config, tmp_path, "finetune")
     for recipe in ("tune", "publish"):
-        with pytest.raises(InputError, match=r"run finetune\.py first"):
+        with pytest.raises(InputError, match=r"finetune(\.py)? first"):
             mistaken(config, tmp_path, recipe)
     with pytest.raises(InputError, match=r"has 0 answers"):
         mistaken(config, tmp_path, "predict", "--drafter", str(tmp_path))
@@ -345,7 +345,7 @@ def test_truncated_shard_stops_finetuning(run: Path, config: Path, tmp_path: Pat
     shard = next((rows / "train").glob("rows-*.parquet"))
     shard.write_bytes(shard.read_bytes()[:-40])
     options = ("--data", str(rows), "--initialization", "scratch", "--to", str(tmp_path / "drafter"))
-    with pytest.raises(DamagedStoreError, match=rf"{shard.name} is damaged .* delete it and run distill\.py again"):
+    with pytest.raises(DamagedStoreError, match=rf"{shard.name} is damaged .* delete it and distill again"):
         recipe_main("finetune")(["--config", str(config), "--run_folder", str(tmp_path / "fresh"), *options])
     assert not (tmp_path / "drafter").exists()
 

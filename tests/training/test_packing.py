@@ -157,7 +157,7 @@ def test_rows_that_nobody_wrote_are_named(
 ) -> None:
     """Prevent a missing split from being read as an empty one."""
     corpus, _ = start_text
-    with pytest.raises(InputError, match=r"start_text/validation: run distill\.py first"):
+    with pytest.raises(InputError, match=r"start_text/validation: distill first"):
         read(corpus, tokenizer, "validation")
 
 
@@ -244,5 +244,5 @@ def test_a_truncated_file_is_named_with_what_to_do(tmp_path: Path, kept: float) 
     write_packed([[1, 2, 3]] * 10, path, Counter())
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * kept)])
-    with pytest.raises(DamagedStoreError, match=r"train\.parquet is damaged .*delete it and run pretrain\.py again"):
+    with pytest.raises(DamagedStoreError, match=r"train\.parquet is damaged .*delete it and pretrain again"):
         load_packed([path])

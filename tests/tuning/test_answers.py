@@ -47,5 +47,5 @@ def test_evaluation_questions_are_not_counted(
 
 def test_folder_without_answers_is_refused(target: Target, tmp_path: Path) -> None:
     """Settings that were tuned on nothing would look tuned."""
-    with pytest.raises(InputError, match=r"has 0 answers and 0 held-out greedy ones .*: distil with --temperatures 0"):
+    with pytest.raises(InputError, match=r"has 0 answers and 0 held-out greedy ones .*: distil with temperatures 0"):
         load_answers(tmp_path, target, 10)

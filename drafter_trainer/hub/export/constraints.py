@@ -126,5 +126,5 @@ def _check_sizes(engine: str, target: PreTrainedConfig, draft: PreTrainedConfig)
     if sizes[0] != sizes[1]:
         raise InputError(
             f"{engine} needs vocabularies of one size: the target's has {sizes[0]}, the drafter's {sizes[1]}: train a "
-            f"drafter for this target, or leave {engine.lower()} out of --engines"
+            f"drafter for this target, or leave {engine.lower()} out of the engines"
         )

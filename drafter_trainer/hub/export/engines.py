@@ -163,7 +163,7 @@ def _write_gguf(export: Export, path: Path, options: ExportArguments) -> None:
     except ModuleNotFoundError as error:
         raise InputError(
             f"a GGUF file cannot be written ({error}): pip install 'drafter_trainer[gguf]', or leave llamacpp out of "
-            "--engines"
+            "engines"
         ) from error
     target_gguf = Path(options.target_gguf) if options.target_gguf else None
     expected = gguf_tokenizer.read_vocabulary(target_gguf) if target_gguf else None

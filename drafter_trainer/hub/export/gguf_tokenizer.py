@@ -16,7 +16,7 @@ _SPECIAL = ("bos_token_id", "eos_token_id", "add_bos_token", "add_eos_token")
 def needs_converter(folder: Path, what: str) -> InputError:
     return InputError(
         f"{folder} is {what}, which is not written here: name llama.cpp's converter with "
-        f"--converter llama.cpp/convert_hf_to_gguf.py"
+        f"converter=llama.cpp/convert_hf_to_gguf.py"
     )
 
 
@@ -29,8 +29,8 @@ def add_tokenizer(
         if target_gguf is None:
             raise InputError(
                 f"the tokenizer of {folder} is no plain byte-level BPE, and is taken over from the target's GGUF "
-                "file: name it with --target_gguf, or name llama.cpp's converter with "
-                "--converter llama.cpp/convert_hf_to_gguf.py"
+                "file: name it as target_gguf, or name llama.cpp's converter with "
+                "converter=llama.cpp/convert_hf_to_gguf.py"
             ) from error
         _copy_tokenizer(writer, folder, size, target_gguf)
         return

@@ -122,7 +122,7 @@ def test_run_without_a_table_is_refused(target: Target, tokenizer: PreTrainedTok
         make_model(tokenizer, layers=1).save_pretrained(run.folder / "finetune")
         tokenizer.save_pretrained(run.folder / "finetune")
     publishing = PublishingArguments(to=str(tmp_path / "drafter"), sources=CHEAP)
-    with pytest.raises(InputError, match=r"has no n-gram table: run tune\.py, or publish with the network"):
+    with pytest.raises(InputError, match=r"has no n-gram table: tune first, or publish with the network"):
         publish_run(run, target, "auto", publishing)
     assert not (tmp_path / "drafter").exists()
 

@@ -166,7 +166,7 @@ def test_adapter_is_refused(drafter: Path, target: Target, tmp_path: Path) -> No
     description = json.loads((drafter / "drafter.json").read_text(encoding="utf-8"))
     description["adapter_of"] = {"drafter": "org/base", "revision": "0"}
     (drafter / "drafter.json").write_text(json.dumps(description), encoding="utf-8")
-    with pytest.raises(InputError, match=r"adapter of org/base, .* publish it without --adapter_of"):
+    with pytest.raises(InputError, match=r"adapter of org/base, .* publish it without adapter_of"):
         export_drafter(str(drafter), target, tmp_path / "export", ExportArguments())
 
 

@@ -136,7 +136,7 @@ def test_splitting_of_text_is_named_or_refused(tmp_path: Path, pre: dict, expect
     if expected:
         assert gguf_tokenizer._find_pre_tokenizer(tmp_path) == expected
         return
-    with pytest.raises(InputError, match=r"--converter llama.cpp/convert_hf_to_gguf.py"):
+    with pytest.raises(InputError, match=r"converter=llama.cpp/convert_hf_to_gguf.py"):
         gguf_tokenizer._find_pre_tokenizer(tmp_path)
 
 
@@ -152,7 +152,7 @@ def test_other_architecture_names_the_converter(tmp_path: Path, tokenizer: PreTr
         head_dim=16,
     )
     folder = write_drafter(tmp_path / "drafter", Gemma2ForCausalLM(config), tokenizer)
-    with pytest.raises(InputError, match=r"architecture gemma2, .* --converter llama.cpp/convert_hf_to_gguf.py"):
+    with pytest.raises(InputError, match=r"architecture gemma2, .* converter=llama.cpp/convert_hf_to_gguf.py"):
         write_gguf(folder, "float32", None, tmp_path / "x.gguf")
     assert not (tmp_path / "x.gguf").exists()
 
@@ -276,7 +276,7 @@ def gemma_gguf(tmp_path: Path) -> tuple[Path, Path]:
 def test_gemma_takes_the_targets_tokenizer(gemma_gguf: tuple[Path, Path], tmp_path: Path) -> None:
     """Scores and kinds of SentencePiece's tokens lie in no drafter; guessed, llama.cpp splits texts in another way."""
     folder, target_gguf = gemma_gguf
-    with pytest.raises(InputError, match="name it with --target_gguf"):
+    with pytest.raises(InputError, match="name it as target_gguf"):
         write_gguf(folder, "float32", None, tmp_path / "x.gguf")
     write_gguf(folder, "float32", None, tmp_path / "x.gguf", target_gguf)
     fields, expected = (gguf.GGUFReader(path).fields for path in (tmp_path / "x.gguf", target_gguf))
