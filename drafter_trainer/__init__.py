@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from drafter_trainer.pipeline.export import export_drafter
     from drafter_trainer.pipeline.publish import publish
     from drafter_trainer.pipeline.tune import tune
+    from drafter_trainer.targets import resolve_target
     from drafter_trainer.training.arguments import DrafterTrainingArguments, PretrainingArguments
     from drafter_trainer.training.trainers import DrafterTrainer, PretrainingTrainer
 
@@ -32,6 +33,7 @@ _MODULES = {
     "export_drafter": "pipeline.export",
     "load_drafter": "drafters.load",
     "publish": "pipeline.publish",
+    "resolve_target": "targets",
     "score_text": "pipeline.distill",
     "tune": "pipeline.tune",
 }
@@ -48,6 +50,7 @@ __all__ = [
     "export_drafter",
     "load_drafter",
     "publish",
+    "resolve_target",
     "score_text",
     "tune",
 ]

