@@ -80,10 +80,10 @@ def read_compact(folder: Path, target_model: PreTrainedModel, dtype: torch.dtype
     small.vocab_size, small.pad_token_id = 1, None  # what stands in for the target's embeddings until they are set
     model = AutoModelForCausalLM.from_config(small, dtype=dtype)
     tensors = load_file(folder / COMPACT)
-    weights = {name: weight for name, weight in tensors.items() if not name.endswith(_SCALE)}
     weights = {
-        name: weight.to(dtype) if weight.dtype != torch.int8 else (weight * tensors[name + _SCALE][:, None]).to(dtype)
-        for name, weight in weights.items()
+        name: (weight if weight.dtype != torch.int8 else weight * tensors[name + _SCALE][:, None]).to(dtype)
+        for name, weight in tensors.items()
+        if not name.endswith(_SCALE)
     }
     own = model.get_input_embeddings(), model.get_output_embeddings()
     stand_ins = {id(layer.weight) for layer in own}
