@@ -88,6 +88,8 @@ def kill_often(function: Callable[[Path], None], folder: Path, kills: int) -> in
 def _run(sender: Any, place: tuple[str, str], given: tuple, variables: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(variables)
+    # The parent's `sys.path` comes along, and with it, once a test has loaded remote code, that code's folder.
+    sys.path[:] = [folder for folder in sys.path if not Path(folder, "transformers_modules").is_dir()]
     try:
         # Imported here alone: some libraries read the variables when they are imported.
         target = getattr(__import__(place[0], fromlist=["_"]), place[1])

@@ -142,11 +142,10 @@ def test_options_that_do_not_fit_are_refused(given: dict[str, Any], message: str
 
 def draft_without_network(repo: str, target: str, package: bool) -> dict:
     """Draft in a process with an empty cache, with the package or with transformers alone."""
-    import importlib
     import sys
 
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(target)
     ids = torch.tensor([[50, 60, 70, 80, 90, 100, 110]])
@@ -157,10 +156,6 @@ def draft_without_network(repo: str, target: str, package: bool) -> dict:
 
         drafter = load_drafter(repo, model)
     else:
-        # Python remembers what a folder holds by the time of its last change, whose ticks are longer than it takes
-        # transformers to make a folder for this repository's code: so the folder is made first.
-        AutoConfig.from_pretrained(repo, trust_remote_code=True)
-        importlib.invalidate_caches()
         drafter = AutoModelForCausalLM.from_pretrained(repo, dtype=model.dtype, trust_remote_code=True)
     passes = []
     model.register_forward_pre_hook(lambda *_: passes.append(1))
