@@ -22,7 +22,7 @@ import torch
 from reporting import RESULTS, report
 from tqdm.auto import tqdm
 
-from drafter_trainer.configuration import parse_arguments
+from drafter_trainer.cli.configuration import parse_arguments
 from drafter_trainer.corpora import read_sentences
 from drafter_trainer.corpora.questions import keep_out
 from drafter_trainer.distillation import batching

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from reporting import RESULTS, report
 
-from drafter_trainer.configuration import parse_arguments
+from drafter_trainer.cli.configuration import parse_arguments
 from drafter_trainer.drafters.loop.repository import build_network
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids, coverage
 from drafter_trainer.tuning.answers import load_answers, typical_prompt

@@ -14,7 +14,7 @@ from reporting import RESULTS, report
 
 from drafter_trainer.benchmark.quality import score
 from drafter_trainer.chat import ChatTokenizer
-from drafter_trainer.configuration import parse_arguments
+from drafter_trainer.cli.configuration import parse_arguments
 from drafter_trainer.corpora.questions import load_questions
 from drafter_trainer.corpora.tasks import Task
 from drafter_trainer.distillation.engines import TransformersEngine

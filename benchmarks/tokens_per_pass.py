@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from drafter_trainer.atomic import write_whole
 from drafter_trainer.benchmark.quality import score
-from drafter_trainer.configuration import parse_arguments
+from drafter_trainer.cli.configuration import parse_arguments
 from drafter_trainer.corpora.questions import hash_questions, load_questions
 from drafter_trainer.decoding.metrics import acceptance_by_position, alpha, is_looping, mean_accepted_tokens
 from drafter_trainer.decoding.replay import replay_at_fixed_length

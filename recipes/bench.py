@@ -32,12 +32,12 @@ from drafter_trainer.benchmark.journal import read_journal
 from drafter_trainer.benchmark.outputs import FILE_NAME, write_outputs
 from drafter_trainer.benchmark.report import report_tables
 from drafter_trainer.benchmark.rivals import TRAINED, build_rivals
-from drafter_trainer.configuration import parse_arguments
+from drafter_trainer.cli.configuration import parse_arguments
+from drafter_trainer.cli.launch import report_folder, require_one_process, run_recipe
 from drafter_trainer.corpora.tasks import TRANSLATION
 from drafter_trainer.errors import InputError
-from drafter_trainer.launch import report_folder, require_one_process, run_recipe
 from drafter_trainer.pipeline.benchmark import JOURNAL, benchmark
-from drafter_trainer.steps import finished_step, read_step
+from drafter_trainer.runs import finished_step, read_step
 
 TASKS = Path(__file__).parent / "configs" / "tasks"
 

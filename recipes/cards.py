@@ -9,9 +9,9 @@ import argparse
 from pathlib import Path
 
 from drafter_trainer.benchmark.target_quality import read_qualities
+from drafter_trainer.cli.launch import run_recipe
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.card_folder import render_folder
-from drafter_trainer.launch import run_recipe
 
 
 def main(argv: list[str]) -> None:

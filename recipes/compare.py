@@ -11,7 +11,7 @@ from pathlib import Path
 
 from drafter_trainer.benchmark.comparison import compare_results
 from drafter_trainer.benchmark.results import read_results
-from drafter_trainer.launch import run_recipe
+from drafter_trainer.cli.launch import run_recipe
 
 
 def main(argv: list[str]) -> None:

@@ -33,11 +33,11 @@ Text that is there already, in the language of the answers, becomes rows too: th
 from pathlib import Path
 
 from drafter_trainer import distill, score_text
-from drafter_trainer.configuration import parse_arguments
+from drafter_trainer.cli.configuration import parse_arguments
+from drafter_trainer.cli.launch import report_folder, run_recipe
 from drafter_trainer.distillation.sources import corpus_prompts, corpus_texts
 from drafter_trainer.languages import get_pair
-from drafter_trainer.launch import report_folder, run_recipe
-from drafter_trainer.steps import read_step
+from drafter_trainer.runs import read_step
 
 
 def main(argv: list[str]) -> None:

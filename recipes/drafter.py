@@ -21,19 +21,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from drafter_trainer.arguments import LanguageArguments
 from drafter_trainer.atomic import write_whole
 from drafter_trainer.benchmark.report import markdown_table, speedup_tables
 from drafter_trainer.benchmark.results import read_results
 from drafter_trainer.benchmark.strategies import FILE_NAME, HYBRID, STRATEGIES, Strategy
-from drafter_trainer.configuration import option_of, parse_arguments
+from drafter_trainer.cli.arguments import LanguageArguments
+from drafter_trainer.cli.configuration import option_of, parse_arguments
+from drafter_trainer.cli.launch import require_one_process, run_recipe
 from drafter_trainer.drafters.adapters import ADAPTER, ADAPTER_WEIGHTS
 from drafter_trainer.drafters.loop.policy import NGRAM, SOURCES
 from drafter_trainer.drafters.loop.repository import VOCABULARY
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.publish import check_destination
-from drafter_trainer.launch import require_one_process, run_recipe
-from drafter_trainer.steps import finished_step, read_step
+from drafter_trainer.runs import finished_step, read_step
 
 RECIPES = Path(__file__).parent
 PILOT = 32  # prompts that are answered to learn how long one takes; fewer would leave a batch half empty

@@ -25,8 +25,8 @@ Reads RUN_FOLDER/distill (or the folders of --data), as finetuning does, and lea
 
 from drafter_trainer.benchmark.rivals.eagle import EagleLayer
 from drafter_trainer.benchmark.rivals.trainers import EagleTrainer, train_rival
-from drafter_trainer.configuration import parse_arguments
-from drafter_trainer.launch import report_step, require_one_process, run_recipe
+from drafter_trainer.cli.configuration import parse_arguments
+from drafter_trainer.cli.launch import report_step, require_one_process, run_recipe
 
 
 def main(argv: list[str]) -> None:

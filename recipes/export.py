@@ -26,9 +26,9 @@ Writes vllm.json, sglang.txt, llamacpp.txt with drafter.gguf, and a README with 
 import logging
 from pathlib import Path
 
-from drafter_trainer.configuration import parse_arguments
+from drafter_trainer.cli.configuration import parse_arguments
+from drafter_trainer.cli.launch import require_one_process, run_recipe
 from drafter_trainer.hub.export.engines import export_drafter
-from drafter_trainer.launch import require_one_process, run_recipe
 
 
 def main(argv: list[str]) -> None:

@@ -29,14 +29,14 @@ from typing import Any
 from accelerate import PartialState
 from transformers import set_seed
 
-from drafter_trainer.arguments import DrafterArguments
-from drafter_trainer.configuration import parse_arguments
+from drafter_trainer.cli.arguments import DrafterArguments
+from drafter_trainer.cli.configuration import parse_arguments
+from drafter_trainer.cli.launch import leave_processes, report_step, run_recipe
 from drafter_trainer.drafters.initialization import create_drafter
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.publish import check_destination, publish_run
 from drafter_trainer.languages import Pair, get_pair
-from drafter_trainer.launch import leave_processes, report_step, run_recipe
-from drafter_trainer.steps import FILE_NAME, Step, finished_step
+from drafter_trainer.runs import FILE_NAME, Step, finished_step
 from drafter_trainer.targets import Target
 from drafter_trainer.training.arguments import DrafterTrainingArguments
 from drafter_trainer.training.base import train_to_end

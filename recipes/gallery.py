@@ -8,8 +8,8 @@ The numbers come from hub_cards/*/results.json and from sampling/results.json be
 import argparse
 from pathlib import Path
 
+from drafter_trainer.cli.launch import run_recipe
 from drafter_trainer.hub.gallery import read_gallery, render_gallery
-from drafter_trainer.launch import run_recipe
 
 
 def main(argv: list[str]) -> None:

@@ -15,11 +15,11 @@ from pathlib import Path
 from drafter_trainer.atomic import write_whole
 from drafter_trainer.benchmark.judge import Chat, judge, judgement_table, summarise
 from drafter_trainer.benchmark.outputs import FILE_NAME, read_outputs
-from drafter_trainer.configuration import parse_arguments
+from drafter_trainer.cli.configuration import parse_arguments
+from drafter_trainer.cli.launch import report_step, run_recipe
 from drafter_trainer.distillation.servers import ServerEngine
-from drafter_trainer.launch import report_step, run_recipe
 from drafter_trainer.provenance import collect_provenance
-from drafter_trainer.steps import Step
+from drafter_trainer.runs import Step
 
 
 def main(argv: list[str]) -> None:

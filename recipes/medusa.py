@@ -27,8 +27,8 @@ from transformers import PreTrainedConfig
 
 from drafter_trainer.benchmark.rivals.medusa import MedusaHeads
 from drafter_trainer.benchmark.rivals.trainers import MedusaTrainer, train_rival
-from drafter_trainer.configuration import parse_arguments
-from drafter_trainer.launch import report_step, require_one_process, run_recipe
+from drafter_trainer.cli.configuration import parse_arguments
+from drafter_trainer.cli.launch import report_step, require_one_process, run_recipe
 
 
 def main(argv: list[str]) -> None:

@@ -33,12 +33,12 @@ from pathlib import Path
 from accelerate import PartialState
 
 from drafter_trainer.atomic import write_whole
-from drafter_trainer.configuration import parse_arguments
+from drafter_trainer.cli.configuration import parse_arguments
+from drafter_trainer.cli.launch import require_one_process, run_recipe
 from drafter_trainer.corpora.questions import load_questions
 from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.drafters.loop.generate import loop_of
 from drafter_trainer.languages import get_pair
-from drafter_trainer.launch import require_one_process, run_recipe
 from drafter_trainer.provenance import collect_provenance
 from drafter_trainer.targets import end_ids
 from drafter_trainer.tuning.answers import answer_questions, load_answers, typical_prompt

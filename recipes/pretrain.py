@@ -28,12 +28,12 @@ from pathlib import Path
 from accelerate import PartialState
 from transformers import set_seed
 
-from drafter_trainer.configuration import parse_arguments
+from drafter_trainer.cli.configuration import parse_arguments
+from drafter_trainer.cli.launch import report_step, run_recipe
 from drafter_trainer.corpora import describe_corpus
 from drafter_trainer.drafters.initialization import create_drafter
 from drafter_trainer.languages import get_pair
-from drafter_trainer.launch import report_step, run_recipe
-from drafter_trainer.steps import Step, finished_step
+from drafter_trainer.runs import Step, finished_step
 from drafter_trainer.training.base import train_to_end
 from drafter_trainer.training.packing import Packing, load_packed, pack_corpora, rows_folder
 from drafter_trainer.training.trainers import PretrainingTrainer

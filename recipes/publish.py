@@ -29,9 +29,9 @@ downloaded again, compared and tried before it is tagged; a branch that holds an
 
 from accelerate import PartialState
 
-from drafter_trainer.configuration import parse_arguments
+from drafter_trainer.cli.configuration import parse_arguments
+from drafter_trainer.cli.launch import leave_processes, run_recipe
 from drafter_trainer.hub.publish import publish_rows, publish_run
-from drafter_trainer.launch import leave_processes, run_recipe
 
 
 def main(argv: list[str]) -> None:

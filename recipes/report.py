@@ -10,7 +10,7 @@ from pathlib import Path
 
 from drafter_trainer.benchmark.page import write_report
 from drafter_trainer.benchmark.results import read_results
-from drafter_trainer.launch import run_recipe
+from drafter_trainer.cli.launch import run_recipe
 
 
 def main(argv: list[str]) -> None:

@@ -11,9 +11,9 @@ import shlex
 import signal
 import sys
 
-from drafter_trainer.configuration import parse_arguments
+from drafter_trainer.cli.configuration import parse_arguments
+from drafter_trainer.cli.launch import run_recipe
 from drafter_trainer.errors import InputError
-from drafter_trainer.launch import run_recipe
 from drafter_trainer.serving.engines import serve
 
 

@@ -38,7 +38,8 @@ from pathlib import Path
 from accelerate import PartialState
 from transformers import AutoModelForCausalLM
 
-from drafter_trainer.configuration import parse_arguments
+from drafter_trainer.cli.configuration import parse_arguments
+from drafter_trainer.cli.launch import report_step, require_one_process, run_recipe
 from drafter_trainer.corpora import describe_corpus
 from drafter_trainer.corpora.files import BadRows
 from drafter_trainer.drafters.compatibility import hash_tokenizer
@@ -47,9 +48,8 @@ from drafter_trainer.drafters.loop.policy import SOURCES
 from drafter_trainer.drafters.loop.repository import VOCABULARY, read_vocabulary
 from drafter_trainer.hub.publish import check_destination, publish_run
 from drafter_trainer.languages import get_pair
-from drafter_trainer.launch import report_step, require_one_process, run_recipe
 from drafter_trainer.pipeline.tune import find_settings
-from drafter_trainer.steps import Step, finished_step, read_step
+from drafter_trainer.runs import Step, finished_step, read_step
 from drafter_trainer.training.packing import rows_folder
 from drafter_trainer.tuning.answers import continue_texts, load_answers, read_table_texts
 from drafter_trainer.tuning.results import read_costs, trials_table, write_costs, write_tuning

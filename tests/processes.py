@@ -100,7 +100,7 @@ def _run(sender: Any, place: tuple[str, str], given: tuple, variables: dict[str,
 
 
 def _run_rank(function: Callable[..., None], *given: Any) -> None:
-    from drafter_trainer.launch import leave_processes
+    from drafter_trainer.cli.launch import leave_processes
 
     function(*given)
     leave_processes()

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
-from drafter_trainer.arguments import TargetArguments
 from drafter_trainer.chat import ChatTokenizer
+from drafter_trainer.cli.arguments import TargetArguments
 from drafter_trainer.errors import InputError
 from drafter_trainer.targets import Target, hash_folder, resolve_target
 from tests.client import run_client

@@ -8,7 +8,7 @@ from typing import Any
 
 from drafter_trainer.distillation.requests import Requests
 from drafter_trainer.distillation.store import SPLITS, KeySet, RowStore, count_bare
-from drafter_trainer.steps import Step
+from drafter_trainer.runs import Step
 
 # Settings that the content of rows does not tell: rows made with both values must not lie in one store.
 FIXED = frozenset({"drop_looping", "dtype"})

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from drafter_trainer.arguments import RunArguments
+from drafter_trainer.cli.arguments import RunArguments
 from drafter_trainer.drafters.adapters import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS, merge_adapter
 from drafter_trainer.drafters.compact import write_compact
 from drafter_trainer.drafters.compatibility import check_tokenizers
@@ -26,7 +26,7 @@ from drafter_trainer.drafters.vocabulary import tie_equal_embeddings
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair, read_languages
 from drafter_trainer.provenance import without_folders
-from drafter_trainer.steps import finished_step, read_step
+from drafter_trainer.runs import finished_step, read_step
 from drafter_trainer.targets import Target
 from drafter_trainer.tuning.results import SETTINGS
 

@@ -11,8 +11,8 @@ import huggingface_hub
 import pyarrow.parquet as pq
 from huggingface_hub import HfApi
 
-from drafter_trainer.arguments import PublishingArguments, RunArguments
 from drafter_trainer.benchmark.target_quality import read_qualities
+from drafter_trainer.cli.arguments import PublishingArguments, RunArguments
 from drafter_trainer.distillation.store import NAMES, SPLITS, RowStore, without_paths
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.drafters.saving import WEIGHTS
@@ -43,7 +43,7 @@ from drafter_trainer.hub.push import (
     send,
     set_tag,
 )
-from drafter_trainer.steps import finished_step
+from drafter_trainer.runs import finished_step
 from drafter_trainer.targets import Target
 
 HUB = "hub"

@@ -27,7 +27,7 @@ from drafter_trainer.errors import InputError
 from drafter_trainer.languages import Pair, get_language, read_languages
 from drafter_trainer.pipeline.targets import target_of
 from drafter_trainer.provenance import collect_provenance
-from drafter_trainer.steps import Step
+from drafter_trainer.runs import Step
 from drafter_trainer.targets import Target
 
 JOURNAL = "journal.jsonl"

@@ -27,7 +27,7 @@ from drafter_trainer.distillation.teacher import Teacher
 from drafter_trainer.drafters.compatibility import check_assistable
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import Pair, get_language, is_spaced, read_languages
-from drafter_trainer.steps import Step
+from drafter_trainer.runs import Step
 from drafter_trainer.targets import as_target
 from drafter_trainer.training.rows import Rows
 

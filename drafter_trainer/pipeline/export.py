@@ -5,8 +5,8 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from drafter_trainer.cli.serving_arguments import ENGINES, ExportArguments
 from drafter_trainer.hub.export import engines as writers
-from drafter_trainer.hub.export.arguments import ENGINES, ExportArguments
 from drafter_trainer.pipeline.targets import target_of
 from drafter_trainer.targets import Target
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from drafter_trainer.arguments import PublishingArguments
+from drafter_trainer.cli.arguments import PublishingArguments
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.assemble import assemble_folder

@@ -16,7 +16,7 @@ from drafter_trainer.atomic import write_whole
 from drafter_trainer.distillation.store import RowStore, count_bare
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import Language, Pair, get_language, get_pair
-from drafter_trainer.steps import read_step
+from drafter_trainer.runs import read_step
 from drafter_trainer.targets import Target
 
 _ROWS_AT_ONCE = 10_000

@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from drafter_trainer.arguments import DrafterArguments
+from drafter_trainer.cli.arguments import DrafterArguments
 from drafter_trainer.decoding.replay import Costs, evict_caches
 from drafter_trainer.decoding.sampling import sampling_arguments
 from drafter_trainer.drafters.configuration import draft_config

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from drafter_trainer.benchmark.arguments import MatrixArguments
 from drafter_trainer.benchmark.matrix import Cell, matrix_tables, plot_matrix, ratio
+from drafter_trainer.cli.benchmark_arguments import MatrixArguments
 from drafter_trainer.errors import InputError
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from drafter_trainer.arguments import PublishingArguments, RunArguments
+from drafter_trainer.cli.arguments import PublishingArguments, RunArguments
 from drafter_trainer.drafters.compact import COMPACT, read_compact, write_compact
 from drafter_trainer.drafters.initialization import create_drafter
 from drafter_trainer.drafters.load import load_drafter

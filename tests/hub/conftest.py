@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from drafter_trainer.steps import Step
+from drafter_trainer.runs import Step
 from tests.benchmark.made import PROVENANCE
 from tests.conftest import make_model
 

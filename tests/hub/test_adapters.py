@@ -9,7 +9,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from drafter_trainer.arguments import PublishingArguments, RunArguments
+from drafter_trainer.cli.arguments import PublishingArguments, RunArguments
 from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.adapters import ADAPTER, add_adapter
 from drafter_trainer.drafters.description import DrafterDescription
@@ -17,7 +17,7 @@ from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.assemble import assemble
 from drafter_trainer.hub.publish import publish_run
-from drafter_trainer.steps import Step
+from drafter_trainer.runs import Step
 from drafter_trainer.targets import Target
 from drafter_trainer.training.base import train_to_end
 from drafter_trainer.training.collators import SelfDistilledCollator

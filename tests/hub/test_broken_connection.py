@@ -32,7 +32,7 @@ def push_over_broken_connections(target: str, old: str, new: str, cuts: int) -> 
     from huggingface_hub.errors import HTTPError
 
     import drafter_trainer.hub.publish as publish_module
-    from drafter_trainer.arguments import PublishingArguments, RunArguments
+    from drafter_trainer.cli.arguments import PublishingArguments, RunArguments
     from drafter_trainer.errors import InputError
     from drafter_trainer.targets import Target
 

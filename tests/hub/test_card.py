@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from drafter_trainer.arguments import PublishingArguments, RunArguments
+from drafter_trainer.cli.arguments import PublishingArguments, RunArguments
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.hub.card import render_card

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from drafter_trainer.arguments import PublishingArguments, RunArguments
+from drafter_trainer.cli.arguments import PublishingArguments, RunArguments
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription, hash_file
 from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import drafter_trainer.drafters.loop as loop_package
 import drafter_trainer.hub.publish as publish_module
-from drafter_trainer.arguments import PublishingArguments, RunArguments
+from drafter_trainer.cli.arguments import PublishingArguments, RunArguments
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.drafters.loop.drafting import DraftingLoop

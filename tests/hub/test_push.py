@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from drafter_trainer.arguments import PublishingArguments, RunArguments
+from drafter_trainer.cli.arguments import PublishingArguments, RunArguments
 from drafter_trainer.distillation.requests import Request
 from drafter_trainer.distillation.store import Answer, RowStore
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.hub.publish import publish_rows, publish_run
-from drafter_trainer.steps import Step
+from drafter_trainer.runs import Step
 from drafter_trainer.targets import Target
 from tests.client import run_client
 from tests.hub.conftest import make_run, results_for
@@ -41,7 +41,7 @@ def publish_in_turn(target: str, steps: list) -> list:
     import drafter_trainer.hub.arrival as arrival
     import drafter_trainer.hub.card_folder as card_folder
     import drafter_trainer.hub.publish as publish
-    from drafter_trainer.arguments import PublishingArguments, RunArguments
+    from drafter_trainer.cli.arguments import PublishingArguments, RunArguments
     from drafter_trainer.errors import InputError
     from drafter_trainer.targets import Target
 

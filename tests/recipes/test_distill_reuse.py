@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.errors import InputError
-from drafter_trainer.steps import finished_step, read_step
+from drafter_trainer.runs import finished_step, read_step
 from drafter_trainer.targets import Target
 from drafter_trainer.training.rows import load_rows
 from tests.conftest import make_model

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.errors import InputError
-from drafter_trainer.steps import read_step
+from drafter_trainer.runs import read_step
 from drafter_trainer.targets import Target
 from tests.conftest import make_model
 from tests.distillation.answering_server import AnsweringServer

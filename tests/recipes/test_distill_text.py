@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 from drafter_trainer.corpora.sample import sample_rows, sample_stories
 from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.errors import InputError
-from drafter_trainer.steps import read_step
+from drafter_trainer.runs import read_step
 from drafter_trainer.targets import Target
 from drafter_trainer.tuning.answers import load_answers
 from tests.distillation.conftest import stored_rows

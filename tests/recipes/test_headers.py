@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from drafter_trainer.arguments import RunArguments, TargetArguments
-from drafter_trainer.configuration import RECIPES, read_config
+from drafter_trainer.cli.arguments import RunArguments, TargetArguments
+from drafter_trainer.cli.configuration import RECIPES, read_config
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
-from drafter_trainer.arguments import PublishingArguments, RunArguments
+from drafter_trainer.cli.arguments import PublishingArguments, RunArguments
 from drafter_trainer.corpora.sample import sample_rows
 from drafter_trainer.drafters.compatibility import hash_tokenizer
 from drafter_trainer.drafters.configuration import draft_config
@@ -24,7 +24,7 @@ from drafter_trainer.drafters.ngram import count_table
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids
 from drafter_trainer.hub.publish import publish_run
 from drafter_trainer.languages import get_pair, translation_prompt
-from drafter_trainer.steps import Step, finished_step
+from drafter_trainer.runs import Step, finished_step
 from drafter_trainer.targets import Target, resolve_target
 from drafter_trainer.tuning.results import write_tuning
 from drafter_trainer.tuning.search import Choice

@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 
 import drafter_trainer
+from drafter_trainer.cli.serving_arguments import ExportArguments
 from drafter_trainer.distillation.engines import TransformersEngine
 from drafter_trainer.distillation.requests import Request
 from drafter_trainer.distillation.server_kinds import SERVER_KINDS
 from drafter_trainer.distillation.servers import ServerEngine
-from drafter_trainer.hub.export.arguments import ExportArguments
 from drafter_trainer.hub.export.engines import export_drafter
 from drafter_trainer.hub.export.gguf_file import write_gguf
 from drafter_trainer.serving.engines import RunningEngine, serve

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from transformers import PreTrainedModel
 
-from drafter_trainer.arguments import DrafterArguments
+from drafter_trainer.cli.arguments import DrafterArguments
 from drafter_trainer.decoding.replay import Costs
 from drafter_trainer.drafters.loop.generate import loop_of
 from drafter_trainer.errors import InputError

@@ -18,13 +18,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from drafter_trainer.benchmark.arguments import BenchmarkArguments
 from drafter_trainer.benchmark.methods import Method
 from drafter_trainer.benchmark.rivals.decoding import TreeDecoding
 from drafter_trainer.benchmark.rivals.eagle import EagleDecoding, EagleLayer
 from drafter_trainer.benchmark.rivals.lookahead import LookaheadDecoding
 from drafter_trainer.benchmark.rivals.medusa import MedusaDecoding, MedusaHeads
 from drafter_trainer.benchmark.rivals.tree import grow_tree
+from drafter_trainer.cli.benchmark_arguments import BenchmarkArguments
 from drafter_trainer.drafters.loop.generate import set_draft_length
 from drafter_trainer.drafters.loop.repository import VOCABULARY
 from drafter_trainer.errors import InputError

@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedConfig, PreTrainedModel, Trainer, set_seed
 
-from drafter_trainer.arguments import RunArguments, TargetArguments
 from drafter_trainer.atomic import write_whole
-from drafter_trainer.benchmark.arguments import RivalArguments
 from drafter_trainer.benchmark.rivals import DESCRIPTION
+from drafter_trainer.cli.arguments import RunArguments, TargetArguments
+from drafter_trainer.cli.benchmark_arguments import RivalArguments
 from drafter_trainer.drafters.loop.repository import VOCABULARY
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids, coverage, map_ids, vocabulary_bytes
-from drafter_trainer.steps import Step, finished_step
+from drafter_trainer.runs import Step, finished_step
 from drafter_trainer.targets import Target
 from drafter_trainer.training.arguments import RivalTrainingArguments
 from drafter_trainer.training.base import train_to_end

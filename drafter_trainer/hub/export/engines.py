@@ -12,11 +12,11 @@ from jinja2 import Environment, StrictUndefined
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from drafter_trainer.atomic import write_whole
+from drafter_trainer.cli.serving_arguments import ExportArguments
 from drafter_trainer.drafters.compact import COMPACT
 from drafter_trainer.drafters.compatibility import check_tokenizers
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.errors import InputError
-from drafter_trainer.hub.export.arguments import ExportArguments
 from drafter_trainer.hub.export.constraints import (
     check_llamacpp,
     check_sglang,

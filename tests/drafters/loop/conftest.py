@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from drafter_trainer.arguments import PublishingArguments, RunArguments
+from drafter_trainer.cli.arguments import PublishingArguments, RunArguments
 from drafter_trainer.drafters.compatibility import hash_tokenizer
 from drafter_trainer.drafters.description import FILE_NAME
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
@@ -32,7 +32,7 @@ from drafter_trainer.drafters.ngram import count_table
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids
 from drafter_trainer.hub.publish import publish_run
 from drafter_trainer.languages import get_pair
-from drafter_trainer.steps import Step, finished_step
+from drafter_trainer.runs import Step, finished_step
 from drafter_trainer.targets import Target
 from drafter_trainer.tuning.results import write_tuning
 from drafter_trainer.tuning.search import Choice

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from drafter_trainer.arguments import PublishingArguments, RunArguments
+from drafter_trainer.cli.arguments import PublishingArguments, RunArguments
 from drafter_trainer.decoding.metrics import alpha
 from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.load import load_drafter, with_sources
@@ -18,7 +18,7 @@ from drafter_trainer.drafters.loop.settings import HIGHEST_ORDER
 from drafter_trainer.drafters.ngram import LEAST_BYTES, count_table
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.publish import publish_run
-from drafter_trainer.steps import Step
+from drafter_trainer.runs import Step
 from drafter_trainer.targets import Target
 from tests.client import run_client
 from tests.conftest import make_model

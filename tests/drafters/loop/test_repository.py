@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 import drafter_trainer.drafters.loop as loop_package
-from drafter_trainer.arguments import PublishingArguments
+from drafter_trainer.cli.arguments import PublishingArguments
 from drafter_trainer.decoding.metrics import alpha
 from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.description import FILE_NAME

@@ -11,10 +11,10 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from drafter_trainer.arguments import PublishingArguments, RunArguments
+from drafter_trainer.cli.arguments import PublishingArguments, RunArguments
+from drafter_trainer.cli.serving_arguments import ExportArguments
 from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
-from drafter_trainer.hub.export.arguments import ExportArguments
 from drafter_trainer.hub.export.engines import export_drafter
 from drafter_trainer.hub.export.gguf_file import write_gguf
 from drafter_trainer.hub.publish import publish_run

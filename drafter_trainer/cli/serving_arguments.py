@@ -3,8 +3,8 @@
 import sys
 from dataclasses import dataclass
 
+from drafter_trainer.cli.options import check_positive, option
 from drafter_trainer.errors import InputError
-from drafter_trainer.options import check_positive, option
 from drafter_trainer.serving.engines import ENGINES as SERVING
 from drafter_trainer.serving.engines import PARTS
 

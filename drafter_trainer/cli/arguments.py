@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from drafter_trainer.cli.options import check_known, check_one_of, check_positive, option
 from drafter_trainer.drafters.loop.policy import NETWORK, NGRAM, SOURCES
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import read_language_or_pair
-from drafter_trainer.options import check_known, check_one_of, check_positive, option
 from drafter_trainer.targets import Target, resolve_target
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from drafter_trainer.errors import InputError
-from drafter_trainer.steps import FILE_NAME, Step, finished_step, read_step
+from drafter_trainer.runs import FILE_NAME, Step, finished_step, read_step
 
 SETTINGS: dict[str, Any] = {"pair": "de-en", "learning_rate": 2e-5, "corpus": ["sample"], "to": "hub"}
 INPUTS = {"target": "tiny@1"}
@@ -19,7 +19,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Tell the time by hand, and leave git and the versions of libraries alone."""
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    monkeypatch.setattr("drafter_trainer.steps.collect_provenance", lambda: {"command": "test"})
+    monkeypatch.setattr("drafter_trainer.runs.collect_provenance", lambda: {"command": "test"})
     return now
 
 

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import yaml
 from transformers import HfArgumentParser
 
-from drafter_trainer.arguments import (
+from drafter_trainer.cli.arguments import (
     CorpusArguments,
     DistillationArguments,
     DrafterArguments,
@@ -21,7 +21,7 @@ from drafter_trainer.arguments import (
     RunArguments,
     TargetArguments,
 )
-from drafter_trainer.benchmark.arguments import (
+from drafter_trainer.cli.benchmark_arguments import (
     BenchmarkArguments,
     JudgeArguments,
     MatrixArguments,
@@ -29,10 +29,10 @@ from drafter_trainer.benchmark.arguments import (
     RivalArguments,
     RouteArguments,
 )
+from drafter_trainer.cli.serving_arguments import ExportArguments, ServingArguments
+from drafter_trainer.cli.tuning_arguments import PredictionArguments, TuningArguments
 from drafter_trainer.errors import InputError
-from drafter_trainer.hub.export.arguments import ExportArguments, ServingArguments
 from drafter_trainer.training.arguments import DrafterTrainingArguments, PretrainingArguments, RivalTrainingArguments
-from drafter_trainer.tuning.arguments import PredictionArguments, TuningArguments
 
 RECIPES = {
     "pretrain": (RunArguments, TargetArguments, CorpusArguments, DrafterArguments, PretrainingArguments),

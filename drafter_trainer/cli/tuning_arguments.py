@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
+from drafter_trainer.cli.options import check_one_of, check_positive, option
 from drafter_trainer.drafters.ngram import LEAST_BYTES
 from drafter_trainer.errors import InputError
-from drafter_trainer.options import check_one_of, check_positive, option
 
 
 @dataclass

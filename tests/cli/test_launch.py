@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 from safetensors import SafetensorError
 
+from drafter_trainer.cli.launch import run_recipe
 from drafter_trainer.errors import InputError
-from drafter_trainer.launch import run_recipe
 
 
 def failing(error: BaseException) -> Callable[[list[str]], None]:

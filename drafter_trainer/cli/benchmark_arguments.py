@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
+from drafter_trainer.cli.options import check_known, check_positive, option
 from drafter_trainer.drafters.loop.policy import SOURCES
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair
-from drafter_trainer.options import check_known, check_positive, option
 
 
 @dataclass

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from drafter_trainer.arguments import DistillationArguments, RunArguments
-from drafter_trainer.benchmark.arguments import BenchmarkArguments
-from drafter_trainer.configuration import RECIPES, parse_arguments, read_config
+from drafter_trainer.cli.arguments import DistillationArguments, RunArguments
+from drafter_trainer.cli.benchmark_arguments import BenchmarkArguments
+from drafter_trainer.cli.configuration import RECIPES, parse_arguments, read_config
 from drafter_trainer.errors import InputError
 
-CONFIGS = Path(__file__).parent.parent / "recipes" / "configs"
+CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 NEEDED = {"pair": "de-en", "drafter_name": "tiny-drafter-de-en", "target_model": "tiny", "corpus": "sample"}
 TASKS = CONFIGS / "tasks"
 MATRICES = sorted(CONFIGS.glob("*/matrix.yaml"))

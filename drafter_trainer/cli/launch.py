@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from drafter_trainer.credentials import redact
 from drafter_trainer.errors import InputError
-from drafter_trainer.steps import Step, read_step
+from drafter_trainer.runs import Step, read_step
 
 _DISK = {
     errno.ENOSPC: "the disk is full",
