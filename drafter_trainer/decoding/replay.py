@@ -16,6 +16,7 @@ from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.drafters.loop.policy import CostCurve
 from drafter_trainer.drafters.loop.stock import StockNetwork
+from drafter_trainer.drafters.loop.window import cut_prompt
 from drafter_trainer.errors import InputError
 
 _CACHE_BYTES = 64 * 2**20
@@ -177,9 +178,8 @@ def replay_at_fixed_length(
     """
     rounds = []
     for prompt_ids, completion_ids in completions:
-        window = network.prompt_window
-        unseen = max(0, len(prompt_ids) - window) if window else 0
-        text, known = [*prompt_ids, *completion_ids][unseen:], len(prompt_ids) - unseen
+        prompt = cut_prompt(prompt_ids, network.prompt_window)
+        text, known = [*prompt, *completion_ids], len(prompt)
         read = 0
         network.crop(0)
         while left := text[known:]:

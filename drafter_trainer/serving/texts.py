@@ -7,6 +7,7 @@ import numpy as np
 from drafter_trainer.drafters.loop.lookup import SuffixIndex
 from drafter_trainer.drafters.loop.policy import Belief, Gain
 from drafter_trainer.drafters.loop.settings import HIGHEST_ORDER
+from drafter_trainer.drafters.loop.window import count_skipped, unread_part
 from drafter_trainer.serving.network import Piece
 
 _INDEXED_AT_ONCE = 2048  # tokens of a text in one step: some 5 ms
@@ -40,7 +41,8 @@ class RequestText:
     Args:
         estimator (`Belief`): How likely each source's tokens are accepted in this text.
         gain (`Gain`): What asking the network brings in this text.
-        window (`int`, *optional*): Tokens at the prompt's end from which on the network reads; all if left out.
+        window (`int`, *optional*): Number of last tokens of the prompt that the network reads, besides the
+            first one; all if left out.
     """
 
     estimator: Belief
@@ -57,7 +59,7 @@ class RequestText:
     accepted: int = 0
     slot: int | None = None
     cached: int = 0  # tokens of text and draft that the network has read
-    unseen: int = 0  # tokens of the prompt before the network's window
+    skipped: int = 0  # tokens of the prompt before the network's window, behind the first one
     seen: int = 0  # number of the step
 
     def continues_in(self, row: np.ndarray) -> bool:
@@ -73,8 +75,8 @@ class RequestText:
     def follow(self, row: np.ndarray) -> None:
         """Take over a row that begins with this text, and learn what became of the draft."""
         known = len(self.tokens)
-        if known == 0 and self.window:
-            self.unseen = max(0, len(row) - self.window)
+        if known == 0:
+            self.skipped = count_skipped(len(row), self.window)
         new = row[known:].tolist()
         self.grown = len(new)
         self.accepted = 0
@@ -114,13 +116,14 @@ class RequestText:
     @property
     def in_window(self) -> int:
         """Tokens of text and draft that the network sees."""
-        return len(self) - self.unseen
+        return len(self) - self.skipped
 
     def __len__(self) -> int:
         return len(self.tokens) + len(self.draft)
 
     def unread(self) -> Piece:
         """Return what the network has not read of text and draft, one token at least."""
-        start = max(min(self.cached, len(self) - 1), self.unseen)
-        drafted = [proposal.token for proposal in self.draft[max(0, start - len(self.tokens)) :]]
-        return Piece(self.slot, start - self.unseen, self.tokens[start:].tolist() + drafted)
+        read = min(self.cached, len(self) - 1)
+        drafted = [proposal.token for proposal in self.draft[max(0, read - len(self.tokens)) :]]
+        start, tokens = unread_part(self.tokens, read, self.skipped)
+        return Piece(self.slot, start, [int(token) for token in tokens] + drafted)

@@ -76,8 +76,8 @@ class DrafterTrainingArguments(_TrainerArguments):
             in place of `per_device_train_batch_size` rows; 0 for rows.
         draft_vocabulary (`int`): Size of the draft vocabulary, the most frequent ids of the completions; 0 for the one
             that the drafter was created with.
-        prompt_window (`int`): Number of tokens at the end of the prompt that the network reads, in training and when
-            it drafts; 0 for all. Published with the network, as `prompt_window` of its configuration.
+        prompt_window (`int`): Number of tokens at the end of the prompt that the network reads besides the first
+            token, in training and when it drafts; 0 for all. Published as `prompt_window` of its configuration.
         lora_rank (`int`): Train an adapter of this rank over a base drafter, which stays as it is; 0 for all weights.
         lora_alpha (`float`): The adapter's product is scaled by alpha / rank.
     """
@@ -91,7 +91,8 @@ class DrafterTrainingArguments(_TrainerArguments):
         default=0, metadata={"help": "Draft so many ids, the most frequent of the answers; 0 for all"}
     )
     prompt_window: int = field(
-        default=0, metadata={"help": "Tokens at the end of the prompt that the network reads; 0 for all"}
+        default=0,
+        metadata={"help": "Last tokens of the prompt that the network reads, besides the first; 0 for all"},
     )
     lora_rank: int = field(default=0, metadata={"help": "Train an adapter of this rank over a base drafter; 0: all"})
     lora_alpha: float = field(default=32.0, metadata={"help": "The adapter's product is scaled by alpha / rank"})

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from drafter_trainer.drafters.loop.window import cut_prompt
+
 IGNORED = -100  # the label of what is not supervised, as in transformers
 
 
@@ -33,7 +35,8 @@ class SelfDistilledCollator:
     Args:
         pad_id (`int`): Fills up `input_ids`; masked, so any id will do.
         max_length (`int`): Longer rows lose the end of their answer; no end token is added.
-        prompt_window (`int`, *optional*): Of each prompt the last tokens that are read; all of them if left out.
+        prompt_window (`int`, *optional*): Number of last tokens of each prompt that are read, besides its
+            first one; all of them if left out.
     """
 
     pad_id: int
@@ -46,7 +49,7 @@ class SelfDistilledCollator:
         Where a row has no top k the batch has none: whether one is needed is the loss's to say.
         """
         if self.prompt_window:
-            rows = [row | {"prompt_ids": row["prompt_ids"][-self.prompt_window :]} for row in rows]
+            rows = [row | {"prompt_ids": cut_prompt(row["prompt_ids"], self.prompt_window)} for row in rows]
         sequences = [[*row["prompt_ids"], *row["response_ids"]][: self.max_length] for row in rows]
         shape = (len(rows), max(map(len, sequences)))
         input_ids = torch.full(shape, self.pad_id)

@@ -10,6 +10,7 @@ from drafter_trainer.drafters.loop.lookup import SuffixIndex
 from drafter_trainer.drafters.loop.ngram import NgramTable
 from drafter_trainer.drafters.loop.policy import LOOKUP, NETWORK, NGRAM
 from drafter_trainer.drafters.loop.settings import HIGHEST_ORDER, NETWORK_BINS, NGRAM_BINS, bin_of, default_calibration
+from drafter_trainer.drafters.loop.window import cut_prompt
 
 _PRIOR_COUNT = 4.0
 
@@ -81,7 +82,7 @@ def _observations(answer: HeldOut, table: NgramTable | None, network) -> Iterato
     index.extend(answer.prompt_ids)
     seen = answer.prompt_ids
     if network is not None:
-        seen = seen[-network.prompt_window :] if network.prompt_window else seen
+        seen = cut_prompt(seen, network.prompt_window)
         if len(seen) > network.limit:
             network = None  # as in the loop: text beyond the drafter's context goes on without it
     if network is not None:

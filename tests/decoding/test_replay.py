@@ -127,7 +127,7 @@ def test_fixed_length_rounds_are_those_written_by_hand() -> None:
     """Prevent a rejected draft's tokens from staying read, or the last token of a whole draft from being lost."""
     network = FakeNetwork(lambda known: (known[-1] + 1) % 50)
     network.prompt_window = 2
-    completions = [([5, 28, 29], [30, 31, 32, 33, 40, 41]), ([7, 8, 9], [10, 2, 3])]
+    completions = [([5, 4, 28, 29], [30, 31, 32, 33, 40, 41]), ([7, 8, 9], [10, 2, 3])]
     rounds = replay_at_fixed_length(network, completions, 3, end_ids=[11])
     assert rounds == [
         Round(3, 3, False),

@@ -147,7 +147,7 @@ def test_network_reads_a_window_of_the_prompt(tokenizer) -> None:
     for text in texts:
         (draft,) = drafter.draft([np.array(text, dtype=np.int32)], [4])
         assert len(draft) == 4
-        seen = text[len(texts[0]) - 6 :]
+        seen = text[:1] + text[len(texts[0]) - 6 :]
         for token in draft:
             with torch.inference_mode():
                 expected = model(input_ids=torch.tensor([seen]), use_cache=False).logits[0, -1].argmax()

@@ -67,11 +67,11 @@ def test_a_prompt_that_fills_the_length_leaves_nothing_supervised(max_length: in
     assert batch["topk_ids"].shape == (1, max_length, 1)
 
 
-def test_a_window_takes_the_end_of_the_prompt() -> None:
-    """Prevent the wrong end of a prompt from being read, or the supervised tokens from moving."""
-    batch = SelfDistilledCollator(pad_id=0, max_length=8, prompt_window=1)(ROWS[:1])
-    assert batch["input_ids"].tolist() == [[6, 7, 2]]
-    assert batch["labels"].tolist() == [[-100, 7, 2]]
+def test_a_window_takes_the_first_token_and_the_end_of_the_prompt() -> None:
+    """Prevent the wrong part of a prompt from being read, or the supervised tokens from moving."""
+    batch = SelfDistilledCollator(pad_id=0, max_length=8, prompt_window=1)([ROWS[0] | {"prompt_ids": [5, 8, 9, 6]}])
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 2]]
+    assert batch["labels"].tolist() == [[-100, -100, 7, 2]]
 
 
 def test_every_one_of_the_k_ids_is_kept_in_order() -> None:

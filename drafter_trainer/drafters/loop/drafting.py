@@ -27,6 +27,7 @@ from .policy import (
 )
 from .settings import HIGHEST_ORDER, NETWORK_BINS, NGRAM_BINS, LoopSettings, bin_of
 from .stock import StockNetwork
+from .window import count_skipped, unread_part
 
 _STEP_SMOOTHING = 0.1
 _SAMPLED_TOKENS = 1.5  # what a pass yields when sampling, until it is known of an answer
@@ -173,7 +174,7 @@ class DraftingLoop:
             self._index.extend(known)
             self._known = list(known)
             window = None if self.network is None else self.network.prompt_window
-            self._unseen = max(0, len(known) - window) if window else 0
+            self._skipped = count_skipped(len(known), window)
             return
         new = known[len(old) :]
         gained = 0
@@ -209,7 +210,7 @@ class DraftingLoop:
         self._gain = Gain(settings.network_gain)
         self._index = SuffixIndex()
         self._read: list[int] = []
-        self._unseen = 0  # tokens of the prompt before the network's window
+        self._skipped = 0  # tokens of the prompt before the network's window, behind the first one
         self._rounds = 0
 
     def _propose(self, draft, reached, rate, limit, process, ending: EndingIds) -> Proposal | None:
@@ -217,7 +218,7 @@ class DraftingLoop:
         if best is not None and best.token in ending:
             return None
         context = self._known + [proposal.token for proposal in draft]
-        if self.network is None or len(context) - self._unseen >= self.network.limit:
+        if self.network is None or len(context) - self._skipped >= self.network.limit:
             return best
         needed = reached * (1 - (0.0 if best is None else best.probability))
         ask_anyhow = best is None and not draft and self._rounds % _ASK_ANYHOW == 0
@@ -260,9 +261,8 @@ class DraftingLoop:
         draws = self._sampling
         start = self.clock() if self._clocked else None
         # Where the target wrote what a shortened draft had left out, all was read before, and the logits are gone.
-        read = max(min(len(self._read), len(context) - 1), self._unseen)
-        self.network.crop(read - self._unseen)
-        unread = context[read:]
+        cached, unread = unread_part(context, min(len(self._read), len(context) - 1), self._skipped)
+        self.network.crop(cached)
         logits = self.network.read(unread)
         self._read = list(context)
         if process is not None:

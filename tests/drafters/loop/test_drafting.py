@@ -543,13 +543,13 @@ def test_what_is_forgotten_is_read_anew() -> None:
 
 
 def test_a_network_reads_no_more_of_a_prompt_than_its_window() -> None:
-    """Prevent a long prompt from costing the network, or its window from moving while one text is drafted for."""
-    network = FakeNetwork(successor, limit=12)  # the whole prompt would not fit in
+    """Prevent a long prompt from costing the network, and its window from moving or from losing the first token."""
+    network = FakeNetwork(successor, limit=13)  # the whole prompt would not fit in
     network.prompt_window = 3
     game = Game(list(range(10, 30)), make_settings(sources=["network"]), network)
     drafts = game.play(successor, 2)
-    assert network.reads[0] == [27, 28, 29]
-    assert network.known[:7] == [27, 28, 29, 30, 31, 32, 33]
+    assert network.reads[0] == [10, 27, 28, 29]
+    assert network.known[:8] == [10, 27, 28, 29, 30, 31, 32, 33]
     assert [tokens_of(draft) for draft in drafts] == [[30, 31, 32, 33], [35, 36, 37, 38]]
     game.loop.draft([1, 2, 3, 4, 5, 6], 16)
-    assert network.known[:3] == [4, 5, 6]
+    assert network.known[:4] == [1, 4, 5, 6]
