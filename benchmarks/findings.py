@@ -27,8 +27,8 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from drafter_trainer.benchmark.measure import Setting, measure
-from drafter_trainer.benchmark.methods import PLAIN, Method
-from drafter_trainer.benchmark.results import summarise_run
+from drafter_trainer.benchmark.methods import Method
+from drafter_trainer.benchmark.summary import summarise_run
 from drafter_trainer.corpora.questions import load_questions
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import attach_loop, set_draft_length
@@ -37,6 +37,7 @@ from drafter_trainer.drafters.loop.repository import VOCABULARY, build_network, 
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.languages import get_pair
 from drafter_trainer.provenance import collect_provenance
+from drafter_trainer.results import PLAIN
 from drafter_trainer.targets import Target, resolve_target
 from drafter_trainer.training.collators import SelfDistilledCollator
 from drafter_trainer.training.evaluator import evaluate_acceptance

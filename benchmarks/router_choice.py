@@ -24,7 +24,6 @@ from peft import PeftModel
 from reporting import RESULTS, report
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from drafter_trainer.benchmark.methods import DRAFTER
 from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora.sample import LANGUAGES as SAMPLE_LANGUAGES
 from drafter_trainer.corpora.sample import SPLITS, sample_rows
@@ -39,6 +38,7 @@ from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.hub import request
 from drafter_trainer.hub.router import DrafterRouter
 from drafter_trainer.languages import LANGUAGES, get_pair, read_translation_prompt, translation_prompt
+from drafter_trainer.results import DRAFTER
 from drafter_trainer.targets import resolve_target
 
 PAIRS = ("de-en", "fr-en", "ru-en", "ja-en", "zh-en")

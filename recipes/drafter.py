@@ -23,7 +23,6 @@ from typing import Any
 
 from drafter_trainer.atomic import write_whole
 from drafter_trainer.benchmark.report import markdown_table, speedup_tables
-from drafter_trainer.benchmark.results import read_results
 from drafter_trainer.benchmark.strategies import FILE_NAME, HYBRID, STRATEGIES, Strategy
 from drafter_trainer.cli.arguments import LanguageArguments
 from drafter_trainer.cli.configuration import option_of, parse_arguments
@@ -33,6 +32,7 @@ from drafter_trainer.drafters.loop.policy import NGRAM, SOURCES
 from drafter_trainer.drafters.loop.repository import VOCABULARY
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.publish import check_destination
+from drafter_trainer.results import read_results
 from drafter_trainer.runs import finished_step, read_step
 
 RECIPES = Path(__file__).parent

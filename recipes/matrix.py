@@ -13,12 +13,12 @@ import sys
 from pathlib import Path
 
 from drafter_trainer.benchmark.matrix import Cell, matrix_tables, plot_matrix
-from drafter_trainer.benchmark.results import read_results
 from drafter_trainer.cli.benchmark_arguments import MatrixArguments
 from drafter_trainer.cli.configuration import option_of, parse_arguments
 from drafter_trainer.cli.launch import run_recipe
 from drafter_trainer.drafters.load import describe_drafter
 from drafter_trainer.errors import InputError
+from drafter_trainer.results import read_results
 
 BENCH = Path(__file__).with_name("bench.py")
 

@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 
 from drafter_trainer.benchmark.report import markdown_table, speedup_tables
-from drafter_trainer.benchmark.results import read_results
 from drafter_trainer.cli.configuration import parse_arguments
 from drafter_trainer.cli.launch import run_recipe
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.hub.card import usage
+from drafter_trainer.results import read_results
 from drafter_trainer.targets import resolve_target
 
 CONFIG = "recipes/configs/gemma-3-270m/quickstart.yaml"

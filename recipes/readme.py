@@ -27,13 +27,12 @@ from drafter_trainer.benchmark.comparison import compare_results
 from drafter_trainer.benchmark.documentation import forecast_text, paper_tables, schema_tables
 from drafter_trainer.benchmark.languages import Measured, has_strategies, language_tables, plot_languages
 from drafter_trainer.benchmark.matrix import Cell, matrix_tables, plot_matrix
-from drafter_trainer.benchmark.methods import DRAFTER, PLAIN, PROMPT_LOOKUP
 from drafter_trainer.benchmark.report import overview_table, speedup_tables
-from drafter_trainer.benchmark.results import SCHEMA, read_results
 from drafter_trainer.benchmark.strategies import FILE_NAME
 from drafter_trainer.benchmark.target_quality import is_showcase, quality_warning, read_qualities
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.hub.card_folder import read_measurements
+from drafter_trainer.results import DRAFTER, PLAIN, PROMPT_LOOKUP, SCHEMA, read_results
 
 CARDS = Path("hub_cards")
 README = Path("README.md")

@@ -9,8 +9,8 @@ import argparse
 from pathlib import Path
 
 from drafter_trainer.benchmark.page import write_report
-from drafter_trainer.benchmark.results import read_results
 from drafter_trainer.cli.launch import run_recipe
+from drafter_trainer.results import read_results
 
 
 def main(argv: list[str]) -> None:

@@ -13,10 +13,10 @@ from pathlib import Path
 from accelerate import PartialState
 
 from drafter_trainer.benchmark.measure import Setting, measure
-from drafter_trainer.benchmark.methods import DRAFTER, PLAIN, Method
+from drafter_trainer.benchmark.methods import Method
 from drafter_trainer.benchmark.page import write_report
 from drafter_trainer.benchmark.report import report_tables
-from drafter_trainer.benchmark.results import SCHEMA_VERSION, read_results, summarise_run, write_results
+from drafter_trainer.benchmark.summary import summarise_run
 from drafter_trainer.cli.configuration import parse_arguments
 from drafter_trainer.cli.launch import report_step, require_one_process, run_recipe
 from drafter_trainer.corpora.questions import hash_questions, load_mixed_questions
@@ -25,6 +25,7 @@ from drafter_trainer.drafters.load import describe_drafter, identify_drafter
 from drafter_trainer.hub.router import DrafterRouter, with_known_pairs
 from drafter_trainer.languages import get_pair
 from drafter_trainer.provenance import collect_provenance
+from drafter_trainer.results import DRAFTER, PLAIN, SCHEMA_VERSION, read_results, write_results
 from drafter_trainer.runs import Step
 
 ROUTER = "router"

@@ -61,10 +61,10 @@ def test_importing_the_package_takes_no_time_and_hides_no_function() -> None:
     """A tool that only asks for the version would wait for torch; a subpackage would stand in a function's place."""
     code = (
         "import sys, drafter_trainer; assert 'torch' not in sys.modules; assert 'transformers' not in sys.modules\n"
-        "import drafter_trainer.benchmark.results\n"
+        "import drafter_trainer.benchmark.summary\n"
         "from drafter_trainer import *\n"
         "assert all(callable(getattr(drafter_trainer, name)) for name in drafter_trainer.__all__)\n"
-        "from drafter_trainer.benchmark.results import read_results\n"
+        "from drafter_trainer.results import read_results\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -4,13 +4,13 @@ import ast
 from pathlib import Path
 
 from drafter_trainer.benchmark.report import speedup_tables
-from drafter_trainer.benchmark.results import read_results
+from drafter_trainer.results import read_results
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "drafter_trainer"
 # Folders and modules in layers; each may import from its own and from those before it.
 LAYERS = (
-    ("errors", "access", "atomic", "chat", "credentials", "extras", "languages", "provenance", "wheels"),
+    ("errors", "access", "atomic", "chat", "credentials", "extras", "languages", "provenance", "results", "wheels"),
     ("runs", "targets"),
     ("cli", "drafters", "corpora", "decoding"),
     ("distillation", "serving"),

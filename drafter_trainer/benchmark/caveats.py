@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from drafter_trainer.benchmark.methods import PLAIN
-from drafter_trainer.benchmark.results import find_method
 from drafter_trainer.benchmark.statistics import FEWEST_PROMPTS
+from drafter_trainer.results import PLAIN, find_method
 
 _MANY_PROMPTS = 80  # of each of its tasks, Spec-Bench asks as many
 

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from drafter_trainer.benchmark.languages import Measured, best_single, column, speedup_over
-from drafter_trainer.benchmark.methods import DRAFTER, PLAIN, PROMPT_LOOKUP
 from drafter_trainer.benchmark.report import markdown_table
-from drafter_trainer.benchmark.results import find_method
 from drafter_trainer.benchmark.statistics import Interval
 from drafter_trainer.benchmark.strategies import STRATEGIES
+from drafter_trainer.results import DRAFTER, PLAIN, PROMPT_LOOKUP, find_method
 
 TASK, HELD_OUT_TASK = "translation", "story"
 _CONFIRMED, _CONTRADICTED = 3 / 4, 1 / 4  # of the languages

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from drafter_trainer.benchmark.methods import PLAIN
 from drafter_trainer.benchmark.report import device_line, interval_text, markdown_table
-from drafter_trainer.benchmark.results import find_method, timings
 from drafter_trainer.benchmark.statistics import Timings, speedup, speedup_ratio, verdict
+from drafter_trainer.benchmark.summary import timings
 from drafter_trainer.decoding.sampling import describe_sampling
 from drafter_trainer.errors import InputError
+from drafter_trainer.results import PLAIN, find_method
 
 _RUN = ("pair", "task", "temperature", "seed")
 # And what holds where a file does not say it.

@@ -5,10 +5,9 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from drafter_trainer.benchmark.methods import DRAFTER, PLAIN
 from drafter_trainer.benchmark.report import device_line, interval_text, markdown_table
-from drafter_trainer.benchmark.results import find_method
 from drafter_trainer.benchmark.statistics import Interval
+from drafter_trainer.results import DRAFTER, PLAIN, find_method
 
 _UNMEASURED = "-"
 _LENGTH = re.compile(r", \d+$")  # "prompt lookup, 10" is prompt lookup with drafts of 10 tokens

@@ -19,13 +19,13 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from drafter_trainer.benchmark.journal import append_record, read_journal
-from drafter_trainer.benchmark.methods import PLAIN
 from drafter_trainer.benchmark.report import markdown_table
 from drafter_trainer.benchmark.statistics import interval, resamples
 from drafter_trainer.decoding.sampling import describe_sampling
 from drafter_trainer.distillation.servers import ServerEngine
 from drafter_trainer.distillation.store import Refusal
 from drafter_trainer.languages import grading_prompt
+from drafter_trainer.results import PLAIN
 
 _GRADE = re.compile(r"\W*grade\W*(\d+)(?:\W*/\W*10)?\W*", re.IGNORECASE)
 

@@ -8,12 +8,12 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from drafter_trainer.benchmark.methods import DRAFTER, PLAIN, PROMPT_LOOKUP
 from drafter_trainer.benchmark.report import interval_text, markdown_table
-from drafter_trainer.benchmark.results import find_method, timings
 from drafter_trainer.benchmark.statistics import Interval, speedup
 from drafter_trainer.benchmark.strategies import HYBRID, STRATEGIES
+from drafter_trainer.benchmark.summary import timings
 from drafter_trainer.languages import get_pair
+from drafter_trainer.results import DRAFTER, PLAIN, PROMPT_LOOKUP, find_method
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt

@@ -8,10 +8,10 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from drafter_trainer.benchmark.methods import DRAFTER
 from drafter_trainer.benchmark.report import markdown_table
 from drafter_trainer.benchmark.statistics import Interval, interval, resamples
 from drafter_trainer.decoding.sampling import describe_sampling
+from drafter_trainer.results import DRAFTER
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt

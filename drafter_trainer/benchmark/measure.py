@@ -10,13 +10,14 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from drafter_trainer.benchmark.journal import append_record, read_journal
-from drafter_trainer.benchmark.methods import PLAIN, Method
+from drafter_trainer.benchmark.methods import Method
 from drafter_trainer.chat import ChatTokenizer, chat_of
 from drafter_trainer.corpora.questions import Question
 from drafter_trainer.decoding.metrics import is_looping
 from drafter_trainer.decoding.rounds import Decoding, decode
 from drafter_trainer.decoding.sampling import describe_sampling
 from drafter_trainer.errors import InputError, RefusedConversationError
+from drafter_trainer.results import PLAIN
 from drafter_trainer.targets import context_of
 
 _WARM_UP_TOKENS = 16

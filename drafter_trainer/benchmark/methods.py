@@ -10,11 +10,7 @@ from drafter_trainer.drafters.load import with_network, with_sources, with_stock
 from drafter_trainer.drafters.loop.generate import loop_of
 from drafter_trainer.drafters.loop.policy import NGRAM
 from drafter_trainer.errors import InputError
-
-PLAIN = "plain"
-PROMPT_LOOKUP = "prompt lookup"
-PRETRAINED = "drafter before finetuning"
-DRAFTER = "drafter"
+from drafter_trainer.results import DRAFTER, PLAIN, PRETRAINED, PROMPT_LOOKUP
 
 
 @dataclass(frozen=True)

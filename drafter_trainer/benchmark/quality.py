@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from drafter_trainer.benchmark.methods import PLAIN
 from drafter_trainer.corpora.questions import Question
 from drafter_trainer.extras import is_installed, require
 from drafter_trainer.languages import Language
+from drafter_trainer.results import PLAIN
 
 _FEWEST_CHARACTERS = 20  # of an output whose language is identified
 # BLEU counts words: where spaces do not set them apart, and in sacrebleu's own choice for each of these languages.

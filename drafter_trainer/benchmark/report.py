@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from drafter_trainer.benchmark.caveats import caveats
-from drafter_trainer.benchmark.methods import DRAFTER, PLAIN, PROMPT_LOOKUP
-from drafter_trainer.benchmark.results import find_method, timings
 from drafter_trainer.benchmark.statistics import Interval, median_ratio, speedup, verdict
+from drafter_trainer.benchmark.summary import timings
 from drafter_trainer.benchmark.target_quality import beyond_limits
 from drafter_trainer.decoding.sampling import describe_sampling
 from drafter_trainer.languages import get_pair
+from drafter_trainer.results import DRAFTER, PLAIN, PROMPT_LOOKUP, find_method
 
 TIME_PARTS = ("draft", "verification", "overhead")
 Table = tuple[list[str], list[list[str]]]  # header and rows

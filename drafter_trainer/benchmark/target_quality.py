@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drafter_trainer.benchmark.methods import PLAIN
-from drafter_trainer.benchmark.results import find_method, read_results
 from drafter_trainer.languages import get_pair
+from drafter_trainer.results import PLAIN, find_method, read_results
 
 MOST_LOOPING, LEAST_IN_LANGUAGE = 0.1, 0.9  # of plain outputs
 # Below it a translation shares hardly more with its reference than any text in the same language does.

@@ -24,10 +24,10 @@ from drafter_trainer.drafters.loop.networkless import MODEL_TYPE, NetworklessCon
 from drafter_trainer.drafters.loop.policy import NETWORK
 from drafter_trainer.drafters.loop.repository import build_loop, build_network
 from drafter_trainer.drafters.loop.settings import LoopSettings
-from drafter_trainer.drafters.measured import RESULTS, Measured, read_measured
 from drafter_trainer.drafters.origin import find_difference
 from drafter_trainer.drafters.padding import fit_vocabulary
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
+from drafter_trainer.results import RESULTS, Headline, read_headline
 from drafter_trainer.targets import hash_folder, resolve_commit
 
 _logger = logging.getLogger(__name__)
@@ -128,7 +128,9 @@ def load_drafter(
     except ValueError as error:
         raise InputError(f"{drafter} cannot be used: {' '.join(str(error).split())}") from error
     difference = find_difference(target_model, description) or difference
-    _say_what_to_expect(description, difference, read_measured(find_file(drafter, RESULTS, commit), description))
+    _say_what_to_expect(
+        description, difference, read_headline(find_file(drafter, RESULTS, commit), description.fingerprint())
+    )
     return model
 
 
@@ -146,15 +148,15 @@ def load_target_tokenizer(target_model: PreTrainedModel) -> PreTrainedTokenizerB
         raise InputError(f"no tokenizer of the target at {place!r} ({reason}): give it as tokenizer") from error
 
 
-def _say_what_to_expect(description: DrafterDescription, difference: str, results: Measured | str) -> None:
+def _say_what_to_expect(description: DrafterDescription, difference: str, results: Headline | str) -> None:
     if difference:
-        accepted = results.say_acceptance() if isinstance(results, Measured) else f"nothing, it {results}"
+        accepted = results.say_acceptance() if isinstance(results, Headline) else f"nothing, it {results}"
         warnings.warn(
             f"the target {difference}, which {description.name} was trained for: its output stays its own, but a "
             f"finetune accepts fewer drafts than the original, for which was measured: {accepted}",
             stacklevel=3,
         )
-    if isinstance(results, Measured):
+    if isinstance(results, Headline):
         _logger.warning("%s: %s", description.name, results.say_speed())
     else:
         _logger.warning("%s %s: benchmark measures what it brings", description.name, results)

@@ -12,7 +12,8 @@ from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
 from drafter_trainer.drafters.saving import WEIGHTS
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.card import PLOT
-from drafter_trainer.hub.card_folder import CARD, MEASUREMENTS, RESULTS
+from drafter_trainer.hub.card_folder import CARD, MEASUREMENTS
+from drafter_trainer.results import RESULTS
 
 # Everything that may leave: no optimizer state, no pickled arguments, no token.
 ALLOWED = (

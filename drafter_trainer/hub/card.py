@@ -10,9 +10,7 @@ from typing import Any
 from huggingface_hub import ModelCard
 
 from drafter_trainer.benchmark.caveats import caveats
-from drafter_trainer.benchmark.methods import DRAFTER, PLAIN, PROMPT_LOOKUP
 from drafter_trainer.benchmark.report import interval_text, markdown_table, speedup_tables
-from drafter_trainer.benchmark.results import find_method
 from drafter_trainer.benchmark.statistics import Interval, Verdict, verdict
 from drafter_trainer.benchmark.target_quality import TargetQuality, quality_warning
 from drafter_trainer.decoding.sampling import describe_sampling
@@ -22,6 +20,7 @@ from drafter_trainer.drafters.loop.policy import LOOKUP, NETWORK, NGRAM
 from drafter_trainer.extras import is_installed
 from drafter_trainer.hub.metadata import card_metadata, corpora_of
 from drafter_trainer.languages import get_pair
+from drafter_trainer.results import DRAFTER, PLAIN, PROMPT_LOOKUP, find_method
 
 PLOT = "acceptance.png"
 _SOURCES = {

@@ -17,16 +17,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from drafter_trainer.benchmark.methods import DRAFTER
-from drafter_trainer.benchmark.results import read_results
 from drafter_trainer.benchmark.target_quality import TargetQuality
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.errors import InputError
 from drafter_trainer.extras import is_installed
 from drafter_trainer.hub.card import PLOT, render_card
+from drafter_trainer.results import DRAFTER, RESULTS, read_results
 
 CARD = "README.md"
-RESULTS = "results.json"
 MEASUREMENTS = (RESULTS, "sampling/results.json", "tasks/*/results.json")
 DETAILS = "card.json"
 NOTES = "notes.md"

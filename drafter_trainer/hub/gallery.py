@@ -12,10 +12,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from drafter_trainer.benchmark.methods import DRAFTER, PLAIN, PROMPT_LOOKUP
 from drafter_trainer.benchmark.page import render_html
 from drafter_trainer.benchmark.report import interval_text, title
-from drafter_trainer.benchmark.results import find_method
 from drafter_trainer.benchmark.statistics import Interval
 from drafter_trainer.benchmark.target_quality import is_showcase
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
@@ -23,6 +21,7 @@ from drafter_trainer.errors import InputError
 from drafter_trainer.hub.card import usage
 from drafter_trainer.hub.card_folder import read_measurements
 from drafter_trainer.languages import Language, get_pair, translation_prompt
+from drafter_trainer.results import DRAFTER, PLAIN, PROMPT_LOOKUP, find_method
 
 
 @dataclass(frozen=True)

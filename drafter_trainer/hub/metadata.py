@@ -4,11 +4,10 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from drafter_trainer.benchmark.methods import DRAFTER
-from drafter_trainer.benchmark.results import find_method
 from drafter_trainer.benchmark.target_quality import beyond_limits
 from drafter_trainer.decoding.sampling import describe_sampling
 from drafter_trainer.drafters.description import DrafterDescription
+from drafter_trainer.results import DRAFTER, find_method
 
 # All that may stand there. The Hub's specification has no place for the base model's revision:
 # `base_model` is an id alone, and `base_model_relation` has no value for a model that drafts. The Hub keeps a key that

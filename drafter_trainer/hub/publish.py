@@ -22,7 +22,6 @@ from drafter_trainer.hub.arrival import check_generation, fetch
 from drafter_trainer.hub.assemble import assemble
 from drafter_trainer.hub.card_folder import (
     CARD,
-    RESULTS,
     CardDetails,
     copy_measurements,
     keep_card,
@@ -43,6 +42,7 @@ from drafter_trainer.hub.push import (
     send,
     set_tag,
 )
+from drafter_trainer.results import RESULTS
 from drafter_trainer.runs import finished_step
 from drafter_trainer.targets import Target
 

@@ -8,8 +8,6 @@ from statistics import mean
 import torch
 from transformers import PreTrainedModel
 
-from drafter_trainer.benchmark.methods import DRAFTER, PLAIN
-from drafter_trainer.benchmark.results import read_results
 from drafter_trainer.corpora.tasks import TRANSLATION
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.load import describe_drafter, find_file, with_sources
@@ -17,9 +15,9 @@ from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import loop_of
 from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.drafters.loop.policy import LOOKUP, NETWORK
-from drafter_trainer.drafters.measured import RESULTS
 from drafter_trainer.hub.request import Request
 from drafter_trainer.languages import Pair, get_language, get_pair
+from drafter_trainer.results import DRAFTER, PLAIN, RESULTS, read_results
 from drafter_trainer.targets import resolve_commit
 
 # Named as the benchmark's methods are.

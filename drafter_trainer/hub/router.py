@@ -9,7 +9,6 @@ from pathlib import Path
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from drafter_trainer.benchmark.methods import DRAFTER, PLAIN
 from drafter_trainer.drafters.load import load_drafter, load_target_tokenizer
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import draft_round, set_draft_length
@@ -17,6 +16,7 @@ from drafter_trainer.errors import InputError
 from drafter_trainer.hub.request import PromptReader, Request
 from drafter_trainer.hub.route import LOOKUP_ALONE, WITHOUT_NETWORK, Route, share_weights
 from drafter_trainer.languages import Pair
+from drafter_trainer.results import DRAFTER, PLAIN
 from drafter_trainer.targets import resolve_commit
 
 

@@ -8,16 +8,10 @@ from accelerate import PartialState
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from drafter_trainer.benchmark.measure import Setting, measure
-from drafter_trainer.benchmark.methods import DRAFTER, Method, build_methods
+from drafter_trainer.benchmark.methods import Method, build_methods
 from drafter_trainer.benchmark.page import write_report
 from drafter_trainer.benchmark.quality import add_language_share, add_quality
-from drafter_trainer.benchmark.results import (
-    SCHEMA_VERSION,
-    add_finetuning,
-    read_results,
-    summarise_run,
-    write_results,
-)
+from drafter_trainer.benchmark.summary import add_finetuning, summarise_run
 from drafter_trainer.corpora.questions import Question, hash_questions, load_questions
 from drafter_trainer.corpora.sources import read_source
 from drafter_trainer.corpora.tasks import TRANSLATION, Task
@@ -27,6 +21,7 @@ from drafter_trainer.errors import InputError
 from drafter_trainer.languages import Pair, get_language, read_languages
 from drafter_trainer.pipeline.targets import target_of
 from drafter_trainer.provenance import collect_provenance
+from drafter_trainer.results import DRAFTER, SCHEMA_VERSION, read_results, write_results
 from drafter_trainer.runs import Step
 from drafter_trainer.targets import Target
 

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from drafter_trainer.benchmark.measure import Setting
-from drafter_trainer.benchmark.methods import PLAIN, Method
-from drafter_trainer.benchmark.results import SCHEMA_VERSION, check_results, summarise_run
+from drafter_trainer.benchmark.methods import Method
+from drafter_trainer.benchmark.summary import summarise_run
+from drafter_trainer.results import PLAIN, SCHEMA_VERSION, check_results
 
 PROVENANCE = {
     "command": "bench.py --config c.yaml",

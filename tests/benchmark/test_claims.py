@@ -4,7 +4,7 @@ import copy
 
 from drafter_trainer.benchmark.claims import claims_tables
 from drafter_trainer.benchmark.languages import Measured
-from drafter_trainer.benchmark.results import find_method
+from drafter_trainer.results import find_method
 from tests.benchmark.test_languages import SECONDS, measured, run
 from tests.benchmark.test_matrix import rows
 

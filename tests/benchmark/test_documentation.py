@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from drafter_trainer.benchmark.documentation import forecast_text, paper_tables, schema_tables
-from drafter_trainer.benchmark.results import SCHEMA
+from drafter_trainer.results import SCHEMA
 from tests.benchmark.made import make_results, make_run
 
 PAPER = json.loads((Path(__file__).parents[2] / "docs" / "paper_table1.json").read_text(encoding="utf-8"))

@@ -10,12 +10,13 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from drafter_trainer.benchmark.measure import Setting, measure
-from drafter_trainer.benchmark.methods import PLAIN, Method
-from drafter_trainer.benchmark.results import summarise_run
+from drafter_trainer.benchmark.methods import Method
+from drafter_trainer.benchmark.summary import summarise_run
 from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora.questions import Question
 from drafter_trainer.decoding.metrics import Round
 from drafter_trainer.decoding.rounds import decode
+from drafter_trainer.results import PLAIN
 from tests.decoding.drafts import agreeing, disagreeing, set_draft_length, successor_model
 
 QUESTIONS = [Question(f"q{number}", f"Satz {number}", "") for number in range(2)]

@@ -8,9 +8,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from drafter_trainer.benchmark import measure as module
 from drafter_trainer.benchmark.measure import Setting, measure
-from drafter_trainer.benchmark.methods import DRAFTER, PLAIN, PROMPT_LOOKUP, Method, build_methods
+from drafter_trainer.benchmark.methods import Method, build_methods
 from drafter_trainer.benchmark.report import speedup_tables
-from drafter_trainer.benchmark.results import SCHEMA_VERSION, read_results, summarise_run, write_results
+from drafter_trainer.benchmark.summary import summarise_run
 from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora.questions import Question
 from drafter_trainer.decoding.metrics import Round
@@ -20,6 +20,7 @@ from drafter_trainer.drafters.loop.generate import attach_loop, loop_of
 from drafter_trainer.drafters.loop.repository import build_network
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.errors import InputError
+from drafter_trainer.results import DRAFTER, PLAIN, PROMPT_LOOKUP, SCHEMA_VERSION, read_results, write_results
 from tests.conftest import CHAT_TEMPLATE, make_model, make_tokenizer
 
 QUESTIONS = [Question(f"q{number}", f"Translate German to English: Satz {number}", "") for number in range(4)]

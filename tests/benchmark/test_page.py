@@ -7,8 +7,9 @@ import pytest
 
 from drafter_trainer.benchmark.page import render_page, write_report
 from drafter_trainer.benchmark.plots import plot_acceptance, plot_speedups, plot_time, plot_tokens, to_svg
-from drafter_trainer.benchmark.results import add_finetuning, check_results, find_method
+from drafter_trainer.benchmark.summary import add_finetuning
 from drafter_trainer.drafters.description import DrafterDescription
+from drafter_trainer.results import check_results, find_method
 from tests.benchmark.made import make_results, make_run
 
 SECONDS = {"plain": [2.0, 3.0, 5.0], "prompt lookup, 10": [1.5, 2.0, 6.0], "drafter": [1.0, 1.5, 2.0]}

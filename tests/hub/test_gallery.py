@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from drafter_trainer.benchmark.results import write_results
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.gallery import read_gallery, render_gallery
+from drafter_trainer.results import write_results
 from tests.benchmark.made import make_results, make_run
 from tests.benchmark.test_page import Page
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from drafter_trainer.benchmark.results import find_method
 from drafter_trainer.benchmark.target_quality import beyond_limits
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.hub.card import render_card
 from drafter_trainer.hub.card_folder import read_measurements
 from drafter_trainer.hub.metadata import KEYS
+from drafter_trainer.results import find_method
 from tests.client import run_client
 from tests.hub.test_card import ADAPTER, DESCRIPTION, NGRAM_ALONE, RESULTS
 from tests.loopback_hub import LoopbackHub

@@ -11,7 +11,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from drafter_trainer.benchmark.methods import DRAFTER, PLAIN
 from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.decoding.metrics import Round, alpha
 from drafter_trainer.decoding.rounds import decode
@@ -27,6 +26,7 @@ from drafter_trainer.hub.request import Request
 from drafter_trainer.hub.route import LOOKUP_ALONE, WITHOUT_NETWORK, Measurement, Route, share_weights
 from drafter_trainer.hub.router import Choice, DrafterRouter, with_known_pairs
 from drafter_trainer.languages import LANGUAGES, get_pair, story_prompt, translation_prompt
+from drafter_trainer.results import DRAFTER, PLAIN
 from drafter_trainer.targets import Target
 from tests.client import run_client
 from tests.conftest import make_model, make_tokenizer

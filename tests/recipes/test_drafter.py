@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from drafter_trainer.benchmark.methods import DRAFTER, PLAIN, PROMPT_LOOKUP
-from drafter_trainer.benchmark.results import read_results
 from drafter_trainer.benchmark.strategies import FILE_NAME, HYBRID, STRATEGIES
 from drafter_trainer.corpora.sample import sample_rows
 from drafter_trainer.decoding import replay
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.errors import InputError
+from drafter_trainer.results import DRAFTER, PLAIN, PROMPT_LOOKUP, read_results
 from tests.recipes.test_whole_way import TINY, recipe_main
 
 NAME = "tiny-drafter-en-de"

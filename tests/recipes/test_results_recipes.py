@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from drafter_trainer.benchmark.results import write_results
 from drafter_trainer.errors import InputError
+from drafter_trainer.results import write_results
 from tests.benchmark.made import make_results, make_run
 from tests.recipes.test_whole_way import ROOT, recipe_main
 

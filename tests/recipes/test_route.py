@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from drafter_trainer.benchmark.results import read_results
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import LANGUAGES, get_pair, translation_prompt
+from drafter_trainer.results import read_results
 from tests.conftest import make_model
 from tests.drafters.test_load import write_drafter
 from tests.recipes.test_tasks import recipe_main

@@ -7,10 +7,10 @@ import yaml
 from transformers import PreTrainedTokenizerFast
 
 from drafter_trainer.benchmark.outputs import read_outputs
-from drafter_trainer.benchmark.results import read_results
 from drafter_trainer.cli.arguments import PublishingArguments, RunArguments
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.publish import publish_run
+from drafter_trainer.results import read_results
 from drafter_trainer.runs import Step
 from drafter_trainer.targets import Target
 from tests.conftest import make_model

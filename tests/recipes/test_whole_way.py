@@ -15,11 +15,11 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from drafter_trainer.benchmark.report import speedup_tables
-from drafter_trainer.benchmark.results import read_results
 from drafter_trainer.decoding import replay
 from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.drafters.loop.generate import loop_of
 from drafter_trainer.errors import DamagedStoreError, IncompatibleTokenizerError, InputError
+from drafter_trainer.results import read_results
 from tests.conftest import make_model, make_tokenizer
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from drafter_trainer.benchmark.methods import PLAIN, Method
+from drafter_trainer.benchmark.methods import Method
 from drafter_trainer.benchmark.rivals import build_rivals
 from drafter_trainer.benchmark.rivals.eagle import EagleLayer
 from drafter_trainer.benchmark.rivals.medusa import MedusaHeads, accept_typical
@@ -18,6 +18,7 @@ from drafter_trainer.cli.benchmark_arguments import BenchmarkArguments
 from drafter_trainer.drafters.loop.repository import VOCABULARY
 from drafter_trainer.drafters.vocabulary import vocabulary_bytes
 from drafter_trainer.errors import InputError
+from drafter_trainer.results import PLAIN
 from drafter_trainer.targets import Target
 from tests.benchmark.rivals.conftest import noisy
 

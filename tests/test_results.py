@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from drafter_trainer.benchmark.results import SCHEMA, SCHEMA_VERSION, check_results, read_results, write_results
 from drafter_trainer.errors import InputError
+from drafter_trainer.results import SCHEMA, SCHEMA_VERSION, check_results, read_results, write_results
 from tests.benchmark.made import make_results, make_run
 
 ROOT = Path(__file__).parents[2]

@@ -1,27 +1,13 @@
-"""`results.json`: what a benchmark measured, from which table, card, plots and page are rendered.
+"""From the records of a measurement to a run of `results.json`."""
 
-    {schema_version, provenance, runs: [{pair, task, temperature, seed, draft_length, dtype, max_new_tokens, questions,
-     methods: [{name, speedup: {value, low, high}, ..., prompts: [{question_id, tokens, seconds, ...}]}]}]}
-
-Every key, its unit and whether it may be missing stand in `results.schema.json` beside this module, by which files are
-checked when they are written and when they are read; docs/results_schema.md shows it as tables.
-"""
-
-import json
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
 
-from drafter_trainer.atomic import write_whole
 from drafter_trainer.benchmark.measure import Setting
-from drafter_trainer.benchmark.methods import PLAIN, Method
+from drafter_trainer.benchmark.methods import Method
 from drafter_trainer.benchmark.statistics import Timings, paper_script_ratio, slower_share, speedup
 from drafter_trainer.decoding.metrics import (
     Round,
@@ -32,12 +18,7 @@ from drafter_trainer.decoding.metrics import (
     mean_accepted_tokens,
 )
 from drafter_trainer.drafters.description import DrafterDescription
-from drafter_trainer.errors import InputError
-
-SCHEMA_VERSION = 1
-SCHEMA: dict[str, Any] = json.loads(
-    (resources.files("drafter_trainer.benchmark") / "results.schema.json").read_text(encoding="utf-8")
-)
+from drafter_trainer.results import PLAIN
 
 
 def summarise_run(
@@ -125,11 +106,6 @@ def add_finetuning(run: dict[str, Any], drafters: Mapping[str, DrafterDescriptio
             method["finetuning_tokens"] = tokens
 
 
-def find_method(run: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return a run's method by its name."""
-    return next(method for method in run["methods"] if method["name"] == name)
-
-
 def timings(prompts: Sequence[dict[str, Any]]) -> Timings:
     """Take the timings out of a method's prompts."""
     return Timings(_column(prompts, "tokens"), _column(prompts, "seconds"))
@@ -180,59 +156,3 @@ def _without_rounds(prompt: dict[str, Any]) -> dict[str, Any]:
         "accepted": sum(round_["accepted"] for round_ in rounds),
     }
     return {key: value for key, value in prompt.items() if key not in ("rounds", "divergence", "text")} | counts
-
-
-def write_results(results: dict[str, Any], path: Path) -> None:
-    """Write results, after the check that reading them makes."""
-    check_results(results, str(path))
-    text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
-
-
-def read_results(path: Path) -> dict[str, Any]:
-    """Read and check results.
-
-    Raises:
-        InputError: If the file is missing, malformed, or of another schema.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file: run make bench first")
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not JSON ({error}): run make bench again") from error
-    check_results(results, str(path))
-    return results
-
-
-def check_results(results: Any, place: str) -> None:
-    """Check results against the schema, and that all methods of a run were asked the same questions.
-
-    Args:
-        results (`Any`): As read.
-        place (`str`): The file, for the message.
-    Raises:
-        InputError: If they do not follow it; the message names the place within the file.
-    """
-    version = results.get("schema_version") if isinstance(results, dict) else None
-    if version != SCHEMA_VERSION:
-        raise InputError(f"{place} is of schema version {version}, expected {SCHEMA_VERSION}: run make bench again")
-    error = best_match(Draft202012Validator(SCHEMA).iter_errors(results))
-    if error is not None:
-        reason = textwrap.shorten(error.message, 160)
-        raise InputError(f"{place}, {error.json_path}: {reason} (see docs/results_schema.md): run make bench again")
-    for number, run in enumerate(results["runs"]):
-        here = f"{place}, $.runs[{number}]"
-        names = [method["name"] for method in run["methods"]]
-        if names.count(PLAIN) != 1 or len(set(names)) < len(names):
-            raise InputError(
-                f"{here}: expected {PLAIN} and other methods, once each, got {names}: run make bench again"
-            )
-        asked = [prompt["question_id"] for prompt in run["methods"][0]["prompts"]]
-        if len(set(asked)) < len(asked) or len(asked) != run["questions"]["count"]:
-            count = run["questions"]["count"]
-            raise InputError(f"{here}: expected {count} questions, got {len(set(asked))}: run make bench again")
-        for method in run["methods"]:
-            if [prompt["question_id"] for prompt in method["prompts"]] != asked:
-                raise InputError(f"{here}: {method['name']} was asked other questions: run make bench again")

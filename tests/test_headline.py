@@ -8,11 +8,8 @@ from typing import Any
 
 import pytest
 
-from drafter_trainer.benchmark.methods import DRAFTER
-from drafter_trainer.benchmark.results import check_results, find_method
 from drafter_trainer.drafters.description import DrafterDescription
-from drafter_trainer.drafters.measured import METHOD, RESULTS, Measured, read_measured
-from drafter_trainer.hub import card_folder
+from drafter_trainer.results import DRAFTER, Headline, check_results, find_method, read_headline
 from tests.hub.conftest import results_for
 
 DESCRIPTION = DrafterDescription("tiny", "org/target", "1", "0" * 64, "de-en", 5)
@@ -25,10 +22,10 @@ def results() -> dict[str, Any]:
     return copy.deepcopy(results_for("tiny", DESCRIPTION.fingerprint()))  # tests spoil what others share
 
 
-def read(folder: Path, results: Any) -> Measured | str:
+def read(folder: Path, results: Any) -> Headline | str:
     path = folder / "results.json"
     path.write_text(json.dumps(results), encoding="utf-8")
-    return read_measured(path, DESCRIPTION)
+    return read_headline(path, DESCRIPTION.fingerprint())
 
 
 def test_speed_is_said_with_its_setting(tmp_path: Path, results: dict[str, Any]) -> None:
@@ -66,7 +63,7 @@ def test_results_of_the_drafter_before_are_not_said(tmp_path: Path, results: dic
 
 def test_drafter_without_results_has_not_been_measured() -> None:
     """A new drafter has none, and must say so."""
-    assert read_measured(None, DESCRIPTION) == "has not been measured"
+    assert read_headline(None, DESCRIPTION.fingerprint()) == "has not been measured"
 
 
 def no_runs(results: dict[str, Any]) -> None:
@@ -105,7 +102,7 @@ def test_files_that_are_no_results_are_said_to_be(tmp_path: Path, content: bytes
     """The same for files of anything else."""
     path = tmp_path / "results.json"
     path.write_bytes(content)
-    assert read_measured(path, DESCRIPTION).startswith("comes with a results.json that cannot be read (")
+    assert read_headline(path, DESCRIPTION.fingerprint()).startswith("comes with a results.json that cannot be read (")
 
 
 def test_text_of_others_stays_on_its_line(tmp_path: Path, results: dict[str, Any]) -> None:
@@ -118,17 +115,11 @@ def test_text_of_others_stays_on_its_line(tmp_path: Path, results: dict[str, Any
     assert "a processor [2J" in said
 
 
-def test_names_are_the_benchmarks_own() -> None:
-    """Another name for file or method would be "not measured" for every drafter."""
-    assert RESULTS == card_folder.RESULTS
-    assert METHOD == DRAFTER
-
-
 @pytest.mark.parametrize("card", sorted(CARDS.glob("*/results.json")), ids=lambda path: path.parent.name)
 def test_published_results_are_understood(card: Path) -> None:
     """What real benchmarks wrote must be read as their tables have it."""
     results = json.loads(card.read_text(encoding="utf-8"))
     greedy = next(run for run in results["runs"] if run["temperature"] == 0)
-    method, found = find_method(greedy, DRAFTER), Measured.from_results(results)
+    method, found = find_method(greedy, DRAFTER), Headline.from_results(results)
     assert (found.speedup, found.alpha) == (method["speedup"]["value"], method["alpha"])
     assert found.mean_accepted_tokens == method["mean_accepted_tokens"]
