@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from drafter_trainer.drafters.initialization import create_drafter
+    from drafter_trainer.drafters.layer_search import search_layers
     from drafter_trainer.drafters.load import load_drafter
     from drafter_trainer.hub.router import DrafterRouter
     from drafter_trainer.pipeline.benchmark import benchmark
@@ -35,6 +36,7 @@ _MODULES = {
     "publish": "pipeline.publish",
     "resolve_target": "targets",
     "score_text": "pipeline.distill",
+    "search_layers": "drafters.layer_search",
     "tune": "pipeline.tune",
 }
 
@@ -52,6 +54,7 @@ __all__ = [
     "publish",
     "resolve_target",
     "score_text",
+    "search_layers",
     "tune",
 ]
 

@@ -1,0 +1,99 @@
+"""Which of a target's layers a drafter should start from."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+
+from drafter_trainer.drafters.loop.window import cut_prompt
+from drafter_trainer.errors import InputError
+
+
+@torch.inference_mode()
+def search_layers(
+    model: PreTrainedModel,
+    rows: Sequence[Mapping[str, Any]],
+    num_hidden_layers: int,
+    *,
+    prompt_window: int | None = None,
+    batch_size: int = 32,
+) -> list[int]:
+    """Search the layers of a target whose stack, untrained, tells its completions best.
+
+    Layers are removed one at a time, each time the one without which the rest has the lowest cross-entropy. The first
+    layer always stays. Logits are computed only for ids that occur in the completions. A target of n layers takes at
+    most n²/2 forward passes over the rows; two dozen rows are enough.
+
+    Args:
+        model (`PreTrainedModel`): The target, loaded. Its layers are put back where they were.
+        rows (`Sequence[Mapping]`): Rows with `prompt_ids` and `response_ids`, as `distill` makes them; greedy ones.
+        num_hidden_layers (`int`): Number of layers to keep.
+        prompt_window (`int`, *optional*): Window of the prompt that the drafter will read; all of it if left out.
+        batch_size (`int`, *optional*, defaults to `32`): Rows in one forward pass.
+    Returns:
+        `list[int]`, ascending: what `create_drafter` takes as `layers`.
+    Raises:
+        InputError: If the target has fewer layers, or there are no completions.
+    Source: Song et al., "SLEB", arXiv 2402.09025, remove one block after another in the same way, by perplexity.
+    """
+    depth = len(model.get_decoder().layers)
+    if not 1 <= num_hidden_layers <= depth:
+        raise InputError(f"num_hidden_layers {num_hidden_layers}: the target has {depth} layers to choose from")
+    texts = [(cut_prompt(row["prompt_ids"], prompt_window), list(row["response_ids"])) for row in rows]
+    texts = [(prompt, completion) for prompt, completion in texts if prompt and completion]
+    if not texts:
+        raise InputError("no rows with a prompt and a completion: layers cannot be compared")
+    texts.sort(key=lambda text: len(text[0]) + len(text[1]))  # batches of like lengths
+    ids = torch.tensor(sorted({token for _, completion in texts for token in completion}), device=model.device)
+    kept = list(range(depth))
+    while len(kept) > num_hidden_layers:
+        candidates = [[layer for layer in kept if layer != removed] for removed in kept[1:]]
+        kept = min(candidates, key=lambda layers: _loss_with(model, layers, texts, ids, batch_size))
+    return kept
+
+
+def _loss_with(
+    model: PreTrainedModel,
+    layers: Sequence[int],
+    texts: Sequence[tuple[list[int], list[int]]],
+    ids: torch.Tensor,
+    batch_size: int,
+) -> float:
+    """Return the summed cross-entropy of the completions over some ids, by some of the layers, in nats."""
+    head = model.get_output_embeddings().weight[ids]
+    total = 0.0
+    with _only_layers(model.get_decoder(), layers) as decoder:
+        for start in range(0, len(texts), batch_size):
+            batch = texts[start : start + batch_size]
+            longest = max(len(prompt) + len(completion) for prompt, completion in batch)
+            input_ids = torch.zeros(len(batch), longest, dtype=torch.long, device=model.device)
+            for place, (prompt, completion) in enumerate(batch):
+                input_ids[place, : len(prompt) + len(completion)] = torch.tensor(prompt + completion)
+            # Padding stands behind each text, where causal attention does not see it.
+            hidden = decoder(input_ids=input_ids, use_cache=False).last_hidden_state
+            for place, (prompt, completion) in enumerate(batch):
+                predicting = hidden[place, len(prompt) - 1 : len(prompt) + len(completion) - 1]
+                labels = torch.searchsorted(ids, torch.tensor(completion, device=ids.device))
+                total += cross_entropy((predicting @ head.T).float(), labels, reduction="sum").item()
+    return total
+
+
+@contextmanager
+def _only_layers(decoder: torch.nn.Module, layers: Sequence[int]) -> Iterator[torch.nn.Module]:
+    """Let a decoder run some of its layers only, as long as the context lasts."""
+    config, whole = decoder.config, decoder.layers
+    kept = {name: getattr(config, name, None) for name in ("num_hidden_layers", "layer_types")}
+    decoder.layers = torch.nn.ModuleList([whole[layer] for layer in layers])
+    config.num_hidden_layers = len(layers)
+    if kept["layer_types"]:
+        config.layer_types = [kept["layer_types"][layer] for layer in layers]
+    try:
+        yield decoder
+    finally:
+        decoder.layers = whole
+        for name, value in kept.items():
+            if value is not None:
+                setattr(config, name, value)
