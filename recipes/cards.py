@@ -8,7 +8,6 @@ Nothing is measured or published; `publish.py --card_folder hub_cards` leaves wh
 import argparse
 from pathlib import Path
 
-from drafter_trainer.benchmark.target_quality import read_qualities
 from drafter_trainer.cli.launch import run_recipe
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.card_folder import render_folder
@@ -21,9 +20,8 @@ def main(argv: list[str]) -> None:
     folders = sorted(path for path in options.cards.iterdir() if path.is_dir()) if options.cards.is_dir() else []
     if not folders:
         raise InputError(f"{options.cards} holds no cards: publish a drafter with --card_folder {options.cards}")
-    known = read_qualities(options.cards)
     for folder in folders:
-        render_folder(folder, known)
+        render_folder(folder)
         print(folder / "README.md")
 
 

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from drafter_trainer.benchmark.caveats import caveats
 from drafter_trainer.benchmark.report import interval_text, markdown_table, speedup_tables
 from drafter_trainer.benchmark.statistics import Interval, Verdict, verdict
-from drafter_trainer.benchmark.target_quality import TargetQuality, quality_warning
+from drafter_trainer.benchmark.target_quality import quality_warning
 from drafter_trainer.decoding.sampling import describe_sampling
 from drafter_trainer.drafters.compact import COMPACT
 from drafter_trainer.drafters.description import DrafterDescription
@@ -88,7 +88,6 @@ def render_card(
     location: str,
     licence: str | None,
     notes: str = "",
-    known: Sequence[TargetQuality] = (),
 ) -> str:
     """Render a card.
 
@@ -99,7 +98,6 @@ def render_card(
         location (`str`): Hub id of the drafter, or its name where it lies in a folder.
         licence (`str`, *optional*): Licence identifier.
         notes (`str`, *optional*): Text by hand, put at the end.
-        known (`Sequence[TargetQuality]`, *optional*): Scores of the target that other drafters' results hold.
     Returns:
         `str`, Markdown with metadata in front. It shows the plot `acceptance.png` where the first run drafted
         anything.
@@ -134,7 +132,7 @@ def render_card(
         sources=", or ".join(_SOURCES[source].format(counted) for source in description.loop["sources"]),
         counted=counted,
         location=location,
-        warning=quality_warning(measurements.values(), known),
+        warning=quality_warning(measurements.values()),
         headline=_headline(runs[0]) if runs else "",
         measured=[_measured(name, results) for name, results in measurements.items()],
         plot=PLOT if runs and _is_drawn(runs[0]) else "",

@@ -12,12 +12,10 @@ They lie in a run's folder, in the repository that is published, and under `hub_
 import json
 import shutil
 import warnings
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from drafter_trainer.benchmark.target_quality import TargetQuality
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.errors import InputError
 from drafter_trainer.extras import is_installed
@@ -107,16 +105,15 @@ def write_card(
     measurements: dict[str, dict[str, Any]],
     details: CardDetails,
     notes: str = "",
-    known: Sequence[TargetQuality] = (),
 ) -> None:
     """Write the card and, where matplotlib is installed, the plot that it shows.
 
     Args:
         folder (`Path`): Of the repository or of the card; an earlier card is replaced.
-        description, measurements, notes, known: As for `render_card`.
+        description, measurements, notes: As for `render_card`.
         details (`CardDetails`): Name and licence.
     """
-    card = render_card(description, measurements, details.location, details.licence, notes, known)
+    card = render_card(description, measurements, details.location, details.licence, notes)
     (folder / CARD).write_text(card, encoding="utf-8")
     (folder / PLOT).unlink(missing_ok=True)
     if not is_installed("matplotlib"):
@@ -149,15 +146,14 @@ def keep_card(repository: Path, folder: Path, details: CardDetails) -> None:
     (folder / DETAILS).write_text(said, encoding="utf-8")
 
 
-def render_folder(folder: Path, known: Sequence[TargetQuality] = ()) -> None:
+def render_folder(folder: Path) -> None:
     """Render the card of `hub_cards/<drafter>` again, from what lies there.
 
     Args:
         folder (`Path`): Folder of the card.
-        known: As for `render_card`.
     Raises:
         InputError: If `drafter.json` or `card.json` is missing, or a file is malformed.
     """
     description = DrafterDescription.read(folder)
     measurements = read_measurements(folder, description)
-    write_card(folder, description, measurements, CardDetails.read(folder), read_notes(folder), known)
+    write_card(folder, description, measurements, CardDetails.read(folder), read_notes(folder))

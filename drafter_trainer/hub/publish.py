@@ -11,7 +11,6 @@ import huggingface_hub
 import pyarrow.parquet as pq
 from huggingface_hub import HfApi
 
-from drafter_trainer.benchmark.target_quality import read_qualities
 from drafter_trainer.cli.arguments import PublishingArguments, RunArguments
 from drafter_trainer.distillation.store import NAMES, SPLITS, RowStore, without_paths
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
@@ -146,8 +145,7 @@ def publish_written(
         measurements = read_measurements(results, description)
         details = CardDetails(location, publishing.licence or target_licence(target))
         cards = Path(publishing.card_folder) / name if publishing.card_folder else None
-        notes, known = (read_notes(cards), read_qualities(cards.parent)) if cards else ("", [])
-        write_card(folder, description, measurements, details, notes, known)
+        write_card(folder, description, measurements, details, read_notes(cards) if cards else "")
         copy_measurements(results, folder, list(measurements))
         files = allowed_files(folder)
         if cards and not publishing.dry_run:

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from drafter_trainer.benchmark.target_quality import read_qualities
 from drafter_trainer.hub.card import render_card
 from drafter_trainer.languages import LANGUAGES
 from tests.hub.test_card import DESCRIPTION, RESULTS

@@ -1,0 +1,90 @@
+"""Write the committed results into README.md, and the schema of results.json into docs/results_schema.md.
+
+    make readme
+
+README.md shows the drafters of hub_cards whose target does its task; T = 1 comes from sampling/results.json of a card
+where it was measured separately.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from drafter_trainer.benchmark.report import markdown_table, overview_table, speedup_tables
+from drafter_trainer.benchmark.target_quality import is_showcase
+from drafter_trainer.drafters.description import DrafterDescription
+from drafter_trainer.hub.card_folder import read_measurements
+from drafter_trainer.results import SCHEMA
+
+
+def main() -> None:
+    cards = [read_runs(path.parent) for path in sorted(Path("hub_cards").glob("*/results.json"))]
+    shown = [results for results in cards if is_showcase(results)]
+    tables = [f"{speedup_tables(each)}\n\nCommand: `{each['provenance']['command']}`" for each in shown]
+    put(Path("README.md"), "drafters", "\n\n".join([overview_table(shown)] * (len(shown) > 1) + tables))
+    put(Path("docs/results_schema.md"), "schema", schema_tables(SCHEMA))
+
+
+def read_runs(card: Path) -> dict[str, Any]:
+    """Read all runs of a drafter into one results object."""
+    measured = [*read_measurements(card, DrafterDescription.read(card)).values()]
+    if not measured:
+        sys.exit(f"error: {card} has no results of its drafter as it is now: measure it again")
+    return measured[0] | {"runs": [run for results in measured for run in results["runs"]]}
+
+
+def put(path: Path, name: str, tables: str) -> None:
+    """Replace the text between two marks of a page."""
+    begin, end = f"<!-- {name}: make readme -->", f"<!-- end of {name} -->"
+    before, _, rest = path.read_text(encoding="utf-8").partition(begin)
+    _, _, after = rest.partition(end)
+    if not after:
+        sys.exit(f"error: {path} lacks the marks {begin} and {end}: put them back")
+    path.write_text(f"{before}{begin}\n{tables}\n{end}{after}", encoding="utf-8")
+
+
+def schema_tables(schema: dict[str, Any]) -> str:
+    """Render a JSON Schema as tables: one for each object, with each key, its type, and whether it may be missing."""
+    parts = [_object_tables("The file", schema)]
+    parts += [
+        _object_tables(f"`{name}`", definition)
+        for name, definition in schema["$defs"].items()
+        if "properties" in definition
+    ]
+    return "\n\n".join(parts)
+
+
+def _object_tables(name: str, definition: dict[str, Any]) -> str:
+    rows = [
+        [f"`{key}`", _type(value), "yes" if required else "no", value.get("description", "")]
+        for key, value, required in _keys(definition)
+    ]
+    return (
+        f"## {name}\n\n{definition['description']}.\n\n{markdown_table(['key', 'type', 'required', 'meaning'], rows)}"
+    )
+
+
+def _keys(definition: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any], bool]]:
+    """Go through an object's keys, and through those of the objects written within it."""
+    for key, value in definition["properties"].items():
+        yield prefix + key, value, key in definition.get("required", ())
+        for inner in value.get("anyOf", [value]):
+            if "properties" in inner:
+                yield from _keys(inner, f"{prefix}{key}.")
+            elif "properties" in inner.get("items", {}):
+                yield from _keys(inner["items"], f"{prefix}{key}[].")
+
+
+def _type(value: dict[str, Any]) -> str:
+    if "$ref" in value:
+        return value["$ref"].rpartition("/")[2]
+    if "anyOf" in value:
+        return " or ".join(map(_type, value["anyOf"]))
+    if "const" in value:
+        return str(value["const"])
+    return f"list of {_type(value['items'])}" if value["type"] == "array" else value["type"]
+
+
+if __name__ == "__main__":
+    main()
