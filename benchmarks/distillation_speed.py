@@ -37,7 +37,7 @@ from drafter_trainer.languages import get_pair
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", default="recipes/configs/smollm2-135m/de-en.yaml", help="Of target and pair")
+    parser.add_argument("--config", default="recipes/configs/gemma-3-270m/de-en.yaml", help="Of target and pair")
     parser.add_argument("--corpus", default="sample", help="Corpus of sentences, as distill.py names it")
     parser.add_argument("--prompts", type=int, default=256)
     parser.add_argument("--batch_size", type=int, default=64)

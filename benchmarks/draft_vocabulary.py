@@ -1,7 +1,7 @@
 """What a draft vocabulary saves: a drafter's step over all of its target's ids, and over the most frequent ones.
 
-    python benchmarks/draft_vocabulary.py --config recipes/configs/gemma-3-270m/language.yaml --pair en-yo \
-        --dtype bfloat16 --rows runs/gemma-3-270m-drafter-en-*/distill
+    python benchmarks/draft_vocabulary.py --config recipes/configs/gemma-3-270m/de-en.yaml \
+        --rows runs/gemma-3-270m-drafter-*-en/distill
 
 Each size is chosen on the training answers of a distillation and filled up with the tokenizer's lowest ids, as
 finetuning does; what is covered is counted on its held-out answers. The drafter has the configured shape and random

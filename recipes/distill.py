@@ -17,7 +17,7 @@
 # ///
 """Let the target answer a corpus' prompts at several temperatures; its answers become training rows.
 
-    accelerate launch recipes/distill.py --config recipes/configs/smollm2-135m/de-en.yaml
+    accelerate launch recipes/distill.py --config recipes/configs/gemma-3-270m/de-en.yaml
 
 Leaves RUN_FOLDER/distill/{train,validation}, which finetune.py reads. Interrupted, it goes on where it was; asked for
 more prompts, temperatures or samples later, or with another engine, it answers what is missing. The target answers in

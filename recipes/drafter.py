@@ -1,7 +1,7 @@
 """Make the drafter that is fastest for a language: try each way to one, measure them all, publish the best.
 
     make drafter LANG=oci TEXT=file:occitan.txt
-    recipes/drafter.py --config recipes/configs/smollm2-135m/language.yaml --pair oci --text file:occitan.txt
+    recipes/drafter.py --config recipes/configs/gemma-3-270m/language.yaml --pair oci --text file:occitan.txt
 
 Goes from text in the language of the answers to a published drafter with a card. The ways are those of arXiv
 2605.30580, each alone: an n-gram table, and networks finetuned on the target's translations, on text, and on both.

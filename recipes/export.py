@@ -17,7 +17,7 @@
 # ///
 """Make a published drafter ready for other engines: vLLM, SGLang, llama.cpp.
 
-    accelerate launch recipes/export.py --config recipes/configs/smollm2-135m/de-en.yaml --target_gguf TARGET.gguf
+    accelerate launch recipes/export.py --config recipes/configs/gemma-3-270m/de-en.yaml --target_gguf TARGET.gguf
 
 Writes vllm.json, sglang.txt, llamacpp.txt with drafter.gguf, and a README with what was checked to --export_folder
 (default: RUN_FOLDER/export). A drafter that is no Llama with byte-level BPE needs llama.cpp's --converter.

@@ -17,7 +17,7 @@
 # ///
 """Finetune a drafter on the target's own answers, keep the checkpoint that the target accepts most of, publish it.
 
-    accelerate launch recipes/finetune.py --config recipes/configs/smollm2-135m/de-en.yaml
+    accelerate launch recipes/finetune.py --config recipes/configs/gemma-3-270m/de-en.yaml
 
 Reads RUN_FOLDER/distill (or the folders of --data), leaves RUN_FOLDER/finetune, and ends by publishing as publish.py
 does, unless --publish false. Interrupted, it goes on from its last checkpoint.

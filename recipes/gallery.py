@@ -15,7 +15,7 @@ from drafter_trainer.hub.gallery import read_gallery, render_gallery
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="recipes/gallery.py", description=__doc__.partition("\n")[0])
     parser.add_argument("--cards", type=Path, default=Path("hub_cards"), help="Folder of the drafters' results")
-    parser.add_argument("--out", type=Path, default=Path("docs/gallery.html"), help="The page")
+    parser.add_argument("--out", type=Path, default=Path("gallery.html"), help="The page")
     options = parser.parse_args(argv)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(render_gallery(read_gallery(options.cards)), encoding="utf-8")

@@ -1,7 +1,7 @@
 """Let a language model grade what each method answered, after appendix F.4 of arXiv 2406.16758.
 
-    python recipes/bench.py --config recipes/configs/smollm2-135m/de-en.yaml --save_outputs true
-    python recipes/judge.py --outputs runs/smollm2-135m-drafter-de-en --servers https://HOST --judge_model NAME
+    python recipes/bench.py --config recipes/configs/gemma-3-270m/de-en.yaml --save_outputs true
+    python recipes/judge.py --outputs runs/gemma-3-270m-drafter-de-en --servers https://HOST --judge_model NAME
 
 Any OpenAI-compatible servers; their key, if they want one, in OPENAI_API_KEY. Writes judge.json beside outputs.jsonl
 and prints the table. Interrupted, it goes on where it was; what was refused is asked again.

@@ -17,7 +17,7 @@
 # ///
 """Train Medusa heads on the target's own answers, for the benchmark to compare with.
 
-    accelerate launch recipes/medusa.py --config recipes/configs/smollm2-135m/de-en.yaml
+    accelerate launch recipes/medusa.py --config recipes/configs/gemma-3-270m/de-en.yaml
 
 Reads RUN_FOLDER/distill (or the folders of --data), as finetuning does, and leaves RUN_FOLDER/medusa, which
 `recipes/bench.py --rivals medusa` measures. Interrupted, it goes on from its last checkpoint.

@@ -17,7 +17,7 @@
 # ///
 """Forecast, before anyone trains, what a drafter of the configured shape would bring on this machine.
 
-    accelerate launch recipes/predict.py --config recipes/configs/smollm2-135m/de-en.yaml
+    accelerate launch recipes/predict.py --config recipes/configs/gemma-3-270m/de-en.yaml
 
 Measures plain decoding, the target's passes over 1 to 17 tokens with all that the loop does around them, the
 drafter's step and what drafting takes beside it; prints the speedup to expect at each acceptance, the best draft

@@ -17,7 +17,7 @@
 # ///
 """Pretrain a drafter on packed text and conversations.
 
-    accelerate launch recipes/pretrain.py --config recipes/configs/smollm2-135m/de-en.yaml
+    accelerate launch recipes/pretrain.py --config recipes/configs/gemma-3-270m/de-en.yaml
 
 Leaves RUN_FOLDER/pretrain: the drafter, and under packed/ the rows that it read. Interrupted, it goes on from its
 last checkpoint.

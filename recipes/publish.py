@@ -17,10 +17,10 @@
 # ///
 """Publish the finetuned drafter of a run, with the results of its benchmark once there are any.
 
-    accelerate launch recipes/publish.py --config recipes/configs/smollm2-135m/de-en.yaml --dry_run true
-    accelerate launch recipes/publish.py --config recipes/configs/smollm2-135m/de-en.yaml --tag v1
-    accelerate launch recipes/publish.py --config recipes/configs/smollm2-135m/de-en.yaml --to runs/drafter
-    accelerate launch recipes/publish.py --config recipes/configs/smollm2-135m/de-en.yaml --dataset true
+    accelerate launch recipes/publish.py --config recipes/configs/gemma-3-270m/de-en.yaml --dry_run true
+    accelerate launch recipes/publish.py --config recipes/configs/gemma-3-270m/de-en.yaml --tag v1
+    accelerate launch recipes/publish.py --config recipes/configs/gemma-3-270m/de-en.yaml --to runs/drafter
+    accelerate launch recipes/publish.py --config recipes/configs/gemma-3-270m/de-en.yaml --dataset true
 
 To the Hub that HF_ENDPOINT and HF_TOKEN name, or to a folder with --to. On the Hub it is one commit, which is
 downloaded again, compared and tried before it is tagged; a branch that holds another drafter is refused without

@@ -1,6 +1,6 @@
 """Render the report of a results file anew: report.md, report.html and plots/ beside it.
 
-    make report RESULTS=runs/smollm2-135m-drafter-de-en/results.json
+    make report RESULTS=runs/gemma-3-270m-drafter-de-en/results.json
 
 Nothing is measured; the files are what bench.py left, or would leave today.
 """

@@ -1,7 +1,7 @@
 """Measure the router between drafters of several pairs against always knowing the language.
 
-    accelerate launch recipes/route.py --config recipes/configs/smollm2-135m/common.yaml \\
-      --drafters runs/smollm2-135m-drafter-{de,fr,ru,ja,zh}-en/drafter --questions mixed.jsonl
+    accelerate launch recipes/route.py --config recipes/configs/gemma-3-270m/common.yaml \\
+      --drafters runs/gemma-3-270m-drafter-{de,fr,ru,ja,zh}-en/drafter --questions mixed.jsonl
 
 The pairs' questions take turns, and each is asked with plain decoding, with the drafter of its pair, and with the
 router, which is told nothing. Both draft with the same drafters. Writes results.json with its report to --out and

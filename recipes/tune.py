@@ -17,8 +17,8 @@
 # ///
 """Find on this machine how a finetuned drafter drafts best, publish it with what was found.
 
-    accelerate launch recipes/tune.py --config recipes/configs/smollm2-135m/de-en.yaml
-    accelerate launch recipes/tune.py --config recipes/configs/smollm2-135m/de-en.yaml --sources lookup ngram \
+    accelerate launch recipes/tune.py --config recipes/configs/gemma-3-270m/de-en.yaml
+    accelerate launch recipes/tune.py --config recipes/configs/gemma-3-270m/de-en.yaml --sources lookup ngram \
       --table_corpus file:text.txt --run_folder runs/ngram
 
 Measures the target's passes and the drafter's step, then tries draft vocabularies, n-gram tables (of the answers, and

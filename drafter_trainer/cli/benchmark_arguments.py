@@ -1,11 +1,10 @@
-"""Arguments of the recipes bench, matrix, judge and route, and of rivals."""
+"""Arguments of the recipes bench, judge and route, and of rivals."""
 
 from dataclasses import dataclass
 
 from drafter_trainer.cli.options import check_known, check_positive, option
 from drafter_trainer.drafters.loop.policy import SOURCES
 from drafter_trainer.errors import InputError
-from drafter_trainer.languages import get_pair
 
 
 @dataclass
@@ -63,45 +62,6 @@ class BenchmarkArguments:
     def others(self) -> dict[str, str]:
         """Places of the drafters of `against`, by name."""
         return {name: place for name, _, place in (entry.partition("=") for entry in self.against)}
-
-
-@dataclass
-class MatrixArguments:
-    """Say which drafters are measured on what."""
-
-    drafters: list[str] = option([], "Hub ids or folders of drafters, or folders with a results.json and no drafter")
-    tasks: list[str] = option(
-        [], "Tasks of recipes/configs/tasks; written TASK:PAIR, a task is asked in that pair alone"
-    )
-    pairs: list[str] = option([], "Pairs in each of which other tasks are asked")
-    task_questions: list[str] = option(
-        [], "What a task asks, as TASK=SOURCE; {pair} stands for the pair (default: as in its file)"
-    )
-    out: str = option("runs/matrix", "Folder of the cells, matrix.md and matrix.png")
-
-    def __post_init__(self) -> None:
-        if not self.drafters or not self.tasks:
-            raise InputError("give --drafters FOLDER_OR_HUB_ID ... and --tasks NAME ..., or a --config that has them")
-        if not self.pairs and not all(":" in task for task in self.tasks):
-            raise InputError("no pairs: give --pairs de-en ..., or tasks such as translation:de-en")
-        for _, pair in self.columns:
-            get_pair(pair)
-        known = dict.fromkeys(task for task, _ in self.columns)
-        for entry in self.task_questions:
-            task, _, source = entry.partition("=")
-            if task not in known or not source:
-                raise InputError(f"task_questions are TASK=SOURCE of the tasks {', '.join(known)}, got {entry}")
-
-    @property
-    def columns(self) -> list[tuple[str, str]]:
-        """Tasks, each with the pair that it is asked in."""
-        parted = [task.partition(":") for task in self.tasks]
-        return [(task, pair) for task, _, own in parted for pair in ([own] if own else self.pairs)]
-
-    def questions(self, task: str, pair: str) -> str | None:
-        """Return what a task asks in a pair, where that is said."""
-        sources = dict(entry.split("=", 1) for entry in self.task_questions)
-        return sources[task].replace("{pair}", pair) if task in sources else None
 
 
 @dataclass

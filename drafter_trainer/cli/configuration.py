@@ -24,7 +24,6 @@ from drafter_trainer.cli.arguments import (
 from drafter_trainer.cli.benchmark_arguments import (
     BenchmarkArguments,
     JudgeArguments,
-    MatrixArguments,
     MedusaArguments,
     RivalArguments,
     RouteArguments,
@@ -54,7 +53,6 @@ RECIPES = {
     "bench": (RunArguments, TargetArguments, BenchmarkArguments),
     "medusa": (RunArguments, TargetArguments, MedusaArguments, RivalTrainingArguments),
     "eagle": (RunArguments, TargetArguments, RivalArguments, RivalTrainingArguments),
-    "matrix": (MatrixArguments,),
     "judge": (JudgeArguments,),
     "route": (TargetArguments, RouteArguments),
 }

@@ -8,17 +8,16 @@ import pytest
 
 from drafter_trainer.cli.arguments import DistillationArguments, RunArguments
 from drafter_trainer.cli.benchmark_arguments import BenchmarkArguments
-from drafter_trainer.cli.configuration import RECIPES, parse_arguments, read_config
+from drafter_trainer.cli.configuration import RECIPES, parse_arguments
 from drafter_trainer.errors import InputError
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 NEEDED = {"pair": "de-en", "drafter_name": "tiny-drafter-de-en", "target_model": "tiny", "corpus": "sample"}
 TASKS = CONFIGS / "tasks"
-MATRICES = sorted(CONFIGS.glob("*/matrix.yaml"))
 PUBLISHED = sorted(
     path
     for path in CONFIGS.glob("*/*.yaml")
-    if path.parent != TASKS and path.name != "common.yaml" and path not in MATRICES
+    if path.parent != TASKS and path.name != "common.yaml"
 )
 OF_A_DRAFTER = [recipe for recipe, kinds in RECIPES.items() if RunArguments in kinds]
 
@@ -324,15 +323,6 @@ def test_published_configuration_is_read_by_every_recipe(path: Path, recipe: str
 def test_there_are_published_configurations() -> None:
     """With a wrong pattern the test above would pass on nothing."""
     assert PUBLISHED
-    assert MATRICES
-
-
-@pytest.mark.parametrize("path", MATRICES, ids=lambda path: path.parent.name)
-def test_published_matrix_is_read(path: Path) -> None:
-    """A matrix whose tasks or pairs are misspelt would only show after hours."""
-    (matrix,), _ = parse_arguments("matrix", ["--config", str(path)], "Test.")
-    assert {task for task, _ in matrix.columns} <= {file.stem for file in TASKS.glob("*.yaml")}
-    read_config(path, "bench")
 
 
 def bench(*argv: str | Path) -> BenchmarkArguments:

@@ -1,4 +1,4 @@
-"""Tasks, conversations and the matrix as a user launches them, on a tiny target with an untrained drafter."""
+"""Tasks and conversations as a user launches them, on a tiny target with an untrained drafter."""
 
 from pathlib import Path
 
@@ -101,22 +101,3 @@ def test_unknown_task_is_refused_before_anything_is_loaded(config: Path, drafter
     with pytest.raises(InputError, match="unknown task stories: the known ones are conversation, mathematics"):
         bench(config, drafter, "--task", "stories")
     assert not (config.parent / "run").exists()
-
-
-def test_matrix_measures_what_it_can_and_reuses_it(
-    config: Path, drafter: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A matrix of hours must neither end on one cell nor begin anew, nor be silent."""
-    out = config.parent / "matrix"
-    options = ["--config", str(config), "--drafters", str(drafter), "--pairs", "de-en", "--out", str(out)]
-    recipe_main("matrix")([*options, "--tasks", "story", "summarisation"])
-    assert "3/3" in capsys.readouterr().err.rpartition("error:")[0]  # questions, as bench.py counts them
-    results = out / NAME / "story-de-en" / "results.json"
-    speedup = read_results(results)["runs"][0]["methods"][-1]["speedup"]
-    said = (out / "matrix.md").read_text(encoding="utf-8")
-    assert f"{speedup['value']:.2f}x ({speedup['low']:.2f}-{speedup['high']:.2f}), 3" in said
-    assert "1. sample has no questions of task summarisation: name a Spec-Bench file" in said
-    before = results.stat().st_mtime_ns
-    recipe_main("matrix")([*options, "--tasks", "story"])
-    assert results.stat().st_mtime_ns == before
-    assert "summarisation" not in (out / "matrix.md").read_text(encoding="utf-8")
