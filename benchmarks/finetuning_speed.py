@@ -2,9 +2,10 @@
 
     python benchmarks/finetuning_speed.py --rows runs/rows/train
 
-All train the same drafter, three layers of the target, on the same rows, with the completions supervised, in fp32 and without gradient checkpointing. TRL's trainer keeps its other defaults (batches of 8). The
-padded rows go through transformers' Trainer in the batches of two of arXiv 2406.16758, and are fewer: 2,048 positions
-a row take as long whatever stands in them. Needs `pip install trl`.
+All train the same drafter, three layers of the target, on the same rows, with the completions supervised, in fp32 and
+without gradient checkpointing. TRL's trainer keeps its other defaults (batches of 8). The padded rows go through
+transformers' Trainer in batches of two, as in arXiv 2406.16758, and are fewer: 2,048 positions a row take as long
+whatever is in them. Needs `pip install trl`.
 """
 
 import argparse

@@ -14,11 +14,7 @@ from drafter_trainer.errors import InputError
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 NEEDED = {"pair": "de-en", "drafter_name": "tiny-drafter-de-en", "target_model": "tiny", "corpus": "sample"}
 TASKS = CONFIGS / "tasks"
-PUBLISHED = sorted(
-    path
-    for path in CONFIGS.glob("*/*.yaml")
-    if path.parent != TASKS and path.name != "common.yaml"
-)
+PUBLISHED = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.parent != TASKS and path.name != "common.yaml")
 OF_A_DRAFTER = [recipe for recipe, kinds in RECIPES.items() if RunArguments in kinds]
 
 
