@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from drafter_trainer.cli.options import check_known, check_one_of, check_positive, option
+from drafter_trainer.drafters.compact import FORMATS
 from drafter_trainer.drafters.loop.policy import NETWORK, NGRAM, SOURCES
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import read_language_or_pair
@@ -214,7 +215,7 @@ class PublishingArguments:
     format: str = option(
         "stock",
         "stock: a model that every engine loads; compact: without embeddings, head and tokenizer, which load_drafter "
-        "takes from the target",
+        "takes from the target, in int8; compact-int4: the same in int4",
     )
     draft_length: int = option(5, "Tokens that the stock loop drafts in one round, written into the repository")
     licence: str | None = option(None, "Licence identifier for the card (default: what the target's own card says)")
@@ -228,8 +229,8 @@ class PublishingArguments:
         # Drafting nothing works greedily and breaks when sampling (transformers 5.23).
         check_positive(self, "draft_length")
         check_known(self, "sources", SOURCES)
-        check_one_of(self, "format", ("stock", "compact"))
-        if self.format == "compact" and (self.adapter_of or not self.network):
+        check_one_of(self, "format", tuple(FORMATS))
+        if FORMATS[self.format] and (self.adapter_of or not self.network):
             raise InputError("only a network of its own has a compact format: leave adapter_of and sources out")
         if self.adapter_of and not self.network:
             raise InputError("an adapter is a network's: give --adapter_of, or --sources without network")

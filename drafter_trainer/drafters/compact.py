@@ -1,4 +1,4 @@
-"""A drafter without what is the target's own: layers in int8, of a few megabytes, around the target's embeddings.
+"""A drafter without what is the target's own: layers in int8 or int4, of some megabytes, around its embeddings.
 
 A drafter that was trained with frozen embeddings has the target's own, which for a large vocabulary are most of its
 bytes. `load_drafter` takes them from the target that it is loaded for, without a copy.
@@ -14,18 +14,23 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from drafter_trainer.errors import InputError
 
 COMPACT = "compact.safetensors"
-_SCALE = ".scale"  # behind a matrix' name: its rows' scales
+FORMATS = {"stock": 0, "compact": 8, "compact-int4": 4}  # of a repository: bits of a weight where it is compact
+_SCALE = ".scale"  # behind a matrix' name: its scales
+_GROUP = 64  # weights of a row that share a scale in int4
+_CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 
 
-def write_compact(model: PreTrainedModel, target_model: PreTrainedModel, folder: Path) -> None:
+def write_compact(model: PreTrainedModel, target_model: PreTrainedModel, folder: Path, bits: int = 8) -> None:
     """Write a drafter's configuration and all weights but embeddings and head to a folder.
 
-    Matrices are stored in int8 with a scale for each row, everything else in the drafter's dtype.
+    Matrices are stored in int8 with a scale for each row, or in int4 with a scale for each 64 weights of a row;
+    everything else in the drafter's dtype.
 
     Args:
         model (`PreTrainedModel`): The drafter.
         target_model (`PreTrainedModel`): Its target.
         folder (`Path`): Gains `config.json`, `generation_config.json` and `compact.safetensors`.
+        bits (`int`, *optional*, defaults to `8`): Bits of a weight: 8, or 4 where rows are multiples of 64 weights.
     Raises:
         InputError: If the drafter's embeddings or head are not the target's.
     """
@@ -47,9 +52,8 @@ def write_compact(model: PreTrainedModel, target_model: PreTrainedModel, folder:
         if weight.dim() != 2:
             tensors[name] = weight.contiguous()
             continue
-        scale = weight.float().abs().amax(dim=1).clamp(min=1e-8) / 127
-        tensors[name] = (weight.float() / scale[:, None]).round().to(torch.int8)
-        tensors[name + _SCALE] = scale
+        small = bits == 4 and weight.shape[1] % _GROUP == 0
+        tensors[name], tensors[name + _SCALE] = (_to_int4 if small else _to_int8)(weight.float())
     folder.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
@@ -81,7 +85,7 @@ def read_compact(folder: Path, target_model: PreTrainedModel, dtype: torch.dtype
     model = AutoModelForCausalLM.from_config(small, dtype=dtype)
     tensors = load_file(folder / COMPACT)
     weights = {
-        name: (weight if weight.dtype != torch.int8 else weight * tensors[name + _SCALE][:, None]).to(dtype)
+        name: (_to_float(weight, tensors[name + _SCALE]) if name + _SCALE in tensors else weight).to(dtype)
         for name, weight in tensors.items()
         if not name.endswith(_SCALE)
     }
@@ -100,3 +104,39 @@ def read_compact(folder: Path, target_model: PreTrainedModel, dtype: torch.dtype
     own[0].num_embeddings = own[1].out_features = model.config.vocab_size = len(embeddings)
     model.config.pad_token_id = config.pad_token_id
     return model
+
+
+def _to_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return int8 values of shape `(rows, columns)` and fp32 scales of shape `(rows,)`."""
+    scale = weight.abs().amax(dim=1).clamp(min=1e-8) / 127
+    return (weight / scale[:, None]).round().to(torch.int8), scale
+
+
+def _to_int4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return pairs of int4 values as `uint8` of shape `(rows, columns / 2)`, and fp16 scales `(rows, columns / 64)`.
+
+    Each scale is the one of a few with the least squared error: a little clipping costs less than coarse steps.
+    """
+    groups = weight.view(len(weight), -1, _GROUP)
+    largest = groups.abs().amax(dim=-1, keepdim=True).clamp(min=1e-6)
+    least = values = scales = None
+    for clip in _CLIPS:
+        scale = (largest * clip / 7).half().float()
+        tried = (groups / scale).round().clamp(-8, 7)
+        error = (tried * scale - groups).square().sum(dim=-1, keepdim=True)
+        if least is None:
+            least, values, scales = error, tried, scale
+            continue
+        better = error < least
+        least, values, scales = (
+            torch.where(better, new, old) for new, old in ((error, least), (tried, values), (scale, scales))
+        )
+    pairs = (values + 8).to(torch.uint8).view(len(weight), -1, 2)
+    return pairs[..., 0] | pairs[..., 1] << 4, scales.squeeze(-1).half()
+
+
+def _to_float(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    if values.dtype == torch.int8:
+        return values * scale[:, None]
+    pairs = torch.stack((values & 15, values >> 4), dim=-1).float() - 8
+    return (pairs.view(len(values), -1, _GROUP) * scale.float()[..., None]).flatten(1)

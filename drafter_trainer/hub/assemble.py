@@ -60,7 +60,7 @@ def assemble(
     folder: Path,
     adapter_of: str | None = None,
     sources: Sequence[str] = (),
-    compact: bool = False,
+    compact: int = 0,
     place: Path | None = None,
 ) -> DrafterDescription:
     """Write a drafter's files, apart from card and results, to a new folder.
@@ -71,8 +71,8 @@ def assemble(
     Args:
         adapter_of (`str`, *optional*): Write the run's LoRA adapter in place of whole weights, over this drafter.
         sources (`Sequence[str]`, *optional*): Draft with these alone; all that were tuned if left out.
-        compact (`bool`, *optional*, defaults to `False`): Leave out what is the target's own: embeddings, head and
-            tokenizer; see `drafters.compact`.
+        compact (`int`, *optional*, defaults to `0`): Bits of a weight, 8 or 4, of a repository without what is the
+            target's own: embeddings, head and tokenizer; see `drafters.compact`. 0 for a stock model.
         place (`Path`, *optional*): Folder where it is going to be; `None` on the Hub. An adapter names a base drafter
             in a folder by the way from there.
     Raises:
@@ -108,7 +108,7 @@ def assemble_folder(
     languages: str | Iterable[str] | None = None,
     draft_length: int | None = None,
     adapter_of: str | None = None,
-    compact: bool = False,
+    compact: int = 0,
     place: Path | None = None,
 ) -> DrafterDescription:
     """Write the files of a drafter that lies in a folder, as a trainer or tuning left it; see `assemble`.
@@ -157,7 +157,7 @@ def _write(
     files: Mapping[str, Path],
     folder: Path,
     adapter_of: str | None,
-    compact: bool,
+    compact: int,
     place: Path | None,
 ) -> DrafterDescription:
     tokenizer = target.load_tokenizer()
@@ -170,7 +170,7 @@ def _write(
     take_special_ids(model, target, tokenizer, description.draft_length)
     over: dict[str, str] = {}
     if compact:
-        write_compact(model, target.load_model(str(model.dtype).removeprefix("torch.")), folder)
+        write_compact(model, target.load_model(str(model.dtype).removeprefix("torch.")), folder, compact)
     elif adapter_of is None:
         model.save_pretrained(folder)
     else:

@@ -13,6 +13,7 @@ from huggingface_hub import HfApi
 
 from drafter_trainer.cli.arguments import PublishingArguments, RunArguments
 from drafter_trainer.distillation.store import NAMES, SPLITS, RowStore, without_paths
+from drafter_trainer.drafters.compact import FORMATS
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.drafters.saving import WEIGHTS
 from drafter_trainer.errors import InputError
@@ -114,7 +115,7 @@ def publish_run(run: RunArguments, target: Target, target_dtype: str, publishing
             folder,
             publishing.adapter_of,
             publishing.sources,
-            compact=publishing.format == "compact",
+            compact=FORMATS[publishing.format],
             place=None if publishing.to == HUB else Path(publishing.to),
         )
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from drafter_trainer.cli.arguments import PublishingArguments
+from drafter_trainer.drafters.compact import FORMATS
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.assemble import assemble_folder
@@ -63,7 +64,8 @@ def publish(
         draft_length (`int`, *optional*): Tokens that the stock loop drafts in one round.
         adapter_of (`str`, *optional*): Publish the LoRA adapter alone, over this published base drafter.
         format (`str`, *optional*, defaults to `"stock"`): "stock", a model that every engine loads, or "compact",
-            without the target's own embeddings, head and tokenizer, which `load_drafter` takes from the target.
+            without the target's own embeddings, head and tokenizer, which `load_drafter` takes from the target, its
+            weights in int8; "compact-int4" halves them again, at some loss of acceptance.
         check_generation (`bool`, *optional*, defaults to `True`): Load the target and generate with what came back.
         collection (`bool`, *optional*, defaults to `True`): Gather a target's drafters in a collection.
         dtype (`str`, *optional*, defaults to `"auto"`): The target is loaded in it, for this check.
@@ -98,7 +100,7 @@ def publish(
 
     def write(written: Path) -> DrafterDescription:
         place = None if str(to) == HUB else Path(to)
-        compact = format == "compact"
+        compact = FORMATS[format]
         return assemble_folder(folder, target, written, name, languages, draft_length, adapter_of, compact, place)
 
     name = name or (described.name if described else folder.resolve().name)

@@ -90,6 +90,26 @@ def test_compact_drafter_says_what_the_whole_one_says(family: str, tmp_path: Pat
     assert torch.equal(found.argmax(-1), expected.argmax(-1))
 
 
+def test_int4_halves_the_file_and_is_as_near_as_its_steps_allow(tmp_path: Path) -> None:
+    """Prevent pairs of int4 values from being swapped or shifted, or a group from getting another one's scale."""
+    target, drafter = make("llama", 2, width=64), make("llama", 1, width=64)
+    with torch.no_grad():
+        drafter.get_input_embeddings().weight.copy_(target.get_input_embeddings().weight)
+        for index, weight in enumerate(drafter.model.layers.parameters()):
+            weight.mul_(1 + index)  # no two matrices have like scales
+    for bits in (8, 4):
+        write_compact(drafter, target, tmp_path / str(bits), bits)
+    sizes = [(tmp_path / bits / COMPACT).stat().st_size for bits in ("8", "4")]
+    assert sizes[1] < 0.62 * sizes[0]
+    loaded = read_compact(tmp_path / "4", target, torch.float32)
+    for (name, weight), (_, own) in zip(loaded.named_parameters(), drafter.named_parameters()):
+        if weight.dim() == 2 and "layers" in name:
+            # Steps are largest / 7 at most: uniform rounding errs by a twelfth of their square on average.
+            assert (weight - own).square().mean() < 0.012 * own.square().mean(), name
+        else:
+            assert torch.equal(weight, own), name
+
+
 def test_trained_embeddings_are_refused(tmp_path: Path) -> None:
     """Prevent embeddings that were trained from being replaced by the target's in silence."""
     target, drafter = make_pair("llama")
