@@ -15,7 +15,7 @@
 # secrets = ["HF_TOKEN"]
 # volumes = ["dist:/wheels"]
 # ///
-"""Measure a drafter against plain decoding, prompt lookup, itself before finetuning, and rivals of the literature.
+"""Measure a drafter against plain decoding, prompt lookup, itself before finetuning, and baselines of the literature.
 
     accelerate launch recipes/bench.py --config recipes/configs/gemma-3-270m/de-en.yaml --drafter runs/drafter
     accelerate launch recipes/bench.py --config recipes/configs/gemma-3-270m/de-en.yaml --task story
@@ -28,10 +28,10 @@ references, answers are scored against them. Interrupted, it goes on with the qu
 import functools
 from pathlib import Path
 
+from drafter_trainer.benchmark.baselines import TRAINED, build_baselines
 from drafter_trainer.benchmark.journal import read_journal
 from drafter_trainer.benchmark.outputs import FILE_NAME, write_outputs
 from drafter_trainer.benchmark.report import report_tables
-from drafter_trainer.benchmark.rivals import TRAINED, build_rivals
 from drafter_trainer.cli.configuration import parse_arguments
 from drafter_trainer.cli.launch import report_folder, require_one_process, run_recipe
 from drafter_trainer.corpora.tasks import TRANSLATION
@@ -52,11 +52,11 @@ def main(argv: list[str]) -> None:
     if pretrained is None and Path(drafter).is_dir() and (beside / "config.json").is_file():
         pretrained = str(beside)
     out = Path(bench.out or (run.folder if bench.task == TRANSLATION else run.folder / "tasks" / bench.task))
-    rivals = {name: Path(getattr(bench, name) or run.folder / name) for name in TRAINED}
+    baselines = {name: Path(getattr(bench, name) or run.folder / name) for name in TRAINED}
     trained = {
-        name: finished_step(rivals[name], f"run {name}.py first, or give --{name} FOLDER")["fingerprint"]
+        name: finished_step(baselines[name], f"run {name}.py first, or give --{name} FOLDER")["fingerprint"]
         for name in TRAINED
-        if name in bench.rivals
+        if name in bench.baselines
     }
     before = read_step(out / "bench")
     results = benchmark(
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> None:
         stock_loop=bench.stock_loop,
         follow_clock=bench.follow_clock,
         dtype=where.dtype,
-        other_methods=functools.partial(build_rivals, bench, folders=rivals),
+        other_methods=functools.partial(build_baselines, bench, folders=baselines),
         other_inputs=trained,
     )
     if bench.save_outputs:

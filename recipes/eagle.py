@@ -20,11 +20,11 @@
     accelerate launch recipes/eagle.py --config recipes/configs/gemma-3-270m/de-en.yaml
 
 Reads RUN_FOLDER/distill (or the folders of --data), as finetuning does, and leaves RUN_FOLDER/eagle, which
-`recipes/bench.py --rivals eagle` measures. Interrupted, it goes on from its last checkpoint.
+`recipes/bench.py --baselines eagle` measures. Interrupted, it goes on from its last checkpoint.
 """
 
-from drafter_trainer.benchmark.rivals.eagle import EagleLayer
-from drafter_trainer.benchmark.rivals.trainers import EagleTrainer, train_rival
+from drafter_trainer.benchmark.baselines.eagle import EagleLayer
+from drafter_trainer.benchmark.baselines.trainers import EagleTrainer, train_baseline
 from drafter_trainer.cli.configuration import parse_arguments
 from drafter_trainer.cli.launch import report_step, require_one_process, run_recipe
 
@@ -32,7 +32,7 @@ from drafter_trainer.cli.launch import report_step, require_one_process, run_rec
 def main(argv: list[str]) -> None:
     (run, where, data, training), given = parse_arguments("eagle", argv, __doc__)
     require_one_process("an EAGLE layer is trained")
-    report_step(*train_rival("eagle", EagleTrainer, EagleLayer, {}, run, where, data, training, given))
+    report_step(*train_baseline("eagle", EagleTrainer, EagleLayer, {}, run, where, data, training, given))
 
 
 if __name__ == "__main__":

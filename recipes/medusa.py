@@ -20,13 +20,13 @@
     accelerate launch recipes/medusa.py --config recipes/configs/gemma-3-270m/de-en.yaml
 
 Reads RUN_FOLDER/distill (or the folders of --data), as finetuning does, and leaves RUN_FOLDER/medusa, which
-`recipes/bench.py --rivals medusa` measures. Interrupted, it goes on from its last checkpoint.
+`recipes/bench.py --baselines medusa` measures. Interrupted, it goes on from its last checkpoint.
 """
 
 from transformers import PreTrainedConfig
 
-from drafter_trainer.benchmark.rivals.medusa import MedusaHeads
-from drafter_trainer.benchmark.rivals.trainers import MedusaTrainer, train_rival
+from drafter_trainer.benchmark.baselines.medusa import MedusaHeads
+from drafter_trainer.benchmark.baselines.trainers import MedusaTrainer, train_baseline
 from drafter_trainer.cli.configuration import parse_arguments
 from drafter_trainer.cli.launch import report_step, require_one_process, run_recipe
 
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     def make_heads(config: PreTrainedConfig) -> MedusaHeads:
         return MedusaHeads(data.heads, config.hidden_size)
 
-    report_step(*train_rival("medusa", MedusaTrainer, make_heads, said, run, where, data, training, given))
+    report_step(*train_baseline("medusa", MedusaTrainer, make_heads, said, run, where, data, training, given))
 
 
 if __name__ == "__main__":

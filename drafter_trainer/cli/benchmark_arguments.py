@@ -1,4 +1,4 @@
-"""Arguments of the recipes bench, judge and route, and of rivals."""
+"""Arguments of the recipes bench, judge and route, and of baselines."""
 
 from dataclasses import dataclass
 
@@ -33,13 +33,15 @@ class BenchmarkArguments:
     alone: list[str] = option([], "Also measure the drafter with lookup, ngram or network alone")
     against: list[str] = option([], "Also measure these drafters, each as NAME=FOLDER or NAME=HUB_ID")
     stock_loop: bool = option(False, "Also measure the drafter in transformers' own loop")
-    rivals: list[str] = option([], "Also measure methods of the literature: lookahead, medusa, eagle, early_exit")
-    lookahead: list[int] = option([5, 4, 5], "Rival lookahead: window, tokens of an n-gram, n-grams tried at once")
-    medusa: str = option("", "Rival medusa: folder of its heads (default: RUN_FOLDER/medusa)")
-    eagle: str = option("", "Rival eagle: folder of its layer (default: RUN_FOLDER/eagle)")
-    tree_nodes: int = option(12, "Rivals medusa and eagle: guesses of a tree, which one pass verifies")
-    early_exit_layer: int | None = option(None, "Rival early_exit: layers that draft (default: half of the target's)")
-    early_exit_length: int = option(3, "Rival early_exit: tokens drafted in one round")
+    baselines: list[str] = option([], "Also measure methods of the literature: lookahead, medusa, eagle, early_exit")
+    lookahead: list[int] = option([5, 4, 5], "Baseline lookahead: window, tokens of an n-gram, n-grams tried at once")
+    medusa: str = option("", "Baseline medusa: folder of its heads (default: RUN_FOLDER/medusa)")
+    eagle: str = option("", "Baseline eagle: folder of its layer (default: RUN_FOLDER/eagle)")
+    tree_nodes: int = option(12, "Baselines medusa and eagle: guesses of a tree, which one pass verifies")
+    early_exit_layer: int | None = option(
+        None, "Baseline early_exit: layers that draft (default: half of the target's)"
+    )
+    early_exit_length: int = option(3, "Baseline early_exit: tokens drafted in one round")
 
     def __post_init__(self) -> None:
         if not self.temperatures or min(self.temperatures) < 0:
@@ -54,7 +56,7 @@ class BenchmarkArguments:
             raise InputError(f"prompt_lookup_tokens must be 1 or more, got {self.prompt_lookup_tokens}")
         check_positive(self, "tree_nodes", "early_exit_layer", "early_exit_length")
         check_known(self, "alone", SOURCES)
-        check_known(self, "rivals", ("lookahead", "medusa", "eagle", "early_exit"))
+        check_known(self, "baselines", ("lookahead", "medusa", "eagle", "early_exit"))
         if len(self.lookahead) != 3 or min(self.lookahead) < 1 or self.lookahead[1] < 2:
             raise InputError(f"lookahead must be three numbers from 1 on, the second from 2 on, got {self.lookahead}")
 
@@ -82,8 +84,8 @@ class JudgeArguments:
 
 
 @dataclass
-class RivalArguments:
-    """Say what a rival of the literature is trained on."""
+class BaselineArguments:
+    """Say what a baseline of the literature is trained on."""
 
     data: list[str] = option([], "Folders of self-distilled rows, taken together (default: RUN_FOLDER/distill)")
     max_train_samples: int | None = option(None, "Train on so many of their rows, chosen by chance with --seed")
@@ -93,7 +95,7 @@ class RivalArguments:
 
 
 @dataclass
-class MedusaArguments(RivalArguments):
+class MedusaArguments(BaselineArguments):
     """Say the same of Medusa, and how far its heads look ahead."""
 
     heads: int = option(3, "Heads, each of which guesses one more token ahead")

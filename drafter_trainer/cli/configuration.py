@@ -22,16 +22,20 @@ from drafter_trainer.cli.arguments import (
     TargetArguments,
 )
 from drafter_trainer.cli.benchmark_arguments import (
+    BaselineArguments,
     BenchmarkArguments,
     JudgeArguments,
     MedusaArguments,
-    RivalArguments,
     RouteArguments,
 )
 from drafter_trainer.cli.serving_arguments import ExportArguments, ServingArguments
 from drafter_trainer.cli.tuning_arguments import PredictionArguments, TuningArguments
 from drafter_trainer.errors import InputError
-from drafter_trainer.training.arguments import DrafterTrainingArguments, PretrainingArguments, RivalTrainingArguments
+from drafter_trainer.training.arguments import (
+    BaselineTrainingArguments,
+    DrafterTrainingArguments,
+    PretrainingArguments,
+)
 
 RECIPES = {
     "pretrain": (RunArguments, TargetArguments, CorpusArguments, DrafterArguments, PretrainingArguments),
@@ -51,8 +55,8 @@ RECIPES = {
     "export": (RunArguments, TargetArguments, ExportArguments),
     "serve": (ServingArguments,),
     "bench": (RunArguments, TargetArguments, BenchmarkArguments),
-    "medusa": (RunArguments, TargetArguments, MedusaArguments, RivalTrainingArguments),
-    "eagle": (RunArguments, TargetArguments, RivalArguments, RivalTrainingArguments),
+    "medusa": (RunArguments, TargetArguments, MedusaArguments, BaselineTrainingArguments),
+    "eagle": (RunArguments, TargetArguments, BaselineArguments, BaselineTrainingArguments),
     "judge": (JudgeArguments,),
     "route": (TargetArguments, RouteArguments),
 }

@@ -124,8 +124,8 @@ class DrafterTrainingArguments(_TrainerArguments):
 
 
 @dataclass
-class RivalTrainingArguments(_TrainerArguments):
-    """Arguments of the trainers of rivals: those of the Hugging Face Trainer with the rivals' defaults, and two more.
+class BaselineTrainingArguments(_TrainerArguments):
+    """Arguments of the baselines' trainers: those of the Hugging Face Trainer with other defaults, and two more.
 
     Args:
         max_length (`int`): Rows longer than this lose the end of their answer.

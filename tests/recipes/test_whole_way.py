@@ -207,18 +207,18 @@ def test_results_hold_every_method_and_are_lossless(run: Path) -> None:
     assert results["runs"][0]["methods"][0]["speedup"] == {"value": 1.0, "low": 1.0, "high": 1.0}
 
 
-def test_rivals_are_trained_on_the_same_rows_and_measured_beside(run: Path, config: Path, tmp_path: Path) -> None:
-    """A rival that is left out, or that changes the text without being marked, makes the comparison a lie."""
+def test_baselines_are_trained_on_the_same_rows_and_measured_beside(run: Path, config: Path, tmp_path: Path) -> None:
+    """A baseline that is left out, or that changes the text without being marked, makes the comparison a lie."""
     options = ["--config", str(config), "--out", str(tmp_path)]
-    everyone = ["--rivals", "lookahead", "medusa", "eagle", "early_exit", "--alone", "lookup", "network"]
+    everyone = ["--baselines", "lookahead", "medusa", "eagle", "early_exit", "--alone", "lookup", "network"]
     with pytest.raises(InputError, match=r"there is no finished step in .*medusa: run medusa\.py first"):
         recipe_main("bench")([*options, *everyone])
-    for rival in ("medusa", "eagle"):
+    for baseline in ("medusa", "eagle"):
         given = ["--learning_rate", "0.01", "--num_train_epochs", "4", "--draft_vocabulary", "128"]
-        recipe_main(rival)(["--config", str(config), *given])
-        recipe_main(rival)(["--config", str(config), *given])  # not done again
-        assert {"model.safetensors", "draft_vocabulary.safetensors", "rival.json"} <= {
-            path.name for path in (run / rival).iterdir()
+        recipe_main(baseline)(["--config", str(config), *given])
+        recipe_main(baseline)(["--config", str(config), *given])  # not done again
+        assert {"model.safetensors", "draft_vocabulary.safetensors", "baseline.json"} <= {
+            path.name for path in (run / baseline).iterdir()
         }
     recipe_main("bench")([*options, *everyone])
     results = read_results(tmp_path / "results.json")

@@ -9,8 +9,8 @@ import random
 import torch
 from transformers import PreTrainedModel
 
-from drafter_trainer.benchmark.rivals.decoding import TreeDecoding
-from drafter_trainer.benchmark.rivals.tree import Tree
+from drafter_trainer.benchmark.baselines.decoding import TreeDecoding
+from drafter_trainer.benchmark.baselines.tree import Tree
 
 
 class LookaheadDecoding(TreeDecoding):

@@ -12,7 +12,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 from transformers.cache_utils import Cache, DynamicLayer
 
-from drafter_trainer.benchmark.rivals.tree import Tree, accept_by_chance, ancestry, attention_mask, follow_choices
+from drafter_trainer.benchmark.baselines.tree import Tree, accept_by_chance, ancestry, attention_mask, follow_choices
 from drafter_trainer.decoding.metrics import Round
 from drafter_trainer.errors import InputError
 
@@ -97,7 +97,7 @@ class TreeDecoding:
         if not all(type(layer) is DynamicLayer for layer in cache.layers):
             raise InputError(
                 f"{model.config.model_type} has layers without full attention, which trees of drafts do not support: "
-                "leave rivals other than early_exit out"
+                "leave baselines other than early_exit out"
             )
         self.rounds, self.sampling, self.processors = [], bool(generation_config.do_sample), logits_processor
         ids, known = input_ids, input_ids[0].tolist()

@@ -1,4 +1,4 @@
-"""Rivals as methods of a table: what is asked for is there, marked where it is lossy, or refused in one line."""
+"""Baselines as methods of a table: what is asked for is there, marked where it is lossy, or refused in one line."""
 
 import dataclasses
 import json
@@ -9,45 +9,61 @@ import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
+from drafter_trainer.benchmark.baselines import build_baselines
+from drafter_trainer.benchmark.baselines.eagle import EagleLayer
+from drafter_trainer.benchmark.baselines.medusa import MedusaHeads, accept_typical
+from drafter_trainer.benchmark.baselines.tree import Tree
 from drafter_trainer.benchmark.methods import Method
-from drafter_trainer.benchmark.rivals import build_rivals
-from drafter_trainer.benchmark.rivals.eagle import EagleLayer
-from drafter_trainer.benchmark.rivals.medusa import MedusaHeads, accept_typical
-from drafter_trainer.benchmark.rivals.tree import Tree
 from drafter_trainer.cli.benchmark_arguments import BenchmarkArguments
 from drafter_trainer.drafters.loop.repository import VOCABULARY
 from drafter_trainer.drafters.vocabulary import vocabulary_bytes
 from drafter_trainer.errors import InputError
 from drafter_trainer.results import PLAIN
 from drafter_trainer.targets import Target
-from tests.benchmark.rivals.conftest import noisy
+from tests.benchmark.baselines.conftest import noisy
 
 
 @pytest.fixture
 def folders(target: Target, target_model: PreTrainedModel, tmp_path: Path) -> dict[str, Path]:
     """Folders as the recipes leave them, over every second id."""
     modules = {"medusa": noisy(MedusaHeads(2, 32), 0.1), "eagle": EagleLayer(target_model.config)}
-    for rival, module in modules.items():
-        folder = tmp_path / rival
+    for baseline, module in modules.items():
+        folder = tmp_path / baseline
         folder.mkdir()
         save_file(module.state_dict(), folder / "model.safetensors")
         (folder / VOCABULARY).write_bytes(vocabulary_bytes(torch.arange(0, 400, 2)))
-        said = {"rival": rival, "heads": 2, "target": target.identity, "rank_accuracies": [[0.5, 0.2], [0.3, 0.1]]}
-        if rival == "eagle":
+        said = {
+            "baseline": baseline,
+            "heads": 2,
+            "target": target.identity,
+            "rank_accuracies": [[0.5, 0.2], [0.3, 0.1]],
+        }
+        if baseline == "eagle":
             said["rank_accuracies"] = [[0.5, 0.2]]
-        (folder / "rival.json").write_text(json.dumps(said), encoding="utf-8")
-    return {rival: tmp_path / rival for rival in modules}
+        (folder / "baseline.json").write_text(json.dumps(said), encoding="utf-8")
+    return {baseline: tmp_path / baseline for baseline in modules}
 
 
 def build(target: Target, target_model: PreTrainedModel, folders: dict[str, Path], **given: object) -> list[Method]:
-    given = {"rivals": ["lookahead", "medusa", "eagle", "early_exit"], "tree_nodes": 5} | given
-    return build_rivals(BenchmarkArguments(**given), target, target_model, folders)
+    given = {"baselines": ["lookahead", "medusa", "eagle", "early_exit"], "tree_nodes": 5} | given
+    return build_baselines(BenchmarkArguments(**given), target, target_model, folders)
 
 
-def test_every_rival_that_is_asked_for_is_in_the_table(
+def test_folder_of_before_is_read(folders: dict[str, Path], target: Target, target_model: PreTrainedModel) -> None:
+    """Heads that took hours to train must not be trained again because their description was renamed."""
+    path = folders["medusa"] / "baseline.json"
+    said = json.loads(path.read_text(encoding="utf-8"))
+    said["rival"] = said.pop("baseline")
+    path.unlink()
+    path.with_name("rival.json").write_text(json.dumps(said), encoding="utf-8")
+    (method,) = build(target, target_model, folders, baselines=["medusa"])
+    assert method.name == "Medusa"
+
+
+def test_every_baseline_that_is_asked_for_is_in_the_table(
     target: Target, target_model: PreTrainedModel, folders: dict[str, Path]
 ) -> None:
-    """A rival left out in silence looks like one that was beaten."""
+    """A baseline left out in silence looks like one that was beaten."""
     methods = build(target, target_model, folders)
     assert [(method.name, method.draft_length, method.lossy) for method in methods] == [
         ("Lookahead", 3, False),
@@ -55,7 +71,7 @@ def test_every_rival_that_is_asked_for_is_in_the_table(
         ("EAGLE", 3, False),
         ("early exit after 2 layers", 3, False),
     ]
-    assert build(target, target_model, folders, rivals=[]) == []
+    assert build(target, target_model, folders, baselines=[]) == []
     ids = torch.tensor([[5, 6, 7]])
     given = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 12, "do_sample": False}
     plain = target_model.generate(ids, **given)
@@ -67,7 +83,7 @@ def test_drafts_stay_within_the_draft_vocabulary(
     target: Target, target_model: PreTrainedModel, folders: dict[str, Path]
 ) -> None:
     """Places of the narrow head that are taken for ids are other tokens."""
-    for method in build(target, target_model, folders, rivals=["medusa", "eagle"]):
+    for method in build(target, target_model, folders, baselines=["medusa", "eagle"]):
         decoding, drafted = method.draft_arguments["custom_generate"], []
         right = decoding.draft
 
@@ -88,7 +104,7 @@ def test_drafts_stay_within_the_draft_vocabulary(
     ("change", "message"),
     [
         ({"target": "other@1"}, "was trained for other@1, the target is"),
-        ({"rival": "eagle"}, "holds eagle, expected medusa"),
+        ({"baseline": "eagle"}, "holds eagle, expected medusa"),
         ({"rank_accuracies": [[0.0], [0.0]]}, "none of its guesses was right on held-out rows"),
         ({"heads": 3}, "cannot be loaded: .* delete it and train it again"),
     ],
@@ -97,7 +113,7 @@ def test_folder_that_does_not_fit_is_refused(
     target: Target, target_model: PreTrainedModel, folders: dict[str, Path], change: dict, message: str
 ) -> None:
     """Heads of another target guess nothing, and the table would call the method useless."""
-    path = folders["medusa"] / "rival.json"
+    path = folders["medusa"] / "baseline.json"
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change), encoding="utf-8")
     with pytest.raises(InputError, match=message):
         build(target, target_model, folders)
@@ -108,16 +124,16 @@ def test_missing_and_damaged_folders_are_named(
 ) -> None:
     """What to do must stand in the message, not in a traceback."""
     with pytest.raises(InputError, match=r"train it with recipes/medusa\.py, or give --medusa FOLDER"):
-        build(target, target_model, {"medusa": tmp_path / "nowhere"}, rivals=["medusa"])
-    (folders["eagle"] / "rival.json").write_text("{", encoding="utf-8")
-    with pytest.raises(InputError, match=r"rival\.json is damaged"):
-        build(target, target_model, folders, rivals=["eagle"])
+        build(target, target_model, {"medusa": tmp_path / "nowhere"}, baselines=["medusa"])
+    (folders["eagle"] / "baseline.json").write_text("{", encoding="utf-8")
+    with pytest.raises(InputError, match=r"baseline\.json is damaged"):
+        build(target, target_model, folders, baselines=["eagle"])
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"rivals": ["medusae"]}, "rivals may name lookahead, medusa, eagle, early_exit, got medusae"),
+        ({"baselines": ["medusae"]}, "baselines may name lookahead, medusa, eagle, early_exit, got medusae"),
         ({"alone": ["table"]}, "alone may name lookup, ngram, network, got table"),
         ({"lookahead": [5, 1, 5]}, "lookahead must be three numbers"),
         ({"lookahead": [5, 4]}, "lookahead must be three numbers"),
@@ -125,7 +141,7 @@ def test_missing_and_damaged_folders_are_named(
     ],
 )
 def test_options_that_mean_nothing_are_refused(given: dict, message: str) -> None:
-    """A rival that is misspelt must not be left out in silence."""
+    """A baseline that is misspelt must not be left out in silence."""
     with pytest.raises(InputError, match=message):
         BenchmarkArguments(**given)
 
@@ -133,7 +149,7 @@ def test_options_that_mean_nothing_are_refused(given: dict, message: str) -> Non
 def test_early_exit_needs_fewer_layers(target: Target, target_model: PreTrainedModel) -> None:
     """With all layers the target drafts what it says anyway, at its own price."""
     with pytest.raises(InputError, match="early_exit_layer 4: the target has 4 layers"):
-        build(target, target_model, {}, rivals=["early_exit"], early_exit_layer=4)
+        build(target, target_model, {}, baselines=["early_exit"], early_exit_layer=4)
 
 
 def test_typical_acceptance_by_hand() -> None:

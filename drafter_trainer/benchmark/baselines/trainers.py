@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from transformers import PreTrainedConfig, PreTrainedModel, Trainer, set_seed
 
 from drafter_trainer.atomic import write_whole
-from drafter_trainer.benchmark.rivals import DESCRIPTION
+from drafter_trainer.benchmark.baselines import DESCRIPTION
 from drafter_trainer.cli.arguments import RunArguments, TargetArguments
-from drafter_trainer.cli.benchmark_arguments import RivalArguments
+from drafter_trainer.cli.benchmark_arguments import BaselineArguments
 from drafter_trainer.drafters.loop.repository import VOCABULARY
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids, coverage, map_ids, vocabulary_bytes
 from drafter_trainer.runs import Step, finished_step
 from drafter_trainer.targets import Target
-from drafter_trainer.training.arguments import RivalTrainingArguments
+from drafter_trainer.training.arguments import BaselineTrainingArguments
 from drafter_trainer.training.base import train_to_end
 from drafter_trainer.training.collators import IGNORED, SelfDistilledCollator
 from drafter_trainer.training.head import logits_in_pieces, sum_losses
@@ -46,7 +46,7 @@ class Guesses:
     features: torch.Tensor
 
 
-class RivalTrainer(Trainer):
+class BaselineTrainer(Trainer):
     """Train what guesses on from a frozen target's hidden states, which are computed on the way.
 
     Args:
@@ -143,7 +143,7 @@ def place_guesses(states: torch.Tensor, hidden: torch.Tensor, labels: torch.Tens
     return Guesses(states[:, :end][inside], labels[:, 1 + ahead :][inside], hidden[:, ahead : ahead + end][inside])
 
 
-class MedusaTrainer(RivalTrainer):
+class MedusaTrainer(BaselineTrainer):
     """Train Medusa heads with cross-entropy, that of a head 0.8 times that of the one before it (arXiv 2401.10774)."""
 
     def guess(self, model: torch.nn.Module, batch: dict[str, torch.Tensor], hidden: torch.Tensor) -> list[Guesses]:
@@ -157,7 +157,7 @@ class MedusaTrainer(RivalTrainer):
         return _HEAD_DECAY**ahead * losses
 
 
-class EagleTrainer(RivalTrainer):
+class EagleTrainer(BaselineTrainer):
     """Train an EAGLE layer: smooth L1 over hidden states, and cross-entropy to the target's tokens (arXiv 2401.15077).
 
     While training the hidden states that it goes on from are noisy, since while drafting they are its own.
@@ -183,54 +183,54 @@ class EagleTrainer(RivalTrainer):
         return over_states + _TOKEN_WEIGHT * sum_losses(guesses.states, self.head, over_tokens)
 
 
-def train_rival(
-    rival: str,
-    trainer_class: type[RivalTrainer],
+def train_baseline(
+    baseline: str,
+    trainer_class: type[BaselineTrainer],
     make_model: Callable[[PreTrainedConfig], torch.nn.Module],
     description: dict[str, Any],
     run: RunArguments,
     where: TargetArguments,
-    data: RivalArguments,
-    training: RivalTrainingArguments,
+    data: BaselineArguments,
+    training: BaselineTrainingArguments,
     given: dict[str, Any],
 ) -> tuple[Step, bool]:
-    """Train a rival as a step: leave its weights, draft vocabulary and description in `training.output_dir`.
+    """Train a baseline as a step: leave its weights, draft vocabulary and description in `training.output_dir`.
 
     Args:
-        rival (`str`): Its name, which is that of its recipe.
-        trainer_class (`type[RivalTrainer]`): Its trainer.
+        baseline (`str`): Its name, which is that of its recipe.
+        trainer_class (`type[BaselineTrainer]`): Its trainer.
         make_model (callable): From the target's configuration to what is trained, in fp32.
-        description (`dict`): What `rival.json` says of it beside target and accuracies.
+        description (`dict`): What `baseline.json` says of it beside target and accuracies.
         run, where, data, training: As the recipe got them; the rows of the run's distillation if `data` names none.
         given (`dict`): Settings of the step.
     Returns:
         `tuple[Step, bool]`, the step, and whether it had been done before.
     """
     target = where.resolve()
-    training.output_dir = training.output_dir or str(run.folder / rival)
+    training.output_dir = training.output_dir or str(run.folder / baseline)
     folders = [Path(folder) for folder in data.data] or [run.folder / "distill"]
     advice = "run distill.py first, or give --data FOLDER"
     rows = " ".join(finished_step(folder, advice)["fingerprint"] for folder in folders)
-    step = Step(Path(training.output_dir), rival, given, {"target": target.identity, "rows": rows})
+    step = Step(Path(training.output_dir), baseline, given, {"target": target.identity, "rows": rows})
     if step.is_finished():
         return step, True
     with step:
         target_model = target.load_model(where.dtype, training.device)
         set_seed(training.seed)  # weights that are drawn are drawn alike in every run
         model = make_model(target_model.config.get_text_config())
-        said = {"rival": rival} | description
+        said = {"baseline": baseline} | description
         step.facts |= _train(trainer_class, model, target, target_model, data, folders, training, said)
     return step, False
 
 
 def _train(
-    trainer_class: type[RivalTrainer],
+    trainer_class: type[BaselineTrainer],
     model: torch.nn.Module,
     target: Target,
     target_model: PreTrainedModel,
-    data: RivalArguments,
+    data: BaselineArguments,
     folders: Sequence[Path],
-    training: RivalTrainingArguments,
+    training: BaselineTrainingArguments,
     description: dict[str, Any],
 ) -> dict[str, Any]:
     """Train on finished distillations; return the facts of the step."""

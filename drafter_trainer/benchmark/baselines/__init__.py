@@ -18,31 +18,32 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
+from drafter_trainer.benchmark.baselines.decoding import TreeDecoding
+from drafter_trainer.benchmark.baselines.eagle import EagleDecoding, EagleLayer
+from drafter_trainer.benchmark.baselines.lookahead import LookaheadDecoding
+from drafter_trainer.benchmark.baselines.medusa import MedusaDecoding, MedusaHeads
+from drafter_trainer.benchmark.baselines.tree import grow_tree
 from drafter_trainer.benchmark.methods import Method
-from drafter_trainer.benchmark.rivals.decoding import TreeDecoding
-from drafter_trainer.benchmark.rivals.eagle import EagleDecoding, EagleLayer
-from drafter_trainer.benchmark.rivals.lookahead import LookaheadDecoding
-from drafter_trainer.benchmark.rivals.medusa import MedusaDecoding, MedusaHeads
-from drafter_trainer.benchmark.rivals.tree import grow_tree
 from drafter_trainer.cli.benchmark_arguments import BenchmarkArguments
 from drafter_trainer.drafters.loop.generate import set_draft_length
 from drafter_trainer.drafters.loop.repository import VOCABULARY
 from drafter_trainer.errors import InputError
 from drafter_trainer.targets import Target
 
-DESCRIPTION = "rival.json"
+DESCRIPTION = "baseline.json"
+_OLD_DESCRIPTION, _OLD_KEY = "rival.json", "rival"  # of folders that were trained before
 TRAINED = ("medusa", "eagle")
 _WEIGHTS = "model.safetensors"
 _EAGLE_DEPTH = 4  # levels of its tree; the accuracy of a guess is measured for one level and taken for all
 
 
-def build_rivals(
+def build_baselines(
     chosen: BenchmarkArguments, target: Target, target_model: PreTrainedModel, folders: dict[str, Path]
 ) -> list[Method]:
-    """List the rivals that are asked for, as methods of a table.
+    """List the baselines that are asked for, as methods of a table.
 
     Args:
-        chosen (`BenchmarkArguments`): Its `rivals`, and their sizes.
+        chosen (`BenchmarkArguments`): Its `baselines`, and their sizes.
         target (`Target`): The target.
         target_model (`PreTrainedModel`): The same, loaded. For early exit, the draft length is set on it.
         folders (`dict[str, Path]`): Of those that are trained.
@@ -50,16 +51,18 @@ def build_rivals(
         InputError: If one of them cannot run with this target, or was trained for another.
     """
     methods = []
-    for rival in chosen.rivals:
-        match rival:
+    for baseline in chosen.baselines:
+        match baseline:
             case "lookahead":
                 window, ngram, guesses = chosen.lookahead
                 methods.append(_looping("Lookahead", LookaheadDecoding(window, ngram, guesses)))
             case "medusa":
-                decoding = load_medusa(folders[rival], target, target_model, chosen.tree_nodes)
+                decoding = load_medusa(folders[baseline], target, target_model, chosen.tree_nodes)
                 methods.append(_looping("Medusa", decoding, lossy=True))
             case "eagle":
-                methods.append(_looping("EAGLE", load_eagle(folders[rival], target, target_model, chosen.tree_nodes)))
+                methods.append(
+                    _looping("EAGLE", load_eagle(folders[baseline], target, target_model, chosen.tree_nodes))
+                )
             case _:
                 methods.append(_early_exit(target_model, chosen.early_exit_layer, chosen.early_exit_length))
     return methods
@@ -110,20 +113,23 @@ def _early_exit(target_model: PreTrainedModel, layer: int | None, draft_length: 
     return Method(f"early exit after {layer} layers", draft_length, {"assistant_early_exit": layer})
 
 
-def _read_description(folder: Path, rival: str, target: Target) -> dict[str, Any]:
-    path = folder / DESCRIPTION
-    if not path.is_file():
-        raise InputError(f"{folder} has no {DESCRIPTION}: train it with recipes/{rival}.py, or give --{rival} FOLDER")
+def _read_description(folder: Path, baseline: str, target: Target) -> dict[str, Any]:
+    paths = [folder / name for name in (DESCRIPTION, _OLD_DESCRIPTION)]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        raise InputError(
+            f"{folder} has no {DESCRIPTION}: train it with recipes/{baseline}.py, or give --{baseline} FOLDER"
+        )
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is damaged ({error}): delete {folder} and train it again") from error
-    if said.get("rival") != rival:
-        raise InputError(f"{folder} holds {said.get('rival')}, expected {rival}: give another --{rival} FOLDER")
+    if (held := said.get("baseline", said.get(_OLD_KEY))) != baseline:
+        raise InputError(f"{folder} holds {held}, expected {baseline}: give another --{baseline} FOLDER")
     if not target.is_known_as(said["target"]):
         raise InputError(
             f"{folder} was trained for {said['target']}, the target is {target.identity}: train it with "
-            f"recipes/{rival}.py for this one"
+            f"recipes/{baseline}.py for this one"
         )
     if not any(map(any, said["rank_accuracies"])):
         raise InputError(f"{folder}: none of its guesses was right on held-out rows: train it on more of them")

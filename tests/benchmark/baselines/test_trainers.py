@@ -1,4 +1,4 @@
-"""Training rivals: what a guess is compared with, what is left, and how a stopped training goes on."""
+"""Training baselines: what a guess is compared with, what is left, and how a stopped training goes on."""
 
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from transformers import PreTrainedModel, TrainerCallback
 
-from drafter_trainer.benchmark.rivals.eagle import EagleLayer
-from drafter_trainer.benchmark.rivals.medusa import MedusaHeads
-from drafter_trainer.benchmark.rivals.trainers import EagleTrainer, MedusaTrainer, RivalTrainer
+from drafter_trainer.benchmark.baselines.eagle import EagleLayer
+from drafter_trainer.benchmark.baselines.medusa import MedusaHeads
+from drafter_trainer.benchmark.baselines.trainers import BaselineTrainer, EagleTrainer, MedusaTrainer
 from drafter_trainer.errors import InputError
-from drafter_trainer.training.arguments import RivalTrainingArguments
+from drafter_trainer.training.arguments import BaselineTrainingArguments
 from drafter_trainer.training.base import train_to_end
-from tests.benchmark.rivals.conftest import knowing_heads, knowing_layer, noisy
+from tests.benchmark.baselines.conftest import knowing_heads, knowing_layer, noisy
 from tests.decoding.drafts import successor_model
 from tests.training.conftest import COLLATOR, QUIET, VOCABULARY, make_draft_model, make_rows
 
@@ -26,8 +26,8 @@ DRAFT_IDS = torch.arange(3, VOCABULARY)
 
 def make_trainer(
     kind: str, folder: Path, rows: list[dict[str, Any]], target_model: PreTrainedModel | None = None, **given: Any
-) -> RivalTrainer:
-    """Make a trainer of a rival of the tiny target."""
+) -> BaselineTrainer:
+    """Make a trainer of a baseline of the tiny target."""
     callbacks, ids = given.pop("callbacks", None), given.pop("draft_ids", DRAFT_IDS)
     model = given.pop("model", None)
     target_model = target_model or make_draft_model(seed=3)
@@ -36,7 +36,7 @@ def make_trainer(
         model = noisy(MedusaHeads(2, WIDTH), 0.1) if kind == "medusa" else EagleLayer(target_model.config)
     return (MedusaTrainer if kind == "medusa" else EagleTrainer)(
         model=model,
-        args=RivalTrainingArguments(output_dir=str(folder), **QUIET | given),
+        args=BaselineTrainingArguments(output_dir=str(folder), **QUIET | given),
         target_model=target_model,
         draft_ids=ids,
         train_dataset=rows,
@@ -55,7 +55,7 @@ def counting(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @torch.inference_mode()
-def loss_by_hand(kind: str, trainer: RivalTrainer, rows: list[dict[str, Any]]) -> float:
+def loss_by_hand(kind: str, trainer: BaselineTrainer, rows: list[dict[str, Any]]) -> float:
     """Sum the losses up from the definitions, row by row, without batch, padding or mask."""
     target_model, total = trainer.target_model, 0.0
     head = target_model.lm_head.weight[DRAFT_IDS]
@@ -157,4 +157,4 @@ def test_arguments_that_cannot_work_are_refused(tmp_path: Path) -> None:
         ({"draft_vocabulary": -1}, "draft_vocabulary must be 0 or more"),
     ):
         with pytest.raises(InputError, match=message):
-            RivalTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **given)
+            BaselineTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **given)

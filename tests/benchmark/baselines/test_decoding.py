@@ -1,4 +1,4 @@
-"""Rivals decode: token for token as without them, in the target's distribution, and their rounds are counted."""
+"""Baselines decode: token for token as without them, in the target's distribution, and their rounds are counted."""
 
 import copy
 import time
@@ -9,16 +9,16 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from drafter_trainer.benchmark.rivals.decoding import TreeDecoding
-from drafter_trainer.benchmark.rivals.eagle import EagleDecoding, EagleLayer
-from drafter_trainer.benchmark.rivals.lookahead import LookaheadDecoding
-from drafter_trainer.benchmark.rivals.medusa import MedusaHeads
-from drafter_trainer.benchmark.rivals.tree import Tree
+from drafter_trainer.benchmark.baselines.decoding import TreeDecoding
+from drafter_trainer.benchmark.baselines.eagle import EagleDecoding, EagleLayer
+from drafter_trainer.benchmark.baselines.lookahead import LookaheadDecoding
+from drafter_trainer.benchmark.baselines.medusa import MedusaHeads
+from drafter_trainer.benchmark.baselines.tree import Tree
 from drafter_trainer.decoding.metrics import Round, alpha
 from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.loop.generate import set_draft_length
 from drafter_trainer.errors import InputError
-from tests.benchmark.rivals.conftest import (
+from tests.benchmark.baselines.conftest import (
     knowing_heads,
     knowing_layer,
     make_eagle,
@@ -60,7 +60,7 @@ class KnowingTree(TreeDecoding):
         return tree
 
 
-def rivals(target_model: PreTrainedModel) -> dict[str, TreeDecoding]:
+def baselines(target_model: PreTrainedModel) -> dict[str, TreeDecoding]:
     """Make one of each kind, none of them trained."""
     width = target_model.config.hidden_size
     torch.manual_seed(0)
@@ -74,7 +74,7 @@ def rivals(target_model: PreTrainedModel) -> dict[str, TreeDecoding]:
 @pytest.mark.parametrize("kind", ["lookahead", "medusa", "eagle"])
 def test_greedy_output_is_the_targets(target_model: PreTrainedModel, kind: str) -> None:
     """A mask, a position or a cache entry that is wrong lets another text be verified."""
-    decoding = rivals(target_model)[kind]
+    decoding = baselines(target_model)[kind]
     for prompt in PROMPTS:
         plain = decode(target_model, prompt, {}, 0.0, 0, TOKENS).output_ids
         assert decode(target_model, prompt, {"custom_generate": decoding}, 0.0, 0, TOKENS).output_ids == plain
@@ -92,7 +92,7 @@ def test_processors_see_the_way_to_each_node(target_model: PreTrainedModel, kind
     ids = torch.tensor([PROMPTS[2]])
     settings = {"attention_mask": torch.ones_like(ids), "max_new_tokens": TOKENS, "do_sample": False} | given
     plain = target_model.generate(ids, **settings)
-    decoding = KnowingTree(plain[0].tolist()) if kind == "knowing" else rivals(target_model)[kind]
+    decoding = KnowingTree(plain[0].tolist()) if kind == "knowing" else baselines(target_model)[kind]
     assert torch.equal(target_model.generate(ids, custom_generate=decoding, **settings), plain)
     if kind == "knowing":
         assert decoding.rounds[1] == Round(3, 3, rejected=False)
@@ -181,7 +181,7 @@ def test_layers_without_full_attention_are_refused() -> None:
 
 
 def test_drafting_is_told_apart_from_verifying(target_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rival's own time that is counted as the target's, or as overhead, would send work to the wrong place."""
+    """A baseline's own time that is counted as the target's, or as overhead, would send work to the wrong place."""
     now = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
 
@@ -311,7 +311,7 @@ def test_lossy_acceptance_is_noticed(
 
 def test_each_text_begins_anew(target_model: PreTrainedModel) -> None:
     """N-grams or hidden states of the question before would make the next one's time another."""
-    for decoding in rivals(target_model).values():
+    for decoding in baselines(target_model).values():
         given = {"custom_generate": decoding}
         alone_rounds = decode(target_model, PROMPTS[1], given, 0.0, 0, TOKENS).rounds
         decode(target_model, PROMPTS[0], given, 0.0, 0, TOKENS)
@@ -321,7 +321,7 @@ def test_each_text_begins_anew(target_model: PreTrainedModel) -> None:
 def test_half_precision_decodes(target_model: PreTrainedModel) -> None:
     """A mask of another dtype than the target's is refused by its attention, or ignored."""
     half = copy.deepcopy(target_model).to(torch.bfloat16)
-    for decoding in rivals(half).values():
+    for decoding in baselines(half).values():
         if not isinstance(decoding, LookaheadDecoding):
             module = decoding._layer if isinstance(decoding, EagleDecoding) else decoding._heads
             module.to(torch.bfloat16)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from drafter_trainer.benchmark.rivals.tree import (
+from drafter_trainer.benchmark.baselines.tree import (
     Tree,
     accept_by_chance,
     ancestry,

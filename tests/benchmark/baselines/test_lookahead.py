@@ -2,7 +2,7 @@
 
 import torch
 
-from drafter_trainer.benchmark.rivals.lookahead import LookaheadDecoding
+from drafter_trainer.benchmark.baselines.lookahead import LookaheadDecoding
 from drafter_trainer.decoding.metrics import Round
 from drafter_trainer.decoding.rounds import decode
 from tests.decoding.drafts import successor_model
