@@ -12,6 +12,8 @@ PYTHON ?= python3
 VENV := .venv
 ENGINES := .engines
 INSTALLED := $(VENV)/.installed
+# make bench ENGINE=vllm or llamacpp measures in an environment with that engine, which is installed unless one is named.
+ENGINE_PYTHON = $(ENGINES)/$(ENGINE)/bin/python
 # cpu.yaml where there is no accelerator, one_process.yaml where there is one
 ACCELERATE ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo one_process || echo cpu)
 LAUNCH := $(VENV)/bin/accelerate launch --config_file recipes/accelerate/$(ACCELERATE).yaml
@@ -32,7 +34,7 @@ help:
 	@echo "make test                     the tests"
 	@echo "make test-engines             the tests in vLLM and llama.cpp, installed in environments of their own"
 	@echo "make drafter LANG=oci         the fastest drafter for a language [TEXT=file:text.txt] [PROMPTS=file:english.txt] [TO=folder]"
-	@echo "make bench LANG=de-en         measure a drafter [DRAFTER=folder or Hub id] [TASK=story] [QUESTIONS=file.jsonl] [OUT=folder]"
+	@echo "make bench LANG=de-en         measure a drafter [DRAFTER=folder or Hub id] [TASK=story] [QUESTIONS=file.jsonl] [OUT=folder] [ENGINE=vllm|llamacpp]"
 	@echo "make compare A=… B=…          hold two results.json against each other"
 	@echo "make report RESULTS=…         render the report of a results.json anew"
 	@echo "make lint                     ruff"
@@ -86,11 +88,12 @@ drafter: $(NEEDED)
 	  $(if $(TEXT),--text $(TEXT)) $(if $(PROMPTS),--prompts $(PROMPTS)) $(if $(MINUTES),--minutes $(MINUTES)) \
 	  $(if $(TO),--to $(TO)) $(DRAFTER_OPTIONS)
 
-bench: $(NEEDED)
+bench: $(NEEDED) $(if $(and $(ENGINE),$(filter $(origin ENGINE_PYTHON),file)),$(ENGINES)/$(ENGINE)/.installed)
 	@test -f $(CONFIG) || { echo "error: there is no $(CONFIG): known pairs of $(TARGET) are" \
 	  $(notdir $(basename $(filter-out %/common.yaml %/into-english.yaml %/language.yaml %/quickstart.yaml,$(wildcard recipes/configs/$(TARGET)/*.yaml)))); exit 2; }
 	$(LAUNCH) recipes/bench.py --config $(CONFIG) --pair $(PAIR) $(if $(DRAFTER),--drafter $(DRAFTER)) \
-	  $(if $(TASK),--task $(TASK)) $(if $(QUESTIONS),--questions $(QUESTIONS)) $(if $(OUT),--out $(OUT)) $(BENCH_OPTIONS)
+	  $(if $(TASK),--task $(TASK)) $(if $(QUESTIONS),--questions $(QUESTIONS)) $(if $(OUT),--out $(OUT)) \
+	  $(if $(ENGINE),--engine $(ENGINE) --engine_python $(ENGINE_PYTHON)) $(BENCH_OPTIONS)
 
 compare: $(INSTALLED)
 	@test -n "$(A)" -a -n "$(B)" || { echo "error: name two files: make compare A=one/results.json B=other/results.json"; exit 2; }

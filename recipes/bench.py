@@ -19,6 +19,7 @@
 
     accelerate launch recipes/bench.py --config recipes/configs/gemma-3-270m/de-en.yaml --drafter runs/drafter
     accelerate launch recipes/bench.py --config recipes/configs/gemma-3-270m/de-en.yaml --task story
+    accelerate launch recipes/bench.py --config recipes/configs/gemma-3-270m/de-en.yaml --engine vllm
 
 Writes results.json with its report (report.md, report.html, plots/) to --out (default: RUN_FOLDER, or
 RUN_FOLDER/tasks/TASK) and prints the tables. Batch 1, methods interleaved prompt by prompt. Where questions have
@@ -26,6 +27,7 @@ references, answers are scored against them. Interrupted, it goes on with the qu
 """
 
 import functools
+import shlex
 from pathlib import Path
 
 from drafter_trainer.benchmark.baselines import TRAINED, build_baselines
@@ -37,6 +39,7 @@ from drafter_trainer.cli.launch import report_folder, require_one_process, run_r
 from drafter_trainer.corpora.tasks import TRANSLATION
 from drafter_trainer.errors import InputError
 from drafter_trainer.pipeline.benchmark import JOURNAL, benchmark
+from drafter_trainer.pipeline.engine_benchmark import benchmark_engine
 from drafter_trainer.runs import finished_step, read_step
 
 TASKS = Path(__file__).parent / "configs" / "tasks"
@@ -52,6 +55,26 @@ def main(argv: list[str]) -> None:
     if pretrained is None and Path(drafter).is_dir() and (beside / "config.json").is_file():
         pretrained = str(beside)
     out = Path(bench.out or (run.folder if bench.task == TRANSLATION else run.folder / "tasks" / bench.task))
+    if bench.engine:
+        results = benchmark_engine(
+            drafter,
+            where.resolve(),
+            bench.questions,
+            engine=bench.engine,
+            output_dir=bench.out or out / "engines" / bench.engine,
+            languages=run.pair,
+            task=bench.task,
+            max_questions=bench.max_questions,
+            max_new_tokens=bench.max_new_tokens,
+            requests_at_once=bench.requests_at_once,
+            prompt_lookup_tokens=bench.prompt_lookup_tokens,
+            dtype=where.dtype,
+            target_gguf=bench.target_gguf,
+            python=bench.engine_python,
+            options=shlex.split(bench.engine_options),
+        )
+        print(report_tables(results))
+        return
     baselines = {name: Path(getattr(bench, name) or run.folder / name) for name in TRAINED}
     trained = {
         name: finished_step(baselines[name], f"run {name}.py first, or give --{name} FOLDER")["fingerprint"]

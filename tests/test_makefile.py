@@ -25,6 +25,16 @@ def test_pair_comes_from_the_command_line() -> None:
     assert "--task story" in said
 
 
+def test_engine_comes_with_its_environment() -> None:
+    """Measured with the wrong interpreter, the engine is not found after minutes of loading."""
+    said = " ".join(make("--dry-run", "bench", "ENGINE=llamacpp").stdout.replace("\\\n", " ").split())
+    assert "pip install --quiet xllamacpp" in said
+    assert "--engine llamacpp --engine_python .engines/llamacpp/bin/python" in said
+    named = make("--dry-run", "bench", "ENGINE=vllm", "ENGINE_PYTHON=env/python").stdout
+    assert "--engine vllm --engine_python env/python" in named
+    assert "pip install" not in named
+
+
 def test_language_comes_from_the_command_line_alone() -> None:
     """A drafter for the language of the shell's locale is not what anybody asked for."""
     said = make("--dry-run", "drafter", "LANG=oci", "TEXT=file:text.txt", "MINUTES=5", "TO=folder").stdout

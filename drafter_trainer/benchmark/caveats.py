@@ -3,7 +3,7 @@
 from typing import Any
 
 from drafter_trainer.benchmark.statistics import FEWEST_PROMPTS
-from drafter_trainer.results import PLAIN, find_method
+from drafter_trainer.results import PLAIN, find_method, say_margin
 
 _MANY_PROMPTS = 80  # of each of its tasks, Spec-Bench asks as many
 
@@ -29,8 +29,14 @@ def _of_the_machine(results: dict[str, Any]) -> list[str]:
     said = [
         f"Measured on one machine, {device['name']} ({device['runtime']}): on another one passes and drafts take "
         "other times, and a method that is ahead here may be behind there.",
-        "Batch size 1: nothing follows for a server that answers several requests at once.",
     ]
+    if any("engine" in run for run in runs):
+        said.append(
+            "The methods' servers ran one after another: what the machine did meanwhile is in their times, and not in "
+            "tokens per pass."
+        )
+    if any("engine" not in run for run in runs):
+        said.append("Batch size 1: nothing follows for a server that answers several requests at once.")
     if device.get("type") == "cpu" and any(run["dtype"] == "float32" for run in runs):
         said.append("float32 on a processor: nothing follows for half precision on an accelerator.")
     asked = " and ".join(sorted({f"{run['pair']} {run['task']}" for run in runs}))
@@ -75,10 +81,10 @@ def _of_other_texts(run: dict[str, Any]) -> list[str]:
     if not parted:
         return []
     counts = ", ".join(f"{name} {len(each['divergences'])} of {each['prompts']}" for name, each in parted.items())
-    margin = max(divergence["margin"] for each in parted.values() for divergence in each["divergences"])
+    margin = say_margin([divergence for each in parted.values() for divergence in each["divergences"]])
     return [
         f"Where an output differs from plain decoding's, its speed is that of another text: {counts}. Where they "
-        f"part, the target's two best logits differ by {margin:.3g} at most."
+        f"part, {margin}."
     ]
 
 

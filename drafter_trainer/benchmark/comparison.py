@@ -45,12 +45,14 @@ def compare_results(a: dict[str, Any], b: dict[str, Any]) -> str:
 
 
 def _key(run: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(run[name] for name in _RUN)
+    engine = run.get("engine", {})
+    return (*(run[name] for name in _RUN), engine.get("name"), engine.get("requests_at_once"))
 
 
 def _name(key: tuple[Any, ...]) -> str:
-    pair, task, temperature, seed = key
-    return f"{pair}, {task}, {describe_sampling(temperature, seed)}"
+    pair, task, temperature, seed, engine, requests = key
+    served = f", {requests} at once in {engine}" if engine else ""
+    return f"{pair}, {task}, {describe_sampling(temperature, seed)}{served}"
 
 
 def _identity(results: dict[str, Any]) -> str:

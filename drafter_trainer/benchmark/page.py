@@ -75,7 +75,8 @@ def write_report(results: dict[str, Any], folder: Path) -> None:
         write_whole(folder / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))
     for run in results["runs"]:
         sampling = "greedy" if run["temperature"] == 0 else f"T{run['temperature']:g}-seed{run['seed']}"
+        engine = f"-{said['name']}-{said['requests_at_once']}" if (said := run.get("engine")) else ""
         # A name from a file that somebody sent must not lead out of the folder.
-        stem = regex.sub(r"[^\w\p{M}.-]+", "_", f"{run['pair']}-{run['task']}-{sampling}")
+        stem = regex.sub(r"[^\w\p{M}.-]+", "_", f"{run['pair']}-{run['task']}-{sampling}{engine}")
         for name, figure in _figures(run).items():
             figure.savefig(plots / f"{stem}-{name}.png", dpi=120)

@@ -10,7 +10,7 @@ from drafter_trainer.benchmark.summary import timings
 from drafter_trainer.benchmark.target_quality import beyond_limits
 from drafter_trainer.decoding.sampling import describe_sampling
 from drafter_trainer.languages import get_pair
-from drafter_trainer.results import DRAFTER, PLAIN, PROMPT_LOOKUP, find_method
+from drafter_trainer.results import DRAFTER, PLAIN, PROMPT_LOOKUP, Run, find_method, say_setting
 
 TIME_PARTS = ("draft", "verification", "overhead")
 Table = tuple[list[str], list[list[str]]]  # header and rows
@@ -118,7 +118,7 @@ def title(results: dict[str, Any], run: dict[str, Any]) -> str:
     costs = "" if run.get("follow_clock", True) else ", drafts by stored costs"
     return (
         f"{run['pair']}, {run['task']}, {run['questions']['count']} questions of {run['questions']['source']}, "
-        f"{sampling}, {run['dtype']}, at most {run['max_new_tokens']} new tokens, batch 1{repeats}{costs}; "
+        f"{sampling}, {run['dtype']}, at most {run['max_new_tokens']} new tokens, {say_setting(run)}{repeats}{costs}; "
         f"{answers_line(run)}. {device_line(results)}"
     )
 
@@ -137,6 +137,8 @@ def answers_line(run: dict[str, Any]) -> str:
 
 def speedup_table(run: dict[str, Any]) -> Table:
     """List each method's speedup and what belongs to it."""
+    if "engine" in run:
+        return engine_table(run)
     header = [
         "method",
         "draft",
@@ -149,6 +151,32 @@ def speedup_table(run: dict[str, Any]) -> Table:
     ]
     header += ["α", "slower prompts", "equal to plain", "ratio of the paper's script"]
     return header, [_row(method) for method in run["methods"]]
+
+
+def engine_table(run: Run) -> Table:
+    """List what each method of a server made of its requests; speed over plain decoding is the server's output."""
+    header = ["method", "draft", "output tokens/s", "over plain", "speed of a request (95 %)", "first token, ms"]
+    header += ["tokens per pass", "accepted", "accepted at 1, 2, 3 ...", "equal to plain"]
+    plain = find_method(run, PLAIN)["tokens_per_second"]
+    rows = []
+    for method in run["methods"]:
+        first = statistics.median(prompt["first_pass_seconds"] for prompt in method["prompts"])
+        rate, lossless = method["acceptance_rate"], method["losslessness"]
+        rows.append(
+            [
+                method["name"],
+                str(method["draft_length"] or "-"),
+                f"{method['tokens_per_second']:.1f}",
+                _ratio(method["tokens_per_second"] / plain),
+                interval_text(Interval(**method["speedup"])),
+                f"{1000 * first:.0f}",
+                f"{method['mean_accepted_tokens']:.2f}",
+                "-" if rate is None else f"{rate:.0%}",
+                " ".join(f"{share:.2f}" for share in method["acceptance_by_position"]) or "-",
+                f"{lossless['equal']}/{lossless['prompts']}",
+            ]
+        )
+    return header, rows
 
 
 def difference_table(run: dict[str, Any]) -> Table:

@@ -51,14 +51,35 @@ def summarise_run(
 
 def _summarise_method(method: Method, prompts: list[dict[str, Any]], plain: list[dict[str, Any]]) -> dict[str, Any]:
     rounds = [Round(**round_) for prompt in prompts for round_ in prompt["rounds"]]
+    figures = compare_with_plain(prompts, plain)
+    return (
+        {"name": method.name, "draft_length": method.draft_length}
+        | figures
+        | {
+            "speedup_after_first_pass": _after_first_pass(prompts, plain),
+            "target_passes": len(rounds),
+            "acceptance_rate": acceptance_rate(rounds),
+            "alpha": alpha(rounds),
+            "mean_accepted_tokens": mean_accepted_tokens(figures["tokens"], len(rounds)),
+            "acceptance_by_position": acceptance_by_position(rounds),
+            "prompts": [_without_rounds(prompt) for prompt in prompts],
+        }
+        | _split_time(prompts, plain)
+    )
+
+
+def compare_with_plain(prompts: list[dict[str, Any]], plain: list[dict[str, Any]]) -> dict[str, Any]:
+    """Compute what the outputs and times of a method's prompts say beside plain decoding's, in the same order.
+
+    Args:
+        prompts, plain (`list[dict]`): Each with `tokens`, `characters`, `retokenised`, `seconds`, `looping`, and where
+            outputs were compared `divergence`.
+    """
     tokens, seconds = sum(prompt["tokens"] for prompt in prompts), sum(prompt["seconds"] for prompt in prompts)
     own, without = timings(prompts), timings(plain)
     steady = ~(_column(plain, "looping").astype(bool) | _column(prompts, "looping").astype(bool))
     return {
-        "name": method.name,
-        "draft_length": method.draft_length,
         "speedup": asdict(speedup(own, without)),
-        "speedup_after_first_pass": _after_first_pass(prompts, plain),
         "speedup_without_loops": asdict(speedup(own.of(steady), without.of(steady))) if steady.any() else None,
         "paper_script_ratio": paper_script_ratio(own, Timings(_column(plain, "retokenised"), without.seconds)),
         "slower_share": slower_share(own, without),
@@ -67,14 +88,8 @@ def _summarise_method(method: Method, prompts: list[dict[str, Any]], plain: list
         "tokens_per_second": tokens / seconds,
         "characters_per_second": sum(prompt["characters"] for prompt in prompts) / seconds,
         "looping_share": float(_column(prompts, "looping").mean()),
-        "target_passes": len(rounds),
-        "acceptance_rate": acceptance_rate(rounds),
-        "alpha": alpha(rounds),
-        "mean_accepted_tokens": mean_accepted_tokens(tokens, len(rounds)),
-        "acceptance_by_position": acceptance_by_position(rounds),
         "losslessness": _losslessness(prompts),
-        "prompts": [_without_rounds(prompt) for prompt in prompts],
-    } | _split_time(prompts, plain)
+    }
 
 
 def _after_first_pass(prompts: list[dict[str, Any]], plain: list[dict[str, Any]]) -> dict[str, float] | None:

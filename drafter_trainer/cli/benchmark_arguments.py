@@ -42,6 +42,13 @@ class BenchmarkArguments:
         None, "Baseline early_exit: layers that draft (default: half of the target's)"
     )
     early_exit_length: int = option(3, "Baseline early_exit: tokens drafted in one round")
+    engine: str = option("", "Measure in vllm or llamacpp, greedily (default: in transformers, batch 1)")
+    engine_python: str | None = option(
+        None, "Interpreter of the environment with vLLM or xllamacpp (default: this one; llama-server)"
+    )
+    engine_options: str = option("", "More words for the engine, as --engine_options='--dtype float32'")
+    requests_at_once: list[int] = option([1, 4, 16], "Requests that an engine answers at once, each a run")
+    target_gguf: str | None = option(None, "The target's GGUF file, for llamacpp (default: its wheel's)")
 
     def __post_init__(self) -> None:
         if not self.temperatures or min(self.temperatures) < 0:

@@ -1,12 +1,11 @@
 """Arguments of the recipes export and serve."""
 
-import sys
 from dataclasses import dataclass
 
 from drafter_trainer.cli.options import check_positive, option
 from drafter_trainer.errors import InputError
-from drafter_trainer.serving.engines import ENGINES as SERVING
-from drafter_trainer.serving.engines import PARTS
+from drafter_trainer.serving.client import ENGINES as SERVING
+from drafter_trainer.serving.commands import PARTS
 
 ENGINES = ["vllm", "sglang", "llamacpp"]
 DTYPES = ["float32", "float16", "bfloat16"]
@@ -49,7 +48,9 @@ class ServingArguments:
     draft_length: int | None = option(None, "Tokens drafted in one round at most (default: by tuning and acceptance)")
     drafter_gguf: str | None = option(None, "For llamacpp the drafter.gguf that recipes/export.py wrote")
     port: int = option(8000, "Port of the server on this machine")
-    engine_python: str = option(sys.executable, "Interpreter of the environment that has vLLM")
+    engine_python: str | None = option(
+        None, "Interpreter of the environment with vLLM or xllamacpp (default: this one; llama-server)"
+    )
     engine_options: str = option("", "More words for the engine, as --engine_options='--max-num-seqs 16 --seed 1'")
 
     def __post_init__(self) -> None:

@@ -20,7 +20,7 @@ from drafter_trainer.drafters.loop.policy import LOOKUP, NETWORK, NGRAM
 from drafter_trainer.extras import is_installed
 from drafter_trainer.hub.metadata import card_metadata, corpora_of
 from drafter_trainer.languages import get_pair
-from drafter_trainer.results import DRAFTER, PLAIN, PROMPT_LOOKUP, find_method
+from drafter_trainer.results import DRAFTER, PLAIN, PROMPT_LOOKUP, find_method, say_margin, say_setting
 
 PLOT = "acceptance.png"
 _SOURCES = {
@@ -190,7 +190,12 @@ def _headline(run: dict[str, Any]) -> str:
 
 
 def _asked(run: dict[str, Any]) -> str:
-    return f"{run['pair']} {run['task']}, {describe_sampling(run['temperature'], run['seed'])}"
+    return f"{run['pair']} {run['task']}, {_decoded(run)}"
+
+
+def _decoded(run: dict[str, Any]) -> str:
+    engine = f", {say_setting(run)}" if "engine" in run else ""
+    return f"{describe_sampling(run['temperature'], run['seed'])}{engine}"
 
 
 def _measured(name: str, results: dict[str, Any]) -> dict[str, str]:
@@ -215,7 +220,7 @@ def _where_it_helps(runs: list[dict[str, Any]]) -> str:
             [
                 f"{pair.source.name} to {pair.target.name}" if pair.is_translation else pair.target.name,
                 run["task"],
-                describe_sampling(run["temperature"], run["seed"]),
+                _decoded(run),
                 str(run["questions"]["count"]),
                 interval_text(ratio),
                 interval_text(best) if best else "-",
@@ -234,8 +239,7 @@ def _equality(run: dict[str, Any]) -> str:
     text = f"{said}, {run['dtype']}: {compared['equal']} of {compared['prompts']} outputs equal plain decoding's"
     if not compared["divergences"]:
         return f"{text}, token for token."
-    margin = max(divergence["margin"] for divergence in compared["divergences"])
-    return f"{text}; where the others part from it, the target's two best logits differ by {margin:.3g} at most."
+    return f"{text}; where the others part from it, {say_margin(compared['divergences'])}."
 
 
 def _data_rows(training: dict[str, Any]) -> list[tuple[str, str]]:

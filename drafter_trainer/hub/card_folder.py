@@ -3,7 +3,7 @@
 They lie in a run's folder, in the repository that is published, and under `hub_cards/<drafter>`:
 
     drafter.json                 what the drafter says of itself
-    results.json                 its benchmark; also sampling/results.json and tasks/<task>/results.json
+    results.json                 its benchmark; also in sampling/, tasks/<task>/ and engines/<engine>/
     card.json                    its name on the Hub and its licence; under hub_cards alone
     notes.md                     text by hand; under hub_cards alone
     README.md, acceptance.png    the card, rendered
@@ -23,7 +23,7 @@ from drafter_trainer.hub.card import PLOT, render_card
 from drafter_trainer.results import DRAFTER, RESULTS, read_results
 
 CARD = "README.md"
-MEASUREMENTS = (RESULTS, "sampling/results.json", "tasks/*/results.json")
+MEASUREMENTS = (RESULTS, "sampling/results.json", "tasks/*/results.json", "engines/*/results.json")
 DETAILS = "card.json"
 NOTES = "notes.md"
 

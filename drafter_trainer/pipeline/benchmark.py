@@ -98,8 +98,8 @@ def benchmark(
     description, target = describe_drafter(place), target_of(place, target)
     if output_dir is None and not Path(place).is_dir():
         raise InputError("name an output_dir: the drafter lies on the Hub")
-    out, pair = Path(output_dir or place), _pair_of(description, languages)
-    source, asked = _read_questions(questions, pair, max_questions, Task(task, tuple(categories), turns))
+    out, pair = Path(output_dir or place), pair_of(description, languages)
+    source, asked = read_questions(questions, pair, max_questions, Task(task, tuple(categories), turns))
     inputs = {
         "target": target.identity,
         "drafter": identify_drafter(place),
@@ -172,7 +172,7 @@ def benchmark(
     return results
 
 
-def _pair_of(description: DrafterDescription, languages: str | Iterable[str] | None) -> Pair:
+def pair_of(description: DrafterDescription, languages: str | Iterable[str] | None) -> Pair:
     """Return the pair of the questions; of one language that language on both sides."""
     spoken, pair = read_languages(languages)
     if languages is None:
@@ -181,7 +181,7 @@ def _pair_of(description: DrafterDescription, languages: str | Iterable[str] | N
     return pair or Pair(first, first)
 
 
-def _read_questions(questions: Any, pair: Pair, limit: int | None, task: Task) -> tuple[str, list[Question]]:
+def read_questions(questions: Any, pair: Pair, limit: int | None, task: Task) -> tuple[str, list[Question]]:
     """Read questions; return what their source is called, too."""
     if isinstance(questions, str | Path):
         return Path(questions).name, load_questions(str(questions), pair, limit, task)

