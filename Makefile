@@ -12,8 +12,8 @@ PYTHON ?= python3
 VENV := .venv
 ENGINES := .engines
 INSTALLED := $(VENV)/.installed
-# make bench ENGINE=vllm or llamacpp measures in an environment with that engine, which is installed unless one is named.
-ENGINE_PYTHON = $(ENGINES)/$(ENGINE)/bin/python
+# make bench ENGINE=vllm installs vLLM in an environment of its own, unless one is named; llama.cpp's server is in this one.
+ENGINE_PYTHON = $(if $(filter vllm,$(ENGINE)),$(ENGINES)/vllm,$(VENV))/bin/python
 # cpu.yaml where there is no accelerator, one_process.yaml where there is one
 ACCELERATE ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo one_process || echo cpu)
 LAUNCH := $(VENV)/bin/accelerate launch --config_file recipes/accelerate/$(ACCELERATE).yaml
@@ -32,7 +32,7 @@ NEEDED := $(if $(filter gemma-3-270m,$(TARGET)),$(WEIGHTS),$(INSTALLED))
 help:
 	@echo "make quickstart               the whole way on this machine: train, publish to a folder, measure"
 	@echo "make test                     the tests"
-	@echo "make test-engines             the tests in vLLM and llama.cpp, installed in environments of their own"
+	@echo "make test-engines             the tests in vLLM, installed in an environment of its own, and in llama.cpp"
 	@echo "make drafter LANG=oci         the fastest drafter for a language [TEXT=file:text.txt] [PROMPTS=file:english.txt] [TO=folder]"
 	@echo "make bench LANG=de-en         measure a drafter [DRAFTER=folder or Hub id] [TASK=story] [QUESTIONS=file.jsonl] [OUT=folder] [ENGINE=vllm|llamacpp]"
 	@echo "make compare A=… B=…          hold two results.json against each other"
@@ -73,13 +73,8 @@ $(ENGINES)/vllm/.installed:
 	$(ENGINES)/vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 
-$(ENGINES)/llamacpp/.installed:
-	$(PYTHON) -m venv $(ENGINES)/llamacpp
-	$(ENGINES)/llamacpp/bin/pip install --quiet xllamacpp
-	@touch $@
-
-test-engines: $(INSTALLED) $(ENGINES)/vllm/.installed $(ENGINES)/llamacpp/.installed
-	VLLM_PYTHON=$(ENGINES)/vllm/bin/python LLAMACPP_PYTHON=$(ENGINES)/llamacpp/bin/python \
+test-engines: $(INSTALLED) $(ENGINES)/vllm/.installed
+	VLLM_PYTHON=$(ENGINES)/vllm/bin/python LLAMACPP_PYTHON=$(VENV)/bin/python \
 	  $(VENV)/bin/python -m pytest -q -m engines tests/serving
 
 drafter: $(NEEDED)
@@ -88,7 +83,7 @@ drafter: $(NEEDED)
 	  $(if $(TEXT),--text $(TEXT)) $(if $(PROMPTS),--prompts $(PROMPTS)) $(if $(MINUTES),--minutes $(MINUTES)) \
 	  $(if $(TO),--to $(TO)) $(DRAFTER_OPTIONS)
 
-bench: $(NEEDED) $(if $(and $(ENGINE),$(filter $(origin ENGINE_PYTHON),file)),$(ENGINES)/$(ENGINE)/.installed)
+bench: $(NEEDED) $(if $(findstring $(ENGINES)/vllm,$(ENGINE_PYTHON)),$(ENGINES)/vllm/.installed)
 	@test -f $(CONFIG) || { echo "error: there is no $(CONFIG): known pairs of $(TARGET) are" \
 	  $(notdir $(basename $(filter-out %/common.yaml %/into-english.yaml %/language.yaml %/quickstart.yaml,$(wildcard recipes/configs/$(TARGET)/*.yaml)))); exit 2; }
 	$(LAUNCH) recipes/bench.py --config $(CONFIG) --pair $(PAIR) $(if $(DRAFTER),--drafter $(DRAFTER)) \

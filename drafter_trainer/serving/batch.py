@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from drafter_trainer.drafters.loop.ngram import NgramTable
-from drafter_trainer.drafters.loop.policy import LOOKUP, NETWORK, NGRAM, Belief, Gain
-from drafter_trainer.drafters.loop.settings import NETWORK_BINS, NGRAM_BINS, LoopSettings, bin_of
+from drafter_trainer.drafters.loop.policy import LOOKUP, NETWORK, NGRAM, Belief, Gain, surer_of
+from drafter_trainer.drafters.loop.settings import NETWORK_BINS, LoopSettings, bin_of
 from drafter_trainer.serving.costs import StepCosts
 from drafter_trainer.serving.network import BatchedNetwork
 from drafter_trainer.serving.texts import DraftedToken, RequestText
@@ -174,17 +174,10 @@ class BatchDrafter:
         """Ask lookup and table."""
         if self._late():
             return None
-        best = None
-        if self._looks_up and (found := text.look_up()) is not None:
-            token, size = found
-            best = DraftedToken(token, LOOKUP, size - 1, text.estimator.probability(LOOKUP, size - 1))
-        if self.table is not None and (found := self.table.next_token(text.tail())) is not None:
-            token, order, share = found
-            bin_ = (order - 1) * NGRAM_BINS + bin_of(share, NGRAM_BINS)
-            probability = text.estimator.probability(NGRAM, bin_)
-            if best is None or probability > best.probability:
-                best = DraftedToken(token, NGRAM, bin_, probability)
-        return best
+        looked_up = text.look_up() if self._looks_up else None
+        listed = None if self.table is None else self.table.next_token(text.tail())
+        best = surer_of(text.estimator, looked_up, listed)
+        return None if best is None else DraftedToken(*best)
 
     def _take(self, text: RequestText, proposal: DraftedToken | None, price: float) -> bool:
         """Draft a token where it pays; tell whether the draft may grow on."""

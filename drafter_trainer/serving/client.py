@@ -139,23 +139,14 @@ class EngineClient:
         """
         if self.engine == VLLM:
             request = {"model": self.model, "max_tokens": tokens, "return_token_ids": True, "repetition_penalty": 1.0}
-            path, request = "/v1/completions", request | {"stop_token_ids": sorted(end_ids)}
+            request |= {"stop_token_ids": sorted(end_ids), "stream": True}
+            found = self._stream(_GREEDY | request | {"prompt": [*prompt_ids]})
         else:
             request = {"n_predict": tokens, "samplers": ["temperature"], "return_tokens": True, "cache_prompt": False}
-            path, request = "/completion", request | {"stop": [*stop]}
-        ids: list[int] = []
-        started, first, last, ended = time.perf_counter(), 0.0, 0.0, False
-        for event in self._stream(path, _GREEDY | request | {"prompt": [*prompt_ids], "stream": True}):
-            new = event["choices"][0].get("token_ids") if self.engine == VLLM else event.get("tokens")
-            for token in new or ():
-                if not ended:  # behind a stop llama.cpp may send what it drafted
-                    ids.append(token)
-                    last = time.perf_counter() - started
-                    first = first or last
-                    ended = token in end_ids
-        if not ids:
+            found = self._wait(_GREEDY | request | {"stop": [*stop], "prompt": [*prompt_ids]})
+        if not found.token_ids:
             raise InputError(f"{self.engine} completed a prompt of {len(prompt_ids)} tokens with none")
-        return Completion(ids, first, last)
+        return found
 
     def margin(self, prompt_ids: Sequence[int]) -> float | None:
         """Return by how much the target prefers its likeliest next token to the second, in logits.
@@ -174,7 +165,24 @@ class EngineClient:
             found = [top["logprob"] for top in said[0]["top_logprobs"]] if said else []
         return found[0] - found[1] if len(found) > 1 else None
 
-    def _stream(self, path: str, request: dict) -> Iterator[dict]:
+    def _stream(self, request: dict) -> Completion:
+        """Time a completion of vLLM by its events."""
+        ids, started, first, last = [], time.perf_counter(), 0.0, 0.0
+        for event in self._events("/v1/completions", request):
+            if new := event["choices"][0].get("token_ids"):
+                ids += new
+                last = time.perf_counter() - started
+                first = first or last
+        return Completion(ids, first, last)
+
+    def _wait(self, request: dict) -> Completion:
+        """Time a completion of llama.cpp by what it says of it: its events leave out ids within a character."""
+        started = time.perf_counter()
+        reply = self._post("/completion", request)
+        seconds = time.perf_counter() - started
+        return Completion(reply["tokens"], max(seconds - reply["timings"]["predicted_ms"] / 1000, 0.0), seconds)
+
+    def _events(self, path: str, request: dict) -> Iterator[dict]:
         """Send a request, and read the events of the reply."""
         with self._open(path, request) as reply:
             for line in self._lines(reply):

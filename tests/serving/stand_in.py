@@ -79,7 +79,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         ids = [5 + (len(asked["prompt"]) + place) % 20 for place in range(4)]
         if count(4, drafted=4) == 3 and what == "other":
             ids[2] = 30
-        events = [{"choices": [{"token_ids": [token]}]} if engine == "vllm" else {"tokens": [token]} for token in ids]
+        if engine == "llamacpp":
+            return self.answer(json.dumps({"tokens": ids, "timings": {"predicted_ms": 0.01}}))
+        events = [{"choices": [{"token_ids": [token]}]} for token in ids]
         self.answer("".join(f"data: {json.dumps(event)}\n\n" for event in events))
 
 

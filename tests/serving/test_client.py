@@ -105,11 +105,12 @@ def test_completion_of_vllm_is_its_ids_to_the_end(url: str) -> None:
     assert asked["repetition_penalty"] == 1.0
 
 
-def test_completion_of_llamacpp_ends_with_its_stop(url: str) -> None:
-    """Tokens that were drafted behind the end are none of the completion."""
-    Replies.replies["/completion"] = events({"tokens": [5]}, {"tokens": [9, 6]}, {"tokens": [7], "stop": True})
+def test_completion_of_llamacpp_is_read_whole(url: str) -> None:
+    """Its events leave out every id that ends inside a character; the time to the first token is behind the prompt."""
+    Replies.replies["/completion"] = json.dumps({"tokens": [5, 9], "timings": {"predicted_ms": 0.001}})
     found = EngineClient("llamacpp", url, "target").complete([1, 2], 8, {9}, ["\n"])
     assert found.token_ids == [5, 9]
+    assert found.seconds - found.first_seconds == pytest.approx(1e-6)
     asked = Replies.asked["/completion"]
     assert (asked["n_predict"], asked["stop"], asked["cache_prompt"]) == (8, ["\n"], False)
 

@@ -9,29 +9,24 @@ import json
 import math
 import os
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import drafter_trainer
-from drafter_trainer.cli.serving_arguments import ExportArguments
-from drafter_trainer.distillation.engines import TransformersEngine
-from drafter_trainer.distillation.requests import Request
-from drafter_trainer.distillation.server_kinds import SERVER_KINDS
-from drafter_trainer.distillation.servers import ServerEngine
-from drafter_trainer.hub.export.engines import export_drafter
 from drafter_trainer.hub.export.gguf_file import write_gguf
-from drafter_trainer.serving.engines import RunningEngine, serve
+from drafter_trainer.pipeline.export import export_drafter
+from drafter_trainer.serving.commands import llamacpp_command, vllm_command
+from drafter_trainer.serving.engines import RunningEngine, serve, start_engine
 from drafter_trainer.targets import Target
-from tests.distillation.test_engines import logprobs_of
 from tests.serving.real_drafter import make_drafter, prompts, real_target
+from tests.serving.served import TOKENS, check_killed, check_rows
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(3600)]
 PROMPTS = 32
+VLLM_WORDS = ["--dtype", "float32", "--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "4"]
+LLAMACPP_WORDS = ["--threads", "1", "--ctx-size", "1024"]
 
 
 def python_of(engine: str) -> str:
@@ -125,61 +120,56 @@ def test_sampled_tokens_have_the_targets_distribution(in_vllm: dict) -> None:
     assert z < 3.5
 
 
-def test_exported_network_changes_no_output_in_llamacpp(drafter: Path, asked: Path, tmp_path: Path) -> None:
+def test_exported_network_changes_no_output_in_llamacpp(
+    drafter: Path, asked: Path, tmp_path: Path, free_port: int
+) -> None:
     """`drafter.gguf` must load beside the target's own file, be accepted, and leave greedy output as it is."""
     python, target = python_of("llamacpp"), real_target()
     target_gguf = tmp_path / "target.gguf"
     write_gguf(Path(target.path), "float32", None, target_gguf)
-    export_drafter(str(drafter), target, tmp_path, ExportArguments(engines=["llamacpp"], target_gguf=str(target_gguf)))
-    out = tmp_path / "found.json"
-    run_in(python, "in_llamacpp.py", str(target_gguf), str(tmp_path / "drafter.gguf"), "3", str(asked), str(out))
-    found = json.loads(out.read_text(encoding="utf-8"))
-    assert found["network"]["texts"] == found["plain"]["texts"]
-    assert found["network"]["accepted"] > 0
-
-
-# In languages whose characters are several tokens: what a server leaves out of its log-probabilities shows here alone.
-DISTILLED = ["Write one sentence in Japanese about the sea.", "Answer with five emoji: 🚂🌊🍣", "Was ist ein Zug?"]
+    export_drafter(drafter, target, output_dir=tmp_path, engines=["llamacpp"], target_gguf=target_gguf)
+    texts, ends = [], set(target.end_ids(target.load_tokenizer()))
+    for drafts in ({}, {"drafter_gguf": str(tmp_path / "drafter.gguf"), "draft_length": 3}):
+        command = llamacpp_command(str(target_gguf), **drafts)
+        with start_engine("llamacpp", str(target_gguf), command, free_port, python, LLAMACPP_WORDS) as running:
+            given = json.loads(asked.read_text(encoding="utf-8"))
+            texts.append([running.client.complete(prompt, TOKENS, ends).token_ids for prompt in given])
+            accepted = running.client.counts().accepted
+    assert texts[0] == texts[1]
+    assert accepted > 0
 
 
 @pytest.mark.parametrize("engine", ["vllm", "llamacpp"])
 def test_rows_of_a_real_server_are_the_targets(engine: str, drafter: Path, tmp_path: Path, free_port: int) -> None:
     """Ids that a server leaves out, cuts or shifts are rows that teach another model, and nothing else shows it."""
     python, target = python_of(engine), real_target()
-    chat, model = target.load_chat(), target.load_model("float32")
-    tokenizer = chat.tokenizer
-    request = Request((), 0.0, 0, 24, "", "sample", "de-en", target.name, target.revision)
-    requests = [
-        replace(request, prompt_ids=tuple(chat.encode_prompt(text)), source_id=str(number))
-        for number, text in enumerate(DISTILLED)
-    ]
-    with server_of(engine, python, target, drafter, tmp_path, free_port) as url:
-        served = ServerEngine(SERVER_KINDS[engine](target.path, tokenizer), [url], concurrency=2, patience=60)
-        ((asked, answers),) = served.answers([requests])
-    local = TransformersEngine(model, tokenizer.pad_token_id)
-    for one, answer in zip(asked, answers):
-        (expected,) = local.answer([one])
-        assert list(answer.response_ids) == list(expected.response_ids)
-        scores = logprobs_of(model, one, list(answer.response_ids)).topk(20)
-        if answer.topk_logprobs is not None:  # llama.cpp gives none where a token ends inside a character
-            np.testing.assert_allclose(answer.topk_logprobs, scores.values, atol=0.05)
-            assert np.asarray(answer.topk_ids)[:, 0].tolist() == list(answer.response_ids)
+    if engine == "vllm":  # with the whole drafter, as `serve` starts it
+        server, path = serve(target.path, str(drafter), python=python, port=free_port, options=VLLM_WORDS), "/v1"
+    else:
+        server, path = start_llamacpp(python, target, tmp_path, free_port), ""
+    with server as running:
+        scored = check_rows(engine, f"{running.url}{path}", target, target.load_model("float32"))
+    assert scored > 0
 
 
-@contextmanager
-def server_of(engine: str, python: str, target: Target, drafter: Path, folder: Path, port: int) -> Iterator[str]:
-    """Start a server: vLLM with the whole drafter, as `serve` starts it, or llama.cpp."""
-    if engine == "vllm":
-        options = ["--dtype", "float32", "--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "4"]
-        with serve(target.path, str(drafter), python=python, port=port, options=options) as running:
-            yield f"{running.url}/v1"
-        return
-    write_gguf(Path(target.path), "float32", None, folder / "target.gguf")
-    script = Path(__file__).parent / "in_llamacpp.py"
-    process = subprocess.Popen([python, str(script), str(folder / "target.gguf"), str(port)])
-    running = RunningEngine(engine, process, f"http://127.0.0.1:{port}", target.path)
-    try:
-        running.wait_until_ready()
-        yield running.url
-    finally:
-        running.stop()
+@pytest.mark.parametrize("engine", ["vllm", "llamacpp"])
+def test_server_killed_in_the_middle_loses_no_row(engine: str, tmp_path: Path, free_port: int) -> None:
+    """What a server was asked when it died must be asked again, once: a distillation goes on for days."""
+    python, target = python_of(engine), real_target()
+
+    def start() -> AbstractContextManager[RunningEngine]:
+        if engine == "vllm":
+            command = vllm_command(python, target.path, {})
+            return start_engine("vllm", target.path, command, free_port, options=VLLM_WORDS)
+        return start_llamacpp(python, target, tmp_path, free_port)
+
+    path = "/v1" if engine == "vllm" else ""
+    check_killed(engine, start, path, target, target.load_model("float32"))
+
+
+def start_llamacpp(python: str, target: Target, folder: Path, port: int) -> AbstractContextManager[RunningEngine]:
+    """Start llama.cpp's server without a drafter."""
+    file = folder / "target.gguf"
+    if not file.is_file():
+        write_gguf(Path(target.path), "float32", None, file)
+    return start_engine("llamacpp", str(file), llamacpp_command(str(file)), port, python, LLAMACPP_WORDS)

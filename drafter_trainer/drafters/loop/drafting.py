@@ -24,8 +24,9 @@ from .policy import (
     best_length,
     extension_pays,
     least_reach,
+    surer_of,
 )
-from .settings import HIGHEST_ORDER, NETWORK_BINS, NGRAM_BINS, LoopSettings, bin_of
+from .settings import HIGHEST_ORDER, NETWORK_BINS, LoopSettings, bin_of
 from .stock import StockNetwork
 from .window import count_skipped, unread_part
 
@@ -242,19 +243,13 @@ class DraftingLoop:
     def _cheap(self, draft: list[Proposal]) -> Proposal | None:
         """Ask lookup and table, which cost next to nothing."""
         tokens = [proposal.token for proposal in draft]
-        best = None
-        if self._looks_up and (found := self._index.next_token(tokens)) is not None:
-            token, size = found
-            best = Proposal(token, LOOKUP, self._belief.probability(LOOKUP, size - 1), size - 1)
-        if self.table is not None:
-            tail = (self._known[-HIGHEST_ORDER:] + tokens)[-HIGHEST_ORDER:]
-            if (found := self.table.next_token(tail)) is not None:
-                token, order, share = found
-                bin_ = (order - 1) * NGRAM_BINS + bin_of(share, NGRAM_BINS)
-                probability = self._belief.probability(NGRAM, bin_)
-                if best is None or probability > best.probability:
-                    best = Proposal(token, NGRAM, probability, bin_)
-        return best
+        looked_up = self._index.next_token(tokens) if self._looks_up else None
+        tail = (self._known[-HIGHEST_ORDER:] + tokens)[-HIGHEST_ORDER:]
+        listed = None if self.table is None else self.table.next_token(tail)
+        if (best := surer_of(self._belief, looked_up, listed)) is None:
+            return None
+        token, source, bin_, probability = best
+        return Proposal(token, source, probability, bin_)
 
     def _ask_network(self, context: list[int], process, ending: EndingIds) -> tuple[int, float, torch.Tensor | None]:
         """Return a token, the probability of the likeliest one, and the logits if the token was drawn from them."""

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .settings import NGRAM_BINS, bin_of
+
 LOOKUP, NGRAM, NETWORK = SOURCES = ("lookup", "ngram", "network")
 FILLER = "filler"  # tokens that nobody expects: a pass with them takes less time than one without
 _PRIOR_TOKENS = 6.0
@@ -81,6 +83,32 @@ class Belief:
     def _correction(self, source: str) -> float:
         ratio = (self._accepted[source] + _PRIOR_TOKENS) / (self._expected[source] + _PRIOR_TOKENS)
         return min(max(ratio, _CORRECTION[0]), _CORRECTION[1])
+
+
+def surer_of(
+    estimator: Belief, looked_up: tuple[int, int] | None, listed: tuple[int, int, float] | None
+) -> tuple[int, str, int, float] | None:
+    """Choose between what lookup and n-gram table propose, which cost next to nothing.
+
+    Args:
+        estimator (`Belief`): How likely each source's tokens are accepted.
+        looked_up (`tuple[int, int]`, *optional*): What the lookup found: a token, and the length of the suffix.
+        listed (`tuple[int, int, float]`, *optional*): What the table knows: a token, its order, and its share there.
+    Returns:
+        `tuple` of the token, its source, its bin there, and the probability that the target accepts it; `None` where
+        neither proposes one.
+    """
+    best = None
+    if looked_up is not None:
+        token, size = looked_up
+        best = token, LOOKUP, size - 1, estimator.probability(LOOKUP, size - 1)
+    if listed is not None:
+        token, order, share = listed
+        bin_ = (order - 1) * NGRAM_BINS + bin_of(share, NGRAM_BINS)
+        probability = estimator.probability(NGRAM, bin_)
+        if best is None or probability > best[3]:
+            best = token, NGRAM, bin_, probability
+    return best
 
 
 class Gain:
