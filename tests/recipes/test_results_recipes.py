@@ -74,7 +74,7 @@ def test_schema_is_shown_whole() -> None:
     for key, form, required in (
         ("`repeats`", "integer", "no"),
         ("`questions.sha256`", "string", "yes"),
-        ("`losslessness.divergences[].margin`", "number", "yes"),
+        ("`losslessness.divergences[].margin`", "number or null", "yes"),
         ("`alpha`", "share or null", "yes"),
     ):
         assert re.search(rf"^\| {re.escape(key)} +\| {form} +\| {required} ", text, flags=re.MULTILINE), key
