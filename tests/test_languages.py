@@ -96,16 +96,12 @@ def test_every_probe_is_in_its_own_language() -> None:
     assert len({language.probe for language in LANGUAGES.values()}) == len(LANGUAGES)
 
 
-def test_story_names_its_language_unless_it_is_english() -> None:
-    """An English prompt without a language is answered in English."""
+def test_story_is_asked_in_its_language_where_the_project_can() -> None:
+    """A prompt half in one language and half in another is one that no user writes; one in English without a language
+    is answered in English."""
     subject = {"en": "a fox", "ja": "狐"}
     assert story_prompt(get_language("en"), subject) == "Write a short story about a fox."
     assert story_prompt(get_language("ko"), subject) == "Write a short story in Korean about a fox."
-
-
-def test_story_is_asked_in_its_language_where_the_project_can() -> None:
-    """A prompt half in one language and half in another is one that no user writes."""
-    subject = {"en": "a fox", "ja": "狐"}
     assert story_prompt(get_language("ja"), subject) == "狐についての短い物語を日本語で書いてください。"
     assert story_prompt(get_language("de"), subject) == "Write a short story in German about a fox."
 

@@ -11,6 +11,7 @@ from drafter_trainer.languages import get_pair
 
 COUNTED = "eins zwei drei vier fünf sechs sieben acht neun zehn elf zwölf dreizehn vierzehn fünfzehn"
 WORDS = COUNTED.split()
+OCTOBER = "会議は2025年10月3日の15時に始まります"
 JAPANESE = "明日は午前七時に駅のカフェで会いましょう"  # 20 characters
 
 
@@ -24,84 +25,51 @@ def spaced(*questions: str) -> Decontaminator:
     return Decontaminator((question, True) for question in questions)
 
 
-def test_thirteen_words_in_a_row_are_overlap() -> None:
-    """A part of a question inside a longer text gives its answer away."""
-    decontaminator = spaced(COUNTED)
-    assert decontaminator.reason("Vorher stand " + " ".join(WORDS[1:14]) + " und nachher") == "overlap"
-    assert decontaminator.reason(" ".join(WORDS[:13])) == "overlap"
-    assert decontaminator.reason(COUNTED) == "overlap"
+THIRTEEN, TWELVE = " ".join(WORDS[1:14]), " ".join(WORDS[1:13])
+OVERLAPS = {
+    "thirteen words inside a text": ([COUNTED], f"Vorher stand {THIRTEEN} und nachher"),
+    "thirteen words alone": ([COUNTED], THIRTEEN),
+    "the question": ([COUNTED], COUNTED),
+    "a question of thirteen words inside a text": ([THIRTEEN], "Er zählte: " + ", ".join(WORDS)),
+    "across lines, case and punctuation": ([COUNTED], "»" + ",\n".join(word.upper() for word in WORDS) + "!«"),
+    "characters where words are not set apart": ([JAPANESE], f"「{JAPANESE[3:16]}」と言った。"),
+    "spaces and width": ([OCTOBER], "なお、会議は２０２５年 １０月３日の １５時に始まります。"),
+    "words beside characters": ([COUNTED, JAPANESE], THIRTEEN),
+    "characters beside words": ([COUNTED, JAPANESE], JAPANESE[:13]),
+}
+# A question of fewer than 13 words has no run; a copy with another full stop must be found all the same.
+EXACT_MATCHES = {
+    text: (["Guten Morgen."], text)
+    for text in ("guten MORGEN", "„Guten Morgen!“", "Ｇｕｔｅｎ　Ｍｏｒｇｅｎ．", "  Guten   Morgen ", "Guten-Morgen")
+} | {
+    # A test set pasted into a page, a sentence a line, is the commonest leak.
+    "a line of a document": (["Guten Morgen."], "Seite 1\nGuten Morgen\nSeite 2"),
+    "a line without spaces": (["お早う。"], "挨拶\r\nお早う\r\n"),
+}
+NONE = {
+    "twelve words": ([COUNTED], f"Vorher stand {TWELVE} und nachher"),
+    "one word in between": ([COUNTED], " ".join([*WORDS[:12], "anders", *WORDS[13:]])),
+    "words out of order": ([COUNTED], " ".join(reversed(WORDS))),
+    "twelve characters": ([JAPANESE], f"「{JAPANESE[3:15]}」と言った。"),
+    "punctuation alone": (["…!", ""], "Eins.\n\n---\nZwei."),
+    "nothing": (["…!", ""], ""),
+    "another sentence": ([COUNTED, JAPANESE], "Ein anderer Satz, ganz ohne Überschneidung mit den beiden von oben."),
+} | {
+    text: (["Guten Morgen."], text)
+    for text in ("Guten Morgen, Herr Nachbar!", "Er sagte guten Morgen.", "Guten", "Morgen, guten")
+}
+REASONS = [
+    pytest.param(*case, reason, id=name)
+    for reason, cases in (("overlap", OVERLAPS), ("exact match", EXACT_MATCHES), (None, NONE))
+    for name, case in cases.items()
+]
 
 
-def test_twelve_words_in_a_row_are_none() -> None:
-    """Common phrases must not empty the training data."""
-    decontaminator = spaced(COUNTED)
-    assert decontaminator.reason("Vorher stand " + " ".join(WORDS[1:13]) + " und nachher") is None
-    assert decontaminator.reason(" ".join([*WORDS[:12], "anders", *WORDS[13:]])) is None
-
-
-def test_words_out_of_order_are_none() -> None:
-    """A bag of the same words is another sentence."""
-    assert spaced(COUNTED).reason(" ".join(reversed(WORDS))) is None
-
-
-def test_question_of_exactly_thirteen_words_is_found_inside_a_text() -> None:
-    """At the limit a question has one run, and must not fall between the two rules."""
-    assert spaced(" ".join(WORDS[:13])).reason("Er zählte: " + ", ".join(WORDS)) == "overlap"
-
-
-def test_overlap_is_found_across_lines_case_and_punctuation() -> None:
-    """Web text breaks and quotes sentences; the copy is still the question."""
-    text = "»" + ",\n".join(word.upper() for word in WORDS) + "!«"
-    assert spaced(COUNTED).reason(text) == "overlap"
-
-
-def test_characters_count_where_words_are_not_set_apart() -> None:
-    """A Japanese sentence is one word by its spaces: no overlap would ever be found."""
-    decontaminator = Decontaminator([(JAPANESE, False)])
-    assert decontaminator.reason(f"「{JAPANESE[3:16]}」と言った。") == "overlap"
-    assert decontaminator.reason(f"「{JAPANESE[3:15]}」と言った。") is None
-
-
-def test_spaces_and_width_do_not_hide_characters() -> None:
-    """Full-width digits and spaces between characters are typography."""
-    question = "会議は2025年10月3日の15時に始まります"
-    wide = "会議は２０２５年 １０月３日の １５時に始まります。"
-    assert Decontaminator([(question, False)]).reason(f"なお、{wide}") == "overlap"
-
-
-@pytest.mark.parametrize(
-    "copy", ["guten MORGEN", "„Guten Morgen!“", "Ｇｕｔｅｎ　Ｍｏｒｇｅｎ．", "  Guten   Morgen ", "Guten-Morgen"]
-)
-def test_short_question_is_matched_after_normalisation(copy: str) -> None:
-    """A question of fewer than 13 words has no run; a copy with another full stop must be found all the same."""
-    assert spaced("Guten Morgen.").reason(copy) == "exact match"
-
-
-@pytest.mark.parametrize("text", ["Guten Morgen, Herr Nachbar!", "Er sagte guten Morgen.", "Guten", "Morgen, guten"])
-def test_short_question_inside_a_sentence_is_none(text: str) -> None:
-    """Two common words must not drop every sentence that has them."""
-    assert spaced("Guten Morgen.").reason(text) is None
-
-
-def test_short_question_is_found_as_a_line_of_a_document() -> None:
-    """A test set pasted into a page, a sentence a line, is the commonest leak."""
-    assert spaced("Guten Morgen.").reason("Seite 1\nGuten Morgen\nSeite 2") == "exact match"
-    assert Decontaminator([("お早う。", False)]).reason("挨拶\r\nお早う\r\n") == "exact match"
-
-
-def test_question_of_punctuation_drops_nothing() -> None:
-    """Nothing is left of it: as an exact match it would drop every empty line's document."""
-    decontaminator = spaced("…!", "")
-    assert decontaminator.reason("Eins.\n\n---\nZwei.") is None
-    assert decontaminator.reason("") is None
-
-
-def test_languages_with_and_without_spaces_stand_side_by_side() -> None:
-    """Several question sets may be kept out at once; each is counted in its own units."""
-    decontaminator = Decontaminator([(COUNTED, True), (JAPANESE, False)])
-    assert decontaminator.reason(" ".join(WORDS[:13])) == "overlap"
-    assert decontaminator.reason(JAPANESE[:13]) == "overlap"
-    assert decontaminator.reason("Ein anderer Satz, ganz ohne Überschneidung mit den beiden Fragen von oben.") is None
+@pytest.mark.parametrize(("questions", "text", "reason"), REASONS)
+def test_overlap_is_told_from_common_words(questions: list[str], text: str, reason: str | None) -> None:
+    """A part of a question inside a longer text gives its answer away; common phrases must not empty the training
+    data."""
+    assert Decontaminator((question, question[0:1] < "\u3000") for question in questions).reason(text) == reason
 
 
 def test_normalisation_keeps_words_apart() -> None:

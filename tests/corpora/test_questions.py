@@ -31,32 +31,31 @@ def test_sample_asks_its_test_split() -> None:
     assert questions[0].prompt == f"Translate German to English: {tested[0].text}"
 
 
-@pytest.mark.parametrize("space", ["", " ", "\n"])
-def test_white_space_after_the_colon_makes_no_difference(tmp_path: Path, space: str) -> None:
-    """The paper's questions have none, its training prompts one: a drafter would be asked what it never saw."""
-    row = {"question_id": 7, "category": "translation", "turns": [f"Translate German to English:{space}Guten Tag."]}
-    assert load_questions(spec_bench(tmp_path / "q.jsonl", row), PAIR) == [
-        Question("7", "Translate German to English: Guten Tag.", "Guten Tag.")
-    ]
+VERBATIM = "  Write a poem:\n\nabout Translate German to English: x  "
 
 
-def test_ids_are_text_whatever_they_were(tmp_path: Path) -> None:
-    """Spec-Bench numbers its questions; 7 and "7" in one results file would be two questions."""
-    path = spec_bench(tmp_path / "q.jsonl", {"question_id": 7, "turns": ["a"]}, {"question_id": "x", "turns": ["b"]})
-    assert [question.question_id for question in load_questions(path, PAIR)] == ["7", "x"]
-
-
-def test_only_the_first_turn_is_asked(tmp_path: Path) -> None:
-    """Without the first answer, a second turn makes no sense."""
-    path = spec_bench(tmp_path / "q.jsonl", {"question_id": 1, "turns": ["First.", "Second."]})
-    assert [question.prompt for question in load_questions(path, PAIR)] == ["First."]
-
-
-def test_other_prompts_are_kept_verbatim(tmp_path: Path) -> None:
-    """A prompt that is no translation must reach the target as its author wrote it."""
-    prompt = "  Write a poem:\n\nabout Translate German to English: x  "
-    path = spec_bench(tmp_path / "q.jsonl", {"question_id": 1, "turns": [prompt]})
-    assert load_questions(path, PAIR) == [Question("1", prompt, prompt)]
+@pytest.mark.parametrize(
+    ("row", "question"),
+    [
+        # The paper's questions have no space there, its training prompts one: else asked what no drafter saw.
+        *(
+            (
+                {"question_id": 7, "category": "translation", "turns": [f"Translate German to English:{space}Ja."]},
+                Question("7", "Translate German to English: Ja.", "Ja."),
+            )
+            for space in ("", " ", "\n")
+        ),
+        # Spec-Bench numbers its questions; 7 and "7" in one results file would be two questions.
+        ({"question_id": "x", "turns": ["b"]}, Question("x", "b", "b")),
+        # Without the first answer, a second turn makes no sense.
+        ({"question_id": 1, "turns": ["First.", "Second."]}, Question("1", "First.", "First.")),
+        # A prompt that is no translation must reach the target as its author wrote it.
+        ({"question_id": 1, "turns": [VERBATIM]}, Question("1", VERBATIM, VERBATIM)),
+    ],
+)
+def test_rows_of_spec_bench_are_questions(tmp_path: Path, row: dict[str, Any], question: Question) -> None:
+    """A row that is read in another way is another benchmark of the same name."""
+    assert load_questions(spec_bench(tmp_path / "q.jsonl", row), PAIR) == [question]
 
 
 @pytest.mark.parametrize("written", ["English to German", "French to English"])
