@@ -35,7 +35,6 @@ class AnsweringServer:
             "die", "hang up", "stall", "garbage", or a status.
         logprobs_mode (`str`, *optional*): As vLLM's option of this name: "raw_logprobs", "processed_logprobs", which
             are divided by the temperature, or "raw_logits".
-        delay (`float`, *optional*): Seconds that each answer takes at least.
         context (`int`, *optional*): Tokens of prompt and answer, as `--max-model-len` and `--ctx-size` set them. vLLM
             and SGLang refuse what could go beyond; llama.cpp cuts the answer there.
         served (`str`, *optional*): The one name of the model that is known, as vLLM has it; any if left out.
@@ -47,7 +46,6 @@ class AnsweringServer:
         tokenizer: PreTrainedTokenizerFast,
         mishap: Mishap | None = None,
         logprobs_mode: str = "raw_logprobs",
-        delay: float = 0.0,
         context: int | None = None,
         served: str | None = None,
     ) -> None:
@@ -55,7 +53,6 @@ class AnsweringServer:
         self.tokenizer = tokenizer
         self.mishap = mishap or (lambda number, body: None)
         self.logprobs_mode = logprobs_mode
-        self.delay = delay
         self.context = context
         self.served = served
         self.retry_after: str | None = None
@@ -232,13 +229,11 @@ class _Handler(BaseHTTPRequestHandler):
             mishap = owner.mishap(number, body) or owner.refusal(self.path, body)
             if mishap == "die":
                 threading.Thread(target=owner.stop, daemon=True).start()
-                owner.closed.wait(5)
-            if mishap == "stall":
-                owner.closed.wait(30)
+            if mishap in ("die", "stall"):
+                owner.closed.wait()
             if owner.closed.is_set() or mishap == "hang up":
                 self.close_connection = True
                 return
-            owner.closed.wait(owner.delay)
             status = _STATUSES.get(mishap, 200)
             quoted = f"what came with {self.headers.get('Authorization')}\nhas too many tokens"
             said = json.dumps(owner.answer(self.path, body)) if status == 200 else json.dumps({"error": quoted})

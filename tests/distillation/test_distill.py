@@ -90,26 +90,20 @@ def engine(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) ->
     return TransformersEngine(target_model, tokenizer.pad_token_id)
 
 
-def test_every_request_is_answered_once(tmp_path: Path, requests: Requests, engine: TransformersEngine) -> None:
-    """Prevent requests that are never asked, asked twice, or stored under another's key."""
-    asked = run(requests, engine, tmp_path).asked
-    assert sorted(asked) == sorted(request.key for request in requests)
-    rows = {row["key"]: row for row in stored_rows(RowStore(tmp_path))}
-    assert rows.keys() == set(asked)
+@pytest.mark.parametrize("batches", [0, 7])
+def test_an_interrupted_run_goes_on_where_it_was(
+    tmp_path: Path, requests: Requests, engine: TransformersEngine, batches: int
+) -> None:
+    """Prevent an interrupt from losing rows, from repeating work, and from changing what is sampled after it; and
+    requests that are never asked, asked twice, or stored under another's key."""
+    assert len(list(requests.batches(BATCH))) == 13
+    assert sorted(run(requests, engine, tmp_path / "whole").asked) == sorted(request.key for request in requests)
+    rows = {row["key"]: row for row in stored_rows(RowStore(tmp_path / "whole"))}
     for request in requests:
         row = rows[request.key]
         assert (tuple(row["prompt_ids"]), row["seed"]) == (request.prompt_ids, request.seed)
         if request.temperature == 0:
             assert row["response_ids"] == [step[0] for step in row["topk_ids"]]
-
-
-@pytest.mark.parametrize("batches", [0, 1, 4, 7, 12])
-def test_an_interrupted_run_goes_on_where_it_was(
-    tmp_path: Path, requests: Requests, engine: TransformersEngine, batches: int
-) -> None:
-    """Prevent an interrupt from losing rows, from repeating work, and from changing what is sampled after it."""
-    assert len(list(requests.batches(BATCH))) == 13
-    run(requests, engine, tmp_path / "whole")
     first = RecordingEngine(engine, batches)
     with pytest.raises(KeyboardInterrupt):
         run(requests, first, tmp_path / "interrupted")
@@ -119,9 +113,8 @@ def test_an_interrupted_run_goes_on_where_it_was(
     assert stored_rows(RowStore(tmp_path / "interrupted")) == stored_rows(RowStore(tmp_path / "whole"))
 
 
-@pytest.mark.parametrize("call", [1, 4])
 def test_a_stream_that_is_interrupted_is_sampled_alike_when_it_goes_on(
-    tmp_path: Path, requests: Requests, engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch, call: int
+    tmp_path: Path, requests: Requests, engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Prevent answers that were under way, or had ended and were not stored, from being lost or sampled anew."""
 
@@ -135,7 +128,7 @@ def test_a_stream_that_is_interrupted_is_sampled_alike_when_it_goes_on(
 
     def interrupt(store: RowStore, *given: Any) -> None:
         calls.append(store)
-        if len(calls) == call:
+        if len(calls) == 4:
             raise KeyboardInterrupt
         write(store, *given)
 
@@ -143,11 +136,11 @@ def test_a_stream_that_is_interrupted_is_sampled_alike_when_it_goes_on(
     with pytest.raises(KeyboardInterrupt):
         stream(tmp_path / "interrupted")
     monkeypatch.undo()
-    assert len(RowStore(tmp_path / "interrupted").keys()) == (call - 1) * BATCH
+    assert len(RowStore(tmp_path / "interrupted").keys()) == 3 * BATCH
     assert stream(tmp_path / "interrupted") == whole
 
 
-@pytest.mark.parametrize("call", [1, 2, 5])
+@pytest.mark.parametrize("call", [1, 5])
 @pytest.mark.parametrize("kept", ["rows", "dropped"])
 def test_an_interrupt_between_rows_and_drops_changes_nothing(
     tmp_path: Path, requests: Requests, monkeypatch: pytest.MonkeyPatch, kept: str, call: int

@@ -1,11 +1,14 @@
 """Servers that answer: what they say is what the target says here, and nothing that they do loses or repeats a row."""
 
+import asyncio
+import contextlib
 import logging
 import os
 import signal
-import time
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -68,6 +71,20 @@ def other(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> 
     """A second server."""
     with AnsweringServer(target_model, tokenizer) as running:
         yield running
+
+
+@pytest.fixture
+def rests(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds of each rest that a run takes while nothing is asked, on a clock that moves by these alone."""
+    taken, sleep = [], asyncio.sleep
+
+    async def rest(seconds: float) -> None:
+        taken.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(servers, "time", SimpleNamespace(monotonic=lambda: sum(taken)))
+    monkeypatch.setattr(servers.asyncio, "sleep", rest)
+    return taken
 
 
 @pytest.mark.parametrize("kind", ["vllm", "sglang", "llamacpp"])
@@ -208,15 +225,45 @@ def test_every_sampling_setting_is_stated(tokenizer: PreTrainedTokenizerFast, re
     assert all(0 <= seed < 1 << 31 for seed in seeds)
 
 
-MISHAPS: dict[str, Mishap] = {
-    "nothing": lambda number, body: None,
+MISHAPS: dict[str, Mishap | None] = {
     "dies": lambda number, body: "die" if number == 5 else None,
     "hangs up": lambda number, body: "hang up" if number % 3 == 1 else None,
-    "stalls": lambda number, body: "stall" if number == 4 else None,
+    "stalls": None,
     "is full": lambda number, body: "429" if number in (2, 3, 9) else None,
     "fails": lambda number, body: "500" if number in (1, 2, 6, 7) else None,
     "talks nonsense": lambda number, body: "garbage" if number in (1, 5, 6) else None,
 }
+
+
+def time_out_at(stalling: int, monkeypatch: pytest.MonkeyPatch) -> Mishap:
+    """Let a server stall at a request, and the time of all that is asked be up just then."""
+    waiting: set[asyncio.Timeout] = set()
+    loops: set[asyncio.AbstractEventLoop] = set()
+    timeout = asyncio.timeout
+
+    @contextlib.asynccontextmanager
+    async def patient(seconds: float) -> AsyncIterator[None]:
+        loops.add(asyncio.get_running_loop())
+        async with timeout(None) as limit:
+            waiting.add(limit)
+            try:
+                yield
+            finally:
+                waiting.remove(limit)
+
+    def end() -> None:
+        for limit in waiting:
+            limit.reschedule(0.0)
+
+    def mishap(number: int, body: dict[str, Any]) -> str | None:
+        if number != stalling:
+            return None
+        for loop in loops:
+            loop.call_soon_threadsafe(end)
+        return "stall"
+
+    monkeypatch.setattr(asyncio, "timeout", patient)
+    return mishap
 
 
 @pytest.mark.parametrize("mishap", MISHAPS)
@@ -226,12 +273,14 @@ def test_whatever_a_server_does_the_rows_are_the_same(
     other: AnsweringServer,
     requests: Requests,
     tokenizer: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
     mishap: str,
 ) -> None:
     """Prevent rows that are lost with a server, stored twice, or stored as what an unwell server said."""
     server.mishap = MISHAPS[mishap]
-    engine = engine_of([server.url, other.url], tokenizer, **({"timeout": 3.0} if mishap == "stalls" else {}))
-    store = run(requests, engine, tmp_path / "servers")
+    if mishap == "stalls":
+        server.mishap = time_out_at(4, monkeypatch)
+    store = run(requests, engine_of([server.url, other.url], tokenizer), tmp_path / "servers")
     assert store.keys() == keys(requests)
     assert not store.drops()
     calm = run(requests, engine_of([other.url], tokenizer), tmp_path / "calm")
@@ -251,7 +300,9 @@ def test_a_server_that_comes_back_is_asked_again(
     """Prevent a server that was restarted from standing idle for the rest of the run."""
     monkeypatch.setattr(servers, "_LONGEST_REST", 0.1)
     server.stop()
-    other.delay = 0.05
+    back = threading.Event()
+    server.mishap = lambda number, body: back.set() if number > 1 else None  # the first one tries it
+    other.mishap = lambda number, body: None if number <= 7 or back.wait() else "500"
     engine = engine_of([server.url, other.url], tokenizer, concurrency=1)
     answers = engine.answers([[request] for request in requests])
     for _ in range(6):
@@ -264,19 +315,13 @@ def test_a_server_that_comes_back_is_asked_again(
 
 
 def test_a_server_is_left_alone_as_long_as_it_asks(
-    server: AnsweringServer, requests: Requests, tokenizer: PreTrainedTokenizerFast
+    server: AnsweringServer, requests: Requests, tokenizer: PreTrainedTokenizerFast, rests: list[float]
 ) -> None:
     """Prevent a full server from being asked on and on, which keeps it full."""
-    moments: list[float] = []
-
-    def full_at_first(number: int, body: dict[str, Any]) -> str | None:
-        moments.append(time.monotonic())
-        return "429" if number == 1 else None
-
-    server.mishap, server.retry_after = full_at_first, "1"
+    server.mishap, server.retry_after = lambda number, body: "429" if number == 1 else None, "7"
     engine = engine_of([server.url], tokenizer, concurrency=1)
     assert len(list(engine.answers([list(requests)[:3]]))) == 1
-    assert 1.0 <= moments[1] - moments[0] < 5.0
+    assert rests == [7.0]
 
 
 @pytest.mark.parametrize(
@@ -302,7 +347,8 @@ def test_never_more_than_allowed_is_in_flight_or_read_ahead(
             taken += len(batch)
             yield batch
 
-    server.delay = other.delay = 0.03
+    gate = threading.Barrier(6)
+    server.mishap = other.mishap = lambda number, body: None if number > 3 or gate.wait() >= 0 else "500"
     for group, _ in engine_of([server.url, other.url], tokenizer).answers(batches()):
         answered += len(group)
     assert answered == taken == len(requests)
@@ -337,7 +383,11 @@ def test_an_interrupt_keeps_what_was_answered_and_asks_for_the_rest(
 
 
 def test_when_all_servers_are_gone_the_run_ends_with_one_line(
-    tmp_path: Path, server: AnsweringServer, requests: Requests, tokenizer: PreTrainedTokenizerFast
+    tmp_path: Path,
+    server: AnsweringServer,
+    requests: Requests,
+    tokenizer: PreTrainedTokenizerFast,
+    rests: list[float],
 ) -> None:
     """Prevent a run that waits for ever, and one that throws away what was answered before."""
     server.mishap = lambda number, body: "die" if number == 12 else None
@@ -346,6 +396,7 @@ def test_when_all_servers_are_gone_the_run_ends_with_one_line(
         run(requests, engine, tmp_path)
     assert "\n" not in str(raised.value)
     assert len(RowStore(tmp_path).keys()) == 11
+    assert sum(rests) == pytest.approx(0.6)
 
 
 def test_what_servers_refuse_for_good_is_dropped_and_counted(
@@ -406,6 +457,7 @@ def test_the_key_reaches_the_servers_and_nothing_else(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture[str],
+    rests: list[float],
     status: str | None,
 ) -> None:
     """Prevent a key that a server quotes in its refusal from reaching errors, logs or files."""
