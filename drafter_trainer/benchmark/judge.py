@@ -32,7 +32,7 @@ _GRADE = re.compile(r"\W*grade\W*(\d+)(?:\W*/\W*10)?\W*", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Judgement:
-    """Ask for one answer's grade: what a `ServerEngine` is asked here.
+    """A request for the grade of one completion.
 
     Args:
         prompt (`str`): What the judge reads.
@@ -55,7 +55,7 @@ class Judgement:
 
 
 class Chat:
-    """Ask an OpenAI-compatible server (its chat completions) and read the text of its reply; see `ServerKind`.
+    """The chat completions of an OpenAI-compatible server, read as text; see `ServerKind`.
 
     Args:
         model (`str`): The server's name for the judge.

@@ -25,7 +25,7 @@ _WARM_UP_TOKENS = 16
 
 @dataclass(frozen=True)
 class Setting:
-    """Hold what is the same for all methods of one run."""
+    """What is equal for all methods of one run."""
 
     temperature: float
     seed: int

@@ -11,7 +11,7 @@ FEWEST_PROMPTS = 8  # a bootstrap over fewer finds intervals that are too narrow
 
 @dataclass(frozen=True)
 class Timings:
-    """Hold what one method did, prompt by prompt.
+    """Tokens and seconds of one method, prompt by prompt.
 
     Args:
         tokens (`np.ndarray` of shape `(prompts,)`): New tokens of each answer.
@@ -36,7 +36,7 @@ class Timings:
 
 @dataclass(frozen=True)
 class Interval:
-    """Hold a figure with its 95 % bootstrap interval."""
+    """A figure with its 95 % bootstrap interval."""
 
     value: float
     low: float
@@ -44,7 +44,7 @@ class Interval:
 
 
 class Verdict(StrEnum):
-    """Say in words what a ratio of speeds shows."""
+    """What a ratio of speeds shows, in words."""
 
     FASTER = "faster"
     SLOWER = "slower"

@@ -35,7 +35,7 @@ _FROM_VALIDATION = {"validation": range(0, 50), "test": range(50, 100)}
 
 @dataclass(frozen=True)
 class Sentence:
-    """Hold a sentence to ask the target about; `reference` is its translation where the corpus has one."""
+    """A sentence to ask the target about; `reference` is its translation where the corpus has one."""
 
     source_id: str
     text: str
@@ -44,7 +44,7 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Document:
-    """Hold what a drafter is pretrained on: plain text, or a conversation."""
+    """A text to pretrain a drafter on: plain text, or a conversation."""
 
     source_id: str
     text: str | None = None
@@ -56,7 +56,7 @@ _Row = TypeVar("_Row", Sentence, Document)
 
 @dataclass(frozen=True)
 class CorpusName:
-    """Hold the parts of a corpus' name: `kind[:argument][@revision]`."""
+    """The parts of a corpus name: `kind[:argument][@revision]`."""
 
     kind: str
     argument: str | None

@@ -19,7 +19,7 @@ _ROLES = {
 
 @dataclass(frozen=True)
 class Conversation:
-    """Hold a conversation.
+    """A conversation.
 
     Args:
         messages (`list[dict]`): With `role` and `content`, and where they have them `reasoning_content`, `tool_calls`,

@@ -25,7 +25,7 @@ def units(normalised: str, spaced: bool) -> tuple[str, ...]:
 
 
 class Decontaminator:
-    """Tell whether a text holds an evaluation question.
+    """A filter for texts that contain an evaluation question.
 
     A text does if 13 units in a row stand in both, or if one of its lines equals a question of fewer units. Units
     are words, and characters in a language without spaces.

@@ -15,7 +15,7 @@ from drafter_trainer.languages import Language, get_language
 
 @dataclass(frozen=True)
 class Fertility:
-    """Count a text, and say what its tokens are worth.
+    """The number of tokens in which a tokenizer writes a text.
 
     Args:
         tokens (`int`): Of the tokenizer, without special ones.

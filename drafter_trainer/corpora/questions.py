@@ -30,7 +30,7 @@ _ALL_TURNS = 1000
 
 @dataclass(frozen=True)
 class Question:
-    """Hold one question of a benchmark; each turn of a conversation is one.
+    """A question of a benchmark; each turn of a conversation is one.
 
     Args:
         question_id (`str`): Unique within its set; turns end in `/1`, `/2` …

@@ -10,7 +10,7 @@ _POWERCAP = Path("/sys/class/powercap")
 
 
 class EnergyMeter:
-    """Read a device's own energy counter, before and after.
+    """A device's own energy counter, read before and after.
 
     A processor's stands in Linux' powercap folder (Intel and AMD; often readable for root alone) and covers all its
     packages, whatever else runs on them. An NVIDIA accelerator's comes from its driver, through the package

@@ -16,7 +16,7 @@ _LOOP_TOKENS = 16
 
 @dataclass(frozen=True)
 class Round:
-    """Count one draft and the target pass that verified it.
+    """A draft and the target pass that verified it.
 
     Args:
         drafted (`int`): Tokens that were drafted; of a tree of drafts, those on its longest way.

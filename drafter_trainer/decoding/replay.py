@@ -14,7 +14,7 @@ import torch
 from drafter_trainer.decoding.metrics import Round
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.network import LeanNetwork
-from drafter_trainer.drafters.loop.policy import CostCurve
+from drafter_trainer.drafters.loop.policy import CostModel
 from drafter_trainer.drafters.loop.stock import StockNetwork
 from drafter_trainer.drafters.loop.window import cut_prompt
 from drafter_trainer.errors import InputError
@@ -34,7 +34,7 @@ def _ballast(device: torch.device) -> torch.Tensor:
 
 
 class SimulatedClock:
-    """Tell real time plus what was said to have passed."""
+    """A clock that shows real time plus the time that was simulated."""
 
     def __init__(self) -> None:
         self._advanced = 0.0
@@ -91,7 +91,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Replay:
-    """Hold what replaying answers gave.
+    """The result of replaying completions.
 
     Args:
         tokens (`int`): Of all answers.
@@ -130,7 +130,7 @@ def replay(
         clock (`SimulatedClock`): Of the loop.
         end_ids (`Collection[int]`): Ids that end an answer.
     """
-    curve = CostCurve(costs.passes)
+    curve = CostModel(costs.passes)
     tokens, milliseconds, plain, drafting, rounds = 0, 0.0, 0.0, 0.0, []
     for prompt_ids, response_ids, max_new_tokens in answers:
         known, left = list(prompt_ids), list(response_ids)

@@ -16,7 +16,7 @@ from drafter_trainer.decoding.sampling import sampling_arguments
 
 @dataclass(frozen=True)
 class Decoding:
-    """Hold one decoded answer.
+    """A decoded completion and its rounds.
 
     Args:
         output_ids (`list[int]`): The new tokens, without the prompt.

@@ -15,7 +15,7 @@ _EVICT_BELOW = 0.75
 
 
 class RunningBatch:
-    """Let a model answer requests of any temperature and length limit, a token of each at every step.
+    """A batch of requests of any temperature and length, one token of each decoded at every step.
 
     Prompts are read as a batch of their own, and their keys and values put into the rows of answers that have ended
     (continuous batching: Yu et al., "Orca", OSDI 2022); what all prompts begin with is read once. All rows end at the
@@ -168,7 +168,7 @@ class RunningBatch:
 
 
 class _Row:
-    """Hold an answer under way: its tokens, and the most likely ids at each, of the raw distribution at temperature 1.
+    """A completion in progress: its tokens and, for each, the top k of the distribution at temperature 1.
 
     Its noise is drawn from its own key, so that what is sampled does not depend on what else is in the batch.
     """

@@ -11,7 +11,7 @@ _ROOM = 64  # columns
 
 
 class RoomyLayer(DynamicLayer):
-    """Keep an attention layer's keys and values in buffers with room for the tokens to come.
+    """An attention layer's keys and values, in buffers with room for the tokens to come.
 
     `keys` and `values`, of shape `(rows, heads, columns, width)`, are views of the buffers. All rows end at the last
     column; what stands before a row's own columns is finite, and the attention mask hides it. Layers with a sliding

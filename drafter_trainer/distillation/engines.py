@@ -17,7 +17,7 @@ _REFILL_SHARE = 1 / 8
 
 
 class Engine(Protocol):
-    """Let the target answer requests; `name` is written beside each row."""
+    """A source of the target's completions; its `name` is stored with each row."""
 
     name: str
 
@@ -95,7 +95,7 @@ class TransformersEngine:
 
 
 class TextEngine:
-    """Give text that is there already in place of answers; a `Teacher` says what the target thinks of it."""
+    """An engine that returns existing text as completions; a `Teacher` scores them with the target."""
 
     name = "text"
 

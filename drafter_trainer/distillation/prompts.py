@@ -33,7 +33,7 @@ _AT_ONCE = 4096
 
 @dataclass(frozen=True)
 class Prompt:
-    """Hold a prompt as the target reads it, and where it came from.
+    """A prompt as the target reads it, and its origin.
 
     Args:
         prompt_ids (`tuple[int, ...]`): The prompt, chat template included.
@@ -50,7 +50,7 @@ class Prompt:
 
 
 class PromptMaker:
-    """Make the prompts of one split: each once, and none that an evaluation question holds.
+    """The prompts of one split, without duplicates and without evaluation questions.
 
     Args:
         chat (`ChatTokenizer`): The target's.

@@ -9,7 +9,7 @@ _ROWS = 8  # in fp32 at once: what a processor's cache holds
 
 
 class TokenChooser:
-    """Choose the next token of each row, and the top k log-probabilities of the distribution at temperature 1.
+    """Chooses the next token of each row, with the top k log-probabilities at temperature 1.
 
     A full-width top k, softmax and cumulative sum each pass over the logits several times and take as long as a small
     target's layers. Here the vocabulary is cut into blocks: the k largest logits lie in the k blocks with the largest

@@ -36,7 +36,7 @@ class ServerFailure(Exception):
 
 
 class Server:
-    """Ask one server, and remember how it does.
+    """One server and its state: requests in flight, failures, time of the next try.
 
     Args:
         url (`str`): Its address, without `/v1`.

@@ -17,7 +17,7 @@ _LLAMACPP_FINISHES = {"eos": "stop", "word": "stop", "limit": "length"}
 
 
 class ServerKind(Protocol):
-    """Write the body of a request, and read the reply.
+    """The protocol of one kind of server: the body of a request, and how its reply is read.
 
     `name` is what a user calls it, `path` where it is asked, behind the server's address, and `gives_logprobs` tells
     whether it replies with ids and log-probabilities or with text alone. Of a request the engine itself reads no more
@@ -47,7 +47,7 @@ class ServerKind(Protocol):
 
 
 class VLLM:
-    """Ask `vllm serve` (docs.vllm.ai, "OpenAI-Compatible Server", completions: sampling and extra parameters).
+    """`vllm serve` (docs.vllm.ai, "OpenAI-Compatible Server", completions: sampling and extra parameters).
 
     With `return_tokens_as_token_ids` tokens are named by id: two ids of one text would share a key otherwise. What is
     not in the list of top log-probabilities but was sampled comes in addition to it.
@@ -88,7 +88,7 @@ class VLLM:
 
 
 class SGLang:
-    """Ask SGLang where it speaks of token ids (docs.sglang.io, "Sampling Parameters", the `/generate` endpoint).
+    """SGLang's endpoint for token ids (docs.sglang.io, "Sampling Parameters", the `/generate` endpoint).
 
     Its `/v1/completions` names the tokens of top log-probabilities by their text alone.
     """
@@ -129,7 +129,7 @@ class SGLang:
 
 
 class LlamaCpp:
-    """Ask llama.cpp's `llama-server` (its tools/server/README.md, the `/completion` endpoint).
+    """llama.cpp's `llama-server` (its tools/server/README.md, the `/completion` endpoint).
 
     Its own endpoint returns ids; with `samplers` nothing but the temperature is applied. A prompt of ids gets no
     start token, and `n_probs` are of the raw logits unless `post_sampling_probs` is set. They leave out every token
@@ -179,7 +179,7 @@ class LlamaCpp:
 
 
 class Transformers:
-    """Ask `transformers serve` (5.23, its cli/serving/completion.py): text goes in and comes out, without log p.
+    """`transformers serve` (5.23, its cli/serving/completion.py): text without log-probabilities.
 
     It answers 422 to keys that it does not know, and takes `temperature` without sampling for it: what it samples is
     said in `generation_config`, in which what is left out is filled from the model's own. It lists its end tokens.

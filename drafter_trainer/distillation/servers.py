@@ -26,7 +26,7 @@ _logger = logging.getLogger(__name__)
 
 
 class ServerEngine:
-    """Ask servers over HTTP, many requests at once.
+    """An engine that sends many requests at once to servers over HTTP.
 
     A server that fails is set aside for a while that grows, with full jitter (Brooker, "Exponential Backoff And
     Jitter", AWS Architecture Blog), and then tried with one token; what it was asked goes to the others. The key of
@@ -94,7 +94,7 @@ class _Question:
 
 
 class _Run:
-    """Keep servers busy with requests, and gather what they answer."""
+    """The requests of one call, assigned to servers, and their completions."""
 
     def __init__(self, engine: ServerEngine, servers: list[Server], batches: Iterable[Sequence[Request]]) -> None:
         self.engine = engine

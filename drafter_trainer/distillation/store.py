@@ -47,7 +47,7 @@ DROPPED = pa.schema([("key", pa.string()), ("reason", pa.string()), ("language",
 
 @dataclass(frozen=True)
 class Answer:
-    """Hold what the target answered.
+    """A completion of the target.
 
     Args:
         response_ids (`list[int]`): The generator's own ids, with the end token if it ended by itself.
@@ -77,7 +77,7 @@ def is_cut_short(request: Request, answer: Answer) -> bool:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Hold why a request will never be answered.
+    """The reason why a request has no completion.
 
     Args:
         reason (`str`): One of few, under which it is counted.
@@ -89,7 +89,7 @@ class Refusal:
 
 
 class KeySet(Set):
-    """Hold the keys of rows as a set does, in 64 bytes each: a store may have millions.
+    """A set of row keys in 64 bytes each: a store may have millions.
 
     Args:
         shards (`Iterable[Sequence[str]]`): The keys of each shard.
@@ -117,7 +117,7 @@ class KeySet(Set):
 
 
 class RowStore:
-    """Keep self-distilled rows in a folder of Parquet shards.
+    """Self-distilled rows in a folder of Parquet shards.
 
     A shard is written beside its place and renamed, so a run killed at any moment leaves only whole shards, and the
     keys in them say what is done. What was dropped is kept too, as key and reason, so that it is neither asked nor

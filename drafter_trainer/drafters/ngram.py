@@ -20,7 +20,7 @@ Slots = dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True)
 class Entries:
-    """Hold what a table may hold of one order, what saves most first.
+    """The candidate entries of one order, those that save most first.
 
     Args:
         contexts (`np.ndarray` of shape `(entries, order)`): Runs of token ids, int64.
@@ -159,7 +159,7 @@ class _Windows:
 
 
 class _Order:
-    """Hold all runs of one order with their followers, in the order of their keys: those of one run together."""
+    """All runs of one order with their followers, sorted by key, so that those of one run are adjacent."""
 
     def __init__(self, windows: _Windows, order: int, lower: "_Order | None", min_share: float) -> None:
         self.windows, self.order = windows, order

@@ -30,7 +30,7 @@ NOTES = "notes.md"
 
 @dataclass(frozen=True)
 class CardDetails:
-    """Hold what a card says that neither the drafter nor its results know.
+    """The facts of a card that neither the drafter nor its results contain.
 
     Args:
         location (`str`): Hub id of the drafter, or its name where it lies in a folder.

@@ -26,7 +26,7 @@ from drafter_trainer.results import DRAFTER, PLAIN, PROMPT_LOOKUP, find_method
 
 @dataclass(frozen=True)
 class Bar:
-    """Hold one method's speedup as it is drawn, in per cent of the page's scale.
+    """A method's speedup as a bar, in per cent of the page's scale.
 
     Args:
         name (`str`): Of the method.

@@ -54,7 +54,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Publication:
-    """Say what was published, or would be.
+    """A published drafter, or one that a dry run would publish.
 
     Args:
         place (`str`): The folder, or the address of the commit.

@@ -53,7 +53,7 @@ class Destination:
 
 @dataclass(frozen=True)
 class Remote:
-    """Hold what a destination's branch has.
+    """The state of a destination's branch.
 
     Args:
         commit (`str`, *optional*): Its head; `None` where there is no such branch or repository.

@@ -28,8 +28,8 @@ _PROBE = "what the user asks"
 
 
 @dataclass(frozen=True)
-class Request:
-    """Hold what a prompt asks for; `None` stands for what it does not tell.
+class PromptTask:
+    """The task that a prompt states; `None` stands for what it does not state.
 
     Args:
         source (`Language`, *optional*): Of the text that the user gives.
@@ -42,7 +42,7 @@ class Request:
     is_translation: bool
 
 
-def read_request(message: str, languages: Iterable[Language] = ()) -> Request:
+def read_task(message: str, languages: Iterable[Language] = ()) -> PromptTask:
     """Read what the user asks.
 
     A translation is one whose first line, or what stands before its first colon, says so in English; the languages
@@ -60,7 +60,7 @@ def read_request(message: str, languages: Iterable[Language] = ()) -> Request:
     asked = _TRANSLATION.match(message)
     if asked is None:
         source, named = identify_language(message, languages), re.search(rf"\bin {name}", message, re.IGNORECASE)
-        return Request(source, by_name[named[1].casefold()] if named else source, is_translation=False)
+        return PromptTask(source, by_name[named[1].casefold()] if named else source, is_translation=False)
     instruction, text = asked.groups()
     into = re.match(rf"(.*?)\b(?:in)?to\b.*?{name}", instruction, re.IGNORECASE)
     answer = by_name[into[2].casefold()] if into else None
@@ -68,7 +68,7 @@ def read_request(message: str, languages: Iterable[Language] = ()) -> Request:
     if source in (None, answer):
         called = re.search(name, into[1] if into else instruction, re.IGNORECASE)
         source = by_name[called[1].casefold()] if called else None
-    return Request(source, answer, is_translation=True)
+    return PromptTask(source, answer, is_translation=True)
 
 
 def identify_language(text: str, languages: Iterable[Language] = ()) -> Language | None:
@@ -101,7 +101,7 @@ def _identifier() -> Any:
 
 
 class PromptReader:
-    """Read a prompt's ids: the last message of the user, without the chat template's own text.
+    """A reader of the user's last message from a prompt's ids, without the chat template's own text.
 
     What stands around a message is learned from the template itself, by rendering two chats with it.
 
@@ -132,13 +132,13 @@ class PromptReader:
         self._before = "".join(reversed(alike)).strip()
         self._after = after.strip()
 
-    def read(self, prompt_ids: Sequence[int]) -> Request:
+    def read(self, prompt_ids: Sequence[int]) -> PromptTask:
         """Read what the user asks last.
 
         Args:
             prompt_ids (`Sequence[int]`): As `generate` gets them.
         """
-        return read_request(self.last_message(prompt_ids), self._languages)
+        return read_task(self.last_message(prompt_ids), self._languages)
 
     def last_message(self, prompt_ids: Sequence[int]) -> str:
         """Return the text of the user's last message, or all of a prompt that the template did not write."""

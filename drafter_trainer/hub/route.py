@@ -15,7 +15,7 @@ from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import loop_of
 from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.drafters.loop.policy import LOOKUP, NETWORK
-from drafter_trainer.hub.request import Request
+from drafter_trainer.hub.request import PromptTask
 from drafter_trainer.languages import Pair, get_language, get_pair
 from drafter_trainer.results import DRAFTER, PLAIN, RESULTS, read_results
 from drafter_trainer.targets import resolve_commit
@@ -27,7 +27,7 @@ LOOKUP_ALONE = f"{DRAFTER}, {LOOKUP} alone"
 
 @dataclass(frozen=True)
 class Measurement:
-    """Hold one speedup of `results.json`.
+    """A speedup out of `results.json`.
 
     Args:
         way (`str`): How the drafter drafted, a key of `Route.ways`.
@@ -43,7 +43,7 @@ class Measurement:
     sampling: bool
     speedup: float
 
-    def is_of(self, request: Request, sampling: bool) -> bool:
+    def is_of(self, request: PromptTask, sampling: bool) -> bool:
         """Tell whether it was measured on requests like this one."""
         if (self.is_translation, self.sampling) != (request.is_translation, sampling):
             return False
@@ -54,7 +54,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Route:
-    """Hold a drafter that a router may choose; see `Route.of`.
+    """A drafter that a router may choose; see `Route.of`.
 
     Args:
         name (`str`): Hub id or folder that the drafter came from.
@@ -91,11 +91,11 @@ class Route:
         measurements = _read_measurements(name, commit, description, ways)
         return cls(name, description.target, _pair_of(description), ways, measurements)
 
-    def speedups(self, request: Request, sampling: bool) -> dict[str, float]:
+    def speedups(self, request: PromptTask, sampling: bool) -> dict[str, float]:
         """Return how fast each of its ways was measured on requests like this one; several runs count as their mean.
 
         Args:
-            request (`Request`): What is asked.
+            request (`PromptTask`): What is asked.
             sampling (`bool`): Whether the target samples.
         """
         found: dict[str, list[float]] = {}

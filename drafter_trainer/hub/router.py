@@ -13,7 +13,7 @@ from drafter_trainer.drafters.load import load_drafter, load_target_tokenizer
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import draft_round, set_draft_length
 from drafter_trainer.errors import InputError
-from drafter_trainer.hub.request import PromptReader, Request
+from drafter_trainer.hub.request import PromptReader, PromptTask
 from drafter_trainer.hub.route import LOOKUP_ALONE, WITHOUT_NETWORK, Route, share_weights
 from drafter_trainer.languages import Pair
 from drafter_trainer.results import DRAFTER, PLAIN
@@ -21,8 +21,8 @@ from drafter_trainer.targets import resolve_commit
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Say what drafts a prompt.
+class RoutedDrafter:
+    """The drafter that was chosen for a prompt.
 
     Args:
         drafter (`str`): Hub id or folder of the drafter.
@@ -36,7 +36,7 @@ class Choice:
 
 
 class DrafterRouter:
-    """Choose a drafter for each prompt, and draft with it.
+    """A set of drafters of which one is chosen for each prompt.
 
     Passed as `target.generate(assistant_model=router)`, it chooses once a call, when the prompt comes:
 
@@ -48,7 +48,7 @@ class DrafterRouter:
 
     Measurements of sampling are taken when the target samples, those of greedy decoding when it does not, and the
     others where there are none; on which machine they were made is not asked. What a prompt tells is said in
-    `read_request`; a request that is not in English, to translate or to answer in another language, is not understood,
+    `read_task`; a request that is not in English, to translate or to answer in another language, is not understood,
     and gets a slower drafter, never another answer.
 
     It keeps what it has read of the current text, so one router serves one call of `generate` at a time: threads need
@@ -71,7 +71,7 @@ class DrafterRouter:
     ) -> None:
         _check_routes(target_model, routes)
         self.routes = tuple(routes)
-        self.chosen: Choice | None = None
+        self.chosen: RoutedDrafter | None = None
         self.reader = PromptReader(
             tokenizer or load_target_tokenizer(target_model),
             [language for route in self.routes for language in route.pair.languages],
@@ -114,7 +114,7 @@ class DrafterRouter:
             gc.collect()  # the stock model and the loop's generate refer to each other
         return cls(target_model, routes, tokenizer)
 
-    def choose(self, prompt_ids: Sequence[int], sampling: bool = False) -> Choice:
+    def choose(self, prompt_ids: Sequence[int], sampling: bool = False) -> RoutedDrafter:
         """Choose what drafts a prompt.
 
         Args:
@@ -136,7 +136,7 @@ class DrafterRouter:
             return _choice(self.routes[0], PLAIN)
         return _choice(answering[0], WITHOUT_NETWORK) if answering else _choice(self.routes[0], LOOKUP_ALONE)
 
-    def _measured(self, request: Request, sampling: bool) -> list[tuple[float, Route, str]]:
+    def _measured(self, request: PromptTask, sampling: bool) -> list[tuple[float, Route, str]]:
         return [
             (speedup, route, way)
             for route in self.routes
@@ -182,9 +182,9 @@ class _KnownPairs:
     def __init__(self, pairs: Mapping[tuple[int, ...], Pair]) -> None:
         self._pairs = pairs
 
-    def read(self, prompt_ids: Sequence[int]) -> Request:
+    def read(self, prompt_ids: Sequence[int]) -> PromptTask:
         pair = self._pairs[tuple(prompt_ids)]
-        return Request(pair.source, pair.target, is_translation=True)
+        return PromptTask(pair.source, pair.target, is_translation=True)
 
 
 def _check_routes(target_model: PreTrainedModel, routes: Sequence[Route]) -> None:
@@ -206,5 +206,5 @@ def _check_routes(target_model: PreTrainedModel, routes: Sequence[Route]) -> Non
             )
 
 
-def _choice(route: Route, way: str) -> Choice:
-    return Choice(route.name, way, route.ways[way])
+def _choice(route: Route, way: str) -> RoutedDrafter:
+    return RoutedDrafter(route.name, way, route.ways[way])

@@ -32,7 +32,7 @@ from drafter_trainer.tuning.answers import continue_texts, load_answers, typical
 from drafter_trainer.tuning.calibration import HeldOut
 from drafter_trainer.tuning.costs import measure_costs
 from drafter_trainer.tuning.results import TRIALS, read_costs, write_costs
-from drafter_trainer.tuning.search import Choice, Tuning
+from drafter_trainer.tuning.search import Candidate, Tuning
 
 TUNING = "tuning"  # folder of trials and costs, within the drafter's
 
@@ -58,7 +58,7 @@ class TuningResult:
 class Found:
     """The choice of a search, with what led to it and what is recorded of it."""
 
-    choice: Choice
+    choice: Candidate
     trials: list[dict[str, Any]]
     costs: Costs
     facts: dict[str, Any]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from drafter_trainer.drafters.loop.ngram import NgramTable
-from drafter_trainer.drafters.loop.policy import LOOKUP, NETWORK, NGRAM, Belief, Gain, surer_of
+from drafter_trainer.drafters.loop.policy import LOOKUP, NETWORK, NGRAM, AcceptanceEstimator, NetworkGain, surer_of
 from drafter_trainer.drafters.loop.settings import NETWORK_BINS, LoopSettings, bin_of
 from drafter_trainer.serving.costs import StepCosts
 from drafter_trainer.serving.network import BatchedNetwork
@@ -30,7 +30,7 @@ _TRIED_STEPS, _RESTED_STEPS = 64, 512
 
 
 class BatchDrafter:
-    """Draft for all requests of an engine's step.
+    """The drafter for all requests of an engine's step.
 
     Args:
         network (`BatchedNetwork`, *optional*): The drafter's network.
@@ -140,7 +140,8 @@ class BatchDrafter:
 
     def _begin_text(self) -> RequestText:
         window = None if self.network is None else self.network.prompt_window
-        return RequestText(Belief(self.settings.calibration), Gain(self.settings.network_gain), window)
+        estimator = AcceptanceEstimator(self.settings.calibration)
+        return RequestText(estimator, NetworkGain(self.settings.network_gain), window)
 
     def _learn(self, before: list[RequestText], started: float) -> None:
         """Learn what the step took and yielded, where it decoded the same requests as the one before."""

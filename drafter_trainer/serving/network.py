@@ -26,7 +26,7 @@ class Piece(NamedTuple):
 
 
 class BatchedNetwork(LeanNetwork):
-    """Run a drafter of a Llama-like family on several texts in one forward pass.
+    """A drafter of a Llama-like family, run on several texts in one forward pass.
 
     Args:
         model (`PreTrainedModel`): The drafter, on its device; see `loop.network.reason_against`.

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from drafter_trainer.drafters.loop.lookup import SuffixIndex
-from drafter_trainer.drafters.loop.policy import Belief, Gain
+from drafter_trainer.drafters.loop.policy import AcceptanceEstimator, NetworkGain
 from drafter_trainer.drafters.loop.settings import HIGHEST_ORDER
 from drafter_trainer.drafters.loop.window import count_skipped, unread_part
 from drafter_trainer.serving.network import Piece
@@ -39,14 +39,14 @@ class RequestText:
     An engine names no requests and moves them from row to row; a text is found again by its content.
 
     Args:
-        estimator (`Belief`): How likely each source's tokens are accepted in this text.
-        gain (`Gain`): What asking the network brings in this text.
+        estimator (`AcceptanceEstimator`): How likely each source's tokens are accepted in this text.
+        gain (`NetworkGain`): What asking the network brings in this text.
         window (`int`, *optional*): Number of last tokens of the prompt that the network reads, besides the
             first one; all if left out.
     """
 
-    estimator: Belief
-    gain: Gain
+    estimator: AcceptanceEstimator
+    gain: NetworkGain
     window: int | None = None
     tokens: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     index: SuffixIndex = field(default_factory=SuffixIndex)

@@ -47,7 +47,7 @@ def group_rows(lengths: Sequence[int], tokens: int, seed: int) -> list[np.ndarra
 
 
 class GroupedRows(Dataset):
-    """Hold groups of rows, so that a Trainer which draws one at a time gets a whole batch.
+    """Groups of rows as a dataset: a Trainer that draws one item gets a whole batch.
 
     What it draws are groups: shuffling, dividing them among processes and going on after an interruption stay the
     Trainer's.

@@ -179,7 +179,7 @@ def write_packed(rows: Iterable[list[int]], path: Path, drops: Counter[str]) -> 
 
 @dataclass(frozen=True)
 class Packing:
-    """Say what is packed.
+    """The settings of packing.
 
     Args:
         corpora (`tuple[str, ...]`): Corpora, one after the other.
@@ -235,7 +235,7 @@ def pack_corpora(packing: Packing, folder: Path, workers: int) -> list[Path]:
 
 @dataclass(frozen=True)
 class PackedRows:
-    """Hold packed rows and what is to be said of them."""
+    """Packed rows with their counts."""
 
     rows: Dataset
     facts: dict[str, Any]

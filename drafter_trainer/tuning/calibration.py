@@ -17,7 +17,7 @@ _PRIOR_COUNT = 4.0
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Hold one held-out answer.
+    """A held-out completion.
 
     Args:
         prompt_ids, response_ids (`list[int]`): Prompt and answer.

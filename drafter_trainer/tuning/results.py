@@ -12,14 +12,14 @@ from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
 from drafter_trainer.drafters.ngram import table_bytes
 from drafter_trainer.drafters.vocabulary import vocabulary_bytes
 from drafter_trainer.errors import InputError
-from drafter_trainer.tuning.search import Choice
+from drafter_trainer.tuning.search import Candidate
 
 SETTINGS = "loop.json"
 TRIALS = "trials.json"
 COSTS = "costs.json"
 
 
-def write_tuning(folder: Path, choice: Choice, trials: list[dict[str, Any]], tokenizer_sha256: str) -> None:
+def write_tuning(folder: Path, choice: Candidate, trials: list[dict[str, Any]], tokenizer_sha256: str) -> None:
     """Write what was chosen, and every trial."""
     contents = {
         SETTINGS: json.dumps(choice.settings.to_dict(), indent=2).encode() + b"\n",

@@ -38,8 +38,8 @@ _LEAST_GAIN = 1.02
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Hold one way to set a drafter up.
+class Candidate:
+    """A candidate for the drafter's settings.
 
     Args:
         settings (`LoopSettings`): Of the loop.
@@ -104,11 +104,13 @@ class Tuning:
             self._counts[np.setdiff1d(np.arange(vocabulary), self.trained_ids)] = 0
         self._held_out_counts = count_ids((answer.response_ids for task in self._tasks for answer in task), vocabulary)
 
-    def run(self) -> Choice:
+    def run(self) -> Candidate:
         """Search; `trials` then holds every trial with what it gave."""
         device = self.draft_model.device.type
         curves = {device: list(self.costs.passes)}, {device: list(self.costs.sampling_passes)}
-        choice = Choice(LoopSettings(self._asked(), pass_milliseconds=curves[0], sampling_pass_milliseconds=curves[1]))
+        choice = Candidate(
+            LoopSettings(self._asked(), pass_milliseconds=curves[0], sampling_pass_milliseconds=curves[1])
+        )
         with tqdm(unit="trial", desc="tuning") as bar:
             self._bar = bar
             if NETWORK in self.sources:
@@ -127,7 +129,7 @@ class Tuning:
             choice = self._best("sources", self._each(choice, "sources", self._subsets(choice)))
         return self._finish(choice)
 
-    def counted(self, choice: Choice) -> dict[str, Any]:
+    def counted(self, choice: Candidate) -> dict[str, Any]:
         """Say what the table of a choice was counted on, how much of it, and what was kept."""
         said: dict[str, Any] = {"counted_on": choice.counted_on}
         for name, texts in (("answers", self.train_answers), ("texts", self.texts)):
@@ -142,16 +144,16 @@ class Tuning:
     def _weights(self) -> list[str]:
         return ["native", "int8"] if self.draft_model.device.type == "cpu" else ["native"]
 
-    def _with_weights(self, choice: Choice, kind: str) -> Choice:
+    def _with_weights(self, choice: Candidate, kind: str) -> Candidate:
         return dataclasses.replace(self._set(choice, int8=kind == "int8"), draft_ids=self.trained_ids)
 
-    def _vocabularies(self, choice: Choice) -> list[tuple[str, Choice]]:
+    def _vocabularies(self, choice: Candidate) -> list[tuple[str, Candidate]]:
         most = self.draft_model.config.vocab_size if self.trained_ids is None else len(self.trained_ids)
         sizes = [size for size in _SIZES if size < most]
         ids = [(size, choose_ids(self._counts, size, self.end_ids)) for size in sizes] + [(most, self.trained_ids)]
         return [(str(size), dataclasses.replace(choice, draft_ids=chosen)) for size, chosen in ids]
 
-    def _tables(self, choice: Choice) -> list[tuple[str, Choice]]:
+    def _tables(self, choice: Candidate) -> list[tuple[str, Candidate]]:
         answers, texts = list(self.train_answers), list(self.texts)
         counted = {"answers": answers, "texts": texts}
         if answers and texts:
@@ -167,31 +169,31 @@ class Tuning:
             tables.append((what, dataclasses.replace(choice, slots=slots, counted_on=what)))
         return tables
 
-    def _subsets(self, choice: Choice) -> list[list[str]]:
+    def _subsets(self, choice: Candidate) -> list[list[str]]:
         sources = [source for source in self._asked() if source != NGRAM or choice.slots is not None]
         subsets = [sources, *([source for source in sources if source != left_out] for left_out in sources)]
         return [subset for subset in subsets if subset and (NETWORK in self.sources or NGRAM in subset)]
 
-    def _orders(self, choice: Choice) -> list[tuple[str, Choice]]:
+    def _orders(self, choice: Candidate) -> list[tuple[str, Candidate]]:
         return [(f"1 to {most}", self._with_table(choice, most, self.table_bytes)) for most in _ORDERS]
 
-    def _sizes(self, choice: Choice) -> list[tuple[str, Choice]]:
+    def _sizes(self, choice: Candidate) -> list[tuple[str, Candidate]]:
         sizes = [max(self.table_bytes // divisor, LEAST_BYTES) for divisor in _SMALLER]
         return [(str(size), self._with_table(choice, max(choice.slots), size)) for size in sizes]
 
-    def _with_table(self, choice: Choice, highest: int, size: int) -> Choice:
+    def _with_table(self, choice: Candidate, highest: int, size: int) -> Candidate:
         entries = self._entries[choice.counted_on]
         slots = build_table({order: entries[order] for order in range(1, highest + 1)}, size)
         return dataclasses.replace(choice, slots=slots)
 
     @staticmethod
-    def _set(choice: Choice, **changes: Any) -> Choice:
+    def _set(choice: Candidate, **changes: Any) -> Candidate:
         return dataclasses.replace(choice, settings=dataclasses.replace(choice.settings, **changes))
 
-    def _each(self, choice: Choice, name: str, values: Sequence[Any]) -> list[tuple[str, Choice]]:
+    def _each(self, choice: Candidate, name: str, values: Sequence[Any]) -> list[tuple[str, Candidate]]:
         return [(str(value), self._set(choice, **{name: value})) for value in values]
 
-    def _best(self, what: str, choices: Sequence[tuple[Any, Choice]]) -> Choice:
+    def _best(self, what: str, choices: Sequence[tuple[Any, Candidate]]) -> Candidate:
         tried = []
         for value, choice in choices:
             choice, results, step = self._try(choice)
@@ -215,17 +217,17 @@ class Tuning:
         self.speedup, best = max(tried, key=lambda entry: entry[0] / _LEAST_GAIN ** self._left_out(entry[1]))
         return best
 
-    def _left_out(self, choice: Choice) -> int:
+    def _left_out(self, choice: Candidate) -> int:
         """Count which of lookup and table a choice does without."""
         table = choice.slots is not None and NGRAM in choice.settings.sources
         return (NGRAM in self.sources and not table) + (
             LOOKUP in self.sources and LOOKUP not in choice.settings.sources
         )
 
-    def _coverage(self, choice: Choice) -> float:
+    def _coverage(self, choice: Candidate) -> float:
         return 1.0 if choice.draft_ids is None else coverage(choice.draft_ids, self._held_out_counts)
 
-    def _try(self, choice: Choice) -> tuple[Choice, list[Replay], float]:
+    def _try(self, choice: Candidate) -> tuple[Candidate, list[Replay], float]:
         """Replay each task; the choice then starts from the yield that this gave."""
         network, table, step, calibration = self._prepare(choice)
         device = self.draft_model.device.type
@@ -233,7 +235,7 @@ class Tuning:
         results = [self._replay(choice, network, table, task) for task in self._tried]
         return self._set(choice, tokens_per_pass=_tokens_per_pass(results)), results, step
 
-    def _prepare(self, choice: Choice) -> tuple[Any, NgramTable | None, float, dict[str, list[float]]]:
+    def _prepare(self, choice: Candidate) -> tuple[Any, NgramTable | None, float, dict[str, list[float]]]:
         """Build network and table, measure the step and calibrate, once for choices that differ in the rest alone."""
         made_of = (choice.settings.int8, choice.draft_ids, choice.slots)
         if self._prepared is None or any(one is not other for one, other in zip(made_of, self._prepared[0])):
@@ -245,12 +247,12 @@ class Tuning:
             self._prepared = made_of, (network, table, step, calibrate(self._fitted, table, network))
         return self._prepared[1]
 
-    def _replay(self, choice: Choice, network, table: NgramTable | None, task: Sequence[HeldOut]) -> Replay:
+    def _replay(self, choice: Candidate, network, table: NgramTable | None, task: Sequence[HeldOut]) -> Replay:
         clock, vocabulary = SimulatedClock(), self.draft_model.config.vocab_size
         loop = DraftingLoop(network, table, choice.settings, self.draft_model.device, vocabulary, clock)
         return replay(loop, map(HeldOut.known, task), self.costs, clock, self.end_ids)
 
-    def _finish(self, choice: Choice) -> Choice:
+    def _finish(self, choice: Candidate) -> Candidate:
         if NGRAM not in choice.settings.sources:
             choice = dataclasses.replace(choice, slots=None, counted_on="nothing")
         table = None if choice.slots is None else NgramTable(choice.slots)

@@ -10,7 +10,7 @@ from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora.sample import LANGUAGES as SAMPLE_LANGUAGES
 from drafter_trainer.corpora.sample import SPLITS, sample_rows
 from drafter_trainer.hub import request as request_module
-from drafter_trainer.hub.request import PromptReader, Request, identify_language, read_request
+from drafter_trainer.hub.request import PromptReader, PromptTask, identify_language, read_task
 from drafter_trainer.languages import LANGUAGES, Pair, translation_prompt
 from tests.conftest import make_tokenizer
 
@@ -78,10 +78,10 @@ def test_mixed_texts_get_one_of_their_languages() -> None:
 @pytest.mark.parametrize("pair", [Pair(DE, EN), Pair(EN, JA), Pair(JA, FR)], ids=str)
 def test_the_projects_own_prompts_are_read(pair: Pair) -> None:
     """The router must know what training and benchmark ask for, and in which direction."""
-    expected = Request(pair.source, pair.target, is_translation=True)
-    assert read_request(translation_prompt(pair, pair.source.probe)) == expected
+    expected = PromptTask(pair.source, pair.target, is_translation=True)
+    assert read_task(translation_prompt(pair, pair.source.probe)) == expected
     # The sets published with arXiv 2406.16758 have no space there.
-    assert read_request(translation_prompt(pair, pair.source.probe).replace(": ", ":", 1)) == expected
+    assert read_task(translation_prompt(pair, pair.source.probe).replace(": ", ":", 1)) == expected
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_the_projects_own_prompts_are_read(pair: Pair) -> None:
 )
 def test_users_words_are_read(message: str, source, answer, is_translation: bool) -> None:
     """A wrong reading takes the drafter of another pair, or of another direction."""
-    assert read_request(message) == Request(source, answer, is_translation)
+    assert read_task(message) == PromptTask(source, answer, is_translation)
 
 
 @pytest.fixture

@@ -22,9 +22,9 @@ from drafter_trainer.drafters.loop.generate import attach_loop, loop_of
 from drafter_trainer.drafters.loop.networkless import NetworklessDrafter
 from drafter_trainer.drafters.loop.policy import LOOKUP, NGRAM
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
-from drafter_trainer.hub.request import Request
+from drafter_trainer.hub.request import PromptTask
 from drafter_trainer.hub.route import LOOKUP_ALONE, WITHOUT_NETWORK, Measurement, Route, share_weights
-from drafter_trainer.hub.router import Choice, DrafterRouter, with_known_pairs
+from drafter_trainer.hub.router import DrafterRouter, RoutedDrafter, with_known_pairs
 from drafter_trainer.languages import LANGUAGES, get_pair, story_prompt, translation_prompt
 from drafter_trainer.results import DRAFTER, PLAIN
 from drafter_trainer.targets import Target
@@ -303,10 +303,10 @@ class TakingTurns:
     """Read another request from each prompt, whatever it says."""
 
     def __init__(self, *pairs: str) -> None:
-        self.requests = [Request(get_pair(pair).source, get_pair(pair).target, True) for pair in pairs]
+        self.requests = [PromptTask(get_pair(pair).source, get_pair(pair).target, True) for pair in pairs]
         self.reads = 0
 
-    def read(self, prompt_ids: Sequence[int]) -> Request:
+    def read(self, prompt_ids: Sequence[int]) -> PromptTask:
         """Say the next request."""
         self.reads += 1
         return self.requests[self.reads % len(self.requests)]
@@ -335,7 +335,7 @@ def test_sampled_answers_have_the_targets_distribution(
     """Drafts of one drafter judged by the distribution of another answer in neither's voice, nor in the target's."""
     right, choices = DrafterRouter.choose, set()
 
-    def noting(self: DrafterRouter, *given: object) -> Choice:
+    def noting(self: DrafterRouter, *given: object) -> RoutedDrafter:
         choice = right(self, *given)
         choices.add((choice.drafter, choice.way))
         return choice

@@ -27,7 +27,7 @@ from drafter_trainer.languages import get_pair, translation_prompt
 from drafter_trainer.runs import Step, finished_step
 from drafter_trainer.targets import Target, resolve_target
 from drafter_trainer.tuning.results import write_tuning
-from drafter_trainer.tuning.search import Choice
+from drafter_trainer.tuning.search import Candidate
 
 TARGET = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _COMPLETIONS, _NEW_TOKENS = 16, 48
@@ -69,7 +69,7 @@ def make_drafter(folder: Path) -> Path:
         tokenizer.save_pretrained(folder / "finetune")
     vocabulary = model.config.vocab_size
     ids = choose_ids(count_ids(completions, vocabulary), 8192, [tokenizer.eos_token_id], fill=True)
-    choice = Choice(LoopSettings(longest_draft=8), ids, count_table(completions, (1, 2, 3)))
+    choice = Candidate(LoopSettings(longest_draft=8), ids, count_table(completions, (1, 2, 3)))
     trained = finished_step(folder / "finetune", "")["fingerprint"]
     with Step(folder / "tune", "tune", {}, {"drafter": trained}):
         write_tuning(folder / "tune", choice, [], hash_tokenizer(tokenizer, get_pair("de-en").probes))

@@ -10,7 +10,7 @@ from drafter_trainer.decoding.metrics import Round
 from drafter_trainer.decoding.replay import Costs, Replay
 from drafter_trainer.drafters.loop.networkless import NetworklessDrafter
 from drafter_trainer.drafters.ngram import LEAST_BYTES, table_bytes
-from drafter_trainer.tuning.search import Choice, Tuning
+from drafter_trainer.tuning.search import Candidate, Tuning
 from tests.tuning.test_calibration import answer
 
 SIZE = 120
@@ -31,7 +31,7 @@ def tune(
     sources: Sequence[str] = ("ngram",),
     size: int = 1 << 21,
     other_task: Sequence[Sequence[int]] = (),
-) -> tuple[Tuning, Choice]:
+) -> tuple[Tuning, Candidate]:
     """Tune a drafter without a network on hand-made answers; no speedup may exceed the tokens of a pass."""
     model = NetworklessDrafter.for_vocabulary(SIZE)
     greedy, other = ([answer(list(ids)) for ids in task] for task in (held_out, other_task))
@@ -113,7 +113,7 @@ def test_a_source_is_left_out_where_it_clearly_costs(
 ) -> None:
     """Noise of a few answers must not take a source from all that are asked later."""
 
-    def replayed(self: Tuning, choice: Choice, *_) -> Replay:
+    def replayed(self: Tuning, choice: Candidate, *_) -> Replay:
         speedup = 1.0 if "lookup" in choice.settings.sources else gain
         return Replay(2, 20.0, 0.0, 20.0 * speedup, [Round(1, 1, False)])
 

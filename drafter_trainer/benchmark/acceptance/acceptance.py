@@ -41,7 +41,7 @@ _CITATION = "Leviathan et al., Fast Inference from Transformers via Speculative 
 
 
 class Acceptance(evaluate.Metric):
-    """Compute the figures of acceptance from rounds."""
+    """Acceptance figures of rounds, as a metric of `evaluate`."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(

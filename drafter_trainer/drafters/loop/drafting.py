@@ -17,10 +17,10 @@ from .policy import (
     LOOKUP,
     NETWORK,
     NGRAM,
-    Belief,
-    CostCurve,
-    Gain,
-    Rate,
+    AcceptanceEstimator,
+    CostModel,
+    NetworkGain,
+    ThroughputEstimator,
     best_length,
     extension_pays,
     least_reach,
@@ -38,7 +38,7 @@ _NO_ENDINGS = EndingIds()
 
 @dataclass(frozen=True)
 class Proposal:
-    """Hold one drafted token.
+    """A drafted token.
 
     Args:
         token (`int`): Its id in the target's vocabulary.
@@ -59,7 +59,7 @@ class Proposal:
 
 
 class DraftingLoop:
-    """Draft for one target, one sequence at a time.
+    """The drafting loop for one target and one sequence at a time.
 
     Args:
         network (`LeanNetwork` or `StockNetwork`, *optional*): The drafter's network.
@@ -93,8 +93,8 @@ class DraftingLoop:
         self.call: Call | None = None  # of the target, kept by `generate` from round to round
         self._looks_up = LOOKUP in settings.sources
         self._stored_step = self._clocked_step = settings.step(device.type)
-        self._stored_curves = [CostCurve(settings.passes(device.type, sampling)) for sampling in (False, True)]
-        self._clocked_curve = CostCurve(settings.passes(device.type))
+        self._stored_curves = [CostModel(settings.passes(device.type, sampling)) for sampling in (False, True)]
+        self._clocked_curve = CostModel(settings.passes(device.type))
         self.draft_ids = None if network is None else network.draft_ids
         self._ids = None if self.draft_ids is None else self.draft_ids.tolist()
         self._known: list[int] = []
@@ -204,11 +204,11 @@ class DraftingLoop:
         # Sampling goes by what is stored, so that the same seed draws the same tokens whatever the clock says.
         self._clocked = self.clock is not None and not sampling
         self._curve = self._clocked_curve if self._clocked else self._stored_curves[sampling]
-        self._belief = Belief(settings.sampling_calibration if sampling else settings.calibration)
+        self._belief = AcceptanceEstimator(settings.sampling_calibration if sampling else settings.calibration)
         # No least rate with a clock: as it corrects what was tried alone, untried lengths look dear beside none.
         least = 0.0 if self._clocked else 1 / self._curve(1)
-        self._rate = Rate(_SAMPLED_TOKENS if sampling else settings.tokens_per_pass, self._curve, least)
-        self._gain = Gain(settings.network_gain)
+        self._rate = ThroughputEstimator(_SAMPLED_TOKENS if sampling else settings.tokens_per_pass, self._curve, least)
+        self._gain = NetworkGain(settings.network_gain)
         self._index = SuffixIndex()
         self._read: list[int] = []
         self._skipped = 0  # tokens of the prompt before the network's window, behind the first one

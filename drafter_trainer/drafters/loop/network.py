@@ -49,7 +49,7 @@ def _multiplies_bf16() -> bool:
 
 
 class Weight:
-    """Hold one matrix as it is multiplied with.
+    """A matrix in the form in which it is multiplied.
 
     Args:
         weight (`torch.Tensor` of shape `(out, in)`): Values.
@@ -83,7 +83,7 @@ class Weight:
 
 
 class LayerKind(NamedTuple):
-    """Say what layers of one kind have in common.
+    """The properties that layers of one kind share.
 
     Args:
         rotary (`str`, *optional*): Layer type by which the family rotates; `None` where all layers rotate alike.
@@ -95,7 +95,7 @@ class LayerKind(NamedTuple):
 
 
 class LayerView(NamedTuple):
-    """Say how layers of one kind see the tokens that are read.
+    """The positions that layers of one kind attend to.
 
     Args:
         cosines, sines (`torch.Tensor` of shape `(tokens, head_dim)`): Of their positions.
@@ -110,7 +110,7 @@ class LayerView(NamedTuple):
 
 
 class LeanNetwork:
-    """Run a drafter of a Llama-like family on one sequence.
+    """A drafter of a Llama-like family, run on one sequence without the modules of transformers.
 
     Args:
         model (`PreTrainedModel`): The drafter, on its device; see `reason_against`.

@@ -13,7 +13,7 @@ MODEL_TYPE = "networkless_drafter"
 
 
 class NetworklessConfig(PreTrainedConfig):
-    """Say what assisted decoding compares with the target.
+    """The part of a configuration that assisted decoding compares with the target's.
 
     Args:
         vocab_size (`int`): Size of the target's vocabulary.

@@ -22,8 +22,8 @@ _RATE_PRIOR_ROUNDS = 4.0
 _GAIN_PRIOR_ASKS = 8.0
 
 
-class CostCurve:
-    """Know what a pass of the target takes, by the tokens in it.
+class CostModel:
+    """The time of one target pass, by its number of tokens.
 
     More tokens can take less time: kernels for two or three rows are often poorer than those for eight.
 
@@ -56,8 +56,8 @@ class CostCurve:
         self.milliseconds[entry] *= error ** (_SMOOTHING / 2)
 
 
-class Belief:
-    """Tell how likely a source's token is to be accepted.
+class AcceptanceEstimator:
+    """The chance that a source's token is accepted, learned while drafting.
 
     The calibration says it for texts like those that it was measured on; what became of the source's tokens in this
     answer corrects it.
@@ -86,12 +86,12 @@ class Belief:
 
 
 def surer_of(
-    estimator: Belief, looked_up: tuple[int, int] | None, listed: tuple[int, int, float] | None
+    estimator: AcceptanceEstimator, looked_up: tuple[int, int] | None, listed: tuple[int, int, float] | None
 ) -> tuple[int, str, int, float] | None:
-    """Choose between what lookup and n-gram table propose, which cost next to nothing.
+    """Choose between the proposals of lookup and n-gram table, which cost next to nothing.
 
     Args:
-        estimator (`Belief`): How likely each source's tokens are accepted.
+        estimator (`AcceptanceEstimator`): How likely each source's tokens are accepted.
         looked_up (`tuple[int, int]`, *optional*): What the lookup found: a token, and the length of the suffix.
         listed (`tuple[int, int, float]`, *optional*): What the table knows: a token, its order, and its share there.
     Returns:
@@ -111,8 +111,8 @@ def surer_of(
     return best
 
 
-class Gain:
-    """Follow what asking the network brings in one answer.
+class NetworkGain:
+    """The tokens that the network gains in one completion, over the other sources.
 
     Args:
         tokens (`float`): Tokens accepted for each time that it is asked and no other source knows one, on texts like
@@ -133,18 +133,18 @@ class Gain:
         self._accepted += accepted
 
 
-class Rate:
-    """Follow the rate R of one answer, in tokens a millisecond of the curve's.
+class ThroughputEstimator:
+    """The throughput R of one completion, in tokens per millisecond of the cost model.
 
     Args:
         tokens_per_pass (`float`): What a pass yields on texts like those that the drafter was tuned on: where each
             answer starts from.
-        curve (`CostCurve`): Of the machine.
+        curve (`CostModel`): Of the machine.
         least (`float`, *optional*, defaults to `0.0`): It is never below this, such as what passes without a draft
             give: where drafts brought less, the next must not be judged by them.
     """
 
-    def __init__(self, tokens_per_pass: float, curve: CostCurve, least: float = 0.0) -> None:
+    def __init__(self, tokens_per_pass: float, curve: CostModel, least: float = 0.0) -> None:
         self._tokens = _RATE_PRIOR_ROUNDS * tokens_per_pass
         self._milliseconds = _RATE_PRIOR_ROUNDS * curve(max(2, round(tokens_per_pass) + 1))
         self._least = least
@@ -159,7 +159,7 @@ class Rate:
         self._milliseconds += milliseconds
 
 
-def best_length(reach: Sequence[float], longest: int, curve: CostCurve, rate: float, shortest: int = 0) -> int:
+def best_length(reach: Sequence[float], longest: int, curve: CostModel, rate: float, shortest: int = 0) -> int:
     """Choose how many tokens are verified.
 
     Args:
@@ -175,7 +175,7 @@ def best_length(reach: Sequence[float], longest: int, curve: CostCurve, rate: fl
     return max(lengths, key=lambda length: worth[length] - rate * curve(length + 1))
 
 
-def least_reach(length: int, longest: int, curve: CostCurve, rate: float) -> float:
+def least_reach(length: int, longest: int, curve: CostModel, rate: float) -> float:
     """Return the probability below which a draft cannot gain by growing beyond `length`.
 
     None of the tokens to come is likelier to be reached than the last, so some longer draft must pay at that
@@ -188,7 +188,7 @@ def least_reach(length: int, longest: int, curve: CostCurve, rate: float) -> flo
 
 
 def extension_pays(
-    length: int, longest: int, reached: float, probability: float, curve: CostCurve, rate: float
+    length: int, longest: int, reached: float, probability: float, curve: CostModel, rate: float
 ) -> bool:
     """Tell whether a draft gains by tokens that are each accepted with `probability`, before any of them is drawn.
 

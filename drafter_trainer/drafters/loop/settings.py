@@ -31,7 +31,7 @@ def bin_of(share: float, bins: int) -> int:
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """Hold what `recipes/tune.py` finds.
+    """The settings of the loop, as tuning finds them.
 
     Args:
         sources (`list[str]`): Which of lookup, ngram and network are asked.

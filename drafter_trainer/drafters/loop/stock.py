@@ -5,7 +5,7 @@ from transformers import DynamicCache
 
 
 class StockNetwork:
-    """Do what `LeanNetwork` does, with the model's own forward.
+    """The drafter's own forward pass, with the interface of `LeanNetwork`.
 
     Args:
         model (`PreTrainedModel`): The drafter, on its device.

@@ -21,7 +21,7 @@ _FIRST_COMPARED = 5
 
 @dataclass(frozen=True)
 class GgufVocabulary:
-    """Hold what llama.cpp compares of two GGUF files.
+    """The vocabulary properties that llama.cpp compares between two GGUF files.
 
     Args:
         kind (`str`): `tokenizer.ggml.model`, such as "gpt2" for byte-level BPE.

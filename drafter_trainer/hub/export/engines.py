@@ -53,7 +53,7 @@ _READ = [
 
 @dataclass
 class Export:
-    """Hold what is exported.
+    """A drafter exported for engines.
 
     Args:
         drafter (`str`): Hub id or absolute folder, as the engines are given it.

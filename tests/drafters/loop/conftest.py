@@ -35,7 +35,7 @@ from drafter_trainer.languages import get_pair
 from drafter_trainer.runs import Step, finished_step
 from drafter_trainer.targets import Target
 from drafter_trainer.tuning.results import write_tuning
-from drafter_trainer.tuning.search import Choice
+from drafter_trainer.tuning.search import Candidate
 from tests.conftest import make_model
 from tests.decoding.drafts import partly_agreeing
 
@@ -166,7 +166,7 @@ def published(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTok
         tokenizer.save_pretrained(folder / "finetune")
     trained = finished_step(folder / "finetune", "")["fingerprint"]
     ids = choose_ids(count_ids(answers, len(tokenizer)), 40, [tokenizer.eos_token_id])
-    choice = Choice(make_settings(longest_draft=5), ids, count_table(answers, (1, 2, 3)))
+    choice = Candidate(make_settings(longest_draft=5), ids, count_table(answers, (1, 2, 3)))
     with Step(folder / "tune", "tune", {}, {"drafter": trained}):
         write_tuning(folder / "tune", choice, [], hash_tokenizer(tokenizer, get_pair("de-en").probes))
     run = RunArguments(pair="de-en", drafter_name="tiny-drafter-de-en", run_folder=str(folder))

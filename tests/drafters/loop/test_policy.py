@@ -6,10 +6,10 @@ import pytest
 
 from drafter_trainer.drafters.loop.policy import (
     SOURCES,
-    Belief,
-    CostCurve,
-    Gain,
-    Rate,
+    AcceptanceEstimator,
+    CostModel,
+    NetworkGain,
+    ThroughputEstimator,
     best_length,
     extension_pays,
     least_reach,
@@ -23,7 +23,7 @@ CURVES = {
 }
 
 
-def worth(length: int, reach: list[float], curve: CostCurve, rate: float) -> float:
+def worth(length: int, reach: list[float], curve: CostModel, rate: float) -> float:
     """Compute ΣP_i - R · time(k + 1) by the book; what nobody drafted is never accepted."""
     return sum(reach[:length]) - rate * curve(length + 1)
 
@@ -39,7 +39,7 @@ def random_reach(choose: random.Random, length: int) -> list[float]:
 @pytest.mark.parametrize("milliseconds", CURVES.values(), ids=CURVES)
 def test_best_length_is_the_best_of_all(milliseconds: list[float]) -> None:
     """A draft one token too long or too short in each round is a few per cent that nobody finds."""
-    choose, curve = random.Random(0), CostCurve(milliseconds)
+    choose, curve = random.Random(0), CostModel(milliseconds)
     fillers = 0
     for _ in range(400):
         longest = choose.randrange(1, 9)
@@ -57,7 +57,7 @@ def test_best_length_is_the_best_of_all(milliseconds: list[float]) -> None:
 
 def test_nothing_is_drafted_where_nothing_pays() -> None:
     """Where drafts are never accepted, plain decoding is the fastest, unless a token has to be drafted."""
-    curve = CostCurve(CURVES["linear"])
+    curve = CostModel(CURVES["linear"])
     assert best_length([0.05, 0.001], 8, curve, 0.1) == 0
     assert best_length([0.05, 0.001], 8, curve, 0.1, shortest=2) == 2
     assert best_length([], 8, curve, 0.1) == 0
@@ -69,7 +69,7 @@ def test_nothing_is_drafted_where_nothing_pays() -> None:
 @pytest.mark.parametrize("milliseconds", CURVES.values(), ids=CURVES)
 def test_drafting_goes_on_while_some_longer_draft_pays(milliseconds: list[float]) -> None:
     """A bound that is too high stops before the length at which the machine is cheap again."""
-    choose, curve = random.Random(1), CostCurve(milliseconds)
+    choose, curve = random.Random(1), CostModel(milliseconds)
     stopped = 0
     for _ in range(400):
         longest = choose.randrange(2, 9)
@@ -88,9 +88,9 @@ def test_drafting_goes_on_while_some_longer_draft_pays(milliseconds: list[float]
 
 def test_least_reach_is_no_lower_than_it_must_be() -> None:
     """A bound that is too low goes on asking the network for tokens that are thrown away."""
-    curve = CostCurve(CURVES["linear"])  # each token costs a millisecond more
+    curve = CostModel(CURVES["linear"])  # each token costs a millisecond more
     assert least_reach(3, 8, curve, 0.2) == pytest.approx(0.2)
-    steps = CostCurve(CURVES["steps"])
+    steps = CostModel(CURVES["steps"])
     assert least_reach(1, 8, steps, 0.1) == pytest.approx(0.1 * 5 / 4)  # 5 ms for four tokens more
     assert least_reach(1, 2, steps, 0.1) == pytest.approx(0.1 * 4)  # no room for more than one
 
@@ -98,7 +98,7 @@ def test_least_reach_is_no_lower_than_it_must_be() -> None:
 @pytest.mark.parametrize("milliseconds", CURVES.values(), ids=CURVES)
 def test_extension_pays_where_some_length_does(milliseconds: list[float]) -> None:
     """When sampling, this is asked before each token is drawn, since afterwards it has to stay."""
-    choose, curve = random.Random(2), CostCurve(milliseconds)
+    choose, curve = random.Random(2), CostModel(milliseconds)
     answers = []
     for _ in range(400):
         longest = choose.randrange(1, 9)
@@ -120,14 +120,14 @@ def test_extension_pays_where_some_length_does(milliseconds: list[float]) -> Non
 
 def test_curve_goes_on_as_it_ends() -> None:
     """A prompt is longer than any pass that was measured."""
-    curve = CostCurve([10.0, 12.0, 15.0])
+    curve = CostModel([10.0, 12.0, 15.0])
     assert (curve(1), curve(2), curve(3), curve(4), curve(500)) == (10.0, 12.0, 15.0, 15.0, 15.0)
     assert curve.longest == 3
 
 
 def test_curve_learns_another_machine() -> None:
     """Settings are tuned on one machine and used on all others."""
-    choose, curve = random.Random(3), CostCurve([10.0, 10.0, 14.0, 15.0, 16.0])
+    choose, curve = random.Random(3), CostModel([10.0, 10.0, 14.0, 15.0, 16.0])
     other = [3.0, 3.5, 3.6, 9.0, 9.5]
     for _ in range(600):
         tokens = choose.randrange(1, 6)
@@ -137,7 +137,7 @@ def test_curve_learns_another_machine() -> None:
 
 def test_curve_moves_as_a_whole() -> None:
     """A machine that got busy is busy for the lengths too that were not tried since."""
-    curve = CostCurve([10.0, 12.0, 20.0])
+    curve = CostModel([10.0, 12.0, 20.0])
     for _ in range(100):
         curve.observe(2, 24.0)
     assert curve(2) == pytest.approx(24.0, rel=0.01)
@@ -147,7 +147,7 @@ def test_curve_moves_as_a_whole() -> None:
 
 def test_curve_learns_the_last_entry_from_longer_passes() -> None:
     """The longest known pass stands for all that are longer."""
-    curve = CostCurve([10.0, 20.0])
+    curve = CostModel([10.0, 20.0])
     for _ in range(100):
         curve.observe(7, 40.0)
     assert curve(2) == pytest.approx(40.0, rel=0.01)
@@ -156,7 +156,7 @@ def test_curve_learns_the_last_entry_from_longer_passes() -> None:
 @pytest.mark.parametrize("milliseconds", [0.0, 1e6])
 def test_one_interrupted_pass_hardly_moves_the_curve(milliseconds: float) -> None:
     """A laptop that slept for an hour within a pass would never draft again."""
-    curve = CostCurve([10.0, 12.0])
+    curve = CostModel([10.0, 12.0])
     curve.observe(1, milliseconds)
     assert 0.8 < curve(1) / 10.0 < 1.25
     assert 0.8 < curve(2) / 12.0 < 1.25
@@ -165,7 +165,7 @@ def test_one_interrupted_pass_hardly_moves_the_curve(milliseconds: float) -> Non
 def test_curve_is_its_own() -> None:
     """Settings are shared between loops: what one learns must not change them."""
     milliseconds = [10.0, 12.0]
-    curve = CostCurve(milliseconds)
+    curve = CostModel(milliseconds)
     curve.observe(1, 40.0)
     assert milliseconds == [10.0, 12.0]
 
@@ -173,8 +173,8 @@ def test_curve_is_its_own() -> None:
 # What a source's token is worth
 
 
-def make_belief(probability: float = 0.5) -> Belief:
-    return Belief({source: [probability, probability / 2] for source in SOURCES})
+def make_belief(probability: float = 0.5) -> AcceptanceEstimator:
+    return AcceptanceEstimator({source: [probability, probability / 2] for source in SOURCES})
 
 
 def test_belief_starts_from_the_calibration() -> None:
@@ -219,20 +219,20 @@ def test_belief_is_never_certain_and_never_lost() -> None:
 
 def test_rate_moves_from_the_tuned_to_the_own_yield() -> None:
     """The first rounds of an answer must neither be decided by nothing nor by one lucky draft."""
-    curve = CostCurve([10.0, 10.0, 14.0, 14.0])
-    rate = Rate(1.5, curve)
+    curve = CostModel([10.0, 10.0, 14.0, 14.0])
+    rate = ThroughputEstimator(1.5, curve)
     assert rate() == pytest.approx(1.5 / 14.0)  # a pass over the drafted and one more
     rate.observe(4, 14.0)
     assert 1.5 / 14.0 < rate() < 2.5 / 14.0
     for _ in range(500):
         rate.observe(4, 14.0)
     assert rate() == pytest.approx(4 / 14.0, rel=0.02)
-    assert Rate(1.0, curve)() == pytest.approx(1.0 / 10.0)
+    assert ThroughputEstimator(1.0, curve)() == pytest.approx(1.0 / 10.0)
 
 
 def test_rate_is_never_below_the_least() -> None:
     """Where every draft loses, a rate that sinks with them would call the next one worth its while."""
-    rate = Rate(1.5, CostCurve([10.0, 30.0, 30.0]), least=1 / 10.0)
+    rate = ThroughputEstimator(1.5, CostModel([10.0, 30.0, 30.0]), least=1 / 10.0)
     assert rate() == pytest.approx(1 / 10.0)
     rate.observe(1, 30.0)
     assert rate() == pytest.approx(1 / 10.0)
@@ -243,7 +243,7 @@ def test_rate_is_never_below_the_least() -> None:
 
 def test_gain_moves_from_the_tuned_to_the_own_one() -> None:
     """On a text that the network cannot draft, asking it in every round would slow the target down for ever."""
-    gain = Gain(0.4)
+    gain = NetworkGain(0.4)
     assert gain() == pytest.approx(0.4)
     course = []
     for _ in range(60):
@@ -252,7 +252,7 @@ def test_gain_moves_from_the_tuned_to_the_own_one() -> None:
     assert course == sorted(course, reverse=True)
     assert course[-1] < 0.05
     # What was hardly needed says little.
-    gain, other = Gain(0.4), Gain(0.4)
+    gain, other = NetworkGain(0.4), NetworkGain(0.4)
     gain.observe(0.1, 0)
     other.observe(1.0, 0)
     assert gain() > other()
