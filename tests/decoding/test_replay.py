@@ -20,10 +20,17 @@ from drafter_trainer.targets import end_ids
 from tests.decoding.drafts import partly_agreeing
 from tests.drafters.loop.conftest import PROMPTS, FakeNetwork, calibration, greedy_answers, make_loop, make_settings
 
-# So long that a busy machine's pauses, which the simulated clock counts too, do not matter
 COSTS = [1000.0, 1100.0, 1400.0, 1500.0, 1550.0, 1800.0, 1850.0]
 TOKENS = 24
 PROMPT = 3000.0
+
+
+@pytest.fixture(autouse=True)
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds of a clock that is moved by hand: the simulated one counts a busy machine's pauses too."""
+    moved = [100.0]
+    monkeypatch.setattr("time.perf_counter", lambda: moved[0])
+    return moved
 
 
 def costs_of(passes: list[float]) -> Costs:
@@ -112,10 +119,8 @@ def test_drafts_end_where_decoding_would_end_them() -> None:
     assert rounds([1], 1) == [Round(0, 0, rejected=False)]
 
 
-def test_simulated_clock_tells_both_times(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_simulated_clock_tells_both_times(now: list[float]) -> None:
     """The drafter's time is real and the target's is said: each left out would make the other look dear."""
-    now = [100.0]
-    monkeypatch.setattr("time.perf_counter", lambda: now[0])
     clock = SimulatedClock()
     start = clock()
     clock.advance(250.0)

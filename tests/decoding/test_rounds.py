@@ -120,25 +120,19 @@ def test_end_of_text_drafted_too_early_is_rejected() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "expected"),
+    ("prompt", "limit", "expected"),
     [
-        (4, Round(8, 4, rejected=False)),  # the limit falls among the accepted: nothing was rejected
-        (8, Round(8, 8, rejected=False)),
+        ([*range(1, 10), 1], 4, Round(8, 4, rejected=False)),  # among the accepted: nothing was rejected
+        ([*range(1, 10), 1], 8, Round(8, 8, rejected=False)),
+        ([1, 2, 3, 9, 9, 9, 1], 3, Round(5, 2, rejected=True)),  # with the token that took the draft's place
     ],
 )
-def test_round_cut_by_the_limit(limit: int, expected: Round) -> None:
+def test_round_cut_by_the_limit(prompt: list[int], limit: int, expected: Round) -> None:
     """Prompt lookup drafts past the limit: what the limit cuts off was not rejected, and was not accepted either."""
-    decoding = decode(counting(), [*range(1, 10), 1], {"prompt_lookup_num_tokens": 8}, 0.0, 0, limit)
+    decoding = decode(counting(), prompt, {"prompt_lookup_num_tokens": expected.drafted}, 0.0, 0, limit)
     assert decoding.output_ids == list(range(2, 2 + limit))
     assert decoding.rounds == [expected]
     assert_whole(decoding)
-
-
-def test_limit_after_a_rejection() -> None:
-    """A rejection counts although the limit comes with the token that took the draft's place."""
-    decoding = decode(counting(), [1, 2, 3, 9, 9, 9, 1], {"prompt_lookup_num_tokens": 5}, 0.0, 0, 3)
-    assert decoding.output_ids == [2, 3, 4]
-    assert decoding.rounds == [Round(5, 2, rejected=True)]
 
 
 def test_prompt_lookup_is_counted() -> None:
@@ -214,15 +208,12 @@ def test_counts_are_those_of_the_loop_itself(
 
 
 def test_recorder_leaves_the_target_alone(target_model: PreTrainedModel) -> None:
-    """A hook left behind would note, and keep in memory, every later pass of the target."""
-    decode(target_model, PROMPTS[0], {}, 0.0, 0, 3)
-    decode(target_model, PROMPTS[0], drafting(agreeing(target_model), 2), 0.0, 0, 3)
-    assert not target_model._forward_pre_hooks
-    assert not target_model._forward_hooks
-
-
-def test_recorder_leaves_the_target_alone_after_an_error(target_model: PreTrainedModel) -> None:
-    """The same when a drafter fails in the middle: the next method is measured on the same target."""
+    """A hook left behind, also where a drafter fails in the middle, would note, and keep in memory, every later pass
+    of the target, on which the next method is measured."""
+    for arguments in ({}, drafting(agreeing(target_model), 2)):
+        decode(target_model, PROMPTS[0], arguments, 0.0, 0, 3)
+        assert not target_model._forward_pre_hooks
+        assert not target_model._forward_hooks
     drafter = agreeing(target_model)
     passes = []
 
