@@ -76,29 +76,19 @@ def engine_methods(
         python (`str`, *optional*): Interpreter of vLLM's environment.
         drafter_gguf (`str`, *optional*): The drafter's file, for llama.cpp.
     """
-
-    def command(part: str, length: int) -> list[str]:
-        if engine == VLLM:
-            config = {
-                PLAIN: lambda: {},
-                PROMPT_LOOKUP: lambda: vllm_ngram_config(length),
-                NETWORK: lambda: vllm_config(drafter, length, part=NETWORK),
-                WHOLE: lambda: vllm_config(drafter, length),
-            }
-            return vllm_command(python or sys.executable, target, config[part]())
-        return {
-            PLAIN: lambda: llamacpp_command(target),
-            PROMPT_LOOKUP: lambda: llamacpp_command(target, ngram_length=length),
-            NETWORK: lambda: llamacpp_command(target, drafter_gguf, length),
-            WHOLE: lambda: llamacpp_command(target, drafter_gguf, lengths[NETWORK], ngram_length=length),
-        }[part]()
-
-    rows = [(PLAIN, PLAIN, 0)]
-    for length in ngram_lengths:
-        name = PROMPT_LOOKUP if len(ngram_lengths) == 1 else f"{PROMPT_LOOKUP}, {length}"
-        rows.append((name, PROMPT_LOOKUP, length))
-    rows += [(NETWORK_ALONE, NETWORK, lengths[NETWORK]), (DRAFTER, WHOLE, lengths[WHOLE])]
-    return [EngineMethod(name, length, tuple(command(part, length))) for name, part, length in rows]
+    if engine == VLLM:
+        configs = [{}, *map(vllm_ngram_config, ngram_lengths)]
+        configs += [vllm_config(drafter, lengths[NETWORK], part=NETWORK), vllm_config(drafter, lengths[WHOLE])]
+        commands = [vllm_command(python or sys.executable, target, config) for config in configs]
+    else:
+        network = drafter_gguf, lengths[NETWORK]
+        commands = [llamacpp_command(target)]
+        commands += [llamacpp_command(target, ngram_length=length) for length in ngram_lengths]
+        commands += [llamacpp_command(target, *network), llamacpp_command(target, *network, lengths[WHOLE])]
+    several = len(ngram_lengths) > 1
+    names = [(f"{PROMPT_LOOKUP}, {length}" if several else PROMPT_LOOKUP, length) for length in ngram_lengths]
+    names = [(PLAIN, 0), *names, (NETWORK_ALONE, lengths[NETWORK]), (DRAFTER, lengths[WHOLE])]
+    return [EngineMethod(name, length, tuple(command)) for (name, length), command in zip(names, commands)]
 
 
 def measure_method(

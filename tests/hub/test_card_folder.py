@@ -84,10 +84,11 @@ def test_nothing_to_render_is_said(tmp_path: Path) -> None:
 
 def test_results_come_in_order_and_by_name(folder: Path) -> None:
     """The benchmark's own results are the ones that are plotted; a file in another place is none of the card's."""
-    for name in ("tasks/story/results.json", "sampling/results.json", "old/results.json"):
+    served = "engines/vllm/results.json"
+    for name in (served, "tasks/story/results.json", "sampling/results.json", "old/results.json"):
         write_results(folder / name, DESCRIPTION.fingerprint())
     measured = list(read_measurements(folder, DESCRIPTION))
-    assert measured == ["results.json", "sampling/results.json", "tasks/story/results.json"]
+    assert measured == ["results.json", "sampling/results.json", "tasks/story/results.json", served]
 
 
 def test_results_of_the_drafter_before_are_left_out(folder: Path) -> None:

@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 
 from drafter_trainer.benchmark.report import report_tables, title
+from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.errors import InputError
+from drafter_trainer.hub.card import render_card
 from drafter_trainer.pipeline import engine_benchmark
 from drafter_trainer.pipeline.engine_benchmark import benchmark_engine
 from drafter_trainer.results import find_method, read_results
 from drafter_trainer.serving import measurement
+from drafter_trainer.serving.commands import llamacpp_command
 
 STAND_IN = str(Path(__file__).parent / "stand_in.py")
 QUESTIONS = [{"prompt": "Hallo " * number, "reference": "Hello"} for number in range(1, 6)]
@@ -66,6 +69,9 @@ def test_figures_of_an_engine_are_its_own(
     assert "4/5" in said
     assert "batch 1" not in title(results, results["runs"][0])
     assert (tmp_path / "report.html").is_file()
+    card = render_card(DrafterDescription.read(published), {"engines/vllm/results.json": results}, "me/x", None)
+    assert "| German to English | translation | greedy, 3 requests at once in vllm 0.32.0 |" in card
+    assert "batch size 1: nothing follows" not in card.lower()
     # Done before, it is not done again.
     assert benchmark_engine(published, str(target_folder), QUESTIONS, languages="de-en", **given) == results
     assert len(engines) == 4
@@ -89,6 +95,22 @@ def test_interrupted_benchmark_goes_on_with_the_next_server(
     assert engines == ["plain", "ngram"]
     benchmark_engine(published, str(target_folder), QUESTIONS, languages="de-en", **given)
     assert engines[2:] == ["ngram", "draft_model", "custom_class"]
+
+
+def test_llamacpp_is_started_with_what_each_method_drafts() -> None:
+    """Under the name of the whole drafter the network alone would be measured, or n-grams of another length."""
+    lengths = {"whole": 8, "network": 3}
+    methods = measurement.engine_methods("llamacpp", "t.gguf", "drafter", lengths, [5, 9], drafter_gguf="d.gguf")
+    expected = {
+        "plain": (0, {}),
+        "prompt lookup, 5": (5, {"ngram_length": 5}),
+        "prompt lookup, 9": (9, {"ngram_length": 9}),
+        "drafter, network alone": (3, {"drafter_gguf": "d.gguf", "draft_length": 3}),
+        "drafter": (8, {"drafter_gguf": "d.gguf", "draft_length": 3, "ngram_length": 8}),
+    }
+    assert {each.name: (each.draft_length, [*each.command]) for each in methods} == {
+        name: (length, llamacpp_command("t.gguf", **given)) for name, (length, given) in expected.items()
+    }
 
 
 @pytest.mark.parametrize(
