@@ -49,37 +49,6 @@ def engine(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) ->
     return TransformersEngine(target_model, tokenizer.pad_token_id)
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.3, 1.0])
-def test_top_k_is_the_raw_distribution_of_a_teacher_forced_pass(
-    engine: TransformersEngine, prompts: list[Prompt], temperature: float
-) -> None:
-    """Prevent targets of training that are shifted by one, disturbed by padding, or divided by the temperature."""
-    requests = ask(prompts, temperature)
-    assert len({len(request.prompt_ids) for request in requests}) > 3
-    for request, answer in zip(requests, engine.answer(requests)):
-        logprobs = logprobs_of(engine.model, request, answer.response_ids)
-        assert answer.topk_ids.shape == answer.topk_logprobs.shape == (len(answer.response_ids), TOP_K)
-        expected = logprobs.topk(TOP_K).values
-        torch.testing.assert_close(torch.from_numpy(answer.topk_logprobs).double(), expected, atol=1e-4, rtol=0)
-        at_ids = logprobs.gather(-1, torch.from_numpy(answer.topk_ids))
-        torch.testing.assert_close(at_ids, expected, atol=1e-4, rtol=0)
-
-
-def test_greedy_answers_equal_generate_on_each_prompt_alone(engine: TransformersEngine, prompts: list[Prompt]) -> None:
-    """Prevent a batch's padding from changing what the target says."""
-    requests = ask(prompts, 0.0)
-    for request, answer in zip(requests, engine.answer(requests)):
-        alone = engine.model.generate(
-            input_ids=torch.tensor([request.prompt_ids]),
-            attention_mask=torch.ones(1, len(request.prompt_ids), dtype=torch.long),
-            max_new_tokens=LENGTH,
-            do_sample=False,
-            pad_token_id=engine.pad_id,
-        )
-        assert answer.response_ids == alone[0, len(request.prompt_ids) :].tolist()
-        assert answer.response_ids == answer.topk_ids[:, 0].tolist()
-
-
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_answers_end_with_the_end_token_only_where_the_target_ended(
     target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt], temperature: float
@@ -100,34 +69,6 @@ def test_answers_end_with_the_end_token_only_where_the_target_ended(
         assert answer.response_ids == whole.response_ids[:length]
         assert (answer.response_ids[-1] in engine.eos_ids) == stops
         assert len(answer.topk_ids) == len(answer.topk_logprobs) == length
-
-
-def test_a_single_end_token_is_understood(
-    target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]
-) -> None:
-    """Prevent the usual configuration, one number and no list, from never ending an answer."""
-    (free,) = TransformersEngine(target_model, tokenizer.pad_token_id).answer(ask(prompts[:1], 0.0))
-    target_model.generation_config.eos_token_id = free.response_ids[3]
-    (answer,) = TransformersEngine(target_model, tokenizer.pad_token_id).answer(ask(prompts[:1], 0.0))
-    first = free.response_ids.index(free.response_ids[3])
-    assert (answer.response_ids, answer.finish_reason) == (free.response_ids[: first + 1], "stop")
-
-
-def test_the_same_batch_is_answered_alike_and_another_seed_differently(
-    engine: TransformersEngine, prompts: list[Prompt]
-) -> None:
-    """Prevent a repeated run from giving other rows, and several samples of a prompt from being one."""
-    first = [answer.response_ids for answer in engine.answer(ask(prompts, 1.0))]
-    torch.manual_seed(99)
-    assert [answer.response_ids for answer in engine.answer(ask(prompts, 1.0))] == first
-    other = [answer.response_ids for answer in engine.answer(ask(prompts, 1.0, seed=1))]
-    assert all(one != two for one, two in zip(first, other))
-
-
-def test_repeated_prompts_in_a_batch_are_sampled_apart(engine: TransformersEngine, prompts: list[Prompt]) -> None:
-    """Prevent the texts from the start token, one prompt many times, from all being the same."""
-    requests = [replace(request, seed=seed) for seed in range(8) for request in ask(prompts[:1], 1.0)]
-    assert len({tuple(answer.response_ids) for answer in engine.answer(requests)}) == 8
 
 
 def misfit(counts: np.ndarray, probabilities: np.ndarray) -> float:
