@@ -199,8 +199,9 @@ def test_workers_pack_every_document_once(
     limit: int | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Prevent documents that two workers pack, or none, and a limit that each worker takes for its own."""
-    # Workers that need not import everything; the test below has real ones.
+    """Prevent documents that two workers pack, or none, a limit that each worker takes for its own, and a resume that
+    reads all of its text again, or goes on with the half of it."""
+    # Workers that need not import everything.
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: CONTEXT)
     path = tmp_path / "text.txt"
     path.write_text("\n".join(f"This is the text number {n} of the file." for n in range(120)), encoding="utf-8")
@@ -213,20 +214,11 @@ def test_workers_pack_every_document_once(
     # The end of a worker's text that fills no row is left out.
     assert set.union(*shares) <= documents_of(one, tokenizer)
     assert len(documents_of(one, tokenizer) - set.union(*shares)) <= 3
-
-
-def test_only_the_shards_that_are_missing_are_packed(tmp_path: Path, target: Target) -> None:
-    """Prevent a resume from reading all of its text again, or from going on with the half of it."""
-    path = tmp_path / "text.txt"
-    path.write_text("\n".join(f"This is the text number {n} of the file." for n in range(120)), encoding="utf-8")
-    packing = packing_of(target, path)
-    shards = pack_corpora(packing, tmp_path / "packed", 2)
-    before = [shard.read_bytes() for shard in shards]
-    shards[0].unlink()
-    kept = shards[1].stat().st_mtime_ns
-    assert pack_corpora(packing, tmp_path / "packed", 2) == shards
-    assert [shard.read_bytes() for shard in shards] == before
-    assert shards[1].stat().st_mtime_ns == kept
+    before, kept = [shard.read_bytes() for shard in three], three[1].stat().st_mtime_ns
+    three[0].unlink()
+    assert pack_corpora(packing, tmp_path / "three", 3) == three
+    assert [shard.read_bytes() for shard in three] == before
+    assert three[1].stat().st_mtime_ns == kept
 
 
 def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
