@@ -106,11 +106,13 @@ def measure_overhead(
     }
 
 
-def attach_confident_loop(draft_model: PreTrainedModel, network: LeanNetwork | StockNetwork) -> None:
-    """Make an untrained drafter draft four tokens a round, as if it were sure of them."""
+def attach_confident_loop(
+    draft_model: PreTrainedModel, network: LeanNetwork | StockNetwork, draft_length: int = _DRAFT_LENGTH
+) -> None:
+    """Make an untrained drafter draft the same number of tokens in every round, as if it were sure of them."""
     sure = {source: [0.9] * len(shares) for source, shares in default_calibration().items()}
-    costs = {draft_model.device.type: [100.0] * (_DRAFT_LENGTH + 1)}
-    settings = LoopSettings([NETWORK], _DRAFT_LENGTH, calibration=sure, pass_milliseconds=costs)
+    costs = {draft_model.device.type: [100.0] * (draft_length + 1)}
+    settings = LoopSettings([NETWORK], draft_length, calibration=sure, pass_milliseconds=costs)
     vocabulary = draft_model.config.vocab_size
     # With a clock that stands, longer drafts cost nothing, and none is ever too long.
     loop = DraftingLoop(network, None, settings, draft_model.device, vocabulary, clock=lambda: 0.0)
