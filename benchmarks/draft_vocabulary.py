@@ -22,7 +22,7 @@ from drafter_trainer.drafters.loop.repository import build_network
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids, coverage
 from drafter_trainer.tuning.answers import load_answers, typical_prompt
 from drafter_trainer.tuning.calibration import HeldOut
-from drafter_trainer.tuning.costs import measure_plain, measure_step, untrained_network
+from drafter_trainer.tuning.costs import measure_step, take_turn, untrained_network
 
 ROUNDS, STEPS, ANSWERS = 5, 20, 40
 
@@ -50,7 +50,7 @@ def main() -> None:
     steps: dict[tuple[int, bool], list[float]] = {key: [] for key in networks}
     plain = []
     for _ in range(ROUNDS):
-        plain.append(measure_plain(target_model, prompt, 1)[1])
+        plain.append(take_turn(target_model, draft_model, prompt, 1).plain)
         for key, network in networks.items():
             steps[key].append(measure_step(network, prompt, STEPS))
     token = statistics.median(plain)

@@ -1,6 +1,8 @@
 """The package as a whole: what it offers, which way its imports run, what the repository states."""
 
 import ast
+import importlib
+import importlib.util
 from pathlib import Path
 
 from drafter_trainer.benchmark.report import speedup_tables
@@ -31,6 +33,19 @@ def test_imports_run_one_way() -> None:
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("drafter_trainer."):
                 imported = node.module.split(".")[1]
                 assert level[imported] <= level[parts[0]], f"{path.relative_to(ROOT)} imports {node.module}"
+
+
+def test_scripts_import_what_exists() -> None:
+    """A script that nobody runs in the tests would break on a renamed function when somebody needs its figure."""
+    missing = []
+    for path in (*(ROOT / "benchmarks").rglob("*.py"), *(ROOT / "recipes").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("drafter_trainer"):
+                module = importlib.import_module(node.module)
+                names = [name.name for name in node.names if not hasattr(module, name.name)]
+                names = [name for name in names if not importlib.util.find_spec(f"{node.module}.{name}")]
+                missing += [f"{path.relative_to(ROOT)}: {node.module}.{name}" for name in names]
+    assert missing == []
 
 
 def test_modules_stay_small() -> None:
