@@ -1,8 +1,7 @@
 """A Hugging Face Hub on the loopback interface, for the real client, which has to run in another process.
 
-It answers what `huggingface_hub`, `transformers` and `datasets` ask for to create, push to, read and delete models
-and datasets, and to gather them in collections; the rest it refuses with a reason (Xet, pull requests, organisations,
-spaces, pages, `.gitignore`).
+It answers what `huggingface_hub`, `transformers` and `datasets` ask for to create, push to and read models and
+datasets, and to gather them in collections; the rest it refuses with a reason.
 """
 
 import base64
@@ -124,6 +123,7 @@ class LoopbackHub:
         self.repos: dict[tuple[str, str], Repo] = {}
         self.collections: dict[str, dict[str, Any]] = {}
         self.collectors = set(users.values())  # whose token has the right to collections
+        self.left = -1  # requests until the line breaks; negative where it does not
         self.lock = threading.RLock()
 
     def __enter__(self) -> Self:
@@ -205,6 +205,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.given = json.loads(self.body) if self.headers.get("Content-Type", "").endswith(("/json", "+json")) else {}
         with self.hub.lock:  # one request at a time, so that each sees whole commits
+            if self.hub.left == 0 and not url.path.startswith("/api/break-after/"):
+                self.close_connection = True
+                return
+            self.hub.left -= self.hub.left > 0
             self.hub.requests.append((self.command, self.path))
             try:
                 reply = self.answer("GET" if self.command == "HEAD" else self.command, url.path)
@@ -213,12 +217,15 @@ class _Handler(BaseHTTPRequestHandler):
                 # A header is one line of Latin-1; YAML errors have several lines and quote the card.
                 message = " ".join(str(error).split()).encode("ascii", "replace").decode()
                 self.sent |= {"X-Error-Message": message, "X-Error-Code": error.code}
+            breaks = self.hub.left == 0
         data = reply if isinstance(reply, bytes) else json.dumps(reply, default=str).encode()
         self.send_response(self.status)
         for name, value in {"Content-Length": str(len(data)), **self.sent}.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(b"" if self.command == "HEAD" else data)
+        self.close_connection |= breaks
+        # The last reply before the line breaks gets through by half.
+        self.wfile.write(b"" if self.command == "HEAD" else data[: len(data) // 2] if breaks else data)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = serve
 
@@ -250,24 +257,20 @@ class _Handler(BaseHTTPRequestHandler):
         match method, parts if parts[0] in ("api", "datasets", "lfs-upload") else ["models", *parts]:
             case "GET", ["api", "agent-harnesses"]:
                 return {}
+            case "GET", ["api", "break-after", count]:
+                self.hub.left = int(count)
+                return {}
             case "GET", ["api", "whoami-v2"]:
                 self.permit(self.user)
                 return {"type": "user", "name": self.user, "orgs": [], "auth": {"accessToken": {"role": "write"}}}
-            case "GET", ["api", "models" | "datasets" as kind] if self.query.keys() <= {"author", "limit"}:
-                listed = [r for r in self.hub.repos.values() if not r.private or r.owner == self.user]
-                listed = [r for r in listed if self.query.get("author", [r.owner]) == [r.owner]]
-                return [self.info(r, "main") for r in listed if kind == f"{r.repo_type}s"]
             case "POST", ["api", "validate-yaml"]:
                 data, errors = read_card(self.given["content"].encode())
                 warnings = [] if data or errors else [{"message": "empty or missing yaml metadata in repo card"}]
                 self.status = 400 if errors else 200
                 return {"errors": [{"message": error} for error in errors], "warnings": warnings}
-            case ("POST", ["api", "repos", "create"]) | ("DELETE", ["api", "repos", "delete"]):
+            case "POST", ["api", "repos", "create"]:
                 wanted = {"type": "model", "visibility": "public", **self.given}
                 owner = wanted["organization"] or self.user
-                if method == "DELETE":
-                    repo = self.find(wanted["type"], f"{owner}/{wanted['name']}")
-                    return {"deleted": self.hub.repos.pop((repo.repo_type, repo.repo_id)).repo_id}
                 self.permit(owner)
                 repo = self.hub.create(f"{owner}/{wanted['name']}", wanted["type"], wanted["visibility"] == "private")
                 return {"url": self.hub.endpoint + repo.url_path, "name": repo.repo_id}
@@ -325,17 +328,15 @@ class _Handler(BaseHTTPRequestHandler):
                 heads = [{"name": n, "ref": f"refs/heads/{n}", "targetCommit": o} for n, o in repo.branches.items()]
                 tags = [{"name": n, "ref": f"refs/tags/{n}", "targetCommit": o} for n, o in repo.tags.items()]
                 return {"branches": heads, "tags": tags, "converts": [], "pullRequests": []}
-            case "PUT", ["settings"] if self.given.keys() == {"visibility"}:
-                repo.private = self.given["visibility"] == "private"
-                return {}
-            case "POST" | "DELETE", ["branch" | "tag" as kind, name] if (method, name) != ("DELETE", "main"):
+            case "POST", ["branch" | "tag" as kind, name]:
                 refs = repo.branches if kind == "branch" else repo.tags
                 ref, start = self.given.get("tag", name), self.given.get("startingPoint", "main")
-                if method == "POST" and ref in refs:
+                if ref in refs:
                     raise HubError(409, f"Reference already exists: {kind} {ref}")
-                if method == "DELETE" and refs.pop(ref, None) is None:
-                    raise HubError(404, f"no such {kind}: {ref}", "RevisionNotFound")
-                refs |= {ref: repo.at(name if kind == "tag" else start).info["id"]} if method == "POST" else {}
+                refs[ref] = repo.at(name if kind == "tag" else start).info["id"]
+                return {}
+            case "DELETE", ["tag", name] if name in repo.tags:
+                del repo.tags[name]
                 return {}
             case "POST", ["preupload", rev]:
                 known = {path: entry.blob.name for path, entry in repo.at(rev).files.items()}
@@ -344,7 +345,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return {"files": [mode | {"shouldIgnore": False, "oid": known.get(mode["path"])} for mode in modes]}
             case "POST", ["commit", branch] if branch in repo.branches and "create_pr" not in self.query:
                 return self.commit(repo, branch)
-        raise HubError(403 if method == "DELETE" else 404, f"the loopback Hub does not answer {method} {self.path}")
+        raise HubError(404, f"the loopback Hub does not answer {method} {self.path}")
 
     def info(self, repo: Repo, rev: str) -> dict[str, Any]:
         commit = repo.at(rev)
@@ -368,16 +369,13 @@ class _Handler(BaseHTTPRequestHandler):
             # To this address the client sends no token; the real Hub signs it instead.
             upload = f"/lfs-upload/{repo.repo_type}/{repo.repo_id}/{item['oid']}"
             steps = {"upload": upload, "verify": f"{repo.url_path}.git/info/lfs/objects/verify"}
-            # The way that the client came, which may be through a proxy.
-            base = f"http://{self.headers['Host']}"
-            item["actions"] = {step: {"href": base + path} for step, path in steps.items()}
+            item["actions"] = {step: {"href": self.hub.endpoint + path} for step, path in steps.items()}
         return {"transfer": "basic", "objects": wanted}
 
     def commit(self, repo: Repo, branch: str) -> dict[str, Any]:
         head, header, files = repo.branches[branch], {}, dict(repo.at(branch).files)
         for key, value in ((item["key"], item["value"]) for item in map(json.loads, self.body.splitlines())):
-            path = value.get("path", "").rstrip("/")
-            gone = [n for n in files if (n.startswith(f"{path}/") if key == "deletedFolder" else n == path)]
+            path = value.get("path", "")
             if key == "header":
                 header = value
                 if value.get("parentCommit", head) != head:
@@ -386,8 +384,8 @@ class _Handler(BaseHTTPRequestHandler):
                 files[path] = self.hub.store(repo, base64.b64decode(value["content"]), lfs=False)
             elif key == "lfsFile" and value["oid"] in repo.lfs:
                 files[path] = repo.lfs[value["oid"]]
-            elif key in ("deletedFile", "deletedFolder") and gone:
-                files = {name: entry for name, entry in files.items() if name not in gone}
+            elif key == "deletedFile" and path in files:
+                del files[path]
             else:
                 raise HubError(404, f"A file with this name doesn't exist: {key} {path!r}", "EntryNotFound")
         if "README.md" in files and (errors := read_card(files["README.md"].blob.read_bytes())[1]):
@@ -401,14 +399,6 @@ class _Handler(BaseHTTPRequestHandler):
         if path not in commit.files:
             raise HubError(404, f"no such file: {path}", "EntryNotFound")
         entry = commit.files[path]
-        data, etag, size = entry.blob.read_bytes(), f'"{entry.blob.name}"', entry.info["size"]
-        self.sent |= {"ETag": etag, "Accept-Ranges": "bytes"}
-        self.sent |= {"X-Linked-Etag": etag, "X-Linked-Size": str(size)} if "lfs" in entry.info else {}
-        asked = re.fullmatch(r"bytes=(?=-?\d)(\d*)-(\d*)", self.headers.get("Range", ""))
-        if self.command == "HEAD" or asked is None:
-            return data
-        first = int(asked[1]) if asked[1] else max(0, size - int(asked[2]))
-        stop = min(int(asked[2] or size) + 1, size) if asked[1] else size
-        self.status = 206 if first < stop else 416
-        self.sent["Content-Range"] = f"bytes {first}-{stop - 1}/{size}" if first < stop else f"bytes */{size}"
-        return data[first:stop]
+        etag, size = f'"{entry.blob.name}"', str(entry.info["size"])
+        self.sent |= {"ETag": etag} | ({"X-Linked-Etag": etag, "X-Linked-Size": size} if "lfs" in entry.info else {})
+        return entry.blob.read_bytes()

@@ -1,120 +1,91 @@
-"""A push over a connection that breaks: the old revision or the new one, and the next try finishes."""
+"""A push over a line that breaks: the old revision or the new one, and the next try finishes."""
 
-import json
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
+from drafter_trainer.cli.arguments import PublishingArguments, RunArguments
+from drafter_trainer.hub.publish import publish_run
 from drafter_trainer.targets import Target
 from tests.client import run_client
 from tests.hub.conftest import make_run
 from tests.loopback_hub import LoopbackHub
 
-CUTS = 8
+REPO = "alice/drafter"
 USERS = {"hf_alice_of_the_tests": "alice"}
 
 
-def push_over_broken_connections(target: str, old: str, new: str, cuts: int) -> list:
-    """Publish a new version through a proxy that cuts at points drawn over the whole length, then once more."""
+def publish_over_broken_lines(target: str, old: str, new: str) -> list:
+    """Publish a new version over a line that breaks after ever more requests, and once more each time."""
     import json
     import os
-    import random
     import shutil
     import time
     import urllib.request
-
-    from tests.cutting_proxy import CuttingProxy
-
-    hub = os.environ["HF_ENDPOINT"]
-    proxy = CuttingProxy(hub)
-    os.environ["HF_ENDPOINT"] = proxy.endpoint
+    from pathlib import Path
 
     from huggingface_hub.errors import HTTPError
 
-    import drafter_trainer.hub.publish as publish_module
-    from drafter_trainer.cli.arguments import PublishingArguments, RunArguments
+    from drafter_trainer.cli.arguments import PublishingArguments
+    from drafter_trainer.drafters.description import DrafterDescription
     from drafter_trainer.errors import InputError
+    from drafter_trainer.hub.publish import publish_written
     from drafter_trainer.targets import Target
 
-    sleep, time.sleep = time.sleep, lambda seconds: None  # the client waits before it tries again
+    time.sleep = lambda seconds: None  # the client waits before it tries again
 
-    made, assemble = {}, publish_module.assemble
+    def ask(path):
+        with urllib.request.urlopen(f"{os.environ['HF_ENDPOINT']}/api/{path}") as reply:
+            return json.load(reply)
 
-    def assemble_once(*given, **options):
-        run, folder = given[0].run_folder, given[3]
-        if run not in made:
-            made[run] = assemble(*given, **options)
-            shutil.copytree(folder, f"{run}/made")
-        else:
-            shutil.copytree(f"{run}/made", folder)
-        return made[run]
+    def publish(made, **given):
+        def write(folder):
+            return DrafterDescription.read(shutil.copytree(made, folder))
 
-    publish_module.assemble = assemble_once
-
-    def publish(folder, repo, **given):
-        run = RunArguments(pair="de-en", drafter_name="tiny-drafter-de-en", run_folder=folder)
+        where = PublishingArguments(repo_id="alice/drafter", check_generation=False, collection=False, **given)
         named = Target("tests/tiny-target", "0", target)
-        return publish_module.publish_run(
-            run, named, "float32", PublishingArguments(repo_id=repo, check_generation=False, collection=False, **given)
-        )
+        return str(publish_written(write, "tiny-drafter-de-en", Path(f"{made}-run"), named, "float32", where))
 
-    def head(repo):
-        with urllib.request.urlopen(f"{hub}/api/models/{repo}/refs") as reply:
-            refs = json.load(reply)
+    def head():
+        refs = ask("models/alice/drafter/refs")
         return {ref["name"]: ref["targetCommit"] for ref in (*refs["branches"], *refs["tags"])}
 
-    chosen, seen = random.Random(6), []
-    publish(old, "alice/length")
-    proxy.allow(None)
-    publish(new, "alice/length", overwrite=True, tag="v1")
-    length = proxy.passed
-    for number in range(cuts):
-        repo, point = f"alice/drafter-{number}", chosen.randrange(length)
-        publish(old, repo)
-        before = head(repo)
-        proxy.allow(point)
+    seen = []
+    while not seen or not seen[-1]["said"].startswith("published: "):
+        publish(old, overwrite=True)
+        before = head()
+        ask(f"break-after/{12 * len(seen) + 1}")
         try:
-            said = str(publish(new, repo, overwrite=True, tag="v1"))
+            said = publish(new, overwrite=True, tag="v1")
         except (HTTPError, InputError) as error:
             said = f"{type(error).__name__}: {error}"
-        after = head(repo)
-        proxy.allow(None)
-        publish(new, repo, overwrite=True, tag="v1")
-        seen.append({"point": point, "said": said, "before": before, "after": after, "end": head(repo)})
-    time.sleep = sleep
-    return [length, seen]
+        ask("break-after/-1")
+        after = head()
+        publish(new, overwrite=True, tag="v1")
+        seen.append({"said": said, "before": before, "after": after, "end": head()})
+    return seen
 
 
 def test_push_is_whole_or_not_at_all(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, target: Target) -> None:
     """Weights without their tokenizer, or a tag on half of them, would be loaded by whoever comes next."""
-    old, new = make_run(tmp_path / "old", tokenizer), make_run(tmp_path / "new", tokenizer, seed=8)
+    given = {"target": target.path, "old": str(tmp_path / "old"), "new": str(tmp_path / "new")}
+    for seed, name in enumerate(("old", "new")):
+        folder = make_run(tmp_path / f"{name}-run", tokenizer, seed)
+        run = RunArguments(pair="de-en", drafter_name="tiny-drafter-de-en", run_folder=str(folder))
+        publish_run(run, target, "float32", PublishingArguments(to=given[name]))
     with LoopbackHub(tmp_path / "hub", USERS) as hub:
-        length, seen = run_client(
-            hub,
-            tmp_path / "home",
-            push_over_broken_connections,
-            token="hf_alice_of_the_tests",
-            target=target.path,
-            old=str(old),
-            new=str(new),
-            cuts=CUTS,
-        )
-        expected = hub.files("alice/length", revision="v1")
-        assert length > sum(map(len, expected.values()))  # the proxy sees the weights too
-        for number, cut in enumerate(seen):
-            repo = f"alice/drafter-{number}"
-            states = {name: hub.files(repo, revision=cut[name]["main"]) for name in ("before", "after", "end")}
-            # The card names its own repository.
-            wanted = {
-                name: content.replace(b"alice/length", repo.encode()) if name == "README.md" else content
-                for name, content in expected.items()
-            }
-            assert states["end"] == wanted
-            assert states["after"] in (states["before"], wanted)
-            assert cut["end"] == {"main": cut["end"]["main"], "v1": cut["end"]["main"]}
-            assert cut["after"].get("v1") in (None, cut["end"]["main"])
-            assert hub.commits(repo) == ["initial commit", "Add the drafter", "Add the drafter"]
-            assert "of_the_tests" not in cut["said"]
-    changed = sum(cut["after"]["main"] != cut["before"]["main"] for cut in seen)
-    assert 0 < changed < CUTS, json.dumps(seen)  # both kinds were met
-    assert all(not cut["said"].startswith("published: ") for cut in seen)
+        seen = run_client(hub, tmp_path / "home", publish_over_broken_lines, token="hf_alice_of_the_tests", **given)
+        states = [[hub.files(REPO, revision=cut[name]["main"]) for name in ("before", "after", "end")] for cut in seen]
+    *broken, whole = seen
+    (old_files, _, new_files), *_ = states
+    assert old_files != new_files
+    for cut, (before, after, end) in zip(seen, states):
+        assert (before, end) == (old_files, new_files)
+        assert after in (old_files, new_files)
+        assert cut["end"] == {"main": cut["end"]["main"], "v1": cut["end"]["main"]}
+        # The tag stands where it stood, is on its way, or stands on all of the new files.
+        assert cut["after"].get("v1") in (None, cut["before"].get("v1"), cut["end"]["main"])
+        assert "of_the_tests" not in cut["said"]
+    assert whole["after"] == whole["end"]
+    # Both kinds were met.
+    assert 0 < sum(cut["after"]["main"] != cut["before"]["main"] for cut in broken) < len(broken)

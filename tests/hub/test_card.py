@@ -4,9 +4,8 @@ import copy
 import dataclasses
 import json
 import os
+import runpy
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from drafter_trainer.hub.card import render_card
 from drafter_trainer.hub.publish import publish_run
 from drafter_trainer.targets import Target
 from tests.hub.conftest import results_for
+from tests.processes import Running
 
 DESCRIPTION = DrafterDescription(
     name="tiny-drafter-de-en",
@@ -288,9 +288,10 @@ assert drafter.generate.__module__ != "transformers.generation.utils"
 assert plain.tolist() == target.generate(**inputs, assistant_model=drafter, max_new_tokens=128).tolist()
 """
     (tmp_path / "use.py").write_text("\n".join([blocks[0], check, blocks[1], check, blocks[2], "assert answer"]))
-    root = str(Path(__file__).parents[2])
-    environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "use.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    Running(run_script, str(tmp_path), environment=os.environ | {"HF_HOME": str(tmp_path / "home")}).result()
+
+
+def run_script(folder: str) -> None:
+    """Run `use.py` where it lies."""
+    os.chdir(folder)
+    runpy.run_path("use.py", run_name="__main__")

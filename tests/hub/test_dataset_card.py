@@ -2,7 +2,6 @@
 
 import copy
 import json
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -11,9 +10,8 @@ from huggingface_hub import DatasetCard
 
 from drafter_trainer.distillation.store import ROWS
 from drafter_trainer.hub.dataset_card import render_dataset_card
-from tests.client import run_client
 from tests.hub.test_card_numbers import made_up_numbers
-from tests.loopback_hub import LoopbackHub
+from tests.loopback_hub import read_card
 
 REPO = "alice/tiny-answers-de-en"
 STEP = {
@@ -85,7 +83,10 @@ def test_metadata_key_by_key() -> None:
 
 
 def test_card_says_what_was_read_asked_and_dropped() -> None:
-    """Whoever trains on the rows must know who said them, to what, how they were sampled, and what is missing."""
+    """Whoever trains on the rows must know who said them, to what, how they were sampled, and what is missing.
+
+    Where somebody keeps their files, and which servers answer them, is nobody else's.
+    """
     text = " ".join(render_dataset_card(STEP, REPO, None).split())
     for expected in (
         "What [tests/tiny-target](https://huggingface.co/tests/tiny-target), revision c0ffee, answered when it was",
@@ -104,13 +105,8 @@ def test_card_says_what_was_read_asked_and_dropped() -> None:
         "Unknown: none was named when this dataset was published.",
     ):
         assert expected in text
-
-
-def test_card_tells_no_folder_and_no_address() -> None:
-    """Where somebody keeps their files, and which servers answer them, is nobody else's."""
-    card = render_dataset_card(STEP, REPO, "mit")
-    assert "/home" not in card
-    assert "secret-host" not in card
+    assert "/home" not in text
+    assert "secret-host" not in text
 
 
 @pytest.mark.parametrize("field", list(ROWS), ids=lambda field: field.name)
@@ -149,25 +145,9 @@ def test_steps_of_earlier_releases_and_other_kinds_have_cards() -> None:
     assert "kept out" not in card
 
 
-def validate(cards: list[str]) -> list[str]:
-    """Ask the Hub's own validation; return what it says against each card."""
-    from huggingface_hub import DatasetCard
-
-    said = []
-    for card in cards:
-        try:
-            DatasetCard(card, ignore_metadata_errors=True).validate()
-            said.append("")
-        except ValueError as error:
-            said.append(str(error))
-    return said
-
-
-def test_the_hubs_validation_passes(tmp_path: Path) -> None:
+def test_the_hubs_validation_passes() -> None:
     """A card that the Hub refuses fails the push of all rows; a planted fault must be refused here too."""
     cards = [render_dataset_card(STEP, REPO, licence) for licence in (None, "apache-2.0")]
+    assert [read_card(card.encode())[1] for card in cards] == [[], []]
     wrong = cards[1].replace("license: apache-2.0", "license:\n  name: apache-2.0")
-    with LoopbackHub(tmp_path / "hub", {}) as hub:
-        *said, refused = run_client(hub, tmp_path / "home", validate, cards=[*cards, wrong])
-    assert set(said) == {""}
-    assert "license" in refused
+    assert "license" in read_card(wrong.encode())[1][0]

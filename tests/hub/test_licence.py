@@ -39,24 +39,18 @@ def test_unreadable_card_is_named(tmp_path: Path) -> None:
             target_licence(target_with(tmp_path, card))
 
 
-def read_from_the_hub(repos: list[str]) -> list[str | None]:
-    """Put targets on the Hub, one with a card, and read their licences back."""
-    import huggingface_hub
-
+def read_from_the_hub(commits: dict[str, str]) -> list[str | None]:
+    """Read the licences of targets on the Hub."""
     from drafter_trainer.hub.licence import target_licence
     from drafter_trainer.targets import Target
 
-    api, found = huggingface_hub.HfApi(), []
-    for number, repo in enumerate(repos):
-        api.create_repo(repo)
-        name = ("README.md", "notes.md")[number]
-        api.upload_file(repo_id=repo, path_in_repo=name, path_or_fileobj=b"---\nlicense: gemma\n---\n")
-        found.append(target_licence(Target(repo, api.model_info(repo).sha, repo)))
-    return found
+    return [target_licence(Target(repo, commit, repo)) for repo, commit in commits.items()]
 
 
 def test_licence_of_a_target_on_the_hub(tmp_path: Path) -> None:
     """The same from the card of the very revision that answered; a target without a card names none."""
-    with LoopbackHub(tmp_path / "hub", {"hf_alice": "alice"}) as hub:
-        repos = ["alice/with-card", "alice/without"]
-        assert run_client(hub, tmp_path / "home", read_from_the_hub, "hf_alice", repos=repos) == ["gemma", None]
+    card = "---\nlicense: gemma\n---\n"
+    with LoopbackHub(tmp_path / "hub", {}) as hub:
+        files = {"alice/with-card": {"README.md": card}, "alice/without": {"notes.md": card}}
+        commits = {repo: hub.add_repo(repo, given) for repo, given in files.items()}
+        assert run_client(hub, tmp_path / "home", read_from_the_hub, commits=commits) == ["gemma", None]

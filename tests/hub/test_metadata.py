@@ -14,9 +14,8 @@ from drafter_trainer.hub.card import render_card
 from drafter_trainer.hub.card_folder import read_measurements
 from drafter_trainer.hub.metadata import KEYS
 from drafter_trainer.results import find_method
-from tests.client import run_client
 from tests.hub.test_card import ADAPTER, DESCRIPTION, NGRAM_ALONE, RESULTS
-from tests.loopback_hub import LoopbackHub
+from tests.loopback_hub import read_card
 
 CARDS = sorted(path.parent for path in (Path(__file__).parents[2] / "hub_cards").glob("*/results.json"))
 
@@ -131,23 +130,7 @@ def test_runs_over_other_questions_stay_apart() -> None:
     }
 
 
-def validate(folder: str) -> list[str]:
-    """Ask the Hub's own validation; return what it says against each card of a folder."""
-    from pathlib import Path
-
-    from huggingface_hub import ModelCard
-
-    said = []
-    for path in sorted(Path(folder).iterdir()):
-        try:
-            ModelCard.load(path, ignore_metadata_errors=True).validate()
-            said.append("")
-        except ValueError as error:
-            said.append(str(error))
-    return said
-
-
-def test_the_hubs_validation_passes(tmp_path: Path) -> None:
+def test_the_hubs_validation_passes() -> None:
     """A card that the Hub refuses fails the push of the whole drafter; a planted fault must be refused here too."""
     cards = [
         render_card(description, measurements, "alice/x", licence)
@@ -156,13 +139,6 @@ def test_the_hubs_validation_passes(tmp_path: Path) -> None:
         for licence in (None, "apache-2.0", "other")
     ]
     cards += [(folder / "README.md").read_text(encoding="utf-8") for folder in CARDS]
+    assert [read_card(card.encode())[1] for card in cards] == len(cards) * [[]]
     wrong = cards[0].replace("base_model: tests/tiny-target", "base_model:\n  id: tests/tiny-target")
-    assert wrong != cards[0]
-    (tmp_path / "cards").mkdir()
-    for number, card in enumerate([*cards, wrong]):
-        (tmp_path / "cards" / f"{number:02}.md").write_text(card, encoding="utf-8")
-    with LoopbackHub(tmp_path / "hub", {}) as hub:
-        *said, refused = run_client(hub, tmp_path / "home", validate, folder=str(tmp_path / "cards"))
-    assert len(said) == len(cards)
-    assert set(said) == {""}
-    assert "base_model" in refused
+    assert "base_model" in read_card(wrong.encode())[1][0]

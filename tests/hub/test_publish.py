@@ -2,10 +2,7 @@
 
 import fnmatch
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +23,7 @@ from drafter_trainer.errors import InputError
 from drafter_trainer.hub.card_folder import render_folder
 from drafter_trainer.hub.publish import ALLOWED, check_destination, publish_run
 from drafter_trainer.targets import Target
+from tests.client import run_client
 from tests.conftest import make_model
 from tests.drafters.loop.conftest import PROMPTS, make_settings
 from tests.hub.conftest import results_for
@@ -296,34 +294,43 @@ def hub(tmp_path: Path) -> Iterator[LoopbackHub]:
         yield served
 
 
-def publish_recipe(
-    hub: LoopbackHub, home: Path, run_folder: Path, target: Target, token: str | None
-) -> subprocess.CompletedProcess[str]:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+def run_recipe(recipe: str, options: list[str], planted: str) -> list:
+    """Run a recipe as its command would; return its exit status and what it wrote."""
+    import contextlib
+    import io
+    import os
+    import runpy
+    import sys
+
+    os.environ["OPENAI_API_KEY"] = planted
+    sys.argv, written, code = [recipe, *options], (io.StringIO(), io.StringIO()), 0
+    with contextlib.redirect_stdout(written[0]), contextlib.redirect_stderr(written[1]):
+        try:
+            runpy.run_path(recipe, run_name="__main__")
+        except SystemExit as end:
+            code = end.code or 0
+    return [code, *(stream.getvalue() for stream in written)]
+
+
+def publish_recipe(hub: LoopbackHub, home: Path, run_folder: Path, target: Target, token: str) -> list:
     options = ["--pair", "de-en", "--drafter_name", NAME, "--run_folder", str(run_folder)]
     options += ["--target_model", target.path, "--target_name", target.name]
-    return subprocess.run(
-        [sys.executable, "recipes/publish.py", *options],
-        env=inherited | hub.environment(home, token) | {"OPENAI_API_KEY": PLANTED},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    recipe = str(Path(__file__).parents[2] / "recipes" / "publish.py")
+    return run_client(hub, home, run_recipe, token, recipe=recipe, options=options, planted=PLANTED)
 
 
 def test_recipe_publishes_what_is_allowed_and_no_credential(
     hub: LoopbackHub, run_folder: Path, target: Target, tmp_path: Path
 ) -> None:
     """A token in the environment, in a file of the trainer, or in what the client logs, must not leave."""
-    done = publish_recipe(hub, tmp_path / "home", run_folder, target, TOKEN)
-    assert done.returncode == 0, done.stderr
-    assert "bytes  model.safetensors" in done.stderr
-    assert done.stdout.startswith(f"published: {hub.endpoint}/alice/{NAME}/commit/")
+    code, out, errors = publish_recipe(hub, tmp_path / "home", run_folder, target, TOKEN)
+    assert code == 0, errors
+    assert "bytes  model.safetensors" in errors
+    assert out.startswith(f"published: {hub.endpoint}/alice/{NAME}/commit/")
     pushed = {Path(name).parts[0] for name in hub.files(f"alice/{NAME}")}
     assert pushed - {".gitattributes"} == FILES
     planted = (TOKEN.encode(), PLANTED.encode(), b"hf_secret")
-    for content in (*hub.files(f"alice/{NAME}").values(), done.stdout.encode(), done.stderr.encode()):
+    for content in (*hub.files(f"alice/{NAME}").values(), out.encode(), errors.encode()):
         assert not any(secret in content for secret in planted)
     assert hub.commits(f"alice/{NAME}") == ["initial commit", "Add the drafter"]
 
@@ -339,10 +346,10 @@ def test_refusal_is_one_line_without_the_token(
     hub: LoopbackHub, run_folder: Path, target: Target, tmp_path: Path
 ) -> None:
     """Of a token with a character that no header may have, the HTTP library shows the whole header."""
-    done = publish_recipe(hub, tmp_path / "home", run_folder, target, "hf_wrong\ttoken")
-    assert done.returncode == 2
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    code, out, errors = publish_recipe(hub, tmp_path / "home", run_folder, target, "hf_wrong\ttoken")
+    assert code == 2
+    (line,) = [line for line in errors.splitlines() if line.startswith("error")]
     assert line.startswith("error: the Hub")
-    assert "Traceback" not in done.stderr
-    assert "hf_wrong" not in done.stderr + done.stdout
+    assert "Traceback" not in errors
+    assert "hf_wrong" not in errors + out
     assert not any("/commit/" in path for _, path in hub.requests)

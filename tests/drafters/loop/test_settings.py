@@ -104,9 +104,23 @@ def test_drafters_tuned_for_fewer_orders_are_read() -> None:
         (changed(sources=["lookup", "oracle"]), "unknown sources oracle: known are lookup, ngram, network"),
         (changed(longest_draft=0), "longest_draft is 0, must be 1 or more"),
         (changed(longest_draft="12"), "longest_draft is 12, must be 1 or more"),
-        (changed(sources=None), "a setting is of the wrong type"),
+        *((changed(**{name: None}), "") for name in LoopSettings().to_dict()),
+        *((changed(**{name: "1"}), "") for name in LoopSettings().to_dict()),
+        *((changed(**{name: [{}]}), "") for name in LoopSettings().to_dict()),
+        *((changed(**{name: {"cpu": [None, 1]}}), "") for name in LoopSettings().to_dict()),
         (changed(calibration=[]), "a setting is of the wrong type"),
-        (changed(tokens_per_pass="2"), "a setting is of the wrong type"),
+        (changed(sources=[None, True, 1.5]), ""),
+        (changed(int8=1), ""),
+        *(
+            (changed(**{name: value}), "")
+            for name in ("longest_draft", "tokens_per_pass", "network_gain")
+            for value in (-1, 1e300, 10**400, float("nan"), float("inf"))
+        ),
+        (changed(calibration=CALIBRATION | {"network": [float("inf")] * NETWORK_BINS}), "calibration has entries"),
+        (changed(pass_milliseconds={"cpu": [1.0, "2"]}), ""),
+        (changed(pass_milliseconds={"cpu": [1.0, float("nan")]}), ""),
+        (changed(step_milliseconds={"": float("nan")}), ""),
+        (changed(step_milliseconds={"cpu": "1"}), ""),
         (changed(tokens_per_pass=0.5), "tokens_per_pass is 0.5, must be 1 or more"),
         (changed(network_gain=float("nan")), "network_gain is nan, must be 0 or more"),
         (changed(step_milliseconds={"cpu": -1.0}), "step_milliseconds of cpu is -1.0, must be 0 or more"),
