@@ -15,22 +15,22 @@ from drafter_trainer.errors import InputError
 
 COMPACT = "compact.safetensors"
 FORMATS = {"stock": 0, "compact": 8, "compact-int4": 4}  # of a repository: bits of a weight where it is compact
-_SCALE = ".scale"  # behind a matrix' name: its scales
-_GROUP = 64  # weights of a row that share a scale in int4
+_SCALE, _UNIT = ".scale", ".unit"  # behind a matrix' name: its scales, and in int4 the unit of a row's scales
+_GROUP = 32  # weights of a row that share a scale in int4
 _CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 
 
 def write_compact(model: PreTrainedModel, target_model: PreTrainedModel, folder: Path, bits: int = 8) -> None:
     """Write a drafter's configuration and all weights but embeddings and head to a folder.
 
-    Matrices are stored in int8 with a scale for each row, or in int4 with a scale for each 64 weights of a row;
+    Matrices are stored in int8 with a scale for each row, or in int4 with a scale for each 32 weights of a row;
     everything else in the drafter's dtype.
 
     Args:
         model (`PreTrainedModel`): The drafter.
         target_model (`PreTrainedModel`): Its target.
         folder (`Path`): Gains `config.json`, `generation_config.json` and `compact.safetensors`.
-        bits (`int`, *optional*, defaults to `8`): Bits of a weight: 8, or 4 where rows are multiples of 64 weights.
+        bits (`int`, *optional*, defaults to `8`): Bits of a weight: 8, or 4 where rows are multiples of 32 weights.
     Raises:
         InputError: If the drafter's embeddings or head are not the target's.
     """
@@ -52,8 +52,10 @@ def write_compact(model: PreTrainedModel, target_model: PreTrainedModel, folder:
         if weight.dim() != 2:
             tensors[name] = weight.contiguous()
             continue
-        small = bits == 4 and weight.shape[1] % _GROUP == 0
-        tensors[name], tensors[name + _SCALE] = (_to_int4 if small else _to_int8)(weight.float())
+        if bits == 4 and weight.shape[1] % _GROUP == 0:
+            tensors[name], tensors[name + _SCALE], tensors[name + _UNIT] = _to_int4(weight.float())
+        else:
+            tensors[name], tensors[name + _SCALE] = _to_int8(weight.float())
     folder.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
@@ -84,11 +86,15 @@ def read_compact(folder: Path, target_model: PreTrainedModel, dtype: torch.dtype
     small.vocab_size, small.pad_token_id = 1, None  # what stands in for the target's embeddings until they are set
     model = AutoModelForCausalLM.from_config(small, dtype=dtype)
     tensors = load_file(folder / COMPACT)
-    weights = {
-        name: (_to_float(weight, tensors[name + _SCALE]) if name + _SCALE in tensors else weight).to(dtype)
-        for name, weight in tensors.items()
-        if not name.endswith(_SCALE)
-    }
+    weights = {}
+    for name, weight in tensors.items():
+        if name + _UNIT in tensors:
+            weight = _from_int4(weight, tensors[name + _SCALE], tensors[name + _UNIT])
+        elif name + _SCALE in tensors:
+            weight = weight * tensors[name + _SCALE][:, None]
+        elif name.endswith((_SCALE, _UNIT)):
+            continue
+        weights[name] = weight.to(dtype)
     own = model.get_input_embeddings(), model.get_output_embeddings()
     stand_ins = {id(layer.weight) for layer in own}
     known = {name for name, weight in model.named_parameters(remove_duplicate=False) if id(weight) in stand_ins}
@@ -112,18 +118,23 @@ def _to_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (weight / scale[:, None]).round().to(torch.int8), scale
 
 
-def _to_int4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return pairs of int4 values as `uint8` of shape `(rows, columns / 2)`, and fp16 scales `(rows, columns / 64)`.
+def _to_int4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return pairs of int4 values, the scales of their groups, and the unit of a row's scales.
 
     Each scale is the one of a few with the least squared error: a little clipping costs less than coarse steps.
+
+    Returns:
+        `torch.Tensor` of shape `(rows, columns / 2)` in uint8, of shape `(rows, columns / 32)` in uint8, and of shape
+        `(rows,)` in fp16.
     """
     groups = weight.view(len(weight), -1, _GROUP)
-    largest = groups.abs().amax(dim=-1, keepdim=True).clamp(min=1e-6)
+    largest = groups.abs().amax(dim=-1, keepdim=True)
+    unit = (largest.amax(dim=1, keepdim=True) / (7 * 255)).clamp(min=1e-7).half()
     least = values = scales = None
     for clip in _CLIPS:
-        scale = (largest * clip / 7).half().float()
-        tried = (groups / scale).round().clamp(-8, 7)
-        error = (tried * scale - groups).square().sum(dim=-1, keepdim=True)
+        scale = (largest * clip / 7 / unit).round().clamp(1, 255)
+        tried = (groups / (scale * unit)).round().clamp(-8, 7)
+        error = (tried * scale * unit - groups).square().sum(dim=-1, keepdim=True)
         if least is None:
             least, values, scales = error, tried, scale
             continue
@@ -132,11 +143,10 @@ def _to_int4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             torch.where(better, new, old) for new, old in ((error, least), (tried, values), (scale, scales))
         )
     pairs = (values + 8).to(torch.uint8).view(len(weight), -1, 2)
-    return pairs[..., 0] | pairs[..., 1] << 4, scales.squeeze(-1).half()
+    return pairs[..., 0] | pairs[..., 1] << 4, scales.squeeze(-1).to(torch.uint8), unit.flatten()
 
 
-def _to_float(values: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    if values.dtype == torch.int8:
-        return values * scale[:, None]
-    pairs = torch.stack((values & 15, values >> 4), dim=-1).float() - 8
-    return (pairs.view(len(values), -1, _GROUP) * scale.float()[..., None]).flatten(1)
+def _from_int4(pairs: torch.Tensor, scales: torch.Tensor, unit: torch.Tensor) -> torch.Tensor:
+    values = torch.stack((pairs & 15, pairs >> 4), dim=-1).float() - 8
+    scale = scales.float() * unit.float()[:, None]
+    return (values.view(len(pairs), -1, _GROUP) * scale[..., None]).flatten(1)
