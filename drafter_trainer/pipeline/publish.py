@@ -65,7 +65,8 @@ def publish(
         adapter_of (`str`, *optional*): Publish the LoRA adapter alone, over this published base drafter.
         format (`str`, *optional*, defaults to `"stock"`): "stock", a model that every engine loads, or "compact",
             without the target's own embeddings, head and tokenizer, which `load_drafter` takes from the target, its
-            weights in int8; "compact-int4" halves them again, at a loss of about one per cent of the tokens per target pass.
+            weights in int8; "compact-int4" halves them again, and costs about one per cent of the tokens
+            per target pass.
         check_generation (`bool`, *optional*, defaults to `True`): Load the target and generate with what came back.
         collection (`bool`, *optional*, defaults to `True`): Gather a target's drafters in a collection.
         dtype (`str`, *optional*, defaults to `"auto"`): The target is loaded in it, for this check.
