@@ -21,7 +21,13 @@ from tests.training.test_trainers import DISTRIBUTED, METRICS, losses_of, make_t
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = REPOSITORY / "recipes" / "accelerate" / "fsdp.yaml"
 PROCESSES = 2
-EVERY_TWO_STEPS = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
+EVERY_TWO_STEPS = {
+    "num_train_epochs": 2,
+    "save_strategy": "steps",
+    "save_steps": 2,
+    "eval_strategy": "steps",
+    "eval_steps": 2,
+}
 # A wrong scale of the loss shows in gradient descent, which has no state of its own that a checkpoint could lose.
 ADAM = {"optim": "adamw_torch", "learning_rate": 1e-2}
 STOPPED_AT = 5

@@ -93,13 +93,18 @@ def losses_by_hand(model: torch.nn.Module, rows: list[dict[str, Any]], loss_type
 
 @pytest.mark.parametrize("loss_type", ["cross_entropy", *TOPK_LOSSES])
 def test_loss_of_a_batch_equals_the_one_computed_by_hand(tmp_path: Path, loss_type: str) -> None:
-    """Prevent a shift too many or too few, a supervised prompt or padding, and a loss under another's name."""
+    """Prevent a shift too many or too few, a supervised prompt or padding, and a loss under another's name.
+
+    What fills the columns over prompts and padding must not enter it.
+    """
     rows = make_rows(5)
     trainer = make_trainer(tmp_path, rows, loss_type=loss_type)
     expected = losses_by_hand(trainer.model, rows, loss_type)
     batch = COLLATOR(rows)
     loss = trainer.compute_loss(trainer.model, batch)
     assert loss.item() == pytest.approx(np.mean(expected), rel=1e-4)
+    unsupervised = batch["labels"] == -100
+    batch["topk_ids"][unsupervised], batch["topk_logprobs"][unsupervised] = 7, -3.0
     loss = trainer.compute_loss(trainer.model, batch, num_items_in_batch=torch.tensor(1000))
     assert loss.item() == pytest.approx(np.sum(expected) / 1000, rel=1e-4)
 
@@ -138,59 +143,18 @@ def test_a_draft_vocabulary_under_fsdp_is_refused(tmp_path: Path, monkeypatch: p
         make_trainer(tmp_path, make_rows(2), draft_ids=torch.arange(4))
 
 
-@pytest.mark.parametrize("loss_type", ["cross_entropy", "topk_kl"])
-def test_only_what_predicts_an_answer_token_is_trained(tmp_path: Path, loss_type: str) -> None:
-    """Prevent the drafter from being trained to write prompts or padding."""
-    rows = make_rows(5)
-    trainer, last = make_trainer(tmp_path, rows, loss_type=loss_type), []
-    trainer.model.get_decoder().register_forward_hook(lambda *said: last.append(said[-1].last_hidden_state))
-    loss = trainer.compute_loss(trainer.model, COLLATOR(rows))
-    (gradient,) = torch.autograd.grad(loss, last[0])
-    trained = gradient.abs().sum(dim=-1) > 0
-    expected = torch.zeros_like(trained)
-    for index, row in enumerate(rows):
-        start = len(row["prompt_ids"])
-        expected[index, start - 1 : start + len(row["response_ids"]) - 1] = True
-    torch.testing.assert_close(trained, expected)
-
-
-def test_what_stands_at_the_prompts_positions_does_not_matter(tmp_path: Path) -> None:
-    """Prevent the zeros that fill the top k over prompts and padding from entering the loss."""
-    rows = make_rows(5)
-    trainer = make_trainer(tmp_path, rows, loss_type="topk_kl")
-    batch = COLLATOR(rows)
-    loss = trainer.compute_loss(trainer.model, batch).item()
-    unsupervised = batch["labels"] == -100
-    batch["topk_ids"][unsupervised] = 7
-    batch["topk_logprobs"][unsupervised] = -3.0
-    assert trainer.compute_loss(trainer.model, batch).item() == loss
-    batch["topk_logprobs"][~unsupervised] = -3.0
-    assert trainer.compute_loss(trainer.model, batch).item() != loss
-
-
-def test_pretraining_loss_is_the_models_own(tmp_path: Path) -> None:
-    """Prevent packed rows from being trained with another loss than every causal model's."""
-    model, packed = make_draft_model(), torch.randint(1, VOCABULARY, (3, 12))
-    trainer = PretrainingTrainer(model=model, args=pretraining_arguments(tmp_path), data_collator=collate_packed)
-    batch = collate_packed([{"input_ids": row.tolist()} for row in packed])
-    expected = model(input_ids=packed, labels=packed).loss
-    torch.testing.assert_close(trainer.compute_loss(model, batch), expected)
-    count = torch.tensor(3 * 11)
-    torch.testing.assert_close(trainer.compute_loss(model, batch, num_items_in_batch=count), expected)
-
-
 @pytest.mark.parametrize("loss_type", ["cross_entropy", "lk_hybrid"])
 def test_a_batch_of_four_equals_four_accumulated_batches(tmp_path: Path, loss_type: str) -> None:
     """Prevent tokens of short answers from weighing more where a batch is accumulated: means of means differ."""
     rows = make_rows(16)
     runs = []
-    for size, accumulation in ((4, 1), (1, 4), (2, 2)):
+    for size, accumulation in ((4, 1), (2, 2)):
         trainer = make_trainer(
             tmp_path,
             rows,
             per_device_train_batch_size=size,
             gradient_accumulation_steps=accumulation,
-            num_train_epochs=2,
+            num_train_epochs=1,
             loss_type=loss_type,
             **PLAIN,
         )
@@ -198,8 +162,8 @@ def test_a_batch_of_four_equals_four_accumulated_batches(tmp_path: Path, loss_ty
         trainer.train()
         runs.append((losses_of(trainer), weights_of(trainer.model)))
     whole_losses, whole_weights = runs[0]
-    assert len(whole_losses) == 8
-    assert max((whole_weights[name] - before[name]).abs().max() for name in before) > 0.05
+    assert len(whole_losses) == 4
+    assert max((whole_weights[name] - before[name]).abs().max() for name in before) > 0.01
     for losses, weights in runs[1:]:
         assert losses == pytest.approx(whole_losses, rel=1e-4)
         assert_same_weights(weights, whole_weights, atol=1e-4)
@@ -277,7 +241,7 @@ def test_a_token_budget_trains_on_every_row_once_an_epoch(tmp_path: Path) -> Non
 
 
 # The global batch is four rows, with one process as with two.
-DISTRIBUTED = {"loss_type": "topk_kl", "num_train_epochs": 2, "per_device_eval_batch_size": 2} | PLAIN
+DISTRIBUTED = {"loss_type": "topk_kl", "num_train_epochs": 1, "per_device_eval_batch_size": 2} | PLAIN
 
 
 def divisions(processes: int) -> dict[str, tuple[Any, dict[str, Any], dict[str, Any]]]:
@@ -319,7 +283,7 @@ def rows_trained_on(folder: Path) -> list[str]:
         seen.extend(row["key"] for row in batch if row["response_ids"])
         return COLLATOR(batch)
 
-    given = DISTRIBUTED | {"num_train_epochs": 1, "per_device_train_batch_size": 2, "dataloader_num_workers": 0}
+    given = DISTRIBUTED | {"per_device_train_batch_size": 2, "dataloader_num_workers": 0}
     trainer = make_trainer(folder, with_lengths(make_rows(UNEVEN)), **given)
     trainer.data_collator = collate
     trainer.train()
@@ -465,12 +429,16 @@ def assert_equals_uninterrupted(
         assert metrics[name] == pytest.approx(expected[name], abs=1e-6)
 
 
-@pytest.mark.parametrize("step", [2, 5, 8, 12])
+@pytest.mark.parametrize("step", [2, 5, 8])
 def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path, step: int, uninterrupted: Any) -> None:
-    """Prevent a resume that repeats or skips rows, forgets the optimizer, or begins its schedule anew."""
+    """Prevent a resume that repeats or skips rows, forgets the optimizer, begins its schedule anew, or fails at a
+    checkpoint that a kill has cut off."""
     with pytest.raises(StoppedError):
         train_to_end(make_trainer(tmp_path, make_rows(10), callbacks=[Stop(step)], **RESUMED))
     assert len(list(tmp_path.glob("checkpoint-*"))) == min(2, (step - 1) // 3)
+    if step == 8:
+        (tmp_path / "checkpoint-9").mkdir()
+        (tmp_path / "checkpoint-9" / "model.safetensors").write_bytes(b"half")
     # Only before the first checkpoint do the initial weights matter.
     resumed = make_trainer(tmp_path, make_rows(10), seed=0 if step == 2 else 5, **RESUMED)
     metrics = train_to_end(resumed)
@@ -480,10 +448,10 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path, step: int, un
 
 def test_a_stopped_run_over_a_draft_vocabulary_goes_on(tmp_path: Path) -> None:
     """Prevent checkpoints whose head has the rows of the draft vocabulary alone from being refused or misplaced."""
-    given = RESUMED | {"draft_ids": torch.arange(0, 60, 2)}
+    given = RESUMED | {"draft_ids": torch.arange(0, 60, 2), "max_steps": 6}
     whole = train_to_end(make_trainer(tmp_path / "whole", make_rows(10), **given))
     with pytest.raises(StoppedError):
-        train_to_end(make_trainer(tmp_path / "stopped", make_rows(10), callbacks=[Stop(8)], **given))
+        train_to_end(make_trainer(tmp_path / "stopped", make_rows(10), callbacks=[Stop(5)], **given))
     metrics = train_to_end(make_trainer(tmp_path / "stopped", make_rows(10), seed=5, **given))
     expected = load_file(tmp_path / "whole" / "model.safetensors"), whole
     assert_equals_uninterrupted(tmp_path / "stopped", metrics, expected)
@@ -499,18 +467,7 @@ def test_a_run_stopped_after_its_last_step_keeps_the_best(tmp_path: Path, uninte
     assert_equals_uninterrupted(tmp_path, metrics, uninterrupted)
 
 
-def test_a_checkpoint_that_was_cut_off_is_passed_over(tmp_path: Path, uninterrupted: Any) -> None:
-    """Prevent a kill while a checkpoint is saved from making every later start fail."""
-    with pytest.raises(StoppedError):
-        train_to_end(make_trainer(tmp_path, make_rows(10), callbacks=[Stop(8)], **RESUMED))
-    half = tmp_path / "checkpoint-9"
-    half.mkdir()
-    (half / "model.safetensors").write_bytes(b"half")
-    metrics = train_to_end(make_trainer(tmp_path, make_rows(10), seed=5, **RESUMED))
-    assert_equals_uninterrupted(tmp_path, metrics, uninterrupted)
-
-
-@pytest.mark.parametrize("loss_type", ["cross_entropy", "topk_kl", "lk_hybrid"])
+@pytest.mark.parametrize("loss_type", ["cross_entropy", "lk_hybrid"])
 def test_a_drafter_learns_its_rows_by_heart(tmp_path: Path, loss_type: str) -> None:
     """Prevent a trainer that runs, and logs falling losses, but does not raise what it is for."""
     rows = make_rows(4, seed=2)
