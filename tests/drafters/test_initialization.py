@@ -109,15 +109,13 @@ def test_embeddings_are_copied_not_shared(target_model: PreTrainedModel) -> None
     assert torch.equal(target_model.get_input_embeddings().weight, before)
 
 
-def test_all_layers_give_the_target_itself(target: Target, target_model: PreTrainedModel, tokenizer) -> None:
+def test_all_layers_give_the_target_itself(
+    target: Target, target_model: PreTrainedModel, untied: PreTrainedModel
+) -> None:
     """One weight left out of the copy (a norm, the head) would show in the logits, and in nothing else."""
     arguments = {"initialization": "layers", "num_hidden_layers": 4, "layers": [0, 1, 2, 3]}
     drafter = create_drafter(target, **arguments)
     assert torch.equal(logits(drafter), logits(target_model))
-
-
-def test_all_layers_of_an_untied_target_give_the_target_itself(untied: PreTrainedModel) -> None:
-    """The same where the head is a matrix of its own."""
     drafter = from_layers(draft_config(untied.config, 4), untied, [0, 1, 2, 3])
     assert torch.equal(logits(drafter), logits(untied))
 

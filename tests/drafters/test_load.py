@@ -1,12 +1,12 @@
 """Loading a published drafter."""
 
+import contextlib
 import copy
 import dataclasses
+import io
 import itertools
 import json
 import logging
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +33,7 @@ from drafter_trainer.languages import get_pair
 from drafter_trainer.targets import Target
 from tests.conftest import make_model, make_tokenizer
 from tests.hub.conftest import results_for
+from tests.processes import Running
 from tests.test_targets import write_gguf
 
 PAIR = get_pair("de-en")
@@ -176,13 +177,6 @@ def test_probes_are_those_of_the_drafters_pair(tmp_path: Path, target_model, tok
     assert load_drafter(str(folder), target_model, tokenizer).config.num_hidden_layers == 1
 
 
-def test_folder_without_description_is_refused(folder: Path, target_model, tokenizer) -> None:
-    """Any model's folder would pass for a drafter, with the defaults of transformers."""
-    (folder / FILE_NAME).unlink()
-    with pytest.raises(InputError, match=f"{folder} has no drafter.json"):
-        load_drafter(str(folder), target_model, tokenizer)
-
-
 @pytest.mark.parametrize("damage", ["none", "cut"])
 def test_unreadable_weights_are_refused(folder: Path, target_model, tokenizer, damage: str) -> None:
     """A half copied folder must end in one line that names it."""
@@ -230,17 +224,18 @@ def add_results(folder: Path) -> None:
     (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
 
 
+def errors_of_loading(folder: str, target: str) -> str:
+    """Load a drafter as a script would; return what reached standard error."""
+    with contextlib.redirect_stderr(io.StringIO()) as written:
+        load_drafter(folder, AutoModelForCausalLM.from_pretrained(target))
+    return written.getvalue()
+
+
 def test_expected_speed_is_seen_by_whoever_does_nothing_for_it(folder: Path, target_folder: Path) -> None:
     """A line that is logged where nobody looks is no line: standard error must show it, once, without a set-up."""
     add_results(folder)
-    script = (
-        "import sys; from transformers import AutoModelForCausalLM; from drafter_trainer import load_drafter\n"
-        "load_drafter(sys.argv[1], AutoModelForCausalLM.from_pretrained(sys.argv[2]))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(folder), str(target_folder)], capture_output=True, text=True, check=True
-    )
-    (line,) = [line for line in done.stderr.splitlines() if "times as fast" in line]
+    written = Running(errors_of_loading, str(folder), str(target_folder)).result()
+    (line,) = [line for line in written.splitlines() if "times as fast" in line]
     assert line.startswith("tiny-target-drafter-de-en: 1.23 times as fast as plain decoding (95 %: 1.11 to 1.34), ")
     assert "on a processor (2 threads)" in line, line
 
@@ -305,14 +300,6 @@ def test_the_original_is_not_warned_of(folder: Path, target: Target) -> None:
 
 
 # Targets of other kinds
-
-
-def test_batch_is_refused_by_transformers(folder: Path, target_model: PreTrainedModel, tokenizer) -> None:
-    """load_drafter's docstring says what is read here and why it cannot say more; if this changes, it is wrong."""
-    drafter = load_drafter(str(folder), target_model, tokenizer)
-    ids = torch.tensor([PROMPT, PROMPT])
-    with pytest.raises(ValueError, match="only supported for batch_size = 1"):
-        target_model.generate(ids, attention_mask=torch.ones_like(ids), assistant_model=drafter, max_new_tokens=4)
 
 
 def test_target_in_another_dtype_than_the_drafter_was_stored(
