@@ -10,11 +10,11 @@ import pytest
 from transformers import PreTrainedModel
 
 from drafter_trainer.hub.export.gguf_file import write_gguf
-from drafter_trainer.pipeline.export import export_drafter
+from drafter_trainer.pipeline.engine_benchmark import benchmark_engine
+from drafter_trainer.results import find_method
 from drafter_trainer.serving.commands import llamacpp_command
 from drafter_trainer.serving.engines import RunningEngine, start_engine
 from drafter_trainer.targets import Target
-from tests.drafters.loop.conftest import PROMPTS
 from tests.serving.served import check_killed, check_rows
 
 pytestmark = pytest.mark.skipif(find_spec("xllamacpp") is None, reason="there is no wheel of it for this machine")
@@ -23,42 +23,43 @@ WORDS = ["--threads", "1", "--ctx-size", "1024", "--parallel", "2"]
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory, published: Path, target: Target) -> tuple[str, str]:
-    """The target and the drafter in llama.cpp's format."""
-    folder = tmp_path_factory.mktemp("gguf")
-    write_gguf(Path(target.path), "float32", None, folder / "target.gguf")
-    given = {"output_dir": folder, "engines": ["llamacpp"], "gguf_dtype": "float32"}
-    export_drafter(published, target, target_gguf=folder / "target.gguf", **given)
-    return str(folder / "target.gguf"), str(folder / "drafter.gguf")
+def target_gguf(tmp_path_factory: pytest.TempPathFactory, target: Target) -> str:
+    """The target in llama.cpp's format."""
+    path = tmp_path_factory.mktemp("gguf") / "target.gguf"
+    write_gguf(Path(target.path), "float32", None, path)
+    return str(path)
 
 
 Start = Callable[..., AbstractContextManager[RunningEngine]]
 
 
 @pytest.fixture
-def start(files: tuple[str, str], free_port: int) -> Start:
-    """Start the server with what drafts."""
+def start(target_gguf: str, free_port: int) -> Start:
+    """Start the server without a drafter."""
 
-    def starting(**drafts: object) -> AbstractContextManager[RunningEngine]:
-        command = llamacpp_command(files[0], **drafts)
-        return start_engine("llamacpp", files[0], command, free_port, sys.executable, WORDS)
+    def starting() -> AbstractContextManager[RunningEngine]:
+        command = llamacpp_command(target_gguf)
+        return start_engine("llamacpp", target_gguf, command, free_port, sys.executable, WORDS)
 
     return starting
 
 
-def test_exported_drafter_changes_no_output(start: Start, files: tuple[str, str], target: Target) -> None:
-    """`drafter.gguf` must load, be accepted, and leave greedy output as it is, with n-grams before it too."""
-    ends = set(target.end_ids(target.load_tokenizer()))
-    network = {"drafter_gguf": files[1], "draft_length": 3}
-    texts = []
-    for drafts in ({}, network, network | {"ngram_length": 4}):
-        with start(**drafts) as running:
-            texts.append([running.client.complete(prompt, TOKENS, ends).token_ids for prompt in PROMPTS])
-            counts = running.client.counts()
-        assert (counts.accepted > 0) == bool(drafts)
-        assert counts.passes + counts.accepted == sum(map(len, texts[-1]))
-        assert sum(counts.by_position) == counts.accepted
-    assert texts[0] == texts[1] == texts[2]
+def test_benchmark_of_the_exported_drafter(target_gguf: str, published: Path, target: Target, tmp_path: Path) -> None:
+    """`drafter.gguf` must load, be accepted, and leave greedy output as it is; the counts are the server's own."""
+    asked = [{"prompt": f"Wo ist Zug {number}?"} for number in range(4)]
+    given = {"output_dir": tmp_path, "languages": "de-en", "max_new_tokens": TOKENS, "requests_at_once": [1, 2]}
+    given |= {"prompt_lookup_tokens": [4], "target_gguf": target_gguf, "python": sys.executable}
+    results = benchmark_engine(published, target, asked, engine="llamacpp", options=["--threads", "1"], **given)
+    alone, together = results["runs"]
+    assert (alone["dtype"], alone["engine"]["requests_at_once"]) == ("f32", 1)
+    for method in alone["methods"]:
+        assert method["losslessness"]["equal"] == len(asked), method["name"]
+    for run in (alone, together):
+        plain, network = (find_method(run, name) for name in ("plain", "drafter, network alone"))
+        assert plain["mean_accepted_tokens"] == 1
+        assert network["mean_accepted_tokens"] > 1
+        assert sum(network["acceptance_by_position"]) == pytest.approx(network["mean_accepted_tokens"] - 1)
+        assert 0 < network["prompts"][0]["first_pass_seconds"] < network["prompts"][0]["seconds"]
 
 
 def test_rows_are_the_targets(start: Start, target: Target, target_model: PreTrainedModel) -> None:
