@@ -16,7 +16,9 @@ import pytest
 
 import drafter_trainer
 from drafter_trainer.hub.export.gguf_file import write_gguf
+from drafter_trainer.pipeline.engine_benchmark import benchmark_engine
 from drafter_trainer.pipeline.export import export_drafter
+from drafter_trainer.results import find_method
 from drafter_trainer.serving.commands import llamacpp_command, vllm_command
 from drafter_trainer.serving.engines import RunningEngine, serve, start_engine
 from drafter_trainer.targets import Target
@@ -137,6 +139,20 @@ def test_exported_network_changes_no_output_in_llamacpp(
             accepted = running.client.counts().accepted
     assert texts[0] == texts[1]
     assert accepted > 0
+
+
+def test_benchmark_in_vllm_counts_what_vllm_counts(drafter: Path, tmp_path: Path) -> None:
+    """Passes and positions are read from vLLM's own counters, whose names are none of a stable interface."""
+    asked = [{"prompt": prompt} for prompt in prompts("test", 4)]
+    given = {"output_dir": tmp_path, "languages": "de-en", "dtype": "float32", "max_new_tokens": TOKENS}
+    given |= {"requests_at_once": [1, 4], "prompt_lookup_tokens": [8], "python": python_of("vllm")}
+    for run in benchmark_engine(drafter, real_target(), asked, engine="vllm", **given)["runs"]:
+        plain, network, whole = (find_method(run, name) for name in ("plain", "drafter, network alone", "drafter"))
+        assert plain["target_passes"] == plain["tokens"]
+        for method in (network, whole):
+            assert method["losslessness"]["equal"] == len(asked)
+            assert method["mean_accepted_tokens"] > 1
+            assert sum(method["acceptance_by_position"]) > 0
 
 
 @pytest.mark.parametrize("engine", ["vllm", "llamacpp"])
