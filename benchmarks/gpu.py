@@ -241,7 +241,8 @@ def measure_training(device: torch.device, tiny: bool, out: Path) -> None:
 
 def _time_training(setup: Training, device: torch.device, tiny: bool) -> dict[str, Any]:
     on_gpu, warm_up, steps = device.type == "cuda", (1 if tiny else 5), (2 if tiny else 30)
-    read = 1 + min(setup.prompt, setup.prompt_window or setup.prompt) + setup.completion
+    # Besides the window the network reads the prompt's first token.
+    read = setup.completion + min(setup.prompt, setup.prompt_window + 1 if setup.prompt_window else setup.prompt)
     batch = max(1, (read * 2 if tiny else setup.tokens) // read)
     torch.manual_seed(0)
     drafter = from_scratch(setup.config)
