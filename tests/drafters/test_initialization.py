@@ -237,7 +237,7 @@ def test_some_layers_of_a_sibling(tmp_path: Path, target: Target, tokenizer) -> 
     sibling = make_model(tokenizer, layers=4, seed=5, hidden_size=16)
     checkpoint = make_checkpoint(tmp_path, sibling, tokenizer)
     assert_equal_layers(create_drafter(target, checkpoint, layers=[0, -1]), sibling, [0, 3])
-    assert_equal_layers(create_drafter(target, checkpoint, num_hidden_layers=3), sibling, [0, 2, 3])
+    assert_equal_layers(create_drafter(target, checkpoint, num_hidden_layers=3), sibling, [0, 1, 2])
     assert_equal_layers(create_drafter(target, checkpoint), sibling, [0, 1, 2, 3])
 
 
