@@ -1,9 +1,10 @@
-"""One step of a run: a folder that remembers with which settings it was made, and whether it is finished."""
+"""A run: where its steps lie, with which settings each was made, and whether it is finished."""
 
 import hashlib
 import json
 import time
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ _INDIFFERENT = {
     "dataloader_num_workers",
     "disable_tqdm",
     "dry_run",
+    "licence",  # as the option was called before
+    "license",
     "logging_steps",
     "out",
     "output_dir",
@@ -47,6 +50,50 @@ _INDIFFERENT = {
 }
 
 
+@dataclass(frozen=True)
+class Run:
+    """A drafter in the making, and the folders of its steps.
+
+    Args:
+        name (`str`): Name of the drafter.
+        folder (`Path`): Folder of all steps.
+        languages (`str`): Tag of its language, or of its pair.
+    """
+
+    name: str
+    folder: Path
+    languages: str
+
+    @property
+    def pretrained(self) -> Path:
+        """The drafter that pretraining left."""
+        return self.folder / "pretrain"
+
+    @property
+    def rows(self) -> Path:
+        """The rows that distillation left."""
+        return self.folder / "distill"
+
+    @property
+    def finetuned(self) -> Path:
+        """The drafter that finetuning left."""
+        return self.folder / "finetune"
+
+    @property
+    def tuned(self) -> Path:
+        """The settings that tuning left."""
+        return self.folder / "tune"
+
+    @property
+    def published(self) -> Path:
+        """The drafter as it is published to a folder."""
+        return self.folder / "drafter"
+
+    def measured(self, task: str, default: str) -> Path:
+        """Return the folder of a task's results; those of the default task lie in the run's own folder."""
+        return self.folder if task == default else self.folder / "tasks" / task
+
+
 class Step:
     """Remember a step in `step.json` of its folder.
 
@@ -63,6 +110,7 @@ class Step:
             what is left with what is asked for now; all if left out.
     Attributes:
         difference (`str`): Of settings and inputs, from those of the step that is left; empty where there is none.
+        reused (`bool`): Whether the step had been finished before.
         earlier (`dict`, *optional*): The record of the step that is left, once `is_finished` has read it.
     """
 
@@ -81,6 +129,7 @@ class Step:
         self.facts: dict[str, Any] = {}
         self.seconds = 0.0
         self.difference = ""
+        self.reused = False
         self.earlier: dict[str, Any] | None = None
         self._fixed = fixed
         self._record: dict[str, Any] = json.loads(
@@ -126,6 +175,7 @@ class Step:
         """Take the results of the step that is left for those of this one; return `True`."""
         # Later steps know it by that fingerprint, and releases differ in the settings that they leave aside.
         self.facts, self.fingerprint = self.earlier["facts"], self.earlier["fingerprint"]
+        self.reused = True
         return True
 
     def _changes(self, earlier: dict[str, Any]) -> dict[str, str]:
@@ -141,7 +191,7 @@ class Step:
         return changes
 
     def __enter__(self) -> "Step":
-        self._start = time.monotonic() - self.seconds
+        self._start, self.reused = time.monotonic() - self.seconds, False
         self._write(finished=False)
         return self
 

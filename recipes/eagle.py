@@ -15,25 +15,15 @@
 # secrets = ["HF_TOKEN"]
 # volumes = ["dist:/wheels"]
 # ///
-"""Train an EAGLE layer on the target's own answers, for the benchmark to compare with.
+"""Train an EAGLE layer on the target's own completions, for the benchmark to compare with.
 
     accelerate launch recipes/eagle.py --config recipes/configs/gemma-3-270m/de-en.yaml
 
-Reads RUN_FOLDER/distill (or the folders of --data), as finetuning does, and leaves RUN_FOLDER/eagle, which
-`recipes/bench.py --baselines eagle` measures. Interrupted, it goes on from its last checkpoint.
+The same as `drafter-trainer eagle`; --help lists the options.
 """
 
-from drafter_trainer.benchmark.baselines.eagle import EagleLayer
-from drafter_trainer.benchmark.baselines.trainers import EagleTrainer, train_baseline
-from drafter_trainer.cli.configuration import parse_arguments
-from drafter_trainer.cli.launch import report_step, require_one_process, run_recipe
-
-
-def main(argv: list[str]) -> None:
-    (run, where, data, training), given = parse_arguments("eagle", argv, __doc__)
-    require_one_process("an EAGLE layer is trained")
-    report_step(*train_baseline("eagle", EagleTrainer, EagleLayer, {}, run, where, data, training, given))
-
+from drafter_trainer.cli.eagle import main
+from drafter_trainer.cli.launch import run_step
 
 if __name__ == "__main__":
-    run_recipe(main)
+    run_step(main)

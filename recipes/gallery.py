@@ -2,25 +2,11 @@
 
     make gallery
 
-The numbers come from hub_cards/*/results.json and from sampling/results.json beside them; nothing is measured.
+The same as `drafter-trainer gallery`; --help lists the options.
 """
 
-import argparse
-from pathlib import Path
-
-from drafter_trainer.cli.launch import run_recipe
-from drafter_trainer.hub.gallery import read_gallery, render_gallery
-
-
-def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="recipes/gallery.py", description=__doc__.partition("\n")[0])
-    parser.add_argument("--cards", type=Path, default=Path("hub_cards"), help="Folder of the drafters' results")
-    parser.add_argument("--out", type=Path, default=Path("gallery.html"), help="The page")
-    options = parser.parse_args(argv)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(render_gallery(read_gallery(options.cards)), encoding="utf-8")
-    print(options.out)
-
+from drafter_trainer.cli.gallery import main
+from drafter_trainer.cli.launch import run_step
 
 if __name__ == "__main__":
-    run_recipe(main)
+    run_step(main)

@@ -15,32 +15,15 @@
 # secrets = ["HF_TOKEN"]
 # volumes = ["dist:/wheels"]
 # ///
-"""Train Medusa heads on the target's own answers, for the benchmark to compare with.
+"""Train Medusa heads on the target's own completions, for the benchmark to compare with.
 
     accelerate launch recipes/medusa.py --config recipes/configs/gemma-3-270m/de-en.yaml
 
-Reads RUN_FOLDER/distill (or the folders of --data), as finetuning does, and leaves RUN_FOLDER/medusa, which
-`recipes/bench.py --baselines medusa` measures. Interrupted, it goes on from its last checkpoint.
+The same as `drafter-trainer medusa`; --help lists the options.
 """
 
-from transformers import PreTrainedConfig
-
-from drafter_trainer.benchmark.baselines.medusa import MedusaHeads
-from drafter_trainer.benchmark.baselines.trainers import MedusaTrainer, train_baseline
-from drafter_trainer.cli.configuration import parse_arguments
-from drafter_trainer.cli.launch import report_step, require_one_process, run_recipe
-
-
-def main(argv: list[str]) -> None:
-    (run, where, data, training), given = parse_arguments("medusa", argv, __doc__)
-    require_one_process("Medusa heads are trained")
-    said = {"heads": data.heads}
-
-    def make_heads(config: PreTrainedConfig) -> MedusaHeads:
-        return MedusaHeads(data.heads, config.hidden_size)
-
-    report_step(*train_baseline("medusa", MedusaTrainer, make_heads, said, run, where, data, training, given))
-
+from drafter_trainer.cli.launch import run_step
+from drafter_trainer.cli.medusa import main
 
 if __name__ == "__main__":
-    run_recipe(main)
+    run_step(main)

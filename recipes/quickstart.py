@@ -5,54 +5,48 @@
 Each step is a command that you could type yourself; it is printed before it runs. Finished steps are not done again.
 """
 
+import os
 import resource
-import shlex
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 from drafter_trainer.benchmark.report import markdown_table, speedup_tables
 from drafter_trainer.cli.configuration import parse_arguments
-from drafter_trainer.cli.launch import run_recipe
+from drafter_trainer.cli.launch import call_step, run_step
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.hub.card import usage
-from drafter_trainer.results import read_results
+from drafter_trainer.results import RESULTS, read_results
 from drafter_trainer.targets import resolve_target
 
 CONFIG = "recipes/configs/gemma-3-270m/quickstart.yaml"
 STEPS = (
-    ("distill the target's completions", "distill.py", ()),
-    ("finetune", "finetune.py", ()),
-    ("tune and publish", "tune.py", ()),
-    ("load back and measure", "bench.py", ()),
-    ("publish with the card", "publish.py", ("--card_folder", "runs/quickstart/hub_cards")),
+    ("distill the target's completions", "distill", ()),
+    ("finetune", "finetune", ()),
+    ("tune and publish", "tune", ()),
+    ("load back and measure", "bench", ()),
+    ("publish with the card", "publish", ("--card_folder", "runs/quickstart/hub_cards")),
 )
 
 
 def main(argv: list[str]) -> None:
-    (run, where, publishing, _), _ = parse_arguments("publish", argv, __doc__)
+    os.environ["ACCELERATE_USE_CPU"] = "true"  # as recipes/accelerate/cpu.yaml has it
+    (named, where, publishing, _), _ = parse_arguments("publish", argv, __doc__)
     times = []
     begin = time.monotonic()
-    for title, recipe, options in STEPS:
-        command = ["accelerate", "launch", "--config_file", "recipes/accelerate/cpu.yaml", f"recipes/{recipe}"]
-        command += ["--config", CONFIG, *options]
-        print(f"\n$ {shlex.join(command)}", flush=True)
+    for title, step, options in STEPS:
         start = time.monotonic()
-        status = subprocess.run([Path(sys.executable).parent / command[0], *command[1:]], check=False).returncode
-        if status:
-            sys.exit(status)
+        call_step(step, ["--config", CONFIG, *options])
         times.append([title, f"{time.monotonic() - start:.0f} s"])
     times.append(["all", f"{time.monotonic() - begin:.0f} s"])
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     target = resolve_target(where.target_model, name=where.target_name)
 
-    print(f"\n{markdown_table(['step', 'time'], times)}\n\nLargest process: {peak:.1f} GiB\n")
-    print(speedup_tables(read_results(run.folder / "results.json")))
+    print(f"\n{markdown_table(['step', 'time'], times)}\n\nPeak memory: {peak:.1f} GiB\n")
+    print(speedup_tables(read_results(named.run.folder / RESULTS)))
     said = DrafterDescription.read(Path(publishing.to))
     lines = usage(target.path, publishing.to, said.example, prompting=said.prompting)
     print(f"\nCard: {publishing.to}/README.md\n\nUse it:\n\n{lines}")
 
 
 if __name__ == "__main__":
-    run_recipe(main)
+    run_step(main)

@@ -1,40 +1,12 @@
 """Serve a target with its drafter: start vLLM or llama.cpp, checked on the first tokens.
 
     python recipes/serve.py --target TARGET --drafter DRAFTER --engine_python VLLM_ENVIRONMENT/bin/python
-    python recipes/serve.py --engine llamacpp --target TARGET.gguf --drafter DRAFTER --drafter_gguf drafter.gguf
 
-Before it is left to run, the server answers a prompt of the drafter's own kind: where next to nothing that is drafted
-is accepted, the drafter is misconfigured, and the server is ended. docs/serving.md says what each engine needs.
+The same as `drafter-trainer serve`; --help lists the options.
 """
 
-import shlex
-import signal
-import sys
-
-from drafter_trainer.cli.configuration import parse_arguments
-from drafter_trainer.cli.launch import run_recipe
-from drafter_trainer.errors import InputError
-from drafter_trainer.serving.engines import serve
-
-
-def main(argv: list[str]) -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the engine ends with this process
-    (options,), _ = parse_arguments("serve", argv, __doc__)
-    with serve(
-        options.target,
-        options.drafter,
-        options.engine,
-        part=options.part,
-        draft_length=options.draft_length,
-        drafter_gguf=options.drafter_gguf,
-        port=options.port,
-        python=options.engine_python,
-        options=shlex.split(options.engine_options),
-    ) as running:
-        print(f"serving {options.target} at {running.url}, until it is interrupted", flush=True)
-        if status := running.process.wait():
-            raise InputError(f"{options.engine} ended with status {status}: see what it said above")
-
+from drafter_trainer.cli.launch import run_step
+from drafter_trainer.cli.serve import main
 
 if __name__ == "__main__":
-    run_recipe(main)
+    run_step(main)

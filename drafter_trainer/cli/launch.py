@@ -1,11 +1,13 @@
-"""What every recipe does around its work: one clear line for whatever the user can mend."""
+"""What every step does around its work: one clear line for each error that the user can mend."""
 
 import errno
 import gc
+import importlib
 import json
 import logging
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,18 @@ _DISK = {
 }
 
 
-def run_recipe(main: Callable[[list[str]], None]) -> None:
-    """Run a recipe on the command line; errors that the user can mend end it with one line and status 2."""
+def run_step(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) -> None:
+    """Run a step's `main`; errors that the user can mend end it with one line and status 2.
+
+    Args:
+        main (callable): Takes the options.
+        argv (`Sequence[str]`, *optional*): The options; those of the command line if left out.
+    """
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     for client in ("httpx", "httpx2"):  # the Hub's client uses the second from 2.4 on
         logging.getLogger(client).setLevel(logging.WARNING)
     try:
-        main(sys.argv[1:])
+        main(list(sys.argv[1:] if argv is None else argv))
         leave_processes()
     except InputError as error:
         sys.exit(_fail(str(error)))
@@ -47,6 +54,25 @@ def run_recipe(main: Callable[[list[str]], None]) -> None:
     except KeyboardInterrupt:
         _fail("interrupted: run the same command again to go on")
         sys.exit(130)
+
+
+def call_step(name: str, argv: Sequence[str | int | Path]) -> None:
+    """Run another step in this process, printed as the command that does the same.
+
+    Args:
+        name (`str`): Name of the step.
+        argv (`Sequence`): Its options.
+    """
+    words, before = [str(word) for word in argv], sys.argv
+    print(f"\n$ {shlex.join(['drafter-trainer', name, *words])}", flush=True)
+    sys.argv = ["drafter-trainer", name, *words]  # which results record as the command that made them
+    try:
+        importlib.import_module(f"drafter_trainer.cli.{name}").main(words)
+    finally:
+        sys.argv = before
+        gc.collect()  # trainers and their models refer to each other
+        if torch.accelerator.is_available():
+            torch.accelerator.empty_cache()
 
 
 def leave_processes() -> None:
@@ -91,10 +117,10 @@ def _disk_reason(error: BaseException | None) -> str | None:
     return None
 
 
-def report_step(step: Step, reused: bool = False) -> None:
+def report_step(step: Step) -> None:
     """Say on one line what a step left, and how long it took; with several processes the first says it."""
     if step.main:
-        _report(step.recipe, step.folder, step.facts, step.seconds, reused)
+        _report(step.recipe, step.folder, step.facts, step.seconds, step.reused)
 
 
 def report_folder(folder: Path, before: dict[str, Any] | None) -> None:

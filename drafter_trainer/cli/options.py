@@ -1,5 +1,6 @@
 """Options of a command: fields of a dataclass with a help text, and checks of their values."""
 
+from collections.abc import Sequence
 from dataclasses import field
 from typing import Any
 
@@ -25,8 +26,8 @@ def check_positive(arguments: Any, *names: str) -> None:
             raise InputError(f"{name} must be at least 1, got {value}")
 
 
-def check_one_of(arguments: Any, name: str, values: tuple[str, ...]) -> None:
-    """Refuse a value that is none of those known.
+def check_one_of(arguments: Any, name: str, values: Sequence[str]) -> None:
+    """Refuse a value that is not among those known.
 
     Raises:
         InputError: That names the field.
@@ -35,6 +36,11 @@ def check_one_of(arguments: Any, name: str, values: tuple[str, ...]) -> None:
         raise InputError(f"{name} must be one of {', '.join(values)}, got {getattr(arguments, name)}")
 
 
-def check_known(arguments: Any, name: str, values: tuple[str, ...]) -> None:
+def check_known(arguments: Any, name: str, values: Sequence[str]) -> None:
+    """Refuse a list with a value that is not among those known.
+
+    Raises:
+        InputError: That names the field.
+    """
     if unknown := [value for value in getattr(arguments, name) if value not in values]:
         raise InputError(f"{name} may name {', '.join(values)}, got {', '.join(unknown)}")

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from drafter_trainer.cli.arguments import RunArguments
 from drafter_trainer.drafters.adapters import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS, merge_adapter
 from drafter_trainer.drafters.compact import write_compact
 from drafter_trainer.drafters.compatibility import check_tokenizers
@@ -26,7 +25,7 @@ from drafter_trainer.drafters.vocabulary import tie_equal_embeddings
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair, read_languages
 from drafter_trainer.provenance import without_folders
-from drafter_trainer.runs import finished_step, read_step
+from drafter_trainer.runs import Run, finished_step, read_step
 from drafter_trainer.targets import Target
 from drafter_trainer.tuning.results import SETTINGS
 
@@ -54,7 +53,7 @@ _TEMPLATE = "chat_template.jinja"
 
 
 def assemble(
-    run: RunArguments,
+    run: Run,
     target: Target,
     draft_length: int,
     folder: Path,
@@ -80,14 +79,14 @@ def assemble(
             is not over the drafter that is named.
         IncompatibleTokenizerError: If its tokenizer is not the target's.
     """
-    trained, network = run.folder / "finetune", not sources or NETWORK in sources
+    trained, network = run.finetuned, not sources or NETWORK in sources
     if network:
         finished_step(trained, "finetune first")
-    pair = get_pair(run.pair)
+    pair = get_pair(run.languages)
     loop, files = _read_loop(run, target, sources)
     translation = pair if pair.is_translation else None
     description = DrafterDescription(
-        name=run.drafter_name,
+        name=run.name,
         target=target.name,
         target_revision=target.revision,
         tokenizer_sha256="",
@@ -214,9 +213,9 @@ def _add_adapter(trained: Path, base: str, folder: Path, place: Path | None) -> 
     return {"drafter": base, "revision": identity}
 
 
-def _read_loop(run: RunArguments, target: Target, chosen: Sequence[str]) -> tuple[dict[str, Any], dict[str, Path]]:
+def _read_loop(run: Run, target: Target, chosen: Sequence[str]) -> tuple[dict[str, Any], dict[str, Path]]:
     """Read what was tuned for the drafting loop: its settings, and its files by name."""
-    trained, tuned, settings = run.folder / "finetune", run.folder / "tune", LoopSettings().to_dict()
+    trained, tuned, settings = run.finetuned, run.tuned, LoopSettings().to_dict()
     carried, tuned_for = [trained / VOCABULARY], []
     if read_step(tuned) is not None:
         step = finished_step(tuned, "tune again")
@@ -248,10 +247,10 @@ def _check_tuning(tuned: Path, inputs: dict[str, str], trained: Path, target: Ta
         raise InputError(f"{tuned} was tuned for {inputs['target']}, not {target.identity}: delete it and tune again")
 
 
-def _training_record(run: RunArguments, network: bool) -> dict[str, Any]:
-    learned, tuned = (read_step(run.folder / name) for name in ("finetune", "tune"))
-    rows = _rows_of(learned if network else tuned, run.folder / "distill")
-    before = {"pretrain": read_step(run.folder / "pretrain")} if network else {}
+def _training_record(run: Run, network: bool) -> dict[str, Any]:
+    learned, tuned = (read_step(folder) for folder in (run.finetuned, run.tuned))
+    rows = _rows_of(learned if network else tuned, run.rows)
+    before = {"pretrain": read_step(run.pretrained)} if network else {}
     record = {}
     for name, step in (before | rows | ({"finetune": learned} if network else {}) | {"tune": tuned}).items():
         if step is not None:

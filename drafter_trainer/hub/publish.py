@@ -3,7 +3,7 @@
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +11,11 @@ import huggingface_hub
 import pyarrow.parquet as pq
 from huggingface_hub import HfApi
 
-from drafter_trainer.cli.arguments import PublishingArguments, RunArguments
 from drafter_trainer.distillation.store import NAMES, SPLITS, RowStore, without_paths
 from drafter_trainer.drafters.compact import FORMATS
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
-from drafter_trainer.drafters.saving import WEIGHTS
+from drafter_trainer.drafters.loop.policy import NETWORK, NGRAM, SOURCES
+from drafter_trainer.drafters.saving import DRAFT_LENGTH, WEIGHTS
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.allowed import ALLOWED, allowed_files, check_private
 from drafter_trainer.hub.arrival import check_generation, fetch
@@ -43,13 +43,78 @@ from drafter_trainer.hub.push import (
     set_tag,
 )
 from drafter_trainer.results import RESULTS
-from drafter_trainer.runs import finished_step
+from drafter_trainer.runs import Run, finished_step
 from drafter_trainer.targets import Target
 
 HUB = "hub"
 _NETWORK = [pattern for pattern in WEIGHTS if pattern.endswith(".safetensors")]
 _SHARDS = "rows-*.parquet"
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Publishing:
+    """Where a drafter is published to, and in which form.
+
+    Args:
+        to (`str`): "hub", the one that HF_ENDPOINT and HF_TOKEN name, or a folder.
+        repo_id (`str`, *optional*): Repository on the Hub; the account's own of the drafter's name if left out.
+        revision (`str`, *optional*): Branch on the Hub; main if left out.
+        tag (`str`, *optional*): Tag of the commit, once it has been checked.
+        private (`bool`): Whether a new repository is private.
+        overwrite (`bool`): Whether another drafter is replaced, and a tag moved.
+        dry_run (`bool`): List the files and send nothing.
+        check_generation (`bool`): Load the target and generate with what came back.
+        collection (`bool`): Gather a target's drafters in a collection.
+        adapter_of (`str`, *optional*): Publish the LoRA adapter alone, over this published base drafter.
+        sources (`list[str]`): Draft with these alone; all that were tuned if empty.
+        format (`str`): One of `drafters.compact.FORMATS`.
+        draft_length (`int`): Tokens that the stock loop drafts in one round.
+        license (`str`, *optional*): Identifier of the license; that of the target's card if left out.
+        card_folder (`str`, *optional*): Folder of cards, in which the card is kept too.
+    Raises:
+        InputError: If the values do not go together.
+    """
+
+    to: str = HUB
+    repo_id: str | None = None
+    revision: str | None = None
+    tag: str | None = None
+    private: bool = False
+    overwrite: bool = False
+    dry_run: bool = False
+    check_generation: bool = True
+    collection: bool = True
+    adapter_of: str | None = None
+    sources: Sequence[str] = ()
+    format: str = "stock"
+    draft_length: int = DRAFT_LENGTH
+    license: str | None = None
+    card_folder: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.to != HUB and (self.revision or self.tag):
+            raise InputError(f"revision and tag are the Hub's: leave them out to publish to {self.to}")
+        if self.draft_length < 1:  # drafting nothing works greedily and breaks when sampling (transformers 5.23)
+            raise InputError(f"draft_length must be at least 1, got {self.draft_length}")
+        if unknown := [source for source in self.sources if source not in SOURCES]:
+            raise InputError(f"sources may name {', '.join(SOURCES)}, got {', '.join(unknown)}")
+        if self.format not in FORMATS:
+            raise InputError(f"format must be one of {', '.join(FORMATS)}, got {self.format}")
+        if FORMATS[self.format] and (self.adapter_of or not self.network):
+            raise InputError("only a network of its own has a compact format: leave adapter_of and sources out")
+        if self.adapter_of and not self.network:
+            raise InputError("an adapter is a network's: give adapter_of, or sources without network")
+        if not self.network and NGRAM not in self.sources:
+            raise InputError(
+                "lookup alone needs no drafter: choose the sources lookup and ngram, or "
+                "generate(prompt_lookup_num_tokens=...)"
+            )
+
+    @property
+    def network(self) -> bool:
+        """Whether the drafter has a network."""
+        return not self.sources or NETWORK in self.sources
 
 
 @dataclass(frozen=True)
@@ -89,17 +154,17 @@ def check_destination(to: str, marker: str = FILE_NAME) -> None:
         raise InputError(f"{to} exists and holds no {what}: name an empty or a new folder")
 
 
-def publish_run(run: RunArguments, target: Target, target_dtype: str, publishing: PublishingArguments) -> Publication:
+def publish_run(run: Run, target: Target, target_dtype: str, publishing: Publishing) -> Publication:
     """Publish the finetuned drafter of a run, with its benchmark's results if there are any.
 
     On the Hub it is one commit, which is then downloaded into an empty cache, compared, loaded, and drafts for one
     prompt; then it is tagged. Whatever fails on the way fails the whole. Once more it sends only what is missing.
 
     Args:
-        run (`RunArguments`): Names the run and its drafter.
+        run (`Run`): The run.
         target (`Target`): The target.
         target_dtype (`str`): The target is loaded in it, to try a drafter that came back from the Hub.
-        publishing (`PublishingArguments`): Where to, and what is written into the repository.
+        publishing (`Publishing`): Where to, and what is written into the repository.
     Raises:
         InputError: If there is nothing to publish, it does not fit the target, a file holds a credential or a path
             of this machine, the destination cannot be used or holds another drafter, or what comes back from the Hub
@@ -119,7 +184,7 @@ def publish_run(run: RunArguments, target: Target, target_dtype: str, publishing
             place=None if publishing.to == HUB else Path(publishing.to),
         )
 
-    return publish_written(write, run.drafter_name, run.folder, target, target_dtype, publishing)
+    return publish_written(write, run.name, run.folder, target, target_dtype, publishing)
 
 
 def publish_written(
@@ -128,7 +193,7 @@ def publish_written(
     results: Path,
     target: Target,
     target_dtype: str,
-    publishing: PublishingArguments,
+    publishing: Publishing,
 ) -> Publication:
     """Publish a drafter.
 
@@ -144,7 +209,7 @@ def publish_written(
         folder = Path(temporary) / "drafter"
         description = write(folder)
         measurements = read_measurements(results, description)
-        details = CardDetails(location, publishing.licence or target_licence(target))
+        details = CardDetails(location, publishing.license or target_licence(target))
         cards = Path(publishing.card_folder) / name if publishing.card_folder else None
         write_card(folder, description, measurements, details, read_notes(cards) if cards else "")
         copy_measurements(results, folder, list(measurements))
@@ -172,7 +237,7 @@ def publish_written(
         return Publication(commit.commit_url, _sizes(files), sent=True)
 
 
-def publish_rows(run: RunArguments, target: Target, publishing: PublishingArguments) -> Publication:
+def publish_rows(run: Run, target: Target, publishing: Publishing) -> Publication:
     """Publish the self-distilled rows of a run as a data set, one folder of Parquet shards for each split.
 
     On the Hub it is one commit; that its files have arrived is read off the Hub's own hashes, since there may be very
@@ -185,9 +250,9 @@ def publish_rows(run: RunArguments, target: Target, publishing: PublishingArgume
         HfHubHTTPError: If the Hub refuses.
     """
     check_destination(publishing.to, marker=SPLITS[0])
-    rows = run.folder / "distill"
+    rows = run.rows
     step = finished_step(rows, "distill first")
-    location = _location(publishing, f"{run.drafter_name}-rows")
+    location = _location(publishing, f"{run.name}-rows")
     shards = {}
     for split in SPLITS:
         store = RowStore(rows / split)
@@ -199,7 +264,7 @@ def publish_rows(run: RunArguments, target: Target, publishing: PublishingArgume
         shards = {path: _shareable(shard, folder / path, target.name) for path, shard in shards.items()}
         if target.is_known_as(step["inputs"]["target"]):  # it may have had another name then
             step["inputs"]["target"] = target.identity
-        licence = publishing.licence or target_licence(target)
+        licence = publishing.license or target_licence(target)
         (folder / CARD).write_text(render_dataset_card(step, location, licence), encoding="utf-8")
         files = {CARD: folder / CARD, **shards}
         check_private(files)
@@ -224,18 +289,18 @@ def publish_rows(run: RunArguments, target: Target, publishing: PublishingArgume
         return Publication(commit.commit_url, _sizes(files), sent=True)
 
 
-def _location(publishing: PublishingArguments, name: str) -> str:
+def _location(publishing: Publishing, name: str) -> str:
     if publishing.to != HUB:
         return name
     return publishing.repo_id or f"{HfApi().whoami()['name']}/{name}"
 
 
-def _destination(publishing: PublishingArguments, location: str, repo_type: str = "model") -> Destination:
+def _destination(publishing: Publishing, location: str, repo_type: str = "model") -> Destination:
     branch = publishing.revision or MAIN
     return Destination(location, repo_type, branch, publishing.tag, publishing.private, publishing.overwrite)
 
 
-def _temporary_folder(folder: Path, publishing: PublishingArguments) -> tempfile.TemporaryDirectory:
+def _temporary_folder(folder: Path, publishing: Publishing) -> tempfile.TemporaryDirectory:
     # On the disk of the destination, where a rename suffices.
     parent = folder if publishing.to == HUB else Path(publishing.to).absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
@@ -252,7 +317,7 @@ def _shareable(shard: Path, copy: Path, target: str) -> Path:
     return copy
 
 
-def _to_folder(publishing: PublishingArguments, folder: Path, files: Mapping[str, Path]) -> Publication:
+def _to_folder(publishing: Publishing, folder: Path, files: Mapping[str, Path]) -> Publication:
     sizes = _sizes(files)
     if not publishing.dry_run:
         _replace(Path(publishing.to), folder)

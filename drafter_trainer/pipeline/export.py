@@ -5,7 +5,6 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from drafter_trainer.cli.serving_arguments import ENGINES, ExportArguments
 from drafter_trainer.hub.export import engines as writers
 from drafter_trainer.pipeline.targets import target_of
 from drafter_trainer.targets import Target
@@ -16,7 +15,7 @@ def export_drafter(
     target: str | Target | PreTrainedModel | None = None,
     *,
     output_dir: str | Path,
-    engines: Sequence[str] = tuple(ENGINES),
+    engines: Sequence[str] = writers.ENGINES,
     draft_length: int | None = None,
     gguf_dtype: str = "float16",
     target_gguf: str | Path | None = None,
@@ -42,11 +41,13 @@ def export_drafter(
         InputError: If drafter and target are not what an engine asks for.
         IncompatibleTokenizerError: If their tokenizers differ.
     """
-    options = ExportArguments(
-        engines=[*engines],
-        draft_length=draft_length,
-        gguf_dtype=gguf_dtype,
-        target_gguf=str(target_gguf) if target_gguf else None,
-        converter=str(converter) if converter else None,
+    return writers.export_drafter(
+        str(drafter),
+        target_of(drafter, target),
+        Path(output_dir),
+        engines,
+        draft_length,
+        gguf_dtype,
+        Path(target_gguf) if target_gguf else None,
+        Path(converter) if converter else None,
     )
-    return writers.export_drafter(str(drafter), target_of(drafter, target), Path(output_dir), options)

@@ -5,12 +5,11 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from drafter_trainer.cli.arguments import PublishingArguments
 from drafter_trainer.drafters.compact import FORMATS
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.assemble import assemble_folder
-from drafter_trainer.hub.publish import HUB, Publication, publish_written
+from drafter_trainer.hub.publish import HUB, Publication, Publishing, publish_written
 from drafter_trainer.pipeline.targets import target_of
 from drafter_trainer.targets import Target
 
@@ -84,7 +83,7 @@ def publish(
     target = target_of(folder, target)
     if str(to) != HUB and Path(to).resolve() == folder.resolve():
         raise InputError(f"{folder} cannot be published onto itself: name another folder")
-    publishing = PublishingArguments(
+    publishing = Publishing(
         to=str(to),
         repo_id=repo_id,
         revision=revision,
@@ -95,7 +94,7 @@ def publish(
         check_generation=check_generation,
         collection=collection,
         adapter_of=adapter_of,
-        licence=license,
+        license=license,
         format=format,
     )
 

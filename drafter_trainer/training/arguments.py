@@ -1,6 +1,7 @@
 """Arguments of the trainers; everything else is `transformers.TrainingArguments`."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from transformers import TrainingArguments
 
@@ -15,6 +16,8 @@ _UNSAFE = ("push_to_hub", "hub_token")
 @dataclass
 class _TrainerArguments(TrainingArguments):
     """Defaults that the trainers have in common, and their checks."""
+
+    _argument_group_name: ClassVar[str] = "training"  # of the command line
 
     max_length: int = field(
         default=2048, metadata={"help": "Maximum number of tokens of a row; longer rows lose their end"}

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,6 @@ import torch
 from transformers import PreTrainedModel
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from drafter_trainer.cli.arguments import DrafterArguments
 from drafter_trainer.decoding.replay import Costs, evict_caches
 from drafter_trainer.decoding.sampling import sampling_arguments
 from drafter_trainer.drafters.configuration import draft_config
@@ -226,15 +225,16 @@ def combine_turns(turns: Sequence[Turn]) -> Costs:
 
 
 def untrained_network(
-    shape: DrafterArguments, target_model: PreTrainedModel, draft_vocabulary: int, int8: bool
+    shape: Mapping[str, int | None], target_model: PreTrainedModel, draft_vocabulary: int, int8: bool
 ) -> tuple[PreTrainedModel, LeanNetwork | StockNetwork]:
     """Make a drafter of the configured shape with random weights, to be timed.
 
     Args:
+        shape (`Mapping[str, int]`): Depth and widths, as `draft_config` takes them.
         draft_vocabulary (`int`): Size of the draft vocabulary; 0 for all ids.
         int8 (`bool`): Multiply with int8 weights, on a CPU alone.
     """
-    config = draft_config(target_model.config.get_text_config(), **shape.widths())
+    config = draft_config(target_model.config.get_text_config(), **shape)
     draft_model = from_scratch(config).to(target_model.device, target_model.dtype).eval()
     ids = torch.arange(min(draft_vocabulary, config.vocab_size)) if draft_vocabulary else None
     return draft_model, build_network(draft_model, ids, int8)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from safetensors import SafetensorError
 
-from drafter_trainer.cli.launch import run_recipe
+from drafter_trainer.cli.launch import run_step
 from drafter_trainer.errors import InputError
 
 
@@ -36,7 +36,7 @@ def caused_by_a_full_disk() -> RuntimeError:
 def test_what_a_user_can_mend_is_one_line(error: Exception, line: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A traceback of forty lines hides the one thing to do."""
     with pytest.raises(SystemExit) as stopped:
-        run_recipe(failing(error))
+        run_step(failing(error))
     assert stopped.value.code == 2
     said = capsys.readouterr().err
     assert said.startswith(line)
@@ -47,12 +47,12 @@ def test_what_a_user_can_mend_is_one_line(error: Exception, line: str, capsys: p
 def test_bugs_keep_their_traceback(error: Exception) -> None:
     """A fault of the program reported as the user's could never be found."""
     with pytest.raises(type(error)):
-        run_recipe(failing(error))
+        run_step(failing(error))
 
 
 def test_interrupt_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
     """Whoever stops a long run wants to know whether it was for nothing."""
     with pytest.raises(SystemExit) as stopped:
-        run_recipe(failing(KeyboardInterrupt()))
+        run_step(failing(KeyboardInterrupt()))
     assert stopped.value.code == 130
     assert "run the same command again" in capsys.readouterr().err

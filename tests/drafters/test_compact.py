@@ -6,12 +6,12 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from drafter_trainer.cli.arguments import PublishingArguments, RunArguments
 from drafter_trainer.drafters.compact import COMPACT, read_compact, write_compact
 from drafter_trainer.drafters.initialization import create_drafter
 from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.errors import InputError
-from drafter_trainer.hub.publish import publish_run
+from drafter_trainer.hub.publish import Publishing, publish_run
+from drafter_trainer.runs import Run
 from drafter_trainer.targets import Target
 from tests.conftest import make_model
 from tests.hub.conftest import make_run
@@ -55,9 +55,9 @@ def test_compact_repository_is_published_and_drafts(
     with torch.no_grad():
         drafter.get_input_embeddings().weight.copy_(target_model.get_input_embeddings().weight)
     drafter.save_pretrained(run_folder / "finetune")
-    run = RunArguments(pair="de-en", drafter_name="tiny-drafter-de-en", run_folder=str(run_folder))
+    run = Run("tiny-drafter-de-en", run_folder, "de-en")
     place = tmp_path / "published"
-    publish_run(run, target, "auto", PublishingArguments(to=str(place), format="compact"))
+    publish_run(run, target, "auto", Publishing(to=str(place), format="compact"))
     assert (place / COMPACT).is_file()
     assert not {"model.safetensors", "tokenizer.json"} & {path.name for path in place.iterdir()}
     loaded = load_drafter(str(place), target_model, tokenizer)

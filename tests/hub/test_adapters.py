@@ -9,15 +9,14 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from drafter_trainer.cli.arguments import PublishingArguments, RunArguments
 from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.adapters import ADAPTER, add_adapter
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.assemble import assemble
-from drafter_trainer.hub.publish import publish_run
-from drafter_trainer.runs import Step
+from drafter_trainer.hub.publish import Publishing, publish_run
+from drafter_trainer.runs import Run, Step
 from drafter_trainer.targets import Target
 from drafter_trainer.training.base import train_to_end
 from drafter_trainer.training.collators import SelfDistilledCollator
@@ -32,7 +31,7 @@ PROMPT = [9, 33, 120, 7, 250, 61]
 
 def make_base(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int = 3) -> Path:
     """Publish a base drafter."""
-    run = RunArguments(pair="de-en", drafter_name="tiny-base", run_folder=str(folder / "run"))
+    run = Run("tiny-base", folder / "run", "de-en")
     with Step(run.folder / "finetune", "finetune", {}, {}):
         make_model(tokenizer, layers=1, seed=seed).save_pretrained(run.folder / "finetune")
         tokenizer.save_pretrained(run.folder / "finetune")
@@ -99,9 +98,7 @@ def test_a_published_adapter_drafts_as_the_whole_drafter(
     places = {}
     for name, over in (("whole", None), ("adapter", str(base))):
         places[name] = tmp_path / name
-        publish_run(
-            arguments(run_folder), target, "float32", PublishingArguments(to=str(places[name]), adapter_of=over)
-        )
+        publish_run(arguments(run_folder), target, "float32", Publishing(to=str(places[name]), adapter_of=over))
     size = {name: sum(path.stat().st_size for path in place.glob("*.safetensors")) for name, place in places.items()}
     assert size["adapter"] < 0.3 * size["whole"]
     assert DrafterDescription.read(places["adapter"]).adapter_of["drafter"] == "../base/run/finetune"
@@ -120,7 +117,7 @@ def test_an_adapter_over_another_base_is_refused(
 ) -> None:
     """Prevent an adapter from being published over a drafter that it was not trained with."""
     other = make_base(tmp_path / "other", tokenizer, seed=4)
-    publishing = PublishingArguments(to=str(tmp_path / "published"), adapter_of=str(other))
+    publishing = Publishing(to=str(tmp_path / "published"), adapter_of=str(other))
     with pytest.raises(InputError, match="was not trained over"):
         publish_run(arguments(run_folder), target, "float32", publishing)
     with pytest.raises(InputError, match="is a folder, which nobody else has"):
@@ -133,7 +130,7 @@ def test_a_base_that_has_changed_since_is_refused(
 ) -> None:
     """Prevent an adapter from going over a newer base in silence."""
     base, place = tmp_path / "base" / "run" / "finetune", tmp_path / "published"
-    publish_run(arguments(run_folder), target, "float32", PublishingArguments(to=str(place), adapter_of=str(base)))
+    publish_run(arguments(run_folder), target, "float32", Publishing(to=str(place), adapter_of=str(base)))
     make_model(tokenizer, layers=1, seed=5).save_pretrained(base)
     with pytest.raises(InputError, match=r"is an adapter of .* as it was before"):
         load_drafter(str(place), target_model, tokenizer)
@@ -144,6 +141,6 @@ def test_a_run_without_an_adapter_has_none_to_publish(
 ) -> None:
     """Prevent an empty repository."""
     folder = make_base(tmp_path, tokenizer).parent
-    run = RunArguments(pair="de-en", drafter_name=NAME, run_folder=str(folder))
+    run = Run(NAME, folder, "de-en")
     with pytest.raises(InputError, match=r"holds no adapter: finetune with lora_rank"):
-        publish_run(run, target, "float32", PublishingArguments(to=str(tmp_path / "to"), adapter_of="somewhere"))
+        publish_run(run, target, "float32", Publishing(to=str(tmp_path / "to"), adapter_of="somewhere"))

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
-from drafter_trainer.cli.arguments import PublishingArguments, RunArguments
 from drafter_trainer.hub.publish import publish_run
 from drafter_trainer.targets import Target
 from tests.client import run_client
@@ -26,10 +25,9 @@ def publish_over_broken_lines(target: str, old: str, new: str) -> list:
 
     from huggingface_hub.errors import HTTPError
 
-    from drafter_trainer.cli.arguments import PublishingArguments
     from drafter_trainer.drafters.description import DrafterDescription
     from drafter_trainer.errors import InputError
-    from drafter_trainer.hub.publish import publish_written
+    from drafter_trainer.hub.publish import Publishing, publish_written
     from drafter_trainer.targets import Target
 
     time.sleep = lambda seconds: None  # the client waits before it tries again
@@ -42,7 +40,7 @@ def publish_over_broken_lines(target: str, old: str, new: str) -> list:
         def write(folder):
             return DrafterDescription.read(shutil.copytree(made, folder))
 
-        where = PublishingArguments(repo_id="alice/drafter", check_generation=False, collection=False, **given)
+        where = Publishing(repo_id="alice/drafter", check_generation=False, collection=False, **given)
         named = Target("tests/tiny-target", "0", target)
         return str(publish_written(write, "tiny-drafter-de-en", Path(f"{made}-run"), named, "float32", where))
 
@@ -72,7 +70,7 @@ def test_push_is_whole_or_not_at_all(tmp_path: Path, tokenizer: PreTrainedTokeni
     for seed, name in enumerate(("old", "new")):
         folder = make_run(tmp_path / f"{name}-run", tokenizer, seed)
         run = RunArguments(pair="de-en", drafter_name="tiny-drafter-de-en", run_folder=str(folder))
-        publish_run(run, target, "float32", PublishingArguments(to=given[name]))
+        publish_run(run, target, "float32", Publishing(to=given[name]))
     with LoopbackHub(tmp_path / "hub", USERS) as hub:
         seen = run_client(hub, tmp_path / "home", publish_over_broken_lines, token="hf_alice_of_the_tests", **given)
         states = [[hub.files(REPO, revision=cut[name]["main"]) for name in ("before", "after", "end")] for cut in seen]

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from drafter_trainer.cli.arguments import PublishingArguments, RunArguments
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.hub.card import render_card
-from drafter_trainer.hub.publish import publish_run
+from drafter_trainer.hub.publish import Publishing, publish_run
+from drafter_trainer.runs import Run
 from drafter_trainer.targets import Target
 from tests.hub.conftest import results_for
 from tests.processes import Running
@@ -272,14 +272,14 @@ def test_citation_names_papers_and_release() -> None:
 
 def test_what_the_card_says_to_run_runs(run_folder: Path, target: Target, tmp_path: Path) -> None:
     """Three ways of use, typed as they stand on a published card, each in place of the other: none may fail."""
-    run = RunArguments(pair="de-en", drafter_name="tiny-drafter-de-en", run_folder=str(run_folder))
-    publish_run(run, target, "float32", PublishingArguments(to=str(tmp_path / run.drafter_name)))
+    run = Run("tiny-drafter-de-en", run_folder, "de-en")
+    publish_run(run, target, "float32", Publishing(to=str(tmp_path / run.name)))
     # Where the card says that it is; a Llama takes no token types, and its tokenizer gives none.
     place = shutil.copytree(target.path, tmp_path / target.name)
     config = json.loads((place / "tokenizer_config.json").read_text(encoding="utf-8"))
     config["model_input_names"] = ["input_ids", "attention_mask"]
     (place / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
-    blocks = code_blocks((tmp_path / run.drafter_name / "README.md").read_text(encoding="utf-8"))
+    blocks = code_blocks((tmp_path / run.name / "README.md").read_text(encoding="utf-8"))
     assert len(blocks) == 3
     check = """
 plain = target.generate(**inputs, max_new_tokens=128)

@@ -10,7 +10,6 @@ import torch
 from huggingface_hub import RepoCard
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from drafter_trainer.cli.arguments import PublishingArguments, RunArguments
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription, hash_file
 from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
@@ -19,7 +18,8 @@ from drafter_trainer.drafters.ngram import count_table, table_bytes
 from drafter_trainer.drafters.vocabulary import vocabulary_bytes
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.card import render_card
-from drafter_trainer.hub.publish import publish_run
+from drafter_trainer.hub.publish import Publishing, publish_run
+from drafter_trainer.runs import Run
 from drafter_trainer.targets import Target
 from tests.hub.conftest import make_run, results_for
 from tests.loopback_hub import read_card
@@ -31,8 +31,8 @@ NAME = "tiny-drafter-de-en"
 def published(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast, target: Target) -> Path:
     """A published drafter with draft vocabulary and table."""
     folder = tmp_path_factory.mktemp("malformed")
-    run = RunArguments(pair="de-en", drafter_name=NAME, run_folder=str(make_run(folder / "run", tokenizer)))
-    publish_run(run, target, "float32", PublishingArguments(to=str(folder / "published")))
+    run = Run(NAME, make_run(folder / "run", tokenizer), "de-en")
+    publish_run(run, target, "float32", Publishing(to=str(folder / "published")))
     place = folder / "published"
     description = json.loads((place / FILE_NAME).read_text(encoding="utf-8"))
     (place / VOCABULARY).write_bytes(vocabulary_bytes(torch.arange(2, 300)))
@@ -165,13 +165,13 @@ def test_malformed_results_are_published_by_nobody(
     tmp_path: Path, published: Path, target: Target, spoilt: dict[str, Any]
 ) -> None:
     """They are read before anything is written: nothing may stand there half."""
-    run = RunArguments(pair="de-en", drafter_name=NAME, run_folder=str(published.parent / "run"))
+    run = Run(NAME, published.parent / "run", "de-en")
     results = run.folder / "results.json"
     values = results_for(NAME, DrafterDescription.read(published).fingerprint())
     results.write_text(json.dumps(values | spoilt), encoding="utf-8")
     try:
         with pytest.raises(InputError) as caught:
-            publish_run(run, target, "float32", PublishingArguments(to=str(tmp_path / "to")))
+            publish_run(run, target, "float32", Publishing(to=str(tmp_path / "to")))
     finally:
         results.unlink()
     assert "\n" not in str(caught.value)

@@ -14,14 +14,14 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import drafter_trainer.drafters.loop as loop_package
 import drafter_trainer.hub.publish as publish_module
-from drafter_trainer.cli.arguments import PublishingArguments, RunArguments
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.repository import build_network
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.card_folder import render_folder
-from drafter_trainer.hub.publish import ALLOWED, check_destination, publish_run
+from drafter_trainer.hub.publish import ALLOWED, Publishing, check_destination, publish_run
+from drafter_trainer.runs import Run
 from drafter_trainer.targets import Target
 from tests.client import run_client
 from tests.conftest import make_model
@@ -46,8 +46,8 @@ FILES = {
 }
 
 
-def arguments(run_folder: Path) -> RunArguments:
-    return RunArguments(pair="de-en", drafter_name=NAME, run_folder=str(run_folder))
+def arguments(run_folder: Path) -> Run:
+    return Run(NAME, run_folder, "de-en")
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -60,7 +60,7 @@ def test_no_path_of_this_machine_is_published(run_folder: Path, target: Target, 
     step = json.loads(record.read_text(encoding="utf-8"))
     step["settings"]["initialization"] = "/home/somebody/drafters/base"
     record.write_text(json.dumps(step), encoding="utf-8")
-    publishing = PublishingArguments(to=str(tmp_path / "published"), card_folder=str(tmp_path / "cards"))
+    publishing = Publishing(to=str(tmp_path / "published"), card_folder=str(tmp_path / "cards"))
     publish_run(arguments(run_folder), target, "auto", publishing)
     assert DrafterDescription.read(tmp_path / "published").training["finetune"]["initialization"] == "base"
     assert all(str(tmp_path) not in path.read_text("utf-8", "replace") for path in files_in(tmp_path / "published"))
@@ -72,7 +72,7 @@ def test_no_path_of_this_machine_is_published(run_folder: Path, target: Target, 
 def test_folder_appears_whole(run_folder: Path, target: Target, tmp_path: Path) -> None:
     """What lies in a published folder is the allow-list and nothing else, and says whose drafter it is."""
     to = tmp_path / "published"
-    publication = publish_run(arguments(run_folder), target, "auto", PublishingArguments(to=str(to)))
+    publication = publish_run(arguments(run_folder), target, "auto", Publishing(to=str(to)))
     assert str(publication) == f"published: {to}"
     assert publication.files == {str(path.relative_to(to)): path.stat().st_size for path in files_in(to)}
     assert {path.name for path in to.iterdir()} == FILES
@@ -88,7 +88,7 @@ def test_folder_appears_whole(run_folder: Path, target: Target, tmp_path: Path) 
 def test_index_names_the_models_weights_alone(run_folder: Path, target: Target, tmp_path: Path) -> None:
     """vLLM and SGLang load every weights file that no index rules out, and fail on a table or a draft vocabulary."""
     to = tmp_path / "published"
-    publish_run(arguments(run_folder), target, "auto", PublishingArguments(to=str(to)))
+    publish_run(arguments(run_folder), target, "auto", Publishing(to=str(to)))
     index = json.loads((to / "model.safetensors.index.json").read_text(encoding="utf-8"))
     with safe_open(to / "model.safetensors", framework="pt") as weights:
         assert index["weight_map"] == dict.fromkeys(weights.keys(), "model.safetensors")
@@ -111,7 +111,7 @@ def test_weights_are_stored_once_and_as_the_target_stores_them(
     drafter.config.tie_word_embeddings = False
     drafter.lm_head.weight = torch.nn.Parameter(drafter.lm_head.weight.detach().clone())
     drafter.save_pretrained(trained)
-    publish_run(arguments(run_folder), Target(target.name, "1", str(own)), "auto", PublishingArguments(to=str(to)))
+    publish_run(arguments(run_folder), Target(target.name, "1", str(own)), "auto", Publishing(to=str(to)))
     layers = sum(weight.numel() for name, weight in drafter.named_parameters() if "layers" in name or "norm" in name)
     stored = load_file(to / "model.safetensors")
     assert {weight.dtype for weight in stored.values()} == {torch.bfloat16}
@@ -137,7 +137,7 @@ def test_weights_are_stored_once_and_as_the_target_stores_them(
 def test_results_come_with_the_second_publication(run_folder: Path, target: Target, tmp_path: Path) -> None:
     """The order is publish, bench, card; the second publication brings the numbers and keeps the weights."""
     to, cards = tmp_path / "published", tmp_path / "cards"
-    publishing = PublishingArguments(to=str(to), card_folder=str(cards))
+    publishing = Publishing(to=str(to), card_folder=str(cards))
     publish_run(arguments(run_folder), target, "auto", publishing)
     weights = (to / "model.safetensors").read_bytes()
     assert "Not measured yet" in (to / "README.md").read_text(encoding="utf-8")
@@ -161,7 +161,7 @@ def test_results_come_with_the_second_publication(run_folder: Path, target: Targ
 def test_results_of_the_drafter_before_are_left_out(run_folder: Path, target: Target, tmp_path: Path) -> None:
     """Trained or tuned again, a drafter has the same name and other numbers."""
     to = tmp_path / "published"
-    publishing = PublishingArguments(to=str(to))
+    publishing = Publishing(to=str(to))
     publish_run(arguments(run_folder), target, "auto", publishing)
     results = results_for(NAME, DrafterDescription.read(to).fingerprint())
     (run_folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
@@ -178,7 +178,7 @@ def test_results_of_the_drafter_before_are_left_out(run_folder: Path, target: Ta
 def test_every_result_comes_with_its_file(run_folder: Path, target: Target, tmp_path: Path) -> None:
     """A number on the card whose results file stays behind can be checked by nobody."""
     to = tmp_path / "published"
-    publishing = PublishingArguments(to=str(to))
+    publishing = Publishing(to=str(to))
     publish_run(arguments(run_folder), target, "auto", publishing)
     results = results_for(NAME, DrafterDescription.read(to).fingerprint())
     results["runs"][0]["temperature"] = 1.0
@@ -198,7 +198,7 @@ def test_licence_follows_from_the_target(run_folder: Path, target: Target, tmp_p
     shutil.copytree(target.path, own)
     (own / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n", encoding="utf-8")
     for licence, expected in ((None, "cc-by-nc-4.0"), ("mit", "mit")):
-        publishing = PublishingArguments(to=str(tmp_path / "published"), licence=licence)
+        publishing = Publishing(to=str(tmp_path / "published"), license=licence)
         publish_run(arguments(run_folder), Target(target.name, "1", str(own)), "auto", publishing)
         assert f"`{expected}`, which follows" in (tmp_path / "published" / "README.md").read_text(encoding="utf-8")
 
@@ -207,7 +207,7 @@ def test_results_of_another_drafter_are_refused(run_folder: Path, target: Target
     """A card with another drafter's speed would be wrong in every number."""
     (run_folder / "results.json").write_text(json.dumps(results_for("other-drafter")), encoding="utf-8")
     with pytest.raises(InputError, match="measures other-drafter, not tiny-drafter-de-en"):
-        publish_run(arguments(run_folder), target, "auto", PublishingArguments(to=str(tmp_path / "to")))
+        publish_run(arguments(run_folder), target, "auto", Publishing(to=str(tmp_path / "to")))
     assert not (tmp_path / "to").exists()
 
 
@@ -217,14 +217,14 @@ def test_folder_with_something_else_is_left_alone(run_folder: Path, target: Targ
     other.mkdir()
     (other / "chapter.tex").write_text("words")
     with pytest.raises(InputError, match="exists and holds no drafter"):
-        publish_run(arguments(run_folder), target, "auto", PublishingArguments(to=str(other)))
+        publish_run(arguments(run_folder), target, "auto", Publishing(to=str(other)))
     assert [path.name for path in other.iterdir()] == ["chapter.tex"]
 
 
 def test_dry_run_lists_and_leaves_nothing(run_folder: Path, target: Target, tmp_path: Path) -> None:
     """A trial that writes is no trial."""
     to, cards = tmp_path / "published", tmp_path / "cards"
-    publishing = PublishingArguments(to=str(to), card_folder=str(cards), dry_run=True)
+    publishing = Publishing(to=str(to), card_folder=str(cards), dry_run=True)
     said = str(publish_run(arguments(run_folder), target, "auto", publishing))
     assert said.startswith(f"dry run, nothing went to {to}:\n")
     listed = {Path(line.split(" bytes  ")[1]).parts[0] for line in said.splitlines()[1:]}
@@ -236,7 +236,7 @@ def test_dry_run_lists_and_leaves_nothing(run_folder: Path, target: Target, tmp_
 def test_revision_and_tag_are_the_hubs(tmp_path: Path) -> None:
     """A folder that silently has no tag would be taken for a version."""
     with pytest.raises(InputError, match="revision and tag are the Hub's"):
-        PublishingArguments(to=str(tmp_path), tag="v1")
+        Publishing(to=str(tmp_path), tag="v1")
 
 
 def test_files_that_no_list_allows_stay_behind(
@@ -253,7 +253,7 @@ def test_files_that_no_list_allows_stay_behind(
 
     monkeypatch.setattr(publish_module, "assemble", with_more)
     to = tmp_path / "published"
-    publish_run(arguments(run_folder), target, "auto", PublishingArguments(to=str(to)))
+    publish_run(arguments(run_folder), target, "auto", Publishing(to=str(to)))
     assert {path.name for path in to.iterdir()} == FILES
     assert {path.suffix for path in files_in(to)} == {".json", ".jinja", ".md", ".py", ".safetensors"}
 
@@ -263,7 +263,7 @@ def test_notes_that_are_no_text_are_refused(run_folder: Path, target: Target, tm
     notes = tmp_path / "cards" / NAME / "notes.md"
     notes.parent.mkdir(parents=True)
     notes.write_bytes("Größe".encode("latin-1"))
-    publishing = PublishingArguments(to=str(tmp_path / "to"), card_folder=str(tmp_path / "cards"))
+    publishing = Publishing(to=str(tmp_path / "to"), card_folder=str(tmp_path / "cards"))
     with pytest.raises(InputError, match=r"notes\.md is not UTF-8"):
         publish_run(arguments(run_folder), target, "auto", publishing)
     assert not (tmp_path / "to").exists()
@@ -274,7 +274,7 @@ def test_failure_leaves_the_published_folder(
 ) -> None:
     """A disk that fills during the second publication must not destroy the first."""
     to = tmp_path / "published"
-    publish_run(arguments(run_folder), target, "auto", PublishingArguments(to=str(to)))
+    publish_run(arguments(run_folder), target, "auto", Publishing(to=str(to)))
     before = {path.name: path.read_bytes() for path in files_in(to)}
 
     def full(*_: object, **__: object) -> str:
@@ -282,7 +282,7 @@ def test_failure_leaves_the_published_folder(
 
     monkeypatch.setattr("drafter_trainer.hub.publish.write_card", full)
     with pytest.raises(OSError, match="No space left"):
-        publish_run(arguments(run_folder), target, "auto", PublishingArguments(to=str(to)))
+        publish_run(arguments(run_folder), target, "auto", Publishing(to=str(to)))
     assert {path.name: path.read_bytes() for path in files_in(to)} == before
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from drafter_trainer.cli.arguments import PublishingArguments, RunArguments
 from drafter_trainer.distillation.requests import Request
 from drafter_trainer.distillation.store import Answer, RowStore
 from drafter_trainer.drafters.description import DrafterDescription
-from drafter_trainer.hub.publish import publish_rows, publish_run
-from drafter_trainer.runs import Step
+from drafter_trainer.hub.publish import Publishing, publish_rows, publish_run
+from drafter_trainer.runs import Run, Step
 from drafter_trainer.targets import Target
 from tests.client import run_client
 from tests.hub.conftest import make_run, results_for
@@ -41,8 +40,9 @@ def publish_in_turn(target: str, steps: list) -> list:
     import drafter_trainer.hub.arrival as arrival
     import drafter_trainer.hub.card_folder as card_folder
     import drafter_trainer.hub.publish as publish
-    from drafter_trainer.cli.arguments import PublishingArguments, RunArguments
     from drafter_trainer.errors import InputError
+    from drafter_trainer.hub.publish import Publishing
+    from drafter_trainer.runs import Run
     from drafter_trainer.targets import Target
 
     class Notes(logging.Handler):
@@ -61,15 +61,13 @@ def publish_in_turn(target: str, steps: list) -> list:
     api, seen = HfApi(), []
     for step in steps:
         notes = []
-        run = RunArguments(
-            pair=step.pop("pair", "de-en"), drafter_name="tiny-drafter-de-en", run_folder=step.pop("run")
-        )
+        run = Run("tiny-drafter-de-en", Path(step.pop("run")), step.pop("pair", "de-en"))
         named = Target(step.pop("target", "tests/tiny-target"), "0", target)
         rows, spoiled, card = step.pop("rows", False), step.pop("spoiled", False), step.pop("card", None)
         os.environ["HF_TOKEN"] = step.pop("token", "hf_alice_of_the_tests")
         arrival.huggingface_hub.snapshot_download = spoil if spoiled else download
         card_folder.render_card = (lambda *_, card=card: card) if card else render
-        given = PublishingArguments(**step)
+        given = Publishing(**step)
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
@@ -109,9 +107,9 @@ def test_rows_of_a_target_in_a_folder_are_published_under_its_name(tmp_path: Pat
     """Rows that were made before their target had a name say in whose folder it lay, and are compressed: no search
     for paths would find that."""
     make_rows(tmp_path / "run", target="/home/somebody/target")
-    run = RunArguments(pair="de-en", drafter_name=NAME, run_folder=str(tmp_path / "run"))
+    run = Run(NAME, tmp_path / "run", "de-en")
     named = Target("tests/tiny-target", "0", target.path)
-    publish_rows(run, named, PublishingArguments(to=str(tmp_path / "rows")))
+    publish_rows(run, named, Publishing(to=str(tmp_path / "rows")))
     published = RowStore(tmp_path / "rows" / "train")
     assert {name for table in published.tables() for name in table["target"].to_pylist()} == {"tests/tiny-target"}
     assert published.count() == RowStore(tmp_path / "run" / "distill" / "train").count()
@@ -130,9 +128,9 @@ def story(
     with Step(lora / "finetune", "finetune", {"lora_rank": 4}, {}):
         train(first / "finetune", lora / "finetune", tokenizer)
     make_rows(lora, (5, 7, 2))
-    run = RunArguments(pair="de-en", drafter_name=NAME, run_folder=str(first))
+    run = Run(NAME, first, "de-en")
     named = Target("tests/tiny-target", "0", target.path)
-    publish_run(run, named, "float32", PublishingArguments(to=str(folder / "published")))
+    publish_run(run, named, "float32", Publishing(to=str(folder / "published")))
     results = results_for(NAME, DrafterDescription.read(folder / "published").fingerprint())
     runs = {"measured": results, "leaking": copy.deepcopy(results)}
     runs["leaking"]["provenance"]["command"] = "bench.py --servers http://alice:swordfish@host:8000"

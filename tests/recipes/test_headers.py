@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from drafter_trainer.cli.arguments import RunArguments, TargetArguments
-from drafter_trainer.cli.configuration import RECIPES, read_config
+from drafter_trainer.cli.configuration import OPTIONS, read_config
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # The reference of PEP 723
 BLOCK = re.compile(r"(?m)^# /// (?P<type>[a-zA-Z0-9-]+)$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
 OF_A_PAIR = sorted((ROOT / "recipes" / "configs").glob("*/??-??.yaml"))
-OF_A_DRAFTER = [recipe for recipe, kinds in RECIPES.items() if {RunArguments, TargetArguments} <= {*kinds}]
+OF_A_DRAFTER = [recipe for recipe, kinds in OPTIONS.items() if {RunArguments, TargetArguments} <= {*kinds}]
 
 
 def header(path: Path) -> dict[str, Any] | None:

@@ -7,11 +7,10 @@ import yaml
 from transformers import PreTrainedTokenizerFast
 
 from drafter_trainer.benchmark.outputs import read_outputs
-from drafter_trainer.cli.arguments import PublishingArguments, RunArguments
 from drafter_trainer.errors import InputError
-from drafter_trainer.hub.publish import publish_run
+from drafter_trainer.hub.publish import Publishing, publish_run
 from drafter_trainer.results import read_results
-from drafter_trainer.runs import Step
+from drafter_trainer.runs import Run, Step
 from drafter_trainer.targets import Target
 from tests.conftest import make_model
 from tests.recipes.test_whole_way import recipe_main
@@ -31,8 +30,8 @@ def drafter(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedToken
     with Step(folder / "run" / "finetune", "finetune", {}, {}):
         make_model(tokenizer, layers=1, seed=3).save_pretrained(folder / "run" / "finetune")
         tokenizer.save_pretrained(folder / "run" / "finetune")
-    run = RunArguments(pair="de-en", drafter_name=NAME, run_folder=str(folder / "run"))
-    publish_run(run, target, "float32", PublishingArguments(to=str(folder / "drafter")))
+    run = Run(NAME, folder / "run", "de-en")
+    publish_run(run, target, "float32", Publishing(to=str(folder / "drafter")))
     return folder / "drafter"
 
 

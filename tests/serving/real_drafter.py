@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
-from drafter_trainer.cli.arguments import PublishingArguments, RunArguments
 from drafter_trainer.corpora.sample import sample_rows
 from drafter_trainer.drafters.compatibility import hash_tokenizer
 from drafter_trainer.drafters.configuration import draft_config
@@ -22,9 +21,9 @@ from drafter_trainer.drafters.initialization import from_layers
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.drafters.ngram import count_table
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids
-from drafter_trainer.hub.publish import publish_run
+from drafter_trainer.hub.publish import Publishing, publish_run
 from drafter_trainer.languages import get_pair, translation_prompt
-from drafter_trainer.runs import Step, finished_step
+from drafter_trainer.runs import Run, Step, finished_step
 from drafter_trainer.targets import Target, resolve_target
 from drafter_trainer.tuning.results import write_tuning
 from drafter_trainer.tuning.search import Candidate
@@ -73,8 +72,8 @@ def make_drafter(folder: Path) -> Path:
     trained = finished_step(folder / "finetune", "")["fingerprint"]
     with Step(folder / "tune", "tune", {}, {"drafter": trained}):
         write_tuning(folder / "tune", choice, [], hash_tokenizer(tokenizer, get_pair("de-en").probes))
-    run = RunArguments(pair="de-en", drafter_name="smollm2-135m-engines-drafter-de-en", run_folder=str(folder))
-    publishing = PublishingArguments(to=str(folder / "drafter"), licence="apache-2.0")
+    run = Run("smollm2-135m-engines-drafter-de-en", folder, "de-en")
+    publishing = Publishing(to=str(folder / "drafter"), license="apache-2.0")
     return Path(publish_run(run, target, "float32", publishing).place)
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable
 import pytest
 from transformers import PreTrainedModel
 
-from drafter_trainer.cli.arguments import DrafterArguments
 from drafter_trainer.decoding.replay import Costs
 from drafter_trainer.drafters.loop.generate import loop_of
 from drafter_trainer.errors import InputError
@@ -94,7 +93,7 @@ def test_no_speedup_exceeds_the_tokens_per_pass() -> None:
 
 def test_costs_of_an_untrained_drafter(target_model: PreTrainedModel) -> None:
     """Before anyone trains, everything can be timed."""
-    shape = DrafterArguments(num_hidden_layers=1)
+    shape = {"num_hidden_layers": 1}
     drafter, network = untrained_network(shape, target_model, 100, int8=False)
     costs = measure_costs(target_model, drafter, network, PROMPTS[0], 3, 2)
     assert len(costs.passes) == len(costs.sampling_passes) == 4
@@ -105,7 +104,7 @@ def test_costs_of_an_untrained_drafter(target_model: PreTrainedModel) -> None:
 
 def test_both_loops_draft_the_same_number(target_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """A loop's fixed costs are shared among what it drafts: four tokens against one would compare nothing."""
-    shape = DrafterArguments(num_hidden_layers=1)
+    shape = {"num_hidden_layers": 1}
     drafter, network = untrained_network(shape, target_model, 100, int8=False)
     attach_confident_loop(drafter, network)
     assert [len(loop_of(drafter).draft(prompt, 9)) for prompt in PROMPTS] == [4, 4]

@@ -10,6 +10,7 @@ for vLLM, does not decode, and wants transformers 5.19 or older.
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from drafter_trainer.benchmark.baselines.lookahead import LookaheadDecoding
 from drafter_trainer.benchmark.baselines.medusa import MedusaDecoding, MedusaHeads
 from drafter_trainer.benchmark.baselines.tree import grow_tree
 from drafter_trainer.benchmark.methods import Method
-from drafter_trainer.cli.benchmark_arguments import BenchmarkArguments
 from drafter_trainer.drafters.loop.generate import set_draft_length
 from drafter_trainer.drafters.loop.repository import VOCABULARY
 from drafter_trainer.errors import InputError
@@ -38,33 +38,42 @@ _EAGLE_DEPTH = 4  # levels of its tree; the accuracy of a guess is measured for 
 
 
 def build_baselines(
-    chosen: BenchmarkArguments, target: Target, target_model: PreTrainedModel, folders: dict[str, Path]
+    target: Target,
+    target_model: PreTrainedModel,
+    baselines: Sequence[str],
+    folders: Mapping[str, Path],
+    lookahead: Sequence[int] = (5, 4, 5),
+    tree_nodes: int = 12,
+    early_exit_layer: int | None = None,
+    early_exit_length: int = 3,
 ) -> list[Method]:
     """List the baselines that are asked for, as methods of a table.
 
     Args:
-        chosen (`BenchmarkArguments`): Its `baselines`, and their sizes.
         target (`Target`): The target.
         target_model (`PreTrainedModel`): The same, loaded. For early exit, the draft length is set on it.
-        folders (`dict[str, Path]`): Of those that are trained.
+        baselines (`Sequence[str]`): Of "lookahead", "medusa", "eagle" and "early_exit".
+        folders (`Mapping[str, Path]`): Of those that are trained.
+        lookahead (`Sequence[int]`, *optional*): Window, tokens of an n-gram, and n-grams tried at once.
+        tree_nodes (`int`, *optional*, defaults to `12`): Size of the trees of Medusa and EAGLE.
+        early_exit_layer (`int`, *optional*): Layers that draft; half of the target's if left out.
+        early_exit_length (`int`, *optional*, defaults to `3`): Tokens that they draft in one round.
     Raises:
         InputError: If one of them cannot run with this target, or was trained for another.
     """
     methods = []
-    for baseline in chosen.baselines:
+    for baseline in baselines:
         match baseline:
             case "lookahead":
-                window, ngram, guesses = chosen.lookahead
+                window, ngram, guesses = lookahead
                 methods.append(_looping("Lookahead", LookaheadDecoding(window, ngram, guesses)))
             case "medusa":
-                decoding = load_medusa(folders[baseline], target, target_model, chosen.tree_nodes)
+                decoding = load_medusa(folders[baseline], target, target_model, tree_nodes)
                 methods.append(_looping("Medusa", decoding, lossy=True))
             case "eagle":
-                methods.append(
-                    _looping("EAGLE", load_eagle(folders[baseline], target, target_model, chosen.tree_nodes))
-                )
+                methods.append(_looping("EAGLE", load_eagle(folders[baseline], target, target_model, tree_nodes)))
             case _:
-                methods.append(_early_exit(target_model, chosen.early_exit_layer, chosen.early_exit_length))
+                methods.append(_early_exit(target_model, early_exit_layer, early_exit_length))
     return methods
 
 
@@ -72,7 +81,7 @@ def load_medusa(folder: Path, target: Target, target_model: PreTrainedModel, nod
     """Load Medusa heads with their tree.
 
     Args:
-        folder (`Path`): As recipes/medusa.py leaves it.
+        folder (`Path`): As training leaves it.
         nodes (`int`): Of the tree.
     Raises:
         InputError: If the folder does not hold Medusa heads of this target.
@@ -87,7 +96,7 @@ def load_eagle(folder: Path, target: Target, target_model: PreTrainedModel, node
     """Load an EAGLE layer with its tree.
 
     Args:
-        folder (`Path`): As recipes/eagle.py leaves it.
+        folder (`Path`): As training leaves it.
         nodes (`int`): Of the tree.
     Raises:
         InputError: If the folder does not hold an EAGLE layer of this target.
@@ -117,19 +126,16 @@ def _read_description(folder: Path, baseline: str, target: Target) -> dict[str, 
     paths = [folder / name for name in (DESCRIPTION, _OLD_DESCRIPTION)]
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
-        raise InputError(
-            f"{folder} has no {DESCRIPTION}: train it with recipes/{baseline}.py, or give --{baseline} FOLDER"
-        )
+        raise InputError(f"{folder} has no {DESCRIPTION} of {baseline}: train it first, or name its folder")
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is damaged ({error}): delete {folder} and train it again") from error
     if (held := said.get("baseline", said.get(_OLD_KEY))) != baseline:
-        raise InputError(f"{folder} holds {held}, expected {baseline}: give another --{baseline} FOLDER")
+        raise InputError(f"{folder} holds {held}, expected {baseline}: name another folder")
     if not target.is_known_as(said["target"]):
         raise InputError(
-            f"{folder} was trained for {said['target']}, the target is {target.identity}: train it with "
-            f"recipes/{baseline}.py for this one"
+            f"{folder} was trained for {said['target']}, the target is {target.identity}: train it for this one"
         )
     if not any(map(any, said["rank_accuracies"])):
         raise InputError(f"{folder}: none of its guesses was right on held-out rows: train it on more of them")

@@ -13,8 +13,6 @@ from transformers import PreTrainedConfig, PreTrainedModel, Trainer, set_seed
 
 from drafter_trainer.atomic import write_whole
 from drafter_trainer.benchmark.baselines import DESCRIPTION
-from drafter_trainer.cli.arguments import RunArguments, TargetArguments
-from drafter_trainer.cli.benchmark_arguments import BaselineArguments
 from drafter_trainer.drafters.loop.repository import VOCABULARY
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids, coverage, map_ids, vocabulary_bytes
 from drafter_trainer.runs import Step, finished_step
@@ -188,39 +186,40 @@ def train_baseline(
     trainer_class: type[BaselineTrainer],
     make_model: Callable[[PreTrainedConfig], torch.nn.Module],
     description: dict[str, Any],
-    run: RunArguments,
-    where: TargetArguments,
-    data: BaselineArguments,
+    target: Target,
+    folders: Sequence[Path],
     training: BaselineTrainingArguments,
-    given: dict[str, Any],
-) -> tuple[Step, bool]:
+    settings: dict[str, Any],
+    dtype: str = "auto",
+    max_train_rows: int | None = None,
+) -> Step:
     """Train a baseline as a step: leave its weights, draft vocabulary and description in `training.output_dir`.
 
     Args:
-        baseline (`str`): Its name, which is that of its recipe.
+        baseline (`str`): Its name, which is that of its step.
         trainer_class (`type[BaselineTrainer]`): Its trainer.
         make_model (callable): From the target's configuration to what is trained, in fp32.
         description (`dict`): What `baseline.json` says of it beside target and accuracies.
-        run, where, data, training: As the recipe got them; the rows of the run's distillation if `data` names none.
-        given (`dict`): Settings of the step.
+        target (`Target`): The target.
+        folders (`Sequence[Path]`): Rows, as distillation left them.
+        training (`BaselineTrainingArguments`): How it is trained, and its folder.
+        settings (`dict`): What the step records.
+        dtype (`str`, *optional*, defaults to `"auto"`): The target's dtype.
+        max_train_rows (`int`, *optional*): Maximum number of rows for training, chosen at random.
     Returns:
-        `tuple[Step, bool]`, the step, and whether it had been done before.
+        `Step`: The step, with its facts.
     """
-    target = where.resolve()
-    training.output_dir = training.output_dir or str(run.folder / baseline)
-    folders = [Path(folder) for folder in data.data] or [run.folder / "distill"]
-    advice = "run distill.py first, or give --data FOLDER"
-    rows = " ".join(finished_step(folder, advice)["fingerprint"] for folder in folders)
-    step = Step(Path(training.output_dir), baseline, given, {"target": target.identity, "rows": rows})
+    rows = " ".join(finished_step(folder, "distill first, or name other rows")["fingerprint"] for folder in folders)
+    step = Step(Path(training.output_dir), baseline, settings, {"target": target.identity, "rows": rows})
     if step.is_finished():
-        return step, True
+        return step
     with step:
-        target_model = target.load_model(where.dtype, training.device)
+        target_model = target.load_model(dtype, training.device)
         set_seed(training.seed)  # weights that are drawn are drawn alike in every run
         model = make_model(target_model.config.get_text_config())
         said = {"baseline": baseline} | description
-        step.facts |= _train(trainer_class, model, target, target_model, data, folders, training, said)
-    return step, False
+        step.facts |= _train(trainer_class, model, target, target_model, max_train_rows, folders, training, said)
+    return step
 
 
 def _train(
@@ -228,7 +227,7 @@ def _train(
     model: torch.nn.Module,
     target: Target,
     target_model: PreTrainedModel,
-    data: BaselineArguments,
+    max_train_rows: int | None,
     folders: Sequence[Path],
     training: BaselineTrainingArguments,
     description: dict[str, Any],
@@ -236,8 +235,8 @@ def _train(
     """Train on finished distillations; return the facts of the step."""
     tokenizer, folder = target.load_tokenizer(), Path(training.output_dir)
     rows = {split: load_split(folders, split, target, topk=False) for split in ("train", "validation")}
-    if data.max_train_samples is not None and data.max_train_samples < len(rows["train"]):
-        rows["train"] = rows["train"].shuffle(training.seed).select(range(data.max_train_samples))
+    if max_train_rows is not None and max_train_rows < len(rows["train"]):
+        rows["train"] = rows["train"].shuffle(training.seed).select(range(max_train_rows))
     vocabulary = target_model.config.get_text_config().vocab_size
     counts = count_ids(rows["train"]["response_ids"], vocabulary)
     draft_ids = torch.arange(vocabulary)

@@ -12,7 +12,6 @@ from jinja2 import Environment, StrictUndefined
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from drafter_trainer.atomic import write_whole
-from drafter_trainer.cli.serving_arguments import ExportArguments
 from drafter_trainer.drafters.compact import COMPACT
 from drafter_trainer.drafters.compatibility import check_tokenizers
 from drafter_trainer.drafters.description import DrafterDescription
@@ -38,6 +37,8 @@ from drafter_trainer.serving.drafter import describe_any_drafter
 from drafter_trainer.serving.vllm import VERSION
 from drafter_trainer.targets import Target
 
+ENGINES = ("vllm", "sglang", "llamacpp")
+DTYPES = ("float32", "float16", "bfloat16")
 VLLM, WHOLE_VLLM, SGLANG, LLAMACPP = "vllm.json", "vllm_whole.txt", "sglang.txt", "llamacpp.txt"
 GGUF, STOCK = "drafter.gguf", "drafter"
 _READ = [
@@ -76,34 +77,49 @@ class Export:
     checked: list[str] = field(default_factory=list)
 
 
-def export_drafter(drafter: str, target: Target, folder: Path, options: ExportArguments) -> list[str]:
+def export_drafter(
+    drafter: str,
+    target: Target,
+    folder: Path,
+    engines: Sequence[str] = ENGINES,
+    draft_length: int | None = None,
+    gguf_dtype: str = "float16",
+    target_gguf: Path | None = None,
+    converter: Path | None = None,
+) -> list[str]:
     """Write what other engines need of a drafter.
 
     Args:
         drafter (`str`): Hub id or folder of a published drafter.
         target (`Target`): The target that it was trained for.
         folder (`Path`): Where the files go; those of an earlier export are replaced.
-        options (`ExportArguments`): Which engines, and how.
+        engines, draft_length, gguf_dtype, target_gguf, converter: As for `drafter_trainer.export_drafter`.
     Returns:
         `list[str]`, what was checked, a sentence each.
     Raises:
         InputError: If drafter and target are not what an engine asks for.
         IncompatibleTokenizerError: If their tokenizers differ.
     """
-    export = _resolve(drafter, target, folder, options.draft_length)
+    if unknown := [engine for engine in engines if engine not in ENGINES]:
+        raise InputError(f"engines may name {', '.join(ENGINES)}, got {', '.join(unknown)}")
+    if gguf_dtype not in DTYPES:
+        raise InputError(f"gguf_dtype must be one of {', '.join(DTYPES)}, got {gguf_dtype}")
+    if draft_length is not None and draft_length < 1:
+        raise InputError(f"draft_length must be at least 1, got {draft_length}")
+    export = _resolve(drafter, target, folder, draft_length)
     files = {}
-    if "vllm" in options.engines:
+    if "vllm" in engines:
         _check_vllm(export)
         config = vllm_config(export.drafter, export.draft_lengths[NETWORK], export.commit, NETWORK)
         files[VLLM] = json.dumps(config["speculative_config"], indent=2) + "\n"
         config = vllm_config(export.drafter, export.draft_lengths[WHOLE], export.commit)
         files[WHOLE_VLLM] = shlex.join(vllm_command("python", export.target.name, config)) + "\n"
-    if "sglang" in options.engines:
+    if "sglang" in engines:
         files[SGLANG] = _sglang_command(export) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
-    if "llamacpp" in options.engines:
-        _write_gguf(export, folder / GGUF, options)
-        command = llamacpp_command(options.target_gguf or "TARGET.gguf", GGUF, export.draft_lengths[NETWORK])
+    if "llamacpp" in engines:
+        _write_gguf(export, folder / GGUF, gguf_dtype, target_gguf, converter)
+        command = llamacpp_command(str(target_gguf or "TARGET.gguf"), GGUF, export.draft_lengths[NETWORK])
         files[LLAMACPP] = shlex.join(command) + "\n"
     files["README.md"] = _render_readme(export, files)
     for name, text in files.items():
@@ -157,7 +173,7 @@ def _sglang_command(export: Export) -> str:
     return shlex.join(words)
 
 
-def _write_gguf(export: Export, path: Path, options: ExportArguments) -> None:
+def _write_gguf(export: Export, path: Path, dtype: str, target_gguf: Path | None, converter: Path | None) -> None:
     try:
         from drafter_trainer.hub.export import gguf_file, gguf_tokenizer
     except ModuleNotFoundError as error:
@@ -165,25 +181,24 @@ def _write_gguf(export: Export, path: Path, options: ExportArguments) -> None:
             f"a GGUF file cannot be written ({error}): pip install 'drafter_trainer[gguf]', or leave llamacpp out of "
             "engines"
         ) from error
-    target_gguf = Path(options.target_gguf) if options.target_gguf else None
     expected = gguf_tokenizer.read_vocabulary(target_gguf) if target_gguf else None
     probes = export.description.probes
 
     def write_and_check(partial: Path) -> None:
-        if options.converter:
-            gguf_file.convert(Path(options.converter), export.folder, options.gguf_dtype, partial)
+        if converter:
+            gguf_file.convert(converter, export.folder, dtype, partial)
         else:
             pre_tokenizer = gguf_tokenizer.read_pre_tokenizer(target_gguf) if target_gguf else None
-            gguf_file.write_gguf(export.folder, options.gguf_dtype, pre_tokenizer, partial, target_gguf)
+            gguf_file.write_gguf(export.folder, dtype, pre_tokenizer, partial, target_gguf)
         if expected:
             check_llamacpp(expected, gguf_tokenizer.read_vocabulary(partial))
             export.checked.append(
                 f"llama.cpp: its comparison of the vocabulary with that of {target_gguf.name} passes."
             )
-        rounded, itself = gguf_file.check_gguf(export.folder, partial, options.gguf_dtype, probes)
+        rounded, itself = gguf_file.check_gguf(export.folder, partial, dtype, probes)
         said = f"llama.cpp: {path.name}, loaded back, gives the drafter's token ids, and its logits to {rounded:.2g}"
         if itself > rounded:
-            said += f" with weights rounded alike; {options.gguf_dtype} itself moves them by {itself:.2g} at most"
+            said += f" with weights rounded alike; {dtype} itself moves them by {itself:.2g} at most"
         export.checked.append(f"{said}.")
 
     write_whole(path, write_and_check)

@@ -14,7 +14,6 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from drafter_trainer.cli.arguments import PublishingArguments, RunArguments
 from drafter_trainer.drafters.compatibility import hash_tokenizer
 from drafter_trainer.drafters.description import FILE_NAME
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
@@ -30,9 +29,9 @@ from drafter_trainer.drafters.loop.settings import (
 )
 from drafter_trainer.drafters.ngram import count_table
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids
-from drafter_trainer.hub.publish import publish_run
+from drafter_trainer.hub.publish import Publishing, publish_run
 from drafter_trainer.languages import get_pair
-from drafter_trainer.runs import Step, finished_step
+from drafter_trainer.runs import Run, Step, finished_step
 from drafter_trainer.targets import Target
 from drafter_trainer.tuning.results import write_tuning
 from drafter_trainer.tuning.search import Candidate
@@ -169,8 +168,8 @@ def published(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTok
     choice = Candidate(make_settings(longest_draft=5), ids, count_table(answers, (1, 2, 3)))
     with Step(folder / "tune", "tune", {}, {"drafter": trained}):
         write_tuning(folder / "tune", choice, [], hash_tokenizer(tokenizer, get_pair("de-en").probes))
-    run = RunArguments(pair="de-en", drafter_name="tiny-drafter-de-en", run_folder=str(folder))
-    return Path(publish_run(run, target, "auto", PublishingArguments(to=str(folder.parent / "drafter"))).place)
+    run = Run("tiny-drafter-de-en", folder, "de-en")
+    return Path(publish_run(run, target, "auto", Publishing(to=str(folder.parent / "drafter"))).place)
 
 
 def describe(folder: Path, **changes: Any) -> None:

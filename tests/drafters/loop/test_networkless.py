@@ -7,7 +7,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from drafter_trainer.cli.arguments import PublishingArguments, RunArguments
 from drafter_trainer.decoding.metrics import alpha
 from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.load import load_drafter, with_sources
@@ -17,8 +16,8 @@ from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
 from drafter_trainer.drafters.loop.settings import HIGHEST_ORDER
 from drafter_trainer.drafters.ngram import LEAST_BYTES, count_table
 from drafter_trainer.errors import InputError
-from drafter_trainer.hub.publish import publish_run
-from drafter_trainer.runs import Step
+from drafter_trainer.hub.publish import Publishing, publish_run
+from drafter_trainer.runs import Run, Step
 from drafter_trainer.targets import Target
 from tests.client import run_client
 from tests.conftest import make_model
@@ -42,15 +41,15 @@ REPO = "alice/tiny-ngram-drafter-de-en"
 CHEAP = ["lookup", "ngram"]
 
 
-def run_of(published: Path) -> RunArguments:
+def run_of(published: Path) -> Run:
     """The run that the published drafter with a network came from."""
-    return RunArguments(pair="de-en", drafter_name="tiny-ngram-de-en", run_folder=str(published.parent / "run"))
+    return Run("tiny-ngram-de-en", published.parent / "run", "de-en")
 
 
 @pytest.fixture(scope="module")
 def folder(published: Path, target: Target, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same drafter, published without its network."""
-    publishing = PublishingArguments(to=str(tmp_path_factory.mktemp("ngram") / "drafter"), sources=CHEAP)
+    publishing = Publishing(to=str(tmp_path_factory.mktemp("ngram") / "drafter"), sources=CHEAP)
     return Path(publish_run(run_of(published), target, "auto", publishing).place)
 
 
@@ -117,11 +116,11 @@ def test_nothing_is_answered_without_a_network(
 
 def test_run_without_a_table_is_refused(target: Target, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     """A repository with neither network nor table is prompt lookup under another name."""
-    run = RunArguments(pair="de-en", drafter_name="tiny-ngram-de-en", run_folder=str(tmp_path / "run"))
+    run = Run("tiny-ngram-de-en", tmp_path / "run", "de-en")
     with Step(run.folder / "finetune", "finetune", {}, {}):
         make_model(tokenizer, layers=1).save_pretrained(run.folder / "finetune")
         tokenizer.save_pretrained(run.folder / "finetune")
-    publishing = PublishingArguments(to=str(tmp_path / "drafter"), sources=CHEAP)
+    publishing = Publishing(to=str(tmp_path / "drafter"), sources=CHEAP)
     with pytest.raises(InputError, match=r"has no n-gram table: tune first, or publish with the network"):
         publish_run(run, target, "auto", publishing)
     assert not (tmp_path / "drafter").exists()
@@ -137,7 +136,7 @@ def test_run_without_a_table_is_refused(target: Target, tokenizer: PreTrainedTok
 def test_options_that_do_not_fit_are_refused(given: dict[str, Any], message: str) -> None:
     """A mistyped source would publish a drafter that asks nobody."""
     with pytest.raises(InputError, match=message):
-        PublishingArguments(**given)
+        Publishing(**given)
 
 
 def draft_without_network(repo: str, target: str, package: bool) -> dict:

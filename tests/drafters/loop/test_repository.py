@@ -13,7 +13,6 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 import drafter_trainer.drafters.loop as loop_package
-from drafter_trainer.cli.arguments import PublishingArguments
 from drafter_trainer.decoding.metrics import alpha
 from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.description import FILE_NAME
@@ -24,6 +23,7 @@ from drafter_trainer.drafters.loop.settings import NGRAM_BINS, LoopSettings
 from drafter_trainer.drafters.ngram import count_table, table_bytes
 from drafter_trainer.drafters.vocabulary import vocabulary_bytes
 from drafter_trainer.errors import InputError
+from drafter_trainer.hub.publish import Publishing
 from drafter_trainer.targets import Target
 from tests.client import run_client
 from tests.drafters.loop.conftest import PROMPTS, describe, make_settings, replace_file
@@ -232,7 +232,7 @@ def test_loop_stands_alone() -> None:
 def test_folder_without_remote_code_drafts_with_the_stock_loop(published: Path, target_model: PreTrainedModel) -> None:
     """Nobody has to trust anything: the drafter is a model of a known family, with its published draft length."""
     drafter = AutoModelForCausalLM.from_pretrained(published)
-    length = PublishingArguments().draft_length
+    length = Publishing().draft_length
     assert "generate" not in vars(drafter)
     assert drafter.generation_config.num_assistant_tokens == length
     check_greedy(target_model, drafter)

@@ -11,13 +11,12 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from drafter_trainer.cli.arguments import PublishingArguments, RunArguments
-from drafter_trainer.cli.serving_arguments import ExportArguments
 from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.hub.export.engines import export_drafter
 from drafter_trainer.hub.export.gguf_file import write_gguf
-from drafter_trainer.hub.publish import publish_run
+from drafter_trainer.hub.publish import Publishing, publish_run
+from drafter_trainer.runs import Run
 from drafter_trainer.serving.drafter import describe_whole_drafter
 from drafter_trainer.serving.vllm import DrafterProposer
 from drafter_trainer.targets import Target
@@ -38,8 +37,9 @@ def test_every_engine_gets_its_files(drafter: Path, target: Target, tmp_path: Pa
     """A key or an option of another name is refused by the engine, or ignored."""
     folder = tmp_path / "export"
     write_gguf(Path(target.path), "float32", "smollm", tmp_path / "target.gguf")
-    options = ExportArguments(target_gguf=str(tmp_path / "target.gguf"), gguf_dtype="float32", draft_length=4)
-    checked = export_drafter(str(drafter), target, folder, options)
+    checked = export_drafter(
+        str(drafter), target, folder, target_gguf=tmp_path / "target.gguf", gguf_dtype="float32", draft_length=4
+    )
     assert sorted(path.name for path in folder.iterdir()) == [
         "README.md", "drafter.gguf", "llamacpp.txt", "sglang.txt", "vllm.json", "vllm_whole.txt"
     ]  # fmt: skip
@@ -78,7 +78,7 @@ def test_every_engine_gets_its_files(drafter: Path, target: Target, tmp_path: Pa
 
 def test_one_engine_alone_needs_nothing_of_the_others(drafter: Path, target: Target, tmp_path: Path) -> None:
     """Whoever serves with vLLM must not be stopped by what GGUF cannot hold."""
-    export_drafter(str(drafter), target, tmp_path / "export", ExportArguments(engines=["vllm"]))
+    export_drafter(str(drafter), target, tmp_path / "export", ["vllm"])
     files = sorted(path.name for path in (tmp_path / "export").iterdir())
     assert files == ["README.md", "vllm.json", "vllm_whole.txt"]
     assert "llama" not in (tmp_path / "export" / "README.md").read_text(encoding="utf-8")
@@ -93,7 +93,7 @@ def test_engines_draft_a_length_of_their_own(
     assert description["draft_length"] == 3
     description |= {"draft_length": 1, "training": {"finetune": {"eval_expected_alpha": alpha} if alpha else {}}}
     (drafter / "drafter.json").write_text(json.dumps(description), encoding="utf-8")
-    export_drafter(str(drafter), target, tmp_path / "export", ExportArguments(engines=["vllm", "sglang"]))
+    export_drafter(str(drafter), target, tmp_path / "export", ["vllm", "sglang"])
     config = json.loads((tmp_path / "export" / "vllm.json").read_text(encoding="utf-8"))
     assert config["num_speculative_tokens"] == length
     line = (tmp_path / "export" / "sglang.txt").read_text(encoding="utf-8")
@@ -105,9 +105,9 @@ def test_repository_that_engines_cannot_read_is_refused(drafter: Path, target: T
     (drafter / "ngram.safetensors").write_bytes(b"a table")
     for engine in ("vllm", "sglang"):
         with pytest.raises(InputError, match=r"ngram\.safetensors beside its weights .* Publish the drafter again"):
-            export_drafter(str(drafter), target, tmp_path / "export", ExportArguments(engines=[engine]))
+            export_drafter(str(drafter), target, tmp_path / "export", [engine])
     (drafter / "model.safetensors.index.json").write_text("{}", encoding="utf-8")
-    export_drafter(str(drafter), target, tmp_path / "export", ExportArguments(engines=["vllm", "sglang"]))
+    export_drafter(str(drafter), target, tmp_path / "export", ["vllm", "sglang"])
 
 
 def test_compact_drafter_is_made_whole(
@@ -119,11 +119,11 @@ def test_compact_drafter_is_made_whole(
         model.get_input_embeddings().weight.copy_(target_model.get_input_embeddings().weight)
     run_folder = make_run(tmp_path / "run", tokenizer)
     model.save_pretrained(run_folder / "finetune")
-    run = RunArguments(pair="de-en", drafter_name="tiny-drafter-de-en", run_folder=str(run_folder))
-    publish_run(run, target, "auto", PublishingArguments(to=str(tmp_path / "compact"), format="compact"))
+    run = Run("tiny-drafter-de-en", run_folder, "de-en")
+    publish_run(run, target, "auto", Publishing(to=str(tmp_path / "compact"), format="compact"))
     with pytest.raises(InputError, match=r"is compact: .* Write its stock repository"):
         describe_whole_drafter(str(tmp_path / "compact"))
-    export_drafter(str(tmp_path / "compact"), target, tmp_path / "export", ExportArguments(engines=["vllm"]))
+    export_drafter(str(tmp_path / "compact"), target, tmp_path / "export", ["vllm"])
     stock = tmp_path / "export" / "drafter"
     config = json.loads((tmp_path / "export" / "vllm.json").read_text(encoding="utf-8"))
     assert config["model"] == str(stock)
@@ -137,7 +137,7 @@ def test_shorter_context_is_told_to_sglang(drafter: Path, target: Target, tmp_pa
     """SGLang does not start with a drafter that reads less than the target."""
     config = json.loads((drafter / "config.json").read_text(encoding="utf-8"))
     (drafter / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 64}), encoding="utf-8")
-    export_drafter(str(drafter), target, tmp_path / "export", ExportArguments(engines=["sglang"]))
+    export_drafter(str(drafter), target, tmp_path / "export", ["sglang"])
     line = (tmp_path / "export" / "sglang.txt").read_text(encoding="utf-8")
     assert options_of(line)["--context-length"] == "64"
 
@@ -146,7 +146,7 @@ def test_other_tokenizer_is_refused(drafter: Path, target: Target, tmp_path: Pat
     """No engine compares all of both tokenizers: equal sizes pass, and the drafts are garbage."""
     swap_two_tokens(drafter)
     with pytest.raises(IncompatibleTokenizerError):
-        export_drafter(str(drafter), target, tmp_path / "export", ExportArguments())
+        export_drafter(str(drafter), target, tmp_path / "export")
     assert not (tmp_path / "export").exists()
 
 
@@ -155,9 +155,8 @@ def test_targets_file_of_another_model_leaves_no_drafter(drafter: Path, target: 
     swap_two_tokens(Path(drafter))
     write_gguf(drafter, "float32", None, tmp_path / "other.gguf")
     swap_two_tokens(Path(drafter))  # as it was
-    options = ExportArguments(engines=["llamacpp"], target_gguf=str(tmp_path / "other.gguf"))
     with pytest.raises(InputError, match=r"llama\.cpp: token \d+ is "):
-        export_drafter(str(drafter), target, tmp_path / "export", options)
+        export_drafter(str(drafter), target, tmp_path / "export", ["llamacpp"], target_gguf=tmp_path / "other.gguf")
     assert list((tmp_path / "export").iterdir()) == []
 
 
@@ -167,7 +166,7 @@ def test_adapter_is_refused(drafter: Path, target: Target, tmp_path: Path) -> No
     description["adapter_of"] = {"drafter": "org/base", "revision": "0"}
     (drafter / "drafter.json").write_text(json.dumps(description), encoding="utf-8")
     with pytest.raises(InputError, match=r"adapter of org/base, .* publish it without adapter_of"):
-        export_drafter(str(drafter), target, tmp_path / "export", ExportArguments())
+        export_drafter(str(drafter), target, tmp_path / "export")
 
 
 @pytest.mark.parametrize(
@@ -178,10 +177,10 @@ def test_adapter_is_refused(drafter: Path, target: Target, tmp_path: Path) -> No
         ({"draft_length": 0}, "draft_length must be at least 1"),
     ],
 )
-def test_mistaken_options_are_said(settings: dict, said: str) -> None:
+def test_mistaken_options_are_said(drafter: Path, target: Target, tmp_path: Path, settings: dict, said: str) -> None:
     """A mistyped engine must not be left out in silence."""
     with pytest.raises(InputError, match=said):
-        ExportArguments(**settings)
+        export_drafter(str(drafter), target, tmp_path, **settings)
 
 
 def test_recipe_exports_the_runs_drafter(

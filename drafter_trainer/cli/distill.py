@@ -1,0 +1,78 @@
+"""Let the target complete prompts at several temperatures; its completions become training rows.
+
+    drafter-trainer distill --config recipes/configs/gemma-3-270m/de-en.yaml
+    drafter-trainer distill --target HUB_ID --pair nl --prompts DATASET_OR_FILE
+
+Prompts are those of --prompts, your own, or a task's template over --corpus. Leaves RUN_FOLDER/distill/{train,
+validation}, which finetune reads. An interrupted distillation continues where it was. Called again with more prompts,
+temperatures or samples, or with another engine, it completes what is missing. The target runs in this process, in vLLM
+in this process, or at servers:
+
+    drafter-trainer distill --config … --engine server --server_kind vllm --servers http://one:8000 http://two:8000
+
+Existing text in the language of the completions becomes rows too: the target scores it and completes nothing.
+
+    drafter-trainer distill --config … --engine text --corpus file:text.txt --output_dir runs/…/text
+"""
+
+from pathlib import Path
+
+from drafter_trainer import distill, score_text
+from drafter_trainer.cli.configuration import parse_arguments
+from drafter_trainer.cli.launch import report_folder
+from drafter_trainer.distillation.sources import corpus_prompts, corpus_texts
+from drafter_trainer.errors import InputError
+from drafter_trainer.languages import get_pair
+from drafter_trainer.runs import read_step
+
+
+def main(argv: list[str]) -> None:
+    """Run the step."""
+    (named, where, corpora, how), _ = parse_arguments("distill", argv, __doc__)
+    if not how.prompts:
+        corpora.require_corpus()
+    elif how.engine == "text":
+        raise InputError("engine text scores a corpus: leave prompts out")
+    pair, target = get_pair(named.pair), where.resolve()
+    folder = Path(how.output_dir or named.run.rows)
+    before = read_step(folder)
+    common = {
+        "output_dir": folder,
+        "languages": named.pair,
+        "evaluation_questions": corpora.evaluation_questions,
+        "batch_size": how.batch_size,
+        "dtype": where.dtype,
+    }
+    bad_rows = corpora.skips_bad_rows
+    if how.engine == "text":
+        length = min(how.max_new_tokens, target.context - 1) if target.context else how.max_new_tokens
+        score_text(
+            target,
+            [corpus_texts(name, pair.target, length, bad_rows, how.start_token) for name in corpora.corpus],
+            max_length=how.max_new_tokens,
+            max_texts=corpora.max_samples,
+            max_validation_texts=corpora.max_validation_samples,
+            start_token=how.start_token,
+            **common,
+        )
+    else:
+        options = (
+            "temperatures",
+            "samples",
+            "max_new_tokens",
+            "servers",
+            "server_kind",
+            "server_model",
+            "concurrency",
+        )
+        options += ("request_timeout", "teacher_forcing", "drop_looping", "seed")
+        distill(
+            target,
+            how.prompts or [corpus_prompts(name, pair, bad_rows, how.start_token) for name in corpora.corpus],
+            max_prompts=corpora.max_samples,
+            max_validation_prompts=corpora.max_validation_samples,
+            engine="transformers" if how.engine == "server" else how.engine,
+            **{name: getattr(how, name) for name in options},
+            **common,
+        )
+    report_folder(folder, before)

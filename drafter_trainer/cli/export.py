@@ -1,0 +1,32 @@
+"""Make a published drafter ready for other engines: vLLM, SGLang, llama.cpp.
+
+    drafter-trainer export --config recipes/configs/gemma-3-270m/de-en.yaml --target_gguf TARGET.gguf
+
+Writes vllm.json, sglang.txt, llamacpp.txt with drafter.gguf, and a README with what was checked to --export_folder
+(default: RUN_FOLDER/export). A drafter that is no Llama with byte-level BPE needs llama.cpp's --converter.
+"""
+
+import logging
+from pathlib import Path
+
+from drafter_trainer import export_drafter
+from drafter_trainer.cli.configuration import parse_arguments
+from drafter_trainer.cli.launch import require_one_process
+
+
+def main(argv: list[str]) -> None:
+    """Run the step."""
+    (named, where, options), _ = parse_arguments("export", argv, __doc__)
+    require_one_process("an export is made")
+    logging.getLogger("gguf").setLevel(logging.WARNING)  # it tells of every file that it writes
+    folder = Path(options.export_folder or named.run.folder / "export")
+    checked = export_drafter(
+        options.drafter or named.run.published,
+        where.resolve(),
+        output_dir=folder,
+        engines=options.engines,
+        draft_length=options.draft_length,
+        target_gguf=options.target_gguf,
+        converter=options.converter,
+    )
+    print("\n".join([*checked, f"exported: {folder}"]))

@@ -1,0 +1,174 @@
+"""Make the fastest drafter for a language: try every strategy, measure them all, publish the best.
+
+    make drafter LANG=oci TEXT=file:occitan.txt
+    drafter-trainer language --config recipes/configs/gemma-3-270m/language.yaml --pair oci --text file:occitan.txt
+
+Goes from text in the language of the completions to a published drafter with a card. The strategies are those of arXiv
+2605.30580, each alone: an n-gram table, and networks finetuned on the target's translations, on text, and on both. The
+hybrid joins the best of the networks, the table and lookup. Each strategy is tuned on held-out translations and
+stories, and the fastest on both is published. The benchmarks of both tasks show all strategies.
+
+Every step is a command that you could type yourself; it is printed before it runs. Finished steps are not done again.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from drafter_trainer.atomic import write_whole
+from drafter_trainer.benchmark.report import markdown_table, speedup_tables
+from drafter_trainer.benchmark.strategies import FILE_NAME, HYBRID, STRATEGIES, Strategy
+from drafter_trainer.cli.arguments import LanguageArguments
+from drafter_trainer.cli.configuration import option_of, parse_arguments
+from drafter_trainer.cli.launch import call_step, require_one_process
+from drafter_trainer.drafters.adapters import ADAPTER, ADAPTER_WEIGHTS
+from drafter_trainer.drafters.loop.policy import NGRAM, SOURCES
+from drafter_trainer.drafters.loop.repository import VOCABULARY
+from drafter_trainer.errors import InputError
+from drafter_trainer.hub.publish import check_destination
+from drafter_trainer.results import read_results
+from drafter_trainer.runs import finished_step, read_step
+
+PILOT = 32  # prompts that are answered to learn how long one takes; fewer would leave a batch half empty
+HELD_OUT = 20  # of translations and of text
+HELD_OUT_STORIES = 12
+LORA_RANK = 16  # of an adapter over a base, which is tried where one is named
+STORY = "story"
+
+
+CallStep = Callable[..., None]  # takes a step's name, its run folder, its options
+
+
+def main(argv: list[str]) -> None:
+    """Run the step."""
+    (named, language, publishing), given = parse_arguments("language", argv, __doc__)
+    require_one_process("all steps run")
+    check_destination(publishing.to)
+    run = named.run
+    config = option_of(argv, "--config")
+    if config is None:
+        raise InputError("no --config FILE: each step reads it")
+    strategies = {name: each for name, each in STRATEGIES.items() if language.base or not each.adapter}
+    places = {name: run.folder if name == HYBRID else run.folder / "strategies" / name for name in strategies}
+    chosen = {name: ["--sources", *each.sources] * (each.sources != SOURCES) for name, each in strategies.items()}
+    questions = language.questions or language.prompts
+    kept_out = ["--evaluation_questions", *dict.fromkeys(("sample", questions))]
+
+    def step(name: str, place: Path, *options: str | int | Path) -> None:
+        common = ["--config", config, "--pair", named.pair, "--run_folder", place, "--drafter_name", run.name]
+        call_step(name, [*common, *options])
+
+    collect_rows(step, run.folder, language, kept_out)
+    train_networks(step, run.folder, places, language.base)
+    found: dict[str, dict[str, Any]] = {}
+    for name, place in places.items():
+        if name == HYBRID:
+            networks = [other for other in found if strategies[other].rows]
+            network = max(networks, key=lambda other: found[other]["speedup_on_validation"])
+            share(places[network] / "finetune", place / "finetune")
+        tasks = ["--data", run.folder / "distill", "--other_tasks", run.folder / "stories"]
+        text = ["--table_corpus", language.text, *kept_out] if NGRAM in strategies[name].sources else []
+        # All go by the same times of the target, or what they promise would differ by the noise of the machine.
+        first = next(iter(places.values()))
+        costs = ["--costs", first / "tune"] if place != first else []
+        step("tune", place, *tasks, *text, *chosen[name], *costs, "--to", place / "drafter")
+        found[name] = describe(strategies[name], place)
+    found[HYBRID]["network"] = network
+    best = max(found, key=lambda name: (found[name]["speedup_on_validation"], name == HYBRID))
+    # What was collected is said here too: the published drafter names only the rows that went into it.
+    collected = {rows: read_step(run.folder / rows)["facts"] for rows in ("text", "distill")}
+    text = json.dumps({"published": best, "strategies": found, "collected": collected}, indent=2) + "\n"
+    write_whole(run.folder / FILE_NAME, lambda path: path.write_text(text, encoding="utf-8"))
+    print(f"\n{strategies_table(found, best)}")
+
+    others = [f"{strategies[name].method}={place / 'drafter'}" for name, place in places.items() if name != best]
+    measured = ["--drafter", places[best] / "drafter", "--against", *others]
+    step("bench", places[best], *measured, "--questions", questions)
+    step("bench", places[best], *measured, "--task", STORY)
+    asked = {key: value for key, value in given.items() if hasattr(publishing, key) and key != "sources"}
+    options = [word for key, value in asked.items() for word in (f"--{key}", value)]
+    step("publish", places[best], *options, *chosen[best])
+    if publishing.card_folder:
+        shutil.copyfile(run.folder / FILE_NAME, Path(publishing.card_folder) / run.name / FILE_NAME)
+    for place in (places[best], places[best] / "tasks" / STORY):
+        print(f"\n{speedup_tables(read_results(place / 'results.json'))}")
+
+
+def collect_rows(step: CallStep, folder: Path, language: LanguageArguments, kept_out: list[str]) -> None:
+    """Let the target score text, and answer translations for the minutes that it has, and held-out stories."""
+
+    def distil(rows: str, corpus: str, samples: int, held_out: int, *options: str) -> None:
+        sizes = ["--max_samples", samples, "--max_validation_samples", held_out]
+        step("distill", folder, "--output_dir", folder / rows, "--corpus", corpus, *sizes, *kept_out, *options)
+
+    # Text first: what is none, or of another language, is refused before anything else is done.
+    distil("text", language.text, language.text_samples, HELD_OUT, "--engine", "text")
+    distil("pilot", language.prompts, PILOT, 1)
+    distil("distill", language.prompts, prompts_within(language.minutes, folder), HELD_OUT)
+    distil("stories", "stories", 1, HELD_OUT_STORIES, "--temperatures", "0")
+
+
+def prompts_within(minutes: int, folder: Path) -> int:
+    """Return how many prompts the target answers in some minutes, by the pilot; what was found once stays."""
+    path = folder / "plan.json"
+    if path.is_file():
+        plan = json.loads(path.read_text(encoding="utf-8"))
+        if plan["minutes"] == minutes:
+            return plan["prompts"]
+    seconds = finished_step(folder / "pilot", "run this step again")["seconds"]
+    prompts = max(PILOT, int(60 * minutes * (PILOT + 1) / seconds))
+    plan = json.dumps({"minutes": minutes, "prompts": prompts}) + "\n"
+    write_whole(path, lambda partial: partial.write_text(plan, encoding="utf-8"))
+    return prompts
+
+
+def train_networks(step: CallStep, folder: Path, places: dict[str, Path], base: str) -> None:
+    """Finetune the network of each strategy that has one of its own."""
+    for name, place in places.items():
+        strategy = STRATEGIES[name]
+        if strategy.rows:
+            rows = ["--data", *(folder / part for part in strategy.rows)]
+            start = ["--initialization", base] if base else []
+            rank = ["--lora_rank", LORA_RANK] if strategy.adapter else []
+            step("finetune", place, *rows, *start, *rank, "--publish", "false")
+            for checkpoint in (place / "finetune").glob("checkpoint-*"):
+                shutil.rmtree(checkpoint)  # of a finished network; all of a language's would be most of its disk
+
+
+def describe(strategy: Strategy, place: Path) -> dict[str, Any]:
+    """Say what a strategy takes, and what tuning promises of it."""
+    steps = {name: read_step(place / name) for name in ("finetune", "tune")}
+    files = [*(place / "drafter").glob("*.safetensors")]
+    if strategy.adapter:
+        files = [path for path in files if path.name == VOCABULARY] + [place / "finetune" / ADAPTER / ADAPTER_WEIGHTS]
+    return {
+        "method": strategy.method,
+        "speedup_on_validation": steps["tune"]["facts"]["speedup_on_validation"],
+        "bytes": sum(path.stat().st_size for path in files),
+        "finetune_seconds": steps["finetune"]["seconds"] if steps["finetune"] else 0.0,
+        "tune_seconds": steps["tune"]["seconds"],
+    }
+
+
+def strategies_table(found: dict[str, dict[str, Any]], best: str) -> str:
+    rows = [
+        [
+            said["method"] + " *" * (name == best),
+            f"{said['speedup_on_validation']:.2f}x",
+            f"{said['bytes'] / 2**20:.1f}",
+            f"{said['finetune_seconds']:.0f} s",
+        ]
+        for name, said in found.items()
+    ]
+    header = ["strategy (* is published)", "both tasks, held-out answers replayed", "MiB", "finetuning"]
+    return markdown_table(header, rows)
+
+
+def share(step: Path, other: Path) -> None:
+    """Make a step's folder that of another run too, wherever both are moved."""
+    other.parent.mkdir(parents=True, exist_ok=True)
+    if not other.is_symlink():
+        other.symlink_to(os.path.relpath(step, other.parent), target_is_directory=True)

@@ -1,0 +1,36 @@
+"""Forecast, before anyone trains, what a drafter of the configured shape would bring on this machine.
+
+    drafter-trainer predict --config recipes/configs/gemma-3-270m/de-en.yaml
+
+Measures plain decoding, the target's forward passes over 1 to 17 tokens with the loop's work around them, the
+drafter's step, and the loop's own overhead. Prints the expected speedup at each acceptance, the best draft length and
+the break-even, and leaves table and plot in RUN_FOLDER/predict. With --drafter, a trained one, it also replays that
+drafter on the held-out completions of RUN_FOLDER/distill, or on the target's completions of your own --questions, and
+forecasts the result of a benchmark on them.
+"""
+
+from pathlib import Path
+
+from drafter_trainer.cli.configuration import parse_arguments
+from drafter_trainer.cli.launch import require_one_process
+from drafter_trainer.pipeline.predict import predict
+
+
+def main(argv: list[str]) -> None:
+    """Run the step."""
+    (named, where, shape, prediction), _ = parse_arguments("predict", argv, __doc__)
+    require_one_process("a forecast is made")
+    forecast = predict(
+        where.resolve(),
+        languages=named.pair,
+        output_dir=Path(prediction.out or named.run.folder / "predict"),
+        drafter=prediction.drafter,
+        shape=shape.widths() | {"draft_vocabulary": prediction.draft_vocabulary},
+        rows=Path(prediction.data or named.run.rows),
+        questions=prediction.questions,
+        max_answers=prediction.max_answers,
+        longest_draft=prediction.longest_draft,
+        repeats=prediction.repeats,
+        dtype=where.dtype,
+    )
+    print(forecast)

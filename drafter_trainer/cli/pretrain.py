@@ -1,0 +1,32 @@
+"""Pretrain a drafter on packed text and conversations.
+
+    drafter-trainer pretrain --config recipes/configs/gemma-3-270m/de-en.yaml
+
+Leaves RUN_FOLDER/pretrain: the drafter, and under packed/ the rows that it read. An interrupted training continues
+from its last checkpoint.
+"""
+
+from drafter_trainer.cli.configuration import parse_arguments
+from drafter_trainer.cli.launch import report_step
+from drafter_trainer.pipeline.pretrain import pretrain
+
+
+def main(argv: list[str]) -> None:
+    """Run the step."""
+    (named, where, corpora, shape, training), given = parse_arguments("pretrain", argv, __doc__)
+    corpora.require_corpus()
+    training.output_dir = training.output_dir or str(named.run.pretrained)
+    report_step(
+        pretrain(
+            where.resolve(),
+            corpora.corpus,
+            training,
+            languages=named.pair,
+            shape=shape.options(),
+            max_samples=corpora.max_samples,
+            max_validation_samples=corpora.max_validation_samples,
+            evaluation_questions=corpora.evaluation_questions,
+            skip_bad_rows=corpora.skips_bad_rows,
+            settings=given,
+        )
+    )

@@ -1,0 +1,31 @@
+"""Publish the drafter of a run, with the results of its benchmark once there are any.
+
+    drafter-trainer publish --config recipes/configs/gemma-3-270m/de-en.yaml --dry_run true
+    drafter-trainer publish --config recipes/configs/gemma-3-270m/de-en.yaml --tag v1
+    drafter-trainer publish --config recipes/configs/gemma-3-270m/de-en.yaml --to runs/drafter
+    drafter-trainer publish --config recipes/configs/gemma-3-270m/de-en.yaml --dataset true
+
+To the Hub that HF_ENDPOINT and HF_TOKEN name, or to a folder with --to. On the Hub it is one commit, which is
+downloaded again, compared and tried before it is tagged; a branch that holds another drafter is refused without
+--overwrite true. With --dataset the run's self-distilled rows are published in place of its drafter.
+"""
+
+from accelerate import PartialState
+
+from drafter_trainer.cli.configuration import parse_arguments
+from drafter_trainer.cli.launch import leave_processes
+from drafter_trainer.hub.publish import publish_rows, publish_run
+
+
+def main(argv: list[str]) -> None:
+    """Run the step."""
+    (named, where, publishing, what), _ = parse_arguments("publish", argv, __doc__)
+    main_process = PartialState().is_main_process
+    leave_processes()
+    if not main_process:
+        return
+    target, how = where.resolve(), publishing.publishing()
+    if what.dataset:
+        print(publish_rows(named.run, target, how))
+    else:
+        print(publish_run(named.run, target, where.dtype, how))

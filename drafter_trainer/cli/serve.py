@@ -1,0 +1,36 @@
+"""Serve a target with its drafter: start vLLM or llama.cpp, checked on the first tokens.
+
+    drafter-trainer serve --target TARGET --drafter DRAFTER --engine_python VLLM_ENVIRONMENT/bin/python
+    drafter-trainer serve --engine llamacpp --target TARGET.gguf --drafter DRAFTER --drafter_gguf drafter.gguf
+
+Before it is left to run, the server answers a prompt of the drafter's own kind: where next to nothing that is drafted
+is accepted, the drafter is misconfigured, and the server is ended. docs/serving.md says what each engine needs.
+"""
+
+import shlex
+import signal
+import sys
+
+from drafter_trainer.cli.configuration import parse_arguments
+from drafter_trainer.errors import InputError
+from drafter_trainer.serving.engines import serve
+
+
+def main(argv: list[str]) -> None:
+    """Run the step."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the engine ends with this process
+    (options,), _ = parse_arguments("serve", argv, __doc__)
+    with serve(
+        options.target,
+        options.drafter,
+        options.engine,
+        part=options.part,
+        draft_length=options.draft_length,
+        drafter_gguf=options.drafter_gguf,
+        port=options.port,
+        python=options.engine_python,
+        options=shlex.split(options.engine_options),
+    ) as running:
+        print(f"serving {options.target} at {running.url}, until it is interrupted", flush=True)
+        if status := running.process.wait():
+            raise InputError(f"{options.engine} ended with status {status}: see what it said above")

@@ -1,0 +1,75 @@
+"""Finetune a drafter on the target's completions."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from transformers import set_seed
+
+from drafter_trainer.drafters.initialization import create_drafter
+from drafter_trainer.errors import InputError
+from drafter_trainer.runs import Run, Step, finished_step, read_step
+from drafter_trainer.targets import Target
+from drafter_trainer.training.arguments import DrafterTrainingArguments
+from drafter_trainer.training.base import train_to_end
+from drafter_trainer.training.losses import TOPK_LOSSES
+from drafter_trainer.training.rows import load_split
+from drafter_trainer.training.trainers import DrafterTrainer
+
+PRETRAINED = "pretrain"  # as initialization: the drafter that the run's own pretraining left
+
+
+def finetune(
+    run: Run,
+    target: Target,
+    rows: Sequence[Path],
+    arguments: DrafterTrainingArguments,
+    shape: Mapping[str, Any],
+    max_train_rows: int | None,
+    settings: Mapping[str, Any],
+) -> Step:
+    """Train a new drafter on rows; finished before with the same settings, nothing is done.
+
+    Args:
+        run (`Run`): The run.
+        target (`Target`): The target.
+        rows (`Sequence[Path]`): Folders of rows, taken together; those of the run's own distillation if empty.
+        arguments (`DrafterTrainingArguments`): How it is trained, and its folder.
+        shape (`Mapping[str, Any]`): Options of `create_drafter`; its `initialization` may also be "pretrain".
+        max_train_rows (`int`, *optional*): Maximum number of rows for training, chosen at random.
+        settings (`Mapping[str, Any]`): What the step records, by which it is known again.
+    Returns:
+        `Step`: The step, with its facts.
+    Raises:
+        InputError: If rows or the drafter that training starts from are not finished, or the folder holds a drafter
+            of other settings.
+    """
+    folders, start, state = [*rows] or [run.rows], shape["initialization"], PartialState()
+    if arguments.lora_rank and start in ("scratch", "embeddings", "layers"):
+        raise InputError(
+            f"an adapter (lora_rank {arguments.lora_rank}) needs a base drafter: name one as initialization"
+        )
+    known = [finished_step(folder, "distill first, or name other folders as data") for folder in folders]
+    inputs = {"target": target.identity, "rows": " ".join(step["fingerprint"] for step in known)}
+    if start == PRETRAINED:
+        advice = "pretrain first, or choose as initialization scratch, embeddings, layers or a checkpoint"
+        inputs["pretrained"] = finished_step(run.pretrained, advice)["fingerprint"]
+        start = str(run.pretrained)
+    elif read_step(Path(start)) is not None:
+        inputs["initialization"] = finished_step(Path(start), "let it finish first")["fingerprint"]
+    step = Step(Path(arguments.output_dir), "finetune", settings, inputs, state.is_main_process)
+    if step.is_finished():
+        return step
+    with step:
+        train = load_split(folders, "train", target, arguments.loss_type in TOPK_LOSSES)
+        if max_train_rows is not None and max_train_rows < len(train):
+            # Shards are sorted by the lengths of the prompts: the first rows would be the short ones.
+            train = train.shuffle(arguments.seed).select(range(max_train_rows))
+        held_out = load_split(folders, "validation", target, None)
+        set_seed(arguments.seed)  # weights that are drawn are drawn alike in every run
+        drafter = create_drafter(target, **(shape | {"initialization": start}), languages=run.languages)
+        trainer = DrafterTrainer(drafter, arguments, train_dataset=train, eval_dataset=held_out)
+        metrics = train_to_end(trainer)
+        step.facts |= trainer.facts | metrics
+    return step

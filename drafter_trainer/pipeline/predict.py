@@ -1,0 +1,111 @@
+"""Forecast what a drafter would bring on this machine."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from accelerate import PartialState
+
+from drafter_trainer.atomic import write_whole
+from drafter_trainer.corpora.questions import load_questions
+from drafter_trainer.drafters.load import load_drafter
+from drafter_trainer.drafters.loop.generate import loop_of
+from drafter_trainer.languages import get_pair
+from drafter_trainer.provenance import collect_provenance
+from drafter_trainer.targets import Target, end_ids
+from drafter_trainer.tuning.answers import answer_questions, load_answers, typical_prompt
+from drafter_trainer.tuning.costs import measure_costs, untrained_network
+from drafter_trainer.tuning.forecast import break_even, forecast_drafter, forecast_table
+from drafter_trainer.tuning.overhead import attach_confident_loop, measure_overhead
+from drafter_trainer.tuning.plots import plot_forecast
+
+_PROMPTS = 8
+_ANSWER_TOKENS = 128
+
+
+def predict(
+    target: Target,
+    *,
+    languages: str,
+    output_dir: Path,
+    drafter: str = "",
+    shape: Mapping[str, int | None],
+    rows: Path,
+    questions: str = "",
+    max_answers: int = 60,
+    longest_draft: int = 16,
+    repeats: int = 5,
+    dtype: str = "auto",
+) -> str:
+    """Time the target and a drafter, and leave predict.json and predict.png.
+
+    Args:
+        target (`Target`): The target.
+        languages (`str`): Language or pair whose sample prompts are timed.
+        output_dir (`Path`): Folder of table and plot.
+        drafter (`str`, *optional*): Hub id or folder of a trained drafter; one of `shape` if left out.
+        shape (`Mapping[str, int]`): Depth and widths, as `draft_config` takes them, and `draft_vocabulary`.
+        rows (`Path`): Rows on whose held-out completions a trained drafter is replayed.
+        questions (`str`, *optional*): Question set by name, whose completions it is replayed on instead.
+        max_answers (`int`, *optional*, defaults to `60`): Maximum number of these completions.
+        longest_draft (`int`, *optional*, defaults to `16`): Tokens of the longest draft.
+        repeats (`int`, *optional*, defaults to `5`): Rounds that are timed of each draft length.
+        dtype (`str`, *optional*, defaults to `"auto"`): The target's dtype.
+    Returns:
+        `str`: The forecast as text.
+    Raises:
+        InputError: If there is no such drafter, or nothing to replay it on.
+    """
+    pair, asked, greedy = get_pair(languages), [], []
+    if questions:
+        asked = load_questions(questions, pair, max_answers)
+    elif drafter:
+        greedy = load_answers(rows, target, max_answers)[1]
+    chat = target.load_chat()
+    target_model = target.load_model(dtype, PartialState().device)
+    if asked:
+        greedy = answer_questions(target_model, chat, asked, _ANSWER_TOKENS)
+    if drafter:
+        draft_model = load_drafter(drafter, target_model, chat.tokenizer)
+        network = loop_of(draft_model).network
+        longest_draft = max(longest_draft, loop_of(draft_model).settings.longest_draft)
+    else:
+        widths = {name: value for name, value in shape.items() if name != "draft_vocabulary"}
+        draft_model, network = untrained_network(widths, target_model, shape["draft_vocabulary"], int8=True)
+        attach_confident_loop(draft_model, network)
+    prompts = [chat.encode_prompt(question.prompt) for question in load_questions("sample", pair, _PROMPTS)]
+    overhead = measure_overhead(target_model, draft_model, prompts)
+    typical = typical_prompt(greedy) if greedy else prompts[0]
+    costs = measure_costs(target_model, draft_model, network, typical, longest_draft, repeats)
+
+    provenance = collect_provenance()
+    title = f"{target.name}, {dtype}, {provenance['device']['name']}"
+    lines = [f"{title}\n\nplain decoding {costs.plain:.1f} ms a token, drafter {costs.step:.2f} ms a step"]
+    if costs.step_without_graph is not None:
+        lines.append(f"without its CUDA graph the step takes {costs.step_without_graph:.2f} ms")
+    lines.append(
+        f"beside its forwards the drafting loop takes {overhead['this_loop']:.2f} ms a drafted token, "
+        f"{overhead['ratio']:.2f} of the {overhead['stock_loop']:.2f} ms of transformers' own loop\n"
+    )
+    least = break_even(costs)
+    if network is None:
+        lines.append("Its network is not asked: what acceptance would bring is not forecast.")
+    else:
+        lines.append(forecast_table(costs))
+        lines.append("\nNo acceptance makes it faster." if least is None else f"\nIt breaks even at α = {least:.3f}.")
+    said = {"provenance": provenance | {"target": target.identity}, "costs": asdict(costs)}
+    said |= {"overhead": overhead, "break_even": least}
+    if drafter:
+        forecast = forecast_drafter(draft_model, greedy, costs, end_ids(target_model))
+        of = Path(questions).name if questions else "held-out answers"
+        said["forecast"] = {"drafter": drafter, "of": of} | forecast
+        lines.append(
+            f"\n{drafter}: {forecast['speedup']:.2f}x is to be expected, with "
+            f"{forecast['tokens_per_pass']:.2f} tokens a pass ({forecast['answers']} answers, {of})"
+        )
+    output_dir.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(said, indent=2, ensure_ascii=False) + "\n"
+    write_whole(output_dir / "predict.json", lambda path: path.write_text(text, encoding="utf-8"))
+    write_whole(output_dir / "predict.png", lambda path: plot_forecast(costs, title, path))
+    return "\n".join([*lines, f"\nplot: {output_dir / 'predict.png'}"])

@@ -1,0 +1,81 @@
+"""Pretrain a drafter on packed text and conversations."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from transformers import set_seed
+
+from drafter_trainer.corpora import describe_corpus
+from drafter_trainer.drafters.initialization import create_drafter
+from drafter_trainer.languages import get_pair
+from drafter_trainer.runs import Step, finished_step
+from drafter_trainer.targets import Target
+from drafter_trainer.training.arguments import PretrainingArguments
+from drafter_trainer.training.base import train_to_end
+from drafter_trainer.training.packing import Packing, load_packed, pack_corpora, rows_folder
+from drafter_trainer.training.trainers import PretrainingTrainer
+
+
+def pretrain(
+    target: Target,
+    corpora: Sequence[str],
+    arguments: PretrainingArguments,
+    *,
+    languages: str,
+    shape: Mapping[str, Any],
+    max_samples: int | None = None,
+    max_validation_samples: int | None = None,
+    evaluation_questions: Sequence[str] = (),
+    skip_bad_rows: bool = False,
+    settings: Mapping[str, Any],
+) -> Step:
+    """Pack corpora, and train a new drafter on them; finished before with the same settings, nothing is done.
+
+    Args:
+        target (`Target`): The target.
+        corpora (`Sequence[str]`): Corpora by name.
+        arguments (`PretrainingArguments`): How it is trained, and its folder.
+        languages (`str`): Language or pair of the drafter.
+        shape (`Mapping[str, Any]`): Options of `create_drafter`.
+        max_samples, max_validation_samples (`int`, *optional*): Maximum number of documents of each corpus.
+        evaluation_questions (`Sequence[str]`, *optional*): Question sets whose prompts are dropped from the text.
+        skip_bad_rows (`bool`, *optional*, defaults to `False`): Whether malformed rows are dropped and counted.
+        settings (`Mapping[str, Any]`): What the step records, by which it is known again.
+    Returns:
+        `Step`: The step, with its facts.
+    Raises:
+        InputError: If the folder holds a drafter of other settings, or a corpus cannot be read.
+    """
+    state, folder, inputs, read = PartialState(), Path(arguments.output_dir), {"target": target.identity}, []
+    for name in corpora:
+        if (written := rows_folder(name)) is not None:
+            inputs[name] = finished_step(written, "distill with the corpus start_token first")["fingerprint"]
+            read.append({"name": "written by the target from its start token"})
+        else:
+            read.append(describe_corpus(name))
+            inputs[name] = str(read[-1])
+    step = Step(folder, "pretrain", settings, inputs, state.is_main_process)
+    if step.is_finished():
+        return step
+    with step:
+        splits, pair, questions = {}, get_pair(languages), tuple(evaluation_questions)
+        for split, limit in (("train", max_samples), ("validation", max_validation_samples)):
+            packing = Packing(
+                tuple(corpora), pair, split, target, questions, limit, arguments.max_length, skip_bad_rows
+            )
+            with state.main_process_first():
+                shards = pack_corpora(packing, folder / "packed", arguments.packing_workers)
+            splits[split] = load_packed(shards)
+        set_seed(arguments.seed)  # weights that are drawn are drawn alike in every run
+        trainer = PretrainingTrainer(
+            model=create_drafter(target, **shape, languages=languages),
+            args=arguments,
+            train_dataset=splits["train"].rows,
+            eval_dataset=splits["validation"].rows,
+            processing_class=target.load_tokenizer(),
+        )
+        trainer.record = {split: packed.facts for split, packed in splits.items()} | {"corpora": read}
+        step.facts |= trainer.record | train_to_end(trainer)
+    return step
