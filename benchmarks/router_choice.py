@@ -31,13 +31,14 @@ from drafter_trainer.drafters.adapters import add_adapter
 from drafter_trainer.drafters.compatibility import hash_tokenizer
 from drafter_trainer.drafters.configuration import draft_config
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
-from drafter_trainer.drafters.load import identify_drafter, load_drafter
+from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.drafters.loop.generate import loop_of
 from drafter_trainer.drafters.loop.network import LeanNetwork, Weight
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.hub import request
 from drafter_trainer.hub.router import DrafterRouter
 from drafter_trainer.languages import LANGUAGES, get_pair, read_translation_prompt, translation_prompt
+from drafter_trainer.repository import Repository
 from drafter_trainer.results import DRAFTER
 from drafter_trainer.targets import resolve_target
 
@@ -161,7 +162,7 @@ def write_adapters(
     model.generation_config.num_assistant_tokens = 5
     model.save_pretrained(base)
     tokenizer.save_pretrained(base)
-    revision = identify_drafter(str(base))
+    revision = Repository.open(base).identity
     names = []
     for pair in PAIRS:
         folder = place / pair

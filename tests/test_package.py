@@ -14,7 +14,7 @@ PACKAGE = ROOT / "drafter_trainer"
 LAYERS = (
     ("errors", "access", "atomic", "chat", "credentials", "extras", "languages", "provenance", "results", "wheels"),
     ("runs", "targets"),
-    ("drafters", "corpora", "decoding"),
+    ("drafters", "repository", "corpora", "decoding"),
     ("distillation", "serving"),
     ("training", "benchmark", "tuning"),
     ("hub",),

@@ -2,22 +2,19 @@
 
 import copy
 import dataclasses
-import hashlib
 import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-import huggingface_hub
 import torch
-from huggingface_hub.errors import EntryNotFoundError, HTTPError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from drafter_trainer.access import explain_refusal
 from drafter_trainer.drafters.compact import COMPACT, read_compact
 from drafter_trainer.drafters.compatibility import device_of, harmless_difference, hash_tokenizer
-from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
+from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import attach_loop, loop_of, set_draft_length
 from drafter_trainer.drafters.loop.networkless import MODEL_TYPE, NetworklessConfig, NetworklessDrafter
@@ -27,8 +24,8 @@ from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.drafters.origin import find_difference
 from drafter_trainer.drafters.padding import fit_vocabulary
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
-from drafter_trainer.results import RESULTS, Headline, read_headline
-from drafter_trainer.targets import hash_folder, resolve_commit
+from drafter_trainer.repository import Repository
+from drafter_trainer.results import Headline
 
 _logger = logging.getLogger(__name__)
 
@@ -80,8 +77,8 @@ def load_drafter(
             original.
     """
     device, difference = device_of(target_model), ""
-    commit = None if Path(drafter).is_dir() else resolve_commit(drafter, revision, "a published drafter")
-    description = describe_drafter(drafter, commit)
+    repository = Repository.open(drafter, revision)
+    commit, description = repository.commit, repository.description
     if tokenizer is None:
         tokenizer = load_target_tokenizer(target_model)
     probes = description.probes
@@ -104,9 +101,9 @@ def load_drafter(
                 f"{drafter} was trained with another tokenizer than the one of {target_model.name_or_path}, and "
                 f"carries yet another itself: publish it again from its run"
             )
-    description.check_files(lambda name: find_file(drafter, name, commit), drafter)
+    repository.check_files()
     try:
-        model = _load_weights(drafter, commit, description, target_model)
+        model = _load_weights(repository, target_model)
     except InputError:
         raise
     except _UNREADABLE as error:
@@ -121,16 +118,12 @@ def load_drafter(
     fit_vocabulary(model, vocabulary)
     model.to(device).eval()
     try:
-        loop = build_loop(
-            model, lambda name: find_file(drafter, name, commit), trained, follow_clock, lambda: tokenizer
-        )
+        loop = build_loop(model, repository.find, trained, follow_clock, lambda: tokenizer)
         attach_loop(model, loop)
     except ValueError as error:
         raise InputError(f"{drafter} cannot be used: {' '.join(str(error).split())}") from error
     difference = find_difference(target_model, description) or difference
-    _say_what_to_expect(
-        description, difference, read_headline(find_file(drafter, RESULTS, commit), description.fingerprint())
-    )
+    _say_what_to_expect(description, difference, repository.headline())
     return model
 
 
@@ -168,13 +161,12 @@ def _dtype_of(target_model: PreTrainedModel) -> torch.dtype:
     return next((dtype for dtype in dtypes if dtype.is_floating_point and dtype.itemsize > 1), torch.float32)
 
 
-def _load_weights(
-    drafter: str, commit: str | None, description: DrafterDescription, target_model: PreTrainedModel
-) -> PreTrainedModel:
+def _load_weights(repository: Repository, target_model: PreTrainedModel) -> PreTrainedModel:
+    drafter, commit, description = repository.name, repository.commit, repository.description
     dtype = _dtype_of(target_model)
     if COMPACT in description.weights:
         for name in description.weights:
-            path = find_file(drafter, name, commit)  # on the Hub all land in one folder
+            path = repository.find(name)  # on the Hub all land in one folder
         return read_compact(path.parent, target_model, dtype)
     # No pickle and no code of the repository's own is read, whatever else lies in it.
     trusted = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
@@ -183,13 +175,13 @@ def _load_weights(
     base, revision = description.adapter_of["drafter"], description.adapter_of["revision"]
     if commit is None and (Path(drafter) / base).is_dir():
         base = str(Path(drafter) / base)
-    if identify_drafter(base, revision) != revision:
+    if Repository.open(base, revision).identity != revision:
         raise InputError(f"{drafter} is an adapter of {base} as it was before ({revision}): publish the adapter again")
     model = AutoModelForCausalLM.from_pretrained(base, revision=None if Path(base).is_dir() else revision, **trusted)
     # Not at the top: an engine's environment has nothing that adapters need.
     from drafter_trainer.drafters.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, merge_adapter
 
-    found = [find_file(drafter, name, commit) for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG)]
+    found = [repository.find(name) for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG)]
     if None in found:
         raise InputError(f"{drafter} lacks {ADAPTER_WEIGHTS} or {ADAPTER_CONFIG}: publish it again")
     return merge_adapter(model, found[0].parent)
@@ -230,51 +222,3 @@ def _with_loop(drafter: PreTrainedModel, loop: DraftingLoop, settings: LoopSetti
     other = DraftingLoop(network, loop.table, settings, loop.device, loop.vocabulary, loop.clock, loop.load_tokenizer)
     attach_loop(model, other)
     return model
-
-
-def describe_drafter(drafter: str, revision: str | None = None) -> DrafterDescription:
-    """Read what a published drafter says of itself.
-
-    Args:
-        drafter (`str`): Hub id or folder.
-        revision (`str`, *optional*): Branch, tag or commit on the Hub.
-    Raises:
-        InputError: If there is no such drafter.
-    """
-    if Path(drafter).is_dir():
-        return DrafterDescription.read(Path(drafter))
-    path = find_file(drafter, FILE_NAME, resolve_commit(drafter, revision, "a published drafter"))
-    if path is None:
-        raise InputError(f"{drafter} has no {FILE_NAME}: it is no drafter published with this library")
-    return DrafterDescription.from_json(path.read_bytes(), f"{drafter}/{FILE_NAME}")
-
-
-def find_file(drafter: str, name: str, commit: str | None) -> Path | None:
-    """Return the path of a file of a drafter, `None` where it has no such file.
-
-    Args:
-        drafter (`str`): Hub id or folder.
-        name (`str`): Of the file.
-        commit (`str`, *optional*): On the Hub; `None` for a folder.
-    Raises:
-        InputError: If the Hub does not give it.
-    """
-    if commit is None:
-        path = Path(drafter) / name
-        return path if path.is_file() else None
-    try:
-        return Path(huggingface_hub.hf_hub_download(drafter, name, revision=commit))
-    except EntryNotFoundError:
-        return None
-    except (OSError, HTTPError) as error:
-        raise InputError(f"{name} of {drafter} cannot be fetched: {explain_refusal(drafter, error)}") from error
-
-
-def identify_drafter(drafter: str, revision: str | None = None) -> str:
-    """Return the commit of a drafter on the Hub, or a hash of its folder's weights and settings."""
-    if not Path(drafter).is_dir():
-        return resolve_commit(drafter, revision, "a published drafter")
-    weights, description = hash_folder(Path(drafter)), Path(drafter) / FILE_NAME
-    if not description.is_file():
-        return weights
-    return f"{weights}+{hashlib.sha256(description.read_bytes()).hexdigest()[:16]}"

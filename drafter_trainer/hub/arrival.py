@@ -9,9 +9,10 @@ import torch
 from huggingface_hub.errors import HTTPError
 
 from drafter_trainer.drafters.description import hash_file
-from drafter_trainer.drafters.load import describe_drafter, load_drafter
+from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.push import Destination
+from drafter_trainer.repository import Repository
 from drafter_trainer.targets import Target
 
 
@@ -62,7 +63,7 @@ def check_generation(folder: Path, target: Target, target_dtype: str) -> None:
         return
     chat = target.load_chat()
     drafter = load_drafter(str(folder), target_model, chat.tokenizer)
-    ids = torch.tensor([chat.encode_prompt(describe_drafter(str(folder)).example)], device=device)
+    ids = torch.tensor([chat.encode_prompt(Repository.open(folder).description.example)], device=device)
     output = target_model.generate(
         ids, attention_mask=torch.ones_like(ids), assistant_model=drafter, max_new_tokens=16, do_sample=False
     )

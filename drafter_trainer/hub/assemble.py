@@ -15,7 +15,6 @@ from drafter_trainer.drafters.adapters import ADAPTER, ADAPTER_CONFIG, ADAPTER_W
 from drafter_trainer.drafters.compact import write_compact
 from drafter_trainer.drafters.compatibility import check_tokenizers
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
-from drafter_trainer.drafters.load import identify_drafter
 from drafter_trainer.drafters.loop.networkless import MODEL_TYPE, NetworklessDrafter
 from drafter_trainer.drafters.loop.policy import NETWORK, NGRAM, SOURCES
 from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
@@ -25,6 +24,7 @@ from drafter_trainer.drafters.vocabulary import tie_equal_embeddings
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair, read_languages
 from drafter_trainer.provenance import without_folders
+from drafter_trainer.repository import Repository
 from drafter_trainer.runs import Run, finished_step, read_step
 from drafter_trainer.targets import Target
 from drafter_trainer.tuning.results import SETTINGS
@@ -192,7 +192,7 @@ def _add_adapter(trained: Path, base: str, folder: Path, place: Path | None) -> 
     adapter = trained / ADAPTER
     if not (adapter / ADAPTER_WEIGHTS).is_file():
         raise InputError(f"{trained} holds no adapter: finetune with lora_rank")
-    identity = identify_drafter(base)
+    identity = Repository.open(base).identity
     revision = None if Path(base).is_dir() else identity
     model = AutoModelForCausalLM.from_pretrained(base, revision=revision, dtype=torch.float32)
     model = merge_adapter(model, adapter)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean
 
 import torch
@@ -10,15 +9,15 @@ from transformers import PreTrainedModel
 
 from drafter_trainer.corpora.tasks import TRANSLATION
 from drafter_trainer.drafters.description import DrafterDescription
-from drafter_trainer.drafters.load import describe_drafter, find_file, with_sources
+from drafter_trainer.drafters.load import with_sources
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import loop_of
 from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.drafters.loop.policy import LOOKUP, NETWORK
 from drafter_trainer.hub.request import PromptTask
 from drafter_trainer.languages import Pair, get_language, get_pair
+from drafter_trainer.repository import Repository
 from drafter_trainer.results import DRAFTER, PLAIN, RESULTS, read_results
-from drafter_trainer.targets import resolve_commit
 
 # Named as the benchmark's methods are.
 WITHOUT_NETWORK = f"{DRAFTER} without {NETWORK}"
@@ -82,13 +81,13 @@ class Route:
         Raises:
             InputError: If there is no such drafter, or its results are malformed.
         """
-        commit = None if Path(name).is_dir() else resolve_commit(name, revision, "a published drafter")
-        description = describe_drafter(name, commit)
+        repository = Repository.open(name, revision)
+        description = repository.description
         loop = loop_of(drafter)
         rest = [source for source in loop.settings.sources if source != NETWORK]
         parts = {WITHOUT_NETWORK: rest, LOOKUP_ALONE: [LOOKUP], PLAIN: []}
         ways = {DRAFTER: loop} | {way: loop_of(with_sources(drafter, sources)) for way, sources in parts.items()}
-        measurements = _read_measurements(name, commit, description, ways)
+        measurements = _read_measurements(repository, ways)
         return cls(name, description.target, _pair_of(description), ways, measurements)
 
     def speedups(self, request: PromptTask, sampling: bool) -> dict[str, float]:
@@ -111,14 +110,12 @@ def _pair_of(description: DrafterDescription) -> Pair:
     return description.translation or Pair(spoken[0], spoken[0])
 
 
-def _read_measurements(
-    name: str, commit: str | None, description: DrafterDescription, ways: Iterable[str]
-) -> tuple[Measurement, ...]:
-    path = find_file(name, RESULTS, commit)
+def _read_measurements(repository: Repository, ways: Iterable[str]) -> tuple[Measurement, ...]:
+    path = repository.find(RESULTS)
     if path is None:
         return ()
     results = read_results(path)
-    if results["provenance"].get("drafter_fingerprint") != description.fingerprint():
+    if results["provenance"].get("drafter_fingerprint") != repository.description.fingerprint():
         return ()  # of what it was before, as loading it has said
     return tuple(
         Measurement(

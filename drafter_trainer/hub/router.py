@@ -4,7 +4,6 @@ import copy
 import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation.utils import GenerateDecoderOnlyOutput
@@ -16,8 +15,8 @@ from drafter_trainer.errors import InputError
 from drafter_trainer.hub.request import PromptReader, PromptTask
 from drafter_trainer.hub.route import LOOKUP_ALONE, WITHOUT_NETWORK, Route, share_weights
 from drafter_trainer.languages import Pair
+from drafter_trainer.repository import Repository
 from drafter_trainer.results import DRAFTER, PLAIN
-from drafter_trainer.targets import resolve_commit
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ class DrafterRouter:
         routes = []
         tokenizer = tokenizer or load_target_tokenizer(target_model)
         for name in dict.fromkeys(drafters):
-            commit = None if Path(name).is_dir() else resolve_commit(name, None, "a published drafter")
+            commit = Repository.open(name).commit
             routes.append(Route.of(name, load_drafter(name, target_model, tokenizer, commit), commit))
             share_weights(routes)
             gc.collect()  # the stock model and the loop's generate refer to each other

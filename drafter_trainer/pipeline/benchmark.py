@@ -16,11 +16,12 @@ from drafter_trainer.corpora.questions import Question, hash_questions, load_que
 from drafter_trainer.corpora.sources import read_source
 from drafter_trainer.corpora.tasks import TRANSLATION, Task
 from drafter_trainer.drafters.description import DrafterDescription
-from drafter_trainer.drafters.load import describe_drafter, identify_drafter, load_drafter
+from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import Pair, get_language, read_languages
 from drafter_trainer.pipeline.targets import target_of
 from drafter_trainer.provenance import collect_provenance
+from drafter_trainer.repository import Repository
 from drafter_trainer.results import DRAFTER, SCHEMA_VERSION, read_results, write_results
 from drafter_trainer.runs import Step
 from drafter_trainer.targets import Target
@@ -95,17 +96,19 @@ def benchmark(
         InputError: If there is no such drafter or target, or the questions cannot be asked.
     """
     place, against = str(drafter), dict(against or {})
-    description, target = describe_drafter(place), target_of(place, target)
+    repository = Repository.open(place)
+    description, target = repository.description, target_of(place, target)
+    opened = {name: Repository.open(other) for name, other in against.items()}
     if output_dir is None and not Path(place).is_dir():
         raise InputError("name an output_dir: the drafter lies on the Hub")
     out, pair = Path(output_dir or place), pair_of(description, languages)
     source, asked = read_questions(questions, pair, max_questions, Task(task, tuple(categories), turns))
     inputs = {
         "target": target.identity,
-        "drafter": identify_drafter(place),
-        "pretrained": identify_drafter(pretrained) if pretrained else "none",
+        "drafter": repository.identity,
+        "pretrained": Repository.open(pretrained).identity if pretrained else "none",
         "questions": hash_questions(asked),
-        **{f"against {name}": identify_drafter(other) for name, other in against.items()},
+        **{f"against {name}": other.identity for name, other in opened.items()},
         **(other_inputs or {}),
     }
     settings = {
@@ -141,7 +144,7 @@ def benchmark(
     methods = build_methods(main, before, prompt_lookup_tokens, without, stock_length, alone, loaded)
     if other_methods:  # the drafter stays the last of the table
         methods[-1:-1] = other_methods(target, target_model)
-    described = {name: describe_drafter(other) for name, other in against.items()} | {DRAFTER: description}
+    described = {name: other.description for name, other in opened.items()} | {DRAFTER: description}
     with step:
         runs = []
         for setting in _settings(temperatures, seeds, max_new_tokens):

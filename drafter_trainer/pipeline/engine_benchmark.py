@@ -15,12 +15,12 @@ from drafter_trainer.benchmark.page import write_report
 from drafter_trainer.benchmark.quality import add_language_share, add_quality
 from drafter_trainer.corpora.questions import hash_questions
 from drafter_trainer.corpora.tasks import TRANSLATION, Task
-from drafter_trainer.drafters.load import describe_drafter, identify_drafter
 from drafter_trainer.errors import InputError
 from drafter_trainer.pipeline.benchmark import JOURNAL, pair_of, read_questions
 from drafter_trainer.pipeline.export import export_drafter
 from drafter_trainer.pipeline.targets import target_of
 from drafter_trainer.provenance import collect_provenance
+from drafter_trainer.repository import Repository
 from drafter_trainer.results import PLAIN, RESULTS, SCHEMA_VERSION, Results, read_results, write_results
 from drafter_trainer.runs import Step
 from drafter_trainer.serving.client import ENGINES, LLAMACPP, VLLM
@@ -86,12 +86,13 @@ def benchmark_engine(
     if not requests_at_once or min(requests_at_once) < 1:
         raise InputError(f"requests_at_once must be numbers from 1 on, got {[*requests_at_once]}")
     place, out = str(drafter), Path(output_dir)
-    description, target = describe_drafter(place), target_of(place, target)
+    repository = Repository.open(place)
+    description, target = repository.description, target_of(place, target)
     pair = pair_of(description, languages)
     source, asked = read_questions(questions, pair, max_questions, Task(task))
     inputs = {
         "target": target.identity,
-        "drafter": identify_drafter(place),
+        "drafter": repository.identity,
         "questions": hash_questions(asked),
     }
     settings = {

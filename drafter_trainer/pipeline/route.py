@@ -12,10 +12,10 @@ from drafter_trainer.benchmark.page import write_report
 from drafter_trainer.benchmark.summary import summarise_run
 from drafter_trainer.corpora.questions import hash_questions, load_mixed_questions
 from drafter_trainer.corpora.tasks import TRANSLATION
-from drafter_trainer.drafters.load import describe_drafter, identify_drafter
 from drafter_trainer.hub.router import DrafterRouter, with_known_pairs
 from drafter_trainer.languages import get_pair
 from drafter_trainer.provenance import collect_provenance
+from drafter_trainer.repository import Repository
 from drafter_trainer.results import DRAFTER, PLAIN, RESULTS, SCHEMA_VERSION, Run, find_method, write_results
 from drafter_trainer.runs import Step
 from drafter_trainer.targets import Target
@@ -50,11 +50,12 @@ def benchmark_router(
     Raises:
         InputError: If there is no such drafter, or the folder holds other measurements.
     """
-    pairs = list(dict.fromkeys(describe_drafter(drafter).pair for drafter in drafters))
+    opened = [Repository.open(drafter) for drafter in drafters]
+    pairs = list(dict.fromkeys(each.description.pair for each in opened))
     asked = load_mixed_questions(questions, [get_pair(pair) for pair in pairs], max_questions)
     inputs = {
         "target": target.identity,
-        "drafters": ", ".join(identify_drafter(drafter) for drafter in drafters),
+        "drafters": ", ".join(each.identity for each in opened),
         "questions": hash_questions(question for _, question in asked),
     }
     step = Step(output_dir / "bench", "route", settings, inputs)

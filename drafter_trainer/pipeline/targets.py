@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from drafter_trainer.drafters.load import describe_drafter
 from drafter_trainer.errors import InputError
+from drafter_trainer.repository import Repository
 from drafter_trainer.targets import Target, as_target, resolve_target
 
 
@@ -19,7 +19,7 @@ def target_of(drafter: str | Path, target: Any = None) -> Target:
     """
     if target is not None:
         return as_target(target)
-    description = describe_drafter(str(drafter))
+    description = Repository.open(drafter).description
     try:
         return resolve_target(description.target, description.target_revision)
     except InputError as error:

@@ -2,15 +2,12 @@
 
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from drafter_trainer.drafters.compact import COMPACT
 from drafter_trainer.drafters.compatibility import harmless_difference, hash_tokenizer
-from drafter_trainer.drafters.description import DrafterDescription
-from drafter_trainer.drafters.load import describe_drafter, find_file
 from drafter_trainer.drafters.loop.network import reason_against
 from drafter_trainer.drafters.loop.networkless import MODEL_TYPE
 from drafter_trainer.drafters.loop.ngram import NgramTable
@@ -19,7 +16,7 @@ from drafter_trainer.drafters.loop.repository import build_loop
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.drafters.padding import fit_vocabulary
 from drafter_trainer.errors import InputError
-from drafter_trainer.targets import resolve_commit
+from drafter_trainer.repository import Repository
 
 
 @dataclass(frozen=True)
@@ -39,35 +36,34 @@ class ServedDrafter:
     settings: LoopSettings
 
 
-def describe_whole_drafter(drafter: str, revision: str | None = None) -> tuple[DrafterDescription, str | None]:
-    """Read what a drafter says of itself, and its commit; refuse one whose weights lie elsewhere in part.
+def open_whole(drafter: str, revision: str | None = None) -> Repository:
+    """Open the repository of a drafter that has all its weights.
 
     Raises:
         InputError: If there is no such drafter, or it is an adapter or compact.
     """
-    description, commit = describe_any_drafter(drafter, revision)
-    if COMPACT in description.weights:
+    repository = open_for_engine(drafter, revision)
+    if COMPACT in repository.description.weights:
         raise InputError(
             f"{drafter} is compact: its embeddings are the target's. Write its stock repository with "
             "export, and serve that"
         )
-    return description, commit
+    return repository
 
 
-def describe_any_drafter(drafter: str, revision: str | None = None) -> tuple[DrafterDescription, str | None]:
-    """Read what a drafter says of itself, compact or not, and its commit.
+def open_for_engine(drafter: str, revision: str | None = None) -> Repository:
+    """Open the repository of a drafter, compact or not.
 
     Raises:
         InputError: If there is no such drafter, or it is an adapter.
     """
-    commit = None if Path(drafter).is_dir() else resolve_commit(drafter, revision, "a published drafter")
-    description = describe_drafter(drafter, commit)
-    if description.adapter_of:
+    repository = Repository.open(drafter, revision)
+    if over := repository.description.adapter_of:
         raise InputError(
-            f"{drafter} is an adapter of {description.adapter_of['drafter']}, and engines load whole drafters: "
+            f"{drafter} is an adapter of {over['drafter']}, and engines load whole drafters: "
             "publish it without adapter_of"
         )
-    return description, commit
+    return repository
 
 
 def open_drafter(
@@ -94,7 +90,8 @@ def open_drafter(
         UserWarning: If the target's tokenizer is a finetune's, with tokens added; or if the network is of a family
             that is not run in batches, and stays out.
     """
-    description, commit = describe_whole_drafter(drafter, revision)
+    repository = open_whole(drafter, revision)
+    commit, description = repository.commit, repository.description
     if hash_tokenizer(tokenizer, description.probes) != description.tokenizer_sha256:
         own = AutoTokenizer.from_pretrained(drafter, revision=commit)
         difference = harmless_difference(tokenizer, own, description.probes)
@@ -104,16 +101,13 @@ def open_drafter(
             )
         warnings.warn(f"the target's tokenizer is another one than {drafter}'s: {difference}", stacklevel=2)
 
-    def find(name: str) -> Path | None:
-        return find_file(drafter, name, commit)
-
-    description.check_files(find, drafter)
+    repository.check_files()
     model = AutoModelForCausalLM.from_pretrained(drafter, revision=commit, dtype=dtype, use_safetensors=True)
     trained = model.config.vocab_size
     fit_vocabulary(model, vocabulary)
     model.to(device).eval()
     try:
-        loop = build_loop(model, find, trained)
+        loop = build_loop(model, repository.find, trained)
     except ValueError as error:
         raise InputError(f"{drafter} cannot be used: {' '.join(str(error).split())}") from error
     runs = NETWORK in loop.settings.sources and model.config.model_type != MODEL_TYPE

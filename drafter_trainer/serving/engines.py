@@ -22,7 +22,7 @@ from drafter_trainer.serving.commands import (
     vllm_command,
     vllm_config,
 )
-from drafter_trainer.serving.drafter import describe_whole_drafter
+from drafter_trainer.serving.drafter import open_whole
 
 PROBE_TOKENS = 128  # of one completion, after which the acceptance is judged
 LEAST_ACCEPTANCE = 0.01  # of the drafted tokens; random tokens are accepted less often
@@ -165,7 +165,8 @@ def serve(
     """
     if engine not in ENGINES or part not in PARTS:
         raise InputError(f"engine must be {' or '.join(ENGINES)} and part {' or '.join(PARTS)}, got {engine}, {part}")
-    description, commit = describe_whole_drafter(drafter)
+    repository = open_whole(drafter)
+    description, commit = repository.description, repository.commit
     if engine == VLLM:
         place = str(Path(drafter).resolve()) if commit is None else drafter
         length = draft_length or choose_draft_length(description, part)

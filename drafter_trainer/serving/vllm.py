@@ -21,7 +21,7 @@ from transformers import AutoTokenizer
 
 from drafter_trainer.errors import InputError
 from drafter_trainer.serving.batch import BatchDrafter
-from drafter_trainer.serving.drafter import describe_whole_drafter, open_drafter
+from drafter_trainer.serving.drafter import open_drafter, open_whole
 from drafter_trainer.serving.network import BatchedNetwork, slots_within
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class DrafterProposer:
             raise InputError('additional_config names no drafter: give {"drafter": "Hub id or folder"}')
         if not isinstance(gibibytes := self._options["drafter_cache_gib"], int | float) or gibibytes < 0:
             raise InputError(f"drafter_cache_gib must be a number of GiB, 0 for no network, got {gibibytes!r}")
-        describe_whole_drafter(self._options["drafter"], self._options["drafter_revision"])
+        open_whole(self._options["drafter"], self._options["drafter_revision"])
         self._config = vllm_config
         self._longest = vllm_config.speculative_config.num_speculative_tokens
         self._context = vllm_config.model_config.max_model_len

@@ -26,10 +26,11 @@ from drafter_trainer.decoding.metrics import Round
 from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.compatibility import hash_tokenizer
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
-from drafter_trainer.drafters.load import describe_drafter, identify_drafter, load_drafter, with_stock_loop
+from drafter_trainer.drafters.load import load_drafter, with_stock_loop
 from drafter_trainer.drafters.loop.settings import NETWORK_BINS, LoopSettings, default_calibration
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.languages import get_pair
+from drafter_trainer.repository import Repository
 from drafter_trainer.targets import Target
 from tests.conftest import make_model, make_tokenizer
 from tests.hub.conftest import results_for
@@ -165,7 +166,7 @@ def test_other_tokenizer_is_refused_by_content(folder: Path, tmp_path: Path, tar
 
 def test_description_of_another_tokenizer_is_refused(folder: Path, target_model, tokenizer) -> None:
     """A copy of the right tokenizer beside weights that were trained with another one proves nothing."""
-    description = dataclasses.replace(describe_drafter(str(folder)), tokenizer_sha256="0" * 64)
+    description = dataclasses.replace(Repository.open(folder).description, tokenizer_sha256="0" * 64)
     (folder / FILE_NAME).write_text(description.to_json(), encoding="utf-8")
     with pytest.raises(IncompatibleTokenizerError, match="trained with another tokenizer"):
         load_drafter(str(folder), target_model, tokenizer)
@@ -211,7 +212,7 @@ def test_drafter_is_identified_by_its_weights(folder: Path, tmp_path: Path, toke
     """Results of one drafter must not pass for those of another one in the same place."""
     same = write_drafter(tmp_path / "same", make_model(tokenizer), tokenizer)
     other = write_drafter(tmp_path / "other", make_model(tokenizer, seed=1), tokenizer)
-    assert identify_drafter(str(folder)) == identify_drafter(str(same)) != identify_drafter(str(other))
+    assert Repository.open(folder).identity == Repository.open(same).identity != Repository.open(other).identity
 
 
 # What to expect

@@ -16,7 +16,7 @@ from drafter_trainer.decoding.metrics import Round, alpha
 from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.adapters import add_adapter
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
-from drafter_trainer.drafters.load import identify_drafter, load_drafter, with_sources
+from drafter_trainer.drafters.load import load_drafter, with_sources
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import attach_loop, loop_of
 from drafter_trainer.drafters.loop.networkless import NetworklessDrafter
@@ -26,6 +26,7 @@ from drafter_trainer.hub.request import PromptTask
 from drafter_trainer.hub.route import LOOKUP_ALONE, WITHOUT_NETWORK, Measurement, Route, share_weights
 from drafter_trainer.hub.router import DrafterRouter, RoutedDrafter, with_known_pairs
 from drafter_trainer.languages import LANGUAGES, get_pair, story_prompt, translation_prompt
+from drafter_trainer.repository import Repository
 from drafter_trainer.results import DRAFTER, PLAIN
 from drafter_trainer.targets import Target
 from tests.client import run_client
@@ -393,7 +394,7 @@ def write_adapter(folder: Path, base: str, tokenizer: PreTrainedTokenizerFast, p
     write_drafter(whole, make_model(tokenizer, layers=1), tokenizer, pair)
     tokenizer.save_pretrained(folder)
     (folder / FILE_NAME).write_bytes((whole / FILE_NAME).read_bytes())
-    change(folder, adapter_of={"drafter": base, "revision": identify_drafter(base)})
+    change(folder, adapter_of={"drafter": base, "revision": Repository.open(base).identity})
     return str(folder)
 
 

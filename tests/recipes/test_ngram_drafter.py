@@ -156,7 +156,7 @@ def test_table_for_another_target_is_refused(folder: Path, target_folder: Path, 
     [
         (["--sources", "lookup"], "lookup alone needs no drafter"),
         (["--table_bytes", "100"], "table_bytes must be 4096 or more, got 100"),
-        (["--data", "nowhere"], r"no finished step in nowhere: run distill\.py first, or give --data FOLDER, or"),
+        (["--data", "nowhere"], r"no finished step in nowhere: distill first, or name another folder as data, or"),
     ],
 )
 def test_mistaken_options_are_refused(

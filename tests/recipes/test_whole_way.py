@@ -211,7 +211,7 @@ def test_baselines_are_trained_on_the_same_rows_and_measured_beside(run: Path, c
     """A baseline that is left out, or that changes the text without being marked, makes the comparison a lie."""
     options = ["--config", str(config), "--out", str(tmp_path)]
     everyone = ["--baselines", "lookahead", "medusa", "eagle", "early_exit", "--alone", "lookup", "network"]
-    with pytest.raises(InputError, match=r"there is no finished step in .*medusa: run medusa\.py first"):
+    with pytest.raises(InputError, match=r"there is no finished step in .*medusa: train it with medusa first"):
         recipe_main("bench")([*options, *everyone])
     for baseline in ("medusa", "eagle"):
         given = ["--learning_rate", "0.01", "--num_train_epochs", "4", "--draft_vocabulary", "128"]
@@ -290,7 +290,7 @@ def test_mistakes_end_in_one_line(config: Path) -> None:
     assert done.stdout == ""
     lines = [line for line in done.stderr.splitlines() if not line.startswith(("[transformers]", "Warning"))]
     assert len(lines) == 1, done.stderr
-    assert lines[0].startswith("error: unknown option --no_such_option: see recipes/distill.py --help")
+    assert lines[0].startswith("error: unknown option --no_such_option: see drafter-trainer distill --help")
 
 
 def mistaken(config: Path, tmp_path: Path, recipe: str, *options: str) -> None:

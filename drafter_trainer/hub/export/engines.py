@@ -33,7 +33,7 @@ from drafter_trainer.serving.commands import (
     vllm_command,
     vllm_config,
 )
-from drafter_trainer.serving.drafter import describe_any_drafter
+from drafter_trainer.serving.drafter import open_for_engine
 from drafter_trainer.serving.vllm import VERSION
 from drafter_trainer.targets import Target
 
@@ -129,7 +129,8 @@ def export_drafter(
 
 def _resolve(drafter: str, target: Target, folder: Path, draft_length: int | None) -> Export:
     """Find drafter and target, and compare their tokenizers, which every engine takes for one and the same."""
-    description, commit = describe_any_drafter(drafter)
+    repository = open_for_engine(drafter)
+    description, commit = repository.description, repository.commit
     if commit is None:
         place = Path(drafter).resolve()
         drafter = str(place)

@@ -17,7 +17,7 @@ from drafter_trainer.hub.export.engines import export_drafter
 from drafter_trainer.hub.export.gguf_file import write_gguf
 from drafter_trainer.hub.publish import Publishing, publish_run
 from drafter_trainer.runs import Run
-from drafter_trainer.serving.drafter import describe_whole_drafter
+from drafter_trainer.serving.drafter import open_whole
 from drafter_trainer.serving.vllm import DrafterProposer
 from drafter_trainer.targets import Target
 from tests.conftest import make_model
@@ -122,12 +122,12 @@ def test_compact_drafter_is_made_whole(
     run = Run("tiny-drafter-de-en", run_folder, "de-en")
     publish_run(run, target, "auto", Publishing(to=str(tmp_path / "compact"), format="compact"))
     with pytest.raises(InputError, match=r"is compact: .* Write its stock repository"):
-        describe_whole_drafter(str(tmp_path / "compact"))
+        open_whole(str(tmp_path / "compact"))
     export_drafter(str(tmp_path / "compact"), target, tmp_path / "export", ["vllm"])
     stock = tmp_path / "export" / "drafter"
     config = json.loads((tmp_path / "export" / "vllm.json").read_text(encoding="utf-8"))
     assert config["model"] == str(stock)
-    describe_whole_drafter(str(stock))[0].check_files(lambda name: stock / name, str(stock))
+    open_whole(str(stock)).check_files()
     ids = torch.arange(20)[None]
     compact, whole = (load_drafter(str(place), target_model, tokenizer) for place in (tmp_path / "compact", stock))
     torch.testing.assert_close(whole(ids).logits, compact(ids).logits)

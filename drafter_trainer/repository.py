@@ -1,0 +1,87 @@
+"""The repository of a drafter, opened once: a folder, or one commit on the Hub."""
+
+import functools
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import EntryNotFoundError, HTTPError
+
+from drafter_trainer.access import explain_refusal
+from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
+from drafter_trainer.errors import InputError
+from drafter_trainer.results import RESULTS, Headline, read_headline
+from drafter_trainer.targets import hash_folder, resolve_commit
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A published drafter, or the folder of one.
+
+    Args:
+        name (`str`): Hub id or folder.
+        commit (`str`, *optional*): Commit on the Hub; `None` for a folder.
+    """
+
+    name: str
+    commit: str | None
+
+    @classmethod
+    def open(cls, name: str | Path, revision: str | None = None) -> "Repository":
+        """Find a repository.
+
+        Args:
+            name (`str` or `Path`): Hub id or folder.
+            revision (`str`, *optional*): Branch, tag or commit on the Hub.
+        Raises:
+            InputError: If there is no such folder, and no such repository or revision on the Hub.
+        """
+        commit = None if Path(name).is_dir() else resolve_commit(str(name), revision, "a published drafter")
+        return cls(str(name), commit)
+
+    @functools.cached_property
+    def description(self) -> DrafterDescription:
+        """The contents of its drafter.json."""
+        if self.commit is None:
+            return DrafterDescription.read(Path(self.name))
+        path = self.find(FILE_NAME)
+        if path is None:
+            raise InputError(f"{self.name} has no {FILE_NAME}: it is no drafter published with this library")
+        return DrafterDescription.from_json(path.read_bytes(), f"{self.name}/{FILE_NAME}")
+
+    @property
+    def identity(self) -> str:
+        """Its commit, or a hash of its folder's weights and settings."""
+        if self.commit is not None:
+            return self.commit
+        weights, description = hash_folder(Path(self.name)), self.find(FILE_NAME)
+        if description is None:
+            return weights
+        return f"{weights}+{hashlib.sha256(description.read_bytes()).hexdigest()[:16]}"
+
+    def find(self, name: str) -> Path | None:
+        """Return the path of a file, on the Hub after fetching it; `None` where there is no such file.
+
+        Raises:
+            InputError: If the Hub refuses.
+        """
+        if self.commit is None:
+            path = Path(self.name) / name
+            return path if path.is_file() else None
+        try:
+            return Path(huggingface_hub.hf_hub_download(self.name, name, revision=self.commit))
+        except EntryNotFoundError:
+            return None
+        except (OSError, HTTPError) as error:
+            raise InputError(
+                f"{name} of {self.name} cannot be fetched: {explain_refusal(self.name, error)}"
+            ) from error
+
+    def check_files(self) -> None:
+        """Compare its files with the hashes in its description, as `DrafterDescription.check_files` does."""
+        self.description.check_files(self.find, self.name)
+
+    def headline(self) -> Headline | str:
+        """Return what was measured of it, or why nothing is known."""
+        return read_headline(self.find(RESULTS), self.description.fingerprint())
