@@ -76,11 +76,10 @@ def call_step(name: str, argv: Sequence[str | int | Path]) -> None:
 
 
 def leave_processes() -> None:
-    """Take leave of the other processes, where there are any, when nobody holds a trainer any more.
+    """Leave the process group, if there is one; no trainer may be in use any more.
 
-    A process that just ends while its group's threads run may be aborted, and its launch reports a failure. What still
-    holds on to the group when it is left, as a distributed model does, would end those threads from within the
-    interpreter, for which they may wait themselves: both would wait for ever.
+    A process that ends while the group's threads run may be aborted, and its launch reports a failure. A distributed
+    model that outlives the group would deadlock with those threads when it is collected, so it is collected first.
     """
     if not torch.distributed.is_initialized():
         return
@@ -102,10 +101,10 @@ def require_one_process(what: str) -> None:
 
 
 def _disk_reason(error: BaseException | None) -> str | None:
-    """Say what the disk lacks if that is what an error comes from.
+    """Return the reason why the disk refused a write, if that caused an error.
 
     Libraries that write in C++ or Rust hide the system's error: safetensors names its number in the message alone,
-    and torch says no more than that a write fell short, whatever was the cause.
+    and torch only says that a write fell short.
     """
     while error is not None:
         if isinstance(error, OSError) and error.errno in _DISK:
@@ -118,7 +117,7 @@ def _disk_reason(error: BaseException | None) -> str | None:
 
 
 def report_step(step: Step) -> None:
-    """Say on one line what a step left, and how long it took; with several processes the first says it."""
+    """Print one line with a step's folder, time and facts; with several processes the first prints it."""
     if step.main:
         _report(step.recipe, step.folder, step.facts, step.seconds, step.reused)
 

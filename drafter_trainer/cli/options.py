@@ -15,7 +15,7 @@ def option(default: Any, help: str) -> Any:
 
 
 def check_positive(arguments: Any, *names: str) -> None:
-    """Refuse numbers below 1; `None` stands for no number.
+    """Refuse numbers below 1; `None` is no number.
 
     Raises:
         InputError: That names the field.
