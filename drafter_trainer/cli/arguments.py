@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from drafter_trainer.cli.options import check_one_of, check_positive, option
-from drafter_trainer.drafters.ngram import LEAST_BYTES
 from drafter_trainer.errors import InputError
-from drafter_trainer.hub.publish import Publishing
 from drafter_trainer.languages import read_language_or_pair
 from drafter_trainer.runs import Run
 from drafter_trainer.targets import Target, resolve_target
@@ -227,49 +225,6 @@ class DistillationArguments:
 
 
 @dataclass
-class PublishingArguments:
-    """Where a drafter is published to, and in which form; see `hub.publish.Publishing`."""
-
-    _argument_group_name: ClassVar[str] = "publishing"
-    RARE: ClassVar = {"revision", "check_generation", "collection", "adapter_of", "draft_length", "card_folder"}
-
-    to: str = option("hub", "hub (the one that HF_ENDPOINT and HF_TOKEN name), or a folder")
-    repo_id: str | None = option(None, "Repository on the Hub (default: <you>/<drafter_name>)")
-    revision: str | None = option(None, "Branch on the Hub, created where there is none (default: main)")
-    tag: str | None = option(None, "Tag of the commit, such as v1, once the upload has been checked")
-    private: bool = option(False, "Whether a new repository is private")
-    overwrite: bool = option(False, "Whether another drafter or other rows are replaced, and an existing tag is moved")
-    dry_run: bool = option(False, "Write everything but send nothing: list the files and their sizes")
-    format: str = option(
-        "stock",
-        "stock: a model that every engine loads; compact: without embeddings, head and tokenizer, which load_drafter "
-        "takes from the target, in int8; compact-int4: the same in int4",
-    )
-    sources: list[str] = option(
-        [], "Draft sources, of lookup, ngram and network; without network no weights are published (default: all)"
-    )
-    license: str | None = option(None, "License identifier for the card (default: that of the target's card)")
-    check_generation: bool = option(
-        True, "Whether the target is loaded after an upload to generate with the downloaded drafter"
-    )
-    collection: bool = option(True, "Whether a target's drafters on the Hub are gathered in a collection")
-    adapter_of: str | None = option(
-        None, "After finetuning with lora_rank: published base drafter, over which the adapter alone is published"
-    )
-    draft_length: int = option(5, "Tokens that transformers' own loop drafts in one round")
-    card_folder: str | None = option(
-        None, "Folder of cards: the card and its inputs are also written to <card_folder>/<drafter_name>"
-    )
-
-    def __post_init__(self) -> None:
-        self.publishing()
-
-    def publishing(self) -> Publishing:
-        """Return the checked values."""
-        return Publishing(**vars(self))
-
-
-@dataclass
 class LanguageArguments:
     """The data that a language's drafter is made from."""
 
@@ -285,15 +240,6 @@ class LanguageArguments:
 
     def __post_init__(self) -> None:
         check_positive(self, "minutes", "text_samples")
-
-
-@dataclass
-class PublishedArguments:
-    """What of a run is published."""
-
-    _argument_group_name: ClassVar[str] = "publishing"
-
-    dataset: bool = option(False, "Publish the rows of RUN_FOLDER/distill in place of the drafter")
 
 
 @dataclass
@@ -314,43 +260,3 @@ class FinetuneDataArguments(BaselineArguments):
     """The rows that a drafter is finetuned on, and whether it is published."""
 
     publish: bool = option(True, "Whether the drafter is published at the end")
-
-
-@dataclass
-class TuningArguments:
-    """The data that a drafter's settings are tuned on."""
-
-    _argument_group_name: ClassVar[str] = "tuning"
-    RARE: ClassVar = {
-        "max_answers", "other_tasks", "table_samples", "table_bytes", "evaluation_questions", "on_bad_rows",
-        "longest_draft", "repeats", "costs",
-    }  # fmt: skip
-
-    data: str = option("", "Folder of rows (default: RUN_FOLDER/distill)")
-    table_corpus: list[str] = option(
-        [],
-        "Corpora for n-gram tables besides the completions: text by name, or rows:FOLDER of a distillation",
-    )
-    publish: bool = option(True, "Whether the drafter is published at the end")
-    max_answers: int = option(60, "Maximum number of held-out completions that settings are tried on")
-    other_tasks: list[str] = option(
-        [], "Folders of rows of other tasks, whose held-out completions count as much as the first task's"
-    )
-    table_samples: int | None = option(None, "Maximum number of documents of each table corpus")
-    table_bytes: int = option(1 << 21, "Maximum size of an n-gram table's file in bytes; smaller ones are tried too")
-    evaluation_questions: list[str] = option(["sample"], "Question sets that the tables are decontaminated from")
-    on_bad_rows: str = option("error", "Malformed rows of a table corpus: error, or skip to drop and count them")
-    longest_draft: int = option(32, "Maximum draft length, in tokens, that is timed and tried")
-    repeats: int = option(5, "Number of timed rounds of each draft length")
-    costs: str = option("", "Folder of another tuning on the same machine, whose times of the target are used")
-
-    def __post_init__(self) -> None:
-        check_positive(self, "max_answers", "table_samples", "longest_draft", "repeats")
-        check_one_of(self, "on_bad_rows", ("error", "skip"))
-        if self.table_bytes < LEAST_BYTES:
-            raise InputError(f"table_bytes must be {LEAST_BYTES} or more, got {self.table_bytes}")
-
-    @property
-    def skips_bad_rows(self) -> bool:
-        """Whether malformed rows are dropped."""
-        return self.on_bad_rows == "skip"

@@ -18,18 +18,17 @@ from drafter_trainer.cli.arguments import (
     DrafterArguments,
     FinetuneDataArguments,
     LanguageArguments,
-    PublishedArguments,
-    PublishingArguments,
     RunArguments,
     TargetArguments,
-    TuningArguments,
 )
 from drafter_trainer.cli.measuring_arguments import (
     BenchmarkArguments,
     JudgeArguments,
     PredictionArguments,
     RouteArguments,
+    TuningArguments,
 )
+from drafter_trainer.cli.publishing_arguments import PublishedArguments, PublishingArguments
 from drafter_trainer.cli.serving_arguments import ExportArguments, ServingArguments
 from drafter_trainer.errors import InputError
 from drafter_trainer.training.arguments import (

@@ -1,11 +1,52 @@
-"""Options of the steps that measure: bench, judge, route and predict."""
+"""Options of the steps that measure: tune, bench, judge, route and predict."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from drafter_trainer.cli.options import check_known, check_positive, option
+from drafter_trainer.cli.options import check_known, check_one_of, check_positive, option
 from drafter_trainer.drafters.loop.policy import SOURCES
+from drafter_trainer.drafters.ngram import LEAST_BYTES
 from drafter_trainer.errors import InputError
+
+
+@dataclass
+class TuningArguments:
+    """The data that a drafter's settings are tuned on."""
+
+    _argument_group_name: ClassVar[str] = "tuning"
+    RARE: ClassVar = {
+        "max_answers", "other_tasks", "table_samples", "table_bytes", "evaluation_questions", "on_bad_rows",
+        "longest_draft", "repeats", "costs",
+    }  # fmt: skip
+
+    data: str = option("", "Folder of rows (default: RUN_FOLDER/distill)")
+    table_corpus: list[str] = option(
+        [],
+        "Corpora for n-gram tables besides the completions: text by name, or rows:FOLDER of a distillation",
+    )
+    publish: bool = option(True, "Whether the drafter is published at the end")
+    max_answers: int = option(60, "Maximum number of held-out completions that settings are tried on")
+    other_tasks: list[str] = option(
+        [], "Folders of rows of other tasks, whose held-out completions count as much as the first task's"
+    )
+    table_samples: int | None = option(None, "Maximum number of documents of each table corpus")
+    table_bytes: int = option(1 << 21, "Maximum size of an n-gram table's file in bytes; smaller ones are tried too")
+    evaluation_questions: list[str] = option(["sample"], "Question sets that the tables are decontaminated from")
+    on_bad_rows: str = option("error", "Malformed rows of a table corpus: error, or skip to drop and count them")
+    longest_draft: int = option(32, "Maximum draft length, in tokens, that is timed and tried")
+    repeats: int = option(5, "Number of timed rounds of each draft length")
+    costs: str = option("", "Folder of another tuning on the same machine, whose times of the target are used")
+
+    def __post_init__(self) -> None:
+        check_positive(self, "max_answers", "table_samples", "longest_draft", "repeats")
+        check_one_of(self, "on_bad_rows", ("error", "skip"))
+        if self.table_bytes < LEAST_BYTES:
+            raise InputError(f"table_bytes must be {LEAST_BYTES} or more, got {self.table_bytes}")
+
+    @property
+    def skips_bad_rows(self) -> bool:
+        """Whether malformed rows are dropped."""
+        return self.on_bad_rows == "skip"
 
 
 @dataclass

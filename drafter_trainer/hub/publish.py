@@ -3,7 +3,7 @@
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,7 @@ from huggingface_hub import HfApi
 from drafter_trainer.distillation.store import NAMES, SPLITS, RowStore, without_paths
 from drafter_trainer.drafters.compact import FORMATS
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
-from drafter_trainer.drafters.loop.policy import NETWORK, NGRAM, SOURCES
-from drafter_trainer.drafters.saving import DRAFT_LENGTH, WEIGHTS
+from drafter_trainer.drafters.saving import WEIGHTS
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.allowed import ALLOWED, allowed_files, check_private
 from drafter_trainer.hub.arrival import check_generation, fetch
@@ -31,6 +30,7 @@ from drafter_trainer.hub.card_folder import (
 )
 from drafter_trainer.hub.dataset_card import render_dataset_card
 from drafter_trainer.hub.licence import target_licence
+from drafter_trainer.hub.publishing import HUB, Publishing
 from drafter_trainer.hub.push import (
     MAIN,
     Destination,
@@ -46,75 +46,9 @@ from drafter_trainer.results import RESULTS
 from drafter_trainer.runs import Run, finished_step
 from drafter_trainer.targets import Target
 
-HUB = "hub"
 _NETWORK = [pattern for pattern in WEIGHTS if pattern.endswith(".safetensors")]
 _SHARDS = "rows-*.parquet"
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Publishing:
-    """Where a drafter is published to, and in which form.
-
-    Args:
-        to (`str`): "hub", the one that HF_ENDPOINT and HF_TOKEN name, or a folder.
-        repo_id (`str`, *optional*): Repository on the Hub; the account's own of the drafter's name if left out.
-        revision (`str`, *optional*): Branch on the Hub; main if left out.
-        tag (`str`, *optional*): Tag of the commit, once it has been checked.
-        private (`bool`): Whether a new repository is private.
-        overwrite (`bool`): Whether another drafter is replaced, and a tag moved.
-        dry_run (`bool`): List the files and send nothing.
-        check_generation (`bool`): Load the target and generate with what came back.
-        collection (`bool`): Gather a target's drafters in a collection.
-        adapter_of (`str`, *optional*): Publish the LoRA adapter alone, over this published base drafter.
-        sources (`list[str]`): Draft with these alone; all that were tuned if empty.
-        format (`str`): One of `drafters.compact.FORMATS`.
-        draft_length (`int`): Tokens that the stock loop drafts in one round.
-        license (`str`, *optional*): Identifier of the license; that of the target's card if left out.
-        card_folder (`str`, *optional*): Folder of cards, in which the card is kept too.
-    Raises:
-        InputError: If the values do not go together.
-    """
-
-    to: str = HUB
-    repo_id: str | None = None
-    revision: str | None = None
-    tag: str | None = None
-    private: bool = False
-    overwrite: bool = False
-    dry_run: bool = False
-    check_generation: bool = True
-    collection: bool = True
-    adapter_of: str | None = None
-    sources: Sequence[str] = ()
-    format: str = "stock"
-    draft_length: int = DRAFT_LENGTH
-    license: str | None = None
-    card_folder: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.to != HUB and (self.revision or self.tag):
-            raise InputError(f"revision and tag are the Hub's: leave them out to publish to {self.to}")
-        if self.draft_length < 1:  # drafting nothing works greedily and breaks when sampling (transformers 5.23)
-            raise InputError(f"draft_length must be at least 1, got {self.draft_length}")
-        if unknown := [source for source in self.sources if source not in SOURCES]:
-            raise InputError(f"sources may name {', '.join(SOURCES)}, got {', '.join(unknown)}")
-        if self.format not in FORMATS:
-            raise InputError(f"format must be one of {', '.join(FORMATS)}, got {self.format}")
-        if FORMATS[self.format] and (self.adapter_of or not self.network):
-            raise InputError("only a network of its own has a compact format: leave adapter_of and sources out")
-        if self.adapter_of and not self.network:
-            raise InputError("an adapter is a network's: give adapter_of, or sources without network")
-        if not self.network and NGRAM not in self.sources:
-            raise InputError(
-                "lookup alone needs no drafter: choose the sources lookup and ngram, or "
-                "generate(prompt_lookup_num_tokens=...)"
-            )
-
-    @property
-    def network(self) -> bool:
-        """Whether the drafter has a network."""
-        return not self.sources or NETWORK in self.sources
 
 
 @dataclass(frozen=True)

@@ -391,5 +391,5 @@ def test_pair_stands_in_the_drafters_name(config: Path) -> None:
     """One configuration for all languages must not publish them under one name."""
     options = ["--config", str(config), "--pair", "oci", "--drafter_name", "tiny-drafter-{pair}"]
     (run, *_), given = parse_arguments("bench", options, "Test.")
-    assert (run.name, run.run_folder) == ("tiny-drafter-en-oc", "runs/tiny-drafter-en-oc")
+    assert (run.drafter_name, run.run_folder) == ("tiny-drafter-en-oc", "runs/tiny-drafter-en-oc")
     assert given["drafter_name"] == "tiny-drafter-en-oc"

@@ -5,6 +5,8 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerFast
 
 from drafter_trainer.hub.publish import publish_run
+from drafter_trainer.hub.publishing import Publishing
+from drafter_trainer.runs import Run
 from drafter_trainer.targets import Target
 from tests.client import run_client
 from tests.hub.conftest import make_run
@@ -27,7 +29,8 @@ def publish_over_broken_lines(target: str, old: str, new: str) -> list:
 
     from drafter_trainer.drafters.description import DrafterDescription
     from drafter_trainer.errors import InputError
-    from drafter_trainer.hub.publish import Publishing, publish_written
+    from drafter_trainer.hub.publish import publish_written
+    from drafter_trainer.hub.publishing import Publishing
     from drafter_trainer.targets import Target
 
     time.sleep = lambda seconds: None  # the client waits before it tries again
@@ -69,7 +72,7 @@ def test_push_is_whole_or_not_at_all(tmp_path: Path, tokenizer: PreTrainedTokeni
     given = {"target": target.path, "old": str(tmp_path / "old"), "new": str(tmp_path / "new")}
     for seed, name in enumerate(("old", "new")):
         folder = make_run(tmp_path / f"{name}-run", tokenizer, seed)
-        run = RunArguments(pair="de-en", drafter_name="tiny-drafter-de-en", run_folder=str(folder))
+        run = Run("tiny-drafter-de-en", folder, "de-en")
         publish_run(run, target, "float32", Publishing(to=given[name]))
     with LoopbackHub(tmp_path / "hub", USERS) as hub:
         seen = run_client(hub, tmp_path / "home", publish_over_broken_lines, token="hf_alice_of_the_tests", **given)

@@ -41,7 +41,7 @@ def publish_in_turn(target: str, steps: list) -> list:
     import drafter_trainer.hub.card_folder as card_folder
     import drafter_trainer.hub.publish as publish
     from drafter_trainer.errors import InputError
-    from drafter_trainer.hub.publish import Publishing
+    from drafter_trainer.hub.publishing import Publishing
     from drafter_trainer.runs import Run
     from drafter_trainer.targets import Target
 

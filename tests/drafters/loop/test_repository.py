@@ -23,7 +23,7 @@ from drafter_trainer.drafters.loop.settings import NGRAM_BINS, LoopSettings
 from drafter_trainer.drafters.ngram import count_table, table_bytes
 from drafter_trainer.drafters.vocabulary import vocabulary_bytes
 from drafter_trainer.errors import InputError
-from drafter_trainer.hub.publish import Publishing
+from drafter_trainer.hub.publishing import Publishing
 from drafter_trainer.targets import Target
 from tests.client import run_client
 from tests.drafters.loop.conftest import PROMPTS, describe, make_settings, replace_file

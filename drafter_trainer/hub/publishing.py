@@ -1,0 +1,76 @@
+"""Where and in which form a drafter is published."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from drafter_trainer.drafters.compact import FORMATS
+from drafter_trainer.drafters.loop.policy import NETWORK, NGRAM, SOURCES
+from drafter_trainer.drafters.saving import DRAFT_LENGTH
+from drafter_trainer.errors import InputError
+
+HUB = "hub"
+
+
+@dataclass(frozen=True)
+class Publishing:
+    """Where a drafter is published to, and in which form.
+
+    Args:
+        to (`str`): "hub", the one that HF_ENDPOINT and HF_TOKEN name, or a folder.
+        repo_id (`str`, *optional*): Repository on the Hub; the account's own of the drafter's name if left out.
+        revision (`str`, *optional*): Branch on the Hub; main if left out.
+        tag (`str`, *optional*): Tag of the commit, once it has been checked.
+        private (`bool`): Whether a new repository is private.
+        overwrite (`bool`): Whether another drafter is replaced, and a tag moved.
+        dry_run (`bool`): List the files and send nothing.
+        check_generation (`bool`): Load the target and generate with what came back.
+        collection (`bool`): Gather a target's drafters in a collection.
+        adapter_of (`str`, *optional*): Publish the LoRA adapter alone, over this published base drafter.
+        sources (`list[str]`): Draft with these alone; all that were tuned if empty.
+        format (`str`): One of `drafters.compact.FORMATS`.
+        draft_length (`int`): Tokens that the stock loop drafts in one round.
+        license (`str`, *optional*): Identifier of the license; that of the target's card if left out.
+        card_folder (`str`, *optional*): Folder of cards, in which the card is kept too.
+    Raises:
+        InputError: If the values do not go together.
+    """
+
+    to: str = HUB
+    repo_id: str | None = None
+    revision: str | None = None
+    tag: str | None = None
+    private: bool = False
+    overwrite: bool = False
+    dry_run: bool = False
+    check_generation: bool = True
+    collection: bool = True
+    adapter_of: str | None = None
+    sources: Sequence[str] = ()
+    format: str = "stock"
+    draft_length: int = DRAFT_LENGTH
+    license: str | None = None
+    card_folder: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.to != HUB and (self.revision or self.tag):
+            raise InputError(f"revision and tag are the Hub's: leave them out to publish to {self.to}")
+        if self.draft_length < 1:  # drafting nothing works greedily and breaks when sampling (transformers 5.23)
+            raise InputError(f"draft_length must be at least 1, got {self.draft_length}")
+        if unknown := [source for source in self.sources if source not in SOURCES]:
+            raise InputError(f"sources may name {', '.join(SOURCES)}, got {', '.join(unknown)}")
+        if self.format not in FORMATS:
+            raise InputError(f"format must be one of {', '.join(FORMATS)}, got {self.format}")
+        if FORMATS[self.format] and (self.adapter_of or not self.network):
+            raise InputError("only a network of its own has a compact format: leave adapter_of and sources out")
+        if self.adapter_of and not self.network:
+            raise InputError("an adapter is a network's: give adapter_of, or sources without network")
+        if not self.network and NGRAM not in self.sources:
+            raise InputError(
+                "lookup alone needs no drafter: choose the sources lookup and ngram, or "
+                "generate(prompt_lookup_num_tokens=...)"
+            )
+
+    @property
+    def network(self) -> bool:
+        """Whether the drafter has a network."""
+        return not self.sources or NETWORK in self.sources
