@@ -37,7 +37,7 @@ def main() -> None:
     (_, where, shape, _), _ = parse_arguments("predict", configured, __doc__)
     target = where.resolve()
     target_model = target.load_model(where.dtype, torch.device("cpu"))
-    draft_model, _ = untrained_network(shape, target_model, draft_vocabulary=0, int8=False)
+    draft_model, _ = untrained_network(shape.widths(), target_model, draft_vocabulary=0, int8=False)
     vocabulary = draft_model.config.vocab_size
     answers = {folder: load_answers(folder, target, ANSWERS) for folder in options.rows}
     prompt = typical_prompt(next(iter(answers.values()))[1])
