@@ -38,7 +38,7 @@ class Bounds(TypedDict):
     high: float
 
 
-class Method(TypedDict):
+class MeasuredMethod(TypedDict):
     """What was measured of one method in a run; the schema has all keys."""
 
     name: str
@@ -57,7 +57,7 @@ class Method(TypedDict):
     quality: NotRequired[dict[str, Any]]
 
 
-class Run(TypedDict):
+class MeasuredRun(TypedDict):
     """The methods measured on one set of questions under one setting."""
 
     pair: str
@@ -69,7 +69,7 @@ class Run(TypedDict):
     max_new_tokens: int
     questions: dict[str, Any]
     engine: NotRequired[dict[str, Any]]
-    methods: list[Method]
+    methods: list[MeasuredMethod]
 
 
 class Results(TypedDict):
@@ -77,10 +77,10 @@ class Results(TypedDict):
 
     schema_version: int
     provenance: dict[str, Any]
-    runs: list[Run]
+    runs: list[MeasuredRun]
 
 
-def find_method(run: Run, name: str) -> Method:
+def find_method(run: MeasuredRun, name: str) -> MeasuredMethod:
     """Return a run's method by its name."""
     return next(method for method in run["methods"] if method["name"] == name)
 
@@ -93,7 +93,7 @@ def say_margin(divergences: list[dict[str, Any]]) -> str:
     return f"the target's two best logits differ by {max(margins):.3g} at most"
 
 
-def say_setting(run: Run) -> str:
+def say_setting(run: MeasuredRun) -> str:
     """Say how many requests were answered at once, and by which engine where it was not transformers."""
     if (engine := run.get("engine")) is None:
         return "batch 1"

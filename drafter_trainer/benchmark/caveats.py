@@ -3,12 +3,12 @@
 from typing import Any
 
 from drafter_trainer.benchmark.statistics import FEWEST_PROMPTS
-from drafter_trainer.results import PLAIN, find_method, say_margin
+from drafter_trainer.results import PLAIN, MeasuredRun, Results, find_method, say_margin
 
 _MANY_PROMPTS = 80  # of each of its tasks, Spec-Bench asks as many
 
 
-def caveats(results: dict[str, Any]) -> list[str]:
+def caveats(results: Results) -> list[str]:
     """List what the numbers of a file do not show, each in a sentence or two.
 
     Args:
@@ -23,7 +23,7 @@ def caveats(results: dict[str, Any]) -> list[str]:
     return [*said, *_of_the_code(results["provenance"])]
 
 
-def _of_the_machine(results: dict[str, Any]) -> list[str]:
+def _of_the_machine(results: Results) -> list[str]:
     provenance, runs = results["provenance"], results["runs"]
     device = provenance["device"]
     said = [
@@ -75,7 +75,7 @@ def _of_sampling(sampled: list[dict[str, Any]]) -> str:
     )
 
 
-def _of_other_texts(run: dict[str, Any]) -> list[str]:
+def _of_other_texts(run: MeasuredRun) -> list[str]:
     compared = {method["name"]: method["losslessness"] for method in run["methods"] if method["losslessness"]}
     parted = {name: each for name, each in compared.items() if each["divergences"]}
     if not parted:

@@ -7,7 +7,7 @@ from drafter_trainer.benchmark.statistics import Timings, speedup, speedup_ratio
 from drafter_trainer.benchmark.summary import timings
 from drafter_trainer.decoding.sampling import describe_sampling
 from drafter_trainer.errors import InputError
-from drafter_trainer.results import PLAIN, find_method
+from drafter_trainer.results import PLAIN, MeasuredRun, Results, find_method
 
 _RUN = ("pair", "task", "temperature", "seed")
 # And what holds where a file does not say it.
@@ -44,7 +44,7 @@ def compare_results(a: dict[str, Any], b: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _key(run: dict[str, Any]) -> tuple[Any, ...]:
+def _key(run: MeasuredRun) -> tuple[Any, ...]:
     engine = run.get("engine", {})
     return (*(run[name] for name in _RUN), engine.get("name"), engine.get("requests_at_once"))
 
@@ -55,7 +55,7 @@ def _name(key: tuple[Any, ...]) -> str:
     return f"{pair}, {task}, {describe_sampling(temperature, seed)}{served}"
 
 
-def _identity(results: dict[str, Any]) -> str:
+def _identity(results: Results) -> str:
     provenance = results["provenance"]
     measured = [provenance.get(name) for name in ("drafter", "drafter_revision", "date", "commit")]
     return ", ".join([*filter(None, measured), device_line(results)])
@@ -133,12 +133,12 @@ def _common_questions(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     return [prompt["question_id"] for prompt in a["methods"][0]["prompts"] if prompt["question_id"] in asked]
 
 
-def _method_timings(run: dict[str, Any], name: str, questions: list[str]) -> Timings | None:
+def _method_timings(run: MeasuredRun, name: str, questions: list[str]) -> Timings | None:
     if name not in {method["name"] for method in run["methods"]}:
         return None
     prompts = {prompt["question_id"]: prompt for prompt in find_method(run, name)["prompts"]}
     return timings([prompts[question] for question in questions])
 
 
-def _plain_timings(run: dict[str, Any], questions: list[str]) -> Timings:
+def _plain_timings(run: MeasuredRun, questions: list[str]) -> Timings:
     return _method_timings(run, PLAIN, questions)

@@ -12,9 +12,10 @@ from drafter_trainer.atomic import write_whole
 from drafter_trainer.benchmark.caveats import caveats
 from drafter_trainer.benchmark.report import provenance_rows, render_markdown, run_tables, title
 from drafter_trainer.extras import is_installed
+from drafter_trainer.results import MeasuredRun, Results
 
 
-def render_page(results: dict[str, Any]) -> str:
+def render_page(results: Results) -> str:
     """Render results as one HTML page, with its style and its plots in it; it loads nothing from anywhere.
 
     Args:
@@ -43,7 +44,7 @@ def render_html(template: Traversable, **values: Any) -> str:
     return environment.from_string(template.read_text(encoding="utf-8")).render(style=style, **values)
 
 
-def _run(results: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
+def _run(results: Results, run: MeasuredRun) -> dict[str, Any]:
     plots = {}
     if is_installed("matplotlib"):
         from drafter_trainer.benchmark.plots import to_svg
@@ -52,7 +53,7 @@ def _run(results: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
     return {"title": title(results, run), "tables": run_tables(run), "plots": plots}
 
 
-def _figures(run: dict[str, Any]) -> dict[str, Any]:
+def _figures(run: MeasuredRun) -> dict[str, Any]:
     """Draw a run's plots, by name; none where matplotlib is not installed."""
     if not is_installed("matplotlib"):
         return {}
@@ -62,7 +63,7 @@ def _figures(run: dict[str, Any]) -> dict[str, Any]:
     return {name: figure for name, figure in figures.items() if figure}
 
 
-def write_report(results: dict[str, Any], folder: Path) -> None:
+def write_report(results: Results, folder: Path) -> None:
     """Write `report.md`, `report.html` and `plots/*.png`.
 
     Args:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
 from drafter_trainer.benchmark.report import TIME_PARTS
+from drafter_trainer.results import MeasuredRun
 
 _INK = "#010203"  # told apart from every other colour, so that a page may put its own in its place
 _INKED = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
@@ -19,7 +20,7 @@ _STYLE |= {"svg.hashsalt": "drafter_trainer", "legend.frameon": False}
 
 
 @matplotlib.rc_context(_STYLE)
-def plot_speedups(run: dict[str, Any]) -> Figure:
+def plot_speedups(run: MeasuredRun) -> Figure:
     """Draw each method's speedup with its 95 % interval."""
     methods = run["methods"]
     figure, axes = _bars([method["name"] for method in methods])
@@ -32,7 +33,7 @@ def plot_speedups(run: dict[str, Any]) -> Figure:
 
 
 @matplotlib.rc_context(_STYLE)
-def plot_acceptance(run: dict[str, Any]) -> Figure | None:
+def plot_acceptance(run: MeasuredRun) -> Figure | None:
     """Draw the share of rounds that accepted a token at each position, or return `None` where nothing was drafted."""
     drafting = [method for method in run["methods"] if method["acceptance_by_position"]]
     if not drafting:
@@ -51,7 +52,7 @@ def plot_acceptance(run: dict[str, Any]) -> Figure | None:
 
 
 @matplotlib.rc_context(_STYLE)
-def plot_time(run: dict[str, Any]) -> Figure | None:
+def plot_time(run: MeasuredRun) -> Figure | None:
     """Draw where the time of a token went, or return `None` where that was not measured."""
     split = [method for method in run["methods"] if "time_split" in method]
     if not split:
@@ -68,7 +69,7 @@ def plot_time(run: dict[str, Any]) -> Figure | None:
 
 
 @matplotlib.rc_context(_STYLE)
-def plot_tokens(run: dict[str, Any]) -> Figure | None:
+def plot_tokens(run: MeasuredRun) -> Figure | None:
     """Draw speedups by the tokens of finetuning, or return `None` where no two drafters differ in them."""
     finetuned = [method for method in run["methods"] if method.get("finetuning_tokens")]
     if len({method["finetuning_tokens"] for method in finetuned}) < 2:

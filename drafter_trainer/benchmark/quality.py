@@ -6,7 +6,7 @@ from typing import Any
 from drafter_trainer.corpora.questions import Question
 from drafter_trainer.extras import is_installed, require
 from drafter_trainer.languages import Language
-from drafter_trainer.results import PLAIN
+from drafter_trainer.results import PLAIN, MeasuredRun
 
 _FEWEST_CHARACTERS = 20  # of an output whose language is identified
 # BLEU counts words: where spaces do not set them apart, and in sacrebleu's own choice for each of these languages.
@@ -33,7 +33,7 @@ def score(answers: Sequence[str], references: Sequence[str], language: Language)
 
 
 def add_language_share(
-    run: dict[str, Any], records: Sequence[dict[str, Any]], language: Language, plain: str = PLAIN
+    run: MeasuredRun, records: Sequence[dict[str, Any]], language: Language, plain: str = PLAIN
 ) -> None:
     """Give a run its `language_share`, the share of plain outputs that are in the expected language.
 
@@ -56,7 +56,7 @@ def add_language_share(
 
 
 def add_quality(
-    run: dict[str, Any], records: Sequence[dict[str, Any]], questions: Sequence[Question], language: Language
+    run: MeasuredRun, records: Sequence[dict[str, Any]], questions: Sequence[Question], language: Language
 ) -> None:
     """Give each method of a run its `quality`, if any of the questions has a reference and sacrebleu is installed.
 

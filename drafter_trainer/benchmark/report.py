@@ -10,18 +10,27 @@ from drafter_trainer.benchmark.summary import timings
 from drafter_trainer.benchmark.target_quality import beyond_limits
 from drafter_trainer.decoding.sampling import describe_sampling
 from drafter_trainer.languages import get_pair
-from drafter_trainer.results import DRAFTER, PLAIN, PROMPT_LOOKUP, Run, find_method, say_setting
+from drafter_trainer.results import (
+    DRAFTER,
+    PLAIN,
+    PROMPT_LOOKUP,
+    MeasuredMethod,
+    MeasuredRun,
+    Results,
+    find_method,
+    say_setting,
+)
 
 TIME_PARTS = ("draft", "verification", "overhead")
 Table = tuple[list[str], list[list[str]]]  # header and rows
 
 
-def speedup_tables(results: dict[str, Any]) -> str:
+def speedup_tables(results: Results) -> str:
     """Render a table for each run, with what it was measured on above it."""
     return "\n\n".join(f"{title(results, run)}\n\n{markdown_table(*speedup_table(run))}" for run in results["runs"])
 
 
-def report_tables(results: dict[str, Any]) -> str:
+def report_tables(results: Results) -> str:
     """Render every table of every run: speedups, differences, where the time went, and quality."""
     parts = []
     for run in results["runs"]:
@@ -30,14 +39,14 @@ def report_tables(results: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def run_tables(run: dict[str, Any]) -> dict[str, Table]:
+def run_tables(run: MeasuredRun) -> dict[str, Table]:
     """List the tables of a run by name, those alone for which something was measured."""
     tables = {"Speed": speedup_table(run), "Differences": difference_table(run), "Time": time_table(run)}
     tables["Quality"] = quality_table(run)
     return {name: table for name, table in tables.items() if table}
 
 
-def render_markdown(results: dict[str, Any]) -> str:
+def render_markdown(results: Results) -> str:
     """Render the whole report: the tables, what they do not show, and where the numbers come from."""
     parts = [f"# {results['provenance'].get('drafter', 'Benchmark')}", report_tables(results)]
     parts.append("## What may not be concluded")
@@ -47,7 +56,7 @@ def render_markdown(results: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def provenance_rows(results: dict[str, Any]) -> list[tuple[str, str]]:
+def provenance_rows(results: Results) -> list[tuple[str, str]]:
     """List what was measured, where and with what, by name."""
     provenance, device = results["provenance"], results["provenance"]["device"]
     rows = [
@@ -79,7 +88,7 @@ def overview_table(several: Sequence[dict[str, Any]]) -> str:
     return markdown_table(header, rows)
 
 
-def _overview(results: dict[str, Any]) -> list[float | None]:
+def _overview(results: Results) -> list[float | None]:
     greedy = [_speedups(run) for run in results["runs"] if run["temperature"] == 0]
     sampled = [_speedups(run)[DRAFTER] for run in results["runs"] if run["temperature"] == 1]
     lookup = network = None
@@ -93,7 +102,7 @@ def _overview(results: dict[str, Any]) -> list[float | None]:
     return [best, rest, drafter, lookup, network, statistics.mean(sampled) if sampled else None]
 
 
-def _speedups(run: dict[str, Any]) -> dict[str, float]:
+def _speedups(run: MeasuredRun) -> dict[str, float]:
     return {method["name"]: method["speedup"]["value"] for method in run["methods"]}
 
 
@@ -101,7 +110,7 @@ def _ratio(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}x"
 
 
-def device_line(results: dict[str, Any]) -> str:
+def device_line(results: Results) -> str:
     """Say on one line what was measured on."""
     provenance = results["provenance"]
     device, versions = provenance["device"], provenance["versions"]
@@ -109,7 +118,7 @@ def device_line(results: dict[str, Any]) -> str:
     return f"{device['name']} ({device['runtime']}), {libraries}"
 
 
-def title(results: dict[str, Any], run: dict[str, Any]) -> str:
+def title(results: Results, run: MeasuredRun) -> str:
     """Say on one line what a run asked, how, and on what."""
     sampling = describe_sampling(run["temperature"], run["seed"])
     if run["temperature"] > 0:
@@ -123,7 +132,7 @@ def title(results: dict[str, Any], run: dict[str, Any]) -> str:
     )
 
 
-def answers_line(run: dict[str, Any]) -> str:
+def answers_line(run: MeasuredRun) -> str:
     """Say what plain decoding's answers are worth: scores, language, loops, and whether that is too little."""
     plain, parts = find_method(run, PLAIN), []
     if quality := plain.get("quality"):
@@ -135,7 +144,7 @@ def answers_line(run: dict[str, Any]) -> str:
     return f"plain outputs: {', '.join(parts)}" + (f"; no showcase: {' and '.join(reasons)}" if reasons else "")
 
 
-def speedup_table(run: dict[str, Any]) -> Table:
+def speedup_table(run: MeasuredRun) -> Table:
     """List each method's speedup and what belongs to it."""
     if "engine" in run:
         return engine_table(run)
@@ -153,7 +162,7 @@ def speedup_table(run: dict[str, Any]) -> Table:
     return header, [_row(method) for method in run["methods"]]
 
 
-def engine_table(run: Run) -> Table:
+def engine_table(run: MeasuredRun) -> Table:
     """List what each method of a server made of its requests; speed over plain decoding is the server's output."""
     header = ["method", "draft", "output tokens/s", "over plain", "speed of a request (95 %)", "first token, ms"]
     header += ["tokens per pass", "accepted", "accepted at 1, 2, 3 ...", "equal to plain"]
@@ -179,7 +188,7 @@ def engine_table(run: Run) -> Table:
     return header, rows
 
 
-def difference_table(run: dict[str, Any]) -> Table:
+def difference_table(run: MeasuredRun) -> Table:
     """List, for each method, the median of its prompts' own ratios, and how the table's last method compares with it.
 
     Both are taken from the figures of the prompts, pair by pair; a difference within noise is called so.
@@ -196,7 +205,7 @@ def difference_table(run: dict[str, Any]) -> Table:
     return ["method", "median prompt (95 %)", "than plain", f"{name} over it (95 %)", f"{name} is"], rows
 
 
-def time_table(run: dict[str, Any]) -> Table | None:
+def time_table(run: MeasuredRun) -> Table | None:
     """List where the time of a token went, in milliseconds, or return `None` where that was not measured."""
     header = ["method", "draft, ms a token", "verification", "overhead", "cost ratio", "joules a token"]
     rows = []
@@ -210,7 +219,7 @@ def time_table(run: dict[str, Any]) -> Table | None:
     return (header, rows) if rows else None
 
 
-def quality_table(run: dict[str, Any]) -> Table | None:
+def quality_table(run: MeasuredRun) -> Table | None:
     """List the scores of the answers against references, or return `None` where there were none."""
     header = ["method", "answers", "chrF", "BLEU", "BLEU's signature"]
     scored = [(method["name"], method["quality"]) for method in run["methods"] if "quality" in method]
@@ -221,7 +230,7 @@ def quality_table(run: dict[str, Any]) -> Table | None:
     return (header, rows) if rows else None
 
 
-def _row(method: dict[str, Any]) -> list[str]:
+def _row(method: MeasuredMethod) -> list[str]:
     lossless = method["losslessness"]
     return [
         method["name"],

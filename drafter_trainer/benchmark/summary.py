@@ -18,7 +18,7 @@ from drafter_trainer.decoding.metrics import (
     mean_accepted_tokens,
 )
 from drafter_trainer.drafters.description import DrafterDescription
-from drafter_trainer.results import PLAIN
+from drafter_trainer.results import PLAIN, MeasuredRun
 
 
 def summarise_run(
@@ -107,7 +107,7 @@ def _timings_after_first_pass(prompts: list[dict[str, Any]]) -> Timings:
     return Timings(tokens, _column(prompts, "seconds") - _column(prompts, "first_pass_seconds"))
 
 
-def add_finetuning(run: dict[str, Any], drafters: Mapping[str, DrafterDescription]) -> None:
+def add_finetuning(run: MeasuredRun, drafters: Mapping[str, DrafterDescription]) -> None:
     """Give methods their `finetuning_tokens`, where a drafter says how many its network has learned from.
 
     Args:

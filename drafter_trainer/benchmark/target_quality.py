@@ -4,14 +4,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from drafter_trainer.decoding.sampling import describe_sampling
-from drafter_trainer.results import PLAIN, find_method
+from drafter_trainer.results import PLAIN, MeasuredRun, Results, find_method
 
 MOST_LOOPING, LEAST_IN_LANGUAGE = 0.1, 0.9  # of plain outputs
 # Below it a translation shares hardly more with its reference than any text in the same language does.
 _LEAST_CHRF = 30.0
 
 
-def beyond_limits(run: dict[str, Any]) -> list[str]:
+def beyond_limits(run: MeasuredRun) -> list[str]:
     """List why a run's speedups are those of a target that does not do its task.
 
     More than a tenth of the plain outputs loop or leave the expected language, or greedy translations score below chrF
@@ -33,7 +33,7 @@ def beyond_limits(run: dict[str, Any]) -> list[str]:
     return reasons
 
 
-def is_showcase(results: dict[str, Any]) -> bool:
+def is_showcase(results: Results) -> bool:
     """Return whether it is known of every run of a results file that its target does the task."""
     runs = results["runs"]
     known = all("language_share" in run or "quality" in find_method(run, PLAIN) for run in runs)

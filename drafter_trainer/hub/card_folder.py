@@ -14,13 +14,12 @@ import shutil
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.errors import InputError
 from drafter_trainer.extras import is_installed
 from drafter_trainer.hub.card import PLOT, render_card
-from drafter_trainer.results import DRAFTER, RESULTS, read_results
+from drafter_trainer.results import DRAFTER, RESULTS, Results, read_results
 
 CARD = "README.md"
 MEASUREMENTS = (RESULTS, "sampling/results.json", "tasks/*/results.json", "engines/*/results.json")
@@ -59,7 +58,7 @@ class CardDetails:
         return details
 
 
-def read_measurements(folder: Path, description: DrafterDescription) -> dict[str, dict[str, Any]]:
+def read_measurements(folder: Path, description: DrafterDescription) -> dict[str, Results]:
     """Read all results of a drafter, and leave out, with a warning, those of the drafter as it was before.
 
     Args:
@@ -102,7 +101,7 @@ def read_notes(folder: Path) -> str:
 def write_card(
     folder: Path,
     description: DrafterDescription,
-    measurements: dict[str, dict[str, Any]],
+    measurements: dict[str, Results],
     details: CardDetails,
     notes: str = "",
 ) -> None:

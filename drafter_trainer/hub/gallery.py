@@ -21,7 +21,7 @@ from drafter_trainer.errors import InputError
 from drafter_trainer.hub.card import usage
 from drafter_trainer.hub.card_folder import read_measurements
 from drafter_trainer.languages import Language, get_pair, translation_prompt
-from drafter_trainer.results import DRAFTER, PLAIN, PROMPT_LOOKUP, find_method
+from drafter_trainer.results import DRAFTER, PLAIN, PROMPT_LOOKUP, Results, find_method
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def _speedup(runs: Sequence[dict[str, Any]], name: str) -> Interval:
     return Interval(statistics.mean(values), min(values), max(values))
 
 
-def _setting(results: dict[str, Any], runs: list[dict[str, Any]], scale: int) -> dict[str, Any]:
+def _setting(results: Results, runs: list[dict[str, Any]], scale: int) -> dict[str, Any]:
     run, speedups = runs[0], {name: _speedup(runs, name) for name in _shown(runs)}
     bars = []
     for name, speedup in speedups.items():

@@ -7,7 +7,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from drafter_trainer.benchmark.target_quality import beyond_limits
 from drafter_trainer.decoding.sampling import describe_sampling
 from drafter_trainer.drafters.description import DrafterDescription
-from drafter_trainer.results import DRAFTER, find_method
+from drafter_trainer.results import DRAFTER, Results, find_method
 
 # All that may stand there. The Hub's specification has no place for the base model's revision:
 # `base_model` is an id alone, and `base_model_relation` has no value for a model that drafts. The Hub keeps a key that
@@ -28,7 +28,7 @@ TAGS = ["speculative-decoding", "assisted-generation", "draft-model", "assistant
 
 
 def card_metadata(
-    description: DrafterDescription, measurements: dict[str, dict[str, Any]], licence: str | None
+    description: DrafterDescription, measurements: dict[str, Results], licence: str | None
 ) -> ModelCardData:
     """Collect the metadata of a card.
 
@@ -65,7 +65,7 @@ def hub_datasets(training: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(corpus["repo"] for _, corpus in corpora_of(training) if "repo" in corpus))
 
 
-def _evaluations(measurements: dict[str, dict[str, Any]]) -> list[EvalResult]:
+def _evaluations(measurements: dict[str, Results]) -> list[EvalResult]:
     """Flatten the drafter's figures of every run within the limits to entries of a `model-index`, unrounded.
 
     A dataset's revision is the hash of the questions that were asked; without it the Hub's client would put runs over

@@ -22,7 +22,7 @@ from drafter_trainer.languages import Pair, get_language, read_languages
 from drafter_trainer.pipeline.targets import target_of
 from drafter_trainer.provenance import collect_provenance
 from drafter_trainer.repository import Repository
-from drafter_trainer.results import DRAFTER, SCHEMA_VERSION, read_results, write_results
+from drafter_trainer.results import DRAFTER, SCHEMA_VERSION, Results, read_results, write_results
 from drafter_trainer.runs import Step
 from drafter_trainer.targets import Target
 
@@ -55,7 +55,7 @@ def benchmark(
     dtype: str = "auto",
     other_methods: Callable[[Target, PreTrainedModel], list[Method]] | None = None,
     other_inputs: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
+) -> Results:
     """Measure a drafter, batch 1, all methods interleaved prompt by prompt.
 
     Interrupted, it goes on with the question that it was at; done before with the same settings, it is not done again.
