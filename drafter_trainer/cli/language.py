@@ -32,7 +32,7 @@ from drafter_trainer.hub.publish import check_destination
 from drafter_trainer.results import read_results
 from drafter_trainer.runs import finished_step, read_step
 
-PILOT = 32  # prompts that are answered to learn how long one takes; fewer would leave a batch half empty
+PILOT = 32  # prompts that are completed to measure the time of one; fewer would leave a batch half empty
 HELD_OUT = 20  # of translations and of text
 HELD_OUT_STORIES = 12
 LORA_RANK = 16  # of an adapter over a base, which is tried where one is named
@@ -71,14 +71,14 @@ def main(argv: list[str]) -> None:
             share(places[network] / "finetune", place / "finetune")
         tasks = ["--data", run.folder / "distill", "--other_tasks", run.folder / "stories"]
         text = ["--table_corpus", language.text, *kept_out] if NGRAM in strategies[name].sources else []
-        # All go by the same times of the target, or what they promise would differ by the noise of the machine.
+        # All use the same times of the target: otherwise the noise of the machine would decide between them.
         first = next(iter(places.values()))
         costs = ["--costs", first / "tune"] if place != first else []
         step("tune", place, *tasks, *text, *chosen[name], *costs, "--to", place / "drafter")
         found[name] = describe(strategies[name], place)
     found[HYBRID]["network"] = network
     best = max(found, key=lambda name: (found[name]["speedup_on_validation"], name == HYBRID))
-    # What was collected is said here too: the published drafter names only the rows that went into it.
+    # The published drafter names only the rows that went into it; here are all.
     collected = {rows: read_step(run.folder / rows)["facts"] for rows in ("text", "distill")}
     text = json.dumps({"published": best, "strategies": found, "collected": collected}, indent=2) + "\n"
     write_whole(run.folder / FILE_NAME, lambda path: path.write_text(text, encoding="utf-8"))
@@ -98,21 +98,21 @@ def main(argv: list[str]) -> None:
 
 
 def collect_rows(step: CallStep, folder: Path, language: LanguageArguments, kept_out: list[str]) -> None:
-    """Let the target score text, and answer translations for the minutes that it has, and held-out stories."""
+    """Let the target score text, complete translations for the minutes given, and complete held-out stories."""
 
-    def distil(rows: str, corpus: str, samples: int, held_out: int, *options: str) -> None:
+    def distill(rows: str, corpus: str, samples: int, held_out: int, *options: str) -> None:
         sizes = ["--max_samples", samples, "--max_validation_samples", held_out]
         step("distill", folder, "--output_dir", folder / rows, "--corpus", corpus, *sizes, *kept_out, *options)
 
-    # Text first: what is none, or of another language, is refused before anything else is done.
-    distil("text", language.text, language.text_samples, HELD_OUT, "--engine", "text")
-    distil("pilot", language.prompts, PILOT, 1)
-    distil("distill", language.prompts, prompts_within(language.minutes, folder), HELD_OUT)
-    distil("stories", "stories", 1, HELD_OUT_STORIES, "--temperatures", "0")
+    # Text first: empty text, or text in another language, is refused before anything else is done.
+    distill("text", language.text, language.text_samples, HELD_OUT, "--engine", "text")
+    distill("pilot", language.prompts, PILOT, 1)
+    distill("distill", language.prompts, prompts_within(language.minutes, folder), HELD_OUT)
+    distill("stories", "stories", 1, HELD_OUT_STORIES, "--temperatures", "0")
 
 
 def prompts_within(minutes: int, folder: Path) -> int:
-    """Return how many prompts the target answers in some minutes, by the pilot; what was found once stays."""
+    """Return the number of prompts that the target completes in some minutes, by the pilot; it is found once."""
     path = folder / "plan.json"
     if path.is_file():
         plan = json.loads(path.read_text(encoding="utf-8"))
@@ -139,7 +139,7 @@ def train_networks(step: CallStep, folder: Path, places: dict[str, Path], base: 
 
 
 def describe(strategy: Strategy, place: Path) -> dict[str, Any]:
-    """Say what a strategy takes, and what tuning promises of it."""
+    """Return the size and the times of a strategy, and the speedup that tuning expects of it."""
     steps = {name: read_step(place / name) for name in ("finetune", "tune")}
     files = [*(place / "drafter").glob("*.safetensors")]
     if strategy.adapter:
@@ -154,6 +154,7 @@ def describe(strategy: Strategy, place: Path) -> dict[str, Any]:
 
 
 def strategies_table(found: dict[str, dict[str, Any]], best: str) -> str:
+    """Render the strategies, the published one marked."""
     rows = [
         [
             said["method"] + " *" * (name == best),
@@ -168,7 +169,7 @@ def strategies_table(found: dict[str, dict[str, Any]], best: str) -> str:
 
 
 def share(step: Path, other: Path) -> None:
-    """Make a step's folder that of another run too, wherever both are moved."""
+    """Link a step's folder into another run by a relative path, so that both can be moved together."""
     other.parent.mkdir(parents=True, exist_ok=True)
     if not other.is_symlink():
         other.symlink_to(os.path.relpath(step, other.parent), target_is_directory=True)
