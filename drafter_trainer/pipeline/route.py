@@ -16,7 +16,7 @@ from drafter_trainer.hub.router import DrafterRouter, with_known_pairs
 from drafter_trainer.languages import get_pair
 from drafter_trainer.provenance import collect_provenance
 from drafter_trainer.repository import Repository
-from drafter_trainer.results import DRAFTER, PLAIN, RESULTS, SCHEMA_VERSION, Run, find_method, write_results
+from drafter_trainer.results import DRAFTER, PLAIN, RESULTS, SCHEMA_VERSION, MeasuredRun, find_method, write_results
 from drafter_trainer.runs import Step
 from drafter_trainer.targets import Target
 
@@ -97,6 +97,6 @@ def benchmark_router(
     return step
 
 
-def over_knowing(run: Run) -> float:
+def over_knowing(run: MeasuredRun) -> float:
     """Return the router's tokens/s over those of the right drafters."""
     return find_method(run, ROUTER)["tokens_per_second"] / find_method(run, DRAFTER)["tokens_per_second"]
