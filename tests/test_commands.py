@@ -32,11 +32,8 @@ def unknown_options(command: str) -> list[str]:
     """List a command's options that its recipe does not have."""
     unknown = []
     options = re.search(r'BENCH_OPTIONS="([^"]*)"', command)
-    parts = (
-        [("bench", options[1])]
-        if options
-        else re.findall(r"(?:recipes/|drafter-trainer )(\w+)(?:\.py)?([^#]*)", command)
-    )
+    step = r"(?:recipes/(?=\w+\.py)|drafter-trainer (?=[a-z]))(\w+)(?:\.py)?([^#]*)"
+    parts = [("bench", options[1])] if options else re.findall(step, command)
     for recipe, words in parts:
         recipe = {"drafter": "language"}.get(recipe, recipe)
         known = OWN.get(recipe)
