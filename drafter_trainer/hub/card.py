@@ -20,16 +20,7 @@ from drafter_trainer.drafters.loop.policy import LOOKUP, NETWORK, NGRAM
 from drafter_trainer.extras import is_installed
 from drafter_trainer.hub.metadata import card_metadata, corpora_of
 from drafter_trainer.languages import get_pair
-from drafter_trainer.results import (
-    DRAFTER,
-    PLAIN,
-    PROMPT_LOOKUP,
-    MeasuredRun,
-    Results,
-    find_method,
-    say_margin,
-    say_setting,
-)
+from drafter_trainer.results import DRAFTER, PLAIN, PROMPT_LOOKUP, find_method, say_margin, say_setting
 
 PLOT = "acceptance.png"
 _SOURCES = {
@@ -93,7 +84,7 @@ output = target.generate(**inputs, assistant_model=drafter, max_new_tokens=128{e
 
 def render_card(
     description: DrafterDescription,
-    measurements: dict[str, Results],
+    measurements: dict[str, dict[str, Any]],
     location: str,
     licence: str | None,
     notes: str = "",
@@ -161,7 +152,7 @@ def render_card(
     return str(card).rstrip() + "\n"
 
 
-def _is_drawn(run: MeasuredRun) -> bool:
+def _is_drawn(run: dict[str, Any]) -> bool:
     """Tell whether there is a plot of a run: something was drafted, and matplotlib is installed."""
     return is_installed("matplotlib") and any(method["acceptance_by_position"] for method in run["methods"])
 
@@ -181,7 +172,7 @@ def _knows(description: DrafterDescription) -> str:
     return f"It knows {' and '.join(names) or 'the answers that it was trained on'} alone."
 
 
-def _headline(run: MeasuredRun) -> str:
+def _headline(run: dict[str, Any]) -> str:
     """Say in a sentence what the drafter does to the target's speed in the first run."""
     ratio, count = Interval(**find_method(run, DRAFTER)["speedup"]), run["questions"]["count"]
     setting = _asked(run)
@@ -198,16 +189,16 @@ def _headline(run: MeasuredRun) -> str:
             return f"No difference from {PLAIN} decoding can be told ({setting}): the interval holds 1."
 
 
-def _asked(run: MeasuredRun) -> str:
+def _asked(run: dict[str, Any]) -> str:
     return f"{run['pair']} {run['task']}, {_decoded(run)}"
 
 
-def _decoded(run: MeasuredRun) -> str:
+def _decoded(run: dict[str, Any]) -> str:
     engine = f", {say_setting(run)}" if "engine" in run else ""
     return f"{describe_sampling(run['temperature'], run['seed'])}{engine}"
 
 
-def _measured(name: str, results: Results) -> dict[str, str]:
+def _measured(name: str, results: dict[str, Any]) -> dict[str, str]:
     """Collect what the card says of one results file: the command that made it, and its tables."""
     provenance = results["provenance"]
     said = {key: provenance.get(key, "") for key in ("command", "commit", "date", "target")}
@@ -240,7 +231,7 @@ def _where_it_helps(runs: list[dict[str, Any]]) -> str:
     return markdown_table(header, rows)
 
 
-def _equality(run: MeasuredRun) -> str:
+def _equality(run: dict[str, Any]) -> str:
     """Say how the drafter's outputs of a run compare with plain decoding's."""
     compared, said = find_method(run, DRAFTER)["losslessness"], _asked(run)
     if compared is None:
