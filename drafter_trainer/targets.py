@@ -11,9 +11,7 @@ import huggingface_hub
 import torch
 from huggingface_hub.errors import HTTPError, RevisionResolutionError  # the first is the client's HTTP library's
 from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedConfig,
@@ -23,6 +21,7 @@ from transformers import (
 
 from drafter_trainer.access import explain_refusal
 from drafter_trainer.chat import ChatTokenizer
+from drafter_trainer.checkpoints import load_checkpoint, model_class_of
 from drafter_trainer.errors import InputError
 from drafter_trainer.wheels import convert_wheel
 
@@ -122,7 +121,7 @@ class Target:
             dtype (`str`): "float32", "bfloat16", "float16", or "auto" for the one of the checkpoint.
             device (`torch.device` or `str`, *optional*, defaults to `"cpu"`): Where it runs.
         """
-        model = AutoModelForCausalLM.from_pretrained(self.path, revision=self.hub_revision, dtype=dtype)
+        model = load_checkpoint(self.path, self.hub_revision, dtype)
         if self.stop:
             model.generation_config.eos_token_id = self.end_ids(self.load_tokenizer())
         return model.to(device).eval()
@@ -199,7 +198,7 @@ def resolve_target(
     except (OSError, ValueError) as error:  # ValueError: a configuration of no architecture that is known here
         reason = explain_refusal(target_model, error)
         raise InputError(f"target {target_model} is no readable model: {reason}") from error
-    model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    model_class = model_class_of(config)
     if model_class is not None and model_class._is_stateful:
         raise InputError(
             f"target {target_model} is a {model_class.__name__}, whose state cannot be taken back when a draft is "

@@ -146,7 +146,8 @@ class DrafterArguments:
 
     initialization: str = option(
         "scratch",
-        "scratch, embeddings or layers (of the target), pretrain (the run's own pretraining), or a Hub id or folder",
+        "scratch, embeddings or layers (of the target), sibling (a known smaller model with its tokenizer), "
+        "pretrain (the run's own pretraining), or a Hub id or folder",
     )
     num_hidden_layers: int = option(2, "Number of layers; a checkpoint keeps all of its own")
     initial_layers: list[int] = option([], "With initialization layers: indices of the target's layers, such as 0 -1")

@@ -8,8 +8,9 @@ import json
 from collections.abc import Iterable
 
 import torch
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from drafter_trainer.checkpoints import model_class_of
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 
 _ADVICE = "train a drafter for this target, or name the target that this drafter was made for"
@@ -158,11 +159,27 @@ def check_assistable(config: PretrainedConfig, name: str) -> None:
     """
     if config.is_encoder_decoder:
         raise InputError(f"{name} is an encoder-decoder model ({config.model_type}): name a decoder-only model")
-    model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    model_class = model_class_of(config)
     if model_class is None:
         raise InputError(f"{name} is no causal language model ({config.model_type}): name one")
     if model_class._is_stateful:
         raise InputError(
             f"{name} keeps a recurrent state ({config.model_type}), and transformers cannot assist such a model: "
             "rejected tokens cannot be taken back. Name a model whose layers are all attention"
+        )
+
+
+def check_unquantized(config: PretrainedConfig, name: str) -> None:
+    """Refuse a checkpoint whose weights cannot be trained, by its configuration alone.
+
+    Args:
+        config (`PretrainedConfig`): Of the checkpoint.
+        name (`str`): The checkpoint, for the message.
+    Raises:
+        InputError: If its weights are quantized.
+    """
+    if getattr(config, "quantization_config", None):
+        raise InputError(
+            f"the weights of {name} are quantized, and its layers cannot be trained: give as initialization a "
+            "checkpoint of it that is not quantized, with the numbers of its layers"
         )

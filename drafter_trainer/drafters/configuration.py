@@ -30,6 +30,7 @@ def draft_config(
     """
     values = target_config.to_dict()
     values.pop("_model_name_or_path", None)  # a GGUF file's name for the target
+    values.pop("quantization_config", None)  # the drafter's own weights are trained
     values["num_hidden_layers"] = num_hidden_layers
     if "final_logit_softcapping" in values:
         values["final_logit_softcapping"] = None  # q need not be capped as p is, and a lean head does not do it

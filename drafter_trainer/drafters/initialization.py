@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoModelForCausalLM,
     AutoTokenizer,
     PretrainedConfig,
@@ -16,12 +17,19 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from drafter_trainer.checkpoints import load_checkpoint
 from drafter_trainer.drafters.compact import COMPACT, read_compact
-from drafter_trainer.drafters.compatibility import check_assistable, check_same_vocabulary, hash_tokenizer
+from drafter_trainer.drafters.compatibility import (
+    check_assistable,
+    check_same_vocabulary,
+    check_unquantized,
+    hash_tokenizer,
+)
 from drafter_trainer.drafters.configuration import draft_config
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.drafters.padding import fit_vocabulary
 from drafter_trainer.drafters.saving import take_special_ids
+from drafter_trainer.drafters.siblings import sibling_of
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.languages import Language, Pair, probes_of, read_languages
 from drafter_trainer.targets import Target, as_target
@@ -75,8 +83,8 @@ def create_drafter(
             loaded model. Its weights are read only where the drafter starts from them.
         initialization (`str`, *optional*, defaults to `"layers"`): What the weights start from: `"layers"` (some of
             the target's layers, with its embeddings and head), `"embeddings"` (the target's embeddings and head around
-            random layers), `"scratch"`, or the Hub id or folder of another checkpoint with the target's tokenizer,
-            such as a smaller sibling of the target.
+            random layers), `"scratch"`, `"sibling"` (a smaller model with the target's tokenizer, where
+            `drafters.siblings` knows one), or the Hub id or folder of another checkpoint with the target's tokenizer.
         num_hidden_layers (`int`, *optional*): Depth. Defaults to 3 with `"layers"`, to 2 with `"embeddings"` and
             `"scratch"`, and to the whole checkpoint otherwise.
         layers (`Sequence[int]`, *optional*): Which layers of the target or checkpoint, from 0, or from -1 backwards.
@@ -101,12 +109,15 @@ def create_drafter(
     check_assistable(target_config, target.name)
     text_config, tokenizer = target_config.get_text_config(), target.load_tokenizer()
     widths = (hidden_size, intermediate_size, num_attention_heads, num_key_value_heads, head_dim)
+    if initialization == "sibling":
+        initialization = sibling_of(target.name).checkpoint
     if initialization in ("scratch", "embeddings"):
         config = draft_config(text_config, num_hidden_layers or 2, *widths)
         drafter = from_scratch(config)
         if initialization == "embeddings":
             drafter = from_target_embeddings(config, target.load_model("auto"))
     elif initialization == "layers":
+        check_unquantized(target_config, target.name)
         chosen = _choose_layers(layers, num_hidden_layers or (_LAYERS if layers is None else len(layers)), text_config)
         drafter = from_layers(draft_config(text_config, len(chosen), *widths), target.load_model("auto"), chosen)
     elif (Path(initialization) / COMPACT).is_file():
@@ -147,7 +158,13 @@ def _choose_layers(layers: Sequence[int] | None, number: int, config: Pretrained
 
 
 def from_scratch(config: PretrainedConfig) -> PreTrainedModel:
-    """Make a drafter with random weights, in fp32."""
+    """Make a drafter with random weights, in fp32.
+
+    Raises:
+        InputError: If the family has no text model.
+    """
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise InputError(f"transformers has no text model of type {config.model_type}: start from another checkpoint")
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
@@ -241,12 +258,12 @@ def from_checkpoint(
         `PreTrainedModel` in fp32.
     Raises:
         IncompatibleTokenizerError: If its tokenizer is not the target's.
-        InputError: If it cannot be read, or lacks ids of the tokenizer.
+        InputError: If it cannot be read, is quantized, or lacks ids of the tokenizer.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint)
         check_same_vocabulary(target_tokenizer, tokenizer, probes)  # before anything large is loaded
-        drafter = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+        drafter = load_checkpoint(checkpoint, None, torch.float32)
     except IncompatibleTokenizerError:
         raise
     except (OSError, ValueError, SafetensorError) as error:
@@ -254,6 +271,7 @@ def from_checkpoint(
         raise InputError(
             f"{checkpoint} is neither a folder nor a Hub model that can be loaded with its tokenizer: {reason}"
         ) from error
+    check_unquantized(drafter.config, checkpoint)
     config = drafter.config.get_text_config()
     if num_hidden_layers or layers is not None or config is not drafter.config:
         number = num_hidden_layers or (config.num_hidden_layers if layers is None else len(layers))

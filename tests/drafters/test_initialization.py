@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,9 @@ from drafter_trainer.drafters.initialization import (
     from_layers,
     from_scratch,
     from_target_embeddings,
+    setup_of,
 )
+from drafter_trainer.drafters.siblings import Sibling
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.languages import get_pair
 from drafter_trainer.targets import Target
@@ -250,6 +253,35 @@ def test_sibling_with_other_added_tokens_is_taken(tmp_path: Path, target: Target
     drafter = create_drafter(target, checkpoint)
     assert drafter.config.vocab_size == len(tokenizer)
     assert drafter.config.eos_token_id == tokenizer.eos_token_id
+
+
+def test_known_sibling_is_taken_by_name(
+    tmp_path: Path, target: Target, tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever does not know which model shares the target's tokenizer gets it, or a line that says what to do."""
+    sibling = make_model(tokenizer, layers=1, seed=5, hidden_size=16)
+    known = Sibling(make_checkpoint(tmp_path, sibling, tokenizer), "mit", (target.name,))
+    with pytest.raises(InputError, match="no sibling of tests/tiny-target is known"):
+        create_drafter(target, "sibling")
+    monkeypatch.setattr("drafter_trainer.drafters.siblings.SIBLINGS", (known,))
+    drafter = create_drafter(target, "sibling")
+    assert torch.equal(logits(drafter), logits(sibling))
+    assert setup_of(drafter).initialization == known.checkpoint
+
+
+def test_layers_of_a_quantized_target_are_refused(
+    tmp_path: Path, target_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FP8 weights without their scales are other weights, and a drafter that says it is quantized does not load."""
+    shutil.copytree(target_folder, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    config["quantization_config"] = {"quant_method": "fp8"}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    monkeypatch.setattr(Target, "load_model", lambda *_: pytest.fail("the target's weights were loaded"))
+    target = Target("tests/quantized", "0", str(tmp_path))
+    with pytest.raises(InputError, match="tests/quantized are quantized"):
+        create_drafter(target)
+    assert "quantization_config" not in create_drafter(target, "scratch").config.to_dict()
 
 
 def test_layers_of_a_multimodal_target(tmp_path: Path, tokenizer) -> None:

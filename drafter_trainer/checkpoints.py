@@ -1,0 +1,36 @@
+"""Models that generate text, whichever of transformers' automatic classes loads them."""
+
+import torch
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+
+def model_class_of(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
+    """Return the class that generates text with a configuration, `None` where there is none.
+
+    Some multimodal families, such as Mistral 3, are no causal language models to transformers' automatic classes.
+    """
+    kind = type(config)
+    return MODEL_FOR_CAUSAL_LM_MAPPING.get(kind, None) or MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(kind, None)
+
+
+def load_checkpoint(path: str, revision: str | None, dtype: str | torch.dtype) -> PreTrainedModel:
+    """Load a model that generates text, multimodal ones whole.
+
+    Args:
+        path (`str`): Hub id or folder.
+        revision (`str`, *optional*): On the Hub.
+        dtype (`str` or `torch.dtype`): As for `from_pretrained`.
+    Raises:
+        ValueError: If it does not generate text.
+    """
+    config = AutoConfig.from_pretrained(path, revision=revision)
+    model_class = model_class_of(config)
+    if model_class is None:
+        raise ValueError(f"a model of type {config.model_type} does not generate text")
+    return model_class.from_pretrained(path, revision=revision, dtype=dtype)
