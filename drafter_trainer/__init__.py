@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from drafter_trainer.drafters.layer_search import search_layers
     from drafter_trainer.drafters.load import load_drafter
     from drafter_trainer.hub.router import DrafterRouter
+    from drafter_trainer.pipeline.adapt import adapt
     from drafter_trainer.pipeline.benchmark import benchmark
     from drafter_trainer.pipeline.distill import distill, score_text
     from drafter_trainer.pipeline.export import export_drafter
@@ -28,6 +29,7 @@ _MODULES = {
     "DrafterTrainingArguments": "training.arguments",
     "PretrainingArguments": "training.arguments",
     "PretrainingTrainer": "training.trainers",
+    "adapt": "pipeline.adapt",
     "benchmark": "pipeline.benchmark",
     "create_drafter": "drafters.initialization",
     "distill": "pipeline.distill",
@@ -46,6 +48,7 @@ __all__ = [
     "DrafterTrainingArguments",
     "PretrainingArguments",
     "PretrainingTrainer",
+    "adapt",
     "benchmark",
     "create_drafter",
     "distill",

@@ -210,6 +210,37 @@ def test_a_folder_is_published_without_a_run(trained, tmp_path: Path, named: str
     assert "--" not in str(caught.value)
 
 
+@pytest.mark.parametrize("form", ["stock", "compact"])
+def test_a_published_drafter_is_adapted_to_a_finetuned_target(
+    form: str, tmp_path: Path, named: str, rows, tokenizer
+) -> None:
+    """The drafter of a finetuned target would be made from nothing, or learn from the completions of the old one."""
+    first = drafter_trainer.create_drafter(
+        named, num_hidden_layers=1, languages="nl", draft_vocabulary=128, freeze_embeddings=True
+    )
+    arguments = drafter_trainer.DrafterTrainingArguments(tmp_path / "drafter", num_train_epochs=1, **FAST)
+    drafter_trainer.DrafterTrainer(first, arguments, train_dataset=rows).save_model()
+    drafter_trainer.publish(tmp_path / "drafter", named, tmp_path / "published", format=form)
+    finetuned = make_model(tokenizer, seed=9)
+    finetuned.save_pretrained(tmp_path / "finetuned")
+    tokenizer.save_pretrained(tmp_path / "finetuned")
+    arguments = drafter_trainer.DrafterTrainingArguments(tmp_path / "unused", num_train_epochs=1, **FAST)
+    found = drafter_trainer.adapt(
+        tmp_path / "published",
+        str(tmp_path / "finetuned"),
+        [f"Wat is {number} plus {number}?" for number in range(24)],
+        tmp_path / "adapted",
+        max_new_tokens=8,
+        arguments=arguments,
+    )
+    assert found.drafter == tmp_path / "adapted" / "drafter"
+    assert DrafterDescription.read(found.drafter).languages == ["nl"]
+    drafter = drafter_trainer.load_drafter(str(found.drafter), finetuned, tokenizer)
+    ids = torch.tensor([[5, 9, 33, 120]])
+    plain = finetuned.generate(ids, max_new_tokens=12, do_sample=False)
+    assert torch.equal(finetuned.generate(ids, assistant_model=drafter, max_new_tokens=12, do_sample=False), plain)
+
+
 def test_the_drafter_of_another_target_is_not_published(trained, tmp_path: Path, tokenizer) -> None:
     """A drafter of another checkpoint's completions would be published under the wrong name."""
     trained.save_model()

@@ -8,6 +8,7 @@ STEPS = {
     "distill": "Let a target complete prompts, or score text: training rows",
     "pretrain": "Pretrain a drafter on text and conversations",
     "finetune": "Finetune a drafter on the target's completions, and publish it",
+    "adapt": "Train a published drafter further for a finetuned or quantized target",
     "tune": "Choose draft lengths, n-gram table and draft vocabulary on this machine",
     "bench": "Measure a drafter against plain decoding, prompt lookup and baselines",
     "publish": "Publish a drafter, or its rows, to the Hub or to a folder",

@@ -1,0 +1,97 @@
+"""Adapt a published drafter to a finetuned or quantized version of its target."""
+
+import copy
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+from transformers import PreTrainedModel
+
+from drafter_trainer.drafters.compact import COMPACT
+from drafter_trainer.drafters.initialization import create_drafter
+from drafter_trainer.drafters.loop.policy import NETWORK
+from drafter_trainer.drafters.loop.repository import VOCABULARY, read_vocabulary
+from drafter_trainer.errors import InputError
+from drafter_trainer.pipeline.distill import distill
+from drafter_trainer.pipeline.tune import TuningResult, tune
+from drafter_trainer.repository import Repository
+from drafter_trainer.targets import Target, as_target
+from drafter_trainer.training.arguments import DrafterTrainingArguments
+from drafter_trainer.training.base import train_to_end
+from drafter_trainer.training.trainers import DrafterTrainer
+
+
+def adapt(
+    drafter: str | Path,
+    target: str | Target | PreTrainedModel,
+    prompts: Any,
+    output_dir: str | Path,
+    *,
+    temperatures: Sequence[float] = (0.0, 0.7),
+    max_prompts: int | None = None,
+    max_new_tokens: int = 1024,
+    batch_size: int = 32,
+    evaluation_questions: Sequence[str] = (),
+    exclude: Iterable[str] = (),
+    arguments: DrafterTrainingArguments | None = None,
+    dtype: str = "auto",
+) -> TuningResult:
+    """Train a published drafter further, on the completions of another version of its target, and tune it.
+
+    A target that was finetuned, quantized or merged with an adapter writes other text than the one that the drafter
+    learned from, so that less of a draft is accepted. Interrupted, the same call continues.
+
+    Args:
+        drafter (`str` or `Path`): Hub id or folder of the published drafter.
+        target (`str`, `Target` or `PreTrainedModel`): The target to adapt to, with the tokenizer of the drafter's own.
+        prompts: Prompts as for `distill`.
+        output_dir (`str` or `Path`): Folder; gains `rows` (the completions) and `drafter`, which `publish` takes.
+        temperatures, max_prompts, max_new_tokens, batch_size, evaluation_questions, exclude, dtype: As for `distill`.
+        arguments (`DrafterTrainingArguments`, *optional*): Options of the training; one epoch at a learning rate of
+            3e-5 if left out. The prompt window is the drafter's own, and the output folder is `output_dir`.
+    Returns:
+        `TuningResult`: The folder of the drafter, and the speedup that tuning expects.
+    Raises:
+        InputError: If the drafter has no network of its own, or its tokenizer is not the target's.
+    """
+    folder, published = Path(output_dir), Repository.open(drafter)
+    description = published.description
+    if NETWORK not in description.loop["sources"]:
+        raise InputError(f"{drafter} has no network to train: call tune() on completions of the target instead")
+    if description.adapter_of:
+        raise InputError(
+            f"{drafter} is an adapter: adapt its base {description.adapter_of['drafter']}, or publish it whole"
+        )
+    source = Path(drafter)
+    if published.commit is not None:
+        source = Path(huggingface_hub.snapshot_download(published.name, revision=published.commit))
+    target = as_target(target)
+    languages = description.pair or list(description.languages)
+    rows = distill(
+        target,
+        prompts,
+        output_dir=folder / "rows",
+        temperatures=temperatures,
+        max_new_tokens=max_new_tokens,
+        languages=languages,
+        max_prompts=max_prompts,
+        evaluation_questions=evaluation_questions,
+        exclude=exclude,
+        batch_size=batch_size,
+        dtype=dtype,
+    )
+    vocabulary = source / VOCABULARY
+    ids = read_vocabulary(vocabulary, target.load_config().get_text_config().vocab_size) if vocabulary.is_file() else 0
+    # What a compact repository leaves out is the target's own, and has to stay so.
+    compact = (source / COMPACT).is_file()
+    network = create_drafter(
+        target, str(source), draft_vocabulary=ids, freeze_embeddings=compact, languages=languages or None
+    )
+    if arguments is None:
+        arguments = DrafterTrainingArguments("", loss_type="topk_kl", learning_rate=3e-5, num_train_epochs=1)
+    arguments = copy.copy(arguments)
+    arguments.output_dir = str(folder / "drafter")
+    arguments.prompt_window = getattr(network.config, "prompt_window", None) or 0
+    train_to_end(DrafterTrainer(network, arguments, train_dataset=rows))
+    return tune(folder / "drafter", rows, target, dtype=dtype)
