@@ -139,7 +139,7 @@ class PredictionArguments:
     """What is forecast."""
 
     _argument_group_name: ClassVar[str] = "forecast"
-    RARE: ClassVar = {"max_answers", "draft_vocabulary", "longest_draft", "repeats"}
+    RARE: ClassVar = {"max_answers", "max_new_tokens", "draft_vocabulary", "longest_draft", "repeats"}
 
     drafter: str = option("", "Hub id or folder of a trained drafter (default: one of the configured shape)")
     questions: str = option(
@@ -148,12 +148,13 @@ class PredictionArguments:
     data: str = option("", "With --drafter: folder of rows (default: RUN_FOLDER/distill)")
     out: str = option("", "Folder of table and plot (default: RUN_FOLDER/predict)")
     max_answers: int = option(60, "With --drafter: maximum number of completions that it is replayed on")
+    max_new_tokens: int = option(128, "With --questions: maximum number of tokens of a completion")
     draft_vocabulary: int = option(8192, "Without --drafter: size of the draft vocabulary; 0 for all ids")
     longest_draft: int = option(16, "Maximum draft length, in tokens")
     repeats: int = option(5, "Number of timed rounds of each draft length")
 
     def __post_init__(self) -> None:
-        check_positive(self, "max_answers", "longest_draft", "repeats")
+        check_positive(self, "max_answers", "max_new_tokens", "longest_draft", "repeats")
         if self.questions and not self.drafter:
             raise InputError("questions are completed for a trained drafter: name it with --drafter")
 

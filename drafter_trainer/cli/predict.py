@@ -29,6 +29,7 @@ def main(argv: list[str]) -> None:
         rows=Path(prediction.data or named.run.rows),
         questions=prediction.questions,
         max_answers=prediction.max_answers,
+        max_new_tokens=prediction.max_new_tokens,
         longest_draft=prediction.longest_draft,
         repeats=prediction.repeats,
         dtype=where.dtype,

@@ -21,7 +21,6 @@ from drafter_trainer.tuning.overhead import attach_confident_loop, measure_overh
 from drafter_trainer.tuning.plots import plot_forecast
 
 _PROMPTS = 8
-_ANSWER_TOKENS = 128
 
 
 def predict(
@@ -34,6 +33,7 @@ def predict(
     rows: Path,
     questions: str = "",
     max_answers: int = 60,
+    max_new_tokens: int = 128,
     longest_draft: int = 16,
     repeats: int = 5,
     dtype: str = "auto",
@@ -49,6 +49,7 @@ def predict(
         rows (`Path`): Rows on whose held-out completions a trained drafter is replayed.
         questions (`str`, *optional*): Question set by name, whose completions it is replayed on instead.
         max_answers (`int`, *optional*, defaults to `60`): Maximum number of these completions.
+        max_new_tokens (`int`, *optional*, defaults to `128`): Maximum number of tokens of a completion.
         longest_draft (`int`, *optional*, defaults to `16`): Tokens of the longest draft.
         repeats (`int`, *optional*, defaults to `5`): Rounds that are timed of each draft length.
         dtype (`str`, *optional*, defaults to `"auto"`): The target's dtype.
@@ -65,7 +66,7 @@ def predict(
     chat = target.load_chat()
     target_model = target.load_model(dtype, PartialState().device)
     if asked:
-        greedy = answer_questions(target_model, chat, asked, _ANSWER_TOKENS)
+        greedy = answer_questions(target_model, chat, asked, max_new_tokens)
     if drafter:
         draft_model = load_drafter(drafter, target_model, chat.tokenizer)
         network = loop_of(draft_model).network
