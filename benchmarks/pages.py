@@ -23,7 +23,7 @@ _COLUMNS = ["method", "speedup (95 %)", "after the first token", "tokens per pas
 def main() -> None:
     cards = [read_runs(path.parent) for path in sorted(Path("hub_cards").glob("*/results.json"))]
     shown = [results for results in cards if is_showcase(results)]
-    tables = [f"{_narrow_tables(each)}\n\nCommand: `{each['provenance']['command']}`" for each in shown]
+    tables = [f"{drafter_tables(each)}\n\nCommand: `{each['provenance']['command']}`" for each in shown]
     put(Path("README.md"), "drafters", "\n\n".join([overview_table(shown)] * (len(shown) > 1) + tables))
     put(Path("docs/results_schema.md"), "schema", schema_tables(SCHEMA))
 
@@ -36,7 +36,7 @@ def read_runs(card: Path) -> dict[str, Any]:
     return measured[0] | {"runs": [run for results in measured for run in results["runs"]]}
 
 
-def _narrow_tables(results: dict[str, Any]) -> str:
+def drafter_tables(results: dict[str, Any]) -> str:
     """Render the speedups of the greedy runs with the columns that a page of text has room for, and those at T = 1."""
     parts, sampled = [], []
     for run in results["runs"]:

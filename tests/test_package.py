@@ -5,7 +5,7 @@ import importlib
 import importlib.util
 from pathlib import Path
 
-from drafter_trainer.benchmark.report import speedup_tables
+from benchmarks import pages
 from drafter_trainer.results import read_results
 
 ROOT = Path(__file__).parents[1]
@@ -71,4 +71,4 @@ def test_modules_stay_small() -> None:
 def test_readme_shows_what_was_measured() -> None:
     """A table that drifts from its results file is a made-up number."""
     results = read_results(ROOT / "hub_cards" / "gemma-3-270m-drafter-de-en" / "results.json")
-    assert speedup_tables(results) in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert pages.drafter_tables(results) in (ROOT / "README.md").read_text(encoding="utf-8")
