@@ -41,9 +41,6 @@ def test_router_is_held_against_knowing_the_language(
     assert asked == ["de-en", "fr-en", "de-en", "fr-en"]
     assert {run["questions"]["count"] for run in alone} == {2}
     assert {method["losslessness"]["equal"] for method in mixed["methods"]} == {4}
-    # Both drafted for every prompt; what exactly follows the clock.
-    drafting = [prompt["drafted"] for method in mixed["methods"][1:] for prompt in method["prompts"]]
-    assert min(drafting) > 0
     assert "over knowing the language" in capsys.readouterr().out
 
 
