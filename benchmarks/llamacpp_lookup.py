@@ -94,7 +94,7 @@ def simple(length: int) -> list[str]:
 
 
 def write_static(completions: Iterable[Sequence[int]], path: Path) -> int:
-    """Write a static lookup file: for each bigram its tokens in slots, a number, and so many tokens with counts.
+    """Write a static lookup file: for each bigram its tokens in slots, the number of its followers, and their counts.
 
     Returns:
         `int`, the number of bigrams.

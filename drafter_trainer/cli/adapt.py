@@ -12,7 +12,7 @@ from pathlib import Path
 
 from drafter_trainer.cli.configuration import simple_parser
 from drafter_trainer.cli.launch import require_one_process
-from drafter_trainer.pipeline.adapt import adapt
+from drafter_trainer.pipeline.adapt import TRAINING, adapt
 from drafter_trainer.training.arguments import DrafterTrainingArguments
 
 
@@ -27,17 +27,22 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--max_prompts", type=int, help="Maximum number of prompts for training (default: all)")
     parser.add_argument("--max_new_tokens", type=int, default=1024, help="Tokens of a completion (default: 1024)")
     parser.add_argument("--batch_size", type=int, default=32, help="Prompts completed at once (default: 32)")
-    parser.add_argument("--learning_rate", type=float, default=3e-5, help="Peak of the learning rate (default: 3e-5)")
-    parser.add_argument("--num_train_epochs", type=float, default=1.0, help="Epochs over the rows (default: 1)")
+    parser.add_argument(
+        "--learning_rate",
+        type=float,
+        default=TRAINING["learning_rate"],
+        help="Peak of the learning rate (default: 3e-5)",
+    )
+    parser.add_argument(
+        "--num_train_epochs",
+        type=float,
+        default=TRAINING["num_train_epochs"],
+        help="Epochs over the rows (default: 1)",
+    )
     parser.add_argument("--dtype", default="auto", help="Dtype of the target (default: that of its checkpoint)")
     options = parser.parse_args(argv)
     require_one_process("adapting runs")
-    training = DrafterTrainingArguments(
-        str(options.output_dir / "drafter"),
-        loss_type="topk_kl",
-        learning_rate=options.learning_rate,
-        num_train_epochs=options.num_train_epochs,
-    )
+    chosen = {"learning_rate": options.learning_rate, "num_train_epochs": options.num_train_epochs}
     found = adapt(
         options.drafter,
         options.target,
@@ -47,7 +52,7 @@ def main(argv: list[str]) -> None:
         max_prompts=options.max_prompts,
         max_new_tokens=options.max_new_tokens,
         batch_size=options.batch_size,
-        arguments=training,
+        arguments=DrafterTrainingArguments(**TRAINING | chosen),
         dtype=options.dtype,
     )
     print(f"adapted: {found.drafter}, expected speedup {found.speedup:.2f}x")

@@ -11,6 +11,8 @@ from transformers import PreTrainedModel
 from drafter_trainer.drafters.loop.window import cut_prompt
 from drafter_trainer.errors import InputError
 
+_Texts = Sequence[tuple[list[int], list[int]]]  # prompt and completion of each
+
 
 @torch.inference_mode()
 def search_layers(
@@ -47,34 +49,40 @@ def search_layers(
     if not texts:
         raise InputError("no rows with a prompt and a completion: layers cannot be compared")
     texts.sort(key=lambda text: len(text[0]) + len(text[1]))  # batches of like lengths
+    batches = [_pad(texts[start : start + batch_size], model.device) for start in range(0, len(texts), batch_size)]
     ids = torch.tensor(sorted({token for _, completion in texts for token in completion}), device=model.device)
-    kept = list(range(depth))
+    head, kept = model.get_output_embeddings().weight[ids], list(range(depth))
     while len(kept) > num_hidden_layers:
         candidates = [[layer for layer in kept if layer != removed] for removed in kept[1:]]
-        kept = min(candidates, key=lambda layers: _loss_with(model, layers, texts, ids, batch_size))
+        kept = min(candidates, key=lambda layers: _loss_with(model, layers, batches, ids, head))
     return kept
+
+
+def _pad(texts: _Texts, device: torch.device) -> tuple[torch.Tensor, _Texts]:
+    """Return texts as ids of shape `(texts, longest)`, and the texts.
+
+    Padding stands behind each text, where causal attention does not see it.
+    """
+    longest = max(len(prompt) + len(completion) for prompt, completion in texts)
+    input_ids = torch.zeros(len(texts), longest, dtype=torch.long, device=device)
+    for place, (prompt, completion) in enumerate(texts):
+        input_ids[place, : len(prompt) + len(completion)] = torch.tensor(prompt + completion)
+    return input_ids, texts
 
 
 def _loss_with(
     model: PreTrainedModel,
     layers: Sequence[int],
-    texts: Sequence[tuple[list[int], list[int]]],
+    batches: Sequence[tuple[torch.Tensor, _Texts]],
     ids: torch.Tensor,
-    batch_size: int,
+    head: torch.Tensor,
 ) -> float:
     """Return the summed cross-entropy of the completions over some ids, by some of the layers, in nats."""
-    head = model.get_output_embeddings().weight[ids]
     total = 0.0
     with _only_layers(model.get_decoder(), layers) as decoder:
-        for start in range(0, len(texts), batch_size):
-            batch = texts[start : start + batch_size]
-            longest = max(len(prompt) + len(completion) for prompt, completion in batch)
-            input_ids = torch.zeros(len(batch), longest, dtype=torch.long, device=model.device)
-            for place, (prompt, completion) in enumerate(batch):
-                input_ids[place, : len(prompt) + len(completion)] = torch.tensor(prompt + completion)
-            # Padding stands behind each text, where causal attention does not see it.
+        for input_ids, texts in batches:
             hidden = decoder(input_ids=input_ids, use_cache=False).last_hidden_state
-            for place, (prompt, completion) in enumerate(batch):
+            for place, (prompt, completion) in enumerate(texts):
                 predicting = hidden[place, len(prompt) - 1 : len(prompt) + len(completion) - 1]
                 labels = torch.searchsorted(ids, torch.tensor(completion, device=ids.device))
                 total += cross_entropy((predicting @ head.T).float(), labels, reduction="sum").item()

@@ -21,6 +21,9 @@ from drafter_trainer.training.arguments import DrafterTrainingArguments
 from drafter_trainer.training.base import train_to_end
 from drafter_trainer.training.trainers import DrafterTrainer
 
+# The drafter has learned its language before: a low rate keeps it.
+TRAINING = {"loss_type": "topk_kl", "learning_rate": 3e-5, "num_train_epochs": 1.0}
+
 
 def adapt(
     drafter: str | Path,
@@ -88,9 +91,7 @@ def adapt(
     network = create_drafter(
         target, str(source), draft_vocabulary=ids, freeze_embeddings=compact, languages=languages or None
     )
-    if arguments is None:
-        arguments = DrafterTrainingArguments("", loss_type="topk_kl", learning_rate=3e-5, num_train_epochs=1)
-    arguments = copy.copy(arguments)
+    arguments = copy.copy(arguments) if arguments else DrafterTrainingArguments(**TRAINING)
     arguments.output_dir = str(folder / "drafter")
     arguments.prompt_window = getattr(network.config, "prompt_window", None) or 0
     train_to_end(DrafterTrainer(network, arguments, train_dataset=rows))

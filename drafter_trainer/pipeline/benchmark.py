@@ -22,7 +22,7 @@ from drafter_trainer.languages import Pair, get_language, read_languages
 from drafter_trainer.pipeline.targets import target_of
 from drafter_trainer.provenance import collect_provenance
 from drafter_trainer.repository import Repository
-from drafter_trainer.results import DRAFTER, SCHEMA_VERSION, Results, read_results, write_results
+from drafter_trainer.results import DRAFTER, RESULTS, SCHEMA_VERSION, Results, read_results, write_results
 from drafter_trainer.runs import Step
 from drafter_trainer.targets import Target
 
@@ -163,15 +163,31 @@ def benchmark(
             add_finetuning(runs[-1], described)
             add_quality(runs[-1], records, chosen, pair.target)
             add_language_share(runs[-1], records, pair.target)
-        provenance = {
-            "target": target.identity,
-            "drafter": description.name,
-            "drafter_revision": inputs["drafter"],
-            "drafter_fingerprint": description.fingerprint(),
-        }
-        results = {"schema_version": SCHEMA_VERSION, "provenance": collect_provenance() | provenance, "runs": runs}
-        write_results(results, out / "results.json")
-        write_report(results, out)
+        results = write_measured(runs, target, description, inputs["drafter"], out)
+    return results
+
+
+def write_measured(
+    runs: list[dict[str, Any]], target: Target, description: DrafterDescription, revision: str, out: Path
+) -> Results:
+    """Write the results of a drafter's runs and their report to a folder, and return the results.
+
+    Args:
+        runs (`list[dict]`): The runs, as the schema of results.json has them.
+        target (`Target`): The target.
+        description (`DrafterDescription`): The drafter's description.
+        revision (`str`): The drafter's commit, or the hash of its folder.
+        out (`Path`): The folder.
+    """
+    provenance = {
+        "target": target.identity,
+        "drafter": description.name,
+        "drafter_revision": revision,
+        "drafter_fingerprint": description.fingerprint(),
+    }
+    results = {"schema_version": SCHEMA_VERSION, "provenance": collect_provenance() | provenance, "runs": runs}
+    write_results(results, out / RESULTS)
+    write_report(results, out)
     return results
 
 

@@ -11,17 +11,15 @@ from transformers import PreTrainedModel
 
 from drafter_trainer.benchmark.engine_summary import summarise_engine_run
 from drafter_trainer.benchmark.journal import append_record, read_journal
-from drafter_trainer.benchmark.page import write_report
 from drafter_trainer.benchmark.quality import add_language_share, add_quality
 from drafter_trainer.corpora.questions import hash_questions
 from drafter_trainer.corpora.tasks import TRANSLATION, Task
 from drafter_trainer.errors import InputError
-from drafter_trainer.pipeline.benchmark import JOURNAL, pair_of, read_questions
+from drafter_trainer.pipeline.benchmark import JOURNAL, pair_of, read_questions, write_measured
 from drafter_trainer.pipeline.export import export_drafter
 from drafter_trainer.pipeline.targets import target_of
-from drafter_trainer.provenance import collect_provenance
 from drafter_trainer.repository import Repository
-from drafter_trainer.results import PLAIN, RESULTS, SCHEMA_VERSION, Results, read_results, write_results
+from drafter_trainer.results import PLAIN, RESULTS, Results, read_results
 from drafter_trainer.runs import Step
 from drafter_trainer.serving.client import ENGINES, LLAMACPP, VLLM
 from drafter_trainer.serving.commands import PARTS, choose_draft_length
@@ -150,15 +148,7 @@ def benchmark_engine(
             add_quality(run, texts, asked, pair.target)
             add_language_share(run, texts, pair.target)
             runs.append(run)
-        provenance = {
-            "target": target.identity,
-            "drafter": description.name,
-            "drafter_revision": inputs["drafter"],
-            "drafter_fingerprint": description.fingerprint(),
-        }
-        results = {"schema_version": SCHEMA_VERSION, "provenance": collect_provenance() | provenance, "runs": runs}
-        write_results(results, out / RESULTS)
-        write_report(results, out)
+        results = write_measured(runs, target, description, inputs["drafter"], out)
     return results
 
 
