@@ -29,6 +29,8 @@ from drafter_trainer.targets import Target
 from drafter_trainer.wheels import gguf_of_wheel
 
 _GREEDY = {"temperature": 0.0, "seed": 0}
+# Bytes; vLLM takes nine tenths of a machine's memory otherwise, and does not start where other processes have some.
+_CPU_CACHE = 2 << 30
 _logger = logging.getLogger(__name__)
 
 
@@ -119,6 +121,7 @@ def benchmark_engine(
         methods = engine_methods(
             engine,
             given.target,
+            place if repository.commit else str(Path(place).resolve()),
             given.export(place),
             {part: draft_length or choose_draft_length(description, part) for part in PARTS},
             prompt_lookup_tokens,
@@ -197,7 +200,9 @@ class _Given:
         words += ["--no-enable-prefix-caching"]
         if self._model.hub_revision is not None:
             words += ["--revision", self._model.hub_revision]
-        return words if torch.accelerator.is_available() else [*words, "--enforce-eager"]
+        if torch.accelerator.is_available():
+            return words
+        return [*words, "--enforce-eager", "--kv-cache-memory-bytes", str(_CPU_CACHE)]
 
 
 def _measure(

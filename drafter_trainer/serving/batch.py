@@ -24,7 +24,8 @@ _SMOOTHING = 0.05
 _BUDGET = 0.05  # of a step's time for lookup and table
 _ASK_ANYHOW = 16  # rounds, after which a network that brought nothing is asked again
 _DEAR = 0.5  # ... unless a token must promise more than this
-_MORE_TEXTS = 0.1  # of the network's step, for each text more, until it was measured
+_MORE_TOKENS = 0.1  # of the network's step, for each token more that it reads, until it was measured
+_ROUNDS = 32.0  # of a request, until some have ended: reading its prompt pays off over them
 _BALANCE_MEMORY = 0.99
 _TRIED_STEPS, _RESTED_STEPS = 64, 512
 
@@ -59,7 +60,8 @@ class BatchDrafter:
         self._end_ids = frozenset(end_ids)
         self.costs = StepCosts(settings.passes(device))
         step = settings.step(device)
-        self._network_costs = StepCosts([step * (1 + _MORE_TEXTS * more) for more in range(8)])
+        self._network_costs = StepCosts([step * (1 + _MORE_TOKENS * more) for more in range(8)])
+        self._rounds_per_text = _ROUNDS
         self._texts: list[RequestText] = []
         self._rows: list[RequestText] = []  # of the last step
         self._free_slots = list(range(network.slots)) if network is not None else []
@@ -69,7 +71,8 @@ class BatchDrafter:
         self._returned_at: float | None = None
         self._own_milliseconds = 0.0
         self._drafted = 0  # tokens in the last step
-        self._balance, self._balanced_steps, self._rest = 0.0, 0, 0
+        self._balance, self._balanced_steps = 0.0, 0
+        self._rest, self._rested_rows = 0, 0
 
     def draft(self, rows: Sequence[np.ndarray], limits: Sequence[int]) -> list[list[int]]:
         """Draft what may follow each text.
@@ -81,7 +84,7 @@ class BatchDrafter:
             `list[list[int]]`: Token ids for each row, none where a draft would cost more than it yields.
         """
         self._step += 1
-        if self._rest > 0:
+        if self._rest > 0 and len(rows) > self._rested_rows // 2:  # for fewer requests it may pay
             self._rest -= 1
             self._returned_at = None
             return [[] for _ in rows]
@@ -135,6 +138,8 @@ class BatchDrafter:
             gone = [text for text in self._texts if text.seen + _KEPT_STEPS < self._step]
             for text in gone:
                 self._release(text)
+                if text.rounds:
+                    self._rounds_per_text += _SMOOTHING * (text.rounds - self._rounds_per_text)
             self._texts = [text for text in self._texts if text.seen + _KEPT_STEPS >= self._step]
         return found
 
@@ -160,7 +165,8 @@ class BatchDrafter:
         self._balance = _BALANCE_MEMORY * self._balance + accepted - self._rate() * spent
         self._balanced_steps += 1
         if self._balanced_steps >= _TRIED_STEPS and self._balance < 0:
-            self._balance, self._balanced_steps, self._rest = 0.0, 0, _RESTED_STEPS
+            self._balance, self._balanced_steps = 0.0, 0
+            self._rest, self._rested_rows = _RESTED_STEPS, texts
 
     def _rate(self) -> float:
         """Return R: tokens that the engine yields in a millisecond with as many requests as now."""
@@ -191,31 +197,34 @@ class BatchDrafter:
     def _ask_network(
         self, texts: list[RequestText], proposals: list[DraftedToken | None], rate: float, price: float
     ) -> None:
-        """Replace proposals by the network's where it is surer, for as many texts as its time is worth."""
-        promises = []
+        """Replace proposals by the network's where it is surer, for the texts for which its time is worth it.
+
+        A token more that it reads takes its time, and a prompt is read once for all rounds of its request.
+        """
+        chosen, worth = [], -rate * self._network_costs(0)
         for place, (text, proposal) in enumerate(zip(texts, proposals)):
-            if text.in_window > self.network.limit or not self._has_slot(text):
+            if text.in_window > self.network.limit:
                 continue
             needed = text.reach * (1 - (0.0 if proposal is None else proposal.probability))
-            ask_anyhow = proposal is None and not text.draft and text.rounds % _ASK_ANYHOW == 0 and price < _DEAR
-            promises.append((needed if ask_anyhow else needed * max(text.gain() - price, 0.0), needed, place))
-        promises.sort(reverse=True)
-        worth, chosen, most = 0.0, 0, 0.0
-        for count, (promise, *_) in enumerate(promises, 1):
-            worth += promise
-            if worth - rate * self._network_costs(count) > most:
-                chosen, most = count, worth - rate * self._network_costs(count)
-        if chosen == 0:
+            long_ago = text.rounds % _ASK_ANYHOW == _ASK_ANYHOW - 1
+            ask_anyhow = proposal is None and not text.draft and long_ago and price < _DEAR
+            promise = needed if ask_anyhow else needed * max(text.gain() - price, 0.0)
+            tokens = 1 + (text.unread_size() - 1) / self._rounds_per_text
+            promise -= rate * self._network_costs.slope * tokens
+            if promise > 0 and self._has_slot(text):
+                worth += promise
+                chosen.append((place, needed))
+        if worth <= 0:
             return
         started = self.clock() if self.clock is not None else 0.0
         pieces = []
-        for _, needed, place in promises[:chosen]:
+        for place, needed in chosen:
             texts[place].asked += needed
             pieces.append(texts[place].unread())
         shares, entries = torch.softmax(self.network.read_batch(pieces), dim=-1).max(dim=-1)
         draft_ids = self.network.draft_ids
         entries = entries if draft_ids is None else draft_ids[entries]
-        for (_, _, place), share, token in zip(promises, shares.tolist(), entries.tolist()):
+        for (place, _), share, token in zip(chosen, shares.tolist(), entries.tolist()):
             text, other = texts[place], proposals[place]
             text.cached = len(text)
             bin_ = bin_of(share, NETWORK_BINS)
@@ -226,8 +235,7 @@ class BatchDrafter:
         if self.clock is not None:
             seconds = self.clock() - started
             self._deadline += seconds  # what it takes was weighed against what it brings
-            if all(len(piece.tokens) == 1 for piece in pieces):
-                self._network_costs.observe(chosen, 1000 * seconds)
+            self._network_costs.observe(sum(len(piece.tokens) for piece in pieces), 1000 * seconds)
 
     def _has_slot(self, text: RequestText) -> bool:
         """Give a text one of the network's caches, of a text that is not in this step if none is free."""

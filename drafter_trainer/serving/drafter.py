@@ -1,12 +1,14 @@
 """A published drafter without transformers' target beside it: what an engine drafts with."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from drafter_trainer.drafters.compact import COMPACT
+from drafter_trainer.drafters.compact import COMPACT, read_compact
 from drafter_trainer.drafters.compatibility import harmless_difference, hash_tokenizer
 from drafter_trainer.drafters.loop.network import reason_against
 from drafter_trainer.drafters.loop.networkless import MODEL_TYPE
@@ -15,8 +17,29 @@ from drafter_trainer.drafters.loop.policy import NETWORK
 from drafter_trainer.drafters.loop.repository import build_loop
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.drafters.padding import fit_vocabulary
-from drafter_trainer.errors import InputError
+from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.repository import Repository
+
+
+@dataclass(frozen=True)
+class TargetMatrices:
+    """The target's matrices that a compact drafter shares.
+
+    Args:
+        embeddings (`torch.Tensor` of shape `(vocabulary, width)`): Of its input.
+        head (`torch.Tensor` of shape `(vocabulary, width)`): Of its output; the same tensor where they are tied.
+    """
+
+    embeddings: torch.Tensor
+    head: torch.Tensor
+
+    def get_input_embeddings(self) -> SimpleNamespace:
+        """Return the embeddings as a transformers model does."""
+        return SimpleNamespace(weight=self.embeddings)
+
+    def get_output_embeddings(self) -> SimpleNamespace:
+        """Return the head as a transformers model does."""
+        return SimpleNamespace(weight=self.head)
 
 
 @dataclass(frozen=True)
@@ -73,6 +96,7 @@ def open_drafter(
     vocabulary: int,
     dtype: torch.dtype,
     device: torch.device,
+    shared: Callable[[], TargetMatrices],
 ) -> ServedDrafter:
     """Load a published drafter for an engine.
 
@@ -83,6 +107,7 @@ def open_drafter(
         vocabulary (`int`): Size of the target's vocabulary, padding included.
         dtype (`torch.dtype`): Of the network.
         device (`torch.device`): Of the network.
+        shared (callable): Returns the target's matrices, for a compact drafter.
     Raises:
         InputError: If there is no such drafter, or its files are not those that were published.
         IncompatibleTokenizerError: If the target's tokenizer gives text other ids than the one of training.
@@ -90,9 +115,14 @@ def open_drafter(
         UserWarning: If the target's tokenizer is a finetune's, with tokens added; or if the network is of a family
             that is not run in batches, and stays out.
     """
-    repository = open_whole(drafter, revision)
+    repository = open_for_engine(drafter, revision)
     commit, description = repository.commit, repository.description
+    compact = COMPACT in description.weights
     if hash_tokenizer(tokenizer, description.probes) != description.tokenizer_sha256:
+        if compact:  # it has no tokenizer that could be compared
+            raise IncompatibleTokenizerError(
+                f"{drafter} was trained with another tokenizer than the target's: serve it with {description.target}"
+            )
         own = AutoTokenizer.from_pretrained(drafter, revision=commit)
         difference = harmless_difference(tokenizer, own, description.probes)
         if hash_tokenizer(own, description.probes) != description.tokenizer_sha256:
@@ -102,7 +132,10 @@ def open_drafter(
         warnings.warn(f"the target's tokenizer is another one than {drafter}'s: {difference}", stacklevel=2)
 
     repository.check_files()
-    model = AutoModelForCausalLM.from_pretrained(drafter, revision=commit, dtype=dtype, use_safetensors=True)
+    if compact:
+        model = read_compact(repository.find(COMPACT).parent, shared(), dtype)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(drafter, revision=commit, dtype=dtype, use_safetensors=True)
     trained = model.config.vocab_size
     fit_vocabulary(model, vocabulary)
     model.to(device).eval()

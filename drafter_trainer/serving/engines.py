@@ -22,7 +22,7 @@ from drafter_trainer.serving.commands import (
     vllm_command,
     vllm_config,
 )
-from drafter_trainer.serving.drafter import open_whole
+from drafter_trainer.serving.drafter import open_for_engine, open_whole
 
 PROBE_TOKENS = 128  # of one completion, after which the acceptance is judged
 LEAST_ACCEPTANCE = 0.01  # of the drafted tokens; random tokens are accepted less often
@@ -150,7 +150,7 @@ def serve(
 
     Args:
         target (`str`): Hub id or folder of the target; for llama.cpp its GGUF file.
-        drafter (`str`): Hub id or folder of the published drafter.
+        drafter (`str`): Hub id or folder of the published drafter. A base model is served with its chat template.
         engine (`str`, *optional*, defaults to `"vllm"`): "vllm" or "llamacpp".
         part (`str`, *optional*, defaults to `"whole"`): See `vllm_config`. llama.cpp drafts with the network alone.
         draft_length (`int`, *optional*): Tokens drafted in one round at most; see `choose_draft_length`.
@@ -165,7 +165,8 @@ def serve(
     """
     if engine not in ENGINES or part not in PARTS:
         raise InputError(f"engine must be {' or '.join(ENGINES)} and part {' or '.join(PARTS)}, got {engine}, {part}")
-    repository = open_whole(drafter)
+    # vLLM's own loader takes nothing from the target.
+    repository = (open_whole if (engine, part) == (VLLM, NETWORK) else open_for_engine)(drafter)
     description, commit = repository.description, repository.commit
     if engine == VLLM:
         place = str(Path(drafter).resolve()) if commit is None else drafter
@@ -176,6 +177,11 @@ def serve(
             raise InputError("llama.cpp reads GGUF: export the drafter for llamacpp, and name its drafter.gguf")
         length = draft_length or choose_draft_length(description, NETWORK)
         command = llamacpp_command(target, drafter_gguf, length)
+    if template := description.prompting.get("chat_template"):  # a base model has none of its own
+        name = "--chat-template" if engine == VLLM else "--chat-template-file"
+        command += [name, str(repository.find(template).resolve())]
     with start_engine(engine, target, command, port, python, options) as running:
+        if stop := description.prompting.get("stop"):
+            _logger.info("answers end at %s: requests give it as stop", ", ".join(map(repr, stop)))
         _logger.info("%s: %s", running.url, running.check_acceptance([description.example]))
         yield running

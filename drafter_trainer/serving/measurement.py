@@ -59,6 +59,7 @@ def engine_methods(
     engine: str,
     target: str,
     drafter: str,
+    stock: str,
     lengths: Mapping[str, int],
     ngram_lengths: Sequence[int],
     python: str | None = None,
@@ -71,6 +72,7 @@ def engine_methods(
     Args:
         engine (`str`): "vllm" or "llamacpp".
         target, drafter (`str`): As the engine is given them.
+        stock (`str`): The drafter with all its weights, for vLLM's own loader.
         lengths (`Mapping[str, int]`): Draft lengths of "whole" and "network".
         ngram_lengths (`Sequence[int]`): Draft lengths of the engine's own n-grams, each a method.
         python (`str`, *optional*): Interpreter of vLLM's environment.
@@ -78,7 +80,7 @@ def engine_methods(
     """
     if engine == VLLM:
         configs = [{}, *map(vllm_ngram_config, ngram_lengths)]
-        configs += [vllm_config(drafter, lengths[NETWORK], part=NETWORK), vllm_config(drafter, lengths[WHOLE])]
+        configs += [vllm_config(stock, lengths[NETWORK], part=NETWORK), vllm_config(drafter, lengths[WHOLE])]
         commands = [vllm_command(python or sys.executable, target, config) for config in configs]
     else:
         network = drafter_gguf, lengths[NETWORK]

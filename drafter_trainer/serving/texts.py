@@ -121,6 +121,10 @@ class RequestText:
     def __len__(self) -> int:
         return len(self.tokens) + len(self.draft)
 
+    def unread_size(self) -> int:
+        """Return the number of tokens that the network has not read of text and draft, one at least."""
+        return len(self) - max(min(self.cached, len(self) - 1), self.skipped)
+
     def unread(self) -> Piece:
         """Return what the network has not read of text and draft, one token at least."""
         read = min(self.cached, len(self) - 1)

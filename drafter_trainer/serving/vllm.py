@@ -21,7 +21,7 @@ from transformers import AutoTokenizer
 
 from drafter_trainer.errors import InputError
 from drafter_trainer.serving.batch import BatchDrafter
-from drafter_trainer.serving.drafter import open_drafter, open_whole
+from drafter_trainer.serving.drafter import TargetMatrices, open_drafter, open_for_engine
 from drafter_trainer.serving.network import BatchedNetwork, slots_within
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class DrafterProposer:
             raise InputError('additional_config names no drafter: give {"drafter": "Hub id or folder"}')
         if not isinstance(gibibytes := self._options["drafter_cache_gib"], int | float) or gibibytes < 0:
             raise InputError(f"drafter_cache_gib must be a number of GiB, 0 for no network, got {gibibytes!r}")
-        open_whole(self._options["drafter"], self._options["drafter_revision"])
+        open_for_engine(self._options["drafter"], self._options["drafter_revision"])
         self._config = vllm_config
         self._longest = vllm_config.speculative_config.num_speculative_tokens
         self._context = vllm_config.model_config.max_model_len
@@ -65,11 +65,12 @@ class DrafterProposer:
     def load_model(self, target_model: Any) -> None:
         """Load the drafter; vLLM calls this once, before it measures what memory is left for its own caches.
 
+        Args:
+            target_model (`nn.Module`): The target as vLLM runs it, whose embeddings a compact drafter shares.
         Raises:
             InputError: If the drafter cannot be used.
             IncompatibleTokenizerError: If it was trained for another tokenizer.
         """
-        del target_model
         model_config, options = self._config.model_config, self._options
         device = torch.device(self._config.device_config.device)
         tokenizer = AutoTokenizer.from_pretrained(model_config.tokenizer, revision=model_config.tokenizer_revision)
@@ -80,6 +81,7 @@ class DrafterProposer:
             model_config.get_vocab_size(),
             model_config.dtype,
             device,
+            lambda: _matrices(target_model, model_config.get_vocab_size()),
         )
         network = None
         if served.model is not None:
@@ -127,6 +129,27 @@ class DrafterProposer:
             # The target adds a token of its own behind the draft.
             limits.append(max(0, min(self._longest, self._context - size - 1)) if sampled else 0)
         return self._drafter.draft(rows, limits)
+
+
+def _matrices(target_model: Any, vocabulary: int) -> TargetMatrices:
+    """Return the target's embeddings and head, where vLLM's own draft models look for them.
+
+    Raises:
+        InputError: If this process has none of them, or a part.
+    """
+    language_model = getattr(target_model, "get_language_model", lambda: target_model)()
+    try:
+        found = [layer.weight for layer in (language_model.model.embed_tokens, language_model.lm_head)]
+    except AttributeError as error:
+        found, reason = [], str(error)
+    else:
+        reason = f"{len(found[0])} of {vocabulary} rows in this process"
+    if not found or min(map(len, found)) < vocabulary:
+        raise InputError(
+            f"the target's embeddings cannot be shared ({reason}), which a compact drafter asks for: write its stock "
+            "repository with export, and serve that"
+        )
+    return TargetMatrices(*(weight[:vocabulary] for weight in found))
 
 
 def _end_ids(model_config) -> set[int]:

@@ -183,6 +183,31 @@ def test_large_batch_drafts_less() -> None:
     assert drafted(16) == 0
 
 
+class AskedNetwork:
+    """A network that counts the tokens that it reads, and knows nothing."""
+
+    slots, limit, prompt_window, draft_ids = 16, 1000, None, None
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    def read_batch(self, pieces: list) -> torch.Tensor:
+        self.read += sum(len(piece.tokens) for piece in pieces)
+        return torch.zeros(len(pieces), 400)
+
+
+@pytest.mark.parametrize(("requests", "length", "reads"), [(1, 200, True), (16, 200, False), (16, 4, True)])
+def test_network_reads_prompts_where_that_pays(requests: int, length: int, reads: bool) -> None:
+    """With sixteen requests at once a token must promise much: reading sixteen long prompts for short answers took
+    longer than the drafts saved."""
+    network = AskedNetwork()
+    settings = make_settings([10 + 0.5 * tokens for tokens in range(17)], 1.0, sources=["network"], network_gain=0.8)
+    drafter = BatchDrafter(network, None, settings, "cpu", clock=None)
+    rows = [np.arange(number, number + length, dtype=np.int32) for number in range(requests)]
+    drafter.draft(rows, [1] * requests)
+    assert network.read == (requests * length if reads else 0)
+
+
 def test_drafting_keeps_within_its_time() -> None:
     """Requests for which no time is left go undrafted, and come first in the next step."""
     ticks = Clock()
@@ -225,3 +250,22 @@ def test_drafting_that_does_not_pay_is_given_up_for_a_while() -> None:
     assert all(asked[:64])
     assert 100 < sum(asked) < 300
     assert any(asked[600:])
+
+
+def test_fewer_requests_end_a_rest() -> None:
+    """What did not pay for eight requests pays for one: it must not go undrafted for what those eight did."""
+    ticks, took, rows = Clock(), 0.001, [np.array([number, 1, 2, 3], dtype=np.int32) for number in range(8)]
+
+    def clock() -> float:
+        ticks.seconds += took
+        return ticks.seconds
+
+    drafter = BatchDrafter(None, None, make_settings(STEEP), "cpu", clock=clock)
+    for step in range(100):
+        rows = [np.append(row, np.int32(number + 10 * step)) for number, row in enumerate(rows)]
+        ticks.seconds += 0.0001
+        drafter.draft(rows, [4] * 8)
+    took = 0.0
+    repeated = np.array([5, 6, 7, 5, 6], dtype=np.int32)
+    assert drafter.draft([*rows[:4], repeated], [4] * 5)[-1] == []
+    assert drafter.draft([repeated], [4])[0] != []

@@ -100,7 +100,9 @@ def test_interrupted_benchmark_goes_on_with_the_next_server(
 def test_llamacpp_is_started_with_what_each_method_drafts() -> None:
     """Under the name of the whole drafter the network alone would be measured, or n-grams of another length."""
     lengths = {"whole": 8, "network": 3}
-    methods = measurement.engine_methods("llamacpp", "t.gguf", "drafter", lengths, [5, 9], drafter_gguf="d.gguf")
+    methods = measurement.engine_methods(
+        "llamacpp", "t.gguf", "drafter", "stock", lengths, [5, 9], drafter_gguf="d.gguf"
+    )
     expected = {
         "plain": (0, {}),
         "prompt lookup, 5": (5, {"ngram_length": 5}),

@@ -1,6 +1,7 @@
 """Starting an engine with a drafter, against servers that answer as the engines do."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from drafter_trainer.errors import InputError
 from drafter_trainer.serving import engines
 from drafter_trainer.serving.commands import llamacpp_command, vllm_command, vllm_config, vllm_ngram_config
 from drafter_trainer.serving.engines import serve, start_engine
+from tests.drafters.loop.conftest import describe
 
 STAND_IN = str(Path(__file__).parent / "stand_in.py")
 
@@ -92,6 +94,27 @@ def test_commands_name_target_drafter_and_length() -> None:
     assert llamacpp_command("t.gguf", ngram_length=8)[3:] == [*lookup, "--spec-type", "ngram-simple"]
     both = llamacpp_command("t.gguf", "d.gguf", 4, ngram_length=8)
     assert both[3:] == [*lookup, *drafter, "--spec-type", "ngram-simple,draft-simple"]
+
+
+def test_base_model_is_served_with_its_template(
+    monkeypatch: pytest.MonkeyPatch, published: Path, tmp_path: Path
+) -> None:
+    """A base model has no chat template: the server would refuse chats, and the acceptance check with them."""
+    drafter, started = Path(shutil.copytree(published, tmp_path / "drafter")), []
+    (drafter / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
+    describe(drafter, prompting={"chat_template": "chat_template.jinja", "stop": ["\n"]})
+
+    def start(words: list[str], **_: object) -> None:
+        started.append(words)
+        raise FileNotFoundError
+
+    monkeypatch.setattr("drafter_trainer.serving.engines.subprocess.Popen", start)
+    for engine in ("vllm", "llamacpp"):
+        with pytest.raises(InputError), serve("target", str(drafter), engine, drafter_gguf="d.gguf"):
+            pass
+    template = str(drafter / "chat_template.jinja")
+    for words, name in zip(started, ("--chat-template", "--chat-template-file")):
+        assert words[words.index(name) + 1] == template
 
 
 def test_server_of_the_wheel_takes_the_place_of_llama_server(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,14 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from drafter_trainer.drafters.loop.repository import VOCABULARY, read_vocabulary
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
+from drafter_trainer.hub.export.engines import export_drafter
+from drafter_trainer.hub.publish import Publishing, publish_run
+from drafter_trainer.runs import Run
 from drafter_trainer.serving.vllm import PROPOSER, DrafterProposer
 from drafter_trainer.targets import Target
-from tests.drafters.loop.conftest import CPU
+from tests.conftest import make_model
+from tests.drafters.loop.conftest import CPU, describe, make_settings
 from tests.drafters.test_load import swap_two_tokens
+from tests.hub.conftest import make_run
 
 CONTEXT = 64
 
@@ -103,6 +109,39 @@ def test_other_tokenizer_is_refused(proposer: DrafterProposer, target: Target, t
     proposer._config.model_config.tokenizer = str(tmp_path / "target")
     with pytest.raises(IncompatibleTokenizerError):
         proposer.load_model(None)
+
+
+def test_compact_drafter_shares_the_targets_embeddings(
+    tokenizer: PreTrainedTokenizerFast, target: Target, target_model: PreTrainedModel, tmp_path: Path
+) -> None:
+    """A compact drafter lacks its embeddings: it must draft in vLLM as its stock repository does, without a copy of
+    them, and say what to do where vLLM spreads the target's over several processes."""
+    model = make_model(tokenizer, layers=1, seed=3)
+    embeddings = target_model.get_input_embeddings().weight
+    with torch.no_grad():
+        model.get_input_embeddings().weight.copy_(embeddings)
+    run_folder = make_run(tmp_path / "run", tokenizer)
+    model.save_pretrained(run_folder / "finetune")
+    compact, run = tmp_path / "compact", Run("tiny-drafter-de-en", run_folder, "de-en")
+    publish_run(run, target, "auto", Publishing(to=str(compact), format="compact"))
+    describe(compact, loop=make_settings(sources=["network"]).to_dict())
+    export_drafter(str(compact), target, tmp_path / "export", ["vllm"])
+
+    def in_vllm(weight: torch.Tensor) -> SimpleNamespace:
+        layer = SimpleNamespace(weight=weight)
+        return SimpleNamespace(model=SimpleNamespace(embed_tokens=layer), lm_head=layer)
+
+    padded = torch.nn.functional.pad(embeddings.detach(), (0, 0, 0, 48))  # vLLM's rows are a multiple of 64
+    drafted = []
+    for drafter in (compact, tmp_path / "export" / "drafter"):
+        proposer = DrafterProposer(make_config(target, {"drafter": str(drafter), "drafter_follow_clock": False}))
+        proposer.load_model(in_vllm(padded))
+        drafted.append(propose(proposer, [list(range(20, 40)), list(range(90, 99))], [[39], [98]]))
+    assert drafted[0] == drafted[1]
+    assert all(drafted[0])
+    proposer = DrafterProposer(make_config(target, {"drafter": str(compact)}))
+    with pytest.raises(InputError, match=r"cannot be shared \(200 of 400 rows .* write its stock repository"):
+        proposer.load_model(in_vllm(embeddings[:200]))
 
 
 def test_small_memory_leaves_lookup_and_table(published: Path, target: Target) -> None:

@@ -4,6 +4,8 @@ llama.cpp keeps the rows of a Llama's query and key projections in another order
 halves that a rotation pairs stand apart within each head, in GGUF side by side.
 """
 
+import itertools
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import gguf
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
 
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.export.gguf_tokenizer import add_tokenizer, needs_converter
@@ -24,6 +26,7 @@ _FILE_TYPES = {
     "bfloat16": (gguf.GGMLQuantizationType.BF16, gguf.LlamaFileType.MOSTLY_BF16, "bf16"),
 }
 _RANDOM_IDS = 64
+_LAYER = re.compile(r"layers\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -87,12 +90,14 @@ def write_gguf(
     config = model.config
     _check_architecture(folder, config)
     family = _FAMILIES[config.model_type]
+    gemma = config.model_type == "gemma3_text"
+    period, places = _place_layers(config.layer_types) if gemma else (0, [*range(config.num_hidden_layers)])
     quantization, file_type, _ = _FILE_TYPES[dtype]
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[family.architecture])
     writer.add_type("model")
     writer.add_name(folder.name)
     writer.add_file_type(file_type)
-    writer.add_block_count(config.num_hidden_layers)
+    writer.add_block_count(places[-1] + 1)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_feed_forward_length(config.intermediate_size)
@@ -102,17 +107,24 @@ def write_gguf(
     writer.add_value_length(config.head_dim)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_dimension_count(config.head_dim)
-    if config.model_type == "gemma3_text":
+    if gemma:
         writer.add_rope_freq_base(config.rope_parameters["full_attention"]["rope_theta"])
         writer.add_rope_freq_base_swa(config.rope_parameters["sliding_attention"]["rope_theta"])
         writer.add_sliding_window(config.sliding_window)
-        writer.add_sliding_window_pattern(_sliding_period(folder, config.layer_types))
+        writer.add_sliding_window_pattern(period)
     else:
         writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_vocab_size(config.vocab_size)
     add_tokenizer(writer, folder, config.vocab_size, pre_tokenizer, target_gguf)
-    names = gguf.get_tensor_name_map(family.architecture, config.num_hidden_layers)
-    for name, weight in model.state_dict().items():
+    names = gguf.get_tensor_name_map(family.architecture, places[-1] + 1)
+    own = model.state_dict()
+    weights = {_LAYER.sub(lambda of: f"layers.{places[int(of[1])]}.", name): weight for name, weight in own.items()}
+    for place in {*range(places[-1])} - {*places}:
+        for name, weight in own.items():
+            if "layers.0." in name:
+                filler = torch.full_like(weight, -1.0 if name.endswith("norm.weight") else 0.0)
+                weights[name.replace("layers.0.", f"layers.{place}.")] = filler
+    for name, weight in weights.items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue  # llama.cpp takes the embeddings where there is no head
         if family.pairs_rows and name.endswith("q_proj.weight"):
@@ -147,13 +159,28 @@ def _check_architecture(folder: Path, config) -> None:
         raise needs_converter(folder, f"a Gemma 3 whose queries are scaled by {config.query_pre_attn_scalar}")
 
 
-def _sliding_period(folder: Path, layer_types: Sequence[str]) -> int:
-    """Return p where every p-th layer, and no other, sees the whole text, as llama.cpp says it."""
-    whole = [layer for layer, kind in enumerate(layer_types, 1) if kind == "full_attention"]
-    period = whole[0] if whole else len(layer_types) + 1
-    if whole != list(range(period, len(layer_types) + 1, period)):
-        raise needs_converter(folder, f"a Gemma 3 whose layers {whole} of {len(layer_types)} see the whole text")
-    return period
+def _place_layers(layer_types: Sequence[str]) -> tuple[int, list[int]]:
+    """Place a Gemma 3's layers in a file in which every p-th layer, and no other, sees the whole text.
+
+    llama.cpp knows no other order, and layers that were chosen from a target's often have one. The places between
+    them are filled with layers that add nothing: the weights of their last norms are zero.
+
+    Returns:
+        `tuple[int, list[int]]`: p, with the fewest layers in all, and the place of each layer.
+    """
+    placed = []
+    for period in range(len(layer_types) + 1, 0, -1):
+        place, places = 0, []
+        for kind in layer_types:
+            if period == 1 and kind != "full_attention":
+                break
+            while ((place + 1) % period == 0) != (kind == "full_attention"):
+                place += 1
+            places.append(place)
+            place += 1
+        else:
+            placed.append((period, places))
+    return min(placed, key=lambda each: each[1][-1])
 
 
 def _pair_rotated_rows(weight: torch.Tensor, heads: int) -> torch.Tensor:
@@ -183,8 +210,14 @@ def check_gguf(folder: Path, path: Path, dtype: str, probes: tuple[str, ...]) ->
     """
     place = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
     try:
+        config = AutoConfig.from_pretrained(**place)
+        if config.model_type == "gemma3_text":  # transformers (5.23) reads neither from the file
+            period = gguf.GGUFReader(path).get_field("gemma3.attention.sliding_window_pattern").contents()
+            kinds = ("full_attention" if layer % period == 0 else "sliding_attention" for layer in itertools.count(1))
+            config.layer_types = [*itertools.islice(kinds, config.num_hidden_layers)]
+            config.query_pre_attn_scalar = config.head_dim
         loaded = AutoModelForCausalLM.from_pretrained(
-            **place, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+            **place, config=config, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
         )
         loaded_tokenizer = AutoTokenizer.from_pretrained(**place)
     except (ValueError, NotImplementedError) as error:

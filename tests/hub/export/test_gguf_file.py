@@ -306,18 +306,33 @@ def test_gemma_of_another_target_is_refused(gemma_gguf: tuple[Path, Path], tmp_p
         write_gguf(folder, "float32", None, tmp_path / "x.gguf", target_gguf)
 
 
-@pytest.mark.parametrize(("kinds", "period"), [("sf", 2), ("ssf", 3), ("f", 1), ("ss", 3), ("ssfssf", 3)])
-def test_layers_that_see_the_whole_text_are_named(tmp_path: Path, kinds: str, period: int) -> None:
-    """Of two of the target's layers another one sees the whole text than of all; llama.cpp assumes every sixth."""
+@pytest.mark.parametrize(
+    ("kinds", "period", "places"),
+    [
+        ("sf", 2, [0, 1]),
+        ("f", 1, [0]),
+        ("ss", 3, [0, 1]),
+        ("ssfssf", 3, [0, 1, 2, 3, 4, 5]),
+        ("fss", 3, [2, 3, 4]),
+        ("sssssfsf", 6, [0, 1, 2, 3, 4, 5, 6, 11]),
+    ],
+)
+def test_every_nth_layer_sees_the_whole_text(kinds: str, period: int, places: list[int]) -> None:
+    """llama.cpp counts layers by a period; layers that were chosen from a target's follow none."""
     names = {"s": "sliding_attention", "f": "full_attention"}
-    assert gguf_file._sliding_period(tmp_path, [names[kind] for kind in kinds]) == period
+    assert gguf_file._place_layers([names[kind] for kind in kinds]) == (period, places)
 
 
-def test_layers_without_a_period_are_refused(tmp_path: Path) -> None:
-    """llama.cpp has no word for them."""
-    layers = ["full_attention", "sliding_attention", "sliding_attention"]
-    with pytest.raises(InputError, match=r"layers \[1\] of 3 see the whole text"):
-        gguf_file._sliding_period(tmp_path, layers)
+def test_layers_between_change_nothing(gemma_gguf: tuple[Path, Path], tmp_path: Path) -> None:
+    """What fills the places between a Gemma's layers must add nothing, or another model is written."""
+    folder, target_gguf = gemma_gguf
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["layer_types"] = ["full_attention", "sliding_attention"]
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    write_gguf(folder, "float32", None, tmp_path / "x.gguf", target_gguf)
+    assert gguf.GGUFReader(tmp_path / "x.gguf").fields["gemma3.block_count"].contents() > 2
+    rounded, _ = check_gguf(folder, tmp_path / "x.gguf", "float32", ("ab ab",))
+    assert rounded < 1e-5
 
 
 def test_qwen3_is_written_with_its_norms_of_heads(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
