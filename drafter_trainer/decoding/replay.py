@@ -188,14 +188,16 @@ def replay_at_fixed_length(
             network.crop(read)
             draft: list[int] = []
             while len(draft) < limit and not (draft and draft[-1] in end_ids):
-                logits = network.read(draft[-1:] or text[read:known])
-                entry = int(logits.argmax())
-                draft.append(entry if network.draft_ids is None else int(network.draft_ids[entry]))
+                entries = network.read_ahead([*text[:known], *draft][read:]).argmax(dim=-1)
+                read = known + len(draft)
+                ids = entries if network.draft_ids is None else network.draft_ids[entries]
+                draft += ids.tolist()
+            ends = [place for place, token in enumerate(draft) if token in end_ids]
+            draft = draft[: min([limit, *(place + 1 for place in ends[:1])])]
             accepted = 0
             while accepted < min(len(draft), len(left)) and draft[accepted] == left[accepted]:
                 accepted += 1
             rounds.append(Round(len(draft), accepted, rejected=accepted < len(draft) and accepted < len(left)))
-            if draft:
-                read = known + min(accepted, len(draft) - 1)  # the last drafted token was not read
+            read = min(read, known + accepted)
             known += min(accepted + 1, len(left))
     return rounds

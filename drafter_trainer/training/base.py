@@ -19,7 +19,7 @@ from drafter_trainer.drafters.initialization import setup_of
 from drafter_trainer.errors import InputError
 from drafter_trainer.extras import is_installed
 from drafter_trainer.training.batches import fill_up
-from drafter_trainer.training.collators import supervised_tokens
+from drafter_trainer.training.collators import NOT_PREDICTED, supervised_tokens
 from drafter_trainer.training.head import check_head, replaced_head, sum_losses
 from drafter_trainer.training.losses import cross_entropy
 from drafter_trainer.training.record import save_with_loop
@@ -99,6 +99,10 @@ class TokenMeanTrainer(Trainer):
         """
         return cross_entropy(logits, tokens["labels"])
 
+    def training_batch(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the batch that is trained on, which may hold more than the one that is evaluated."""
+        return inputs
+
     def compute_loss(
         self,
         model: torch.nn.Module,
@@ -112,6 +116,8 @@ class TokenMeanTrainer(Trainer):
             InputError: If the loss of training is not finite: all that follows would be lost, and the Trainer's log
                 would not say so.
         """
+        if model.training:
+            inputs = self.training_batch(inputs)
         supervised, tokens = supervised_tokens(inputs)
         drafter = self.accelerator.unwrap_model(model)
 
@@ -123,9 +129,8 @@ class TokenMeanTrainer(Trainer):
             )
 
         with replaced_head(drafter, sum_of_losses):
-            outputs = model(
-                input_ids=inputs["input_ids"], attention_mask=inputs.get("attention_mask"), use_cache=False
-            )
+            read = {name: inputs[name] for name in NOT_PREDICTED if name in inputs}
+            outputs = model(**read, use_cache=False)
         if num_items_in_batch is None:
             count, scale = len(tokens["labels"]), 1
         else:

@@ -10,6 +10,7 @@ import torch
 from drafter_trainer.drafters.loop.window import cut_prompt
 
 IGNORED = -100  # the label of what is not supervised, as in transformers
+NOT_PREDICTED = ("input_ids", "attention_mask", "position_ids")  # columns that the model reads
 
 
 @dataclass
@@ -105,5 +106,5 @@ def supervised_tokens(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dic
         these tokens' labels and other columns, each of shape `(tokens, ...)`.
     """
     supervised = batch["labels"][:, 1:] != IGNORED
-    columns = {name: values for name, values in batch.items() if name not in ("input_ids", "attention_mask")}
+    columns = {name: values for name, values in batch.items() if name not in NOT_PREDICTED}
     return supervised, {name: values[:, 1:][supervised] for name, values in columns.items()}

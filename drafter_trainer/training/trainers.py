@@ -25,6 +25,7 @@ from drafter_trainer.training.collators import SelfDistilledCollator, collate_pa
 from drafter_trainer.training.evaluator import evaluate_acceptance
 from drafter_trainer.training.losses import TOPK_LOSSES, cross_entropy
 from drafter_trainer.training.packing import pack_texts
+from drafter_trainer.training.parallel import add_masks, check_attention, choose_mask_id
 from drafter_trainer.training.record import describe_training
 from drafter_trainer.training.rows import (
     SCORE_THEM,
@@ -124,6 +125,13 @@ class DrafterTrainer(TokenMeanTrainer):
         args = _with_known_metric(args, eval_dataset)
         model.config.prompt_window = args.prompt_window or None
         self._facts = {}
+        if args.parallel_tokens > 1:
+            check_attention(model.config, args.max_length)
+            if getattr(model.config, "pard_token", None) is None:
+                if processing_class is None:
+                    raise InputError("parallel_tokens needs a mask token: give the target's tokenizer")
+                model.config.pard_token = choose_mask_id(processing_class, model.config.vocab_size)
+        model.config.parallel_tokens = args.parallel_tokens if args.parallel_tokens > 1 else None
         if draft_ids is None and (size := args.draft_vocabulary or (setup.draft_vocabulary if setup else 0)):
             draft_ids = self._choose_draft_ids(size, train_dataset, model.config.vocab_size, processing_class)
         if args.lora_rank and not is_adapter(model):
@@ -174,6 +182,12 @@ class DrafterTrainer(TokenMeanTrainer):
     def unsupervised(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return a prompt without a completion; see the base class."""
         return row | {"response_ids": []}
+
+    def training_batch(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Add the masks of parallel drafting; see the base class."""
+        if self.args.parallel_tokens < 2:
+            return inputs
+        return add_masks(inputs, self.args.parallel_tokens, self.model.config.pard_token)
 
     def token_losses(self, logits: torch.Tensor, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
         """Compute the loss of `args.loss_type`; see the base class."""

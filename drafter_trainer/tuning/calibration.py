@@ -87,25 +87,33 @@ def _observations(answer: HeldOut, table: NgramTable | None, network) -> Iterato
             network = None  # as in the loop: text beyond the drafter's context goes on without it
     if network is not None:
         network.crop(0)
-        logits = network.read(seen)
+        ahead = network.read_ahead(seen)
     for position, token in enumerate(answer.response_ids):
         if (found := index.next_token([])) is not None:
             yield LOOKUP, found[1] - 1, answer.chance(position, found[0])
         if table is not None and (found := table.next_token(index.tokens[-HIGHEST_ORDER:])) is not None:
             yield NGRAM, (found[1] - 1) * NGRAM_BINS + bin_of(found[2], NGRAM_BINS), answer.chance(position, found[0])
         if network is not None:
-            q, ids = torch.softmax(logits, dim=-1), network.draft_ids
-            likeliest, entry = q.max(dim=-1)
-            if answer.temperature == 0:
-                share = answer.chance(position, int(entry if ids is None else ids[entry]))
-            else:
-                share = _overlap(answer, position, q, ids)
-            yield NETWORK, bin_of(likeliest.item(), NETWORK_BINS), share
+            yield from _network_observations(answer, position, ahead, network.draft_ids)
             if len(seen) + position + 1 < network.limit:
-                logits = network.read([token])
+                ahead = network.read_ahead([token])
             else:
                 network = None
         index.extend([token])
+
+
+def _network_observations(
+    answer: HeldOut, position: int, ahead: torch.Tensor, draft_ids: torch.Tensor | None
+) -> Iterator[tuple[str, int, float]]:
+    """Observe what the network tells in one pass: each token as long as those before it are the answer's own."""
+    for place, q in enumerate(torch.softmax(ahead, dim=-1)[: len(answer.response_ids) - position], position):
+        likeliest, entry = q.max(dim=-1)
+        token = int(entry if draft_ids is None else draft_ids[entry])
+        greedy = answer.temperature == 0
+        share = answer.chance(place, token) if greedy else _overlap(answer, place, q, draft_ids)
+        yield NETWORK, bin_of(likeliest.item(), NETWORK_BINS), share
+        if token != answer.response_ids[place]:
+            break
 
 
 def _overlap(answer: HeldOut, position: int, q: torch.Tensor, draft_ids: torch.Tensor | None) -> float:

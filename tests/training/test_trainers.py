@@ -11,8 +11,10 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from safetensors.torch import load_file
-from transformers import Trainer, TrainerCallback
+from transformers import AutoModelForCausalLM, Trainer, TrainerCallback
 
+from drafter_trainer.decoding.replay import replay_at_fixed_length
+from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.errors import InputError
 from drafter_trainer.training.base import train_to_end
 from drafter_trainer.training.collators import collate_packed
@@ -28,6 +30,8 @@ from tests.training.conftest import (
     pretraining_arguments,
     with_lengths,
 )
+
+MASK = VOCABULARY - 1
 
 # Without clipping and with plain gradient descent a wrong scale of the loss shows in the weights; Adam hides it.
 PLAIN = {"optim": "sgd", "max_grad_norm": 0.0, "lr_scheduler_type": "constant", "learning_rate": 0.2}
@@ -488,3 +492,29 @@ def test_a_drafter_learns_its_rows_by_heart(tmp_path: Path, loss_type: str) -> N
     assert after["eval_greedy_agreement"] > 0.9
     if loss_type != "cross_entropy":
         assert after["eval_expected_alpha"] > before["eval_expected_alpha"] + 0.3
+
+
+def test_a_drafter_learns_to_draft_several_tokens_in_one_pass(tmp_path: Path) -> None:
+    """Prevent masks that are trained elsewhere than where they are read, and drafters whose masks nobody knows of."""
+    rows = [row for row in make_rows(12, seed=2) if len(row["response_ids"]) > 8][:4]
+    rows = [{name: [token % MASK for token in row[name]] for name in ("prompt_ids", "response_ids")} for row in rows]
+    model = make_draft_model()
+    model.config.pard_token = MASK
+    arguments = finetuning_arguments(
+        tmp_path,
+        max_steps=250,
+        per_device_train_batch_size=4,
+        learning_rate=1e-2,
+        lr_scheduler_type="constant",
+        parallel_tokens=3,
+    )
+    trainer = DrafterTrainer(model, arguments, COLLATOR, Dataset.from_list(rows))
+    trainer.train()
+    trainer.save_model()
+    model = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    completions = [(row["prompt_ids"], row["response_ids"]) for row in rows]
+    rounds = replay_at_fixed_length(LeanNetwork(model), completions, 3)
+    tokens = sum(len(completion) for _, completion in completions)
+    assert len(rounds) < tokens / 3
+    model.config.parallel_tokens = None  # and one after the other
+    assert len(replay_at_fixed_length(LeanNetwork(model), completions, 3)) < tokens / 3

@@ -129,6 +129,7 @@ class DraftingLoop:
         if endings is not None and process is None:
             process = _unprocessed  # over the whole vocabulary, as endings are
         self._asked = 0.0
+        self._ahead, self._read_at = (), 0
         rate = self._rate()
         draft: list[Proposal] = []
         reach: list[float] = []
@@ -222,17 +223,27 @@ class DraftingLoop:
         if self.network is None or len(context) - self._skipped >= self.network.limit:
             return best
         needed = reached * (1 - (0.0 if best is None else best.probability))
-        ask_anyhow = best is None and not draft and self._rounds % _ASK_ANYHOW == 0
-        step = self._clocked_step if self._clocked else self._stored_step
-        if not ask_anyhow and needed * self._gain() <= rate * step:
-            return best
+        started = None
+        if not 0 <= len(draft) - self._read_at < len(self._ahead):  # else it was read with the tokens before
+            ask_anyhow = best is None and not draft and self._rounds % _ASK_ANYHOW == 0
+            step = self._clocked_step if self._clocked else self._stored_step
+            if not ask_anyhow and needed * self._gain() <= rate * step:
+                return best
+            started = self.clock() if self._clocked else None
+            if self._read_network(context, len(draft)) > self.network.parallel_tokens:
+                started = None  # more than a step
         self._asked += needed
-        token, share, scores = self._ask_network(context, process, ending)
+        token, share, scores = self._ask_network(context, self._ahead[len(draft) - self._read_at], process, ending)
+        if started is not None:
+            elapsed = 1000 * (self.clock() - started)
+            self._clocked_step += _STEP_SMOOTHING * (min(elapsed, 4 * self._clocked_step) - self._clocked_step)
         if math.isnan(share):  # processors that leave nothing of the draft vocabulary
             return best
         bin_ = bin_of(share, NETWORK_BINS)
         probability = self._belief.probability(NETWORK, bin_)
         if best is not None and best.probability >= probability:
+            if best.token != token:
+                self._ahead = ()  # what was told of the tokens behind was told behind another
             return best
         if token in ending:
             return None
@@ -251,15 +262,20 @@ class DraftingLoop:
         token, source, bin_, probability = best
         return Proposal(token, source, probability, bin_)
 
-    def _ask_network(self, context: list[int], process, ending: EndingIds) -> tuple[int, float, torch.Tensor | None]:
-        """Return a token, the probability of the likeliest one, and the logits if the token was drawn from them."""
-        draws = self._sampling
-        start = self.clock() if self._clocked else None
+    def _read_network(self, context: list[int], drafted: int) -> int:
+        """Let the network read a text of which so many tokens are drafted; return how many it had not read before."""
         # Where the target wrote what a shortened draft had left out, all was read before, and the logits are gone.
         cached, unread = unread_part(context, min(len(self._read), len(context) - 1), self._skipped)
         self.network.crop(cached)
-        logits = self.network.read(unread)
+        self._ahead, self._read_at = self.network.read_ahead(unread), drafted
         self._read = list(context)
+        return len(unread)
+
+    def _ask_network(
+        self, context: list[int], logits: torch.Tensor, process, ending: EndingIds
+    ) -> tuple[int, float, torch.Tensor | None]:
+        """Return a token, the probability of the likeliest one, and the logits if the token was drawn from them."""
+        draws = self._sampling
         if process is not None:
             logits = process(context, self._widen(logits))
         # A draft must not end for what was drawn, which would make its q a lie: so it is never drawn.
@@ -269,12 +285,11 @@ class DraftingLoop:
         share, entry = q.max(dim=-1)
         if draws:
             # One draw from q: of exponential variables with these rates, each is the first with its probability.
-            entry = (q / torch.empty_like(q).exponential_()).argmax()
+            likeliest, entry = entry, (q / torch.empty_like(q).exponential_()).argmax()
+            if entry != likeliest:
+                self._ahead = ()
         # Both in one transfer: an accelerator is waited for each time. Floats hold ids up to 2^24.
         share, entry = torch.stack((share.float(), entry.float())).tolist()
-        if start is not None and len(unread) == 1:
-            elapsed = 1000 * (self.clock() - start)
-            self._clocked_step += _STEP_SMOOTHING * (min(elapsed, 4 * self._clocked_step) - self._clocked_step)
         wide = process is not None or self._ids is None
         token = int(entry) if wide else self._ids[int(entry)]
         if not draws:

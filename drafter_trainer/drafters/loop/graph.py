@@ -49,7 +49,7 @@ class GraphedNetwork(LeanNetwork):
             mask = torch.zeros((1, self.capacity), dtype=self.dtype, device=self.device)
             cosines, sines = (rotation[self._place] for rotation in self._rotations[kind])
             views[kind] = LayerView(cosines, sines, slice(0, self.capacity), mask.masked_fill(hidden, float("-inf")))
-        return self.logits(self.forward(self._ids, self._place, views))
+        return self.logits(self.forward(self._ids, self._place, views))[0]
 
     def _capture(self) -> bool:
         try:
