@@ -19,8 +19,9 @@ def choose_draft_length(description: DrafterDescription, part: str) -> int:
 
     The stock loop's length in `drafter.json` is that of transformers on the machine that tuned it, often 1. The whole
     drafter drafts less where less pays, and is given the length that tuning found for its loop, 12 at most. The
-    network alone drafts the length n that maximizes (1 - α^(n+1)) / ((1 - α)(1 + n c)) for the expected α of its
-    finetuning and steps that take a tenth of a verification pass.
+    network alone drafts as many tokens as it was trained to draft in one step, or else the length n that maximizes
+    (1 - α^(n+1)) / ((1 - α)(1 + n c)) for the expected α of its finetuning and steps that take a tenth of a
+    verification pass.
 
     Args:
         part (`str`): "whole" or "network", see `vllm_config`.
@@ -28,6 +29,8 @@ def choose_draft_length(description: DrafterDescription, part: str) -> int:
     """
     if part == WHOLE:
         return min(int(description.loop.get("longest_draft", _LONGEST_WHOLE)), _LONGEST_WHOLE)
+    if together := parallel_tokens(description):
+        return together
     alpha = description.training.get("finetune", {}).get("eval_expected_alpha", _UNKNOWN_ALPHA)
     alpha = min(max(float(alpha), 0.0), 0.99)
     return max(
@@ -36,8 +39,13 @@ def choose_draft_length(description: DrafterDescription, part: str) -> int:
     )
 
 
+def parallel_tokens(description: DrafterDescription) -> int:
+    """Return how many tokens a drafter was trained to draft in one step; 0 where it is one."""
+    return description.training.get("finetune", {}).get("parallel_tokens", 0)
+
+
 def vllm_config(
-    drafter: str, draft_length: int, revision: str | None = None, part: str = WHOLE
+    drafter: str, draft_length: int, revision: str | None = None, part: str = WHOLE, parallel: bool = False
 ) -> dict[str, dict[str, object]]:
     """Return vLLM's settings for a drafter, by the names of its options.
 
@@ -47,9 +55,11 @@ def vllm_config(
         revision (`str`, *optional*): Commit on the Hub.
         part (`str`, *optional*, defaults to `"whole"`): "whole" drafts with lookup, table and network, through
             `serving.vllm.DrafterProposer`; "network" with the network alone, as vLLM's own `draft_model`.
+        parallel (`bool`, *optional*, defaults to `False`): Whether the network alone drafts all tokens in one step.
     """
     if part == NETWORK:
         own = {"method": "draft_model", "model": drafter} | ({"revision": revision} if revision else {})
+        own |= {"parallel_drafting": True} if parallel else {}
         return {"speculative_config": own | {"num_speculative_tokens": draft_length}}
     return {
         "speculative_config": {"method": "custom_class", "model": PROPOSER, "num_speculative_tokens": draft_length},

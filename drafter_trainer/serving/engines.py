@@ -19,6 +19,7 @@ from drafter_trainer.serving.commands import (
     WHOLE,
     choose_draft_length,
     llamacpp_command,
+    parallel_tokens,
     vllm_command,
     vllm_config,
 )
@@ -171,7 +172,8 @@ def serve(
     if engine == VLLM:
         place = str(Path(drafter).resolve()) if commit is None else drafter
         length = draft_length or choose_draft_length(description, part)
-        command = vllm_command(python or sys.executable, target, vllm_config(place, length, commit, part))
+        config = vllm_config(place, length, commit, part, 1 < length <= parallel_tokens(description))
+        command = vllm_command(python or sys.executable, target, config)
     else:
         if drafter_gguf is None:
             raise InputError("llama.cpp reads GGUF: export the drafter for llamacpp, and name its drafter.gguf")

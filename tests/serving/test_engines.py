@@ -85,6 +85,8 @@ def test_commands_name_target_drafter_and_length() -> None:
             "num_speculative_tokens": 3,
         }
     }
+    together = vllm_config("org/drafter", 4, None, "network", parallel=True)["speculative_config"]
+    assert together["parallel_drafting"] is True
     ngrams = vllm_ngram_config(5)["speculative_config"]
     assert (ngrams["method"], ngrams["num_speculative_tokens"]) == ("ngram", 5)
     drafter = ["--spec-draft-model", "d.gguf", "--spec-draft-n-max", "4"]

@@ -30,6 +30,7 @@ from drafter_trainer.serving.commands import (
     WHOLE,
     choose_draft_length,
     llamacpp_command,
+    parallel_tokens,
     vllm_command,
     vllm_config,
 )
@@ -110,7 +111,8 @@ def export_drafter(
     files = {}
     if "vllm" in engines:
         _check_vllm(export)
-        config = vllm_config(export.drafter, export.draft_lengths[NETWORK], export.commit, NETWORK)
+        length, together = export.draft_lengths[NETWORK], parallel_tokens(export.description)
+        config = vllm_config(export.drafter, length, export.commit, NETWORK, 1 < length <= together)
         files[VLLM] = json.dumps(config["speculative_config"], indent=2) + "\n"
         config = vllm_config(export.drafter, export.draft_lengths[WHOLE], export.commit)
         files[WHOLE_VLLM] = shlex.join(vllm_command("python", export.target.name, config)) + "\n"
