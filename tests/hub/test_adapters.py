@@ -16,13 +16,14 @@ from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.assemble import assemble
 from drafter_trainer.hub.publish import Publishing, publish_run
-from drafter_trainer.runs import Run, Step
+from drafter_trainer.runs import Step
 from drafter_trainer.targets import Target
 from drafter_trainer.training.base import train_to_end
 from drafter_trainer.training.collators import SelfDistilledCollator
 from drafter_trainer.training.trainers import DrafterTrainer
 from tests.conftest import make_model
-from tests.hub.test_publish import NAME, arguments
+from tests.hub.conftest import make_run
+from tests.hub.test_publish import arguments
 from tests.training.conftest import finetuning_arguments, make_rows
 from tests.training.test_trainers import Stop, StoppedError
 
@@ -30,12 +31,8 @@ PROMPT = [9, 33, 120, 7, 250, 61]
 
 
 def make_base(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int = 3) -> Path:
-    """Publish a base drafter."""
-    run = Run("tiny-base", folder / "run", "de-en")
-    with Step(run.folder / "finetune", "finetune", {}, {}):
-        make_model(tokenizer, layers=1, seed=seed).save_pretrained(run.folder / "finetune")
-        tokenizer.save_pretrained(run.folder / "finetune")
-    return run.folder / "finetune"
+    """Leave a base drafter."""
+    return make_run(folder / "run", tokenizer, seed) / "finetune"
 
 
 def train(base: Path, folder: Path, tokenizer: PreTrainedTokenizerFast, **given: Any) -> dict[str, float]:
@@ -141,6 +138,6 @@ def test_a_run_without_an_adapter_has_none_to_publish(
 ) -> None:
     """Prevent an empty repository."""
     folder = make_base(tmp_path, tokenizer).parent
-    run = Run(NAME, folder, "de-en")
+    run = arguments(folder)
     with pytest.raises(InputError, match=r"holds no adapter: finetune with lora_rank"):
         publish_run(run, target, "float32", Publishing(to=str(tmp_path / "to"), adapter_of="somewhere"))

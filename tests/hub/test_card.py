@@ -70,57 +70,27 @@ def test_numbers_come_from_the_results() -> None:
     assert "![Acceptance by position in the draft](acceptance.png)" in speed
 
 
-def test_plot_is_shown_where_there_is_one() -> None:
-    """A link to a picture that was never drawn is a broken one."""
-    results = copy.deepcopy(RESULTS)
-    for method in results["results.json"]["runs"][0]["methods"]:
-        method["acceptance_by_position"] = []
-    assert "acceptance.png" not in render_card(DESCRIPTION, results, "alice/x", None)
+SETTING = "(de-en translation, greedy)"
 
 
 @pytest.mark.parametrize(
-    ("interval", "questions", "headline", "row"),
+    ("value", "count", "headline", "row"),
     [
-        pytest.param(
-            {"value": 1.2, "low": 1.1, "high": 1.3},
-            8,
-            "The drafter makes the target faster (de-en translation, greedy): 1.20 times as fast as plain decoding.",
-            "| 1.20x (1.10-1.30) | - | faster |",
-            id="faster",
-        ),
-        pytest.param(
-            {"value": 0.7, "low": 0.6, "high": 0.8},
-            8,
-            "**The drafter loses to plain decoding (de-en translation, greedy)**: 0.70 times as fast.",
-            "| 0.70x (0.60-0.80) | - | **slower** |",
-            id="slower",
-        ),
-        pytest.param(
-            {"value": 1.0, "low": 0.9, "high": 1.1},
-            8,
-            "No difference from plain decoding can be told (de-en translation, greedy): the interval holds 1.",
-            "| 1.00x (0.90-1.10) | - | within noise |",
-            id="noise",
-        ),
-        pytest.param(
-            {"value": 1.2, "low": 1.1, "high": 1.3},
-            4,
-            "1.20 times as fast as plain decoding (de-en translation, greedy), on 4 questions, too few for a verdict.",
-            "| 1.20x (1.10-1.30) | - | too few questions |",
-            id="too few",
-        ),
+        (1.2, 8, f"The drafter makes the target faster {SETTING}: 1.20 times as fast as plain decoding.", "faster"),
+        (0.7, 8, f"**The drafter loses to plain decoding {SETTING}**: 0.70 times as fast.", "**slower**"),
+        (1.0, 8, f"No difference from plain decoding can be told {SETTING}: the interval holds 1.", "within noise"),
+        (1.2, 4, f"as plain decoding {SETTING}, on 4 questions, too few for a verdict.", "too few questions"),
     ],
 )
-def test_card_says_where_the_drafter_helps(
-    interval: dict[str, float], questions: int, headline: str, row: str
-) -> None:
+def test_card_says_where_the_drafter_helps(value: float, count: int, headline: str, row: str) -> None:
     """A drafter that slows the target down must not be praised, nor one of which too little is known."""
-    results = with_first_run(questions={"source": "sample", "count": questions, "sha256": "0"})
-    results["results.json"]["runs"][0]["methods"][1]["speedup"] = interval
+    results = with_first_run(questions={"source": "sample", "count": count, "sha256": "0"})
+    low, high = value - 0.1, value + 0.1
+    results["results.json"]["runs"][0]["methods"][1]["speedup"] = {"value": value, "low": low, "high": high}
     card = render_card(DESCRIPTION, results, "alice/x", None)
     assert headline in card
     where = " ".join(section(card, "Where it helps").split())  # without the padding of the cells
-    assert row in where
+    assert f"| {value:.2f}x ({low:.2f}-{high:.2f}) | - | {row} |" in where
     assert where.count("German to English | translation | greedy") == 1
 
 
@@ -144,35 +114,6 @@ def test_where_it_helps_is_said_of_every_results_file() -> None:
     assert "### tasks/story/results.json" in card
 
 
-def test_losslessness_is_counted() -> None:
-    """Outputs that differ from plain decoding's must be told, with how near the target was to saying the same."""
-    card = render_card(DESCRIPTION, RESULTS, "alice/x", None)
-    assert "greedy, float32: 4 of 4 outputs equal plain decoding's, token for token." in section(card, "Losslessness")
-    results = copy.deepcopy(RESULTS)
-    results["results.json"]["runs"][0]["methods"][1]["losslessness"] = {
-        "equal": 2,
-        "prompts": 4,
-        "divergences": [
-            {"question_id": "q1", "position": 3, "margin": 0.0625},
-            {"question_id": "q2", "position": 5, "margin": 0.125},
-        ],
-    }
-    said = section(render_card(DESCRIPTION, results, "alice/x", None), "Losslessness")
-    assert "2 of 4 outputs equal plain decoding's; where the others part from it" in said
-    assert "two best logits differ by 0.125 at most" in said
-    results["results.json"]["runs"][0]["methods"][1]["losslessness"] = None
-    said = section(render_card(DESCRIPTION, results, "alice/x", None), "Losslessness")
-    assert "sampled, where single outputs cannot tell" in said
-
-
-def test_limits_hold_what_may_not_be_concluded() -> None:
-    """Eight questions on one processor show little, and the same limit is not said once for each file."""
-    card = render_card(DESCRIPTION, RESULTS | {"sampling/results.json": RESULTS["results.json"]}, "alice/x", None)
-    limits = section(card, "Limits")
-    assert "8 questions: a difference smaller than the intervals cannot be told from none." in limits
-    assert limits.count("Measured on one machine, a processor (2 threads)") == 1
-
-
 def test_training_data_have_revisions_and_counts() -> None:
     """What a drafter has read decides where it helps; without revision and count nobody can read the same."""
     card = render_card(DESCRIPTION, {}, "alice/x", None)
@@ -184,14 +125,6 @@ def test_training_data_have_revisions_and_counts() -> None:
     assert "| finetune: learning rate | 0.001 |" in hyperparameters
     assert "| distill: temperatures | 0; 0.7 |" in hyperparameters
     assert "prompts 50" not in hyperparameters
-
-
-def test_an_earlier_drafter_is_named() -> None:
-    """A network that starts from another finetuned one has read more than its own steps say."""
-    assert "The network started from" not in render_card(DESCRIPTION, {}, "alice/x", None)
-    training = {"finetune": {"initialization": "alice/base"}}
-    card = render_card(dataclasses.replace(DESCRIPTION, training=training), {}, "alice/x", None)
-    assert "The network started from `alice/base`: what that was trained on is not recorded here." in card
 
 
 @pytest.mark.parametrize("description", [DESCRIPTION, ADAPTER, NGRAM_ALONE], ids=["whole", "adapter", "n-gram alone"])
@@ -218,40 +151,6 @@ def test_usage_lines_are_python(description: DrafterDescription) -> None:
     assert "| distill: chat template kwargs | enable thinking False |" in card
 
 
-def test_an_adapter_is_loaded_by_the_package_alone() -> None:
-    """transformers would put an adapter over whatever its base is today, and has no loop to draft with."""
-    card = render_card(ADAPTER, RESULTS, "alice/x", None)
-    assert "a LoRA adapter over [alice/base](https://huggingface.co/alice/base), revision ba5e" in card
-    assert "trust_remote_code" not in card
-    (block,) = code_blocks(card)
-    assert 'drafter = load_drafter("alice/x", target)' in block
-
-
-def test_an_adapter_over_a_folder_tells_no_path() -> None:
-    """Where somebody keeps their files is nobody else's."""
-    over = {"drafter": "/home/somebody/runs/base", "revision": "sha256:ba5e"}
-    card = render_card(dataclasses.replace(DESCRIPTION, adapter_of=over), RESULTS, "alice/x", None)
-    assert "a LoRA adapter over base, revision sha256:ba5e" in card
-    assert "/home" not in card
-
-
-def test_a_drafter_without_network_says_what_the_stock_loop_asks() -> None:
-    """The figures of lookup and table do not hold where the network drafts that was never trained."""
-    card = render_card(NGRAM_ALONE, RESULTS, "alice/x", None)
-    assert "nothing measured below holds there" in card
-    assert "or from a table of what follows in the target's own answers;" in card
-    assert "`drafter.json` records none." in section(card, "Training data")
-
-
-def test_card_says_how_it_drafts() -> None:
-    """Whoever is asked to trust remote code must read what it is, and what becomes of the drafter without it."""
-    text = render_card(DESCRIPTION, RESULTS, "alice/x", None)
-    drafted = "up to 9 tokens at a time, from what followed the same tokens earlier in the text, or from its network"
-    assert drafted in text
-    assert "trust_remote_code=True" in text
-    assert "draft in transformers' own loop, 5 tokens at a time, slower than measured below" in text
-
-
 def test_licence_is_stated_or_said_to_be_unknown() -> None:
     """Silence about a licence reads as permission."""
     assert "`mit`, which follows from the licence of" in section(
@@ -261,13 +160,6 @@ def test_licence_is_stated_or_said_to_be_unknown() -> None:
     unknown = section(render_card(DESCRIPTION, {}, "alice/x", None), "Licence")
     assert unknown.strip().startswith("Unknown: none was named")
     assert "whose licence decides what may be done" in unknown
-
-
-def test_citation_names_papers_and_release() -> None:
-    """Without an entry to copy, the papers that the method comes from are not cited."""
-    citation = section(render_card(DESCRIPTION, {}, "alice/x", None, "By hand."), "Citation")
-    for expected in ("{2406.16758}", "{2605.30580}", "version = {0.1.0}", "\nBy hand.\n"):
-        assert expected in citation
 
 
 def test_what_the_card_says_to_run_runs(run_folder: Path, target: Target, tmp_path: Path) -> None:

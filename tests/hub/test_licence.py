@@ -7,8 +7,6 @@ import pytest
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.licence import target_licence
 from drafter_trainer.targets import Target
-from tests.client import run_client
-from tests.loopback_hub import LoopbackHub
 
 
 def target_with(folder: Path, card: str | None) -> Target:
@@ -37,20 +35,3 @@ def test_unreadable_card_is_named(tmp_path: Path) -> None:
     for card in ("---\nlicense: [\n---\n", "---\n- license\n---\n"):
         with pytest.raises(InputError, match=r"the licence of tests/tiny-target cannot be read from .*name it"):
             target_licence(target_with(tmp_path, card))
-
-
-def read_from_the_hub(commits: dict[str, str]) -> list[str | None]:
-    """Read the licences of targets on the Hub."""
-    from drafter_trainer.hub.licence import target_licence
-    from drafter_trainer.targets import Target
-
-    return [target_licence(Target(repo, commit, repo)) for repo, commit in commits.items()]
-
-
-def test_licence_of_a_target_on_the_hub(tmp_path: Path) -> None:
-    """The same from the card of the very revision that answered; a target without a card names none."""
-    card = "---\nlicense: gemma\n---\n"
-    with LoopbackHub(tmp_path / "hub", {}) as hub:
-        files = {"alice/with-card": {"README.md": card}, "alice/without": {"notes.md": card}}
-        commits = {repo: hub.add_repo(repo, given) for repo, given in files.items()}
-        assert run_client(hub, tmp_path / "home", read_from_the_hub, commits=commits) == ["gemma", None]

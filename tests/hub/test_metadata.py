@@ -1,6 +1,5 @@
 """A card's metadata, key by key, and back from the card to the results."""
 
-import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -65,12 +64,6 @@ def test_metadata_follow_the_flavour(
     assert data.keys() <= set(KEYS)
 
 
-def test_no_key_comes_from_anywhere_else() -> None:
-    """Notes that begin with metadata of their own must not reach the Hub's search."""
-    card = render_card(DESCRIPTION, RESULTS, "alice/x", "mit", "---\nwidget: []\n---\n")
-    assert ModelCard(card).data.to_dict().keys() <= set(KEYS)
-
-
 def expected_evaluations(measurements: dict[str, Any]) -> dict[tuple, float]:
     """What a model-index has to hold: each figure by file, task, questions, temperature, seed and name.
 
@@ -109,25 +102,6 @@ def test_model_index_round_trips(folder: Path) -> None:
     """A figure that the Hub shows must be the results file's own, to the last digit, and none may be missing."""
     expected = expected_evaluations(read_measurements(folder, DrafterDescription.read(folder)))
     assert read_evaluations((folder / "README.md").read_text(encoding="utf-8")) == expected
-
-
-def test_a_wrong_figure_in_the_model_index_is_noticed() -> None:
-    """The comparison itself must see the last digit."""
-    card = render_card(DESCRIPTION, RESULTS, "alice/x", None)
-    assert read_evaluations(card) == expected_evaluations(RESULTS)
-    assert read_evaluations(card.replace("value: 1.765", "value: 1.766")) != expected_evaluations(RESULTS)
-
-
-def test_runs_over_other_questions_stay_apart() -> None:
-    """The Hub's client merges entries of one dataset: the count of one run's questions would stand over both."""
-    fewer = copy.deepcopy(RESULTS["results.json"])
-    fewer["runs"][0] |= {"temperature": 1.0, "questions": {"source": "sample", "count": 4, "sha256": "1"}}
-    card = ModelCard(render_card(DESCRIPTION, RESULTS | {"sampling/results.json": fewer}, "alice/x", None))
-    names = {result.metric_args["file"]: result.dataset_name for result in card.data.eval_results}
-    assert names == {
-        "results.json": "8 questions of sample, de-en",
-        "sampling/results.json": "4 questions of sample, de-en",
-    }
 
 
 def test_the_hubs_validation_passes() -> None:

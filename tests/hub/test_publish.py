@@ -2,7 +2,6 @@
 
 import fnmatch
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -158,23 +157,6 @@ def test_results_come_with_the_second_publication(run_folder: Path, target: Targ
     assert {path.name: path.read_bytes() for path in (cards / NAME).iterdir()} == kept
 
 
-def test_results_of_the_drafter_before_are_left_out(run_folder: Path, target: Target, tmp_path: Path) -> None:
-    """Trained or tuned again, a drafter has the same name and other numbers."""
-    to = tmp_path / "published"
-    publishing = Publishing(to=str(to))
-    publish_run(arguments(run_folder), target, "auto", publishing)
-    results = results_for(NAME, DrafterDescription.read(to).fingerprint())
-    (run_folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
-    step = run_folder / "finetune" / "step.json"
-    facts = json.loads(step.read_text(encoding="utf-8"))
-    facts["facts"]["train_rows"] = 8
-    step.write_text(json.dumps(facts), encoding="utf-8")
-    with pytest.warns(UserWarning, match=r"results\.json measures this drafter as it was before"):
-        publish_run(arguments(run_folder), target, "auto", publishing)
-    assert "Not measured yet" in (to / "README.md").read_text(encoding="utf-8")
-    assert not (to / "results.json").exists()
-
-
 def test_every_result_comes_with_its_file(run_folder: Path, target: Target, tmp_path: Path) -> None:
     """A number on the card whose results file stays behind can be checked by nobody."""
     to = tmp_path / "published"
@@ -190,25 +172,6 @@ def test_every_result_comes_with_its_file(run_folder: Path, target: Target, tmp_
     for name in ("sampling/results.json", "tasks/story/results.json"):
         assert json.loads((to / name).read_text(encoding="utf-8")) == results
         assert any(fnmatch.fnmatch(name, pattern) for pattern in ALLOWED)
-
-
-def test_licence_follows_from_the_target(run_folder: Path, target: Target, tmp_path: Path) -> None:
-    """A drafter without a licence of its own is under the target's, and its card must say so."""
-    own = tmp_path / "target"
-    shutil.copytree(target.path, own)
-    (own / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n", encoding="utf-8")
-    for licence, expected in ((None, "cc-by-nc-4.0"), ("mit", "mit")):
-        publishing = Publishing(to=str(tmp_path / "published"), license=licence)
-        publish_run(arguments(run_folder), Target(target.name, "1", str(own)), "auto", publishing)
-        assert f"`{expected}`, which follows" in (tmp_path / "published" / "README.md").read_text(encoding="utf-8")
-
-
-def test_results_of_another_drafter_are_refused(run_folder: Path, target: Target, tmp_path: Path) -> None:
-    """A card with another drafter's speed would be wrong in every number."""
-    (run_folder / "results.json").write_text(json.dumps(results_for("other-drafter")), encoding="utf-8")
-    with pytest.raises(InputError, match="measures other-drafter, not tiny-drafter-de-en"):
-        publish_run(arguments(run_folder), target, "auto", Publishing(to=str(tmp_path / "to")))
-    assert not (tmp_path / "to").exists()
 
 
 def test_folder_with_something_else_is_left_alone(run_folder: Path, target: Target, tmp_path: Path) -> None:
@@ -231,12 +194,6 @@ def test_dry_run_lists_and_leaves_nothing(run_folder: Path, target: Target, tmp_
     assert listed == FILES
     assert not to.exists()
     assert not cards.exists()
-
-
-def test_revision_and_tag_are_the_hubs(tmp_path: Path) -> None:
-    """A folder that silently has no tag would be taken for a version."""
-    with pytest.raises(InputError, match="revision and tag are the Hub's"):
-        Publishing(to=str(tmp_path), tag="v1")
 
 
 def test_files_that_no_list_allows_stay_behind(
@@ -319,22 +276,6 @@ def publish_recipe(hub: LoopbackHub, home: Path, run_folder: Path, target: Targe
     return run_client(hub, home, run_recipe, token, recipe=recipe, options=options, planted=PLANTED)
 
 
-def test_recipe_publishes_what_is_allowed_and_no_credential(
-    hub: LoopbackHub, run_folder: Path, target: Target, tmp_path: Path
-) -> None:
-    """A token in the environment, in a file of the trainer, or in what the client logs, must not leave."""
-    code, out, errors = publish_recipe(hub, tmp_path / "home", run_folder, target, TOKEN)
-    assert code == 0, errors
-    assert "bytes  model.safetensors" in errors
-    assert out.startswith(f"published: {hub.endpoint}/alice/{NAME}/commit/")
-    pushed = {Path(name).parts[0] for name in hub.files(f"alice/{NAME}")}
-    assert pushed - {".gitattributes"} == FILES
-    planted = (TOKEN.encode(), PLANTED.encode(), b"hf_secret")
-    for content in (*hub.files(f"alice/{NAME}").values(), out.encode(), errors.encode()):
-        assert not any(secret in content for secret in planted)
-    assert hub.commits(f"alice/{NAME}") == ["initial commit", "Add the drafter"]
-
-
 def test_missing_token_is_found_early(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before hours of training, not after them."""
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
@@ -353,3 +294,9 @@ def test_refusal_is_one_line_without_the_token(
     assert "Traceback" not in errors
     assert "hf_wrong" not in errors + out
     assert not any("/commit/" in path for _, path in hub.requests)
+
+
+def test_revision_and_tag_are_the_hubs(tmp_path: Path) -> None:
+    """A folder that silently has no tag would be taken for a version."""
+    with pytest.raises(InputError, match="revision and tag are the Hub's"):
+        Publishing(to=str(tmp_path), tag="v1")

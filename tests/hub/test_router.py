@@ -18,18 +18,15 @@ from drafter_trainer.drafters.adapters import add_adapter
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.drafters.load import load_drafter, with_sources
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
-from drafter_trainer.drafters.loop.generate import attach_loop, loop_of
-from drafter_trainer.drafters.loop.networkless import NetworklessDrafter
+from drafter_trainer.drafters.loop.generate import loop_of
 from drafter_trainer.drafters.loop.policy import LOOKUP, NGRAM
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.hub.request import PromptTask
-from drafter_trainer.hub.route import LOOKUP_ALONE, WITHOUT_NETWORK, Measurement, Route, share_weights
-from drafter_trainer.hub.router import DrafterRouter, RoutedDrafter, with_known_pairs
+from drafter_trainer.hub.route import LOOKUP_ALONE, WITHOUT_NETWORK, Measurement, Route
+from drafter_trainer.hub.router import DrafterRouter, RoutedDrafter
 from drafter_trainer.languages import LANGUAGES, get_pair, story_prompt, translation_prompt
 from drafter_trainer.repository import Repository
 from drafter_trainer.results import DRAFTER, PLAIN
-from drafter_trainer.targets import Target
-from tests.client import run_client
 from tests.conftest import make_model, make_tokenizer
 from tests.decoding.drafts import agreeing, disagreeing, partly_agreeing
 from tests.decoding.test_losslessness import (
@@ -41,10 +38,9 @@ from tests.decoding.test_losslessness import (
     sample,
     toy_target,
 )
-from tests.drafters.loop.conftest import calibration, make_loop, make_settings, with_loop
+from tests.drafters.loop.conftest import calibration, make_settings, with_loop
 from tests.drafters.test_load import write_drafter
 from tests.hub.conftest import results_for
-from tests.loopback_hub import LoopbackHub
 
 __all__ = ["toy_target"]  # a fixture, for pytest to find
 
@@ -199,28 +195,6 @@ def test_other_tasks_go_by_their_own_measurements(tmp_path: Path, target_model: 
     assert chosen(router, in_english) == ("translates", WITHOUT_NETWORK)
 
 
-def test_results_of_an_earlier_drafter_count_for_nothing(
-    tmp_path: Path, target_model: PreTrainedModel, tokenizer
-) -> None:
-    """A drafter that was trained anew beside its old results would be praised for what it no longer is."""
-    fast = ("de-en", "translation", 0.0, {DRAFTER: 9.0})
-    folders = [make_folder(tmp_path / name, tokenizer, "de-en", fast) for name in ("first", "second")]
-    write_results(Path(folders[0]), ("de-en", "translation", 0.0, {DRAFTER: 2.0}))
-    change(Path(folders[1]), draft_length=2)
-    router = DrafterRouter.from_hub(target_model, folders, tokenizer)
-    assert chosen(router, prompt(tokenizer, "de-en")) == ("first", DRAFTER)
-
-
-def test_a_benchmark_tells_what_each_prompt_is(tmp_path: Path, target_model: PreTrainedModel, tokenizer) -> None:
-    """What the router is held against must know the language even where the router does not."""
-    folders = [make_folder(tmp_path / pair, tokenizer, pair) for pair in ("de-en", "fr-en")]
-    router = DrafterRouter.from_hub(target_model, folders, tokenizer)
-    ids = prompt(tokenizer, "de-en", LANGUAGES["fr"].probe)
-    assert chosen(router, ids) == ("fr-en", DRAFTER)
-    assert chosen(with_known_pairs(router, {tuple(ids): DE_EN}), ids) == ("de-en", DRAFTER)
-    assert chosen(router, ids) == ("fr-en", DRAFTER)
-
-
 # In the target's generate
 
 
@@ -285,19 +259,6 @@ def test_rules_of_a_call_reach_the_chosen_drafter(
     with pytest.warns(UserWarning, match="nothing is drafted in this call"):
         output = target_model.generate(inputs_embeds=embeds, **given, assistant_model=router)
     assert torch.equal(output, plain[:, ids.shape[1] :])
-
-
-def test_drafters_without_a_network_are_routed_too(target_model: PreTrainedModel, tokenizer) -> None:
-    """What has no weights has nothing to share and no network to leave out."""
-    drafter = NetworklessDrafter.for_vocabulary(len(tokenizer))
-    attach_loop(drafter, make_loop(make_settings(sources=["lookup"]), size=len(tokenizer)))
-    router = DrafterRouter(target_model, [make_route("tables", "de-en", drafter)], tokenizer)
-    share_weights(router.routes)
-    for pair, way in (("de-en", DRAFTER), ("fr-en", WITHOUT_NETWORK)):
-        ids = prompt(tokenizer, pair)
-        routed = decode(target_model, ids, {"assistant_model": router}, 0.0, 0, TOKENS)
-        assert routed.output_ids == decode(target_model, ids, {}, 0.0, 0, TOKENS).output_ids
-        assert (router.chosen.drafter, router.chosen.way) == ("tables", way)
 
 
 class TakingTurns:
@@ -365,19 +326,6 @@ def test_the_choice_is_made_once_a_call(
     assert forgotten[1] is router.routes[1].ways[DRAFTER]
 
 
-def test_the_next_turn_of_a_chat_begins_anew(router: DrafterRouter, target_model: PreTrainedModel, tokenizer) -> None:
-    """A loop that was not told that its text has ended takes a user's pause for a slow pass of the target."""
-    ids = prompt(tokenizer, "de-en")
-    loop = router.routes[0].ways[DRAFTER]
-    given = {"assistant_model": router, "eos_token_id": None}
-    output = decode(target_model, ids, given, 0.0, 0, 9).output_ids
-    before = loop._clocked_curve.milliseconds.copy()
-    loop.clock.seconds += 3600
-    router.reader = TakingTurns("de-en")
-    decode(target_model, [*ids, *output[:6]], given, 0.0, 0, 2)
-    assert (loop._clocked_curve.milliseconds == before).all()
-
-
 # Adapters over one base
 
 
@@ -428,12 +376,6 @@ def test_adapters_share_their_base(tmp_path: Path, target_model: PreTrainedModel
 # What is refused
 
 
-def test_no_drafters_are_refused(target_model: PreTrainedModel, tokenizer) -> None:
-    """An empty list would fail at the first prompt, in the midst of a service."""
-    with pytest.raises(InputError, match="a router needs drafters"):
-        DrafterRouter.from_hub(target_model, [], tokenizer)
-
-
 def test_drafters_of_another_target_are_refused(tmp_path: Path, target_model: PreTrainedModel, tokenizer) -> None:
     """Targets of one family share a tokenizer: the drafter of another would draft, and seldom be right."""
     folders = [make_folder(tmp_path / pair, tokenizer, pair) for pair in ("de-en", "fr-en")]
@@ -457,44 +399,10 @@ def test_drafters_that_do_not_fit_are_refused(tmp_path: Path, target_model: PreT
         DrafterRouter.from_hub(target_model, [str(tmp_path / "no-such-drafter")], tokenizer)
 
 
-def test_a_router_answers_nothing_itself(router: DrafterRouter) -> None:
-    """It looks like a model, and has no words of its own."""
-    with pytest.raises(InputError, match=r"pass it to .* as assistant_model"):
-        router.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=3)
-
-
 # From the Hub
 
 
-def route_and_generate(drafters: list[str], target: str) -> dict:
-    """Route between published drafters in a process with an empty cache."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from drafter_trainer.hub.router import DrafterRouter
-
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(target), AutoTokenizer.from_pretrained(target)
-    router = DrafterRouter.from_hub(model, drafters)
-    chosen, equal = [], []
-    for text in ("Translate German to English: Der Zug kommt gleich.", "Translate French to English: Il pleut ici."):
-        chat = [{"role": "user", "content": text}]
-        inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True, return_tensors="pt")
-        plain = model.generate(**inputs, max_new_tokens=10, do_sample=False)
-        equal.append(torch.equal(plain, model.generate(**inputs, max_new_tokens=10, assistant_model=router)))
-        chosen.append(f"{router.chosen.drafter} {router.chosen.way}")
-    return {"equal": equal, "chosen": chosen}
-
-
-def test_drafters_come_from_the_hub(tmp_path: Path, target: Target, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Names are all that a user has; what was measured must come along."""
-    slow = ("de-en", "translation", 0.0, {DRAFTER: 0.9})
-    make_folder(tmp_path / "de-en", tokenizer, "de-en", slow)
-    make_folder(tmp_path / "fr-en", tokenizer, "fr-en")
-    with LoopbackHub(tmp_path / "hub", {"hf_alice": "alice"}) as hub:
-        for pair in ("de-en", "fr-en"):
-            files = {path.name: path for path in (tmp_path / pair).iterdir() if path.is_file()}
-            hub.add_repo(f"alice/tiny-{pair}", files)
-        names = ["alice/tiny-de-en", "alice/tiny-fr-en"]
-        seen = run_client(hub, tmp_path / "home", route_and_generate, drafters=names, target=target.path)
-    assert seen["equal"] == [True, True]
-    assert seen["chosen"] == [f"alice/tiny-de-en {PLAIN}", f"alice/tiny-fr-en {DRAFTER}"]
+def test_no_drafters_are_refused(target_model: PreTrainedModel, tokenizer) -> None:
+    """An empty list would fail at the first prompt, in the midst of a service."""
+    with pytest.raises(InputError, match="a router needs drafters"):
+        DrafterRouter.from_hub(target_model, [], tokenizer)
