@@ -46,14 +46,6 @@ def test_rows_are_read_in_order(tmp_path: Path, name: str) -> None:
     assert [row for _, row in read_rows(path)] == ROWS
 
 
-def test_rows_of_large_parquet_files_are_numbered_on(tmp_path: Path) -> None:
-    """Numbers that begin again with each batch would give two rows one id."""
-    path = write_rows(tmp_path / "a.parquet", [{"text": str(number)} for number in range(2500)])
-    rows = list(read_rows(path))
-    assert [row["text"] for _, row in rows] == [str(number) for number in range(2500)]
-    assert len({place for place, _ in rows}) == 2500
-
-
 @pytest.mark.parametrize("inside", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1e"])
 def test_only_a_line_feed_ends_a_line(tmp_path: Path, inside: str) -> None:
     """Text of the web holds U+2028 and its like; splitting there tears JSON objects apart."""

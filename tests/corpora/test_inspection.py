@@ -98,15 +98,6 @@ def test_half_a_text_may_be_foreign(tmp_path: Path, share: float) -> None:
         )
 
 
-@pytest.mark.parametrize("named", ["oc", "haw"])
-def test_mixture_of_other_languages_is_refused(tmp_path: Path, named: str) -> None:
-    """No language of a collection of many need be the most of it, for it to be none of the language that is named."""
-    lines = [line for code in ("en", "de", "fr") for line in SAMPLE[code][:100]]
-    assert f"100% of its lines are taken for another language than {LANGUAGES[named].name}" in refusal(
-        write(tmp_path, lines), named
-    )
-
-
 def test_one_line_repeated_is_refused(tmp_path: Path) -> None:
     """A drafter of one line is fast on that line, and so would its own validation say."""
     said = refusal(write(tmp_path, itertools.chain(OCCITAN, itertools.repeat(OCCITAN[0], 100_000))), "oc")

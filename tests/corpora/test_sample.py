@@ -2,7 +2,6 @@
 
 import itertools
 import re
-import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -16,22 +15,10 @@ from drafter_trainer.languages import get_pair, translation_prompt
 
 ROWS = {split: list(sample_rows(split)) for split in SPLITS}
 EVERY_ROW = [row for split in SPLITS for row in ROWS[split]]
-DOMAINS = {row["domain"] for row in EVERY_ROW}
 KANA = re.compile(r"[\u3041-\u3096\u30a1-\u30fa]")
 HAN = re.compile(r"[\u4e00-\u9fff]")
 CYRILLIC = re.compile(r"[\u0400-\u04ff]")
 LATIN_WORD = re.compile(r"[a-zA-Zà-ÿÀ-ßœŒ]+")
-
-
-def words(text: str) -> int:
-    """Count what stands between spaces and holds a letter or digit; French sets its punctuation apart."""
-    return sum(any(character.isalnum() for character in word) for word in text.split())
-
-
-def test_sample_is_large_enough() -> None:
-    """The quickstart trains on it; a split lost in packaging would go unnoticed."""
-    assert len(EVERY_ROW) >= 300
-    assert {split: len(rows) >= 30 for split, rows in ROWS.items()} == dict.fromkeys(SPLITS, True)
 
 
 def test_every_row_has_every_language() -> None:
@@ -43,36 +30,11 @@ def test_every_row_has_every_language() -> None:
         assert not any("\n" in row[language] for language in LANGUAGES), row["id"]
 
 
-def test_ids_are_unique() -> None:
-    """Two rows with one id, in one split or in two, could not be told apart in results."""
-    assert [name for name, count in Counter(row["id"] for row in EVERY_ROW).items() if count > 1] == []
-
-
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_no_sentence_stands_twice(language: str) -> None:
     """A sentence of the test split that is trained on, be it in one language only, makes the benchmark worthless."""
     folded = Counter(re.sub(r"[\W_]+", "", row[language].casefold()) for row in EVERY_ROW)
     assert [text for text, count in folded.items() if count > 1] == []
-
-
-@pytest.mark.parametrize("split", SPLITS)
-def test_every_domain_stands_in_every_split(split: str) -> None:
-    """A domain that is asked about but never trained on would be measured as the drafter's weakness."""
-    assert len(DOMAINS) == 8
-    assert {row["domain"] for row in ROWS[split]} == DOMAINS
-
-
-@pytest.mark.parametrize(("language", "least", "most"), [("en", 6, 35), ("de", 4, 40), ("fr", 4, 45), ("ru", 3, 40)])
-def test_sentences_have_a_sentence_s_length(language: str, least: int, most: int) -> None:
-    """Single words and whole paragraphs are no translation questions as WMT has them."""
-    lengths = {row["id"]: words(row[language]) for row in EVERY_ROW}
-    assert {name: length for name, length in lengths.items() if not least <= length <= most} == {}
-
-
-@pytest.mark.parametrize("language", ["ja", "zh"])
-def test_sentences_without_spaces_have_a_sentence_s_length(language: str) -> None:
-    """Where words are not set apart, characters are counted."""
-    assert all(6 <= len(row[language]) <= 120 for row in EVERY_ROW)
 
 
 def test_languages_are_written_in_their_script() -> None:
@@ -90,50 +52,11 @@ def test_languages_are_written_in_their_script() -> None:
             assert not HAN.search(row[language]), row["id"]
 
 
-@pytest.mark.parametrize(
-    ("language", "common"),
-    [
-        ("en", {"the", "a", "of", "to", "and", "in", "is", "it", "you"}),
-        ("de", {"der", "die", "das", "und", "ist", "ein", "eine", "nicht", "zu"}),
-        ("fr", {"le", "la", "les", "de", "des", "et", "est", "un", "une"}),
-    ],
-)
-def test_languages_of_one_script_are_not_swapped(language: str, common: set[str]) -> None:
-    """English, German and French share their letters, so their commonest words have to tell."""
-    used = {
-        other: sum(not common.isdisjoint(word.lower() for word in LATIN_WORD.findall(row[other])) for row in EVERY_ROW)
-        for other in ("en", "de", "fr")
-    }
-    assert used[language] > 0.6 * len(EVERY_ROW)
-    assert all(used[language] > used[other] for other in used.keys() - {language})
-
-
-def test_text_is_composed() -> None:
-    """Decomposed letters are other tokens: an umlaut of two characters would be rare in training and common in use."""
-    for row in EVERY_ROW:
-        for language in LANGUAGES:
-            assert unicodedata.is_normalized("NFC", row[language]), row["id"]
-            assert not re.search(r"[\u200b\ufeff\ufffd]", row[language]), row["id"]
-
-
-def test_pair_decides_the_direction() -> None:
-    """Source and reference swapped would ask the target in the language that it shall answer in."""
-    row = ROWS["train"][0]
-    assert next(sample_sentences(get_pair("ja-de"), "train")) == (row["id"], row["ja"], row["de"])
-    assert next(sample_sentences(get_pair("de-ja"), "train")) == (row["id"], row["de"], row["ja"])
-
-
 @pytest.mark.parametrize(("pair", "named"), [("es-en", "Spanish"), ("uk-pl", "Ukrainian")])
 def test_pair_outside_the_sample_is_refused(pair: str, named: str) -> None:
     """A missing column must name the language and the way out, not end in a KeyError."""
     with pytest.raises(InputError, match=rf"no {named}: name a corpus and questions of your own"):
         next(sample_sentences(get_pair(pair), "train"))
-
-
-def test_sample_is_translated_into_every_language() -> None:
-    """A language that the sample lacks has prompts from it all the same, and no made-up reference."""
-    row = ROWS["train"][0]
-    assert next(sample_sentences(get_pair("en-oci"), "train")) == (row["id"], row["en"], None)
 
 
 STORIES = {split: list(sample_stories(split)) for split in SPLITS}
@@ -163,11 +86,6 @@ def test_no_part_of_a_subject_stands_in_two_splits(language: str) -> None:
     assert parts["train"].isdisjoint(parts["validation"])
     told = normalise(" ".join(subjects["test"]))
     assert not any(normalise(part) in told for part in parts["train"] | parts["validation"])
-
-
-def test_first_stories_are_mixed() -> None:
-    """A limit on prompts must not leave a hundred stories about one violinist."""
-    assert len({story_id.split("-what")[0] for story_id, _ in STORIES["train"][:20]}) > 5
 
 
 def test_unknown_split_is_refused() -> None:

@@ -1,8 +1,6 @@
 """Tasks: which questions each asks, where they come from, and that training does not see them."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -11,6 +9,7 @@ from drafter_trainer.corpora.questions import keep_out, load_questions
 from drafter_trainer.corpora.tasks import Task, mt_bench_file
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair
+from tests.corpora.test_questions import spec_bench
 
 PAIR = get_pair("de-en")
 STORY = Task("story")
@@ -20,11 +19,6 @@ ROWS = [
     {"question_id": 2, "category": "qa", "turns": ["Why?"], "reference": "Because."},
     {"question_id": 3, "turns": ["No category."]},
 ]
-
-
-def spec_bench(path: Path, *rows: dict[str, Any]) -> str:
-    path.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), encoding="utf-8")
-    return str(path)
 
 
 def test_categories_choose_questions(tmp_path: Path) -> None:
@@ -74,13 +68,6 @@ def test_reference_that_is_no_text_is_named(tmp_path: Path) -> None:
         load_questions(path, PAIR)
 
 
-@pytest.mark.parametrize("reference", [" ", ["a judge's hint"]])
-def test_blank_references_and_lists_are_none(tmp_path: Path, reference: object) -> None:
-    """MT-Bench's lists are hints for a judge: an answer's wording is not theirs."""
-    (question,) = load_questions(spec_bench(tmp_path / "q.jsonl", ROWS[1] | {"reference": reference}), PAIR)
-    assert question.reference is None
-
-
 def test_stories_are_asked_in_the_language_of_the_answers() -> None:
     """A drafter that knows German answers says nothing about English stories."""
     english = load_questions("sample", PAIR, task=STORY)
@@ -99,13 +86,6 @@ def test_sample_without_the_task_says_what_to_name() -> None:
     for source in ("sample", "wmt16"):
         with pytest.raises(InputError, match=f"{source} has no questions of task summarisation: name a Spec-Bench"):
             load_questions(source, PAIR, task=Task("summarisation", ("summarization",)))
-
-
-def test_translations_of_the_sample_have_references() -> None:
-    """Without them the quality of every method would go unseen."""
-    questions = load_questions("sample", PAIR, 3)
-    assert all(question.reference for question in questions)
-    assert questions[0].reference != questions[0].text
 
 
 def install(folder: Path, monkeypatch: pytest.MonkeyPatch, question_file: str) -> None:

@@ -10,7 +10,6 @@ import torch
 from transformers import PreTrainedModel
 
 from drafter_trainer.distillation import cache
-from drafter_trainer.distillation.cache import RoomyLayer
 from drafter_trainer.distillation.engines import TransformersEngine
 from drafter_trainer.distillation.requests import Request
 from drafter_trainer.distillation.store import TOP_K, Answer
@@ -130,45 +129,6 @@ def test_sampled_answers_depend_on_nothing_but_their_request(target_model: PreTr
     assert len({tuple(first[request]) for request in stream[24:]}) > 3
 
 
-def test_temperatures_and_limits_do_not_mix(target_model: PreTrainedModel) -> None:
-    """Prevent a row from keeping the temperature, the noise or the length limit of the answer before."""
-    kinds = [(0.0, 12), (0.3, 1), (1.0, 7), (1.0, 12), (0.0, 1)]
-    stream = [request for kind in kinds for request in make_stream(5, *kind)]
-    engine = TransformersEngine(target_model, pad_id=0)
-    together = answered(engine, stream, 4)
-    for request in stream:
-        (alone,) = engine.answer([request])
-        assert together[request].response_ids == alone.response_ids
-        if alone.finish_reason == "length":
-            assert len(alone.response_ids) == request.max_new_tokens
-
-
-def test_answers_that_end_with_their_first_token_take_no_row(target_model: PreTrainedModel) -> None:
-    """Prevent a row that has ended before its first step from going on, or from being lost."""
-    stream = make_stream(12)
-    firsts = [generated(target_model, replace(request, max_new_tokens=1))[0] for request in stream]
-    target_model.generation_config.eos_token_id = firsts[:7]
-    given = answered(TransformersEngine(target_model, pad_id=0), stream, 3)
-    for request, first in zip(stream[:7], firsts):
-        assert (given[request].response_ids, given[request].finish_reason) == ([first], "stop")
-        assert len(given[request].topk_ids) == 1
-
-
-def test_what_all_prompts_begin_with_is_read_once(target_model: PreTrainedModel) -> None:
-    """Prevent a chat template, as long as the sentence in it, from being read again for every prompt."""
-    stream = make_stream(start=TEMPLATE, max_new_tokens=2)
-    read: list[int] = []
-    target_model.register_forward_pre_hook(
-        lambda _, __, given: read.append(given["input_ids"].numel()), with_kwargs=True
-    )
-    # The same prompt twice comes first, and begins with more than the template.
-    twice = [replace(stream[0], temperature=0.7, seed=seed) for seed in (100, 101)]
-    answered(TransformersEngine(target_model, pad_id=0), [*twice, *stream], 2)
-    longest = max(len(request.prompt_ids) for request in stream)
-    assert read[0] == len(stream[0].prompt_ids) - 1
-    assert max(read[1:]) <= 2 * (longest - len(TEMPLATE))
-
-
 def count_calls(model: PreTrainedModel) -> list[int]:
     """Note how many rows each pass of a model has."""
     rows: list[int] = []
@@ -186,50 +146,6 @@ def test_freed_rows_are_filled_while_others_go_on(target_model: PreTrainedModel)
     # Batch by batch each of the five would take 30 passes; 5 x 30 + 35 x 3 tokens on 8 rows are 32.
     assert len(passes) < 90
     assert sum(passes) < 2 * (5 * 30 + 35 * 3)
-
-
-def test_a_small_first_batch_does_not_keep_the_batch_small(target_model: PreTrainedModel) -> None:
-    """Prevent a resumed run, whose first batch misses a few answers only, from going on with so few rows."""
-    stream = make_stream(26)
-    engine = TransformersEngine(target_model, pad_id=0)
-    passes = count_calls(target_model)
-    given = [row for group in engine.answers([stream[:2], *in_batches(stream[2:], 8)]) for row in zip(*group)]
-    assert max(passes) == 8
-    assert {request for request, _ in given} == set(stream)
-    for request, answer in given:
-        assert answer.response_ids == generated(target_model, request)
-
-
-def test_many_requests_need_the_memory_of_a_few(
-    target_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Prevent a cache, requests or answers that pile up as the run goes on."""
-    size, drawn, columns = 32, 0, []
-    resize = RoomyLayer.resize
-
-    def noted(layer: RoomyLayer, rows: int, width: int, coming: int = 0) -> None:
-        columns.append(width)
-        assert rows <= size
-        resize(layer, rows, width, coming)
-
-    monkeypatch.setattr(RoomyLayer, "resize", noted)
-
-    def asked() -> Iterator[list[Request]]:
-        nonlocal drawn
-        for start in range(0, 1024, size):
-            batch = [replace(REQUEST, seed=start + n, max_new_tokens=2 + n % 5) for n in range(size)]
-            drawn += len(batch)
-            yield batch
-
-    given = 0
-    for group, answers in TransformersEngine(target_model, pad_id=0).answers(asked()):
-        # Lost by an interrupt: what is under way, what waits, and what has ended since the last group.
-        assert drawn - given <= 4 * size
-        given += len(answers)
-        assert len(group) == len(answers) == size
-    assert given == drawn == 1024
-    assert len(columns) > 4 * 4
-    assert max(columns) <= len(REQUEST.prompt_ids) + 6
 
 
 @pytest.mark.usefixtures("little_room")

@@ -43,20 +43,6 @@ def test_tokens_stand_behind_each_other_as_in_the_librarys_layer() -> None:
         assert roomy.get_mask_sizes(1) == plain.get_mask_sizes(1)
 
 
-def test_buffers_do_not_grow_where_old_columns_are_let_go() -> None:
-    """Prevent memory that grows with every answer, and columns that shift when the front is let go."""
-    roomy, plain = filled(6), DynamicLayer()
-    plain.update(roomy.keys, roomy.values)
-    for _ in range(50):
-        new = states(1)
-        roomy.update(*new)
-        plain.update(*new)
-        roomy.trim(6)
-        torch.testing.assert_close(roomy.keys, plain.keys[:, :, -6:], rtol=0, atol=0)
-        torch.testing.assert_close(roomy.values, plain.values[:, :, -6:], rtol=0, atol=0)
-        assert roomy.keys.untyped_storage().size() <= ROWS * HEADS * (6 + 2 + 4) * WIDTH * 4
-
-
 def test_a_prompt_takes_its_row_and_no_other() -> None:
     """Prevent a prompt that is put at other columns or heads than it was read at, or over a neighbour's."""
     layer, read = filled(6), filled(4, rows=2)
@@ -82,18 +68,6 @@ def test_a_shared_beginning_moves_up_to_each_rows_rest() -> None:
     for now, first, behind in zip((layer.keys, layer.values), prefix, rest):
         for row, gap in enumerate([2, 0, 3]):
             assert torch.equal(now[row, :, gap:], torch.cat([first[0], behind[row, :, gap:]], dim=-2))
-
-
-def test_more_rows_and_columns_leave_what_is_there_at_the_end() -> None:
-    """Prevent a longer prompt from moving the others' columns, and NaN in memory that only the mask hides."""
-    layer = filled(3)
-    before = layer.keys.clone()
-    layer.resize(5, 7)
-    assert layer.keys.shape == layer.values.shape == (5, HEADS, 7, WIDTH)
-    assert torch.equal(layer.keys[:3, :, -3:], before)
-    assert not layer.keys[:3, :, :-3].any()
-    assert not layer.keys[3:].any()
-    assert not layer.values[:, :, :-3].any()
 
 
 def windowed_model() -> PreTrainedModel:

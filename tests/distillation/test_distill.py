@@ -15,7 +15,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from drafter_trainer.distillation import distill
 from drafter_trainer.distillation.engines import TransformersEngine
-from drafter_trainer.distillation.filters import reason_to_drop
 from drafter_trainer.distillation.prompts import Prompt
 from drafter_trainer.distillation.requests import Request, Requests
 from drafter_trainer.distillation.store import TOP_K, Answer, RowStore
@@ -207,17 +206,6 @@ def test_two_processes_give_the_rows_of_one(tmp_path: Path, requests: Requests, 
     assert stored_rows(RowStore(tmp_path / "two")) == stored_rows(RowStore(tmp_path / "one"))
 
 
-def test_another_number_of_processes_may_go_on(tmp_path: Path, requests: Requests, engine: TransformersEngine) -> None:
-    """Prevent a run that two processes began from being asked anew, or otherwise, when one goes on with it."""
-    run(requests, engine, tmp_path / "one")
-    with pytest.raises(KeyboardInterrupt):
-        run(requests, RecordingEngine(engine, 2), tmp_path / "two", (0, 2))
-    begun = run(requests, engine, tmp_path / "two", (1, 2)).asked
-    rest = run(requests, engine, tmp_path / "two").asked
-    assert set(begun).isdisjoint(rest)
-    assert stored_rows(RowStore(tmp_path / "two")) == stored_rows(RowStore(tmp_path / "one"))
-
-
 def run_to_be_killed(folder: Path) -> None:
     """Do the run of the tests, and die in the middle of the fourth write."""
     tokenizer, write_table, calls = make_tokenizer(), pq.write_table, []
@@ -247,15 +235,6 @@ def test_a_process_killed_in_the_middle_of_a_write_loses_nothing(
     asked = run(requests, engine, store.folder).asked
     assert sorted([*done, *asked]) == sorted(request.key for request in requests)
     assert stored_rows(store) == stored_rows(RowStore(tmp_path / "whole"))
-
-
-@pytest.mark.parametrize(
-    ("response", "reason"),
-    [([END], "empty answer"), ([0, END], "empty answer"), ([7, END], None), ([7], None)],
-)
-def test_only_answers_without_text_are_dropped(response: list[int], reason: str | None) -> None:
-    """Prevent short answers, and those that the limit cut, from being taken for empty ones."""
-    assert reason_to_drop(Answer(response, None, None, "length"), {0, 1, END}) == reason
 
 
 def test_requests_of_another_target_are_asked_beside_what_is_stored(tmp_path: Path, prompts: list[Prompt]) -> None:

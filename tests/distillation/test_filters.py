@@ -7,7 +7,6 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from drafter_trainer.corpora.sample import sample_rows
-from drafter_trainer.distillation import filters
 from drafter_trainer.distillation.filters import reason_to_drop, survey
 from drafter_trainer.distillation.store import Answer, Refusal, RowStore
 from tests.distillation.conftest import REQUEST
@@ -57,21 +56,3 @@ def test_survey_counts_and_drops_nothing(tmp_path: Path, tokenizer: PreTrainedTo
     assert sum(languages.values()) == len(rows)
     assert (languages["en"], languages["de"]) >= (5, 1)
     assert store.count()["rows"] == len(rows)
-
-
-def test_languages_of_many_rows_are_those_of_a_sample(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Prevent a million answers from being identified for a quarter of an hour, and other ones in each run."""
-    monkeypatch.setattr(filters, "_IDENTIFIED", 20)
-    store = RowStore(tmp_path)
-    ids = tokenizer("The train comes soon.")["input_ids"]
-    store.write([(replace(REQUEST, seed=seed), Answer(ids, None, None, "stop")) for seed in range(200)], "vllm")
-    found = survey(store, tokenizer)["languages"]
-    assert 5 < sum(found.values()) < 40
-    assert survey(store, tokenizer)["languages"] == found
-
-
-def test_survey_of_nothing_is_empty(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Prevent a split without rows from ending a run after its work is done."""
-    assert survey(RowStore(tmp_path), tokenizer) == {"looping": 0, "duplicates": 0, "retokenized": 0, "languages": {}}

@@ -10,12 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora import Sentence
 from drafter_trainer.corpora.decontamination import Decontaminator
-from drafter_trainer.distillation.prompts import (
-    Prompt,
-    PromptMaker,
-    load_prompts,
-    write_prompts,
-)
+from drafter_trainer.distillation.prompts import Prompt, PromptMaker, load_prompts, write_prompts
 from drafter_trainer.errors import DamagedStoreError, InputError
 from drafter_trainer.languages import get_pair
 from tests.distillation.conftest import PAIR
@@ -81,27 +76,11 @@ def test_stories_are_asked_in_their_language_and_kept_clean(tokenizer: PreTraine
     assert make.drops == {"exact match (German)": 1, "repeated prompt (German)": 1}
 
 
-def test_limit_counts_prompts_that_are_kept(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Prevent a limit of n from giving fewer than n prompts where some are dropped."""
-    texts = [GERMAN[0], GERMAN[0], *GERMAN[1:]]
-    prompts = PromptMaker(ChatTokenizer(tokenizer), NOTHING, 3).translations(sentences(texts), "corpus", PAIR)
-    assert [prompt.source_id for prompt in prompts] == ["corpus/0", "corpus/2", "corpus/3"]
-
-
 def test_no_prompts_is_an_error_that_says_what_was_dropped(tokenizer: PreTrainedTokenizerFast) -> None:
     """Prevent a run that ends well and leaves nothing."""
     make = PromptMaker(ChatTokenizer(tokenizer), Decontaminator([(GERMAN[0], True)]))
     with pytest.raises(InputError, match=r"corpus tiny gives no prompts for de-en.*exact match \(German\)': 1"):
         next(make.translations(sentences(GERMAN[:1]), "tiny", PAIR))
-
-
-def test_a_prompt_of_an_earlier_corpus_is_not_asked_again(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Prevent a sentence that two corpora hold from being sampled twice and weighing double."""
-    make = PromptMaker(ChatTokenizer(tokenizer), NOTHING)
-    for corpus, expected in (("one", 2), ("two", 1)):
-        texts = sentences(GERMAN[:2] if corpus == "one" else GERMAN[1:3])
-        assert len(list(make.translations(texts, corpus, PAIR))) == expected
-    assert make.drops == {"repeated prompt (German)": 1}
 
 
 def test_prompts_come_back_with_what_was_dropped(tmp_path: Path) -> None:

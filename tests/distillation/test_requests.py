@@ -6,12 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from transformers import PreTrainedTokenizerFast
 
-from drafter_trainer.chat import ChatTokenizer
-from drafter_trainer.corpora.decontamination import Decontaminator
-from drafter_trainer.distillation.prompts import Prompt, PromptMaker
-from drafter_trainer.distillation.requests import Request, Requests
+from drafter_trainer.distillation.prompts import Prompt
+from drafter_trainer.distillation.requests import Requests
 from drafter_trainer.targets import Target
 from tests.distillation.conftest import PAIR, REQUEST, make_requests
 
@@ -63,39 +60,6 @@ def test_greedy_is_asked_once(prompts: list[Prompt], samples: int) -> None:
     assert {request.seed for request in requests if request.temperature == 0} == {0}
 
 
-def test_samples_of_a_prompt_have_seeds_of_their_own(prompts: list[Prompt]) -> None:
-    """Prevent several samples of a prompt from being one sample stored under one key."""
-    requests = ask(prompts[:2], [0.7], 3, seed=9)
-    seeds = {prompt.prompt_ids: set() for prompt in prompts[:2]}
-    for request in requests:
-        seeds[request.prompt_ids].add(request.seed)
-    assert list(seeds.values()) == [{9, 10, 11}, {9, 10, 11}]
-    assert len({request.key for request in requests}) == 6
-
-
-def test_requests_say_what_was_asked_and_whence(prompts: list[Prompt]) -> None:
-    """Prevent rows that cannot be traced to their corpus, pair, target and settings."""
-    (request,) = ask(prompts[:1], [0.3], 1, seed=5)
-    assert request == Request(
-        prompts[0].prompt_ids, 0.3, 5, 16, prompts[0].source_id, "sample", "de-en", TARGET.name, TARGET.revision
-    )
-
-
-def test_start_token_prompts_get_different_seeds(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Prevent a thousand texts from the start token from being one text: their prompts are all alike."""
-    prompts = list(PromptMaker(ChatTokenizer(tokenizer), Decontaminator([]), 5).start_tokens(None))
-    assert {prompt.prompt_ids for prompt in prompts} == {(tokenizer.bos_token_id,)}
-    requests = ask(prompts, [1.0], 2, seed=7)
-    assert sorted(request.seed for request in requests) == list(range(7, 17))
-    assert len({request.source_id for request in requests}) == 5
-
-
-def test_batches_are_the_same_in_every_run(prompts: list[Prompt]) -> None:
-    """Prevent a resumed run from forming other batches, whose answers would differ from the first run's."""
-    first = list(ask(prompts, [0.0, 0.3, 1.0], 2).batches(5))
-    assert list(ask(prompts, [1.0, 0.0, 0.3, 0.3], 2).batches(5)) == first
-
-
 @pytest.mark.parametrize("processes", [2, 3])
 def test_processes_share_the_batches_out(prompts: list[Prompt], processes: int) -> None:
     """Prevent a batch that two processes answer, or none does, and a bar that never ends."""
@@ -118,10 +82,3 @@ def test_batches_hold_one_temperature_and_every_request_once(prompts: list[Promp
     )
     # 12 greedy answers and 24 at each other temperature, in batches of 5
     assert [len(batch) for batch in batches] == [5, 5, 2, *([5, 5, 5, 5, 4] * 2)]
-
-
-def test_batches_hold_prompts_of_similar_length(prompts: list[Prompt]) -> None:
-    """Prevent a short prompt from being padded to the longest of the corpus."""
-    assert len({len(prompt.prompt_ids) for prompt in prompts}) > 3
-    lengths = [len(request.prompt_ids) for batch in ask(prompts, [0.3], 2).batches(5) for request in batch]
-    assert lengths == sorted(lengths, reverse=True)

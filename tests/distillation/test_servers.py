@@ -182,19 +182,6 @@ def test_a_server_whose_rows_are_wrong_is_refused_at_once(
     assert not RowStore(tmp_path).keys()
 
 
-def test_the_context_of_a_server_is_said_in_the_rows(
-    tmp_path: Path, server: AnsweringServer, requests: Requests, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    """Prevent an answer that the server's context cut from passing for one that had the whole limit."""
-    server.context = max(len(request.prompt_ids) for request in requests)
-    rows = stored_rows(run(requests, engine_of([server.url], tokenizer, "llamacpp"), tmp_path))
-    for row in rows:
-        if row["finish_reason"] == "length":
-            assert row["max_new_tokens"] == len(row["response_ids"])
-    assert any(row["max_new_tokens"] < 8 for row in rows)
-    assert RowStore(tmp_path).drops()["refused by the servers with status 400 (English)"] >= 2  # greedy and sampled
-
-
 SAMPLING = {
     "vllm": {"temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"},
     "sglang": {
@@ -383,11 +370,7 @@ def test_an_interrupt_keeps_what_was_answered_and_asks_for_the_rest(
 
 
 def test_when_all_servers_are_gone_the_run_ends_with_one_line(
-    tmp_path: Path,
-    server: AnsweringServer,
-    requests: Requests,
-    tokenizer: PreTrainedTokenizerFast,
-    rests: list[float],
+    tmp_path: Path, server: AnsweringServer, requests: Requests, tokenizer: PreTrainedTokenizerFast, rests: list[float]
 ) -> None:
     """Prevent a run that waits for ever, and one that throws away what was answered before."""
     server.mishap = lambda number, body: "die" if number == 12 else None
@@ -435,17 +418,6 @@ def test_a_request_at_which_servers_fail_is_given_up(
     assert store.drops() == {"given up after 5 failures (English)": 1}
     assert store.keys() == keys(requests)
     assert sum(body["prompt"] == bad and body["temperature"] == 0 for body in server.received) == 5
-
-
-@pytest.mark.parametrize("status", ["401", "404"])
-def test_a_server_that_will_never_answer_ends_the_run(
-    server: AnsweringServer, requests: Requests, tokenizer: PreTrainedTokenizerFast, status: str
-) -> None:
-    """Prevent a wrong key or model name from being tried for ten minutes, or a million times."""
-    server.mishap = lambda number, body: status
-    with pytest.raises(InputError, match=rf"/v1/completions answers {status} "):
-        list(engine_of([server.url], tokenizer).answers([requests]))
-    assert len(server.received) <= 3
 
 
 @pytest.mark.parametrize("status", ["400", "401", "500", "503", None])
@@ -515,16 +487,3 @@ def test_log_probabilities_that_are_not_raw_are_left_out(
         assert (answer.topk_logprobs is None) == (mode != "raw_logprobs" and request.temperature == 0.5)
         assert answer.response_ids
     assert sum(body["max_tokens"] == 1 for body in server.received) == 2
-
-
-def test_a_prompt_that_text_cannot_carry_is_not_asked(
-    tmp_path: Path, server: AnsweringServer, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
-) -> None:
-    """Prevent an answer to other tokens than the row's prompt from being stored beside it."""
-    letters = tuple(tokenizer.convert_tokens_to_ids(["e", "r"]))
-    assert tokenizer("er")["input_ids"] != [*letters]
-    asked = [*prompts[:4], Prompt(letters, "odd", "corpus")]
-    requests = make_requests(asked, [0.0], 1, 0, 8, PAIR, TARGET)
-    store = run(requests, engine_of([server.url], tokenizer, "transformers"), tmp_path)
-    assert store.drops() == {"not asked as the text of its prompt gives other tokens (English)": 1}
-    assert store.keys() == keys(requests)

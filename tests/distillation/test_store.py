@@ -68,23 +68,6 @@ def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.array(topk_logprobs), answer.topk_logprobs.astype(np.float16))
 
 
-def test_keys_and_shards_grow_with_what_is_written(tmp_path: Path) -> None:
-    """Prevent a new shard from taking the place of an earlier one."""
-    store, rows = write_three(tmp_path)
-    assert [shard.name for shard in store.shards()] == [f"rows-000-{number:06d}.parquet" for number in range(3)]
-    assert RowStore(tmp_path).keys() == {request.key for request, _ in rows}
-    assert RowStore(tmp_path / "new").keys() == set()
-
-
-def test_nothing_written_makes_no_shard(tmp_path: Path) -> None:
-    """Prevent shards without rows, of which a count has no sum."""
-    store = RowStore(tmp_path)
-    store.write([], "transformers")
-    store.write_dropped([], "English")
-    assert files(tmp_path) == {}
-    assert store.count() == {"rows": 0, "response_tokens": 0, "cut_by_length": 0, "without_logprobs": 0}
-
-
 @pytest.mark.parametrize(
     "error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=["disk full", "interrupted"]
 )
@@ -124,18 +107,6 @@ def test_a_truncated_shard_is_named_with_what_to_do(tmp_path: Path, kept: float)
         list(store.tables())
     with pytest.raises(DamagedStoreError, match=expected):
         store.count()
-
-
-def test_a_damaged_list_of_drops_is_named(tmp_path: Path) -> None:
-    """Prevent a damaged list of drops from being taken for no drops."""
-    store = RowStore(tmp_path)
-    store.write_dropped([(REQUEST, "empty answer")], "English")
-    (shard,) = tmp_path.iterdir()
-    shard.write_bytes(shard.read_bytes()[:50])
-    with pytest.raises(DamagedStoreError, match=r"dropped-000-000000\.parquet is damaged"):
-        store.keys()
-    with pytest.raises(DamagedStoreError, match=r"dropped-000-000000\.parquet is damaged"):
-        store.drops()
 
 
 @pytest.mark.parametrize("within", [False, True], ids=["of another shard", "of its own"])
@@ -185,17 +156,6 @@ def test_two_writers_may_write_at_the_same_moment(tmp_path: Path, monkeypatch: p
     assert RowStore(tmp_path).keys() == {answered(number)[0].key for number in (0, 1)}
 
 
-def test_dropped_rows_are_kept_as_keys_and_counted_by_reason_and_language(tmp_path: Path) -> None:
-    """Prevent a dropped answer from being asked for again in each run, or from vanishing uncounted."""
-    store, rows = write_three(tmp_path)
-    store.write_dropped([(answered(number)[0], "empty answer") for number in (10, 11)], "English")
-    store.write_dropped([(answered(12)[0], "empty answer")], "German")
-    again = RowStore(tmp_path)
-    assert again.drops() == {"empty answer (English)": 2, "empty answer (German)": 1}
-    assert again.keys() == {row[0].key for row in [*rows, *map(answered, (10, 11, 12))]}
-    assert again.count()["rows"] == 6
-
-
 def drop_column(table: pa.Table) -> pa.Table:
     """Make a shard of a version that did not know a column."""
     return table.drop_columns(["retokenized"])
@@ -227,14 +187,6 @@ def test_shards_of_another_version_are_refused(tmp_path: Path, alter: Any) -> No
         store.keys()
     with pytest.raises(DamagedStoreError, match=expected):
         list(store.tables(["response_ids"]))
-
-
-def test_only_the_columns_asked_for_are_read(tmp_path: Path) -> None:
-    """Prevent counting from reading the top k of a million rows."""
-    store, _ = write_three(tmp_path)
-    assert [table.column_names for table in store.tables(["response_ids", "finish_reason"])] == [
-        ["response_ids", "finish_reason"]
-    ] * 3
 
 
 def test_counts_are_of_rows_tokens_and_cut_answers(tmp_path: Path) -> None:

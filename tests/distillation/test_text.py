@@ -15,11 +15,10 @@ from drafter_trainer.corpora.decontamination import Decontaminator
 from drafter_trainer.corpora.sample import sample_rows
 from drafter_trainer.distillation import distill
 from drafter_trainer.distillation.engines import TextEngine
-from drafter_trainer.distillation.prompts import Prompt, PromptMaker, load_prompts, write_prompts
-from drafter_trainer.distillation.requests import Request, Requests
+from drafter_trainer.distillation.prompts import Prompt, PromptMaker
+from drafter_trainer.distillation.requests import Requests
 from drafter_trainer.distillation.store import TOP_K, RowStore
 from drafter_trainer.distillation.teacher import Teacher
-from drafter_trainer.errors import InputError
 from drafter_trainer.targets import Target
 from tests.distillation.conftest import PAIR, make_requests, stored_rows
 from tests.distillation.test_engines import logprobs_of
@@ -76,14 +75,6 @@ def test_pieces_are_the_text_and_nothing_else(tokenizer: PreTrainedTokenizerFast
     assert drops == {}
 
 
-def test_start_token_may_be_named(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Prevent a target whose texts begin with another token than bos from being scored in a place it never saw."""
-    found, _ = pieces(tokenizer, TEXTS[:1], start_token="<|user|>")
-    assert found[0].prompt_ids == (tokenizer.convert_tokens_to_ids("<|user|>"),)
-    with pytest.raises(InputError, match="as start_token"):
-        pieces(tokenizer, TEXTS[:1], start_token="<|nobody|>")
-
-
 def test_repeated_and_contaminated_text_is_dropped_and_counted(tokenizer: PreTrainedTokenizerFast) -> None:
     """Prevent two rows with one key, which the store takes for damage, and evaluation text in training."""
     found, drops = pieces(
@@ -94,35 +85,6 @@ def test_repeated_and_contaminated_text_is_dropped_and_counted(tokenizer: PreTra
     reasons = {reason.split(" (")[0]: count for reason, count in drops.items()}
     assert reasons.pop("repeated text") == len(pieces(tokenizer, TEXTS[:1])[0])
     assert sum(reasons.values()) == 1
-
-
-def test_pieces_that_return_within_one_text_are_dropped(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Prevent a chorus from being two rows with one key, which the store takes for damage."""
-    found, drops = pieces(tokenizer, [TEXTS[0] * 3], max_new_tokens=1)
-    returned = [prompt.response_ids for prompt in found]
-    assert len(returned) == len(set(returned))
-    assert len(returned) + drops["repeated text (English)"] == len(tokenizer.encode(TEXTS[0] * 3))
-
-
-def test_limit_counts_texts(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Prevent a limit from being spent on repetitions, or on the pieces of one long text."""
-    found, _ = pieces(tokenizer, [TEXTS[0], TEXTS[0], TEXTS[1], TEXTS[2]], limit=2)
-    assert {prompt.source_id.split("/")[1] for prompt in found} == {"0", "2"}
-
-
-def test_nothing_left_is_said(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Prevent a run that ends well and leaves nothing."""
-    with pytest.raises(InputError, match=r"corpus text gives no text in English.*exact match \(English\)': 1"):
-        pieces(tokenizer, ["Yes."], decontaminator=Decontaminator([("yes", True)]))
-
-
-def test_every_piece_has_a_key_of_its_own(requests: Requests) -> None:
-    """Prevent pieces behind one start token from being taken for samples of one prompt, and for a greedy answer."""
-    asked = list(requests)
-    assert len({request.key for request in asked}) == len(asked) > len(TEXTS)
-    assert {(request.temperature, request.seed) for request in asked} == {(None, 0)}
-    greedy = Request(**{**vars(asked[0]), "temperature": 0.0, "response_ids": None})
-    assert greedy.key not in {request.key for request in asked}
 
 
 def test_rows_hold_the_text_and_what_the_target_thinks_of_it(
@@ -139,14 +101,3 @@ def test_rows_hold_the_text_and_what_the_target_thinks_of_it(
         expected = logprobs_of(teacher.model, request, row["response_ids"]).topk(TOP_K).values
         scored = torch.from_numpy(np.array(row["topk_logprobs"], np.float64))
         torch.testing.assert_close(scored, expected, atol=2e-2, rtol=0)  # stored in half precision
-
-
-def test_pieces_come_back_from_their_file(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Prevent the text from being lost between its file and the target, and batches of one long and many short."""
-    found, _ = pieces(tokenizer, TEXTS)
-    write_prompts(found, tmp_path / "prompts.arrow", Counter())
-    prompts, _ = load_prompts(tmp_path / "prompts.arrow")
-    asked = list(Requests(prompts, [None], 1, 0, LENGTH, PAIR, TARGET))
-    assert sorted(request.response_ids for request in asked) == sorted(prompt.response_ids for prompt in found)
-    lengths = [len(request.response_ids) for request in asked]
-    assert lengths == sorted(lengths, reverse=True)
