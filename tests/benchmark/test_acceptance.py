@@ -47,20 +47,6 @@ def test_figures_are_the_packages_own() -> None:
     assert found["acceptance_by_position"] == [0.5, 0.25, 0.25, 0.25]
 
 
-def test_tokens_of_cut_outputs_are_counted_as_given() -> None:
-    """An output that ends among accepted tokens lacks the target's own one."""
-    found = evaluate.load(FOLDER, keep_in_memory=True).compute(**COLUMNS, tokens=8)
-    assert found["mean_accepted_tokens"] == 2
-
-
-def test_nothing_drafted_has_no_rate() -> None:
-    """0 would say that every draft was rejected."""
-    found = evaluate.load(FOLDER, keep_in_memory=True).compute(
-        drafted=[0, 0], accepted=[0, 0], rejected=[False, False]
-    )
-    assert (found["acceptance_rate"], found["alpha"], found["mean_accepted_tokens"]) == (None, None, 1.0)
-
-
 def test_it_combines_with_another_module(tmp_path: Path) -> None:
     """Quality and acceptance of one run are asked for together."""
     (tmp_path / "other").mkdir()

@@ -3,7 +3,7 @@
 from typing import Any
 
 from drafter_trainer.benchmark.caveats import caveats
-from tests.benchmark.made import PROVENANCE, make_results, make_run
+from tests.benchmark.made import make_results, make_run
 
 SECONDS = {"plain": [2.0] * 80, "drafter": [1.0] * 80}
 
@@ -41,17 +41,3 @@ def test_every_weakness_is_said() -> None:
         assert expected in text
     assert "Sampled" not in text
     assert "commit is not known" in said(run, commit="")
-
-
-def test_sampled_run_says_how_many_seeds() -> None:
-    """One seed is one draw."""
-    runs = [make_run(SECONDS, temperature=1.0, seed=seed) for seed in (0, 1)]
-    assert "Sampled with 2 seeds on 80 questions" in "\n".join(caveats(make_results(*runs)))
-    assert "Sampled with 1 seed on 80 questions" in said(runs[0])
-
-
-def test_some_questions_are_more_than_a_few() -> None:
-    """Eight are enough for a verdict, and too few for a small difference."""
-    text = said(make_run({"plain": [2.0] * 8, "drafter": [1.0] * 8}), device=PROVENANCE["device"])
-    assert "8 questions: a difference smaller than the intervals" in text
-    assert "Only" not in text

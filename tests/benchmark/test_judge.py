@@ -1,6 +1,5 @@
 """The judge: what it is asked, how its grades are read, and that nothing is lost, asked twice or dropped."""
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +13,8 @@ from drafter_trainer.benchmark.outputs import FILE_NAME, read_outputs, write_out
 from drafter_trainer.distillation.servers import ServerEngine
 from drafter_trainer.errors import InputError
 from tests.distillation.answering_server import AnsweringServer
+from tests.recipes.test_whole_way import recipe_main
 
-ROOT = Path(__file__).parents[2]
 LIMIT = 64
 GRADES = {"good": "Well said.\n\nGrade: 9", "poor": "No.\n**Grade: 3/10**", "odd": "I would rather not."}
 
@@ -100,15 +99,6 @@ def test_grades_are_compared_with_plain_and_failures_counted(
     assert "2/3" in judgement_table([plain, drafter])
 
 
-def test_equal_answers_are_judged_once(serve: Callable[..., JudgingServer], tmp_path: Path) -> None:
-    """Every method of a greedy run says the same: each judgement is paid for."""
-    same = [output("1", method, "good", temperature) for method in ("plain", "drafter") for temperature in (0.0, 1.0)]
-    with serve() as server:
-        judged = run(server.url, tmp_path / "journal.jsonl", same)
-        assert len(server.received) == 1
-    assert [method["graded"] for method in summarise(same, judged, LIMIT)] == [1, 1, 1, 1]
-
-
 def test_interrupted_judging_goes_on(serve: Callable[..., JudgingServer], tmp_path: Path) -> None:
     """A run killed within a line asks for that judgement again, and for no other."""
     journal = tmp_path / "journal.jsonl"
@@ -122,26 +112,6 @@ def test_interrupted_judging_goes_on(serve: Callable[..., JudgingServer], tmp_pa
         assert len(server.received) == asked + 1
 
 
-def test_each_judgement_is_kept_at_once(serve: Callable[..., JudgingServer], tmp_path: Path) -> None:
-    """A judge may take minutes for each: a machine that goes down must not lose those before."""
-    journal, kept = tmp_path / "journal.jsonl", []
-
-    def look(number: int, body: dict[str, Any]) -> None:
-        kept.append(len(journal.read_bytes().splitlines()) if journal.exists() else 0)
-
-    with serve(look) as server:
-        assert len(run(server.url, journal)) == 5
-    assert kept[-1] >= 5 - 2  # two are asked at once
-
-
-def test_server_that_fails_and_returns_loses_nothing(serve: Callable[..., JudgingServer], tmp_path: Path) -> None:
-    """A full or broken server is a matter of waiting."""
-    with serve(lambda number, body: {1: "429", 2: "hang up", 3: "garbage"}.get(number)) as server:
-        judged = run(server.url, tmp_path / "journal.jsonl")
-    assert len(judged) == 5
-    assert not any("refused" in line for line in judged.values())
-
-
 def test_refusals_are_counted_and_asked_again(serve: Callable[..., JudgingServer], tmp_path: Path) -> None:
     """A prompt that one server finds too long may fit another; until then it is no grade."""
     journal = tmp_path / "journal.jsonl"
@@ -152,27 +122,6 @@ def test_refusals_are_counted_and_asked_again(serve: Callable[..., JudgingServer
         drafter = summarise(OUTPUTS, run(server.url, journal), LIMIT)[1]
         assert len(server.received) == 1
     assert (drafter["graded"], drafter["unreadable"], drafter["refused"]) == (2, 1, 0)
-
-
-def test_judge_reads_the_whole_conversation(serve: Callable[..., JudgingServer], tmp_path: Path) -> None:
-    """A second turn graded without the first is graded for what it cannot say."""
-    chat = [
-        {"role": "user", "content": "Name a river."},
-        {"role": "assistant", "content": "The Elbe."},
-        {"role": "user", "content": "Where does it end?"},
-    ]
-    with serve() as server:
-        run(server.url, tmp_path / "journal.jsonl", [output("1/2", "plain", "good") | {"chat": chat}])
-        prompt = server.received[0]["messages"][0]["content"]
-    places = [prompt.index(text) for text in ("Name a river.", "The Elbe.", "Where does it end?", "\ngood\n")]
-    assert places == sorted(places)
-
-
-def recipe_main() -> Callable[[list[str]], None]:
-    specification = importlib.util.spec_from_file_location("recipe_judge", ROOT / "recipes" / "judge.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module.main
 
 
 def test_recipe_writes_what_it_prints(
@@ -188,7 +137,7 @@ def test_recipe_writes_what_it_prints(
     assert [entry["method"] for entry in read_outputs(tmp_path / FILE_NAME)] == ["plain", "drafter"] * 2
     with serve() as server:
         options = ["--outputs", str(tmp_path), "--servers", f"{server.url}/v1", "--judge_model", "a-judge"]
-        recipe_main()(options)
+        recipe_main("judge")(options)
         written = json.loads((tmp_path / "judge.json").read_text(encoding="utf-8"))
         assert {method["name"]: method["grade"]["value"] for method in written["methods"]} == {
             "plain": 9,
@@ -197,17 +146,17 @@ def test_recipe_writes_what_it_prints(
         assert "-6.00 (-6.00 to -6.00)" in capsys.readouterr().out
     with serve(lambda number, body: "400") as server:
         (tmp_path / "judge" / "journal.jsonl").unlink()
-        recipe_main()([*options[:2], "--servers", server.url, *options[4:]])
+        recipe_main("judge")([*options[:2], "--servers", server.url, *options[4:]])
         assert "2 judgements refused by the servers with status 400" in capsys.readouterr().out
         write_outputs(records[:1], tmp_path / FILE_NAME)
         with pytest.raises(InputError, match="made with other settings"):
-            recipe_main()(options)
+            recipe_main("judge")(options)
 
 
 def test_outputs_that_are_missing_or_broken_are_named(tmp_path: Path) -> None:
     """Whoever did not keep the answers must be told how to."""
     with pytest.raises(InputError, match=r"outputs\.jsonl: no such file: measure with save_outputs first"):
-        recipe_main()(["--outputs", str(tmp_path), "--servers", "http://127.0.0.1:1", "--judge_model", "m"])
+        recipe_main("judge")(["--outputs", str(tmp_path), "--servers", "http://127.0.0.1:1", "--judge_model", "m"])
     (tmp_path / FILE_NAME).write_text('{"method": "plain", "text": "a"}\n', encoding="utf-8")
     with pytest.raises(InputError, match=r"line 1: lacks chat, question_id, seed, temperature"):
         read_outputs(tmp_path / FILE_NAME)

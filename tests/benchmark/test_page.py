@@ -3,13 +3,7 @@
 from html.parser import HTMLParser
 from pathlib import Path
 
-import pytest
-
 from drafter_trainer.benchmark.page import render_page, write_report
-from drafter_trainer.benchmark.plots import plot_acceptance, plot_speedups, plot_time, plot_tokens, to_svg
-from drafter_trainer.benchmark.summary import add_finetuning
-from drafter_trainer.drafters.description import DrafterDescription
-from drafter_trainer.results import check_results, find_method
 from tests.benchmark.made import make_results, make_run
 
 SECONDS = {"plain": [2.0, 3.0, 5.0], "prompt lookup, 10": [1.5, 2.0, 6.0], "drafter": [1.0, 1.5, 2.0]}
@@ -63,26 +57,6 @@ def test_page_is_whole_and_loads_nothing() -> None:
     assert "prefers-color-scheme: dark" in page
 
 
-def test_page_has_everything_that_was_measured() -> None:
-    """Whoever has the page alone must find each method, on what it was measured, and what it does not show."""
-    results = make_results(make_run(SECONDS), make_run(SECONDS, temperature=1.0))
-    read = Page(render_page(results))
-    assert read.tags.count("table") == 2 * 3
-    assert read.tags.count("svg") == 2 * 3
-    for expected in (
-        *SECONDS,
-        "1.05x (0.83-1.50)",  # a resample may have one prompt three times
-        "a processor (2 threads)",
-        "float32",
-        "torch 2.13.0",
-        "bench.py --config c.yaml",
-        "0123abc",
-        "What may not be concluded",
-        "Only 3 questions",
-    ):
-        assert expected in read.text, expected
-
-
 def test_hostile_names_stay_text() -> None:
     """Results may come from somebody else: a name must not become a script, a formula or another row."""
     hostile = "<script>alert(1)</script>&\"' $x^2$ | </svg>"
@@ -91,75 +65,6 @@ def test_hostile_names_stay_text() -> None:
     assert not {"script", "img"} & set(read.tags)
     assert read.text.count(hostile) >= 3  # in tables and plots
     assert "<img src=x onerror=alert(1)>" in read.text
-
-
-def test_plots_take_the_colour_of_the_page() -> None:
-    """Black letters on a dark page cannot be read."""
-    svg = to_svg(plot_speedups(make_run(SECONDS)))
-    assert svg.startswith("<svg")
-    assert "currentColor" in svg
-    assert "#010203" not in svg
-    assert "<metadata>" not in svg
-    assert all(name in svg for name in SECONDS)
-    assert svg == to_svg(plot_speedups(make_run(SECONDS)))  # a page rendered anew shows no changes of its own
-
-
-def test_plot_without_its_figures_is_left_out() -> None:
-    """Results from before time was split have no such plot, and plain decoding has no drafts."""
-    alone = make_run({"plain": [2.0, 3.0, 5.0]})
-    assert plot_acceptance(alone) is None
-    assert plot_time(alone) is not None
-    del alone["methods"][0]["time_split"]
-    assert plot_time(alone) is None
-    assert Page(render_page(make_results(alone))).tags.count("svg") == 1
-
-
-def test_plots_show_the_figures() -> None:
-    """A bar of another method's length would be believed."""
-    run = make_run(SECONDS)
-    axes = plot_time(run).axes[0]
-    widths = [[round(bar.get_width(), 3) for bar in bars] for bars in axes.containers]
-    # ms a token: draft, verification, overhead; of plain decoding, prompt lookup and drafter
-    assert widths == [[0, 10, 10], [333.333, 286.667, 120], [0, 20, 20]]
-    line = plot_acceptance(run).axes[0].lines[-1]
-    assert line.get_label() == "drafter"
-    # One round of eight passes accepts two tokens of three.
-    assert line.get_xdata().tolist() == [1, 2, 3]
-    assert line.get_ydata() == pytest.approx([1 / 8, 1 / 8, 0])
-
-
-def test_no_two_methods_are_drawn_alike() -> None:
-    """A legend with one colour twice tells the drafter from nothing."""
-    run = make_run({"plain": [2.0], **{f"method {number}": [1.0] for number in range(14)}})
-    lines = plot_acceptance(run).axes[0].lines
-    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(lines) == 14
-
-
-def test_token_curve_has_a_logarithmic_axis_and_each_drafter() -> None:
-    """Prevent drafters of unlike training from standing side by side without what they learned from."""
-    run = make_run(SECONDS | {"earlier": [2.0, 3.0, 5.0]})
-    assert plot_tokens(run) is None
-    said = {name: make_description(tokens) for name, tokens in (("drafter", 1000), ("earlier", 1000))}
-    add_finetuning(run, said)
-    assert plot_tokens(run) is None  # one amount is no curve
-    add_finetuning(run, said | {"earlier": make_description(10), "prompt lookup": make_description(None)})
-    axes = plot_tokens(run).axes[0]
-    assert axes.get_xscale() == "log"
-    tokens = {"drafter": 1000, "earlier": 10}
-    speedups = {name: find_method(run, name)["speedup"]["value"] for name in tokens}
-    points = {text.get_text(): text.xy for text in axes.texts}
-    assert points == {name: (tokens[name], speedups[name]) for name in tokens}
-    check_results(make_results(run), "made")
-    page = Page(render_page(make_results(run))).text
-    assert "tokens of finetuning" in page
-    assert "1k" in page
-    assert "mathdefault" not in page
-
-
-def make_description(tokens: int | None) -> DrafterDescription:
-    """Describe a drafter that was finetuned on so many tokens, or does not say so."""
-    training = {} if tokens is None else {"finetune": {"finetuning_tokens": tokens}}
-    return DrafterDescription("tiny-drafter-de-en", "tests/tiny-target", "1", "0", "de-en", 3, training=training)
 
 
 def test_report_is_written_as_files(tmp_path: Path) -> None:

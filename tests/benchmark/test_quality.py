@@ -36,14 +36,6 @@ def test_scores_are_those_worked_out_by_hand() -> None:
     assert score(["a b c"], ["a b d"], ENGLISH)["chrf"] == pytest.approx(100 * (2 / 3 + 1 / 2 + 0) / 3)
 
 
-def test_the_whole_corpus_is_scored_at_once() -> None:
-    """A mean of sentences' BLEU is another figure, and is 0 for a short one."""
-    both = score([SAID, "yes"], [MEANT, "yes"], ENGLISH)
-    assert both["answers"] == 2
-    # 7 of 8 words, 5 of 6 pairs, 4 of 5 triples, 3 of 4 quadruples
-    assert both["bleu"] == pytest.approx(100 * (7 / 8 * 5 / 6 * 4 / 5 * 3 / 4) ** (1 / 4))
-
-
 @pytest.mark.parametrize(
     ("code", "said", "meant", "tokenizer"),
     [

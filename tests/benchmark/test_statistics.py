@@ -63,18 +63,6 @@ def test_median_is_of_the_prompts_own_ratios() -> None:
     assert speedup(method, plain).value == pytest.approx(1020 / 109)
 
 
-def test_median_interval_covers_the_truth_as_often_as_it_says() -> None:
-    """The same for the median, whose bootstrap is another one."""
-    random = np.random.default_rng(2)
-    covered = 0
-    for _ in range(200):
-        ratios = random.lognormal(np.log(1.4), 0.3, size=40)  # whose median is 1.4
-        tokens, plain_seconds = np.full(40, 20.0), random.gamma(9, 1 / 9, size=40)
-        interval = median_ratio(Timings(tokens, plain_seconds / ratios), Timings(tokens, plain_seconds))
-        covered += interval.low <= 1.4 <= interval.high
-    assert 0.88 <= covered / 200 <= 0.99
-
-
 def planted(difference: float, noise: float, random: np.random.Generator) -> tuple[Timings, Timings]:
     """Time 20 prompts of very different lengths twice, the first time `difference` times as fast."""
     tokens = random.integers(10, 128, size=20).astype(float)
@@ -88,13 +76,6 @@ def test_planted_difference_is_found(difference: float, expected: Verdict) -> No
     random = np.random.default_rng(3)
     found = [verdict(speedup(*planted(difference, 0.05, random)), 20) for _ in range(50)]
     assert found == [expected] * 50
-
-
-def test_noise_is_called_noise() -> None:
-    """Of methods that are equally fast, the one that had the luckier hour must not be called faster."""
-    random = np.random.default_rng(4)
-    found = [verdict(speedup(*planted(1.0, 0.05, random)), 20) for _ in range(200)]
-    assert found.count(Verdict.NOISE) >= 176
 
 
 def test_ratio_of_speedups_takes_the_machine_out() -> None:

@@ -10,7 +10,6 @@ from drafter_trainer.decoding.metrics import (
     acceptance_by_position,
     acceptance_rate,
     alpha,
-    cost_ratio,
     expected_alpha,
     greedy_agreement,
     is_looping,
@@ -39,49 +38,11 @@ def test_alpha_is_over_all_that_was_judged() -> None:
     assert alpha(longer) == alpha(ROUNDS)
 
 
-@pytest.mark.parametrize(("accepted", "rejected", "expected"), [(4, False, 1.0), (0, True, 0.0)])
-def test_alpha_at_its_ends(accepted: int, rejected: bool, expected: float) -> None:
-    """A drafter that is always or never right must not be smoothed towards the middle."""
-    rounds = 3 * [Round(4, accepted, rejected)]
-    assert alpha(rounds) == expected
-    assert acceptance_rate(rounds) == expected
-
-
-def test_alpha_recovers_the_chance_that_was_drawn_from() -> None:
-    """For independent tokens alpha estimates their chance, whatever the draft length; the rate falls short of it."""
-    generator = torch.Generator().manual_seed(0)
-    chance, draft_length = 0.7, 5
-    rounds = []
-    for right in (torch.rand(4000, draft_length, generator=generator) < chance).tolist():
-        accepted = (*right, False).index(False)
-        rounds.append(Round(draft_length, accepted, rejected=accepted < draft_length))
-    assert alpha(rounds) == pytest.approx(chance, abs=0.02)
-    expected = sum(chance**position for position in range(1, draft_length + 1))
-    assert acceptance_rate(rounds) == pytest.approx(expected / draft_length, abs=0.02)
-    # Equation 1 of arXiv 2211.17192.
-    tau = mean_accepted_tokens(sum(round_.accepted + 1 for round_ in rounds), len(rounds))
-    assert tau == pytest.approx((1 - chance ** (draft_length + 1)) / (1 - chance), abs=0.05)
-
-
 def test_acceptance_by_position_is_over_all_rounds() -> None:
     """Dividing by the rounds that reached a position would show a curve that does not fall; one that ends at the last
     success would hide how much is drafted for nothing."""
     assert acceptance_by_position(ROUNDS) == [3 / 5, 2 / 5, 1 / 5, 1 / 5]
     assert acceptance_by_position([Round(3, 1, rejected=True)]) == [1.0, 0.0, 0.0]
-
-
-def test_mean_accepted_tokens_counts_the_targets_own() -> None:
-    """1 means no gain at all: counting drafted tokens alone would start at 0."""
-    assert mean_accepted_tokens(tokens=12, rounds=12) == 1
-    assert mean_accepted_tokens(tokens=24, rounds=4) == 6
-
-
-def test_cost_ratio_is_by_token_and_by_pass() -> None:
-    """Taken over whole decodings, a drafter that drafts twice as much would look twice as dear."""
-    for drafted in (10, 20):
-        ratio = cost_ratio(draft_seconds=0.002 * drafted, drafted=drafted, plain_seconds=3.0, plain_passes=60)
-        assert ratio == pytest.approx(0.04)
-    assert cost_ratio(0.0, 0, 3.0, 60) is None
 
 
 def test_nothing_is_none_and_not_zero() -> None:
@@ -121,19 +82,6 @@ def test_expected_alpha_in_closed_form() -> None:
     assert expected_alpha(disjoint, torch.tensor([[1, 2]]), torch.tensor([[0.5, 0.5]]).log()).item() < 1e-20
 
 
-def test_expected_alpha_is_symmetric() -> None:
-    """Σ min(p, q) does not know who drafts; a ratio in its place would."""
-    generator = torch.Generator().manual_seed(1)
-    first, second = torch.randn(2, 9, 25, generator=generator)
-    ids = torch.arange(25).repeat(9, 1)
-    one = expected_alpha(first, ids, second.log_softmax(-1))
-    other = expected_alpha(second, ids, first.log_softmax(-1))
-    torch.testing.assert_close(one, other)
-    # One less the total variation distance (corollary 3.6 of arXiv 2211.17192).
-    distance = (first.softmax(-1) - second.softmax(-1)).abs().sum(-1) / 2
-    torch.testing.assert_close(one, 1 - distance)
-
-
 @pytest.mark.parametrize("k", [1, 5, 20])
 def test_expected_alpha_is_a_lower_bound(k: int) -> None:
     """Renormalising the stored top k would claim more than the drafter earns."""
@@ -163,16 +111,6 @@ def test_expected_alpha_stays_a_chance(scale: float, dtype: torch.dtype) -> None
         assert values.shape == (40,)
         assert bool((values >= 0).all())
         assert bool((values <= 1 + 1e-6).all())
-
-
-def test_expected_alpha_from_half_precision_is_near_the_exact_one() -> None:
-    """Stored log probabilities are fp16: the figure must not move by more than their rounding."""
-    generator = torch.Generator().manual_seed(4)
-    draft_logits, target_logits = torch.randn(2, 50, 200, generator=generator)
-    p = target_logits.softmax(-1)
-    logprobs, ids = p.log().topk(20, dim=-1)
-    exact = torch.minimum(draft_logits.double().softmax(-1).gather(-1, ids), logprobs.double().exp()).sum(-1)
-    torch.testing.assert_close(expected_alpha(draft_logits, ids, logprobs.half()).double(), exact, atol=1e-3, rtol=0)
 
 
 def test_greedy_agreement_compares_the_best_of_both() -> None:

@@ -77,32 +77,6 @@ def test_replayed_rounds_are_those_of_decoding(target_model: PreTrainedModel, so
     )
 
 
-def test_loop_learns_the_machines_costs(target_model: PreTrainedModel) -> None:
-    """The simulated pass has to reach the loop's clock, or every trial would be made with the stored costs."""
-    answers = [(prompt, [1, 2, 3, 4] * 15, 60) for prompt in PROMPTS]
-    settings = make_settings(COSTS, sources=["lookup"], longest_draft=5, calibration=calibration(lookup=0.6))
-    drafted = []
-    for slower in (0.0, 4000.0):  # for each token more than one
-        clock = SimulatedClock()
-        loop = make_loop(settings, size=400, clock=clock)
-        costs = [cost + slower * place for place, cost in enumerate(COSTS)]
-        rounds = replay(loop, answers, costs_of(costs), clock).rounds
-        drafted.append(sum(round_.drafted for round_ in rounds))
-    assert drafted[1] < drafted[0] / 2
-
-
-def test_no_drafts_give_no_speedup() -> None:
-    """A measure that finds a gain where nothing is drafted finds too much everywhere."""
-    clock = SimulatedClock()
-    loop = make_loop(make_settings(COSTS, sources=[]), size=400, clock=clock)
-    result = replay(loop, [([1, 2], [3] * 30, 40), ([5], [6], 1)], costs_of(COSTS), clock)
-    assert result.rounds == 31 * [Round(0, 0, rejected=False)]
-    assert result.tokens == 31
-    assert result.plain_milliseconds == 29 * 1000.0 + 2 * PROMPT
-    assert result.milliseconds == pytest.approx(result.plain_milliseconds + result.drafting_milliseconds)
-    assert result.speedup <= 1.0
-
-
 def test_drafts_end_where_decoding_would_end_them() -> None:
     """Only the limit and an end token are known while decoding: to stop where the answer stops would save too much."""
     settings = make_settings(sources=["lookup"], longest_draft=8, calibration=calibration(lookup=0.9))
@@ -117,15 +91,6 @@ def test_drafts_end_where_decoding_would_end_them() -> None:
     assert rounds([1, 2, 1], 30) == [Round(8, 2, rejected=False)]
     assert rounds([1, 2], 30, end_ids=(2,)) == [Round(2, 1, rejected=False)]
     assert rounds([1], 1) == [Round(0, 0, rejected=False)]
-
-
-def test_simulated_clock_tells_both_times(now: list[float]) -> None:
-    """The drafter's time is real and the target's is said: each left out would make the other look dear."""
-    clock = SimulatedClock()
-    start = clock()
-    clock.advance(250.0)
-    now[0] += 0.5
-    assert clock() - start == pytest.approx(0.75)
 
 
 def test_fixed_length_rounds_are_those_written_by_hand() -> None:

@@ -58,13 +58,6 @@ def test_always_accepted(target_model: PreTrainedModel, draft_length: int, tempe
     assert alpha(decoding.rounds) == 1
 
 
-def test_draft_is_no_longer_than_what_is_left() -> None:
-    """Near the limit fewer tokens are drafted: counting the full draft length would lower the acceptance rate."""
-    decoding = decode(counting(), [1], drafting(counting(), 3), 0.0, 0, 10)
-    assert decoding.output_ids == [2, 3, 4, 5, 6, 7, 8, 9, 10, 11]
-    assert decoding.rounds == [Round(3, 3, False), Round(3, 3, False), Round(1, 1, False)]
-
-
 @pytest.mark.parametrize("draft_length", [1, 3, 5])
 def test_never_accepted(draft_length: int) -> None:
     """A drafter that is never right leaves the target's token alone: one for each pass, as without it."""
@@ -111,14 +104,6 @@ def test_round_cut_by_the_end_of_text(eos_token_id: int, wrong: tuple[int, ...],
     assert_whole(decoding)
 
 
-def test_end_of_text_drafted_too_early_is_rejected() -> None:
-    """A drafter that ends too early is wrong like one that says another word; the answer goes on."""
-    drafter = successor_model([9 if token == 3 else COUNTING[token] for token in range(SIZE)])
-    decoding = decode(counting(eos_token_id=9), [1], drafting(drafter, 4), 0.0, 0, 40)
-    assert decoding.output_ids == list(range(2, 10))
-    assert decoding.rounds == [Round(3, 2, rejected=True), Round(4, 4, rejected=False)]
-
-
 @pytest.mark.parametrize(
     ("prompt", "limit", "expected"),
     [
@@ -135,40 +120,12 @@ def test_round_cut_by_the_limit(prompt: list[int], limit: int, expected: Round) 
     assert_whole(decoding)
 
 
-def test_prompt_lookup_is_counted() -> None:
-    """Prompt lookup stands in the same table: its drafts come without a model, and sometimes there is none."""
-    decoding = decode(counting(), [1, 2, 3, 4, 9, 1], {"prompt_lookup_num_tokens": 3}, 0.0, 0, 10)
-    assert decoding.output_ids == list(range(2, 12))
-    assert decoding.rounds == [
-        Round(3, 3, rejected=False),  # 2 3 4 after the first 1, and 5
-        *4 * [Round(0, 0, rejected=False)],  # 6 7 8 9: nothing like it in the text so far
-        Round(3, 0, rejected=True),  # after the 9 of the prompt came 1 2 3; 10
-        Round(0, 0, rejected=False),  # 11: one token was left
-    ]
-
-
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_plain_decoding_is_one_pass_for_each_token(target_model: PreTrainedModel, temperature: float) -> None:
     """The baseline is counted by the same recorder: another pass, or a draft, would move every ratio."""
     decoding = decode(target_model, PROMPTS[1], {}, temperature, 0, 12)
     assert 0 < len(decoding.output_ids) <= 12
     assert decoding.rounds == len(decoding.output_ids) * [Round(0, 0, rejected=False)]
-
-
-def test_plain_decoding_until_the_end_of_text() -> None:
-    """The end token is a token of the output and took a pass."""
-    decoding = decode(counting(eos_token_id=4), [1], {}, 0.0, 0, 12)
-    assert decoding.output_ids == [2, 3, 4]
-    assert decoding.rounds == 3 * [Round(0, 0, rejected=False)]
-
-
-@pytest.mark.parametrize("limit", [1, 2])
-def test_shortest_outputs(limit: int) -> None:
-    """With one token allowed nothing can be drafted, with two one token can."""
-    for temperature in (0.0, 1.0):
-        decoding = decode(counting(), [1], drafting(counting(), 4), temperature, 0, limit)
-        assert decoding.output_ids == [2, 3][:limit]
-        assert decoding.rounds == [Round(limit - 1, limit - 1, rejected=False)]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -254,28 +211,6 @@ def test_time_of_all_passes_is_split_between_drafter_and_target(passing: Callabl
     assert decoding.verification_seconds == pytest.approx(2 * 3.0)
     assert decoding.draft_seconds == pytest.approx(2 * 3 * 2.0)
     assert decoding.seconds == pytest.approx(2 * 3.0 + 2 * 3 * 2.0)
-
-
-@pytest.mark.parametrize("arguments", [{}, {"prompt_lookup_num_tokens": 3}])
-def test_without_a_drafter_nothing_is_drafted(arguments: dict[str, int]) -> None:
-    """Plain decoding with time in a drafter would be a fault of the clock."""
-    decoding = decode(counting(), [1, 2, 3, 4, 9, 1], arguments, 0.0, 0, 10)
-    assert decoding.draft_seconds == 0
-    assert 0 < decoding.verification_seconds < decoding.seconds
-
-
-def test_clock_leaves_the_drafter_alone(target_model: PreTrainedModel) -> None:
-    """A drafter that stays wrapped is timed once more with each prompt, and drafts slower and slower."""
-    stock, own = agreeing(target_model), agreeing(target_model)
-    own.generate = generate = stock.generate
-    for drafter in (stock, own):
-        decode(target_model, PROMPTS[0], drafting(drafter, 2), 0.0, 0, 6)
-    assert "generate" not in stock.__dict__
-    assert own.generate is generate
-    stock.register_forward_pre_hook(lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        decode(target_model, PROMPTS[0], drafting(stock, 2), 0.0, 0, 6)
-    assert "generate" not in stock.__dict__
 
 
 def test_seed_alone_decides_what_is_sampled(target_model: PreTrainedModel) -> None:

@@ -1,16 +1,12 @@
 """The paper's findings: each counted where it was measured, in the languages in which it holds."""
 
-import copy
 import json
 from pathlib import Path
-
-import pytest
 
 from benchmarks.paper.claims import claims_tables, main
 from benchmarks.paper.languages import Measured
 from drafter_trainer.benchmark.strategies import FILE_NAME
 from drafter_trainer.drafters.description import DrafterDescription
-from drafter_trainer.errors import InputError
 from drafter_trainer.results import find_method, write_results
 from tests.benchmark.made import make_results
 from tests.paper.test_languages import COLLECTED, SECONDS, TOOK, measured, run
@@ -58,37 +54,6 @@ def test_a_finding_is_decided_by_four_languages_that_mostly_agree(monkeypatch) -
     assert verdict() == "0 of 4: contradicted"
 
 
-def test_a_drafter_that_drafted_nothing_decides_nothing_of_acceptance() -> None:
-    """It accepts neither more nor less than another, though it is no faster than plain decoding."""
-    drafted = run("hybrid", "translation")
-    accepted = {"n-gram table": 0.3, "network of answers": 0.5, "network of text": 0.4}
-    for method in drafted["methods"]:
-        method["alpha"] = accepted.get(method["name"], method["alpha"])
-    silent = copy.deepcopy(drafted)
-    find_method(silent, "network of text")["alpha"] = None
-    found = claims(measured("en-oc", drafted), measured("en-ig", silent))
-    for finding in (
-        "an n-gram table accepts less than both networks",
-        "distilling the task accepts more there than finetuning on text",
-    ):
-        assert found[finding, "translation"] == ["1 of 1: not decidable here", "-"]
-    assert found["a network of text alone is faster than plain decoding", "translation"][0][:6] == "0 of 2"
-
-
-def test_a_published_drafter_that_misses_an_aim_is_named(monkeypatch) -> None:
-    """A count without the language hides whom the drafter slows down, and one of noise alone is no gain."""
-    good = measured("en-oc", run("hybrid", "translation"))
-    monkeypatch.setitem(SECONDS, "hybrid", [4.2, 4.2])
-    bad = measured("en-ig", run("hybrid", "translation"))
-    monkeypatch.setitem(SECONDS, "hybrid", [2.0, 7.0])
-    doubtful = measured("en-yo", run("hybrid", "translation"))
-    found = claims(good, bad, doubtful)
-    aim = "it is at most 3 % slower than the best single strategy"
-    assert found[aim, "translation"] == ["1 of 3", "1 of 3", "Igbo, Yoruba"]
-    assert found["it is faster than prompt lookup", "translation"] == ["3 of 3", "2 of 3", "-"]
-    assert found[aim, "story"] == ["-", "-", "-"]
-
-
 def write_card(folder: Path, pair: str, looping: float = 0.0) -> None:
     """Leave what `make drafter` leaves of a language."""
     described = DrafterDescription(f"tiny-drafter-{pair}", "org/target", "1", "0" * 64, pair, 5)
@@ -111,11 +76,3 @@ def test_findings_leave_out_languages_that_the_target_does_not_write(tmp_path: P
     assert "1 of 1: not decidable here" in text
     assert "| Igbo " in text.partition("### Speedup: translation")[2]
     assert (tmp_path / "out" / "languages-target.png").is_file()
-
-
-def test_card_without_strategies_is_refused(tmp_path: Path) -> None:
-    """A drafter that was made step by step has no strategies to compare."""
-    write_card(tmp_path / "oc", "en-oc")
-    (tmp_path / "oc" / FILE_NAME).unlink()
-    with pytest.raises(InputError, match=r"has no strategies\.json: make the drafter with make drafter"):
-        main([str(tmp_path / "oc"), "--out", str(tmp_path / "out")])

@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from benchmarks.paper.matrix import Cell, main, matrix_tables, plot_matrix, ratio, read_cells
+from benchmarks.paper.matrix import Cell, main, matrix_tables, read_cells
 from drafter_trainer.errors import InputError
 from drafter_trainer.results import write_results
 from tests.benchmark.made import make_results, make_run
@@ -47,31 +46,6 @@ def test_every_cell_is_there() -> None:
         ["two", "0.50x (0.25-0.75), 2", "1.00x (0.75-1.25), 1"],
     ]
     assert rows(acceptance)[2:] == [["one", "0.75 (0.75-0.75), 2", "-"], ["two", "-", "0.50 (0.50-0.50), 1"]]
-
-
-def test_settings_stay_apart() -> None:
-    """A greedy figure in a table of T = 1 would be another measurement's."""
-    tables = matrix_tables([CELLS[0], cell("three", "translation", 3.0, [1], [1], 1.0)])
-    _, greedy, _, _, _, sampled, *_ = tables.split("\n\n")
-    assert rows(greedy)[2:] == [["one", "2.00x (1.75-2.25), 2"], ["three", "-"]]
-    assert rows(sampled)[2:] == [["one", "-"], ["three", "3.00x (2.75-3.25), 1"]]
-
-
-def test_acceptance_is_a_ratio_of_totals_with_its_interval() -> None:
-    """A mean of ratios would let a prompt with one draft weigh as much as one with a hundred."""
-    found = ratio(np.array([90, 0]), np.array([100, 2]))
-    assert found.value == 90 / 102
-    # The three draws of two prompts: both the first, one of each, both the second
-    assert (found.low, found.high) == (0.0, 0.9)
-
-
-def test_heat_map_shows_every_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The picture must show the same figures as the table."""
-    written: list[str] = []
-    monkeypatch.setattr("matplotlib.axes.Axes.text", lambda self, x, y, text, **given: written.append(text))
-    plot_matrix(CELLS, tmp_path / "matrix.png")
-    assert written[:3] == ["2.00\n1.75-2.25\n2 q.", "0.50\n0.25-0.75\n2 q.", "1.00\n0.75-1.25\n1 q."]
-    assert written[3:] == ["0.75\n0.75-0.75\n2 q.", "0.50\n0.50-0.50\n1 q."]
 
 
 def test_command_reads_results_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,14 +2,12 @@
 
 import json
 import statistics
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.paper.table1 import PAPER as FILE
-from benchmarks.paper.table1 import main, paper_tables
-from drafter_trainer.results import write_results
+from benchmarks.paper.table1 import paper_tables
 from tests.benchmark.made import make_results, make_run
 
 PAPER = json.loads(FILE.read_text(encoding="utf-8"))
@@ -67,20 +65,6 @@ def test_numbers_stand_below_those_that_they_belong_to() -> None:
     assert list(rows(greedy))[2:5] == [("paper", "theirs"), ("paper", "PLD"), ("here", "prompt lookup")]
 
 
-def test_pair_that_was_not_measured_is_a_dash() -> None:
-    """A mean over some pairs would be compared with the paper's over all."""
-    found = rows(paper_tables(SMALL, [measured("de-en", 2.0)]))
-    assert found["here", "drafter"][1:] == ["-", "-"]
-
-
-def test_origin_of_both_is_said() -> None:
-    """A number without its target and device is quoted as if it held everywhere."""
-    text = paper_tables(SMALL, [measured("de-en", 2.0)])
-    assert "*Paper*: A paper, Table 9: target a target, drafter a drafter, a device;" in text
-    assert "*Here*: target tests/tiny-target@1, float32, batch size 1, a processor (2 threads), torch 2.13.0" in text
-    assert "8 questions greedy, 8 questions and 2 seeds at T = 1; of plain outputs 0% to 0% end in a loop" in text
-
-
 @pytest.mark.parametrize("row", PAPER["rows"], ids=lambda row: row["method"])
 def test_paper_is_copied_as_it_adds_up(row: dict[str, Any]) -> None:
     """A slip in copying shows in the average that the paper prints itself."""
@@ -91,10 +75,3 @@ def test_paper_is_copied_as_it_adds_up(row: dict[str, Any]) -> None:
             continue
         *values, mean = (float(cell.split(" ± ")[0]) for cell in cells)
         assert statistics.mean(values) == pytest.approx(mean, abs=0.0101)
-
-
-def test_command_prints_the_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Numbers of a pair whose file was named must stand in that pair's column."""
-    write_results(measured("fr-en", 4.0), tmp_path / "results.json")
-    main([str(tmp_path / "results.json")])
-    assert rows(capsys.readouterr().out.split("### ")[1])["here", "drafter"][1] == "4.00x (4.00-4.00)"

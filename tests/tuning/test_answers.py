@@ -15,18 +15,6 @@ from drafter_trainer.tuning.answers import load_answers, read_table_texts
 PAIR = get_pair("de-en")
 
 
-def test_texts_are_read_up_to_their_limit(target: Target, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    """Each corpus counts for itself: a long one must not crowd out the next."""
-    first, second = tmp_path / "first.txt", tmp_path / "second.txt"
-    first.write_text("The train is late.\nThe bus is early.\nNobody waits.\n", encoding="utf-8")
-    second.write_text("A bridge is closed.\n", encoding="utf-8")
-    texts = read_table_texts(
-        [f"file:{first}", f"file:{second}"], PAIR, target, ChatTokenizer(tokenizer), 2, ["sample"], Counter()
-    )
-    said = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in texts]
-    assert said == ["The train is late.", "The bus is early.", "A bridge is closed."]
-
-
 def test_evaluation_questions_are_not_counted(
     target: Target, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:

@@ -60,23 +60,6 @@ def test_busy_spell_changes_no_ratio(target_model: PreTrainedModel, machine: Cal
     assert costs.steady
 
 
-def test_unstable_times_are_measured_again(
-    target_model: PreTrainedModel, machine: Callable, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Settings must not be chosen by times that are half noise without a word to whoever reads them."""
-    one_attempt = 5 * (24 + 2 * 8)  # tokens of plain decoding, and greedy and sampling rounds
-    machine(lambda number: 1.0 + 3.0 * (number % 3) * (number < one_attempt))
-    assert measure_costs(target_model, target_model, None, PROMPTS[0], 5, 5).passes == pytest.approx(
-        [1, 2, 3, 4, 5, 6]
-    )
-    assert not caplog.records
-    noise = random.Random(0)
-    machine(lambda number: noise.choice((1.0, 2.0, 4.0)))
-    costs = measure_costs(target_model, target_model, None, PROMPTS[0], 5, 5)
-    assert not costs.steady
-    assert "the times of this machine are unstable" in caplog.text
-
-
 def test_no_speedup_exceeds_the_tokens_per_pass() -> None:
     """A speedup that no machine can have would choose the sources by noise."""
     draw = random.Random(0)
@@ -89,17 +72,6 @@ def test_no_speedup_exceeds_the_tokens_per_pass() -> None:
             assert expected_speedup(alpha, length, costs) <= expected_tokens(alpha, length)
     with pytest.raises(InputError, match=r"plain decoding takes 180\.0 ms and a pass of the target 96\.0 ms"):
         Costs(180.0, 400.0, [96.0, 110.0], [97.0, 111.0], 0.0)
-
-
-def test_costs_of_an_untrained_drafter(target_model: PreTrainedModel) -> None:
-    """Before anyone trains, everything can be timed."""
-    shape = {"num_hidden_layers": 1}
-    drafter, network = untrained_network(shape, target_model, 100, int8=False)
-    costs = measure_costs(target_model, drafter, network, PROMPTS[0], 3, 2)
-    assert len(costs.passes) == len(costs.sampling_passes) == 4
-    assert min(costs.plain, costs.prompt, costs.step, *costs.passes, *costs.sampling_passes) > 0
-    assert costs.step_without_graph is None
-    assert measure_costs(target_model, drafter, None, PROMPTS[0], 1, 1).step == 0
 
 
 def test_both_loops_draft_the_same_number(target_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,6 @@ from drafter_trainer.decoding import replay
 from drafter_trainer.decoding.metrics import Round
 from drafter_trainer.decoding.replay import Costs, Replay
 from drafter_trainer.drafters.loop.networkless import NetworklessDrafter
-from drafter_trainer.drafters.ngram import LEAST_BYTES, table_bytes
 from drafter_trainer.tuning.search import Candidate, Tuning
 from tests.tuning.test_calibration import answer
 
@@ -123,25 +122,6 @@ def test_a_source_is_left_out_where_it_clearly_costs(
     search, choice = tune(answers, [], answers, ["lookup", "ngram"])
     assert choice.settings.sources == chosen
     assert search.speedup == pytest.approx(1.0 if "lookup" in chosen else gain)
-
-
-def test_nothing_is_larger_than_asked_for() -> None:
-    """A size that holds for the first trial alone would let the chosen table grow back."""
-    answers = sentences(rule(0), 200, 0, certain=0.6)
-    for size in (LEAST_BYTES, 20_000):
-        search, choice = tune(answers, answers[:50], sentences(rule(0), 4, 1), size=size)
-        assert len(table_bytes(choice.slots, "0" * 64)) <= size
-    assert min(map(int, tried(search, "table bytes"))) == LEAST_BYTES
-
-
-def test_text_alone_gives_a_table() -> None:
-    """Without a distillation there are no answers to count."""
-    texts = sentences(rule(0), 40, 0)
-    search, choice = tune([], texts, sentences(rule(0), 4, 1))
-    assert list(tried(search, "table counted on")) == ["texts"]
-    assert search.speedup > 1.3
-    said = search.counted(choice)
-    assert (said["counted_on"], said["texts"], said["tokens_of_texts"]) == ("texts", 40, 40 * 25)
 
 
 def test_mixture_keeps_what_answers_bring() -> None:

@@ -1,6 +1,5 @@
 """Baselines as methods of a table: what is asked for is there, marked where it is lossy, or refused in one line."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -14,11 +13,9 @@ from drafter_trainer.benchmark.baselines.eagle import EagleLayer
 from drafter_trainer.benchmark.baselines.medusa import MedusaHeads, accept_typical
 from drafter_trainer.benchmark.baselines.tree import Tree
 from drafter_trainer.benchmark.methods import Method
-from drafter_trainer.cli.measuring_arguments import BenchmarkArguments
 from drafter_trainer.drafters.loop.repository import VOCABULARY
 from drafter_trainer.drafters.vocabulary import vocabulary_bytes
 from drafter_trainer.errors import InputError
-from drafter_trainer.results import PLAIN
 from drafter_trainer.targets import Target
 from tests.benchmark.baselines.conftest import noisy
 
@@ -119,36 +116,6 @@ def test_folder_that_does_not_fit_is_refused(
         build(target, target_model, folders)
 
 
-def test_missing_and_damaged_folders_are_named(
-    target: Target, target_model: PreTrainedModel, folders: dict[str, Path], tmp_path: Path
-) -> None:
-    """What to do must stand in the message, not in a traceback."""
-    with pytest.raises(InputError, match=r"train it first, or name its folder"):
-        build(target, target_model, {"medusa": tmp_path / "nowhere"}, baselines=["medusa"])
-    (folders["eagle"] / "baseline.json").write_text("{", encoding="utf-8")
-    with pytest.raises(InputError, match=r"baseline\.json is damaged"):
-        build(target, target_model, folders, baselines=["eagle"])
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"baselines": ["medusae"]}, "baselines may name lookahead, medusa, eagle, early_exit, got medusae"),
-        ({"alone": ["table"]}, "alone may name lookup, ngram, network, got table"),
-    ],
-)
-def test_options_that_mean_nothing_are_refused(given: dict, message: str) -> None:
-    """A baseline that is misspelt must not be left out in silence."""
-    with pytest.raises(InputError, match=message):
-        BenchmarkArguments(**given)
-
-
-def test_early_exit_needs_fewer_layers(target: Target, target_model: PreTrainedModel) -> None:
-    """With all layers the target drafts what it says anyway, at its own price."""
-    with pytest.raises(InputError, match="early_exit_layer 4: the target has 4 layers"):
-        build(target, target_model, {}, baselines=["early_exit"], early_exit_layer=4)
-
-
 def test_typical_acceptance_by_hand() -> None:
     """An even distribution accepts much, a sure one its best token alone; the longest way wins."""
     tree = Tree(0)
@@ -164,7 +131,7 @@ def test_typical_acceptance_by_hand() -> None:
     assert (path, following) == ([first], 0)
 
 
-def test_a_method_is_lossless_unless_it_says_so() -> None:
-    """A mark that is on by default would say nothing."""
-    assert not Method(PLAIN).lossy
-    assert dataclasses.replace(Method(PLAIN), lossy=True).lossy
+def test_early_exit_needs_fewer_layers(target: Target, target_model: PreTrainedModel) -> None:
+    """With all layers the target drafts what it says anyway, at its own price."""
+    with pytest.raises(InputError, match="early_exit_layer 4: the target has 4 layers"):
+        build(target, target_model, {}, baselines=["early_exit"], early_exit_layer=4)

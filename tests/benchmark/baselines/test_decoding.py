@@ -1,7 +1,5 @@
 """Baselines decode: token for token as without them, in the target's distribution, and their rounds are counted."""
 
-import copy
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,21 +16,9 @@ from drafter_trainer.decoding.metrics import Round, alpha
 from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.loop.generate import set_draft_length
 from drafter_trainer.errors import InputError
-from tests.benchmark.baselines.conftest import (
-    knowing_heads,
-    knowing_layer,
-    make_eagle,
-    make_medusa,
-    noisy,
-)
+from tests.benchmark.baselines.conftest import knowing_heads, knowing_layer, make_eagle, make_medusa, noisy
 from tests.decoding.drafts import sliding_model, successor_model
-from tests.decoding.test_losslessness import (
-    IMPROBABLE,
-    TOY_SIZE,
-    chance_of_these_answers,
-    exact_chances,
-    sample,
-)
+from tests.decoding.test_losslessness import IMPROBABLE, TOY_SIZE, chance_of_these_answers, exact_chances, sample
 from tests.drafters.loop.test_generate import CHAIN_SIZE, chain, chain_logits, chance_of_these_steps
 
 __all__ = ["chain_logits"]  # a fixture, for pytest to find
@@ -122,89 +108,11 @@ def test_heads_that_know_yield_their_depth_and_one_more(kind: str, temperature: 
     assert answer.rounds == [Round(0, 0, False), *5 * [Round(3, 3, False)]]
 
 
-def test_draft_is_no_deeper_than_what_is_left() -> None:
-    """Guesses beyond the length limit can never be accepted: counted, they would lower the acceptance."""
-    target_model = successor_model(COUNTING)
-    given = {"custom_generate": make_medusa(target_model, knowing_heads(COUNTING))}
-    assert decode(target_model, [3], given, 0.0, 0, 1).rounds == [Round(0, 0, False)]
-    assert decode(target_model, [3], given, 0.0, 0, 2).rounds == [Round(0, 0, False), Round(0, 0, False)]
-    assert decode(target_model, [3], given, 0.0, 0, 4).rounds == [Round(0, 0, False), Round(2, 2, False)]
-
-
-def test_text_that_ends_within_a_draft_rejects_nothing() -> None:
-    """What an end of text cuts off was not wrong."""
-    target_model = successor_model(COUNTING)
-    given = {"custom_generate": make_medusa(target_model, knowing_heads(COUNTING)), "eos_token_id": 6}
-    answer = decode(target_model, [3], given, 0.0, 0, 20)
-    assert answer.output_ids == [4, 5, 6]
-    assert answer.rounds == [Round(0, 0, False), Round(3, 2, False)]
-
-
-def test_eagles_tree_says_what_each_way_says_alone(target_model: PreTrainedModel) -> None:
-    """A wrong mask or position in the drafter's own tree changes no output; it only makes drafts worse, in silence."""
-    torch.manual_seed(1)
-    layer, trees = noisy(EagleLayer(target_model.config), 0.3), []
-
-    class Noting(EagleDecoding):
-        def draft(self, known: list[int], longest: int) -> Tree:
-            trees.append((list(known), super().draft(known, longest)))
-            return trees[-1][1]
-
-    decoding = make_eagle(target_model, layer)
-    decoding.__class__ = Noting
-    decode(target_model, PROMPTS[1], {"custom_generate": decoding, "eos_token_id": None}, 0.0, 0, 12)
-    assert len(trees) > 2
-    for known, tree in trees:
-        for node, children in enumerate(tree.children):
-            if children:
-                ranked = alone(layer, target_model, known, tree.path(node))
-                assert [tree.tokens[child] for child in children] == ranked[: len(children)]
-
-
-@torch.inference_mode()
-def alone(layer: EagleLayer, target_model: PreTrainedModel, known: list[int], path: list[int]) -> list[int]:
-    """Rank the tokens behind a way by going it without cache and mask."""
-    features = target_model.base_model(torch.tensor([known[:-1]])).last_hidden_state
-    tokens = known[1:]
-    for token in [*path, None]:
-        embeddings = target_model.get_input_embeddings()(torch.tensor([tokens]))
-        state = layer(embeddings, features)[:, -1:]
-        features, tokens = torch.cat((features, state), dim=1), [*tokens, token]
-    return target_model.get_output_embeddings()(state)[0, 0].argsort(descending=True).tolist()
-
-
 def test_layers_without_full_attention_are_refused() -> None:
     """A window's cache drops what a tree still needs: the text would differ, and nobody would know why."""
     target_model = sliding_model(50, ["sliding_attention", "full_attention"])
     with pytest.raises(InputError, match="gemma3_text has layers without full attention"):
         decode(target_model, [5, 6], {"custom_generate": LookaheadDecoding(3, 3, 3)}, 0.0, 0, 4)
-
-
-def test_drafting_is_told_apart_from_verifying(target_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A baseline's own time that is counted as the target's, or as overhead, would send work to the wrong place."""
-    now = [0.0]
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-
-    class Slow(KnowingTree):
-        def draft(self, known: list[int], longest: int) -> Tree:
-            now[0] += 2.0
-            return super().draft(known, longest)
-
-    plain = decode(target_model, PROMPTS[0], {"eos_token_id": None}, 0.0, 0, 9).output_ids
-    target_model.register_forward_pre_hook(lambda *_: now.__setitem__(0, now[0] + 3.0))
-    loop = Slow([*PROMPTS[0], *plain])
-    decoding = decode(target_model, PROMPTS[0], {"custom_generate": loop, "eos_token_id": None}, 0.0, 0, 9)
-    assert len(decoding.rounds) == 3
-    assert decoding.verification_seconds == pytest.approx(3 * 3.0)
-    assert decoding.draft_seconds >= 2 * 2.0
-    assert decoding.seconds == pytest.approx(decoding.verification_seconds + decoding.draft_seconds)
-    assert "draft" not in vars(loop)  # the next decoding times it again
-    set_draft_length(target_model.generation_config, 3)
-    given = {"assistant_early_exit": 2, "eos_token_id": None}
-    decoding = decode(target_model, PROMPTS[0], given, 0.0, 0, 5)
-    assert decoding.draft_seconds >= 3 * 3.0
-    assert decoding.verification_seconds == pytest.approx(len(decoding.rounds) * 3.0)
-    assert decoding.seconds == pytest.approx(decoding.verification_seconds + decoding.draft_seconds)
 
 
 # Early exit, which is transformers' own
@@ -307,23 +215,3 @@ def test_lossy_acceptance_is_noticed(
     make_wrong(monkeypatch)
     tokens, _ = sample_chain(chain_logits, kind, 1200)
     assert chance_of_these_steps(tokens, chain_logits.softmax(-1)) < IMPROBABLE / 10
-
-
-def test_each_text_begins_anew(target_model: PreTrainedModel) -> None:
-    """N-grams or hidden states of the question before would make the next one's time another."""
-    for decoding in baselines(target_model).values():
-        given = {"custom_generate": decoding}
-        alone_rounds = decode(target_model, PROMPTS[1], given, 0.0, 0, TOKENS).rounds
-        decode(target_model, PROMPTS[0], given, 0.0, 0, TOKENS)
-        assert decode(target_model, PROMPTS[1], given, 0.0, 0, TOKENS).rounds == alone_rounds
-
-
-def test_half_precision_decodes(target_model: PreTrainedModel) -> None:
-    """A mask of another dtype than the target's is refused by its attention, or ignored."""
-    half = copy.deepcopy(target_model).to(torch.bfloat16)
-    for decoding in baselines(half).values():
-        if not isinstance(decoding, LookaheadDecoding):
-            module = decoding._layer if isinstance(decoding, EagleDecoding) else decoding._heads
-            module.to(torch.bfloat16)
-        answer = decode(half, PROMPTS[0], {"custom_generate": decoding, "eos_token_id": None}, 0.0, 0, 8)
-        assert len(answer.output_ids) == 8

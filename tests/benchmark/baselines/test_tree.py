@@ -3,62 +3,7 @@
 import pytest
 import torch
 
-from drafter_trainer.benchmark.baselines.tree import (
-    Tree,
-    accept_by_chance,
-    ancestry,
-    attention_mask,
-    follow_choices,
-    grow_tree,
-)
-
-
-def made_tree() -> Tree:
-    r"""Make the tree 5 -> (6 -> (8 -> 9, 7), 7), of which nothing may be accepted behind 8."""
-    tree = Tree(5)
-    first, _ = tree.add(6, 0), tree.add(7, 0)
-    below = tree.add(8, first)
-    tree.add(7, first)
-    tree.add(9, below, offered=False)
-    return tree
-
-
-def test_nodes_attend_to_their_own_way_alone() -> None:
-    """A guess that sees its siblings is verified behind a text that nobody wrote."""
-    seen = ancestry([-1, 0, 0, 1, 1, 3]).int().tolist()
-    assert seen == [
-        [1, 0, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0, 0],
-        [1, 0, 1, 0, 0, 0],
-        [1, 1, 0, 1, 0, 0],
-        [1, 1, 0, 0, 1, 0],
-        [1, 1, 0, 1, 0, 1],
-    ]
-    mask = attention_mask(ancestry([-1, 0, 0])[-1:], 2, torch.float32, torch.device("cpu"))
-    assert mask.shape == (1, 1, 1, 5)
-    assert (mask == 0).flatten().tolist() == [True, True, True, False, True]
-
-
-def test_longest_way_leaves_out_what_is_read_along() -> None:
-    """Counted as drafted, the window of Lookahead would lower its acceptance."""
-    tree = made_tree()
-    assert (len(tree), tree.depths, tree.longest) == (6, [0, 1, 1, 2, 2, 3], 2)
-    assert tree.path(5) == [6, 8, 9]
-    assert tree.path(0) == []
-
-
-@pytest.mark.parametrize(
-    ("choices", "expected"),
-    [
-        ([1, 1, 1, 1, 1, 1], ([], 1)),
-        ([7, 1, 3, 1, 1, 1], ([2], 3)),
-        ([6, 8, 1, 9, 1, 1], ([1, 3], 9)),  # what is read along is not accepted
-        ([6, 7, 1, 1, 4, 1], ([1, 4], 4)),
-    ],
-)
-def test_greedy_follows_the_target(choices: list[int], expected: tuple[list[int], int]) -> None:
-    """A node accepted against the target's own choice is another text."""
-    assert follow_choices(made_tree(), choices) == expected
+from drafter_trainer.benchmark.baselines.tree import Tree, accept_by_chance, grow_tree
 
 
 @pytest.mark.parametrize("kind", ["drawn", "certain", "drawn, and the first sibling's q claimed for the second"])
