@@ -15,20 +15,6 @@ def fail_halfway(path: Path) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
-def test_file_is_written(tmp_path: Path) -> None:
-    """A file under another name, or beside remains, would not be found or would be read as a shard."""
-    write_whole(tmp_path / "a.json", lambda path: path.write_text("whole", encoding="utf-8"))
-    assert [(path.name, path.read_text(encoding="utf-8")) for path in tmp_path.iterdir()] == [("a.json", "whole")]
-
-
-def test_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
-    """A truncated file that looks finished would be taken for the step's result when it goes on."""
-    with pytest.raises(OSError, match="No space left") as caught:
-        write_whole(tmp_path / "a.json", fail_halfway)
-    assert caught.value.errno == errno.ENOSPC
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_interrupted_write_keeps_what_was_there(tmp_path: Path) -> None:
     """Emptied before the new content is whole, a results file would be lost when the disk fills up."""
     (tmp_path / "a.json").write_text("old", encoding="utf-8")
@@ -65,13 +51,6 @@ def test_content_reaches_the_disk_before_its_name(tmp_path: Path, monkeypatch: p
         write_whole(tmp_path / "a.json", lambda path: path.write_text("new", encoding="utf-8"))
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
     assert (tmp_path / "a.json").read_text(encoding="utf-8") == "old"
-
-
-def test_write_that_makes_no_file_is_an_error(tmp_path: Path) -> None:
-    """A writer that forgets its path must not pass for one that wrote."""
-    with pytest.raises(FileNotFoundError):
-        write_whole(tmp_path / "a.json", lambda path: None)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_remains_do_not_match_the_final_pattern(tmp_path: Path) -> None:

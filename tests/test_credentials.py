@@ -7,12 +7,7 @@ import pytest
 from drafter_trainer.credentials import find_credential, find_path, redact
 from drafter_trainer.provenance import collect_provenance
 
-LOOKS = (
-    "hf_" + "aB3" * 12,
-    "ghp_" + "aB3" * 12,
-    "sk-" + "aB3_" * 10,
-    "AKIA" + "AB3D" * 4,
-)
+LOOKS = ("hf_" + "aB3" * 12, "ghp_" + "aB3" * 12, "sk-" + "aB3_" * 10, "AKIA" + "AB3D" * 4)
 
 
 @pytest.mark.parametrize("secret", LOOKS)

@@ -49,11 +49,6 @@ def rows(tmp_path_factory: pytest.TempPathFactory, named: str) -> Rows:
     return drafter_trainer.distill(named, chats, temperatures=[0.0, 1.0], output_dir=folder, languages="nl", **ROWS)
 
 
-def read(folder: Path) -> dict[str, bytes]:
-    """Read the shards of rows."""
-    return {path.name: path.read_bytes() for path in sorted(folder.rglob("rows-*.parquet"))}
-
-
 # The package
 
 
@@ -135,15 +130,6 @@ def test_what_is_no_prompt_is_refused_in_the_callers_words(tmp_path: Path, named
         with pytest.raises(InputError, match=said) as caught:
             drafter_trainer.distill(named, prompts, **given)
         assert "--" not in str(caught.value)
-
-
-def test_finished_and_interrupted_distillations_go_on(tmp_path: Path, named: str, rows) -> None:
-    """Work of days would be done twice."""
-    before = read(rows.path)
-    chats = datasets.Dataset.from_dict({"messages": DUTCH})
-    given = {"temperatures": [0.0, 1.0], "languages": "nl", **ROWS}
-    assert drafter_trainer.distill(named, chats, output_dir=rows.path, **given) == rows
-    assert read(rows.path) == before
 
 
 def test_text_is_scored(tmp_path: Path, named: str) -> None:
@@ -391,7 +377,7 @@ def test_the_five_lines_end_on_the_hub(tmp_path: Path, target_folder: Path) -> N
     """What a newcomer types must work as it stands: no folder of ours, no option, no step in between."""
     with LoopbackHub(tmp_path / "hub", {"hf_alice": "alice"}) as hub:
         files = {path.name: path.read_bytes() for path in target_folder.iterdir() if path.is_file()}
-        hub.add_repo("alice/tiny-target", files)
+        hub.add_repo("alice/tiny-target", files | {"README.md": "---\nlicense: gemma\n---\n"})
         given = {"target": "alice/tiny-target", "folder": str(tmp_path)}
         said = run_client(hub, tmp_path / "home", five_lines, token="hf_alice", **given)
         published = hub.files("alice/tiny-target-drafter-nl")
@@ -399,6 +385,7 @@ def test_the_five_lines_end_on_the_hub(tmp_path: Path, target_folder: Path) -> N
     description = json.loads(published["drafter.json"])
     assert (description["target"], description["target_revision"]) == ("alice/tiny-target", said["revision"])
     assert (description["languages"], description["pair"]) == (["nl"], "")
+    assert b"license: gemma\n" in published["README.md"]
     assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= set(said["files"])
     assert not any(name.endswith((".bin", ".pt", ".pth")) or "checkpoint" in name for name in said["files"])
 

@@ -9,7 +9,6 @@ from drafter_trainer.languages import (
     Pair,
     get_language,
     get_pair,
-    grading_prompt,
     is_spaced,
     read_language_or_pair,
     read_languages,
@@ -17,12 +16,6 @@ from drafter_trainer.languages import (
     story_prompt,
     translation_prompt,
 )
-
-
-def test_pair_is_read_in_its_direction() -> None:
-    """A swapped pair would train a drafter for the other direction."""
-    pair = get_pair("de-en")
-    assert (pair.source.name, pair.target.name, str(pair)) == ("German", "English", "de-en")
 
 
 @pytest.mark.parametrize("text", ["", "de", "de-en-fr", "de-", "xx-en", "de_en"])
@@ -74,13 +67,6 @@ def test_a_drafter_has_one_language_or_several_or_a_pair() -> None:
     assert read_languages("de-AT")[0][0].code == "de-AT"
 
 
-def test_aliases_name_one_language() -> None:
-    """Data sets write deu where configs write de."""
-    assert get_language("deu") is get_language("de")
-    codes = [code for language in LANGUAGES.values() for code in (language.code, *language.aliases)]
-    assert len(codes) == len(set(codes))
-
-
 def test_prompt_is_the_same_however_it_was_written() -> None:
     """The paper's questions have no space after the colon, its training prompts have one."""
     pair = get_pair("de-en")
@@ -89,11 +75,6 @@ def test_prompt_is_the_same_however_it_was_written() -> None:
     for written in (prompt, "Translate German to English:Guten Tag."):
         assert read_translation_prompt(written) == ("German", "English", "Guten Tag.")
     assert read_translation_prompt("Write a story.") is None
-
-
-def test_every_probe_is_in_its_own_language() -> None:
-    """Probes compare tokenizers where languages differ; a repeated one would compare nothing."""
-    assert len({language.probe for language in LANGUAGES.values()}) == len(LANGUAGES)
 
 
 def test_story_is_asked_in_its_language_where_the_project_can() -> None:
@@ -122,23 +103,7 @@ def test_language_that_makes_no_pair_is_refused(text: str) -> None:
         read_language_or_pair(text)
 
 
-@pytest.mark.parametrize("code", LANGUAGES)
-def test_every_language_s_prompt_is_read_again(code: str) -> None:
-    """A name of two words would make a translation a question of unknown kind, which nobody keeps out rightly."""
-    pair = Pair(get_language(code), get_language("de" if code == "en" else "en"))
-    names = (pair.source.name, pair.target.name)
-    assert read_translation_prompt(translation_prompt(pair, "7:45")) == (*names, "7:45")
-
-
 @pytest.mark.parametrize("language", LANGUAGES.values(), ids=LANGUAGES)
 def test_spaces_are_told_from_the_text_alone(language: Language) -> None:
     """Prompts of unknown language are compared with training text in words, or in characters."""
     assert is_spaced(3 * language.probe) == language.spaced
-
-
-def test_judge_sees_answer_and_conversation_apart() -> None:
-    """An answer that the judge takes for a part of the question is not graded."""
-    prompt = grading_prompt([{"role": "user", "content": "Why?"}], "Because.")
-    assert "<user>\nWhy?\n</user>" in prompt
-    assert "<answer>\nBecause.\n</answer>" in prompt
-    assert prompt.endswith("`Grade: N`, where N is a whole number from 1, useless, to 10, faultless.")

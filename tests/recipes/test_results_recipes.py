@@ -1,15 +1,12 @@
 """The recipes that measure nothing: they compare, and render, what is there."""
 
-import json
-import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 from benchmarks import pages
-from drafter_trainer.errors import InputError
-from drafter_trainer.results import SCHEMA, write_results
+from drafter_trainer.results import write_results
 from tests.benchmark.made import make_results, make_run
 from tests.recipes.test_whole_way import ROOT, recipe_main
 
@@ -33,16 +30,6 @@ def test_compare_prints_what_differs(file: Path, tmp_path: Path, capsys: pytest.
     assert "| 2.00x (2.00-2.00) | 2.50x (2.50-2.50) | 1.250x (1.250-1.250) | faster |" in shown
 
 
-def test_compare_names_the_file_that_cannot_be_read(file: Path, tmp_path: Path) -> None:
-    """Of two files, it must be clear which one is to be measured again."""
-    old = tmp_path / "old.json"
-    old.write_text(json.dumps(RESULTS | {"schema_version": 0}), encoding="utf-8")
-    with pytest.raises(InputError, match=r"old\.json is of schema version 0, expected 1: run make bench again"):
-        recipe_main("compare")([str(file), str(old)])
-    with pytest.raises(InputError, match=r"none\.json: no such file"):
-        recipe_main("compare")([str(tmp_path / "none.json"), str(file)])
-
-
 def test_report_is_written_beside_its_results(file: Path, tmp_path: Path) -> None:
     """A results file that somebody sent is a page with one command."""
     recipe_main("report")([str(file)])
@@ -62,19 +49,3 @@ def test_readme_and_docs_show_what_was_measured(tmp_path: Path, monkeypatch: pyt
     for page in ("README.md", "docs/results_schema.md"):
         stale = (ROOT / page).read_text(encoding="utf-8")
         assert (tmp_path / page).read_text(encoding="utf-8") == stale, f"{page} is stale: run make readme"
-
-
-def test_schema_is_shown_whole() -> None:
-    """A key without a line in the docs is a riddle for whoever reads the file."""
-    text = pages.schema_tables(SCHEMA)
-    for name, definition in SCHEMA["$defs"].items():
-        for key, value in definition.get("properties", {}).items():
-            assert f"| `{key}`" in text, f"{name}.{key}"
-            assert "description" in value, f"{name}.{key}"
-    for key, form, required in (
-        ("`repeats`", "integer", "no"),
-        ("`questions.sha256`", "string", "yes"),
-        ("`losslessness.divergences[].margin`", "number or null", "yes"),
-        ("`alpha`", "share or null", "yes"),
-    ):
-        assert re.search(rf"^\| {re.escape(key)} +\| {form} +\| {required} ", text, flags=re.MULTILINE), key

@@ -7,7 +7,6 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from drafter_trainer.errors import InputError
-from drafter_trainer.languages import LANGUAGES, get_pair, translation_prompt
 from drafter_trainer.results import read_results
 from tests.conftest import make_model
 from tests.drafters.test_load import write_drafter
@@ -42,22 +41,6 @@ def test_router_is_held_against_knowing_the_language(
     assert {run["questions"]["count"] for run in alone} == {2}
     assert {method["losslessness"]["equal"] for method in mixed["methods"]} == {4}
     assert "over knowing the language" in capsys.readouterr().out
-
-
-def test_a_mixed_file_is_asked_in_turns(tmp_path: Path, target_folder: Path, drafters: list[str]) -> None:
-    """Questions of a file come pair after pair: five drafters in blocks would never be switched."""
-    path = tmp_path / "mixed.jsonl"
-    rows = [
-        (f"{pair}-{n}", translation_prompt(get_pair(pair), LANGUAGES[pair[:2]].probe))
-        for pair in PAIRS
-        for n in (1, 2)
-    ]
-    path.write_text("".join(json.dumps({"question_id": i, "turns": [p]}) + "\n" for i, p in rows), encoding="utf-8")
-    route(target_folder, drafters, tmp_path / "out", "--questions", str(path))
-    mixed = read_results(tmp_path / "out" / "results.json")["runs"][0]
-    asked = [prompt["question_id"] for prompt in mixed["methods"][0]["prompts"]]
-    assert asked == ["de-en-1", "fr-en-1", "de-en-2", "fr-en-2"]
-    assert mixed["questions"]["source"] == "mixed.jsonl"
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,11 @@ import yaml
 from transformers import PreTrainedTokenizerFast
 
 from drafter_trainer.benchmark.outputs import read_outputs
-from drafter_trainer.errors import InputError
 from drafter_trainer.hub.publish import Publishing, publish_run
 from drafter_trainer.results import read_results
-from drafter_trainer.runs import Run, Step
+from drafter_trainer.runs import Run
 from drafter_trainer.targets import Target
-from tests.conftest import make_model
+from tests.hub.conftest import make_run
 from tests.recipes.test_whole_way import recipe_main
 
 ROOT = Path(__file__).parents[2]
@@ -27,10 +26,7 @@ CONVERSATION = (
 def drafter(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast, target: Target) -> Path:
     """A published drafter of random weights."""
     folder = tmp_path_factory.mktemp("published")
-    with Step(folder / "run" / "finetune", "finetune", {}, {}):
-        make_model(tokenizer, layers=1, seed=3).save_pretrained(folder / "run" / "finetune")
-        tokenizer.save_pretrained(folder / "run" / "finetune")
-    run = Run(NAME, folder / "run", "de-en")
+    run = Run(NAME, make_run(folder / "run", tokenizer), "de-en")
     publish_run(run, target, "float32", Publishing(to=str(folder / "drafter")))
     return folder / "drafter"
 
@@ -93,10 +89,3 @@ def test_conversation_is_kept_turn_by_turn(config: Path, drafter: Path, capsys: 
     ]
     first, second = outputs[0], outputs[len(methods)]
     assert [message["content"] for message in second["chat"]] == ["Write.", first["text"], "Shorter."]
-
-
-def test_unknown_task_is_refused_before_anything_is_loaded(config: Path, drafter: Path) -> None:
-    """A mistyped task must not be measured as another."""
-    with pytest.raises(InputError, match="unknown task stories: the known ones are conversation, mathematics"):
-        bench(config, drafter, "--task", "stories")
-    assert not (config.parent / "run").exists()

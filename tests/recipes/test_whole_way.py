@@ -10,15 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from drafter_trainer.benchmark.report import speedup_tables
 from drafter_trainer.decoding import replay
 from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.drafters.loop.generate import loop_of
-from drafter_trainer.errors import DamagedStoreError, IncompatibleTokenizerError, InputError
+from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.results import read_results
 from tests.conftest import make_model, make_tokenizer
 
@@ -97,37 +96,6 @@ def run(config: Path) -> Path:
     return config.parent / "run"
 
 
-def test_published_folder_is_a_stock_model(run: Path, target_folder: Path) -> None:
-    """Users without this package must be able to load and use what it publishes."""
-    target = AutoModelForCausalLM.from_pretrained(target_folder)
-    drafter = AutoModelForCausalLM.from_pretrained(run / "drafter")
-    tokenizer = AutoTokenizer.from_pretrained(run / "drafter")
-    inputs = tokenizer("Der Zug ist da.", return_tensors="pt", return_token_type_ids=False)
-    plain = target.generate(**inputs, max_new_tokens=12, do_sample=False)
-    assisted = target.generate(**inputs, max_new_tokens=12, do_sample=False, assistant_model=drafter)
-    assert torch.equal(plain, assisted)
-
-
-def test_published_folder_holds_nothing_else(run: Path) -> None:
-    """Optimizer state, pickled arguments and checkpoints must not leave the machine."""
-    # Tuning keeps a table only where it pays.
-    assert {path.name for path in (run / "drafter").iterdir()} - {"ngram.safetensors"} == {
-        "README.md",
-        "acceptance.png",
-        "chat_template.jinja",
-        "config.json",
-        "custom_generate",
-        "draft_vocabulary.safetensors",
-        "drafter.json",
-        "generation_config.json",
-        "model.safetensors",
-        "model.safetensors.index.json",
-        "results.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-    }
-
-
 def test_loaded_drafter_brings_its_own_settings(run: Path, target_folder: Path) -> None:
     """What was tuned holds for whoever loads the drafter; transformers' defaults (20, 0.4) would slow it."""
     tuned = json.loads((run / "tune" / "loop.json").read_text(encoding="utf-8"))
@@ -142,25 +110,6 @@ def test_loaded_drafter_brings_its_own_settings(run: Path, target_folder: Path) 
     assert loop_of(drafter).settings.to_dict() == tuned
     stock = AutoModelForCausalLM.from_pretrained(run / "drafter").generation_config
     assert (stock.num_assistant_tokens, stock.num_assistant_tokens_schedule) == (5, "constant")
-
-
-def test_every_trial_of_tuning_is_kept(run: Path) -> None:
-    """Why a setting was chosen must be seen from what the others gave."""
-    trials = json.loads((run / "tune" / "trials.json").read_text(encoding="utf-8"))
-    # Orders and sizes are tried where a table pays.
-    assert {trial["what"] for trial in trials} - {"table orders", "table bytes"} == {
-        "weights",
-        "draft vocabulary",
-        "table counted on",
-        "network gain",
-        "longest draft",
-        "sources",
-    }
-    loop = json.loads((run / "tune" / "loop.json").read_text(encoding="utf-8"))
-    tables = [trial["value"] for trial in trials if trial["what"] == "table counted on"]
-    assert tables == ["nothing", "answers", "answers and texts", "4 times answers, and texts"]
-    gains = {trial["value"]: trial["speedup"] for trial in trials if trial["what"] == "network gain"}
-    assert gains[str(loop["network_gain"])] == max(gains.values())
 
 
 def test_forecast_before_and_after_training(
@@ -239,31 +188,6 @@ def test_baselines_are_trained_on_the_same_rows_and_measured_beside(run: Path, c
     assert speedup_tables(results).count("| lossy ") == 1
 
 
-def test_quality_stands_beside_speed(run: Path) -> None:
-    """The sample's test sentences have translations: what a method does to the answers must be seen."""
-    greedy = read_results(run / "results.json")["runs"][0]["methods"]
-    assert {method["quality"]["answers"] for method in greedy} == {3}
-    # Greedy answers are equal, and so are their scores.
-    assert len({(method["quality"]["chrf"], method["quality"]["bleu"]) for method in greedy}) == 1
-
-
-def test_card_shows_what_the_results_hold(run: Path) -> None:
-    """A card with numbers of its own could not be trusted."""
-    card = (run / "drafter" / "README.md").read_text(encoding="utf-8")
-    for method in read_results(run / "results.json")["runs"][0]["methods"]:
-        assert f"{method['tokens_per_second']:.1f}" in card
-
-
-def test_benchmark_leaves_its_report(run: Path) -> None:
-    """What is shown to others must not wait for another command."""
-    page = (run / "report.html").read_text(encoding="utf-8")
-    for method in read_results(run / "results.json")["runs"][0]["methods"]:
-        assert f"{method['tokens_per_second']:.1f}" in page
-        assert method["time_split"]["verification_seconds"] > 0
-    # Speedup, acceptance and time of each of the two runs
-    assert len(list((run / "plots").glob("*.png"))) == 6
-
-
 def test_second_run_reuses_every_step(run: Path, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Hours of distillation or training must not be done again because a command was repeated."""
     before = {
@@ -316,38 +240,6 @@ def test_steps_out_of_order_say_which_comes_first(config: Path, tmp_path: Path) 
         mistaken(config, tmp_path, "bench")
 
 
-def test_malformed_corpus_line_is_named(config: Path, tmp_path: Path) -> None:
-    """In a file of millions of lines the broken one must be found without a search."""
-    corpus = tmp_path / "corpus.jsonl"
-    corpus.write_text('{"source": "Guten Tag.", "target": "Hello."}\n\n', encoding="utf-8")
-    with pytest.raises(InputError, match=r"corpus\.jsonl, line 2: empty line"):
-        mistaken(config, tmp_path, "distill", "--corpus", f"file:{corpus}")
-
-
-def test_mended_corpus_starts_anew(config: Path, tmp_path: Path) -> None:
-    """A first try that failed on its input must not stand in the way of the second."""
-    corpus = tmp_path / "corpus.txt"
-    options = ("--config", str(config), "--run_folder", str(tmp_path / "fresh"), "--corpus", f"file:{corpus}")
-    corpus.write_text("Guten Abend.\n\n", encoding="utf-8")
-    for expected in (r"line 2: no sentence", r"some hundred are needed"):
-        with pytest.raises(InputError, match=expected):
-            recipe_main("distill")(list(options))
-        # Both are for training by their hashes, so validation is left empty.
-        corpus.write_text("Guten Abend.\nGute Nacht.\n", encoding="utf-8")
-
-
-def test_truncated_shard_stops_finetuning(run: Path, config: Path, tmp_path: Path) -> None:
-    """Training on what is left of damaged data would go unnoticed."""
-    rows = tmp_path / "rows"
-    shutil.copytree(run / "distill", rows)
-    shard = next((rows / "train").glob("rows-*.parquet"))
-    shard.write_bytes(shard.read_bytes()[:-40])
-    options = ("--data", str(rows), "--initialization", "scratch", "--to", str(tmp_path / "drafter"))
-    with pytest.raises(DamagedStoreError, match=rf"{shard.name} is damaged .* delete it and distill again"):
-        recipe_main("finetune")(["--config", str(config), "--run_folder", str(tmp_path / "fresh"), *options])
-    assert not (tmp_path / "drafter").exists()
-
-
 def test_drafter_with_another_tokenizer_is_refused_everywhere(run: Path, config: Path, tmp_path: Path) -> None:
     """An equal vocabulary size with other tokens drafts garbage, which only shows as a slow target."""
     other = make_tokenizer()
@@ -384,9 +276,3 @@ def test_no_token_for_the_hub_is_said_before_training(config: Path, monkeypatch:
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     with pytest.raises(InputError, match="no token for the Hub: set HF_TOKEN"):
         recipe_main("finetune")(["--config", str(config), "--to", "hub"])
-
-
-def test_recipes_cannot_be_imported() -> None:
-    """Code that others need belongs in the package."""
-    with pytest.raises(ModuleNotFoundError, match="launched, not imported"):
-        importlib.import_module("recipes")
