@@ -21,13 +21,7 @@ from transformers import (
 )
 
 from drafter_trainer.drafters.configuration import draft_config
-from drafter_trainer.drafters.initialization import (
-    create_drafter,
-    from_layers,
-    from_scratch,
-    from_target_embeddings,
-    setup_of,
-)
+from drafter_trainer.drafters.initialization import create_drafter, from_layers, setup_of
 from drafter_trainer.drafters.siblings import Sibling
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.languages import get_pair
@@ -95,23 +89,6 @@ def test_embeddings_are_the_targets(target: Target, target_model: PreTrainedMode
         assert "norm" in name or not torch.equal(weight, layer_weights(target_model, 0)[name]), name
 
 
-def test_untied_head_is_the_targets_too(untied: PreTrainedModel) -> None:
-    """A head left at random would throw away half of what the target knows of its vocabulary."""
-    drafter = from_target_embeddings(draft_config(untied.config, 1), untied)
-    assert torch.equal(drafter.get_input_embeddings().weight, untied.get_input_embeddings().weight)
-    assert torch.equal(drafter.get_output_embeddings().weight, untied.get_output_embeddings().weight)
-    assert not torch.equal(drafter.get_output_embeddings().weight, drafter.get_input_embeddings().weight)
-
-
-def test_embeddings_are_copied_not_shared(target_model: PreTrainedModel) -> None:
-    """Training a drafter must not train the target that stands beside it."""
-    drafter = from_target_embeddings(draft_config(target_model.config, 1), target_model)
-    before = target_model.get_input_embeddings().weight.clone()
-    with torch.no_grad():
-        drafter.get_input_embeddings().weight.zero_()
-    assert torch.equal(target_model.get_input_embeddings().weight, before)
-
-
 def test_all_layers_give_the_target_itself(
     target: Target, target_model: PreTrainedModel, untied: PreTrainedModel
 ) -> None:
@@ -174,21 +151,6 @@ def test_other_width_is_refused(target: Target, tokenizer, way: str) -> None:
     arguments = {"initialization": way, "num_hidden_layers": 1, "hidden_size": 16, "layers": [0]}
     with pytest.raises(InputError, match=r"hidden_size of 32, got 16"):
         create_drafter(target, **arguments)
-
-
-@pytest.mark.parametrize(
-    ("widths", "named"),
-    [
-        ({"intermediate_size": 32}, "intermediate_size of 64, got 32"),
-        # Every matrix keeps its shape here, and means something else.
-        ({"num_attention_heads": 2, "num_key_value_heads": 1}, "num_attention_heads of 4, got 2"),
-    ],
-)
-def test_layers_of_another_shape_are_refused(target_model: PreTrainedModel, widths: dict, named: str) -> None:
-    """Layers cut into other heads would load without a word and compute nonsense."""
-    config = draft_config(target_model.config, 1, **widths)
-    with pytest.raises(InputError, match=named):
-        from_layers(config, target_model, [0])
 
 
 def test_checkpoint_is_loaded_in_fp32(tmp_path: Path, target: Target, tokenizer) -> None:
@@ -353,30 +315,16 @@ def test_frozen_embeddings_leave_the_layers_to_train(target: Target, tokenizer, 
     assert all(weight.requires_grad for weight in drafter.parameters())
 
 
-def test_frozen_embeddings_freeze_an_untied_head(tmp_path: Path, untied: PreTrainedModel, tokenizer) -> None:
-    """A head that is a matrix of its own would go on training unnoticed."""
-    target = Target("tests/untied", "0", make_checkpoint(tmp_path, untied, tokenizer))
-    arguments = {"initialization": "embeddings", "num_hidden_layers": 1, "freeze_embeddings": True}
-    drafter = create_drafter(target, **arguments)
-    frozen = {name for name, weight in drafter.named_parameters() if not weight.requires_grad}
-    assert frozen == {"model.embed_tokens.weight", "lm_head.weight"}
-
-
-def test_target_is_not_loaded_for_a_drafter_from_scratch(
-    target: Target, tokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Loading a target of many gigabytes only to read its configuration would run out of memory."""
-
-    def refuse(*_: object) -> None:
-        raise AssertionError("the target's weights were loaded")
-
-    monkeypatch.setattr(Target, "load_model", refuse)
-    assert create_drafter(target, "scratch").config.num_hidden_layers == 2
-
-
-def test_scratch_ignores_the_targets_half_precision(tmp_path: Path, target_model: PreTrainedModel, tokenizer) -> None:
-    """A target stored in bf16 says so in its configuration; a drafter that follows it trains in bf16."""
-    target_model.to(torch.bfloat16).save_pretrained(tmp_path)
-    config = AutoModelForCausalLM.from_pretrained(tmp_path).config
-    assert config.dtype == torch.bfloat16
-    assert from_scratch(draft_config(config, 1)).dtype == torch.float32
+@pytest.mark.parametrize(
+    ("widths", "named"),
+    [
+        ({"intermediate_size": 32}, "intermediate_size of 64, got 32"),
+        # Every matrix keeps its shape here, and means something else.
+        ({"num_attention_heads": 2, "num_key_value_heads": 1}, "num_attention_heads of 4, got 2"),
+    ],
+)
+def test_layers_of_another_shape_are_refused(target_model: PreTrainedModel, widths: dict, named: str) -> None:
+    """Layers cut into other heads would load without a word and compute nonsense."""
+    config = draft_config(target_model.config, 1, **widths)
+    with pytest.raises(InputError, match=named):
+        from_layers(config, target_model, [0])

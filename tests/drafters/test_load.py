@@ -6,7 +6,6 @@ import dataclasses
 import io
 import itertools
 import json
-import logging
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -106,15 +105,6 @@ def test_drafter_takes_the_targets_dtype(folder: Path, target_model: PreTrainedM
     assert load_drafter(str(folder), target_model.to(torch.bfloat16), tokenizer).dtype == torch.bfloat16
 
 
-def test_drafter_goes_to_the_targets_device(
-    folder: Path, target_model: PreTrainedModel, tokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A drafter left on the processor beside a target on an accelerator is slower than no drafter."""
-    monkeypatch.setattr("drafter_trainer.drafters.load.device_of", lambda model: torch.device("meta"))
-    drafter = load_drafter(str(folder), target_model, tokenizer)
-    assert {weight.device.type for weight in drafter.parameters()} == {"meta"}
-
-
 @pytest.mark.parametrize("follow_clock", [True, False])
 def test_drafts_follow_the_clock_where_they_may(
     folder: Path, target_model: PreTrainedModel, tokenizer, monkeypatch: pytest.MonkeyPatch, follow_clock: bool
@@ -172,40 +162,12 @@ def test_description_of_another_tokenizer_is_refused(folder: Path, target_model,
         load_drafter(str(folder), target_model, tokenizer)
 
 
-def test_probes_are_those_of_the_drafters_pair(tmp_path: Path, target_model, tokenizer) -> None:
-    """A hash over other probes than publishing took would refuse every drafter of another pair."""
-    folder = write_drafter(tmp_path, make_model(tokenizer, layers=1), tokenizer, pair="ru-en")
-    assert load_drafter(str(folder), target_model, tokenizer).config.num_hidden_layers == 1
-
-
-@pytest.mark.parametrize("damage", ["none", "cut"])
-def test_unreadable_weights_are_refused(folder: Path, target_model, tokenizer, damage: str) -> None:
-    """A half copied folder must end in one line that names it."""
-    weights = folder / "model.safetensors"
-    if damage == "none":
-        weights.unlink()
-    else:
-        weights.write_bytes(weights.read_bytes()[:-1000])
-    with pytest.raises(InputError, match=f"{folder} cannot be loaded") as caught:
-        load_drafter(str(folder), target_model, tokenizer)
-    assert "\n" not in str(caught.value)
-
-
 @pytest.mark.parametrize("name", ["nobody/no-such-drafter", "/no/such/folder", "runs/some/drafter", "no such name"])
 def test_missing_drafter_is_refused(target_model, tokenizer, name: str) -> None:
     """A typing error, or a Hub out of reach, must end in one line and not in a traceback of the client."""
     with pytest.raises(InputError, match=f"{name} is neither a folder nor a published drafter") as caught:
         load_drafter(name, target_model, tokenizer)
     assert "\n" not in str(caught.value)
-
-
-def test_folder_alone_works_with_transformers(folder: Path, target_model: PreTrainedModel) -> None:
-    """Users load a drafter by the one line they know: the published settings must come with it."""
-    drafter = AutoModelForCausalLM.from_pretrained(folder)
-    drafted = decode(target_model, PROMPT, {"assistant_model": drafter}, 0.0, 0, 2 * (DRAFT_LENGTH + 1))
-    plain = decode(target_model, PROMPT, {}, 0.0, 0, 2 * (DRAFT_LENGTH + 1))
-    assert drafted.output_ids == plain.output_ids
-    assert drafted.rounds == 2 * [Round(DRAFT_LENGTH, DRAFT_LENGTH, rejected=False)]
 
 
 def test_drafter_is_identified_by_its_weights(folder: Path, tmp_path: Path, tokenizer) -> None:
@@ -239,17 +201,6 @@ def test_expected_speed_is_seen_by_whoever_does_nothing_for_it(folder: Path, tar
     (line,) = [line for line in written.splitlines() if "times as fast" in line]
     assert line.startswith("tiny-target-drafter-de-en: 1.23 times as fast as plain decoding (95 %: 1.11 to 1.34), ")
     assert "on a processor (2 threads)" in line, line
-
-
-def test_drafter_without_results_says_so(
-    folder: Path, target_model: PreTrainedModel, tokenizer, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Silence would pass for "as fast as the others"."""
-    with caplog.at_level(logging.WARNING, logger="drafter_trainer"):
-        load_drafter(str(folder), target_model, tokenizer)
-    (record,) = caplog.records
-    expected = "tiny-target-drafter-de-en has not been measured: benchmark measures what it brings"
-    assert record.getMessage() == expected
 
 
 @pytest.mark.parametrize("measured", [True, False])
@@ -301,16 +252,6 @@ def test_the_original_is_not_warned_of(folder: Path, target: Target) -> None:
 
 
 # Targets of other kinds
-
-
-def test_target_in_another_dtype_than_the_drafter_was_stored(
-    folder: Path, target_model: PreTrainedModel, tokenizer
-) -> None:
-    """Logits of two dtypes, or a draft of one that the target cannot weigh, end in an error when sampling."""
-    target_model.to(torch.bfloat16)
-    drafter = load_drafter(str(folder), target_model, tokenizer)
-    for temperature in (0.0, 1.0):
-        assert len(decode(target_model, PROMPT, {"assistant_model": drafter}, temperature, 0, 8).output_ids) == 8
 
 
 @pytest.mark.parametrize(
@@ -383,15 +324,6 @@ def test_greedy_output_of_a_multimodal_target(
     assert len(set(plain[0, -8:].tolist())) > 3
     unseen = picture | {"pixel_values": torch.zeros(1, 3, 16, 16)}
     assert not torch.equal(multimodal_model.generate(**unseen, **settings), plain)
-
-
-def test_sampled_output_of_a_multimodal_target(
-    folder: Path, multimodal_model: PreTrainedModel, tokenizer, picture: dict[str, torch.Tensor]
-) -> None:
-    """The scores that the target weighs are as wide as its own, padding included."""
-    drafter = load_drafter(str(folder), multimodal_model, tokenizer)
-    output = multimodal_model.generate(**picture, max_new_tokens=8, do_sample=True, assistant_model=drafter)
-    assert 10 < output.shape[1] <= 18
 
 
 def test_stock_loop_refuses_what_it_does_not_know(

@@ -1,14 +1,13 @@
 """N-gram tables: what an entry saves, what is pruned, where it stands in the file."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from drafter_trainer.drafters.loop.ngram import NgramTable, hash_context
-from drafter_trainer.drafters.ngram import Entries, build_table, count_entries, count_table, hash_contexts, table_bytes
-from tests.drafters.loop.test_ngram import SHA256, count_naively, random_answers
+from drafter_trainer.drafters.ngram import build_table, count_entries, hash_contexts, table_bytes
+from tests.drafters.loop.test_ngram import SHA256, random_answers
 
 A, B, C, D, E, F = range(1, 7)
 
@@ -60,15 +59,6 @@ def test_back_off_passes_an_order_that_has_no_entry() -> None:
     assert entries[A, B, C] == pytest.approx(2 * after)
 
 
-def test_run_that_was_seen_once_saves_least_where_the_lower_order_is_sure() -> None:
-    """All of a corpus' chance runs would be worth the same, and crowd out what is known to hold."""
-    sure = 20 * [[B, C]] + [[A, B, D]]
-    torn = 10 * [[B, C]] + 10 * [[B, E]] + [[A, B, D]]
-    # The order below gives C 19.5 / 21 and D 0.5 / 21, or C and E 9.5 / 21 each.
-    assert saved_by(sure, (1, 2))[A, B, D] == pytest.approx(0.5 + 0.5 * (0.5 - 19.5) / 21)
-    assert saved_by(torn, (1, 2))[A, B, D] == pytest.approx(0.5 + 0.5 * (0.5 - 9.5) / 21)
-
-
 def test_saved_tokens_add_up_to_what_the_table_drafts_right() -> None:
     """What entries save is measured in tokens: without discounts their sum is the hits on the counted text."""
     answers = [answer * 50 for answer in random_answers(6)]  # against which 1/2 is little
@@ -95,17 +85,6 @@ def test_least_valuable_entries_are_pruned() -> None:
     assert NgramTable(build_table({1: entries}, room - 1)).next_token([109]) is None
 
 
-def test_room_goes_to_the_order_that_saves_most() -> None:
-    """Given to one order first, it goes to chance runs while the other order's best are left out."""
-    usual = [text for number in range(60) for text in 20 * [[100 + number, 200 + number]]]
-    chance = [[400 + number, 500 + number] for number in range(60)]
-    contradicting = [text for number in range(60) for text in 5 * [[300, 100 + number, 1]]]
-    entries = count_entries(usual + chance + contradicting, (1, 2))
-    assert (len(entries[1]), len(entries[2])) == (120, 60)
-    slots = build_table(entries, 3072 + 13 * (256 + 4))
-    assert {order: len(hashes) for order, (hashes, *_) in slots.items()} == {1: 128, 2: 128}
-
-
 @pytest.mark.parametrize("limit", [4096, 5000, 10_000, 40_000, 200_000])
 def test_file_fits_its_size(limit: int) -> None:
     """A limit that is exceeded by what lies around the entries is none."""
@@ -121,63 +100,9 @@ def test_file_fits_its_size(limit: int) -> None:
     }
 
 
-def test_pruned_table_drafts_more_than_one_cut_by_frequency() -> None:
-    """The formula must pay on text that was not counted, at the same size."""
-    choose = np.random.default_rng(1)
-    # Every token has a usual follower; behind one token in four it is another one, by the token before.
-    usual, special = choose.permutation(200), choose.permutation(200)
-
-    def text() -> list[int]:
-        tokens = [int(choose.integers(200)), int(choose.integers(200))]
-        for _ in range(60):
-            follower = (special if tokens[-2] % 4 == 0 else usual)[tokens[-1]]
-            tokens.append(int(follower if choose.random() < 0.8 else choose.integers(200)))
-        return tokens
-
-    counted, unseen = [text() for _ in range(600)], [text() for _ in range(50)]
-    entries, by_frequency = count_entries(counted, (1, 2)), {}
-    for order in entries:
-        totals = {run: total for run, (_, _, total) in count_naively(counted, order).items()}
-        (runs,) = count_entries(counted, (order,)).values()  # each order by itself
-        often = np.array([totals[tuple(run)] for run in runs.contexts.tolist()])
-        first = np.argsort(-often, kind="stable")
-        by_frequency[order] = Entries(runs.contexts[first], runs.tokens[first], runs.shares[first], often[first])
-
-    def hits(table: NgramTable) -> int:
-        return sum(
-            (found := table.next_token(row[place - 2 : place])) is not None and found[0] == row[place]
-            for row in unseen
-            for place in range(2, len(row))
-        )
-
-    limit = 3072 + 13 * (512 + 256)  # room for all of order 1 and few of order 2
-    pruned, cut = (hits(NgramTable(build_table(chosen, limit))) for chosen in (entries, by_frequency))
-    assert pruned > 1.04 * cut
-
-
 @pytest.mark.parametrize("order", [1, 2, 5])
 def test_runs_are_hashed_as_the_loop_hashes_each(order: int) -> None:
     """A table whose hashes differ from the questions' finds nothing, and fails in no other way."""
     runs = np.random.default_rng(order).integers(0, 262_144, (500, order))
     runs[0] = 0  # for order 1 this is the hash that would mark an empty slot
     assert hash_contexts(runs).tolist() == [hash_context(run) for run in runs.tolist()]
-
-
-def test_orders_up_to_five_are_counted() -> None:
-    """The highest order that knows the run answers; one that was left out must not hide the lower ones."""
-    texts = [[*range(10, 15), 1], [*range(20, 21), *range(11, 15), 2], [30, 31, 12, 13, 14, 3]]
-    texts += 2 * [[40, 41, 42, 13, 14, 4]] + 5 * [[50, 51, 52, 53, 14, 5]]
-    table = NgramTable(count_table(texts, range(1, 6), min_share=0.0))
-    assert table.orders == [5, 4, 3, 2, 1]
-    assert table.next_token([7, 7, 7, 7, 14])[:2] == (5, 1)
-    assert table.next_token([7, 7, 7, 13, 14])[:2] == (4, 2)
-    assert table.next_token([10, 11, 12, 13, 14])[0] == 1
-    assert table.next_token([20, 11, 12, 13, 14])[0] == 2
-    assert table.next_token([30, 31, 12, 13, 14])[0] == 3
-
-
-def test_entries_come_in_the_order_of_what_they_save() -> None:
-    """Pruning takes the first of them."""
-    for entries in count_entries(random_answers(12), (1, 2, 3), 0.0).values():
-        assert all(before >= after for before, after in pairwise(entries.saved))
-        assert (entries.saved > 0).all()

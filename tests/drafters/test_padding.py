@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from drafter_trainer.decoding.metrics import alpha
 from drafter_trainer.decoding.rounds import decode
@@ -26,7 +26,7 @@ from tests.decoding.test_losslessness import (
     sample,
     toy_target,
 )
-from tests.drafters.loop.conftest import CPU, FLAT, PROMPTS, make_settings
+from tests.drafters.loop.conftest import CPU, PROMPTS, make_settings
 from tests.drafters.test_load import write_drafter
 
 __all__ = ["toy_target"]  # a fixture, for pytest to find
@@ -60,21 +60,6 @@ def test_greedy_output_with_another_padding(tmp_path: Path, tokenizer, trained: 
     assert 0.2 < alpha(rounds) < 1
 
 
-def test_drafter_is_resized_once(tmp_path: Path, tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Done again in every call, it would copy hundreds of megabytes for each answer."""
-    calls = []
-    resize = PreTrainedModel.resize_token_embeddings
-    monkeypatch.setattr(
-        PreTrainedModel, "resize_token_embeddings", lambda *given, **named: calls.append(1) or resize(*given, **named)
-    )
-    target_model = padded(make_model(tokenizer), 416)
-    calls.clear()
-    drafter = load_drafter(str(write_drafter(tmp_path, make_model(tokenizer), tokenizer)), target_model, tokenizer)
-    for prompt in PROMPTS[:2]:
-        decode(target_model, prompt, {"assistant_model": drafter}, 0.0, 0, 6)
-    assert len(calls) == 1
-
-
 def test_sampled_answers_have_the_targets_distribution(toy_target: PreTrainedModel) -> None:
     """A q that counts on ids that the drafter cannot draw answers in another voice."""
     known = TOY_SIZE - 3  # the last three are in the prompt, and among the target's answers
@@ -87,52 +72,6 @@ def test_sampled_answers_have_the_targets_distribution(toy_target: PreTrainedMod
     answers, rounds = sample(toy_target, {"assistant_model": drafter}, 1.0, SAMPLES // 2)
     assert chance_of_these_answers(answers, exact_chances(toy_target, 1.0)) > IMPROBABLE
     assert 0.1 < alpha(rounds) < 0.95
-
-
-def qwen_sized(size: int) -> PreTrainedModel:
-    """Qwen 2.5's sizes at a width of 8, embeddings and head apart."""
-    torch.manual_seed(0)
-    config = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=size, tie_word_embeddings=False, initializer_range=0.5, **config))
-
-
-def gemma_sized(size: int) -> PreTrainedModel:
-    """Gemma 3's sizes at a width of 8, one matrix for both."""
-    torch.manual_seed(0)
-    config = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-    config |= {"num_key_value_heads": 1, "head_dim": 8, "layer_types": ["full_attention"]}
-    return Gemma3ForCausalLM(Gemma3TextConfig(vocab_size=size, initializer_range=0.5, **config))
-
-
-@pytest.mark.parametrize(
-    ("make", "trained", "size"),
-    [(qwen_sized, 151_936, 152_064), (qwen_sized, 152_064, 151_936), (gemma_sized, 262_144, 262_208)],
-)
-def test_real_sizes(make, trained: int, size: int) -> None:
-    """Rows that are added by chance, as transformers does it, win now and then; those kept must stay as they are."""
-    drafter, target_model = make(trained).eval(), make(size).eval()
-    before = drafter.get_output_embeddings().weight.detach().clone()
-    tied = drafter.get_output_embeddings().weight is drafter.get_input_embeddings().weight
-    fit_vocabulary(drafter, size)
-    head, kept = drafter.get_output_embeddings().weight.detach(), min(trained, size)
-    assert drafter.config.vocab_size == len(head) == len(drafter.get_input_embeddings().weight) == size
-    assert (drafter.get_output_embeddings().weight is drafter.get_input_embeddings().weight) == tied
-    assert torch.equal(head[:kept], before[:kept])
-    logits = torch.randn(64, 8, generator=torch.Generator().manual_seed(3)) @ head.T
-    assert (logits.argmax(dim=-1) < kept).all()
-    settings = make_settings(FLAT, sources=["network"], longest_draft=3)
-    draft_ids = torch.arange(trained) if trained < size else None
-    attach_loop(drafter, DraftingLoop(LeanNetwork(drafter, draft_ids), None, settings, CPU, size, lambda: 0.0))
-    prompt = [5, kept - 1, size - 1, 7]  # the last of the target's ids is one that was added
-    plain = decode(target_model, prompt, {}, 0.0, 0, 6)
-    assert decode(target_model, prompt, {"assistant_model": drafter}, 0.0, 0, 6).output_ids == plain.output_ids
-
-
-def test_rows_drawn_by_chance_would_be_noticed() -> None:
-    """A test of the head that transformers' own resizing passes too would prove nothing."""
-    drafter = padded(qwen_sized(1000), 1200)
-    logits = torch.randn(64, 8, generator=torch.Generator().manual_seed(3)) @ drafter.lm_head.weight.detach().T
-    assert (logits.argmax(dim=-1) >= 1000).any()
 
 
 def test_drafter_without_a_network_takes_the_size() -> None:

@@ -13,12 +13,7 @@ BOTH = pytest.mark.parametrize("kind", [PretrainingArguments, DrafterTrainingArg
 
 @BOTH
 @pytest.mark.parametrize(
-    "given",
-    [
-        {"push_to_hub": True},
-        {"hub_token": "hf_secret"},
-    ],
-    ids=lambda given: next(iter(given)),
+    "given", [{"push_to_hub": True}, {"hub_token": "hf_secret"}], ids=lambda given: next(iter(given))
 )
 def test_the_trainers_own_publishing_is_refused(tmp_path: Path, kind: type, given: dict[str, Any]) -> None:
     """Prevent a token from being pickled in clear into training_args.bin and uploaded with it."""
@@ -87,21 +82,7 @@ def test_the_best_checkpoint_is_kept_by_the_right_metric(
     assert arguments.eval_strategy == arguments.save_strategy == "epoch"
 
 
-def test_finetuning_keeps_the_columns_of_the_loss_and_no_logits(tmp_path: Path) -> None:
-    """Prevent the Trainer from removing the top k, and from gathering logits of the whole validation set."""
-    arguments = DrafterTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
-    assert arguments.remove_unused_columns is False
-    assert arguments.prediction_loss_only is True
-
-
 @BOTH
 def test_nothing_is_reported_to_a_service_unless_told(tmp_path: Path, kind: type) -> None:
     """Prevent a run from asking for an account because some tracker is installed."""
     assert kind(output_dir=str(tmp_path), use_cpu=True).report_to == []
-
-
-@BOTH
-def test_every_own_option_has_a_help_text(kind: type) -> None:
-    """Prevent an option that --help shows without a word."""
-    own = kind.__annotations__
-    assert all(kind.__dataclass_fields__[name].metadata.get("help") for name in own)

@@ -42,14 +42,6 @@ def test_processes_share_every_row_once(processes: int) -> None:
     assert seen == Counter(rows["key"])
 
 
-def test_the_seed_decides_which_rows_come_together() -> None:
-    """Prevent a run that cannot be repeated, and one order for all seeds."""
-    lengths = np.full(60, 10)
-    one, again, other = (np.concatenate(group_rows(lengths, 100, seed)).tolist() for seed in (0, 0, 1))
-    assert one == again
-    assert one != other
-
-
 def test_rows_are_filled_up_with_what_is_not_supervised() -> None:
     """Prevent a row from being lost, or one that is there already from being repeated."""
     rows = with_lengths(make_rows(9))

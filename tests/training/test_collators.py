@@ -74,15 +74,6 @@ def test_a_window_takes_the_first_token_and_the_end_of_the_prompt() -> None:
     assert batch["labels"].tolist() == [[-100, -100, 7, 2]]
 
 
-def test_every_one_of_the_k_ids_is_kept_in_order() -> None:
-    """Prevent all but the first of the stored ids from being lost, or their log-probabilities from being mixed up."""
-    row = {"prompt_ids": [5], "response_ids": [7, 2], "topk_ids": [[7, 8, 9], [2, 7, 1]]}
-    row["topk_logprobs"] = [[-0.25, -2.0, -3.0], [-0.5, -1.0, -4.0]]
-    batch = SelfDistilledCollator(pad_id=0, max_length=8)([row])
-    assert batch["topk_ids"].tolist() == [[[0, 0, 0], *row["topk_ids"]]]
-    assert batch["topk_logprobs"].tolist() == [[[0, 0, 0], *row["topk_logprobs"]]]
-
-
 def test_a_row_without_distributions_takes_them_from_its_batch() -> None:
     """Prevent rows of a server without log-probabilities from counting as certain, or from needing any where the loss
     does not."""

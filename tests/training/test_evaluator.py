@@ -7,16 +7,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 
-from drafter_trainer.distillation.engines import TransformersEngine
-from drafter_trainer.distillation.prompts import Prompt
 from drafter_trainer.errors import InputError
-from drafter_trainer.targets import Target
 from drafter_trainer.training.collators import SelfDistilledCollator
 from drafter_trainer.training.evaluator import evaluate_acceptance
-from tests.conftest import make_model
-from tests.distillation.conftest import PAIR, make_requests, sample_prompts
 from tests.training.conftest import make_draft_model, make_rows
 
 
@@ -62,38 +57,6 @@ def test_figures_equal_those_computed_row_by_row(batch_size: int) -> None:
     expected = evaluate_slowly(model, rows)
     assert 0.2 < expected["greedy_agreement"] < 0.8
     assert evaluate(model, rows, batch_size) == pytest.approx(expected, abs=1e-5)
-
-
-@pytest.fixture(scope="module")
-def target_rows(tokenizer: PreTrainedTokenizerFast) -> list[dict[str, Any]]:
-    """What the tiny target answered, greedily and sampled."""
-    prompts: list[Prompt] = sample_prompts(tokenizer, 6)
-    target = Target("tests/tiny-target", "abc", "nowhere")
-    engine = TransformersEngine(make_model(tokenizer), tokenizer.pad_token_id)
-    rows = []
-    for batch in make_requests(prompts, [0.0, 1.0], 1, 0, 12, PAIR, target).batches(4):
-        for request, answer in zip(batch, engine.answer(batch)):
-            rows.append(
-                {
-                    "key": request.key,
-                    "prompt_ids": list(request.prompt_ids),
-                    "response_ids": answer.response_ids,
-                    "topk_ids": answer.topk_ids.tolist(),
-                    "topk_logprobs": answer.topk_logprobs.tolist(),
-                }
-            )
-    return rows
-
-
-def test_the_target_itself_is_accepted_wholly(
-    target_rows: list[dict[str, Any]], target_model: PreTrainedModel
-) -> None:
-    """Prevent rows, collator and evaluator from disagreeing about which position a distribution belongs to."""
-    figures = evaluate(target_model, target_rows, 5, max_length=512)
-    mass = np.exp([logprobs for row in target_rows for logprobs in row["topk_logprobs"]]).sum(axis=-1).mean()
-    assert figures["greedy_agreement"] == 1
-    assert figures["expected_alpha"] == pytest.approx(mass, abs=1e-4)
-    assert figures["supervised_tokens"] == sum(len(row["response_ids"]) for row in target_rows)
 
 
 def test_answers_that_are_cut_away_are_not_counted() -> None:

@@ -70,25 +70,6 @@ def test_many_pieces_in_half_precision_lose_nothing(monkeypatch: pytest.MonkeyPa
     torch.testing.assert_close(gradient.float(), expected, atol=0.03, rtol=0.02)
 
 
-def test_mixed_precision_multiplies_in_bf16_and_keeps_fp32_gradients() -> None:
-    """Prevent the head from running in fp32 where the rest of the drafter runs in bf16, or the reverse."""
-    hidden, head, labels = make_case(torch.float32, bias=False)
-    dtypes = []
-
-    def token_losses(logits: torch.Tensor, place: slice) -> torch.Tensor:
-        dtypes.append(logits.dtype)
-        return F.cross_entropy(logits.float(), labels[place], reduction="none")
-
-    with torch.autocast("cpu", torch.bfloat16):
-        total = sum_losses(hidden, head, token_losses)
-    gradients = torch.autograd.grad(total, (hidden, head.weight))
-    expected = torch.autograd.grad(at_once(hidden, head, labels), (hidden, head.weight))
-    assert dtypes == [torch.bfloat16]
-    for one, other in zip(gradients, expected):
-        assert one.dtype == torch.float32
-        torch.testing.assert_close(one, other, atol=0.05, rtol=0.05)
-
-
 def test_logits_of_all_tokens_are_never_there_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prevent memory that grows with tokens times vocabulary."""
     monkeypatch.setattr(head_module, "_LOGITS_AT_ONCE", 4 * VOCABULARY)

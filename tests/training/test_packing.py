@@ -15,7 +15,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from drafter_trainer.chat import ChatTokenizer
-from drafter_trainer.corpora import Document, read_documents
+from drafter_trainer.corpora import Document
 from drafter_trainer.corpora.conversations import Conversation
 from drafter_trainer.corpora.decontamination import Decontaminator
 from drafter_trainer.distillation.store import TOP_K, Answer, RowStore
@@ -52,13 +52,6 @@ def test_rows_are_the_documents_end_to_end(sizes: list[int], length: int) -> Non
     assert list(itertools.chain.from_iterable(rows)) == list(range(total - total % length))
 
 
-def test_packing_reads_no_more_than_it_needs() -> None:
-    """Prevent a corpus of any size from being held in memory before the first row appears."""
-    documents = ([number] * 10 for number in itertools.count())
-    assert list(itertools.islice(pack(documents, 15), 2)) == [[0] * 10 + [1] * 5, [1] * 5 + [2] * 10]
-    assert next(documents) == [3] * 10
-
-
 def test_text_ends_with_the_end_token(tokenizer: PreTrainedTokenizerFast) -> None:
     """Prevent documents from running into each other, and drafters that never learn to stop."""
     ids = tokenise(Document("1", text="Guten Morgen! "), ChatTokenizer(tokenizer))
@@ -89,20 +82,6 @@ def read(
     """Read a corpus and what was dropped of it."""
     drops: Counter[str] = Counter()
     return list(read_token_ids(corpus, PAIR, split, ChatTokenizer(tokenizer), decontaminator, limit, drops)), drops
-
-
-def test_every_document_of_a_corpus_is_read_in_order(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Prevent documents from being left out, or one language of the pair from being forgotten."""
-    ids, drops = read("sample", tokenizer, "validation")
-    texts = [document.text for document in read_documents("sample", PAIR, "validation")]
-    assert [tokenizer.decode(document[:-1]) for document in ids] == texts
-    assert len(texts) == 2 * 32
-    assert not drops
-
-
-def test_limit_counts_documents(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Prevent a limit from counting rows or tokens, and from drawing other documents than the first."""
-    assert read("sample", tokenizer, limit=3)[0] == read("sample", tokenizer)[0][:3]
 
 
 def test_documents_with_a_question_are_dropped_and_counted(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:

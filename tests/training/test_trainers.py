@@ -332,19 +332,6 @@ def test_evaluation_has_loss_and_acceptance(tmp_path: Path, prefix: str) -> None
     assert 0 < metrics[f"{prefix}_expected_alpha"] < 1
 
 
-def test_rows_without_log_probabilities_train_with_cross_entropy(tmp_path: Path) -> None:
-    """Prevent a KeyError in the midst of training where the loss, or the choice of a checkpoint, lacks its columns."""
-    bare = [{name: row[name] for name in ("prompt_ids", "response_ids")} for row in make_rows(4)]
-    with pytest.raises(InputError, match=r"topk_kl compares with the target's log-probabilities.* teacher_forcing"):
-        make_trainer(tmp_path, bare, loss_type="topk_kl")
-    often = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
-    trainer = make_trainer(tmp_path, bare, eval_rows=bare, max_steps=2, load_best_model_at_end=True, **often)
-    assert train_to_end(trainer).keys() == {"eval_loss", "eval_accuracy", "eval_supervised_tokens"}
-    assert trainer.state.best_metric == min(
-        entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry
-    )
-
-
 class Damage(TrainerCallback):
     """Spoil the weights after some steps, as far too high a learning rate would."""
 
@@ -469,29 +456,6 @@ def test_a_run_stopped_after_its_last_step_keeps_the_best(tmp_path: Path, uninte
     resumed = make_trainer(tmp_path, make_rows(10), seed=5, callbacks=[Stop(step) for step in range(13)], **RESUMED)
     metrics = train_to_end(resumed)
     assert_equals_uninterrupted(tmp_path, metrics, uninterrupted)
-
-
-@pytest.mark.parametrize("loss_type", ["cross_entropy", "lk_hybrid"])
-def test_a_drafter_learns_its_rows_by_heart(tmp_path: Path, loss_type: str) -> None:
-    """Prevent a trainer that runs, and logs falling losses, but does not raise what it is for."""
-    rows = make_rows(4, seed=2)
-    trainer = make_trainer(
-        tmp_path,
-        rows,
-        max_steps=150,
-        per_device_train_batch_size=4,
-        learning_rate=2e-2,
-        lr_scheduler_type="constant",
-        loss_type=loss_type,
-    )
-    trainer.eval_dataset = rows
-    before = trainer.evaluate()
-    trainer.train()
-    after = trainer.evaluate()
-    assert before["eval_greedy_agreement"] < 0.3
-    assert after["eval_greedy_agreement"] > 0.9
-    if loss_type != "cross_entropy":
-        assert after["eval_expected_alpha"] > before["eval_expected_alpha"] + 0.3
 
 
 def test_a_drafter_learns_to_draft_several_tokens_in_one_pass(tmp_path: Path) -> None:

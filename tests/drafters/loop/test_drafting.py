@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from drafter_trainer.drafters.loop.drafting import Proposal
-from drafter_trainer.drafters.loop.settings import LoopSettings, bin_of
+from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.drafters.ngram import count_table
 from tests.drafters.loop.conftest import FLAT, Clock, FakeNetwork, calibration, make_loop, make_settings
 
@@ -110,29 +110,6 @@ def test_draft_goes_on_from_its_own_tokens() -> None:
     assert tokens_of(network) == [22, 23, 24, 25]
 
 
-def test_sources_take_turns_within_a_draft() -> None:
-    """Where the text repeats itself lookup is best, where it goes on in a new way the network."""
-    slots = count_table([[22, 23]], (1,))
-    trust = calibration(lookup=0.9, ngram=0.8, network=0.7)
-    loop = make_loop(make_settings(calibration=trust), FakeNetwork(lambda known: 37), slots)
-    draft = loop.draft([1, 2, 22, 1, 2], 4)
-    assert list(zip(tokens_of(draft), sources_of(draft))) == [
-        (22, "lookup"),
-        (1, "lookup"),
-        (2, "lookup"),
-        (22, "lookup"),
-    ]
-    draft = loop.draft([1, 2, 1], 4)
-    assert list(zip(tokens_of(draft), sources_of(draft)))[:2] == [(2, "lookup"), (1, "lookup")]
-    draft = loop.draft([22], 4)
-    assert list(zip(tokens_of(draft), sources_of(draft))) == [
-        (23, "ngram"),
-        (37, "network"),
-        (37, "network"),
-        (37, "network"),
-    ]
-
-
 def test_network_is_spared_where_another_source_is_sure() -> None:
     """A step of the network that brings nothing new is time lost in each round."""
     network = FakeNetwork(successor)
@@ -194,19 +171,6 @@ def test_drafts_fall_to_nothing_where_none_is_accepted() -> None:
     assert lengths[-20:] == [0] * 20
 
 
-def test_drafts_follow_what_becomes_of_them() -> None:
-    """A text has easy and hard stretches: what held for the last one must not hold for the whole answer."""
-    costs = [10.0 + tokens for tokens in range(17)]
-    settings = make_settings(costs, sources=["network"], longest_draft=10, calibration=calibration(network=0.7))
-    game = Game([3, 4], settings, FakeNetwork(successor))
-    hard = [len(draft) for draft in game.play(lambda known: (known[-1] + 2) % 50, 8)]
-    easy = [len(draft) for draft in game.play(successor, 40)]
-    assert hard == sorted(hard, reverse=True)
-    assert hard[-1] < hard[0] - 1
-    assert easy[20] > hard[-1] + 2
-    assert min(easy[20:]) > hard[-1] + 1
-
-
 @pytest.mark.parametrize(("limit", "longest", "costs"), [(3, 8, 17), (8, 3, 17), (8, 8, 4)])
 def test_drafts_stay_within_every_limit(limit: int, longest: int, costs: int) -> None:
     """The answer's end, the settings and the passes that were measured all bound a draft."""
@@ -225,48 +189,6 @@ def test_nothing_is_drafted_behind_the_end(sampling: bool) -> None:
     assert len(network.reads) == 3
 
 
-def test_network_that_brings_nothing_is_asked_seldom() -> None:
-    """A text in another language must not cost a step of the network in every round, for ever."""
-    settings = make_settings(sources=["network"], longest_draft=1, calibration=calibration(network=0.6), step=0.5)
-    network = FakeNetwork(lambda known: 0)
-    game = Game([1, 2], settings, network, FLAT)
-
-    def slow(known: list[int]) -> int:
-        game.clock.seconds += 0.0005
-        return (known[-1] + 1) % 50
-
-    network.successor = slow
-    asked = []
-    for _ in range(5):
-        before = len(network.reads)
-        game.play(lambda known: (known[-1] + 7) % 50, 64)
-        asked.append(len(network.reads) - before)
-    assert asked[0] > 30
-    # Every sixteenth round still, or it would never be found that another text has begun.
-    assert asked[-1] == 4
-
-
-def test_network_that_says_what_others_know_is_asked_seldom() -> None:
-    """Tokens that lookup would have drafted as well cost a step of the network each and bring nothing."""
-    trust = calibration(lookup=0.3, network=0.6)
-    settings = make_settings(sources=["lookup", "network"], longest_draft=1, calibration=trust, step=0.5)
-    network = FakeNetwork(lambda known: 0)
-    game = Game([1, 2, 3, 4, 1], settings, network, FLAT)
-
-    def slow(known: list[int]) -> int:
-        game.clock.seconds += 0.0005
-        return known[-1] % 4 + 1
-
-    network.successor = slow
-    asked = []
-    for _ in range(3):
-        before = len(network.reads)
-        game.play(lambda known: known[-1] % 4 + 1, 64)
-        asked.append(len(network.reads) - before)
-    assert asked[0] > 5
-    assert asked[-1] == 0
-
-
 @pytest.mark.parametrize("sampling", [False, True])
 def test_nothing_is_drafted_where_nothing_pays(sampling: bool) -> None:
     """A pass over two tokens takes longer than one over one: a draft that nobody believes in makes a prompt slower."""
@@ -280,16 +202,6 @@ def test_nothing_is_drafted_where_nothing_pays(sampling: bool) -> None:
         assert loop.draft([1, 2, 3, 9, 8, 7], 1, sampling=sampling) == []
 
 
-def test_sampling_goes_by_its_own_curve() -> None:
-    """A token more takes longer when sampling: drafts that pay greedily would make it slower."""
-    dear = {"cpu": [10.0 + 15.0 * tokens for tokens in range(17)]}
-    trust = calibration(network=0.6)
-    settings = make_settings(LINEAR, sources=["network"], calibration=trust, sampling_pass_milliseconds=dear)
-    for sampling, drafts in ((False, True), (True, False)):
-        loop = make_loop(settings, FakeNetwork(successor))
-        assert bool(loop.draft([1, 2, 3, 9, 8], 8, sampling=sampling)) == drafts
-
-
 def test_fillers_come_where_more_tokens_take_less_time() -> None:
     """On some machines a pass over two tokens takes longer than one over four."""
     costs = [10.0, 30.0, 30.0, 5.0, 30.0]
@@ -300,21 +212,6 @@ def test_fillers_come_where_more_tokens_take_less_time() -> None:
     draft = make_loop(make_settings(costs, sources=["lookup"])).draft([1, 2, 3, 1], 4)
     assert sources_of(draft) == ["lookup"] * 3
     assert all(proposal.scores is None for proposal in draft)
-
-
-def test_fillers_are_in_no_belief() -> None:
-    """Tokens that nobody believed in would discredit a source, or praise it where they stand by chance."""
-    costs = [10.0, 30.0, 30.0, 5.0, 30.0]
-    trust = calibration(lookup=0.6)
-    loop = make_loop(make_settings(costs, sources=["lookup"], calibration=trust))
-    known = [1, 2, 3]
-    for number in range(12):
-        draft = loop.draft(list(known), 4)
-        assert sources_of(draft) == ["filler"] * 3
-        # Rejected, but for the first time, where all stand in the text by chance
-        known += [*[3] * 3, 19] if number == 0 else [20 + number]
-    (first, *_) = loop.draft([*known, 1], 4)
-    assert (first.source, first.token, first.probability) == ("lookup", 2, 0.6)
 
 
 def test_what_was_drawn_stays() -> None:
@@ -410,17 +307,6 @@ def test_each_token_is_read_once() -> None:
     assert 0 < rejected <= sum(len(draft) - 1 for draft in drafts) / 2
 
 
-def test_draft_that_was_cut_may_come_true() -> None:
-    """The network read ahead of a draft that did not pay; where the target says just that, nothing is left to read."""
-    # The first token pays only with those behind it, which turn out not to be likely enough.
-    costs = [30.0, 45.0, 45.1, 45.2, 45.3, 45.4]
-    settings = make_settings(costs, sources=["network"], tokens_per_pass=1.0, calibration=calibration(network=0.2))
-    game = Game([1, 2, 3], settings, FakeNetwork(successor))
-    drafts = game.play(successor, 8)
-    assert drafts[0] == []
-    assert game.known == [*range(1, 1 + len(game.known))]
-
-
 def test_another_prompt_begins_anew() -> None:
     """What one answer taught, its text and its rejections, must not reach into the next."""
     trust = calibration(lookup=0.6, network=0.5)
@@ -438,59 +324,6 @@ def test_another_prompt_begins_anew() -> None:
     torch.manual_seed(1)
     expected = make().draft([9, 8, 9], 4, sampling=True)
     assert [proposal.probability for proposal in again] == [proposal.probability for proposal in expected]
-
-
-def test_prompt_of_one_token_follows_nothing() -> None:
-    """A target that writes by itself goes on from its start token: taken for a draft's outcome, there is none."""
-    loop = make_loop(make_settings(sources=["ngram"]), None, count_table([[21, 40]], (1,)))
-    assert tokens_of(loop.draft([21], 4)) == [40]
-
-
-def test_prompt_that_shares_its_start_is_another_one() -> None:
-    """A longer text that continues the last one further than a draft could is a prompt, not a round."""
-    network = FakeNetwork(successor)
-    loop = make_loop(make_settings(sources=["network"]), network)
-    loop.draft([1, 2, 3], 2)
-    loop.draft([1, 2, 3, 4, 5, 6, 7, 8], 2)
-    assert network.reads[-2] == [1, 2, 3, 4, 5, 6, 7, 8]
-
-
-def test_belief_settles_on_the_share_that_is_accepted() -> None:
-    """A source that is right half as often as it was on other texts is believed in half as much, not in two thirds."""
-    settings = make_settings(sources=["lookup"], longest_draft=1, calibration=calibration(lookup=0.8))
-    loop, choose, known = make_loop(settings), random.Random(0), [1, 2, 1, 2]
-    for _ in range(400):
-        draft = loop.draft(list(known), 1)
-        assert sources_of(draft) == ["lookup"]
-        (drafted,) = tokens_of(draft)
-        # Two tokens a round at most, over an alphabet of two, so that lookup always has something to say.
-        known += [drafted, 1] if choose.random() < 0.4 else [3 - drafted]
-    assert draft[0].probability == pytest.approx(0.4, abs=0.08)
-
-
-def test_cost_of_passes_is_learned_from_the_clock() -> None:
-    """Settings are tuned on one machine: where a token more takes longer than there, drafts must get shorter."""
-    settings = make_settings(LINEAR, sources=["network"], longest_draft=8, calibration=calibration(network=0.7))
-    lengths = []
-    for costs in (LINEAR, [10.0 + 15.0 * tokens for tokens in range(17)]):
-        game, choose = Game([1, 2], settings, FakeNetwork(successor), costs), random.Random(0)
-        drafts = game.play(lambda known, choose=choose: (known[-1] + (1 if choose.random() < 0.7 else 2)) % 50, 60)
-        lengths.append([len(draft) for draft in drafts])
-    assert lengths[0][0] == lengths[1][0] > 0
-    assert min(lengths[0]) > 0
-    assert lengths[1][-5:] == [0] * 5
-
-
-def test_first_pass_is_no_measure() -> None:
-    """It reads the prompt too: a long prompt would make passes look ten times as dear for the whole answer."""
-    clock = Clock()
-    loop = make_loop(make_settings(sources=["network"]), FakeNetwork(successor), clock=clock)
-    before = len(loop.draft([1, 2, 3], 4))
-    clock.seconds += 5.0
-    known = [*range(1, 4 + before + 1)]
-    assert len(loop.draft(known, 4)) == before == 4
-    clock.seconds += 0.01
-    assert len(loop.draft([*range(1, 4 + 2 * before + 2)], 4)) == 4
 
 
 def test_sampled_lengths_do_not_depend_on_the_clock() -> None:
@@ -520,11 +353,6 @@ def test_text_beyond_the_context_goes_on_without_the_network() -> None:
     draft = loop.draft([1, 2, 3, 1, *tokens_of(draft)[:2], 1, 2], 8)
     assert set(sources_of(draft)) == {"lookup"}
     assert len(network.known) <= 6
-
-
-def test_shares_fall_into_bins() -> None:
-    """A share of exactly 1 belongs to the last bin, not to one behind it."""
-    assert [bin_of(share, 10) for share in (0.0, 0.05, 0.1, 0.55, 0.999, 1.0)] == [0, 0, 1, 5, 9, 9]
 
 
 def test_what_is_forgotten_is_read_anew() -> None:

@@ -109,15 +109,6 @@ def test_greedy_output_where_drafts_are_cut(target_model: PreTrainedModel) -> No
             assert generate(target_model, prompt, assistant_model=drafter) == generate(target_model, prompt)
 
 
-def test_processors_improve_drafts(target_model: PreTrainedModel) -> None:
-    """Drafts that ignore a penalty are rejected wherever it matters."""
-    drafter = with_loop(copy.deepcopy(target_model), make_settings(sources=["network"]))
-    processors = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(1.5)])
-    for prompt in PROMPTS:
-        given = {"assistant_model": drafter, "logits_processor": processors}
-        assert alpha(decode(target_model, prompt, given, 0.0, 0, TOKENS).rounds) == 1.0
-
-
 @pytest.mark.parametrize("sampling", [False, True])
 def test_grammar_may_leave_nothing_of_the_draft_vocabulary(target_model: PreTrainedModel, sampling: bool) -> None:
     """A grammar allows few tokens, and by chance none that the network can draft."""
@@ -133,15 +124,6 @@ def test_grammar_may_leave_nothing_of_the_draft_vocabulary(target_model: PreTrai
     assert len(answer) == TOKENS
     if not sampling:
         assert answer == generate(target_model, PROMPTS[0], **given)
-
-
-@pytest.mark.parametrize("sampling", [False, True])
-def test_both_models_may_be_weighed(target_model: PreTrainedModel, drafter: PreTrainedModel, sampling: bool) -> None:
-    """The one greedy mode that reads the scores."""
-    answer = generate(
-        target_model, PROMPTS[3], assistant_model=drafter, do_sample=sampling, assistant_ensemble_weight=0.5
-    )
-    assert len(answer) == TOKENS
 
 
 def test_greedy_output_beyond_the_drafters_context(target_model: PreTrainedModel) -> None:
@@ -172,14 +154,6 @@ def test_greedy_output_with_sliding_windows(kind: type) -> None:
     for prompt in (list(range(3, 20)), [5, 6, 7]):
         decoding = decode(target_model, prompt, {"assistant_model": drafter}, 0.0, 0, TOKENS)
         assert not any(round_.rejected for round_ in decoding.rounds)
-
-
-def test_good_network_is_accepted_as_a_whole(target_model: PreTrainedModel) -> None:
-    """A drafter equal to its target is never wrong: what is rejected was drafted behind another text."""
-    drafter = with_loop(copy.deepcopy(target_model), make_settings(sources=["network"], longest_draft=4))
-    for prompt in PROMPTS:
-        decoding = decode(target_model, prompt, {"assistant_model": drafter, "eos_token_id": None}, 0.0, 0, TOKENS)
-        assert decoding.rounds == (TOKENS // 5) * [Round(4, 4, rejected=False)]
 
 
 # Sampling: the distribution, of answers that are counted and of a chain whose every step is known.
@@ -428,16 +402,6 @@ def test_copied_tokens_are_certain_in_their_scores(assisting: Callable[..., Any]
     beside_a_draw = generate_module._scores(Proposal(6, "lookup", 0.5), 400, torch.device("cpu"))
     assert beside_a_draw.softmax(-1)[0, 6] == 1.0
     assert beside_a_draw.softmax(-1).count_nonzero() == 1
-
-
-def test_attached_loop_sets_how_much_is_asked_for(target_model: PreTrainedModel) -> None:
-    """Assisted decoding asks for as many tokens as the generation configuration says, whatever the loop could do."""
-    drafter = with_loop(target_model, make_settings(longest_draft=7))
-    assert drafter.generation_config.num_assistant_tokens == 7
-    other = with_sources(drafter, ["lookup"])
-    assert loop_of(other).settings.sources == ["lookup"]
-    assert loop_of(drafter).settings.sources == list(SOURCES)
-    assert other.generate.__self__ is other
 
 
 def test_first_call_drafts_as_long_as_the_second(

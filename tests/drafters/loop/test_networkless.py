@@ -17,10 +17,9 @@ from drafter_trainer.drafters.loop.settings import HIGHEST_ORDER
 from drafter_trainer.drafters.ngram import LEAST_BYTES, count_table
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.publish import Publishing, publish_run
-from drafter_trainer.runs import Run, Step
+from drafter_trainer.runs import Run
 from drafter_trainer.targets import Target
 from tests.client import run_client
-from tests.conftest import make_model
 from tests.decoding.drafts import set_draft_length
 from tests.decoding.test_losslessness import (
     IMPROBABLE,
@@ -33,6 +32,7 @@ from tests.decoding.test_losslessness import (
     toy_target,
 )
 from tests.drafters.loop.conftest import PROMPTS, greedy_answers, make_loop, make_settings
+from tests.hub.conftest import make_run
 from tests.loopback_hub import LoopbackHub
 
 __all__ = ["toy_target"]  # a fixture, for pytest to find
@@ -83,14 +83,6 @@ def test_loaded_drafter_drafts_with_its_table_alone(
     decode(target_model, PROMPTS[0], {"assistant_model": looking_up}, 0.0, 0, 4)
 
 
-def test_drafter_goes_to_the_targets_device(
-    folder: Path, target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    """Prompts are moved to where the drafter says it is, and would come back from there in every round."""
-    drafter = load_drafter(str(folder), target_model.to("meta"), tokenizer)
-    assert (drafter.device.type, loop_of(drafter).device.type) == ("meta", "meta")
-
-
 def test_sampled_answers_have_the_targets_distribution(toy_target: PreTrainedModel) -> None:
     """Tokens that were copied count as certain: taken for drawn ones, they change what the target says."""
     answers = greedy_answers(toy_target, [TOY_PROMPT, [3, 4, 5], [9, 2, 6]], 12)
@@ -116,10 +108,7 @@ def test_nothing_is_answered_without_a_network(
 
 def test_run_without_a_table_is_refused(target: Target, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     """A repository with neither network nor table is prompt lookup under another name."""
-    run = Run("tiny-ngram-de-en", tmp_path / "run", "de-en")
-    with Step(run.folder / "finetune", "finetune", {}, {}):
-        make_model(tokenizer, layers=1).save_pretrained(run.folder / "finetune")
-        tokenizer.save_pretrained(run.folder / "finetune")
+    run = Run("tiny-ngram-de-en", make_run(tmp_path / "run", tokenizer), "de-en")
     publishing = Publishing(to=str(tmp_path / "drafter"), sources=CHEAP)
     with pytest.raises(InputError, match=r"has no n-gram table: tune first, or publish with the network"):
         publish_run(run, target, "auto", publishing)
@@ -144,7 +133,7 @@ def draft_without_network(repo: str, target: str, package: bool) -> dict:
     import sys
 
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(target)
     ids = torch.tensor([[50, 60, 70, 80, 90, 100, 110]])
@@ -179,8 +168,3 @@ def test_hub_repository_loads_in_fresh_processes(folder: Path, target: Target, t
             home = tmp_path / f"home-{package}"
             seen = run_client(hub, home, draft_without_network, repo=REPO, target=target.path, package=package)
             assert seen == whole | {"package": package}
-
-
-def test_folder_loads_with_the_package_without_remote_code(folder: Path) -> None:
-    """Code out of a repository must not run where nobody asked for it."""
-    assert type(AutoModelForCausalLM.from_pretrained(folder)) is NetworklessDrafter

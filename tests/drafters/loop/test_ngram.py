@@ -55,14 +55,6 @@ def test_table_holds_what_was_counted(alphabet: int, min_share: float) -> None:
                 assert found[2] == pytest.approx(share, abs=0.501 / 255)
 
 
-def test_runs_end_with_their_answer() -> None:
-    """What the next answer begins with follows nothing of this one."""
-    table = NgramTable(count_table([[1, 2], [3, 4]], (1, 2)))
-    assert table.next_token([2]) is None
-    assert table.next_token([1, 2]) is None
-    assert table.next_token([3]) == (4, 1, pytest.approx(0.5, abs=0.002))
-
-
 def test_higher_orders_come_first() -> None:
     """Three tokens of context know more than one, even where one is surer of itself."""
     answers = [[1, 2, 3, 4], [9, 2, 3, 5], [9, 2, 3, 5], [7, 3, 5], [8, 3, 5]]
@@ -109,15 +101,6 @@ def test_contexts_in_the_same_slot_are_told_apart(
     table = NgramTable(count_table([[token, 59 - token] for token in range(20)], (1,), min_share=0.0))
     assert [table.next_token([token])[0] for token in range(20)] == [59 - token for token in range(20)]
     assert [table.next_token([token]) for token in range(20, 40)] == [None] * 20
-
-
-def test_tables_stay_half_empty() -> None:
-    """In a full table the search for an unknown context never ends."""
-    for entries in (1, 2, 3, 4, 7, 8, 9, 40):
-        hashes, *_ = count_table([[token, 1] for token in range(entries)], (1,), min_share=0.0)[1]
-        assert np.count_nonzero(hashes) == entries
-        assert len(hashes) >= 2 * entries
-        assert len(hashes) & (len(hashes) - 1) == 0
 
 
 def test_hashes_are_the_published_ones() -> None:

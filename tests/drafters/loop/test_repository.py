@@ -70,20 +70,6 @@ def test_published_drafter_drafts_with_all_that_was_tuned(
     assert 0 < check_greedy(target_model, drafter) < 1
 
 
-def test_drafter_needs_neither_vocabulary_nor_table(
-    folder: Path, target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, recwarn: pytest.WarningsRecorder
-) -> None:
-    """A drafter that was never tuned has neither, and drafts."""
-    (folder / VOCABULARY).unlink()
-    (folder / TABLE).unlink()
-    describe(folder, files={}, loop=LoopSettings().to_dict())
-    drafter = load_drafter(str(folder), target_model, tokenizer)
-    assert loop_of(drafter).table is None
-    assert loop_of(drafter).network.draft_ids is None
-    check_greedy(target_model, drafter)
-    assert [str(warning.message) for warning in recwarn if "drafting" in str(warning.message)] == []
-
-
 def test_file_of_an_earlier_drafter_is_not_read(
     folder: Path, target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, recwarn: pytest.WarningsRecorder
 ) -> None:
@@ -122,17 +108,6 @@ def test_damaged_file_is_refused_or_done_without(
     assert (loop.table is None) == (name == TABLE)
     assert (loop.network.draft_ids is None) == (name == VOCABULARY)
     attach_loop(drafter, loop)
-    check_greedy(target_model, drafter)
-
-
-@pytest.mark.parametrize("name", [VOCABULARY, TABLE])
-def test_file_that_was_published_damaged_is_done_without(
-    folder: Path, target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name: str
-) -> None:
-    """Its hash is right then, and its contents are unreadable all the same."""
-    replace_file(folder, name, (folder / name).read_bytes()[:-1])
-    with pytest.warns(UserWarning, match="is damaged"):
-        drafter = load_drafter(str(folder), target_model, tokenizer)
     check_greedy(target_model, drafter)
 
 

@@ -5,14 +5,7 @@ from typing import Any
 
 import pytest
 
-from drafter_trainer.drafters.loop.settings import (
-    HIGHEST_ORDER,
-    LOOKUP_BINS,
-    NETWORK_BINS,
-    NGRAM_BINS,
-    LoopSettings,
-    default_calibration,
-)
+from drafter_trainer.drafters.loop.settings import HIGHEST_ORDER, LOOKUP_BINS, NETWORK_BINS, NGRAM_BINS, LoopSettings
 
 CALIBRATION = {
     "lookup": [0.1] * LOOKUP_BINS,
@@ -47,14 +40,6 @@ def test_what_is_left_out_has_its_default() -> None:
     """Drafters that were never tuned are drafters too."""
     assert LoopSettings.from_dict({}, "here") == LoopSettings()
     assert LoopSettings.from_dict({"longest_draft": 3}, "here") == LoopSettings(longest_draft=3)
-
-
-def test_defaults_are_not_shared() -> None:
-    """A list that one loop changes would change all."""
-    first, second = LoopSettings(), LoopSettings()
-    assert first.calibration is not second.calibration
-    assert first.calibration is not first.sampling_calibration
-    assert default_calibration()["lookup"] is not default_calibration()["lookup"]
 
 
 def test_measured_costs_come_before_generic_ones() -> None:
