@@ -218,7 +218,9 @@ def _with_loop(drafter: PreTrainedModel, loop: DraftingLoop, settings: LoopSetti
     # A copy of the module alone: its parameters are shared, the network's cache is not.
     model = copy.copy(drafter)
     model.generation_config = copy.deepcopy(drafter.generation_config)
-    network = build_network(drafter, loop.draft_ids, settings.int8) if NETWORK in settings.sources else None
+    network = None
+    if NETWORK in settings.sources:
+        network = build_network(drafter, loop.draft_ids, settings.int8, settings.parallel)
     other = DraftingLoop(network, loop.table, settings, loop.device, loop.vocabulary, loop.clock, loop.load_tokenizer)
     attach_loop(model, other)
     return model
