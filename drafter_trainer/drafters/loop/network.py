@@ -21,6 +21,7 @@ FAMILIES = {
 }
 _FIRST_CAPACITY = 512
 _PIECE = 512
+_INT8_MULTIPLE = 32  # of weights in a row; torch's kernel reads beyond others (2.13)
 _MANY = 16  # from so many tokens on, multiplying takes longer than fetching the weights
 
 
@@ -63,7 +64,7 @@ class Weight:
         self.bias = bias
         self.scale = self.wide = None
         self.weight = weight.contiguous()
-        if int8:
+        if int8 and weight.shape[1] % _INT8_MULTIPLE == 0:
             if many:
                 self.wide = weight.to(torch.bfloat16 if _multiplies_bf16() else weight.dtype).contiguous()
             largest = weight.float().abs().amax(dim=1).clamp(min=1e-8)

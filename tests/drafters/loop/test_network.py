@@ -17,7 +17,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from drafter_trainer.drafters.loop.network import LeanNetwork, reason_against
+from drafter_trainer.drafters.loop.network import LeanNetwork, Weight, reason_against
 
 SHAPE = {
     "vocab_size": 70,
@@ -107,6 +107,13 @@ STEPS = [
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("width", [100, 120])
+def test_int8_needs_rows_that_its_kernel_reads_whole(width: int) -> None:
+    """Prevent a crash, or numbers from beyond a row, where its length is no multiple of what the kernel reads."""
+    weight, x = torch.randn(8, width), torch.randn(1, width)
+    torch.testing.assert_close(Weight(weight, None, int8=True)(x), x @ weight.T, atol=0.5, rtol=0)
+
+
 def test_logits_are_those_of_the_stock_forward(config: PretrainedConfig) -> None:
     """A norm, bias, rotation or mask that is a little wrong costs acceptance, and nothing else shows it."""
     model = make(config)
