@@ -106,7 +106,6 @@ STEPS = [
 ]
 
 
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 @pytest.mark.parametrize("width", [100, 120])
 def test_int8_needs_rows_that_its_kernel_reads_whole(width: int) -> None:
     """Prevent a crash, or numbers from beyond a row, where its length is no multiple of what the kernel reads."""
@@ -114,6 +113,7 @@ def test_int8_needs_rows_that_its_kernel_reads_whole(width: int) -> None:
     torch.testing.assert_close(Weight(weight, None, int8=True)(x), x @ weight.T, atol=0.5, rtol=0)
 
 
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_logits_are_those_of_the_stock_forward(config: PretrainedConfig) -> None:
     """A norm, bias, rotation or mask that is a little wrong costs acceptance, and nothing else shows it."""
     model = make(config)
