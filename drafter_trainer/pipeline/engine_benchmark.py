@@ -22,7 +22,7 @@ from drafter_trainer.repository import Repository
 from drafter_trainer.results import PLAIN, RESULTS, Results, read_results
 from drafter_trainer.runs import Step
 from drafter_trainer.serving.client import ENGINES, LLAMACPP, VLLM
-from drafter_trainer.serving.commands import PARTS, choose_draft_length
+from drafter_trainer.serving.commands import PARTS, choose_draft_length, mixes_attention
 from drafter_trainer.serving.engines import start_engine
 from drafter_trainer.serving.measurement import Asked, EngineMethod, engine_methods, measure_method
 from drafter_trainer.targets import Target
@@ -127,6 +127,7 @@ def benchmark_engine(
             prompt_lookup_tokens,
             python,
             given.drafter_gguf,
+            mixes_attention(repository.find("config.json")),
         )
         words = [*given.words(context, max(requests_at_once)), *options]
         records = _measure(methods, given, load, requests_at_once, python, words)

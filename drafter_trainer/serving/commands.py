@@ -1,8 +1,10 @@
 """How each engine is told to draft: settings by the names of its options, and the words that start it."""
 
 import json
+from pathlib import Path
 
 from drafter_trainer.drafters.description import DrafterDescription
+from drafter_trainer.serving.client import VLLM
 from drafter_trainer.serving.vllm import PROPOSER
 
 WHOLE, NETWORK = PARTS = ("whole", "network")
@@ -45,8 +47,13 @@ def parallel_tokens(description: DrafterDescription) -> int:
 
 
 def vllm_config(
-    drafter: str, draft_length: int, revision: str | None = None, part: str = WHOLE, parallel: bool = False
-) -> dict[str, dict[str, object]]:
+    drafter: str,
+    draft_length: int,
+    revision: str | None = None,
+    part: str = WHOLE,
+    parallel: bool = False,
+    mixed: bool = False,
+) -> dict[str, object]:
     """Return vLLM's settings for a drafter, by the names of its options.
 
     Args:
@@ -56,28 +63,49 @@ def vllm_config(
         part (`str`, *optional*, defaults to `"whole"`): "whole" drafts with lookup, table and network, through
             `serving.vllm.DrafterProposer`; "network" with the network alone, as vLLM's own `draft_model`.
         parallel (`bool`, *optional*, defaults to `False`): Whether the network alone drafts all tokens in one step.
+        mixed (`bool`, *optional*, defaults to `False`): Whether the network `mixes_attention`: vLLM asks that all
+            layers of a `draft_model` lie in one group of its cache.
     """
     if part == NETWORK:
         own = {"method": "draft_model", "model": drafter} | ({"revision": revision} if revision else {})
         own |= {"parallel_drafting": True} if parallel else {}
-        return {"speculative_config": own | {"num_speculative_tokens": draft_length}}
+        config = {"speculative_config": own | {"num_speculative_tokens": draft_length}}
+        return config | ({"disable_hybrid_kv_cache_manager": True} if mixed else {})
     return {
         "speculative_config": {"method": "custom_class", "model": PROPOSER, "num_speculative_tokens": draft_length},
         "additional_config": {"drafter": drafter} | ({"drafter_revision": revision} if revision else {}),
     }
 
 
-def vllm_ngram_config(draft_length: int) -> dict[str, dict[str, object]]:
+def mixes_attention(config: Path) -> bool:
+    """Return whether some of a model's layers see the whole text and others a window, by its config.json."""
+    return len({*(json.loads(config.read_text(encoding="utf-8")).get("layer_types") or ())}) > 1
+
+
+def template_words(engine: str, description: DrafterDescription, folder: Path) -> list[str]:
+    """Return the words that name the chat template of a base model, which has none itself.
+
+    Args:
+        engine (`str`): "vllm" or "llamacpp".
+        folder (`Path`): Of the drafter's files.
+    """
+    if not (template := description.prompting.get("chat_template")):
+        return []
+    return ["--chat-template" if engine == VLLM else "--chat-template-file", str(folder.resolve() / template)]
+
+
+def vllm_ngram_config(draft_length: int) -> dict[str, object]:
     """Return vLLM's settings for its own n-gram drafting."""
     own = {"method": "ngram", "prompt_lookup_min": _SHORTEST_SUFFIX, "prompt_lookup_max": _LONGEST_SUFFIX}
     return {"speculative_config": own | {"num_speculative_tokens": draft_length}}
 
 
-def vllm_command(python: str, target: str, config: dict[str, dict[str, object]]) -> list[str]:
+def vllm_command(python: str, target: str, config: dict[str, object]) -> list[str]:
     """Return the words that start vLLM's server; `vllm serve` does the same where it is installed whole."""
     words = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", target]
     for name, value in config.items():
-        words += [f"--{name.replace('_', '-')}", json.dumps(value)]
+        words.append(f"--{name.replace('_', '-')}")
+        words += [] if value is True else [json.dumps(value)]
     return words
 
 

@@ -19,7 +19,9 @@ from drafter_trainer.serving.commands import (
     WHOLE,
     choose_draft_length,
     llamacpp_command,
+    mixes_attention,
     parallel_tokens,
+    template_words,
     vllm_command,
     vllm_config,
 )
@@ -172,16 +174,16 @@ def serve(
     if engine == VLLM:
         place = str(Path(drafter).resolve()) if commit is None else drafter
         length = draft_length or choose_draft_length(description, part)
-        config = vllm_config(place, length, commit, part, 1 < length <= parallel_tokens(description))
+        together, mixed = parallel_tokens(description), mixes_attention(repository.find("config.json"))
+        config = vllm_config(place, length, commit, part, 1 < length <= together, mixed)
         command = vllm_command(python or sys.executable, target, config)
     else:
         if drafter_gguf is None:
             raise InputError("llama.cpp reads GGUF: export the drafter for llamacpp, and name its drafter.gguf")
         length = draft_length or choose_draft_length(description, NETWORK)
         command = llamacpp_command(target, drafter_gguf, length)
-    if template := description.prompting.get("chat_template"):  # a base model has none of its own
-        name = "--chat-template" if engine == VLLM else "--chat-template-file"
-        command += [name, str(repository.find(template).resolve())]
+    if template := description.prompting.get("chat_template"):
+        command += template_words(engine, description, repository.find(template).parent)
     with start_engine(engine, target, command, port, python, options) as running:
         if stop := description.prompting.get("stop"):
             _logger.info("answers end at %s: requests give it as stop", ", ".join(map(repr, stop)))

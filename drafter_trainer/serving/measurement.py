@@ -64,6 +64,7 @@ def engine_methods(
     ngram_lengths: Sequence[int],
     python: str | None = None,
     drafter_gguf: str | None = None,
+    mixed: bool = False,
 ) -> list[EngineMethod]:
     """List the ways of drafting that are compared: none, n-grams of the engine, the network, and all of the drafter.
 
@@ -77,10 +78,12 @@ def engine_methods(
         ngram_lengths (`Sequence[int]`): Draft lengths of the engine's own n-grams, each a method.
         python (`str`, *optional*): Interpreter of vLLM's environment.
         drafter_gguf (`str`, *optional*): The drafter's file, for llama.cpp.
+        mixed (`bool`, *optional*, defaults to `False`): As for `vllm_config`.
     """
     if engine == VLLM:
         configs = [{}, *map(vllm_ngram_config, ngram_lengths)]
-        configs += [vllm_config(stock, lengths[NETWORK], part=NETWORK), vllm_config(drafter, lengths[WHOLE])]
+        configs.append(vllm_config(stock, lengths[NETWORK], part=NETWORK, mixed=mixed))
+        configs.append(vllm_config(drafter, lengths[WHOLE]))
         commands = [vllm_command(python or sys.executable, target, config) for config in configs]
     else:
         network = drafter_gguf, lengths[NETWORK]

@@ -5,6 +5,7 @@ import socket
 import pytest
 
 from tests.drafters.loop.conftest import published  # noqa: F401
+from tests.hub.export.test_gguf_file import gemma_gguf  # noqa: F401
 
 
 @pytest.fixture

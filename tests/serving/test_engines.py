@@ -87,6 +87,8 @@ def test_commands_name_target_drafter_and_length() -> None:
     }
     together = vllm_config("org/drafter", 4, None, "network", parallel=True)["speculative_config"]
     assert together["parallel_drafting"] is True
+    mixed = vllm_command("python", "org/target", vllm_config("org/drafter", 3, part="network", mixed=True))
+    assert mixed[-1] == "--disable-hybrid-kv-cache-manager"
     ngrams = vllm_ngram_config(5)["speculative_config"]
     assert (ngrams["method"], ngrams["num_speculative_tokens"]) == ("ngram", 5)
     drafter = ["--spec-draft-model", "d.gguf", "--spec-draft-n-max", "4"]

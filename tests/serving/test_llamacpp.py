@@ -7,7 +7,18 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from transformers import PreTrainedModel
+import torch
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    Gemma3ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from drafter_trainer.hub.export.gguf_file import write_gguf
 from drafter_trainer.pipeline.engine_benchmark import benchmark_engine
@@ -28,6 +39,33 @@ def target_gguf(tmp_path_factory: pytest.TempPathFactory, target: Target) -> str
     path = tmp_path_factory.mktemp("gguf") / "target.gguf"
     write_gguf(Path(target.path), "float32", None, path)
     return str(path)
+
+
+@pytest.fixture(params=["llama", "qwen3", "gemma3"])
+def network(
+    request: pytest.FixtureRequest, tokenizer: PreTrainedTokenizerFast, gemma_gguf: tuple[Path, Path], tmp_path: Path
+) -> tuple[PreTrainedModel, str]:
+    """A model of each architecture that is written as GGUF, and its file."""
+    settings = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 1}
+    settings |= {"head_dim": 32, "num_hidden_layers": 2, "vocab_size": len(tokenizer), "tie_word_embeddings": True}
+    folder, tokenizer_gguf = tmp_path / request.param, None
+    if request.param == "llama":
+        model = LlamaForCausalLM(LlamaConfig(**settings))
+    elif request.param == "qwen3":
+        model = Qwen3ForCausalLM(Qwen3Config(**settings))
+    else:
+        drafter, tokenizer_gguf = gemma_gguf
+        tokenizer = AutoTokenizer.from_pretrained(drafter)
+        config = AutoConfig.from_pretrained(drafter)
+        config.layer_types = ["full_attention", "sliding_attention"]  # no order that llama.cpp knows
+        model = Gemma3ForCausalLM(config)
+    torch.manual_seed(0)
+    for weight in model.eval().parameters():  # far from uniform, so that greedy decoding is decided
+        torch.nn.init.normal_(weight, 0.0, 0.3) if weight.ndim > 1 else torch.nn.init.uniform_(weight, 0.5, 1.5)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_gguf(folder, "float32", "smollm" if tokenizer_gguf is None else None, tmp_path / "x.gguf", tokenizer_gguf)
+    return model, str(tmp_path / "x.gguf")
 
 
 Start = Callable[..., AbstractContextManager[RunningEngine]]
@@ -60,6 +98,24 @@ def test_benchmark_of_the_exported_drafter(target_gguf: str, published: Path, ta
         assert network["mean_accepted_tokens"] > 1
         assert sum(network["acceptance_by_position"]) == pytest.approx(network["mean_accepted_tokens"] - 1)
         assert 0 < network["prompts"][0]["first_pass_seconds"] < network["prompts"][0]["seconds"]
+
+
+def test_network_of_each_architecture_drafts(network: tuple[PreTrainedModel, str], free_port: int) -> None:
+    """A file that llama.cpp reads as another model than transformers does drafts garbage. Drafting for itself, a
+    network is always right."""
+    model, file = network
+    command = llamacpp_command(file, file, 3)
+    with start_engine("llamacpp", file, command, free_port, sys.executable, WORDS) as running:
+        for first in (262, 265, 268):
+            ids = [first, first + 1, first + 2]
+            found = running.client.complete(ids, TOKENS).token_ids
+            with torch.inference_mode():
+                for _ in found:
+                    ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+            assert found == ids[3:]
+        counts = running.client.counts()
+    assert counts.drafted > 0
+    assert counts.accepted >= 0.9 * counts.drafted  # what is drafted behind the last token is counted too
 
 
 def test_rows_are_the_targets(start: Start, target: Target, target_model: PreTrainedModel) -> None:

@@ -30,7 +30,9 @@ from drafter_trainer.serving.commands import (
     WHOLE,
     choose_draft_length,
     llamacpp_command,
+    mixes_attention,
     parallel_tokens,
+    template_words,
     vllm_command,
     vllm_config,
 )
@@ -77,6 +79,10 @@ class Export:
     draft_lengths: dict[str, int]
     checked: list[str] = field(default_factory=list)
 
+    def template(self, engine: str) -> list[str]:
+        """Return the words that name the chat template of a base model to an engine."""
+        return template_words(engine, self.description, self.folder)
+
 
 def export_drafter(
     drafter: str,
@@ -115,14 +121,15 @@ def export_drafter(
         config = vllm_config(export.drafter, length, export.commit, NETWORK, 1 < length <= together)
         files[VLLM] = json.dumps(config["speculative_config"], indent=2) + "\n"
         config = vllm_config(export.drafter, export.draft_lengths[WHOLE], export.commit)
-        files[WHOLE_VLLM] = shlex.join(vllm_command("python", export.target.name, config)) + "\n"
+        files[WHOLE_VLLM] = shlex.join([*vllm_command("python", export.target.name, config), *export.template("vllm")])
+        files[WHOLE_VLLM] += "\n"
     if "sglang" in engines:
         files[SGLANG] = _sglang_command(export) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
     if "llamacpp" in engines:
         _write_gguf(export, folder / GGUF, gguf_dtype, target_gguf, converter)
         command = llamacpp_command(str(target_gguf or "TARGET.gguf"), GGUF, export.draft_lengths[NETWORK])
-        files[LLAMACPP] = shlex.join(command) + "\n"
+        files[LLAMACPP] = shlex.join([*command, *export.template("llamacpp")]) + "\n"
     files["README.md"] = _render_readme(export, files)
     for name, text in files.items():
         write_whole(folder / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))
@@ -208,6 +215,9 @@ def _write_gguf(export: Export, path: Path, dtype: str, target_gguf: Path | None
 
 
 def _render_readme(export: Export, files: Sequence[str]) -> str:
+    serve = ["vllm", "serve", export.target.name, *export.template("vllm")]
+    if mixes_attention(export.folder / "config.json"):
+        serve.append("--disable-hybrid-kv-cache-manager")
     template = (resources.files("drafter_trainer.hub.export") / "readme_template.md").read_text(encoding="utf-8")
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
@@ -216,7 +226,7 @@ def _render_readme(export: Export, files: Sequence[str]) -> str:
         drafter=export.description.name,
         target=export.target.name,
         vllm=VERSION,
-        serve=shlex.join(["vllm", "serve", export.target.name]),
+        serve=shlex.join(serve),
         files=files,
         checked=export.checked,
     )
