@@ -114,7 +114,7 @@ def many_requests(llm: LLM, prompts: list[list[int]]) -> dict:
         prompt = prompts[number % len(prompts)][: chance.randrange(4, 40)]
         waiting.append((str(number), [*own, *prompt, *own[:2]]))
         lengths[str(number)] = chance.randrange(1, 16)
-    running, cancelled = set(), 0
+    running, cancelled, halfway = set(), 0, 0
     while waiting or running:
         while waiting and len(running) < 3 * BATCH:
             name, prompt = waiting.pop()
@@ -131,6 +131,9 @@ def many_requests(llm: LLM, prompts: list[list[int]]) -> dict:
             engine.abort_request([name])
             running.discard(name)
             cancelled += 1
+        if not halfway and len(waiting) <= REQUESTS // 2:
+            halfway = resident_mib()
+    grown = resident_mib() - halfway
     drafter.draft = draft
     wrong = {name: found for name, found in finished.items() if found != lengths[name]}
     return {
@@ -140,7 +143,15 @@ def many_requests(llm: LLM, prompts: list[list[int]]) -> dict:
         "finished": len(finished),
         "wrong": wrong,
         "texts": most_texts,
+        "grown_mib": grown,
     }
+
+
+def resident_mib() -> int:
+    """Return this process's memory."""
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGESIZE") >> 20
 
 
 def sample(llm: LLM, prompt: list[int]) -> dict:

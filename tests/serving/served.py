@@ -56,16 +56,19 @@ def check_killed(
     path: str,
     target: Target,
     model: PreTrainedModel,
+    check: Callable[[RunningEngine], None] = lambda running: None,
 ) -> None:
     """Kill a server when it has answered one of its requests, start it again, and check that each has its own row.
 
     Args:
         start (callable): Starts the server, at the same address each time.
         path (`str`): Behind the server's address.
+        check (callable, *optional*): Gets the server before it is killed.
     """
     tokenizer = target.load_tokenizer()
     requests = requests_of(target, [f"{text} {number}" for number in range(4) for text in DISTILLED])
     with start() as running:
+        check(running)
         kind = SERVER_KINDS[engine](target.path, tokenizer)
         served = ServerEngine(kind, [f"{running.url}{path}"], concurrency=2, patience=600, backoff=0.2)
         groups = served.answers([[one] for one in requests])

@@ -14,14 +14,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import drafter_trainer
+from drafter_trainer.errors import InputError
 from drafter_trainer.hub.export.gguf_file import write_gguf
-from drafter_trainer.pipeline.engine_benchmark import benchmark_engine
 from drafter_trainer.pipeline.export import export_drafter
-from drafter_trainer.results import find_method
-from drafter_trainer.serving.commands import llamacpp_command, vllm_command
+from drafter_trainer.serving.commands import llamacpp_command
 from drafter_trainer.serving.engines import RunningEngine, serve, start_engine
+from drafter_trainer.serving.measurement import Asked, measure_method
 from drafter_trainer.targets import Target
 from tests.serving.real_drafter import make_drafter, prompts, real_target
 from tests.serving.served import TOKENS, check_killed, check_rows
@@ -29,6 +30,7 @@ from tests.serving.served import TOKENS, check_killed, check_rows
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(3600)]
 PROMPTS = 32
 VLLM_WORDS = ["--dtype", "float32", "--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "4"]
+VLLM_WORDS += ["--kv-cache-memory-bytes", str(1 << 30)]
 LLAMACPP_WORDS = ["--threads", "1", "--ctx-size", "1024"]
 
 
@@ -104,6 +106,7 @@ def test_requests_keep_their_drafts_to_themselves(in_vllm: dict) -> None:
     assert found["cancelled"] > 10
     assert found["finished"] + found["cancelled"] == found["requests"]
     assert found["texts"] < found["requests"]
+    assert found["grown_mib"] < 32
 
 
 def test_sampled_tokens_have_the_targets_distribution(in_vllm: dict) -> None:
@@ -153,46 +156,44 @@ def test_exported_network_changes_no_output_in_llamacpp(
     assert accepted > 0
 
 
-def test_benchmark_in_vllm_counts_what_vllm_counts(drafter: Path, tmp_path: Path) -> None:
-    """Passes and positions are read from vLLM's own counters, whose names are none of a stable interface."""
-    asked = [{"prompt": prompt} for prompt in prompts("test", 4)]
-    given = {"output_dir": tmp_path, "languages": "de-en", "dtype": "float32", "max_new_tokens": TOKENS}
-    given |= {"requests_at_once": [1, 4], "prompt_lookup_tokens": [8], "python": python_of("vllm")}
-    for run in benchmark_engine(drafter, real_target(), asked, engine="vllm", **given)["runs"]:
-        plain, network, whole = (find_method(run, name) for name in ("plain", "drafter, network alone", "drafter"))
-        assert plain["target_passes"] == plain["tokens"]
-        for method in (network, whole):
-            assert method["losslessness"]["equal"] == len(asked)
-            assert method["mean_accepted_tokens"] > 1
-            assert sum(method["acceptance_by_position"]) > 0
-
-
 @pytest.mark.parametrize("engine", ["vllm", "llamacpp"])
-def test_rows_of_a_real_server_are_the_targets(engine: str, drafter: Path, tmp_path: Path, free_port: int) -> None:
-    """Ids that a server leaves out, cuts or shifts are rows that teach another model, and nothing else shows it."""
+def test_real_server_gives_the_targets_rows(engine: str, drafter: Path, tmp_path: Path, free_port: int) -> None:
+    """Ids that a server leaves out, cuts or shifts are rows that teach another model, and what it was asked when it
+    was killed must be asked again, once. In vLLM the whole drafter drafts, and vLLM counts passes and positions."""
     python, target = python_of(engine), real_target()
-    if engine == "vllm":  # with the whole drafter, as `serve` starts it
-        server, path = serve(target.path, str(drafter), python=python, port=free_port, options=VLLM_WORDS), "/v1"
-    else:
-        server, path = start_llamacpp(python, target, tmp_path, free_port), ""
-    with server as running:
-        scored = check_rows(engine, f"{running.url}{path}", target, target.load_model("float32"))
-    assert scored > 0
-
-
-@pytest.mark.parametrize("engine", ["vllm", "llamacpp"])
-def test_server_killed_in_the_middle_loses_no_row(engine: str, tmp_path: Path, free_port: int) -> None:
-    """What a server was asked when it died must be asked again, once: a distillation goes on for days."""
-    python, target = python_of(engine), real_target()
+    model = target.load_model("float32")
+    path = "/v1" if engine == "vllm" else ""
 
     def start() -> AbstractContextManager[RunningEngine]:
-        if engine == "vllm":
-            command = vllm_command(python, target.path, {})
-            return start_engine("vllm", target.path, command, free_port, options=VLLM_WORDS)
-        return start_llamacpp(python, target, tmp_path, free_port)
+        if engine == "llamacpp":
+            return start_llamacpp(python, target, tmp_path, free_port)
+        return serve(target.path, str(drafter), python=python, port=free_port, options=VLLM_WORDS)
 
-    path = "/v1" if engine == "vllm" else ""
-    check_killed(engine, start, path, target, target.load_model("float32"))
+    def check(running: RunningEngine) -> None:
+        assert check_rows(engine, f"{running.url}{path}", target, model) > 0
+        if engine == "vllm":
+            chat = target.load_chat()
+            given = {each: chat.encode_prompt(each) for each in prompts("test", 4)}
+            asked = Asked(given, TOKENS, frozenset(target.end_ids(chat.tokenizer)))
+            for record in measure_method(running.client, "drafter", asked, [1, 4]):
+                counts, tokens = record["counts"], sum(len(each["token_ids"]) for each in record["prompts"])
+                assert 0 < counts["accepted"] == sum(counts["by_position"]) == tokens - counts["passes"]
+
+    check_killed(engine, start, path, target, model, check)
+
+
+def test_wrong_drafter_is_not_left_running(drafter: Path, tmp_path: Path, free_port: int) -> None:
+    """A network that was trained for another target drafts in vain, slower than none, and nothing else says so."""
+    python, target = python_of("llamacpp"), real_target()
+    wrong = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(drafter))
+    wrong.save_pretrained(tmp_path / "wrong")
+    target.load_tokenizer().save_pretrained(tmp_path / "wrong")
+    write_gguf(tmp_path / "wrong", "float16", None, tmp_path / "wrong.gguf")
+    write_gguf(Path(target.path), "float32", None, tmp_path / "target.gguf")
+    given = {"drafter_gguf": str(tmp_path / "wrong.gguf"), "port": free_port, "python": python}
+    serving = serve(str(tmp_path / "target.gguf"), str(drafter), "llamacpp", options=LLAMACPP_WORDS, **given)
+    with pytest.raises(InputError, match="misconfigured in llamacpp"), serving:
+        pass
 
 
 def start_llamacpp(python: str, target: Target, folder: Path, port: int) -> AbstractContextManager[RunningEngine]:
