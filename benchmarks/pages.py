@@ -1,9 +1,9 @@
-"""Write the committed results into README.md, and the schema of results.json into docs/results_schema.md.
+"""Write the committed results into README.md and docs/serving.md, and the schema into docs/results_schema.md.
 
     make readme
 
 README.md shows the drafters of hub_cards whose target does its task; T = 1 comes from sampling/results.json of a card
-where it was measured separately.
+where it was measured separately. docs/serving.md shows what lies in engines/ of a card.
 """
 
 import sys
@@ -17,36 +17,56 @@ from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.hub.card_folder import read_measurements
 from drafter_trainer.results import SCHEMA
 
+_ENGINE_COLUMNS = ["method", "draft", "output tokens/s", "over plain", "tokens per pass", "accepted", "equal to plain"]
 _COLUMNS = ["method", "speedup (95 %)", "after the first token", "tokens per pass", "slower prompts", "equal to plain"]
 
 
 def main() -> None:
-    cards = [read_runs(path.parent) for path in sorted(Path("hub_cards").glob("*/results.json"))]
+    folders = [path.parent for path in sorted(Path("hub_cards").glob("*/results.json"))]
+    measured = [[*read_measurements(card, DrafterDescription.read(card)).values()] for card in folders]
+    cards = [merge_runs(card, results) for card, results in zip(folders, measured)]
+    in_engines = [each for results in measured for each in results if is_of_engine(each)]
     shown = [results for results in cards if is_showcase(results)]
     tables = [f"{drafter_tables(each)}\n\nCommand: `{each['provenance']['command']}`" for each in shown]
     put(Path("README.md"), "drafters", "\n\n".join([overview_table(shown)] * (len(shown) > 1) + tables))
+    tables = [
+        f"{run_tables(each, _ENGINE_COLUMNS)}\n\nCommand: `{each['provenance']['command']}`" for each in in_engines
+    ]
+    put(Path("docs/serving.md"), "engines", "\n\n".join(tables) or "Nothing has been measured yet.")
     put(Path("docs/results_schema.md"), "schema", schema_tables(SCHEMA))
 
 
-def read_runs(card: Path) -> dict[str, Any]:
-    """Read all runs of a drafter into one results object."""
-    measured = [*read_measurements(card, DrafterDescription.read(card)).values()]
+def is_of_engine(results: dict[str, Any]) -> bool:
+    """Return whether results were measured in vLLM or llama.cpp."""
+    return "engine" in results["runs"][0]
+
+
+def merge_runs(card: Path, measured: list[dict[str, Any]]) -> dict[str, Any]:
+    """Merge all runs of a drafter in transformers into one results object."""
+    measured = [results for results in measured if not is_of_engine(results)]
     if not measured:
         sys.exit(f"error: {card} has no results of its drafter as it is now: measure it again")
     return measured[0] | {"runs": [run for results in measured for run in results["runs"]]}
 
 
-def drafter_tables(results: dict[str, Any]) -> str:
-    """Render the speedups of the greedy runs with the columns that a page of text has room for, and those at T = 1."""
-    parts, sampled = [], []
+def run_tables(results: dict[str, Any], columns: list[str]) -> str:
+    """Render a table for each run with the columns that a page of text has room for."""
+    parts = []
     for run in results["runs"]:
         header, rows = speedup_table(run)
+        places = [header.index(name) for name in columns]
+        parts += [title(results, run), markdown_table(columns, [[row[place] for place in places] for row in rows])]
+    return "\n\n".join(parts)
+
+
+def drafter_tables(results: dict[str, Any]) -> str:
+    """Render the speedups of the greedy runs, and those of the drafter at T = 1."""
+    greedy = [run for run in results["runs"] if run["temperature"] == 0]
+    parts, sampled = [run_tables(results | {"runs": greedy}, _COLUMNS)], []
+    for run in results["runs"]:
         if run["temperature"] > 0:
+            header, rows = speedup_table(run)
             sampled.append(rows[-1][header.index("speedup (95 %)")])
-            continue
-        places = [header.index(name) for name in _COLUMNS]
-        table = markdown_table(_COLUMNS, [[row[place] for place in places] for row in rows])
-        parts += [title(results, run), table]
     if sampled:
         parts.append(f"The drafter at T = 1, one figure a seed: {', '.join(sampled)}.")
     return "\n\n".join(parts)

@@ -22,7 +22,7 @@ from drafter_trainer.repository import Repository
 from drafter_trainer.results import PLAIN, RESULTS, Results, read_results
 from drafter_trainer.runs import Step
 from drafter_trainer.serving.client import ENGINES, LLAMACPP, VLLM
-from drafter_trainer.serving.commands import PARTS, choose_draft_length, mixes_attention
+from drafter_trainer.serving.commands import NETWORK, PARTS, choose_draft_length, mixes_attention, parallel_tokens
 from drafter_trainer.serving.engines import start_engine
 from drafter_trainer.serving.measurement import Asked, EngineMethod, engine_methods, measure_method
 from drafter_trainer.targets import Target
@@ -118,16 +118,18 @@ def benchmark_engine(
         raise InputError(f"the longest question and its answer take {context} tokens of {target.context}")
     with step:
         given = _Given(engine, target, dtype, step.folder, target_gguf)
+        lengths = {part: draft_length or choose_draft_length(description, part) for part in PARTS}
         methods = engine_methods(
             engine,
             given.target,
             place if repository.commit else str(Path(place).resolve()),
             given.export(place),
-            {part: draft_length or choose_draft_length(description, part) for part in PARTS},
+            lengths,
             prompt_lookup_tokens,
             python,
             given.drafter_gguf,
-            mixes_attention(repository.find("config.json")),
+            {"parallel": 1 < lengths[NETWORK] <= parallel_tokens(description)}
+            | {"mixed": mixes_attention(repository.find("config.json"))},
         )
         words = [*given.words(context, max(requests_at_once)), *options]
         records = _measure(methods, given, load, requests_at_once, python, words)

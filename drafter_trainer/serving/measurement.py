@@ -64,7 +64,7 @@ def engine_methods(
     ngram_lengths: Sequence[int],
     python: str | None = None,
     drafter_gguf: str | None = None,
-    mixed: bool = False,
+    network: Mapping[str, bool] | None = None,
 ) -> list[EngineMethod]:
     """List the ways of drafting that are compared: none, n-grams of the engine, the network, and all of the drafter.
 
@@ -78,18 +78,18 @@ def engine_methods(
         ngram_lengths (`Sequence[int]`): Draft lengths of the engine's own n-grams, each a method.
         python (`str`, *optional*): Interpreter of vLLM's environment.
         drafter_gguf (`str`, *optional*): The drafter's file, for llama.cpp.
-        mixed (`bool`, *optional*, defaults to `False`): As for `vllm_config`.
+        network (`Mapping[str, bool]`, *optional*): What `vllm_config` is told of the network alone.
     """
     if engine == VLLM:
         configs = [{}, *map(vllm_ngram_config, ngram_lengths)]
-        configs.append(vllm_config(stock, lengths[NETWORK], part=NETWORK, mixed=mixed))
+        configs.append(vllm_config(stock, lengths[NETWORK], part=NETWORK, **(network or {})))
         configs.append(vllm_config(drafter, lengths[WHOLE]))
         commands = [vllm_command(python or sys.executable, target, config) for config in configs]
     else:
-        network = drafter_gguf, lengths[NETWORK]
+        own = drafter_gguf, lengths[NETWORK]
         commands = [llamacpp_command(target)]
         commands += [llamacpp_command(target, ngram_length=length) for length in ngram_lengths]
-        commands += [llamacpp_command(target, *network), llamacpp_command(target, *network, lengths[WHOLE])]
+        commands += [llamacpp_command(target, *own), llamacpp_command(target, *own, lengths[WHOLE])]
     several = len(ngram_lengths) > 1
     names = [(f"{PROMPT_LOOKUP}, {length}" if several else PROMPT_LOOKUP, length) for length in ngram_lengths]
     names = [(PLAIN, 0), *names, (NETWORK_ALONE, lengths[NETWORK]), (DRAFTER, lengths[WHOLE])]
