@@ -55,27 +55,20 @@ def test_results_of_the_drafter_before_are_not_said(tmp_path: Path, results: dic
     assert "has not been measured since it changed" in read(tmp_path, results)
 
 
-def no_runs(results: dict[str, Any]) -> None:
-    results["runs"] = []
+def drafter_of(results: dict[str, Any]) -> dict[str, Any]:
+    return find_method(results["runs"][0], DRAFTER)
 
 
-def no_drafter(results: dict[str, Any]) -> None:
-    find_method(results["runs"][0], DRAFTER)["name"] = "other"
-
-
-def endless_speed(results: dict[str, Any]) -> None:
-    find_method(results["runs"][0], DRAFTER)["speedup"]["value"] = float("inf")
-
-
-def speed_in_words(results: dict[str, Any]) -> None:
-    find_method(results["runs"][0], DRAFTER)["speedup"]["value"] = "fast\nvery"
-
-
-def no_device(results: dict[str, Any]) -> None:
-    results["provenance"]["device"] = None
-
-
-@pytest.mark.parametrize("spoil", [no_runs, no_drafter, endless_speed, speed_in_words, no_device])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda results: results.update(runs=[]),
+        lambda results: drafter_of(results).update(name="other"),
+        lambda results: drafter_of(results)["speedup"].update(value=float("inf")),
+        lambda results: drafter_of(results)["speedup"].update(value="fast\nvery"),
+        lambda results: results["provenance"].update(device=None),
+    ],
+)
 def test_results_that_cannot_be_read_are_said_to_be(
     tmp_path: Path, results: dict[str, Any], spoil: Callable[[dict[str, Any]], None]
 ) -> None:

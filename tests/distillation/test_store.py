@@ -156,27 +156,16 @@ def test_two_writers_may_write_at_the_same_moment(tmp_path: Path, monkeypatch: p
     assert RowStore(tmp_path).keys() == {answered(number)[0].key for number in (0, 1)}
 
 
-def drop_column(table: pa.Table) -> pa.Table:
-    """Make a shard of a version that did not know a column."""
-    return table.drop_columns(["retokenized"])
+INT64 = pa.list_(pa.list_(pa.int64(), TOP_K))
+ALTERED = {
+    "without a column": lambda table: table.drop_columns(["retokenized"]),
+    "another type": lambda table: table.set_column(3, "topk_ids", table["topk_ids"].cast(INT64)),
+    "without keys": lambda table: table.rename_columns(["id", *table.column_names[1:]]),
+    "rewritten by another tool": lambda table: table.select(table.column_names[::-1]),
+}
 
 
-def change_type(table: pa.Table) -> pa.Table:
-    """Make a shard of a version that stored another type."""
-    return table.set_column(3, "topk_ids", table["topk_ids"].cast(pa.list_(pa.list_(pa.int64(), TOP_K))))
-
-
-def rename_key(table: pa.Table) -> pa.Table:
-    """Make a shard without keys."""
-    return table.rename_columns(["id", *table.column_names[1:]])
-
-
-def reorder(table: pa.Table) -> pa.Table:
-    """Make a shard that another tool has rewritten."""
-    return table.select(table.column_names[::-1])
-
-
-@pytest.mark.parametrize("alter", [drop_column, change_type, rename_key, reorder])
+@pytest.mark.parametrize("alter", ALTERED.values(), ids=ALTERED)
 def test_shards_of_another_version_are_refused(tmp_path: Path, alter: Any) -> None:
     """Prevent rows of an older schema from being mixed with new ones."""
     store, _ = write_three(tmp_path)

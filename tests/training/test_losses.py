@@ -1,10 +1,13 @@
 """The losses, by identities."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from drafter_trainer.decoding.metrics import expected_alpha
+from drafter_trainer.training import losses
 from drafter_trainer.training.losses import (
     TOPK_LOSSES,
     cross_entropy,
@@ -142,6 +145,18 @@ def test_learning_from_rejections_is_learning_from_drafts_that_were_rejected() -
     rejected = 1 - accepted.float().mean(dim=-1, keepdim=True)
     assert rejected.std() > 0.03  # tokens weigh differently
     torch.testing.assert_close(gradient, rejected * of_all, atol=0.01, rtol=0.05)
+
+
+@pytest.mark.parametrize("loss", TOPK_LOSSES.values(), ids=TOPK_LOSSES)
+def test_gradient_is_that_of_a_plain_softmax(loss: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prevent a loss that can be computed but not learned from: the softmax has a backward pass written by hand."""
+    draft_logits, (ids, logprobs) = draw(1).requires_grad_(), top(draw(0), 5)
+    ids[2, 1] = -1
+    (gradient,) = torch.autograd.grad(loss(draft_logits, ids, logprobs).sum(), draft_logits)
+    monkeypatch.setattr(losses, "_log_q", lambda logits, ids: logits.log_softmax(-1).gather(-1, ids.clamp(min=0)))
+    (expected,) = torch.autograd.grad(loss(draft_logits, ids, logprobs).sum(), draft_logits)
+    torch.testing.assert_close(gradient, expected)
+    assert gradient.abs().max() > 0.01
 
 
 def test_stored_half_precision_gives_nearly_the_same_loss() -> None:

@@ -111,20 +111,17 @@ def test_damaged_file_is_refused_or_done_without(
     check_greedy(target_model, drafter)
 
 
-def beyond_the_vocabulary(folder: Path) -> None:
-    replace_file(folder, VOCABULARY, vocabulary_bytes(torch.tensor([1, 400])))
+def put_vocabulary(*ids: int) -> Callable[[Path], None]:
+    return lambda folder: replace_file(folder, VOCABULARY, vocabulary_bytes(torch.tensor(ids)))
 
 
-def unordered_vocabulary(folder: Path) -> None:
-    replace_file(folder, VOCABULARY, vocabulary_bytes(torch.tensor([7, 3])))
+def put_table(answer: list[int], sha256: str | None = None) -> Callable[[Path], None]:
+    slots = count_table([answer], (1,), 0.0)
+    return lambda folder: replace_file(folder, TABLE, table_bytes(slots, sha256 or tokenizer_hash(folder)))
 
 
-def table_of_another_tokenizer(folder: Path) -> None:
-    replace_file(folder, TABLE, table_bytes(count_table([[1, 2, 3]], (1,)), "cd" * 32))
-
-
-def table_of_another_vocabulary(folder: Path) -> None:
-    replace_file(folder, TABLE, table_bytes(count_table([[1, 400]], (1,), 0.0), tokenizer_hash(folder)))
+def put_setting(**changes: int) -> Callable[[Path], None]:
+    return lambda folder: describe(folder, loop=LoopSettings().to_dict() | changes)
 
 
 def order_that_was_not_tuned(folder: Path) -> None:
@@ -135,24 +132,16 @@ def order_that_was_not_tuned(folder: Path) -> None:
     replace_file(folder, TABLE, table_bytes(table, tokenizer_hash(folder)))
 
 
-def unknown_setting(folder: Path) -> None:
-    describe(folder, loop=LoopSettings().to_dict() | {"draft_tree": 3})
-
-
-def unusable_setting(folder: Path) -> None:
-    describe(folder, loop=LoopSettings().to_dict() | {"longest_draft": 0})
-
-
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (beyond_the_vocabulary, "holds no ascending ids below 400: it is of another tokenizer"),
-        (unordered_vocabulary, "holds no ascending ids below 400"),
-        (table_of_another_tokenizer, "was counted with another tokenizer: count it again with the target's"),
-        (table_of_another_vocabulary, "holds ids outside the vocabulary of 400"),
+        (put_vocabulary(1, 400), "holds no ascending ids below 400: it is of another tokenizer"),
+        (put_vocabulary(7, 3), "holds no ascending ids below 400"),
+        (put_table([1, 2, 3], "cd" * 32), "was counted with another tokenizer: count it again with the target's"),
+        (put_table([1, 400]), "holds ids outside the vocabulary of 400"),
         (order_that_was_not_tuned, "has order 4, .* tells how far to trust orders up to 3: tune and publish"),
-        (unknown_setting, "unknown settings draft_tree: use the release that wrote them"),
-        (unusable_setting, "longest_draft is 0, must be 1 or more"),
+        (put_setting(draft_tree=3), "unknown settings draft_tree: use the release that wrote them"),
+        (put_setting(longest_draft=0), "longest_draft is 0, must be 1 or more"),
     ],
 )
 def test_what_does_not_fit_is_refused(
