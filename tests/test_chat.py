@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora import Sentence
@@ -19,6 +20,10 @@ from drafter_trainer.training.packing import Packing, load_packed, pack_corpora
 from tests.conftest import CHAT_TEMPLATE, make_tokenizer
 
 PAIR = get_pair("de-en")
+PARTS = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{% for part in message['content'] %}"
+    "{{ part['text'] }}{% endfor %}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 ALTERNATING = (
     "{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('Roles must alternate user/assistant') }}{% endif %}{% endfor %}" + CHAT_TEMPLATE
@@ -161,3 +166,11 @@ def test_special_tokens_in_a_text_are_tokens_unless_sanitized() -> None:
         assert (ids.count(end), chat.encode_text(text).count(end)) == (count, count - 1)
         assert chat.tokenizer.decode(ids) == f"<|user|>{text}<|end|><|assistant|>"
         assert chat.tokenizer.decode(chat.encode_text(text)) == text
+
+
+def test_template_that_shows_parts_alone_gets_parts(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Multimodal targets' templates render a text to nothing: all prompts would be one empty question."""
+    earlier = [("Eins?", "Zwei.")]
+    assert chat_of_template(PARTS).encode_prompt("Drei?", earlier) == ChatTokenizer(tokenizer).encode_prompt(
+        "Drei?", earlier
+    )

@@ -4,12 +4,9 @@ import pytest
 
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import (
-    LANGUAGES,
-    Language,
     Pair,
     get_language,
     get_pair,
-    is_spaced,
     read_language_or_pair,
     read_languages,
     read_translation_prompt,
@@ -101,9 +98,3 @@ def test_language_that_makes_no_pair_is_refused(text: str) -> None:
     """A shell's own LANG must not be taken for a language to train."""
     with pytest.raises(InputError, match=r"unknown|same language"):
         read_language_or_pair(text)
-
-
-@pytest.mark.parametrize("language", LANGUAGES.values(), ids=LANGUAGES)
-def test_spaces_are_told_from_the_text_alone(language: Language) -> None:
-    """Prompts of unknown language are compared with training text in words, or in characters."""
-    assert is_spaced(3 * language.probe) == language.spaced

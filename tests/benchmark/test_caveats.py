@@ -12,17 +12,6 @@ def said(run: dict[str, Any], **provenance: Any) -> str:
     return "\n".join(caveats(make_results(run, **provenance)))
 
 
-def test_careful_measurement_has_the_limits_of_every_one() -> None:
-    """A limit that always stands there is read by nobody; one machine, one run and one target always are limits."""
-    cuda = {"type": "cuda", "name": "an accelerator", "runtime": "CUDA 13.0"}
-    text = said(make_run(SECONDS, dtype="bfloat16", repeats=3), device=cuda)
-    assert "one machine, an accelerator (CUDA 13.0)" in text
-    assert "Batch size 1" in text
-    assert "One target, tests/tiny-target@1, and de-en translation" in text
-    assert "One run" in text
-    assert len(text.splitlines()) == 4
-
-
 def test_every_weakness_is_said() -> None:
     """Few questions, loops, one timing, half of the outputs changed, code that nobody has: each misleads by itself."""
     run = make_run({"plain": [2.0] * 4, "drafter": [1.0] * 4})

@@ -2,7 +2,13 @@
 
 from typing import Any
 
-from drafter_trainer.benchmark.report import overview_table, render_markdown, report_tables
+from drafter_trainer.benchmark.report import (
+    difference_table,
+    markdown_table,
+    overview_table,
+    render_markdown,
+    report_tables,
+)
 from tests.benchmark.made import make_results, make_run
 
 
@@ -65,3 +71,17 @@ def test_report_has_every_run_and_what_it_does_not_show() -> None:
     assert "## What may not be concluded\n\n- Measured on one machine, a processor (2 threads)" in text
     assert "- commit: 0123abc" in text
     assert "- versions: torch 2.13.0, transformers 5.23.0" in text
+
+
+def test_differences_are_told_from_noise() -> None:
+    """A winner by two per cent, where prompts vary by ten, must not be called faster."""
+    plain = [2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]
+    half = [second / 2 for second in plain]
+    noisy = [second * (1.1 if number % 2 else 0.9) for number, second in enumerate(half)]
+    run = make_run({"plain": plain, "slow": [1.2 * second for second in plain], "baseline": noisy, "drafter": half})
+    found = cells(markdown_table(*difference_table(run)))
+    assert found["plain"] == ["1.00x (1.00-1.00)", "-", "2.000x (2.000-2.000)", "faster"]
+    assert found["slow"] == ["0.83x (0.83-0.83)", "slower", "2.400x (2.400-2.400)", "faster"]
+    assert found["baseline"][1] == "faster"
+    assert found["baseline"][3] == "within noise"
+    assert found["drafter"] == ["2.00x (2.00-2.00)", "faster", "-", "-"]

@@ -79,15 +79,6 @@ def test_corpus_of_the_other_kind_is_refused() -> None:
         next(read_documents("wmt16", PAIR, "train"))
 
 
-def test_sample_as_text_has_both_sides_of_the_pair() -> None:
-    """Prompts hold the source language, answers the target's: a drafter pretrained on one of them knows half."""
-    read = list(read_documents("sample", get_pair("zh-fr"), "validation"))
-    assert [row.source_id for row in read[:2]] == ["sample/news-06/zh", "sample/news-06/fr"]
-    assert len(read) == 2 * len({row.source_id.split("/")[1] for row in read})
-    only_english = read_documents("sample", get_pair("es-en"), "train")
-    assert {row.source_id.rpartition("/")[2] for row in only_english} == {"en"}
-
-
 def test_file_of_lines_is_sentences(tmp_path: Path) -> None:
     """White space around a sentence would make another prompt of it than the benchmark's."""
     path = tmp_path / "a.txt"

@@ -309,3 +309,12 @@ def test_questions_come_from_the_test_split(seen: dict[str, Any]) -> None:
     assert asked[0]["prompt"] == "Translate German to English: Der Zug hält."
     chinese = [question["text"] for question in seen["questions wmt19 zh-en"]]
     assert chinese == [source for source, _ in sentences(seen, "wmt19 zh-en test")]
+
+
+def test_web_text_is_read_by_language_and_split(seen: dict[str, Any]) -> None:
+    """c4 without a language is English; a drafter must not be pretrained on another one unasked."""
+    texts = {key: [row["text"] for row in seen[key]] for key in ("c4 train", "c4 validation", "c4:de train")}
+    assert texts["c4 train"] == ["First page.\nIts second line.", "Second page.", "Third page."]
+    assert texts["c4 validation"] == ["A page held out."]
+    assert texts["c4:de train"] == ["Erste Seite."]
+    assert [row["text"] for row in seen["c4:de validation"]] == ["Zurückgehaltene Seite."]

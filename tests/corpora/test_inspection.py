@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from drafter_trainer.corpora.inspection import LEAST_LINES, inspect_text
+from drafter_trainer.corpora.inspection import inspect_text
 from drafter_trainer.corpora.sample import sample_rows
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import LANGUAGES, get_language
@@ -127,10 +127,3 @@ def test_empty_text_is_refused(tmp_path: Path, content: str) -> None:
 def test_numbers_are_no_text(tmp_path: Path) -> None:
     """A column of numbers is in every script and in none."""
     assert "no letters at all" in refusal(write(tmp_path, map(str, range(200))), "oc")
-
-
-def test_every_probe_is_in_its_own_script(tmp_path: Path) -> None:
-    """A probe in another script would refuse every good text; so would letters that the identifier has never seen."""
-    for language in LANGUAGES.values():
-        lines = [f"{language.probe} {number}" for number in range(LEAST_LINES)]
-        inspect_text(write(tmp_path, lines), language)

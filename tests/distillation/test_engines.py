@@ -112,3 +112,17 @@ def test_greedy_answers_ignore_the_targets_own_penalties(engine: TransformersEng
         logprobs = logprobs_of(engine.model, request, answer.response_ids)
         expected = logprobs.topk(TOP_K).values.float().numpy()
         np.testing.assert_allclose(answer.topk_logprobs, expected, atol=1e-4)
+
+
+def test_half_precision_targets_give_normalised_log_probabilities(
+    target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]
+) -> None:
+    """Prevent distributions that sum to more than one because they were normalised in bfloat16."""
+    engine = TransformersEngine(target_model.to(torch.bfloat16), tokenizer.pad_token_id)
+    for request, answer in zip(ask(prompts[:3], 0.0), engine.answer(ask(prompts[:3], 0.0))):
+        ids = torch.tensor([[*request.prompt_ids, *answer.response_ids]])
+        with torch.inference_mode():
+            logits = target_model(input_ids=ids).logits[0, len(request.prompt_ids) - 1]
+        expected = logits.float().log_softmax(dim=-1).topk(TOP_K).values.exp().sum()
+        assert float(np.exp(answer.topk_logprobs[0]).sum()) == pytest.approx(float(expected), abs=0.02)
+        assert (np.exp(answer.topk_logprobs).sum(axis=-1) < 1).all()

@@ -328,3 +328,12 @@ def test_layers_of_another_shape_are_refused(target_model: PreTrainedModel, widt
     config = draft_config(target_model.config, 1, **widths)
     with pytest.raises(InputError, match=named):
         from_layers(config, target_model, [0])
+
+
+def test_frozen_embeddings_freeze_an_untied_head(tmp_path: Path, untied: PreTrainedModel, tokenizer) -> None:
+    """A head that is a matrix of its own would go on training unnoticed."""
+    target = Target("tests/untied", "0", make_checkpoint(tmp_path, untied, tokenizer))
+    arguments = {"initialization": "embeddings", "num_hidden_layers": 1, "freeze_embeddings": True}
+    drafter = create_drafter(target, **arguments)
+    frozen = {name for name, weight in drafter.named_parameters() if not weight.requires_grad}
+    assert frozen == {"model.embed_tokens.weight", "lm_head.weight"}

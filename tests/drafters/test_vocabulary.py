@@ -118,3 +118,10 @@ def test_ids_become_places() -> None:
     draft_ids = torch.tensor([2, 5, 9])
     places = map_ids(torch.tensor([[0, 2, 3], [5, 9, 11]]), draft_ids)
     assert places.tolist() == [[-1, 0, -1], [1, 2, -1]]
+
+
+def test_few_answers_leave_room_for_what_is_frequent() -> None:
+    """A hundred answers hold two thousand ids: a story in another tongue could not be drafted at all."""
+    assert choose_ids(COUNTS, 7, [6], fill=True).tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert choose_ids(COUNTS, 3, [], fill=True).tolist() == choose_ids(COUNTS, 3).tolist()
+    assert choose_ids(np.zeros(8, np.int64), 3, [7], fill=True).tolist() == [0, 1, 7]

@@ -187,3 +187,24 @@ def run_script(folder: str) -> None:
     """Run `use.py` where it lies."""
     os.chdir(folder)
     runpy.run_path("use.py", run_name="__main__")
+
+
+def test_losslessness_is_counted() -> None:
+    """Outputs that differ from plain decoding's must be told, with how near the target was to saying the same."""
+    card = render_card(DESCRIPTION, RESULTS, "alice/x", None)
+    assert "greedy, float32: 4 of 4 outputs equal plain decoding's, token for token." in section(card, "Losslessness")
+    results = copy.deepcopy(RESULTS)
+    results["results.json"]["runs"][0]["methods"][1]["losslessness"] = {
+        "equal": 2,
+        "prompts": 4,
+        "divergences": [
+            {"question_id": "q1", "position": 3, "margin": 0.0625},
+            {"question_id": "q2", "position": 5, "margin": 0.125},
+        ],
+    }
+    said = section(render_card(DESCRIPTION, results, "alice/x", None), "Losslessness")
+    assert "2 of 4 outputs equal plain decoding's; where the others part from it" in said
+    assert "two best logits differ by 0.125 at most" in said
+    results["results.json"]["runs"][0]["methods"][1]["losslessness"] = None
+    said = section(render_card(DESCRIPTION, results, "alice/x", None), "Losslessness")
+    assert "sampled, where single outputs cannot tell" in said

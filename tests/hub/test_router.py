@@ -406,3 +406,21 @@ def test_no_drafters_are_refused(target_model: PreTrainedModel, tokenizer) -> No
     """An empty list would fail at the first prompt, in the midst of a service."""
     with pytest.raises(InputError, match="a router needs drafters"):
         DrafterRouter.from_hub(target_model, [], tokenizer)
+
+
+def test_results_of_an_earlier_drafter_count_for_nothing(
+    tmp_path: Path, target_model: PreTrainedModel, tokenizer
+) -> None:
+    """A drafter that was trained anew beside its old results would be praised for what it no longer is."""
+    fast = ("de-en", "translation", 0.0, {DRAFTER: 9.0})
+    folders = [make_folder(tmp_path / name, tokenizer, "de-en", fast) for name in ("first", "second")]
+    write_results(Path(folders[0]), ("de-en", "translation", 0.0, {DRAFTER: 2.0}))
+    change(Path(folders[1]), draft_length=2)
+    router = DrafterRouter.from_hub(target_model, folders, tokenizer)
+    assert chosen(router, prompt(tokenizer, "de-en")) == ("first", DRAFTER)
+
+
+def test_a_router_answers_nothing_itself(router: DrafterRouter) -> None:
+    """It looks like a model, and has no words of its own."""
+    with pytest.raises(InputError, match=r"pass it to .* as assistant_model"):
+        router.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=3)

@@ -9,8 +9,7 @@ from drafter_trainer.benchmark.strategies import FILE_NAME
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.results import find_method, write_results
 from tests.benchmark.made import make_results
-from tests.paper.test_languages import COLLECTED, SECONDS, TOOK, measured, run
-from tests.paper.test_matrix import rows
+from tests.paper.test_languages import COLLECTED, SECONDS, TOOK, measured, rows, run
 
 
 def claims(*several: Measured) -> dict[tuple[str, str], list[str]]:

@@ -3,19 +3,16 @@
 import copy
 import itertools
 import random
-from collections import Counter
 from collections.abc import Callable
 
 import pytest
 from transformers import PreTrainedModel
 
 from drafter_trainer.decoding.replay import Costs
-from drafter_trainer.drafters.loop.generate import loop_of
 from drafter_trainer.errors import InputError
 from drafter_trainer.tuning import costs as costs_module
-from drafter_trainer.tuning.costs import Turn, combine_turns, measure_costs, untrained_network
+from drafter_trainer.tuning.costs import Turn, combine_turns, measure_costs
 from drafter_trainer.tuning.forecast import expected_speedup, expected_tokens
-from drafter_trainer.tuning.overhead import attach_confident_loop, measure_overhead
 
 PROMPTS = [[9, 33, 120, 7], [50, 60, 70]]
 
@@ -72,25 +69,3 @@ def test_no_speedup_exceeds_the_tokens_per_pass() -> None:
             assert expected_speedup(alpha, length, costs) <= expected_tokens(alpha, length)
     with pytest.raises(InputError, match=r"plain decoding takes 180\.0 ms and a pass of the target 96\.0 ms"):
         Costs(180.0, 400.0, [96.0, 110.0], [97.0, 111.0], 0.0)
-
-
-def test_both_loops_draft_the_same_number(target_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A loop's fixed costs are shared among what it drafts: four tokens against one would compare nothing."""
-    shape = {"num_hidden_layers": 1}
-    drafter, network = untrained_network(shape, target_model, 100, int8=False)
-    attach_confident_loop(drafter, network)
-    assert [len(loop_of(drafter).draft(prompt, 9)) for prompt in PROMPTS] == [4, 4]
-    drafted: list[int] = []
-    original = type(drafter).generate
-
-    def generate(self, *given, **named):
-        output = original(self, *given, **named)
-        if self is not target_model:
-            drafted.append(len(output.scores))
-        return output
-
-    monkeypatch.setattr(type(drafter), "generate", generate)
-    seen = measure_overhead(target_model, drafter, PROMPTS)
-    assert Counter(drafted).most_common(1)[0][0] == 4
-    assert seen["ratio"] == pytest.approx(seen["this_loop"] / seen["stock_loop"])
-    assert seen["this_loop"] > 0

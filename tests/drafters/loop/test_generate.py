@@ -426,3 +426,12 @@ def test_drafter_that_was_moved_is_refused(target_model: PreTrainedModel) -> Non
     drafter.to("meta")
     with pytest.raises(ValueError, match="the drafter drafted on cpu and is on meta now: load it anew there"):
         loop_of(drafter)
+
+
+@pytest.mark.parametrize("sampling", [False, True])
+def test_both_models_may_be_weighed(target_model: PreTrainedModel, drafter: PreTrainedModel, sampling: bool) -> None:
+    """The one greedy mode that reads the scores."""
+    answer = generate(
+        target_model, PROMPTS[3], assistant_model=drafter, do_sample=sampling, assistant_ensemble_weight=0.5
+    )
+    assert len(answer) == TOKENS

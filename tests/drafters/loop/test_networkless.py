@@ -168,3 +168,8 @@ def test_hub_repository_loads_in_fresh_processes(folder: Path, target: Target, t
             home = tmp_path / f"home-{package}"
             seen = run_client(hub, home, draft_without_network, repo=REPO, target=target.path, package=package)
             assert seen == whole | {"package": package}
+
+
+def test_folder_loads_with_the_package_without_remote_code(folder: Path) -> None:
+    """Code out of a repository must not run where nobody asked for it."""
+    assert type(AutoModelForCausalLM.from_pretrained(folder)) is NetworklessDrafter
