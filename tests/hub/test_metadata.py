@@ -1,5 +1,6 @@
 """A card's metadata, key by key, and back from the card to the results."""
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -116,3 +117,13 @@ def test_the_hubs_validation_passes() -> None:
     assert [read_card(card.encode())[1] for card in cards] == len(cards) * [[]]
     wrong = cards[0].replace("base_model: tests/tiny-target", "base_model:\n  id: tests/tiny-target")
     assert "base_model" in read_card(wrong.encode())[1][0]
+
+
+def test_a_wrong_figure_in_the_model_index_is_noticed() -> None:
+    """The comparison itself must see the last digit."""
+    card = render_card(DESCRIPTION, RESULTS, "alice/x", None)
+    assert read_evaluations(card) == expected_evaluations(RESULTS)
+    assert read_evaluations(card.replace("value: 1.765", "value: 1.766")) != expected_evaluations(RESULTS)
+    results = copy.deepcopy(RESULTS)
+    results["results.json"]["runs"][0]["methods"][0]["looping_share"] = 0.5
+    assert read_evaluations(render_card(DESCRIPTION, results, "alice/x", None)) == {}

@@ -381,3 +381,95 @@ def test_a_network_reads_no_more_of_a_prompt_than_its_window() -> None:
     assert [tokens_of(draft) for draft in drafts] == [[30, 31, 32, 33], [35, 36, 37, 38]]
     game.loop.draft([1, 2, 3, 4, 5, 6], 16)
     assert network.known[:4] == [1, 4, 5, 6]
+
+
+def test_fillers_are_in_no_belief() -> None:
+    """Tokens that nobody believed in would discredit a source, or praise it where they stand by chance."""
+    costs = [10.0, 30.0, 30.0, 5.0, 30.0]
+    trust = calibration(lookup=0.6)
+    loop = make_loop(make_settings(costs, sources=["lookup"], calibration=trust))
+    known = [1, 2, 3]
+    for number in range(12):
+        draft = loop.draft(list(known), 4)
+        assert sources_of(draft) == ["filler"] * 3
+        # Rejected, but for the first time, where all stand in the text by chance
+        known += [*[3] * 3, 19] if number == 0 else [20 + number]
+    (first, *_) = loop.draft([*known, 1], 4)
+    assert (first.source, first.token, first.probability) == ("lookup", 2, 0.6)
+
+
+def test_first_pass_is_no_measure() -> None:
+    """It reads the prompt too: a long prompt would make passes look ten times as dear for the whole answer."""
+    clock = Clock()
+    loop = make_loop(make_settings(sources=["network"]), FakeNetwork(successor), clock=clock)
+    before = len(loop.draft([1, 2, 3], 4))
+    clock.seconds += 5.0
+    known = [*range(1, 4 + before + 1)]
+    assert len(loop.draft(known, 4)) == before == 4
+    clock.seconds += 0.01
+    assert len(loop.draft([*range(1, 4 + 2 * before + 2)], 4)) == 4
+
+
+def test_network_that_brings_nothing_is_asked_seldom() -> None:
+    """A text in another language must not cost a step of the network in every round, for ever."""
+    settings = make_settings(sources=["network"], longest_draft=1, calibration=calibration(network=0.6), step=0.5)
+    network = FakeNetwork(lambda known: 0)
+    game = Game([1, 2], settings, network, FLAT)
+
+    def slow(known: list[int]) -> int:
+        game.clock.seconds += 0.0005
+        return (known[-1] + 1) % 50
+
+    network.successor = slow
+    asked = []
+    for _ in range(5):
+        before = len(network.reads)
+        game.play(lambda known: (known[-1] + 7) % 50, 64)
+        asked.append(len(network.reads) - before)
+    assert asked[0] > 30
+    # Every sixteenth round still, or it would never be found that another text has begun.
+    assert asked[-1] == 4
+
+
+def test_network_that_says_what_others_know_is_asked_seldom() -> None:
+    """Tokens that lookup would have drafted as well cost a step of the network each and bring nothing."""
+    trust = calibration(lookup=0.3, network=0.6)
+    settings = make_settings(sources=["lookup", "network"], longest_draft=1, calibration=trust, step=0.5)
+    network = FakeNetwork(lambda known: 0)
+    game = Game([1, 2, 3, 4, 1], settings, network, FLAT)
+
+    def slow(known: list[int]) -> int:
+        game.clock.seconds += 0.0005
+        return known[-1] % 4 + 1
+
+    network.successor = slow
+    asked = []
+    for _ in range(3):
+        before = len(network.reads)
+        game.play(lambda known: known[-1] % 4 + 1, 64)
+        asked.append(len(network.reads) - before)
+    assert asked[0] > 5
+    assert asked[-1] == 0
+
+
+def test_sampling_goes_by_its_own_curve() -> None:
+    """A token more takes longer when sampling: drafts that pay greedily would make it slower."""
+    dear = {"cpu": [10.0 + 15.0 * tokens for tokens in range(17)]}
+    trust = calibration(network=0.6)
+    settings = make_settings(LINEAR, sources=["network"], calibration=trust, sampling_pass_milliseconds=dear)
+    for sampling, drafts in ((False, True), (True, False)):
+        loop = make_loop(settings, FakeNetwork(successor))
+        assert bool(loop.draft([1, 2, 3, 9, 8], 8, sampling=sampling)) == drafts
+
+
+def test_cost_of_passes_is_learned_from_the_clock() -> None:
+    """Settings are tuned on one machine: where a token more takes longer than there, drafts must get shorter."""
+    settings = make_settings(LINEAR, sources=["network"], longest_draft=8, calibration=calibration(network=0.7))
+    lengths = []
+    for costs in (LINEAR, [10.0 + 15.0 * tokens for tokens in range(17)]):
+        game, choose = Game([1, 2], settings, FakeNetwork(successor), costs), random.Random(0)
+        drafts = game.play(lambda known, choose=choose: (known[-1] + (1 if choose.random() < 0.7 else 2)) % 50, 60)
+        lengths.append([len(draft) for draft in drafts])
+    assert lengths[0][0] == lengths[1][0] > 0
+    assert min(lengths[0]) > 0
+    assert lengths[1][-5:] == [0] * 5
