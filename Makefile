@@ -88,7 +88,7 @@ bench: $(NEEDED) $(if $(findstring $(ENGINES)/vllm,$(ENGINE_PYTHON)),$(ENGINES)/
 	@test -f $(CONFIG) || { echo "error: there is no $(CONFIG): known pairs of $(TARGET) are" \
 	  $(notdir $(basename $(filter-out %/common.yaml %/into-english.yaml %/language.yaml %/quickstart.yaml,$(wildcard recipes/configs/$(TARGET)/*.yaml)))); exit 2; }
 	$(LAUNCH) recipes/bench.py --config $(CONFIG) --pair $(PAIR) $(if $(DRAFTER),--drafter $(DRAFTER)) \
-	  $(if $(TASK),--task $(TASK)) $(if $(QUESTIONS),--questions $(QUESTIONS)) $(if $(OUT),--out $(OUT)) \
+	  $(if $(TASK),--task $(TASK)) $(if $(QUESTIONS),--questions $(QUESTIONS)) $(if $(OUT),--output_dir $(OUT)) \
 	  $(if $(ENGINE),--engine $(ENGINE) --engine_python $(ENGINE_PYTHON)) $(BENCH_OPTIONS)
 
 compare: $(INSTALLED)
@@ -97,14 +97,14 @@ compare: $(INSTALLED)
 
 report: $(INSTALLED)
 	@test -n "$(RESULTS)" || { echo "error: name a file: make report RESULTS=runs/.../results.json"; exit 2; }
-	@$(VENV)/bin/python recipes/report.py $(RESULTS) $(if $(OUT),--out $(OUT))
+	@$(VENV)/bin/python recipes/report.py $(RESULTS) $(if $(OUT),--output_dir $(OUT))
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
 readme: $(INSTALLED)
-	$(VENV)/bin/python benchmarks/pages.py
+	$(VENV)/bin/python -m benchmarks.pages
 
 cards: $(INSTALLED)
 	$(VENV)/bin/python recipes/cards.py

@@ -36,7 +36,7 @@ def main() -> None:
     pair = get_pair(run.pair)
     target = where.resolve()
     tokenizer = target.load_tokenizer()
-    questions = load_questions(options.questions, pair, options.max_questions, Task("translation", (), 1))
+    questions = load_questions(options.questions, pair, options.max_questions, Task())
     engine = TransformersEngine(target.load_model(options.dtype), tokenizer.pad_token_id)
     figures = []
     for shots in options.shots:

@@ -1,4 +1,4 @@
-"""Write the committed results into README.md and docs/serving.md, and the schema into docs/results_schema.md.
+"""Write the committed results into README.md and docs/serving.md, the schema into docs/results_schema.md, and docs/api.md.
 
     make readme
 
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.api import api_page
 from drafter_trainer.benchmark.report import markdown_table, overview_table, speedup_table, title
 from drafter_trainer.benchmark.target_quality import is_showcase
 from drafter_trainer.drafters.description import DrafterDescription
@@ -34,6 +35,7 @@ def main() -> None:
     ]
     put(Path("docs/serving.md"), "engines", "\n\n".join(tables) or "Nothing has been measured yet.")
     put(Path("docs/results_schema.md"), "schema", schema_tables(SCHEMA))
+    Path("docs/api.md").write_text(api_page(), encoding="utf-8")
 
 
 def is_of_engine(results: dict[str, Any]) -> bool:

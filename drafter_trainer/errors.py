@@ -1,23 +1,23 @@
-"""The errors that a user can mend."""
+"""The errors that a caller can mend."""
 
 
 class InputError(ValueError):
-    """Raise when what the user gave cannot be used.
+    """An error that the caller can mend.
 
-    The message is one line that says what was got, what was expected and what to do. Recipes print it without a
-    traceback; whoever uses the package as a library catches it as a `ValueError`.
+    The message is one line that says what was given, what was expected and what to do. The command line prints it
+    without a traceback; callers of the library catch it as a `ValueError`.
     """
 
 
 class IncompatibleTokenizerError(InputError):
-    """Raise when a drafter's tokenizer differs in content from its target's."""
+    """A drafter's tokenizer that differs in content from its target's."""
 
 
 class RefusedConversationError(InputError):
-    """Raise when a chat template refuses a conversation, or does not show it.
+    """A conversation that the chat template refuses, or does not show.
 
     Args:
-        reason (`str`): Why; conversations that are left out are counted under it.
+        reason (`str`): The reason, under which dropped conversations are counted.
     """
 
     def __init__(self, reason: str) -> None:
@@ -26,4 +26,4 @@ class RefusedConversationError(InputError):
 
 
 class DamagedStoreError(InputError):
-    """Raise when a file that an earlier step wrote is truncated or altered."""
+    """A file of an earlier step that is truncated or altered."""

@@ -30,7 +30,7 @@ _HASHED_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Target:
-    """Name a target model exactly.
+    """A target model in one exact revision.
 
     Args:
         name (`str`): Hub id by which it is known, written into drafters, cards and row keys.

@@ -22,7 +22,7 @@ CONFIG = "recipes/configs/gemma-3-270m/quickstart.yaml"
 STEPS = (
     ("distill the target's completions", "distill", ()),
     ("finetune", "finetune", ()),
-    ("tune and publish", "tune", ()),
+    ("tune", "tune", ()),
     ("load back and measure", "bench", ()),
     ("publish with the card", "publish", ("--card_folder", "runs/quickstart/hub_cards")),
 )

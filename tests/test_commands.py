@@ -12,7 +12,7 @@ from tests.test_links import PAGES, ROOT
 OWN = {  # of recipes that parse their command line themselves, and of the launcher
     "adapt": {"drafter", "target", "prompts", "output_dir"},
     "compare": set(),
-    "report": {"out"},
+    "report": {"output_dir"},
     "cards": {"cards"},
     "gallery": {"cards", "out"},
 }
@@ -40,7 +40,8 @@ def unknown_options(command: str) -> list[str]:
         known = OWN.get(recipe)
         if known is None:
             assert recipe in OPTIONS, f"no recipe {recipe}: {command}"
-            known = {field.name for kind in OPTIONS[recipe] for field in fields(kind)} | {"config", "help", "help_all"}
+            known = {field.name for kind in OPTIONS[recipe] for field in fields(kind)}
+            known |= {"config", "help", "help_all", *(["target"] if "target_model" in known else [])}
         unknown += [name for name in re.findall(r"--(\w+)", words) if name not in known]
     return unknown
 

@@ -21,7 +21,7 @@ def test_pair_comes_from_the_command_line() -> None:
     assert "recipes/configs/gemma-3-270m/fr-en.yaml --pair fr-en" in said
     assert "--drafter org/drafter" in said
     assert "--questions q.jsonl" in said
-    assert "--out out" in said
+    assert "--output_dir out" in said
     assert "--task story" in said
 
 

@@ -35,7 +35,7 @@ def read_outputs(path: Path) -> list[dict[str, Any]]:
         InputError: If the file is missing, a line lacks something, or there is none.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such file: measure with save_outputs first")
+        raise InputError(f"{path}: no such file: run bench first")
     outputs = []
     for number, row in read_json_lines(path):
         if missing := {*_KEYS, "method", "text"} - row.keys():

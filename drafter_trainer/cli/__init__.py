@@ -7,7 +7,7 @@ import sys
 STEPS = {
     "distill": "Let a target complete prompts, or score text: training rows",
     "pretrain": "Pretrain a drafter on text and conversations",
-    "finetune": "Finetune a drafter on the target's completions, and publish it",
+    "finetune": "Finetune a drafter on the target's completions",
     "adapt": "Train a published drafter further for a finetuned or quantized target",
     "tune": "Choose draft lengths, n-gram table and draft vocabulary on this machine",
     "bench": "Measure a drafter against plain decoding, prompt lookup and baselines",
@@ -16,7 +16,6 @@ STEPS = {
     "serve": "Serve a target with its drafter in vLLM or llama.cpp",
     "language": "All steps for one language: try every strategy, publish the fastest",
     "predict": "Forecast the speedup of a drafter on this machine before training it",
-    "route": "Measure the router between drafters of several languages",
     "judge": "Let a language model grade the completions of each method",
     "compare": "Compare two results.json: which methods became faster or slower",
     "report": "Render the report of a results.json again",

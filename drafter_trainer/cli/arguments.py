@@ -1,12 +1,12 @@
 """Options of the steps that make a drafter, apart from the trainers' own (see `training.arguments`)."""
 
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from drafter_trainer.cli.options import check_one_of, check_positive, option
+from drafter_trainer.cli.options import check_one_of, check_positive, option, read_mapping
+from drafter_trainer.drafters.configuration import WIDTHS
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import read_language_or_pair
 from drafter_trainer.runs import Run
@@ -77,14 +77,7 @@ class TargetArguments:
     def __post_init__(self) -> None:
         if not self.target_model:
             raise InputError("no target_model: give --target_model HUB_ID_OR_FOLDER, or a --config that has it")
-        if isinstance(self.chat_template_kwargs, str):
-            given = self.chat_template_kwargs
-            try:
-                self.chat_template_kwargs = json.loads(given)
-            except (ValueError, RecursionError) as error:
-                raise InputError(f"chat_template_kwargs must be a JSON object, got {given!r:.80}: {error}") from error
-            if not isinstance(self.chat_template_kwargs, dict):
-                raise InputError(f"chat_template_kwargs must be a JSON object, got {given!r:.80}")
+        read_mapping(self, "chat_template_kwargs")
 
     def resolve(self) -> Target:
         """Return the target that the options name.
@@ -142,25 +135,32 @@ class DrafterArguments:
     """The drafter before training."""
 
     _argument_group_name: ClassVar[str] = "drafter"
-    RARE: ClassVar = {"num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size"}
+    RARE: ClassVar = {"config_overrides"}
 
     initialization: str = option(
-        "scratch",
-        "scratch, embeddings or layers (of the target), sibling (a known smaller model with its tokenizer), "
+        "layers",
+        "layers or embeddings (of the target), scratch, sibling (a known smaller model with its tokenizer), "
         "pretrain (the run's own pretraining), or a Hub id or folder",
     )
-    num_hidden_layers: int = option(2, "Number of layers; a checkpoint keeps all of its own")
-    initial_layers: list[int] = option([], "With initialization layers: indices of the target's layers, such as 0 -1")
+    num_hidden_layers: int | None = option(
+        None, "Number of layers (default: 3 of the target's, 2 from scratch; a checkpoint keeps all of its own)"
+    )
+    initial_layers: list[int] = option(
+        [],
+        "With initialization layers: indices of the target's layers, such as 0 -1 (default: finetune searches the "
+        "best on its rows, pretrain takes the first)",
+    )
     checkpoint_layers: list[int] = option([], "With a checkpoint as initialization: indices of its layers")
-    hidden_size: int | None = option(None, "Hidden size (default: the target's)")
-    intermediate_size: int | None = option(None, "Hidden size of the feed-forward blocks (default: the target's)")
-    num_attention_heads: int | None = option(None, "Number of query heads (default: the target's)")
-    num_key_value_heads: int | None = option(None, "Number of key-value heads (default: the target's)")
-    head_dim: int | None = option(None, "Size of a head (default: the target's)")
+    config_overrides: dict | str | None = option(
+        None, 'From scratch: sizes that differ from the target\'s, as a mapping or JSON, such as {"hidden_size": 768}'
+    )
     freeze_embeddings: bool = option(False, "Whether embeddings and head stay as they are")
 
     def __post_init__(self) -> None:
         check_positive(self, "num_hidden_layers")
+        read_mapping(self, "config_overrides")
+        if unknown := {*(self.config_overrides or {})} - {*WIDTHS}:
+            raise InputError(f"config_overrides may have {', '.join(WIDTHS)}, got {', '.join(sorted(unknown))}")
 
     def options(self) -> dict[str, Any]:
         """Return the options of `create_drafter`."""
@@ -172,10 +172,10 @@ class DrafterArguments:
             "freeze_embeddings": self.freeze_embeddings,
         }
 
-    def widths(self) -> dict[str, int | None]:
+    def widths(self) -> dict[str, int]:
         """Return depth and widths, as `drafters.configuration.draft_config` takes them."""
-        names = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
-        return {name: getattr(self, name) for name in (*names, "num_key_value_heads", "head_dim")}
+        depth = {"num_hidden_layers": self.num_hidden_layers} if self.num_hidden_layers else {}
+        return depth | (self.config_overrides or {})
 
 
 @dataclass
@@ -183,34 +183,23 @@ class DistillationArguments:
     """How the target completes prompts."""
 
     _argument_group_name: ClassVar[str] = "completions"
-    RARE: ClassVar = {
-        "start_token", "samples", "seed", "drop_looping", "server_model", "concurrency", "request_timeout",
-        "teacher_forcing",
-    }  # fmt: skip
+    RARE: ClassVar = {"seed", "teacher_forcing"}
 
     prompts: str = option(
         "", "Prompts of your own in place of --corpus: Hub id of a dataset, or a file, with prompt or messages"
     )
     temperatures: list[float] = option([0.0, 0.3, 0.7, 1.0], "Sampling temperatures; each prompt is completed at each")
-    samples: int = option(1, "Completions of a prompt at each temperature above 0")
     max_new_tokens: int = option(1024, "Maximum number of tokens of a completion, or of a piece of text")
-    batch_size: int = option(32, "Prompts completed at once")
+    batch_size: int = option(32, "Prompts completed at once, by each server if there are any")
     engine: str = option(
-        "transformers",
-        "transformers or vllm in this process, server, or text: the corpora are text in the language of the "
-        "completions, which the target scores",
+        "",
+        "transformers or vllm in this process, or the kind of the servers: vllm, sglang, llamacpp or transformers "
+        "(default: transformers; of servers vllm). text: the corpora are text in the language of the completions, "
+        "which the target scores",
     )
-    servers: list[str] = option([], "With engine server: addresses such as http://host:8000; key in OPENAI_API_KEY")
-    server_kind: str = option("vllm", "With engine server: vllm, sglang, llamacpp or transformers")
+    servers: list[str] = option([], "Addresses of servers, such as http://host:8000; key in OPENAI_API_KEY")
     output_dir: str = option("", "Folder of the rows (default: RUN_FOLDER/distill)")
-    server_model: str | None = option(None, "With engine server: its name for the target (default: the target's)")
-    concurrency: int = option(32, "With engine server: requests in flight at each server, of each process")
-    request_timeout: int = option(600, "With engine server: timeout of a request in seconds")
-    start_token: str | None = option(
-        None, "With corpus start_token or engine text: token before the first one (default: the target's bos)"
-    )
     seed: int = option(0, "Seed of the first sample")
-    drop_looping: bool = option(False, "Whether completions that end in a repetition loop are dropped")
     teacher_forcing: bool = option(
         False, "Whether the target in this process adds log-probabilities to rows without any, also to stored rows"
     )
@@ -218,11 +207,7 @@ class DistillationArguments:
     def __post_init__(self) -> None:
         if not self.temperatures or min(self.temperatures) < 0:
             raise InputError(f"temperatures must be 0 or more, got {self.temperatures}")
-        check_positive(self, "samples", "max_new_tokens", "batch_size", "concurrency", "request_timeout")
-        check_one_of(self, "engine", ("transformers", "vllm", "server", "text"))
-        check_one_of(self, "server_kind", ("vllm", "sglang", "llamacpp", "transformers"))
-        if (self.engine == "server") != bool(self.servers):
-            raise InputError("engine server and servers go together: give --engine server --servers http://HOST:PORT")
+        check_positive(self, "max_new_tokens", "batch_size")
 
 
 @dataclass
@@ -230,34 +215,20 @@ class LanguageArguments:
     """The data that a language's drafter is made from."""
 
     _argument_group_name: ClassVar[str] = "data"
-    RARE: ClassVar = {"questions", "text_samples"}
 
     text: str = option("c4", "Text in the language of the completions: file:PATH, or a corpus by name")
     prompts: str = option("sample", "Sentences that the target translates: file:PATH, or a corpus by name")
     minutes: int = option(10, "Minutes to spend on distillation")
-    base: str = option("", "Drafter that finetuning starts from: folder or Hub id (default: as configured)")
     questions: str = option("", "Question set of the benchmark (default: as prompts)")
-    text_samples: int = option(1000, "Number of documents of the text that the target scores")
 
     def __post_init__(self) -> None:
-        check_positive(self, "minutes", "text_samples")
+        check_positive(self, "minutes")
 
 
 @dataclass
-class BaselineArguments:
+class RowsArguments:
     """The rows that a drafter or a baseline is trained on."""
 
     _argument_group_name: ClassVar[str] = "data"
 
     data: list[str] = option([], "Folders of rows, taken together (default: RUN_FOLDER/distill)")
-    max_train_samples: int | None = option(None, "Maximum number of rows for training, chosen at random with --seed")
-
-    def __post_init__(self) -> None:
-        check_positive(self, "max_train_samples")
-
-
-@dataclass
-class FinetuneDataArguments(BaselineArguments):
-    """The rows that a drafter is finetuned on, and whether it is published."""
-
-    publish: bool = option(True, "Whether the drafter is published at the end")

@@ -12,12 +12,11 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from drafter_trainer.cli.arguments import (
-    BaselineArguments,
     CorpusArguments,
     DistillationArguments,
     DrafterArguments,
-    FinetuneDataArguments,
     LanguageArguments,
+    RowsArguments,
     RunArguments,
     TargetArguments,
 )
@@ -25,7 +24,6 @@ from drafter_trainer.cli.measuring_arguments import (
     BenchmarkArguments,
     JudgeArguments,
     PredictionArguments,
-    RouteArguments,
     TuningArguments,
 )
 from drafter_trainer.cli.publishing_arguments import PublishedArguments, PublishingArguments
@@ -40,25 +38,17 @@ from drafter_trainer.training.arguments import (
 OPTIONS = {
     "pretrain": (RunArguments, TargetArguments, CorpusArguments, DrafterArguments, PretrainingArguments),
     "distill": (RunArguments, TargetArguments, CorpusArguments, DistillationArguments),
-    "finetune": (
-        RunArguments,
-        TargetArguments,
-        FinetuneDataArguments,
-        DrafterArguments,
-        DrafterTrainingArguments,
-        PublishingArguments,
-    ),
+    "finetune": (RunArguments, TargetArguments, RowsArguments, DrafterArguments, DrafterTrainingArguments),
     "predict": (RunArguments, TargetArguments, DrafterArguments, PredictionArguments),
-    "tune": (RunArguments, TargetArguments, TuningArguments, PublishingArguments),
+    "tune": (RunArguments, TargetArguments, TuningArguments),
     "language": (RunArguments, LanguageArguments, PublishingArguments),
     "publish": (RunArguments, TargetArguments, PublishingArguments, PublishedArguments),
     "export": (RunArguments, TargetArguments, ExportArguments),
     "serve": (ServingArguments,),
     "bench": (RunArguments, TargetArguments, BenchmarkArguments),
-    "medusa": (RunArguments, TargetArguments, BaselineArguments, BaselineTrainingArguments),
-    "eagle": (RunArguments, TargetArguments, BaselineArguments, BaselineTrainingArguments),
+    "medusa": (RunArguments, TargetArguments, RowsArguments, BaselineTrainingArguments),
+    "eagle": (RunArguments, TargetArguments, RowsArguments, BaselineTrainingArguments),
     "judge": (JudgeArguments,),
-    "route": (TargetArguments, RouteArguments),
 }
 # What a key of a configuration was called before.
 _EARLIER = {"licence": "license", "rivals": "baselines"}
@@ -96,17 +86,13 @@ class _Parser(HfArgumentParser):
         raise InputError(f"{message} (--help lists the options)")
 
 
-def parse_arguments(
-    step: str, argv: Sequence[str], description: str, tasks: Path | None = None
-) -> tuple[list[Any], dict[str, Any]]:
+def parse_arguments(step: str, argv: Sequence[str], description: str) -> tuple[list[Any], dict[str, Any]]:
     """Read the options of a step; the command line overrides the file.
 
     Args:
         step (`str`): One of `OPTIONS`.
         argv (`Sequence[str]`): The command line without program and step.
         description (`str`): Text that `--help` begins with.
-        tasks (`Path`, *optional*): Folder of the tasks' files. The file of the task that is chosen, on the command
-            line or in the configuration, overrides the configuration.
     Returns:
         `tuple` of one object for each dataclass of the step, and of the values that were given, by key.
     Raises:
@@ -124,9 +110,6 @@ def parse_arguments(
     _show(parser, OPTIONS[step], _HELP_ALL in argv)
     config = option_of(argv, "--config")
     from_file = read_config(Path(config), step) if config else {}
-    task = option_of(argv, "--task") or from_file.get("task")
-    if tasks is not None and task is not None:
-        from_file |= _read_task(tasks, str(task), step)
     words = [word for key, value in from_file.items() for word in _as_options(key, value)] + [*argv]
     # Before the values are checked: a mistyped --pair would be reported as a missing one.
     _, unknown = parser.parse_known_args(words)
@@ -240,13 +223,6 @@ def _read_with_base(path: Path, above: tuple[Path, ...]) -> dict[str, tuple[Any,
 def _existing_configs(path: Path) -> str:
     names = sorted(file.stem for file in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
     return f"{path.parent} has {', '.join(names)}" if names else "name another one"
-
-
-def _read_task(tasks: Path, task: str, step: str) -> dict[str, Any]:
-    known = sorted(path.stem for path in tasks.glob("*.yaml") if path.stem != "common")
-    if task not in known:
-        raise InputError(f"unknown task {task}: the known ones are {', '.join(known)}; add {tasks}/{task}.yaml for it")
-    return read_config(tasks / f"{task}.yaml", step)
 
 
 def option_of(argv: Sequence[str], option: str) -> str | None:

@@ -8,7 +8,7 @@ validation}, which finetune reads. An interrupted distillation continues where i
 temperatures or samples, or with another engine, it completes what is missing. The target runs in this process, in vLLM
 in this process, or at servers:
 
-    drafter-trainer distill --config … --engine server --server_kind vllm --servers http://one:8000 http://two:8000
+    drafter-trainer distill --config … --engine vllm --servers http://one:8000 http://two:8000
 
 Existing text in the language of the completions becomes rows too: the target scores it and completes nothing.
 
@@ -48,31 +48,24 @@ def main(argv: list[str]) -> None:
         length = min(how.max_new_tokens, target.context - 1) if target.context else how.max_new_tokens
         score_text(
             target,
-            [corpus_texts(name, pair.target, length, bad_rows, how.start_token) for name in corpora.corpus],
+            [corpus_texts(name, pair.target, length, bad_rows) for name in corpora.corpus],
             max_length=how.max_new_tokens,
             max_texts=corpora.max_samples,
             max_validation_texts=corpora.max_validation_samples,
-            start_token=how.start_token,
             **common,
         )
     else:
-        options = (
-            "temperatures",
-            "samples",
-            "max_new_tokens",
-            "servers",
-            "server_kind",
-            "server_model",
-            "concurrency",
-        )
-        options += ("request_timeout", "teacher_forcing", "drop_looping", "seed")
         distill(
             target,
-            how.prompts or [corpus_prompts(name, pair, bad_rows, how.start_token) for name in corpora.corpus],
+            how.prompts or [corpus_prompts(name, pair, bad_rows) for name in corpora.corpus],
+            temperatures=how.temperatures,
+            max_new_tokens=how.max_new_tokens,
             max_prompts=corpora.max_samples,
             max_validation_prompts=corpora.max_validation_samples,
-            engine="transformers" if how.engine == "server" else how.engine,
-            **{name: getattr(how, name) for name in options},
+            engine=how.engine or None,
+            servers=how.servers,
+            teacher_forcing=how.teacher_forcing,
+            seed=how.seed,
             **common,
         )
     report_folder(folder, before)

@@ -21,4 +21,4 @@ def main(argv: list[str]) -> None:
     training.output_dir = training.output_dir or str(named.run.folder / "eagle")
     rows = [Path(folder) for folder in data.data] or [named.run.rows]
     what = ("eagle", EagleTrainer, EagleLayer, {})
-    report_step(train_baseline(*what, where.resolve(), rows, training, given, where.dtype, data.max_train_samples))
+    report_step(train_baseline(*what, where.resolve(), rows, training, given, where.dtype))

@@ -2,7 +2,7 @@
 
     drafter-trainer export --config recipes/configs/gemma-3-270m/de-en.yaml --target_gguf TARGET.gguf
 
-Writes vllm.json, sglang.txt, llamacpp.txt with drafter.gguf, and a README with what was checked to --export_folder
+Writes vllm.json, sglang.txt, llamacpp.txt with drafter.gguf, and a README with what was checked to --output_dir
 (default: RUN_FOLDER/export). A drafter that is no Llama with byte-level BPE needs llama.cpp's --converter.
 """
 
@@ -19,7 +19,7 @@ def main(argv: list[str]) -> None:
     (named, where, options), _ = parse_arguments("export", argv, __doc__)
     require_one_process("an export is made")
     logging.getLogger("gguf").setLevel(logging.WARNING)  # it tells of every file that it writes
-    folder = Path(options.export_folder or named.run.folder / "export")
+    folder = Path(options.output_dir or named.run.folder / "export")
     checked = export_drafter(
         options.drafter or named.run.published,
         where.resolve(),

@@ -24,18 +24,16 @@ from drafter_trainer.benchmark.strategies import FILE_NAME, HYBRID, STRATEGIES, 
 from drafter_trainer.cli.arguments import LanguageArguments
 from drafter_trainer.cli.configuration import option_of, parse_arguments
 from drafter_trainer.cli.launch import call_step, require_one_process
-from drafter_trainer.drafters.adapters import ADAPTER, ADAPTER_WEIGHTS
 from drafter_trainer.drafters.loop.policy import NGRAM, SOURCES
-from drafter_trainer.drafters.loop.repository import VOCABULARY
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.publish import check_destination
 from drafter_trainer.results import read_results
 from drafter_trainer.runs import finished_step, read_step
 
 PILOT = 32  # prompts that are completed to measure the time of one; fewer would leave a batch half empty
+TEXTS = 1000  # documents that the target scores
 HELD_OUT = 20  # of translations and of text
 HELD_OUT_STORIES = 12
-LORA_RANK = 16  # of an adapter over a base, which is tried where one is named
 STORY = "story"
 
 
@@ -51,31 +49,30 @@ def main(argv: list[str]) -> None:
     config = option_of(argv, "--config")
     if config is None:
         raise InputError("no --config FILE: each step reads it")
-    strategies = {name: each for name, each in STRATEGIES.items() if language.base or not each.adapter}
-    places = {name: run.folder if name == HYBRID else run.folder / "strategies" / name for name in strategies}
-    chosen = {name: ["--sources", *each.sources] * (each.sources != SOURCES) for name, each in strategies.items()}
+    places = {name: run.folder if name == HYBRID else run.folder / "strategies" / name for name in STRATEGIES}
+    chosen = {name: ["--sources", *each.sources] * (each.sources != SOURCES) for name, each in STRATEGIES.items()}
     questions = language.questions or language.prompts
     kept_out = ["--evaluation_questions", *dict.fromkeys(("sample", questions))]
 
-    def step(name: str, place: Path, *options: str | int | Path) -> None:
+    def step(name: str, place: Path, *options: str | int | Path, **given: Any) -> None:
         common = ["--config", config, "--pair", named.pair, "--run_folder", place, "--drafter_name", run.name]
-        call_step(name, [*common, *options])
+        call_step(name, [*common, *options], **given)
 
     collect_rows(step, run.folder, language, kept_out)
-    train_networks(step, run.folder, places, language.base)
+    train_networks(step, run.folder, places)
     found: dict[str, dict[str, Any]] = {}
     for name, place in places.items():
         if name == HYBRID:
-            networks = [other for other in found if strategies[other].rows]
+            networks = [other for other in found if STRATEGIES[other].rows]
             network = max(networks, key=lambda other: found[other]["speedup_on_validation"])
             share(places[network] / "finetune", place / "finetune")
-        tasks = ["--data", run.folder / "distill", "--other_tasks", run.folder / "stories"]
-        text = ["--table_corpus", language.text, *kept_out] if NGRAM in strategies[name].sources else []
+        text = ["--table_corpus", language.text, *kept_out] if NGRAM in STRATEGIES[name].sources else []
         # All use the same times of the target: otherwise the noise of the machine would decide between them.
         first = next(iter(places.values()))
-        costs = ["--costs", first / "tune"] if place != first else []
-        step("tune", place, *tasks, *text, *chosen[name], *costs, "--to", place / "drafter")
-        found[name] = describe(strategies[name], place)
+        costs = first / "tune" if place != first else None
+        rows = ["--data", run.folder / "distill"]
+        step("tune", place, *rows, *text, *chosen[name], other_tasks=[run.folder / "stories"], costs=costs)
+        found[name] = describe(STRATEGIES[name], place)
     found[HYBRID]["network"] = network
     best = max(found, key=lambda name: (found[name]["speedup_on_validation"], name == HYBRID))
     # The published drafter names only the rows that went into it; here are all.
@@ -84,7 +81,7 @@ def main(argv: list[str]) -> None:
     write_whole(run.folder / FILE_NAME, lambda path: path.write_text(text, encoding="utf-8"))
     print(f"\n{strategies_table(found, best)}")
 
-    others = [f"{strategies[name].method}={place / 'drafter'}" for name, place in places.items() if name != best]
+    others = [f"{STRATEGIES[name].method}={place / 'drafter'}" for name, place in places.items() if name != best]
     measured = ["--drafter", places[best] / "drafter", "--against", *others]
     step("bench", places[best], *measured, "--questions", questions)
     step("bench", places[best], *measured, "--task", STORY)
@@ -105,7 +102,7 @@ def collect_rows(step: CallStep, folder: Path, language: LanguageArguments, kept
         step("distill", folder, "--output_dir", folder / rows, "--corpus", corpus, *sizes, *kept_out, *options)
 
     # Text first: empty text, or text in another language, is refused before anything else is done.
-    distill("text", language.text, language.text_samples, HELD_OUT, "--engine", "text")
+    distill("text", language.text, TEXTS, HELD_OUT, "--engine", "text")
     distill("pilot", language.prompts, PILOT, 1)
     distill("distill", language.prompts, prompts_within(language.minutes, folder), HELD_OUT)
     distill("stories", "stories", 1, HELD_OUT_STORIES, "--temperatures", "0")
@@ -125,15 +122,11 @@ def prompts_within(minutes: int, folder: Path) -> int:
     return prompts
 
 
-def train_networks(step: CallStep, folder: Path, places: dict[str, Path], base: str) -> None:
+def train_networks(step: CallStep, folder: Path, places: dict[str, Path]) -> None:
     """Finetune the network of each strategy that has one of its own."""
     for name, place in places.items():
-        strategy = STRATEGIES[name]
-        if strategy.rows:
-            rows = ["--data", *(folder / part for part in strategy.rows)]
-            start = ["--initialization", base] if base else []
-            rank = ["--lora_rank", LORA_RANK] if strategy.adapter else []
-            step("finetune", place, *rows, *start, *rank, "--publish", "false")
+        if STRATEGIES[name].rows:
+            step("finetune", place, "--data", *(folder / part for part in STRATEGIES[name].rows))
             for checkpoint in (place / "finetune").glob("checkpoint-*"):
                 shutil.rmtree(checkpoint)  # of a finished network; all of a language's would be most of its disk
 
@@ -141,13 +134,10 @@ def train_networks(step: CallStep, folder: Path, places: dict[str, Path], base: 
 def describe(strategy: Strategy, place: Path) -> dict[str, Any]:
     """Return the size and the times of a strategy, and the speedup that tuning expects of it."""
     steps = {name: read_step(place / name) for name in ("finetune", "tune")}
-    files = [*(place / "drafter").glob("*.safetensors")]
-    if strategy.adapter:
-        files = [path for path in files if path.name == VOCABULARY] + [place / "finetune" / ADAPTER / ADAPTER_WEIGHTS]
     return {
         "method": strategy.method,
         "speedup_on_validation": steps["tune"]["facts"]["speedup_on_validation"],
-        "bytes": sum(path.stat().st_size for path in files),
+        "bytes": sum(path.stat().st_size for path in (place / "drafter").glob("*.safetensors")),
         "finetune_seconds": steps["finetune"]["seconds"] if steps["finetune"] else 0.0,
         "tune_seconds": steps["tune"]["seconds"],
     }

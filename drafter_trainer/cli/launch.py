@@ -56,18 +56,19 @@ def run_step(main: Callable[[list[str]], None], argv: Sequence[str] | None = Non
         sys.exit(130)
 
 
-def call_step(name: str, argv: Sequence[str | int | Path]) -> None:
+def call_step(name: str, argv: Sequence[str | int | Path], **given: Any) -> None:
     """Run another step in this process, printed as the command that does the same.
 
     Args:
         name (`str`): Name of the step.
         argv (`Sequence`): Its options.
+        given: What its `main` takes besides.
     """
     words, before = [str(word) for word in argv], sys.argv
     print(f"\n$ {shlex.join(['drafter-trainer', name, *words])}", flush=True)
     sys.argv = ["drafter-trainer", name, *words]  # which results record as the command that made them
     try:
-        importlib.import_module(f"drafter_trainer.cli.{name}").main(words)
+        importlib.import_module(f"drafter_trainer.cli.{name}").main(words, **given)
     finally:
         sys.argv = before
         gc.collect()  # trainers and their models refer to each other

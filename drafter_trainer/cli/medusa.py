@@ -29,4 +29,4 @@ def main(argv: list[str]) -> None:
         return MedusaHeads(HEADS, config.hidden_size)
 
     what = ("medusa", MedusaTrainer, make_heads, {"heads": HEADS})
-    report_step(train_baseline(*what, where.resolve(), rows, training, given, where.dtype, data.max_train_samples))
+    report_step(train_baseline(*what, where.resolve(), rows, training, given, where.dtype))

@@ -1,5 +1,6 @@
 """Options of a command: fields of a dataclass with a help text, and checks of their values."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import field
 from typing import Any
@@ -12,6 +13,24 @@ def option(default: Any, help: str) -> Any:
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata={"help": help})
     return field(default=default, metadata={"help": help})
+
+
+def read_mapping(arguments: Any, name: str) -> None:
+    """Replace an option that was given as JSON by the mapping that it spells.
+
+    Raises:
+        InputError: If it is no JSON object.
+    """
+    given = getattr(arguments, name)
+    if not isinstance(given, str):
+        return
+    try:
+        value = json.loads(given)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{name} must be a JSON object, got {given!r:.80}: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{name} must be a JSON object, got {given!r:.80}")
+    setattr(arguments, name, value)
 
 
 def check_positive(arguments: Any, *names: str) -> None:

@@ -12,7 +12,7 @@ class PublishingArguments:
     """Where a drafter is published to, and in which form; see `hub.publishing.Publishing`."""
 
     _argument_group_name: ClassVar[str] = "publishing"
-    RARE: ClassVar = {"revision", "check_generation", "collection", "adapter_of", "draft_length", "card_folder"}
+    RARE: ClassVar = {"revision", "check_generation", "adapter_of", "card_folder"}
 
     to: str = option("hub", "hub (the one that HF_ENDPOINT and HF_TOKEN name), or a folder")
     repo_id: str | None = option(None, "Repository on the Hub (default: <you>/<drafter_name>)")
@@ -33,11 +33,9 @@ class PublishingArguments:
     check_generation: bool = option(
         True, "Whether the target is loaded after an upload to generate with the downloaded drafter"
     )
-    collection: bool = option(True, "Whether a target's drafters on the Hub are gathered in a collection")
     adapter_of: str | None = option(
         None, "After finetuning with lora_rank: published base drafter, over which the adapter alone is published"
     )
-    draft_length: int = option(5, "Tokens that transformers' own loop drafts in one round")
     card_folder: str | None = option(
         None, "Folder of cards: the card and its inputs are also written to <card_folder>/<drafter_name>"
     )

@@ -16,8 +16,8 @@ def main(argv: list[str]) -> None:
     """Run the step."""
     parser = simple_parser("report", __doc__)
     parser.add_argument("results", type=Path, help="A results.json")
-    parser.add_argument("--out", type=Path, help="Folder of the report (default: that of the results)")
+    parser.add_argument("--output_dir", type=Path, help="Folder of the report (default: that of the results)")
     options = parser.parse_args(argv)
-    folder = options.out or options.results.parent
+    folder = options.output_dir or options.results.parent
     write_report(read_results(options.results), folder)
     print(f"{folder / 'report.html'}, {folder / 'report.md'} and {folder / 'plots'}")

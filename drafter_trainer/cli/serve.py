@@ -21,7 +21,7 @@ def main(argv: list[str]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the engine ends with this process
     (options,), _ = parse_arguments("serve", argv, __doc__)
     with serve(
-        options.target,
+        options.target_model,
         options.drafter,
         options.engine,
         part=options.part,
@@ -31,6 +31,6 @@ def main(argv: list[str]) -> None:
         python=options.engine_python,
         options=shlex.split(options.engine_options),
     ) as running:
-        print(f"serving {options.target} at {running.url}, until it is interrupted", flush=True)
+        print(f"serving {options.target_model} at {running.url}, until it is interrupted", flush=True)
         if status := running.process.wait():
             raise InputError(f"{options.engine} ended with status {status}: see what it said above")

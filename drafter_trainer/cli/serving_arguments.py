@@ -1,6 +1,6 @@
 """Options of the steps export and serve."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from drafter_trainer.cli.options import check_known, check_one_of, check_positive, option
@@ -17,7 +17,7 @@ class ExportArguments:
     _argument_group_name: ClassVar[str] = "export"
 
     drafter: str | None = option(None, "Hub id or folder of a published drafter (default: RUN_FOLDER/drafter)")
-    export_folder: str | None = option(None, "Folder of the engines' files (default: RUN_FOLDER/export)")
+    output_dir: str | None = option(None, "Folder of the engines' files (default: RUN_FOLDER/export)")
     engines: list[str] = option([*ENGINES], f"Engines, of {', '.join(ENGINES)}")
     draft_length: int | None = option(
         None, "Draft length of the engine, in tokens (default: by the drafter's acceptance)"
@@ -38,7 +38,10 @@ class ServingArguments:
 
     _argument_group_name: ClassVar[str] = "server"
 
-    target: str | None = option(None, "Hub id or folder of the target; for llamacpp its GGUF file")
+    target_model: str | None = field(
+        default=None,
+        metadata={"help": "Hub id or folder of the target; for llamacpp its GGUF file", "aliases": ["--target"]},
+    )
     drafter: str | None = option(None, "Hub id or folder of the published drafter")
     engine: str = option("vllm", f"One of {', '.join(SERVING)}")
     part: str = option(
@@ -53,7 +56,7 @@ class ServingArguments:
     engine_options: str = option("", "Further options of the engine, as --engine_options='--max-num-seqs 16 --seed 1'")
 
     def __post_init__(self) -> None:
-        if not self.target or not self.drafter:
+        if not self.target_model or not self.drafter:
             raise InputError("name --target and --drafter")
         check_one_of(self, "engine", SERVING)
         check_one_of(self, "part", PARTS)

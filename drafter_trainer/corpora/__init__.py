@@ -202,7 +202,10 @@ def _text_alone(place: str, document: Document, language: Language) -> Document:
 
 
 def describe_corpus(name: str) -> dict[str, str]:
-    """Say what is read: for a Hub corpus its repository, commit and licence, for a file or folder its SHA-256."""
+    """Describe a corpus: its repository, commit and license on the Hub, or the SHA-256 of a file or folder.
+
+    The key "licence" is spelled as in stored steps, which compare this description with theirs.
+    """
     corpus = CorpusName.parse(name)
     if corpus.kind == "file":
         path = Path(corpus.argument or "")
@@ -213,7 +216,7 @@ def describe_corpus(name: str) -> dict[str, str]:
         return {"name": corpus.kind, "licence": "apache-2.0"}
     known = (PARALLEL_CORPORA | TEXT_CORPORA)[corpus.kind]
     revision = resolve_revision(known.repo, corpus.revision)
-    return {"name": name, "repo": known.repo, "revision": revision, "licence": known.licence}
+    return {"name": name, "repo": known.repo, "revision": revision, "licence": known.license}
 
 
 def _hash_file(path: Path) -> str:

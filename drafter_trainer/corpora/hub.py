@@ -19,7 +19,7 @@ class HubCorpus:
 
     Args:
         repo (`str`): Dataset repository.
-        licence (`str`): What its card says; shown in the README and in drafters' cards.
+        license (`str`): What its card says; shown in the README and in drafters' cards.
         splits (`tuple[str, ...]`): Those that it has.
         pairs (`tuple[str, ...]`): Pairs of a parallel corpus, foreign language first; empty for text.
         data_files (`str`, *optional*): The one file to read, where the repository holds several versions.
@@ -29,7 +29,7 @@ class HubCorpus:
     """
 
     repo: str
-    licence: str
+    license: str
     splits: tuple[str, ...]
     pairs: tuple[str, ...] = ()
     data_files: str | None = None

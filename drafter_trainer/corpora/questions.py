@@ -3,8 +3,8 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -88,48 +88,6 @@ def load_questions(source: str, pair: Pair, limit: int | None = None, task: Task
     if not questions:
         raise InputError(f"{source}: no questions for {pair}")
     return questions
-
-
-def load_mixed_questions(source: str, pairs: Sequence[Pair], limit: int | None = None) -> list[tuple[Pair, Question]]:
-    """Load translations of several pairs, which take turns.
-
-    Args:
-        source (`str`): `sample`, whose test split is asked in each pair, or a Spec-Bench file with translation prompts
-            of any of the pairs; first turns are asked.
-        pairs (`Sequence[Pair]`): Of each of which there must be questions.
-        limit (`int`, *optional*): Take the first so many of each pair.
-    Raises:
-        InputError: If a line is malformed, ids repeat, a prompt is no translation of one of the pairs, or a pair has
-            no question.
-    """
-    mixed: dict[str, list[tuple[Pair, Question]]] = {str(pair): [] for pair in pairs}
-    if source == "sample":
-        for pair in pairs:
-            asked = load_questions(source, pair, limit)
-            # One sentence is asked in several pairs.
-            named = (replace(question, question_id=f"{pair}/{question.question_id}") for question in asked)
-            mixed[str(pair)] = [(pair, question) for question in named]
-    else:
-        by_names = {(pair.source.name, pair.target.name): pair for pair in pairs}
-        seen: set[str] = set()
-        for number, row in read_json_lines(Path(source)):
-            place = f"{source}, line {number}"
-            question_id, turns, reference = _checked(row, place)
-            if question_id in seen:
-                raise InputError(
-                    f"{place}: question_id {question_id!r} stands in an earlier line too: make ids unique"
-                )
-            seen.add(question_id)
-            translation = read_translation_prompt(turns[0])
-            pair = by_names.get(translation[:2]) if translation else None
-            if pair is None:
-                known = ", ".join(mixed)
-                raise InputError(f"{place}: the prompt is no translation of {known}: take it out, or name its drafter")
-            mixed[str(pair)].append((pair, _question(question_id, turns[0], pair, place, (), reference)))
-    if missing := [name for name, asked in mixed.items() if not asked]:
-        raise InputError(f"{source}: no questions for {', '.join(missing)}")
-    turns_taken = itertools.zip_longest(*(asked[:limit] for asked in mixed.values()))
-    return [entry for turn in turns_taken for entry in turn if entry is not None]
 
 
 def hash_questions(questions: Iterable[Question]) -> str:

@@ -1,4 +1,4 @@
-"""Tasks: what a drafter is measured on, beside the translation that it was trained for."""
+"""Tasks: what drafters are measured on."""
 
 import importlib.metadata
 from dataclasses import dataclass
@@ -15,18 +15,35 @@ _QUESTIONS = "llm_judge/data/mt_bench/question.jsonl"
 
 @dataclass(frozen=True)
 class Task:
-    """Describe a task.
+    """A task that drafters are measured on.
 
     Args:
-        name (`str`): As it stands in `results.json`.
-        categories (`tuple[str, ...]`): Of a question file, the rows of these are asked, and those that name none;
-            empty for all.
-        turns (`int`): How many turns of a question are asked, at most.
+        name (`str`): Its name in `results.json`.
+        questions (`str`): Its own question set by name; empty where one has to be named.
+        categories (`tuple[str, ...]`): Categories of a Spec-Bench file that are asked, besides rows without one; empty
+            for all.
+        turns (`int`): Maximum number of turns of a question.
     """
 
     name: str = TRANSLATION
+    questions: str = ""
     categories: tuple[str, ...] = ()
     turns: int = 1
+
+
+_CONVERSATION = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
+# A further task is a further line.
+TASKS = {
+    task.name: task
+    for task in (
+        Task(),
+        Task(STORY, "sample", ("writing",)),
+        Task("conversation", MT_BENCH, _CONVERSATION, turns=2),
+        Task("mathematics", categories=("math_reasoning",)),
+        Task("question-answering", categories=("qa",)),
+        Task("summarisation", categories=("summarization",)),
+    )
+}
 
 
 def mt_bench_file() -> Path:

@@ -69,19 +69,18 @@ def texts_of(data: Any, language: Language | None, start_token: str | None, leng
     return [PromptSource(source.name, make, source.facts, lambda split: (document.text for document in read(split)))]
 
 
-def corpus_prompts(name: str, pair: Pair, skip_bad_rows: bool = False, start_token: str | None = None) -> PromptSource:
+def corpus_prompts(name: str, pair: Pair, skip_bad_rows: bool = False) -> PromptSource:
     """Ask for translations of a corpus' sentences, or for `stories`, or for nothing behind a `start_token`.
 
     Args:
         name (`str`): Corpus by name; see `drafter_trainer.corpora`.
         pair (`Pair`): The pair.
         skip_bad_rows (`bool`, *optional*, defaults to `False`): Whether malformed rows are counted, or end the run.
-        start_token (`str`, *optional*): As for `PromptMaker.start_tokens`.
     """
 
     def make(split: str, maker: PromptMaker) -> Iterator[Prompt]:
         if name == START_TOKEN:
-            return maker.start_tokens(start_token)
+            return maker.start_tokens(None)
         if name == STORIES:
             return maker.stories(sample_stories(split), pair.target)
         return maker.translations(read_sentences(name, pair, split, BadRows(skip_bad_rows, maker.drops)), name, pair)
@@ -89,14 +88,12 @@ def corpus_prompts(name: str, pair: Pair, skip_bad_rows: bool = False, start_tok
     return PromptSource(name, make, {} if name == START_TOKEN else describe_corpus(name))
 
 
-def corpus_texts(
-    name: str, language: Language, length: int, skip_bad_rows: bool = False, start_token: str | None = None
-) -> PromptSource:
+def corpus_texts(name: str, language: Language, length: int, skip_bad_rows: bool = False) -> PromptSource:
     """Take a corpus' text in one language, in pieces of `length` tokens at most; see `corpus_prompts`."""
 
     def make(split: str, maker: PromptMaker) -> Iterator[Prompt]:
         documents = read_texts(name, language, split, BadRows(skip_bad_rows, maker.drops))
-        return maker.texts(documents, name, language, start_token, length)
+        return maker.texts(documents, name, language, None, length)
 
     def texts(split: str) -> Iterator[str]:
         return (document.text for document in read_texts(name, language, split, BadRows(skip_bad_rows)))

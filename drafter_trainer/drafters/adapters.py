@@ -14,13 +14,13 @@ ADAPTER = "adapter"  # folder of an adapter, beside the drafter that it is merge
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
-def add_adapter(model: PreTrainedModel, rank: int, alpha: float) -> Any:
+def add_adapter(model: PreTrainedModel, rank: int, alpha: float = 32.0) -> Any:
     """Freeze a drafter and put an adapter beside each matrix of its layers.
 
     Args:
         model (`PreTrainedModel`): The base drafter; changed in place.
         rank (`int`): Of the adapter's matrices.
-        alpha (`float`): The adapter's product is scaled by alpha / rank.
+        alpha (`float`, *optional*, defaults to `32.0`): The adapter's product is scaled by alpha / rank.
     Returns:
         `peft.PeftModel`, over the same weights.
     """

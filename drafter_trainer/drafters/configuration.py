@@ -5,6 +5,8 @@ from transformers import PretrainedConfig
 
 from drafter_trainer.errors import InputError
 
+WIDTHS = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim")
+
 
 def draft_config(
     target_config: PretrainedConfig,

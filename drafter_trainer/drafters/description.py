@@ -57,7 +57,8 @@ class DrafterDescription:
             card.
         languages (`list[str]`): Tags of its languages; those of the pair where none are named.
         prompting (`dict`): How a base model is asked, where it was: `chat_template`, the repository's file with the
-            template, and `stop`, the characters that end a completion.
+            template, `stop`, the characters that end a completion, and `auto_class`, the class of transformers that
+            loads the target, where it is not `AutoModelForCausalLM`.
         schema_version (`int`): Of this file.
     """
 

@@ -35,7 +35,7 @@ from drafter_trainer.languages import Language, Pair, probes_of, read_languages
 from drafter_trainer.targets import Target, as_target
 
 _WIDTHS = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim")
-_LAYERS = 3  # taken of the target
+LAYERS = 3  # taken of the target
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def create_drafter(
             drafter = from_target_embeddings(config, target.load_model("auto"))
     elif initialization == "layers":
         check_unquantized(target_config, target.name)
-        chosen = _choose_layers(layers, num_hidden_layers or (_LAYERS if layers is None else len(layers)), text_config)
+        chosen = _choose_layers(layers, num_hidden_layers or (LAYERS if layers is None else len(layers)), text_config)
         drafter = from_layers(draft_config(text_config, len(chosen), *widths), target.load_model("auto"), chosen)
     elif (Path(initialization) / COMPACT).is_file():
         drafter = from_compact(Path(initialization), target.load_model("float32"), tokenizer)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from drafter_trainer.drafters.adapters import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS, merge_adapter
 from drafter_trainer.drafters.compact import write_compact
@@ -22,6 +22,7 @@ from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.drafters.saving import DRAFT_LENGTH, complete_folder, size_of, take_special_ids
 from drafter_trainer.drafters.vocabulary import tie_equal_embeddings
 from drafter_trainer.errors import InputError
+from drafter_trainer.hub.card import IMAGE_TEXT
 from drafter_trainer.languages import get_pair, read_languages
 from drafter_trainer.provenance import without_folders
 from drafter_trainer.repository import Repository
@@ -55,7 +56,6 @@ _TEMPLATE = "chat_template.jinja"
 def assemble(
     run: Run,
     target: Target,
-    draft_length: int,
     folder: Path,
     adapter_of: str | None = None,
     sources: Sequence[str] = (),
@@ -91,7 +91,7 @@ def assemble(
         target_revision=target.revision,
         tokenizer_sha256="",
         pair=str(translation or ""),
-        draft_length=draft_length,
+        draft_length=DRAFT_LENGTH,
         loop=loop,
         training=_training_record(run, network),
         languages=[] if translation else [language.code for language in pair.languages],
@@ -179,6 +179,8 @@ def _write(
     if target.chat_template is not None:
         (folder / _TEMPLATE).write_text(target.chat_template, encoding="utf-8")
         prompting["chat_template"] = _TEMPLATE
+    if type(target.load_config()) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        prompting["auto_class"] = IMAGE_TEXT
     description = dataclasses.replace(description, adapter_of=over, size=size, prompting=prompting)
     return complete_folder(folder, description, tokenizer, files, keep_tokenizer=not compact)
 

@@ -33,6 +33,7 @@ _COUNTED = {"answers": "the target's own answers", "texts": "text"}
 _DATA = ("corpora", "train", "validation", "table")
 _FRESH = ("scratch", "embeddings", "layers", "pretrain")  # of the target, or of the run itself
 _CURVE = "pass_milliseconds"  # a time for each draft length: for the loop, which finds it in drafter.json
+IMAGE_TEXT = "AutoModelForImageTextToText"
 
 
 def usage(
@@ -64,6 +65,9 @@ def usage(
         ends = ", eos_token_id=drafter.generation_config.eos_token_id"
     options = 'add_generation_prompt=True, return_dict=True, return_tensors="pt"'
     options += "".join(f", {name}={value!r}" for name, value in (chat_template_kwargs or {}).items())
+    # Some multimodal families, such as Mistral 3, are no causal language models to transformers.
+    multimodal = prompting.get("auto_class") == IMAGE_TEXT
+    classes = ["AutoModelForCausalLM"] * (not multimodal or not needs_package) + [IMAGE_TEXT] * multimodal
     imported, load = (
         "",
         f'AutoModelForCausalLM.from_pretrained("{drafter}", dtype=target.dtype, trust_remote_code=True)',
@@ -71,10 +75,10 @@ def usage(
     if needs_package:
         imported, load = "\nfrom drafter_trainer import load_drafter", f'load_drafter("{drafter}", target)'
     hub = "from huggingface_hub import hf_hub_download\n" if "hf_hub_download" in template else ""
-    return f"""{hub}from transformers import AutoModelForCausalLM, AutoTokenizer{imported}
+    return f"""{hub}from transformers import {", ".join(classes)}, AutoTokenizer{imported}
 
 tokenizer = AutoTokenizer.from_pretrained("{target}"){template}
-target = AutoModelForCausalLM.from_pretrained("{target}")
+target = {classes[-1]}.from_pretrained("{target}")
 chat = [{{"role": "user", "content": {json.dumps(prompt, ensure_ascii=False)}}}]
 
 drafter = {load}
@@ -86,7 +90,7 @@ def render_card(
     description: DrafterDescription,
     measurements: dict[str, dict[str, Any]],
     location: str,
-    licence: str | None,
+    license: str | None,
     notes: str = "",
 ) -> str:
     """Render a card.
@@ -96,7 +100,7 @@ def render_card(
         measurements (`dict[str, dict]`): Results by the name of their file, those of the table first; without any the
             card has no numbers.
         location (`str`): Hub id of the drafter, or its name where it lies in a folder.
-        licence (`str`, *optional*): Licence identifier.
+        license (`str`, *optional*): License identifier.
         notes (`str`, *optional*): Text by hand, put at the end.
     Returns:
         `str`, Markdown with metadata in front. It shows the plot `acceptance.png` where the first run drafted
@@ -111,7 +115,7 @@ def render_card(
         variables |= facts.get("chat_template_kwargs") or {}
     initialization = description.training.get("finetune", {}).get("initialization", "scratch")
     card = ModelCard.from_template(
-        card_metadata(description, measurements, licence),
+        card_metadata(description, measurements, license),
         template_str=template,
         drafter=description,
         purpose=_purpose(description),
@@ -146,7 +150,7 @@ def render_card(
         versions=", ".join(f"{name} {version}" for name, version in description.versions.items()),
         # The same is said of several files: once is enough.
         caveats=list(dict.fromkeys(said for results in measurements.values() for said in caveats(results))),
-        licence=licence,
+        license=license,
         notes=notes.strip(),
     )
     return str(card).rstrip() + "\n"
@@ -254,7 +258,7 @@ def _data_rows(training: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def said_of_corpus(corpus: dict[str, Any]) -> str:
-    """Name a corpus with its revision and licence, as far as its step recorded them."""
+    """Name a corpus with its revision and license, as far as its step recorded them."""
     said = corpus["name"]
     if "repo" in corpus:
         said += (
@@ -262,7 +266,7 @@ def said_of_corpus(corpus: dict[str, Any]) -> str:
         )
     if "sha256" in corpus:
         said += f", SHA-256 {corpus['sha256']}"
-    return f"{said}, licence {corpus['licence']}" if "licence" in corpus else said
+    return f"{said}, license {corpus['licence']}" if "licence" in corpus else said  # the key of `describe_corpus`
 
 
 def link(repo: str, kind: str = "") -> str:

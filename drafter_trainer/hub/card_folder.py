@@ -4,7 +4,7 @@ They lie in a run's folder, in the repository that is published, and under `hub_
 
     drafter.json                 what the drafter says of itself
     results.json                 its benchmark; also in sampling/, tasks/<task>/ and engines/<engine>/
-    card.json                    its name on the Hub and its licence; under hub_cards alone
+    card.json                    its name on the Hub and its license; under hub_cards alone
     notes.md                     text by hand; under hub_cards alone
     README.md, acceptance.png    the card, rendered
 """
@@ -33,11 +33,11 @@ class CardDetails:
 
     Args:
         location (`str`): Hub id of the drafter, or its name where it lies in a folder.
-        licence (`str`, *optional*): Licence identifier.
+        license (`str`, *optional*): License identifier.
     """
 
     location: str
-    licence: str | None
+    license: str | None
 
     @classmethod
     def read(cls, folder: Path) -> "CardDetails":
@@ -50,11 +50,14 @@ class CardDetails:
         if not path.is_file():
             raise InputError(f"{folder} has no {DETAILS}: {advice}")
         try:
-            details = cls(**json.loads(path.read_text(encoding="utf-8")))
+            said = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(said, dict) and "licence" in said:  # as earlier releases spelled it
+                said["license"] = said.pop("licence")
+            details = cls(**said)
         except (ValueError, TypeError) as error:
-            raise InputError(f"{path} is no object of location and licence ({error}): {advice} again") from error
-        if not isinstance(details.location, str) or not isinstance(details.licence, str | None):
-            raise InputError(f"{path} is no object of location and licence, both texts: {advice} again")
+            raise InputError(f"{path} is no object of location and license ({error}): {advice} again") from error
+        if not isinstance(details.location, str) or not isinstance(details.license, str | None):
+            raise InputError(f"{path} is no object of location and license, both texts: {advice} again")
         return details
 
 
@@ -110,9 +113,9 @@ def write_card(
     Args:
         folder (`Path`): Of the repository or of the card; an earlier card is replaced.
         description, measurements, notes: As for `render_card`.
-        details (`CardDetails`): Name and licence.
+        details (`CardDetails`): Name and license.
     """
-    card = render_card(description, measurements, details.location, details.licence, notes)
+    card = render_card(description, measurements, details.location, details.license, notes)
     (folder / CARD).write_text(card, encoding="utf-8")
     (folder / PLOT).unlink(missing_ok=True)
     if not is_installed("matplotlib"):

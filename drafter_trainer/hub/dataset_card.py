@@ -52,13 +52,13 @@ _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000
 _LARGEST = "1M<n<10M"
 
 
-def render_dataset_card(step: dict[str, Any], repo_id: str, licence: str | None) -> str:
+def render_dataset_card(step: dict[str, Any], repo_id: str, license: str | None) -> str:
     """Render the card of a dataset whose repository holds `train/rows-*.parquet` and `validation/rows-*.parquet`.
 
     Args:
         step (`dict`): The finished distillation, as `steps.read_step` reads it.
         repo_id (`str`): Hub id of the dataset.
-        licence (`str`, *optional*): Licence identifier.
+        license (`str`, *optional*): License identifier.
     Returns:
         `str`, Markdown with metadata in front.
     """
@@ -69,7 +69,7 @@ def render_dataset_card(step: dict[str, Any], repo_id: str, licence: str | None)
     target, _, revision = step["inputs"]["target"].rpartition("@")
     data = DatasetCardData(
         language=[language.code for language in spoken] or None,
-        license=licence,
+        license=license,
         task_categories=["text-generation"],
         annotations_creators="machine-generated",
         source_datasets=[corpus["repo"] for corpus in facts["corpora"] if "repo" in corpus] or None,
@@ -108,7 +108,7 @@ def render_dataset_card(step: dict[str, Any], repo_id: str, licence: str | None)
         commit=provenance["commit"],
         date=provenance["date"],
         versions=", ".join(f"{name} {version}" for name, version in provenance["versions"].items()),
-        licence=licence,
+        license=license,
     )
     return str(card).rstrip() + "\n"
 

@@ -11,7 +11,7 @@ from drafter_trainer.results import DRAFTER, Results, find_method
 
 # All that may stand there. The Hub's specification has no place for the base model's revision:
 # `base_model` is an id alone, and `base_model_relation` has no value for a model that drafts. The Hub keeps a key that
-# it does not know, so the revision has one of its own. The licence "other" goes with a link to the target's card.
+# it does not know, so the revision has one of its own. The license "other" goes with a link to the target's card.
 KEYS = (
     "base_model",
     "base_model_revision",
@@ -28,14 +28,14 @@ TAGS = ["speculative-decoding", "assisted-generation", "draft-model", "assistant
 
 
 def card_metadata(
-    description: DrafterDescription, measurements: dict[str, Results], licence: str | None
+    description: DrafterDescription, measurements: dict[str, Results], license: str | None
 ) -> ModelCardData:
     """Collect the metadata of a card.
 
     Args:
         description (`DrafterDescription`): What `drafter.json` says.
         measurements (`dict[str, dict]`): Results by the name of their file.
-        licence (`str`, *optional*): Licence identifier; the key is left out where it is not known.
+        license (`str`, *optional*): License identifier; the key is left out where it is not known.
     """
     evaluations = _evaluations(measurements)
     values = {
@@ -44,8 +44,8 @@ def card_metadata(
         "library_name": "peft" if description.adapter_of else "transformers",
         "pipeline_tag": "text-generation",
         "language": [language.code for language in description.spoken] or None,
-        "license": licence,
-        "license_link": f"https://huggingface.co/{description.target}" if licence == "other" else None,
+        "license": license,
+        "license_link": f"https://huggingface.co/{description.target}" if license == "other" else None,
         "datasets": hub_datasets(description.training) or None,
         "tags": TAGS,
     }

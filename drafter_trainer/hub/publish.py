@@ -3,7 +3,7 @@
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from drafter_trainer.hub.card_folder import (
     write_card,
 )
 from drafter_trainer.hub.dataset_card import render_dataset_card
-from drafter_trainer.hub.licence import target_licence
+from drafter_trainer.hub.license import target_license
 from drafter_trainer.hub.publishing import HUB, Publishing
 from drafter_trainer.hub.push import (
     MAIN,
@@ -110,7 +110,6 @@ def publish_run(run: Run, target: Target, target_dtype: str, publishing: Publish
         return assemble(
             run,
             target,
-            publishing.draft_length,
             folder,
             publishing.adapter_of,
             publishing.sources,
@@ -119,6 +118,12 @@ def publish_run(run: Run, target: Target, target_dtype: str, publishing: Publish
         )
 
     return publish_written(write, run.name, run.folder, target, target_dtype, publishing)
+
+
+def into_run(run: Run, sources: Sequence[str] = ()) -> Publishing:
+    """Return where a step leaves the drafter of a run, as far as it is made; checked as `check_destination` does."""
+    check_destination(str(run.published))
+    return Publishing(to=str(run.published), sources=sources)
 
 
 def publish_written(
@@ -143,7 +148,7 @@ def publish_written(
         folder = Path(temporary) / "drafter"
         description = write(folder)
         measurements = read_measurements(results, description)
-        details = CardDetails(location, publishing.license or target_licence(target))
+        details = CardDetails(location, publishing.license or target_license(target))
         cards = Path(publishing.card_folder) / name if publishing.card_folder else None
         write_card(folder, description, measurements, details, read_notes(cards) if cards else "")
         copy_measurements(results, folder, list(measurements))
@@ -175,7 +180,7 @@ def publish_rows(run: Run, target: Target, publishing: Publishing) -> Publicatio
     """Publish the self-distilled rows of a run as a data set, one folder of Parquet shards for each split.
 
     On the Hub it is one commit; that its files have arrived is read off the Hub's own hashes, since there may be very
-    many of them. The licence is the target's, where none is given.
+    many of them. The license is the target's, where none is given.
 
     Raises:
         InputError: If distillation has not finished, a file holds a credential, or the destination cannot be used or
@@ -198,8 +203,8 @@ def publish_rows(run: Run, target: Target, publishing: Publishing) -> Publicatio
         shards = {path: _shareable(shard, folder / path, target.name) for path, shard in shards.items()}
         if target.is_known_as(step["inputs"]["target"]):  # it may have had another name then
             step["inputs"]["target"] = target.identity
-        licence = publishing.license or target_licence(target)
-        (folder / CARD).write_text(render_dataset_card(step, location, licence), encoding="utf-8")
+        license = publishing.license or target_license(target)
+        (folder / CARD).write_text(render_dataset_card(step, location, license), encoding="utf-8")
         files = {CARD: folder / CARD, **shards}
         check_private(files)
         if publishing.to != HUB:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from drafter_trainer.drafters.compact import FORMATS
 from drafter_trainer.drafters.loop.policy import NETWORK, NGRAM, SOURCES
-from drafter_trainer.drafters.saving import DRAFT_LENGTH
 from drafter_trainer.errors import InputError
 
 HUB = "hub"
@@ -28,7 +27,6 @@ class Publishing:
         adapter_of (`str`, *optional*): Publish the LoRA adapter alone, over this published base drafter.
         sources (`list[str]`): Draft with these alone; all that were tuned if empty.
         format (`str`): One of `drafters.compact.FORMATS`.
-        draft_length (`int`): Tokens that the stock loop drafts in one round.
         license (`str`, *optional*): Identifier of the license; that of the target's card if left out.
         card_folder (`str`, *optional*): Folder of cards, in which the card is kept too.
     Raises:
@@ -47,15 +45,12 @@ class Publishing:
     adapter_of: str | None = None
     sources: Sequence[str] = ()
     format: str = "stock"
-    draft_length: int = DRAFT_LENGTH
     license: str | None = None
     card_folder: str | None = None
 
     def __post_init__(self) -> None:
         if self.to != HUB and (self.revision or self.tag):
             raise InputError(f"revision and tag are the Hub's: leave them out to publish to {self.to}")
-        if self.draft_length < 1:  # drafting nothing works greedily and breaks when sampling (transformers 5.23)
-            raise InputError(f"draft_length must be at least 1, got {self.draft_length}")
         if unknown := [source for source in self.sources if source not in SOURCES]:
             raise InputError(f"sources may name {', '.join(SOURCES)}, got {', '.join(unknown)}")
         if self.format not in FORMATS:

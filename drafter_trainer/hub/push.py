@@ -91,7 +91,7 @@ def changed_files(remote: Remote, files: Mapping[str, Path], owned: Sequence[str
     Args:
         files (`Mapping[str, Path]`): What is to be there, by path in the repository.
         owned (`Sequence[str]`): Patterns of what is deleted where it is not among the files: an earlier publication
-            left it. What else lies in the repository, such as a licence, stays.
+            left it. What else lies in the repository, such as a license, stays.
     """
     added = [path for path, source in files.items() if not _is_same(remote.files.get(path), source)]
     return added + [path for path in filter_repo_objects(remote.files, allow_patterns=[*owned]) if path not in files]

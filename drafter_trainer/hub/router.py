@@ -1,8 +1,7 @@
 """The router: one assistant for all languages, which drafts each prompt as was measured fastest for it."""
 
-import copy
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -14,7 +13,6 @@ from drafter_trainer.drafters.loop.generate import draft_round, set_draft_length
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.request import PromptReader, PromptTask
 from drafter_trainer.hub.route import LOOKUP_ALONE, WITHOUT_NETWORK, Route, share_weights
-from drafter_trainer.languages import Pair
 from drafter_trainer.repository import Repository
 from drafter_trainer.results import DRAFTER, PLAIN
 
@@ -162,28 +160,6 @@ class DrafterRouter:
 
     def _supports_logits_to_keep(self) -> bool:
         return False
-
-
-def with_known_pairs(router: DrafterRouter, pairs: Mapping[tuple[int, ...], Pair]) -> DrafterRouter:
-    """Return a router that shares the drafters of another and is told what each prompt asks for.
-
-    A benchmark holds the router against it: it always knows the language.
-
-    Args:
-        pairs (`Mapping[tuple[int, ...], Pair]`): For the ids of each prompt, the pair of its translation.
-    """
-    other = copy.copy(router)
-    other.reader = _KnownPairs(pairs)
-    return other
-
-
-class _KnownPairs:
-    def __init__(self, pairs: Mapping[tuple[int, ...], Pair]) -> None:
-        self._pairs = pairs
-
-    def read(self, prompt_ids: Sequence[int]) -> PromptTask:
-        pair = self._pairs[tuple(prompt_ids)]
-        return PromptTask(pair.source, pair.target, is_translation=True)
 
 
 def _check_routes(target_model: PreTrainedModel, routes: Sequence[Route]) -> None:

@@ -14,7 +14,7 @@ from drafter_trainer.benchmark.quality import add_language_share, add_quality
 from drafter_trainer.benchmark.summary import add_finetuning, summarise_run
 from drafter_trainer.corpora.questions import Question, hash_questions, load_questions
 from drafter_trainer.corpora.sources import read_source
-from drafter_trainer.corpora.tasks import TRANSLATION, Task
+from drafter_trainer.corpora.tasks import TASKS, TRANSLATION, Task
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.errors import InputError
@@ -37,8 +37,6 @@ def benchmark(
     output_dir: str | Path | None = None,
     languages: str | Iterable[str] | None = None,
     task: str = TRANSLATION,
-    categories: Sequence[str] = (),
-    turns: int = 1,
     max_questions: int | None = None,
     max_sampling_questions: int | None = None,
     temperatures: Sequence[float] = (0.0, 1.0),
@@ -70,9 +68,8 @@ def benchmark(
         output_dir (`str` or `Path`, *optional*): Folder of `results.json`, `report.html`, `report.md` and `plots/`; a
             drafter's own folder if left out.
         languages (`str` or `Iterable[str]`, *optional*): Pair or language of the questions; the drafter's if left out.
-        task (`str`, *optional*, defaults to `"translation"`): Name of what is asked.
-        categories (`Sequence[str]`, *optional*): Of a Spec-Bench file, ask the questions of these categories alone.
-        turns (`int`, *optional*, defaults to `1`): Turns asked of a conversation.
+        task (`str`, *optional*, defaults to `"translation"`): Name of the task. One of `corpora.tasks.TASKS` also
+            says which categories of a Spec-Bench file are asked, and how many turns of a conversation.
         max_questions, max_sampling_questions (`int`, *optional*): Number of questions asked at most; the second at
             temperatures above 0.
         temperatures (`Sequence[float]`, *optional*, defaults to `(0.0, 1.0)`): 0 is greedy.
@@ -102,7 +99,7 @@ def benchmark(
     if output_dir is None and not Path(place).is_dir():
         raise InputError("name an output_dir: the drafter lies on the Hub")
     out, pair = Path(output_dir or place), pair_of(description, languages)
-    source, asked = read_questions(questions, pair, max_questions, Task(task, tuple(categories), turns))
+    source, asked = read_questions(questions, pair, max_questions, TASKS.get(task) or Task(task))
     inputs = {
         "target": target.identity,
         "drafter": repository.identity,

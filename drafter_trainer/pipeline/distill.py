@@ -32,12 +32,9 @@ def distill(
     max_validation_prompts: int | None = None,
     evaluation_questions: Sequence[str] = (),
     exclude: Iterable[str] = (),
-    engine: str | Engine = "transformers",
+    engine: str | Engine | None = None,
     servers: Sequence[str] = (),
-    server_kind: str = "vllm",
     server_model: str | None = None,
-    concurrency: int = 32,
-    request_timeout: float = 600.0,
     teacher_forcing: bool = False,
     batch_size: int = 32,
     drop_looping: bool = False,
@@ -69,17 +66,15 @@ def distill(
         evaluation_questions (`Sequence[str]`, *optional*): Question sets by name, such as "sample", "wmt16" or
             "file:PATH": prompts that contain one of their questions are dropped.
         exclude (`Iterable[str]`, *optional*): More texts that are evaluated on: prompts that contain one are dropped.
-        engine (`str` or `Engine`, *optional*, defaults to `"transformers"`): What completes: `"transformers"` or
-            `"vllm"` in this process; with `servers` they do.
+        engine (`str` or `Engine`, *optional*): What completes: `"transformers"` (the default) or `"vllm"` in this
+            process, or with `servers` their kind: `"vllm"` (the default), `"sglang"`, `"llamacpp"` or
+            `"transformers"`.
         servers (`Sequence[str]`, *optional*): Addresses of servers of the target, such as `http://host:8000`; the key,
             where there is one, in OPENAI_API_KEY.
-        server_kind (`str`, *optional*, defaults to `"vllm"`): `"vllm"`, `"sglang"`, `"llamacpp"` or `"transformers"`.
         server_model (`str`, *optional*): The servers' name for the target; the target's own if left out.
-        concurrency (`int`, *optional*, defaults to `32`): Requests in flight at each server.
-        request_timeout (`float`, *optional*, defaults to `600.0`): Seconds to wait for a completion.
         teacher_forcing (`bool`, *optional*, defaults to `False`): Let the target in this process give
             log-probabilities to rows that have none, also to stored ones.
-        batch_size (`int`, *optional*, defaults to `32`): Prompts completed at once.
+        batch_size (`int`, *optional*, defaults to `32`): Prompts completed at once, by each server if there are any.
         drop_looping (`bool`, *optional*, defaults to `False`): Drop completions that end in a repetition loop.
         dtype (`str`, *optional*, defaults to `"auto"`): The target's dtype; that of its checkpoint by default.
         seed (`int`, *optional*, defaults to `0`): Seed of the first sample.
@@ -90,8 +85,9 @@ def distill(
     """
     if not temperatures or min(temperatures) < 0:
         raise InputError(f"temperatures must be 0 or more, got {list(temperatures)}")
-    if servers and server_kind not in SERVER_KINDS:
-        raise InputError(f"server_kind must be one of {', '.join(SERVER_KINDS)}, got {server_kind}")
+    engine = engine or ("vllm" if servers else "transformers")
+    if servers and engine not in SERVER_KINDS:
+        raise InputError(f"engine must be the kind of the servers, one of {', '.join(SERVER_KINDS)}; got {engine}")
     if isinstance(engine, str) and engine not in ("transformers", "vllm") and not servers:
         raise InputError(f"engine must be transformers or vllm, or give servers; got {engine}")
     work = Distillation(target, Path(output_dir), languages, evaluation_questions, exclude, dtype)
@@ -102,8 +98,8 @@ def distill(
         if not isinstance(engine, str):
             chosen = engine
         elif servers:
-            kind = SERVER_KINDS[server_kind](server_model or work.target.name, chat.tokenizer)
-            chosen = ServerEngine(kind, servers, concurrency, request_timeout)
+            kind = SERVER_KINDS[engine](server_model or work.target.name, chat.tokenizer)
+            chosen = ServerEngine(kind, servers, batch_size)
         elif engine == "vllm":
             chosen = VLLMEngine(work.target, dtype)
         else:
@@ -118,7 +114,7 @@ def distill(
         "max_samples": max_prompts,
         "max_validation_samples": max_validation_prompts,
         "engine": "server" if servers else engine if isinstance(engine, str) else engine.name,
-        "server_kind": server_kind if servers else None,
+        "server_kind": engine if servers else None,
         "teacher_forcing": teacher_forcing or None,
         "drop_looping": drop_looping or None,
     }

@@ -13,7 +13,7 @@ from drafter_trainer.benchmark.engine_summary import summarise_engine_run
 from drafter_trainer.benchmark.journal import append_record, read_journal
 from drafter_trainer.benchmark.quality import add_language_share, add_quality
 from drafter_trainer.corpora.questions import hash_questions
-from drafter_trainer.corpora.tasks import TRANSLATION, Task
+from drafter_trainer.corpora.tasks import TASKS, TRANSLATION, Task
 from drafter_trainer.errors import InputError
 from drafter_trainer.pipeline.benchmark import JOURNAL, pair_of, read_questions, write_measured
 from drafter_trainer.pipeline.export import export_drafter
@@ -89,7 +89,7 @@ def benchmark_engine(
     repository = Repository.open(place)
     description, target = repository.description, target_of(place, target)
     pair = pair_of(description, languages)
-    source, asked = read_questions(questions, pair, max_questions, Task(task))
+    source, asked = read_questions(questions, pair, max_questions, TASKS.get(task) or Task(task))
     inputs = {
         "target": target.identity,
         "drafter": repository.identity,

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from datasets import Dataset
 from transformers import set_seed
 
-from drafter_trainer.drafters.initialization import create_drafter
+from drafter_trainer.drafters.initialization import LAYERS, create_drafter
+from drafter_trainer.drafters.layer_search import search_layers
 from drafter_trainer.errors import InputError
 from drafter_trainer.runs import Run, Step, finished_step, read_step
 from drafter_trainer.targets import Target
@@ -17,6 +19,7 @@ from drafter_trainer.training.losses import TOPK_LOSSES
 from drafter_trainer.training.rows import load_split
 from drafter_trainer.training.trainers import DrafterTrainer
 
+_SEARCHED = 24  # rows that layers are searched on
 PRETRAINED = "pretrain"  # as initialization: the drafter that the run's own pretraining left
 
 
@@ -26,7 +29,6 @@ def finetune(
     rows: Sequence[Path],
     arguments: DrafterTrainingArguments,
     shape: Mapping[str, Any],
-    max_train_rows: int | None,
     settings: Mapping[str, Any],
 ) -> Step:
     """Train a new drafter on rows; finished before with the same settings, nothing is done.
@@ -36,8 +38,8 @@ def finetune(
         target (`Target`): The target.
         rows (`Sequence[Path]`): Folders of rows, taken together; those of the run's own distillation if empty.
         arguments (`DrafterTrainingArguments`): How it is trained, and its folder.
-        shape (`Mapping[str, Any]`): Options of `create_drafter`; its `initialization` may also be "pretrain".
-        max_train_rows (`int`, *optional*): Maximum number of rows for training, chosen at random.
+        shape (`Mapping[str, Any]`): Options of `create_drafter`; its `initialization` may also be "pretrain". Of the
+            target's layers, where none are named, `search_layers` finds the best on the rows.
         settings (`Mapping[str, Any]`): What the step records, by which it is known again.
     Returns:
         `Step`: The step, with its facts.
@@ -63,13 +65,19 @@ def finetune(
         return step
     with step:
         train = load_split(folders, "train", target, arguments.loss_type in TOPK_LOSSES)
-        if max_train_rows is not None and max_train_rows < len(train):
-            # Shards are sorted by the lengths of the prompts: the first rows would be the short ones.
-            train = train.shuffle(arguments.seed).select(range(max_train_rows))
         held_out = load_split(folders, "validation", target, None)
+        if start == "layers" and not shape.get("layers"):
+            shape = shape | {"layers": _best_layers(target, train, shape.get("num_hidden_layers", LAYERS), arguments)}
+            step.facts["initial_layers"] = shape["layers"]
         set_seed(arguments.seed)  # weights that are drawn are drawn alike in every run
         drafter = create_drafter(target, **(shape | {"initialization": start}), languages=run.languages)
         trainer = DrafterTrainer(drafter, arguments, train_dataset=train, eval_dataset=held_out)
         metrics = train_to_end(trainer)
         step.facts |= trainer.facts | metrics
     return step
+
+
+def _best_layers(target: Target, rows: Dataset, number: int, arguments: DrafterTrainingArguments) -> list[int]:
+    chosen = rows.shuffle(arguments.seed).select(range(min(_SEARCHED, len(rows))))
+    model = target.load_model("auto", arguments.device)
+    return search_layers(model, list(chosen), number, prompt_window=arguments.prompt_window or None)

@@ -14,11 +14,12 @@ from drafter_trainer.provenance import collect_provenance
 from drafter_trainer.runs import Step
 
 _JUDGEMENT_TOKENS = 1024
+_CONCURRENCY = 8  # requests in flight at each server
 _TIMEOUT = 600.0  # seconds for one judgement
 
 
 def judge_outputs(
-    folder: Path, servers: Sequence[str], model: str, concurrency: int, settings: Mapping[str, Any]
+    folder: Path, servers: Sequence[str], model: str, settings: Mapping[str, Any]
 ) -> tuple[Step, Any, list[str]]:
     """Grade each completion, and write judge.json beside them.
 
@@ -26,7 +27,6 @@ def judge_outputs(
         folder (`Path`): Folder of `outputs.jsonl`, as the benchmark left it.
         servers (`Sequence[str]`): OpenAI-compatible servers.
         model (`str`): The servers' name for the judge.
-        concurrency (`int`): Requests in flight at each server.
         settings (`Mapping[str, Any]`): What the step records, by which it is known again.
     Returns:
         `tuple` of the step, the grades by method, and why judgements were refused.
@@ -37,7 +37,7 @@ def judge_outputs(
     hashed = hashlib.sha256((folder / FILE_NAME).read_bytes()).hexdigest()
     step = Step(folder / "judge", "judge", settings, {"outputs": hashed})
     step.is_finished()  # refuses judgements of other completions; of these, what was refused is asked again
-    engine = ServerEngine(Chat(model), servers, concurrency, _TIMEOUT)
+    engine = ServerEngine(Chat(model), servers, _CONCURRENCY, _TIMEOUT)
     with step:
         judged = judge(outputs, engine, _JUDGEMENT_TOKENS, step.folder / "journal.jsonl")
         methods = summarise(outputs, judged, _JUDGEMENT_TOKENS)

@@ -68,7 +68,7 @@ class PretrainingArguments(_TrainerArguments):
 
 @dataclass
 class DrafterTrainingArguments(_TrainerArguments):
-    """Arguments of `DrafterTrainer`: those of the Hugging Face Trainer with the paper's defaults, and seven more.
+    """Arguments of `DrafterTrainer`: those of the Hugging Face Trainer with the paper's defaults, and its own.
 
     Args:
         max_length (`int`): Rows longer than this lose the end of their answer.
@@ -85,7 +85,6 @@ class DrafterTrainingArguments(_TrainerArguments):
             the text (see `training.parallel`); 1 for one, as stock models do. Published as `parallel_tokens` and
             `pard_token` of its configuration; the same weights draft one token at a time too.
         lora_rank (`int`): Train an adapter of this rank over a base drafter, which stays as it is; 0 for all weights.
-        lora_alpha (`float`): The adapter's product is scaled by alpha / rank.
     """
 
     output_dir: str | None = field(default="", metadata={"help": "Checkpoints and the drafter (RUN_FOLDER/finetune)"})
@@ -102,7 +101,6 @@ class DrafterTrainingArguments(_TrainerArguments):
     )
     parallel_tokens: int = field(default=1, metadata={"help": "Draft so many tokens in one forward pass (PARD)"})
     lora_rank: int = field(default=0, metadata={"help": "Train an adapter of this rank over a base drafter; 0: all"})
-    lora_alpha: float = field(default=32.0, metadata={"help": "The adapter's product is scaled by alpha / rank"})
     per_device_train_batch_size: int = field(default=2, metadata={"help": "Rows a device takes at once"})
     learning_rate: float = field(default=2e-5, metadata={"help": "Peak of the learning rate"})
     metric_for_best_model: str | None = field(default="expected_alpha", metadata={"help": "Decides which is best"})
@@ -112,8 +110,6 @@ class DrafterTrainingArguments(_TrainerArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.lora_alpha <= 0:
-            raise InputError(f"lora_alpha must be above 0, got {self.lora_alpha}")
         if self.loss_type not in _LOSS_TYPES:
             raise InputError(f"loss_type must be one of {', '.join(_LOSS_TYPES)}, got {self.loss_type}")
         if self.per_device_train_tokens:

@@ -135,7 +135,7 @@ class DrafterTrainer(TokenMeanTrainer):
         if draft_ids is None and (size := args.draft_vocabulary or (setup.draft_vocabulary if setup else 0)):
             draft_ids = self._choose_draft_ids(size, train_dataset, model.config.vocab_size, processing_class)
         if args.lora_rank and not is_adapter(model):
-            model = add_adapter(model, args.lora_rank, args.lora_alpha)
+            model = add_adapter(model, args.lora_rank)
         if data_collator is None:
             pad_id = processing_class.pad_token_id if processing_class else None
             data_collator = SelfDistilledCollator(pad_id or 0, args.max_length, args.prompt_window)

@@ -155,7 +155,7 @@ def test_recipe_writes_what_it_prints(
 
 def test_outputs_that_are_missing_or_broken_are_named(tmp_path: Path) -> None:
     """Whoever did not keep the answers must be told how to."""
-    with pytest.raises(InputError, match=r"outputs\.jsonl: no such file: measure with save_outputs first"):
+    with pytest.raises(InputError, match=r"outputs\.jsonl: no such file: run bench first"):
         recipe_main("judge")(["--outputs", str(tmp_path), "--servers", "http://127.0.0.1:1", "--judge_model", "m"])
     (tmp_path / FILE_NAME).write_text('{"method": "plain", "text": "a"}\n', encoding="utf-8")
     with pytest.raises(InputError, match=r"line 1: lacks chat, question_id, seed, temperature"):

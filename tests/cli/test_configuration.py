@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from drafter_trainer.cli.arguments import DistillationArguments, RunArguments
-from drafter_trainer.cli.bench import TASKS
+from drafter_trainer.cli.bench import choose_questions
 from drafter_trainer.cli.configuration import OPTIONS, parse_arguments
 from drafter_trainer.cli.measuring_arguments import BenchmarkArguments
 from drafter_trainer.errors import InputError
@@ -48,11 +48,11 @@ def refusal(recipe: str, *argv: str | Path) -> str:
 
 def test_file_overrides_its_base_over_two_levels(tmp_path: Path, config: Path) -> None:
     """A pair's file stands over its target's, and that over one for all: the nearest must win."""
-    write(tmp_path / "all" / "all.yaml", "base: ../needed.yaml", "seed: 1", "samples: 1", "batch_size: 1")
-    write(tmp_path / "target.yaml", "base: all/all.yaml", "samples: 2", "batch_size: 2")
+    write(tmp_path / "all" / "all.yaml", "base: ../needed.yaml", "seed: 1", "max_new_tokens: 1", "batch_size: 1")
+    write(tmp_path / "target.yaml", "base: all/all.yaml", "max_new_tokens: 2", "batch_size: 2")
     write(tmp_path / "pair.yaml", "base: target.yaml", "batch_size: 3")
     read = values("distill", "--config", tmp_path / "pair.yaml")
-    assert (read["seed"], read["samples"], read["batch_size"]) == (1, 2, 3)
+    assert (read["seed"], read["max_new_tokens"], read["batch_size"]) == (1, 2, 3)
     assert read["pair"] == "de-en"
 
 
@@ -93,9 +93,9 @@ def test_command_line_alone_is_enough() -> None:
 
 def test_what_was_given_is_told_apart_from_defaults(tmp_path: Path, config: Path) -> None:
     """A step records it: with defaults among it, a library's new default would undo every finished step."""
-    write(tmp_path / "pair.yaml", "base: needed.yaml", "bench.seeds: [3]", "samples: 2", "max_questions: 9")
+    write(tmp_path / "pair.yaml", "base: needed.yaml", "bench.seeds: [3]", "max_new_tokens: 2", "max_questions: 9")
     _, given = parse_arguments("distill", ["--config", str(tmp_path / "pair.yaml"), "--seed", "4"], "Test.")
-    assert given == NEEDED | {"corpus": ["sample"], "samples": 2, "seed": 4}
+    assert given == NEEDED | {"corpus": ["sample"], "max_new_tokens": 2, "seed": 4}
 
 
 def test_switching_off_counts_as_given(config: Path) -> None:
@@ -126,7 +126,7 @@ def test_key_with_a_recipe_s_name_overrides_the_plain_one(tmp_path: Path, config
 @pytest.mark.parametrize("recipe", OF_A_DRAFTER)
 def test_keys_of_other_recipes_are_passed_over(tmp_path: Path, config: Path, recipe: str) -> None:
     """One file serves all recipes of a drafter; each must take its own keys."""
-    keys = ("loss_type: topk_kl", "max_questions: 3", "samples: 2", "draft_length: 4", "hidden_size: 64")
+    keys = ("loss_type: topk_kl", "max_questions: 3", "max_new_tokens: 2", "draft_length: 4", "minutes: 3")
     write(tmp_path / "pair.yaml", "base: needed.yaml", *keys)
     assert values(recipe, "--config", tmp_path / "pair.yaml")["pair"] == "de-en"
 
@@ -157,7 +157,6 @@ def test_lists_and_booleans_are_read(tmp_path: Path, config: Path) -> None:
         "initialization: layers",
         "initial_layers: [0, -1]",
         "freeze_embeddings: true",
-        "publish: false",
         "load_best_model_at_end: no",
         "temperatures: 0.5",
     )
@@ -166,7 +165,6 @@ def test_lists_and_booleans_are_read(tmp_path: Path, config: Path) -> None:
     assert read["initial_layers"] == [0, -1]
     assert read["freeze_embeddings"] is True
     assert read["load_best_model_at_end"] is False
-    assert values("finetune", "--config", path)["publish"] is False
     assert values("distill", "--config", path)["temperatures"] == [0.5]
 
 
@@ -227,8 +225,9 @@ def test_value_of_a_wrong_type_is_named(tmp_path: Path, config: Path, line: str,
         ("temperatures: [-1.0]", "distill", "temperatures must be 0 or more"),
         ("batch_size: 0", "distill", "batch_size must be at least 1"),
         ("num_hidden_layers: 0", "pretrain", "num_hidden_layers must be at least 1"),
-        ("draft_length: 0", "publish", "draft_length must be at least 1"),
+        ("draft_length: 0", "export", "draft_length must be at least 1"),
         ("loss_type: kl", "finetune", "loss_type must be one of"),
+        ("config_overrides: {width: 3}", "pretrain", "config_overrides may have hidden_size,"),
         ("repeats: 2", "bench", "repeats must be odd, so that their median was measured itself, got 2"),
         ("max_length: 1", "pretrain", "max_length must be at least 2"),
         ("hub_token: secret", "finetune", "hub_token is not used"),
@@ -300,7 +299,7 @@ def test_help_begins_with_what_matters(capsys: pytest.CaptureFixture[str]) -> No
         parse_arguments("finetune", ["--help"], "Test.")
     shown = capsys.readouterr().out
     assert [line for line in shown.splitlines() if line.endswith(":") and not line.startswith(" ")] == [
-        "options:", "run:", "target:", "data:", "drafter:", "training:", "publishing:",
+        "options:", "run:", "target:", "data:", "drafter:", "training:",
     ]  # fmt: skip
     assert "--learning_rate" in shown
     assert "--adam_beta1" not in shown
@@ -338,39 +337,23 @@ def test_there_are_published_configurations() -> None:
 
 def bench(*argv: str | Path) -> BenchmarkArguments:
     """Parse as bench does."""
-    objects, _ = parse_arguments("bench", [str(word) for word in argv], "Test.", TASKS)
+    objects, _ = parse_arguments("bench", [str(word) for word in argv], "Test.")
     return next(found for found in objects if isinstance(found, BenchmarkArguments))
 
 
-@pytest.mark.parametrize("task", sorted(path.stem for path in TASKS.glob("*.yaml") if path.stem != "common"))
-def test_every_task_is_read_and_named_as_its_file(config: Path, task: str) -> None:
-    """Results under another task's name would be compared with that task's."""
-    assert bench("--config", config, "--task", task).task == task
-    assert bench("--config", config, f"--task={task}").task == task
-
-
-def test_task_stands_between_the_configuration_and_the_command_line(tmp_path: Path, config: Path) -> None:
+def test_task_s_questions_stand_between_the_configuration_and_the_command_line(tmp_path: Path, config: Path) -> None:
     """A pair's own questions are translations; a story asked from them would be none."""
-    path = write(tmp_path / "pair.yaml", "base: needed.yaml", "questions: wmt16", "max_questions: 5")
-    asked = bench("--config", path, "--task", "conversation")
-    assert (asked.questions, asked.turns, asked.max_questions) == ("mt-bench", 2, 5)
-    assert "extraction" in asked.categories
-    assert bench("--config", path, "--task", "conversation", "--questions", "q.jsonl").questions == "q.jsonl"
-    assert bench("--config", path).questions == "wmt16"
-    named = write(tmp_path / "named.yaml", "base: needed.yaml", "task: story")
-    assert bench("--config", named).questions == "sample"
+    path = write(tmp_path / "pair.yaml", "base: needed.yaml", "questions: wmt16")
 
+    def asked(*argv: str | Path) -> str:
+        return choose_questions(bench(*argv), [str(word) for word in argv])
 
-def test_translation_is_what_is_measured_without_a_task(config: Path) -> None:
-    """What the README's commands measure must be what the task's file says."""
-    assert bench("--config", config) == bench("--config", config, "--task", "translation")
-
-
-@pytest.mark.parametrize("task", ["poems", "common", "../tasks/story"])
-def test_unknown_task_lists_the_known_ones(config: Path, task: str) -> None:
-    """A mistyped task must not be measured as another one."""
-    with pytest.raises(InputError, match=rf"unknown task {task}: the known ones are conversation, mathematics"):
-        bench("--config", config, "--task", task)
+    assert asked("--config", path, "--task", "conversation") == "mt-bench"
+    assert asked("--config", path, "--task", "conversation", "--questions", "q.jsonl") == "q.jsonl"
+    assert asked("--config", path) == "wmt16"
+    assert asked("--config", path, "--task", "summarisation") == "wmt16"
+    assert asked("--config", config) == "sample"
+    assert asked("--config", write(tmp_path / "named.yaml", "base: pair.yaml", "task: story")) == "sample"
 
 
 def test_unknown_source_to_leave_out_is_refused(config: Path) -> None:

@@ -6,14 +6,14 @@ import pytest
 
 from drafter_trainer.corpora.decontamination import OVERLAP
 from drafter_trainer.corpora.questions import keep_out, load_questions
-from drafter_trainer.corpora.tasks import Task, mt_bench_file
+from drafter_trainer.corpora.tasks import TASKS, Task, mt_bench_file
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair
 from tests.corpora.test_questions import spec_bench
 
 PAIR = get_pair("de-en")
 STORY = Task("story")
-TWO_TURNS = Task("conversation", ("writing",), turns=2)
+TWO_TURNS = Task("conversation", categories=("writing",), turns=2)
 ROWS = [
     {"question_id": 1, "category": "writing", "turns": ["Write.", "Shorter."]},
     {"question_id": 2, "category": "qa", "turns": ["Why?"], "reference": "Because."},
@@ -24,7 +24,7 @@ ROWS = [
 def test_categories_choose_questions(tmp_path: Path) -> None:
     """Summaries timed among translations would be no task's speedup."""
     path = spec_bench(tmp_path / "q.jsonl", *ROWS)
-    asked = load_questions(path, PAIR, task=Task("question-answering", ("qa",)))
+    asked = load_questions(path, PAIR, task=TASKS["question-answering"])
     assert [question.question_id for question in asked] == ["2", "3"]
     assert [question.reference for question in asked] == ["Because.", None]
     assert len(load_questions(path, PAIR)) == 3
@@ -34,7 +34,7 @@ def test_other_pairs_translations_are_no_matter_of_another_task(tmp_path: Path) 
     """Spec-Bench has German translations in the same file: a French drafter's summaries are asked from it too."""
     german = {"question_id": 9, "category": "translation", "turns": ["Translate German to English: Ja."]}
     path = spec_bench(tmp_path / "q.jsonl", german, *ROWS)
-    assert len(load_questions(path, get_pair("fr-en"), task=Task("question-answering", ("qa",)))) == 2
+    assert len(load_questions(path, get_pair("fr-en"), task=TASKS["question-answering"])) == 2
 
 
 def test_file_without_the_tasks_categories_says_what_it_has(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_file_without_the_tasks_categories_says_what_it_has(tmp_path: Path) -> N
     with pytest.raises(
         InputError, match=r"no questions of task sums \(math\), only of qa, writing: name another file"
     ):
-        load_questions(path, PAIR, task=Task("sums", ("math",)))
+        load_questions(path, PAIR, task=Task("sums", categories=("math",)))
 
 
 def test_each_turn_is_a_question_after_the_ones_before_it(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_sample_without_the_task_says_what_to_name() -> None:
     """The sample's sentences asked under another task's name would be measured as that task."""
     for source in ("sample", "wmt16"):
         with pytest.raises(InputError, match=f"{source} has no questions of task summarisation: name a Spec-Bench"):
-            load_questions(source, PAIR, task=Task("summarisation", ("summarization",)))
+            load_questions(source, PAIR, task=TASKS["summarisation"])
 
 
 def install(folder: Path, monkeypatch: pytest.MonkeyPatch, question_file: str) -> None:

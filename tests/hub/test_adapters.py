@@ -118,7 +118,7 @@ def test_an_adapter_over_another_base_is_refused(
     with pytest.raises(InputError, match="was not trained over"):
         publish_run(arguments(run_folder), target, "float32", publishing)
     with pytest.raises(InputError, match="is a folder, which nobody else has"):
-        assemble(arguments(run_folder), target, 5, tmp_path / "new", str(tmp_path / "base" / "run" / "finetune"))
+        assemble(arguments(run_folder), target, tmp_path / "new", str(tmp_path / "base" / "run" / "finetune"))
     assert not (tmp_path / "published").exists()
 
 

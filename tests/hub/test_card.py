@@ -118,7 +118,7 @@ def test_training_data_have_revisions_and_counts() -> None:
     """What a drafter has read decides where it helps; without revision and count nobody can read the same."""
     card = render_card(DESCRIPTION, {}, "alice/x", None)
     data = section(card, "Training data")
-    link = "[wmt/wmt16](https://huggingface.co/datasets/wmt/wmt16), revision c0ffee, licence unknown"
+    link = "[wmt/wmt16](https://huggingface.co/datasets/wmt/wmt16), revision c0ffee, license unknown"
     assert f"| distill: corpus | wmt16: {link} |" in data
     assert "| distill: train | prompts 50, rows 200, dropped empty answer (English) 3 |" in data
     hyperparameters = section(card, "Hyperparameters")
@@ -151,15 +151,15 @@ def test_usage_lines_are_python(description: DrafterDescription) -> None:
     assert "| distill: chat template kwargs | enable thinking False |" in card
 
 
-def test_licence_is_stated_or_said_to_be_unknown() -> None:
-    """Silence about a licence reads as permission."""
-    assert "`mit`, which follows from the licence of" in section(
-        render_card(DESCRIPTION, {}, "alice/x", "mit"), "Licence"
+def test_license_is_stated_or_said_to_be_unknown() -> None:
+    """Silence about a license reads as permission."""
+    assert "`mit`, which follows from the license of" in section(
+        render_card(DESCRIPTION, {}, "alice/x", "mit"), "License"
     )
-    assert "own terms, on its page, hold" in section(render_card(DESCRIPTION, {}, "alice/x", "other"), "Licence")
-    unknown = section(render_card(DESCRIPTION, {}, "alice/x", None), "Licence")
+    assert "own terms, on its page, hold" in section(render_card(DESCRIPTION, {}, "alice/x", "other"), "License")
+    unknown = section(render_card(DESCRIPTION, {}, "alice/x", None), "License")
     assert unknown.strip().startswith("Unknown: none was named")
-    assert "whose licence decides what may be done" in unknown
+    assert "whose license decides what may be done" in unknown
 
 
 def test_what_the_card_says_to_run_runs(run_folder: Path, target: Target, tmp_path: Path) -> None:

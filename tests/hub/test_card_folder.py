@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
     place = tmp_path / "cards" / DESCRIPTION.name
     place.mkdir(parents=True)
     (place / "drafter.json").write_text(DESCRIPTION.to_json(), encoding="utf-8")
-    (place / "card.json").write_text('{"location": "alice/x", "licence": "mit"}', encoding="utf-8")
+    (place / "card.json").write_text('{"location": "alice/x", "license": "mit"}', encoding="utf-8")
     write_results(place / "results.json", DESCRIPTION.fingerprint())
     return place
 
@@ -101,7 +101,7 @@ def _another_drafter(folder: Path) -> None:
         ),
         pytest.param(
             lambda folder: (folder / "card.json").write_text('{"location": 1, "licence": []}'),
-            r"card\.json is no object of location and licence",
+            r"card\.json is no object of location and license",
             id="details of the wrong types",
         ),
     ],

@@ -74,7 +74,7 @@ def test_card_says_what_was_read_asked_and_dropped() -> None:
     text = " ".join(render_dataset_card(STEP, REPO, None).split())
     for expected in (
         "What [tests/tiny-target](https://huggingface.co/tests/tiny-target), revision c0ffee, answered when it was",
-        "wmt16: [wmt/wmt16](https://huggingface.co/datasets/wmt/wmt16), revision 0bea71f, licence unknown",
+        "wmt16: [wmt/wmt16](https://huggingface.co/datasets/wmt/wmt16), revision 0bea71f, license unknown",
         "file:sentences.txt, SHA-256 5ee7",
         "kept out: sample, questions.jsonl.",
         "| temperatures | 0; 0.75 |",

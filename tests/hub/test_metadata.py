@@ -20,8 +20,8 @@ from tests.loopback_hub import read_card
 CARDS = sorted(path.parent for path in (Path(__file__).parents[2] / "hub_cards").glob("*/results.json"))
 
 
-def metadata(description: DrafterDescription, measurements: dict[str, Any], licence: str | None) -> dict[str, Any]:
-    return ModelCard(render_card(description, measurements, "alice/x", licence)).data.to_dict()
+def metadata(description: DrafterDescription, measurements: dict[str, Any], license: str | None) -> dict[str, Any]:
+    return ModelCard(render_card(description, measurements, "alice/x", license)).data.to_dict()
 
 
 def test_metadata_is_what_the_hub_finds_it_by() -> None:
@@ -41,25 +41,25 @@ def test_metadata_is_what_the_hub_finds_it_by() -> None:
 
 
 @pytest.mark.parametrize(
-    ("description", "licence", "expected", "absent"),
+    ("description", "license", "expected", "absent"),
     [
-        pytest.param(DESCRIPTION, None, {}, {"license", "license_link"}, id="unknown licence"),
+        pytest.param(DESCRIPTION, None, {}, {"license", "license_link"}, id="unknown license"),
         pytest.param(
             DESCRIPTION,
             "other",
             {"license": "other", "license_link": "https://huggingface.co/tests/tiny-target"},
             set(),
-            id="other licence",
+            id="other license",
         ),
         pytest.param(ADAPTER, "mit", {"library_name": "peft", "base_model": "tests/tiny-target"}, set(), id="adapter"),
         pytest.param(NGRAM_ALONE, "mit", {"library_name": "transformers"}, {"datasets"}, id="n-gram alone"),
     ],
 )
 def test_metadata_follow_the_flavour(
-    description: DrafterDescription, licence: str | None, expected: dict[str, str], absent: set[str]
+    description: DrafterDescription, license: str | None, expected: dict[str, str], absent: set[str]
 ) -> None:
     """A key that is made up where nothing is known, or left out where something is, misleads a search."""
-    data = metadata(description, {}, licence)
+    data = metadata(description, {}, license)
     assert expected.items() <= data.items()
     assert not data.keys() & (absent | {"model-index"})
     assert data.keys() <= set(KEYS)
@@ -108,10 +108,10 @@ def test_model_index_round_trips(folder: Path) -> None:
 def test_the_hubs_validation_passes() -> None:
     """A card that the Hub refuses fails the push of the whole drafter; a planted fault must be refused here too."""
     cards = [
-        render_card(description, measurements, "alice/x", licence)
+        render_card(description, measurements, "alice/x", license)
         for description in (DESCRIPTION, ADAPTER, NGRAM_ALONE, dataclasses.replace(DESCRIPTION, training={}))
         for measurements in ({}, RESULTS)
-        for licence in (None, "apache-2.0", "other")
+        for license in (None, "apache-2.0", "other")
     ]
     cards += [(folder / "README.md").read_text(encoding="utf-8") for folder in CARDS]
     assert [read_card(card.encode())[1] for card in cards] == len(cards) * [[]]

@@ -189,8 +189,8 @@ def test_files_that_no_list_allows_stay_behind(
 
     def with_more(*given: object, **options: object) -> DrafterDescription:
         description = assemble(*given, **options)
-        (given[3] / "training_args.bin").write_bytes(b"pickle")
-        (given[3] / "custom_generate" / "state.pkl").write_bytes(b"pickle")
+        (given[2] / "training_args.bin").write_bytes(b"pickle")
+        (given[2] / "custom_generate" / "state.pkl").write_bytes(b"pickle")
         return description
 
     monkeypatch.setattr(publish_module, "assemble", with_more)

@@ -29,14 +29,14 @@ def test_more_is_answered_and_nothing_twice(
 
     first = distill()
     fingerprint = read_step(tmp_path / "distill")["fingerprint"]
-    elsewhere = ("--engine", "server", "--servers", "http://127.0.0.1:9", "--server_model", "another")
+    elsewhere = ("--servers", "http://127.0.0.1:9")
     with monkeypatch.context() as patched:
         patched.setattr(Target, "load_model", refuse_to_load)
-        for same in (("--batch_size", "1"), ("--target_name", "tests/renamed"), elsewhere, ("--samples", "3")):
+        for same in (("--batch_size", "1"), ("--target_name", "tests/renamed"), elsewhere):
             assert distill(*same) == first
     assert finished_step(tmp_path / "distill", "")["fingerprint"] == fingerprint
 
-    more = ("--temperatures", "0", "1", "--samples", "2", "--max_samples", "7", "--target_name", "tests/renamed")
+    more = ("--temperatures", "0", "1", "2", "--max_samples", "7", "--target_name", "tests/renamed")
     rows = distill(*more)
     assert len(rows) == 7 + 2 * 7
     assert [row for row in rows if row["key"] in {each["key"] for each in first}] == first
@@ -47,7 +47,7 @@ def test_more_is_answered_and_nothing_twice(
     (tmp_path / "distill" / "train" / "rows-000-000001.parquet").unlink()
     assert distill(*more) == rows  # though the record says finished
     for fewer, said in (
-        ((), r"temperatures: then \[0.0, 1.0\], now \[0.0\].* and 1\d of its rows are not asked for now"),
+        ((), r"temperatures: then \[0.0, 1.0, 2.0\], now \[0.0\].* and 1\d of its rows are not asked for now"),
         ((*more, "--max_new_tokens", "9"), "max_new_tokens: then 8, now 9, and 2"),
         ((*more, "--dtype", "bfloat16"), "dtype: then float32, now bfloat16"),
     ):
@@ -59,7 +59,7 @@ def test_more_is_answered_and_nothing_twice(
 def test_stored_answers_are_scored(tmp_path: Path, target_folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     """Prevent answers from being asked again because the server that gave them gave no log-probabilities."""
     with AnsweringServer(make_model(tokenizer), tokenizer) as server:
-        servers = ("--engine", "server", "--servers", server.url, "--server_kind", "transformers")
+        servers = ("--engine", "transformers", "--servers", server.url)
         recipe_main("distill")(options(target_folder, tmp_path, *servers))
     bare = stored_rows(RowStore(tmp_path / "distill" / "train"))
     recipe_main("distill")(options(target_folder, tmp_path, "--teacher_forcing", "true"))

@@ -46,8 +46,8 @@ def test_servers_answer_without_the_targets_weights(
     """Prevent a machine that only asks servers from loading, or needing room for, seventy billion parameters."""
     monkeypatch.setattr(Target, "load_model", refuse_to_load)
     with AnsweringServer(make_model(tokenizer), tokenizer) as server:
-        servers = ("--engine", "server", "--servers", server.url)
-        recipe_main("distill")(options(target_folder, tmp_path, *servers, "--concurrency", "2"))
+        servers = ("--servers", server.url)
+        recipe_main("distill")(options(target_folder, tmp_path, *servers))
     facts = read_step(tmp_path / "distill")["facts"]["train"]
     assert (facts["rows"], facts["retokenized"], facts["dropped"]) == (6, 0, {})
     assert sum(facts["languages"].values()) == 6
@@ -58,12 +58,13 @@ def test_servers_answer_without_the_targets_weights(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (("--engine", "server"), "engine server and servers go together"),
-        (("--servers", "http://host:8000"), "engine server and servers go together"),
-        (("--engine", "tgi"), "engine must be one of transformers, vllm, server, text, got tgi"),
-        (("--engine", "server", "--servers", "http://h", "--server_kind", "ollama"), "server_kind must be one of"),
-        (("--engine", "server", "--servers", "h:8000"), "is no address"),
-        (("--concurrency", "0"), "concurrency must be at least 1"),
+        (("--engine", "sglang"), "engine must be transformers or vllm, or give servers; got sglang"),
+        (
+            ("--engine", "ollama", "--servers", "http://h"),
+            "engine must be the kind of the servers, one of",
+        ),
+        (("--servers", "h:8000"), "is no address"),
+        (("--batch_size", "0"), "batch_size must be at least 1"),
     ],
 )
 def test_mistakes_are_said_before_anything_is_done(

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from drafter_trainer.benchmark.strategies import FILE_NAME, HYBRID, STRATEGIES
+from drafter_trainer.cli import language
 from drafter_trainer.corpora.sample import sample_rows
 from drafter_trainer.decoding import replay
 from drafter_trainer.drafters.description import DrafterDescription
@@ -21,9 +22,8 @@ def make(config: Path, *options: str) -> None:
     """Make a drafter for German, as `make drafter LANG=deu` does."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(replay, "evict_caches", lambda device: None)  # which takes ten milliseconds a round
-        recipe_main("drafter")(
-            ["--config", str(config), "--pair", "deu", "--text_samples", "40", "--minutes", "1", *options]
-        )
+        patch.setattr(language, "TEXTS", 40)
+        recipe_main("drafter")(["--config", str(config), "--pair", "deu", "--minutes", "1", *options])
 
 
 @pytest.fixture(scope="module")
@@ -113,5 +113,4 @@ def test_useless_text_publishes_nothing(config: Path, tmp_path: Path, content: b
 
 def places(run: Path) -> dict[str, Path]:
     """Return each strategy's run folder."""
-    named = [name for name, strategy in STRATEGIES.items() if not strategy.adapter]
-    return {name: run if name == HYBRID else run / "strategies" / name for name in named}
+    return {name: run if name == HYBRID else run / "strategies" / name for name in STRATEGIES}

@@ -29,7 +29,6 @@ def options(folder: Path, target_folder: Path, text: Path, *more: str) -> list[s
         "max_answers": "2",
         "longest_draft": "4",
         "repeats": "1",
-        "to": str(folder / "drafter"),
     }
     given = [word for name, value in named.items() for word in (f"--{name}", value)]
     return [*given, "--sources", "lookup", "ngram", *more]
@@ -56,10 +55,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory, target_folder: Path, text: 
 
 def test_text_alone_gives_a_drafter(folder: Path, text: Path) -> None:
     """Whoever has text and no time must not be asked for a training."""
-    assert sorted(path.name for path in (folder / "run").iterdir()) == ["tune"]
-    description = DrafterDescription.read(folder / "drafter")
+    assert sorted(path.name for path in (folder / "run").iterdir()) == ["drafter", "tune"]
+    description = DrafterDescription.read(folder / "run" / "drafter")
     assert set(description.files) == {TABLE}
-    assert (folder / "drafter" / TABLE).stat().st_size <= SIZE
+    assert (folder / "run" / "drafter" / TABLE).stat().st_size <= SIZE
     assert "ngram" in description.loop["sources"]
     assert "network" not in description.loop["sources"]
     assert list(description.training) == ["tune"]
@@ -88,7 +87,7 @@ def test_table_for_another_target_is_refused(folder: Path, target_folder: Path, 
             recipe_main("publish")([*given, "--sources", "lookup", "ngram", "--to", str(tmp_path / "drafter")])
     finally:
         step.write_text(recorded, encoding="utf-8")
-    assert not (tmp_path / "drafter").exists()
+    assert not (tmp_path / "run" / "drafter").exists()
 
 
 @pytest.mark.parametrize(
@@ -105,4 +104,4 @@ def test_mistaken_options_are_refused(
     """What cannot become a drafter must be said before the target is timed."""
     with pytest.raises(InputError, match=message):
         recipe_main("tune")(options(tmp_path, target_folder, text, *more))
-    assert not (tmp_path / "drafter").exists()
+    assert not (tmp_path / "run" / "drafter").exists()

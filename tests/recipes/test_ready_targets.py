@@ -106,7 +106,9 @@ def make_rows() -> Dataset:
 def test_configuration_gives_a_drafter_that_drafts(name: str, tmp_path: Path) -> None:
     """A layer that the model does not have, or a family that cannot be loaded, would show after hours on a GPU."""
     target_config, sibling_config, network = READY[name]
-    objects, given = parse_arguments("finetune", ["--config", str(CONFIGS / name / "common.yaml"), "--pair", "nl"], "")
+    named = ["--config", str(CONFIGS / name / "common.yaml"), "--pair", "nl"]
+    objects, _ = parse_arguments("finetune", named, "")
+    _, given = parse_arguments("publish", named, "")
     shape = next(found for found in objects if isinstance(found, DrafterArguments))
     training = next(found for found in objects if isinstance(found, DrafterTrainingArguments))
     assert training.learning_rate <= 1e-4
@@ -120,8 +122,7 @@ def test_configuration_gives_a_drafter_that_drafts(name: str, tmp_path: Path) ->
         options["initialization"] = str(tmp_path / "sibling")
     target = Target(given["target_model"], hash_folder(tmp_path / "target"), str(tmp_path / "target"))
     drafter = create_drafter(target, **options, languages="nl")
-    named = shape.initial_layers or shape.checkpoint_layers
-    depth = len(named) or sibling_config.num_hidden_layers
+    depth = len(shape.initial_layers or shape.checkpoint_layers) or sibling_config.num_hidden_layers
     assert (drafter.config.num_hidden_layers, drafter.config.vocab_size) == (
         depth,
         target_config.get_text_config().vocab_size,

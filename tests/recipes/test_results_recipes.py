@@ -34,7 +34,7 @@ def test_report_is_written_beside_its_results(file: Path, tmp_path: Path) -> Non
     """A results file that somebody sent is a page with one command."""
     recipe_main("report")([str(file)])
     assert {path.name for path in file.parent.iterdir()} == {"results.json", "report.md", "report.html", "plots"}
-    recipe_main("report")([str(file), "--out", str(tmp_path / "elsewhere")])
+    recipe_main("report")([str(file), "--output_dir", str(tmp_path / "elsewhere")])
     assert (tmp_path / "elsewhere" / "report.html").is_file()
 
 
@@ -42,7 +42,7 @@ def test_readme_and_docs_show_what_was_measured(tmp_path: Path, monkeypatch: pyt
     """A table that drifts from its results file, or from the schema, is made up: `make readme` must change nothing."""
     shutil.copytree(ROOT / "hub_cards", tmp_path / "hub_cards")
     (tmp_path / "docs").mkdir()
-    written = ("README.md", "docs/serving.md", "docs/results_schema.md")
+    written = ("README.md", "docs/serving.md", "docs/results_schema.md", "docs/api.md")
     for page in written:
         shutil.copy(ROOT / page, tmp_path / page)
     monkeypatch.chdir(tmp_path)

@@ -77,9 +77,9 @@ def test_conversation_is_kept_turn_by_turn(config: Path, drafter: Path, capsys: 
     options = ["--task", "conversation", "--questions", str(questions)]
     bench(config, drafter, *options)
     folder = config.parent / "run" / "tasks" / "conversation"
-    assert not (folder / "outputs.jsonl").exists()
+    (folder / "outputs.jsonl").unlink()  # as an earlier release left it
     before = (folder / "results.json").stat().st_mtime_ns
-    bench(config, drafter, *options, "--save_outputs", "true")
+    bench(config, drafter, *options)
     assert "finished before" in capsys.readouterr().out
     assert (folder / "results.json").stat().st_mtime_ns == before
     outputs = read_outputs(folder / "outputs.jsonl")

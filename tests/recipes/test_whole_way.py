@@ -117,7 +117,7 @@ def test_forecast_before_and_after_training(
 ) -> None:
     """Whether a drafter will pay on a machine must be known before days go into it."""
     monkeypatch.setattr(replay, "evict_caches", lambda device: None)
-    given = ["--out", str(tmp_path), "--longest_draft", "3", "--repeats", "1"]
+    given = ["--output_dir", str(tmp_path), "--longest_draft", "3", "--repeats", "1"]
     recipe_main("predict")(["--config", str(config), *given])
     said = json.loads((tmp_path / "predict.json").read_text(encoding="utf-8"))
     assert len(said["costs"]["passes"]) == 4
@@ -127,14 +127,14 @@ def test_forecast_before_and_after_training(
     assert "forecast" not in said
     assert (tmp_path / "predict.png").read_bytes().startswith(b"\x89PNG")
     recipe_main("predict")(
-        ["--config", str(config), "--out", str(tmp_path), "--drafter", str(run / "drafter"), "--repeats", "1"]
+        ["--config", str(config), "--output_dir", str(tmp_path), "--drafter", str(run / "drafter"), "--repeats", "1"]
     )
     forecast = json.loads((tmp_path / "predict.json").read_text(encoding="utf-8"))["forecast"]
     assert 1 <= forecast["tokens_per_pass"] <= 17
     assert forecast["speedup"] > 0
     assert forecast["answers"] > 0
     given = ["--drafter", str(run / "drafter"), "--repeats", "1", "--questions", "sample", "--max_new_tokens", "6"]
-    recipe_main("predict")(["--config", str(config), "--out", str(tmp_path), "--max_answers", "3", *given])
+    recipe_main("predict")(["--config", str(config), "--output_dir", str(tmp_path), "--max_answers", "3", *given])
     forecast = json.loads((tmp_path / "predict.json").read_text(encoding="utf-8"))["forecast"]
     assert (forecast["of"], forecast["answers"]) == ("sample", 3)
     assert 1 <= forecast["tokens_per_pass"] <= 6
@@ -156,7 +156,7 @@ def test_results_hold_every_method_and_are_lossless(run: Path) -> None:
 
 def test_baselines_are_trained_on_the_same_rows_and_measured_beside(run: Path, config: Path, tmp_path: Path) -> None:
     """A baseline that is left out, or that changes the text without being marked, makes the comparison a lie."""
-    options = ["--config", str(config), "--out", str(tmp_path)]
+    options = ["--config", str(config), "--output_dir", str(tmp_path)]
     everyone = ["--baselines", "lookahead", "medusa", "eagle", "early_exit", "--alone", "lookup", "network"]
     with pytest.raises(InputError, match=r"there is no finished step in .*medusa: train it with medusa first"):
         recipe_main("bench")([*options, *everyone])
@@ -219,7 +219,7 @@ def mistaken(config: Path, tmp_path: Path, recipe: str, *options: str) -> None:
     """Run a recipe in a run folder of its own, in which nothing may be left half-written."""
     fresh = tmp_path / "fresh"
     options = ("--config", str(config), "--run_folder", str(fresh), *options)
-    if recipe in ("finetune", "tune", "publish"):
+    if recipe == "publish":
         options += ("--to", str(fresh / "drafter"))
     try:
         recipe_main(recipe)(list(options))
@@ -253,7 +253,7 @@ def test_drafter_with_another_tokenizer_is_refused_everywhere(run: Path, config:
     other.save_pretrained(folder)
     (folder / "tokenizer.json").write_text(json.dumps(state), encoding="utf-8")
 
-    options = ["--output_dir", str(tmp_path / "finetune"), "--initialization", str(folder), "--publish", "false"]
+    options = ["--output_dir", str(tmp_path / "finetune"), "--initialization", str(folder)]
     with pytest.raises(IncompatibleTokenizerError, match="differs from the target's in 2 tokens"):
         recipe_main("finetune")(["--config", str(config), *options])
     mixed = tmp_path / "mixed"
@@ -262,7 +262,7 @@ def test_drafter_with_another_tokenizer_is_refused_everywhere(run: Path, config:
     description = json.loads((mixed / "drafter.json").read_text(encoding="utf-8")) | {"tokenizer_sha256": "0" * 64}
     (mixed / "drafter.json").write_text(json.dumps(description), encoding="utf-8")
     with pytest.raises(IncompatibleTokenizerError, match="differs from the target's in 2 tokens"):
-        recipe_main("bench")(["--config", str(config), "--drafter", str(mixed), "--out", str(tmp_path / "out")])
+        recipe_main("bench")(["--config", str(config), "--drafter", str(mixed), "--output_dir", str(tmp_path / "out")])
     trained = tmp_path / "run"
     shutil.copytree(run / "finetune", trained / "finetune")
     shutil.copy(folder / "tokenizer.json", trained / "finetune")

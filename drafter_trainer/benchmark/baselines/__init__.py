@@ -34,6 +34,7 @@ DESCRIPTION = "baseline.json"
 _OLD_DESCRIPTION, _OLD_KEY = "rival.json", "rival"  # of folders that were trained before
 TRAINED = ("medusa", "eagle")
 _WEIGHTS = "model.safetensors"
+_EARLY_EXIT_LENGTH = 3
 _EAGLE_DEPTH = 4  # levels of its tree; the accuracy of a guess is measured for one level and taken for all
 
 
@@ -44,8 +45,6 @@ def build_baselines(
     folders: Mapping[str, Path],
     lookahead: Sequence[int] = (5, 4, 5),
     tree_nodes: int = 12,
-    early_exit_layer: int | None = None,
-    early_exit_length: int = 3,
 ) -> list[Method]:
     """List the baselines that are asked for, as methods of a table.
 
@@ -56,8 +55,6 @@ def build_baselines(
         folders (`Mapping[str, Path]`): Of those that are trained.
         lookahead (`Sequence[int]`, *optional*): Window, tokens of an n-gram, and n-grams tried at once.
         tree_nodes (`int`, *optional*, defaults to `12`): Size of the trees of Medusa and EAGLE.
-        early_exit_layer (`int`, *optional*): Layers that draft; half of the target's if left out.
-        early_exit_length (`int`, *optional*, defaults to `3`): Tokens that they draft in one round.
     Raises:
         InputError: If one of them cannot run with this target, or was trained for another.
     """
@@ -73,7 +70,7 @@ def build_baselines(
             case "eagle":
                 methods.append(_looping("EAGLE", load_eagle(folders[baseline], target, target_model, tree_nodes)))
             case _:
-                methods.append(_early_exit(target_model, early_exit_layer, early_exit_length))
+                methods.append(_early_exit(target_model))
     return methods
 
 
@@ -112,14 +109,13 @@ def _looping(name: str, decoding: TreeDecoding, lossy: bool = False) -> Method:
     return Method(name, decoding.draft_length, {"custom_generate": decoding}, lossy)
 
 
-def _early_exit(target_model: PreTrainedModel, layer: int | None, draft_length: int) -> Method:
-    depth = target_model.config.get_text_config().num_hidden_layers
-    layer = layer or depth // 2
-    if not 1 <= layer < depth:
-        raise InputError(f"early_exit_layer {layer}: the target has {depth} layers, draft with fewer")
+def _early_exit(target_model: PreTrainedModel) -> Method:
+    layer = target_model.config.get_text_config().num_hidden_layers // 2
+    if not layer:
+        raise InputError("early_exit: a target of one layer has none to leave out")
     # Assisted decoding reads the draft length from the drafter's configuration, which here is the target itself.
-    set_draft_length(target_model.generation_config, draft_length)
-    return Method(f"early exit after {layer} layers", draft_length, {"assistant_early_exit": layer})
+    set_draft_length(target_model.generation_config, _EARLY_EXIT_LENGTH)
+    return Method(f"early exit after {layer} layers", _EARLY_EXIT_LENGTH, {"assistant_early_exit": layer})
 
 
 def _read_description(folder: Path, baseline: str, target: Target) -> dict[str, Any]:

@@ -191,7 +191,6 @@ def train_baseline(
     training: BaselineTrainingArguments,
     settings: dict[str, Any],
     dtype: str = "auto",
-    max_train_rows: int | None = None,
 ) -> Step:
     """Train a baseline as a step: leave its weights, draft vocabulary and description in `training.output_dir`.
 
@@ -205,7 +204,6 @@ def train_baseline(
         training (`BaselineTrainingArguments`): How it is trained, and its folder.
         settings (`dict`): What the step records.
         dtype (`str`, *optional*, defaults to `"auto"`): The target's dtype.
-        max_train_rows (`int`, *optional*): Maximum number of rows for training, chosen at random.
     Returns:
         `Step`: The step, with its facts.
     """
@@ -218,7 +216,7 @@ def train_baseline(
         set_seed(training.seed)  # weights that are drawn are drawn alike in every run
         model = make_model(target_model.config.get_text_config())
         said = {"baseline": baseline} | description
-        step.facts |= _train(trainer_class, model, target, target_model, max_train_rows, folders, training, said)
+        step.facts |= _train(trainer_class, model, target, target_model, folders, training, said)
     return step
 
 
@@ -227,7 +225,6 @@ def _train(
     model: torch.nn.Module,
     target: Target,
     target_model: PreTrainedModel,
-    max_train_rows: int | None,
     folders: Sequence[Path],
     training: BaselineTrainingArguments,
     description: dict[str, Any],
@@ -235,8 +232,6 @@ def _train(
     """Train on finished distillations; return the facts of the step."""
     tokenizer, folder = target.load_tokenizer(), Path(training.output_dir)
     rows = {split: load_split(folders, split, target, topk=False) for split in ("train", "validation")}
-    if max_train_rows is not None and max_train_rows < len(rows["train"]):
-        rows["train"] = rows["train"].shuffle(training.seed).select(range(max_train_rows))
     vocabulary = target_model.config.get_text_config().vocab_size
     counts = count_ids(rows["train"]["response_ids"], vocabulary)
     draft_ids = torch.arange(vocabulary)

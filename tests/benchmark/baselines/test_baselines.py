@@ -129,9 +129,3 @@ def test_typical_acceptance_by_hand() -> None:
     assert (path, following) == ([], 0)
     path, following = accept_typical(tree, torch.tensor([even, sure, sure, even]).log())
     assert (path, following) == ([first], 0)
-
-
-def test_early_exit_needs_fewer_layers(target: Target, target_model: PreTrainedModel) -> None:
-    """With all layers the target drafts what it says anyway, at its own price."""
-    with pytest.raises(InputError, match="early_exit_layer 4: the target has 4 layers"):
-        build(target, target_model, {}, baselines=["early_exit"], early_exit_layer=4)

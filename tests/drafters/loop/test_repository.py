@@ -21,9 +21,9 @@ from drafter_trainer.drafters.loop.generate import attach_loop, loop_of
 from drafter_trainer.drafters.loop.repository import DESCRIPTION, TABLE, VOCABULARY, build_loop
 from drafter_trainer.drafters.loop.settings import NGRAM_BINS, LoopSettings
 from drafter_trainer.drafters.ngram import count_table, table_bytes
+from drafter_trainer.drafters.saving import DRAFT_LENGTH
 from drafter_trainer.drafters.vocabulary import vocabulary_bytes
 from drafter_trainer.errors import InputError
-from drafter_trainer.hub.publishing import Publishing
 from drafter_trainer.targets import Target
 from tests.client import run_client
 from tests.drafters.loop.conftest import PROMPTS, describe, make_settings, replace_file
@@ -196,7 +196,7 @@ def test_loop_stands_alone() -> None:
 def test_folder_without_remote_code_drafts_with_the_stock_loop(published: Path, target_model: PreTrainedModel) -> None:
     """Nobody has to trust anything: the drafter is a model of a known family, with its published draft length."""
     drafter = AutoModelForCausalLM.from_pretrained(published)
-    length = Publishing().draft_length
+    length = DRAFT_LENGTH
     assert "generate" not in vars(drafter)
     assert drafter.generation_config.num_assistant_tokens == length
     check_greedy(target_model, drafter)

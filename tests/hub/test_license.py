@@ -1,11 +1,11 @@
-"""The licence that a drafter takes over from its target."""
+"""The license that a drafter takes over from its target."""
 
 from pathlib import Path
 
 import pytest
 
 from drafter_trainer.errors import InputError
-from drafter_trainer.hub.licence import target_licence
+from drafter_trainer.hub.license import target_license
 from drafter_trainer.targets import Target
 
 
@@ -25,13 +25,13 @@ def target_with(folder: Path, card: str | None) -> Target:
         pytest.param(None, None, id="no card"),
     ],
 )
-def test_licence_of_a_folder(tmp_path: Path, card: str | None, expected: str | None) -> None:
-    """A licence that is guessed where the target names none would permit what nobody permitted."""
-    assert target_licence(target_with(tmp_path, card)) == expected
+def test_license_of_a_folder(tmp_path: Path, card: str | None, expected: str | None) -> None:
+    """A license that is guessed where the target names none would permit what nobody permitted."""
+    assert target_license(target_with(tmp_path, card)) == expected
 
 
 def test_unreadable_card_is_named(tmp_path: Path) -> None:
     """A parser's traceback does not say what to do."""
     for card in ("---\nlicense: [\n---\n", "---\n- license\n---\n"):
-        with pytest.raises(InputError, match=r"the licence of tests/tiny-target cannot be read from .*name it"):
-            target_licence(target_with(tmp_path, card))
+        with pytest.raises(InputError, match=r"the license of tests/tiny-target cannot be read from .*name it"):
+            target_license(target_with(tmp_path, card))

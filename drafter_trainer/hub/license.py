@@ -1,4 +1,4 @@
-"""The licence of what is trained on a target's answers: the target's decides it."""
+"""The license of what is trained on a target's answers: the target's decides it."""
 
 from pathlib import Path
 
@@ -10,11 +10,11 @@ from drafter_trainer.errors import InputError
 from drafter_trainer.targets import Target
 
 
-def target_licence(target: Target) -> str | None:
-    """Read the licence identifier from a target's own card, on the Hub or in its folder.
+def target_license(target: Target) -> str | None:
+    """Read the license identifier from a target's own card, on the Hub or in its folder.
 
     Returns:
-        `str`, or `None` where there is no card or it names no licence.
+        `str`, or `None` where there is no card or it names no license.
     Raises:
         InputError: If the card's metadata cannot be read.
     """
@@ -31,7 +31,7 @@ def target_licence(target: Target) -> str | None:
         metadata = huggingface_hub.metadata_load(card) or {}
     except (ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"the licence of {target.name} cannot be read from {card} ({reason}): name it") from error
-    licence = metadata.get("license")
+        raise InputError(f"the license of {target.name} cannot be read from {card} ({reason}): name it") from error
+    license = metadata.get("license")
     # A list of several says nothing that one identifier could.
-    return licence if isinstance(licence, str) else None
+    return license if isinstance(license, str) else None
