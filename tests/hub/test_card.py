@@ -151,6 +151,16 @@ def test_usage_lines_are_python(description: DrafterDescription) -> None:
     assert "| distill: chat template kwargs | enable thinking False |" in card
 
 
+def test_a_multimodal_target_is_loaded_by_its_own_class() -> None:
+    """`AutoModelForCausalLM` refuses Mistral 3, and so would the first line that a reader of the card copies."""
+    prompting = {"auto_class": "AutoModelForImageTextToText"}
+    for description in (DESCRIPTION, ADAPTER):
+        lines = code_blocks(render_card(dataclasses.replace(description, prompting=prompting), {}, "alice/x", None))[0]
+        assert f'target = AutoModelForImageTextToText.from_pretrained("{description.target}")' in lines
+        own = "AutoModelForCausalLM, " * (description is DESCRIPTION)
+        assert f"from transformers import {own}AutoModelForImageTextToText, AutoTokenizer\n" in lines
+
+
 def test_license_is_stated_or_said_to_be_unknown() -> None:
     """Silence about a license reads as permission."""
     assert "`mit`, which follows from the license of" in section(

@@ -271,8 +271,12 @@ def test_drafter_with_another_tokenizer_is_refused_everywhere(run: Path, config:
     assert not (tmp_path / "to").exists()
 
 
-def test_no_token_for_the_hub_is_said_before_training(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A training of days must not end with nowhere to publish to."""
-    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
-    with pytest.raises(InputError, match="no token for the Hub: set HF_TOKEN"):
-        recipe_main("finetune")(["--config", str(config), "--to", "hub"])
+def test_layers_that_nobody_names_are_searched(run: Path, config: Path, tmp_path: Path) -> None:
+    """The first layers of a target learn more slowly than those that its own completions choose."""
+    values = {"base": str(config), "finetune.initialization": "layers", "initial_layers": None, "num_hidden_layers": 2}
+    (tmp_path / "layers.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    given = ["--config", str(tmp_path / "layers.yaml"), "--run_folder", str(tmp_path), "--data", str(run / "distill")]
+    recipe_main("finetune")(given)
+    facts = json.loads((tmp_path / "finetune" / "step.json").read_text(encoding="utf-8"))["facts"]
+    assert (facts["initial_layers"][0], len(facts["initial_layers"])) == (0, 2)
+    assert (tmp_path / "drafter" / "drafter.json").is_file()
