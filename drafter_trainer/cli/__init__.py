@@ -16,7 +16,6 @@ STEPS = {
     "serve": "Serve a target with its drafter in vLLM or llama.cpp",
     "language": "All steps for one language: try every strategy, publish the fastest",
     "predict": "Forecast the speedup of a drafter on this machine before training it",
-    "judge": "Let a language model grade the completions of each method",
     "compare": "Compare two results.json: which methods became faster or slower",
     "report": "Render the report of a results.json again",
     "gallery": "Render all measured drafters as one page",

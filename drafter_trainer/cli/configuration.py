@@ -22,7 +22,6 @@ from drafter_trainer.cli.arguments import (
 )
 from drafter_trainer.cli.measuring_arguments import (
     BenchmarkArguments,
-    JudgeArguments,
     PredictionArguments,
     TuningArguments,
 )
@@ -48,7 +47,6 @@ OPTIONS = {
     "bench": (RunArguments, TargetArguments, BenchmarkArguments),
     "medusa": (RunArguments, TargetArguments, RowsArguments, BaselineTrainingArguments),
     "eagle": (RunArguments, TargetArguments, RowsArguments, BaselineTrainingArguments),
-    "judge": (JudgeArguments,),
 }
 # What a key of a configuration was called before.
 _EARLIER = {"licence": "license", "rivals": "baselines"}

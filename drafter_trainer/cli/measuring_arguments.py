@@ -1,4 +1,4 @@
-"""Options of the steps that measure: tune, bench, judge and predict."""
+"""Options of the steps that measure: tune, bench and predict."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -102,21 +102,6 @@ class BenchmarkArguments:
     def others(self) -> dict[str, str]:
         """Places of the drafters of `against`, by name."""
         return {name: place for name, _, place in (entry.partition("=") for entry in self.against)}
-
-
-@dataclass
-class JudgeArguments:
-    """Which model grades which completions."""
-
-    _argument_group_name: ClassVar[str] = "judge"
-
-    outputs: str = option("", "Folder of an outputs.jsonl, which bench writes")
-    servers: list[str] = option([], "OpenAI-compatible servers such as http://host:8000; key in OPENAI_API_KEY")
-    judge_model: str = option("", "The servers' name for the judge")
-
-    def __post_init__(self) -> None:
-        if not self.outputs or not self.servers or not self.judge_model:
-            raise InputError("give --outputs FOLDER --servers http://HOST:PORT --judge_model NAME")
 
 
 @dataclass

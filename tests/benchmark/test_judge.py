@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from drafter_trainer.benchmark.judge import Chat, judge, judgement_table, read_grade, summarise
+from benchmarks.judge import Chat, judge, judgement_table, main, read_grade, summarise
 from drafter_trainer.benchmark.outputs import FILE_NAME, read_outputs, write_outputs
 from drafter_trainer.distillation.servers import ServerEngine
 from drafter_trainer.errors import InputError
 from tests.distillation.answering_server import AnsweringServer
-from tests.recipes.test_whole_way import recipe_main
 
 LIMIT = 64
 GRADES = {"good": "Well said.\n\nGrade: 9", "poor": "No.\n**Grade: 3/10**", "odd": "I would rather not."}
@@ -136,8 +135,8 @@ def test_recipe_writes_what_it_prints(
     write_outputs(records, tmp_path / FILE_NAME)
     assert [entry["method"] for entry in read_outputs(tmp_path / FILE_NAME)] == ["plain", "drafter"] * 2
     with serve() as server:
-        options = ["--outputs", str(tmp_path), "--servers", f"{server.url}/v1", "--judge_model", "a-judge"]
-        recipe_main("judge")(options)
+        options = ["--outputs", str(tmp_path), "--servers", f"{server.url}/v1", "--model", "a-judge"]
+        main(options)
         written = json.loads((tmp_path / "judge.json").read_text(encoding="utf-8"))
         assert {method["name"]: method["grade"]["value"] for method in written["methods"]} == {
             "plain": 9,
@@ -146,17 +145,17 @@ def test_recipe_writes_what_it_prints(
         assert "-6.00 (-6.00 to -6.00)" in capsys.readouterr().out
     with serve(lambda number, body: "400") as server:
         (tmp_path / "judge" / "journal.jsonl").unlink()
-        recipe_main("judge")([*options[:2], "--servers", server.url, *options[4:]])
+        main([*options[:2], "--servers", server.url, *options[4:]])
         assert "2 judgements refused by the servers with status 400" in capsys.readouterr().out
         write_outputs(records[:1], tmp_path / FILE_NAME)
         with pytest.raises(InputError, match="made with other settings"):
-            recipe_main("judge")(options)
+            main(options)
 
 
 def test_outputs_that_are_missing_or_broken_are_named(tmp_path: Path) -> None:
     """Whoever did not keep the answers must be told how to."""
     with pytest.raises(InputError, match=r"outputs\.jsonl: no such file: run bench first"):
-        recipe_main("judge")(["--outputs", str(tmp_path), "--servers", "http://127.0.0.1:1", "--judge_model", "m"])
+        main(["--outputs", str(tmp_path), "--servers", "http://127.0.0.1:1", "--model", "m"])
     (tmp_path / FILE_NAME).write_text('{"method": "plain", "text": "a"}\n', encoding="utf-8")
     with pytest.raises(InputError, match=r"line 1: lacks chat, question_id, seed, temperature"):
         read_outputs(tmp_path / FILE_NAME)
