@@ -12,7 +12,6 @@ def explain_refusal(repo: str, error: BaseException) -> str:
 
     Args:
         repo (`str`): Hub id of what was asked for.
-        error (`BaseException`): What was raised.
     Returns:
         `str`, with advice where a token or an access is missing, otherwise the error's own text.
     """

@@ -9,7 +9,6 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """Write a file so that it appears whole or not at all.
 
     Args:
-        path (`Path`): Its final place.
         write (`Callable[[Path], None]`): Writes it to the path that it is given.
     """
     partial = path.with_name(f".partial-{os.getpid()}-{path.name}")

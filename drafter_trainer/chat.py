@@ -42,7 +42,6 @@ def chat_of(prompt: str, earlier: Sequence[tuple[str, str]] = ()) -> list[dict[s
     """Write what a user asks as the messages of a chat.
 
     Args:
-        prompt (`str`): What is asked now.
         earlier (`Sequence[tuple[str, str]]`, *optional*): What was asked and answered before, first to last.
     """
     messages = []
@@ -64,8 +63,6 @@ class ChatTokenizer:
             in a message or a text, such as `<|im_end|>`, are plain text. By default they are the tokens themselves, as
             in `apply_chat_template`.
         source (`str`, *optional*): The template's file, or what else names it in messages.
-    Raises:
-        InputError: If the template is no Jinja, takes no such variable, or does not show what the user asks.
     """
 
     def __init__(
@@ -97,11 +94,8 @@ class ChatTokenizer:
         Args:
             messages (`Sequence[Mapping]`): With `role`, `content`, and where there are some `reasoning_content` and
                 `tool_calls`.
-            tools (`Sequence[Mapping]`, *optional*): JSON schemas of tools.
             add_generation_prompt (`bool`, *optional*, defaults to `False`): End with what begins an answer.
             unshown (`Counter[str]`, *optional*): Gains the kinds of content that the template leaves out.
-        Raises:
-            RefusedConversationError: If the template refuses the conversation, or does not show what the user says.
         """
         text = self._render(messages, tools, add_generation_prompt)
         missing = _missing(messages, tools, text)
@@ -116,13 +110,7 @@ class ChatTokenizer:
         ]
 
     def encode_prompt(self, prompt: str, earlier: Sequence[tuple[str, str]] = ()) -> list[int]:
-        """Turn what a user asks into token ids, up to where the answer begins.
-
-        Args:
-            prompt, earlier: As for `chat_of`.
-        Raises:
-            RefusedConversationError: As for `encode`.
-        """
+        """Turn what a user asks into token ids, up to where the answer begins."""
         return self.encode(chat_of(prompt, earlier), add_generation_prompt=True)
 
     def encode_text(self, text: str, add_special_tokens: bool = False) -> list[int]:

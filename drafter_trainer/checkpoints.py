@@ -20,15 +20,7 @@ def model_class_of(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
 
 
 def load_checkpoint(path: str, revision: str | None, dtype: str | torch.dtype) -> PreTrainedModel:
-    """Load a model that generates text, multimodal ones whole.
-
-    Args:
-        path (`str`): Hub id or folder.
-        revision (`str`, *optional*): On the Hub.
-        dtype (`str` or `torch.dtype`): As for `from_pretrained`.
-    Raises:
-        ValueError: If it does not generate text.
-    """
+    """Load a model that generates text, multimodal ones whole."""
     config = AutoConfig.from_pretrained(path, revision=revision)
     model_class = model_class_of(config)
     if model_class is None:

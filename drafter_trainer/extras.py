@@ -11,10 +11,7 @@ def require(module: str, extra: str) -> ModuleType:
     """Import a library that an extra of this package brings.
 
     Args:
-        module (`str`): Name of the module.
         extra (`str`): The extra in `pip install "drafter_trainer[extra]"`.
-    Raises:
-        InputError: If it is not installed.
     """
     try:
         return importlib.import_module(module)

@@ -125,11 +125,7 @@ class Pair:
 
 @functools.cache
 def get_language(code: str) -> Language:
-    """Look a language up by any ISO 639 code or BCP 47 tag.
-
-    Raises:
-        InputError: If there is no such language.
-    """
+    """Look a language up by any ISO 639 code or BCP 47 tag."""
     if (listed := _CODES.get(code.lower())) is not None:
         return listed
     advice = "give an ISO 639 code or a BCP 47 tag, such as de, haw, pt-BR or zh-Hant"
@@ -170,8 +166,6 @@ def get_pair(pair: str) -> Pair:
     Args:
         pair (`str`): Two language tags with a hyphen between them, source first. A language begins with a small
             letter and what specifies it, a script or region, with a capital one.
-    Raises:
-        InputError: If the text is not two known languages.
     """
     tags = _split(pair)
     if len(tags) != 2:
@@ -192,8 +186,6 @@ def read_languages(languages: str | Iterable[str] | None) -> tuple[tuple[Languag
             its translation (`"de-en"`).
     Returns:
         `tuple` of the languages, and of the pair where it is a translation.
-    Raises:
-        InputError: If one is unknown.
     """
     if languages is None:
         return (), None
@@ -208,8 +200,6 @@ def read_language_or_pair(text: str) -> Pair:
 
     Args:
         text (`str`): As a user gives it on the command line.
-    Raises:
-        InputError: If it names no known language other than English, and no pair.
     """
     if len(_split(text)) == 2:
         return get_pair(text)

@@ -20,7 +20,6 @@ class Repository:
     """A published drafter, or the folder of one.
 
     Args:
-        name (`str`): Hub id or folder.
         commit (`str`, *optional*): Commit on the Hub; `None` for a folder.
     """
 
@@ -32,10 +31,7 @@ class Repository:
         """Find a repository.
 
         Args:
-            name (`str` or `Path`): Hub id or folder.
             revision (`str`, *optional*): Branch, tag or commit on the Hub.
-        Raises:
-            InputError: If there is no such folder, and no such repository or revision on the Hub.
         """
         commit = None if Path(name).is_dir() else resolve_commit(str(name), revision, "a published drafter")
         return cls(str(name), commit)
@@ -61,11 +57,7 @@ class Repository:
         return f"{weights}+{hashlib.sha256(description.read_bytes()).hexdigest()[:16]}"
 
     def find(self, name: str) -> Path | None:
-        """Return the path of a file, on the Hub after fetching it; `None` where there is no such file.
-
-        Raises:
-            InputError: If the Hub refuses.
-        """
+        """Return the path of a file, on the Hub after fetching it; `None` where there is no such file."""
         if self.commit is None:
             path = Path(self.name) / name
             return path if path.is_file() else None

@@ -110,11 +110,7 @@ def write_results(results: Results, path: Path) -> None:
 
 
 def read_results(path: Path) -> Results:
-    """Read and check results.
-
-    Raises:
-        InputError: If the file is missing, malformed, or of another schema.
-    """
+    """Read and check results."""
     if not path.is_file():
         raise InputError(f"{path}: no such file: run make bench first")
     try:
@@ -129,10 +125,7 @@ def check_results(results: Any, place: str) -> None:
     """Check results against the schema, and that all methods of a run were asked the same questions.
 
     Args:
-        results (`Any`): As read.
         place (`str`): The file, for the message.
-    Raises:
-        InputError: If they do not follow it; the message names the place within the file.
     """
     # Not at the top: an engine that loads a drafter has no need of it.
     from jsonschema import Draft202012Validator
@@ -170,7 +163,6 @@ class Headline:
         alpha (`float`, *optional*): Chance that one token is accepted; `None` where nothing was drafted.
         mean_accepted_tokens (`float`): Tokens that one pass of the target yields.
         setting (`str`): What was asked, and how it was decoded.
-        machine (`str`): Target, device and libraries.
     """
 
     speedup: float
@@ -183,11 +175,7 @@ class Headline:
 
     @classmethod
     def from_results(cls, results: Any) -> "Headline":
-        """Take it out of results.
-
-        Raises:
-            LookupError, TypeError, ValueError: If these are no results of a drafter.
-        """
+        """Take it out of results."""
         runs = results["runs"]
         run = next((run for run in runs if run["temperature"] == 0), runs[0])
         method = next((method for method in run["methods"] if method["name"] == DRAFTER), None)

@@ -55,8 +55,6 @@ class Run:
     """A drafter in the making, and the folders of its steps.
 
     Args:
-        name (`str`): Name of the drafter.
-        folder (`Path`): Folder of all steps.
         languages (`str`): Tag of its language, or of its pair.
     """
 
@@ -102,7 +100,6 @@ class Step:
 
     Args:
         folder (`Path`): Where the step leaves its results.
-        recipe (`str`): Name of the recipe.
         settings (`dict`): What was given for it; settings that decide no result are left aside.
         inputs (`dict[str, str]`): Fingerprints of what it reads: the target's name and revision, earlier steps.
         main (`bool`, *optional*, defaults to `True`): Whether this process writes; with several, the first does.
@@ -138,11 +135,7 @@ class Step:
         self.fingerprint = hashlib.sha256(json.dumps(self._record, sort_keys=True).encode()).hexdigest()[:16]
 
     def is_finished(self) -> bool:
-        """Tell whether the step has been done, with these settings and inputs.
-
-        Raises:
-            InputError: If the folder holds a step with other settings or inputs; the message names the difference.
-        """
+        """Tell whether the step has been done, with these settings and inputs."""
         earlier = read_step(self.folder)
         if earlier is None:
             return False
@@ -162,8 +155,6 @@ class Step:
 
         Args:
             because (`str`, *optional*): What of the other step is in the way.
-        Raises:
-            InputError: That names the difference.
         """
         if self.difference:
             raise InputError(
@@ -229,11 +220,7 @@ def _content(key: str, value: Any) -> Any:
 
 
 def read_step(folder: Path) -> dict[str, Any] | None:
-    """Read what a step's folder remembers, or `None` where there is no step.
-
-    Raises:
-        InputError: If the file is damaged.
-    """
+    """Read what a step's folder remembers, or `None` where there is no step."""
     path = folder / FILE_NAME
     if not path.is_file():
         return None
@@ -248,8 +235,6 @@ def finished_step(folder: Path, advice: str) -> dict[str, Any]:
 
     Args:
         advice (`str`): What to do if it is not.
-    Raises:
-        InputError: If it is missing or was interrupted.
     """
     step = read_step(folder)
     if step is None:

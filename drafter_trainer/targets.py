@@ -227,8 +227,6 @@ def as_target(target: "str | Target | PreTrainedModel") -> Target:
     Args:
         target (`str`, `Target` or `PreTrainedModel`): Hub id, folder, `wheel:PACKAGE`, a resolved target, or a loaded
             model, which is known by where it was loaded from.
-    Raises:
-        InputError: If it does not exist.
     """
     if isinstance(target, Target):
         return target
@@ -245,8 +243,6 @@ def resolve_commit(repo: str, revision: str | None, what: str) -> str:
 
     Args:
         what (`str`): What the repository should be, for the message.
-    Raises:
-        InputError: If there is no such repository or revision, and none in the cache.
     """
     try:
         return huggingface_hub.HfApi().resolve_revision(repo, revision=revision).resolved

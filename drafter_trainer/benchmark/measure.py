@@ -49,8 +49,6 @@ def measure(
 
     Args:
         questions (`Sequence[Question]`): Asked one by one, batch 1.
-        methods (`Sequence[Method]`): Plain decoding among them.
-        setting (`Setting`): Temperature and seed.
         journal (`Path`): Gains a line when a question has been asked of all methods; what stands in it is not asked
             again. Several settings share one.
         repeats (`int`, *optional*, defaults to 1): Each method answers each question so often, an odd number. The
@@ -58,8 +56,6 @@ def measure(
     Returns:
         `list[dict]`, the setting's records in the journal: setting, question, the chat that was asked, and each
         method's figures with the text of its answer.
-    Raises:
-        InputError: If a question and its answer do not fit into the target's context, or its template refuses one.
     """
     for question in questions:  # before hours of measuring; how long earlier answers are is not known yet
         blank = _encode(chat, question, [(turn.prompt, "") for turn in question.earlier])

@@ -50,8 +50,6 @@ def build_methods(
         stock_draft_length (`int`, *optional*): Adds the drafter in the stock loop, with drafts of this length.
         alone (`Sequence[str]`): Sources, each of which is all that the drafter asks in a method.
         others (`Mapping[str, PreTrainedModel]`, *optional*): Other drafters, by the names that they get in the table.
-    Raises:
-        InputError: If a source that is to draft alone is not there, or another drafter has the name of a method.
     """
     methods = [Method(PLAIN)]
     for tokens in prompt_lookup_tokens:

@@ -29,11 +29,7 @@ def write_outputs(records: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def read_outputs(path: Path) -> list[dict[str, Any]]:
-    """Read answers.
-
-    Raises:
-        InputError: If the file is missing, a line lacks something, or there is none.
-    """
+    """Read answers."""
     if not path.is_file():
         raise InputError(f"{path}: no such file: run bench first")
     outputs = []

@@ -17,7 +17,6 @@ def score(answers: Sequence[str], references: Sequence[str], language: Language)
     """Score answers against one reference each.
 
     Args:
-        answers, references (`Sequence[str]`): In the same order.
         language (`Language`): What the references are written in.
     Returns:
         `dict` with `answers`, their number; `chrf` and `bleu`, over the whole corpus, between 0 and 100; and
@@ -63,7 +62,6 @@ def add_quality(
     Args:
         run (`dict`): As `summarise_run` returns it.
         records (`Sequence[dict]`): The records that it was made of.
-        questions (`Sequence[Question]`): What was asked.
         language (`Language`): What the answers should be written in.
     """
     references = {question.question_id: question.reference for question in questions if question.reference is not None}

@@ -75,9 +75,6 @@ def overview_table(several: Sequence[dict[str, Any]]) -> str:
 
     Prompt lookup is the one of the best length in the same run; several seeds count as their mean; what was not
     measured is a dash, and a mean is taken where everything was.
-
-    Args:
-        several (`Sequence[dict]`): Results of several drafters.
     """
     header = ["pair", "prompt lookup", f"{DRAFTER} without its network", DRAFTER, "over prompt lookup"]
     header += ["network's part", f"{DRAFTER}, T = 1"]

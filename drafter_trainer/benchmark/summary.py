@@ -27,7 +27,6 @@ def summarise_run(
     """Turn one setting's records into a run of `results.json`.
 
     Args:
-        records (`Sequence[dict]`): As `measure` returns them.
         methods (`Sequence[Method]`): In the order of the table.
         setting (`Setting`): What they were measured under.
         description (`dict`): `pair`, `task`, `draft_length`, `dtype` and `questions` of the run.
@@ -112,7 +111,6 @@ def add_finetuning(run: MeasuredRun, drafters: Mapping[str, DrafterDescription])
 
     Args:
         run (`dict`): As `summarise_run` returns it.
-        drafters (`Mapping[str, DrafterDescription]`): By the methods' names.
     """
     for method in run["methods"]:
         said = drafters.get(method["name"])

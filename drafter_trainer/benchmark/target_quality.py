@@ -17,8 +17,6 @@ def beyond_limits(run: MeasuredRun) -> list[str]:
     More than a tenth of the plain outputs loop or leave the expected language, or greedy translations score below chrF
     30. Such a run stays out of the README, of the gallery's first part and of `model-index`.
 
-    Args:
-        run (`dict`): Of a results file.
     Returns:
         `list` of reasons, empty where there is none or nothing is known.
     """

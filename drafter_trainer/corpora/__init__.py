@@ -64,11 +64,7 @@ class CorpusName:
 
     @classmethod
     def parse(cls, name: str) -> "CorpusName":
-        """Take a name apart.
-
-        Raises:
-            InputError: If the corpus is unknown; the message lists the known ones.
-        """
+        """Take a name apart."""
         kind, _, argument = name.partition(":")
         if kind == "file":
             return cls(kind, argument, None)
@@ -93,10 +89,7 @@ def read_sentences(name: str, pair: Pair, split: str, bad_rows: BadRows = STRICT
         name (`str`): Name of a parallel corpus, `sample`, or `file:PATH` with a sentence a line, rows of `source`
             and `target`, or rows of `translation: {de: …, en: …}`, which serve in both directions.
         pair (`Pair`): The direction; only its source side becomes prompts.
-        split (`str`): "train", "validation" or "test".
         bad_rows (`BadRows`, *optional*): What becomes of malformed rows; the first ends the run.
-    Raises:
-        InputError: If corpus, split or pair are unknown, or a row is malformed; files are named with their line.
     """
     corpus = CorpusName.parse(name)
     if corpus.kind == "sample":
@@ -133,10 +126,6 @@ def read_documents(name: str, pair: Pair, split: str, bad_rows: BadRows = STRICT
         name (`str`): `c4`, `c4:de`, `sharegpt`, `sample` (both sides of the pair), or `file:PATH` with a document
             a line, or rows of `text`, `messages` or `conversations`.
         pair (`Pair`): Decides which languages of the sample are read.
-        split (`str`): "train" or "validation".
-        bad_rows (`BadRows`, *optional*): As for `read_sentences`.
-    Raises:
-        InputError: If corpus or split are unknown, or a row is malformed; files are named with their line.
     """
     corpus = CorpusName.parse(name)
     if corpus.kind == "sample":
@@ -176,11 +165,6 @@ def read_texts(name: str, language: Language, split: str, bad_rows: BadRows = ST
         name (`str`): `c4` (that language's part), `sample` (that language's side), or `file:PATH` as for
             `read_documents`, which is inspected first.
         language (`Language`): What the text is in.
-        split (`str`): "train" or "validation".
-        bad_rows (`BadRows`, *optional*): As for `read_sentences`.
-    Raises:
-        InputError: If corpus or split are unknown, a file is no text of that language, or a row is malformed or a
-            conversation.
     """
     corpus = CorpusName.parse(name)
     if corpus.kind == "file":

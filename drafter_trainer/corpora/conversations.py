@@ -50,8 +50,6 @@ def conversation_of_row(place: str, row: dict[str, Any]) -> Conversation:
 
     Args:
         place (`str`): Where the row stands, for the message.
-    Raises:
-        BadRowError: If a turn has no known role or no text, or `system` or `tools` are malformed.
     """
     turns = row.get("messages") or row.get("conversations")
     if not isinstance(turns, list) or not turns:

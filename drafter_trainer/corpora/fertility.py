@@ -19,8 +19,6 @@ class Fertility:
 
     Args:
         tokens (`int`): Of the tokenizer, without special ones.
-        characters (`int`): Unicode characters, spaces included.
-        utf8_bytes (`int`): Bytes in UTF-8.
         words (`int`, *optional*): Between white space; `None` in a language that writes without.
     """
 
@@ -68,10 +66,6 @@ def count_fertility(texts: Iterable[str], language: Language, tokenizer: PreTrai
 
     Args:
         texts (`Iterable[str]`): Sentences or paragraphs with some text in them all.
-        language (`Language`): What they are in.
-        tokenizer (`PreTrainedTokenizerBase`): The target's.
-    Raises:
-        ValueError: If there is no text.
     """
     tokens = characters = utf8_bytes = words = 0
     for text in texts:
@@ -89,8 +83,6 @@ def describe_fertility(
 ) -> dict[str, float]:
     """Say what a language costs with a tokenizer, and how many times what the bundled sample's English does.
 
-    Args:
-        texts, language, tokenizer: As for `count_fertility`.
     Returns:
         `dict` with `tokens_per_character`, `tokens_per_byte`, `tokens_per_word` (left out without words), and each
         again as `..._over_english`.

@@ -56,7 +56,6 @@ class BadRows:
         """Make something of each row.
 
         Args:
-            rows (`Iterable[tuple]`): Places and rows.
             make (callable): Takes both; raises `BadRowError` for a row that it cannot use.
         """
         for place, row in rows:
@@ -76,12 +75,6 @@ def read_lines(path: Path, bad_rows: BadRows = STRICT) -> Iterator[tuple[int, st
 
     Lines end as on Unix, Windows or an old Mac, and nowhere else: text of the web holds U+2028 and its like inside a
     line. A byte order mark may begin any line, since files are joined end to end.
-
-    Returns:
-        Iterator of `(line number from 1, line without its end)`.
-    Raises:
-        InputError: If the file is missing, not UTF-8, or a damaged gzip stream; the message names file and line, and
-            of a wrong encoding the byte and what to do.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
@@ -129,12 +122,7 @@ def _not_utf8(place: str, byte: int, found: str, likely: str) -> BadRowError:
 
 
 def read_json_lines(path: Path, bad_rows: BadRows = STRICT) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the numbered objects of a JSON Lines file.
-
-    Raises:
-        InputError: If a line is empty or no JSON object, or holds what is no text or cannot be read; the message
-            names file and line.
-    """
+    """Yield the numbered objects of a JSON Lines file."""
     places = ((f"{path}, line {number}", (number, line)) for number, line in read_lines(path, bad_rows))
     return bad_rows.make(places, _parse)
 
@@ -158,11 +146,7 @@ def _parse(place: str, numbered: tuple[int, str]) -> tuple[int, dict[str, Any]]:
 
 
 def check_values(place: str, value: Any) -> None:
-    """Refuse text that UTF-8 cannot hold, and nesting that code which walks values cannot follow.
-
-    Raises:
-        BadRowError: If there is some within dictionaries and lists.
-    """
+    """Refuse text that UTF-8 cannot hold, and nesting that code which walks values cannot follow."""
     level = [value]
     for _ in range(_DEPTH):
         following: list[Any] = []
@@ -199,8 +183,6 @@ def read_rows(path: Path, bad_rows: BadRows = STRICT) -> Iterator[tuple[str, dic
         bad_rows (`BadRows`, *optional*): What becomes of rows that cannot be read; the first ends the run.
     Returns:
         Iterator of `(place, row)`, the place being "FILE, line N" for messages and source ids.
-    Raises:
-        InputError: If the format is unknown or the file is malformed.
     """
     if path.is_dir():
         for file in files_of(path):
@@ -224,11 +206,7 @@ def read_rows(path: Path, bad_rows: BadRows = STRICT) -> Iterator[tuple[str, dic
 
 
 def files_of(path: Path) -> list[Path]:
-    """List the files that a corpus is read from: itself, or the Parquet files of a folder and of those below it.
-
-    Raises:
-        InputError: If there is no such file, or no Parquet file in the folder.
-    """
+    """List the files that a corpus is read from: itself, or the Parquet files of a folder and of those below it."""
     if path.is_file():
         return [path]
     if not path.is_dir():

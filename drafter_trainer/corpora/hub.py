@@ -18,9 +18,7 @@ class HubCorpus:
     """Describe a corpus on the Hub.
 
     Args:
-        repo (`str`): Dataset repository.
         license (`str`): What its card says; shown in the README and in drafters' cards.
-        splits (`tuple[str, ...]`): Those that it has.
         pairs (`tuple[str, ...]`): Pairs of a parallel corpus, foreign language first; empty for text.
         data_files (`str`, *optional*): The one file to read, where the repository holds several versions.
         columns (`Callable`, *optional*): Takes a row and a pair to `(source, target)` where the corpus does not
@@ -71,12 +69,7 @@ TEXT_CORPORA = {
 
 
 def stream(corpus: HubCorpus, config: str | None, split: str, revision: str | None) -> Iterator[dict[str, Any]]:
-    """Stream the rows of one split without downloading the whole corpus first.
-
-    Raises:
-        InputError: If the Hub has no such repository, configuration or revision, or cannot be reached, or a file is
-            damaged.
-    """
+    """Stream the rows of one split without downloading the whole corpus first."""
     try:
         dataset = datasets.load_dataset(
             corpus.repo,
@@ -95,11 +88,7 @@ def stream(corpus: HubCorpus, config: str | None, split: str, revision: str | No
 
 
 def parallel_rows(name: str, pair: Pair, split: str, revision: str | None) -> Iterator[tuple[str, str]]:
-    """Stream `(source, target)` sentences of a named parallel corpus, in either direction.
-
-    Raises:
-        InputError: If the corpus does not have the pair or the split.
-    """
+    """Stream `(source, target)` sentences of a named parallel corpus, in either direction."""
     corpus = PARALLEL_CORPORA[name]
     forward, backward = str(pair), f"{pair.target.code}-{pair.source.code}"
     config = forward if forward in corpus.pairs else backward if backward in corpus.pairs else None
@@ -130,11 +119,7 @@ def check_split(name: str, splits: tuple[str, ...], split: str) -> None:
 
 
 def resolve_revision(repo: str, revision: str | None) -> str:
-    """Return the commit that a dataset repository's revision stands for, for the record of what was read.
-
-    Raises:
-        InputError: If the Hub has no such repository or revision, or cannot be reached.
-    """
+    """Return the commit that a dataset repository's revision stands for, for the record of what was read."""
     try:
         return huggingface_hub.HfApi().dataset_info(repo, revision=revision).sha
     except (OSError, HTTPError) as error:

@@ -31,9 +31,6 @@ def inspect_text(path: Path, language: Language, bad_rows: BadRows = STRICT) -> 
         path (`Path`): As `read_rows` takes it, with rows of `text`; rows without are left aside.
         language (`Language`): What it should be in.
         bad_rows (`BadRows`, *optional*): What becomes of rows that cannot be read.
-    Raises:
-        InputError: If the file cannot be read, is empty, repeats earlier lines with more than half of its lines, has
-            fewer than 100 different ones, or is in another script or language.
     """
     counts: Counter[str] = Counter()
     chosen = heapq.nsmallest(

@@ -34,7 +34,6 @@ class Question:
 
     Args:
         question_id (`str`): Unique within its set; turns end in `/1`, `/2` …
-        prompt (`str`): What the user asks.
         text (`str`): The part of the prompt that is not its template: what training must not contain.
         earlier (`tuple[Question, ...]`, *optional*): The turns before it, first to last, which are asked before it.
         reference (`str`, *optional*): A good answer, where the set has one.
@@ -61,8 +60,6 @@ def load_questions(source: str, pair: Pair, limit: int | None = None, task: Task
         limit (`int`, *optional*): Take the first so many; each turn counts.
         task (`Task`, *optional*): Which categories and how many turns; defaults to translation, which takes them all
             and one.
-    Raises:
-        InputError: If a line is malformed, ids repeat, a prompt is for another pair, or nothing is left.
     """
     task = task or Task()
     kind = source.partition("@")[0]
@@ -166,9 +163,6 @@ def keep_out(sources: Iterable[str], pair: Pair) -> Decontaminator:
     """Load question sets and build the filter that keeps them out of training: every turn of every category.
 
     The references are kept out too: text in the language of the answers may hold them.
-
-    Args:
-        sources (`Iterable[str]`): As for `load_questions`.
     """
     return Decontaminator(question_texts(sources, pair))
 

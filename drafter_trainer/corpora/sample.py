@@ -17,21 +17,13 @@ _VALIDATION = 20  # hundredths of the parts of subjects
 
 
 def sample_rows(split: str) -> Iterator[dict[str, str]]:
-    """Yield the rows of a split: `id`, `domain` and one sentence under each language's code.
-
-    Raises:
-        InputError: If the split is not one of train, validation, test.
-    """
+    """Yield the rows of a split: `id`, `domain` and one sentence under each language's code."""
     check_split("sample", SPLITS, split)
     yield from _read(f"{split}.jsonl")
 
 
 def sample_sentences(pair: Pair, split: str) -> Iterator[tuple[str, str, str | None]]:
-    """Yield `(id, source sentence, target sentence)` of a split; no target sentence where the sample has none.
-
-    Raises:
-        InputError: If the sample lacks the pair's source language.
-    """
+    """Yield `(id, source sentence, target sentence)` of a split; no target sentence where the sample has none."""
     if pair.source.code not in LANGUAGES:
         raise InputError(
             f"the bundled sample has no {pair.source.name}: name a corpus and questions of your own, such as "
@@ -47,9 +39,6 @@ def sample_stories(split: str) -> Iterator[tuple[str, dict[str, str]]]:
     Those of the test split were written one by one. Those of the others join one of those whom a story is about with
     one of those things that it is about; each of both belongs to one split, by a hash of its English text, so that
     validation asks about nothing that was trained on.
-
-    Raises:
-        InputError: If the split is not one of train, validation, test.
     """
     check_split("sample", SPLITS, split)
     if split == "test":

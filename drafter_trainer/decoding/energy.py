@@ -17,7 +17,6 @@ class EnergyMeter:
     nvidia-ml-py if that is installed; it is renewed some ten times a second, so that short answers are told coarsely.
 
     Args:
-        device (`torch.device`): What decodes.
         powercap (`Path`, *optional*): Where a processor's counters are.
     """
 

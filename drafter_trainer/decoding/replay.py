@@ -59,12 +59,9 @@ class Costs:
         prompt (`float`): The first token, for which the prompt is read.
         passes (`list[float]`): Entry n is a round of assisted decoding that verifies n drafted tokens, all that the
             loop does around the pass included, drafting left out.
-        sampling_passes (`list[float]`): The same when sampling.
         step (`float`): One step of the drafter's network; 0 where it is not asked.
         step_without_graph (`float`, *optional*): On CUDA, the same launched in pieces.
         spread (`float`, *optional*): How far apart repeated measurements of a pass lie, as a share of their median.
-    Raises:
-        InputError: If a pass takes less than a token of plain decoding.
     """
 
     plain: float
@@ -94,11 +91,7 @@ class Replay:
     """The result of replaying completions.
 
     Args:
-        tokens (`int`): Of all answers.
         milliseconds (`float`): Of drafting and of the target's passes, those over the prompts included.
-        drafting_milliseconds (`float`): Of drafting alone.
-        plain_milliseconds (`float`): What plain decoding takes.
-        rounds (`list[Round]`): Of all answers.
     """
 
     tokens: int
@@ -123,11 +116,9 @@ def replay(
     """Decode known answers greedily.
 
     Args:
-        loop (`DraftingLoop`): Drafts; made with `clock`.
         answers (`Iterable` of `(prompt_ids, response_ids, max_new_tokens)`): The target's own greedy answers, and the
             limit of their lengths.
         costs (`Costs`): Of the target on this machine.
-        clock (`SimulatedClock`): Of the loop.
         end_ids (`Collection[int]`): Ids that end an answer.
     """
     curve = CostModel(costs.passes)
@@ -169,12 +160,9 @@ def replay_at_fixed_length(
     rounds are the tokens per target pass.
 
     Args:
-        network (`LeanNetwork` or `StockNetwork`): The drafter's network.
         completions (`Iterable` of `(prompt_ids, completion_ids)`): The target's own greedy completions.
         draft_length (`int`): Number of tokens drafted in each round, fewer behind an end token.
         end_ids (`Collection[int]`): Ids that end a completion.
-    Returns:
-        `list[Round]`, of all completions.
     """
     rounds = []
     for prompt_ids, completion_ids in completions:

@@ -51,14 +51,11 @@ def decode(
     """Decode one prompt, batch 1.
 
     Args:
-        target_model (`PreTrainedModel`): The target.
         prompt_ids (`Sequence[int]`): The prompt, chat template included.
         draft_arguments (`dict[str, Any]`): What tells `generate` where drafts come from, such as
             `{"assistant_model": drafter}`; empty for plain decoding. A decoding loop of its own, given as
             `custom_generate`, drafts in `draft` and counts its rounds itself, in `rounds`.
-        temperature (`float`): 0.0 is greedy.
         seed (`int`): Random state at the start.
-        max_new_tokens (`int`): Length limit.
     """
     input_ids = torch.tensor([list(prompt_ids)], device=target_model.device)
     drafting, meter = _Stopwatch(target_model.device), EnergyMeter(target_model.device)
@@ -162,7 +159,6 @@ class _PassRecorder:
     drafters alike, and costs no copy from the device while the clock runs.
 
     Args:
-        target_model (`PreTrainedModel`): The target.
         drafting (`_Stopwatch`): Gets the time of passes that end early: the target's first layers draft in them (see
             `assistant_early_exit` of transformers), and they are no rounds.
     """

@@ -14,12 +14,7 @@ def check_answer(request: Request, answer: Answer) -> None:
     """Refuse an answer that the target cannot have given, or whose log-probabilities are not the target's.
 
     Args:
-        request (`Request`): What was asked.
         answer (`Answer`): As it arrived; one without log-probabilities has little that can be checked.
-    Raises:
-        InputError: If the answer is longer than asked for, if its positions and log-probabilities are not as many, if
-            the probabilities of a position sum to more than 1, or if a token of a greedy answer is not the most likely
-            one of its own position. The message does not name the engine.
     """
     count = len(answer.response_ids)
     if count > request.max_new_tokens and not answer.retokenized:

@@ -32,8 +32,6 @@ class Engine(Protocol):
             batches (`Iterable[Sequence[Request]]`): Each of one temperature and one length limit.
         Yields:
             Requests, and as many answers in their order; a refusal stands for what will never be answered.
-        Raises:
-            InputError: If nothing more can be answered; what was answered before has been yielded.
         """
         ...
 

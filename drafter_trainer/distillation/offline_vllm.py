@@ -21,11 +21,8 @@ class VLLMEngine:
     that has it, and not against vLLM itself. For several GPUs with a copy of the model each, start servers.
 
     Args:
-        target (`Target`): What vLLM loads.
         dtype (`str`): As `Target.load_model` takes it.
         options (`Any`): Further arguments of `vllm.LLM`, such as `tensor_parallel_size`.
-    Raises:
-        InputError: If vLLM is not installed.
     """
 
     name = "vllm"

@@ -37,7 +37,6 @@ class Prompt:
 
     Args:
         prompt_ids (`tuple[int, ...]`): The prompt, chat template included.
-        source_id, corpus (`str`): Where it came from.
         repetition (`int`): How many prompts before it are the same.
         response_ids (`tuple[int, ...]`, *optional*): Text that is there already, and is scored in place of an answer.
     """
@@ -53,8 +52,6 @@ class PromptMaker:
     """The prompts of one split, without duplicates and without evaluation questions.
 
     Args:
-        chat (`ChatTokenizer`): The target's.
-        decontaminator (`Decontaminator`): Knows the evaluation questions.
         limit (`int`, *optional*): Stop after so many prompts of a corpus, or texts of which something is new.
     Attributes:
         drops (`Counter[str]`): What was left out, under "reason (language)".
@@ -69,11 +66,7 @@ class PromptMaker:
         self._seen: set[int] = set()  # hashes of what there was, in any corpus
 
     def translations(self, sentences: Iterable[Sentence], corpus: str, pair: Pair) -> Iterator[Prompt]:
-        """Ask for the translation of sentences.
-
-        Raises:
-            InputError: If no sentence is left.
-        """
+        """Ask for the translation of sentences."""
         asked = ((each.source_id, each.text, translation_prompt(pair, each.text)) for each in sentences)
         count = 0
         for prompt in self._clean(asked, corpus, pair.source):
@@ -111,10 +104,7 @@ class PromptMaker:
 
         Args:
             documents (`Iterable[Document]`): Of text in the language.
-            start_token (`str`, *optional*): As for `start_tokens`.
             max_new_tokens (`int`): Tokens of a piece at most.
-        Raises:
-            InputError: If there is no such token, or no text is left.
         """
         start_ids, count = (self._start_id(start_token),), 0
         for document in documents:
@@ -147,8 +137,6 @@ class PromptMaker:
 
         Args:
             token (`str`, *optional*): The start token; the tokenizer's bos if left out.
-        Raises:
-            InputError: If there is no such token, or no limit.
         """
         start_id = self._start_id(token)
         if self._limit is None:
@@ -172,7 +160,6 @@ class PromptMaker:
         Args:
             asked (`Iterable[tuple[str, str, Callable]]`): Of each its id, the text that no evaluation may hold, and
                 what renders its token ids.
-            corpus (`str`): Where they came from.
             language (`Language`, *optional*): Under which drops are counted.
         """
         count = 0
@@ -228,8 +215,6 @@ def load_prompts(path: Path) -> tuple[pa.Table, Counter[str]]:
 
     Returns:
         `tuple` of the prompts, with a column for each field of `Prompt`, and of what was left out.
-    Raises:
-        DamagedStoreError: If the file is damaged.
     """
     try:
         file = pa.ipc.open_file(pa.memory_map(str(path)))

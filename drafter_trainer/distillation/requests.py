@@ -28,10 +28,7 @@ class Request:
         seed (`int`): Tells samples of one prompt apart.
         max_new_tokens (`int`): Length limit of the answer.
         source_id (`str`): Where the prompt came from.
-        corpus (`str`): Name of the corpus.
-        pair (`str`): Pair of languages.
         target (`str`): Hub id of the target.
-        target_revision (`str`): Its revision.
         response_ids (`tuple[int, ...]`, *optional*): Text to score in place of an answer.
         stop (`tuple[str, ...]`, *optional*): Characters that end the answer besides the target's end tokens.
     """
@@ -80,7 +77,6 @@ class Requests:
         seed (`int`): Seed of the first sample.
         max_new_tokens (`int`): Length limit of an answer.
         pair (`Pair` or `str`): Pair of languages; empty where the prompts are of none.
-        target (`Target`): Who is asked.
         context (`int`, *optional*): Tokens of prompt and answer that the target can read. It shortens the limit of
             requests with long prompts; one that leaves no room for an answer gets a limit of 0, and is not to be
             asked.

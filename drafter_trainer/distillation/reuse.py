@@ -59,15 +59,11 @@ def take_over(step: Step, asked: Mapping[str, tuple[Requests, RowStore]], scored
     """Tell whether a step of other settings has left all that is asked for now, and finished.
 
     Args:
-        step (`Step`): It knows the difference.
         asked (`Mapping[str, tuple[Requests, RowStore]]`): For each split what is asked for, and what is there.
         scored (`bool`): Whether rows without log-probabilities are to get some.
     Returns:
         `bool`: If so, the step has its facts. Otherwise something is missing, and nothing is there that is not asked
         for.
-    Raises:
-        InputError: If there are rows that are not asked for: training reads all that are there.
-        DamagedStoreError: If a shard cannot be read.
     """
     unasked = missing = 0
     for requests, store in asked.values():

@@ -23,7 +23,6 @@ class ServerFailure(Exception):
     """Raise when a server gave no answer; another, or the same one later, may.
 
     Args:
-        reason (`str`): What happened.
         by_request (`bool`): Whether the request may be the cause.
         retry_after (`float`, *optional*, defaults to `0.0`): Seconds that the server asks for.
     """
@@ -39,8 +38,6 @@ class Server:
     """One server and its state: requests in flight, failures, time of the next try.
 
     Args:
-        url (`str`): Its address, without `/v1`.
-        kind (`ServerKind`): How it is asked.
         client (`httpx2.AsyncClient`): The client of all servers.
         key (`str`): Their key, which no message may show; empty if they want none.
         timeout (`float`): Seconds to wait for an answer.
@@ -159,11 +156,7 @@ class Server:
 
 
 def checked_url(url: str) -> str:
-    """Return a server's address without `/v1`.
-
-    Raises:
-        InputError: If it is none, or holds a password.
-    """
+    """Return a server's address without `/v1`."""
     try:
         parsed = httpx2.URL(url)
     except httpx2.InvalidURL as error:

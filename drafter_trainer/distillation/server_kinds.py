@@ -37,12 +37,7 @@ class ServerKind(Protocol):
         ...
 
     def read(self, reply: Any, request: Request) -> Answer | Refusal:
-        """Read a reply, or say why what it holds is of no use.
-
-        Raises:
-            InputError: If it answers something else than the request.
-            KeyError, IndexError, TypeError, ValueError: If it is no reply of this kind.
-        """
+        """Read a reply, or say why what it holds is of no use."""
         ...
 
 

@@ -39,8 +39,6 @@ class ServerEngine:
         timeout (`float`, *optional*, defaults to `600.0`): Seconds to wait for an answer.
         patience (`float`, *optional*, defaults to `600.0`): Seconds without any server after which the run ends.
         backoff (`float`, *optional*, defaults to `1.0`): Seconds of the first rest, at most; each next is twice that.
-    Raises:
-        InputError: If an address or the key cannot be used.
     """
 
     def __init__(

@@ -24,7 +24,6 @@ class PromptSource:
     """Prompts of one origin.
 
     Args:
-        name (`str`): Its name.
         make (callable): From a split, "train" or "validation", and its `PromptMaker` to the prompts.
         facts (`dict[str, str]`): What is recorded of it; empty where there is nothing to say.
         texts (callable, *optional*): From a split to the texts, where they are scored.
@@ -41,7 +40,6 @@ def prompts_of(data: Any, target: Target, language: Language | None) -> list[Pro
 
     Args:
         data: Prompts, or sources of them.
-        target (`Target`): Its template renders them.
         language (`Language`, *optional*): Under which drops are counted.
     """
     if isinstance(data, list) and data and all(isinstance(each, PromptSource) for each in data):
@@ -74,7 +72,6 @@ def corpus_prompts(name: str, pair: Pair, skip_bad_rows: bool = False) -> Prompt
 
     Args:
         name (`str`): Corpus by name; see `drafter_trainer.corpora`.
-        pair (`Pair`): The pair.
         skip_bad_rows (`bool`, *optional*, defaults to `False`): Whether malformed rows are counted, or end the run.
     """
 

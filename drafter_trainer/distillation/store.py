@@ -125,7 +125,6 @@ class RowStore:
 
     Args:
         folder (`Path`): Made if it is missing.
-        writer (`int`, *optional*, defaults to `0`): Number of this process.
     """
 
     def __init__(self, folder: Path, writer: int = 0) -> None:
@@ -138,11 +137,7 @@ class RowStore:
         return sorted(self.folder.glob("rows-*.parquet"))
 
     def keys(self) -> "KeySet":
-        """Read the keys of all rows, stored or dropped.
-
-        Raises:
-            DamagedStoreError: If a shard cannot be read or repeats rows of another; the message names it.
-        """
+        """Read the keys of all rows, stored or dropped."""
         shards = [
             (schema, shard)
             for schema, pattern in ((ROWS, "rows"), (DROPPED, "dropped"))
@@ -158,11 +153,7 @@ class RowStore:
         return keys
 
     def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """Yield the shards of rows as tables.
-
-        Raises:
-            DamagedStoreError: If a shard cannot be read; the message names it.
-        """
+        """Yield the shards of rows as tables."""
         for shard in self.shards():
             yield _read(shard, ROWS, columns)
 
@@ -193,11 +184,7 @@ class RowStore:
         return counts
 
     def write(self, rows: Sequence[tuple[Request, Answer]], engine: str) -> None:
-        """Write answered requests as one shard.
-
-        Raises:
-            OSError: If the disk is full; nothing half-written stays behind.
-        """
+        """Write answered requests as one shard."""
         self._write("rows", [_record(request, answer, engine) for request, answer in rows], ROWS)
 
     def write_dropped(self, rows: Sequence[tuple[Request, str]], language: str) -> None:
@@ -241,11 +228,7 @@ def _read(shard: Path, schema: pa.Schema, columns: list[str] | None) -> pa.Table
 
 
 def count_bare(shard: Path) -> int:
-    """Count the rows of a shard that have no log-probabilities, without reading any.
-
-    Raises:
-        DamagedStoreError: If it cannot be read.
-    """
+    """Count the rows of a shard that have no log-probabilities, without reading any."""
     _read(shard, ROWS, [])
     metadata = pq.read_metadata(shard)
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]

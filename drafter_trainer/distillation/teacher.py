@@ -51,9 +51,6 @@ class Teacher:
         """Say what the target thinks of answers: the top 20 at each of their positions.
 
         They are of the raw distribution at temperature 1, as `TransformersEngine` records them.
-
-        Args:
-            texts (`Sequence[tuple[Sequence[int], Sequence[int]]]`): Prompts with their answers.
         """
         scores: dict[int, TopK] = {}
         shortest_first = sorted(range(len(texts)), key=lambda number: (len(texts[number][1]), len(texts[number][0])))

@@ -21,8 +21,6 @@ def add_adapter(model: PreTrainedModel, rank: int, alpha: float = 32.0) -> Any:
         model (`PreTrainedModel`): The base drafter; changed in place.
         rank (`int`): Of the adapter's matrices.
         alpha (`float`, *optional*, defaults to `32.0`): The adapter's product is scaled by alpha / rank.
-    Returns:
-        `peft.PeftModel`, over the same weights.
     """
     peft = require("peft", "lora")
     config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -54,10 +52,6 @@ def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     Args:
         model (`PreTrainedModel`): The base drafter; changed in place.
         folder (`Path`): Of the adapter, as peft saves it.
-    Returns:
-        `PreTrainedModel`, a stock model.
-    Raises:
-        InputError: If the adapter is of a drafter of another shape.
     """
     peft = require("peft", "lora")
     try:

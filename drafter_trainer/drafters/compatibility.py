@@ -22,8 +22,6 @@ def hash_tokenizer(tokenizer: PreTrainedTokenizerBase, probes: Iterable[str]) ->
 
     Args:
         probes (`Iterable[str]`): Texts in the drafter's languages.
-    Returns:
-        `str`, a SHA-256 in hexadecimal.
     """
     content = {
         "vocabulary": sorted(tokenizer.get_vocab().items()),
@@ -40,9 +38,6 @@ def check_tokenizers(
 
     Args:
         probes (`Iterable[str]`): Texts in the drafter's languages.
-    Raises:
-        IncompatibleTokenizerError: If vocabulary, special ids or the ids of a probe differ; the message shows the
-            first difference.
     """
     if difference := harmless_difference(target_tokenizer, draft_tokenizer, probes):
         raise IncompatibleTokenizerError(f"{difference}: {_ADVICE}")
@@ -59,8 +54,6 @@ def harmless_difference(
         probes (`Iterable[str]`): Texts in the drafter's languages.
     Returns:
         `str`, the difference, empty where there is none.
-    Raises:
-        IncompatibleTokenizerError: If text gets other ids; the message shows the first difference.
     """
     target_ids, draft_ids = target_tokenizer.get_vocab(), draft_tokenizer.get_vocab()
     added = target_tokenizer.get_added_vocab().keys() | draft_tokenizer.get_added_vocab().keys()
@@ -90,11 +83,7 @@ def harmless_difference(
 
 
 def device_of(target_model: PreTrainedModel) -> torch.device:
-    """Return the device of a target that a drafter can serve.
-
-    Raises:
-        InputError: If its generation refuses assistants, or all of its weights lie on the disk.
-    """
+    """Return the device of a target that a drafter can serve."""
     if target_model._is_stateful:
         raise InputError(
             f"the target is a {type(target_model).__name__}, whose state cannot be taken back when a draft is "
@@ -120,9 +109,6 @@ def check_same_vocabulary(
 
     Args:
         probes (`Iterable[str]`): Texts in the drafter's languages.
-    Raises:
-        IncompatibleTokenizerError: If an id has another token, a token of the text is missing, or a probe is split in
-            another way; the message shows the first difference.
     """
     advice = "start from a checkpoint with the target's tokenizer"
     target_ids, other_ids = target_tokenizer.get_vocab(), other_tokenizer.get_vocab()
@@ -152,10 +138,7 @@ def check_assistable(config: PretrainedConfig, name: str) -> None:
     """Refuse a target that assisted decoding cannot help, by its configuration alone.
 
     Args:
-        config (`PretrainedConfig`): Of the target.
         name (`str`): The target, for the message.
-    Raises:
-        InputError: If it is no decoder with a cache that can be rolled back.
     """
     if config.is_encoder_decoder:
         raise InputError(f"{name} is an encoder-decoder model ({config.model_type}): name a decoder-only model")
@@ -173,10 +156,7 @@ def check_unquantized(config: PretrainedConfig, name: str) -> None:
     """Refuse a checkpoint whose weights cannot be trained, by its configuration alone.
 
     Args:
-        config (`PretrainedConfig`): Of the checkpoint.
         name (`str`): The checkpoint, for the message.
-    Raises:
-        InputError: If its weights are quantized.
     """
     if getattr(config, "quantization_config", None):
         raise InputError(

@@ -23,12 +23,8 @@ def draft_config(
     model that every engine loads.
 
     Args:
-        target_config (`PretrainedConfig`): Of the target.
-        num_hidden_layers (`int`): Depth.
         hidden_size, intermediate_size, num_attention_heads, num_key_value_heads, head_dim (`int`, *optional*):
             Width, where it differs from the target's.
-    Raises:
-        InputError: If the family has no model of this shape.
     """
     values = target_config.to_dict()
     values.pop("_model_name_or_path", None)  # a GGUF file's name for the target

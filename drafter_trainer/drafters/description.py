@@ -43,13 +43,11 @@ class DrafterDescription:
         name (`str`): Its name, such as `<target>-drafter-<pair>`.
         target (`str`): Hub id of the target.
         target_revision (`str`): The target's revision that answered during distillation.
-        tokenizer_sha256 (`str`): See `compatibility.hash_tokenizer`.
         pair (`str`): The pair whose translation it was trained for; empty where it was trained for anything else.
         draft_length (`int`): Tokens that transformers' own loop drafts in one round.
         loop (`dict`): Settings of the drafting loop, see `loop.settings.LoopSettings`.
         files (`dict[str, str]`): SHA-256 of the files that the loop reads.
         training (`dict`): What it was trained on and how, for the card.
-        versions (`dict[str, str]`): Of the libraries.
         adapter_of (`dict[str, str]`): Of a LoRA adapter, the base drafter that it goes over: `drafter`, its Hub id or
             folder, and `revision`, its commit or hash.
         weights (`dict[str, str]`): SHA-256 of the files that the network is loaded from: configuration and weights.
@@ -59,7 +57,6 @@ class DrafterDescription:
         prompting (`dict`): How a base model is asked, where it was: `chat_template`, the repository's file with the
             template, `stop`, the characters that end a completion, and `auto_class`, the class of transformers that
             loads the target, where it is not `AutoModelForCausalLM`.
-        schema_version (`int`): Of this file.
     """
 
     name: str
@@ -128,9 +125,6 @@ class DrafterDescription:
 
         Args:
             find (callable): From a file's name to its path in the repository, `None` where it has no such file.
-            place (`str`): The repository, for messages.
-        Raises:
-            InputError: If one is missing or has other contents.
         """
         for name, expected in (self.weights | self.files).items():
             if name == TABLE:
@@ -150,9 +144,6 @@ class DrafterDescription:
 
         Args:
             place (`str`): Where the text came from, for messages.
-        Raises:
-            InputError: If a field is missing, unknown or of another kind than it should be, or the schema is another
-                version's.
         """
         try:
             values = json.loads(text)
@@ -205,11 +196,7 @@ class DrafterDescription:
 
     @classmethod
     def read(cls, folder: Path) -> "DrafterDescription":
-        """Read it from a drafter's folder.
-
-        Raises:
-            InputError: If there is none.
-        """
+        """Read it from a drafter's folder."""
         path = folder / FILE_NAME
         if not path.is_file():
             raise InputError(f"{folder} has no {FILE_NAME}: it is no drafter published with this library")

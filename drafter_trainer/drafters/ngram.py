@@ -54,10 +54,7 @@ def count_entries(texts: Iterable[Sequence[int]], orders: Sequence[int], min_sha
 
     Args:
         texts (`Iterable[Sequence[int]]`): Token ids; no run crosses from one into the next.
-        orders (`Sequence[int]`): Lengths of the runs.
         min_share (`float`, *optional*, defaults to 0.1): Leave out runs whose best follower has less.
-    Returns:
-        `dict[int, Entries]` by order.
     Source: Stolcke, "Entropy-based Pruning of Backoff Language Models" (1998, arXiv cs/0006025): drop the n-grams that
     the model loses least by, each weighed against the back-off of the model as it was before; the loss is in entropy
     there, in drafted tokens here. Discounting: Ney, Essen and Kneser (1994).

@@ -20,9 +20,6 @@ def find_difference(target_model: PreTrainedModel, description: DrafterDescripti
     folder answered, and a model of the Hub by its name and by what lies in the cache. What cannot be told passes: a
     model made in process, a folder beside a drafter that was trained with a wheel or a model of the Hub.
 
-    Args:
-        target_model (`PreTrainedModel`): The target.
-        description (`DrafterDescription`): The drafter's.
     Returns:
         `str`, the rest of a sentence that begins with "the target", or `None`.
     """

@@ -19,7 +19,6 @@ def fit_vocabulary(model: PreTrainedModel, size: int) -> None:
     `generate` has anything left to do.
 
     Args:
-        model (`PreTrainedModel`): The drafter.
         size (`int`): Of the target's vocabulary.
     """
     known = model.config.vocab_size

@@ -9,7 +9,6 @@ class Sibling(NamedTuple):
     """A smaller model with the tokenizer of some targets.
 
     Args:
-        checkpoint (`str`): Its Hub id.
         license (`str`): Identifier of its license, which a drafter that starts from it inherits.
         targets (`tuple[str, ...]`): Hub ids of the targets.
     """
@@ -53,13 +52,7 @@ SIBLINGS = (
 
 
 def sibling_of(target: str) -> Sibling:
-    """Return the known sibling of a target.
-
-    Args:
-        target (`str`): Hub id.
-    Raises:
-        InputError: If none is known.
-    """
+    """Return the known sibling of a target."""
     found = next((sibling for sibling in SIBLINGS if target in sibling.targets), None)
     if found is None:
         known = ", ".join(name for sibling in SIBLINGS for name in sibling.targets)

@@ -25,7 +25,6 @@ def choose_ids(counts: np.ndarray, size: int, always: Iterable[int] = (), fill: 
 
     Args:
         counts (`np.ndarray` of shape `(vocabulary,)`): See `count_ids`.
-        size (`int`): How many at most.
         always (`Iterable[int]`): Ids that are chosen whatever their count, such as the end of a text.
         fill (`bool`, *optional*, defaults to `False`): Where fewer ids occur, choose the lowest of the others too:
             tokenizers give low ids to what is frequent, and few answers do not hold all that will be said.
@@ -60,7 +59,6 @@ class DraftHead(torch.nn.Linear):
     logit the mean of the others' and hardly ever the largest; a head that is frozen is saved as it was before.
 
     Args:
-        head (`torch.nn.Linear`): The whole head.
         draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`): Ascending ids.
         is_tied (`bool`): Whether its weight is that of the embeddings, and saved with them.
     """
@@ -101,7 +99,6 @@ def prune_head(model: PreTrainedModel, draft_ids: torch.Tensor) -> None:
     """Let a drafter compute logits over its draft vocabulary alone; see `DraftHead`.
 
     Args:
-        model (`PreTrainedModel`): Changed in place.
         draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`): Ascending ids.
     """
     head, tied = model.get_output_embeddings(), model.config.tie_word_embeddings
@@ -111,11 +108,7 @@ def prune_head(model: PreTrainedModel, draft_ids: torch.Tensor) -> None:
 
 
 def tie_equal_embeddings(model: PreTrainedModel) -> None:
-    """Tie a head to embeddings that are equal to it, so that both are saved as one matrix.
-
-    Args:
-        model (`PreTrainedModel`): Changed in place.
-    """
+    """Tie a head to embeddings that are equal to it, so that both are saved as one matrix."""
     if torch.equal(model.get_output_embeddings().weight, model.get_input_embeddings().weight):
         model.config.tie_word_embeddings = True
         model.tie_weights()

@@ -21,8 +21,6 @@ def fetch(destination: Destination, commit: str, files: Mapping[str, Path], cach
 
     Returns:
         `Path`, the folder of the downloaded files.
-    Raises:
-        InputError: If a file is missing or has another SHA-256, or the Hub cannot be reached.
     """
     try:
         folder = huggingface_hub.snapshot_download(
@@ -51,8 +49,6 @@ def check_generation(folder: Path, target: Target, target_dtype: str) -> None:
         folder (`Path`): Where it was downloaded to.
         target (`Target`): Where its weights cannot be loaded here, a warning says so, and nothing is generated.
         target_dtype (`str`): Of the target's weights.
-    Raises:
-        InputError: If the drafter cannot be loaded, or nothing comes of it.
     """
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     try:

@@ -74,10 +74,6 @@ def assemble(
             target's own: embeddings, head and tokenizer; see `drafters.compact`. 0 for a stock model.
         place (`Path`, *optional*): Folder where it is going to be; `None` on the Hub. An adapter names a base drafter
             in a folder by the way from there.
-    Raises:
-        InputError: If the run has no finished drafter, or without a network no table for this target, or its adapter
-            is not over the drafter that is named.
-        IncompatibleTokenizerError: If its tokenizer is not the target's.
     """
     trained, network = run.finetuned, not sources or NETWORK in sources
     if network:
@@ -115,10 +111,6 @@ def assemble_folder(
     Args:
         drafter (`Path`): The folder; without a `drafter.json` in it, any stock model with the target's tokenizer.
         name, languages, draft_length (*optional*): As for `drafter_trainer.publish`.
-        place (`Path`, *optional*): As for `assemble`.
-    Raises:
-        InputError: If there is no drafter, or it was trained for another target.
-        IncompatibleTokenizerError: If its tokenizer is not the target's.
     """
     if not (drafter / "config.json").is_file():
         raise InputError(f"{drafter} holds no drafter: name the folder that a trainer or tune left")
@@ -186,11 +178,7 @@ def _write(
 
 
 def _add_adapter(trained: Path, base: str, folder: Path, place: Path | None) -> dict[str, str]:
-    """Add a run's adapter, if over the drafter that is named it gives what was trained; identify that drafter.
-
-    Raises:
-        InputError: If there is no adapter, or it was trained over another drafter.
-    """
+    """Add a run's adapter, if over the drafter that is named it gives what was trained; identify that drafter."""
     adapter = trained / ADAPTER
     if not (adapter / ADAPTER_WEIGHTS).is_file():
         raise InputError(f"{trained} holds no adapter: finetune with lora_rank")

@@ -53,7 +53,6 @@ def usage(
         needs_package (`bool`, *optional*, defaults to `False`): Whether `load_drafter` alone can load it: a LoRA
             adapter, or a compact drafter.
         chat_template_kwargs (`Mapping`, *optional*): Variables that the template was given in training.
-        prompting (`Mapping`, *optional*): As in `DrafterDescription`.
     """
     prompting = prompting or {}
     template, ends = "", ""
@@ -96,11 +95,9 @@ def render_card(
     """Render a card.
 
     Args:
-        description (`DrafterDescription`): What `drafter.json` says.
         measurements (`dict[str, dict]`): Results by the name of their file, those of the table first; without any the
             card has no numbers.
         location (`str`): Hub id of the drafter, or its name where it lies in a folder.
-        license (`str`, *optional*): License identifier.
         notes (`str`, *optional*): Text by hand, put at the end.
     Returns:
         `str`, Markdown with metadata in front. It shows the plot `acceptance.png` where the first run drafted

@@ -33,7 +33,6 @@ class CardDetails:
 
     Args:
         location (`str`): Hub id of the drafter, or its name where it lies in a folder.
-        license (`str`, *optional*): License identifier.
     """
 
     location: str
@@ -41,11 +40,7 @@ class CardDetails:
 
     @classmethod
     def read(cls, folder: Path) -> "CardDetails":
-        """Read it from a card's folder.
-
-        Raises:
-            InputError: If there is none, or it holds something else.
-        """
+        """Read it from a card's folder."""
         path, advice = folder / DETAILS, "publish the drafter with a card_folder"
         if not path.is_file():
             raise InputError(f"{folder} has no {DETAILS}: {advice}")
@@ -66,11 +61,8 @@ def read_measurements(folder: Path, description: DrafterDescription) -> dict[str
 
     Args:
         folder (`Path`): Of a run or a card.
-        description (`DrafterDescription`): Of the drafter.
     Returns:
         `dict[str, dict]`, results by the name of their file, the benchmark's own first.
-    Raises:
-        InputError: If results are malformed, or of another drafter.
     """
     measurements = {}
     for path in (path for pattern in MEASUREMENTS for path in sorted(folder.glob(pattern))):
@@ -89,11 +81,7 @@ def read_measurements(folder: Path, description: DrafterDescription) -> dict[str
 
 
 def read_notes(folder: Path) -> str:
-    """Read what was written by hand for the card.
-
-    Raises:
-        InputError: If it is not UTF-8.
-    """
+    """Read what was written by hand for the card."""
     path = folder / NOTES
     try:
         return path.read_text(encoding="utf-8") if path.is_file() else ""
@@ -112,8 +100,6 @@ def write_card(
 
     Args:
         folder (`Path`): Of the repository or of the card; an earlier card is replaced.
-        description, measurements, notes: As for `render_card`.
-        details (`CardDetails`): Name and license.
     """
     card = render_card(description, measurements, details.location, details.license, notes)
     (folder / CARD).write_text(card, encoding="utf-8")
@@ -149,13 +135,7 @@ def keep_card(repository: Path, folder: Path, details: CardDetails) -> None:
 
 
 def render_folder(folder: Path) -> None:
-    """Render the card of `hub_cards/<drafter>` again, from what lies there.
-
-    Args:
-        folder (`Path`): Folder of the card.
-    Raises:
-        InputError: If `drafter.json` or `card.json` is missing, or a file is malformed.
-    """
+    """Render the card of `hub_cards/<drafter>` again, from what lies there."""
     description = DrafterDescription.read(folder)
     measurements = read_measurements(folder, description)
     write_card(folder, description, measurements, CardDetails.read(folder), read_notes(folder))

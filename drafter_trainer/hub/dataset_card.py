@@ -58,7 +58,6 @@ def render_dataset_card(step: dict[str, Any], repo_id: str, license: str | None)
     Args:
         step (`dict`): The finished distillation, as `steps.read_step` reads it.
         repo_id (`str`): Hub id of the dataset.
-        license (`str`, *optional*): License identifier.
     Returns:
         `str`, Markdown with metadata in front.
     """

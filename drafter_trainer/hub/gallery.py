@@ -29,7 +29,6 @@ class Bar:
     """A method's speedup as a bar, in per cent of the page's scale.
 
     Args:
-        name (`str`): Of the method.
         text (`str`): The speedup with its interval, as it is read.
         width, low, high (`float`): Of the bar, and where its interval begins and ends.
     """
@@ -44,12 +43,8 @@ class Bar:
 def read_gallery(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """Read the results of all drafters that have some.
 
-    Args:
-        folder (`Path`): Of cards.
     Returns:
         `dict[str, list[dict]]`, by the name of a drafter's folder its results, the benchmark's own first.
-    Raises:
-        InputError: If there are none, a drafter's are malformed or of another, or a file does not name its target.
     """
     gallery = {}
     for place in sorted(path.parent for path in folder.glob(f"*/{FILE_NAME}")):

@@ -15,8 +15,6 @@ def target_license(target: Target) -> str | None:
 
     Returns:
         `str`, or `None` where there is no card or it names no license.
-    Raises:
-        InputError: If the card's metadata cannot be read.
     """
     if target.hub_revision is None:
         card = Path(target.path) / "README.md"

@@ -33,7 +33,6 @@ def card_metadata(
     """Collect the metadata of a card.
 
     Args:
-        description (`DrafterDescription`): What `drafter.json` says.
         measurements (`dict[str, dict]`): Results by the name of their file.
         license (`str`, *optional*): License identifier; the key is left out where it is not known.
     """

@@ -75,10 +75,7 @@ def check_destination(to: str, marker: str = FILE_NAME) -> None:
     """Find out early whether publishing can work, before hours of training.
 
     Args:
-        to (`str`): "hub" or a folder.
         marker (`str`, *optional*): What a folder that may be replaced holds.
-    Raises:
-        InputError: If there is no token for the Hub, or the folder holds something else.
     """
     if to == HUB:
         if huggingface_hub.get_token() is None:
@@ -95,15 +92,8 @@ def publish_run(run: Run, target: Target, target_dtype: str, publishing: Publish
     prompt; then it is tagged. Whatever fails on the way fails the whole. Once more it sends only what is missing.
 
     Args:
-        run (`Run`): The run.
-        target (`Target`): The target.
         target_dtype (`str`): The target is loaded in it, to try a drafter that came back from the Hub.
         publishing (`Publishing`): Where to, and what is written into the repository.
-    Raises:
-        InputError: If there is nothing to publish, it does not fit the target, a file holds a credential or a path
-            of this machine, the destination cannot be used or holds another drafter, or what comes back from the Hub
-            is of no use.
-        HfHubHTTPError: If the Hub refuses.
     """
 
     def write(folder: Path) -> DrafterDescription:
@@ -138,9 +128,7 @@ def publish_written(
 
     Args:
         write (callable): Writes its files into a new folder.
-        name (`str`): Its name.
         results (`Path`): Folder of its benchmark's results, if there are any.
-        target, target_dtype, publishing, and what is raised: As for `publish_run`.
     """
     check_destination(publishing.to)
     location = _location(publishing, name)
@@ -181,12 +169,6 @@ def publish_rows(run: Run, target: Target, publishing: Publishing) -> Publicatio
 
     On the Hub it is one commit; that its files have arrived is read off the Hub's own hashes, since there may be very
     many of them. The license is the target's, where none is given.
-
-    Raises:
-        InputError: If distillation has not finished, a file holds a credential, or the destination cannot be used or
-            holds other shards.
-        DamagedStoreError: If a shard cannot be read.
-        HfHubHTTPError: If the Hub refuses.
     """
     check_destination(publishing.to, marker=SPLITS[0])
     rows = run.rows

@@ -29,8 +29,6 @@ class Publishing:
         format (`str`): One of `drafters.compact.FORMATS`.
         license (`str`, *optional*): Identifier of the license; that of the target's card if left out.
         card_folder (`str`, *optional*): Folder of cards, in which the card is kept too.
-    Raises:
-        InputError: If the values do not go together.
     """
 
     to: str = HUB

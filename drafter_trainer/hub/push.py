@@ -32,10 +32,8 @@ class Destination:
 
     Args:
         repo_id (`str`): The repository, made where there is none.
-        repo_type (`str`, *optional*, defaults to `"model"`): Or "dataset".
         branch (`str`, *optional*, defaults to `"main"`): Made where there is none, without the files of others.
         tag (`str`, *optional*): For the commit, once it has been checked.
-        private (`bool`, *optional*, defaults to `False`): Of a new repository.
         overwrite (`bool`, *optional*, defaults to `False`): Replace what is of another drafter, and move the tag.
     """
 
@@ -67,11 +65,7 @@ class Remote:
 
 
 def read_remote(api: HfApi, destination: Destination) -> Remote:
-    """Look at a destination.
-
-    Raises:
-        HfHubHTTPError: If the Hub refuses.
-    """
+    """Look at a destination."""
     where = {"repo_id": destination.repo_id, "repo_type": destination.repo_type}
     try:
         refs = api.list_repo_refs(**where)
@@ -98,11 +92,7 @@ def changed_files(remote: Remote, files: Mapping[str, Path], owned: Sequence[str
 
 
 def check_same_drafter(destination: Destination, remote: Remote, description: DrafterDescription) -> None:
-    """Refuse a branch that holds a drafter for another target or pair, or another thing, unless it is to be replaced.
-
-    Raises:
-        InputError: If it does, or what it holds cannot be read.
-    """
+    """Refuse a branch that holds anything but a drafter of this target and pair, unless it is to be replaced."""
     others = remote.files.keys() - {".gitattributes", ".gitignore", "LICENSE", CARD}
     if destination.overwrite or not others:
         return
@@ -134,10 +124,7 @@ def check_overwrite(destination: Destination, remote: Remote, changed: Sequence[
     """Refuse to replace what was published before, unless that was asked for.
 
     Args:
-        changed (`Sequence[str]`): See `changed_files`.
         precious (`Sequence[str]`): Patterns of files that a second publication of the same thing leaves as they are.
-    Raises:
-        InputError: If one of these would be replaced or deleted, or the tag stands on another commit.
     """
     if destination.overwrite:
         return
@@ -167,11 +154,6 @@ def send(
 
     Args:
         remote (`Remote`): As it was looked at. Where somebody has committed since, the Hub refuses.
-        files, changed: See `changed_files`.
-        message (`str`): Title of the commit.
-    Raises:
-        InputError: If the Hub finds the card's metadata malformed, or a large file does not get through.
-        HfHubHTTPError: If the Hub refuses.
     """
     where = {"repo_id": destination.repo_id, "repo_type": destination.repo_type}
     try:  # before there is a repository

@@ -51,7 +51,6 @@ def read_task(message: str, languages: Iterable[Language] = ()) -> PromptTask:
     answer will be in: it is taken to be the prompt's, unless the prompt says `in German`.
 
     Args:
-        message (`str`): The user's message.
         languages (`Iterable[Language]`, *optional*): Languages that are recognized besides those of `LANGUAGES`.
     """
     known = _known(languages)
@@ -78,7 +77,6 @@ def identify_language(text: str, languages: Iterable[Language] = ()) -> Language
     doubt as soon as it is not among them.
 
     Args:
-        text (`str`): The text.
         languages (`Iterable[Language]`, *optional*): Languages that are recognized besides those of `LANGUAGES`.
     Returns:
         `Language`, or `None` where it is another one, or the text is too short or too mixed.
@@ -133,11 +131,7 @@ class PromptReader:
         self._after = after.strip()
 
     def read(self, prompt_ids: Sequence[int]) -> PromptTask:
-        """Read what the user asks last.
-
-        Args:
-            prompt_ids (`Sequence[int]`): As `generate` gets them.
-        """
+        """Read what the user asks last."""
         return read_task(self.last_message(prompt_ids), self._languages)
 
     def last_message(self, prompt_ids: Sequence[int]) -> str:

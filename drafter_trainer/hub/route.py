@@ -30,10 +30,7 @@ class Measurement:
 
     Args:
         way (`str`): How the drafter drafted, a key of `Route.ways`.
-        pair (`Pair`): Of the questions.
         is_translation (`bool`): Whether they were translations, or another task in the pair's target language.
-        sampling (`bool`): Whether the target sampled.
-        speedup (`float`): Over plain decoding.
     """
 
     way: str
@@ -78,8 +75,6 @@ class Route:
             name (`str`): Hub id or folder that it was loaded from, where its description and results are read.
             drafter (`PreTrainedModel`): As `load_drafter` returned it. The route shares its loop.
             revision (`str`, *optional*): Branch, tag or commit that it was loaded from.
-        Raises:
-            InputError: If there is no such drafter, or its results are malformed.
         """
         repository = Repository.open(name, revision)
         description = repository.description
@@ -91,12 +86,7 @@ class Route:
         return cls(name, description.target, _pair_of(description), ways, measurements)
 
     def speedups(self, request: PromptTask, sampling: bool) -> dict[str, float]:
-        """Return how fast each of its ways was measured on requests like this one; several runs count as their mean.
-
-        Args:
-            request (`PromptTask`): What is asked.
-            sampling (`bool`): Whether the target samples.
-        """
+        """Return the mean speedup of each of its ways on requests like this one."""
         found: dict[str, list[float]] = {}
         for measurement in self.measurements:
             if measurement.is_of(request, sampling):

@@ -24,7 +24,6 @@ class RoutedDrafter:
     Args:
         drafter (`str`): Hub id or folder of the drafter.
         way (`str`): Which of its ways, see `Route.ways`.
-        loop (`DraftingLoop`): That way's loop.
     """
 
     drafter: str

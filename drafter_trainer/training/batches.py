@@ -14,7 +14,6 @@ def fill_up(rows: datasets.Dataset, multiple: int, nothing: dict[str, Any]) -> d
     Where processes cannot share rows out evenly, accelerate repeats rows that others have.
 
     Args:
-        rows (`datasets.Dataset`): Training rows.
         multiple (`int`): Rows that all processes together take at once.
         nothing (`dict`): The row that is added.
     """
@@ -56,12 +55,7 @@ class GroupedRows(Dataset):
     would repeat rows that others have.
 
     Args:
-        rows (`datasets.Dataset`): Rows with a `length`.
         max_length (`int`): Longer rows are cut to it.
-        tokens (`int`): See `group_rows`.
-        seed (`int`): See `group_rows`.
-        processes (`int`): How many share them.
-        nothing (`dict`): That row.
     """
 
     def __init__(

@@ -32,8 +32,6 @@ def evaluate_acceptance(
     Returns:
         `dict` with `greedy_agreement` and `expected_alpha`, or `accuracy`, all between 0 and 1, and
         `supervised_tokens`.
-    Raises:
-        InputError: If nothing is supervised.
     """
     drafter, sums = accelerator.unwrap_model(model), torch.zeros(5, dtype=torch.float64)
     for batch in dataloader:

@@ -41,9 +41,6 @@ def tokenise(document: Document, chat: ChatTokenizer, unshown: Counter[str] | No
 
     Args:
         unshown (`Counter[str]`, *optional*): Gains what the template leaves out of conversations.
-    Raises:
-        InputError: If the tokenizer has no end token for text to end with.
-        RefusedConversationError: If the template refuses the conversation.
     """
     if (spoken := document.conversation) is not None:
         return chat.encode(spoken.messages, spoken.tools, unshown=unshown)
@@ -73,7 +70,6 @@ def read_token_ids(
     Args:
         corpus (`str`): A corpus of documents, or `rows:FOLDER` for what a target wrote (see `distillation`), whose
             ids are taken as they are.
-        split (`str`): "train" or "validation".
         limit (`int`, *optional*): Stop after so many documents.
         drops (`Counter[str]`): Gains what was left out, by reason.
         share (`tuple[int, int]`, *optional*, defaults to `(0, 1)`): Which of several workers reads, and their number;
@@ -126,11 +122,8 @@ def pack_texts(rows: Any, target: Target | None, length: int) -> Any:
     """Tokenize and pack a dataset of `text`, `messages` or `conversations`; rows of `input_ids` are packed already.
 
     Args:
-        rows (`datasets.Dataset`, *optional*): The dataset.
         target (`Target`, *optional*): Its tokenizer makes the ids.
         length (`int`): Tokens of a packed row.
-    Raises:
-        InputError: If it has none of these columns, no target is known, or there is less text than a row.
     """
     if not isinstance(rows, Dataset) or "input_ids" in rows.column_names:
         return rows
@@ -184,11 +177,9 @@ class Packing:
     Args:
         corpora (`tuple[str, ...]`): Corpora, one after the other.
         pair (`Pair`): Decides which languages of the sample are read.
-        split (`str`): "train" or "validation".
         target (`Target`): Its tokenizer makes the ids.
         questions (`tuple[str, ...]`): Question sets to keep out.
         limit (`int`, *optional*): Documents of each corpus, at most.
-        length (`int`): Tokens of a row.
         skip_bad_rows (`bool`, *optional*, defaults to `False`): Leave malformed rows out, and count them.
     """
 
@@ -215,11 +206,7 @@ class Packing:
 
 
 def pack_corpora(packing: Packing, folder: Path, workers: int) -> list[Path]:
-    """Pack corpora into a shard a worker, each in a process of its own; shards that are there are not made again.
-
-    Returns:
-        `list[Path]` of the shards.
-    """
+    """Pack corpora into a shard a worker, each in a process of its own; shards that are there are not made again."""
     shards = [folder / f"{packing.split}-{worker:05d}-of-{workers:05d}.parquet" for worker in range(workers)]
     missing = [worker for worker, shard in enumerate(shards) if not shard.is_file()]
     if workers == 1:
@@ -242,12 +229,7 @@ class PackedRows:
 
 
 def load_packed(shards: Sequence[Path]) -> PackedRows:
-    """Load what `write_packed` wrote.
-
-    Raises:
-        InputError: If the shards hold no row.
-        DamagedStoreError: If one is truncated.
-    """
+    """Load what `write_packed` wrote."""
     dropped: Counter[str] = Counter()
     count = 0
     for shard in shards:

@@ -16,10 +16,7 @@ def choose_mask_id(tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> int:
     """Choose the id of the mask token: one that no text holds.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`): The target's.
         vocabulary (`int`): Rows of the drafter's embeddings.
-    Raises:
-        InputError: If each id stands for something.
     """
     if tokenizer.mask_token_id is not None:
         return tokenizer.mask_token_id
@@ -97,11 +94,7 @@ def add_masks(batch: dict[str, torch.Tensor], tokens: int, mask_id: int, keep: f
 
 
 def check_attention(config: PretrainedConfig, max_length: int) -> None:
-    """Make sure that a drafter's attention can follow the masks of `add_masks`.
-
-    Raises:
-        InputError: If its implementation takes no mask of two dimensions, or its window is shorter than a row.
-    """
+    """Make sure that a drafter's attention can follow the masks of `add_masks`."""
     implementation, window = config._attn_implementation, getattr(config, "sliding_window", None)
     if implementation not in ("sdpa", "eager"):
         raise InputError(f"parallel_tokens cannot be trained with attention {implementation}: use sdpa")

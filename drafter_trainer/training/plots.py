@@ -16,7 +16,6 @@ def plot_training(history: list[dict[str, Any]], path: Path) -> None:
 
     Args:
         history (`list[dict]`): The Trainer's log, in its order.
-        path (`Path`): Picture that is written.
     """
     accepts = any(name in entry for entry in history for name in _ACCEPTANCE)
     figure, axes = plt.subplots(

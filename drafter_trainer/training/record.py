@@ -53,11 +53,7 @@ def save_with_loop(
     """Put a drafter's tokenizer, drafting loop and `drafter.json` beside its weights.
 
     Args:
-        model (`PreTrainedModel`): The drafter.
-        folder (`Path`): Holds its weights.
-        tokenizer (`PreTrainedTokenizerBase`, *optional*): The target's.
         files (`Mapping[str, bytes]`): What the loop reads besides.
-        training (`dict`): Record of each step.
     """
     setup = setup_of(model)
     if setup is None or tokenizer is None:

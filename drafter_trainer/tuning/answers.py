@@ -30,16 +30,11 @@ def load_answers(folder: Path, target: Target, limit: int) -> tuple[list[list[in
     """Load the answers of a distillation.
 
     Args:
-        folder (`Path`): With `train` and `validation`.
         target (`Target`): The target that must have given them.
         limit (`int`): Held-out answers of each kind at most, chosen by chance, always the same.
     Returns:
         `tuple` of the training answers, the held-out greedy ones, and the held-out ones at the highest temperature
         that was sampled at.
-    Raises:
-        InputError: If there are no held-out greedy answers, they lack the target's log-probabilities, or another
-            target gave them.
-        DamagedStoreError: If a shard is damaged.
     """
     for split in ("train", "validation"):
         check_target(RowStore(folder / split), target)
@@ -94,12 +89,9 @@ def continue_texts(
     It reads the first half of a text, 32 tokens of it at most, and goes on for 64 tokens.
 
     Args:
-        texts (`Sequence[Sequence[int]]`): Token ids of each.
         limit (`int`): Continue so many at most.
     Returns:
         `tuple` of its continuations in greedy decoding, and at temperature 1.
-    Raises:
-        InputError: If no text is long enough.
     """
     prompts = [list(text[: min(len(text) // 2, _CONTINUED)]) for text in texts if len(text) >= _LEAST_TEXT][:limit]
     if not prompts:
@@ -163,8 +155,6 @@ def read_table_texts(
         split (`str`, *optional*, defaults to `"train"`): Or "validation", which is not counted.
     Returns:
         `list[list[int]]`: Token ids of each document.
-    Raises:
-        InputError: If a corpus cannot be read, or another target gave the answers.
     """
     texts: list[list[int]] = []
     if not corpora:  # question sets may be far away

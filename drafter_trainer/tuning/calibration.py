@@ -20,7 +20,6 @@ class HeldOut:
     """A held-out completion.
 
     Args:
-        prompt_ids, response_ids (`list[int]`): Prompt and answer.
         max_new_tokens (`int`): Limit of the answer's length.
         temperature (`float`): It was decoded at; 0 is greedy.
         topk_ids (`np.ndarray` of shape `(tokens, k)`): The target's most likely ids at each position of the answer.
@@ -58,10 +57,6 @@ def calibrate(answers: Iterable[HeldOut], table: NgramTable | None, network) -> 
 
     Args:
         answers (`Iterable[HeldOut]`): All greedy, or all sampled, for sampling at temperature 1.
-        table (`NgramTable`, *optional*): The table.
-        network (`LeanNetwork` or `StockNetwork`, *optional*): The network.
-    Returns:
-        `dict` as `LoopSettings.calibration` takes it.
     """
     prior = default_calibration()
     observed = {source: np.zeros((len(shares), 2)) for source, shares in prior.items()}

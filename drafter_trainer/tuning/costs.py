@@ -204,9 +204,6 @@ def combine_turns(turns: Sequence[Turn]) -> Costs:
 
     A pass is known by its ratio to plain decoding in the same turn, the median of all turns, and never counts less
     than one token of plain decoding: it computes that token too. No speedup can then exceed the tokens per pass.
-
-    Args:
-        turns (`Sequence[Turn]`): At least one.
     """
     plain = statistics.median(turn.plain for turn in turns)
     ratios = [np.array([getattr(turn, kind) for turn in turns]).T for kind in ("rounds", "sampling_rounds")]

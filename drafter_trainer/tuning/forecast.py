@@ -75,7 +75,6 @@ def forecast_drafter(
 
     Args:
         drafter (`PreTrainedModel`): As `load_drafter` returned it.
-        answers (`Sequence[HeldOut]`): Greedy ones.
         costs (`Costs`): Of this machine, with passes of the drafter's longest draft.
         end_ids (`Collection[int]`): Ids that end an answer.
     Returns:

@@ -44,8 +44,6 @@ def read_costs(folder: Path, longest: int) -> Costs:
 
     Args:
         longest (`int`): Tokens of the longest draft that is to be tried.
-    Raises:
-        InputError: If there are none, shorter drafts alone were timed, or the machine was too busy to be timed.
     """
     path = folder / COSTS
     if not path.is_file():

@@ -42,9 +42,7 @@ class Candidate:
     """A candidate for the drafter's settings.
 
     Args:
-        settings (`LoopSettings`): Of the loop.
         draft_ids (`torch.Tensor`, *optional*): Draft vocabulary; all ids if left out.
-        slots (`dict`, *optional*): N-gram table.
         counted_on (`str`, *optional*, defaults to `"nothing"`): What it was counted on.
     """
 
@@ -66,7 +64,6 @@ class Tuning:
         draft_model (`PreTrainedModel`): The trained drafter, or a `NetworklessDrafter`, on its device.
         train_answers (`Sequence[Sequence[int]]`): Answers that vocabulary and tables are counted on.
         texts (`Sequence[Sequence[int]]`): More text that tables may be counted on.
-        greedy (`Sequence[HeldOut]`): Held-out greedy answers.
         sampled (`Sequence[HeldOut]`): Held-out answers that were sampled; without them sampling is not calibrated.
         costs (`Costs`): Of the machine; the step is measured for each choice.
         end_ids (`Sequence[int]`): Ids that end an answer: always in the draft vocabulary.

@@ -49,14 +49,11 @@ def build_baselines(
     """List the baselines that are asked for, as methods of a table.
 
     Args:
-        target (`Target`): The target.
         target_model (`PreTrainedModel`): The same, loaded. For early exit, the draft length is set on it.
         baselines (`Sequence[str]`): Of "lookahead", "medusa", "eagle" and "early_exit".
         folders (`Mapping[str, Path]`): Of those that are trained.
         lookahead (`Sequence[int]`, *optional*): Window, tokens of an n-gram, and n-grams tried at once.
         tree_nodes (`int`, *optional*, defaults to `12`): Size of the trees of Medusa and EAGLE.
-    Raises:
-        InputError: If one of them cannot run with this target, or was trained for another.
     """
     methods = []
     for baseline in baselines:
@@ -75,14 +72,7 @@ def build_baselines(
 
 
 def load_medusa(folder: Path, target: Target, target_model: PreTrainedModel, nodes: int) -> MedusaDecoding:
-    """Load Medusa heads with their tree.
-
-    Args:
-        folder (`Path`): As training leaves it.
-        nodes (`int`): Of the tree.
-    Raises:
-        InputError: If the folder does not hold Medusa heads of this target.
-    """
+    """Load Medusa heads with their tree."""
     said = _read_description(folder, "medusa", target)
     heads = MedusaHeads(said["heads"], target_model.config.get_text_config().hidden_size)
     weight, draft_ids = _load(heads, folder, target_model)
@@ -90,14 +80,7 @@ def load_medusa(folder: Path, target: Target, target_model: PreTrainedModel, nod
 
 
 def load_eagle(folder: Path, target: Target, target_model: PreTrainedModel, nodes: int) -> EagleDecoding:
-    """Load an EAGLE layer with its tree.
-
-    Args:
-        folder (`Path`): As training leaves it.
-        nodes (`int`): Of the tree.
-    Raises:
-        InputError: If the folder does not hold an EAGLE layer of this target.
-    """
+    """Load an EAGLE layer with its tree."""
     said = _read_description(folder, "eagle", target)
     layer = EagleLayer(target_model.config.get_text_config())
     weight, draft_ids = _load(layer, folder, target_model)

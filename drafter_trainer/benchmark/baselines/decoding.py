@@ -38,7 +38,6 @@ class TreeDecoding:
         """Forget the last text.
 
         Args:
-            target_model (`PreTrainedModel`): The target.
             prompt (`list[int]`): The new text's ids so far.
         """
 
@@ -90,8 +89,6 @@ class TreeDecoding:
 
         Returns:
             `torch.Tensor` of shape `(1, tokens)`, prompt and output.
-        Raises:
-            InputError: If the target has layers whose cache cannot be read through a mask alone.
         """
         cache: Cache = model_kwargs["past_key_values"]
         if not all(type(layer) is DynamicLayer for layer in cache.layers):
@@ -176,7 +173,6 @@ def _keep(cache: Cache, size: int, nodes: list[int]) -> None:
     """Keep some of the nodes that were read last.
 
     Args:
-        size (`int`): How many were read.
         nodes (`list[int]`): Those to keep, in the order of the text.
     """
     if nodes == list(range(len(nodes))):

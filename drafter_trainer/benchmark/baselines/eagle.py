@@ -20,9 +20,6 @@ class EagleLayer(torch.nn.Module):
     """Guess the target's next hidden state from its last one and the token that was chosen there.
 
     The layer is a stock one of the target's family, with the norm behind it.
-
-    Args:
-        config (`PretrainedConfig`): The target's.
     """
 
     def __init__(self, config: PretrainedConfig) -> None:
@@ -57,7 +54,6 @@ class EagleDecoding(TreeDecoding):
 
     Args:
         layer (`EagleLayer`): On the target's device, in its dtype.
-        embeddings (`torch.nn.Embedding`): The target's.
         head_weight (`torch.Tensor` of shape `(draft vocabulary, width)`): Of the target's head.
         draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`): The ids of its rows.
         shape (`Sequence[tuple[int, ...]]`): The tree's nodes, see `grow_tree`.

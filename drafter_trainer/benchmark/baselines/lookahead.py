@@ -22,7 +22,6 @@ class LookaheadDecoding(TreeDecoding):
     last row is the new last row, the first one goes, and each column gives an n-gram.
 
     Args:
-        window (`int`): W, columns.
         ngram (`int`): N, tokens of an n-gram: a first one, and N - 1 that are drafted behind it.
         guesses (`int`): G, n-grams with one and the same first token that are kept and tried, the latest.
     """

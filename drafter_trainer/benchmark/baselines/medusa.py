@@ -21,10 +21,6 @@ class MedusaHeads(torch.nn.Module):
     """Turn a hidden state into those of the positions behind it: head k's is x + SiLU(W_k x + b_k).
 
     They begin as the identity, so that each head says at first what the target's own does.
-
-    Args:
-        heads (`int`): How many.
-        width (`int`): Of the hidden state.
     """
 
     def __init__(self, heads: int, width: int) -> None:
@@ -95,7 +91,6 @@ def accept_typical(tree: Tree, scores: torch.Tensor) -> tuple[list[int], int]:
     ones.
 
     Args:
-        tree (`Tree`): The drafts.
         scores (`torch.Tensor` of shape `(nodes, vocabulary)`): Unnormalised p after each node.
     Returns:
         `tuple` of the accepted nodes, in order, and the token that follows them.

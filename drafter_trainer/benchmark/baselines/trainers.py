@@ -196,14 +196,10 @@ def train_baseline(
 
     Args:
         baseline (`str`): Its name, which is that of its step.
-        trainer_class (`type[BaselineTrainer]`): Its trainer.
         make_model (callable): From the target's configuration to what is trained, in fp32.
         description (`dict`): What `baseline.json` says of it beside target and accuracies.
-        target (`Target`): The target.
         folders (`Sequence[Path]`): Rows, as distillation left them.
         training (`BaselineTrainingArguments`): How it is trained, and its folder.
-        settings (`dict`): What the step records.
-        dtype (`str`, *optional*, defaults to `"auto"`): The target's dtype.
     Returns:
         `Step`: The step, with its facts.
     """

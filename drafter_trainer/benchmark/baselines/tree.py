@@ -12,9 +12,6 @@ class Tree:
     """Hold guesses at what follows the last known token, which is node 0.
 
     A parent is always added before its children.
-
-    Args:
-        root (`int`): The last known token.
     """
 
     def __init__(self, root: int) -> None:
@@ -31,14 +28,11 @@ class Tree:
         """Add a guess at what follows a node.
 
         Args:
-            token (`int`): The guess.
             parent (`int`): The node that it follows.
             chances (`torch.Tensor` of shape `(vocabulary,)`, *optional*): The q that the token was drawn from, given
                 the siblings that were drawn before it; left out where nothing was drawn.
             offered (`bool`, *optional*, defaults to `True`): Whether it may be accepted; otherwise the target reads
                 it for what follows from it alone.
-        Returns:
-            `int`, the new node.
         """
         node = len(self.tokens)
         self.tokens.append(token)
@@ -97,7 +91,6 @@ def follow_choices(tree: Tree, choices: Sequence[int]) -> tuple[list[int], int]:
     """Accept what the target itself has chosen, as greedy decoding does.
 
     Args:
-        tree (`Tree`): The drafts.
         choices (`Sequence[int]`): The target's token after each node.
     Returns:
         `tuple` of the accepted nodes, in order, and the token that follows them.
@@ -119,7 +112,6 @@ def accept_by_chance(tree: Tree, scores: torch.Tensor) -> tuple[list[int], int]:
     as drawn from a q that is certain of it. Where no child is accepted, the next token is drawn from what is left.
 
     Args:
-        tree (`Tree`): The drafts.
         scores (`torch.Tensor` of shape `(nodes, vocabulary)`): Unnormalised p after each node.
     Returns:
         `tuple` of the accepted nodes, in order, and the token that follows them.
@@ -152,7 +144,6 @@ def grow_tree(accuracies: Sequence[Sequence[float]], nodes: int) -> list[tuple[i
     Args:
         accuracies (`Sequence[Sequence[float]]`): For each depth, how often the guess of each rank is right, best rank
             first.
-        nodes (`int`): How many at most.
     Returns:
         `list` of nodes, each behind its parent and its better siblings.
     Source: Cai et al., Medusa (arXiv 2401.10774), section 2.3.3
