@@ -1,4 +1,4 @@
-"""Write the committed results into README.md and docs/serving.md, the schema into docs/results_schema.md, and docs/api.md.
+"""Write the committed results into README.md and docs/serving.md, the schema into docs/results_schema.md, and api.md.
 
     make readme
 

@@ -3,7 +3,8 @@
     drafter-trainer export --config recipes/configs/gemma-3-270m/de-en.yaml --target_gguf TARGET.gguf
 
 Writes vllm.json, sglang.txt, llamacpp.txt with drafter.gguf, and a README with what was checked to --output_dir
-(default: RUN_FOLDER/export). A drafter that is no Llama with byte-level BPE needs llama.cpp's --converter.
+(default: RUN_FOLDER/export). Drafters of other families than Llama, Qwen 3 and Gemma 3 need llama.cpp's converter: see
+`drafter_trainer.export_drafter`.
 """
 
 import logging
@@ -24,9 +25,8 @@ def main(argv: list[str]) -> None:
         options.drafter or named.run.published,
         where.resolve(),
         output_dir=folder,
-        engines=options.engines,
+        engines=options.engine,
         draft_length=options.draft_length,
         target_gguf=options.target_gguf,
-        converter=options.converter,
     )
     print("\n".join([*checked, f"exported: {folder}"]))

@@ -18,17 +18,14 @@ class ExportArguments:
 
     drafter: str | None = option(None, "Hub id or folder of a published drafter (default: RUN_FOLDER/drafter)")
     output_dir: str | None = option(None, "Folder of the engines' files (default: RUN_FOLDER/export)")
-    engines: list[str] = option([*ENGINES], f"Engines, of {', '.join(ENGINES)}")
+    engine: list[str] = option([*ENGINES], f"Engines, of {', '.join(ENGINES)}")
     draft_length: int | None = option(
         None, "Draft length of the engine, in tokens (default: by the drafter's acceptance)"
     )
     target_gguf: str | None = option(None, "The target's GGUF file, whose vocabulary is compared with the drafter's")
-    converter: str | None = option(
-        None, "llama.cpp's convert_hf_to_gguf.py, for drafters that are not written without it"
-    )
 
     def __post_init__(self) -> None:
-        check_known(self, "engines", ENGINES)
+        check_known(self, "engine", ENGINES)
         check_positive(self, "draft_length")
 
 
