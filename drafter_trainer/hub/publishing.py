@@ -15,20 +15,11 @@ class Publishing:
     """Where a drafter is published to, and in which form.
 
     Args:
-        to (`str`): "hub", the one that HF_ENDPOINT and HF_TOKEN name, or a folder.
-        repo_id (`str`, *optional*): Repository on the Hub; the account's own of the drafter's name if left out.
-        revision (`str`, *optional*): Branch on the Hub; main if left out.
-        tag (`str`, *optional*): Tag of the commit, once it has been checked.
-        private (`bool`): Whether a new repository is private.
-        overwrite (`bool`): Whether another drafter is replaced, and a tag moved.
-        dry_run (`bool`): List the files and send nothing.
-        check_generation (`bool`): Load the target and generate with what came back.
-        collection (`bool`): Gather a target's drafters in a collection.
-        adapter_of (`str`, *optional*): Publish the LoRA adapter alone, over this published base drafter.
         sources (`list[str]`): Draft with these alone; all that were tuned if empty.
-        format (`str`): One of `drafters.compact.FORMATS`.
-        license (`str`, *optional*): Identifier of the license; that of the target's card if left out.
         card_folder (`str`, *optional*): Folder of cards, in which the card is kept too.
+        to, repo_id, ...: As for `drafter_trainer.publish`.
+    Raises:
+        InputError: If the values do not go together.
     """
 
     to: str = HUB
