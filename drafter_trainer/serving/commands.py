@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from drafter_trainer.drafters.description import DrafterDescription
-from drafter_trainer.serving.client import VLLM
+from drafter_trainer.serving.client import LLAMACPP
 from drafter_trainer.serving.vllm import PROPOSER
 
 WHOLE, NETWORK = PARTS = ("whole", "network")
@@ -86,12 +86,12 @@ def template_words(engine: str, description: DrafterDescription, folder: Path) -
     """Return the words that name the chat template of a base model, which has none itself.
 
     Args:
-        engine (`str`): "vllm" or "llamacpp".
+        engine (`str`): "vllm", "sglang" or "llamacpp".
         folder (`Path`): Of the drafter's files.
     """
     if not (template := description.prompting.get("chat_template")):
         return []
-    return ["--chat-template" if engine == VLLM else "--chat-template-file", str(folder.resolve() / template)]
+    return ["--chat-template-file" if engine == LLAMACPP else "--chat-template", str(folder.resolve() / template)]
 
 
 def vllm_ngram_config(draft_length: int) -> dict[str, object]:

@@ -180,7 +180,7 @@ def _sglang_command(export: Export) -> str:
         words += ["--context-length", str(limit)]
         said += f"; the drafter reads {limit} tokens, so the server's context is cut to them"
     export.checked.append(f"{said}.")
-    return shlex.join(words)
+    return shlex.join([*words, *export.template("sglang")])
 
 
 def _write_gguf(export: Export, path: Path, dtype: str, target_gguf: Path | None, converter: Path | None) -> None:
@@ -227,6 +227,7 @@ def _render_readme(export: Export, files: Sequence[str]) -> str:
         target=export.target.name,
         vllm=VERSION,
         serve=shlex.join(serve),
+        stop=", ".join(map(json.dumps, export.description.prompting.get("stop", ()))),
         files=files,
         checked=export.checked,
     )

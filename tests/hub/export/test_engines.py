@@ -21,6 +21,7 @@ from drafter_trainer.serving.drafter import open_whole
 from drafter_trainer.serving.vllm import DrafterProposer
 from drafter_trainer.targets import Target
 from tests.conftest import make_model
+from tests.drafters.loop.conftest import describe
 from tests.drafters.test_load import swap_two_tokens
 from tests.hub.conftest import make_run
 
@@ -123,8 +124,13 @@ def test_compact_drafter_is_made_whole(
     publish_run(run, target, "auto", Publishing(to=str(tmp_path / "compact"), format="compact"))
     with pytest.raises(InputError, match=r"is compact: .* Write its stock repository"):
         open_whole(str(tmp_path / "compact"))
+    describe(tmp_path / "compact", prompting={"chat_template": "chat_template.jinja", "stop": ["\n"]})
     export_drafter(str(tmp_path / "compact"), target, tmp_path / "export", ["vllm"])
     stock = tmp_path / "export" / "drafter"
+    # Of a base model the engine gets the template, and who asks it is told where answers end.
+    whole = options_of((tmp_path / "export" / "vllm_whole.txt").read_text(encoding="utf-8"))
+    assert whole["--chat-template"] == str(stock / "chat_template.jinja")
+    assert '"stop": ["\\n"]' in (tmp_path / "export" / "README.md").read_text(encoding="utf-8")
     config = json.loads((tmp_path / "export" / "vllm.json").read_text(encoding="utf-8"))
     assert config["model"] == str(stock)
     open_whole(str(stock)).check_files()
