@@ -58,7 +58,7 @@ class BatchedNetwork(LeanNetwork):
                 self._run([Piece(slot, start, part)])
                 start += len(part)
             short.append(Piece(slot, start, tokens))
-        return self.head(self._normalise(self._run(short))).float()
+        return self.logits(self._run(short))
 
     def _run(self, pieces: Sequence[Piece]) -> torch.Tensor:
         """Read pieces and return the hidden states of their last tokens, of shape `(pieces, width)`."""
@@ -106,8 +106,10 @@ class BatchedNetwork(LeanNetwork):
         self.limit = min(self._context, self.limit)
         self.capacity = self.limit + _TOGETHER  # room for padding
         shape = (len(self.layers), self.key_value_heads, self.slots, self.capacity, self.head_dim)
-        self._keys, self._values = (torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in range(2))
-        self._rotations = self._rotate_positions(self._keys[0, :, 0], self.capacity)
+        self._keys, self._values = (
+            torch.zeros(shape, dtype=self.dtype, device=self.device).unbind() for _ in range(2)
+        )
+        self._rotations = self._rotate_positions(self._keys[0][:, 0], self.capacity)
 
 
 def slots_within(model, gibibytes: float, texts: int, context: int) -> int:

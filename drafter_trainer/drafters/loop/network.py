@@ -1,8 +1,8 @@
 """The drafter's network without module overhead: one sequence, one token at a time.
 
-The stock modules spend most of a small network's step on calls. Here the weights are laid out once (norms folded into
-the projections behind them, projections of one input fused, the head cut to the draft vocabulary, int8 where asked
-for), and the keys and values lie in a preallocated cache.
+The stock modules spend most of a small network's step on calls. Here the weights are laid out once (projections of one
+input fused, the head cut to the draft vocabulary, int8 where asked for), the keys and values lie in a preallocated
+cache, and a layer is as few operations as possible: on a CPU each takes a microsecond or more.
 """
 
 from typing import NamedTuple
@@ -23,6 +23,8 @@ _FIRST_CAPACITY = 512
 _PIECE = 512
 _INT8_MULTIPLE = 32  # of weights in a row; torch's kernel reads beyond others (2.13)
 _MANY = 16  # from so many tokens on, multiplying takes longer than fetching the weights
+_GROUP = 32  # weights of a row that share a scale in int4
+_ROWS = 16  # the int4 kernel's number of rows is a multiple of it
 
 
 def reason_against(model) -> str | None:
@@ -49,24 +51,34 @@ def _multiplies_bf16() -> bool:
     return supported is not None and supported()
 
 
+def _multiplies_int4() -> bool:
+    # With AVX2 alone the kernel for int4 takes longer than the one for int8 (torch 2.13).
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
 class Weight:
     """A matrix in the form in which it is multiplied.
 
     Args:
         weight (`torch.Tensor` of shape `(out, in)`): Values.
         bias (`torch.Tensor` of shape `(out,)`, *optional*): Added behind.
-        int8 (`bool`): Keep a byte a value, with a scale for each row.
+        int8 (`bool`): Keep a byte a value, with a scale for each row. What was stored in int4 takes half a byte,
+            where the processor multiplies that faster.
         many (`bool`, *optional*, defaults to `True`): Whether many tokens are multiplied at once too. Then weights of
             more bytes are kept beside those of one, with which that is faster: bf16 where the processor multiplies it.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, int8: bool, many: bool = True) -> None:
         self.bias = bias
-        self.scale = self.wide = None
+        self.scale = self.wide = self.scales_and_zeros = None
         self.weight = weight.contiguous()
         if int8 and weight.shape[1] % _INT8_MULTIPLE == 0:
             if many:
                 self.wide = weight.to(torch.bfloat16 if _multiplies_bf16() else weight.dtype).contiguous()
+            packed = _pack_int4(weight) if _multiplies_int4() else None
+            if packed is not None:
+                self.weight, self.scales_and_zeros = packed
+                return
             largest = weight.float().abs().amax(dim=1).clamp(min=1e-8)
             self.weight = (weight.float() * (127 / largest)[:, None]).round().to(torch.int8).contiguous()
             # With bf16 activations the kernel is three to twelve times as fast as with fp32 ones (torch 2.13).
@@ -74,13 +86,75 @@ class Weight:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply `x` of shape `(tokens, in)`; the result has the shape `(tokens, out)`."""
-        if self.scale is None:
+        if self.scale is None and self.scales_and_zeros is None:
             return F.linear(x, self.weight, self.bias)
-        if len(x) < _MANY or self.wide is None:
-            product = torch._weight_int8pack_mm(x.to(torch.bfloat16), self.weight, self.scale).to(x.dtype)
-        else:
+        if len(x) >= _MANY and self.wide is not None:
             product = F.linear(x.to(self.wide.dtype), self.wide).to(x.dtype)
+        elif self.scale is None:
+            packed = self.weight, _GROUP, self.scales_and_zeros
+            product = torch.ops.aten._weight_int4pack_mm_for_cpu(x.to(torch.bfloat16), *packed).to(x.dtype)
+        else:
+            product = torch._weight_int8pack_mm(x.to(torch.bfloat16), self.weight, self.scale).to(x.dtype)
         return product if self.bias is None else product + self.bias
+
+
+def _pack_int4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Find the int4 values of a matrix that was stored in them, each 32 of a row with a scale of their own.
+
+    Returns:
+        The packed values, and scales and zeros of shape `(columns / 32, rows, 2)`, or `None` if the matrix is none of
+        int4 values, up to rounding to bf16.
+    """
+    rows, columns = weight.shape
+    if rows % _ROWS or columns % _GROUP:
+        return None
+    groups = weight.float().view(-1, _GROUP)
+    largest = groups.abs().amax(dim=1, keepdim=True).clamp(min=1e-30)
+    values, scales = torch.empty_like(groups), torch.ones_like(largest)
+    left = torch.arange(len(groups), device=weight.device)
+    # The largest of a group was mostly 7 or -8 times its scale, and less where scales are coarse.
+    for steps in (7, 8, 6, 5, 4, 3, 2, 1):
+        group, scale = groups[left], largest[left] / steps
+        tried = (group / scale).round().clamp(-8, 7)
+        scale = (group * tried).sum(dim=1, keepdim=True) / tried.square().sum(dim=1, keepdim=True).clamp(min=1)
+        fits = ((tried * scale - group).abs() <= largest[left] / 128).all(dim=1)
+        values[left[fits]], scales[left[fits]] = tried[fits], scale[fits]
+        left = left[~fits]
+        if len(left) == 0 or (steps == 8 and 2 * len(left) > len(groups)):
+            break
+    if len(left):
+        return None
+    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu((values + 8).int().view(rows, columns), 1)
+    scales = scales.view(rows, -1).t()
+    return packed, torch.stack((scales, torch.zeros_like(scales)), dim=-1).to(torch.bfloat16).contiguous()
+
+
+class Norm:
+    """A root mean square norm.
+
+    Its factors are not multiplied into the matrix behind it: Gemma's differ by the hundredfold, and the int8 values of
+    a row share one scale.
+
+    Args:
+        factors (`torch.Tensor` of shape `(..., width)`): What is multiplied with behind the division.
+        epsilon (`float`): Added to the mean square.
+    """
+
+    def __init__(self, factors: torch.Tensor, epsilon: float) -> None:
+        self.factors, self.epsilon = factors, epsilon
+        width = factors.shape[-1]
+        self._of_length = (factors.float() * width**0.5).to(factors.dtype)
+        self._least = torch.tensor((width * epsilon) ** 0.5, device=factors.device)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalize the last dimension of `x`."""
+        if x.device.type != "cpu":
+            if self.factors.dim() == 1:
+                return F.rms_norm(x, x.shape[-1:], self.factors, self.epsilon)
+            return F.rms_norm(x, x.shape[-1:], eps=self.epsilon) * self.factors
+        # On a CPU rms_norm is eight operations (torch 2.13).
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return x / torch.hypot(length, self._least) * self._of_length
 
 
 class LayerKind(NamedTuple):
@@ -101,7 +175,8 @@ class LayerView(NamedTuple):
     Args:
         cosines, sines (`torch.Tensor` of shape `(tokens, head_dim)`): Of their positions.
         seen (`slice`): Part of the cache that is attended to.
-        mask (`torch.Tensor` of shape `(tokens, seen)`, *optional*): 0 where a token attends, -inf elsewhere.
+        mask (`torch.Tensor` of shape `(queries of a key-value head, seen)`, *optional*): 0 where a token attends, -inf
+            elsewhere. One row where a single token is read.
     """
 
     cosines: torch.Tensor
@@ -126,11 +201,10 @@ class LeanNetwork:
         self.device, self.dtype = model.device, model.dtype
         self.heads, self.key_value_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self.epsilon = config.rms_norm_eps
         self.prompt_window = getattr(config, "prompt_window", None)
         self.parallel_tokens = getattr(config, "parallel_tokens", None) or 1
         self._mask_id = getattr(config, "pard_token", None)
-        self.embedding_scale = config.hidden_size**0.5 if scaled else 1.0
+        self.embedding_scale = torch.tensor(config.hidden_size**0.5, dtype=self.dtype) if scaled else None
         body = model.get_decoder()
         self.scale = body.layers[0].self_attn.scaling
         self.activation = body.layers[0].mlp.act_fn
@@ -141,7 +215,8 @@ class LeanNetwork:
         head = model.get_output_embeddings().weight.detach()
         self.draft_ids = None if draft_ids is None else draft_ids.to(self.device)
         head = head if self.draft_ids is None else head[self.draft_ids]
-        self.head = Weight(_fold(head, body.norm, less_one), None, int8, many=False)
+        self.norm = Norm(_factors(body.norm, less_one).to(self.dtype), config.rms_norm_eps)
+        self.head = Weight(head, None, int8, many=False)
         self._rotary = body.rotary_emb
         self.limit = config.max_position_embeddings
         self.capacity = self.length = 0
@@ -208,6 +283,7 @@ class LeanNetwork:
                 mask = torch.full((len(token_ids), end - first), float("-inf"), dtype=self.dtype, device=self.device)
                 after = mask.triu(start + 1 - first)
                 mask = after if kind.window is None else after + mask.tril(start - kind.window - first)
+                mask = mask.repeat(self.heads // self.key_value_heads, 1)
             cosines, sines = self._rotations[kind]
             views[kind] = LayerView(cosines[place], sines[place], slice(first, end), mask)
         self.length = end
@@ -215,7 +291,7 @@ class LeanNetwork:
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """Apply last norm and head to positions of shape `(tokens, width)`."""
-        return self.head(self._normalise(x)).float()
+        return self.head(self.norm(x)).float()
 
     def forward(
         self, ids: torch.Tensor, place: slice | torch.Tensor, views: dict[LayerKind, LayerView]
@@ -230,46 +306,40 @@ class LeanNetwork:
             `torch.Tensor` of shape `(tokens, width)`.
         """
         x = F.embedding(ids, self.embeddings)
-        if self.embedding_scale != 1.0:
-            x = x * torch.tensor(self.embedding_scale, dtype=x.dtype)
+        if self.embedding_scale is not None:
+            x = x * self.embedding_scale
         for layer, keys, values in zip(self.layers, self._keys, self._values):
             attended = layer.output(self._attend(layer, x, place, views[layer.kind], keys, values))
-            x = x + (attended if layer.attended_norm is None else self._normalise(attended) * layer.attended_norm)
-            gate, up = layer.gate_up(self._normalise(x)).chunk(2, dim=-1)
+            x = x + (attended if layer.attended_norm is None else layer.attended_norm(attended))
+            gate, up = layer.gate_up(layer.mlp_norm(x)).chunk(2, dim=-1)
             activated = layer.down(self.activation(gate) * up)
-            x = x + (activated if layer.activated_norm is None else self._normalise(activated) * layer.activated_norm)
+            x = x + (activated if layer.activated_norm is None else layer.activated_norm(activated))
         return x
-
-    def _normalise(self, x: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(x, x.shape[-1:], eps=self.epsilon)
 
     def _project(self, layer, x, view) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return queries, keys and values, each of shape `(heads, tokens, head_dim)`, the first two rotated."""
-        fused = layer.query_key_value(self._normalise(x)).view(x.shape[0], -1, self.head_dim).transpose(0, 1)
+        fused = layer.query_key_value(layer.attention_norm(x)).view(x.shape[0], -1, self.head_dim).transpose(0, 1)
         turned = fused[: -self.key_value_heads]
         if layer.head_norm is not None:
-            turned = self._normalise(turned) * layer.head_norm
+            turned = layer.head_norm(turned)
         # The sign of the rotation's second half is in `sines`.
-        turned = turned * view.cosines + turned.roll(self.head_dim // 2, dims=-1) * view.sines
+        turned = torch.addcmul(turned * view.cosines, turned.roll(self.head_dim // 2, dims=-1), view.sines)
         return turned[: self.heads], turned[self.heads :], fused[-self.key_value_heads :]
 
     def _attend(self, layer, x, place, view, keys, values) -> torch.Tensor:
-        tokens = x.shape[0]
         queries, keys[:, place], values[:, place] = self._project(layer, x, view)
-        queries = queries.reshape(self.key_value_heads, -1, self.head_dim)
-        seen = keys[:, view.seen]
-        weights = torch.baddbmm(layer.zero, queries, seen.transpose(1, 2), beta=0, alpha=self.scale)
-        if view.mask is not None:
-            weights = (weights.view(len(seen), -1, tokens, seen.shape[1]) + view.mask).view(weights.shape)
-        weights = weights.softmax(dim=-1, dtype=torch.float32).to(x.dtype)
-        attended = torch.bmm(weights, values[:, view.seen])
-        return attended.view(self.heads, tokens, self.head_dim).transpose(0, 1).reshape(tokens, -1)
+        # Heads that share keys are read as so many tokens: grouped heads take twice as long (torch 2.13).
+        queries = queries.reshape(1, self.key_value_heads, -1, self.head_dim)
+        seen = keys[None, :, view.seen], values[None, :, view.seen]
+        attended = F.scaled_dot_product_attention(queries, *seen, attn_mask=view.mask, scale=self.scale)
+        return attended.view(self.heads, len(x), self.head_dim).transpose(0, 1).reshape(len(x), -1)
 
     def _reserve(self, capacity: int) -> None:
         shape = (len(self.layers), self.key_value_heads, capacity, self.head_dim)
-        keys, values = (torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in range(2))
+        keys, values = (torch.zeros(shape, dtype=self.dtype, device=self.device).unbind() for _ in range(2))
         if self.capacity:
-            keys[:, :, : self.capacity], values[:, :, : self.capacity] = self._keys, self._values
+            for new, old in zip((*keys, *values), (*self._keys, *self._values)):
+                new[:, : self.capacity] = old
         self._keys, self._values, self.capacity = keys, values, capacity
         self._rotations = self._rotate_positions(keys[0], capacity)
 
@@ -295,37 +365,32 @@ class _Layer:
             window=getattr(windowed, "sliding_window", None),
         )
         before_mlp = layer.pre_feedforward_layernorm if sandwiched else layer.post_attention_layernorm
-        self.query_key_value = _fuse(
-            (attention.q_proj, attention.k_proj, attention.v_proj), layer.input_layernorm, less_one, int8
-        )
-        self.output = _fuse((attention.o_proj,), None, less_one, int8)
-        self.gate_up = _fuse((mlp.gate_proj, mlp.up_proj), before_mlp, less_one, int8)
-        self.down = _fuse((mlp.down_proj,), None, less_one, int8)
-        like = attention.q_proj.weight.detach()
-        self.zero = like.new_zeros(())
-        # Norms behind a projection cannot be folded into the next one.
+        self.query_key_value = _fuse((attention.q_proj, attention.k_proj, attention.v_proj), int8)
+        self.output = _fuse((attention.o_proj,), int8)
+        self.gate_up = _fuse((mlp.gate_proj, mlp.up_proj), int8)
+        self.down = _fuse((mlp.down_proj,), int8)
+
+        def norm(*factors: torch.Tensor) -> Norm:
+            return Norm(torch.cat(factors).to(attention.q_proj.weight.dtype), config.rms_norm_eps)
+
+        self.attention_norm = norm(_factors(layer.input_layernorm, less_one))
+        self.mlp_norm = norm(_factors(before_mlp, less_one))
         self.attended_norm = self.activated_norm = self.head_norm = None
         if sandwiched:
-            self.attended_norm = _factor(layer.post_attention_layernorm, less_one).to(like.dtype)
-            self.activated_norm = _factor(layer.post_feedforward_layernorm, less_one).to(like.dtype)
+            self.attended_norm = norm(_factors(layer.post_attention_layernorm, less_one))
+            self.activated_norm = norm(_factors(layer.post_feedforward_layernorm, less_one))
         if hasattr(attention, "q_norm"):
             norms = (attention.q_norm, config.num_attention_heads), (attention.k_norm, config.num_key_value_heads)
-            factors = [_factor(norm, less_one).expand(heads, 1, -1) for norm, heads in norms]
-            self.head_norm = torch.cat(factors).to(like.dtype)
+            self.head_norm = norm(*(_factors(each, less_one).expand(heads, 1, -1) for each, heads in norms))
 
 
-def _fuse(projections, norm, less_one: bool, int8: bool) -> Weight:
+def _fuse(projections, int8: bool) -> Weight:
     weight = torch.cat([projection.weight.detach() for projection in projections])
     biases = [projection.bias for projection in projections]
     bias = None if biases[0] is None else torch.cat(biases).detach()
-    return Weight(weight if norm is None else _fold(weight, norm, less_one), bias, int8)
+    return Weight(weight, bias, int8)
 
 
-def _fold(weight: torch.Tensor, norm, less_one: bool) -> torch.Tensor:
-    """Multiply a norm's weight into the matrix behind it: the norm itself is then a plain division."""
-    return (weight.float() * _factor(norm, less_one)).to(weight.dtype)
-
-
-def _factor(norm, less_one: bool) -> torch.Tensor:
+def _factors(norm, less_one: bool) -> torch.Tensor:
     """Return what a norm multiplies with, in fp32."""
     return norm.weight.detach().float() + (1.0 if less_one else 0.0)
