@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import torch
 from transformers import TrainingArguments
 
 from drafter_trainer.errors import InputError
@@ -40,6 +41,8 @@ class _TrainerArguments(TrainingArguments):
                 raise InputError(
                     f"{name} is not used: call push_to_hub(repo_id) of the trainer, with the token in HF_TOKEN"
                 )
+        # Without an accelerator there is nothing to pin memory for, and torch warns of it at every evaluation.
+        self.dataloader_pin_memory &= torch.accelerator.is_available()
         if self.max_length < 2:
             raise InputError(f"max_length must be at least 2, got {self.max_length}")
 
