@@ -56,7 +56,7 @@ run_part() {
     training) timeout 90 "$PYTHON" -m benchmarks.gpu training --device "$device" "${tiny[@]}" --out "$out" ;;
     benchmark)
       timeout 140 "$PYTHON" recipes/bench.py --config recipes/configs/gemma-3-270m/quickstart.yaml --dtype bfloat16 \
-        --drafter hub_cards/gemma-3-270m-drafter-de-en --out "$out/benchmark"
+        --drafter hub_cards/gemma-3-270m-drafter-de-en --output_dir "$out/benchmark"
       ;;
   esac
 }
