@@ -133,7 +133,7 @@ def draft_without_network(repo: str, target: str, package: bool) -> dict:
     import sys
 
     import torch
-    from transformers import AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(target)
     ids = torch.tensor([[50, 60, 70, 80, 90, 100, 110]])
