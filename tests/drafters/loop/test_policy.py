@@ -177,3 +177,32 @@ def test_gain_moves_from_the_tuned_to_the_own_one() -> None:
     gain.observe(0.1, 0)
     other.observe(1.0, 0)
     assert gain() > other()
+
+
+def test_curve_moves_as_a_whole() -> None:
+    """A machine that got busy is busy for the lengths too that were not tried since."""
+    curve = CostModel([10.0, 12.0, 20.0])
+    for _ in range(100):
+        curve.observe(2, 24.0)
+    assert curve(2) == pytest.approx(24.0, rel=0.01)
+    assert 1.3 * 10 < curve(1) < 2.1 * 10
+    assert curve(3) / curve(1) == pytest.approx(2.0)
+
+
+def test_curve_learns_the_last_entry_from_longer_passes() -> None:
+    """The longest known pass stands for all that are longer."""
+    curve = CostModel([10.0, 20.0])
+    for _ in range(100):
+        curve.observe(7, 40.0)
+    assert curve(2) == pytest.approx(40.0, rel=0.01)
+
+
+def test_rate_is_never_below_the_least() -> None:
+    """Where every draft loses, a rate that sinks with them would call the next one worth its while."""
+    rate = ThroughputEstimator(1.5, CostModel([10.0, 30.0, 30.0]), least=1 / 10.0)
+    assert rate() == pytest.approx(1 / 10.0)
+    rate.observe(1, 30.0)
+    assert rate() == pytest.approx(1 / 10.0)
+    for _ in range(50):
+        rate.observe(6, 30.0)
+    assert rate() > 5 / 30.0
