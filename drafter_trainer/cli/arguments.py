@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from drafter_trainer.cli.options import check_one_of, check_positive, option, read_mapping
 from drafter_trainer.drafters.configuration import WIDTHS
 from drafter_trainer.errors import InputError
-from drafter_trainer.languages import read_language_or_pair
+from drafter_trainer.languages import Pair, get_pair, read_language_or_pair, read_languages
 from drafter_trainer.runs import Run
 from drafter_trainer.targets import Target, resolve_target
 
@@ -28,15 +28,24 @@ class RunArguments:
     def __post_init__(self) -> None:
         if not self.pair:
             raise InputError("no pair: give --pair de-en, or a --config that has it")
-        self.pair = str(read_language_or_pair(self.pair))
-        self.drafter_name = self.drafter_name.replace("{pair}", self.pair)
+        self.pair = str(self._read_pair())
+        self.drafter_name = self.drafter_name.replace("{pair}", self._tag)
         self._place()
 
     def name_after(self, target: str) -> None:
         """Name a drafter without a name after its target."""
         if not self.drafter_name:
-            self.drafter_name = f"{re.split('[/:]', target.rstrip('/'))[-1].lower()}-drafter-{self.pair}"
+            self.drafter_name = f"{re.split('[/:]', target.rstrip('/'))[-1].lower()}-drafter-{self._tag}"
             self._place()
+
+    def _read_pair(self) -> Pair:
+        spoken, translation = read_languages(self.pair)
+        return translation or Pair(spoken[0], spoken[0])
+
+    @property
+    def _tag(self) -> str:
+        pair = get_pair(self.pair)
+        return self.pair if pair.is_translation else pair.target.code
 
     def _place(self) -> None:
         if self.drafter_name and not self.run_folder:
@@ -46,6 +55,14 @@ class RunArguments:
     def run(self) -> Run:
         """The run."""
         return Run(self.drafter_name, Path(self.run_folder), self.pair)
+
+
+@dataclass
+class LanguageRunArguments(RunArguments):
+    """Which drafter all steps work on; of one language, such as oci, the translation from English into it."""
+
+    def _read_pair(self) -> Pair:
+        return read_language_or_pair(self.pair)
 
 
 @dataclass

@@ -16,6 +16,7 @@ from drafter_trainer.cli.arguments import (
     DistillationArguments,
     DrafterArguments,
     LanguageArguments,
+    LanguageRunArguments,
     RowsArguments,
     RunArguments,
     TargetArguments,
@@ -40,7 +41,7 @@ OPTIONS = {
     "finetune": (RunArguments, TargetArguments, RowsArguments, DrafterArguments, DrafterTrainingArguments),
     "predict": (RunArguments, TargetArguments, DrafterArguments, PredictionArguments),
     "tune": (RunArguments, TargetArguments, TuningArguments),
-    "language": (RunArguments, LanguageArguments, PublishingArguments),
+    "language": (LanguageRunArguments, LanguageArguments, PublishingArguments),
     "publish": (RunArguments, TargetArguments, PublishingArguments, PublishedArguments),
     "export": (RunArguments, TargetArguments, ExportArguments),
     "serve": (ServingArguments,),
@@ -132,7 +133,7 @@ def parse_arguments(step: str, argv: Sequence[str], description: str) -> tuple[l
 def _name_drafter(objects: Iterable[Any]) -> None:
     """Name a drafter without a name after its target."""
     kinds = {type(entry): entry for entry in objects}
-    run, where = kinds.get(RunArguments), kinds.get(TargetArguments)
+    run, where = kinds.get(RunArguments, kinds.get(LanguageRunArguments)), kinds.get(TargetArguments)
     if run is not None and not run.drafter_name:
         if where is None:
             raise InputError("no drafter_name: give --drafter_name <target>-drafter-<pair>, or a --config that has it")

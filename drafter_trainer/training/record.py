@@ -1,6 +1,7 @@
 """What a trainer leaves beside the weights: the drafting loop, and a record of the training for the card."""
 
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def save_with_loop(
         return
     spoken = "-".join(language.code for language in setup.languages)
     description = DrafterDescription(
-        name="-".join(filter(None, (setup.target.name.rpartition("/")[2], "drafter", str(setup.pair or spoken)))),
+        name="-".join(filter(None, (re.split("[/:]", setup.target.name)[-1], "drafter", str(setup.pair or spoken)))),
         target=setup.target.name,
         target_revision=setup.target.revision,
         tokenizer_sha256="",

@@ -16,7 +16,7 @@ CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 NEEDED = {"pair": "de-en", "drafter_name": "tiny-drafter-de-en", "target_model": "tiny", "corpus": "sample"}
 
 PUBLISHED = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.name != "common.yaml")
-OF_A_DRAFTER = [recipe for recipe, kinds in OPTIONS.items() if RunArguments in kinds]
+OF_A_DRAFTER = [recipe for recipe, kinds in OPTIONS.items() if any(issubclass(kind, RunArguments) for kind in kinds)]
 
 
 def write(path: Path, *lines: str) -> Path:
@@ -323,7 +323,7 @@ def test_help_lists_every_option(recipe: str, capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_published_configuration_is_read_by_every_recipe(path: Path, recipe: str) -> None:
     """A renamed option would break the commands of the README, file by file."""
-    pair = ["--pair", "oci"] if path.stem == "language" else []  # that is for whatever language is named
+    pair = ["--pair", "en-oci"] if path.stem == "language" else []  # that is for whatever language is named
     objects, given = parse_arguments(recipe, ["--config", str(path), *pair], "Test.")
     run = next(found for found in objects if isinstance(found, RunArguments))
     assert run.drafter_name.endswith(f"-drafter-{run.pair}")
@@ -374,5 +374,7 @@ def test_pair_stands_in_the_drafters_name(config: Path) -> None:
     """One configuration for all languages must not publish them under one name."""
     options = ["--config", str(config), "--pair", "oci", "--drafter_name", "tiny-drafter-{pair}"]
     (run, *_), given = parse_arguments("bench", options, "Test.")
-    assert (run.drafter_name, run.run_folder) == ("tiny-drafter-en-oc", "runs/tiny-drafter-en-oc")
-    assert given["drafter_name"] == "tiny-drafter-en-oc"
+    assert (run.pair, run.drafter_name, run.run_folder) == ("oc-oc", "tiny-drafter-oc", "runs/tiny-drafter-oc")
+    assert given["drafter_name"] == "tiny-drafter-oc"
+    (run, *_), _ = parse_arguments("language", options, "Test.")  # which translates from English
+    assert (run.pair, run.drafter_name) == ("en-oc", "tiny-drafter-en-oc")

@@ -65,6 +65,7 @@ def test_servers_answer_without_the_targets_weights(
         ),
         (("--servers", "h:8000"), "is no address"),
         (("--batch_size", "0"), "batch_size must be at least 1"),
+        (("--pair", "nl"), "sentences of a corpus are translated: give a pair, such as --pair en-nl, or --prompts"),
     ],
 )
 def test_mistakes_are_said_before_anything_is_done(
