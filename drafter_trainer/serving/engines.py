@@ -2,11 +2,12 @@
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import drafter_trainer
@@ -29,7 +30,7 @@ from drafter_trainer.serving.drafter import open_for_engine, open_whole
 
 PROBE_TOKENS = 128  # of one completion, after which the acceptance is judged
 LEAST_ACCEPTANCE = 0.01  # of the drafted tokens; random tokens are accepted less often
-_START_SECONDS = 900
+_START_SECONDS = 3600  # large weights are read for long
 _LLAMACPP_SERVER = "drafter_trainer.serving.llamacpp_server"
 _logger = logging.getLogger(__name__)
 
@@ -84,13 +85,15 @@ class RunningEngine:
         return found
 
     def stop(self) -> None:
-        """End the server."""
+        """End the server and all its processes: vLLM's engine and workers outlive a server that is killed."""
         self.process.terminate()
         try:
             self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
 
 @contextmanager
@@ -126,7 +129,7 @@ def start_engine(
         filter(None, [str(Path(drafter_trainer.__file__).parents[1]), os.environ.get("PYTHONPATH")])
     )
     try:
-        process = subprocess.Popen(words, env=os.environ | {"PYTHONPATH": path})
+        process = subprocess.Popen(words, env=os.environ | {"PYTHONPATH": path}, start_new_session=True)
     except FileNotFoundError as error:
         raise InputError(f"{words[0]} is not installed here: install {engine}, or name its place") from error
     running = RunningEngine(process, EngineClient(engine, f"http://127.0.0.1:{port}", target))

@@ -5,6 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from drafter_trainer.errors import InputError
@@ -54,6 +55,19 @@ def test_drafter_in_vain_is_said_and_not_left_running(start, engine: str, accept
     """An engine with a drafter that is never accepted runs, slower than without, and nobody notices."""
     with pytest.raises(InputError, match=said), start(engine, accepted):
         pass
+
+
+def test_no_process_of_a_server_is_left(tmp_path: Path, free_port: int) -> None:
+    """vLLM's engine is a process of its own: where its server died, it stayed, with all its memory."""
+    worker = "import time; time.sleep(600)"
+    code = f"import subprocess, sys, pathlib; worker = subprocess.Popen([sys.executable, '-c', {worker!r}]); "
+    code += f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(worker.pid)); sys.exit(3)"
+    command = [sys.executable, "-c", code]
+    with pytest.raises(InputError, match="ended with status 3"), start_engine("vllm", "target", command, free_port):
+        pass
+    left = int((tmp_path / "pid").read_text(encoding="ascii"))
+    psutil.wait_procs([each for each in psutil.process_iter() if each.pid == left], timeout=10)
+    assert not psutil.pid_exists(left)
 
 
 def test_arguments_that_cannot_work_start_nothing(published: Path) -> None:
