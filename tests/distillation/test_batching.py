@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from drafter_trainer.distillation import cache
+from drafter_trainer.distillation.cache import RoomyLayer
 from drafter_trainer.distillation.engines import TransformersEngine
 from drafter_trainer.distillation.requests import Request
 from drafter_trainer.distillation.store import TOP_K, Answer
@@ -163,3 +164,48 @@ def test_models_with_a_state_answer_one_batch_after_the_other() -> None:
     model = with_ends(recurrent_model(), stream)
     for request, answer in answered(TransformersEngine(model, pad_id=0), stream, 4).items():
         assert answer.response_ids == generated(model, request)
+
+
+def test_temperatures_and_limits_do_not_mix(target_model: PreTrainedModel) -> None:
+    """Prevent a row from keeping the temperature, the noise or the length limit of the answer before."""
+    kinds = [(0.0, 12), (0.3, 1), (1.0, 7), (1.0, 12), (0.0, 1)]
+    stream = [request for kind in kinds for request in make_stream(5, *kind)]
+    engine = TransformersEngine(target_model, pad_id=0)
+    together = answered(engine, stream, 4)
+    for request in stream:
+        (alone,) = engine.answer([request])
+        assert together[request].response_ids == alone.response_ids
+        if alone.finish_reason == "length":
+            assert len(alone.response_ids) == request.max_new_tokens
+
+
+def test_many_requests_need_the_memory_of_a_few(
+    target_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prevent a cache, requests or answers that pile up as the run goes on."""
+    size, drawn, columns = 32, 0, []
+    resize = RoomyLayer.resize
+
+    def noted(layer: RoomyLayer, rows: int, width: int, coming: int = 0) -> None:
+        columns.append(width)
+        assert rows <= size
+        resize(layer, rows, width, coming)
+
+    monkeypatch.setattr(RoomyLayer, "resize", noted)
+
+    def asked() -> Iterator[list[Request]]:
+        nonlocal drawn
+        for start in range(0, 1024, size):
+            batch = [replace(REQUEST, seed=start + n, max_new_tokens=2 + n % 5) for n in range(size)]
+            drawn += len(batch)
+            yield batch
+
+    given = 0
+    for group, answers in TransformersEngine(target_model, pad_id=0).answers(asked()):
+        # Lost by an interrupt: what is under way, what waits, and what has ended since the last group.
+        assert drawn - given <= 4 * size
+        given += len(answers)
+        assert len(group) == len(answers) == size
+    assert given == drawn == 1024
+    assert len(columns) > 4 * 4
+    assert max(columns) <= len(REQUEST.prompt_ids) + 6
