@@ -85,13 +85,14 @@ def mixes_attention(config: Path) -> bool:
 def template_words(engine: str, description: DrafterDescription, folder: Path) -> list[str]:
     """Return the words that name the chat template of a base model, which has none itself.
 
+    llama.cpp is not told: it tries a template on messages of its own, and does not start where that fails.
+
     Args:
         engine (`str`): "vllm", "sglang" or "llamacpp".
         folder (`Path`): Of the drafter's files.
     """
-    if not (template := description.prompting.get("chat_template")):
-        return []
-    return ["--chat-template-file" if engine == LLAMACPP else "--chat-template", str(folder.resolve() / template)]
+    template = description.prompting.get("chat_template")
+    return [] if engine == LLAMACPP or not template else ["--chat-template", str(folder.resolve() / template)]
 
 
 def vllm_ngram_config(draft_length: int) -> dict[str, object]:

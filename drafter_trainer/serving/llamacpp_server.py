@@ -8,7 +8,6 @@ writes; it imports nothing else of this package, whose dependencies its environm
 
 import argparse
 import threading
-from pathlib import Path
 
 import xllamacpp
 
@@ -24,7 +23,6 @@ def read_words(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--ctx-size", type=int, default=0, help="Tokens of all requests; 0 for the model's own limit.")
     parser.add_argument("--parallel", type=int, default=1, help="Requests at once.")
     parser.add_argument("--threads", type=int, help="Threads of a pass (default: all cores).")
-    parser.add_argument("--chat-template-file", type=Path, help="Jinja file in the place of the target's own.")
     parser.add_argument("--metrics", action="store_true", help="Serve /metrics.")
     parser.add_argument("--spec-type", default="none", help="Kinds of drafting, comma-separated.")
     parser.add_argument("--spec-draft-model", help="The drafter's GGUF file.")
@@ -44,8 +42,6 @@ def settings(words: argparse.Namespace) -> xllamacpp.CommonParams:
     params.n_ctx = words.ctx_size
     params.n_parallel = words.parallel
     params.endpoint_metrics = words.metrics
-    if words.chat_template_file:
-        params.chat_template = words.chat_template_file.read_text(encoding="utf-8")
     if words.threads:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = words.threads
     speculative = params.speculative

@@ -129,7 +129,7 @@ def export_drafter(
     if "llamacpp" in engines:
         _write_gguf(export, folder / GGUF, gguf_dtype, target_gguf, converter)
         command = llamacpp_command(str(target_gguf or "TARGET.gguf"), GGUF, export.draft_lengths[NETWORK])
-        files[LLAMACPP] = shlex.join([*command, *export.template("llamacpp")]) + "\n"
+        files[LLAMACPP] = shlex.join(command) + "\n"
     files["README.md"] = _render_readme(export, files)
     for name, text in files.items():
         write_whole(folder / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))
