@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 
 import torch
 
@@ -26,6 +25,7 @@ from .policy import (
     least_reach,
     surer_of,
 )
+from .proposal import Proposal
 from .settings import HIGHEST_ORDER, NETWORK_BINS, LoopSettings, bin_of
 from .stock import StockNetwork
 from .window import count_skipped, unread_part
@@ -34,28 +34,6 @@ _STEP_SMOOTHING = 0.1
 _SAMPLED_TOKENS = 1.5  # what a pass yields when sampling, until it is known of an answer
 _ASK_ANYHOW = 16  # rounds, after which a network that brought nothing is asked again
 _NO_ENDINGS = EndingIds()
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """A drafted token.
-
-    Args:
-        token (`int`): Its id in the target's vocabulary.
-        source (`str`): Who drafted it.
-        probability (`float`): How likely the target accepts it, as far as it was known before it was drawn.
-        bin (`int`): How sure its source was: which of the source's bins in the calibration.
-        scores (`torch.Tensor` of shape `(vocabulary,)`, *optional*): Logits of the q that it was drawn from; `None`
-            where nothing was drawn, so that q is 1 at the token.
-        gained (`bool`): Whether the network told a token that no other source knew.
-    """
-
-    token: int
-    source: str
-    probability: float
-    bin: int = 0
-    scores: torch.Tensor | None = None
-    gained: bool = False
 
 
 class DraftingLoop:

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from .weights import Norm, Weight
+
 # model_type -> whether a norm's weight is stored less one, and whether embeddings are scaled by sqrt(width)
 FAMILIES = {
     "llama": (False, False),
@@ -21,10 +23,6 @@ FAMILIES = {
 }
 _FIRST_CAPACITY = 512
 _PIECE = 512
-_INT8_MULTIPLE = 32  # of weights in a row; torch's kernel reads beyond others (2.13)
-_MANY = 16  # from so many tokens on, multiplying takes longer than fetching the weights
-_GROUP = 32  # weights of a row that share a scale in int4
-_ROWS = 16  # the int4 kernel's number of rows is a multiple of it
 
 
 def reason_against(model) -> str | None:
@@ -43,118 +41,6 @@ def reason_against(model) -> str | None:
         if parameters["rope_type"] in ("dynamic", "longrope"):
             return f"its rotary embedding {parameters['rope_type']} depends on the length"
     return None
-
-
-def _multiplies_bf16() -> bool:
-    # Without such instructions bf16 takes three to five times as long as fp32 (torch 2.13).
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return supported is not None and supported()
-
-
-def _multiplies_int4() -> bool:
-    # With AVX2 alone the kernel for int4 takes longer than the one for int8 (torch 2.13).
-    return torch.backends.cpu.get_cpu_capability() == "AVX512"
-
-
-class Weight:
-    """A matrix in the form in which it is multiplied.
-
-    Args:
-        weight (`torch.Tensor` of shape `(out, in)`): Values.
-        bias (`torch.Tensor` of shape `(out,)`, *optional*): Added behind.
-        int8 (`bool`): Keep a byte a value, with a scale for each row. What was stored in int4 takes half a byte,
-            where the processor multiplies that faster.
-        many (`bool`, *optional*, defaults to `True`): Whether many tokens are multiplied at once too. Then weights of
-            more bytes are kept beside those of one, with which that is faster: bf16 where the processor multiplies it.
-    """
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, int8: bool, many: bool = True) -> None:
-        self.bias = bias
-        self.scale = self.wide = self.scales_and_zeros = None
-        self.weight = weight.contiguous()
-        if int8 and weight.shape[1] % _INT8_MULTIPLE == 0:
-            if many:
-                self.wide = weight.to(torch.bfloat16 if _multiplies_bf16() else weight.dtype).contiguous()
-            packed = _pack_int4(weight) if _multiplies_int4() else None
-            if packed is not None:
-                self.weight, self.scales_and_zeros = packed
-                return
-            largest = weight.float().abs().amax(dim=1).clamp(min=1e-8)
-            self.weight = (weight.float() * (127 / largest)[:, None]).round().to(torch.int8).contiguous()
-            # With bf16 activations the kernel is three to twelve times as fast as with fp32 ones (torch 2.13).
-            self.scale = (largest / 127).to(torch.bfloat16)
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Multiply `x` of shape `(tokens, in)`; the result has the shape `(tokens, out)`."""
-        if self.scale is None and self.scales_and_zeros is None:
-            return F.linear(x, self.weight, self.bias)
-        if len(x) >= _MANY and self.wide is not None:
-            product = F.linear(x.to(self.wide.dtype), self.wide).to(x.dtype)
-        elif self.scale is None:
-            packed = self.weight, _GROUP, self.scales_and_zeros
-            product = torch.ops.aten._weight_int4pack_mm_for_cpu(x.to(torch.bfloat16), *packed).to(x.dtype)
-        else:
-            product = torch._weight_int8pack_mm(x.to(torch.bfloat16), self.weight, self.scale).to(x.dtype)
-        return product if self.bias is None else product + self.bias
-
-
-def _pack_int4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Find the int4 values of a matrix that was stored in them, each 32 of a row with a scale of their own.
-
-    Returns:
-        The packed values, and scales and zeros of shape `(columns / 32, rows, 2)`, or `None` if the matrix is none of
-        int4 values, up to rounding to bf16.
-    """
-    rows, columns = weight.shape
-    if rows % _ROWS or columns % _GROUP:
-        return None
-    groups = weight.float().view(-1, _GROUP)
-    largest = groups.abs().amax(dim=1, keepdim=True).clamp(min=1e-30)
-    values, scales = torch.empty_like(groups), torch.ones_like(largest)
-    left = torch.arange(len(groups), device=weight.device)
-    # The largest of a group was mostly 7 or -8 times its scale, and less where scales are coarse.
-    for steps in (7, 8, 6, 5, 4, 3, 2, 1):
-        group, scale = groups[left], largest[left] / steps
-        tried = (group / scale).round().clamp(-8, 7)
-        scale = (group * tried).sum(dim=1, keepdim=True) / tried.square().sum(dim=1, keepdim=True).clamp(min=1)
-        fits = ((tried * scale - group).abs() <= largest[left] / 128).all(dim=1)
-        values[left[fits]], scales[left[fits]] = tried[fits], scale[fits]
-        left = left[~fits]
-        if len(left) == 0 or (steps == 8 and 2 * len(left) > len(groups)):
-            break
-    if len(left):
-        return None
-    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu((values + 8).int().view(rows, columns), 1)
-    scales = scales.view(rows, -1).t()
-    return packed, torch.stack((scales, torch.zeros_like(scales)), dim=-1).to(torch.bfloat16).contiguous()
-
-
-class Norm:
-    """A root mean square norm.
-
-    Its factors are not multiplied into the matrix behind it: Gemma's differ by the hundredfold, and the int8 values of
-    a row share one scale.
-
-    Args:
-        factors (`torch.Tensor` of shape `(..., width)`): What is multiplied with behind the division.
-        epsilon (`float`): Added to the mean square.
-    """
-
-    def __init__(self, factors: torch.Tensor, epsilon: float) -> None:
-        self.factors, self.epsilon = factors, epsilon
-        width = factors.shape[-1]
-        self._of_length = (factors.float() * width**0.5).to(factors.dtype)
-        self._least = torch.tensor((width * epsilon) ** 0.5, device=factors.device)
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalize the last dimension of `x`."""
-        if x.device.type != "cpu":
-            if self.factors.dim() == 1:
-                return F.rms_norm(x, x.shape[-1:], self.factors, self.epsilon)
-            return F.rms_norm(x, x.shape[-1:], eps=self.epsilon) * self.factors
-        # On a CPU rms_norm is eight operations (torch 2.13).
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        return x / torch.hypot(length, self._least) * self._of_length
 
 
 class LayerKind(NamedTuple):

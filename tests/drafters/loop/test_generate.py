@@ -20,10 +20,11 @@ from drafter_trainer.decoding.metrics import Round, alpha
 from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.load import with_sources
 from drafter_trainer.drafters.loop import generate as generate_module
-from drafter_trainer.drafters.loop.drafting import DraftingLoop, Proposal
+from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import attach_loop, loop_of
 from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.drafters.loop.policy import FILLER, SOURCES
+from drafter_trainer.drafters.loop.proposal import Proposal
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.drafters.loop.stock import StockNetwork
 from drafter_trainer.drafters.ngram import count_table

@@ -19,7 +19,8 @@ from transformers import (
 )
 
 from drafter_trainer.drafters.compact import _from_int4, _to_int4
-from drafter_trainer.drafters.loop.network import LeanNetwork, Weight, reason_against
+from drafter_trainer.drafters.loop.network import LeanNetwork, reason_against
+from drafter_trainer.drafters.loop.weights import Weight
 
 SHAPE = {
     "vocab_size": 70,
@@ -204,7 +205,7 @@ def test_int8_rows_do_not_hold_the_norms_before_them() -> None:
 
 def test_values_that_were_stored_in_int4_are_kept_in_int4(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rounded once more, to int8 or to other int4 values, a compact drafter would lose acceptance at every load."""
-    monkeypatch.setattr("drafter_trainer.drafters.loop.network._multiplies_int4", lambda: True)
+    monkeypatch.setattr("drafter_trainer.drafters.loop.weights._multiplies_int4", lambda: True)
     torch.manual_seed(0)
     weight, bias, x = torch.randn(48, 96), torch.randn(48), torch.randn(3, 96)
     weight[:, 32:64] *= torch.linspace(0.001, 1, 48)[:, None]  # the scales of a row are multiples of its largest
@@ -212,7 +213,7 @@ def test_values_that_were_stored_in_int4_are_kept_in_int4(monkeypatch: pytest.Mo
     kept, other = Weight(stored, bias, int8=True), Weight(weight, bias, int8=True)
     assert (kept.weight.nbytes, other.weight.nbytes) == (48 * 96 // 2, 48 * 96)
     assert (kept(x) - F.linear(x, stored.float(), bias)).std() < 0.004 * weight.std() * 96**0.5
-    monkeypatch.setattr("drafter_trainer.drafters.loop.network._multiplies_int4", lambda: False)
+    monkeypatch.setattr("drafter_trainer.drafters.loop.weights._multiplies_int4", lambda: False)
     assert Weight(stored, bias, int8=True).weight.nbytes == 48 * 96
 
 
