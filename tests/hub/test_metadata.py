@@ -68,7 +68,7 @@ def test_metadata_follow_the_flavour(
 def expected_evaluations(measurements: dict[str, Any]) -> dict[tuple, float]:
     """What a model-index has to hold: each figure by file, task, questions, temperature, seed and name.
 
-    A run whose target does not do its task is left out, and so are those of engines, of which several may have one key.
+    A run whose target does not do its task is left out, and so are those of engines: several would have one key.
     """
     expected = {}
     for name, results in measurements.items():
