@@ -4,6 +4,7 @@ import dataclasses
 import json
 import random
 import re
+import statistics
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -59,17 +60,29 @@ def read_documents(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
 
 
+def of_engine(run: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Go through what a card shows of an engine alone: shares by position, and the median first token in ms."""
+    for method in run["methods"]:
+        yield from (((), share) for share in method["acceptance_by_position"])
+        yield (), round(1000 * statistics.median(prompt["first_pass_seconds"] for prompt in method["prompts"]))
+        yield ("acceptance_rate",), method["acceptance_rate"] or 0.0
+
+
 def made_up_numbers(card: str, documents: list[dict[str, Any]]) -> list[str]:
     """List the numbers of a card that no document holds, in any rounding."""
     found = [(names, value) for document in documents for names, value in leaves(document)]
     for document in documents:  # "Sampled with 3 seeds" counts runs
         found.append(((), len({run["seed"] for run in document.get("runs", ()) if run["temperature"] > 0})))
+        for run in document.get("runs", ()):
+            if "engine" in run:
+                found += of_engine(run)
     # The mark of changed files behind a commit is told in words.
     texts = {value.removesuffix("+") for _, value in found if isinstance(value, str) and re.search(r"\d", value)}
     for phrase in sorted({*PROSE, *texts}, key=len, reverse=True):
         card = re.sub(rf"(?<![\w.]){re.escape(phrase)}(?![\w.]*\w)", " ", card)
     numbers = {value for _, value in found if isinstance(value, int | float) and not isinstance(value, bool)}
-    shares = {f"{value:.0%}" for names, value in found if names and names[-1].endswith("_share")}
+    told = ("_share", "acceptance_rate")
+    shares = {f"{value:.0%}" for names, value in found if names and names[-1].endswith(told) and value is not None}
     return [
         text
         for text in re.findall(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?%?", card)
