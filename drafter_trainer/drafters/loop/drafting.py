@@ -107,7 +107,7 @@ class DraftingLoop:
         if endings is not None and process is None:
             process = _unprocessed  # over the whole vocabulary, as endings are
         self._asked = 0.0
-        self._ahead, self._read_at = (), 0
+        self._ahead: list[torch.Tensor] = []  # what the network has told of the tokens to come, not yet used
         rate = self._rate()
         draft: list[Proposal] = []
         reach: list[float] = []
@@ -202,16 +202,16 @@ class DraftingLoop:
             return best
         needed = reached * (1 - (0.0 if best is None else best.probability))
         started = None
-        if not 0 <= len(draft) - self._read_at < len(self._ahead):  # else it was read with the tokens before
+        if not self._ahead:
             ask_anyhow = best is None and not draft and self._rounds % _ASK_ANYHOW == 0
             step = self._clocked_step if self._clocked else self._stored_step
             if not ask_anyhow and needed * self._gain() <= rate * step:
                 return best
             started = self.clock() if self._clocked else None
-            if self._read_network(context, len(draft)) > self.network.parallel_tokens:
+            if self._read_network(context) > self.network.parallel_tokens:
                 started = None  # more than a step
         self._asked += needed
-        token, share, scores = self._ask_network(context, self._ahead[len(draft) - self._read_at], process, ending)
+        token, share, scores = self._ask_network(context, self._ahead.pop(0), process, ending)
         if started is not None:
             elapsed = 1000 * (self.clock() - started)
             self._clocked_step += _STEP_SMOOTHING * (min(elapsed, 4 * self._clocked_step) - self._clocked_step)
@@ -221,7 +221,7 @@ class DraftingLoop:
         probability = self._belief.probability(NETWORK, bin_)
         if best is not None and best.probability >= probability:
             if best.token != token:
-                self._ahead = ()  # what was told of the tokens behind was told behind another
+                self._ahead.clear()  # it was told behind another token
             return best
         if token in ending:
             return None
@@ -240,12 +240,12 @@ class DraftingLoop:
         token, source, bin_, probability = best
         return Proposal(token, source, probability, bin_)
 
-    def _read_network(self, context: list[int], drafted: int) -> int:
-        """Let the network read a text of which so many tokens are drafted; return how many it had not read before."""
+    def _read_network(self, context: list[int]) -> int:
+        """Let the network read a text; return how many of its tokens were unread."""
         # Where the target wrote what a shortened draft had left out, all was read before, and the logits are gone.
         cached, unread = unread_part(context, min(len(self._read), len(context) - 1), self._skipped)
         self.network.crop(cached)
-        self._ahead, self._read_at = self.network.read_ahead(unread), drafted
+        self._ahead = list(self.network.read_ahead(unread))
         self._read = list(context)
         return len(unread)
 
@@ -260,14 +260,13 @@ class DraftingLoop:
         if draws and ending and (draws := int(logits.argmax()) not in ending):
             logits = ending.mask(logits)
         q = torch.softmax(logits, dim=-1)
-        share, entry = q.max(dim=-1)
-        if draws:
-            # One draw from q: of exponential variables with these rates, each is the first with its probability.
-            likeliest, entry = entry, (q / torch.empty_like(q).exponential_()).argmax()
-            if entry != likeliest:
-                self._ahead = ()
-        # Both in one transfer: an accelerator is waited for each time. Floats hold ids up to 2^24.
-        share, entry = torch.stack((share.float(), entry.float())).tolist()
+        share, likeliest = q.max(dim=-1)
+        # One draw from q: of exponential variables with these rates, each is the first with its probability.
+        entry = (q / torch.empty_like(q).exponential_()).argmax() if draws else likeliest
+        # All in one transfer: an accelerator is waited for each time. Floats hold ids up to 2^24.
+        share, likeliest, entry = torch.stack((share.float(), likeliest.float(), entry.float())).tolist()
+        if entry != likeliest:
+            self._ahead.clear()
         wide = process is not None or self._ids is None
         token = int(entry) if wide else self._ids[int(entry)]
         if not draws:
