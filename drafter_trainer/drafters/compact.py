@@ -63,20 +63,24 @@ def write_compact(model: PreTrainedModel, target_model: PreTrainedModel, folder:
 
 
 def read_compact(folder: Path, target_model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """Build a drafter around the embeddings and the head of its target; see `build_compact`."""
+    layers = target_model.get_input_embeddings(), target_model.get_output_embeddings()
+    return build_compact(folder, *(layer.weight for layer in layers), dtype)
+
+
+def build_compact(folder: Path, embeddings: torch.Tensor, head: torch.Tensor, dtype: torch.dtype) -> PreTrainedModel:
     """Build a drafter around the embeddings and the head of its target, which stay the target's own tensors.
 
     Args:
         folder (`Path`): As `write_compact` left it.
-        target_model (`PreTrainedModel`): The target, on its device.
+        embeddings, head (`torch.Tensor` of shape `(vocabulary, width)`): The target's, on its device; the same tensor
+            where they are tied.
         dtype (`torch.dtype`): Of the layers.
     Raises:
         InputError: If the target's embeddings are quantized or of another width.
         SafetensorError, RuntimeError: If the file is damaged or lacks a tensor.
     """
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    embeddings, head = (
-        layer.weight for layer in (target_model.get_input_embeddings(), target_model.get_output_embeddings())
-    )
     if not embeddings.is_floating_point() or embeddings.dim() != 2 or embeddings.shape[1] != config.hidden_size:
         raise InputError(
             f"the target's embeddings ({embeddings.dtype}, {tuple(embeddings.shape)}) cannot be those of a compact "

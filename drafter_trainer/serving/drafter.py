@@ -3,12 +3,11 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from drafter_trainer.drafters.compact import COMPACT, read_compact
+from drafter_trainer.drafters.compact import COMPACT, build_compact
 from drafter_trainer.drafters.compatibility import harmless_difference, hash_tokenizer
 from drafter_trainer.drafters.loop.network import reason_against
 from drafter_trainer.drafters.loop.networkless import MODEL_TYPE
@@ -19,27 +18,6 @@ from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.drafters.padding import fit_vocabulary
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.repository import Repository
-
-
-@dataclass(frozen=True)
-class TargetMatrices:
-    """The target's matrices that a compact drafter shares.
-
-    Args:
-        embeddings (`torch.Tensor` of shape `(vocabulary, width)`): Of its input.
-        head (`torch.Tensor` of shape `(vocabulary, width)`): Of its output; the same tensor where they are tied.
-    """
-
-    embeddings: torch.Tensor
-    head: torch.Tensor
-
-    def get_input_embeddings(self) -> SimpleNamespace:
-        """Return the embeddings as a transformers model does."""
-        return SimpleNamespace(weight=self.embeddings)
-
-    def get_output_embeddings(self) -> SimpleNamespace:
-        """Return the head as a transformers model does."""
-        return SimpleNamespace(weight=self.head)
 
 
 @dataclass(frozen=True)
@@ -96,7 +74,7 @@ def open_drafter(
     vocabulary: int,
     dtype: torch.dtype,
     device: torch.device,
-    shared: Callable[[], TargetMatrices],
+    shared: Callable[[], tuple[torch.Tensor, torch.Tensor]],
 ) -> ServedDrafter:
     """Load a published drafter for an engine.
 
@@ -107,7 +85,7 @@ def open_drafter(
         vocabulary (`int`): Size of the target's vocabulary, padding included.
         dtype (`torch.dtype`): Of the network.
         device (`torch.device`): Of the network.
-        shared (callable): Returns the target's matrices, for a compact drafter.
+        shared (callable): Returns the target's embeddings and head, which a compact drafter shares.
     Raises:
         InputError: If there is no such drafter, or its files are not those that were published.
         IncompatibleTokenizerError: If the target's tokenizer gives text other ids than the one of training.
@@ -133,7 +111,7 @@ def open_drafter(
 
     repository.check_files()
     if compact:
-        model = read_compact(repository.find(COMPACT).parent, shared(), dtype)
+        model = build_compact(repository.find(COMPACT).parent, *shared(), dtype)
     else:
         model = AutoModelForCausalLM.from_pretrained(drafter, revision=commit, dtype=dtype, use_safetensors=True)
     trained = model.config.vocab_size

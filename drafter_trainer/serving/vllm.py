@@ -21,7 +21,7 @@ from transformers import AutoTokenizer
 
 from drafter_trainer.errors import InputError
 from drafter_trainer.serving.batch import BatchDrafter
-from drafter_trainer.serving.drafter import TargetMatrices, open_drafter, open_for_engine
+from drafter_trainer.serving.drafter import open_drafter, open_for_engine
 from drafter_trainer.serving.network import BatchedNetwork, slots_within
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class DrafterProposer:
         return self._drafter.draft(rows, limits)
 
 
-def _matrices(target_model: Any, vocabulary: int) -> TargetMatrices:
+def _matrices(target_model: Any, vocabulary: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the target's embeddings and head, where vLLM's own draft models look for them.
 
     Raises:
@@ -149,7 +149,8 @@ def _matrices(target_model: Any, vocabulary: int) -> TargetMatrices:
             f"the target's embeddings cannot be shared ({reason}), which a compact drafter asks for: write its stock "
             "repository with export, and serve that"
         )
-    return TargetMatrices(*(weight[:vocabulary] for weight in found))
+    embeddings, head = (weight[:vocabulary] for weight in found)
+    return embeddings, head
 
 
 def _end_ids(model_config) -> set[int]:
