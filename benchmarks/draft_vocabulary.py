@@ -18,7 +18,6 @@ import torch
 from reporting import RESULTS, report
 
 from drafter_trainer.cli.configuration import parse_arguments
-from drafter_trainer.drafters.initialization import LAYERS
 from drafter_trainer.drafters.loop.repository import build_network
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids, coverage
 from drafter_trainer.tuning.answers import load_answers, typical_prompt
@@ -38,9 +37,7 @@ def main() -> None:
     (_, where, shape, _), _ = parse_arguments("predict", configured, __doc__)
     target = where.resolve()
     target_model = target.load_model(where.dtype, torch.device("cpu"))
-    draft_model, _ = untrained_network(
-        {"num_hidden_layers": LAYERS} | shape.widths(), target_model, draft_vocabulary=0, int8=False
-    )
+    draft_model, _ = untrained_network(shape.widths(), target_model, draft_vocabulary=0, int8=False)
     vocabulary = draft_model.config.vocab_size
     answers = {folder: load_answers(folder, target, ANSWERS) for folder in options.rows}
     prompt = typical_prompt(next(iter(answers.values()))[1])

@@ -53,12 +53,13 @@ class Row:
                 input_ids=torch.tensor([[*prompt, *completion]]), output_hidden_states=True, use_cache=False
             ).hidden_states
         kept = [0, *range(len(prompt) - len(read) + 1, len(prompt) + len(completion))]
-        self.states = {layer: states[layer][0, kept].clone() for layer in (6, 12, -1)}
+        self.states = {layer: states[layer][0, kept].clone() for layer in {-1}.union(*KINDS.values())}
         self.topk = (torch.tensor(row["topk_ids"]), torch.tensor(row["topk_logprobs"]).float())
 
     def features(self, layers: tuple[int, ...]) -> torch.Tensor:
         """Return for each token the normalized states of the one before it, of shape `(tokens, layers * width)`."""
-        states = torch.cat([F.rms_norm(self.states[layer].float(), (640,)) for layer in layers], dim=-1)
+        states = [self.states[layer].float() for layer in layers]
+        states = torch.cat([F.rms_norm(each, each.shape[-1:]) for each in states], dim=-1)
         return F.pad(states[:-1], (0, 0, 1, 0))
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from drafter_trainer.cli.configuration import parse_arguments
 from drafter_trainer.cli.launch import require_one_process
-from drafter_trainer.drafters.initialization import LAYERS
 from drafter_trainer.pipeline.predict import predict
 
 
@@ -26,7 +25,7 @@ def main(argv: list[str]) -> None:
         languages=named.pair,
         output_dir=Path(prediction.output_dir or named.run.folder / "predict"),
         drafter=prediction.drafter,
-        shape={"num_hidden_layers": LAYERS} | shape.widths() | {"draft_vocabulary": prediction.draft_vocabulary},
+        shape=shape.widths() | {"draft_vocabulary": prediction.draft_vocabulary},
         rows=Path(prediction.data or named.run.rows),
         questions=prediction.questions,
         max_answers=prediction.max_answers,

@@ -25,7 +25,7 @@ from drafter_trainer.drafters.compatibility import (
     check_unquantized,
     hash_tokenizer,
 )
-from drafter_trainer.drafters.configuration import draft_config
+from drafter_trainer.drafters.configuration import WIDTHS, draft_config
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.drafters.padding import fit_vocabulary
 from drafter_trainer.drafters.saving import take_special_ids
@@ -34,7 +34,6 @@ from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.languages import Language, Pair, probes_of, read_languages
 from drafter_trainer.targets import Target, as_target
 
-_WIDTHS = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim")
 LAYERS = 3  # taken of the target
 
 
@@ -195,7 +194,7 @@ def from_layers(config: PretrainedConfig, model: PreTrainedModel, layers: Sequen
     text_config = model.config.get_text_config()
     layers = _choose_layers(layers, config.num_hidden_layers, text_config)
     # Heads too: another number of them can leave every shape as it is, and cut the model's heads up in silence.
-    _check_widths(config, model, "layers", _WIDTHS)
+    _check_widths(config, model, "layers", WIDTHS)
     if kinds := getattr(text_config, "layer_types", None):
         config = copy.deepcopy(config)
         config.layer_types = [kinds[layer] for layer in layers]

@@ -22,7 +22,7 @@ from drafter_trainer.repository import Repository
 from drafter_trainer.results import PLAIN, RESULTS, Results, read_results
 from drafter_trainer.runs import Step
 from drafter_trainer.serving.client import ENGINES, LLAMACPP, VLLM
-from drafter_trainer.serving.commands import NETWORK, PARTS, choose_draft_length, mixes_attention, parallel_tokens
+from drafter_trainer.serving.commands import NETWORK, PARTS, choose_draft_length, drafts_together, mixes_attention
 from drafter_trainer.serving.engines import start_engine
 from drafter_trainer.serving.measurement import Asked, EngineMethod, engine_methods, measure_method
 from drafter_trainer.targets import Target
@@ -128,8 +128,10 @@ def benchmark_engine(
             prompt_lookup_tokens,
             python,
             given.drafter_gguf,
-            {"parallel": 1 < lengths[NETWORK] <= parallel_tokens(description)}
-            | {"mixed": mixes_attention(repository.find("config.json"))},
+            {
+                "parallel": drafts_together(description, lengths[NETWORK]),
+                "mixed": mixes_attention(repository.find("config.json")),
+            },
         )
         words = [*given.words(context, max(requests_at_once)), *options]
         records = _measure(methods, given, load, requests_at_once, python, words)

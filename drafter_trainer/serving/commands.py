@@ -46,6 +46,11 @@ def parallel_tokens(description: DrafterDescription) -> int:
     return description.training.get("finetune", {}).get("parallel_tokens", 0)
 
 
+def drafts_together(description: DrafterDescription, length: int) -> bool:
+    """Tell whether a drafter was trained to draft that many tokens in one step."""
+    return 1 < length <= parallel_tokens(description)
+
+
 def vllm_config(
     drafter: str,
     draft_length: int,

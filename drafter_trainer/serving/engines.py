@@ -19,9 +19,9 @@ from drafter_trainer.serving.commands import (
     PARTS,
     WHOLE,
     choose_draft_length,
+    drafts_together,
     llamacpp_command,
     mixes_attention,
-    parallel_tokens,
     template_words,
     vllm_command,
     vllm_config,
@@ -177,8 +177,8 @@ def serve(
     if engine == VLLM:
         place = str(Path(drafter).resolve()) if commit is None else drafter
         length = draft_length or choose_draft_length(description, part)
-        together, mixed = parallel_tokens(description), mixes_attention(repository.find("config.json"))
-        config = vllm_config(place, length, commit, part, 1 < length <= together, mixed)
+        together, mixed = drafts_together(description, length), mixes_attention(repository.find("config.json"))
+        config = vllm_config(place, length, commit, part, together, mixed)
         command = vllm_command(python or sys.executable, target, config)
     else:
         if drafter_gguf is None:

@@ -18,7 +18,7 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 from drafter_trainer.decoding.replay import Costs, evict_caches
 from drafter_trainer.decoding.sampling import sampling_arguments
 from drafter_trainer.drafters.configuration import draft_config
-from drafter_trainer.drafters.initialization import from_scratch
+from drafter_trainer.drafters.initialization import LAYERS, from_scratch
 from drafter_trainer.drafters.loop.generate import NoScores, set_draft_length
 from drafter_trainer.drafters.loop.graph import GraphedNetwork
 from drafter_trainer.drafters.loop.network import LeanNetwork
@@ -227,11 +227,11 @@ def untrained_network(
     """Make a drafter of the configured shape with random weights, to be timed.
 
     Args:
-        shape (`Mapping[str, int]`): Depth and widths, as `draft_config` takes them.
+        shape (`Mapping[str, int]`): Depth and widths, as `draft_config` takes them; three layers if left out.
         draft_vocabulary (`int`): Size of the draft vocabulary; 0 for all ids.
         int8 (`bool`): Multiply with int8 weights, on a CPU alone.
     """
-    config = draft_config(target_model.config.get_text_config(), **shape)
+    config = draft_config(target_model.config.get_text_config(), **({"num_hidden_layers": LAYERS} | dict(shape)))
     draft_model = from_scratch(config).to(target_model.device, target_model.dtype).eval()
     ids = torch.arange(min(draft_vocabulary, config.vocab_size)) if draft_vocabulary else None
     return draft_model, build_network(draft_model, ids, int8)

@@ -65,7 +65,6 @@ def of_engine(run: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
     for method in run["methods"]:
         yield from (((), share) for share in method["acceptance_by_position"])
         yield (), round(1000 * statistics.median(prompt["first_pass_seconds"] for prompt in method["prompts"]))
-        yield ("acceptance_rate",), method["acceptance_rate"] or 0.0
 
 
 def made_up_numbers(card: str, documents: list[dict[str, Any]]) -> list[str]:

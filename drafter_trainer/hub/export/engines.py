@@ -29,9 +29,9 @@ from drafter_trainer.serving.commands import (
     PARTS,
     WHOLE,
     choose_draft_length,
+    drafts_together,
     llamacpp_command,
     mixes_attention,
-    parallel_tokens,
     template_words,
     vllm_command,
     vllm_config,
@@ -117,8 +117,9 @@ def export_drafter(
     files = {}
     if "vllm" in engines:
         _check_vllm(export)
-        length, together = export.draft_lengths[NETWORK], parallel_tokens(export.description)
-        config = vllm_config(export.drafter, length, export.commit, NETWORK, 1 < length <= together)
+        length = export.draft_lengths[NETWORK]
+        together = drafts_together(export.description, length)
+        config = vllm_config(export.drafter, length, export.commit, NETWORK, together)
         files[VLLM] = json.dumps(config["speculative_config"], indent=2) + "\n"
         config = vllm_config(export.drafter, export.draft_lengths[WHOLE], export.commit)
         files[WHOLE_VLLM] = shlex.join([*vllm_command("python", export.target.name, config), *export.template("vllm")])
