@@ -78,7 +78,7 @@ class DrafterTrainingArguments(_TrainerArguments):
         loss_type (`str`): "cross_entropy" on the completions, or a comparison with the target's top k, which the rows
             must have then: "topk_kl", "topk_tv", "topk_acceptance", "lk_hybrid", "topk_rejected" (see
             `training.losses`).
-        per_device_train_tokens (`int`): Let a batch hold rows of like lengths, so many tokens with padding at most,
+        per_device_train_tokens (`int`): Maximum number of tokens of a batch of rows of like lengths, padding included,
             in place of `per_device_train_batch_size` rows; 0 for rows.
         draft_vocabulary (`int`): Size of the draft vocabulary, the most frequent ids of the completions; 0 for the one
             that the drafter was created with.
@@ -102,7 +102,9 @@ class DrafterTrainingArguments(_TrainerArguments):
         default=0,
         metadata={"help": "Last tokens of the prompt that the network reads, besides the first; 0 for all"},
     )
-    parallel_tokens: int = field(default=1, metadata={"help": "Draft so many tokens in one forward pass (PARD)"})
+    parallel_tokens: int = field(
+        default=1, metadata={"help": "Number of tokens that are drafted in one forward pass (PARD)"}
+    )
     lora_rank: int = field(default=0, metadata={"help": "Train an adapter of this rank over a base drafter; 0: all"})
     per_device_train_batch_size: int = field(default=2, metadata={"help": "Rows a device takes at once"})
     learning_rate: float = field(default=2e-5, metadata={"help": "Peak of the learning rate"})

@@ -214,7 +214,7 @@ class LeanNetwork:
 
     def _attend(self, layer, x, place, view, keys, values) -> torch.Tensor:
         queries, keys[:, place], values[:, place] = self._project(layer, x, view)
-        # Heads that share keys are read as so many tokens: grouped heads take twice as long (torch 2.13).
+        # Heads that share keys are given as further tokens: grouped heads take twice as long (torch 2.13).
         queries = queries.reshape(1, self.key_value_heads, -1, self.head_dim)
         seen = keys[None, :, view.seen], values[None, :, view.seen]
         attended = F.scaled_dot_product_attention(queries, *seen, attn_mask=view.mask, scale=self.scale)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 _INT8_MULTIPLE = 32  # of weights in a row; torch's kernel reads beyond others (2.13)
-_MANY = 16  # from so many tokens on, multiplying takes longer than fetching the weights
+_MANY = 16  # tokens, from which on multiplying takes longer than fetching the weights
 _GROUP = 32  # weights of a row that share a scale in int4
 _ROWS = 16  # the int4 kernel's number of rows is a multiple of it
 
@@ -66,8 +66,8 @@ def _pack_int4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None
     """Find the int4 values of a matrix that was stored in them, each 32 of a row with a scale of their own.
 
     Returns:
-        The packed values, and scales and zeros of shape `(columns / 32, rows, 2)`, or `None` if the matrix is none of
-        int4 values, up to rounding to bf16.
+        The packed values, and scales and zeros of shape `(columns / 32, rows, 2)`, or `None` if the matrix
+        does not consist of int4 values, up to rounding to bf16.
     """
     rows, columns = weight.shape
     if rows % _ROWS or columns % _GROUP:
