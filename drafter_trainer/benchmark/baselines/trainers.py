@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import PreTrainedConfig, PreTrainedModel, Trainer, set_seed
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel, Trainer, set_seed
 
 from drafter_trainer.atomic import write_whole
 from drafter_trainer.benchmark.baselines import DESCRIPTION
@@ -121,10 +121,16 @@ class BaselineTrainer(Trainer):
 
     @torch.no_grad()
     def _read(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        read = self.target_model.base_model(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-        )
-        return read.last_hidden_state.float()
+        """Read rows with the target; the beginning that all of them share (a template's examples) is read once."""
+        ids, mask, read = batch["input_ids"], batch["attention_mask"], self.target_model.base_model
+        shared = int((ids == ids[:1]).all(dim=0).cumprod(dim=0).sum())
+        if len(ids) == 1 or not 0 < shared < ids.shape[1]:
+            return read(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state.float()
+        cache = DynamicCache(config=self.target_model.config)
+        first = read(input_ids=ids[:1, :shared], past_key_values=cache, use_cache=True).last_hidden_state
+        cache.batch_repeat_interleave(len(ids))
+        rest = read(input_ids=ids[:, shared:], attention_mask=mask, past_key_values=cache, use_cache=True)
+        return torch.cat((first.expand(len(ids), -1, -1), rest.last_hidden_state), dim=1).float()
 
 
 def place_guesses(states: torch.Tensor, hidden: torch.Tensor, labels: torch.Tensor, ahead: int) -> Guesses:

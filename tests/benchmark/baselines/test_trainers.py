@@ -76,10 +76,13 @@ def loss_by_hand(kind: str, trainer: BaselineTrainer, rows: list[dict[str, Any]]
     return total
 
 
+@pytest.mark.parametrize("shared", [0, 7], ids=["nothing-shared", "one-beginning"])
 @pytest.mark.parametrize("kind", ["medusa", "eagle"])
-def test_loss_equals_the_one_computed_by_hand(tmp_path: Path, kind: str) -> None:
-    """Prevent a shift too many or too few, and guesses within prompts, which decoding never makes."""
+def test_loss_equals_the_one_computed_by_hand(tmp_path: Path, kind: str, shared: int) -> None:
+    """Prevent a shift too many or too few, guesses within prompts, and a shared beginning that is read otherwise."""
     rows = make_rows(5)
+    for row in rows:
+        row["prompt_ids"] = [*range(3, 3 + shared), *row["prompt_ids"]]
     trainer = make_trainer(kind, tmp_path, rows)
     trainer.model.eval()  # without noise
     expected, tokens = loss_by_hand(kind, trainer, rows), sum(len(row["response_ids"]) for row in rows)
