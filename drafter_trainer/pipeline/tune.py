@@ -2,16 +2,16 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from drafter_trainer.atomic import write_whole
+from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora.sources import TEXT_COLUMNS, read_source
 from drafter_trainer.decoding.replay import Costs
 from drafter_trainer.drafters.compatibility import hash_tokenizer
@@ -29,7 +29,6 @@ from drafter_trainer.pipeline.targets import target_of
 from drafter_trainer.targets import Target, as_target, end_ids
 from drafter_trainer.training.rows import Rows
 from drafter_trainer.tuning.answers import continue_texts, load_answers, typical_prompt
-from drafter_trainer.tuning.calibration import HeldOut
 from drafter_trainer.tuning.costs import measure_costs
 from drafter_trainer.tuning.results import TRIALS, read_costs, write_costs
 from drafter_trainer.tuning.search import Candidate, Tuning
@@ -56,13 +55,19 @@ class TuningResult:
 
 @dataclass(frozen=True)
 class Found:
-    """The choice of a search, with what led to it and what is recorded of it."""
+    """The choice of a search, with what led to it and what is recorded of it; `networkless` stands for no network."""
 
     choice: Candidate
     trials: list[dict[str, Any]]
     costs: Costs
     facts: dict[str, Any]
     speedup: float
+    networkless: PreTrainedModel | None
+
+    @property
+    def counted_texts(self) -> bool:
+        """Whether the table was counted on texts."""
+        return self.choice.slots is not None and "texts" in self.choice.counted_on
 
 
 def tune(
@@ -108,8 +113,7 @@ def tune(
         InputError: If there is no drafter, no held-out greedy completions, or the machine is too busy to be timed.
     """
     folder, sources = Path(drafter), tuple(sources) or SOURCES
-    network = NETWORK in sources
-    if network and not (folder / "config.json").is_file():
+    if NETWORK in sources and not (folder / "config.json").is_file():
         raise InputError(f"{folder} holds no drafter: name the folder that a trainer left, or sources without network")
     if rows is not None and not isinstance(rows, Rows):
         rows = Rows.open(rows)
@@ -121,76 +125,101 @@ def tune(
     spoken, pair = read_languages(languages) if languages else (rows.languages, rows.pair) if rows else ((), None)
     description = _describe(folder, target, spoken, pair)
     chat = target.load_chat()
-    model = target.load_model(dtype, PartialState().device)
+    source = None if texts is None else read_source(texts, TEXT_COLUMNS)
     trained = _trained_vocabulary(folder)
-    if network:
-        draft_model = AutoModelForCausalLM.from_pretrained(folder, dtype=target.checkpoint_dtype())
-    else:
-        draft_model = NetworklessDrafter.for_vocabulary(model.config.get_text_config().vocab_size)
-    draft_model.to(model.device, model.dtype).eval()
-    trained_ids = read_vocabulary(trained, draft_model.config.vocab_size) if network and trained else None
-    counted, held_out, facts = _read_texts(texts, chat)
-    if rows is not None:
-        train, greedy, sampled = load_answers(rows.path, target, max_answers)
-    else:
-        train, (greedy, sampled) = [], continue_texts(model, chat.tokenizer, held_out, max_answers)
-    others = [load_answers(_path(each), target, max_answers)[1] for each in other_rows]
-    timed = read_costs(Path(costs) / TUNING, longest_draft) if costs else None
     found = find_settings(
-        model, draft_model, train, counted, greedy, sampled, others, trained_ids, sources, table_bytes,
-        timed, longest_draft, repeats,
-    )  # fmt: skip
-    if found.choice.slots is not None and "texts" in found.choice.counted_on:
-        found.facts["corpora"] = facts
-    _write(folder, description, target, chat.tokenizer, draft_model if not network else None, trained, found)
+        target,
+        chat,
+        folder,
+        trained,
+        rows.path if rows is not None else None,
+        lambda split: [chat.encode_text(row["text"]) for row in source.read(split)] if source else [],
+        other_rows=[each.path if isinstance(each, Rows) else Path(each) for each in other_rows],
+        sources=sources,
+        table_bytes=table_bytes,
+        max_answers=max_answers,
+        longest_draft=longest_draft,
+        repeats=repeats,
+        costs=Path(costs) / TUNING if costs else None,
+        dtype=dtype,
+    )
+    if found.counted_texts:
+        found.facts["corpora"] = [source.facts]
+    _write(folder, description, target, chat.tokenizer, trained, found)
     return TuningResult(folder, found.speedup, found.choice.settings, found.trials)
 
 
 def find_settings(
-    target_model: PreTrainedModel,
-    draft_model: PreTrainedModel,
-    train: Sequence[Sequence[int]],
-    texts: Sequence[Sequence[int]],
-    greedy: Sequence[HeldOut],
-    sampled: Sequence[HeldOut],
-    others: Sequence[Sequence[HeldOut]],
-    trained_ids: torch.Tensor | None,
+    target: Target,
+    chat: ChatTokenizer,
+    drafter: Path,
+    vocabulary: Path | None,
+    rows: Path | None,
+    read_texts: Callable[[str], list[list[int]]],
+    *,
+    other_rows: Sequence[Path],
     sources: Sequence[str],
     table_bytes: int,
-    costs: Costs | None,
+    max_answers: int,
     longest_draft: int,
     repeats: int,
+    costs: Path | None,
+    dtype: str,
 ) -> Found:
-    """Time the target unless its costs are known, and search; see `Tuning` for what is given."""
-    if costs is None:
-        costs = measure_costs(target_model, draft_model, None, typical_prompt(greedy), longest_draft, repeats)
+    """Load target and drafter, time the target unless its costs are known, and search.
+
+    Args:
+        drafter (`Path`): Folder of the network; not read where `sources` leave it out.
+        vocabulary (`Path`, *optional*): File of the draft vocabulary that the network was trained with.
+        rows (`Path`, *optional*): Folder of rows; continuations of held-out texts if left out.
+        read_texts (callable): From a split to the token ids of its texts, which tables may be counted on.
+        costs (`Path`, *optional*): Folder of costs that were measured before.
+        other_rows, sources, table_bytes, max_answers, longest_draft, repeats, dtype: As for `tune`.
+    """
+    model, network = target.load_model(dtype, PartialState().device), NETWORK in sources
+    if network:
+        # Rounded as it will be published.
+        draft_model = AutoModelForCausalLM.from_pretrained(drafter, dtype=target.checkpoint_dtype())
+    else:
+        draft_model = NetworklessDrafter.for_vocabulary(model.config.get_text_config().vocab_size)
+    draft_model.to(model.device, model.dtype).eval()
+    texts = read_texts("train")
+    if rows is not None:
+        train, greedy, sampled = load_answers(rows, target, max_answers)
+    else:
+        train, (greedy, sampled) = [], continue_texts(model, chat.tokenizer, read_texts("validation"), max_answers)
+    others = [load_answers(other, target, max_answers)[1] for other in other_rows]
+    if costs is not None:
+        timed = read_costs(costs, longest_draft)
+    else:
+        timed = measure_costs(model, draft_model, None, typical_prompt(greedy), longest_draft, repeats)
     search = Tuning(
         draft_model,
         train,
         texts,
         greedy,
         sampled,
-        costs,
-        end_ids(target_model),
-        trained_ids,
+        timed,
+        end_ids(model),
+        read_vocabulary(vocabulary, draft_model.config.vocab_size) if network and vocabulary else None,
         sources=sources,
         table_bytes=table_bytes,
         other_tasks=others,
     )
     choice = search.run()
     facts: dict[str, Any] = {}
-    if NETWORK in sources:
+    if network:
         facts["draft_vocabulary"] = "all" if choice.draft_ids is None else len(choice.draft_ids)
     if choice.slots is not None:
         facts["table"] = search.counted(choice)
     facts |= {
-        "pass_milliseconds": [round(taken, 1) for taken in costs.passes],
+        "pass_milliseconds": [round(taken, 1) for taken in timed.passes],
         "speedup_on_validation": round(search.speedup, 2),
         "tried_on": f"{len(greedy)} {'held-out answers' if train else 'continuations of held-out text'}",
     }
-    if costs.spread is not None:
-        facts["spread_of_passes"] = f"{costs.spread:.0%}" + ("" if costs.steady else ", unstable")
-    return Found(choice, search.trials, costs, facts, search.speedup)
+    if timed.spread is not None:
+        facts["spread_of_passes"] = f"{timed.spread:.0%}" + ("" if timed.steady else ", unstable")
+    return Found(choice, search.trials, timed, facts, search.speedup, None if network else draft_model)
 
 
 def _describe(folder: Path, target: Target, spoken: Sequence[Language], pair: Pair | None) -> DrafterDescription:
@@ -215,24 +244,11 @@ def _trained_vocabulary(folder: Path) -> Path | None:
     return None if (folder / TUNING / TRIALS).is_file() and kept == places[1] else kept
 
 
-def _path(rows: Rows | str | Path) -> Path:
-    return rows.path if isinstance(rows, Rows) else Path(rows)
-
-
-def _read_texts(texts: Any, chat: Any) -> tuple[list[list[int]], list[list[int]], list[dict[str, str]]]:
-    if texts is None:
-        return [], [], []
-    source = read_source(texts, TEXT_COLUMNS)
-    read = {split: [chat.encode_text(row["text"]) for row in source.read(split)] for split in ("train", "validation")}
-    return read["train"], read["validation"], [source.facts]
-
-
 def _write(
     folder: Path,
     description: DrafterDescription,
     target: Target,
     tokenizer: Any,
-    networkless: PreTrainedModel | None,
     trained: Path | None,
     found: Found,
 ) -> None:
@@ -244,9 +260,9 @@ def _write(
     trials = json.dumps(found.trials, indent=2) + "\n"
     write_whole(aside / TRIALS, lambda path: path.write_text(trials, encoding="utf-8"))
     write_costs(aside, found.costs)
-    if networkless is not None:
-        take_special_ids(networkless, target, tokenizer, description.draft_length)
-        networkless.save_pretrained(folder)
+    if found.networkless is not None:
+        take_special_ids(found.networkless, target, tokenizer, description.draft_length)
+        found.networkless.save_pretrained(folder)
     files: dict[str, Path | bytes] = {}
     if choice.draft_ids is not None and NETWORK in choice.settings.sources:
         files[VOCABULARY] = vocabulary_bytes(choice.draft_ids)

@@ -1,27 +1,21 @@
 """Find how the drafter of a run drafts best on this machine, and leave it as a step of the run."""
 
-import functools
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-from transformers import AutoModelForCausalLM
-
 from drafter_trainer.corpora import describe_corpus
 from drafter_trainer.corpora.files import BadRows
 from drafter_trainer.drafters.compatibility import hash_tokenizer
-from drafter_trainer.drafters.loop.networkless import NetworklessDrafter
 from drafter_trainer.drafters.loop.policy import NETWORK, SOURCES
-from drafter_trainer.drafters.loop.repository import VOCABULARY, read_vocabulary
+from drafter_trainer.drafters.loop.repository import VOCABULARY
 from drafter_trainer.languages import get_pair
 from drafter_trainer.pipeline.tune import find_settings
 from drafter_trainer.runs import Run, Step, finished_step, read_step
 from drafter_trainer.targets import Target
 from drafter_trainer.training.packing import rows_folder
-from drafter_trainer.tuning.answers import continue_texts, load_answers, read_table_texts
-from drafter_trainer.tuning.results import read_costs, write_costs, write_tuning
+from drafter_trainer.tuning.answers import read_table_texts
+from drafter_trainer.tuning.results import write_costs, write_tuning
 
 
 def tune_run(
@@ -33,15 +27,11 @@ def tune_run(
     other_tasks: Sequence[Path],
     table_corpora: Sequence[str],
     table_samples: int | None,
-    table_bytes: int,
     evaluation_questions: Sequence[str],
     skip_bad_rows: bool,
-    max_answers: int,
-    longest_draft: int,
-    repeats: int,
     costs: Path | None,
-    dtype: str,
     settings: Mapping[str, Any],
+    **search: Any,
 ) -> tuple[Step, list[dict[str, Any]]]:
     """Time the target here, and search; see `drafter_trainer.tune` for a drafter without a run.
 
@@ -55,8 +45,10 @@ def tune_run(
         table_corpora (`Sequence[str]`): Corpora by name that n-gram tables are counted on too.
         table_samples (`int`, *optional*): Maximum number of documents of each of them.
         evaluation_questions, skip_bad_rows: As for `pretrain`, for these corpora.
-        table_bytes, max_answers, longest_draft, repeats, costs, dtype: As for `drafter_trainer.tune`.
+        costs (`Path`, *optional*): Take the target's times from this step.
         settings (`Mapping[str, Any]`): What the step records, by which it is known again.
+        search (`Any`): `table_bytes`, `max_answers`, `longest_draft`, `repeats` and `dtype`, as for
+            `drafter_trainer.tune`.
     Returns:
         `tuple` of the step and the trials; no trials where it was finished before.
     Raises:
@@ -85,35 +77,31 @@ def tune_run(
     step = Step(run.tuned, "tune", settings, inputs)
     if step.is_finished():
         return step, []
-    chat, drops = target.load_chat(), Counter()
-    target_model = target.load_model(dtype, PartialState().device)
-    if network:
-        # Rounded as it will be published.
-        draft_model = AutoModelForCausalLM.from_pretrained(run.finetuned, dtype=target.checkpoint_dtype())
-    else:
-        draft_model = NetworklessDrafter.for_vocabulary(target_model.config.get_text_config().vocab_size)
-    draft_model.to(target_model.device, target_model.dtype).eval()
-    read_texts = functools.partial(read_table_texts, table_corpora, pair, target, chat)
-    texts = read_texts(table_samples, evaluation_questions, drops, BadRows(skip_bad_rows, drops))
-    if answered:
-        train, greedy, sampled = load_answers(folder, target, max_answers)
-    else:
-        bad_rows = BadRows(skip_bad_rows)  # each bad row counts once
-        held_out = read_texts(max_answers, evaluation_questions, Counter(), bad_rows, "validation")
-        train, (greedy, sampled) = [], continue_texts(target_model, chat.tokenizer, held_out, max_answers)
-    others = [load_answers(other, target, max_answers)[1] for other in other_tasks]
+    chat, bad_rows = target.load_chat(), BadRows(skip_bad_rows)
+
+    def read_texts(split: str) -> list[list[int]]:
+        train = split == "train"
+        limit = table_samples if train else search["max_answers"]
+        counted = bad_rows if train else BadRows(skip_bad_rows)  # each bad row counts once
+        return read_table_texts(table_corpora, pair, target, chat, limit, evaluation_questions, counted, split)
+
     with step:
-        vocabulary, trained_ids = run.finetuned / VOCABULARY, None
-        if network and vocabulary.is_file():
-            trained_ids = read_vocabulary(vocabulary, draft_model.config.vocab_size)
-        timed = read_costs(costs, longest_draft) if costs else None
+        vocabulary = run.finetuned / VOCABULARY
         found = find_settings(
-            target_model, draft_model, train, texts, greedy, sampled, others, trained_ids, sources or SOURCES,
-            table_bytes, timed, longest_draft, repeats,
-        )  # fmt: skip
+            target,
+            chat,
+            run.finetuned,
+            vocabulary if vocabulary.is_file() else None,
+            folder if answered else None,
+            read_texts,
+            other_rows=other_tasks,
+            sources=sources or SOURCES,
+            costs=costs,
+            **search,
+        )
         write_costs(step.folder, found.costs)
         write_tuning(step.folder, found.choice, found.trials, hash_tokenizer(chat.tokenizer, pair.probes))
         step.facts |= found.facts
-        if found.choice.slots is not None and "texts" in found.choice.counted_on:
-            step.facts |= {"corpora": corpora} | ({"dropped": dict(drops)} if drops else {})
+        if found.counted_texts:
+            step.facts |= {"corpora": corpora} | ({"dropped": dict(bad_rows.counts)} if bad_rows.counts else {})
     return step, found.trials

@@ -2,7 +2,6 @@
 
 import itertools
 import random
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from drafter_trainer.chat import ChatTokenizer
-from drafter_trainer.corpora.files import STRICT, BadRows
+from drafter_trainer.corpora.files import BadRows
 from drafter_trainer.corpora.questions import Question, keep_out
 from drafter_trainer.distillation.engines import TransformersEngine
 from drafter_trainer.distillation.requests import Request
@@ -140,8 +139,7 @@ def read_table_texts(
     chat: ChatTokenizer,
     limit: int | None,
     questions: Sequence[str],
-    drops: Counter[str],
-    bad_rows: BadRows = STRICT,
+    bad_rows: BadRows,
     split: str = "train",
 ) -> list[list[int]]:
     """Read more text to count n-gram tables on, without documents that hold an evaluation question.
@@ -150,8 +148,7 @@ def read_table_texts(
         corpora (`Sequence[str]`): Corpora of documents, or `rows:FOLDER` for the target's answers in it.
         limit (`int`, *optional*): Read so many documents of each.
         questions (`Sequence[str]`): Question sets to keep out.
-        drops (`Counter[str]`): Gains what was left out, by reason.
-        bad_rows (`BadRows`, *optional*): What becomes of malformed rows; the first ends the run.
+        bad_rows (`BadRows`): What becomes of malformed rows; its counts gain all that was left out, by reason.
         split (`str`, *optional*, defaults to `"train"`): Or "validation", which is not counted.
     Returns:
         `list[list[int]]`: Token ids of each document.
@@ -166,6 +163,7 @@ def read_table_texts(
             answers = itertools.islice(_responses(folder / split), limit)
             texts += (ids for ids in answers if decontaminator.reason(chat.tokenizer.decode(ids)) is None)
         else:
+            drops = bad_rows.counts
             texts += read_token_ids(name, pair, split, chat, decontaminator, limit, drops, bad_rows=bad_rows)
     return texts
 

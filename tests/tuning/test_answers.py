@@ -1,12 +1,12 @@
 """What is counted on and tuned on: a distillation's answers, and more text for tables."""
 
-from collections import Counter
 from pathlib import Path
 
 import pytest
 from transformers import PreTrainedTokenizerFast
 
 from drafter_trainer.chat import ChatTokenizer
+from drafter_trainer.corpora.files import BadRows
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair
 from drafter_trainer.targets import Target
@@ -28,7 +28,7 @@ def test_evaluation_questions_are_not_counted(
     corpus = tmp_path / "corpus.txt"
     corpus.write_text(f"{sentence}\nsomething else\n", encoding="utf-8")
     texts = read_table_texts(
-        [f"file:{corpus}"], PAIR, target, ChatTokenizer(tokenizer), None, [str(questions)], Counter()
+        [f"file:{corpus}"], PAIR, target, ChatTokenizer(tokenizer), None, [str(questions)], BadRows()
     )
     assert [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in texts] == ["something else"]
 
