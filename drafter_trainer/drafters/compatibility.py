@@ -5,12 +5,14 @@ transformers compares vocabulary sizes alone: a drafter of equal size with anoth
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from drafter_trainer.checkpoints import model_class_of
+from drafter_trainer.drafters.compact import COMPACT
+from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 
 _ADVICE = "train a drafter for this target, or name the target that this drafter was made for"
@@ -56,30 +58,51 @@ def harmless_difference(
         `str`, the difference, empty where there is none.
     """
     target_ids, draft_ids = target_tokenizer.get_vocab(), draft_tokenizer.get_vocab()
-    added = target_tokenizer.get_added_vocab().keys() | draft_tokenizer.get_added_vocab().keys()
     differences = []
-    different = sorted(
-        token for token in target_ids.keys() | draft_ids.keys() if target_ids.get(token) != draft_ids.get(token)
-    )
-    if different:
-        token = different[0]
-        differences.append(
-            f"the drafter's tokenizer differs from the target's in {len(different)} tokens (vocabularies of "
-            f"{len(draft_ids)} and {len(target_ids)}); the first is {token!r} with id {draft_ids.get(token)} in the "
-            f"drafter's and {target_ids.get(token)} in the target's"
-        )
+    if different := _different_tokens(target_ids, draft_ids):
+        differences.append(_say_different("drafter", different, target_ids, draft_ids))
+        added = target_tokenizer.get_added_vocab().keys() | draft_tokenizer.get_added_vocab().keys()
         if any(token not in added or (token in target_ids and token in draft_ids) for token in different):
             raise IncompatibleTokenizerError(f"{differences[0]}: {_ADVICE}")
     for name in _SPECIAL:
         target_id, draft_id = getattr(target_tokenizer, name), getattr(draft_tokenizer, name)
         if target_id != draft_id:
             differences.append(f"the drafter's {name} is {draft_id}, the target's {target_id}")
-    for probe in probes:
-        if target_tokenizer.encode(probe, add_special_tokens=False) != draft_tokenizer.encode(
-            probe, add_special_tokens=False
-        ):
-            raise IncompatibleTokenizerError(f"the drafter's tokenizer splits {probe!r} in another way: {_ADVICE}")
+    _check_probes("drafter", target_tokenizer, draft_tokenizer, probes, _ADVICE)
     return "; ".join(differences)
+
+
+def compare_with_trained(
+    tokenizer: PreTrainedTokenizerBase, drafter: str, commit: str | None, description: DrafterDescription
+) -> str:
+    """Compare the tokenizer of a target with the one that a published drafter was trained with.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): The target's.
+        drafter (`str`): Hub id or folder of the drafter, whose own tokenizer is loaded where the target's is another.
+        commit (`str`, *optional*): Of the drafter on the Hub.
+        description (`DrafterDescription`): What the drafter says of itself.
+    Returns:
+        `str`, a difference that does no harm (see `harmless_difference`), empty where there is none.
+    Raises:
+        IncompatibleTokenizerError: If the target's tokenizer gives text other ids, or the drafter carries yet another.
+        InputError: If the drafter's own tokenizer cannot be read.
+    """
+    probes, expected = description.probes, description.tokenizer_sha256
+    if hash_tokenizer(tokenizer, probes) == expected:
+        return ""
+    said = f"{drafter} was trained with another tokenizer than the target's"
+    if COMPACT in description.weights:  # it has no tokenizer that could be compared
+        raise IncompatibleTokenizerError(f"{said}: it goes with {description.target} alone")
+    try:
+        own = AutoTokenizer.from_pretrained(drafter, revision=commit, trust_remote_code=False)
+    except Exception as error:  # of a malformed file the tokenizers library raises nothing narrower
+        reason = " ".join(str(error).split())
+        raise InputError(f"{said}, and its own is unreadable ({reason}): download or publish it again") from error
+    difference = harmless_difference(tokenizer, own, probes)
+    if hash_tokenizer(own, probes) != expected:
+        raise IncompatibleTokenizerError(f"{said}, and carries yet another itself: publish it again from its run")
+    return difference
 
 
 def device_of(target_model: PreTrainedModel) -> torch.device:
@@ -113,25 +136,46 @@ def check_same_vocabulary(
     advice = "start from a checkpoint with the target's tokenizer"
     target_ids, other_ids = target_tokenizer.get_vocab(), other_tokenizer.get_vocab()
     added = target_tokenizer.get_added_vocab().keys() | other_tokenizer.get_added_vocab().keys()
-    by_id = {number: token for token, number in target_ids.items()}
+    taken = set(target_ids.values())
     different = [
         token
-        for token in sorted(target_ids.keys() | other_ids.keys())
-        if target_ids.get(token) != other_ids.get(token)
-        and (token not in added or (token in target_ids and token in other_ids) or other_ids.get(token) in by_id)
+        for token in _different_tokens(target_ids, other_ids)
+        if token not in added or (token in target_ids and token in other_ids) or other_ids.get(token) in taken
     ]
     if different:
-        token = different[0]
-        raise IncompatibleTokenizerError(
-            f"the checkpoint's tokenizer differs from the target's in {len(different)} tokens (vocabularies of "
-            f"{len(other_ids)} and {len(target_ids)}); the first is {token!r} with id {other_ids.get(token)} in the "
-            f"checkpoint's and {target_ids.get(token)} in the target's: {advice}"
-        )
+        said = _say_different("checkpoint", different, target_ids, other_ids)
+        raise IncompatibleTokenizerError(f"{said}: {advice}")
+    _check_probes("checkpoint", target_tokenizer, other_tokenizer, probes, advice)
+
+
+def _different_tokens(target_ids: Mapping[str, int], other_ids: Mapping[str, int]) -> list[str]:
+    return sorted(
+        token for token in target_ids.keys() | other_ids.keys() if target_ids.get(token) != other_ids.get(token)
+    )
+
+
+def _say_different(
+    whose: str, different: Sequence[str], target_ids: Mapping[str, int], other_ids: Mapping[str, int]
+) -> str:
+    token = different[0]
+    return (
+        f"the {whose}'s tokenizer differs from the target's in {len(different)} tokens (vocabularies of "
+        f"{len(other_ids)} and {len(target_ids)}); the first is {token!r} with id {other_ids.get(token)} in the "
+        f"{whose}'s and {target_ids.get(token)} in the target's"
+    )
+
+
+def _check_probes(
+    whose: str,
+    target_tokenizer: PreTrainedTokenizerBase,
+    other_tokenizer: PreTrainedTokenizerBase,
+    probes: Iterable[str],
+    advice: str,
+) -> None:
     for probe in probes:
-        if target_tokenizer.encode(probe, add_special_tokens=False) != other_tokenizer.encode(
-            probe, add_special_tokens=False
-        ):
-            raise IncompatibleTokenizerError(f"the checkpoint's tokenizer splits {probe!r} in another way: {advice}")
+        ids, found = (each.encode(probe, add_special_tokens=False) for each in (target_tokenizer, other_tokenizer))
+        if ids != found:
+            raise IncompatibleTokenizerError(f"the {whose}'s tokenizer splits {probe!r} in another way: {advice}")
 
 
 def check_assistable(config: PretrainedConfig, name: str) -> None:

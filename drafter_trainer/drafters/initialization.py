@@ -23,7 +23,7 @@ from drafter_trainer.drafters.compatibility import (
     check_assistable,
     check_same_vocabulary,
     check_unquantized,
-    hash_tokenizer,
+    compare_with_trained,
 )
 from drafter_trainer.drafters.configuration import WIDTHS, draft_config
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
@@ -225,12 +225,7 @@ def from_compact(folder: Path, target_model: PreTrainedModel, tokenizer: PreTrai
     Raises:
         IncompatibleTokenizerError: If it was trained for another tokenizer.
     """
-    description = DrafterDescription.read(folder)
-    if hash_tokenizer(tokenizer, description.probes) != description.tokenizer_sha256:
-        raise IncompatibleTokenizerError(
-            f"{folder} was trained with another tokenizer than the target's: it starts drafters of "
-            f"{description.target} alone"
-        )
+    compare_with_trained(tokenizer, str(folder), None, DrafterDescription.read(folder))
     drafter = copy.deepcopy(read_compact(folder, target_model, torch.float32))
     return drafter.requires_grad_(True)
 

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from drafter_trainer.access import explain_refusal
 from drafter_trainer.drafters.compact import COMPACT, read_compact
-from drafter_trainer.drafters.compatibility import device_of, harmless_difference, hash_tokenizer
+from drafter_trainer.drafters.compatibility import compare_with_trained, device_of
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import attach_loop, loop_of, set_draft_length
@@ -23,7 +23,7 @@ from drafter_trainer.drafters.loop.repository import build_loop, build_network
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.drafters.origin import find_difference
 from drafter_trainer.drafters.padding import fit_vocabulary
-from drafter_trainer.errors import IncompatibleTokenizerError, InputError
+from drafter_trainer.errors import InputError
 from drafter_trainer.repository import Repository
 from drafter_trainer.results import Headline
 
@@ -76,31 +76,12 @@ def load_drafter(
             whose tokenizer may have more tokens or another end token: with the acceptance that was measured for the
             original.
     """
-    device, difference = device_of(target_model), ""
-    repository = Repository.open(drafter, revision)
+    device, repository = device_of(target_model), Repository.open(drafter, revision)
     commit, description = repository.commit, repository.description
     if tokenizer is None:
         tokenizer = load_target_tokenizer(target_model)
-    probes = description.probes
-    if hash_tokenizer(tokenizer, probes) != description.tokenizer_sha256:
-        if COMPACT in description.weights:  # it has no tokenizer that could be compared
-            raise IncompatibleTokenizerError(
-                f"{drafter} was trained with another tokenizer than the one of {target_model.name_or_path}: load it "
-                f"for {description.target}"
-            )
-        try:
-            own = AutoTokenizer.from_pretrained(drafter, revision=commit, trust_remote_code=False)
-        except Exception as error:  # of a malformed file the tokenizers library raises nothing narrower
-            reason = " ".join(str(error).split())
-            raise InputError(
-                f"{drafter} was trained with another tokenizer, its own is unreadable: {reason}"
-            ) from error
-        difference = f"has another tokenizer ({harmless_difference(tokenizer, own, probes)}) than the one"
-        if hash_tokenizer(own, probes) != description.tokenizer_sha256:
-            raise IncompatibleTokenizerError(
-                f"{drafter} was trained with another tokenizer than the one of {target_model.name_or_path}, and "
-                f"carries yet another itself: publish it again from its run"
-            )
+    if difference := compare_with_trained(tokenizer, drafter, commit, description):
+        difference = f"has another tokenizer ({difference}) than the one"
     repository.check_files()
     try:
         model = _load_weights(repository, target_model)

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from drafter_trainer.drafters.compact import COMPACT, build_compact
-from drafter_trainer.drafters.compatibility import harmless_difference, hash_tokenizer
+from drafter_trainer.drafters.compatibility import compare_with_trained
 from drafter_trainer.drafters.loop.network import reason_against
 from drafter_trainer.drafters.loop.networkless import MODEL_TYPE
 from drafter_trainer.drafters.loop.ngram import NgramTable
@@ -16,7 +16,7 @@ from drafter_trainer.drafters.loop.policy import NETWORK
 from drafter_trainer.drafters.loop.repository import build_loop
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.drafters.padding import fit_vocabulary
-from drafter_trainer.errors import IncompatibleTokenizerError, InputError
+from drafter_trainer.errors import InputError
 from drafter_trainer.repository import Repository
 
 
@@ -95,22 +95,10 @@ def open_drafter(
     """
     repository = open_for_engine(drafter, revision)
     commit, description = repository.commit, repository.description
-    compact = COMPACT in description.weights
-    if hash_tokenizer(tokenizer, description.probes) != description.tokenizer_sha256:
-        if compact:  # it has no tokenizer that could be compared
-            raise IncompatibleTokenizerError(
-                f"{drafter} was trained with another tokenizer than the target's: serve it with {description.target}"
-            )
-        own = AutoTokenizer.from_pretrained(drafter, revision=commit)
-        difference = harmless_difference(tokenizer, own, description.probes)
-        if hash_tokenizer(own, description.probes) != description.tokenizer_sha256:
-            raise InputError(
-                f"{drafter} carries another tokenizer than the one that it was trained with: publish it again"
-            )
+    if difference := compare_with_trained(tokenizer, drafter, commit, description):
         warnings.warn(f"the target's tokenizer is another one than {drafter}'s: {difference}", stacklevel=2)
-
     repository.check_files()
-    if compact:
+    if COMPACT in description.weights:
         model = build_compact(repository.find(COMPACT).parent, *shared(), dtype)
     else:
         model = AutoModelForCausalLM.from_pretrained(drafter, revision=commit, dtype=dtype, use_safetensors=True)
