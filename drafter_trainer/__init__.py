@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from drafter_trainer.drafters.initialization import create_drafter
     from drafter_trainer.drafters.layer_search import search_layers
     from drafter_trainer.drafters.load import load_drafter
+    from drafter_trainer.hub.export.engines import export_drafter
     from drafter_trainer.hub.router import DrafterRouter
     from drafter_trainer.pipeline.adapt import adapt
     from drafter_trainer.pipeline.benchmark import benchmark
     from drafter_trainer.pipeline.distill import distill, score_text
-    from drafter_trainer.pipeline.export import export_drafter
     from drafter_trainer.pipeline.publish import publish
     from drafter_trainer.pipeline.tune import tune
     from drafter_trainer.targets import resolve_target
@@ -33,7 +33,7 @@ _MODULES = {
     "benchmark": "pipeline.benchmark",
     "create_drafter": "drafters.initialization",
     "distill": "pipeline.distill",
-    "export_drafter": "pipeline.export",
+    "export_drafter": "hub.export.engines",
     "load_drafter": "drafters.load",
     "publish": "pipeline.publish",
     "resolve_target": "targets",

@@ -4,6 +4,7 @@ import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 from huggingface_hub.errors import EntryNotFoundError, HTTPError
@@ -12,7 +13,7 @@ from drafter_trainer.access import explain_refusal
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.errors import InputError
 from drafter_trainer.results import RESULTS, Headline, read_headline
-from drafter_trainer.targets import hash_folder, resolve_commit
+from drafter_trainer.targets import Target, as_target, hash_folder, resolve_commit, resolve_target
 
 
 @dataclass(frozen=True)
@@ -77,3 +78,21 @@ class Repository:
     def headline(self) -> Headline | str:
         """Return what was measured of it, or why nothing is known."""
         return read_headline(self.find(RESULTS), self.description.fingerprint())
+
+
+def target_of(drafter: str | Path, target: Any = None) -> Target:
+    """Return the target that is named, or the one that a drafter names.
+
+    Args:
+        drafter (`str` or `Path`): Folder or Hub id of the drafter.
+        target (`str`, `Target` or `PreTrainedModel`, *optional*): The target.
+    Raises:
+        InputError: If it is not named, and not to be found under the drafter's name for it.
+    """
+    if target is not None:
+        return as_target(target)
+    description = Repository.open(drafter).description
+    try:
+        return resolve_target(description.target, description.target_revision)
+    except InputError as error:
+        raise InputError(f"the target of {drafter} is not to be found, name it: {error}") from error

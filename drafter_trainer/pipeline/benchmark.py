@@ -19,9 +19,8 @@ from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import Pair, get_language, read_languages
-from drafter_trainer.pipeline.targets import target_of
 from drafter_trainer.provenance import collect_provenance
-from drafter_trainer.repository import Repository
+from drafter_trainer.repository import Repository, target_of
 from drafter_trainer.results import DRAFTER, RESULTS, SCHEMA_VERSION, Results, read_results, write_results
 from drafter_trainer.runs import Step
 from drafter_trainer.targets import Target

@@ -15,10 +15,9 @@ from drafter_trainer.benchmark.quality import add_language_share, add_quality
 from drafter_trainer.corpora.questions import hash_questions
 from drafter_trainer.corpora.tasks import TASKS, TRANSLATION, Task
 from drafter_trainer.errors import InputError
+from drafter_trainer.hub.export.engines import export_drafter
 from drafter_trainer.pipeline.benchmark import JOURNAL, pair_of, read_questions, write_measured
-from drafter_trainer.pipeline.export import export_drafter
-from drafter_trainer.pipeline.targets import target_of
-from drafter_trainer.repository import Repository
+from drafter_trainer.repository import Repository, target_of
 from drafter_trainer.results import PLAIN, RESULTS, Results, read_results
 from drafter_trainer.runs import Step
 from drafter_trainer.serving.client import ENGINES, LLAMACPP, VLLM

@@ -11,7 +11,7 @@ from drafter_trainer.errors import InputError
 from drafter_trainer.hub.assemble import assemble_folder
 from drafter_trainer.hub.publish import Publication, publish_written
 from drafter_trainer.hub.publishing import HUB, Publishing
-from drafter_trainer.pipeline.targets import target_of
+from drafter_trainer.repository import target_of
 from drafter_trainer.targets import Target
 
 

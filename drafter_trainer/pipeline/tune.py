@@ -25,7 +25,7 @@ from drafter_trainer.drafters.saving import DRAFT_LENGTH, complete_folder, take_
 from drafter_trainer.drafters.vocabulary import vocabulary_bytes
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import Language, Pair, probes_of, read_languages
-from drafter_trainer.pipeline.targets import target_of
+from drafter_trainer.repository import target_of
 from drafter_trainer.targets import Target, as_target, end_ids
 from drafter_trainer.training.rows import Rows
 from drafter_trainer.tuning.answers import continue_texts, load_answers, typical_prompt

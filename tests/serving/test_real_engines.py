@@ -18,8 +18,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import drafter_trainer
 from drafter_trainer.errors import InputError
+from drafter_trainer.hub.export.engines import export_drafter
 from drafter_trainer.hub.export.gguf_file import write_gguf
-from drafter_trainer.pipeline.export import export_drafter
 from drafter_trainer.serving.commands import llamacpp_command
 from drafter_trainer.serving.engines import RunningEngine, serve, start_engine
 from drafter_trainer.serving.measurement import Asked, measure_method

@@ -125,7 +125,7 @@ def test_compact_drafter_shares_the_targets_embeddings(
     compact, run = tmp_path / "compact", Run("tiny-drafter-de-en", run_folder, "de-en")
     publish_run(run, target, "auto", Publishing(to=str(compact), format="compact"))
     describe(compact, loop=make_settings(sources=["network"]).to_dict())
-    export_drafter(str(compact), target, tmp_path / "export", ["vllm"])
+    export_drafter(str(compact), target, output_dir=tmp_path / "export", engines=["vllm"])
 
     def in_vllm(weight: torch.Tensor) -> SimpleNamespace:
         layer = SimpleNamespace(weight=weight)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import huggingface_hub
 from jinja2 import Environment, StrictUndefined
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from drafter_trainer.atomic import write_whole
 from drafter_trainer.drafters.compact import COMPACT
@@ -24,6 +24,7 @@ from drafter_trainer.hub.export.constraints import (
     context_limit,
 )
 from drafter_trainer.hub.export.stock import write_stock
+from drafter_trainer.repository import target_of
 from drafter_trainer.serving.commands import (
     NETWORK,
     PARTS,
@@ -85,24 +86,32 @@ class Export:
 
 
 def export_drafter(
-    drafter: str,
-    target: Target,
-    folder: Path,
+    drafter: str | Path,
+    target: str | Target | PreTrainedModel | None = None,
+    *,
+    output_dir: str | Path,
     engines: Sequence[str] = ENGINES,
     draft_length: int | None = None,
     gguf_dtype: str = "float16",
-    target_gguf: Path | None = None,
-    converter: Path | None = None,
+    target_gguf: str | Path | None = None,
+    converter: str | Path | None = None,
 ) -> list[str]:
-    """Write what other engines need of a drafter.
+    """Write what vLLM, SGLang and llama.cpp need of a drafter, and check what each of them asks for.
 
     Args:
-        drafter (`str`): Hub id or folder of a published drafter.
-        target (`Target`): The target that it was trained for.
-        folder (`Path`): Where the files go; those of an earlier export are replaced.
-        engines, draft_length, gguf_dtype, target_gguf, converter: As for `drafter_trainer.export_drafter`.
+        drafter (`str` or `Path`): Folder or Hub id of a published drafter.
+        target (`str`, `Target` or `PreTrainedModel`, *optional*): The target; the one that the drafter names, on the
+            Hub, if left out.
+        output_dir (`str` or `Path`): Folder of the engines' files, with a README.
+        engines (`Sequence[str]`, *optional*): Of "vllm", "sglang" and "llamacpp"; all of them by default.
+        draft_length (`int`, *optional*): Tokens that an engine drafts in one round; by the drafter's acceptance if
+            left out.
+        gguf_dtype (`str`, *optional*, defaults to `"float16"`): Of the weights in `drafter.gguf`.
+        target_gguf (`str` or `Path`, *optional*): The target's GGUF file, whose vocabulary is compared.
+        converter (`str` or `Path`, *optional*): llama.cpp's `convert_hf_to_gguf.py`, for drafters that are not written
+            without it.
     Returns:
-        `list[str]`, what was checked, a sentence each.
+        `list[str]`: What was checked, a sentence each.
     Raises:
         InputError: If drafter and target are not what an engine asks for.
         IncompatibleTokenizerError: If their tokenizers differ.
@@ -113,7 +122,8 @@ def export_drafter(
         raise InputError(f"gguf_dtype must be one of {', '.join(DTYPES)}, got {gguf_dtype}")
     if draft_length is not None and draft_length < 1:
         raise InputError(f"draft_length must be at least 1, got {draft_length}")
-    export = _resolve(drafter, target, folder, draft_length)
+    folder, target_gguf = Path(output_dir), Path(target_gguf) if target_gguf else None
+    export = _resolve(str(drafter), target_of(drafter, target), folder, draft_length)
     files = {}
     if "vllm" in engines:
         _check_vllm(export)
@@ -128,7 +138,7 @@ def export_drafter(
         files[SGLANG] = _sglang_command(export) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
     if "llamacpp" in engines:
-        _write_gguf(export, folder / GGUF, gguf_dtype, target_gguf, converter)
+        _write_gguf(export, folder / GGUF, gguf_dtype, target_gguf, Path(converter) if converter else None)
         command = llamacpp_command(str(target_gguf or "TARGET.gguf"), GGUF, export.draft_lengths[NETWORK])
         files[LLAMACPP] = shlex.join(command) + "\n"
     files["README.md"] = _render_readme(export, files)

@@ -39,7 +39,12 @@ def test_every_engine_gets_its_files(drafter: Path, target: Target, tmp_path: Pa
     folder = tmp_path / "export"
     write_gguf(Path(target.path), "float32", "smollm", tmp_path / "target.gguf")
     checked = export_drafter(
-        str(drafter), target, folder, target_gguf=tmp_path / "target.gguf", gguf_dtype="float32", draft_length=4
+        str(drafter),
+        target,
+        output_dir=folder,
+        target_gguf=tmp_path / "target.gguf",
+        gguf_dtype="float32",
+        draft_length=4,
     )
     assert sorted(path.name for path in folder.iterdir()) == [
         "README.md", "drafter.gguf", "llamacpp.txt", "sglang.txt", "vllm.json", "vllm_whole.txt"
@@ -79,7 +84,7 @@ def test_every_engine_gets_its_files(drafter: Path, target: Target, tmp_path: Pa
 
 def test_one_engine_alone_needs_nothing_of_the_others(drafter: Path, target: Target, tmp_path: Path) -> None:
     """Whoever serves with vLLM must not be stopped by what GGUF cannot hold."""
-    export_drafter(str(drafter), target, tmp_path / "export", ["vllm"])
+    export_drafter(str(drafter), target, output_dir=tmp_path / "export", engines=["vllm"])
     files = sorted(path.name for path in (tmp_path / "export").iterdir())
     assert files == ["README.md", "vllm.json", "vllm_whole.txt"]
     assert "llama" not in (tmp_path / "export" / "README.md").read_text(encoding="utf-8")
@@ -94,7 +99,7 @@ def test_engines_draft_a_length_of_their_own(
     assert description["draft_length"] == 3
     description |= {"draft_length": 1, "training": {"finetune": {"eval_expected_alpha": alpha} if alpha else {}}}
     (drafter / "drafter.json").write_text(json.dumps(description), encoding="utf-8")
-    export_drafter(str(drafter), target, tmp_path / "export", ["vllm", "sglang"])
+    export_drafter(str(drafter), target, output_dir=tmp_path / "export", engines=["vllm", "sglang"])
     config = json.loads((tmp_path / "export" / "vllm.json").read_text(encoding="utf-8"))
     assert config["num_speculative_tokens"] == length
     line = (tmp_path / "export" / "sglang.txt").read_text(encoding="utf-8")
@@ -106,9 +111,9 @@ def test_repository_that_engines_cannot_read_is_refused(drafter: Path, target: T
     (drafter / "ngram.safetensors").write_bytes(b"a table")
     for engine in ("vllm", "sglang"):
         with pytest.raises(InputError, match=r"ngram\.safetensors beside its weights .* Publish the drafter again"):
-            export_drafter(str(drafter), target, tmp_path / "export", [engine])
+            export_drafter(str(drafter), target, output_dir=tmp_path / "export", engines=[engine])
     (drafter / "model.safetensors.index.json").write_text("{}", encoding="utf-8")
-    export_drafter(str(drafter), target, tmp_path / "export", ["vllm", "sglang"])
+    export_drafter(str(drafter), target, output_dir=tmp_path / "export", engines=["vllm", "sglang"])
 
 
 def test_compact_drafter_is_made_whole(
@@ -125,7 +130,7 @@ def test_compact_drafter_is_made_whole(
     with pytest.raises(InputError, match=r"is compact: .* Write its stock repository"):
         open_whole(str(tmp_path / "compact"))
     describe(tmp_path / "compact", prompting={"chat_template": "chat_template.jinja", "stop": ["\n"]})
-    export_drafter(str(tmp_path / "compact"), target, tmp_path / "export", ["vllm"])
+    export_drafter(str(tmp_path / "compact"), target, output_dir=tmp_path / "export", engines=["vllm"])
     stock = tmp_path / "export" / "drafter"
     # Of a base model the engine gets the template, and who asks it is told where answers end.
     whole = options_of((tmp_path / "export" / "vllm_whole.txt").read_text(encoding="utf-8"))
@@ -143,7 +148,7 @@ def test_shorter_context_is_told_to_sglang(drafter: Path, target: Target, tmp_pa
     """SGLang does not start with a drafter that reads less than the target."""
     config = json.loads((drafter / "config.json").read_text(encoding="utf-8"))
     (drafter / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 64}), encoding="utf-8")
-    export_drafter(str(drafter), target, tmp_path / "export", ["sglang"])
+    export_drafter(str(drafter), target, output_dir=tmp_path / "export", engines=["sglang"])
     line = (tmp_path / "export" / "sglang.txt").read_text(encoding="utf-8")
     assert options_of(line)["--context-length"] == "64"
 
@@ -152,7 +157,7 @@ def test_other_tokenizer_is_refused(drafter: Path, target: Target, tmp_path: Pat
     """No engine compares all of both tokenizers: equal sizes pass, and the drafts are garbage."""
     swap_two_tokens(drafter)
     with pytest.raises(IncompatibleTokenizerError):
-        export_drafter(str(drafter), target, tmp_path / "export")
+        export_drafter(str(drafter), target, output_dir=tmp_path / "export")
     assert not (tmp_path / "export").exists()
 
 
@@ -162,7 +167,13 @@ def test_targets_file_of_another_model_leaves_no_drafter(drafter: Path, target: 
     write_gguf(drafter, "float32", None, tmp_path / "other.gguf")
     swap_two_tokens(Path(drafter))  # as it was
     with pytest.raises(InputError, match=r"llama\.cpp: token \d+ is "):
-        export_drafter(str(drafter), target, tmp_path / "export", ["llamacpp"], target_gguf=tmp_path / "other.gguf")
+        export_drafter(
+            str(drafter),
+            target,
+            output_dir=tmp_path / "export",
+            engines=["llamacpp"],
+            target_gguf=tmp_path / "other.gguf",
+        )
     assert list((tmp_path / "export").iterdir()) == []
 
 
@@ -172,7 +183,7 @@ def test_adapter_is_refused(drafter: Path, target: Target, tmp_path: Path) -> No
     description["adapter_of"] = {"drafter": "org/base", "revision": "0"}
     (drafter / "drafter.json").write_text(json.dumps(description), encoding="utf-8")
     with pytest.raises(InputError, match=r"adapter of org/base, .* publish it without adapter_of"):
-        export_drafter(str(drafter), target, tmp_path / "export")
+        export_drafter(str(drafter), target, output_dir=tmp_path / "export")
 
 
 @pytest.mark.parametrize(
@@ -186,7 +197,7 @@ def test_adapter_is_refused(drafter: Path, target: Target, tmp_path: Path) -> No
 def test_mistaken_options_are_said(drafter: Path, target: Target, tmp_path: Path, settings: dict, said: str) -> None:
     """A mistyped engine must not be left out in silence."""
     with pytest.raises(InputError, match=said):
-        export_drafter(str(drafter), target, tmp_path, **settings)
+        export_drafter(str(drafter), target, output_dir=tmp_path, **settings)
 
 
 def test_recipe_exports_the_runs_drafter(
