@@ -6,17 +6,18 @@ README.md shows the drafters of hub_cards whose target does its task; T = 1 come
 where it was measured separately. docs/serving.md shows what lies in engines/ of a card.
 """
 
+import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.api import api_page
-from drafter_trainer.benchmark.report import markdown_table, overview_table, speedup_table, title
+from drafter_trainer.benchmark.report import markdown_table, speedup_table, title
 from drafter_trainer.benchmark.target_quality import is_showcase
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.hub.card_folder import read_measurements
-from drafter_trainer.results import SCHEMA
+from drafter_trainer.results import DRAFTER, PROMPT_LOOKUP, SCHEMA, MeasuredRun, Results
 
 _ENGINE_COLUMNS = ["method", "draft", "output tokens/s", "over plain", "tokens per pass", "accepted", "equal to plain"]
 _COLUMNS = ["method", "speedup (95 %)", "after the first token", "tokens per pass", "slower prompts", "equal to plain"]
@@ -36,6 +37,43 @@ def main() -> None:
     put(Path("docs/serving.md"), "engines", "\n\n".join(tables) or "Nothing has been measured yet.")
     put(Path("docs/results_schema.md"), "schema", schema_tables(SCHEMA))
     Path("docs/api.md").write_text(api_page(), encoding="utf-8")
+
+
+def overview_table(several: Sequence[dict[str, Any]]) -> str:
+    """Render a row for each drafter, with its speedups over plain decoding, and one with their means.
+
+    Prompt lookup is the one of the best length in the same run; several seeds count as their mean; what was not
+    measured is a dash, and a mean is taken where everything was.
+    """
+    header = ["pair", "prompt lookup", f"{DRAFTER} without its network", DRAFTER, "over prompt lookup"]
+    header += ["network's part", f"{DRAFTER}, T = 1"]
+    columns = [_overview(results) for results in several]
+    means = [None if None in column else statistics.mean(column) for column in zip(*columns)]
+    names = [results["runs"][0]["pair"] for results in several]
+    rows = [[name, *map(_ratio, values)] for name, values in zip([*names, "mean"], [*columns, means])]
+    return markdown_table(header, rows)
+
+
+def _overview(results: Results) -> list[float | None]:
+    greedy = [_speedups(run) for run in results["runs"] if run["temperature"] == 0]
+    sampled = [_speedups(run)[DRAFTER] for run in results["runs"] if run["temperature"] == 1]
+    lookup = network = None
+    speedups = greedy[0] if greedy else {}
+    drafter, rest = speedups.get(DRAFTER), speedups.get(f"{DRAFTER} without network")
+    best = max((value for name, value in speedups.items() if name.startswith(PROMPT_LOOKUP)), default=None)
+    if drafter is not None and best is not None:
+        lookup = drafter / best
+    if drafter is not None and rest is not None:
+        network = drafter / rest
+    return [best, rest, drafter, lookup, network, statistics.mean(sampled) if sampled else None]
+
+
+def _speedups(run: MeasuredRun) -> dict[str, float]:
+    return {method["name"]: method["speedup"]["value"] for method in run["methods"]}
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}x"
 
 
 def is_of_engine(results: dict[str, Any]) -> bool:

@@ -1,8 +1,6 @@
 """Render results as tables for the terminal and for Markdown, from `results.json` alone."""
 
 import statistics
-from collections.abc import Sequence
-from typing import Any
 
 from drafter_trainer.benchmark.caveats import caveats
 from drafter_trainer.benchmark.statistics import Interval, median_ratio, speedup, verdict
@@ -11,9 +9,7 @@ from drafter_trainer.benchmark.target_quality import beyond_limits
 from drafter_trainer.decoding.sampling import describe_sampling
 from drafter_trainer.languages import get_pair
 from drafter_trainer.results import (
-    DRAFTER,
     PLAIN,
-    PROMPT_LOOKUP,
     MeasuredMethod,
     MeasuredRun,
     Results,
@@ -68,39 +64,6 @@ def provenance_rows(results: Results) -> list[tuple[str, str]]:
     rows.append(("dtype", ", ".join(sorted({run["dtype"] for run in results["runs"]}))))
     rows.append(("versions", ", ".join(f"{name} {version}" for name, version in provenance["versions"].items())))
     return [(name.replace("_", " "), value) for name, value in rows]
-
-
-def overview_table(several: Sequence[dict[str, Any]]) -> str:
-    """Render a row for each drafter, with its speedups over plain decoding, and one with their means.
-
-    Prompt lookup is the one of the best length in the same run; several seeds count as their mean; what was not
-    measured is a dash, and a mean is taken where everything was.
-    """
-    header = ["pair", "prompt lookup", f"{DRAFTER} without its network", DRAFTER, "over prompt lookup"]
-    header += ["network's part", f"{DRAFTER}, T = 1"]
-    columns = [_overview(results) for results in several]
-    means = [None if None in column else statistics.mean(column) for column in zip(*columns)]
-    names = [results["runs"][0]["pair"] for results in several]
-    rows = [[name, *map(_ratio, values)] for name, values in zip([*names, "mean"], [*columns, means])]
-    return markdown_table(header, rows)
-
-
-def _overview(results: Results) -> list[float | None]:
-    greedy = [_speedups(run) for run in results["runs"] if run["temperature"] == 0]
-    sampled = [_speedups(run)[DRAFTER] for run in results["runs"] if run["temperature"] == 1]
-    lookup = network = None
-    speedups = greedy[0] if greedy else {}
-    drafter, rest = speedups.get(DRAFTER), speedups.get(f"{DRAFTER} without network")
-    best = max((value for name, value in speedups.items() if name.startswith(PROMPT_LOOKUP)), default=None)
-    if drafter is not None and best is not None:
-        lookup = drafter / best
-    if drafter is not None and rest is not None:
-        network = drafter / rest
-    return [best, rest, drafter, lookup, network, statistics.mean(sampled) if sampled else None]
-
-
-def _speedups(run: MeasuredRun) -> dict[str, float]:
-    return {method["name"]: method["speedup"]["value"] for method in run["methods"]}
 
 
 def _ratio(value: float | None) -> str:

@@ -2,10 +2,10 @@
 
 from typing import Any
 
+from benchmarks.pages import overview_table
 from drafter_trainer.benchmark.report import (
     difference_table,
     markdown_table,
-    overview_table,
     render_markdown,
     report_tables,
 )

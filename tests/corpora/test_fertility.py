@@ -4,8 +4,11 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from drafter_trainer.corpora.fertility import Fertility, count_fertility
+from drafter_trainer.corpora.fertility import count_fertility, describe_fertility
+from drafter_trainer.corpora.sample import sample_rows
 from drafter_trainer.languages import get_language
+
+SAMPLE = [*sample_rows("train")]
 
 
 @pytest.fixture
@@ -18,27 +21,25 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", unk_token="?")
 
 
-def test_every_unit_is_counted(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Bytes taken for characters would make Amharic look three times as cheap as it is."""
-    amharic = count_fertility(["ሰላም ነው", "አዎ"], get_language("am"), tokenizer)
-    assert amharic == Fertility(tokens=7, characters=8, utf8_bytes=22, words=3)
-    assert amharic.tokens_per_character == pytest.approx(7 / 8)
-    assert amharic.tokens_per_byte == pytest.approx(7 / 22)
-    assert amharic.tokens_per_word == pytest.approx(7 / 3)
-
-
-def test_languages_without_spaces_have_no_words(tokenizer: PreTrainedTokenizerFast) -> None:
-    """A Chinese sentence is no word of twenty tokens."""
-    chinese = count_fertility(["你好。", "再见"], get_language("zh"), tokenizer)
-    assert chinese == Fertility(tokens=5, characters=5, utf8_bytes=15, words=None)
-    assert chinese.tokens_per_word is None
-    english = Fertility(tokens=2, characters=10, utf8_bytes=10, words=2)
-    assert chinese.over(english) == {
-        "tokens_per_character": pytest.approx(5.0),
-        "tokens_per_byte": pytest.approx((5 / 15) / (2 / 10)),
-        "tokens_per_word": None,
-        "tokens": pytest.approx(2.5),
-    }
+@pytest.mark.parametrize(
+    ("code", "texts", "expected"),
+    [("am", ["ሰላም ነው", "አዎ"], (7 / 8, 7 / 22, 7 / 3)), ("zh", ["你好。", "再见"], (1, 5 / 15, None))],
+)
+def test_every_unit_is_counted(
+    tokenizer: PreTrainedTokenizerFast, code: str, texts: list[str], expected: tuple[float | None, ...]
+) -> None:
+    """Bytes taken for characters would make Amharic look three times as cheap as it is, and a Chinese sentence is no
+    word of twenty tokens. All is held against English."""
+    language = get_language(code)
+    names = ("tokens_per_character", "tokens_per_byte", "tokens_per_word")
+    counted = count_fertility(texts, language, tokenizer)
+    assert counted == {name: figure and pytest.approx(figure) for name, figure in zip(names, expected)}
+    said, english = (describe_fertility(each, language, tokenizer) for each in (texts, [row["en"] for row in SAMPLE]))
+    for name in (name for name, figure in zip(names, expected) if figure is not None):
+        assert said[name] == counted[name]
+        assert said[f"{name}_over_english"] == pytest.approx(said[name] / english[name])
+        assert english[f"{name}_over_english"] == pytest.approx(1)
+    assert len(said) == 2 * sum(figure is not None for figure in expected)
 
 
 @pytest.mark.parametrize("texts", [[], ["", "  "]])
