@@ -141,11 +141,6 @@ class CorpusArguments:
         if not self.corpus:
             raise InputError("no corpus: give --corpus NAME, such as --corpus sample or --corpus file:sentences.txt")
 
-    @property
-    def skips_bad_rows(self) -> bool:
-        """Whether malformed rows are dropped."""
-        return self.on_bad_rows == "skip"
-
 
 @dataclass
 class DrafterArguments:

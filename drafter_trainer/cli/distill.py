@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
         "batch_size": how.batch_size,
         "dtype": where.dtype,
     }
-    bad_rows = corpora.skips_bad_rows
+    bad_rows = corpora.on_bad_rows == "skip"
     if how.engine == "text":
         length = min(how.max_new_tokens, target.context - 1) if target.context else how.max_new_tokens
         score_text(

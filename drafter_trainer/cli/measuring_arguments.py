@@ -43,11 +43,6 @@ class TuningArguments:
         if self.table_bytes < LEAST_BYTES:
             raise InputError(f"table_bytes must be {LEAST_BYTES} or more, got {self.table_bytes}")
 
-    @property
-    def skips_bad_rows(self) -> bool:
-        """Whether malformed rows are dropped."""
-        return self.on_bad_rows == "skip"
-
 
 @dataclass
 class BenchmarkArguments:

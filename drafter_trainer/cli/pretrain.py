@@ -26,7 +26,7 @@ def main(argv: list[str]) -> None:
             max_samples=corpora.max_samples,
             max_validation_samples=corpora.max_validation_samples,
             evaluation_questions=corpora.evaluation_questions,
-            skip_bad_rows=corpora.skips_bad_rows,
+            skip_bad_rows=corpora.on_bad_rows == "skip",
             settings=given,
         )
     )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from drafter_trainer.cli.options import check_known, check_one_of, check_positive, option
+from drafter_trainer.cli.options import check_one_of, check_positive, option
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.export.engines import ENGINES
 from drafter_trainer.serving.client import ENGINES as SERVING
@@ -23,10 +23,6 @@ class ExportArguments:
         None, "Draft length of the engine, in tokens (default: by the drafter's acceptance)"
     )
     target_gguf: str | None = option(None, "The target's GGUF file, whose vocabulary is compared with the drafter's")
-
-    def __post_init__(self) -> None:
-        check_known(self, "engine", ENGINES)
-        check_positive(self, "draft_length")
 
 
 @dataclass

@@ -38,7 +38,7 @@ def main(argv: list[str], other_tasks: Sequence[Path] = (), costs: Path | None =
         table_samples=tuning.max_samples,
         table_bytes=tuning.table_bytes,
         evaluation_questions=tuning.evaluation_questions,
-        skip_bad_rows=tuning.skips_bad_rows,
+        skip_bad_rows=tuning.on_bad_rows == "skip",
         max_answers=tuning.max_answers,
         longest_draft=tuning.longest_draft,
         repeats=tuning.repeats,

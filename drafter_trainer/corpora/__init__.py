@@ -22,6 +22,7 @@ from drafter_trainer.corpora.hub import (
 )
 from drafter_trainer.corpora.inspection import inspect_text
 from drafter_trainer.corpora.sample import LANGUAGES, sample_rows, sample_sentences
+from drafter_trainer.drafters.description import hash_file
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import Language, Pair
 
@@ -193,7 +194,7 @@ def describe_corpus(name: str) -> dict[str, str]:
     corpus = CorpusName.parse(name)
     if corpus.kind == "file":
         path = Path(corpus.argument or "")
-        hashes = [_hash_file(file) for file in files_of(path)]
+        hashes = [hash_file(file) for file in files_of(path)]
         whole = hashes[0] if path.is_file() else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
         return {"name": f"file:{path.name}", "sha256": whole}
     if corpus.kind in ("sample", STORIES):
@@ -201,11 +202,6 @@ def describe_corpus(name: str) -> dict[str, str]:
     known = (PARALLEL_CORPORA | TEXT_CORPORA)[corpus.kind]
     revision = resolve_revision(known.repo, corpus.revision)
     return {"name": name, "repo": known.repo, "revision": revision, "licence": known.license}
-
-
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _own_split(rows: Iterator[_Row], split: str, shares: dict[str, range], name: str) -> Iterator[_Row]:

@@ -96,11 +96,11 @@ def _scripts(texts: Iterable[str]) -> Counter[str]:
 
 def _check_language(path: Path, texts: list[str], language: Language) -> None:
     own = {language.code, *language.aliases, *_LABELS.get(language.code, ())}
-    known = not own.isdisjoint(_identifier().labels)
+    known = not own.isdisjoint(language_identifier().labels)
     # A language that the identifier does not know, it takes for this one and that one, and is hardly ever sure.
     others = Counter(
         label
-        for label, confidence in map(_identifier().classify, texts)
+        for label, confidence in map(language_identifier().classify, texts)
         if label not in own and (known or (confidence >= _SURE and label != _NO_LANGUAGE))
     )
     if 2 * others.total() > len(texts):
@@ -114,6 +114,7 @@ def _check_language(path: Path, texts: list[str], language: Language) -> None:
 
 
 @functools.cache
-def _identifier() -> Any:
+def language_identifier() -> Any:
+    """Load py3langid's model, once: its own functions share one with everybody, which gives no probabilities."""
     langid = require("py3langid.langid", "languages")
     return langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)

@@ -89,6 +89,12 @@ class DrafterDescription:
         return self.translation.languages if self.translation else ()
 
     @property
+    def asked(self) -> Pair:
+        """The pair of what it is asked; of one language, English where none is known, that language on both sides."""
+        first = self.spoken[0] if self.spoken else get_language("en")
+        return self.translation or Pair(first, first)
+
+    @property
     def probes(self) -> tuple[str, ...]:
         """The texts by which its tokenizer is hashed."""
         return probes_of(self.spoken)

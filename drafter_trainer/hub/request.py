@@ -1,18 +1,16 @@
 """What a prompt asks for, as far as it can be read off the prompt: the router's question."""
 
 import contextlib
-import functools
 import itertools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from drafter_trainer.chat import ChatTokenizer
+from drafter_trainer.corpora.inspection import language_identifier
 from drafter_trainer.errors import InputError
-from drafter_trainer.extras import require
 from drafter_trainer.languages import LANGUAGES, Language
 
 # Takes time by its length, and a sentence tells enough.
@@ -82,20 +80,13 @@ def identify_language(text: str, languages: Iterable[Language] = ()) -> Language
         `Language`, or `None` where it is another one, or the text is too short or too mixed.
     """
     known = _known(languages)
-    ranked = _identifier().rank(text[:_IDENTIFIED_CHARACTERS])
+    ranked = language_identifier().rank(text[:_IDENTIFIED_CHARACTERS])
     code, probability = next(((code, probability) for code, probability in ranked if code in known), ("", 0.0))
     return known[code] if probability >= _LEAST_PROBABILITY else None
 
 
 def _known(languages: Iterable[Language]) -> dict[str, Language]:
     return LANGUAGES | {language.code: language for language in languages}
-
-
-@functools.cache
-def _identifier() -> Any:
-    langid = require("py3langid.langid", "languages")
-    # One of our own: the module's functions share theirs with everybody, and it gives no probabilities.
-    return langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
 
 
 class PromptReader:

@@ -8,14 +8,13 @@ import torch
 from transformers import PreTrainedModel
 
 from drafter_trainer.corpora.tasks import TRANSLATION
-from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.load import with_sources
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import loop_of
 from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.drafters.loop.policy import LOOKUP, NETWORK
 from drafter_trainer.hub.request import PromptTask
-from drafter_trainer.languages import Pair, get_language, get_pair
+from drafter_trainer.languages import Pair, get_pair
 from drafter_trainer.repository import Repository
 from drafter_trainer.results import DRAFTER, PLAIN, RESULTS, read_results
 
@@ -83,7 +82,7 @@ class Route:
         parts = {WITHOUT_NETWORK: rest, LOOKUP_ALONE: [LOOKUP], PLAIN: []}
         ways = {DRAFTER: loop} | {way: loop_of(with_sources(drafter, sources)) for way, sources in parts.items()}
         measurements = _read_measurements(repository, ways)
-        return cls(name, description.target, _pair_of(description), ways, measurements)
+        return cls(name, description.target, description.asked, ways, measurements)
 
     def speedups(self, request: PromptTask, sampling: bool) -> dict[str, float]:
         """Return the mean speedup of each of its ways on requests like this one."""
@@ -92,12 +91,6 @@ class Route:
             if measurement.is_of(request, sampling):
                 found.setdefault(measurement.way, []).append(measurement.speedup)
         return {way: mean(values) for way, values in found.items()}
-
-
-def _pair_of(description: DrafterDescription) -> Pair:
-    """Return its pair; of one language that language on both sides."""
-    spoken = description.spoken or (get_language("en"),)
-    return description.translation or Pair(spoken[0], spoken[0])
 
 
 def _read_measurements(repository: Repository, ways: Iterable[str]) -> tuple[Measurement, ...]:

@@ -18,7 +18,7 @@ from drafter_trainer.corpora.tasks import TASKS, TRANSLATION, Task
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.errors import InputError
-from drafter_trainer.languages import Pair, get_language, read_languages
+from drafter_trainer.languages import Pair, read_languages
 from drafter_trainer.provenance import collect_provenance
 from drafter_trainer.repository import Repository, target_of
 from drafter_trainer.results import DRAFTER, RESULTS, SCHEMA_VERSION, Results, read_results, write_results
@@ -189,11 +189,10 @@ def write_measured(
 
 def pair_of(description: DrafterDescription, languages: str | Iterable[str] | None) -> Pair:
     """Return the pair of the questions; of one language that language on both sides."""
+    if not languages:
+        return description.asked
     spoken, pair = read_languages(languages)
-    if languages is None:
-        spoken, pair = description.spoken, description.translation
-    first = spoken[0] if spoken else get_language("en")
-    return pair or Pair(first, first)
+    return pair or Pair(spoken[0], spoken[0])
 
 
 def read_questions(questions: Any, pair: Pair, limit: int | None, task: Task) -> tuple[str, list[Question]]:
