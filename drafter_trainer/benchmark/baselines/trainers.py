@@ -1,7 +1,7 @@
 """Train the heads of Medusa and the layer of EAGLE on a target's own answers, the target itself frozen."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel, Trainer, set_seed
+from transformers import DynamicCache, PreTrainedModel, Trainer, set_seed
 
 from drafter_trainer.atomic import write_whole
 from drafter_trainer.benchmark.baselines import DESCRIPTION
+from drafter_trainer.benchmark.baselines.eagle import EagleLayer
+from drafter_trainer.benchmark.baselines.medusa import MedusaHeads
 from drafter_trainer.drafters.loop.repository import VOCABULARY
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids, coverage, map_ids, vocabulary_bytes
 from drafter_trainer.runs import Step, finished_step
@@ -24,6 +26,7 @@ from drafter_trainer.training.head import logits_in_pieces, sum_losses
 from drafter_trainer.training.losses import cross_entropy
 from drafter_trainer.training.rows import load_split
 
+_HEADS = 3  # of Medusa; each guesses one more token ahead
 _RANKS = 8  # guesses of a depth whose accuracy is measured
 _HEAD_DECAY = 0.8  # Medusa's λ: what a head counts less than the one before it
 _TOKEN_WEIGHT = 0.1  # EAGLE's: what the loss over tokens counts beside the one over hidden states
@@ -187,11 +190,14 @@ class EagleTrainer(BaselineTrainer):
         return over_states + _TOKEN_WEIGHT * sum_losses(guesses.states, self.head, over_tokens)
 
 
+_BASELINES = {
+    "medusa": (MedusaTrainer, lambda config: MedusaHeads(_HEADS, config.hidden_size), {"heads": _HEADS}),
+    "eagle": (EagleTrainer, EagleLayer, {}),
+}
+
+
 def train_baseline(
     baseline: str,
-    trainer_class: type[BaselineTrainer],
-    make_model: Callable[[PreTrainedConfig], torch.nn.Module],
-    description: dict[str, Any],
     target: Target,
     folders: Sequence[Path],
     training: BaselineTrainingArguments,
@@ -201,58 +207,44 @@ def train_baseline(
     """Train a baseline as a step: leave its weights, draft vocabulary and description in `training.output_dir`.
 
     Args:
-        baseline (`str`): Its name, which is that of its step.
-        make_model (callable): From the target's configuration to what is trained, in fp32.
-        description (`dict`): What `baseline.json` says of it beside target and accuracies.
+        baseline (`str`): "medusa" or "eagle", which is the name of its step too.
         folders (`Sequence[Path]`): Rows, as distillation left them.
         training (`BaselineTrainingArguments`): How it is trained, and its folder.
     Returns:
         `Step`: The step, with its facts.
     """
-    rows = " ".join(finished_step(folder, "distill first, or name other rows")["fingerprint"] for folder in folders)
-    step = Step(Path(training.output_dir), baseline, settings, {"target": target.identity, "rows": rows})
+    trainer_class, make_model, description = _BASELINES[baseline]
+    inputs = " ".join(finished_step(folder, "distill first, or name other rows")["fingerprint"] for folder in folders)
+    step = Step(Path(training.output_dir), baseline, settings, {"target": target.identity, "rows": inputs})
     if step.is_finished():
         return step
     with step:
-        target_model = target.load_model(dtype, training.device)
+        target_model, tokenizer = target.load_model(dtype, training.device), target.load_tokenizer()
+        config, folder = target_model.config.get_text_config(), Path(training.output_dir)
         set_seed(training.seed)  # weights that are drawn are drawn alike in every run
-        model = make_model(target_model.config.get_text_config())
-        said = {"baseline": baseline} | description
-        step.facts |= _train(trainer_class, model, target, target_model, folders, training, said)
+        model = make_model(config)
+        rows = {split: load_split(folders, split, target, topk=False) for split in ("train", "validation")}
+        counts = count_ids(rows["train"]["response_ids"], config.vocab_size)
+        draft_ids = torch.arange(config.vocab_size)
+        if training.draft_vocabulary:
+            draft_ids = choose_ids(counts, training.draft_vocabulary, tokenizer.all_special_ids, fill=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / VOCABULARY, lambda path: path.write_bytes(vocabulary_bytes(draft_ids)))
+        trainer = trainer_class(
+            model=model,
+            args=training,
+            target_model=target_model,
+            draft_ids=draft_ids,
+            train_dataset=rows["train"],
+            eval_dataset=rows["validation"],
+            data_collator=SelfDistilledCollator(tokenizer.pad_token_id, training.max_length),
+        )
+        step.facts |= {f"{split}_rows": len(found) for split, found in rows.items()}
+        step.facts |= {"draft_vocabulary": len(draft_ids), "coverage": coverage(draft_ids, counts)}
+        step.facts |= train_to_end(trainer)
+        accuracies = trainer.rank_accuracies()
+        said = {"baseline": baseline, "target": target.identity, "rank_accuracies": accuracies} | description
+        text = json.dumps(said, indent=2) + "\n"
+        write_whole(folder / DESCRIPTION, lambda path: path.write_text(text, encoding="utf-8"))
+        step.facts["accuracy_by_depth"] = [ranks[0] for ranks in accuracies]
     return step
-
-
-def _train(
-    trainer_class: type[BaselineTrainer],
-    model: torch.nn.Module,
-    target: Target,
-    target_model: PreTrainedModel,
-    folders: Sequence[Path],
-    training: BaselineTrainingArguments,
-    description: dict[str, Any],
-) -> dict[str, Any]:
-    """Train on finished distillations; return the facts of the step."""
-    tokenizer, folder = target.load_tokenizer(), Path(training.output_dir)
-    rows = {split: load_split(folders, split, target, topk=False) for split in ("train", "validation")}
-    vocabulary = target_model.config.get_text_config().vocab_size
-    counts = count_ids(rows["train"]["response_ids"], vocabulary)
-    draft_ids = torch.arange(vocabulary)
-    if training.draft_vocabulary:
-        draft_ids = choose_ids(counts, training.draft_vocabulary, tokenizer.all_special_ids, fill=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / VOCABULARY, lambda path: path.write_bytes(vocabulary_bytes(draft_ids)))
-    trainer = trainer_class(
-        model=model,
-        args=training,
-        target_model=target_model,
-        draft_ids=draft_ids,
-        train_dataset=rows["train"],
-        eval_dataset=rows["validation"],
-        data_collator=SelfDistilledCollator(tokenizer.pad_token_id, training.max_length),
-    )
-    facts = {"train_rows": len(rows["train"]), "validation_rows": len(rows["validation"])}
-    facts |= {"draft_vocabulary": len(draft_ids), "coverage": coverage(draft_ids, counts)} | train_to_end(trainer)
-    accuracies = trainer.rank_accuracies()
-    text = json.dumps(description | {"target": target.identity, "rank_accuracies": accuracies}, indent=2) + "\n"
-    write_whole(folder / DESCRIPTION, lambda path: path.write_text(text, encoding="utf-8"))
-    return facts | {"accuracy_by_depth": [ranks[0] for ranks in accuracies]}
