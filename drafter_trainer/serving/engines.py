@@ -39,12 +39,15 @@ class RunningEngine:
     """A server that was started here.
 
     Args:
-        process (`subprocess.Popen`): The server.
+        process (`subprocess.Popen`): The server, the first of a process group.
         client (`EngineClient`): What asks it.
     """
 
     def __init__(self, process: subprocess.Popen, client: EngineClient) -> None:
         self.process, self.client = process, client
+        # Where this process is killed, its own `stop` is never called. The guard is out of the reach of a Ctrl-C.
+        guard = [sys.executable, str(Path(__file__).with_name("guard.py")), str(process.pid)]
+        self._guard = subprocess.Popen(guard, stdin=subprocess.PIPE, start_new_session=True)
 
     @property
     def url(self) -> str:
@@ -94,6 +97,8 @@ class RunningEngine:
             self.process.wait()
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
+        self._guard.kill()
+        self._guard.communicate()
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -68,6 +70,26 @@ def test_no_process_of_a_server_is_left(tmp_path: Path, free_port: int) -> None:
     left = int((tmp_path / "pid").read_text(encoding="ascii"))
     psutil.wait_procs([each for each in psutil.process_iter() if each.pid == left], timeout=10)
     assert not psutil.pid_exists(left)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_server_ends_with_the_process_that_started_it(tmp_path: Path, free_port: int, number: signal.Signals) -> None:
+    """A benchmark that was ended, by whom and however, left a server that held its port and all its memory."""
+    code = (
+        "import pathlib, sys, time; from drafter_trainer.serving.engines import start_engine\n"
+        f"with start_engine('vllm', 't', [sys.executable, {STAND_IN!r}, 'vllm', '40'], {free_port}) as running:\n"
+        f"    pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(running.process.pid))\n"
+        "    print(flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as starter:
+        starter.stdout.readline()
+        server = psutil.Process(int((tmp_path / "pid").read_text()))
+        assert server.is_running()
+        starter.send_signal(number)
+        starter.wait()
+    _, alive = psutil.wait_procs([server], timeout=30)
+    assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]  # some containers' init reaps none
 
 
 def test_arguments_that_cannot_work_start_nothing(published: Path) -> None:
