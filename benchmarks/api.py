@@ -13,7 +13,7 @@ from drafter_trainer.targets import Target
 from drafter_trainer.training.rows import Rows
 
 GROUPS = {
-    "Use a drafter": ["load_drafter", "DrafterRouter"],
+    "Use a drafter": ["load_drafter", "CompletionMemory", "DrafterRouter"],
     "Make rows": ["resolve_target", "distill", "score_text"],
     "Train": [
         "create_drafter",
@@ -28,6 +28,7 @@ GROUPS = {
 }
 RETURNED = [Target, Rows, TuningResult, Publication, InputError, IncompatibleTokenizerError]
 _METHODS = {
+    "CompletionMemory": ["load", "save", "remember"],
     "DrafterRouter": ["from_hub", "choose"],
     "DrafterTrainer": ["save_model"],
     "Rows": ["train", "validation", "open"],

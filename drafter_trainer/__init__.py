@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from drafter_trainer.drafters.initialization import create_drafter
     from drafter_trainer.drafters.layer_search import search_layers
     from drafter_trainer.drafters.load import load_drafter
+    from drafter_trainer.drafters.memory import CompletionMemory
     from drafter_trainer.hub.export.engines import export_drafter
     from drafter_trainer.hub.router import DrafterRouter
     from drafter_trainer.pipeline.adapt import adapt
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from drafter_trainer.training.trainers import DrafterTrainer, PretrainingTrainer
 
 _MODULES = {
+    "CompletionMemory": "drafters.memory",
     "DrafterRouter": "hub.router",
     "DrafterTrainer": "training.trainers",
     "DrafterTrainingArguments": "training.arguments",
@@ -43,6 +45,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "CompletionMemory",
     "DrafterRouter",
     "DrafterTrainer",
     "DrafterTrainingArguments",

@@ -17,6 +17,7 @@ from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.drafters.loop.policy import CostModel
 from drafter_trainer.drafters.loop.stock import StockNetwork
 from drafter_trainer.drafters.loop.window import cut_prompt
+from drafter_trainer.drafters.memory import memories_paused
 from drafter_trainer.errors import InputError
 
 _CACHE_BYTES = 64 * 2**20
@@ -130,7 +131,8 @@ def replay(
         limit = max_new_tokens - 1
         while left:
             start = time.perf_counter()
-            draft = [proposal.token for proposal in loop.draft(known, limit, end_ids=end_ids)] if limit else []
+            with memories_paused():
+                draft = [proposal.token for proposal in loop.draft(known, limit, end_ids=end_ids)] if limit else []
             drafting += 1000 * (time.perf_counter() - start)
             accepted = 0
             while accepted < min(len(draft), len(left) - 1) and draft[accepted] == left[accepted]:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from drafter_trainer.decoding.energy import EnergyMeter
 from drafter_trainer.decoding.metrics import Round
 from drafter_trainer.decoding.sampling import sampling_arguments
+from drafter_trainer.drafters.memory import memories_paused
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def decode(
     drafting, meter = _Stopwatch(target_model.device), EnergyMeter(target_model.device)
     loop, drafter = draft_arguments.get("custom_generate"), draft_arguments.get("assistant_model")
     timed = _timed(drafter, "generate", drafting) if loop is None else _timed(loop, "draft", drafting)
-    with torch.inference_mode(), _PassRecorder(target_model, drafting) as recorder, timed:
+    with torch.inference_mode(), memories_paused(), _PassRecorder(target_model, drafting) as recorder, timed:
         torch.manual_seed(seed)
         _synchronise(target_model.device)
         meter.start()

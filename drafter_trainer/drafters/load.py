@@ -21,6 +21,7 @@ from drafter_trainer.drafters.loop.networkless import MODEL_TYPE, NetworklessCon
 from drafter_trainer.drafters.loop.policy import NETWORK
 from drafter_trainer.drafters.loop.repository import build_loop, build_network
 from drafter_trainer.drafters.loop.settings import LoopSettings
+from drafter_trainer.drafters.memory import CompletionMemory
 from drafter_trainer.drafters.origin import find_difference
 from drafter_trainer.drafters.padding import fit_vocabulary
 from drafter_trainer.errors import InputError
@@ -43,6 +44,7 @@ def load_drafter(
     tokenizer: PreTrainedTokenizerBase | None = None,
     revision: str | None = None,
     follow_clock: bool = True,
+    memory: CompletionMemory | None = None,
 ) -> PreTrainedModel:
     """Load a drafter, checked against its target, ready for `target.generate(assistant_model=…)`.
 
@@ -64,13 +66,15 @@ def load_drafter(
             passes and steps take. `False` goes by the costs that tuning stored for this kind of device, or generic
             ones, so that the same prompt gets the same drafts each time: in half precision, where a draft's length
             decides how a pass is rounded, also the same output on the same machine.
+        memory (`CompletionMemory`, *optional*): Of what the target wrote before: the drafter drafts from it too, and
+            adds each completion to it. Nothing is remembered without one.
     Returns:
         `PreTrainedModel` in evaluation mode, whose `generate` is the drafting loop where the target calls it.
     Raises:
         InputError: If there is no such drafter, its files are not those that were published or cannot be read, it
             lacks a part of the target's vocabulary, or the target's tokenizer is neither given nor found.
         IncompatibleTokenizerError: If the target's tokenizer gives text other ids than the one that it was trained
-            for.
+            for, or the memory is of another one.
     Warns:
         UserWarning: If the target is known to be another than the one that it was trained for, such as a finetune,
             whose tokenizer may have more tokens or another end token: with the acceptance that was measured for the
@@ -80,6 +84,8 @@ def load_drafter(
     commit, description = repository.commit, repository.description
     if tokenizer is None:
         tokenizer = load_target_tokenizer(target_model)
+    if memory is not None:
+        memory.bind(tokenizer)
     if difference := compare_with_trained(tokenizer, drafter, commit, description):
         difference = f"has another tokenizer ({difference}) than the one"
     repository.check_files()
@@ -101,6 +107,7 @@ def load_drafter(
     try:
         loop = build_loop(model, repository.find, trained, follow_clock, lambda: tokenizer)
         attach_loop(model, loop)
+        loop.memory = memory
     except ValueError as error:
         raise InputError(f"{drafter} cannot be used: {' '.join(str(error).split())}") from error
     difference = find_difference(target_model, description) or difference
@@ -169,7 +176,7 @@ def _load_weights(repository: Repository, target_model: PreTrainedModel) -> PreT
 
 
 def with_sources(drafter: PreTrainedModel, sources: Sequence[str]) -> PreTrainedModel:
-    """Return a drafter that shares the weights of another and asks some of its sources alone.
+    """Return a drafter that shares the weights of another and asks some of its sources alone, without a memory.
 
     Args:
         drafter (`PreTrainedModel`): As `load_drafter` returned it.

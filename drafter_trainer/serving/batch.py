@@ -13,8 +13,17 @@ import numpy as np
 import torch
 
 from drafter_trainer.drafters.loop.ngram import NgramTable
-from drafter_trainer.drafters.loop.policy import LOOKUP, NETWORK, NGRAM, AcceptanceEstimator, NetworkGain, surer_of
+from drafter_trainer.drafters.loop.policy import (
+    LOOKUP,
+    MEMORY,
+    NETWORK,
+    NGRAM,
+    AcceptanceEstimator,
+    NetworkGain,
+    surer_of,
+)
 from drafter_trainer.drafters.loop.settings import NETWORK_BINS, LoopSettings, bin_of
+from drafter_trainer.drafters.memory import CompletionMemory
 from drafter_trainer.serving.costs import StepCosts
 from drafter_trainer.serving.network import BatchedNetwork
 from drafter_trainer.serving.texts import DraftedToken, RequestText
@@ -41,6 +50,8 @@ class BatchDrafter:
         end_ids (`Collection[int]`): Ids behind which nothing is drafted.
         clock (callable, *optional*): Tells seconds; `None` goes by the stored costs alone, so that the same texts are
             drafted alike in every run.
+        memory (`CompletionMemory`, *optional*): Of what the target wrote before. A request's text goes into it
+            with the first step that is without the request.
     """
 
     def __init__(
@@ -51,11 +62,13 @@ class BatchDrafter:
         device: str,
         end_ids: Collection[int] = (),
         clock: Callable[[], float] | None = time.perf_counter,
+        memory: CompletionMemory | None = None,
     ) -> None:
         self.network = network if NETWORK in settings.sources else None
         self.table = table if NGRAM in settings.sources else None
         self.settings = settings
         self.clock = clock
+        self.memory = memory
         self._looks_up = LOOKUP in settings.sources
         self._end_ids = frozenset(end_ids)
         self.costs = StepCosts(settings.passes(device))
@@ -135,6 +148,8 @@ class BatchDrafter:
             text.follow(row)
             text.seen = self._step
         if len(self._texts) > len(rows):
+            if self.memory is not None:
+                self._remember([text for text in self._texts if text.seen < self._step])
             gone = [text for text in self._texts if text.seen + _KEPT_STEPS < self._step]
             for text in gone:
                 self._release(text)
@@ -143,9 +158,20 @@ class BatchDrafter:
             self._texts = [text for text in self._texts if text.seen + _KEPT_STEPS >= self._step]
         return found
 
+    def _remember(self, left: list[RequestText]) -> None:
+        """Add to the memory what was written in requests that have left the batch, perhaps to come back."""
+        for text in left:
+            if text.remembered < len(text.tokens):
+                ids = text.tokens.tolist()
+                self.memory.remember(ids[: text.remembered], ids[text.remembered :])
+                text.remembered = len(ids)
+
     def _begin_text(self) -> RequestText:
         window = None if self.network is None else self.network.prompt_window
-        estimator = AcceptanceEstimator(self.settings.calibration)
+        calibration = self.settings.calibration
+        if self.memory is not None:
+            calibration = calibration | {MEMORY: self.memory.calibration(calibration[LOOKUP], sampling=False)}
+        estimator = AcceptanceEstimator(calibration)
         return RequestText(estimator, NetworkGain(self.settings.network_gain), window)
 
     def _learn(self, before: list[RequestText], started: float) -> None:
@@ -178,12 +204,14 @@ class BatchDrafter:
         return self.clock is not None and self.clock() > self._deadline
 
     def _propose(self, text: RequestText) -> DraftedToken | None:
-        """Ask lookup and table."""
+        """Ask lookup, table and memory."""
         if self._late():
             return None
         looked_up = text.look_up() if self._looks_up else None
-        listed = None if self.table is None else self.table.next_token(text.tail())
-        best = surer_of(text.estimator, looked_up, listed)
+        tail = text.tail()
+        listed = None if self.table is None else self.table.next_token(tail)
+        remembered = self.memory.next_token(tail) if self._looks_up and self.memory is not None else None
+        best = surer_of(text.estimator, looked_up, listed, remembered)
         return None if best is None else DraftedToken(*best)
 
     def _take(self, text: RequestText, proposal: DraftedToken | None, price: float) -> bool:

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from drafter_trainer.drafters.loop.drafting import TAIL
 from drafter_trainer.drafters.loop.lookup import SuffixIndex
 from drafter_trainer.drafters.loop.policy import AcceptanceEstimator, NetworkGain
-from drafter_trainer.drafters.loop.settings import HIGHEST_ORDER
 from drafter_trainer.drafters.loop.window import count_skipped, unread_part
 from drafter_trainer.serving.network import Piece
 
@@ -50,6 +50,7 @@ class RequestText:
     window: int | None = None
     tokens: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     index: SuffixIndex = field(default_factory=SuffixIndex)
+    remembered: int = 0  # tokens of prompt and output that are in the memory, or were given
     draft: list[DraftedToken] = field(default_factory=list)
     limit: int = 0
     reach: float = 1.0
@@ -77,6 +78,7 @@ class RequestText:
         known = len(self.tokens)
         if known == 0:
             self.skipped = count_skipped(len(row), self.window)
+            self.remembered = len(row)
         new = row[known:].tolist()
         self.grown = len(new)
         self.accepted = 0
@@ -110,8 +112,8 @@ class RequestText:
         return self.index.next_token([proposal.token for proposal in self.draft])
 
     def tail(self) -> list[int]:
-        """Return the last tokens of text and draft, as many as the highest order of a table."""
-        return (self.tokens[-HIGHEST_ORDER:].tolist() + [proposal.token for proposal in self.draft])[-HIGHEST_ORDER:]
+        """Return the last tokens of text and draft, at least as many as table and memory compare."""
+        return self.tokens[-TAIL:].tolist() + [proposal.token for proposal in self.draft]
 
     @property
     def in_window(self) -> int:

@@ -13,12 +13,14 @@ target's probability of it; asynchronous scheduling is off.
 
 import logging
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from transformers import AutoTokenizer
 
+from drafter_trainer.drafters.memory import CompletionMemory
 from drafter_trainer.errors import InputError
 from drafter_trainer.serving.batch import BatchDrafter
 from drafter_trainer.serving.drafter import open_drafter, open_for_engine
@@ -29,7 +31,15 @@ if TYPE_CHECKING:
 
 VERSION = "0.32"  # of vLLM, whose interface this is
 PROPOSER = "drafter_trainer.serving.vllm.DrafterProposer"
-_OPTIONS = {"drafter": None, "drafter_revision": None, "drafter_cache_gib": 1.0, "drafter_follow_clock": True}
+_OPTIONS = {
+    "drafter": None,
+    "drafter_revision": None,
+    "drafter_cache_gib": 1.0,
+    "drafter_follow_clock": True,
+    "drafter_memory": None,
+    "drafter_memory_tokens": 100_000,
+}
+_SAVED_SECONDS = 60.0  # between two savings of the memory
 _logger = logging.getLogger(__name__)
 
 
@@ -39,6 +49,8 @@ class DrafterProposer:
     `additional_config` names the drafter: `drafter` (Hub id or folder), and where they are given `drafter_revision`,
     `drafter_cache_gib` (memory of the network's caches, 1 GiB; requests beyond those that fit get no network) and
     `drafter_follow_clock` (`false` goes by stored costs, so that the same batches are drafted alike in every run).
+    `drafter_memory` is a file: what the target writes is remembered, at most `drafter_memory_tokens` tokens, drafted
+    from, and kept there, once a minute.
 
     Args:
         vllm_config (`VllmConfig`): vLLM's configuration.
@@ -56,6 +68,8 @@ class DrafterProposer:
             raise InputError('additional_config names no drafter: give {"drafter": "Hub id or folder"}')
         if not isinstance(gibibytes := self._options["drafter_cache_gib"], int | float) or gibibytes < 0:
             raise InputError(f"drafter_cache_gib must be a number of GiB, 0 for no network, got {gibibytes!r}")
+        self._memory = _open_memory(self._options["drafter_memory"], self._options["drafter_memory_tokens"])
+        self._saved, self._saved_at = 0, time.monotonic()
         open_for_engine(self._options["drafter"], self._options["drafter_revision"])
         self._config = vllm_config
         self._longest = vllm_config.speculative_config.num_speculative_tokens
@@ -74,6 +88,8 @@ class DrafterProposer:
         model_config, options = self._config.model_config, self._options
         device = torch.device(self._config.device_config.device)
         tokenizer = AutoTokenizer.from_pretrained(model_config.tokenizer, revision=model_config.tokenizer_revision)
+        if self._memory is not None:
+            self._memory.bind(tokenizer)
         served = open_drafter(
             options["drafter"],
             options["drafter_revision"],
@@ -101,6 +117,7 @@ class DrafterProposer:
             device.type,
             _end_ids(model_config),
             time.perf_counter if options["drafter_follow_clock"] else None,
+            self._memory,
         )
 
     def propose(
@@ -128,7 +145,27 @@ class DrafterProposer:
             rows.append(token_ids_cpu[row, :size])
             # The target adds a token of its own behind the draft.
             limits.append(max(0, min(self._longest, self._context - size - 1)) if sampled else 0)
-        return self._drafter.draft(rows, limits)
+        drafts = self._drafter.draft(rows, limits)
+        self._save_memory()
+        return drafts
+
+    def _save_memory(self) -> None:
+        """Save the memory now and then: nothing tells that vLLM ends."""
+        memory, now = self._memory, time.monotonic()
+        if memory is not None and memory.added > self._saved and now >= self._saved_at + _SAVED_SECONDS:
+            self._saved, self._saved_at = memory.added, now
+            memory.save(self._options["drafter_memory"])
+
+
+def _open_memory(path: str | None, max_tokens: int) -> CompletionMemory | None:
+    """Load a memory, or begin one where there is no such file yet."""
+    if not isinstance(path, str | None) or not isinstance(max_tokens, int):
+        raise InputError(
+            f"drafter_memory must be a file, drafter_memory_tokens a number, got {path!r} and {max_tokens!r}"
+        )
+    if path is None:
+        return None
+    return CompletionMemory.load(path, max_tokens) if Path(path).exists() else CompletionMemory(max_tokens)
 
 
 def _matrices(target_model: Any, vocabulary: int) -> tuple[torch.Tensor, torch.Tensor]:

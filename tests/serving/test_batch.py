@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from drafter_trainer.drafters.loop.ngram import NgramTable
+from drafter_trainer.drafters.memory import CompletionMemory
 from drafter_trainer.drafters.ngram import count_table
 from drafter_trainer.serving.batch import BatchDrafter
 from drafter_trainer.serving.network import BatchedNetwork
@@ -269,3 +270,23 @@ def test_fewer_requests_end_a_rest() -> None:
     repeated = np.array([5, 6, 7, 5, 6], dtype=np.int32)
     assert drafter.draft([*rows[:4], repeated], [4] * 5)[-1] == []
     assert drafter.draft([repeated], [4])[0] != []
+
+
+def test_request_that_comes_again_is_drafted_from_the_memory() -> None:
+    """What a request wrote must be remembered once, in order, whatever the batch did to it, and under its own text."""
+
+    def target(text: list[int]) -> int:  # never repeats itself, so that a request's own text tells nothing
+        return 1000 * (text[0] % 100) + len(text)
+
+    memory = CompletionMemory()
+    drafter = BatchDrafter(None, None, make_settings(FLAT), "cpu", clock=None, memory=memory)
+    prompts = [[number, 0, 0] for number in range(1, 13)]
+    first, again = Engine(drafter, target, rows=4, seed=1), Engine(drafter, target, rows=4)
+    outputs = first.serve(prompts, [30] * len(prompts))
+    assert first.accepted == 0
+    drafter.draft([np.array([0, 1], dtype=np.int32)], [4])  # a step without the last of them
+    assert again.serve(prompts, [30] * len(prompts)) == outputs
+    assert again.tokens / again.passes > 0.8 * (LONGEST + 1)
+    # All but what was known before the first draft: the prompt, and the first token.
+    drafter.draft([np.array([0, 1], dtype=np.int32)], [4])
+    assert memory.added <= 2 * sum(map(len, outputs)) + (LONGEST + 1) * 2 * len(prompts)

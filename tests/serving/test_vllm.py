@@ -91,6 +91,8 @@ def test_drafts_keep_within_vllms_bounds(proposer: DrafterProposer) -> None:
         ({}, "additional_config names no drafter"),
         ({"drafter": "x", "drafter_slots": 3}, "additional_config has drafter_slots, known are drafter,"),
         ({"drafter": "x", "drafter_cache_gib": "much"}, "drafter_cache_gib must be a number of GiB"),
+        ({"drafter": "x", "drafter_memory": True}, "drafter_memory must be a file"),
+        ({"drafter": "x", "drafter_memory": "m", "drafter_memory_tokens": 9}, "must be 1024 or more, got 9"),
         ({"drafter": "runs/missing-drafter"}, "runs/missing-drafter is neither a folder nor a published drafter"),
     ],
 )
@@ -168,3 +170,27 @@ def test_settings_hold_what_serving_reads() -> None:
     """The proposer reads these fields; a loop that renames them must be heard of here, not in an engine."""
     names = {field.name for field in dataclasses.fields(LoopSettings)}
     assert {"sources", "calibration", "network_gain", "tokens_per_pass", "int8"} <= names
+
+
+def test_memory_outlives_the_server(
+    published: Path, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a server learned in a week must be there when it starts again; without the option nothing is remembered."""
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    path = tmp_path / "memory.safetensors"
+    options = {"drafter": str(published), "drafter_follow_clock": False, "drafter_memory": str(path)}
+    text, drafts = [*range(10, 40)], []
+    for _ in range(2):
+        proposer = DrafterProposer(make_config(target, options))
+        proposer.load_model(torch.nn.Module())
+        drafts.append(propose(proposer, [text[:6]], [[15]])[0])
+        propose(proposer, [text], [text[6:]])
+        propose(proposer, [[7, 8]], [[8]])
+        assert proposer._memory.added == 24
+        now[0] += 61
+        propose(proposer, [[7, 8]], [[8]])
+    assert drafts[0] != drafts[1] == text[6:10]
+    proposer = DrafterProposer(make_config(target, {"drafter": str(published)}))
+    proposer.load_model(torch.nn.Module())
+    assert proposer._drafter.memory is None

@@ -67,7 +67,7 @@ class Call:
         Warns:
             UserWarning: If nothing can be drafted without changing the output: with the reason.
         """
-        caller = _calling_loop()
+        caller = calling_loop()
         _check_cache(caller)
         end_ids = frozenset(_listed(settings.eos_token_id))
         stop_strings, ending_ids, lengths = set(_listed(settings.stop_strings)), set(), []
@@ -107,7 +107,7 @@ class Call:
         return cls(settings, not reasons, end_ids, endings, min(lengths, default=None))
 
 
-def _calling_loop() -> dict[str, Any]:
+def calling_loop() -> dict[str, Any]:
     """Return the variables of the assisted decoding that is calling, `{}` where another loop does.
 
     It hands an assistant neither its stopping criteria nor its cache (transformers 5.23), and goes wrong in silence

@@ -14,6 +14,7 @@ from .ngram import NgramTable
 from .policy import (
     FILLER,
     LOOKUP,
+    MEMORY,
     NETWORK,
     NGRAM,
     AcceptanceEstimator,
@@ -26,13 +27,14 @@ from .policy import (
     surer_of,
 )
 from .proposal import Proposal
-from .settings import HIGHEST_ORDER, NETWORK_BINS, LoopSettings, bin_of
+from .settings import NETWORK_BINS, LoopSettings, bin_of
 from .stock import StockNetwork
 from .window import count_skipped, unread_part
 
 _STEP_SMOOTHING = 0.1
 _SAMPLED_TOKENS = 1.5  # what a pass yields when sampling, until it is known of an answer
 _ASK_ANYHOW = 16  # rounds, after which a network that brought nothing is asked again
+TAIL = 16  # tokens: more than table and memory compare
 _NO_ENDINGS = EndingIds()
 
 
@@ -68,6 +70,7 @@ class DraftingLoop:
         self.vocabulary = vocabulary
         self.clock = clock
         self.load_tokenizer = load_tokenizer
+        self.memory = None  # a `CompletionMemory`, where `load_drafter` was given one
         self.call: Call | None = None  # of the target, kept by `generate` from round to round
         self._looks_up = LOOKUP in settings.sources
         self._stored_step = self._clocked_step = settings.step(device.type)
@@ -183,7 +186,10 @@ class DraftingLoop:
         # Sampling goes by what is stored, so that the same seed draws the same tokens whatever the clock says.
         self._clocked = self.clock is not None and not sampling
         self._curve = self._clocked_curve if self._clocked else self._stored_curves[sampling]
-        self._belief = AcceptanceEstimator(settings.sampling_calibration if sampling else settings.calibration)
+        calibration = settings.sampling_calibration if sampling else settings.calibration
+        if self.memory is not None:
+            calibration = calibration | {MEMORY: self.memory.calibration(calibration[LOOKUP], sampling)}
+        self._belief = AcceptanceEstimator(calibration)
         # No least rate with a clock: as it corrects what was tried alone, untried lengths look dear beside none.
         least = 0.0 if self._clocked else 1 / self._curve(1)
         self._rate = ThroughputEstimator(_SAMPLED_TOKENS if sampling else settings.tokens_per_pass, self._curve, least)
@@ -230,12 +236,14 @@ class DraftingLoop:
         return Proposal(token, NETWORK, probability, bin_, scores, gained=best is None or best.token != token)
 
     def _cheap(self, draft: list[Proposal]) -> Proposal | None:
-        """Ask lookup and table, which cost next to nothing."""
+        """Ask lookup, table and memory, which cost next to nothing."""
         tokens = [proposal.token for proposal in draft]
         looked_up = self._index.next_token(tokens) if self._looks_up else None
-        tail = (self._known[-HIGHEST_ORDER:] + tokens)[-HIGHEST_ORDER:]
+        tail = self._known[-TAIL:] + tokens
         listed = None if self.table is None else self.table.next_token(tail)
-        if (best := surer_of(self._belief, looked_up, listed)) is None:
+        # Where it drafts without lookup, one source alone is compared.
+        remembered = self.memory.next_token(tail) if self._looks_up and self.memory is not None else None
+        if (best := surer_of(self._belief, looked_up, listed, remembered)) is None:
             return None
         token, source, bin_, probability = best
         return Proposal(token, source, probability, bin_)

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBas
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 from transformers.utils import cached_file
 
-from .calls import Call
+from .calls import Call, calling_loop
 from .drafting import DraftingLoop
 from .repository import build_loop
 
@@ -53,6 +53,9 @@ def draft_round(
     processors = list(logits_processor or ())
     if loop.call is None or loop.call.settings is not generation_config:
         loop.call = Call.read(generation_config, processors, inputs_embeds, loop.load_tokenizer)
+        criteria = calling_loop().get("stopping_criteria")
+        if loop.memory is not None and criteria is not None:
+            loop.memory.listen(criteria, input_ids.shape[1], sampling)
     call = loop.call
     if not call.drafts:
         return GenerateDecoderOnlyOutput(sequences=input_ids, scores=(NoScores(),), past_key_values=None)

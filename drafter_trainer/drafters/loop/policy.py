@@ -13,6 +13,7 @@ import numpy as np
 from .settings import NGRAM_BINS, bin_of
 
 LOOKUP, NGRAM, NETWORK = SOURCES = ("lookup", "ngram", "network")
+MEMORY = "memory"  # of completions, where the caller gave one
 FILLER = "filler"  # tokens that nobody expects: a pass with them takes less time than one without
 _PRIOR_TOKENS = 6.0
 _CORRECTION = (0.3, 1.5)
@@ -68,8 +69,8 @@ class AcceptanceEstimator:
 
     def __init__(self, calibration: dict[str, Sequence[float]]) -> None:
         self._calibration = calibration
-        self._expected = dict.fromkeys(SOURCES, 0.0)
-        self._accepted = dict.fromkeys(SOURCES, 0.0)
+        self._expected = dict.fromkeys(calibration, 0.0)
+        self._accepted = dict.fromkeys(calibration, 0.0)
 
     def probability(self, source: str, bin_: int) -> float:
         """Return the probability that the target accepts the token."""
@@ -86,17 +87,21 @@ class AcceptanceEstimator:
 
 
 def surer_of(
-    estimator: AcceptanceEstimator, looked_up: tuple[int, int] | None, listed: tuple[int, int, float] | None
+    estimator: AcceptanceEstimator,
+    looked_up: tuple[int, int] | None,
+    listed: tuple[int, int, float] | None,
+    remembered: tuple[int, int] | None = None,
 ) -> tuple[int, str, int, float] | None:
-    """Choose between the proposals of lookup and n-gram table, which cost next to nothing.
+    """Choose between the proposals of lookup, n-gram table and memory, which cost next to nothing.
 
     Args:
         estimator (`AcceptanceEstimator`): How likely each source's tokens are accepted.
         looked_up (`tuple[int, int]`, *optional*): What the lookup found: a token, and the length of the suffix.
         listed (`tuple[int, int, float]`, *optional*): What the table knows: a token, its order, and its share there.
+        remembered (`tuple[int, int]`, *optional*): What the memory tells: a token, and its bin.
     Returns:
         `tuple` of the token, its source, its bin there, and the probability that the target accepts it; `None` where
-        neither proposes one.
+        none proposes one.
     """
     best = None
     if looked_up is not None:
@@ -108,6 +113,11 @@ def surer_of(
         probability = estimator.probability(NGRAM, bin_)
         if best is None or probability > best[3]:
             best = token, NGRAM, bin_, probability
+    if remembered is not None:
+        token, bin_ = remembered
+        probability = estimator.probability(MEMORY, bin_)
+        if best is None or probability > best[3]:
+            best = token, MEMORY, bin_, probability
     return best
 
 

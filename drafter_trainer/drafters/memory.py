@@ -1,0 +1,285 @@
+"""A memory of what a target wrote, from which a drafter drafts what it writes again.
+
+It holds the latest completions, each behind the end of its prompt, up to a number of tokens; the oldest are
+overwritten. A table for each of four lengths finds the latest place behind a run of tokens: a slot is the hash of the
+run, and what stands at the place tells whether it is the run; a run whose slot a newer one took is found by its end.
+So memory and time to ask do not grow with the traffic.
+"""
+
+import contextlib
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.lib.stride_tricks import sliding_window_view
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+
+from drafter_trainer.atomic import write_whole
+from drafter_trainer.drafters.compatibility import hash_tokenizer
+from drafter_trainer.drafters.loop.ngram import hash_context
+from drafter_trainer.drafters.ngram import hash_contexts
+from drafter_trainer.errors import IncompatibleTokenizerError, InputError
+
+ORDERS = (16, 8, 4, 2)  # tokens of the runs, the longest first; a bin of the calibration each
+_FORMAT = "1"
+_FEWEST_TOKENS = 1024
+_END = -1  # behind each completion
+_PRIOR_COUNT = 4.0
+_MOST_COUNT = 2000.0  # of judged tokens, from which on the older half of them is forgotten
+_PAUSED: ContextVar[bool] = ContextVar("memory_paused", default=False)
+
+
+class CompletionMemory:
+    """What a target wrote before, as a source of drafts.
+
+    Drafters that are loaded with it draft from it and add to it; several drafters of one target may share it. The
+    chance that its tokens are accepted is counted as completions arrive, apart for greedy decoding and for sampling.
+    No measurement uses it.
+
+    Args:
+        max_tokens (`int`, *optional*, defaults to `100_000`): Number of tokens that it holds, 16 of each prompt
+            included; each takes 36 to 68 bytes.
+    Raises:
+        InputError: If `max_tokens` is below 1,024.
+    """
+
+    def __init__(self, max_tokens: int = 100_000) -> None:
+        if max_tokens < _FEWEST_TOKENS:
+            raise InputError(f"max_tokens of a memory must be {_FEWEST_TOKENS} or more, got {max_tokens}")
+        self.max_tokens = max_tokens
+        self.tokenizer_sha256: str | None = None  # of the tokenizer whose ids it holds
+        self.added = 0  # number of tokens, forgotten ones included
+        self._tokens = np.full(max_tokens, _END, np.int32)
+        self._next = 0  # place of the next completion
+        size = 1 << (2 * max_tokens - 1).bit_length()
+        self._slots = [np.zeros(size, np.int32) for _ in ORDERS]  # places; no run ends before place 0
+        self._counts = np.zeros((2, len(ORDERS), 2))  # greedy and sampled: tokens accepted and judged, by order
+        self._open: set[_OpenText] = set()
+        self._lock = threading.RLock()  # a finalizer may run within a call
+
+    def next_token(self, tail: Sequence[int]) -> tuple[int, int] | None:
+        """Return what followed the longest run at the end of a text when it last stood in the memory.
+
+        Args:
+            tail (`Sequence[int]`): The last tokens of the text, at least 16 where it has them.
+        Returns:
+            `tuple` of the token and its bin in the calibration; `None` where no run of two tokens or more is known.
+        """
+        if _PAUSED.get():
+            return None
+        tail = list(tail)
+        for bin_, (order, slots) in enumerate(zip(ORDERS, self._slots)):
+            run = tail[-order:]
+            if len(run) < order:
+                continue
+            place = slots.item(hash_context(run) & (len(slots) - 1))
+            if place and self._tokens[place - order : place].tolist() == run:
+                token = self._tokens.item(place)
+                if token != _END:
+                    return token, bin_
+        return None
+
+    def calibration(self, lookup: Sequence[float], sampling: bool) -> list[float]:
+        """Return the probability that a token is accepted, for each bin.
+
+        Args:
+            lookup (`Sequence[float]`): Of prompt lookup, by the length of the suffix: what is assumed at first.
+            sampling (`bool`): Whether the target samples.
+        """
+        return [
+            float((accepted + _PRIOR_COUNT * lookup[min(order, len(lookup)) - 1]) / (judged + _PRIOR_COUNT))
+            for order, (accepted, judged) in zip(ORDERS, self._counts[int(sampling)])
+        ]
+
+    def remember(self, prompt_ids: Sequence[int], completion_ids: Sequence[int], sampling: bool = False) -> None:
+        """Add a completion, and count how many of its tokens the memory would have drafted right.
+
+        Args:
+            prompt_ids (`Sequence[int]`): Its prompt, of which the last 16 tokens are kept.
+            completion_ids (`Sequence[int]`): The target's tokens, the last of which may be an end token.
+            sampling (`bool`, *optional*, defaults to `False`): Whether they were sampled.
+        """
+        if not len(completion_ids):
+            return
+        text = np.array([*prompt_ids[-ORDERS[0] :], *completion_ids], np.int32)
+        with self._lock:
+            self._count(text, len(text) - len(completion_ids), sampling)
+            self._add(text[-(self.max_tokens - 1) :])
+            self.added += len(completion_ids)
+
+    def listen(self, criteria: StoppingCriteriaList, prompt_length: int, sampling: bool) -> None:
+        """Remember the text of a call of the target's `generate` when the call ends, however it ends.
+
+        Args:
+            criteria (`StoppingCriteriaList`): Of the call, which asks each criterion after each round; it gains one
+                that never stops.
+            prompt_length (`int`): Number of tokens of the call's prompt.
+            sampling (`bool`): Whether it samples.
+        """
+        if _PAUSED.get():
+            return
+        self._take_open()  # an exception keeps its call's variables, and with them the text, for a while
+        text = _OpenText(prompt_length, sampling)
+        listener = _Listener(text)
+        with self._lock:
+            self._open.add(text)
+        weakref.finalize(listener, self._close, text)
+        criteria.append(listener)
+
+    def bind(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Let the memory be of a tokenizer, or find out whether it is.
+
+        Raises:
+            IncompatibleTokenizerError: If it holds the ids of another tokenizer.
+        """
+        found = hash_tokenizer(tokenizer, ())
+        if self.tokenizer_sha256 not in (None, found):
+            raise IncompatibleTokenizerError(
+                "the memory holds the ids of another tokenizer than the target's: give a CompletionMemory of its own "
+                "to each target"
+            )
+        self.tokenizer_sha256 = found
+
+    def save(self, path: str | Path) -> None:
+        """Write the memory to a file, which appears whole or not at all.
+
+        Raises:
+            InputError: If no drafter was loaded with it, so that nobody knows whose ids it holds.
+        """
+        if self.tokenizer_sha256 is None:
+            raise InputError("the memory is of no tokenizer yet: load a drafter with it before it is saved")
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._take_open()
+        with self._lock:
+            tokens = np.concatenate((self._tokens[self._next :], self._tokens[: self._next]))
+            tensors = {"tokens": tokens, "counts": self._counts.copy()}
+        metadata = {"format": _FORMAT, "tokenizer_sha256": self.tokenizer_sha256}
+        write_whole(path, lambda partial: save_file(tensors, partial, metadata))
+
+    @classmethod
+    def load(cls, path: str | Path, max_tokens: int | None = None) -> "CompletionMemory":
+        """Read a memory that `save` wrote.
+
+        Args:
+            max_tokens (`int`, *optional*): Number of tokens that it holds from now on; as before if left out. Where it
+                is fewer, the oldest completions are forgotten.
+        Raises:
+            InputError: If there is no such file, or it is not a memory.
+        """
+        try:
+            with safe_open(path, framework="np") as file:
+                metadata = file.metadata() or {}
+                tokens, counts = file.get_tensor("tokens"), file.get_tensor("counts")
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{path} is not a memory ({error}): give the file that save wrote") from error
+        memory = cls(max_tokens or max(len(tokens), _FEWEST_TOKENS))
+        whole = tokens.dtype == np.int32 and tokens.ndim == 1 and counts.shape == memory._counts.shape
+        if metadata.get("format") != _FORMAT or not whole:
+            raise InputError(f"{path} is not a memory of format {_FORMAT}: start a new one")
+        memory.tokenizer_sha256 = metadata.get("tokenizer_sha256")
+        for text in np.split(tokens, np.flatnonzero(tokens < 0)):
+            if len(text := text[text >= 0]):
+                memory._add(text[-(memory.max_tokens - 1) :])
+        memory._counts[:] = counts
+        return memory
+
+    def __len__(self) -> int:
+        """Return the number of tokens that it holds now."""
+        return int(np.count_nonzero(self._tokens != _END))
+
+    def _count(self, text: np.ndarray, known: int, sampling: bool) -> None:
+        """Count the tokens behind the first `known` that the memory would have drafted, and those drafted right."""
+        undecided = np.arange(len(text)) >= known
+        counts = self._counts[int(sampling)]
+        for order, slots, count in zip(ORDERS, self._slots, counts):
+            if len(text) <= order:
+                continue
+            runs = sliding_window_view(text, order)[:-1]
+            places = slots[_slots_of(runs, slots)]
+            stood = self._tokens[places[:, None] - np.arange(order, 0, -1)]
+            told = self._tokens[places]
+            judged = (places > 0) & (told != _END) & (stood == runs).all(axis=1) & undecided[order:]
+            count += np.count_nonzero(judged & (told == text[order:])), np.count_nonzero(judged)
+            undecided[order:] &= ~judged
+        counts[counts[:, 1] > _MOST_COUNT] /= 2
+
+    def _add(self, text: np.ndarray) -> None:
+        """Write a text where the oldest one is, whole; what does not fit before the end goes to the beginning."""
+        if self._next + len(text) >= self.max_tokens:
+            self._tokens[self._next :] = _END
+            self._next = 0
+        start, end = self._next, self._next + len(text)
+        self._tokens[start:end] = text
+        self._tokens[end] = _END
+        self._next = end + 1
+        for order, slots in zip(ORDERS, self._slots):
+            if len(text) > order:  # of equal slots the last is kept
+                slots[_slots_of(sliding_window_view(text, order)[:-1], slots)] = np.arange(start + order, end)
+
+    def _take_open(self) -> None:
+        with self._lock:
+            for text in self._open:
+                self.remember(*text.take())
+
+    def _close(self, text: "_OpenText") -> None:
+        with self._lock:
+            self._open.discard(text)
+            self.remember(*text.take())
+
+
+@contextlib.contextmanager
+def memories_paused() -> Iterator[None]:
+    """Let no drafter draft from its memory or add to it, as in a measurement, which starts fresh."""
+    token = _PAUSED.set(True)
+    try:
+        yield
+    finally:
+        _PAUSED.reset(token)
+
+
+class _OpenText:
+    """A text that `generate` may still be writing.
+
+    Args:
+        prompt_length (`int`): Number of tokens of its prompt.
+        sampling (`bool`): Whether it is sampled.
+    """
+
+    def __init__(self, prompt_length: int, sampling: bool) -> None:
+        self.ids: torch.Tensor | None = None
+        self._taken = prompt_length
+        self._sampling = sampling
+
+    def take(self) -> tuple[list[int], list[int], bool]:
+        """Return what was written since it was last asked, with what stands before it."""
+        text = [] if self.ids is None else self.ids.tolist()
+        before, new = text[: self._taken], text[self._taken :]
+        self._taken += len(new)
+        return before, new, self._sampling
+
+
+class _Listener(StoppingCriteria):
+    """Note what a call of `generate` has written after each round, and never stop it.
+
+    Args:
+        text (`_OpenText`): Gets it.
+    """
+
+    def __init__(self, text: _OpenText) -> None:
+        self._text = text
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
+        """Say of no text that it is done."""
+        self._text.ids = input_ids[0]
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+def _slots_of(runs: np.ndarray, slots: np.ndarray) -> np.ndarray:
+    return (hash_contexts(runs) & np.uint64(len(slots) - 1)).astype(np.int64)
