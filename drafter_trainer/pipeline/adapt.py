@@ -94,6 +94,6 @@ def adapt(
     arguments = copy.copy(arguments) if arguments else DrafterTrainingArguments(**TRAINING)
     arguments.output_dir = str(folder / "drafter")
     arguments.prompt_window = getattr(network.config, "prompt_window", None) or 0
-    arguments.parallel_tokens = getattr(network.config, "parallel_tokens", None) or 1
+    arguments.parallel_tokens = getattr(network.config, "parallel_tokens", None) or 0
     train_to_end(DrafterTrainer(network, arguments, train_dataset=rows))
     return tune(folder / "drafter", rows, target, dtype=dtype)

@@ -85,8 +85,8 @@ class DrafterTrainingArguments(_TrainerArguments):
         prompt_window (`int`): Number of tokens at the end of the prompt that the network reads besides the first
             token, in training and when it drafts; 0 for all. Published as `prompt_window` of its configuration.
         parallel_tokens (`int`): Number of tokens that the network drafts in one forward pass, from mask tokens behind
-            the text (see `training.parallel`); 1 for one, as stock models do. Published as `parallel_tokens` and
-            `pard_token` of its configuration; the same weights draft one token at a time too.
+            the text (see `training.parallel`); 0 for one at a time, as stock models do. Published as `parallel_tokens`
+            and `pard_token` of its configuration; the same weights draft one token at a time too.
         lora_rank (`int`): Train an adapter of this rank over a base drafter, which stays as it is; 0 for all weights.
     """
 
@@ -103,7 +103,7 @@ class DrafterTrainingArguments(_TrainerArguments):
         metadata={"help": "Last tokens of the prompt that the network reads, besides the first; 0 for all"},
     )
     parallel_tokens: int = field(
-        default=1, metadata={"help": "Number of tokens that are drafted in one forward pass (PARD)"}
+        default=0, metadata={"help": "Number of tokens that are drafted in one forward pass (PARD); 0 for one"}
     )
     lora_rank: int = field(default=0, metadata={"help": "Train an adapter of this rank over a base drafter; 0: all"})
     per_device_train_batch_size: int = field(default=2, metadata={"help": "Rows a device takes at once"})
@@ -126,8 +126,8 @@ class DrafterTrainingArguments(_TrainerArguments):
             if self.train_sampling_strategy == "group_by_length":
                 raise InputError("per_device_train_tokens groups by length itself: leave train_sampling_strategy out")
             self.per_device_train_batch_size = 1  # one group of rows
-        if self.parallel_tokens < 1:
-            raise InputError(f"parallel_tokens must be 1 or more, got {self.parallel_tokens}")
+        if self.parallel_tokens == 1 or self.parallel_tokens < 0:
+            raise InputError(f"parallel_tokens must be 2 or more, or 0 for one at a time, got {self.parallel_tokens}")
         for name in ("draft_vocabulary", "prompt_window", "lora_rank"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must be 0 or more, got {getattr(self, name)}")

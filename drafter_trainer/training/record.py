@@ -35,8 +35,6 @@ def describe_training(model: PreTrainedModel, args: TrainingArguments) -> dict[s
     setup = setup_of(model)
     start = {"initialization": without_folders(setup.initialization)} if setup else {}
     values = {name: getattr(args, name) for name in _RECORDED if hasattr(args, name)}
-    if values.get("parallel_tokens") == 1:
-        del values["parallel_tokens"]
     return (
         start
         | {"num_hidden_layers": model.config.num_hidden_layers}

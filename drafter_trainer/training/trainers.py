@@ -125,13 +125,13 @@ class DrafterTrainer(TokenMeanTrainer):
         args = _with_known_metric(args, eval_dataset)
         model.config.prompt_window = args.prompt_window or None
         self._facts = {}
-        if args.parallel_tokens > 1:
+        if args.parallel_tokens:
             check_attention(model.config, args.max_length)
             if getattr(model.config, "pard_token", None) is None:
                 if processing_class is None:
                     raise InputError("parallel_tokens needs a mask token: give the target's tokenizer")
                 model.config.pard_token = choose_mask_id(processing_class, model.config.vocab_size)
-        model.config.parallel_tokens = args.parallel_tokens if args.parallel_tokens > 1 else None
+        model.config.parallel_tokens = args.parallel_tokens or None
         if draft_ids is None and (size := args.draft_vocabulary or (setup.draft_vocabulary if setup else 0)):
             draft_ids = self._choose_draft_ids(size, train_dataset, model.config.vocab_size, processing_class)
         if args.lora_rank and not is_adapter(model):
@@ -185,7 +185,7 @@ class DrafterTrainer(TokenMeanTrainer):
 
     def training_batch(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Add the masks of parallel drafting; see the base class."""
-        if self.args.parallel_tokens < 2:
+        if not self.args.parallel_tokens:
             return inputs
         return add_masks(inputs, self.args.parallel_tokens, self.model.config.pard_token)
 
