@@ -76,7 +76,8 @@ def test_no_process_of_a_server_is_left(tmp_path: Path, free_port: int) -> None:
 def test_server_ends_with_the_process_that_started_it(tmp_path: Path, free_port: int, number: signal.Signals) -> None:
     """A benchmark that was ended, by whom and however, left a server that held its port and all its memory."""
     code = (
-        "import pathlib, sys, time; from drafter_trainer.serving.engines import start_engine\n"
+        "import pathlib, signal, sys, time; from drafter_trainer.serving.engines import start_engine\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in what a shell runs in the background
         f"with start_engine('vllm', 't', [sys.executable, {STAND_IN!r}, 'vllm', '40'], {free_port}) as running:\n"
         f"    pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(running.process.pid))\n"
         "    print(flush=True)\n"
