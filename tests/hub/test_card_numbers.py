@@ -14,6 +14,7 @@ import pytest
 
 from drafter_trainer.hub.card import render_card
 from drafter_trainer.languages import LANGUAGES
+from drafter_trainer.results import PLAIN, find_method
 from tests.hub.test_card import DESCRIPTION, RESULTS
 
 CARDS = sorted(path.parent for path in (Path(__file__).parents[2] / "hub_cards").glob("*/results.json"))
@@ -61,8 +62,10 @@ def read_documents(folder: Path) -> list[dict[str, Any]]:
 
 
 def of_engine(run: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Go through what a card shows of an engine alone: shares by position, and the median first token in ms."""
+    """Go through what a card shows of an engine alone: tokens/s over plain, shares by position, first token in ms."""
+    plain = find_method(run, PLAIN)
     for method in run["methods"]:
+        yield (), method["tokens_per_second"] / plain["tokens_per_second"]
         yield from (((), share) for share in method["acceptance_by_position"])
         yield (), round(1000 * statistics.median(prompt["first_pass_seconds"] for prompt in method["prompts"]))
 
