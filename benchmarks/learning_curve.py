@@ -8,6 +8,8 @@ constant learning rate. At each point the network drafts 5 tokens a round, repla
 """
 
 import argparse
+import bisect
+import itertools
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -40,7 +42,7 @@ class Curve(TrainerCallback):
     def __init__(
         self, lengths: list[int], completions: list[tuple[list[int], list[int]]], end_ids: frozenset[int]
     ) -> None:
-        self.lengths, self.completions, self.end_ids = lengths, completions, end_ids
+        self.learned, self.completions, self.end_ids = [0, *itertools.accumulate(lengths)], completions, end_ids
         self.held_out = sum(len(completion) for _, completion in completions)
         self.points, self.figures = list(POINTS), []
 
@@ -50,7 +52,8 @@ class Curve(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Replay at a point."""
-        tokens = sum(self.lengths[: state.global_step * args.per_device_train_batch_size])
+        read = state.global_step * args.per_device_train_batch_size
+        tokens = self.learned[min(read, len(self.learned) - 1)]
         if self.points and tokens >= self.points[0]:
             self.points = [point for point in self.points if point > tokens]
             self.replay(tokens, Path(args.output_dir))
@@ -77,9 +80,8 @@ def main() -> None:
     (_, where, _, shape, training), _ = parse_arguments("finetune", ["--config", options.config], __doc__)
     target = where.resolve()
     rows = concatenate_datasets([load_rows(folder / "train", target) for folder in options.rows]).shuffle(0)
-    lengths, number = [len(ids) for ids in rows["response_ids"]], 0
-    while number < len(lengths) and sum(lengths[:number]) < options.max_tokens:
-        number += training.per_device_train_batch_size
+    lengths = [len(ids) for ids in rows["response_ids"]]
+    number = bisect.bisect_left([*itertools.accumulate(lengths)], options.max_tokens) + 1
     rows = rows.select(range(min(number, len(rows))))
     held_out = load_rows(options.held_out / "validation", target)
     completions = [(row["prompt_ids"], row["response_ids"]) for row in held_out]

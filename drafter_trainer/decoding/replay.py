@@ -107,6 +107,7 @@ class Replay:
         return self.plain_milliseconds / self.milliseconds
 
 
+@memories_paused()
 def replay(
     loop: DraftingLoop,
     answers: Iterable[tuple[Sequence[int], Sequence[int], int]],
@@ -131,8 +132,7 @@ def replay(
         limit = max_new_tokens - 1
         while left:
             start = time.perf_counter()
-            with memories_paused():
-                draft = [proposal.token for proposal in loop.draft(known, limit, end_ids=end_ids)] if limit else []
+            draft = [proposal.token for proposal in loop.draft(known, limit, end_ids=end_ids)] if limit else []
             drafting += 1000 * (time.perf_counter() - start)
             accepted = 0
             while accepted < min(len(draft), len(left) - 1) and draft[accepted] == left[accepted]:

@@ -2,7 +2,7 @@
 
 It holds the latest completions, each behind the end of its prompt, up to a number of tokens; the oldest are
 overwritten. A table for each of four lengths finds the latest place behind a run of tokens: a slot is the hash of the
-run, and what stands at the place tells whether it is the run; a run whose slot a newer one took is found by its end.
+run, and the tokens before the place are compared with it. A run whose slot a newer one took is found by a shorter one.
 So memory and time to ask do not grow with the traffic.
 """
 
@@ -258,7 +258,7 @@ class _OpenText:
         self._sampling = sampling
 
     def take(self) -> tuple[list[int], list[int], bool]:
-        """Return what was written since it was last asked, with what stands before it."""
+        """Return the text before what is new since the last call, the new tokens, and whether they are sampled."""
         text = [] if self.ids is None else self.ids.tolist()
         before, new = text[: self._taken], text[self._taken :]
         self._taken += len(new)
@@ -276,7 +276,7 @@ class _Listener(StoppingCriteria):
         self._text = text
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
-        """Say of no text that it is done."""
+        """Note the text, and stop none."""
         self._text.ids = input_ids[0]
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
