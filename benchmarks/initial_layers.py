@@ -11,6 +11,7 @@ greedy completions. `search:8` stands for the eight layers that `search_layers` 
 import argparse
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -85,8 +86,8 @@ def train(
     drafter = create_drafter(
         target, layers=layers, draft_vocabulary=options.draft_vocabulary, freeze_embeddings=True, languages="de-en"
     )
-    arguments = DrafterTrainingArguments(
-        str(folder),
+    arguments = study_arguments(
+        folder,
         loss_type="topk_kl",
         prompt_window=options.prompt_window,
         max_length=256,
@@ -94,21 +95,29 @@ def train(
         learning_rate=rate,
         lr_scheduler_type="cosine",
         warmup_steps=30,
-        num_train_epochs=1,
-        bf16=True,
-        use_cpu=not torch.cuda.is_available(),
         train_sampling_strategy="group_by_length",
         logging_steps=10,
-        eval_strategy="no",
-        save_strategy="no",
-        load_best_model_at_end=False,
-        report_to="none",
     )
     trainer = DrafterTrainer(drafter, arguments, train_dataset=rows)
     trainer.train()
     trainer.save_model()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return sum(losses[-2:]) / len(losses[-2:])
+
+
+def study_arguments(folder: Path, **given: Any) -> DrafterTrainingArguments:
+    """Make the arguments of one epoch, without checkpoints or evaluation, that studies have in common."""
+    return DrafterTrainingArguments(
+        str(folder),
+        num_train_epochs=1,
+        bf16=True,
+        use_cpu=not torch.cuda.is_available(),
+        eval_strategy="no",
+        save_strategy="no",
+        load_best_model_at_end=False,
+        report_to="none",
+        **given,
+    )
 
 
 def load_network(folder: Path):

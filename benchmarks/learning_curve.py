@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-import torch
 from datasets import concatenate_datasets
-from initial_layers import load_network
+from initial_layers import load_network, study_arguments
 from reporting import RESULTS, report
 from transformers import TrainerCallback, set_seed
 
-from drafter_trainer import DrafterTrainer, DrafterTrainingArguments, create_drafter
+from drafter_trainer import DrafterTrainer, create_drafter
 from drafter_trainer.cli.configuration import parse_arguments
 from drafter_trainer.decoding.metrics import alpha, mean_accepted_tokens
 from drafter_trainer.decoding.replay import replay_at_fixed_length
@@ -97,8 +96,8 @@ def main() -> None:
         )
         curve = Curve(lengths, completions, frozenset(target.end_ids(target.load_tokenizer())))
         with tempfile.TemporaryDirectory() as folder:
-            arguments = DrafterTrainingArguments(
-                folder,
+            arguments = study_arguments(
+                Path(folder),
                 loss_type=loss,
                 prompt_window=training.prompt_window,
                 max_length=training.max_length,
@@ -106,14 +105,7 @@ def main() -> None:
                 learning_rate=options.learning_rate,
                 lr_scheduler_type="constant_with_warmup",
                 warmup_steps=10,
-                num_train_epochs=1,
-                bf16=True,
-                use_cpu=not torch.cuda.is_available(),
                 train_sampling_strategy="sequential",
-                eval_strategy="no",
-                save_strategy="no",
-                load_best_model_at_end=False,
-                report_to="none",
             )
             trainer = DrafterTrainer(drafter, arguments, train_dataset=rows, callbacks=[curve])
             curve.trainer = trainer
