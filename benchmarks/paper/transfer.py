@@ -1,0 +1,311 @@
+"""What a drafter yields beyond what it learned: other input languages, other output languages, other kinds of text.
+
+    python -m benchmarks.paper.transfer --config recipes/configs/gemma-3-270m/de-en.yaml \
+        --drafter hub_cards/gemma-3-270m-drafter-de-en --data runs/transfer
+
+The folder of `--data` holds text that was not trained on:
+
+    aligned/CODE.txt        the same sentences in each language, one a line; the first five are examples for prompts in
+                            languages that the chat template has none of, the others are questions
+    kinds/KIND.PAIR.jsonl   questions in the Spec-Bench format: other kinds of text, or other tasks
+    text/CODE.txt           text in a language, for an n-gram table of it
+    prompts/en.txt          sentences whose completions are counted in another table
+
+The target completes all questions greedily, once; completions/ in the same folder keeps them, so that another drafter
+is replayed on the same ones. Each draft source drafts alone, 5 tokens a round at most: nothing depends on the clock.
+Beside each figure stands what the completions are worth.
+
+Source: the questions are those of arXiv 2406.16758 (input against output language; Figures 5 and 8) and 2605.30580
+(output languages).
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.reporting import RESULTS, report
+from drafter_trainer import load_drafter
+from drafter_trainer.atomic import write_whole
+from drafter_trainer.benchmark.quality import add_language_share, score
+from drafter_trainer.benchmark.statistics import Interval, interval, resamples
+from drafter_trainer.benchmark.target_quality import beyond_limits
+from drafter_trainer.chat import ChatTokenizer
+from drafter_trainer.cli.configuration import parse_arguments
+from drafter_trainer.corpora.files import read_lines
+from drafter_trainer.corpora.questions import Question, hash_questions, load_questions
+from drafter_trainer.corpora.sample import LANGUAGES as WITH_EXAMPLES
+from drafter_trainer.decoding.metrics import Round, alpha, is_looping, mean_accepted_tokens
+from drafter_trainer.decoding.replay import replay_at_fixed_length
+from drafter_trainer.distillation.engines import TransformersEngine
+from drafter_trainer.distillation.requests import Request
+from drafter_trainer.drafters.loop.drafting import TAIL
+from drafter_trainer.drafters.loop.generate import loop_of
+from drafter_trainer.drafters.loop.lookup import SuffixIndex
+from drafter_trainer.drafters.loop.ngram import NgramTable
+from drafter_trainer.drafters.loop.settings import HIGHEST_ORDER
+from drafter_trainer.drafters.ngram import count_table
+from drafter_trainer.errors import InputError
+from drafter_trainer.languages import Pair, get_pair, translation_prompt
+from drafter_trainer.results import PLAIN
+from drafter_trainer.targets import Target
+
+EXAMPLES = 5
+BATCH = 32
+INPUTS, OUTPUTS, KINDS = "inputs", "outputs", "kinds"
+PAIRS = {
+    INPUTS: ["de-en", "fr-en", "ru-en", "es-en", "it-en", "tr-en", "en-de", "en-fr"],
+    OUTPUTS: ["en-de", "en-fr", "en-es", "en-it", "en-tr", "en-ne", "en-yo", "en-ig"],
+}
+Completions = Sequence[tuple[list[int], list[int]]]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="Of the target")
+    parser.add_argument("--drafter", required=True, help="Folder or id of a published drafter")
+    parser.add_argument("--data", type=Path, required=True, help="Folder of aligned/, kinds/ and text/")
+    parser.add_argument("--compare", nargs="+", choices=(INPUTS, KINDS, OUTPUTS), default=[INPUTS, KINDS, OUTPUTS])
+    parser.add_argument("--max_questions", type=int, default=30, help="Of each set")
+    parser.add_argument("--max_new_tokens", type=int, default=96)
+    parser.add_argument("--draft_length", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args(argv)
+    (_, where, *_), _ = parse_arguments("export", ["--config", options.config], __doc__)
+    target = where.resolve()
+    chat, target_model = target.load_chat(), target.load_model(where.dtype)
+    end_ids = frozenset(target.end_ids(chat.tokenizer))
+    engine = TransformersEngine(target_model, chat.tokenizer.pad_token_id)
+    kept = options.data / "completions"
+    writer = Writer(target, where.dtype, chat, engine, options.max_new_tokens, kept)
+    loop = loop_of(load_drafter(options.drafter, target_model, chat.tokenizer, follow_clock=False))
+    loop.network.parallel_tokens = 1
+    for compared in options.compare:
+        figures = []
+        for kind, pair, questions in read_sets(compared, options.data):
+            questions = questions[: options.max_questions]
+            completions = writer.complete(questions, kind, pair)
+            texts = [chat.tokenizer.decode(ids, skip_special_tokens=True).strip() for _, ids in completions]
+            worth = judge(texts, completions, questions, pair)
+            counted: dict[str, list[list[int]]] = {name: [] for name in COUNTED} if compared == OUTPUTS else {}
+            if counted and worth["does the task"] == "yes":
+                counted = {name: read(pair, options.data, writer) for name, read in COUNTED.items()}
+            tables = {"drafter's n-gram table": loop.table}
+            tables |= {f"n-gram table of {name}": count_all_orders(ids) for name, ids in counted.items()}
+            length, tokens = options.draft_length, sum(len(ids) for _, ids in completions)
+            drafted = {"lookup": replay_source(look_up, completions, length, end_ids)}
+            for name, table in tables.items():
+                drafted[name] = [] if table is None else replay_source(ask_table(table), completions, length, end_ids)
+            network = [replay_at_fixed_length(loop.network, [each], length, end_ids) for each in completions]
+            passes = np.array([len(rounds) for rounds in network])
+            yielded = tokens_per_pass(np.array([len(ids) for _, ids in completions]), passes)
+            figures.append(
+                {"kind": kind, "pair": str(pair), "completions": len(texts), "tokens": tokens}
+                | worth
+                | {name: mean_accepted_tokens(tokens, len(rounds)) for name, rounds in drafted.items()}
+                | {"network": yielded.value, "from": yielded.low, "to": yielded.high}
+                | {"network's α": alpha([round_ for rounds in network for round_ in rounds])}
+                | {f"tokens of {name}": sum(map(len, ids)) for name, ids in counted.items()}
+            )
+            print(json.dumps(figures[-1], ensure_ascii=False), texts[:2], file=sys.stderr, flush=True)
+        report(f"transfer_{compared}", figures, {}, options.out)
+
+
+def read_sets(compared: str, data: Path) -> Iterator[tuple[str, Pair, list[Question]]]:
+    """Yield the kind of text, the pair and the questions of each set of a comparison."""
+    for name in PAIRS.get(compared, ()):
+        asked = get_pair(name)
+        lines = read_aligned(data / "aligned", asked)
+        yield "news", asked, make_questions(asked, lines[:EXAMPLES], lines[EXAMPLES:])
+    if compared == KINDS:
+        for path in sorted((data / "kinds").glob("*.jsonl")):
+            kind, _, pair = path.stem.rpartition(".")
+            yield kind.replace("_", " "), get_pair(pair), load_questions(str(path), get_pair(pair))
+
+
+def read_aligned(folder: Path, pair: Pair) -> list[tuple[str, str]]:
+    """Read the lines of a pair from line-aligned files.
+
+    Raises:
+        InputError: If the two files have different numbers of lines.
+    """
+    sides = [[line for _, line in read_lines(folder / f"{language.code}.txt")] for language in pair.languages]
+    if len(sides[0]) != len(sides[1]):
+        raise InputError(f"{folder}: {pair} has {len(sides[0])} and {len(sides[1])} lines: align them")
+    return list(zip(*sides))
+
+
+def make_questions(
+    pair: Pair, examples: Sequence[tuple[str, str]], lines: Iterable[tuple[str, str | None]]
+) -> list[Question]:
+    """Ask for translations; where the chat template has no examples in both languages, the prompts show their own.
+
+    Args:
+        lines (`Iterable[tuple[str, str | None]]`): What is translated, and a reference or `None`.
+    """
+    templated = {language.code for language in pair.languages} <= set(WITH_EXAMPLES)
+    return [
+        Question(
+            str(number),
+            translation_prompt(pair, source) if templated else few_shot_prompt(pair, examples, source),
+            source,
+            reference=reference,
+        )
+        for number, (source, reference) in enumerate(lines)
+    ]
+
+
+def few_shot_prompt(pair: Pair, examples: Iterable[tuple[str, str]], text: str) -> str:
+    """Write the prompt that the chat template writes where it has examples of both languages."""
+    source, target = pair.source.name, pair.target.name
+    shown = "".join(f"{source}: {left}\n{target}: {right}\n\n" for left, right in examples)
+    return f"{shown}{source}: {text}\n{target}:"
+
+
+@dataclass(frozen=True)
+class Writer:
+    """The target, and the completions of it that are kept.
+
+    Args:
+        kept (`Path`): Folder of the completions.
+    """
+
+    target: Target
+    dtype: str
+    chat: ChatTokenizer
+    engine: TransformersEngine
+    max_new_tokens: int
+    kept: Path
+
+    def complete(self, questions: Sequence[Question], kind: str, pair: Pair) -> Completions:
+        """Read completions, or let the target write them where the file is missing or of other questions."""
+        limit = self.max_new_tokens
+        path = self.kept / f"{kind.replace(' ', '_')}_{pair}.json"
+        identity = f"{self.target.identity} {hash_questions(questions)} {limit} {self.dtype}"
+        if not path.is_file() or json.loads(path.read_text(encoding="utf-8"))["of"] != identity:
+            name, revision = self.target.name, self.target.revision
+            prompts = [(question.question_id, self.chat.encode_prompt(question.prompt)) for question in questions]
+            requests = [
+                Request(tuple(ids), 0.0, 0, limit, number, kind, str(pair), name, revision) for number, ids in prompts
+            ]
+            batches = [requests[start : start + BATCH] for start in range(0, len(requests), BATCH)]
+            answers = {
+                request: answer.response_ids
+                for group in self.engine.answers(batches)
+                for request, answer in zip(*group)
+            }
+            text = json.dumps({"of": identity, "completions": [[each.prompt_ids, answers[each]] for each in requests]})
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))["completions"]
+
+
+def read_text(pair: Pair, data: Path, writer: Writer) -> list[list[int]]:
+    """Return the token ids of text in a pair's output language; empty where there is none."""
+    path = data / "text" / f"{pair.target.code}.txt"
+    return [writer.chat.encode_text(line) for _, line in read_lines(path)] if path.is_file() else []
+
+
+def complete_prompts(pair: Pair, data: Path, writer: Writer) -> list[list[int]]:
+    """Return the target's completions of further sentences in a pair's input language; empty where there are none."""
+    path = data / "prompts" / f"{pair.source.code}.txt"
+    if not path.is_file():
+        return []
+    examples = read_aligned(data / "aligned", pair)[:EXAMPLES]
+    questions = make_questions(pair, examples, ((line, None) for _, line in read_lines(path)))
+    return [ids for _, ids in writer.complete(questions, "prompts", pair)]
+
+
+# What tables of an output language are counted from.
+COUNTED = {"text": read_text, "completions": complete_prompts}
+
+
+def judge(
+    texts: Sequence[str], completions: Completions, questions: Sequence[Question], pair: Pair
+) -> dict[str, float | str | None]:
+    """Score completions, and say what keeps the target from doing the task, by the limits of every benchmark."""
+    looping = sum(is_looping(ids) for _, ids in completions) / len(completions)
+    plain: Any = {"name": PLAIN, "looping_share": looping}
+    run: Any = {"task": "translation", "temperature": 0, "methods": [plain]}
+    references = [question.reference for question in questions if question.reference is not None]
+    if len(references) == len(texts):
+        plain["quality"] = score(texts, references, pair.target)
+    add_language_share(run, [{"methods": {PLAIN: {"text": text}}} for text in texts], pair.target)
+    return {
+        "chrF": plain.get("quality", {}).get("chrf"),
+        "BLEU": plain.get("quality", {}).get("bleu"),
+        "in the language": run.get("language_share"),
+        "looping": looping,
+        "does the task": "; ".join(beyond_limits(run)) or "yes",
+    }
+
+
+def tokens_per_pass(tokens: np.ndarray, passes: np.ndarray) -> Interval:
+    """Compute tokens per target pass, totals over totals, with a bootstrap over completions.
+
+    Args:
+        tokens, passes (`np.ndarray` of shape `(completions,)`): Of each completion.
+    """
+    chosen = resamples(len(tokens))
+    return interval(tokens.sum() / passes.sum(), tokens[chosen].sum(axis=-1) / passes[chosen].sum(axis=-1))
+
+
+Propose = Callable[[SuffixIndex, list[int]], int | None]
+
+
+def look_up(index: SuffixIndex, draft: list[int]) -> int | None:
+    """Propose what followed the longest suffix of text and draft when it stood in the text before."""
+    found = index.next_token(draft)
+    return None if found is None else found[0]
+
+
+def ask_table(table: NgramTable) -> Propose:
+    """Return a function that proposes what a table lists."""
+
+    def propose(index: SuffixIndex, draft: list[int]) -> int | None:
+        found = table.next_token(index.tokens[-TAIL:] + draft)
+        return None if found is None else found[0]
+
+    return propose
+
+
+def replay_source(
+    propose: Propose, completions: Completions, draft_length: int, end_ids: Collection[int]
+) -> list[Round]:
+    """Let a source without a network draft along known greedy completions, as `replay_at_fixed_length` does.
+
+    A round has fewer tokens where the source has nothing to propose.
+    """
+    rounds = []
+    for prompt_ids, completion_ids in completions:
+        index, left = SuffixIndex(), list(completion_ids)
+        index.extend(list(prompt_ids))
+        while left:
+            limit = draft_length if completion_ids[-1] in end_ids else min(draft_length, len(left) - 1)
+            draft: list[int] = []
+            while len(draft) < limit and not (draft and draft[-1] in end_ids):
+                if (token := propose(index, draft)) is None:
+                    break
+                draft.append(token)
+            accepted = 0
+            while accepted < min(len(draft), len(left)) and draft[accepted] == left[accepted]:
+                accepted += 1
+            rounds.append(Round(len(draft), accepted, rejected=accepted < len(draft) and accepted < len(left)))
+            index.extend(left[: accepted + 1])
+            left = left[accepted + 1 :]
+    return rounds
+
+
+def count_all_orders(texts: Sequence[Sequence[int]]) -> NgramTable | None:
+    """Count an n-gram table of all orders, of any size; `None` where there is no text."""
+    return NgramTable(count_table(texts, range(1, HIGHEST_ORDER + 1))) if texts else None
+
+
+if __name__ == "__main__":
+    main()
