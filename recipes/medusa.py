@@ -1,20 +1,3 @@
-# /// script
-# requires-python = ">=3.11,<3.14"
-# dependencies = ["drafter_trainer==0.1.0"]
-#
-# [[tool.uv.index]]
-# name = "wheels"
-# url = "/wheels"
-# format = "flat"
-# explicit = true
-#
-# [tool.uv.sources]
-# drafter_trainer = { index = "wheels" }
-#
-# [tool.hf-jobs]
-# secrets = ["HF_TOKEN"]
-# volumes = ["dist:/wheels"]
-# ///
 """Train Medusa heads on the target's own completions, for the benchmark to compare with.
 
     accelerate launch recipes/medusa.py --config recipes/configs/gemma-3-270m/de-en.yaml

@@ -51,7 +51,7 @@ def test_scripts_import_what_exists() -> None:
     missing = []
     for path in (*(ROOT / "benchmarks").rglob("*.py"), *(ROOT / "recipes").glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("drafter_trainer"):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("drafter_trainer", "benchmarks")):
                 module = importlib.import_module(node.module)
                 names = [name.name for name in node.names if not hasattr(module, name.name)]
                 names = [name for name in names if not importlib.util.find_spec(f"{node.module}.{name}")]

@@ -14,10 +14,10 @@ import functools
 import shlex
 from pathlib import Path
 
-from drafter_trainer.benchmark.baselines import TRAINED, build_baselines
 from drafter_trainer.benchmark.journal import read_journal
 from drafter_trainer.benchmark.outputs import FILE_NAME, write_outputs
 from drafter_trainer.benchmark.report import report_tables
+from drafter_trainer.cli.baselines import import_baselines
 from drafter_trainer.cli.configuration import option_of, parse_arguments
 from drafter_trainer.cli.launch import report_folder, require_one_process
 from drafter_trainer.cli.measuring_arguments import STOCK_LOOP, BenchmarkArguments
@@ -66,11 +66,16 @@ def main(argv: list[str]) -> None:
         )
         print(report_tables(results))
         return
-    trained = {
-        name: finished_step(run.folder / name, f"train it with {name} first")["fingerprint"]
-        for name in TRAINED
-        if name in bench.baselines
-    }
+    baselines, build, trained = [name for name in bench.baselines if name != STOCK_LOOP], None, {}
+    if baselines:
+        literature = import_baselines()
+        folders = {name: run.folder / name for name in literature.TRAINED}
+        build = functools.partial(literature.build_baselines, baselines=baselines, folders=folders)
+        trained = {
+            name: finished_step(folder, f"train it with {name} first")["fingerprint"]
+            for name, folder in folders.items()
+            if name in baselines
+        }
     before = read_step(out / "bench")
     results = benchmark(
         drafter,
@@ -85,11 +90,7 @@ def main(argv: list[str]) -> None:
         without=bench.without,
         alone=bench.alone,
         stock_loop=STOCK_LOOP in bench.baselines,
-        other_methods=functools.partial(
-            build_baselines,
-            baselines=[name for name in bench.baselines if name != STOCK_LOOP],
-            folders={name: run.folder / name for name in TRAINED},
-        ),
+        other_methods=build,
         other_inputs=trained,
         **common,
     )

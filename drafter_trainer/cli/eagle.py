@@ -6,7 +6,7 @@ Reads RUN_FOLDER/distill (or the folders of --data), as finetuning does, and lea
 `drafter-trainer bench --baselines eagle` measures. An interrupted training continues from its last checkpoint.
 """
 
-from drafter_trainer.cli.medusa import run_baseline
+from drafter_trainer.cli.baselines import run_baseline
 
 
 def main(argv: list[str]) -> None:

@@ -2,7 +2,7 @@
 
 import torch
 
-from drafter_trainer.benchmark.baselines.lookahead import LookaheadDecoding
+from benchmarks.baselines.lookahead import LookaheadDecoding
 from tests.decoding.drafts import successor_model
 
 SIZE = 16

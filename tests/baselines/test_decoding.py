@@ -7,16 +7,16 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from drafter_trainer.benchmark.baselines.decoding import TreeDecoding
-from drafter_trainer.benchmark.baselines.eagle import EagleDecoding, EagleLayer
-from drafter_trainer.benchmark.baselines.lookahead import LookaheadDecoding
-from drafter_trainer.benchmark.baselines.medusa import MedusaHeads
-from drafter_trainer.benchmark.baselines.tree import Tree
+from benchmarks.baselines.decoding import TreeDecoding
+from benchmarks.baselines.eagle import EagleDecoding, EagleLayer
+from benchmarks.baselines.lookahead import LookaheadDecoding
+from benchmarks.baselines.medusa import MedusaHeads
+from benchmarks.baselines.tree import Tree
 from drafter_trainer.decoding.metrics import Round, alpha
 from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.loop.generate import set_draft_length
 from drafter_trainer.errors import InputError
-from tests.benchmark.baselines.conftest import knowing_heads, knowing_layer, make_eagle, make_medusa, noisy
+from tests.baselines.conftest import knowing_heads, knowing_layer, make_eagle, make_medusa, noisy
 from tests.decoding.drafts import sliding_model, successor_model
 from tests.decoding.test_losslessness import IMPROBABLE, TOY_SIZE, chance_of_these_answers, exact_chances, sample
 from tests.drafters.loop.test_generate import CHAIN_SIZE, chain, chain_logits, chance_of_these_steps

@@ -8,16 +8,24 @@ import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from drafter_trainer.benchmark.baselines import build_baselines
-from drafter_trainer.benchmark.baselines.eagle import EagleLayer
-from drafter_trainer.benchmark.baselines.medusa import MedusaHeads, accept_typical
-from drafter_trainer.benchmark.baselines.tree import Tree
+from benchmarks.baselines import build_baselines
+from benchmarks.baselines.eagle import EagleLayer
+from benchmarks.baselines.medusa import MedusaHeads, accept_typical
+from benchmarks.baselines.tree import Tree
 from drafter_trainer.benchmark.methods import Method
+from drafter_trainer.cli.baselines import import_baselines
 from drafter_trainer.drafters.loop.repository import VOCABULARY
 from drafter_trainer.drafters.vocabulary import vocabulary_bytes
 from drafter_trainer.errors import InputError
 from drafter_trainer.targets import Target
-from tests.benchmark.baselines.conftest import noisy
+from tests.baselines.conftest import noisy
+
+
+def test_package_without_a_clone_says_where_the_baselines_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who installed the package alone must not meet a traceback about a module that it never had."""
+    monkeypatch.setattr("drafter_trainer.cli.baselines._CLONE", tmp_path)
+    with pytest.raises(InputError, match="no part of the installed package: clone the project's repository"):
+        import_baselines()
 
 
 @pytest.fixture

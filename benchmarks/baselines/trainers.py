@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from transformers import DynamicCache, PreTrainedModel, Trainer, set_seed
 
+from benchmarks.baselines import DESCRIPTION
+from benchmarks.baselines.eagle import EagleLayer
+from benchmarks.baselines.medusa import MedusaHeads
 from drafter_trainer.atomic import write_whole
-from drafter_trainer.benchmark.baselines import DESCRIPTION
-from drafter_trainer.benchmark.baselines.eagle import EagleLayer
-from drafter_trainer.benchmark.baselines.medusa import MedusaHeads
 from drafter_trainer.drafters.loop.repository import VOCABULARY
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids, coverage, map_ids, vocabulary_bytes
 from drafter_trainer.runs import Step, finished_step

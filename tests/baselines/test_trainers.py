@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel, TrainerCallback
 
-from drafter_trainer.benchmark.baselines.eagle import EagleLayer
-from drafter_trainer.benchmark.baselines.medusa import MedusaHeads
-from drafter_trainer.benchmark.baselines.trainers import BaselineTrainer, EagleTrainer, MedusaTrainer
+from benchmarks.baselines.eagle import EagleLayer
+from benchmarks.baselines.medusa import MedusaHeads
+from benchmarks.baselines.trainers import BaselineTrainer, EagleTrainer, MedusaTrainer
 from drafter_trainer.errors import InputError
 from drafter_trainer.training.arguments import BaselineTrainingArguments
 from drafter_trainer.training.base import train_to_end
-from tests.benchmark.baselines.conftest import noisy
+from tests.baselines.conftest import noisy
 from tests.training.conftest import COLLATOR, QUIET, VOCABULARY, make_draft_model, make_rows
 
 WIDTH = 16

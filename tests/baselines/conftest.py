@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from drafter_trainer.benchmark.baselines.eagle import EagleDecoding, EagleLayer
-from drafter_trainer.benchmark.baselines.medusa import MedusaDecoding, MedusaHeads
+from benchmarks.baselines.eagle import EagleDecoding, EagleLayer
+from benchmarks.baselines.medusa import MedusaDecoding, MedusaHeads
 
 # A tree of three levels; its best way goes through nodes that do not stand in a row.
 SHAPE = [(0,), (1,), (0, 0), (0, 1), (1, 0), (0, 0, 0), (0, 1, 0)]

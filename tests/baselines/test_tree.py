@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from drafter_trainer.benchmark.baselines.tree import Tree, accept_by_chance, grow_tree
+from benchmarks.baselines.tree import Tree, accept_by_chance, grow_tree
 
 
 @pytest.mark.parametrize("kind", ["drawn", "certain", "drawn, and the first sibling's q claimed for the second"])

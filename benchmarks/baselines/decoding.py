@@ -12,7 +12,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 from transformers.cache_utils import Cache, DynamicLayer
 
-from drafter_trainer.benchmark.baselines.tree import Tree, accept_by_chance, ancestry, attention_mask, follow_choices
+from benchmarks.baselines.tree import Tree, accept_by_chance, ancestry, attention_mask, follow_choices
 from drafter_trainer.decoding.metrics import Round
 from drafter_trainer.errors import InputError
 

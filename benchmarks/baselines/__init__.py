@@ -19,11 +19,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from drafter_trainer.benchmark.baselines.decoding import TreeDecoding
-from drafter_trainer.benchmark.baselines.eagle import EagleDecoding, EagleLayer
-from drafter_trainer.benchmark.baselines.lookahead import LookaheadDecoding
-from drafter_trainer.benchmark.baselines.medusa import MedusaDecoding, MedusaHeads
-from drafter_trainer.benchmark.baselines.tree import grow_tree
+from benchmarks.baselines.decoding import TreeDecoding
+from benchmarks.baselines.eagle import EagleDecoding, EagleLayer
+from benchmarks.baselines.lookahead import LookaheadDecoding
+from benchmarks.baselines.medusa import MedusaDecoding, MedusaHeads
+from benchmarks.baselines.tree import grow_tree
 from drafter_trainer.benchmark.methods import Method
 from drafter_trainer.drafters.loop.generate import set_draft_length
 from drafter_trainer.drafters.loop.repository import VOCABULARY

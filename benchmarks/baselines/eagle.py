@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModel, DynamicCache, PretrainedConfig, PreTrainedModel
 
-from drafter_trainer.benchmark.baselines.decoding import TreeDecoding
-from drafter_trainer.benchmark.baselines.tree import Tree, ancestry, attention_mask
+from benchmarks.baselines.decoding import TreeDecoding
+from benchmarks.baselines.tree import Tree, ancestry, attention_mask
 
 
 class EagleLayer(torch.nn.Module):

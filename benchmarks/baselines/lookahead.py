@@ -9,8 +9,8 @@ import random
 import torch
 from transformers import PreTrainedModel
 
-from drafter_trainer.benchmark.baselines.decoding import TreeDecoding
-from drafter_trainer.benchmark.baselines.tree import Tree
+from benchmarks.baselines.decoding import TreeDecoding
+from benchmarks.baselines.tree import Tree
 
 
 class LookaheadDecoding(TreeDecoding):

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from drafter_trainer.benchmark.baselines.decoding import TreeDecoding
-from drafter_trainer.benchmark.baselines.tree import Tree
+from benchmarks.baselines.decoding import TreeDecoding
+from benchmarks.baselines.tree import Tree
 
 _THRESHOLD = 0.09  # ε and δ of the paper's typical acceptance, as its code sets them
 _ENTROPY_FACTOR = 0.3
