@@ -87,6 +87,10 @@ class DrafterTrainingArguments(_TrainerArguments):
         parallel_tokens (`int`): Number of tokens that the network drafts in one forward pass, from mask tokens behind
             the text (see `training.parallel`); 0 for one at a time, as stock models do. Published as `parallel_tokens`
             and `pard_token` of its configuration; the same weights draft one token at a time too.
+        kv_sharing_layers (`list[int]`): For each layer of the drafter the layer of the target whose keys and values of
+            the verified tokens it attends to; mostly those that it started from. The target is run beside training,
+            on whole prompts, which `max_length` must hold; a share of the batches is read without it, so that the same
+            weights draft alone too. It becomes `kv_sharing_layers` of the drafter's configuration.
         lora_rank (`int`): Train an adapter of this rank over a base drafter, which stays as it is; 0 for all weights.
     """
 
@@ -104,6 +108,10 @@ class DrafterTrainingArguments(_TrainerArguments):
     )
     parallel_tokens: int = field(
         default=0, metadata={"help": "Number of tokens that are drafted in one forward pass (PARD); 0 for one"}
+    )
+    kv_sharing_layers: list[int] = field(
+        default_factory=list,
+        metadata={"help": "The target's layers whose keys and values the drafter's layers attend to, one each"},
     )
     lora_rank: int = field(default=0, metadata={"help": "Train an adapter of this rank over a base drafter; 0: all"})
     per_device_train_batch_size: int = field(default=2, metadata={"help": "Rows a device takes at once"})
@@ -128,6 +136,8 @@ class DrafterTrainingArguments(_TrainerArguments):
             self.per_device_train_batch_size = 1  # one group of rows
         if self.parallel_tokens == 1 or self.parallel_tokens < 0:
             raise InputError(f"parallel_tokens must be 2 or more, or 0 for one at a time, got {self.parallel_tokens}")
+        if self.kv_sharing_layers and self.parallel_tokens:
+            raise InputError("parallel_tokens cannot be trained together with kv_sharing_layers: leave one out")
         for name in ("draft_vocabulary", "prompt_window", "lora_rank"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must be 0 or more, got {getattr(self, name)}")

@@ -99,6 +99,10 @@ class TokenMeanTrainer(Trainer):
         """
         return cross_entropy(logits, tokens["labels"])
 
+    def prepare(self, inputs: dict[str, torch.Tensor], training: bool) -> dict[str, Any]:
+        """Return a batch as the drafter reads it, in training and in evaluation."""
+        return inputs
+
     def training_batch(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return the batch that is trained on, which may hold more than the one that is evaluated."""
         return inputs
@@ -116,6 +120,7 @@ class TokenMeanTrainer(Trainer):
             InputError: If the loss of training is not finite: all that follows would be lost, and the Trainer's log
                 would not say so.
         """
+        inputs = self.prepare(inputs, model.training)
         if model.training:
             inputs = self.training_batch(inputs)
         supervised, tokens = supervised_tokens(inputs)

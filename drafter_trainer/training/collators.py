@@ -10,7 +10,7 @@ import torch
 from drafter_trainer.drafters.loop.window import cut_prompt
 
 IGNORED = -100  # the label of what is not supervised, as in transformers
-NOT_PREDICTED = ("input_ids", "attention_mask", "position_ids")  # columns that the model reads
+NOT_PREDICTED = ("input_ids", "attention_mask", "position_ids", "past_key_values")  # columns that the model reads
 
 
 @dataclass

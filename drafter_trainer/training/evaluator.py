@@ -1,6 +1,8 @@
 """How often a target would accept a drafter's tokens, on held-out rows, teacher-forced."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -9,7 +11,7 @@ from torch.utils.data import DataLoader
 from drafter_trainer.decoding.metrics import expected_alpha, greedy_agreement
 from drafter_trainer.drafters.vocabulary import map_ids
 from drafter_trainer.errors import InputError
-from drafter_trainer.training.collators import supervised_tokens
+from drafter_trainer.training.collators import NOT_PREDICTED, supervised_tokens
 from drafter_trainer.training.head import logits_in_pieces, replaced_head
 
 
@@ -19,6 +21,7 @@ def evaluate_acceptance(
     dataloader: DataLoader,
     accelerator: Accelerator,
     draft_ids: torch.Tensor | None = None,
+    prepare: Callable[[dict[str, torch.Tensor]], dict[str, Any]] = lambda batch: batch,
 ) -> dict[str, float]:
     """Compute greedy agreement and expected α over the supervised tokens of held-out rows.
 
@@ -29,19 +32,21 @@ def evaluate_acceptance(
         dataloader (`DataLoader`): Prepared by the accelerator; batches as `SelfDistilledCollator` makes them.
         accelerator (`Accelerator`): Adds the processes up, without the rows that fill their last batch.
         draft_ids (`torch.Tensor`, *optional*): The draft vocabulary, where the drafter's head knows no other ids.
+        prepare (callable, *optional*): From a batch to what the drafter reads of it.
     Returns:
         `dict` with `greedy_agreement` and `expected_alpha`, or `accuracy`, all between 0 and 1, and
         `supervised_tokens`.
     """
     drafter, sums = accelerator.unwrap_model(model), torch.zeros(5, dtype=torch.float64)
-    for batch in dataloader:
+    for batch in map(prepare, dataloader):
         supervised, tokens = supervised_tokens(batch)
         if draft_ids is not None:
             ids = {name: map_ids(tokens[name], draft_ids) for name in ("labels", "topk_ids") if name in tokens}
             tokens = tokens | ids
         count = partial(_count, drafter.get_output_embeddings(), supervised, tokens)
         with replaced_head(drafter, count):
-            rows = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+            read = {name: batch[name] for name in NOT_PREDICTED if name in batch}
+            rows = model(**read, use_cache=False).logits
         sums += accelerator.gather_for_metrics(rows).double().sum(dim=0).cpu()
     supervised, right, compared, agreement, alpha = sums.tolist()
     if not supervised:

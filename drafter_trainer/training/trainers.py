@@ -23,6 +23,7 @@ from drafter_trainer.training.base import TokenMeanTrainer, own_arguments, token
 from drafter_trainer.training.batches import GroupedRows
 from drafter_trainer.training.collators import SelfDistilledCollator, collate_packed
 from drafter_trainer.training.evaluator import evaluate_acceptance
+from drafter_trainer.training.kv_sharing import ALONE, DRAFTED, TargetReader, check_shapes, keep_windows, share_keys
 from drafter_trainer.training.losses import TOPK_LOSSES, cross_entropy
 from drafter_trainer.training.packing import pack_texts
 from drafter_trainer.training.parallel import add_masks, check_attention, choose_mask_id
@@ -132,13 +133,22 @@ class DrafterTrainer(TokenMeanTrainer):
                     raise InputError("parallel_tokens needs a mask token: give the target's tokenizer")
                 model.config.pard_token = choose_mask_id(processing_class, model.config.vocab_size)
         model.config.parallel_tokens = args.parallel_tokens or None
+        self._reader: TargetReader | None = None
+        model.config.kv_sharing_layers = list(args.kv_sharing_layers) or None
+        if args.kv_sharing_layers:
+            if setup is None:
+                raise InputError("kv_sharing_layers needs the target: make the drafter with create_drafter")
+            target_config = setup.target.load_config().get_text_config()
+            check_shapes(model.config, target_config, args.kv_sharing_layers, args.max_length)
+            check_attention(model.config, args.max_length)
         if draft_ids is None and (size := args.draft_vocabulary or (setup.draft_vocabulary if setup else 0)):
             draft_ids = self._choose_draft_ids(size, train_dataset, model.config.vocab_size, processing_class)
         if args.lora_rank and not is_adapter(model):
             model = add_adapter(model, args.lora_rank)
         if data_collator is None:
             pad_id = processing_class.pad_token_id if processing_class else None
-            data_collator = SelfDistilledCollator(pad_id or 0, args.max_length, args.prompt_window)
+            window = 0 if args.kv_sharing_layers else args.prompt_window
+            data_collator = SelfDistilledCollator(pad_id or 0, args.max_length, window)
         for name, rows in (("train_rows", train_dataset), ("validation_rows", eval_dataset)):
             if hasattr(rows, "__len__"):
                 self._facts[name] = len(rows)
@@ -182,6 +192,20 @@ class DrafterTrainer(TokenMeanTrainer):
     def unsupervised(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return a prompt without a completion; see the base class."""
         return row | {"response_ids": []}
+
+    def prepare(self, inputs: dict[str, torch.Tensor], training: bool) -> dict[str, Any]:
+        """Share the target's keys and values where `args.kv_sharing_layers` says so; see the base class."""
+        if not self.args.kv_sharing_layers:
+            return inputs
+        if training and torch.rand(()) < ALONE:
+            return keep_windows(inputs, self.args.prompt_window)
+        if self._reader is None:
+            dtype = "bfloat16" if self.args.bf16 else "float32"
+            target = setup_of(self.accelerator.unwrap_model(self.model)).target.load_model(dtype, self.args.device)
+            self._reader = TargetReader(target, self.args.kv_sharing_layers)
+        rows = len(inputs["input_ids"])
+        offsets = torch.randint(DRAFTED, (rows,)) if training else torch.zeros(rows, dtype=torch.long)
+        return share_keys(inputs, self._reader, offsets)
 
     def training_batch(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Add the masks of parallel drafting; see the base class."""
@@ -232,7 +256,8 @@ class DrafterTrainer(TokenMeanTrainer):
     ) -> EvalLoopOutput:
         """Evaluate the loss as every Trainer does, then the acceptance, and merge both."""
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        acceptance = evaluate_acceptance(self.model, dataloader, self.accelerator, self.draft_ids)
+        prepare = partial(self.prepare, training=False)
+        acceptance = evaluate_acceptance(self.model, dataloader, self.accelerator, self.draft_ids, prepare)
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in acceptance.items()})
         return output
 

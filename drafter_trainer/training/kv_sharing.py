@@ -1,0 +1,193 @@
+"""Training a drafter whose layers attend to the target's own keys and values of the verified tokens.
+
+A drafter that starts from layers of the target reads anew a text that the target has read already, with more layers
+and all of its context. Where its layers have the target's shape they can attend to what the target keeps in its cache,
+and compute keys and values of the drafted tokens alone.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
+
+from drafter_trainer.drafters.loop.window import cut_prompt
+from drafter_trainer.errors import InputError
+from drafter_trainer.training.collators import IGNORED
+
+ALONE = 0.15  # share of batches that are read without the target, so that the same weights also draft without it
+DRAFTED = 5  # a token attends to the drafter's own keys of four tokens before it at most
+_KEY, _BEGINNINGS = 32, 16  # ids that tell beginnings apart; beginnings that are kept
+_NOWHERE = 2**30  # position of a place in the cache that holds no token
+
+
+class TargetReader:
+    """Read rows with the target and keep the keys and values of some of its layers.
+
+    What many rows begin with, such as the examples of a template, is read once.
+
+    Args:
+        model (`PreTrainedModel`): The target; it is frozen.
+        layers (`Sequence[int]`): The layer of the target that each layer of the drafter attends to.
+    """
+
+    def __init__(self, model: PreTrainedModel, layers: Sequence[int]) -> None:
+        self.model, self.layers = model.eval().requires_grad_(False), list(layers)
+        self._beginnings: OrderedDict[tuple[int, ...], tuple[list[int], list[tuple[torch.Tensor, ...]]]] = (
+            OrderedDict()
+        )
+
+    @torch.no_grad()
+    def read(self, rows: Sequence[list[int]]) -> tuple[DynamicCache, torch.Tensor]:
+        """Read rows.
+
+        Args:
+            rows (`Sequence[list[int]]`): Token ids.
+        Returns:
+            `DynamicCache` of the drafter's layers, and a `torch.Tensor` of shape `(rows, places)` of the position of
+            the token at each place of the cache, larger than any where there is none.
+        """
+        begun = [self._beginning(ids) for ids in rows]
+        starts = torch.tensor([len(ids) for ids, _ in begun])
+        gap, rest = int(starts.max()), max(len(ids) - len(start) for ids, (start, _) in zip(rows, begun))
+        read = torch.zeros(len(rows), rest, dtype=torch.long)
+        positions = torch.full((len(rows), gap + rest), _NOWHERE)
+        for index, (ids, (start, _)) in enumerate(zip(rows, begun)):
+            read[index, : len(ids) - len(start)] = torch.tensor(ids[len(start) :])
+            positions[index, : len(start)] = torch.arange(len(start))
+            positions[index, gap : gap + len(ids) - len(start)] = torch.arange(len(start), len(ids))
+        cache = DynamicCache()
+        if gap:
+            for layer, kept in enumerate(zip(*(states for _, states in begun))):
+                cache.update(*(torch.cat(each) for each in zip(*(_padded(pair, gap) for pair in kept))), layer)
+        own = starts[:, None] + torch.arange(rest)
+        # Padding attends to itself.
+        seen = (positions[:, None] <= own[:, :, None]) | (
+            torch.arange(gap + rest) == gap + torch.arange(rest)[:, None]
+        )
+        self._run(read, cache, own, seen[:, None])
+        shared = DynamicCache()
+        for index, layer in enumerate(self.layers):
+            shared.update(cache.layers[layer].keys, cache.layers[layer].values, index)
+        return shared, positions.to(self.model.device)
+
+    def _beginning(self, ids: list[int]) -> tuple[list[int], list[tuple[torch.Tensor, ...]]]:
+        """Return what a row has in common with earlier ones, with the target's keys and values of all layers."""
+        key = tuple(ids[:_KEY])
+        start, states = self._beginnings.pop(key, (None, []))
+        if start is None:
+            start = ids[:-1]  # read where another row begins with it
+        else:
+            common = next((place for place, (one, other) in enumerate(zip(start, ids)) if one != other), len(start))
+            start = start[: min(common, len(ids) - 1)]
+            if not states and len(start) >= _KEY:
+                cache = DynamicCache()
+                self._run(torch.tensor([start]), cache)
+                states = [(layer.keys, layer.values) for layer in cache.layers]
+            states = [tuple(each[:, :, : len(start)] for each in pair) for pair in states]
+        self._beginnings[key] = start, states
+        if len(self._beginnings) > _BEGINNINGS:
+            self._beginnings.popitem(last=False)
+        if not states:
+            empty = self._empty()
+            return [], [(empty, empty)] * self.model.config.get_text_config().num_hidden_layers
+        return start, states
+
+    def _empty(self) -> torch.Tensor:
+        config = self.model.config.get_text_config()
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        shape = (1, config.num_key_value_heads, 0, width)
+        return torch.empty(shape, dtype=self.model.dtype, device=self.model.device)
+
+    def _run(self, ids: torch.Tensor, cache: DynamicCache, positions: Any = None, seen: Any = None) -> None:
+        given = {"position_ids": positions, "attention_mask": seen}
+        device = self.model.device
+        given = {name: tensor.to(device) for name, tensor in given.items() if tensor is not None}
+        self.model.base_model(input_ids=ids.to(device), past_key_values=cache, use_cache=True, **given)
+
+
+def share_keys(batch: dict[str, torch.Tensor], reader: TargetReader, offsets: torch.Tensor) -> dict[str, Any]:
+    """Let a drafter read the completions of a batch as it drafts them: behind the target's keys of verified tokens.
+
+    Every five tokens of a completion are drafted behind all tokens before them: they attend to the target's keys and
+    values of these, and to the drafter's own among themselves.
+
+    Args:
+        batch (`dict`): As `SelfDistilledCollator` makes it of whole prompts, of shapes `(batch, length, ...)`.
+        offsets (`torch.Tensor` of shape `(batch,)`): Tokens less than five that the first draft of a row has.
+    Returns:
+        `dict` of the columns from the last token of each prompt on, with the target's `past_key_values`, a Boolean
+        `attention_mask` of shape `(batch, 1, tokens, places + tokens)`, and `position_ids`.
+    """
+    lengths, starts = _lengths_and_starts(batch)
+    rows = [ids[:length].tolist() for ids, length in zip(batch["input_ids"], lengths.tolist())]
+    cache, positions = reader.read(rows)
+    device = batch["input_ids"].device
+    place = torch.arange(int((lengths - starts).max()) + 1, device=device)
+    index = (starts - 1)[:, None] + place
+    moved = _move(batch, index, index < lengths[:, None])
+    moved["labels"][:, 0] = IGNORED
+    offset = offsets.to(device)[:, None]
+    first = ((place + offset) // DRAFTED * DRAFTED - offset).clamp(min=0)  # of the draft that a token is in
+    verified = positions[:, None] < ((starts - 1)[:, None] + first)[:, :, None]
+    own = (place <= place[:, None]) & (place >= first[:, :, None])
+    seen = torch.cat((verified, own), dim=2)[:, None]
+    return moved | {"past_key_values": cache, "attention_mask": seen, "position_ids": index}
+
+
+def keep_windows(batch: dict[str, torch.Tensor], window: int | None) -> dict[str, torch.Tensor]:
+    """Cut the prompts of a batch to the window that a drafter reads where it drafts without the target's keys."""
+    lengths, starts = _lengths_and_starts(batch)
+    kept = [
+        [*cut_prompt(range(start), window), *range(start, length)]
+        for start, length in zip(starts.tolist(), lengths.tolist())
+    ]
+    longest = max(map(len, kept))
+    index = torch.tensor([places + [0] * (longest - len(places)) for places in kept])
+    real = torch.arange(longest) < torch.tensor([len(places) for places in kept])[:, None]
+    device = lengths.device
+    moved = _move(batch, index.to(device), real.to(device))
+    return moved | {"attention_mask": real.long().to(device)}
+
+
+def check_shapes(drafter: PretrainedConfig, target: PretrainedConfig, layers: Sequence[int], max_length: int) -> None:
+    """Make sure that a drafter's layers can attend to the target's keys and values.
+
+    Raises:
+        InputError: If they cannot.
+    """
+    if len(layers) != drafter.num_hidden_layers:
+        raise InputError(f"kv_sharing_layers names {len(layers)} layers, the drafter has {drafter.num_hidden_layers}")
+    if not all(0 <= layer < target.num_hidden_layers for layer in layers):
+        raise InputError(f"kv_sharing_layers must be 0 to {target.num_hidden_layers - 1}, got {list(layers)}")
+    for name in ("num_key_value_heads", "head_dim"):
+        own, others = getattr(drafter, name, None), getattr(target, name, None)
+        if own != others:
+            raise InputError(f"kv_sharing_layers needs the target's {name} of {others}, the drafter has {own}")
+    kinds = getattr(drafter, "layer_types", None), getattr(target, "layer_types", None)
+    window = getattr(drafter, "sliding_window", None)
+    if all(kinds) and window and max_length > window:
+        raise InputError(f"kv_sharing_layers needs max_length up to the attention's window of {window}")
+
+
+def _lengths_and_starts(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the tokens of each row, and of its prompt."""
+    lengths, supervised = batch["attention_mask"].sum(dim=1), batch["labels"] != IGNORED
+    return lengths, torch.where(supervised.any(dim=1), supervised.long().argmax(dim=1), lengths)
+
+
+def _move(batch: dict[str, torch.Tensor], index: torch.Tensor, real: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Take the columns of a batch at other places, of shape `(batch, places)`; those that are not real are padding."""
+    rows = torch.arange(len(index), device=index.device)[:, None]
+    index = index.clamp(max=batch["input_ids"].shape[1] - 1)
+    taken = {
+        name: values[rows, index] for name, values in batch.items() if name not in ("attention_mask", "position_ids")
+    }
+    taken["labels"] = taken["labels"].masked_fill(~real, IGNORED)
+    return taken
+
+
+def _padded(pair: tuple[torch.Tensor, ...], length: int) -> tuple[torch.Tensor, ...]:
+    return tuple(F.pad(each, (0, 0, 0, length - each.shape[2])) for each in pair)
