@@ -23,6 +23,7 @@ from drafter_trainer.cli.configuration import parse_arguments
 from drafter_trainer.corpora.questions import hash_questions, load_questions
 from drafter_trainer.decoding.metrics import acceptance_by_position, alpha, is_looping, mean_accepted_tokens
 from drafter_trainer.decoding.replay import replay_at_fixed_length
+from drafter_trainer.decoding.target_cache import TargetTexts
 from drafter_trainer.distillation.engines import TransformersEngine
 from drafter_trainer.distillation.requests import Request
 from drafter_trainer.drafters.loop.repository import VOCABULARY, build_network, read_vocabulary
@@ -81,6 +82,7 @@ def main() -> None:
         quality = score(texts, [question.reference for question in questions], pair.target)
         worth |= {"chrF": quality["chrf"], "BLEU": quality["bleu"]}
     figures = []
+    target_texts = TargetTexts(target.load_model(where.dtype))
     for named in options.networks:
         name, _, folder = named.partition("=")
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -90,10 +92,13 @@ def main() -> None:
         ways = {name: 1}
         if (together := network.parallel_tokens) > 1:
             ways[f"{name}, {together} a step"] = together
+        if sharing := network.kv_sharing_layers:
+            ways[f"{name}, without the target's keys"] = 1
         for way, network.parallel_tokens in ways.items():
+            network.kv_sharing_layers = None if way.endswith("keys") else sharing
             bar = tqdm(completions, unit="completion", desc=way)
             length = options.draft_length if network.parallel_tokens == 1 else together
-            rounds = replay_at_fixed_length(network, bar, length, end_ids)
+            rounds = replay_at_fixed_length(network, bar, length, end_ids, target_texts)
             shares = [*acceptance_by_position(rounds), *[0.0] * options.draft_length][: options.draft_length]
             figures.append(
                 {"network": way, "tokens per target pass": mean_accepted_tokens(tokens, len(rounds))}

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from drafter_trainer.decoding.metrics import Round
+from drafter_trainer.decoding.target_cache import TargetTexts
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.drafters.loop.policy import CostModel
@@ -114,6 +115,7 @@ def replay(
     costs: Costs,
     clock: SimulatedClock,
     end_ids: Collection[int] = (),
+    target: TargetTexts | None = None,
 ) -> Replay:
     """Decode known answers greedily.
 
@@ -122,6 +124,8 @@ def replay(
             limit of their lengths.
         costs (`Costs`): Of the target on this machine.
         end_ids (`Collection[int]`): Ids that end an answer.
+        target (`TargetTexts`, *optional*): Reads the answers beforehand for a network that attends to the target's
+            keys; without it such a network drafts alone.
     """
     curve = CostModel(costs.passes)
     tokens, milliseconds, plain, drafting, rounds = 0, 0.0, 0.0, 0.0, []
@@ -130,9 +134,13 @@ def replay(
         tokens += len(left)
         plain += costs.prompt + (len(left) - 1) * costs.plain
         limit = max_new_tokens - 1
+        text = target and target.read(loop.network, [*known, *left])
         while left:
+            # The first pass is the one that reads the prompt.
+            cache = text.first(len(known) - 1) if text is not None and len(known) > len(prompt_ids) else None
             start = time.perf_counter()
-            draft = [proposal.token for proposal in loop.draft(known, limit, end_ids=end_ids)] if limit else []
+            draft = loop.draft(known, limit, end_ids=end_ids, cache=cache) if limit else []
+            draft = [proposal.token for proposal in draft]
             drafting += 1000 * (time.perf_counter() - start)
             accepted = 0
             while accepted < min(len(draft), len(left) - 1) and draft[accepted] == left[accepted]:
@@ -155,6 +163,7 @@ def replay_at_fixed_length(
     completions: Iterable[tuple[Sequence[int], Sequence[int]]],
     draft_length: int,
     end_ids: Collection[int] = (),
+    target: TargetTexts | None = None,
 ) -> list[Round]:
     """Let a network draft the same number of tokens in every round of known greedy completions.
 
@@ -165,14 +174,22 @@ def replay_at_fixed_length(
         completions (`Iterable` of `(prompt_ids, completion_ids)`): The target's own greedy completions.
         draft_length (`int`): Number of tokens drafted in each round, fewer behind an end token.
         end_ids (`Collection[int]`): Ids that end a completion.
+        target (`TargetTexts`, *optional*): As for `replay`.
     """
     rounds = []
     for prompt_ids, completion_ids in completions:
         prompt = cut_prompt(prompt_ids, network.prompt_window)
         text, known = [*prompt, *completion_ids], len(prompt)
-        read = 0
+        cached = target and target.read(network, [*prompt_ids, *completion_ids])
+        read = shared = 0
         network.crop(0)
         while left := text[known:]:
+            if cached is not None and known > len(prompt):
+                # From here on at the positions of the whole text.
+                prompt, skipped = list(prompt_ids), len(prompt_ids) - len(prompt)
+                text, known = [*prompt, *completion_ids], known + skipped
+                network.share(cached.first(known - 1), shared, known - 1)
+                read = shared = known - 1
             # As generate does: behind the length limit, where a completion breaks off, nothing is drafted.
             limit = draft_length if text[-1] in end_ids else min(draft_length, len(left) - 1)
             network.crop(read)

@@ -9,6 +9,7 @@ from accelerate import PartialState
 
 from drafter_trainer.atomic import write_whole
 from drafter_trainer.corpora.questions import load_questions
+from drafter_trainer.decoding.target_cache import TargetTexts
 from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.drafters.loop.generate import loop_of
 from drafter_trainer.languages import get_pair
@@ -98,7 +99,7 @@ def predict(
     said = {"provenance": provenance | {"target": target.identity}, "costs": asdict(costs)}
     said |= {"overhead": overhead, "break_even": least}
     if drafter:
-        forecast = forecast_drafter(draft_model, greedy, costs, end_ids(target_model))
+        forecast = forecast_drafter(draft_model, greedy, costs, end_ids(target_model), TargetTexts(target_model))
         of = Path(questions).name if questions else "held-out answers"
         said["forecast"] = {"drafter": drafter, "of": of} | forecast
         lines.append(

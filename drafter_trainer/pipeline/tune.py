@@ -14,6 +14,7 @@ from drafter_trainer.atomic import write_whole
 from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora.sources import TEXT_COLUMNS, read_source
 from drafter_trainer.decoding.replay import Costs
+from drafter_trainer.decoding.target_cache import TargetTexts
 from drafter_trainer.drafters.compatibility import hash_tokenizer
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.drafters.loop.networkless import NetworklessDrafter
@@ -205,6 +206,7 @@ def find_settings(
         sources=sources,
         table_bytes=table_bytes,
         other_tasks=others,
+        target=TargetTexts(model),
     )
     choice = search.run()
     facts: dict[str, Any] = {}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from drafter_trainer.decoding.target_cache import TargetTexts
 from drafter_trainer.drafters.loop.lookup import SuffixIndex
 from drafter_trainer.drafters.loop.ngram import NgramTable
 from drafter_trainer.drafters.loop.policy import LOOKUP, NETWORK, NGRAM
@@ -48,7 +49,9 @@ class HeldOut:
         return float(np.exp(self.topk_logprobs[position, found[0]])) if len(found) else 0.0
 
 
-def calibrate(answers: Iterable[HeldOut], table: NgramTable | None, network) -> dict[str, list[float]]:
+def calibrate(
+    answers: Iterable[HeldOut], table: NgramTable | None, network, target: TargetTexts | None = None
+) -> dict[str, list[float]]:
     """Measure the probability of acceptance for each bin of each source.
 
     In greedy decoding a token is accepted if the target said it. When sampling, a certain token is accepted with
@@ -57,11 +60,12 @@ def calibrate(answers: Iterable[HeldOut], table: NgramTable | None, network) -> 
 
     Args:
         answers (`Iterable[HeldOut]`): All greedy, or all sampled, for sampling at temperature 1.
+        target (`TargetTexts`, *optional*): Reads the answers for a network that attends to the target's keys.
     """
     prior = default_calibration()
     observed = {source: np.zeros((len(shares), 2)) for source, shares in prior.items()}
     for answer in answers:
-        for source, bin_, accepted in _observations(answer, table, network):
+        for source, bin_, accepted in _observations(answer, table, network, target):
             observed[source][bin_] += accepted, 1
     return {
         source: [
@@ -72,7 +76,9 @@ def calibrate(answers: Iterable[HeldOut], table: NgramTable | None, network) -> 
     }
 
 
-def _observations(answer: HeldOut, table: NgramTable | None, network) -> Iterator[tuple[str, int, float]]:
+def _observations(
+    answer: HeldOut, table: NgramTable | None, network, target: TargetTexts | None
+) -> Iterator[tuple[str, int, float]]:
     index = SuffixIndex()
     index.extend(answer.prompt_ids)
     seen = answer.prompt_ids
@@ -83,6 +89,7 @@ def _observations(answer: HeldOut, table: NgramTable | None, network) -> Iterato
     if network is not None:
         network.crop(0)
         ahead = network.read_ahead(seen)
+    text = target and target.read(network, [*answer.prompt_ids, *answer.response_ids])
     for position, token in enumerate(answer.response_ids):
         if (found := index.next_token([])) is not None:
             yield LOOKUP, found[1] - 1, answer.chance(position, found[0])
@@ -90,7 +97,11 @@ def _observations(answer: HeldOut, table: NgramTable | None, network) -> Iterato
             yield NGRAM, (found[1] - 1) * NGRAM_BINS + bin_of(found[2], NGRAM_BINS), answer.chance(position, found[0])
         if network is not None:
             yield from _network_observations(answer, position, ahead, network.draft_ids)
-            if len(seen) + position + 1 < network.limit:
+            known = len(seen) + position
+            if text is not None:
+                known = len(answer.prompt_ids) + position
+                network.share(text.first(known), known - 1 if position else 0, known)
+            if known + 1 < network.limit:
                 ahead = network.read_ahead([token])
             else:
                 network = None

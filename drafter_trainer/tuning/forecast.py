@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from drafter_trainer.benchmark.report import markdown_table
 from drafter_trainer.decoding.metrics import mean_accepted_tokens
 from drafter_trainer.decoding.replay import Costs, SimulatedClock, replay
+from drafter_trainer.decoding.target_cache import TargetTexts
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import loop_of
 from drafter_trainer.tuning.calibration import HeldOut
@@ -69,7 +70,11 @@ def forecast_table(costs: Costs) -> str:
 
 
 def forecast_drafter(
-    drafter: PreTrainedModel, answers: Sequence[HeldOut], costs: Costs, end_ids: Collection[int]
+    drafter: PreTrainedModel,
+    answers: Sequence[HeldOut],
+    costs: Costs,
+    end_ids: Collection[int],
+    target: TargetTexts | None = None,
 ) -> dict[str, Any]:
     """Replay a trained drafter on held-out greedy answers.
 
@@ -77,12 +82,13 @@ def forecast_drafter(
         drafter (`PreTrainedModel`): As `load_drafter` returned it.
         costs (`Costs`): Of this machine, with passes of the drafter's longest draft.
         end_ids (`Collection[int]`): Ids that end an answer.
+        target (`TargetTexts`, *optional*): Reads the answers for a network that attends to the target's keys.
     Returns:
         `dict` with `speedup` over plain decoding, `tokens_per_pass`, `drafting_milliseconds` a round, and `answers`.
     """
     own, clock = loop_of(drafter), SimulatedClock()
     loop = DraftingLoop(own.network, own.table, own.settings, own.device, own.vocabulary, clock)
-    result = replay(loop, map(HeldOut.known, answers), costs, clock, end_ids)
+    result = replay(loop, map(HeldOut.known, answers), costs, clock, end_ids, target)
     return {
         "speedup": result.speedup,
         "tokens_per_pass": mean_accepted_tokens(result.tokens, len(result.rounds)),

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from drafter_trainer.decoding.metrics import acceptance_rate, mean_accepted_tokens
 from drafter_trainer.decoding.replay import Costs, Replay, SimulatedClock, replay
+from drafter_trainer.decoding.target_cache import TargetTexts
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.ngram import NgramTable
 from drafter_trainer.drafters.loop.policy import LOOKUP, NETWORK, NGRAM, SOURCES
@@ -73,6 +74,7 @@ class Tuning:
             always chosen: there is nothing else to publish.
         table_bytes (`int`, *optional*, defaults to 2 MiB): Largest file of a table.
         other_tasks (`Sequence[Sequence[HeldOut]]`, *optional*): Held-out greedy answers of each other task.
+        target (`TargetTexts`, *optional*): Reads the answers for a network that attends to the target's keys.
     """
 
     draft_model: PreTrainedModel
@@ -86,6 +88,7 @@ class Tuning:
     sources: Sequence[str] = SOURCES
     table_bytes: int = 1 << 21
     other_tasks: Sequence[Sequence[HeldOut]] = ()
+    target: TargetTexts | None = None
     trials: list[dict[str, Any]] = field(default_factory=list)
     speedup: float = 0.0
 
@@ -243,7 +246,7 @@ class Tuning:
             if network is not None:
                 step = measure_step(network, typical_prompt(self.greedy), _STEP_REPEATS)
             table = None if choice.slots is None else NgramTable(choice.slots)
-            self._prepared = made_of, (network, table, step, calibrate(self._fitted, table, network))
+            self._prepared = made_of, (network, table, step, calibrate(self._fitted, table, network, self.target))
         return self._prepared[1]
 
     def _network(self, choice: Candidate):
@@ -252,7 +255,7 @@ class Tuning:
     def _replay(self, choice: Candidate, network, table: NgramTable | None, task: Sequence[HeldOut]) -> Replay:
         clock, vocabulary = SimulatedClock(), self.draft_model.config.vocab_size
         loop = DraftingLoop(network, table, choice.settings, self.draft_model.device, vocabulary, clock)
-        return replay(loop, map(HeldOut.known, task), self.costs, clock, self.end_ids)
+        return replay(loop, map(HeldOut.known, task), self.costs, clock, self.end_ids, self.target)
 
     def _finish(self, choice: Candidate) -> Candidate:
         if NGRAM not in choice.settings.sources:
@@ -261,9 +264,9 @@ class Tuning:
         network = None
         if NETWORK in choice.settings.sources:
             network = self._network(choice)
-        changes = {"calibration": calibrate(itertools.chain(*self._tasks), table, network)}
+        changes = {"calibration": calibrate(itertools.chain(*self._tasks), table, network, self.target)}
         if self.sampled:
-            changes["sampling_calibration"] = calibrate(self.sampled, table, network)
+            changes["sampling_calibration"] = calibrate(self.sampled, table, network, self.target)
         return self._set(choice, **changes)
 
 

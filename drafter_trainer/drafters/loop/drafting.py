@@ -91,6 +91,7 @@ class DraftingLoop:
         sampling: bool = False,
         end_ids: Collection[int] = (),
         endings: Endings | None = None,
+        cache=None,
     ) -> list[Proposal]:
         """Draft what may follow.
 
@@ -102,10 +103,14 @@ class DraftingLoop:
             sampling (`bool`): Whether the target samples.
             end_ids (`Collection[int]`): Ids behind which nothing is drafted.
             endings (`Endings`, *optional*): Tokens that are not drafted, nor anything behind them.
+            cache (`transformers.Cache`, *optional*): The target's keys and values of all tokens but the last one,
+                for a network that attends to them.
         Returns:
             `list[Proposal]`, empty where a draft would cost more than it yields.
         """
         self._follow(known, sampling)
+        if cache is not None and self.network is not None and self.network.share(cache, self._shared, len(known) - 1):
+            self._shared, self._skipped, self._read = len(known) - 1, 0, known[:-1]
         limit = min(limit, self.settings.longest_draft, self._curve.longest - 1)
         if endings is not None and process is None:
             process = _unprocessed  # over the whole vocabulary, as endings are
@@ -196,6 +201,7 @@ class DraftingLoop:
         self._gain = NetworkGain(settings.network_gain)
         self._index = SuffixIndex()
         self._read: list[int] = []
+        self._shared = 0  # tokens of which the network has the target's keys and values
         self._skipped = 0  # tokens of the prompt before the network's window, behind the first one
         self._rounds = 0
 

@@ -73,7 +73,10 @@ def draft_round(
     limit = loop.settings.longest_draft if max_new_tokens == loop.stock_draft_length else max_new_tokens
     if call.max_length is not None:
         limit = max(min(limit, call.max_length - input_ids.shape[1] - 1), 0)
-    draft = loop.draft(input_ids[0].tolist(), limit, process, sampling, call.end_ids, call.endings)
+    cache = None
+    if loop.network is not None and loop.network.kv_sharing_layers:
+        cache = calling_loop().get("model_kwargs", {}).get("past_key_values")
+    draft = loop.draft(input_ids[0].tolist(), limit, process, sampling, call.end_ids, call.endings, cache)
     tokens = torch.tensor([[proposal.token for proposal in draft]], dtype=input_ids.dtype, device=input_ids.device)
     scores = (NoScores(),)
     drawn = any(proposal.scores is not None for proposal in draft)

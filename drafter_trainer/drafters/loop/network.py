@@ -89,6 +89,7 @@ class LeanNetwork:
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.prompt_window = getattr(config, "prompt_window", None)
         self.parallel_tokens = getattr(config, "parallel_tokens", None) or 1
+        self.kv_sharing_layers = getattr(config, "kv_sharing_layers", None)
         self._mask_id = getattr(config, "pard_token", None)
         self.embedding_scale = torch.tensor(config.hidden_size**0.5, dtype=self.dtype) if scaled else None
         body = model.get_decoder()
@@ -111,6 +112,41 @@ class LeanNetwork:
     def crop(self, length: int) -> None:
         """Forget what was read from position `length` on."""
         self.length = min(self.length, length)
+
+    @torch.inference_mode()
+    def share(self, cache, start: int, end: int) -> bool:
+        """Attend to the target's keys and values in place of the network's own, where it was trained to.
+
+        What the network has read is forgotten from `start` on; it goes on behind `end`.
+
+        Args:
+            cache (`transformers.Cache`): The target's, of one sequence; it is read, never changed.
+            start, end (`int`): Tokens from `start` on are taken over; the cache must hold `end`.
+        Returns:
+            `bool`: Whether they were. Not where the network has no `kv_sharing_layers`, the cache holds fewer tokens
+            or more, or none in plain tensors of the network's shape.
+        """
+        if not self.kv_sharing_layers or end > self.limit or cache.get_seq_length() != end:
+            return False
+        kept = getattr(cache, "layers", ())
+        if len(kept) <= max(self.kv_sharing_layers):
+            return False
+        kept = [kept[layer] for layer in self.kv_sharing_layers]
+        for layer, own in zip(kept, self.layers):
+            keys, first = getattr(layer, "keys", None), 0
+            if keys is not None and getattr(layer, "is_sliding", False) and own.kind.window is not None:
+                first = end - keys.shape[-2]
+            if keys is None or keys.shape != (1, self.key_value_heads, end - max(first, 0), self.head_dim):
+                return False
+        if end > self.capacity:
+            self._reserve(min(self.limit, max(end, 2 * self.capacity)))
+        for layer, keys, values in zip(kept, self._keys, self._values):
+            first = end - layer.keys.shape[-2]  # a sliding window has dropped what is before
+            place = slice(max(start, first), end)
+            keys[:, place] = layer.keys[0, :, place.start - first :]
+            values[:, place] = layer.values[0, :, place.start - first :]
+        self.length = end
+        return True
 
     @torch.inference_mode()
     def read(self, token_ids: list[int]) -> torch.Tensor:

@@ -18,6 +18,7 @@ class StockNetwork:
         self.limit = model.config.max_position_embeddings
         self.prompt_window = getattr(model.config, "prompt_window", None)
         self.parallel_tokens = getattr(model.config, "parallel_tokens", None) or 1
+        self.kv_sharing_layers = None  # it reads with the modules of transformers, which keep a cache of their own
         self._mask_id = getattr(model.config, "pard_token", None)
         self._masks = 0  # of these, in the cache behind the text
         self._cache = DynamicCache(config=model.config)
