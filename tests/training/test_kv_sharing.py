@@ -1,0 +1,113 @@
+"""Training behind the target's own keys and values: what a drafter reads is what it will read when it drafts."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+
+from drafter_trainer import DrafterTrainer, create_drafter
+from drafter_trainer.decoding.replay import replay_at_fixed_length
+from drafter_trainer.decoding.target_cache import TargetTexts
+from drafter_trainer.drafters.loop.network import LeanNetwork
+from drafter_trainer.errors import InputError
+from drafter_trainer.targets import Target
+from drafter_trainer.training.collators import IGNORED, SelfDistilledCollator
+from drafter_trainer.training.kv_sharing import DRAFTED, TargetReader, keep_windows, share_keys
+from tests.decoding.drafts import partly_agreeing
+from tests.training.conftest import finetuning_arguments, make_rows
+
+LAYERS = [0, 1, 2, 3]
+
+
+def collate(rows: list[dict], window: int | None = None) -> dict[str, torch.Tensor]:
+    return SelfDistilledCollator(0, 128, window)(rows)
+
+
+@pytest.mark.parametrize("beginning", [0, 40], ids=["nothing in common", "a common beginning"])
+def test_a_drafter_is_trained_on_what_it_drafts_from(target_model, beginning: int) -> None:
+    """Prevent a drafter from learning behind other keys, at other positions or of other drafts than it then has."""
+    rows = make_rows(6, seed=3)
+    for row in rows:
+        row["prompt_ids"] = [*range(60, 60 + beginning), *row["prompt_ids"]]
+    drafter, reader = partly_agreeing(target_model, 0.015), TargetReader(target_model, LAYERS)
+    drafter.config.kv_sharing_layers = LAYERS
+    network, texts = LeanNetwork(drafter), TargetTexts(target_model)
+    for offset in (0, 2):
+        for _ in range(2):  # the second time beginnings are known
+            batch = share_keys(collate(rows), reader, torch.full((len(rows),), offset))
+        read = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids", "past_key_values")}
+        with torch.inference_mode():
+            logits = drafter(**read, use_cache=False).logits
+        for row, told, labels in zip(rows, logits, batch["labels"]):
+            prompt, response = row["prompt_ids"], row["response_ids"]
+            assert labels[labels != IGNORED].tolist() == response
+            text = texts.read(network, [*prompt, *response])
+            for place in range(len(response)):
+                first = max(0, (place + offset) // DRAFTED * DRAFTED - offset)
+                verified = len(prompt) - 1 + first
+                network.crop(0)
+                if verified:
+                    assert network.share(text.first(verified), 0, verified)
+                expected = network.read([*prompt, *response][verified : len(prompt) + place])
+                torch.testing.assert_close(told[place], expected, atol=1e-4, rtol=0)
+
+
+def test_windows_are_those_of_the_collator() -> None:
+    """Prevent a drafter from learning to draft alone behind other tokens than it then reads."""
+    rows = make_rows(6, seed=4)
+    kept, expected = keep_windows(collate(rows), 5), collate(rows, 5)
+    real = expected["attention_mask"].bool()
+    for name in ("attention_mask", "labels"):
+        assert torch.equal(kept[name], expected[name])
+    for name in ("input_ids", "topk_ids", "topk_logprobs"):
+        assert torch.equal(kept[name][real], expected[name][real])
+
+
+def test_a_drafter_learns_to_draft_behind_the_targets_keys(tmp_path: Path, target: Target) -> None:
+    """Prevent a trainer that saves a drafter without what it was trained with, or whose drafter does not draft so."""
+    rows = [row for row in make_rows(12, seed=2) if len(row["response_ids"]) > 8][:4]
+    drafter = create_drafter(target, layers=[0, 1])
+    arguments = finetuning_arguments(
+        tmp_path,
+        max_steps=120,
+        per_device_train_batch_size=4,
+        learning_rate=1e-2,
+        lr_scheduler_type="constant",
+        kv_sharing_layers=[2, 3],
+        prompt_window=4,
+    )
+    trainer = DrafterTrainer(
+        drafter, arguments, train_dataset=Dataset.from_list(rows), eval_dataset=Dataset.from_list(rows)
+    )
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < 1
+    trainer.save_model()
+    loaded = LeanNetwork(type(drafter).from_pretrained(tmp_path).eval())
+    assert loaded.kv_sharing_layers == [2, 3]
+    completions = [(row["prompt_ids"], row["response_ids"]) for row in rows]
+    tokens = sum(len(completion) for _, completion in completions)
+    rounds = replay_at_fixed_length(loaded, completions, 4, target=TargetTexts(target.load_model("float32")))
+    assert len(rounds) < tokens / 3
+    loaded.kv_sharing_layers = None  # and alone
+    assert len(replay_at_fixed_length(loaded, completions, 4)) < tokens / 2
+
+
+def test_what_cannot_be_shared_is_refused(tmp_path: Path, target: Target) -> None:
+    """Prevent a training that ends in its first step, or a drafter that no cache fits."""
+    rows = Dataset.from_list(make_rows(4))
+
+    def train(drafter, **given) -> None:
+        DrafterTrainer(drafter, finetuning_arguments(tmp_path, **given), train_dataset=rows)
+
+    drafter = create_drafter(target, layers=[0, 1])
+    with pytest.raises(InputError, match="names 1 layers, the drafter has 2"):
+        train(drafter, kv_sharing_layers=[0])
+    with pytest.raises(InputError, match="must be 0 to 3"):
+        train(drafter, kv_sharing_layers=[0, 4])
+    with pytest.raises(InputError, match="together"):
+        train(drafter, kv_sharing_layers=[0, 1], parallel_tokens=3)
+    with pytest.raises(InputError, match="num_key_value_heads"):
+        train(create_drafter(target, "scratch", num_key_value_heads=1), kv_sharing_layers=[0, 1])
+    with pytest.raises(InputError, match="create_drafter"):
+        train(type(drafter)(drafter.config), kv_sharing_layers=[0, 1])
