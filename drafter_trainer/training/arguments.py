@@ -88,9 +88,9 @@ class DrafterTrainingArguments(_TrainerArguments):
             the text (see `training.parallel`); 0 for one at a time, as stock models do. Published as `parallel_tokens`
             and `pard_token` of its configuration; the same weights draft one token at a time too.
         kv_sharing_layers (`list[int]`): For each layer of the drafter the layer of the target whose keys and values of
-            the verified tokens it attends to; mostly those that it started from. The target is run beside training,
-            on whole prompts, which `max_length` must hold; a share of the batches is read without it, so that the same
-            weights draft alone too. It becomes `kv_sharing_layers` of the drafter's configuration.
+            the verified tokens it attends to, mostly the one that it started from; those of the drafter's
+            configuration if left out. The target then runs beside training, on whole prompts, which `max_length` and
+            the attention's window must hold. Some batches are read without it, so that the same weights draft alone.
         lora_rank (`int`): Train an adapter of this rank over a base drafter, which stays as it is; 0 for all weights.
     """
 
@@ -136,8 +136,6 @@ class DrafterTrainingArguments(_TrainerArguments):
             self.per_device_train_batch_size = 1  # one group of rows
         if self.parallel_tokens == 1 or self.parallel_tokens < 0:
             raise InputError(f"parallel_tokens must be 2 or more, or 0 for one at a time, got {self.parallel_tokens}")
-        if self.kv_sharing_layers and self.parallel_tokens:
-            raise InputError("parallel_tokens cannot be trained together with kv_sharing_layers: leave one out")
         for name in ("draft_vocabulary", "prompt_window", "lora_rank"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must be 0 or more, got {getattr(self, name)}")

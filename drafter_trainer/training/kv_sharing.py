@@ -152,7 +152,7 @@ def keep_windows(batch: dict[str, torch.Tensor], window: int | None) -> dict[str
     return moved | {"attention_mask": real.long().to(device)}
 
 
-def check_shapes(drafter: PretrainedConfig, target: PretrainedConfig, layers: Sequence[int], max_length: int) -> None:
+def check_shapes(drafter: PretrainedConfig, target: PretrainedConfig, layers: Sequence[int]) -> None:
     """Make sure that a drafter's layers can attend to the target's keys and values.
 
     Raises:
@@ -166,10 +166,6 @@ def check_shapes(drafter: PretrainedConfig, target: PretrainedConfig, layers: Se
         own, others = getattr(drafter, name, None), getattr(target, name, None)
         if own != others:
             raise InputError(f"kv_sharing_layers needs the target's {name} of {others}, the drafter has {own}")
-    kinds = getattr(drafter, "layer_types", None), getattr(target, "layer_types", None)
-    window = getattr(drafter, "sliding_window", None)
-    if all(kinds) and window and max_length > window:
-        raise InputError(f"kv_sharing_layers needs max_length up to the attention's window of {window}")
 
 
 def _lengths_and_starts(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 import torch
 from torch.utils.data import DataLoader, Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from drafter_trainer.drafters.adapters import ADAPTER, add_adapter, is_adapter, merged_copy
@@ -18,6 +18,7 @@ from drafter_trainer.drafters.initialization import setup_of
 from drafter_trainer.drafters.loop.repository import VOCABULARY
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids, coverage, map_ids, prune_head, vocabulary_bytes
 from drafter_trainer.errors import InputError
+from drafter_trainer.targets import Target
 from drafter_trainer.training.arguments import DrafterTrainingArguments, PretrainingArguments
 from drafter_trainer.training.base import TokenMeanTrainer, own_arguments, tokenizer_of
 from drafter_trainer.training.batches import GroupedRows
@@ -126,6 +127,8 @@ class DrafterTrainer(TokenMeanTrainer):
         args = _with_known_metric(args, eval_dataset)
         model.config.prompt_window = args.prompt_window or None
         self._facts = {}
+        self._reader: TargetReader | None = None
+        max_length = self._share_keys(model.config, args, setup and setup.target)
         if args.parallel_tokens:
             check_attention(model.config, args.max_length)
             if getattr(model.config, "pard_token", None) is None:
@@ -133,22 +136,14 @@ class DrafterTrainer(TokenMeanTrainer):
                     raise InputError("parallel_tokens needs a mask token: give the target's tokenizer")
                 model.config.pard_token = choose_mask_id(processing_class, model.config.vocab_size)
         model.config.parallel_tokens = args.parallel_tokens or None
-        self._reader: TargetReader | None = None
-        model.config.kv_sharing_layers = list(args.kv_sharing_layers) or None
-        if args.kv_sharing_layers:
-            if setup is None:
-                raise InputError("kv_sharing_layers needs the target: make the drafter with create_drafter")
-            target_config = setup.target.load_config().get_text_config()
-            check_shapes(model.config, target_config, args.kv_sharing_layers, args.max_length)
-            check_attention(model.config, args.max_length)
         if draft_ids is None and (size := args.draft_vocabulary or (setup.draft_vocabulary if setup else 0)):
             draft_ids = self._choose_draft_ids(size, train_dataset, model.config.vocab_size, processing_class)
         if args.lora_rank and not is_adapter(model):
             model = add_adapter(model, args.lora_rank)
         if data_collator is None:
             pad_id = processing_class.pad_token_id if processing_class else None
-            window = 0 if args.kv_sharing_layers else args.prompt_window
-            data_collator = SelfDistilledCollator(pad_id or 0, args.max_length, window)
+            window = 0 if self._shared else args.prompt_window
+            data_collator = SelfDistilledCollator(pad_id or 0, max_length, window)
         for name, rows in (("train_rows", train_dataset), ("validation_rows", eval_dataset)):
             if hasattr(rows, "__len__"):
                 self._facts[name] = len(rows)
@@ -193,16 +188,33 @@ class DrafterTrainer(TokenMeanTrainer):
         """Return a prompt without a completion; see the base class."""
         return row | {"response_ids": []}
 
+    def _share_keys(self, config: PretrainedConfig, args: DrafterTrainingArguments, target: Target | None) -> int:
+        """Find out whether the target's keys are shared, and return the longest row that can be read."""
+        asked = args.kv_sharing_layers
+        if asked and target is None:
+            raise InputError("kv_sharing_layers needs the target: make the drafter with create_drafter")
+        config.kv_sharing_layers = list(asked) or getattr(config, "kv_sharing_layers", None)
+        # Without its target a drafter goes on learning alone.
+        self._shared = [] if target is None else config.kv_sharing_layers or []
+        if not self._shared:
+            return args.max_length
+        if args.parallel_tokens:
+            raise InputError("parallel_tokens cannot be trained together with kv_sharing_layers: leave one out")
+        check_shapes(config, target.load_config().get_text_config(), self._shared)
+        longest = min(args.max_length, getattr(config, "sliding_window", None) or args.max_length)
+        check_attention(config, longest)
+        return longest
+
     def prepare(self, inputs: dict[str, torch.Tensor], training: bool) -> dict[str, Any]:
-        """Share the target's keys and values where `args.kv_sharing_layers` says so; see the base class."""
-        if not self.args.kv_sharing_layers:
+        """Read behind the target's keys and values, where they are shared; see the base class."""
+        if not self._shared:
             return inputs
         if training and torch.rand(()) < ALONE:
             return keep_windows(inputs, self.args.prompt_window)
         if self._reader is None:
             dtype = "bfloat16" if self.args.bf16 else "float32"
             target = setup_of(self.accelerator.unwrap_model(self.model)).target.load_model(dtype, self.args.device)
-            self._reader = TargetReader(target, self.args.kv_sharing_layers)
+            self._reader = TargetReader(target, self._shared)
         rows = len(inputs["input_ids"])
         offsets = torch.randint(DRAFTED, (rows,)) if training else torch.zeros(rows, dtype=torch.long)
         return share_keys(inputs, self._reader, offsets)

@@ -111,3 +111,15 @@ def test_what_cannot_be_shared_is_refused(tmp_path: Path, target: Target) -> Non
         train(create_drafter(target, "scratch", num_key_value_heads=1), kv_sharing_layers=[0, 1])
     with pytest.raises(InputError, match="create_drafter"):
         train(type(drafter)(drafter.config), kv_sharing_layers=[0, 1])
+
+
+def test_a_drafter_goes_on_sharing(tmp_path: Path, target: Target) -> None:
+    """Prevent a further training, as adapt does it, from taking from a drafter what it has learned to read."""
+    drafter = create_drafter(target, layers=[0, 1])
+    drafter.config.kv_sharing_layers = [2, 3]
+    rows = Dataset.from_list(make_rows(8))
+    trainer = DrafterTrainer(drafter, finetuning_arguments(tmp_path, max_steps=1), train_dataset=rows)
+    batch = trainer.prepare(next(iter(trainer.get_train_dataloader())), training=False)
+    assert "past_key_values" in batch
+    trainer.train()
+    assert drafter.config.kv_sharing_layers == [2, 3]
