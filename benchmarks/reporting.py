@@ -14,13 +14,14 @@ def report(name: str, figures: list[dict[str, Any]], ratios: dict[str, float], o
 
     Args:
         name (`str`): Of the measurement.
-        figures (`list[dict]`): One entry a method; the keys of the first are the table's columns.
+        figures (`list[dict]`): One entry a method; the keys of the first are the table's columns, which
+            others may lack.
         ratios (`dict[str, float]`): What is compared, and its bar.
         out (`Path`, *optional*): Folder of the file.
     """
     columns = list(figures[0])
     lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
-    lines += ["| " + " | ".join(_shown(entry[column]) for column in columns) + " |" for entry in figures]
+    lines += ["| " + " | ".join(_shown(entry.get(column, "")) for column in columns) + " |" for entry in figures]
     lines += ["", *(f"{what}: {value:.2f}" for what, value in ratios.items())]
     print("\n".join(lines))
     out.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,8 @@ The folder of `--data` holds text that was not trained on:
 
 The target completes all questions greedily, once; completions/ in the same folder keeps them, so that another drafter
 is replayed on the same ones. Each draft source drafts alone, 5 tokens a round at most: nothing depends on the clock.
-Beside each figure stands what the completions are worth.
+Beside each figure stands what the completions are worth; an output language that the target does not write is not
+replayed.
 
 Source: the questions are those of arXiv 2406.16758 (input against output language; Figures 5 and 8) and 2605.30580
 (output languages).
@@ -22,7 +23,7 @@ Source: the questions are those of arXiv 2406.16758 (input against output langua
 import argparse
 import json
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ from drafter_trainer.decoding.metrics import Round, alpha, is_looping, mean_acce
 from drafter_trainer.decoding.replay import replay_at_fixed_length
 from drafter_trainer.distillation.engines import TransformersEngine
 from drafter_trainer.distillation.requests import Request
-from drafter_trainer.drafters.loop.drafting import TAIL
+from drafter_trainer.drafters.loop.drafting import TAIL, DraftingLoop
 from drafter_trainer.drafters.loop.generate import loop_of
 from drafter_trainer.drafters.loop.lookup import SuffixIndex
 from drafter_trainer.drafters.loop.ngram import NgramTable
@@ -93,26 +94,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             completions = writer.complete(questions, kind, pair)
             texts = [chat.tokenizer.decode(ids, skip_special_tokens=True).strip() for _, ids in completions]
             worth = judge(texts, completions, questions, pair)
-            counted: dict[str, list[list[int]]] = {name: [] for name in COUNTED} if compared == OUTPUTS else {}
-            if counted and worth["does the task"] == "yes":
-                counted = {name: read(pair, options.data, writer) for name, read in COUNTED.items()}
-            tables = {"drafter's n-gram table": loop.table}
-            tables |= {f"n-gram table of {name}": count_all_orders(ids) for name, ids in counted.items()}
-            length, tokens = options.draft_length, sum(len(ids) for _, ids in completions)
-            drafted = {"lookup": replay_source(look_up, completions, length, end_ids)}
-            for name, table in tables.items():
-                drafted[name] = [] if table is None else replay_source(ask_table(table), completions, length, end_ids)
-            network = [replay_at_fixed_length(loop.network, [each], length, end_ids) for each in completions]
-            passes = np.array([len(rounds) for rounds in network])
-            yielded = tokens_per_pass(np.array([len(ids) for _, ids in completions]), passes)
-            figures.append(
-                {"kind": kind, "pair": str(pair), "completions": len(texts), "tokens": tokens}
-                | worth
-                | {name: mean_accepted_tokens(tokens, len(rounds)) for name, rounds in drafted.items()}
-                | {"network": yielded.value, "from": yielded.low, "to": yielded.high}
-                | {"network's α": alpha([round_ for rounds in network for round_ in rounds])}
-                | {f"tokens of {name}": sum(map(len, ids)) for name, ids in counted.items()}
-            )
+            figures.append({"kind": kind, "pair": str(pair), "completions": len(texts)} | worth)
+            if compared != OUTPUTS or worth["does the task"] == "yes":
+                readers = COUNTED if compared == OUTPUTS else {}
+                counted = {name: read(pair, options.data, writer) for name, read in readers.items()}
+                tables = {"drafter's n-gram table": loop.table}
+                tables |= {f"n-gram table of {name}": count_all_orders(ids) for name, ids in counted.items()}
+                figures[-1] |= replay_sources(loop, tables, completions, options.draft_length, end_ids)
+                figures[-1] |= {f"tokens of {name}": sum(map(len, ids)) for name, ids in counted.items()}
             print(json.dumps(figures[-1], ensure_ascii=False), texts[:2], file=sys.stderr, flush=True)
         report(f"transfer_{compared}", figures, {}, options.out)
 
@@ -244,6 +233,32 @@ def judge(
         "looping": looping,
         "does the task": "; ".join(beyond_limits(run)) or "yes",
     }
+
+
+def replay_sources(
+    loop: DraftingLoop,
+    tables: Mapping[str, NgramTable | None],
+    completions: Completions,
+    draft_length: int,
+    end_ids: Collection[int],
+) -> dict[str, float | None]:
+    """Let each source draft alone along known completions: tokens per target pass, `None` for a table that is not."""
+    tokens = sum(len(ids) for _, ids in completions)
+    drafted = {"lookup": replay_source(look_up, completions, draft_length, end_ids)}
+    for name, table in tables.items():
+        drafted[name] = [] if table is None else replay_source(ask_table(table), completions, draft_length, end_ids)
+    network = [replay_at_fixed_length(loop.network, [each], draft_length, end_ids) for each in completions]
+    yielded = tokens_per_pass(
+        np.array([len(ids) for _, ids in completions]), np.array([len(rounds) for rounds in network])
+    )
+    draft_ids = range(loop.vocabulary) if loop.draft_ids is None else set(loop.draft_ids.tolist())
+    return (
+        {"tokens": tokens}
+        | {name: mean_accepted_tokens(tokens, len(rounds)) for name, rounds in drafted.items()}
+        | {"network": yielded.value, "from": yielded.low, "to": yielded.high}
+        | {"network's α": alpha([round_ for rounds in network for round_ in rounds])}
+        | {"in its draft vocabulary": sum(token in draft_ids for _, ids in completions for token in ids) / tokens}
+    )
 
 
 def tokens_per_pass(tokens: np.ndarray, passes: np.ndarray) -> Interval:
