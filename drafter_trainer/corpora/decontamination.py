@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Iterable
+from typing import Any
 
 import regex
 
@@ -40,7 +41,7 @@ class Decontaminator:
         self._short: set[str] = set()
         for text, spaced in questions:
             normalised = normalise(text)
-            runs = set(_runs(units(normalised, spaced)))
+            runs = set(runs_of(units(normalised, spaced)))
             if runs:
                 self._runs.setdefault(spaced, set()).update(runs)
             elif normalised:
@@ -53,10 +54,11 @@ class Decontaminator:
             return "exact match"
         normalised = " ".join(lines)
         for spaced, known in self._runs.items():
-            if not known.isdisjoint(_runs(units(normalised, spaced))):
+            if not known.isdisjoint(runs_of(units(normalised, spaced))):
                 return "overlap"
         return None
 
 
-def _runs(sequence: tuple[str, ...]) -> Iterable[tuple[str, ...]]:
+def runs_of(sequence: tuple[Any, ...]) -> Iterable[tuple[Any, ...]]:
+    """Return what stands in a row in a sequence, 13 units each."""
     return (sequence[start : start + OVERLAP] for start in range(len(sequence) - OVERLAP + 1))

@@ -1,6 +1,7 @@
 """Find how a drafter drafts best on this machine, and write it into the drafter."""
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from drafter_trainer.languages import Language, Pair, probes_of, read_languages
 from drafter_trainer.repository import target_of
 from drafter_trainer.targets import Target, as_target, end_ids
 from drafter_trainer.training.rows import Rows
-from drafter_trainer.tuning.answers import continue_texts, load_answers, typical_prompt
+from drafter_trainer.tuning.answers import apart_from, continue_texts, load_answers, typical_prompt
 from drafter_trainer.tuning.costs import measure_costs
 from drafter_trainer.tuning.results import TRIALS, read_costs, write_costs
 from drafter_trainer.tuning.search import Candidate, Tuning
@@ -190,6 +191,8 @@ def find_settings(
     else:
         train, (greedy, sampled) = [], continue_texts(model, chat.tokenizer, read_texts("validation"), max_answers)
     others = [load_answers(other, target, max_answers)[1] for other in other_rows]
+    held_out, counted = [*greedy, *sampled, *itertools.chain(*others)], len(train) + len(texts)
+    train, texts = apart_from(train, held_out), apart_from(texts, held_out)
     if costs is not None:
         timed = read_costs(costs, longest_draft)
     else:
@@ -219,6 +222,8 @@ def find_settings(
         "speedup_on_validation": round(search.speedup, 2),
         "tried_on": f"{len(greedy)} {'held-out answers' if train else 'continuations of held-out text'}",
     }
+    if left_out := counted - len(train) - len(texts):
+        facts["left_out_of_tables"] = left_out
     if timed.spread is not None:
         facts["spread_of_passes"] = f"{timed.spread:.0%}" + ("" if timed.steady else ", unstable")
     return Found(choice, search.trials, timed, facts, search.speedup, None if network else draft_model)

@@ -144,6 +144,8 @@ class DrafterTrainer(TokenMeanTrainer):
             pad_id = processing_class.pad_token_id if processing_class else None
             window = 0 if self._shared else args.prompt_window
             data_collator = SelfDistilledCollator(pad_id or 0, max_length, window)
+        if self._shared:
+            self._facts["kv_sharing_layers"] = self._shared
         for name, rows in (("train_rows", train_dataset), ("validation_rows", eval_dataset)):
             if hasattr(rows, "__len__"):
                 self._facts[name] = len(rows)

@@ -9,6 +9,7 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from drafter_trainer.chat import ChatTokenizer
+from drafter_trainer.corpora.decontamination import runs_of
 from drafter_trainer.corpora.files import BadRows
 from drafter_trainer.corpora.questions import Question, keep_out
 from drafter_trainer.distillation.engines import TransformersEngine
@@ -166,6 +167,16 @@ def read_table_texts(
             drops = bad_rows.counts
             texts += read_token_ids(name, pair, split, chat, decontaminator, limit, drops, bad_rows=bad_rows)
     return texts
+
+
+def apart_from(texts: Sequence[Sequence[int]], held_out: Sequence[HeldOut]) -> list[Sequence[int]]:
+    """Leave out the texts that hold 13 tokens in a row of a held-out completion.
+
+    A sentence that settings are tried on may stand in a longer prompt of other rows. A table that was counted on its
+    completion promises what it does not keep.
+    """
+    known = {run for answer in held_out for run in runs_of(tuple(answer.response_ids))}
+    return [text for text in texts if known.isdisjoint(runs_of(tuple(text)))]
 
 
 def _responses(folder: Path) -> Iterator[list[int]]:
