@@ -10,7 +10,6 @@ from drafter_trainer.cli.configuration import OPTIONS
 from tests.test_links import PAGES, ROOT
 
 OWN = {  # of recipes that parse their command line themselves, and of the launcher
-    "adapt": {"drafter", "target", "prompts", "output_dir"},
     "compare": set(),
     "report": {"output_dir"},
     "cards": {"cards"},

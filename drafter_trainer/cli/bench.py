@@ -21,6 +21,7 @@ from drafter_trainer.cli.baselines import import_baselines
 from drafter_trainer.cli.configuration import option_of, parse_arguments
 from drafter_trainer.cli.launch import report_folder, require_one_process
 from drafter_trainer.cli.measuring_arguments import STOCK_LOOP, BenchmarkArguments
+from drafter_trainer.cli.options import arguments_of
 from drafter_trainer.corpora.tasks import TASKS, TRANSLATION
 from drafter_trainer.errors import InputError
 from drafter_trainer.pipeline.benchmark import JOURNAL, benchmark
@@ -44,27 +45,16 @@ def main(argv: list[str]) -> None:
     beside = Path(drafter).parent / "pretrain"
     pretrained = str(beside) if Path(drafter).is_dir() and (beside / "config.json").is_file() else None
     out = Path(bench.output_dir or run.measured(bench.task, TRANSLATION))
-    common = {
-        "questions": choose_questions(bench, argv),
-        "languages": named.pair,
-        "dtype": where.dtype,
-        "task": bench.task,
-        "max_questions": bench.max_questions,
-        "max_new_tokens": bench.max_new_tokens,
-        "prompt_lookup_tokens": bench.prompt_lookup_tokens,
-    }
+    asked, target = choose_questions(bench, argv), where.resolve()
     if bench.engine:
-        results = benchmark_engine(
-            drafter,
-            where.resolve(),
-            engine=bench.engine,
-            output_dir=bench.output_dir or out / "engines" / bench.engine,
-            python=bench.engine_python,
-            options=shlex.split(bench.engine_options),
-            target_gguf=bench.target_gguf,
-            **common,
-        )
-        print(report_tables(results))
+        given = arguments_of(benchmark_engine, bench, where) | {
+            "questions": asked,
+            "languages": named.pair,
+            "output_dir": bench.output_dir or out / "engines" / bench.engine,
+        }
+        words = shlex.split(bench.engine_options)
+        given |= {"drafter": drafter, "target": target, "python": bench.engine_python, "options": words}
+        print(report_tables(benchmark_engine(**given)))
         return
     baselines, build, trained = [name for name in bench.baselines if name != STOCK_LOOP], None, {}
     if baselines:
@@ -77,23 +67,19 @@ def main(argv: list[str]) -> None:
             if name in baselines
         }
     before = read_step(out / "bench")
-    results = benchmark(
-        drafter,
-        where.resolve(),
-        output_dir=out,
-        against=bench.others,
-        pretrained=pretrained,
-        max_sampling_questions=bench.max_sampling_questions,
-        temperatures=bench.temperatures,
-        seeds=bench.seeds,
-        repeats=bench.repeats,
-        without=bench.without,
-        alone=bench.alone,
-        stock_loop=STOCK_LOOP in bench.baselines,
-        other_methods=build,
-        other_inputs=trained,
-        **common,
-    )
+    given = arguments_of(benchmark, bench, where) | {
+        "drafter": drafter,
+        "target": target,
+        "questions": asked,
+        "output_dir": out,
+        "languages": named.pair,
+        "against": bench.others,
+        "pretrained": pretrained,
+        "stock_loop": STOCK_LOOP in bench.baselines,
+        "other_methods": build,
+        "other_inputs": trained,
+    }
+    results = benchmark(**given)
     if read_step(out / "bench") != before or not (out / FILE_NAME).is_file():
         write_outputs(read_journal(out / "bench" / JOURNAL), out / FILE_NAME)
     print(report_tables(results))

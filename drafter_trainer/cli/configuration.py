@@ -12,6 +12,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from drafter_trainer.cli.arguments import (
+    AdaptationArguments,
     CorpusArguments,
     DistillationArguments,
     DrafterArguments,
@@ -40,6 +41,7 @@ OPTIONS = {
     "distill": (RunArguments, TargetArguments, CorpusArguments, DistillationArguments),
     "finetune": (RunArguments, TargetArguments, RowsArguments, DrafterArguments, DrafterTrainingArguments),
     "predict": (RunArguments, TargetArguments, DrafterArguments, PredictionArguments),
+    "adapt": (AdaptationArguments,),
     "tune": (RunArguments, TargetArguments, TuningArguments),
     "language": (LanguageRunArguments, LanguageArguments, PublishingArguments),
     "publish": (RunArguments, TargetArguments, PublishingArguments, PublishedArguments),

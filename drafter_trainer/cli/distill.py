@@ -20,6 +20,7 @@ from pathlib import Path
 from drafter_trainer import distill, score_text
 from drafter_trainer.cli.configuration import parse_arguments
 from drafter_trainer.cli.launch import report_folder
+from drafter_trainer.cli.options import arguments_of
 from drafter_trainer.corpora import STORIES
 from drafter_trainer.distillation.prompts import START_TOKEN
 from drafter_trainer.distillation.sources import corpus_prompts, corpus_texts
@@ -44,15 +45,10 @@ def main(argv: list[str]) -> None:
         )
     folder = Path(how.output_dir or named.run.rows)
     before = read_step(folder)
-    common = {
-        "output_dir": folder,
-        "languages": named.pair,
-        "evaluation_questions": corpora.evaluation_questions,
-        "batch_size": how.batch_size,
-        "dtype": where.dtype,
-    }
-    bad_rows = corpora.on_bad_rows == "skip"
-    if how.engine == "text":
+    bad_rows, scores = corpora.on_bad_rows == "skip", how.engine == "text"
+    given = arguments_of(score_text if scores else distill, corpora, how, where)
+    given |= {"output_dir": folder, "languages": named.pair}
+    if scores:
         length = min(how.max_new_tokens, target.context - 1) if target.context else how.max_new_tokens
         score_text(
             target,
@@ -60,20 +56,15 @@ def main(argv: list[str]) -> None:
             max_length=how.max_new_tokens,
             max_texts=corpora.max_samples,
             max_validation_texts=corpora.max_validation_samples,
-            **common,
+            **given,
         )
     else:
+        given["prompts"] = how.prompts or [corpus_prompts(name, pair, bad_rows) for name in corpora.corpus]
+        given["engine"] = how.engine or None
         distill(
             target,
-            how.prompts or [corpus_prompts(name, pair, bad_rows) for name in corpora.corpus],
-            temperatures=how.temperatures,
-            max_new_tokens=how.max_new_tokens,
             max_prompts=corpora.max_samples,
             max_validation_prompts=corpora.max_validation_samples,
-            engine=how.engine or None,
-            servers=how.servers,
-            teacher_forcing=how.teacher_forcing,
-            seed=how.seed,
-            **common,
+            **given,
         )
     report_folder(folder, before)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from drafter_trainer.cli.configuration import parse_arguments
 from drafter_trainer.cli.launch import require_one_process
+from drafter_trainer.cli.options import arguments_of
 from drafter_trainer.pipeline.predict import predict
 
 
@@ -20,18 +21,11 @@ def main(argv: list[str]) -> None:
     """Run the step."""
     (named, where, shape, prediction), _ = parse_arguments("predict", argv, __doc__)
     require_one_process("a forecast is made")
-    forecast = predict(
-        where.resolve(),
-        languages=named.pair,
-        output_dir=Path(prediction.output_dir or named.run.folder / "predict"),
-        drafter=prediction.drafter,
-        shape=shape.widths() | {"draft_vocabulary": prediction.draft_vocabulary},
-        rows=Path(prediction.data or named.run.rows),
-        questions=prediction.questions,
-        max_answers=prediction.max_answers,
-        max_new_tokens=prediction.max_new_tokens,
-        longest_draft=prediction.longest_draft,
-        repeats=prediction.repeats,
-        dtype=where.dtype,
-    )
+    given = arguments_of(predict, prediction, where) | {
+        "languages": named.pair,
+        "output_dir": Path(prediction.output_dir or named.run.folder / "predict"),
+        "shape": shape.widths() | {"draft_vocabulary": prediction.draft_vocabulary},
+        "rows": Path(prediction.data or named.run.rows),
+    }
+    forecast = predict(where.resolve(), **given)
     print(forecast)

@@ -12,6 +12,7 @@ import signal
 import sys
 
 from drafter_trainer.cli.configuration import parse_arguments
+from drafter_trainer.cli.options import arguments_of
 from drafter_trainer.errors import InputError
 from drafter_trainer.serving.engines import serve
 
@@ -20,17 +21,8 @@ def main(argv: list[str]) -> None:
     """Run the step."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the engine ends with this process
     (options,), _ = parse_arguments("serve", argv, __doc__)
-    with serve(
-        options.target_model,
-        options.drafter,
-        options.engine,
-        part=options.part,
-        draft_length=options.draft_length,
-        drafter_gguf=options.drafter_gguf,
-        port=options.port,
-        python=options.engine_python,
-        options=shlex.split(options.engine_options),
-    ) as running:
+    given = arguments_of(serve, options) | {"target": options.target_model, "python": options.engine_python}
+    with serve(**given | {"options": shlex.split(options.engine_options)}) as running:
         print(f"serving {options.target_model} at {running.url}, until it is interrupted", flush=True)
         if status := running.process.wait():
             raise InputError(f"{options.engine} ended with status {status}: see what it said above")

@@ -17,7 +17,9 @@ from pathlib import Path
 
 from drafter_trainer.cli.configuration import parse_arguments
 from drafter_trainer.cli.launch import report_step, require_one_process
+from drafter_trainer.cli.options import arguments_of
 from drafter_trainer.hub.publish import into_run, publish_run
+from drafter_trainer.pipeline.tune import find_settings
 from drafter_trainer.pipeline.tune_run import tune_run
 from drafter_trainer.tuning.results import trials_table
 
@@ -31,20 +33,14 @@ def main(argv: list[str], other_tasks: Sequence[Path] = (), costs: Path | None =
     step, trials = tune_run(
         run,
         target,
-        sources=tuning.sources,
         rows=Path(tuning.data) if tuning.data else None,
         other_tasks=other_tasks,
         table_corpora=tuning.table_corpus,
         table_samples=tuning.max_samples,
-        table_bytes=tuning.table_bytes,
-        evaluation_questions=tuning.evaluation_questions,
         skip_bad_rows=tuning.on_bad_rows == "skip",
-        max_answers=tuning.max_answers,
-        longest_draft=tuning.longest_draft,
-        repeats=tuning.repeats,
         costs=costs,
-        dtype=where.dtype,
         settings=given,
+        **(arguments_of(tune_run, tuning) | arguments_of(find_settings, tuning, where)),
     )
     if trials:
         print(trials_table(trials))

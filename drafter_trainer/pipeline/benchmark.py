@@ -69,18 +69,18 @@ def benchmark(
         languages (`str` or `Iterable[str]`, *optional*): Pair or language of the questions; the drafter's if left out.
         task (`str`, *optional*, defaults to `"translation"`): Name of the task. One of `corpora.tasks.TASKS` also
             says which categories of a Spec-Bench file are asked, and how many turns of a conversation.
-        max_questions, max_sampling_questions (`int`, *optional*): Number of questions asked at most; the second at
-            temperatures above 0.
-        temperatures (`Sequence[float]`, *optional*, defaults to `(0.0, 1.0)`): 0 is greedy.
-        seeds (`Sequence[int]`, *optional*, defaults to `(0, 1, 2)`): Of each temperature above 0.
+        max_questions (`int`, *optional*): Maximum number of questions; all if left out.
+        max_sampling_questions (`int`, *optional*): Maximum number of questions at temperatures above 0.
+        temperatures (`Sequence[float]`, *optional*, defaults to `(0.0, 1.0)`): Sampling temperatures; 0 is greedy.
+        seeds (`Sequence[int]`, *optional*, defaults to `(0, 1, 2)`): Seeds of each temperature above 0.
         max_new_tokens (`int`, *optional*, defaults to `128`): Maximum number of tokens of a completion.
-        repeats (`int`, *optional*, defaults to `1`): Odd number of times that each prompt is timed; the
-            median counts.
-        prompt_lookup_tokens (`Sequence[int]`, *optional*, defaults to `(10,)`): Draft lengths of prompt lookup.
+        repeats (`int`, *optional*, defaults to `1`): Number of timings of each prompt, odd; the median counts.
+        prompt_lookup_tokens (`Sequence[int]`, *optional*, defaults to `(10,)`): Draft lengths of prompt lookup,
+            each of them a method.
         against (`Mapping[str, str]`, *optional*): Other drafters to measure, by name: folder or Hub id.
         pretrained (`str`, *optional*): The drafter before finetuning: folder or Hub id.
-        without, alone (`Sequence[str]`, *optional*): Of "lookup", "ngram" and "network": also measure the drafter
-            without each, or with each alone.
+        without (`Sequence[str]`, *optional*): Draft sources to leave out, one at a time: "lookup", "ngram", "network".
+        alone (`Sequence[str]`, *optional*): Draft sources to measure alone: "lookup", "ngram", "network".
         stock_loop (`bool`, *optional*, defaults to `False`): Also measure the drafter in transformers' own loop.
         follow_clock (`bool`, *optional*, defaults to `True`): As for `load_drafter`.
         dtype (`str`, *optional*, defaults to `"auto"`): The target's dtype; that of its checkpoint by default.

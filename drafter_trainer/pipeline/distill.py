@@ -55,7 +55,8 @@ def distill(
             behind the user's last message), with `system`, `tools` and `chat_template_kwargs` where there are some.
             Without a validation split 5 % are held out.
         output_dir (`str` or `Path`): Folder of the rows.
-        temperatures (`Sequence[float]`, *optional*, defaults to `(0.0, 0.7)`): Each prompt is completed at each.
+        temperatures (`Sequence[float]`, *optional*, defaults to `(0.0, 0.7)`): Sampling temperatures; each prompt is
+            completed at each.
         samples (`int`, *optional*, defaults to `1`): Completions of a prompt at each temperature above 0.
         max_new_tokens (`int`, *optional*, defaults to `1024`): Maximum number of tokens of a completion.
         languages (`str` or `Iterable[str]`, *optional*): Language, languages or pair of the drafter: `"nl"`,

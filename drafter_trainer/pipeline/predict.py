@@ -45,14 +45,17 @@ def predict(
         target (`Target`): The target.
         languages (`str`): Language or pair whose sample prompts are timed.
         output_dir (`Path`): Folder of table and plot.
-        drafter (`str`, *optional*): Hub id or folder of a trained drafter; one of `shape` if left out.
+        drafter (`str`, *optional*): Hub id or folder of a trained drafter; one of the configured shape if left out.
         shape (`Mapping[str, int]`): Depth and widths, as `draft_config` takes them, and `draft_vocabulary`.
         rows (`Path`): Rows on whose held-out completions a trained drafter is replayed.
-        questions (`str`, *optional*): Question set by name, whose completions it is replayed on instead.
-        max_answers (`int`, *optional*, defaults to `60`): Maximum number of these completions.
-        max_new_tokens (`int`, *optional*, defaults to `128`): Maximum number of tokens of a completion.
-        longest_draft (`int`, *optional*, defaults to `16`): Tokens of the longest draft.
-        repeats (`int`, *optional*, defaults to `5`): Rounds that are timed of each draft length.
+        questions (`str`, *optional*): Question set whose completions a trained drafter is replayed on; the held-out
+            completions of the rows if left out.
+        max_answers (`int`, *optional*, defaults to `60`): Maximum number of completions that a trained drafter is
+            replayed on.
+        max_new_tokens (`int`, *optional*, defaults to `128`): Maximum number of tokens of a completion of a
+            question.
+        longest_draft (`int`, *optional*, defaults to `16`): Maximum draft length, in tokens.
+        repeats (`int`, *optional*, defaults to `5`): Number of timed rounds of each draft length.
         dtype (`str`, *optional*, defaults to `"auto"`): The target's dtype.
     Returns:
         `str`: The forecast as text.

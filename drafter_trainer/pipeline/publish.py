@@ -48,26 +48,30 @@ def publish(
             stock model with the target's tokenizer.
         target (`str`, `Target` or `PreTrainedModel`, *optional*): The target; the one that the folder names, on the
             Hub, if left out.
-        to (`str` or `Path`, *optional*, defaults to `"hub"`): "hub", or the folder to publish to.
+        to (`str` or `Path`, *optional*, defaults to `"hub"`): "hub" (the one that HF_ENDPOINT and HF_TOKEN name), or a
+            folder.
         repo_id (`str`, *optional*): Repository on the Hub; your own account and the drafter's name if left out.
         name (`str`, *optional*): Name of the drafter; the one that the folder has if left out.
         languages (`str` or `Iterable[str]`, *optional*): Language, languages or pair of the drafter, where the folder
             does not say it or says it wrongly.
         results (`str` or `Path`, *optional*): Folder of `results.json`, as `benchmark` left it; the drafter's own
             folder if left out.
-        license (`str`, *optional*): Identifier of the license; that of the target if left out.
-        revision (`str`, *optional*): Branch on the Hub; main if left out.
-        tag (`str`, *optional*): Tag of the commit, once it has been checked.
-        private (`bool`, *optional*, defaults to `False`): Make a new repository private.
-        overwrite (`bool`, *optional*, defaults to `False`): Replace another drafter there, and move a tag.
-        dry_run (`bool`, *optional*, defaults to `False`): List the files and send nothing.
+        license (`str`, *optional*): Identifier of the license, for the card; that of the target's card if left
+            out.
+        revision (`str`, *optional*): Branch on the Hub, created where there is none; main if left out.
+        tag (`str`, *optional*): Tag of the commit, such as "v1", once it has been checked.
+        private (`bool`, *optional*, defaults to `False`): Whether a new repository is private.
+        overwrite (`bool`, *optional*, defaults to `False`): Whether another drafter there is replaced, and an
+            existing tag moved.
+        dry_run (`bool`, *optional*, defaults to `False`): List the files and their sizes, and send nothing.
         draft_length (`int`, *optional*): Tokens that the stock loop drafts in one round.
-        adapter_of (`str`, *optional*): Publish the LoRA adapter alone, over this published base drafter.
+        adapter_of (`str`, *optional*): Published base drafter, over which the LoRA adapter alone is published.
         format (`str`, *optional*, defaults to `"stock"`): "stock", a model that every engine loads, or "compact",
             without the target's own embeddings, head and tokenizer, which `load_drafter` takes from the target, its
             weights in int8; "compact-int4" halves them again, and costs about one per cent of the tokens
             per target pass.
-        check_generation (`bool`, *optional*, defaults to `True`): Load the target and generate with what came back.
+        check_generation (`bool`, *optional*, defaults to `True`): Whether the target is loaded
+            after an upload, to generate with what came back.
         collection (`bool`, *optional*, defaults to `True`): Gather a target's drafters in a collection.
         dtype (`str`, *optional*, defaults to `"auto"`): The target is loaded in it, for this check.
     Returns:

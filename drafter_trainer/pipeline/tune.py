@@ -101,12 +101,16 @@ def tune(
             drafter names, on the Hub, if left out.
         texts (*optional*): More text to count n-gram tables on, as for `score_text`.
         other_rows (`Sequence`, *optional*): Rows of other tasks, each of which weighs as much as the first.
-        sources (`Sequence[str]`, *optional*): Draft with these of "lookup", "ngram" and "network" alone.
+        sources (`Sequence[str]`, *optional*): Draft sources, of "lookup", "ngram" and "network"; all
+            of them if left out.
         languages (`str` or `Iterable[str]`, *optional*): Languages of a new drafter; those of the rows if left out.
-        table_bytes (`int`, *optional*, defaults to 2 MiB): Largest file of an n-gram table.
-        max_answers (`int`, *optional*, defaults to `60`): Held-out completions that settings are tried on.
-        longest_draft (`int`, *optional*, defaults to `32`): Tokens of the longest draft that is timed and tried.
-        repeats (`int`, *optional*, defaults to `5`): Rounds that are timed of each draft length.
+        table_bytes (`int`, *optional*, defaults to 2 MiB): Maximum size of an n-gram table's file in bytes;
+            smaller ones are tried too.
+        max_answers (`int`, *optional*, defaults to `60`): Maximum number of held-out completions that settings
+            are tried on.
+        longest_draft (`int`, *optional*, defaults to `32`): Maximum draft length, in tokens, that is timed
+            and tried.
+        repeats (`int`, *optional*, defaults to `5`): Number of timed rounds of each draft length.
         costs (`str` or `Path`, *optional*): Take the target's times from this drafter, tuned on the same machine.
         dtype (`str`, *optional*, defaults to `"auto"`): The target's dtype; that of its checkpoint by default.
     Returns:

@@ -162,12 +162,13 @@ def serve(
     Args:
         target (`str`): Hub id or folder of the target; for llama.cpp its GGUF file.
         drafter (`str`): Hub id or folder of the published drafter. A base model is served with its chat template.
-        engine (`str`, *optional*, defaults to `"vllm"`): "vllm" or "llamacpp".
-        part (`str`, *optional*, defaults to `"whole"`): See `vllm_config`. llama.cpp drafts with the network alone.
-        draft_length (`int`, *optional*): Tokens drafted in one round at most; see `choose_draft_length`.
-        drafter_gguf (`str`, *optional*): For llama.cpp the drafter's file that `export` wrote.
-        port (`int`, *optional*, defaults to 8000): Where the server listens, on this machine alone unless `options`
-            say otherwise.
+        engine (`str`, *optional*, defaults to `"vllm"`): Engine, "vllm" or "llamacpp".
+        part (`str`, *optional*, defaults to `"whole"`): What drafts in vLLM: the "whole" drafter or its "network"
+            alone. llama.cpp drafts with the network.
+        draft_length (`int`, *optional*): Maximum draft length, in tokens; by tuning and acceptance if left out.
+        drafter_gguf (`str`, *optional*): For llama.cpp the drafter.gguf that export wrote.
+        port (`int`, *optional*, defaults to 8000): Port of the server, which listens on this machine alone unless
+            the engine's options say otherwise.
         python (`str`, *optional*): The interpreter of the environment that has vLLM, this one if left out; or
             `xllamacpp`, without which `llama-server` is started.
         options (`Sequence[str]`, *optional*): More words for the engine's command line.

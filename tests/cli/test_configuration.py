@@ -1,5 +1,7 @@
 """Configurations: files over their base, the command line over both, and errors that name the key."""
 
+import argparse
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from drafter_trainer.cli.arguments import DistillationArguments, RunArguments
 from drafter_trainer.cli.bench import choose_questions
 from drafter_trainer.cli.configuration import OPTIONS, parse_arguments
 from drafter_trainer.cli.measuring_arguments import BenchmarkArguments
+from drafter_trainer.cli.options import arguments_of, options, parameters
 from drafter_trainer.errors import InputError
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
@@ -305,6 +308,36 @@ def test_help_begins_with_what_matters(capsys: pytest.CaptureFixture[str]) -> No
     assert "--adam_beta1" not in shown
     assert "--adapter_of" not in shown
     assert len(shown.splitlines()) < 150
+
+
+def test_parameters_are_options_as_their_function_describes_them() -> None:
+    """An option that is described apart from the function drifts from it: another default, or a text of before."""
+
+    def measure(
+        *, places: Sequence[float] = (0.0, 1.0), folder: str | Path | None = None, times: int = 3, left: Any = ()
+    ) -> None:
+        """Measure.
+
+        Args:
+            places (`Sequence[float]`, *optional*): Where it is measured;
+                "all" of them.
+            folder, times (`int`): Of `both`.
+        Raises:
+            ValueError: Never.
+        """
+
+    group = options("measuring", parameters(measure, "places", "folder", times=5))
+    assert {entry.name: entry.type for entry in fields(group)} == {
+        "places": list[float], "folder": str | None, "times": int,
+    }  # fmt: skip
+    told = [entry.metadata["help"] for entry in fields(group)]
+    assert told == ["Where it is measured; all of them", "Of both", "Of both"]
+    assert arguments_of(measure, group(), argparse.Namespace(left=1, other=2)) == {
+        "places": [0.0, 1.0], "folder": None, "times": 5, "left": 1,
+    }  # fmt: skip
+    with pytest.raises(InputError, match="times must be at least 1, got 0"):
+        group(times=0)
+    assert options("counting", parameters(measure, "times"), may_be_zero={"times"})(times=0).times == 0
 
 
 @pytest.mark.parametrize("recipe", OPTIONS)

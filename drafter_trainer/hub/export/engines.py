@@ -104,10 +104,11 @@ def export_drafter(
             Hub, if left out.
         output_dir (`str` or `Path`): Folder of the engines' files, with a README.
         engines (`Sequence[str]`, *optional*): Of "vllm", "sglang" and "llamacpp"; all of them by default.
-        draft_length (`int`, *optional*): Tokens that an engine drafts in one round; by the drafter's acceptance if
-            left out.
+        draft_length (`int`, *optional*): Draft length of the engines, in tokens; by the drafter's acceptance if left
+            out.
         gguf_dtype (`str`, *optional*, defaults to `"float16"`): Of the weights in `drafter.gguf`.
-        target_gguf (`str` or `Path`, *optional*): The target's GGUF file, whose vocabulary is compared.
+        target_gguf (`str` or `Path`, *optional*): The target's GGUF file, whose vocabulary is compared with
+            the drafter's.
         converter (`str` or `Path`, *optional*): llama.cpp's `convert_hf_to_gguf.py`, for drafters that are not written
             without it.
     Returns:
