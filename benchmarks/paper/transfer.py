@@ -43,6 +43,7 @@ from drafter_trainer.corpora.questions import Question, hash_questions, load_que
 from drafter_trainer.corpora.sample import LANGUAGES as WITH_EXAMPLES
 from drafter_trainer.decoding.metrics import Round, alpha, is_looping, mean_accepted_tokens
 from drafter_trainer.decoding.replay import replay_at_fixed_length
+from drafter_trainer.decoding.target_cache import TargetTexts
 from drafter_trainer.distillation.engines import TransformersEngine
 from drafter_trainer.distillation.requests import Request
 from drafter_trainer.drafters.loop.drafting import TAIL, DraftingLoop
@@ -86,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     kept = options.data / "completions"
     writer = Writer(target, where.dtype, chat, engine, options.max_new_tokens, kept)
     loop = loop_of(load_drafter(options.drafter, target_model, chat.tokenizer, follow_clock=False))
-    loop.network.parallel_tokens = 1
+    loop.network.parallel_tokens, target_texts = 1, TargetTexts(target_model)
     for compared in options.compare:
         figures = []
         for kind, pair, questions in read_sets(compared, options.data):
@@ -100,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 counted = {name: read(pair, options.data, writer) for name, read in readers.items()}
                 tables = {"drafter's n-gram table": loop.table}
                 tables |= {f"n-gram table of {name}": count_all_orders(ids) for name, ids in counted.items()}
-                figures[-1] |= replay_sources(loop, tables, completions, options.draft_length, end_ids)
+                figures[-1] |= replay_sources(loop, tables, completions, options.draft_length, end_ids, target_texts)
                 figures[-1] |= {f"tokens of {name}": sum(map(len, ids)) for name, ids in counted.items()}
             print(json.dumps(figures[-1], ensure_ascii=False), texts[:2], file=sys.stderr, flush=True)
         report(f"transfer_{compared}", figures, {}, options.out)
@@ -241,13 +242,16 @@ def replay_sources(
     completions: Completions,
     draft_length: int,
     end_ids: Collection[int],
+    target_texts: TargetTexts,
 ) -> dict[str, float | None]:
     """Let each source draft alone along known completions: tokens per target pass, `None` for a table that is not."""
     tokens = sum(len(ids) for _, ids in completions)
     drafted = {"lookup": replay_source(look_up, completions, draft_length, end_ids)}
     for name, table in tables.items():
         drafted[name] = [] if table is None else replay_source(ask_table(table), completions, draft_length, end_ids)
-    network = [replay_at_fixed_length(loop.network, [each], draft_length, end_ids) for each in completions]
+    network = [
+        replay_at_fixed_length(loop.network, [each], draft_length, end_ids, target_texts) for each in completions
+    ]
     yielded = tokens_per_pass(
         np.array([len(ids) for _, ids in completions]), np.array([len(rounds) for rounds in network])
     )
