@@ -10,11 +10,12 @@ from typing import Any
 import datasets
 import torch
 from torch.utils.data import DataLoader, Dataset
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from drafter_trainer.drafters.adapters import ADAPTER, add_adapter, is_adapter, merged_copy
 from drafter_trainer.drafters.initialization import setup_of
+from drafter_trainer.drafters.loop.network import reason_against
 from drafter_trainer.drafters.loop.repository import VOCABULARY
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids, coverage, map_ids, prune_head, vocabulary_bytes
 from drafter_trainer.errors import InputError
@@ -128,7 +129,7 @@ class DrafterTrainer(TokenMeanTrainer):
         model.config.prompt_window = args.prompt_window or None
         self._facts = {}
         self._reader: TargetReader | None = None
-        max_length = self._share_keys(model.config, args, setup and setup.target)
+        max_length = self._share_keys(model, args, setup and setup.target)
         if args.parallel_tokens:
             check_attention(model.config, args.max_length)
             if getattr(model.config, "pard_token", None) is None:
@@ -190,9 +191,9 @@ class DrafterTrainer(TokenMeanTrainer):
         """Return a prompt without a completion; see the base class."""
         return row | {"response_ids": []}
 
-    def _share_keys(self, config: PretrainedConfig, args: DrafterTrainingArguments, target: Target | None) -> int:
+    def _share_keys(self, model: PreTrainedModel, args: DrafterTrainingArguments, target: Target | None) -> int:
         """Find out whether the target's keys are shared, and return the longest row that can be read."""
-        asked = args.kv_sharing_layers
+        config, asked = model.config, args.kv_sharing_layers
         if asked and target is None:
             raise InputError("kv_sharing_layers needs the target: make the drafter with create_drafter")
         config.kv_sharing_layers = list(asked) or getattr(config, "kv_sharing_layers", None)
@@ -202,6 +203,8 @@ class DrafterTrainer(TokenMeanTrainer):
             return args.max_length
         if args.parallel_tokens:
             raise InputError("parallel_tokens cannot be trained together with kv_sharing_layers: leave one out")
+        if (reason := reason_against(model)) is not None:
+            raise InputError(f"the drafting loop cannot share keys with this drafter, since {reason}")
         check_shapes(config, target.load_config().get_text_config(), self._shared)
         longest = min(args.max_length, getattr(config, "sliding_window", None) or args.max_length)
         check_attention(config, longest)

@@ -107,6 +107,10 @@ def test_what_cannot_be_shared_is_refused(tmp_path: Path, target: Target) -> Non
         train(drafter, kv_sharing_layers=[0, 4])
     with pytest.raises(InputError, match="together"):
         train(drafter, kv_sharing_layers=[0, 1], parallel_tokens=3)
+    capped = create_drafter(target, layers=[0, 1])
+    capped.config.attn_logit_softcapping = 30.0
+    with pytest.raises(InputError, match="its logits are capped"):
+        train(capped, kv_sharing_layers=[0, 1])
     with pytest.raises(InputError, match="num_key_value_heads"):
         train(create_drafter(target, "scratch", num_key_value_heads=1), kv_sharing_layers=[0, 1])
     with pytest.raises(InputError, match="create_drafter"):
