@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from drafter_trainer.drafters.compact import COMPACT, build_compact
 from drafter_trainer.drafters.compatibility import compare_with_trained
-from drafter_trainer.drafters.loop.network import reason_against
+from drafter_trainer.drafters.loop.families import reason_against
 from drafter_trainer.drafters.loop.networkless import MODEL_TYPE
 from drafter_trainer.drafters.loop.ngram import NgramTable
 from drafter_trainer.drafters.loop.policy import NETWORK

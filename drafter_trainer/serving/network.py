@@ -29,7 +29,7 @@ class BatchedNetwork(LeanNetwork):
     """A drafter of a Llama-like family, run on several texts in one forward pass.
 
     Args:
-        model (`PreTrainedModel`): The drafter, on its device; see `loop.network.reason_against`.
+        model (`PreTrainedModel`): The drafter, on its device; see `loop.families.reason_against`.
         draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`, *optional*): Ids that the head is cut to, ascending.
         int8 (`bool`): Multiply with int8 weights. On a CPU alone.
         slots (`int`): Number of texts that have a cache. All caches are allocated at once.

@@ -13,9 +13,13 @@ import torch
 import torch.nn.functional as F
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 
+from drafter_trainer.drafters.loop.families import reason_against
 from drafter_trainer.drafters.loop.window import cut_prompt
 from drafter_trainer.errors import InputError
+from drafter_trainer.targets import Target
+from drafter_trainer.training.arguments import DrafterTrainingArguments
 from drafter_trainer.training.collators import IGNORED
+from drafter_trainer.training.parallel import check_attention
 
 ALONE = 0.15  # share of batches that are read without the target, so that the same weights also draft without it
 DRAFTED = 5  # a token attends to the drafter's own keys of four tokens before it at most
@@ -106,6 +110,51 @@ class TargetReader:
         device = self.model.device
         given = {name: tensor.to(device) for name, tensor in given.items() if tensor is not None}
         self.model.base_model(input_ids=ids.to(device), past_key_values=cache, use_cache=True, **given)
+
+
+class KeySharing:
+    """Whether and how the batches of a training are read behind the target's keys.
+
+    Args:
+        model (`PreTrainedModel`): The drafter; its configuration gains `kv_sharing_layers`.
+        args (`DrafterTrainingArguments`): Of the training.
+        target (`Target`, *optional*): The target, where it is known.
+    Raises:
+        InputError: If the drafter cannot attend to the target's keys.
+    """
+
+    def __init__(self, model: PreTrainedModel, args: DrafterTrainingArguments, target: Target | None) -> None:
+        config, self.target, self.max_length = model.config, target, args.max_length
+        if args.kv_sharing_layers and target is None:
+            raise InputError("kv_sharing_layers needs the target: make the drafter with create_drafter")
+        config.kv_sharing_layers = list(args.kv_sharing_layers) or getattr(config, "kv_sharing_layers", None)
+        # Without its target a drafter goes on learning alone.
+        self.layers: list[int] = [] if target is None else config.kv_sharing_layers or []
+        self._reader: TargetReader | None = None
+        if not self.layers:
+            return
+        if args.parallel_tokens:
+            raise InputError("parallel_tokens cannot be trained together with kv_sharing_layers: leave one out")
+        if (reason := reason_against(model)) is not None:
+            raise InputError(f"the drafting loop cannot share keys with this drafter, since {reason}")
+        check_shapes(config, target.load_config().get_text_config(), self.layers)
+        self.max_length = min(args.max_length, getattr(config, "sliding_window", None) or args.max_length)
+        check_attention(config, self.max_length)
+
+    def prepare(
+        self, inputs: dict[str, torch.Tensor], training: bool, args: DrafterTrainingArguments
+    ) -> dict[str, Any]:
+        """Return a batch as the drafter reads it."""
+        if not self.layers:
+            return inputs
+        if training and torch.rand(()) < ALONE:
+            return keep_windows(inputs, args.prompt_window)
+        if self._reader is None:
+            model = self.target.load_model("bfloat16" if args.bf16 else "float32", args.device)
+            self._reader = TargetReader(model, self.layers)
+        rows = len(inputs["input_ids"])
+        offsets = torch.randint(DRAFTED, (rows,)) if training else torch.zeros(rows, dtype=torch.long)
+        return share_keys(inputs, self._reader, offsets)
 
 
 def share_keys(batch: dict[str, torch.Tensor], reader: TargetReader, offsets: torch.Tensor) -> dict[str, Any]:

@@ -15,17 +15,15 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from drafter_trainer.drafters.adapters import ADAPTER, add_adapter, is_adapter, merged_copy
 from drafter_trainer.drafters.initialization import setup_of
-from drafter_trainer.drafters.loop.network import reason_against
 from drafter_trainer.drafters.loop.repository import VOCABULARY
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids, coverage, map_ids, prune_head, vocabulary_bytes
 from drafter_trainer.errors import InputError
-from drafter_trainer.targets import Target
 from drafter_trainer.training.arguments import DrafterTrainingArguments, PretrainingArguments
 from drafter_trainer.training.base import TokenMeanTrainer, own_arguments, tokenizer_of
 from drafter_trainer.training.batches import GroupedRows
 from drafter_trainer.training.collators import SelfDistilledCollator, collate_packed
 from drafter_trainer.training.evaluator import evaluate_acceptance
-from drafter_trainer.training.kv_sharing import ALONE, DRAFTED, TargetReader, check_shapes, keep_windows, share_keys
+from drafter_trainer.training.kv_sharing import KeySharing
 from drafter_trainer.training.losses import TOPK_LOSSES, cross_entropy
 from drafter_trainer.training.packing import pack_texts
 from drafter_trainer.training.parallel import add_masks, check_attention, choose_mask_id
@@ -128,8 +126,7 @@ class DrafterTrainer(TokenMeanTrainer):
         args = _with_known_metric(args, eval_dataset)
         model.config.prompt_window = args.prompt_window or None
         self._facts = {}
-        self._reader: TargetReader | None = None
-        max_length = self._share_keys(model, args, setup and setup.target)
+        self._sharing = KeySharing(model, args, setup and setup.target)
         if args.parallel_tokens:
             check_attention(model.config, args.max_length)
             if getattr(model.config, "pard_token", None) is None:
@@ -143,10 +140,10 @@ class DrafterTrainer(TokenMeanTrainer):
             model = add_adapter(model, args.lora_rank)
         if data_collator is None:
             pad_id = processing_class.pad_token_id if processing_class else None
-            window = 0 if self._shared else args.prompt_window
-            data_collator = SelfDistilledCollator(pad_id or 0, max_length, window)
-        if self._shared:
-            self._facts["kv_sharing_layers"] = self._shared
+            window = 0 if self._sharing.layers else args.prompt_window
+            data_collator = SelfDistilledCollator(pad_id or 0, self._sharing.max_length, window)
+        if self._sharing.layers:
+            self._facts["kv_sharing_layers"] = self._sharing.layers
         for name, rows in (("train_rows", train_dataset), ("validation_rows", eval_dataset)):
             if hasattr(rows, "__len__"):
                 self._facts[name] = len(rows)
@@ -191,38 +188,9 @@ class DrafterTrainer(TokenMeanTrainer):
         """Return a prompt without a completion; see the base class."""
         return row | {"response_ids": []}
 
-    def _share_keys(self, model: PreTrainedModel, args: DrafterTrainingArguments, target: Target | None) -> int:
-        """Find out whether the target's keys are shared, and return the longest row that can be read."""
-        config, asked = model.config, args.kv_sharing_layers
-        if asked and target is None:
-            raise InputError("kv_sharing_layers needs the target: make the drafter with create_drafter")
-        config.kv_sharing_layers = list(asked) or getattr(config, "kv_sharing_layers", None)
-        # Without its target a drafter goes on learning alone.
-        self._shared = [] if target is None else config.kv_sharing_layers or []
-        if not self._shared:
-            return args.max_length
-        if args.parallel_tokens:
-            raise InputError("parallel_tokens cannot be trained together with kv_sharing_layers: leave one out")
-        if (reason := reason_against(model)) is not None:
-            raise InputError(f"the drafting loop cannot share keys with this drafter, since {reason}")
-        check_shapes(config, target.load_config().get_text_config(), self._shared)
-        longest = min(args.max_length, getattr(config, "sliding_window", None) or args.max_length)
-        check_attention(config, longest)
-        return longest
-
     def prepare(self, inputs: dict[str, torch.Tensor], training: bool) -> dict[str, Any]:
         """Read behind the target's keys and values, where they are shared; see the base class."""
-        if not self._shared:
-            return inputs
-        if training and torch.rand(()) < ALONE:
-            return keep_windows(inputs, self.args.prompt_window)
-        if self._reader is None:
-            dtype = "bfloat16" if self.args.bf16 else "float32"
-            target = setup_of(self.accelerator.unwrap_model(self.model)).target.load_model(dtype, self.args.device)
-            self._reader = TargetReader(target, self._shared)
-        rows = len(inputs["input_ids"])
-        offsets = torch.randint(DRAFTED, (rows,)) if training else torch.zeros(rows, dtype=torch.long)
-        return share_keys(inputs, self._reader, offsets)
+        return self._sharing.prepare(inputs, training, self.args)
 
     def training_batch(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Add the masks of parallel drafting; see the base class."""

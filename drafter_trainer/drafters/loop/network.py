@@ -10,37 +10,12 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from .families import FAMILIES
+from .sharing import layers_to_share
 from .weights import Norm, Weight
 
-# model_type -> whether a norm's weight is stored less one, and whether embeddings are scaled by sqrt(width)
-FAMILIES = {
-    "llama": (False, False),
-    "mistral": (False, False),
-    "qwen2": (False, False),
-    "qwen3": (False, False),
-    "gemma": (True, True),
-    "gemma3_text": (True, True),
-}
 _FIRST_CAPACITY = 512
 _PIECE = 512
-
-
-def reason_against(model) -> str | None:
-    """Say why a network cannot be run lean, or `None` where it can."""
-    config = model.config
-    if config.model_type not in FAMILIES:
-        return f"{config.model_type} is none of the families {', '.join(FAMILIES)}"
-    if getattr(config, "attn_logit_softcapping", None) or getattr(config, "final_logit_softcapping", None):
-        return "its logits are capped"
-    if getattr(config, "use_bidirectional_attention", False):
-        return "it attends to what comes after"
-    if any(True for _ in model.get_decoder().layers[0].mlp.act_fn.parameters()):
-        return f"its activation {config.hidden_act} has weights of its own"
-    rope = config.rope_parameters
-    for parameters in [rope] if "rope_type" in rope else rope.values():
-        if parameters["rope_type"] in ("dynamic", "longrope"):
-            return f"its rotary embedding {parameters['rope_type']} depends on the length"
-    return None
 
 
 class LayerKind(NamedTuple):
@@ -123,21 +98,12 @@ class LeanNetwork:
             cache (`transformers.Cache`): The target's, of one sequence; it is read, never changed.
             start, end (`int`): Tokens from `start` on are taken over; the cache must hold `end`.
         Returns:
-            `bool`: Whether they were. Not where the network has no `kv_sharing_layers`, the cache holds fewer tokens
-            or more, or none in plain tensors of the network's shape.
+            `bool`: Whether they were; see `layers_to_share`.
         """
-        if not self.kv_sharing_layers or end > self.limit or cache.get_seq_length() != end:
+        windows = [layer.kind.window for layer in self.layers]
+        kept = layers_to_share(cache, self.kv_sharing_layers, end, self.key_value_heads, self.head_dim, windows)
+        if kept is None or end > self.limit:
             return False
-        kept = getattr(cache, "layers", ())
-        if len(kept) <= max(self.kv_sharing_layers):
-            return False
-        kept = [kept[layer] for layer in self.kv_sharing_layers]
-        for layer, own in zip(kept, self.layers):
-            keys, first = getattr(layer, "keys", None), 0
-            if keys is not None and getattr(layer, "is_sliding", False) and own.kind.window is not None:
-                first = end - keys.shape[-2]
-            if keys is None or keys.shape != (1, self.key_value_heads, end - max(first, 0), self.head_dim):
-                return False
         if end > self.capacity:
             self._reserve(min(self.limit, max(end, 2 * self.capacity)))
         for layer, keys, values in zip(kept, self._keys, self._values):

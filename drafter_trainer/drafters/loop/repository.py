@@ -12,8 +12,9 @@ from safetensors import SafetensorError, safe_open
 
 from .calls import TokenizerLoader
 from .drafting import DraftingLoop
+from .families import reason_against
 from .graph import GraphedNetwork
-from .network import LeanNetwork, reason_against
+from .network import LeanNetwork
 from .networkless import MODEL_TYPE
 from .ngram import NgramTable, read_table
 from .settings import LoopSettings

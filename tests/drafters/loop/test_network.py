@@ -19,7 +19,8 @@ from transformers import (
 )
 
 from drafter_trainer.drafters.compact import _from_int4, _to_int4
-from drafter_trainer.drafters.loop.network import LeanNetwork, reason_against
+from drafter_trainer.drafters.loop.families import reason_against
+from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.drafters.loop.weights import Weight
 
 SHAPE = {
