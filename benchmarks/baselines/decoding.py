@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from benchmarks.baselines.tree import Tree, accept_by_chance, ancestry, attention_mask, follow_choices
 from drafter_trainer.decoding.metrics import Round
@@ -91,11 +91,15 @@ class TreeDecoding:
             `torch.Tensor` of shape `(1, tokens)`, prompt and output.
         """
         cache: Cache = model_kwargs["past_key_values"]
-        if not all(type(layer) is DynamicLayer for layer in cache.layers):
+        windows = [each.sliding_window for each in cache.layers if type(each) is DynamicSlidingWindowLayer]
+        kinds = {type(layer) for layer in cache.layers} - {DynamicLayer, DynamicSlidingWindowLayer}
+        if kinds or generation_config.max_length > min(windows, default=generation_config.max_length):
             raise InputError(
-                f"{model.config.model_type} has layers without full attention, which trees of drafts do not support: "
-                "leave baselines other than early_exit out"
+                f"{model.config.model_type} has layers that do not attend to all of {generation_config.max_length} "
+                "tokens, which trees of drafts need: leave baselines other than early_exit out, or ask for less"
             )
+        if windows:  # within them all layers attend alike
+            cache = DynamicCache()
         self.rounds, self.sampling, self.processors = [], bool(generation_config.do_sample), logits_processor
         ids, known = input_ids, input_ids[0].tolist()
         tree = Tree(known[-1])

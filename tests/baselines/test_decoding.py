@@ -108,11 +108,14 @@ def test_heads_that_know_yield_their_depth_and_one_more(kind: str, temperature: 
     assert answer.rounds == [Round(0, 0, False), *5 * [Round(3, 3, False)]]
 
 
-def test_layers_without_full_attention_are_refused() -> None:
+def test_trees_are_decoded_within_a_window_and_refused_beyond_it() -> None:
     """A window's cache drops what a tree still needs: the text would differ, and nobody would know why."""
     target_model = sliding_model(50, ["sliding_attention", "full_attention"])
-    with pytest.raises(InputError, match="gemma3_text has layers without full attention"):
-        decode(target_model, [5, 6], {"custom_generate": LookaheadDecoding(3, 3, 3)}, 0.0, 0, 4)
+    method = {"custom_generate": LookaheadDecoding(3, 3, 3)}
+    expected = decode(target_model, [5, 6], {}, 0.0, 0, 4).output_ids
+    assert decode(target_model, [5, 6], method, 0.0, 0, 4).output_ids == expected
+    with pytest.raises(InputError, match="gemma3_text has layers that do not attend to all of 7 tokens"):
+        decode(target_model, [5, 6], method, 0.0, 0, 5)
 
 
 # Early exit, which is transformers' own
