@@ -18,6 +18,7 @@ from drafter_trainer import CompletionMemory, load_drafter
 from drafter_trainer.cli.configuration import parse_arguments
 from drafter_trainer.corpora import read_sentences
 from drafter_trainer.decoding.metrics import mean_accepted_tokens
+from drafter_trainer.decoding.target_cache import TargetTexts
 from drafter_trainer.distillation.engines import TransformersEngine
 from drafter_trainer.distillation.requests import Request
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
@@ -67,12 +68,12 @@ def main() -> None:
         )
         for name, given in (("without", None), ("with", memory))
     }
-    figures, ratios = [], {}
+    figures, ratios, read = [], {}, TargetTexts(target_model)
     for kind, texts in {"first time": first, "again": first, "with a sentence more": near}.items():
         passes = dict.fromkeys(loops, 0)
         for prompt_ids, completion_ids in texts:
             for name, loop in loops.items():
-                passes[name] += count_passes(loop, prompt_ids, completion_ids, limit, end_ids)
+                passes[name] += count_passes(loop, prompt_ids, completion_ids, limit, end_ids, read)
             memory.remember(prompt_ids, completion_ids)
         tokens = sum(len(completion_ids) for _, completion_ids in texts)
         yielded = {name: mean_accepted_tokens(tokens, count) for name, count in passes.items()}
@@ -83,7 +84,12 @@ def main() -> None:
 
 
 def count_passes(
-    loop: DraftingLoop, prompt_ids: Sequence[int], completion_ids: Sequence[int], limit: int, end_ids: frozenset[int]
+    loop: DraftingLoop,
+    prompt_ids: Sequence[int],
+    completion_ids: Sequence[int],
+    limit: int,
+    end_ids: frozenset[int],
+    target: TargetTexts,
 ) -> int:
     """Return the number of the target's passes in which a loop's drafts yield a completion that is known.
 
@@ -91,9 +97,12 @@ def count_passes(
     """
     known, left, passes = list(prompt_ids), list(completion_ids), 0
     loop.forget()
+    text = target.read(loop.network, [*known, *left])
     while left:
         most = limit - 1 - (len(completion_ids) - len(left))
-        draft = [proposal.token for proposal in loop.draft(known, most, end_ids=end_ids)] if most else []
+        cache = text.first(len(known) - 1) if text is not None and passes else None
+        drafted = loop.draft(known, most, end_ids=end_ids, cache=cache) if most else []
+        draft = [proposal.token for proposal in drafted]
         accepted = 0
         while accepted < min(len(draft), len(left) - 1) and draft[accepted] == left[accepted]:
             accepted += 1
