@@ -17,7 +17,7 @@ from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.drafters.loop.policy import CostModel
 from drafter_trainer.drafters.loop.stock import StockNetwork
-from drafter_trainer.drafters.loop.window import cut_prompt
+from drafter_trainer.drafters.loop.window import count_skipped, unread_part
 from drafter_trainer.drafters.memory import memories_paused
 from drafter_trainer.errors import InputError
 
@@ -178,25 +178,22 @@ def replay_at_fixed_length(
     """
     rounds = []
     for prompt_ids, completion_ids in completions:
-        prompt = cut_prompt(prompt_ids, network.prompt_window)
-        text, known = [*prompt, *completion_ids], len(prompt)
-        cached = target and target.read(network, [*prompt_ids, *completion_ids])
-        read = shared = 0
-        network.crop(0)
+        text, known = [*prompt_ids, *completion_ids], len(prompt_ids)
+        cached = target and target.read(network, text)
+        read, shared, skipped = 0, 0, count_skipped(known, network.prompt_window)
         while left := text[known:]:
-            if cached is not None and known > len(prompt):
-                # From here on at the positions of the whole text.
-                prompt, skipped = list(prompt_ids), len(prompt_ids) - len(prompt)
-                text, known = [*prompt, *completion_ids], known + skipped
+            if cached is not None and known > len(prompt_ids):
                 network.share(cached.first(known - 1), shared, known - 1)
-                read = shared = known - 1
+                read, shared, skipped = known - 1, known - 1, 0
             # As generate does: behind the length limit, where a completion breaks off, nothing is drafted.
             limit = draft_length if text[-1] in end_ids else min(draft_length, len(left) - 1)
-            network.crop(read)
             draft: list[int] = []
             while len(draft) < limit and not (draft and draft[-1] in end_ids):
-                entries = network.read_ahead([*text[:known], *draft][read:]).argmax(dim=-1)
-                read = known + len(draft)
+                context = [*text[:known], *draft]
+                kept, unread = unread_part(context, read, skipped)
+                network.crop(kept)
+                entries = network.read_ahead(unread).argmax(dim=-1)
+                read = len(context)
                 ids = entries if network.draft_ids is None else network.draft_ids[entries]
                 draft += ids.tolist()
             ends = [place for place, token in enumerate(draft) if token in end_ids]

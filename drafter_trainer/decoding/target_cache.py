@@ -55,7 +55,7 @@ class TargetTexts:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
-        self._known: dict[tuple[int, ...], TargetText] = {}
+        self._known: dict[tuple[tuple[int, ...], tuple[int, ...]], TargetText] = {}
 
     def read(self, network, token_ids: Sequence[int]) -> TargetText | None:
         """Read a text for a network; `None` for one that does not attend to the target's keys.
@@ -67,12 +67,12 @@ class TargetTexts:
         wanted = getattr(network, "kv_sharing_layers", None)
         if not wanted:
             return None
-        key = (*wanted, -1, *token_ids)
+        key = (*wanted,), (*token_ids,)
         if key not in self._known:
             cache = DynamicCache()
             with torch.inference_mode():
-                ids = torch.tensor([list(token_ids)], device=self._model.device)
+                ids = torch.tensor([key[1]], device=self._model.device)
                 self._model.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
-            layers = [LayerPart(each.keys, each.values) for each in cache.layers]
-            self._known[key] = TargetText([each if place in wanted else None for place, each in enumerate(layers)])
+            kept = {place: LayerPart(cache.layers[place].keys, cache.layers[place].values) for place in wanted}
+            self._known[key] = TargetText([kept.get(place) for place in range(len(cache.layers))])
         return self._known[key]

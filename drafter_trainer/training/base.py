@@ -100,11 +100,7 @@ class TokenMeanTrainer(Trainer):
         return cross_entropy(logits, tokens["labels"])
 
     def prepare(self, inputs: dict[str, torch.Tensor], training: bool) -> dict[str, Any]:
-        """Return a batch as the drafter reads it, in training and in evaluation."""
-        return inputs
-
-    def training_batch(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Return the batch that is trained on, which may hold more than the one that is evaluated."""
+        """Return a batch as the drafter reads it, which may hold more in training than in evaluation."""
         return inputs
 
     def compute_loss(
@@ -121,8 +117,6 @@ class TokenMeanTrainer(Trainer):
                 would not say so.
         """
         inputs = self.prepare(inputs, model.training)
-        if model.training:
-            inputs = self.training_batch(inputs)
         supervised, tokens = supervised_tokens(inputs)
         drafter = self.accelerator.unwrap_model(model)
 

@@ -64,7 +64,9 @@ class TargetReader:
             positions[index, gap : gap + len(ids) - len(start)] = torch.arange(len(start), len(ids))
         cache = DynamicCache()
         if gap:
-            for layer, kept in enumerate(zip(*(states for _, states in begun))):
+            longest = max((states for _, states in begun), key=len)
+            nothing = [tuple(each[:, :, :0] for each in pair) for pair in longest]
+            for layer, kept in enumerate(zip(*(states or nothing for _, states in begun))):
                 cache.update(*(torch.cat(each) for each in zip(*(_padded(pair, gap) for pair in kept))), layer)
         own = starts[:, None] + torch.arange(rest)
         # Padding attends to itself.
@@ -94,16 +96,7 @@ class TargetReader:
         self._beginnings[key] = start, states
         if len(self._beginnings) > _BEGINNINGS:
             self._beginnings.popitem(last=False)
-        if not states:
-            empty = self._empty()
-            return [], [(empty, empty)] * self.model.config.get_text_config().num_hidden_layers
-        return start, states
-
-    def _empty(self) -> torch.Tensor:
-        config = self.model.config.get_text_config()
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        shape = (1, config.num_key_value_heads, 0, width)
-        return torch.empty(shape, dtype=self.model.dtype, device=self.model.device)
+        return (start, states) if states else ([], [])
 
     def _run(self, ids: torch.Tensor, cache: DynamicCache, positions: Any = None, seen: Any = None) -> None:
         given = {"position_ids": positions, "attention_mask": seen}
@@ -124,7 +117,7 @@ class KeySharing:
     """
 
     def __init__(self, model: PreTrainedModel, args: DrafterTrainingArguments, target: Target | None) -> None:
-        config, self.target, self.max_length = model.config, target, args.max_length
+        config, self._target, self._args, self.max_length = model.config, target, args, args.max_length
         if args.kv_sharing_layers and target is None:
             raise InputError("kv_sharing_layers needs the target: make the drafter with create_drafter")
         config.kv_sharing_layers = list(args.kv_sharing_layers) or getattr(config, "kv_sharing_layers", None)
@@ -141,16 +134,14 @@ class KeySharing:
         self.max_length = min(args.max_length, getattr(config, "sliding_window", None) or args.max_length)
         check_attention(config, self.max_length)
 
-    def prepare(
-        self, inputs: dict[str, torch.Tensor], training: bool, args: DrafterTrainingArguments
-    ) -> dict[str, Any]:
+    def prepare(self, inputs: dict[str, torch.Tensor], training: bool) -> dict[str, Any]:
         """Return a batch as the drafter reads it."""
         if not self.layers:
             return inputs
         if training and torch.rand(()) < ALONE:
-            return keep_windows(inputs, args.prompt_window)
+            return keep_windows(inputs, self._args.prompt_window)
         if self._reader is None:
-            model = self.target.load_model("bfloat16" if args.bf16 else "float32", args.device)
+            model = self._target.load_model("bfloat16" if self._args.bf16 else "float32", self._args.device)
             self._reader = TargetReader(model, self.layers)
         rows = len(inputs["input_ids"])
         offsets = torch.randint(DRAFTED, (rows,)) if training else torch.zeros(rows, dtype=torch.long)

@@ -189,14 +189,10 @@ class DrafterTrainer(TokenMeanTrainer):
         return row | {"response_ids": []}
 
     def prepare(self, inputs: dict[str, torch.Tensor], training: bool) -> dict[str, Any]:
-        """Read behind the target's keys and values, where they are shared; see the base class."""
-        return self._sharing.prepare(inputs, training, self.args)
-
-    def training_batch(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Add the masks of parallel drafting; see the base class."""
-        if not self.args.parallel_tokens:
-            return inputs
-        return add_masks(inputs, self.args.parallel_tokens, self.model.config.pard_token)
+        """Add the masks of parallel drafting, or read behind the target's keys and values; see the base class."""
+        if training and self.args.parallel_tokens:
+            return add_masks(inputs, self.args.parallel_tokens, self.model.config.pard_token)
+        return self._sharing.prepare(inputs, training)
 
     def token_losses(self, logits: torch.Tensor, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
         """Compute the loss of `args.loss_type`; see the base class."""

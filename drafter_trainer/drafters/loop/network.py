@@ -72,6 +72,7 @@ class LeanNetwork:
         self.activation = body.layers[0].mlp.act_fn
         self.embeddings = model.get_input_embeddings().weight.detach()
         self.layers = [_Layer(layer, config, less_one, int8) for layer in body.layers]
+        self._windows = [layer.kind.window for layer in self.layers]
         # Layers of one kind share rotation and window.
         self.kinds = sorted({layer.kind for layer in self.layers}, key=str)
         head = model.get_output_embeddings().weight.detach()
@@ -100,12 +101,11 @@ class LeanNetwork:
         Returns:
             `bool`: Whether they were; see `layers_to_share`.
         """
-        windows = [layer.kind.window for layer in self.layers]
-        kept = layers_to_share(cache, self.kv_sharing_layers, end, self.key_value_heads, self.head_dim, windows)
+        shape = self.key_value_heads, self.head_dim
+        kept = layers_to_share(cache, self.kv_sharing_layers, end, *shape, self._windows)
         if kept is None or end > self.limit:
             return False
-        if end > self.capacity:
-            self._reserve(min(self.limit, max(end, 2 * self.capacity)))
+        self._make_room(end)
         for layer, keys, values in zip(kept, self._keys, self._values):
             first = end - layer.keys.shape[-2]  # a sliding window has dropped what is before
             place = slice(max(start, first), end)
@@ -154,8 +154,7 @@ class LeanNetwork:
         end = self.length + len(token_ids)
         if end > self.limit:
             raise ValueError(f"{end} tokens pass the drafter's context of {self.limit}")
-        if end > self.capacity:
-            self._reserve(min(self.limit, max(end, 2 * self.capacity)))
+        self._make_room(end)
         # In pieces: the attention of a long prompt at once would take memory by the square of its length.
         for place in range(0, len(token_ids), _PIECE):
             hidden = self._read_piece(token_ids[place : place + _PIECE])
@@ -221,6 +220,11 @@ class LeanNetwork:
         seen = keys[None, :, view.seen], values[None, :, view.seen]
         attended = F.scaled_dot_product_attention(queries, *seen, attn_mask=view.mask, scale=self.scale)
         return attended.view(self.heads, len(x), self.head_dim).transpose(0, 1).reshape(len(x), -1)
+
+    def _make_room(self, tokens: int) -> None:
+        """Let the cache grow until it holds so many tokens."""
+        if tokens > self.capacity:
+            self._reserve(min(self.limit, max(tokens, 2 * self.capacity)))
 
     def _reserve(self, capacity: int) -> None:
         shape = (len(self.layers), self.key_value_heads, capacity, self.head_dim)
