@@ -10,8 +10,6 @@ _TOKEN = "set HF_TOKEN (or run hf auth login)"
 def explain_refusal(repo: str, error: BaseException) -> str:
     """Put an error of the Hub's client, or of a library that hides one behind its own, into one line.
 
-    Args:
-        repo (`str`): Hub id of what was asked for.
     Returns:
         `str`, with advice where a token or an access is missing, otherwise the error's own text.
     """

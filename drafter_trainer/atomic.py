@@ -6,11 +6,7 @@ from pathlib import Path
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file so that it appears whole or not at all.
-
-    Args:
-        write (`Callable[[Path], None]`): Writes it to the path that it is given.
-    """
+    """Write a file so that it appears whole or not at all."""
     partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
         write(partial)

@@ -39,11 +39,7 @@ _END = 20  # characters of a word at most, for languages that write without spac
 
 
 def chat_of(prompt: str, earlier: Sequence[tuple[str, str]] = ()) -> list[dict[str, str]]:
-    """Write what a user asks as the messages of a chat.
-
-    Args:
-        earlier (`Sequence[tuple[str, str]]`, *optional*): What was asked and answered before, first to last.
-    """
+    """Write what a user asks as the messages of a chat."""
     messages = []
     for asked, answered in earlier:
         messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
@@ -57,8 +53,6 @@ class ChatTokenizer:
     one does is found out once, and every conversation is then rendered so.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`): The target's, with a chat template.
-        chat_template_kwargs (`Mapping`, *optional*): Variables that the template takes, such as `enable_thinking`.
         sanitize_control_tokens (`bool`, *optional*, defaults to `False`): Whether special tokens that are written out
             in a message or a text, such as `<|im_end|>`, are plain text. By default they are the tokens themselves, as
             in `apply_chat_template`.
@@ -94,7 +88,6 @@ class ChatTokenizer:
         Args:
             messages (`Sequence[Mapping]`): With `role`, `content`, and where there are some `reasoning_content` and
                 `tool_calls`.
-            add_generation_prompt (`bool`, *optional*, defaults to `False`): End with what begins an answer.
             unshown (`Counter[str]`, *optional*): Gains the kinds of content that the template leaves out.
         """
         text = self._render(messages, tools, add_generation_prompt)
@@ -114,12 +107,7 @@ class ChatTokenizer:
         return self.encode(chat_of(prompt, earlier), add_generation_prompt=True)
 
     def encode_text(self, text: str, add_special_tokens: bool = False) -> list[int]:
-        """Turn text that is no conversation into token ids.
-
-        Args:
-            add_special_tokens (`bool`, *optional*, defaults to `False`): Whether the tokenizer adds those that it
-                puts around a text.
-        """
+        """Turn text that is no conversation into token ids."""
         how = {"split_special_tokens": True} if self._sanitize else {}
         return self.tokenizer.encode(text, add_special_tokens=add_special_tokens, **how)
 

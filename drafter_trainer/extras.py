@@ -8,11 +8,7 @@ from drafter_trainer.errors import InputError
 
 
 def require(module: str, extra: str) -> ModuleType:
-    """Import a library that an extra of this package brings.
-
-    Args:
-        extra (`str`): The extra in `pip install "drafter_trainer[extra]"`.
-    """
+    """Import a library that an extra of this package brings."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -20,8 +20,6 @@ class Language:
     Args:
         code (`str`): The shortest BCP 47 tag, such as `de`, `haw`, `pt-BR` or `zh-Hant`; the one used in pairs and in
             a card's metadata.
-        name (`str`): English name, as it stands in prompts.
-        aliases (`tuple[str, ...]`): Other codes of the same language.
         probe (`str`, *optional*, defaults to `""`): A sentence on which tokenizers are compared, in the scripts that
             the language is written in; empty where the project has none.
         spaced (`bool`, *optional*, defaults to `True`): Whether spaces separate words; if not, overlap between texts
@@ -196,11 +194,7 @@ def read_languages(languages: str | Iterable[str] | None) -> tuple[tuple[Languag
 
 
 def read_language_or_pair(text: str) -> Pair:
-    """Read a pair, or one language for the pair from English into it: "oci" and "en-oci" are the same.
-
-    Args:
-        text (`str`): As a user gives it on the command line.
-    """
+    """Read a pair, or one language for the pair from English into it: "oci" and "en-oci" are the same."""
     if len(_split(text)) == 2:
         return get_pair(text)
     pair = Pair(LANGUAGES["en"], get_language(text))
@@ -237,7 +231,6 @@ def story_prompt(language: Language, subject: Mapping[str, str]) -> str:
     """Write what the user asks for a story: in its language where the project can, in English where it cannot.
 
     Args:
-        language (`Language`): What the story is to be written in.
         subject (`Mapping[str, str]`): What it is about, by language code; in English at least.
     """
     if language.code in _STORY_PROMPTS and language.code in subject:

@@ -29,11 +29,7 @@ class Repository:
 
     @classmethod
     def open(cls, name: str | Path, revision: str | None = None) -> "Repository":
-        """Find a repository.
-
-        Args:
-            revision (`str`, *optional*): Branch, tag or commit on the Hub.
-        """
+        """Find a repository."""
         commit = None if Path(name).is_dir() else resolve_commit(str(name), revision, "a published drafter")
         return cls(str(name), commit)
 
@@ -83,9 +79,6 @@ class Repository:
 def target_of(drafter: str | Path, target: Any = None) -> Target:
     """Return the target that is named, or the one that a drafter names.
 
-    Args:
-        drafter (`str` or `Path`): Folder or Hub id of the drafter.
-        target (`str`, `Target` or `PreTrainedModel`, *optional*): The target.
     Raises:
         InputError: If it is not named, and not to be found under the drafter's name for it.
     """

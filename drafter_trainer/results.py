@@ -122,11 +122,7 @@ def read_results(path: Path) -> Results:
 
 
 def check_results(results: Any, place: str) -> None:
-    """Check results against the schema, and that all methods of a run were asked the same questions.
-
-    Args:
-        place (`str`): The file, for the message.
-    """
+    """Check results against the schema, and that all methods of a run were asked the same questions."""
     # Not at the top: an engine that loads a drafter has no need of it.
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
@@ -217,9 +213,6 @@ class Headline:
 def read_headline(path: Path | None, fingerprint: str) -> Headline | str:
     """Read the headline figures of a drafter.
 
-    Args:
-        path (`Path`, *optional*): Of `results.json`; `None` where the repository has none.
-        fingerprint (`str`): Of the drafter's description, as results name it.
     Returns:
         `Headline`, or why nothing is known: the rest of a sentence that begins with the drafter's name.
     """

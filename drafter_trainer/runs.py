@@ -99,7 +99,6 @@ class Step:
     interrupted goes on when it is entered again with the same settings.
 
     Args:
-        folder (`Path`): Where the step leaves its results.
         settings (`dict`): What was given for it; settings that decide no result are left aside.
         inputs (`dict[str, str]`): Fingerprints of what it reads: the target's name and revision, earlier steps.
         main (`bool`, *optional*, defaults to `True`): Whether this process writes; with several, the first does.
@@ -107,7 +106,6 @@ class Step:
             what is left with what is asked for now; all if left out.
     Attributes:
         difference (`str`): Of settings and inputs, from those of the step that is left; empty where there is none.
-        reused (`bool`): Whether the step had been finished before.
         earlier (`dict`, *optional*): The record of the step that is left, once `is_finished` has read it.
     """
 
@@ -231,11 +229,7 @@ def read_step(folder: Path) -> dict[str, Any] | None:
 
 
 def finished_step(folder: Path, advice: str) -> dict[str, Any]:
-    """Read a step that has to be finished before the next can begin.
-
-    Args:
-        advice (`str`): What to do if it is not.
-    """
+    """Read a step that has to be finished before the next can begin."""
     step = read_step(folder)
     if step is None:
         raise InputError(f"there is no finished step in {folder}: {advice}")

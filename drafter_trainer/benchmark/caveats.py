@@ -9,11 +9,7 @@ _MANY_PROMPTS = 80  # of each of its tasks, Spec-Bench asks as many
 
 
 def caveats(results: Results) -> list[str]:
-    """List what the numbers of a file do not show, each in a sentence or two.
-
-    Args:
-        results (`dict`): As read from `results.json`.
-    """
+    """List what the numbers of a file do not show, each in a sentence or two."""
     runs = results["runs"]
     said = [*_of_the_machine(results), *_of_the_questions(runs), *_of_the_clock(runs)]
     if any(run["temperature"] > 0 for run in runs):

@@ -19,9 +19,6 @@ def compare_results(a: dict[str, Any], b: dict[str, Any]) -> str:
 
     Each method's speedup in A stands beside that in B, both over the questions that A and B have in common, and their
     ratio with a paired bootstrap interval. What differs between the two beside that is said first.
-
-    Args:
-        a, b (`dict`): As `read_results` returns them.
     """
     of_a, of_b = ({_key(run): run for run in results["runs"]} for results in (a, b))
     common = [key for key in of_a if key in of_b]

@@ -21,8 +21,6 @@ def summarise_engine_run(
 
     Args:
         records (`Sequence[dict]`): As `measure_method` yields them, one for each method.
-        methods (`Sequence[EngineMethod]`): In the order of the table.
-        description (`dict`): What else the run says of itself.
     Returns:
         `tuple` of the run and of its texts, as `benchmark.quality` reads them.
     """

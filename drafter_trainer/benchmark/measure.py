@@ -48,7 +48,6 @@ def measure(
     it, whatever the method, so that all of them are asked the same.
 
     Args:
-        questions (`Sequence[Question]`): Asked one by one, batch 1.
         journal (`Path`): Gains a line when a question has been asked of all methods; what stands in it is not asked
             again. Several settings share one.
         repeats (`int`, *optional*, defaults to 1): Each method answers each question so often, an odd number. The

@@ -18,7 +18,6 @@ class Method:
     """Describe one method.
 
     Args:
-        name (`str`): As it stands in the table.
         draft_length (`int`): Tokens drafted in one round, at most; 0 for plain decoding.
         draft_arguments (`dict`): What `generate` is told beside the sampling settings.
         lossy (`bool`): Whether its sampled answers have another distribution than the target's.
@@ -42,10 +41,8 @@ def build_methods(
     """List the methods of a table, plain decoding first.
 
     Args:
-        drafter (`PreTrainedModel`): The published drafter, as `load_drafter` returns it.
         pretrained_drafter (`PreTrainedModel`, *optional*): The same before finetuning; it drafts with the same loop
             and table.
-        prompt_lookup_tokens (`Sequence[int]`): Draft lengths of transformers' prompt lookup, each a method.
         without (`Sequence[str]`): Sources, each of which is left out in a method, if the drafter asks it at all.
         stock_draft_length (`int`, *optional*): Adds the drafter in the stock loop, with drafts of this length.
         alone (`Sequence[str]`): Sources, each of which is all that the drafter asks in a method.

@@ -18,8 +18,6 @@ from drafter_trainer.results import MeasuredRun, Results
 def render_page(results: Results) -> str:
     """Render results as one HTML page, with its style and its plots in it; it loads nothing from anywhere.
 
-    Args:
-        results (`dict`): As read from `results.json`.
     Returns:
         `str`, the page. Names from the results are escaped.
     """
@@ -64,12 +62,7 @@ def _figures(run: MeasuredRun) -> dict[str, Any]:
 
 
 def write_report(results: Results, folder: Path) -> None:
-    """Write `report.md`, `report.html` and `plots/*.png`.
-
-    Args:
-        results (`dict`): As read from `results.json`.
-        folder (`Path`): Where the files go; those of an earlier report are replaced.
-    """
+    """Write `report.md`, `report.html` and `plots/*.png`."""
     plots = folder / "plots"
     plots.mkdir(parents=True, exist_ok=True)
     for name, text in {"report.md": render_markdown(results), "report.html": render_page(results)}.items():

@@ -16,8 +16,6 @@ _TOKENIZERS = {"ja": "ja-mecab", "zh": "zh"}
 def score(answers: Sequence[str], references: Sequence[str], language: Language) -> dict[str, Any]:
     """Score answers against one reference each.
 
-    Args:
-        language (`Language`): What the references are written in.
     Returns:
         `dict` with `answers`, their number; `chrf` and `bleu`, over the whole corpus, between 0 and 100; and
         `signatures`, sacrebleu's own record of how each was computed.
@@ -38,11 +36,6 @@ def add_language_share(
 
     Outputs of fewer than 20 characters are not counted: py3langid is often wrong about them. Without py3langid, or in
     a language that it does not know, the run gets none.
-
-    Args:
-        run (`dict`): As `summarise_run` returns it.
-        records (`Sequence[dict]`): The records that it was made of.
-        language (`Language`): What the answers should be written in.
     """
     if not is_installed("py3langid"):
         return
@@ -57,13 +50,7 @@ def add_language_share(
 def add_quality(
     run: MeasuredRun, records: Sequence[dict[str, Any]], questions: Sequence[Question], language: Language
 ) -> None:
-    """Give each method of a run its `quality`, if any of the questions has a reference and sacrebleu is installed.
-
-    Args:
-        run (`dict`): As `summarise_run` returns it.
-        records (`Sequence[dict]`): The records that it was made of.
-        language (`Language`): What the answers should be written in.
-    """
+    """Give each method of a run its `quality`, if any of the questions has a reference and sacrebleu is installed."""
     references = {question.question_id: question.reference for question in questions if question.reference is not None}
     scored = [record for record in records if record["question_id"] in references]
     if scored and is_installed("sacrebleu"):

@@ -56,7 +56,6 @@ def speedup(method: Timings, plain: Timings) -> Interval:
     """Compute how many times as fast a method is, totals over totals, with a paired bootstrap over prompts.
 
     Args:
-        method (`Timings`): Of the method.
         plain (`Timings`): Of plain decoding, or of any other method, on the same prompts in the same order.
     Returns:
         `Interval` of (tokens/s with the method) / (tokens/s without).
@@ -101,7 +100,6 @@ def verdict(ratio: Interval, prompts: int) -> Verdict:
     """Say what a ratio of speeds shows: a difference, or nothing beyond noise.
 
     Args:
-        ratio (`Interval`): Of two methods, or of two runs.
         prompts (`int`): That it was taken over; of fewer than eight nothing is said.
     """
     if prompts < FEWEST_PROMPTS:
@@ -144,7 +142,6 @@ def interval(value: float, resampled: np.ndarray) -> Interval:
     """Put a figure together with its percentile interval.
 
     Args:
-        value (`float`): Over all prompts.
         resampled (`np.ndarray` of shape `(resamples,)`): Over those of each resample.
     """
     low, high = np.percentile(resampled, [2.5, 97.5])

@@ -10,7 +10,6 @@ class Strategy:
     """A kind of drafter for one language.
 
     Args:
-        method (`str`): What it is called in results.
         sources (`tuple[str, ...]`): What it may draft with.
         rows (`tuple[str, ...]`): Folders of a run whose rows its network is finetuned on.
     """

@@ -27,8 +27,6 @@ def summarise_run(
     """Turn one setting's records into a run of `results.json`.
 
     Args:
-        methods (`Sequence[Method]`): In the order of the table.
-        setting (`Setting`): What they were measured under.
         description (`dict`): `pair`, `task`, `draft_length`, `dtype` and `questions` of the run.
     """
     prompts = {
@@ -107,11 +105,7 @@ def _timings_after_first_pass(prompts: list[dict[str, Any]]) -> Timings:
 
 
 def add_finetuning(run: MeasuredRun, drafters: Mapping[str, DrafterDescription]) -> None:
-    """Give methods their `finetuning_tokens`, where a drafter says how many its network has learned from.
-
-    Args:
-        run (`dict`): As `summarise_run` returns it.
-    """
+    """Give methods their `finetuning_tokens`, where a drafter says how many its network has learned from."""
     for method in run["methods"]:
         said = drafters.get(method["name"])
         tokens = said and said.training.get("finetune", {}).get("finetuning_tokens")

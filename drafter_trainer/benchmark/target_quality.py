@@ -41,8 +41,6 @@ def is_showcase(results: Results) -> bool:
 def quality_warning(measured: Iterable[dict[str, Any]]) -> str:
     """State in which runs the target does not do its task.
 
-    Args:
-        measured (`Iterable[dict]`): Results files of one target.
     Returns:
         `str`, a paragraph; empty if no run is beyond the limits.
     """

@@ -95,11 +95,7 @@ class TargetArguments:
         read_mapping(self, "chat_template_kwargs")
 
     def resolve(self) -> Target:
-        """Return the target that the options name.
-
-        Raises:
-            InputError: As `resolve_target` does, and for a folder without a name.
-        """
+        """Return the target that the options name."""
         if self.target_name is None and (folder := Path(self.target_model)).is_dir():
             name = f"<you>/{folder.resolve().name}"
             raise InputError(f"target_model {folder} is a folder: give its Hub id too, such as --target_name {name}")

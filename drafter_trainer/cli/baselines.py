@@ -13,13 +13,7 @@ _CLONE = Path(__file__).parents[2]
 
 
 def import_baselines(module: str = "benchmarks.baselines") -> ModuleType:
-    """Import the baselines from the clone that this package was installed from.
-
-    Args:
-        module (`str`, *optional*): One of their modules; the package of all of them if left out.
-    Raises:
-        InputError: If the package was installed without a clone.
-    """
+    """Import the baselines from the clone that this package was installed from."""
     if not (_CLONE / "benchmarks" / "baselines").is_dir():
         raise InputError(
             "lookahead, medusa, eagle and early_exit are no part of the installed package: clone the project's "

@@ -90,14 +90,8 @@ class _Parser(HfArgumentParser):
 def parse_arguments(step: str, argv: Sequence[str], description: str) -> tuple[list[Any], dict[str, Any]]:
     """Read the options of a step; the command line overrides the file.
 
-    Args:
-        step (`str`): One of `OPTIONS`.
-        argv (`Sequence[str]`): The command line without program and step.
-        description (`str`): Text that `--help` begins with.
     Returns:
         `tuple` of one object for each dataclass of the step, and of the values that were given, by key.
-    Raises:
-        InputError: If a key or value is wrong; the message names it.
     """
     parser = _Parser(
         OPTIONS[step],
@@ -170,9 +164,6 @@ def read_config(path: Path, step: str) -> dict[str, Any]:
 
     A file may name another one under `base`, relative to itself, whose keys it overrides. A key holds for every
     step that knows it; with a step's name before it, as in `finetune.learning_rate`, for that step alone.
-
-    Raises:
-        InputError: If a file is missing or malformed, or no step knows a key.
     """
     values = _read_with_base(path, ())
     known = _keys()

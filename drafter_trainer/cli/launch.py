@@ -28,12 +28,7 @@ _DISK = {
 
 
 def run_step(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) -> None:
-    """Run a step's `main`; errors that the user can mend end it with one line and status 2.
-
-    Args:
-        main (callable): Takes the options.
-        argv (`Sequence[str]`, *optional*): The options; those of the command line if left out.
-    """
+    """Run a step's `main`; errors that the user can mend end it with one line and status 2."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     for client in ("httpx", "httpx2"):  # the Hub's client uses the second from 2.4 on
         logging.getLogger(client).setLevel(logging.WARNING)
@@ -57,13 +52,7 @@ def run_step(main: Callable[[list[str]], None], argv: Sequence[str] | None = Non
 
 
 def call_step(name: str, argv: Sequence[str | int | Path], **given: Any) -> None:
-    """Run another step in this process, printed as the command that does the same.
-
-    Args:
-        name (`str`): Name of the step.
-        argv (`Sequence`): Its options.
-        given: What its `main` takes besides.
-    """
+    """Run another step in this process, printed as the command that does the same."""
     words, before = [str(word) for word in argv], sys.argv
     print(f"\n$ {shlex.join(['drafter-trainer', name, *words])}", flush=True)
     sys.argv = ["drafter-trainer", name, *words]  # which results record as the command that made them
@@ -90,13 +79,7 @@ def leave_processes() -> None:
 
 
 def require_one_process(what: str) -> None:
-    """Refuse to run in several processes, which would time each other.
-
-    Args:
-        what (`str`): What is done in one process, for the message.
-    Raises:
-        InputError: If there are several.
-    """
+    """Refuse to run in several processes, which would time each other."""
     if PartialState().num_processes > 1:
         raise InputError(f"{what} in one process: launch it with --num_processes 1")
 
@@ -127,7 +110,6 @@ def report_folder(folder: Path, before: dict[str, Any] | None) -> None:
     """Report the step that a function left in a folder, as `report_step` does.
 
     Args:
-        folder (`Path`): The folder.
         before (`dict`, *optional*): Its record before the function was called.
     """
     record = read_step(folder)

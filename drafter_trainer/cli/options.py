@@ -32,11 +32,7 @@ def parameters(function: Callable[..., Any], *names: str, **defaults: Any) -> di
     """Declare options that are parameters of a function, with its types, its defaults and its docstring's texts.
 
     Args:
-        function (callable): The function.
-        names: Its parameters.
         defaults: Parameters whose default is another one on the command line.
-    Returns:
-        `dict[str, Field]`, as `options` takes it.
     """
     signature, kinds, told = inspect.signature(function), get_type_hints(function), {}
     for described, text in _ENTRY.findall(_ARGS.search(inspect.getdoc(function))[1]):
@@ -55,8 +51,6 @@ def options(
     """Make the class of a group of options, whose whole numbers must be positive.
 
     Args:
-        group (`str`): The group's title in `--help`.
-        declared (`Mapping[str, Field]`): The options by name, as `parameters` and `option` declare them.
         rare (`Collection[str]`, *optional*): Those that `--help_all` alone lists.
         may_be_zero (`Collection[str]`, *optional*): Those that may be 0 or less.
     """
@@ -89,11 +83,7 @@ def _read_as(kind: Any) -> Any:
 
 
 def read_mapping(arguments: Any, name: str) -> None:
-    """Replace an option that was given as JSON by the mapping that it spells.
-
-    Raises:
-        InputError: If it is no JSON object.
-    """
+    """Replace an option that was given as JSON by the mapping that it spells."""
     given = getattr(arguments, name)
     if not isinstance(given, str):
         return
@@ -107,11 +97,7 @@ def read_mapping(arguments: Any, name: str) -> None:
 
 
 def check_positive(arguments: Any, *names: str) -> None:
-    """Refuse numbers below 1; `None` is no number.
-
-    Raises:
-        InputError: That names the field.
-    """
+    """Refuse numbers below 1; `None` is no number."""
     for name in names:
         value = getattr(arguments, name)
         if value is not None and value < 1:
@@ -119,11 +105,7 @@ def check_positive(arguments: Any, *names: str) -> None:
 
 
 def check_known(arguments: Any, name: str, values: Collection[str]) -> None:
-    """Refuse a value, or a list with a value, that is not among those known.
-
-    Raises:
-        InputError: That names the field.
-    """
+    """Refuse a value, or a list with a value, that is not among those known."""
     given = getattr(arguments, name)
     if isinstance(given, str) and given not in values:
         raise InputError(f"{name} must be one of {', '.join(values)}, got {given}")

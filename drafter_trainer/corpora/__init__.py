@@ -165,7 +165,6 @@ def read_texts(name: str, language: Language, split: str, bad_rows: BadRows = ST
     Args:
         name (`str`): `c4` (that language's part), `sample` (that language's side), or `file:PATH` as for
             `read_documents`, which is inspected first.
-        language (`Language`): What the text is in.
     """
     corpus = CorpusName.parse(name)
     if corpus.kind == "file":

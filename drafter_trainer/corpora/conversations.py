@@ -46,11 +46,7 @@ class Conversation:
 
 
 def conversation_of_row(place: str, row: dict[str, Any]) -> Conversation:
-    """Read a row of `messages` or `conversations`, with `system` and `tools` beside them.
-
-    Args:
-        place (`str`): Where the row stands, for the message.
-    """
+    """Read a row of `messages` or `conversations`, with `system` and `tools` beside them."""
     turns = row.get("messages") or row.get("conversations")
     if not isinstance(turns, list) or not turns:
         raise BadRowError(place, "no document", ': expected "text", "messages" or "conversations"')

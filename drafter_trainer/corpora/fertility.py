@@ -17,14 +17,10 @@ def count_fertility(
 ) -> dict[str, float | None]:
     """Count the tokens of texts, each tokenized alone and without special tokens.
 
-    Args:
-        texts (`Iterable[str]`): Sentences or paragraphs.
     Returns:
         `dict` with `tokens_per_character`, `tokens_per_byte` (1 where a byte-level tokenizer knows nothing of a
         language but its bytes), and `tokens_per_word`, words being between white space; `None` in a language that
         writes without.
-    Raises:
-        ValueError: If there is no text.
     """
     tokens = characters = utf8_bytes = words = 0
     for text in texts:

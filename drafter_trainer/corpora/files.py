@@ -24,9 +24,7 @@ class BadRowError(InputError):
     """Raise when one row of a corpus cannot be used.
 
     Args:
-        place (`str`): File and line, or corpus and row.
         reason (`str`): What is wrong, in one of few wordings: rows that are left out are counted under it.
-        advice (`str`, *optional*): What was found in this row, and what to do.
     """
 
     def __init__(self, place: str, reason: str, advice: str = "") -> None:
@@ -180,7 +178,6 @@ def read_rows(path: Path, bad_rows: BadRows = STRICT) -> Iterator[tuple[str, dic
     Args:
         path (`Path`): Ends in `.jsonl`, `.json`, `.txt` or `.parquet`, the first three also with `.gz` behind, in
             small letters or capitals; or a folder.
-        bad_rows (`BadRows`, *optional*): What becomes of rows that cannot be read; the first ends the run.
     Returns:
         Iterator of `(place, row)`, the place being "FILE, line N" for messages and source ids.
     """

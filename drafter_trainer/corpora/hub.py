@@ -18,12 +18,10 @@ class HubCorpus:
     """Describe a corpus on the Hub.
 
     Args:
-        license (`str`): What its card says; shown in the README and in drafters' cards.
         pairs (`tuple[str, ...]`): Pairs of a parallel corpus, foreign language first; empty for text.
         data_files (`str`, *optional*): The one file to read, where the repository holds several versions.
         columns (`Callable`, *optional*): Takes a row and a pair to `(source, target)` where the corpus does not
             follow the `translation: {de: …, en: …}` schema.
-        options (`dict`, *optional*): Further options of the file format's reader.
     """
 
     repo: str

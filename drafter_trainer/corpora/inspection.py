@@ -29,8 +29,6 @@ def inspect_text(path: Path, language: Language, bad_rows: BadRows = STRICT) -> 
 
     Args:
         path (`Path`): As `read_rows` takes it, with rows of `text`; rows without are left aside.
-        language (`Language`): What it should be in.
-        bad_rows (`BadRows`, *optional*): What becomes of rows that cannot be read.
     """
     counts: Counter[str] = Counter()
     chosen = heapq.nsmallest(

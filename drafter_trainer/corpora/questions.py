@@ -36,7 +36,6 @@ class Question:
         question_id (`str`): Unique within its set; turns end in `/1`, `/2` …
         text (`str`): The part of the prompt that is not its template: what training must not contain.
         earlier (`tuple[Question, ...]`, *optional*): The turns before it, first to last, which are asked before it.
-        reference (`str`, *optional*): A good answer, where the set has one.
     """
 
     question_id: str
@@ -57,7 +56,6 @@ def load_questions(source: str, pair: Pair, limit: int | None = None, task: Task
             to the first turn.
         pair (`Pair`): The direction; stories are asked for in its target language. Translation prompts of a file are
             written anew, so that every set asks with the same white space.
-        limit (`int`, *optional*): Take the first so many; each turn counts.
         task (`Task`, *optional*): Which categories and how many turns; defaults to translation, which takes them all
             and one.
     """

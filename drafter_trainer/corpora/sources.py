@@ -26,7 +26,6 @@ class Source:
     """Rows of one origin.
 
     Args:
-        name (`str`): Its name, written into each row.
         read (callable): From a split, "train" or "validation", to an iterator over rows.
         facts (`dict[str, str]`): What is recorded of it: its name, and its revision or hash.
     """

@@ -18,11 +18,9 @@ class Task:
     """A task that drafters are measured on.
 
     Args:
-        name (`str`): Its name in `results.json`.
         questions (`str`): Its own question set by name; empty where one has to be named.
         categories (`tuple[str, ...]`): Categories of a Spec-Bench file that are asked, besides rows without one; empty
             for all.
-        turns (`int`): Maximum number of turns of a question.
     """
 
     name: str = TRANSLATION

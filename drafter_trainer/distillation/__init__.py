@@ -33,21 +33,13 @@ def distill(
     Args:
         requests (`Requests`): All of them, also those already answered: they fix the batches. What has a limit of 0
             is dropped.
-        engine (`Engine`): Answers them.
-        store (`RowStore`): Gains the rows.
-        batch_size (`int`): Requests of a batch.
         language (`str`): Language of the answers, under which drops are counted.
-        special_ids (`Iterable[int]`): Ids that show no text.
-        process (`tuple[int, int]`, *optional*, defaults to `(0, 1)`): Rank of this process and their number; each
-            takes every so-manieth batch.
-        teacher (`Teacher`, *optional*): Gives log-probabilities to answers that came without.
-        drop_looping (`bool`, *optional*, defaults to `False`): Drop answers that end in a repetition loop.
+        process (`tuple[int, int]`, *optional*, defaults to `(0, 1)`): Rank of this process and their number;
+            batches are assigned round-robin.
         end_ids (`Iterable[int]`, *optional*): Ids that end an answer wherever they stand; not all engines know them.
     Raises:
-        DamagedStoreError: If an earlier shard is damaged.
         InputError: If nothing more can be answered, the first requests are all refused for one reason, or an answer
             is not one of the target (see `check_answer`).
-        OSError: If the disk is full; what was stored before stays.
     """
     rank, processes = process
     special, ends = frozenset(special_ids), frozenset(end_ids)

@@ -22,11 +22,6 @@ class RunningBatch:
     same column of the cache, so that a step writes one column; a row's columns are as many as its tokens, and its
     first token has position 0. Rows that nothing follows leave the batch when they are a quarter of it, since that
     copies the cache.
-
-    Args:
-        model (`PreTrainedModel`): The target, on its device.
-        pad_id (`int`): Id that fills prompts up on the left.
-        eos_ids (`frozenset[int]`): Ids that end an answer.
     """
 
     def __init__(self, model: PreTrainedModel, pad_id: int, eos_ids: frozenset[int]) -> None:

@@ -11,11 +11,7 @@ _TIE = 0.01  # nats; of two tokens that are equally likely, an engine may choose
 
 
 def check_answer(request: Request, answer: Answer) -> None:
-    """Refuse an answer that the target cannot have given, or whose log-probabilities are not the target's.
-
-    Args:
-        answer (`Answer`): As it arrived; one without log-probabilities has little that can be checked.
-    """
+    """Refuse an answer that the target cannot have given, or whose log-probabilities are not the target's."""
     count = len(answer.response_ids)
     if count > request.max_new_tokens and not answer.retokenized:
         raise InputError(f"an answer has {count} tokens, at most {request.max_new_tokens} were asked for")

@@ -45,10 +45,6 @@ class TransformersEngine:
     layers with a recurrent state answers one batch after the other, each up to the end of its longest answer.
 
     What is sampled for a request depends on its key and, but for rounding, on nothing else.
-
-    Args:
-        model (`PreTrainedModel`): The target, on its device.
-        pad_id (`int`): Id that fills prompts up on the left.
     """
 
     name = "transformers"

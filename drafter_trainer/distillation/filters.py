@@ -19,7 +19,6 @@ def reason_to_drop(answer: Answer | Refusal, special_ids: Collection[int], drop_
     Answers cut by the length limit stay: their tokens are the target's own, and no end token is made up for them.
 
     Args:
-        special_ids (`Collection[int]`): Ids that show no text, such as the end token.
         drop_looping (`bool`, *optional*, defaults to `False`): Whether answers that end in a loop are dropped. The
             target loops when it is asked again, too, and a drafter guesses that easily.
     """

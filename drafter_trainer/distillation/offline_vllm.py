@@ -21,7 +21,6 @@ class VLLMEngine:
     that has it, and not against vLLM itself. For several GPUs with a copy of the model each, start servers.
 
     Args:
-        dtype (`str`): As `Target.load_model` takes it.
         options (`Any`): Further arguments of `vllm.LLM`, such as `tensor_parallel_size`.
     """
 

@@ -36,7 +36,6 @@ class Prompt:
     """A prompt as the target reads it, and its origin.
 
     Args:
-        prompt_ids (`tuple[int, ...]`): The prompt, chat template included.
         repetition (`int`): How many prompts before it are the same.
         response_ids (`tuple[int, ...]`, *optional*): Text that is there already, and is scored in place of an answer.
     """
@@ -79,12 +78,7 @@ class PromptMaker:
             )
 
     def stories(self, subjects: Iterable[tuple[str, dict[str, str]]], language: Language) -> Iterator[Prompt]:
-        """Ask for stories in a language.
-
-        Args:
-            subjects (`Iterable[tuple[str, dict]]`): Ids and subjects by language code, as `sample_stories` yields
-                them.
-        """
+        """Ask for stories in a language."""
         # Apart from its subject every prompt is the same, also as one of an evaluation.
         asked = ((story_id, "\n".join(told.values()), story_prompt(language, told)) for story_id, told in subjects)
         yield from self._clean(asked, STORIES, language)
@@ -103,7 +97,6 @@ class PromptMaker:
         where the target would.
 
         Args:
-            documents (`Iterable[Document]`): Of text in the language.
             max_new_tokens (`int`): Tokens of a piece at most.
         """
         start_ids, count = (self._start_id(start_token),), 0
@@ -134,9 +127,6 @@ class PromptMaker:
         """Let the target write by itself: prompts of nothing but a start token, as many as the limit.
 
         They are all alike, and numbered, so that each gets a seed of its own.
-
-        Args:
-            token (`str`, *optional*): The start token; the tokenizer's bos if left out.
         """
         start_id = self._start_id(token)
         if self._limit is None:
@@ -160,7 +150,6 @@ class PromptMaker:
         Args:
             asked (`Iterable[tuple[str, str, Callable]]`): Of each its id, the text that no evaluation may hold, and
                 what renders its token ids.
-            language (`Language`, *optional*): Under which drops are counted.
         """
         count = 0
         for source_id, text, render in asked:

@@ -34,12 +34,7 @@ _NOT_OF_PROMPTS = FIXED | {
 
 
 def prompts_file(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """Name the file of the prompts after all that decides them, so that no other settings find it.
-
-    Args:
-        settings (`Mapping[str, Any]`): What was given to the recipe; all but what is known to decide no prompt counts.
-        inputs (`Mapping[str, str]`): Fingerprints of what is read, the target's revision among them.
-    """
+    """Name the file of the prompts after all that decides them, so that no other settings find it."""
     deciding = {key: value for key, value in settings.items() if key not in _NOT_OF_PROMPTS}
     if settings.get("engine") == "text":
         deciding["engine"] = "text"  # pieces of text, of `max_new_tokens` each
@@ -58,9 +53,6 @@ def is_whole(folder: Path, facts: Mapping[str, Any]) -> bool:
 def take_over(step: Step, asked: Mapping[str, tuple[Requests, RowStore]], scored: bool) -> bool:
     """Tell whether a step of other settings has left all that is asked for now, and finished.
 
-    Args:
-        asked (`Mapping[str, tuple[Requests, RowStore]]`): For each split what is asked for, and what is there.
-        scored (`bool`): Whether rows without log-probabilities are to get some.
     Returns:
         `bool`: If so, the step has its facts. Otherwise something is missing, and nothing is there that is not asked
         for.

@@ -14,9 +14,6 @@ class TokenChooser:
     A full-width top k, softmax and cumulative sum each pass over the logits several times and take as long as a small
     target's layers. Here the vocabulary is cut into blocks: the k largest logits lie in the k blocks with the largest
     maxima, and a draw by inversion finds its block by the blocks' sums first. Both are exact.
-
-    Args:
-        k (`int`): Number of log-probabilities kept a token.
     """
 
     def __init__(self, k: int) -> None:

@@ -38,9 +38,7 @@ class Server:
     """One server and its state: requests in flight, failures, time of the next try.
 
     Args:
-        client (`httpx2.AsyncClient`): The client of all servers.
         key (`str`): Their key, which no message may show; empty if they want none.
-        timeout (`float`): Seconds to wait for an answer.
     """
 
     def __init__(self, url: str, kind: ServerKind, client: httpx2.AsyncClient, key: str, timeout: float) -> None:
@@ -72,11 +70,7 @@ class Server:
         return answer if raw or isinstance(answer, Refusal) else replace(answer, topk_ids=None, topk_logprobs=None)
 
     async def try_out(self, request: Request) -> None:
-        """Find out whether it answers at all, with a request's trial.
-
-        Raises:
-            ServerFailure, InputError: As `answer` does.
-        """
+        """Find out whether it answers at all, with a request's trial."""
         trial = request.trial()
         body = self._kind.body(trial)
         if not isinstance(body, Refusal):

@@ -33,8 +33,6 @@ class ServerEngine:
     the servers, if they want one, is the environment's OPENAI_API_KEY and nothing else.
 
     Args:
-        kind (`ServerKind`): How such servers are asked.
-        urls (`Sequence[str]`): Their addresses, with or without `/v1`.
         concurrency (`int`, *optional*, defaults to `32`): Requests in flight at each server, at most.
         timeout (`float`, *optional*, defaults to `600.0`): Seconds to wait for an answer.
         patience (`float`, *optional*, defaults to `600.0`): Seconds without any server after which the run ends.

@@ -36,12 +36,7 @@ class PromptSource:
 
 
 def prompts_of(data: Any, target: Target, language: Language | None) -> list[PromptSource]:
-    """Open prompts that a user of the library gives; see `corpora.sources.read_source`.
-
-    Args:
-        data: Prompts, or sources of them.
-        language (`Language`, *optional*): Under which drops are counted.
-    """
+    """Open prompts that a user of the library gives; see `corpora.sources.read_source`."""
     if isinstance(data, list) and data and all(isinstance(each, PromptSource) for each in data):
         return data
     source = read_source(data, PROMPT_COLUMNS)
@@ -68,12 +63,7 @@ def texts_of(data: Any, language: Language | None, start_token: str | None, leng
 
 
 def corpus_prompts(name: str, pair: Pair, skip_bad_rows: bool = False) -> PromptSource:
-    """Ask for translations of a corpus' sentences, or for `stories`, or for nothing behind a `start_token`.
-
-    Args:
-        name (`str`): Corpus by name; see `drafter_trainer.corpora`.
-        skip_bad_rows (`bool`, *optional*, defaults to `False`): Whether malformed rows are counted, or end the run.
-    """
+    """Ask for translations of a corpus' sentences, or for `stories`, or for nothing behind a `start_token`."""
 
     def make(split: str, maker: PromptMaker) -> Iterator[Prompt]:
         if name == START_TOKEN:

@@ -77,23 +77,14 @@ def is_cut_short(request: Request, answer: Answer) -> bool:
 
 @dataclass(frozen=True)
 class Refusal:
-    """The reason why a request has no completion.
-
-    Args:
-        reason (`str`): One of few, under which it is counted.
-        message (`str`, *optional*): What was said in this case.
-    """
+    """The reason why a request has no completion."""
 
     reason: str
     message: str = ""
 
 
 class KeySet(Set):
-    """A set of row keys in 64 bytes each: a store may have millions.
-
-    Args:
-        shards (`Iterable[Sequence[str]]`): The keys of each shard.
-    """
+    """A set of row keys in 64 bytes each: a store may have millions."""
 
     def __init__(self, shards: Iterable[Sequence[str]]) -> None:
         self._keys = np.fromiter(itertools.chain.from_iterable(shards), dtype="S64")
@@ -122,9 +113,6 @@ class RowStore:
     A shard is written beside its place and renamed, so a run killed at any moment leaves only whole shards, and the
     keys in them say what is done. What was dropped is kept too, as key and reason, so that it is neither asked nor
     counted twice. Several processes write to one folder, each under its own `writer` number.
-
-    Args:
-        folder (`Path`): Made if it is missing.
     """
 
     def __init__(self, folder: Path, writer: int = 0) -> None:

@@ -14,12 +14,7 @@ _LOGITS = 1 << 28  # of one pass: a GiB in fp32
 
 
 class Teacher:
-    """Score what the target has said elsewhere.
-
-    Args:
-        model (`PreTrainedModel`): The target, on its device.
-        pad_id (`int`): Id that fills rows up on the left.
-    """
+    """Score what the target has said elsewhere."""
 
     def __init__(self, model: PreTrainedModel, pad_id: int) -> None:
         self.model = model

@@ -17,11 +17,7 @@ from drafter_trainer.targets import Target
 
 
 def fetch(destination: Destination, commit: str, files: Mapping[str, Path], cache: Path) -> Path:
-    """Download a commit into an empty cache and compare it with what was sent.
-
-    Returns:
-        `Path`, the folder of the downloaded files.
-    """
+    """Download a commit into an empty cache and compare it with what was sent."""
     try:
         folder = huggingface_hub.snapshot_download(
             destination.repo_id,
@@ -46,9 +42,7 @@ def check_generation(folder: Path, target: Target, target_dtype: str) -> None:
     """Load a drafter that came back from the Hub, and let it draft for one prompt.
 
     Args:
-        folder (`Path`): Where it was downloaded to.
         target (`Target`): Where its weights cannot be loaded here, a warning says so, and nothing is generated.
-        target_dtype (`str`): Of the target's weights.
     """
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     try:

@@ -69,7 +69,6 @@ def assemble(
 
     Args:
         adapter_of (`str`, *optional*): Write the run's LoRA adapter in place of whole weights, over this drafter.
-        sources (`Sequence[str]`, *optional*): Draft with these alone; all that were tuned if left out.
         compact (`int`, *optional*, defaults to `0`): Bits of a weight, 8 or 4, of a repository without what is the
             target's own: embeddings, head and tokenizer; see `drafters.compact`. 0 for a stock model.
         place (`Path`, *optional*): Folder where it is going to be; `None` on the Hub. An adapter names a base drafter
@@ -110,7 +109,6 @@ def assemble_folder(
 
     Args:
         drafter (`Path`): The folder; without a `drafter.json` in it, any stock model with the target's tokenizer.
-        name, languages, draft_length (*optional*): As for `drafter_trainer.publish`.
     """
     if not (drafter / "config.json").is_file():
         raise InputError(f"{drafter} holds no drafter: name the folder that a trainer or tune left")

@@ -47,12 +47,8 @@ def usage(
     """Write the lines of Python that use a drafter.
 
     Args:
-        target (`str`): Hub id or folder of the target.
-        drafter (`str`): Hub id or folder of the drafter.
-        prompt (`str`): An example of what is asked.
         needs_package (`bool`, *optional*, defaults to `False`): Whether `load_drafter` alone can load it: a LoRA
             adapter, or a compact drafter.
-        chat_template_kwargs (`Mapping`, *optional*): Variables that the template was given in training.
     """
     prompting = prompting or {}
     template, ends = "", ""
@@ -98,7 +94,6 @@ def render_card(
         measurements (`dict[str, dict]`): Results by the name of their file, those of the table first; without any the
             card has no numbers.
         location (`str`): Hub id of the drafter, or its name where it lies in a folder.
-        notes (`str`, *optional*): Text by hand, put at the end.
     Returns:
         `str`, Markdown with metadata in front. It shows the plot `acceptance.png` where the first run drafted
         anything.

@@ -57,13 +57,7 @@ class CardDetails:
 
 
 def read_measurements(folder: Path, description: DrafterDescription) -> dict[str, Results]:
-    """Read all results of a drafter, and leave out, with a warning, those of the drafter as it was before.
-
-    Args:
-        folder (`Path`): Of a run or a card.
-    Returns:
-        `dict[str, dict]`, results by the name of their file, the benchmark's own first.
-    """
+    """Read all results of a drafter, and leave out, with a warning, those of the drafter as it was before."""
     measurements = {}
     for path in (path for pattern in MEASUREMENTS for path in sorted(folder.glob(pattern))):
         results = read_results(path)
@@ -96,11 +90,7 @@ def write_card(
     details: CardDetails,
     notes: str = "",
 ) -> None:
-    """Write the card and, where matplotlib is installed, the plot that it shows.
-
-    Args:
-        folder (`Path`): Of the repository or of the card; an earlier card is replaced.
-    """
+    """Write the card and, where matplotlib is installed, the plot that it shows."""
     card = render_card(description, measurements, details.location, details.license, notes)
     (folder / CARD).write_text(card, encoding="utf-8")
     (folder / PLOT).unlink(missing_ok=True)

@@ -53,14 +53,7 @@ _LARGEST = "1M<n<10M"
 
 
 def render_dataset_card(step: dict[str, Any], repo_id: str, license: str | None) -> str:
-    """Render the card of a dataset whose repository holds `train/rows-*.parquet` and `validation/rows-*.parquet`.
-
-    Args:
-        step (`dict`): The finished distillation, as `steps.read_step` reads it.
-        repo_id (`str`): Hub id of the dataset.
-    Returns:
-        `str`, Markdown with metadata in front.
-    """
+    """Render the card of a dataset whose repository holds `train/rows-*.parquet` and `validation/rows-*.parquet`."""
     template = (resources.files("drafter_trainer.hub") / "dataset_card_template.md").read_text(encoding="utf-8")
     facts, settings, provenance = step["facts"], step["settings"], step["provenance"]
     splits = {name: facts[name] for name in SPLITS if name in facts}

@@ -29,7 +29,6 @@ class Bar:
     """A method's speedup as a bar, in per cent of the page's scale.
 
     Args:
-        text (`str`): The speedup with its interval, as it is read.
         width, low, high (`float`): Of the bar, and where its interval begins and ends.
     """
 
@@ -63,8 +62,6 @@ def read_gallery(folder: Path) -> dict[str, list[dict[str, Any]]]:
 def render_gallery(gallery: dict[str, list[dict[str, Any]]]) -> str:
     """Render the page.
 
-    Args:
-        gallery (`dict[str, list[dict]]`): As `read_gallery` returns it.
     Returns:
         `str`, HTML that loads nothing from anywhere. Names from the results are escaped.
     """

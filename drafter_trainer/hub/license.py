@@ -11,11 +11,7 @@ from drafter_trainer.targets import Target
 
 
 def target_license(target: Target) -> str | None:
-    """Read the license identifier from a target's own card, on the Hub or in its folder.
-
-    Returns:
-        `str`, or `None` where there is no card or it names no license.
-    """
+    """Read the license identifier from a target's own card, on the Hub or in its folder."""
     if target.hub_revision is None:
         card = Path(target.path) / "README.md"
         if not card.is_file():

@@ -30,12 +30,7 @@ TAGS = ["speculative-decoding", "assisted-generation", "draft-model", "assistant
 def card_metadata(
     description: DrafterDescription, measurements: dict[str, Results], license: str | None
 ) -> ModelCardData:
-    """Collect the metadata of a card.
-
-    Args:
-        measurements (`dict[str, dict]`): Results by the name of their file.
-        license (`str`, *optional*): License identifier; the key is left out where it is not known.
-    """
+    """Collect the metadata of a card."""
     evaluations = _evaluations(measurements)
     values = {
         "base_model": description.target,

@@ -90,10 +90,6 @@ def publish_run(run: Run, target: Target, target_dtype: str, publishing: Publish
 
     On the Hub it is one commit, which is then downloaded into an empty cache, compared, loaded, and drafts for one
     prompt; then it is tagged. Whatever fails on the way fails the whole. Once more it sends only what is missing.
-
-    Args:
-        target_dtype (`str`): The target is loaded in it, to try a drafter that came back from the Hub.
-        publishing (`Publishing`): Where to, and what is written into the repository.
     """
 
     def write(folder: Path) -> DrafterDescription:
@@ -124,12 +120,7 @@ def publish_written(
     target_dtype: str,
     publishing: Publishing,
 ) -> Publication:
-    """Publish a drafter.
-
-    Args:
-        write (callable): Writes its files into a new folder.
-        results (`Path`): Folder of its benchmark's results, if there are any.
-    """
+    """Publish a drafter."""
     check_destination(publishing.to)
     location = _location(publishing, name)
     with _temporary_folder(results, publishing) as temporary:

@@ -18,8 +18,6 @@ class Publishing:
         sources (`list[str]`): Draft with these alone; all that were tuned if empty.
         card_folder (`str`, *optional*): Folder of cards, in which the card is kept too.
         to, repo_id, ...: As for `drafter_trainer.publish`.
-    Raises:
-        InputError: If the values do not go together.
     """
 
     to: str = HUB

@@ -31,9 +31,7 @@ class Destination:
     """Name a place on the Hub, and what may be done there.
 
     Args:
-        repo_id (`str`): The repository, made where there is none.
         branch (`str`, *optional*, defaults to `"main"`): Made where there is none, without the files of others.
-        tag (`str`, *optional*): For the commit, once it has been checked.
         overwrite (`bool`, *optional*, defaults to `False`): Replace what is of another drafter, and move the tag.
     """
 
@@ -55,8 +53,6 @@ class Remote:
 
     Args:
         commit (`str`, *optional*): Its head; `None` where there is no such branch or repository.
-        files (`dict[str, RepoFile]`): What the head holds, by path.
-        tags (`dict[str, str]`): The repository's tags, to commits.
     """
 
     commit: str | None
@@ -83,7 +79,6 @@ def changed_files(remote: Remote, files: Mapping[str, Path], owned: Sequence[str
     """Return the paths that a commit would add, replace or delete.
 
     Args:
-        files (`Mapping[str, Path]`): What is to be there, by path in the repository.
         owned (`Sequence[str]`): Patterns of what is deleted where it is not among the files: an earlier publication
             left it. What else lies in the repository, such as a license, stays.
     """

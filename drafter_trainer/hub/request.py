@@ -27,13 +27,7 @@ _PROBE = "what the user asks"
 
 @dataclass(frozen=True)
 class PromptTask:
-    """The task that a prompt states; `None` stands for what it does not state.
-
-    Args:
-        source (`Language`, *optional*): Of the text that the user gives.
-        answer (`Language`, *optional*): That the target will answer in.
-        is_translation (`bool`): Whether the text is to be translated.
-    """
+    """The task that a prompt states; `None` stands for what it does not state."""
 
     source: Language | None
     answer: Language | None
@@ -47,9 +41,6 @@ def read_task(message: str, languages: Iterable[Language] = ()) -> PromptTask:
     that it names are those that `languages.translation_prompt` writes. The text itself says which language it is in,
     and what the user calls it counts where the text does not tell. Of anything else it is not known which language the
     answer will be in: it is taken to be the prompt's, unless the prompt says `in German`.
-
-    Args:
-        languages (`Iterable[Language]`, *optional*): Languages that are recognized besides those of `LANGUAGES`.
     """
     known = _known(languages)
     by_name = {language.name.casefold(): language for language in known.values()}
@@ -74,8 +65,6 @@ def identify_language(text: str, languages: Iterable[Language] = ()) -> Language
     All languages that the identifier knows take part: where only the known ones did, Ukrainian would be Russian beyond
     doubt as soon as it is not among them.
 
-    Args:
-        languages (`Iterable[Language]`, *optional*): Languages that are recognized besides those of `LANGUAGES`.
     Returns:
         `Language`, or `None` where it is another one, or the text is too short or too mixed.
     """

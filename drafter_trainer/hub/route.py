@@ -52,12 +52,8 @@ class Route:
     """A drafter that a router may choose; see `Route.of`.
 
     Args:
-        name (`str`): Hub id or folder that the drafter came from.
-        target (`str`): Name of the target that it was trained for.
-        pair (`Pair`): That it was trained for.
         ways (`dict[str, DraftingLoop]`): Its loop, with all its sources, without its network, with lookup alone, and
             with none: `plain`, which drafts nothing.
-        measurements (`tuple[Measurement, ...]`): Of its ways, as its repository has them; none before its benchmark.
     """
 
     name: str
@@ -71,9 +67,7 @@ class Route:
         """Take a drafter that is loaded already.
 
         Args:
-            name (`str`): Hub id or folder that it was loaded from, where its description and results are read.
             drafter (`PreTrainedModel`): As `load_drafter` returned it. The route shares its loop.
-            revision (`str`, *optional*): Branch, tag or commit that it was loaded from.
         """
         repository = Repository.open(name, revision)
         description = repository.description

@@ -142,11 +142,7 @@ class DrafterRouter:
     def generate(
         self, input_ids=None, generation_config=None, logits_processor=None, max_new_tokens=None, **kwargs
     ) -> GenerateDecoderOnlyOutput:
-        """Draft for assisted decoding; see `drafters.loop.generate.generate`.
-
-        Raises:
-            InputError: If anybody else calls it.
-        """
+        """Draft for assisted decoding; see `drafters.loop.generate.generate`."""
         if not getattr(generation_config, "is_assistant", False):
             raise InputError("a router answers nothing itself: pass it to target.generate as assistant_model")
         # Assisted decoding copies its settings once a call and passes that copy in every round.

@@ -169,11 +169,7 @@ def write_measured(
     """Write the results of a drafter's runs and their report to a folder, and return the results.
 
     Args:
-        runs (`list[dict]`): The runs, as the schema of results.json has them.
-        target (`Target`): The target.
-        description (`DrafterDescription`): The drafter's description.
         revision (`str`): The drafter's commit, or the hash of its folder.
-        out (`Path`): The folder.
     """
     provenance = {
         "target": target.identity,

@@ -37,12 +37,7 @@ _SPLIT_OF = 20  # of so many prompts for training one is held out, where a numbe
 
 
 class Distillation:
-    """A folder of rows, and the target that fills it.
-
-    Args:
-        target, languages, evaluation_questions, exclude, dtype: As for `distill`.
-        folder (`Path`): Folder of the rows.
-    """
+    """A folder of rows, and the target that fills it."""
 
     def __init__(
         self,
@@ -79,9 +74,6 @@ class Distillation:
         """Fill the folder.
 
         Args:
-            sources (`list[PromptSource]`): Prompts, or texts.
-            settings (`dict`): What is asked for.
-            batch_size (`int`): As for `distill`.
             start (callable): Makes the engine, and what scores its completions; weights are loaded by it.
         """
         state, rows = self.state, Rows(self.folder, self.target, self.languages, self.pair)

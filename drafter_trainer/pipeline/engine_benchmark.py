@@ -161,15 +161,7 @@ def benchmark_engine(
 
 
 class _Given:
-    """What an engine is given: files in its own format, and words of its command line.
-
-    Args:
-        engine (`str`): "vllm" or "llamacpp".
-        target (`Target`): The target.
-        dtype (`str`): Of the target, or "auto".
-        folder (`Path`): Where the files go.
-        target_gguf (`str` or `Path`, *optional*): The target's file.
-    """
+    """What an engine is given: files in its own format, and words of its command line."""
 
     def __init__(
         self, engine: str, target: Target, dtype: str, folder: Path, target_gguf: str | Path | None = None

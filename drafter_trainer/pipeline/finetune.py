@@ -37,15 +37,10 @@ def finetune(
     """Train a new drafter on rows; finished before with the same settings, nothing is done.
 
     Args:
-        run (`Run`): The run.
-        target (`Target`): The target.
         rows (`Sequence[Path]`): Folders of rows, taken together; those of the run's own distillation if empty.
-        arguments (`DrafterTrainingArguments`): How it is trained, and its folder.
         shape (`Mapping[str, Any]`): Options of `create_drafter`; its `initialization` may also be "pretrain". Of the
             target's layers, where none are named, `search_layers` finds the best on the rows.
         settings (`Mapping[str, Any]`): What the step records, by which it is known again.
-    Returns:
-        `Step`: The step, with its facts.
     Raises:
         InputError: If rows or the drafter that training starts from are not finished, or the folder holds a drafter
             of other settings.

@@ -34,17 +34,7 @@ def pretrain(
     """Pack corpora, and train a new drafter on them; finished before with the same settings, nothing is done.
 
     Args:
-        target (`Target`): The target.
-        corpora (`Sequence[str]`): Corpora by name.
-        arguments (`PretrainingArguments`): How it is trained, and its folder.
-        languages (`str`): Language or pair of the drafter.
-        shape (`Mapping[str, Any]`): Options of `create_drafter`.
-        max_samples, max_validation_samples (`int`, *optional*): Maximum number of documents of each corpus.
-        evaluation_questions (`Sequence[str]`, *optional*): Question sets whose prompts are dropped from the text.
-        skip_bad_rows (`bool`, *optional*, defaults to `False`): Whether malformed rows are dropped and counted.
         settings (`Mapping[str, Any]`): What the step records, by which it is known again.
-    Returns:
-        `Step`: The step, with its facts.
     Raises:
         InputError: If the folder holds a drafter of other settings, or a corpus cannot be read.
     """

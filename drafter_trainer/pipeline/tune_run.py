@@ -36,23 +36,16 @@ def tune_run(
     """Time the target here, and search; see `drafter_trainer.tune` for a drafter without a run.
 
     Args:
-        run (`Run`): The run, whose finetuned drafter is tuned.
-        target (`Target`): The target.
         sources (`Sequence[str]`): Draft with these alone; with all if empty. Without "network" nothing has to be
             trained before.
         rows (`Path`, *optional*): Folder of rows; that of the run if left out.
-        other_tasks (`Sequence[Path]`): Rows of other tasks.
         table_corpora (`Sequence[str]`): Corpora by name that n-gram tables are counted on too.
-        table_samples (`int`, *optional*): Maximum number of documents of each of them.
         evaluation_questions, skip_bad_rows: As for `pretrain`, for these corpora.
         costs (`Path`, *optional*): Take the target's times from this step.
-        settings (`Mapping[str, Any]`): What the step records, by which it is known again.
         search (`Any`): `table_bytes`, `max_answers`, `longest_draft`, `repeats` and `dtype`, as for
             `drafter_trainer.tune`.
     Returns:
         `tuple` of the step and the trials; no trials where it was finished before.
-    Raises:
-        InputError: If a step that it needs is not finished, or the folder holds a tuning of other settings.
     """
     pair, network = get_pair(run.languages), not sources or NETWORK in sources
     folder, inputs = rows or run.rows, {"target": target.identity}

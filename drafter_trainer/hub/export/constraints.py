@@ -25,7 +25,6 @@ class GgufVocabulary:
 
     Args:
         kind (`str`): `tokenizer.ggml.model`, such as "gpt2" for byte-level BPE.
-        tokens (`list[str]`): Their texts, by id.
         special (`dict[str, Any]`): `bos_token_id`, `eos_token_id`, `add_bos_token` and `add_eos_token`, as far as the
             file states them.
     """
@@ -40,8 +39,6 @@ def check_vllm(location: str, target: PreTrainedConfig, draft: PreTrainedConfig)
 
     Args:
         location (`str`): Hub id or folder of the drafter, as vLLM is given it.
-    Raises:
-        InputError: If it would refuse the pair, or take the drafter for something else.
     Source: `SpeculativeConfig` in vllm/config/speculative.py of vLLM, read at its main branch of 2026
     """
     _check_sizes("vLLM", target, draft)
@@ -56,9 +53,6 @@ def check_weights(folder: Path) -> None:
 
     They load every `*.safetensors` at its root that no index rules out; repositories have one since tables and draft
     vocabularies made vLLM fail ("There is no module or parameter named 'ids'").
-
-    Raises:
-        InputError: If it has such files and no index.
     """
     others = [path.name for path in folder.glob("*.safetensors") if not path.name.startswith("model")]
     if others and not (folder / "model.safetensors.index.json").is_file():
@@ -71,8 +65,6 @@ def check_weights(folder: Path) -> None:
 def check_sglang(target: PreTrainedConfig, draft: PreTrainedConfig) -> None:
     """Check what SGLang's STANDALONE asks for: vocabularies of one size.
 
-    Raises:
-        InputError: If the sizes differ.
     Source: standalone_worker.py and model_config.py in python/sglang/srt of SGLang, read at its main branch of 2026
     """
     _check_sizes("SGLang", target, draft)

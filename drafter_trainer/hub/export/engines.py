@@ -62,13 +62,7 @@ class Export:
 
     Args:
         drafter (`str`): Hub id or absolute folder, as the engines are given it.
-        commit (`str`, *optional*): On the Hub.
-        folder (`Path`): Where its files lie on this machine.
-        description (`DrafterDescription`): What it says of itself.
-        target (`Target`): The target.
-        configs (`tuple[PreTrainedConfig, PreTrainedConfig]`): Of target and drafter.
         draft_lengths (`dict[str, int]`): Tokens drafted in one round, by what drafts: "whole" or "network".
-        checked (`list[str]`): What was found out on the way, for the README.
     """
 
     drafter: str

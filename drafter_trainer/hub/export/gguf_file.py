@@ -34,7 +34,6 @@ class _Family:
     """How llama.cpp keeps the models of one architecture.
 
     Args:
-        architecture (`gguf.MODEL_ARCH`): Its name for them.
         pairs_rows (`bool`): Whether the two rows that are rotated together lie side by side.
         adds_one (`bool`): Whether the weights of norms, which are stored less one, are kept whole.
     """
@@ -52,16 +51,7 @@ _FAMILIES = {
 
 
 def convert(converter: Path, folder: Path, dtype: str, path: Path) -> None:
-    """Let llama.cpp's own converter write the file.
-
-    Args:
-        converter (`Path`): Its convert_hf_to_gguf.py.
-        folder (`Path`): The drafter.
-        dtype (`str`): Of the weights.
-        path (`Path`): The file to write.
-    Raises:
-        InputError: If it fails; the message has the last line that it said.
-    """
+    """Let llama.cpp's own converter write the file."""
     options = ["--outfile", str(path), "--outtype", _FILE_TYPES[dtype][2]]
     done = subprocess.run([sys.executable, str(converter), str(folder), *options], capture_output=True, text=True)
     if done.returncode != 0 or not path.is_file():
@@ -75,15 +65,11 @@ def write_gguf(
     """Write a drafter of the Llama, Qwen3 or Gemma 3 architecture as a GGUF file.
 
     Args:
-        folder (`Path`): The drafter.
         dtype (`str`): Of the matrices; norms stay in float32.
         pre_tokenizer (`str`, *optional*): llama.cpp's name for how text is split before BPE; found from the tokenizer
             if left out.
-        path (`Path`): The file to write.
         target_gguf (`Path`, *optional*): The target's file, whose tokenizer is taken over where the drafter's is no
             plain byte-level BPE, as Gemma's.
-    Raises:
-        InputError: If the drafter is something else; the message says what does write it.
     Source: the keys and the order of rows are those of conversion/llama.py, qwen.py and gemma.py in llama.cpp
     """
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -196,17 +182,10 @@ def _pair_rotated_rows(weight: torch.Tensor, heads: int) -> torch.Tensor:
 def check_gguf(folder: Path, path: Path, dtype: str, probes: tuple[str, ...]) -> tuple[float, float]:
     """Load a GGUF file back and compare it with its drafter: ids of the probes, and all logits at each of them.
 
-    Args:
-        folder (`Path`): The drafter.
-        path (`Path`): The file.
-        dtype (`str`): In which the file holds the matrices.
-        probes (`tuple[str, ...]`): Texts in the drafter's languages.
     Returns:
         `tuple[float, float]`, the largest difference of a logit: from the drafter with its matrices rounded to
         `dtype`, which must be nothing but the order of additions, and from the drafter itself, which is what rounding
         costs.
-    Raises:
-        InputError: If it cannot be loaded back, or gives other ids or logits.
     """
     place = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
     try:

@@ -97,11 +97,7 @@ def _find_pre_tokenizer(folder: Path) -> str:
 
 
 def read_vocabulary(path: Path) -> GgufVocabulary:
-    """Read what llama.cpp compares of a GGUF file.
-
-    Raises:
-        InputError: If there is no such file, or it has no vocabulary.
-    """
+    """Read what llama.cpp compares of a GGUF file."""
     try:
         fields = gguf.GGUFReader(path).fields
     except (OSError, ValueError) as error:

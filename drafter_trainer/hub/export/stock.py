@@ -14,16 +14,7 @@ from drafter_trainer.targets import Target
 
 
 def write_stock(compact: Path, description: DrafterDescription, target: Target, folder: Path) -> DrafterDescription:
-    """Write a compact drafter with the embeddings, the head and the tokenizer of its target.
-
-    Args:
-        compact (`Path`): Folder of the compact drafter.
-        description (`DrafterDescription`): What it says of itself.
-        target (`Target`): The target that it was trained for.
-        folder (`Path`): Where the stock repository goes; an earlier one is replaced.
-    Returns:
-        `DrafterDescription` of the stock repository: the same drafter, other files of weights.
-    """
+    """Write a compact drafter with the embeddings, the head and the tokenizer of its target."""
     dtype = AutoConfig.from_pretrained(compact).dtype or torch.float32
     model = read_compact(compact, target.load_model(str(dtype).removeprefix("torch.")), dtype)
     shutil.rmtree(folder, ignore_errors=True)
