@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import DynamicCache, PreTrainedModel, Trainer, set_seed
+from transformers import PreTrainedModel, Trainer, set_seed
 
 from benchmarks.baselines import DESCRIPTION
 from benchmarks.baselines.eagle import EagleLayer
 from benchmarks.baselines.medusa import MedusaHeads
+from benchmarks.baselines.reading import HiddenStateReader
 from drafter_trainer.atomic import write_whole
 from drafter_trainer.drafters.loop.repository import VOCABULARY
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids, coverage, map_ids, vocabulary_bytes
@@ -63,6 +64,7 @@ class BaselineTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         self.label_names = ["labels"]  # else nothing is evaluated: the Trainer looks for them in a model's forward
         self.target_model = target_model.eval().requires_grad_(False)
+        self._reader = HiddenStateReader(self.target_model)
         self.draft_ids = draft_ids.to(self.args.device)
         weight = target_model.get_output_embeddings().weight[self.draft_ids].float()
         self.head = torch.nn.Linear(*reversed(weight.shape), bias=False, device="meta")
@@ -92,7 +94,8 @@ class BaselineTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """Sum the losses up over all guesses, divided by the answers' tokens of the whole batch."""
-        guesses = self.guess(model, inputs, self._read(inputs))
+        hidden = self._reader.read(inputs["input_ids"], inputs["attention_mask"])
+        guesses = self.guess(model, inputs, hidden)
         count = (inputs["labels"] != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
         total = sum(self.sum_of_losses(ahead, each) for ahead, each in enumerate(guesses, 1))
         loss = total / torch.as_tensor(count).clamp(min=1)
@@ -110,7 +113,8 @@ class BaselineTrainer(Trainer):
         tokens: list[int] = []
         for batch in self.get_eval_dataloader():
             batch = self._prepare_inputs(batch)
-            for depth, guesses in enumerate(self.guess(self.model, batch, self._read(batch))):
+            hidden = self._reader.read(batch["input_ids"], batch["attention_mask"])
+            for depth, guesses in enumerate(self.guess(self.model, batch, hidden)):
                 if depth == len(counts):
                     counts.append(np.zeros(_RANKS, dtype=np.int64))
                     tokens.append(0)
@@ -121,19 +125,6 @@ class BaselineTrainer(Trainer):
                     counts[depth] += np.bincount(ranks[ranks < _RANKS].cpu().numpy(), minlength=_RANKS)
                 tokens[depth] += len(guesses.labels)
         return [(count / max(total, 1)).round(4).tolist() for count, total in zip(counts, tokens)]
-
-    @torch.no_grad()
-    def _read(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Read rows with the target; the beginning that all of them share (a template's examples) is read once."""
-        ids, mask, read = batch["input_ids"], batch["attention_mask"], self.target_model.base_model
-        shared = int((ids == ids[:1]).all(dim=0).cumprod(dim=0).sum())
-        if len(ids) == 1 or not 0 < shared < ids.shape[1]:
-            return read(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state.float()
-        cache = DynamicCache(config=self.target_model.config)
-        first = read(input_ids=ids[:1, :shared], past_key_values=cache, use_cache=True).last_hidden_state
-        cache.batch_repeat_interleave(len(ids))
-        rest = read(input_ids=ids[:, shared:], attention_mask=mask, past_key_values=cache, use_cache=True)
-        return torch.cat((first.expand(len(ids), -1, -1), rest.last_hidden_state), dim=1).float()
 
 
 def place_guesses(states: torch.Tensor, hidden: torch.Tensor, labels: torch.Tensor, ahead: int) -> Guesses:

@@ -76,19 +76,24 @@ def loss_by_hand(kind: str, trainer: BaselineTrainer, rows: list[dict[str, Any]]
     return total
 
 
-@pytest.mark.parametrize("shared", [0, 7], ids=["nothing-shared", "one-beginning"])
+@pytest.mark.parametrize("templates", [0, 1, 2], ids=["nothing-shared", "one-beginning", "two-beginnings"])
 @pytest.mark.parametrize("kind", ["medusa", "eagle"])
-def test_loss_equals_the_one_computed_by_hand(tmp_path: Path, kind: str, shared: int) -> None:
+def test_loss_equals_the_one_computed_by_hand(tmp_path: Path, kind: str, templates: int) -> None:
     """Prevent a shift too many or too few, guesses within prompts, and a shared beginning that is read otherwise."""
-    rows = make_rows(5)
-    for row in rows:
-        row["prompt_ids"] = [*range(3, 3 + shared), *row["prompt_ids"]]
+    rows = make_rows(10)
+    for number, row in enumerate(rows):
+        row["response_ids"] = row["response_ids"][:20]
+        if templates:
+            row["prompt_ids"] = [3 + number % templates, *range(5, 15), *row["prompt_ids"]]
     trainer = make_trainer(kind, tmp_path, rows)
     trainer.model.eval()  # without noise
-    expected, tokens = loss_by_hand(kind, trainer, rows), sum(len(row["response_ids"]) for row in rows)
-    loss = trainer.compute_loss(trainer.model, COLLATOR(rows))
-    assert loss.item() == pytest.approx(expected / tokens, rel=1e-4)
-    loss = trainer.compute_loss(trainer.model, COLLATOR(rows), num_items_in_batch=torch.tensor(1000))
+    # A beginning is read in the first batch, kept in the second, and shorter in the last.
+    shorter = [row | {"prompt_ids": [*row["prompt_ids"][:9], 3]} for row in rows[5:]]
+    for batch in (rows[:3], rows[3:5], rows[:5], shorter):
+        expected, tokens = loss_by_hand(kind, trainer, batch), sum(len(row["response_ids"]) for row in batch)
+        loss = trainer.compute_loss(trainer.model, COLLATOR(batch))
+        assert loss.item() == pytest.approx(expected / tokens, rel=1e-4)
+    loss = trainer.compute_loss(trainer.model, COLLATOR(batch), num_items_in_batch=torch.tensor(1000))
     assert loss.item() == pytest.approx(expected / 1000, rel=1e-4)
 
 
