@@ -24,21 +24,6 @@ def test_interrupted_write_keeps_what_was_there(tmp_path: Path) -> None:
     assert (tmp_path / "a.json").read_text(encoding="utf-8") == "old"
 
 
-def test_old_content_stays_until_the_new_is_whole(tmp_path: Path) -> None:
-    """Whoever reads meanwhile must see one state or the other."""
-    final = tmp_path / "a.json"
-    final.write_text("old", encoding="utf-8")
-    seen = []
-
-    def write(path: Path) -> None:
-        path.write_text("new", encoding="utf-8")
-        seen.append(final.read_text(encoding="utf-8"))
-
-    write_whole(final, write)
-    assert seen == ["old"]
-    assert final.read_text(encoding="utf-8") == "new"
-
-
 def test_content_reaches_the_disk_before_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Renamed first, a file can be empty after a power failure; a disk that is full may say so only on fsync."""
     (tmp_path / "a.json").write_text("old", encoding="utf-8")

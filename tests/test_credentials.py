@@ -58,10 +58,15 @@ def test_ordinary_text_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert redact(text) == text
 
 
-def test_recorded_command_holds_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It stands in results.json and on the card."""
-    monkeypatch.setattr("sys.argv", ["distill.py", "--servers", "http://alice:swordfish@host:8000", LOOKS[0]])
+def test_recorded_command_holds_none_and_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stands in results.json and on the card: the folders of the machine that measured are nobody else's."""
+    monkeypatch.setattr("sys.argv", ["/opt/distill.py", "--servers", "http://alice:swordfish@host:8000", LOOKS[0]])
     assert collect_provenance()["command"] == "distill.py --servers http://***@host:8000 ***"
+    given = ["--questions", "/home/alice/eval/de.jsonl", "--corpus", "file:/data/c.txt", "rows:runs/a/distill"]
+    monkeypatch.setattr("sys.argv", ["bench.py", *given, "--to=/srv/x", "https://hub.example/a/b", "2/3"])
+    assert collect_provenance()["command"] == (
+        "bench.py --questions de.jsonl --corpus file:c.txt rows:runs/a/distill --to=x https://hub.example/a/b 2/3"
+    )
 
 
 @pytest.mark.parametrize(

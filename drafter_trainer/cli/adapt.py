@@ -21,5 +21,6 @@ def main(argv: list[str]) -> None:
     require_one_process("adapting runs")
     chosen = {"learning_rate": options.learning_rate, "num_train_epochs": options.num_train_epochs}
     arguments = DrafterTrainingArguments(**TRAINING | chosen)
-    found = adapt(**arguments_of(adapt, options) | {"target": options.target_model, "arguments": arguments})
+    given = {"target": options.target_model, "max_prompts": options.max_samples, "arguments": arguments}
+    found = adapt(**arguments_of(adapt, options) | given)
     print(f"adapted: {found.drafter}, expected speedup {found.speedup:.2f}x")

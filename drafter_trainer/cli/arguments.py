@@ -228,7 +228,8 @@ _ADAPTATION = {
     "target_model": option("", "Target to adapt to: Hub id or folder", aliases=["--target"]),
     "prompts": option("", "Prompts or conversations: Hub dataset, or a file"),
     "output_dir": option("", "Folder of the rows and the drafter"),
-    **parameters(distill, "temperatures", "max_prompts", "max_new_tokens", "batch_size", "dtype"),
+    "max_samples": option(None, "Maximum number of prompts for training", int | None),
+    **parameters(distill, "temperatures", "max_new_tokens", "batch_size", "dtype"),
     "learning_rate": option(TRAINING["learning_rate"], "Peak of the learning rate"),
     "num_train_epochs": option(TRAINING["num_train_epochs"], "Epochs over the rows"),
 }

@@ -12,25 +12,7 @@ from drafter_trainer.runs import Step
 
 # Settings that the content of rows does not tell: rows made with both values must not lie in one store.
 FIXED = frozenset({"drop_looping", "dtype"})
-_NOT_OF_PROMPTS = FIXED | {
-    "batch_size",
-    "concurrency",
-    "engine",
-    "output_dir",
-    "request_timeout",
-    "run_folder",
-    "samples",
-    "seed",
-    "server_kind",
-    "server_model",
-    "servers",
-    "stop",
-    "target_model",
-    "target_name",
-    "target_revision",
-    "teacher_forcing",
-    "temperatures",
-}
+_NOT_OF_PROMPTS = FIXED | {"engine", "samples", "seed", "server_kind", "stop", "teacher_forcing", "temperatures"}
 
 
 def prompts_file(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:

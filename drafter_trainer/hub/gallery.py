@@ -7,7 +7,6 @@ everything.
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,21 +21,6 @@ from drafter_trainer.hub.card import usage
 from drafter_trainer.hub.card_folder import read_measurements
 from drafter_trainer.languages import Language, get_pair, translation_prompt
 from drafter_trainer.results import DRAFTER, PLAIN, PROMPT_LOOKUP, Results, find_method
-
-
-@dataclass(frozen=True)
-class Bar:
-    """A method's speedup as a bar, in per cent of the page's scale.
-
-    Args:
-        width, low, high (`float`): Of the bar, and where its interval begins and ends.
-    """
-
-    name: str
-    text: str
-    width: float
-    low: float
-    high: float
 
 
 def read_gallery(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -142,10 +126,11 @@ def _setting(results: Results, runs: list[dict[str, Any]], scale: int) -> dict[s
     bars = []
     for name, speedup in speedups.items():
         width, low, high = (round(100 * figure / scale, 2) for figure in (speedup.value, speedup.low, speedup.high))
-        bars.append(Bar(name, interval_text(speedup), width, low, high))
+        # In per cent of the page's scale: the bar's width, and where its interval begins and ends.
+        bars.append({"name": name, "text": interval_text(speedup), "width": width, "low": low, "high": high})
     sampling = "greedy" if run["temperature"] == 0 else f"T = {run['temperature']:g}"
     seeds = ", ".join(str(run["seed"]) for run in runs)
-    lookups = [bar.text for bar in bars if bar.name.startswith(PROMPT_LOOKUP)]
+    lookups = [bar["text"] for bar in bars if bar["name"].startswith(PROMPT_LOOKUP)]
     return {
         "name": f"{run['task']}, {sampling}",
         "interval": f"lowest and highest of the seeds {seeds}" if len(runs) > 1 else "95 % interval over questions",

@@ -9,21 +9,6 @@ from drafter_trainer.decoding.sampling import describe_sampling
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.results import DRAFTER, Results, find_method
 
-# All that may stand there. The Hub's specification has no place for the base model's revision:
-# `base_model` is an id alone, and `base_model_relation` has no value for a model that drafts. The Hub keeps a key that
-# it does not know, so the revision has one of its own. The license "other" goes with a link to the target's card.
-KEYS = (
-    "base_model",
-    "base_model_revision",
-    "library_name",
-    "pipeline_tag",
-    "language",
-    "license",
-    "license_link",
-    "datasets",
-    "tags",
-    "model-index",
-)
 TAGS = ["speculative-decoding", "assisted-generation", "draft-model", "assistant-model"]
 
 
@@ -32,18 +17,20 @@ def card_metadata(
 ) -> ModelCardData:
     """Collect the metadata of a card."""
     evaluations = _evaluations(measurements)
-    values = {
-        "base_model": description.target,
-        "base_model_revision": description.target_revision,
-        "library_name": "peft" if description.adapter_of else "transformers",
-        "pipeline_tag": "text-generation",
-        "language": [language.code for language in description.spoken] or None,
-        "license": license,
-        "license_link": f"https://huggingface.co/{description.target}" if license == "other" else None,
-        "datasets": hub_datasets(description.training) or None,
-        "tags": TAGS,
-    }
-    data = ModelCardData(**{key: values[key] for key in KEYS if key in values})
+    # The Hub's specification has no place for the base model's revision: `base_model` is an id alone, and
+    # `base_model_relation` has no value for a model that drafts. The Hub keeps a key that it does not know, so the
+    # revision has one of its own. The license "other" goes with a link to the target's card.
+    data = ModelCardData(
+        base_model=description.target,
+        base_model_revision=description.target_revision,
+        library_name="peft" if description.adapter_of else "transformers",
+        pipeline_tag="text-generation",
+        language=[language.code for language in description.spoken] or None,
+        license=license,
+        license_link=f"https://huggingface.co/{description.target}" if license == "other" else None,
+        datasets=hub_datasets(description.training) or None,
+        tags=TAGS,
+    )
     if evaluations:  # the name goes into the index, and would be a key of its own without one
         data.model_name, data.eval_results = description.name, evaluations
     return data

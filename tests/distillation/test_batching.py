@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import Lfm2Config, Lfm2ForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedModel
 
 from drafter_trainer.distillation import cache
 from drafter_trainer.distillation.cache import RoomyLayer
@@ -15,13 +15,36 @@ from drafter_trainer.distillation.engines import TransformersEngine
 from drafter_trainer.distillation.requests import Request
 from drafter_trainer.distillation.store import TOP_K, Answer
 from tests.distillation.conftest import REQUEST
-from tests.distillation.test_cache import recurrent_model, windowed_model
 from tests.distillation.test_engines import logprobs_of
 
 END = 2
-
-
 TEMPLATE = tuple(range(100, 120))
+SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+
+
+def windowed_model() -> PreTrainedModel:
+    """A model whose layers see eight tokens."""
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=400, num_hidden_layers=2, sliding_window=8, head_dim=8, initializer_range=0.3, **SIZES
+    )
+    return MistralForCausalLM(config).eval()
+
+
+def recurrent_model() -> PreTrainedModel:
+    """A model of which one layer has a state in place of columns."""
+    torch.manual_seed(0)
+    config = Lfm2Config(
+        vocab_size=400,
+        num_hidden_layers=2,
+        layer_types=["conv", "full_attention"],
+        initializer_range=0.3,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        **SIZES,
+    )
+    return Lfm2ForCausalLM(config).eval()
 
 
 def make_stream(

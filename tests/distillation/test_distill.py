@@ -1,14 +1,11 @@
 """Distillation as a whole: killed at any moment, it goes on with nothing lost and nothing twice."""
 
-import os
-import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -20,9 +17,7 @@ from drafter_trainer.distillation.requests import Request, Requests
 from drafter_trainer.distillation.store import TOP_K, Answer, RowStore
 from drafter_trainer.errors import DamagedStoreError
 from drafter_trainer.targets import Target
-from tests.conftest import make_model, make_tokenizer
-from tests.distillation.conftest import PAIR, make_requests, sample_prompts, stored_rows
-from tests.processes import Running
+from tests.distillation.conftest import PAIR, make_requests, stored_rows
 
 TARGET = Target("tests/tiny-target", "abc", "nowhere")
 BATCH = 5
@@ -204,37 +199,6 @@ def test_two_processes_give_the_rows_of_one(tmp_path: Path, requests: Requests, 
     assert all(asked)
     assert set(asked[0]).isdisjoint(asked[1])
     assert stored_rows(RowStore(tmp_path / "two")) == stored_rows(RowStore(tmp_path / "one"))
-
-
-def run_to_be_killed(folder: Path) -> None:
-    """Do the run of the tests, and die in the middle of the fourth write."""
-    tokenizer, write_table, calls = make_tokenizer(), pq.write_table, []
-
-    def die(table: pa.Table, path: Path) -> None:
-        calls.append(path)
-        write_table(table, path)
-        if len(calls) == 4:
-            path.write_bytes(path.read_bytes()[:300])
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    pq.write_table = die
-    requests = make_requests(sample_prompts(tokenizer, 12), [0.0, 0.7, 1.0], 2, 0, 8, PAIR, TARGET)
-    run(requests, TransformersEngine(make_model(tokenizer), tokenizer.pad_token_id), folder)
-
-
-def test_a_process_killed_in_the_middle_of_a_write_loses_nothing(
-    tmp_path: Path, requests: Requests, engine: TransformersEngine
-) -> None:
-    """Prevent a kill, after which nothing is tidied up, from leaving half a shard or other rows than without it."""
-    run(requests, engine, tmp_path / "whole")
-    assert Running(run_to_be_killed, tmp_path / "killed").wait() == -signal.SIGKILL
-    store = RowStore(tmp_path / "killed")
-    assert len(store.shards()) == 3
-    assert any(path.name.startswith(".partial-") for path in store.folder.iterdir())
-    done = store.keys()
-    asked = run(requests, engine, store.folder).asked
-    assert sorted([*done, *asked]) == sorted(request.key for request in requests)
-    assert stored_rows(store) == stored_rows(RowStore(tmp_path / "whole"))
 
 
 def test_requests_of_another_target_are_asked_beside_what_is_stored(tmp_path: Path, prompts: list[Prompt]) -> None:

@@ -10,7 +10,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from drafter_trainer.distillation.engines import TransformersEngine
 from drafter_trainer.distillation.prompts import Prompt
 from drafter_trainer.distillation.requests import Request
-from drafter_trainer.distillation.store import TOP_K
 from tests.distillation.conftest import REQUEST
 
 LENGTH = 24
@@ -32,15 +31,6 @@ def logprobs_of(model: PreTrainedModel, request: Request, response_ids: list[int
     with torch.inference_mode():
         logits = model(input_ids=ids, use_cache=False).logits[0]
     return logits[len(request.prompt_ids) - 1 : -1].double().log_softmax(dim=-1)
-
-
-def greedy_alone(model: PreTrainedModel, request: Request) -> list[int]:
-    """Decode a prompt greedily by repeated full passes."""
-    ids = [*request.prompt_ids]
-    for _ in range(request.max_new_tokens):
-        with torch.inference_mode():
-            ids.append(int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
-    return ids[len(request.prompt_ids) :]
 
 
 @pytest.fixture
@@ -98,31 +88,3 @@ def test_sampling_follows_the_temperature_and_nothing_else(
     logprobs = logprobs_of(engine.model, request, [0])[0]
     assert misfit(counts, (logprobs / temperature).softmax(dim=-1).numpy()) < 1.6
     assert misfit(counts, (logprobs / other).softmax(dim=-1).numpy()) > 5
-
-
-def test_greedy_answers_ignore_the_targets_own_penalties(engine: TransformersEngine, prompts: list[Prompt]) -> None:
-    """Prevent a repetition penalty or beams in the target's configuration from passing for its own opinion."""
-    config = engine.model.generation_config
-    config.do_sample, config.num_beams, config.temperature = True, 3, 2.0
-    config.repetition_penalty, config.no_repeat_ngram_size = 3.0, 2
-    requests = ask(prompts[:4], 0.0)
-    answers = engine.answer(requests)
-    assert [answer.response_ids for answer in answers] == [greedy_alone(engine.model, request) for request in requests]
-    for request, answer in zip(requests, answers):
-        logprobs = logprobs_of(engine.model, request, answer.response_ids)
-        expected = logprobs.topk(TOP_K).values.float().numpy()
-        np.testing.assert_allclose(answer.topk_logprobs, expected, atol=1e-4)
-
-
-def test_half_precision_targets_give_normalised_log_probabilities(
-    target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]
-) -> None:
-    """Prevent distributions that sum to more than one because they were normalised in bfloat16."""
-    engine = TransformersEngine(target_model.to(torch.bfloat16), tokenizer.pad_token_id)
-    for request, answer in zip(ask(prompts[:3], 0.0), engine.answer(ask(prompts[:3], 0.0))):
-        ids = torch.tensor([[*request.prompt_ids, *answer.response_ids]])
-        with torch.inference_mode():
-            logits = target_model(input_ids=ids).logits[0, len(request.prompt_ids) - 1]
-        expected = logits.float().log_softmax(dim=-1).topk(TOP_K).values.exp().sum()
-        assert float(np.exp(answer.topk_logprobs[0]).sum()) == pytest.approx(float(expected), abs=0.02)
-        assert (np.exp(answer.topk_logprobs).sum(axis=-1) < 1).all()

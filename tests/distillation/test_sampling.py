@@ -1,6 +1,5 @@
 """The next tokens of a batch, against full-width operations."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -38,17 +37,3 @@ def test_ids_without_probability_are_never_drawn() -> None:
     logits[:, [70, 150]] = 0.0
     tokens, _, _ = TokenChooser(2)(logits, [1.0, 1.0], [0.0, 1 - 2**-24])
     assert tokens.tolist() == [70, 150]
-
-
-def test_draws_follow_the_distribution() -> None:
-    """Prevent self-distilled rows from being sampled from another distribution than the target's."""
-    torch.manual_seed(1)
-    logits, temperature, draws = 2 * torch.randn(1, 150), 0.7, 4000
-    noise = np.random.default_rng(2).random(draws).tolist()
-    tokens, _, _ = TokenChooser(5)(logits.expand(draws, -1), [temperature] * draws, noise)
-    expected = draws * (logits[0] / temperature).softmax(dim=-1).double()
-    counts = torch.bincount(tokens, minlength=150).double()
-    often = expected > 5
-    statistic = float(((counts - expected)[often] ** 2 / expected[often]).sum())
-    degrees = int(often.sum())
-    assert statistic < degrees + 5 * (2 * degrees) ** 0.5

@@ -274,7 +274,7 @@ def test_drafter_of_a_quantised_target_computes_in_floats(
 
 
 def test_target_out_of_a_gguf_file(folder: Path, tmp_path: Path, tokenizer) -> None:
-    """Loaded as it is, half of its weights are blocks of eight bits."""
+    """Loaded as it is, its matrices are blocks of eight bits."""
     write_gguf(tmp_path / "tiny.gguf")
     target_model = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="tiny.gguf")
     drafter = load_drafter(str(folder), target_model, tokenizer)

@@ -34,14 +34,23 @@ class GgufVocabulary:
     special: dict[str, Any]
 
 
-def check_vllm(location: str, target: PreTrainedConfig, draft: PreTrainedConfig) -> None:
-    """Check what vLLM's method `draft_model` asks for: vocabularies of one size, and a path that names no method.
+def check_sizes(engine: str, target: PreTrainedConfig, draft: PreTrainedConfig) -> None:
+    """Check what vLLM's method `draft_model` and SGLang's STANDALONE ask for: vocabularies of one size.
 
-    Args:
-        location (`str`): Hub id or folder of the drafter, as vLLM is given it.
-    Source: `SpeculativeConfig` in vllm/config/speculative.py of vLLM, read at its main branch of 2026
+    Source: `SpeculativeConfig` in vllm/config/speculative.py of vLLM; standalone_worker.py and model_config.py in
+        python/sglang/srt of SGLang; read at their main branches of 2026
     """
-    _check_sizes("vLLM", target, draft)
+    sizes = target.get_text_config().vocab_size, draft.vocab_size
+    if sizes[0] != sizes[1]:
+        raise InputError(
+            f"{engine} needs vocabularies of one size: the target's has {sizes[0]}, the drafter's {sizes[1]}: train a "
+            f"drafter for this target, or leave {engine.lower()} out of the engines"
+        )
+
+
+def check_vllm(location: str, target: PreTrainedConfig, draft: PreTrainedConfig) -> None:
+    """Check that vLLM would not refuse the pair, nor take the drafter's Hub id or folder for another kind of drafter."""
+    check_sizes("vLLM", target, draft)
     if named := [word for word in _READ_BY_VLLM if word in location.lower()]:
         raise InputError(
             f"vLLM takes {location} for another kind of drafter, since its path has {named[0]!r} in it: rename it"
@@ -60,14 +69,6 @@ def check_weights(folder: Path) -> None:
             f"{folder} has {min(others)} beside its weights and no model.safetensors.index.json: vLLM and SGLang "
             "would take it for weights. Publish the drafter again with this release"
         )
-
-
-def check_sglang(target: PreTrainedConfig, draft: PreTrainedConfig) -> None:
-    """Check what SGLang's STANDALONE asks for: vocabularies of one size.
-
-    Source: standalone_worker.py and model_config.py in python/sglang/srt of SGLang, read at its main branch of 2026
-    """
-    _check_sizes("SGLang", target, draft)
 
 
 def context_limit(target: PreTrainedConfig, draft: PreTrainedConfig) -> int | None:
@@ -111,12 +112,3 @@ def check_llamacpp(target: GgufVocabulary, draft: GgufVocabulary) -> None:
                 f"llama.cpp: token {token} is {texts[0]!r} in the target's file and {texts[1]!r} in the drafter's: "
                 f"{advice}"
             )
-
-
-def _check_sizes(engine: str, target: PreTrainedConfig, draft: PreTrainedConfig) -> None:
-    sizes = target.get_text_config().vocab_size, draft.vocab_size
-    if sizes[0] != sizes[1]:
-        raise InputError(
-            f"{engine} needs vocabularies of one size: the target's has {sizes[0]}, the drafter's {sizes[1]}: train a "
-            f"drafter for this target, or leave {engine.lower()} out of the engines"
-        )

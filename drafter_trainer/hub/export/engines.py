@@ -18,7 +18,7 @@ from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.export.constraints import (
     check_llamacpp,
-    check_sglang,
+    check_sizes,
     check_vllm,
     check_weights,
     context_limit,
@@ -171,7 +171,7 @@ def _check_vllm(export: Export) -> None:
 
 
 def _sglang_command(export: Export) -> str:
-    check_sglang(*export.configs)
+    check_sizes("SGLang", *export.configs)
     check_weights(export.folder)
     length = export.draft_lengths[NETWORK]
     said = f"SGLang: both vocabularies have {export.configs[1].vocab_size} entries"

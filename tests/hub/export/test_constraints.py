@@ -9,7 +9,7 @@ from drafter_trainer.errors import InputError
 from drafter_trainer.hub.export.constraints import (
     GgufVocabulary,
     check_llamacpp,
-    check_sglang,
+    check_sizes,
     check_vllm,
     context_limit,
 )
@@ -34,12 +34,12 @@ def test_vocabularies_of_two_sizes_are_refused(size: int) -> None:
     draft = LlamaConfig(vocab_size=size)
     for engine, check in (
         ("vLLM", lambda: check_vllm("org/x", TARGET, draft)),
-        ("SGLang", lambda: check_sglang(TARGET, draft)),
+        ("SGLang", lambda: check_sizes("SGLang", TARGET, draft)),
     ):
         with pytest.raises(InputError, match=f"{engine} needs .* target's has 400, the drafter's {size}"):
             check()
     check_vllm("org/x", TARGET, TARGET)
-    check_sglang(TARGET, TARGET)
+    check_sizes("SGLang", TARGET, TARGET)
 
 
 @pytest.mark.parametrize("location", ["org/Eagle-drafter", "/home/dflash/drafter", "org/x-eagle3"])
