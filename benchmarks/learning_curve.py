@@ -1,10 +1,11 @@
 """Tokens per target pass against the number of completion tokens that a drafter learned from, for each loss; no clock.
 
     python benchmarks/learning_curve.py --config recipes/configs/gemma-3-270m/de-en.yaml \
-        --rows runs/*/distill --held_out runs/held-out/distill --losses topk_kl cross_entropy lk_hybrid
+        --rows runs/*/distill --completions runs/held-out.json --losses topk_kl cross_entropy lk_hybrid
 
-Each drafter starts from the layers that the configuration names, and reads the same rows in the same order at one
-constant learning rate. At each point the network drafts 5 tokens a round, replayed on held-out greedy completions.
+Each drafter is shaped and trained as the configuration says, and reads the same rows in the same order at one constant
+learning rate. At each point the network drafts 5 tokens a round, replayed on held-out greedy completions, as
+`tokens_per_pass.py` keeps them.
 """
 
 import argparse
@@ -15,16 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-from datasets import concatenate_datasets
-from initial_layers import load_network, study_arguments
 from reporting import RESULTS, report
+from studies import HeldOut, read_rows, study_arguments
 from transformers import TrainerCallback, set_seed
 
 from drafter_trainer import DrafterTrainer, create_drafter
 from drafter_trainer.cli.configuration import parse_arguments
-from drafter_trainer.decoding.metrics import alpha, mean_accepted_tokens
-from drafter_trainer.decoding.replay import replay_at_fixed_length
-from drafter_trainer.training.rows import load_rows
 
 POINTS = (0, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)  # completion tokens
 
@@ -34,15 +31,11 @@ class Curve(TrainerCallback):
 
     Args:
         lengths (`list[int]`): Completion tokens of each row, in the order in which the trainer reads them.
-        completions (`list` of pairs of `list[int]`): Held-out prompts and completions.
-        end_ids (`frozenset[int]`): Ids that end a completion.
+        held_out (`HeldOut`): What is replayed.
     """
 
-    def __init__(
-        self, lengths: list[int], completions: list[tuple[list[int], list[int]]], end_ids: frozenset[int]
-    ) -> None:
-        self.learned, self.completions, self.end_ids = [0, *itertools.accumulate(lengths)], completions, end_ids
-        self.held_out = sum(len(completion) for _, completion in completions)
+    def __init__(self, lengths: list[int], held_out: HeldOut) -> None:
+        self.learned, self.held_out = [0, *itertools.accumulate(lengths)], held_out
         self.points, self.figures = list(POINTS), []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
@@ -60,9 +53,7 @@ class Curve(TrainerCallback):
     def replay(self, tokens: int, folder: Path) -> None:
         """Measure one point."""
         self.trainer.save_model(str(folder))
-        rounds = replay_at_fixed_length(load_network(folder), self.completions, 5, self.end_ids)
-        yielded = mean_accepted_tokens(self.held_out, len(rounds))
-        self.figures.append({"tokens": tokens, "tokens per target pass": yielded, "alpha": alpha(rounds)})
+        self.figures.append({"tokens": tokens} | self.held_out.replay(folder))
 
 
 def main() -> None:
@@ -70,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="Of the target and the drafter")
     parser.add_argument("--rows", nargs="+", type=Path, required=True, help="Folders of self-distilled rows")
-    parser.add_argument("--held_out", type=Path, required=True, help="Folder of self-distilled rows to replay")
+    parser.add_argument("--completions", type=Path, required=True, help="Kept by tokens_per_pass.py, to be replayed")
     parser.add_argument("--losses", nargs="+", default=["topk_kl"])
     parser.add_argument("--max_tokens", type=int, default=100_000, help="Completion tokens of a training")
     parser.add_argument("--learning_rate", type=float, default=1e-4)
@@ -78,28 +69,22 @@ def main() -> None:
     options = parser.parse_args()
     (_, where, _, shape, training), _ = parse_arguments("finetune", ["--config", options.config], __doc__)
     target = where.resolve()
-    rows = concatenate_datasets([load_rows(folder / "train", target) for folder in options.rows]).shuffle(0)
+    rows, draft_ids = read_rows(options.rows, target, training.draft_vocabulary)
     lengths = [len(ids) for ids in rows["response_ids"]]
     number = bisect.bisect_left([*itertools.accumulate(lengths)], options.max_tokens) + 1
     rows = rows.select(range(min(number, len(rows))))
-    held_out = load_rows(options.held_out / "validation", target)
-    completions = [(row["prompt_ids"], row["response_ids"]) for row in held_out]
+    held_out = HeldOut(options.completions, target)
     figures = []
     for loss in options.losses:
         set_seed(0)
-        drafter = create_drafter(
-            target,
-            layers=shape.initial_layers,
-            draft_vocabulary=training.draft_vocabulary,
-            freeze_embeddings=True,
-            languages="de-en",
-        )
-        curve = Curve(lengths, completions, frozenset(target.end_ids(target.load_tokenizer())))
+        drafter = create_drafter(target, layers=shape.initial_layers, freeze_embeddings=True, languages="de-en")
+        curve = Curve(lengths, held_out)
         with tempfile.TemporaryDirectory() as folder:
             arguments = study_arguments(
                 Path(folder),
                 loss_type=loss,
                 prompt_window=training.prompt_window,
+                kv_sharing_layers=training.kv_sharing_layers,
                 max_length=training.max_length,
                 per_device_train_batch_size=training.per_device_train_batch_size,
                 learning_rate=options.learning_rate,
@@ -107,11 +92,11 @@ def main() -> None:
                 warmup_steps=10,
                 train_sampling_strategy="sequential",
             )
-            trainer = DrafterTrainer(drafter, arguments, train_dataset=rows, callbacks=[curve])
+            trainer = DrafterTrainer(drafter, arguments, train_dataset=rows, draft_ids=draft_ids, callbacks=[curve])
             curve.trainer = trainer
             trainer.train()
         figures += [{"loss": loss} | figure for figure in curve.figures]
-        report("learning_curve", figures, {"held-out completions": len(completions)}, options.out)
+        report("learning_curve", figures, held_out.facts, options.out)
         draw(figures, options.out / "learning_curve.png")
 
 

@@ -1,0 +1,80 @@
+"""What studies of trainings share: rows, arguments of a short training, and completions to replay its drafter on."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, concatenate_datasets
+from transformers import AutoModelForCausalLM
+
+from drafter_trainer import DrafterTrainingArguments
+from drafter_trainer.decoding.metrics import alpha, mean_accepted_tokens
+from drafter_trainer.decoding.replay import replay_at_fixed_length
+from drafter_trainer.decoding.target_cache import TargetTexts
+from drafter_trainer.drafters.loop.repository import VOCABULARY, build_network, read_vocabulary
+from drafter_trainer.drafters.vocabulary import choose_ids, count_ids
+from drafter_trainer.targets import Target
+from drafter_trainer.training.rows import load_rows
+
+DRAFT_LENGTH = 5
+
+
+def read_rows(folders: Iterable[Path], target: Target, draft_vocabulary: int) -> tuple[Dataset, torch.Tensor]:
+    """Return the training rows of folders in a fixed random order, and the draft vocabulary of all of them."""
+    rows = concatenate_datasets([load_rows(folder / "train", target) for folder in folders])
+    special = target.load_tokenizer().all_special_ids
+    counts = count_ids(rows["response_ids"], target.load_config().get_text_config().vocab_size)
+    return rows.shuffle(0), choose_ids(counts, draft_vocabulary, special, fill=True)
+
+
+class HeldOut:
+    """Completions that no drafter learned from, to replay drafters on.
+
+    Args:
+        path (`Path`): A file of greedy completions, as `tokens_per_pass.py` keeps them.
+        target (`Target`): The target that wrote them.
+    """
+
+    def __init__(self, path: Path, target: Target) -> None:
+        self.completions = json.loads(path.read_text(encoding="utf-8"))["completions"]
+        tokens = sum(len(completion) for _, completion in self.completions)
+        self.facts = {"held-out completions": len(self.completions), "held-out tokens": tokens}
+        self._end_ids = frozenset(target.end_ids(target.load_tokenizer()))
+        self._texts = TargetTexts(target.load_model("bfloat16"))
+
+    def replay(self, folder: Path, alone: bool = False) -> dict[str, float]:
+        """Return what the drafter in a folder yields at five tokens a round.
+
+        Args:
+            folder (`Path`): Of the trained drafter.
+            alone (`bool`, *optional*, defaults to `False`): Say also what one that shares keys yields without them.
+        """
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        network = build_network(model, read_vocabulary(folder / VOCABULARY, model.config.vocab_size), int8=False)
+        figures = self._replay(network)
+        if alone and network.kv_sharing_layers:
+            network.kv_sharing_layers = None
+            figures |= {f"{name}, alone": value for name, value in self._replay(network).items()}
+        return figures
+
+    def _replay(self, network: Any) -> dict[str, float]:
+        rounds = replay_at_fixed_length(network, self.completions, DRAFT_LENGTH, self._end_ids, self._texts)
+        yielded = mean_accepted_tokens(self.facts["held-out tokens"], len(rounds))
+        return {"tokens per target pass": yielded, "alpha": alpha(rounds)}
+
+
+def study_arguments(folder: Path, **given: Any) -> DrafterTrainingArguments:
+    """Make the arguments of one epoch, without checkpoints or evaluation, that studies have in common."""
+    return DrafterTrainingArguments(
+        str(folder),
+        num_train_epochs=1,
+        bf16=True,
+        use_cpu=not torch.cuda.is_available(),
+        eval_strategy="no",
+        save_strategy="no",
+        load_best_model_at_end=False,
+        report_to="none",
+        **given,
+    )
