@@ -19,6 +19,7 @@ CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 NEEDED = {"pair": "de-en", "drafter_name": "tiny-drafter-de-en", "target_model": "tiny", "corpus": "sample"}
 
 PUBLISHED = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.name != "common.yaml")
+assert PUBLISHED
 OF_A_DRAFTER = [recipe for recipe, kinds in OPTIONS.items() if any(issubclass(kind, RunArguments) for kind in kinds)]
 
 
@@ -50,20 +51,14 @@ def refusal(recipe: str, *argv: str | Path) -> str:
 
 
 def test_file_overrides_its_base_over_two_levels(tmp_path: Path, config: Path) -> None:
-    """A pair's file stands over its target's, and that over one for all: the nearest must win."""
+    """A pair's file stands over its target's, and that over one for all: the nearest must win, or take back."""
     write(tmp_path / "all" / "all.yaml", "base: ../needed.yaml", "seed: 1", "max_new_tokens: 1", "batch_size: 1")
-    write(tmp_path / "target.yaml", "base: all/all.yaml", "max_new_tokens: 2", "batch_size: 2")
-    write(tmp_path / "pair.yaml", "base: target.yaml", "batch_size: 3")
+    write(tmp_path / "target.yaml", "base: all/all.yaml", "max_new_tokens: 2", "batch_size: 2", "max_samples: 5")
+    write(tmp_path / "pair.yaml", "base: target.yaml", "batch_size: 3", "max_samples: null")
     read = values("distill", "--config", tmp_path / "pair.yaml")
     assert (read["seed"], read["max_new_tokens"], read["batch_size"]) == (1, 2, 3)
+    assert read["max_samples"] is None
     assert read["pair"] == "de-en"
-
-
-def test_null_goes_back_to_the_default(tmp_path: Path, config: Path) -> None:
-    """A pair must be able to take back what its target's file says."""
-    write(tmp_path / "base.yaml", "base: needed.yaml", "max_samples: 5")
-    write(tmp_path / "pair.yaml", "base: base.yaml", "max_samples: null")
-    assert values("distill", "--config", tmp_path / "pair.yaml")["max_samples"] is None
 
 
 @pytest.mark.parametrize(
@@ -99,31 +94,21 @@ def test_what_was_given_is_told_apart_from_defaults(tmp_path: Path, config: Path
     write(tmp_path / "pair.yaml", "base: needed.yaml", "bench.seeds: [3]", "max_new_tokens: 2", "max_questions: 9")
     _, given = parse_arguments("distill", ["--config", str(tmp_path / "pair.yaml"), "--seed", "4"], "Test.")
     assert given == NEEDED | {"corpus": ["sample"], "max_new_tokens": 2, "seed": 4}
-
-
-def test_switching_off_counts_as_given(config: Path) -> None:
-    """`--no_x` sets x: unrecorded, a step done with the other value would be taken for this one."""
-    argv = ["--config", str(config), "--no_load_best_model_at_end"]
-    objects, given = parse_arguments("finetune", argv, "Test.")
+    # `--no_x` sets x: unrecorded, a step done with the other value would be taken for this one.
+    objects, given = parse_arguments("finetune", ["--config", str(config), "--no_load_best_model_at_end"], "Test.")
     assert objects[4].load_best_model_at_end is False
     assert given["load_best_model_at_end"] is False
 
 
 def test_key_with_a_recipe_s_name_holds_for_it_alone(tmp_path: Path, config: Path) -> None:
-    """Pretraining and finetuning share keys and a file, but not their learning rate."""
-    path = write(tmp_path / "pair.yaml", "base: needed.yaml", "finetune.learning_rate: 1.0e-3", "num_train_epochs: 7")
-    assert values("finetune", "--config", path)["learning_rate"] == 1e-3
-    assert values("pretrain", "--config", path)["learning_rate"] == 3e-5
-    assert values("finetune", "--config", path)["num_train_epochs"] == 7
-    assert values("pretrain", "--config", path)["num_train_epochs"] == 7
-
-
-def test_key_with_a_recipe_s_name_overrides_the_plain_one(tmp_path: Path, config: Path) -> None:
-    """The special value must win wherever it stands, also over a plain one in a nearer file."""
-    write(tmp_path / "base.yaml", "base: needed.yaml", "finetune.learning_rate: 1.0e-3")
-    path = write(tmp_path / "pair.yaml", "base: base.yaml", "learning_rate: 5.0e-4")
-    assert values("finetune", "--config", path)["learning_rate"] == 1e-3
-    assert values("pretrain", "--config", path)["learning_rate"] == 5e-4
+    """Pretraining and finetuning share keys and a file, but not their learning rate: the special value must win
+    wherever it stands, also over a plain one in a nearer file."""
+    base = write(tmp_path / "base.yaml", "base: needed.yaml", "finetune.learning_rate: 1.0e-3", "num_train_epochs: 7")
+    nearer = write(tmp_path / "pair.yaml", "base: base.yaml", "learning_rate: 5.0e-4")
+    for path, plain in ((base, 3e-5), (nearer, 5e-4)):
+        for recipe, rate in (("finetune", 1e-3), ("pretrain", plain)):
+            read = values(recipe, "--config", path)
+            assert (read["learning_rate"], read["num_train_epochs"]) == (rate, 7)
 
 
 @pytest.mark.parametrize("recipe", OF_A_DRAFTER)
@@ -197,6 +182,7 @@ def test_unknown_option_is_named(config: Path) -> None:
     assert refusal("finetune", "--config", config, "--max_len", "1").startswith("unknown option --max_len: ")
     assert refusal("distill", "--pare", "de-en") == "unknown option --pare: did you mean --pair?"
     assert refusal("bench", "--config", config, "--kl_weight", "1").endswith("see drafter-trainer bench --help")
+    assert "--config" in refusal("distill", "--config")  # a forgotten file name must not start a run with defaults
 
 
 @pytest.mark.parametrize(
@@ -249,14 +235,14 @@ def test_circular_base_is_refused(tmp_path: Path) -> None:
     """Two files that name each other would be read for ever."""
     write(tmp_path / "a.yaml", "base: b.yaml")
     write(tmp_path / "b.yaml", "base: a.yaml")
-    assert "names itself as its base" in refusal("distill", "--config", tmp_path / "a.yaml")
-    assert "names itself as its base" in refusal(
-        "distill", "--config", write(tmp_path / "c.yaml", "base: ../" + tmp_path.name + "/c.yaml")
-    )
+    write(tmp_path / "c.yaml", f"base: ../{tmp_path.name}/c.yaml")
+    for name in ("a.yaml", "c.yaml"):
+        assert "names itself as its base" in refusal("distill", "--config", tmp_path / name)
 
 
 def test_missing_file_lists_those_that_exist(tmp_path: Path, config: Path) -> None:
-    """A mistyped pair must not leave the user guessing which there are."""
+    """A mistyped pair must not leave the user guessing which there are, nor a folder in place of a file."""
+    assert refusal("distill", "--config", tmp_path) == f"{tmp_path} is a folder: {tmp_path} has needed"
     write(tmp_path / "ru-en.yaml")
     assert refusal("distill", "--config", tmp_path / "ru_en.yaml") == (
         f"{tmp_path / 'ru_en.yaml'}: no such file: {tmp_path} has needed, ru-en"
@@ -266,11 +252,6 @@ def test_missing_file_lists_those_that_exist(tmp_path: Path, config: Path) -> No
     assert "common.yaml: no such file" in refusal(
         "distill", "--config", write(tmp_path / "pair.yaml", "base: common.yaml")
     )
-
-
-def test_folder_is_no_file(tmp_path: Path, config: Path) -> None:
-    """The target's folder named in place of a pair's file must list what is in it."""
-    assert refusal("distill", "--config", tmp_path) == f"{tmp_path} is a folder: {tmp_path} has needed"
 
 
 @pytest.mark.parametrize(
@@ -289,11 +270,6 @@ def test_malformed_file_is_named(tmp_path: Path, content: str, said: str) -> Non
     message = refusal("distill", "--config", path)
     assert message.startswith(str(path))
     assert said in message
-
-
-def test_config_without_a_name_is_refused() -> None:
-    """A forgotten file name must not start a run with defaults."""
-    assert "--config" in refusal("distill", "--config")
 
 
 def test_help_begins_with_what_matters(capsys: pytest.CaptureFixture[str]) -> None:
@@ -361,11 +337,6 @@ def test_published_configuration_is_read_by_every_recipe(path: Path, recipe: str
     run = next(found for found in objects if isinstance(found, RunArguments))
     assert run.drafter_name.endswith(f"-drafter-{run.pair}")
     assert recipe == "language" or given["target_model"]  # which leaves the target to its steps
-
-
-def test_there_are_published_configurations() -> None:
-    """With a wrong pattern the test above would pass on nothing."""
-    assert PUBLISHED
 
 
 def bench(*argv: str | Path) -> BenchmarkArguments:

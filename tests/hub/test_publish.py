@@ -1,5 +1,6 @@
 """Publishing to a folder, and to the loopback Hub with the real client."""
 
+import copy
 import fnmatch
 import json
 from collections.abc import Iterator
@@ -78,12 +79,7 @@ def test_folder_appears_whole(run_folder: Path, target: Target, tmp_path: Path) 
     assert (description.name, description.target, description.pair) == (NAME, target.name, "de-en")
     assert description.training["finetune"] == {"train_rows": 7, "learning_rate": 0.001}
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
-
-
-def test_index_names_the_models_weights_alone(run_folder: Path, target: Target, tmp_path: Path) -> None:
-    """vLLM and SGLang load every weights file that no index rules out, and fail on a table or a draft vocabulary."""
-    to = tmp_path / "published"
-    publish_run(arguments(run_folder), target, "auto", Publishing(to=str(to)))
+    # vLLM and SGLang load every weights file that no index rules out, and fail on a table or a draft vocabulary.
     index = json.loads((to / "model.safetensors.index.json").read_text(encoding="utf-8"))
     with safe_open(to / "model.safetensors", framework="pt") as weights:
         assert index["weight_map"] == dict.fromkeys(weights.keys(), "model.safetensors")
@@ -92,7 +88,7 @@ def test_index_names_the_models_weights_alone(run_folder: Path, target: Target, 
     model = AutoModelForCausalLM.from_pretrained(to)
     trained = AutoModelForCausalLM.from_pretrained(run_folder / "finetune")
     assert all(torch.equal(weight, trained.state_dict()[name]) for name, weight in model.state_dict().items())
-    assert "model.safetensors.index.json" in DrafterDescription.read(to).weights
+    assert "model.safetensors.index.json" in description.weights
 
 
 def test_weights_are_stored_once_and_as_the_target_stores_them(
@@ -119,7 +115,8 @@ def test_weights_are_stored_once_and_as_the_target_stores_them(
 
 
 def test_results_come_with_the_second_publication(run_folder: Path, target: Target, tmp_path: Path) -> None:
-    """The order is publish, bench, card; the second publication brings the numbers and keeps the weights."""
+    """The order is publish, bench, card; the second publication brings the numbers, each with the file that tells
+    whence it is, and keeps the weights."""
     to, cards = tmp_path / "published", tmp_path / "cards"
     publishing = Publishing(to=str(to), card_folder=str(cards))
     publish_run(arguments(run_folder), target, "auto", publishing)
@@ -127,36 +124,29 @@ def test_results_come_with_the_second_publication(run_folder: Path, target: Targ
     assert "Not measured yet" in (to / "README.md").read_text(encoding="utf-8")
     results = results_for(NAME, DrafterDescription.read(to).fingerprint())
     (run_folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    sampled, more = copy.deepcopy(results), ("sampling/results.json", "tasks/story/results.json")
+    sampled["runs"][0]["temperature"] = 1.0
+    for name in more:
+        (run_folder / name).parent.mkdir(parents=True)
+        (run_folder / name).write_text(json.dumps(sampled), encoding="utf-8")
     (cards / NAME / "notes.md").write_text("Written by hand.\n", encoding="utf-8")
     publish_run(arguments(run_folder), target, "auto", publishing)
     assert (to / "model.safetensors").read_bytes() == weights
     card = (to / "README.md").read_text(encoding="utf-8")
     assert "1.23x (1.11-1.34)" in card
+    assert card.count("### ") == 3
+    for name in more:
+        assert json.loads((to / name).read_text(encoding="utf-8")) == sampled
+        assert any(fnmatch.fnmatch(name, pattern) for pattern in ALLOWED)
     assert card.endswith("Written by hand.\n")
     assert (cards / NAME / "README.md").read_text(encoding="utf-8") == card
     assert json.loads((cards / NAME / "results.json").read_text()) == results
     # What make cards renders anew is what was published.
-    kept = {path.name: path.read_bytes() for path in (cards / NAME).iterdir()}
-    assert set(kept) == {"README.md", "acceptance.png", "drafter.json", "notes.md", "card.json", "results.json"}
+    kept = {str(path.relative_to(cards / NAME)): path.read_bytes() for path in files_in(cards / NAME)}
+    written = {"README.md", "acceptance.png", "drafter.json", "notes.md", "card.json", "results.json"}
+    assert set(kept) == written | set(more)
     render_folder(cards / NAME)
-    assert {path.name: path.read_bytes() for path in (cards / NAME).iterdir()} == kept
-
-
-def test_every_result_comes_with_its_file(run_folder: Path, target: Target, tmp_path: Path) -> None:
-    """A number on the card whose results file stays behind can be checked by nobody."""
-    to = tmp_path / "published"
-    publishing = Publishing(to=str(to))
-    publish_run(arguments(run_folder), target, "auto", publishing)
-    results = results_for(NAME, DrafterDescription.read(to).fingerprint())
-    results["runs"][0]["temperature"] = 1.0
-    for name in ("sampling/results.json", "tasks/story/results.json"):
-        (run_folder / name).parent.mkdir(parents=True)
-        (run_folder / name).write_text(json.dumps(results), encoding="utf-8")
-    publish_run(arguments(run_folder), target, "auto", publishing)
-    assert (to / "README.md").read_text(encoding="utf-8").count("### ") == 2
-    for name in ("sampling/results.json", "tasks/story/results.json"):
-        assert json.loads((to / name).read_text(encoding="utf-8")) == results
-        assert any(fnmatch.fnmatch(name, pattern) for pattern in ALLOWED)
+    assert {str(path.relative_to(cards / NAME)): path.read_bytes() for path in files_in(cards / NAME)} == kept
 
 
 def test_folder_with_something_else_is_left_alone(run_folder: Path, target: Target, tmp_path: Path) -> None:

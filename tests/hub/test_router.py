@@ -169,11 +169,13 @@ def test_sampling_goes_by_what_was_sampled(tmp_path: Path, target_model: PreTrai
     router = DrafterRouter.from_hub(target_model, folders, tokenizer)
     assert chosen(router, prompt(tokenizer, "de-en")) == ("greedy", DRAFTER)
     # It was not sampled from, which is better than slower.
-    assert chosen(router, prompt(tokenizer, "de-en"), sampling=True) == ("greedy", DRAFTER)
-    router = DrafterRouter.from_hub(target_model, folders[1:], tokenizer)
-    assert chosen(router, prompt(tokenizer, "de-en"), sampling=True) == ("both", PLAIN)
-    router = DrafterRouter.from_hub(target_model, folders[:1], tokenizer)
-    assert chosen(router, prompt(tokenizer, "de-en"), sampling=True) == ("greedy", DRAFTER)
+    for given, expected in (
+        (folders, ("greedy", DRAFTER)),
+        (folders[1:], ("both", PLAIN)),
+        (folders[:1], ("greedy", DRAFTER)),
+    ):
+        router = DrafterRouter.from_hub(target_model, given, tokenizer)
+        assert chosen(router, prompt(tokenizer, "de-en"), sampling=True) == expected
 
 
 def test_other_tasks_go_by_their_own_measurements(tmp_path: Path, target_model: PreTrainedModel, tokenizer) -> None:
@@ -376,36 +378,24 @@ def test_adapters_share_their_base(tmp_path: Path, target_model: PreTrainedModel
 # What is refused
 
 
-def test_drafters_of_another_target_are_refused(tmp_path: Path, target_model: PreTrainedModel, tokenizer) -> None:
-    """Targets of one family share a tokenizer: the drafter of another would draft, and seldom be right."""
-    folders = [make_folder(tmp_path / pair, tokenizer, pair) for pair in ("de-en", "fr-en")]
-    change(Path(folders[1]), target="tests/other-target")
-    with pytest.raises(
-        InputError, match=r"was trained for tests/tiny-target, .* for tests/other-target: name drafters"
-    ):
-        DrafterRouter.from_hub(target_model, folders, tokenizer)
-
-
 def test_drafters_that_do_not_fit_are_refused(tmp_path: Path, target_model: PreTrainedModel, tokenizer) -> None:
-    """A drafter for another model fails within generate, one with another tokenizer drafts garbage."""
-    folder = make_folder(tmp_path / "de-en", tokenizer, "de-en")
+    """A drafter for another model fails within generate, one with another tokenizer drafts garbage, one for another
+    target of the family is seldom right, and none at all would fail at the first prompt."""
+    folder, other = (make_folder(tmp_path / pair, tokenizer, pair) for pair in ("de-en", "fr-en"))
+    change(Path(other), target="tests/other-target")
     route = Route.of(folder, load_drafter(folder, target_model, tokenizer))
     smaller = make_model(make_tokenizer(380))
     with pytest.raises(InputError, match="loaded for a vocabulary of 400 on cpu, the target has 380 on cpu"):
         DrafterRouter(smaller, [route], tokenizer)
     with pytest.raises(IncompatibleTokenizerError):
         DrafterRouter.from_hub(target_model, [folder], make_tokenizer(380))
-    with pytest.raises(InputError, match="no-such-drafter is neither a folder nor a published drafter"):
-        DrafterRouter.from_hub(target_model, [str(tmp_path / "no-such-drafter")], tokenizer)
-
-
-# From the Hub
-
-
-def test_no_drafters_are_refused(target_model: PreTrainedModel, tokenizer) -> None:
-    """An empty list would fail at the first prompt, in the midst of a service."""
-    with pytest.raises(InputError, match="a router needs drafters"):
-        DrafterRouter.from_hub(target_model, [], tokenizer)
+    for folders, said in (
+        ([folder, other], r"was trained for tests/tiny-target, .* for tests/other-target: name drafters"),
+        ([str(tmp_path / "no-such-drafter")], "no-such-drafter is neither a folder nor a published drafter"),
+        ([], "a router needs drafters"),
+    ):
+        with pytest.raises(InputError, match=said):
+            DrafterRouter.from_hub(target_model, folders, tokenizer)
 
 
 def test_results_of_an_earlier_drafter_count_for_nothing(
