@@ -49,7 +49,7 @@ def check_sizes(engine: str, target: PreTrainedConfig, draft: PreTrainedConfig) 
 
 
 def check_vllm(location: str, target: PreTrainedConfig, draft: PreTrainedConfig) -> None:
-    """Check that vLLM would not refuse the pair, nor take the drafter's Hub id or folder for another kind of drafter."""
+    """Check that vLLM would not refuse the pair, nor take the drafter's Hub id or folder for another kind's."""
     check_sizes("vLLM", target, draft)
     if named := [word for word in _READ_BY_VLLM if word in location.lower()]:
         raise InputError(
