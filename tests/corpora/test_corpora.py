@@ -247,10 +247,7 @@ def test_translations_are_found_under_any_code(tmp_path: Path) -> None:
     """Data sets of Nepali say npi or nep, pairs say ne: a column that is not found would be no corpus at all."""
     row = {"translation": {"npi": "नमस्ते", "eng": "Hello"}}
     for pair, text, reference in (("ne-en", "नमस्ते", "Hello"), ("en-npi", "Hello", "नमस्ते")):
-        name = write_jsonl(tmp_path / "a.jsonl", *[row] * 1)
-        rows = [
-            row for split in ("train", "validation", "test") for row in read_sentences(name, get_pair(pair), split)
-        ]
+        rows = sentences(write_jsonl(tmp_path / "a.jsonl", row), pair)
         assert [(read.text, read.reference) for read in rows] == [(text, reference)]
 
 
