@@ -109,21 +109,17 @@ def test_some_repetition_is_no_matter(tmp_path: Path) -> None:
     inspect_text(write(tmp_path, OCCITAN + OCCITAN[:90]), get_language("oc"))
 
 
-def test_few_lines_are_refused(tmp_path: Path) -> None:
-    """Of twelve lines none is held out, and nothing can be chosen or measured."""
-    assert "12 different lines, at least 100 are needed" in refusal(write(tmp_path, OCCITAN[:12]), "oc")
-    # Twelve lines three times are no more, and not so many that it is their repetition that is wrong.
-    assert "99 different lines" in refusal(write(tmp_path, OCCITAN[:99] + OCCITAN[:50]), "oc")
-
-
-@pytest.mark.parametrize("content", ["", "\n\n  \n"])
-def test_empty_text_is_refused(tmp_path: Path, content: str) -> None:
-    """An empty file must not end in a division by zero."""
-    path = tmp_path / "text.txt"
-    path.write_text(content, encoding="utf-8")
-    assert "no text: give a sentence or a paragraph of Occitan a line" in refusal(path, "oc")
-
-
-def test_numbers_are_no_text(tmp_path: Path) -> None:
-    """A column of numbers is in every script and in none."""
-    assert "no letters at all" in refusal(write(tmp_path, map(str, range(200))), "oc")
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (OCCITAN[:12], "12 different lines, at least 100 are needed"),
+        # Twelve lines three times are no more, and not so many that it is their repetition that is wrong.
+        (OCCITAN[:99] + OCCITAN[:50], "99 different lines"),
+        ([], "no text: give a sentence or a paragraph of Occitan a line"),
+        (["", "", "  "], "no text: give a sentence or a paragraph of Occitan a line"),
+        ([str(number) for number in range(200)], "no letters at all"),  # in every script and in none
+    ],
+)
+def test_what_is_too_little_text_is_refused(tmp_path: Path, lines: list[str], said: str) -> None:
+    """Of twelve lines none is held out, and nothing can be chosen or measured; of none nothing can be divided."""
+    assert said in refusal(write(tmp_path, lines), "oc")

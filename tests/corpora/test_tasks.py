@@ -22,23 +22,15 @@ ROWS = [
 
 
 def test_categories_choose_questions(tmp_path: Path) -> None:
-    """Summaries timed among translations would be no task's speedup."""
-    path = spec_bench(tmp_path / "q.jsonl", *ROWS)
+    """Summaries timed among translations would be no task's speedup; nor must an empty task end in a division by zero
+    after the models were loaded. Other pairs' translations are in the same file."""
+    german = {"question_id": 9, "category": "translation", "turns": ["Translate German to English: Ja."]}
+    path = spec_bench(tmp_path / "q.jsonl", german, *ROWS)
+    assert len(load_questions(path, PAIR)) == 4
+    assert len(load_questions(path, get_pair("fr-en"), task=TASKS["question-answering"])) == 2
     asked = load_questions(path, PAIR, task=TASKS["question-answering"])
     assert [question.question_id for question in asked] == ["2", "3"]
     assert [question.reference for question in asked] == ["Because.", None]
-    assert len(load_questions(path, PAIR)) == 3
-
-
-def test_other_pairs_translations_are_no_matter_of_another_task(tmp_path: Path) -> None:
-    """Spec-Bench has German translations in the same file: a French drafter's summaries are asked from it too."""
-    german = {"question_id": 9, "category": "translation", "turns": ["Translate German to English: Ja."]}
-    path = spec_bench(tmp_path / "q.jsonl", german, *ROWS)
-    assert len(load_questions(path, get_pair("fr-en"), task=TASKS["question-answering"])) == 2
-
-
-def test_file_without_the_tasks_categories_says_what_it_has(tmp_path: Path) -> None:
-    """An empty task must not end in a division by zero after the models were loaded."""
     path = spec_bench(tmp_path / "q.jsonl", *ROWS[:2])
     with pytest.raises(
         InputError, match=r"no questions of task sums \(math\), only of qa, writing: name another file"
@@ -47,15 +39,11 @@ def test_file_without_the_tasks_categories_says_what_it_has(tmp_path: Path) -> N
 
 
 def test_each_turn_is_a_question_after_the_ones_before_it(tmp_path: Path) -> None:
-    """A second turn asked alone makes no sense."""
+    """A second turn asked alone makes no sense; the number in a table is that of prompts timed."""
     row = ROWS[0] | {"turns": ["Write.", "Shorter.", "In verse."]}
     first, second = load_questions(spec_bench(tmp_path / "q.jsonl", row), PAIR, task=TWO_TURNS)
     assert (first.question_id, first.prompt, first.earlier) == ("1/1", "Write.", ())
     assert (second.question_id, second.prompt, second.earlier) == ("1/2", "Shorter.", (first,))
-
-
-def test_limit_counts_turns(tmp_path: Path) -> None:
-    """The number in a table is that of prompts timed."""
     path = spec_bench(tmp_path / "q.jsonl", *(ROWS[0] | {"question_id": number} for number in range(3)))
     asked = load_questions(path, PAIR, 3, TWO_TURNS)
     assert [question.question_id for question in asked] == ["0/1", "0/2", "1/1"]

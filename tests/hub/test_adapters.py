@@ -112,9 +112,11 @@ def test_a_published_adapter_drafts_as_the_whole_drafter(
 def test_an_adapter_over_another_base_is_refused(
     tmp_path: Path, run_folder: Path, target: Target, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    """Prevent an adapter from being published over a drafter that it was not trained with."""
+    """Prevent an adapter from being published over a drafter that it was not trained with, and an empty repository."""
     other = make_base(tmp_path / "other", tokenizer, seed=4)
     publishing = Publishing(to=str(tmp_path / "published"), adapter_of=str(other))
+    with pytest.raises(InputError, match=r"holds no adapter: finetune with lora_rank"):
+        publish_run(arguments(other.parent), target, "float32", publishing)
     with pytest.raises(InputError, match="was not trained over"):
         publish_run(arguments(run_folder), target, "float32", publishing)
     with pytest.raises(InputError, match="is a folder, which nobody else has"):
@@ -131,13 +133,3 @@ def test_a_base_that_has_changed_since_is_refused(
     make_model(tokenizer, layers=1, seed=5).save_pretrained(base)
     with pytest.raises(InputError, match=r"is an adapter of .* as it was before"):
         load_drafter(str(place), target_model, tokenizer)
-
-
-def test_a_run_without_an_adapter_has_none_to_publish(
-    tmp_path: Path, target: Target, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    """Prevent an empty repository."""
-    folder = make_base(tmp_path, tokenizer).parent
-    run = arguments(folder)
-    with pytest.raises(InputError, match=r"holds no adapter: finetune with lora_rank"):
-        publish_run(run, target, "float32", Publishing(to=str(tmp_path / "to"), adapter_of="somewhere"))
