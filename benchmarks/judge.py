@@ -27,12 +27,14 @@ from tqdm.auto import tqdm
 
 from drafter_trainer.atomic import write_whole
 from drafter_trainer.benchmark.journal import append_record, read_journal
-from drafter_trainer.benchmark.outputs import FILE_NAME, read_outputs
+from drafter_trainer.benchmark.outputs import FILE_NAME, KEYS
 from drafter_trainer.benchmark.report import markdown_table
 from drafter_trainer.benchmark.statistics import interval, resamples
+from drafter_trainer.corpora.files import read_json_lines
 from drafter_trainer.decoding.sampling import describe_sampling
 from drafter_trainer.distillation.servers import ServerEngine
 from drafter_trainer.distillation.store import Refusal
+from drafter_trainer.errors import InputError
 from drafter_trainer.provenance import collect_provenance
 from drafter_trainer.results import PLAIN
 from drafter_trainer.runs import Step
@@ -62,6 +64,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(judgement_table(methods))
     for reason, count in Counter(line["refused"] for line in judged.values() if "refused" in line).items():
         print(f"{count} judgements {reason}")
+
+
+def read_outputs(path: Path) -> list[dict[str, Any]]:
+    """Read the answers that bench left."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file: run bench first")
+    outputs = []
+    for number, row in read_json_lines(path):
+        if missing := {*KEYS, "method", "text"} - row.keys():
+            raise InputError(f"{path}, line {number}: lacks {', '.join(sorted(missing))}: bench again")
+        outputs.append(row)
+    if not outputs:
+        raise InputError(f"{path} is empty: bench again")
+    return outputs
 
 
 @dataclass(frozen=True)

@@ -10,33 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from drafter_trainer.atomic import write_whole
-from drafter_trainer.corpora.files import read_json_lines
-from drafter_trainer.errors import InputError
 
 FILE_NAME = "outputs.jsonl"
-_KEYS = ("temperature", "seed", "question_id", "chat")
+KEYS = ("temperature", "seed", "question_id", "chat")
 
 
 def write_outputs(records: Sequence[dict[str, Any]], path: Path) -> None:
     """Write the answers of records as `measure` returns them."""
     lines = [
-        json.dumps({key: record[key] for key in _KEYS} | {"method": name, "text": method["text"]}, ensure_ascii=False)
+        json.dumps({key: record[key] for key in KEYS} | {"method": name, "text": method["text"]}, ensure_ascii=False)
         for record in records
         for name, method in record["methods"].items()
     ]
     text = "".join(f"{line}\n" for line in lines)
     write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
-
-
-def read_outputs(path: Path) -> list[dict[str, Any]]:
-    """Read answers."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file: run bench first")
-    outputs = []
-    for number, row in read_json_lines(path):
-        if missing := {*_KEYS, "method", "text"} - row.keys():
-            raise InputError(f"{path}, line {number}: lacks {', '.join(sorted(missing))}: bench again")
-        outputs.append(row)
-    if not outputs:
-        raise InputError(f"{path} is empty: bench again")
-    return outputs

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from benchmarks.judge import Chat, judge, judgement_table, main, read_grade, summarise
-from drafter_trainer.benchmark.outputs import FILE_NAME, read_outputs, write_outputs
+from benchmarks.judge import Chat, judge, judgement_table, main, read_grade, read_outputs, summarise
+from drafter_trainer.benchmark.outputs import FILE_NAME, write_outputs
 from drafter_trainer.distillation.servers import ServerEngine
 from drafter_trainer.errors import InputError
 from tests.distillation.answering_server import AnsweringServer

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from transformers import PreTrainedTokenizerFast
 
-from drafter_trainer.benchmark.outputs import read_outputs
+from drafter_trainer.corpora.files import read_json_lines
 from drafter_trainer.hub.publish import Publishing, publish_run
 from drafter_trainer.results import read_results
 from drafter_trainer.runs import Run
@@ -82,7 +82,7 @@ def test_conversation_is_kept_turn_by_turn(config: Path, drafter: Path, capsys: 
     bench(config, drafter, *options)
     assert "finished before" in capsys.readouterr().out
     assert (folder / "results.json").stat().st_mtime_ns == before
-    outputs = read_outputs(folder / "outputs.jsonl")
+    outputs = [row for _, row in read_json_lines(folder / "outputs.jsonl")]
     methods = [method["name"] for method in read_results(folder / "results.json")["runs"][0]["methods"]]
     assert [(output["question_id"], output["method"]) for output in outputs] == [
         (question, method) for question in ("1/1", "1/2") for method in methods
