@@ -91,6 +91,8 @@ class DrafterTrainingArguments(_TrainerArguments):
             the verified tokens it attends to, mostly the one that it started from; those of the drafter's
             configuration if left out. The target then runs beside training, on whole prompts, which `max_length` and
             the attention's window must hold. Some batches are read without it, so that the same weights draft alone.
+        reach_weights (`bool`): Weigh each token that is drafted behind the target's keys by the chance that the target
+            gets to verify it: that it accepts all tokens before it in its draft. Needs a loss that reads the top k.
         lora_rank (`int`): Train an adapter of this rank over a base drafter, which stays as it is; 0 for all weights.
     """
 
@@ -113,6 +115,9 @@ class DrafterTrainingArguments(_TrainerArguments):
         default_factory=list,
         metadata={"help": "The target's layers whose keys and values the drafter's layers attend to, one each"},
     )
+    reach_weights: bool = field(
+        default=False, metadata={"help": "Weigh tokens by the chance that the target verifies them"}
+    )
     lora_rank: int = field(default=0, metadata={"help": "Train an adapter of this rank over a base drafter; 0: all"})
     per_device_train_batch_size: int = field(default=2, metadata={"help": "Rows a device takes at once"})
     learning_rate: float = field(default=2e-5, metadata={"help": "Peak of the learning rate"})
@@ -125,6 +130,8 @@ class DrafterTrainingArguments(_TrainerArguments):
         super().__post_init__()
         if self.loss_type not in _LOSS_TYPES:
             raise InputError(f"loss_type must be one of {', '.join(_LOSS_TYPES)}, got {self.loss_type}")
+        if self.reach_weights and self.loss_type == "cross_entropy":
+            raise InputError("reach_weights need the target's top k: choose another loss_type than cross_entropy")
         if self.per_device_train_tokens:
             if self.per_device_train_tokens < self.max_length:
                 raise InputError(

@@ -125,6 +125,10 @@ class KeySharing:
         self.layers: list[int] = [] if target is None else config.kv_sharing_layers or []
         self._reader: TargetReader | None = None
         if not self.layers:
+            if args.reach_weights:
+                raise InputError(
+                    "reach_weights need kv_sharing_layers: only behind the target's keys are there drafts"
+                )
             return
         if args.parallel_tokens:
             raise InputError("parallel_tokens cannot be trained together with kv_sharing_layers: leave one out")
@@ -159,7 +163,8 @@ def share_keys(batch: dict[str, torch.Tensor], reader: TargetReader, offsets: to
         offsets (`torch.Tensor` of shape `(batch,)`): Tokens less than five that the first draft of a row has.
     Returns:
         `dict` of the columns from the last token of each prompt on, with the target's `past_key_values`, a Boolean
-        `attention_mask` of shape `(batch, 1, tokens, places + tokens)`, and `position_ids`.
+        `attention_mask` of shape `(batch, 1, tokens, places + tokens)`, `position_ids`, and `draft_places` of shape
+        `(batch, tokens)`: how many tokens are drafted before each in its draft.
     """
     lengths, starts = _lengths_and_starts(batch)
     rows = [ids[:length].tolist() for ids, length in zip(batch["input_ids"], lengths.tolist())]
@@ -174,6 +179,8 @@ def share_keys(batch: dict[str, torch.Tensor], reader: TargetReader, offsets: to
     verified = positions[:, None] < ((starts - 1)[:, None] + first)[:, :, None]
     own = (place <= place[:, None]) & (place >= first[:, :, None])
     seen = torch.cat((verified, own), dim=2)[:, None]
+    # The token before predicts it.
+    moved["draft_places"] = (place - first).roll(1, dims=1)
     return moved | {"past_key_values": cache, "attention_mask": seen, "position_ids": index}
 
 

@@ -1,6 +1,7 @@
 """Losses of drafters: pure, per token, unreduced, in fp32."""
 
 import torch
+import torch.nn.functional as F
 
 from drafter_trainer.decoding.metrics import expected_alpha
 
@@ -119,6 +120,23 @@ def topk_rejected(draft_logits: torch.Tensor, topk_ids: torch.Tensor, topk_logpr
     """
     rejected = topk_tv(draft_logits.detach(), topk_ids, topk_logprobs)
     return rejected * topk_kl(draft_logits, topk_ids, topk_logprobs)
+
+
+def chance_of_reaching(acceptance: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Compute the chance that the target gets to verify each token of a draft: that it accepts all before it.
+
+    Args:
+        acceptance (`torch.Tensor` of shape `(tokens,)`): The chance that each token is accepted once it is reached;
+            tokens of a draft stand one behind the other.
+        places (`torch.Tensor` of shape `(tokens,)`): Number of tokens before each in its draft. Of a draft that begins
+            before the first token the part that is here counts.
+    Returns:
+        `torch.Tensor` of shape `(tokens,)`, between 0 and 1; 1 where a draft begins.
+    Source: the weights of PARD-2, github.com/AMD-AGI/PARD
+    """
+    index = torch.arange(len(places), device=places.device)
+    before = F.pad(acceptance.detach().double().clamp(min=1e-9).log().cumsum(0), (1, 0))[:-1]
+    return (before - before[(index - places).clamp(min=0)]).exp().to(acceptance.dtype)
 
 
 TOPK_LOSSES = {loss.__name__: loss for loss in (topk_kl, topk_tv, topk_acceptance, lk_hybrid, topk_rejected)}

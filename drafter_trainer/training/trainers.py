@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
+from drafter_trainer.decoding.metrics import expected_alpha
 from drafter_trainer.drafters.adapters import ADAPTER, add_adapter, is_adapter, merged_copy
 from drafter_trainer.drafters.initialization import setup_of
 from drafter_trainer.drafters.loop.repository import VOCABULARY
@@ -24,7 +25,7 @@ from drafter_trainer.training.batches import GroupedRows
 from drafter_trainer.training.collators import SelfDistilledCollator, collate_packed
 from drafter_trainer.training.evaluator import evaluate_acceptance
 from drafter_trainer.training.kv_sharing import KeySharing
-from drafter_trainer.training.losses import TOPK_LOSSES, cross_entropy
+from drafter_trainer.training.losses import TOPK_LOSSES, chance_of_reaching, cross_entropy
 from drafter_trainer.training.packing import pack_texts
 from drafter_trainer.training.parallel import add_masks, check_attention, choose_mask_id
 from drafter_trainer.training.record import describe_training
@@ -200,7 +201,11 @@ class DrafterTrainer(TokenMeanTrainer):
             return cross_entropy(logits, self._place(tokens["labels"]))
         if "topk_ids" not in tokens:
             raise _lacks_topk(self.args.loss_type)
-        return TOPK_LOSSES[self.args.loss_type](logits, self._place(tokens["topk_ids"]), tokens["topk_logprobs"])
+        known = self._place(tokens["topk_ids"]), tokens["topk_logprobs"]
+        losses = TOPK_LOSSES[self.args.loss_type](logits, *known)
+        if self.args.reach_weights and self.model.training and "draft_places" in tokens:
+            losses = losses * chance_of_reaching(expected_alpha(logits.detach(), *known), tokens["draft_places"])
+        return losses
 
     def _place(self, ids: torch.Tensor) -> torch.Tensor:
         return ids if self.draft_ids is None else map_ids(ids, self.draft_ids)

@@ -10,6 +10,7 @@ from drafter_trainer.decoding.metrics import expected_alpha
 from drafter_trainer.training import losses
 from drafter_trainer.training.losses import (
     TOPK_LOSSES,
+    chance_of_reaching,
     cross_entropy,
     lk_hybrid,
     topk_acceptance,
@@ -145,6 +146,15 @@ def test_learning_from_rejections_is_learning_from_drafts_that_were_rejected() -
     rejected = 1 - accepted.float().mean(dim=-1, keepdim=True)
     assert rejected.std() > 0.03  # tokens weigh differently
     torch.testing.assert_close(gradient, rejected * of_all, atol=0.01, rtol=0.05)
+
+
+def test_a_token_is_reached_when_all_before_it_in_its_draft_are_accepted() -> None:
+    """Prevent drafts that run into one another, a token that counts itself, and a gradient through the weights."""
+    acceptance = torch.tensor([0.5, 0.4, 0.0, 0.7, 0.9, 0.25, 0.5], requires_grad=True)
+    places = torch.tensor([3, 0, 1, 2, 0, 1, 2])  # the first draft began before, with three tokens
+    reached = chance_of_reaching(acceptance, places)
+    torch.testing.assert_close(reached, torch.tensor([1, 1, 0.4, 0, 1, 0.9, 0.225]), rtol=1e-5, atol=1e-6)
+    assert not reached.requires_grad
 
 
 @pytest.mark.parametrize("loss", TOPK_LOSSES.values(), ids=TOPK_LOSSES)
