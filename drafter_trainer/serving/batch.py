@@ -26,6 +26,7 @@ from drafter_trainer.drafters.loop.settings import NETWORK_BINS, LoopSettings, b
 from drafter_trainer.drafters.memory import CompletionMemory
 from drafter_trainer.serving.costs import StepCosts
 from drafter_trainer.serving.network import BatchedNetwork
+from drafter_trainer.serving.paged_cache import PagedCache
 from drafter_trainer.serving.texts import DraftedToken, RequestText
 
 _KEPT_STEPS = 64  # a preempted request comes back within some of them
@@ -75,6 +76,7 @@ class BatchDrafter:
         step = settings.step(device)
         self._network_costs = StepCosts([step * (1 + _MORE_TOKENS * more) for more in range(8)])
         self._rounds_per_text = _ROUNDS
+        self._cache: PagedCache | None = None  # of this step
         self._texts: list[RequestText] = []
         self._rows: list[RequestText] = []  # of the last step
         self._free_slots = list(range(network.slots)) if network is not None else []
@@ -87,12 +89,16 @@ class BatchDrafter:
         self._balance, self._balanced_steps = 0.0, 0
         self._rest, self._rested_rows = 0, 0
 
-    def draft(self, rows: Sequence[np.ndarray], limits: Sequence[int]) -> list[list[int]]:
+    def draft(
+        self, rows: Sequence[np.ndarray], limits: Sequence[int], cache: PagedCache | None = None
+    ) -> list[list[int]]:
         """Draft what may follow each text.
 
         Args:
             rows (`Sequence[np.ndarray]`): Prompt and output so far of each request, in any order.
             limits (`Sequence[int]`): Tokens that may be drafted for each; 0 where a prompt has not been read yet.
+            cache (`PagedCache`, *optional*): The target's keys and values of all tokens of these rows but the last
+                ones, for a network that attends to them.
         Returns:
             `list[list[int]]`: Token ids for each row, none where a draft would cost more than it yields.
         """
@@ -102,6 +108,7 @@ class BatchDrafter:
             self._returned_at = None
             return [[] for _ in rows]
         started = self.clock() if self.clock is not None else 0.0
+        self._cache = cache
         before = self._rows
         self._rows = self._match(rows)
         self._learn(before, started)
@@ -109,8 +116,8 @@ class BatchDrafter:
         price = rate * self.costs.slope
         self._deadline = started + _BUDGET * self.costs(len(rows)) / 1000
         growing = []
-        for text, limit in zip(self._rows, limits):
-            text.limit = limit
+        for row, (text, limit) in enumerate(zip(self._rows, limits)):
+            text.row, text.limit = row, limit
             if limit > 0:
                 growing.append(text)
         if growing:  # where time is short, others come first in the next step
@@ -231,13 +238,14 @@ class BatchDrafter:
         """
         chosen, worth = [], -rate * self._network_costs(0)
         for place, (text, proposal) in enumerate(zip(texts, proposals)):
-            if text.in_window > self.network.limit:
+            shares = self._shares(text)
+            if not shares and text.in_window > self.network.limit:
                 continue
             needed = text.reach * (1 - (0.0 if proposal is None else proposal.probability))
             long_ago = text.rounds % _ASK_ANYHOW == _ASK_ANYHOW - 1
             ask_anyhow = proposal is None and not text.draft and long_ago and price < _DEAR
             promise = needed if ask_anyhow else needed * max(text.gain() - price, 0.0)
-            tokens = 1 + (text.unread_size() - 1) / self._rounds_per_text
+            tokens = 1 if shares else 1 + (text.unread_size() - 1) / self._rounds_per_text
             promise -= rate * self._network_costs.slope * tokens
             if promise > 0 and self._has_slot(text):
                 worth += promise
@@ -245,10 +253,15 @@ class BatchDrafter:
         if worth <= 0:
             return
         started = self.clock() if self.clock is not None else 0.0
-        pieces = []
+        spans, pieces = [], []
         for place, needed in chosen:
-            texts[place].asked += needed
-            pieces.append(texts[place].unread())
+            text = texts[place]
+            text.asked += needed
+            if self._shares(text) and text.shared < len(text.tokens) - 1:
+                spans.append(text.share())
+            pieces.append(text.unread())
+        if spans:
+            self.network.share_batch(self._cache, spans)
         shares, entries = torch.softmax(self.network.read_batch(pieces), dim=-1).max(dim=-1)
         draft_ids = self.network.draft_ids
         entries = entries if draft_ids is None else draft_ids[entries]
@@ -265,6 +278,10 @@ class BatchDrafter:
             self._deadline += seconds  # what it takes was weighed against what it brings
             self._network_costs.observe(sum(len(piece.tokens) for piece in pieces), 1000 * seconds)
 
+    def _shares(self, text: RequestText) -> bool:
+        """Tell whether the network sees the target's keys and values of a text."""
+        return self._cache is not None and len(text) <= self.network.limit
+
     def _has_slot(self, text: RequestText) -> bool:
         """Give a text one of the network's caches, of a text that is not in this step if none is free."""
         if text.slot is None:
@@ -272,10 +289,10 @@ class BatchDrafter:
             if not self._free_slots and idle:
                 self._release(min(idle, key=lambda other: other.seen))
             if self._free_slots:
-                text.slot, text.cached = self._free_slots.pop(), 0
+                text.slot = self._free_slots.pop()
         return text.slot is not None
 
     def _release(self, text: RequestText) -> None:
         if text.slot is not None:
             self._free_slots.append(text.slot)
-            text.slot, text.cached = None, 0
+            text.slot, text.cached, text.shared = None, 0, 0

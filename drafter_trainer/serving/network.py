@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from drafter_trainer.drafters.loop.network import LayerView, LeanNetwork
+from drafter_trainer.serving.paged_cache import PagedCache
 
 _PIECE = 512
 _TOGETHER = 16  # longer texts are read alone up to here, so that a batch is not padded to a prompt's length
@@ -23,6 +25,21 @@ class Piece(NamedTuple):
     slot: int
     start: int
     tokens: list[int]
+
+
+class Span(NamedTuple):
+    """Positions of a text whose keys and values the target has computed.
+
+    Args:
+        slot (`int`): The cache of the text.
+        row (`int`): The text's row in the engine's step.
+        start, end (`int`): The first position that is taken over, and the one behind the last.
+    """
+
+    slot: int
+    row: int
+    start: int
+    end: int
 
 
 class BatchedNetwork(LeanNetwork):
@@ -59,6 +76,22 @@ class BatchedNetwork(LeanNetwork):
                 start += len(part)
             short.append(Piece(slot, start, tokens))
         return self.logits(self._run(short))
+
+    @torch.inference_mode()
+    def share_batch(self, cache: PagedCache, spans: Sequence[Span]) -> None:
+        """Attend to the target's keys and values in place of the network's own; see `LeanNetwork.share`.
+
+        Of a layer with a window those are left out that no later token sees: the engine may have dropped them.
+        """
+        seen = {kind.window: _places_of(spans, kind.window, self.device) for kind in self.kinds}
+        found: dict[tuple, torch.Tensor] = {}
+        for layer, keys, values, paged in zip(self.layers, self._keys, self._values, cache):
+            slots, rows, positions = seen[layer.kind.window]
+            shared = layer.kind.window, id(paged.blocks), id(paged.layout)  # by several layers
+            if shared not in found:
+                found[shared] = paged.find(rows, positions)
+            new_keys, new_values = paged.read(found[shared], self.key_value_heads)
+            keys[:, slots, positions], values[:, slots, positions] = new_keys.to(self.dtype), new_values.to(self.dtype)
 
     def _run(self, pieces: Sequence[Piece]) -> torch.Tensor:
         """Read pieces and return the hidden states of their last tokens, of shape `(pieces, width)`."""
@@ -110,6 +143,17 @@ class BatchedNetwork(LeanNetwork):
             torch.zeros(shape, dtype=self.dtype, device=self.device).unbind() for _ in range(2)
         )
         self._rotations = self._rotate_positions(self._keys[0][:, 0], self.capacity)
+
+
+def _places_of(
+    spans: Sequence[Span], window: int | None, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return slot, row and position of each token that the tokens behind the spans see."""
+    firsts = [start if window is None else max(start, end - window + 1) for _, _, start, end in spans]
+    counts = [span.end - first for span, first in zip(spans, firsts)]
+    slots, rows = (np.repeat(each, counts) for each in ([span.slot for span in spans], [span.row for span in spans]))
+    positions = np.concatenate([np.arange(first, span.end) for span, first in zip(spans, firsts)])
+    return tuple(torch.from_numpy(each).to(device) for each in (slots, rows, positions))
 
 
 def slots_within(model, gibibytes: float, texts: int, context: int) -> int:

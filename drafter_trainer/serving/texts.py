@@ -8,7 +8,7 @@ from drafter_trainer.drafters.loop.drafting import TAIL
 from drafter_trainer.drafters.loop.lookup import SuffixIndex
 from drafter_trainer.drafters.loop.policy import AcceptanceEstimator, NetworkGain
 from drafter_trainer.drafters.loop.window import count_skipped, unread_part
-from drafter_trainer.serving.network import Piece
+from drafter_trainer.serving.network import Piece, Span
 
 _INDEXED_AT_ONCE = 2048  # tokens of a text in one step: some 5 ms
 
@@ -60,7 +60,9 @@ class RequestText:
     accepted: int = 0
     slot: int | None = None
     cached: int = 0  # tokens of text and draft that the network has read
-    skipped: int = 0  # tokens of the prompt before the network's window, behind the first one
+    shared: int = 0  # tokens of which the network has the target's keys and values
+    outside: int = 0  # tokens of the prompt before the network's window, behind the first one
+    row: int = 0  # in the latest step
     seen: int = 0  # number of the step
 
     def continues_in(self, row: np.ndarray) -> bool:
@@ -77,7 +79,7 @@ class RequestText:
         """Take over a row that begins with this text, and learn what became of the draft."""
         known = len(self.tokens)
         if known == 0:
-            self.skipped = count_skipped(len(row), self.window)
+            self.outside = count_skipped(len(row), self.window)
             self.remembered = len(row)
         new = row[known:].tolist()
         self.grown = len(new)
@@ -116,6 +118,11 @@ class RequestText:
         return self.tokens[-TAIL:].tolist() + [proposal.token for proposal in self.draft]
 
     @property
+    def skipped(self) -> int:
+        """Tokens of the prompt that the network does not see, behind the first one."""
+        return 0 if self.shared else self.outside
+
+    @property
     def in_window(self) -> int:
         """Tokens of text and draft that the network sees."""
         return len(self) - self.skipped
@@ -126,6 +133,12 @@ class RequestText:
     def unread_size(self) -> int:
         """Return the number of tokens that the network has not read of text and draft, one at least."""
         return len(self) - max(min(self.cached, len(self) - 1), self.skipped)
+
+    def share(self) -> Span:
+        """Let the network see the target's keys and values of the text; return those that it has not yet."""
+        start = self.shared
+        self.shared = self.cached = len(self.tokens) - 1  # the target has not read the last token
+        return Span(self.slot, self.row, start, self.shared)
 
     def unread(self) -> Piece:
         """Return what the network has not read of text and draft, one token at least."""

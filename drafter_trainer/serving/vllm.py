@@ -25,6 +25,7 @@ from drafter_trainer.errors import InputError
 from drafter_trainer.serving.batch import BatchDrafter
 from drafter_trainer.serving.drafter import open_drafter, open_for_engine
 from drafter_trainer.serving.network import BatchedNetwork, slots_within
+from drafter_trainer.serving.vllm_cache import TargetCache, open_target_cache
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -75,6 +76,7 @@ class DrafterProposer:
         self._longest = vllm_config.speculative_config.num_speculative_tokens
         self._context = vllm_config.model_config.max_model_len
         self._drafter: BatchDrafter | None = None
+        self._target_cache: TargetCache | None = None
 
     def load_model(self, target_model: Any) -> None:
         """Load the drafter; vLLM calls this once, before it measures what memory is left for its own caches.
@@ -99,7 +101,7 @@ class DrafterProposer:
             device,
             lambda: _matrices(target_model, model_config.get_vocab_size()),
         )
-        network = None
+        network = self._target_cache = None
         if served.model is not None:
             context = min(self._context, served.model.config.max_position_embeddings)
             slots = slots_within(
@@ -110,6 +112,7 @@ class DrafterProposer:
             else:
                 int8 = served.settings.int8 and device.type == "cpu"
                 network = BatchedNetwork(served.model, served.draft_ids, int8, slots, context)
+                self._target_cache = open_target_cache(self._config, target_model, network)
         self._drafter = BatchDrafter(
             network,
             served.table,
@@ -134,7 +137,7 @@ class DrafterProposer:
                 been read in part.
             num_tokens_no_spec (`np.ndarray` of shape `(rows,)`): Tokens of each row, those included.
             token_ids_cpu (`np.ndarray` of shape `(rows, context)`): The rows.
-            slot_mappings (*optional*): vLLM's places in its caches; not needed.
+            slot_mappings (*optional*): Where vLLM stored this step's tokens; the tables of blocks say more.
         Returns:
             `list[list[int]]`: At most `num_speculative_tokens` ids for each row.
         """
@@ -145,7 +148,8 @@ class DrafterProposer:
             rows.append(token_ids_cpu[row, :size])
             # The target adds a token of its own behind the draft.
             limits.append(max(0, min(self._longest, self._context - size - 1)) if sampled else 0)
-        drafts = self._drafter.draft(rows, limits)
+        cache = None if self._target_cache is None else self._target_cache.take()
+        drafts = self._drafter.draft(rows, limits, cache)
         self._save_memory()
         return drafts
 

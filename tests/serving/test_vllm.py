@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,9 +23,11 @@ from drafter_trainer.runs import Run
 from drafter_trainer.serving.vllm import PROPOSER, DrafterProposer
 from drafter_trainer.targets import Target
 from tests.conftest import make_model
-from tests.drafters.loop.conftest import CPU, describe, make_settings
+from tests.drafters.loop.conftest import CPU, describe, make_settings, replace_file
+from tests.drafters.loop.test_kv_sharing import cache_of
 from tests.drafters.test_load import swap_two_tokens
 from tests.hub.conftest import make_run
+from tests.serving.paged import PagedTarget
 
 CONTEXT = 64
 
@@ -144,6 +147,30 @@ def test_compact_drafter_shares_the_targets_embeddings(
     proposer = DrafterProposer(make_config(target, {"drafter": str(compact)}))
     with pytest.raises(InputError, match=r"cannot be shared \(200 of 400 rows .* write its stock repository"):
         proposer.load_model(in_vllm(embeddings[:200]))
+
+
+def test_proposer_drafts_behind_the_targets_keys(
+    published: Path, target: Target, target_model: PreTrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A drafter that was trained behind the target's keys, and is not given those of this step, is accepted less."""
+    drafter = tmp_path / "drafter"
+    shutil.copytree(published, drafter)
+    settings = json.loads((drafter / "config.json").read_text(encoding="utf-8")) | {"kv_sharing_layers": [0, 1, 2, 3]}
+    replace_file(drafter, "config.json", json.dumps(settings).encode())
+    paged = PagedTarget(target_model).patch(monkeypatch)
+    config = make_config(target, {"drafter": str(drafter), "drafter_follow_clock": False})
+    proposer = DrafterProposer(paged.config(**vars(config)))
+    proposer.load_model(paged)
+    text = [*range(20, 45)]
+    paged.step([text, text[:9]])
+    assert all(propose(proposer, [text, text[:9]], [[44], [28]]))
+    network, expected = proposer._drafter.network, cache_of(target_model, text[:-1])
+    slot = proposer._drafter._rows[0].slot
+    for keys, layer in zip(network._keys, expected.layers):
+        torch.testing.assert_close(keys[:, slot, : len(text) - 1], layer.keys[0], atol=1e-5, rtol=0)
+    paged.step([[*text, 5]])
+    propose(proposer, [[*text, 5]], [[5]])
+    assert proposer._drafter._rows[0].shared == len(text)
 
 
 def test_small_memory_leaves_lookup_and_table(published: Path, target: Target) -> None:

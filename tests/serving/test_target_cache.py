@@ -1,0 +1,207 @@
+"""The target's keys and values in vLLM's paged cache, read where vLLM's kernels keep them.
+
+In every block of the fake cache there is NaN but where a row's verified tokens have their keys: what is read from
+another place, another row or a rejected token turns the network's logits into NaN.
+"""
+
+import logging
+import random
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from drafter_trainer.drafters.loop.network import LeanNetwork
+from drafter_trainer.serving.batch import BatchDrafter
+from drafter_trainer.serving.network import BatchedNetwork, Piece, Span
+from drafter_trainer.serving.paged_cache import flat_memory, learn_layout
+from drafter_trainer.serving.vllm_cache import TargetCache, open_target_cache
+from tests.conftest import make_model
+from tests.drafters.loop.conftest import FLAT, make_settings
+from tests.drafters.loop.test_kv_sharing import cache_of, sharing
+from tests.drafters.loop.test_network import CONFIGS, TOKENS, make
+from tests.serving.paged import BLOCK_SIZE, CoarseKernels, CpuKernels, PagedTarget
+from tests.serving.test_batch import Engine
+
+
+def store(keys: torch.Tensor, values: torch.Tensor, cache: torch.Tensor, slots: torch.Tensor) -> None:
+    """Store tokens as vLLM's kernels for a processor do."""
+    CpuKernels().do_kv_cache_update(None, keys, values, cache, slots)
+
+
+def store_side_by_side(keys: torch.Tensor, values: torch.Tensor, cache: torch.Tensor, slots: torch.Tensor) -> None:
+    """Store tokens as vLLM's kernels for CUDA do: the keys of a token, and behind them its values."""
+    pairs = torch.cat((keys, values), dim=-1)
+    cache[slots // cache.shape[2], :, slots % cache.shape[2]] = pairs
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("kernel", "tokens_first"), [(store, False), (store_side_by_side, False), (store_side_by_side, True)]
+)
+def test_layout_is_learned_from_the_engines_own_kernel(kernel, tokens_first: bool, dtype: torch.dtype) -> None:
+    """Keys at a neighbor's place are keys all the same: nothing but the acceptance would show it."""
+    heads, head_dim, blocks = 3, 8, 5
+    if tokens_first:
+        cache = torch.zeros(blocks, BLOCK_SIZE, heads, 2 * head_dim, dtype=dtype).transpose(1, 2)
+    else:
+        cache = torch.zeros(blocks, heads, BLOCK_SIZE, 2 * head_dim, dtype=dtype)
+    layout = learn_layout(cache, heads, head_dim, kernel)
+    assert not cache.any()
+    keys, values = torch.randn(2, 6, heads, head_dim).to(dtype)
+    slots = torch.tensor([7, 19, 3, 4, 12, 11])
+    kernel(keys, values, cache, slots)
+    places = slots[:, None] // BLOCK_SIZE * layout.stride + layout.offsets[slots % BLOCK_SIZE]
+    found = flat_memory(cache).take(places).view(6, 2, heads, head_dim)
+    torch.testing.assert_close(found, torch.stack((keys, values), dim=1), atol=0, rtol=0)
+
+
+def test_cache_of_fewer_bits_is_not_read() -> None:
+    """A cache in fp8 has numbers of its own: read as keys they would draft garbage at full cost."""
+    cache = torch.zeros(5, 3, BLOCK_SIZE, 16)
+    coarse = CoarseKernels()
+    assert learn_layout(cache, 3, 8, lambda *given: coarse.do_kv_cache_update(None, *given)) is None
+    assert learn_layout(cache.to(torch.uint8), 3, 8, store) is None
+    assert learn_layout(cache, 2, 8, store) is None
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral with windows", "qwen3", "gemma3"])
+def test_network_reads_the_targets_keys_of_each_row(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In batches, from rows and blocks that move, also where the last steps were not shared, a text must be drafted
+    for as the loop in transformers drafts for it alone."""
+    config = CONFIGS[name]
+    model, target = make(config), make(config.__class__.from_dict(config.to_dict()))
+    with torch.no_grad():
+        for weight in target.parameters():
+            weight.mul_(1.1)
+    model.config.kv_sharing_layers = [0, 1] if getattr(config, "layer_types", None) else [1, 0]
+    network = BatchedNetwork(model, None, int8=False, slots=3, context=64)
+    paged = PagedTarget(target).patch(monkeypatch)
+    cache = open_target_cache(paged.config(), paged, network)
+    texts = {0: TOKENS, 2: TOKENS[3:] + TOKENS, 1: [*TOKENS[8:], 60, *TOKENS]}
+    steps = [
+        {0: 4, 2: 3},
+        {2: 7, 0: 5, 1: 2},
+        {1: 6},
+        {1: 20, 0: 16, 2: 28},
+    ]  # verified tokens
+    shared = dict.fromkeys(texts, 0)
+    for step in steps:
+        paged.step([texts[slot][:size] for slot, size in step.items()])
+        spans = [Span(slot, row, shared[slot], size - 1) for row, (slot, size) in enumerate(step.items())]
+        network.share_batch(cache.take(), spans)
+        pieces = [Piece(slot, size - 1, [texts[slot][size - 1], 9]) for slot, size in step.items()]
+        expected = []
+        for slot, size in step.items():
+            shared[slot], alone = size - 1, LeanNetwork(model)
+            assert alone.share(cache_of(target, texts[slot][: size - 1]), 0, size - 1)
+            expected.append(alone.read([texts[slot][size - 1], 9]))
+        torch.testing.assert_close(network.read_batch(pieces), torch.stack(expected), atol=1e-4, rtol=0)
+    del model.config.kv_sharing_layers
+
+
+class CountingNetwork(BatchedNetwork):
+    """A network that counts the tokens that it reads."""
+
+    tokens = 0
+
+    def read_batch(self, pieces: list[Piece]) -> torch.Tensor:
+        """Read tokens of several texts."""
+        self.tokens += sum(len(piece.tokens) for piece in pieces)
+        return super().read_batch(pieces)
+
+
+@pytest.mark.parametrize(("slots", "missed"), [(8, 0.0), (2, 0.0), (8, 0.1)])
+def test_requests_are_drafted_for_as_in_transformers(
+    tokenizer, slots: int, missed: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A draft that differs from the loop's for the text alone has read other keys: of another request, of a rejected
+    token, of before a preemption. Of a network that is the target itself, steps that are not shared change nothing."""
+    model, chance = make_model(tokenizer, layers=2), random.Random(0)
+    drafting = sharing(model, noise=0.0 if missed else 0.1)
+    drafting.config.prompt_window = 4
+    network = CountingNetwork(drafting, None, int8=False, slots=slots, context=64)
+    drafter = BatchDrafter(network, None, make_settings(FLAT, step=1e-6, sources=["network"]), "cpu", clock=None)
+    paged = PagedTarget(model).patch(monkeypatch)
+    cache, alone = open_target_cache(paged.config(), paged, network), LeanNetwork(drafting)
+
+    @torch.inference_mode()
+    def target(text: list[int]) -> int:
+        return int(model(input_ids=torch.tensor([text]), use_cache=False).logits[0, -1].argmax())
+
+    def draft(rows: list[np.ndarray], limits: list[int]) -> list[list[int]]:
+        if rows and chance.random() >= missed:  # captured graphs run no hook
+            paged.step([row.tolist() for row in rows])
+        return drafter.draft(rows, limits, cache.take())
+
+    engine = Engine(SimpleNamespace(draft=draft), target, rows=4, seed=1)
+    prompts = [[number, 7, 300 - number, 8] for number in range(20, 32)]
+    engine.serve(prompts, [20 + number for number in range(12)])
+    drafted = [(text, draft) for text, draft in engine.drafts if draft]
+    for text, draft in drafted:
+        alone.crop(0)
+        assert alone.share(cache_of(model, text[:-1]), 0, len(text) - 1)
+        token = text[-1]
+        for proposed in draft:
+            token = int(alone.read([token]).argmax())
+            assert proposed == token
+    tokens = sum(len(draft) for _, draft in drafted)
+    assert tokens > (60 if slots == 2 else 200)
+    assert missed or 0 < engine.accepted < 0.9 * tokens
+    assert network.tokens < 1.5 * tokens  # prompts, and what the target wrote, are read by the target alone
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda paged: paged.layers.pop(), r"not all of the layers \[0, 1\]"),
+        (lambda paged: vars(paged.layers[1]).update(num_kv_heads=1), "are not 2 heads of 8"),
+        (lambda paged: vars(paged.layers[0]).update(sliding_window=6), "see less of the text"),
+        (lambda paged: vars(paged.layers[1]).update(impl=CoarseKernels()), "CoarseKernels keeps them in a form"),
+        (lambda paged: vars(paged.layers[1]).update(kv_cache=[torch.zeros(1)]), "more caches than one"),
+        (lambda paged: paged.context.attn_metadata.update({paged.layers[1].layer_name: 1}), "int does not tell a row"),
+    ],
+)
+def test_drafter_goes_alone_where_the_cache_cannot_be_read(
+    tokenizer, change, said: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With tensor parallelism, another attention or a quantized cache an engine must serve all the same, and say once
+    that it drafts less well."""
+    model = make_model(tokenizer, layers=2)
+    model.config.kv_sharing_layers = [0, 1]
+    paged = PagedTarget(model).patch(monkeypatch)
+    paged.step([[5, 6, 7]])
+    change(paged)
+    with caplog.at_level(logging.WARNING):
+        cache = open_target_cache(paged.config(), paged, BatchedNetwork(model, None, False, slots=1, context=16))
+        for _ in range(2):
+            if cache is not None:
+                cache._note()
+                assert cache.take() is None
+    assert len(caplog.records) == 1
+    assert "drafts without the target's keys and values" in caplog.text
+    assert re.search(said, caplog.text)
+
+
+def test_steps_that_say_nothing_share_nothing(tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM measures its memory without any metadata, splits batches, and stores tokens elsewhere than its tables say
+    where these count in larger blocks: no keys may be taken by a wrong table, or by one of an earlier step."""
+    model = sharing(make_model(tokenizer, layers=2))
+    paged = PagedTarget(model).patch(monkeypatch)
+    cache = TargetCache(paged.layers, paged)
+    paged.step([[5, 6, 7]])
+    right = paged.context.attn_metadata
+    assert cache.take() is not None
+    assert cache.take() is None
+    for metadata in (None, [right, right]):
+        cache._note()
+        paged.context.attn_metadata = metadata
+        cache._note()
+        assert cache.take() is None
+    fresh = TargetCache(paged.layers, paged)
+    paged.context.attn_metadata = right
+    next(iter(right.values())).slot_mapping += 1
+    fresh._note()
+    assert fresh.take() is None
