@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--losses", nargs="+", default=["topk_kl"])
     parser.add_argument("--max_tokens", type=int, default=100_000, help="Completion tokens of a training")
     parser.add_argument("--learning_rate", type=float, default=1e-4)
+    parser.add_argument("--name", default="learning_curve", help="Of the results and the plot")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     (_, where, _, shape, training), _ = parse_arguments("finetune", ["--config", options.config], __doc__)
@@ -96,8 +97,8 @@ def main() -> None:
             curve.trainer = trainer
             trainer.train()
         figures += [{"loss": loss} | figure for figure in curve.figures]
-        report("learning_curve", figures, held_out.facts, options.out)
-        draw(figures, options.out / "learning_curve.png")
+        report(options.name, figures, held_out.facts, options.out)
+        draw(figures, options.out / f"{options.name}.png")
 
 
 def draw(figures: list[dict[str, Any]], path: Path) -> None:
