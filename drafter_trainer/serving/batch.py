@@ -6,6 +6,7 @@ with the batch: the more requests share a step, the more a token has to promise.
 sequence.
 """
 
+import heapq
 import time
 from collections.abc import Callable, Collection, Sequence
 
@@ -253,6 +254,7 @@ class BatchDrafter:
         if worth <= 0:
             return
         started = self.clock() if self.clock is not None else 0.0
+        chosen.sort(key=lambda each: texts[each[0]].slot)  # caches that lie side by side are read without a copy
         spans, pieces = [], []
         for place, needed in chosen:
             text = texts[place]
@@ -289,10 +291,10 @@ class BatchDrafter:
             if not self._free_slots and idle:
                 self._release(min(idle, key=lambda other: other.seen))
             if self._free_slots:
-                text.slot = self._free_slots.pop()
+                text.slot = heapq.heappop(self._free_slots)  # the lowest
         return text.slot is not None
 
     def _release(self, text: RequestText) -> None:
         if text.slot is not None:
-            self._free_slots.append(text.slot)
+            heapq.heappush(self._free_slots, text.slot)
             text.slot, text.cached, text.shared = None, 0, 0

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from drafter_trainer.drafters.loop.network import LayerView, LeanNetwork
 from drafter_trainer.serving.paged_cache import PagedCache
@@ -91,7 +92,7 @@ class BatchedNetwork(LeanNetwork):
             if shared not in found:
                 found[shared] = paged.find(rows, positions)
             new_keys, new_values = paged.read(found[shared], self.key_value_heads)
-            keys[:, slots, positions], values[:, slots, positions] = new_keys.to(self.dtype), new_values.to(self.dtype)
+            keys[slots, :, positions], values[slots, :, positions] = new_keys.to(self.dtype), new_values.to(self.dtype)
 
     def _run(self, pieces: Sequence[Piece]) -> torch.Tensor:
         """Read pieces and return the hidden states of their last tokens, of shape `(pieces, width)`."""
@@ -101,7 +102,7 @@ class BatchedNetwork(LeanNetwork):
         ids = [piece.tokens + [0] * (longest - len(piece.tokens)) for piece in pieces]
         starts = torch.tensor([piece.start for piece in pieces], device=self.device)
         positions = starts[:, None] + torch.arange(longest, device=self.device)
-        slots = torch.tensor([piece.slot for piece in pieces], device=self.device)
+        slots = torch.tensor([piece.slot for piece in pieces], device=self.device).repeat_interleave(longest)
         seen = torch.arange(max(piece.start for piece in pieces) + longest, device=self.device)
         flat = positions.flatten()
         views = {}
@@ -110,39 +111,45 @@ class BatchedNetwork(LeanNetwork):
             if kind.window is not None:
                 hidden = hidden | (seen <= positions[..., None] - kind.window)
             mask = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device)
-            mask = mask.masked_fill(hidden, float("-inf"))[:, None]  # (texts, groups, tokens, seen)
+            mask = mask.masked_fill(hidden, float("-inf"))[:, None]  # (texts, heads, tokens, seen)
+            mask = mask.repeat(1, 1, self.heads // self.key_value_heads, 1)
             cosines, sines = self._rotations[kind]
             views[kind] = LayerView(cosines[flat], sines[flat], slice(0, len(seen)), mask)
-        x = self.forward(torch.tensor(ids, device=self.device).flatten(), (slots, positions), views)
+        place = slots, flat, _runs_of([piece.slot for piece in pieces])
+        x = self.forward(torch.tensor(ids, device=self.device).flatten(), place, views)
         return x.view(len(pieces), longest, -1)[torch.arange(len(pieces), device=self.device), lengths - 1]
 
     def _attend(self, layer, x, place, view, keys, values) -> torch.Tensor:
-        slots, positions = place
-        texts, tokens = positions.shape
+        slots, positions, runs = place
+        texts, _, rows, _ = view.mask.shape
+        tokens = len(slots) // texts
         queries, new_keys, new_values = self._project(layer, x, view)
-        where = slots[:, None].expand(texts, tokens).flatten(), positions.flatten()
-        keys[:, *where], values[:, *where] = new_keys, new_values
-        # Heads that share keys go together: (key-value heads, texts, group, tokens, head_dim)
-        queries = queries.view(self.key_value_heads, -1, texts, tokens, self.head_dim).transpose(1, 2)
-        group = queries.shape[2]
-        queries = queries.reshape(self.key_value_heads, texts, group * tokens, self.head_dim)
-        weights = (queries @ keys[:, slots, view.seen].transpose(-1, -2)) * self.scale
-        weights = weights.view(self.key_value_heads, texts, group, tokens, -1) + view.mask
-        weights = weights.softmax(dim=-1, dtype=torch.float32).to(x.dtype)
-        weights = weights.view(self.key_value_heads, texts, group * tokens, -1)
-        attended = weights @ values[:, slots, view.seen]
-        attended = attended.view(self.key_value_heads, texts, group, tokens, self.head_dim)
-        return attended.permute(1, 3, 0, 2, 4).reshape(texts * tokens, -1)
+        keys[slots, :, positions], values[slots, :, positions] = new_keys.transpose(0, 1), new_values.transpose(0, 1)
+        # Heads that share keys are given as further tokens: (texts, key-value heads, group * tokens, head_dim)
+        queries = queries.view(self.key_value_heads, -1, texts, tokens, self.head_dim).permute(2, 0, 1, 3, 4)
+        queries = queries.reshape(texts, self.key_value_heads, rows, self.head_dim)
+        attended = [
+            F.scaled_dot_product_attention(
+                queries[texts_of],
+                keys[slots_of, :, view.seen],
+                values[slots_of, :, view.seen],
+                attn_mask=view.mask[texts_of],
+                scale=self.scale,
+            )
+            for texts_of, slots_of in runs
+        ]
+        attended = torch.cat(attended).view(texts, self.heads, tokens, self.head_dim)
+        return attended.transpose(1, 2).reshape(texts * tokens, -1)
 
     def _reserve(self, capacity: int) -> None:
         del capacity  # of one text that grows; here all caches lie ready
         self.limit = min(self._context, self.limit)
         self.capacity = self.limit + _TOGETHER  # room for padding
-        shape = (len(self.layers), self.key_value_heads, self.slots, self.capacity, self.head_dim)
+        shape = (len(self.layers), self.slots, self.key_value_heads, self.capacity, self.head_dim)
         self._keys, self._values = (
             torch.zeros(shape, dtype=self.dtype, device=self.device).unbind() for _ in range(2)
         )
-        self._rotations = self._rotate_positions(self._keys[0][:, 0], self.capacity)
+        self._rotations = self._rotate_positions(self._keys[0][0], self.capacity)
 
 
 def _places_of(
@@ -154,6 +161,13 @@ def _places_of(
     slots, rows = (np.repeat(each, counts) for each in ([span.slot for span in spans], [span.row for span in spans]))
     positions = np.concatenate([np.arange(first, span.end) for span, first in zip(spans, firsts)])
     return tuple(torch.from_numpy(each).to(device) for each in (slots, rows, positions))
+
+
+def _runs_of(slots: Sequence[int]) -> list[tuple[slice, slice]]:
+    """Cut slots into runs that lie side by side, which are read without a copy: their places, and their slots."""
+    starts = [place for place, slot in enumerate(slots) if place == 0 or slot != slots[place - 1] + 1]
+    ends = [*starts[1:], len(slots)]
+    return [(slice(start, end), slice(slots[start], slots[end - 1] + 1)) for start, end in zip(starts, ends)]
 
 
 def slots_within(model, gibibytes: float, texts: int, context: int) -> int:

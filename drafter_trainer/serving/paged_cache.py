@@ -50,8 +50,8 @@ class PagedLayer(NamedTuple):
         return blocks[:, None] * self.layout.stride + self.layout.offsets[positions % size]
 
     def read(self, places: torch.Tensor, heads: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values at such places, each of shape `(heads, positions, head_dim)`."""
-        keys, values = self.memory.take(places).view(len(places), 2, heads, -1).permute(1, 2, 0, 3)
+        """Return keys and values at such places, each of shape `(positions, heads, head_dim)`."""
+        keys, values = self.memory.take(places).view(len(places), 2, heads, -1).unbind(1)
         return keys, values
 
 

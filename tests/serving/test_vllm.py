@@ -167,7 +167,7 @@ def test_proposer_drafts_behind_the_targets_keys(
     network, expected = proposer._drafter.network, cache_of(target_model, text[:-1])
     slot = proposer._drafter._rows[0].slot
     for keys, layer in zip(network._keys, expected.layers):
-        torch.testing.assert_close(keys[:, slot, : len(text) - 1], layer.keys[0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(keys[slot, :, : len(text) - 1], layer.keys[0], atol=1e-5, rtol=0)
     paged.step([[*text, 5]])
     propose(proposer, [[*text, 5]], [[5]])
     assert proposer._drafter._rows[0].shared == len(text)
