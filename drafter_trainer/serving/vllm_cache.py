@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _ALONE = "the drafter drafts without the target's keys and values, which it was trained with: %s"
 _READ = ("block_table", "seq_lens", "query_start_loc", "slot_mapping")  # of a layer's metadata
+_UNTOLD_STEPS = 100
 _logger = logging.getLogger(__name__)
 
 
@@ -36,6 +37,7 @@ class TargetCache:
         self._layers = layers
         self._layouts: list[BlockLayout] = []
         self._metadata: list[Any] | None = None  # of each layer in the latest step
+        self._untold = 0  # steps of which nothing was told
         self._get_context = get_forward_context
         self._hook = target_model.register_forward_pre_hook(self._note)
 
@@ -48,12 +50,20 @@ class TargetCache:
     def take(self) -> PagedCache | None:
         """Return the cache as the latest step left it, once; `None` where that is not known."""
         metadata, self._metadata = self._metadata, None
-        if metadata is None or self._hook is None:
+        if self._hook is None:
             return None
-        if not self._layouts and (reason := self._learn(metadata)):
+        reason = None
+        if metadata is None:
+            self._untold += 1
+            if not self._layouts and self._untold >= _UNTOLD_STEPS:
+                reason = f"nothing was told of the first {_UNTOLD_STEPS} steps"
+        elif not self._layouts:
+            reason = self._learn(metadata)
+        if reason is not None:
             _logger.warning(_ALONE, reason)
             self._hook.remove()
             self._hook = None
+        if metadata is None or self._hook is None:
             return None
         return [
             PagedLayer(flat_memory(layer.kv_cache), layout, each.block_table)

@@ -205,3 +205,14 @@ def test_steps_that_say_nothing_share_nothing(tokenizer, monkeypatch: pytest.Mon
     next(iter(right.values())).slot_mapping += 1
     fresh._note()
     assert fresh.take() is None
+
+
+def test_hook_that_never_runs_is_said(
+    tokenizer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A target whose every step is a captured graph shares nothing: that must not go unsaid."""
+    paged = PagedTarget(make_model(tokenizer, layers=2)).patch(monkeypatch)
+    cache = TargetCache(paged.layers, paged)
+    assert [cache.take() for _ in range(200)] == [None] * 200
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "nothing was told of the first 100 steps" in caplog.text
