@@ -21,8 +21,11 @@ os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the proposer is looked int
 
 import torch
 import vllm.v1.sample.rejection_sampler as rejection_sampler
+from transformers import AutoModelForCausalLM, DynamicCache
 from vllm import LLM, SamplingParams
 from vllm.distributed import cleanup_dist_env_and_memory
+
+from drafter_trainer.serving.costs import StepCosts
 
 TOKENS = 24
 BATCH = 4
@@ -99,9 +102,9 @@ def many_requests(llm: LLM, prompts: list[list[int]]) -> dict:
     planted = range(PLANTED, PLANTED + 3 * REQUESTS)
     draft = drafter.draft
 
-    def watched(rows, limits):
+    def watched(rows, *given):
         nonlocal most_texts
-        drafts = draft(rows, limits)
+        drafts = draft(rows, *given)
         most_texts = max(most_texts, len(drafter._texts))
         for row, drafted in zip(rows, drafts):
             leaks.extend(token for token in drafted if token in planted and token not in row)
@@ -145,6 +148,29 @@ def many_requests(llm: LLM, prompts: list[list[int]]) -> dict:
         "texts": most_texts,
         "grown_mib": grown,
     }
+
+
+@torch.inference_mode()
+def compare_keys(llm: LLM, target: str, prompts: list[list[int]]) -> dict:
+    """Compare the keys and values that the network attends to with those that transformers computes."""
+    drafter, model = drafter_of(llm), AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32)
+    network, tokens, difference = drafter.network, 0, 0.0
+    kept = drafter.clock, drafter._network_costs
+    drafter.clock, drafter._network_costs = None, StepCosts([0.0, 0.0])  # so that the network is asked
+    greedy(llm, prompts, BATCH)
+    drafter.clock, drafter._network_costs = kept
+    for text in drafter._texts:
+        if text.slot is None or not text.shared:
+            continue
+        tokens += text.shared
+        cache = DynamicCache()
+        model(input_ids=torch.tensor([text.tokens[: text.shared].tolist()]), past_key_values=cache)
+        for keys, values, number in zip(network._keys, network._values, network.kv_sharing_layers):
+            expected = cache.layers[number]
+            for found, other in ((keys, expected.keys), (values, expected.values)):
+                apart = (found[text.slot, :, : text.shared] - other[0]).abs().max() / other.abs().max()
+                difference = max(difference, float(apart))
+    return {"tokens": tokens, "difference": difference}
 
 
 def resident_mib() -> int:
@@ -202,6 +228,7 @@ def main(target: str, drafter: str, prompts_file: str, out: str, *parts: str) ->
         run("whole", greedy, llm, prompts, BATCH)
         run("whole_alone", greedy, llm, prompts[:8], 1)
         run("many", greedy, llm, prompts, len(prompts))
+        run("keys", compare_keys, llm, target, prompts[:BATCH])
         run("requests", many_requests, llm, prompts)
         rejection_sampler.expand_batch_to_tokens = expand
         told = greedy(llm, prompts[:1], 1)["texts"][0][:12]

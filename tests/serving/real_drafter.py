@@ -60,6 +60,7 @@ def make_drafter(folder: Path) -> Path:
     print("completed", flush=True)
     config = draft_config(model.config, num_hidden_layers=2)
     drafter = from_layers(config, model, [0, -1])
+    drafter.config.kv_sharing_layers = [0, model.config.num_hidden_layers - 1]
     rows = [(text, completion) for text, completion in zip(texts, completions) if completion]
     finetune(drafter, rows)
     print("finetuned", flush=True)

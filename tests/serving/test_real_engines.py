@@ -98,6 +98,13 @@ def test_whole_drafter_is_accepted_more_than_its_network(in_vllm: dict) -> None:
     assert tokens_per_pass(in_vllm["whole"]) > tokens_per_pass(in_vllm["network"]) > 1
 
 
+def test_network_attends_to_the_targets_keys_in_vllm(in_vllm: dict) -> None:
+    """Keys of another layer, token or request, or in another order than vLLM's kernels keep them, cost acceptance
+    alone. After batches, preemptions and prompts in parts they must be those that transformers computes."""
+    assert in_vllm["keys"]["tokens"] > 200
+    assert in_vllm["keys"]["difference"] < 1e-4
+
+
 def test_requests_keep_their_drafts_to_themselves(in_vllm: dict) -> None:
     """Of two hundred requests that come, go and are cancelled none is drafted another's tokens, and none is kept."""
     found = in_vllm["requests"]
