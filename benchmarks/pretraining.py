@@ -47,7 +47,9 @@ def main() -> None:
     decontaminator = Decontaminator((text, True) for text in texts)
     ids: list[int] = []
     for _, line in read_lines(options.text):
-        if len(ids) < options.length * (options.rows + HELD_OUT) and decontaminator.reason(line) is None:
+        if len(ids) >= options.length * (options.rows + HELD_OUT):
+            break
+        if decontaminator.reason(line) is None:
             ids += chat.encode_text(line + "\n")
     begin, length = [chat.tokenizer.bos_token_id], options.length
     starts = range(0, len(ids) - length + 1, length)

@@ -51,8 +51,7 @@ class HeldOut:
             folder (`Path`): Of the trained drafter.
             alone (`bool`, *optional*, defaults to `False`): Say also what one that shares keys yields without them.
         """
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-        network = build_network(model, read_vocabulary(folder / VOCABULARY, model.config.vocab_size), int8=False)
+        network = load_network(folder)
         figures = self._replay(network)
         if alone and network.kv_sharing_layers:
             network.kv_sharing_layers = None
@@ -63,6 +62,14 @@ class HeldOut:
         rounds = replay_at_fixed_length(network, self.completions, DRAFT_LENGTH, self._end_ids, self._texts)
         yielded = mean_accepted_tokens(self.facts["held-out tokens"], len(rounds))
         return {"tokens per target pass": yielded, "alpha": alpha(rounds)}
+
+
+def load_network(folder: Path, int8: bool = False) -> Any:
+    """Load the network of a drafter in a folder, as the drafting loop has it."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    vocabulary = folder / VOCABULARY
+    draft_ids = read_vocabulary(vocabulary, model.config.vocab_size) if vocabulary.is_file() else None
+    return build_network(model, draft_ids, int8)
 
 
 def study_arguments(folder: Path, **given: Any) -> DrafterTrainingArguments:

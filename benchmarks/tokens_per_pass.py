@@ -12,10 +12,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from reporting import RESULTS, report
+from studies import load_network
 from tqdm.auto import tqdm
-from transformers import AutoModelForCausalLM
 
 from drafter_trainer.atomic import write_whole
 from drafter_trainer.benchmark.quality import score
@@ -26,7 +25,6 @@ from drafter_trainer.decoding.replay import replay_at_fixed_length
 from drafter_trainer.decoding.target_cache import TargetTexts
 from drafter_trainer.distillation.engines import TransformersEngine
 from drafter_trainer.distillation.requests import Request
-from drafter_trainer.drafters.loop.repository import VOCABULARY, build_network, read_vocabulary
 from drafter_trainer.languages import get_pair
 
 
@@ -85,10 +83,7 @@ def main() -> None:
     target_texts = TargetTexts(target.load_model(where.dtype))
     for named in options.networks:
         name, _, folder = named.partition("=")
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-        vocabulary = Path(folder) / VOCABULARY
-        draft_ids = read_vocabulary(vocabulary, model.config.vocab_size) if vocabulary.is_file() else None
-        network = build_network(model, draft_ids, options.int8)
+        network = load_network(Path(folder), options.int8)
         ways = {name: 1}
         if (together := network.parallel_tokens) > 1:
             ways[f"{name}, {together} a step"] = together

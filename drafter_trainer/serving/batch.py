@@ -281,7 +281,7 @@ class BatchDrafter:
             self._network_costs.observe(sum(len(piece.tokens) for piece in pieces), 1000 * seconds)
 
     def _shares(self, text: RequestText) -> bool:
-        """Tell whether the network sees the target's keys and values of a text."""
+        """Return whether the network attends to the target's keys and values of a text."""
         return self._cache is not None and len(text) <= self.network.limit
 
     def _has_slot(self, text: RequestText) -> bool:

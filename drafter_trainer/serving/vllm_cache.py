@@ -124,7 +124,7 @@ def _seen(window: int | None) -> float:
 
 
 def _fits(layout: BlockLayout, metadata: Any) -> bool:
-    """Tell whether the blocks of the step's first row are where vLLM stored its tokens in this step."""
+    """Return whether a step's first row was stored in the slots that its block table names."""
     size = len(layout.offsets)
     end, count = int(metadata.seq_lens[0]), int(metadata.query_start_loc[1])
     positions = torch.arange(end - count, end, device=metadata.block_table.device)

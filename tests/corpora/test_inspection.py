@@ -113,7 +113,7 @@ def test_some_repetition_is_no_matter(tmp_path: Path) -> None:
     ("lines", "said"),
     [
         (OCCITAN[:12], "12 different lines, at least 100 are needed"),
-        # Twelve lines three times are no more, and not so many that it is their repetition that is wrong.
+        # Lines that stand twice count once; fewer of them than would be refused for the repetition itself.
         (OCCITAN[:99] + OCCITAN[:50], "99 different lines"),
         ([], "no text: give a sentence or a paragraph of Occitan a line"),
         (["", "", "  "], "no text: give a sentence or a paragraph of Occitan a line"),

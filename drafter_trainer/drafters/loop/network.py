@@ -222,7 +222,7 @@ class LeanNetwork:
         return attended.view(self.heads, len(x), self.head_dim).transpose(0, 1).reshape(len(x), -1)
 
     def _make_room(self, tokens: int) -> None:
-        """Let the cache grow until it holds so many tokens."""
+        """Grow the cache, if need be, to hold this number of tokens."""
         if tokens > self.capacity:
             self._reserve(min(self.limit, max(tokens, 2 * self.capacity)))
 
