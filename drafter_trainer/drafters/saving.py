@@ -1,9 +1,10 @@
 """A drafter's folder: what stands beside its weights, so that it loads as it stands and drafts with its own loop."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -15,6 +16,8 @@ from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription, 
 from drafter_trainer.drafters.loop.generate import set_draft_length
 from drafter_trainer.drafters.loop.policy import NGRAM
 from drafter_trainer.drafters.loop.repository import TABLE
+from drafter_trainer.drafters.loop.settings import LoopSettings
+from drafter_trainer.languages import Language, Pair
 from drafter_trainer.provenance import library_versions
 from drafter_trainer.targets import Target
 
@@ -30,6 +33,28 @@ WEIGHTS = (
 )
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 DRAFT_LENGTH = 5  # tokens that the stock loop drafts in one round
+
+
+def describe_drafter(
+    name: str, target: Target, languages: Iterable[Language], pair: Pair | None, **known: Any
+) -> DrafterDescription:
+    """Describe a drafter before its files are written: `complete_folder` fills in hashes, sizes and versions.
+
+    Args:
+        languages (`Iterable[Language]`): Its languages; of a pair those of the pair.
+        pair (`Pair`, *optional*): The pair whose translation it is for.
+        known (`Any`): More fields of the description.
+    """
+    fields: dict[str, Any] = {"draft_length": DRAFT_LENGTH, "loop": LoopSettings().to_dict()} | known
+    return DrafterDescription(
+        name=name,
+        target=target.name,
+        target_revision=target.revision,
+        tokenizer_sha256="",
+        pair=str(pair or ""),
+        languages=[] if pair else [language.code for language in languages],
+        **fields,
+    )
 
 
 def take_special_ids(

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from drafter_trainer.drafters.loop.networkless import MODEL_TYPE, NetworklessDra
 from drafter_trainer.drafters.loop.policy import NETWORK, NGRAM, SOURCES
 from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
 from drafter_trainer.drafters.loop.settings import LoopSettings
-from drafter_trainer.drafters.saving import DRAFT_LENGTH, complete_folder, size_of, take_special_ids
+from drafter_trainer.drafters.saving import complete_folder, describe_drafter, size_of, take_special_ids
 from drafter_trainer.drafters.vocabulary import tie_equal_embeddings
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.card import IMAGE_TEXT
@@ -53,12 +54,69 @@ _HYPERPARAMETERS = (
 _TEMPLATE = "chat_template.jinja"
 
 
+@dataclass(frozen=True)
+class DrafterParts:
+    """The parts that a drafter is put together from.
+
+    Args:
+        network (`Path`, *optional*): Folder of its network; `None` for a drafter without one.
+        files (`Mapping[str, Path]`): What the drafting loop reads besides, by name.
+    """
+
+    description: DrafterDescription
+    network: Path | None
+    files: Mapping[str, Path]
+
+
+def parts_of_folder(
+    drafter: Path,
+    target: Target,
+    name: str | None = None,
+    languages: str | Iterable[str] | None = None,
+    draft_length: int | None = None,
+) -> DrafterParts:
+    """Find the parts of a drafter in its folder, as a trainer or tuning left it.
+
+    Args:
+        drafter (`Path`): The folder; without a `drafter.json` in it, any stock model with the target's tokenizer.
+    """
+    if not (drafter / "config.json").is_file():
+        raise InputError(f"{drafter} holds no drafter: name the folder that a trainer or tune left")
+    spoken, pair = read_languages(languages)
+    new = describe_drafter(name or drafter.resolve().name, target, spoken, pair)
+    if (drafter / FILE_NAME).is_file():
+        description = DrafterDescription.read(drafter)
+        if description.target_revision != target.revision:
+            raise InputError(
+                f"{drafter} was trained for {description.target}@{description.target_revision}, the target is "
+                f"{target.identity}: name its own target"
+            )
+        if languages is not None:
+            description = dataclasses.replace(description, pair=new.pair, languages=new.languages)
+        new = dataclasses.replace(description, name=name or description.name)
+    if draft_length:
+        new = dataclasses.replace(new, draft_length=draft_length)
+    is_networkless = AutoConfig.from_pretrained(drafter).model_type == MODEL_TYPE
+    return DrafterParts(new, None if is_networkless else drafter, {file: drafter / file for file in new.files})
+
+
+def parts_of_run(run: Run, target: Target, sources: Sequence[str] = ()) -> DrafterParts:
+    """Find the parts of a run's drafter in the folders of its steps."""
+    network = not sources or NETWORK in sources
+    if network:
+        finished_step(run.finetuned, "finetune first")
+    pair = get_pair(run.languages)
+    loop, files = _read_loop(run, target, sources)
+    known = {"loop": loop, "training": _training_record(run, network)}
+    description = describe_drafter(run.name, target, pair.languages, pair if pair.is_translation else None, **known)
+    return DrafterParts(description, run.finetuned if network else None, files)
+
+
 def assemble(
-    run: Run,
+    parts: DrafterParts,
     target: Target,
     folder: Path,
     adapter_of: str | None = None,
-    sources: Sequence[str] = (),
     compact: int = 0,
     place: Path | None = None,
 ) -> DrafterDescription:
@@ -68,88 +126,13 @@ def assemble(
     head once.
 
     Args:
-        adapter_of (`str`, *optional*): Write the run's LoRA adapter in place of whole weights, over this drafter.
+        adapter_of (`str`, *optional*): Write the network's LoRA adapter in place of whole weights, over this drafter.
         compact (`int`, *optional*, defaults to `0`): Bits of a weight, 8 or 4, of a repository without what is the
             target's own: embeddings, head and tokenizer; see `drafters.compact`. 0 for a stock model.
         place (`Path`, *optional*): Folder where it is going to be; `None` on the Hub. An adapter names a base drafter
             in a folder by the way from there.
     """
-    trained, network = run.finetuned, not sources or NETWORK in sources
-    if network:
-        finished_step(trained, "finetune first")
-    pair = get_pair(run.languages)
-    loop, files = _read_loop(run, target, sources)
-    translation = pair if pair.is_translation else None
-    description = DrafterDescription(
-        name=run.name,
-        target=target.name,
-        target_revision=target.revision,
-        tokenizer_sha256="",
-        pair=str(translation or ""),
-        draft_length=DRAFT_LENGTH,
-        loop=loop,
-        training=_training_record(run, network),
-        languages=[] if translation else [language.code for language in pair.languages],
-    )
-    return _write(description, target, trained if network else None, files, folder, adapter_of, compact, place)
-
-
-def assemble_folder(
-    drafter: Path,
-    target: Target,
-    folder: Path,
-    name: str | None = None,
-    languages: str | Iterable[str] | None = None,
-    draft_length: int | None = None,
-    adapter_of: str | None = None,
-    compact: int = 0,
-    place: Path | None = None,
-) -> DrafterDescription:
-    """Write the files of a drafter that lies in a folder, as a trainer or tuning left it; see `assemble`.
-
-    Args:
-        drafter (`Path`): The folder; without a `drafter.json` in it, any stock model with the target's tokenizer.
-    """
-    if not (drafter / "config.json").is_file():
-        raise InputError(f"{drafter} holds no drafter: name the folder that a trainer or tune left")
-    spoken, pair = read_languages(languages)
-    changes: dict[str, Any] = {}
-    if languages is not None:
-        changes |= {"pair": str(pair or ""), "languages": [] if pair else [language.code for language in spoken]}
-    changes |= {"name": name} if name else {}
-    changes |= {"draft_length": draft_length} if draft_length else {}
-    if (drafter / FILE_NAME).is_file():
-        description = dataclasses.replace(DrafterDescription.read(drafter), **changes)
-        if description.target_revision != target.revision:
-            raise InputError(
-                f"{drafter} was trained for {description.target}@{description.target_revision}, the target is "
-                f"{target.identity}: name its own target"
-            )
-    else:
-        values = {"name": drafter.resolve().name, "pair": "", "draft_length": DRAFT_LENGTH} | changes
-        description = DrafterDescription(
-            target=target.name,
-            target_revision=target.revision,
-            tokenizer_sha256="",
-            loop=LoopSettings().to_dict(),
-            **values,
-        )
-    is_networkless = AutoConfig.from_pretrained(drafter).model_type == MODEL_TYPE
-    files = {file: drafter / file for file in description.files}
-    return _write(description, target, None if is_networkless else drafter, files, folder, adapter_of, compact, place)
-
-
-def _write(
-    description: DrafterDescription,
-    target: Target,
-    network: Path | None,
-    files: Mapping[str, Path],
-    folder: Path,
-    adapter_of: str | None,
-    compact: int,
-    place: Path | None,
-) -> DrafterDescription:
-    tokenizer = target.load_tokenizer()
+    tokenizer, description, network = target.load_tokenizer(), parts.description, parts.network
     if network is None:
         model = NetworklessDrafter.for_vocabulary(target.load_config().get_text_config().vocab_size)
     else:
@@ -172,7 +155,7 @@ def _write(
     if type(target.load_config()) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         prompting["auto_class"] = IMAGE_TEXT
     description = dataclasses.replace(description, adapter_of=over, size=size, prompting=prompting)
-    return complete_folder(folder, description, tokenizer, files, keep_tokenizer=not compact)
+    return complete_folder(folder, description, tokenizer, parts.files, keep_tokenizer=not compact)
 
 
 def _add_adapter(trained: Path, base: str, folder: Path, place: Path | None) -> dict[str, str]:

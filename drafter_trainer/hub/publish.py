@@ -3,7 +3,7 @@
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +13,12 @@ from huggingface_hub import HfApi
 
 from drafter_trainer.distillation.store import NAMES, SPLITS, RowStore, without_paths
 from drafter_trainer.drafters.compact import FORMATS
-from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
+from drafter_trainer.drafters.description import FILE_NAME
 from drafter_trainer.drafters.saving import WEIGHTS
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.allowed import ALLOWED, allowed_files, check_private
 from drafter_trainer.hub.arrival import check_generation, fetch
-from drafter_trainer.hub.assemble import assemble
+from drafter_trainer.hub.assemble import DrafterParts, assemble, parts_of_run
 from drafter_trainer.hub.card_folder import (
     CARD,
     CardDetails,
@@ -86,24 +86,9 @@ def check_destination(to: str, marker: str = FILE_NAME) -> None:
 
 
 def publish_run(run: Run, target: Target, target_dtype: str, publishing: Publishing) -> Publication:
-    """Publish the finetuned drafter of a run, with its benchmark's results if there are any.
-
-    On the Hub it is one commit, which is then downloaded into an empty cache, compared, loaded, and drafts for one
-    prompt; then it is tagged. Whatever fails on the way fails the whole. Once more it sends only what is missing.
-    """
-
-    def write(folder: Path) -> DrafterDescription:
-        return assemble(
-            run,
-            target,
-            folder,
-            publishing.adapter_of,
-            publishing.sources,
-            compact=FORMATS[publishing.format],
-            place=None if publishing.to == HUB else Path(publishing.to),
-        )
-
-    return publish_written(write, run.name, run.folder, target, target_dtype, publishing)
+    """Publish the drafter of a run, with its benchmark's results if there are any."""
+    parts = parts_of_run(run, target, publishing.sources)
+    return publish_drafter(parts, run.folder, target, target_dtype, publishing)
 
 
 def into_run(run: Run, sources: Sequence[str] = ()) -> Publishing:
@@ -112,20 +97,19 @@ def into_run(run: Run, sources: Sequence[str] = ()) -> Publishing:
     return Publishing(to=str(run.published), sources=sources)
 
 
-def publish_written(
-    write: Callable[[Path], DrafterDescription],
-    name: str,
-    results: Path,
-    target: Target,
-    target_dtype: str,
-    publishing: Publishing,
+def publish_drafter(
+    parts: DrafterParts, results: Path, target: Target, target_dtype: str, publishing: Publishing
 ) -> Publication:
-    """Publish a drafter."""
+    """Put a drafter together and publish it; see `drafter_trainer.publish`.
+
+    Whatever fails on the way fails the whole. Once more it sends only what is missing.
+    """
     check_destination(publishing.to)
-    location = _location(publishing, name)
+    name = parts.description.name
+    location, place = _location(publishing, name), None if publishing.to == HUB else Path(publishing.to)
     with _temporary_folder(results, publishing) as temporary:
         folder = Path(temporary) / "drafter"
-        description = write(folder)
+        description = assemble(parts, target, folder, publishing.adapter_of, FORMATS[publishing.format], place)
         measurements = read_measurements(results, description)
         details = CardDetails(location, publishing.license or target_license(target))
         cards = Path(publishing.card_folder) / name if publishing.card_folder else None

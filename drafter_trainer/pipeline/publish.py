@@ -5,11 +5,10 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from drafter_trainer.drafters.compact import FORMATS
-from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
+from drafter_trainer.drafters.description import FILE_NAME
 from drafter_trainer.errors import InputError
-from drafter_trainer.hub.assemble import assemble_folder
-from drafter_trainer.hub.publish import Publication, publish_written
+from drafter_trainer.hub.assemble import parts_of_folder
+from drafter_trainer.hub.publish import Publication, publish_drafter
 from drafter_trainer.hub.publishing import HUB, Publishing
 from drafter_trainer.repository import target_of
 from drafter_trainer.targets import Target
@@ -82,8 +81,7 @@ def publish(
         HfHubHTTPError: If the Hub refuses.
     """
     folder = Path(drafter)
-    described = DrafterDescription.read(folder) if (folder / FILE_NAME).is_file() else None
-    if target is None and described is None:
+    if target is None and not (folder / FILE_NAME).is_file():
         raise InputError(f"{folder} does not say which target it is for: name the target")
     target = target_of(folder, target)
     if str(to) != HUB and Path(to).resolve() == folder.resolve():
@@ -102,11 +100,5 @@ def publish(
         license=license,
         format=format,
     )
-
-    def write(written: Path) -> DrafterDescription:
-        place = None if str(to) == HUB else Path(to)
-        compact = FORMATS[format]
-        return assemble_folder(folder, target, written, name, languages, draft_length, adapter_of, compact, place)
-
-    name = name or (described.name if described else folder.resolve().name)
-    return publish_written(write, name, Path(results or folder), target, dtype, publishing)
+    parts = parts_of_folder(folder, target, name, languages, draft_length)
+    return publish_drafter(parts, Path(results or folder), target, dtype, publishing)

@@ -8,10 +8,8 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
-from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.initialization import setup_of
-from drafter_trainer.drafters.loop.settings import LoopSettings
-from drafter_trainer.drafters.saving import DRAFT_LENGTH, complete_folder, size_of
+from drafter_trainer.drafters.saving import complete_folder, describe_drafter, size_of
 from drafter_trainer.provenance import without_folders
 
 _RECORDED = (
@@ -63,16 +61,7 @@ def save_with_loop(
         )
         return
     spoken = "-".join(language.code for language in setup.languages)
-    description = DrafterDescription(
-        name="-".join(filter(None, (re.split("[/:]", setup.target.name)[-1], "drafter", str(setup.pair or spoken)))),
-        target=setup.target.name,
-        target_revision=setup.target.revision,
-        tokenizer_sha256="",
-        pair=str(setup.pair or ""),
-        draft_length=DRAFT_LENGTH,
-        loop=LoopSettings().to_dict(),
-        training=setup.training | training,
-        size=size_of(model),
-        languages=[] if setup.pair else [language.code for language in setup.languages],
-    )
+    name = "-".join(filter(None, (re.split("[/:]", setup.target.name)[-1], "drafter", str(setup.pair or spoken))))
+    known = {"training": setup.training | training, "size": size_of(model)}
+    description = describe_drafter(name, setup.target, setup.languages, setup.pair, **known)
     complete_folder(folder, description, tokenizer, files)

@@ -14,7 +14,7 @@ from drafter_trainer.drafters.adapters import ADAPTER, add_adapter
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.errors import InputError
-from drafter_trainer.hub.assemble import assemble
+from drafter_trainer.hub.assemble import assemble, parts_of_run
 from drafter_trainer.hub.publish import Publishing, publish_run
 from drafter_trainer.runs import Step
 from drafter_trainer.targets import Target
@@ -119,8 +119,9 @@ def test_an_adapter_over_another_base_is_refused(
         publish_run(arguments(other.parent), target, "float32", publishing)
     with pytest.raises(InputError, match="was not trained over"):
         publish_run(arguments(run_folder), target, "float32", publishing)
+    parts = parts_of_run(arguments(run_folder), target)
     with pytest.raises(InputError, match="is a folder, which nobody else has"):
-        assemble(arguments(run_folder), target, tmp_path / "new", str(tmp_path / "base" / "run" / "finetune"))
+        assemble(parts, target, tmp_path / "new", str(tmp_path / "base" / "run" / "finetune"))
     assert not (tmp_path / "published").exists()
 
 

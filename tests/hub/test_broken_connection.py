@@ -16,20 +16,19 @@ REPO = "alice/drafter"
 USERS = {"hf_alice_of_the_tests": "alice"}
 
 
-def publish_over_broken_lines(target: str, old: str, new: str) -> list:
+def publish_over_broken_lines(target: str, revision: str, old: str, new: str) -> list:
     """Publish a new version over a line that breaks after ever more requests, and once more each time."""
     import json
     import os
-    import shutil
     import time
     import urllib.request
     from pathlib import Path
 
     from huggingface_hub.errors import HTTPError
 
-    from drafter_trainer.drafters.description import DrafterDescription
     from drafter_trainer.errors import InputError
-    from drafter_trainer.hub.publish import publish_written
+    from drafter_trainer.hub.assemble import parts_of_folder
+    from drafter_trainer.hub.publish import publish_drafter
     from drafter_trainer.hub.publishing import Publishing
     from drafter_trainer.targets import Target
 
@@ -40,12 +39,10 @@ def publish_over_broken_lines(target: str, old: str, new: str) -> list:
             return json.load(reply)
 
     def publish(made, **given):
-        def write(folder):
-            return DrafterDescription.read(shutil.copytree(made, folder))
-
         where = Publishing(repo_id="alice/drafter", check_generation=False, collection=False, **given)
-        named = Target("tests/tiny-target", "0", target)
-        return str(publish_written(write, "tiny-drafter-de-en", Path(f"{made}-run"), named, "float32", where))
+        named = Target("tests/tiny-target", revision, target)
+        parts = parts_of_folder(Path(made), named)
+        return str(publish_drafter(parts, Path(f"{made}-run"), named, "float32", where))
 
     def head():
         refs = ask("models/alice/drafter/refs")
@@ -69,7 +66,8 @@ def publish_over_broken_lines(target: str, old: str, new: str) -> list:
 
 def test_push_is_whole_or_not_at_all(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, target: Target) -> None:
     """Weights without their tokenizer, or a tag on half of them, would be loaded by whoever comes next."""
-    given = {"target": target.path, "old": str(tmp_path / "old"), "new": str(tmp_path / "new")}
+    given = {"target": target.path, "revision": target.revision}
+    given |= {name: str(tmp_path / name) for name in ("old", "new")}
     for seed, name in enumerate(("old", "new")):
         folder = make_run(tmp_path / f"{name}-run", tokenizer, seed)
         run = Run("tiny-drafter-de-en", folder, "de-en")
