@@ -19,7 +19,7 @@ from drafter_trainer.cli.configuration import parse_arguments
 from drafter_trainer.cli.launch import report_step, require_one_process
 from drafter_trainer.cli.options import arguments_of
 from drafter_trainer.hub.publish import into_run, publish_run
-from drafter_trainer.pipeline.tune import find_settings
+from drafter_trainer.pipeline.tune import tune
 from drafter_trainer.pipeline.tune_run import tune_run
 from drafter_trainer.tuning.results import trials_table
 
@@ -40,7 +40,7 @@ def main(argv: list[str], other_tasks: Sequence[Path] = (), costs: Path | None =
         skip_bad_rows=tuning.on_bad_rows == "skip",
         costs=costs,
         settings=given,
-        **(arguments_of(tune_run, tuning) | arguments_of(find_settings, tuning, where)),
+        **(arguments_of(tune_run, tuning) | arguments_of(tune, tuning, where)),
     )
     if trials:
         print(trials_table(trials))

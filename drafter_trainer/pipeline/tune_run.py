@@ -6,16 +6,14 @@ from typing import Any
 
 from drafter_trainer.corpora import describe_corpus
 from drafter_trainer.corpora.files import BadRows
-from drafter_trainer.drafters.compatibility import hash_tokenizer
-from drafter_trainer.drafters.loop.policy import NETWORK, SOURCES
-from drafter_trainer.drafters.loop.repository import VOCABULARY
+from drafter_trainer.drafters.loop.policy import NETWORK
 from drafter_trainer.languages import get_pair
-from drafter_trainer.pipeline.tune import find_settings
+from drafter_trainer.pipeline.tune import tune
 from drafter_trainer.runs import Run, Step, finished_step, read_step
 from drafter_trainer.targets import Target
 from drafter_trainer.training.packing import rows_folder
-from drafter_trainer.tuning.answers import read_table_texts
-from drafter_trainer.tuning.results import write_costs, write_tuning
+from drafter_trainer.training.rows import Rows
+from drafter_trainer.tuning.answers import TableTexts, read_table_texts
 
 
 def tune_run(
@@ -78,23 +76,21 @@ def tune_run(
         counted = bad_rows if train else BadRows(skip_bad_rows)  # each bad row counts once
         return read_table_texts(table_corpora, pair, target, chat, limit, evaluation_questions, counted, split)
 
+    def facts() -> dict[str, Any]:
+        return {"corpora": corpora} | ({"dropped": dict(bad_rows.counts)} if bad_rows.counts else {})
+
     with step:
-        vocabulary = run.finetuned / VOCABULARY
-        found = find_settings(
-            target,
-            chat,
+        found = tune(
             run.finetuned,
-            vocabulary if vocabulary.is_file() else None,
-            folder if answered else None,
-            read_texts,
+            Rows(folder, target) if answered else None,
+            target,
+            texts=TableTexts(read_texts, facts),
             other_rows=other_tasks,
-            sources=sources or SOURCES,
+            sources=sources,
+            languages=run.languages,
             costs=costs,
+            output_dir=step.folder,
             **search,
         )
-        write_costs(step.folder, found.costs)
-        write_tuning(step.folder, found.choice, found.trials, hash_tokenizer(chat.tokenizer, pair.probes))
         step.facts |= found.facts
-        if found.counted_texts:
-            step.facts |= {"corpora": corpora} | ({"dropped": dict(bad_rows.counts)} if bad_rows.counts else {})
     return step, found.trials

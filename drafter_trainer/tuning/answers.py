@@ -2,8 +2,10 @@
 
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -12,6 +14,7 @@ from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora.decontamination import runs_of
 from drafter_trainer.corpora.files import BadRows
 from drafter_trainer.corpora.questions import Question, keep_out
+from drafter_trainer.corpora.sources import TEXT_COLUMNS, read_source
 from drafter_trainer.distillation.engines import TransformersEngine
 from drafter_trainer.distillation.requests import Request
 from drafter_trainer.distillation.store import RowStore
@@ -131,6 +134,30 @@ def _answer(
 def typical_prompt(answers: Sequence[HeldOut]) -> list[int]:
     """Return the prompt of median length."""
     return sorted((answer.prompt_ids for answer in answers), key=len)[len(answers) // 2]
+
+
+@dataclass(frozen=True)
+class TableTexts:
+    """Text that n-gram tables may be counted on, besides completions.
+
+    Args:
+        read (callable): From a split, "train" or "validation", to the token ids of each text.
+        facts (callable): Returns what is recorded of it, once it has been read.
+    """
+
+    read: Callable[[str], list[list[int]]]
+    facts: Callable[[], dict[str, Any]]
+
+
+def table_texts(data: Any, chat: ChatTokenizer) -> TableTexts:
+    """Open text that a user of the library gives, or `None` for none; see `corpora.sources.read_source`."""
+    if data is None:
+        return TableTexts(lambda split: [], dict)
+    source = read_source(data, TEXT_COLUMNS)
+    return TableTexts(
+        lambda split: [chat.encode_text(row["text"]) for row in source.read(split)],
+        lambda: {"corpora": [source.facts]},
+    )
 
 
 def read_table_texts(
