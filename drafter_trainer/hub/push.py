@@ -91,7 +91,7 @@ def check_same_drafter(destination: Destination, remote: Remote, description: Dr
     others = remote.files.keys() - {".gitattributes", ".gitignore", "LICENSE", CARD}
     if destination.overwrite or not others:
         return
-    advice = "give another repo_id or revision, or replace it, with overwrite"
+    advice = "name another repository or branch, or replace it, with overwrite"
     if FILE_NAME not in remote.files:
         raise InputError(f"{destination} holds no drafter but {min(others)}: {advice}")
     try:
@@ -123,7 +123,7 @@ def check_overwrite(destination: Destination, remote: Remote, changed: Sequence[
     """
     if destination.overwrite:
         return
-    advice = "give another revision, or replace it, with overwrite"
+    advice = "name another branch, or replace it, with overwrite"
     lost = [path for path in filter_repo_objects(changed, allow_patterns=[*precious]) if path in remote.files]
     if lost:
         raise InputError(f"{destination} holds another {lost[0]} than the one to be published: {advice}")

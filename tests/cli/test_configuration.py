@@ -374,6 +374,23 @@ def test_other_drafters_need_a_name_each(config: Path, given: tuple[str, ...]) -
         bench("--config", config, "--against", *given)
 
 
+@pytest.mark.parametrize(
+    ("to", "expected"),
+    [
+        ("hub", ("hub", None, None)),
+        ("hub:org/name", ("hub", "org/name", None)),
+        ("hub:org/name@v2", ("hub", "org/name", "v2")),
+        ("hub:@v2", ("hub", None, "v2")),
+        ("runs/hub:one@two", ("runs/hub:one@two", None, None)),
+    ],
+)
+def test_one_option_names_the_place(config: Path, to: str, expected: tuple[str | None, ...]) -> None:
+    """A drafter would be pushed over another one, or into a folder that is called as the repository."""
+    (*_, publishing, _), _ = parse_arguments("publish", ["--config", str(config), "--to", to], "Test.")
+    how = publishing.publishing()
+    assert (how.to, how.repo_id, how.revision) == expected
+
+
 def test_pair_stands_in_the_drafters_name(config: Path) -> None:
     """One configuration for all languages must not publish them under one name."""
     options = ["--config", str(config), "--pair", "oci", "--drafter_name", "tiny-drafter-{pair}"]
