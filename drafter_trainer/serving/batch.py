@@ -81,8 +81,9 @@ class BatchDrafter:
         self._texts: list[RequestText] = []
         self._rows: list[RequestText] = []  # of the last step
         self._free_slots = list(range(network.slots)) if network is not None else []
-        self._tokens_per_text = settings.tokens_per_pass
-        self._drafted_per_text = settings.tokens_per_pass
+        self._tokens_per_text = self._drafted_per_text = settings.tokens_per_pass
+        steps = 0.0 if self.network is None else settings.tokens_per_pass
+        self._own_share = steps * step / self.costs(1 + self._drafted_per_text)  # drafting's time, of a step's
         self._step = 0
         self._returned_at: float | None = None
         self._own_milliseconds = 0.0
@@ -113,14 +114,13 @@ class BatchDrafter:
         before = self._rows
         self._rows = self._match(rows)
         self._learn(before, started)
+        self._own_milliseconds = 0.0
         rate = self._rate()
         price = rate * self.costs.slope
         self._deadline = started + _BUDGET * self.costs(len(rows)) / 1000
-        growing = []
         for row, (text, limit) in enumerate(zip(self._rows, limits)):
             text.row, text.limit = row, limit
-            if limit > 0:
-                growing.append(text)
+        growing = [text for text in self._rows if text.limit > 0]
         if growing:  # where time is short, others come first in the next step
             first = self._step % len(growing)
             growing = growing[first:] + growing[:first]
@@ -186,11 +186,11 @@ class BatchDrafter:
         """Learn what the step took and yielded, where it decoded the same requests as the one before."""
         if not self._rows or {*before} != {*self._rows} or any(text.grown == 0 for text in self._rows):
             return
-        texts = len(self._rows)
-        drafted = self._drafted
+        texts, drafted = len(self._rows), self._drafted
         grown = sum(text.grown for text in self._rows)
         self._tokens_per_text += _SMOOTHING * (grown / texts - self._tokens_per_text)
         self._drafted_per_text += _SMOOTHING * (drafted / texts - self._drafted_per_text)
+        self._own_share += _SMOOTHING * (self._own_milliseconds / self.costs(texts + drafted) - self._own_share)
         if self._returned_at is None:
             return
         self.costs.observe(texts + drafted, 1000 * (started - self._returned_at))
@@ -203,17 +203,14 @@ class BatchDrafter:
             self._rest, self._rested_rows = _RESTED_STEPS, texts
 
     def _rate(self) -> float:
-        """Return R: tokens that the engine yields in a millisecond with as many requests as now."""
+        """Return R: tokens that the engine yields in a millisecond with as many requests as now, drafting included."""
         texts = max(len(self._rows), 1)
-        drafting = self._tokens_per_text / self.costs(texts * (1 + self._drafted_per_text))
+        drafting = self._tokens_per_text / self.costs(texts * (1 + self._drafted_per_text)) / (1 + self._own_share)
         return texts * max(drafting, 1 / self.costs(texts))  # where drafts brought less, none are drafted
-
-    def _late(self) -> bool:
-        return self.clock is not None and self.clock() > self._deadline
 
     def _propose(self, text: RequestText) -> DraftedToken | None:
         """Ask lookup, table and memory."""
-        if self._late():
+        if self.clock is not None and self.clock() > self._deadline:
             return None
         looked_up = text.look_up() if self._looks_up else None
         tail = text.tail()
@@ -275,10 +272,13 @@ class BatchDrafter:
             if other is None or probability > other.probability:
                 gained = other is None or other.token != token
                 proposals[place] = DraftedToken(token, NETWORK, bin_, probability, gained)
-        if self.clock is not None:
+        tokens = sum(len(piece.tokens) for piece in pieces)
+        if self.clock is None:
+            self._own_milliseconds += self._network_costs(tokens)
+        else:
             seconds = self.clock() - started
             self._deadline += seconds  # what it takes was weighed against what it brings
-            self._network_costs.observe(sum(len(piece.tokens) for piece in pieces), 1000 * seconds)
+            self._network_costs.observe(tokens, 1000 * seconds)
 
     def _shares(self, text: RequestText) -> bool:
         """Return whether the network attends to the target's keys and values of a text."""

@@ -96,6 +96,8 @@ class BatchedNetwork(LeanNetwork):
 
     def _run(self, pieces: Sequence[Piece]) -> torch.Tensor:
         """Read pieces and return the hidden states of their last tokens, of shape `(pieces, width)`."""
+        if len(pieces) == 1:
+            return self._run_one(*pieces[0])[-1:]
         lengths = torch.tensor([len(piece.tokens) for piece in pieces], device=self.device)
         longest = max(len(piece.tokens) for piece in pieces)
         # Padding is written behind a text's last token, where its next tokens overwrite it and no mask shows it.
@@ -119,8 +121,15 @@ class BatchedNetwork(LeanNetwork):
         x = self.forward(torch.tensor(ids, device=self.device).flatten(), place, views)
         return x.view(len(pieces), longest, -1)[torch.arange(len(pieces), device=self.device), lengths - 1]
 
+    def _run_one(self, slot: int, start: int, tokens: list[int]) -> torch.Tensor:
+        """Read tokens of one text, in a tenth less time than as a batch; return the hidden states of all."""
+        positions = slice(start, start + len(tokens))
+        return self.forward(torch.tensor(tokens, device=self.device), (slot, positions, None), self._view(positions))
+
     def _attend(self, layer, x, place, view, keys, values) -> torch.Tensor:
         slots, positions, runs = place
+        if runs is None:  # one text
+            return super()._attend(layer, x, positions, view, keys[slots], values[slots])
         texts, _, rows, _ = view.mask.shape
         tokens = len(slots) // texts
         queries, new_keys, new_values = self._project(layer, x, view)

@@ -209,6 +209,41 @@ def test_network_reads_prompts_where_that_pays(requests: int, length: int, reads
     assert network.read == (requests * length if reads else 0)
 
 
+class SureNetwork(AskedNetwork):
+    """A network that counts on, and takes so many seconds each time."""
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        super().__init__()
+        self.clock, self.seconds = clock, seconds
+
+    def read_batch(self, pieces: list) -> torch.Tensor:
+        self.clock.seconds += self.seconds
+        following = torch.tensor([piece.tokens[-1] + 1 for piece in pieces])
+        return 20.0 * torch.nn.functional.one_hot(following, 2000).float()
+
+
+def test_time_of_drafting_lowers_the_price_of_a_token() -> None:
+    """An engine that drafts for a third of a step's time yields fewer tokens than its steps alone would: drafts were
+    cut as if drafting took no time."""
+    passes = [40 + 4.0 * tokens for tokens in range(1, 18)]
+    drafted = []
+    for took in (0.0, 0.005):
+        ticks = Clock()
+        network, settings = SureNetwork(ticks, took), make_settings(passes, 1.0, network_gain=0.9)
+        settings.calibration["lookup"][:] = [0.29] * 8
+        settings.calibration["network"][:] = [0.99] * 20
+        drafter = BatchDrafter(network, None, settings, "cpu", clock=ticks)
+        length = 8
+        for _ in range(150):
+            (draft,) = drafter.draft([np.arange(length, dtype=np.int32)], [4])
+            ticks.seconds += passes[len(draft)] / 1000
+            length += len(draft) + 1
+        assert len(draft) == 4
+        network.limit = 0  # lookup is left alone
+        drafted.append(drafter.draft([np.array([5, 6, 7, 8, 5, 6, 7], dtype=np.int32)], [1])[0])
+    assert drafted == [[], [8]]
+
+
 def test_drafting_keeps_within_its_time() -> None:
     """Requests for which no time is left go undrafted, and come first in the next step."""
     ticks = Clock()

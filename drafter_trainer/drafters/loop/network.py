@@ -161,20 +161,24 @@ class LeanNetwork:
         return hidden
 
     def _read_piece(self, token_ids: list[int]) -> torch.Tensor:
-        start, end = self.length, self.length + len(token_ids)
-        place = slice(start, end)
+        start, self.length = self.length, self.length + len(token_ids)
+        place = slice(start, self.length)
+        return self.forward(torch.tensor(token_ids, device=self.device), place, self._view(place))
+
+    def _view(self, place: slice) -> dict[LayerKind, LayerView]:
+        """Return what the tokens at such positions of one sequence attend to, by kind of layer."""
+        start, end = place.start, place.stop
         views = {}
         for kind in self.kinds:
             first, mask = 0 if kind.window is None else max(0, start - kind.window + 1), None
-            if len(token_ids) > 1:
-                mask = torch.full((len(token_ids), end - first), float("-inf"), dtype=self.dtype, device=self.device)
+            if end - start > 1:
+                mask = torch.full((end - start, end - first), float("-inf"), dtype=self.dtype, device=self.device)
                 after = mask.triu(start + 1 - first)
                 mask = after if kind.window is None else after + mask.tril(start - kind.window - first)
                 mask = mask.repeat(self.heads // self.key_value_heads, 1)
             cosines, sines = self._rotations[kind]
             views[kind] = LayerView(cosines[place], sines[place], slice(first, end), mask)
-        self.length = end
-        return self.forward(torch.tensor(token_ids, device=self.device), place, views)
+        return views
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """Apply last norm and head to positions of shape `(tokens, width)`."""
