@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         methods = summarise(outputs, judged, _JUDGEMENT_TOKENS)
         results = {"judge": options.model, "answers": hashed, "methods": methods, "provenance": collect_provenance()}
         text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
-        write_whole(folder / "judge.json", lambda partial: partial.write_text(text, encoding="utf-8"))
+        write_whole(folder / "judge.json", text)
     print(judgement_table(methods))
     for reason, count in Counter(line["refused"] for line in judged.values() if "refused" in line).items():
         print(f"{count} judgements {reason}")

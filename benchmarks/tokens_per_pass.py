@@ -67,7 +67,7 @@ def main() -> None:
         answers = engine.answer(requests)
         kept = [[request.prompt_ids, answer.response_ids] for request, answer in zip(requests, answers)]
         text = json.dumps({"of": identity, "completions": kept})
-        write_whole(options.completions, lambda path: path.write_text(text, encoding="utf-8"))
+        write_whole(options.completions, text)
     said = json.loads(options.completions.read_text(encoding="utf-8"))
     if said["of"] != identity:
         parser.error(f"{options.completions} holds other completions ({said['of']}): name another file")

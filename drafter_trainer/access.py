@@ -4,6 +4,8 @@ import huggingface_hub
 from huggingface_hub.constants import ENDPOINT
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
+from drafter_trainer.errors import one_line
+
 _TOKEN = "set HF_TOKEN (or run hf auth login)"
 
 
@@ -24,4 +26,4 @@ def explain_refusal(repo: str, error: BaseException) -> str:
                 return f"there is no {repo} that your token may read: check the name, or ask its owner for access"
             return f"there is no public {repo}: check the name or, if it is private, {_TOKEN}"
         cause = cause.__cause__ or cause.__context__
-    return " ".join(str(error).split())
+    return one_line(error)

@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
-from drafter_trainer.errors import InputError, RefusedConversationError
+from drafter_trainer.errors import InputError, RefusedConversationError, one_line
 
 _PROBE = "what the user asks"
 # Names of `apply_chat_template`'s own arguments, and of what it hands to every template.
@@ -141,7 +141,7 @@ class ChatTokenizer:
         except UnicodeEncodeError as error:
             raise RefusedConversationError("half of a surrogate pair stands in it") from error
         except _REFUSALS as error:
-            said = " ".join(str(error).split()) or type(error).__name__
+            said = one_line(error) or type(error).__name__
             raise RefusedConversationError(f"the chat template refuses it: {said[:_LONGEST_REASON]}") from error
         return text
 

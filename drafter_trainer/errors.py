@@ -1,6 +1,11 @@
 """The errors that a caller can mend."""
 
 
+def one_line(error: BaseException) -> str:
+    """Write an error of a library on one line, for the message of one of ours."""
+    return " ".join(str(error).split())
+
+
 class InputError(ValueError):
     """An error that the caller can mend.
 

@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from drafter_trainer.atomic import write_whole
+from drafter_trainer.atomic import write_json
 from drafter_trainer.errors import InputError
 
 RESULTS = "results.json"
@@ -104,9 +104,8 @@ def say_setting(run: MeasuredRun) -> str:
 def write_results(results: Results, path: Path) -> None:
     """Write results, after the check that reading them makes."""
     check_results(results, str(path))
-    text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_json(path, results, indent=1)
 
 
 def read_results(path: Path) -> Results:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drafter_trainer.atomic import write_whole
+from drafter_trainer.atomic import write_json
 from drafter_trainer.errors import InputError
 from drafter_trainer.provenance import collect_provenance
 
@@ -200,8 +200,7 @@ class Step:
             "facts": self.facts,
             "provenance": collect_provenance(),
         }
-        text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-        write_whole(self.folder / FILE_NAME, lambda path: path.write_text(text, encoding="utf-8"))
+        write_json(self.folder / FILE_NAME, record)
 
 
 def _is_no_result(path: Path) -> bool:

@@ -33,7 +33,7 @@ def test_content_reaches_the_disk_before_its_name(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        write_whole(tmp_path / "a.json", lambda path: path.write_text("new", encoding="utf-8"))
+        write_whole(tmp_path / "a.json", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
     assert (tmp_path / "a.json").read_text(encoding="utf-8") == "old"
 

@@ -220,7 +220,7 @@ def train_baseline(
         if training.draft_vocabulary:
             draft_ids = choose_ids(counts, training.draft_vocabulary, tokenizer.all_special_ids, fill=True)
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / VOCABULARY, lambda path: path.write_bytes(vocabulary_bytes(draft_ids)))
+        write_whole(folder / VOCABULARY, vocabulary_bytes(draft_ids))
         trainer = trainer_class(
             model=model,
             args=training,
@@ -236,6 +236,6 @@ def train_baseline(
         accuracies = trainer.rank_accuracies()
         said = {"baseline": baseline, "target": target.identity, "rank_accuracies": accuracies} | description
         text = json.dumps(said, indent=2) + "\n"
-        write_whole(folder / DESCRIPTION, lambda path: path.write_text(text, encoding="utf-8"))
+        write_whole(folder / DESCRIPTION, text)
         step.facts["accuracy_by_depth"] = [ranks[0] for ranks in accuracies]
     return step

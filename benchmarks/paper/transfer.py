@@ -192,7 +192,7 @@ class Writer:
             }
             text = json.dumps({"of": identity, "completions": [[each.prompt_ids, answers[each]] for each in requests]})
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+            write_whole(path, text)
         return json.loads(path.read_text(encoding="utf-8"))["completions"]
 
 

@@ -22,5 +22,4 @@ def write_outputs(records: Sequence[dict[str, Any]], path: Path) -> None:
         for record in records
         for name, method in record["methods"].items()
     ]
-    text = "".join(f"{line}\n" for line in lines)
-    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_whole(path, "".join(f"{line}\n" for line in lines))

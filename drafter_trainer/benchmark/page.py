@@ -66,7 +66,7 @@ def write_report(results: Results, folder: Path) -> None:
     plots = folder / "plots"
     plots.mkdir(parents=True, exist_ok=True)
     for name, text in {"report.md": render_markdown(results), "report.html": render_page(results)}.items():
-        write_whole(folder / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))
+        write_whole(folder / name, text)
     for run in results["runs"]:
         sampling = "greedy" if run["temperature"] == 0 else f"T{run['temperature']:g}-seed{run['seed']}"
         engine = f"-{said['name']}-{said['requests_at_once']}" if (said := run.get("engine")) else ""

@@ -29,7 +29,7 @@ from drafter_trainer.cli.measuring_arguments import (
 )
 from drafter_trainer.cli.publishing_arguments import PublishedArguments, PublishingArguments
 from drafter_trainer.cli.serving_arguments import ExportArguments, ServingArguments
-from drafter_trainer.errors import InputError
+from drafter_trainer.errors import InputError, one_line
 from drafter_trainer.training.arguments import (
     BaselineTrainingArguments,
     DrafterTrainingArguments,
@@ -116,7 +116,7 @@ def parse_arguments(step: str, argv: Sequence[str], description: str) -> tuple[l
     except InputError:
         raise
     except ValueError as error:  # the libraries' own checks of values that do not go together
-        raise InputError(" ".join(str(error).split())) from error
+        raise InputError(one_line(error)) from error
     _name_drafter(objects)
     named = {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
     values = {key: value for entry in objects for key, value in vars(entry).items()}
@@ -202,7 +202,7 @@ def _read_with_base(path: Path, above: tuple[Path, ...]) -> dict[str, tuple[Any,
     except IsADirectoryError as error:
         raise InputError(f"{path} is a folder: {_existing_configs(path / '*')}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"{path} is not YAML: {one_line(error)}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected keys and values, got {type(values).__name__}")
     base = values.pop("base", None)

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from drafter_trainer.atomic import write_whole
+from drafter_trainer.atomic import write_json
 from drafter_trainer.benchmark.report import markdown_table, speedup_tables
 from drafter_trainer.benchmark.strategies import FILE_NAME, HYBRID, STRATEGIES, Strategy
 from drafter_trainer.cli.arguments import LanguageArguments
@@ -77,8 +77,7 @@ def main(argv: list[str]) -> None:
     best = max(found, key=lambda name: (found[name]["speedup_on_validation"], name == HYBRID))
     # The published drafter names only the rows that went into it; here are all.
     collected = {rows: read_step(run.folder / rows)["facts"] for rows in ("text", "distill")}
-    text = json.dumps({"published": best, "strategies": found, "collected": collected}, indent=2) + "\n"
-    write_whole(run.folder / FILE_NAME, lambda path: path.write_text(text, encoding="utf-8"))
+    write_json(run.folder / FILE_NAME, {"published": best, "strategies": found, "collected": collected})
     print(f"\n{strategies_table(found, best)}")
 
     others = [f"{STRATEGIES[name].method}={place / 'drafter'}" for name, place in places.items() if name != best]
@@ -117,8 +116,7 @@ def prompts_within(minutes: int, folder: Path) -> int:
             return plan["prompts"]
     seconds = finished_step(folder / "pilot", "run this step again")["seconds"]
     prompts = max(PILOT, int(60 * minutes * (PILOT + 1) / seconds))
-    plan = json.dumps({"minutes": minutes, "prompts": prompts}) + "\n"
-    write_whole(path, lambda partial: partial.write_text(plan, encoding="utf-8"))
+    write_json(path, {"minutes": minutes, "prompts": prompts})
     return prompts
 
 

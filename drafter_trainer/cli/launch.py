@@ -17,7 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFound
 from safetensors import SafetensorError
 
 from drafter_trainer.credentials import redact
-from drafter_trainer.errors import InputError
+from drafter_trainer.errors import InputError, one_line
 from drafter_trainer.runs import Step, read_step
 
 _DISK = {
@@ -38,9 +38,9 @@ def run_step(main: Callable[[list[str]], None], argv: Sequence[str] | None = Non
     except InputError as error:
         sys.exit(_fail(str(error)))
     except (HfHubHTTPError, LocalTokenNotFoundError) as error:
-        sys.exit(_fail(f"the Hub refused: {' '.join(str(error).split())}"))
+        sys.exit(_fail(f"the Hub refused: {one_line(error)}"))
     except (HTTPError, OfflineModeIsEnabled) as error:
-        sys.exit(_fail(f"the Hub cannot be reached: {' '.join(str(error).split())}"))
+        sys.exit(_fail(f"the Hub cannot be reached: {one_line(error)}"))
     except (OSError, RuntimeError, SafetensorError) as error:
         reason = _disk_reason(error)
         if reason is None:

@@ -14,7 +14,7 @@ _PUBLISHING = {
     "sources": option(
         [], "Draft sources, of lookup, ngram and network; without network no weights are published (default: all)"
     ),
-    **parameters(publish, "license", "check_generation", "adapter_of"),
+    **parameters(publish, "license", "adapter_of"),
     "card_folder": option(
         None,
         "Folder of cards: the card and its inputs are also written to <card_folder>/<drafter_name>",
@@ -23,7 +23,7 @@ _PUBLISHING = {
 }
 
 
-class PublishingArguments(options("publishing", _PUBLISHING, rare={"check_generation", "adapter_of", "card_folder"})):
+class PublishingArguments(options("publishing", _PUBLISHING, rare={"adapter_of", "card_folder"})):
     """Where a drafter is published to, and in which form."""
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, TypeVar
 import pyarrow
 import pyarrow.parquet
 
-from drafter_trainer.errors import InputError
+from drafter_trainer.errors import InputError, one_line
 
 _BLOCK = 1 << 16
 _DEPTH = 100
@@ -234,7 +234,7 @@ def _read_parquet(path: Path, bad_rows: BadRows) -> Iterator[tuple[str, dict[str
                     else:
                         bad_rows.add(BadRowError(f"{path}, row {number}", "values that cannot be read", f" ({row})"))
     except (pyarrow.ArrowInvalid, OSError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise InputError(f"{path}, after row {number}: damaged Parquet file ({reason}): fetch it again") from error
 
 

@@ -9,7 +9,7 @@ import datasets
 import huggingface_hub
 from huggingface_hub.errors import HTTPError  # of the HTTP library that the client uses
 
-from drafter_trainer.errors import InputError
+from drafter_trainer.errors import InputError, one_line
 from drafter_trainer.languages import Pair
 
 
@@ -81,7 +81,7 @@ def stream(corpus: HubCorpus, config: str | None, split: str, revision: str | No
         # Files are opened only here, so a damaged one, or a Hub that is gone by now, shows here.
         yield from dataset
     except (ValueError, OSError, EOFError, zlib.error, HTTPError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise InputError(f"{corpus.repo} ({config or 'default'}, {split}) cannot be read: {reason}") from error
 
 
@@ -121,5 +121,4 @@ def resolve_revision(repo: str, revision: str | None) -> str:
     try:
         return huggingface_hub.HfApi().dataset_info(repo, revision=revision).sha
     except (OSError, HTTPError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{repo} ({revision or 'main'}) cannot be found on the Hub: {reason}") from error
+        raise InputError(f"{repo} ({revision or 'main'}) cannot be found on the Hub: {one_line(error)}") from error

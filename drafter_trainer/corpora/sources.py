@@ -13,7 +13,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from drafter_trainer.corpora.files import read_rows
 from drafter_trainer.corpora.hub import resolve_revision
-from drafter_trainer.errors import InputError
+from drafter_trainer.errors import InputError, one_line
 
 PROMPT_COLUMNS = ("prompt", "messages", "conversations")
 TEXT_COLUMNS = ("text",)
@@ -84,7 +84,7 @@ def _read_hub(repo: str, columns: Sequence[str]) -> Source:
     try:
         parts = datasets.load_dataset(repo, revision=revision)
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-        raise InputError(f"the dataset {repo} cannot be read: {' '.join(str(error).split())}") from error
+        raise InputError(f"the dataset {repo} cannot be read: {one_line(error)}") from error
     return _source(repo, parts, {"name": repo, "repo": repo, "revision": revision}, columns)
 
 

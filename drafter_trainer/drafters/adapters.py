@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from drafter_trainer.errors import InputError
+from drafter_trainer.errors import InputError, one_line
 from drafter_trainer.extras import require
 
 ADAPTER = "adapter"  # folder of an adapter, beside the drafter that it is merged into
@@ -57,5 +57,5 @@ def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     try:
         return peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     except RuntimeError as error:  # sizes that do not fit
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise InputError(f"the adapter in {folder} is of another drafter ({reason}): name its own base") from error

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTr
 from drafter_trainer.checkpoints import model_class_of
 from drafter_trainer.drafters.compact import COMPACT
 from drafter_trainer.drafters.description import DrafterDescription
-from drafter_trainer.errors import IncompatibleTokenizerError, InputError
+from drafter_trainer.errors import IncompatibleTokenizerError, InputError, one_line
 
 _ADVICE = "train a drafter for this target, or name the target that this drafter was made for"
 _SPECIAL = ("bos_token_id", "eos_token_id", "unk_token_id")
@@ -97,7 +97,7 @@ def compare_with_trained(
     try:
         own = AutoTokenizer.from_pretrained(drafter, revision=commit, trust_remote_code=False)
     except Exception as error:  # of a malformed file the tokenizers library raises nothing narrower
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise InputError(f"{said}, and its own is unreadable ({reason}): download or publish it again") from error
     difference = harmless_difference(tokenizer, own, probes)
     if hash_tokenizer(own, probes) != expected:

@@ -3,7 +3,7 @@
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PretrainedConfig
 
-from drafter_trainer.errors import InputError
+from drafter_trainer.errors import InputError, one_line
 
 WIDTHS = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim")
 
@@ -58,5 +58,4 @@ def draft_config(
     try:
         return type(target_config).from_dict(values)
     except StrictDataclassError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"a drafter cannot have this shape ({reason}): give other widths") from error
+        raise InputError(f"a drafter cannot have this shape ({one_line(error)}): give other widths") from error

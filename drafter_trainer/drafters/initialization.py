@@ -30,7 +30,7 @@ from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.drafters.padding import fit_vocabulary
 from drafter_trainer.drafters.saving import take_special_ids
 from drafter_trainer.drafters.siblings import sibling_of
-from drafter_trainer.errors import IncompatibleTokenizerError, InputError
+from drafter_trainer.errors import IncompatibleTokenizerError, InputError, one_line
 from drafter_trainer.languages import Language, Pair, probes_of, read_languages
 from drafter_trainer.targets import Target, as_target
 
@@ -261,7 +261,7 @@ def from_checkpoint(
     except IncompatibleTokenizerError:
         raise
     except (OSError, ValueError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise InputError(
             f"{checkpoint} is neither a folder nor a Hub model that can be loaded with its tokenizer: {reason}"
         ) from error

@@ -1,6 +1,5 @@
 """A drafter's folder: what stands beside its weights, so that it loads as it stands and drafts with its own loop."""
 
-import json
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from safetensors import safe_open
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from drafter_trainer.atomic import write_whole
+from drafter_trainer.atomic import write_json, write_whole
 from drafter_trainer.drafters.compact import COMPACT
 from drafter_trainer.drafters.compatibility import hash_tokenizer
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription, hash_file
@@ -106,8 +105,7 @@ def complete_folder(
         if source.name.endswith(".py") and source.name != "__init__.py":
             (folder / "custom_generate" / source.name).write_bytes(source.read_bytes())
     for name, content in files.items():
-        content = content.read_bytes() if isinstance(content, Path) else content
-        write_whole(folder / name, lambda path, content=content: path.write_bytes(content))
+        write_whole(folder / name, content.read_bytes() if isinstance(content, Path) else content)
     loop = dict(description.loop)
     if TABLE not in files:
         loop["sources"] = [source for source in loop["sources"] if source != NGRAM]
@@ -121,7 +119,7 @@ def complete_folder(
         "size": description.size | {path.name: f"{path.stat().st_size / 1e6:.1f} MB" for path in weights},
     }
     completed = DrafterDescription(**values)
-    write_whole(folder / FILE_NAME, lambda path: path.write_text(completed.to_json(), encoding="utf-8"))
+    write_whole(folder / FILE_NAME, completed.to_json())
     return completed
 
 
@@ -148,4 +146,4 @@ def index_weights(folder: Path) -> None:
         names = sorted(file.keys())
         size = sum(tensor.nbytes for tensor in map(file.get_tensor, names))
     index = {"metadata": {"total_size": size}, "weight_map": dict.fromkeys(names, _SINGLE)}
-    (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / _INDEX, index)

@@ -10,7 +10,7 @@ from huggingface_hub.errors import HTTPError
 
 from drafter_trainer.drafters.description import hash_file
 from drafter_trainer.drafters.load import load_drafter
-from drafter_trainer.errors import InputError
+from drafter_trainer.errors import InputError, one_line
 from drafter_trainer.hub.push import Destination
 from drafter_trainer.repository import Repository
 from drafter_trainer.targets import Target
@@ -27,7 +27,7 @@ def fetch(destination: Destination, commit: str, files: Mapping[str, Path], cach
             allow_patterns=list(files),
         )
     except (OSError, HTTPError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise InputError(
             f"{destination} was sent, and could not be downloaded again ({reason}): run the same command again"
         ) from error
@@ -48,7 +48,7 @@ def check_generation(folder: Path, target: Target, target_dtype: str) -> None:
     try:
         target_model = target.load_model(target_dtype, device)
     except (OSError, MemoryError, torch.OutOfMemoryError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         warnings.warn(f"the target cannot be loaded here ({reason}): the drafter is published untried", stacklevel=3)
         return
     chat = target.load_chat()

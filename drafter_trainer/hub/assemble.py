@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from drafter_trainer.atomic import write_json
 from drafter_trainer.drafters.adapters import ADAPTER, ADAPTER_CONFIG, ADAPTER_WEIGHTS, merge_adapter
 from drafter_trainer.drafters.compact import write_compact
 from drafter_trainer.drafters.compatibility import check_tokenizers
@@ -179,7 +180,7 @@ def _add_adapter(trained: Path, base: str, folder: Path, place: Path | None) -> 
     folder.mkdir()
     config = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     config |= {"base_model_name_or_path": base, "revision": revision}
-    (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / ADAPTER_CONFIG, config)
     shutil.copyfile(adapter / ADAPTER_WEIGHTS, folder / ADAPTER_WEIGHTS)
     return {"drafter": base, "revision": identity}
 

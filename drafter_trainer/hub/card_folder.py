@@ -15,6 +15,7 @@ import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from drafter_trainer.atomic import write_json
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.errors import InputError
 from drafter_trainer.extras import is_installed
@@ -120,8 +121,7 @@ def keep_card(repository: Path, folder: Path, details: CardDetails) -> None:
             shutil.copyfile(path, folder / path.name)
     measured = [path for pattern in MEASUREMENTS for path in repository.glob(pattern)]
     copy_measurements(repository, folder, [path.relative_to(repository).as_posix() for path in measured])
-    said = json.dumps(asdict(details), indent=2, ensure_ascii=False) + "\n"
-    (folder / DETAILS).write_text(said, encoding="utf-8")
+    write_json(folder / DETAILS, asdict(details))
 
 
 def render_folder(folder: Path) -> None:

@@ -6,7 +6,7 @@ import huggingface_hub
 import yaml
 from huggingface_hub.errors import EntryNotFoundError
 
-from drafter_trainer.errors import InputError
+from drafter_trainer.errors import InputError, one_line
 from drafter_trainer.targets import Target
 
 
@@ -24,7 +24,7 @@ def target_license(target: Target) -> str | None:
     try:
         metadata = huggingface_hub.metadata_load(card) or {}
     except (ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise InputError(f"the license of {target.name} cannot be read from {card} ({reason}): name it") from error
     license = metadata.get("license")
     # A list of several says nothing that one identifier could.

@@ -18,7 +18,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import filter_repo_objects
 
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription, hash_file
-from drafter_trainer.errors import InputError
+from drafter_trainer.errors import InputError, one_line
 from drafter_trainer.hub.card_folder import CARD
 
 MAIN = "main"
@@ -97,8 +97,7 @@ def check_same_drafter(destination: Destination, remote: Remote, description: Dr
     try:
         path = huggingface_hub.hf_hub_download(destination.repo_id, FILE_NAME, revision=remote.commit)
     except (OSError, HTTPError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{FILE_NAME} of {destination} cannot be fetched ({reason}): run again") from error
+        raise InputError(f"{FILE_NAME} of {destination} cannot be fetched ({one_line(error)}): run again") from error
     try:
         published = DrafterDescription.from_json(Path(path).read_bytes(), FILE_NAME)
     except InputError as error:
@@ -154,9 +153,8 @@ def send(
     try:  # before there is a repository
         RepoCard(files[CARD].read_text(encoding="utf-8")).validate(destination.repo_type)
     except (ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
         raise InputError(
-            f"the Hub refuses the card of {destination}: {reason}: mend what it is rendered from"
+            f"the Hub refuses the card of {destination}: {one_line(error)}: mend what it is rendered from"
         ) from error
     api.create_repo(**where, private=destination.private, exist_ok=True)
     if remote.commit is None and destination.branch != MAIN:
@@ -172,8 +170,7 @@ def send(
             **where, operations=operations, revision=destination.branch, parent_commit=head, commit_message=message
         )
     except RuntimeError as error:  # how the client reports a large file that did not get through
-        reason = " ".join(str(error).split())
-        raise InputError(f"{destination} is as it was ({reason}): run the same command again") from error
+        raise InputError(f"{destination} is as it was ({one_line(error)}): run the same command again") from error
 
 
 def set_tag(api: HfApi, destination: Destination, commit: str) -> None:
@@ -206,9 +203,8 @@ def add_to_collection(api: HfApi, destination: Destination, target: str) -> None
         )
         api.add_collection_item(collection.slug, destination.repo_id, destination.repo_type, exists_ok=True)
     except HTTPError as error:
-        reason = " ".join(str(error).split())
         _logger.warning(
-            f"{destination} is published, and in no collection: {reason}: give the token write access to "
+            f"{destination} is published, and in no collection: {one_line(error)}: give the token write access to "
             f"{owner}'s collections, or leave collections out (collection=False)"
         )
 

@@ -1,13 +1,12 @@
 """Forecast what a drafter would bring on this machine."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from accelerate import PartialState
 
-from drafter_trainer.atomic import write_whole
+from drafter_trainer.atomic import write_json, write_whole
 from drafter_trainer.corpora.questions import load_questions
 from drafter_trainer.decoding.target_cache import TargetTexts
 from drafter_trainer.drafters.load import load_drafter
@@ -110,7 +109,6 @@ def predict(
             f"{forecast['tokens_per_pass']:.2f} tokens a pass ({forecast['answers']} answers, {of})"
         )
     output_dir.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(said, indent=2, ensure_ascii=False) + "\n"
-    write_whole(output_dir / "predict.json", lambda path: path.write_text(text, encoding="utf-8"))
+    write_json(output_dir / "predict.json", said)
     write_whole(output_dir / "predict.png", lambda path: plot_forecast(costs, title, path))
     return "\n".join([*lines, f"\nplot: {output_dir / 'predict.png'}"])

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from accelerate import PartialState
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from drafter_trainer.atomic import write_whole
+from drafter_trainer.atomic import write_json, write_whole
 from drafter_trainer.decoding.target_cache import TargetTexts
 from drafter_trainer.drafters.compatibility import hash_tokenizer
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
@@ -166,12 +165,13 @@ def tune(
     if choice.slots is not None and "texts" in choice.counted_on:
         facts |= texts.facts()
     found = TuningResult(folder, search.speedup, choice.settings, search.trials, facts)
+    aside = Path(output_dir or folder / TUNING)
+    aside.mkdir(parents=True, exist_ok=True)
+    write_costs(aside, timed)
     if output_dir is None:
         _write(found, choice, description, target, chat.tokenizer, trained, None if network else draft_model)
-        write_costs(folder / TUNING, timed)
     else:
-        write_tuning(Path(output_dir), choice, search.trials, hash_tokenizer(chat.tokenizer, description.probes))
-        write_costs(Path(output_dir), timed)
+        write_tuning(aside, choice, search.trials, hash_tokenizer(chat.tokenizer, description.probes))
     return found
 
 
@@ -219,11 +219,9 @@ def _write(
 ) -> None:
     """Write what was found into the drafter's folder; `networkless` stands for no network."""
     folder, aside = found.drafter, found.drafter / TUNING
-    aside.mkdir(parents=True, exist_ok=True)
     if trained is not None and trained.parent != aside:
-        write_whole(aside / VOCABULARY, lambda path: path.write_bytes(trained.read_bytes()))
-    trials = json.dumps(found.trials, indent=2) + "\n"
-    write_whole(aside / TRIALS, lambda path: path.write_text(trials, encoding="utf-8"))
+        write_whole(aside / VOCABULARY, trained.read_bytes())
+    write_json(aside / TRIALS, found.trials)
     if networkless is not None:
         take_special_ids(networkless, target, tokenizer, description.draft_length)
         networkless.save_pretrained(folder)

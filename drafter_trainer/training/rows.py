@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, concatenate_datasets
 
-from drafter_trainer.atomic import write_whole
+from drafter_trainer.atomic import write_json
 from drafter_trainer.distillation.store import RowStore, count_bare
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import Language, Pair, get_language, get_pair
@@ -73,9 +73,8 @@ class Rows:
             "languages": [language.code for language in self.languages],
             "pair": str(self.pair or ""),
         }
-        text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
         self.path.mkdir(parents=True, exist_ok=True)
-        write_whole(self.path / _FILE, lambda path: path.write_text(text, encoding="utf-8"))
+        write_json(self.path / _FILE, values)
 
     @classmethod
     def open(cls, path: str | Path) -> "Rows":

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from drafter_trainer.atomic import write_whole
+from drafter_trainer.atomic import write_json, write_whole
 from drafter_trainer.benchmark.report import markdown_table
 from drafter_trainer.decoding.replay import Costs
 from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
@@ -21,22 +21,17 @@ COSTS = "costs.json"
 
 def write_tuning(folder: Path, choice: Candidate, trials: list[dict[str, Any]], tokenizer_sha256: str) -> None:
     """Write what was chosen, and every trial."""
-    contents = {
-        SETTINGS: json.dumps(choice.settings.to_dict(), indent=2).encode() + b"\n",
-        TRIALS: json.dumps(trials, indent=2).encode() + b"\n",
-    }
+    write_json(folder / SETTINGS, choice.settings.to_dict())
+    write_json(folder / TRIALS, trials)
     if choice.draft_ids is not None:
-        contents[VOCABULARY] = vocabulary_bytes(choice.draft_ids)
+        write_whole(folder / VOCABULARY, vocabulary_bytes(choice.draft_ids))
     if choice.slots is not None:
-        contents[TABLE] = table_bytes(choice.slots, tokenizer_sha256)
-    for name, content in contents.items():
-        write_whole(folder / name, lambda path, content=content: path.write_bytes(content))
+        write_whole(folder / TABLE, table_bytes(choice.slots, tokenizer_sha256))
 
 
 def write_costs(folder: Path, costs: Costs) -> None:
     """Write what the target's passes take, for other tunings on the same machine."""
-    text = json.dumps(asdict(costs), indent=2) + "\n"
-    write_whole(folder / COSTS, lambda path: path.write_text(text, encoding="utf-8"))
+    write_json(folder / COSTS, asdict(costs))
 
 
 def read_costs(folder: Path, longest: int) -> Costs:

@@ -138,7 +138,7 @@ def export_drafter(
         files[LLAMACPP] = shlex.join(command) + "\n"
     files["README.md"] = _render_readme(export, files)
     for name, text in files.items():
-        write_whole(folder / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))
+        write_whole(folder / name, text)
     return export.checked
 
 
