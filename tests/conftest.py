@@ -10,14 +10,23 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from drafter_trainer.corpora.sample import sample_rows
 from drafter_trainer.targets import Target, hash_folder
+from tests.decoding.lossless import make_toy_target
 
 torch.set_num_threads(1)
 
@@ -71,6 +80,14 @@ def make_model(tokenizer: PreTrainedTokenizerFast, layers: int = 4, seed: int = 
     return model.eval()
 
 
+def tiny_model(kind: str, seed: int = 0, **given: Any) -> PreTrainedModel:
+    """Make a tiny model of a family, with random weights that are far from uniform."""
+    torch.manual_seed(seed)
+    values = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = AutoConfig.for_model(kind, **values | {"head_dim": 8, "initializer_range": 0.3} | given)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
     """The target's tokenizer."""
@@ -96,3 +113,9 @@ def target(target_folder: Path) -> Target:
 def target_model(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     """The tiny target's model; a new one for each test, because generation configurations are set on it."""
     return make_model(tokenizer)
+
+
+@pytest.fixture(scope="module")
+def toy_target() -> PreTrainedModel:
+    """A target whose every answer of three tokens has a known chance."""
+    return make_toy_target()

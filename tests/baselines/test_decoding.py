@@ -18,7 +18,7 @@ from drafter_trainer.drafters.loop.generate import set_draft_length
 from drafter_trainer.errors import InputError
 from tests.baselines.conftest import knowing_heads, knowing_layer, make_eagle, make_medusa, noisy
 from tests.decoding.drafts import sliding_model, successor_model
-from tests.decoding.test_losslessness import IMPROBABLE, TOY_SIZE, chance_of_these_answers, exact_chances, sample
+from tests.decoding.lossless import IMPROBABLE, TOY_SIZE, chance_of_these_answers, exact_chances, sample
 from tests.drafters.loop.test_generate import CHAIN_SIZE, chain, chain_logits, chance_of_these_steps
 
 __all__ = ["chain_logits"]  # a fixture, for pytest to find

@@ -4,9 +4,10 @@ import copy
 from collections.abc import Sequence
 
 import torch
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from drafter_trainer.drafters.loop import generate
+from tests.conftest import tiny_model
 
 
 def set_draft_length(drafter: PreTrainedModel, draft_length: int) -> PreTrainedModel:
@@ -18,20 +19,9 @@ def set_draft_length(drafter: PreTrainedModel, draft_length: int) -> PreTrainedM
 def successor_model(successors: Sequence[int], eos_token_id: int | None = None) -> PreTrainedModel:
     """Make a model with hand-set logits: after token `t` comes `successors[t]`, whatever came before."""
     size = len(successors)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=size,
-            hidden_size=size,
-            intermediate_size=4,
-            num_hidden_layers=1,
-            num_attention_heads=1,
-            max_position_embeddings=512,
-            tie_word_embeddings=False,
-            bos_token_id=None,
-            eos_token_id=eos_token_id,
-            pad_token_id=None,
-        )
-    )
+    sizes = {"vocab_size": size, "hidden_size": size, "intermediate_size": 4, "max_position_embeddings": 512}
+    sizes |= {"num_hidden_layers": 1, "num_attention_heads": 1, "tie_word_embeddings": False}
+    model = LlamaForCausalLM(LlamaConfig(**sizes, bos_token_id=None, eos_token_id=eos_token_id, pad_token_id=None))
     with torch.no_grad():
         model.get_input_embeddings().weight.copy_(torch.eye(size))
         model.model.layers[0].self_attn.o_proj.weight.zero_()
@@ -64,23 +54,6 @@ def partly_agreeing(target_model: PreTrainedModel, noise: float, seed: int = 0) 
 
 def sliding_model(vocabulary: int, layers: Sequence[str]) -> PreTrainedModel:
     """Make a tiny Gemma 3; layers of the type "sliding_attention" attend to six tokens."""
-    torch.manual_seed(0)
-    return Gemma3ForCausalLM(
-        Gemma3TextConfig(
-            vocab_size=vocabulary,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=len(layers),
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=8,
-            sliding_window=6,
-            layer_types=list(layers),
-            max_position_embeddings=256,
-            initializer_range=0.3,
-            tie_word_embeddings=False,
-            bos_token_id=None,
-            eos_token_id=None,
-            pad_token_id=None,
-        )
-    ).eval()
+    given = {"num_hidden_layers": len(layers), "layer_types": list(layers), "sliding_window": 6}
+    given |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")) | {"tie_word_embeddings": False}
+    return tiny_model("gemma3_text", vocab_size=vocabulary, max_position_embeddings=256, **given)

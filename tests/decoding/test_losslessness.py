@@ -1,22 +1,33 @@
 """Drafting changes the time, never the text: the same output if greedy, the same distribution if sampled."""
 
-import itertools
-from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.generation.candidate_generator import AssistedCandidateGenerator, PromptLookupCandidateGenerator
 
 from drafter_trainer.decoding.metrics import Round, alpha
 from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.decoding.sampling import sampling_arguments
 from tests.decoding.drafts import agreeing, disagreeing, partly_agreeing, set_draft_length, sliding_model
+from tests.decoding.lossless import (
+    IMPROBABLE,
+    PROMPTS,
+    SAMPLES,
+    TOY_DRAFT_LENGTH,
+    TOY_PROMPT,
+    TOY_SIZE,
+    TOY_TOKENS,
+    WRONG_SAMPLES,
+    chance_of_these_answers,
+    check_greedy,
+    check_sampled,
+    exact_chances,
+    sample,
+)
 
 DRAFT_LENGTHS = [1, 2, 5, 8]
-PROMPTS = [[9, 33, 120, 7], [50, 60, 70, 80, 90, 100, 110], [300, 7, 7, 9, 300]]
 
 
 # Greedy: token for token, in fp32.
@@ -30,33 +41,27 @@ PROMPTS = [[9, 33, 120, 7], [50, 60, 70, 80, 90, 100, 110], [300, 7, 7, 9, 300]]
         pytest.param(lambda target_model: partly_agreeing(target_model, 0.015), 0.2, 0.9, id="sometimes"),
     ],
 )
-def test_greedy_output_with_a_drafter(
-    target_model: PreTrainedModel, make_drafter: Callable[[PreTrainedModel], PreTrainedModel], low: float, high: float
-) -> None:
+def test_greedy_output_with_a_drafter(target_model, make_drafter, low, high) -> None:
     """A drafter that decides a single token, however good it is, answers in the target's place."""
     drafter = make_drafter(target_model)
-    for prompt in PROMPTS:
-        plain = decode(target_model, prompt, {}, 0.0, 0, 14)
+    for prompt in PROMPTS[:3]:
         rounds: list[Round] = []
         for draft_length in DRAFT_LENGTHS:
-            set_draft_length(drafter, draft_length)
-            drafted = decode(target_model, prompt, {"assistant_model": drafter}, 0.0, 0, 14)
-            assert drafted.output_ids == plain.output_ids, f"draft length {draft_length}"
-            rounds += drafted.rounds
+            rounds += check_greedy(target_model, set_draft_length(drafter, draft_length), [prompt], 14)
         assert low <= alpha(rounds) <= high
 
 
 def test_greedy_output_with_prompt_lookup(target_model: PreTrainedModel) -> None:
     """The same for drafts copied out of the text: accepted ones, rejected ones, and none."""
     rounds: list[Round] = []
-    for prompt in PROMPTS:
+    for prompt in PROMPTS[:3]:
         start = decode(target_model, prompt, {}, 0.0, 0, 20).output_ids
         # The output itself in the prompt, once with an error, gives something to find.
         text = [*start[:10], 399, *start[11:], *prompt]
         plain = decode(target_model, text, {}, 0.0, 0, 20)
         for draft_length in DRAFT_LENGTHS:
             looked_up = decode(target_model, text, {"prompt_lookup_num_tokens": draft_length}, 0.0, 0, 20)
-            assert looked_up.output_ids == plain.output_ids, f"draft length {draft_length}"
+            assert looked_up.output_ids == plain.output_ids
             rounds += looked_up.rounds
     assert 0 < alpha(rounds) < 1
 
@@ -69,45 +74,14 @@ def test_greedy_output_beyond_a_sliding_window(draft_length: int) -> None:
     plain = decode(target_model, prompt, {}, 0.0, 0, 24)
     assert len(set(plain.output_ids)) > 4
     for make_drafter in (disagreeing, agreeing, lambda model: partly_agreeing(model, 0.05)):
-        drafter = set_draft_length(make_drafter(target_model), draft_length)
-        drafted = decode(target_model, prompt, {"assistant_model": drafter}, 0.0, 0, 24)
-        assert drafted.output_ids == plain.output_ids
+        rounds = check_greedy(target_model, set_draft_length(make_drafter(target_model), draft_length), [prompt], 24)
         if make_drafter is agreeing:
-            assert drafted.rounds == 24 // (draft_length + 1) * [Round(draft_length, draft_length, rejected=False)]
+            assert rounds == 24 // (draft_length + 1) * [Round(draft_length, draft_length, rejected=False)]
     looked_up = decode(target_model, prompt, {"prompt_lookup_num_tokens": draft_length}, 0.0, 0, 24)
     assert looked_up.output_ids == plain.output_ids
 
 
 # Sampling: the distribution, on a vocabulary small enough to know it exactly.
-
-TOY_SIZE = 12
-TOY_PROMPT = [10, 2, 2, 7, 8, 11, 9, 7, 11, 5, 3, 8, 8, 2]  # what it has after its first 2 is likely after its last
-TOY_TOKENS = 3
-TOY_DRAFT_LENGTH = 2
-SAMPLES = 600
-WRONG_SAMPLES = 200
-# A lossless method falls below it once in 10,000 choices of seeds; the wrong ones of this module are far below it.
-IMPROBABLE = 1e-4
-
-
-@pytest.fixture(scope="module")
-def toy_target() -> PreTrainedModel:
-    """A target whose every answer of three tokens has a known chance; token 1 ends the text."""
-    torch.manual_seed(9)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=TOY_SIZE,
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=512,
-            initializer_range=0.45,
-            bos_token_id=0,
-            eos_token_id=1,
-            pad_token_id=0,
-        )
-    ).eval()
 
 
 def toy_arguments(toy_target: PreTrainedModel, source: str) -> dict[str, Any]:
@@ -117,62 +91,11 @@ def toy_arguments(toy_target: PreTrainedModel, source: str) -> dict[str, Any]:
     return {"assistant_model": set_draft_length(drafter, TOY_DRAFT_LENGTH)}
 
 
-def exact_chances(toy_target: PreTrainedModel, temperature: float) -> dict[tuple[int, ...], float]:
-    """Compute the chance of every answer from the target's logits alone."""
-    starts = list(itertools.product(range(TOY_SIZE), repeat=TOY_TOKENS - 1))
-    with torch.inference_mode():
-        texts = torch.tensor([TOY_PROMPT + list(start) for start in starts])
-        logits = toy_target(input_ids=texts, use_cache=False).logits[:, len(TOY_PROMPT) - 1 :].double()
-    chances = (logits / temperature).softmax(-1)
-    result: Counter[tuple[int, ...]] = Counter()
-    for row, start in zip(chances, starts):
-        known = 1.0
-        for position, token in enumerate(start):
-            known *= row[position, token].item()
-        for last in range(TOY_SIZE):
-            answer = (*start, last)
-            if 1 in answer:
-                answer = answer[: answer.index(1) + 1]
-            result[answer] += known * row[TOY_TOKENS - 1, last].item()
-    assert sum(result.values()) == pytest.approx(1)
-    return dict(result)
-
-
-def chance_of_these_answers(answers: list[tuple[int, ...]], chances: dict[tuple[int, ...], float]) -> float:
-    """Compute how probable answers are that fit their exact chances no better: Pearson's chi-square test.
-
-    Answers that are expected fewer than five times are taken together, as the test demands.
-    """
-    counts = Counter(answers)
-    assert counts.keys() <= chances.keys()
-    cells = [(counts[answer], len(answers) * chance) for answer, chance in chances.items()]
-    rare = [cell for cell in cells if cell[1] < 5]
-    cells = [cell for cell in cells if cell[1] >= 5]
-    if rare:
-        cells.append((sum(count for count, _ in rare), sum(expected for _, expected in rare)))
-    assert len(cells) > 6
-    statistic = sum((count - expected) ** 2 / expected for count, expected in cells)
-    half_degrees = torch.tensor((len(cells) - 1) / 2, dtype=torch.float64)
-    return torch.special.gammaincc(half_degrees, torch.tensor(statistic / 2, dtype=torch.float64)).item()
-
-
-def sample(
-    toy_target: PreTrainedModel, arguments: dict[str, Any], temperature: float, samples: int
-) -> tuple[list[tuple[int, ...]], list[Round]]:
-    decodings = [decode(toy_target, TOY_PROMPT, arguments, temperature, seed, TOY_TOKENS) for seed in range(samples)]
-    rounds = [round_ for decoding in decodings for round_ in decoding.rounds]
-    return [tuple(decoding.output_ids) for decoding in decodings], rounds
-
-
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
 @pytest.mark.parametrize("source", ["drafter", "prompt lookup"])
-def test_sampled_answers_have_the_targets_distribution(
-    toy_target: PreTrainedModel, source: str, temperature: float
-) -> None:
+def test_sampled_answers_have_the_targets_distribution(toy_target, source, temperature) -> None:
     """A verifier that accepts too much or too little answers in another voice, which no single answer shows."""
-    answers, rounds = sample(toy_target, toy_arguments(toy_target, source), temperature, SAMPLES)
-    assert chance_of_these_answers(answers, exact_chances(toy_target, temperature)) > IMPROBABLE
-    assert 0.1 < alpha(rounds) < 0.9  # it was put to the test: accepted and rejected
+    check_sampled(toy_target, toy_arguments(toy_target, source), temperature, SAMPLES)
 
 
 def claim_uniform_q(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,12 +124,7 @@ def claim_sampled_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("source", "make_wrong"), [("drafter", claim_uniform_q), ("prompt lookup", claim_sampled_lookup)]
 )
-def test_wrong_distribution_is_noticed(
-    toy_target: PreTrainedModel,
-    monkeypatch: pytest.MonkeyPatch,
-    source: str,
-    make_wrong: Callable[[pytest.MonkeyPatch], None],
-) -> None:
+def test_wrong_distribution_is_noticed(toy_target, monkeypatch, source, make_wrong) -> None:
     """A test of distribution that a verifier with a wrong q passes too would prove nothing."""
     make_wrong(monkeypatch)
     answers, _ = sample(toy_target, toy_arguments(toy_target, source), 1.0, WRONG_SAMPLES)

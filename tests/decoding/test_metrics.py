@@ -26,21 +26,12 @@ ROUNDS = [
 ]
 
 
-def test_acceptance_rate_is_over_all_that_was_drafted() -> None:
-    """A mean of each round's rate would weigh short drafts like long ones."""
+def test_acceptance_is_counted_by_hand() -> None:
+    """A mean over rounds weighs short drafts like long ones; tokens behind a rejection were not judged; and a curve by
+    position falls only if rounds that did not reach it count."""
     assert acceptance_rate(ROUNDS) == 7 / 15
-
-
-def test_alpha_is_over_all_that_was_judged() -> None:
-    """Counting what follows a rejection as rejected would make alpha depend on the draft length."""
     assert alpha(ROUNDS) == 7 / 9
-    longer = [Round(9 * round_.drafted, round_.accepted, round_.rejected) for round_ in ROUNDS]
-    assert alpha(longer) == alpha(ROUNDS)
-
-
-def test_acceptance_by_position_is_over_all_rounds() -> None:
-    """Dividing by the rounds that reached a position would show a curve that does not fall; one that ends at the last
-    success would hide how much is drafted for nothing."""
+    assert alpha([Round(9 * round_.drafted, round_.accepted, round_.rejected) for round_ in ROUNDS]) == 7 / 9
     assert acceptance_by_position(ROUNDS) == [3 / 5, 2 / 5, 1 / 5, 1 / 5]
     assert acceptance_by_position([Round(3, 1, rejected=True)]) == [1.0, 0.0, 0.0]
 

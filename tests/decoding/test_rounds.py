@@ -15,10 +15,10 @@ from transformers.generation.candidate_generator import (
 from drafter_trainer.decoding.metrics import Round, acceptance_rate, alpha, mean_accepted_tokens
 from drafter_trainer.decoding.rounds import Decoding, decode
 from tests.decoding.drafts import agreeing, disagreeing, partly_agreeing, set_draft_length, successor_model
+from tests.decoding.lossless import PROMPTS
 
 SIZE = 16
 COUNTING = [(token + 1) % SIZE for token in range(SIZE)]
-PROMPTS = [[9, 33, 120, 7], [50, 60, 70, 80, 90, 100, 110], [300, 7, 7, 9, 300]]
 
 
 def counting(eos_token_id: int | None = None) -> PreTrainedModel:
@@ -45,28 +45,6 @@ def assert_whole(decoding: Decoding) -> None:
         assert not (round_.rejected and round_.accepted == round_.drafted)
     for round_ in decoding.rounds[:-1]:
         assert round_.rejected == (round_.accepted < round_.drafted)
-
-
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("draft_length", [1, 3, 5])
-def test_always_accepted(target_model: PreTrainedModel, draft_length: int, temperature: float) -> None:
-    """A round of a perfect drafter gives its whole draft and one token more: less would hide what a drafter earns."""
-    arguments = drafting(agreeing(target_model), draft_length)
-    decoding = decode(target_model, PROMPTS[0], arguments, temperature, 0, 4 * (draft_length + 1))
-    assert decoding.rounds == 4 * [Round(draft_length, draft_length, rejected=False)]
-    assert mean_accepted_tokens(len(decoding.output_ids), len(decoding.rounds)) == draft_length + 1
-    assert alpha(decoding.rounds) == 1
-
-
-@pytest.mark.parametrize("draft_length", [1, 3, 5])
-def test_never_accepted(draft_length: int) -> None:
-    """A drafter that is never right leaves the target's token alone: one for each pass, as without it."""
-    decoding = decode(counting(), [1], drafting(counting_except(*range(SIZE)), draft_length), 0.0, 0, 8)
-    assert decoding.output_ids == [2, 3, 4, 5, 6, 7, 8, 9]
-    drafted = [min(draft_length, left - 1) for left in range(8, 0, -1)]
-    assert decoding.rounds == [Round(count, 0, rejected=count > 0) for count in drafted]
-    assert mean_accepted_tokens(8, len(decoding.rounds)) == 1
-    assert alpha(decoding.rounds) == 0
 
 
 def test_sometimes_accepted() -> None:
@@ -128,11 +106,17 @@ def test_plain_decoding_is_one_pass_for_each_token(target_model: PreTrainedModel
     assert decoding.rounds == len(decoding.output_ids) * [Round(0, 0, rejected=False)]
 
 
+DRAFTERS = {
+    "agreeing": (agreeing, 1, 1),
+    "disagreeing": (disagreeing, 0, 0.2),
+    "partly agreeing": (lambda target_model: partly_agreeing(target_model, 0.015), 0.2, 0.9),
+    "prompt lookup": (None, 0, 1),
+}
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("source", ["agreeing", "disagreeing", "partly agreeing", "prompt lookup"])
-def test_counts_are_those_of_the_loop_itself(
-    target_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, source: str, temperature: float
-) -> None:
+@pytest.mark.parametrize("source", DRAFTERS)
+def test_counts_are_those_of_the_loop_itself(target_model, monkeypatch, source, temperature) -> None:
     """The recorder infers from outside what the loop knows: a change in the loop would make it count otherwise."""
     seen: list[tuple[int, int]] = []
 
@@ -141,17 +125,10 @@ def test_counts_are_those_of_the_loop_itself(
 
     monkeypatch.setattr(AssistedCandidateGenerator, "update_candidate_strategy", observe)
     monkeypatch.setattr(PromptLookupCandidateGenerator, "update_candidate_strategy", observe)
-    match source:
-        case "agreeing":
-            arguments = drafting(agreeing(target_model), 4)
-        case "disagreeing":
-            arguments = drafting(disagreeing(target_model), 4)
-        case "partly agreeing":
-            arguments = drafting(partly_agreeing(target_model, 0.015), 4)
-        case _:
-            arguments = {"prompt_lookup_num_tokens": 4}
+    make_drafter, low, high = DRAFTERS[source]
+    arguments = drafting(make_drafter(target_model), 4) if make_drafter else {"prompt_lookup_num_tokens": 4}
     rounds: list[Round] = []
-    for seed, prompt in enumerate(PROMPTS):
+    for seed, prompt in enumerate(PROMPTS[:3]):
         seen.clear()
         decoding = decode(target_model, prompt, arguments, temperature, seed, 20)
         assert_whole(decoding)
@@ -160,7 +137,6 @@ def test_counts_are_those_of_the_loop_itself(
         # After a cut the loop takes one token off its last count, whether it was accepted or the target's own.
         assert decoding.rounds[-1].accepted - seen[-1][1] in (0, 1)
         rounds += decoding.rounds
-    low, high = {"agreeing": (0.99, 1), "disagreeing": (0, 0.2), "partly agreeing": (0.2, 0.9)}.get(source, (0, 1))
     assert low <= alpha(rounds) <= high  # all three kinds of rounds were compared
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 
 from drafter_trainer.drafters.compact import COMPACT, read_compact, write_compact
 from drafter_trainer.drafters.initialization import create_drafter
@@ -12,8 +12,7 @@ from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.publish import Publishing, publish_run
 from drafter_trainer.runs import Run
-from drafter_trainer.targets import Target
-from tests.conftest import make_model
+from tests.conftest import make_model, tiny_model
 from tests.hub.conftest import make_run
 
 FAMILIES = ["llama", "gemma3_text", "qwen3"]
@@ -21,21 +20,8 @@ FAMILIES = ["llama", "gemma3_text", "qwen3"]
 
 def make(family: str, layers: int, width: int = 32) -> PreTrainedModel:
     """Make a tiny model whose pad token is no id of a vocabulary of one."""
-    torch.manual_seed(layers)
-    config = AutoConfig.for_model(
-        family,
-        vocab_size=60,
-        hidden_size=width,
-        intermediate_size=64,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        pad_token_id=3,
-        tie_word_embeddings=True,
-        initializer_range=0.3,
-    )
-    return AutoModelForCausalLM.from_config(config).eval()
+    sizes = {"vocab_size": 60, "hidden_size": width, "num_hidden_layers": layers, "pad_token_id": 3}
+    return tiny_model(family, layers, tie_word_embeddings=True, **sizes)
 
 
 def make_pair(family: str) -> tuple[PreTrainedModel, PreTrainedModel]:
@@ -46,9 +32,7 @@ def make_pair(family: str) -> tuple[PreTrainedModel, PreTrainedModel]:
     return target, drafter
 
 
-def test_compact_repository_is_published_and_drafts(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, target: Target, target_model: PreTrainedModel
-) -> None:
+def test_compact_repository_is_published_and_drafts(tmp_path, tokenizer, target, target_model) -> None:
     """Prevent a compact repository from carrying what is the target's, or from changing the target's output."""
     run_folder = make_run(tmp_path / "run", tokenizer)
     drafter = make_model(tokenizer, layers=1, seed=3)
@@ -110,24 +94,18 @@ def test_int4_halves_the_file_and_is_as_near_as_its_steps_allow(tmp_path: Path) 
             assert torch.equal(weight, own), name
 
 
-def test_trained_embeddings_are_refused(tmp_path: Path) -> None:
-    """Prevent embeddings that were trained from being replaced by the target's in silence."""
+def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+    """Prevent embeddings that were trained from being replaced by the target's in silence, and others from ending in a
+    traceback: of another width, quantized, or of other layers than the configuration says."""
     target, drafter = make_pair("llama")
+    write_compact(drafter, target, tmp_path)
+    with pytest.raises(InputError, match="use its stock format"):
+        read_compact(tmp_path, make("llama", 2, width=64), torch.float32)
+    config = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text(config.replace('"num_hidden_layers": 1', '"num_hidden_layers": 2'))
+    with pytest.raises(RuntimeError, match=f"{COMPACT} and config.json differ in model.layers.1"):
+        read_compact(tmp_path, target, torch.float32)
     with torch.no_grad():
         drafter.get_input_embeddings().weight[3] += 0.5
     with pytest.raises(InputError, match="the drafter's embeddings are not the target's"):
         write_compact(drafter, target, tmp_path)
-
-
-def test_another_target_is_refused(tmp_path: Path) -> None:
-    """Prevent embeddings of another width, or quantized ones, from ending in a traceback."""
-    target, drafter = make_pair("llama")
-    write_compact(drafter, target, tmp_path)
-    other = make("llama", 2, width=64)
-    with pytest.raises(InputError, match="use its stock format"):
-        read_compact(tmp_path, other, torch.float32)
-    (tmp_path / "config.json").write_text(
-        (tmp_path / "config.json").read_text().replace('"num_hidden_layers": 1', '"num_hidden_layers": 2')
-    )
-    with pytest.raises(RuntimeError, match=f"{COMPACT} and config.json differ in model.layers.1"):
-        read_compact(tmp_path, target, torch.float32)

@@ -16,55 +16,34 @@ from transformers import (
 from drafter_trainer.drafters.configuration import draft_config
 from drafter_trainer.errors import InputError
 
-SMALL = {
-    "vocab_size": 50,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 8,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "bos_token_id": 3,
-    "eos_token_id": 4,
-    "pad_token_id": 5,
-}
+SMALL = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 8}
+SMALL |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "bos_token_id": 3, "eos_token_id": 4}
+SMALL |= {"pad_token_id": 5}
 FAMILIES = [LlamaConfig, GemmaConfig, Qwen3Config, Gemma3TextConfig]
 
 
-@pytest.fixture(params=FAMILIES, ids=lambda family: family.__name__)
-def target_config(request: pytest.FixtureRequest) -> PretrainedConfig:
-    """A small target of each family."""
-    return request.param(**SMALL)
-
-
-def test_drafter_keeps_what_assisted_decoding_compares(target_config: PretrainedConfig) -> None:
-    """Another vocabulary or other special ids would make the drafter useless for its target."""
-    config = draft_config(target_config, num_hidden_layers=2)
-    assert type(config) is type(target_config)
-    assert config.num_hidden_layers == 2
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("layers", [1, 2, 7, 8])
+def test_drafter_is_the_target_with_fewer_layers(family: type[PretrainedConfig], layers: int) -> None:
+    """Another vocabulary or other ids make a drafter useless, types of more layers than it has are refused, and lists
+    shared with the target would shrink the target that is loaded after it."""
+    target_config = family(**SMALL)
+    before, types = copy.deepcopy(target_config.to_dict()), getattr(target_config, "layer_types", None)
+    config = draft_config(target_config, layers)
+    assert (type(config), config.num_hidden_layers) == (family, layers)
     for name in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "hidden_size"):
         assert getattr(config, name) == getattr(target_config, name), name
-
-
-def test_target_config_stays_as_it_is(target_config: PretrainedConfig) -> None:
-    """A configuration shared with the target would shrink the target that is loaded after it."""
-    before = copy.deepcopy(target_config.to_dict())
-    config = draft_config(target_config, num_hidden_layers=2, hidden_size=16, intermediate_size=24)
-    config.rope_parameters["marked"] = 1
-    if target_config.to_dict().get("layer_types"):
-        config.layer_types[0] = "marked"
-    assert target_config.to_dict() == before
-
-
-@pytest.mark.parametrize("layers", [1, 2, 7, 8])
-def test_drafter_is_built_and_runs(target_config: PretrainedConfig, layers: int) -> None:
-    """A list of layer types longer or shorter than the drafter is deep is refused by transformers."""
-    config = draft_config(target_config, layers)
-    if types := getattr(target_config, "layer_types", None):
+    if types:
         assert config.layer_types == types[:layers]
     model = AutoModelForCausalLM.from_config(config)
     assert len(model.model.layers) == layers
     assert model(input_ids=torch.tensor([[1, 2, 3]])).logits.shape == (1, 3, 50)
+    narrow = draft_config(target_config, layers, hidden_size=16, intermediate_size=24)
+    for each in (config, narrow):
+        each.rope_parameters["marked"] = 1
+        if types:
+            each.layer_types[0] = "marked"
+    assert target_config.to_dict() == before
 
 
 def test_other_heads_divide_the_width_among_them() -> None:

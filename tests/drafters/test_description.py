@@ -31,42 +31,35 @@ def test_description_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert "Sätze" in DESCRIPTION.to_json()
 
 
-@pytest.mark.parametrize("name", ["name", "target_revision", "draft_length", "training"])
-def test_missing_field_is_named(name: str) -> None:
-    """A default in its place would be a claim that nobody made."""
-    values = json.loads(DESCRIPTION.to_json())
-    del values[name]
-    with pytest.raises(InputError, match=f"here lacks {name}: publish"):
-        DrafterDescription.from_json(json.dumps(values), "here")
-
-
-def test_unknown_field_is_named() -> None:
-    """A setting that this release does not know would be dropped in silence."""
-    values = json.loads(DESCRIPTION.to_json()) | {"early_exit": 2, "draft_tree": 1}
-    with pytest.raises(InputError, match="here has unknown fields draft_tree, early_exit"):
-        DrafterDescription.from_json(json.dumps(values), "here")
-
-
-@pytest.mark.parametrize("version", [0, SCHEMA_VERSION + 1, None, str(SCHEMA_VERSION)])
-def test_other_schema_version_is_refused(version: object) -> None:
-    """Fields of another version may bear the same names and mean something else."""
-    values = json.loads(DESCRIPTION.to_json()) | {"schema_version": version, "unknown": 1}
-    with pytest.raises(InputError, match=f"here is of schema version {version}, expected {SCHEMA_VERSION}"):
-        DrafterDescription.from_json(json.dumps(values), "here")
+def changed(**changes: object) -> str:
+    """Change what the description says; `...` leaves a field out."""
+    values = json.loads(DESCRIPTION.to_json()) | changes
+    return json.dumps({name: value for name, value in values.items() if value is not ...})
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        *((text, "of schema version None") for text in ("[]", "null", '"drafter"', "3")),
-        *((text, "not JSON") for text in ("", DESCRIPTION.to_json()[:-20], b"\xff\xfe\x00", b"\x00")),
-        # The reader of JSON has an exception of its own for each of these.
-        *((text, "not JSON") for text in ("[" * 100_000, "9" * 5000)),
+        # A default in a field's place would be a claim that nobody made, and an unknown one dropped in silence.
+        *((changed(**{name: ...}), f"lacks {name}: publish") for name in ("name", "target_revision", "draft_length")),
+        (changed(training=...), "lacks training: publish"),
+        (changed(early_exit=2, draft_tree=1), "has unknown fields draft_tree, early_exit"),
+        # Fields of another version may bear the same names and mean something else.
+        *(
+            (changed(schema_version=version, unknown=1), f"is of schema version {version}, expected {SCHEMA_VERSION}")
+            for version in (0, SCHEMA_VERSION + 1, None, str(SCHEMA_VERSION))
+        ),
+        *((text, "is of schema version None") for text in ("[]", "null", '"drafter"', "3")),
+        # The reader of JSON has an exception of its own for each of the last two.
+        *(
+            (text, "is not JSON")
+            for text in ("", changed()[:-20], b"\xff\xfe\x00", b"\x00", "[" * 100_000, "9" * 5000)
+        ),
     ],
 )
-def test_what_is_no_json_object_is_refused(text: str | bytes, said: str) -> None:
-    """A file cut by a broken download, or JSON of another kind, must end in a line, not in an attribute error."""
-    with pytest.raises(InputError, match=f"here is {said}"):
+def test_what_is_no_description_is_refused(text: str | bytes, said: str) -> None:
+    """A file cut by a broken download, or of another release, must end in a line, not in an attribute error."""
+    with pytest.raises(InputError, match=f"here {said}"):
         DrafterDescription.from_json(text, "here")
 
 
@@ -102,9 +95,8 @@ WRONG = {
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
 def test_field_of_the_wrong_kind_is_named(name: str, value: object) -> None:
     """Otherwise it fails somewhere within the loading, or opens a file outside of the repository."""
-    values = json.loads(DESCRIPTION.to_json()) | {name: value}
     with pytest.raises(InputError, match=r"^here: .*: publish the drafter again$") as caught:
-        DrafterDescription.from_json(json.dumps(values), "here")
+        DrafterDescription.from_json(changed(**{name: value}), "here")
     assert "\n" not in str(caught.value)
 
 

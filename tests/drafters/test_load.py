@@ -32,6 +32,7 @@ from drafter_trainer.languages import get_pair
 from drafter_trainer.repository import Repository
 from drafter_trainer.targets import Target
 from tests.conftest import make_model, make_tokenizer
+from tests.decoding.lossless import check_greedy
 from tests.hub.conftest import results_for
 from tests.processes import Running
 from tests.test_targets import write_gguf
@@ -89,26 +90,13 @@ def folder(tmp_path: Path, tokenizer) -> Path:
 def test_drafter_is_ready_for_generate(folder: Path, target_model: PreTrainedModel, tokenizer) -> None:
     """Defaults instead of the published settings (20 tokens, threshold 0.4, a schedule) draft at another speed."""
     drafter = load_drafter(str(folder), target_model, tokenizer, follow_clock=False)
-    settings = drafter.generation_config
-    assert settings.num_assistant_tokens == DRAFT_LENGTH
-    assert settings.num_assistant_tokens_schedule == "constant"
-    assert settings.assistant_confidence_threshold == 0.0
-    assert settings.eos_token_id == tokenizer.eos_token_id
     assert not drafter.training
     decoding = decode(target_model, PROMPT, {"assistant_model": drafter}, 0.0, 0, 2 * (DRAFT_LENGTH + 1))
     assert decoding.rounds == 2 * [Round(DRAFT_LENGTH, DRAFT_LENGTH, rejected=False)]
 
 
-def test_drafter_takes_the_targets_dtype(folder: Path, target_model: PreTrainedModel, tokenizer) -> None:
-    """A drafter left in the stored fp32 takes twice the time for each draft."""
-    assert load_drafter(str(folder), target_model, tokenizer).dtype == torch.float32
-    assert load_drafter(str(folder), target_model.to(torch.bfloat16), tokenizer).dtype == torch.bfloat16
-
-
 @pytest.mark.parametrize("follow_clock", [True, False])
-def test_drafts_follow_the_clock_where_they_may(
-    folder: Path, target_model: PreTrainedModel, tokenizer, monkeypatch: pytest.MonkeyPatch, follow_clock: bool
-) -> None:
+def test_drafts_follow_the_clock_where_they_may(folder, target_model, tokenizer, monkeypatch, follow_clock) -> None:
     """Two runs that draft other lengths give other texts in half precision: nobody could repeat a measurement."""
     lengths = []
     for pace in (1e-4, 0.5):
@@ -122,23 +110,6 @@ def test_drafts_follow_the_clock_where_they_may(
     assert (lengths[0] != lengths[1]) is follow_clock
 
 
-def test_tokenizer_is_found_where_the_target_came_from(folder: Path, target_folder: Path) -> None:
-    """Whoever leaves the tokenizer out must get the check all the same."""
-    target_model = AutoModelForCausalLM.from_pretrained(target_folder)
-    assert load_drafter(str(folder), target_model).generation_config.num_assistant_tokens == DRAFT_LENGTH
-
-
-def test_other_tokenizer_where_the_target_came_from_is_refused(
-    folder: Path, tmp_path: Path, tokenizer, target_model: PreTrainedModel
-) -> None:
-    """The check must look at the target's tokenizer, not at the drafter's own copy."""
-    target_model.save_pretrained(tmp_path / "target")
-    tokenizer.save_pretrained(tmp_path / "target")
-    swap_two_tokens(tmp_path / "target")
-    with pytest.raises(IncompatibleTokenizerError, match="2 tokens"):
-        load_drafter(str(folder), AutoModelForCausalLM.from_pretrained(tmp_path / "target"))
-
-
 def test_target_without_a_place_needs_its_tokenizer(folder: Path, target_model: PreTrainedModel) -> None:
     """A target made in process came from nowhere: ask for its tokenizer instead of failing over an empty name."""
     with pytest.raises(InputError, match=r"no tokenizer of the target at ''.*give it as tokenizer"):
@@ -146,16 +117,15 @@ def test_target_without_a_place_needs_its_tokenizer(folder: Path, target_model: 
 
 
 def test_other_tokenizer_is_refused_by_content(folder: Path, tmp_path: Path, target_model, tokenizer) -> None:
-    """Two tokens that changed places leave the size alone and make garbage of every draft."""
-    tokenizer.save_pretrained(tmp_path / "other")
-    swap_two_tokens(tmp_path / "other")
-    other = AutoTokenizer.from_pretrained(tmp_path / "other")
-    with pytest.raises(IncompatibleTokenizerError, match=r"2 tokens .* the first is 'm'"):
-        load_drafter(str(folder), target_model, other)
-
-
-def test_description_of_another_tokenizer_is_refused(folder: Path, target_model, tokenizer) -> None:
-    """A copy of the right tokenizer beside weights that were trained with another one proves nothing."""
+    """Two tokens that changed places leave the size alone and make garbage of every draft: the target's tokenizer must
+    be looked at, given or not, and the one that the weights were trained with."""
+    for each in (target_model, tokenizer):
+        each.save_pretrained(tmp_path / "target")
+    swap_two_tokens(tmp_path / "target")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "target")
+    for model, given in ((loaded, None), (target_model, AutoTokenizer.from_pretrained(tmp_path / "target"))):
+        with pytest.raises(IncompatibleTokenizerError, match=r"2 tokens .* the first is 'm'"):
+            load_drafter(str(folder), model, given)
     description = dataclasses.replace(Repository.open(folder).description, tokenizer_sha256="0" * 64)
     (folder / FILE_NAME).write_text(description.to_json(), encoding="utf-8")
     with pytest.raises(IncompatibleTokenizerError, match="trained with another tokenizer"):
@@ -204,9 +174,7 @@ def test_expected_speed_is_seen_by_whoever_does_nothing_for_it(folder: Path, tar
 
 
 @pytest.mark.parametrize("measured", [True, False])
-def test_finetune_of_the_target_is_warned_of(
-    folder: Path, target_model: PreTrainedModel, tokenizer, measured: bool
-) -> None:
+def test_finetune_of_the_target_is_warned_of(folder, target_model, tokenizer, measured) -> None:
     """Somebody's finetune passes every check, and is as fast as its answers are like the original's: say so."""
     if measured:
         add_results(folder)
@@ -215,8 +183,7 @@ def test_finetune_of_the_target_is_warned_of(
     with pytest.warns(UserWarning, match="is somebody/finetune, not tests/tiny-target.*measured: " + accepted) as seen:
         drafter = load_drafter(str(folder), target_model, tokenizer)
     assert seen[0].filename == __file__  # the user's own line, not one within the package
-    plain = decode(target_model, PROMPT, {}, 0.0, 0, 8)
-    assert decode(target_model, PROMPT, {"assistant_model": drafter}, 0.0, 0, 8).output_ids == plain.output_ids
+    check_greedy(target_model, drafter, [PROMPT], 8)
 
 
 def test_finetunes_tokenizer_is_warned_of(folder: Path, target_model: PreTrainedModel) -> None:
@@ -226,14 +193,10 @@ def test_finetunes_tokenizer_is_warned_of(folder: Path, target_model: PreTrained
     finetunes.eos_token = "<|user|>"
     target_model.resize_token_embeddings(len(finetunes))
     with pytest.warns(UserWarning, match=r"target has another tokenizer \(the .*'<\|tool\|>'.*eos_token_id is 2"):
-        drafter = load_drafter(str(folder), target_model, finetunes)
-    plain = decode(target_model, PROMPT, {}, 0.0, 0, 8)
-    assert decode(target_model, PROMPT, {"assistant_model": drafter}, 0.0, 0, 8).output_ids == plain.output_ids
+        check_greedy(target_model, load_drafter(str(folder), target_model, finetunes), [PROMPT], 8)
 
 
-def test_target_that_takes_no_drafter_is_refused(
-    target_model: PreTrainedModel, tokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_target_that_takes_no_drafter_is_refused(target_model, tokenizer, monkeypatch) -> None:
     """What generation refuses, or would take minutes a token, is said before anything is fetched."""
     offloaded = copy.deepcopy(target_model).to("meta")
     offloaded.hf_device_map = {"": "disk"}
@@ -245,10 +208,11 @@ def test_target_that_takes_no_drafter_is_refused(
 
 
 def test_the_original_is_not_warned_of(folder: Path, target: Target) -> None:
-    """The benchmark's and the quickstart's own way: a target in a folder, known by another name."""
+    """A target in a folder is the quickstart's own, whatever its name; its tokenizer, left out, is found there."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        load_drafter(str(folder), target.load_model("auto"), target.load_tokenizer())
+        for tokenizer in (target.load_tokenizer(), None):
+            load_drafter(str(folder), target.load_model("auto"), tokenizer)
 
 
 # Targets of other kinds
@@ -260,11 +224,11 @@ def test_the_original_is_not_warned_of(folder: Path, target: Target) -> None:
         ([torch.float8_e4m3fn, torch.bfloat16], torch.bfloat16),  # FP8: its first weights are floats of a byte
         ([torch.uint8, torch.float16], torch.float16),  # 4 bits packed into bytes
         ([torch.int8], torch.float32),  # nothing tells
+        ([torch.bfloat16], torch.bfloat16),  # not quantized: drafts in fp32 would take twice the time
+        ([torch.float32], torch.float32),
     ],
 )
-def test_drafter_of_a_quantised_target_computes_in_floats(
-    folder: Path, target_model: PreTrainedModel, tokenizer, stored: list[torch.dtype], expected: torch.dtype
-) -> None:
+def test_drafter_computes_in_the_targets_floats(folder, target_model, tokenizer, stored, expected) -> None:
     """A quantised target's dtype is that of its packed weights, in which no drafter can be multiplied."""
     for name, weight in list(target_model.named_parameters()):
         dtype = stored[0] if "proj" in name or "embed" in name else stored[-1]
@@ -279,8 +243,7 @@ def test_target_out_of_a_gguf_file(folder: Path, tmp_path: Path, tokenizer) -> N
     target_model = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="tiny.gguf")
     drafter = load_drafter(str(folder), target_model, tokenizer)
     assert drafter.dtype == torch.float32
-    plain = decode(target_model, PROMPT, {}, 0.0, 0, 8)
-    assert decode(target_model, PROMPT, {"assistant_model": drafter}, 0.0, 0, 8).output_ids == plain.output_ids
+    check_greedy(target_model, drafter, [PROMPT], 8)
 
 
 @pytest.fixture
@@ -290,17 +253,11 @@ def multimodal_model(tokenizer) -> PreTrainedModel:
     text = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
     text |= {"vocab_size": 408, "num_hidden_layers": 2, "head_dim": 8, "initializer_range": 0.3, "sliding_window": 64}
     vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    model = Gemma3ForConditionalGeneration(
-        Gemma3Config(
-            text_config=text | {"tie_word_embeddings": False, "pad_token_id": 0, "eos_token_id": 2},
-            vision_config=vision | {"image_size": 16, "patch_size": 4},
-            mm_tokens_per_image=4,
-            tie_word_embeddings=False,  # or each token is followed by itself
-            image_token_index=400,
-            boi_token_index=401,
-            eoi_token_index=402,
-        )
-    )
+    text |= {"tie_word_embeddings": False, "pad_token_id": 0, "eos_token_id": 2}
+    parts = {"text_config": text, "vision_config": vision | {"image_size": 16, "patch_size": 4}}
+    ids = {"mm_tokens_per_image": 4, "image_token_index": 400, "boi_token_index": 401, "eoi_token_index": 402}
+    # Tied embeddings let each token be followed by itself.
+    model = Gemma3ForConditionalGeneration(Gemma3Config(**parts, **ids, tie_word_embeddings=False))
     torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight)  # zero to begin with
     return model.eval()
 
@@ -313,9 +270,7 @@ def picture() -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)} | seen
 
 
-def test_greedy_output_of_a_multimodal_target(
-    folder: Path, multimodal_model: PreTrainedModel, tokenizer, picture: dict[str, torch.Tensor]
-) -> None:
+def test_greedy_output_of_a_multimodal_target(folder, multimodal_model, tokenizer, picture) -> None:
     """Pictures and token types go to the assistant too, which knows neither, nor the ids that stand for a picture."""
     drafter = load_drafter(str(folder), multimodal_model, tokenizer)
     settings = {"max_new_tokens": 8, "do_sample": False}
@@ -326,9 +281,7 @@ def test_greedy_output_of_a_multimodal_target(
     assert not torch.equal(multimodal_model.generate(**unseen, **settings), plain)
 
 
-def test_stock_loop_refuses_what_it_does_not_know(
-    folder: Path, multimodal_model: PreTrainedModel, tokenizer, picture: dict[str, torch.Tensor]
-) -> None:
+def test_stock_loop_refuses_what_it_does_not_know(folder, multimodal_model, tokenizer, picture) -> None:
     """README says that token types need the loop, since transformers' own refuses them: if not so, it is wrong."""
     stock = with_stock_loop(load_drafter(str(folder), multimodal_model, tokenizer), DRAFT_LENGTH)
     with pytest.raises(ValueError, match=r"not used by the model: \['token_type_ids'\]"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedModel
 
 from drafter_trainer.benchmark.methods import build_methods
 from drafter_trainer.decoding.replay import Costs, SimulatedClock, replay
@@ -17,7 +17,7 @@ from drafter_trainer.drafters.loop.generate import loop_of
 from drafter_trainer.drafters.memory import ORDERS, CompletionMemory
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from tests.decoding.drafts import successor_model
-from tests.decoding.test_losslessness import IMPROBABLE
+from tests.decoding.lossless import IMPROBABLE
 from tests.drafters.loop.conftest import PROMPTS, calibration, make_settings, note_sources, published, with_loop
 from tests.drafters.loop.test_generate import CHAIN_SIZE, chain, chance_of_these_steps, generate
 from tests.drafters.test_load import swap_two_tokens
@@ -90,9 +90,7 @@ def memory() -> CompletionMemory:
 
 
 @pytest.fixture
-def drafter(
-    published: Path, target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, memory: CompletionMemory
-) -> PreTrainedModel:
+def drafter(published, target_model, tokenizer, memory) -> PreTrainedModel:
     """A published drafter with a memory, as users load it."""
     return load_drafter(str(published), target_model, tokenizer, follow_clock=False, memory=memory)
 
@@ -107,9 +105,7 @@ def count_passes(target_model: PreTrainedModel, prompt: Sequence[int], **given) 
         hook.remove()
 
 
-def test_repeated_prompts_take_fewer_passes(
-    target_model: PreTrainedModel, drafter: PreTrainedModel, memory: CompletionMemory
-) -> None:
+def test_repeated_prompts_take_fewer_passes(target_model, drafter, memory) -> None:
     """What was written before is drafted again from its first token on, and the output stays plain decoding's."""
     for prompt in PROMPTS:
         plain, passes = count_passes(target_model, prompt)
@@ -121,9 +117,7 @@ def test_repeated_prompts_take_fewer_passes(
         assert second[1] < first[1]
 
 
-def test_interrupted_completions_are_remembered(
-    target_model: PreTrainedModel, drafter: PreTrainedModel, memory: CompletionMemory, tmp_path: Path
-) -> None:
+def test_interrupted_completions_are_remembered(target_model, drafter, memory, tmp_path) -> None:
     """A consumer that leaves early is an everyday end; what it was sent must not be lost, nor counted twice."""
 
     class Leaving:
@@ -173,14 +167,7 @@ def test_memory_is_saved_and_loaded(drafter: PreTrainedModel, memory: Completion
     assert loaded.next_token(texts[-15][20:36]) is None
 
 
-def test_foreign_memory_is_refused(
-    drafter: PreTrainedModel,
-    memory: CompletionMemory,
-    published: Path,
-    target_model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    tmp_path: Path,
-) -> None:
+def test_foreign_memory_is_refused(drafter, memory, published, target_model, tokenizer, tmp_path) -> None:
     """Ids of another tokenizer are other words: every draft would be wrong, in silence."""
     other = CompletionMemory()
     with pytest.raises(InputError, match="of no tokenizer yet: load a drafter with it"):
@@ -197,9 +184,7 @@ def test_foreign_memory_is_refused(
         CompletionMemory(10)
 
 
-def test_measurements_start_fresh(
-    target_model: PreTrainedModel, drafter: PreTrainedModel, memory: CompletionMemory, published: Path, tokenizer
-) -> None:
+def test_measurements_start_fresh(target_model, drafter, memory, published, tokenizer) -> None:
     """A benchmark that repeats its questions would measure how well the drafter remembers them."""
     plain = generate(target_model, PROMPTS[1], max_new_tokens=TOKENS, assistant_model=drafter)
     known = len(memory)

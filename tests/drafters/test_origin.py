@@ -41,17 +41,21 @@ def make_model_in(folder: Path, seed: int) -> None:
     make_model(make_tokenizer(), layers=1, seed=seed).save_pretrained(folder)
 
 
-@pytest.mark.parametrize("place", ["org/target", "Org/Target", "", "/no/longer/there", "runs/a/b", "no such name"])
-def test_what_cannot_be_told_passes(target_model: PreTrainedModel, place: str) -> None:
-    """A model made in process, or from a folder that is gone, came from nowhere that has a name."""
-    assert find_difference(named(target_model, place), described()) is None
-
-
-@pytest.mark.parametrize("revision", [COMMIT, "tiny-wheel==1.5", "sha256:0"])
-def test_finetune_is_told_by_its_name(target_model: PreTrainedModel, revision: str) -> None:
+@pytest.mark.parametrize(
+    ("place", "revision", "said"),
+    [
+        *(("somebody/finetune", revision, f"is somebody/finetune, not {TARGET}") for revision in (COMMIT, "sha256:0")),
+        ("somebody/finetune", "tiny-wheel==1.5", f"is somebody/finetune, not {TARGET}"),
+        # Made in process, or from a folder that is gone: from nowhere that has a name.
+        *(
+            (place, COMMIT, None)
+            for place in (TARGET, "Org/Target", "", "/no/longer/there", "runs/a/b", "no such name")
+        ),
+    ],
+)
+def test_finetune_is_told_by_its_name(target_model, place, revision, said) -> None:
     """Somebody's finetune on the Hub has the original's tokenizer, and passes every other check."""
-    said = find_difference(named(target_model, "somebody/finetune"), described(revision=revision))
-    assert said == "is somebody/finetune, not org/target"
+    assert find_difference(named(target_model, place), described(revision=revision)) == said
 
 
 def test_an_adapter_over_the_target_is_told(target_model: PreTrainedModel) -> None:

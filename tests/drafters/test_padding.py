@@ -7,7 +7,6 @@ import torch
 from transformers import PreTrainedModel
 
 from drafter_trainer.decoding.metrics import alpha
-from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.load import load_drafter, with_stock_loop
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import attach_loop, loop_of
@@ -17,19 +16,9 @@ from drafter_trainer.drafters.padding import fit_vocabulary
 from drafter_trainer.errors import InputError
 from tests.conftest import make_model
 from tests.decoding.drafts import partly_agreeing
-from tests.decoding.test_losslessness import (
-    IMPROBABLE,
-    SAMPLES,
-    TOY_SIZE,
-    chance_of_these_answers,
-    exact_chances,
-    sample,
-    toy_target,
-)
-from tests.drafters.loop.conftest import CPU, PROMPTS, make_settings
+from tests.decoding.lossless import TOY_SIZE, check_greedy, check_sampled
+from tests.drafters.loop.conftest import CPU, make_settings
 from tests.drafters.test_load import write_drafter
-
-__all__ = ["toy_target"]  # a fixture, for pytest to find
 
 
 def padded(model: PreTrainedModel, size: int) -> PreTrainedModel:
@@ -50,13 +39,7 @@ def test_greedy_output_with_another_padding(tmp_path: Path, tokenizer, trained: 
     loop, draft_ids = loop_of(drafter), loop_of(drafter).network.draft_ids
     assert (drafter.config.vocab_size, loop.vocabulary, len(drafter.lm_head.weight)) == (size, size, size)
     assert (draft_ids is None) == (trained > size)
-    rounds = []
-    for prompt in PROMPTS:
-        plain = decode(target_model, prompt, {}, 0.0, 0, 16)
-        for drafts in (drafter, with_stock_loop(drafter, 3)):
-            drafted = decode(target_model, prompt, {"assistant_model": drafts}, 0.0, 0, 16)
-            assert drafted.output_ids == plain.output_ids
-            rounds += drafted.rounds
+    rounds = [*check_greedy(target_model, drafter), *check_greedy(target_model, with_stock_loop(drafter, 3))]
     assert 0.2 < alpha(rounds) < 1
 
 
@@ -69,9 +52,7 @@ def test_sampled_answers_have_the_targets_distribution(toy_target: PreTrainedMod
     attach_loop(
         drafter, DraftingLoop(LeanNetwork(drafter, torch.arange(known)), None, settings, CPU, TOY_SIZE, lambda: 0.0)
     )
-    answers, rounds = sample(toy_target, {"assistant_model": drafter}, 1.0, SAMPLES // 2)
-    assert chance_of_these_answers(answers, exact_chances(toy_target, 1.0)) > IMPROBABLE
-    assert 0.1 < alpha(rounds) < 0.95
+    check_sampled(toy_target, {"assistant_model": drafter}, high=0.95)
 
 
 def test_drafter_without_a_network_takes_the_size() -> None:

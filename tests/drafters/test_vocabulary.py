@@ -15,22 +15,26 @@ COUNTS = np.array([0, 5, 2, 0, 9, 2, 1, 0])
 
 
 @pytest.mark.parametrize(
-    ("size", "always", "expected"),
+    ("size", "always", "given", "expected"),
     [
-        (2, [], [1, 4]),
-        (3, [], [1, 2, 4]),  # of equals the lower id
-        (8, [], [1, 2, 4, 5, 6]),  # what never occurred is no help
-        (3, [0], [0, 1, 4]),  # counts towards the size
-        (3, [4, 4], [1, 2, 4]),  # one that is frequent anyway takes no other's place
-        (2, [4, 1, 0], [0, 1, 4]),  # chosen even beyond the size
-        (0, [7], [7]),
+        (2, [], {}, [1, 4]),
+        (3, [], {}, [1, 2, 4]),  # of equals the lower id
+        (8, [], {}, [1, 2, 4, 5, 6]),  # what never occurred is no help
+        (3, [0], {}, [0, 1, 4]),  # counts towards the size
+        (3, [4, 4], {}, [1, 2, 4]),  # one that is frequent anyway takes no other's place
+        (2, [4, 1, 0], {}, [0, 1, 4]),  # chosen even beyond the size
+        (0, [7], {}, [7]),
+        # A hundred answers hold two thousand ids: a story in another tongue could not be drafted at all.
+        (7, [6], {"fill": True}, [0, 1, 2, 3, 4, 5, 6]),
+        (3, [], {"fill": True}, [1, 2, 4]),
     ],
 )
-def test_most_frequent_ids_are_chosen(size: int, always: list[int], expected: list[int]) -> None:
+def test_most_frequent_ids_are_chosen(size: int, always: list[int], given: dict, expected: list[int]) -> None:
     """A vocabulary without the end of a text can never draft it."""
-    ids = choose_ids(COUNTS, size, always)
+    ids = choose_ids(COUNTS, size, always, **given)
     assert ids.dtype == torch.int64
     assert ids.tolist() == expected
+    assert choose_ids(np.zeros(8, np.int64), 3, [7], fill=True).tolist() == [0, 1, 7]
 
 
 def test_coverage_is_a_share_of_tokens() -> None:
@@ -118,10 +122,3 @@ def test_ids_become_places() -> None:
     draft_ids = torch.tensor([2, 5, 9])
     places = map_ids(torch.tensor([[0, 2, 3], [5, 9, 11]]), draft_ids)
     assert places.tolist() == [[-1, 0, -1], [1, 2, -1]]
-
-
-def test_few_answers_leave_room_for_what_is_frequent() -> None:
-    """A hundred answers hold two thousand ids: a story in another tongue could not be drafted at all."""
-    assert choose_ids(COUNTS, 7, [6], fill=True).tolist() == [0, 1, 2, 3, 4, 5, 6]
-    assert choose_ids(COUNTS, 3, [], fill=True).tolist() == choose_ids(COUNTS, 3).tolist()
-    assert choose_ids(np.zeros(8, np.int64), 3, [7], fill=True).tolist() == [0, 1, 7]

@@ -29,20 +29,17 @@ from drafter_trainer.repository import Repository
 from drafter_trainer.results import DRAFTER, PLAIN
 from tests.conftest import make_model, make_tokenizer
 from tests.decoding.drafts import agreeing, disagreeing, partly_agreeing
-from tests.decoding.test_losslessness import (
+from tests.decoding.lossless import (
     IMPROBABLE,
     SAMPLES,
     TOY_DRAFT_LENGTH,
     chance_of_these_answers,
     exact_chances,
     sample,
-    toy_target,
 )
 from tests.drafters.loop.conftest import calibration, make_settings, with_loop
 from tests.drafters.test_load import write_drafter
 from tests.hub.conftest import results_for
-
-__all__ = ["toy_target"]  # a fixture, for pytest to find
 
 TOKENS = 16
 DE_EN, FR_EN, JA_EN, EN_DE = (get_pair(pair) for pair in ("de-en", "fr-en", "ja-en", "en-de"))

@@ -28,6 +28,7 @@ from drafter_trainer.tuning.results import write_tuning
 from drafter_trainer.tuning.search import Candidate
 from tests.conftest import make_model
 from tests.decoding.drafts import partly_agreeing
+from tests.decoding.lossless import PROMPTS
 
 CPU = torch.device("cpu")
 FLAT = [10.0] * 17  # a pass takes ten milliseconds whatever its tokens: every draft pays
@@ -141,7 +142,6 @@ def note_sources(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 SLIDING = ["sliding_attention", "sliding_attention", "full_attention"]
-PROMPTS = [[9, 33, 120, 7], [50, 60, 70, 80, 90, 100, 110], [300, 7, 7, 9, 300], [5, 6, 5, 6, 5, 6, 5, 6]]
 
 
 def greedy_answers(target_model: PreTrainedModel, prompts: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
@@ -158,7 +158,7 @@ def greedy_answers(target_model: PreTrainedModel, prompts: Sequence[Sequence[int
 
 @pytest.fixture(scope="session")
 def published(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast, target: Target) -> Path:
-    """A published folder with draft vocabulary, table and settings; leave it as it is, see `copy_of`."""
+    """A published folder with draft vocabulary, table and settings; leave it as it is."""
     folder = tmp_path_factory.mktemp("published") / "run"
     target_model = make_model(tokenizer)
     answers = greedy_answers(target_model, PROMPTS[:2], 24)

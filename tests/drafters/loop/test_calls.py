@@ -225,12 +225,7 @@ def check_equal(drafted: dict[str, Any], plain: dict[str, Any]) -> None:
 @pytest.mark.parametrize("sampling", [False, True], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("make", DRAFTED.values(), ids=DRAFTED)
 def test_output_is_the_targets_where_drafts_are_made(
-    target_model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    drafter: PreTrainedModel,
-    monkeypatch: pytest.MonkeyPatch,
-    make: Row,
-    sampling: bool,
+    target_model, tokenizer, drafter, monkeypatch, make, sampling
 ) -> None:
     """A rule that ends or shapes the text must hold within a draft too; sampling from one token has one output."""
     more = {"do_sample": True, "top_k": 1} if sampling else {}
@@ -246,13 +241,7 @@ def test_output_is_the_targets_where_drafts_are_made(
 @pytest.mark.parametrize("sampling", [False, True], ids=["greedy", "sampled"])
 @pytest.mark.parametrize(("make", "reason"), UNDRAFTED.values(), ids=UNDRAFTED)
 def test_nothing_is_drafted_where_drafts_would_change_the_output(
-    target_model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    drafter: PreTrainedModel,
-    monkeypatch: pytest.MonkeyPatch,
-    make: Row,
-    reason: str,
-    sampling: bool,
+    target_model, tokenizer, drafter, monkeypatch, make, reason, sampling
 ) -> None:
     """Another output in silence is worse than none faster: the same seed samples the same, and the reason is said."""
     plain = run(target_model, tokenizer, make, do_sample=sampling)
@@ -265,22 +254,14 @@ def test_nothing_is_drafted_where_drafts_would_change_the_output(
 
 
 @pytest.mark.parametrize(("make", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_cannot_be_right_is_refused(
-    target_model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    drafter: PreTrainedModel,
-    make: Row,
-    message: str,
-) -> None:
+def test_what_cannot_be_right_is_refused(target_model, tokenizer, drafter, make, message) -> None:
     """Where the target itself would go wrong in assisted decoding, drafting nothing does not help."""
     with pytest.raises(ValueError, match=message) as caught:
         run(target_model, tokenizer, make, assistant_model=drafter)
     assert "\n" not in str(caught.value)
 
 
-def test_without_a_tokenizer_stop_strings_are_obeyed(
-    target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_without_a_tokenizer_stop_strings_are_obeyed(target_model, tokenizer) -> None:
     """A repository may lack its tokenizer: what completes a stop string is unknown then, and nothing is drafted."""
     drafter = with_loop(copy.deepcopy(target_model), make_settings())
     make = DRAFTED["stop strings"]

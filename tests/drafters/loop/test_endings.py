@@ -8,23 +8,20 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, StopStringCriteria
 
 from drafter_trainer.corpora.sample import sample_rows
-from drafter_trainer.decoding.metrics import alpha
 from drafter_trainer.drafters.loop.endings import EndingIds, endings_of
 from tests.decoding.drafts import partly_agreeing
-from tests.decoding.test_losslessness import (
+from tests.decoding.lossless import (
     IMPROBABLE,
     SAMPLES,
     TOY_DRAFT_LENGTH,
     TOY_PROMPT,
     WRONG_SAMPLES,
     chance_of_these_answers,
+    check_sampled,
     exact_chances,
     sample,
-    toy_target,
 )
 from tests.drafters.loop.conftest import make_settings, with_loop
-
-__all__ = ["toy_target"]  # a fixture, for pytest to find
 
 
 def bytes_of_sentencepiece() -> PreTrainedTokenizerFast:
@@ -95,9 +92,7 @@ def stopping(toy_target: PreTrainedModel) -> tuple[dict, dict[tuple[int, ...], f
 def test_sampled_answers_with_stop_strings_have_the_targets_distribution(toy_target, stopping) -> None:
     """A draft that ends for what was drawn favors what does not end the text."""
     given, chances = stopping
-    answers, rounds = sample(toy_target, given, 1.0, SAMPLES)
-    assert chance_of_these_answers(answers, chances) > IMPROBABLE
-    assert 0.1 < alpha(rounds) < 0.9
+    check_sampled(toy_target, given, samples=SAMPLES, chances=chances)
 
 
 def test_draft_that_ends_for_what_was_drawn_is_noticed(toy_target, stopping, monkeypatch) -> None:

@@ -3,7 +3,7 @@
 import copy
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -29,16 +29,14 @@ from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.drafters.loop.stock import StockNetwork
 from drafter_trainer.drafters.ngram import count_table
 from tests.decoding.drafts import partly_agreeing, set_draft_length, sliding_model, successor_model
-from tests.decoding.test_losslessness import (
+from tests.decoding.lossless import (
     IMPROBABLE,
-    SAMPLES,
     TOY_DRAFT_LENGTH,
     TOY_PROMPT,
     TOY_SIZE,
-    chance_of_these_answers,
-    exact_chances,
-    sample,
-    toy_target,
+    chance_of_these_counts,
+    check_greedy,
+    check_sampled,
 )
 from tests.drafters.loop.conftest import (
     PROMPTS,
@@ -50,8 +48,6 @@ from tests.drafters.loop.conftest import (
     note_sources,
     with_loop,
 )
-
-__all__ = ["toy_target"]  # a fixture, for pytest to find
 
 SUBSETS = [list(subset) for size in range(4) for subset in itertools.combinations(SOURCES, size)]
 TOKENS = 20
@@ -77,37 +73,26 @@ def drafter(target_model: PreTrainedModel) -> PreTrainedModel:
 
 
 @pytest.mark.parametrize("sources", SUBSETS, ids=lambda subset: "+".join(subset) or "none")
-def test_greedy_output_with_each_subset_of_sources(
-    target_model: PreTrainedModel, drafter: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, sources: list[str]
-) -> None:
+def test_greedy_output_with_each_subset_of_sources(target_model, drafter, monkeypatch, sources) -> None:
     """A source that decides a single token, however good it is, answers in the target's place."""
-    chosen, rounds, counts = with_sources(drafter, sources), [], note_sources(monkeypatch)
-    for prompt in PROMPTS:
-        plain = decode(target_model, prompt, {}, 0.0, 0, TOKENS)
-        drafted = decode(target_model, prompt, {"assistant_model": chosen}, 0.0, 0, TOKENS)
-        assert drafted.output_ids == plain.output_ids
-        rounds += drafted.rounds
+    counts = note_sources(monkeypatch)
+    rounds = check_greedy(target_model, with_sources(drafter, sources), tokens=TOKENS)
     assert counts.keys() - {"filler"} == set(sources)
     if sources:
         assert 0 < alpha(rounds) < 1
 
 
-def test_greedy_output_with_generic_costs(target_model: PreTrainedModel) -> None:
-    """Drafters that were never tuned draft too, on a machine that is known by its clock alone."""
-    drafter = with_loop(partly_agreeing(target_model, 0.01), LoopSettings())
-    for prompt in PROMPTS:
-        assert generate(target_model, prompt, assistant_model=drafter) == generate(target_model, prompt)
+CUTTING = [30.0, 45.0, 45.1, 45.2, 45.3, 45.4], [10.0, 40.0, 40.0, 9.0, 40.0, 8.0]
+UNUSUAL = {"never tuned": LoopSettings()} | {
+    f"cut at {trust}, {costs[1]}": make_settings(costs, calibration=calibration(trust, trust, trust), longest_draft=5)
+    for costs, trust in itertools.product(CUTTING, (0.2, 0.5))
+}
 
 
-def test_greedy_output_where_drafts_are_cut(target_model: PreTrainedModel) -> None:
+@pytest.mark.parametrize("settings", UNUSUAL.values(), ids=UNUSUAL)
+def test_greedy_output_with_unusual_settings(target_model: PreTrainedModel, settings: LoopSettings) -> None:
     """What the network has read may be drafted, cut away as not worth a pass, and said by the target all the same."""
-    for costs, trust in itertools.product(
-        ([30.0, 45.0, 45.1, 45.2, 45.3, 45.4], [10.0, 40.0, 40.0, 9.0, 40.0, 8.0]), (0.2, 0.5)
-    ):
-        settings = make_settings(costs, calibration=calibration(trust, trust, trust), longest_draft=5)
-        drafter = with_loop(partly_agreeing(target_model, 0.01), settings)
-        for prompt in PROMPTS[:2]:
-            assert generate(target_model, prompt, assistant_model=drafter) == generate(target_model, prompt)
+    check_greedy(target_model, with_loop(partly_agreeing(target_model, 0.01), settings), PROMPTS[1:], TOKENS)
 
 
 @pytest.mark.parametrize("sampling", [False, True])
@@ -132,8 +117,7 @@ def test_greedy_output_beyond_the_drafters_context(target_model: PreTrainedModel
     drafter = partly_agreeing(target_model, 0.01)
     drafter.config.max_position_embeddings = 14
     with_loop(drafter, make_settings())
-    for prompt in (*PROMPTS, list(range(30, 60))):
-        assert generate(target_model, prompt, assistant_model=drafter) == generate(target_model, prompt)
+    check_greedy(target_model, drafter, (*PROMPTS, list(range(30, 60))), TOKENS)
     sampled = generate(target_model, PROMPTS[0], assistant_model=drafter, do_sample=True)
     assert len(sampled) == TOKENS
 
@@ -144,17 +128,10 @@ def test_greedy_output_with_sliding_windows(kind: type) -> None:
     target_model = sliding_model(50, SLIDING)
     drafter = partly_agreeing(target_model, 0.03)
     attach_loop(drafter, make_loop(make_settings(sources=["network"]), kind(drafter)))
-    rounds: list[Round] = []
-    for prompt in (list(range(3, 20)), [5, 6, 7]):
-        plain = decode(target_model, prompt, {}, 0.0, 0, TOKENS)
-        drafted = decode(target_model, prompt, {"assistant_model": drafter}, 0.0, 0, TOKENS)
-        assert drafted.output_ids == plain.output_ids
-        rounds += drafted.rounds
-    assert 0 < alpha(rounds) < 1
+    prompts = list(range(3, 20)), [5, 6, 7]
+    assert 0 < alpha(check_greedy(target_model, drafter, prompts, TOKENS)) < 1
     attach_loop(drafter, make_loop(make_settings(sources=["network"], longest_draft=4), kind(target_model)))
-    for prompt in (list(range(3, 20)), [5, 6, 7]):
-        decoding = decode(target_model, prompt, {"assistant_model": drafter}, 0.0, 0, TOKENS)
-        assert not any(round_.rejected for round_ in decoding.rounds)
+    assert alpha(check_greedy(target_model, drafter, prompts, TOKENS)) == 1
 
 
 # Sampling: the distribution, of answers that are counted and of a chain whose every step is known.
@@ -172,14 +149,10 @@ def toy_drafter(toy_target: PreTrainedModel) -> PreTrainedModel:
     return with_loop(partly_agreeing(toy_target, 0.1), settings, slots, ids)
 
 
-def test_sampled_answers_have_the_targets_distribution(
-    toy_target: PreTrainedModel, toy_drafter: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sampled_answers_have_the_targets_distribution(toy_target, toy_drafter, monkeypatch) -> None:
     """Short answers that may end at any token: the text's end is drafted, accepted and rejected like any other."""
     counts = note_sources(monkeypatch)
-    answers, rounds = sample(toy_target, {"assistant_model": toy_drafter}, 1.0, SAMPLES // 2)
-    assert chance_of_these_answers(answers, exact_chances(toy_target, 1.0)) > IMPROBABLE
-    assert 0.1 < alpha(rounds) < 0.9  # it was put to the test: accepted and rejected
+    check_sampled(toy_target, {"assistant_model": toy_drafter})
     assert counts.keys() >= {"lookup", "network"}
 
 
@@ -222,26 +195,11 @@ def sample_chain(logits: torch.Tensor, sources: Sequence[str], given: dict[str, 
 
 
 def chance_of_these_steps(tokens: list[int], chances: torch.Tensor) -> float:
-    """Compute how probable steps of a chain are that fit its exact chances no better: Pearson's chi-square test.
-
-    Steps from one token that are expected fewer than five times are taken together, as the test demands.
-    """
-    counts = torch.zeros(CHAIN_SIZE, CHAIN_SIZE, dtype=torch.float64)
+    """Compute how probable steps of a chain are that fit its exact chances no better."""
+    counts = torch.zeros(CHAIN_SIZE, CHAIN_SIZE)
     for step in itertools.pairwise(tokens):
         counts[step] += 1
-    assert counts[chances == 0].sum() == 0
-    statistic, degrees = 0.0, 0
-    for seen, row in zip(counts, chances.double()):
-        expected = seen.sum() * row
-        often = expected >= 5
-        cells = [*zip(seen[often].tolist(), expected[often].tolist())]
-        if expected[~often].sum() > 0:
-            cells.append((seen[~often].sum().item(), expected[~often].sum().item()))
-        statistic += sum((count - mean) ** 2 / mean for count, mean in cells)
-        degrees += max(len(cells) - 1, 0)
-    assert degrees > 15
-    half = torch.tensor([degrees / 2, statistic / 2], dtype=torch.float64)
-    return torch.special.gammaincc(*half).item()
+    return chance_of_these_counts(counts, chances, 16)
 
 
 def cut(warper: LogitsProcessor | None, logits: torch.Tensor) -> torch.Tensor:
@@ -258,13 +216,7 @@ def cut(warper: LogitsProcessor | None, logits: torch.Tensor) -> torch.Tensor:
     ],
 )
 @pytest.mark.parametrize("sources", [["lookup"], ["ngram"], ["network"], list(SOURCES)], ids="+".join)
-def test_sampled_steps_have_the_targets_distribution(
-    chain_logits: torch.Tensor,
-    monkeypatch: pytest.MonkeyPatch,
-    sources: list[str],
-    given: dict[str, Any],
-    warper: LogitsProcessor | None,
-) -> None:
+def test_sampled_steps_have_the_targets_distribution(chain_logits, monkeypatch, sources, given, warper) -> None:
     """A q that was not drawn from answers in another voice, which no single answer shows."""
     counts = note_sources(monkeypatch)
     tokens = sample_chain(chain_logits, sources, given)
@@ -312,12 +264,7 @@ def drop_uneven_draws(monkeypatch: pytest.MonkeyPatch) -> None:
         (["ngram", "network"], claim_uniform_draw),
     ],
 )
-def test_wrong_distribution_is_noticed(
-    chain_logits: torch.Tensor,
-    monkeypatch: pytest.MonkeyPatch,
-    sources: list[str],
-    make_wrong: Callable[[pytest.MonkeyPatch], None],
-) -> None:
+def test_wrong_distribution_is_noticed(chain_logits, monkeypatch, sources, make_wrong) -> None:
     """A test of distribution that a wrong q passes too would prove nothing."""
     make_wrong(monkeypatch)
     tokens = sample_chain(chain_logits, sources, {"max_new_tokens": 1200})
@@ -353,61 +300,7 @@ def test_users_call_the_models_own_generate(target_model: PreTrainedModel, monke
     assert counts == {}
 
 
-@pytest.fixture
-def assisting(target_model: PreTrainedModel) -> Callable[..., Any]:
-    """Call a drafter as assisted decoding does."""
-    drafter = with_loop(target_model, make_settings(sources=["lookup", "network"]))
-
-    def call(prompt: list[int], sampling: bool, **given: Any):
-        config = GenerationConfig(do_sample=sampling)
-        config.is_assistant = True
-        given = {"max_new_tokens": 4, "min_new_tokens": 0, "logits_processor": []} | given
-        return drafter.generate(input_ids=torch.tensor([prompt]), generation_config=config, **given)
-
-    return call
-
-
-def test_assistant_returns_what_assisted_decoding_reads(assisting: Callable[..., Any]) -> None:
-    """The stock loop stacks the scores, asks the cache for its length, and slices the sequences."""
-    output = assisting(PROMPTS[3], sampling=False)
-    assert output.sequences.dtype == torch.int64
-    assert output.sequences[0, : len(PROMPTS[3])].tolist() == PROMPTS[3]
-    assert output.sequences.shape == (1, len(PROMPTS[3]) + 4)
-    assert torch.stack(output.scores, dim=1) is None  # nobody reads them
-    assert output.past_key_values is None
-    output = assisting([31, 32, 33], sampling=True, attention_mask=torch.ones(1, 3))
-    assert output.sequences.shape == (1, 3 + len(output.scores))
-    assert all(score.shape == (1, 400) for score in output.scores)
-    assert all(score.dtype == torch.float32 for score in output.scores)
-    assert output.past_key_values is None
-
-
-@pytest.mark.parametrize("sampling", [False, True])
-def test_empty_draft_has_no_scores(target_model: PreTrainedModel, sampling: bool) -> None:
-    """The stock loop stacks the scores, and sampling breaks where an empty draft has some."""
-    drafter = with_loop(target_model, make_settings(sources=["lookup"]))
-    config = GenerationConfig(do_sample=sampling)
-    config.is_assistant = True
-    output = drafter.generate(input_ids=torch.tensor([[5, 6, 7]]), generation_config=config, max_new_tokens=4)
-    assert output.sequences.tolist() == [[5, 6, 7]]
-    assert torch.stack(output.scores, dim=1) is None
-    assert isinstance(output.scores, tuple)
-    assert len(output.scores) == 1
-
-
-def test_copied_tokens_are_certain_in_their_scores(assisting: Callable[..., Any]) -> None:
-    """What was not drawn has q = 1: any other claim makes the verifier accept too much of it."""
-    output = assisting(PROMPTS[3], sampling=True, max_new_tokens=2)
-    assert set(output.sequences[0, -2:].tolist()) <= {5, 6}
-    assert torch.stack(output.scores, dim=1) is None  # all of them are certain
-    beside_a_draw = generate_module._scores(Proposal(6, "lookup", 0.5), 400, torch.device("cpu"))
-    assert beside_a_draw.softmax(-1)[0, 6] == 1.0
-    assert beside_a_draw.softmax(-1).count_nonzero() == 1
-
-
-def test_first_call_drafts_as_long_as_the_second(
-    target_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_first_call_drafts_as_long_as_the_second(target_model, monkeypatch) -> None:
     """Remote code builds its loop within a call that was told the stock loop's draft length: most scripts have one."""
     drafter = copy.deepcopy(target_model)
     set_draft_length(drafter, 1)

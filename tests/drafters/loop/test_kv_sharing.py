@@ -6,7 +6,6 @@ import pytest
 import torch
 from transformers import DynamicCache, PreTrainedModel, StaticCache
 
-from drafter_trainer.decoding.metrics import alpha
 from drafter_trainer.decoding.replay import Costs, SimulatedClock, replay, replay_at_fixed_length
 from drafter_trainer.decoding.rounds import Decoding, decode
 from drafter_trainer.decoding.target_cache import TargetTexts
@@ -14,15 +13,7 @@ from drafter_trainer.drafters.loop.generate import attach_loop
 from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.tuning.calibration import HeldOut, calibrate
 from tests.decoding.drafts import partly_agreeing, sliding_model
-from tests.decoding.test_losslessness import (
-    IMPROBABLE,
-    SAMPLES,
-    TOY_DRAFT_LENGTH,
-    chance_of_these_answers,
-    exact_chances,
-    sample,
-    toy_target,
-)
+from tests.decoding.lossless import TOY_DRAFT_LENGTH, check_sampled
 from tests.drafters.loop.conftest import (
     FLAT,
     PROMPTS,
@@ -34,8 +25,6 @@ from tests.drafters.loop.conftest import (
     with_loop,
 )
 from tests.drafters.loop.test_network import CONFIGS, TOKENS, make
-
-__all__ = ["toy_target"]  # a fixture, for pytest to find
 
 
 def sharing(target: PreTrainedModel, noise: float = 0.015) -> PreTrainedModel:
@@ -141,9 +130,7 @@ def test_sampled_answers_have_the_targets_distribution(toy_target: PreTrainedMod
     trust = calibration(network=0.7)
     settings = make_settings(longest_draft=TOY_DRAFT_LENGTH, calibration=trust, sources=["network"])
     drafter = with_loop(sharing(toy_target, 0.1), settings)
-    answers, rounds = sample(toy_target, {"assistant_model": drafter}, 1.0, SAMPLES // 2)
-    assert chance_of_these_answers(answers, exact_chances(toy_target, 1.0)) > IMPROBABLE
-    assert 0.1 < alpha(rounds) < 0.9
+    check_sampled(toy_target, {"assistant_model": drafter})
 
 
 def test_replays_are_decoding(target_model: PreTrainedModel) -> None:

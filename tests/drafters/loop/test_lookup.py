@@ -31,25 +31,3 @@ def test_answers_are_those_of_a_scan(alphabet: int) -> None:
             for size in range(11):  # none, some, and more than what is looked at
                 draft = [choose.randrange(alphabet) for _ in range(size)]
                 assert index.next_token(draft) == scan(text, draft)
-
-
-def test_suffix_does_not_find_itself() -> None:
-    """What stands at the end of the text has no successor yet: found, it would hide an earlier occurrence."""
-    index = SuffixIndex()
-    assert index.next_token([]) is None
-    assert index.next_token([4]) is None
-    index.extend([4])
-    assert index.next_token([]) is None
-    index.extend([5])
-    assert index.next_token([]) is None
-    assert index.next_token([4]) == (5, 1)
-    index.extend([4])
-    assert index.next_token([]) == (5, 1)
-    assert index.next_token([5]) == (4, 2)
-
-
-def test_latest_occurrence_wins() -> None:
-    """What was said last is likeliest to be said again."""
-    index = SuffixIndex()
-    index.extend([1, 2, 1, 3, 1])
-    assert index.next_token([]) == (3, 1)

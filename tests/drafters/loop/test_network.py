@@ -21,21 +21,13 @@ from transformers import (
 from drafter_trainer.drafters.compact import _from_int4, _to_int4
 from drafter_trainer.drafters.loop.families import reason_against
 from drafter_trainer.drafters.loop.network import LeanNetwork
+from drafter_trainer.drafters.loop.repository import build_network
+from drafter_trainer.drafters.loop.stock import StockNetwork
 from drafter_trainer.drafters.loop.weights import Weight
 
-SHAPE = {
-    "vocab_size": 70,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "initializer_range": 0.2,
-    "bos_token_id": None,
-    "eos_token_id": None,
-    "pad_token_id": None,
-}
+SHAPE = {"vocab_size": 70, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+SHAPE |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128, "initializer_range": 0.2}
+SHAPE |= {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32}
 LAYERS = ["sliding_attention", "full_attention"]
 # Far apart, and one of them scaled: layers that rotate by each other's are wrong from the first tokens on.
@@ -97,17 +89,12 @@ def check_reads(network: Any, model: PreTrainedModel, steps: list[tuple[int, lis
 
 
 # Several tokens, single ones, a crop to the middle of what was read, and a new text
-STEPS = [
-    (0, TOKENS[:6]),
-    (6, TOKENS[6:7]),
-    (7, TOKENS[7:8]),
-    (99, TOKENS[8:11]),
-    (9, [1, 2, 3]),
-    (12, [50]),
-    (4, [44]),
-    (0, TOKENS[3:9]),
-    (6, [33]),
-]
+STEPS = [(0, TOKENS[:6]), (6, TOKENS[6:7]), (7, TOKENS[7:8]), (99, TOKENS[8:11]), (9, [1, 2, 3]), (12, [50])]
+STEPS += [(4, [44]), (0, TOKENS[3:9]), (6, [33])]
+# Beyond a window; drafts that are rejected in part or whole, always cropped once between two reads
+SLIDING_STEPS = [(0, TOKENS[:10]), (10, [11]), (11, [12]), (12, [13]), (11, [14, 15]), (13, [16]), (13, [17])]
+SLIDING_STEPS += [(0, TOKENS[:4]), (4, [1]), (3, [2, 3]), (0, TOKENS[2:14])]
+SOME = torch.tensor([0, 3, 4, 30, 68])  # a head that is cut to a draft vocabulary
 
 
 @pytest.mark.parametrize("width", [100, 120])
@@ -124,6 +111,30 @@ def test_logits_are_those_of_the_stock_forward(config: PretrainedConfig) -> None
     assert stock_logits(model, TOKENS).std() > 0.3
     assert reason_against(model) is None
     check_reads(LeanNetwork(model), model, STEPS)
+    check_reads(LeanNetwork(model, SOME), model, STEPS)
+
+
+@pytest.mark.parametrize(("name", "steps"), [("llama", STEPS), ("gemma3", SLIDING_STEPS)])
+def test_stock_modules_read_alike(name: str, steps: list[tuple[int, list[int]]]) -> None:
+    """A cache that holds a window alone has forgotten what comes back into it when a draft is rejected."""
+    model = make(CONFIGS[name])
+    check_reads(StockNetwork(model), model, steps)
+    check_reads(StockNetwork(model, SOME), model, steps)
+
+
+def test_network_is_lean_where_it_can_be(recwarn: pytest.WarningsRecorder) -> None:
+    """A drafter that drafts slowly must say why; one that drafts lean must not warn at each start."""
+    model = make(CONFIGS["mistral"])
+    lean, rounded = build_network(model, SOME, int8=False), build_network(model, None, int8=True)
+    assert isinstance(lean, LeanNetwork)
+    assert torch.equal(lean.read(TOKENS), LeanNetwork(model, SOME).read(TOKENS))
+    assert torch.equal(rounded.read(TOKENS), LeanNetwork(model, int8=True).read(TOKENS))
+    assert [str(warning.message) for warning in recwarn] == []
+    model.config.final_logit_softcapping = 30.0
+    with pytest.warns(UserWarning, match="drafts through its stock modules: its logits are capped"):
+        network = build_network(model, SOME, int8=True)
+    assert isinstance(network, StockNetwork)
+    assert torch.equal(network.draft_ids, SOME)
 
 
 def test_cache_grows_beyond_its_first_capacity() -> None:
@@ -164,13 +175,6 @@ def test_text_beyond_the_context_is_refused() -> None:
         network.read(TOKENS[:7])
     assert network.length == 10
     check_reads(network, model, [(0, TOKENS[:15]), (15, TOKENS[15:16])])
-
-
-@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma", "gemma3"])
-def test_head_cut_to_a_draft_vocabulary(name: str) -> None:
-    """A row of the head taken for another one drafts another token, in one vocabulary of many."""
-    model = make(CONFIGS[name])
-    check_reads(LeanNetwork(model, torch.tensor([0, 3, 4, 30, 68])), model, STEPS)
 
 
 @pytest.mark.parametrize("name", ["llama with biases", "qwen2", "gemma", "gemma3"])

@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -90,9 +90,7 @@ def test_table_without_entries_knows_nothing(answers: list[list[int]], tmp_path:
         pytest.param(lambda context: ((sum(context) + 1) << 20) | (sum(context) & 3), id="four slots"),
     ],
 )
-def test_contexts_in_the_same_slot_are_told_apart(
-    monkeypatch: pytest.MonkeyPatch, collide: Callable[[Sequence[int]], int]
-) -> None:
+def test_contexts_in_the_same_slot_are_told_apart(monkeypatch, collide) -> None:
     """The search for a slot goes on behind an occupied one, around the end too, and stops at an empty one."""
     monkeypatch.setattr(reading, "hash_context", collide)
     monkeypatch.setattr(
@@ -112,16 +110,12 @@ def test_hashes_are_the_published_ones() -> None:
     assert hash_context([49151, 0, 128000]) == 0x8DA0EF06A419A4C3
 
 
-def write_table(path: Path, answers: Sequence[Sequence[int]] = ((1, 2, 3), (1, 2, 4), (1, 2, 4))) -> Path:
-    path.write_bytes(table_bytes(count_table(answers, (1, 2)), SHA256))
-    return path
-
-
 def test_table_is_read_as_it_was_counted(tmp_path: Path) -> None:
     """Unsigned hashes pass through a signed type: half of them would be lost without the way back."""
     answers = random_answers(VOCABULARY)
     counted = NgramTable(count_table(answers, (1, 2)))
-    read = read_table(write_table(tmp_path / "ngram.safetensors", answers), VOCABULARY, SHA256)
+    (tmp_path / "t").write_bytes(table_bytes(count_table(answers, (1, 2)), SHA256))
+    read = read_table(tmp_path / "t", VOCABULARY, SHA256)
     assert read.orders == counted.orders == [2, 1]
     contexts = [list(context) for order in (1, 2) for context in count_naively(answers, order)]
     found = [read.next_token(context) for context in contexts]
@@ -129,43 +123,39 @@ def test_table_is_read_as_it_was_counted(tmp_path: Path) -> None:
     assert found.count(None) < len(found) / 2
 
 
-def test_table_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
-    """The same ids with other words behind them: every draft would be nonsense, and none an error."""
-    path = write_table(tmp_path / "ngram.safetensors")
-    with pytest.raises(ValueError, match="was counted with another tokenizer: count it again"):
-        read_table(path, VOCABULARY, "cd" * 32)
+def slots(*lengths: int) -> bytes:
+    """Write a table whose columns have these lengths."""
+    return table_bytes({1: tuple(map(np.zeros, lengths, (np.uint64, np.int32, np.uint8)))}, SHA256)
 
 
-def test_table_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
-    """An id that the target does not have fails in its embedding, far from here."""
-    path = write_table(tmp_path / "ngram.safetensors")
+WHOLE = table_bytes(count_table([[1, 2, 3], [1, 2, 4], [1, 2, 4]], (1, 2)), SHA256)
+HASHES = {"hashes.1": np.zeros(1, np.int64)}
+
+
+@pytest.mark.parametrize(
+    ("content", "vocabulary", "sha256", "message"),
+    [
+        (WHOLE, VOCABULARY, "cd" * 32, "was counted with another tokenizer: count it again"),
+        (WHOLE, 4, SHA256, "holds ids outside the vocabulary of 4"),
+        (
+            save(HASHES, metadata={"format": "2"}),
+            VOCABULARY,
+            SHA256,
+            "is of format 2, expected 1: count the table again",
+        ),
+        (save(HASHES), VOCABULARY, SHA256, "is of format None, expected 1"),
+        (slots(4, 4, 2), VOCABULARY, SHA256, "the slots of order 1 have lengths that do not fit"),
+        (slots(3, 3, 3), VOCABULARY, SHA256, "the slots of order 1 have lengths that do not fit"),  # no power of two
+    ],
+)
+def test_table_that_does_not_fit_is_refused(tmp_path, content, vocabulary, sha256, message) -> None:
+    """Another tokenizer's ids draft nonsense without an error; ids or slots beyond an end fail far from here."""
+    path = tmp_path / "ngram.safetensors"
+    path.write_bytes(WHOLE)
     read_table(path, 5, SHA256)
-    with pytest.raises(ValueError, match="holds ids outside the vocabulary of 4"):
-        read_table(path, 4, SHA256)
-
-
-@pytest.mark.parametrize("metadata", [{"format": "2"}, None])
-def test_table_of_another_format_is_refused(tmp_path: Path, metadata: dict[str, str] | None) -> None:
-    """A later release may mean another thing by the same columns."""
-    path = tmp_path / "ngram.safetensors"
-    path.write_bytes(save({"hashes.1": np.zeros(1, np.int64)}, metadata=metadata))
-    with pytest.raises(ValueError, match=r"is of format (2|None), expected 1: count the table again"):
-        read_table(path, VOCABULARY, SHA256)
-
-
-@pytest.mark.parametrize("lengths", [(4, 4, 2), (3, 3, 3)])
-def test_slots_that_do_not_fit_are_refused(tmp_path: Path, lengths: tuple[int, int, int]) -> None:
-    """Columns of different lengths, or no power of two, send the search past their end."""
-    hashes, tokens, shares = (np.zeros(length, kind) for length, kind in zip(lengths, (np.uint64, np.int32, np.uint8)))
-    path = tmp_path / "ngram.safetensors"
-    path.write_bytes(table_bytes({1: (hashes, tokens, shares)}, SHA256))
-    with pytest.raises(ValueError, match="the slots of order 1 have lengths that do not fit"):
-        read_table(path, VOCABULARY, SHA256)
-
-
-def test_damaged_table_is_told_from_a_wrong_one(tmp_path: Path) -> None:
-    """The loop goes on without a file that a download cut short; one of another tokenizer it must refuse."""
-    path = write_table(tmp_path / "ngram.safetensors")
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(SafetensorError):
-        read_table(path, VOCABULARY, SHA256)
+    path.write_bytes(WHOLE[:-1])
+    with pytest.raises(SafetensorError):  # the loop goes on without a file that a download cut short
+        read_table(path, 5, SHA256)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_table(path, vocabulary, sha256)

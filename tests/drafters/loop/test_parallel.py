@@ -6,7 +6,6 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from drafter_trainer.decoding.metrics import alpha
 from drafter_trainer.decoding.replay import replay_at_fixed_length
-from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.loop.generate import attach_loop
 from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.drafters.loop.settings import default_calibration
@@ -14,15 +13,7 @@ from drafter_trainer.drafters.loop.stock import StockNetwork
 from drafter_trainer.drafters.ngram import count_table
 from drafter_trainer.tuning.calibration import HeldOut, calibrate
 from tests.decoding.drafts import partly_agreeing, sliding_model
-from tests.decoding.test_losslessness import (
-    IMPROBABLE,
-    SAMPLES,
-    TOY_DRAFT_LENGTH,
-    chance_of_these_answers,
-    exact_chances,
-    sample,
-    toy_target,
-)
+from tests.decoding.lossless import TOY_DRAFT_LENGTH, check_greedy, check_sampled
 from tests.drafters.loop.conftest import (
     PROMPTS,
     SLIDING,
@@ -34,8 +25,6 @@ from tests.drafters.loop.conftest import (
 )
 from tests.drafters.loop.test_drafting import tokens_of
 from tests.drafters.loop.test_network import CONFIGS, TOKENS, make
-
-__all__ = ["toy_target"]  # a fixture, for pytest to find
 
 MASK = 3
 
@@ -115,13 +104,7 @@ def test_greedy_output(target_model: PreTrainedModel, kind: type) -> None:
         drafter = with_masks(partly_agreeing(target, 0.015), 4)
         loop = make_loop(make_settings(sources=["network"]), kind(drafter), size=target.config.vocab_size)
         attach_loop(drafter, loop)
-        rounds = []
-        for prompt in prompts:
-            plain = decode(target, prompt, {}, 0.0, 0, 20)
-            drafted = decode(target, prompt, {"assistant_model": drafter}, 0.0, 0, 20)
-            assert drafted.output_ids == plain.output_ids
-            rounds += drafted.rounds
-        assert 0 < alpha(rounds) < 1
+        assert 0 < alpha(check_greedy(target, drafter, prompts, 20)) < 1
 
 
 def test_sampled_answers_have_the_targets_distribution(toy_target: PreTrainedModel) -> None:
@@ -129,9 +112,7 @@ def test_sampled_answers_have_the_targets_distribution(toy_target: PreTrainedMod
     drafter = with_masks(partly_agreeing(toy_target, 0.1), 3)
     trust = calibration(network=0.7)
     with_loop(drafter, make_settings(longest_draft=TOY_DRAFT_LENGTH, calibration=trust, sources=["network"]))
-    answers, rounds = sample(toy_target, {"assistant_model": drafter}, 1.0, SAMPLES // 2)
-    assert chance_of_these_answers(answers, exact_chances(toy_target, 1.0)) > IMPROBABLE
-    assert 0.1 < alpha(rounds) < 0.9
+    check_sampled(toy_target, {"assistant_model": drafter})
 
 
 def test_replay_drafts_as_the_loop_does() -> None:

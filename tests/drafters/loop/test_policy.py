@@ -126,7 +126,7 @@ def make_belief(probability: float = 0.5) -> AcceptanceEstimator:
 
 @pytest.mark.parametrize("accepted", [True, False])
 def test_belief_follows_what_became_of_tokens(accepted: bool) -> None:
-    """Answers differ: a source that fails in this one must be asked less, one that succeeds more."""
+    """A source that fails in an answer must be asked less, yet tried again; one that succeeds more, not blindly."""
     belief = make_belief()
     course = [0.5]
     for _ in range(20):
@@ -137,20 +137,13 @@ def test_belief_follows_what_became_of_tokens(accepted: bool) -> None:
     # The other bins move along, the other sources do not.
     assert belief.probability("network", 1) == pytest.approx(course[-1] / 2)
     assert belief.probability("lookup", 0) == 0.5
-
-
-def test_belief_is_never_certain_and_never_lost() -> None:
-    """A probability of 1 makes every draft infinitely good, one of 0 is never tried and never corrected."""
-    high, low = make_belief(0.9), make_belief(0.9)
     for _ in range(1000):
-        high.observe("ngram", 0, True)
-        low.observe("ngram", 0, False)
-    assert high.probability("ngram", 0) < 1
-    assert low.probability("ngram", 0) > 0.1
+        belief.observe("network", 0, accepted)
+    assert 0.1 < belief.probability("network", 0) < 1
 
 
 def test_rate_moves_from_the_tuned_to_the_own_yield() -> None:
-    """The first rounds of an answer must neither be decided by nothing nor by one lucky draft."""
+    """One lucky draft must not decide the first rounds; and where every draft loses, none must seem to pay."""
     curve = CostModel([10.0, 10.0, 14.0, 14.0])
     rate = ThroughputEstimator(1.5, curve)
     assert rate() == pytest.approx(1.5 / 14.0)  # a pass over the drafted and one more
@@ -160,6 +153,13 @@ def test_rate_moves_from_the_tuned_to_the_own_yield() -> None:
         rate.observe(4, 14.0)
     assert rate() == pytest.approx(4 / 14.0, rel=0.02)
     assert ThroughputEstimator(1.0, curve)() == pytest.approx(1.0 / 10.0)
+    rate = ThroughputEstimator(1.5, CostModel([10.0, 30.0, 30.0]), least=1 / 10.0)
+    assert rate() == pytest.approx(1 / 10.0)
+    rate.observe(1, 30.0)
+    assert rate() == pytest.approx(1 / 10.0)
+    for _ in range(50):
+        rate.observe(6, 30.0)
+    assert rate() > 5 / 30.0
 
 
 def test_gain_moves_from_the_tuned_to_the_own_one() -> None:
@@ -180,29 +180,13 @@ def test_gain_moves_from_the_tuned_to_the_own_one() -> None:
 
 
 def test_curve_moves_as_a_whole() -> None:
-    """A machine that got busy is busy for the lengths too that were not tried since."""
+    """A machine that got busy is busy for lengths too that were not tried since; the last stands for longer ones."""
     curve = CostModel([10.0, 12.0, 20.0])
     for _ in range(100):
         curve.observe(2, 24.0)
     assert curve(2) == pytest.approx(24.0, rel=0.01)
     assert 1.3 * 10 < curve(1) < 2.1 * 10
     assert curve(3) / curve(1) == pytest.approx(2.0)
-
-
-def test_curve_learns_the_last_entry_from_longer_passes() -> None:
-    """The longest known pass stands for all that are longer."""
-    curve = CostModel([10.0, 20.0])
     for _ in range(100):
         curve.observe(7, 40.0)
-    assert curve(2) == pytest.approx(40.0, rel=0.01)
-
-
-def test_rate_is_never_below_the_least() -> None:
-    """Where every draft loses, a rate that sinks with them would call the next one worth its while."""
-    rate = ThroughputEstimator(1.5, CostModel([10.0, 30.0, 30.0]), least=1 / 10.0)
-    assert rate() == pytest.approx(1 / 10.0)
-    rate.observe(1, 30.0)
-    assert rate() == pytest.approx(1 / 10.0)
-    for _ in range(50):
-        rate.observe(6, 30.0)
-    assert rate() > 5 / 30.0
+    assert curve(3) == pytest.approx(40.0, rel=0.01)

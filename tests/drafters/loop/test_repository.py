@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import drafter_trainer.drafters.loop as loop_package
 from drafter_trainer.decoding.metrics import alpha
@@ -26,6 +26,7 @@ from drafter_trainer.drafters.vocabulary import vocabulary_bytes
 from drafter_trainer.errors import InputError
 from drafter_trainer.targets import Target
 from tests.client import run_client
+from tests.decoding.lossless import check_greedy
 from tests.drafters.loop.conftest import PROMPTS, describe, make_settings, replace_file
 from tests.loopback_hub import LoopbackHub
 
@@ -42,22 +43,10 @@ def tokenizer_hash(folder: Path) -> str:
     return json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))["tokenizer_sha256"]
 
 
-def check_greedy(target_model: PreTrainedModel, drafter: PreTrainedModel) -> float:
-    """Compare the answers with plain decoding's; return the chance that a drafted token was accepted."""
-    rounds = []
-    for prompt in PROMPTS:
-        drafted = decode(target_model, prompt, {"assistant_model": drafter}, 0.0, 0, 16)
-        assert drafted.output_ids == decode(target_model, prompt, {}, 0.0, 0, 16).output_ids
-        rounds += drafted.rounds
-    return alpha(rounds)
-
-
 # Through the package
 
 
-def test_published_drafter_drafts_with_all_that_was_tuned(
-    published: Path, target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_published_drafter_drafts_with_all_that_was_tuned(published, target_model, tokenizer) -> None:
     """A file that is published and not found is a drafter that is slower than the card says."""
     drafter = load_drafter(str(published), target_model, tokenizer)
     loop = loop_of(drafter)
@@ -67,12 +56,10 @@ def test_published_drafter_drafts_with_all_that_was_tuned(
     assert loop.network.read([5]).shape == (len(loop.network.draft_ids),)
     assert loop.vocabulary == len(tokenizer)
     assert drafter.generation_config.num_assistant_tokens == 5
-    assert 0 < check_greedy(target_model, drafter) < 1
+    assert 0 < alpha(check_greedy(target_model, drafter)) < 1
 
 
-def test_file_of_an_earlier_drafter_is_not_read(
-    folder: Path, target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, recwarn: pytest.WarningsRecorder
-) -> None:
+def test_file_of_an_earlier_drafter_is_not_read(folder, target_model, tokenizer, recwarn) -> None:
     """A repository keeps what was once uploaded; only what the description names is this drafter's."""
     files = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))["files"]
     describe(folder, files={VOCABULARY: files[VOCABULARY]})
@@ -82,9 +69,7 @@ def test_file_of_an_earlier_drafter_is_not_read(
 
 @pytest.mark.parametrize("name", [VOCABULARY, TABLE])
 @pytest.mark.parametrize("damage", ["a byte", "gone"])
-def test_damaged_file_is_refused_or_done_without(
-    folder: Path, target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name: str, damage: str
-) -> None:
+def test_damaged_file_is_refused_or_done_without(folder, target_model, tokenizer, name, damage) -> None:
     """A vocabulary that was altered must not be trusted; without its table a drafter is slower, and that is said."""
     content = bytearray((folder / name).read_bytes())
     content[-1] ^= 0xFF
@@ -144,13 +129,7 @@ def order_that_was_not_tuned(folder: Path) -> None:
         (put_setting(longest_draft=0), "longest_draft is 0, must be 1 or more"),
     ],
 )
-def test_what_does_not_fit_is_refused(
-    folder: Path,
-    target_model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    spoil: Callable[[Path], None],
-    message: str,
-) -> None:
+def test_what_does_not_fit_is_refused(folder, target_model, tokenizer, spoil, message) -> None:
     """A file of another drafter is whole, and drafts nonsense: one line must say so before anything is drafted."""
     spoil(folder)
     with pytest.raises(InputError, match=f"^{folder} cannot be used: .*{message}") as caught:

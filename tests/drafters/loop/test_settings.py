@@ -31,13 +31,9 @@ def changed(**changes: Any) -> dict[str, Any]:
 
 
 def test_settings_are_read_as_they_were_written() -> None:
-    """A setting lost on the way is a drafter that was tuned for nothing."""
+    """A setting lost on the way is a drafter that was tuned for nothing; those never tuned are drafters too."""
     assert LoopSettings.from_dict(changed(), "here") == SETTINGS
     assert LoopSettings.from_dict(json.loads(json.dumps(LoopSettings().to_dict())), "here") == LoopSettings()
-
-
-def test_what_is_left_out_has_its_default() -> None:
-    """Drafters that were never tuned are drafters too."""
     assert LoopSettings.from_dict({}, "here") == LoopSettings()
     assert LoopSettings.from_dict({"longest_draft": 3}, "here") == LoopSettings(longest_draft=3)
 

@@ -1,0 +1,124 @@
+"""What lossless means: greedy output token for token, sampled output in the target's exact distribution."""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from drafter_trainer.decoding.metrics import Round, alpha
+from drafter_trainer.decoding.rounds import decode
+
+PROMPTS = [[9, 33, 120, 7], [50, 60, 70, 80, 90, 100, 110], [300, 7, 7, 9, 300], [5, 6, 5, 6, 5, 6, 5, 6]]
+TOY_SIZE = 12
+TOY_PROMPT = [10, 2, 2, 7, 8, 11, 9, 7, 11, 5, 3, 8, 8, 2]  # what it has after its first 2 is likely after its last
+TOY_TOKENS = 3
+TOY_DRAFT_LENGTH = 2
+SAMPLES = 600
+WRONG_SAMPLES = 200
+# A lossless method falls below it once in 10,000 choices of seeds; wrong ones are far below it.
+IMPROBABLE = 1e-4
+
+
+def check_greedy(
+    target_model: PreTrainedModel,
+    drafter: PreTrainedModel,
+    prompts: Iterable[Sequence[int]] = PROMPTS,
+    tokens: int = 16,
+) -> list[Round]:
+    """Compare greedy output with plain decoding's; return the rounds."""
+    rounds: list[Round] = []
+    for prompt in prompts:
+        drafted = decode(target_model, prompt, {"assistant_model": drafter}, 0.0, 0, tokens)
+        assert drafted.output_ids == decode(target_model, prompt, {}, 0.0, 0, tokens).output_ids
+        rounds += drafted.rounds
+    return rounds
+
+
+def make_toy_target() -> PreTrainedModel:
+    """Make a target whose every answer of three tokens has a known chance; token 1 ends the text."""
+    torch.manual_seed(9)
+    sizes = {"vocab_size": TOY_SIZE, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    sizes |= {"num_attention_heads": 2, "max_position_embeddings": 512}
+    ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 0}
+    return LlamaForCausalLM(LlamaConfig(**sizes, **ids, initializer_range=0.45)).eval()
+
+
+def exact_chances(toy_target: PreTrainedModel, temperature: float) -> dict[tuple[int, ...], float]:
+    """Compute the chance of every answer from the target's logits alone."""
+    starts = list(itertools.product(range(TOY_SIZE), repeat=TOY_TOKENS - 1))
+    with torch.inference_mode():
+        texts = torch.tensor([TOY_PROMPT + list(start) for start in starts])
+        logits = toy_target(input_ids=texts, use_cache=False).logits[:, len(TOY_PROMPT) - 1 :].double()
+    chances = (logits / temperature).softmax(-1)
+    result: Counter[tuple[int, ...]] = Counter()
+    for row, start in zip(chances, starts):
+        known = 1.0
+        for position, token in enumerate(start):
+            known *= row[position, token].item()
+        for last in range(TOY_SIZE):
+            answer = (*start, last)
+            if 1 in answer:
+                answer = answer[: answer.index(1) + 1]
+            result[answer] += known * row[TOY_TOKENS - 1, last].item()
+    assert sum(result.values()) == pytest.approx(1)
+    return dict(result)
+
+
+def chance_of_these_counts(counts: torch.Tensor, chances: torch.Tensor, least_degrees: int = 3) -> float:
+    """Compute how probable counts are that fit their chances no better: Pearson's chi-square test.
+
+    Outcomes of a row that are expected fewer than five times are taken together, as the test demands.
+
+    Args:
+        counts (`torch.Tensor` of shape `(rows, outcomes)` or `(outcomes,)`): How often each was seen.
+        chances (`torch.Tensor` of the same shape): The exact chances, each row's sum being 1.
+        least_degrees (`int`, *optional*, defaults to 3): Degrees of freedom below which the test says nothing.
+    """
+    statistic, degrees = 0.0, 0
+    assert counts[chances == 0].sum() == 0
+    for seen, row in zip(counts.double().reshape(-1, counts.shape[-1]), chances.reshape(-1, counts.shape[-1])):
+        expected = seen.sum() * row.double()
+        often = expected >= 5
+        cells = [*zip(seen[often].tolist(), expected[often].tolist())]
+        if expected[~often].sum() > 0:
+            cells.append((seen[~often].sum().item(), expected[~often].sum().item()))
+        statistic += sum((count - mean) ** 2 / mean for count, mean in cells)
+        degrees += max(len(cells) - 1, 0)
+    assert degrees >= least_degrees
+    return torch.special.gammaincc(*torch.tensor([degrees / 2, statistic / 2], dtype=torch.float64)).item()
+
+
+def chance_of_these_answers(answers: list[tuple[int, ...]], chances: dict[tuple[int, ...], float]) -> float:
+    """Compute how probable answers are that fit their exact chances no better."""
+    counts = Counter(answers)
+    assert counts.keys() <= chances.keys()
+    seen = torch.tensor([counts[answer] for answer in chances])
+    return chance_of_these_counts(seen, torch.tensor([*chances.values()], dtype=torch.float64), 6)
+
+
+def sample(
+    toy_target: PreTrainedModel, arguments: dict[str, Any], temperature: float, samples: int
+) -> tuple[list[tuple[int, ...]], list[Round]]:
+    """Sample answers of the toy target, each with a seed of its own."""
+    decodings = [decode(toy_target, TOY_PROMPT, arguments, temperature, seed, TOY_TOKENS) for seed in range(samples)]
+    rounds = [round_ for decoding in decodings for round_ in decoding.rounds]
+    return [tuple(decoding.output_ids) for decoding in decodings], rounds
+
+
+def check_sampled(
+    toy_target: PreTrainedModel,
+    arguments: dict[str, Any],
+    temperature: float = 1.0,
+    samples: int = SAMPLES // 2,
+    low: float = 0.1,
+    high: float = 0.9,
+    chances: dict[tuple[int, ...], float] | None = None,
+) -> None:
+    """Compare sampled answers with their exact chances; drafts must have been accepted and rejected."""
+    answers, rounds = sample(toy_target, arguments, temperature, samples)
+    assert chance_of_these_answers(answers, chances or exact_chances(toy_target, temperature)) > IMPROBABLE
+    assert low < alpha(rounds) < high
