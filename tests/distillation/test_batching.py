@@ -3,48 +3,24 @@
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import Lfm2Config, Lfm2ForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from drafter_trainer.distillation import cache
 from drafter_trainer.distillation.cache import RoomyLayer
 from drafter_trainer.distillation.engines import TransformersEngine
 from drafter_trainer.distillation.requests import Request
 from drafter_trainer.distillation.store import TOP_K, Answer
+from tests.conftest import tiny_model
 from tests.distillation.conftest import REQUEST
 from tests.distillation.test_engines import logprobs_of
 
 END = 2
 TEMPLATE = tuple(range(100, 120))
-SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
-
-
-def windowed_model() -> PreTrainedModel:
-    """A model whose layers see eight tokens."""
-    torch.manual_seed(0)
-    config = MistralConfig(
-        vocab_size=400, num_hidden_layers=2, sliding_window=8, head_dim=8, initializer_range=0.3, **SIZES
-    )
-    return MistralForCausalLM(config).eval()
-
-
-def recurrent_model() -> PreTrainedModel:
-    """A model of which one layer has a state in place of columns."""
-    torch.manual_seed(0)
-    config = Lfm2Config(
-        vocab_size=400,
-        num_hidden_layers=2,
-        layer_types=["conv", "full_attention"],
-        initializer_range=0.3,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-        **SIZES,
-    )
-    return Lfm2ForCausalLM(config).eval()
 
 
 def make_stream(
@@ -109,9 +85,7 @@ def little_room(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("little_room")
 @pytest.mark.parametrize("start", [(), TEMPLATE], ids=["nothing shared", "template"])
-def test_greedy_answers_equal_generate_on_each_prompt_alone(
-    target_model: PreTrainedModel, start: tuple[int, ...]
-) -> None:
+def test_greedy_answers_equal_generate_on_each_prompt_alone(target_model, start) -> None:
     """Prevent a row from reading its predecessor's columns, its neighbour's, or a prompt that was put elsewhere."""
     stream = make_stream(start=start)
     engine = TransformersEngine(with_ends(target_model, stream), pad_id=0)
@@ -133,6 +107,9 @@ def test_what_is_recorded_for_a_row_is_its_own(target_model: PreTrainedModel) ->
     for request, answer in answered(engine, stream, 4).items():
         logprobs = logprobs_of(target_model, request, answer.response_ids)
         assert answer.topk_ids.shape == answer.topk_logprobs.shape == (len(answer.response_ids), TOP_K)
+        *before, last = (token in engine.eos_ids for token in answer.response_ids)
+        assert not any(before)
+        assert last if answer.finish_reason == "stop" else len(answer.response_ids) == request.max_new_tokens
         for expected in (logprobs.topk(TOP_K).values, logprobs.gather(-1, torch.from_numpy(answer.topk_ids))):
             np.testing.assert_allclose(answer.topk_logprobs, expected, atol=1e-4)
 
@@ -172,19 +149,16 @@ def test_freed_rows_are_filled_while_others_go_on(target_model: PreTrainedModel)
     assert sum(passes) < 2 * (5 * 30 + 35 * 3)
 
 
+STATE = {"layer_types": ["conv", "full_attention"], "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": END}
+
+
 @pytest.mark.usefixtures("little_room")
-def test_windows_are_kept_where_rows_are_refilled() -> None:
-    """Prevent a token from seeing further back than its window, or less far, because its row began elsewhere."""
+@pytest.mark.parametrize(("kind", "given"), [("mistral", {"sliding_window": 8}), ("lfm2", STATE)])
+def test_windows_and_states_are_a_rows_own(kind: str, given: dict[str, Any]) -> None:
+    """Prevent a token from seeing further back than its window, or less far, because its row began elsewhere, and a
+    request from taking over the state that another left in its row."""
     stream = make_stream()
-    model = with_ends(windowed_model(), stream)
-    for request, answer in answered(TransformersEngine(model, pad_id=0), stream, 4).items():
-        assert answer.response_ids == generated(model, request)
-
-
-def test_models_with_a_state_answer_one_batch_after_the_other() -> None:
-    """Prevent a request from taking over the state that another left in its row."""
-    stream = make_stream()
-    model = with_ends(recurrent_model(), stream)
+    model = with_ends(tiny_model(kind, vocab_size=400, num_hidden_layers=2, **given), stream)
     for request, answer in answered(TransformersEngine(model, pad_id=0), stream, 4).items():
         assert answer.response_ids == generated(model, request)
 
@@ -202,9 +176,7 @@ def test_temperatures_and_limits_do_not_mix(target_model: PreTrainedModel) -> No
             assert len(alone.response_ids) == request.max_new_tokens
 
 
-def test_many_requests_need_the_memory_of_a_few(
-    target_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_requests_need_the_memory_of_a_few(target_model, monkeypatch) -> None:
     """Prevent a cache, requests or answers that pile up as the run goes on."""
     size, drawn, columns = 32, 0, []
     resize = RoomyLayer.resize

@@ -1,7 +1,6 @@
 """Distillation as a whole: killed at any moment, it goes on with nothing lost and nothing twice."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +84,7 @@ def engine(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) ->
 
 
 @pytest.mark.parametrize("batches", [0, 7])
-def test_an_interrupted_run_goes_on_where_it_was(
-    tmp_path: Path, requests: Requests, engine: TransformersEngine, batches: int
-) -> None:
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path, requests, engine, batches) -> None:
     """Prevent an interrupt from losing rows, from repeating work, and from changing what is sampled after it; and
     requests that are never asked, asked twice, or stored under another's key."""
     assert len(list(requests.batches(BATCH))) == 13
@@ -108,7 +105,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
 
 
 def test_a_stream_that_is_interrupted_is_sampled_alike_when_it_goes_on(
-    tmp_path: Path, requests: Requests, engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+    tmp_path, requests, engine, monkeypatch
 ) -> None:
     """Prevent answers that were under way, or had ended and were not stored, from being lost or sampled anew."""
 
@@ -136,9 +133,7 @@ def test_a_stream_that_is_interrupted_is_sampled_alike_when_it_goes_on(
 
 @pytest.mark.parametrize("call", [1, 5])
 @pytest.mark.parametrize("kept", ["rows", "dropped"])
-def test_an_interrupt_between_rows_and_drops_changes_nothing(
-    tmp_path: Path, requests: Requests, monkeypatch: pytest.MonkeyPatch, kept: str, call: int
-) -> None:
+def test_an_interrupt_between_rows_and_drops_changes_nothing(tmp_path, requests, monkeypatch, kept, call) -> None:
     """Prevent a batch of which only a part was stored from losing the rest, or from being stored twice."""
     run(requests, DrawingEngine(), tmp_path / "whole")
     lost = {"rows": "write_dropped", "dropped": "write"}[kept]
@@ -199,14 +194,3 @@ def test_two_processes_give_the_rows_of_one(tmp_path: Path, requests: Requests, 
     assert all(asked)
     assert set(asked[0]).isdisjoint(asked[1])
     assert stored_rows(RowStore(tmp_path / "two")) == stored_rows(RowStore(tmp_path / "one"))
-
-
-def test_requests_of_another_target_are_asked_beside_what_is_stored(tmp_path: Path, prompts: list[Prompt]) -> None:
-    """Prevent a new revision of the target from being taken for done because the prompts are the same."""
-    asked: set[str] = set()
-    for target in (TARGET, replace(TARGET, revision="newer")):
-        requests = make_requests(prompts[:4], [0.7], 1, 0, 8, PAIR, target)
-        run(requests, DrawingEngine(), tmp_path)
-        asked |= {request.key for request in requests}
-    assert len(asked) == 8
-    assert RowStore(tmp_path).keys() == asked

@@ -29,9 +29,7 @@ LOOP = [7, *([8, 9] * 12)]
         ),
     ],
 )
-def test_loops_are_dropped_only_where_that_is_asked_for(
-    answer: Answer | Refusal, drop_looping: bool, reason: str | None
-) -> None:
+def test_loops_are_dropped_only_where_that_is_asked_for(answer, drop_looping, reason) -> None:
     """Prevent what the target says again when it is asked again from missing in training unasked."""
     assert reason_to_drop(answer, {0, 1, END}, drop_looping) == reason
 

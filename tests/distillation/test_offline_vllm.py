@@ -81,13 +81,7 @@ def made(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, monk
     return made
 
 
-def test_answers_are_those_of_the_local_target(
-    made: list,
-    target_model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    prompts: list[Prompt],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_answers_are_those_of_the_local_target(made, target_model, tokenizer, prompts, monkeypatch) -> None:
     """Prevent answers under another's key, and the sampled token from standing among the most likely ones."""
     monkeypatch.setattr(offline_vllm, "_AT_ONCE", 5)
     requests = make_requests(prompts, [0.0, 1.0], 1, 0, 8, PAIR, TARGET)

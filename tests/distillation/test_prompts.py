@@ -32,15 +32,11 @@ def sentences(texts: list[str]) -> list[Sentence]:
 
 
 def test_start_token_may_be_any_token(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Prevent a chosen start token from being replaced by bos, and a wrong name from being taken for unk."""
+    """Prevent a start token from being replaced by bos or unk, and a target that writes by itself for ever."""
     (prompt,) = PromptMaker(ChatTokenizer(tokenizer), NOTHING, 1).start_tokens("<|user|>")
     assert prompt.prompt_ids == (tokenizer.convert_tokens_to_ids("<|user|>"),)
     with pytest.raises(InputError, match=r"no start token <\|nobody\|>.*start_token"):
         PromptMaker(ChatTokenizer(tokenizer), NOTHING, 1).start_tokens("<|nobody|>")
-
-
-def test_start_token_needs_a_number(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Prevent a run that never ends: the target can write by itself for ever."""
     with pytest.raises(InputError, match="give max_samples"):
         PromptMaker(ChatTokenizer(tokenizer), NOTHING).start_tokens(None)
 

@@ -31,15 +31,11 @@ def ask(prompts: list[Prompt], temperatures: list[float], samples: int, seed: in
         ("max_new_tokens", 17),
     ],
 )
-def test_key_changes_with_what_decides_the_answer(field: str, other: Any) -> None:
-    """Prevent an answer to another question from being taken for the one that is asked."""
+def test_key_changes_with_what_decides_the_answer_alone(field: str, other: Any) -> None:
+    """Prevent an answer to another question from being taken for the one that is asked, and the same work from being
+    done twice because two corpora hold the same sentence."""
     assert replace(REQUEST, **{field: other}).key != REQUEST.key
-
-
-@pytest.mark.parametrize("field", ["source_id", "corpus", "pair"])
-def test_key_ignores_where_the_prompt_came_from(field: str) -> None:
-    """Prevent the same work from being done twice because two corpora hold the same sentence."""
-    assert replace(REQUEST, **{field: "other"}).key == REQUEST.key
+    assert replace(REQUEST, source_id="other", corpus="other", pair="other").key == REQUEST.key
 
 
 def test_key_stays_the_same_from_version_to_version() -> None:
@@ -62,23 +58,15 @@ def test_greedy_is_asked_once(prompts: list[Prompt], samples: int) -> None:
 
 @pytest.mark.parametrize("processes", [2, 3])
 def test_processes_share_the_batches_out(prompts: list[Prompt], processes: int) -> None:
-    """Prevent a batch that two processes answer, or none does, and a bar that never ends."""
+    """Prevent a batch that two processes answer, or none does, rows of a neighbour's temperature or lost behind its
+    last full batch, and a bar that never ends."""
     requests = ask(prompts, [0.0, 0.3, 1.0], 2)
     whole, sizes = list(requests.batches(5)), requests.batch_sizes(5)
     assert sizes == [len(batch) for batch in whole]
-    assert sum(sizes) == len(requests)
+    # 12 greedy answers and 24 at each other temperature, in batches of 5
+    assert sizes == [5, 5, 2, *([5, 5, 5, 5, 4] * 2)]
+    assert all(len({request.temperature for request in batch}) == 1 for batch in whole)
+    assert Counter(request.key for batch in whole for request in batch) == Counter(each.key for each in requests)
     shares = [list(requests.batches(5, (rank, processes))) for rank in range(processes)]
     assert [shares[number % processes][number // processes] for number in range(len(whole))] == whole
     assert sum(map(len, shares)) == len(whole)
-
-
-def test_batches_hold_one_temperature_and_every_request_once(prompts: list[Prompt]) -> None:
-    """Prevent rows sampled at a neighbour's temperature, and rows that are lost at the end of a temperature."""
-    requests = ask(prompts, [0.0, 0.3, 1.0], 2)
-    batches = list(requests.batches(5))
-    assert all(len({request.temperature for request in batch}) == 1 for batch in batches)
-    assert Counter(request.key for batch in batches for request in batch) == Counter(
-        request.key for request in requests
-    )
-    # 12 greedy answers and 24 at each other temperature, in batches of 5
-    assert [len(batch) for batch in batches] == [5, 5, 2, *([5, 5, 5, 5, 4] * 2)]

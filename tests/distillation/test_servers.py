@@ -83,13 +83,7 @@ def rests(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @pytest.mark.parametrize("kind", ["vllm", "sglang", "llamacpp"])
-def test_greedy_rows_are_those_of_the_local_target(
-    server: AnsweringServer,
-    requests: Requests,
-    target_model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    kind: str,
-) -> None:
+def test_greedy_rows_are_those_of_the_local_target(server, requests, target_model, tokenizer, kind) -> None:
     """Prevent a protocol that is misread: ids shifted by one or left out, log-probabilities in another order, a lost
     end token."""
     greedy = [request for request in requests if request.temperature == 0]
@@ -116,9 +110,7 @@ def test_greedy_rows_are_those_of_the_local_target(
     assert set(bare) == ({True, False} if kind == "llamacpp" else {False})
 
 
-def test_answers_end_where_the_target_is_told_to_stop(
-    tmp_path: Path, server: AnsweringServer, requests: Requests, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_answers_end_where_the_target_is_told_to_stop(tmp_path, server, requests, tokenizer) -> None:
     """Prevent a server that goes on behind a stop, such as a line's end, from giving rows that the target does not."""
     engine = engine_of([server.url], tokenizer)
     free = stored_rows(run(requests, engine, tmp_path / "free"))
@@ -135,13 +127,7 @@ def test_answers_end_where_the_target_is_told_to_stop(
         assert row["finish_reason"] == ("stop" if stop in ids else whole["finish_reason"])
 
 
-def test_a_server_whose_rows_are_wrong_is_refused_at_once(
-    tmp_path: Path,
-    server: AnsweringServer,
-    requests: Requests,
-    tokenizer: PreTrainedTokenizerFast,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_server_whose_rows_are_wrong_is_refused_at_once(tmp_path, server, requests, tokenizer, monkeypatch) -> None:
     """Prevent logits, another model's numbers or lost tokens from being stored as what the target says."""
 
     def shift(reply: dict[str, Any]) -> None:
@@ -238,13 +224,7 @@ def time_out_at(stalling: int, monkeypatch: pytest.MonkeyPatch) -> Mishap:
 
 @pytest.mark.parametrize("mishap", MISHAPS)
 def test_whatever_a_server_does_the_rows_are_the_same(
-    tmp_path: Path,
-    server: AnsweringServer,
-    other: AnsweringServer,
-    requests: Requests,
-    tokenizer: PreTrainedTokenizerFast,
-    monkeypatch: pytest.MonkeyPatch,
-    mishap: str,
+    tmp_path, server, other, requests, tokenizer, monkeypatch, mishap
 ) -> None:
     """Prevent rows that are lost with a server, stored twice, or stored as what an unwell server said."""
     server.mishap = MISHAPS[mishap]
@@ -260,13 +240,7 @@ def test_whatever_a_server_does_the_rows_are_the_same(
     ]
 
 
-def test_a_server_that_comes_back_is_asked_again(
-    server: AnsweringServer,
-    other: AnsweringServer,
-    requests: Requests,
-    tokenizer: PreTrainedTokenizerFast,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_server_that_comes_back_is_asked_again(server, other, requests, tokenizer, monkeypatch) -> None:
     """Prevent a server that was restarted from standing idle for the rest of the run."""
     monkeypatch.setattr(servers, "_LONGEST_REST", 0.1)
     server.stop()
@@ -284,9 +258,7 @@ def test_a_server_that_comes_back_is_asked_again(
     assert server.answered
 
 
-def test_a_server_is_left_alone_as_long_as_it_asks(
-    server: AnsweringServer, requests: Requests, tokenizer: PreTrainedTokenizerFast, rests: list[float]
-) -> None:
+def test_a_server_is_left_alone_as_long_as_it_asks(server, requests, tokenizer, rests) -> None:
     """Prevent a full server from being asked on and on, which keeps it full."""
     server.mishap, server.retry_after = lambda number, body: "429" if number == 1 else None, "7"
     engine = engine_of([server.url], tokenizer, concurrency=1)
@@ -304,9 +276,7 @@ def test_retry_after_is_seconds_or_a_date(value: str | None, seconds: float) -> 
     assert seconds or _retry_after(value) == 0
 
 
-def test_never_more_than_allowed_is_in_flight_or_read_ahead(
-    server: AnsweringServer, other: AnsweringServer, requests: Requests, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_never_more_than_allowed_is_in_flight_or_read_ahead(server, other, requests, tokenizer) -> None:
     """Prevent a run that floods its servers, uses one alone, or holds a million requests in memory."""
     taken = answered = 0
 
@@ -325,9 +295,7 @@ def test_never_more_than_allowed_is_in_flight_or_read_ahead(
     assert server.most_at_once == other.most_at_once == 3
 
 
-def test_an_interrupt_keeps_what_was_answered_and_asks_for_the_rest(
-    tmp_path: Path, server: AnsweringServer, requests: Requests, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_an_interrupt_keeps_what_was_answered_and_asks_for_the_rest(tmp_path, server, requests, tokenizer) -> None:
     """Prevent Ctrl-C from losing answers that fill no shard yet, and a resumed run from paying for a batch again."""
     server.mishap = lambda number, body: os.kill(os.getpid(), signal.SIGINT) if number == 7 else None
     # A shell that starts the tests in the background has it ignored.
@@ -352,9 +320,7 @@ def test_an_interrupt_keeps_what_was_answered_and_asks_for_the_rest(
     assert not server.answered
 
 
-def test_when_all_servers_are_gone_the_run_ends_with_one_line(
-    tmp_path: Path, server: AnsweringServer, requests: Requests, tokenizer: PreTrainedTokenizerFast, rests: list[float]
-) -> None:
+def test_when_all_servers_are_gone_the_run_ends_with_one_line(tmp_path, server, requests, tokenizer, rests) -> None:
     """Prevent a run that waits for ever, and one that throws away what was answered before."""
     server.mishap = lambda number, body: "die" if number == 12 else None
     engine = engine_of([server.url], tokenizer, patience=0.6, concurrency=1)
@@ -365,9 +331,7 @@ def test_when_all_servers_are_gone_the_run_ends_with_one_line(
     assert sum(rests) == pytest.approx(0.6)
 
 
-def test_what_servers_refuse_for_good_is_dropped_and_counted(
-    tmp_path: Path, server: AnsweringServer, requests: Requests, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_what_servers_refuse_for_good_is_dropped_and_counted(tmp_path, server, requests, tokenizer) -> None:
     """Prevent one prompt that is too long for the servers from ending a run, or from being asked for ever."""
     lengths = [len(request.prompt_ids) for request in requests]
     longest = max(lengths)
@@ -381,9 +345,7 @@ def test_what_servers_refuse_for_good_is_dropped_and_counted(
     assert len(server.received) == before
 
 
-def test_when_everything_is_refused_nothing_is_dropped(
-    tmp_path: Path, server: AnsweringServer, requests: Requests, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_when_everything_is_refused_nothing_is_dropped(tmp_path, server, requests, tokenizer) -> None:
     """Prevent a setting that servers do not take from marking a whole corpus as dropped, never to be asked again."""
     server.mishap = lambda number, body: "400"
     with pytest.raises(InputError, match=r"the first 4 requests were all refused .*status 400: .*too many tokens"):
@@ -391,9 +353,7 @@ def test_when_everything_is_refused_nothing_is_dropped(
     assert not RowStore(tmp_path).keys()
 
 
-def test_a_request_at_which_servers_fail_is_given_up(
-    tmp_path: Path, server: AnsweringServer, requests: Requests, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_a_request_at_which_servers_fail_is_given_up(tmp_path, server, requests, tokenizer) -> None:
     """Prevent one prompt that breaks the servers from being asked until the end of days."""
     bad = list(next(iter(requests)).prompt_ids)
     server.mishap = lambda number, body: "500" if body["prompt"] == bad and body["temperature"] == 0 else None
@@ -405,15 +365,7 @@ def test_a_request_at_which_servers_fail_is_given_up(
 
 @pytest.mark.parametrize("status", ["400", "401", "500", "503", None])
 def test_the_key_reaches_the_servers_and_nothing_else(
-    tmp_path: Path,
-    server: AnsweringServer,
-    requests: Requests,
-    tokenizer: PreTrainedTokenizerFast,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    capsys: pytest.CaptureFixture[str],
-    rests: list[float],
-    status: str | None,
+    tmp_path, server, requests, tokenizer, monkeypatch, caplog, capsys, rests, status
 ) -> None:
     """Prevent a key that a server quotes in its refusal from reaching errors, logs or files."""
     monkeypatch.setenv("OPENAI_API_KEY", f" {KEY}\n")
@@ -439,9 +391,7 @@ def test_the_key_reaches_the_servers_and_nothing_else(
     [(url, "secret") for url in ("127.0.0.1:8000", "ftp://host", "http://", "http://me:secret@host", "http://[::1")]
     + [("http://127.0.0.1:9", "secret\x07bell"), ("http://127.0.0.1:9", "secreté")],
 )
-def test_addresses_and_keys_are_checked(
-    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch, url: str, key: str
-) -> None:
+def test_addresses_and_keys_are_checked(tokenizer, monkeypatch, url, key) -> None:
     """Prevent a mistyped address from being waited for, a password in one from being recorded, and the HTTP library
     from quoting in a traceback a key that no header carries."""
     monkeypatch.setenv("OPENAI_API_KEY", key)
@@ -451,9 +401,7 @@ def test_addresses_and_keys_are_checked(
 
 
 @pytest.mark.parametrize("mode", ["raw_logprobs", "processed_logprobs"])
-def test_log_probabilities_that_are_not_raw_are_left_out(
-    server: AnsweringServer, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, mode: str
-) -> None:
+def test_log_probabilities_that_are_not_raw_are_left_out(server, prompts, tokenizer, mode) -> None:
     """Prevent training on distributions that the server divided by the temperature before it reported them."""
     server.logprobs_mode = mode
     requests = make_requests(prompts[:3], [0.0, 0.5, 1.0], 1, 0, 8, PAIR, TARGET)

@@ -4,11 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from drafter_trainer.distillation import teacher as teacher_module
 from drafter_trainer.distillation.engines import TransformersEngine
-from drafter_trainer.distillation.prompts import Prompt
 from drafter_trainer.distillation.store import Answer
 from drafter_trainer.distillation.teacher import Teacher
 from drafter_trainer.targets import Target
@@ -20,12 +18,7 @@ TARGET = Target("tests/tiny-target", "abc", "nowhere")
 @pytest.mark.parametrize("logits", [1, 400 * 40, 1 << 28])
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 def test_teacher_gives_what_the_engine_notes(
-    target_model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    prompts: list[Prompt],
-    monkeypatch: pytest.MonkeyPatch,
-    temperature: float,
-    logits: int,
+    target_model, tokenizer, prompts, monkeypatch, temperature, logits
 ) -> None:
     """Prevent scores that are shifted by one, disturbed by padding, given to another row, or divided by T."""
     monkeypatch.setattr(teacher_module, "_LOGITS", logits)
@@ -47,9 +40,7 @@ def _cut(answer: Answer, length: int) -> Answer:
     return Answer(ids[:length], topk_ids[:length], topk_logprobs[:length], "stop")
 
 
-def test_what_a_server_gave_is_kept(
-    target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]
-) -> None:
+def test_what_a_server_gave_is_kept(target_model, tokenizer, prompts) -> None:
     """Prevent the local copy's numbers from replacing those of the target that answered."""
     requests = list(make_requests(prompts[:3], [0.0], 1, 0, 4, PAIR, TARGET))
     rows = list(zip(requests, TransformersEngine(target_model, tokenizer.pad_token_id).answer(requests)))

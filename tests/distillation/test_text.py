@@ -87,9 +87,7 @@ def test_repeated_and_contaminated_text_is_dropped_and_counted(tokenizer: PreTra
     assert sum(reasons.values()) == 1
 
 
-def test_rows_hold_the_text_and_what_the_target_thinks_of_it(
-    tmp_path: Path, requests: Requests, teacher: Teacher
-) -> None:
+def test_rows_hold_the_text_and_what_the_target_thinks_of_it(tmp_path, requests, teacher) -> None:
     """Prevent scores that are shifted by one, or of another text, and text that passes for the target's own answer."""
     rows = {row["key"]: row for row in stored_rows(run(requests, teacher, tmp_path))}
     assert len(rows) == len(requests)

@@ -13,17 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM
 from transformers.utils.import_utils import is_serve_available
 
 from drafter_trainer.distillation import distill
 from drafter_trainer.distillation.engines import TransformersEngine
-from drafter_trainer.distillation.prompts import Prompt
 from drafter_trainer.distillation.server_kinds import SERVER_KINDS
 from drafter_trainer.distillation.servers import ServerEngine
 from drafter_trainer.distillation.store import TOP_K, RowStore
 from drafter_trainer.distillation.teacher import Teacher
-from drafter_trainer.targets import Target
 from tests.distillation.conftest import PAIR, make_requests, stored_rows
 from tests.distillation.test_engines import logprobs_of
 
@@ -61,9 +59,7 @@ def url(target_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         process.wait()
 
 
-def test_text_from_a_real_server_becomes_scored_rows(
-    tmp_path: Path, url: str, target: Target, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_text_from_a_real_server_becomes_scored_rows(tmp_path, url, target, prompts, tokenizer) -> None:
     """Prevent what the real server refuses, ignores or fills in from being found out after a night."""
     model = AutoModelForCausalLM.from_pretrained(target.path)
     requests = make_requests(prompts[:3], [0.0, 1.0], 1, 0, 12, PAIR, target)
