@@ -7,10 +7,11 @@ import datasets
 import pytest
 import torch
 from datasets import Dataset
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from drafter_trainer.training.arguments import DrafterTrainingArguments, PretrainingArguments
 from drafter_trainer.training.collators import SelfDistilledCollator
+from tests.conftest import tiny_model
 
 VOCABULARY = 60
 COLLATOR = SelfDistilledCollator(pad_id=0, max_length=64)
@@ -24,19 +25,8 @@ def datasets_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest
 
 def make_draft_model(seed: int = 0) -> PreTrainedModel:
     """Make a drafter over sixty ids."""
-    torch.manual_seed(seed)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            max_position_embeddings=64,
-            initializer_range=0.2,
-        )
-    ).eval()
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return tiny_model("llama", seed, vocab_size=VOCABULARY, max_position_embeddings=64, initializer_range=0.2, **sizes)
 
 
 def make_rows(count: int, seed: int = 0, k: int = 20) -> list[dict[str, Any]]:
@@ -68,15 +58,12 @@ def with_lengths(rows: list[dict[str, Any]]) -> Dataset:
     return Dataset.from_list(rows).add_column("length", lengths)
 
 
-QUIET = {
-    "use_cpu": True,
-    "dataloader_pin_memory": False,
-    "disable_tqdm": True,
-    "logging_steps": 1,
-    "save_strategy": "no",
-    "eval_strategy": "no",
-    "load_best_model_at_end": False,
-}
+QUIET = {"use_cpu": True, "dataloader_pin_memory": False, "disable_tqdm": True, "logging_steps": 1}
+
+
+# So that a tiny drafter knows a few rows by heart.
+BY_HEART = {"per_device_train_batch_size": 4, "learning_rate": 1e-2, "lr_scheduler_type": "constant"}
+QUIET |= {"save_strategy": "no", "eval_strategy": "no", "load_best_model_at_end": False}
 
 
 def finetuning_arguments(folder: Path, **given: Any) -> DrafterTrainingArguments:

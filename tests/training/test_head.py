@@ -88,15 +88,6 @@ def test_logits_of_all_tokens_are_never_there_at_once(monkeypatch: pytest.Monkey
     assert sum(sizes) == TOKENS
 
 
-def test_no_tokens_sum_to_nothing() -> None:
-    """Prevent a batch whose answers the length limit cut away from ending the training."""
-    hidden, head, labels = make_case(torch.float32, bias=False)
-    total = in_pieces(hidden[:0], head, labels[:0])
-    total.backward()
-    assert total == 0
-    assert not head.weight.grad.any()
-
-
 def test_the_head_is_the_models_own_again() -> None:
     """Prevent a drafter that goes on giving losses for logits, also where the forward fails."""
     model, ids = make_draft_model(), torch.ones(1, 3, dtype=torch.long)

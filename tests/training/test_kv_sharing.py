@@ -15,7 +15,7 @@ from drafter_trainer.targets import Target
 from drafter_trainer.training.collators import IGNORED, SelfDistilledCollator
 from drafter_trainer.training.kv_sharing import DRAFTED, TargetReader, keep_windows, share_keys
 from tests.decoding.drafts import partly_agreeing
-from tests.training.conftest import finetuning_arguments, make_rows
+from tests.training.conftest import BY_HEART, finetuning_arguments, make_rows
 
 LAYERS = [0, 1, 2, 3]
 
@@ -66,26 +66,13 @@ def test_windows_are_those_of_the_collator() -> None:
 
 
 @pytest.mark.parametrize("reach_weights", [False, True])
-def test_a_drafter_learns_to_draft_behind_the_targets_keys(
-    tmp_path: Path, target: Target, reach_weights: bool
-) -> None:
+def test_a_drafter_learns_to_draft_behind_the_targets_keys(tmp_path, target, reach_weights) -> None:
     """Prevent a trainer that saves a drafter without what it was trained with, or whose drafter does not draft so."""
     rows = [row for row in make_rows(12, seed=2) if len(row["response_ids"]) > 8][:4]
     drafter = create_drafter(target, layers=[0, 1])
-    arguments = finetuning_arguments(
-        tmp_path,
-        max_steps=120,
-        per_device_train_batch_size=4,
-        learning_rate=1e-2,
-        lr_scheduler_type="constant",
-        kv_sharing_layers=[2, 3],
-        prompt_window=4,
-        loss_type="topk_kl",
-        reach_weights=reach_weights,
-    )
-    trainer = DrafterTrainer(
-        drafter, arguments, train_dataset=Dataset.from_list(rows), eval_dataset=Dataset.from_list(rows)
-    )
+    given = BY_HEART | {"max_steps": 120, "prompt_window": 4, "loss_type": "topk_kl", "reach_weights": reach_weights}
+    arguments, dataset = finetuning_arguments(tmp_path, kv_sharing_layers=[2, 3], **given), Dataset.from_list(rows)
+    trainer = DrafterTrainer(drafter, arguments, train_dataset=dataset, eval_dataset=dataset)
     trainer.train()
     assert trainer.evaluate()["eval_loss"] < 1
     trainer.save_model()

@@ -53,7 +53,8 @@ def test_rows_are_the_documents_end_to_end(sizes: list[int], length: int) -> Non
 
 
 def test_text_ends_with_the_end_token(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Prevent documents from running into each other, and drafters that never learn to stop."""
+    """Prevent documents from running into each other, drafters that never learn to stop, and conversations without
+    roles or with an end token too many."""
     ids = tokenise(Document("1", text="Guten Morgen! "), ChatTokenizer(tokenizer))
     assert ids[-1] == tokenizer.eos_token_id
     assert ids.count(tokenizer.eos_token_id) == 1
@@ -61,15 +62,11 @@ def test_text_ends_with_the_end_token(tokenizer: PreTrainedTokenizerFast) -> Non
     own = make_tokenizer()
     own.backend_tokenizer.post_processor = TemplateProcessing("$A <|end|>", special_tokens=[("<|end|>", ids[-1])])
     assert tokenise(Document("1", text="Guten Morgen! "), ChatTokenizer(own)) == ids
+    chat = tokenise(Document("1", conversation=Conversation(MESSAGES)), ChatTokenizer(tokenizer))
+    assert tokenizer.decode(chat) == "<|user|>Wie spät ist es?<|end|><|assistant|>Es ist acht Uhr.<|end|>"
     own.eos_token = None
     with pytest.raises(InputError, match="tokenizer has no end token"):
         tokenise(Document("1", text="Guten Morgen! "), ChatTokenizer(own))
-
-
-def test_conversations_go_through_the_chat_template_once(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Prevent conversations that the target would never see so: without roles, or with an end token too many."""
-    ids = tokenise(Document("1", conversation=Conversation(MESSAGES)), ChatTokenizer(tokenizer))
-    assert tokenizer.decode(ids) == "<|user|>Wie spät ist es?<|end|><|assistant|>Es ist acht Uhr.<|end|>"
 
 
 def read(
@@ -117,10 +114,9 @@ def start_text(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> tuple[str,
     return f"rows:{tmp_path / 'start_text'}", written
 
 
-def test_what_a_target_wrote_is_taken_id_for_id(
-    start_text: tuple[str, list[list[int]]], tokenizer: PreTrainedTokenizerFast
-) -> None:
-    """Prevent a target's own ids from being decoded and tokenised again, or given a second end token."""
+def test_what_a_target_wrote_is_taken_id_for_id(start_text, tokenizer) -> None:
+    """Prevent a target's own ids from being decoded and tokenised again, or given a second end token, and a missing
+    split from being read as an empty one."""
     corpus, written = start_text
     assert read(corpus, tokenizer) == (written, Counter())
     assert read(corpus, tokenizer, limit=2) == (written[:2], Counter())
@@ -129,13 +125,6 @@ def test_what_a_target_wrote_is_taken_id_for_id(
         [written[0], written[2]],
         Counter({"exact match": 1}),
     )
-
-
-def test_rows_that_nobody_wrote_are_named(
-    start_text: tuple[str, list[list[int]]], tokenizer: PreTrainedTokenizerFast
-) -> None:
-    """Prevent a missing split from being read as an empty one."""
-    corpus, _ = start_text
     with pytest.raises(InputError, match=r"start_text/validation: distill first"):
         read(corpus, tokenizer, "validation")
 
@@ -171,13 +160,7 @@ def documents_of(shards: Sequence[Path], tokenizer: PreTrainedTokenizerFast) -> 
 
 
 @pytest.mark.parametrize("limit", [None, 50])
-def test_workers_pack_every_document_once(
-    tmp_path: Path,
-    target: Target,
-    tokenizer: PreTrainedTokenizerFast,
-    limit: int | None,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_workers_pack_every_document_once(tmp_path, target, tokenizer, limit, monkeypatch) -> None:
     """Prevent documents that two workers pack, or none, a limit that each worker takes for its own, and a resume that
     reads all of its text again, or goes on with the half of it."""
     # Workers that need not import everything.
@@ -200,18 +183,14 @@ def test_workers_pack_every_document_once(
     assert three[1].stat().st_mtime_ns == kept
 
 
-def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
-    """Prevent training on nothing where the text is shorter than one row."""
+@pytest.mark.parametrize("kept", [0, 0.5, 0.99])
+def test_a_truncated_file_is_named_with_what_to_do(tmp_path: Path, kept: float) -> None:
+    """Prevent a damaged file from ending the run in a traceback, and training on nothing for want of text."""
     path = tmp_path / "train.parquet"
     write_packed(pack([[1, 2, 3]], 8), path, Counter())
     with pytest.raises(InputError, match=r"has no rows \(left out: nothing\): the text is shorter than max_length"):
         load_packed([path])
-
-
-@pytest.mark.parametrize("kept", [0, 0.5, 0.99])
-def test_a_truncated_file_is_named_with_what_to_do(tmp_path: Path, kept: float) -> None:
-    """Prevent a damaged file from ending the run in a traceback."""
-    path = tmp_path / "train.parquet"
+    path.unlink()
     write_packed([[1, 2, 3]] * 10, path, Counter())
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * kept)])

@@ -11,15 +11,8 @@ from drafter_trainer.training.collators import SelfDistilledCollator, supervised
 from drafter_trainer.training.parallel import add_masks, check_attention, choose_mask_id
 
 MASK = 39
-SHAPE = {
-    "vocab_size": 40,
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 8,
-}
+SHAPE = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+SHAPE |= {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
 ROWS = [
     {
         "prompt_ids": prompt,

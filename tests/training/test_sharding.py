@@ -11,35 +11,27 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
-from transformers import TrainerCallback
 
 from drafter_trainer.training.base import train_to_end
 from tests.processes import run_ranks
 from tests.training.conftest import make_rows
-from tests.training.test_trainers import DISTRIBUTED, METRICS, losses_of, make_trainer
+from tests.training.test_trainers import (
+    DISTRIBUTED,
+    METRICS,
+    Stop,
+    StoppedError,
+    assert_same_weights,
+    losses_of,
+    make_trainer,
+)
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = REPOSITORY / "recipes" / "accelerate" / "fsdp.yaml"
 PROCESSES = 2
-EVERY_TWO_STEPS = {
-    "num_train_epochs": 2,
-    "save_strategy": "steps",
-    "save_steps": 2,
-    "eval_strategy": "steps",
-    "eval_steps": 2,
-}
+EVERY_TWO_STEPS = {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps"}
+EVERY_TWO_STEPS |= {"eval_steps": 2}
 # A wrong scale of the loss shows in gradient descent, which has no state of its own that a checkpoint could lose.
 ADAM = {"optim": "adamw_torch", "learning_rate": 1e-2}
-STOPPED_AT = 5
-
-
-class Interruption(TrainerCallback):
-    """Stop between two checkpoints."""
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Stop as Ctrl+C does."""
-        if state.global_step == STOPPED_AT:
-            raise KeyboardInterrupt
 
 
 def shard_without_accelerator() -> None:
@@ -73,8 +65,8 @@ def train_sharded(folder: Path) -> None:
     metrics = train_to_end(plain)
     whole = make_sharded_trainer(folder / "whole", PROCESSES, **ADAM)
     train_to_end(whole)
-    with pytest.raises(KeyboardInterrupt):
-        make_sharded_trainer(folder / "resumed", PROCESSES, callbacks=[Interruption()], **ADAM).train()
+    with pytest.raises(StoppedError):  # between two checkpoints
+        make_sharded_trainer(folder / "resumed", PROCESSES, callbacks=[Stop(5)], **ADAM).train()
     resumed = make_sharded_trainer(folder / "resumed", PROCESSES, **ADAM)
     train_to_end(resumed)
     sharded = [isinstance(weight, DTensor) for weight in whole.model_wrapped.parameters()]
@@ -107,6 +99,4 @@ def test_sharded_training_is_that_of_one_process_and_resumes(tmp_path: Path) -> 
         assert result["metrics"][name] == pytest.approx(metrics[name], abs=1e-4)
     for name, other, tolerance in (("plain", "alone", 1e-4), ("resumed", "whole", 1e-6)):
         kept, expected = (load_file(tmp_path / folder / "model.safetensors") for folder in (name, other))
-        assert kept.keys() == expected.keys()
-        for weight in expected:
-            torch.testing.assert_close(kept[weight], expected[weight], atol=tolerance, rtol=0)
+        assert_same_weights(kept, expected, atol=tolerance)

@@ -22,6 +22,7 @@ from drafter_trainer.training.losses import TOPK_LOSSES, cross_entropy
 from drafter_trainer.training.trainers import DrafterTrainer, PretrainingTrainer
 from tests.processes import run_ranks
 from tests.training.conftest import (
+    BY_HEART,
     COLLATOR,
     VOCABULARY,
     finetuning_arguments,
@@ -97,10 +98,7 @@ def losses_by_hand(model: torch.nn.Module, rows: list[dict[str, Any]], loss_type
 
 @pytest.mark.parametrize("loss_type", ["cross_entropy", *TOPK_LOSSES])
 def test_loss_of_a_batch_equals_the_one_computed_by_hand(tmp_path: Path, loss_type: str) -> None:
-    """Prevent a shift too many or too few, a supervised prompt or padding, and a loss under another's name.
-
-    What fills the columns over prompts and padding must not enter it.
-    """
+    """Prevent a shift too many or too few, a supervised or counted prompt or padding, a loss under another's name."""
     rows = make_rows(5)
     trainer = make_trainer(tmp_path, rows, loss_type=loss_type)
     expected = losses_by_hand(trainer.model, rows, loss_type)
@@ -147,32 +145,6 @@ def test_a_draft_vocabulary_under_fsdp_is_refused(tmp_path: Path, monkeypatch: p
         make_trainer(tmp_path, make_rows(2), draft_ids=torch.arange(4))
 
 
-@pytest.mark.parametrize("loss_type", ["cross_entropy", "lk_hybrid"])
-def test_a_batch_of_four_equals_four_accumulated_batches(tmp_path: Path, loss_type: str) -> None:
-    """Prevent tokens of short answers from weighing more where a batch is accumulated: means of means differ."""
-    rows = make_rows(16)
-    runs = []
-    for size, accumulation in ((4, 1), (2, 2)):
-        trainer = make_trainer(
-            tmp_path,
-            rows,
-            per_device_train_batch_size=size,
-            gradient_accumulation_steps=accumulation,
-            num_train_epochs=1,
-            loss_type=loss_type,
-            **PLAIN,
-        )
-        before = weights_of(trainer.model)
-        trainer.train()
-        runs.append((losses_of(trainer), weights_of(trainer.model)))
-    whole_losses, whole_weights = runs[0]
-    assert len(whole_losses) == 4
-    assert max((whole_weights[name] - before[name]).abs().max() for name in before) > 0.01
-    for losses, weights in runs[1:]:
-        assert losses == pytest.approx(whole_losses, rel=1e-4)
-        assert_same_weights(weights, whole_weights, atol=1e-4)
-
-
 def test_pretraining_accumulates_alike(tmp_path: Path) -> None:
     """Prevent packed rows, all of whose tokens are labels, from being divided by one token too many a row."""
     packed = torch.randint(1, VOCABULARY, (8, 12), generator=torch.Generator().manual_seed(0))
@@ -197,7 +169,7 @@ def test_pretraining_accumulates_alike(tmp_path: Path) -> None:
 
 
 def test_a_batch_without_a_supervised_token_is_harmless(tmp_path: Path) -> None:
-    """Prevent a prompt that fills max_length from turning the loss, or the weights, into NaN."""
+    """Prevent a prompt that fills max_length from ending the training, or turning the loss or the weights into NaN."""
     rows = make_rows(4)
     rows[1] |= {"prompt_ids": [3] * 70}
     trainer = make_trainer(tmp_path, rows, per_device_train_batch_size=1, num_train_epochs=1, **PLAIN)
@@ -349,25 +321,11 @@ class Damage(TrainerCallback):
 
 def test_the_checkpoint_with_the_best_expected_alpha_is_kept(tmp_path: Path) -> None:
     """Prevent the last checkpoint from being published where an earlier one is accepted more often."""
-    rows = make_rows(12, seed=1)
-    trainer = make_trainer(
-        tmp_path,
-        rows,
-        max_steps=10,
-        eval_strategy="steps",
-        eval_steps=2,
-        save_strategy="steps",
-        save_steps=2,
-        load_best_model_at_end=True,
-        learning_rate=1e-2,
-        callbacks=[Damage(step=6)],
-    )
+    given = RESUMED | {"max_steps": 10, "save_steps": 2, "eval_steps": 2, "callbacks": [Damage(step=6)]}
+    trainer = make_trainer(tmp_path, make_rows(12, seed=1), **given)
     metrics = train_to_end(trainer)
-    history = {
-        entry["step"]: entry["eval_expected_alpha"]
-        for entry in trainer.state.log_history[:-1]
-        if "eval_expected_alpha" in entry
-    }
+    evaluated = [entry for entry in trainer.state.log_history[:-1] if "eval_expected_alpha" in entry]
+    history = {entry["step"]: entry["eval_expected_alpha"] for entry in evaluated}
     best = max(history, key=history.__getitem__)
     assert best in (2, 4, 6)
     assert history[10] < 0.8 * history[best]
@@ -464,14 +422,7 @@ def test_a_drafter_learns_to_draft_several_tokens_in_one_pass(tmp_path: Path) ->
     rows = [{name: [token % MASK for token in row[name]] for name in ("prompt_ids", "response_ids")} for row in rows]
     model = make_draft_model()
     model.config.pard_token = MASK
-    arguments = finetuning_arguments(
-        tmp_path,
-        max_steps=250,
-        per_device_train_batch_size=4,
-        learning_rate=1e-2,
-        lr_scheduler_type="constant",
-        parallel_tokens=3,
-    )
+    arguments = finetuning_arguments(tmp_path, max_steps=250, parallel_tokens=3, **BY_HEART)
     trainer = DrafterTrainer(model, arguments, COLLATOR, Dataset.from_list(rows))
     trainer.train()
     trainer.save_model()
