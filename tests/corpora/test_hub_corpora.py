@@ -197,8 +197,9 @@ def sentences(seen: dict[str, Any], key: str) -> list[tuple[str, str]]:
     return [(row["text"], row["reference"]) for row in seen[key]]
 
 
-def test_parallel_corpus_is_read_in_both_directions(seen: dict[str, Any]) -> None:
-    """The repositories name each pair in one direction; read blindly, en-de would ask the target in German."""
+def test_parallel_corpora_are_read_in_both_directions_by_split(seen: dict[str, Any]) -> None:
+    """The repositories name each pair in one direction; read blindly, en-de would ask the target in German. WMT holds
+    empty lines, as prompts they ask for nothing; validation out of the training split was learnt by heart."""
     assert sentences(seen, "wmt14 fr-en train") == FRENCH
     assert sentences(seen, "wmt14 en-fr test") == [(english, french) for french, english in FRENCH]
     assert sentences(seen, "wmt16 ru-en train") == RUSSIAN
@@ -206,41 +207,19 @@ def test_parallel_corpus_is_read_in_both_directions(seen: dict[str, Any]) -> Non
     assert sorted(validation + test) == sorted(HELD_OUT)
     assert validation
     assert test
-
-
-def test_sentences_are_stripped_and_empty_ones_left_out(seen: dict[str, Any]) -> None:
-    """WMT holds empty lines: as prompts they would have the target translate nothing."""
-    assert sentences(seen, "wmt16 de-en train") == [
-        ("Guten Morgen.", "Good morning."),
-        ("Wie geht es?", "How are you?"),
-    ]
+    stripped = [("Guten Morgen.", "Good morning."), ("Wie geht es?", "How are you?")]
+    assert sentences(seen, "wmt16 de-en train") == stripped
     assert len(sentences(seen, "wmt16 en-de train")) == 3
-
-
-def test_splits_are_the_repository_s_own(seen: dict[str, Any]) -> None:
-    """Validation read from the training split would measure what was learnt by heart."""
     assert sentences(seen, "wmt16 de-en validation") == TESTED[:1]
     assert sentences(seen, "wmt16 de-en test") == TESTED
 
 
-def test_pinned_revision_is_read(seen: dict[str, Any]) -> None:
-    """A pin that is dropped on the way would read the newest commit and still be written down as the old one."""
-    first = seen["commits"]["first"]
-    assert sentences(seen, f"wmt16@{first} de-en test") == [("Alt.", "Old.")]
-    assert seen[f"questions wmt16@{first} en-de"] == [
-        {
-            "question_id": "wmt16/test/1",
-            "prompt": "Translate English to German: Old.",
-            "text": "Old.",
-            "earlier": [],
-            "reference": "Alt.",
-        }
-    ]
-
-
-def test_description_names_the_commit(seen: dict[str, Any]) -> None:
-    """With a branch's name in place of the commit, nobody could say later what was read."""
+def test_pinned_revision_is_read_and_named(seen: dict[str, Any]) -> None:
+    """A pin that is dropped on the way reads the newest commit; a branch's name in its place says nothing later."""
     first, second = seen["commits"]["first"], seen["commits"]["second"]
+    assert sentences(seen, f"wmt16@{first} de-en test") == [("Alt.", "Old.")]
+    asked = {"question_id": "wmt16/test/1", "prompt": "Translate English to German: Old.", "text": "Old."}
+    assert seen[f"questions wmt16@{first} en-de"] == [asked | {"earlier": [], "reference": "Alt."}]
     assert seen["about wmt16"] == {"name": "wmt16", "repo": "wmt/wmt16", "revision": second, "licence": "unknown"}
     assert seen[f"about wmt16@{first}"]["revision"] == first
     assert seen["about c4:de"]["repo"] == "allenai/c4"
@@ -276,27 +255,21 @@ def test_corpus_without_splits_holds_sentences_out(seen: dict[str, Any]) -> None
     assert 1 <= len(validation) <= 20
     assert 1 <= len(test) <= 20
     assert sorted(train + validation + test) == sorted(JAPANESE)
-
-
-def test_columns_follow_the_direction(seen: dict[str, Any]) -> None:
-    """JParaCrawl names its columns by language; swapped, Japanese would stand in prompts that say English."""
+    # Its columns are named by language: swapped, Japanese would stand in prompts that say English.
     backward = sentences(seen, "jparacrawl en-ja train")
     assert set(backward) <= {(english, japanese) for japanese, english in JAPANESE}
     assert len(backward) > 370
 
 
 def test_conversations_become_messages(seen: dict[str, Any]) -> None:
-    """Roles left as human and gpt are unknown to every chat template."""
+    """Roles left as human and gpt are unknown to every chat template; the repository holds two collections that
+    overlap: read together, most would count twice. One has no turns."""
     first, *_ = seen["sharegpt train"]
     assert first["conversation"]["messages"] == [
         {"role": "user", "content": "Question 0?"},
         {"role": "assistant", "content": "Answer 0."},
     ]
     assert first["text"] is None
-
-
-def test_only_the_named_collection_is_read(seen: dict[str, Any]) -> None:
-    """The repository holds two collections that overlap: read together, most would count twice. One has no turns."""
     both = seen["sharegpt train"] + seen["sharegpt validation"]
     assert len(both) == len({row["conversation"]["messages"][0]["content"] for row in both}) == 300
     assert not any("Wasteland" in path and "/resolve/" in path for path in seen["requests"])

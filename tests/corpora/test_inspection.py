@@ -11,31 +11,18 @@ from drafter_trainer.corpora.sample import sample_rows
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import LANGUAGES, get_language
 
+DOING = (
+    "manja de pan amb de formatge|beu un veire d'aiga freja|trabalha dins lo camp cada jorn|"
+    "vòl anar a la vila deman|legís un libre vièlh|canta una cançon polida|parla occitan amb sos amics|"
+    "dormís jos un grand arbre|espèra lo tren dempuèi una ora|a perdut la clau de l'ostal|"
+    "compra de fruta al mercat|escriu una letra a son paire|pòrta un capèl negre|ausís la pluèja sul teulat|"
+    "coneis totes los camins de la montanha|vend de vin a la fièra|coita per arribar a l'ora|"
+    "barra la pòrta e las fenèstras|met la taula per sopar|cerca sos solièrs dins la cambra"
+)
 OCCITAN = [
     f"{who} {what}."
     for who in ("Lo pescaire", "La filha", "Mon fraire", "Lo vesin", "La mèstra")
-    for what in (
-        "manja de pan amb de formatge",
-        "beu un veire d'aiga freja",
-        "trabalha dins lo camp cada jorn",
-        "vòl anar a la vila deman",
-        "legís un libre vièlh",
-        "canta una cançon polida",
-        "parla occitan amb sos amics",
-        "dormís jos un grand arbre",
-        "espèra lo tren dempuèi una ora",
-        "a perdut la clau de l'ostal",
-        "compra de fruta al mercat",
-        "escriu una letra a son paire",
-        "pòrta un capèl negre",
-        "ausís la pluèja sul teulat",
-        "coneis totes los camins de la montanha",
-        "vend de vin a la fièra",
-        "coita per arribar a l'ora",
-        "barra la pòrta e las fenèstras",
-        "met la taula per sopar",
-        "cerca sos solièrs dins la cambra",
-    )
+    for what in DOING.split("|")
 ]
 HAWAIIAN = [
     f"He {what} {how} {where}."
@@ -66,8 +53,9 @@ def refusal(path: Path, code: str) -> str:
 
 @pytest.mark.parametrize("code", TEXTS)
 def test_text_of_the_language_is_taken(tmp_path: Path, code: str) -> None:
-    """A speaker whose good text is refused has nowhere to go; Hawaiian is none of the identifier's languages."""
+    """A speaker whose good text is refused has nowhere to go: the identifier knows no Hawaiian, greetings recur."""
     inspect_text(write(tmp_path, TEXTS[code]), get_language(code))
+    inspect_text(write(tmp_path, TEXTS[code] + TEXTS[code][: 9 * len(TEXTS[code]) // 10]), get_language(code))
 
 
 @pytest.mark.parametrize(("given", "named"), [*itertools.permutations(TEXTS, 2)])
@@ -98,17 +86,6 @@ def test_half_a_text_may_be_foreign(tmp_path: Path, share: float) -> None:
         )
 
 
-def test_one_line_repeated_is_refused(tmp_path: Path) -> None:
-    """A drafter of one line is fast on that line, and so would its own validation say."""
-    said = refusal(write(tmp_path, itertools.chain(OCCITAN, itertools.repeat(OCCITAN[0], 100_000))), "oc")
-    assert "100,000 of 100,100 lines repeat an earlier one" in said
-
-
-def test_some_repetition_is_no_matter(tmp_path: Path) -> None:
-    """Greetings stand in every collection of sentences more than once."""
-    inspect_text(write(tmp_path, OCCITAN + OCCITAN[:90]), get_language("oc"))
-
-
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
@@ -118,8 +95,9 @@ def test_some_repetition_is_no_matter(tmp_path: Path) -> None:
         ([], "no text: give a sentence or a paragraph of Occitan a line"),
         (["", "", "  "], "no text: give a sentence or a paragraph of Occitan a line"),
         ([str(number) for number in range(200)], "no letters at all"),  # in every script and in none
+        (OCCITAN + OCCITAN[:1] * 100_000, "100,000 of 100,100 lines repeat an earlier one"),
     ],
 )
 def test_what_is_too_little_text_is_refused(tmp_path: Path, lines: list[str], said: str) -> None:
-    """Of twelve lines none is held out, and nothing can be chosen or measured; of none nothing can be divided."""
+    """Of twelve lines none is held out to choose or measure by; a drafter of one line is fast on that line alone."""
     assert said in refusal(write(tmp_path, lines), "oc")

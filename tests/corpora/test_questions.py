@@ -79,6 +79,7 @@ def test_prompt_for_another_pair_is_refused(tmp_path: Path, written: str) -> Non
         ({"question_id": 2, "turns": [" "]}, "first turn is empty"),
         ({"question_id": 2, "turns": [None]}, "first turn is empty"),
         ({"question_id": 2, "turns": ["a", ""]}, "turn 2 is empty"),
+        ({"question_id": 2, "turns": ["a"], "reference": 4}, 'expected a text as "reference", got 4'),
         ({"question_id": 1, "turns": ["again"]}, "question_id 1 stands in an earlier line"),
         ({"question_id": "1", "turns": ["again"]}, "question_id '1' stands in an earlier line"),
     ],
@@ -101,12 +102,16 @@ def test_file_without_questions_is_refused(tmp_path: Path) -> None:
 
 
 def test_questions_of_all_sources_are_kept_out(tmp_path: Path) -> None:
-    """A set that is named but not read would leave its questions in the training data."""
+    """A set that is named but not read would leave its questions, or their references, in the training data."""
     path = spec_bench(tmp_path / "q.jsonl", {"question_id": 1, "turns": ["Translate German to English:Ganz kurz!"]})
     decontaminator = keep_out(["sample", path], PAIR)
     assert decontaminator.reason("Ganz kurz") == "exact match"
     assert all(decontaminator.reason(sentence.text) for sentence in read_sentences("sample", PAIR, "test"))
     assert keep_out([path], PAIR).reason(next(read_sentences("sample", PAIR, "test")).text) is None
+    row = {"question_id": 1, "turns": ["Translate German to English: Der Hund."], "reference": "The dog, it barks."}
+    decontaminator = keep_out([spec_bench(tmp_path / "q.jsonl", row)], PAIR)
+    assert decontaminator.reason("The dog - it barks") == "exact match"
+    assert decontaminator.reason("The dog barks") is None
 
 
 def parallel_file(path: Path) -> str:
@@ -127,14 +132,6 @@ def test_file_asks_the_part_of_it_that_training_never_reads(tmp_path: Path) -> N
     trained = {row.text for split in ("train", "validation") for row in read_sentences(name, PAIR, split)}
     assert trained.isdisjoint(question.text for question in questions)
     assert len(trained) + len(questions) == 200
-
-
-def test_references_are_kept_out_too(tmp_path: Path) -> None:
-    """Text in the language of the answers holds the reference, not the question."""
-    row = {"question_id": 1, "turns": ["Translate German to English: Der Hund."], "reference": "The dog, it barks."}
-    decontaminator = keep_out([spec_bench(tmp_path / "q.jsonl", row)], PAIR)
-    assert decontaminator.reason("The dog - it barks") == "exact match"
-    assert decontaminator.reason("The dog barks") is None
 
 
 @pytest.mark.parametrize("code", ["en", "de", "ja"])

@@ -49,13 +49,6 @@ def test_each_turn_is_a_question_after_the_ones_before_it(tmp_path: Path) -> Non
     assert [question.question_id for question in asked] == ["0/1", "0/2", "1/1"]
 
 
-def test_reference_that_is_no_text_is_named(tmp_path: Path) -> None:
-    """Quality against a number's digits would be a score of nothing."""
-    path = spec_bench(tmp_path / "q.jsonl", ROWS[1] | {"reference": 4})
-    with pytest.raises(InputError, match=r'line 1: expected a text as "reference", got 4'):
-        load_questions(path, PAIR)
-
-
 def test_stories_are_asked_in_the_language_of_the_answers() -> None:
     """A drafter that knows German answers says nothing about English stories."""
     english = load_questions("sample", PAIR, task=STORY)

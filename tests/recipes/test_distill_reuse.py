@@ -17,9 +17,7 @@ from tests.recipes.test_distill_servers import options, refuse_to_load
 from tests.recipes.test_whole_way import recipe_main
 
 
-def test_more_is_answered_and_nothing_twice(
-    tmp_path: Path, target_folder: Path, target: Target, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_more_is_answered_and_nothing_twice(tmp_path, target_folder, target, monkeypatch) -> None:
     """Prevent hours of answers from being refused for a batch size or a name, and rows that nobody asks for from being
     trained on."""
 

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import PreTrainedTokenizerFast
 
 from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.errors import InputError
@@ -40,9 +39,7 @@ def refuse_to_load(*_: Any) -> None:
     pytest.fail("the target's weights were loaded")
 
 
-def test_servers_answer_without_the_targets_weights(
-    tmp_path: Path, target_folder: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_servers_answer_without_the_targets_weights(tmp_path, target_folder, tokenizer, monkeypatch) -> None:
     """Prevent a machine that only asks servers from loading, or needing room for, seventy billion parameters."""
     monkeypatch.setattr(Target, "load_model", refuse_to_load)
     with AnsweringServer(make_model(tokenizer), tokenizer) as server:
@@ -68,9 +65,7 @@ def test_servers_answer_without_the_targets_weights(
         (("--pair", "nl"), "sentences of a corpus are translated: give a pair, such as --pair en-nl, or --prompts"),
     ],
 )
-def test_mistakes_are_said_before_anything_is_done(
-    tmp_path: Path, target_folder: Path, given: tuple[str, ...], message: str
-) -> None:
+def test_mistakes_are_said_before_anything_is_done(tmp_path, target_folder, given, message) -> None:
     """Prevent a mistyped option from being taken for another engine, or found out after the corpus is read."""
     with pytest.raises(InputError, match=message):
         recipe_main("distill")(options(target_folder, tmp_path, *given))

@@ -29,9 +29,7 @@ def english(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_text_becomes_rows_of_both_splits(
-    tmp_path: Path, target_folder: Path, english: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_text_becomes_rows_of_both_splits(tmp_path, target_folder, english, capsys) -> None:
     """Prevent lines from standing in training and validation, and a finished text from being scored again."""
     more = ("--engine", "text", "--max_samples", "40")
     distill(target_folder, tmp_path / "run", f"file:{english}", *more)

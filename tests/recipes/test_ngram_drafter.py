@@ -98,9 +98,7 @@ def test_table_for_another_target_is_refused(folder: Path, target_folder: Path, 
         (["--data", "nowhere"], r"no finished step in nowhere: distill first, or name another folder as data, or"),
     ],
 )
-def test_mistaken_options_are_refused(
-    target_folder: Path, text: Path, tmp_path: Path, more: list[str], message: str
-) -> None:
+def test_mistaken_options_are_refused(target_folder, text, tmp_path, more, message) -> None:
     """What cannot become a drafter must be said before the target is timed."""
     with pytest.raises(InputError, match=message):
         recipe_main("tune")(options(tmp_path, target_folder, text, *more))

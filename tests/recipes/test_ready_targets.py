@@ -30,7 +30,7 @@ from drafter_trainer.targets import Target, hash_folder
 from drafter_trainer.training.arguments import DrafterTrainingArguments
 from drafter_trainer.training.trainers import DrafterTrainer
 from tests.conftest import make_tokenizer
-from tests.training.conftest import QUIET
+from tests.training.conftest import QUIET, make_rows
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
 VOCABULARY = len(make_tokenizer())
@@ -89,18 +89,6 @@ def write_model(folder: Path, config: PretrainedConfig) -> PreTrainedModel:
     return model
 
 
-def make_rows() -> Dataset:
-    """Make rows with a made-up top 20."""
-    generator = torch.Generator().manual_seed(0)
-    rows = []
-    for number in range(4):
-        logprobs, ids = torch.randn(6, VOCABULARY, generator=generator).mul(2).log_softmax(dim=-1).topk(20, dim=-1)
-        prompt = torch.randint(5, VOCABULARY, (8,), generator=generator).tolist()
-        row = {"key": str(number), "prompt_ids": prompt, "completion_ids": ids[:, 0].tolist()}
-        rows.append(row | {"topk_ids": ids.tolist(), "topk_logprobs": logprobs.tolist()})
-    return Dataset.from_list(rows)
-
-
 @pytest.mark.filterwarnings("ignore:.* drafts through its stock modules")
 @pytest.mark.parametrize("name", sorted(READY))
 def test_configuration_gives_a_drafter_that_drafts(name: str, tmp_path: Path) -> None:
@@ -130,7 +118,7 @@ def test_configuration_gives_a_drafter_that_drafts(name: str, tmp_path: Path) ->
     scaled = {"output_dir": str(tmp_path / "drafter"), "max_steps": 1, "max_length": 64, "warmup_steps": 0, **QUIET}
     kept = ("loss_type", "learning_rate", "prompt_window", "lr_scheduler_type")
     arguments = DrafterTrainingArguments(**scaled, **{key: getattr(training, key) for key in kept})
-    trainer = DrafterTrainer(drafter, arguments, train_dataset=make_rows())
+    trainer = DrafterTrainer(drafter, arguments, train_dataset=Dataset.from_list(make_rows(4)))
     before = drafter.get_decoder().layers[0].self_attn.q_proj.weight.clone()
     trainer.train()
     assert not torch.equal(trainer.model.get_decoder().layers[0].self_attn.q_proj.weight, before)

@@ -112,9 +112,7 @@ def test_loaded_drafter_brings_its_own_settings(run: Path, target_folder: Path) 
     assert (stock.num_assistant_tokens, stock.num_assistant_tokens_schedule) == (5, "constant")
 
 
-def test_forecast_before_and_after_training(
-    run: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_forecast_before_and_after_training(run, config, tmp_path, monkeypatch, capsys) -> None:
     """Whether a drafter will pay on a machine must be known before days go into it."""
     monkeypatch.setattr(replay, "evict_caches", lambda device: None)
     given = ["--output_dir", str(tmp_path), "--longest_draft", "3", "--repeats", "1"]
