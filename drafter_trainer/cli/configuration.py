@@ -53,6 +53,12 @@ OPTIONS = {
 }
 # What a key of a configuration was called before.
 _EARLIER = {"licence": "license", "rivals": "baselines"}
+# What is said with another option now.
+_INSTEAD = {
+    "target_revision": "give target_model as HUB_ID@REVISION",
+    "repo_id": "give to as hub:REPOSITORY",
+    "revision": "give to as hub:@BRANCH",
+}
 # Of the Hugging Face Trainer's options, those that are worth knowing; --help_all lists them all.
 _SHOWN = {
     "bf16",
@@ -188,6 +194,8 @@ def _keys() -> dict[str, set[str]]:
 
 
 def _suggest(name: str, names: Iterable[str], step: str) -> str:
+    if said := _INSTEAD.get(name.removeprefix("--").rpartition(".")[2]):
+        return f": {said}"
     close = difflib.get_close_matches(name, names, n=1)
     return f": did you mean {close[0]}?" if close else f": see drafter-trainer {step} --help"
 

@@ -163,6 +163,7 @@ def test_lists_and_booleans_are_read(tmp_path: Path, config: Path) -> None:
         ("finetune.learning_rat", "did you mean finetune.learning_rate?"),
         ("fintune.learning_rate", "did you mean finetune.learning_rate?"),
         ("completely_unknown_thing", "see drafter-trainer finetune --help"),
+        ("publish.repo_id", "give to as hub:REPOSITORY"),
         ("distill.loss_type", ""),
     ],
 )
