@@ -15,7 +15,7 @@
 # secrets = ["HF_TOKEN"]
 # volumes = ["dist:/wheels"]
 # ///
-"""Finetune a drafter on the target's completions, keep the checkpoint that the target accepts most of, publish it.
+"""Finetune a drafter on the target's completions, and keep the checkpoint that the target accepts most of.
 
     accelerate launch recipes/finetune.py --config recipes/configs/gemma-3-270m/de-en.yaml
 

@@ -5,14 +5,14 @@ import importlib
 import sys
 
 STEPS = {
-    "distill": "Let a target complete prompts, or score text: training rows",
+    "distill": "Make training rows: let a target complete prompts, or score text",
     "pretrain": "Pretrain a drafter on text and conversations",
     "finetune": "Finetune a drafter on the target's completions",
     "adapt": "Train a published drafter further for a finetuned or quantized target",
-    "tune": "Choose draft lengths, n-gram table and draft vocabulary on this machine",
+    "tune": "Find the fastest draft lengths, n-gram table and draft vocabulary on this machine",
     "bench": "Measure a drafter against plain decoding, prompt lookup and baselines",
     "publish": "Publish a drafter, or its rows, to the Hub or to a folder",
-    "export": "Write what vLLM, SGLang and llama.cpp need of a drafter",
+    "export": "Write the files that vLLM, SGLang and llama.cpp need for a drafter",
     "serve": "Serve a target with its drafter in vLLM or llama.cpp",
     "language": "All steps for one language: try every strategy, publish the fastest",
     "predict": "Forecast the speedup of a drafter on this machine before training it",

@@ -125,7 +125,7 @@ class CorpusArguments:
         ["sample"],
         "Question sets that the data is decontaminated from: sample, wmt16 ..., file:PATH, or Spec-Bench files",
     )
-    on_bad_rows: str = option("error", "Malformed rows of a corpus: error, or skip to drop and count them")
+    on_bad_rows: str = option("error", "Malformed rows of a corpus: error to stop, or skip to drop and count them")
 
     def __post_init__(self) -> None:
         check_positive(self, "max_samples", "max_validation_samples")
@@ -146,7 +146,7 @@ class DrafterArguments:
 
     initialization: str = option(
         "layers",
-        "layers or embeddings (of the target), scratch, sibling (a known smaller model with its tokenizer), "
+        "Start of the network: layers or embeddings of the target, scratch, sibling (a known smaller model), "
         "pretrain (the run's own pretraining), or a Hub id or folder",
     )
     num_hidden_layers: int | None = option(
@@ -194,7 +194,7 @@ _DISTILLATION = {
     "engine": option(
         "",
         "transformers or vllm in this process, or the kind of the servers: vllm, sglang, llamacpp or transformers "
-        "(default: transformers; of servers vllm). text: the corpora are text in the language of the completions, "
+        "(default: transformers; vllm with servers). text: the corpora are text in the language of the completions, "
         "which the target scores",
     ),
     **parameters(distill, "servers"),
@@ -218,7 +218,7 @@ _LANGUAGE = {
     "text": option("c4", "Text in the language of the completions: file:PATH, or a corpus by name"),
     "prompts": option("sample", "Sentences that the target translates: file:PATH, or a corpus by name"),
     "minutes": option(10, "Minutes to spend on distillation"),
-    "questions": option("", "Question set of the benchmark (default: as prompts)"),
+    "questions": option("", "Question set of the benchmark (default: the value of --prompts)"),
 }
 LanguageArguments = options("data", _LANGUAGE)
 _ROWS = {"data": option([], "Folders of rows, taken together (default: RUN_FOLDER/distill)")}
@@ -227,12 +227,12 @@ RowsArguments = options("data", _ROWS)
 _ADAPTATION = {
     "drafter": option("", "Published drafter: Hub id or folder"),
     "target_model": option("", "Target to adapt to: Hub id or folder", aliases=["--target"]),
-    "prompts": option("", "Prompts or conversations: Hub dataset, or a file"),
+    "prompts": option("", "Prompts or conversations: Hub id of a dataset, or a file"),
     "output_dir": option("", "Folder of the rows and the drafter"),
     "max_samples": option(None, "Maximum number of prompts for training", int | None),
     **parameters(distill, "temperatures", "max_new_tokens", "batch_size", "dtype"),
-    "learning_rate": option(TRAINING["learning_rate"], "Peak of the learning rate"),
-    "num_train_epochs": option(TRAINING["num_train_epochs"], "Epochs over the rows"),
+    "learning_rate": option(TRAINING["learning_rate"], "Peak learning rate"),
+    "num_train_epochs": option(TRAINING["num_train_epochs"], "Number of epochs over the rows"),
 }
 
 

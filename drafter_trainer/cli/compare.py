@@ -17,6 +17,6 @@ def main(argv: list[str]) -> None:
     """Run the step."""
     parser = simple_parser("compare", __doc__)
     parser.add_argument("a", type=Path, metavar="A", help="A results.json")
-    parser.add_argument("b", type=Path, metavar="B", help="The one that is compared with it")
+    parser.add_argument("b", type=Path, metavar="B", help="The results.json that is compared with A")
     paths = parser.parse_args(argv)
     print(compare_results(read_results(paths.a), read_results(paths.b)))

@@ -153,7 +153,7 @@ def simple_parser(step: str, description: str) -> argparse.ArgumentParser:
 
 def _show(parser: argparse.ArgumentParser, kinds: Iterable[type], everything: bool) -> None:
     """Let `--help` list the options in groups, and of the Hugging Face Trainer's those that are worth knowing."""
-    parser.add_argument(_HELP_ALL, action="help", help="List all options, those that are rarely needed too")
+    parser.add_argument(_HELP_ALL, action="help", help="List all options, including those that are rarely needed")
     if everything:
         return
     inherited = {entry.name for kind in kinds if issubclass(kind, TrainingArguments) for entry in fields(kind)}

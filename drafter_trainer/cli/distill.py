@@ -4,8 +4,8 @@
     drafter-trainer distill --target HUB_ID --pair nl --prompts DATASET_OR_FILE
 
 Prompts are those of --prompts, your own, or a task's template over --corpus. Leaves RUN_FOLDER/distill/{train,
-validation}, which finetune reads. An interrupted distillation continues where it was. Called again with more prompts,
-temperatures or samples, or with another engine, it completes what is missing. The target runs in this process, in vLLM
+validation}, which finetune reads. An interrupted distillation continues where it was. Called again with more prompts
+or temperatures, or with another engine, it completes what is missing. The target runs in this process, in vLLM
 in this process, or at servers:
 
     drafter-trainer distill --config … --engine vllm --servers http://one:8000 http://two:8000

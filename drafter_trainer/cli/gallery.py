@@ -15,7 +15,7 @@ def main(argv: list[str]) -> None:
     """Run the step."""
     parser = simple_parser("gallery", __doc__)
     parser.add_argument("--cards", type=Path, default=Path("hub_cards"), help="Folder of the drafters' results")
-    parser.add_argument("--out", type=Path, default=Path("gallery.html"), help="The page")
+    parser.add_argument("--out", type=Path, default=Path("gallery.html"), help="HTML file of the page")
     options = parser.parse_args(argv)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(render_gallery(read_gallery(options.cards)), encoding="utf-8")

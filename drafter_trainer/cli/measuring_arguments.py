@@ -21,7 +21,7 @@ _TUNING = {
     **parameters(tune, "sources", "max_answers"),
     "max_samples": option(None, "Maximum number of documents of each table corpus", int | None),
     "evaluation_questions": option(["sample"], "Question sets that the tables are decontaminated from"),
-    "on_bad_rows": option("error", "Malformed rows of a table corpus: error, or skip to drop and count them"),
+    "on_bad_rows": option("error", "Malformed rows of a table corpus: error to stop, or skip to drop and count them"),
     **parameters(tune, "table_bytes", "longest_draft", "repeats"),
 }
 
@@ -49,9 +49,9 @@ _BENCHMARK = {
     "baselines": option([], f"Baselines to measure: {', '.join(BASELINES)}"),
     "output_dir": option("", "Folder of results.json (default: RUN_FOLDER, or RUN_FOLDER/tasks/TASK)"),
     **parameters(benchmark, *_RARE),
-    "engine": option("", "Engine to measure in, greedily: vllm or llamacpp (default: transformers, batch 1)"),
+    "engine": option("", "Engine to measure in, greedily: vllm or llamacpp (default: transformers, at batch size 1)"),
     "engine_python": option(
-        None, "Interpreter of the environment with vLLM or xllamacpp (default: this one; llama-server)", str | None
+        None, "Python of the environment with vLLM or xllamacpp (default: this one, or llama-server)", str | None
     ),
     "engine_options": option("", "Further options of the engine, as --engine_options='--dtype float32'"),
     **parameters(benchmark_engine, "target_gguf"),

@@ -5,8 +5,8 @@
     drafter-trainer publish --config recipes/configs/gemma-3-270m/de-en.yaml --to runs/drafter
     drafter-trainer publish --config recipes/configs/gemma-3-270m/de-en.yaml --dataset true
 
-To the Hub that HF_ENDPOINT and HF_TOKEN name, or to a folder with --to. On the Hub it is one commit, which is
-downloaded again, compared and tried before it is tagged; a branch that holds another drafter is refused without
+Publishes to the Hub that HF_ENDPOINT and HF_TOKEN name, or to a folder with --to. On the Hub it is one commit, which
+is downloaded again, compared and tried before it is tagged. A branch that holds another drafter is refused without
 --overwrite true. With --dataset the run's self-distilled rows are published in place of its drafter.
 """
 

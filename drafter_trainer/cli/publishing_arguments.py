@@ -7,12 +7,12 @@ from drafter_trainer.pipeline.publish import publish
 _PUBLISHING = {
     "to": option(
         HUB,
-        "hub, for a repository of your own that is called as the drafter; hub:REPOSITORY@BRANCH, with either or both, "
-        "for another repository or branch; or a folder",
+        "Destination: hub for your own repository with the name of the drafter; hub:REPOSITORY, hub:@BRANCH or "
+        "hub:REPOSITORY@BRANCH for another repository or branch; or a folder",
     ),
     **parameters(publish, "tag", "overwrite", "dry_run", "format"),
     "sources": option(
-        [], "Draft sources, of lookup, ngram and network; without network no weights are published (default: all)"
+        [], "Draft sources: lookup, ngram, network (default: all). Without network no weights are published"
     ),
     **parameters(publish, "license", "adapter_of"),
     "card_folder": option(
@@ -38,5 +38,5 @@ class PublishingArguments(options("publishing", _PUBLISHING, rare={"adapter_of",
         return Publishing(**values)
 
 
-_PUBLISHED = {"dataset": option(False, "Publish the rows of RUN_FOLDER/distill in place of the drafter")}
+_PUBLISHED = {"dataset": option(False, "Publish the rows of RUN_FOLDER/distill, not the drafter")}
 PublishedArguments = options("publishing", _PUBLISHED)

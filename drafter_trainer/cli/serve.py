@@ -3,8 +3,8 @@
     drafter-trainer serve --target TARGET --drafter DRAFTER --engine_python VLLM_ENVIRONMENT/bin/python
     drafter-trainer serve --engine llamacpp --target TARGET.gguf --drafter DRAFTER --drafter_gguf drafter.gguf
 
-Before it is left to run, the server answers a prompt of the drafter's own kind: where next to nothing that is drafted
-is accepted, the drafter is misconfigured, and the server is ended. docs/serving.md says what each engine needs.
+First, the server answers a prompt of the drafter's own kind. If next to none of the drafted tokens are accepted, the
+drafter is misconfigured, and the server is stopped. docs/serving.md says what each engine needs.
 """
 
 import shlex

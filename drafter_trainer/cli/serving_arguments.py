@@ -22,7 +22,7 @@ _SERVING = {
     "drafter": option(None, "Hub id or folder of the published drafter", str | None),
     **parameters(serve, "engine", "part", "draft_length", "drafter_gguf", "port"),
     "engine_python": option(
-        None, "Interpreter of the environment with vLLM or xllamacpp (default: this one; llama-server)", str | None
+        None, "Python of the environment with vLLM or xllamacpp (default: this one, or llama-server)", str | None
     ),
     "engine_options": option("", "Further options of the engine, as --engine_options='--max-num-seqs 16 --seed 1'"),
 }

@@ -1,4 +1,4 @@
-"""Choose on this machine how a finetuned drafter drafts.
+"""Find the settings with which a drafter drafts fastest on this machine.
 
     drafter-trainer tune --config recipes/configs/gemma-3-270m/de-en.yaml
     drafter-trainer tune --config recipes/configs/gemma-3-270m/de-en.yaml --sources lookup ngram \

@@ -23,16 +23,16 @@ class _TrainerArguments(TrainingArguments):
     max_length: int = field(
         default=2048, metadata={"help": "Maximum number of tokens of a row; longer rows lose their end"}
     )
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rate"})
-    warmup_steps: float = field(default=0.03, metadata={"help": "Steps of warm-up; below 1, their share of all"})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning-rate schedule"})
+    warmup_steps: float = field(default=0.03, metadata={"help": "Warm-up steps; below 1, their share of all steps"})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch"})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch or best"})
     include_num_input_tokens_seen: str = field(
         default="non_padding", metadata={"help": "Log how many tokens were read"}
     )
-    save_total_limit: int | None = field(default=2, metadata={"help": "Keep so many checkpoints"})
-    load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best checkpoint, not the last"})
-    metric_for_best_model: str | None = field(default="loss", metadata={"help": "Decides which is best"})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Maximum number of checkpoints kept"})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best checkpoint, not the last one"})
+    metric_for_best_model: str | None = field(default="loss", metadata={"help": "Metric of the best model"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,11 +56,13 @@ class PretrainingArguments(_TrainerArguments):
         packing_workers (`int`): Processes that tokenise and pack, each a shard of its own.
     """
 
-    output_dir: str | None = field(default="", metadata={"help": "Checkpoints and the drafter (RUN_FOLDER/pretrain)"})
-    max_length: int = field(default=2048, metadata={"help": "Tokens of a packed row"})
-    packing_workers: int = field(default=1, metadata={"help": "Processes that tokenise and pack the text"})
-    per_device_train_batch_size: int = field(default=2, metadata={"help": "Rows a device takes at once"})
-    learning_rate: float = field(default=3e-5, metadata={"help": "Peak of the learning rate"})
+    output_dir: str | None = field(
+        default="", metadata={"help": "Folder of checkpoints and drafter (default: RUN_FOLDER/pretrain)"}
+    )
+    max_length: int = field(default=2048, metadata={"help": "Number of tokens of a packed row"})
+    packing_workers: int = field(default=1, metadata={"help": "Number of processes that tokenize and pack"})
+    per_device_train_batch_size: int = field(default=2, metadata={"help": "Number of rows in a device's batch"})
+    learning_rate: float = field(default=3e-5, metadata={"help": "Peak learning rate"})
     include_num_input_tokens_seen: str = field(default="all", metadata={"help": "Log how many tokens were read"})
 
     def __post_init__(self) -> None:
@@ -96,32 +98,34 @@ class DrafterTrainingArguments(_TrainerArguments):
         lora_rank (`int`): Train an adapter of this rank over a base drafter, which stays as it is; 0 for all weights.
     """
 
-    output_dir: str | None = field(default="", metadata={"help": "Checkpoints and the drafter (RUN_FOLDER/finetune)"})
-    loss_type: str = field(default="cross_entropy", metadata={"help": f"One of {', '.join(_LOSS_TYPES)}"})
+    output_dir: str | None = field(
+        default="", metadata={"help": "Folder of checkpoints and drafter (default: RUN_FOLDER/finetune)"}
+    )
+    loss_type: str = field(default="cross_entropy", metadata={"help": f"Loss: {', '.join(_LOSS_TYPES)}"})
     per_device_train_tokens: int = field(
-        default=0, metadata={"help": "Tokens a device takes at once, of rows of like lengths; 0 to count rows"}
+        default=0, metadata={"help": "Tokens in a device's batch, of rows of similar lengths; 0 to count rows"}
     )
     draft_vocabulary: int = field(
-        default=0, metadata={"help": "Draft so many ids, the most frequent of the answers; 0 for all"}
+        default=0, metadata={"help": "Size of the draft vocabulary, the most frequent ids; 0 for the drafter's own"}
     )
     prompt_window: int = field(
         default=0,
-        metadata={"help": "Last tokens of the prompt that the network reads, besides the first; 0 for all"},
+        metadata={"help": "Tokens at the end of the prompt that the network reads besides the first; 0 for all"},
     )
     parallel_tokens: int = field(
         default=0, metadata={"help": "Number of tokens that are drafted in one forward pass (PARD); 0 for one"}
     )
     kv_sharing_layers: list[int] = field(
         default_factory=list,
-        metadata={"help": "The target's layers whose keys and values the drafter's layers attend to, one each"},
+        metadata={"help": "Layers of the target whose keys and values the drafter's layers attend to, one each"},
     )
     reach_weights: bool = field(
-        default=False, metadata={"help": "Weigh tokens by the chance that the target verifies them"}
+        default=False, metadata={"help": "Weight tokens by the chance that the target verifies them"}
     )
-    lora_rank: int = field(default=0, metadata={"help": "Train an adapter of this rank over a base drafter; 0: all"})
-    per_device_train_batch_size: int = field(default=2, metadata={"help": "Rows a device takes at once"})
-    learning_rate: float = field(default=2e-5, metadata={"help": "Peak of the learning rate"})
-    metric_for_best_model: str | None = field(default="expected_alpha", metadata={"help": "Decides which is best"})
+    lora_rank: int = field(default=0, metadata={"help": "Rank of an adapter trained over a base drafter; 0: none"})
+    per_device_train_batch_size: int = field(default=2, metadata={"help": "Number of rows in a device's batch"})
+    learning_rate: float = field(default=2e-5, metadata={"help": "Peak learning rate"})
+    metric_for_best_model: str | None = field(default="expected_alpha", metadata={"help": "Metric of the best model"})
     # The trainer reads columns of its own, which the model's forward does not know.
     remove_unused_columns: bool = field(default=False, metadata={"help": "Keep false: the loss reads the top k"})
     prediction_loss_only: bool = field(default=True, metadata={"help": "Keep true: logits are too large to gather"})
@@ -157,12 +161,14 @@ class BaselineTrainingArguments(_TrainerArguments):
         draft_vocabulary (`int`): Size of the draft vocabulary, as in finetuning; 0 for all.
     """
 
-    output_dir: str | None = field(default="", metadata={"help": "Checkpoints and weights (RUN_FOLDER/medusa, eagle)"})
-    draft_vocabulary: int = field(
-        default=0, metadata={"help": "Draft so many ids, the most frequent of the answers; 0 for all"}
+    output_dir: str | None = field(
+        default="", metadata={"help": "Folder of checkpoints and weights (default: RUN_FOLDER/medusa or eagle)"}
     )
-    per_device_train_batch_size: int = field(default=8, metadata={"help": "Rows a device takes at once"})
-    learning_rate: float = field(default=1e-3, metadata={"help": "Peak of the learning rate"})
+    draft_vocabulary: int = field(
+        default=0, metadata={"help": "Size of the draft vocabulary, the most frequent ids; 0 for all ids"}
+    )
+    per_device_train_batch_size: int = field(default=8, metadata={"help": "Number of rows in a device's batch"})
+    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate"})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Keep false: the target reads the rows"})
     prediction_loss_only: bool = field(default=True, metadata={"help": "Keep true: there is nothing to gather"})
 
