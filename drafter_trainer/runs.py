@@ -204,7 +204,8 @@ class Step:
 
 
 def _is_no_result(path: Path) -> bool:
-    return path.name == FILE_NAME or path.suffix == ".arrow"  # prompts, which are made again for other settings
+    # Prompts are made again for other settings, and so is the note whose rows they are.
+    return path.name in (FILE_NAME, "rows.json") or path.suffix == ".arrow"
 
 
 def _deciding(settings: dict[str, Any]) -> dict[str, Any]:

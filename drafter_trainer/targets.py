@@ -133,7 +133,10 @@ class Target:
         """
         if long := [stop for stop in self.stop if len(stop) != 1]:
             raise InputError(f"stop must list single characters such as a line break, got {long[0]!r}")
-        own = GenerationConfig.from_pretrained(self.path, revision=self.hub_revision).eos_token_id
+        try:
+            own = GenerationConfig.from_pretrained(self.path, revision=self.hub_revision).eos_token_id
+        except OSError:  # not every checkpoint has one
+            own = None
         own = tokenizer.eos_token_id if own is None else own
         ids = {own} if isinstance(own, int) else set(own or ())
         if self.stop:

@@ -30,6 +30,11 @@ class BadRowError(InputError):
     def __init__(self, place: str, reason: str, advice: str = "") -> None:
         super().__init__(f"{place}: {reason}{advice}")
         self.reason = reason
+        self._given = (place, reason, advice)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Made again of its message alone, as exceptions are, it would break the pool of processes that it came from.
+        return type(self), self._given
 
 
 @dataclass

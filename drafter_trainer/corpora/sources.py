@@ -19,6 +19,7 @@ PROMPT_COLUMNS = ("prompt", "messages", "conversations")
 TEXT_COLUMNS = ("text",)
 _HELD_OUT = 5  # hundredths of rows without a validation split, at least one
 _VALIDATION_NAMES = ("validation", "valid", "dev", "test")
+_MARKED = 1000  # rows of a stream by which it is known again
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,10 @@ def read_source(data: Any, columns: Sequence[str]) -> Source:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         return _source(path.name, _read_file(path, columns), {"name": f"file:{path.name}", "sha256": digest}, columns)
     if isinstance(data, datasets.Dataset | datasets.IterableDataset):
-        mark = data._fingerprint if isinstance(data, datasets.Dataset) else str(data.info.dataset_name)
-        return _source("dataset", {"train": data}, {"name": "dataset", "fingerprint": mark}, columns)
+        return _source("dataset", {"train": data}, {"name": "dataset", "fingerprint": _mark(data)}, columns)
     if isinstance(data, Mapping):  # a DatasetDict too
         parts = dict(data)
-        marks = [part._fingerprint if isinstance(part, datasets.Dataset) else _hash(part) for part in parts.values()]
+        marks = [_mark(part) for part in parts.values()]
         return _source("dataset", parts, {"name": "dataset", "fingerprint": " ".join(map(str, marks))}, columns)
     rows = list(data)
     return _source("list", {"train": rows}, {"name": "list", "fingerprint": _hash(rows)}, columns)
@@ -90,7 +90,10 @@ def _read_hub(repo: str, columns: Sequence[str]) -> Source:
 
 def _read_file(path: Path, columns: Sequence[str]) -> dict[str, Iterable[Any]]:
     if path.suffix == ".csv":
-        return {"train": datasets.load_dataset("csv", data_files=str(path), split="train")}
+        try:
+            return {"train": datasets.load_dataset("csv", data_files=str(path), split="train")}
+        except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+            raise InputError(f"{path} cannot be read as CSV: {one_line(error.__cause__ or error)}") from error
     rows = [row for _, row in read_rows(path)]
     # Of a text file each line is an entry; a blank one only separates paragraphs.
     rows = [row["text"] if row.keys() == {"text"} and "text" not in columns else row for row in rows]
@@ -107,7 +110,7 @@ def _rows(rows: Iterable[Any], name: str, columns: Sequence[str]) -> Iterator[di
         if not isinstance(row, Mapping) or all(row.get(column) is None for column in columns):
             got = ", ".join(row) if isinstance(row, Mapping) else repr(row)[:80]
             raise InputError(f"{place}: expected a column {' or '.join(columns)}, got {got or 'nothing'}")
-        yield {"source_id": place} | {key: value for key, value in row.items() if value is not None}
+        yield {key: value for key, value in row.items() if value is not None} | {"source_id": place}
 
 
 def _split(rows: Iterator[dict[str, Any]], split: str) -> Iterator[dict[str, Any]]:
@@ -128,6 +131,12 @@ def _split(rows: Iterator[dict[str, Any]], split: str) -> Iterator[dict[str, Any
             yield row
     if first is not None and found == (split == "train"):
         yield first
+
+
+def _mark(part: Any) -> str:
+    if isinstance(part, datasets.Dataset):
+        return part._fingerprint
+    return _hash(list(part.take(_MARKED)) if isinstance(part, datasets.IterableDataset) else part)
 
 
 def _hash(content: Any) -> str:

@@ -36,6 +36,7 @@ class RunningBatch:
         self._tokens = torch.empty(0, dtype=torch.long)  # the last of each row
         self._chooser = TokenChooser(TOP_K)
         self._prefix: tuple[int, ...] | None = None
+        self._window: int | None = getattr(model.config.get_text_config(), "sliding_window", None)
         self._prefix_states: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def __len__(self) -> int:
@@ -51,9 +52,11 @@ class RunningBatch:
             `list[tuple[Request, Answer]]`, those that ended at once.
         """
         rows: list[_Row | None] = [_Row(request) for request in requests]
-        cache = self._prefixed_cache(requests)
-        prefix = len(self._prefix)
         longest = max(len(request.prompt_ids) for request in requests)
+        # A sliding window counts columns: behind a gap it would end before a prefix that the row still sees.
+        shared = not self._window or longest <= self._window
+        cache = self._prefixed_cache(requests) if shared else roomy_cache(self.model)
+        prefix = len(self._prefix) if shared else 0
         gaps = [longest - len(request.prompt_ids) for request in requests]  # between the prefix and the rest
         ids = [[self.pad_id] * gap + [*request.prompt_ids[prefix:]] for gap, request in zip(gaps, requests)]
         positions = torch.arange(longest, device=self.model.device) - self._on_device(gaps)[:, None]

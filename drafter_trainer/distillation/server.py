@@ -118,7 +118,7 @@ class Server:
                     f"{self.url} gives answers that are not the target's: {error}; start it with the target's "
                     "checkpoint and the log-probabilities that it reports by default, or leave it out"
                 ) from error
-            except (KeyError, IndexError, TypeError, ValueError) as error:
+            except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
                 reason = f"a reply that is none of {self._kind.name} ({self._clean(repr(error))})"
                 raise ServerFailure(reason, by_request=True) from error
         said = self._clean(f"{response.reason_phrase} {response.text}")

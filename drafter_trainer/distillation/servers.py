@@ -61,6 +61,15 @@ class ServerEngine:
 
     def answers(self, batches: Iterable[Sequence[Request]]) -> Iterator[tuple[list[Request], list[Answer | Refusal]]]:
         """Answer every request once, in the order in which the answers come, in groups of a batch's size."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            pass  # as it must be
+        else:
+            raise InputError(
+                "servers cannot be asked in a thread that runs an event loop, as a notebook's does: call "
+                "await asyncio.to_thread(distill, ...)"
+            )
         with asyncio.Runner() as runner:
             client = httpx2.AsyncClient(
                 headers={"Authorization": f"Bearer {self._key}"} if self._key else {},

@@ -25,6 +25,7 @@ from drafter_trainer.distillation.sources import PromptSource
 from drafter_trainer.distillation.store import SPLITS, RowStore
 from drafter_trainer.distillation.teacher import Teacher
 from drafter_trainer.drafters.compatibility import check_assistable
+from drafter_trainer.drafters.description import hash_file
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import Pair, get_language, is_spaced, read_languages
 from drafter_trainer.runs import Step
@@ -79,6 +80,8 @@ class Distillation:
         state, rows = self.state, Rows(self.folder, self.target, self.languages, self.pair)
         settings = self._record(settings)
         inputs = {"target": self.target.identity} | {each.name: str(each.facts) for each in sources if each.facts}
+        files = {name: Path(name.removeprefix("file:")) for name in self.questions}
+        inputs |= {f"questions {name}": hash_file(path) for name, path in files.items() if path.is_file()}
         if self.target.chat_template is not None:
             inputs["chat_template"] = hashlib.sha256(self.target.chat_template.encode()).hexdigest()
         step = Step(self.folder, "distill", settings, inputs, state.is_main_process, FIXED)

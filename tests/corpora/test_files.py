@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import pickle
 import random
 import re
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from drafter_trainer.corpora.files import BadRows, read_json_lines, read_lines, read_rows
+from drafter_trainer.corpora.files import BadRowError, BadRows, read_json_lines, read_lines, read_rows
 from drafter_trainer.errors import InputError
 
 ROWS = [{"text": "Grüße aus Köln."}, {"text": "明日は雨です。"}, {"text": "Ещё одна строка."}]
@@ -114,6 +115,9 @@ def test_rows_of_a_table_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     bad_rows = BadRows(skip=True)
     assert [place.rpartition(", ")[2] for place, _ in read_rows(path, bad_rows)] == ["row 1", "row 3"]
     assert bad_rows.counts == {"bad row: values that cannot be read": 1}
+    error = BadRowError("file:x, row 2", "no text", ": mend it")  # raised in a process that packs
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.reason) == (str(error), error.reason)
 
 
 def test_a_folder_is_all_of_its_parquet_files(tmp_path: Path) -> None:

@@ -157,10 +157,11 @@ STATE = {"layer_types": ["conv", "full_attention"], "pad_token_id": 0, "bos_toke
 def test_windows_and_states_are_a_rows_own(kind: str, given: dict[str, Any]) -> None:
     """Prevent a token from seeing further back than its window, or less far, because its row began elsewhere, and a
     request from taking over the state that another left in its row."""
-    stream = make_stream()
-    model = with_ends(tiny_model(kind, vocab_size=400, num_hidden_layers=2, **given), stream)
-    for request, answer in answered(TransformersEngine(model, pad_id=0), stream, 4).items():
-        assert answer.response_ids == generated(model, request)
+    for start in ((), TEMPLATE):
+        stream = make_stream(start=start)
+        model = with_ends(tiny_model(kind, vocab_size=400, num_hidden_layers=2, **given), stream)
+        for request, answer in answered(TransformersEngine(model, pad_id=0), stream, 4).items():
+            assert answer.response_ids == generated(model, request)
 
 
 def test_temperatures_and_limits_do_not_mix(target_model: PreTrainedModel) -> None:
