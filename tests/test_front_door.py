@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, TrainerCallback, TrainingArguments
 
 import drafter_trainer
+from drafter_trainer.corpora.sources import read_source
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.loop.repository import read_vocabulary
 from drafter_trainer.errors import InputError
@@ -130,15 +131,29 @@ def test_prompts_are_anybodys(tmp_path: Path, named: str, tokenizer, kind: str) 
 def test_what_is_no_prompt_is_refused_in_the_callers_words(tmp_path: Path, named: str) -> None:
     """A library's user has no command line to be sent to."""
     given = {"output_dir": tmp_path / "rows", "temperatures": [0.0], **ROWS}
+    (tmp_path / "broken.csv").write_bytes(b"prompt\n\xff\xfe\n")
     for prompts, said in (
         ([{"question": "Hoe?"}], "row 0: expected a column prompt or messages"),
         ({"test": ["Hoe?"]}, "one is called train"),
         ("no/such file", "neither a file nor the id of a dataset"),
         ([], "gives no prompts"),
+        (tmp_path / "broken.csv", "broken.csv cannot be read as CSV"),
     ):
         with pytest.raises(InputError, match=said) as caught:
             drafter_trainer.distill(named, prompts, **given)
         assert "--" not in str(caught.value)
+    for name in ("samples", "max_new_tokens", "batch_size"):
+        with pytest.raises(InputError, match=f"{name} must be at least 1, got 0"):
+            drafter_trainer.distill(named, ["Hoe?"], **given | {name: 0})
+
+
+def test_streams_are_known_by_their_rows() -> None:
+    """A stream has no fingerprint: other rows under the same name were taken for those that were completed before."""
+    marks = [
+        read_source(datasets.Dataset.from_dict({"prompt": prompts}).to_iterable_dataset(), ["prompt"]).facts
+        for prompts in (["Hoe?"], ["Hoe?"], ["Wat?"])
+    ]
+    assert marks[0] == marks[1] != marks[2]
 
 
 def test_text_is_scored(tmp_path: Path, named: str) -> None:
@@ -227,6 +242,16 @@ def test_a_published_drafter_is_adapted_to_a_finetuned_target(
     assert found.drafter == tmp_path / "adapted" / "drafter"
     assert DrafterDescription.read(found.drafter).languages == ["nl"]
     assert_lossless(finetuned, drafter_trainer.load_drafter(str(found.drafter), finetuned, tokenizer))
+    arguments.learning_rate = 1.0
+    with pytest.raises(InputError, match="was made with other settings"):  # whose checkpoints would be taken for these
+        drafter_trainer.adapt(
+            tmp_path / "published",
+            str(tmp_path / "finetuned"),
+            [f"Wat is {number} plus {number}?" for number in range(24)],
+            tmp_path / "adapted",
+            max_new_tokens=8,
+            arguments=arguments,
+        )
 
 
 def test_the_drafter_of_another_target_is_not_published(trained, tmp_path: Path, tokenizer) -> None:
@@ -410,11 +435,15 @@ def test_a_drafter_is_tuned_measured_and_published_with_its_numbers(trained, tmp
     before = (folder / "results.json").stat().st_mtime_ns
     assert drafter_trainer.benchmark(folder, named, asked, **given)["provenance"]["date"]
     assert (folder / "results.json").stat().st_mtime_ns == before
+    with pytest.raises(InputError, match="was tuned, which saving it again would undo: call publish"):
+        trained.push_to_hub()
     drafter_trainer.publish(folder, named, tmp_path / "published")
     card = (tmp_path / "published" / "README.md").read_text(encoding="utf-8")
     assert "Not measured yet" not in card
     assert "| Dutch" in card
     assert (tmp_path / "published" / "results.json").is_file()
+    trained.save_model()  # other weights: what tuning kept of the earlier ones must not be taken for theirs
+    assert not (folder / "tuning").exists()
 
 
 def test_a_table_alone_is_a_drafter(rows, tmp_path: Path, named: str, target_model, tokenizer) -> None:

@@ -225,7 +225,7 @@ class CompletionMemory:
 
     def _take_open(self) -> None:
         with self._lock:
-            for text in self._open:
+            for text in list(self._open):  # one may be closed meanwhile, on this thread
                 self.remember(*text.take())
 
     def _close(self, text: "_OpenText") -> None:

@@ -32,6 +32,7 @@ WEIGHTS = (
 )
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 DRAFT_LENGTH = 5  # tokens that the stock loop drafts in one round
+TUNING = "tuning"  # folder of trials and costs, within the one of a drafter that was tuned
 
 
 def describe_drafter(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+from accelerate import PartialState
 from transformers import PreTrainedModel
 
 from drafter_trainer.drafters.compact import COMPACT
@@ -16,9 +17,11 @@ from drafter_trainer.errors import InputError
 from drafter_trainer.pipeline.distill import distill
 from drafter_trainer.pipeline.tune import TuningResult, tune
 from drafter_trainer.repository import Repository
+from drafter_trainer.runs import Step, finished_step
 from drafter_trainer.targets import Target, as_target
 from drafter_trainer.training.arguments import DrafterTrainingArguments
 from drafter_trainer.training.base import train_to_end
+from drafter_trainer.training.record import describe_training
 from drafter_trainer.training.trainers import DrafterTrainer
 
 # The drafter has learned its language before: a low rate keeps it.
@@ -95,5 +98,15 @@ def adapt(
     arguments.output_dir = str(folder / "drafter")
     arguments.prompt_window = getattr(network.config, "prompt_window", None) or 0
     arguments.parallel_tokens = getattr(network.config, "parallel_tokens", None) or 0
-    train_to_end(DrafterTrainer(network, arguments, train_dataset=rows))
+    inputs = {
+        "target": target.identity,
+        "drafter": description.fingerprint(),
+        "rows": finished_step(rows.path, "distill first")["fingerprint"],
+    }
+    # A checkpoint of other arguments, rows or another drafter in the folder would be taken for this training's.
+    settings, is_main = describe_training(network, arguments), PartialState().is_main_process
+    step = Step(folder / "drafter", "adapt", settings, inputs, is_main)
+    if not step.is_finished():
+        with step:
+            step.facts |= train_to_end(DrafterTrainer(network, arguments, train_dataset=rows))
     return tune(folder / "drafter", rows, target, dtype=dtype)

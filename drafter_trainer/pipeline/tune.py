@@ -19,7 +19,7 @@ from drafter_trainer.drafters.loop.policy import NETWORK, NGRAM, SOURCES
 from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY, read_vocabulary
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.drafters.ngram import table_bytes as bytes_of_table
-from drafter_trainer.drafters.saving import complete_folder, describe_drafter, take_special_ids
+from drafter_trainer.drafters.saving import TUNING, complete_folder, describe_drafter, take_special_ids
 from drafter_trainer.drafters.vocabulary import vocabulary_bytes
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import Language, Pair, read_languages
@@ -37,8 +37,6 @@ from drafter_trainer.tuning.answers import (
 from drafter_trainer.tuning.costs import measure_costs
 from drafter_trainer.tuning.results import TRIALS, read_costs, write_costs, write_tuning
 from drafter_trainer.tuning.search import Candidate, Tuning
-
-TUNING = "tuning"  # folder of trials and costs, within the drafter's
 
 
 @dataclass(frozen=True)

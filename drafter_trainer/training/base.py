@@ -16,6 +16,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 import drafter_trainer
 from drafter_trainer.drafters.initialization import setup_of
+from drafter_trainer.drafters.saving import TUNING
 from drafter_trainer.errors import InputError
 from drafter_trainer.extras import is_installed
 from drafter_trainer.training.batches import fill_up
@@ -51,6 +52,10 @@ class TokenMeanTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         args = self._without_evaluation(own_arguments(args, self.arguments_class), eval_dataset)
+        if args.n_gpu > 1:  # DataParallel would divide a batch that compute_loss needs whole
+            _logger.warning("training on one GPU of %d: accelerate launch trains on all", args.n_gpu)
+            args = copy.copy(args)
+            args._n_gpu = 1
         super().__init__(
             model=model,
             args=args,
@@ -181,6 +186,12 @@ class TokenMeanTrainer(Trainer):
         Returns:
             `Publication`, `None` on the other processes.
         """
+        folder = Path(self.args.output_dir)
+        if (folder / TUNING).is_dir():
+            raise InputError(
+                f"{folder} was tuned, which saving it again would undo: call publish({str(folder)!r}), or delete "
+                f"{folder / TUNING} to publish it untuned"
+            )
         self.save_model()
         if not self.is_world_process_zero():
             return None

@@ -130,8 +130,9 @@ class KeySharing:
                     "reach_weights need kv_sharing_layers: only behind the target's keys are there drafts"
                 )
             return
-        if args.parallel_tokens:
-            raise InputError("parallel_tokens cannot be trained together with kv_sharing_layers: leave one out")
+        for other in ("parallel_tokens", "activation_checkpointing"):  # checkpointed layers are given no cache
+            if getattr(args, other):
+                raise InputError(f"{other} cannot be trained together with kv_sharing_layers: leave one out")
         if (reason := reason_against(model)) is not None:
             raise InputError(f"the drafting loop cannot share keys with this drafter, since {reason}")
         check_shapes(config, target.load_config().get_text_config(), self.layers)

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from drafter_trainer.drafters.initialization import setup_of
-from drafter_trainer.drafters.saving import complete_folder, describe_drafter, size_of
+from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
+from drafter_trainer.drafters.saving import TUNING, complete_folder, describe_drafter, size_of
 from drafter_trainer.provenance import without_folders
 
 _RECORDED = (
@@ -64,4 +66,8 @@ def save_with_loop(
     name = "-".join(filter(None, (re.split("[/:]", setup.target.name)[-1], "drafter", str(setup.pair or spoken))))
     known = {"training": setup.training | training, "size": size_of(model)}
     description = describe_drafter(name, setup.target, setup.languages, setup.pair, **known)
+    # What an earlier tuning left was found for other weights.
+    shutil.rmtree(folder / TUNING, ignore_errors=True)
+    for stale in {VOCABULARY, TABLE} - files.keys():
+        (folder / stale).unlink(missing_ok=True)
     complete_folder(folder, description, tokenizer, files)

@@ -110,7 +110,7 @@ def read_datasets(data: Any, target: Target | None = None) -> tuple[Any, Any, Ro
     if isinstance(data, str | Path):
         data = Rows.open(data)
     if isinstance(data, Rows):
-        if target is not None and data.target.identity != target.identity:
+        if target is not None and not target.is_known_as(data.target.identity):
             raise InputError(
                 f"{data.path} holds completions of {data.target.identity}, the drafter is for {target.identity}: a "
                 "drafter learns from its own target's completions alone"

@@ -23,6 +23,8 @@ def write_tuning(folder: Path, choice: Candidate, trials: list[dict[str, Any]], 
     """Write what was chosen, and every trial."""
     write_json(folder / SETTINGS, choice.settings.to_dict())
     write_json(folder / TRIALS, trials)
+    for name in (VOCABULARY, TABLE):  # of an earlier choice
+        (folder / name).unlink(missing_ok=True)
     if choice.draft_ids is not None:
         write_whole(folder / VOCABULARY, vocabulary_bytes(choice.draft_ids))
     if choice.slots is not None:

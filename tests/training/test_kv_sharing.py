@@ -102,8 +102,9 @@ def test_what_cannot_be_shared_is_refused(tmp_path: Path, target: Target) -> Non
         train(drafter, kv_sharing_layers=[0, 4])
     with pytest.raises(InputError, match="reach_weights need the target's top k"):
         train(drafter, kv_sharing_layers=[0, 1], reach_weights=True, loss_type="cross_entropy")
-    with pytest.raises(InputError, match="together"):
-        train(drafter, kv_sharing_layers=[0, 1], parallel_tokens=3)
+    for other, value in (("parallel_tokens", 3), ("activation_checkpointing", True)):
+        with pytest.raises(InputError, match=f"{other} cannot be trained together with kv_sharing_layers"):
+            train(drafter, kv_sharing_layers=[0, 1], **{other: value})
     capped = create_drafter(target, layers=[0, 1])
     capped.config.attn_logit_softcapping = 30.0
     with pytest.raises(InputError, match="its logits are capped"):
