@@ -153,8 +153,7 @@ class BatchDrafter:
                     found[place] = self._begin_text()
                     self._texts.append(found[place])
         for text, row in zip(found, rows):
-            text.follow(row)
-            text.seen = self._step
+            text.follow(row, self._step)
         if len(self._texts) > len(rows):
             if self.memory is not None:
                 self._remember([text for text in self._texts if text.seen < self._step])

@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -124,6 +125,9 @@ def start_engine(
         InputError: If the engine does not start; it is stopped then.
     """
     words = [*command]
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise InputError(f"port {port} is taken by another server: stop it, or name another port")
     if words[0] == LLAMA_SERVER and python is not None:
         words[:1] = [python, "-m", _LLAMACPP_SERVER]
     words += ["--metrics"] if engine == LLAMACPP else []
@@ -160,7 +164,7 @@ def serve(
     """Start an engine with a drafter, checked on the first hundred tokens, and stop it on the way out.
 
     Args:
-        target (`str`): Hub id or folder of the target; for llama.cpp its GGUF file.
+        target (`str`): Hub id (`ID@REVISION` for a revision) or folder of the target; for llama.cpp its GGUF file.
         drafter (`str`): Hub id or folder of the published drafter. A base model is served with its chat template.
         engine (`str`, *optional*, defaults to `"vllm"`): Engine, "vllm" or "llamacpp".
         part (`str`, *optional*, defaults to `"whole"`): What drafts in vLLM: the "whole" drafter or its "network"
@@ -180,12 +184,14 @@ def serve(
     # vLLM's own loader takes nothing from the target.
     repository = (open_whole if (engine, part) == (VLLM, NETWORK) else open_for_engine)(drafter)
     description, commit = repository.description, repository.commit
+    place, _, pinned = (target, "", "") if Path(target).exists() else target.partition("@")
     if engine == VLLM:
-        place = str(Path(drafter).resolve()) if commit is None else drafter
+        own = str(Path(drafter).resolve()) if commit is None else drafter
         length = draft_length or choose_draft_length(description, part)
         together, mixed = drafts_together(description, length), mixes_attention(repository.find("config.json"))
-        config = vllm_config(place, length, commit, part, together, mixed)
-        command = vllm_command(python or sys.executable, target, config)
+        config = vllm_config(own, length, commit, part, together, mixed)
+        command = vllm_command(python or sys.executable, place, config)
+        command += ["--revision", pinned] if pinned else []
     else:
         if drafter_gguf is None:
             raise InputError("llama.cpp reads GGUF: export the drafter for llamacpp, and name its drafter.gguf")
@@ -193,7 +199,7 @@ def serve(
         command = llamacpp_command(target, drafter_gguf, length)
     if template := description.prompting.get("chat_template"):
         command += template_words(engine, description, repository.find(template).parent)
-    with start_engine(engine, target, command, port, python, options) as running:
+    with start_engine(engine, place, command, port, python, options) as running:
         if stop := description.prompting.get("stop"):
             _logger.info("answers end at %s: requests give it as stop", ", ".join(map(repr, stop)))
         _logger.info("%s: %s", running.url, running.check_acceptance([description.example]))

@@ -11,6 +11,7 @@ from drafter_trainer.drafters.loop.network import LayerView, LeanNetwork
 from drafter_trainer.serving.paged_cache import PagedCache
 
 _PIECE = 512
+_SHARED_AT_ONCE = 1024  # tokens whose places in the cache are listed at once
 _TOGETHER = 16  # longer texts are read alone up to here, so that a batch is not padded to a prompt's length
 
 
@@ -85,14 +86,19 @@ class BatchedNetwork(LeanNetwork):
         Of a layer with a window those are left out that no later token sees: the engine may have dropped them.
         """
         seen = {kind.window: _places_of(spans, kind.window, self.device) for kind in self.kinds}
-        found: dict[tuple, torch.Tensor] = {}
-        for layer, keys, values, paged in zip(self.layers, self._keys, self._values, cache):
-            slots, rows, positions = seen[layer.kind.window]
-            shared = layer.kind.window, id(paged.blocks), id(paged.layout)  # by several layers
-            if shared not in found:
-                found[shared] = paged.find(rows, positions)
-            new_keys, new_values = paged.read(found[shared], self.key_value_heads)
-            keys[slots, :, positions], values[slots, :, positions] = new_keys.to(self.dtype), new_values.to(self.dtype)
+        for start in range(0, max(len(positions) for _, _, positions in seen.values()), _SHARED_AT_ONCE):
+            part = slice(start, start + _SHARED_AT_ONCE)
+            found: dict[tuple, torch.Tensor] = {}
+            for layer, keys, values, paged in zip(self.layers, self._keys, self._values, cache):
+                slots, rows, positions = (each[part] for each in seen[layer.kind.window])
+                if len(positions) == 0:  # a layer with a window sees fewer
+                    continue
+                shared = layer.kind.window, id(paged.blocks), id(paged.layout)  # by several layers
+                if shared not in found:
+                    found[shared] = paged.find(rows, positions)
+                new_keys, new_values = paged.read(found[shared], self.key_value_heads)
+                keys[slots, :, positions] = new_keys.to(self.dtype)
+                values[slots, :, positions] = new_values.to(self.dtype)
 
     def _run(self, pieces: Sequence[Piece]) -> torch.Tensor:
         """Read pieces and return the hidden states of their last tokens, of shape `(pieces, width)`."""

@@ -75,15 +75,16 @@ class RequestText:
             and np.array_equal(row[:size], self.tokens)
         )
 
-    def follow(self, row: np.ndarray) -> None:
-        """Take over a row that begins with this text, and learn what became of the draft."""
+    def follow(self, row: np.ndarray, step: int) -> None:
+        """Take over a row of a step that begins with this text, and learn what became of the draft."""
         known = len(self.tokens)
         if known == 0:
             self.outside = count_skipped(len(row), self.window)
             self.remembered = len(row)
         new = row[known:].tolist()
-        self.grown = len(new)
-        self.accepted = 0
+        if self.seen < step - 1 and len(new) > len(self.draft) + 1:  # it had ended: this is a chat's next turn
+            self.remembered = len(row)
+        self.grown, self.accepted, self.seen = len(new), 0, step
         if 0 < len(new) <= len(self.draft) + 1:
             gained = 0
             for proposal, token in zip(self.draft, new):

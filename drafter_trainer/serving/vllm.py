@@ -157,8 +157,12 @@ class DrafterProposer:
         """Save the memory now and then: nothing tells that vLLM ends."""
         memory, now = self._memory, time.monotonic()
         if memory is not None and memory.added > self._saved and now >= self._saved_at + _SAVED_SECONDS:
-            self._saved, self._saved_at = memory.added, now
-            memory.save(self._options["drafter_memory"])
+            self._saved_at = now
+            try:
+                memory.save(self._options["drafter_memory"])
+                self._saved = memory.added
+            except OSError as error:  # its own failure must not end the engine
+                _logger.warning("the memory is not saved, and tried again in a minute: %s", error)
 
 
 def _open_memory(path: str | None, max_tokens: int) -> CompletionMemory | None:

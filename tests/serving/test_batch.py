@@ -325,3 +325,27 @@ def test_request_that_comes_again_is_drafted_from_the_memory() -> None:
     # All but what was known before the first draft: the prompt, and the first token.
     drafter.draft([np.array([0, 1], dtype=np.int32)], [4])
     assert memory.added <= 2 * sum(map(len, outputs)) + (LONGEST + 1) * 2 * len(prompts)
+
+
+def test_next_turn_of_a_chat_is_not_remembered_as_output() -> None:
+    """A chat that goes on begins with what the target wrote: what the user adds must not be counted as its words."""
+    memory = CompletionMemory()
+    drafter = BatchDrafter(None, None, make_settings(FLAT), "cpu", clock=None, memory=memory)
+    other, chat = [1], [2, 3]
+
+    def step(*texts: list[int]) -> None:
+        drafter.draft([np.array(text, dtype=np.int32) for text in texts], [0] * len(texts))
+
+    for token in range(10, 20):
+        chat.append(token)
+        step(other, chat)
+    step(other)
+    step(other)
+    before = memory.added
+    chat += [*range(100, 140), 50]  # the user's turn, and the first token of the answer
+    step(other, chat)
+    for token in range(60, 70):
+        chat.append(token)
+        step(other, chat)
+    step(other)
+    assert before < memory.added <= before + 12

@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,14 @@ def test_drafter_in_vain_is_said_and_not_left_running(start, engine: str, accept
     """An engine with a drafter that is never accepted runs, slower than without, and nobody notices."""
     with pytest.raises(InputError, match=said), start(engine, accepted):
         pass
+
+
+def test_port_of_another_server_is_refused(free_port: int) -> None:
+    """The other server would answer as ready, and its counts would be taken for this drafter's."""
+    with socket.create_server(("127.0.0.1", free_port)):
+        command = [sys.executable, "-c", "pass"]
+        with pytest.raises(InputError, match="is taken by another"), start_engine("vllm", "t", command, free_port):
+            pass
 
 
 def test_no_process_of_a_server_is_left(tmp_path: Path, free_port: int) -> None:
@@ -151,11 +160,13 @@ def test_base_model_is_served_with_its_template(
 
     monkeypatch.setattr("drafter_trainer.serving.engines.subprocess.Popen", start)
     for engine in ("vllm", "llamacpp"):
-        with pytest.raises(InputError), serve("target", str(drafter), engine, drafter_gguf="d.gguf"):
+        with pytest.raises(InputError), serve("org/target@v2", str(drafter), engine, drafter_gguf="d.gguf"):
             pass
     template = str(drafter / "chat_template.jinja")
     in_vllm, in_llamacpp = started
     assert in_vllm[in_vllm.index("--chat-template") + 1] == template
+    assert "org/target" in in_vllm
+    assert in_vllm[in_vllm.index("--revision") + 1] == "v2"
     assert template not in in_llamacpp  # which would not start
 
 

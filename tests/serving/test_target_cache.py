@@ -71,6 +71,7 @@ def test_cache_of_fewer_bits_is_not_read() -> None:
 def test_network_reads_the_targets_keys_of_each_row(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In batches, from rows and blocks that move, also where the last steps were not shared, a text must be drafted
     for as the loop in transformers drafts for it alone."""
+    monkeypatch.setattr("drafter_trainer.serving.network._SHARED_AT_ONCE", 7)
     config = CONFIGS[name]
     model, target = make(config), make(config.__class__.from_dict(config.to_dict()))
     with torch.no_grad():
