@@ -20,7 +20,7 @@ from drafter_trainer.errors import InputError
 from drafter_trainer.hub.card import usage
 from drafter_trainer.hub.card_folder import read_measurements
 from drafter_trainer.languages import Language, get_pair, translation_prompt
-from drafter_trainer.results import DRAFTER, PLAIN, PROMPT_LOOKUP, Results, find_method
+from drafter_trainer.results import DRAFTER, PLAIN, PROMPT_LOOKUP, Results, find_method, say_setting
 
 
 def read_gallery(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -97,10 +97,12 @@ def _drafter(anchor: str, several: list[dict[str, Any]], targets: list[str], sca
 
 
 def _settings(runs: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Put the runs of one task and temperature together, which differ in their seeds."""
-    settings: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    """Put the runs of one task, temperature and engine together, which differ in their seeds."""
+    settings: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for run in runs:
-        settings.setdefault((run["task"], run["temperature"]), []).append(run)
+        engine = run.get("engine", {})
+        key = (run["task"], run["temperature"], engine.get("name"), engine.get("requests_at_once"))
+        settings.setdefault(key, []).append(run)
     return list(settings.values())
 
 
@@ -129,10 +131,11 @@ def _setting(results: Results, runs: list[dict[str, Any]], scale: int) -> dict[s
         # In per cent of the page's scale: the bar's width, and where its interval begins and ends.
         bars.append({"name": name, "text": interval_text(speedup), "width": width, "low": low, "high": high})
     sampling = "greedy" if run["temperature"] == 0 else f"T = {run['temperature']:g}"
+    served = f", {say_setting(run)}" if "engine" in run else ""
     seeds = ", ".join(str(run["seed"]) for run in runs)
     lookups = [bar["text"] for bar in bars if bar["name"].startswith(PROMPT_LOOKUP)]
     return {
-        "name": f"{run['task']}, {sampling}",
+        "name": f"{run['task']}, {sampling}{served}",
         "interval": f"lowest and highest of the seeds {seeds}" if len(runs) > 1 else "95 % interval over questions",
         "measured": [title(results, run) for run in runs],
         "bars": bars,

@@ -10,12 +10,14 @@ from pathlib import Path
 import huggingface_hub
 import pyarrow.parquet as pq
 from huggingface_hub import HfApi
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from drafter_trainer.distillation.store import NAMES, SPLITS, RowStore, without_paths
 from drafter_trainer.drafters.compact import FORMATS
 from drafter_trainer.drafters.description import FILE_NAME
 from drafter_trainer.drafters.saving import WEIGHTS
-from drafter_trainer.errors import InputError
+from drafter_trainer.errors import InputError, one_line
 from drafter_trainer.hub.allowed import ALLOWED, allowed_files, check_private
 from drafter_trainer.hub.arrival import check_generation, fetch
 from drafter_trainer.hub.assemble import DrafterParts, assemble, parts_of_run
@@ -188,7 +190,13 @@ def publish_rows(run: Run, target: Target, publishing: Publishing) -> Publicatio
 def _location(publishing: Publishing, name: str) -> str:
     if publishing.to != HUB:
         return name
-    return publishing.repo_id or f"{HfApi().whoami()['name']}/{name}"
+    name = publishing.repo_id or name
+    location = name if "/" in name else f"{HfApi().whoami()['name']}/{name}"
+    try:
+        validate_repo_id(location)
+    except HFValidationError as error:
+        raise InputError(f"{location} cannot name a repository ({one_line(error)}): give OWNER/NAME") from error
+    return location
 
 
 def _destination(publishing: Publishing, location: str, repo_type: str = "model") -> Destination:

@@ -36,6 +36,10 @@ class Publishing:
     card_folder: str | None = None
 
     def __post_init__(self) -> None:
+        if self.to.startswith(f"{HUB}:"):
+            raise InputError(
+                f"to is {HUB!r} or a folder, got {self.to}: give repository and branch as repo_id and revision"
+            )
         if self.to != HUB and (self.revision or self.tag):
             raise InputError(f"revision and tag are the Hub's: leave them out to publish to {self.to}")
         if unknown := [source for source in self.sources if source not in SOURCES]:

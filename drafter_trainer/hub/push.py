@@ -156,7 +156,7 @@ def send(
         raise InputError(
             f"the Hub refuses the card of {destination}: {one_line(error)}: mend what it is rendered from"
         ) from error
-    api.create_repo(**where, private=destination.private, exist_ok=True)
+    api.create_repo(**where, private=destination.private or None, exist_ok=True)  # None: as the owner has it
     if remote.commit is None and destination.branch != MAIN:
         # From the first commit, which is empty: until its own one the branch would show another version's drafter.
         first = api.list_repo_commits(**where)[-1].commit_id
@@ -194,11 +194,12 @@ def add_to_collection(api: HfApi, destination: Destination, target: str) -> None
     """
     owner, name = destination.repo_id.split("/")[0], target.rsplit("/", maxsplit=1)[-1]
     try:
+        private = api.repo_info(destination.repo_id, repo_type=destination.repo_type).private
         collection = api.create_collection(
             title=f"Drafters for {name}"[:_LONGEST_TITLE],
             namespace=owner,
             description=f"Drafters that make {target} answer faster"[:150],
-            private=destination.private,
+            private=bool(private),
             exists_ok=True,
         )
         api.add_collection_item(collection.slug, destination.repo_id, destination.repo_type, exists_ok=True)

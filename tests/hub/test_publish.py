@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import HfApi
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -271,7 +272,20 @@ def test_refusal_is_one_line_without_the_token(
     assert not any("/commit/" in path for _, path in hub.requests)
 
 
+@pytest.mark.parametrize("name", ["a/b/c", "with space", "me/x..y"])
+def test_repository_without_a_valid_name_is_refused(
+    name: str, run_folder: Path, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Hub's client would end in a traceback, or make an empty repository before it fails."""
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_x")
+    monkeypatch.setattr(HfApi, "whoami", lambda _: {"name": "me"})
+    with pytest.raises(InputError, match=r"cannot name a repository .*: give OWNER/NAME"):
+        publish_run(arguments(run_folder), target, "float32", Publishing(repo_id=name))
+
+
 def test_revision_and_tag_are_the_hubs(tmp_path: Path) -> None:
     """A folder that silently has no tag would be taken for a version."""
     with pytest.raises(InputError, match="revision and tag are the Hub's"):
         Publishing(to=str(tmp_path), tag="v1")
+    with pytest.raises(InputError, match="to is 'hub' or a folder, got hub:me/x: give repository and branch as"):
+        Publishing(to="hub:me/x")
