@@ -55,8 +55,9 @@ def overview_table(several: Sequence[dict[str, Any]]) -> str:
 
 
 def _overview(results: Results) -> list[float | None]:
-    greedy = [_speedups(run) for run in results["runs"] if run["temperature"] == 0]
-    sampled = [_speedups(run)[DRAFTER] for run in results["runs"] if run["temperature"] == 1]
+    runs = [run for run in results["runs"] if run.get("task") == results["runs"][0].get("task")]
+    greedy = [_speedups(run) for run in runs if run["temperature"] == 0]
+    sampled = [_speedups(run)[DRAFTER] for run in runs if run["temperature"] == 1]
     lookup = network = None
     speedups = greedy[0] if greedy else {}
     drafter, rest = speedups.get(DRAFTER), speedups.get(f"{DRAFTER} without network")

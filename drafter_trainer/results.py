@@ -189,7 +189,7 @@ class Headline:
             _positive(method["mean_accepted_tokens"]),
             _one_line(
                 f"{run['task']} {run['pair']}, {asked['count']} questions of {asked['source']}, {decoded}, "
-                f"{run['dtype']}, batch 1, at most {run['max_new_tokens']} new tokens in drafts of at most "
+                f"{run['dtype']}, {say_setting(run)}, at most {run['max_new_tokens']} new tokens in drafts of at most "
                 f"{run['draft_length']}"
             ),
             _one_line(

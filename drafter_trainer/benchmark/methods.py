@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from drafter_trainer.drafters.load import with_network, with_sources, with_stock_loop
 from drafter_trainer.drafters.loop.generate import loop_of
-from drafter_trainer.drafters.loop.policy import NGRAM
+from drafter_trainer.drafters.loop.policy import NETWORK, NGRAM
 from drafter_trainer.errors import InputError
 from drafter_trainer.results import DRAFTER, PLAIN, PRETRAINED, PROMPT_LOOKUP
 
@@ -60,7 +60,10 @@ def build_methods(
     for source in alone:
         if source == NGRAM and loop.table is None:
             raise InputError("the drafter has no n-gram table to draft alone: leave ngram out")
-        methods.append(_assisted(f"{DRAFTER}, {source} alone", with_sources(drafter, [source])))
+        only = with_sources(drafter, [source])
+        if source == NETWORK and loop_of(only).network is None:
+            raise InputError("the drafter has no network to draft alone: leave network out")
+        methods.append(_assisted(f"{DRAFTER}, {source} alone", only))
     sources = loop.settings.sources
     for source in without:
         if source in sources:

@@ -23,7 +23,8 @@ def score(answers: Sequence[str], references: Sequence[str], language: Language)
         (2002); Post, "A Call for Clarity in Reporting BLEU Scores", arXiv 1804.08771
     """
     library = require("sacrebleu.metrics", "quality")
-    metrics = {"chrf": library.CHRF(), "bleu": library.BLEU(tokenize=_TOKENIZERS.get(language.code, "13a"))}
+    tokenizer = _TOKENIZERS.get(language.code.partition("-")[0], "13a")  # zh-Hant as zh
+    metrics = {"chrf": library.CHRF(), "bleu": library.BLEU(tokenize=tokenizer)}
     scores = {name: metric.corpus_score(answers, [references]).score for name, metric in metrics.items()}
     signatures = {name: metric.get_signature().format() for name, metric in metrics.items()}
     return {"answers": len(answers)} | scores | {"signatures": signatures}

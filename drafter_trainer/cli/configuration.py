@@ -194,7 +194,8 @@ def _keys() -> dict[str, set[str]]:
 
 
 def _suggest(name: str, names: Iterable[str], step: str) -> str:
-    if said := _INSTEAD.get(name.removeprefix("--").rpartition(".")[2]):
+    said = _INSTEAD.get(name.removeprefix("--").rpartition(".")[2], "")
+    if said and said.split()[1] in {each.removeprefix("--").rpartition(".")[2] for each in names}:
         return f": {said}"
     close = difflib.get_close_matches(name, names, n=1)
     return f": did you mean {close[0]}?" if close else f": see drafter-trainer {step} --help"

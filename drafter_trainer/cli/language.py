@@ -87,7 +87,7 @@ def main(argv: list[str]) -> None:
     asked = {key: value for key, value in given.items() if hasattr(publishing, key) and key != "sources"}
     options = [word for key, value in asked.items() for word in (f"--{key}", value)]
     step("publish", places[best], *options, *chosen[best])
-    if publishing.card_folder:
+    if publishing.card_folder and not publishing.dry_run:
         shutil.copyfile(run.folder / FILE_NAME, Path(publishing.card_folder) / run.name / FILE_NAME)
     for place in (places[best], places[best] / "tasks" / STORY):
         print(f"\n{speedup_tables(read_results(place / 'results.json'))}")
@@ -159,5 +159,11 @@ def strategies_table(found: dict[str, dict[str, Any]], best: str) -> str:
 def share(step: Path, other: Path) -> None:
     """Link a step's folder into another run by a relative path, so that both can be moved together."""
     other.parent.mkdir(parents=True, exist_ok=True)
-    if not other.is_symlink():
-        other.symlink_to(os.path.relpath(step, other.parent), target_is_directory=True)
+    way = os.path.relpath(step, other.parent)
+    if other.is_symlink():
+        if os.readlink(other) == way:
+            return
+        other.unlink()
+    elif other.exists():
+        raise InputError(f"{other} holds a network that was finetuned by itself: name another run_folder")
+    other.symlink_to(way, target_is_directory=True)

@@ -92,6 +92,8 @@ def benchmark(
         InputError: If there is no such drafter or target, or the questions cannot be asked.
     """
     place, against = str(drafter), dict(against or {})
+    if DRAFTER in against:
+        raise InputError(f"{DRAFTER} is the name of a method already: give that drafter another name")
     repository = Repository.open(place)
     description, target = repository.description, target_of(place, target)
     opened = {name: Repository.open(other) for name, other in against.items()}
@@ -123,8 +125,8 @@ def benchmark(
         "dtype": dtype,
     }
     step = Step(out / "bench", "bench", settings, inputs)
-    if step.is_finished():
-        return read_results(out / "results.json")
+    if step.is_finished() and (out / RESULTS).is_file():
+        return read_results(out / RESULTS)
     chat = target.load_chat()
     target_model = target.load_model(dtype, PartialState().device)
     loaded = {
@@ -140,6 +142,9 @@ def benchmark(
     methods = build_methods(main, before, prompt_lookup_tokens, without, stock_length, alone, loaded)
     if other_methods:  # the drafter stays the last of the table
         methods[-1:-1] = other_methods(target, target_model)
+    names = [method.name for method in methods]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise InputError(f"two methods are called {twice}: name each once")
     described = {name: other.description for name, other in opened.items()} | {DRAFTER: description}
     with step:
         runs = []
@@ -196,13 +201,17 @@ def read_questions(questions: Any, pair: Pair, limit: int | None, task: Task) ->
     if isinstance(questions, str | Path):
         return Path(questions).name, load_questions(str(questions), pair, limit, task)
     source = read_source(questions, ("prompt",))
-    rows = [*source.read("train"), *source.read("validation")][:limit]
+    rows = [(split, row) for split in ("train", "validation") for row in source.read(split)][:limit]
     if not rows:
         raise InputError("there are no questions: give at least one prompt")
-    return source.name, [
-        Question(str(row.get("id", row["source_id"])), row["prompt"], row["prompt"], reference=row.get("reference"))
-        for row in rows
-    ]
+    asked: dict[str, Question] = {}
+    for split, row in rows:
+        number = row["source_id"] if split == "train" else f"{split}, {row['source_id']}"  # both begin at 0
+        name = str(row.get("id", number))
+        if name in asked:
+            raise InputError(f"{source.name}: id {name!r} stands in several rows: give each its own")
+        asked[name] = Question(name, row["prompt"], row["prompt"], reference=row.get("reference"))
+    return source.name, list(asked.values())
 
 
 def _settings(temperatures: Sequence[float], seeds: Sequence[int], max_new_tokens: int) -> list[Setting]:

@@ -90,6 +90,8 @@ def benchmark_engine(
     description, target = repository.description, target_of(place, target)
     pair = pair_of(description, languages)
     source, asked = read_questions(questions, pair, max_questions, TASKS.get(task) or Task(task))
+    if any(question.earlier for question in asked):
+        raise InputError(f"{source} has conversations of several turns: engines are asked questions of one turn")
     inputs = {
         "target": target.identity,
         "drafter": repository.identity,
@@ -108,7 +110,7 @@ def benchmark_engine(
         "options": [*options],
     }
     step = Step(out / "bench", "bench", settings, inputs)
-    if step.is_finished():
+    if step.is_finished() and (out / RESULTS).is_file():
         return read_results(out / RESULTS)
     chat = target.load_chat()
     prompts = {question.question_id: chat.encode_prompt(question.prompt) for question in asked}

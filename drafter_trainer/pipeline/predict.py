@@ -11,6 +11,7 @@ from drafter_trainer.corpora.questions import load_questions
 from drafter_trainer.decoding.target_cache import TargetTexts
 from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.drafters.loop.generate import loop_of
+from drafter_trainer.drafters.loop.networkless import MODEL_TYPE
 from drafter_trainer.languages import get_pair
 from drafter_trainer.provenance import collect_provenance
 from drafter_trainer.targets import Target, end_ids
@@ -79,26 +80,29 @@ def predict(
         draft_model, network = untrained_network(widths, target_model, shape["draft_vocabulary"], int8=True)
         attach_confident_loop(draft_model, network)
     prompts = [chat.encode_prompt(question.prompt) for question in load_questions("sample", pair, _PROMPTS)]
-    overhead = measure_overhead(target_model, draft_model, prompts)
+    networkless = draft_model.config.model_type == MODEL_TYPE  # no forward pass to time anything beside
+    overhead = None if networkless else measure_overhead(target_model, draft_model, prompts)
     typical = typical_prompt(greedy) if greedy else prompts[0]
     costs = measure_costs(target_model, draft_model, network, typical, longest_draft, repeats)
 
     provenance = collect_provenance()
-    title = f"{target.name}, {dtype}, {provenance['device']['name']}"
+    computed = str(target_model.dtype).removeprefix("torch.")
+    title = f"{target.name}, {computed}, {provenance['device']['name']}"
     lines = [f"{title}\n\nplain decoding {costs.plain:.1f} ms a token, drafter {costs.step:.2f} ms a step"]
     if costs.step_without_graph is not None:
         lines.append(f"without its CUDA graph the step takes {costs.step_without_graph:.2f} ms")
-    lines.append(
-        f"beside its forwards the drafting loop takes {overhead['this_loop']:.2f} ms a drafted token, "
-        f"{overhead['ratio']:.2f} of the {overhead['stock_loop']:.2f} ms of transformers' own loop\n"
-    )
+    if overhead is not None:
+        lines.append(
+            f"beside its forwards the drafting loop takes {overhead['this_loop']:.2f} ms a drafted token, "
+            f"{overhead['ratio']:.2f} of the {overhead['stock_loop']:.2f} ms of transformers' own loop\n"
+        )
     least = break_even(costs)
     if network is None:
         lines.append("Its network is not asked: what acceptance would bring is not forecast.")
     else:
         lines.append(forecast_table(costs))
         lines.append("\nNo acceptance makes it faster." if least is None else f"\nIt breaks even at α = {least:.3f}.")
-    said = {"provenance": provenance | {"target": target.identity}, "costs": asdict(costs)}
+    said = {"provenance": provenance | {"target": target.identity}, "dtype": computed, "costs": asdict(costs)}
     said |= {"overhead": overhead, "break_even": least}
     if drafter:
         forecast = forecast_drafter(draft_model, greedy, costs, end_ids(target_model), TargetTexts(target_model))

@@ -41,6 +41,7 @@ def test_scores_are_those_worked_out_by_hand() -> None:
     [
         ("ja", "明日は駅のカフェで会いましょう", "明日は駅のカフェで会います", "ja-mecab"),
         ("zh", "明天上午七点在车站的咖啡馆见面", "明天上午七点在车站的咖啡馆等我", "zh"),
+        ("zh-Hant", "明天上午七點在車站的咖啡館見面", "明天上午七點在車站的咖啡館等我", "zh"),
     ],
 )
 def test_words_without_spaces_are_told_apart(code: str, said: str, meant: str, tokenizer: str) -> None:
