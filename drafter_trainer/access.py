@@ -1,4 +1,6 @@
-"""Say why something on the Hub cannot be read, and what to do."""
+"""Names of what lies on the Hub, and why it cannot be read."""
+
+from pathlib import Path
 
 import huggingface_hub
 from huggingface_hub.constants import ENDPOINT
@@ -7,6 +9,14 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from drafter_trainer.errors import one_line
 
 _TOKEN = "set HF_TOKEN (or run hf auth login)"
+
+
+def split_revision(place: str) -> tuple[str, str | None]:
+    """Split `HUB_ID@REVISION`; what exists here as a file or folder is no Hub id."""
+    if Path(place).exists():
+        return place, None
+    name, _, revision = place.partition("@")
+    return name, revision or None
 
 
 def explain_refusal(repo: str, error: BaseException) -> str:

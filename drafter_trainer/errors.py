@@ -14,6 +14,13 @@ class InputError(ValueError):
     """
 
 
+def check_positive(**numbers: int | None) -> None:
+    """Refuse numbers below 1; `None` is no number."""
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise InputError(f"{name} must be at least 1, got {number}")
+
+
 class IncompatibleTokenizerError(InputError):
     """A drafter's tokenizer that differs in content from its target's."""
 

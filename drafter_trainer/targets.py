@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from drafter_trainer.access import explain_refusal
+from drafter_trainer.access import explain_refusal, split_revision
 from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.checkpoints import load_checkpoint, model_class_of
 from drafter_trainer.errors import InputError
@@ -196,8 +196,8 @@ def resolve_target(
     elif Path(target_model).is_dir():
         path, found = target_model, hash_folder(Path(target_model))
     else:
-        target_model, _, named = target_model.partition("@")
-        path, found = target_model, resolve_commit(target_model, revision or named or None, "a model")
+        target_model, named = split_revision(target_model)
+        path, found = target_model, resolve_commit(target_model, revision or named, "a model")
     target = Target(name or target_model, found, path, dequantized=target_model.startswith("wheel:"), **how)
     try:
         config = target.load_config()

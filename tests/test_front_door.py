@@ -231,27 +231,15 @@ def test_a_published_drafter_is_adapted_to_a_finetuned_target(
     finetuned.save_pretrained(tmp_path / "finetuned")
     tokenizer.save_pretrained(tmp_path / "finetuned")
     arguments = drafter_trainer.DrafterTrainingArguments(tmp_path / "unused", num_train_epochs=1, **FAST)
-    found = drafter_trainer.adapt(
-        tmp_path / "published",
-        str(tmp_path / "finetuned"),
-        [f"Wat is {number} plus {number}?" for number in range(24)],
-        tmp_path / "adapted",
-        max_new_tokens=8,
-        arguments=arguments,
-    )
+    prompts = [f"Wat is {number} plus {number}?" for number in range(24)]
+    given = (tmp_path / "published", str(tmp_path / "finetuned"), prompts, tmp_path / "adapted")
+    found = drafter_trainer.adapt(*given, max_new_tokens=8, arguments=arguments)
     assert found.drafter == tmp_path / "adapted" / "drafter"
     assert DrafterDescription.read(found.drafter).languages == ["nl"]
     assert_lossless(finetuned, drafter_trainer.load_drafter(str(found.drafter), finetuned, tokenizer))
     arguments.learning_rate = 1.0
     with pytest.raises(InputError, match="was made with other settings"):  # whose checkpoints would be taken for these
-        drafter_trainer.adapt(
-            tmp_path / "published",
-            str(tmp_path / "finetuned"),
-            [f"Wat is {number} plus {number}?" for number in range(24)],
-            tmp_path / "adapted",
-            max_new_tokens=8,
-            arguments=arguments,
-        )
+        drafter_trainer.adapt(*given, max_new_tokens=8, arguments=arguments)
 
 
 def test_the_drafter_of_another_target_is_not_published(trained, tmp_path: Path, tokenizer) -> None:

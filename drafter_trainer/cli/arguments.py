@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from drafter_trainer.cli.options import check_known, check_positive, option, options, parameters, read_mapping
+from drafter_trainer.access import split_revision
+from drafter_trainer.cli.options import check_known, option, options, parameters, read_mapping
 from drafter_trainer.drafters.configuration import WIDTHS
-from drafter_trainer.errors import InputError
+from drafter_trainer.errors import InputError, check_positive
 from drafter_trainer.languages import Pair, get_pair, read_language_or_pair, read_languages
 from drafter_trainer.pipeline.adapt import TRAINING
 from drafter_trainer.pipeline.distill import distill
@@ -37,7 +38,7 @@ class RunArguments:
     def name_after(self, target: str) -> None:
         """Name a drafter without a name after its target."""
         if not self.drafter_name:
-            name = re.split("[/:]", target.partition("@")[0].rstrip("/"))[-1]
+            name = re.split("[/:]", split_revision(target)[0].rstrip("/"))[-1]
             self.drafter_name = f"{name.lower()}-drafter-{self._tag}"
             self._place()
 
@@ -128,7 +129,7 @@ class CorpusArguments:
     on_bad_rows: str = option("error", "Malformed rows of a corpus: error to stop, or skip to drop and count them")
 
     def __post_init__(self) -> None:
-        check_positive(self, "max_samples", "max_validation_samples")
+        check_positive(max_samples=self.max_samples, max_validation_samples=self.max_validation_samples)
         check_known(self, "on_bad_rows", ("error", "skip"))
 
     def require_corpus(self) -> None:
@@ -164,7 +165,7 @@ class DrafterArguments:
     freeze_embeddings: bool = option(False, "Whether embeddings and head stay as they are")
 
     def __post_init__(self) -> None:
-        check_positive(self, "num_hidden_layers")
+        check_positive(num_hidden_layers=self.num_hidden_layers)
         read_mapping(self, "config_overrides")
         if unknown := {*(self.config_overrides or {})} - {*WIDTHS}:
             raise InputError(f"config_overrides may have {', '.join(WIDTHS)}, got {', '.join(sorted(unknown))}")

@@ -55,9 +55,9 @@ OPTIONS = {
 _EARLIER = {"licence": "license", "rivals": "baselines"}
 # What is said with another option now.
 _INSTEAD = {
-    "target_revision": "give target_model as HUB_ID@REVISION",
-    "repo_id": "give to as hub:REPOSITORY",
-    "revision": "give to as hub:@BRANCH",
+    "target_revision": ("target_model", "HUB_ID@REVISION"),
+    "repo_id": ("to", "hub:REPOSITORY"),
+    "revision": ("to", "hub:@BRANCH"),
 }
 # Of the Hugging Face Trainer's options, those that are worth knowing; --help_all lists them all.
 _SHOWN = {
@@ -194,9 +194,9 @@ def _keys() -> dict[str, set[str]]:
 
 
 def _suggest(name: str, names: Iterable[str], step: str) -> str:
-    said = _INSTEAD.get(name.removeprefix("--").rpartition(".")[2], "")
-    if said and said.split()[1] in {each.removeprefix("--").rpartition(".")[2] for each in names}:
-        return f": {said}"
+    option, form = _INSTEAD.get(name.removeprefix("--").rpartition(".")[2], ("", ""))
+    if option in {each.removeprefix("--").rpartition(".")[2] for each in names}:
+        return f": give {option} as {form}"
     close = difflib.get_close_matches(name, names, n=1)
     return f": did you mean {close[0]}?" if close else f": see drafter-trainer {step} --help"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from drafter_trainer.errors import InputError
+from drafter_trainer.errors import InputError, check_positive
 
 _ARGS = re.compile(r"^Args:\n(.*?)(?=^\w|\Z)", re.DOTALL | re.MULTILINE)
 _ENTRY = re.compile(r"^    (\w+(?:, \w+)*) \(.*?\): (.*?)(?=^    \w|\Z)", re.DOTALL | re.MULTILINE)
@@ -63,7 +63,7 @@ class _Options:
     def __post_init__(self) -> None:
         for entry in fields(self):
             if entry.type in (int, int | None) and entry.name not in self._may_be_zero:
-                check_positive(self, entry.name)
+                check_positive(**{entry.name: getattr(self, entry.name)})
 
 
 def arguments_of(function: Callable[..., Any], *groups: Any) -> dict[str, Any]:
@@ -94,14 +94,6 @@ def read_mapping(arguments: Any, name: str) -> None:
     if not isinstance(value, dict):
         raise InputError(f"{name} must be a JSON object, got {given!r:.80}")
     setattr(arguments, name, value)
-
-
-def check_positive(arguments: Any, *names: str) -> None:
-    """Refuse numbers below 1; `None` is no number."""
-    for name in names:
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise InputError(f"{name} must be at least 1, got {value}")
 
 
 def check_known(arguments: Any, name: str, values: Collection[str]) -> None:

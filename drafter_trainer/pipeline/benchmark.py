@@ -92,8 +92,6 @@ def benchmark(
         InputError: If there is no such drafter or target, or the questions cannot be asked.
     """
     place, against = str(drafter), dict(against or {})
-    if DRAFTER in against:
-        raise InputError(f"{DRAFTER} is the name of a method already: give that drafter another name")
     repository = Repository.open(place)
     description, target = repository.description, target_of(place, target)
     opened = {name: Repository.open(other) for name, other in against.items()}
@@ -129,11 +127,11 @@ def benchmark(
         return read_results(out / RESULTS)
     chat = target.load_chat()
     target_model = target.load_model(dtype, PartialState().device)
-    loaded = {
-        name: load_drafter(other, target_model, chat.tokenizer, follow_clock=follow_clock)
-        for name, other in ({DRAFTER: place} | against).items()
-    }
-    main = loaded.pop(DRAFTER)
+
+    def load(place: str) -> PreTrainedModel:
+        return load_drafter(place, target_model, chat.tokenizer, follow_clock=follow_clock)
+
+    main, loaded = load(place), {name: load(other) for name, other in against.items()}
     before = None
     if pretrained:
         before = AutoModelForCausalLM.from_pretrained(pretrained, dtype=target_model.dtype)

@@ -13,7 +13,7 @@ from drafter_trainer.distillation.server_kinds import SERVER_KINDS
 from drafter_trainer.distillation.servers import ServerEngine
 from drafter_trainer.distillation.sources import prompts_of, texts_of
 from drafter_trainer.distillation.teacher import Teacher
-from drafter_trainer.errors import InputError
+from drafter_trainer.errors import InputError, check_positive
 from drafter_trainer.pipeline.distillation import Distillation
 from drafter_trainer.targets import Target
 from drafter_trainer.training.rows import Rows
@@ -87,7 +87,7 @@ def distill(
     if not temperatures or min(temperatures) < 0:
         raise InputError(f"temperatures must be 0 or more, got {list(temperatures)}")
     temperatures = [float(each) for each in temperatures]  # 0 and 0.0 would make two keys of one request
-    _check_positive(samples=samples, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    check_positive(samples=samples, max_new_tokens=max_new_tokens, batch_size=batch_size)
     engine = engine or ("vllm" if servers else "transformers")
     if servers and engine not in SERVER_KINDS:
         raise InputError(f"engine must be the kind of the servers, one of {', '.join(SERVER_KINDS)}; got {engine}")
@@ -153,7 +153,7 @@ def score_text(
     Raises:
         InputError: As for `distill`.
     """
-    _check_positive(max_length=max_length, batch_size=batch_size)
+    check_positive(max_length=max_length, batch_size=batch_size)
     work = Distillation(target, Path(output_dir), languages, evaluation_questions, exclude, dtype)
     context = work.target.context
     length = min(max_length, context - 1) if context else max_length
@@ -169,9 +169,3 @@ def score_text(
         "start_token": start_token,
     }
     return work.run(texts_of(texts, work.spoken, start_token, length), settings, batch_size, start)
-
-
-def _check_positive(**numbers: int) -> None:
-    for name, number in numbers.items():
-        if number < 1:
-            raise InputError(f"{name} must be at least 1, got {number}")

@@ -174,7 +174,11 @@ def tune(
 
 
 def _facts(search: Tuning, choice: Candidate, left_out: int) -> dict[str, Any]:
-    """Say what was chosen, on what, and what the target's passes take; `left_out` texts held held-out ones."""
+    """Return the choice, what it was tried on, and the time of the target's passes.
+
+    Args:
+        left_out (`int`): Texts that no table was counted on, since they contain held-out ones.
+    """
     facts: dict[str, Any] = {}
     if NETWORK in search.sources:
         facts["draft_vocabulary"] = "all" if choice.draft_ids is None else len(choice.draft_ids)

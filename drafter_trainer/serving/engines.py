@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import drafter_trainer
+from drafter_trainer.access import split_revision
 from drafter_trainer.errors import InputError
 from drafter_trainer.serving.client import ENGINES, LLAMACPP, VLLM, DraftCounts, EngineClient
 from drafter_trainer.serving.commands import (
@@ -184,7 +185,7 @@ def serve(
     # vLLM's own loader takes nothing from the target.
     repository = (open_whole if (engine, part) == (VLLM, NETWORK) else open_for_engine)(drafter)
     description, commit = repository.description, repository.commit
-    place, _, pinned = (target, "", "") if Path(target).exists() else target.partition("@")
+    place, pinned = split_revision(target)
     if engine == VLLM:
         own = str(Path(drafter).resolve()) if commit is None else drafter
         length = draft_length or choose_draft_length(description, part)

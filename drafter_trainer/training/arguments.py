@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from transformers import TrainingArguments
 
-from drafter_trainer.errors import InputError
+from drafter_trainer.errors import InputError, check_positive
 from drafter_trainer.training.losses import TOPK_LOSSES, cross_entropy
 
 _LOSS_TYPES = (cross_entropy.__name__, *TOPK_LOSSES)
@@ -67,8 +67,7 @@ class PretrainingArguments(_TrainerArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.packing_workers < 1:
-            raise InputError(f"packing_workers must be at least 1, got {self.packing_workers}")
+        check_positive(packing_workers=self.packing_workers)
 
 
 @dataclass

@@ -19,7 +19,7 @@ def set_counter(folder: Path, microjoules: int, limit: int = 1_000_000_000) -> N
 
 
 def test_packages_add_up_and_parts_do_not_count_twice(tmp_path: Path) -> None:
-    """A machine has several packages; each names its cores once more, and its counter begins anew after minutes."""
+    """Counters of cores repeat those of their package, and every counter wraps around after minutes."""
     for name in ("intel-rapl:0", "intel-rapl:1", "intel-rapl:0:0"):
         set_counter(tmp_path / name, 5_000_000, limit=10_000_000)
     meter = EnergyMeter(CPU, tmp_path)

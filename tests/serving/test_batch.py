@@ -210,7 +210,7 @@ def test_network_reads_prompts_where_that_pays(requests: int, length: int, reads
 
 
 class SureNetwork(AskedNetwork):
-    """A network that counts on, and takes so many seconds each time."""
+    """A network that proposes the next number, and takes a fixed time for it."""
 
     def __init__(self, clock: Clock, seconds: float) -> None:
         super().__init__()

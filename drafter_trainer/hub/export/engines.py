@@ -15,7 +15,7 @@ from drafter_trainer.atomic import write_whole
 from drafter_trainer.drafters.compact import COMPACT
 from drafter_trainer.drafters.compatibility import check_tokenizers
 from drafter_trainer.drafters.description import DrafterDescription
-from drafter_trainer.errors import InputError
+from drafter_trainer.errors import InputError, check_positive
 from drafter_trainer.hub.export.constraints import (
     check_llamacpp,
     check_sizes,
@@ -115,8 +115,7 @@ def export_drafter(
         raise InputError(f"engines may name {', '.join(ENGINES)}, got {', '.join(unknown)}")
     if gguf_dtype not in DTYPES:
         raise InputError(f"gguf_dtype must be one of {', '.join(DTYPES)}, got {gguf_dtype}")
-    if draft_length is not None and draft_length < 1:
-        raise InputError(f"draft_length must be at least 1, got {draft_length}")
+    check_positive(draft_length=draft_length)
     folder, target_gguf = Path(output_dir), Path(target_gguf) if target_gguf else None
     export = _resolve(str(drafter), target_of(drafter, target), folder, draft_length)
     files = {}
