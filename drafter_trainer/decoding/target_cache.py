@@ -8,14 +8,14 @@ from transformers import DynamicCache, PreTrainedModel
 
 
 class LayerPart(NamedTuple):
-    """Keys and values of one layer's first tokens, each of shape `(1, heads, tokens, head_dim)`."""
+    """Keys and values of one layer, each of shape `(1, heads, tokens, head_dim)`."""
 
     keys: torch.Tensor
     values: torch.Tensor
 
 
-class CachePart(NamedTuple):
-    """Keys and values of a text's first tokens, by layer, as a network's `share` takes them.
+class TargetText(NamedTuple):
+    """A text as the target has read it: the part of a cache that a network's `share` reads.
 
     Args:
         layers (`list[LayerPart]`): `None` in place of a layer that no network asked for.
@@ -26,32 +26,17 @@ class CachePart(NamedTuple):
     tokens: int
 
     def get_seq_length(self) -> int:
-        """Return the number of tokens."""
+        """Return the number of tokens, as a cache does."""
         return self.tokens
 
-
-class TargetText:
-    """A text as the target has read it.
-
-    Args:
-        layers (`list[LayerPart]`): Keys and values of the whole text; `None` in place of a layer that was not kept.
-    """
-
-    def __init__(self, layers: list[LayerPart | None]) -> None:
-        self._layers = layers
-
-    def first(self, tokens: int) -> CachePart:
+    def first(self, tokens: int) -> "TargetText":
         """Return what the target's cache holds when so many tokens are verified."""
-        parts = [each and LayerPart(*(states[:, :, :tokens] for states in each)) for each in self._layers]
-        return CachePart(parts, tokens)
+        parts = [each and LayerPart(*(states[:, :, :tokens] for states in each)) for each in self.layers]
+        return TargetText(parts, tokens)
 
 
 class TargetTexts:
-    """Reads texts with the target, each once, for networks that attend to its keys.
-
-    Args:
-        model (`PreTrainedModel`): The target.
-    """
+    """Reads texts with the target, each once, for networks that attend to its keys."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
@@ -73,6 +58,9 @@ class TargetTexts:
             with torch.inference_mode():
                 ids = torch.tensor([key[1]], device=self._model.device)
                 self._model.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
-            kept = {place: LayerPart(cache.layers[place].keys, cache.layers[place].values) for place in wanted}
-            self._known[key] = TargetText([kept.get(place) for place in range(len(cache.layers))])
+            kept = [
+                LayerPart(layer.keys, layer.values) if place in wanted else None
+                for place, layer in enumerate(cache.layers)
+            ]
+            self._known[key] = TargetText(kept, len(token_ids))
         return self._known[key]
