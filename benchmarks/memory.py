@@ -17,7 +17,7 @@ from reporting import RESULTS, report
 from drafter_trainer import CompletionMemory, load_drafter
 from drafter_trainer.cli.configuration import parse_arguments
 from drafter_trainer.corpora import read_sentences
-from drafter_trainer.decoding.metrics import mean_accepted_tokens
+from drafter_trainer.decoding.metrics import Round, mean_accepted_tokens
 from drafter_trainer.decoding.target_cache import TargetTexts
 from drafter_trainer.distillation.engines import TransformersEngine
 from drafter_trainer.distillation.requests import Request
@@ -103,9 +103,7 @@ def count_passes(
         cache = text.first(len(known) - 1) if text is not None and passes else None
         drafted = loop.draft(known, most, end_ids=end_ids, cache=cache) if most else []
         draft = [proposal.token for proposal in drafted]
-        accepted = 0
-        while accepted < min(len(draft), len(left) - 1) and draft[accepted] == left[accepted]:
-            accepted += 1
+        accepted = Round.of(draft, left[:-1]).accepted
         known, left = known + left[: accepted + 1], left[accepted + 1 :]
         passes += 1
     return passes

@@ -1,7 +1,7 @@
 """What studies of trainings share: rows, arguments of a short training, and completions to replay its drafter on."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,12 @@ from datasets import Dataset, concatenate_datasets
 from transformers import AutoModelForCausalLM
 
 from drafter_trainer import DrafterTrainingArguments
-from drafter_trainer.decoding.metrics import alpha, mean_accepted_tokens
-from drafter_trainer.decoding.replay import replay_at_fixed_length
+from drafter_trainer.decoding.metrics import Round, alpha, mean_accepted_tokens
 from drafter_trainer.decoding.target_cache import TargetTexts
+from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.drafters.loop.repository import VOCABULARY, build_network, read_vocabulary
+from drafter_trainer.drafters.loop.stock import StockNetwork
+from drafter_trainer.drafters.loop.window import count_skipped, unread_part
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids
 from drafter_trainer.targets import Target
 from drafter_trainer.training.rows import load_rows
@@ -62,6 +64,52 @@ class HeldOut:
         rounds = replay_at_fixed_length(network, self.completions, DRAFT_LENGTH, self._end_ids, self._texts)
         yielded = mean_accepted_tokens(self.facts["held-out tokens"], len(rounds))
         return {"tokens per target pass": yielded, "alpha": alpha(rounds)}
+
+
+def replay_at_fixed_length(
+    network: LeanNetwork | StockNetwork,
+    completions: Iterable[tuple[Sequence[int], Sequence[int]]],
+    draft_length: int,
+    end_ids: Collection[int] = (),
+    target: TargetTexts | None = None,
+) -> list[Round]:
+    """Let a network draft the same number of tokens in every round of known greedy completions.
+
+    Nothing depends on the clock or the machine, so that drafters are compared by it: `mean_accepted_tokens` of the
+    rounds are the tokens per target pass.
+
+    Args:
+        completions (`Iterable` of `(prompt_ids, completion_ids)`): The target's own greedy completions.
+        draft_length (`int`): Number of tokens drafted in each round, fewer behind an end token.
+        end_ids (`Collection[int]`): Ids that end a completion.
+        target (`TargetTexts`, *optional*): As for `decoding.replay.replay`.
+    """
+    rounds = []
+    for prompt_ids, completion_ids in completions:
+        text, known = [*prompt_ids, *completion_ids], len(prompt_ids)
+        cached = target and target.read(network, text)
+        read, shared, skipped = 0, 0, count_skipped(known, network.prompt_window)
+        while left := text[known:]:
+            if cached is not None and known > len(prompt_ids):
+                network.share(cached.first(known - 1), shared, known - 1)
+                read, shared, skipped = known - 1, known - 1, 0
+            # As generate does: behind the length limit, where a completion breaks off, nothing is drafted.
+            limit = draft_length if text[-1] in end_ids else min(draft_length, len(left) - 1)
+            draft: list[int] = []
+            while len(draft) < limit and not (draft and draft[-1] in end_ids):
+                context = [*text[:known], *draft]
+                kept, unread = unread_part(context, read, skipped)
+                network.crop(kept)
+                entries = network.read_ahead(unread).argmax(dim=-1)
+                read = len(context)
+                ids = entries if network.draft_ids is None else network.draft_ids[entries]
+                draft += ids.tolist()
+            ends = [place for place, token in enumerate(draft) if token in end_ids]
+            draft = draft[: min([limit, *(place + 1 for place in ends[:1])])]
+            rounds.append(Round.of(draft, left))
+            read = min(read, known + rounds[-1].accepted)
+            known += min(rounds[-1].accepted + 1, len(left))
+    return rounds
 
 
 def load_network(folder: Path, int8: bool = False) -> Any:

@@ -16,12 +16,12 @@ from reporting import RESULTS, report
 from studies import load_network
 from tqdm.auto import tqdm
 
+from benchmarks.studies import replay_at_fixed_length
 from drafter_trainer.atomic import write_whole
 from drafter_trainer.benchmark.quality import score
 from drafter_trainer.cli.configuration import parse_arguments
 from drafter_trainer.corpora.questions import hash_questions, load_questions
 from drafter_trainer.decoding.metrics import acceptance_by_position, alpha, is_looping, mean_accepted_tokens
-from drafter_trainer.decoding.replay import replay_at_fixed_length
 from drafter_trainer.decoding.target_cache import TargetTexts
 from drafter_trainer.distillation.engines import TransformersEngine
 from drafter_trainer.distillation.requests import Request

@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.reporting import RESULTS, report
+from benchmarks.studies import replay_at_fixed_length
 from drafter_trainer import load_drafter
 from drafter_trainer.atomic import write_whole
 from drafter_trainer.benchmark.quality import add_language_share, score
@@ -42,7 +43,6 @@ from drafter_trainer.corpora.files import read_lines
 from drafter_trainer.corpora.questions import Question, hash_questions, load_questions
 from drafter_trainer.corpora.sample import LANGUAGES as WITH_EXAMPLES
 from drafter_trainer.decoding.metrics import Round, alpha, is_looping, mean_accepted_tokens
-from drafter_trainer.decoding.replay import replay_at_fixed_length
 from drafter_trainer.decoding.target_cache import TargetTexts
 from drafter_trainer.distillation.engines import TransformersEngine
 from drafter_trainer.distillation.requests import Request
@@ -312,12 +312,9 @@ def replay_source(
                 if (token := propose(index, draft)) is None:
                     break
                 draft.append(token)
-            accepted = 0
-            while accepted < min(len(draft), len(left)) and draft[accepted] == left[accepted]:
-                accepted += 1
-            rounds.append(Round(len(draft), accepted, rejected=accepted < len(draft) and accepted < len(left)))
-            index.extend(left[: accepted + 1])
-            left = left[accepted + 1 :]
+            rounds.append(Round.of(draft, left))
+            index.extend(left[: rounds[-1].accepted + 1])
+            left = left[rounds[-1].accepted + 1 :]
     return rounds
 
 

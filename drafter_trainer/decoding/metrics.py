@@ -29,6 +29,13 @@ class Round:
     accepted: int
     rejected: bool
 
+    @classmethod
+    def of(cls, draft: Sequence[int], output: Sequence[int]) -> "Round":
+        """Compare a draft with the tokens of the output that stand in its place."""
+        judged = min(len(draft), len(output))
+        accepted = next((place for place in range(judged) if draft[place] != output[place]), judged)
+        return cls(len(draft), accepted, rejected=accepted < judged)
+
 
 def acceptance_rate(rounds: Sequence[Round]) -> float | None:
     """Compute accepted / drafted, or `None` where nothing was drafted."""

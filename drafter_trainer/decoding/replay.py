@@ -14,10 +14,7 @@ import torch
 from drafter_trainer.decoding.metrics import Round
 from drafter_trainer.decoding.target_cache import TargetTexts
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
-from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.drafters.loop.policy import CostModel
-from drafter_trainer.drafters.loop.stock import StockNetwork
-from drafter_trainer.drafters.loop.window import count_skipped, unread_part
 from drafter_trainer.drafters.memory import memories_paused
 from drafter_trainer.errors import InputError
 
@@ -142,11 +139,9 @@ def replay(
             draft = loop.draft(known, limit, end_ids=end_ids, cache=cache) if limit else []
             draft = [proposal.token for proposal in draft]
             drafting += 1000 * (time.perf_counter() - start)
-            accepted = 0
-            while accepted < min(len(draft), len(left) - 1) and draft[accepted] == left[accepted]:
-                accepted += 1
-            rejected = accepted < len(draft) and draft[accepted] != left[accepted]
-            rounds.append(Round(len(draft), accepted, rejected))
+            judged = Round.of(draft, left)
+            accepted = min(judged.accepted, len(left) - 1)  # the last token is the target's own
+            rounds.append(Round(len(draft), accepted, judged.rejected))
             # The first pass reads the prompt too, beside which a draft is nothing.
             took = costs.prompt if len(known) == len(prompt_ids) else curve(len(draft) + 1)
             start = time.perf_counter()
@@ -156,52 +151,3 @@ def replay(
             known, left = known + left[: accepted + 1], left[accepted + 1 :]
             limit -= accepted + 1
     return Replay(tokens, milliseconds + drafting, drafting, plain, rounds)
-
-
-def replay_at_fixed_length(
-    network: LeanNetwork | StockNetwork,
-    completions: Iterable[tuple[Sequence[int], Sequence[int]]],
-    draft_length: int,
-    end_ids: Collection[int] = (),
-    target: TargetTexts | None = None,
-) -> list[Round]:
-    """Let a network draft the same number of tokens in every round of known greedy completions.
-
-    Nothing depends on the clock or the machine, so that drafters are compared by it: `mean_accepted_tokens` of the
-    rounds are the tokens per target pass.
-
-    Args:
-        completions (`Iterable` of `(prompt_ids, completion_ids)`): The target's own greedy completions.
-        draft_length (`int`): Number of tokens drafted in each round, fewer behind an end token.
-        end_ids (`Collection[int]`): Ids that end a completion.
-        target (`TargetTexts`, *optional*): As for `replay`.
-    """
-    rounds = []
-    for prompt_ids, completion_ids in completions:
-        text, known = [*prompt_ids, *completion_ids], len(prompt_ids)
-        cached = target and target.read(network, text)
-        read, shared, skipped = 0, 0, count_skipped(known, network.prompt_window)
-        while left := text[known:]:
-            if cached is not None and known > len(prompt_ids):
-                network.share(cached.first(known - 1), shared, known - 1)
-                read, shared, skipped = known - 1, known - 1, 0
-            # As generate does: behind the length limit, where a completion breaks off, nothing is drafted.
-            limit = draft_length if text[-1] in end_ids else min(draft_length, len(left) - 1)
-            draft: list[int] = []
-            while len(draft) < limit and not (draft and draft[-1] in end_ids):
-                context = [*text[:known], *draft]
-                kept, unread = unread_part(context, read, skipped)
-                network.crop(kept)
-                entries = network.read_ahead(unread).argmax(dim=-1)
-                read = len(context)
-                ids = entries if network.draft_ids is None else network.draft_ids[entries]
-                draft += ids.tolist()
-            ends = [place for place, token in enumerate(draft) if token in end_ids]
-            draft = draft[: min([limit, *(place + 1 for place in ends[:1])])]
-            accepted = 0
-            while accepted < min(len(draft), len(left)) and draft[accepted] == left[accepted]:
-                accepted += 1
-            rounds.append(Round(len(draft), accepted, rejected=accepted < len(draft) and accepted < len(left)))
-            read = min(read, known + accepted)
-            known += min(accepted + 1, len(left))
-    return rounds

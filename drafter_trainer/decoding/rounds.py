@@ -197,10 +197,7 @@ class _PassRecorder:
         for number, (cached, input_ids) in enumerate(self._passes):
             draft = input_ids[0, known[number] - cached :].tolist()
             yielded = sequence[known[number] : known[number + 1]]
-            accepted = 0
-            while accepted < min(len(draft), len(yielded)) and draft[accepted] == yielded[accepted]:
-                accepted += 1
-            result.append(Round(len(draft), accepted, rejected=accepted < len(draft) and accepted < len(yielded)))
+            result.append(Round.of(draft, yielded))
         return result
 
 

@@ -6,8 +6,9 @@ from collections.abc import Callable
 import pytest
 from transformers import PreTrainedModel
 
+from benchmarks.studies import replay_at_fixed_length
 from drafter_trainer.decoding.metrics import Round
-from drafter_trainer.decoding.replay import Costs, SimulatedClock, replay, replay_at_fixed_length
+from drafter_trainer.decoding.replay import Costs, SimulatedClock, replay
 from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.load import with_stock_loop
 from drafter_trainer.drafters.loop.drafting import DraftingLoop

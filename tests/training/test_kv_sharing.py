@@ -6,8 +6,8 @@ import pytest
 import torch
 from datasets import Dataset
 
+from benchmarks.studies import replay_at_fixed_length
 from drafter_trainer import DrafterTrainer, create_drafter
-from drafter_trainer.decoding.replay import replay_at_fixed_length
 from drafter_trainer.decoding.target_cache import TargetTexts
 from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.errors import InputError

@@ -13,7 +13,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback
 
-from drafter_trainer.decoding.replay import replay_at_fixed_length
+from benchmarks.studies import replay_at_fixed_length
 from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.errors import InputError
 from drafter_trainer.training.base import train_to_end

@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import DynamicCache, PreTrainedModel, StaticCache
 
-from drafter_trainer.decoding.replay import Costs, SimulatedClock, replay, replay_at_fixed_length
+from benchmarks.studies import replay_at_fixed_length
+from drafter_trainer.decoding.replay import Costs, SimulatedClock, replay
 from drafter_trainer.decoding.rounds import Decoding, decode
 from drafter_trainer.decoding.target_cache import TargetTexts
 from drafter_trainer.drafters.loop.generate import attach_loop

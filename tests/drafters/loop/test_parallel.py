@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
+from benchmarks.studies import replay_at_fixed_length
 from drafter_trainer.decoding.metrics import alpha
-from drafter_trainer.decoding.replay import replay_at_fixed_length
 from drafter_trainer.drafters.loop.generate import attach_loop
 from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.drafters.loop.settings import default_calibration
