@@ -99,10 +99,6 @@ class Judgement:
         """SHA-256 over what decides the grade of one judge."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
-    def trial(self) -> "Judgement":
-        """Return what finds out whether a server answers at all."""
-        return Judgement("Hello", 1)
-
 
 class Chat:
     """The chat completions of an OpenAI-compatible server, read as text; see `ServerKind`.

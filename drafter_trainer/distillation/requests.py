@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -57,10 +57,6 @@ class Request:
         if self.response_ids is not None:
             identity["response_ids"] = self.response_ids
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-
-    def trial(self) -> "Request":
-        """Return what finds out whether a server answers: one token, greedily, behind the first of the prompt."""
-        return replace(self, prompt_ids=self.prompt_ids[:1], temperature=0.0, max_new_tokens=1)
 
 
 class Requests:

@@ -1,9 +1,7 @@
 """One server: how it is asked over HTTP, and what may go wrong."""
 
 import asyncio
-import email.utils
 import logging
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -46,7 +44,6 @@ class Server:
         self.in_flight = 0
         self.failures = 0  # in a row
         self.rests_until = 0.0
-        self.is_tried = False  # whether a trial is under way
         self._kind = kind
         self._client = client
         self._key = key
@@ -68,13 +65,6 @@ class Server:
         raw = not self._kind.gives_logprobs or request.temperature in (0.0, 1.0) or await self._reports_raw(request)
         answer = await self._post(request, body)
         return answer if raw or isinstance(answer, Refusal) else replace(answer, topk_ids=None, topk_logprobs=None)
-
-    async def try_out(self, request: Request) -> None:
-        """Find out whether it answers at all, with a request's trial."""
-        trial = request.trial()
-        body = self._kind.body(trial)
-        if not isinstance(body, Refusal):
-            await self._post(trial, body)
 
     async def _reports_raw(self, request: Request) -> bool:
         """Tell whether it reports log-probabilities before it divides by the temperature.
@@ -125,7 +115,8 @@ class Server:
         if status in _REFUSED:
             return Refusal(f"refused by the servers with status {status}", said)
         if status in (408, 429) or status >= 500:
-            retry_after = _retry_after(response.headers.get("Retry-After"))
+            wait = response.headers.get("Retry-After", "").strip()  # seconds; a date is not waited for
+            retry_after = float(wait) if wait.isdecimal() else 0.0
             raise ServerFailure(f"{status} {said}", by_request=status == 500, retry_after=retry_after)
         raise InputError(f"{self.url}{self._kind.path} answers {status} {said}")
 
@@ -160,15 +151,3 @@ def checked_url(url: str) -> str:
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise InputError(f"server {url} is no address: give one such as http://127.0.0.1:8000")
     return url.rstrip("/").removesuffix("/v1")
-
-
-def _retry_after(value: str | None) -> float:
-    """Read the seconds, or the date, until which a server asks to be left alone (RFC 9110, 10.2.3)."""
-    if value is None:
-        return 0.0
-    if value.strip().isdigit():
-        return float(value)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return 0.0

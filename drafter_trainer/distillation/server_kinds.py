@@ -21,7 +21,7 @@ class ServerKind(Protocol):
 
     `name` is what a user calls it, `path` where it is asked, behind the server's address, and `gives_logprobs` tells
     whether it replies with ids and log-probabilities or with text alone. Of a request the engine itself reads no more
-    than `temperature` and `trial()`, and what `read` returns it hands on: `benchmarks.judge` asks for text.
+    than `temperature`, and what `read` returns it hands on: `benchmarks.judge` asks for text.
     """
 
     name: str

@@ -7,7 +7,8 @@ import os
 import random
 import time
 from collections import deque
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +30,8 @@ class ServerEngine:
     """An engine that sends many requests at once to servers over HTTP.
 
     A server that fails is set aside for a while that grows, with full jitter (Brooker, "Exponential Backoff And
-    Jitter", AWS Architecture Blog), and then tried with one token; what it was asked goes to the others. The key of
-    the servers, if they want one, is the environment's OPENAI_API_KEY and nothing else.
+    Jitter", AWS Architecture Blog), and then asked one request at a time until it answers; what it was asked goes to
+    the others. The key of the servers, if they want one, is the environment's OPENAI_API_KEY and nothing else.
 
     Args:
         concurrency (`int`, *optional*, defaults to `32`): Requests in flight at each server, at most.
@@ -61,11 +62,8 @@ class ServerEngine:
 
     def answers(self, batches: Iterable[Sequence[Request]]) -> Iterator[tuple[list[Request], list[Answer | Refusal]]]:
         """Answer every request once, in the order in which the answers come, in groups of a batch's size."""
-        try:
+        with suppress(RuntimeError):  # as it must be
             asyncio.get_running_loop()
-        except RuntimeError:
-            pass  # as it must be
-        else:
             raise InputError(
                 "servers cannot be asked in a thread that runs an event loop, as a notebook's does: call "
                 "await asyncio.to_thread(distill, ...)"
@@ -108,11 +106,10 @@ class _Run:
         self._questions = self._take(batches)
         self._taken_all = False
         self._waiting: deque[_Question] = deque()  # to be asked again
-        self._tasks: dict[asyncio.Task[Answer | Refusal | None], tuple[Server, _Question | None]] = {}
+        self._tasks: dict[asyncio.Task[Answer | Refusal], tuple[Server, _Question]] = {}
         self._size = 1
         self._gone_since: float | None = None
         self._last_failure = ""
-        self._last_failed: Request  # there is one as soon as a server has failed
 
     def _take(self, batches: Iterable[Sequence[Request]]) -> Iterator[_Question]:
         for batch in batches:
@@ -128,7 +125,7 @@ class _Run:
         """Wait for as many answers as a batch has requests; fewer are the last ones, and none the end."""
         while len(self.finished) < self._size:
             self._ask()
-            if self._taken_all and not self._waiting and not any(question for _, question in self._tasks.values()):
+            if self._taken_all and not self._waiting and not self._tasks:
                 break
             await self._wait()
         group, self.finished = self.finished[: self._size], self.finished[self._size :]
@@ -141,29 +138,17 @@ class _Run:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _ask(self) -> None:
-        """Give requests to servers that have room, and a trial to those that have rested after a failure."""
+        """Give requests to servers that have room, and one to each that has rested after a failure."""
         rested = [server for server in self.servers if server.rests_until <= time.monotonic()]
-        for server in rested:
-            if server.failures and not server.is_tried and self._has_room(server):
-                server.is_tried = True
-                self._begin(server, None, server.try_out(self._last_failed))
-        well = [server for server in rested if not server.failures]
-        while free := list(filter(self._has_room, well)):
+        while free := [each for each in rested if each.in_flight < (1 if each.failures else self.engine.concurrency)]:
             question = self._waiting.popleft() if self._waiting else next(self._questions, None)
             if question is None:
                 self._taken_all = True
                 return
-            server = min(free, key=lambda server: server.in_flight)
-            self._begin(server, question, server.answer(question.request, question.body))
-
-    def _has_room(self, server: Server) -> bool:
-        return server.in_flight < self.engine.concurrency
-
-    def _begin(
-        self, server: Server, question: _Question | None, work: Coroutine[Any, Any, Answer | Refusal | None]
-    ) -> None:
-        server.in_flight += 1
-        self._tasks[asyncio.create_task(work)] = (server, question)
+            server = min(free, key=lambda server: (server.failures, server.in_flight))
+            server.in_flight += 1
+            work = server.answer(question.request, question.body)
+            self._tasks[asyncio.create_task(work)] = (server, question)
 
     async def _wait(self) -> None:
         """Wait until a request has ended or a server has rested, or until nothing can be hoped for."""
@@ -182,26 +167,21 @@ class _Run:
                     "was answered is kept; run again when one of them is up"
                 )
 
-    def _note(self, done: Iterable[asyncio.Task[Answer | Refusal | None]]) -> None:
+    def _note(self, done: Iterable[asyncio.Task[Answer | Refusal]]) -> None:
         ended = [(task, *self._tasks.pop(task)) for task in done]
         errors = []
         for task, server, question in ended:
             server.in_flight -= 1
-            if question is None:
-                server.is_tried = False
             error = task.exception()
             if error is None:
-                if question is not None:
-                    self.finished.append((question.request, task.result()))
+                self.finished.append((question.request, task.result()))
                 if server.failures:
                     _logger.warning("%s answers again", server.url)
                 server.failures = 0
                 self._gone_since = None
             elif isinstance(error, ServerFailure):
                 self._set_aside(server, error)
-                if question is not None:
-                    self._last_failed = question.request
-                    self._ask_again(question, error)
+                self._ask_again(question, error)
             else:
                 errors.append(error)
         if errors:

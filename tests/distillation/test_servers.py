@@ -19,7 +19,6 @@ from drafter_trainer.distillation import distill, servers
 from drafter_trainer.distillation.engines import TransformersEngine
 from drafter_trainer.distillation.prompts import Prompt
 from drafter_trainer.distillation.requests import Request, Requests
-from drafter_trainer.distillation.server import _retry_after
 from drafter_trainer.distillation.server_kinds import SERVER_KINDS
 from drafter_trainer.distillation.servers import ServerEngine
 from drafter_trainer.distillation.store import Answer, RowStore
@@ -264,16 +263,6 @@ def test_a_server_is_left_alone_as_long_as_it_asks(server, requests, tokenizer, 
     engine = engine_of([server.url], tokenizer, concurrency=1)
     assert len(list(engine.answers([list(requests)[:3]]))) == 1
     assert rests == [7.0]
-
-
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [(None, 0), ("7", 7), ("Wed, 21 Oct 2015 07:28:00 GMT", 0), ("soon", 0), ("Wed, 21 Oct 2099 07:28:00 GMT", 1e9)],
-)
-def test_retry_after_is_seconds_or_a_date(value: str | None, seconds: float) -> None:
-    """Prevent a date, or nonsense, in that header from ending the run."""
-    assert _retry_after(value) >= seconds
-    assert seconds or _retry_after(value) == 0
 
 
 def test_never_more_than_allowed_is_in_flight_or_read_ahead(server, other, requests, tokenizer) -> None:
