@@ -86,9 +86,7 @@ def test_start_token_stands_once() -> None:
         (b"{{ messages[0].content + 1 }}", "does not show what the user asks.*refuses it: can only concatenate"),
     ],
 )
-def test_template_that_cannot_be_used_is_named(
-    target_folder: Path, tmp_path: Path, template: bytes | None, said: str
-) -> None:
+def test_template_that_cannot_be_used_is_named(target_folder, tmp_path, template, said) -> None:
     """A template is a user's file: what is wrong with it must be said in one line before hours of distillation."""
     path = tmp_path / "template.jinja"
     if template is not None:

@@ -177,9 +177,7 @@ def trained(tmp_path: Path, named: str, rows) -> drafter_trainer.DrafterTrainer:
     return trainer
 
 
-def test_save_model_leaves_a_drafter_that_loads_and_drafts(
-    trained, tmp_path: Path, named: str, target_model: PreTrainedModel, tokenizer
-) -> None:
+def test_save_model_leaves_a_drafter_that_loads_and_drafts(trained, tmp_path, named, target_model, tokenizer) -> None:
     """A head over the draft vocabulary alone, or a missing tokenizer, would only show where the drafter is used."""
     trained.save_model()
     folder = tmp_path / "drafter"
@@ -217,9 +215,7 @@ def test_a_folder_is_published_without_a_run(trained, tmp_path: Path, named: str
 
 
 @pytest.mark.parametrize("form", ["stock", "compact"])
-def test_a_published_drafter_is_adapted_to_a_finetuned_target(
-    form: str, tmp_path: Path, named: str, rows, tokenizer
-) -> None:
+def test_a_published_drafter_is_adapted_to_a_finetuned_target(form, tmp_path, named, rows, tokenizer) -> None:
     """The drafter of a finetuned target would be made from nothing, or learn from the completions of the old one."""
     first = drafter_trainer.create_drafter(
         named, num_hidden_layers=1, languages="nl", draft_vocabulary=128, freeze_embeddings=True

@@ -2,7 +2,6 @@
 
 import copy
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +69,7 @@ def drafter_of(results: dict[str, Any]) -> dict[str, Any]:
         *(b"", b"[]", b"null", b"\xff\xfe", b'{"provenance": 3}', b'{"provenance": {}}'),
     ],
 )
-def test_results_that_cannot_be_read_are_said_to_be(
-    tmp_path: Path, results: dict[str, Any], spoil: Callable[[dict[str, Any]], None] | bytes
-) -> None:
+def test_results_that_cannot_be_read_are_said_to_be(tmp_path, results, spoil) -> None:
     """The drafter works without them: a traceback from a file of numbers would stop what they only describe."""
     if isinstance(spoil, bytes):
         (tmp_path / "results.json").write_bytes(spoil)

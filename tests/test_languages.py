@@ -75,8 +75,7 @@ def test_prompt_is_the_same_however_it_was_written() -> None:
 
 
 def test_story_is_asked_in_its_language_where_the_project_can() -> None:
-    """A prompt half in one language and half in another is one that no user writes; one in English without a language
-    is answered in English."""
+    """No user writes a prompt half in one language; without a language in it the answer is English."""
     subject = {"en": "a fox", "ja": "狐"}
     assert story_prompt(get_language("en"), subject) == "Write a short story about a fox."
     assert story_prompt(get_language("ko"), subject) == "Write a short story in Korean about a fox."

@@ -97,8 +97,7 @@ def test_step_that_left_nothing_may_be_done_otherwise(tmp_path: Path) -> None:
 
 
 def test_settings_that_decide_nothing_are_left_aside(tmp_path: Path) -> None:
-    """Publishing elsewhere, logging more often or a name for the target must not throw a trained drafter away; paths
-    and tuples read back from JSON are other objects."""
+    """Publishing elsewhere, logging more often or a renamed target must not throw a trained drafter away."""
     settings = {"folder": Path("a/b"), "temperatures": (0.0, 0.7), "eval_strategy": None}
     run(make_step(tmp_path, settings | {"batch_size": 8}))
     record = tmp_path / FILE_NAME

@@ -65,9 +65,7 @@ def test_folder_of_before_is_read(folders: dict[str, Path], target: Target, targ
     assert method.name == "Medusa"
 
 
-def test_every_baseline_that_is_asked_for_is_in_the_table(
-    target: Target, target_model: PreTrainedModel, folders: dict[str, Path]
-) -> None:
+def test_every_baseline_that_is_asked_for_is_in_the_table(target, target_model, folders) -> None:
     """A baseline left out in silence looks like one that was beaten."""
     methods = build(target, target_model, folders)
     assert [(method.name, method.draft_length, method.lossy) for method in methods] == [
@@ -84,9 +82,7 @@ def test_every_baseline_that_is_asked_for_is_in_the_table(
         assert torch.equal(target_model.generate(ids, **given, **method.draft_arguments), plain)
 
 
-def test_drafts_stay_within_the_draft_vocabulary(
-    target: Target, target_model: PreTrainedModel, folders: dict[str, Path]
-) -> None:
+def test_drafts_stay_within_the_draft_vocabulary(target, target_model, folders) -> None:
     """Places of the narrow head that are taken for ids are other tokens."""
     for method in build(target, target_model, folders, baselines=["medusa", "eagle"]):
         decoding, drafted = method.draft_arguments["custom_generate"], []
@@ -114,9 +110,7 @@ def test_drafts_stay_within_the_draft_vocabulary(
         ({"heads": 3}, "cannot be loaded: .* delete it and train it again"),
     ],
 )
-def test_folder_that_does_not_fit_is_refused(
-    target: Target, target_model: PreTrainedModel, folders: dict[str, Path], change: dict, message: str
-) -> None:
+def test_folder_that_does_not_fit_is_refused(target, target_model, folders, change, message) -> None:
     """Heads of another target guess nothing, and the table would call the method useless."""
     path = folders["medusa"] / "baseline.json"
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change), encoding="utf-8")

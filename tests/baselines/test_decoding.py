@@ -1,6 +1,5 @@
 """Baselines decode: token for token as without them, in the target's distribution, and their rounds are counted."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -174,9 +173,7 @@ def sample_chain(logits: torch.Tensor, kind: str, tokens: int, **given: Any) -> 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("kind", ["lookahead", "eagle"])
-def test_sampled_steps_have_the_targets_distribution(
-    chain_logits: torch.Tensor, kind: str, temperature: float
-) -> None:
+def test_sampled_steps_have_the_targets_distribution(chain_logits, kind, temperature) -> None:
     """A rule of acceptance that is nearly right answers in another voice, which no single answer shows."""
     tokens, rounds = sample_chain(chain_logits, kind, 800, temperature=temperature)
     assert chance_of_these_steps(tokens, (chain_logits / temperature).softmax(-1)) > IMPROBABLE
@@ -208,12 +205,7 @@ def accept_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
         ("medusa", lambda monkeypatch: None),  # typical acceptance, which its table marks as lossy
     ],
 )
-def test_lossy_acceptance_is_noticed(
-    chain_logits: torch.Tensor,
-    monkeypatch: pytest.MonkeyPatch,
-    kind: str,
-    make_wrong: Callable[[pytest.MonkeyPatch], None],
-) -> None:
+def test_lossy_acceptance_is_noticed(chain_logits, monkeypatch, kind, make_wrong) -> None:
     """A test of distribution that a lossy method passes too would prove nothing."""
     make_wrong(monkeypatch)
     tokens, _ = sample_chain(chain_logits, kind, 1200)

@@ -8,10 +8,7 @@ from benchmarks.baselines.tree import Tree, accept_by_chance, grow_tree
 
 @pytest.mark.parametrize("kind", ["drawn", "certain", "drawn, and the first sibling's q claimed for the second"])
 def test_two_siblings_in_turn_leave_the_targets_distribution(kind: str) -> None:
-    """Each sibling is drawn from, and judged by, what the one before it left over: else one of them comes too often.
-
-    A wrong claim is planted too: by hand the shares would be 0.4, 0.4 and 0.2 then.
-    """
+    """A sibling judged by what was there before the first comes too often; planted, that gives 0.4, 0.4, 0.2."""
     p, q = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.2, 0.2, 0.6])
     scores, counts = p.log().expand(3, 3), torch.zeros(3)
     torch.manual_seed(0)

@@ -81,9 +81,7 @@ def test_grade_is_read_from_the_last_line_alone(said: str, grade: int | None) ->
     assert read_grade(said) == grade
 
 
-def test_grades_are_compared_with_plain_and_failures_counted(
-    serve: Callable[..., JudgingServer], tmp_path: Path
-) -> None:
+def test_grades_are_compared_with_plain_and_failures_counted(serve, tmp_path) -> None:
     """What cannot be read must stand in the table: left out in silence it would make a mean of the easy ones."""
     with serve() as server:
         judged = run(server.url, tmp_path / "journal.jsonl")
@@ -123,9 +121,7 @@ def test_refusals_are_counted_and_asked_again(serve: Callable[..., JudgingServer
     assert (drafter["graded"], drafter["unreadable"], drafter["refused"]) == (2, 1, 0)
 
 
-def test_recipe_writes_what_it_prints(
-    serve: Callable[..., JudgingServer], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_recipe_writes_what_it_prints(serve, tmp_path, capsys) -> None:
     """From outputs.jsonl to judge.json and the table, as a user runs it; other answers are not graded with these."""
     records = [
         {key: OUTPUTS[0][key] for key in ("temperature", "seed", "chat")} | {"question_id": str(n)} for n in (1, 2)

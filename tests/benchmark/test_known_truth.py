@@ -45,9 +45,7 @@ def measured(
     return records, summarise_run(records, methods, setting, {})["methods"][1]
 
 
-def test_drafter_equal_to_its_target_yields_the_draft_and_one(
-    endless: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
-) -> None:
+def test_drafter_equal_to_its_target_yields_the_draft_and_one(endless, tokenizer, tmp_path) -> None:
     """Less than γ + 1 tokens in any round would be published as a worse drafter than it is."""
     arguments = {"assistant_model": set_draft_length(agreeing(endless), 4)}
     records, method = measured(endless, tokenizer, tmp_path, arguments, tokens=20)
@@ -90,9 +88,7 @@ def test_scripted_acceptance_gives_the_closed_form(chance: float, draft_length: 
     assert min(distance[chance - 0.1], distance[chance + 0.1]) > half
 
 
-def test_sleep_in_every_pass_is_in_the_time(
-    endless: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sleep_in_every_pass_is_in_the_time(endless, tokenizer, tmp_path, monkeypatch) -> None:
     """Work that the clock does not see, as of a device that is not waited for, would be speed for nothing."""
     pause, tokens, draft_length, now = 0.5, 20, 4, [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
@@ -116,9 +112,7 @@ def test_sleep_in_every_pass_is_in_the_time(
     assert sleepy["speedup"]["high"] < awake["speedup"]["low"]
 
 
-def test_planted_lossy_method_is_caught_where_it_begins(
-    endless: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
-) -> None:
+def test_planted_lossy_method_is_caught_where_it_begins(endless, tokenizer, tmp_path) -> None:
     """A method that may not say one of the target's words is faster for nothing and must not pass as lossless."""
     said = decode(endless, ChatTokenizer(tokenizer).encode_prompt(QUESTIONS[0].prompt), {}, 0.0, 0, 12).output_ids
     forbidden = said[3]

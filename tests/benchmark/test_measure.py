@@ -67,9 +67,7 @@ def looping(drafter: PreTrainedModel, longest_draft: int = 3) -> PreTrainedModel
     return drafter
 
 
-def test_every_method_runs_and_is_lossless(
-    target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
-) -> None:
+def test_every_method_runs_and_is_lossless(target_model, tokenizer, tmp_path) -> None:
     """Greedy output of a method must be plain decoding's, and the drafter equal to its target must accept all."""
     drafter = looping(make_model(tokenizer))
     methods = build_methods(drafter, make_model(tokenizer, layers=1), [4, 2], ["lookup"], stock_draft_length=2)
@@ -88,9 +86,7 @@ def test_every_method_runs_and_is_lossless(
     assert all(f"| {name}" in tables for name in by_name)
 
 
-def test_methods_take_turns(
-    target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_methods_take_turns(target_model, tokenizer, tmp_path, monkeypatch) -> None:
     """A machine that slows down in the course of a run must slow all methods down."""
     order = scripted(monkeypatch, {PLAIN: ([7], 1.0), "other": ([7], 1.0)})
     methods = [Method(PLAIN), Method("other", 2, {"name": "other"})]
@@ -100,9 +96,7 @@ def test_methods_take_turns(
     assert timed == [PLAIN, "other", "other", PLAIN, PLAIN, "other", "other", PLAIN]
 
 
-def test_interrupted_run_goes_on(
-    target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_run_goes_on(target_model, tokenizer, tmp_path, monkeypatch) -> None:
     """A run killed within a line asks that question again, and no other."""
     order = scripted(monkeypatch, {PLAIN: ([7], 1.0)})
     journal = tmp_path / "journal.jsonl"
@@ -123,9 +117,7 @@ def conversation(*prompts: str) -> list[Question]:
     return turns
 
 
-def test_later_turns_follow_plain_answers_for_every_method(
-    target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_later_turns_follow_plain_answers_for_every_method(target_model, tokenizer, tmp_path, monkeypatch) -> None:
     """Methods that each follow their own answers would be timed on different prompts."""
     words = {PLAIN: tokenizer("Guten Tag")["input_ids"], "other": tokenizer("etwas anderes")["input_ids"]}
     asked: list[tuple[str, list[int]]] = []
@@ -177,9 +169,7 @@ def test_prompt_lookup_drafts_as_told(tokenizer: PreTrainedTokenizerFast) -> Non
     ]
 
 
-def test_lossy_method_is_marked_where_it_samples(
-    target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lossy_method_is_marked_where_it_samples(target_model, tokenizer, tmp_path, monkeypatch) -> None:
     """A speedup that is bought with another distribution must not stand beside the others unmarked."""
     scripted(monkeypatch, {PLAIN: ([7, 8, 9], 1.0), "typical": ([7, 8, 9], 0.5)})
     methods = [Method(PLAIN), Method("typical", 2, {"name": "typical"}, lossy=True)]
@@ -191,9 +181,7 @@ def test_lossy_method_is_marked_where_it_samples(
         assert [method["lossy"] for method in results["runs"][0]["methods"]] == [False, setting.temperature > 0]
 
 
-def test_median_of_the_repeats_counts(
-    target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_median_of_the_repeats_counts(target_model, tokenizer, tmp_path, monkeypatch) -> None:
     """A hiccup of the machine in one of three timings must not move the table, and the parts must be of one timing."""
     seconds = {PLAIN: iter([9.0, 2.0, 3.0]), "other": iter([1.0, 7.0, 1.5])}
     order: list[str] = []

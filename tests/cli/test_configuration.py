@@ -101,8 +101,7 @@ def test_what_was_given_is_told_apart_from_defaults(tmp_path: Path, config: Path
 
 
 def test_key_with_a_recipe_s_name_holds_for_it_alone(tmp_path: Path, config: Path) -> None:
-    """Pretraining and finetuning share keys and a file, but not their learning rate: the special value must win
-    wherever it stands, also over a plain one in a nearer file."""
+    """Pretraining would take finetuning's learning rate, or a plain one in a nearer file would win over it."""
     base = write(tmp_path / "base.yaml", "base: needed.yaml", "finetune.learning_rate: 1.0e-3", "num_train_epochs: 7")
     nearer = write(tmp_path / "pair.yaml", "base: base.yaml", "learning_rate: 5.0e-4")
     for path, plain in ((base, 3e-5), (nearer, 5e-4)):

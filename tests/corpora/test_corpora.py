@@ -80,8 +80,7 @@ def test_corpus_that_cannot_serve_is_refused(read: Any, name: str, message: str)
 
 
 def test_lines_of_a_file_are_sentences_or_documents(tmp_path: Path) -> None:
-    """White space around a sentence would make another prompt of it than the benchmark's; blank lines are common in
-    running text, with spaces in them or without, and must not end the run."""
+    """White space would make another prompt than the benchmark's, and a blank line would end the run."""
     path = tmp_path / "a.txt"
     path.write_text("Guten Tag.\n  Bis morgen!\t\n", encoding="utf-8")
     assert sorted(sentences(f"file:{path}"), key=lambda row: row.source_id) == [
@@ -102,8 +101,7 @@ def test_lines_of_a_file_are_sentences_or_documents(tmp_path: Path) -> None:
     ],
 )
 def test_rows_of_each_schema_are_sentences(tmp_path: Path, row: dict, text: str, reference: str | None) -> None:
-    """Each schema that the documentation names must be read, with its source side as the prompt, under any code: data
-    sets of Nepali say npi or nep, pairs say ne."""
+    """A documented schema, or a language under another code (npi, nep, ne), would not be read."""
     nepali = write_jsonl(tmp_path / "a.jsonl", {"translation": {"npi": "नमस्ते", "eng": "Hello"}})
     assert [(read.text, read.reference) for read in sentences(nepali, "ne-en")] == [("नमस्ते", "Hello")]
     assert [(read.text, read.reference) for read in sentences(nepali, "en-npi")] == [("Hello", "नमस्ते")]
@@ -199,8 +197,7 @@ def test_nothing_of_a_conversation_is_lost(tmp_path: Path) -> None:
 
 
 def test_hold_out_parts_a_file_without_loss(tmp_path: Path) -> None:
-    """A sentence on both sides is validated on after it was trained on, one on neither is lost; chosen by line, a
-    repeated one could stand on both, and a longer file would shuffle all."""
+    """A sentence on both sides is validated on after it was trained on, one on neither is lost."""
     path = tmp_path / "a.txt"
     lines = [f"Satz {number}." for number in range(3000)]
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

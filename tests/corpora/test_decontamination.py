@@ -67,8 +67,7 @@ REASONS = [
 
 @pytest.mark.parametrize(("questions", "text", "reason"), REASONS)
 def test_overlap_is_told_from_common_words(questions: list[str], text: str, reason: str | None) -> None:
-    """A part of a question inside a longer text gives its answer away; common phrases must not empty the training
-    data."""
+    """A part of a question gives its answer away; common phrases must not empty the training data."""
     assert Decontaminator((question, question[0:1] < "\u3000") for question in questions).reason(text) == reason
 
 

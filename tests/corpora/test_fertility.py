@@ -26,8 +26,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     [("am", ["ሰላም ነው", "አዎ"], (7 / 8, 7 / 22, 7 / 3)), ("zh", ["你好。", "再见"], (1, 5 / 15, None))],
 )
 def test_every_unit_is_counted(tokenizer, code, texts, expected) -> None:
-    """Bytes taken for characters would make Amharic look three times as cheap as it is, and a Chinese sentence is no
-    word of twenty tokens. All is held against English."""
+    """Bytes taken for characters make Amharic look cheap; a Chinese sentence is no word of twenty tokens."""
     language = get_language(code)
     names = ("tokens_per_character", "tokens_per_byte", "tokens_per_word")
     counted = count_fertility(texts, language, tokenizer)

@@ -198,8 +198,7 @@ def sentences(seen: dict[str, Any], key: str) -> list[tuple[str, str]]:
 
 
 def test_parallel_corpora_are_read_in_both_directions_by_split(seen: dict[str, Any]) -> None:
-    """The repositories name each pair in one direction; read blindly, en-de would ask the target in German. WMT holds
-    empty lines, as prompts they ask for nothing; validation out of the training split was learnt by heart."""
+    """en-de would ask the target in German, empty lines for nothing, and validation be learnt by heart."""
     assert sentences(seen, "wmt14 fr-en train") == FRENCH
     assert sentences(seen, "wmt14 en-fr test") == [(english, french) for french, english in FRENCH]
     assert sentences(seen, "wmt16 ru-en train") == RUSSIAN
@@ -262,8 +261,7 @@ def test_corpus_without_splits_holds_sentences_out(seen: dict[str, Any]) -> None
 
 
 def test_conversations_become_messages(seen: dict[str, Any]) -> None:
-    """Roles left as human and gpt are unknown to every chat template; the repository holds two collections that
-    overlap: read together, most would count twice. One has no turns."""
+    """Chat templates know no human and gpt; of two collections that overlap most would count twice."""
     first, *_ = seen["sharegpt train"]
     assert first["conversation"]["messages"] == [
         {"role": "user", "content": "Question 0?"},

@@ -22,8 +22,7 @@ ROWS = [
 
 
 def test_categories_choose_questions(tmp_path: Path) -> None:
-    """Summaries timed among translations would be no task's speedup; nor must an empty task end in a division by zero
-    after the models were loaded. Other pairs' translations are in the same file."""
+    """Summaries timed among translations are no task's speedup; an empty task divides by zero."""
     german = {"question_id": 9, "category": "translation", "turns": ["Translate German to English: Ja."]}
     path = spec_bench(tmp_path / "q.jsonl", german, *ROWS)
     assert len(load_questions(path, PAIR)) == 4

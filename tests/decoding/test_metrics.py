@@ -27,8 +27,7 @@ ROUNDS = [
 
 
 def test_acceptance_is_counted_by_hand() -> None:
-    """A mean over rounds weighs short drafts like long ones; tokens behind a rejection were not judged; and a curve by
-    position falls only if rounds that did not reach it count."""
+    """Another denominator gives another acceptance: rounds, tokens behind a rejection, positions not reached."""
     assert acceptance_rate(ROUNDS) == 7 / 15
     assert alpha(ROUNDS) == 7 / 9
     assert alpha([Round(9 * round_.drafted, round_.accepted, round_.rejected) for round_ in ROUNDS]) == 7 / 9

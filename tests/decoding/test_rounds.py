@@ -141,8 +141,7 @@ def test_counts_are_those_of_the_loop_itself(target_model, monkeypatch, source, 
 
 
 def test_recorder_leaves_the_target_alone(target_model: PreTrainedModel) -> None:
-    """A hook left behind, also where a drafter fails in the middle, would note, and keep in memory, every later pass
-    of the target, on which the next method is measured."""
+    """A hook left behind, also by a drafter that fails, would note every later pass of the target."""
     for arguments in ({}, drafting(agreeing(target_model), 2)):
         decode(target_model, PROMPTS[0], arguments, 0.0, 0, 3)
         assert not target_model._forward_pre_hooks

@@ -100,8 +100,7 @@ def test_greedy_answers_equal_generate_on_each_prompt_alone(target_model, start)
 
 @pytest.mark.usefixtures("little_room")
 def test_what_is_recorded_for_a_row_is_its_own(target_model: PreTrainedModel) -> None:
-    """Prevent log-probabilities of the answer that had the row before, of another position or another id, disturbed by
-    padding, or divided by the temperature."""
+    """Prevent log-probabilities of another row, position or id, disturbed by padding, or divided by T."""
     stream = make_stream(temperature=0.7)
     engine = TransformersEngine(with_ends(target_model, stream), pad_id=0)
     for request, answer in answered(engine, stream, 4).items():
@@ -116,8 +115,7 @@ def test_what_is_recorded_for_a_row_is_its_own(target_model: PreTrainedModel) ->
 
 @pytest.mark.usefixtures("little_room")
 def test_sampled_answers_depend_on_nothing_but_their_request(target_model: PreTrainedModel) -> None:
-    """Prevent a resumed run, another batch size or another order from sampling anew what was sampled before, and
-    samples of one prompt from being one."""
+    """Prevent a resume, a batch size or an order from sampling anew, and samples of one prompt from being one."""
     stream = make_stream(24, temperature=1.0)
     stream += [replace(stream[0], seed=seed) for seed in range(100, 106)]
     engine = TransformersEngine(with_ends(target_model, stream), pad_id=0)
@@ -155,8 +153,7 @@ STATE = {"layer_types": ["conv", "full_attention"], "pad_token_id": 0, "bos_toke
 @pytest.mark.usefixtures("little_room")
 @pytest.mark.parametrize(("kind", "given"), [("mistral", {"sliding_window": 8}), ("lfm2", STATE)])
 def test_windows_and_states_are_a_rows_own(kind: str, given: dict[str, Any]) -> None:
-    """Prevent a token from seeing further back than its window, or less far, because its row began elsewhere, and a
-    request from taking over the state that another left in its row."""
+    """Prevent another window because a row began elsewhere, and the state that another request left."""
     for start in ((), TEMPLATE):
         stream = make_stream(start=start)
         model = with_ends(tiny_model(kind, vocab_size=400, num_hidden_layers=2, **given), stream)

@@ -85,8 +85,7 @@ def engine(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) ->
 
 @pytest.mark.parametrize("batches", [0, 7])
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path, requests, engine, batches) -> None:
-    """Prevent an interrupt from losing rows, from repeating work, and from changing what is sampled after it; and
-    requests that are never asked, asked twice, or stored under another's key."""
+    """Prevent an interrupt from losing, repeating or changing rows, and rows under another's key."""
     assert len(list(requests.batches(BATCH))) == 13
     assert sorted(run(requests, engine, tmp_path / "whole").asked) == sorted(request.key for request in requests)
     rows = {row["key"]: row for row in stored_rows(RowStore(tmp_path / "whole"))}

@@ -32,8 +32,7 @@ def ask(prompts: list[Prompt], temperatures: list[float], samples: int, seed: in
     ],
 )
 def test_key_changes_with_what_decides_the_answer_alone(field: str, other: Any) -> None:
-    """Prevent an answer to another question from being taken for the one that is asked, and the same work from being
-    done twice because two corpora hold the same sentence."""
+    """Prevent an answer to another question from being taken, and a repeated sentence from being asked twice."""
     assert replace(REQUEST, **{field: other}).key != REQUEST.key
     assert replace(REQUEST, source_id="other", corpus="other", pair="other").key == REQUEST.key
 
@@ -58,8 +57,7 @@ def test_greedy_is_asked_once(prompts: list[Prompt], samples: int) -> None:
 
 @pytest.mark.parametrize("processes", [2, 3])
 def test_processes_share_the_batches_out(prompts: list[Prompt], processes: int) -> None:
-    """Prevent a batch that two processes answer, or none does, rows of a neighbour's temperature or lost behind its
-    last full batch, and a bar that never ends."""
+    """Prevent a batch that two processes answer, or none does, and rows of a neighbor's temperature."""
     requests = ask(prompts, [0.0, 0.3, 1.0], 2)
     whole, sizes = list(requests.batches(5)), requests.batch_sizes(5)
     assert sizes == [len(batch) for batch in whole]

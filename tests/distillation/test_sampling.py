@@ -9,8 +9,7 @@ from drafter_trainer.distillation.sampling import TokenChooser
 @pytest.mark.parametrize("vocabulary", [20, 64, 1000, 1024])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_chosen_tokens_are_those_of_full_width_operations(vocabulary: int, dtype: torch.dtype) -> None:
-    """Prevent a logit from being missed at a block's edge, a row from getting another's buffer, and the filling of the
-    last block from being drawn."""
+    """Prevent a logit missed at a block's edge, another row's buffer, and the filling of the last block."""
     torch.manual_seed(0)
     logits = (4 * torch.randn(19, vocabulary)).to(dtype)
     temperatures = [0.0, 1.0, 0.3, 0.7] * 4 + [1.0, 0.0, 1.0]

@@ -83,8 +83,7 @@ def rests(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.mark.parametrize("kind", ["vllm", "sglang", "llamacpp"])
 def test_greedy_rows_are_those_of_the_local_target(server, requests, target_model, tokenizer, kind) -> None:
-    """Prevent a protocol that is misread: ids shifted by one or left out, log-probabilities in another order, a lost
-    end token."""
+    """Prevent ids shifted or left out, log-probabilities in another order, a lost end token."""
     greedy = [request for request in requests if request.temperature == 0]
     free = TransformersEngine(target_model, tokenizer.pad_token_id).answer(greedy)
     target_model.generation_config.eos_token_id = free[0].response_ids[4]
@@ -381,8 +380,7 @@ def test_the_key_reaches_the_servers_and_nothing_else(
     + [("http://127.0.0.1:9", "secret\x07bell"), ("http://127.0.0.1:9", "secreté")],
 )
 def test_addresses_and_keys_are_checked(tokenizer, monkeypatch, url, key) -> None:
-    """Prevent a mistyped address from being waited for, a password in one from being recorded, and the HTTP library
-    from quoting in a traceback a key that no header carries."""
+    """Prevent waiting for a mistyped address, recording its password, and quoting a key that no header carries."""
     monkeypatch.setenv("OPENAI_API_KEY", key)
     with pytest.raises(InputError, match="address" if key == "secret" else "OPENAI_API_KEY") as raised:
         engine_of([url], tokenizer)

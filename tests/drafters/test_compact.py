@@ -59,8 +59,7 @@ def test_compact_repository_is_published_and_drafts(tmp_path, tokenizer, target,
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_compact_drafter_says_what_the_whole_one_says(family: str, tmp_path: Path) -> None:
-    """Prevent a weight from being lost or misplaced, a family's scaled embeddings from losing their scale, and the
-    target's embeddings from being copied."""
+    """Prevent lost or misplaced weights, embeddings without their scale, and a copy of the target's."""
     target, drafter = make_pair(family)
     write_compact(drafter, target, tmp_path)
     loaded = read_compact(tmp_path, target, torch.float32)

@@ -60,8 +60,7 @@ DIFFERENT = [
 
 @pytest.mark.parametrize(("edit", "special", "named"), DIFFERENT)
 def test_difference_is_refused_and_named(tokenizer, edit, special: dict[str, str], named: str) -> None:
-    """All of these have the same size, which is all that transformers compares: the drafts would be garbage. Only a
-    finetune with another end token, or one token more, accepts drafts."""
+    """All have the same size, which is all that transformers compares: the drafts would be garbage."""
     other = change(tokenizer, edit, **special)
     assert len(other) == len(tokenizer)
     assert hash_tokenizer(other, PROBES) != hash_tokenizer(tokenizer, PROBES)  # else nobody would look further

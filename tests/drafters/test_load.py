@@ -117,8 +117,7 @@ def test_target_without_a_place_needs_its_tokenizer(folder: Path, target_model: 
 
 
 def test_other_tokenizer_is_refused_by_content(folder: Path, tmp_path: Path, target_model, tokenizer) -> None:
-    """Two tokens that changed places leave the size alone and make garbage of every draft: the target's tokenizer must
-    be looked at, given or not, and the one that the weights were trained with."""
+    """Swapped tokens leave the size alone and make garbage of drafts, whichever tokenizer was looked at."""
     for each in (target_model, tokenizer):
         each.save_pretrained(tmp_path / "target")
     swap_two_tokens(tmp_path / "target")

@@ -1,11 +1,10 @@
 """What only CUDA can show: captured steps, half precision, devices. Run with `-m gpu`, or by benchmarks/gpu.sh."""
 
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 
 from drafter_trainer import load_drafter
 from drafter_trainer.decoding.rounds import decode
@@ -57,9 +56,7 @@ def test_grown_cache_is_captured_again(target_model: PreTrainedModel, monkeypatc
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_greedy_output_is_plain_decodings(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, target_model: PreTrainedModel, dtype: torch.dtype
-) -> None:
+def test_greedy_output_is_plain_decodings(tmp_path, tokenizer, target_model, dtype) -> None:
     """Drafting may part from plain decoding only where rounding decides between two nearly equal logits."""
     folder = write_drafter(tmp_path / "drafter", partly_agreeing(target_model, 0.015), tokenizer)
     target = target_model.to(CUDA, dtype)
@@ -93,9 +90,7 @@ def test_stock_loop_is_lossless_in_float32(target_model: PreTrainedModel) -> Non
         assert decode(target, prompt, {"assistant_model": drafter}, 0.0, 0, 32).output_ids == plain.output_ids
 
 
-def test_drafter_that_moved_is_refused_and_loads_again(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, target_model: PreTrainedModel
-) -> None:
+def test_drafter_that_moved_is_refused_and_loads_again(tmp_path, tokenizer, target_model) -> None:
     """A drafter whose laid-out weights stayed on the processor would fail in the middle of an answer, or crawl."""
     folder = write_drafter(tmp_path / "drafter", make_model(tokenizer, layers=1), tokenizer)
     drafter = load_drafter(str(folder), target_model, tokenizer)
@@ -118,9 +113,7 @@ def test_int8_is_for_processors_alone(target_model: PreTrainedModel) -> None:
     torch.testing.assert_close(network.read(PROMPTS[0]), expected)
 
 
-def test_sampled_output_keeps_the_targets_distribution(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, target_model: PreTrainedModel
-) -> None:
+def test_sampled_output_keeps_the_targets_distribution(tmp_path, tokenizer, target_model) -> None:
     """Probabilities that are computed on another stream than the graph's would accept tokens by stale chances."""
     folder = write_drafter(tmp_path / "drafter", partly_agreeing(target_model, 0.05), tokenizer)
     target = target_model.to(CUDA)

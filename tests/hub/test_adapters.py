@@ -109,9 +109,7 @@ def test_a_published_adapter_drafts_as_the_whole_drafter(
     assert assisted.output_ids == plain.output_ids
 
 
-def test_an_adapter_over_another_base_is_refused(
-    tmp_path: Path, run_folder: Path, target: Target, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_an_adapter_over_another_base_is_refused(tmp_path, run_folder, target, tokenizer) -> None:
     """Prevent an adapter from being published over a drafter that it was not trained with, and an empty repository."""
     other = make_base(tmp_path / "other", tokenizer, seed=4)
     publishing = Publishing(to=str(tmp_path / "published"), adapter_of=str(other))
@@ -125,9 +123,7 @@ def test_an_adapter_over_another_base_is_refused(
     assert not (tmp_path / "published").exists()
 
 
-def test_a_base_that_has_changed_since_is_refused(
-    tmp_path: Path, run_folder: Path, target: Target, target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_a_base_that_has_changed_since_is_refused(tmp_path, run_folder, target, target_model, tokenizer) -> None:
     """Prevent an adapter from going over a newer base in silence."""
     base, place = tmp_path / "base" / "run" / "finetune", tmp_path / "published"
     publish_run(arguments(run_folder), target, "float32", Publishing(to=str(place), adapter_of=str(base)))

@@ -67,10 +67,7 @@ def test_metadata_key_by_key() -> None:
 
 
 def test_card_says_what_was_read_asked_and_dropped() -> None:
-    """Whoever trains on the rows must know who said them, to what, how they were sampled, and what is missing.
-
-    Where somebody keeps their files, and which servers answer them, is nobody else's.
-    """
+    """Whoever trains on the rows must know whose they are; where files and servers lie is nobody else's."""
     text = " ".join(render_dataset_card(STEP, REPO, None).split())
     for expected in (
         "What [tests/tiny-target](https://huggingface.co/tests/tiny-target), revision c0ffee, answered when it was",

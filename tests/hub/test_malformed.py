@@ -77,9 +77,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", VOCABULARY])  # a table is done without
-def test_altered_files_are_refused(
-    folder: Path, target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name: str
-) -> None:
+def test_altered_files_are_refused(folder, target_model, tokenizer, name) -> None:
     """Whatever became of a file, its hash tells."""
     whole = (folder / name).read_bytes()
     for damage in DAMAGE.values():
@@ -95,13 +93,8 @@ def test_altered_files_are_refused(
     ],
 )
 @pytest.mark.filterwarnings("ignore")
-def test_files_that_were_published_malformed_are_refused_or_harmless(
-    folder: Path, target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name: str
-) -> None:
-    """Somebody who alters a file can alter its hash too, or leave it out: still no traceback.
-
-    Weights with other numbers are a drafter too, whose drafts the target refuses.
-    """
+def test_files_that_were_published_malformed_are_refused_or_harmless(folder, target_model, tokenizer, name) -> None:
+    """Whoever alters a file can alter its hash too, or leave it out: still no traceback."""
     values, whole = json.loads((folder / FILE_NAME).read_text(encoding="utf-8")), (folder / name).read_bytes()
     values["weights"] = {}
     # Another tokenizer's hash has the drafter's own tokenizer read, to say where the two differ.
@@ -115,9 +108,7 @@ def test_files_that_were_published_malformed_are_refused_or_harmless(
 
 
 @pytest.mark.parametrize("pair", ["", "x", "de-en-fr", "\x00", "\u2028-en"])
-def test_a_pair_that_is_none_is_refused(
-    folder: Path, target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, pair: str
-) -> None:
+def test_a_pair_that_is_none_is_refused(folder, target_model, tokenizer, pair) -> None:
     """What any repository on the Hub may hold must not end in a traceback."""
     values = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
     (folder / FILE_NAME).write_text(json.dumps(values | {"pair": pair}), encoding="utf-8")
@@ -125,9 +116,7 @@ def test_a_pair_that_is_none_is_refused(
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "adapter_model.bin"])
-def test_pickle_is_not_read(
-    folder: Path, target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name: str
-) -> None:
+def test_pickle_is_not_read(folder, target_model, tokenizer, name) -> None:
     """It can run anything; where it stands in place of the weights, there are none."""
     (folder / "model.safetensors").rename(folder / name)
     values = json.loads((folder / FILE_NAME).read_text(encoding="utf-8")) | {"weights": {}}
@@ -161,9 +150,7 @@ def test_card_is_well_formed_whatever_it_says(published: Path, said: Any) -> Non
     ],
     ids=json.dumps,
 )
-def test_malformed_results_are_published_by_nobody(
-    tmp_path: Path, published: Path, target: Target, spoilt: dict[str, Any]
-) -> None:
+def test_malformed_results_are_published_by_nobody(tmp_path, published, target, spoilt) -> None:
     """They are read before anything is written: nothing may stand there half."""
     run = Run(NAME, published.parent / "run", "de-en")
     results = run.folder / "results.json"

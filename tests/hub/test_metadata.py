@@ -54,9 +54,7 @@ def test_metadata_is_what_the_hub_finds_it_by() -> None:
         pytest.param(NGRAM_ALONE, "mit", {"library_name": "transformers"}, {"datasets"}, id="n-gram alone"),
     ],
 )
-def test_metadata_follow_the_flavour(
-    description: DrafterDescription, license: str | None, expected: dict[str, str], absent: set[str]
-) -> None:
+def test_metadata_follow_the_flavour(description, license, expected, absent) -> None:
     """A key that is made up where nothing is known, or left out where something is, misleads a search."""
     data = metadata(description, {}, license)
     assert expected.items() <= data.items()

@@ -11,7 +11,7 @@ import torch
 from huggingface_hub import HfApi
 from safetensors import safe_open
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM
 
 import drafter_trainer.drafters.loop as loop_package
 import drafter_trainer.hub.publish as publish_module
@@ -92,9 +92,7 @@ def test_folder_appears_whole(run_folder: Path, target: Target, tmp_path: Path) 
     assert "model.safetensors.index.json" in description.weights
 
 
-def test_weights_are_stored_once_and_as_the_target_stores_them(
-    run_folder: Path, target: Target, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
-) -> None:
+def test_weights_are_stored_once_and_as_the_target_stores_them(run_folder, target, tokenizer, tmp_path) -> None:
     """In float32 and with embeddings twice, a drafter of two layers was as large as its target."""
     trained, own, to = run_folder / "finetune", tmp_path / "target", tmp_path / "published"
     make_model(tokenizer).to(torch.bfloat16).save_pretrained(own)
@@ -116,8 +114,7 @@ def test_weights_are_stored_once_and_as_the_target_stores_them(
 
 
 def test_results_come_with_the_second_publication(run_folder: Path, target: Target, tmp_path: Path) -> None:
-    """The order is publish, bench, card; the second publication brings the numbers, each with the file that tells
-    whence it is, and keeps the weights."""
+    """The second publication brings the numbers, each with its file, and keeps the weights."""
     to, cards = tmp_path / "published", tmp_path / "cards"
     publishing = Publishing(to=str(to), card_folder=str(cards))
     publish_run(arguments(run_folder), target, "auto", publishing)
@@ -172,9 +169,7 @@ def test_dry_run_lists_and_leaves_nothing(run_folder: Path, target: Target, tmp_
     assert not cards.exists()
 
 
-def test_files_that_no_list_allows_stay_behind(
-    run_folder: Path, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_that_no_list_allows_stay_behind(run_folder, target, tmp_path, monkeypatch) -> None:
     """A library that writes a pickle beside the weights one day must not publish it."""
     assemble = publish_module.assemble
 
@@ -202,9 +197,7 @@ def test_notes_that_are_no_text_are_refused(run_folder: Path, target: Target, tm
     assert not (tmp_path / "to").exists()
 
 
-def test_failure_leaves_the_published_folder(
-    run_folder: Path, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failure_leaves_the_published_folder(run_folder, target, tmp_path, monkeypatch) -> None:
     """A disk that fills during the second publication must not destroy the first."""
     to = tmp_path / "published"
     publish_run(arguments(run_folder), target, "auto", Publishing(to=str(to)))
@@ -259,9 +252,7 @@ def test_missing_token_is_found_early(monkeypatch: pytest.MonkeyPatch) -> None:
         check_destination("hub")
 
 
-def test_refusal_is_one_line_without_the_token(
-    hub: LoopbackHub, run_folder: Path, target: Target, tmp_path: Path
-) -> None:
+def test_refusal_is_one_line_without_the_token(hub, run_folder, target, tmp_path) -> None:
     """Of a token with a character that no header may have, the HTTP library shows the whole header."""
     code, out, errors = publish_recipe(hub, tmp_path / "home", run_folder, target, "hf_wrong\ttoken")
     assert code == 2
@@ -273,9 +264,7 @@ def test_refusal_is_one_line_without_the_token(
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "with space", "me/x..y"])
-def test_repository_without_a_valid_name_is_refused(
-    name: str, run_folder: Path, target: Target, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_repository_without_a_valid_name_is_refused(name, run_folder, target, monkeypatch) -> None:
     """The Hub's client would end in a traceback, or make an empty repository before it fails."""
     monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_x")
     monkeypatch.setattr(HfApi, "whoami", lambda _: {"name": "me"})

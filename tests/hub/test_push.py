@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import PreTrainedTokenizerFast
 
 from drafter_trainer.distillation.requests import Request
 from drafter_trainer.distillation.store import Answer, RowStore
@@ -104,8 +103,7 @@ def make_rows(folder: Path, answer: Sequence[int] = (5, 6, 2), target: str = "te
 
 
 def test_rows_of_a_target_in_a_folder_are_published_under_its_name(tmp_path: Path, target: Target) -> None:
-    """Rows that were made before their target had a name say in whose folder it lay, and are compressed: no search
-    for paths would find that."""
+    """Rows say in whose folder their target lay, and are compressed: no search for paths would find that."""
     make_rows(tmp_path / "run", target="/home/somebody/target")
     run = Run(NAME, tmp_path / "run", "de-en")
     named = Target("tests/tiny-target", "0", target.path)
@@ -117,9 +115,7 @@ def test_rows_of_a_target_in_a_folder_are_published_under_its_name(tmp_path: Pat
 
 
 @pytest.fixture(scope="module")
-def story(
-    tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast, target: Target
-) -> Iterator[dict[str, Any]]:
+def story(tmp_path_factory, tokenizer, target) -> Iterator[dict[str, Any]]:
     """A Hub on which a drafter lives through all that publishing knows; what was said at each step."""
     folder = tmp_path_factory.mktemp("story")
     first, other = make_run(folder / "first", tokenizer), make_run(folder / "other", tokenizer, seed=8)

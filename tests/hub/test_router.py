@@ -132,9 +132,7 @@ def test_the_fastest_of_a_pair_is_chosen(tmp_path: Path, target_model: PreTraine
         assert chosen(router, prompt(tokenizer, "de-en")) == expected
 
 
-def test_a_drafter_that_was_slower_is_not_chosen(
-    tmp_path: Path, target_model: PreTrainedModel, tokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_drafter_that_was_slower_is_not_chosen(tmp_path, target_model, tokenizer, monkeypatch) -> None:
     """Whoever passes a router must not become slower than without."""
     # All passes take the same time: fillers, which can make a pass faster, are of no use.
     monkeypatch.setattr(time, "perf_counter", itertools.count(step=0.01).__next__)
@@ -241,9 +239,7 @@ def test_greedy_output_is_the_targets(router: DrafterRouter, target_model: PreTr
     assert alpha(rounds["ja-en drafter"]) < alpha(rounds["fr-en drafter"]) < alpha(rounds["de-en drafter"])
 
 
-def test_rules_of_a_call_reach_the_chosen_drafter(
-    router: DrafterRouter, target_model: PreTrainedModel, tokenizer
-) -> None:
+def test_rules_of_a_call_reach_the_chosen_drafter(router, target_model, tokenizer) -> None:
     """A router that keeps stop strings or embeddings to itself drafts past them."""
     ids = torch.tensor([prompt(tokenizer, "de-en")])
     given = {"max_new_tokens": TOKENS, "do_sample": False, "eos_token_id": None, "tokenizer": tokenizer}
@@ -290,9 +286,7 @@ def toy_router(toy_target: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) 
     return router
 
 
-def test_sampled_answers_have_the_targets_distribution(
-    toy_target: PreTrainedModel, toy_router: DrafterRouter, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sampled_answers_have_the_targets_distribution(toy_target, toy_router, monkeypatch) -> None:
     """Drafts of one drafter judged by the distribution of another answer in neither's voice, nor in the target's."""
     right, choices = DrafterRouter.choose, set()
 
@@ -308,9 +302,7 @@ def test_sampled_answers_have_the_targets_distribution(
     assert 0.1 < alpha(rounds) < 0.9  # it was put to the test: accepted and rejected
 
 
-def test_the_choice_is_made_once_a_call(
-    router: DrafterRouter, target_model: PreTrainedModel, tokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_choice_is_made_once_a_call(router, target_model, tokenizer, monkeypatch) -> None:
     """A choice in each round costs its time again and again, and the answer so far would change its mind."""
     forgotten: list[DraftingLoop] = []
     right = DraftingLoop.forget
@@ -376,8 +368,7 @@ def test_adapters_share_their_base(tmp_path: Path, target_model: PreTrainedModel
 
 
 def test_drafters_that_do_not_fit_are_refused(tmp_path: Path, target_model: PreTrainedModel, tokenizer) -> None:
-    """A drafter for another model fails within generate, one with another tokenizer drafts garbage, one for another
-    target of the family is seldom right, and none at all would fail at the first prompt."""
+    """A drafter for another model, tokenizer or target fails late or drafts garbage; none fails at once."""
     folder, other = (make_folder(tmp_path / pair, tokenizer, pair) for pair in ("de-en", "fr-en"))
     change(Path(other), target="tests/other-target")
     route = Route.of(folder, load_drafter(folder, target_model, tokenizer))
@@ -395,9 +386,7 @@ def test_drafters_that_do_not_fit_are_refused(tmp_path: Path, target_model: PreT
             DrafterRouter.from_hub(target_model, folders, tokenizer)
 
 
-def test_results_of_an_earlier_drafter_count_for_nothing(
-    tmp_path: Path, target_model: PreTrainedModel, tokenizer
-) -> None:
+def test_results_of_an_earlier_drafter_count_for_nothing(tmp_path, target_model, tokenizer) -> None:
     """A drafter that was trained anew beside its old results would be praised for what it no longer is."""
     fast = ("de-en", "translation", 0.0, {DRAFTER: 9.0})
     folders = [make_folder(tmp_path / name, tokenizer, "de-en", fast) for name in ("first", "second")]

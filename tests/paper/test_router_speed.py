@@ -1,10 +1,6 @@
 """The router's benchmark, on a tiny target with untrained drafters."""
 
-from pathlib import Path
-
-import pytest
 import yaml
-from transformers import PreTrainedTokenizerFast
 
 from benchmarks.router_speed import main
 from drafter_trainer.results import read_results
@@ -14,9 +10,7 @@ from tests.drafters.test_load import write_drafter
 PAIRS = ("de-en", "fr-en")
 
 
-def test_router_is_held_against_knowing_the_language(
-    tmp_path: Path, target_folder: Path, tokenizer: PreTrainedTokenizerFast, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_router_is_held_against_knowing_the_language(tmp_path, target_folder, tokenizer, capsys) -> None:
     """Pairs measured in runs of their own would hide what switching between drafters costs."""
     config, out = tmp_path / "tiny.yaml", tmp_path / "route"
     values = {"target_model": str(target_folder), "target_name": "tests/tiny-target", "dtype": "float32"}

@@ -18,8 +18,7 @@ from tests.recipes.test_whole_way import recipe_main
 
 
 def test_more_is_answered_and_nothing_twice(tmp_path, target_folder, target, monkeypatch) -> None:
-    """Prevent hours of answers from being refused for a batch size or a name, and rows that nobody asks for from being
-    trained on."""
+    """Prevent refusing answers for a batch size or a name, and training on rows that nobody asks for."""
 
     def distill(*more: str) -> list[dict]:
         recipe_main("distill")(options(target_folder, tmp_path, *more))

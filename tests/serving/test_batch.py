@@ -199,8 +199,7 @@ class AskedNetwork:
 
 @pytest.mark.parametrize(("requests", "length", "reads"), [(1, 200, True), (16, 200, False), (16, 4, True)])
 def test_network_reads_prompts_where_that_pays(requests: int, length: int, reads: bool) -> None:
-    """With sixteen requests at once a token must promise much: reading sixteen long prompts for short answers took
-    longer than the drafts saved."""
+    """Reading sixteen long prompts for short answers took longer than the drafts saved."""
     network = AskedNetwork()
     settings = make_settings([10 + 0.5 * tokens for tokens in range(17)], 1.0, sources=["network"], network_gain=0.8)
     drafter = BatchDrafter(network, None, settings, "cpu", clock=None)
@@ -223,8 +222,7 @@ class SureNetwork(AskedNetwork):
 
 
 def test_time_of_drafting_lowers_the_price_of_a_token() -> None:
-    """An engine that drafts for a third of a step's time yields fewer tokens than its steps alone would: drafts were
-    cut as if drafting took no time."""
+    """Drafts were cut as if drafting took no time: an engine that drafts yields fewer tokens a second."""
     passes = [40 + 4.0 * tokens for tokens in range(1, 18)]
     drafted = []
     for took in (0.0, 0.005):

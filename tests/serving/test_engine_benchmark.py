@@ -39,9 +39,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return started
 
 
-def test_figures_of_an_engine_are_its_own(
-    engines: list[str], published: Path, target_folder: Path, tmp_path: Path
-) -> None:
+def test_figures_of_an_engine_are_its_own(engines, published, target_folder, tmp_path) -> None:
     """Tokens per pass, acceptance and equality that are not the servers' would be published as theirs."""
     given = {"engine": "vllm", "output_dir": tmp_path, "requests_at_once": [1, 3], "max_new_tokens": 4}
     results = benchmark_engine(published, str(target_folder), QUESTIONS, languages="de-en", **given)

@@ -146,9 +146,7 @@ def test_commands_name_target_drafter_and_length() -> None:
     assert both[3:] == [*lookup, *drafter, "--spec-type", "ngram-simple,draft-simple"]
 
 
-def test_base_model_is_served_with_its_template(
-    monkeypatch: pytest.MonkeyPatch, published: Path, tmp_path: Path
-) -> None:
+def test_base_model_is_served_with_its_template(monkeypatch, published, tmp_path) -> None:
     """A base model has no chat template: the server would refuse chats, and the acceptance check with them."""
     drafter, started = Path(shutil.copytree(published, tmp_path / "drafter")), []
     (drafter / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")

@@ -15,7 +15,6 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
-    PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
@@ -42,9 +41,7 @@ def target_gguf(tmp_path_factory: pytest.TempPathFactory, target: Target) -> str
 
 
 @pytest.fixture(params=["llama", "qwen3", "gemma3"])
-def network(
-    request: pytest.FixtureRequest, tokenizer: PreTrainedTokenizerFast, gemma_gguf: tuple[Path, Path], tmp_path: Path
-) -> tuple[PreTrainedModel, str]:
+def network(request, tokenizer, gemma_gguf, tmp_path) -> tuple[PreTrainedModel, str]:
     """A model of each architecture that is written as GGUF, and its file."""
     settings = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 1}
     settings |= {"head_dim": 32, "num_hidden_layers": 2, "vocab_size": len(tokenizer), "tie_word_embeddings": True}
@@ -101,8 +98,7 @@ def test_benchmark_of_the_exported_drafter(target_gguf: str, published: Path, ta
 
 
 def test_network_of_each_architecture_drafts(network: tuple[PreTrainedModel, str], free_port: int) -> None:
-    """A file that llama.cpp reads as another model than transformers does drafts garbage. Drafting for itself, a
-    network is always right."""
+    """A file that llama.cpp reads as another model drafts garbage; for itself a network is always right."""
     model, file = network
     command = llamacpp_command(file, file, 3)
     with start_engine("llamacpp", file, command, free_port, sys.executable, WORDS) as running:

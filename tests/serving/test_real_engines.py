@@ -99,8 +99,7 @@ def test_whole_drafter_is_accepted_more_than_its_network(in_vllm: dict) -> None:
 
 
 def test_network_attends_to_the_targets_keys_in_vllm(in_vllm: dict) -> None:
-    """Keys of another layer, token or request, or in another order than vLLM's kernels keep them, cost acceptance
-    alone. After batches, preemptions and prompts in parts they must be those that transformers computes."""
+    """Keys of another layer, token, request or order cost acceptance alone."""
     assert in_vllm["keys"]["tokens"] > 200
     assert in_vllm["keys"]["difference"] < 1e-4
 
@@ -133,9 +132,7 @@ def test_sampled_tokens_have_the_targets_distribution(in_vllm: dict) -> None:
     assert z < 3.5
 
 
-def test_exported_network_changes_no_output_in_llamacpp(
-    drafter: Path, asked: Path, tmp_path: Path, free_port: int
-) -> None:
+def test_exported_network_changes_no_output_in_llamacpp(drafter, asked, tmp_path, free_port) -> None:
     """`drafter.gguf` must load beside the target's own file, be accepted, and leave greedy output as it is.
 
     llama.cpp multiplies batches by other kernels than single tokens: outputs may differ where two logits nearly tie.
@@ -165,8 +162,7 @@ def test_exported_network_changes_no_output_in_llamacpp(
 
 @pytest.mark.parametrize("engine", ["vllm", "llamacpp"])
 def test_real_server_gives_the_targets_rows(engine: str, drafter: Path, tmp_path: Path, free_port: int) -> None:
-    """Ids that a server leaves out, cuts or shifts are rows that teach another model, and what it was asked when it
-    was killed must be asked again, once. In vLLM the whole drafter drafts, and vLLM counts passes and positions."""
+    """Ids left out, cut or shifted teach another model; what a killed server was asked must be asked again."""
     python, target = python_of(engine), real_target()
     model = target.load_model("float32")
     path = "/v1" if engine == "vllm" else ""

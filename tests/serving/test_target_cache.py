@@ -69,8 +69,7 @@ def test_cache_of_fewer_bits_is_not_read() -> None:
 
 @pytest.mark.parametrize("name", ["llama", "mistral with windows", "qwen3", "gemma3"])
 def test_network_reads_the_targets_keys_of_each_row(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In batches, from rows and blocks that move, also where the last steps were not shared, a text must be drafted
-    for as the loop in transformers drafts for it alone."""
+    """In batches that move, also behind unshared steps, drafts must be those of the loop for the text alone."""
     monkeypatch.setattr("drafter_trainer.serving.network._SHARED_AT_ONCE", 7)
     config = CONFIGS[name]
     model, target = make(config), make(config.__class__.from_dict(config.to_dict()))
@@ -115,11 +114,8 @@ class CountingNetwork(BatchedNetwork):
 
 
 @pytest.mark.parametrize(("slots", "missed"), [(8, 0.0), (2, 0.0), (8, 0.1)])
-def test_requests_are_drafted_for_as_in_transformers(
-    tokenizer, slots: int, missed: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A draft that differs from the loop's for the text alone has read other keys: of another request, of a rejected
-    token, of before a preemption. Of a network that is the target itself, steps that are not shared change nothing."""
+def test_requests_are_drafted_for_as_in_transformers(tokenizer, slots, missed, monkeypatch) -> None:
+    """A draft unlike the loop's has read keys of another request, a rejected token or before a preemption."""
     model, chance = make_model(tokenizer, layers=2), random.Random(0)
     drafting = sharing(model, noise=0.0 if missed else 0.1)
     drafting.config.prompt_window = 4
@@ -165,11 +161,8 @@ def test_requests_are_drafted_for_as_in_transformers(
         (lambda paged: paged.context.attn_metadata.update({paged.layers[1].layer_name: 1}), "int does not tell a row"),
     ],
 )
-def test_drafter_goes_alone_where_the_cache_cannot_be_read(
-    tokenizer, change, said: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """With tensor parallelism, another attention or a quantized cache an engine must serve all the same, and say once
-    that it drafts less well."""
+def test_drafter_goes_alone_where_the_cache_cannot_be_read(tokenizer, change, said, monkeypatch, caplog) -> None:
+    """An engine whose cache cannot be read must serve all the same, and say once that it drafts less well."""
     model = make_model(tokenizer, layers=2)
     model.config.kv_sharing_layers = [0, 1]
     paged = PagedTarget(model).patch(monkeypatch)
@@ -187,8 +180,7 @@ def test_drafter_goes_alone_where_the_cache_cannot_be_read(
 
 
 def test_steps_that_say_nothing_share_nothing(tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """vLLM measures its memory without any metadata, splits batches, and stores tokens elsewhere than its tables say
-    where these count in larger blocks: no keys may be taken by a wrong table, or by one of an earlier step."""
+    """No keys may be taken by a wrong table, by a split batch's, or by one of an earlier step."""
     model = sharing(make_model(tokenizer, layers=2))
     paged = PagedTarget(model).patch(monkeypatch)
     cache = TargetCache(paged.layers, paged)
@@ -208,9 +200,7 @@ def test_steps_that_say_nothing_share_nothing(tokenizer, monkeypatch: pytest.Mon
     assert fresh.take() is None
 
 
-def test_hook_that_never_runs_is_said(
-    tokenizer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_hook_that_never_runs_is_said(tokenizer, monkeypatch, caplog) -> None:
     """A target whose every step is a captured graph shares nothing: that must not go unsaid."""
     paged = PagedTarget(make_model(tokenizer, layers=2)).patch(monkeypatch)
     cache = TargetCache(paged.layers, paged)

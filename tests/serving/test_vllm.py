@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from drafter_trainer.drafters.loop.repository import VOCABULARY, read_vocabulary
 from drafter_trainer.drafters.loop.settings import LoopSettings
@@ -116,11 +115,8 @@ def test_other_tokenizer_is_refused(proposer: DrafterProposer, target: Target, t
         proposer.load_model(None)
 
 
-def test_compact_drafter_shares_the_targets_embeddings(
-    tokenizer: PreTrainedTokenizerFast, target: Target, target_model: PreTrainedModel, tmp_path: Path
-) -> None:
-    """A compact drafter lacks its embeddings: it must draft in vLLM as its stock repository does, without a copy of
-    them, and say what to do where vLLM spreads the target's over several processes."""
+def test_compact_drafter_shares_the_targets_embeddings(tokenizer, target, target_model, tmp_path) -> None:
+    """A compact drafter must draft as its stock repository, or say what to do where embeddings are spread."""
     model = make_model(tokenizer, layers=1, seed=3)
     embeddings = target_model.get_input_embeddings().weight
     with torch.no_grad():
@@ -149,9 +145,7 @@ def test_compact_drafter_shares_the_targets_embeddings(
         proposer.load_model(in_vllm(embeddings[:200]))
 
 
-def test_proposer_drafts_behind_the_targets_keys(
-    published: Path, target: Target, target_model: PreTrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_proposer_drafts_behind_the_targets_keys(published, target, target_model, tmp_path, monkeypatch) -> None:
     """A drafter that was trained behind the target's keys, and is not given those of this step, is accepted less."""
     drafter = tmp_path / "drafter"
     shutil.copytree(published, drafter)
@@ -199,9 +193,7 @@ def test_settings_hold_what_serving_reads() -> None:
     assert {"sources", "calibration", "network_gain", "tokens_per_pass", "int8"} <= names
 
 
-def test_memory_outlives_the_server(
-    published: Path, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_outlives_the_server(published, target, tmp_path, monkeypatch) -> None:
     """What a server learned in a week must be there when it starts again; without the option nothing is remembered."""
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])

@@ -44,8 +44,7 @@ def test_what_is_meant_is_taken(tmp_path: Path) -> None:
     [(PretrainingArguments, 3e-5, "loss", False), (DrafterTrainingArguments, 2e-5, "expected_alpha", True)],
 )
 def test_defaults_are_the_papers(tmp_path: Path, kind: type, rate: float, metric: str, greater: bool) -> None:
-    """Prevent an untold run from using the library's defaults (linear, no warm-up, 5e-5), from keeping the worst
-    checkpoint, and from asking for an account because some tracker is installed."""
+    """Prevent the library's defaults, keeping the worst checkpoint, and asking for a tracker's account."""
     arguments = kind(output_dir=str(tmp_path), use_cpu=True)
     assert arguments.learning_rate == rate
     assert arguments.lr_scheduler_type == "cosine"

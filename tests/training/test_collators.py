@@ -75,8 +75,7 @@ def test_a_window_takes_the_first_token_and_the_end_of_the_prompt() -> None:
 
 
 def test_a_row_without_distributions_takes_them_from_its_batch() -> None:
-    """Prevent rows of a server without log-probabilities from counting as certain, or from needing any where the loss
-    does not."""
+    """Prevent rows without log-probabilities from counting as certain, or from needing any."""
     bare = {name: values for name, values in ROWS[1].items() if not name.startswith("topk_")}
     for row in (bare, bare | {"topk_ids": None, "topk_logprobs": None}):
         batch = SelfDistilledCollator(pad_id=0, max_length=8)([ROWS[0], row])

@@ -53,8 +53,7 @@ def test_rows_are_the_documents_end_to_end(sizes: list[int], length: int) -> Non
 
 
 def test_text_ends_with_the_end_token(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Prevent documents from running into each other, drafters that never learn to stop, and conversations without
-    roles or with an end token too many."""
+    """Prevent documents that run into each other, and conversations without roles or with two end tokens."""
     ids = tokenise(Document("1", text="Guten Morgen! "), ChatTokenizer(tokenizer))
     assert ids[-1] == tokenizer.eos_token_id
     assert ids.count(tokenizer.eos_token_id) == 1
@@ -115,8 +114,7 @@ def start_text(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> tuple[str,
 
 
 def test_what_a_target_wrote_is_taken_id_for_id(start_text, tokenizer) -> None:
-    """Prevent a target's own ids from being decoded and tokenised again, or given a second end token, and a missing
-    split from being read as an empty one."""
+    """Prevent ids that are decoded and tokenized again, a second end token, and a missing split read as empty."""
     corpus, written = start_text
     assert read(corpus, tokenizer) == (written, Counter())
     assert read(corpus, tokenizer, limit=2) == (written[:2], Counter())
@@ -161,8 +159,7 @@ def documents_of(shards: Sequence[Path], tokenizer: PreTrainedTokenizerFast) -> 
 
 @pytest.mark.parametrize("limit", [None, 50])
 def test_workers_pack_every_document_once(tmp_path, target, tokenizer, limit, monkeypatch) -> None:
-    """Prevent documents that two workers pack, or none, a limit that each worker takes for its own, and a resume that
-    reads all of its text again, or goes on with the half of it."""
+    """Prevent documents packed twice or never, a limit for each worker, and a resume that reads all again."""
     # Workers that need not import everything.
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: CONTEXT)
     path = tmp_path / "text.txt"

@@ -43,8 +43,7 @@ def test_rows_are_loaded_in_order_and_collated(tmp_path: Path) -> None:
 
 
 def test_another_targets_rows_are_refused_with_both_names(tmp_path: Path) -> None:
-    """Prevent a drafter from learning another model's answers, of which its own target accepts little; a target that
-    was given a name since is no other."""
+    """Prevent learning another model's answers; a target that was given a name since is no other."""
     store = write(tmp_path, target="earlier/name")
     assert len(load_rows(tmp_path, TARGET)) == 4
     other = replace(REQUEST, seed=9, target_revision="older")

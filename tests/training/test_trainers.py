@@ -380,8 +380,7 @@ def assert_equals_uninterrupted(
 
 @pytest.mark.parametrize("step", [2, 5, 8])
 def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path, step: int, uninterrupted: Any) -> None:
-    """Prevent a resume that repeats or skips rows, forgets the optimizer, begins its schedule anew, or fails at a
-    checkpoint that a kill has cut off."""
+    """Prevent rows repeated or skipped, a lost optimizer, a new schedule, or a checkpoint cut off by a kill."""
     with pytest.raises(StoppedError):
         train_to_end(make_trainer(tmp_path, make_rows(10), callbacks=[Stop(step)], **RESUMED))
     assert len(list(tmp_path.glob("checkpoint-*"))) == min(2, (step - 1) // 3)

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from transformers import PreTrainedTokenizerFast
 
 from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora.decontamination import OVERLAP
@@ -18,9 +17,7 @@ from drafter_trainer.tuning.calibration import HeldOut
 PAIR = get_pair("de-en")
 
 
-def test_evaluation_questions_are_not_counted(
-    target: Target, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
-) -> None:
+def test_evaluation_questions_are_not_counted(target, tokenizer, tmp_path) -> None:
     """A table that holds the benchmark's sentences would win it."""
     sentence = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
     questions = tmp_path / "questions.jsonl"

@@ -18,9 +18,7 @@ PROMPTS = [[9, 33, 120, 7], [50, 60, 70]]
 
 
 @pytest.fixture
-def machine(
-    target_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[Callable[[int], float]], None]:
+def machine(target_model, monkeypatch) -> Callable[[Callable[[int], float]], None]:
     """A scripted clock: a pass takes a millisecond a token, times a factor that depends on the pass's number."""
 
     def script(slower: Callable[[int], float]) -> None:

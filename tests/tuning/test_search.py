@@ -69,10 +69,7 @@ def rule(seed: int) -> np.ndarray:
 
 
 def test_order_is_the_one_that_held_out_answers_need() -> None:
-    """An order chosen on what was counted would always be the highest; one that is fixed misses what longer runs know.
-
-    Of three tokens the last two are always the same: only the first, two places behind, tells what comes next.
-    """
+    """The order chosen on counted texts is always the highest; here only the third token back tells the next."""
     follows = rule(0)
 
     def text(seed: int) -> list[int]:
@@ -110,9 +107,7 @@ def test_every_question_without_a_network_is_asked() -> None:
 
 
 @pytest.mark.parametrize(("gain", "chosen"), [(1.01, ["lookup", "ngram"]), (1.05, ["ngram"])])
-def test_a_source_is_left_out_where_it_clearly_costs(
-    monkeypatch: pytest.MonkeyPatch, gain: float, chosen: list[str]
-) -> None:
+def test_a_source_is_left_out_where_it_clearly_costs(monkeypatch, gain, chosen) -> None:
     """Noise of a few answers must not take a source from all that are asked later."""
 
     def replayed(self: Tuning, choice: Candidate, *_) -> Replay:
@@ -127,11 +122,7 @@ def test_a_source_is_left_out_where_it_clearly_costs(
 
 
 def test_mixture_keeps_what_answers_bring() -> None:
-    """Twice as much text, counted alike, pushes out of a small table what the target answers.
-
-    The text contradicts the answers behind every token. Counted four times, they keep most of what they bring alone,
-    and the mixture drafts more of the text than the answers' own table does.
-    """
+    """Twice as much text, counted alike, pushes out of a small table what the target answers."""
     answers, texts = sentences(rule(1), 100, 2), sentences(rule(3), 200, 4)
     task, other = sentences(rule(1), 12, 5), sentences(rule(3), 12, 6)
     size = 3072 + 13 * 300
@@ -157,9 +148,7 @@ def test_every_task_counts() -> None:
 
 
 @pytest.mark.parametrize(("gain", "chosen"), [(0.9, False), (1.1, True)])
-def test_several_tokens_a_step_are_drafted_where_they_pay(
-    monkeypatch: pytest.MonkeyPatch, gain: float, chosen: bool
-) -> None:
+def test_several_tokens_a_step_are_drafted_where_they_pay(monkeypatch, gain, chosen) -> None:
     """Prevent drafts of which only the first token is good, on a machine where a step costs next to nothing."""
     drafted = set()
 

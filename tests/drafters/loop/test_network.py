@@ -71,10 +71,7 @@ def stock_logits(model: PreTrainedModel, tokens: list[int]) -> torch.Tensor:
 
 
 def check_reads(network: Any, model: PreTrainedModel, steps: list[tuple[int, list[int]]], atol: float = 1e-4) -> None:
-    """Crop to a length and read tokens, step by step, and compare each time with the stock forward.
-
-    A step that keeps all of what was read crops to a length beyond it.
-    """
+    """Crop (beyond what was read: keep all), read tokens, and compare with the stock forward, step by step."""
     known: list[int] = []
     for length, tokens in steps:
         network.crop(length)
@@ -195,8 +192,7 @@ def test_int8_weights_are_close(name: str) -> None:
 
 
 def test_int8_rows_do_not_hold_the_norms_before_them() -> None:
-    """The factors of Gemma's norms differ by the hundredfold: in the scale of a row they left nothing of small values,
-    and the drafter lost four of a hundred accepted tokens."""
+    """Gemma's norms differ by the hundredfold: in a row's scale they cost four of a hundred accepted tokens."""
     model = make(CONFIGS["gemma3"])
     with torch.no_grad():
         model.model.embed_tokens.weight[:, 0] *= 0.003

@@ -9,7 +9,6 @@ from pathlib import Path
 import gguf
 import pytest
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
@@ -91,9 +90,7 @@ def test_one_engine_alone_needs_nothing_of_the_others(drafter: Path, target: Tar
 
 
 @pytest.mark.parametrize(("alpha", "length"), [(0.2, 1), (0.54, 3), (0.8, 6), (None, 3)])
-def test_engines_draft_a_length_of_their_own(
-    drafter: Path, target: Target, tmp_path: Path, alpha: float | None, length: int
-) -> None:
+def test_engines_draft_a_length_of_their_own(drafter, target, tmp_path, alpha, length) -> None:
     """The stock loop's length is transformers' on one processor; written for an engine it drafts one token a round."""
     description = json.loads((drafter / "drafter.json").read_text(encoding="utf-8"))
     assert description["draft_length"] == 3
@@ -116,9 +113,7 @@ def test_repository_that_engines_cannot_read_is_refused(drafter: Path, target: T
     export_drafter(str(drafter), target, output_dir=tmp_path / "export", engines=["vllm", "sglang"])
 
 
-def test_compact_drafter_is_made_whole(
-    tokenizer: PreTrainedTokenizerFast, target: Target, target_model: PreTrainedModel, tmp_path: Path
-) -> None:
+def test_compact_drafter_is_made_whole(tokenizer, target, target_model, tmp_path) -> None:
     """Engines load a repository as it stands: without the target's embeddings a compact one loads in none."""
     model = make_model(tokenizer, layers=1, seed=3)
     with torch.no_grad():
@@ -200,9 +195,7 @@ def test_mistaken_options_are_said(drafter: Path, target: Target, tmp_path: Path
         export_drafter(str(drafter), target, output_dir=tmp_path, **settings)
 
 
-def test_recipe_exports_the_runs_drafter(
-    drafter: Path, target: Target, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_recipe_exports_the_runs_drafter(drafter, target, tmp_path, capsys) -> None:
     """The command of the README finds the drafter of its run and says what it checked."""
     words = ["--pair", "de-en", "--drafter_name", "x", "--run_folder", str(drafter.parent)]
     words += ["--target_model", target.path, "--target_name", target.name]
