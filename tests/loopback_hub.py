@@ -123,7 +123,6 @@ class LoopbackHub:
         self.repos: dict[tuple[str, str], Repo] = {}
         self.collections: dict[str, dict[str, Any]] = {}
         self.collectors = set(users.values())  # whose token has the right to collections
-        self.left = -1  # requests until the line breaks; negative where it does not
         self.lock = threading.RLock()
 
     def __enter__(self) -> Self:
@@ -205,10 +204,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.given = json.loads(self.body) if self.headers.get("Content-Type", "").endswith(("/json", "+json")) else {}
         with self.hub.lock:  # one request at a time, so that each sees whole commits
-            if self.hub.left == 0 and not url.path.startswith("/api/break-after/"):
-                self.close_connection = True
-                return
-            self.hub.left -= self.hub.left > 0
             self.hub.requests.append((self.command, self.path))
             try:
                 reply = self.answer("GET" if self.command == "HEAD" else self.command, url.path)
@@ -217,15 +212,12 @@ class _Handler(BaseHTTPRequestHandler):
                 # A header is one line of Latin-1; YAML errors have several lines and quote the card.
                 message = " ".join(str(error).split()).encode("ascii", "replace").decode()
                 self.sent |= {"X-Error-Message": message, "X-Error-Code": error.code}
-            breaks = self.hub.left == 0
         data = reply if isinstance(reply, bytes) else json.dumps(reply, default=str).encode()
         self.send_response(self.status)
         for name, value in {"Content-Length": str(len(data)), **self.sent}.items():
             self.send_header(name, value)
         self.end_headers()
-        self.close_connection |= breaks
-        # The last reply before the line breaks gets through by half.
-        self.wfile.write(b"" if self.command == "HEAD" else data[: len(data) // 2] if breaks else data)
+        self.wfile.write(b"" if self.command == "HEAD" else data)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = serve
 
@@ -256,9 +248,6 @@ class _Handler(BaseHTTPRequestHandler):
         parts = [unquote(part) for part in url_path[1:].split("/")]
         match method, parts if parts[0] in ("api", "datasets", "lfs-upload") else ["models", *parts]:
             case "GET", ["api", "agent-harnesses"]:
-                return {}
-            case "GET", ["api", "break-after", count]:
-                self.hub.left = int(count)
                 return {}
             case "GET", ["api", "whoami-v2"]:
                 self.permit(self.user)

@@ -35,6 +35,7 @@ def load_refused(drafter: str, target: str, tokens_target: str) -> list:
         lambda: load_drafter(drafter, model),
         lambda: load_drafter("alice/private", model),
         lambda: resolve_target(tokens_target),
+        lambda: resolve_target(f"{target}@no-such-branch"),
         load_for_gated_target,
     ):
         try:
@@ -60,11 +61,12 @@ def test_loading_what_is_gated_or_private(target_folder: Path, tmp_path: Path) -
             ("hf_bob", "with the account of your token", "there is no alice/private that your token may read"),
         ):
             said = run_client(hub, tmp_path / f"home-{token}", load_refused, token=token, **given)
-            assert len(said) == 4
+            assert len(said) == 5
             assert all("\n" not in line and "hf_" not in line for line in said)
-            for line in (said[0], said[2], said[3]):
+            for line in (said[0], said[2], said[4]):
                 assert gated in line, line
             assert missing in said[1]
             assert f"{hub.endpoint}/alice/drafter" in said[0]
             assert f"{hub.endpoint}/alice/gated-target" in said[2]
-            assert said[3].endswith(": give it as tokenizer")
+            assert said[3].startswith("alice/target is neither a folder nor a model on the Hub: ")
+            assert said[4].endswith(": give it as tokenizer")

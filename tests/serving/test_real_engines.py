@@ -14,10 +14,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
 import drafter_trainer
-from drafter_trainer.errors import InputError
 from drafter_trainer.hub.export.engines import export_drafter
 from drafter_trainer.hub.export.gguf_file import write_gguf
 from drafter_trainer.serving.commands import llamacpp_command
@@ -104,17 +102,6 @@ def test_network_attends_to_the_targets_keys_in_vllm(in_vllm: dict) -> None:
     assert in_vllm["keys"]["difference"] < 1e-4
 
 
-def test_requests_keep_their_drafts_to_themselves(in_vllm: dict) -> None:
-    """Of two hundred requests that come, go and are cancelled none is drafted another's tokens, and none is kept."""
-    found = in_vllm["requests"]
-    assert found["leaks"] == []
-    assert found["wrong"] == {}
-    assert found["cancelled"] > 10
-    assert found["finished"] + found["cancelled"] == found["requests"]
-    assert found["texts"] < found["requests"]
-    assert found["grown_mib"] < 32
-
-
 def test_sampled_tokens_have_the_targets_distribution(in_vllm: dict) -> None:
     """Drafted tokens that are accepted too often change what a model says. The CPU kernel at fault is replaced."""
     found = in_vllm["sampled"]
@@ -185,20 +172,6 @@ def test_real_server_gives_the_targets_rows(engine: str, drafter: Path, tmp_path
                 assert counts["accepted"] - kept < len(given) * len(counts["by_position"])
 
     check_killed(engine, start, path, target, model, check)
-
-
-def test_wrong_drafter_is_not_left_running(drafter: Path, tmp_path: Path, free_port: int) -> None:
-    """A network that was trained for another target drafts in vain, slower than none, and nothing else says so."""
-    python, target = python_of("llamacpp"), real_target()
-    wrong = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(drafter))
-    wrong.save_pretrained(tmp_path / "wrong")
-    target.load_tokenizer().save_pretrained(tmp_path / "wrong")
-    write_gguf(tmp_path / "wrong", "float16", None, tmp_path / "wrong.gguf")
-    write_gguf(Path(target.path), "float32", None, tmp_path / "target.gguf")
-    given = {"drafter_gguf": str(tmp_path / "wrong.gguf"), "port": free_port, "python": python}
-    serving = serve(str(tmp_path / "target.gguf"), str(drafter), "llamacpp", options=LLAMACPP_WORDS, **given)
-    with pytest.raises(InputError, match="misconfigured in llamacpp"), serving:
-        pass
 
 
 def start_llamacpp(python: str, target: Target, folder: Path, port: int) -> AbstractContextManager[RunningEngine]:

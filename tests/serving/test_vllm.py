@@ -1,6 +1,5 @@
 """The proposer as vLLM calls it, without vLLM."""
 
-import dataclasses
 import json
 import shutil
 import subprocess
@@ -14,7 +13,6 @@ import pytest
 import torch
 
 from drafter_trainer.drafters.loop.repository import VOCABULARY, read_vocabulary
-from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.hub.export.engines import export_drafter
 from drafter_trainer.hub.publish import Publishing, publish_run
@@ -185,12 +183,6 @@ def test_serving_imports_nothing_of_training() -> None:
     leaves = {"access", "atomic", "chat", "checkpoints", "errors", "extras", "languages", "repository", "results"}
     assert ours <= leaves | {"drafters", "serving", "targets", "wheels"}
     assert "peft" not in modules
-
-
-def test_settings_hold_what_serving_reads() -> None:
-    """The proposer reads these fields; a loop that renames them must be heard of here, not in an engine."""
-    names = {field.name for field in dataclasses.fields(LoopSettings)}
-    assert {"sources", "calibration", "network_gain", "tokens_per_pass", "int8"} <= names
 
 
 def test_memory_outlives_the_server(published, target, tmp_path, monkeypatch) -> None:

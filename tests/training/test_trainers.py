@@ -394,17 +394,6 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path, step: int, un
     assert_equals_uninterrupted(tmp_path, metrics, uninterrupted)
 
 
-def test_a_stopped_run_over_a_draft_vocabulary_goes_on(tmp_path: Path) -> None:
-    """Prevent checkpoints whose head has the rows of the draft vocabulary alone from being refused or misplaced."""
-    given = RESUMED | {"draft_ids": torch.arange(0, 60, 2), "max_steps": 6}
-    whole = train_to_end(make_trainer(tmp_path / "whole", make_rows(10), **given))
-    with pytest.raises(StoppedError):
-        train_to_end(make_trainer(tmp_path / "stopped", make_rows(10), callbacks=[Stop(5)], **given))
-    metrics = train_to_end(make_trainer(tmp_path / "stopped", make_rows(10), seed=5, **given))
-    expected = load_file(tmp_path / "whole" / "model.safetensors"), whole
-    assert_equals_uninterrupted(tmp_path / "stopped", metrics, expected)
-
-
 def test_a_run_stopped_after_its_last_step_keeps_the_best(tmp_path: Path, uninterrupted: Any) -> None:
     """Prevent a run that was killed before it saved the drafter from never ending, or from saving the last one."""
     make_trainer(tmp_path, make_rows(10), **RESUMED).train()

@@ -20,10 +20,9 @@ from drafter_trainer.decoding.metrics import Round, alpha
 from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.load import with_sources
 from drafter_trainer.drafters.loop import generate as generate_module
-from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import attach_loop, loop_of
 from drafter_trainer.drafters.loop.network import LeanNetwork
-from drafter_trainer.drafters.loop.policy import FILLER, SOURCES
+from drafter_trainer.drafters.loop.policy import SOURCES
 from drafter_trainer.drafters.loop.proposal import Proposal
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.drafters.loop.stock import StockNetwork
@@ -241,27 +240,11 @@ def claim_uniform_draw(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generate_module, "_scores", wrong)
 
 
-def drop_uneven_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """End a draft before a token for what it is, now that it is known."""
-    right = DraftingLoop.draft
-
-    def choosy(self: DraftingLoop, *given: Any, **named: Any):
-        draft = right(self, *given, **named)
-        kept = next((place for place, proposal in enumerate(draft) if proposal.token % 2), len(draft))
-        # One has to be there.
-        self._draft = draft[:kept] or [Proposal(self._known[-1], FILLER, 0.0)]
-        return self._draft
-
-    monkeypatch.setattr(DraftingLoop, "draft", choosy)
-
-
 @pytest.mark.parametrize(
     ("sources", "make_wrong"),
     [
         (["network"], claim_another_temperature),
-        (["network"], drop_uneven_draws),
         (["lookup", "network"], claim_uniform_draw),
-        (["ngram", "network"], claim_uniform_draw),
     ],
 )
 def test_wrong_distribution_is_noticed(chain_logits, monkeypatch, sources, make_wrong) -> None:
