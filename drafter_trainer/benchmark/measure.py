@@ -13,7 +13,7 @@ from drafter_trainer.benchmark.journal import append_record, read_journal
 from drafter_trainer.benchmark.methods import Method
 from drafter_trainer.chat import ChatTokenizer, chat_of
 from drafter_trainer.corpora.questions import Question
-from drafter_trainer.decoding.metrics import is_looping
+from drafter_trainer.decoding.metrics import count_shared, is_looping
 from drafter_trainer.decoding.rounds import Decoding, decode
 from drafter_trainer.decoding.sampling import describe_sampling
 from drafter_trainer.errors import InputError, RefusedConversationError
@@ -150,7 +150,7 @@ def _divergence(
     """Find where an output leaves plain decoding, and by how little the target preferred its own token there."""
     if plain == other:
         return None
-    position = next((index for index, (a, b) in enumerate(zip(plain, other)) if a != b), min(len(plain), len(other)))
+    position = count_shared(plain, other)
     known = torch.tensor([prompt_ids + plain[:position]], device=target_model.device)
     with torch.inference_mode():
         logits = target_model(input_ids=known, use_cache=False).logits[0, -1].float()

@@ -1,5 +1,6 @@
 """What energy a decoding takes, where the device tells."""
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -21,11 +22,11 @@ class EnergyMeter:
     """
 
     def __init__(self, device: torch.device, powercap: Path = _POWERCAP) -> None:
-        self._counters: list[tuple[Callable[[], float], float | None]] = []  # joules, and where they begin anew
+        self._counters: list[tuple[Callable[[], float], float]] = []  # joules, and where they begin anew
         if device.type == "cpu":
             self._counters = [_package(folder) for folder in sorted(powercap.glob("intel-rapl:*")) if _tells(folder)]
         elif device.type == "cuda":
-            self._counters = [(counter, None) for counter in _accelerator(device)]
+            self._counters = [(counter, math.inf) for counter in _accelerator(device)]
 
     def start(self) -> None:
         """Note where the counters stand."""
@@ -33,13 +34,8 @@ class EnergyMeter:
 
     def stop(self) -> float | None:
         """Return the joules since `start`, or `None` where the device does not tell."""
-        if not self._counters:
-            return None
-        used = 0.0
-        for (read, limit), before in zip(self._counters, self._before):
-            difference = read() - before
-            used += difference + limit if difference < 0 and limit else difference
-        return used
+        used = [(read() - before) % limit for (read, limit), before in zip(self._counters, self._before)]
+        return sum(used) if used else None
 
 
 def _tells(folder: Path) -> bool:

@@ -32,9 +32,13 @@ class Round:
     @classmethod
     def of(cls, draft: Sequence[int], output: Sequence[int]) -> "Round":
         """Compare a draft with the tokens of the output that stand in its place."""
-        judged = min(len(draft), len(output))
-        accepted = next((place for place in range(judged) if draft[place] != output[place]), judged)
-        return cls(len(draft), accepted, rejected=accepted < judged)
+        accepted = count_shared(draft, output)
+        return cls(len(draft), accepted, rejected=accepted < min(len(draft), len(output)))
+
+
+def count_shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return how many tokens two sequences begin with alike."""
+    return next((place for place, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))
 
 
 def acceptance_rate(rounds: Sequence[Round]) -> float | None:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from drafter_trainer.decoding.metrics import count_shared
 from drafter_trainer.distillation.cache import RoomyLayer, roomy_cache
 from drafter_trainer.distillation.requests import Request
 from drafter_trainer.distillation.sampling import TokenChooser
@@ -203,4 +204,4 @@ class _Row:
 def _common_start(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     """Return the ids with which all prompts begin."""
     first, last = min(prompts), max(prompts)  # what these share is shared by all that stand between them
-    return first[: next((n for n, (one, other) in enumerate(zip(first, last)) if one != other), len(first))]
+    return first[: count_shared(first, last)]

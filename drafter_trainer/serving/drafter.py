@@ -37,32 +37,24 @@ class ServedDrafter:
     settings: LoopSettings
 
 
-def open_whole(drafter: str, revision: str | None = None) -> Repository:
-    """Open the repository of a drafter that has all its weights.
+def open_for_engine(drafter: str, revision: str | None = None, compact: bool = True) -> Repository:
+    """Open the repository of a drafter.
 
+    Args:
+        compact (`bool`, *optional*, defaults to `True`): Whether a compact one will do.
     Raises:
-        InputError: If there is no such drafter, or it is an adapter or compact.
-    """
-    repository = open_for_engine(drafter, revision)
-    if COMPACT in repository.description.weights:
-        raise InputError(
-            f"{drafter} is compact: its embeddings are the target's. Write its stock repository with "
-            "export, and serve that"
-        )
-    return repository
-
-
-def open_for_engine(drafter: str, revision: str | None = None) -> Repository:
-    """Open the repository of a drafter, compact or not.
-
-    Raises:
-        InputError: If there is no such drafter, or it is an adapter.
+        InputError: If there is no such drafter, or it is an adapter, or compact where that will not do.
     """
     repository = Repository.open(drafter, revision)
     if over := repository.description.adapter_of:
         raise InputError(
             f"{drafter} is an adapter of {over['drafter']}, and engines load whole drafters: "
             "publish it without adapter_of"
+        )
+    if COMPACT in repository.description.weights and not compact:
+        raise InputError(
+            f"{drafter} is compact: its embeddings are the target's. Write its stock repository with "
+            "export, and serve that"
         )
     return repository
 

@@ -28,7 +28,7 @@ from drafter_trainer.serving.commands import (
     vllm_command,
     vllm_config,
 )
-from drafter_trainer.serving.drafter import open_for_engine, open_whole
+from drafter_trainer.serving.drafter import open_for_engine
 
 PROBE_TOKENS = 128  # of one completion, after which the acceptance is judged
 LEAST_ACCEPTANCE = 0.01  # of the drafted tokens; random tokens are accepted less often
@@ -183,7 +183,7 @@ def serve(
     if engine not in ENGINES or part not in PARTS:
         raise InputError(f"engine must be {' or '.join(ENGINES)} and part {' or '.join(PARTS)}, got {engine}, {part}")
     # vLLM's own loader takes nothing from the target.
-    repository = (open_whole if (engine, part) == (VLLM, NETWORK) else open_for_engine)(drafter)
+    repository = open_for_engine(drafter, compact=(engine, part) != (VLLM, NETWORK))
     description, commit = repository.description, repository.commit
     place, pinned = split_revision(target)
     if engine == VLLM:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from drafter_trainer.decoding.metrics import count_shared
 from drafter_trainer.results import DRAFTER, PLAIN, PROMPT_LOOKUP
 from drafter_trainer.serving.client import VLLM, EngineClient
 from drafter_trainer.serving.commands import (
@@ -151,5 +152,5 @@ def find_divergence(
     """Find where an output leaves plain decoding's, and by how little the target preferred its own token there."""
     if plain is None or plain == other:
         return None
-    position = next((index for index, (a, b) in enumerate(zip(plain, other)) if a != b), min(len(plain), len(other)))
+    position = count_shared(plain, other)
     return {"position": position, "margin": client.margin(prompt_ids + plain[:position])}

@@ -25,7 +25,6 @@ from drafter_trainer.decoding.metrics import (
     mean_accepted_tokens,
 )
 
-_DESCRIPTION = "How many drafted tokens a target accepted, over the rounds of speculative decoding."
 _INPUTS = """
 Args:
     drafted (`list[int]`): Tokens that were drafted in each round, one round for each pass of the target.
@@ -37,16 +36,15 @@ Returns:
     `dict` with `acceptance_rate`, `alpha`, `mean_accepted_tokens` and `acceptance_by_position`, as
     `drafter_trainer.decoding.metrics` defines them.
 """
-_CITATION = "Leviathan et al., Fast Inference from Transformers via Speculative Decoding, arXiv 2211.17192"
 
 
 class Acceptance(evaluate.Metric):
-    """Acceptance figures of rounds, as a metric of `evaluate`."""
+    """How many drafted tokens a target accepted, over the rounds of speculative decoding."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
+            description="How many drafted tokens a target accepted, over the rounds of speculative decoding.",
+            citation="Leviathan et al., Fast Inference from Transformers via Speculative Decoding, arXiv 2211.17192",
             inputs_description=_INPUTS,
             features=datasets.Features(
                 {

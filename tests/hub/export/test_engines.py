@@ -16,7 +16,7 @@ from drafter_trainer.hub.export.engines import export_drafter
 from drafter_trainer.hub.export.gguf_file import write_gguf
 from drafter_trainer.hub.publish import Publishing, publish_run
 from drafter_trainer.runs import Run
-from drafter_trainer.serving.drafter import open_whole
+from drafter_trainer.serving.drafter import open_for_engine
 from drafter_trainer.serving.vllm import DrafterProposer
 from drafter_trainer.targets import Target
 from tests.conftest import make_model
@@ -123,7 +123,7 @@ def test_compact_drafter_is_made_whole(tokenizer, target, target_model, tmp_path
     run = Run("tiny-drafter-de-en", run_folder, "de-en")
     publish_run(run, target, "auto", Publishing(to=str(tmp_path / "compact"), format="compact"))
     with pytest.raises(InputError, match=r"is compact: .* Write its stock repository"):
-        open_whole(str(tmp_path / "compact"))
+        open_for_engine(str(tmp_path / "compact"), compact=False)
     describe(tmp_path / "compact", prompting={"chat_template": "chat_template.jinja", "stop": ["\n"]})
     export_drafter(str(tmp_path / "compact"), target, output_dir=tmp_path / "export", engines=["vllm"])
     stock = tmp_path / "export" / "drafter"
@@ -133,7 +133,7 @@ def test_compact_drafter_is_made_whole(tokenizer, target, target_model, tmp_path
     assert '"stop": ["\\n"]' in (tmp_path / "export" / "README.md").read_text(encoding="utf-8")
     config = json.loads((tmp_path / "export" / "vllm.json").read_text(encoding="utf-8"))
     assert config["model"] == str(stock)
-    open_whole(str(stock)).check_files()
+    open_for_engine(str(stock), compact=False).check_files()
     ids = torch.arange(20)[None]
     compact, whole = (load_drafter(str(place), target_model, tokenizer) for place in (tmp_path / "compact", stock))
     torch.testing.assert_close(whole(ids).logits, compact(ids).logits)
