@@ -10,7 +10,6 @@ from drafter_trainer.distillation.engines import Engine
 from drafter_trainer.distillation.filters import reason_to_drop
 from drafter_trainer.distillation.requests import Request, Requests
 from drafter_trainer.distillation.store import Answer, Refusal, RowStore
-from drafter_trainer.distillation.teacher import Teacher
 from drafter_trainer.errors import InputError
 
 _TOO_LONG = "prompt that fills the target's context"
@@ -24,7 +23,6 @@ def distill(
     language: str,
     special_ids: Iterable[int],
     process: tuple[int, int] = (0, 1),
-    teacher: Teacher | None = None,
     drop_looping: bool = False,
     end_ids: Iterable[int] = (),
 ) -> None:
@@ -67,7 +65,7 @@ def distill(
             _check(answered, engine.name)
             reasons = [reason_to_drop(answer, special, drop_looping) for _, answer in answered]
             kept = [row for row, reason in zip(answered, reasons) if reason is None]
-            store.write(teacher.complete(kept) if teacher else kept, engine.name)
+            store.write(kept, engine.name)
             store.write_dropped(
                 [(request, reason) for (request, _), reason in zip(answered, reasons) if reason], language
             )

@@ -1,14 +1,12 @@
 """Log-probabilities for answers that came without: one pass of the local target over prompt and answer."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from drafter_trainer.distillation.requests import Request
-from drafter_trainer.distillation.store import TOP_K, Answer, RowStore, TopK, count_bare
+from drafter_trainer.distillation.store import TOP_K, RowStore, TopK, count_bare
 
 _LOGITS = 1 << 28  # of one pass: a GiB in fp32
 
@@ -20,17 +18,7 @@ class Teacher:
         self.model = model
         self.pad_id = pad_id
 
-    def complete(self, rows: Sequence[tuple[Request, Answer]]) -> list[tuple[Request, Answer]]:
-        """Give log-probabilities to the rows that have none, in the order of the rows."""
-        completed = list(rows)
-        lacking = [number for number, (_, answer) in enumerate(rows) if answer.topk_logprobs is None]
-        texts = [(rows[number][0].prompt_ids, rows[number][1].response_ids) for number in lacking]
-        for number, scores in zip(lacking, self.score(texts)):
-            request, answer = rows[number]
-            completed[number] = (request, replace(answer, topk_ids=scores[0], topk_logprobs=scores[1]))
-        return completed
-
-    def complete_stored(self, store: RowStore, process: tuple[int, int] = (0, 1)) -> None:
+    def complete(self, store: RowStore, process: tuple[int, int] = (0, 1)) -> None:
         """Give log-probabilities to the rows of a store that have none; answers stay as they are.
 
         Args:

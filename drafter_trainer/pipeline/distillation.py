@@ -112,13 +112,12 @@ class Distillation:
                     self.spoken.name if self.spoken else ANY_LANGUAGE,
                     chat.tokenizer.all_special_ids,
                     process,
-                    teacher,
                     settings.get("drop_looping", False),
                     self.target.end_ids(chat.tokenizer) if stopped else (),
                 )
                 if teacher is not None:
                     state.wait_for_everyone()  # what the others have stored is scored too
-                    teacher.complete_stored(store, process)
+                    teacher.complete(store, process)
                 state.wait_for_everyone()
                 if state.is_main_process:
                     drops = dict(dropped[split] + store.drops())

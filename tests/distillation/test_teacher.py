@@ -7,7 +7,7 @@ import pytest
 
 from drafter_trainer.distillation import teacher as teacher_module
 from drafter_trainer.distillation.engines import TransformersEngine
-from drafter_trainer.distillation.store import Answer
+from drafter_trainer.distillation.store import Answer, RowStore
 from drafter_trainer.distillation.teacher import Teacher
 from drafter_trainer.targets import Target
 from tests.distillation.conftest import PAIR, make_requests
@@ -26,13 +26,11 @@ def test_teacher_gives_what_the_engine_notes(
     noted = TransformersEngine(target_model, tokenizer.pad_token_id).answer(requests)
     # Answers of different lengths, as an end token would make them.
     noted = [_cut(answer, 1 + number % 12) for number, answer in enumerate(noted)]
-    bare = [replace(answer, topk_ids=None, topk_logprobs=None) for answer in noted]
-    completed = Teacher(target_model, tokenizer.pad_token_id).complete(list(zip(requests, bare)))
-    assert [request for request, _ in completed] == requests
-    for (_, answer), expected in zip(completed, noted):
-        assert answer.response_ids == expected.response_ids
-        np.testing.assert_array_equal(answer.topk_ids, expected.topk_ids)
-        np.testing.assert_allclose(answer.topk_logprobs, expected.topk_logprobs, atol=1e-4)
+    texts = [(request.prompt_ids, answer.response_ids) for request, answer in zip(requests, noted)]
+    scores = Teacher(target_model, tokenizer.pad_token_id).score(texts)
+    for (ids, logprobs), expected in zip(scores, noted, strict=True):
+        np.testing.assert_array_equal(ids, expected.topk_ids)
+        np.testing.assert_allclose(logprobs, expected.topk_logprobs, atol=1e-4)
 
 
 def _cut(answer: Answer, length: int) -> Answer:
@@ -40,13 +38,17 @@ def _cut(answer: Answer, length: int) -> Answer:
     return Answer(ids[:length], topk_ids[:length], topk_logprobs[:length], "stop")
 
 
-def test_what_a_server_gave_is_kept(target_model, tokenizer, prompts) -> None:
+def test_what_a_server_gave_is_kept(tmp_path, target_model, tokenizer, prompts) -> None:
     """Prevent the local copy's numbers from replacing those of the target that answered."""
     requests = list(make_requests(prompts[:3], [0.0], 1, 0, 4, PAIR, TARGET))
     rows = list(zip(requests, TransformersEngine(target_model, tokenizer.pad_token_id).answer(requests)))
     rows[1] = (rows[1][0], replace(rows[1][1], topk_logprobs=rows[1][1].topk_logprobs - 5))
     bare = replace(rows[2][1], topk_ids=None, topk_logprobs=None)
-    completed = Teacher(target_model, tokenizer.pad_token_id).complete([*rows[:2], (rows[2][0], bare)])
-    assert completed[:2] == rows[:2]
-    assert completed[2][1].topk_logprobs is not None
-    assert Teacher(target_model, tokenizer.pad_token_id).complete([]) == []
+    store = RowStore(tmp_path)
+    store.write([*rows[:2], (rows[2][0], bare)], "server:vllm")
+    (before,) = store.tables()
+    Teacher(target_model, tokenizer.pad_token_id).complete(store)
+    (after,) = store.tables()
+    assert after.slice(0, 2) == before.slice(0, 2)
+    assert (before["topk_logprobs"].null_count, after["topk_logprobs"].null_count) == (1, 0)
+    assert after.drop(["topk_ids", "topk_logprobs"]) == before.drop(["topk_ids", "topk_logprobs"])

@@ -47,7 +47,8 @@ def pieces(
 def run(requests: Requests, teacher: Teacher, folder: Path) -> RowStore:
     """Score text into a folder."""
     store = RowStore(folder)
-    distill(requests, TextEngine(), store, 4, "English", [0, 1, 2], teacher=teacher)
+    distill(requests, TextEngine(), store, 4, "English", [0, 1, 2])
+    teacher.complete(store)
     return store
 
 

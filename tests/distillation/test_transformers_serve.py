@@ -66,7 +66,8 @@ def test_text_from_a_real_server_becomes_scored_rows(tmp_path, url, target, prom
     engine = ServerEngine(SERVER_KINDS["transformers"](target.path, tokenizer), [url], concurrency=2, patience=600)
     teacher = Teacher(model, tokenizer.pad_token_id)
     store = RowStore(tmp_path)
-    distill(requests, engine, store, 4, "English", tokenizer.all_special_ids, teacher=teacher)
+    distill(requests, engine, store, 4, "English", tokenizer.all_special_ids)
+    teacher.complete(store)
     assert store.keys() == {request.key for request in requests}
     assert not store.drops()
     rows = {row["key"]: row for row in stored_rows(store)}
