@@ -4,9 +4,8 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from drafter_trainer.distillation.requests import Request
+from drafter_trainer.distillation.server_kinds import OFF, make_answer
 from drafter_trainer.distillation.store import TOP_K, Answer
 from drafter_trainer.errors import InputError
 from drafter_trainer.targets import Target
@@ -52,19 +51,16 @@ class VLLMEngine:
                 [self._sampling_of(request) for request in group],
                 use_tqdm=False,
             )
-            yield group, [_answer(output.outputs[0]) for output in outputs]
+            yield group, [_read(output.outputs[0], request) for output, request in zip(outputs, group)]
 
     def _sampling_of(self, request: Request) -> Any:
         return self._sampling(
+            **OFF,
             n=1,
             temperature=request.temperature,
-            top_p=1.0,
             top_k=0,
-            min_p=0.0,
             repetition_penalty=1.0,
-            presence_penalty=0.0,
-            frequency_penalty=0.0,
-            seed=int(request.key[:8], 16) >> 1,
+            seed=request.sampling_seed,
             max_tokens=request.max_new_tokens,
             stop_token_ids=self._end_ids,
             logprobs=TOP_K,
@@ -72,12 +68,6 @@ class VLLMEngine:
         )
 
 
-def _answer(output: Any) -> Answer:
-    # A token that was sampled from below the top 20 stands beside them.
-    tops = [sorted(top.items(), key=lambda pair: -pair[1].logprob)[:TOP_K] for top in output.logprobs]
-    return Answer(
-        [*output.token_ids],
-        np.array([[token for token, _ in top] for top in tops], np.int64).reshape(-1, TOP_K),
-        np.array([[said.logprob for _, said in top] for top in tops], np.float32).reshape(-1, TOP_K),
-        output.finish_reason,
-    )
+def _read(output: Any, request: Request) -> Answer:
+    tops = [[(token, said.logprob) for token, said in top.items()] for top in output.logprobs]
+    return make_answer(output.token_ids, tops, output.finish_reason, request)

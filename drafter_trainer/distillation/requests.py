@@ -58,6 +58,11 @@ class Request:
             identity["response_ids"] = self.response_ids
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def sampling_seed(self) -> int:
+        """A seed from all that tells requests apart, in 31 bits: llama.cpp takes 32, others signed ones."""
+        return int(self.key[:8], 16) >> 1
+
 
 class Requests:
     """Cross prompts with temperatures and samples; T = 0 is asked once, whatever the number of samples.

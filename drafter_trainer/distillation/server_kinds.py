@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -11,37 +11,41 @@ from drafter_trainer.distillation.requests import Request
 from drafter_trainer.distillation.store import TOP_K, Answer, Refusal
 from drafter_trainer.errors import InputError
 
-_OFF = {"top_p": 1.0, "min_p": 0.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+OFF = {"top_p": 1.0, "min_p": 0.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 _LEAST = -9999.0  # vLLM's for minus infinity, which JSON does not know; within fp16
 _LLAMACPP_FINISHES = {"eos": "stop", "word": "stop", "limit": "length"}
 
 
-class ServerKind(Protocol):
-    """The protocol of one kind of server: the body of a request, and how its reply is read.
+class ServerKind:
+    """One kind of server: the body of a request, and how its reply is read.
 
     `name` is what a user calls it, `path` where it is asked, behind the server's address, and `gives_logprobs` tells
     whether it replies with ids and log-probabilities or with text alone. Of a request the engine itself reads no more
     than `temperature`, and what `read` returns it hands on: `benchmarks.judge` asks for text.
+
+    Args:
+        model (`str`): The name by which the server knows the target.
+        tokenizer (`PreTrainedTokenizerBase`): The target's tokenizer.
     """
 
     name: str
     path: str
-    gives_logprobs: bool
+    gives_logprobs = True
 
     def __init__(self, model: str, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Take the name by which the server knows the target, and the target's tokenizer."""
-        ...
+        self.model = model
+        self.tokenizer = tokenizer
 
     def body(self, request: Request) -> dict[str, Any] | Refusal:
         """Write a request as JSON, or say why this kind of server cannot be asked it."""
-        ...
+        raise NotImplementedError
 
     def read(self, reply: Any, request: Request) -> Answer | Refusal:
         """Read a reply, or say why what it holds is of no use."""
-        ...
+        raise NotImplementedError
 
 
-class VLLM:
+class VLLM(ServerKind):
     """`vllm serve` (docs.vllm.ai, "OpenAI-Compatible Server", completions: sampling and extra parameters).
 
     With `return_tokens_as_token_ids` tokens are named by id: two ids of one text would share a key otherwise. What is
@@ -50,20 +54,15 @@ class VLLM:
 
     name = "vllm"
     path = "/v1/completions"
-    gives_logprobs = True
-
-    def __init__(self, model: str, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.model = model
 
     def body(self, request: Request) -> dict[str, Any]:
-        """Write a request as JSON."""
-        return _OFF | {
+        return OFF | {
             "model": self.model,
             "prompt": [*request.prompt_ids],
             "temperature": request.temperature,
             "top_k": 0,
             "repetition_penalty": 1.0,
-            "seed": _seed(request),
+            "seed": request.sampling_seed,
             "max_tokens": request.max_new_tokens,
             "n": 1,
             "stop": [*request.stop],
@@ -73,16 +72,15 @@ class VLLM:
         }
 
     def read(self, reply: Any, request: Request) -> Answer:
-        """Read a reply."""
         (choice,) = reply["choices"]
         said, usage = choice["logprobs"], reply["usage"]
         tops = [[(_named_id(token), value) for token, value in top.items()] for top in said["top_logprobs"]]
         ids = [_named_id(token) for token in said["tokens"]]
         _check_counts(request, ids, usage["prompt_tokens"], usage["completion_tokens"])
-        return _answer(ids, tops, choice["finish_reason"], request)
+        return make_answer(ids, tops, choice["finish_reason"], request)
 
 
-class SGLang:
+class SGLang(ServerKind):
     """SGLang's endpoint for token ids (docs.sglang.io, "Sampling Parameters", the `/generate` endpoint).
 
     Its `/v1/completions` names the tokens of top log-probabilities by their text alone.
@@ -90,40 +88,34 @@ class SGLang:
 
     name = "sglang"
     path = "/generate"
-    gives_logprobs = True
-
-    def __init__(self, model: str, tokenizer: PreTrainedTokenizerBase) -> None:
-        pass  # it serves one model, which this endpoint does not name
 
     def body(self, request: Request) -> dict[str, Any]:
-        """Write a request as JSON."""
         sampling = {
             "temperature": request.temperature,
             "top_k": -1,
             "repetition_penalty": 1.0,
-            "sampling_seed": _seed(request),
+            "sampling_seed": request.sampling_seed,
             "max_new_tokens": request.max_new_tokens,
             "stop": [*request.stop],
             "n": 1,
         }
         return {
             "input_ids": [*request.prompt_ids],
-            "sampling_params": _OFF | sampling,
+            "sampling_params": OFF | sampling,
             "return_logprob": True,
             "top_logprobs_num": TOP_K,
             "stream": False,
         }
 
     def read(self, reply: Any, request: Request) -> Answer:
-        """Read a reply."""
         said = reply["meta_info"]
         tops = [[(token, value) for value, token, *_ in top] for top in said["output_top_logprobs"]]
         ids = [token for _, token, *_ in said["output_token_logprobs"]]
         _check_counts(request, ids, said["prompt_tokens"], said["completion_tokens"])
-        return _answer(ids, tops, said["finish_reason"]["type"], request)
+        return make_answer(ids, tops, said["finish_reason"]["type"], request)
 
 
-class LlamaCpp:
+class LlamaCpp(ServerKind):
     """llama.cpp's `llama-server` (its tools/server/README.md, the `/completion` endpoint).
 
     Its own endpoint returns ids; with `samplers` nothing but the temperature is applied. A prompt of ids gets no
@@ -134,14 +126,9 @@ class LlamaCpp:
 
     name = "llamacpp"
     path = "/completion"
-    gives_logprobs = True
-
-    def __init__(self, model: str, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.model = model
 
     def body(self, request: Request) -> dict[str, Any]:
-        """Write a request as JSON."""
-        return _OFF | {
+        return OFF | {
             "model": self.model,
             "prompt": [*request.prompt_ids],
             "samplers": ["temperature"],
@@ -153,7 +140,7 @@ class LlamaCpp:
             "dry_multiplier": 0.0,
             "xtc_probability": 0.0,
             "mirostat": 0,
-            "seed": _seed(request),
+            "seed": request.sampling_seed,
             "n_predict": request.max_new_tokens,
             "stop": [*request.stop],
             "n_probs": TOP_K,
@@ -163,17 +150,16 @@ class LlamaCpp:
         }
 
     def read(self, reply: Any, request: Request) -> Answer | Refusal:
-        """Read a reply."""
         ids, finish = reply["tokens"], _LLAMACPP_FINISHES[reply["stop_type"]]
         _check_counts(request, ids, reply["tokens_evaluated"], reply["tokens_predicted"])
         if reply["truncated"] and not (finish == "length" and len(ids) < request.max_new_tokens):
             return Refusal("answered by llama.cpp with its context shifted", "start it with --no-context-shift")
         said = reply.get("completion_probabilities", [])
         tops = [[(top["id"], top["logprob"]) for top in token["top_logprobs"]] for token in said]
-        return _answer(ids, tops if [token["id"] for token in said] == ids else None, finish, request)
+        return make_answer(ids, tops if [token["id"] for token in said] == ids else None, finish, request)
 
 
-class Transformers:
+class Transformers(ServerKind):
     """`transformers serve` (5.23, its cli/serving/completion.py): text without log-probabilities.
 
     It answers 422 to keys that it does not know, and takes `temperature` without sampling for it: what it samples is
@@ -184,12 +170,7 @@ class Transformers:
     path = "/v1/completions"
     gives_logprobs = False
 
-    def __init__(self, model: str, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.model = model
-        self.tokenizer = tokenizer
-
     def body(self, request: Request) -> dict[str, Any] | Refusal:
-        """Write a request as JSON."""
         prompt = self._text(request.prompt_ids)
         if prompt is None:
             return Refusal("not asked as the text of its prompt gives other tokens")
@@ -212,12 +193,11 @@ class Transformers:
             "prompt": prompt,
             "generation_config": json.dumps(sampling),
             "max_tokens": request.max_new_tokens,
-            "seed": _seed(request),
+            "seed": request.sampling_seed,
             "stream": False,
         }
 
     def read(self, reply: Any, request: Request) -> Answer:
-        """Read a reply, and turn its text into ids."""
         (choice,) = reply["choices"]
         ids = self.tokenizer(choice["text"], add_special_tokens=False)["input_ids"]
         finish = _known(choice["finish_reason"])
@@ -235,11 +215,6 @@ class Transformers:
 
 
 SERVER_KINDS: dict[str, type[ServerKind]] = {kind.name: kind for kind in (VLLM, SGLang, LlamaCpp, Transformers)}
-
-
-def _seed(request: Request) -> int:
-    """Derive a seed from all that tells requests apart, in 31 bits: llama.cpp takes 32, others signed ones."""
-    return int(request.key[:8], 16) >> 1
 
 
 def _named_id(token: str) -> int:
@@ -264,7 +239,7 @@ def _check_counts(request: Request, ids: Sequence[int], prompt_tokens: int, toke
         raise InputError(f"it wrote {tokens} tokens, {len(ids)} came")
 
 
-def _answer(
+def make_answer(
     ids: Sequence[int], tops: Sequence[Sequence[tuple[int, float]]] | None, finish: str, request: Request
 ) -> Answer:
     """Make an answer of ids and, for each, of at least 20 pairs of id and log-probability in any order, or none."""
