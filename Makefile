@@ -83,7 +83,7 @@ test-engines: $(INSTALLED) $(ENGINES)/vllm/.installed
 drafter: $(NEEDED)
 	@test "$(origin LANG)" = "command line" || { echo "error: name a language or a pair: make drafter LANG=oci"; exit 2; }
 	@$(LAUNCH) recipes/drafter.py --config recipes/configs/$(TARGET)/language.yaml --pair $(PAIR) \
-	  $(if $(TEXT),--text $(TEXT)) $(if $(PROMPTS),--prompts $(PROMPTS)) $(if $(MINUTES),--minutes $(MINUTES)) \
+	  $(if $(TEXT),--corpus $(TEXT)) $(if $(PROMPTS),--prompts $(PROMPTS)) $(if $(MINUTES),--minutes $(MINUTES)) \
 	  $(if $(TO),--to $(TO)) $(DRAFTER_OPTIONS)
 
 bench: $(NEEDED) $(if $(findstring $(ENGINES)/vllm,$(ENGINE_PYTHON)),$(ENGINES)/vllm/.installed)

@@ -20,22 +20,22 @@ from drafter_trainer.targets import resolve_target
 
 CONFIG = "recipes/configs/gemma-3-270m/quickstart.yaml"
 STEPS = (
-    ("distill the target's completions", "distill", ()),
-    ("finetune", "finetune", ()),
-    ("tune", "tune", ()),
-    ("load back and measure", "bench", ()),
-    ("publish with the card", "publish", ("--card_folder", "runs/quickstart/hub_cards")),
+    ("distill the target's completions", "distill"),
+    ("finetune", "finetune"),
+    ("tune", "tune"),
+    ("load back and measure", "bench"),
+    ("publish with the card", "publish"),
 )
 
 
 def main(argv: list[str]) -> None:
     os.environ["ACCELERATE_USE_CPU"] = "true"  # as recipes/accelerate/cpu.yaml has it
-    (named, where, publishing, _), _ = parse_arguments("publish", argv, __doc__)
+    (named, where, publishing), _ = parse_arguments("publish", argv, __doc__)
     times = []
     begin = time.monotonic()
-    for title, step, options in STEPS:
+    for title, step in STEPS:
         start = time.monotonic()
-        call_step(step, ["--config", CONFIG, *options])
+        call_step(step, ["--config", CONFIG])
         times.append([title, f"{time.monotonic() - start:.0f} s"])
     times.append(["all", f"{time.monotonic() - begin:.0f} s"])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -30,7 +30,7 @@ def test_language_comes_from_the_command_line_alone() -> None:
     said = make("--dry-run", "drafter", "LANG=oci", "TEXT=file:text.txt", "MINUTES=5", "TO=folder").stdout
     assert "recipes/configs/gemma-3-270m/language.yaml --pair oci" in said
     words = " ".join(said.replace("\\\n", " ").split())
-    assert "--text file:text.txt --minutes 5 --to folder" in words
+    assert "--corpus file:text.txt --minutes 5 --to folder" in words
     refused = make("drafter", LANG="de_DE.UTF-8")
     assert refused.returncode != 0
     assert "name a language or a pair: make drafter LANG=oci" in refused.stdout

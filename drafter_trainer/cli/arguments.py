@@ -74,7 +74,7 @@ class TargetArguments:
     """Which model is to become faster."""
 
     _argument_group_name: ClassVar[str] = "target"
-    RARE: ClassVar = {"chat_template_kwargs", "sanitize_control_tokens"}
+    RARE: ClassVar = {"chat_template_kwargs"}
 
     target_model: str = option(
         "",
@@ -86,9 +86,6 @@ class TargetArguments:
     chat_template: str | None = option(None, "Jinja file that replaces the tokenizer's chat template")
     chat_template_kwargs: dict | str | None = option(
         None, 'Variables for the chat template, as a mapping or JSON, such as {"enable_thinking": false}'
-    )
-    sanitize_control_tokens: bool = option(
-        False, "Whether special tokens written out in messages and texts, such as <|im_end|>, are read as plain text"
     )
     stop: list[str] = option([], "Strings that end a completion besides the target's end tokens")
 
@@ -108,7 +105,6 @@ class TargetArguments:
             chat_template=self.chat_template,
             stop=self.stop,
             chat_template_kwargs=self.chat_template_kwargs,
-            sanitize_control_tokens=self.sanitize_control_tokens,
         )
 
 
@@ -151,14 +147,13 @@ class DrafterArguments:
         "pretrain (the run's own pretraining), or a Hub id or folder",
     )
     num_hidden_layers: int | None = option(
-        None, "Number of layers (default: 3 of the target's, 2 from scratch; a checkpoint keeps all of its own)"
+        None, "Number of layers; of a checkpoint its first ones (default: 3 of the target's, 2 from scratch, or all)"
     )
     initial_layers: list[int] = option(
         [],
         "With initialization layers: indices of the target's layers, such as 0 -1 (default: finetune searches the "
         "best on its rows, pretrain takes the first)",
     )
-    checkpoint_layers: list[int] = option([], "With a checkpoint as initialization: indices of its layers")
     config_overrides: dict | str | None = option(
         None, 'From scratch: sizes that differ from the target\'s, as a mapping or JSON, such as {"hidden_size": 768}'
     )
@@ -172,11 +167,10 @@ class DrafterArguments:
 
     def options(self) -> dict[str, Any]:
         """Return the options of `create_drafter`."""
-        shape = self.widths() if self.initialization in ("scratch", "embeddings", "layers") else {}
-        layers = self.initial_layers if self.initialization == "layers" else self.checkpoint_layers
-        return shape | {
+        shaped = self.initialization in ("scratch", "embeddings", "layers")
+        return (self.widths() if shaped else {"num_hidden_layers": self.num_hidden_layers}) | {
             "initialization": self.initialization,
-            "layers": layers or None,
+            "layers": (self.initial_layers or None) if self.initialization == "layers" else None,
             "freeze_embeddings": self.freeze_embeddings,
         }
 
@@ -200,13 +194,11 @@ _DISTILLATION = {
     ),
     **parameters(distill, "servers"),
     "output_dir": option("", "Folder of the rows (default: RUN_FOLDER/distill)"),
-    **parameters(distill, "seed", "teacher_forcing"),
+    **parameters(distill, "seed"),
 }
 
 
-class DistillationArguments(
-    options("completions", _DISTILLATION, rare={"seed", "teacher_forcing"}, may_be_zero={"seed"})
-):
+class DistillationArguments(options("completions", _DISTILLATION, rare={"seed"}, may_be_zero={"seed"})):
     """How the target completes prompts."""
 
     def __post_init__(self) -> None:
@@ -216,7 +208,7 @@ class DistillationArguments(
 
 
 _LANGUAGE = {
-    "text": option("c4", "Text in the language of the completions: file:PATH, or a corpus by name"),
+    "corpus": option("c4", "Text in the language of the completions: file:PATH, or a corpus by name"),
     "prompts": option("sample", "Sentences that the target translates: file:PATH, or a corpus by name"),
     "minutes": option(10, "Minutes to spend on distillation"),
     "questions": option("", "Question set of the benchmark (default: the value of --prompts)"),

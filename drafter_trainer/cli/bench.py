@@ -2,16 +2,15 @@
 
     drafter-trainer bench --config recipes/configs/gemma-3-270m/de-en.yaml --drafter runs/drafter
     drafter-trainer bench --config recipes/configs/gemma-3-270m/de-en.yaml --task story
-    drafter-trainer bench --config recipes/configs/gemma-3-270m/de-en.yaml --engine vllm
+    drafter-trainer bench --config recipes/configs/gemma-3-270m/de-en.yaml --engine vllm -- --dtype float32
 
 Writes results.json, its report (report.md, report.html, plots/) and the completions of all methods (outputs.jsonl) to
 --output_dir (default: RUN_FOLDER, or RUN_FOLDER/tasks/TASK), and prints the tables. Batch 1, methods interleaved
 prompt by prompt. Completions are scored against references where the questions have some. An interrupted benchmark
-continues with its current question.
+continues with its current question. Options of the engine itself stand behind --.
 """
 
 import functools
-import shlex
 from pathlib import Path
 
 from drafter_trainer.benchmark.journal import read_journal
@@ -21,7 +20,7 @@ from drafter_trainer.cli.baselines import import_baselines
 from drafter_trainer.cli.configuration import option_of, parse_arguments
 from drafter_trainer.cli.launch import report_folder, require_one_process
 from drafter_trainer.cli.measuring_arguments import STOCK_LOOP, BenchmarkArguments
-from drafter_trainer.cli.options import arguments_of
+from drafter_trainer.cli.options import arguments_of, split_engine_words
 from drafter_trainer.corpora.tasks import TASKS, TRANSLATION
 from drafter_trainer.errors import InputError
 from drafter_trainer.pipeline.benchmark import JOURNAL, benchmark
@@ -36,7 +35,10 @@ def choose_questions(bench: BenchmarkArguments, argv: list[str]) -> str:
 
 def main(argv: list[str]) -> None:
     """Run the step."""
+    argv, words = split_engine_words(argv)
     (named, where, bench), _ = parse_arguments("bench", argv, __doc__)
+    if words and not bench.engine:
+        raise InputError(f"{words[0]} stands behind --, where an engine's options are: name the --engine too")
     require_one_process("a benchmark runs")
     run = named.run
     drafter = bench.drafter or str(run.published)
@@ -52,7 +54,6 @@ def main(argv: list[str]) -> None:
             "languages": named.pair,
             "output_dir": bench.output_dir or out / "engines" / bench.engine,
         }
-        words = shlex.split(bench.engine_options)
         given |= {"drafter": drafter, "target": target, "python": bench.engine_python, "options": words}
         print(report_tables(benchmark_engine(**given)))
         return

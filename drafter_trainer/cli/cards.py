@@ -2,7 +2,8 @@
 
     drafter-trainer cards --cards hub_cards
 
-Nothing is measured or published; `drafter-trainer publish --card_folder hub_cards` leaves the files that this reads.
+Nothing is measured or published; `drafter_trainer.publish(..., card_folder="hub_cards")` leaves the files that this
+reads.
 """
 
 from pathlib import Path
@@ -19,7 +20,7 @@ def main(argv: list[str]) -> None:
     options = parser.parse_args(argv)
     folders = sorted(path for path in options.cards.iterdir() if path.is_dir()) if options.cards.is_dir() else []
     if not folders:
-        raise InputError(f"{options.cards} holds no cards: publish a drafter with --card_folder {options.cards}")
+        raise InputError(f'{options.cards} holds no cards: call publish(..., card_folder="{options.cards}")')
     for folder in folders:
         render_folder(folder)
         print(folder / "README.md")

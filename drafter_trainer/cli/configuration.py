@@ -27,7 +27,7 @@ from drafter_trainer.cli.measuring_arguments import (
     PredictionArguments,
     TuningArguments,
 )
-from drafter_trainer.cli.publishing_arguments import PublishedArguments, PublishingArguments
+from drafter_trainer.cli.publishing_arguments import PublishingArguments
 from drafter_trainer.cli.serving_arguments import ExportArguments, ServingArguments
 from drafter_trainer.errors import InputError, one_line
 from drafter_trainer.training.arguments import (
@@ -44,7 +44,7 @@ OPTIONS = {
     "adapt": (AdaptationArguments,),
     "tune": (RunArguments, TargetArguments, TuningArguments),
     "language": (LanguageRunArguments, LanguageArguments, PublishingArguments),
-    "publish": (RunArguments, TargetArguments, PublishingArguments, PublishedArguments),
+    "publish": (RunArguments, TargetArguments, PublishingArguments),
     "export": (RunArguments, TargetArguments, ExportArguments),
     "serve": (ServingArguments,),
     "bench": (RunArguments, TargetArguments, BenchmarkArguments),

@@ -1,7 +1,7 @@
 """Make the fastest drafter for a language: try every strategy, measure them all, publish the best.
 
     make drafter LANG=oci TEXT=file:occitan.txt
-    drafter-trainer language --config recipes/configs/gemma-3-270m/language.yaml --pair oci --text file:occitan.txt
+    drafter-trainer language --config recipes/configs/gemma-3-270m/language.yaml --pair oci --corpus file:occitan.txt
 
 Goes from text in the language of the completions to a published drafter with a card. The strategies are those of arXiv
 2605.30580, each alone: an n-gram table, and networks finetuned on the target's translations, on text, and on both. The
@@ -66,7 +66,7 @@ def main(argv: list[str]) -> None:
             networks = [other for other in found if STRATEGIES[other].rows]
             network = max(networks, key=lambda other: found[other]["speedup_on_validation"])
             share(places[network] / "finetune", place / "finetune")
-        text = ["--table_corpus", language.text, *kept_out] if NGRAM in STRATEGIES[name].sources else []
+        text = ["--table_corpus", language.corpus, *kept_out] if NGRAM in STRATEGIES[name].sources else []
         # All use the same times of the target: otherwise the noise of the machine would decide between them.
         first = next(iter(places.values()))
         costs = first / "tune" if place != first else None
@@ -87,8 +87,8 @@ def main(argv: list[str]) -> None:
     asked = {key: value for key, value in given.items() if hasattr(publishing, key) and key != "sources"}
     options = [word for key, value in asked.items() for word in (f"--{key}", value)]
     step("publish", places[best], *options, *chosen[best])
-    if publishing.card_folder and not publishing.dry_run:
-        shutil.copyfile(run.folder / FILE_NAME, Path(publishing.card_folder) / run.name / FILE_NAME)
+    if Path(publishing.to).is_dir() and not publishing.dry_run:  # where the gallery finds it
+        shutil.copyfile(run.folder / FILE_NAME, Path(publishing.to) / FILE_NAME)
     for place in (places[best], places[best] / "tasks" / STORY):
         print(f"\n{speedup_tables(read_results(place / 'results.json'))}")
 
@@ -101,7 +101,7 @@ def collect_rows(step: CallStep, folder: Path, language: LanguageArguments, kept
         step("distill", folder, "--output_dir", folder / rows, "--corpus", corpus, *sizes, *kept_out, *options)
 
     # Text first: empty text, or text in another language, is refused before anything else is done.
-    distill("text", language.text, TEXTS, HELD_OUT, "--engine", "text")
+    distill("text", language.corpus, TEXTS, HELD_OUT, "--engine", "text")
     distill("pilot", language.prompts, PILOT, 1)
     distill("distill", language.prompts, prompts_within(language.minutes, folder), HELD_OUT)
     distill("stories", "stories", 1, HELD_OUT_STORIES, "--temperatures", "0")

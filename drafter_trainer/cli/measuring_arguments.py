@@ -3,7 +3,6 @@
 from drafter_trainer.cli.options import check_known, option, options, parameters
 from drafter_trainer.corpora.tasks import TASKS, TRANSLATION
 from drafter_trainer.drafters.loop.policy import SOURCES
-from drafter_trainer.drafters.ngram import LEAST_BYTES
 from drafter_trainer.errors import InputError
 from drafter_trainer.pipeline.benchmark import benchmark
 from drafter_trainer.pipeline.engine_benchmark import benchmark_engine
@@ -18,11 +17,11 @@ _TUNING = {
     "table_corpus": option(
         [], "Corpora for n-gram tables besides the completions: text by name, or rows:FOLDER of a distillation"
     ),
-    **parameters(tune, "sources", "max_answers"),
+    **parameters(tune, "sources"),
     "max_samples": option(None, "Maximum number of documents of each table corpus", int | None),
     "evaluation_questions": option(["sample"], "Question sets that the tables are decontaminated from"),
     "on_bad_rows": option("error", "Malformed rows of a table corpus: error to stop, or skip to drop and count them"),
-    **parameters(tune, "table_bytes", "longest_draft", "repeats"),
+    **parameters(tune, "longest_draft"),
 }
 
 
@@ -33,8 +32,6 @@ class TuningArguments(options("tuning", _TUNING, rare={*_TUNING} - {"data", "tab
         super().__post_init__()
         check_known(self, "on_bad_rows", ("error", "skip"))
         check_known(self, "sources", SOURCES)
-        if self.table_bytes < LEAST_BYTES:
-            raise InputError(f"table_bytes must be {LEAST_BYTES} or more, got {self.table_bytes}")
 
 
 _RARE = ("max_sampling_questions", "seeds", "prompt_lookup_tokens", "without", "alone")
@@ -44,7 +41,7 @@ _BENCHMARK = {
     "questions": option(
         "", "sample, a parallel corpus, file:PATH, mt-bench, or a Spec-Bench file (default: sample, or the task's own)"
     ),
-    **parameters(benchmark, "max_questions", "temperatures", "max_new_tokens", "repeats"),
+    **parameters(benchmark, "max_questions", "temperatures", "max_new_tokens"),
     "against": option([], "Other drafters to measure, each as NAME=FOLDER or NAME=HUB_ID"),
     "baselines": option([], f"Baselines to measure: {', '.join(BASELINES)}"),
     "output_dir": option("", "Folder of results.json (default: RUN_FOLDER, or RUN_FOLDER/tasks/TASK)"),
@@ -53,22 +50,17 @@ _BENCHMARK = {
     "engine_python": option(
         None, "Python of the environment with vLLM or xllamacpp (default: this one, or llama-server)", str | None
     ),
-    "engine_options": option("", "Further options of the engine, as --engine_options='--dtype float32'"),
     **parameters(benchmark_engine, "target_gguf"),
 }
 
 
-class BenchmarkArguments(
-    options("benchmark", _BENCHMARK, rare={*_RARE, "engine_python", "engine_options", "target_gguf"})
-):
+class BenchmarkArguments(options("benchmark", _BENCHMARK, rare={*_RARE, "engine_python", "target_gguf"})):
     """What is measured."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.temperatures or min(self.temperatures) < 0:
             raise InputError(f"temperatures must be 0 or more, got {self.temperatures}")
-        if self.repeats % 2 == 0:
-            raise InputError(f"repeats must be odd, so that their median was measured itself, got {self.repeats}")
         if len(self.others) < len(self.against) or any(not name or not place for name, place in self.others.items()):
             raise InputError(f"against takes NAME=FOLDER_OR_HUB_ID, each name once, got {' '.join(self.against)}")
         if min(self.prompt_lookup_tokens, default=0) < 1:
@@ -88,7 +80,7 @@ _PREDICTION = {
     **parameters(predict, "drafter", "questions"),
     "data": option("", "With --drafter: folder of rows (default: RUN_FOLDER/distill)"),
     "output_dir": option("", "Folder of table and plot (default: RUN_FOLDER/predict)"),
-    **parameters(predict, "max_answers", "max_new_tokens", "longest_draft", "repeats"),
+    **parameters(predict, "max_new_tokens"),
     "draft_vocabulary": option(8192, "Without --drafter: size of the draft vocabulary; 0 for all ids"),
 }
 

@@ -72,6 +72,12 @@ def arguments_of(function: Callable[..., Any], *groups: Any) -> dict[str, Any]:
     return {name: values[name] for name in inspect.signature(function).parameters if name in values}
 
 
+def split_engine_words(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split a command line at `--`: behind it stand options of the engine itself."""
+    end = [*argv, "--"].index("--")
+    return [*argv[:end]], [*argv[end + 1 :]]
+
+
 def _read_as(kind: Any) -> Any:
     """Return the type that a command line is read as for a parameter of some type."""
     kinds = get_args(kind) if get_origin(kind) is UnionType else (kind,)

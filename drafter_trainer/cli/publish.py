@@ -3,29 +3,30 @@
     drafter-trainer publish --config recipes/configs/gemma-3-270m/de-en.yaml --dry_run true
     drafter-trainer publish --config recipes/configs/gemma-3-270m/de-en.yaml --tag v1
     drafter-trainer publish --config recipes/configs/gemma-3-270m/de-en.yaml --to runs/drafter
-    drafter-trainer publish --config recipes/configs/gemma-3-270m/de-en.yaml --dataset true
+    drafter-trainer publish --config recipes/configs/gemma-3-270m/de-en.yaml --format rows
 
 Publishes to the Hub that HF_ENDPOINT and HF_TOKEN name, or to a folder with --to. On the Hub it is one commit, which
 is downloaded again, compared and tried before it is tagged. A branch that holds another drafter is refused without
---overwrite true. With --dataset the run's self-distilled rows are published in place of its drafter.
+--overwrite true. With --format rows the run's self-distilled rows are published in place of its drafter.
 """
 
 from accelerate import PartialState
 
 from drafter_trainer.cli.configuration import parse_arguments
 from drafter_trainer.cli.launch import leave_processes
+from drafter_trainer.cli.publishing_arguments import ROWS
 from drafter_trainer.hub.publish import publish_rows, publish_run
 
 
 def main(argv: list[str]) -> None:
     """Run the step."""
-    (named, where, publishing, what), _ = parse_arguments("publish", argv, __doc__)
+    (named, where, publishing), _ = parse_arguments("publish", argv, __doc__)
     main_process = PartialState().is_main_process
     leave_processes()
     if not main_process:
         return
     target, how = where.resolve(), publishing.publishing()
-    if what.dataset:
+    if publishing.format == ROWS:
         print(publish_rows(named.run, target, how))
     else:
         print(publish_run(named.run, target, where.dtype, how))

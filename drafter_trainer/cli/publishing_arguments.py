@@ -1,29 +1,33 @@
 """Options of publishing a drafter or its rows."""
 
 from drafter_trainer.cli.options import option, options, parameters
+from drafter_trainer.drafters.compact import FORMATS
+from drafter_trainer.errors import InputError
 from drafter_trainer.hub.publishing import HUB, Publishing
 from drafter_trainer.pipeline.publish import publish
 
+ROWS = "rows"  # as format: the rows of RUN_FOLDER/distill
+_ADAPTER = "adapter"
 _PUBLISHING = {
     "to": option(
         HUB,
         "Destination: hub for your own repository with the name of the drafter; hub:REPOSITORY, hub:@BRANCH or "
         "hub:REPOSITORY@BRANCH for another repository or branch; or a folder",
     ),
-    **parameters(publish, "tag", "overwrite", "dry_run", "format"),
+    **parameters(publish, "tag", "overwrite", "dry_run"),
+    "format": option(
+        "stock",
+        "stock, a model that every engine loads; compact, without the target's own weights, in int8; compact-int4; "
+        "adapter:BASE, the LoRA adapter alone over a published drafter; or rows, the rows of RUN_FOLDER/distill",
+    ),
     "sources": option(
         [], "Draft sources: lookup, ngram, network (default: all). Without network no weights are published"
     ),
-    **parameters(publish, "license", "adapter_of"),
-    "card_folder": option(
-        None,
-        "Folder of cards: the card and its inputs are also written to <card_folder>/<drafter_name>",
-        str | None,
-    ),
+    **parameters(publish, "license"),
 }
 
 
-class PublishingArguments(options("publishing", _PUBLISHING, rare={"adapter_of", "card_folder"})):
+class PublishingArguments(options("publishing", _PUBLISHING)):
     """Where a drafter is published to, and in which form."""
 
     def __post_init__(self) -> None:
@@ -35,8 +39,12 @@ class PublishingArguments(options("publishing", _PUBLISHING, rare={"adapter_of",
         if place == HUB:
             repository, _, branch = rest.partition("@")
             values = values | {"to": HUB, "repo_id": repository or None, "revision": branch or None}
+        kind, _, base = self.format.partition(":")
+        if kind == _ADAPTER and base:
+            values = values | {"format": "stock", "adapter_of": base}
+        elif self.format == ROWS:
+            values = values | {"format": "stock"}
+        elif self.format not in FORMATS:
+            known = ", ".join([*FORMATS, f"{_ADAPTER}:BASE", ROWS])
+            raise InputError(f"format must be one of {known}, got {self.format}")
         return Publishing(**values)
-
-
-_PUBLISHED = {"dataset": option(False, "Publish the rows of RUN_FOLDER/distill, not the drafter")}
-PublishedArguments = options("publishing", _PUBLISHED)

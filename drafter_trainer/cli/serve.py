@@ -4,15 +4,15 @@
     drafter-trainer serve --engine llamacpp --target TARGET.gguf --drafter DRAFTER --drafter_gguf drafter.gguf
 
 First, the server answers a prompt of the drafter's own kind. If next to none of the drafted tokens are accepted, the
-drafter is misconfigured, and the server is stopped. docs/serving.md says what each engine needs.
+drafter is misconfigured, and the server is stopped. Options of the engine itself stand behind --, as in
+-- --max-num-seqs 16. docs/serving.md says what each engine needs.
 """
 
-import shlex
 import signal
 import sys
 
 from drafter_trainer.cli.configuration import parse_arguments
-from drafter_trainer.cli.options import arguments_of
+from drafter_trainer.cli.options import arguments_of, split_engine_words
 from drafter_trainer.errors import InputError
 from drafter_trainer.serving.engines import serve
 
@@ -20,9 +20,10 @@ from drafter_trainer.serving.engines import serve
 def main(argv: list[str]) -> None:
     """Run the step."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the engine ends with this process
-    (options,), _ = parse_arguments("serve", argv, __doc__)
+    own, words = split_engine_words(argv)
+    (options,), _ = parse_arguments("serve", own, __doc__)
     given = arguments_of(serve, options) | {"target": options.target_model, "python": options.engine_python}
-    with serve(**given | {"options": shlex.split(options.engine_options)}) as running:
+    with serve(**given, part=options.part, options=words) as running:
         print(f"serving {options.target_model} at {running.url}, until it is interrupted", flush=True)
         if status := running.process.wait():
             raise InputError(f"{options.engine} ended with status {status}: see what it said above")

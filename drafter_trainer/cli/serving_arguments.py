@@ -4,7 +4,7 @@ from drafter_trainer.cli.options import check_known, option, options, parameters
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.export.engines import ENGINES, export_drafter
 from drafter_trainer.serving.client import ENGINES as SERVING
-from drafter_trainer.serving.commands import PARTS
+from drafter_trainer.serving.commands import NETWORK, WHOLE
 from drafter_trainer.serving.engines import serve
 
 _EXPORT = {
@@ -20,11 +20,12 @@ _SERVING = {
         None, "Hub id or folder of the target; for llamacpp its GGUF file", str | None, aliases=["--target"]
     ),
     "drafter": option(None, "Hub id or folder of the published drafter", str | None),
-    **parameters(serve, "engine", "part", "draft_length", "drafter_gguf", "port"),
+    **parameters(serve, "engine"),
+    "sources": option([], "In vLLM: network to draft with the network alone (default: all that the drafter has)"),
+    **parameters(serve, "draft_length", "drafter_gguf", "port"),
     "engine_python": option(
         None, "Python of the environment with vLLM or xllamacpp (default: this one, or llama-server)", str | None
     ),
-    "engine_options": option("", "Further options of the engine, as --engine_options='--max-num-seqs 16 --seed 1'"),
 }
 
 
@@ -36,4 +37,10 @@ class ServingArguments(options("server", _SERVING)):
         if not self.target_model or not self.drafter:
             raise InputError("name --target and --drafter")
         check_known(self, "engine", SERVING)
-        check_known(self, "part", PARTS)
+        if self.sources not in ([], [NETWORK]):
+            raise InputError(f"an engine drafts with all sources or with the {NETWORK}, got {' '.join(self.sources)}")
+
+    @property
+    def part(self) -> str:
+        """What drafts, as `serve` calls it."""
+        return NETWORK if self.sources else WHOLE

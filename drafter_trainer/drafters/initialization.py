@@ -267,9 +267,9 @@ def from_checkpoint(
         ) from error
     check_unquantized(drafter.config, checkpoint)
     config = drafter.config.get_text_config()
-    if num_hidden_layers or layers is not None or config is not drafter.config:
-        number = num_hidden_layers or (config.num_hidden_layers if layers is None else len(layers))
-        chosen = _choose_layers(layers, number, config)
+    number = num_hidden_layers or (config.num_hidden_layers if layers is None else len(layers))
+    chosen = _choose_layers(layers, number, config)
+    if chosen != [*range(config.num_hidden_layers)] or config is not drafter.config:
         drafter = from_layers(draft_config(config, number), drafter, chosen)
     if min(drafter.config.vocab_size, target_config.vocab_size) < target_tokenizer.vocab_size:  # not padding alone
         raise InputError(

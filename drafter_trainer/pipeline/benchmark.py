@@ -91,6 +91,8 @@ def benchmark(
     Raises:
         InputError: If there is no such drafter or target, or the questions cannot be asked.
     """
+    if repeats % 2 == 0:
+        raise InputError(f"repeats must be odd, so that their median was measured itself, got {repeats}")
     place, against = str(drafter), dict(against or {})
     repository = Repository.open(place)
     description, target = repository.description, target_of(place, target)

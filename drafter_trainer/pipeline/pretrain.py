@@ -56,7 +56,7 @@ def pretrain(
                 tuple(corpora), pair, split, target, questions, limit, arguments.max_length, skip_bad_rows
             )
             with state.main_process_first():
-                shards = pack_corpora(packing, folder / "packed", arguments.packing_workers)
+                shards = pack_corpora(packing, folder / "packed", max(1, arguments.dataloader_num_workers))
             splits[split] = load_packed(shards)
         set_seed(arguments.seed)  # weights that are drawn are drawn alike in every run
         trainer = PretrainingTrainer(

@@ -34,6 +34,7 @@ def publish(
     format: str = "stock",
     check_generation: bool = True,
     collection: bool = True,
+    card_folder: str | Path | None = None,
     dtype: str = "auto",
 ) -> Publication:
     """Publish a drafter to the Hub or to a folder, with a card of what was measured.
@@ -72,6 +73,8 @@ def publish(
         check_generation (`bool`, *optional*, defaults to `True`): Whether the target is loaded
             after an upload, to generate with what came back.
         collection (`bool`, *optional*, defaults to `True`): Gather a target's drafters in a collection.
+        card_folder (`str` or `Path`, *optional*): Folder of cards; the card and its inputs are also written to
+            `<card_folder>/<name>`, where `drafter-trainer cards` renders it again.
         dtype (`str`, *optional*, defaults to `"auto"`): The target is loaded in it, for this check.
     Returns:
         `Publication`: Its place, and the size of each file.
@@ -99,6 +102,7 @@ def publish(
         adapter_of=adapter_of,
         license=license,
         format=format,
+        card_folder=str(card_folder) if card_folder else None,
     )
     parts = parts_of_folder(folder, target, name, languages, draft_length)
     return publish_drafter(parts, Path(results or folder), target, dtype, publishing)

@@ -18,6 +18,7 @@ from drafter_trainer.drafters.loop.networkless import NetworklessDrafter
 from drafter_trainer.drafters.loop.policy import NETWORK, NGRAM, SOURCES
 from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY, read_vocabulary
 from drafter_trainer.drafters.loop.settings import LoopSettings
+from drafter_trainer.drafters.ngram import LEAST_BYTES
 from drafter_trainer.drafters.ngram import table_bytes as bytes_of_table
 from drafter_trainer.drafters.saving import TUNING, complete_folder, describe_drafter, take_special_ids
 from drafter_trainer.drafters.vocabulary import vocabulary_bytes
@@ -37,6 +38,8 @@ from drafter_trainer.tuning.answers import (
 from drafter_trainer.tuning.costs import measure_costs
 from drafter_trainer.tuning.results import TRIALS, read_costs, write_costs, write_tuning
 from drafter_trainer.tuning.search import Candidate, Tuning
+
+MAX_ANSWERS = 60
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def tune(
     sources: Sequence[str] = (),
     languages: str | Iterable[str] | None = None,
     table_bytes: int = 1 << 21,
-    max_answers: int = 60,
+    max_answers: int = MAX_ANSWERS,
     longest_draft: int = 32,
     repeats: int = 5,
     costs: str | Path | None = None,
@@ -116,6 +119,8 @@ def tune(
         rows = Rows.open(rows)
     if rows is None and texts is None:
         raise InputError("give rows, as distill left them, or texts")
+    if table_bytes < LEAST_BYTES:
+        raise InputError(f"table_bytes must be {LEAST_BYTES} or more, got {table_bytes}")
     if target is None and rows is not None:
         target = rows.target
     target = as_target(target) if target is not None else target_of(folder)

@@ -8,7 +8,7 @@ from drafter_trainer.corpora import describe_corpus
 from drafter_trainer.corpora.files import BadRows
 from drafter_trainer.drafters.loop.policy import NETWORK
 from drafter_trainer.languages import get_pair
-from drafter_trainer.pipeline.tune import tune
+from drafter_trainer.pipeline.tune import MAX_ANSWERS, tune
 from drafter_trainer.runs import Run, Step, finished_step, read_step
 from drafter_trainer.targets import Target
 from drafter_trainer.training.packing import rows_folder
@@ -40,8 +40,7 @@ def tune_run(
         table_corpora (`Sequence[str]`): Corpora by name that n-gram tables are counted on too.
         evaluation_questions, skip_bad_rows: As for `pretrain`, for these corpora.
         costs (`Path`, *optional*): Take the target's times from this step.
-        search (`Any`): `table_bytes`, `max_answers`, `longest_draft`, `repeats` and `dtype`, as for
-            `drafter_trainer.tune`.
+        search (`Any`): `longest_draft` and `dtype`, as for `drafter_trainer.tune`.
     Returns:
         `tuple` of the step and the trials; no trials where it was finished before.
     """
@@ -72,7 +71,7 @@ def tune_run(
 
     def read_texts(split: str) -> list[list[int]]:
         train = split == "train"
-        limit = table_samples if train else search["max_answers"]
+        limit = table_samples if train else MAX_ANSWERS
         counted = bad_rows if train else BadRows(skip_bad_rows)  # each bad row counts once
         return read_table_texts(table_corpora, pair, target, chat, limit, evaluation_questions, counted, split)
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from transformers import TrainingArguments
 
-from drafter_trainer.errors import InputError, check_positive
+from drafter_trainer.errors import InputError
 from drafter_trainer.training.losses import TOPK_LOSSES, cross_entropy
 
 _LOSS_TYPES = (cross_entropy.__name__, *TOPK_LOSSES)
@@ -49,25 +49,20 @@ class _TrainerArguments(TrainingArguments):
 
 @dataclass
 class PretrainingArguments(_TrainerArguments):
-    """Arguments of `PretrainingTrainer`: those of the Hugging Face Trainer with the paper's defaults, and two more.
+    """Arguments of `PretrainingTrainer`: those of the Hugging Face Trainer with the paper's defaults, and one more.
 
     Args:
         max_length (`int`): Tokens of a packed row.
-        packing_workers (`int`): Processes that tokenise and pack, each a shard of its own.
+        dataloader_num_workers (`int`): Number of processes that tokenize and pack, too; 0 for this process alone.
     """
 
     output_dir: str | None = field(
         default="", metadata={"help": "Folder of checkpoints and drafter (default: RUN_FOLDER/pretrain)"}
     )
     max_length: int = field(default=2048, metadata={"help": "Number of tokens of a packed row"})
-    packing_workers: int = field(default=1, metadata={"help": "Number of processes that tokenize and pack"})
     per_device_train_batch_size: int = field(default=2, metadata={"help": "Number of rows in a device's batch"})
     learning_rate: float = field(default=3e-5, metadata={"help": "Peak learning rate"})
     include_num_input_tokens_seen: str = field(default="all", metadata={"help": "Log how many tokens were read"})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive(packing_workers=self.packing_workers)
 
 
 @dataclass

@@ -60,7 +60,7 @@ def load_answers(folder: Path, target: Target, limit: int) -> tuple[list[list[in
     if not train or not greedy:
         raise InputError(
             f"{folder} has {len(train)} answers and {len(greedy)} held-out greedy ones with log-probabilities: distil "
-            "with temperatures 0 and more, and some validation prompts; teacher_forcing scores what has none"
+            "with temperatures 0 and more, and some validation prompts; teacher_forcing=True scores what has none"
         )
     sampled = [answer for answer in held_out if answer.temperature == highest > 0]
     # Shards are sorted by the lengths of the prompts.

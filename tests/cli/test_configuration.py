@@ -12,7 +12,7 @@ from drafter_trainer.cli.arguments import DistillationArguments, RunArguments
 from drafter_trainer.cli.bench import choose_questions
 from drafter_trainer.cli.configuration import OPTIONS, parse_arguments
 from drafter_trainer.cli.measuring_arguments import BenchmarkArguments
-from drafter_trainer.cli.options import arguments_of, options, parameters
+from drafter_trainer.cli.options import arguments_of, options, parameters, split_engine_words
 from drafter_trainer.errors import InputError
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
@@ -217,7 +217,8 @@ def test_value_of_a_wrong_type_is_named(tmp_path: Path, config: Path, line: str,
         ("loss_type: kl", "finetune", "loss_type must be one of"),
         ("parallel_tokens: 1", "finetune", "parallel_tokens must be 2 or more, or 0 for one at a time, got 1"),
         ("config_overrides: {width: 3}", "pretrain", "config_overrides may have hidden_size,"),
-        ("repeats: 2", "bench", "repeats must be odd, so that their median was measured itself, got 2"),
+        ("format: pickle", "publish", "format must be one of stock, compact, compact-int4, adapter:BASE, rows, got"),
+        ("format: adapter", "publish", "adapter:BASE, rows, got adapter"),
         ("max_length: 1", "pretrain", "max_length must be at least 2"),
         ("hub_token: secret", "finetune", "hub_token is not used"),
         ("push_to_hub: true", "pretrain", "push_to_hub is not used"),
@@ -282,7 +283,7 @@ def test_help_begins_with_what_matters(capsys: pytest.CaptureFixture[str]) -> No
     ]  # fmt: skip
     assert "--learning_rate" in shown
     assert "--adam_beta1" not in shown
-    assert "--adapter_of" not in shown
+    assert "--config_overrides" not in shown
     assert len(shown.splitlines()) < 150
 
 
@@ -386,9 +387,22 @@ def test_other_drafters_need_a_name_each(config: Path, given: tuple[str, ...]) -
 )
 def test_one_option_names_the_place(config: Path, to: str, expected: tuple[str | None, ...]) -> None:
     """A drafter would be pushed over another one, or into a folder that is called as the repository."""
-    (*_, publishing, _), _ = parse_arguments("publish", ["--config", str(config), "--to", to], "Test.")
+    given = ["--config", str(config), "--to", to, "--format", "adapter:org/base"]
+    (*_, publishing), _ = parse_arguments("publish", given, "Test.")
     how = publishing.publishing()
     assert (how.to, how.repo_id, how.revision) == expected
+    assert (how.format, how.adapter_of) == ("stock", "org/base")
+
+
+def test_engine_has_options_of_its_own_behind_two_dashes() -> None:
+    """An engine's option that is taken for one of ours, or lost, leaves it with settings that nobody chose."""
+    argv = ["--target", "t", "--drafter", "d", "--sources", "network", "--", "--seed", "1", "--"]
+    own, words = split_engine_words(argv)
+    assert (own, words) == (argv[:6], ["--seed", "1", "--"])
+    assert split_engine_words(own) == (own, [])
+    assert parse_arguments("serve", own, "Test.")[0][0].part == "network"
+    assert parse_arguments("serve", own[:4], "Test.")[0][0].part == "whole"
+    assert "all sources or with the network, got lookup" in refusal("serve", *own[:5], "lookup")
 
 
 def test_pair_stands_in_the_drafters_name(config: Path) -> None:

@@ -64,7 +64,7 @@ def test_make_cards_renders_all(folder: Path, capsys: pytest.CaptureFixture[str]
 
 def test_nothing_to_render_is_said(tmp_path: Path) -> None:
     """A mistyped folder must not pass for a folder whose cards are all fresh."""
-    with pytest.raises(InputError, match="holds no cards: publish a drafter with --card_folder"):
+    with pytest.raises(InputError, match="holds no cards: call publish"):
         recipe_main("cards")(["--cards", str(tmp_path / "nowhere")])
 
 

@@ -5,8 +5,11 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from drafter_trainer import distill
+from drafter_trainer.distillation.sources import corpus_prompts
 from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.errors import InputError
+from drafter_trainer.languages import get_pair
 from drafter_trainer.runs import finished_step, read_step
 from drafter_trainer.targets import Target
 from drafter_trainer.training.rows import load_rows
@@ -53,13 +56,25 @@ def test_more_is_answered_and_nothing_twice(tmp_path, target_folder, target, mon
     assert distill(*more) == rows
 
 
-def test_stored_answers_are_scored(tmp_path: Path, target_folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_stored_answers_are_scored(tmp_path, target_folder, target, tokenizer) -> None:
     """Prevent answers from being asked again because the server that gave them gave no log-probabilities."""
     with AnsweringServer(make_model(tokenizer), tokenizer) as server:
         servers = ("--engine", "transformers", "--servers", server.url)
         recipe_main("distill")(options(target_folder, tmp_path, *servers))
     bare = stored_rows(RowStore(tmp_path / "distill" / "train"))
-    recipe_main("distill")(options(target_folder, tmp_path, "--teacher_forcing", "true"))
+    distill(
+        target,
+        [corpus_prompts("sample", get_pair("de-en"))],
+        output_dir=tmp_path / "distill",
+        temperatures=[0.0],
+        max_new_tokens=8,
+        languages="de-en",
+        max_prompts=6,
+        max_validation_prompts=2,
+        evaluation_questions=["sample"],
+        teacher_forcing=True,
+        dtype="float32",
+    )
     scored = stored_rows(RowStore(tmp_path / "distill" / "train"))
     for before, now in zip(bare, scored, strict=True):
         assert (before["topk_logprobs"], before["retokenized"]) == (None, True)

@@ -35,8 +35,6 @@ def config(tmp_path_factory: pytest.TempPathFactory, target_folder: Path) -> Pat
         "drafter_name": "tiny-drafter-{pair}",
         "run_folder": str(folder / "run"),
         "finetune.initialization": "layers",
-        "tune.max_answers": 4,
-        "tune.repeats": 1,
         "bench.temperatures": [0.0],
         "bench.max_questions": 2,
     }
@@ -50,7 +48,7 @@ def config(tmp_path_factory: pytest.TempPathFactory, target_folder: Path) -> Pat
 @pytest.fixture(scope="module")
 def run(config: Path) -> Path:
     """The folder of a run that went the whole way."""
-    make(config, "--text", f"file:{config.parent}/de.txt", "--to", str(config.parent / "published"))
+    make(config, "--corpus", f"file:{config.parent}/de.txt", "--to", str(config.parent / "published"))
     return config.parent / "run"
 
 
@@ -105,7 +103,7 @@ def test_strategies_learn_from_what_they_are_named_for(run: Path) -> None:
 def test_useless_text_publishes_nothing(config: Path, tmp_path: Path, content: bytes, said: str) -> None:
     """What is wrong with a text is said before the target is asked anything."""
     (tmp_path / "text.txt").write_bytes(content)
-    given = ("--text", f"file:{tmp_path}/text.txt", "--to", str(tmp_path / "published"))
+    given = ("--corpus", f"file:{tmp_path}/text.txt", "--to", str(tmp_path / "published"))
     with pytest.raises(InputError, match=said):
         make(config, *given, "--run_folder", str(tmp_path / "run"))
     assert not (tmp_path / "published").exists()

@@ -13,7 +13,7 @@ from drafter_trainer.drafters.loop.repository import TABLE
 from drafter_trainer.errors import InputError
 from tests.recipes.test_whole_way import recipe_main
 
-SIZE = 65536
+SIZE = 1 << 21
 
 
 def options(folder: Path, target_folder: Path, text: Path, *more: str) -> list[str]:
@@ -25,10 +25,7 @@ def options(folder: Path, target_folder: Path, text: Path, *more: str) -> list[s
         "target_model": str(target_folder),
         "target_name": "tests/tiny-target",
         "table_corpus": f"file:{text}",
-        "table_bytes": str(SIZE),
-        "max_answers": "2",
         "longest_draft": "4",
-        "repeats": "1",
     }
     given = [word for name, value in named.items() for word in (f"--{name}", value)]
     return [*given, "--sources", "lookup", "ngram", *more]
@@ -94,7 +91,6 @@ def test_table_for_another_target_is_refused(folder: Path, target_folder: Path, 
     ("more", "message"),
     [
         (["--sources", "lookup"], "lookup alone needs no drafter"),
-        (["--table_bytes", "100"], "table_bytes must be 4096 or more, got 100"),
         (["--data", "nowhere"], r"no finished step in nowhere: distill first, or name another folder as data, or"),
     ],
 )

@@ -110,7 +110,7 @@ def test_configuration_gives_a_drafter_that_drafts(name: str, tmp_path: Path) ->
         options["initialization"] = str(tmp_path / "sibling")
     target = Target(given["target_model"], hash_folder(tmp_path / "target"), str(tmp_path / "target"))
     drafter = create_drafter(target, **options, languages="nl")
-    depth = len(shape.initial_layers or shape.checkpoint_layers) or sibling_config.num_hidden_layers
+    depth = shape.num_hidden_layers or sibling_config.num_hidden_layers
     assert (drafter.config.num_hidden_layers, drafter.config.vocab_size) == (
         depth,
         target_config.get_text_config().vocab_size,

@@ -1,5 +1,6 @@
 """The recipes as a user launches them, on a tiny target: text to published drafter, and every way to go wrong."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -14,6 +15,7 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from drafter_trainer.benchmark.report import speedup_tables
+from drafter_trainer.cli import predict
 from drafter_trainer.decoding import replay
 from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.drafters.loop.generate import loop_of
@@ -48,7 +50,6 @@ TINY = {
     "finetune.draft_vocabulary": 128,
     "tune.longest_draft": 4,
     "tune.table_corpus": ["sample"],
-    "tune.repeats": 2,
     "bench.max_questions": 3,
     "bench.max_sampling_questions": 2,
     "bench.temperatures": [0.0, 1.0],
@@ -115,8 +116,9 @@ def test_loaded_drafter_brings_its_own_settings(run: Path, target_folder: Path) 
 def test_forecast_before_and_after_training(run, config, tmp_path, monkeypatch, capsys) -> None:
     """Whether a drafter will pay on a machine must be known before days go into it."""
     monkeypatch.setattr(replay, "evict_caches", lambda device: None)
-    given = ["--output_dir", str(tmp_path), "--longest_draft", "3", "--repeats", "1"]
-    recipe_main("predict")(["--config", str(config), *given])
+    quick = functools.partial(predict.predict, max_answers=3, longest_draft=3, repeats=1)
+    monkeypatch.setattr(predict, "predict", quick)
+    recipe_main("predict")(["--config", str(config), "--output_dir", str(tmp_path)])
     said = json.loads((tmp_path / "predict.json").read_text(encoding="utf-8"))
     assert len(said["costs"]["passes"]) == 4
     assert min(said["costs"]["passes"]) > 0 < said["costs"]["step"]
@@ -124,15 +126,13 @@ def test_forecast_before_and_after_training(run, config, tmp_path, monkeypatch, 
     assert "| α   |" in capsys.readouterr().out
     assert "forecast" not in said
     assert (tmp_path / "predict.png").read_bytes().startswith(b"\x89PNG")
-    recipe_main("predict")(
-        ["--config", str(config), "--output_dir", str(tmp_path), "--drafter", str(run / "drafter"), "--repeats", "1"]
-    )
+    recipe_main("predict")(["--config", str(config), "--output_dir", str(tmp_path), "--drafter", str(run / "drafter")])
     forecast = json.loads((tmp_path / "predict.json").read_text(encoding="utf-8"))["forecast"]
     assert 1 <= forecast["tokens_per_pass"] <= 17
     assert forecast["speedup"] > 0
     assert forecast["answers"] > 0
-    given = ["--drafter", str(run / "drafter"), "--repeats", "1", "--questions", "sample", "--max_new_tokens", "6"]
-    recipe_main("predict")(["--config", str(config), "--output_dir", str(tmp_path), "--max_answers", "3", *given])
+    given = ["--drafter", str(run / "drafter"), "--questions", "sample", "--max_new_tokens", "6"]
+    recipe_main("predict")(["--config", str(config), "--output_dir", str(tmp_path), *given])
     forecast = json.loads((tmp_path / "predict.json").read_text(encoding="utf-8"))["forecast"]
     assert (forecast["of"], forecast["answers"]) == ("sample", 3)
     assert 1 <= forecast["tokens_per_pass"] <= 6
