@@ -116,8 +116,9 @@ class CorpusArguments:
     RARE: ClassVar = {"on_bad_rows"}
 
     corpus: list[str] = option([], "Corpora by name: sample, stories, wmt16, c4, sharegpt, file:PATH, rows:FOLDER ...")
-    max_samples: int | None = option(None, "Maximum number of prompts or documents of each corpus for training")
-    max_validation_samples: int | None = option(None, "Maximum number of held-out prompts or documents of each corpus")
+    max_samples: list[int] = option(
+        [], "Maximum number of prompts or documents of each corpus: for training, and held out, such as 20000 100"
+    )
     evaluation_questions: list[str] = option(
         ["sample"],
         "Question sets that the data is decontaminated from: sample, wmt16 ..., file:PATH, or Spec-Bench files",
@@ -125,8 +126,15 @@ class CorpusArguments:
     on_bad_rows: str = option("error", "Malformed rows of a corpus: error to stop, or skip to drop and count them")
 
     def __post_init__(self) -> None:
-        check_positive(max_samples=self.max_samples, max_validation_samples=self.max_validation_samples)
+        if len(self.max_samples) > 2 or min(self.max_samples, default=1) < 1:
+            raise InputError(f"max_samples takes one or two numbers from 1 on, got {self.max_samples}")
         check_known(self, "on_bad_rows", ("error", "skip"))
+
+    @property
+    def limits(self) -> tuple[int | None, int | None]:
+        """Maximum number of samples for training, and held out."""
+        training, held_out, *_ = [*self.max_samples, None, None]
+        return training, held_out
 
     def require_corpus(self) -> None:
         """Refuse to go on without a corpus."""

@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
             "for prompts in one language"
         )
     folder = Path(how.output_dir or named.run.rows)
-    before = read_step(folder)
+    before, limits = read_step(folder), corpora.limits
     bad_rows, scores = corpora.on_bad_rows == "skip", how.engine == "text"
     given = arguments_of(score_text if scores else distill, corpora, how, where)
     given |= {"output_dir": folder, "languages": named.pair}
@@ -54,8 +54,8 @@ def main(argv: list[str]) -> None:
             target,
             [corpus_texts(name, pair.target, length, bad_rows) for name in corpora.corpus],
             max_length=how.max_new_tokens,
-            max_texts=corpora.max_samples,
-            max_validation_texts=corpora.max_validation_samples,
+            max_texts=limits[0],
+            max_validation_texts=limits[1],
             **given,
         )
     else:
@@ -63,8 +63,8 @@ def main(argv: list[str]) -> None:
         given["engine"] = how.engine or None
         distill(
             target,
-            max_prompts=corpora.max_samples,
-            max_validation_prompts=corpora.max_validation_samples,
+            max_prompts=limits[0],
+            max_validation_prompts=limits[1],
             **given,
         )
     report_folder(folder, before)

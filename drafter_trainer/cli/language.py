@@ -97,7 +97,7 @@ def collect_rows(step: CallStep, folder: Path, language: LanguageArguments, kept
     """Let the target score text, complete translations for the minutes given, and complete held-out stories."""
 
     def distill(rows: str, corpus: str, samples: int, held_out: int, *options: str) -> None:
-        sizes = ["--max_samples", samples, "--max_validation_samples", held_out]
+        sizes = ["--max_samples", samples, held_out]
         step("distill", folder, "--output_dir", folder / rows, "--corpus", corpus, *sizes, *kept_out, *options)
 
     # Text first: empty text, or text in another language, is refused before anything else is done.

@@ -18,7 +18,7 @@ _TUNING = {
         [], "Corpora for n-gram tables besides the completions: text by name, or rows:FOLDER of a distillation"
     ),
     **parameters(tune, "sources"),
-    "max_samples": option(None, "Maximum number of documents of each table corpus", int | None),
+    "max_samples": option([], "Maximum number of documents of each table corpus", list[int]),
     "evaluation_questions": option(["sample"], "Question sets that the tables are decontaminated from"),
     "on_bad_rows": option("error", "Malformed rows of a table corpus: error to stop, or skip to drop and count them"),
     **parameters(tune, "longest_draft"),

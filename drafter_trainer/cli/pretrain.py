@@ -15,6 +15,7 @@ def main(argv: list[str]) -> None:
     """Run the step."""
     (named, where, corpora, shape, training), given = parse_arguments("pretrain", argv, __doc__)
     corpora.require_corpus()
+    limits = dict(zip(("max_samples", "max_validation_samples"), corpora.limits))
     training.output_dir = training.output_dir or str(named.run.pretrained)
     report_step(
         pretrain(
@@ -23,10 +24,9 @@ def main(argv: list[str]) -> None:
             training,
             languages=named.pair,
             shape=shape.options(),
-            max_samples=corpora.max_samples,
-            max_validation_samples=corpora.max_validation_samples,
+            **limits,
             evaluation_questions=corpora.evaluation_questions,
             skip_bad_rows=corpora.on_bad_rows == "skip",
-            settings=given,
+            settings=given | limits,
         )
     )

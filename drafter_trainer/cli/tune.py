@@ -36,7 +36,7 @@ def main(argv: list[str], other_tasks: Sequence[Path] = (), costs: Path | None =
         rows=Path(tuning.data) if tuning.data else None,
         other_tasks=other_tasks,
         table_corpora=tuning.table_corpus,
-        table_samples=tuning.max_samples,
+        table_samples=next(iter(tuning.max_samples), None),
         skip_bad_rows=tuning.on_bad_rows == "skip",
         costs=costs,
         settings=given,

@@ -130,7 +130,7 @@ class PromptMaker:
         """
         start_id = self._start_id(token)
         if self._limit is None:
-            raise InputError("corpus start_token has no end: give max_samples and max_validation_samples")
+            raise InputError("corpus start_token has no end: give its number of samples for training, and held out")
         return (Prompt((start_id,), f"{START_TOKEN}/{number}", START_TOKEN, number) for number in range(self._limit))
 
     def _clean(self, asked: Iterable[tuple[str, str, str]], corpus: str, language: Language) -> Iterator[Prompt]:

@@ -57,7 +57,7 @@ def test_file_overrides_its_base_over_two_levels(tmp_path: Path, config: Path) -
     write(tmp_path / "pair.yaml", "base: target.yaml", "batch_size: 3", "max_samples: null")
     read = values("distill", "--config", tmp_path / "pair.yaml")
     assert (read["seed"], read["max_new_tokens"], read["batch_size"]) == (1, 2, 3)
-    assert read["max_samples"] is None
+    assert read["max_samples"] == []
     assert read["pair"] == "de-en"
 
 
@@ -213,6 +213,7 @@ def test_value_of_a_wrong_type_is_named(tmp_path: Path, config: Path, line: str,
         ("target_model: ''", "bench", "no target_model"),
         ("temperatures: [-1.0]", "distill", "temperatures must be 0 or more"),
         ("batch_size: 0", "distill", "batch_size must be at least 1"),
+        ("max_samples: [9, 0]", "distill", "max_samples takes one or two numbers from 1 on, got [9, 0]"),
         ("num_hidden_layers: 0", "pretrain", "num_hidden_layers must be at least 1"),
         ("loss_type: kl", "finetune", "loss_type must be one of"),
         ("parallel_tokens: 1", "finetune", "parallel_tokens must be 2 or more, or 0 for one at a time, got 1"),

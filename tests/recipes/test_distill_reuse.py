@@ -36,7 +36,7 @@ def test_more_is_answered_and_nothing_twice(tmp_path, target_folder, target, mon
             assert distill(*same) == first
     assert finished_step(tmp_path / "distill", "")["fingerprint"] == fingerprint
 
-    more = ("--temperatures", "0", "1", "2", "--max_samples", "7", "--target_name", "tests/renamed")
+    more = ("--temperatures", "0", "1", "2", "--max_samples", "7", "2", "--target_name", "tests/renamed")
     rows = distill(*more)
     assert len(rows) == 7 + 2 * 7
     assert [row for row in rows if row["key"] in {each["key"] for each in first}] == first

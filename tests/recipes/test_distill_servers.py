@@ -24,14 +24,13 @@ def options(target_folder: Path, folder: Path, *more: str) -> list[str]:
         "target_name": "tests/tiny-target",
         "dtype": "float32",
         "corpus": "sample",
-        "max_samples": "6",
-        "max_validation_samples": "2",
+        "max_samples": "6 2",
         "temperatures": "0.0",
         "max_new_tokens": "8",
         "batch_size": "4",
         "run_folder": str(folder),
     }
-    return [word for key, value in given.items() for word in (f"--{key}", value)] + [*more]
+    return [word for key, value in given.items() for word in (f"--{key}", *value.split())] + [*more]
 
 
 def refuse_to_load(*_: Any) -> None:
