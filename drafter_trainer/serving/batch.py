@@ -23,12 +23,13 @@ from drafter_trainer.drafters.loop.policy import (
     NetworkGain,
     surer_of,
 )
+from drafter_trainer.drafters.loop.proposal import Proposal
 from drafter_trainer.drafters.loop.settings import NETWORK_BINS, LoopSettings, bin_of
 from drafter_trainer.drafters.memory import CompletionMemory
 from drafter_trainer.serving.costs import StepCosts
 from drafter_trainer.serving.network import BatchedNetwork
 from drafter_trainer.serving.paged_cache import PagedCache
-from drafter_trainer.serving.texts import DraftedToken, RequestText
+from drafter_trainer.serving.texts import RequestText
 
 _KEPT_STEPS = 64  # a preempted request comes back within some of them
 _SMOOTHING = 0.05
@@ -207,7 +208,7 @@ class BatchDrafter:
         drafting = self._tokens_per_text / self.costs(texts * (1 + self._drafted_per_text)) / (1 + self._own_share)
         return texts * max(drafting, 1 / self.costs(texts))  # where drafts brought less, none are drafted
 
-    def _propose(self, text: RequestText) -> DraftedToken | None:
+    def _propose(self, text: RequestText) -> Proposal | None:
         """Ask lookup, table and memory."""
         if self.clock is not None and self.clock() > self._deadline:
             return None
@@ -216,9 +217,12 @@ class BatchDrafter:
         listed = None if self.table is None else self.table.next_token(tail)
         remembered = self.memory.next_token(tail) if self._looks_up and self.memory is not None else None
         best = surer_of(text.estimator, looked_up, listed, remembered)
-        return None if best is None else DraftedToken(*best)
+        if best is None:
+            return None
+        token, source, bin_, probability = best
+        return Proposal(token, source, probability, bin_)
 
-    def _take(self, text: RequestText, proposal: DraftedToken | None, price: float) -> bool:
+    def _take(self, text: RequestText, proposal: Proposal | None, price: float) -> bool:
         """Draft a token where it pays; tell whether the draft may grow on."""
         if proposal is None or text.reach * proposal.probability <= price:
             return False
@@ -227,7 +231,7 @@ class BatchDrafter:
         return len(text.draft) < text.limit and proposal.token not in self._end_ids
 
     def _ask_network(
-        self, texts: list[RequestText], proposals: list[DraftedToken | None], rate: float, price: float
+        self, texts: list[RequestText], proposals: list[Proposal | None], rate: float, price: float
     ) -> None:
         """Replace proposals by the network's where it is surer, for the texts for which its time is worth it.
 
@@ -270,7 +274,7 @@ class BatchDrafter:
             probability = text.estimator.probability(NETWORK, bin_)
             if other is None or probability > other.probability:
                 gained = other is None or other.token != token
-                proposals[place] = DraftedToken(token, NETWORK, bin_, probability, gained)
+                proposals[place] = Proposal(token, NETWORK, probability, bin_, gained=gained)
         tokens = sum(len(piece.tokens) for piece in pieces)
         if self.clock is None:
             self._own_milliseconds += self._network_costs(tokens)

@@ -31,24 +31,19 @@ def choose_draft_length(description: DrafterDescription, part: str) -> int:
     """
     if part == WHOLE:
         return min(int(description.loop.get("longest_draft", _LONGEST_WHOLE)), _LONGEST_WHOLE)
-    if together := parallel_tokens(description):
+    finetuned = description.training.get("finetune", {})
+    if together := finetuned.get("parallel_tokens"):
         return together
-    alpha = description.training.get("finetune", {}).get("eval_expected_alpha", _UNKNOWN_ALPHA)
-    alpha = min(max(float(alpha), 0.0), 0.99)
+    alpha = min(max(float(finetuned.get("eval_expected_alpha", _UNKNOWN_ALPHA)), 0.0), 0.99)
     return max(
         range(1, _LONGEST_NETWORK + 1),
         key=lambda tokens: (1 - alpha ** (tokens + 1)) / ((1 - alpha) * (1 + tokens * _STEP_SHARE)),
     )
 
 
-def parallel_tokens(description: DrafterDescription) -> int:
-    """Return how many tokens a drafter was trained to draft in one step; 0 where it is one."""
-    return description.training.get("finetune", {}).get("parallel_tokens", 0)
-
-
 def drafts_together(description: DrafterDescription, length: int) -> bool:
     """Tell whether a drafter was trained to draft that many tokens in one step."""
-    return 1 < length <= parallel_tokens(description)
+    return 1 < length <= description.training.get("finetune", {}).get("parallel_tokens", 0)
 
 
 def vllm_config(

@@ -7,29 +7,11 @@ import numpy as np
 from drafter_trainer.drafters.loop.drafting import TAIL
 from drafter_trainer.drafters.loop.lookup import SuffixIndex
 from drafter_trainer.drafters.loop.policy import AcceptanceEstimator, NetworkGain
+from drafter_trainer.drafters.loop.proposal import Proposal
 from drafter_trainer.drafters.loop.window import count_skipped, unread_part
 from drafter_trainer.serving.network import Piece, Span
 
 _INDEXED_AT_ONCE = 2048  # tokens of a text in one step: some 5 ms
-
-
-@dataclass(frozen=True)
-class DraftedToken:
-    """A token that a source proposes.
-
-    Args:
-        token (`int`): Its id.
-        source (`str`): Who proposes it.
-        bin (`int`): Which of the source's bins in the calibration.
-        probability (`float`): That the target accepts it.
-        gained (`bool`): Whether the network told a token that no other source knew.
-    """
-
-    token: int
-    source: str
-    bin: int
-    probability: float
-    gained: bool = False
 
 
 @dataclass(eq=False)
@@ -51,7 +33,7 @@ class RequestText:
     tokens: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     index: SuffixIndex = field(default_factory=SuffixIndex)
     remembered: int = 0  # tokens of prompt and output that are in the memory, or were given
-    draft: list[DraftedToken] = field(default_factory=list)
+    draft: list[Proposal] = field(default_factory=list)
     limit: int = 0
     reach: float = 1.0
     asked: float = 0.0
