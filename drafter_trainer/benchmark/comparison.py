@@ -64,14 +64,14 @@ def _differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     if of_a["device"] != of_b["device"]:
         said.append("The devices differ: a difference may be theirs, and not the methods'.")
     names = sorted(of_a["versions"].keys() | of_b["versions"].keys())
-    changed = [
-        f"{name} {of_a['versions'].get(name, 'not stated')} and {of_b['versions'].get(name, 'not stated')}"
-        for name in names
-        if of_a["versions"].get(name) != of_b["versions"].get(name)
-    ]
-    if changed:
-        said.append(f"Versions differ ({', '.join(changed)}): a difference may be theirs.")
+    if changed := _changed(of_a["versions"], of_b["versions"], dict.fromkeys(names, "not stated")):
+        said.append(f"Versions differ ({changed}): a difference may be theirs.")
     return said
+
+
+def _changed(a: dict[str, Any], b: dict[str, Any], defaults: dict[str, Any]) -> str:
+    both = {name: (a.get(name, default), b.get(name, default)) for name, default in defaults.items()}
+    return ", ".join(f"{name} {in_a} and {in_b}" for name, (in_a, in_b) in both.items() if in_a != in_b)
 
 
 def _differing_runs(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
@@ -83,10 +83,9 @@ def _differing_runs(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
             f"{name}: the questions differ ({counts}): only those with the same id are compared, and whether their "
             "prompts are the same cannot be told."
         )
-    settings = {key: (a.get(key, default), b.get(key, default)) for key, default in _SETTINGS.items()}
-    if changed := [f"{key} {in_a} and {in_b}" for key, (in_a, in_b) in settings.items() if in_a != in_b]:
-        said.append(f"{name}: settings differ ({', '.join(changed)}): a difference may be theirs.")
-    of_a, of_b = (_plain_timings(run, _common_questions(a, b)) for run in (a, b))
+    if changed := _changed(a, b, _SETTINGS):
+        said.append(f"{name}: settings differ ({changed}): a difference may be theirs.")
+    of_a, of_b = (_method_timings(run, PLAIN, _common_questions(a, b)) for run in (a, b))
     if others := int((of_a.tokens != of_b.tokens).sum()):
         said.append(f"{name}: plain decoding gives answers of other lengths to {others} of {shared} questions.")
     return said
@@ -102,7 +101,7 @@ def _compare_runs(a: dict[str, Any], b: dict[str, Any]) -> str:
     rows, largest = [], (0.0, "")
     for name in names:
         found = [_method_timings(run, name, questions) for run in (a, b)]
-        plain = [_plain_timings(run, questions) for run in (a, b)]
+        plain = [_method_timings(run, PLAIN, questions) for run in (a, b)]
         speedups = [timed and speedup(timed, without) for timed, without in zip(found, plain)]
         cells = ["-" if interval is None else interval_text(interval) for interval in speedups]
         if None in found:
@@ -131,7 +130,3 @@ def _method_timings(run: MeasuredRun, name: str, questions: list[str]) -> Timing
         return None
     prompts = {prompt["question_id"]: prompt for prompt in find_method(run, name)["prompts"]}
     return timings([prompts[question] for question in questions])
-
-
-def _plain_timings(run: MeasuredRun, questions: list[str]) -> Timings:
-    return _method_timings(run, PLAIN, questions)

@@ -45,32 +45,26 @@ def render_html(template: Traversable, **values: Any) -> str:
 def _run(results: Results, run: MeasuredRun) -> dict[str, Any]:
     plots = {}
     if is_installed("matplotlib"):
-        from drafter_trainer.benchmark.plots import to_svg
+        from drafter_trainer.benchmark.plots import draw_run, to_svg
 
-        plots = {name: to_svg(figure) for name, figure in _figures(run).items()}
+        plots = {name: to_svg(figure) for name, figure in draw_run(run).items()}
     return {"title": title(results, run), "tables": run_tables(run), "plots": plots}
 
 
-def _figures(run: MeasuredRun) -> dict[str, Any]:
-    """Draw a run's plots, by name; none where matplotlib is not installed."""
-    if not is_installed("matplotlib"):
-        return {}
-    from drafter_trainer.benchmark.plots import PLOTS
-
-    figures = {name: plot(run) for name, plot in PLOTS.items()}
-    return {name: figure for name, figure in figures.items() if figure}
-
-
 def write_report(results: Results, folder: Path) -> None:
-    """Write `report.md`, `report.html` and `plots/*.png`."""
+    """Write `report.md`, `report.html` and, where matplotlib is installed, `plots/*.png`."""
     plots = folder / "plots"
     plots.mkdir(parents=True, exist_ok=True)
     for name, text in {"report.md": render_markdown(results), "report.html": render_page(results)}.items():
         write_whole(folder / name, text)
+    if not is_installed("matplotlib"):
+        return
+    from drafter_trainer.benchmark.plots import draw_run
+
     for run in results["runs"]:
         sampling = "greedy" if run["temperature"] == 0 else f"T{run['temperature']:g}-seed{run['seed']}"
         engine = f"-{said['name']}-{said['requests_at_once']}" if (said := run.get("engine")) else ""
         # A name from a file that somebody sent must not lead out of the folder.
         stem = regex.sub(r"[^\w\p{M}.-]+", "_", f"{run['pair']}-{run['task']}-{sampling}{engine}")
-        for name, figure in _figures(run).items():
+        for name, figure in draw_run(run).items():
             figure.savefig(plots / f"{stem}-{name}.png", dpi=120)

@@ -19,7 +19,6 @@ _STYLE = dict.fromkeys(_INKED, _INK) | {"text.parse_math": False, "svg.fonttype"
 _STYLE |= {"svg.hashsalt": "drafter_trainer", "legend.frameon": False}
 
 
-@matplotlib.rc_context(_STYLE)
 def plot_speedups(run: MeasuredRun) -> Figure:
     """Draw each method's speedup with its 95 % interval."""
     methods = run["methods"]
@@ -32,7 +31,6 @@ def plot_speedups(run: MeasuredRun) -> Figure:
     return figure
 
 
-@matplotlib.rc_context(_STYLE)
 def plot_acceptance(run: MeasuredRun) -> Figure | None:
     """Draw the share of rounds that accepted a token at each position, or return `None` where nothing was drafted."""
     drafting = [method for method in run["methods"] if method["acceptance_by_position"]]
@@ -51,7 +49,6 @@ def plot_acceptance(run: MeasuredRun) -> Figure | None:
     return figure
 
 
-@matplotlib.rc_context(_STYLE)
 def plot_time(run: MeasuredRun) -> Figure | None:
     """Draw where the time of a token went, or return `None` where that was not measured."""
     split = [method for method in run["methods"] if "time_split" in method]
@@ -68,7 +65,6 @@ def plot_time(run: MeasuredRun) -> Figure | None:
     return figure
 
 
-@matplotlib.rc_context(_STYLE)
 def plot_tokens(run: MeasuredRun) -> Figure | None:
     """Draw speedups by the tokens of finetuning, or return `None` where no two drafters differ in them."""
     finetuned = [method for method in run["methods"] if method.get("finetuning_tokens")]
@@ -99,6 +95,13 @@ def _bars(names: list[str]) -> tuple[Figure, Any]:
 
 
 PLOTS = {"speedup": plot_speedups, "acceptance": plot_acceptance, "time": plot_time, "tokens": plot_tokens}
+
+
+@matplotlib.rc_context(_STYLE)
+def draw_run(run: MeasuredRun) -> dict[str, Figure]:
+    """Draw all plots for which something was measured, by name."""
+    figures = {name: plot(run) for name, plot in PLOTS.items()}
+    return {name: figure for name, figure in figures.items() if figure}
 
 
 @matplotlib.rc_context(_STYLE)

@@ -97,10 +97,10 @@ def write_card(
     (folder / PLOT).unlink(missing_ok=True)
     if not is_installed("matplotlib"):
         return
-    from drafter_trainer.benchmark.plots import plot_acceptance
+    from drafter_trainer.benchmark.plots import draw_run
 
     for results in list(measurements.values())[:1]:
-        if figure := plot_acceptance(results["runs"][0]):
+        if figure := draw_run(results["runs"][0]).get("acceptance"):
             # Without the version of the library that drew it: the same numbers give the same file.
             figure.savefig(folder / PLOT, dpi=120, metadata={"Software": None})
 
