@@ -124,14 +124,12 @@ def _figures(
         "seconds": decoding.seconds,
         "looping": is_looping(decoding.output_ids),
         "rounds": [asdict(round_) for round_ in decoding.rounds],
+        "draft_seconds": decoding.draft_seconds,
+        "verification_seconds": decoding.verification_seconds,
+        "first_pass_seconds": decoding.first_pass_seconds,
     }
     if len(takes[name]) > 1:
         figures["repeat_seconds"] = [take.seconds for take in takes[name]]
-    if decoding.draft_seconds is not None:
-        figures["draft_seconds"] = decoding.draft_seconds
-        figures["verification_seconds"] = decoding.verification_seconds
-    if decoding.first_pass_seconds is not None:
-        figures["first_pass_seconds"] = decoding.first_pass_seconds
     if decoding.joules is not None:
         figures["joules"] = decoding.joules
     if setting.temperature == 0:

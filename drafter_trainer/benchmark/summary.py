@@ -90,9 +90,7 @@ def compare_with_plain(prompts: list[dict[str, Any]], plain: list[dict[str, Any]
 
 
 def _after_first_pass(prompts: list[dict[str, Any]], plain: list[dict[str, Any]]) -> dict[str, float] | None:
-    """Compute the speedup over the tokens and the time behind the pass that reads the prompt, where it was timed."""
-    if "first_pass_seconds" not in prompts[0] or "first_pass_seconds" not in plain[0]:
-        return None
+    """Compute the speedup over the tokens and the time behind the pass that reads the prompt."""
     own, without = _timings_after_first_pass(prompts), _timings_after_first_pass(plain)
     several = (own.tokens > 0) & (without.tokens > 0)  # one pass may give the whole of a short answer
     return asdict(speedup(own.of(several), without.of(several))) if several.any() else None
@@ -127,19 +125,19 @@ def _total(prompts: Sequence[dict[str, Any]], key: str) -> float:
 
 
 def _split_time(prompts: list[dict[str, Any]], plain: list[dict[str, Any]]) -> dict[str, Any]:
-    """Sum up where the time went, and the energy; a key that was not measured is left out."""
-    split = {}
-    if "draft_seconds" in prompts[0]:
-        drafting, verification = (_total(prompts, f"{part}_seconds") for part in ("draft", "verification"))
-        drafted = sum(round_["drafted"] for prompt in prompts for round_ in prompt["rounds"])
-        plain_passes = sum(len(prompt["rounds"]) for prompt in plain)
-        cost = cost_ratio(drafting, drafted, _total(plain, "verification_seconds"), plain_passes)
-        split["time_split"] = {
+    """Sum up where the time went, and the energy where it was measured."""
+    drafting, verification = (_total(prompts, f"{part}_seconds") for part in ("draft", "verification"))
+    drafted = sum(round_["drafted"] for prompt in prompts for round_ in prompt["rounds"])
+    plain_passes = sum(len(prompt["rounds"]) for prompt in plain)
+    cost = cost_ratio(drafting, drafted, _total(plain, "verification_seconds"), plain_passes)
+    split: dict[str, Any] = {
+        "time_split": {
             "draft_seconds": drafting,
             "verification_seconds": verification,
             "overhead_seconds": _total(prompts, "seconds") - drafting - verification,
             "cost_ratio": cost if drafting else None,
         }
+    }
     if "joules" in prompts[0]:
         split["joules_per_token"] = _total(prompts, "joules") / _total(prompts, "tokens")
     return split

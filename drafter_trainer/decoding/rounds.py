@@ -23,22 +23,22 @@ class Decoding:
         output_ids (`list[int]`): The new tokens, without the prompt.
         seconds (`float`): Time of the whole `generate` call, the device synchronised at both ends.
         rounds (`list[Round]`): One for each pass of the target, the one over the prompt included.
-        draft_seconds (`float`, *optional*): Time in the drafter's `generate`, in the `draft` of a decoding loop of its
+        draft_seconds (`float`): Time in the drafter's `generate`, in the `draft` of a decoding loop of its
             own, or in the target's first layers where they draft by early exit; 0 without any of them: what prompt
             lookup takes for its search is not told apart from the rest of the loop.
-        verification_seconds (`float`, *optional*): Time in the target's passes. What is left of `seconds` is overhead.
+        verification_seconds (`float`): Time in the target's passes. What is left of `seconds` is overhead.
+        first_pass_seconds (`float`): Time up to the end of the target's first forward pass, which reads the prompt:
+            the time to the first token.
         joules (`float`, *optional*): Energy of the device meanwhile, where it tells.
-        first_pass_seconds (`float`, *optional*): Time up to the end of the target's first forward pass, which reads
-            the prompt: the time to the first token.
     """
 
     output_ids: list[int]
     seconds: float
     rounds: list[Round]
-    draft_seconds: float | None = None
-    verification_seconds: float | None = None
+    draft_seconds: float
+    verification_seconds: float
+    first_pass_seconds: float
     joules: float | None = None
-    first_pass_seconds: float | None = None
 
 
 def decode(
@@ -85,8 +85,8 @@ def decode(
         recorder.rounds(len(prompt_ids), sequence) if loop is None else loop.rounds,
         drafting.seconds(),
         recorder.stopwatch.seconds(),
-        joules,
         recorder.stopwatch.seconds_to_first_end(),
+        joules,
     )
 
 

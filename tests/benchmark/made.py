@@ -54,6 +54,7 @@ def make_run(
                 "rounds": rounds + [rest] * (tokens - 1 - drafts // 3 * 2),
                 "draft_seconds": draft_seconds,
                 "verification_seconds": took - draft_seconds - overhead,
+                "first_pass_seconds": took / 10,
             }
             if temperature == 0:
                 figures[name]["divergence"] = None

@@ -42,7 +42,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, answers: dict[str, tuple[list[int]
         name = draft_arguments.get("name", PLAIN)
         order.append(name)
         ids, seconds = answers[name]
-        return Decoding(ids, seconds, [Round(0, 0, False)] * len(ids))
+        return Decoding(ids, seconds, [Round(0, 0, False)] * len(ids), 0.0, seconds, seconds / 2)
 
     monkeypatch.setattr(module, "decode", decode)
     return order
@@ -125,7 +125,7 @@ def test_later_turns_follow_plain_answers_for_every_method(target_model, tokeniz
     def decode(target_model, prompt_ids, draft_arguments, temperature, seed, max_new_tokens) -> Decoding:
         name = draft_arguments.get("name", PLAIN)
         asked.append((name, list(prompt_ids)))
-        return Decoding(words[name], 1.0, [Round(0, 0, False)] * len(words[name]))
+        return Decoding(words[name], 1.0, [Round(0, 0, False)] * len(words[name]), 0.0, 1.0, 0.5)
 
     monkeypatch.setattr(module, "decode", decode)
     methods = [Method(PLAIN), Method("other", 2, {"name": "other"})]
@@ -190,7 +190,7 @@ def test_median_of_the_repeats_counts(target_model, tokenizer, tmp_path, monkeyp
         name = draft_arguments.get("name", PLAIN)
         order.append(name)
         took = 0.1 if len(order) <= 2 else next(seconds[name])  # the warm-up comes first
-        return Decoding([7, 8], took, [Round(0, 0, False)] * 2, took / 4, took / 2)
+        return Decoding([7, 8], took, [Round(0, 0, False)] * 2, took / 4, took / 2, took / 2)
 
     monkeypatch.setattr(module, "decode", decode)
     methods = [Method(PLAIN), Method("other", 2, {"name": "other"})]
