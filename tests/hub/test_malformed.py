@@ -6,42 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from huggingface_hub import RepoCard
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription, hash_file
 from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
-from drafter_trainer.drafters.loop.settings import LoopSettings
-from drafter_trainer.drafters.ngram import count_table, table_bytes
-from drafter_trainer.drafters.vocabulary import vocabulary_bytes
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.card import render_card
 from drafter_trainer.hub.publish import Publishing, publish_run
 from drafter_trainer.runs import Run
-from drafter_trainer.targets import Target
-from tests.hub.conftest import make_run, results_for
+from tests.drafters.loop.conftest import published
+from tests.hub.conftest import results_for
 from tests.loopback_hub import read_card
 
+__all__ = ["published"]  # a fixture, for pytest to find
+
 NAME = "tiny-drafter-de-en"
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast, target: Target) -> Path:
-    """A published drafter with draft vocabulary and table."""
-    folder = tmp_path_factory.mktemp("malformed")
-    run = Run(NAME, make_run(folder / "run", tokenizer), "de-en")
-    publish_run(run, target, "float32", Publishing(to=str(folder / "published")))
-    place = folder / "published"
-    description = json.loads((place / FILE_NAME).read_text(encoding="utf-8"))
-    (place / VOCABULARY).write_bytes(vocabulary_bytes(torch.arange(2, 300)))
-    table = count_table([[1, 2, 3, 4, 5, 6]] * 4, (1, 2))
-    (place / TABLE).write_bytes(table_bytes(table, description["tokenizer_sha256"]))
-    description["files"] = {name: hash_file(place / name) for name in (VOCABULARY, TABLE)}
-    description["loop"] = LoopSettings().to_dict()
-    (place / FILE_NAME).write_text(json.dumps(description), encoding="utf-8")
-    return place
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from drafter_trainer.drafters.loop.generate import loop_of
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.results import read_results
 from tests.conftest import make_model, make_tokenizer
+from tests.drafters.test_load import swap_two_tokens
 
 ROOT = Path(__file__).parents[2]
 TINY = {
@@ -238,16 +239,10 @@ def test_steps_out_of_order_say_which_comes_first(config: Path, tmp_path: Path) 
 
 def test_drafter_with_another_tokenizer_is_refused_everywhere(run: Path, config: Path, tmp_path: Path) -> None:
     """An equal vocabulary size with other tokens drafts garbage, which only shows as a slow target."""
-    other = make_tokenizer()
-    tokens = sorted(other.get_vocab(), key=other.get_vocab().get)
-    state = json.loads(other.backend_tokenizer.to_str())
-    first, second = tokens[-1], tokens[-2]
-    vocabulary = state["model"]["vocab"]
-    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
     folder = tmp_path / "checkpoint"
-    make_model(other, layers=1).save_pretrained(folder)
-    other.save_pretrained(folder)
-    (folder / "tokenizer.json").write_text(json.dumps(state), encoding="utf-8")
+    for each in (make_model(make_tokenizer(), layers=1), make_tokenizer()):
+        each.save_pretrained(folder)
+    swap_two_tokens(folder)
 
     options = ["--output_dir", str(tmp_path / "finetune"), "--initialization", str(folder)]
     with pytest.raises(IncompatibleTokenizerError, match="differs from the target's in 2 tokens"):

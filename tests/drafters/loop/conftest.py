@@ -174,6 +174,17 @@ def published(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTok
     return Path(publish_run(run, target, "auto", Publishing(to=str(folder.parent / "drafter"))).place)
 
 
+CHEAP = ["lookup", "ngram"]
+
+
+@pytest.fixture(scope="session")
+def without_network(published: Path, target: Target, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same drafter, published without its network."""
+    run = Run("tiny-ngram-de-en", published.parent / "run", "de-en")
+    publishing = Publishing(to=str(tmp_path_factory.mktemp("ngram") / "drafter"), sources=CHEAP)
+    return Path(publish_run(run, target, "auto", publishing).place)
+
+
 def describe(folder: Path, **changes: Any) -> None:
     """Change what a published folder says of itself."""
     path = folder / FILE_NAME

@@ -24,7 +24,6 @@ from drafter_trainer.drafters.ngram import count_table, table_bytes
 from drafter_trainer.drafters.saving import DRAFT_LENGTH
 from drafter_trainer.drafters.vocabulary import vocabulary_bytes
 from drafter_trainer.errors import InputError
-from drafter_trainer.targets import Target
 from tests.client import run_client
 from tests.decoding.lossless import check_greedy
 from tests.drafters.loop.conftest import PROMPTS, describe, make_settings, replace_file
@@ -188,7 +187,7 @@ def test_folder_without_remote_code_drafts_with_the_stock_loop(published: Path, 
 
 
 def draft_remotely(drafters: list, target: str) -> dict:
-    """Draft with published drafters, each by name, revision and trust, in a process that never saw the package."""
+    """Draft with published drafters, each by name, revision and trust; the last one with the package at last too."""
     import sys
 
     import torch
@@ -197,15 +196,13 @@ def draft_remotely(drafters: list, target: str) -> dict:
     model, tokenizer = AutoModelForCausalLM.from_pretrained(target), AutoTokenizer.from_pretrained(target)
     ids = torch.tensor([[50, 60, 70, 80, 90, 100, 110]])
     given = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 16, "do_sample": False}
-    plain = model.generate(ids, **given)
-    passes = []
+    plain, passes = model.generate(ids, **given), []
     model.register_forward_pre_hook(lambda *_: passes.append(1))
-    seen = []
-    for name, revision, trust in drafters:
-        drafter = AutoModelForCausalLM.from_pretrained(name, revision=revision, trust_remote_code=trust)
+
+    def draft(drafter):
         passes.clear()
         output = model.generate(ids, **given, assistant_model=drafter)
-        facts = {"equal": torch.equal(output, plain), "passes": len(passes)}
+        facts = {"equal": torch.equal(output, plain), "fewer": len(passes) < 16}
         model.generate(ids, **given | {"do_sample": True}, assistant_model=drafter)
         loop = getattr(drafter, "_drafting_loop", None)
         if loop is not None:
@@ -217,16 +214,27 @@ def draft_remotely(drafters: list, target: str) -> dict:
             facts["module"] = type(loop).__module__.split(".")[0]
             facts["longest_draft"] = loop.settings.longest_draft
             facts["table"] = loop.table is not None
-            facts["draft_ids"] = loop.network.draft_ids is not None
-        seen.append(facts)
-    return {"seen": seen, "package": any(name.startswith("drafter_trainer") for name in sys.modules)}
+            facts["draft_ids"] = loop.network is not None and loop.network.draft_ids is not None
+        return facts
+
+    seen = [
+        draft(AutoModelForCausalLM.from_pretrained(name, revision=revision, trust_remote_code=trust))
+        for name, revision, trust in drafters
+    ]
+    package = any(name.startswith("drafter_trainer") for name in sys.modules)
+    from drafter_trainer import load_drafter
+
+    return {"seen": [*seen, draft(load_drafter(drafters[-1][0], model))], "package": package}
 
 
-def test_remote_code_finds_what_lies_beside_it(published: Path, target: Target, tmp_path: Path) -> None:
+def files_of(folder: Path) -> dict[str, Path]:
+    return {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+
+
+def test_remote_code_finds_what_lies_beside_it(published, without_network, target, tmp_path) -> None:
     """transformers copies the code alone, so that the loop must find its data by name and commit, in a folder too."""
-    files = {str(path.relative_to(published)): path for path in published.rglob("*") if path.is_file()}
     with LoopbackHub(tmp_path / "hub", {}) as hub:
-        first = hub.add_repo(REPO, files)
+        first = hub.add_repo(REPO, files_of(published))
         repo = hub.repos["model", REPO]
         # A second commit, with other settings, and without a table
         description = json.loads((published / FILE_NAME).read_text(encoding="utf-8"))
@@ -235,10 +243,14 @@ def test_remote_code_finds_what_lies_beside_it(published: Path, target: Target, 
         stored[FILE_NAME] = hub.store(repo, json.dumps(changed).encode(), lfs=False)
         del stored[TABLE]
         repo.commit("main", repo.owner, "tune again", stored)
+        hub.add_repo("alice/ngram", files_of(without_network))  # of no architecture that transformers knows
         drafters = [(str(published), None, True), (REPO, first, True), (REPO, None, True), (REPO, None, False)]
+        drafters.append(("alice/ngram", None, True))
         result = run_client(hub, tmp_path / "home", draft_remotely, drafters=drafters, target=target.path)
     assert result["package"] is False
-    assert all(seen["equal"] and seen["passes"] < 16 for seen in result["seen"])
-    loops = [{key: value for key, value in seen.items() if key not in ("equal", "passes")} for seen in result["seen"]]
-    whole = {"stops": True, "module": "transformers_modules", "longest_draft": 5, "table": True, "draft_ids": True}
-    assert loops == [whole, whole, whole | {"longest_draft": 2, "table": False}, {}]
+    always = {"equal": True, "fewer": True}
+    whole = always | {"stops": True, "module": "transformers_modules"}
+    whole |= {"longest_draft": 5, "table": True, "draft_ids": True}
+    ngram = whole | {"draft_ids": False}
+    changed = whole | {"longest_draft": 2, "table": False}
+    assert result["seen"] == [whole, whole, changed, always, ngram, ngram | {"module": "drafter_trainer"}]
