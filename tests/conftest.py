@@ -18,6 +18,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -80,12 +82,29 @@ def make_model(tokenizer: PreTrainedTokenizerFast, layers: int = 4, seed: int = 
     return model.eval()
 
 
-def tiny_model(kind: str, seed: int = 0, **given: Any) -> PreTrainedModel:
-    """Make a tiny model of a family, with random weights that are far from uniform."""
+TINY = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+
+
+def tiny_model(kind: str, seed: int = 0, norms: float = 0.0, **given: Any) -> PreTrainedModel:
+    """Make a tiny model of a family: random weights far from uniform, and norms that differ by up to `norms`."""
     torch.manual_seed(seed)
-    values = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
-    config = AutoConfig.for_model(kind, **values | {"head_dim": 8, "initializer_range": 0.3} | given)
-    return AutoModelForCausalLM.from_config(config).eval()
+    config = AutoConfig.for_model(kind, **TINY | {"initializer_range": 0.3} | given)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "norm" in name and norms:
+                weight.add_(norms * (torch.rand(weight.shape) - 0.5))
+    return model
+
+
+def tiny_vision_model(size: int, **given: Any) -> PreTrainedModel:
+    """Make a tiny multimodal Gemma 3 whose text part knows so many ids."""
+    torch.manual_seed(0)
+    text = TINY | {"vocab_size": size, "num_hidden_layers": 4, "max_position_embeddings": 512}
+    text |= {"initializer_range": 0.3} | given.pop("text", {})
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision |= {"image_size": 16} | given.pop("vision", {"patch_size": 8})
+    return Gemma3ForConditionalGeneration(Gemma3Config(text_config=text, vision_config=vision, **given)).eval()
 
 
 @pytest.fixture(scope="session")

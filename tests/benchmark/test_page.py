@@ -44,9 +44,8 @@ class Page(HTMLParser):
         self.loads += [value for name, value in attrs if name in names and not (value or "").startswith("#")]
 
 
-def test_page_is_whole_and_loads_nothing() -> None:
-    """A page that asks a server for its style looks broken offline, and tells the server who reads it."""
-    page = render_page(make_results(make_run(SECONDS), make_run(SECONDS, temperature=1.0)))
+def check_alone(page: str) -> None:
+    """Check that a page loads nothing, needs no script, and fits a phone at night."""
     read = Page(page)
     assert read.loads == []
     assert not {"script", "link", "img", "iframe"} & set(read.tags)
@@ -55,6 +54,11 @@ def test_page_is_whole_and_loads_nothing() -> None:
     assert "default-src 'none'" in page
     assert "width=device-width" in page
     assert "prefers-color-scheme: dark" in page
+
+
+def test_page_is_whole_and_loads_nothing() -> None:
+    """A page that asks a server for its style looks broken offline, and tells the server who reads it."""
+    check_alone(render_page(make_results(make_run(SECONDS), make_run(SECONDS, temperature=1.0))))
 
 
 def test_hostile_names_stay_text() -> None:

@@ -10,8 +10,6 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
-    Gemma3Config,
-    Gemma3ForConditionalGeneration,
     MambaConfig,
     PretrainedConfig,
     PreTrainedModel,
@@ -25,7 +23,7 @@ from drafter_trainer.drafters.siblings import Sibling
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair
 from drafter_trainer.targets import Target
-from tests.conftest import make_model, make_tokenizer, tiny_model
+from tests.conftest import make_model, make_tokenizer, tiny_model, tiny_vision_model
 
 PROBES = get_pair("de-en").probes
 IDS = torch.tensor([[9, 33, 120, 7, 250, 61]])
@@ -199,12 +197,7 @@ def test_layers_of_a_quantized_target_are_refused(tmp_path, target_folder, monke
 
 def test_layers_of_a_multimodal_target(tmp_path: Path, tokenizer) -> None:
     """The text part of a multimodal checkpoint lies under other names, and its drafter is a text model."""
-    text = {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4}
-    text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 512}
-    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    vision |= {"image_size": 16, "patch_size": 8}
-    torch.manual_seed(0)
-    model = Gemma3ForConditionalGeneration(Gemma3Config(text_config=text, vision_config=vision)).eval()
+    model = tiny_vision_model(len(tokenizer))
     target = Target("tests/multimodal", "0", make_checkpoint(tmp_path, model, tokenizer))
     drafter = create_drafter(target, layers=[0, 1, 2, 3])
     assert drafter.config.model_type == "gemma3_text"

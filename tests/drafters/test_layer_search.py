@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from drafter_trainer.drafters.layer_search import search_layers
 from drafter_trainer.errors import InputError
-from tests.conftest import make_model
+from tests.conftest import make_model, tiny_model
 
 LAYERS = 5
 
@@ -16,13 +16,9 @@ def target_model(request: pytest.FixtureRequest, tokenizer) -> PreTrainedModel:
     if request.param == "llama":
         model = make_model(tokenizer, layers=LAYERS)
     else:
-        torch.manual_seed(0)
-        sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
         kinds = ["sliding_attention", "full_attention", "sliding_attention", "full_attention", "sliding_attention"]
-        config = Gemma3TextConfig(
-            vocab_size=len(tokenizer), num_hidden_layers=LAYERS, head_dim=16, layer_types=kinds, **sizes
-        )
-        model = Gemma3ForCausalLM(config).eval()
+        given = {"vocab_size": len(tokenizer), "num_hidden_layers": LAYERS, "layer_types": kinds}
+        model = tiny_model("gemma3_text", **given, initializer_range=0.02)
     for layer in (1, 3):  # nothing is added to what they are given
         for matrix in (model.model.layers[layer].self_attn.o_proj, model.model.layers[layer].mlp.down_proj):
             torch.nn.init.zeros_(matrix.weight)

@@ -15,8 +15,6 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    Gemma3Config,
-    Gemma3ForConditionalGeneration,
     GenerationConfig,
     PreTrainedModel,
 )
@@ -31,7 +29,7 @@ from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.languages import get_pair
 from drafter_trainer.repository import Repository
 from drafter_trainer.targets import Target
-from tests.conftest import make_model, make_tokenizer
+from tests.conftest import make_model, make_tokenizer, tiny_vision_model
 from tests.decoding.lossless import check_greedy
 from tests.hub.conftest import results_for
 from tests.processes import Running
@@ -248,17 +246,13 @@ def test_target_out_of_a_gguf_file(folder: Path, tmp_path: Path, tokenizer) -> N
 @pytest.fixture
 def multimodal_model(tokenizer) -> PreTrainedModel:
     """A target that sees: its ids are the tokenizer's, one for what is seen, and padding."""
-    torch.manual_seed(0)
-    text = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
-    text |= {"vocab_size": 408, "num_hidden_layers": 2, "head_dim": 8, "initializer_range": 0.3, "sliding_window": 64}
-    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text |= {"tie_word_embeddings": False, "pad_token_id": 0, "eos_token_id": 2}
-    parts = {"text_config": text, "vision_config": vision | {"image_size": 16, "patch_size": 4}}
-    ids = {"mm_tokens_per_image": 4, "image_token_index": 400, "boi_token_index": 401, "eoi_token_index": 402}
+    text = {"num_hidden_layers": 2, "sliding_window": 64, "pad_token_id": 0, "eos_token_id": 2}
+    given = {"text": text | {"tie_word_embeddings": False}, "vision": {"patch_size": 4}}
+    given |= {"mm_tokens_per_image": 4, "image_token_index": 400, "boi_token_index": 401, "eoi_token_index": 402}
     # Tied embeddings let each token be followed by itself.
-    model = Gemma3ForConditionalGeneration(Gemma3Config(**parts, **ids, tie_word_embeddings=False))
+    model = tiny_vision_model(408, **given, tie_word_embeddings=False)
     torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight)  # zero to begin with
-    return model.eval()
+    return model
 
 
 @pytest.fixture

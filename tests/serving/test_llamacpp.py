@@ -10,13 +10,9 @@ import pytest
 import torch
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
     AutoTokenizer,
-    Gemma3ForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
     PreTrainedModel,
-    Qwen3Config,
-    Qwen3ForCausalLM,
 )
 
 from drafter_trainer.hub.export.gguf_file import write_gguf
@@ -25,6 +21,7 @@ from drafter_trainer.results import find_method
 from drafter_trainer.serving.commands import llamacpp_command
 from drafter_trainer.serving.engines import RunningEngine, start_engine
 from drafter_trainer.targets import Target
+from tests.conftest import tiny_model
 from tests.serving.served import check_killed, check_rows
 
 pytestmark = pytest.mark.skipif(find_spec("xllamacpp") is None, reason="there is no wheel of it for this machine")
@@ -43,21 +40,17 @@ def target_gguf(tmp_path_factory: pytest.TempPathFactory, target: Target) -> str
 @pytest.fixture(params=["llama", "qwen3", "gemma3"])
 def network(request, tokenizer, gemma_gguf, tmp_path) -> tuple[PreTrainedModel, str]:
     """A model of each architecture that is written as GGUF, and its file."""
-    settings = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 1}
-    settings |= {"head_dim": 32, "num_hidden_layers": 2, "vocab_size": len(tokenizer), "tie_word_embeddings": True}
     folder, tokenizer_gguf = tmp_path / request.param, None
-    if request.param == "llama":
-        model = LlamaForCausalLM(LlamaConfig(**settings))
-    elif request.param == "qwen3":
-        model = Qwen3ForCausalLM(Qwen3Config(**settings))
-    else:
+    if request.param == "gemma3":
         drafter, tokenizer_gguf = gemma_gguf
         tokenizer = AutoTokenizer.from_pretrained(drafter)
         config = AutoConfig.from_pretrained(drafter)
         config.layer_types = ["full_attention", "sliding_attention"]  # no order that llama.cpp knows
-        model = Gemma3ForCausalLM(config)
-    torch.manual_seed(0)
-    for weight in model.eval().parameters():  # far from uniform, so that greedy decoding is decided
+        model = AutoModelForCausalLM.from_config(config).eval()
+    else:
+        sizes = {"head_dim": 32, "num_hidden_layers": 2, "vocab_size": len(tokenizer)}
+        model = tiny_model(request.param, **sizes, tie_word_embeddings=True)
+    for weight in model.parameters():  # far from uniform, so that greedy decoding is decided
         torch.nn.init.normal_(weight, 0.0, 0.3) if weight.ndim > 1 else torch.nn.init.uniform_(weight, 0.5, 1.5)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -11,13 +11,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    Gemma3ForCausalLM,
-    Gemma3TextConfig,
     PreTrainedTokenizerFast,
-    Qwen3Config,
-    Qwen3ForCausalLM,
 )
 
 from drafter_trainer.errors import InputError
@@ -25,7 +19,7 @@ from drafter_trainer.hub.export import gguf_file, gguf_tokenizer
 from drafter_trainer.hub.export.gguf_file import check_gguf, convert, write_gguf
 from drafter_trainer.hub.export.gguf_tokenizer import read_vocabulary
 from drafter_trainer.languages import get_pair
-from tests.conftest import make_model
+from tests.conftest import make_model, tiny_model
 from tests.drafters.test_load import write_drafter
 
 PROBES = get_pair("de-en").probes
@@ -142,16 +136,8 @@ def test_splitting_of_text_is_named_or_refused(tmp_path: Path, pre: dict, expect
 
 def test_other_architecture_names_the_converter(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     """Written as a Llama, a drafter of another family would load and draft noise."""
-    config = Gemma2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-    )
-    folder = write_drafter(tmp_path / "drafter", Gemma2ForCausalLM(config), tokenizer)
+    model = tiny_model("gemma2", vocab_size=len(tokenizer), num_hidden_layers=1)
+    folder = write_drafter(tmp_path / "drafter", model, tokenizer)
     with pytest.raises(InputError, match=r"architecture gemma2, .* converter=llama.cpp/convert_hf_to_gguf.py"):
         write_gguf(folder, "float32", None, tmp_path / "x.gguf")
     assert not (tmp_path / "x.gguf").exists()
@@ -242,23 +228,9 @@ def gemma_gguf(tmp_path: Path) -> tuple[Path, Path]:
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>"
     )
-    torch.manual_seed(0)
-    config = Gemma3TextConfig(
-        vocab_size=len(pieces) + 3,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=32,
-        query_pre_attn_scalar=32,
-        sliding_window=8,
-        layer_types=["sliding_attention", "full_attention"],
-    )
-    model = Gemma3ForCausalLM(config)
-    for name, weight in model.named_parameters():
-        if "norm" in name:
-            torch.nn.init.uniform_(weight, -0.5, 0.5)
+    sizes = {"vocab_size": len(pieces) + 3, "num_hidden_layers": 2, "head_dim": 32, "query_pre_attn_scalar": 32}
+    sizes |= {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
+    model = tiny_model("gemma3_text", norms=1.0, **sizes, num_attention_heads=2, num_key_value_heads=1)
     writer = gguf.GGUFWriter(tmp_path / "target.gguf", "gemma3")
     writer.add_tokenizer_model("llama")
     writer.add_token_list(["  " if piece == "▁▁" else piece for piece in pieces])  # as llama.cpp's converter does
@@ -337,22 +309,7 @@ def test_layers_between_change_nothing(gemma_gguf: tuple[Path, Path], tmp_path: 
 
 def test_qwen3_is_written_with_its_norms_of_heads(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     """Qwen3 keeps the order of rows, and normalizes queries and keys: what Llama does not."""
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        max_position_embeddings=128,
-        tie_word_embeddings=True,
-    )
-    model = Qwen3ForCausalLM(config)
-    for name, weight in model.named_parameters():
-        if "norm" in name:
-            torch.nn.init.uniform_(weight, 0.5, 1.5)
+    model = tiny_model("qwen3", norms=1.0, vocab_size=len(tokenizer), num_hidden_layers=2, tie_word_embeddings=True)
     folder = write_drafter(tmp_path / "drafter", model, tokenizer)
     write_gguf(folder, "float32", "qwen2", tmp_path / "x.gguf")
     tensors = {tensor.name: tensor.data for tensor in gguf.GGUFReader(tmp_path / "x.gguf").tensors}
