@@ -22,7 +22,6 @@ from drafter_trainer.cli.configuration import parse_arguments
 from drafter_trainer.cli.launch import report_folder
 from drafter_trainer.cli.options import arguments_of
 from drafter_trainer.corpora import STORIES
-from drafter_trainer.distillation.prompts import START_TOKEN
 from drafter_trainer.distillation.sources import corpus_prompts, corpus_texts
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair
@@ -37,7 +36,7 @@ def main(argv: list[str]) -> None:
     elif how.engine == "text":
         raise InputError("engine text scores a corpus: leave prompts out")
     pair, target = get_pair(named.pair), where.resolve()
-    translated = set() if how.prompts or how.engine == "text" else {*corpora.corpus} - {STORIES, START_TOKEN}
+    translated = set() if how.prompts or how.engine == "text" else {*corpora.corpus} - {STORIES}
     if translated and not pair.is_translation:
         raise InputError(
             f"sentences of a corpus are translated: give a pair, such as --pair en-{pair.target.code}, or --prompts "

@@ -18,13 +18,11 @@ from drafter_trainer.errors import DamagedStoreError, InputError, RefusedConvers
 from drafter_trainer.languages import Language, Pair, story_prompt, translation_prompt
 
 ANY_LANGUAGE = "any language"  # of what is dropped, where nobody named one
-START_TOKEN = "start_token"  # the corpus that the target writes by itself
 PROMPTS = pa.schema(
     [
         ("prompt_ids", pa.list_(pa.int32())),
         ("source_id", pa.string()),
         ("corpus", pa.string()),
-        ("repetition", pa.int32()),
         ("response_ids", pa.list_(pa.int32())),
     ]
 )
@@ -36,14 +34,12 @@ class Prompt:
     """A prompt as the target reads it, and its origin.
 
     Args:
-        repetition (`int`): How many prompts before it are the same.
         response_ids (`tuple[int, ...]`, *optional*): Text that is there already, and is scored in place of an answer.
     """
 
     prompt_ids: tuple[int, ...]
     source_id: str
     corpus: str
-    repetition: int = 0
     response_ids: tuple[int, ...] | None = None
 
 
@@ -122,16 +118,6 @@ class PromptMaker:
                 f"corpus {corpus} gives no text in {named} (left out: {dict(self.drops) or 'nothing'}): a file gives "
                 "2 % of its lines to validation, so some hundred are needed"
             )
-
-    def start_tokens(self, token: str | None) -> Iterator[Prompt]:
-        """Let the target write by itself: prompts of nothing but a start token, as many as the limit.
-
-        They are all alike, and numbered, so that each gets a seed of its own.
-        """
-        start_id = self._start_id(token)
-        if self._limit is None:
-            raise InputError("corpus start_token has no end: give its number of samples for training, and held out")
-        return (Prompt((start_id,), f"{START_TOKEN}/{number}", START_TOKEN, number) for number in range(self._limit))
 
     def _clean(self, asked: Iterable[tuple[str, str, str]], corpus: str, language: Language) -> Iterator[Prompt]:
         rendered = (

@@ -98,9 +98,8 @@ class Requests:
         if "response_ids" in prompts.column_names:
             lengths = lengths + pc.fill_null(pc.list_value_length(prompts["response_ids"]), 0).to_numpy()
         longest_first = np.argsort(-lengths, kind="stable")
-        firsts = longest_first[prompts["repetition"].to_numpy()[longest_first] == 0]
         self._asked = {
-            temperature: np.repeat(longest_first, samples) if temperature else firsts
+            temperature: np.repeat(longest_first, samples) if temperature else longest_first
             for temperature in sorted(set(temperatures))
         }
 
@@ -137,13 +136,11 @@ class Requests:
             yield [self._request(row, temperature, start + place) for place, row in enumerate(rows)]
 
     def _request(self, row: dict[str, Any], temperature: float, place: int) -> Request:
-        # A prompt's samples stand side by side.
-        sample = row["repetition"] * self._samples + place % self._samples
         room = self._max_new_tokens if self._context is None else max(0, self._context - len(row["prompt_ids"]))
         return Request(
             prompt_ids=tuple(row["prompt_ids"]),
             temperature=temperature,
-            seed=self._seed + sample if temperature else 0,
+            seed=self._seed + place % self._samples if temperature else 0,  # a prompt's samples stand side by side
             max_new_tokens=min(self._max_new_tokens, room),
             source_id=row["source_id"],
             corpus=row["corpus"],

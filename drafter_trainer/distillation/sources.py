@@ -13,7 +13,7 @@ from drafter_trainer.corpora.conversations import Conversation, conversation_of_
 from drafter_trainer.corpora.files import BadRows
 from drafter_trainer.corpora.sample import sample_stories
 from drafter_trainer.corpora.sources import PROMPT_COLUMNS, TEXT_COLUMNS, Source, read_source
-from drafter_trainer.distillation.prompts import START_TOKEN, Prompt, PromptMaker
+from drafter_trainer.distillation.prompts import Prompt, PromptMaker
 from drafter_trainer.errors import RefusedConversationError
 from drafter_trainer.languages import Language, Pair
 from drafter_trainer.targets import Target
@@ -63,16 +63,14 @@ def texts_of(data: Any, language: Language | None, start_token: str | None, leng
 
 
 def corpus_prompts(name: str, pair: Pair, skip_bad_rows: bool = False) -> PromptSource:
-    """Ask for translations of a corpus' sentences, or for `stories`, or for nothing behind a `start_token`."""
+    """Ask for translations of a corpus' sentences, or for `stories`."""
 
     def make(split: str, maker: PromptMaker) -> Iterator[Prompt]:
-        if name == START_TOKEN:
-            return maker.start_tokens(None)
         if name == STORIES:
             return maker.stories(sample_stories(split), pair.target)
         return maker.translations(read_sentences(name, pair, split, BadRows(skip_bad_rows, maker.drops)), name, pair)
 
-    return PromptSource(name, make, {} if name == START_TOKEN else describe_corpus(name))
+    return PromptSource(name, make, describe_corpus(name))
 
 
 def corpus_texts(name: str, language: Language, length: int, skip_bad_rows: bool = False) -> PromptSource:

@@ -41,8 +41,8 @@ def pretrain(
     state, folder, inputs, read = PartialState(), Path(arguments.output_dir), {"target": target.identity}, []
     for name in corpora:
         if (written := rows_folder(name)) is not None:
-            inputs[name] = finished_step(written, "distill with the corpus start_token first")["fingerprint"]
-            read.append({"name": "written by the target from its start token"})
+            inputs[name] = finished_step(written, "distill first")["fingerprint"]
+            read.append({"name": "written by the target"})
         else:
             read.append(describe_corpus(name))
             inputs[name] = str(read[-1])

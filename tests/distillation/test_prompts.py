@@ -8,7 +8,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from drafter_trainer.chat import ChatTokenizer
-from drafter_trainer.corpora import Sentence
+from drafter_trainer.corpora import Document, Sentence
 from drafter_trainer.corpora.decontamination import Decontaminator
 from drafter_trainer.distillation.prompts import Prompt, PromptMaker, load_prompts, write_prompts
 from drafter_trainer.errors import DamagedStoreError, InputError
@@ -32,13 +32,12 @@ def sentences(texts: list[str]) -> list[Sentence]:
 
 
 def test_start_token_may_be_any_token(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Prevent a start token from being replaced by bos or unk, and a target that writes by itself for ever."""
-    (prompt,) = PromptMaker(ChatTokenizer(tokenizer), NOTHING, 1).start_tokens("<|user|>")
+    """Prevent a start token from being replaced by bos or unk."""
+    make, documents = PromptMaker(ChatTokenizer(tokenizer), NOTHING), [Document("text/1", GERMAN[0])]
+    (prompt,) = make.texts(documents, "text", None, "<|user|>", 400)
     assert prompt.prompt_ids == (tokenizer.convert_tokens_to_ids("<|user|>"),)
     with pytest.raises(InputError, match=r"no start token <\|nobody\|>.*start_token"):
-        PromptMaker(ChatTokenizer(tokenizer), NOTHING, 1).start_tokens("<|nobody|>")
-    with pytest.raises(InputError, match="give max_samples"):
-        PromptMaker(ChatTokenizer(tokenizer), NOTHING).start_tokens(None)
+        next(make.texts(documents, "text", None, "<|nobody|>", 400))
 
 
 def test_repeated_and_contaminated_prompts_are_dropped_and_counted(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -86,13 +85,13 @@ def test_prompts_come_back_with_what_was_dropped(tmp_path: Path) -> None:
     def read() -> Iterator[Prompt]:
         for number in range(10_000):
             drops["exact match (German)"] += number % 2
-            yield Prompt((5, 6, number), f"corpus/{number}", "corpus", number % 3)
+            yield Prompt((5, 6, number), f"corpus/{number}", "corpus")
 
     write_prompts(read(), tmp_path / "prompts.arrow", drops)
     prompts, dropped = load_prompts(tmp_path / "prompts.arrow")
     assert prompts.num_rows == 10_000
     assert prompts.slice(7, 1).to_pylist() == [
-        {"prompt_ids": [5, 6, 7], "source_id": "corpus/7", "corpus": "corpus", "repetition": 1, "response_ids": None}
+        {"prompt_ids": [5, 6, 7], "source_id": "corpus/7", "corpus": "corpus", "response_ids": None}
     ]
     assert dropped == {"exact match (German)": 5000}
 

@@ -35,13 +35,12 @@ def pieces(
     texts: Sequence[str],
     decontaminator: Decontaminator = NOTHING,
     limit: int | None = None,
-    start_token: str | None = None,
     max_new_tokens: int = LENGTH,
 ) -> tuple[list[Prompt], Counter]:
     """Cut texts to pieces of 16 tokens at most; return them and what was dropped."""
     make = PromptMaker(ChatTokenizer(tokenizer), decontaminator, limit)
     documents = [Document(f"text/{number}", text) for number, text in enumerate(texts)]
-    return list(make.texts(documents, "text", ENGLISH, start_token, max_new_tokens)), make.drops
+    return list(make.texts(documents, "text", ENGLISH, None, max_new_tokens)), make.drops
 
 
 def run(requests: Requests, teacher: Teacher, folder: Path) -> RowStore:
