@@ -1,12 +1,13 @@
-"""How many examples a base model needs to translate: chrF and BLEU of 0 to 5 of the template's, and prompt tokens.
+"""Which examples a base model needs to translate: chrF and BLEU by number and length, and prompt tokens.
 
     python benchmarks/few_shot.py --config recipes/configs/gemma-3-270m/de-en.yaml --questions questions.jsonl
 
 Greedy decoding by the distillation engine. The questions have references, and are none that a benchmark asks: the
-number of examples is chosen by them.
+examples are chosen by them.
 """
 
 import argparse
+import itertools
 import sys
 from pathlib import Path
 
@@ -39,8 +40,8 @@ def main() -> None:
     questions = load_questions(options.questions, pair, options.max_questions, Task())
     engine = TransformersEngine(target.load_model(options.dtype), tokenizer.pad_token_id)
     figures = []
-    for shots in options.shots:
-        chat = ChatTokenizer(tokenizer, {"shots": shots})
+    for short, shots in itertools.product((False, True), options.shots):
+        chat = ChatTokenizer(tokenizer, {"shots": shots, "short_examples": short})
         requests = [
             Request(
                 tuple(chat.encode_prompt(question.prompt)),
@@ -60,6 +61,7 @@ def main() -> None:
         quality = score(texts, [question.reference for question in questions], pair.target)
         figures.append(
             {
+                "sentences": "short" if short else "long",
                 "examples": shots,
                 "prompt tokens": sum(len(request.prompt_ids) for request in requests) / len(requests),
                 "completion tokens": sum(len(answer.response_ids) for answer in answers) / len(answers),
@@ -68,7 +70,7 @@ def main() -> None:
                 "BLEU": quality["bleu"],
             }
         )
-        print(shots, figures[-1], texts[:2], file=sys.stderr)
+        print(figures[-1], texts[:2], file=sys.stderr)
     report(f"few_shot_{pair}", figures, {}, options.out)
 
 
