@@ -30,9 +30,7 @@ def score(answers: Sequence[str], references: Sequence[str], language: Language)
     return {"answers": len(answers)} | scores | {"signatures": signatures}
 
 
-def add_language_share(
-    run: MeasuredRun, records: Sequence[dict[str, Any]], language: Language, plain: str = PLAIN
-) -> None:
+def add_language_share(run: MeasuredRun, records: Sequence[dict[str, Any]], language: Language) -> None:
     """Give a run its `language_share`, the share of plain outputs that are in the expected language.
 
     Outputs of fewer than 20 characters are not counted: py3langid is often wrong about them. Without py3langid, or in
@@ -42,7 +40,7 @@ def add_language_share(
         return
     py3langid = require("py3langid", "languages")
     code = language.code.partition("-")[0]
-    texts = [record["methods"][plain].get("text", "").strip() for record in records]
+    texts = [record["methods"][PLAIN].get("text", "").strip() for record in records]
     found = [py3langid.classify(text)[0] for text in texts if len(text) >= _FEWEST_CHARACTERS]
     if found and code in {known for known, _ in py3langid.rank("a")}:
         run["language_share"] = sum(each == code for each in found) / len(found)

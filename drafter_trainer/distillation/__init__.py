@@ -42,9 +42,8 @@ def distill(
     rank, processes = process
     special, ends = frozenset(special_ids), frozenset(end_ids)
     done = store.keys()
-    total = sum(requests.batch_sizes(batch_size)[rank::processes])
     rows = dropped = tokens = 0
-    with tqdm(total=total, unit="row", desc="distilling", disable=rank != 0) as bar:
+    with tqdm(total=len(requests) // processes, unit="row", desc="distilling", disable=rank != 0) as bar:
 
         def asked() -> Iterator[list[Request]]:
             for batch in requests.batches(batch_size, process):

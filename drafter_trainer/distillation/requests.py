@@ -114,14 +114,6 @@ class Requests:
     def __iter__(self) -> Iterator[Request]:
         return itertools.chain.from_iterable(self.batches(_AT_ONCE))
 
-    def batch_sizes(self, batch_size: int) -> list[int]:
-        """Return how many requests each batch has."""
-        return [
-            len(numbers[start : start + batch_size])
-            for numbers in self._asked.values()
-            for start in range(0, len(numbers), batch_size)
-        ]
-
     def batches(self, batch_size: int, process: tuple[int, int] = (0, 1)) -> Iterator[list[Request]]:
         """Yield batches of one temperature and of prompts of similar length."""
         places = (

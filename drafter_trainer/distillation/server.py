@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx2  # the client of huggingface_hub
@@ -14,9 +14,11 @@ from drafter_trainer.distillation.store import Answer, Refusal, is_cut_short
 from drafter_trainer.errors import InputError
 
 _REFUSED = (400, 413, 422)  # the request itself cannot be answered
+_TIMEOUT = 600.0  # seconds to wait for an answer
 _logger = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)
 class ServerFailure(Exception):
     """Raise when a server gave no answer; another, or the same one later, may.
 
@@ -25,13 +27,12 @@ class ServerFailure(Exception):
         retry_after (`float`, *optional*, defaults to `0.0`): Seconds that the server asks for.
     """
 
-    def __init__(self, reason: str, by_request: bool, retry_after: float = 0.0) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.by_request = by_request
-        self.retry_after = retry_after
+    reason: str
+    by_request: bool
+    retry_after: float = 0.0
 
 
+@dataclass(eq=False)
 class Server:
     """One server and its state: requests in flight, failures, time of the next try.
 
@@ -39,18 +40,16 @@ class Server:
         key (`str`): Their key, which no message may show; empty if they want none.
     """
 
-    def __init__(self, url: str, kind: ServerKind, client: httpx2.AsyncClient, key: str, timeout: float) -> None:
-        self.url = url
-        self.in_flight = 0
-        self.failures = 0  # in a row
-        self.rests_until = 0.0
-        self._kind = kind
-        self._client = client
-        self._key = key
-        self._timeout = timeout
-        self._raw: bool | None = None
-        self._cuts_short = False
-        self._lock = asyncio.Lock()
+    url: str
+    kind: ServerKind
+    client: httpx2.AsyncClient
+    key: str
+    in_flight: int = 0
+    failures: int = 0  # in a row
+    rests_until: float = 0.0
+    raw: bool | None = None  # whether its log-probabilities are of the raw distribution, when that is known
+    cuts_short: bool = False
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def answer(self, request: Request, body: dict[str, Any]) -> Answer | Refusal:
         """Ask a request, of which `body` is the JSON.
@@ -62,7 +61,7 @@ class Server:
             InputError: If it will never answer anything, as with a wrong key; the message shows no key.
         """
         # At temperatures 0 and 1 the distribution that is reported and the raw one are the same.
-        raw = not self._kind.gives_logprobs or request.temperature in (0.0, 1.0) or await self._reports_raw(request)
+        raw = not self.kind.gives_logprobs or request.temperature in (0.0, 1.0) or await self._reports_raw(request)
         answer = await self._post(request, body)
         return answer if raw or isinstance(answer, Refusal) else replace(answer, topk_ids=None, topk_logprobs=None)
 
@@ -73,43 +72,43 @@ class Server:
         with SGLANG_RETURN_ORIGINAL_LOGPROB=1; llama.cpp does. No reply says how the server was started, so it is
         asked for one token twice: at temperature 0.25 the top 20 of a divided distribution spread four times as far.
         """
-        async with self._lock:
-            if self._raw is None:
+        async with self.lock:
+            if self.raw is None:
                 spreads = []
                 for temperature in (1.0, 0.25):
                     probe = replace(request, temperature=temperature, max_new_tokens=1)
-                    answer = await self._post(probe, self._kind.body(probe))
+                    answer = await self._post(probe, self.kind.body(probe))
                     if isinstance(answer, Refusal) or not answer.response_ids or answer.topk_logprobs is None:
                         return False  # the next request tells
                     spreads.append(answer.topk_logprobs[0, 0] - answer.topk_logprobs[0, -1])
-                self._raw = bool(spreads[1] < 2 * spreads[0])
-                if not self._raw:
+                self.raw = bool(spreads[1] < 2 * spreads[0])
+                if not self.raw:
                     _logger.warning(
                         "%s reports log-probabilities after division by the temperature: only those of temperatures 0 "
                         "and 1 are kept",
                         self.url,
                     )
-        return self._raw
+        return self.raw
 
     async def _post(self, request: Request, body: dict[str, Any]) -> Answer | Refusal:
         try:
-            async with asyncio.timeout(self._timeout):
-                response = await self._client.post(self.url + self._kind.path, json=body)
+            async with asyncio.timeout(_TIMEOUT):
+                response = await self.client.post(self.url + self.kind.path, json=body)
         except TimeoutError as error:
-            raise ServerFailure(f"no answer within {self._timeout:g} s", by_request=True) from error
+            raise ServerFailure(f"no answer within {_TIMEOUT:g} s", by_request=True) from error
         except httpx2.RequestError as error:
             raise ServerFailure(f"{type(error).__name__} {self._clean(str(error))}", by_request=False) from error
         status = response.status_code
         if status == 200:
             try:
-                return self._checked(request, self._kind.read(response.json(), request))
+                return self._checked(request, self.kind.read(response.json(), request))
             except InputError as error:
                 raise InputError(
                     f"{self.url} gives answers that are not the target's: {error}; start it with the target's "
                     "checkpoint and the log-probabilities that it reports by default, or leave it out"
                 ) from error
             except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-                reason = f"a reply that is none of {self._kind.name} ({self._clean(repr(error))})"
+                reason = f"a reply that is none of {self.kind.name} ({self._clean(repr(error))})"
                 raise ServerFailure(reason, by_request=True) from error
         said = self._clean(f"{response.reason_phrase} {response.text}")
         if status in _REFUSED:
@@ -118,14 +117,14 @@ class Server:
             wait = response.headers.get("Retry-After", "").strip()  # seconds; a date is not waited for
             retry_after = float(wait) if wait.isdecimal() else 0.0
             raise ServerFailure(f"{status} {said}", by_request=status == 500, retry_after=retry_after)
-        raise InputError(f"{self.url}{self._kind.path} answers {status} {said}")
+        raise InputError(f"{self.url}{self.kind.path} answers {status} {said}")
 
     def _checked(self, request: Request, answer: Answer | Refusal) -> Answer | Refusal:
         """Check an answer, and say once if this server's context is what ends long ones."""
         if isinstance(answer, Answer):
             check_answer(request, answer)
-            if is_cut_short(request, answer) and not self._cuts_short:
-                self._cuts_short = True
+            if is_cut_short(request, answer) and not self.cuts_short:
+                self.cuts_short = True
                 _logger.warning(
                     "%s cut an answer after %d of %d tokens, at its own context: such rows say so in max_new_tokens",
                     self.url,
@@ -137,7 +136,7 @@ class Server:
     def _clean(self, said: str) -> str:
         """Put what was said on one short line without the key, which servers quote when they refuse it."""
         line = " ".join(said.split())
-        return (line.replace(self._key, "***") if self._key else line)[:200]
+        return (line.replace(self.key, "***") if self.key else line)[:200]
 
 
 def checked_url(url: str) -> str:

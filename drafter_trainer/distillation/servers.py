@@ -35,7 +35,6 @@ class ServerEngine:
 
     Args:
         concurrency (`int`, *optional*, defaults to `32`): Requests in flight at each server, at most.
-        timeout (`float`, *optional*, defaults to `600.0`): Seconds to wait for an answer.
         patience (`float`, *optional*, defaults to `600.0`): Seconds without any server after which the run ends.
         backoff (`float`, *optional*, defaults to `1.0`): Seconds of the first rest, at most; each next is twice that.
     """
@@ -45,7 +44,6 @@ class ServerEngine:
         kind: ServerKind,
         urls: Sequence[str],
         concurrency: int = 32,
-        timeout: float = 600.0,
         patience: float = 600.0,
         backoff: float = 1.0,
     ) -> None:
@@ -53,7 +51,6 @@ class ServerEngine:
         self.kind = kind
         self.urls = [checked_url(url) for url in urls]
         self.concurrency = concurrency
-        self.timeout = timeout
         self.patience = patience
         self.backoff = backoff
         self._key = os.environ.get("OPENAI_API_KEY", "").strip()
@@ -75,7 +72,7 @@ class ServerEngine:
                 # Idle connections are given up before servers do (uvicorn: 5 s): one closed meanwhile fails.
                 limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=2.0),
             )
-            servers = [Server(url, self.kind, client, self._key, self.timeout) for url in self.urls]
+            servers = [Server(url, self.kind, client, self._key) for url in self.urls]
             run = _Run(self, servers, batches)
             try:
                 while group := runner.run(run.collect()):

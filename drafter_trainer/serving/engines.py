@@ -56,22 +56,22 @@ class RunningEngine:
         """The server's address."""
         return self.client.url
 
-    def wait_until_ready(self, seconds: float = _START_SECONDS) -> None:
+    def wait_until_ready(self) -> None:
         """Wait for the server.
 
         Raises:
             InputError: If it ends, or does not get ready in time.
         """
-        engine, end = self.client.engine, time.monotonic() + seconds
+        engine, end = self.client.engine, time.monotonic() + _START_SECONDS
         while time.monotonic() < end:
             if self.process.poll() is not None:
                 raise InputError(f"{engine} ended with status {self.process.returncode}: see what it said above")
             if self.client.is_ready():
                 return
             time.sleep(0.5)
-        raise InputError(f"{engine} was not ready after {seconds:.0f} s: see what it said above")
+        raise InputError(f"{engine} was not ready after {_START_SECONDS} s: see what it said above")
 
-    def check_acceptance(self, prompts: Sequence[str], tokens: int = PROBE_TOKENS) -> DraftCounts:
+    def check_acceptance(self, prompts: Sequence[str]) -> DraftCounts:
         """Let the server answer prompts, and count what becomes of its drafts.
 
         Raises:
@@ -79,13 +79,13 @@ class RunningEngine:
         """
         before = self.client.counts()
         for prompt in prompts:
-            self.client.chat(prompt, max(tokens // len(prompts), 1))
+            self.client.chat(prompt, max(PROBE_TOKENS // len(prompts), 1))
         found = self.client.counts() - before
         if found.accepted < max(1, LEAST_ACCEPTANCE * found.drafted):
             what = f"{found}" if found.drafted else "nothing was drafted"
             raise InputError(
-                f"the drafter is misconfigured in {self.client.engine}: {what} in {tokens} tokens of its own kind of "
-                "text. Name the target that it was trained for, and see what the engine said of it"
+                f"the drafter is misconfigured in {self.client.engine}: {what} in {PROBE_TOKENS} tokens of its own "
+                "kind of text. Name the target that it was trained for, and see what the engine said of it"
             )
         return found
 

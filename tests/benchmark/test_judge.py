@@ -58,7 +58,7 @@ def serve(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> 
 
 
 def run(url: str, journal: Path, outputs: list[dict[str, Any]] = OUTPUTS) -> dict[str, dict[str, Any]]:
-    engine = ServerEngine(Chat("a-judge"), [url], concurrency=2, timeout=600.0, patience=600.0, backoff=0.05)
+    engine = ServerEngine(Chat("a-judge"), [url], concurrency=2, patience=600.0, backoff=0.05)
     return judge(outputs, engine, LIMIT, journal)
 
 

@@ -36,7 +36,7 @@ def engine_of(
     urls: Sequence[str], tokenizer: PreTrainedTokenizerFast, kind: str = "vllm", **given: Any
 ) -> ServerEngine:
     """Make an engine that waits for nothing long."""
-    settings = {"concurrency": 3, "timeout": 600.0, "patience": 600.0, "backoff": 0.05} | given
+    settings = {"concurrency": 3, "patience": 600.0, "backoff": 0.05} | given
     return ServerEngine(SERVER_KINDS[kind](TARGET.name, tokenizer), urls, **settings)
 
 
