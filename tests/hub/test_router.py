@@ -115,81 +115,55 @@ def test_each_pair_has_its_drafter(tmp_path: Path, target_model: PreTrainedModel
     )
 
 
-def test_the_fastest_of_a_pair_is_chosen(tmp_path: Path, target_model: PreTrainedModel, tokenizer) -> None:
-    """Of several drafters for a language the first would be chosen, whatever their cards say."""
-    given = {
-        "slow": ("de-en", "translation", 0.0, {DRAFTER: 1.2, WITHOUT_NETWORK: 1.1}),
-        "fast": ("de-en", "translation", 0.0, {DRAFTER: 1.9, WITHOUT_NETWORK: 1.4}),
-        "table": ("de-en", "translation", 0.0, {DRAFTER: 1.3, WITHOUT_NETWORK: 1.8}),
-    }
-    folders = {name: make_folder(tmp_path / name, tokenizer, "de-en", run) for name, run in given.items()}
-    for names, expected in (
-        (("slow", "fast", "table"), ("fast", DRAFTER)),
-        (("slow", "table"), ("table", WITHOUT_NETWORK)),
-        (("slow",), ("slow", DRAFTER)),
-    ):
-        router = DrafterRouter.from_hub(target_model, [folders[name] for name in names], tokenizer)
-        assert chosen(router, prompt(tokenizer, "de-en")) == expected
+def measured(whole: float, without: float | None = None, task: str = "translation", temperature: float = 0.0) -> Run:
+    """Speedups of a drafter and of its parts without the network."""
+    return "de-en", task, temperature, {DRAFTER: whole} | ({WITHOUT_NETWORK: without} if without else {})
 
 
-def test_a_drafter_that_was_slower_is_not_chosen(tmp_path, target_model, tokenizer, monkeypatch) -> None:
+SLOW, FAST, TABLE = [measured(1.2, 1.1)], [measured(1.9, 1.4)], [measured(1.3, 1.8)]
+SAMPLED = [measured(1.2), *(measured(speedup, temperature=1.0) for speedup in (0.9, 0.8, 1.0))]
+STORIES = [measured(3.0), measured(1.1, 1.3, "story")]
+# Drafters with their measurements, what is asked for, whether it is sampled, and what is chosen
+CHOICES = {
+    "the fastest": ({"slow": SLOW, "fast": FAST, "table": TABLE}, "de-en", False, ("fast", DRAFTER)),
+    "its parts, where they are faster": ({"slow": SLOW, "table": TABLE}, "de-en", False, ("table", WITHOUT_NETWORK)),
+    "the only one": ({"slow": SLOW}, "de-en", False, ("slow", DRAFTER)),
+    "none that was slower": ({"slow": [measured(0.9, 0.95)]}, "de-en", False, ("slow", PLAIN)),
+    "one untried before": ({"slow": [measured(0.9, 0.95)], "untried": []}, "de-en", False, ("untried", DRAFTER)),
+    "what is left of a slower": ({"slow": [measured(0.9, 1.05)]}, "de-en", False, ("slow", WITHOUT_NETWORK)),
+    "greedily": ({"greedy": [measured(1.9)], "both": SAMPLED}, "de-en", False, ("greedy", DRAFTER)),
+    "not sampled from is better": ({"greedy": [measured(1.9)], "both": SAMPLED}, "de-en", True, ("greedy", DRAFTER)),
+    "slower when sampled": ({"both": SAMPLED}, "de-en", True, ("both", PLAIN)),
+    "by its task": ({"translates": [measured(3.0)], "both": STORIES}, "en", False, ("both", WITHOUT_NETWORK)),
+    "what it reads": ({"translates": [measured(3.0)], "both": STORIES}, "de", False, ("translates", LOOKUP_ALONE)),
+    "another task": ({"translates": [measured(3.0)]}, "en", False, ("translates", WITHOUT_NETWORK)),
+}
+SUBJECT = {"en": "a lighthouse keeper", "de": "eine Leuchtturmwärterin, die im Lampenraum einen Brief findet"}
+
+
+@pytest.mark.parametrize(("given", "asked", "sampling", "expected"), CHOICES.values(), ids=CHOICES)
+def test_choice_goes_by_what_was_measured(
+    tmp_path, target_model, tokenizer, given: dict[str, list[Run]], asked: str, sampling: bool, expected
+) -> None:
+    """A drafter that was slower, or fast at another task or temperature, makes its user slower than without."""
+    folders = [make_folder(tmp_path / name, tokenizer, "de-en", *runs) for name, runs in given.items()]
+    router = DrafterRouter.from_hub(target_model, folders, tokenizer)
+    if asked == "de-en":
+        ids = prompt(tokenizer, asked)
+    else:
+        ids = ChatTokenizer(tokenizer).encode_prompt(story_prompt(LANGUAGES[asked], SUBJECT))
+    assert chosen(router, ids, sampling) == expected
+
+
+def test_nothing_is_drafted_where_all_was_slower(tmp_path, target_model, tokenizer, monkeypatch) -> None:
     """Whoever passes a router must not become slower than without."""
     # All passes take the same time: fillers, which can make a pass faster, are of no use.
     monkeypatch.setattr(time, "perf_counter", itertools.count(step=0.01).__next__)
-    slow = ("de-en", "translation", 0.0, {DRAFTER: 0.9, WITHOUT_NETWORK: 0.95})
-    folder = make_folder(tmp_path / "slow", tokenizer, "de-en", slow)
-    router = DrafterRouter.from_hub(target_model, [folder], tokenizer)
-    assert chosen(router, prompt(tokenizer, "de-en")) == ("slow", PLAIN)
-    decoding = decode(target_model, prompt(tokenizer, "de-en"), {"assistant_model": router}, 0.0, 0, TOKENS)
+    folder = make_folder(tmp_path / "slow", tokenizer, "de-en", measured(0.9, 0.95))
+    router, ids = DrafterRouter.from_hub(target_model, [folder], tokenizer), prompt(tokenizer, "de-en")
+    decoding = decode(target_model, ids, {"assistant_model": router}, 0.0, 0, TOKENS)
     assert {round_.drafted for round_ in decoding.rounds} == {0}
-    assert decoding.output_ids == decode(target_model, prompt(tokenizer, "de-en"), {}, 0.0, 0, TOKENS).output_ids
-    # Another drafter of the pair, of which nothing is known, is tried in its place.
-    untried = make_folder(tmp_path / "untried", tokenizer, "de-en")
-    router = DrafterRouter.from_hub(target_model, [folder, untried], tokenizer)
-    assert chosen(router, prompt(tokenizer, "de-en")) == ("untried", DRAFTER)
-    # Its lookup and n-grams, where they were faster than its network.
-    write_results(Path(folder), ("de-en", "translation", 0.0, {DRAFTER: 0.9, WITHOUT_NETWORK: 1.05}))
-    router = DrafterRouter.from_hub(target_model, [folder], tokenizer)
-    assert chosen(router, prompt(tokenizer, "de-en")) == ("slow", WITHOUT_NETWORK)
-
-
-def test_sampling_goes_by_what_was_sampled(tmp_path: Path, target_model: PreTrainedModel, tokenizer) -> None:
-    """Greedy speedups promise too much at temperature 1: what is fast there may be slow here."""
-    greedy = ("de-en", "translation", 0.0, {DRAFTER: 1.9})
-    sampled = [("de-en", "translation", 1.0, {DRAFTER: speedup}) for speedup in (0.9, 0.8, 1.0)]
-    folders = [
-        make_folder(tmp_path / "greedy", tokenizer, "de-en", greedy),
-        make_folder(tmp_path / "both", tokenizer, "de-en", (*greedy[:3], {DRAFTER: 1.2}), *sampled),
-    ]
-    router = DrafterRouter.from_hub(target_model, folders, tokenizer)
-    assert chosen(router, prompt(tokenizer, "de-en")) == ("greedy", DRAFTER)
-    # It was not sampled from, which is better than slower.
-    for given, expected in (
-        (folders, ("greedy", DRAFTER)),
-        (folders[1:], ("both", PLAIN)),
-        (folders[:1], ("greedy", DRAFTER)),
-    ):
-        router = DrafterRouter.from_hub(target_model, given, tokenizer)
-        assert chosen(router, prompt(tokenizer, "de-en"), sampling=True) == expected
-
-
-def test_other_tasks_go_by_their_own_measurements(tmp_path: Path, target_model: PreTrainedModel, tokenizer) -> None:
-    """How fast a drafter translates says little of stories, and a language that it reads is none that it writes."""
-    translation = ("de-en", "translation", 0.0, {DRAFTER: 3.0})
-    story = ("de-en", "story", 0.0, {DRAFTER: 1.1, WITHOUT_NETWORK: 1.3})
-    folders = [
-        make_folder(tmp_path / "translates", tokenizer, "de-en", translation),
-        make_folder(tmp_path / "both", tokenizer, "de-en", translation, story),
-    ]
-    router = DrafterRouter.from_hub(target_model, folders, tokenizer)
-    subject = {"en": "a lighthouse keeper", "de": "eine Leuchtturmwärterin, die im Lampenraum einen Brief findet"}
-    in_english, in_german = (
-        ChatTokenizer(tokenizer).encode_prompt(story_prompt(LANGUAGES[code], subject)) for code in ("en", "de")
-    )
-    assert chosen(router, in_english) == ("both", WITHOUT_NETWORK)
-    assert chosen(router, in_german) == ("translates", LOOKUP_ALONE)
-    router = DrafterRouter.from_hub(target_model, folders[:1], tokenizer)
-    assert chosen(router, in_english) == ("translates", WITHOUT_NETWORK)
+    assert decoding.output_ids == decode(target_model, ids, {}, 0.0, 0, TOKENS).output_ids
 
 
 # In the target's generate
@@ -388,9 +362,8 @@ def test_drafters_that_do_not_fit_are_refused(tmp_path: Path, target_model: PreT
 
 def test_results_of_an_earlier_drafter_count_for_nothing(tmp_path, target_model, tokenizer) -> None:
     """A drafter that was trained anew beside its old results would be praised for what it no longer is."""
-    fast = ("de-en", "translation", 0.0, {DRAFTER: 9.0})
-    folders = [make_folder(tmp_path / name, tokenizer, "de-en", fast) for name in ("first", "second")]
-    write_results(Path(folders[0]), ("de-en", "translation", 0.0, {DRAFTER: 2.0}))
+    folders = [make_folder(tmp_path / name, tokenizer, "de-en", measured(9.0)) for name in ("first", "second")]
+    write_results(Path(folders[0]), measured(2.0))
     change(Path(folders[1]), draft_length=2)
     router = DrafterRouter.from_hub(target_model, folders, tokenizer)
     assert chosen(router, prompt(tokenizer, "de-en")) == ("first", DRAFTER)
