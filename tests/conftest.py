@@ -9,6 +9,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Splitting tiny matrix products over cores only slows them down, and the tests run side by side.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from transformers import (
 )
 
 from drafter_trainer.corpora.sample import sample_rows
+from drafter_trainer.errors import InputError
 from drafter_trainer.targets import Target, hash_folder
 from tests.decoding.lossless import make_toy_target
 
@@ -105,6 +107,20 @@ def tiny_vision_model(size: int, **given: Any) -> PreTrainedModel:
     vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     vision |= {"image_size": 16} | given.pop("vision", {"patch_size": 8})
     return Gemma3ForConditionalGeneration(Gemma3Config(text_config=text, vision_config=vision, **given)).eval()
+
+
+@pytest.fixture(autouse=True)
+def one_line_errors(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fail wherever a message for the user has more than one line."""
+    said: list[str] = []
+
+    def note(self: InputError, *given: object) -> None:
+        ValueError.__init__(self, *given)
+        said.append(str(self))
+
+    monkeypatch.setattr(InputError, "__init__", note)
+    yield
+    assert [message for message in said if "\n" in message] == []
 
 
 @pytest.fixture(scope="session")

@@ -91,9 +91,8 @@ def test_template_that_cannot_be_used_is_named(target_folder, tmp_path, template
     path = tmp_path / "template.jinja"
     if template is not None:
         path.write_bytes(template)
-    with pytest.raises(InputError, match=rf"template\.jinja.*{said}") as caught:
+    with pytest.raises(InputError, match=rf"template\.jinja.*{said}"):
         resolve_target(str(target_folder), chat_template=str(path)).load_chat()
-    assert "\n" not in str(caught.value)
 
 
 def test_conversations_that_are_refused_are_counted(target: Target, tmp_path: Path) -> None:

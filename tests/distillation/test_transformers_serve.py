@@ -25,9 +25,7 @@ from drafter_trainer.distillation.teacher import Teacher
 from tests.distillation.conftest import PAIR, make_requests, stored_rows
 from tests.distillation.test_engines import logprobs_of
 
-pytestmark = pytest.mark.skipif(
-    not is_serve_available(), reason="transformers serve is not installed: pip install 'transformers[serving]'"
-)
+pytestmark = pytest.mark.skipif(not is_serve_available(), reason="needs transformers[serving]")
 
 
 @pytest.fixture(scope="module")

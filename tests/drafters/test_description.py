@@ -95,9 +95,8 @@ WRONG = {
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
 def test_field_of_the_wrong_kind_is_named(name: str, value: object) -> None:
     """Otherwise it fails somewhere within the loading, or opens a file outside of the repository."""
-    with pytest.raises(InputError, match=r"^here: .*: publish the drafter again$") as caught:
+    with pytest.raises(InputError, match=r"^here: .*: publish the drafter again$"):
         DrafterDescription.from_json(changed(**{name: value}), "here")
-    assert "\n" not in str(caught.value)
 
 
 def test_fingerprint_is_that_of_earlier_releases() -> None:

@@ -238,7 +238,6 @@ def test_unreadable_checkpoint_is_refused(tmp_path: Path, target: Target, tokeni
     with pytest.raises(InputError) as caught:
         create_drafter(target, folder)
     assert str(caught.value).startswith(f"{folder} is neither")
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("way", ["scratch", "embeddings", "layers"])

@@ -39,7 +39,6 @@ def refusal_of(folder: Path, target_model: PreTrainedModel, tokenizer: PreTraine
         said = str(error)
     else:
         return None
-    assert "\n" not in said
     assert len(said) < 2000
     return said
 
@@ -138,9 +137,8 @@ def test_malformed_results_are_published_by_nobody(tmp_path, published, target, 
     values = results_for(NAME, DrafterDescription.read(published).fingerprint())
     results.write_text(json.dumps(values | spoilt), encoding="utf-8")
     try:
-        with pytest.raises(InputError) as caught:
+        with pytest.raises(InputError):
             publish_run(run, target, "float32", Publishing(to=str(tmp_path / "to")))
     finally:
         results.unlink()
-    assert "\n" not in str(caught.value)
     assert not (tmp_path / "to").exists()

@@ -30,7 +30,5 @@ def test_times_that_are_not_there_are_not_made_up(tmp_path: Path) -> None:
     path.write_text(
         path.read_text(encoding="utf-8").replace("10.0", "9.0", 1).replace("10.0", "8.0"), encoding="utf-8"
     )
-    with pytest.raises(
-        InputError, match=r"costs.json: one token of plain decoding takes 9\.0 ms and a pass .* 8\.0 ms"
-    ):
+    with pytest.raises(InputError, match=r"costs.json: one token .* takes 9\.0 ms and a pass .* 8\.0 ms"):
         read_costs(tmp_path, 2)

@@ -173,12 +173,12 @@ UNDRAFTED = {
     "embeddings beside tokens": (lambda *given: embedded(*given, beside=True), "inputs_embeds"),
     "guidance": (row(guidance_scale=1.5), "UnbatchedClassifierFreeGuidanceLogitsProcessor"),
     "guidance against a prompt": (
-        row(guidance_scale=2.0, negative_prompt_ids=torch.tensor([[9, 33, 120, 7]])),
-        "UnbatchedClassifierFreeGuidanceLogitsProcessor",
+        row(guidance_scale=2.0, negative_prompt_ids=torch.tensor([[9, 33]])),
+        "UnbatchedClassifierFree",
     ),
     "watermark with memory": (
         row(watermarking_config=SynthIDTextWatermarkingConfig(keys=list(range(20)), ngram_len=3)),
-        "SynthIDTextWatermarkLogitsProcessor",
+        "SynthIDText",
     ),
     "own processor": (lambda *given: {"logits_processor": LogitsProcessorList([Counting()])}, "Counting"),
     "own criterion": (row(stopping_criteria=criteria(Fifth())), "Fifth"),

@@ -147,10 +147,7 @@ def test_other_architecture_names_the_converter(tmp_path: Path, tokenizer: PreTr
     ("settings", "said"),
     [
         ({"attention_bias": True}, "a Llama with biases"),
-        (
-            {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},
-            "a Llama with linear positions",
-        ),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}, "linear positions"),
     ],
 )
 def test_llama_of_another_kind_names_the_converter(drafter: Path, tmp_path: Path, settings: dict, said: str) -> None:
