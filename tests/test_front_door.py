@@ -21,7 +21,9 @@ from drafter_trainer.training.rows import Rows
 from tests.client import run_client
 from tests.conftest import make_model
 from tests.loopback_hub import LoopbackHub
-from tests.training.conftest import QUIET, make_draft_model, make_rows
+from tests.training.conftest import QUIET, datasets_cache, make_draft_model, make_rows
+
+__all__ = ["datasets_cache"]  # a fixture, for pytest to find
 
 DUTCH = [
     [{"role": "system", "content": "Je bent een behulpzame assistent."}, {"role": "user", "content": f"Vraag {n}?"}]
@@ -29,12 +31,6 @@ DUTCH = [
 ]
 FAST = {"use_cpu": True, "disable_tqdm": True, "dataloader_pin_memory": False, "report_to": []}
 ROWS = {"max_new_tokens": 8, "batch_size": 8}
-
-
-@pytest.fixture(autouse=True)
-def datasets_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep what `datasets` caches out of the user's home."""
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("datasets")))
 
 
 @pytest.fixture(scope="module")

@@ -33,11 +33,6 @@ class AnsweringServer:
         tokenizer (`PreTrainedTokenizerFast`): Its tokenizer.
         mishap (`Callable`, *optional*): Told the number of a request, from 1, and its JSON, it names what goes wrong:
             "die", "hang up", "stall", "garbage", or a status.
-        logprobs_mode (`str`, *optional*): As vLLM's option of this name: "raw_logprobs", "processed_logprobs", which
-            are divided by the temperature, or "raw_logits".
-        context (`int`, *optional*): Tokens of prompt and answer, as `--max-model-len` and `--ctx-size` set them. vLLM
-            and SGLang refuse what could go beyond; llama.cpp cuts the answer there.
-        served (`str`, *optional*): The one name of the model that is known, as vLLM has it; any if left out.
     """
 
     def __init__(
@@ -45,16 +40,12 @@ class AnsweringServer:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerFast,
         mishap: Mishap | None = None,
-        logprobs_mode: str = "raw_logprobs",
-        context: int | None = None,
-        served: str | None = None,
     ) -> None:
         self.engine = TransformersEngine(model, tokenizer.pad_token_id)
         self.tokenizer = tokenizer
         self.mishap = mishap or (lambda number, body: None)
-        self.logprobs_mode = logprobs_mode
-        self.context = context
-        self.served = served
+        # As vLLM's option of this name: or "processed_logprobs", divided by the temperature, or "raw_logits"
+        self.logprobs_mode = "raw_logprobs"
         self.retry_after: str | None = None
         self.authorizations: set[str | None] = set()
         self.received: list[dict[str, Any]] = []
@@ -112,22 +103,9 @@ class AnsweringServer:
             with self._counting:
                 self._at_once -= 1
 
-    def refusal(self, path: str, body: dict[str, Any]) -> str | None:
-        """Return the status with which a real server refuses a request before it answers anything."""
-        if self.served is not None and body.get("model") != self.served:
-            return "404"
-        if self.context is None:
-            return None
-        asked = self._request(path, body)
-        room = self.context - len(asked.prompt_ids)
-        return "400" if room < (1 if path == "/completion" else asked.max_new_tokens) else None
-
     def answer(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Answer in the protocol of the path."""
-        request = self._request(path, body)
-        if self.context is not None:
-            room = self.context - len(request.prompt_ids)
-            request = replace(request, max_new_tokens=min(request.max_new_tokens, room))
+        request = self._request(body)
         with self._thinking:
             (answer,) = self.engine.answer([request])
         if request.max_new_tokens > 1:  # no probe
@@ -143,7 +121,7 @@ class AnsweringServer:
             return self._llamacpp(answer, request, body)
         return {"/v1/completions": _write_vllm, "/generate": _write_sglang}[path](answer, len(request.prompt_ids))
 
-    def _request(self, path: str, body: dict[str, Any]) -> Request:
+    def _request(self, body: dict[str, Any]) -> Request:
         prompt = body.get("prompt", body.get("input_ids"))
         sampling = body.get("sampling_params", body)
         if "generation_config" in body:
@@ -175,7 +153,7 @@ class AnsweringServer:
             "content": "…",
             "tokens": answer.response_ids if body.get("return_tokens") else [],
             "stop_type": {"stop": "eos", "length": "limit"}[answer.finish_reason],
-            "truncated": request.max_new_tokens < body["n_predict"] and answer.finish_reason == "length",
+            "truncated": False,
             "tokens_evaluated": len(request.prompt_ids),
             "tokens_predicted": len(answer.response_ids),
         }
@@ -226,7 +204,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         owner.authorizations.add(self.headers.get("Authorization"))
         with owner.counted(body) as number:
-            mishap = owner.mishap(number, body) or owner.refusal(self.path, body)
+            mishap = owner.mishap(number, body)
             if mishap == "die":
                 threading.Thread(target=owner.stop, daemon=True).start()
             if mishap in ("die", "stall"):
