@@ -46,8 +46,6 @@ class BatchDrafter:
     """The drafter for all requests of an engine's step.
 
     Args:
-        network (`BatchedNetwork`, *optional*): The drafter's network.
-        table (`NgramTable`, *optional*): The n-gram table.
         settings (`LoopSettings`): Sources, calibration, and the costs that are assumed until the clock has told them.
         device (`str`): Kind of device that the engine runs on, "cpu" or "cuda".
         end_ids (`Collection[int]`): Ids behind which nothing is drafted.
@@ -122,9 +120,8 @@ class BatchDrafter:
         for row, (text, limit) in enumerate(zip(self._rows, limits)):
             text.row, text.limit = row, limit
         growing = [text for text in self._rows if text.limit > 0]
-        if growing:  # where time is short, others come first in the next step
-            first = self._step % len(growing)
-            growing = growing[first:] + growing[:first]
+        first = self._step % max(len(growing), 1)  # where time is short, others come first in the next step
+        growing = growing[first:] + growing[:first]
         while growing:
             proposals = [self._propose(text) for text in growing]
             if self.network is not None:
@@ -179,8 +176,7 @@ class BatchDrafter:
         calibration = self.settings.calibration
         if self.memory is not None:
             calibration = calibration | {MEMORY: self.memory.calibration(calibration[LOOKUP], sampling=False)}
-        estimator = AcceptanceEstimator(calibration)
-        return RequestText(estimator, NetworkGain(self.settings.network_gain), window)
+        return RequestText(AcceptanceEstimator(calibration), NetworkGain(self.settings.network_gain), window)
 
     def _learn(self, before: list[RequestText], started: float) -> None:
         """Learn what the step took and yielded, where it decoded the same requests as the one before."""
