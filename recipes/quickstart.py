@@ -16,7 +16,6 @@ from drafter_trainer.cli.launch import call_step, run_step
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.hub.card import usage
 from drafter_trainer.results import RESULTS, read_results
-from drafter_trainer.targets import resolve_target
 
 CONFIG = "recipes/configs/gemma-3-270m/quickstart.yaml"
 STEPS = (
@@ -39,7 +38,7 @@ def main(argv: list[str]) -> None:
         times.append([title, f"{time.monotonic() - start:.0f} s"])
     times.append(["all", f"{time.monotonic() - begin:.0f} s"])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    target = resolve_target(where.target_model, name=where.target_name)
+    target = where.resolve()
 
     print(f"\n{markdown_table(['step', 'time'], times)}\n\nPeak memory: {peak:.1f} GiB\n")
     print(speedup_tables(read_results(named.run.folder / RESULTS)))

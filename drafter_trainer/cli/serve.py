@@ -1,7 +1,7 @@
 """Serve a target with its drafter: start vLLM or llama.cpp, checked on the first tokens.
 
     drafter-trainer serve --target TARGET --drafter DRAFTER --engine_python VLLM_ENVIRONMENT/bin/python
-    drafter-trainer serve --engine llamacpp --target TARGET.gguf --drafter DRAFTER --drafter_gguf drafter.gguf
+    drafter-trainer serve --engine llamacpp --target TARGET.gguf --drafter RUN_FOLDER/export
 
 First, the server answers a prompt of the drafter's own kind. If next to none of the drafted tokens are accepted, the
 drafter is misconfigured, and the server is stopped. Options of the engine itself stand behind --, as in

@@ -19,10 +19,12 @@ _SERVING = {
     "target_model": option(
         None, "Hub id or folder of the target; for llamacpp its GGUF file", str | None, aliases=["--target"]
     ),
-    "drafter": option(None, "Hub id or folder of the published drafter", str | None),
+    "drafter": option(
+        None, "Hub id or folder of the published drafter; for llamacpp the folder of its export", str | None
+    ),
     **parameters(serve, "engine"),
     "sources": option([], "In vLLM: network to draft with the network alone (default: all that the drafter has)"),
-    **parameters(serve, "draft_length", "drafter_gguf", "port"),
+    **parameters(serve, "draft_length", "port"),
     "engine_python": option(
         None, "Python of the environment with vLLM or xllamacpp (default: this one, or llama-server)", str | None
     ),

@@ -9,6 +9,7 @@ from drafter_trainer.serving.vllm import PROPOSER
 
 WHOLE, NETWORK = PARTS = ("whole", "network")
 LLAMA_SERVER = "llama-server"
+DRAFTER_GGUF = "drafter.gguf"  # in the folder of an export for llama.cpp
 # A suffix of two tokens is looked up, or a longer one: shorter ones are rarely followed by the same again.
 _SHORTEST_SUFFIX, _LONGEST_SUFFIX = 2, 4
 _LONGEST_WHOLE, _LONGEST_NETWORK = 12, 8

@@ -16,6 +16,7 @@ from drafter_trainer.access import split_revision
 from drafter_trainer.errors import InputError
 from drafter_trainer.serving.client import ENGINES, LLAMACPP, VLLM, DraftCounts, EngineClient
 from drafter_trainer.serving.commands import (
+    DRAFTER_GGUF,
     LLAMA_SERVER,
     NETWORK,
     PARTS,
@@ -171,7 +172,8 @@ def serve(
         part (`str`, *optional*, defaults to `"whole"`): What drafts in vLLM: the "whole" drafter or its "network"
             alone. llama.cpp drafts with the network.
         draft_length (`int`, *optional*): Maximum draft length, in tokens; by tuning and acceptance if left out.
-        drafter_gguf (`str`, *optional*): For llama.cpp the drafter.gguf that export wrote.
+        drafter_gguf (`str`, *optional*): For llama.cpp the drafter.gguf that export wrote; that in the drafter's
+            folder, which may be the export's, if left out.
         port (`int`, *optional*, defaults to 8000): Port of the server, which listens on this machine alone unless
             the engine's options say otherwise.
         python (`str`, *optional*): The interpreter of the environment that has vLLM, this one if left out; or
@@ -194,11 +196,12 @@ def serve(
         command = vllm_command(python or sys.executable, place, config)
         command += ["--revision", pinned] if pinned else []
     else:
-        if drafter_gguf is None:
-            raise InputError("llama.cpp reads GGUF: export the drafter for llamacpp, and name its drafter.gguf")
+        exported = Path(drafter) / DRAFTER_GGUF
+        if drafter_gguf is None and not exported.is_file():
+            raise InputError(f"llama.cpp reads GGUF: export {drafter} for llamacpp, and name the export's folder")
         length = draft_length or choose_draft_length(description, NETWORK)
-        command = llamacpp_command(target, drafter_gguf, length)
-    if template := description.prompting.get("chat_template"):
+        command = llamacpp_command(target, drafter_gguf or str(exported), length)
+    if engine == VLLM and (template := description.prompting.get("chat_template")):
         command += template_words(engine, description, repository.find(template).parent)
     with start_engine(engine, place, command, port, python, options) as running:
         if stop := description.prompting.get("stop"):

@@ -233,7 +233,7 @@ def publish_as_a_command(words: list) -> str:
 def test_refusal_is_one_line_without_the_token(run_folder, target, tmp_path) -> None:
     """Of a token with a character that no header may have, the HTTP library shows the whole header."""
     words = ["--pair", "de-en", "--drafter_name", NAME, "--run_folder", str(run_folder)]
-    words += ["--target_model", target.path, "--target_name", target.name]
+    words += ["--target_model", f"{target.name}={target.path}"]
     with LoopbackHub(tmp_path / "hub", {}) as hub:
         said = run_client(hub, tmp_path / "home", publish_as_a_command, "hf_wrong\ttoken", words=words)
     (line,) = [line for line in said.splitlines() if line.startswith("error")]

@@ -13,7 +13,7 @@ PAIRS = ("de-en", "fr-en")
 def test_router_is_held_against_knowing_the_language(tmp_path, target_folder, tokenizer, capsys) -> None:
     """Pairs measured in runs of their own would hide what switching between drafters costs."""
     config, out = tmp_path / "tiny.yaml", tmp_path / "route"
-    values = {"target_model": str(target_folder), "target_name": "tests/tiny-target", "dtype": "float32"}
+    values = {"target_model": f"tests/tiny-target={target_folder}", "dtype": "float32"}
     config.write_text(yaml.safe_dump(values | {"pair": "de-en"}), encoding="utf-8")
     drafters = [write_drafter(tmp_path / pair, make_model(tokenizer, layers=1), tokenizer, pair) for pair in PAIRS]
     named = ["--config", str(config), "--drafters", *map(str, drafters), "--out", str(out)]

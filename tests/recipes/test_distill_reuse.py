@@ -32,11 +32,11 @@ def test_more_is_answered_and_nothing_twice(tmp_path, target_folder, target, mon
     elsewhere = ("--servers", "http://127.0.0.1:9")
     with monkeypatch.context() as patched:
         patched.setattr(Target, "load_model", refuse_to_load)
-        for same in (("--batch_size", "1"), ("--target_name", "tests/renamed"), elsewhere):
+        for same in (("--batch_size", "1"), ("--target_model", f"tests/renamed={target_folder}"), elsewhere):
             assert distill(*same) == first
     assert finished_step(tmp_path / "distill", "")["fingerprint"] == fingerprint
 
-    more = ("--temperatures", "0", "1", "2", "--max_samples", "7", "2", "--target_name", "tests/renamed")
+    more = ("--temperatures", "0", "1", "2", "--max_samples", "7", "2", "--target", f"tests/renamed={target_folder}")
     rows = distill(*more)
     assert len(rows) == 7 + 2 * 7
     assert [row for row in rows if row["key"] in {each["key"] for each in first}] == first

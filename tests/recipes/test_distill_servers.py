@@ -20,8 +20,7 @@ def options(target_folder: Path, folder: Path, *more: str) -> list[str]:
     given = {
         "pair": "de-en",
         "drafter_name": "tiny-drafter-de-en",
-        "target_model": str(target_folder),
-        "target_name": "tests/tiny-target",
+        "target_model": f"tests/tiny-target={target_folder}",
         "dtype": "float32",
         "corpus": "sample",
         "max_samples": "6 2",

@@ -31,7 +31,7 @@ def config(tmp_path_factory: pytest.TempPathFactory, target_folder: Path) -> Pat
     """A configuration of tiny drafters, with a text in German beside it."""
     folder = tmp_path_factory.mktemp("language")
     values = {name: value for name, value in TINY.items() if name not in ("pair", "tune.table_corpus")} | {
-        "target_model": str(target_folder),
+        "target_model": f"tests/tiny-target={target_folder}",
         "drafter_name": "tiny-drafter-{pair}",
         "run_folder": str(folder / "run"),
         "finetune.initialization": "layers",

@@ -22,8 +22,7 @@ def options(folder: Path, target_folder: Path, text: Path, *more: str) -> list[s
         "pair": "de-en",
         "drafter_name": "tiny-ngram-de-en",
         "run_folder": str(folder / "run"),
-        "target_model": str(target_folder),
-        "target_name": "tests/tiny-target",
+        "target_model": f"tests/tiny-target={target_folder}",
         "table_corpus": f"file:{text}",
         "longest_draft": "4",
     }
@@ -79,7 +78,7 @@ def test_table_for_another_target_is_refused(folder: Path, target_folder: Path, 
         other["inputs"]["target"] = "tests/other-target@1"
         step.write_text(json.dumps(other), encoding="utf-8")
         given = ["--pair", "de-en", "--drafter_name", "tiny-ngram-de-en", "--run_folder", str(folder / "run")]
-        given += ["--target_model", str(target_folder), "--target_name", "tests/tiny-target"]
+        given += ["--target_model", f"tests/tiny-target={target_folder}"]
         with pytest.raises(InputError, match="was tuned for tests/other-target@1, not tests/tiny-target@"):
             recipe_main("publish")([*given, "--sources", "lookup", "ngram", "--to", str(tmp_path / "drafter")])
     finally:

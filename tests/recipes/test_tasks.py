@@ -34,7 +34,7 @@ def drafter(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedToken
 @pytest.fixture
 def config(tmp_path: Path, target_folder: Path) -> Path:
     """What every measurement here has in common."""
-    values = {"target_model": str(target_folder), "target_name": "tests/tiny-target", "dtype": "float32"}
+    values = {"target_model": f"tests/tiny-target={target_folder}", "dtype": "float32"}
     values |= {"bench.temperatures": [0.0], "bench.max_questions": 3, "bench.max_new_tokens": 8}
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(values), encoding="utf-8")

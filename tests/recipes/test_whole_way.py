@@ -28,7 +28,6 @@ ROOT = Path(__file__).parents[2]
 TINY = {
     "pair": "de-en",
     "drafter_name": "tiny-drafter-de-en",
-    "target_name": "tests/tiny-target",
     "dtype": "float32",
     "use_cpu": True,
     "disable_tqdm": True,
@@ -77,7 +76,7 @@ def config(tmp_path_factory: pytest.TempPathFactory, target_folder: Path) -> Pat
     """A configuration of the tiny drafter, in a folder where it may leave its run."""
     folder = tmp_path_factory.mktemp("whole-way")
     values = TINY | {
-        "target_model": str(target_folder),
+        "target_model": f"tests/tiny-target={target_folder}",
         "run_folder": str(folder / "run"),
         "to": str(folder / "run" / "drafter"),
     }

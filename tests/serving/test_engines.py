@@ -107,7 +107,7 @@ def test_arguments_that_cannot_work_start_nothing(published: Path) -> None:
     for arguments, said in (
         ({"engine": "ollama"}, "engine must be vllm or llamacpp"),
         ({"part": "table"}, "part whole or network"),
-        ({"engine": "llamacpp"}, "export the drafter for llamacpp"),
+        ({"engine": "llamacpp"}, "for llamacpp, and name the export's folder"),
         ({"python": "/no/such/python"}, "/no/such/python is not installed here"),
     ):
         with pytest.raises(InputError, match=said), serve("target", str(published), **arguments):
@@ -157,8 +157,9 @@ def test_base_model_is_served_with_its_template(monkeypatch, published, tmp_path
         raise FileNotFoundError
 
     monkeypatch.setattr("drafter_trainer.serving.engines.subprocess.Popen", start)
+    (drafter / "drafter.gguf").touch()
     for engine in ("vllm", "llamacpp"):
-        with pytest.raises(InputError), serve("org/target@v2", str(drafter), engine, drafter_gguf="d.gguf"):
+        with pytest.raises(InputError), serve("org/target@v2", str(drafter), engine):
             pass
     template = str(drafter / "chat_template.jinja")
     in_vllm, in_llamacpp = started

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from drafter_trainer.atomic import write_whole
 from drafter_trainer.drafters.compact import COMPACT
 from drafter_trainer.drafters.compatibility import check_tokenizers
-from drafter_trainer.drafters.description import DrafterDescription
+from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.errors import InputError, check_positive
 from drafter_trainer.hub.export.constraints import (
     check_llamacpp,
@@ -26,6 +26,7 @@ from drafter_trainer.hub.export.constraints import (
 from drafter_trainer.hub.export.stock import write_stock
 from drafter_trainer.repository import target_of
 from drafter_trainer.serving.commands import (
+    DRAFTER_GGUF,
     NETWORK,
     PARTS,
     WHOLE,
@@ -44,7 +45,7 @@ from drafter_trainer.targets import Target
 ENGINES = ("vllm", "sglang", "llamacpp")
 DTYPES = ("float32", "float16", "bfloat16")
 VLLM, WHOLE_VLLM, SGLANG, LLAMACPP = "vllm.json", "vllm_whole.txt", "sglang.txt", "llamacpp.txt"
-GGUF, STOCK = "drafter.gguf", "drafter"
+STOCK = "drafter"
 _READ = [
     "config.json",
     "*.safetensors",
@@ -132,9 +133,10 @@ def export_drafter(
         files[SGLANG] = _sglang_command(export) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
     if "llamacpp" in engines:
-        _write_gguf(export, folder / GGUF, gguf_dtype, target_gguf, Path(converter) if converter else None)
-        command = llamacpp_command(str(target_gguf or "TARGET.gguf"), GGUF, export.draft_lengths[NETWORK])
+        _write_gguf(export, folder / DRAFTER_GGUF, gguf_dtype, target_gguf, Path(converter) if converter else None)
+        command = llamacpp_command(str(target_gguf or "TARGET.gguf"), DRAFTER_GGUF, export.draft_lengths[NETWORK])
         files[LLAMACPP] = shlex.join(command) + "\n"
+        files[FILE_NAME] = export.description.to_json()  # which `serve` reads there
     files["README.md"] = _render_readme(export, files)
     for name, text in files.items():
         write_whole(folder / name, text)

@@ -46,7 +46,7 @@ def test_every_engine_gets_its_files(drafter: Path, target: Target, tmp_path: Pa
         draft_length=4,
     )
     assert sorted(path.name for path in folder.iterdir()) == [
-        "README.md", "drafter.gguf", "llamacpp.txt", "sglang.txt", "vllm.json", "vllm_whole.txt"
+        "README.md", "drafter.gguf", "drafter.json", "llamacpp.txt", "sglang.txt", "vllm.json", "vllm_whole.txt"
     ]  # fmt: skip
     config = json.loads((folder / "vllm.json").read_text(encoding="utf-8"))
     assert config == {"method": "draft_model", "model": str(drafter), "num_speculative_tokens": 4}
@@ -198,7 +198,7 @@ def test_mistaken_options_are_said(drafter: Path, target: Target, tmp_path: Path
 def test_recipe_exports_the_runs_drafter(drafter, target, tmp_path, capsys) -> None:
     """The command of the README finds the drafter of its run and says what it checked."""
     words = ["--pair", "de-en", "--drafter_name", "x", "--run_folder", str(drafter.parent)]
-    words += ["--target_model", target.path, "--target_name", target.name]
+    words += ["--target_model", f"{target.name}={target.path}"]
     runpy.run_path(str(ROOT / "recipes" / "export.py"))["main"](words)
     said = capsys.readouterr().out
     assert "loaded back, gives the drafter's token ids, and its logits to" in said
