@@ -9,17 +9,16 @@ drafter is small and the rows are many, so that what is timed is finding the pla
 import argparse
 import tempfile
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from datasets import Dataset, load_from_disk
 from reporting import RESULTS, report
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
 from drafter_trainer.training.arguments import PretrainingArguments
 from drafter_trainer.training.collators import collate_packed
-from drafter_trainer.training.packing import load_packed, write_packed
 from drafter_trainer.training.trainers import PretrainingTrainer
 
 
@@ -44,9 +43,8 @@ def main() -> None:
     options = parser.parse_args()
     random = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "train.parquet"
-        rows = (random.integers(0, 1000, options.length).tolist() for _ in range(options.rows))
-        write_packed(rows, path, Counter())
+        rows = Dataset.from_dict({"input_ids": random.integers(0, 1000, (options.rows, options.length))})
+        rows.save_to_disk(f"{folder}/packed")
         steps = options.rows // options.batch_size
         at = int(0.9 * steps)
 
@@ -75,7 +73,7 @@ def main() -> None:
             trainer = PretrainingTrainer(
                 model=LlamaForCausalLM(config),
                 args=arguments,
-                train_dataset=load_packed([path]).rows,
+                train_dataset=load_from_disk(f"{folder}/packed"),
                 data_collator=collate_packed,
                 callbacks=[first],
             )

@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from drafter_trainer.distillation.prompts import PromptMaker
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair
 from drafter_trainer.targets import Target, resolve_target
-from drafter_trainer.training.packing import Packing, load_packed, pack_corpora
+from drafter_trainer.training.packing import pack_corpora
 from tests.conftest import CHAT_TEMPLATE, make_tokenizer
 
 PAIR = get_pair("de-en")
@@ -106,13 +105,15 @@ def test_conversations_that_are_refused_are_counted(target: Target, tmp_path: Pa
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
     alternating = Target("org/model", "1", str(tmp_path / "target"))
-    packing = Packing((f"file:{corpus}",), PAIR, "train", alternating, (), None, 8, skip_bad_rows=True)
-    assert load_packed(pack_corpora(packing, tmp_path, 2)).facts["dropped"] == {
+    corpora = [f"file:{corpus}"]
+    given = {"target": alternating, "length": 8, "pair": PAIR, "split": "train"}
+    _, facts = pack_corpora(corpora, folder=tmp_path / "packed", workers=2, skip_bad_rows=True, **given)
+    assert facts["dropped"] == {
         "the chat template refuses it: Roles must alternate user/assistant": 2,
         "bad row: a turn needs a known role and a text": 1,  # once, though both workers read it
     }
     with pytest.raises(InputError, match=r"corpus\.jsonl, line 103: a turn needs a known role"):
-        pack_corpora(replace(packing, skip_bad_rows=False), tmp_path / "strict", 1)
+        pack_corpora(corpora, folder=tmp_path / "strict", **given)
 
 
 def test_prompts_that_are_refused_are_counted() -> None:

@@ -14,7 +14,7 @@ from drafter_trainer.runs import Step, finished_step
 from drafter_trainer.targets import Target
 from drafter_trainer.training.arguments import PretrainingArguments
 from drafter_trainer.training.base import train_to_end
-from drafter_trainer.training.packing import Packing, load_packed, pack_corpora, rows_folder
+from drafter_trainer.training.packing import pack_corpora, rows_folder
 from drafter_trainer.training.trainers import PretrainingTrainer
 
 
@@ -50,22 +50,29 @@ def pretrain(
     if step.is_finished():
         return step
     with step:
-        splits, pair, questions = {}, get_pair(languages), tuple(evaluation_questions)
+        splits = {}
         for split, limit in (("train", max_samples), ("validation", max_validation_samples)):
-            packing = Packing(
-                tuple(corpora), pair, split, target, questions, limit, arguments.max_length, skip_bad_rows
-            )
             with state.main_process_first():
-                shards = pack_corpora(packing, folder / "packed", max(1, arguments.dataloader_num_workers))
-            splits[split] = load_packed(shards)
+                splits[split] = pack_corpora(
+                    corpora,
+                    target,
+                    folder / "packed",
+                    arguments.max_length,
+                    max(1, arguments.dataloader_num_workers),
+                    pair=get_pair(languages),
+                    split=split,
+                    limit=limit,
+                    questions=tuple(evaluation_questions),
+                    skip_bad_rows=skip_bad_rows,
+                )
         set_seed(arguments.seed)  # weights that are drawn are drawn alike in every run
         trainer = PretrainingTrainer(
             model=create_drafter(target, **shape, languages=languages),
             args=arguments,
-            train_dataset=splits["train"].rows,
-            eval_dataset=splits["validation"].rows,
+            train_dataset=splits["train"][0],
+            eval_dataset=splits["validation"][0],
             processing_class=target.load_tokenizer(),
         )
-        trainer.record = {split: packed.facts for split, packed in splits.items()} | {"corpora": read}
+        trainer.record = {split: facts for split, (_, facts) in splits.items()} | {"corpora": read}
         step.facts |= trainer.record | train_to_end(trainer)
     return step

@@ -2,33 +2,25 @@
 
 import contextlib
 import itertools
-import json
-import multiprocessing
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from datasets import Dataset
-from tqdm.auto import tqdm
+from datasets import Dataset, Features, List, Value
+from datasets.exceptions import DatasetGenerationError
 
-from drafter_trainer.atomic import write_whole
 from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora import Document, document_of_row, read_documents
 from drafter_trainer.corpora.decontamination import Decontaminator
 from drafter_trainer.corpora.files import STRICT, BadRows
 from drafter_trainer.corpora.questions import keep_out
 from drafter_trainer.distillation.store import RowStore
-from drafter_trainer.errors import DamagedStoreError, InputError, RefusedConversationError
+from drafter_trainer.errors import InputError, RefusedConversationError
 from drafter_trainer.languages import Pair
 from drafter_trainer.targets import Target
 
-PACKED = pa.schema([("input_ids", pa.list_(pa.int32()))])
-_ROWS_AT_ONCE = 1024
+_DOCUMENTS = Features({"input_ids": List(Value("int32")), "dropped": Value("string")})
 
 
 def rows_folder(corpus: str) -> Path | None:
@@ -73,7 +65,7 @@ def read_token_ids(
         limit (`int`, *optional*): Stop after so many documents.
         drops (`Counter[str]`): Gains what was left out, by reason.
         share (`tuple[int, int]`, *optional*, defaults to `(0, 1)`): Which of several workers reads, and their number;
-            each takes every so-manieth document.
+            document i is read by worker i modulo their number.
         bad_rows (`BadRows`, *optional*): What becomes of malformed rows; the first ends the run.
     """
     worker, workers = share
@@ -141,109 +133,78 @@ def pack_texts(rows: Any, target: Target | None, length: int) -> Any:
             with contextlib.suppress(RefusedConversationError):
                 yield tokenise(document_of_row(f"row {number}", row), chat)
 
-    packed = rows.map(
-        lambda batch: {"input_ids": list(pack(read(batch), length))},
-        batched=True,
-        remove_columns=rows.column_names,
-        desc="packing",
-    )
+    packed = _pack_rows(rows, read, length)
     if not len(packed):
         raise InputError(f"the dataset has less text than a row of {length} tokens: give more, or a lower max_length")
     return packed
 
 
-def write_packed(rows: Iterable[list[int]], path: Path, drops: Counter[str]) -> None:
-    """Write packed rows as one Parquet file that appears whole or not at all.
+def _pack_rows(rows: Dataset, read: Callable[[dict[str, list]], Iterable[list[int]]], length: int) -> Dataset:
+    """Pack what `read` makes of each batch of rows; the end of a batch that fills no row is left out."""
+    return rows.map(
+        lambda batch: {"input_ids": list(pack(read(batch), length))},
+        batched=True,
+        remove_columns=rows.column_names,
+        desc="packing",
+    )
+
+
+def pack_corpora(
+    corpora: Sequence[str], target: Target, folder: Path, length: int, workers: int = 1, **reading: Any
+) -> tuple[Dataset, dict[str, Any]]:
+    """Tokenize and pack corpora, one after the other; what is in the folder already is not made again.
 
     Args:
-        drops (`Counter[str]`): What was left out by the time all rows are read; kept in the file's metadata.
-    """
-
-    def write(partial: Path) -> None:
-        iterator = iter(tqdm(rows, unit="row", desc=f"packing {path.stem}"))
-        with pq.ParquetWriter(partial, PACKED) as writer:
-            while chunk := list(itertools.islice(iterator, _ROWS_AT_ONCE)):
-                writer.write_table(pa.Table.from_pydict({"input_ids": chunk}, PACKED))
-            writer.add_key_value_metadata({"dropped": json.dumps(drops)})
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, write)
-
-
-@dataclass(frozen=True)
-class Packing:
-    """The settings of packing.
-
-    Args:
-        corpora (`tuple[str, ...]`): Corpora, one after the other.
-        pair (`Pair`): Decides which languages of the sample are read.
         target (`Target`): Its tokenizer makes the ids.
-        questions (`tuple[str, ...]`): Question sets to keep out.
-        limit (`int`, *optional*): Documents of each corpus, at most.
-        skip_bad_rows (`bool`, *optional*, defaults to `False`): Leave malformed rows out, and count them.
+        folder (`Path`): Where documents and packed rows are kept.
+        length (`int`): Tokens of a row.
+        workers (`int`, *optional*, defaults to `1`): Processes that read.
+        reading: `pair`, `split`, `limit` and `skip_bad_rows` as for `read_token_ids`, and `questions`, the question
+            sets to keep out.
+    Returns:
+        `tuple` of the rows of `input_ids`, and of how many rows and tokens they are and what was dropped, by reason.
+    Raises:
+        InputError: If a corpus cannot be read, or has less text than a row.
     """
+    # A list among these is shared out among the processes.
+    given = reading | {"corpora": tuple(corpora), "target": target, "shares": [(n, workers) for n in range(workers)]}
+    try:
+        documents = Dataset.from_generator(
+            _read_documents,
+            features=_DOCUMENTS,
+            cache_dir=str(folder),
+            gen_kwargs=given,
+            num_proc=workers if workers > 1 else None,
+        )
+    except DatasetGenerationError as error:
+        raise error.__cause__ or error from None
+    packed = _pack_rows(documents, lambda batch: batch["input_ids"], length)
+    dropped = Counter(reason for reason in documents["dropped"] if reason)
+    if not len(packed):
+        raise InputError(
+            f"{', '.join(corpora)}: no row of {length} tokens (left out: {dict(dropped) or 'nothing'}): give more "
+            "text, or a lower max_length"
+        )
+    return packed, {"rows": len(packed), "tokens": len(packed) * length, "dropped": dict(dropped)}
 
-    corpora: tuple[str, ...]
-    pair: Pair
-    split: str
-    target: Target
-    questions: tuple[str, ...]
-    limit: int | None
-    length: int
-    skip_bad_rows: bool = False
 
-    def write_shard(self, path: Path, share: tuple[int, int]) -> None:
-        """Read a worker's share of the documents and write its rows."""
-        chat, decontaminator = self.target.load_chat(), keep_out(self.questions, self.pair)
+def _read_documents(
+    corpora: tuple[str, ...],
+    target: Target,
+    pair: Pair,
+    split: str,
+    shares: list[tuple[int, int]],
+    questions: Sequence[str] = (),
+    limit: int | None = None,
+    skip_bad_rows: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """Yield the token ids of documents, and a row without ids for each thing that was dropped."""
+    chat, decontaminator = target.load_chat(), keep_out(questions, pair)
+    for share, corpus in itertools.product(shares, corpora):
         drops: Counter[str] = Counter()
         # Every worker meets every malformed row: the first one counts them.
-        bad_rows = BadRows(self.skip_bad_rows, drops if share[0] == 0 else Counter())
-        documents = itertools.chain.from_iterable(
-            read_token_ids(name, self.pair, self.split, chat, decontaminator, self.limit, drops, share, bad_rows)
-            for name in self.corpora
-        )
-        write_packed(pack(documents, self.length), path, drops)
-
-
-def pack_corpora(packing: Packing, folder: Path, workers: int) -> list[Path]:
-    """Pack corpora into a shard a worker, each in a process of its own; shards that are there are not made again."""
-    shards = [folder / f"{packing.split}-{worker:05d}-of-{workers:05d}.parquet" for worker in range(workers)]
-    missing = [worker for worker, shard in enumerate(shards) if not shard.is_file()]
-    if workers == 1:
-        for worker in missing:
-            packing.write_shard(shards[worker], (worker, workers))
-    elif missing:
-        with ProcessPoolExecutor(len(missing), mp_context=multiprocessing.get_context("spawn")) as pool:
-            jobs = [pool.submit(packing.write_shard, shards[worker], (worker, workers)) for worker in missing]
-            for job in jobs:
-                job.result()
-    return shards
-
-
-@dataclass(frozen=True)
-class PackedRows:
-    """Packed rows with their counts."""
-
-    rows: Dataset
-    facts: dict[str, Any]
-
-
-def load_packed(shards: Sequence[Path]) -> PackedRows:
-    """Load what `write_packed` wrote."""
-    dropped: Counter[str] = Counter()
-    count = 0
-    for shard in shards:
-        try:
-            metadata = pq.read_metadata(shard)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DamagedStoreError(f"{shard} is damaged ({error}): delete it and pretrain again") from error
-        dropped.update(json.loads(metadata.metadata[b"dropped"]))
-        count += metadata.num_rows
-    if count == 0:
-        raise InputError(
-            f"{shards[0].parent} has no rows (left out: {dict(dropped) or 'nothing'}): the text is shorter than "
-            "max_length, give more text or a smaller one"
-        )
-    rows = Dataset.from_parquet([str(shard) for shard in shards])
-    length = len(rows[0]["input_ids"])
-    return PackedRows(rows, {"rows": count, "tokens": count * length, "dropped": dict(dropped)})
+        bad_rows = BadRows(skip_bad_rows, drops if share[0] == 0 else Counter())
+        for ids in read_token_ids(corpus, pair, split, chat, decontaminator, limit, drops, share, bad_rows):
+            yield {"input_ids": ids, "dropped": ""}
+        for reason in drops.elements():
+            yield {"input_ids": [], "dropped": reason}

@@ -2,10 +2,8 @@
 
 import itertools
 import json
-import multiprocessing
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,21 +17,17 @@ from drafter_trainer.corpora import Document
 from drafter_trainer.corpora.conversations import Conversation
 from drafter_trainer.corpora.decontamination import Decontaminator
 from drafter_trainer.distillation.store import TOP_K, Answer, RowStore
-from drafter_trainer.errors import DamagedStoreError, InputError
+from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair
 from drafter_trainer.targets import Target
 from drafter_trainer.training.packing import (
-    Packing,
-    load_packed,
     pack,
     pack_corpora,
     read_token_ids,
     tokenise,
-    write_packed,
 )
 from tests.conftest import make_tokenizer
 from tests.distillation.conftest import REQUEST
-from tests.processes import CONTEXT
 
 PAIR = get_pair("de-en")
 CLEAN = Decontaminator([])
@@ -127,69 +121,22 @@ def test_what_a_target_wrote_is_taken_id_for_id(start_text, tokenizer) -> None:
         read(corpus, tokenizer, "validation")
 
 
-def test_packed_rows_come_back_with_what_was_dropped(tmp_path: Path) -> None:
-    """Prevent drops counted in one session from being lost where a resumed one finds the file finished."""
-    drops: Counter[str] = Counter()
-
-    def rows() -> Iterator[list[int]]:
-        for start in range(2500):
-            drops["overlap"] += start % 2
-            yield list(range(start, start + 4))
-
-    path = tmp_path / "packed" / "train.parquet"
-    write_packed(rows(), path, drops)
-    packed = load_packed([path])
-    assert packed.rows["input_ids"] == [list(range(start, start + 4)) for start in range(2500)]
-    assert packed.facts == {"rows": 2500, "tokens": 10000, "dropped": {"overlap": 1250}}
-
-
-def packing_of(target: Target, path: Path, limit: int | None = None) -> Packing:
-    """Pack a file of documents in rows of eight tokens."""
-    return Packing((f"file:{path}",), PAIR, "train", target, (), limit, 8)
-
-
-def documents_of(shards: Sequence[Path], tokenizer: PreTrainedTokenizerFast) -> set[str]:
-    """Return the numbers of the documents that begin in packed rows."""
-    texts = [
-        tokenizer.decode(list(itertools.chain.from_iterable(load_packed([shard]).rows["input_ids"])))
-        for shard in shards
-    ]
-    return {number for text in texts for number in re.findall(r"number (\d+) of", text)}
-
-
 @pytest.mark.parametrize("limit", [None, 50])
-def test_workers_pack_every_document_once(tmp_path, target, tokenizer, limit, monkeypatch) -> None:
+def test_workers_pack_every_document_once(tmp_path: Path, target: Target, tokenizer, limit: int | None) -> None:
     """Prevent documents packed twice or never, a limit for each worker, and a resume that reads all again."""
-    # Workers that need not import everything.
-    monkeypatch.setattr(multiprocessing, "get_context", lambda method: CONTEXT)
     path = tmp_path / "text.txt"
     path.write_text("\n".join(f"This is the text number {n} of the file." for n in range(120)), encoding="utf-8")
-    packing = packing_of(target, path, limit)
-    one = pack_corpora(packing, tmp_path / "one", 1)
-    three = pack_corpora(packing, tmp_path / "three", 3)
-    assert [shard.name for shard in three] == [f"train-{worker:05d}-of-00003.parquet" for worker in range(3)]
-    shares = [documents_of([shard], tokenizer) for shard in three]
-    assert sum(map(len, shares)) == len(set.union(*shares))
-    # The end of a worker's text that fills no row is left out.
-    assert set.union(*shares) <= documents_of(one, tokenizer)
-    assert len(documents_of(one, tokenizer) - set.union(*shares)) <= 3
-    before, kept = [shard.read_bytes() for shard in three], three[1].stat().st_mtime_ns
-    three[0].unlink()
-    assert pack_corpora(packing, tmp_path / "three", 3) == three
-    assert [shard.read_bytes() for shard in three] == before
-    assert three[1].stat().st_mtime_ns == kept
-
-
-@pytest.mark.parametrize("kept", [0, 0.5, 0.99])
-def test_a_truncated_file_is_named_with_what_to_do(tmp_path: Path, kept: float) -> None:
-    """Prevent a damaged file from ending the run in a traceback, and training on nothing for want of text."""
-    path = tmp_path / "train.parquet"
-    write_packed(pack([[1, 2, 3]], 8), path, Counter())
-    with pytest.raises(InputError, match=r"has no rows \(left out: nothing\): the text is shorter than max_length"):
-        load_packed([path])
-    path.unlink()
-    write_packed([[1, 2, 3]] * 10, path, Counter())
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(len(whole) * kept)])
-    with pytest.raises(DamagedStoreError, match=r"train\.parquet is damaged .*delete it and pretrain again"):
-        load_packed([path])
+    found = []
+    for workers in (1, 3):
+        given = {"folder": tmp_path / str(workers), "workers": workers, "pair": PAIR, "split": "train", "limit": limit}
+        rows, facts = pack_corpora([f"file:{path}"], target, length=8, **given)
+        assert facts == {"rows": len(rows), "tokens": 8 * len(rows), "dropped": {}}
+        text = tokenizer.decode(list(itertools.chain.from_iterable(rows["input_ids"])))
+        found.append(sorted(map(int, re.findall(r"number (\d+) of", text))))
+        again, _ = pack_corpora([f"file:{path}"], target, length=8, **given)
+        assert again.cache_files == rows.cache_files
+    # The end of the text fills no row.
+    assert found[0][:-1] == found[1][:-1]
+    assert len(set(found[1])) == len(found[1])
+    with pytest.raises(InputError, match=r"no row of 99999 tokens \(left out: nothing\): give more text"):
+        pack_corpora([f"file:{path}"], target, length=99_999, **given)
