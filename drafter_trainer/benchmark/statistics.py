@@ -30,7 +30,6 @@ class Timings:
         return self.tokens.sum(axis=-1) / self.seconds.sum(axis=-1)
 
     def speeds(self) -> np.ndarray:
-        """Compute the tokens/s of each prompt."""
         return self.tokens / self.seconds
 
 
@@ -112,7 +111,6 @@ def verdict(ratio: Interval, prompts: int) -> Verdict:
 
 
 def slower_share(method: Timings, plain: Timings) -> float:
-    """Compute the share of prompts that got slower, in tokens/s."""
     return float((method.speeds() / plain.speeds() < 1).mean())
 
 

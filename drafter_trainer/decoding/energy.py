@@ -16,9 +16,6 @@ class EnergyMeter:
     A processor's stands in Linux' powercap folder (Intel and AMD; often readable for root alone) and covers all its
     packages, whatever else runs on them. An NVIDIA accelerator's comes from its driver, through the package
     nvidia-ml-py if that is installed; it is renewed some ten times a second, so that short answers are told coarsely.
-
-    Args:
-        powercap (`Path`, *optional*): Where a processor's counters are.
     """
 
     def __init__(self, device: torch.device, powercap: Path = _POWERCAP) -> None:
@@ -29,7 +26,6 @@ class EnergyMeter:
             self._counters = [(counter, math.inf) for counter in _accelerator(device)]
 
     def start(self) -> None:
-        """Note where the counters stand."""
         self._before = [read() for read, _ in self._counters]
 
     def stop(self) -> float | None:

@@ -39,11 +39,9 @@ class SimulatedClock:
         self._advanced = 0.0
 
     def __call__(self) -> float:
-        """Return seconds."""
         return time.perf_counter() + self._advanced
 
     def advance(self, milliseconds: float) -> None:
-        """Let time pass."""
         self._advanced += milliseconds / 1000
 
 

@@ -105,7 +105,6 @@ class Requests:
 
     @property
     def prompts(self) -> int:
-        """How many prompts there are."""
         return self._prompts.num_rows
 
     def __len__(self) -> int:

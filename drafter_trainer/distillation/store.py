@@ -141,7 +141,6 @@ class RowStore:
         return keys
 
     def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """Yield the shards of rows as tables."""
         for shard in self.shards():
             yield _read(shard, ROWS, columns)
 
@@ -172,7 +171,6 @@ class RowStore:
         return counts
 
     def write(self, rows: Sequence[tuple[Request, Answer]], engine: str) -> None:
-        """Write answered requests as one shard."""
         self._write("rows", [_record(request, answer, engine) for request, answer in rows], ROWS)
 
     def write_dropped(self, rows: Sequence[tuple[Request, str]], language: str) -> None:

@@ -90,13 +90,7 @@ def read_counts(metrics: str) -> DraftCounts:
 
 
 class EngineClient:
-    """A client of one server.
-
-    Args:
-        engine (`str`): "vllm" or "llamacpp".
-        url (`str`): The server's address.
-        model (`str`): The target, as the server names it.
-    """
+    """A client of one server; `model` is the target as the server names it."""
 
     def __init__(self, engine: str, url: str, model: str) -> None:
         self.engine, self.url, self.model = engine, url, model
@@ -110,12 +104,10 @@ class EngineClient:
             return False
 
     def version(self) -> str:
-        """Return the server's version, as it states it."""
         place, key = ("/version", "version") if self.engine == VLLM else ("/props", "build_info")
         return str(json.loads(self._read(place)).get(key, ""))
 
     def counts(self) -> DraftCounts:
-        """Return the server's counts."""
         return read_counts(self._read("/metrics"))
 
     def chat(self, message: str, tokens: int) -> None:
@@ -130,8 +122,6 @@ class EngineClient:
 
         Args:
             prompt_ids (`Sequence[int]`): The prompt; its parts that were read before are read again.
-            tokens (`int`): Maximum number of tokens of the completion.
-            end_ids (`Collection[int]`): Ids that end a completion.
             stop (`Sequence[str]`): The characters of those that are no end tokens of the checkpoint: llama.cpp is told
                 text, not ids.
         Raises:

@@ -58,9 +58,6 @@ def vllm_config(
     """Return vLLM's settings for a drafter, by the names of its options.
 
     Args:
-        drafter (`str`): Hub id or folder.
-        draft_length (`int`): Tokens drafted in one round at most.
-        revision (`str`, *optional*): Commit on the Hub.
         part (`str`, *optional*, defaults to `"whole"`): "whole" drafts with lookup, table and network, through
             `serving.vllm.DrafterProposer`; "network" with the network alone, as vLLM's own `draft_model`.
         parallel (`bool`, *optional*, defaults to `False`): Whether the network alone drafts all tokens in one step.
@@ -89,7 +86,6 @@ def template_words(engine: str, description: DrafterDescription, folder: Path) -
     llama.cpp is not told: it tries a template on messages of its own, and does not start where that fails.
 
     Args:
-        engine (`str`): "vllm", "sglang" or "llamacpp".
         folder (`Path`): Of the drafter's files.
     """
     template = description.prompting.get("chat_template")
@@ -120,9 +116,7 @@ def llamacpp_command(
     """Return the words that start llama.cpp's server.
 
     Args:
-        target_gguf (`str`): The target's file.
-        drafter_gguf (`str`, *optional*): The drafter's file, whose network drafts.
-        draft_length (`int`, *optional*): Tokens that the network drafts in one round at most.
+        draft_length (`int`, *optional*): Tokens that the drafter's network drafts in one round at most.
         ngram_length (`int`, *optional*): Tokens that llama.cpp's own n-gram drafting, `ngram-simple`, drafts in one
             round; the network is then asked where that finds nothing. 0 leaves it out.
     """

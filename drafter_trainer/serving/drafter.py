@@ -27,8 +27,6 @@ class ServedDrafter:
     Args:
         model (`PreTrainedModel`, *optional*): The network; `None` where there is none or it is not asked.
         draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`, *optional*): Ids that the network drafts.
-        table (`NgramTable`, *optional*): The n-gram table.
-        settings (`LoopSettings`): Sources, calibration and costs.
     """
 
     model: PreTrainedModel | None
@@ -71,12 +69,9 @@ def open_drafter(
     """Load a published drafter for an engine.
 
     Args:
-        drafter (`str`): Hub id or folder.
-        revision (`str`, *optional*): Branch, tag or commit on the Hub.
         tokenizer (`PreTrainedTokenizerBase`): The target's.
         vocabulary (`int`): Size of the target's vocabulary, padding included.
-        dtype (`torch.dtype`): Of the network.
-        device (`torch.device`): Of the network.
+        dtype, device: Of the network.
         shared (callable): Returns the target's embeddings and head, which a compact drafter shares.
     Raises:
         InputError: If there is no such drafter, or its files are not those that were published.

@@ -39,12 +39,7 @@ _logger = logging.getLogger(__name__)
 
 
 class RunningEngine:
-    """A server that was started here.
-
-    Args:
-        process (`subprocess.Popen`): The server, the first of a process group.
-        client (`EngineClient`): What asks it.
-    """
+    """A server that was started here; `process` is the first of a process group."""
 
     def __init__(self, process: subprocess.Popen, client: EngineClient) -> None:
         self.process, self.client = process, client
@@ -54,7 +49,6 @@ class RunningEngine:
 
     @property
     def url(self) -> str:
-        """The server's address."""
         return self.client.url
 
     def wait_until_ready(self) -> None:
@@ -116,10 +110,8 @@ def start_engine(
     """Start an engine, wait until it is ready, and stop it on the way out.
 
     Args:
-        engine (`str`): "vllm" or "llamacpp".
         target (`str`): As the command names it.
         command (`Sequence[str]`): As `serving.commands` writes it.
-        port (`int`, *optional*, defaults to 8000): Port of the server.
         python (`str`, *optional*): For llama.cpp the interpreter of an environment that has `xllamacpp`, whose server
             takes the place of `llama-server`.
         options (`Sequence[str]`, *optional*): More words for the engine's command line.

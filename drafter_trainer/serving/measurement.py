@@ -26,13 +26,7 @@ _COUNTED_SECONDS = 0.5  # after its tokens were sent, vLLM counts a step
 
 @dataclass(frozen=True)
 class EngineMethod:
-    """One way in which a server drafts.
-
-    Args:
-        name (`str`): Its name in the table.
-        draft_length (`int`): Tokens drafted in one round at most; 0 for plain decoding.
-        command (`tuple[str, ...]`): The words that start the server.
-    """
+    """One way in which a server drafts; plain decoding's draft length is 0."""
 
     name: str
     draft_length: int
@@ -72,13 +66,10 @@ def engine_methods(
     llama.cpp looks up with its own n-grams where vLLM has the drafter's lookup and table.
 
     Args:
-        engine (`str`): "vllm" or "llamacpp".
         target, drafter (`str`): As the engine is given them.
         stock (`str`): The drafter with all its weights, for vLLM's own loader.
         lengths (`Mapping[str, int]`): Draft lengths of "whole" and "network".
         ngram_lengths (`Sequence[int]`): Draft lengths of the engine's own n-grams, each a method.
-        python (`str`, *optional*): Interpreter of vLLM's environment.
-        drafter_gguf (`str`, *optional*): The drafter's file, for llama.cpp.
         network (`Mapping[str, bool]`, *optional*): What `vllm_config` is told of the network alone.
     """
     if engine == VLLM:
@@ -108,8 +99,6 @@ def measure_method(
 
     Args:
         client (`EngineClient`): Of a server that is ready.
-        name (`str`): Of the method.
-        asked (`Asked`): The questions.
         requests_at_once (`Sequence[int]`): Each a measurement; the next request follows when one is answered.
         plain (callable, *optional*): From such a number to plain decoding's token ids by question, which outputs are
             compared with.

@@ -53,8 +53,6 @@ class DrafterProposer:
     `drafter_memory` is a file: what the target writes is remembered, at most `drafter_memory_tokens` tokens, drafted
     from, and kept there, once a minute.
 
-    Args:
-        vllm_config (`VllmConfig`): vLLM's configuration.
     Raises:
         InputError: If no drafter is named, an option is unknown, or there is no such drafter.
     """

@@ -28,7 +28,6 @@ class TargetCache:
 
     Args:
         layers (`Sequence[Attention]`): vLLM's, one for each of the network's.
-        target_model (`nn.Module`): The target as vLLM runs it.
     """
 
     def __init__(self, layers: Sequence[Any], target_model: torch.nn.Module) -> None:
