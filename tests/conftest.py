@@ -125,7 +125,6 @@ def one_line_errors(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    """The target's tokenizer."""
     return make_tokenizer()
 
 

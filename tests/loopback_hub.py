@@ -77,7 +77,6 @@ class Repo:
         return self.commits[oid]
 
     def commit(self, branch: str, author: str, title: str, files: dict[str, Entry], message: str = "") -> str:
-        """Append a commit to a branch and return its id."""
         lineage = self.at(branch).lineage if self.commits else ()
         oid, date = secrets.token_hex(20), datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         info = {"id": oid, "title": title, "message": message, "authors": [{"user": author}], "date": date}

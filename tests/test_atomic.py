@@ -10,7 +10,6 @@ from drafter_trainer.atomic import write_whole
 
 
 def fail_halfway(path: Path) -> None:
-    """Write a part and run out of space."""
     path.write_text("half", encoding="utf-8")
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 

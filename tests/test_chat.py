@@ -42,7 +42,6 @@ TOOLS = [{"type": "function", "function": {"name": "search", "parameters": {}}}]
 
 
 def chat_of_template(template: str, **options: object) -> ChatTokenizer:
-    """Give the tiny tokenizer a template."""
     tokenizer = make_tokenizer()
     tokenizer.chat_template = template
     return ChatTokenizer(tokenizer, **options)

@@ -35,13 +35,11 @@ ROWS = {"max_new_tokens": 8, "batch_size": 8}
 
 @pytest.fixture(scope="module")
 def named(tmp_path_factory: pytest.TempPathFactory, target_folder: Path) -> str:
-    """The tiny target's folder."""
     return str(target_folder)
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory, named: str) -> Rows:
-    """Completions of a chat in Dutch."""
     folder = tmp_path_factory.mktemp("rows") / "rows"
     chats = datasets.Dataset.from_dict({"messages": DUTCH})
     return drafter_trainer.distill(named, chats, temperatures=[0.0, 1.0], output_dir=folder, languages="nl", **ROWS)
@@ -165,7 +163,6 @@ def test_text_is_scored(tmp_path: Path, named: str) -> None:
 
 @pytest.fixture
 def trained(tmp_path: Path, named: str, rows) -> drafter_trainer.DrafterTrainer:
-    """A trainer that has trained."""
     drafter = drafter_trainer.create_drafter(named, num_hidden_layers=1, languages="nl", draft_vocabulary=128)
     arguments = drafter_trainer.DrafterTrainingArguments(tmp_path / "drafter", num_train_epochs=1, **FAST)
     trainer = drafter_trainer.DrafterTrainer(drafter, arguments, train_dataset=rows)
@@ -251,7 +248,6 @@ def test_the_drafter_of_another_target_is_not_published(trained, tmp_path: Path,
 
 
 def make(folder: Path, given: list[dict], arguments: TrainingArguments | None = None, **more):
-    """Make a trainer over made-up rows."""
     return drafter_trainer.DrafterTrainer(
         make_draft_model(),
         arguments or drafter_trainer.DrafterTrainingArguments(folder, **QUIET, max_steps=2),

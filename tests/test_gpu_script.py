@@ -16,7 +16,6 @@ SCRIPT = ROOT / "benchmarks" / "gpu.sh"
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
-    """Results of both measurements at tiny shapes."""
     out = tmp_path_factory.mktemp("gpu")
     gpu.main(["costs", "training", "--device", "cpu", "--tiny", "--out", str(out)])
     return {name: json.loads((out / f"gpu_{name}.json").read_text(encoding="utf-8")) for name in ("costs", "training")}

@@ -18,7 +18,6 @@ KILLS = pytest.mark.parametrize("kills", [5, pytest.param(50, marks=[pytest.mark
 
 
 def run_distillation(folder: Path) -> None:
-    """Distil."""
     torch.set_num_threads(1)
     tokenizer = make_tokenizer()
     target = Target("tests/tiny-target", "abc", "nowhere")

@@ -24,7 +24,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def make_step(folder: Path, changes: dict[str, Any] | None = None, **given: Any) -> Step:
-    """Make a step with changed settings."""
     values = {"recipe": "distill", "settings": SETTINGS | (changes or {}), "inputs": INPUTS} | given
     return Step(folder, **values)
 
@@ -38,7 +37,6 @@ def run(step: Step, **facts: Any) -> None:
 
 
 def leave_file(step: Step) -> None:
-    """Leave a result, as the first process does."""
     if step.main:
         (step.folder / "rows").mkdir(exist_ok=True)
         (step.folder / "rows" / "0.parquet").touch()

@@ -19,7 +19,6 @@ from tests.conftest import make_model, make_tokenizer
 
 @pytest.fixture
 def copy(tmp_path: Path, target_folder: Path) -> Path:
-    """A copy of the tiny target that a test may change."""
     return Path(shutil.copytree(target_folder, tmp_path / "copy"))
 
 
@@ -123,7 +122,6 @@ def test_tokenizer_without_template_is_refused(copy: Path) -> None:
 
 
 def remove_template(folder: Path) -> None:
-    """Save a target's tokenizer without its chat template."""
     bare = make_tokenizer()
     bare.chat_template = None
     (folder / "chat_template.jinja").unlink()
@@ -169,7 +167,6 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def write_gguf(path: Path) -> None:
-    """Write a tiny Llama as a GGUF file whose matrices have eight bits."""
     model = path.parent / "model"
     make_model(make_tokenizer(), layers=1).save_pretrained(model)
     make_tokenizer().save_pretrained(model)

@@ -9,7 +9,6 @@ from drafter_trainer.wheels import gguf_of_wheel
 
 
 def install(site: Path, name: str, files: dict[str, bytes], requires: tuple[str, ...] = ()) -> None:
-    """Install a wheel of these files."""
     about = site / f"{name.replace('-', '_')}-1.0.dist-info"
     about.mkdir(parents=True)
     needed = "".join(f"Requires-Dist: {each}\n" for each in requires)

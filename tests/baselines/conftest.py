@@ -26,7 +26,6 @@ def make_eagle(target_model: PreTrainedModel, layer: EagleLayer, shape: Sequence
 
 
 def noisy(module: torch.nn.Module, noise: float, seed: int = 0) -> Any:
-    """Add noise to all weights."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in module.parameters():

@@ -46,7 +46,6 @@ class KnowingTree(TreeDecoding):
 
 
 def baselines(target_model: PreTrainedModel) -> dict[str, TreeDecoding]:
-    """Make one of each kind, none of them trained."""
     width = target_model.config.hidden_size
     torch.manual_seed(0)
     return {
@@ -156,7 +155,6 @@ def test_early_exit_samples_the_targets_distribution() -> None:
 
 
 def sample_chain(logits: torch.Tensor, kind: str, tokens: int, **given: Any) -> tuple[list[int], list[Round]]:
-    """Sample one long answer of a chain."""
     target_model = chain(logits)
     if kind == "lookahead":
         decoding = LookaheadDecoding(window=3, ngram=3, guesses=3)

@@ -24,7 +24,6 @@ DRAFT_IDS = torch.arange(3, VOCABULARY)
 def make_trainer(
     kind: str, folder: Path, rows: list[dict[str, Any]], target_model: PreTrainedModel | None = None, **given: Any
 ) -> BaselineTrainer:
-    """Make a trainer of a baseline of the tiny target."""
     callbacks, ids = given.pop("callbacks", None), given.pop("draft_ids", DRAFT_IDS)
     model = given.pop("model", None)
     target_model = target_model or make_draft_model(seed=3)

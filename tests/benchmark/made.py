@@ -74,7 +74,6 @@ def make_run(
 
 
 def make_results(*runs: dict[str, Any], **provenance: Any) -> dict[str, Any]:
-    """Make the results of some runs, checked as a file is."""
     results = {"schema_version": SCHEMA_VERSION, "provenance": PROVENANCE | provenance, "runs": list(runs)}
     check_results(results, "made.json")
     return results

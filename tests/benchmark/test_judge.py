@@ -22,7 +22,6 @@ class JudgingServer(AnsweringServer):
     """Say of each answer what `GRADES` has for it, in the protocol of chat completions."""
 
     def answer(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Answer in the protocol of chat completions."""
         assert path == "/v1/chat/completions"
         assert body["temperature"] == 0
         (message,) = body["messages"]
@@ -53,7 +52,6 @@ OUTPUTS = [
 
 @pytest.fixture
 def serve(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Callable[..., JudgingServer]:
-    """Make a server that judges."""
     return lambda mishap=None: JudgingServer(target_model, tokenizer, mishap)
 
 

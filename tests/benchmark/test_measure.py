@@ -60,7 +60,6 @@ def results_of(records: list[dict], methods: list[Method], setting: Setting = GR
 
 
 def looping(drafter: PreTrainedModel, longest_draft: int = 3) -> PreTrainedModel:
-    """Let a drafter draft with the loop, with lookup and its network."""
     settings = LoopSettings(sources=["lookup", "network"], longest_draft=longest_draft)
     network = build_network(drafter, None, int8=False)
     attach_loop(drafter, DraftingLoop(network, None, settings, drafter.device, drafter.config.vocab_size))
@@ -110,7 +109,6 @@ def test_interrupted_run_goes_on(target_model, tokenizer, tmp_path, monkeypatch)
 
 
 def conversation(*prompts: str) -> list[Question]:
-    """Make the turns of one conversation."""
     turns: list[Question] = []
     for number, prompt in enumerate(prompts, start=1):
         turns.append(Question(f"q/{number}", prompt, prompt, tuple(turns)))

@@ -14,7 +14,6 @@ SAID, MEANT = "the cat sat on the mat today", "the cat sat on the mat yesterday"
 
 
 def record(question_id: str, **texts: str) -> dict[str, Any]:
-    """Make a record of `measure` with what each method answered."""
     return {"question_id": question_id, "methods": {name: {"text": text} for name, text in texts.items()}}
 
 

@@ -10,7 +10,6 @@ TIMES = {"plain": [2.0] * 8, "drafter": [1.0] * 8}
 
 
 def results(chrf: float | None, looping: float = 0.0, **other: object) -> dict:
-    """Results of a target whose translations were scored, or were not."""
     run = make_run(TIMES, **other)
     plain = find_method(run, "plain")
     plain["looping_share"] = looping

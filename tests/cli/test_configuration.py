@@ -24,7 +24,6 @@ OF_A_DRAFTER = [recipe for recipe, kinds in OPTIONS.items() if any(issubclass(ki
 
 
 def write(path: Path, *lines: str) -> Path:
-    """Write a configuration file."""
     path.parent.mkdir(exist_ok=True)
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return path
@@ -37,7 +36,6 @@ def config(tmp_path: Path) -> Path:
 
 
 def values(recipe: str, *argv: str | Path) -> dict[str, Any]:
-    """Parse, and return all values by key."""
     objects, _ = parse_arguments(recipe, [str(word) for word in argv], "Test.")
     return {entry.name: getattr(found, entry.name) for found in objects for entry in fields(found)}
 
@@ -341,7 +339,6 @@ def test_published_configuration_is_read_by_every_recipe(path: Path, recipe: str
 
 
 def bench(*argv: str | Path) -> BenchmarkArguments:
-    """Parse as bench does."""
     objects, _ = parse_arguments("bench", [str(word) for word in argv], "Test.")
     return next(found for found in objects if isinstance(found, BenchmarkArguments))
 

@@ -28,18 +28,15 @@ PAIR = get_pair("de-en")
 
 
 def write_jsonl(path: Path, *rows: dict[str, Any]) -> str:
-    """Write rows and return the corpus' name."""
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return f"file:{path}"
 
 
 def sentences(name: str, pair: str = "de-en") -> list[Sentence]:
-    """Read a local corpus, training before validation."""
     return [row for split in ("train", "validation") for row in read_sentences(name, get_pair(pair), split)]
 
 
 def documents(name: str) -> list[Document]:
-    """Read a local corpus, training before validation."""
     return [row for split in ("train", "validation") for row in read_documents(name, PAIR, split)]
 
 

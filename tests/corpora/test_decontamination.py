@@ -21,7 +21,6 @@ def english_or_german(language: str) -> str:
 
 
 def spaced(*questions: str) -> Decontaminator:
-    """Keep out questions in a language that sets words apart."""
     return Decontaminator((question, True) for question in questions)
 
 

@@ -20,7 +20,6 @@ ROWS = [{"text": "Grüße aus Köln."}, {"text": "明日は雨です。"}, {"tex
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
-    """Write rows in the format that the name says."""
     if path.suffix == ".parquet":
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
         return path

@@ -57,13 +57,11 @@ def wmt(pairs: dict[str, dict[str, list[tuple[str, str]]]]) -> dict[str, bytes |
 
 
 def json_lines(*texts: str) -> bytes:
-    """Write documents as C4 holds them."""
     rows = [{"text": text, "timestamp": "2019-04-25T12:57:54Z", "url": "https://example.org/"} for text in texts]
     return gzip.compress("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
 
 
 def conversation(name: str, *turns: str) -> dict[str, Any]:
-    """Make a conversation as ShareGPT holds it."""
     roles = ("human", "gpt")
     return {
         "id": name,
@@ -192,7 +190,6 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def sentences(seen: dict[str, Any], key: str) -> list[tuple[str, str]]:
-    """Return text and reference of what was read."""
     assert isinstance(seen[key], list), seen[key]
     return [(row["text"], row["reference"]) for row in seen[key]]
 

@@ -35,7 +35,6 @@ TEXTS = SAMPLE | {"oc": OCCITAN, "haw": HAWAIIAN}
 
 
 def write(folder: Path, lines: Iterable[str], name: str = "text.txt") -> Path:
-    """Write a text, a line each."""
     path = folder / name
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return path

@@ -35,7 +35,6 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def costs_of(passes: list[float]) -> Costs:
-    """Make costs of a machine."""
     return Costs(plain=passes[0], prompt=PROMPT, passes=passes, sampling_passes=passes, step=0.0)
 
 

@@ -68,7 +68,6 @@ class AnsweringServer:
         return f"http://127.0.0.1:{self._port}"
 
     def start(self) -> None:
-        """Listen."""
         self.closed.clear()
         self._server = ThreadingHTTPServer(
             ("127.0.0.1", self._port), type("_Handler", (_Handler,), {"owner": self}), bind_and_activate=True
@@ -78,7 +77,6 @@ class AnsweringServer:
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def stop(self) -> None:
-        """Stop listening, and answer nothing more on open connections."""
         if not self.closed.is_set():
             self.closed.set()
             self._server.shutdown()
@@ -91,7 +89,6 @@ class AnsweringServer:
 
     @contextmanager
     def counted(self, body: dict[str, Any]) -> Iterator[int]:
-        """Count a request while it is under way."""
         with self._counting:
             self.received.append(body)
             number = len(self.received)
@@ -104,7 +101,6 @@ class AnsweringServer:
                 self._at_once -= 1
 
     def answer(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Answer in the protocol of the path."""
         request = self._request(body)
         with self._thinking:
             (answer,) = self.engine.answer([request])

@@ -51,5 +51,4 @@ def stored_rows(store: RowStore) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def prompts(tokenizer: PreTrainedTokenizerFast) -> list[Prompt]:
-    """Twelve prompts of different lengths."""
     return sample_prompts(tokenizer, 12)

@@ -42,7 +42,6 @@ def make_stream(
 
 
 def in_batches(requests: Sequence[Request], size: int) -> Iterator[Sequence[Request]]:
-    """Cut a stream into batches."""
     return (requests[start : start + size] for start in range(0, len(requests), size))
 
 
@@ -58,7 +57,6 @@ def answered(engine: TransformersEngine, requests: Sequence[Request], size: int)
 
 
 def generated(model: PreTrainedModel, request: Request) -> list[int]:
-    """Let `generate` answer a request alone."""
     ids = torch.tensor([request.prompt_ids])
     output = model.generate(
         input_ids=ids,
@@ -79,7 +77,6 @@ def with_ends(model: PreTrainedModel, requests: Sequence[Request]) -> PreTrained
 
 @pytest.fixture
 def little_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the cache be moved every few tokens."""
     monkeypatch.setattr(cache, "_ROOM", 5)
 
 
@@ -129,7 +126,6 @@ def test_sampled_answers_depend_on_nothing_but_their_request(target_model: PreTr
 
 
 def count_calls(model: PreTrainedModel) -> list[int]:
-    """Note how many rows each pass of a model has."""
     rows: list[int] = []
     model.register_forward_pre_hook(lambda _, __, given: rows.append(len(given["input_ids"])), with_kwargs=True)
     return rows

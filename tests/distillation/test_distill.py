@@ -34,7 +34,6 @@ class RecordingEngine:
         self.asked: list[str] = []
 
     def answers(self, batches: Iterable[Sequence[Request]]) -> Iterator[tuple[Sequence[Request], list[Answer]]]:
-        """Answer batch by batch, or raise KeyboardInterrupt."""
         for batch in batches:
             yield batch, self._answer(batch)
 
@@ -53,7 +52,6 @@ class DrawingEngine:
     name = "transformers"
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
-        """Draw each answer from the request's key."""
         return [self._answer(np.random.default_rng(int(request.key[:15], 16))) for request in requests]
 
     def _answer(self, random: np.random.Generator) -> Answer:
@@ -79,7 +77,6 @@ def requests(prompts: list[Prompt]) -> Requests:
 
 @pytest.fixture
 def engine(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> TransformersEngine:
-    """The engine over the tiny target."""
     return TransformersEngine(target_model, tokenizer.pad_token_id)
 
 

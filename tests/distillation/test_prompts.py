@@ -27,7 +27,6 @@ NOTHING = Decontaminator([])
 
 
 def sentences(texts: list[str]) -> list[Sentence]:
-    """Number texts as a corpus does."""
     return [Sentence(f"corpus/{number}", text) for number, text in enumerate(texts)]
 
 

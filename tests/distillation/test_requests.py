@@ -16,7 +16,6 @@ TARGET = Target("tests/tiny-target", "abc", "nowhere")
 
 
 def ask(prompts: list[Prompt], temperatures: list[float], samples: int, seed: int = 0) -> Requests:
-    """Build requests of the tiny target."""
     return make_requests(prompts, temperatures, samples, seed, 16, PAIR, TARGET)
 
 

@@ -41,20 +41,17 @@ def engine_of(
 
 
 def run(requests: Requests, engine: Any, folder: Path) -> RowStore:
-    """Distil into a folder."""
     store = RowStore(folder)
     distill(requests, engine, store, BATCH, "English", [0, 1, 2])
     return store
 
 
 def keys(requests: Requests) -> set[str]:
-    """Collect the keys of requests."""
     return {request.key for request in requests}
 
 
 @pytest.fixture
 def requests(prompts: list[Prompt]) -> Requests:
-    """Eight greedy and eight sampled answers."""
     return make_requests(prompts[:8], [0.0, 1.0], 1, 0, 8, PAIR, TARGET)
 
 

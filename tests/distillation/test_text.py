@@ -44,7 +44,6 @@ def pieces(
 
 
 def run(requests: Requests, teacher: Teacher, folder: Path) -> RowStore:
-    """Score text into a folder."""
     store = RowStore(folder)
     distill(requests, TextEngine(), store, 4, "English", [0, 1, 2])
     teacher.complete(store)
@@ -53,13 +52,11 @@ def run(requests: Requests, teacher: Teacher, folder: Path) -> RowStore:
 
 @pytest.fixture
 def requests(tokenizer: PreTrainedTokenizerFast) -> Requests:
-    """The pieces of twelve sentences."""
     return make_requests(pieces(tokenizer, TEXTS)[0], [None], 3, 5, LENGTH, PAIR, TARGET)
 
 
 @pytest.fixture
 def teacher(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Teacher:
-    """The tiny target as the one that scores."""
     return Teacher(target_model, tokenizer.pad_token_id)
 
 

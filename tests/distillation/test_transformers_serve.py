@@ -30,7 +30,6 @@ pytestmark = pytest.mark.skipif(not is_serve_available(), reason="needs transfor
 
 @pytest.fixture(scope="module")
 def url(target_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a running server."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -54,7 +54,6 @@ def assert_equal_layers(drafter: PreTrainedModel, target_model: PreTrainedModel,
 
 @pytest.fixture
 def untied(tokenizer) -> PreTrainedModel:
-    """A target whose head is not its embeddings."""
     model = make_model(tokenizer)
     config = copy.deepcopy(model.config)
     config.tie_word_embeddings = False

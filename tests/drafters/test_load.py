@@ -81,7 +81,6 @@ def swap_two_tokens(folder: Path) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, tokenizer) -> Path:
-    """A published drafter that guesses all that the tiny target says: it has the same weights."""
     return write_drafter(tmp_path / "drafter", make_model(tokenizer), tokenizer)
 
 
@@ -147,7 +146,6 @@ def test_drafter_is_identified_by_its_weights(folder: Path, tmp_path: Path, toke
 
 
 def add_results(folder: Path) -> None:
-    """Give a drafter's folder the results of a benchmark."""
     description = DrafterDescription.read(folder)
     results = results_for(description.name, description.fingerprint())
     (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")

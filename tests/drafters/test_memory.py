@@ -85,13 +85,11 @@ def test_chance_of_acceptance_is_counted() -> None:
 
 @pytest.fixture
 def memory() -> CompletionMemory:
-    """A memory that holds nothing yet."""
     return CompletionMemory(5000)
 
 
 @pytest.fixture
 def drafter(published, target_model, tokenizer, memory) -> PreTrainedModel:
-    """A published drafter with a memory, as users load it."""
     return load_drafter(str(published), target_model, tokenizer, follow_clock=False, memory=memory)
 
 

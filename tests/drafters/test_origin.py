@@ -23,7 +23,6 @@ def described(target: str = TARGET, revision: str = COMMIT) -> DrafterDescriptio
 
 
 def named(model: PreTrainedModel, place: str) -> PreTrainedModel:
-    """Make a model say that it came from there."""
     model.name_or_path = place
     return model
 

@@ -75,7 +75,6 @@ def test_prune_head_computes_the_same_logits_and_no_others(target_model: PreTrai
 
 
 def saved(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """Save a model and load what a stock model becomes of it."""
     model.save_pretrained(folder)
     return AutoModelForCausalLM.from_pretrained(folder)
 

@@ -14,7 +14,6 @@ from tests.conftest import make_model
 
 @pytest.fixture
 def run_folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
-    """Folder of a run with a drafter of random weights in it."""
     return make_run(tmp_path / "run", tokenizer)
 
 

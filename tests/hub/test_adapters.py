@@ -31,7 +31,6 @@ PROMPT = [9, 33, 120, 7, 250, 61]
 
 
 def make_base(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int = 3) -> Path:
-    """Leave a base drafter."""
     return make_run(folder / "run", tokenizer, seed) / "finetune"
 
 
@@ -55,7 +54,6 @@ def train(base: Path, folder: Path, tokenizer: PreTrainedTokenizerFast, **given:
 
 @pytest.fixture
 def run_folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
-    """A run whose adapter is trained over `base`."""
     base, folder = make_base(tmp_path / "base", tokenizer), tmp_path / "run"
     with Step(folder / "finetune", "finetune", {"lora_rank": 4}, {}):
         train(base, folder / "finetune", tokenizer)

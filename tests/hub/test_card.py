@@ -46,14 +46,12 @@ RESULTS = {"results.json": results_for(DESCRIPTION.name)}
 
 
 def with_first_run(**changes: object) -> dict[str, dict]:
-    """Results whose one run differs."""
     results = copy.deepcopy(RESULTS)
     results["results.json"]["runs"][0] |= changes
     return results
 
 
 def section(card: str, title: str) -> str:
-    """Return what stands under a heading."""
     return card.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
@@ -194,7 +192,6 @@ assert plain.tolist() == target.generate(**inputs, assistant_model=drafter, max_
 
 
 def run_script(folder: str) -> None:
-    """Run `use.py` where it lies."""
     os.chdir(folder)
     runpy.run_path("use.py", run_name="__main__")
 

@@ -21,7 +21,6 @@ CARDS = sorted(path for path in (ROOT / "hub_cards").iterdir() if path.is_dir())
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A card's folder, not rendered yet."""
     place = tmp_path / "cards" / DESCRIPTION.name
     place.mkdir(parents=True)
     (place / "drafter.json").write_text(DESCRIPTION.to_json(), encoding="utf-8")

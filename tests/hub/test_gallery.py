@@ -34,7 +34,6 @@ def write_cards(folder: Path, name: str, pair: str = "de-en", sampled: bool = Tr
 
 
 def write_measured(folder: Path, name: str, place: str, *runs: dict[str, Any], **provenance: str) -> None:
-    """Write results of a drafter, and what it says of itself."""
     described = DrafterDescription(name, "tests/tiny-target", "1", 64 * "0", runs[0]["pair"], 3)
     results = make_results(*runs, drafter=name, drafter_fingerprint=described.fingerprint(), **provenance)
     write_results(results, folder / name / place)

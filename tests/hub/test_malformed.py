@@ -27,7 +27,6 @@ NAME = "tiny-drafter-de-en"
 
 @pytest.fixture
 def folder(published: Path, tmp_path: Path) -> Path:
-    """A copy of the published drafter, to be spoilt."""
     return Path(shutil.copytree(published, tmp_path / "drafter"))
 
 

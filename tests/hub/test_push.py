@@ -87,7 +87,6 @@ def publish_in_turn(target: str, steps: list) -> list:
 
 
 def make_rows(folder: Path, answer: Sequence[int] = (5, 6, 2), target: str = "tests/tiny-target") -> None:
-    """Leave what a finished distillation leaves."""
     given = {"temperatures": [0.0], "pair": "de-en"}
     with Step(folder / "distill", "distill", given, {"target": f"{target}@0"}) as step:
         step.facts["corpora"] = [{"name": "sample"}]

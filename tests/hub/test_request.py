@@ -39,7 +39,6 @@ GEMMA = (
 
 
 def sentences() -> list[tuple[str, str]]:
-    """List the sample's sentences in six languages."""
     return [(code, row[code]) for split in SPLITS for row in sample_rows(split) for code in SAMPLE_LANGUAGES]
 
 

@@ -47,14 +47,12 @@ Run = tuple[str, str, float, dict[str, float]]  # pair, task, temperature, speed
 
 
 def change(folder: Path, **changes: object) -> DrafterDescription:
-    """Change what a drafter's folder says of itself."""
     description = dataclasses.replace(DrafterDescription.read(folder), **changes)
     (folder / FILE_NAME).write_text(description.to_json(), encoding="utf-8")
     return description
 
 
 def write_results(folder: Path, *runs: Run) -> None:
-    """Write made-up measurements of a drafter beside it."""
     results = results_for("tiny", DrafterDescription.read(folder).fingerprint())
     (like,) = results["runs"]
     plain, drafter = like["methods"]
@@ -76,7 +74,6 @@ def write_results(folder: Path, *runs: Run) -> None:
 def make_folder(
     place: Path, tokenizer: PreTrainedTokenizerFast, pair: str, *runs: Run, model: PreTrainedModel | None = None
 ) -> str:
-    """Write a drafter's folder, measured or not."""
     write_drafter(place, model or make_model(tokenizer, layers=1, seed=3), tokenizer, pair)
     if runs:
         write_results(place, *runs)
@@ -84,13 +81,11 @@ def make_folder(
 
 
 def prompt(tokenizer: PreTrainedTokenizerFast, pair: str, text: str = "") -> list[int]:
-    """Ask for a translation."""
     given = get_pair(pair)
     return ChatTokenizer(tokenizer).encode_prompt(translation_prompt(given, text or given.source.probe))
 
 
 def chosen(router: DrafterRouter, ids: list[int], sampling: bool = False) -> tuple[str, str]:
-    """Name what is chosen."""
     choice = router.choose(ids, sampling)
     return Path(choice.drafter).name, choice.way
 
@@ -116,7 +111,6 @@ def test_each_pair_has_its_drafter(tmp_path: Path, target_model: PreTrainedModel
 
 
 def measured(whole: float, without: float | None = None, task: str = "translation", temperature: float = 0.0) -> Run:
-    """Speedups of a drafter and of its parts without the network."""
     return "de-en", task, temperature, {DRAFTER: whole} | ({WITHOUT_NETWORK: without} if without else {})
 
 
@@ -238,7 +232,6 @@ class TakingTurns:
         self.reads = 0
 
     def read(self, prompt_ids: Sequence[int]) -> PromptTask:
-        """Say the next request."""
         self.reads += 1
         return self.requests[self.reads % len(self.requests)]
 

@@ -42,7 +42,6 @@ def test_prompts_of_any_pair_have_the_form_of_the_template() -> None:
 
 
 def write_aligned(folder: Path, **lines: list[str]) -> None:
-    """Write a file for each language."""
     for code, texts in lines.items():
         (folder / f"{code}.txt").write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
 

@@ -16,7 +16,6 @@ from tests.recipes.test_whole_way import recipe_main
 
 
 def options(target_folder: Path, folder: Path, *more: str) -> list[str]:
-    """Spell the options of a small distillation."""
     given = {
         "pair": "de-en",
         "drafter_name": "tiny-drafter-de-en",
@@ -33,7 +32,6 @@ def options(target_folder: Path, folder: Path, *more: str) -> list[str]:
 
 
 def refuse_to_load(*_: Any) -> None:
-    """Stand in for what must not be called."""
     pytest.fail("the target's weights were loaded")
 
 

@@ -16,13 +16,11 @@ from tests.recipes.test_whole_way import recipe_main
 
 
 def distill(target_folder: Path, folder: Path, corpus: str, *more: str) -> None:
-    """Distil a corpus with the tiny target; what comes later overrides."""
     recipe_main("distill")(options(target_folder, folder, "--corpus", corpus, *more))
 
 
 @pytest.fixture
 def english(tmp_path: Path) -> Path:
-    """A text of English sentences, a line each."""
     path = tmp_path / "english.txt"
     rows = [row["en"] for split in ("train", "validation") for row in sample_rows(split)]
     path.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")

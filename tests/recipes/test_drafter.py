@@ -19,7 +19,6 @@ NAME = "tiny-drafter-en-de"
 
 
 def make(config: Path, *options: str) -> None:
-    """Make a drafter for German, as `make drafter LANG=deu` does."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(replay, "evict_caches", lambda device: None)  # which takes ten milliseconds a round
         patch.setattr(language, "TEXTS", 40)
@@ -47,7 +46,6 @@ def config(tmp_path_factory: pytest.TempPathFactory, target_folder: Path) -> Pat
 
 @pytest.fixture(scope="module")
 def run(config: Path) -> Path:
-    """The folder of a run that went the whole way."""
     make(config, "--corpus", f"file:{config.parent}/de.txt", "--to", str(config.parent / "published"))
     return config.parent / "run"
 
@@ -110,5 +108,4 @@ def test_useless_text_publishes_nothing(config: Path, tmp_path: Path, content: b
 
 
 def places(run: Path) -> dict[str, Path]:
-    """Return each strategy's run folder."""
     return {name: run if name == HYBRID else run / "strategies" / name for name in STRATEGIES}

@@ -20,7 +20,6 @@ FROM_A_CLONE = {"medusa", "eagle"}  # of benchmarks/baselines, which no wheel ha
 
 
 def header(path: Path) -> dict[str, Any] | None:
-    """Read a script's inline metadata."""
     blocks = [match for match in BLOCK.finditer(path.read_text(encoding="utf-8")) if match["type"] == "script"]
     if not blocks:
         return None

@@ -17,7 +17,6 @@ SIZE = 1 << 21
 
 
 def options(folder: Path, target_folder: Path, text: Path, *more: str) -> list[str]:
-    """Name a run without a network, of a tiny target."""
     named = {
         "pair": "de-en",
         "drafter_name": "tiny-ngram-de-en",
@@ -32,7 +31,6 @@ def options(folder: Path, target_folder: Path, text: Path, *more: str) -> list[s
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Some hundred lines."""
     lines = [row[language] for row in sample_rows("train") for language in ("en", "de", "fr")]
     path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -43,7 +43,6 @@ VISION |= {"image_size": 16, "patch_size": 8}
 
 
 def text(kind: type[PretrainedConfig], layers: int, vocabulary: int = VOCABULARY, **more: object) -> PretrainedConfig:
-    """Make the configuration of a tiny language model."""
     return kind(vocab_size=vocabulary, num_hidden_layers=layers, **TINY | more)
 
 

@@ -15,7 +15,6 @@ RESULTS = make_results(make_run({"plain": [2.0] * 8, "drafter": [1.0] * 8}))
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A results file."""
     path = tmp_path / "one" / "results.json"
     write_results(RESULTS, path)
     return path

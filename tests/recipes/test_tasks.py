@@ -24,7 +24,6 @@ CONVERSATION = (
 
 @pytest.fixture(scope="module")
 def drafter(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast, target: Target) -> Path:
-    """A published drafter of random weights."""
     folder = tmp_path_factory.mktemp("published")
     run = Run(NAME, make_run(folder / "run", tokenizer), "de-en")
     publish_run(run, target, "float32", Publishing(to=str(folder / "drafter")))
@@ -42,7 +41,6 @@ def config(tmp_path: Path, target_folder: Path) -> Path:
 
 
 def bench(config: Path, drafter: Path, *options: str) -> None:
-    """Measure in the run folder `run` beside the configuration."""
     where = ["--config", str(config), "--drafter", str(drafter), "--drafter_name", NAME, "--pair", "de-en"]
     recipe_main("bench")([*where, "--run_folder", str(config.parent / "run"), *options])
 

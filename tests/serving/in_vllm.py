@@ -67,7 +67,6 @@ def greedy(llm: LLM, prompts: list[list[int]], batch: int) -> dict:
 
 
 def counters(llm: LLM) -> dict[str, int]:
-    """Return vLLM's own counts of drafts, and of preemptions."""
     names = {
         "vllm:spec_decode_num_drafts": "drafts",
         "vllm:spec_decode_num_draft_tokens": "drafted",
@@ -87,7 +86,6 @@ def stop(llm: LLM) -> None:
 
 
 def drafter_of(llm: LLM):
-    """Return the proposer's drafter."""
     executor = llm.llm_engine.engine_core.engine_core.model_executor
     return executor.driver_worker.worker.model_runner.drafter._drafter
 
@@ -135,7 +133,6 @@ def sample(llm: LLM, prompt: list[int]) -> dict:
 
 
 def likeliest(llm: LLM, prompt: list[int]) -> list[tuple[int, float]]:
-    """Return the likeliest tokens with their probabilities."""
     params = SamplingParams(temperature=0.0, max_tokens=1, logprobs=LIKELIEST)
     found = llm.generate([{"prompt_token_ids": prompt}], params, use_tqdm=False)[0].outputs[0].logprobs[0]
     return [(token, math.exp(entry.logprob)) for token, entry in found.items()]

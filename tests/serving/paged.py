@@ -21,7 +21,6 @@ class CpuKernels:
     def do_kv_cache_update(
         self, layer: Any, keys: torch.Tensor, values: torch.Tensor, cache: torch.Tensor, slots: torch.Tensor
     ) -> None:
-        """Store tokens' keys and values at their slots."""
         blocks, heads, size, width = cache.shape
         key_cache, value_cache = cache.view(blocks, heads, 2 * size, width // 2).chunk(2, dim=2)
         for token, slot in enumerate(slots.tolist()):
@@ -35,7 +34,6 @@ class CoarseKernels(CpuKernels):
     """Stores less than it is given, as caches in fp8 do."""
 
     def do_kv_cache_update(self, layer: Any, keys: torch.Tensor, *given: torch.Tensor) -> None:
-        """Store tokens' keys and values at their slots."""
         super().do_kv_cache_update(layer, keys // 2 * 2, *given)
 
 

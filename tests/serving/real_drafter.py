@@ -39,7 +39,6 @@ def real_target() -> Target:
 
 
 def prompts(split: str, count: int) -> list[str]:
-    """Requests to translate sentences of the bundled sample."""
     pair = get_pair("de-en")
     return [translation_prompt(pair, row["de"]) for row in islice(sample_rows(split), count)]
 

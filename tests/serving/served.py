@@ -24,7 +24,6 @@ TOKENS = 24
 
 
 def requests_of(target: Target, texts: Sequence[str]) -> list[Request]:
-    """Ask for a greedy completion of each text."""
     chat = target.load_chat()
     request = Request((), 0.0, 0, TOKENS, "", "sample", "de-en", target.name, target.revision)
     return [

@@ -38,7 +38,6 @@ class Engine:
         self.drafts: list[tuple[list[int], list[int]]] = []
 
     def serve(self, prompts: list[list[int]], lengths: list[int]) -> list[list[int]]:
-        """Return the outputs, each of its length."""
         texts = [list(prompt) for prompt in prompts]
         drafts: list[list[int]] = [[] for _ in prompts]
         waiting, running = list(range(len(prompts))), []

@@ -66,7 +66,6 @@ class Replies(http.server.BaseHTTPRequestHandler):
         """Say nothing."""
 
     def do_POST(self) -> None:
-        """Answer."""
         self.asked[self.path] = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         said = self.replies.get(self.path)
         self.send_response(400 if said is None else 200)
@@ -76,7 +75,6 @@ class Replies(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    """Address of a server."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Replies)
     Replies.replies.clear()
     Replies.asked.clear()
@@ -87,7 +85,6 @@ def url() -> Iterator[str]:
 
 
 def events(*said: object) -> str:
-    """Write server-sent events."""
     return "".join(f"data: {json.dumps(each)}\n\n" for each in said) + "data: [DONE]\n\n"
 
 

@@ -31,7 +31,6 @@ WORDS = ["--threads", "1", "--ctx-size", "1024", "--parallel", "2"]
 
 @pytest.fixture(scope="module")
 def target_gguf(tmp_path_factory: pytest.TempPathFactory, target: Target) -> str:
-    """The target in llama.cpp's format."""
     path = tmp_path_factory.mktemp("gguf") / "target.gguf"
     write_gguf(Path(target.path), "float32", None, path)
     return str(path)
@@ -63,8 +62,6 @@ Start = Callable[..., AbstractContextManager[RunningEngine]]
 
 @pytest.fixture
 def start(target_gguf: str, free_port: int) -> Start:
-    """Start the server without a drafter."""
-
     def starting() -> AbstractContextManager[RunningEngine]:
         command = llamacpp_command(target_gguf)
         return start_engine("llamacpp", target_gguf, command, free_port, sys.executable, WORDS)

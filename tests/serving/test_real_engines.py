@@ -56,7 +56,6 @@ def drafter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Token ids of prompts that the drafter was not trained on."""
     chat = real_target().load_chat()
     path = tmp_path_factory.mktemp("asked") / "prompts.json"
     path.write_text(json.dumps([chat.encode_prompt(each) for each in prompts("test", PROMPTS)]), encoding="utf-8")
@@ -65,7 +64,6 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def in_vllm(drafter: Path, asked: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """What was found in vLLM."""
     out = tmp_path_factory.mktemp("vllm") / "found.json"
     run_in(python_of("vllm"), "in_vllm.py", real_target().path, str(drafter), str(asked), str(out))
     return json.loads(out.read_text(encoding="utf-8"))
@@ -175,7 +173,6 @@ def test_real_server_gives_the_targets_rows(engine: str, drafter: Path, tmp_path
 
 
 def start_llamacpp(python: str, target: Target, folder: Path, port: int) -> AbstractContextManager[RunningEngine]:
-    """Start llama.cpp's server without a drafter."""
     file = folder / "target.gguf"
     if not file.is_file():
         write_gguf(Path(target.path), "float32", None, file)

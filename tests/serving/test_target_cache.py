@@ -103,12 +103,9 @@ def test_network_reads_the_targets_keys_of_each_row(name: str, monkeypatch: pyte
 
 
 class CountingNetwork(BatchedNetwork):
-    """A network that counts the tokens that it reads."""
-
     tokens = 0
 
     def read_batch(self, pieces: list[Piece]) -> torch.Tensor:
-        """Read tokens of several texts."""
         self.tokens += sum(len(piece.tokens) for piece in pieces)
         return super().read_batch(pieces)
 

@@ -59,7 +59,6 @@ def propose(proposer: DrafterProposer, texts: list[list[int]], sampled: list[lis
 
 @pytest.fixture
 def proposer(published: Path, target: Target) -> DrafterProposer:
-    """A proposer with a whole drafter, which drafts wherever a source knows a token."""
     proposer = DrafterProposer(make_config(target, {"drafter": str(published), "drafter_follow_clock": False}))
     proposer.load_model(torch.nn.Module())
     return proposer

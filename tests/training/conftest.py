@@ -24,7 +24,6 @@ def datasets_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest
 
 
 def make_draft_model(seed: int = 0) -> PreTrainedModel:
-    """Make a drafter over sixty ids."""
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     return tiny_model("llama", seed, vocab_size=VOCABULARY, max_position_embeddings=64, initializer_range=0.2, **sizes)
 
@@ -72,5 +71,4 @@ def finetuning_arguments(folder: Path, **given: Any) -> DrafterTrainingArguments
 
 
 def pretraining_arguments(folder: Path, **given: Any) -> PretrainingArguments:
-    """The same for pretraining."""
     return PretrainingArguments(output_dir=str(folder), **QUIET | given)

@@ -14,7 +14,6 @@ ROWS: list[dict[str, Any]] = [
 
 
 def assert_batch(batch: dict[str, torch.Tensor], expected: dict[str, list]) -> None:
-    """Compare names, values and types of all tensors."""
     assert batch.keys() == expected.keys()
     for name, values in expected.items():
         wanted = torch.tensor(values)

@@ -18,7 +18,6 @@ from tests.training.conftest import make_draft_model, make_rows
 def evaluate(
     model: PreTrainedModel, rows: list[dict[str, Any]], batch_size: int, max_length: int = 64
 ) -> dict[str, float]:
-    """Evaluate rows as the Trainer does."""
     accelerator = Accelerator(cpu=True)
     collator = SelfDistilledCollator(pad_id=0, max_length=max_length)
     return evaluate_acceptance(

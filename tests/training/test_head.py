@@ -16,7 +16,6 @@ TOKENS, WIDTH, VOCABULARY = 37, 8, 50
 def make_case(
     dtype: torch.dtype, bias: bool, tokens: int = TOKENS
 ) -> tuple[torch.Tensor, torch.nn.Linear, torch.Tensor]:
-    """Make hidden states, a head and labels."""
     torch.manual_seed(0)
     hidden = torch.randn(tokens, WIDTH, dtype=dtype, requires_grad=True)
     return hidden, torch.nn.Linear(WIDTH, VOCABULARY, bias=bias, dtype=dtype), torch.randint(0, VOCABULARY, (tokens,))
@@ -28,7 +27,6 @@ def at_once(hidden: torch.Tensor, head: torch.nn.Linear, labels: torch.Tensor) -
 
 
 def in_pieces(hidden: torch.Tensor, head: torch.nn.Linear, labels: torch.Tensor) -> torch.Tensor:
-    """Compute it as the trainer does."""
     return sum_losses(
         hidden, head, lambda logits, place: F.cross_entropy(logits.float(), labels[place], reduction="none")
     )

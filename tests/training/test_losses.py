@@ -22,12 +22,10 @@ TOKENS, VOCABULARY = 7, 40
 
 
 def draw(seed: int, scale: float = 3.0) -> torch.Tensor:
-    """Draw logits of shape `(tokens, vocabulary)`."""
     return scale * torch.randn(TOKENS, VOCABULARY, generator=torch.Generator().manual_seed(seed))
 
 
 def top(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return ids and log-probabilities of the k most likely ids."""
     logprobs, ids = logits.log_softmax(dim=-1).topk(k, dim=-1)
     return ids, logprobs
 

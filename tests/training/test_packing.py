@@ -69,7 +69,6 @@ def read(
     decontaminator: Decontaminator = CLEAN,
     limit: int | None = None,
 ) -> tuple[list[list[int]], Counter[str]]:
-    """Read a corpus and what was dropped of it."""
     drops: Counter[str] = Counter()
     return list(read_token_ids(corpus, PAIR, split, ChatTokenizer(tokenizer), decontaminator, limit, drops)), drops
 

@@ -47,7 +47,6 @@ def shard_without_accelerator() -> None:
 
 
 def make_sharded_trainer(folder: Path, processes: int, **given: Any) -> Any:
-    """Make the trainer that takes four rows a step over all processes."""
     settings = (
         DISTRIBUTED
         | EVERY_TWO_STEPS

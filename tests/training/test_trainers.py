@@ -39,7 +39,6 @@ PLAIN = {"optim": "sgd", "max_grad_norm": 0.0, "lr_scheduler_type": "constant", 
 
 
 def make_trainer(folder: Path, rows: list[dict[str, Any]], seed: int = 0, **given: Any) -> DrafterTrainer:
-    """Make a trainer of the tiny drafter."""
     callbacks, draft_ids = given.pop("callbacks", None), given.pop("draft_ids", None)
     eval_rows = given.pop("eval_rows", None) or make_rows(7, seed=1)
     return DrafterTrainer(
@@ -54,17 +53,14 @@ def make_trainer(folder: Path, rows: list[dict[str, Any]], seed: int = 0, **give
 
 
 def losses_of(trainer: Any) -> list[float]:
-    """Return the training loss of each step."""
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
 def weights_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Copy a model's weights."""
     return {name: weight.detach().clone() for name, weight in model.state_dict().items()}
 
 
 def assert_same_weights(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor], atol: float) -> None:
-    """Compare two sets of weights by name."""
     assert one.keys() == two.keys()
     for name, weight in one.items():
         torch.testing.assert_close(weight, two[name], atol=atol, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
@@ -311,7 +307,6 @@ class Damage(TrainerCallback):
         self.step = step
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: torch.nn.Module, **_: Any) -> None:
-        """Disturb every weight."""
         if state.global_step > self.step:
             generator = torch.Generator().manual_seed(state.global_step)
             with torch.no_grad():
@@ -350,7 +345,6 @@ class Stop(TrainerCallback):
         self.step = step
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Interrupt before the step is saved."""
         if state.global_step == self.step:
             raise StoppedError
 
@@ -371,7 +365,6 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, t
 def assert_equals_uninterrupted(
     folder: Path, metrics: dict[str, float], uninterrupted: tuple[dict[str, torch.Tensor], dict[str, float]]
 ) -> None:
-    """Compare what a resumed run left."""
     weights, expected = uninterrupted
     assert_same_weights(load_file(folder / "model.safetensors"), weights, atol=1e-6)
     for name in ("eval_loss", *METRICS):

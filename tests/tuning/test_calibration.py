@@ -14,7 +14,6 @@ SURE = NETWORK_BINS - 1  # the bin of a network that gives one token all but not
 
 
 def answer(response: list[int], temperature: float = 0.0, chances: list[dict[int, float]] | None = None) -> HeldOut:
-    """Make an answer to the prompt 1, 2; `chances` are the target's at each position."""
     chances = chances or [{token: 1.0} for token in response]
     size = max(map(len, chances))
     padded = [list(entry.items()) + [(0, 1e-9)] * (size - len(entry)) for entry in chances]
@@ -68,7 +67,6 @@ class Even(FakeNetwork):
         self.tokens = tokens
 
     def read(self, token_ids: list[int]) -> torch.Tensor:
-        """Return nearly nothing for all other tokens."""
         logits = torch.full((self.size,), -30.0)
         logits[self.tokens] = 0.0
         return logits

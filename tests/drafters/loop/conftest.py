@@ -79,7 +79,6 @@ class FakeNetwork:
         self.reads: list[list[int]] = []
 
     def crop(self, length: int) -> None:
-        """Forget what lies beyond."""
         del self.known[length:]
 
     def read(self, token_ids: list[int]) -> torch.Tensor:
@@ -122,14 +121,12 @@ def with_loop(
     draft_ids: torch.Tensor | None = None,
     tokenizer: PreTrainedTokenizerFast | None = None,
 ) -> PreTrainedModel:
-    """Let a drafter draft with the loop and its lean network."""
     network = LeanNetwork(drafter, draft_ids)
     attach_loop(drafter, make_loop(settings, network, slots, drafter.config.vocab_size, tokenizer=tokenizer))
     return drafter
 
 
 def note_sources(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Count who drafts what from now on."""
     right, counts = DraftingLoop.draft, Counter[str]()
 
     def noting(self: DraftingLoop, *given: Any, **named: Any):
@@ -186,7 +183,6 @@ def without_network(published: Path, target: Target, tmp_path_factory: pytest.Te
 
 
 def describe(folder: Path, **changes: Any) -> None:
-    """Change what a published folder says of itself."""
     path = folder / FILE_NAME
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
 

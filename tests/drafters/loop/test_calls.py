@@ -38,7 +38,6 @@ def prompt_of(tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
 
 
 def row(**given: Any) -> Row:
-    """Pass these settings alone."""
     return lambda target_model, tokenizer: given
 
 
@@ -98,11 +97,9 @@ class Noting(BaseStreamer):
         self.tokens: list[int] = []
 
     def put(self, value: torch.Tensor) -> None:
-        """Keep it."""
         self.tokens += value.flatten().tolist()
 
     def end(self) -> None:
-        """Keep that it is over."""
         self.tokens.append(-1)
 
 
@@ -201,7 +198,6 @@ def drafter(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -
 
 
 def run(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, make: Row, **more: Any) -> dict[str, Any]:
-    """Generate, with all that the caller gets to see."""
     given = {"input_ids": prompt_of(tokenizer), "max_new_tokens": TOKENS, "do_sample": False}
     given = given | more | make(target_model, tokenizer)
     torch.manual_seed(0)

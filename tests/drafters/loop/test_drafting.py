@@ -17,7 +17,6 @@ TEXT = [20, 21, 22, 23, 24, 20, 21]  # lookup says 22, 23, 24, 20, …
 
 
 def successor(known: list[int]) -> int:
-    """Count upwards."""
     return (known[-1] + 1) % 50
 
 
@@ -47,7 +46,6 @@ class Game:
         self.known += tokens
 
     def play(self, follow: Callable[[list[int]], int], rounds: int, **given: Any) -> list[list[Proposal]]:
-        """Verify drafts against what follows."""
         drafts = []
         for _ in range(rounds):
             drafts.append(self.draft(**given))

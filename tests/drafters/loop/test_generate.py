@@ -53,7 +53,6 @@ TOKENS = 20
 
 
 def generate(target_model: PreTrainedModel, prompt: Sequence[int], **given: Any) -> list[int]:
-    """Answer as users let it answer."""
     ids = torch.tensor([list(prompt)])
     given = {"max_new_tokens": TOKENS, "do_sample": False} | given
     return target_model.generate(ids, attention_mask=torch.ones_like(ids), **given)[0, len(prompt) :].tolist()

@@ -98,7 +98,6 @@ def test_what_does_not_fit_is_left_alone(target_model: PreTrainedModel) -> None:
 
 
 def decodings(target: PreTrainedModel, drafter: PreTrainedModel | None, tokens: int = 24) -> list[Decoding]:
-    """Decode all prompts greedily."""
     method = {} if drafter is None else {"assistant_model": drafter}
     return [decode(target, prompt, method, 0.0, 0, tokens) for prompt in PROMPTS]
 

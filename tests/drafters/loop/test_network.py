@@ -66,7 +66,6 @@ def make(config: PretrainedConfig) -> PreTrainedModel:
 
 @torch.inference_mode()
 def stock_logits(model: PreTrainedModel, tokens: list[int]) -> torch.Tensor:
-    """Compute the logits behind the last token without any cache."""
     return model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0, -1]
 
 

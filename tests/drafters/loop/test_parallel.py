@@ -36,7 +36,6 @@ def with_masks(model: PreTrainedModel, tokens: int = 3) -> PreTrainedModel:
 
 
 def masked_logits(model: PreTrainedModel, known: list[int], masks: int) -> torch.Tensor:
-    """Compute what the stock forward makes of a text and masks behind it."""
     with torch.inference_mode():
         logits = model(input_ids=torch.tensor([[*known, *[MASK] * masks]]), use_cache=False).logits[0]
     return logits[len(known) - 1 :]

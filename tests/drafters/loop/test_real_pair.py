@@ -31,7 +31,6 @@ class RememberingNetwork(LeanNetwork):
     remembered: dict[tuple[int, ...], torch.Tensor]
 
     def read(self, token_ids: list[int]) -> torch.Tensor:
-        """Return what was computed before."""
         assert self.length == 0
         if (key := tuple(token_ids)) not in self.remembered:
             self.remembered[key] = super().read(token_ids)

@@ -34,7 +34,6 @@ REPO = "alice/tiny-drafter-de-en"
 
 @pytest.fixture
 def folder(published: Path, tmp_path: Path) -> Path:
-    """A copy of the published folder, to be changed."""
     return Path(shutil.copytree(published, tmp_path / "drafter"))
 
 
