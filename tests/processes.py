@@ -1,11 +1,8 @@
 """Functions in processes of their own, forked from one that has imported already what takes seconds to import."""
 
-import itertools
 import json
 import multiprocessing
 import os
-import random
-import signal
 import socket
 import sys
 import traceback
@@ -73,18 +70,6 @@ def run_ranks(function: Callable[..., None], count: int, *given: Any, **environm
         rank.result()
 
 
-def kill_often(function: Callable[[Path], None], folder: Path, kills: int) -> int:
-    """Run a function to its end, killed so many times before at random moments; return how many hit.
-
-    Moments are counted in what is done to the folder's files: between them nothing changes that a kill could damage.
-    Where a file is about to be renamed, half of it is lost, as in a kill while it is written.
-
-    Args:
-        function (callable): Takes a folder; it runs once without a kill too, in the folder `whole` beside it.
-    """
-    return Running(_kill_often, function, folder, kills).result()
-
-
 def _run(sender: Any, place: tuple[str, str], given: tuple, variables: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(variables)
@@ -104,55 +89,3 @@ def _run_rank(function: Callable[..., None], *given: Any) -> None:
 
     function(*given)
     leave_processes()
-
-
-def _watch(folder: Path, touched: Callable[[str, tuple], None]) -> None:
-    place = str(folder)
-
-    def hook(event: str, given: tuple) -> None:
-        if event.startswith(("open", "os.", "shutil.")) and any(place in str(argument) for argument in given):
-            touched(event, given)
-
-    sys.addaudithook(hook)
-
-
-def _kill_often(function: Callable[[Path], None], folder: Path, kills: int) -> int:
-    whole, place = folder.with_name("whole"), folder.with_name("moments")
-
-    def count() -> None:
-        moments = []
-        _watch(whole, lambda event, given: moments.append(event))
-        function(whole)
-        place.write_text(str(len(moments)))
-
-    assert _fork(count) == 0
-    moments, draw = int(place.read_text()), random.Random(0)
-    ends = [_fork(_die, draw.randint(1, 7 * moments // 10), folder, function) for _ in range(kills)]
-    assert {*ends} <= {0, -signal.SIGKILL}
-    assert _fork(function, folder) == 0
-    return ends.count(-signal.SIGKILL)
-
-
-def _fork(function: Callable[..., None], *given: Any) -> int:
-    """Run a function in a copy of this process, which has imported all and computed nothing; return how it ended."""
-    if child := os.fork():
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    try:
-        function(*given)
-        os._exit(0)
-    finally:
-        traceback.print_exc()
-        os._exit(1)
-
-
-def _die(moment: int, folder: Path, function: Callable[[Path], None]) -> None:
-    moments = itertools.count(1)
-
-    def touched(event: str, given: tuple) -> None:
-        if next(moments) == moment:
-            if event == "os.rename" and Path(given[0]).is_file():
-                os.truncate(given[0], Path(given[0]).stat().st_size // 2)
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    _watch(folder, touched)
-    function(folder)

@@ -1,12 +1,9 @@
 """The benchmark finds what is known beforehand: from decoding to the results, nothing in between is replaced."""
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from drafter_trainer.benchmark.measure import Setting, measure
@@ -17,11 +14,9 @@ from drafter_trainer.corpora.questions import Question
 from drafter_trainer.decoding.metrics import Round
 from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.results import PLAIN
-from tests.decoding.drafts import agreeing, set_draft_length, successor_model
+from tests.decoding.drafts import agreeing, set_draft_length
 
 QUESTIONS = [Question(f"q{number}", f"Satz {number}", "") for number in range(2)]
-SIZE = 16
-COUNTING = [(token + 1) % SIZE for token in range(SIZE)]
 
 
 @pytest.fixture
@@ -55,61 +50,6 @@ def test_drafter_equal_to_its_target_yields_the_draft_and_one(endless, tokenizer
     assert method["mean_accepted_tokens"] == 5
     assert (method["alpha"], method["acceptance_rate"], method["acceptance_by_position"]) == (1, 1, [1, 1, 1, 1])
     assert method["losslessness"]["equal"] == 2
-
-
-def right_sometimes(chance: float, draft_length: int) -> PreTrainedModel:
-    """Make a drafter that counts as its target does, each token with a chance of its own."""
-    drafter = set_draft_length(successor_model(COUNTING), draft_length)
-    generator = torch.Generator().manual_seed(0)
-
-    def go_wrong(module: torch.nn.Module, args: tuple, output: Any) -> None:
-        if torch.rand((), generator=generator) >= chance:
-            output.logits = output.logits.roll(1, dims=-1)
-
-    drafter.register_forward_hook(go_wrong)
-    return drafter
-
-
-@pytest.mark.parametrize(("chance", "draft_length"), [(0.8, 3), (0.5, 5)])
-def test_scripted_acceptance_gives_the_closed_form(chance: float, draft_length: int) -> None:
-    """(1 − α^(γ + 1)) / (1 − α) tokens for each pass (arXiv 2211.17192, equation 1), and no other α's."""
-    drafter, target = right_sometimes(chance, draft_length), successor_model(COUNTING)
-    rounds = []
-    for _ in range(3):
-        rounds += decode(target, [1], {"assistant_model": drafter}, 0.0, 0, 400).rounds
-    # Near the limit less is drafted.
-    yields = torch.tensor([round_.accepted + 1.0 for round_ in rounds if round_.drafted == draft_length])
-    half = 2.58 * (yields.std() / len(yields) ** 0.5).item()  # 99 %
-    distance = {
-        claimed: abs(yields.mean().item() - (1 - claimed ** (draft_length + 1)) / (1 - claimed))
-        for claimed in (chance, chance - 0.1, chance + 0.1)
-    }
-    assert distance[chance] < half
-    assert min(distance[chance - 0.1], distance[chance + 0.1]) > half
-
-
-def test_sleep_in_every_pass_is_in_the_time(endless, tokenizer, tmp_path, monkeypatch) -> None:
-    """Work that the clock does not see, as of a device that is not waited for, would be speed for nothing."""
-    pause, tokens, draft_length, now = 0.5, 20, 4, [0.0]
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    drafter = set_draft_length(agreeing(endless), draft_length)
-
-    def pass_time(seconds: float) -> Callable[..., None]:
-        def wait(module: torch.nn.Module, given: tuple) -> None:
-            now[0] += seconds
-
-        return wait
-
-    endless.register_forward_pre_hook(pass_time(1.0))
-    arguments = {"assistant_model": drafter}
-    _, awake = measured(endless, tokenizer, tmp_path / "awake", arguments, tokens)
-    drafter.register_forward_pre_hook(pass_time(pause))
-    _, sleepy = measured(endless, tokenizer, tmp_path / "sleepy", arguments, tokens)
-    # All but the warm-up of 16 tokens is timed: one pass of the drafter for each drafted token.
-    drafted = sum(prompt["drafted"] for prompt in sleepy["prompts"])
-    assert drafted == len(QUESTIONS) * tokens * draft_length // (draft_length + 1)
-    assert sleepy["seconds"] - awake["seconds"] == pytest.approx(drafted * pause)
-    assert sleepy["speedup"]["high"] < awake["speedup"]["low"]
 
 
 def test_planted_lossy_method_is_caught_where_it_begins(endless, tokenizer, tmp_path) -> None:

@@ -7,7 +7,6 @@ import pytest
 from drafter_trainer.corpora.sample import sample_rows, sample_stories
 from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.errors import InputError
-from drafter_trainer.runs import read_step
 from drafter_trainer.targets import Target
 from drafter_trainer.tuning.answers import load_answers
 from tests.distillation.conftest import stored_rows
@@ -25,29 +24,6 @@ def english(tmp_path: Path) -> Path:
     rows = [row["en"] for split in ("train", "validation") for row in sample_rows(split)]
     path.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
     return path
-
-
-def test_a_text_becomes_rows_of_both_splits(tmp_path, target_folder, english, capsys) -> None:
-    """Prevent lines from standing in training and validation, and a finished text from being scored again."""
-    more = ("--engine", "text", "--max_samples", "40")
-    distill(target_folder, tmp_path / "run", f"file:{english}", *more)
-    folder = tmp_path / "run" / "distill"
-    facts = read_step(folder)["facts"]
-    assert facts["corpora"][0].keys() == {"name", "sha256"}
-    assert facts["fertility"].keys() == {
-        f"tokens_per_{unit}{over}" for unit in ("character", "byte", "word") for over in ("", "_over_english")
-    }
-    sources = {}
-    for split in ("train", "validation"):
-        rows = stored_rows(RowStore(folder / split))
-        assert facts[split]["rows"] == len(rows) > 0
-        assert {(row["engine"], row["temperature"], row["pair"]) for row in rows} == {("text", None, "de-en")}
-        assert all(len(row["topk_logprobs"]) == len(row["response_ids"]) <= 8 for row in rows)
-        sources[split] = {row["source_id"].rpartition("/")[0] for row in rows}
-    assert len(sources["train"]) == 40
-    assert sources["train"].isdisjoint(sources["validation"])
-    distill(target_folder, tmp_path / "run", f"file:{english}", *more)
-    assert "finished before" in capsys.readouterr().out
 
 
 def test_text_is_not_tuned_on(tmp_path: Path, target_folder: Path, target: Target, english: Path) -> None:

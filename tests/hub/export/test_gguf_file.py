@@ -302,15 +302,3 @@ def test_layers_between_change_nothing(gemma_gguf: tuple[Path, Path], tmp_path: 
     assert gguf.GGUFReader(tmp_path / "x.gguf").fields["gemma3.block_count"].contents() > 2
     rounded, _ = check_gguf(folder, tmp_path / "x.gguf", "float32", ("ab ab",))
     assert rounded < 1e-5
-
-
-def test_qwen3_is_written_with_its_norms_of_heads(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Qwen3 keeps the order of rows, and normalizes queries and keys: what Llama does not."""
-    model = tiny_model("qwen3", norms=1.0, vocab_size=len(tokenizer), num_hidden_layers=2, tie_word_embeddings=True)
-    folder = write_drafter(tmp_path / "drafter", model, tokenizer)
-    write_gguf(folder, "float32", "qwen2", tmp_path / "x.gguf")
-    tensors = {tensor.name: tensor.data for tensor in gguf.GGUFReader(tmp_path / "x.gguf").tensors}
-    assert gguf.GGUFReader(tmp_path / "x.gguf").fields["general.architecture"].contents() == "qwen3"
-    layer = AutoModelForCausalLM.from_pretrained(folder).model.layers[1].self_attn
-    torch.testing.assert_close(torch.tensor(tensors["blk.1.attn_q.weight"]), layer.q_proj.weight.detach())
-    torch.testing.assert_close(torch.tensor(tensors["blk.1.attn_k_norm.weight"]), layer.k_norm.weight.detach())
