@@ -21,7 +21,7 @@ _TUNING = {
     "max_samples": option([], "Maximum number of documents of each table corpus", list[int]),
     "evaluation_questions": option(["sample"], "Question sets that the tables are decontaminated from"),
     "on_bad_rows": option("error", "Malformed rows of a table corpus: error to stop, or skip to drop and count them"),
-    **parameters(tune, "longest_draft"),
+    "draft_length": parameters(tune, "longest_draft")["longest_draft"],
 }
 
 

@@ -5,13 +5,13 @@
 
 First, the server answers a prompt of the drafter's own kind. If next to none of the drafted tokens are accepted, the
 drafter is misconfigured, and the server is stopped. Options of the engine itself stand behind --, as in
--- --max-num-seqs 16. docs/serving.md says what each engine needs.
+-- --port 8001 --max-num-seqs 16. docs/serving.md says what each engine needs.
 """
 
 import signal
 import sys
 
-from drafter_trainer.cli.configuration import parse_arguments
+from drafter_trainer.cli.configuration import option_of, parse_arguments
 from drafter_trainer.cli.options import arguments_of, split_engine_words
 from drafter_trainer.errors import InputError
 from drafter_trainer.serving.engines import serve
@@ -23,6 +23,8 @@ def main(argv: list[str]) -> None:
     own, words = split_engine_words(argv)
     (options,), _ = parse_arguments("serve", own, __doc__)
     given = arguments_of(serve, options) | {"target": options.target_model, "python": options.engine_python}
+    if (port := option_of(words, "--port") or "").isdigit():  # the engine refuses another value itself
+        given["port"] = int(port)
     with serve(**given, part=options.part, options=words) as running:
         print(f"serving {options.target_model} at {running.url}, until it is interrupted", flush=True)
         if status := running.process.wait():

@@ -24,7 +24,7 @@ _SERVING = {
     ),
     **parameters(serve, "engine"),
     "sources": option([], "In vLLM: network to draft with the network alone (default: all that the drafter has)"),
-    **parameters(serve, "draft_length", "port"),
+    **parameters(serve, "draft_length"),
     "engine_python": option(
         None, "Python of the environment with vLLM or xllamacpp (default: this one, or llama-server)", str | None
     ),

@@ -28,6 +28,8 @@ def main(argv: list[str], other_tasks: Sequence[Path] = (), costs: Path | None =
     """Run the step; `other_tasks` and `costs` are as for `tune_run`."""
     (named, where, tuning), given = parse_arguments("tune", argv, __doc__)
     require_one_process("tuning runs")
+    if "draft_length" in given:
+        given["longest_draft"] = given.pop("draft_length")  # by which name finished steps are known
     run, target = named.run, where.resolve()
     how = into_run(run, tuning.sources)
     step, trials = tune_run(
@@ -39,6 +41,7 @@ def main(argv: list[str], other_tasks: Sequence[Path] = (), costs: Path | None =
         table_samples=next(iter(tuning.max_samples), None),
         skip_bad_rows=tuning.on_bad_rows == "skip",
         costs=costs,
+        longest_draft=tuning.draft_length,
         settings=given,
         **(arguments_of(tune_run, tuning) | arguments_of(tune, tuning, where)),
     )

@@ -23,7 +23,7 @@ def options(folder: Path, target_folder: Path, text: Path, *more: str) -> list[s
         "run_folder": str(folder / "run"),
         "target_model": f"tests/tiny-target={target_folder}",
         "table_corpus": f"file:{text}",
-        "longest_draft": "4",
+        "draft_length": "4",
     }
     given = [word for name, value in named.items() for word in (f"--{name}", value)]
     return [*given, "--sources", "lookup", "ngram", *more]

@@ -46,7 +46,7 @@ TINY = {
     "distill.max_new_tokens": 8,
     "distill.batch_size": 8,
     "finetune.draft_vocabulary": 128,
-    "tune.longest_draft": 4,
+    "tune.draft_length": 4,
     "tune.table_corpus": ["sample"],
     "bench.max_questions": 3,
     "bench.max_sampling_questions": 2,
