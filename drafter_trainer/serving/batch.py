@@ -236,7 +236,7 @@ class BatchDrafter:
         chosen, worth = [], -rate * self._network_costs(0)
         for place, (text, proposal) in enumerate(zip(texts, proposals)):
             shares = self._shares(text)
-            if not shares and text.in_window > self.network.limit:
+            if not shares and len(text) - text.skipped > self.network.limit:
                 continue
             needed = text.reach * (1 - (0.0 if proposal is None else proposal.probability))
             long_ago = text.rounds % _ASK_ANYHOW == _ASK_ANYHOW - 1

@@ -7,6 +7,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from drafter_trainer.errors import InputError
@@ -175,18 +176,12 @@ class EngineClient:
     def _events(self, path: str, request: dict) -> Iterator[dict]:
         """Send a request, and read the events of the reply."""
         with self._open(path, request) as reply:
-            for line in self._lines(reply):
+            for line in reply:
                 kind, _, said = line.decode().strip().partition(":")
                 if kind == "error" or said.lstrip().startswith('{"error"'):
                     raise InputError(f"{self.engine} broke off a completion: {said[:300]}")
                 if kind == "data" and said.strip() != "[DONE]":
                     yield json.loads(said)
-
-    def _lines(self, reply: http.client.HTTPResponse) -> Iterator[bytes]:
-        try:
-            yield from reply
-        except (OSError, http.client.HTTPException) as error:
-            raise InputError(f"{self.engine} broke off a completion: {error!r}") from error
 
     def _post(self, path: str, request: dict) -> dict:
         with self._open(path, request) as reply:
@@ -196,13 +191,15 @@ class EngineClient:
         with self._open(path) as reply:
             return reply.read().decode()
 
-    def _open(self, path: str, content: dict | None = None) -> http.client.HTTPResponse:
+    @contextmanager
+    def _open(self, path: str, content: dict | None = None) -> Iterator[http.client.HTTPResponse]:
         data = None if content is None else json.dumps(content).encode()
         request = urllib.request.Request(f"{self.url}{path}", data, {"Content-Type": "application/json"})
         try:
-            return urllib.request.urlopen(request, timeout=_PATIENCE)
+            with urllib.request.urlopen(request, timeout=_PATIENCE) as reply:
+                yield reply
         except urllib.error.HTTPError as error:
             said = " ".join(error.read().decode(errors="replace").split())
             raise InputError(f"{self.engine} refused a request ({error.code}): {said[:300]}") from error
         except (OSError, http.client.HTTPException) as error:
-            raise InputError(f"{self.engine} did not answer: {error}") from error
+            raise InputError(f"{self.engine} did not answer, or broke off: {error!r}") from error

@@ -105,11 +105,6 @@ class RequestText:
         """Tokens of the prompt that the network does not see, behind the first one."""
         return 0 if self.shared else self.outside
 
-    @property
-    def in_window(self) -> int:
-        """Tokens of text and draft that the network sees."""
-        return len(self) - self.skipped
-
     def __len__(self) -> int:
         return len(self.tokens) + len(self.draft)
 
