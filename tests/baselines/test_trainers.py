@@ -11,7 +11,6 @@ from transformers import PreTrainedModel, TrainerCallback
 from benchmarks.baselines.eagle import EagleLayer
 from benchmarks.baselines.medusa import MedusaHeads
 from benchmarks.baselines.trainers import BaselineTrainer, EagleTrainer, MedusaTrainer
-from drafter_trainer.errors import InputError
 from drafter_trainer.training.arguments import BaselineTrainingArguments
 from drafter_trainer.training.base import train_to_end
 from tests.baselines.conftest import noisy
@@ -116,14 +115,3 @@ def test_interrupted_training_goes_on(tmp_path: Path) -> None:
     train_to_end(again)
     for name, weight in whole.model.state_dict().items():
         torch.testing.assert_close(again.model.state_dict()[name], weight)
-
-
-def test_arguments_that_cannot_work_are_refused(tmp_path: Path) -> None:
-    """A token of the Hub among the arguments would be pickled beside the weights."""
-    for given, message in (
-        ({"hub_token": "secret"}, "hub_token is not used"),
-        ({"max_length": 1}, "max_length must be at least 2"),
-        ({"draft_vocabulary": -1}, "draft_vocabulary must be 0 or more"),
-    ):
-        with pytest.raises(InputError, match=message):
-            BaselineTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **given)

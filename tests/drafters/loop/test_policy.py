@@ -8,7 +8,6 @@ from drafter_trainer.drafters.loop.policy import (
     SOURCES,
     AcceptanceEstimator,
     CostModel,
-    NetworkGain,
     ThroughputEstimator,
     best_length,
     extension_pays,
@@ -98,16 +97,6 @@ def test_extension_pays_where_some_length_does(milliseconds: list[float]) -> Non
 # The cost of a pass
 
 
-def test_curve_learns_another_machine() -> None:
-    """Settings are tuned on one machine and used on all others."""
-    choose, curve = random.Random(3), CostModel([10.0, 10.0, 14.0, 15.0, 16.0])
-    other = [3.0, 3.5, 3.6, 9.0, 9.5]
-    for _ in range(600):
-        tokens = choose.randrange(1, 6)
-        curve.observe(tokens, other[tokens - 1] * choose.uniform(0.95, 1.05))
-    assert [curve(tokens) for tokens in range(1, 6)] == pytest.approx(other, rel=0.1)
-
-
 @pytest.mark.parametrize("milliseconds", [0.0, 1e6])
 def test_one_interrupted_pass_hardly_moves_the_curve(milliseconds: float) -> None:
     """A laptop that slept for an hour within a pass would never draft again."""
@@ -160,23 +149,6 @@ def test_rate_moves_from_the_tuned_to_the_own_yield() -> None:
     for _ in range(50):
         rate.observe(6, 30.0)
     assert rate() > 5 / 30.0
-
-
-def test_gain_moves_from_the_tuned_to_the_own_one() -> None:
-    """On a text that the network cannot draft, asking it in every round would slow the target down for ever."""
-    gain = NetworkGain(0.4)
-    assert gain() == pytest.approx(0.4)
-    course = []
-    for _ in range(60):
-        gain.observe(1.0, 0)
-        course.append(gain())
-    assert course == sorted(course, reverse=True)
-    assert course[-1] < 0.05
-    # What was hardly needed says little.
-    gain, other = NetworkGain(0.4), NetworkGain(0.4)
-    gain.observe(0.1, 0)
-    other.observe(1.0, 0)
-    assert gain() > other()
 
 
 def test_curve_moves_as_a_whole() -> None:

@@ -52,18 +52,6 @@ def test_head_of_its_own_is_kept(tmp_path: Path, tokenizer: PreTrainedTokenizerF
     assert check_gguf(folder, tmp_path / "x.gguf", "float32", PROBES)[0] < 1e-5
 
 
-def test_order_of_rows_is_the_one_of_llamacpp(drafter: Path, tmp_path: Path) -> None:
-    """Both sides of this test could turn rows alike and wrongly: the order is written out once by hand."""
-    rows = torch.arange(16.0).reshape(16, 1)
-    expected = [0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15]
-    assert gguf_file._pair_rotated_rows(rows, heads=2).flatten().tolist() == expected
-    write_gguf(drafter, "float32", None, tmp_path / "x.gguf")
-    tensors = {tensor.name: tensor.data for tensor in gguf.GGUFReader(tmp_path / "x.gguf").tensors}
-    assert tensors["blk.0.attn_q.weight"].shape == (32, 32)
-    assert tensors["blk.1.attn_k.weight"].shape == (16, 32)
-    assert "output.weight" not in tensors
-
-
 def test_vocabulary_is_stated_whole(drafter: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     """A flag that is left out is filled in by llama.cpp, and may then differ from the target's."""
     write_gguf(drafter, "float32", None, tmp_path / "x.gguf")
@@ -290,15 +278,3 @@ def test_every_nth_layer_sees_the_whole_text(kinds: str, period: int, places: li
     """llama.cpp counts layers by a period; layers that were chosen from a target's follow none."""
     names = {"s": "sliding_attention", "f": "full_attention"}
     assert gguf_file._place_layers([names[kind] for kind in kinds]) == (period, places)
-
-
-def test_layers_between_change_nothing(gemma_gguf: tuple[Path, Path], tmp_path: Path) -> None:
-    """What fills the places between a Gemma's layers must add nothing, or another model is written."""
-    folder, target_gguf = gemma_gguf
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config["layer_types"] = ["full_attention", "sliding_attention"]
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    write_gguf(folder, "float32", None, tmp_path / "x.gguf", target_gguf)
-    assert gguf.GGUFReader(tmp_path / "x.gguf").fields["gemma3.block_count"].contents() > 2
-    rounded, _ = check_gguf(folder, tmp_path / "x.gguf", "float32", ("ab ab",))
-    assert rounded < 1e-5
