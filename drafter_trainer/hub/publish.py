@@ -3,12 +3,14 @@
 import logging
 import shutil
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
 import pyarrow.parquet as pq
+import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
@@ -16,10 +18,10 @@ from huggingface_hub.utils import validate_repo_id
 from drafter_trainer.distillation.store import NAMES, SPLITS, RowStore, without_paths
 from drafter_trainer.drafters.compact import FORMATS
 from drafter_trainer.drafters.description import FILE_NAME
+from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.drafters.saving import WEIGHTS
 from drafter_trainer.errors import InputError, one_line
 from drafter_trainer.hub.allowed import ALLOWED, allowed_files, check_private
-from drafter_trainer.hub.arrival import check_generation, fetch
 from drafter_trainer.hub.assemble import DrafterParts, assemble, parts_of_run
 from drafter_trainer.hub.card_folder import (
     CARD,
@@ -33,17 +35,7 @@ from drafter_trainer.hub.card_folder import (
 from drafter_trainer.hub.dataset_card import render_dataset_card
 from drafter_trainer.hub.license import target_license
 from drafter_trainer.hub.publishing import HUB, Publishing
-from drafter_trainer.hub.push import (
-    MAIN,
-    Destination,
-    add_to_collection,
-    changed_files,
-    check_overwrite,
-    check_same_drafter,
-    read_remote,
-    send,
-    set_tag,
-)
+from drafter_trainer.hub.push import MAIN, Destination, add_to_collection, push, set_tag
 from drafter_trainer.results import RESULTS
 from drafter_trainer.runs import Run, finished_step
 from drafter_trainer.targets import Target
@@ -122,30 +114,47 @@ def publish_drafter(
             keep_card(folder, cards, details)
         if publishing.to != HUB:
             return _to_folder(publishing, folder, files)
-        api, destination = HfApi(), _destination(publishing, location)
-        remote = read_remote(api, destination)
-        check_same_drafter(destination, remote, description)
-        changed = changed_files(remote, files, ALLOWED)
-        check_overwrite(destination, remote, changed, _NETWORK)
-        if publishing.dry_run:
-            return Publication(str(destination), _sizes(files), sent=False)
+        destination = _destination(publishing, location)
         _logger.info("\n".join([f"to {destination}:", *_listing(_sizes(files))]))
         message = "Add the benchmark's results" if RESULTS in measurements else "Add the drafter"
-        commit = send(api, destination, remote, files, changed, message)
-        arrived = fetch(destination, commit.oid, files, Path(temporary) / "cache")
+        commit = push(destination, files, ALLOWED, _NETWORK, message, description, publishing.dry_run)
+        if commit is None:
+            return Publication(str(destination), _sizes(files), sent=False)
         if publishing.check_generation:
-            check_generation(arrived, target, target_dtype)
-        set_tag(api, destination, commit.oid)
+            _check_generation(location, commit.oid, description.example, target, target_dtype)
+        set_tag(destination, commit.oid)
         if publishing.collection:
-            add_to_collection(api, destination, target.name)
+            add_to_collection(destination, target.name)
         return Publication(commit.commit_url, _sizes(files), sent=True)
+
+
+def _check_generation(drafter: str, commit: str, prompt: str, target: Target, target_dtype: str) -> None:
+    """Load a drafter from the Hub, as its users will, and let it draft for one prompt.
+
+    Args:
+        target (`Target`): Where its weights cannot be loaded here, a warning says so, and nothing is generated.
+    """
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    try:
+        target_model = target.load_model(target_dtype, device)
+    except (OSError, MemoryError, ImportError, RuntimeError, ValueError) as error:  # the last three: of quantizers
+        reason = one_line(error)
+        warnings.warn(f"the target cannot be loaded here ({reason}): the drafter is published untried", stacklevel=3)
+        return
+    chat = target.load_chat()
+    assistant = load_drafter(drafter, target_model, chat.tokenizer, commit)
+    ids = torch.tensor([chat.encode_prompt(prompt)], device=device)
+    output = target_model.generate(
+        ids, attention_mask=torch.ones_like(ids), assistant_model=assistant, max_new_tokens=16, do_sample=False
+    )
+    if output.shape[1] == ids.shape[1]:
+        raise InputError(f"the target says nothing with the drafter that came back from {drafter}: do not use it")
 
 
 def publish_rows(run: Run, target: Target, publishing: Publishing) -> Publication:
     """Publish the self-distilled rows of a run as a data set, one folder of Parquet shards for each split.
 
-    On the Hub it is one commit; that its files have arrived is read off the Hub's own hashes, since there may be very
-    many of them. The license is the target's, where none is given.
+    The license is the target's, where none is given.
     """
     check_destination(publishing.to, marker=SPLITS[0])
     rows = run.rows
@@ -173,17 +182,12 @@ def publish_rows(run: Run, target: Target, publishing: Publishing) -> Publicatio
                     if shard != folder / path:
                         shutil.copyfile(shard, folder / path)
             return _to_folder(publishing, folder, files)
-        api, destination = HfApi(), _destination(publishing, location, "dataset")
-        remote = read_remote(api, destination)
+        destination = _destination(publishing, location, "dataset")
         owned = [f"{split}/{_SHARDS}" for split in SPLITS]
-        changed = changed_files(remote, files, owned)
-        check_overwrite(destination, remote, changed, owned)
-        if publishing.dry_run:
+        commit = push(destination, files, owned, owned, "Add the self-distilled rows", dry_run=publishing.dry_run)
+        if commit is None:
             return Publication(str(destination), _sizes(files), sent=False)
-        commit = send(api, destination, remote, files, changed, "Add the self-distilled rows")
-        if missing := changed_files(read_remote(api, destination), files, owned):
-            raise InputError(f"{missing[0]} is not at {destination} as it was sent: publish again")
-        set_tag(api, destination, commit.oid)
+        set_tag(destination, commit.oid)
         return Publication(commit.commit_url, _sizes(files), sent=True)
 
 

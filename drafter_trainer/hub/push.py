@@ -134,22 +134,36 @@ def check_overwrite(destination: Destination, remote: Remote, changed: Sequence[
         )
 
 
-def send(
-    api: HfApi,
+def push(
     destination: Destination,
-    remote: Remote,
     files: Mapping[str, Path],
-    changed: Sequence[str],
+    owned: Sequence[str],
+    precious: Sequence[str],
     message: str,
-) -> CommitInfo:
-    """Send files in one commit; where nothing has changed, none is made.
+    description: DrafterDescription | None = None,
+    dry_run: bool = False,
+) -> CommitInfo | None:
+    """Send files in one commit, and compare what arrived by the Hub's own hashes.
 
-    Interrupted, it leaves the branch as it was; what the Hub has received by then is not sent again.
+    Where nothing has changed, no commit is made.
+    Interrupted, it leaves the branch as it was; what the Hub has received by then is not sent again. Where somebody
+    commits meanwhile, the Hub refuses.
 
     Args:
-        remote (`Remote`): As it was looked at. Where somebody has committed since, the Hub refuses.
+        owned, precious (`Sequence[str]`): Patterns; see `changed_files` and `check_overwrite`.
+        description (`DrafterDescription`, *optional*): Of the drafter that the branch may hold, if it is one.
+        dry_run (`bool`, *optional*, defaults to `False`): Check what can be checked, and send nothing.
+    Returns:
+        `CommitInfo`, `None` in a dry run.
     """
-    where = {"repo_id": destination.repo_id, "repo_type": destination.repo_type}
+    api, where = HfApi(), {"repo_id": destination.repo_id, "repo_type": destination.repo_type}
+    remote = read_remote(api, destination)
+    if description is not None:
+        check_same_drafter(destination, remote, description)
+    changed = changed_files(remote, files, owned)
+    check_overwrite(destination, remote, changed, precious)
+    if dry_run:
+        return None
     try:  # before there is a repository
         RepoCard(files[CARD].read_text(encoding="utf-8")).validate(destination.repo_type)
     except (ValueError, yaml.YAMLError) as error:
@@ -166,16 +180,19 @@ def send(
         CommitOperationAdd(path, files[path]) if path in files else CommitOperationDelete(path) for path in changed
     ]
     try:
-        return api.create_commit(
+        commit = api.create_commit(
             **where, operations=operations, revision=destination.branch, parent_commit=head, commit_message=message
         )
     except RuntimeError as error:  # how the client reports a large file that did not get through
         raise InputError(f"{destination} is as it was ({one_line(error)}): run the same command again") from error
+    if missing := changed_files(read_remote(api, destination), files, owned):
+        raise InputError(f"{missing[0]} is not at {destination} as it was sent: publish again")
+    return commit
 
 
-def set_tag(api: HfApi, destination: Destination, commit: str) -> None:
+def set_tag(destination: Destination, commit: str) -> None:
     """Put the destination's tag on a commit, if it has one; that it may be moved has been checked."""
-    where = {"repo_id": destination.repo_id, "repo_type": destination.repo_type}
+    api, where = HfApi(), {"repo_id": destination.repo_id, "repo_type": destination.repo_type}
     if destination.tag is None:
         return
     tags = {ref.name: ref.target_commit for ref in api.list_repo_refs(**where).tags}
@@ -186,13 +203,13 @@ def set_tag(api: HfApi, destination: Destination, commit: str) -> None:
     api.create_tag(**where, tag=destination.tag, revision=commit)
 
 
-def add_to_collection(api: HfApi, destination: Destination, target: str) -> None:
+def add_to_collection(destination: Destination, target: str) -> None:
     """Gather a target's drafters in a collection of the repository's owner.
 
     What hinders it, such as a token that has no right to collections, is said in one line and fails nothing: what was
     pushed stands, and can be added by hand.
     """
-    owner, name = destination.repo_id.split("/")[0], target.rsplit("/", maxsplit=1)[-1]
+    api, owner, name = HfApi(), destination.repo_id.split("/")[0], target.rsplit("/", maxsplit=1)[-1]
     try:
         private = api.repo_info(destination.repo_id, repo_type=destination.repo_type).private
         collection = api.create_collection(

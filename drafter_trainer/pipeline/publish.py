@@ -39,7 +39,7 @@ def publish(
 ) -> Publication:
     """Publish a drafter to the Hub or to a folder, with a card of what was measured.
 
-    On the Hub it is one commit, which is then downloaded into an empty cache, compared, loaded, and drafts for one
+    On the Hub it is one commit, which is then compared by the Hub's hashes, loaded from there, and drafts for one
     prompt; then it is tagged. Once more it sends only what is missing. The token is that of the environment (HF_TOKEN,
     or `hf auth login`).
 

@@ -36,9 +36,9 @@ def publish_in_turn(target: str, steps: list) -> list:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HTTPError
 
-    import drafter_trainer.hub.arrival as arrival
     import drafter_trainer.hub.card_folder as card_folder
     import drafter_trainer.hub.publish as publish
+    import drafter_trainer.hub.push as push
     from drafter_trainer.errors import InputError
     from drafter_trainer.hub.publishing import Publishing
     from drafter_trainer.runs import Run
@@ -49,13 +49,12 @@ def publish_in_turn(target: str, steps: list) -> list:
             notes.append(record.getMessage())
 
     logging.getLogger("drafter_trainer").addHandler(Notes())
-    download, render = arrival.huggingface_hub.snapshot_download, card_folder.render_card
+    look, render = push.read_remote, card_folder.render_card
 
-    def spoil(*given, **named):
-        folder = Path(download(*given, **named))
-        (folder / "config.json").unlink()
-        (folder / "config.json").write_text("{}")
-        return folder
+    def spoil(api, destination):
+        remote = look(api, destination)
+        remote.files.pop("config.json", None)
+        return remote
 
     api, seen = HfApi(), []
     for step in steps:
@@ -64,7 +63,7 @@ def publish_in_turn(target: str, steps: list) -> list:
         named = Target(step.pop("target", "tests/tiny-target"), "0", target)
         rows, spoiled, card = step.pop("rows", False), step.pop("spoiled", False), step.pop("card", None)
         os.environ["HF_TOKEN"] = step.pop("token", "hf_alice_of_the_tests")
-        arrival.huggingface_hub.snapshot_download = spoil if spoiled else download
+        push.read_remote = spoil if spoiled else look
         card_folder.render_card = (lambda *_, card=card: card) if card else render
         given = Publishing(**step)
         try:
@@ -257,10 +256,10 @@ def test_overwriting_replaces_drafter_and_tag(story: dict[str, Any]) -> None:
     assert not {"results.json", "acceptance.png"} & files.keys()
 
 
-def test_what_came_back_otherwise_fails_the_command(story: dict[str, Any]) -> None:
+def test_what_arrived_otherwise_fails_the_command(story: dict[str, Any]) -> None:
     """A file that the Hub altered would be found by the first user; and no tag may recommend it."""
     said = story["said"]["spoiled"]
-    assert said["said"].startswith("InputError: config.json came back from alice/spoiled in another state")
+    assert said["said"].startswith("InputError: config.json is not at alice/spoiled as it was sent")
     assert said["refs"].keys() == {"main"}
 
 
