@@ -2,21 +2,21 @@
 
 import gzip
 import json
+import re
 import zlib
-from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import pyarrow
 import pyarrow.parquet
 
 from drafter_trainer.errors import InputError, one_line
 
-_BLOCK = 1 << 16
-_DEPTH = 100
+# A NUL is a letter in UTF-16; a byte that is no UTF-8 is read as a lone surrogate, so that its line can be named.
+_NOT_UTF8 = re.compile("[\0\udc80-\udcff]")
 _Made = TypeVar("_Made")
 
 
@@ -28,13 +28,11 @@ class BadRowError(InputError):
     """
 
     def __init__(self, place: str, reason: str, advice: str = "") -> None:
-        super().__init__(f"{place}: {reason}{advice}")
+        super().__init__(place, reason, advice)  # all of them, to be made again by the pool of processes it came from
         self.reason = reason
-        self._given = (place, reason, advice)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Made again of its message alone, as exceptions are, it would break the pool of processes that it came from.
-        return type(self), self._given
+    def __str__(self) -> str:
+        return "{}: {}{}".format(*self.args)
 
 
 @dataclass
@@ -81,47 +79,21 @@ def read_lines(path: Path, bad_rows: BadRows = STRICT) -> Iterator[tuple[int, st
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    number = start = 0
+    number = 0
     try:
-        with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as file:
-            for number, line in enumerate(_split(file), start=1):
-                try:
-                    text = _decode(line, f"{path}, line {number}", start)
-                except BadRowError as error:
-                    bad_rows.add(error)
+        opened = gzip.open if path.suffix.lower() == ".gz" else open
+        with opened(path, "rt", encoding="utf-8", errors="surrogateescape") as file:
+            for number, line in enumerate(file, start=1):
+                if found := _NOT_UTF8.search(line):
+                    byte, before = ord(found[0]) & 0xFF, line[: found.start()][-20:]
+                    likely = "UTF-16" if byte in (0x00, 0xFE, 0xFF) else "WINDOWS-1252"
+                    advice = f"convert the file, if it is {likely} with iconv -f {likely} -t UTF-8"
+                    said = f" (byte 0x{byte:02x} behind {before!r}): {advice}"
+                    bad_rows.add(BadRowError(f"{path}, line {number}", "not UTF-8", said))
                 else:
-                    yield number, text
-                start += len(line)
+                    yield number, line.removeprefix("\ufeff").rstrip("\n")
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(f"{path}, after line {number}: damaged gzip file ({error}): fetch it again") from error
-
-
-def _split(file: BinaryIO) -> Iterator[bytes]:
-    rest = b""
-    while block := file.read(_BLOCK):
-        lines = (rest + block).splitlines(keepends=True)
-        # A carriage return at the end of a block may be half of a line's end.
-        rest = b"" if lines[-1].endswith(b"\n") else lines.pop()
-        yield from lines
-    if rest:
-        yield rest
-
-
-def _decode(line: bytes, place: str, start: int) -> str:
-    try:
-        text = line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        likely = "UTF-16" if line[:2] in (BOM_UTF16_LE, BOM_UTF16_BE) else "WINDOWS-1252"
-        raise _not_utf8(place, start + error.start, f"0x{line[error.start]:02x}", likely) from error
-    # ASCII in UTF-16 without a mark is valid UTF-8, with a NUL at every letter.
-    if (found := line.find(b"\0")) >= 0:
-        raise _not_utf8(place, start + found, "a NUL", "UTF-16")
-    return text.removeprefix("\ufeff").rstrip("\r\n")
-
-
-def _not_utf8(place: str, byte: int, found: str, likely: str) -> BadRowError:
-    advice = f"iconv -f {likely} -t UTF-8" + (", if it is Western European" if likely == "WINDOWS-1252" else "")
-    return BadRowError(place, "not UTF-8", f" ({found} at byte {byte}): convert the file to UTF-8, with {advice}")
 
 
 def read_json_lines(path: Path, bad_rows: BadRows = STRICT) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -136,12 +108,8 @@ def _parse(place: str, numbered: tuple[int, str]) -> tuple[int, dict[str, Any]]:
         raise BadRowError(place, "empty line", ": delete it, or write a JSON object there")
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise BadRowError(place, "not JSON", f" ({error}): one object a line is expected") from error
-    except RecursionError as error:
-        raise _too_deep(place) from error
-    except ValueError as error:  # Python converts no longer ones, which take quadratic time
-        raise BadRowError(place, "a number of more than 4,300 digits", ": write it as a text") from error
     if not isinstance(row, dict):
         raise BadRowError(place, f"got a JSON {type(row).__name__}", ", expected an object")
     check_values(place, row)
@@ -149,30 +117,15 @@ def _parse(place: str, numbered: tuple[int, str]) -> tuple[int, dict[str, Any]]:
 
 
 def check_values(place: str, value: Any) -> None:
-    """Refuse text that UTF-8 cannot hold, and nesting that code which walks values cannot follow."""
-    level = [value]
-    for _ in range(_DEPTH):
-        following: list[Any] = []
-        for value in level:
-            if isinstance(value, dict):
-                following += (*value, *value.values())
-            elif isinstance(value, list):
-                following += value
-            elif isinstance(value, str):
-                try:
-                    value.encode()
-                except UnicodeEncodeError as error:
-                    found = f"\\u{ord(value[error.start]):04x} behind {value[: error.start][-20:]!r}"
-                    raise BadRowError(
-                        place, "half of a surrogate pair", f" ({found}): write the whole character, or delete it"
-                    ) from error
-        level = following
-    if level:
-        raise _too_deep(place)
-
-
-def _too_deep(place: str) -> BadRowError:
-    return BadRowError(place, f"nested more than {_DEPTH} levels deep", ": a flat object is expected")
+    """Refuse text that UTF-8 cannot hold, which JSON can write."""
+    try:
+        json.dumps(value, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as error:
+        found = f"\\u{ord(error.object[error.start]):04x} behind {error.object[: error.start][-20:]!r}"
+        advice = f" ({found}): write the whole character, or delete it"
+        raise BadRowError(place, "half of a surrogate pair", advice) from error
+    except RecursionError as error:
+        raise BadRowError(place, "nested too deep", ": a flat object is expected") from error
 
 
 def read_rows(path: Path, bad_rows: BadRows = STRICT) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -188,7 +141,7 @@ def read_rows(path: Path, bad_rows: BadRows = STRICT) -> Iterator[tuple[str, dic
     """
     if path.is_dir():
         for file in files_of(path):
-            yield from _read_parquet(file, bad_rows)
+            yield from _read_parquet(file)
         return
     formats = [suffix for suffix in map(str.lower, path.suffixes) if suffix != ".gz"]
     match formats[-1] if formats else "":
@@ -199,7 +152,7 @@ def read_rows(path: Path, bad_rows: BadRows = STRICT) -> Iterator[tuple[str, dic
             for number, line in read_lines(path, bad_rows):
                 yield f"{path}, line {number}", {"text": line}
         case ".parquet" if path.suffix.lower() == ".parquet":
-            yield from _read_parquet(path, bad_rows)
+            yield from _read_parquet(path)
         case _:
             raise InputError(
                 f"{path}: unknown format: .jsonl, .txt and .parquet are read, the first two also as .gz, and a folder "
@@ -225,31 +178,16 @@ def files_of(path: Path) -> list[Path]:
     return files
 
 
-def _read_parquet(path: Path, bad_rows: BadRows) -> Iterator[tuple[str, dict[str, Any]]]:
+def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=1024):
-                for row in _rows_of(batch):
+                for row in batch.to_pylist():
                     number += 1
-                    if isinstance(row, dict):
-                        yield f"{path}, row {number}", row
-                    else:
-                        bad_rows.add(BadRowError(f"{path}, row {number}", "values that cannot be read", f" ({row})"))
-    except (pyarrow.ArrowInvalid, OSError) as error:
+                    yield f"{path}, row {number}", row
+    except (ValueError, OverflowError, OSError) as error:  # of text that is no UTF-8, and of a date beyond all, too
         reason = one_line(error)
         raise InputError(f"{path}, after row {number}: damaged Parquet file ({reason}): fetch it again") from error
-
-
-def _rows_of(batch: pyarrow.RecordBatch) -> Iterator[dict[str, Any] | Exception]:
-    """Yield the rows of a batch, and an error for a row that is none: text that is no UTF-8, a date beyond all."""
-    try:
-        yield from batch.to_pylist()
-    except (ValueError, OverflowError):
-        for number in range(batch.num_rows):
-            try:
-                yield batch.slice(number, 1).to_pylist()[0]
-            except (ValueError, OverflowError) as error:
-                yield error

@@ -3,9 +3,8 @@
 import functools
 import hashlib
 import heapq
-import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,6 @@ def inspect_text(path: Path, language: Language, bad_rows: BadRows = STRICT) -> 
             "choose settings on: add text, a sentence or a paragraph a line"
         )
     texts = [text[:_CHARACTERS] for _, text in chosen]
-    _check_script(path, texts, language)
     _check_language(path, texts, language)
 
 
@@ -67,29 +65,6 @@ def _different_lines(path: Path, counts: Counter[str], bad_rows: BadRows) -> Ite
             yield digest, text
         if counts["lines"] == _INSPECTED:
             return
-
-
-def _check_script(path: Path, texts: list[str], language: Language) -> None:
-    expected = _scripts([language.probe])
-    if not expected:  # of a language without a probe the script is not known
-        return
-    found = _scripts(texts)
-    total = found.total()
-    if 2 * sum(found[script] for script in expected) < max(1, total):
-        most, count = next(iter(found.most_common(1)), ("no letters at all", 0))
-        raise InputError(
-            f"{path}: {count / max(1, total):.0%} of its letters are {most}, {language.name} is written in "
-            f"{' and '.join(expected)}: name the language that the text is in, or another file"
-        )
-
-
-def _scripts(texts: Iterable[str]) -> Counter[str]:
-    """Count letters by what their Unicode names begin with: LATIN, CYRILLIC, CJK."""
-    scripts: Counter[str] = Counter()
-    for letter, count in Counter(character for text in texts for character in text if character.isalpha()).items():
-        scripts[unicodedata.name(letter, "?").replace("-", " ").split()[0]] += count
-    del scripts["MODIFIER"]  # an apostrophe that is a letter, as in Hawaiian, is of no script
-    return scripts
 
 
 def _check_language(path: Path, texts: list[str], language: Language) -> None:

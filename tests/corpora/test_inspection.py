@@ -65,10 +65,9 @@ def test_text_of_another_language_is_refused(tmp_path: Path, given: str, named: 
 
 
 @pytest.mark.parametrize("code", ["am", "chr", "zgh", "ne", "ru", "ko"])
-def test_script_tells_where_the_identifier_need_not(tmp_path: Path, code: str) -> None:
+def test_another_script_is_refused(tmp_path: Path, code: str) -> None:
     """Cherokee and Tifinagh are unknown to the identifier, which takes them for anything."""
-    said = refusal(write(tmp_path, OCCITAN), code)
-    assert f"100% of its letters are LATIN, {LANGUAGES[code].name} is written in" in said
+    assert "most often for Occitan" in refusal(write(tmp_path, OCCITAN), code)
 
 
 @pytest.mark.parametrize("share", [0.4, 0.6])
@@ -92,7 +91,7 @@ def test_half_a_text_may_be_foreign(tmp_path: Path, share: float) -> None:
         (OCCITAN[:99] + OCCITAN[:50], "99 different lines"),
         ([], "no text: give a sentence or a paragraph of Occitan a line"),
         (["", "", "  "], "no text: give a sentence or a paragraph of Occitan a line"),
-        ([str(number) for number in range(200)], "no letters at all"),  # in every script and in none
+        ([str(number) for number in range(200)], "are taken for another language than Occitan"),
         (OCCITAN + OCCITAN[:1] * 100_000, "100,000 of 100,100 lines repeat an earlier one"),
     ],
 )
