@@ -32,7 +32,7 @@ WORDS = ["--threads", "1", "--ctx-size", "1024", "--parallel", "2"]
 @pytest.fixture(scope="module")
 def target_gguf(tmp_path_factory: pytest.TempPathFactory, target: Target) -> str:
     path = tmp_path_factory.mktemp("gguf") / "target.gguf"
-    write_gguf(Path(target.path), "float32", None, path)
+    write_gguf(Path(target.path), "float32", path)
     return str(path)
 
 
@@ -53,7 +53,7 @@ def network(request, tokenizer, gemma_gguf, tmp_path) -> tuple[PreTrainedModel, 
         torch.nn.init.normal_(weight, 0.0, 0.3) if weight.ndim > 1 else torch.nn.init.uniform_(weight, 0.5, 1.5)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    write_gguf(folder, "float32", "smollm" if tokenizer_gguf is None else None, tmp_path / "x.gguf", tokenizer_gguf)
+    write_gguf(folder, "float32", tmp_path / "x.gguf", tokenizer_gguf)
     return model, str(tmp_path / "x.gguf")
 
 

@@ -124,7 +124,7 @@ def test_exported_network_changes_no_output_in_llamacpp(drafter, asked, tmp_path
     """
     python, target = python_of("llamacpp"), real_target()
     target_gguf = tmp_path / "target.gguf"
-    write_gguf(Path(target.path), "float32", None, target_gguf)
+    write_gguf(Path(target.path), "float32", target_gguf)
     export_drafter(drafter, target, output_dir=tmp_path, engines=["llamacpp"], target_gguf=target_gguf)
     texts, ends = [], set(target.end_ids(target.load_tokenizer()))
     for drafts in ({}, {"drafter_gguf": str(tmp_path / "drafter.gguf"), "draft_length": 3}):
@@ -175,5 +175,5 @@ def test_real_server_gives_the_targets_rows(engine: str, drafter: Path, tmp_path
 def start_llamacpp(python: str, target: Target, folder: Path, port: int) -> AbstractContextManager[RunningEngine]:
     file = folder / "target.gguf"
     if not file.is_file():
-        write_gguf(Path(target.path), "float32", None, file)
+        write_gguf(Path(target.path), "float32", file)
     return start_engine("llamacpp", str(file), llamacpp_command(str(file)), port, python, LLAMACPP_WORDS)

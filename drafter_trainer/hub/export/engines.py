@@ -16,13 +16,8 @@ from drafter_trainer.drafters.compact import COMPACT
 from drafter_trainer.drafters.compatibility import check_tokenizers
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.errors import InputError, check_positive
-from drafter_trainer.hub.export.constraints import (
-    check_llamacpp,
-    check_sizes,
-    check_vllm,
-    check_weights,
-    context_limit,
-)
+from drafter_trainer.extras import require
+from drafter_trainer.hub.export.constraints import check_sizes, check_vllm, context_limit
 from drafter_trainer.hub.export.stock import write_stock
 from drafter_trainer.repository import target_of
 from drafter_trainer.serving.commands import (
@@ -89,7 +84,6 @@ def export_drafter(
     draft_length: int | None = None,
     gguf_dtype: str = "float16",
     target_gguf: str | Path | None = None,
-    converter: str | Path | None = None,
 ) -> list[str]:
     """Write what vLLM, SGLang and llama.cpp need of a drafter, and check what each of them asks for.
 
@@ -102,10 +96,7 @@ def export_drafter(
         draft_length (`int`, *optional*): Draft length of the engines, in tokens; by the drafter's acceptance if left
             out.
         gguf_dtype (`str`, *optional*, defaults to `"float16"`): Of the weights in `drafter.gguf`.
-        target_gguf (`str` or `Path`, *optional*): The target's GGUF file, whose vocabulary is compared with
-            the drafter's.
-        converter (`str` or `Path`, *optional*): llama.cpp's `convert_hf_to_gguf.py`, for drafters that are not written
-            without it.
+        target_gguf (`str` or `Path`, *optional*): The target's GGUF file, whose tokenizer `drafter.gguf` gets.
     Returns:
         `list[str]`: What was checked, a sentence each.
     Raises:
@@ -133,7 +124,7 @@ def export_drafter(
         files[SGLANG] = _sglang_command(export) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
     if "llamacpp" in engines:
-        _write_gguf(export, folder / DRAFTER_GGUF, gguf_dtype, target_gguf, Path(converter) if converter else None)
+        _write_gguf(export, folder / DRAFTER_GGUF, gguf_dtype, target_gguf)
         command = llamacpp_command(str(target_gguf or "TARGET.gguf"), DRAFTER_GGUF, export.draft_lengths[NETWORK])
         files[LLAMACPP] = shlex.join(command) + "\n"
         files[FILE_NAME] = export.description.to_json()  # which `serve` reads there
@@ -167,13 +158,11 @@ def _resolve(drafter: str, target: Target, folder: Path, draft_length: int | Non
 
 def _check_vllm(export: Export) -> None:
     check_vllm(export.drafter, *export.configs)
-    check_weights(export.folder)
     export.checked.append(f"vLLM: both vocabularies have {export.configs[1].vocab_size} entries.")
 
 
 def _sglang_command(export: Export) -> str:
     check_sizes("SGLang", *export.configs)
-    check_weights(export.folder)
     length = export.draft_lengths[NETWORK]
     said = f"SGLang: both vocabularies have {export.configs[1].vocab_size} entries"
     words = ["python", "-m", "sglang.launch_server", "--model-path", export.target.name]
@@ -190,28 +179,16 @@ def _sglang_command(export: Export) -> str:
     return shlex.join([*words, *export.template("sglang")])
 
 
-def _write_gguf(export: Export, path: Path, dtype: str, target_gguf: Path | None, converter: Path | None) -> None:
-    try:
-        from drafter_trainer.hub.export import gguf_file, gguf_tokenizer
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"a GGUF file cannot be written ({error}): pip install 'drafter_trainer[gguf]', or leave llamacpp out of "
-            "engines"
-        ) from error
-    expected = gguf_tokenizer.read_vocabulary(target_gguf) if target_gguf else None
+def _write_gguf(export: Export, path: Path, dtype: str, target_gguf: Path | None) -> None:
+    require("gguf", "gguf")
+    from drafter_trainer.hub.export import gguf_file
+
     probes = export.description.probes
 
     def write_and_check(partial: Path) -> None:
-        if converter:
-            gguf_file.convert(converter, export.folder, dtype, partial)
-        else:
-            pre_tokenizer = gguf_tokenizer.read_pre_tokenizer(target_gguf) if target_gguf else None
-            gguf_file.write_gguf(export.folder, dtype, pre_tokenizer, partial, target_gguf)
-        if expected:
-            check_llamacpp(expected, gguf_tokenizer.read_vocabulary(partial))
-            export.checked.append(
-                f"llama.cpp: its comparison of the vocabulary with that of {target_gguf.name} passes."
-            )
+        gguf_file.write_gguf(export.folder, dtype, partial, target_gguf)
+        if target_gguf:
+            export.checked.append(f"llama.cpp: the vocabulary is that of {target_gguf.name}.")
         rounded, itself = gguf_file.check_gguf(export.folder, partial, dtype, probes)
         said = f"llama.cpp: {path.name}, loaded back, gives the drafter's token ids, and its logits to {rounded:.2g}"
         if itself > rounded:

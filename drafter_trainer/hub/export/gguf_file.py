@@ -6,8 +6,6 @@ halves that a rotation pairs stand apart within each head, in GGUF side by side.
 
 import itertools
 import re
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +19,9 @@ from drafter_trainer.hub.export.gguf_tokenizer import add_tokenizer, needs_conve
 
 TOLERANCE = 1e-4  # of logits in float32, between the drafter with its weights rounded alike and the file
 _FILE_TYPES = {
-    "float32": (gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32, "f32"),
-    "float16": (gguf.GGMLQuantizationType.F16, gguf.LlamaFileType.MOSTLY_F16, "f16"),
-    "bfloat16": (gguf.GGMLQuantizationType.BF16, gguf.LlamaFileType.MOSTLY_BF16, "bf16"),
+    "float32": (gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),
+    "float16": (gguf.GGMLQuantizationType.F16, gguf.LlamaFileType.MOSTLY_F16),
+    "bfloat16": (gguf.GGMLQuantizationType.BF16, gguf.LlamaFileType.MOSTLY_BF16),
 }
 _RANDOM_IDS = 64
 _LAYER = re.compile(r"layers\.(\d+)\.")
@@ -50,26 +48,13 @@ _FAMILIES = {
 }
 
 
-def convert(converter: Path, folder: Path, dtype: str, path: Path) -> None:
-    """Let llama.cpp's own converter write the file."""
-    options = ["--outfile", str(path), "--outtype", _FILE_TYPES[dtype][2]]
-    done = subprocess.run([sys.executable, str(converter), str(folder), *options], capture_output=True, text=True)
-    if done.returncode != 0 or not path.is_file():
-        reason = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
-        raise InputError(f"{converter} failed for {folder}: {reason}")
-
-
-def write_gguf(
-    folder: Path, dtype: str, pre_tokenizer: str | None, path: Path, target_gguf: Path | None = None
-) -> None:
+def write_gguf(folder: Path, dtype: str, path: Path, target_gguf: Path | None = None) -> None:
     """Write a drafter of the Llama, Qwen3 or Gemma 3 architecture as a GGUF file.
 
     Args:
         dtype (`str`): Of the matrices; norms stay in float32.
-        pre_tokenizer (`str`, *optional*): llama.cpp's name for how text is split before BPE; found from the tokenizer
-            if left out.
-        target_gguf (`Path`, *optional*): The target's file, whose tokenizer is taken over where the drafter's is no
-            plain byte-level BPE, as Gemma's.
+        target_gguf (`Path`, *optional*): The target's file, whose tokenizer is taken over; needed where the drafter's
+            is no plain byte-level BPE, as Gemma's.
     Source: the keys and the order of rows are those of conversion/llama.py, qwen.py and gemma.py in llama.cpp
     """
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -78,7 +63,7 @@ def write_gguf(
     family = _FAMILIES[config.model_type]
     gemma = config.model_type == "gemma3_text"
     period, places = _place_layers(config.layer_types) if gemma else (0, [*range(config.num_hidden_layers)])
-    quantization, file_type, _ = _FILE_TYPES[dtype]
+    quantization, file_type = _FILE_TYPES[dtype]
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[family.architecture])
     writer.add_type("model")
     writer.add_name(folder.name)
@@ -101,7 +86,7 @@ def write_gguf(
     else:
         writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_vocab_size(config.vocab_size)
-    add_tokenizer(writer, folder, config.vocab_size, pre_tokenizer, target_gguf)
+    add_tokenizer(writer, folder, config.vocab_size, target_gguf)
     names = gguf.get_tensor_name_map(family.architecture, places[-1] + 1)
     own = model.state_dict()
     weights = {_LAYER.sub(lambda of: f"layers.{places[int(of[1])]}.", name): weight for name, weight in own.items()}

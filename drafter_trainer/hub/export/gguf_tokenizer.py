@@ -1,4 +1,4 @@
-"""The tokenizer in a GGUF file: written, taken over from the target's file, and read."""
+"""The tokenizer in a GGUF file: taken over from the target's file, or written."""
 
 import json
 from pathlib import Path
@@ -7,33 +7,27 @@ import gguf
 from transformers import AutoTokenizer
 from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
-from drafter_trainer.errors import InputError
-from drafter_trainer.hub.export.constraints import GgufVocabulary
-
-_SPECIAL = ("bos_token_id", "eos_token_id", "add_bos_token", "add_eos_token")
+from drafter_trainer.errors import InputError, one_line
 
 
 def needs_converter(folder: Path, what: str) -> InputError:
     return InputError(
-        f"{folder} is {what}, which is not written here: name llama.cpp's converter with "
-        f"converter=llama.cpp/convert_hf_to_gguf.py"
+        f"{folder} is {what}, which is not written here: write its GGUF file with llama.cpp's convert_hf_to_gguf.py, "
+        "and leave llamacpp out of engines"
     )
 
 
-def add_tokenizer(
-    writer: gguf.GGUFWriter, folder: Path, size: int, pre_tokenizer: str | None, target_gguf: Path | None
-) -> None:
+def add_tokenizer(writer: gguf.GGUFWriter, folder: Path, size: int, target_gguf: Path | None) -> None:
+    if target_gguf is not None:
+        _copy_tokenizer(writer, folder, size, target_gguf)
+        return
     try:
         vocabulary = gguf.BpeVocab(folder)
     except (FileNotFoundError, ValueError) as error:  # it asks for byte-level BPE with consecutive ids
-        if target_gguf is None:
-            raise InputError(
-                f"the tokenizer of {folder} is no plain byte-level BPE, and is taken over from the target's GGUF "
-                "file: name it as target_gguf, or name llama.cpp's converter with "
-                "converter=llama.cpp/convert_hf_to_gguf.py"
-            ) from error
-        _copy_tokenizer(writer, folder, size, target_gguf)
-        return
+        raise InputError(
+            f"the tokenizer of {folder} is no plain byte-level BPE, and is taken over from the target's GGUF file: "
+            "name it as target_gguf"
+        ) from error
     pieces = AutoTokenizer.from_pretrained(folder)
     tokens, _, kinds = (list(column) for column in zip(*vocabulary.all_tokens()))
     for token, added in pieces.added_tokens_decoder.items():
@@ -42,7 +36,7 @@ def add_tokenizer(
         tokens.append(_padding(token))
         kinds.append(gguf.TokenType.UNUSED)
     writer.add_tokenizer_model(vocabulary.tokenizer_model)
-    writer.add_tokenizer_pre(pre_tokenizer or _find_pre_tokenizer(folder))
+    writer.add_tokenizer_pre(_find_pre_tokenizer(folder))
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
     special = gguf.SpecialVocab(folder, load_merges=True, n_vocab=size)
@@ -53,10 +47,17 @@ def add_tokenizer(
 
 
 def _copy_tokenizer(writer: gguf.GGUFWriter, folder: Path, size: int, target_gguf: Path) -> None:
-    """Take the target's tokenizer over, token by token the drafter's."""
-    fields = {
-        name: field for name, field in gguf.GGUFReader(target_gguf).fields.items() if name.startswith("tokenizer.")
-    }
+    """Take the target's tokenizer over, token by token the drafter's.
+
+    llama.cpp compares both files, and serves without the drafter where they differ; its log alone says so.
+    """
+    try:
+        fields = gguf.GGUFReader(target_gguf).fields
+    except (OSError, ValueError) as error:
+        raise InputError(f"{target_gguf} is no GGUF file: {one_line(error)}") from error
+    fields = {name: field for name, field in fields.items() if name.startswith("tokenizer.")}
+    if "tokenizer.ggml.tokens" not in fields:
+        raise InputError(f"{target_gguf} has no vocabulary: name the GGUF file of a language model")
     tokens = fields["tokenizer.ggml.tokens"].contents()
     own = AutoTokenizer.from_pretrained(folder).convert_ids_to_tokens(range(min(len(tokens), size)))
     for token, (text, expected) in enumerate(zip(own, tokens)):
@@ -94,22 +95,3 @@ def _find_pre_tokenizer(folder: Path) -> str:
                 if parts[0]["pattern"] == {"Regex": split}:
                     return name
     raise needs_converter(folder, "a model whose tokenizer splits text in a way of its own")
-
-
-def read_vocabulary(path: Path) -> GgufVocabulary:
-    """Read what llama.cpp compares of a GGUF file."""
-    try:
-        fields = gguf.GGUFReader(path).fields
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is no GGUF file: {' '.join(str(error).split())}") from error
-    stated = {name: fields[key].contents() for name in _SPECIAL if (key := f"tokenizer.ggml.{name}") in fields}
-    kind, tokens = (fields.get(f"tokenizer.ggml.{name}") for name in ("model", "tokens"))
-    if kind is None or tokens is None:
-        raise InputError(f"{path} has no vocabulary: name the GGUF file of a language model")
-    return GgufVocabulary(kind.contents(), tokens.contents(), stated)
-
-
-def read_pre_tokenizer(path: Path) -> str | None:
-    """Read llama.cpp's name for how text is split before BPE, `None` where a GGUF file does not say."""
-    field = gguf.GGUFReader(path).fields.get("tokenizer.ggml.pre")
-    return None if field is None else field.contents()

@@ -6,7 +6,6 @@ import runpy
 import shlex
 from pathlib import Path
 
-import gguf
 import pytest
 import torch
 
@@ -36,7 +35,7 @@ def options_of(line: str) -> dict[str, str]:
 def test_every_engine_gets_its_files(drafter: Path, target: Target, tmp_path: Path) -> None:
     """A key or an option of another name is refused by the engine, or ignored."""
     folder = tmp_path / "export"
-    write_gguf(Path(target.path), "float32", "smollm", tmp_path / "target.gguf")
+    write_gguf(Path(target.path), "float32", tmp_path / "target.gguf")
     checked = export_drafter(
         str(drafter),
         target,
@@ -72,8 +71,6 @@ def test_every_engine_gets_its_files(drafter: Path, target: Target, tmp_path: Pa
         "--spec-draft-model": "drafter.gguf",
         "--spec-draft-n-max": "4",
     }
-    # Texts are split as the target's file says.
-    assert gguf.GGUFReader(folder / "drafter.gguf").fields["tokenizer.ggml.pre"].contents() == "smollm"
     readme = (folder / "README.md").read_text(encoding="utf-8")
     assert all(f"- {fact}\n" in readme for fact in checked)
     assert len(checked) == 5
@@ -101,16 +98,6 @@ def test_engines_draft_a_length_of_their_own(drafter, target, tmp_path, alpha, l
     assert config["num_speculative_tokens"] == length
     line = (tmp_path / "export" / "sglang.txt").read_text(encoding="utf-8")
     assert options_of(line)["--speculative-num-steps"] == str(length)
-
-
-def test_repository_that_engines_cannot_read_is_refused(drafter: Path, target: Target, tmp_path: Path) -> None:
-    """Repositories of earlier releases have no index: vLLM takes their table for weights, and fails without a hint."""
-    (drafter / "ngram.safetensors").write_bytes(b"a table")
-    for engine in ("vllm", "sglang"):
-        with pytest.raises(InputError, match=r"ngram\.safetensors beside its weights .* Publish the drafter again"):
-            export_drafter(str(drafter), target, output_dir=tmp_path / "export", engines=[engine])
-    (drafter / "model.safetensors.index.json").write_text("{}", encoding="utf-8")
-    export_drafter(str(drafter), target, output_dir=tmp_path / "export", engines=["vllm", "sglang"])
 
 
 def test_compact_drafter_is_made_whole(tokenizer, target, target_model, tmp_path) -> None:
@@ -159,9 +146,9 @@ def test_other_tokenizer_is_refused(drafter: Path, target: Target, tmp_path: Pat
 def test_targets_file_of_another_model_leaves_no_drafter(drafter: Path, target: Target, tmp_path: Path) -> None:
     """A drafter.gguf that stands there after an error would be used."""
     swap_two_tokens(Path(drafter))
-    write_gguf(drafter, "float32", None, tmp_path / "other.gguf")
+    write_gguf(drafter, "float32", tmp_path / "other.gguf")
     swap_two_tokens(Path(drafter))  # as it was
-    with pytest.raises(InputError, match=r"llama\.cpp: token \d+ is "):
+    with pytest.raises(InputError, match=r"token \d+ is "):
         export_drafter(
             str(drafter),
             target,

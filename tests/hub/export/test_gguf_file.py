@@ -16,26 +16,18 @@ from transformers import (
 
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.export import gguf_file, gguf_tokenizer
-from drafter_trainer.hub.export.gguf_file import check_gguf, convert, write_gguf
-from drafter_trainer.hub.export.gguf_tokenizer import read_vocabulary
+from drafter_trainer.hub.export.gguf_file import check_gguf, write_gguf
 from drafter_trainer.languages import get_pair
 from tests.conftest import make_model, tiny_model
 from tests.drafters.test_load import write_drafter
 
 PROBES = get_pair("de-en").probes
-CONVERTER = """\
-import shutil, sys
-folder, _, outfile, _, outtype = sys.argv[1:]
-if outtype != "f32":
-    sys.exit("only f32 here")
-shutil.copyfile({ready!r}, outfile)
-"""
 
 
 @pytest.mark.parametrize(("dtype", "rounding"), [("float32", 0.0), ("float16", 1e-3), ("bfloat16", 1e-2)])
 def test_file_holds_the_same_drafter(drafter: Path, tmp_path: Path, dtype: str, rounding: float) -> None:
     """A matrix in the wrong order of rows drafts, fluently, what the target rejects."""
-    write_gguf(drafter, dtype, None, tmp_path / "x.gguf")
+    write_gguf(drafter, dtype, tmp_path / "x.gguf")
     from_rounded, from_itself = check_gguf(drafter, tmp_path / "x.gguf", dtype, PROBES)
     assert from_rounded < 1e-5
     assert (from_itself > rounding) if rounding else (from_itself == from_rounded)
@@ -47,24 +39,24 @@ def test_head_of_its_own_is_kept(tmp_path: Path, tokenizer: PreTrainedTokenizerF
     model.config.tie_word_embeddings = False
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight * 1.5)
     folder = write_drafter(tmp_path / "drafter", model, tokenizer)
-    write_gguf(folder, "float32", None, tmp_path / "x.gguf")
+    write_gguf(folder, "float32", tmp_path / "x.gguf")
     assert "output.weight" in [tensor.name for tensor in gguf.GGUFReader(tmp_path / "x.gguf").tensors]
     assert check_gguf(folder, tmp_path / "x.gguf", "float32", PROBES)[0] < 1e-5
 
 
 def test_vocabulary_is_stated_whole(drafter: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     """A flag that is left out is filled in by llama.cpp, and may then differ from the target's."""
-    write_gguf(drafter, "float32", None, tmp_path / "x.gguf")
-    vocabulary = read_vocabulary(tmp_path / "x.gguf")
-    assert vocabulary.kind == "gpt2"
-    assert vocabulary.tokens == tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
-    assert vocabulary.special == {
+    write_gguf(drafter, "float32", tmp_path / "x.gguf")
+    fields = gguf.GGUFReader(tmp_path / "x.gguf").fields
+    expected = {
+        "model": "gpt2",
+        "tokens": tokenizer.convert_ids_to_tokens(range(len(tokenizer))),
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "add_bos_token": False,
         "add_eos_token": False,
     }
-    fields = gguf.GGUFReader(tmp_path / "x.gguf").fields
+    assert {name: fields[f"tokenizer.ggml.{name}"].contents() for name in expected} == expected
     kinds = fields["tokenizer.ggml.token_type"].contents()
     assert [kinds[token] for token in tokenizer.all_special_ids] == [3] * len(tokenizer.all_special_ids)
     assert kinds[100] == 1
@@ -77,8 +69,8 @@ def test_rows_without_a_token_are_filled(tmp_path: Path, tokenizer: PreTrainedTo
     model = make_model(tokenizer, layers=1)
     model.resize_token_embeddings(len(tokenizer) + 8)
     folder = write_drafter(tmp_path / "drafter", model, tokenizer)
-    write_gguf(folder, "float32", None, tmp_path / "x.gguf")
-    tokens = read_vocabulary(tmp_path / "x.gguf").tokens
+    write_gguf(folder, "float32", tmp_path / "x.gguf")
+    tokens = gguf.GGUFReader(tmp_path / "x.gguf").fields["tokenizer.ggml.tokens"].contents()
     assert len(tokens) == len(tokenizer) + 8
     assert tokens[-1] == f"[PAD{len(tokenizer) + 7}]"
     assert check_gguf(folder, tmp_path / "x.gguf", "float32", PROBES)[0] < 1e-5
@@ -118,7 +110,7 @@ def test_splitting_of_text_is_named_or_refused(tmp_path: Path, pre: dict, expect
     if expected:
         assert gguf_tokenizer._find_pre_tokenizer(tmp_path) == expected
         return
-    with pytest.raises(InputError, match=r"converter=llama.cpp/convert_hf_to_gguf.py"):
+    with pytest.raises(InputError, match=r"llama.cpp's convert_hf_to_gguf.py"):
         gguf_tokenizer._find_pre_tokenizer(tmp_path)
 
 
@@ -126,8 +118,8 @@ def test_other_architecture_names_the_converter(tmp_path: Path, tokenizer: PreTr
     """Written as a Llama, a drafter of another family would load and draft noise."""
     model = tiny_model("gemma2", vocab_size=len(tokenizer), num_hidden_layers=1)
     folder = write_drafter(tmp_path / "drafter", model, tokenizer)
-    with pytest.raises(InputError, match=r"architecture gemma2, .* converter=llama.cpp/convert_hf_to_gguf.py"):
-        write_gguf(folder, "float32", None, tmp_path / "x.gguf")
+    with pytest.raises(InputError, match=r"architecture gemma2, .* llama.cpp's convert_hf_to_gguf.py"):
+        write_gguf(folder, "float32", tmp_path / "x.gguf")
     assert not (tmp_path / "x.gguf").exists()
 
 
@@ -143,25 +135,14 @@ def test_llama_of_another_kind_names_the_converter(drafter: Path, tmp_path: Path
     config = json.loads((drafter / "config.json").read_text(encoding="utf-8"))
     (drafter / "config.json").write_text(json.dumps(config | settings), encoding="utf-8")
     with pytest.raises(InputError, match=said):
-        write_gguf(drafter, "float32", None, tmp_path / "x.gguf")
-
-
-def test_own_converter_is_used_and_its_failure_told(drafter: Path, tmp_path: Path) -> None:
-    """llama.cpp's converter knows every architecture; what it says must reach the user."""
-    write_gguf(drafter, "float32", None, tmp_path / "ready.gguf")
-    converter = tmp_path / "convert_hf_to_gguf.py"
-    converter.write_text(CONVERTER.format(ready=str(tmp_path / "ready.gguf")), encoding="utf-8")
-    convert(converter, drafter, "float32", tmp_path / "x.gguf")
-    assert (tmp_path / "x.gguf").read_bytes() == (tmp_path / "ready.gguf").read_bytes()
-    with pytest.raises(InputError, match="only f32 here"):
-        convert(converter, drafter, "float16", tmp_path / "y.gguf")
+        write_gguf(drafter, "float32", tmp_path / "x.gguf")
 
 
 @pytest.mark.parametrize("spoilt", ["blk.1.attn_k.weight", "blk.0.ffn_norm.weight", "token_embd.weight"])
 def test_spoilt_file_is_refused(drafter: Path, tmp_path: Path, spoilt: str) -> None:
     """The comparison must find one row in the wrong place, or it would let a wrong order pass."""
     path = tmp_path / "x.gguf"
-    write_gguf(drafter, "float32", None, path)
+    write_gguf(drafter, "float32", path)
     reader = gguf.GGUFReader(path, "r+")
     data = next(tensor.data for tensor in reader.tensors if tensor.name == spoilt)
     data[...] = np.roll(data, 1, axis=0)
@@ -174,18 +155,18 @@ def test_other_tokenizer_is_refused(drafter: Path, tmp_path: Path) -> None:
     """Right logits for wrong ids are drafts that are all rejected."""
     path = tmp_path / "x.gguf"
     other = AutoTokenizer.from_pretrained(drafter).train_new_from_iterator(["Brücke, pünktlich, überquert"] * 9, 400)
-    write_gguf(drafter, "float32", None, path)
+    write_gguf(drafter, "float32", path)
     other.save_pretrained(drafter)
     with pytest.raises(InputError, match="it has another tokenizer"):
         check_gguf(drafter, path, "float32", PROBES)
 
 
-def test_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
+def test_file_that_is_no_gguf_is_refused(drafter: Path, tmp_path: Path) -> None:
     """The first thing that a user mistypes is the target's file."""
-    (tmp_path / "x.gguf").write_bytes(b"no")
-    for path in (tmp_path / "x.gguf", tmp_path / "missing.gguf"):
+    (tmp_path / "target.gguf").write_bytes(b"no")
+    for path in (tmp_path / "target.gguf", tmp_path / "missing.gguf"):
         with pytest.raises(InputError, match="is no GGUF file"):
-            read_vocabulary(path)
+            write_gguf(drafter, "float32", tmp_path / "x.gguf", path)
 
 
 @pytest.fixture
@@ -234,15 +215,16 @@ def test_gemma_takes_the_targets_tokenizer(gemma_gguf: tuple[Path, Path], tmp_pa
     """Scores and kinds of SentencePiece's tokens lie in no drafter; guessed, llama.cpp splits texts in another way."""
     folder, target_gguf = gemma_gguf
     with pytest.raises(InputError, match="name it as target_gguf"):
-        write_gguf(folder, "float32", None, tmp_path / "x.gguf")
-    write_gguf(folder, "float32", None, tmp_path / "x.gguf", target_gguf)
+        write_gguf(folder, "float32", tmp_path / "x.gguf")
+    write_gguf(folder, "float32", tmp_path / "x.gguf", target_gguf)
     fields, expected = (gguf.GGUFReader(path).fields for path in (tmp_path / "x.gguf", target_gguf))
     for name, filler in (("tokens", "[PAD272]"), ("scores", -1000.0), ("token_type", 5)):
         column, targets = (of[f"tokenizer.ggml.{name}"].contents() for of in (fields, expected))
         assert column[: len(targets)] == targets
         assert len(column) == len(targets) + 3
         assert column[len(targets)] == filler
-    assert read_vocabulary(tmp_path / "x.gguf").special == read_vocabulary(target_gguf).special
+    for name in ("bos_token_id", "eos_token_id", "add_bos_token"):
+        assert fields[f"tokenizer.ggml.{name}"].contents() == expected[f"tokenizer.ggml.{name}"].contents()
     assert fields["gemma3.attention.sliding_window_pattern"].contents() == 2
     assert fields["gemma3.rope.freq_base"].contents() == 1e6
     assert fields["gemma3.rope.freq_base_swa"].contents() == 1e4
@@ -260,7 +242,7 @@ def test_gemma_of_another_target_is_refused(gemma_gguf: tuple[Path, Path], tmp_p
     vocabulary["c"], vocabulary["d"] = vocabulary["d"], vocabulary["c"]
     (folder / "tokenizer.json").write_text(json.dumps(swap_pieces), encoding="utf-8")
     with pytest.raises(InputError, match=r"token 263 is 'd' in .* and 'c' in"):
-        write_gguf(folder, "float32", None, tmp_path / "x.gguf", target_gguf)
+        write_gguf(folder, "float32", tmp_path / "x.gguf", target_gguf)
 
 
 @pytest.mark.parametrize(
