@@ -93,8 +93,9 @@ def vicuna_config(tiny: bool) -> LlamaConfig:
 
 def vicuna_drafter_config(tiny: bool) -> PretrainedConfig:
     """Return the shape of Vicuna 68M, the paper's drafter."""
-    widths = (1, 32, 64, 4, 4) if tiny else (2, 768, 3072, 12, 12)
-    return draft_config(vicuna_config(tiny), *widths)
+    layers, hidden, intermediate, heads = (1, 32, 64, 4) if tiny else (2, 768, 3072, 12)
+    widths = {"hidden_size": hidden, "intermediate_size": intermediate}
+    return draft_config(vicuna_config(tiny), layers, num_attention_heads=heads, num_key_value_heads=heads, **widths)
 
 
 def gemma_drafter_config(tiny: bool) -> PretrainedConfig:

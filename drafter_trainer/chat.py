@@ -1,5 +1,6 @@
 """Conversations as token ids: the one place that renders them through a target's chat template."""
 
+import inspect
 import json
 import re
 from collections import Counter
@@ -13,25 +14,7 @@ from drafter_trainer.errors import InputError, RefusedConversationError, one_lin
 
 _PROBE = "what the user asks"
 # Names of `apply_chat_template`'s own arguments, and of what it hands to every template.
-_RESERVED = {
-    "add_generation_prompt",
-    "chat_template",
-    "continue_final_message",
-    "conversation",
-    "conversations",
-    "documents",
-    "max_length",
-    "messages",
-    "padding",
-    "return_assistant_tokens_mask",
-    "return_dict",
-    "return_tensors",
-    "sanitize_control_tokens",
-    "tokenize",
-    "tokenizer_kwargs",
-    "tools",
-    "truncation",
-}
+_RESERVED = {*inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters, "messages"}
 # What templates raise on a conversation that they were not written for, besides their own refusals.
 _REFUSALS = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
 _LONGEST_REASON = 100  # characters

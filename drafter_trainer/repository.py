@@ -9,9 +9,9 @@ from typing import Any
 import huggingface_hub
 from huggingface_hub.errors import EntryNotFoundError, HTTPError
 
-from drafter_trainer.access import explain_refusal
-from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
-from drafter_trainer.errors import InputError
+from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription, hash_file
+from drafter_trainer.drafters.loop.repository import TABLE
+from drafter_trainer.errors import InputError, one_line
 from drafter_trainer.results import RESULTS, Headline, read_headline
 from drafter_trainer.targets import Target, as_target, hash_folder, resolve_commit, resolve_target
 
@@ -63,13 +63,23 @@ class Repository:
         except EntryNotFoundError:
             return None
         except (OSError, HTTPError) as error:
-            raise InputError(
-                f"{name} of {self.name} cannot be fetched: {explain_refusal(self.name, error)}"
-            ) from error
+            raise InputError(f"{name} of {self.name} cannot be fetched: {one_line(error)}") from error
 
     def check_files(self) -> None:
-        """Compare its files with the hashes in its description, as `DrafterDescription.check_files` does."""
-        self.description.check_files(self.find, self.name)
+        """Compare its files with the hashes in its description.
+
+        The n-gram table is not among them: the loop compares it itself, and goes on without one that is damaged.
+        """
+        expected = self.description.weights | self.description.files
+        for name in expected.keys() - {TABLE}:
+            path = self.find(name)
+            if path is None:
+                raise InputError(f"{self.name} lacks {name}, which its {FILE_NAME} names: download it again")
+            if (found := hash_file(path)) != expected[name]:
+                raise InputError(
+                    f"{name} of {self.name} is not the file that was published (SHA-256 {found[:16]}, in {FILE_NAME} "
+                    f"{expected[name][:16]}): download it again; if it stays so, do not trust the repository"
+                )
 
     def headline(self) -> Headline | str:
         """Return what was measured of it, or why nothing is known."""

@@ -19,10 +19,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from drafter_trainer.access import explain_refusal, split_revision
 from drafter_trainer.chat import ChatTokenizer
-from drafter_trainer.checkpoints import load_checkpoint, model_class_of
-from drafter_trainer.errors import InputError
+from drafter_trainer.checkpoints import check_assistable, load_checkpoint
+from drafter_trainer.errors import InputError, one_line
 from drafter_trainer.wheels import HUB_IDS, convert_wheel
 
 _HASHED_BYTES = 1 << 20
@@ -90,8 +89,7 @@ class Target:
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.path, revision=self.hub_revision, padding_side="left")
         except (OSError, ValueError) as error:
-            reason = explain_refusal(self.path, error)
-            raise InputError(f"the tokenizer of {self.name} cannot be loaded: {reason}") from error
+            raise InputError(f"the tokenizer of {self.name} cannot be loaded: {one_line(error)}") from error
         if self.chat_template is not None:
             tokenizer.chat_template = self.chat_template
         if tokenizer.chat_template is None:
@@ -176,7 +174,6 @@ def resolve_target(
         name (`str`, *optional*): Hub id by which a folder or wheel is known; defaults to that of a known wheel, or
             to `target_model`.
         chat_template (`str`, *optional*): File with a Jinja chat template.
-        stop (`Sequence[str]`, *optional*): See `Target`.
         folder (`Path`, *optional*): Where converted wheels are kept.
         chat_template_kwargs, sanitize_control_tokens: As for `ChatTokenizer`.
     Raises:
@@ -202,29 +199,24 @@ def resolve_target(
     try:
         config = target.load_config()
     except (OSError, ValueError) as error:  # ValueError: a configuration of no architecture that is known here
-        reason = explain_refusal(target_model, error)
-        raise InputError(f"target {target_model} is no readable model: {reason}") from error
-    model_class = model_class_of(config)
-    if model_class is not None and model_class._is_stateful:
-        raise InputError(
-            f"target {target_model} is a {model_class.__name__}, whose state cannot be taken back when a draft is "
-            "rejected: generate() takes no drafter for it; name a target that has attention alone"
-        )
+        raise InputError(f"target {target_model} is no readable model: {one_line(error)}") from error
+    check_assistable(config, target_model)
     return target
 
 
+def split_revision(place: str) -> tuple[str, str | None]:
+    """Split `HUB_ID@REVISION`; what exists here as a file or folder is no Hub id."""
+    if Path(place).exists():
+        return place, None
+    name, _, revision = place.partition("@")
+    return name, revision or None
+
+
 def _read_template(path: Path) -> str:
-    if not path.is_file():
-        raise InputError(f"chat_template {path}: no such file")
-    content = path.read_bytes()
     try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise InputError(
-            f"chat_template {path}, line {line}: not UTF-8 (0x{content[error.start]:02x} at byte {error.start}): "
-            "convert the file to UTF-8"
-        ) from error
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"chat_template {path} cannot be read: {error}") from error
 
 
 def as_target(target: "str | Target | PreTrainedModel") -> Target:
@@ -244,13 +236,12 @@ def as_target(target: "str | Target | PreTrainedModel") -> Target:
     return resolve_target(target, name=Path(target).resolve().name if Path(target).is_dir() else None)
 
 
-def resolve_commit(repo: str, revision: str | None, what: str) -> str:
+def resolve_commit(repo: str, revision: str | None, what: str, repo_type: str = "model") -> str:
     """Return the commit that a Hub repository's revision stands for."""
     try:
-        return huggingface_hub.HfApi().resolve_revision(repo, revision=revision).resolved
+        return huggingface_hub.HfApi().resolve_revision(repo, revision=revision, repo_type=repo_type).resolved
     except (OSError, ValueError, HTTPError, RevisionResolutionError) as error:
-        reason = explain_refusal(repo, error)
-        raise InputError(f"{repo} is neither a folder nor {what} on the Hub: {reason}") from error
+        raise InputError(f"{repo} is neither a folder nor {what} on the Hub: {one_line(error)}") from error
 
 
 def hash_folder(folder: Path) -> str:

@@ -2,18 +2,12 @@
 
 from pathlib import Path
 
-from drafter_trainer.access import explain_refusal
 from tests.client import run_client
 from tests.loopback_hub import LoopbackHub
 
 DESCRIPTION = """{"name": "d", "target": "t", "target_revision": "1",
 "tokenizer_sha256": "0000000000000000000000000000000000000000000000000000000000000000", "pair": "de-en",
 "draft_length": 5, "loop": {}, "files": {}, "training": {}, "versions": {}, "schema_version": 1}"""
-
-
-def test_other_errors_keep_their_text() -> None:
-    """Advice about tokens for a full disk would send the user to the wrong place."""
-    assert explain_refusal("org/model", OSError("No space\n left")) == "No space left"
 
 
 def load_refused(drafter: str, target: str, tokens_target: str) -> list:
@@ -56,17 +50,11 @@ def test_loading_what_is_gated_or_private(target_folder: Path, tmp_path: Path) -
         hub.add_repo("alice/private", described, private=True)
         hub.repos["model", "alice/drafter"].gated = hub.repos["model", "alice/gated-target"].gated = True
         given = {"drafter": "alice/drafter", "target": "alice/target", "tokens_target": "alice/gated-target"}
-        for token, gated, missing in (
-            (None, "is gated: ask for access at", "there is no public alice/private: check the name or, if it is"),
-            ("hf_bob", "with the account of your token", "there is no alice/private that your token may read"),
-        ):
+        for token in (None, "hf_bob"):
             said = run_client(hub, tmp_path / f"home-{token}", load_refused, token=token, **given)
             assert len(said) == 5
             assert all("\n" not in line and "hf_" not in line for line in said)
-            for line in (said[0], said[2], said[4]):
-                assert gated in line, line
-            assert missing in said[1]
-            assert f"{hub.endpoint}/alice/drafter" in said[0]
-            assert f"{hub.endpoint}/alice/gated-target" in said[2]
+            assert all("gated" in said[number] for number in (0, 2, 4)), said
+            assert "alice/private" in said[1]
             assert said[3].startswith("alice/target is neither a folder nor a model on the Hub: ")
             assert said[4].endswith(": give it as tokenizer")

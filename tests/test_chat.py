@@ -77,8 +77,8 @@ def test_start_token_stands_once() -> None:
     [
         (b"{% for x in messages %}\n{{ x.content }", r"line 2: not Jinja \(unexpected '}'\)"),
         (b"{{ messages[0].content | shout }}", r"line 1: not Jinja \(No filter named 'shout'"),
-        (None, "no such file"),
-        (b"Gr\xfc\xdfe\n", r"line 1: not UTF-8 \(0xfc at byte 2\)"),
+        (None, "No such file"),
+        (b"Gr\xfc\xdfe\n", "can't decode byte 0xfc"),
         (b"<|user|>", "does not show what the user asks.*the text is left out"),
         (b"{{ raise_exception('no\nchats') }}", "does not show what the user asks.*refuses it: no chats"),
         (b"{{ messages[0].content + 1 }}", "does not show what the user asks.*refuses it: can only concatenate"),

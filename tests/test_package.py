@@ -11,7 +11,6 @@ PACKAGE = ROOT / "drafter_trainer"
 LAYERS = (
     (
         "errors",
-        "access",
         "atomic",
         "chat",
         "checkpoints",

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from drafter_trainer.access import split_revision
 from drafter_trainer.cli.options import check_known, option, options, parameters, read_mapping
 from drafter_trainer.drafters.configuration import WIDTHS
 from drafter_trainer.errors import InputError, check_positive
@@ -13,7 +12,7 @@ from drafter_trainer.languages import Pair, get_pair, read_language_or_pair, rea
 from drafter_trainer.pipeline.adapt import TRAINING
 from drafter_trainer.pipeline.distill import distill
 from drafter_trainer.runs import Run
-from drafter_trainer.targets import Target, resolve_target
+from drafter_trainer.targets import Target, resolve_target, split_revision
 
 
 @dataclass

@@ -17,7 +17,6 @@ from drafter_trainer.corpora.hub import (
     PARALLEL_CORPORA,
     TEXT_CORPORA,
     parallel_rows,
-    resolve_revision,
     text_rows,
 )
 from drafter_trainer.corpora.inspection import inspect_text
@@ -25,6 +24,7 @@ from drafter_trainer.corpora.sample import LANGUAGES, sample_rows, sample_senten
 from drafter_trainer.drafters.description import hash_file
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import Language, Pair
+from drafter_trainer.targets import resolve_commit
 
 STORIES = "stories"  # the corpus whose prompts ask for stories
 
@@ -199,7 +199,7 @@ def describe_corpus(name: str) -> dict[str, str]:
     if corpus.kind in ("sample", STORIES):
         return {"name": corpus.kind, "licence": "apache-2.0"}
     known = (PARALLEL_CORPORA | TEXT_CORPORA)[corpus.kind]
-    revision = resolve_revision(known.repo, corpus.revision)
+    revision = resolve_commit(known.repo, corpus.revision, "a data set", "dataset")
     return {"name": name, "repo": known.repo, "revision": revision, "licence": known.license}
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
-import huggingface_hub
 from huggingface_hub.errors import HTTPError  # of the HTTP library that the client uses
 
 from drafter_trainer.errors import InputError, one_line
@@ -114,11 +113,3 @@ def check_split(name: str, splits: tuple[str, ...], split: str) -> None:
     """Raise `InputError` unless the corpus has the split."""
     if split not in splits:
         raise InputError(f"corpus {name} has no split {split!r}: it has {', '.join(splits)}")
-
-
-def resolve_revision(repo: str, revision: str | None) -> str:
-    """Return the commit that a dataset repository's revision stands for, for the record of what was read."""
-    try:
-        return huggingface_hub.HfApi().dataset_info(repo, revision=revision).sha
-    except (OSError, HTTPError) as error:
-        raise InputError(f"{repo} ({revision or 'main'}) cannot be found on the Hub: {one_line(error)}") from error

@@ -12,8 +12,8 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from drafter_trainer.corpora.files import read_rows
-from drafter_trainer.corpora.hub import resolve_revision
 from drafter_trainer.errors import InputError, one_line
+from drafter_trainer.targets import resolve_commit
 
 PROMPT_COLUMNS = ("prompt", "messages", "conversations")
 TEXT_COLUMNS = ("text",)
@@ -80,7 +80,7 @@ def _read_hub(repo: str, columns: Sequence[str]) -> Source:
         validate_repo_id(repo)
     except HFValidationError as error:
         raise InputError(f"{repo} is neither a file nor the id of a dataset on the Hub") from error
-    revision = resolve_revision(repo, None)
+    revision = resolve_commit(repo, None, "a data set", "dataset")
     try:
         parts = datasets.load_dataset(repo, revision=revision)
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:

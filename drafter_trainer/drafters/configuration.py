@@ -8,24 +8,17 @@ from drafter_trainer.errors import InputError, one_line
 WIDTHS = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim")
 
 
-def draft_config(
-    target_config: PretrainedConfig,
-    num_hidden_layers: int,
-    hidden_size: int | None = None,
-    intermediate_size: int | None = None,
-    num_attention_heads: int | None = None,
-    num_key_value_heads: int | None = None,
-    head_dim: int | None = None,
-) -> PretrainedConfig:
+def draft_config(target_config: PretrainedConfig, num_hidden_layers: int, **widths: int) -> PretrainedConfig:
     """Derive a drafter's configuration from its target's.
 
     What is not given stays as in the target: family, vocabulary, special ids, positions. So the drafter is a stock
     model that every engine loads.
 
     Args:
-        hidden_size, intermediate_size, num_attention_heads, num_key_value_heads, head_dim (`int`, *optional*):
-            Width, where it differs from the target's.
+        widths (`int`): Those of `WIDTHS` that differ from the target's.
     """
+    if unknown := sorted(widths.keys() - {*WIDTHS}):
+        raise InputError(f"a drafter may differ in {', '.join(WIDTHS)}, got {', '.join(unknown)}")
     values = target_config.to_dict()
     values.pop("_model_name_or_path", None)  # a GGUF file's name for the target
     values.pop("quantization_config", None)  # the drafter's own weights are trained
@@ -39,16 +32,9 @@ def draft_config(
                 f"{len(values['layer_types'])} layers has, so the drafter can have no more than these"
             )
         values["layer_types"] = values["layer_types"][:num_hidden_layers]
-    widths = {
-        "hidden_size": hidden_size,
-        "intermediate_size": intermediate_size,
-        "num_attention_heads": num_attention_heads,
-        "num_key_value_heads": num_key_value_heads,
-        "head_dim": head_dim,
-    }
-    if num_attention_heads is not None and head_dim is None and "head_dim" in values:
-        values["head_dim"] = (hidden_size or target_config.hidden_size) // num_attention_heads
-    values.update({key: value for key, value in widths.items() if value is not None})
+    values |= widths
+    if "num_attention_heads" in widths and "head_dim" in values and "head_dim" not in widths:
+        values["head_dim"] = values["hidden_size"] // values["num_attention_heads"]
     heads, key_value_heads = values["num_attention_heads"], values.get("num_key_value_heads")
     # transformers accepts such a configuration and fails within the first pass.
     if key_value_heads and heads % key_value_heads:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from drafter_trainer.drafters.loop.repository import DESCRIPTION as FILE_NAME
-from drafter_trainer.drafters.loop.repository import TABLE
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import (
     Language,
@@ -124,33 +123,9 @@ class DrafterDescription:
         """Write it as text."""
         return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
 
-    def check_files(self, find: Callable[[str], Path | None], place: str) -> None:
-        """Compare the files of a repository with their hashes.
-
-        The n-gram table is not among them: the loop compares it itself, and goes on without one that is damaged.
-
-        Args:
-            find (callable): From a file's name to its path in the repository, `None` where it has no such file.
-        """
-        for name, expected in (self.weights | self.files).items():
-            if name == TABLE:
-                continue
-            path = find(name)
-            if path is None:
-                raise InputError(f"{place} lacks {name}, which its {FILE_NAME} names: download it again")
-            if (found := hash_file(path)) != expected:
-                raise InputError(
-                    f"{name} of {place} is not the file that was published (SHA-256 {found[:16]}, in {FILE_NAME} "
-                    f"{expected[:16]}): download it again; if it stays so, do not trust the repository"
-                )
-
     @classmethod
     def from_json(cls, text: str | bytes, place: str) -> "DrafterDescription":
-        """Read it.
-
-        Args:
-            place (`str`): Where the text came from, for messages.
-        """
+        """Read it."""
         try:
             values = json.loads(text)
         except (ValueError, RecursionError) as error:  # ValueError: bytes that are no text, and endless numbers too
@@ -167,38 +142,13 @@ class DrafterDescription:
         if unknown := sorted(values.keys() - known):
             raise InputError(f"{place} has unknown fields {_shown(', '.join(unknown))}: use the release that wrote it")
         description = cls(**values)
-        if wrong := description._wrong_field():
-            raise InputError(f"{place}: {wrong}: publish the drafter again")
+        for names, fits, expected in _EXPECTED:
+            for name in names:
+                if not fits(value := getattr(description, name)):
+                    raise InputError(
+                        f"{place}: {name} must be {expected}, got {_shown(value)}: publish the drafter again"
+                    )
         return description
-
-    def _wrong_field(self) -> str | None:
-        values = vars(self)
-        for name in ("name", "target", "target_revision", "tokenizer_sha256"):
-            if not _is_line(values[name]):
-                return f"{name} must be a line of text, got {_shown(values[name])}"
-        if self.pair != "" and not _is_line(self.pair):
-            return f"pair must be a line of text, got {_shown(self.pair)}"
-        if not isinstance(self.languages, list) or not all(map(_is_line, self.languages)):
-            return f"languages must be a list of tags, got {_shown(self.languages)}"
-        if not _SHA256.fullmatch(self.tokenizer_sha256):
-            return f"tokenizer_sha256 must be 64 hexadecimal digits, got {_shown(self.tokenizer_sha256)}"
-        if type(self.draft_length) is not int or self.draft_length < 1:  # True is an int too
-            return f"draft_length must be a whole number of 1 or more, got {_shown(self.draft_length)}"
-        for name in ("loop", "training"):
-            if not isinstance(values[name], dict):
-                return f"{name} must be an object, got {_shown(values[name])}"
-        for name in ("files", "versions", "adapter_of", "weights", "size"):
-            entries = values[name]
-            if not isinstance(entries, dict) or not all(map(_is_line, entries.values())):
-                return f"{name} must be an object of lines of text, got {_shown(entries)}"
-        for name, sha256 in (*self.files.items(), *self.weights.items()):
-            if not _FILE.fullmatch(name):
-                return f"files are named without folders, got {_shown(name)}"
-            if not _SHA256.fullmatch(sha256):
-                return f"the SHA-256 of {name} must be 64 hexadecimal digits, got {_shown(sha256)}"
-        if self.adapter_of and self.adapter_of.keys() != {"drafter", "revision"}:
-            return f"adapter_of must name drafter and revision, got {_shown(self.adapter_of)}"
-        return None
 
     @classmethod
     def read(cls, folder: Path) -> "DrafterDescription":
@@ -223,3 +173,32 @@ def _shown(value: Any) -> str:
     """Write a value for a message: on one line, and not the whole of a long one."""
     text = " ".join(str(value).split())
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _is_hash(value: Any) -> bool:
+    return isinstance(value, str) and _SHA256.fullmatch(value) is not None
+
+
+def _has_lines(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_line, value.values()))
+
+
+_EXPECTED: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
+    (("name", "target", "target_revision"), _is_line, "a line of text"),
+    (("tokenizer_sha256",), _is_hash, "64 hexadecimal digits"),
+    (("pair",), lambda value: value == "" or _is_line(value), "a line of text"),
+    (("languages",), lambda value: isinstance(value, list) and all(map(_is_line, value)), "a list of tags"),
+    (("draft_length",), lambda value: type(value) is int and value > 0, "a whole number of 1 or more"),  # no True
+    (("loop", "training"), lambda value: isinstance(value, dict), "an object"),
+    (("versions", "size"), _has_lines, "an object of lines of text"),
+    (
+        ("files", "weights"),
+        lambda value: _has_lines(value) and all(map(_FILE.fullmatch, value)) and all(map(_is_hash, value.values())),
+        "an object of names without folders and their SHA-256",
+    ),
+    (
+        ("adapter_of",),
+        lambda value: _has_lines(value) and (not value or value.keys() == {"drafter", "revision"}),
+        "an object of drafter and revision",
+    ),
+)

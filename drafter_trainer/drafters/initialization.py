@@ -20,10 +20,9 @@ from transformers import (
 from drafter_trainer.checkpoints import load_checkpoint
 from drafter_trainer.drafters.compact import COMPACT, read_compact
 from drafter_trainer.drafters.compatibility import (
-    check_assistable,
-    check_same_vocabulary,
     check_unquantized,
     compare_with_trained,
+    harmless_difference,
 )
 from drafter_trainer.drafters.configuration import WIDTHS, draft_config
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
@@ -42,10 +41,7 @@ class DrafterSetup:
     """What a drafter was made for and from; `create_drafter` leaves it on the model as `drafter_setup`.
 
     Args:
-        target (`Target`): The target.
-        initialization (`str`): What its weights started from.
         languages (`tuple[Language, ...]`): Its languages; empty where none were named.
-        pair (`Pair`, *optional*): The pair whose translation it is for.
         draft_vocabulary (`int` or `tuple[int, ...]`): Size of the draft vocabulary, or its ids; 0 for all ids.
         training (`dict`): What is recorded of the training of the checkpoint that it started from.
     """
@@ -64,14 +60,10 @@ def create_drafter(
     *,
     num_hidden_layers: int | None = None,
     layers: Sequence[int] | None = None,
-    hidden_size: int | None = None,
-    intermediate_size: int | None = None,
-    num_attention_heads: int | None = None,
-    num_key_value_heads: int | None = None,
-    head_dim: int | None = None,
     draft_vocabulary: int | Sequence[int] = 0,
     freeze_embeddings: bool = False,
     languages: str | Iterable[str] | None = None,
+    **widths: int,
 ) -> PreTrainedModel:
     """Create a drafter for a target, ready to be trained.
 
@@ -89,13 +81,13 @@ def create_drafter(
         layers (`Sequence[int]`, *optional*): Which layers of the target or checkpoint, from 0, or from -1 backwards.
             Defaults to the first ones: of Gemma 3 270M they learn faster than as many evenly spaced ones, and
             slower than those that `search_layers` finds (benchmarks/initial_layers.py).
-        hidden_size, intermediate_size, num_attention_heads, num_key_value_heads, head_dim (`int`, *optional*):
-            Widths of a drafter from `"scratch"`. Default to the target's.
         draft_vocabulary (`int` or `Sequence[int]`, *optional*, defaults to `0`): Train logits over this many ids, the
             most frequent of the training rows, or over these ids; 0 for all.
         freeze_embeddings (`bool`, *optional*, defaults to `False`): Train the layers alone, not embeddings and head.
         languages (`str` or `Iterable[str]`, *optional*): Language, languages, or pair of the drafter: `"nl"`,
             `["de", "fr"]`, `"de-en"`.
+        widths (`int`): Widths of a drafter from `"scratch"` that differ from the target's: `hidden_size`,
+            `intermediate_size`, `num_attention_heads`, `num_key_value_heads`, `head_dim`.
     Returns:
         `PreTrainedModel`, whose `drafter_setup` says what it was made for.
     Raises:
@@ -105,20 +97,18 @@ def create_drafter(
     target = as_target(target)
     spoken, pair = read_languages(languages)
     target_config = target.load_config()
-    check_assistable(target_config, target.name)
     text_config, tokenizer = target_config.get_text_config(), target.load_tokenizer()
-    widths = (hidden_size, intermediate_size, num_attention_heads, num_key_value_heads, head_dim)
     if initialization == "sibling":
-        initialization = sibling_of(target.name).checkpoint
+        initialization = sibling_of(target.name)
     if initialization in ("scratch", "embeddings"):
-        config = draft_config(text_config, num_hidden_layers or 2, *widths)
+        config = draft_config(text_config, num_hidden_layers or 2, **widths)
         drafter = from_scratch(config)
         if initialization == "embeddings":
             drafter = from_target_embeddings(config, target.load_model("auto"))
     elif initialization == "layers":
         check_unquantized(target_config, target.name)
         chosen = _choose_layers(layers, num_hidden_layers or (LAYERS if layers is None else len(layers)), text_config)
-        drafter = from_layers(draft_config(text_config, len(chosen), *widths), target.load_model("auto"), chosen)
+        drafter = from_layers(draft_config(text_config, len(chosen), **widths), target.load_model("auto"), chosen)
     elif (Path(initialization) / COMPACT).is_file():
         drafter = from_compact(Path(initialization), target.load_model("float32"), tokenizer)
     else:
@@ -185,7 +175,6 @@ def from_layers(config: PretrainedConfig, model: PreTrainedModel, layers: Sequen
     """Make a drafter out of some layers of a model, with its embeddings, last norm and head.
 
     Args:
-        config (`PretrainedConfig`): Of the drafter.
         model (`PreTrainedModel`): The target, or a checkpoint with its tokenizer; may have parts that are no text.
         layers (`Sequence[int]`): Numbers of the layers, from 0.
     Raises:
@@ -216,10 +205,6 @@ def from_layers(config: PretrainedConfig, model: PreTrainedModel, layers: Sequen
 def from_compact(folder: Path, target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """Load a published compact drafter, whole, with embeddings and head of its own.
 
-    Args:
-        folder (`Path`): Of the compact repository.
-        target_model (`PreTrainedModel`): Its target, in fp32.
-        tokenizer (`PreTrainedTokenizerBase`): The target's.
     Returns:
         `PreTrainedModel` in fp32.
     Raises:
@@ -243,10 +228,6 @@ def from_checkpoint(
     Its embeddings get as many rows as the target's have, which padding may make more or fewer.
 
     Args:
-        checkpoint (`str`): Folder or Hub id.
-        target_config (`PretrainedConfig`): Of the target's text part.
-        target_tokenizer (`PreTrainedTokenizerBase`): The target's.
-        probes (`Sequence[str]`): Texts in the drafter's languages.
         num_hidden_layers, layers: As for `create_drafter`; the whole checkpoint if both are left out.
     Returns:
         `PreTrainedModel` in fp32.
@@ -256,7 +237,8 @@ def from_checkpoint(
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-        check_same_vocabulary(target_tokenizer, tokenizer, probes)  # before anything large is loaded
+        advice = "start from a checkpoint with the target's tokenizer"
+        harmless_difference(target_tokenizer, tokenizer, probes, "checkpoint", advice)  # before weights are loaded
         drafter = load_checkpoint(checkpoint, None, torch.float32)
     except IncompatibleTokenizerError:
         raise

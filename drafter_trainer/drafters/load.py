@@ -11,7 +11,6 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from drafter_trainer.access import explain_refusal
 from drafter_trainer.drafters.compact import COMPACT, read_compact
 from drafter_trainer.drafters.compatibility import compare_with_trained, device_of
 from drafter_trainer.drafters.description import DrafterDescription
@@ -24,7 +23,7 @@ from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.drafters.memory import CompletionMemory
 from drafter_trainer.drafters.origin import find_difference
 from drafter_trainer.drafters.padding import fit_vocabulary
-from drafter_trainer.errors import InputError
+from drafter_trainer.errors import InputError, one_line
 from drafter_trainer.repository import Repository
 from drafter_trainer.results import Headline
 
@@ -94,8 +93,7 @@ def load_drafter(
     except InputError:
         raise
     except _UNREADABLE as error:
-        reason = explain_refusal(drafter, error)
-        raise InputError(f"{drafter} cannot be loaded: {reason}: download or publish it again") from error
+        raise InputError(f"{drafter} cannot be loaded: {one_line(error)}: download or publish it again") from error
     trained, vocabulary = model.config.vocab_size, target_model.config.get_text_config().vocab_size
     if min(trained, vocabulary) < tokenizer.vocab_size:  # not padding alone
         raise InputError(
@@ -109,7 +107,7 @@ def load_drafter(
         attach_loop(model, loop)
         loop.memory = memory
     except ValueError as error:
-        raise InputError(f"{drafter} cannot be used: {' '.join(str(error).split())}") from error
+        raise InputError(f"{drafter} cannot be used: {one_line(error)}") from error
     difference = find_difference(target_model, description) or difference
     _say_what_to_expect(description, difference, repository.headline())
     return model
@@ -125,8 +123,9 @@ def load_target_tokenizer(target_model: PreTrainedModel) -> PreTrainedTokenizerB
     try:
         return AutoTokenizer.from_pretrained(place)
     except (OSError, ValueError) as error:
-        reason = explain_refusal(place, error)
-        raise InputError(f"no tokenizer of the target at {place!r} ({reason}): give it as tokenizer") from error
+        raise InputError(
+            f"no tokenizer of the target at {place!r} ({one_line(error)}): give it as tokenizer"
+        ) from error
 
 
 def _say_what_to_expect(description: DrafterDescription, difference: str, results: Headline | str) -> None:
@@ -176,12 +175,7 @@ def _load_weights(repository: Repository, target_model: PreTrainedModel) -> PreT
 
 
 def with_sources(drafter: PreTrainedModel, sources: Sequence[str]) -> PreTrainedModel:
-    """Return a drafter that shares the weights of another and asks some of its sources alone, without a memory.
-
-    Args:
-        drafter (`PreTrainedModel`): As `load_drafter` returned it.
-        sources (`Sequence[str]`): Of lookup, ngram and network.
-    """
+    """Return a drafter that shares the weights of another and asks some of its sources alone, without a memory."""
     loop = loop_of(drafter)
     settings = dataclasses.replace(loop.settings, sources=list(sources))
     return _with_loop(drafter, loop, settings)

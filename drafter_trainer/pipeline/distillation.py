@@ -24,7 +24,6 @@ from drafter_trainer.distillation.reuse import FIXED, is_whole, prompts_file, ta
 from drafter_trainer.distillation.sources import PromptSource
 from drafter_trainer.distillation.store import SPLITS, RowStore
 from drafter_trainer.distillation.teacher import Teacher
-from drafter_trainer.drafters.compatibility import check_assistable
 from drafter_trainer.drafters.description import hash_file
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import Pair, get_language, is_spaced, read_languages
@@ -50,7 +49,6 @@ class Distillation:
         dtype: str,
     ) -> None:
         self.target = as_target(target)
-        check_assistable(self.target.load_config(), self.target.name)
         self.folder, self.dtype = folder, dtype
         self.languages, self.pair = read_languages(languages)
         # In which language the completions are: of a pair the second, of several it is not known.

@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import drafter_trainer
-from drafter_trainer.access import split_revision
 from drafter_trainer.errors import InputError
 from drafter_trainer.serving.client import ENGINES, LLAMACPP, VLLM, DraftCounts, EngineClient
 from drafter_trainer.serving.commands import (
@@ -30,6 +29,7 @@ from drafter_trainer.serving.commands import (
     vllm_config,
 )
 from drafter_trainer.serving.drafter import open_for_engine
+from drafter_trainer.targets import split_revision
 
 PROBE_TOKENS = 128  # of one completion, after which the acceptance is judged
 LEAST_ACCEPTANCE = 0.01  # of the drafted tokens; random tokens are accepted less often

@@ -190,15 +190,12 @@ def test_finetunes_tokenizer_is_warned_of(folder: Path, target_model: PreTrained
         check_greedy(target_model, load_drafter(str(folder), target_model, finetunes), [PROMPT], 8)
 
 
-def test_target_that_takes_no_drafter_is_refused(target_model, tokenizer, monkeypatch) -> None:
-    """What generation refuses, or would take minutes a token, is said before anything is fetched."""
+def test_target_on_the_disk_is_refused(target_model, tokenizer) -> None:
+    """It would take minutes a token, which is said before anything is fetched."""
     offloaded = copy.deepcopy(target_model).to("meta")
     offloaded.hf_device_map = {"": "disk"}
     with pytest.raises(InputError, match="lies wholly on the disk"):
         load_drafter("nowhere/at-all", offloaded, tokenizer)
-    monkeypatch.setattr(type(target_model), "_is_stateful", True)
-    with pytest.raises(InputError, match=r"generate\(\) takes no drafter"):
-        load_drafter("nowhere/at-all", target_model, tokenizer)
 
 
 def test_the_original_is_not_warned_of(folder: Path, target: Target) -> None:

@@ -1,6 +1,5 @@
 """Telling a finetune from the target that a drafter was made for."""
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,7 @@ from drafter_trainer.drafters.adapters import add_adapter
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.origin import find_difference
 from drafter_trainer.targets import hash_folder
-from tests.client import run_client
 from tests.conftest import make_model, make_tokenizer
-from tests.loopback_hub import LoopbackHub
 
 TARGET = "org/target"
 COMMIT = "0123456789" * 4
@@ -62,38 +59,3 @@ def test_an_adapter_over_the_target_is_told(target_model: PreTrainedModel) -> No
     adapted = add_adapter(named(target_model, TARGET), rank=2, alpha=4)
     for model in (adapted, adapted.base_model.model):  # as peft wraps it, and as transformers loads one into a model
         assert find_difference(model, described()) == f"carries an adapter (default), unlike {TARGET} at {COMMIT}"
-
-
-def differences(repo: str, descriptions: list, pinned: str) -> list:
-    """Load a target as it is today, in a process with an empty cache, and compare it with each description."""
-    from transformers import AutoModelForCausalLM
-
-    from drafter_trainer.drafters.description import DrafterDescription
-    from drafter_trainer.drafters.origin import find_difference
-
-    model = AutoModelForCausalLM.from_pretrained(repo)
-    said = [find_difference(model, DrafterDescription(**given)) for given in descriptions]
-    model = AutoModelForCausalLM.from_pretrained(repo, revision=pinned)
-    return [*said, *(find_difference(model, DrafterDescription(**given)) for given in descriptions)]
-
-
-def test_revision_on_the_hub_is_told_by_its_weights(target_folder: Path, tmp_path: Path) -> None:
-    """A commit that changes the card alone must not warn whoever loads; one that changes the weights must."""
-    files = {name: target_folder / name for name in ("config.json", "model.safetensors")}
-    make_model_in(tmp_path / "other", seed=5)
-    changed = {name: tmp_path / "other" / name for name in files}
-    with LoopbackHub(tmp_path / "hub", {}) as hub:
-        first = hub.add_repo("alice/target", changed)
-        repo = hub.repos["model", "alice/target"]
-        commits = [first]
-        for given in ({name: path.read_bytes() for name, path in files.items()}, {"README.md": b"a card"}):
-            stored = dict(repo.at("main").files)
-            stored |= {path: hub.store(repo, data, lfs=path.endswith(".safetensors")) for path, data in given.items()}
-            commits.append(repo.commit("main", "alice", "change", stored))
-        descriptions = [dataclasses.asdict(described("alice/target", commit)) for commit in commits]
-        said = run_client(
-            hub, tmp_path / "home", differences, repo="alice/target", descriptions=descriptions, pinned=first
-        )
-    warning = f"has other weights than alice/target at {first}"
-    assert said[:3] == [warning, None, None]
-    assert said[3] is None  # loaded at that commit, which lies in the cache now
