@@ -9,20 +9,23 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from drafter_trainer.drafters.initialization import create_drafter
-    from drafter_trainer.drafters.layer_search import search_layers
-    from drafter_trainer.drafters.load import load_drafter
-    from drafter_trainer.drafters.memory import CompletionMemory
-    from drafter_trainer.hub.export.engines import export_drafter
-    from drafter_trainer.hub.router import DrafterRouter
-    from drafter_trainer.pipeline.adapt import adapt
-    from drafter_trainer.pipeline.benchmark import benchmark
-    from drafter_trainer.pipeline.distill import distill, score_text
-    from drafter_trainer.pipeline.publish import publish
-    from drafter_trainer.pipeline.tune import tune
-    from drafter_trainer.targets import resolve_target
-    from drafter_trainer.training.arguments import DrafterTrainingArguments, PretrainingArguments
-    from drafter_trainer.training.trainers import DrafterTrainer, PretrainingTrainer
+    from drafter_trainer.drafters.initialization import create_drafter as create_drafter
+    from drafter_trainer.drafters.layer_search import search_layers as search_layers
+    from drafter_trainer.drafters.load import load_drafter as load_drafter
+    from drafter_trainer.drafters.memory import CompletionMemory as CompletionMemory
+    from drafter_trainer.hub.export.engines import export_drafter as export_drafter
+    from drafter_trainer.hub.router import DrafterRouter as DrafterRouter
+    from drafter_trainer.pipeline.adapt import adapt as adapt
+    from drafter_trainer.pipeline.benchmark import benchmark as benchmark
+    from drafter_trainer.pipeline.distill import distill as distill
+    from drafter_trainer.pipeline.distill import score_text as score_text
+    from drafter_trainer.pipeline.publish import publish as publish
+    from drafter_trainer.pipeline.tune import tune as tune
+    from drafter_trainer.targets import resolve_target as resolve_target
+    from drafter_trainer.training.arguments import DrafterTrainingArguments as DrafterTrainingArguments
+    from drafter_trainer.training.arguments import PretrainingArguments as PretrainingArguments
+    from drafter_trainer.training.trainers import DrafterTrainer as DrafterTrainer
+    from drafter_trainer.training.trainers import PretrainingTrainer as PretrainingTrainer
 
 _MODULES = {
     "CompletionMemory": "drafters.memory",
@@ -44,25 +47,7 @@ _MODULES = {
     "tune": "pipeline.tune",
 }
 
-__all__ = [
-    "CompletionMemory",
-    "DrafterRouter",
-    "DrafterTrainer",
-    "DrafterTrainingArguments",
-    "PretrainingArguments",
-    "PretrainingTrainer",
-    "adapt",
-    "benchmark",
-    "create_drafter",
-    "distill",
-    "export_drafter",
-    "load_drafter",
-    "publish",
-    "resolve_target",
-    "score_text",
-    "search_layers",
-    "tune",
-]
+__all__ = list(_MODULES)
 
 
 class _Package(ModuleType):

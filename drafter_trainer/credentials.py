@@ -1,6 +1,5 @@
 """Credentials and paths of this machine: known by value or by look, so that none is published, recorded or shown."""
 
-import mmap
 import os
 import re
 from pathlib import Path
@@ -9,7 +8,7 @@ import huggingface_hub
 
 _HIDDEN = "***"
 _NAMES = ("TOKEN", "KEY", "SECRET", "PASSWORD")  # what the name of an environment variable with a credential ends in
-_SEARCHED = 1 << 24  # bytes of a file that are searched for looks; what is longer holds tensors, which are no text
+_SEARCHED = 1 << 24  # bytes of a file that are searched; what is longer holds tensors, which are no text
 _SHORTEST = 8  # characters; a shorter value stands in ordinary text by chance
 # A word of an address, in UTF-8: tensors hold any byte, and a looser one is found in them by chance.
 _WORD = rb"(?:[^\x00-\x20/:@\"'\x7f-\xff]|[\xc2-\xf4][\x80-\xbf]{1,3})+"
@@ -36,13 +35,12 @@ def find_credential(path: Path) -> str | None:
     Returns:
         `str`, what was found, without the credential itself, or `None`.
     """
-    if path.stat().st_size == 0:  # nothing to map
-        return None
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        for name, value in _values().items():
-            if content.find(value.encode("utf-8", "surrogateescape")) >= 0:
-                return f"the value of {name}"
-        return "what looks like a token, a key or a password" if _LOOKS.search(content, 0, _SEARCHED) else None
+    with path.open("rb") as file:
+        content = file.read(_SEARCHED)
+    for name, value in _values().items():
+        if value.encode("utf-8", "surrogateescape") in content:
+            return f"the value of {name}"
+    return "what looks like a token, a key or a password" if _LOOKS.search(content) else None
 
 
 def find_path(path: Path) -> str | None:

@@ -149,11 +149,7 @@ class Step:
         return earlier["finished"] and not changes and self.reuse()
 
     def refuse_difference(self, because: str = "") -> None:
-        """Refuse to do the step over another one, if it is another.
-
-        Args:
-            because (`str`, *optional*): What of the other step is in the way.
-        """
+        """Refuse to do the step over another one, if it is another."""
         if self.difference:
             raise InputError(
                 f"{self.folder} was made with other settings ({self.difference}{because}): delete it to do the step "

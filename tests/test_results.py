@@ -67,10 +67,6 @@ def test_committed_results_stay_readable(path: Path) -> None:
         (lambda results: method(results).update(seconds="1.0"), r"\.methods\[1\]\.seconds: '1\.0' is not of type"),
         (lambda results: method(results).update(slower_share=3), r"\.slower_share: 3 is greater than the maximum"),
         (lambda results: method(results)["prompts"][2].update(tokens=1.5), r"\.prompts\[2\]\.tokens: 1\.5 is not"),
-        (lambda results: method(results).update(name="plain"), r"runs\[0\]: expected plain and other methods"),
-        (lambda results: results["runs"][0]["methods"].pop(0), r"runs\[0\]: expected plain and other methods"),
-        (lambda results: results["runs"][0]["questions"].update(count=4), r"runs\[0\]: expected 4 questions, got 3"),
-        (lambda results: method(results)["prompts"].reverse(), r"runs\[0\]: drafter was asked other questions"),
     ],
 )
 def test_malformed_results_are_refused(spoil: Callable[[dict[str, Any]], Any], message: str) -> None:

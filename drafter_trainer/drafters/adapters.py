@@ -19,7 +19,6 @@ def add_adapter(model: PreTrainedModel, rank: int, alpha: float = 32.0) -> Any:
 
     Args:
         model (`PreTrainedModel`): The base drafter; changed in place.
-        rank (`int`): Of the adapter's matrices.
         alpha (`float`, *optional*, defaults to `32.0`): The adapter's product is scaled by alpha / rank.
     """
     peft = require("peft", "lora")
@@ -33,11 +32,7 @@ def is_adapter(model: Any) -> bool:
 
 
 def merged_copy(model: Any) -> PreTrainedModel:
-    """Return a copy of a drafter with an adapter as a stock model; the adapter goes on being trained.
-
-    Args:
-        model (`peft.PeftModel`): A drafter with an adapter.
-    """
+    """Return a copy of a drafter with an adapter as a stock model; the adapter goes on being trained."""
     tied = model.config.tie_word_embeddings
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of a pruned head, which is saved as it was before
@@ -51,7 +46,6 @@ def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
 
     Args:
         model (`PreTrainedModel`): The base drafter; changed in place.
-        folder (`Path`): Of the adapter, as peft saves it.
     """
     peft = require("peft", "lora")
     try:

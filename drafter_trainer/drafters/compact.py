@@ -27,8 +27,6 @@ def write_compact(model: PreTrainedModel, target_model: PreTrainedModel, folder:
     everything else in the drafter's dtype.
 
     Args:
-        model (`PreTrainedModel`): The drafter.
-        target_model (`PreTrainedModel`): Its target.
         folder (`Path`): Gains `config.json`, `generation_config.json` and `compact.safetensors`.
         bits (`int`, *optional*, defaults to `8`): Bits of a weight: 8, or 4 where rows are multiples of 32 weights.
     Raises:

@@ -90,7 +90,6 @@ class CompletionMemory:
 
         Args:
             lookup (`Sequence[float]`): Of prompt lookup, by the length of the suffix: what is assumed at first.
-            sampling (`bool`): Whether the target samples.
         """
         return [
             float((accepted + _PRIOR_COUNT * lookup[min(order, len(lookup)) - 1]) / (judged + _PRIOR_COUNT))
@@ -119,8 +118,6 @@ class CompletionMemory:
         Args:
             criteria (`StoppingCriteriaList`): Of the call, which asks each criterion after each round; it gains one
                 that never stops.
-            prompt_length (`int`): Number of tokens of the call's prompt.
-            sampling (`bool`): Whether it samples.
         """
         if _PAUSED.get():
             return
@@ -245,12 +242,7 @@ def memories_paused() -> Iterator[None]:
 
 
 class _OpenText:
-    """A text that `generate` may still be writing.
-
-    Args:
-        prompt_length (`int`): Number of tokens of its prompt.
-        sampling (`bool`): Whether it is sampled.
-    """
+    """A text that `generate` may still be writing."""
 
     def __init__(self, prompt_length: int, sampling: bool) -> None:
         self.ids: torch.Tensor | None = None
@@ -266,11 +258,7 @@ class _OpenText:
 
 
 class _Listener(StoppingCriteria):
-    """Note what a call of `generate` has written after each round, and never stop it.
-
-    Args:
-        text (`_OpenText`): Gets it.
-    """
+    """Note what a call of `generate` has written after each round, and never stop it."""
 
     def __init__(self, text: _OpenText) -> None:
         self._text = text

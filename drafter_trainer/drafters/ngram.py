@@ -128,11 +128,7 @@ def hash_contexts(contexts: np.ndarray) -> np.ndarray:
 
 
 class _Windows:
-    """Number the distinct runs of each length, so that a run and its parts are found by where they stand.
-
-    Args:
-        longest (`int`): Length of the longest runs.
-    """
+    """Number the distinct runs of each length, so that a run and its parts are found by where they stand."""
 
     def __init__(self, texts: Iterable[Sequence[int]], longest: int) -> None:
         rows = [np.asarray(text, dtype=np.int64) for text in texts]

@@ -41,8 +41,6 @@ def describe_drafter(
     """Describe a drafter before its files are written: `complete_folder` fills in hashes, sizes and versions.
 
     Args:
-        languages (`Iterable[Language]`): Its languages; of a pair those of the pair.
-        pair (`Pair`, *optional*): The pair whose translation it is for.
         known (`Any`): More fields of the description.
     """
     fields: dict[str, Any] = {"draft_length": DRAFT_LENGTH, "loop": LoopSettings().to_dict()} | known
@@ -64,9 +62,6 @@ def take_special_ids(
 
     Args:
         model (`PreTrainedModel`): The drafter. Public checkpoints are known to state other ids than their tokenizer.
-        target (`Target`): The target.
-        tokenizer (`PreTrainedTokenizerBase`): The target's.
-        draft_length (`int`, *optional*, defaults to `5`): Tokens that the stock loop drafts in one round.
     """
     stated = GenerationConfig.from_pretrained(target.path, revision=target.hub_revision)
     special = {}
@@ -92,9 +87,7 @@ def complete_folder(
     Args:
         folder (`Path`): Holds the weights, as `save_pretrained` wrote them.
         description (`DrafterDescription`): Of the drafter; hashes, versions and sources without a file are filled in.
-        tokenizer (`PreTrainedTokenizerBase`): The target's.
         files (`Mapping[str, Path | bytes]`): What the loop reads, the draft vocabulary and the n-gram table, by name.
-        keep_tokenizer (`bool`, *optional*, defaults to `True`): Whether the folder gets the tokenizer.
     Returns:
         `DrafterDescription`, as it stands in the folder.
     """

@@ -261,9 +261,9 @@ def said_of_corpus(corpus: dict[str, Any]) -> str:
     return f"{said}, license {corpus['licence']}" if "licence" in corpus else said  # the key of `describe_corpus`
 
 
-def link(repo: str, kind: str = "") -> str:
-    """Link to a repository on the Hub; `kind` is "datasets/" for a dataset."""
-    return f"[{repo}](https://huggingface.co/{kind}{repo})"
+def link(repo: str) -> str:
+    """Link to a model on the Hub."""
+    return f"[{repo}](https://huggingface.co/{repo})"
 
 
 def _base(adapter_of: dict[str, str]) -> str:

@@ -42,19 +42,12 @@ class CardDetails:
     @classmethod
     def read(cls, folder: Path) -> "CardDetails":
         """Read it from a card's folder."""
-        path, advice = folder / DETAILS, "publish the drafter with a card_folder"
-        if not path.is_file():
-            raise InputError(f"{folder} has no {DETAILS}: {advice}")
+        path = folder / DETAILS
         try:
             said = json.loads(path.read_text(encoding="utf-8"))
-            if isinstance(said, dict) and "licence" in said:  # as earlier releases spelled it
-                said["license"] = said.pop("licence")
-            details = cls(**said)
-        except (ValueError, TypeError) as error:
-            raise InputError(f"{path} is no object of location and license ({error}): {advice} again") from error
-        if not isinstance(details.location, str) or not isinstance(details.license, str | None):
-            raise InputError(f"{path} is no object of location and license, both texts: {advice} again")
-        return details
+            return cls(said["location"], said.get("license", said.get("licence")))  # as earlier releases spelled it
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise InputError(f"{path} is no card's object ({error!r}): publish with a card_folder") from error
 
 
 def read_measurements(folder: Path, description: DrafterDescription) -> dict[str, Results]:

@@ -152,7 +152,6 @@ def push(
     Args:
         owned, precious (`Sequence[str]`): Patterns; see `changed_files` and `check_overwrite`.
         description (`DrafterDescription`, *optional*): Of the drafter that the branch may hold, if it is one.
-        dry_run (`bool`, *optional*, defaults to `False`): Check what can be checked, and send nothing.
     Returns:
         `CommitInfo`, `None` in a dry run.
     """

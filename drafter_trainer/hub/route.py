@@ -28,7 +28,6 @@ class Measurement:
     """A speedup out of `results.json`.
 
     Args:
-        way (`str`): How the drafter drafted, a key of `Route.ways`.
         is_translation (`bool`): Whether they were translations, or another task in the pair's target language.
     """
 

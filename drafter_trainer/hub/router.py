@@ -65,7 +65,7 @@ class DrafterRouter:
         routes: Sequence[Route],
         tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> None:
-        _check_routes(target_model, routes)
+        _check_routes(routes)
         self.routes = tuple(routes)
         self.chosen: RoutedDrafter | None = None
         self.reader = PromptReader(
@@ -157,7 +157,7 @@ class DrafterRouter:
         return False
 
 
-def _check_routes(target_model: PreTrainedModel, routes: Sequence[Route]) -> None:
+def _check_routes(routes: Sequence[Route]) -> None:
     if not routes:
         raise InputError("a router needs drafters: name one or more, as Hub ids or folders")
     first = routes[0]
@@ -166,13 +166,6 @@ def _check_routes(target_model: PreTrainedModel, routes: Sequence[Route]) -> Non
             raise InputError(
                 f"{first.name} was trained for {first.target}, {route.name} for {route.target}: name drafters of one "
                 "target"
-            )
-        vocabulary, device = route.ways[DRAFTER].vocabulary, route.ways[DRAFTER].device
-        expected = target_model.config.get_text_config().vocab_size
-        if (vocabulary, device) != (expected, target_model.device):
-            raise InputError(
-                f"{route.name} was loaded for a vocabulary of {vocabulary} on {device}, the target has {expected} on "
-                f"{target_model.device}: load it with load_drafter for this target"
             )
 
 

@@ -335,13 +335,9 @@ def test_adapters_share_their_base(tmp_path: Path, target_model: PreTrainedModel
 
 
 def test_drafters_that_do_not_fit_are_refused(tmp_path: Path, target_model: PreTrainedModel, tokenizer) -> None:
-    """A drafter for another model, tokenizer or target fails late or drafts garbage; none fails at once."""
+    """A drafter for another tokenizer or target drafts garbage, or late; none fails at once."""
     folder, other = (make_folder(tmp_path / pair, tokenizer, pair) for pair in ("de-en", "fr-en"))
     change(Path(other), target="tests/other-target")
-    route = Route.of(folder, load_drafter(folder, target_model, tokenizer))
-    smaller = make_model(make_tokenizer(380))
-    with pytest.raises(InputError, match="loaded for a vocabulary of 400 on cpu, the target has 380 on cpu"):
-        DrafterRouter(smaller, [route], tokenizer)
     with pytest.raises(IncompatibleTokenizerError):
         DrafterRouter.from_hub(target_model, [folder], make_tokenizer(380))
     for folders, said in (

@@ -34,7 +34,6 @@ class Call:
     Args:
         settings (`GenerationConfig`): Assisted decoding copies its settings once a call and passes that copy in every
             round, so that it tells calls apart.
-        drafts (`bool`): Whether anything is drafted.
         end_ids (`frozenset[int]`): Tokens behind which nothing is drafted.
         endings (`Endings`, *optional*): Tokens that a draft ends before.
         max_length (`int`, *optional*): Tokens of prompt and output together, where the caller's own criterion ends.
@@ -58,7 +57,6 @@ class Call:
 
         Args:
             settings (`GenerationConfig`): The target's, as assisted decoding passes it.
-            processors (`Sequence`): The target's logits processors.
             inputs_embeds (`torch.Tensor`, *optional*): The prompt, if it is given as embeddings.
             load_tokenizer (callable): Returns the target's tokenizer, `None` where there is none; called for stop
                 strings alone.

@@ -42,11 +42,8 @@ class DraftingLoop:
     """The drafting loop for one target and one sequence at a time.
 
     Args:
-        network (`LeanNetwork` or `StockNetwork`, *optional*): The drafter's network.
-        table (`NgramTable`, *optional*): The n-gram table.
         settings (`LoopSettings`): Sources, lengths, calibration and costs.
         device (`torch.device`): Where target and network run.
-        vocabulary (`int`): Size of the target's vocabulary.
         clock (callable, *optional*): Tells seconds, from which greedy drafting learns what passes and steps take;
             `None` lets it go by the stored costs alone, so that the same text is drafted alike in every run.
         load_tokenizer (callable, *optional*): Returns the target's tokenizer, or `None`; without it nothing is drafted
@@ -100,7 +97,6 @@ class DraftingLoop:
             limit (`int`): Draft so many tokens at most.
             process (callable, *optional*): The target's processors, from `(context, logits of shape (vocabulary,))`
                 to logits; left out where there are none.
-            sampling (`bool`): Whether the target samples.
             end_ids (`Collection[int]`): Ids behind which nothing is drafted.
             endings (`Endings`, *optional*): Tokens that are not drafted, nor anything behind them.
             cache (`transformers.Cache`, *optional*): The target's keys and values of all tokens but the last one,

@@ -78,11 +78,7 @@ class Endings:
 
 
 class EndingIds:
-    """The tokens that end one text.
-
-    Args:
-        ids (`Iterable[int]`): Their ids.
-    """
+    """The tokens that end one text."""
 
     def __init__(self, ids: Iterable[int] = ()) -> None:
         self._ids = frozenset(ids)

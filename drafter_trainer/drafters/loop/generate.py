@@ -23,10 +23,8 @@ def generate(model, input_ids=None, generation_config=None, logits_processor=Non
     """Draft tokens for assisted decoding.
 
     Args:
-        model (`PreTrainedModel`): The drafter.
         input_ids (`torch.Tensor` of shape `(1, tokens)`): Prompt and output so far.
         generation_config (`GenerationConfig`): The target's, marked by assisted decoding as its assistant's.
-        logits_processor (`list`): The target's processors.
         max_new_tokens (`int`): Tokens that may be drafted.
     Returns:
         `GenerateDecoderOnlyOutput` with `sequences` of shape `(1, tokens + drafted)` and one entry a drafted token

@@ -28,9 +28,6 @@ class NetworklessDrafter(PreTrainedModel, GenerationMixin):
     """Stand where a drafter's network would.
 
     What drafts is the loop that `loop.generate.attach_loop` gives it, or a subclass' own `generate`.
-
-    Args:
-        config (`NetworklessConfig`): Its configuration.
     """
 
     config_class = NetworklessConfig

@@ -59,7 +59,6 @@ def read_table(path: Path, vocabulary: int, tokenizer_sha256: str) -> NgramTable
     """Load a table.
 
     Args:
-        vocabulary (`int`): Size of the target's vocabulary.
         tokenizer_sha256 (`str`): Of the drafter's tokenizer.
     Raises:
         ValueError: If it was counted with another tokenizer or vocabulary.

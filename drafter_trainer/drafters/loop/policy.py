@@ -95,7 +95,6 @@ def surer_of(
     """Choose between the proposals of lookup, n-gram table and memory, which cost next to nothing.
 
     Args:
-        estimator (`AcceptanceEstimator`): How likely each source's tokens are accepted.
         looked_up (`tuple[int, int]`, *optional*): What the lookup found: a token, and the length of the suffix.
         listed (`tuple[int, int, float]`, *optional*): What the table knows: a token, its order, and its share there.
         remembered (`tuple[int, int]`, *optional*): What the memory tells: a token, and its bin.
@@ -149,7 +148,6 @@ class ThroughputEstimator:
     Args:
         tokens_per_pass (`float`): What a pass yields on texts like those that the drafter was tuned on: where each
             answer starts from.
-        curve (`CostModel`): Of the machine.
         least (`float`, *optional*, defaults to `0.0`): It is never below this, such as what passes without a draft
             give: where drafts brought less, the next must not be judged by them.
     """
@@ -175,8 +173,6 @@ def best_length(reach: Sequence[float], longest: int, curve: CostModel, rate: fl
     Args:
         reach (`Sequence[float]`): P_i, the probability that the output reaches past token i of the draft.
         longest (`int`): Greatest length. One beyond the draft is chosen where a pass over more tokens takes less time.
-        rate (`float`): R.
-        shortest (`int`, *optional*, defaults to `0`): Least length.
     Returns:
         `int`, the length k that maximises ΣP_i - R · time(k + 1).
     """
@@ -203,7 +199,6 @@ def extension_pays(
     """Tell whether a draft gains by tokens that are each accepted with `probability`, before any of them is drawn.
 
     Args:
-        length (`int`): Tokens drafted so far.
         longest (`int`): Tokens that may be drafted.
         reached (`float`): P of the last of them.
         probability (`float`): Of the next one, and taken for those behind it.

@@ -35,7 +35,6 @@ def build_loop(
     """Build the loop of a loaded drafter.
 
     Args:
-        model (`PreTrainedModel`): The drafter, on its device.
         find (callable): From a file's name to its path in the repository, `None` where it has no such file.
         trained (`int`, *optional*): Ids from which on the network was padded to the target's size, and drafts none.
         follow_clock (`bool`, *optional*, defaults to `True`): Whether greedy drafting learns costs from the clock.
@@ -70,7 +69,6 @@ def build_network(
     """Run the drafter lean, or through its stock modules with a warning that says why; `None` where it has none.
 
     Args:
-        model (`PreTrainedModel`): The drafter, on its device.
         draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`, *optional*): Ids that it drafts; all if left out.
         int8 (`bool`): Multiply with int8 weights, on a CPU alone.
         parallel (`bool`, *optional*, defaults to `True`): Draft several tokens in one step where it was trained to.

@@ -8,7 +8,6 @@ class StockNetwork:
     """The drafter's own forward pass, with the interface of `LeanNetwork`.
 
     Args:
-        model (`PreTrainedModel`): The drafter, on its device.
         draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`, *optional*): Ids whose logits are returned.
     """
 
