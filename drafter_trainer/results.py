@@ -8,7 +8,6 @@ they are read; docs/results_schema.md shows it as tables.
 """
 
 import json
-import math
 import textwrap
 from dataclasses import dataclass
 from importlib import resources
@@ -160,7 +159,7 @@ class Headline:
         method = next((method for method in run["methods"] if method["name"] == DRAFTER), None)
         if method is None:
             raise ValueError(f"no method is called {DRAFTER}")
-        speedup = {name: _positive(method["speedup"][name]) for name in ("value", "low", "high")}
+        speedup = {name: float(method["speedup"][name]) for name in ("value", "low", "high")}
         asked, temperature = run["questions"], run["temperature"]
         decoded = "greedy" if temperature == 0 else f"temperature {temperature:g}"
         provenance = results["provenance"]
@@ -169,8 +168,8 @@ class Headline:
             speedup["value"],
             speedup["low"],
             speedup["high"],
-            None if method["alpha"] is None else _positive(method["alpha"]),
-            _positive(method["mean_accepted_tokens"]),
+            None if method["alpha"] is None else float(method["alpha"]),
+            float(method["mean_accepted_tokens"]),
             _one_line(
                 f"{run['task']} {run['pair']}, {asked['count']} questions of {asked['source']}, {decoded}, "
                 f"{run['dtype']}, {say_setting(run)}, at most {run['max_new_tokens']} new tokens in drafts of at most "
@@ -208,12 +207,6 @@ def read_headline(path: Path | None, fingerprint: str) -> Headline | str:
         return Headline.from_results(results)
     except (LookupError, TypeError, ValueError) as error:
         return f"comes with a {RESULTS} that cannot be read ({_one_line(repr(error))})"
-
-
-def _positive(value: Any) -> float:
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{value} is no measurement")
-    return float(value)
 
 
 def _one_line(text: str) -> str:

@@ -24,7 +24,7 @@ from drafter_trainer.drafters.compatibility import (
     compare_with_trained,
     harmless_difference,
 )
-from drafter_trainer.drafters.configuration import WIDTHS, draft_config
+from drafter_trainer.drafters.configuration import draft_config
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.drafters.padding import fit_vocabulary
 from drafter_trainer.drafters.saving import take_special_ids
@@ -100,6 +100,8 @@ def create_drafter(
     text_config, tokenizer = target_config.get_text_config(), target.load_tokenizer()
     if initialization == "sibling":
         initialization = sibling_of(target.name)
+    if widths and initialization != "scratch":
+        raise InputError(f"only a drafter from scratch has widths of its own: leave {', '.join(widths)} out")
     if initialization in ("scratch", "embeddings"):
         config = draft_config(text_config, num_hidden_layers or 2, **widths)
         drafter = from_scratch(config)
@@ -108,7 +110,7 @@ def create_drafter(
     elif initialization == "layers":
         check_unquantized(target_config, target.name)
         chosen = _choose_layers(layers, num_hidden_layers or (LAYERS if layers is None else len(layers)), text_config)
-        drafter = from_layers(draft_config(text_config, len(chosen), **widths), target.load_model("auto"), chosen)
+        drafter = from_layers(target.load_model("auto"), chosen)
     elif (Path(initialization) / COMPACT).is_file():
         drafter = from_compact(Path(initialization), target.load_model("float32"), tokenizer)
     else:
@@ -138,7 +140,7 @@ def _choose_layers(layers: Sequence[int] | None, number: int, config: Pretrained
     if layers is not None:
         if len(layers) != number:
             raise InputError(f"layers names {len(layers)} layers {list(layers)}, num_hidden_layers is {number}")
-        if any(not -depth <= layer < depth for layer in layers):
+        if not layers or any(not -depth <= layer < depth for layer in layers):
             raise InputError(f"layers {list(layers)}: the model has layers 0 to {depth - 1}")
         return [layer % depth for layer in layers]
     if not 1 <= number <= depth:
@@ -158,12 +160,7 @@ def from_scratch(config: PretrainedConfig) -> PreTrainedModel:
 
 
 def from_target_embeddings(config: PretrainedConfig, target_model: PreTrainedModel) -> PreTrainedModel:
-    """Make a drafter with the target's embeddings and head, and random layers between them.
-
-    Raises:
-        InputError: If the drafter is not as wide as the target.
-    """
-    _check_widths(config, target_model, "embeddings", ("hidden_size",))
+    """Make a drafter with the target's embeddings and head, and random layers between them."""
     drafter = from_scratch(config)
     with torch.no_grad():
         drafter.get_input_embeddings().weight.copy_(target_model.get_input_embeddings().weight)
@@ -171,21 +168,19 @@ def from_target_embeddings(config: PretrainedConfig, target_model: PreTrainedMod
     return drafter
 
 
-def from_layers(config: PretrainedConfig, model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
+def from_layers(model: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
     """Make a drafter out of some layers of a model, with its embeddings, last norm and head.
 
     Args:
         model (`PreTrainedModel`): The target, or a checkpoint with its tokenizer; may have parts that are no text.
         layers (`Sequence[int]`): Numbers of the layers, from 0.
     Raises:
-        InputError: If their number is not the drafter's depth, one does not exist, or the widths differ.
+        InputError: If one does not exist.
     """
     text_config = model.config.get_text_config()
-    layers = _choose_layers(layers, config.num_hidden_layers, text_config)
-    # Heads too: another number of them can leave every shape as it is, and cut the model's heads up in silence.
-    _check_widths(config, model, "layers", WIDTHS)
+    layers = _choose_layers(layers, len(layers), text_config)
+    config = draft_config(text_config, len(layers))
     if kinds := getattr(text_config, "layer_types", None):
-        config = copy.deepcopy(config)
         config.layer_types = [kinds[layer] for layer in layers]
     drafter = from_scratch(config)
     weights = {}
@@ -252,7 +247,7 @@ def from_checkpoint(
     number = num_hidden_layers or (config.num_hidden_layers if layers is None else len(layers))
     chosen = _choose_layers(layers, number, config)
     if chosen != [*range(config.num_hidden_layers)] or config is not drafter.config:
-        drafter = from_layers(draft_config(config, number), drafter, chosen)
+        drafter = from_layers(drafter, chosen)
     if min(drafter.config.vocab_size, target_config.vocab_size) < target_tokenizer.vocab_size:  # not padding alone
         raise InputError(
             f"{checkpoint} has a vocabulary of {drafter.config.vocab_size}, the target one of "
@@ -263,13 +258,3 @@ def from_checkpoint(
     if "final_logit_softcapping" in drafter.config.to_dict():
         drafter.config.final_logit_softcapping = None  # as in `draft_config`
     return drafter
-
-
-def _check_widths(config: PretrainedConfig, target_model: PreTrainedModel, what: str, names: Sequence[str]) -> None:
-    for name in names:
-        own, expected = getattr(config, name, None), getattr(target_model.config.get_text_config(), name, None)
-        if own != expected:
-            raise InputError(
-                f"initialization from {what} needs their {name} of {expected}, got {own}: leave {name} "
-                f"out, or start from scratch"
-            )

@@ -16,7 +16,6 @@ from transformers import AutoModelForCausalLM
 
 from drafter_trainer.corpora.sample import sample_rows
 from drafter_trainer.drafters.compatibility import hash_tokenizer
-from drafter_trainer.drafters.configuration import draft_config
 from drafter_trainer.drafters.initialization import from_layers
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.drafters.ngram import count_table
@@ -57,8 +56,7 @@ def make_drafter(folder: Path) -> Path:
     texts = [chat.encode_prompt(prompt) for prompt in prompts("train", _COMPLETIONS)]
     completions = complete(model, texts, _NEW_TOKENS)
     print("completed", flush=True)
-    config = draft_config(model.config, num_hidden_layers=2)
-    drafter = from_layers(config, model, [0, -1])
+    drafter = from_layers(model, [0, -1])
     drafter.config.kv_sharing_layers = [0, model.config.num_hidden_layers - 1]
     rows = [(text, completion) for text, completion in zip(texts, completions) if completion]
     finetune(drafter, rows)
