@@ -174,6 +174,7 @@ def resolve_target(
         name (`str`, *optional*): Hub id by which a folder or wheel is known; defaults to that of a known wheel, or
             to `target_model`.
         chat_template (`str`, *optional*): File with a Jinja chat template.
+        stop (`Sequence[str]`, *optional*): See `Target`.
         folder (`Path`, *optional*): Where converted wheels are kept.
         chat_template_kwargs, sanitize_control_tokens: As for `ChatTokenizer`.
     Raises:

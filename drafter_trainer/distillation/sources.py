@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,13 +26,11 @@ class PromptSource:
     Args:
         make (callable): From a split, "train" or "validation", and its `PromptMaker` to the prompts.
         facts (`dict[str, str]`): What is recorded of it; empty where there is nothing to say.
-        texts (callable, *optional*): From a split to the texts, where they are scored.
     """
 
     name: str
     make: Callable[[str, PromptMaker], Iterator[Prompt]]
     facts: dict[str, str]
-    texts: Callable[[str], Iterable[str]] | None = None
 
 
 def prompts_of(data: Any, target: Target, language: Language | None) -> list[PromptSource]:
@@ -53,13 +51,11 @@ def texts_of(data: Any, language: Language | None, start_token: str | None, leng
         return data
     source = read_source(data, TEXT_COLUMNS)
 
-    def read(split: str) -> Iterator[Document]:
-        return (Document(row["source_id"], row["text"]) for row in source.read(split) if row["text"].strip())
-
     def make(split: str, maker: PromptMaker) -> Iterator[Prompt]:
-        return maker.texts(read(split), source.name, language, start_token, length)
+        rows = (Document(row["source_id"], row["text"]) for row in source.read(split) if row["text"].strip())
+        return maker.texts(rows, source.name, language, start_token, length)
 
-    return [PromptSource(source.name, make, source.facts, lambda split: (document.text for document in read(split)))]
+    return [PromptSource(source.name, make, source.facts)]
 
 
 def corpus_prompts(name: str, pair: Pair, skip_bad_rows: bool = False) -> PromptSource:
@@ -80,10 +76,7 @@ def corpus_texts(name: str, language: Language, length: int, skip_bad_rows: bool
         documents = read_texts(name, language, split, BadRows(skip_bad_rows, maker.drops))
         return maker.texts(documents, name, language, None, length)
 
-    def texts(split: str) -> Iterator[str]:
-        return (document.text for document in read_texts(name, language, split, BadRows(skip_bad_rows)))
-
-    return PromptSource(name, make, describe_corpus(name), texts)
+    return PromptSource(name, make, describe_corpus(name))
 
 
 def _read_conversations(

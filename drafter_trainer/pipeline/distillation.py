@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 
 from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora.decontamination import Decontaminator
-from drafter_trainer.corpora.fertility import describe_fertility
 from drafter_trainer.corpora.questions import question_texts
 from drafter_trainer.distillation import distill as answer_requests
 from drafter_trainer.distillation.engines import Engine
@@ -32,7 +31,6 @@ from drafter_trainer.targets import as_target
 from drafter_trainer.training.rows import Rows
 
 _VALIDATION_SEED = 1 << 32  # far from the seeds of training, where prompts are alike (a start token)
-_FERTILITY_TEXTS = 1000  # of each source
 _SPLIT_OF = 20  # of so many prompts for training one is held out, where a number is given for training alone
 
 
@@ -125,10 +123,6 @@ class Distillation:
                         if path.name != file:
                             path.unlink()
             step.facts["corpora"] = [each.facts for each in sources if each.facts]
-            if self.spoken and all(each.texts for each in sources):
-                texts = (itertools.islice(each.texts("train"), _FERTILITY_TEXTS) for each in sources)
-                texts = itertools.chain.from_iterable(texts)
-                step.facts["fertility"] = describe_fertility(texts, self.spoken, chat.tokenizer)
         return rows
 
     def _record(self, settings: dict[str, Any]) -> dict[str, Any]:

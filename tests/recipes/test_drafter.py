@@ -62,7 +62,6 @@ def test_every_strategy_is_measured_on_both_tasks(run: Path) -> None:
     assert {name: each["speedup_on_validation"] for name, each in said["strategies"].items()} == speedups
     for rows in ("text", "distill"):  # whichever of them the published one learned from
         assert said["collected"][rows] == json.loads((run / rows / "step.json").read_text())["facts"]
-    assert said["collected"]["text"]["fertility"]["tokens_per_byte"] > 0
     assert all(said["strategies"][name]["bytes"] > 0 for name in ("table", "task"))
     others = {STRATEGIES[name].method for name in speedups if name != best}
     for task, file in (("translation", "results.json"), ("story", "tasks/story/results.json")):
