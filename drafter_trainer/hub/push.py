@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import huggingface_hub
 import yaml
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, RepoCard
 from huggingface_hub.errors import HTTPError, RepositoryNotFoundError
@@ -20,6 +19,7 @@ from huggingface_hub.utils import filter_repo_objects
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription, hash_file
 from drafter_trainer.errors import InputError, one_line
 from drafter_trainer.hub.card_folder import CARD
+from drafter_trainer.repository import Repository
 
 MAIN = "main"
 _LONGEST_TITLE = 60  # characters, of a collection
@@ -95,11 +95,7 @@ def check_same_drafter(destination: Destination, remote: Remote, description: Dr
     if FILE_NAME not in remote.files:
         raise InputError(f"{destination} holds no drafter but {min(others)}: {advice}")
     try:
-        path = huggingface_hub.hf_hub_download(destination.repo_id, FILE_NAME, revision=remote.commit)
-    except (OSError, HTTPError) as error:
-        raise InputError(f"{FILE_NAME} of {destination} cannot be fetched ({one_line(error)}): run again") from error
-    try:
-        published = DrafterDescription.from_json(Path(path).read_bytes(), FILE_NAME)
+        published = Repository(destination.repo_id, remote.commit).description
     except InputError as error:
         raise InputError(f"{destination} holds a drafter that cannot be told ({error}): {advice}") from error
     for name, then, now in (
