@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
@@ -34,7 +34,7 @@ class PromptTask:
     is_translation: bool
 
 
-def read_task(message: str, languages: Iterable[Language] = ()) -> PromptTask:
+def read_task(message: str, known: Mapping[str, Language] = LANGUAGES) -> PromptTask:
     """Read what the user asks.
 
     A translation is one whose first line, or what stands before its first colon, says so in English; the languages
@@ -42,24 +42,23 @@ def read_task(message: str, languages: Iterable[Language] = ()) -> PromptTask:
     and what the user calls it counts where the text does not tell. Of anything else it is not known which language the
     answer will be in: it is taken to be the prompt's, unless the prompt says `in German`.
     """
-    known = _known(languages)
     by_name = {language.name.casefold(): language for language in known.values()}
     name = rf"(?<!\w)({'|'.join(map(re.escape, sorted(by_name, key=len, reverse=True)))})(?!\w)"
     asked = _TRANSLATION.match(message)
     if asked is None:
-        source, named = identify_language(message, languages), re.search(rf"\bin {name}", message, re.IGNORECASE)
+        source, named = identify_language(message, known), re.search(rf"\bin {name}", message, re.IGNORECASE)
         return PromptTask(source, by_name[named[1].casefold()] if named else source, is_translation=False)
     instruction, text = asked.groups()
     into = re.match(rf"(.*?)\b(?:in)?to\b.*?{name}", instruction, re.IGNORECASE)
     answer = by_name[into[2].casefold()] if into else None
-    source = identify_language(text, languages)
+    source = identify_language(text, known)
     if source in (None, answer):
         called = re.search(name, into[1] if into else instruction, re.IGNORECASE)
         source = by_name[called[1].casefold()] if called else None
     return PromptTask(source, answer, is_translation=True)
 
 
-def identify_language(text: str, languages: Iterable[Language] = ()) -> Language | None:
+def identify_language(text: str, known: Mapping[str, Language] = LANGUAGES) -> Language | None:
     """Identify which of the known languages a text is in.
 
     All languages that the identifier knows take part: where only the known ones did, Ukrainian would be Russian beyond
@@ -68,14 +67,9 @@ def identify_language(text: str, languages: Iterable[Language] = ()) -> Language
     Returns:
         `Language`, or `None` where it is another one, or the text is too short or too mixed.
     """
-    known = _known(languages)
     ranked = language_identifier().rank(text[:_IDENTIFIED_CHARACTERS])
     code, probability = next(((code, probability) for code, probability in ranked if code in known), ("", 0.0))
     return known[code] if probability >= _LEAST_PROBABILITY else None
-
-
-def _known(languages: Iterable[Language]) -> dict[str, Language]:
-    return LANGUAGES | {language.code: language for language in languages}
 
 
 class PromptReader:
@@ -91,7 +85,7 @@ class PromptReader:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, languages: Iterable[Language] = ()) -> None:
         self._tokenizer = tokenizer
-        self._languages = tuple(languages)
+        self._known = LANGUAGES | {language.code: language for language in languages}
         self._before = self._after = ""
         if tokenizer.chat_template is not None:
             with contextlib.suppress(InputError):
@@ -112,7 +106,7 @@ class PromptReader:
 
     def read(self, prompt_ids: Sequence[int]) -> PromptTask:
         """Read what the user asks last."""
-        return read_task(self.last_message(prompt_ids), self._languages)
+        return read_task(self.last_message(prompt_ids), self._known)
 
     def last_message(self, prompt_ids: Sequence[int]) -> str:
         """Return the text of the user's last message, or all of a prompt that the template did not write."""
