@@ -168,10 +168,6 @@ def read_corpora(first: str) -> dict:
         seen[f"questions {name} {pair}"] = take(load_questions, name, get_pair(pair))
     for name in ("wmt16", f"wmt16@{first}", "c4:de"):
         seen[f"about {name}"] = describe_corpus(name)
-    try:
-        seen["about missing"] = describe_corpus("wmt16@" + "0" * 40)
-    except InputError as error:
-        seen["about missing"] = str(error)
     missing = dataclasses.replace(TEXT_CORPORA["c4"], repo="nobody/nothing")
     seen["missing"] = take(stream, missing, "en", "train", None)
     damaged = dataclasses.replace(missing, repo="somebody/damaged")
@@ -229,7 +225,6 @@ def test_pinned_revision_is_read_and_named(seen: dict[str, Any]) -> None:
         ("c4:xx train", ["allenai/c4", "xx", "'en', 'de'"]),
         ("c4 test", ["c4", "'test'", "train, validation"]),
         ("wmt16@0000000000000000000000000000000000000000 de-en test", ["wmt/wmt16", "0" * 40]),
-        ("about missing", ["wmt/wmt16", "0" * 40, "cannot be found"]),
         ("missing", ["nobody/nothing", "doesn't exist"]),
         ("damaged", ["somebody/damaged", "cannot be read"]),
     ],
