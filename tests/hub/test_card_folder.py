@@ -93,7 +93,9 @@ def _another_drafter(folder: Path) -> None:
     [
         pytest.param(_another_drafter, "measures other-drafter, not tiny-drafter-de-en", id="another drafter"),
         pytest.param(lambda folder: (folder / "drafter.json").unlink(), r"has no drafter\.json", id="no description"),
-        pytest.param(lambda folder: (folder / "card.json").unlink(), r"card\.json is no card's object", id="no details"),
+        pytest.param(
+            lambda folder: (folder / "card.json").unlink(), r"card\.json is no card's object", id="no details"
+        ),
         pytest.param(
             lambda folder: (folder / "card.json").write_text('{"licence": "mit"}'),
             r"card\.json is no card's object",
