@@ -13,10 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reporting import RESULTS, report
-from studies import load_network
+from studies import load_network, replay_at_fixed_length
 from tqdm.auto import tqdm
 
-from benchmarks.studies import replay_at_fixed_length
 from drafter_trainer.atomic import write_whole
 from drafter_trainer.benchmark.quality import score
 from drafter_trainer.cli.configuration import parse_arguments
