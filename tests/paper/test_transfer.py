@@ -27,17 +27,17 @@ END = 1
 
 def test_prompts_of_any_pair_have_the_form_of_the_template() -> None:
     """A drafter was trained behind the template's form: another one would be measured as another language."""
-    text, pair = TEMPLATE.read_text(encoding="utf-8"), get_pair("de-en")
-    shown = [row for row in sample_rows("train") if row["de"] in text]
-    examples = [(row["de"], row["en"]) for row in sorted(shown, key=lambda row: text.index(row["de"]))]
-    composed = few_shot_prompt(pair, examples, "Guten Morgen.")
+    text, pair = TEMPLATE.read_text(encoding="utf-8"), get_pair("fr-en")
+    shown = [row for row in sample_rows("train") if row["fr"] in text]
+    examples = [(row["fr"], row["en"]) for row in sorted(shown, key=lambda row: text.index(row["fr"]))]
+    composed = few_shot_prompt(pair, examples, "Bonjour.")
 
     def render(message: str) -> str:
         messages = [{"role": "user", "content": message}]
         return jinja2.Template(text).render(messages=messages, bos_token="<bos>")
 
     assert len(examples) == EXAMPLES
-    assert render(translation_prompt(pair, "Guten Morgen.")) == "<bos>" + composed
+    assert render(translation_prompt(pair, "Bonjour.")) == "<bos>" + composed
     assert render(composed) == "<bos>" + composed
 
 
