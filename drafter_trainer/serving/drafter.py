@@ -2,37 +2,20 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from drafter_trainer.drafters.compact import COMPACT, build_compact
 from drafter_trainer.drafters.compatibility import compare_with_trained
+from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.families import reason_against
 from drafter_trainer.drafters.loop.networkless import MODEL_TYPE
-from drafter_trainer.drafters.loop.ngram import NgramTable
 from drafter_trainer.drafters.loop.policy import NETWORK
 from drafter_trainer.drafters.loop.repository import build_loop
-from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.drafters.padding import fit_vocabulary
 from drafter_trainer.errors import InputError
 from drafter_trainer.repository import Repository
-
-
-@dataclass(frozen=True)
-class ServedDrafter:
-    """What an engine drafts with.
-
-    Args:
-        model (`PreTrainedModel`, *optional*): The network; `None` where there is none or it is not asked.
-        draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`, *optional*): Ids that the network drafts.
-    """
-
-    model: PreTrainedModel | None
-    draft_ids: torch.Tensor | None
-    table: NgramTable | None
-    settings: LoopSettings
 
 
 def open_for_engine(drafter: str, revision: str | None = None, compact: bool = True) -> Repository:
@@ -65,7 +48,7 @@ def open_drafter(
     dtype: torch.dtype,
     device: torch.device,
     shared: Callable[[], tuple[torch.Tensor, torch.Tensor]],
-) -> ServedDrafter:
+) -> tuple[PreTrainedModel | None, DraftingLoop]:
     """Load a published drafter for an engine.
 
     Args:
@@ -73,6 +56,9 @@ def open_drafter(
         vocabulary (`int`): Size of the target's vocabulary, padding included.
         dtype, device: Of the network.
         shared (callable): Returns the target's embeddings and head, which a compact drafter shares.
+    Returns:
+        `tuple` of the network, `None` where there is none or it is not asked, and of the loop that has the drafter's
+        table, draft vocabulary and settings.
     Raises:
         InputError: If there is no such drafter, or its files are not those that were published.
         IncompatibleTokenizerError: If the target's tokenizer gives text other ids than the one of training.
@@ -100,4 +86,4 @@ def open_drafter(
     if runs and (reason := reason_against(model)):
         warnings.warn(f"{drafter} drafts without its network: {reason}", stacklevel=2)
         runs = False
-    return ServedDrafter(model if runs else None, loop.draft_ids, loop.table, loop.settings)
+    return model if runs else None, loop

@@ -90,7 +90,7 @@ class DrafterProposer:
         tokenizer = AutoTokenizer.from_pretrained(model_config.tokenizer, revision=model_config.tokenizer_revision)
         if self._memory is not None:
             self._memory.bind(tokenizer)
-        served = open_drafter(
+        model, loop = open_drafter(
             options["drafter"],
             options["drafter_revision"],
             tokenizer,
@@ -100,21 +100,21 @@ class DrafterProposer:
             lambda: _matrices(target_model, model_config.get_vocab_size()),
         )
         network = self._target_cache = None
-        if served.model is not None:
-            context = min(self._context, served.model.config.max_position_embeddings)
+        if model is not None:
+            context = min(self._context, model.config.max_position_embeddings)
             slots = slots_within(
-                served.model, options["drafter_cache_gib"], self._config.scheduler_config.max_num_seqs, context
+                model, options["drafter_cache_gib"], self._config.scheduler_config.max_num_seqs, context
             )
             if slots == 0:
                 _logger.warning("drafter_cache_gib holds no request's cache: drafting without the network")
             else:
-                int8 = served.settings.int8 and device.type == "cpu"
-                network = BatchedNetwork(served.model, served.draft_ids, int8, slots, context)
+                int8 = loop.settings.int8 and device.type == "cpu"
+                network = BatchedNetwork(model, loop.draft_ids, int8, slots, context)
                 self._target_cache = open_target_cache(self._config, target_model, network)
         self._drafter = BatchDrafter(
             network,
-            served.table,
-            served.settings,
+            loop.table,
+            loop.settings,
             device.type,
             _end_ids(model_config),
             time.perf_counter if options["drafter_follow_clock"] else None,
