@@ -54,7 +54,7 @@ class TransformersEngine:
         self.pad_id = pad_id
         self.eos_ids = end_ids(model)
 
-    def answers(self, batches: Iterable[Sequence[Request]]) -> Iterator[tuple[list[Request], list[Answer]]]:
+    def answers(self, batches: Iterable[Sequence[Request]]) -> Iterator[tuple[Sequence[Request], Sequence[Answer]]]:
         """Answer as many requests at once as the largest batch has, and yield groups of that size as they end."""
         batches = iter(batches)
         running = RunningBatch(self.model, self.pad_id, self.eos_ids)
@@ -73,10 +73,10 @@ class TransformersEngine:
             else:
                 break
             while len(ended) >= size:
-                yield _split(ended[:size])
+                yield tuple(zip(*ended[:size]))
                 ended = ended[size:]
         if ended:
-            yield _split(ended)
+            yield tuple(zip(*ended))
 
     def answer(self, requests: Sequence[Request]) -> list[Answer]:
         """Answer requests all at once, in their order.
@@ -101,7 +101,3 @@ class TextEngine:
     def _answer(self, request: Request) -> Answer:
         cut = len(request.response_ids) == request.max_new_tokens
         return Answer([*request.response_ids], None, None, "length" if cut else "stop")
-
-
-def _split(ended: Sequence[tuple[Request, Answer]]) -> tuple[list[Request], list[Answer]]:
-    return [request for request, _ in ended], [answer for _, answer in ended]

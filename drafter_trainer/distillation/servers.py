@@ -57,7 +57,9 @@ class ServerEngine:
         if not (self._key.isascii() and self._key.isprintable()):
             raise InputError("OPENAI_API_KEY holds characters that no header carries: set it anew, or unset it")
 
-    def answers(self, batches: Iterable[Sequence[Request]]) -> Iterator[tuple[list[Request], list[Answer | Refusal]]]:
+    def answers(
+        self, batches: Iterable[Sequence[Request]]
+    ) -> Iterator[tuple[Sequence[Request], Sequence[Answer | Refusal]]]:
         """Answer every request once, in the order in which the answers come, in groups of a batch's size."""
         with suppress(RuntimeError):  # as it must be
             asyncio.get_running_loop()
@@ -76,10 +78,10 @@ class ServerEngine:
             run = _Run(self, servers, batches)
             try:
                 while group := runner.run(run.collect()):
-                    yield [request for request, _ in group], [answer for _, answer in group]
+                    yield tuple(zip(*group))
             except (InputError, KeyboardInterrupt):
                 if run.finished:
-                    yield [request for request, _ in run.finished], [answer for _, answer in run.finished]
+                    yield tuple(zip(*run.finished))
                 raise
             finally:
                 runner.run(run.give_up())
