@@ -25,31 +25,23 @@ def summarise_engine_run(
         `tuple` of the run and of its texts, as `benchmark.quality` reads them.
     """
     of_method = {record["method"]: record for record in records}
-    texts = {
-        name: {each["question_id"]: tokenizer.decode(each["token_ids"], skip_special_tokens=True) for each in said}
-        for name, said in ((name, record["prompts"]) for name, record in of_method.items())
-    }
-    figures = {
-        name: [_figures(each, texts[name][each["question_id"]], tokenizer) for each in record["prompts"]]
-        for name, record in of_method.items()
-    }
+    prompts = {name: [_figures(each, tokenizer) for each in record["prompts"]] for name, record in of_method.items()}
     run = description | {
         "methods": [
-            _summarise_method(method, of_method[method.name], figures[method.name], figures[PLAIN])
+            _summarise_method(method, of_method[method.name], prompts[method.name], prompts[PLAIN])
             for method in methods
         ]
     }
-    spoken = [
-        {"question_id": question, "methods": {name: {"text": said[question]} for name, said in texts.items()}}
-        for question in texts[PLAIN]
-    ]
-    return run, spoken
+    asked = zip(*prompts.values())  # in one order by all methods
+    return run, [{"question_id": each[0]["question_id"], "methods": dict(zip(prompts, each))} for each in asked]
 
 
-def _figures(prompt: dict[str, Any], text: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+def _figures(prompt: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     ids = prompt["token_ids"]
+    text = tokenizer.decode(ids, skip_special_tokens=True)
     counted = {"tokens": len(ids), "characters": len(text), "retokenised": len(tokenizer(text).input_ids) - 1}
-    return {key: value for key, value in prompt.items() if key != "token_ids"} | counted | {"looping": is_looping(ids)}
+    said = {"text": text, "looping": is_looping(ids)}
+    return {key: value for key, value in prompt.items() if key != "token_ids"} | counted | said
 
 
 def _summarise_method(
@@ -69,6 +61,8 @@ def _summarise_method(
             "alpha": None,  # an engine does not say which drafts ended in a rejection
             "mean_accepted_tokens": mean_accepted_tokens(figures["tokens"], passes),
             "acceptance_by_position": [accepted / passes for accepted in counts["by_position"]] if drafted else [],
-            "prompts": [{key: value for key, value in each.items() if key != "divergence"} for each in prompts],
+            "prompts": [
+                {key: value for key, value in each.items() if key not in ("divergence", "text")} for each in prompts
+            ],
         }
     )

@@ -56,8 +56,6 @@ def speedup(method: Timings, plain: Timings) -> Interval:
 
     Args:
         plain (`Timings`): Of plain decoding, or of any other method, on the same prompts in the same order.
-    Returns:
-        `Interval` of (tokens/s with the method) / (tokens/s without).
     Source: Efron, "Bootstrap methods: another look at the jackknife" (1979), percentile interval
     """
     chosen = resamples(len(method.tokens))
@@ -77,13 +75,12 @@ def speedup_ratio(method: Timings, plain: Timings, other_method: Timings, other_
         `Interval` of (speedup of `method` over `plain`) / (speedup of `other_method` over `other_plain`).
     """
     chosen = resamples(len(method.tokens))
-
-    def ratio(*all_four: Timings) -> np.ndarray:
-        speed, without, other_speed, other_without = (timings.total_speed() for timings in all_four)
-        return (speed / without) / (other_speed / other_without)
-
-    timings = (method, plain, other_method, other_plain)
-    return interval(ratio(*timings), ratio(*(each.of(chosen) for each in timings)))
+    speed, without, other_speed, other_without = (
+        np.append(each.of(chosen).total_speed(), each.total_speed())
+        for each in (method, plain, other_method, other_plain)
+    )
+    ratios = (speed / without) / (other_speed / other_without)
+    return interval(ratios[-1], ratios[:-1])
 
 
 def median_ratio(method: Timings, plain: Timings) -> Interval:
@@ -96,11 +93,7 @@ def median_ratio(method: Timings, plain: Timings) -> Interval:
 
 
 def verdict(ratio: Interval, prompts: int) -> Verdict:
-    """Say what a ratio of speeds shows: a difference, or nothing beyond noise.
-
-    Args:
-        prompts (`int`): That it was taken over; of fewer than eight nothing is said.
-    """
+    """Say what a ratio of speeds over some prompts shows; of fewer than eight nothing is said."""
     if prompts < FEWEST_PROMPTS:
         return Verdict.TOO_FEW
     if ratio.low > 1:
