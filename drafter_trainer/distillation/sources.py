@@ -25,7 +25,7 @@ class PromptSource:
 
     Args:
         make (callable): From a split, "train" or "validation", and its `PromptMaker` to the prompts.
-        facts (`dict[str, str]`): What is recorded of it; empty where there is nothing to say.
+        facts (`dict[str, str]`): What is recorded of it.
     """
 
     name: str

@@ -75,7 +75,7 @@ class Distillation:
         """
         state, rows = self.state, Rows(self.folder, self.target, self.languages, self.pair)
         settings = self._record(settings)
-        inputs = {"target": self.target.identity} | {each.name: str(each.facts) for each in sources if each.facts}
+        inputs = {"target": self.target.identity} | {each.name: str(each.facts) for each in sources}
         files = {name: Path(name.removeprefix("file:")) for name in self.questions}
         inputs |= {f"questions {name}": hash_file(path) for name, path in files.items() if path.is_file()}
         if self.target.chat_template is not None:
@@ -122,7 +122,7 @@ class Distillation:
                     for path in (self.folder / split).glob("prompts*.arrow"):
                         if path.name != file:
                             path.unlink()
-            step.facts["corpora"] = [each.facts for each in sources if each.facts]
+            step.facts["corpora"] = [each.facts for each in sources]
         return rows
 
     def _record(self, settings: dict[str, Any]) -> dict[str, Any]:
