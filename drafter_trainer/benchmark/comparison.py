@@ -1,5 +1,6 @@
 """Two results files against each other: the same methods, run by run, over the questions that both asked."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from drafter_trainer.benchmark.report import device_line, interval_text, markdown_table
@@ -54,19 +55,15 @@ def _identity(results: Results) -> str:
     return ", ".join([*filter(None, measured), device_line(results)])
 
 
-def _differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+def _differences(a: dict[str, Any], b: dict[str, Any]) -> Iterator[str]:
     of_a, of_b = a["provenance"], b["provenance"]
-    said = []
     if of_a.get("target") != of_b.get("target"):
-        said.append(
-            f"The targets differ ({of_a.get('target')}; {of_b.get('target')}): so does what a speedup is over."
-        )
+        yield f"The targets differ ({of_a.get('target')}; {of_b.get('target')}): so does what a speedup is over."
     if of_a["device"] != of_b["device"]:
-        said.append("The devices differ: a difference may be theirs, and not the methods'.")
+        yield "The devices differ: a difference may be theirs, and not the methods'."
     names = sorted(of_a["versions"].keys() | of_b["versions"].keys())
     if changed := _changed(of_a["versions"], of_b["versions"], dict.fromkeys(names, "not stated")):
-        said.append(f"Versions differ ({changed}): a difference may be theirs.")
-    return said
+        yield f"Versions differ ({changed}): a difference may be theirs."
 
 
 def _changed(a: dict[str, Any], b: dict[str, Any], defaults: dict[str, Any]) -> str:
@@ -74,21 +71,19 @@ def _changed(a: dict[str, Any], b: dict[str, Any], defaults: dict[str, Any]) -> 
     return ", ".join(f"{name} {in_a} and {in_b}" for name, (in_a, in_b) in both.items() if in_a != in_b)
 
 
-def _differing_runs(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
-    name, shared = _name(_key(a)), len(_common_questions(a, b))
-    said = []
+def _differing_runs(a: dict[str, Any], b: dict[str, Any]) -> Iterator[str]:
+    name, common = _name(_key(a)), _common_questions(a, b)
     if a["questions"]["sha256"] != b["questions"]["sha256"]:
-        counts = f"{a['questions']['count']} and {b['questions']['count']}, of which {shared} share their ids"
-        said.append(
+        counts = f"{a['questions']['count']} and {b['questions']['count']}, of which {len(common)} share their ids"
+        yield (
             f"{name}: the questions differ ({counts}): only those with the same id are compared, and whether their "
             "prompts are the same cannot be told."
         )
     if changed := _changed(a, b, _SETTINGS):
-        said.append(f"{name}: settings differ ({changed}): a difference may be theirs.")
-    of_a, of_b = (_method_timings(run, PLAIN, _common_questions(a, b)) for run in (a, b))
+        yield f"{name}: settings differ ({changed}): a difference may be theirs."
+    of_a, of_b = (_method_timings(run, PLAIN, common) for run in (a, b))
     if others := int((of_a.tokens != of_b.tokens).sum()):
-        said.append(f"{name}: plain decoding gives answers of other lengths to {others} of {shared} questions.")
-    return said
+        yield f"{name}: plain decoding gives answers of other lengths to {others} of {len(common)} questions."
 
 
 def _compare_runs(a: dict[str, Any], b: dict[str, Any]) -> str:
