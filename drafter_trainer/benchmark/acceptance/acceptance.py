@@ -17,13 +17,7 @@ from typing import Any
 import datasets
 import evaluate
 
-from drafter_trainer.decoding.metrics import (
-    Round,
-    acceptance_by_position,
-    acceptance_rate,
-    alpha,
-    mean_accepted_tokens,
-)
+from drafter_trainer.decoding import metrics
 
 _INPUTS = """
 Args:
@@ -58,12 +52,12 @@ class Acceptance(evaluate.Metric):
     def _compute(
         self, drafted: Sequence[int], accepted: Sequence[int], rejected: Sequence[bool], tokens: int | None = None
     ) -> dict[str, Any]:
-        rounds = [Round(*columns) for columns in zip(drafted, accepted, rejected)]
+        rounds = [metrics.Round(*columns) for columns in zip(drafted, accepted, rejected)]
         if tokens is None:
             tokens = sum(round_.accepted for round_ in rounds) + len(rounds)
         return {
-            "acceptance_rate": acceptance_rate(rounds),
-            "alpha": alpha(rounds),
-            "mean_accepted_tokens": mean_accepted_tokens(tokens, len(rounds)),
-            "acceptance_by_position": acceptance_by_position(rounds),
+            "acceptance_rate": metrics.acceptance_rate(rounds),
+            "alpha": metrics.alpha(rounds),
+            "mean_accepted_tokens": metrics.mean_accepted_tokens(tokens, len(rounds)),
+            "acceptance_by_position": metrics.acceptance_by_position(rounds),
         }
