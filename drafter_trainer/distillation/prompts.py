@@ -55,7 +55,6 @@ class PromptMaker:
     def __init__(self, chat: ChatTokenizer, decontaminator: Decontaminator, limit: int | None = None) -> None:
         self.drops: Counter[str] = Counter()
         self._chat = chat
-        self._tokenizer = chat.tokenizer
         self._decontaminator = decontaminator
         self._limit = limit
         self._seen: set[int] = set()  # hashes of what there was, in any corpus
@@ -95,7 +94,12 @@ class PromptMaker:
         Args:
             max_new_tokens (`int`): Tokens of a piece at most.
         """
-        start_ids, count = (self._start_id(start_token),), 0
+        tokenizer, count = self._chat.tokenizer, 0
+        start_id = tokenizer.bos_token_id if start_token is None else tokenizer.get_vocab().get(start_token)
+        if start_id is None:
+            raise InputError(
+                f"the tokenizer has no start token {start_token or ''}: name one of its tokens as start_token"
+            )
         for document in documents:
             if count == self._limit:
                 break
@@ -110,7 +114,7 @@ class PromptMaker:
                     self._drop("repeated text", language)
                     continue
                 self._seen.add(hash(piece))
-                yield Prompt(start_ids, f"{document.source_id}/{start}", corpus, response_ids=piece)
+                yield Prompt((start_id,), f"{document.source_id}/{start}", corpus, response_ids=piece)
             count += len(self._seen) > before
         if not count:
             named = language.name if language else ANY_LANGUAGE
@@ -158,12 +162,6 @@ class PromptMaker:
 
     def _drop(self, reason: str, language: Language | None) -> None:
         self.drops[f"{reason} ({language.name if language else ANY_LANGUAGE})"] += 1
-
-    def _start_id(self, token: str | None) -> int:
-        start_id = self._tokenizer.bos_token_id if token is None else self._tokenizer.get_vocab().get(token)
-        if start_id is None:
-            raise InputError(f"the tokenizer has no start token {token or ''}: name one of its tokens as start_token")
-        return start_id
 
 
 def write_prompts(prompts: Iterable[Prompt], path: Path, drops: Counter[str]) -> None:
