@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 
 _BLOCK = 64  # ids
 _ROWS = 8  # in fp32 at once: what a processor's cache holds
@@ -18,7 +19,6 @@ class TokenChooser:
 
     def __init__(self, k: int) -> None:
         self.k = k
-        self._buffer = torch.empty(0)
 
     def __call__(
         self, logits: torch.Tensor, temperatures: Sequence[float], noise: Sequence[float]
@@ -43,7 +43,8 @@ class TokenChooser:
     def _choose(
         self, logits: torch.Tensor, temperatures: Sequence[float], noise: Sequence[float]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        blocks = self._in_blocks(logits)
+        # A copy in any case; the last block is filled up with minus infinity.
+        blocks = F.pad(logits.float(), (0, -logits.shape[1] % _BLOCK), value=float("-inf")).unflatten(1, (-1, _BLOCK))
         values, ids = self._top(blocks)
         weights = blocks.sub_(values[:, :1, None]).exp_()  # of temperature 1, the likeliest token's is 1
         sums = weights.sum(dim=-1)
@@ -57,16 +58,6 @@ class TokenChooser:
                 sums[row] = weights[row].sum(dim=-1)
             tokens[row] = _invert(weights[row], sums[row], noise[row])
         return tokens, ids, logprobs
-
-    def _in_blocks(self, logits: torch.Tensor) -> torch.Tensor:
-        """Copy logits to fp32 of shape `(rows, blocks, 64)`; the last block is filled up with minus infinity."""
-        rows, vocabulary = logits.shape
-        blocks = -(-vocabulary // _BLOCK)
-        if self._buffer.shape != (_ROWS, blocks * _BLOCK) or self._buffer.device != logits.device:
-            self._buffer = torch.full((_ROWS, blocks * _BLOCK), float("-inf"), device=logits.device)
-        self._buffer[:rows, :vocabulary] = logits
-        self._buffer[:rows, vocabulary:] = float("-inf")
-        return self._buffer[:rows].view(rows, blocks, _BLOCK)
 
     def _top(self, blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         chosen = blocks.amax(dim=-1).topk(min(self.k, blocks.shape[1]), dim=-1, sorted=False).indices
