@@ -35,6 +35,7 @@ from transformers import (
     TrainerCallback,
 )
 
+from benchmarks.loop_overhead import attach_confident_loop, measure_overhead
 from benchmarks.reporting import RESULTS, report
 from drafter_trainer.decoding.metrics import alpha as measured_alpha
 from drafter_trainer.decoding.metrics import mean_accepted_tokens
@@ -47,7 +48,6 @@ from drafter_trainer.training.collators import SelfDistilledCollator
 from drafter_trainer.training.trainers import DrafterTrainer
 from drafter_trainer.tuning.costs import measure_costs
 from drafter_trainer.tuning.forecast import best_draft_length, expected_speedup
-from drafter_trainer.tuning.overhead import attach_confident_loop, measure_overhead
 
 ALPHAS = (0.3, 0.5, 0.7, 0.9)
 DRAFT_LENGTH, LONGEST = 5, 8

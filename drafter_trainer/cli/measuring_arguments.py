@@ -79,7 +79,7 @@ class BenchmarkArguments(options("benchmark", _BENCHMARK, rare={*_RARE, "engine_
 _PREDICTION = {
     **parameters(predict, "drafter", "questions"),
     "data": option("", "With --drafter: folder of rows (default: RUN_FOLDER/distill)"),
-    "output_dir": option("", "Folder of table and plot (default: RUN_FOLDER/predict)"),
+    "output_dir": option("", "Folder of predict.json (default: RUN_FOLDER/predict)"),
     **parameters(predict, "max_new_tokens"),
     "draft_vocabulary": option(8192, "Without --drafter: size of the draft vocabulary; 0 for all ids"),
 }

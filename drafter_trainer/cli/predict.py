@@ -2,11 +2,11 @@
 
     drafter-trainer predict --config recipes/configs/gemma-3-270m/de-en.yaml
 
-Measures plain decoding, the target's forward passes over 1 to 17 tokens with the loop's work around them, the
-drafter's step, and the loop's own overhead. Prints the expected speedup at each acceptance, the best draft length and
-the break-even, and leaves table and plot in RUN_FOLDER/predict. With --drafter, it also replays that trained
-drafter on the held-out completions of RUN_FOLDER/distill, or on the target's completions of your own --questions, and
-forecasts the result of a benchmark on them.
+Measures plain decoding, the target's forward passes over 1 to 17 tokens with the loop's work around them, and the
+drafter's step. Prints the expected speedup at each acceptance, the best draft length and the break-even, and leaves
+them in RUN_FOLDER/predict. With --drafter, it also replays that trained drafter on the held-out completions of
+RUN_FOLDER/distill, or on the target's completions of your own --questions, and forecasts the result of a benchmark on
+them.
 """
 
 from pathlib import Path

@@ -6,22 +6,17 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from drafter_trainer.atomic import write_json, write_whole
+from drafter_trainer.atomic import write_json
 from drafter_trainer.corpora.questions import load_questions
 from drafter_trainer.decoding.target_cache import TargetTexts
 from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.drafters.loop.generate import loop_of
-from drafter_trainer.drafters.loop.networkless import MODEL_TYPE
 from drafter_trainer.languages import get_pair
 from drafter_trainer.provenance import collect_provenance
 from drafter_trainer.targets import Target, end_ids
 from drafter_trainer.tuning.answers import answer_questions, load_answers, typical_prompt
 from drafter_trainer.tuning.costs import measure_costs, untrained_network
 from drafter_trainer.tuning.forecast import break_even, forecast_drafter, forecast_table
-from drafter_trainer.tuning.overhead import attach_confident_loop, measure_overhead
-from drafter_trainer.tuning.plots import plot_forecast
-
-_PROMPTS = 8
 
 
 def predict(
@@ -39,12 +34,12 @@ def predict(
     repeats: int = 5,
     dtype: str = "auto",
 ) -> str:
-    """Time the target and a drafter, and leave predict.json and predict.png.
+    """Time the target and a drafter, and leave predict.json.
 
     Args:
         target (`Target`): The target.
-        languages (`str`): Language or pair whose sample prompts are timed.
-        output_dir (`Path`): Folder of table and plot.
+        languages (`str`): Language or pair of the sample, of which a prompt is timed where no completions are.
+        output_dir (`Path`): Folder of predict.json.
         drafter (`str`, *optional*): Hub id or folder of a trained drafter; one of the configured shape if left out.
         shape (`Mapping[str, int]`): Depth and widths, as `draft_config` takes them, and `draft_vocabulary`.
         rows (`Path`): Rows on whose held-out completions a trained drafter is replayed.
@@ -78,24 +73,17 @@ def predict(
     else:
         widths = {name: value for name, value in shape.items() if name != "draft_vocabulary"}
         draft_model, network = untrained_network(widths, target_model, shape["draft_vocabulary"], int8=True)
-        attach_confident_loop(draft_model, network)
-    prompts = [chat.encode_prompt(question.prompt) for question in load_questions("sample", pair, _PROMPTS)]
-    networkless = draft_model.config.model_type == MODEL_TYPE  # no forward pass to time anything beside
-    overhead = None if networkless else measure_overhead(target_model, draft_model, prompts)
-    typical = typical_prompt(greedy) if greedy else prompts[0]
-    costs = measure_costs(target_model, draft_model, network, typical, longest_draft, repeats)
+    prompt = typical_prompt(greedy) if greedy else chat.encode_prompt(load_questions("sample", pair, 1)[0].prompt)
+    costs = measure_costs(target_model, draft_model, network, prompt, longest_draft, repeats)
 
     provenance = collect_provenance()
     computed = str(target_model.dtype).removeprefix("torch.")
-    title = f"{target.name}, {computed}, {provenance['device']['name']}"
-    lines = [f"{title}\n\nplain decoding {costs.plain:.1f} ms a token, drafter {costs.step:.2f} ms a step"]
+    lines = [
+        f"{target.name}, {computed}, {provenance['device']['name']}\n",
+        f"plain decoding {costs.plain:.1f} ms a token, drafter {costs.step:.2f} ms a step\n",
+    ]
     if costs.step_without_graph is not None:
         lines.append(f"without its CUDA graph the step takes {costs.step_without_graph:.2f} ms")
-    if overhead is not None:
-        lines.append(
-            f"beside its forwards the drafting loop takes {overhead['this_loop']:.2f} ms a drafted token, "
-            f"{overhead['ratio']:.2f} of the {overhead['stock_loop']:.2f} ms of transformers' own loop\n"
-        )
     least = break_even(costs)
     if network is None:
         lines.append("Its network is not asked: what acceptance would bring is not forecast.")
@@ -103,7 +91,7 @@ def predict(
         lines.append(forecast_table(costs))
         lines.append("\nNo acceptance makes it faster." if least is None else f"\nIt breaks even at α = {least:.3f}.")
     said = {"provenance": provenance | {"target": target.identity}, "dtype": computed, "costs": asdict(costs)}
-    said |= {"overhead": overhead, "break_even": least}
+    said["break_even"] = least
     if drafter:
         forecast = forecast_drafter(draft_model, greedy, costs, end_ids(target_model), TargetTexts(target_model))
         of = Path(questions).name if questions else "held-out answers"
@@ -114,5 +102,4 @@ def predict(
         )
     output_dir.mkdir(parents=True, exist_ok=True)
     write_json(output_dir / "predict.json", said)
-    write_whole(output_dir / "predict.png", lambda path: plot_forecast(costs, title, path))
-    return "\n".join([*lines, f"\nplot: {output_dir / 'predict.png'}"])
+    return "\n".join(lines)

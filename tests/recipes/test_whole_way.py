@@ -101,10 +101,8 @@ def test_forecast_before_and_after_training(run, config, tmp_path, monkeypatch, 
     said = json.loads((tmp_path / "predict.json").read_text(encoding="utf-8"))
     assert len(said["costs"]["passes"]) == 4
     assert min(said["costs"]["passes"]) > 0 < said["costs"]["step"]
-    assert 0 < said["overhead"]["ratio"] == said["overhead"]["this_loop"] / said["overhead"]["stock_loop"]
     assert "| α   |" in capsys.readouterr().out
     assert "forecast" not in said
-    assert (tmp_path / "predict.png").read_bytes().startswith(b"\x89PNG")
     recipe_main("predict")(["--config", str(config), "--output_dir", str(tmp_path), "--drafter", str(run / "drafter")])
     forecast = json.loads((tmp_path / "predict.json").read_text(encoding="utf-8"))["forecast"]
     assert 1 <= forecast["tokens_per_pass"] <= 17
