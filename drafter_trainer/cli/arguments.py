@@ -73,7 +73,6 @@ class TargetArguments:
     """Which model is to become faster."""
 
     _argument_group_name: ClassVar[str] = "target"
-    RARE: ClassVar = {"chat_template_kwargs"}
 
     target_model: str = option(
         "",
@@ -117,7 +116,6 @@ class CorpusArguments:
     """Which text is read, and which questions must not be in it."""
 
     _argument_group_name: ClassVar[str] = "data"
-    RARE: ClassVar = {"on_bad_rows"}
 
     corpus: list[str] = option([], "Corpora by name: sample, stories, wmt16, c4, sharegpt, file:PATH, rows:FOLDER ...")
     max_samples: list[int] = option(
@@ -151,7 +149,6 @@ class DrafterArguments:
     """The drafter before training."""
 
     _argument_group_name: ClassVar[str] = "drafter"
-    RARE: ClassVar = {"config_overrides"}
 
     initialization: str = option(
         "layers",
@@ -210,7 +207,7 @@ _DISTILLATION = {
 }
 
 
-class DistillationArguments(options("completions", _DISTILLATION, rare={"seed"}, may_be_zero={"seed"})):
+class DistillationArguments(options("completions", _DISTILLATION, may_be_zero={"seed"})):
     """How the target completes prompts."""
 
     def __post_init__(self) -> None:

@@ -51,15 +51,6 @@ OPTIONS = {
     "medusa": (RunArguments, TargetArguments, RowsArguments, BaselineTrainingArguments),
     "eagle": (RunArguments, TargetArguments, RowsArguments, BaselineTrainingArguments),
 }
-# What a key of a configuration was called before.
-_EARLIER = {"licence": "license", "rivals": "baselines"}
-# What is said with another option now.
-_INSTEAD = {
-    "target_revision": ("target_model", "HUB_ID@REVISION"),
-    "target_name": ("target_model", "HUB_ID=FOLDER"),
-    "repo_id": ("to", "hub:REPOSITORY"),
-    "revision": ("to", "hub:@BRANCH"),
-}
 # Of the Hugging Face Trainer's options, those that are worth knowing; --help_all lists them all.
 _SHOWN = {
     "bf16",
@@ -118,7 +109,7 @@ def parse_arguments(step: str, argv: Sequence[str], description: str) -> tuple[l
         formatter_class=_Help,
     )
     parser.add_argument("--config", help="YAML file of options; the command line overrides it")
-    _show(parser, OPTIONS[step], _HELP_ALL in argv)
+    _show(parser, _HELP_ALL in argv)
     config = option_of(argv, "--config")
     from_file = read_config(Path(config), step) if config else {}
     words = [word for key, value in from_file.items() for word in _as_options(key, value)] + [*argv]
@@ -162,17 +153,15 @@ def simple_parser(step: str, description: str) -> argparse.ArgumentParser:
     )
 
 
-def _show(parser: argparse.ArgumentParser, kinds: Iterable[type], everything: bool) -> None:
+def _show(parser: argparse.ArgumentParser, everything: bool) -> None:
     """Let `--help` list the options in groups, and of the Hugging Face Trainer's those that are worth knowing."""
-    parser.add_argument(_HELP_ALL, action="help", help="List all options, including those that are rarely needed")
+    parser.add_argument(_HELP_ALL, action="help", help="List all options of the Hugging Face Trainer, too")
     if everything:
         return
-    inherited = {entry.name for kind in kinds if issubclass(kind, TrainingArguments) for entry in fields(kind)}
-    inherited &= {entry.name for entry in fields(TrainingArguments)}
-    rare = {name for kind in kinds for name in getattr(kind, "RARE", ())}
+    hidden = {entry.name for entry in fields(TrainingArguments)} - _SHOWN
     for action in parser._actions:
         switches_off = any(name.startswith("--no_") for name in action.option_strings)
-        if switches_off or action.dest in (inherited - _SHOWN) | rare:
+        if switches_off or action.dest in hidden:
             action.help = argparse.SUPPRESS
 
 
@@ -189,7 +178,6 @@ def read_config(path: Path, step: str) -> dict[str, Any]:
     special: dict[str, Any] = {}
     for key, (value, place) in values.items():
         owner, dot, name = key.rpartition(".")
-        name = _EARLIER.get(name, name)
         if (dot and owner not in OPTIONS) or name not in (known[owner] if dot else everything):
             names = [f"{other}.{entry}" for other in known for entry in known[other]] if dot else everything
             raise InputError(f"{place}: unknown key {key}{_suggest(key, names, step)}")
@@ -206,9 +194,6 @@ def _keys() -> dict[str, set[str]]:
 
 
 def _suggest(name: str, names: Iterable[str], step: str) -> str:
-    option, form = _INSTEAD.get(name.removeprefix("--").rpartition(".")[2], ("", ""))
-    if option in {each.removeprefix("--").rpartition(".")[2] for each in names}:
-        return f": give {option} as {form}"
     close = difflib.get_close_matches(name, names, n=1)
     return f": did you mean {close[0]}?" if close else f": see drafter-trainer {step} --help"
 

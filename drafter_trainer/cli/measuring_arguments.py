@@ -25,7 +25,7 @@ _TUNING = {
 }
 
 
-class TuningArguments(options("tuning", _TUNING, rare={*_TUNING} - {"data", "table_corpus", "sources"})):
+class TuningArguments(options("tuning", _TUNING)):
     """The data that a drafter's settings are tuned on."""
 
     def __post_init__(self) -> None:
@@ -34,7 +34,6 @@ class TuningArguments(options("tuning", _TUNING, rare={*_TUNING} - {"data", "tab
         check_known(self, "sources", SOURCES)
 
 
-_RARE = ("max_sampling_questions", "seeds", "prompt_lookup_tokens", "without", "alone")
 _BENCHMARK = {
     "drafter": option("", "Hub id or folder of the drafter (default: RUN_FOLDER/drafter)"),
     "task": option(TRANSLATION, f"Task by name: {', '.join(TASKS)}"),
@@ -45,7 +44,7 @@ _BENCHMARK = {
     "against": option([], "Other drafters to measure, each as NAME=FOLDER or NAME=HUB_ID"),
     "baselines": option([], f"Baselines to measure: {', '.join(BASELINES)}"),
     "output_dir": option("", "Folder of results.json (default: RUN_FOLDER, or RUN_FOLDER/tasks/TASK)"),
-    **parameters(benchmark, *_RARE),
+    **parameters(benchmark, "max_sampling_questions", "seeds", "prompt_lookup_tokens", "without", "alone"),
     "engine": option("", "Engine to measure in, greedily: vllm or llamacpp (default: transformers, at batch size 1)"),
     "engine_python": option(
         None, "Python of the environment with vLLM or xllamacpp (default: this one, or llama-server)", str | None
@@ -54,7 +53,7 @@ _BENCHMARK = {
 }
 
 
-class BenchmarkArguments(options("benchmark", _BENCHMARK, rare={*_RARE, "engine_python", "target_gguf"})):
+class BenchmarkArguments(options("benchmark", _BENCHMARK)):
     """What is measured."""
 
     def __post_init__(self) -> None:
@@ -85,14 +84,7 @@ _PREDICTION = {
 }
 
 
-class PredictionArguments(
-    options(
-        "forecast",
-        _PREDICTION,
-        rare={*_PREDICTION} - {"drafter", "questions", "data", "output_dir"},
-        may_be_zero={"draft_vocabulary"},
-    )
-):
+class PredictionArguments(options("forecast", _PREDICTION, may_be_zero={"draft_vocabulary"})):
     """What is forecast."""
 
     def __post_init__(self) -> None:

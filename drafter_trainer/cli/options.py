@@ -45,17 +45,14 @@ def parameters(function: Callable[..., Any], *names: str, **defaults: Any) -> di
     return declared
 
 
-def options(
-    group: str, declared: Mapping[str, Field], rare: Collection[str] = (), may_be_zero: Collection[str] = ()
-) -> type["_Options"]:
+def options(group: str, declared: Mapping[str, Field], may_be_zero: Collection[str] = ()) -> type["_Options"]:
     """Make the class of a group of options, whose whole numbers must be positive.
 
     Args:
-        rare (`Collection[str]`, *optional*): Those that `--help_all` alone lists.
         may_be_zero (`Collection[str]`, *optional*): Those that may be 0 or less.
     """
     entries = [(name, entry.type, entry) for name, entry in declared.items()]
-    said = {"_argument_group_name": group, "RARE": {*rare}, "_may_be_zero": {*may_be_zero}}
+    said = {"_argument_group_name": group, "_may_be_zero": {*may_be_zero}}
     return make_dataclass("Options", entries, bases=(_Options,), namespace=said)
 
 
