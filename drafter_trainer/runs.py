@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from drafter_trainer.errors import InputError
 from drafter_trainer.provenance import collect_provenance
 
 FILE_NAME = "step.json"
+_logger = logging.getLogger(__name__)
 # What changes neither the result nor what may be reused of it.
 _INDIFFERENT = {
     "batch_size",
@@ -124,7 +126,6 @@ class Step:
         self.facts: dict[str, Any] = {}
         self.seconds = 0.0
         self.difference = ""
-        self.reused = False
         self.earlier: dict[str, Any] | None = None
         self._fixed = fixed
         self._record: dict[str, Any] = json.loads(
@@ -160,7 +161,7 @@ class Step:
         """Take the results of the step that is left for those of this one; return `True`."""
         # Later steps know it by that fingerprint, and releases differ in the settings that they leave aside.
         self.facts, self.fingerprint = self.earlier["facts"], self.earlier["fingerprint"]
-        self.reused = True
+        self._log("finished before, in")
         return True
 
     def _changes(self, earlier: dict[str, Any]) -> dict[str, str]:
@@ -176,13 +177,20 @@ class Step:
         return changes
 
     def __enter__(self) -> "Step":
-        self._start, self.reused = time.monotonic() - self.seconds, False
+        self._start = time.monotonic() - self.seconds
         self._write(finished=False)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         # The time of a step that was interrupted counts too, when it goes on.
         self._write(finished=kind is None)
+        if kind is None:
+            self._log("finished in")
+
+    def _log(self, said: str) -> None:
+        if self.main:
+            facts = f"\n  {json.dumps(self.facts, ensure_ascii=False)}" if self.facts else ""
+            _logger.info("%s: %s %.0f s: %s%s", self.recipe, said, self.seconds, self.folder, facts)
 
     def _write(self, finished: bool) -> None:
         self.seconds = round(time.monotonic() - self._start, 1)

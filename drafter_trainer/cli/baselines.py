@@ -6,7 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 from drafter_trainer.cli.configuration import parse_arguments
-from drafter_trainer.cli.launch import report_step, require_one_process
+from drafter_trainer.cli.launch import require_one_process
 from drafter_trainer.errors import InputError
 
 _CLONE = Path(__file__).parents[2]
@@ -31,4 +31,4 @@ def run_baseline(baseline: str, argv: list[str], description: str) -> None:
     train_baseline = import_baselines("benchmarks.baselines.trainers").train_baseline
     training.output_dir = training.output_dir or str(named.run.folder / baseline)
     rows = [Path(folder) for folder in data.data] or [named.run.rows]
-    report_step(train_baseline(baseline, where.resolve(), rows, training, given, where.dtype))
+    train_baseline(baseline, where.resolve(), rows, training, given, where.dtype)

@@ -13,19 +13,17 @@ continues with its current question. Options of the engine itself stand behind -
 import functools
 from pathlib import Path
 
-from drafter_trainer.benchmark.journal import read_journal
-from drafter_trainer.benchmark.outputs import FILE_NAME, write_outputs
 from drafter_trainer.benchmark.report import report_tables
 from drafter_trainer.cli.baselines import import_baselines
 from drafter_trainer.cli.configuration import option_of, parse_arguments
-from drafter_trainer.cli.launch import report_folder, require_one_process
+from drafter_trainer.cli.launch import require_one_process
 from drafter_trainer.cli.measuring_arguments import STOCK_LOOP, BenchmarkArguments
 from drafter_trainer.cli.options import arguments_of, split_engine_words
 from drafter_trainer.corpora.tasks import TASKS, TRANSLATION
 from drafter_trainer.errors import InputError
-from drafter_trainer.pipeline.benchmark import JOURNAL, benchmark
+from drafter_trainer.pipeline.benchmark import benchmark
 from drafter_trainer.pipeline.engine_benchmark import benchmark_engine
-from drafter_trainer.runs import finished_step, read_step
+from drafter_trainer.runs import finished_step
 
 
 def choose_questions(bench: BenchmarkArguments, argv: list[str]) -> str:
@@ -67,7 +65,6 @@ def main(argv: list[str]) -> None:
             for name, folder in folders.items()
             if name in baselines
         }
-    before = read_step(out / "bench")
     given = arguments_of(benchmark, bench, where) | {
         "drafter": drafter,
         "target": target,
@@ -80,8 +77,4 @@ def main(argv: list[str]) -> None:
         "other_methods": build,
         "other_inputs": trained,
     }
-    results = benchmark(**given)
-    if read_step(out / "bench") != before or not (out / FILE_NAME).is_file():
-        write_outputs(read_journal(out / "bench" / JOURNAL), out / FILE_NAME)
-    print(report_tables(results))
-    report_folder(out / "bench", before)
+    print(report_tables(benchmark(**given)))

@@ -19,13 +19,11 @@ from pathlib import Path
 
 from drafter_trainer import distill, score_text
 from drafter_trainer.cli.configuration import parse_arguments
-from drafter_trainer.cli.launch import report_folder
 from drafter_trainer.cli.options import arguments_of
 from drafter_trainer.corpora import STORIES
 from drafter_trainer.distillation.sources import corpus_prompts, corpus_texts
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair
-from drafter_trainer.runs import read_step
 
 
 def main(argv: list[str]) -> None:
@@ -43,7 +41,7 @@ def main(argv: list[str]) -> None:
             "for prompts in one language"
         )
     folder = Path(how.output_dir or named.run.rows)
-    before, limits = read_step(folder), corpora.limits
+    limits = corpora.limits
     bad_rows, scores = corpora.on_bad_rows == "skip", how.engine == "text"
     given = arguments_of(score_text if scores else distill, corpora, how, where)
     given |= {"output_dir": folder, "languages": named.pair}
@@ -66,4 +64,3 @@ def main(argv: list[str]) -> None:
             max_validation_prompts=limits[1],
             **given,
         )
-    report_folder(folder, before)

@@ -11,7 +11,7 @@ from pathlib import Path
 from accelerate import PartialState
 
 from drafter_trainer.cli.configuration import parse_arguments
-from drafter_trainer.cli.launch import leave_processes, report_step
+from drafter_trainer.cli.launch import leave_processes
 from drafter_trainer.hub.publish import into_run, publish_run
 from drafter_trainer.pipeline.finetune import finetune
 
@@ -24,7 +24,7 @@ def main(argv: list[str]) -> None:
     target = where.resolve()
     training.output_dir = training.output_dir or str(run.finetuned)
     rows = [Path(folder) for folder in data.data]
-    report_step(finetune(run, target, rows, training, shape.options(), given))
+    finetune(run, target, rows, training, shape.options(), given)
     leave_processes()
     if main_process and Path(training.output_dir) == run.finetuned:
         print(publish_run(run, target, where.dtype, how))

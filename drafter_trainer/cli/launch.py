@@ -3,7 +3,6 @@
 import errno
 import gc
 import importlib
-import json
 import logging
 import shlex
 import sys
@@ -18,7 +17,6 @@ from safetensors import SafetensorError
 
 from drafter_trainer.credentials import redact
 from drafter_trainer.errors import InputError, one_line
-from drafter_trainer.runs import Step, read_step
 
 _DISK = {
     errno.ENOSPC: "the disk is full",
@@ -98,30 +96,6 @@ def _disk_reason(error: BaseException | None) -> str | None:
             return _DISK[errno.ENOSPC]
         error = error.__cause__ or error.__context__
     return None
-
-
-def report_step(step: Step) -> None:
-    """Print one line with a step's folder, time and facts; with several processes the first prints it."""
-    if step.main:
-        _report(step.recipe, step.folder, step.facts, step.seconds, step.reused)
-
-
-def report_folder(folder: Path, before: dict[str, Any] | None) -> None:
-    """Report the step that a function left in a folder, as `report_step` does.
-
-    Args:
-        before (`dict`, *optional*): Its record before the function was called.
-    """
-    record = read_step(folder)
-    if PartialState().is_main_process:
-        _report(record["recipe"], folder, record["facts"], record["seconds"], reused=record == before)
-
-
-def _report(recipe: str, folder: Path, facts: dict[str, Any], seconds: float, reused: bool) -> None:
-    said = f"\n  {json.dumps(facts, ensure_ascii=False)}" if facts else ""
-    took = f"finished before, in {seconds:.0f} s" if reused else f"finished in {seconds:.0f} s"
-    sys.stdout.write(f"{recipe}: {took}: {folder}{said}\n")
-    sys.stdout.flush()
 
 
 def _fail(message: str) -> int:

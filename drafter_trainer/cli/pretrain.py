@@ -7,7 +7,6 @@ from its last checkpoint.
 """
 
 from drafter_trainer.cli.configuration import parse_arguments
-from drafter_trainer.cli.launch import report_step
 from drafter_trainer.pipeline.pretrain import pretrain
 
 
@@ -17,16 +16,14 @@ def main(argv: list[str]) -> None:
     corpora.require_corpus()
     limits = dict(zip(("max_samples", "max_validation_samples"), corpora.limits))
     training.output_dir = training.output_dir or str(named.run.pretrained)
-    report_step(
-        pretrain(
-            where.resolve(),
-            corpora.corpus,
-            training,
-            languages=named.pair,
-            shape=shape.options(),
-            **limits,
-            evaluation_questions=corpora.evaluation_questions,
-            skip_bad_rows=corpora.on_bad_rows == "skip",
-            settings=given | limits,
-        )
+    pretrain(
+        where.resolve(),
+        corpora.corpus,
+        training,
+        languages=named.pair,
+        shape=shape.options(),
+        **limits,
+        evaluation_questions=corpora.evaluation_questions,
+        skip_bad_rows=corpora.on_bad_rows == "skip",
+        settings=given | limits,
     )

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from drafter_trainer.cli.configuration import parse_arguments
-from drafter_trainer.cli.launch import report_step, require_one_process
+from drafter_trainer.cli.launch import require_one_process
 from drafter_trainer.cli.options import arguments_of
 from drafter_trainer.hub.publish import into_run, publish_run
 from drafter_trainer.pipeline.tune import tune
@@ -32,7 +32,7 @@ def main(argv: list[str], other_tasks: Sequence[Path] = (), costs: Path | None =
         given["longest_draft"] = given.pop("draft_length")  # by which name finished steps are known
     run, target = named.run, where.resolve()
     how = into_run(run, tuning.sources)
-    step, trials = tune_run(
+    trials = tune_run(
         run,
         target,
         rows=Path(tuning.data) if tuning.data else None,
@@ -47,5 +47,4 @@ def main(argv: list[str], other_tasks: Sequence[Path] = (), costs: Path | None =
     )
     if trials:
         print(trials_table(trials))
-    report_step(step)
     print(publish_run(run, target, where.dtype, how))

@@ -7,8 +7,11 @@ from typing import Any
 from accelerate import PartialState
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from drafter_trainer.benchmark.journal import read_journal
 from drafter_trainer.benchmark.measure import Setting, measure
 from drafter_trainer.benchmark.methods import Method, build_methods
+from drafter_trainer.benchmark.outputs import FILE_NAME as OUTPUTS
+from drafter_trainer.benchmark.outputs import write_outputs
 from drafter_trainer.benchmark.page import write_report
 from drafter_trainer.benchmark.quality import add_language_share, add_quality
 from drafter_trainer.benchmark.summary import add_finetuning, summarise_run
@@ -64,8 +67,8 @@ def benchmark(
         questions (`str` or `Iterable`, *optional*, defaults to `"sample"`): A question set by name ("sample", "wmt16",
             "file:PATH", "mt-bench", or the path of a Spec-Bench file), or prompts of your own: a dataset or a list of
             texts, or of rows with `prompt` and, where there is one, a `reference` to score completions against.
-        output_dir (`str` or `Path`, *optional*): Folder of `results.json`, `report.html`, `report.md` and `plots/`; a
-            drafter's own folder if left out.
+        output_dir (`str` or `Path`, *optional*): Folder of `results.json`, `report.html`, `report.md`, `plots/` and
+            `outputs.jsonl` (the completions); a drafter's own folder if left out.
         languages (`str` or `Iterable[str]`, *optional*): Pair or language of the questions; the drafter's if left out.
         task (`str`, *optional*, defaults to `"translation"`): Name of the task. One of `corpora.tasks.TASKS` also
             says which categories of a Spec-Bench file are asked, and how many turns of a conversation.
@@ -125,7 +128,10 @@ def benchmark(
         "dtype": dtype,
     }
     step = Step(out / "bench", "bench", settings, inputs)
+    journal, outputs = step.folder / JOURNAL, out / OUTPUTS
     if step.is_finished() and (out / RESULTS).is_file():
+        if not outputs.is_file():  # as an earlier release left it
+            write_outputs(read_journal(journal), outputs)
         return read_results(out / RESULTS)
     chat = target.load_chat()
     target_model = target.load_model(dtype, PartialState().device)
@@ -150,7 +156,7 @@ def benchmark(
         runs = []
         for setting in _settings(temperatures, seeds, max_new_tokens):
             chosen = asked if setting.temperature == 0 else asked[:max_sampling_questions]
-            records = measure(target_model, chat, chosen, methods, setting, step.folder / JOURNAL, repeats)
+            records = measure(target_model, chat, chosen, methods, setting, journal, repeats)
             said = {
                 "pair": str(pair),
                 "task": task,
@@ -164,6 +170,7 @@ def benchmark(
             add_finetuning(runs[-1], described)
             add_quality(runs[-1], records, chosen, pair.target)
             add_language_share(runs[-1], records, pair.target)
+        write_outputs(read_journal(journal), outputs)
         results = write_measured(runs, target, description, inputs["drafter"], out)
     return results
 

@@ -33,7 +33,7 @@ def finetune(
     arguments: DrafterTrainingArguments,
     shape: Mapping[str, Any],
     settings: Mapping[str, Any],
-) -> Step:
+) -> None:
     """Train a new drafter on rows; finished before with the same settings, nothing is done.
 
     Args:
@@ -60,7 +60,7 @@ def finetune(
         inputs["initialization"] = finished_step(Path(start), "let it finish first")["fingerprint"]
     step = Step(Path(arguments.output_dir), "finetune", settings, inputs, state.is_main_process)
     if step.is_finished():
-        return step
+        return
     with step:
         train = load_split(folders, "train", target, arguments.loss_type in TOPK_LOSSES)
         held_out = load_split(folders, "validation", target, None)
@@ -72,7 +72,6 @@ def finetune(
         trainer = DrafterTrainer(drafter, arguments, train_dataset=train, eval_dataset=held_out)
         metrics = train_to_end(trainer)
         step.facts |= trainer.facts | metrics
-    return step
 
 
 def _best_layers(target: Target, rows: Dataset, number: int, arguments: DrafterTrainingArguments) -> list[int]:

@@ -30,7 +30,7 @@ def pretrain(
     evaluation_questions: Sequence[str] = (),
     skip_bad_rows: bool = False,
     settings: Mapping[str, Any],
-) -> Step:
+) -> None:
     """Pack corpora, and train a new drafter on them; finished before with the same settings, nothing is done.
 
     Args:
@@ -48,7 +48,7 @@ def pretrain(
             inputs[name] = str(read[-1])
     step = Step(folder, "pretrain", settings, inputs, state.is_main_process)
     if step.is_finished():
-        return step
+        return
     with step:
         splits = {}
         for split, limit in (("train", max_samples), ("validation", max_validation_samples)):
@@ -75,4 +75,3 @@ def pretrain(
         )
         trainer.record = {split: facts for split, (_, facts) in splits.items()} | {"corpora": read}
         step.facts |= trainer.record | train_to_end(trainer)
-    return step

@@ -30,7 +30,7 @@ def tune_run(
     costs: Path | None,
     settings: Mapping[str, Any],
     **search: Any,
-) -> tuple[Step, list[dict[str, Any]]]:
+) -> list[dict[str, Any]]:
     """Time the target here, and search; see `drafter_trainer.tune` for a drafter without a run.
 
     Args:
@@ -42,7 +42,7 @@ def tune_run(
         costs (`Path`, *optional*): Take the target's times from this step.
         search (`Any`): `longest_draft` and `dtype`, as for `drafter_trainer.tune`.
     Returns:
-        `tuple` of the step and the trials; no trials where it was finished before.
+        `list[dict]`: The trials; none where it was finished before.
     """
     pair, network = get_pair(run.languages), not sources or NETWORK in sources
     folder, inputs = rows or run.rows, {"target": target.identity}
@@ -66,7 +66,7 @@ def tune_run(
             inputs[name] = str(corpora[-1])
     step = Step(run.tuned, "tune", settings, inputs)
     if step.is_finished():
-        return step, []
+        return []
     chat, bad_rows = target.load_chat(), BadRows(skip_bad_rows)
 
     def read_texts(split: str) -> list[list[int]]:
@@ -92,4 +92,4 @@ def tune_run(
             **search,
         )
         step.facts |= found.facts
-    return step, found.trials
+    return found.trials

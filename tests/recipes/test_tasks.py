@@ -62,8 +62,9 @@ def test_another_task_has_results_of_its_own(config: Path, drafter: Path) -> Non
     assert len({(method["quality"]["chrf"], method["quality"]["bleu"]) for method in translation["methods"]}) == 1
 
 
-def test_conversation_is_kept_turn_by_turn(config: Path, drafter: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_conversation_is_kept_turn_by_turn(config: Path, drafter: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Answers asked for after the measurement come from its journal; hours must not be measured again for them."""
+    caplog.set_level("INFO")
     questions = config.parent / "questions.jsonl"
     questions.write_text(CONVERSATION, encoding="utf-8")
     options = ["--task", "conversation", "--questions", str(questions)]
@@ -72,7 +73,7 @@ def test_conversation_is_kept_turn_by_turn(config: Path, drafter: Path, capsys: 
     (folder / "outputs.jsonl").unlink()  # as an earlier release left it
     before = (folder / "results.json").stat().st_mtime_ns
     bench(config, drafter, *options)
-    assert "finished before" in capsys.readouterr().out
+    assert "finished before" in caplog.text
     assert (folder / "results.json").stat().st_mtime_ns == before
     outputs = [row for _, row in read_json_lines(folder / "outputs.jsonl")]
     methods = [method["name"] for method in read_results(folder / "results.json")["runs"][0]["methods"]]
