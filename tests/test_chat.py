@@ -100,17 +100,16 @@ def test_conversations_that_are_refused_are_counted(target: Target, tmp_path: Pa
     tokenizer.save_pretrained(tmp_path / "target")
     turns = [{"role": role, "content": f"Das sagt der {role}."} for role in ("user", "assistant")]
     rows = [{"messages": [*turns, {"role": "user", "content": str(n)}]} for n in range(100)]
-    rows += [{"messages": turns[::-1]}, {"messages": [turns[0]] * 2}, {"messages": [{"role": ["user"]}]}]
+    rows += [{"messages": turns[::-1]}, {"messages": [turns[0]] * 2}]
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
     alternating = Target("org/model", "1", str(tmp_path / "target"))
     corpora = [f"file:{corpus}"]
     given = {"target": alternating, "length": 8, "pair": PAIR, "split": "train"}
-    _, facts = pack_corpora(corpora, folder=tmp_path / "packed", workers=2, skip_bad_rows=True, **given)
-    assert facts["dropped"] == {
-        "the chat template refuses it: Roles must alternate user/assistant": 2,
-        "bad row: a turn needs a known role and a text": 1,  # once, though both workers read it
-    }
+    _, facts = pack_corpora(corpora, folder=tmp_path / "packed", workers=2, **given)
+    assert facts["dropped"] == {"the chat template refuses it: Roles must alternate user/assistant": 2}
+    with corpus.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"messages": [{"role": ["user"]}]}))
     with pytest.raises(InputError, match=r"corpus\.jsonl, line 103: a turn needs a known role"):
         pack_corpora(corpora, folder=tmp_path / "strict", **given)
 

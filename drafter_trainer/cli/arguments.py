@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from drafter_trainer.cli.options import check_known, option, options, parameters, read_mapping
+from drafter_trainer.cli.options import option, options, parameters, read_mapping
 from drafter_trainer.drafters.configuration import WIDTHS
 from drafter_trainer.errors import InputError, check_positive
 from drafter_trainer.languages import Pair, get_pair, read_language_or_pair, read_languages
@@ -125,12 +125,10 @@ class CorpusArguments:
         ["sample"],
         "Question sets that the data is decontaminated from: sample, wmt16 ..., file:PATH, or Spec-Bench files",
     )
-    on_bad_rows: str = option("error", "Malformed rows of a corpus: error to stop, or skip to drop and count them")
 
     def __post_init__(self) -> None:
         if len(self.max_samples) > 2 or min(self.max_samples, default=1) < 1:
             raise InputError(f"max_samples takes one or two numbers from 1 on, got {self.max_samples}")
-        check_known(self, "on_bad_rows", ("error", "skip"))
 
     @property
     def limits(self) -> tuple[int | None, int | None]:

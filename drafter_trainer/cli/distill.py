@@ -41,26 +41,20 @@ def main(argv: list[str]) -> None:
             "for prompts in one language"
         )
     folder = Path(how.output_dir or named.run.rows)
-    limits = corpora.limits
-    bad_rows, scores = corpora.on_bad_rows == "skip", how.engine == "text"
+    limits, scores = corpora.limits, how.engine == "text"
     given = arguments_of(score_text if scores else distill, corpora, how, where)
     given |= {"output_dir": folder, "languages": named.pair}
     if scores:
         length = min(how.max_new_tokens, target.context - 1) if target.context else how.max_new_tokens
         score_text(
             target,
-            [corpus_texts(name, pair.target, length, bad_rows) for name in corpora.corpus],
+            [corpus_texts(name, pair.target, length) for name in corpora.corpus],
             max_length=how.max_new_tokens,
             max_texts=limits[0],
             max_validation_texts=limits[1],
             **given,
         )
     else:
-        given["prompts"] = how.prompts or [corpus_prompts(name, pair, bad_rows) for name in corpora.corpus]
+        given["prompts"] = how.prompts or [corpus_prompts(name, pair) for name in corpora.corpus]
         given["engine"] = how.engine or None
-        distill(
-            target,
-            max_prompts=limits[0],
-            max_validation_prompts=limits[1],
-            **given,
-        )
+        distill(target, max_prompts=limits[0], max_validation_prompts=limits[1], **given)

@@ -20,7 +20,6 @@ _TUNING = {
     **parameters(tune, "sources"),
     "max_samples": option([], "Maximum number of documents of each table corpus", list[int]),
     "evaluation_questions": option(["sample"], "Question sets that the tables are decontaminated from"),
-    "on_bad_rows": option("error", "Malformed rows of a table corpus: error to stop, or skip to drop and count them"),
     "draft_length": parameters(tune, "longest_draft")["longest_draft"],
 }
 
@@ -30,7 +29,6 @@ class TuningArguments(options("tuning", _TUNING)):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_known(self, "on_bad_rows", ("error", "skip"))
         check_known(self, "sources", SOURCES)
 
 

@@ -24,6 +24,5 @@ def main(argv: list[str]) -> None:
         shape=shape.options(),
         **limits,
         evaluation_questions=corpora.evaluation_questions,
-        skip_bad_rows=corpora.on_bad_rows == "skip",
         settings=given | limits,
     )

@@ -39,7 +39,6 @@ def main(argv: list[str], other_tasks: Sequence[Path] = (), costs: Path | None =
         other_tasks=other_tasks,
         table_corpora=tuning.table_corpus,
         table_samples=next(iter(tuning.max_samples), None),
-        skip_bad_rows=tuning.on_bad_rows == "skip",
         costs=costs,
         longest_draft=tuning.draft_length,
         settings=given,

@@ -6,13 +6,14 @@ A corpus is named `sample`, `wmt16`, `c4:de`, `file:PATH` …; `NAME@REVISION` p
 
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from drafter_trainer.corpora.conversations import Conversation, conversation_of_row
-from drafter_trainer.corpora.files import STRICT, BadRowError, BadRows, files_of, read_rows
+from drafter_trainer.corpora.files import BadRowError, files_of, read_rows
 from drafter_trainer.corpora.hub import (
     PARALLEL_CORPORA,
     TEXT_CORPORA,
@@ -79,7 +80,7 @@ class CorpusName:
         return cls(kind, argument or None, revision or None)
 
 
-def read_sentences(name: str, pair: Pair, split: str, bad_rows: BadRows = STRICT) -> Iterator[Sentence]:
+def read_sentences(name: str, pair: Pair, split: str, drops: Counter[str] | None = None) -> Iterator[Sentence]:
     """Read the source sentences of a corpus, in its own order.
 
     Splits that a corpus lacks are cut from what it has by a hash of each sentence, so that a repeated one never
@@ -90,15 +91,16 @@ def read_sentences(name: str, pair: Pair, split: str, bad_rows: BadRows = STRICT
         name (`str`): Name of a parallel corpus, `sample`, or `file:PATH` with a sentence a line, rows of `source`
             and `target`, or rows of `translation: {de: …, en: …}`, which serve in both directions.
         pair (`Pair`): The direction; only its source side becomes prompts.
-        bad_rows (`BadRows`, *optional*): What becomes of malformed rows; the first ends the run.
+        drops (`Counter[str]`, *optional*): Gains the rows of a Hub corpus that cannot be used, by reason; they are
+            left out. In a file, the first ends the run.
     """
     corpus = CorpusName.parse(name)
     if corpus.kind == "sample":
         for source_id, text, reference in sample_sentences(pair, split):
             yield Sentence(f"sample/{source_id}", text, reference)
     elif corpus.kind == "file":
-        rows = read_rows(Path(corpus.argument or ""), bad_rows)
-        sentences = bad_rows.make(rows, functools.partial(_sentence_of_row, pair=pair))
+        rows = read_rows(Path(corpus.argument or ""))
+        sentences = (_sentence_of_row(place, row, pair) for place, row in rows)
         yield from _own_split(sentences, split, _SENTENCES, name)
     elif corpus.kind in PARALLEL_CORPORA:
         splits = PARALLEL_CORPORA[corpus.kind].splits
@@ -114,13 +116,13 @@ def read_sentences(name: str, pair: Pair, split: str, bad_rows: BadRows = STRICT
             )
             if not _is_blank(source)
         )
-        sentences = bad_rows.make(rows, functools.partial(_sentence_of_row, pair=pair))
+        sentences = _usable(rows, functools.partial(_sentence_of_row, pair=pair), drops)
         yield from sentences if shares is None else _own_split(sentences, split, shares, name)
     else:
         raise InputError(f"corpus {name} holds no sentences to translate: {', '.join(PARALLEL_CORPORA)} do")
 
 
-def read_documents(name: str, pair: Pair, split: str, bad_rows: BadRows = STRICT) -> Iterator[Document]:
+def read_documents(name: str, pair: Pair, split: str, drops: Counter[str] | None = None) -> Iterator[Document]:
     """Read the documents or conversations of a corpus, in its own order.
 
     Args:
@@ -135,13 +137,13 @@ def read_documents(name: str, pair: Pair, split: str, bad_rows: BadRows = STRICT
                 if language.code in row:
                     yield Document(f"sample/{row['id']}/{language.code}", row[language.code])
     elif corpus.kind == "file":
-        rows = (
-            (place, row)
-            for place, row in read_rows(Path(corpus.argument or ""), bad_rows)
+        documents = (
+            document_of_row(place, row)
+            for place, row in read_rows(Path(corpus.argument or ""))
             # A blank line of a text file only parts paragraphs; a table may have text and conversations.
             if not _is_blank(row.get("text")) or row.get("messages") or row.get("conversations")
         )
-        yield from _own_split(bad_rows.make(rows, document_of_row), split, _DOCUMENTS, name)
+        yield from _own_split(documents, split, _DOCUMENTS, name)
     elif corpus.kind in TEXT_CORPORA:
         held_out = TEXT_CORPORA[corpus.kind].splits == ("train",)
         source_split = "train" if held_out else split
@@ -151,15 +153,14 @@ def read_documents(name: str, pair: Pair, split: str, bad_rows: BadRows = STRICT
             for number, row in enumerate(
                 text_rows(corpus.kind, corpus.argument or "en", source_split, corpus.revision), start=1
             )
-            if row.get("conversations") != []  # a template may not take a conversation without turns
         )
-        documents = bad_rows.make(rows, document_of_row)
+        documents = _usable(rows, document_of_row, drops)
         yield from _own_split(documents, split, _DOCUMENTS, name) if held_out else documents
     else:
         raise InputError(f"corpus {name} is no text to pretrain on: {', '.join(TEXT_CORPORA)} and file:PATH are")
 
 
-def read_texts(name: str, language: Language, split: str, bad_rows: BadRows = STRICT) -> Iterator[Document]:
+def read_texts(name: str, language: Language, split: str, drops: Counter[str] | None = None) -> Iterator[Document]:
     """Read the text of a corpus in one language, in its own order.
 
     Args:
@@ -168,21 +169,29 @@ def read_texts(name: str, language: Language, split: str, bad_rows: BadRows = ST
     """
     corpus = CorpusName.parse(name)
     if corpus.kind == "file":
-        inspect_text(Path(corpus.argument or ""), language, BadRows(bad_rows.skip))  # each bad row counts once
+        inspect_text(Path(corpus.argument or ""), language)
     elif corpus.kind == "sample" and language.code not in LANGUAGES:
         raise InputError(f"the bundled sample has no {language.name}: name a text of your own, such as file:PATH")
     elif corpus.kind == "c4" and corpus.argument is None:
         name = f"{name}:{language.code}"
-    documents = read_documents(name, Pair(language, language), split, bad_rows)
-    yield from bad_rows.make(
-        ((document.source_id, document) for document in documents), functools.partial(_text_alone, language=language)
-    )
+    for document in read_documents(name, Pair(language, language), split, drops):
+        if document.text is None:
+            raise InputError(f"{document.source_id}: a conversation: rows of text in {language.name} are expected")
+        yield document
 
 
-def _text_alone(place: str, document: Document, language: Language) -> Document:
-    if document.text is None:
-        raise BadRowError(place, "a conversation", f": rows of text in {language.name} are expected")
-    return document
+def _usable(
+    rows: Iterable[tuple[str, Any]], make: Callable[[str, Any], _Row], drops: Counter[str] | None
+) -> Iterator[_Row]:
+    """Make something of the rows of a Hub corpus, which nobody here can mend, and count those that are left out."""
+    for place, row in rows:
+        try:
+            made = make(place, row)
+        except BadRowError as error:
+            if drops is not None:
+                drops[f"bad row: {error.reason}"] += 1
+        else:
+            yield made
 
 
 def describe_corpus(name: str) -> dict[str, str]:

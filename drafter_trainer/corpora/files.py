@@ -4,11 +4,9 @@ import gzip
 import json
 import re
 import zlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -17,14 +15,13 @@ from drafter_trainer.errors import InputError, one_line
 
 # A NUL is a letter in UTF-16; a byte that is no UTF-8 is read as a lone surrogate, so that its line can be named.
 _NOT_UTF8 = re.compile("[\0\udc80-\udcff]")
-_Made = TypeVar("_Made")
 
 
 class BadRowError(InputError):
     """Raise when one row of a corpus cannot be used.
 
     Args:
-        reason (`str`): What is wrong, in one of few wordings: rows that are left out are counted under it.
+        reason (`str`): What is wrong, in one of few wordings: what is left out is counted under it.
     """
 
     def __init__(self, place: str, reason: str, advice: str = "") -> None:
@@ -35,43 +32,7 @@ class BadRowError(InputError):
         return "{}: {}{}".format(*self.args)
 
 
-@dataclass
-class BadRows:
-    """Decide on rows that cannot be used: the first one ends the run, or all are counted and left out.
-
-    Args:
-        skip (`bool`, *optional*, defaults to `False`): Whether they are left out.
-        counts (`Counter[str]`, *optional*): Gains those that were left out, under "bad row: reason".
-    """
-
-    skip: bool = False
-    counts: Counter[str] = field(default_factory=Counter)
-
-    def add(self, error: BadRowError) -> None:
-        """Count a row, or raise its error."""
-        if not self.skip:
-            raise error
-        self.counts[f"bad row: {error.reason}"] += 1
-
-    def make(self, rows: Iterable[tuple[str, Any]], make: Callable[[str, Any], _Made]) -> Iterator[_Made]:
-        """Make something of each row.
-
-        Args:
-            make (callable): Takes both; raises `BadRowError` for a row that it cannot use.
-        """
-        for place, row in rows:
-            try:
-                made = make(place, row)
-            except BadRowError as error:
-                self.add(error)
-            else:
-                yield made
-
-
-STRICT = BadRows()
-
-
-def read_lines(path: Path, bad_rows: BadRows = STRICT) -> Iterator[tuple[int, str]]:
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the numbered lines of a UTF-8 file, unpacked with gzip where its name ends in `.gz`.
 
     Lines end as on Unix, Windows or an old Mac, and nowhere else: text of the web holds U+2028 and its like inside a
@@ -89,21 +50,19 @@ def read_lines(path: Path, bad_rows: BadRows = STRICT) -> Iterator[tuple[int, st
                     likely = "UTF-16" if byte in (0x00, 0xFE, 0xFF) else "WINDOWS-1252"
                     advice = f"convert the file, if it is {likely} with iconv -f {likely} -t UTF-8"
                     said = f" (byte 0x{byte:02x} behind {before!r}): {advice}"
-                    bad_rows.add(BadRowError(f"{path}, line {number}", "not UTF-8", said))
-                else:
-                    yield number, line.removeprefix("\ufeff").rstrip("\n")
+                    raise BadRowError(f"{path}, line {number}", "not UTF-8", said)
+                yield number, line.removeprefix("\ufeff").rstrip("\n")
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(f"{path}, after line {number}: damaged gzip file ({error}): fetch it again") from error
 
 
-def read_json_lines(path: Path, bad_rows: BadRows = STRICT) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the numbered objects of a JSON Lines file."""
-    places = ((f"{path}, line {number}", (number, line)) for number, line in read_lines(path, bad_rows))
-    return bad_rows.make(places, _parse)
+    for number, line in read_lines(path):
+        yield number, _parse(f"{path}, line {number}", line)
 
 
-def _parse(place: str, numbered: tuple[int, str]) -> tuple[int, dict[str, Any]]:
-    number, line = numbered
+def _parse(place: str, line: str) -> dict[str, Any]:
     if not line.strip():
         raise BadRowError(place, "empty line", ": delete it, or write a JSON object there")
     try:
@@ -113,7 +72,7 @@ def _parse(place: str, numbered: tuple[int, str]) -> tuple[int, dict[str, Any]]:
     if not isinstance(row, dict):
         raise BadRowError(place, f"got a JSON {type(row).__name__}", ", expected an object")
     check_values(place, row)
-    return number, row
+    return row
 
 
 def check_values(place: str, value: Any) -> None:
@@ -128,7 +87,7 @@ def check_values(place: str, value: Any) -> None:
         raise BadRowError(place, "nested too deep", ": a flat object is expected") from error
 
 
-def read_rows(path: Path, bad_rows: BadRows = STRICT) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the rows of a local file, whatever of the three formats it has, or of all Parquet files of a folder.
 
     A line of a text file becomes `{"text": line}`.
@@ -146,10 +105,10 @@ def read_rows(path: Path, bad_rows: BadRows = STRICT) -> Iterator[tuple[str, dic
     formats = [suffix for suffix in map(str.lower, path.suffixes) if suffix != ".gz"]
     match formats[-1] if formats else "":
         case ".jsonl" | ".json":
-            for number, row in read_json_lines(path, bad_rows):
+            for number, row in read_json_lines(path):
                 yield f"{path}, line {number}", row
         case ".txt":
-            for number, line in read_lines(path, bad_rows):
+            for number, line in read_lines(path):
                 yield f"{path}, line {number}", {"text": line}
         case ".parquet" if path.suffix.lower() == ".parquet":
             yield from _read_parquet(path)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from drafter_trainer.corpora.files import STRICT, BadRows, read_rows
+from drafter_trainer.corpora.files import read_rows
 from drafter_trainer.errors import InputError
 from drafter_trainer.extras import require
 from drafter_trainer.languages import Language, get_language
@@ -23,16 +23,14 @@ _NO_LANGUAGE = "zxx"  # ISO 639's code for what is none; letters of a script tha
 _LABELS = {"zh": ("wuu", "yue"), "ber": ("kab",)}
 
 
-def inspect_text(path: Path, language: Language, bad_rows: BadRows = STRICT) -> None:
+def inspect_text(path: Path, language: Language) -> None:
     """Refuse a file that is no text to train a drafter of a language on.
 
     Args:
         path (`Path`): As `read_rows` takes it, with rows of `text`; rows without are left aside.
     """
     counts: Counter[str] = Counter()
-    chosen = heapq.nsmallest(
-        _IDENTIFIED, _different_lines(path, counts, bad_rows)
-    )  # by hash: the same lines in every run
+    chosen = heapq.nsmallest(_IDENTIFIED, _different_lines(path, counts))  # by hash: the same lines in every run
     lines, different = counts["lines"], counts["different"]
     if not lines:
         raise InputError(f"{path}: no text: give a sentence or a paragraph of {language.name} a line")
@@ -50,10 +48,10 @@ def inspect_text(path: Path, language: Language, bad_rows: BadRows = STRICT) -> 
     _check_language(path, texts, language)
 
 
-def _different_lines(path: Path, counts: Counter[str], bad_rows: BadRows) -> Iterator[tuple[bytes, str]]:
+def _different_lines(path: Path, counts: Counter[str]) -> Iterator[tuple[bytes, str]]:
     """Yield each text with its hash once; count lines, and different ones."""
     seen: set[bytes] = set()
-    for _, row in read_rows(path, bad_rows):
+    for _, row in read_rows(path):
         text = row.get("text")
         if not isinstance(text, str) or not (text := text.strip()):
             continue

@@ -10,7 +10,6 @@ from typing import Any
 from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora import STORIES, Document, describe_corpus, read_sentences, read_texts
 from drafter_trainer.corpora.conversations import Conversation, conversation_of_row
-from drafter_trainer.corpora.files import BadRows
 from drafter_trainer.corpora.sample import sample_stories
 from drafter_trainer.corpora.sources import PROMPT_COLUMNS, TEXT_COLUMNS, Source, read_source
 from drafter_trainer.distillation.prompts import Prompt, PromptMaker
@@ -58,22 +57,22 @@ def texts_of(data: Any, language: Language | None, start_token: str | None, leng
     return [PromptSource(source.name, make, source.facts)]
 
 
-def corpus_prompts(name: str, pair: Pair, skip_bad_rows: bool = False) -> PromptSource:
+def corpus_prompts(name: str, pair: Pair) -> PromptSource:
     """Ask for translations of a corpus' sentences, or for `stories`."""
 
     def make(split: str, maker: PromptMaker) -> Iterator[Prompt]:
         if name == STORIES:
             return maker.stories(sample_stories(split), pair.target)
-        return maker.translations(read_sentences(name, pair, split, BadRows(skip_bad_rows, maker.drops)), name, pair)
+        return maker.translations(read_sentences(name, pair, split, maker.drops), name, pair)
 
     return PromptSource(name, make, describe_corpus(name))
 
 
-def corpus_texts(name: str, language: Language, length: int, skip_bad_rows: bool = False) -> PromptSource:
+def corpus_texts(name: str, language: Language, length: int) -> PromptSource:
     """Take a corpus' text in one language, in pieces of `length` tokens at most; see `corpus_prompts`."""
 
     def make(split: str, maker: PromptMaker) -> Iterator[Prompt]:
-        documents = read_texts(name, language, split, BadRows(skip_bad_rows, maker.drops))
+        documents = read_texts(name, language, split, maker.drops)
         return maker.texts(documents, name, language, None, length)
 
     return PromptSource(name, make, describe_corpus(name))

@@ -28,7 +28,6 @@ def pretrain(
     max_samples: int | None = None,
     max_validation_samples: int | None = None,
     evaluation_questions: Sequence[str] = (),
-    skip_bad_rows: bool = False,
     settings: Mapping[str, Any],
 ) -> None:
     """Pack corpora, and train a new drafter on them; finished before with the same settings, nothing is done.
@@ -63,7 +62,6 @@ def pretrain(
                     split=split,
                     limit=limit,
                     questions=tuple(evaluation_questions),
-                    skip_bad_rows=skip_bad_rows,
                 )
         set_seed(arguments.seed)  # weights that are drawn are drawn alike in every run
         trainer = PretrainingTrainer(

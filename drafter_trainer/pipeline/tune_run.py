@@ -1,11 +1,11 @@
 """Find how the drafter of a run drafts best on this machine, and leave it as a step of the run."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from drafter_trainer.corpora import describe_corpus
-from drafter_trainer.corpora.files import BadRows
 from drafter_trainer.drafters.loop.policy import NETWORK
 from drafter_trainer.languages import get_pair
 from drafter_trainer.pipeline.tune import MAX_ANSWERS, tune
@@ -26,7 +26,6 @@ def tune_run(
     table_corpora: Sequence[str],
     table_samples: int | None,
     evaluation_questions: Sequence[str],
-    skip_bad_rows: bool,
     costs: Path | None,
     settings: Mapping[str, Any],
     **search: Any,
@@ -38,7 +37,7 @@ def tune_run(
             trained before.
         rows (`Path`, *optional*): Folder of rows; that of the run if left out.
         table_corpora (`Sequence[str]`): Corpora by name that n-gram tables are counted on too.
-        evaluation_questions, skip_bad_rows: As for `pretrain`, for these corpora.
+        evaluation_questions (`Sequence[str]`): Question sets that these corpora are decontaminated from.
         costs (`Path`, *optional*): Take the target's times from this step.
         search (`Any`): `longest_draft` and `dtype`, as for `drafter_trainer.tune`.
     Returns:
@@ -67,16 +66,16 @@ def tune_run(
     step = Step(run.tuned, "tune", settings, inputs)
     if step.is_finished():
         return []
-    chat, bad_rows = target.load_chat(), BadRows(skip_bad_rows)
+    chat, drops = target.load_chat(), Counter[str]()
 
     def read_texts(split: str) -> list[list[int]]:
         train = split == "train"
         limit = table_samples if train else MAX_ANSWERS
-        counted = bad_rows if train else BadRows(skip_bad_rows)  # each bad row counts once
+        counted = drops if train else Counter()
         return read_table_texts(table_corpora, pair, target, chat, limit, evaluation_questions, counted, split)
 
     def facts() -> dict[str, Any]:
-        return {"corpora": corpora} | ({"dropped": dict(bad_rows.counts)} if bad_rows.counts else {})
+        return {"corpora": corpora} | ({"dropped": dict(drops)} if drops else {})
 
     with step:
         found = tune(

@@ -13,7 +13,6 @@ from datasets.exceptions import DatasetGenerationError
 from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora import Document, document_of_row, read_documents
 from drafter_trainer.corpora.decontamination import Decontaminator
-from drafter_trainer.corpora.files import STRICT, BadRows
 from drafter_trainer.corpora.questions import keep_out
 from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.errors import InputError, RefusedConversationError
@@ -55,7 +54,6 @@ def read_token_ids(
     limit: int | None,
     drops: Counter[str],
     share: tuple[int, int] = (0, 1),
-    bad_rows: BadRows = STRICT,
 ) -> Iterator[list[int]]:
     """Read a corpus as token ids, without the documents that hold an evaluation question or cannot be rendered.
 
@@ -65,8 +63,7 @@ def read_token_ids(
         limit (`int`, *optional*): Stop after so many documents.
         drops (`Counter[str]`): Gains what was left out, by reason.
         share (`tuple[int, int]`, *optional*, defaults to `(0, 1)`): Which of several workers reads, and their number;
-            document i is read by worker i modulo their number.
-        bad_rows (`BadRows`, *optional*): What becomes of malformed rows; the first ends the run.
+            document i is read by worker i modulo their number. All meet the same bad rows: the first counts them.
     """
     worker, workers = share
     if rows_folder(corpus) is not None:
@@ -76,7 +73,8 @@ def read_token_ids(
             else:
                 drops[reason] += 1
         return
-    for document in itertools.islice(read_documents(corpus, pair, split, bad_rows), worker, limit, workers):
+    documents = read_documents(corpus, pair, split, drops if worker == 0 else None)
+    for document in itertools.islice(documents, worker, limit, workers):
         text = document.text if document.conversation is None else document.conversation.text()
         if (reason := decontaminator.reason(text)) is not None:
             drops[reason] += 1
@@ -159,8 +157,7 @@ def pack_corpora(
         folder (`Path`): Where documents and packed rows are kept.
         length (`int`): Tokens of a row.
         workers (`int`, *optional*, defaults to `1`): Processes that read.
-        reading: `pair`, `split`, `limit` and `skip_bad_rows` as for `read_token_ids`, and `questions`, the question
-            sets to keep out.
+        reading: `pair`, `split` and `limit` as for `read_token_ids`, and `questions`, the question sets to keep out.
     Returns:
         `tuple` of the rows of `input_ids`, and of how many rows and tokens they are and what was dropped, by reason.
     Raises:
@@ -196,15 +193,12 @@ def _read_documents(
     shares: list[tuple[int, int]],
     questions: Sequence[str] = (),
     limit: int | None = None,
-    skip_bad_rows: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Yield the token ids of documents, and a row without ids for each thing that was dropped."""
     chat, decontaminator = target.load_chat(), keep_out(questions, pair)
     for share, corpus in itertools.product(shares, corpora):
         drops: Counter[str] = Counter()
-        # Every worker meets every malformed row: the first one counts them.
-        bad_rows = BadRows(skip_bad_rows, drops if share[0] == 0 else Counter())
-        for ids in read_token_ids(corpus, pair, split, chat, decontaminator, limit, drops, share, bad_rows):
+        for ids in read_token_ids(corpus, pair, split, chat, decontaminator, limit, drops, share):
             yield {"input_ids": ids, "dropped": ""}
         for reason in drops.elements():
             yield {"input_ids": [], "dropped": reason}

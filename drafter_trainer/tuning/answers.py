@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora.decontamination import runs_of
-from drafter_trainer.corpora.files import BadRows
 from drafter_trainer.corpora.questions import Question, keep_out
 from drafter_trainer.corpora.sources import TEXT_COLUMNS, read_source
 from drafter_trainer.distillation.engines import TransformersEngine
@@ -167,7 +167,7 @@ def read_table_texts(
     chat: ChatTokenizer,
     limit: int | None,
     questions: Sequence[str],
-    bad_rows: BadRows,
+    drops: Counter[str],
     split: str = "train",
 ) -> list[list[int]]:
     """Read more text to count n-gram tables on, without documents that hold an evaluation question.
@@ -176,8 +176,8 @@ def read_table_texts(
         corpora (`Sequence[str]`): Corpora of documents, or `rows:FOLDER` for the target's answers in it.
         limit (`int`, *optional*): Read so many documents of each.
         questions (`Sequence[str]`): Question sets to keep out.
-        bad_rows (`BadRows`): What becomes of malformed rows; its counts gain all that was left out, by reason.
-        split (`str`, *optional*, defaults to `"train"`): Or "validation", which is not counted.
+        drops (`Counter[str]`): Gains what was left out, by reason.
+        split (`str`, *optional*, defaults to `"train"`): Or "validation".
     Returns:
         `list[list[int]]`: Token ids of each document.
     """
@@ -191,8 +191,7 @@ def read_table_texts(
             answers = itertools.islice(_responses(folder / split), limit)
             texts += (ids for ids in answers if decontaminator.reason(chat.tokenizer.decode(ids)) is None)
         else:
-            drops = bad_rows.counts
-            texts += read_token_ids(name, pair, split, chat, decontaminator, limit, drops, bad_rows=bad_rows)
+            texts += read_token_ids(name, pair, split, chat, decontaminator, limit, drops)
     return texts
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from drafter_trainer.corpora import (
     read_texts,
 )
 from drafter_trainer.corpora.conversations import Conversation
-from drafter_trainer.corpora.files import BadRows
 from drafter_trainer.corpora.sample import sample_rows
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_language, get_pair
@@ -161,9 +161,14 @@ def test_row_without_a_document_is_named(tmp_path: Path, row: dict) -> None:
     name = write_jsonl(tmp_path / "a.jsonl", {"text": "Eins."}, row)
     with pytest.raises(InputError, match=r"a\.jsonl, line 2: (no document|a turn needs|tool|system is)"):
         documents(name)
-    bad_rows = BadRows(skip=True)
-    kept = [row.text for split in ("train", "validation") for row in read_documents(name, PAIR, split, bad_rows)]
-    assert (kept, bad_rows.counts.total()) == (["Eins."], 2)  # each split reads the whole file
+
+
+def test_rows_of_the_hub_that_cannot_be_used_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody can mend a row on the Hub: one among millions would end every pretraining."""
+    monkeypatch.setattr("drafter_trainer.corpora.text_rows", lambda *_: [{"text": "Eins."}, {"text": 3}])
+    drops = Counter()
+    assert [row.text for row in read_documents("c4", PAIR, "train", drops)] == ["Eins."]
+    assert drops == Counter({"bad row: no document": 1})
 
 
 def test_nothing_of_a_conversation_is_lost(tmp_path: Path) -> None:

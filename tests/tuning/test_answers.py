@@ -1,5 +1,6 @@
 """What is counted on and tuned on: a distillation's answers, and more text for tables."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,6 @@ import pytest
 
 from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora.decontamination import OVERLAP
-from drafter_trainer.corpora.files import BadRows
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair
 from drafter_trainer.targets import Target
@@ -28,7 +28,7 @@ def test_evaluation_questions_are_not_counted(target, tokenizer, tmp_path) -> No
     corpus = tmp_path / "corpus.txt"
     corpus.write_text(f"{sentence}\nsomething else\n", encoding="utf-8")
     texts = read_table_texts(
-        [f"file:{corpus}"], PAIR, target, ChatTokenizer(tokenizer), None, [str(questions)], BadRows()
+        [f"file:{corpus}"], PAIR, target, ChatTokenizer(tokenizer), None, [str(questions)], Counter()
     )
     assert [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in texts] == ["something else"]
 
