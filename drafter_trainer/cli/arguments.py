@@ -205,15 +205,7 @@ _DISTILLATION = {
 }
 
 
-class DistillationArguments(options("completions", _DISTILLATION, may_be_zero={"seed"})):
-    """How the target completes prompts."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.temperatures or min(self.temperatures) < 0:
-            raise InputError(f"temperatures must be 0 or more, got {self.temperatures}")
-
-
+DistillationArguments = options("completions", _DISTILLATION, may_be_zero={"seed"})
 _LANGUAGE = {
     "corpus": option("c4", "Text in the language of the completions: file:PATH, or a corpus by name"),
     "prompts": option("sample", "Sentences that the target translates: file:PATH, or a corpus by name"),

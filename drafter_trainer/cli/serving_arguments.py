@@ -1,9 +1,8 @@
 """Options of the steps export and serve."""
 
-from drafter_trainer.cli.options import check_known, option, options, parameters
+from drafter_trainer.cli.options import option, options, parameters
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.export.engines import ENGINES, export_drafter
-from drafter_trainer.serving.client import ENGINES as SERVING
 from drafter_trainer.serving.commands import NETWORK, WHOLE
 from drafter_trainer.serving.engines import serve
 
@@ -38,7 +37,6 @@ class ServingArguments(options("server", _SERVING)):
         super().__post_init__()
         if not self.target_model or not self.drafter:
             raise InputError("name --target and --drafter")
-        check_known(self, "engine", SERVING)
         if self.sources not in ([], [NETWORK]):
             raise InputError(f"an engine drafts with all sources or with the {NETWORK}, got {' '.join(self.sources)}")
 

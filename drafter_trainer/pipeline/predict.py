@@ -80,10 +80,9 @@ def predict(
     computed = str(target_model.dtype).removeprefix("torch.")
     lines = [
         f"{target.name}, {computed}, {provenance['device']['name']}\n",
-        f"plain decoding {costs.plain:.1f} ms a token, drafter {costs.step:.2f} ms a step\n",
+        f"plain decoding {costs.plain:.1f} ms a token, drafter {costs.step:.2f} ms a step",
+        f"passes over 1, 2, 3 ... tokens: {', '.join(f'{taken:.1f}' for taken in costs.passes)} ms\n",
     ]
-    if costs.step_without_graph is not None:
-        lines.append(f"without its CUDA graph the step takes {costs.step_without_graph:.2f} ms")
     least = break_even(costs)
     if network is None:
         lines.append("Its network is not asked: what acceptance would bring is not forecast.")

@@ -37,36 +37,22 @@ def best_draft_length(alpha: float, costs: Costs) -> int:
     return max(range(1, len(costs.passes)), key=lambda length: expected_speedup(alpha, length, costs))
 
 
-def break_even(costs: Costs, draft_length: int | None = None) -> float | None:
-    """Find the α from which drafting is faster than plain decoding.
-
-    Args:
-        draft_length (`int`, *optional*): The best one at each α if left out.
-    Returns:
-        `float`, to three digits, or `None` where no α up to 1 is enough.
-    """
-
-    def speedup(alpha: float) -> float:
-        return expected_speedup(alpha, draft_length or best_draft_length(alpha, costs), costs)
-
-    return next((alpha / 1000 for alpha in range(1001) if speedup(alpha / 1000) >= 1), None)
+def break_even(costs: Costs) -> float | None:
+    """Find the α, to three digits, from which drafting is faster than plain decoding; `None` where none is."""
+    for alpha in (step / 1000 for step in range(1001)):
+        if expected_speedup(alpha, best_draft_length(alpha, costs), costs) >= 1:
+            return alpha
+    return None
 
 
 def forecast_table(costs: Costs) -> str:
-    """Render what each acceptance brings, with the best draft length, and which acceptance each length needs."""
+    """Render what each acceptance brings, with the best draft length."""
     rows = []
     for alpha in _ALPHAS:
         length = best_draft_length(alpha, costs)
         tokens, speedup = expected_tokens(alpha, length), expected_speedup(alpha, length, costs)
         rows.append([f"{alpha:.1f}", str(length), f"{tokens:.2f}", f"{speedup:.2f}x"])
-    by_acceptance = markdown_table(["α", "best draft", "tokens per pass", "speedup"], rows)
-    rows = []
-    for length, milliseconds in enumerate(costs.passes):
-        least = break_even(costs, length) if length else None
-        needed = "-" if length == 0 else "none is enough" if least is None else f"{least:.2f}"
-        rows.append([str(length), f"{milliseconds:.1f}", needed])
-    by_length = markdown_table(["draft", "pass, ms", "break-even α"], rows)
-    return f"{by_acceptance}\n\n{by_length}"
+    return markdown_table(["α", "best draft", "tokens per pass", "speedup"], rows)
 
 
 def forecast_drafter(
