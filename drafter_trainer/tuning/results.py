@@ -66,21 +66,10 @@ def trials_table(trials: list[dict[str, Any]]) -> str:
             trial["value"] + (" *" if trial["speedup"] == best[trial["what"]] else ""),
             f"{trial['speedup']:.2f}x",
             f"{trial['tokens_per_pass']:.2f}",
-            f"{trial['acceptance_rate'] or 0:.0%}",
             f"{trial['drafting_milliseconds']:.1f}",
             f"{trial['step_milliseconds']:.2f}",
-            f"{trial['coverage']:.1%}",
         ]
         for trial in trials
     ]
-    header = [
-        "what",
-        "tried",
-        "speedup",
-        "tokens per pass",
-        "accepted",
-        "drafting, ms a round",
-        "step, ms",
-        "coverage",
-    ]
+    header = ["what", "tried", "speedup", "tokens per pass", "drafting, ms a round", "step, ms"]
     return markdown_table(header, rows)

@@ -12,7 +12,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from drafter_trainer.decoding.metrics import acceptance_rate, mean_accepted_tokens
+from drafter_trainer.decoding.metrics import mean_accepted_tokens
 from drafter_trainer.decoding.replay import Costs, Replay, SimulatedClock, replay
 from drafter_trainer.decoding.target_cache import TargetTexts
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
@@ -21,7 +21,7 @@ from drafter_trainer.drafters.loop.policy import LOOKUP, NETWORK, NGRAM, SOURCES
 from drafter_trainer.drafters.loop.repository import build_network
 from drafter_trainer.drafters.loop.settings import HIGHEST_ORDER, LoopSettings
 from drafter_trainer.drafters.ngram import LEAST_BYTES, Entries, Slots, build_table, count_entries
-from drafter_trainer.drafters.vocabulary import choose_ids, count_ids, coverage
+from drafter_trainer.drafters.vocabulary import choose_ids, count_ids
 from drafter_trainer.tuning.answers import typical_prompt
 from drafter_trainer.tuning.calibration import HeldOut, calibrate
 from drafter_trainer.tuning.costs import measure_step
@@ -102,7 +102,6 @@ class Tuning:
         self._counts = count_ids(self.train_answers, vocabulary)
         if self.trained_ids is not None:
             self._counts[np.setdiff1d(np.arange(vocabulary), self.trained_ids)] = 0
-        self._held_out_counts = count_ids((answer.response_ids for task in self._tasks for answer in task), vocabulary)
 
     def run(self) -> Candidate:
         """Search; `trials` then holds every trial with what it gave."""
@@ -207,10 +206,8 @@ class Tuning:
                     "value": str(value),
                     "speedup": speedup,
                     "tokens_per_pass": statistics.geometric_mean(_tokens_per_pass([result]) for result in results),
-                    "acceptance_rate": acceptance_rate(rounds),
                     "drafting_milliseconds": sum(result.drafting_milliseconds for result in results) / len(rounds),
                     "step_milliseconds": step,
-                    "coverage": self._coverage(choice),
                 }
             )
             tried.append((speedup, choice))
@@ -225,9 +222,6 @@ class Tuning:
         return (NGRAM in self.sources and not table) + (
             LOOKUP in self.sources and LOOKUP not in choice.settings.sources
         )
-
-    def _coverage(self, choice: Candidate) -> float:
-        return 1.0 if choice.draft_ids is None else coverage(choice.draft_ids, self._held_out_counts)
 
     def _try(self, choice: Candidate) -> tuple[Candidate, list[Replay], float]:
         """Replay each task; the choice then starts from the yield that this gave."""
