@@ -117,7 +117,7 @@ class CorpusArguments:
 
     _argument_group_name: ClassVar[str] = "data"
 
-    corpus: list[str] = option([], "Corpora by name: sample, stories, wmt16, c4, sharegpt, file:PATH, rows:FOLDER ...")
+    corpus: list[str] = option([], "Corpora by name: sample, stories, wmt16, c4, sharegpt, file:PATH ...")
     max_samples: list[int] = option(
         [], "Maximum number of prompts or documents of each corpus: for training, and held out, such as 20000 100"
     )

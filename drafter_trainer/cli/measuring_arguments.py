@@ -14,9 +14,7 @@ BASELINES = (STOCK_LOOP, "lookahead", "medusa", "eagle", "early_exit")
 
 _TUNING = {
     "data": option("", "Folder of rows (default: RUN_FOLDER/distill)"),
-    "table_corpus": option(
-        [], "Corpora for n-gram tables besides the completions: text by name, or rows:FOLDER of a distillation"
-    ),
+    "table_corpus": option([], "Corpora of text by name that n-gram tables are counted on besides the completions"),
     **parameters(tune, "sources"),
     "max_samples": option([], "Maximum number of documents of each table corpus", list[int]),
     "evaluation_questions": option(["sample"], "Question sets that the tables are decontaminated from"),

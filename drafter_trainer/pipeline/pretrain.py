@@ -10,11 +10,11 @@ from transformers import set_seed
 from drafter_trainer.corpora import describe_corpus
 from drafter_trainer.drafters.initialization import create_drafter
 from drafter_trainer.languages import get_pair
-from drafter_trainer.runs import Step, finished_step
+from drafter_trainer.runs import Step
 from drafter_trainer.targets import Target
 from drafter_trainer.training.arguments import PretrainingArguments
 from drafter_trainer.training.base import train_to_end
-from drafter_trainer.training.packing import pack_corpora, rows_folder
+from drafter_trainer.training.packing import pack_corpora
 from drafter_trainer.training.trainers import PretrainingTrainer
 
 
@@ -37,14 +37,9 @@ def pretrain(
     Raises:
         InputError: If the folder holds a drafter of other settings, or a corpus cannot be read.
     """
-    state, folder, inputs, read = PartialState(), Path(arguments.output_dir), {"target": target.identity}, []
-    for name in corpora:
-        if (written := rows_folder(name)) is not None:
-            inputs[name] = finished_step(written, "distill first")["fingerprint"]
-            read.append({"name": "written by the target"})
-        else:
-            read.append(describe_corpus(name))
-            inputs[name] = str(read[-1])
+    state, folder = PartialState(), Path(arguments.output_dir)
+    read = [describe_corpus(name) for name in corpora]
+    inputs = {"target": target.identity} | dict(zip(corpora, map(str, read)))
     step = Step(folder, "pretrain", settings, inputs, state.is_main_process)
     if step.is_finished():
         return

@@ -1,19 +1,21 @@
 """Find how the drafter of a run drafts best on this machine, and leave it as a step of the run."""
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from drafter_trainer.corpora import describe_corpus
+from drafter_trainer.corpora.questions import keep_out
 from drafter_trainer.drafters.loop.policy import NETWORK
 from drafter_trainer.languages import get_pair
 from drafter_trainer.pipeline.tune import MAX_ANSWERS, tune
 from drafter_trainer.runs import Run, Step, finished_step, read_step
 from drafter_trainer.targets import Target
-from drafter_trainer.training.packing import rows_folder
+from drafter_trainer.training.packing import read_token_ids
 from drafter_trainer.training.rows import Rows
-from drafter_trainer.tuning.answers import TableTexts, read_table_texts
+from drafter_trainer.tuning.answers import TableTexts
 
 
 def tune_run(
@@ -55,24 +57,20 @@ def tune_run(
         inputs[f"task {other}"] = finished_step(other, "distill it first")["fingerprint"]
     if costs:
         inputs["costs"] = finished_step(costs, "tune there first")["fingerprint"]
-    corpora = []
-    for name in table_corpora:
-        if (written := rows_folder(name)) is not None:
-            inputs[name] = finished_step(written, "distill it first")["fingerprint"]
-            corpora.append({"name": f"rows:{written.parent.name}", "fingerprint": inputs[name]})
-        else:
-            corpora.append(describe_corpus(name))
-            inputs[name] = str(corpora[-1])
+    corpora = [describe_corpus(name) for name in table_corpora]
+    inputs |= dict(zip(table_corpora, map(str, corpora)))
     step = Step(run.tuned, "tune", settings, inputs)
     if step.is_finished():
         return []
     chat, drops = target.load_chat(), Counter[str]()
 
     def read_texts(split: str) -> list[list[int]]:
-        train = split == "train"
-        limit = table_samples if train else MAX_ANSWERS
-        counted = drops if train else Counter()
-        return read_table_texts(table_corpora, pair, target, chat, limit, evaluation_questions, counted, split)
+        if not table_corpora:  # question sets may be far away
+            return []
+        decontaminator = keep_out(evaluation_questions, pair)
+        limit, dropped = (table_samples, drops) if split == "train" else (MAX_ANSWERS, Counter())
+        read = (read_token_ids(name, pair, split, chat, decontaminator, limit, dropped) for name in table_corpora)
+        return [*itertools.chain.from_iterable(read)]
 
     def facts() -> dict[str, Any]:
         return {"corpora": corpora} | ({"dropped": dict(drops)} if drops else {})

@@ -14,17 +14,11 @@ from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora import Document, document_of_row, read_documents
 from drafter_trainer.corpora.decontamination import Decontaminator
 from drafter_trainer.corpora.questions import keep_out
-from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.errors import InputError, RefusedConversationError
 from drafter_trainer.languages import Pair
 from drafter_trainer.targets import Target
 
 _DOCUMENTS = Features({"input_ids": List(Value("int32")), "dropped": Value("string")})
-
-
-def rows_folder(corpus: str) -> Path | None:
-    """Return the folder of a corpus `rows:FOLDER`, what a target wrote; `None` for every other corpus."""
-    return Path(corpus.removeprefix("rows:")) if corpus.startswith("rows:") else None
 
 
 def tokenise(document: Document, chat: ChatTokenizer, unshown: Counter[str] | None = None) -> list[int]:
@@ -58,21 +52,13 @@ def read_token_ids(
     """Read a corpus as token ids, without the documents that hold an evaluation question or cannot be rendered.
 
     Args:
-        corpus (`str`): A corpus of documents, or `rows:FOLDER` for what a target wrote (see `distillation`), whose
-            ids are taken as they are.
+        corpus (`str`): A corpus of documents.
         limit (`int`, *optional*): Stop after so many documents.
         drops (`Counter[str]`): Gains what was left out, by reason.
         share (`tuple[int, int]`, *optional*, defaults to `(0, 1)`): Which of several workers reads, and their number;
             document i is read by worker i modulo their number. All meet the same bad rows: the first counts them.
     """
     worker, workers = share
-    if rows_folder(corpus) is not None:
-        for ids in itertools.islice(_read_rows(corpus, split), worker, limit, workers):
-            if (reason := decontaminator.reason(chat.tokenizer.decode(ids, skip_special_tokens=True))) is None:
-                yield ids
-            else:
-                drops[reason] += 1
-        return
     documents = read_documents(corpus, pair, split, drops if worker == 0 else None)
     for document in itertools.islice(documents, worker, limit, workers):
         text = document.text if document.conversation is None else document.conversation.text()
@@ -85,15 +71,6 @@ def read_token_ids(
             drops[error.reason] += 1
         else:
             yield ids
-
-
-def _read_rows(corpus: str, split: str) -> Iterator[list[int]]:
-    folder = rows_folder(corpus) / split
-    if not folder.is_dir():
-        raise InputError(f"{corpus}: no folder {folder}: distill first")
-    for table in RowStore(folder).tables(["prompt_ids", "response_ids"]):
-        for row in table.to_pylist():
-            yield row["prompt_ids"] + row["response_ids"]
 
 
 def pack(documents: Iterable[list[int]], length: int) -> Iterator[list[int]]:

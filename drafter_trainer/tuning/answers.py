@@ -1,8 +1,6 @@
 """What settings are chosen on: self-distilled answers, and text that tables may be counted on too."""
 
-import itertools
 import random
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +11,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora.decontamination import runs_of
-from drafter_trainer.corpora.questions import Question, keep_out
+from drafter_trainer.corpora.questions import Question
 from drafter_trainer.corpora.sources import TEXT_COLUMNS, read_source
 from drafter_trainer.distillation.engines import TransformersEngine
 from drafter_trainer.distillation.requests import Request
 from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.errors import InputError
-from drafter_trainer.languages import Pair
 from drafter_trainer.targets import Target
-from drafter_trainer.training.packing import read_token_ids, rows_folder
 from drafter_trainer.training.rows import check_target
 from drafter_trainer.tuning.calibration import HeldOut
 
@@ -158,41 +154,6 @@ def table_texts(data: Any, chat: ChatTokenizer) -> TableTexts:
         lambda split: [chat.encode_text(row["text"]) for row in source.read(split)],
         lambda: {"corpora": [source.facts]},
     )
-
-
-def read_table_texts(
-    corpora: Sequence[str],
-    pair: Pair,
-    target: Target,
-    chat: ChatTokenizer,
-    limit: int | None,
-    questions: Sequence[str],
-    drops: Counter[str],
-    split: str = "train",
-) -> list[list[int]]:
-    """Read more text to count n-gram tables on, without documents that hold an evaluation question.
-
-    Args:
-        corpora (`Sequence[str]`): Corpora of documents, or `rows:FOLDER` for the target's answers in it.
-        limit (`int`, *optional*): Read so many documents of each.
-        questions (`Sequence[str]`): Question sets to keep out.
-        drops (`Counter[str]`): Gains what was left out, by reason.
-        split (`str`, *optional*, defaults to `"train"`): Or "validation".
-    Returns:
-        `list[list[int]]`: Token ids of each document.
-    """
-    texts: list[list[int]] = []
-    if not corpora:  # question sets may be far away
-        return texts
-    decontaminator = keep_out(questions, pair)
-    for name in corpora:
-        if (folder := rows_folder(name)) is not None:
-            check_target(RowStore(folder / split), target)
-            answers = itertools.islice(_responses(folder / split), limit)
-            texts += (ids for ids in answers if decontaminator.reason(chat.tokenizer.decode(ids)) is None)
-        else:
-            texts += read_token_ids(name, pair, split, chat, decontaminator, limit, drops)
-    return texts
 
 
 def apart_from(texts: Sequence[Sequence[int]], held_out: Sequence[HeldOut]) -> list[Sequence[int]]:

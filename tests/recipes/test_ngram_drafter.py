@@ -32,6 +32,7 @@ def options(folder: Path, target_folder: Path, text: Path, *more: str) -> list[s
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [row[language] for row in sample_rows("train") for language in ("en", "de", "fr")]
+    lines.append(next(iter(sample_rows("test")))["de"])  # an evaluation question, which no table may know
     path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
@@ -65,6 +66,7 @@ def test_text_alone_gives_a_drafter(folder: Path, text: Path) -> None:
     (corpus,) = said["corpora"]
     assert corpus == {"name": "file:text.txt", "sha256": hashlib.sha256(text.read_bytes()).hexdigest()}
     assert table["counted_on"] == "texts"
+    assert sum(said["dropped"].values()) == 1
 
 
 def test_table_for_another_target_is_refused(folder: Path, target_folder: Path, text: Path, tmp_path: Path) -> None:

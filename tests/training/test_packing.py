@@ -4,10 +4,8 @@ import itertools
 import json
 import re
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
@@ -16,21 +14,13 @@ from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora import Document
 from drafter_trainer.corpora.conversations import Conversation
 from drafter_trainer.corpora.decontamination import Decontaminator
-from drafter_trainer.distillation.store import TOP_K, Answer, RowStore
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair
 from drafter_trainer.targets import Target
-from drafter_trainer.training.packing import (
-    pack,
-    pack_corpora,
-    read_token_ids,
-    tokenise,
-)
+from drafter_trainer.training.packing import pack, pack_corpora, read_token_ids, tokenise
 from tests.conftest import make_tokenizer
-from tests.distillation.conftest import REQUEST
 
 PAIR = get_pair("de-en")
-CLEAN = Decontaminator([])
 MESSAGES = [{"role": "user", "content": "Wie spät ist es?"}, {"role": "assistant", "content": "Es ist acht Uhr."}]
 
 
@@ -62,17 +52,6 @@ def test_text_ends_with_the_end_token(tokenizer: PreTrainedTokenizerFast) -> Non
         tokenise(Document("1", text="Guten Morgen! "), ChatTokenizer(own))
 
 
-def read(
-    corpus: str,
-    tokenizer: PreTrainedTokenizerFast,
-    split: str = "train",
-    decontaminator: Decontaminator = CLEAN,
-    limit: int | None = None,
-) -> tuple[list[list[int]], Counter[str]]:
-    drops: Counter[str] = Counter()
-    return list(read_token_ids(corpus, PAIR, split, ChatTokenizer(tokenizer), decontaminator, limit, drops)), drops
-
-
 def test_documents_with_a_question_are_dropped_and_counted(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     """Prevent evaluation questions from being pretrained on, also where they stand in a turn of a conversation."""
     question = "Zwölf kleine Katzen saßen gestern Abend auf dem alten Zaun vor unserem gelben Haus"
@@ -82,42 +61,13 @@ def test_documents_with_a_question_are_dropped_and_counted(tokenizer: PreTrained
     rows += [{"text": f"Man sagt: {question}."}, {"messages": asked}, {"messages": MESSAGES}]
     path = tmp_path / "corpus.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
-    kept, drops = [], Counter()
+    kept, drops, decontaminator = [], Counter(), Decontaminator([(question, True), (short, True)])
     for split in ("train", "validation"):
-        ids, dropped = read(f"file:{path}", tokenizer, split, Decontaminator([(question, True), (short, True)]))
-        kept += ids
-        drops += dropped
+        kept += read_token_ids(f"file:{path}", PAIR, split, ChatTokenizer(tokenizer), decontaminator, None, drops)
     assert drops == {"overlap": 2, "exact match": 1}
     assert sorted(tokenizer.decode(ids, skip_special_tokens=True) for ids in kept) == sorted(
         row["text"] for row in rows[:20]
     )
-
-
-@pytest.fixture
-def start_text(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> tuple[str, list[list[int]]]:
-    """What a target wrote by itself, as distillation stores it, and its ids."""
-    store = RowStore(tmp_path / "start_text" / "train")
-    texts = ["Der Hund schläft.", "Die Katze wacht.", "Es regnet."]
-    written = [[tokenizer.bos_token_id, *tokenizer.encode(text), tokenizer.eos_token_id] for text in texts]
-    for number, ids in enumerate(written):
-        topk = np.zeros((len(ids) - 1, TOP_K))
-        request = replace(REQUEST, prompt_ids=(tokenizer.bos_token_id,), seed=number)
-        store.write([(request, Answer(ids[1:], topk, topk, "stop"))], "transformers")
-    return f"rows:{tmp_path / 'start_text'}", written
-
-
-def test_what_a_target_wrote_is_taken_id_for_id(start_text, tokenizer) -> None:
-    """Prevent ids that are decoded and tokenized again, a second end token, and a missing split read as empty."""
-    corpus, written = start_text
-    assert read(corpus, tokenizer) == (written, Counter())
-    assert read(corpus, tokenizer, limit=2) == (written[:2], Counter())
-    decontaminator = Decontaminator([("Die Katze wacht", True)])
-    assert read(corpus, tokenizer, decontaminator=decontaminator) == (
-        [written[0], written[2]],
-        Counter({"exact match": 1}),
-    )
-    with pytest.raises(InputError, match=r"start_text/validation: distill first"):
-        read(corpus, tokenizer, "validation")
 
 
 @pytest.mark.parametrize("limit", [None, 50])

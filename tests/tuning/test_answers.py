@@ -1,36 +1,15 @@
 """What is counted on and tuned on: a distillation's answers, and more text for tables."""
 
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora.decontamination import OVERLAP
 from drafter_trainer.errors import InputError
-from drafter_trainer.languages import get_pair
 from drafter_trainer.targets import Target
-from drafter_trainer.tuning.answers import apart_from, load_answers, read_table_texts
+from drafter_trainer.tuning.answers import apart_from, load_answers
 from drafter_trainer.tuning.calibration import HeldOut
-
-PAIR = get_pair("de-en")
-
-
-def test_evaluation_questions_are_not_counted(target, tokenizer, tmp_path) -> None:
-    """A table that holds the benchmark's sentences would win it."""
-    sentence = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
-    questions = tmp_path / "questions.jsonl"
-    questions.write_text(
-        f'{{"question_id": "1", "category": "de-en", "turns": ["Translate German to English: {sentence}"]}}\n',
-        encoding="utf-8",
-    )
-    corpus = tmp_path / "corpus.txt"
-    corpus.write_text(f"{sentence}\nsomething else\n", encoding="utf-8")
-    texts = read_table_texts(
-        [f"file:{corpus}"], PAIR, target, ChatTokenizer(tokenizer), None, [str(questions)], Counter()
-    )
-    assert [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in texts] == ["something else"]
 
 
 def test_folder_without_answers_is_refused(target: Target, tmp_path: Path) -> None:
