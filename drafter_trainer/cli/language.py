@@ -27,6 +27,7 @@ from drafter_trainer.cli.launch import call_step, require_one_process
 from drafter_trainer.drafters.loop.policy import NGRAM, SOURCES
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.publish import check_destination
+from drafter_trainer.hub.publishing import HUB
 from drafter_trainer.results import read_results
 from drafter_trainer.runs import finished_step, read_step
 
@@ -87,7 +88,7 @@ def main(argv: list[str]) -> None:
     asked = {key: value for key, value in given.items() if hasattr(publishing, key) and key != "sources"}
     options = [word for key, value in asked.items() for word in (f"--{key}", value)]
     step("publish", places[best], *options, *chosen[best])
-    if Path(publishing.to).is_dir() and not publishing.dry_run:  # where the gallery finds it
+    if publishing.publishing().to != HUB and not publishing.dry_run:  # where the gallery finds it
         shutil.copyfile(run.folder / FILE_NAME, Path(publishing.to) / FILE_NAME)
     for place in (places[best], places[best] / "tasks" / STORY):
         print(f"\n{speedup_tables(read_results(place / 'results.json'))}")

@@ -15,13 +15,11 @@ from drafter_trainer.decoding.target_cache import TargetTexts
 from drafter_trainer.drafters.compatibility import hash_tokenizer
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.drafters.loop.networkless import NetworklessDrafter
-from drafter_trainer.drafters.loop.policy import NETWORK, NGRAM, SOURCES
+from drafter_trainer.drafters.loop.policy import NETWORK, SOURCES
 from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY, read_vocabulary
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.drafters.ngram import LEAST_BYTES
-from drafter_trainer.drafters.ngram import table_bytes as bytes_of_table
 from drafter_trainer.drafters.saving import TUNING, complete_folder, describe_drafter, take_special_ids
-from drafter_trainer.drafters.vocabulary import vocabulary_bytes
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import Language, Pair, read_languages
 from drafter_trainer.repository import target_of
@@ -36,7 +34,7 @@ from drafter_trainer.tuning.answers import (
     typical_prompt,
 )
 from drafter_trainer.tuning.costs import measure_costs
-from drafter_trainer.tuning.results import TRIALS, read_costs, write_costs, write_tuning
+from drafter_trainer.tuning.results import TRIALS, files_of, read_costs, write_costs, write_tuning
 from drafter_trainer.tuning.search import Candidate, Tuning
 
 MAX_ANSWERS = 60
@@ -232,11 +230,7 @@ def _write(
     if networkless is not None:
         take_special_ids(networkless, target, tokenizer, description.draft_length)
         networkless.save_pretrained(folder)
-    files: dict[str, Path | bytes] = {}
-    if choice.draft_ids is not None and NETWORK in choice.settings.sources:
-        files[VOCABULARY] = vocabulary_bytes(choice.draft_ids)
-    if choice.slots is not None and NGRAM in choice.settings.sources:
-        files[TABLE] = bytes_of_table(choice.slots, hash_tokenizer(tokenizer, description.probes))
+    files = files_of(choice, hash_tokenizer(tokenizer, description.probes))
     for name in {VOCABULARY, TABLE} - files.keys():
         (folder / name).unlink(missing_ok=True)
     training = description.training | {"tune": found.facts}

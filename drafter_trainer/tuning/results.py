@@ -8,6 +8,7 @@ from typing import Any
 from drafter_trainer.atomic import write_json, write_whole
 from drafter_trainer.benchmark.report import markdown_table
 from drafter_trainer.decoding.replay import Costs
+from drafter_trainer.drafters.loop.policy import NETWORK, NGRAM
 from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
 from drafter_trainer.drafters.ngram import table_bytes
 from drafter_trainer.drafters.vocabulary import vocabulary_bytes
@@ -19,16 +20,24 @@ TRIALS = "trials.json"
 COSTS = "costs.json"
 
 
+def files_of(choice: Candidate, tokenizer_sha256: str) -> dict[str, bytes]:
+    """Return the files of a drafter that a choice decides: its draft vocabulary and its table, where it has them."""
+    files = {}
+    if choice.draft_ids is not None and NETWORK in choice.settings.sources:
+        files[VOCABULARY] = vocabulary_bytes(choice.draft_ids)
+    if choice.slots is not None and NGRAM in choice.settings.sources:
+        files[TABLE] = table_bytes(choice.slots, tokenizer_sha256)
+    return files
+
+
 def write_tuning(folder: Path, choice: Candidate, trials: list[dict[str, Any]], tokenizer_sha256: str) -> None:
-    """Write what was chosen, and every trial."""
+    """Write what was chosen, its files, and every trial."""
     write_json(folder / SETTINGS, choice.settings.to_dict())
     write_json(folder / TRIALS, trials)
-    for name in (VOCABULARY, TABLE):  # of an earlier choice
+    for name in (VOCABULARY, TABLE):  # also of an earlier choice
         (folder / name).unlink(missing_ok=True)
-    if choice.draft_ids is not None:
-        write_whole(folder / VOCABULARY, vocabulary_bytes(choice.draft_ids))
-    if choice.slots is not None:
-        write_whole(folder / TABLE, table_bytes(choice.slots, tokenizer_sha256))
+    for name, content in files_of(choice, tokenizer_sha256).items():
+        write_whole(folder / name, content)
 
 
 def write_costs(folder: Path, costs: Costs) -> None:
