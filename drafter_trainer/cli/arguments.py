@@ -207,7 +207,7 @@ _DISTILLATION = {
 
 DistillationArguments = options("completions", _DISTILLATION, may_be_zero={"seed"})
 _LANGUAGE = {
-    "corpus": option("c4", "Text in the language of the completions: file:PATH, or a corpus by name"),
+    "corpus": option(["c4"], "Text in the language of the completions: file:PATH, or corpora by name"),
     "prompts": option("sample", "Sentences that the target translates: file:PATH, or a corpus by name"),
     "minutes": option(10, "Minutes to spend on distillation"),
     "questions": option("", "Question set of the benchmark (default: the value of --prompts)"),

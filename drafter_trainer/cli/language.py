@@ -67,7 +67,7 @@ def main(argv: list[str]) -> None:
             networks = [other for other in found if STRATEGIES[other].rows]
             network = max(networks, key=lambda other: found[other]["speedup_on_validation"])
             share(places[network] / "finetune", place / "finetune")
-        text = ["--table_corpus", language.corpus, *kept_out] if NGRAM in STRATEGIES[name].sources else []
+        text = ["--table_corpus", *language.corpus, *kept_out] if NGRAM in STRATEGIES[name].sources else []
         # All use the same times of the target: otherwise the noise of the machine would decide between them.
         first = next(iter(places.values()))
         costs = first / "tune" if place != first else None
@@ -97,15 +97,15 @@ def main(argv: list[str]) -> None:
 def collect_rows(step: CallStep, folder: Path, language: LanguageArguments, kept_out: list[str]) -> None:
     """Let the target score text, complete translations for the minutes given, and complete held-out stories."""
 
-    def distill(rows: str, corpus: str, samples: int, held_out: int, *options: str) -> None:
+    def distill(rows: str, corpora: list[str], samples: int, held_out: int, *options: str) -> None:
         sizes = ["--max_samples", samples, held_out]
-        step("distill", folder, "--output_dir", folder / rows, "--corpus", corpus, *sizes, *kept_out, *options)
+        step("distill", folder, "--output_dir", folder / rows, "--corpus", *corpora, *sizes, *kept_out, *options)
 
     # Text first: empty text, or text in another language, is refused before anything else is done.
     distill("text", language.corpus, TEXTS, HELD_OUT, "--engine", "text")
-    distill("pilot", language.prompts, PILOT, 1)
-    distill("distill", language.prompts, prompts_within(language.minutes, folder), HELD_OUT)
-    distill("stories", "stories", 1, HELD_OUT_STORIES, "--temperatures", "0")
+    distill("pilot", [language.prompts], PILOT, 1)
+    distill("distill", [language.prompts], prompts_within(language.minutes, folder), HELD_OUT)
+    distill("stories", ["stories"], 1, HELD_OUT_STORIES, "--temperatures", "0")
 
 
 def prompts_within(minutes: int, folder: Path) -> int:
