@@ -174,12 +174,14 @@ class DrafterArguments:
 
     def options(self) -> dict[str, Any]:
         """Return the options of `create_drafter`."""
-        shaped = self.initialization in ("scratch", "embeddings", "layers")
-        return (self.widths() if shaped else {"num_hidden_layers": self.num_hidden_layers}) | {
+        made = {
             "initialization": self.initialization,
+            "num_hidden_layers": self.num_hidden_layers,
             "layers": (self.initial_layers or None) if self.initialization == "layers" else None,
             "freeze_embeddings": self.freeze_embeddings,
         }
+        shaped = self.initialization in ("scratch", "embeddings", "layers")
+        return made | ((self.config_overrides or {}) if shaped else {})
 
     def widths(self) -> dict[str, int]:
         """Return depth and widths, as `drafters.configuration.draft_config` takes them."""

@@ -65,7 +65,7 @@ def finetune(
         train = load_split(folders, "train", target, arguments.loss_type in TOPK_LOSSES)
         held_out = load_split(folders, "validation", target, None)
         if start == "layers" and not shape.get("layers"):
-            shape = shape | {"layers": _best_layers(target, train, shape.get("num_hidden_layers", LAYERS), arguments)}
+            shape = shape | {"layers": _best_layers(target, train, shape["num_hidden_layers"] or LAYERS, arguments)}
             step.facts["initial_layers"] = shape["layers"]
         set_seed(arguments.seed)  # weights that are drawn are drawn alike in every run
         drafter = create_drafter(target, **(shape | {"initialization": start}), languages=run.languages)
