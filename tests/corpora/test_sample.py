@@ -87,5 +87,5 @@ def test_examples_of_the_few_shot_template_are_training_sentences() -> None:
         *examples, asked = text.removeprefix("<s>").split("\n\n")
         assert asked == f"{pair.source.name}: one: two\n{pair.target.name}:"
         known = [f"{pair.source.name}: {row[source]}\n{pair.target.name}: {row[target]}" for row in rows]
-        assert len(examples) == 5
+        assert len(examples) == (3 if {source, target} == {"de", "en"} else 5)  # three long ones there
         assert set(examples) <= set(known)
