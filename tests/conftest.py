@@ -9,6 +9,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Splitting tiny matrix products over cores only slows them down, and the tests run side by side.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,6 @@ from transformers import (
     AutoModelForCausalLM,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
-    LlamaConfig,
-    LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -64,31 +64,11 @@ def make_tokenizer(vocabulary: int = 400) -> PreTrainedTokenizerFast:
     )
 
 
-def make_model(tokenizer: PreTrainedTokenizerFast, layers: int = 4, seed: int = 0, **config: int) -> PreTrainedModel:
-    """Make a tiny Llama with random weights that fits a tokenizer."""
-    torch.manual_seed(seed)
-    values = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
-    values |= {"max_position_embeddings": 512} | config
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            num_hidden_layers=layers,
-            initializer_range=0.3,  # far from uniform, so that greedy decoding is decided
-            tie_word_embeddings=True,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            **values,
-        )
-    )
-    return model.eval()
-
-
 TINY = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
 
 
 def tiny_model(kind: str, seed: int = 0, norms: float = 0.0, **given: Any) -> PreTrainedModel:
-    """Make a tiny model of a family: random weights far from uniform, and norms that differ by up to `norms`."""
+    """Make a tiny model of a family, whose norms differ by up to `norms`; greedy decoding is decided."""
     torch.manual_seed(seed)
     config = AutoConfig.for_model(kind, **TINY | {"initializer_range": 0.3} | given)
     model = AutoModelForCausalLM.from_config(config).eval()
@@ -99,6 +79,18 @@ def tiny_model(kind: str, seed: int = 0, norms: float = 0.0, **given: Any) -> Pr
     return model
 
 
+def make_model(tokenizer: PreTrainedTokenizerFast, layers: int = 4, seed: int = 0, **config: int) -> PreTrainedModel:
+    """Make a tiny Llama that fits a tokenizer."""
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    sizes = {
+        "vocab_size": len(tokenizer),
+        "num_hidden_layers": layers,
+        "max_position_embeddings": 512,
+        "head_dim": None,
+    }
+    return tiny_model("llama", seed, **sizes | ids | {"tie_word_embeddings": True} | config)
+
+
 def tiny_vision_model(size: int, **given: Any) -> PreTrainedModel:
     """Make a tiny multimodal Gemma 3 whose text part knows so many ids."""
     torch.manual_seed(0)
@@ -107,6 +99,11 @@ def tiny_vision_model(size: int, **given: Any) -> PreTrainedModel:
     vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     vision |= {"image_size": 16} | given.pop("vision", {"patch_size": 8})
     return Gemma3ForConditionalGeneration(Gemma3Config(text_config=text, vision_config=vision, **given)).eval()
+
+
+def change_json(path: Path, **changes: Any) -> None:
+    """Change keys of a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
 
 
 @pytest.fixture(autouse=True)
@@ -121,6 +118,14 @@ def one_line_errors(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(InputError, "__init__", note)
     yield
     assert [message for message in said if "\n" in message] == []
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm_caches() -> Iterator[None]:
+    """Let replays leave the processor's caches alone, which takes them ten milliseconds a round."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("drafter_trainer.decoding.replay.evict_caches", lambda device: None)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -141,6 +146,14 @@ def target_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTraine
 def target(target_folder: Path) -> Target:
     """The tiny target by name and revision."""
     return Target("tests/tiny-target", hash_folder(target_folder), str(target_folder))
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 @pytest.fixture

@@ -110,9 +110,7 @@ def is_lfs(path: str, size: int) -> bool:
 class LoopbackHub:
     """Serve repositories to the real client, at `endpoint` within a `with` block; `requests` lists what it asked.
 
-    Args:
-        root (`Path`): Folder for the contents of files.
-        users (`dict[str, str]`): User names by token. A user writes only to the namespace of that name.
+    A user, known by a token, writes only to the namespace of that name.
     """
 
     def __init__(self, root: Path, users: dict[str, str]) -> None:

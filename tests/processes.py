@@ -32,19 +32,14 @@ class Running:
         self._process.start()
         sender.close()
 
-    def wait(self) -> int:
-        """Return the exit status, negative for a signal, as soon as there is one."""
-        self._process.join()
-        return self._process.exitcode
-
     def result(self) -> Any:
         """Return what the function returned; an exception there is a failure here."""
         try:
             failed, said = self._receiver.recv()
         except EOFError:
-            failed, said = True, f"it ended with status {self.wait()}"
-        self.wait()
-        assert not failed, said
+            failed, said = True, "it ended"
+        self._process.join()
+        assert not failed, f"{said} (status {self._process.exitcode})"
         return said
 
 

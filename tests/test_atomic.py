@@ -9,30 +9,17 @@ import pytest
 from drafter_trainer.atomic import write_whole
 
 
-def fail_halfway(path: Path) -> None:
-    path.write_text("half", encoding="utf-8")
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_interrupted_write_keeps_what_was_there(tmp_path: Path) -> None:
-    """Emptied before the new content is whole, a results file would be lost when the disk fills up."""
-    (tmp_path / "a.json").write_text("old", encoding="utf-8")
-    with pytest.raises(OSError, match="No space left"):
-        write_whole(tmp_path / "a.json", fail_halfway)
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
-    assert (tmp_path / "a.json").read_text(encoding="utf-8") == "old"
-
-
-def test_content_reaches_the_disk_before_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Renamed first, a file can be empty after a power failure; a disk that is full may say so only on fsync."""
-    (tmp_path / "a.json").write_text("old", encoding="utf-8")
-
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
+@pytest.mark.parametrize("content", ["new", lambda path: full(path.write_text("half"))], ids=["fsync", "halfway"])
+def test_a_write_that_fails_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content) -> None:
+    """Emptied or renamed before the new content is on the disk, a results file is lost when the disk fills up."""
     monkeypatch.setattr(os, "fsync", full)
+    (tmp_path / "a.json").write_text("old", encoding="utf-8")
     with pytest.raises(OSError, match="No space left"):
-        write_whole(tmp_path / "a.json", "new")
+        write_whole(tmp_path / "a.json", content)
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
     assert (tmp_path / "a.json").read_text(encoding="utf-8") == "old"
 

@@ -12,7 +12,7 @@ from drafter_trainer.results import DRAFTER, Headline, find_method, read_headlin
 from tests.hub.conftest import results_for
 
 DESCRIPTION = DrafterDescription("tiny", "org/target", "1", "0" * 64, "de-en", 5)
-CARDS = Path(__file__).parents[2] / "hub_cards"
+CARDS = Path(__file__).parents[1] / "hub_cards"
 
 
 @pytest.fixture

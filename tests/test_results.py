@@ -13,7 +13,7 @@ from drafter_trainer.errors import InputError
 from drafter_trainer.results import SCHEMA, SCHEMA_VERSION, check_results, read_results, write_results
 from tests.benchmark.made import make_results, make_run
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 RESULTS = make_results(make_run({"plain": [2.0] * 3, "drafter": [1.0] * 3}))
 
 

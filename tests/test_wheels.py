@@ -8,13 +8,14 @@ from drafter_trainer.errors import InputError
 from drafter_trainer.wheels import gguf_of_wheel
 
 
-def install(site: Path, name: str, files: dict[str, bytes], requires: tuple[str, ...] = ()) -> None:
-    about = site / f"{name.replace('-', '_')}-1.0.dist-info"
+def install(site: Path, name: str, files: dict[str, bytes], version: str = "1.0", requires: tuple = ()) -> None:
+    """Install a wheel in a folder that the interpreter looks through."""
+    about = site / f"{name.replace('-', '_')}-{version}.dist-info"
     about.mkdir(parents=True)
     needed = "".join(f"Requires-Dist: {each}\n" for each in requires)
-    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{needed}", encoding="utf-8")
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needed}")
     for path, content in files.items():
-        (site / path).parent.mkdir(exist_ok=True)
+        (site / path).parent.mkdir(parents=True, exist_ok=True)
         (site / path).write_bytes(content)
     (about / "RECORD").write_text("".join(f"{path},,\n" for path in files), encoding="utf-8")
 
@@ -22,7 +23,7 @@ def install(site: Path, name: str, files: dict[str, bytes], requires: tuple[str,
 def test_file_in_pieces_is_put_together_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """llama.cpp is given one file: pieces in another order, or put together again each time, are of no use to it."""
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    install(tmp_path / "site", "model", {}, ("model-part1==1.0", "model-part2==1.0", "gguf>=0.1"))
+    install(tmp_path / "site", "model", {}, requires=("model-part1==1.0", "model-part2==1.0", "gguf>=0.1"))
     install(tmp_path / "site", "model-part2", {"model_part2/w.gguf.part2": b"second"})
     install(tmp_path / "site", "model-part1", {"model_part1/w.gguf.part1": b"first, "})
     install(tmp_path / "site", "whole", {"whole/w.gguf": b"all"})
