@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from benchmarks.baselines.eagle import EagleDecoding, EagleLayer
 from benchmarks.baselines.medusa import MedusaDecoding, MedusaHeads
+from tests.decoding.drafts import add_noise
 
 # A tree of three levels; its best way goes through nodes that do not stand in a row.
 SHAPE = [(0,), (1,), (0, 0), (0, 1), (1, 0), (0, 0, 0), (0, 1, 0)]
@@ -26,10 +27,7 @@ def make_eagle(target_model: PreTrainedModel, layer: EagleLayer, shape: Sequence
 
 
 def noisy(module: torch.nn.Module, noise: float, seed: int = 0) -> Any:
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in module.parameters():
-            weight.add_(noise * torch.randn(weight.shape, generator=generator))
+    add_noise(module.parameters(), noise, seed)
     return module.eval()
 
 

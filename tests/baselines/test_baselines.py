@@ -19,6 +19,7 @@ from drafter_trainer.drafters.vocabulary import vocabulary_bytes
 from drafter_trainer.errors import InputError
 from drafter_trainer.targets import Target
 from tests.baselines.conftest import noisy
+from tests.conftest import change_json
 
 
 def test_package_without_a_clone_says_where_the_baselines_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,22 +32,18 @@ def test_package_without_a_clone_says_where_the_baselines_are(tmp_path: Path, mo
 @pytest.fixture
 def folders(target: Target, target_model: PreTrainedModel, tmp_path: Path) -> dict[str, Path]:
     """Folders as the recipes leave them, over every second id."""
-    modules = {"medusa": noisy(MedusaHeads(2, 32), 0.1), "eagle": EagleLayer(target_model.config)}
-    for baseline, module in modules.items():
+    made = {
+        "medusa": (noisy(MedusaHeads(2, 32), 0.1), [[0.5, 0.2], [0.3, 0.1]]),
+        "eagle": (EagleLayer(target_model.config), [[0.5, 0.2]]),
+    }
+    for baseline, (module, accuracies) in made.items():
         folder = tmp_path / baseline
         folder.mkdir()
         save_file(module.state_dict(), folder / "model.safetensors")
         (folder / VOCABULARY).write_bytes(vocabulary_bytes(torch.arange(0, 400, 2)))
-        said = {
-            "baseline": baseline,
-            "heads": 2,
-            "target": target.identity,
-            "rank_accuracies": [[0.5, 0.2], [0.3, 0.1]],
-        }
-        if baseline == "eagle":
-            said["rank_accuracies"] = [[0.5, 0.2]]
+        said = {"baseline": baseline, "heads": 2, "target": target.identity, "rank_accuracies": accuracies}
         (folder / "baseline.json").write_text(json.dumps(said), encoding="utf-8")
-    return {baseline: tmp_path / baseline for baseline in modules}
+    return {baseline: tmp_path / baseline for baseline in made}
 
 
 def build(target: Target, target_model: PreTrainedModel, folders: dict[str, Path], **given: object) -> list[Method]:
@@ -112,8 +109,7 @@ def test_drafts_stay_within_the_draft_vocabulary(target, target_model, folders) 
 )
 def test_folder_that_does_not_fit_is_refused(target, target_model, folders, change, message) -> None:
     """Heads of another target guess nothing, and the table would call the method useless."""
-    path = folders["medusa"] / "baseline.json"
-    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change), encoding="utf-8")
+    change_json(folders["medusa"] / "baseline.json", **change)
     with pytest.raises(InputError, match=message):
         build(target, target_model, folders)
 

@@ -16,7 +16,7 @@ from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.loop.generate import set_draft_length
 from drafter_trainer.errors import InputError
 from tests.baselines.conftest import knowing_heads, knowing_layer, make_eagle, make_medusa, noisy
-from tests.decoding.drafts import sliding_model, successor_model
+from tests.decoding.drafts import COUNTING, SIZE, sliding_model, successor_model
 from tests.decoding.lossless import IMPROBABLE, TOY_SIZE, chance_of_these_answers, exact_chances, sample
 from tests.drafters.loop.test_generate import CHAIN_SIZE, chain, chain_logits, chance_of_these_steps
 
@@ -24,8 +24,6 @@ __all__ = ["chain_logits"]  # a fixture, for pytest to find
 
 PROMPTS = [[9, 33, 120, 7], [50, 60, 70, 80, 90, 100, 110], [300, 7, 7, 9, 300]]
 TOKENS = 20
-SIZE = 16
-COUNTING = [(token + 1) % SIZE for token in range(SIZE)]
 
 
 class KnowingTree(TreeDecoding):

@@ -3,10 +3,7 @@
 import torch
 
 from benchmarks.baselines.lookahead import LookaheadDecoding
-from tests.decoding.drafts import successor_model
-
-SIZE = 16
-COUNTING = [(token + 1) % SIZE for token in range(SIZE)]
+from tests.decoding.drafts import COUNTING, SIZE, successor_model
 
 
 def test_pool_and_window_move_on() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel
 
 from benchmarks.baselines.eagle import EagleLayer
 from benchmarks.baselines.medusa import MedusaHeads
@@ -15,6 +15,7 @@ from drafter_trainer.training.arguments import BaselineTrainingArguments
 from drafter_trainer.training.base import train_to_end
 from tests.baselines.conftest import noisy
 from tests.training.conftest import COLLATOR, QUIET, VOCABULARY, make_draft_model, make_rows
+from tests.training.test_trainers import Stop, StoppedError
 
 WIDTH = 16
 DRAFT_IDS = torch.arange(3, VOCABULARY)
@@ -95,21 +96,13 @@ def test_loss_equals_the_one_computed_by_hand(tmp_path: Path, kind: str, templat
     assert loss.item() == pytest.approx(expected / 1000, rel=1e-4)
 
 
-class Stop(TrainerCallback):
-    """Stop within the second epoch, as a machine does that is switched off."""
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == 4:
-            raise KeyboardInterrupt
-
-
 def test_interrupted_training_goes_on(tmp_path: Path) -> None:
     """A training that begins again from the start costs its whole time twice."""
     given = {"save_strategy": "epoch", "num_train_epochs": 3, "per_device_train_batch_size": 4}
     whole = make_trainer("medusa", tmp_path / "whole", make_rows(12), **given)
     train_to_end(whole)
-    stopped = make_trainer("medusa", tmp_path / "stopped", make_rows(12), callbacks=[Stop()], **given)
-    with pytest.raises(KeyboardInterrupt):
+    stopped = make_trainer("medusa", tmp_path / "stopped", make_rows(12), callbacks=[Stop(4)], **given)
+    with pytest.raises(StoppedError):  # within the second epoch
         train_to_end(stopped)
     again = make_trainer("medusa", tmp_path / "stopped", make_rows(12), **given)
     train_to_end(again)

@@ -16,24 +16,20 @@ def slowed(factor: float) -> list[float]:
     return [factor * second for second in SECONDS]
 
 
-def rows(text: str) -> dict[str, list[str]]:
-    return cells("\n".join(line for line in text.splitlines() if line.startswith("|")))
-
-
 def test_planted_slowdown_is_found_and_noise_is_not() -> None:
     """The reason to compare: one method became slower by a tenth, and nothing else changed but by chance."""
     a = make_results(make_run({"plain": PLAIN_SECONDS, "lookup": SECONDS, "drafter": SECONDS}))
     noisy = [second * (1.03 if number % 2 else 0.97) for number, second in enumerate(SECONDS)]
     b = make_results(make_run({"plain": PLAIN_SECONDS, "lookup": noisy, "drafter": slowed(1.1)}))
     text = compare_results(a, b)
-    found = rows(text)
+    found = cells(text)
     assert found["drafter"][2:] == ["0.909x (0.909-0.909)", "slower"]
     assert found["lookup"][3] == "within noise"
     assert found["plain"][2:] == ["-", "-"]
     assert "8 questions in both" in text
     assert "Largest difference: 9.1%, drafter." in text
     assert "may not be concluded" not in text
-    assert rows(compare_results(b, a))["drafter"][2:] == ["1.100x (1.100-1.100)", "faster"]
+    assert cells(compare_results(b, a))["drafter"][2:] == ["1.100x (1.100-1.100)", "faster"]
 
 
 def test_only_common_questions_are_compared() -> None:
@@ -42,7 +38,7 @@ def test_only_common_questions_are_compared() -> None:
     longer = make_run({"plain": [*PLAIN_SECONDS, 1.0], "drafter": [*SECONDS, 100.0]})
     longer["questions"]["sha256"] = "1"
     text = compare_results(a, make_results(longer))
-    assert rows(text)["drafter"][2] == "1.000x (1.000-1.000)"
+    assert cells(text)["drafter"][2] == "1.000x (1.000-1.000)"
     assert "the questions differ (8 and 9, of which 8 share their ids)" in text
 
 
@@ -75,7 +71,7 @@ def test_runs_are_matched_by_setting() -> None:
     seconds = {"plain": PLAIN_SECONDS, "drafter": SECONDS}
     greedy, slower = make_run(seconds), make_run({"plain": PLAIN_SECONDS, "drafter": slowed(1.2)}, temperature=1.0)
     text = compare_results(make_results(greedy), make_results(slower, greedy))
-    assert rows(text)["drafter"][3] == "within noise"
+    assert cells(text)["drafter"][3] == "within noise"
     assert "T = 1, seed 0: in B alone, not compared." in text
     with pytest.raises(InputError, match=r"A has de-en, translation, greedy; B has de-en, translation, T = 1, seed 0"):
         compare_results(make_results(greedy), make_results(slower))

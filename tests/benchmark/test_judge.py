@@ -40,14 +40,8 @@ def output(question_id: str, method: str, text: str, temperature: float = 0.0) -
     }
 
 
-OUTPUTS = [
-    output("1", "plain", "good"),
-    output("2", "plain", "good"),
-    output("3", "plain", "good"),
-    output("1", "drafter", "good"),
-    output("2", "drafter", "poor"),
-    output("3", "drafter", "odd"),
-]
+SAID = {"plain": ("good", "good", "good"), "drafter": ("good", "poor", "odd")}
+OUTPUTS = [output(f"{n}", method, text) for method, texts in SAID.items() for n, text in enumerate(texts, 1)]
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The benchmark's loop over questions: interleaving, the journal, and what it catches."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from drafter_trainer.benchmark.summary import summarise_run
 from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora.questions import Question
 from drafter_trainer.decoding.metrics import Round
-from drafter_trainer.decoding.rounds import Decoding
+from drafter_trainer.decoding.rounds import Decoding, decode
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import attach_loop
 from drafter_trainer.drafters.loop.repository import build_network
@@ -34,18 +35,22 @@ DESCRIPTION = {
 }
 
 
-def scripted(monkeypatch: pytest.MonkeyPatch, answers: dict[str, tuple[list[int], float]]) -> list[str]:
-    """Replace decoding by answers of known ids and times; returns the order in which methods were asked."""
-    order: list[str] = []
+Asked = list[tuple[str, list[int]]]
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, answers: dict[str, tuple[list[int], float | Iterator[float]]]) -> Asked:
+    """Replace decoding by answers of known ids and times; returns which method was asked what, in turn."""
+    asked: Asked = []
 
     def decode(target_model, prompt_ids, draft_arguments, temperature, seed, max_new_tokens) -> Decoding:
         name = draft_arguments.get("name", PLAIN)
-        order.append(name)
+        asked.append((name, list(prompt_ids)))
         ids, seconds = answers[name]
-        return Decoding(ids, seconds, [Round(0, 0, False)] * len(ids), 0.0, seconds, seconds / 2)
+        took = seconds if isinstance(seconds, float) else next(seconds)
+        return Decoding(ids, took, [Round(0, 0, False)] * len(ids), took / 4, took / 2, took / 2)
 
     monkeypatch.setattr(module, "decode", decode)
-    return order
+    return asked
 
 
 def results_of(records: list[dict], methods: list[Method], setting: Setting = GREEDY) -> dict:
@@ -87,25 +92,24 @@ def test_every_method_runs_and_is_lossless(target_model, tokenizer, tmp_path) ->
 
 def test_methods_take_turns(target_model, tokenizer, tmp_path, monkeypatch) -> None:
     """A machine that slows down in the course of a run must slow all methods down."""
-    order = scripted(monkeypatch, {PLAIN: ([7], 1.0), "other": ([7], 1.0)})
+    asked = scripted(monkeypatch, {PLAIN: ([7], 1.0), "other": ([7], 1.0)})
     methods = [Method(PLAIN), Method("other", 2, {"name": "other"})]
     measure(target_model, ChatTokenizer(tokenizer), QUESTIONS, methods, GREEDY, tmp_path / "journal.jsonl")
-    warm_up, timed = order[:2], order[2:]
-    assert warm_up == [PLAIN, "other"]
-    assert timed == [PLAIN, "other", "other", PLAIN, PLAIN, "other", "other", PLAIN]
+    timed = [PLAIN, "other", "other", PLAIN, PLAIN, "other", "other", PLAIN]
+    assert [name for name, _ in asked] == [PLAIN, "other", *timed]  # the warm-up comes first
 
 
 def test_interrupted_run_goes_on(target_model, tokenizer, tmp_path, monkeypatch) -> None:
     """A run killed within a line asks that question again, and no other."""
-    order = scripted(monkeypatch, {PLAIN: ([7], 1.0)})
+    asked = scripted(monkeypatch, {PLAIN: ([7], 1.0)})
     journal = tmp_path / "journal.jsonl"
     whole = measure(target_model, ChatTokenizer(tokenizer), QUESTIONS, [Method(PLAIN)], GREEDY, journal)
     journal.write_bytes(journal.read_bytes()[:-20])
-    order.clear()
+    asked.clear()
     assert measure(target_model, ChatTokenizer(tokenizer), QUESTIONS, [Method(PLAIN)], GREEDY, journal) == whole
-    assert len(order) == 2  # the warm-up and the last question
+    assert len(asked) == 2  # the warm-up and the last question
     assert measure(target_model, ChatTokenizer(tokenizer), QUESTIONS, [Method(PLAIN)], GREEDY, journal) == whole
-    assert len(order) == 2
+    assert len(asked) == 2
 
 
 def conversation(*prompts: str) -> list[Question]:
@@ -118,14 +122,7 @@ def conversation(*prompts: str) -> list[Question]:
 def test_later_turns_follow_plain_answers_for_every_method(target_model, tokenizer, tmp_path, monkeypatch) -> None:
     """Methods that each follow their own answers would be timed on different prompts."""
     words = {PLAIN: tokenizer("Guten Tag")["input_ids"], "other": tokenizer("etwas anderes")["input_ids"]}
-    asked: list[tuple[str, list[int]]] = []
-
-    def decode(target_model, prompt_ids, draft_arguments, temperature, seed, max_new_tokens) -> Decoding:
-        name = draft_arguments.get("name", PLAIN)
-        asked.append((name, list(prompt_ids)))
-        return Decoding(words[name], 1.0, [Round(0, 0, False)] * len(words[name]), 0.0, 1.0, 0.5)
-
-    monkeypatch.setattr(module, "decode", decode)
+    asked = scripted(monkeypatch, {name: (ids, 1.0) for name, ids in words.items()})
     methods = [Method(PLAIN), Method("other", 2, {"name": "other"})]
     turns, journal = conversation("Hallo", "Und nun?"), tmp_path / "journal.jsonl"
     records = measure(target_model, ChatTokenizer(tokenizer), turns, methods, GREEDY, journal)
@@ -146,11 +143,11 @@ def test_conversation_beyond_the_context_is_named_before_anything_is_measured(
     target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answers to earlier turns take room too; hours of measuring must not end on the last conversation."""
-    order = scripted(monkeypatch, {PLAIN: ([7], 1.0)})
+    asked = scripted(monkeypatch, {PLAIN: ([7], 1.0)})
     turns = conversation("Wort " * 60, "Wort " * 60)
     with pytest.raises(InputError, match=r"question q/2: .* and 400 new ones pass the target's context of 512"):
         measure(target_model, ChatTokenizer(tokenizer), turns, [Method(PLAIN)], Setting(0.0, 0, 200), tmp_path / "j")
-    assert order == []
+    assert asked == []
 
 
 def test_prompt_lookup_drafts_as_told(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -181,23 +178,15 @@ def test_lossy_method_is_marked_where_it_samples(target_model, tokenizer, tmp_pa
 
 def test_median_of_the_repeats_counts(target_model, tokenizer, tmp_path, monkeypatch) -> None:
     """A hiccup of the machine in one of three timings must not move the table, and the parts must be of one timing."""
-    seconds = {PLAIN: iter([9.0, 2.0, 3.0]), "other": iter([1.0, 7.0, 1.5])}
-    order: list[str] = []
-
-    def decode(target_model, prompt_ids, draft_arguments, temperature, seed, max_new_tokens) -> Decoding:
-        name = draft_arguments.get("name", PLAIN)
-        order.append(name)
-        took = 0.1 if len(order) <= 2 else next(seconds[name])  # the warm-up comes first
-        return Decoding([7, 8], took, [Round(0, 0, False)] * 2, took / 4, took / 2, took / 2)
-
-    monkeypatch.setattr(module, "decode", decode)
+    seconds = {PLAIN: iter([0.1, 9.0, 2.0, 3.0]), "other": iter([0.1, 1.0, 7.0, 1.5])}  # the warm-up comes first
+    asked = scripted(monkeypatch, {name: ([7, 8], each) for name, each in seconds.items()})
     methods = [Method(PLAIN), Method("other", 2, {"name": "other"})]
     journal = tmp_path / "journal.jsonl"
     (record,) = measure(target_model, ChatTokenizer(tokenizer), QUESTIONS[:1], methods, GREEDY, journal, repeats=3)
     plain, other = record["methods"][PLAIN], record["methods"]["other"]
     assert (plain["seconds"], plain["draft_seconds"], plain["verification_seconds"]) == (3.0, 0.75, 1.5)
     assert (other["seconds"], other["repeat_seconds"]) == (1.5, [1.0, 7.0, 1.5])
-    assert order[2:] == [PLAIN, "other", "other", PLAIN, PLAIN, "other"]
+    assert [name for name, _ in asked[2:]] == [PLAIN, "other", "other", PLAIN, PLAIN, "other"]
 
 
 def test_methods_that_cannot_be_built_are_refused(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -207,3 +196,17 @@ def test_methods_that_cannot_be_built_are_refused(tokenizer: PreTrainedTokenizer
         build_methods(drafter, None, [4], alone=["ngram"])
     with pytest.raises(InputError, match=r"^drafter is the name of a method already"):
         build_methods(drafter, None, [4], others={"drafter": drafter})
+
+
+def test_lossy_output_is_caught_where_it_begins(target_model, tokenizer, tmp_path) -> None:
+    """A method that may not say one of the target's words is faster for nothing and must not pass as lossless."""
+    target_model.generation_config.eos_token_id = None
+    chat = ChatTokenizer(tokenizer)
+    said = decode(target_model, chat.encode_prompt(QUESTIONS[0].prompt), {}, 0.0, 0, 12).output_ids
+    methods = [Method(PLAIN), Method("lossy", 4, {"suppress_tokens": [said[3]]})]
+    records = measure(target_model, chat, QUESTIONS, methods, GREEDY, tmp_path / "journal.jsonl")
+    losslessness = results_of(records, methods)["runs"][0]["methods"][1]["losslessness"]
+    assert losslessness["equal"] < 4
+    first = losslessness["divergences"][0]
+    assert (first["question_id"], first["position"]) == ("q0", said.index(said[3]))
+    assert first["margin"] > 0

@@ -27,21 +27,14 @@ class Page(HTMLParser):
         self.tags.append(tag)
         if tag not in VOID:
             self.open.append(tag)
-        self._look(attrs)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self._look(attrs)
+        names = {"src", "href", "xlink:href", "srcset", "action", "data", "poster"}
+        self.loads += [value for name, value in attrs if name in names and not (value or "").startswith("#")]
 
     def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
+        assert tag in VOID or self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
         self.text += data
-
-    def _look(self, attrs: list[tuple[str, str | None]]) -> None:
-        names = {"src", "href", "xlink:href", "srcset", "action", "data", "poster"}
-        self.loads += [value for name, value in attrs if name in names and not (value or "").startswith("#")]
 
 
 def check_alone(page: str) -> None:

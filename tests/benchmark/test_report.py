@@ -3,12 +3,7 @@
 from typing import Any
 
 from benchmarks.pages import overview_table
-from drafter_trainer.benchmark.report import (
-    difference_table,
-    markdown_table,
-    render_markdown,
-    report_tables,
-)
+from drafter_trainer.benchmark.report import difference_table, markdown_table, render_markdown, report_tables
 from tests.benchmark.made import make_results, make_run
 
 
@@ -28,7 +23,9 @@ def results(pair: str, *runs: tuple[float, dict[str, float]]) -> dict[str, Any]:
 
 def cells(table: str) -> dict[str, list[str]]:
     """Read a Markdown table by the first cell of each row."""
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("|")
+    ]
     return {row[0]: row[1:] for row in rows}
 
 

@@ -63,21 +63,6 @@ def test_median_is_of_the_prompts_own_ratios() -> None:
     assert speedup(method, plain).value == pytest.approx(1020 / 109)
 
 
-def planted(difference: float, noise: float, random: np.random.Generator) -> tuple[Timings, Timings]:
-    """Time 20 prompts of very different lengths twice, the first time `difference` times as fast."""
-    tokens = random.integers(10, 128, size=20).astype(float)
-    first, second = (tokens / 16 * random.lognormal(0, noise, size=20) for _ in range(2))
-    return Timings(tokens, first / difference), Timings(tokens, second)
-
-
-@pytest.mark.parametrize(("difference", "expected"), [(1.1, Verdict.FASTER), (0.9, Verdict.SLOWER)])
-def test_planted_difference_is_found(difference: float, expected: Verdict) -> None:
-    """Prompts differ tenfold in time, methods by a tenth: without pairing nothing would be found."""
-    random = np.random.default_rng(3)
-    found = [verdict(speedup(*planted(difference, 0.05, random)), 20) for _ in range(50)]
-    assert found == [expected] * 50
-
-
 def test_ratio_of_speedups_takes_the_machine_out() -> None:
     """A machine that was half as fast the second time slowed plain decoding too: the method is the same."""
     tokens, plain, method = [10, 20, 40], [1, 2, 5], [0.5, 1.5, 2]

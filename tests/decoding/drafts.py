@@ -1,13 +1,16 @@
 """Drafters whose agreement with their target is known."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from drafter_trainer.drafters.loop import generate
 from tests.conftest import tiny_model
+
+SIZE = 16
+COUNTING = [(token + 1) % SIZE for token in range(SIZE)]
 
 
 def set_draft_length(drafter: PreTrainedModel, draft_length: int) -> PreTrainedModel:
@@ -42,13 +45,17 @@ def disagreeing(target_model: PreTrainedModel) -> PreTrainedModel:
     return drafter
 
 
+def add_noise(weights: Iterable[torch.Tensor], noise: float, seed: int = 0) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in weights:
+            weight.add_(noise * torch.randn(weight.shape, generator=generator))
+
+
 def partly_agreeing(target_model: PreTrainedModel, noise: float, seed: int = 0) -> PreTrainedModel:
     """Make a drafter that is sometimes right: a copy with noise on its layers."""
     drafter = copy.deepcopy(target_model)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in drafter.model.layers.parameters():
-            weight.add_(noise * torch.randn(weight.shape, generator=generator))
+    add_noise(drafter.model.layers.parameters(), noise, seed)
     return drafter
 
 

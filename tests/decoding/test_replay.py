@@ -10,14 +10,12 @@ from benchmarks.studies import replay_at_fixed_length
 from drafter_trainer.decoding.metrics import Round
 from drafter_trainer.decoding.replay import Costs, SimulatedClock, replay
 from drafter_trainer.decoding.rounds import decode
-from drafter_trainer.drafters.load import with_stock_loop
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import attach_loop
 from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.drafters.loop.policy import SOURCES
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.drafters.ngram import count_table
-from drafter_trainer.targets import end_ids
 from tests.decoding.drafts import partly_agreeing
 from tests.drafters.loop.conftest import PROMPTS, FakeNetwork, calibration, greedy_answers, make_loop, make_settings
 
@@ -27,11 +25,9 @@ PROMPT = 3000.0
 
 
 @pytest.fixture(autouse=True)
-def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds of a clock that is moved by hand: the simulated one counts a busy machine's pauses too."""
-    moved = [100.0]
-    monkeypatch.setattr("time.perf_counter", lambda: moved[0])
-    return moved
+def standing_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The simulated clock counts a busy machine's pauses too."""
+    monkeypatch.setattr("time.perf_counter", lambda: 100.0)
 
 
 def costs_of(passes: list[float]) -> Costs:
@@ -106,14 +102,3 @@ def test_fixed_length_rounds_are_those_written_by_hand() -> None:
         Round(2, 1, True),  # nothing is drafted behind the end token
         Round(0, 0, False),
     ]
-
-
-def test_fixed_length_rounds_are_those_of_the_stock_loop(target_model: PreTrainedModel) -> None:
-    """Prevent tokens per target pass from being those of another way of decoding."""
-    drafter = partly_agreeing(target_model, 0.015)
-    methods = {}, {"assistant_model": with_stock_loop(drafter, 4)}
-    plain, assisted = ([decode(target_model, p, method, 0.0, 0, TOKENS) for p in PROMPTS] for method in methods)
-    completions = [(prompt, decoding.output_ids) for prompt, decoding in zip(PROMPTS, plain)]
-    replayed = replay_at_fixed_length(LeanNetwork(drafter), completions, 4, end_ids(target_model))
-    decoded = [round_ for decoding in assisted for round_ in decoding.rounds]
-    assert [round_.accepted for round_ in replayed] == [round_.accepted for round_ in decoded]

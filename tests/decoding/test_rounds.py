@@ -14,11 +14,8 @@ from transformers.generation.candidate_generator import (
 
 from drafter_trainer.decoding.metrics import Round, acceptance_rate, alpha, mean_accepted_tokens
 from drafter_trainer.decoding.rounds import Decoding, decode
-from tests.decoding.drafts import agreeing, disagreeing, partly_agreeing, set_draft_length, successor_model
+from tests.decoding.drafts import COUNTING, agreeing, disagreeing, partly_agreeing, set_draft_length, successor_model
 from tests.decoding.lossless import PROMPTS
-
-SIZE = 16
-COUNTING = [(token + 1) % SIZE for token in range(SIZE)]
 
 
 def counting(eos_token_id: int | None = None) -> PreTrainedModel:
@@ -28,7 +25,7 @@ def counting(eos_token_id: int | None = None) -> PreTrainedModel:
 
 def counting_except(*wrong: int) -> PreTrainedModel:
     """Make a drafter that counts too, but stands still at some tokens."""
-    return successor_model([token if token in wrong else COUNTING[token] for token in range(SIZE)])
+    return successor_model([token if token in wrong else follower for token, follower in enumerate(COUNTING)])
 
 
 def drafting(drafter: PreTrainedModel, draft_length: int) -> dict[str, PreTrainedModel]:

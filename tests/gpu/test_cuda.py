@@ -14,6 +14,7 @@ from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.drafters.loop.repository import build_network
 from tests.conftest import make_model
 from tests.decoding.drafts import partly_agreeing, set_draft_length, sliding_model
+from tests.decoding.lossless import check_greedy
 from tests.drafters.loop.conftest import SLIDING
 from tests.drafters.test_load import write_drafter
 
@@ -84,10 +85,7 @@ def test_greedy_output_is_plain_decodings(tmp_path, tokenizer, target_model, dty
 def test_stock_loop_is_lossless_in_float32(target_model: PreTrainedModel) -> None:
     """The same of the loop of a user without this package."""
     drafter = set_draft_length(partly_agreeing(target_model, 0.015), 4).to(CUDA)
-    target = target_model.to(CUDA)
-    for prompt in PROMPTS:
-        plain = decode(target, prompt, {}, 0.0, 0, 32)
-        assert decode(target, prompt, {"assistant_model": drafter}, 0.0, 0, 32).output_ids == plain.output_ids
+    check_greedy(target_model.to(CUDA), drafter, PROMPTS, 32)
 
 
 def test_drafter_that_moved_is_refused_and_loads_again(tmp_path, tokenizer, target_model) -> None:

@@ -41,15 +41,11 @@ def test_prompts_of_any_pair_have_the_form_of_the_template() -> None:
     assert render(composed) == "<bos>" + composed
 
 
-def write_aligned(folder: Path, **lines: list[str]) -> None:
-    for code, texts in lines.items():
-        (folder / f"{code}.txt").write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
-
-
 def test_prompts_show_examples_where_the_template_has_none(tmp_path: Path) -> None:
     """Without examples the target does not translate; a reference of another line scores nothing."""
     source, reference = ([f"{code}{number}" for number in range(7)] for code in ("es", "en"))
-    write_aligned(tmp_path, es=source, en=reference, it=source[:-1])
+    for code, texts in {"es": source, "en": reference, "it": source[:-1]}.items():
+        (tmp_path / f"{code}.txt").write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
     lines = read_aligned(tmp_path, get_pair("es-en"))
     assert lines == list(zip(source, reference))
     asked, *_ = make_questions(get_pair("es-en"), lines[:EXAMPLES], lines[EXAMPLES:])
