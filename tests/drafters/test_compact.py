@@ -4,16 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from drafter_trainer.drafters.compact import COMPACT, read_compact, write_compact
 from drafter_trainer.drafters.initialization import create_drafter
 from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.errors import InputError
-from drafter_trainer.hub.publish import Publishing, publish_run
-from drafter_trainer.runs import Run
-from tests.conftest import make_model, tiny_model
-from tests.hub.conftest import make_run
+from tests.conftest import tiny_model
+from tests.decoding.lossless import check_greedy
+from tests.hub.conftest import publish_compact
 
 FAMILIES = ["llama", "gemma3_text", "qwen3"]
 
@@ -34,23 +33,14 @@ def make_pair(family: str) -> tuple[PreTrainedModel, PreTrainedModel]:
 
 def test_compact_repository_is_published_and_drafts(tmp_path, tokenizer, target, target_model) -> None:
     """Prevent a compact repository from carrying what is the target's, or from changing the target's output."""
-    run_folder = make_run(tmp_path / "run", tokenizer)
-    drafter = make_model(tokenizer, layers=1, seed=3)
-    with torch.no_grad():
-        drafter.get_input_embeddings().weight.copy_(target_model.get_input_embeddings().weight)
-    drafter.save_pretrained(run_folder / "finetune")
-    run = Run("tiny-drafter-de-en", run_folder, "de-en")
-    place = tmp_path / "published"
-    publish_run(run, target, "auto", Publishing(to=str(place), format="compact"))
+    place = publish_compact(tmp_path, tokenizer, target)
     assert (place / COMPACT).is_file()
     assert not {"model.safetensors", "tokenizer.json"} & {path.name for path in place.iterdir()}
-    loaded = load_drafter(str(place), target_model, tokenizer)
-    ids = torch.tensor([[5, 6, 7, 8]])
-    given = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 20, "do_sample": False}
-    plain = target_model.generate(ids, **given)
-    assert torch.equal(target_model.generate(ids, **given, assistant_model=loaded), plain)
+    loaded, ids = load_drafter(str(place), target_model, tokenizer), torch.tensor([[5, 6, 7, 8]])
+    check_greedy(target_model, loaded, ids.tolist(), 20)
     start = create_drafter(target, str(place))
-    assert start.num_parameters(only_trainable=True) == drafter.num_parameters()
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "finetune")
+    assert start.num_parameters(only_trainable=True) == whole.num_parameters()
     assert start.get_output_embeddings().weight is start.get_input_embeddings().weight
     assert start.get_input_embeddings().weight.data_ptr() != target_model.get_input_embeddings().weight.data_ptr()
     with torch.inference_mode():

@@ -1,23 +1,20 @@
 """The weights that a drafter starts from."""
 
 import copy
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    PreTrainedModel,
-)
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from drafter_trainer.drafters.initialization import create_drafter, from_layers, setup_of
-from drafter_trainer.errors import InputError
+from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.languages import get_pair
 from drafter_trainer.targets import Target
-from tests.conftest import make_model, make_tokenizer, tiny_model, tiny_vision_model
+from tests.conftest import change_json, make_model, make_tokenizer, tiny_model, tiny_vision_model
+from tests.drafters.test_load import swap_two_tokens
 
 PROBES = get_pair("de-en").probes
 IDS = torch.tensor([[9, 33, 120, 7, 250, 61]])
@@ -162,6 +159,14 @@ def test_sibling_with_other_added_tokens_is_taken(tmp_path: Path, target: Target
     assert drafter.config.eos_token_id == tokenizer.eos_token_id
 
 
+def test_checkpoint_of_another_tokenizer_is_refused(tmp_path: Path, target: Target, tokenizer) -> None:
+    """An equal vocabulary size with other tokens drafts garbage, which only shows as a slow target."""
+    checkpoint = make_checkpoint(tmp_path, make_model(tokenizer, layers=1), tokenizer)
+    swap_two_tokens(tmp_path)
+    with pytest.raises(IncompatibleTokenizerError, match="differs from the target's in 2 tokens"):
+        create_drafter(target, checkpoint)
+
+
 def test_known_sibling_is_taken_by_name(tmp_path, target, tokenizer, monkeypatch) -> None:
     """Whoever does not know which model shares the target's tokenizer gets it, or a line that says what to do."""
     sibling = make_model(tokenizer, layers=1, seed=5, hidden_size=16)
@@ -177,9 +182,7 @@ def test_known_sibling_is_taken_by_name(tmp_path, target, tokenizer, monkeypatch
 def test_layers_of_a_quantized_target_are_refused(tmp_path, target_folder, monkeypatch) -> None:
     """FP8 weights without their scales are other weights, and a drafter that says it is quantized does not load."""
     shutil.copytree(target_folder, tmp_path, dirs_exist_ok=True)
-    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
-    config["quantization_config"] = {"quant_method": "fp8"}
-    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    change_json(tmp_path / "config.json", quantization_config={"quant_method": "fp8"})
     monkeypatch.setattr(Target, "load_model", lambda *_: pytest.fail("the target's weights were loaded"))
     target = Target("tests/quantized", "0", str(tmp_path))
     with pytest.raises(InputError, match="tests/quantized are quantized"):

@@ -12,12 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedModel,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from drafter_trainer.decoding.metrics import Round
 from drafter_trainer.decoding.rounds import decode
@@ -30,6 +25,7 @@ from drafter_trainer.languages import get_pair
 from drafter_trainer.repository import Repository
 from drafter_trainer.targets import Target
 from tests.conftest import make_model, make_tokenizer, tiny_vision_model
+from tests.decoding.drafts import set_draft_length
 from tests.decoding.lossless import check_greedy
 from tests.hub.conftest import results_for
 from tests.processes import Running
@@ -42,14 +38,7 @@ PROMPT = [9, 33, 120, 7, 250, 61]
 
 def write_drafter(folder: Path, model: PreTrainedModel, tokenizer, pair: str = "de-en") -> Path:
     """Write a drafter's folder with the files that publishing writes."""
-    model.generation_config = GenerationConfig(
-        num_assistant_tokens=DRAFT_LENGTH,
-        num_assistant_tokens_schedule="constant",
-        assistant_confidence_threshold=0.0,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    set_draft_length(model, DRAFT_LENGTH)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     description = DrafterDescription(
@@ -70,12 +59,12 @@ def write_drafter(folder: Path, model: PreTrainedModel, tokenizer, pair: str = "
     return folder
 
 
-def swap_two_tokens(folder: Path) -> None:
+def swap_two_tokens(folder: Path, one: str = "m", other: str = "n") -> None:
     """Give a folder's tokenizer two tokens with each other's ids."""
     path = folder / "tokenizer.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     vocabulary = content["model"]["vocab"]
-    vocabulary["m"], vocabulary["n"] = vocabulary["n"], vocabulary["m"]
+    vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
     path.write_text(json.dumps(content), encoding="utf-8")
 
 

@@ -8,16 +8,14 @@ from transformers import PreTrainedModel
 
 from drafter_trainer.decoding.metrics import alpha
 from drafter_trainer.drafters.load import load_drafter, with_stock_loop
-from drafter_trainer.drafters.loop.drafting import DraftingLoop
-from drafter_trainer.drafters.loop.generate import attach_loop, loop_of
-from drafter_trainer.drafters.loop.network import LeanNetwork
+from drafter_trainer.drafters.loop.generate import loop_of
 from drafter_trainer.drafters.loop.networkless import NetworklessDrafter
 from drafter_trainer.drafters.padding import fit_vocabulary
 from drafter_trainer.errors import InputError
 from tests.conftest import make_model
 from tests.decoding.drafts import partly_agreeing
 from tests.decoding.lossless import TOY_SIZE, check_greedy, check_sampled
-from tests.drafters.loop.conftest import CPU, make_settings
+from tests.drafters.loop.conftest import make_settings, with_loop
 from tests.drafters.test_load import write_drafter
 
 
@@ -49,9 +47,7 @@ def test_sampled_answers_have_the_targets_distribution(toy_target: PreTrainedMod
     drafter = padded(partly_agreeing(toy_target, 0.1), known)
     fit_vocabulary(drafter, TOY_SIZE)
     settings = make_settings(sources=["network"], longest_draft=2)
-    attach_loop(
-        drafter, DraftingLoop(LeanNetwork(drafter, torch.arange(known)), None, settings, CPU, TOY_SIZE, lambda: 0.0)
-    )
+    with_loop(drafter, settings, draft_ids=torch.arange(known))
     check_sampled(toy_target, {"assistant_model": drafter}, high=0.95)
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.compatibility import hash_tokenizer
 from drafter_trainer.drafters.description import FILE_NAME
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
@@ -26,7 +27,7 @@ from drafter_trainer.runs import Run, Step, finished_step
 from drafter_trainer.targets import Target
 from drafter_trainer.tuning.results import write_tuning
 from drafter_trainer.tuning.search import Candidate
-from tests.conftest import make_model
+from tests.conftest import change_json, make_model
 from tests.decoding.drafts import partly_agreeing
 from tests.decoding.lossless import PROMPTS
 
@@ -51,23 +52,18 @@ def make_settings(costs: Sequence[float] = FLAT, step: float = 0.01, **changes: 
 
 
 class Clock:
-    """A clock that is moved by hand."""
+    """A clock that is moved by hand, and by its pace at each look."""
 
-    def __init__(self) -> None:
-        self.seconds = 0.0
+    def __init__(self, pace: float = 0.0) -> None:
+        self.seconds, self.pace = 0.0, pace
 
     def __call__(self) -> float:
+        self.seconds += self.pace
         return self.seconds
 
 
 class FakeNetwork:
-    """A network with hand-written logits, which notes what it reads.
-
-    Args:
-        successor (callable): From the tokens read so far to the next one, which gets nearly all probability.
-        size (`int`): Of the vocabulary.
-        limit (`int`): Context.
-    """
+    """A network with hand-written logits, which notes what it reads; what follows a text has nearly all chance."""
 
     draft_ids = None
     prompt_window: int | None = None
@@ -142,33 +138,38 @@ SLIDING = ["sliding_attention", "sliding_attention", "full_attention"]
 
 
 def greedy_answers(target_model: PreTrainedModel, prompts: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
-    """Decode prompts plainly; the answers come without them."""
-    answers = []
-    for prompt in prompts:
-        ids = torch.tensor([list(prompt)])
-        output = target_model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False, eos_token_id=None
-        )
-        answers.append(output[0, len(prompt) :].tolist())
-    return answers
+    """Decode prompts plainly, beyond their end tokens; the answers come without them."""
+    return [decode(target_model, prompt, {"eos_token_id": None}, 0.0, 0, tokens).output_ids for prompt in prompts]
+
+
+def publish_tuned(
+    run: Run,
+    drafter: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    choice: Candidate,
+    target: Target,
+    **given: Any,
+) -> Path:
+    """Publish a drafter as finetuning and tuning leave it; its folder is `drafter`, beside that of the run."""
+    finetune, tune = run.folder / "finetune", run.folder / "tune"
+    with Step(finetune, "finetune", {}, {}):
+        drafter.save_pretrained(finetune)
+        tokenizer.save_pretrained(finetune)
+    with Step(tune, "tune", {}, {"drafter": finished_step(finetune, "")["fingerprint"]}):
+        write_tuning(tune, choice, [], hash_tokenizer(tokenizer, get_pair("de-en").probes))
+    publishing = Publishing(to=str(run.folder.parent / "drafter"), **given)
+    return Path(publish_run(run, target, "auto", publishing).place)
 
 
 @pytest.fixture(scope="session")
 def published(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast, target: Target) -> Path:
     """A published folder with draft vocabulary, table and settings; leave it as it is."""
-    folder = tmp_path_factory.mktemp("published") / "run"
     target_model = make_model(tokenizer)
     answers = greedy_answers(target_model, PROMPTS[:2], 24)
-    with Step(folder / "finetune", "finetune", {}, {}):
-        partly_agreeing(target_model, 0.01).save_pretrained(folder / "finetune")
-        tokenizer.save_pretrained(folder / "finetune")
-    trained = finished_step(folder / "finetune", "")["fingerprint"]
     ids = choose_ids(count_ids(answers, len(tokenizer)), 40, [tokenizer.eos_token_id])
     choice = Candidate(make_settings(longest_draft=5), ids, count_table(answers, (1, 2, 3)))
-    with Step(folder / "tune", "tune", {}, {"drafter": trained}):
-        write_tuning(folder / "tune", choice, [], hash_tokenizer(tokenizer, get_pair("de-en").probes))
-    run = Run("tiny-drafter-de-en", folder, "de-en")
-    return Path(publish_run(run, target, "auto", Publishing(to=str(folder.parent / "drafter"))).place)
+    run = Run("tiny-drafter-de-en", tmp_path_factory.mktemp("published") / "run", "de-en")
+    return publish_tuned(run, partly_agreeing(target_model, 0.01), tokenizer, choice, target)
 
 
 CHEAP = ["lookup", "ngram"]
@@ -183,8 +184,7 @@ def without_network(published: Path, target: Target, tmp_path_factory: pytest.Te
 
 
 def describe(folder: Path, **changes: Any) -> None:
-    path = folder / FILE_NAME
-    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+    change_json(folder / FILE_NAME, **changes)
 
 
 def replace_file(folder: Path, name: str, content: bytes) -> None:

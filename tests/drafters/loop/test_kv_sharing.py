@@ -1,5 +1,6 @@
 """A network that attends to the target's own keys and values, and texts that do not change by it."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -35,6 +36,16 @@ def sharing(target: PreTrainedModel, noise: float = 0.015) -> PreTrainedModel:
     return drafter
 
 
+def make_sharing(name: str) -> tuple[PreTrainedModel, PreTrainedModel]:
+    """Make a drafter of a family and a target whose keys and values it attends to."""
+    model, target = (make(copy.deepcopy(CONFIGS[name])) for _ in range(2))
+    with torch.no_grad():
+        for weight in target.parameters():
+            weight.mul_(1.1)
+    model.config.kv_sharing_layers = [0, 1] if getattr(model.config, "layer_types", None) else [1, 0]
+    return model, target
+
+
 @torch.inference_mode()
 def cache_of(target: PreTrainedModel, tokens: list[int], **given: Any) -> Any:
     """Read tokens with a target as `generate` does."""
@@ -49,13 +60,7 @@ def cache_of(target: PreTrainedModel, tokens: list[int], **given: Any) -> Any:
 @pytest.mark.parametrize("name", ["llama", "mistral with windows", "qwen3", "gemma3"])
 def test_a_network_attends_to_the_targets_keys(name: str) -> None:
     """Prevent keys at other places, of other layers, or of the network's own, also beyond an attention's window."""
-    config, target_config = CONFIGS[name], CONFIGS[name].__class__.from_dict(CONFIGS[name].to_dict())
-    model, target = make(config), make(target_config)
-    with torch.no_grad():
-        for weight in target.parameters():
-            weight.mul_(1.1)
-    layers = [0, 1] if getattr(config, "layer_types", None) else [1, 0]
-    model.config.kv_sharing_layers = layers
+    model, target = make_sharing(name)
     network, shared = LeanNetwork(model), 0
     network.read(TOKENS[:3])  # alone, at places that the target's keys then take
     for verified in (4, 7, 9):
@@ -64,7 +69,7 @@ def test_a_network_attends_to_the_targets_keys(name: str) -> None:
         drafted = TOKENS[verified : verified + 3]
         cache, expected = cache_of(target, TOKENS[:verified]), []
         mapped = DynamicCache()
-        for index, layer in enumerate(layers):
+        for index, layer in enumerate(model.config.kv_sharing_layers):
             mapped.update(cache.layers[layer].keys, cache.layers[layer].values, index)
         with torch.inference_mode():
             for token in drafted:
@@ -72,7 +77,6 @@ def test_a_network_attends_to_the_targets_keys(name: str) -> None:
         for token, logits in zip(drafted, expected):
             torch.testing.assert_close(network.read([token]), logits, atol=1e-4, rtol=0)
         assert network.length == verified + 3
-    del model.config.kv_sharing_layers
 
 
 def test_what_does_not_fit_is_left_alone(target_model: PreTrainedModel) -> None:

@@ -1,5 +1,7 @@
 """How long a draft pays."""
 
+import itertools
+import operator
 import random
 
 import pytest
@@ -27,14 +29,6 @@ def worth(length: int, reach: list[float], curve: CostModel, rate: float) -> flo
     return sum(reach[:length]) - rate * curve(length + 1)
 
 
-def random_reach(choose: random.Random, length: int) -> list[float]:
-    reach, reached = [], 1.0
-    for _ in range(length):
-        reached *= choose.random()
-        reach.append(reached)
-    return reach
-
-
 @pytest.mark.parametrize("milliseconds", CURVES.values(), ids=CURVES)
 def test_best_length_is_the_best_of_all(milliseconds: list[float]) -> None:
     """A draft one token too long or too short in each round is a few per cent that nobody finds."""
@@ -43,7 +37,8 @@ def test_best_length_is_the_best_of_all(milliseconds: list[float]) -> None:
     for _ in range(400):
         longest = choose.randrange(1, 9)
         shortest = choose.randrange(longest + 1)
-        reach = random_reach(choose, choose.randrange(longest + 1))
+        drafted = choose.randrange(longest + 1)
+        reach = list(itertools.accumulate((choose.random() for _ in range(drafted)), operator.mul))
         rate = choose.choice([0.01, 0.1, 0.2, 0.5, 1.0])
         length = best_length(reach, longest, curve, rate, shortest)
         assert shortest <= length <= longest
@@ -109,14 +104,10 @@ def test_one_interrupted_pass_hardly_moves_the_curve(milliseconds: float) -> Non
 # What a source's token is worth
 
 
-def make_belief(probability: float = 0.5) -> AcceptanceEstimator:
-    return AcceptanceEstimator({source: [probability, probability / 2] for source in SOURCES})
-
-
 @pytest.mark.parametrize("accepted", [True, False])
 def test_belief_follows_what_became_of_tokens(accepted: bool) -> None:
     """A source that fails in an answer must be asked less, yet tried again; one that succeeds more, not blindly."""
-    belief = make_belief()
+    belief = AcceptanceEstimator({source: [0.5, 0.25] for source in SOURCES})
     course = [0.5]
     for _ in range(20):
         belief.observe("network", 0, accepted)

