@@ -20,7 +20,6 @@ from drafter_trainer.distillation.store import Answer
 from tests.distillation.conftest import REQUEST
 
 Mishap = Callable[[int, dict[str, Any]], str | None]
-_STATUSES = {"429": 429, "500": 500, "503": 503, "400": 400, "401": 401, "404": 404}
 # transformers serve answers 422 to anything else; logprobs and the like it ignores.
 _TRANSFORMERS_KEYS = {"model", "prompt", "generation_config", "max_tokens", "seed", "stream"}
 
@@ -28,18 +27,12 @@ _TRANSFORMERS_KEYS = {"model", "prompt", "generation_config", "max_tokens", "see
 class AnsweringServer:
     """Serve the tiny target on a port of its own.
 
-    Args:
-        model (`PreTrainedModel`): What answers.
-        tokenizer (`PreTrainedTokenizerFast`): Its tokenizer.
-        mishap (`Callable`, *optional*): Told the number of a request, from 1, and its JSON, it names what goes wrong:
-            "die", "hang up", "stall", "garbage", or a status.
+    `mishap` is told the number of a request, from 1, and its JSON, and names what goes wrong: "die", "hang up",
+    "stall", "garbage", or a status.
     """
 
     def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerFast,
-        mishap: Mishap | None = None,
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, mishap: Mishap | None = None
     ) -> None:
         self.engine = TransformersEngine(model, tokenizer.pad_token_id)
         self.tokenizer = tokenizer
@@ -208,7 +201,7 @@ class _Handler(BaseHTTPRequestHandler):
             if owner.closed.is_set() or mishap == "hang up":
                 self.close_connection = True
                 return
-            status = _STATUSES.get(mishap, 200)
+            status = int(mishap) if mishap and mishap.isdigit() else 200
             quoted = f"what came with {self.headers.get('Authorization')}\nhas too many tokens"
             said = json.dumps(owner.answer(self.path, body)) if status == 200 else json.dumps({"error": quoted})
             written = b'{"choices": [{"text": 3' if mishap == "garbage" else said.encode()

@@ -6,17 +6,19 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora import read_sentences
 from drafter_trainer.corpora.decontamination import Decontaminator
+from drafter_trainer.distillation.engines import TransformersEngine
 from drafter_trainer.distillation.prompts import PROMPTS, Prompt, PromptMaker
 from drafter_trainer.distillation.requests import Request, Requests
 from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.languages import get_pair
+from drafter_trainer.targets import Target
 
-PAIR = get_pair("de-en")
+PAIR, TARGET = get_pair("de-en"), Target("tests/tiny-target", "abc", "org/tiny-target")
 REQUEST = Request(
     prompt_ids=(5, 6, 7),
     temperature=0.7,
@@ -38,9 +40,12 @@ def sample_prompts(tokenizer: PreTrainedTokenizerFast, count: int) -> list[Promp
     )
 
 
-def make_requests(prompts: Sequence[Prompt], *given: Any) -> Requests:
-    """Ask prompts; what is given beside them is as `Requests` takes it."""
-    return Requests(pa.Table.from_pylist([asdict(prompt) for prompt in prompts], PROMPTS), *given)
+def make_requests(
+    prompts: Sequence[Prompt], temperatures: Sequence[float | None], samples: int, seed: int, max_new_tokens: int
+) -> Requests:
+    """Ask the tiny target prompts."""
+    table = pa.Table.from_pylist([asdict(prompt) for prompt in prompts], PROMPTS)
+    return Requests(table, temperatures, samples, seed, max_new_tokens, PAIR, TARGET)
 
 
 def stored_rows(store: RowStore) -> list[dict[str, Any]]:
@@ -52,3 +57,9 @@ def stored_rows(store: RowStore) -> list[dict[str, Any]]:
 @pytest.fixture(scope="session")
 def prompts(tokenizer: PreTrainedTokenizerFast) -> list[Prompt]:
     return sample_prompts(tokenizer, 12)
+
+
+@pytest.fixture
+def engine(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> TransformersEngine:
+    """An engine over the tiny target, whose generation configuration a test may set."""
+    return TransformersEngine(target_model, tokenizer.pad_token_id)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.distillation import cache
 from drafter_trainer.distillation.cache import RoomyLayer
 from drafter_trainer.distillation.engines import TransformersEngine
@@ -41,13 +42,10 @@ def make_stream(
     ]
 
 
-def in_batches(requests: Sequence[Request], size: int) -> Iterator[Sequence[Request]]:
-    return (requests[start : start + size] for start in range(0, len(requests), size))
-
-
 def answered(engine: TransformersEngine, requests: Sequence[Request], size: int) -> dict[Request, Answer]:
     """Answer a stream; every request must come back once."""
-    groups = [[*zip(*group)] for group in engine.answers(in_batches(requests, size))]
+    batches = (requests[start : start + size] for start in range(0, len(requests), size))
+    groups = [[*zip(*group)] for group in engine.answers(batches)]
     assert [len(group) for group in groups[:-1]] == [size] * (len(groups) - 1)
     assert 0 < len(groups[-1]) <= size
     given = dict(row for group in groups for row in group)
@@ -57,15 +55,7 @@ def answered(engine: TransformersEngine, requests: Sequence[Request], size: int)
 
 
 def generated(model: PreTrainedModel, request: Request) -> list[int]:
-    ids = torch.tensor([request.prompt_ids])
-    output = model.generate(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=request.max_new_tokens,
-        do_sample=False,
-        pad_token_id=0,
-    )
-    return output[0, ids.shape[1] :].tolist()
+    return decode(model, request.prompt_ids, {}, 0.0, 0, request.max_new_tokens).output_ids
 
 
 def with_ends(model: PreTrainedModel, requests: Sequence[Request]) -> PreTrainedModel:
@@ -125,18 +115,14 @@ def test_sampled_answers_depend_on_nothing_but_their_request(target_model: PreTr
     assert len({tuple(first[request]) for request in stream[24:]}) > 3
 
 
-def count_calls(model: PreTrainedModel) -> list[int]:
-    rows: list[int] = []
-    model.register_forward_pre_hook(lambda _, __, given: rows.append(len(given["input_ids"])), with_kwargs=True)
-    return rows
-
-
 def test_freed_rows_are_filled_while_others_go_on(target_model: PreTrainedModel) -> None:
     """Prevent one answer that goes on up to the limit from keeping all other rows empty."""
     stream = make_stream(40, max_new_tokens=30)
     short = [replace(request, max_new_tokens=3) for request in stream]
     requests = [long if number % 8 == 0 else brief for number, (long, brief) in enumerate(zip(stream, short))]
-    passes = count_calls(target_model)
+    passes: list[int] = []
+    note = lambda _, __, given: passes.append(len(given["input_ids"]))  # noqa: E731
+    target_model.register_forward_pre_hook(note, with_kwargs=True)
     answered(TransformersEngine(target_model, pad_id=0), requests, 8)
     # Batch by batch each of the five would take 30 passes; 5 x 30 + 35 x 3 tokens on 8 rows are 32.
     assert len(passes) < 90

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from drafter_trainer.distillation import distill
 from drafter_trainer.distillation.engines import TransformersEngine
@@ -15,10 +14,8 @@ from drafter_trainer.distillation.prompts import Prompt
 from drafter_trainer.distillation.requests import Request, Requests
 from drafter_trainer.distillation.store import TOP_K, Answer, RowStore
 from drafter_trainer.errors import DamagedStoreError
-from drafter_trainer.targets import Target
-from tests.distillation.conftest import PAIR, make_requests, stored_rows
+from tests.distillation.conftest import make_requests, stored_rows
 
-TARGET = Target("tests/tiny-target", "abc", "nowhere")
 BATCH = 5
 END = 2
 
@@ -72,12 +69,7 @@ def run(requests: Requests, engine: Any, folder: Path, process: tuple[int, int] 
 @pytest.fixture
 def requests(prompts: list[Prompt]) -> Requests:
     """Four batches of greedy and eight of sampled answers."""
-    return make_requests(prompts, [0.0, 0.7, 1.0], 2, 0, 8, PAIR, TARGET)
-
-
-@pytest.fixture
-def engine(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> TransformersEngine:
-    return TransformersEngine(target_model, tokenizer.pad_token_id)
+    return make_requests(prompts, [0.0, 0.7, 1.0], 2, 0, 8)
 
 
 @pytest.mark.parametrize("batches", [0, 7])

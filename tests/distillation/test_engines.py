@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 
-from drafter_trainer.distillation.engines import TransformersEngine
 from drafter_trainer.distillation.requests import Request
 from tests.decoding.lossless import IMPROBABLE, chance_of_these_counts
 from tests.distillation.conftest import REQUEST
@@ -18,12 +17,6 @@ def logprobs_of(model: PreTrainedModel, request: Request, response_ids: list[int
     with torch.inference_mode():
         logits = model(input_ids=ids, use_cache=False).logits[0]
     return logits[len(request.prompt_ids) - 1 : -1].double().log_softmax(dim=-1)
-
-
-@pytest.fixture
-def engine(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> TransformersEngine:
-    """An engine over the tiny target, whose generation configuration a test may set."""
-    return TransformersEngine(target_model, tokenizer.pad_token_id)
 
 
 @pytest.mark.parametrize(("temperature", "other"), [(0.7, 1.0), (1.0, 0.7)])

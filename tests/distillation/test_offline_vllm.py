@@ -1,7 +1,7 @@
 """vLLM in this process, by a stand-in with its documented interface: what it is asked, and how it is read."""
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import make_dataclass, replace
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -14,29 +14,12 @@ from drafter_trainer.distillation.engines import TransformersEngine
 from drafter_trainer.distillation.offline_vllm import VLLMEngine
 from drafter_trainer.distillation.prompts import Prompt
 from drafter_trainer.errors import InputError
-from drafter_trainer.targets import Target
-from tests.distillation.conftest import PAIR, REQUEST, make_requests
+from tests.distillation.conftest import REQUEST, TARGET, make_requests
 
-TARGET = Target("tests/tiny-target", "abc", "org/tiny-target")
-
-
-@dataclass(kw_only=True)
-class SamplingParams:
-    """Take the arguments of vLLM's class of this name, without defaults: each has to be stated."""
-
-    n: int
-    temperature: float
-    top_p: float
-    top_k: int
-    min_p: float
-    repetition_penalty: float
-    presence_penalty: float
-    frequency_penalty: float
-    seed: int
-    max_tokens: int
-    stop_token_ids: list[int]
-    logprobs: int
-    detokenize: bool
+# Of vLLM's class of this name, without defaults: each has to be stated.
+NAMES = "n temperature top_p top_k min_p repetition_penalty presence_penalty frequency_penalty seed max_tokens"
+NAMES += " stop_token_ids logprobs detokenize"
+SamplingParams = make_dataclass("SamplingParams", NAMES.split(), kw_only=True)
 
 
 @pytest.fixture
@@ -55,14 +38,8 @@ def made(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, monk
             return [self._answer(prompt["prompt_token_ids"], how) for prompt, how in zip(prompts, sampling)]
 
         def _answer(self, ids: list[int], how: SamplingParams) -> Any:
-            request = replace(
-                REQUEST,
-                prompt_ids=tuple(ids),
-                temperature=how.temperature,
-                seed=how.seed,
-                max_new_tokens=how.max_tokens,
-            )
-            (answer,) = engine.answer([request])
+            given = {"temperature": how.temperature, "seed": how.seed, "max_new_tokens": how.max_tokens}
+            (answer,) = engine.answer([replace(REQUEST, prompt_ids=tuple(ids), **given)])
             logprobs = [
                 # The sampled token comes first, and in addition where it is none of the 20.
                 {token: SimpleNamespace(logprob=-50.0)} | {i: SimpleNamespace(logprob=p) for i, p in zip(top, values)}
@@ -84,7 +61,7 @@ def made(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, monk
 def test_answers_are_those_of_the_local_target(made, target_model, tokenizer, prompts, monkeypatch) -> None:
     """Prevent answers under another's key, and the sampled token from standing among the most likely ones."""
     monkeypatch.setattr(offline_vllm, "_AT_ONCE", 5)
-    requests = make_requests(prompts, [0.0, 1.0], 1, 0, 8, PAIR, TARGET)
+    requests = make_requests(prompts, [0.0, 1.0], 1, 0, 8)
     local = TransformersEngine(target_model, tokenizer.pad_token_id)
     answered = 0
     for group, answers in VLLMEngine(TARGET, "float32").answers(requests.batches(4)):
@@ -101,7 +78,7 @@ def test_answers_are_those_of_the_local_target(made, target_model, tokenizer, pr
 
 def test_everything_is_stated(made: list, prompts: list[Prompt]) -> None:
     """Prevent processed log-probabilities, another revision, or equal samples of one prompt."""
-    requests = make_requests(prompts[:2], [0.7], 3, 0, 8, PAIR, TARGET)
+    requests = make_requests(prompts[:2], [0.7], 3, 0, 8)
     list(VLLMEngine(TARGET, "bfloat16", tensor_parallel_size=2).answers([requests]))
     arguments, sampling = made
     assert arguments["logprobs_mode"] == "raw_logprobs"

@@ -9,14 +9,11 @@ import pytest
 
 from drafter_trainer.distillation.prompts import Prompt
 from drafter_trainer.distillation.requests import Requests
-from drafter_trainer.targets import Target
-from tests.distillation.conftest import PAIR, REQUEST, make_requests
-
-TARGET = Target("tests/tiny-target", "abc", "nowhere")
+from tests.distillation.conftest import REQUEST, make_requests
 
 
 def ask(prompts: list[Prompt], temperatures: list[float], samples: int, seed: int = 0) -> Requests:
-    return make_requests(prompts, temperatures, samples, seed, 16, PAIR, TARGET)
+    return make_requests(prompts, temperatures, samples, seed, 16)
 
 
 @pytest.mark.parametrize(

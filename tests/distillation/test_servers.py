@@ -23,11 +23,9 @@ from drafter_trainer.distillation.server_kinds import SERVER_KINDS
 from drafter_trainer.distillation.servers import ServerEngine
 from drafter_trainer.distillation.store import Answer, RowStore
 from drafter_trainer.errors import InputError
-from drafter_trainer.targets import Target
 from tests.distillation.answering_server import AnsweringServer, Mishap
-from tests.distillation.conftest import PAIR, make_requests, stored_rows
+from tests.distillation.conftest import make_requests, stored_rows
 
-TARGET = Target("tests/tiny-target", "abc", "nowhere")
 BATCH = 4
 KEY = "sk-planted-7f3a91"
 
@@ -37,7 +35,7 @@ def engine_of(
 ) -> ServerEngine:
     """Make an engine that waits for nothing long."""
     settings = {"concurrency": 3, "patience": 600.0, "backoff": 0.05} | given
-    return ServerEngine(SERVER_KINDS[kind](TARGET.name, tokenizer), urls, **settings)
+    return ServerEngine(SERVER_KINDS[kind]("tests/tiny-target", tokenizer), urls, **settings)
 
 
 def run(requests: Requests, engine: Any, folder: Path) -> RowStore:
@@ -52,7 +50,7 @@ def keys(requests: Requests) -> set[str]:
 
 @pytest.fixture
 def requests(prompts: list[Prompt]) -> Requests:
-    return make_requests(prompts[:8], [0.0, 1.0], 1, 0, 8, PAIR, TARGET)
+    return make_requests(prompts[:8], [0.0, 1.0], 1, 0, 8)
 
 
 def serve(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Iterator[AnsweringServer]:
@@ -386,7 +384,7 @@ def test_addresses_and_keys_are_checked(tokenizer, monkeypatch, url, key) -> Non
 def test_log_probabilities_that_are_not_raw_are_left_out(server, prompts, tokenizer, mode) -> None:
     """Prevent training on distributions that the server divided by the temperature before it reported them."""
     server.logprobs_mode = mode
-    requests = make_requests(prompts[:3], [0.0, 0.5, 1.0], 1, 0, 8, PAIR, TARGET)
+    requests = make_requests(prompts[:3], [0.0, 0.5, 1.0], 1, 0, 8)
     answers: dict[Request, Answer] = {}
     for group, given in engine_of([server.url], tokenizer).answers([requests]):
         answers |= dict(zip(group, given))

@@ -7,12 +7,9 @@ import pytest
 
 from drafter_trainer.distillation import teacher as teacher_module
 from drafter_trainer.distillation.engines import TransformersEngine
-from drafter_trainer.distillation.store import Answer, RowStore
+from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.distillation.teacher import Teacher
-from drafter_trainer.targets import Target
-from tests.distillation.conftest import PAIR, make_requests
-
-TARGET = Target("tests/tiny-target", "abc", "nowhere")
+from tests.distillation.conftest import make_requests
 
 
 @pytest.mark.parametrize("logits", [1, 400 * 40, 1 << 28])
@@ -22,10 +19,9 @@ def test_teacher_gives_what_the_engine_notes(
 ) -> None:
     """Prevent scores that are shifted by one, disturbed by padding, given to another row, or divided by T."""
     monkeypatch.setattr(teacher_module, "_LOGITS", logits)
-    requests = list(make_requests(prompts, [temperature], 1, 0, 12, PAIR, TARGET))
+    asked = make_requests(prompts, [temperature], 1, 0, 12)
+    requests = [replace(request, max_new_tokens=1 + number % 12) for number, request in enumerate(asked)]
     noted = TransformersEngine(target_model, tokenizer.pad_token_id).answer(requests)
-    # Answers of different lengths, as an end token would make them.
-    noted = [_cut(answer, 1 + number % 12) for number, answer in enumerate(noted)]
     texts = [(request.prompt_ids, answer.response_ids) for request, answer in zip(requests, noted)]
     scores = Teacher(target_model, tokenizer.pad_token_id).score(texts)
     for (ids, logprobs), expected in zip(scores, noted, strict=True):
@@ -33,14 +29,9 @@ def test_teacher_gives_what_the_engine_notes(
         np.testing.assert_allclose(logprobs, expected.topk_logprobs, atol=1e-4)
 
 
-def _cut(answer: Answer, length: int) -> Answer:
-    ids, topk_ids, topk_logprobs = answer.response_ids, answer.topk_ids, answer.topk_logprobs
-    return Answer(ids[:length], topk_ids[:length], topk_logprobs[:length], "stop")
-
-
 def test_what_a_server_gave_is_kept(tmp_path, target_model, tokenizer, prompts) -> None:
     """Prevent the local copy's numbers from replacing those of the target that answered."""
-    requests = list(make_requests(prompts[:3], [0.0], 1, 0, 4, PAIR, TARGET))
+    requests = list(make_requests(prompts[:3], [0.0], 1, 0, 4))
     rows = list(zip(requests, TransformersEngine(target_model, tokenizer.pad_token_id).answer(requests)))
     rows[1] = (rows[1][0], replace(rows[1][1], topk_logprobs=rows[1][1].topk_logprobs - 5))
     bare = replace(rows[2][1], topk_ids=None, topk_logprobs=None)

@@ -19,11 +19,9 @@ from drafter_trainer.distillation.prompts import Prompt, PromptMaker
 from drafter_trainer.distillation.requests import Requests
 from drafter_trainer.distillation.store import TOP_K, RowStore
 from drafter_trainer.distillation.teacher import Teacher
-from drafter_trainer.targets import Target
 from tests.distillation.conftest import PAIR, make_requests, stored_rows
 from tests.distillation.test_engines import logprobs_of
 
-TARGET = Target("tests/tiny-target", "abc", "nowhere")
 ENGLISH = PAIR.target
 TEXTS = [row["en"] for row in list(sample_rows("train"))[:12]]
 LENGTH = 16
@@ -52,7 +50,7 @@ def run(requests: Requests, teacher: Teacher, folder: Path) -> RowStore:
 
 @pytest.fixture
 def requests(tokenizer: PreTrainedTokenizerFast) -> Requests:
-    return make_requests(pieces(tokenizer, TEXTS)[0], [None], 3, 5, LENGTH, PAIR, TARGET)
+    return make_requests(pieces(tokenizer, TEXTS)[0], [None], 3, 5, LENGTH)
 
 
 @pytest.fixture

@@ -1,15 +1,7 @@
 """The real `transformers serve` on the tiny target: text becomes flagged rows, which the local target scores."""
 
-import os
-import socket
-import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,48 +14,26 @@ from drafter_trainer.distillation.server_kinds import SERVER_KINDS
 from drafter_trainer.distillation.servers import ServerEngine
 from drafter_trainer.distillation.store import TOP_K, RowStore
 from drafter_trainer.distillation.teacher import Teacher
-from tests.distillation.conftest import PAIR, make_requests, stored_rows
+from drafter_trainer.serving.engines import start_engine
+from tests.distillation.conftest import make_requests, stored_rows
 from tests.distillation.test_engines import logprobs_of
 
 pytestmark = pytest.mark.skipif(not is_serve_available(), reason="needs transformers[serving]")
 
 
-@pytest.fixture(scope="module")
-def url(target_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-c", "from transformers.cli.transformers import main; main()", "serve"]
-    log = tmp_path_factory.mktemp("serve") / "log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [*command, str(target_folder), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=out,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        while True:
-            assert process.poll() is None, log.read_text()
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10).close()
-                break
-            except (urllib.error.URLError, TimeoutError):
-                time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        process.kill()
-        process.wait()
+COMMAND = [sys.executable, "-c", "from transformers.cli.transformers import main; main()", "serve"]
 
 
-def test_text_from_a_real_server_becomes_scored_rows(tmp_path, url, target, prompts, tokenizer) -> None:
+def test_text_from_a_real_server_becomes_scored_rows(tmp_path, free_port, target, prompts, tokenizer) -> None:
     """Prevent what the real server refuses, ignores or fills in from being found out after a night."""
     model = AutoModelForCausalLM.from_pretrained(target.path)
-    requests = make_requests(prompts[:3], [0.0, 1.0], 1, 0, 12, PAIR, target)
-    engine = ServerEngine(SERVER_KINDS["transformers"](target.path, tokenizer), [url], concurrency=2, patience=600)
+    requests = make_requests(prompts[:3], [0.0, 1.0], 1, 0, 12)
     teacher = Teacher(model, tokenizer.pad_token_id)
-    store = RowStore(tmp_path)
-    distill(requests, engine, store, 4, "English", tokenizer.all_special_ids)
+    store, words, on_cpu = RowStore(tmp_path), [*COMMAND, target.path], ["--device", "cpu"]
+    with start_engine("vllm", target.path, words, free_port, options=on_cpu) as running:  # it is asked alike
+        kind = SERVER_KINDS["transformers"](target.path, tokenizer)
+        engine = ServerEngine(kind, [f"{running.url}/v1"], concurrency=2, patience=600)
+        distill(requests, engine, store, 4, "English", tokenizer.all_special_ids)
     teacher.complete(store)
     assert store.keys() == {request.key for request in requests}
     assert not store.drops()
