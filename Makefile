@@ -33,7 +33,7 @@ NEEDED := $(if $(filter gemma-3-270m,$(TARGET)),$(WEIGHTS),$(INSTALLED))
 help:
 	@echo "make quickstart               the whole way on this machine: train, publish to a folder, measure"
 	@echo "make test                     the tests"
-	@echo "make test-engines             the tests in vLLM, installed in an environment of its own, and in llama.cpp"
+	@echo "make test-engines             the tests in vLLM, installed in an environment of its own"
 	@echo "make drafter LANG=oci         the fastest drafter for a language [TEXT=file:text.txt] [PROMPTS=file:english.txt] [TO=folder]"
 	@echo "make bench LANG=de-en         measure a drafter [DRAFTER=folder or Hub id] [TASK=story] [QUESTIONS=file.jsonl] [OUT=folder] [ENGINE=vllm|llamacpp]"
 	@echo "make compare A=… B=…          hold two results.json against each other"
@@ -77,7 +77,7 @@ $(ENGINES)/vllm/.installed:
 	@touch $@
 
 test-engines: $(INSTALLED) $(ENGINES)/vllm/.installed
-	VLLM_PYTHON=$(ENGINES)/vllm/bin/python LLAMACPP_PYTHON=$(VENV)/bin/python \
+	VLLM_PYTHON=$(ENGINES)/vllm/bin/python \
 	  $(VENV)/bin/python -m pytest -q -m engines tests/serving
 
 drafter: $(NEEDED)

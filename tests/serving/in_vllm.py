@@ -1,9 +1,8 @@
 """What the tests in vLLM run inside its own environment: one process, one JSON file of what was found.
 
-    PYTHON_OF_VLLM tests/serving/in_vllm.py TARGET DRAFTER PROMPTS.json OUT.json [PART ...]
+    PYTHON_OF_VLLM tests/serving/in_vllm.py TARGET DRAFTER PROMPTS.json OUT.json
 
-The parts are those of `main`, all if none is named. Everything runs on a CPU, in one process, without compiling. The
-caller compares; nothing is judged here.
+Everything runs on a CPU, in one process, without compiling. The caller compares; nothing is judged here.
 """
 
 import gc
@@ -11,8 +10,6 @@ import json
 import math
 import os
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
@@ -58,12 +55,12 @@ def start(target: str, **options) -> LLM:
 def greedy(llm: LLM, prompts: list[list[int]], batch: int) -> dict:
     """Complete prompts, so many at once, and count drafts."""
     params = SamplingParams(temperature=0.0, max_tokens=TOKENS)
-    before, started, texts = counters(llm), time.monotonic(), []
+    before, texts = counters(llm), []
     for place in range(0, len(prompts), batch):
         chosen = [{"prompt_token_ids": prompt} for prompt in prompts[place : place + batch]]
         texts += [list(each.outputs[0].token_ids) for each in llm.generate(chosen, params, use_tqdm=False)]
     found = {name: value - before[name] for name, value in counters(llm).items()}
-    return found | {"texts": texts, "seconds": time.monotonic() - started}
+    return found | {"texts": texts}
 
 
 def counters(llm: LLM) -> dict[str, int]:
@@ -138,39 +135,28 @@ def likeliest(llm: LLM, prompt: list[int]) -> list[tuple[int, float]]:
     return [(token, math.exp(entry.logprob)) for token, entry in found.items()]
 
 
-def main(target: str, drafter: str, prompts_file: str, out: str, *parts: str) -> None:
+def main(target: str, drafter: str, prompts_file: str, out: str) -> None:
     prompts = json.loads(Path(prompts_file).read_text(encoding="utf-8"))
-    found = {}
-
-    def run(part: str, measure: Callable[..., dict], *given: object) -> None:
-        if not parts or part in parts:
-            found[part] = measure(*given)
-            Path(out).write_text(json.dumps(found), encoding="utf-8")
-
-    if not parts or "plain" in parts:
-        llm = start(target)
-        run("plain", greedy, llm, prompts, BATCH)
-        stop(llm)
-    if not parts or {*parts} - {"plain", "network"}:
-        llm = start(
-            target,
-            speculative_config={"method": "custom_class", "model": WHOLE, "num_speculative_tokens": 8},
-            additional_config={"drafter": drafter},
-        )
-        run("whole", greedy, llm, prompts, BATCH)
-        run("whole_alone", greedy, llm, prompts[:8], 1)
-        run("many", greedy, llm, prompts, len(prompts))
-        run("keys", compare_keys, llm, target, prompts[:BATCH])
-        rejection_sampler.expand_batch_to_tokens = expand
-        told = greedy(llm, prompts[:1], 1)["texts"][0][:12]
-        run("sampled", sample, llm, [*prompts[0], *told, *told, *told[:8]])  # what repeats is drafted for most samples
-        stop(llm)
-    if not parts or "network" in parts:
-        llm = start(
-            target, speculative_config={"method": "draft_model", "model": drafter, "num_speculative_tokens": 3}
-        )
-        run("network", greedy, llm, prompts, BATCH)
-        stop(llm)
+    llm = start(target)
+    found = {"plain": greedy(llm, prompts, BATCH)}
+    stop(llm)
+    llm = start(
+        target,
+        speculative_config={"method": "custom_class", "model": WHOLE, "num_speculative_tokens": 8},
+        additional_config={"drafter": drafter},
+    )
+    found["whole"] = greedy(llm, prompts, BATCH)
+    found["whole_alone"] = greedy(llm, prompts[:8], 1)
+    found["many"] = greedy(llm, prompts, len(prompts))
+    found["keys"] = compare_keys(llm, target, prompts[:BATCH])
+    rejection_sampler.expand_batch_to_tokens = expand
+    told = greedy(llm, prompts[:1], 1)["texts"][0][:12]
+    found["sampled"] = sample(llm, [*prompts[0], *told, *told, *told[:8]])  # what repeats is drafted for most samples
+    stop(llm)
+    llm = start(target, speculative_config={"method": "draft_model", "model": drafter, "num_speculative_tokens": 3})
+    found["network"] = greedy(llm, prompts, BATCH)
+    stop(llm)
+    Path(out).write_text(json.dumps(found), encoding="utf-8")
 
 
 if __name__ == "__main__":

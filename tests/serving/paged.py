@@ -38,17 +38,11 @@ class CoarseKernels(CpuKernels):
 
 
 class PagedTarget(torch.nn.Module):
-    """A target in vLLM: each layer has a cache of blocks, which move with each step, among NaN.
+    """A target in vLLM: each layer has a cache of blocks, which move with each step, among NaN."""
 
-    Args:
-        model (`PreTrainedModel`): The target.
-        seed (`int`): Of where blocks lie.
-        kernels (type): How they are laid out.
-    """
-
-    def __init__(self, model: PreTrainedModel, seed: int = 0, kernels: type = CpuKernels) -> None:
+    def __init__(self, model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__()
-        self.model, self.random, config = model, random.Random(seed), model.config
+        self.model, self.random, config = model, random.Random(0), model.config
         heads, head_dim = config.num_key_value_heads, config.head_dim
         windows = [getattr(layer.self_attn, "sliding_window", None) for layer in model.get_decoder().layers]
         windowed = [config.sliding_window] * len(windows) if config.model_type == "mistral" else windows
@@ -58,25 +52,21 @@ class PagedTarget(torch.nn.Module):
                 num_kv_heads=heads,
                 head_size=head_dim,
                 sliding_window=window,
-                impl=kernels(),
+                impl=CpuKernels(),
                 kv_cache=torch.zeros(BLOCKS, heads, BLOCK_SIZE, 2 * head_dim),
             )
             for number, window in enumerate(windowed)
         ]
         self.context: Any = SimpleNamespace(attn_metadata=None)
+        told = ModuleType("vllm.forward_context")
+        told.get_forward_context = lambda: self.context
+        monkeypatch.setitem(sys.modules, "vllm", ModuleType("vllm"))
+        monkeypatch.setitem(sys.modules, "vllm.forward_context", told)
 
     def config(self, **given: Any) -> SimpleNamespace:
         """What vLLM's configuration knows of it."""
         layers = {layer.layer_name: layer for layer in self.layers}
         return SimpleNamespace(compilation_config=SimpleNamespace(static_forward_context=layers), **given)
-
-    def patch(self, monkeypatch: pytest.MonkeyPatch) -> "PagedTarget":
-        """Let vLLM's forward context be this target's."""
-        module = ModuleType("vllm.forward_context")
-        module.get_forward_context = lambda: self.context
-        monkeypatch.setitem(sys.modules, "vllm", ModuleType("vllm"))
-        monkeypatch.setitem(sys.modules, "vllm.forward_context", module)
-        return self
 
     def forward(self, texts: Sequence[list[int]]) -> None:
         """Take part in a step behind which each row has a text; its last token was sampled, and has no keys yet."""

@@ -20,14 +20,7 @@ LONGEST = 4
 
 
 class Engine:
-    """Serve requests as vLLM does: rows move, requests come, go, are preempted, and are read in parts.
-
-    Args:
-        drafter (`BatchDrafter`): Asked after each step.
-        successor (callable): The target: from a text to its next token.
-        rows (`int`): Requests in a step at most.
-        seed (`int`): Of what happens to the requests.
-    """
+    """Serve requests as vLLM does: rows move, requests come, go, are preempted, and are read in parts."""
 
     def __init__(
         self, drafter: BatchDrafter, successor: Callable[[list[int]], int], rows: int, seed: int | None = None
@@ -243,13 +236,7 @@ def test_time_of_drafting_lowers_the_price_of_a_token() -> None:
 
 def test_drafting_keeps_within_its_time() -> None:
     """Requests for which no time is left go undrafted, and come first in the next step."""
-    ticks = Clock()
-
-    def clock() -> float:
-        ticks.seconds += 0.0002
-        return ticks.seconds
-
-    drafter = BatchDrafter(None, None, make_settings(FLAT), "cpu", clock=clock)
+    drafter = BatchDrafter(None, None, make_settings(FLAT), "cpu", clock=Clock(0.0002))
     rows = [np.array([5, 6, 7, 5, 6], dtype=np.int32) + 10 * number for number in range(64)]
     drafts = drafter.draft(rows, [4] * 64)
     got = [{place for place, draft in enumerate(drafts) if draft}]
@@ -263,13 +250,8 @@ def test_drafting_keeps_within_its_time() -> None:
 
 def test_drafting_that_does_not_pay_is_given_up_for_a_while() -> None:
     """Where drafting takes more time than it saves, an engine must be as fast as without a drafter."""
-    ticks, chance = Clock(), random.Random(0)
-
-    def clock() -> float:
-        ticks.seconds += 0.0002
-        return ticks.seconds
-
-    drafter = BatchDrafter(None, None, make_settings(FLAT), "cpu", clock=clock)
+    ticks, chance = Clock(0.0002), random.Random(0)
+    drafter = BatchDrafter(None, None, make_settings(FLAT), "cpu", clock=ticks)
     text, asked, draft = [1, 2], [], []
     for _ in range(1200):  # lookup always finds something, and is right once in three times
         before = ticks.seconds
@@ -287,18 +269,13 @@ def test_drafting_that_does_not_pay_is_given_up_for_a_while() -> None:
 
 def test_fewer_requests_end_a_rest() -> None:
     """What did not pay for eight requests pays for one: it must not go undrafted for what those eight did."""
-    ticks, took, rows = Clock(), 0.001, [np.array([number, 1, 2, 3], dtype=np.int32) for number in range(8)]
-
-    def clock() -> float:
-        ticks.seconds += took
-        return ticks.seconds
-
-    drafter = BatchDrafter(None, None, make_settings(STEEP), "cpu", clock=clock)
+    ticks, rows = Clock(0.001), [np.array([number, 1, 2, 3], dtype=np.int32) for number in range(8)]
+    drafter = BatchDrafter(None, None, make_settings(STEEP), "cpu", clock=ticks)
     for step in range(100):
         rows = [np.append(row, np.int32(number + 10 * step)) for number, row in enumerate(rows)]
         ticks.seconds += 0.0001
         drafter.draft(rows, [4] * 8)
-    took = 0.0
+    ticks.pace = 0.0
     repeated = np.array([5, 6, 7, 5, 6], dtype=np.int32)
     assert drafter.draft([*rows[:4], repeated], [4] * 5)[-1] == []
     assert drafter.draft([repeated], [4])[0] != []

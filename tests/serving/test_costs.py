@@ -7,6 +7,14 @@ from drafter_trainer.serving.costs import StepCosts
 STORED = [10.0 + 0.5 * tokens for tokens in range(1, 18)]  # a token more takes a twentieth of the first
 
 
+def learned(slope: float, steps: int) -> StepCosts:
+    """Observe steps of one to nine tokens that take 40 ms, and so much more for each token."""
+    costs = StepCosts(STORED)
+    for step in range(steps):
+        costs.observe(1 + step % 9, 40.0 + slope * (1 + step % 9))
+    return costs
+
+
 def test_costs_move_to_the_engines_level() -> None:
     """Stored times are another machine's: steps that all read one token tell the level, and keep the stored shape."""
     costs = StepCosts(STORED)
@@ -19,19 +27,14 @@ def test_costs_move_to_the_engines_level() -> None:
 def test_slope_is_the_measured_one() -> None:
     """An engine where tokens are dearer or cheaper than stored must be drafted for with its own price."""
     for slope in (0.05, 6.0):
-        costs = StepCosts(STORED)
-        for step in range(200):
-            tokens = 1 + step % 9
-            costs.observe(tokens, 40.0 + slope * tokens)
+        costs = learned(slope, 200)
         assert costs.slope == pytest.approx(slope, abs=0.2)
         assert costs(5) == pytest.approx(40.0 + 5 * slope, rel=0.02)
 
 
 def test_dear_tokens_are_tried_again() -> None:
     """One slow minute would stop drafting for ever: without drafts no step tells that tokens have become cheap."""
-    costs = StepCosts(STORED)
-    for step in range(50):
-        costs.observe(1 + step % 9, 40.0 + 40.0 * (1 + step % 9))
+    costs = learned(40.0, 50)
     assert costs.slope > 20
     for _ in range(600):
         costs.observe(1, 40.0)
@@ -40,9 +43,7 @@ def test_dear_tokens_are_tried_again() -> None:
 
 def test_interrupted_step_hardly_counts() -> None:
     """A second of another process must not end drafting."""
-    costs = StepCosts(STORED)
-    for step in range(60):
-        costs.observe(1 + step % 9, 40.0 + (1 + step % 9))
+    costs = learned(1.0, 60)
     before = costs(9)
     costs.observe(9, 10_000.0)
     assert costs(9) < 1.2 * before

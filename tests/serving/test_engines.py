@@ -146,17 +146,24 @@ def test_commands_name_target_drafter_and_length() -> None:
     assert both[3:] == [*lookup, *drafter, "--spec-type", "ngram-simple,draft-simple"]
 
 
-def test_base_model_is_served_with_its_template(monkeypatch, published, tmp_path) -> None:
-    """A base model has no chat template: the server would refuse chats, and the acceptance check with them."""
-    drafter, started = Path(shutil.copytree(published, tmp_path / "drafter")), []
-    (drafter / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
-    describe(drafter, prompting={"chat_template": "chat_template.jinja", "stop": ["\n"]})
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The words of what was to be started; nothing is."""
+    started = []
 
     def start(words: list[str], **_: object) -> None:
         started.append(words)
         raise FileNotFoundError
 
     monkeypatch.setattr("drafter_trainer.serving.engines.subprocess.Popen", start)
+    return started
+
+
+def test_base_model_is_served_with_its_template(started, published, tmp_path) -> None:
+    """A base model has no chat template: the server would refuse chats, and the acceptance check with them."""
+    drafter = Path(shutil.copytree(published, tmp_path / "drafter"))
+    (drafter / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
+    describe(drafter, prompting={"chat_template": "chat_template.jinja", "stop": ["\n"]})
     (drafter / "drafter.gguf").touch()
     for engine in ("vllm", "llamacpp"):
         with pytest.raises(InputError), serve("org/target@v2", str(drafter), engine):
@@ -169,15 +176,8 @@ def test_base_model_is_served_with_its_template(monkeypatch, published, tmp_path
     assert template not in in_llamacpp  # which would not start
 
 
-def test_server_of_the_wheel_takes_the_place_of_llama_server(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_of_the_wheel_takes_the_place_of_llama_server(started: list[list[str]]) -> None:
     """Who installed `xllamacpp` has no `llama-server`, and its server must be told the same words."""
-    started = []
-
-    def start(words: list[str], **_: object) -> None:
-        started.append(words)
-        raise FileNotFoundError
-
-    monkeypatch.setattr("drafter_trainer.serving.engines.subprocess.Popen", start)
     for python in (None, "/env/python"):
         with pytest.raises(InputError), start_engine("llamacpp", "t.gguf", llamacpp_command("t.gguf"), 81, python):
             pass

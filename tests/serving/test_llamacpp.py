@@ -1,4 +1,4 @@
-"""llama.cpp's own server out of the wheel `xllamacpp`, with tiny models; `make test-engines` takes real ones."""
+"""llama.cpp's own server out of the wheel `xllamacpp`, with tiny models."""
 
 import sys
 from collections.abc import Callable
@@ -6,15 +6,13 @@ from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from drafter_trainer.distillation.server_kinds import SERVER_KINDS
+from drafter_trainer.distillation.servers import ServerEngine
 from drafter_trainer.hub.export.gguf_file import write_gguf
 from drafter_trainer.pipeline.engine_benchmark import benchmark_engine
 from drafter_trainer.results import find_method
@@ -22,10 +20,10 @@ from drafter_trainer.serving.commands import llamacpp_command
 from drafter_trainer.serving.engines import RunningEngine, start_engine
 from drafter_trainer.targets import Target
 from tests.conftest import tiny_model
-from tests.serving.served import check_killed, check_rows
+from tests.distillation.test_engines import logprobs_of
+from tests.serving.served import DISTILLED, TOKENS, check_rows, requests_of
 
 pytestmark = pytest.mark.skipif(find_spec("xllamacpp") is None, reason="there is no wheel of it for this machine")
-TOKENS = 24
 WORDS = ["--threads", "1", "--ctx-size", "1024", "--parallel", "2"]
 
 
@@ -57,16 +55,10 @@ def network(request, tokenizer, gemma_gguf, tmp_path) -> tuple[PreTrainedModel, 
     return model, str(tmp_path / "x.gguf")
 
 
-Start = Callable[..., AbstractContextManager[RunningEngine]]
-
-
 @pytest.fixture
-def start(target_gguf: str, free_port: int) -> Start:
-    def starting() -> AbstractContextManager[RunningEngine]:
-        command = llamacpp_command(target_gguf)
-        return start_engine("llamacpp", target_gguf, command, free_port, sys.executable, WORDS)
-
-    return starting
+def start(target_gguf: str, free_port: int) -> Callable[[], AbstractContextManager[RunningEngine]]:
+    words = llamacpp_command(target_gguf)
+    return lambda: start_engine("llamacpp", target_gguf, words, free_port, sys.executable, WORDS)
 
 
 def test_benchmark_of_the_exported_drafter(target_gguf: str, published: Path, target: Target, tmp_path: Path) -> None:
@@ -104,12 +96,32 @@ def test_network_of_each_architecture_drafts(network: tuple[PreTrainedModel, str
     assert counts.accepted >= 0.9 * counts.drafted  # what is drafted behind the last token is counted too
 
 
-def test_rows_are_the_targets(start: Start, target: Target, target_model: PreTrainedModel) -> None:
+def test_rows_are_the_targets(start, target: Target, target_model: PreTrainedModel) -> None:
     """Ids that a server leaves out, cuts or shifts are rows that teach another model, and nothing else shows it."""
     with start() as running:
         check_rows("llamacpp", running.url, target, target_model)
 
 
-def test_server_killed_in_the_middle_loses_no_row(start: Start, target: Target, target_model: PreTrainedModel) -> None:
+def test_server_killed_in_the_middle_loses_no_row(start, target: Target, target_model: PreTrainedModel) -> None:
     """What a server was asked when it died must be asked again, once."""
-    check_killed("llamacpp", start, "", target, target_model)
+    tokenizer = target.load_tokenizer()
+    requests = requests_of(target, [f"{text} {number}" for number in range(4) for text in DISTILLED])
+    with start() as running:
+        kind = SERVER_KINDS["llamacpp"](target.path, tokenizer)
+        served = ServerEngine(kind, [running.url], concurrency=2, patience=600, backoff=0.2)
+        groups = served.answers([[one] for one in requests])
+        answered, process = [next(groups)], psutil.Process(running.process.pid)
+        for each in (process, *process.children(recursive=True)):
+            each.kill()
+        running.process.wait()
+        with start():  # at the same address
+            answered += groups
+    pairs = [pair for group, said in answered for pair in zip(group, said)]
+    assert sorted(one.source_id for one, _ in pairs) == sorted(one.source_id for one in requests)
+    ends = target.end_ids(tokenizer)
+    for one, answer in pairs:
+        ids = list(answer.response_ids)
+        assert len(ids) == TOKENS or ids[-1] in ends
+        scores = logprobs_of(target_model, one, ids)
+        chosen = scores.gather(-1, torch.tensor(ids)[:, None])[:, 0]
+        assert (scores.max(dim=-1).values - chosen).max() < 0.05  # a server's caches may be in half precision

@@ -20,8 +20,8 @@ from drafter_trainer.serving.paged_cache import flat_memory, learn_layout
 from drafter_trainer.serving.vllm_cache import TargetCache, open_target_cache
 from tests.conftest import make_model
 from tests.drafters.loop.conftest import FLAT, make_settings
-from tests.drafters.loop.test_kv_sharing import cache_of, sharing
-from tests.drafters.loop.test_network import CONFIGS, TOKENS, make
+from tests.drafters.loop.test_kv_sharing import cache_of, make_sharing, sharing
+from tests.drafters.loop.test_network import TOKENS
 from tests.serving.paged import BLOCK_SIZE, CoarseKernels, CpuKernels, PagedTarget
 from tests.serving.test_batch import Engine
 
@@ -71,14 +71,9 @@ def test_cache_of_fewer_bits_is_not_read() -> None:
 def test_network_reads_the_targets_keys_of_each_row(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In batches that move, also behind unshared steps, drafts must be those of the loop for the text alone."""
     monkeypatch.setattr("drafter_trainer.serving.network._SHARED_AT_ONCE", 7)
-    config = CONFIGS[name]
-    model, target = make(config), make(config.__class__.from_dict(config.to_dict()))
-    with torch.no_grad():
-        for weight in target.parameters():
-            weight.mul_(1.1)
-    model.config.kv_sharing_layers = [0, 1] if getattr(config, "layer_types", None) else [1, 0]
+    model, target = make_sharing(name)
     network = BatchedNetwork(model, None, int8=False, slots=3, context=64)
-    paged = PagedTarget(target).patch(monkeypatch)
+    paged = PagedTarget(target, monkeypatch)
     cache = open_target_cache(paged.config(), paged, network)
     texts = {0: TOKENS, 2: TOKENS[3:] + TOKENS, 1: [*TOKENS[8:], 60, *TOKENS]}
     steps = [
@@ -99,7 +94,6 @@ def test_network_reads_the_targets_keys_of_each_row(name: str, monkeypatch: pyte
             assert alone.share(cache_of(target, texts[slot][: size - 1]), 0, size - 1)
             expected.append(alone.read([texts[slot][size - 1], 9]))
         torch.testing.assert_close(network.read_batch(pieces), torch.stack(expected), atol=1e-4, rtol=0)
-    del model.config.kv_sharing_layers
 
 
 class CountingNetwork(BatchedNetwork):
@@ -118,7 +112,7 @@ def test_requests_are_drafted_for_as_in_transformers(tokenizer, slots, missed, m
     drafting.config.prompt_window = 4
     network = CountingNetwork(drafting, None, int8=False, slots=slots, context=64)
     drafter = BatchDrafter(network, None, make_settings(FLAT, step=1e-6, sources=["network"]), "cpu", clock=None)
-    paged = PagedTarget(model).patch(monkeypatch)
+    paged = PagedTarget(model, monkeypatch)
     cache, alone = open_target_cache(paged.config(), paged, network), LeanNetwork(drafting)
 
     @torch.inference_mode()
@@ -162,7 +156,7 @@ def test_drafter_goes_alone_where_the_cache_cannot_be_read(tokenizer, change, sa
     """An engine whose cache cannot be read must serve all the same, and say once that it drafts less well."""
     model = make_model(tokenizer, layers=2)
     model.config.kv_sharing_layers = [0, 1]
-    paged = PagedTarget(model).patch(monkeypatch)
+    paged = PagedTarget(model, monkeypatch)
     paged.step([[5, 6, 7]])
     change(paged)
     with caplog.at_level(logging.WARNING):
@@ -179,7 +173,7 @@ def test_drafter_goes_alone_where_the_cache_cannot_be_read(tokenizer, change, sa
 def test_steps_that_say_nothing_share_nothing(tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     """No keys may be taken by a wrong table, by a split batch's, or by one of an earlier step."""
     model = sharing(make_model(tokenizer, layers=2))
-    paged = PagedTarget(model).patch(monkeypatch)
+    paged = PagedTarget(model, monkeypatch)
     cache = TargetCache(paged.layers, paged)
     paged.step([[5, 6, 7]])
     right = paged.context.attn_metadata
@@ -199,7 +193,7 @@ def test_steps_that_say_nothing_share_nothing(tokenizer, monkeypatch: pytest.Mon
 
 def test_hook_that_never_runs_is_said(tokenizer, monkeypatch, caplog) -> None:
     """A target whose every step is a captured graph shares nothing: that must not go unsaid."""
-    paged = PagedTarget(make_model(tokenizer, layers=2)).patch(monkeypatch)
+    paged = PagedTarget(make_model(tokenizer, layers=2), monkeypatch)
     cache = TargetCache(paged.layers, paged)
     assert [cache.take() for _ in range(200)] == [None] * 200
     assert [record.levelname for record in caplog.records] == ["WARNING"]

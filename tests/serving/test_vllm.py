@@ -15,15 +15,12 @@ import torch
 from drafter_trainer.drafters.loop.repository import VOCABULARY, read_vocabulary
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.hub.export.engines import export_drafter
-from drafter_trainer.hub.publish import Publishing, publish_run
-from drafter_trainer.runs import Run
 from drafter_trainer.serving.vllm import PROPOSER, DrafterProposer
 from drafter_trainer.targets import Target
-from tests.conftest import make_model
 from tests.drafters.loop.conftest import CPU, describe, make_settings, replace_file
 from tests.drafters.loop.test_kv_sharing import cache_of
 from tests.drafters.test_load import swap_two_tokens
-from tests.hub.conftest import make_run
+from tests.hub.conftest import publish_compact
 from tests.serving.paged import PagedTarget
 
 CONTEXT = 64
@@ -114,14 +111,7 @@ def test_other_tokenizer_is_refused(proposer: DrafterProposer, target: Target, t
 
 def test_compact_drafter_shares_the_targets_embeddings(tokenizer, target, target_model, tmp_path) -> None:
     """A compact drafter must draft as its stock repository, or say what to do where embeddings are spread."""
-    model = make_model(tokenizer, layers=1, seed=3)
-    embeddings = target_model.get_input_embeddings().weight
-    with torch.no_grad():
-        model.get_input_embeddings().weight.copy_(embeddings)
-    run_folder = make_run(tmp_path / "run", tokenizer)
-    model.save_pretrained(run_folder / "finetune")
-    compact, run = tmp_path / "compact", Run("tiny-drafter-de-en", run_folder, "de-en")
-    publish_run(run, target, "auto", Publishing(to=str(compact), format="compact"))
+    compact, embeddings = publish_compact(tmp_path, tokenizer, target), target_model.get_input_embeddings().weight
     describe(compact, loop=make_settings(sources=["network"]).to_dict())
     export_drafter(str(compact), target, output_dir=tmp_path / "export", engines=["vllm"])
 
@@ -148,7 +138,7 @@ def test_proposer_drafts_behind_the_targets_keys(published, target, target_model
     shutil.copytree(published, drafter)
     settings = json.loads((drafter / "config.json").read_text(encoding="utf-8")) | {"kv_sharing_layers": [0, 1, 2, 3]}
     replace_file(drafter, "config.json", json.dumps(settings).encode())
-    paged = PagedTarget(target_model).patch(monkeypatch)
+    paged = PagedTarget(target_model, monkeypatch)
     config = make_config(target, {"drafter": str(drafter), "drafter_follow_clock": False})
     proposer = DrafterProposer(paged.config(**vars(config)))
     proposer.load_model(paged)
