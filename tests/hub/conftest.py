@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import PreTrainedTokenizerFast
 
+from drafter_trainer.hub.publish import Publishing, publish_run
 from drafter_trainer.results import DRAFTER, PLAIN, find_method
-from drafter_trainer.runs import Step
+from drafter_trainer.runs import Run, Step
+from drafter_trainer.targets import Target
 from tests.benchmark.made import make_results
 from tests.benchmark.made import make_run as make_measured_run
 from tests.conftest import make_model
@@ -44,3 +47,13 @@ def results_for(name: str, fingerprint: str = "") -> dict:
         speedup={"value": 1.234, "low": 1.111, "high": 1.345},
     )
     return make_results(run, drafter=name, drafter_fingerprint=fingerprint)
+
+
+def publish_compact(folder: Path, tokenizer: PreTrainedTokenizerFast, target: Target) -> Path:
+    """Publish a compact drafter, which has the target's embeddings; return its folder."""
+    model = make_model(tokenizer, layers=1, seed=3)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.copy_(make_model(tokenizer).get_input_embeddings().weight)
+    model.save_pretrained(make_run(folder / "run", tokenizer) / "finetune")
+    publishing = Publishing(to=str(folder / "compact"), format="compact")
+    return Path(publish_run(Run("tiny-drafter-de-en", folder / "run", "de-en"), target, "auto", publishing).place)

@@ -9,7 +9,6 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.adapters import ADAPTER, add_adapter
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.load import load_drafter
@@ -19,9 +18,9 @@ from drafter_trainer.hub.publish import Publishing, publish_run
 from drafter_trainer.runs import Step
 from drafter_trainer.targets import Target
 from drafter_trainer.training.base import train_to_end
-from drafter_trainer.training.collators import SelfDistilledCollator
 from drafter_trainer.training.trainers import DrafterTrainer
 from tests.conftest import make_model
+from tests.decoding.lossless import check_greedy
 from tests.hub.conftest import make_run
 from tests.hub.test_publish import arguments
 from tests.training.conftest import finetuning_arguments, make_rows
@@ -45,7 +44,6 @@ def train(base: Path, folder: Path, tokenizer: PreTrainedTokenizerFast, **given:
         args=finetuning_arguments(folder, loss_type="topk_kl", **settings | given),
         train_dataset=Dataset.from_list(make_rows(12)),
         eval_dataset=make_rows(5, seed=1),
-        data_collator=SelfDistilledCollator(0, 64),
         processing_class=tokenizer,
         callbacks=callbacks,
     )
@@ -102,9 +100,7 @@ def test_a_published_adapter_drafts_as_the_whole_drafter(
     with torch.inference_mode():
         said = {name: drafter(input_ids=ids).logits for name, drafter in drafters.items()}
     torch.testing.assert_close(said["adapter"], said["whole"], atol=1e-5, rtol=0)
-    plain = decode(target_model, PROMPT, {}, 0.0, 0, 12)
-    assisted = decode(target_model, PROMPT, {"assistant_model": drafters["adapter"]}, 0.0, 0, 12)
-    assert assisted.output_ids == plain.output_ids
+    check_greedy(target_model, drafters["adapter"], [PROMPT], 12)
 
 
 def test_an_adapter_over_another_base_is_refused(tmp_path, run_folder, target, tokenizer) -> None:

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import json
 import os
 import runpy
 import shutil
@@ -16,6 +15,7 @@ from drafter_trainer.hub.card import render_card
 from drafter_trainer.hub.publish import Publishing, publish_run
 from drafter_trainer.runs import Run
 from drafter_trainer.targets import Target
+from tests.conftest import change_json
 from tests.hub.conftest import results_for
 from tests.processes import Running
 
@@ -176,9 +176,7 @@ def test_what_the_card_says_to_run_runs(run_folder: Path, target: Target, tmp_pa
     publish_run(run, target, "float32", Publishing(to=str(tmp_path / run.name)))
     # Where the card says that it is; a Llama takes no token types, and its tokenizer gives none.
     place = shutil.copytree(target.path, tmp_path / target.name)
-    config = json.loads((place / "tokenizer_config.json").read_text(encoding="utf-8"))
-    config["model_input_names"] = ["input_ids", "attention_mask"]
-    (place / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    change_json(place / "tokenizer_config.json", model_input_names=["input_ids", "attention_mask"])
     blocks = code_blocks((tmp_path / run.name / "README.md").read_text(encoding="utf-8"))
     assert len(blocks) == 3
     check = """

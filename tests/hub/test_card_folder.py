@@ -29,9 +29,9 @@ def folder(tmp_path: Path) -> Path:
     return place
 
 
-def write_results(path: Path, fingerprint: str) -> None:
+def write_results(path: Path, fingerprint: str, name: str = DESCRIPTION.name) -> None:
     path.parent.mkdir(exist_ok=True, parents=True)
-    path.write_text(json.dumps(results_for(DESCRIPTION.name, fingerprint)), encoding="utf-8")
+    path.write_text(json.dumps(results_for(name, fingerprint)), encoding="utf-8")
 
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
@@ -84,23 +84,13 @@ def test_plot_of_the_drafter_before_goes(folder: Path) -> None:
     assert "Not measured yet" in (folder / "README.md").read_text(encoding="utf-8")
 
 
-def _another_drafter(folder: Path) -> None:
-    (folder / "results.json").write_text(json.dumps(results_for("other-drafter")), encoding="utf-8")
-
-
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        pytest.param(_another_drafter, "measures other-drafter, not tiny-drafter-de-en", id="another drafter"),
-        pytest.param(lambda folder: (folder / "drafter.json").unlink(), r"has no drafter\.json", id="no description"),
-        pytest.param(
-            lambda folder: (folder / "card.json").unlink(), r"card\.json is no card's object", id="no details"
-        ),
-        pytest.param(
-            lambda folder: (folder / "card.json").write_text('{"licence": "mit"}'),
-            r"card\.json is no card's object",
-            id="no location",
-        ),
+        (lambda folder: write_results(folder / "results.json", "", "other"), "measures other, not tiny"),
+        (lambda folder: (folder / "drafter.json").unlink(), r"has no drafter\.json"),
+        (lambda folder: (folder / "card.json").unlink(), r"card\.json is no card's object"),
+        (lambda folder: (folder / "card.json").write_text('{"licence": "mit"}'), r"card\.json is no card's object"),
     ],
 )
 def test_a_folder_that_cannot_be_rendered_says_why(folder: Path, spoil: Callable[[Path], None], message: str) -> None:

@@ -22,16 +22,8 @@ CARDS = sorted(path.parent for path in (Path(__file__).parents[2] / "hub_cards")
 PROSE = [
     *("arXiv 2406.16758", "abs/2406.16758", "{2406.16758}", "{2605.30580}", "arXiv 2211.17192", "abs/2211.17192"),
     *("{2024}", "{2026}", "yi2024fastmultilingual", "paudel2026acrosslanguages", "transformers 5.23", "SHA-256"),
-    *(
-        "95 % bootstrap interval",
-        "below 30",
-        "(95 %)",
-        "Batch size 1",
-        "batch 1",
-        "holds 1",
-        "float32",
-        "max_new_tokens=128",
-    ),
+    *("95 % bootstrap interval", "below 30", "(95 %)", "Batch size 1", "batch 1", "holds 1", "float32"),
+    "max_new_tokens=128",
     *(language.probe for language in LANGUAGES.values()),
 ]
 # What is too much for a card; hundreds of figures would also make any number look right.

@@ -1,7 +1,6 @@
 """The page of all drafters: every number a measured one, and safe whatever stands in the results."""
 
 import json
-import runpy
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ from drafter_trainer.hub.gallery import read_gallery, render_gallery
 from drafter_trainer.results import write_results
 from tests.benchmark.made import make_results, make_run
 from tests.benchmark.test_page import Page, check_alone
+from tests.recipes.test_whole_way import recipe_main
 
-ROOT = Path(__file__).parents[2]
 PLAIN = [2.0] * 8
 
 
@@ -106,8 +105,6 @@ def test_recipe_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[st
     """`make gallery` must leave the page where the README points to."""
     write_cards(tmp_path / "cards", "tiny", sampled=False)
     out = tmp_path / "site" / "gallery.html"
-    runpy.run_path(str(ROOT / "recipes" / "gallery.py"))["main"](
-        ["--cards", str(tmp_path / "cards"), "--out", str(out)]
-    )
+    recipe_main("gallery")(["--cards", str(tmp_path / "cards"), "--out", str(out)])
     assert "2.00x (2.00-2.00)" in Page(out.read_text(encoding="utf-8")).text
     assert str(out) in capsys.readouterr().out

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +10,8 @@ from huggingface_hub import ModelCard
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.hub.card import render_card
 from tests.hub.test_card import ADAPTER, DESCRIPTION, NGRAM_ALONE, RESULTS
+from tests.hub.test_card_numbers import CARDS
 from tests.loopback_hub import read_card
-
-CARDS = sorted(path.parent for path in (Path(__file__).parents[2] / "hub_cards").glob("*/results.json"))
 
 
 def metadata(description: DrafterDescription, measurements: dict[str, Any], license: str | None) -> dict[str, Any]:

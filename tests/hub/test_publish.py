@@ -15,13 +15,14 @@ from transformers import AutoModelForCausalLM
 import drafter_trainer.drafters.loop as loop_package
 import drafter_trainer.hub.publish as publish_module
 from drafter_trainer.drafters.description import DrafterDescription
-from drafter_trainer.errors import InputError
+from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.hub.card_folder import render_folder
 from drafter_trainer.hub.publish import ALLOWED, Publishing, check_destination, publish_run
 from drafter_trainer.runs import Run
 from drafter_trainer.targets import Target
 from tests.client import run_client
-from tests.conftest import make_model
+from tests.conftest import change_json, make_model
+from tests.drafters.test_load import swap_two_tokens
 from tests.hub.conftest import results_for
 from tests.loopback_hub import LoopbackHub
 
@@ -50,10 +51,7 @@ def files_in(folder: Path) -> list[Path]:
 
 def test_no_path_of_this_machine_is_published(run_folder: Path, target: Target, tmp_path: Path) -> None:
     """A card that says where its maker's folders lie tells strangers about a machine, and its readers nothing."""
-    record = run_folder / "finetune" / "step.json"
-    step = json.loads(record.read_text(encoding="utf-8"))
-    step["settings"]["initialization"] = "/home/somebody/drafters/base"
-    record.write_text(json.dumps(step), encoding="utf-8")
+    change_json(run_folder / "finetune" / "step.json", settings={"initialization": "/home/somebody/drafters/base"})
     publishing = Publishing(to=str(tmp_path / "published"), card_folder=str(tmp_path / "cards"))
     publish_run(arguments(run_folder), target, "auto", publishing)
     assert DrafterDescription.read(tmp_path / "published").training["finetune"]["initialization"] == "base"
@@ -240,6 +238,14 @@ def test_refusal_is_one_line_without_the_token(run_folder, target, tmp_path) -> 
     assert line.startswith("error: the Hub")
     assert "Traceback" not in said
     assert "hf_wrong" not in said
+
+
+def test_drafter_of_another_tokenizer_is_refused(run_folder: Path, target: Target, tmp_path: Path) -> None:
+    """Under the right name it would be a drafter whose tokens are all rejected."""
+    swap_two_tokens(run_folder / "finetune")
+    with pytest.raises(IncompatibleTokenizerError, match="differs from the target's in 2 tokens"):
+        publish_run(arguments(run_folder), target, "auto", Publishing(to=str(tmp_path / "to")))
+    assert not (tmp_path / "to").exists()
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "with space", "me/x..y"])

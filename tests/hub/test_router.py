@@ -28,12 +28,13 @@ from drafter_trainer.languages import LANGUAGES, get_pair, story_prompt, transla
 from drafter_trainer.repository import Repository
 from drafter_trainer.results import DRAFTER, PLAIN
 from tests.conftest import make_model, make_tokenizer
-from tests.decoding.drafts import agreeing, disagreeing, partly_agreeing
+from tests.decoding.drafts import add_noise, agreeing, disagreeing, partly_agreeing
 from tests.decoding.lossless import (
     IMPROBABLE,
     SAMPLES,
     TOY_DRAFT_LENGTH,
     chance_of_these_answers,
+    check_greedy,
     exact_chances,
     sample,
 )
@@ -155,9 +156,7 @@ def test_nothing_is_drafted_where_all_was_slower(tmp_path, target_model, tokeniz
     monkeypatch.setattr(time, "perf_counter", itertools.count(step=0.01).__next__)
     folder = make_folder(tmp_path / "slow", tokenizer, "de-en", measured(0.9, 0.95))
     router, ids = DrafterRouter.from_hub(target_model, [folder], tokenizer), prompt(tokenizer, "de-en")
-    decoding = decode(target_model, ids, {"assistant_model": router}, 0.0, 0, TOKENS)
-    assert {round_.drafted for round_ in decoding.rounds} == {0}
-    assert decoding.output_ids == decode(target_model, ids, {}, 0.0, 0, TOKENS).output_ids
+    assert {round_.drafted for round_ in check_greedy(target_model, router, [ids], TOKENS)} == {0}
 
 
 # In the target's generate
@@ -289,12 +288,9 @@ def test_the_choice_is_made_once_a_call(router, target_model, tokenizer, monkeyp
 
 def write_adapter(folder: Path, base: str, tokenizer: PreTrainedTokenizerFast, pair: str, seed: int) -> str:
     """Write an adapter with random weights over a base drafter."""
+    torch.manual_seed(seed)
     model = add_adapter(AutoModelForCausalLM.from_pretrained(base), 2, 4)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if "lora_" in name:
-                weight.copy_(0.2 * torch.randn(weight.shape, generator=generator))
+    add_noise((weight for name, weight in model.named_parameters() if "lora_" in name), 0.2, seed)
     model.save_pretrained(folder)
     whole = folder.parent / f"{folder.name}-whole"
     write_drafter(whole, make_model(tokenizer, layers=1), tokenizer, pair)
@@ -325,9 +321,7 @@ def test_adapters_share_their_base(tmp_path: Path, target_model: PreTrainedModel
             alone.crop(0)
             torch.testing.assert_close(network.read(ids), alone.read(ids), atol=0, rtol=0)
     for pair in ("de-en", "fr-en", "ja-en", "de-en"):
-        ids = prompt(tokenizer, pair)
-        plain = decode(target_model, ids, {}, 0.0, 0, TOKENS)
-        assert decode(target_model, ids, {"assistant_model": router}, 0.0, 0, TOKENS).output_ids == plain.output_ids
+        check_greedy(target_model, router, [prompt(tokenizer, pair)], TOKENS)
         assert Path(router.chosen.drafter).name == pair
 
 

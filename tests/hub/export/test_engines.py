@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import runpy
 import shlex
 from pathlib import Path
 
@@ -13,17 +12,14 @@ from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.hub.export.engines import export_drafter
 from drafter_trainer.hub.export.gguf_file import write_gguf
-from drafter_trainer.hub.publish import Publishing, publish_run
-from drafter_trainer.runs import Run
 from drafter_trainer.serving.drafter import open_for_engine
 from drafter_trainer.serving.vllm import DrafterProposer
 from drafter_trainer.targets import Target
-from tests.conftest import make_model
+from tests.conftest import change_json
 from tests.drafters.loop.conftest import describe
 from tests.drafters.test_load import swap_two_tokens
-from tests.hub.conftest import make_run
-
-ROOT = Path(__file__).parents[3]
+from tests.hub.conftest import publish_compact
+from tests.recipes.test_whole_way import recipe_main
 
 
 def options_of(line: str) -> dict[str, str]:
@@ -89,10 +85,7 @@ def test_one_engine_alone_needs_nothing_of_the_others(drafter: Path, target: Tar
 @pytest.mark.parametrize(("alpha", "length"), [(0.2, 1), (0.54, 3), (0.8, 6), (None, 3)])
 def test_engines_draft_a_length_of_their_own(drafter, target, tmp_path, alpha, length) -> None:
     """The stock loop's length is transformers' on one processor; written for an engine it drafts one token a round."""
-    description = json.loads((drafter / "drafter.json").read_text(encoding="utf-8"))
-    assert description["draft_length"] == 3
-    description |= {"draft_length": 1, "training": {"finetune": {"eval_expected_alpha": alpha} if alpha else {}}}
-    (drafter / "drafter.json").write_text(json.dumps(description), encoding="utf-8")
+    describe(drafter, draft_length=1, training={"finetune": {"eval_expected_alpha": alpha} if alpha else {}})
     export_drafter(str(drafter), target, output_dir=tmp_path / "export", engines=["vllm", "sglang"])
     config = json.loads((tmp_path / "export" / "vllm.json").read_text(encoding="utf-8"))
     assert config["num_speculative_tokens"] == length
@@ -102,13 +95,7 @@ def test_engines_draft_a_length_of_their_own(drafter, target, tmp_path, alpha, l
 
 def test_compact_drafter_is_made_whole(tokenizer, target, target_model, tmp_path) -> None:
     """Engines load a repository as it stands: without the target's embeddings a compact one loads in none."""
-    model = make_model(tokenizer, layers=1, seed=3)
-    with torch.no_grad():
-        model.get_input_embeddings().weight.copy_(target_model.get_input_embeddings().weight)
-    run_folder = make_run(tmp_path / "run", tokenizer)
-    model.save_pretrained(run_folder / "finetune")
-    run = Run("tiny-drafter-de-en", run_folder, "de-en")
-    publish_run(run, target, "auto", Publishing(to=str(tmp_path / "compact"), format="compact"))
+    publish_compact(tmp_path, tokenizer, target)
     with pytest.raises(InputError, match=r"is compact: .* Write its stock repository"):
         open_for_engine(str(tmp_path / "compact"), compact=False)
     describe(tmp_path / "compact", prompting={"chat_template": "chat_template.jinja", "stop": ["\n"]})
@@ -128,8 +115,7 @@ def test_compact_drafter_is_made_whole(tokenizer, target, target_model, tmp_path
 
 def test_shorter_context_is_told_to_sglang(drafter: Path, target: Target, tmp_path: Path) -> None:
     """SGLang does not start with a drafter that reads less than the target."""
-    config = json.loads((drafter / "config.json").read_text(encoding="utf-8"))
-    (drafter / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 64}), encoding="utf-8")
+    change_json(drafter / "config.json", max_position_embeddings=64)
     export_drafter(str(drafter), target, output_dir=tmp_path / "export", engines=["sglang"])
     line = (tmp_path / "export" / "sglang.txt").read_text(encoding="utf-8")
     assert options_of(line)["--context-length"] == "64"
@@ -161,9 +147,7 @@ def test_targets_file_of_another_model_leaves_no_drafter(drafter: Path, target: 
 
 def test_adapter_is_refused(drafter: Path, target: Target, tmp_path: Path) -> None:
     """Engines would look for weights that an adapter's repository does not have."""
-    description = json.loads((drafter / "drafter.json").read_text(encoding="utf-8"))
-    description["adapter_of"] = {"drafter": "org/base", "revision": "0"}
-    (drafter / "drafter.json").write_text(json.dumps(description), encoding="utf-8")
+    describe(drafter, adapter_of={"drafter": "org/base", "revision": "0"})
     with pytest.raises(InputError, match=r"adapter of org/base, .* publish it without adapter_of"):
         export_drafter(str(drafter), target, output_dir=tmp_path / "export")
 
@@ -186,7 +170,7 @@ def test_recipe_exports_the_runs_drafter(drafter, target, tmp_path, capsys) -> N
     """The command of the README finds the drafter of its run and says what it checked."""
     words = ["--pair", "de-en", "--drafter_name", "x", "--run_folder", str(drafter.parent)]
     words += ["--target_model", f"{target.name}={target.path}"]
-    runpy.run_path(str(ROOT / "recipes" / "export.py"))["main"](words)
+    recipe_main("export")(words)
     said = capsys.readouterr().out
     assert "loaded back, gives the drafter's token ids, and its logits to" in said
     assert f"exported: {drafter.parent / 'export'}" in said

@@ -8,18 +8,14 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.export import gguf_file, gguf_tokenizer
 from drafter_trainer.hub.export.gguf_file import check_gguf, write_gguf
 from drafter_trainer.languages import get_pair
-from tests.conftest import make_model, tiny_model
-from tests.drafters.test_load import write_drafter
+from tests.conftest import change_json, make_model, tiny_model
+from tests.drafters.test_load import swap_two_tokens, write_drafter
 
 PROBES = get_pair("de-en").probes
 
@@ -76,36 +72,16 @@ def test_rows_without_a_token_are_filled(tmp_path: Path, tokenizer: PreTrainedTo
     assert check_gguf(folder, tmp_path / "x.gguf", "float32", PROBES)[0] < 1e-5
 
 
-@pytest.mark.parametrize(
-    ("pre", "expected"),
-    [
-        ({"type": "ByteLevel", "use_regex": True}, "gpt-2"),
-        (
-            {
-                "type": "Sequence",
-                "pretokenizers": [
-                    {"type": "Digits", "individual_digits": True},
-                    {"type": "ByteLevel", "use_regex": True},
-                ],
-            },
-            "smollm",
-        ),
-        (
-            {
-                "type": "Sequence",
-                "pretokenizers": [
-                    {"type": "Split", "pattern": {"Regex": gguf_tokenizer.GGUF_PRE_TOKENIZER_SPLITS["qwen2"]}},
-                    {"type": "ByteLevel", "use_regex": False},
-                ],
-            },
-            "qwen2",
-        ),
-        ({"type": "ByteLevel", "use_regex": False}, None),
-        ({"type": "Metaspace"}, None),
-    ],
-)
-def test_splitting_of_text_is_named_or_refused(tmp_path: Path, pre: dict, expected: str | None) -> None:
+BYTES, RAW = ({"type": "ByteLevel", "use_regex": regex} for regex in (True, False))
+DIGITS = {"type": "Digits", "individual_digits": True}
+SPLIT = {"type": "Split", "pattern": {"Regex": gguf_tokenizer.GGUF_PRE_TOKENIZER_SPLITS["qwen2"]}}
+SPLITTERS = [([BYTES], "gpt-2"), ([DIGITS, BYTES], "smollm"), ([SPLIT, RAW], "qwen2"), ([RAW], None)]
+
+
+@pytest.mark.parametrize(("parts", "expected"), [*SPLITTERS, ([{"type": "Metaspace"}], None)])
+def test_splitting_of_text_is_named_or_refused(tmp_path: Path, parts: list, expected: str | None) -> None:
     """Under another name llama.cpp cuts text elsewhere; a guess is worse than a refusal."""
+    pre = {"type": "Sequence", "pretokenizers": parts} if len(parts) > 1 else parts[0]
     (tmp_path / "tokenizer.json").write_text(json.dumps({"pre_tokenizer": pre}), encoding="utf-8")
     if expected:
         assert gguf_tokenizer._find_pre_tokenizer(tmp_path) == expected
@@ -132,8 +108,7 @@ def test_other_architecture_names_the_converter(tmp_path: Path, tokenizer: PreTr
 )
 def test_llama_of_another_kind_names_the_converter(drafter: Path, tmp_path: Path, settings: dict, said: str) -> None:
     """A bias or a stretched position that is left out changes every logit."""
-    config = json.loads((drafter / "config.json").read_text(encoding="utf-8"))
-    (drafter / "config.json").write_text(json.dumps(config | settings), encoding="utf-8")
+    change_json(drafter / "config.json", **settings)
     with pytest.raises(InputError, match=said):
         write_gguf(drafter, "float32", tmp_path / "x.gguf")
 
@@ -172,18 +147,8 @@ def test_file_that_is_no_gguf_is_refused(drafter: Path, tmp_path: Path) -> None:
 @pytest.fixture
 def gemma_gguf(tmp_path: Path) -> tuple[Path, Path]:
     """A Gemma 3 drafter of two layers, and its target's GGUF file, which holds a tokenizer of SentencePiece's kind."""
-    pieces = [
-        "<pad>",
-        "<eos>",
-        "<bos>",
-        "<unk>",
-        *(f"<0x{byte:02X}>" for byte in range(256)),
-        "▁",
-        *"abcdefgh",
-        "ab",
-        "▁a",
-        "▁▁",
-    ]
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *"abcdefgh"]
+    pieces += ["ab", "▁a", "▁▁"]
     merges = [("a", "b"), ("▁", "a")]
     bpe = models.BPE(
         {piece: token for token, piece in enumerate(pieces)}, merges, unk_token="<unk>", byte_fallback=True
@@ -237,10 +202,7 @@ def test_gemma_takes_the_targets_tokenizer(gemma_gguf: tuple[Path, Path], tmp_pa
 def test_gemma_of_another_target_is_refused(gemma_gguf: tuple[Path, Path], tmp_path: Path) -> None:
     """With another target's tokenizer in its file a drafter would pass llama.cpp's comparison, and draft garbage."""
     folder, target_gguf = gemma_gguf
-    swap_pieces = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    vocabulary = swap_pieces["model"]["vocab"]
-    vocabulary["c"], vocabulary["d"] = vocabulary["d"], vocabulary["c"]
-    (folder / "tokenizer.json").write_text(json.dumps(swap_pieces), encoding="utf-8")
+    swap_two_tokens(folder, "c", "d")
     with pytest.raises(InputError, match=r"token 263 is 'd' in .* and 'c' in"):
         write_gguf(folder, "float32", tmp_path / "x.gguf", target_gguf)
 
