@@ -1,5 +1,7 @@
 """The head in pieces, against the whole of it at once."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -26,10 +28,14 @@ def at_once(hidden: torch.Tensor, head: torch.nn.Linear, labels: torch.Tensor) -
     return F.cross_entropy(head(hidden).float(), labels, reduction="sum")
 
 
-def in_pieces(hidden: torch.Tensor, head: torch.nn.Linear, labels: torch.Tensor) -> torch.Tensor:
-    return sum_losses(
-        hidden, head, lambda logits, place: F.cross_entropy(logits.float(), labels[place], reduction="none")
-    )
+def in_pieces(
+    hidden: torch.Tensor, head: torch.nn.Linear, labels: torch.Tensor, note: Callable = lambda logits: None
+) -> torch.Tensor:
+    def token_losses(logits: torch.Tensor, place: slice) -> torch.Tensor:
+        note(logits)
+        return F.cross_entropy(logits.float(), labels[place], reduction="none")
+
+    return sum_losses(hidden, head, token_losses)
 
 
 @pytest.mark.parametrize("at_a_time", [1, 5, TOKENS, 1000])
@@ -76,12 +82,7 @@ def test_logits_of_all_tokens_are_never_there_at_once(monkeypatch: pytest.Monkey
     monkeypatch.setattr(head_module, "_LOGITS_AT_ONCE", 4 * VOCABULARY)
     hidden, head, labels = make_case(torch.float32, bias=False)
     sizes = []
-
-    def token_losses(logits: torch.Tensor, place: slice) -> torch.Tensor:
-        sizes.append(len(logits))
-        return F.cross_entropy(logits, labels[place], reduction="none")
-
-    sum_losses(hidden, head, token_losses).backward()
+    in_pieces(hidden, head, labels, lambda logits: sizes.append(len(logits))).backward()
     assert max(sizes) == 4
     assert sum(sizes) == TOKENS
 
@@ -110,13 +111,8 @@ def test_mixed_precision_multiplies_in_bf16_and_keeps_fp32_gradients() -> None:
     """Prevent the head from running in fp32 where the rest of the drafter runs in bf16, or the reverse."""
     hidden, head, labels = make_case(torch.float32, bias=False)
     dtypes = []
-
-    def token_losses(logits: torch.Tensor, place: slice) -> torch.Tensor:
-        dtypes.append(logits.dtype)
-        return F.cross_entropy(logits.float(), labels[place], reduction="none")
-
     with torch.autocast("cpu", torch.bfloat16):
-        total = sum_losses(hidden, head, token_losses)
+        total = in_pieces(hidden, head, labels, lambda logits: dtypes.append(logits.dtype))
     gradients = torch.autograd.grad(total, (hidden, head.weight))
     expected = torch.autograd.grad(at_once(hidden, head, labels), (hidden, head.weight))
     assert dtypes == [torch.bfloat16]

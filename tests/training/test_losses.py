@@ -42,24 +42,15 @@ def test_losses_are_computed_in_single_precision() -> None:
         torch.testing.assert_close(loss, exact, rtol=0, atol=0)
 
 
-def test_the_hybrid_is_kl_far_from_the_target_and_total_variation_near_it() -> None:
-    """Prevent a weight that runs the other way, or that the gradient goes through."""
+def test_the_weight_of_the_hybrid_is_a_constant() -> None:
+    """Prevent a gradient that goes through the weight, which would move it instead of the drafter."""
     ids, logprobs = top(draw(0), 5)
     draft_logits = draw(1).requires_grad_()
     kl, tv = topk_kl(draft_logits, ids, logprobs), topk_tv(draft_logits, ids, logprobs)
     weight = torch.exp(-3 * (1 - tv.detach()))
-    hybrid = lk_hybrid(draft_logits, ids, logprobs)
-    torch.testing.assert_close(hybrid, weight * kl + (1 - weight) * tv)
-    (gradient,) = torch.autograd.grad(hybrid.sum(), draft_logits, retain_graph=True)
+    (gradient,) = torch.autograd.grad(lk_hybrid(draft_logits, ids, logprobs).sum(), draft_logits)
     (expected,) = torch.autograd.grad((weight * kl + (1 - weight) * tv).sum(), draft_logits)
     torch.testing.assert_close(gradient, expected)
-    # Nothing accepted, one outcome for all probability: λ is 1. All accepted: λ is exp(-3), and both terms are 0.
-    far, certain = torch.tensor([[-60.0, 0.0]]), torch.tensor([[0]])
-    torch.testing.assert_close(
-        lk_hybrid(far, certain, torch.zeros(1, 1)), topk_kl(far, certain, torch.zeros(1, 1)), atol=1e-3, rtol=0
-    )
-    near = lk_hybrid(draw(0), *top(draw(0), VOCABULARY))
-    torch.testing.assert_close(near, torch.zeros(TOKENS), atol=1e-4, rtol=0)
 
 
 def test_learning_from_rejections_is_learning_from_drafts_that_were_rejected() -> None:

@@ -20,6 +20,7 @@ from drafter_trainer.training.base import train_to_end
 from drafter_trainer.training.collators import collate_packed
 from drafter_trainer.training.losses import TOPK_LOSSES, cross_entropy
 from drafter_trainer.training.trainers import DrafterTrainer, PretrainingTrainer
+from tests.decoding.drafts import add_noise
 from tests.processes import run_ranks
 from tests.training.conftest import (
     BY_HEART,
@@ -308,10 +309,7 @@ class Damage(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: torch.nn.Module, **_: Any) -> None:
         if state.global_step > self.step:
-            generator = torch.Generator().manual_seed(state.global_step)
-            with torch.no_grad():
-                for weight in model.parameters():
-                    weight.add_(torch.randn(weight.shape, generator=generator))
+            add_noise(model.parameters(), 1.0, state.global_step)
 
 
 def test_the_checkpoint_with_the_best_expected_alpha_is_kept(tmp_path: Path) -> None:

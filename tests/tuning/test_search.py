@@ -21,9 +21,8 @@ TRIALS = ["table counted on", "table orders", "table bytes", "longest draft", "s
 
 @pytest.fixture(autouse=True)
 def standing_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drafting takes no time, whatever else this machine does; nor does what only makes timing realistic."""
+    """Drafting takes no time, whatever else this machine does."""
     monkeypatch.setattr(replay.time, "perf_counter", lambda: 0.0)
-    monkeypatch.setattr(replay, "evict_caches", lambda device: None)
 
 
 def tune(
