@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from drafter_trainer.cli import serve
-from drafter_trainer.cli.arguments import DistillationArguments, RunArguments
+from drafter_trainer.cli.arguments import RunArguments
 from drafter_trainer.cli.bench import choose_questions
 from drafter_trainer.cli.configuration import OPTIONS, parse_arguments
 from drafter_trainer.cli.measuring_arguments import BenchmarkArguments
@@ -60,32 +60,30 @@ def test_file_overrides_its_base_over_two_levels(tmp_path: Path, config: Path) -
     assert read["pair"] == "de-en"
 
 
-@pytest.mark.parametrize(
-    "argv",
-    [
-        ["--batch_size", "7", "--config", "CONFIG"],
-        ["--config", "CONFIG", "--batch_size=7"],
-        ["--config=CONFIG", "--batch-size", "7"],
-    ],
-)
-def test_command_line_wins(tmp_path: Path, config: Path, argv: list[str]) -> None:
-    """A trial value on the command line that is ignored would be measured under the wrong name."""
-    path = write(tmp_path / "pair.yaml", "base: needed.yaml", "batch_size: 3")
-    objects, given = parse_arguments("distill", [word.replace("CONFIG", str(path)) for word in argv], "Test.")
-    assert next(found for found in objects if isinstance(found, DistillationArguments)).batch_size == 7
-    assert given["batch_size"] == 7
+MAPPING = {"chat_template_kwargs": {"enable_thinking": False}}
+RATES = ("2e-5", "2.0e-5", "0.00002", "'2e-5'", "2E-5")
+# Step, lines of its file, words of the command line, and what is read
+READ = [
+    ("distill", ["batch_size: 3"], ["--batch_size", "7"], {"batch_size": 7}),
+    ("distill", ["batch_size: 3"], ["--batch-size=7"], {"batch_size": 7}),
+    ("distill", ["temperatures: [0.0, 0.7]"], ["--temperatures", "1.0"], {"temperatures": [1.0]}),
+    ("distill", ["temperatures: 0.5"], [], {"temperatures": [0.5]}),
+    *(("finetune", [f"learning_rate: {rate}"], [], {"learning_rate": 2e-5}) for rate in RATES),
+    ("distill", ["chat_template_kwargs: {enable_thinking: false}"], [], MAPPING),
+    ("distill", [], ["--chat_template_kwargs", '{"enable_thinking": false}'], MAPPING),
+    ("pretrain", ["corpus: [sample, 'file:a b.txt']"], [], {"corpus": ["sample", "file:a b.txt"]}),
+    ("pretrain", ["initialization: layers", "initial_layers: [0, -1]"], [], {"initial_layers": [0, -1]}),
+    ("pretrain", ["freeze_embeddings: true"], [], {"freeze_embeddings": True}),
+    ("pretrain", ["load_best_model_at_end: no"], [], {"load_best_model_at_end": False}),
+]
 
 
-def test_command_line_replaces_whole_lists(tmp_path: Path, config: Path) -> None:
-    """Temperatures added to the file's would multiply the work in silence."""
-    write(tmp_path / "pair.yaml", "base: needed.yaml", "temperatures: [0.0, 0.7]")
-    assert values("distill", "--config", tmp_path / "pair.yaml", "--temperatures", "1.0")["temperatures"] == [1.0]
-
-
-def test_command_line_alone_is_enough() -> None:
-    """Nobody needs a file for a first try."""
-    read = values("distill", *(word for key, value in NEEDED.items() for word in (f"--{key}", value)))
-    assert (read["pair"], read["corpus"], read["run_folder"]) == ("de-en", ["sample"], "runs/tiny-drafter-de-en")
+@pytest.mark.parametrize(("step", "lines", "words", "expected"), READ)
+def test_values_are_read_as_they_are_meant(tmp_path: Path, config: Path, step, lines, words, expected) -> None:
+    """A value that is ignored, joined to another or left a text would be measured under the wrong name."""
+    path = write(tmp_path / "pair.yaml", "base: needed.yaml", *lines)
+    read = values(step, *words, f"--config={path}")
+    assert {name: read[name] for name in expected} == expected
 
 
 def test_what_was_given_is_told_apart_from_defaults(tmp_path: Path, config: Path) -> None:
@@ -107,51 +105,6 @@ def test_key_with_a_recipe_s_name_holds_for_it_alone(tmp_path: Path, config: Pat
         for recipe, rate in (("finetune", 1e-3), ("pretrain", plain)):
             read = values(recipe, "--config", path)
             assert (read["learning_rate"], read["num_train_epochs"]) == (rate, 7)
-
-
-@pytest.mark.parametrize("recipe", OF_A_DRAFTER)
-def test_keys_of_other_recipes_are_passed_over(tmp_path: Path, config: Path, recipe: str) -> None:
-    """One file serves all recipes of a drafter; each must take its own keys."""
-    keys = ("loss_type: topk_kl", "max_questions: 3", "max_new_tokens: 2", "draft_length: 4", "minutes: 3")
-    write(tmp_path / "pair.yaml", "base: needed.yaml", *keys)
-    assert values(recipe, "--config", tmp_path / "pair.yaml")["pair"] == "de-en"
-
-
-@pytest.mark.parametrize("written", ["2e-5", "2.0e-5", "0.00002", "'2e-5'", "2E-5"])
-def test_number_is_read_however_it_is_written(tmp_path: Path, config: Path, written: str) -> None:
-    """YAML takes 2e-5 without a dot for text: unconverted, it would fail in the optimiser, after loading."""
-    path = write(tmp_path / "pair.yaml", "base: needed.yaml", f"learning_rate: {written}")
-    assert values("finetune", "--config", path)["learning_rate"] == 2e-5
-
-
-def test_variables_of_the_template_are_a_mapping(tmp_path: Path, config: Path) -> None:
-    """A mapping in YAML passes through the parser of options, and is recorded as it was written."""
-    path = write(tmp_path / "a.yaml", f"base: {config.name}", "chat_template_kwargs: {enable_thinking: false}")
-    for argv in (("--config", path), ("--config", config, "--chat_template_kwargs", '{"enable_thinking": false}')):
-        assert values("distill", *argv)["chat_template_kwargs"] == {"enable_thinking": False}
-    assert "must be a JSON object, got '[1]'" in refusal(
-        "distill", "--config", config, "--chat_template_kwargs", "[1]"
-    )
-
-
-def test_lists_and_booleans_are_read(tmp_path: Path, config: Path) -> None:
-    """The text "false" is true in Python; one item is a list of one."""
-    path = write(
-        tmp_path / "pair.yaml",
-        "base: needed.yaml",
-        "corpus: [sample, 'file:a b.txt']",
-        "initialization: layers",
-        "initial_layers: [0, -1]",
-        "freeze_embeddings: true",
-        "load_best_model_at_end: no",
-        "temperatures: 0.5",
-    )
-    read = values("pretrain", "--config", path)
-    assert read["corpus"] == ["sample", "file:a b.txt"]
-    assert read["initial_layers"] == [0, -1]
-    assert read["freeze_embeddings"] is True
-    assert read["load_best_model_at_end"] is False
-    assert values("distill", "--config", path)["temperatures"] == [0.5]
 
 
 @pytest.mark.parametrize(
@@ -194,6 +147,7 @@ def test_unknown_option_is_named(config: Path) -> None:
         ("batch_size: 2.5", "distill"),
         ("batch_size: [1, 2]", "distill"),
         ("corpus: []", "distill"),
+        ("chat_template_kwargs: [1]", "distill"),
     ],
 )
 def test_value_of_a_wrong_type_is_named(tmp_path: Path, config: Path, line: str, recipe: str) -> None:
@@ -218,6 +172,7 @@ def test_value_of_a_wrong_type_is_named(tmp_path: Path, config: Path, line: str,
         ("config_overrides: {width: 3}", "pretrain", "config_overrides may have hidden_size,"),
         ("format: pickle", "publish", "format must be one of stock, compact, compact-int4, adapter:BASE, rows, got"),
         ("format: adapter", "publish", "adapter:BASE, rows, got adapter"),
+        ("without: [nework, lookup]", "bench", "without may name lookup, ngram, network, got nework"),
         ("hub_token: secret", "finetune", "hub_token is not used"),
         ("eval_strategy: 'no'", "finetune", "save and eval strategy"),
     ],
@@ -354,12 +309,6 @@ def test_task_s_questions_stand_between_the_configuration_and_the_command_line(t
     assert asked("--config", path, "--task", "summarisation") == "wmt16"
     assert asked("--config", config) == "sample"
     assert asked("--config", write(tmp_path / "named.yaml", "base: pair.yaml", "task: story")) == "sample"
-
-
-def test_unknown_source_to_leave_out_is_refused(config: Path) -> None:
-    """A method that is left out in silence is missed by nobody."""
-    with pytest.raises(InputError, match="without may name lookup, ngram, network, got nework"):
-        bench("--config", config, "--without", "nework", "lookup")
 
 
 @pytest.mark.parametrize("given", [("one",), ("one=",), ("=folder",), ("one=a", "one=b")])

@@ -23,13 +23,13 @@ from drafter_trainer.corpora.conversations import Conversation
 from drafter_trainer.corpora.sample import sample_rows
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_language, get_pair
+from tests.corpora.test_questions import spec_bench
 
 PAIR = get_pair("de-en")
 
 
 def write_jsonl(path: Path, *rows: dict[str, Any]) -> str:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return f"file:{path}"
+    return f"file:{spec_bench(path, *rows)}"
 
 
 def sentences(name: str, pair: str = "de-en") -> list[Sentence]:

@@ -20,10 +20,6 @@ def english_or_german(language: str) -> str:
     return f"{language}-{'de' if language == 'en' else 'en'}"
 
 
-def spaced(*questions: str) -> Decontaminator:
-    return Decontaminator((question, True) for question in questions)
-
-
 THIRTEEN, TWELVE = " ".join(WORDS[1:14]), " ".join(WORDS[1:13])
 OVERLAPS = {
     "thirteen words inside a text": ([COUNTED], f"Vorher stand {THIRTEEN} und nachher"),
@@ -93,7 +89,7 @@ def test_marks_and_joiners_belong_to_their_letters(text: str, words: str) -> Non
     assert normalise(text) == unicodedata.normalize("NFKC", words)
     assert len(units(normalise("भोलि बिहान सात बजे हामी काठमाडौं जान्छौं"), True)) == 7
     assert units(normalise("दिन พี่"), False) == ("दि", "न", "พี่")
-    assert spaced("राम्रो दिन").reason("रामरा दनी") is None
+    assert Decontaminator([("राम्रो दिन", True)]).reason("रामरा दनी") is None
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

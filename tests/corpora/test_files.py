@@ -144,16 +144,12 @@ def test_wrong_encoding_says_where_and_what_to_do(tmp_path: Path, name: str, con
     assert re.search(said, refusal(read_rows, path))
 
 
-def many_lines() -> bytes:
-    """Make text that a compressor cannot hold in one block, so that a cut leaves whole lines before it."""
-    numbers = random.Random(0)
-    return "".join(f'{{"text": "{numbers.getrandbits(60)}"}}\n' for _ in range(20_000)).encode()
-
-
 def test_damaged_gzip_is_refused(tmp_path: Path) -> None:
     """A download that broke off must not pass for a smaller corpus; flipped bits raise another error than a cut."""
     path = tmp_path / "a.jsonl.gz"
-    packed = gzip.compress(many_lines(), mtime=0)
+    numbers = random.Random(0)  # what no compressor holds in one block, so that a cut leaves whole lines before it
+    lines = "".join(f'{{"text": "{numbers.getrandbits(60)}"}}\n' for _ in range(20_000))
+    packed = gzip.compress(lines.encode(), mtime=0)
     middle = len(packed) // 2
     path.write_bytes(packed[:middle])
     assert 0 < int(re.search(r"after line (\d+): damaged gzip", refusal(read_rows, path))[1]) < 20_000

@@ -8,8 +8,8 @@ import pytest
 
 from drafter_trainer.corpora.inspection import inspect_text
 from drafter_trainer.corpora.sample import sample_rows
-from drafter_trainer.errors import InputError
 from drafter_trainer.languages import LANGUAGES, get_language
+from tests.corpora.test_files import refusal as refused
 
 DOING = (
     "manja de pan amb de formatge|beu un veire d'aiga freja|trabalha dins lo camp cada jorn|"
@@ -41,12 +41,7 @@ def write(folder: Path, lines: Iterable[str], name: str = "text.txt") -> Path:
 
 
 def refusal(path: Path, code: str) -> str:
-    """Inspect a file that must be refused; return the message, which is one line."""
-    with pytest.raises(InputError) as caught:
-        inspect_text(path, get_language(code))
-    message = str(caught.value)
-    assert message.startswith(str(path))
-    return message
+    return refused(lambda place: inspect_text(place, get_language(code)), path)
 
 
 @pytest.mark.parametrize("code", TEXTS)

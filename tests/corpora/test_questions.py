@@ -114,17 +114,11 @@ def test_questions_of_all_sources_are_kept_out(tmp_path: Path) -> None:
     assert decontaminator.reason("The dog barks") is None
 
 
-def parallel_file(path: Path) -> str:
-    """Write two hundred sentences with their translations; return the corpus' name."""
-    rows = [
-        {"source": f"Satz Nummer {number} handelt vom Wetter.", "target": f"Told {number}."} for number in range(200)
-    ]
-    return f"file:{spec_bench(path, *rows)}"
-
-
 def test_file_asks_the_part_of_it_that_training_never_reads(tmp_path: Path) -> None:
     """A language without a benchmark is measured on its own text: on sentences that it was not trained on."""
-    name = parallel_file(tmp_path / "a.jsonl")
+    texts = [(f"Satz Nummer {number} handelt vom Wetter.", f"Told {number}.") for number in range(200)]
+    rows = [{"source": source, "target": target} for source, target in texts]
+    name = f"file:{spec_bench(tmp_path / 'a.jsonl', *rows)}"
     questions = load_questions(name, PAIR)
     assert len(questions) > 1
     assert questions[0].prompt.startswith("Translate German to English: Satz Nummer")

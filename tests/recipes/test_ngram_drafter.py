@@ -7,26 +7,18 @@ from pathlib import Path
 import pytest
 
 from drafter_trainer.corpora.sample import sample_rows
-from drafter_trainer.decoding import replay
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.loop.repository import TABLE
 from drafter_trainer.errors import InputError
+from tests.recipes.test_whole_way import options as options_of
 from tests.recipes.test_whole_way import recipe_main
 
 SIZE = 1 << 21
 
 
 def options(folder: Path, target_folder: Path, text: Path, *more: str) -> list[str]:
-    named = {
-        "pair": "de-en",
-        "drafter_name": "tiny-ngram-de-en",
-        "run_folder": str(folder / "run"),
-        "target_model": f"tests/tiny-target={target_folder}",
-        "table_corpus": f"file:{text}",
-        "draft_length": "4",
-    }
-    given = [word for name, value in named.items() for word in (f"--{name}", value)]
-    return [*given, "--sources", "lookup", "ngram", *more]
+    given = {"table_corpus": f"file:{text}", "draft_length": "4", "sources": "lookup ngram"}
+    return options_of(target_folder, folder / "run", *more, **given)
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +34,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(tmp_path_factory: pytest.TempPathFactory, target_folder: Path, text: Path) -> Path:
     """Where a drafter was tuned and published from text alone."""
     folder = tmp_path_factory.mktemp("ngram-drafter")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(replay, "evict_caches", lambda device: None)  # which takes ten milliseconds a round
-        recipe_main("tune")(options(folder, target_folder, text))
+    recipe_main("tune")(options(folder, target_folder, text))
     return folder
 
 
@@ -77,10 +67,9 @@ def test_table_for_another_target_is_refused(folder: Path, target_folder: Path, 
         other = json.loads(recorded)
         other["inputs"]["target"] = "tests/other-target@1"
         step.write_text(json.dumps(other), encoding="utf-8")
-        given = ["--pair", "de-en", "--drafter_name", "tiny-ngram-de-en", "--run_folder", str(folder / "run")]
-        given += ["--target_model", f"tests/tiny-target={target_folder}"]
+        given = options_of(target_folder, folder / "run", sources="lookup ngram", to=str(tmp_path / "drafter"))
         with pytest.raises(InputError, match="was tuned for tests/other-target@1, not tests/tiny-target@"):
-            recipe_main("publish")([*given, "--sources", "lookup", "ngram", "--to", str(tmp_path / "drafter")])
+            recipe_main("publish")(given)
     finally:
         step.write_text(recorded, encoding="utf-8")
     assert not (tmp_path / "run" / "drafter").exists()

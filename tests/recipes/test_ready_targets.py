@@ -30,6 +30,7 @@ from drafter_trainer.targets import Target, hash_folder
 from drafter_trainer.training.arguments import DrafterTrainingArguments
 from drafter_trainer.training.trainers import DrafterTrainer
 from tests.conftest import make_tokenizer
+from tests.decoding.lossless import check_greedy
 from tests.training.conftest import QUIET, make_rows
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
@@ -124,8 +125,5 @@ def test_configuration_gives_a_drafter_that_drafts(name: str, tmp_path: Path) ->
     trainer.save_model()
     loaded = load_drafter(str(tmp_path / "drafter"), target_model, target.load_tokenizer(), follow_clock=False)
     assert isinstance(loop_of(loaded).network, network)
-    prompt = torch.tensor([[5, 9, 33, 120]])
-    plain = target_model.generate(prompt, max_new_tokens=12, do_sample=False)
     for assistant in (loaded, with_stock_loop(loaded, 3)):
-        output = target_model.generate(prompt, assistant_model=assistant, max_new_tokens=12, do_sample=False)
-        assert torch.equal(output, plain)
+        check_greedy(target_model, assistant, [[5, 9, 33, 120]], 12)

@@ -1,33 +1,22 @@
-"""Tasks and conversations as a user launches them, on a tiny target with an untrained drafter."""
+"""Tasks and conversations as a user launches them, on a tiny target."""
 
 from pathlib import Path
 
 import pytest
 import yaml
-from transformers import PreTrainedTokenizerFast
 
 from drafter_trainer.corpora.files import read_json_lines
-from drafter_trainer.hub.publish import Publishing, publish_run
 from drafter_trainer.results import read_results
-from drafter_trainer.runs import Run
-from drafter_trainer.targets import Target
-from tests.hub.conftest import make_run
+from tests.drafters.loop.conftest import published
 from tests.recipes.test_whole_way import recipe_main
 
-ROOT = Path(__file__).parents[2]
+__all__ = ["published"]  # a fixture, for pytest to find
+
 NAME = "tiny-drafter-de-en"
 CONVERSATION = (
     '{"question_id": 1, "category": "writing", "turns": ["Write.", "Shorter."]}\n'
     '{"question_id": 2, "category": "qa", "turns": ["Why?"]}\n'
 )
-
-
-@pytest.fixture(scope="module")
-def drafter(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast, target: Target) -> Path:
-    folder = tmp_path_factory.mktemp("published")
-    run = Run(NAME, make_run(folder / "run", tokenizer), "de-en")
-    publish_run(run, target, "float32", Publishing(to=str(folder / "drafter")))
-    return folder / "drafter"
 
 
 @pytest.fixture
@@ -40,21 +29,21 @@ def config(tmp_path: Path, target_folder: Path) -> Path:
     return path
 
 
-def bench(config: Path, drafter: Path, *options: str) -> None:
-    where = ["--config", str(config), "--drafter", str(drafter), "--drafter_name", NAME, "--pair", "de-en"]
+def bench(config: Path, published: Path, *options: str) -> None:
+    where = ["--config", str(config), "--drafter", str(published), "--drafter_name", NAME, "--pair", "de-en"]
     recipe_main("bench")([*where, "--run_folder", str(config.parent / "run"), *options])
 
 
-def test_another_task_has_results_of_its_own(config: Path, drafter: Path) -> None:
+def test_another_task_has_results_of_its_own(config: Path, published: Path) -> None:
     """Stories in RUN_FOLDER/results.json would be published in the drafter's card as its translations."""
-    bench(config, drafter, "--task", "story")
+    bench(config, published, "--task", "story")
     run = config.parent / "run"
     (story,) = read_results(run / "tasks" / "story" / "results.json")["runs"]
     assert (story["task"], story["questions"]["count"]) == ("story", 3)
     assert [prompt["question_id"] for prompt in story["methods"][0]["prompts"]] == ["story-01", "story-02", "story-03"]
     assert "quality" not in story["methods"][0]
     assert not (run / "results.json").exists()
-    bench(config, drafter)
+    bench(config, published)
     (translation,) = read_results(run / "results.json")["runs"]
     assert translation["task"] == "translation"
     assert {method["quality"]["answers"] for method in translation["methods"]} == {3}
@@ -62,17 +51,17 @@ def test_another_task_has_results_of_its_own(config: Path, drafter: Path) -> Non
     assert len({(method["quality"]["chrf"], method["quality"]["bleu"]) for method in translation["methods"]}) == 1
 
 
-def test_conversation_is_kept_turn_by_turn(config: Path, drafter: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_conversation_is_kept_turn_by_turn(config: Path, published: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Answers asked for after the measurement come from its journal; hours must not be measured again for them."""
     caplog.set_level("INFO")
     questions = config.parent / "questions.jsonl"
     questions.write_text(CONVERSATION, encoding="utf-8")
     options = ["--task", "conversation", "--questions", str(questions)]
-    bench(config, drafter, *options)
+    bench(config, published, *options)
     folder = config.parent / "run" / "tasks" / "conversation"
     (folder / "outputs.jsonl").unlink()  # as an earlier release left it
     before = (folder / "results.json").stat().st_mtime_ns
-    bench(config, drafter, *options)
+    bench(config, published, *options)
     assert "finished before" in caplog.text
     assert (folder / "results.json").stat().st_mtime_ns == before
     outputs = [row for _, row in read_json_lines(folder / "outputs.jsonl")]
