@@ -212,11 +212,7 @@ class BatchDrafter:
         tail = text.tail()
         listed = None if self.table is None else self.table.next_token(tail)
         remembered = self.memory.next_token(tail) if self._looks_up and self.memory is not None else None
-        best = surer_of(text.estimator, looked_up, listed, remembered)
-        if best is None:
-            return None
-        token, source, bin_, probability = best
-        return Proposal(token, source, probability, bin_)
+        return surer_of(text.estimator, looked_up, listed, remembered)
 
     def _take(self, text: RequestText, proposal: Proposal | None, price: float) -> bool:
         """Draft a token where it pays; tell whether the draft may grow on."""

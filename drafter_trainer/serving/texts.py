@@ -91,7 +91,7 @@ class RequestText:
         self.draft, self.reach, self.asked = [], 1.0, 0.0
 
     def look_up(self) -> tuple[int, int] | None:
-        """Return the token behind the latest occurrence of the longest suffix, and the suffix's length."""
+        """Return the token behind the latest occurrence of the longest suffix, and its bin."""
         if len(self.index.tokens) < len(self.tokens):  # a long prompt is still being indexed
             return None
         return self.index.next_token([proposal.token for proposal in self.draft])

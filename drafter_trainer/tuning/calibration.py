@@ -10,7 +10,7 @@ from drafter_trainer.decoding.target_cache import TargetTexts
 from drafter_trainer.drafters.loop.lookup import SuffixIndex
 from drafter_trainer.drafters.loop.ngram import NgramTable
 from drafter_trainer.drafters.loop.policy import LOOKUP, NETWORK, NGRAM
-from drafter_trainer.drafters.loop.settings import HIGHEST_ORDER, NETWORK_BINS, NGRAM_BINS, bin_of, default_calibration
+from drafter_trainer.drafters.loop.settings import HIGHEST_ORDER, NETWORK_BINS, bin_of, default_calibration
 from drafter_trainer.drafters.loop.window import cut_prompt
 
 _PRIOR_COUNT = 4.0
@@ -92,9 +92,9 @@ def _observations(
     text = target and target.read(network, [*answer.prompt_ids, *answer.response_ids])
     for position, token in enumerate(answer.response_ids):
         if (found := index.next_token([])) is not None:
-            yield LOOKUP, found[1] - 1, answer.chance(position, found[0])
+            yield LOOKUP, found[1], answer.chance(position, found[0])
         if table is not None and (found := table.next_token(index.tokens[-HIGHEST_ORDER:])) is not None:
-            yield NGRAM, (found[1] - 1) * NGRAM_BINS + bin_of(found[2], NGRAM_BINS), answer.chance(position, found[0])
+            yield NGRAM, found[1], answer.chance(position, found[0])
         if network is not None:
             yield from _network_observations(answer, position, ahead, network.draft_ids)
             known = len(seen) + position

@@ -245,10 +245,7 @@ class DraftingLoop:
         listed = None if self.table is None else self.table.next_token(tail)
         # Where it drafts without lookup, one source alone is compared.
         remembered = self.memory.next_token(tail) if self._looks_up and self.memory is not None else None
-        if (best := surer_of(self._belief, looked_up, listed, remembered)) is None:
-            return None
-        token, source, bin_, probability = best
-        return Proposal(token, source, probability, bin_)
+        return surer_of(self._belief, looked_up, listed, remembered)
 
     def _read_network(self, context: list[int]) -> int:
         """Let the network read a text; return how many of its tokens were unread."""

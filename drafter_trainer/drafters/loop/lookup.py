@@ -31,11 +31,12 @@ class SuffixIndex:
         Args:
             draft (`list[int]`): Tokens behind the text that are not certain yet.
         Returns:
-            `tuple` of the token and the length of the suffix, 8 at most; `None` if not even the last token occurred.
+            `tuple` of the token and its bin in the calibration, one for each length of the suffix; `None` if
+            not even the last token occurred.
         """
         tail = (self.tokens[-LONGEST:] + draft)[-LONGEST:]
         for size in range(len(tail), 0, -1):
             position = self._behind[size - 1].get(tuple(tail[-size:]))
             if position is not None:
-                return self.tokens[position], size
+                return self.tokens[position], size - 1
         return None

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 from safetensors import safe_open
 
+from .settings import NGRAM_BINS, bin_of
+
 FORMAT = "1"
 MULTIPLIER = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
@@ -34,13 +36,14 @@ class NgramTable:
         self._slots = slots
         self.orders = sorted(slots, reverse=True)
 
-    def next_token(self, tail: list[int]) -> tuple[int, int, float] | None:
+    def next_token(self, tail: list[int]) -> tuple[int, int] | None:
         """Say what follows most often.
 
         Args:
             tail (`list[int]`): The last tokens, as many as the highest order or more.
         Returns:
-            `tuple` of the token, the order that knew it, and its share there; `None` if no order knows the context.
+            `tuple` of the token and its bin in the calibration, of the order that knew it and the token's share there;
+            `None` if no order knows the context.
         """
         for order in self.orders:
             if order > len(tail):
@@ -50,7 +53,8 @@ class NgramTable:
             slot = wanted & (len(hashes) - 1)
             while (found := hashes.item(slot)) != 0:
                 if found == wanted:
-                    return tokens.item(slot), order, shares.item(slot) / 255
+                    bin_ = (order - 1) * NGRAM_BINS + bin_of(shares.item(slot) / 255, NGRAM_BINS)
+                    return tokens.item(slot), bin_
                 slot = (slot + 1) & (len(hashes) - 1)
         return None
 

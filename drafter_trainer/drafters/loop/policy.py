@@ -7,10 +7,11 @@ the machine yields elsewhere in the same time.
 """
 
 from collections.abc import Sequence
+from operator import itemgetter
 
 import numpy as np
 
-from .settings import NGRAM_BINS, bin_of
+from .proposal import Proposal
 
 LOOKUP, NGRAM, NETWORK = SOURCES = ("lookup", "ngram", "network")
 MEMORY = "memory"  # of completions, where the caller gave one
@@ -89,35 +90,16 @@ class AcceptanceEstimator:
 def surer_of(
     estimator: AcceptanceEstimator,
     looked_up: tuple[int, int] | None,
-    listed: tuple[int, int, float] | None,
+    listed: tuple[int, int] | None,
     remembered: tuple[int, int] | None = None,
-) -> tuple[int, str, int, float] | None:
-    """Choose between the proposals of lookup, n-gram table and memory, which cost next to nothing.
-
-    Args:
-        looked_up (`tuple[int, int]`, *optional*): What the lookup found: a token, and the length of the suffix.
-        listed (`tuple[int, int, float]`, *optional*): What the table knows: a token, its order, and its share there.
-        remembered (`tuple[int, int]`, *optional*): What the memory tells: a token, and its bin.
-    Returns:
-        `tuple` of the token, its source, its bin there, and the probability that the target accepts it; `None` where
-        none proposes one.
-    """
-    best = None
-    if looked_up is not None:
-        token, size = looked_up
-        best = token, LOOKUP, size - 1, estimator.probability(LOOKUP, size - 1)
-    if listed is not None:
-        token, order, share = listed
-        bin_ = (order - 1) * NGRAM_BINS + bin_of(share, NGRAM_BINS)
-        probability = estimator.probability(NGRAM, bin_)
-        if best is None or probability > best[3]:
-            best = token, NGRAM, bin_, probability
-    if remembered is not None:
-        token, bin_ = remembered
-        probability = estimator.probability(MEMORY, bin_)
-        if best is None or probability > best[3]:
-            best = token, MEMORY, bin_, probability
-    return best
+) -> Proposal | None:
+    """Choose between what lookup, n-gram table and memory tell, each a token and its bin: the first of the surest."""
+    told = (LOOKUP, looked_up), (NGRAM, listed), (MEMORY, remembered)
+    known = [(estimator.probability(source, found[1]), source, found) for source, found in told if found is not None]
+    if not known:
+        return None
+    probability, source, (token, bin_) = max(known, key=itemgetter(0))
+    return Proposal(token, source, probability, bin_)
 
 
 class NetworkGain:

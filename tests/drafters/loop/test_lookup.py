@@ -13,7 +13,7 @@ def scan(text: list[int], draft: list[int]) -> tuple[int, int] | None:
     for size in range(len(tail), 0, -1):
         for end in range(len(text) - 1, size - 1, -1):
             if text[end - size : end] == tail[-size:]:
-                return text[end], size
+                return text[end], size - 1
     return None
 
 

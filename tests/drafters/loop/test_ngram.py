@@ -13,6 +13,7 @@ from safetensors.numpy import save
 from drafter_trainer.drafters import ngram as counting
 from drafter_trainer.drafters.loop import ngram as reading
 from drafter_trainer.drafters.loop.ngram import NgramTable, hash_context, read_table
+from drafter_trainer.drafters.loop.settings import NGRAM_BINS, bin_of
 from drafter_trainer.drafters.ngram import count_table, table_bytes
 
 SHA256 = "ab" * 32
@@ -51,8 +52,13 @@ def test_table_holds_what_was_counted(alphabet: int, min_share: float) -> None:
             if share < min_share:
                 assert found is None
             else:
-                assert found[:2] == (token, order)
-                assert found[2] == pytest.approx(share, abs=0.501 / 255)
+                assert found == (token, (order - 1) * NGRAM_BINS + bin_of(round(255 * share) / 255, NGRAM_BINS))
+
+
+def known(table: NgramTable, tail: list[int]) -> tuple[int, int]:
+    """Return what a table tells, and the order that knew it."""
+    token, bin_ = table.next_token(tail)
+    return token, bin_ // NGRAM_BINS + 1
 
 
 def test_higher_orders_come_first() -> None:
@@ -61,14 +67,14 @@ def test_higher_orders_come_first() -> None:
     answers += 2 * [[8, 4, 6]] + 3 * [[5, 4, 7]]
     table = NgramTable(count_table(answers, (1, 2, 3)))
     assert table.orders == [3, 2, 1]
-    assert table.next_token([1, 2, 3])[:2] == (4, 3)
-    assert table.next_token([0, 1, 2, 3])[:2] == (4, 3)  # a longer tail is cut
-    assert table.next_token([0, 9, 2, 3])[:2] == (5, 1)  # what lower orders know too stands there alone
-    assert table.next_token([0, 1, 2])[:2] == (3, 1)
-    assert table.next_token([0, 8, 4])[:2] == (6, 2)
-    assert table.next_token([8, 4])[:2] == (6, 2)  # a shorter one asks the orders that it can
-    assert table.next_token([6, 4])[:2] == (7, 1)
-    assert table.next_token([6, 6, 3])[:2] == (5, 1)
+    assert known(table, [1, 2, 3]) == (4, 3)
+    assert known(table, [0, 1, 2, 3]) == (4, 3)  # a longer tail is cut
+    assert known(table, [0, 9, 2, 3]) == (5, 1)  # what lower orders know too stands there alone
+    assert known(table, [0, 1, 2]) == (3, 1)
+    assert known(table, [0, 8, 4]) == (6, 2)
+    assert known(table, [8, 4]) == (6, 2)  # a shorter one asks the orders that it can
+    assert known(table, [6, 4]) == (7, 1)
+    assert known(table, [6, 6, 3]) == (5, 1)
     assert table.next_token([6]) is None
     assert table.next_token([]) is None
 
