@@ -17,7 +17,6 @@ from drafter_trainer.drafters.compatibility import check_tokenizers
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.errors import InputError, check_positive
 from drafter_trainer.extras import require
-from drafter_trainer.hub.export.constraints import check_sizes, check_vllm, context_limit
 from drafter_trainer.hub.export.stock import write_stock
 from drafter_trainer.repository import target_of
 from drafter_trainer.serving.commands import (
@@ -41,15 +40,8 @@ ENGINES = ("vllm", "sglang", "llamacpp")
 DTYPES = ("float32", "float16", "bfloat16")
 VLLM, WHOLE_VLLM, SGLANG, LLAMACPP = "vllm.json", "vllm_whole.txt", "sglang.txt", "llamacpp.txt"
 STOCK = "drafter"
-_READ = [
-    "config.json",
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "tokenizer*",
-    "*.jinja",
-    "special_tokens_map.json",
-    "generation_config.json",
-]
+# vLLM takes another method than the one that is named where the model's path has one of these in it.
+_READ_BY_VLLM = ("eagle-", "eagle3", "dflash", "dspark")
 
 
 @dataclass
@@ -112,7 +104,8 @@ def export_drafter(
     export = _resolve(str(drafter), target_of(drafter, target), folder, draft_length)
     files = {}
     if "vllm" in engines:
-        _check_vllm(export)
+        check_path(export.drafter)
+        export.checked.append(check_sizes("vLLM", *export.configs) + ".")
         length = export.draft_lengths[NETWORK]
         together = drafts_together(export.description, length)
         config = vllm_config(export.drafter, length, export.commit, NETWORK, together)
@@ -142,7 +135,7 @@ def _resolve(drafter: str, target: Target, folder: Path, draft_length: int | Non
         place = Path(drafter).resolve()
         drafter = str(place)
     else:
-        place = Path(huggingface_hub.snapshot_download(drafter, revision=commit, allow_patterns=_READ))
+        place = Path(huggingface_hub.snapshot_download(drafter, revision=commit))
     if COMPACT in description.weights:
         compact, place, commit = place, folder.resolve() / STOCK, None
         description = write_stock(compact, description, target, place)
@@ -156,15 +149,31 @@ def _resolve(drafter: str, target: Target, folder: Path, draft_length: int | Non
     return export
 
 
-def _check_vllm(export: Export) -> None:
-    check_vllm(export.drafter, *export.configs)
-    export.checked.append(f"vLLM: both vocabularies have {export.configs[1].vocab_size} entries.")
+def check_sizes(engine: str, target: PreTrainedConfig, draft: PreTrainedConfig) -> str:
+    """Check what vLLM's method `draft_model` and SGLang's STANDALONE ask for, vocabularies of one size, and say so.
+
+    Source: `SpeculativeConfig` in vllm/config/speculative.py of vLLM; standalone_worker.py and model_config.py in
+        python/sglang/srt of SGLang; read at their main branches of 2026
+    """
+    sizes = target.get_text_config().vocab_size, draft.vocab_size
+    if sizes[0] != sizes[1]:
+        raise InputError(
+            f"{engine} needs vocabularies of one size: the target's has {sizes[0]}, the drafter's {sizes[1]}: train a "
+            f"drafter for this target, or leave {engine.lower()} out of the engines"
+        )
+    return f"{engine}: both vocabularies have {sizes[0]} entries"
+
+
+def check_path(location: str) -> None:
+    """Refuse a drafter whose Hub id or folder vLLM takes for that of another kind of drafter."""
+    if named := [word for word in _READ_BY_VLLM if word in location.lower()]:
+        raise InputError(
+            f"vLLM takes {location} for another kind of drafter, since its path has {named[0]!r} in it: rename it"
+        )
 
 
 def _sglang_command(export: Export) -> str:
-    check_sizes("SGLang", *export.configs)
-    length = export.draft_lengths[NETWORK]
-    said = f"SGLang: both vocabularies have {export.configs[1].vocab_size} entries"
+    said, length = check_sizes("SGLang", *export.configs), export.draft_lengths[NETWORK]
     words = ["python", "-m", "sglang.launch_server", "--model-path", export.target.name]
     words += ["--speculative-algorithm", "STANDALONE", "--speculative-draft-model-path", export.drafter]
     if export.commit is not None:
@@ -172,7 +181,9 @@ def _sglang_command(export: Export) -> str:
     # One branch; the target verifies the drafts and the token before them.
     words += ["--speculative-num-steps", str(length), "--speculative-eagle-topk", "1"]
     words += ["--speculative-num-draft-tokens", str(length + 1)]
-    if (limit := context_limit(*export.configs)) is not None:
+    # It gives the drafter the target's context, and refuses one that is longer than the drafter's own.
+    target, draft = export.configs
+    if (limit := draft.max_position_embeddings) < target.get_text_config().max_position_embeddings:
         words += ["--context-length", str(limit)]
         said += f"; the drafter reads {limit} tokens, so the server's context is cut to them"
     export.checked.append(f"{said}.")

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
-from drafter_trainer.hub.export.engines import export_drafter
+from drafter_trainer.hub.export.engines import check_path, check_sizes, export_drafter
 from drafter_trainer.hub.export.gguf_file import write_gguf
 from drafter_trainer.serving.drafter import open_for_engine
 from drafter_trainer.serving.vllm import DrafterProposer
@@ -175,3 +176,17 @@ def test_recipe_exports_the_runs_drafter(drafter, target, tmp_path, capsys) -> N
     assert "loaded back, gives the drafter's token ids, and its logits to" in said
     assert f"exported: {drafter.parent / 'export'}" in said
     assert (drafter.parent / "export" / "drafter.gguf").is_file()
+
+
+@pytest.mark.parametrize("size", [399, 401])
+def test_vocabularies_of_two_sizes_are_refused(size: int) -> None:
+    """vLLM ends with an error after minutes of loading, SGLang with tokens that the target does not have."""
+    with pytest.raises(InputError, match=f"vLLM needs .* target's has 400, the drafter's {size}"):
+        check_sizes("vLLM", LlamaConfig(vocab_size=400), LlamaConfig(vocab_size=size))
+
+
+@pytest.mark.parametrize("location", ["org/Eagle-drafter", "/home/dflash/drafter", "org/x-eagle3"])
+def test_path_that_vllm_reads_a_method_off_is_refused(location: str) -> None:
+    """vLLM would load a drafter of such a name as a head that needs the target's hidden states."""
+    with pytest.raises(InputError, match=r"has '(eagle-|dflash|eagle3)' in it: rename it"):
+        check_path(location)
