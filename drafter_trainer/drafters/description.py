@@ -133,20 +133,19 @@ class DrafterDescription:
         version = values.get("schema_version") if isinstance(values, dict) else None
         if version != SCHEMA_VERSION:
             raise InputError(
-                f"{place} is of schema version {_shown(version)}, expected {SCHEMA_VERSION}: use the release that "
-                f"wrote it"
+                f"{place} is of schema version {version!r:.80}, expected {SCHEMA_VERSION}: use the release that wrote it"
             )
         known = {entry.name for entry in dataclasses.fields(cls)}
         if missing := sorted(known - _SINCE_SCHEMA - values.keys()):
             raise InputError(f"{place} lacks {', '.join(missing)}: publish the drafter again")
         if unknown := sorted(values.keys() - known):
-            raise InputError(f"{place} has unknown fields {_shown(', '.join(unknown))}: use the release that wrote it")
+            raise InputError(f"{place} has unknown fields {unknown!r:.80}: use the release that wrote it")
         description = cls(**values)
         for names, fits, expected in _EXPECTED:
             for name in names:
                 if not fits(value := getattr(description, name)):
                     raise InputError(
-                        f"{place}: {name} must be {expected}, got {_shown(value)}: publish the drafter again"
+                        f"{place}: {name} must be {expected}, got {value!r:.80}: publish the drafter again"
                     )
         return description
 
@@ -167,12 +166,6 @@ def hash_file(path: Path) -> str:
 
 def _is_line(value: Any) -> bool:
     return isinstance(value, str) and value.isprintable() and value != ""
-
-
-def _shown(value: Any) -> str:
-    """Write a value for a message: on one line, and not the whole of a long one."""
-    text = " ".join(str(value).split())
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _is_hash(value: Any) -> bool:
