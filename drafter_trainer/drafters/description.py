@@ -133,7 +133,8 @@ class DrafterDescription:
         version = values.get("schema_version") if isinstance(values, dict) else None
         if version != SCHEMA_VERSION:
             raise InputError(
-                f"{place} is of schema version {version!r:.80}, expected {SCHEMA_VERSION}: use the release that wrote it"
+                f"{place} is of schema version {version!r:.80}, expected {SCHEMA_VERSION}: use the release that "
+                "wrote it"
             )
         known = {entry.name for entry in dataclasses.fields(cls)}
         if missing := sorted(known - _SINCE_SCHEMA - values.keys()):
