@@ -115,7 +115,8 @@ def publish_drafter(
         if publishing.to != HUB:
             return _to_folder(publishing, folder, files)
         destination = _destination(publishing, location)
-        _logger.info("\n".join([f"to {destination}:", *_listing(_sizes(files))]))
+        if not publishing.dry_run:
+            _logger.info("\n".join([f"to {destination}:", *_listing(_sizes(files))]))
         message = "Add the benchmark's results" if RESULTS in measurements else "Add the drafter"
         commit = push(destination, files, ALLOWED, _NETWORK, message, description, publishing.dry_run)
         if commit is None:
