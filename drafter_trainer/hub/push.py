@@ -4,7 +4,6 @@ One commit of named files on a branch, which a reader meets whole or not at all.
 move a tag is refused before anything is sent.
 """
 
-import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from huggingface_hub.errors import HTTPError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import filter_repo_objects
+from huggingface_hub.utils.sha import git_hash
 
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription, hash_file
 from drafter_trainer.errors import InputError, one_line
@@ -227,5 +227,4 @@ def _is_same(entry: RepoFile | None, source: Path) -> bool:
         return False
     if entry.lfs is not None:
         return entry.lfs.sha256 == hash_file(source)
-    content = source.read_bytes()  # as git names it
-    return entry.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    return entry.blob_id == git_hash(source.read_bytes())
