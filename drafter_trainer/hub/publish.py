@@ -1,5 +1,6 @@
 """Publish what a run has made, to the Hub or to a folder."""
 
+import dataclasses
 import logging
 import shutil
 import tempfile
@@ -35,7 +36,7 @@ from drafter_trainer.hub.card_folder import (
 from drafter_trainer.hub.dataset_card import render_dataset_card
 from drafter_trainer.hub.license import target_license
 from drafter_trainer.hub.publishing import HUB, Publishing
-from drafter_trainer.hub.push import MAIN, Destination, add_to_collection, push, set_tag
+from drafter_trainer.hub.push import add_to_collection, push, set_tag
 from drafter_trainer.results import RESULTS
 from drafter_trainer.runs import Run, finished_step
 from drafter_trainer.targets import Target
@@ -100,12 +101,12 @@ def publish_drafter(
     """
     check_destination(publishing.to)
     name = parts.description.name
-    location, place = _location(publishing, name), None if publishing.to == HUB else Path(publishing.to)
+    publishing, place = _locate(publishing, name), None if publishing.to == HUB else Path(publishing.to)
     with _temporary_folder(results, publishing) as temporary:
         folder = Path(temporary) / "drafter"
         description = assemble(parts, target, folder, publishing.adapter_of, FORMATS[publishing.format], place)
         measurements = read_measurements(results, description)
-        details = CardDetails(location, publishing.license or target_license(target))
+        details = CardDetails(publishing.repo_id, publishing.license or target_license(target))
         cards = Path(publishing.card_folder) / name if publishing.card_folder else None
         write_card(folder, description, measurements, details, read_notes(cards) if cards else "")
         copy_measurements(results, folder, list(measurements))
@@ -114,18 +115,17 @@ def publish_drafter(
             keep_card(folder, cards, details)
         if publishing.to != HUB:
             return _to_folder(publishing, folder, files)
-        destination = _destination(publishing, location)
         if not publishing.dry_run:
-            _logger.info("\n".join([f"to {destination}:", *_listing(_sizes(files))]))
+            _logger.info("\n".join([f"to {publishing}:", *_listing(_sizes(files))]))
         message = "Add the benchmark's results" if RESULTS in measurements else "Add the drafter"
-        commit = push(destination, files, ALLOWED, _NETWORK, message, description, publishing.dry_run)
+        commit = push(publishing, files, ALLOWED, _NETWORK, message, description)
         if commit is None:
-            return Publication(str(destination), _sizes(files), sent=False)
+            return Publication(str(publishing), _sizes(files), sent=False)
         if publishing.check_generation:
-            _check_generation(location, commit.oid, description.example, target, target_dtype)
-        set_tag(destination, commit.oid)
+            _check_generation(publishing.repo_id, commit.oid, description.example, target, target_dtype)
+        set_tag(publishing, commit.oid)
         if publishing.collection:
-            add_to_collection(destination, target.name)
+            add_to_collection(publishing, target.name)
         return Publication(commit.commit_url, _sizes(files), sent=True)
 
 
@@ -160,7 +160,7 @@ def publish_rows(run: Run, target: Target, publishing: Publishing) -> Publicatio
     check_destination(publishing.to, marker=SPLITS[0])
     rows = run.rows
     step = finished_step(rows, "distill first")
-    location = _location(publishing, f"{run.name}-rows")
+    publishing = _locate(publishing, f"{run.name}-rows", "dataset")
     shards = {}
     for split in SPLITS:
         store = RowStore(rows / split)
@@ -173,7 +173,7 @@ def publish_rows(run: Run, target: Target, publishing: Publishing) -> Publicatio
         if target.is_known_as(step["inputs"]["target"]):  # it may have had another name then
             step["inputs"]["target"] = target.identity
         license = publishing.license or target_license(target)
-        (folder / CARD).write_text(render_dataset_card(step, location, license), encoding="utf-8")
+        (folder / CARD).write_text(render_dataset_card(step, publishing.repo_id, license), encoding="utf-8")
         files = {CARD: folder / CARD, **shards}
         check_private(files)
         if publishing.to != HUB:
@@ -183,30 +183,25 @@ def publish_rows(run: Run, target: Target, publishing: Publishing) -> Publicatio
                     if shard != folder / path:
                         shutil.copyfile(shard, folder / path)
             return _to_folder(publishing, folder, files)
-        destination = _destination(publishing, location, "dataset")
         owned = [f"{split}/{_SHARDS}" for split in SPLITS]
-        commit = push(destination, files, owned, owned, "Add the self-distilled rows", dry_run=publishing.dry_run)
+        commit = push(publishing, files, owned, owned, "Add the self-distilled rows")
         if commit is None:
-            return Publication(str(destination), _sizes(files), sent=False)
-        set_tag(destination, commit.oid)
+            return Publication(str(publishing), _sizes(files), sent=False)
+        set_tag(publishing, commit.oid)
         return Publication(commit.commit_url, _sizes(files), sent=True)
 
 
-def _location(publishing: Publishing, name: str) -> str:
+def _locate(publishing: Publishing, name: str, repo_type: str = "model") -> Publishing:
+    """Name the repository whole: under the account of the token where no other is given, by a name where none is."""
     if publishing.to != HUB:
-        return name
+        return dataclasses.replace(publishing, repo_id=name)
     name = publishing.repo_id or name
     location = name if "/" in name else f"{HfApi().whoami()['name']}/{name}"
     try:
         validate_repo_id(location)
     except HFValidationError as error:
         raise InputError(f"{location} cannot name a repository ({one_line(error)}): give OWNER/NAME") from error
-    return location
-
-
-def _destination(publishing: Publishing, location: str, repo_type: str = "model") -> Destination:
-    branch = publishing.revision or MAIN
-    return Destination(location, repo_type, branch, publishing.tag, publishing.private, publishing.overwrite)
+    return dataclasses.replace(publishing, repo_id=location, repo_type=repo_type)
 
 
 def _temporary_folder(folder: Path, publishing: Publishing) -> tempfile.TemporaryDirectory:

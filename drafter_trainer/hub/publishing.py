@@ -8,6 +8,7 @@ from drafter_trainer.drafters.loop.policy import NETWORK, NGRAM, SOURCES
 from drafter_trainer.errors import InputError
 
 HUB = "hub"
+MAIN = "main"
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class Publishing:
     Args:
         sources (`list[str]`): Draft with these alone; all that were tuned if empty.
         card_folder (`str`, *optional*): Folder of cards, in which the card is kept too.
+        repo_type (`str`): Of the repository, "model" or "dataset".
         to, repo_id, ...: As for `drafter_trainer.publish`.
     """
 
@@ -34,6 +36,7 @@ class Publishing:
     format: str = "stock"
     license: str | None = None
     card_folder: str | None = None
+    repo_type: str = "model"
 
     def __post_init__(self) -> None:
         if self.to.startswith(f"{HUB}:"):
@@ -55,6 +58,15 @@ class Publishing:
                 "lookup alone needs no drafter: choose the sources lookup and ngram, or "
                 "generate(prompt_lookup_num_tokens=...)"
             )
+
+    def __str__(self) -> str:
+        kind = "" if self.repo_type == "model" else f"{self.repo_type}s/"
+        return f"{kind}{self.repo_id}" + ("" if self.branch == MAIN else f" at {self.branch}")
+
+    @property
+    def branch(self) -> str:
+        """The branch on the Hub; created where there is none, without the files of others."""
+        return self.revision or MAIN
 
     @property
     def network(self) -> bool:

@@ -19,32 +19,11 @@ from huggingface_hub.utils.sha import git_hash
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription, hash_file
 from drafter_trainer.errors import InputError, one_line
 from drafter_trainer.hub.card_folder import CARD
+from drafter_trainer.hub.publishing import MAIN, Publishing
 from drafter_trainer.repository import Repository
 
-MAIN = "main"
 _LONGEST_TITLE = 60  # characters, of a collection
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Destination:
-    """Name a place on the Hub, and what may be done there.
-
-    Args:
-        branch (`str`, *optional*, defaults to `"main"`): Made where there is none, without the files of others.
-        overwrite (`bool`, *optional*, defaults to `False`): Replace what is of another drafter, and move the tag.
-    """
-
-    repo_id: str
-    repo_type: str = "model"
-    branch: str = MAIN
-    tag: str | None = None
-    private: bool = False
-    overwrite: bool = False
-
-    def __str__(self) -> str:
-        kind = "" if self.repo_type == "model" else f"{self.repo_type}s/"
-        return f"{kind}{self.repo_id}" + ("" if self.branch == MAIN else f" at {self.branch}")
 
 
 @dataclass(frozen=True)
@@ -60,7 +39,7 @@ class Remote:
     tags: dict[str, str]
 
 
-def read_remote(api: HfApi, destination: Destination) -> Remote:
+def read_remote(api: HfApi, destination: Publishing) -> Remote:
     """Look at a destination."""
     where = {"repo_id": destination.repo_id, "repo_type": destination.repo_type}
     try:
@@ -86,7 +65,7 @@ def changed_files(remote: Remote, files: Mapping[str, Path], owned: Sequence[str
     return added + [path for path in filter_repo_objects(remote.files, allow_patterns=[*owned]) if path not in files]
 
 
-def check_same_drafter(destination: Destination, remote: Remote, description: DrafterDescription) -> None:
+def check_same_drafter(destination: Publishing, remote: Remote, description: DrafterDescription) -> None:
     """Refuse a branch that holds anything but a drafter of this target and pair, unless it is to be replaced."""
     others = remote.files.keys() - {".gitattributes", ".gitignore", "LICENSE", CARD}
     if destination.overwrite or not others:
@@ -110,7 +89,7 @@ def _spoken(description: DrafterDescription) -> str:
     return description.pair or ", ".join(description.languages) or "none"
 
 
-def check_overwrite(destination: Destination, remote: Remote, changed: Sequence[str], precious: Sequence[str]) -> None:
+def check_overwrite(destination: Publishing, remote: Remote, changed: Sequence[str], precious: Sequence[str]) -> None:
     """Refuse to replace what was published before, unless that was asked for.
 
     Args:
@@ -131,13 +110,12 @@ def check_overwrite(destination: Destination, remote: Remote, changed: Sequence[
 
 
 def push(
-    destination: Destination,
+    destination: Publishing,
     files: Mapping[str, Path],
     owned: Sequence[str],
     precious: Sequence[str],
     message: str,
     description: DrafterDescription | None = None,
-    dry_run: bool = False,
 ) -> CommitInfo | None:
     """Send files in one commit, and compare what arrived by the Hub's own hashes.
 
@@ -157,7 +135,7 @@ def push(
         check_same_drafter(destination, remote, description)
     changed = changed_files(remote, files, owned)
     check_overwrite(destination, remote, changed, precious)
-    if dry_run:
+    if destination.dry_run:
         return None
     try:  # before there is a repository
         RepoCard(files[CARD].read_text(encoding="utf-8")).validate(destination.repo_type)
@@ -185,7 +163,7 @@ def push(
     return commit
 
 
-def set_tag(destination: Destination, commit: str) -> None:
+def set_tag(destination: Publishing, commit: str) -> None:
     """Put the destination's tag on a commit, if it has one; that it may be moved has been checked."""
     api, where = HfApi(), {"repo_id": destination.repo_id, "repo_type": destination.repo_type}
     if destination.tag is None:
@@ -198,7 +176,7 @@ def set_tag(destination: Destination, commit: str) -> None:
     api.create_tag(**where, tag=destination.tag, revision=commit)
 
 
-def add_to_collection(destination: Destination, target: str) -> None:
+def add_to_collection(destination: Publishing, target: str) -> None:
     """Gather a target's drafters in a collection of the repository's owner.
 
     What hinders it, such as a token that has no right to collections, is said in one line and fails nothing: what was
