@@ -133,28 +133,20 @@ def _checked(row: dict[str, Any], place: str) -> tuple[str, list[str], str | Non
 
 
 def _turns(question_id: str, turns: list[str], reference: str | None, pair: Pair, place: str) -> Iterator[Question]:
-    if len(turns) == 1:
-        yield _question(question_id, turns[0], pair, place, (), reference)
-        return
     earlier: tuple[Question, ...] = ()
     for number, prompt in enumerate(turns, start=1):
-        question = _question(
-            f"{question_id}/{number}", prompt, pair, place, earlier, reference if number == 1 else None
-        )
+        text = prompt
+        if (translation := read_translation_prompt(prompt)) is not None:
+            source, target, text = translation
+            if (source, target) != (pair.source.name, pair.target.name):
+                raise InputError(
+                    f"{place}: the prompt translates {source} to {target}, the pair is {pair}: name another file"
+                )
+            prompt = translation_prompt(pair, text)
+        name = question_id if len(turns) == 1 else f"{question_id}/{number}"
+        question = Question(name, prompt, text, earlier, reference if number == 1 else None)
         earlier = (*earlier, question)
         yield question
-
-
-def _question(
-    question_id: str, prompt: str, pair: Pair, place: str, earlier: tuple[Question, ...], reference: str | None
-) -> Question:
-    translation = read_translation_prompt(prompt)
-    if translation is None:
-        return Question(question_id, prompt, prompt, earlier, reference)
-    source, target, text = translation
-    if (source, target) != (pair.source.name, pair.target.name):
-        raise InputError(f"{place}: the prompt translates {source} to {target}, the pair is {pair}: name another file")
-    return Question(question_id, translation_prompt(pair, text), text, earlier, reference)
 
 
 def keep_out(sources: Iterable[str], pair: Pair) -> Decontaminator:
@@ -167,18 +159,15 @@ def keep_out(sources: Iterable[str], pair: Pair) -> Decontaminator:
 
 def question_texts(sources: Iterable[str], pair: Pair) -> Iterator[tuple[str, bool]]:
     """Read the texts of question sets, each with whether spaces separate its words; see `keep_out`."""
-    return (text for source in sources for text in _texts_of(source, pair))
-
-
-def _texts_of(source: str, pair: Pair) -> Iterator[tuple[str, bool]]:
-    if source == "sample":
-        for _, subject in sample_stories("test"):
-            yield from ((text, LANGUAGES[code].spaced) for code, text in subject.items())
-        if pair.source.code not in SAMPLE_LANGUAGES:
-            return  # it has stories for every pair, but translations from its own languages alone
-    for question in load_questions(source, pair, task=Task(turns=_ALL_TURNS)):
-        # Only of a translation is the language known: another prompt may be in any.
-        translated = question.text != question.prompt
-        yield question.text, pair.source.spaced if translated else is_spaced(question.text)
-        if question.reference is not None:
-            yield question.reference, pair.target.spaced if translated else is_spaced(question.reference)
+    for source in sources:
+        if source == "sample":
+            for _, subject in sample_stories("test"):
+                yield from ((text, LANGUAGES[code].spaced) for code, text in subject.items())
+            if pair.source.code not in SAMPLE_LANGUAGES:
+                continue  # it has stories for every pair, but translations from its own languages alone
+        for question in load_questions(source, pair, task=Task(turns=_ALL_TURNS)):
+            # Only of a translation is the language known: another prompt may be in any.
+            translated = question.text != question.prompt
+            yield question.text, pair.source.spaced if translated else is_spaced(question.text)
+            if question.reference is not None:
+                yield question.reference, pair.target.spaced if translated else is_spaced(question.reference)
