@@ -1,8 +1,4 @@
-"""All measured drafters on one page, to compare and to choose from.
-
-Its filters are rules of style (`:has`), so that the page needs no script, and a reader whose browser lacks them sees
-everything.
-"""
+"""All measured drafters on one page, to compare and to choose from."""
 
 import math
 import statistics
@@ -19,7 +15,7 @@ from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.card import usage
 from drafter_trainer.hub.card_folder import read_measurements
-from drafter_trainer.languages import Language, get_pair, translation_prompt
+from drafter_trainer.languages import get_pair, translation_prompt
 from drafter_trainer.results import DRAFTER, PLAIN, PROMPT_LOOKUP, Results, find_method, say_setting
 
 
@@ -48,34 +44,18 @@ def render_gallery(gallery: dict[str, list[dict[str, Any]]]) -> str:
     everything = (results for several in gallery.values() for results in several)
     settings = (runs for results in everything for runs in _settings(results["runs"]))
     scale = math.ceil(max(_speedup(runs, name).high for runs in settings for name in _shown(runs)))
-    targets = list(dict.fromkeys(_target(several) for several in gallery.values()))
-    languages = _languages(gallery)
-    drafters = [_drafter(name, several, targets, scale) for name, several in gallery.items()]
+    drafters = [_drafter(name, several, scale) for name, several in gallery.items()]
     drafters.sort(key=lambda drafter: not drafter["showcase"])
     return render_html(
         resources.files("drafter_trainer.hub") / "gallery_template.html",
-        targets=targets,
-        languages=languages,
         drafters=drafters,
-        empty=_empty_choices(drafters, targets, languages),
         own=DRAFTER,
         scale=scale,
     )
 
 
-def _target(several: list[dict[str, Any]]) -> str:
-    return several[0]["provenance"]["target"].partition("@")[0]
-
-
-def _languages(gallery: dict[str, list[dict[str, Any]]]) -> list[Language]:
-    """List the languages of all pairs, by name."""
-    pairs = [get_pair(several[0]["runs"][0]["pair"]) for several in gallery.values()]
-    found = {language.code: language for pair in pairs for language in (pair.source, pair.target)}
-    return sorted(found.values(), key=lambda language: language.name)
-
-
-def _drafter(anchor: str, several: list[dict[str, Any]], targets: list[str], scale: int) -> dict[str, Any]:
-    target = _target(several)
+def _drafter(anchor: str, several: list[dict[str, Any]], scale: int) -> dict[str, Any]:
+    target = several[0]["provenance"]["target"].partition("@")[0]
     pair = get_pair(several[0]["runs"][0]["pair"])
     settings = [_setting(results, runs, scale) for results in several for runs in _settings(results["runs"])]
     return {
@@ -83,8 +63,6 @@ def _drafter(anchor: str, several: list[dict[str, Any]], targets: list[str], sca
         "anchor": anchor,
         "target": target,
         "pair": f"{pair.source.name} to {pair.target.name}",
-        # Numbers and codes alone: a name from a file must not end a rule of style.
-        "classes": f"t{targets.index(target)} l-{pair.source.code} l-{pair.target.code}",
         "showcase": all(map(is_showcase, several)),
         "settings": settings,
         "commands": [results["provenance"]["command"] for results in several],
@@ -156,12 +134,3 @@ def _facts(drafter: list[dict[str, Any]]) -> dict[str, str]:
         equal, prompts = (sum(method["losslessness"][key] for method in drafter) for key in ("equal", "prompts"))
         facts["answers equal to plain decoding's"] = f"{equal}/{prompts}"
     return facts
-
-
-def _empty_choices(
-    drafters: list[dict[str, Any]], targets: list[str], languages: list[Language]
-) -> list[tuple[str, str]]:
-    """List the choices of target and language for which there is no drafter, by their classes."""
-    there = [set(drafter["classes"].split()) for drafter in drafters]
-    choices = [(f"t{number}", f"l-{language.code}") for number in range(len(targets)) for language in languages]
-    return [choice for choice in choices if not any(set(choice) <= classes for classes in there)]
