@@ -1,7 +1,7 @@
 """What a prompt asks for, as far as it can be read off the prompt: the router's question."""
 
 import contextlib
-import itertools
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +18,6 @@ _IDENTIFIED_CHARACTERS = 200
 # Chosen on the bundled sample: nearly every sentence's own language has more, and no other known language has as much
 # (benchmarks/router_choice.py counts both).
 _LEAST_PROBABILITY = 0.25
-
-_TAIL_TOKENS = 256
 
 _TRANSLATION = re.compile(r"([^:\n]*\btranslate\b[^:\n]*)[:\n](.+)", re.DOTALL | re.IGNORECASE)
 _PROBE = "what the user asks"
@@ -99,9 +97,8 @@ class PromptReader:
         )
         before, _, after = first.partition(_PROBE)
         # The first message may have a system's words before it, the second what ends an answer.
-        ends = zip(reversed(before), reversed(answered.partition(_PROBE)[0]))
-        alike = [one for one, _ in itertools.takewhile(lambda both: both[0] == both[1], ends)]
-        self._before = "".join(reversed(alike)).strip()
+        alike = os.path.commonprefix([before[::-1], answered.partition(_PROBE)[0][::-1]])
+        self._before = alike[::-1].strip()
         self._after = after.strip()
 
     def read(self, prompt_ids: Sequence[int]) -> PromptTask:
@@ -110,13 +107,8 @@ class PromptReader:
 
     def last_message(self, prompt_ids: Sequence[int]) -> str:
         """Return the text of the user's last message, or all of a prompt that the template did not write."""
-        # The last message alone is needed, and a long chat takes longer to decode than to judge.
-        tail = _TAIL_TOKENS
-        while self._before:
-            _, found, message = self._tokenizer.decode(prompt_ids[-tail:]).rpartition(self._before)
+        if self._before:
+            _, found, message = self._tokenizer.decode(prompt_ids).rpartition(self._before)
             if found:
                 return (message.partition(self._after)[0] if self._after else message).strip()
-            if tail >= len(prompt_ids):
-                break
-            tail *= 2
         return self._tokenizer.decode(prompt_ids, skip_special_tokens=True).strip()
