@@ -48,8 +48,6 @@ _COLUMNS = {
     "target": "Who answered",
     "target_revision": "In which revision",
 }
-_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
-_LARGEST = "1M<n<10M"
 
 
 def render_dataset_card(step: dict[str, Any], repo_id: str, license: str | None) -> str:
@@ -65,7 +63,6 @@ def render_dataset_card(step: dict[str, Any], repo_id: str, license: str | None)
         task_categories=["text-generation"],
         annotations_creators="machine-generated",
         source_datasets=[corpus["repo"] for corpus in facts["corpora"] if "repo" in corpus] or None,
-        size_categories=_size(sum(split["rows"] for split in splits.values())),
         tags=TAGS,
         pretty_name=repo_id.rpartition("/")[2],
         # Beside the rows lie what was dropped and the prompts, with other columns.
@@ -103,10 +100,6 @@ def render_dataset_card(step: dict[str, Any], repo_id: str, license: str | None)
         license=license,
     )
     return str(card).rstrip() + "\n"
-
-
-def _size(rows: int) -> str:
-    return next((category for limit, category in _SIZES if rows < limit), _LARGEST)
 
 
 def _counts(splits: dict[str, dict[str, Any]]) -> str:

@@ -51,7 +51,6 @@ def test_metadata_key_by_key() -> None:
         "annotations_creators": "machine-generated",
         "source_datasets": ["wmt/wmt16"],
         "task_categories": ["text-generation"],
-        "size_categories": "1K<n<10K",
         "tags": ["speculative-decoding", "self-distillation", "synthetic"],
         "pretty_name": "tiny-answers-de-en",
         "configs": [
