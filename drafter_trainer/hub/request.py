@@ -1,7 +1,7 @@
 """What a prompt asks for, as far as it can be read off the prompt: the router's question."""
 
 import contextlib
-import os
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -97,8 +97,9 @@ class PromptReader:
         )
         before, _, after = first.partition(_PROBE)
         # The first message may have a system's words before it, the second what ends an answer.
-        alike = os.path.commonprefix([before[::-1], answered.partition(_PROBE)[0][::-1]])
-        self._before = alike[::-1].strip()
+        ends = zip(reversed(before), reversed(answered.partition(_PROBE)[0]))
+        alike = [one for one, _ in itertools.takewhile(lambda both: both[0] == both[1], ends)]
+        self._before = "".join(reversed(alike)).strip()
         self._after = after.strip()
 
     def read(self, prompt_ids: Sequence[int]) -> PromptTask:
