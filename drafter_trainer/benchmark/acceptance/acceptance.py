@@ -37,7 +37,7 @@ class Acceptance(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description="How many drafted tokens a target accepted, over the rounds of speculative decoding.",
+            description=self.__doc__,
             citation="Leviathan et al., Fast Inference from Transformers via Speculative Decoding, arXiv 2211.17192",
             inputs_description=_INPUTS,
             features=datasets.Features(
