@@ -35,7 +35,7 @@ from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.drafters.loop.generate import loop_of
 from drafter_trainer.drafters.loop.network import LeanNetwork, Weight
 from drafter_trainer.drafters.loop.settings import LoopSettings
-from drafter_trainer.hub import request
+from drafter_trainer.hub.prompt_task import identify_language
 from drafter_trainer.hub.router import DrafterRouter
 from drafter_trainer.languages import LANGUAGES, get_pair, read_translation_prompt, translation_prompt
 from drafter_trainer.repository import Repository
@@ -114,7 +114,7 @@ def choose_all(
         seconds.append(time.perf_counter() - start)
         source = router.reader.read(ids).source
         drafter = {name: Path(route.name).name for name, route in zip(PAIRS, router.routes)}.get(pair)
-        chosen = Path(choice.drafter).name if choice.way == DRAFTER else None
+        chosen = Path(choice.drafter).name if choice.variant == DRAFTER else None
         right += source == given.source and (not named or chosen == drafter)
         unknown += source is None
     return _figures(name, float(np.median(lengths)), right, unknown, len(asked) - right - unknown, seconds)
@@ -122,16 +122,15 @@ def choose_all(
 
 def leave_out() -> dict[str, str | int | float]:
     """Take each language of the sample out of the known ones, and tell the language of its sentences."""
-    known, seconds, unknown, total = dict(request.LANGUAGES), [], 0, 0
+    seconds, unknown, total = [], 0, 0
     for code in SAMPLE_LANGUAGES:
-        request.LANGUAGES = {other: language for other, language in known.items() if other != code}
+        known = {other: language for other, language in LANGUAGES.items() if other != code}
         for split in SPLITS:
             for row in sample_rows(split):
                 start = time.perf_counter()
-                unknown += request.identify_language(row[code]) is None
+                unknown += identify_language(row[code], known) is None
                 seconds.append(time.perf_counter() - start)
                 total += 1
-    request.LANGUAGES = known
     return _figures("texts in a language that is not known", "-", unknown, 0, total - unknown, seconds)
 
 
@@ -192,7 +191,7 @@ def compare_switching(
     router: DrafterRouter, alone: list[LeanNetwork], place: Path, names: list[str]
 ) -> dict[str, float]:
     """Compare the networks' memory, and the time of a switch with that of merging another adapter."""
-    loops = [route.ways[DRAFTER] for route in router.routes]
+    loops = [route.loops[DRAFTER] for route in router.routes]
     switches = []
     for _ in range(200):
         for loop in loops:

@@ -15,12 +15,17 @@ import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import huggingface_hub
+import yaml
+from huggingface_hub.errors import EntryNotFoundError
+
 from drafter_trainer.atomic import write_json
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
-from drafter_trainer.errors import InputError
+from drafter_trainer.errors import InputError, one_line
 from drafter_trainer.extras import is_installed
 from drafter_trainer.hub.card import PLOT, render_card
 from drafter_trainer.results import DRAFTER, RESULTS, Results, read_results
+from drafter_trainer.targets import Target
 
 CARD = "README.md"
 MEASUREMENTS = (RESULTS, "sampling/results.json", "tasks/*/results.json", "engines/*/results.json")
@@ -75,6 +80,22 @@ def read_notes(folder: Path) -> str:
         return path.read_text(encoding="utf-8") if path.is_file() else ""
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8: save it as such") from error
+
+
+def target_license(target: Target) -> str | None:
+    """Read the license of a target, which holds for its drafters too, from its card on the Hub or in its folder."""
+    card = Path(target.path) / "README.md"
+    try:
+        if target.hub_revision is not None:
+            card = Path(huggingface_hub.hf_hub_download(target.path, card.name, revision=target.hub_revision))
+        license = (huggingface_hub.metadata_load(card) or {}).get("license")
+    except (EntryNotFoundError, FileNotFoundError):
+        return None
+    except (ValueError, yaml.YAMLError) as error:
+        raise InputError(
+            f"the license of {target.name} cannot be read from {card} ({one_line(error)}): give license"
+        ) from error
+    return license if isinstance(license, str) else None  # several licenses are not one identifier
 
 
 def write_card(

@@ -22,7 +22,6 @@ from drafter_trainer.drafters.description import FILE_NAME
 from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.drafters.saving import WEIGHTS
 from drafter_trainer.errors import InputError, one_line
-from drafter_trainer.hub.allowed import ALLOWED, allowed_files, check_private
 from drafter_trainer.hub.assemble import DrafterParts, assemble, parts_of_run
 from drafter_trainer.hub.card_folder import (
     CARD,
@@ -31,12 +30,12 @@ from drafter_trainer.hub.card_folder import (
     keep_card,
     read_measurements,
     read_notes,
+    target_license,
     write_card,
 )
 from drafter_trainer.hub.dataset_card import render_dataset_card
-from drafter_trainer.hub.license import target_license
 from drafter_trainer.hub.publishing import HUB, Publishing
-from drafter_trainer.hub.push import add_to_collection, push, set_tag
+from drafter_trainer.hub.push import ALLOWED, add_to_collection, allowed_files, check_private, push, set_tag
 from drafter_trainer.results import RESULTS
 from drafter_trainer.runs import Run, finished_step
 from drafter_trainer.targets import Target

@@ -1,13 +1,13 @@
-"""Push files to the Hub: the one place that writes there.
+"""Check a folder's files and push them to the Hub: the only module that writes there.
 
-One commit of named files on a branch, which a reader meets whole or not at all. What would replace another drafter or
-move a tag is refused before anything is sent.
+A push is one commit of allowed files on a branch. A push that would replace another drafter or move a tag is rejected
+before anything is sent.
 """
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, RepoCard
@@ -16,23 +16,51 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import filter_repo_objects
 from huggingface_hub.utils.sha import git_hash
 
+from drafter_trainer.credentials import find_credential, find_path
+from drafter_trainer.drafters.adapters import ADAPTER_CONFIG
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription, hash_file
+from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
+from drafter_trainer.drafters.saving import WEIGHTS
 from drafter_trainer.errors import InputError, one_line
-from drafter_trainer.hub.card_folder import CARD
+from drafter_trainer.hub.card import PLOT
+from drafter_trainer.hub.card_folder import CARD, MEASUREMENTS
 from drafter_trainer.hub.publishing import MAIN, Publishing
 from drafter_trainer.repository import Repository
+from drafter_trainer.results import RESULTS
 
+# All files of a drafter that may be published: no optimizer state, no pickled arguments, no token.
+ALLOWED = (
+    *(CARD, PLOT, FILE_NAME, *MEASUREMENTS, *WEIGHTS, VOCABULARY, TABLE, "custom_generate/*.py"),
+    *("generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model"),
+    *("special_tokens_map.json", "chat_template.jinja"),
+)
+# Searched for paths. Others have none: a tokenizer has tokens such as "/usr/bin".
+_TEXTS = (CARD, FILE_NAME, RESULTS, "config.json", "generation_config.json", "tokenizer_config.json", ADAPTER_CONFIG)
 _LONGEST_TITLE = 60  # characters, of a collection
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Remote:
-    """The state of a destination's branch.
+def allowed_files(folder: Path) -> dict[str, Path]:
+    """Return the files of a drafter that may be published, by path; delete all others from the folder."""
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    allowed = {name: files[name] for name in filter_repo_objects(files, allow_patterns=[*ALLOWED])}
+    for name in files.keys() - allowed.keys():
+        files[name].unlink()
+    check_private(allowed)
+    return allowed
 
-    Args:
-        commit (`str`, *optional*): Its head; `None` where there is no such branch or repository.
-    """
+
+def check_private(files: Mapping[str, Path]) -> None:
+    """Raise an error if a file contains a credential or a path of this machine."""
+    for name, path in files.items():
+        if path.name in _TEXTS and (found := find_path(path)):
+            raise InputError(f"{name} contains {found}, a path of this machine: remove it from the file's source")
+        if found := find_credential(path):
+            raise InputError(f"{name} contains {found}: remove it from the file's source before you publish it")
+
+
+class Remote(NamedTuple):
+    """The state of a branch on the Hub. `commit` is its head, `None` if there is no such branch or repository."""
 
     commit: str | None
     files: dict[str, RepoFile]
@@ -40,17 +68,15 @@ class Remote:
 
 
 def read_remote(api: HfApi, destination: Publishing) -> Remote:
-    """Look at a destination."""
-    where = {"repo_id": destination.repo_id, "repo_type": destination.repo_type}
+    """Read the state of a destination's branch."""
+    where = _where(destination)
     try:
         refs = api.list_repo_refs(**where)
     except RepositoryNotFoundError:
         return Remote(None, {}, {})
     tags = {ref.name: ref.target_commit for ref in refs.tags}
     commit = {ref.name: ref.target_commit for ref in refs.branches}.get(destination.branch)
-    if commit is None:
-        return Remote(None, {}, tags)
-    tree = api.list_repo_tree(**where, revision=commit, recursive=True)
+    tree = api.list_repo_tree(**where, revision=commit, recursive=True) if commit else ()
     return Remote(commit, {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}, tags)
 
 
@@ -58,54 +84,57 @@ def changed_files(remote: Remote, files: Mapping[str, Path], owned: Sequence[str
     """Return the paths that a commit would add, replace or delete.
 
     Args:
-        owned (`Sequence[str]`): Patterns of what is deleted where it is not among the files: an earlier publication
-            left it. What else lies in the repository, such as a license, stays.
+        owned (`Sequence[str]`): Patterns of files that are deleted if they are not among `files`. Other files of the
+            repository, such as a license, stay.
     """
     added = [path for path, source in files.items() if not _is_same(remote.files.get(path), source)]
     return added + [path for path in filter_repo_objects(remote.files, allow_patterns=[*owned]) if path not in files]
 
 
+def _is_same(entry: RepoFile | None, source: Path) -> bool:
+    if entry is None or entry.size != source.stat().st_size:
+        return False
+    if entry.lfs is not None:
+        return entry.lfs.sha256 == hash_file(source)
+    return entry.blob_id == git_hash(source.read_bytes())
+
+
 def check_same_drafter(destination: Publishing, remote: Remote, description: DrafterDescription) -> None:
-    """Refuse a branch that holds anything but a drafter of this target and pair, unless it is to be replaced."""
+    """Raise an error if a branch holds anything but a drafter of the same target and languages."""
     others = remote.files.keys() - {".gitattributes", ".gitignore", "LICENSE", CARD}
     if destination.overwrite or not others:
         return
-    advice = "name another repository or branch, or replace it, with overwrite"
+    advice = "name another repository or branch, or replace it with overwrite"
     if FILE_NAME not in remote.files:
-        raise InputError(f"{destination} holds no drafter but {min(others)}: {advice}")
+        raise InputError(f"{destination} contains {min(others)} and no drafter: {advice}")
     try:
         published = Repository(destination.repo_id, remote.commit).description
     except InputError as error:
-        raise InputError(f"{destination} holds a drafter that cannot be told ({error}): {advice}") from error
-    for name, then, now in (
-        ("target", published.target, description.target),
-        ("languages", _spoken(published), _spoken(description)),
-    ):
+        raise InputError(f"the drafter of {destination} cannot be read ({error}): {advice}") from error
+    for name, (then, now) in {
+        "target": (published.target, description.target),
+        "languages": tuple(each.pair or ", ".join(each.languages) or "none" for each in (published, description)),
+    }.items():
         if then != now:
-            raise InputError(f"{destination} holds a drafter of {name} {then}, this one is of {now}: {advice}")
-
-
-def _spoken(description: DrafterDescription) -> str:
-    return description.pair or ", ".join(description.languages) or "none"
+            raise InputError(f"{destination} holds a drafter for the {name} {then}, not {now}: {advice}")
 
 
 def check_overwrite(destination: Publishing, remote: Remote, changed: Sequence[str], precious: Sequence[str]) -> None:
-    """Refuse to replace what was published before, unless that was asked for.
+    """Raise an error if a push would replace a published version without `overwrite`.
 
     Args:
-        precious (`Sequence[str]`): Patterns of files that a second publication of the same thing leaves as they are.
+        precious (`Sequence[str]`): Patterns of files that do not change when the same drafter is published again.
     """
     if destination.overwrite:
         return
-    advice = "name another branch, or replace it, with overwrite"
     lost = [path for path in filter_repo_objects(changed, allow_patterns=[*precious]) if path in remote.files]
     if lost:
-        raise InputError(f"{destination} holds another {lost[0]} than the one to be published: {advice}")
+        raise InputError(f"{destination} holds another {lost[0]}: name another branch, or replace it with overwrite")
     tagged = remote.tags.get(destination.tag or "")
     if tagged is not None and (tagged != remote.commit or changed):
         raise InputError(
-            f"the tag {destination.tag} of {destination.repo_id} stands on {tagged[:8]}, which is not what is to be "
-            "published: give another tag, or move it, with overwrite"
+            f"the tag {destination.tag} of {destination.repo_id} is on another version ({tagged[:8]}): give another "
+            "tag, or move it with overwrite"
         )
 
 
@@ -117,19 +146,18 @@ def push(
     message: str,
     description: DrafterDescription | None = None,
 ) -> CommitInfo | None:
-    """Send files in one commit, and compare what arrived by the Hub's own hashes.
+    """Push files in one commit, and compare the uploaded files by the Hub's own hashes.
 
-    Where nothing has changed, no commit is made.
-    Interrupted, it leaves the branch as it was; what the Hub has received by then is not sent again. Where somebody
-    commits meanwhile, the Hub refuses.
+    Without a change, no commit is made. If a push is interrupted, the branch stays as it was, and the next push does
+    not upload finished files again. The Hub rejects the commit if somebody else has committed meanwhile.
 
     Args:
         owned, precious (`Sequence[str]`): Patterns; see `changed_files` and `check_overwrite`.
-        description (`DrafterDescription`, *optional*): Of the drafter that the branch may hold, if it is one.
+        description (`DrafterDescription`, *optional*): The description of the drafter, if it is one.
     Returns:
-        `CommitInfo`, `None` in a dry run.
+        `CommitInfo`, or `None` in a dry run.
     """
-    api, where = HfApi(), {"repo_id": destination.repo_id, "repo_type": destination.repo_type}
+    api, where = HfApi(), _where(destination)
     remote = read_remote(api, destination)
     if description is not None:
         check_same_drafter(destination, remote, description)
@@ -137,15 +165,15 @@ def push(
     check_overwrite(destination, remote, changed, precious)
     if destination.dry_run:
         return None
-    try:  # before there is a repository
+    try:  # before the repository is created
         RepoCard(files[CARD].read_text(encoding="utf-8")).validate(destination.repo_type)
     except (ValueError, yaml.YAMLError) as error:
         raise InputError(
-            f"the Hub refuses the card of {destination}: {one_line(error)}: mend what it is rendered from"
+            f"the Hub rejects the card of {destination}: {one_line(error)}: correct the files that it is made from"
         ) from error
-    api.create_repo(**where, private=destination.private or None, exist_ok=True)  # None: as the owner has it
+    api.create_repo(**where, private=destination.private or None, exist_ok=True)  # None: the owner's default
     if remote.commit is None and destination.branch != MAIN:
-        # From the first commit, which is empty: until its own one the branch would show another version's drafter.
+        # From the first, empty commit: otherwise the branch would show the drafter of another branch until its own.
         first = api.list_repo_commits(**where)[-1].commit_id
         api.create_branch(**where, branch=destination.branch, revision=first, exist_ok=True)
     head = remote.commit or api.repo_info(**where, revision=destination.branch).sha
@@ -156,16 +184,16 @@ def push(
         commit = api.create_commit(
             **where, operations=operations, revision=destination.branch, parent_commit=head, commit_message=message
         )
-    except RuntimeError as error:  # how the client reports a large file that did not get through
-        raise InputError(f"{destination} is as it was ({one_line(error)}): run the same command again") from error
+    except RuntimeError as error:  # a failed upload of a large file
+        raise InputError(f"{destination} is unchanged ({one_line(error)}): run the same command again") from error
     if missing := changed_files(read_remote(api, destination), files, owned):
-        raise InputError(f"{missing[0]} is not at {destination} as it was sent: publish again")
+        raise InputError(f"{missing[0]} did not arrive unchanged at {destination}: publish again")
     return commit
 
 
 def set_tag(destination: Publishing, commit: str) -> None:
-    """Put the destination's tag on a commit, if it has one; that it may be moved has been checked."""
-    api, where = HfApi(), {"repo_id": destination.repo_id, "repo_type": destination.repo_type}
+    """Put the destination's tag, if it has one, on a commit; `push` has checked that it may be moved."""
+    api, where = HfApi(), _where(destination)
     if destination.tag is None:
         return
     tags = {ref.name: ref.target_commit for ref in api.list_repo_refs(**where).tags}
@@ -177,10 +205,9 @@ def set_tag(destination: Publishing, commit: str) -> None:
 
 
 def add_to_collection(destination: Publishing, target: str) -> None:
-    """Gather a target's drafters in a collection of the repository's owner.
+    """Add a drafter to its owner's collection of drafters for the target.
 
-    What hinders it, such as a token that has no right to collections, is said in one line and fails nothing: what was
-    pushed stands, and can be added by hand.
+    A failure is only logged, for example if the token has no right to collections: the drafter is published.
     """
     api, owner, name = HfApi(), destination.repo_id.split("/")[0], target.rsplit("/", maxsplit=1)[-1]
     try:
@@ -195,14 +222,10 @@ def add_to_collection(destination: Publishing, target: str) -> None:
         api.add_collection_item(collection.slug, destination.repo_id, destination.repo_type, exists_ok=True)
     except HTTPError as error:
         _logger.warning(
-            f"{destination} is published, and in no collection: {one_line(error)}: give the token write access to "
+            f"{destination} is published, but in no collection: {one_line(error)}: give the token write access to "
             f"{owner}'s collections, or leave collections out (collection=False)"
         )
 
 
-def _is_same(entry: RepoFile | None, source: Path) -> bool:
-    if entry is None or entry.size != source.stat().st_size:
-        return False
-    if entry.lfs is not None:
-        return entry.lfs.sha256 == hash_file(source)
-    return entry.blob_id == git_hash(source.read_bytes())
+def _where(destination: Publishing) -> dict[str, str | None]:
+    return {"repo_id": destination.repo_id, "repo_type": destination.repo_type}

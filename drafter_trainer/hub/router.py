@@ -1,20 +1,79 @@
-"""The router: one assistant for all languages, which drafts each prompt as was measured fastest for it."""
+"""One assistant for several languages, which chooses a drafter for each prompt."""
 
+import dataclasses
 import gc
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from statistics import mean
 
+import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from drafter_trainer.drafters.load import load_drafter, load_target_tokenizer
+from drafter_trainer.corpora.tasks import TRANSLATION
+from drafter_trainer.drafters.load import load_drafter, load_target_tokenizer, with_sources
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
-from drafter_trainer.drafters.loop.generate import draft_round, set_draft_length
+from drafter_trainer.drafters.loop.generate import draft_round, loop_of, set_draft_length
+from drafter_trainer.drafters.loop.network import LeanNetwork
+from drafter_trainer.drafters.loop.policy import LOOKUP, NETWORK
 from drafter_trainer.errors import InputError
-from drafter_trainer.hub.request import PromptReader, PromptTask
-from drafter_trainer.hub.route import LOOKUP_ALONE, WITHOUT_NETWORK, Route, share_weights
+from drafter_trainer.hub.prompt_task import PromptReader, PromptTask
+from drafter_trainer.languages import Pair, get_pair
 from drafter_trainer.repository import Repository
-from drafter_trainer.results import DRAFTER, PLAIN
+from drafter_trainer.results import DRAFTER, PLAIN, RESULTS, read_results
+
+# Variants of a drafter, named as the benchmark's methods are.
+WITHOUT_NETWORK = f"{DRAFTER} without {NETWORK}"
+LOOKUP_ONLY = f"{DRAFTER}, {LOOKUP} alone"
+
+Condition = tuple[PromptTask, bool]  # of a measurement: the task, and whether the target sampled
+Speedups = dict[Condition, dict[str, float]]  # mean speedup by variant
+
+
+@dataclass(frozen=True)
+class Route:
+    """A drafter that a router may choose.
+
+    Args:
+        loops (`dict[str, DraftingLoop]`): Its drafting loop by variant: the whole drafter, without its network, with
+            lookup only, and `plain`, which drafts nothing.
+        speedups (`dict`, *optional*): Its measured speedups by condition and variant.
+    """
+
+    name: str
+    target: str
+    pair: Pair
+    loops: dict[str, DraftingLoop]
+    speedups: Speedups = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, repository: Repository, drafter: PreTrainedModel) -> "Route":
+        """Make the route of a drafter that `load_drafter` returned; they share a drafting loop."""
+        description, loop = repository.description, loop_of(drafter)
+        sources = {
+            WITHOUT_NETWORK: [source for source in loop.settings.sources if source != NETWORK],
+            LOOKUP_ONLY: [LOOKUP],
+            PLAIN: [],
+        }
+        loops = {DRAFTER: loop} | {name: loop_of(with_sources(drafter, chosen)) for name, chosen in sources.items()}
+        return cls(repository.name, description.target, description.asked, loops, _read_speedups(repository))
+
+
+def _read_speedups(repository: Repository) -> Speedups:
+    path = repository.find(RESULTS)
+    results = read_results(path) if path else None
+    # `load_drafter` has warned where the results are those of an earlier version.
+    if not results or results["provenance"].get("drafter_fingerprint") != repository.description.fingerprint():
+        return {}
+    found: dict[Condition, dict[str, list[float]]] = {}
+    for run in results["runs"]:
+        pair, is_translation = get_pair(run["pair"]), run["task"] == TRANSLATION
+        task = PromptTask(pair.source if is_translation else None, pair.target, is_translation)
+        figures = found.setdefault((task, run["temperature"] > 0), {})
+        for method in run["methods"]:
+            if method["name"] in (DRAFTER, WITHOUT_NETWORK, LOOKUP_ONLY):
+                figures.setdefault(method["name"], []).append(method["speedup"]["value"])
+    return {condition: {name: mean(values) for name, values in of.items()} for condition, of in found.items()}
 
 
 @dataclass(frozen=True)
@@ -23,40 +82,38 @@ class RoutedDrafter:
 
     Args:
         drafter (`str`): Hub id or folder of the drafter.
-        way (`str`): Which of its ways, see `Route.ways`.
+        variant (`str`): The sources that draft; see `Route.loops`.
     """
 
     drafter: str
-    way: str
+    variant: str
     loop: DraftingLoop
 
 
 class DrafterRouter:
-    """A set of drafters of which one is chosen for each prompt.
+    """A set of drafters for one target, of which one is chosen for each prompt.
 
-    Passed as `target.generate(assistant_model=router)`, it chooses once a call, when the prompt comes:
+    Pass it as `target.generate(assistant_model=router)`. It chooses once for each call:
 
-    1. Of all that was measured on requests like this one (the pair of a translation; otherwise other tasks in the
-       answer's language), the fastest, if it was faster than plain decoding: a drafter, or its lookup and n-grams.
-    2. Else a drafter of the pair that was not measured yet, the first that was named.
-    3. Else nothing, if what was measured was slower than plain decoding.
-    4. Else lookup and the n-grams of the first drafter that answers in the same language; else lookup alone.
+    1. The fastest variant that was measured on such prompts (translations of the same pair, or other tasks answered in
+       the same language), if it was faster than plain decoding. A variant is a drafter with or without its network.
+    2. Otherwise the first drafter of the same pair that was not measured yet.
+    3. Otherwise plain decoding, if all measured variants were slower.
+    4. Otherwise lookup and n-gram table of the first drafter for the answer's language, or lookup only.
 
-    Measurements of sampling are taken when the target samples, those of greedy decoding when it does not, and the
-    others where there are none; on which machine they were made is not asked. What a prompt tells is said in
-    `read_task`; a request that is not in English, to translate or to answer in another language, is not understood,
-    and gets a slower drafter, never another answer.
+    Measurements with sampling are preferred when the target samples, greedy ones when it does not. The machine on
+    which they were made is not considered. Instructions are understood in English only: another prompt may get a
+    slower drafter, but never another completion.
 
-    It keeps what it has read of the current text, so one router serves one call of `generate` at a time: threads need
-    one each.
+    A router caches the current text, so each thread needs its own router.
 
     Args:
         target_model (`PreTrainedModel`): The target.
-        routes (`Sequence[Route]`): The drafters, loaded for it; see `Route.of`.
-        tokenizer (`PreTrainedTokenizerBase`, *optional*): The target's; loaded from where the target came from if
-            left out.
+        routes (`Sequence[Route]`): The drafters, loaded for this target.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): The target's tokenizer; loaded from the target's repository
+            by default.
     Raises:
-        InputError: If there are no drafters, or they are not all for this target.
+        InputError: If there are no drafters, or one of them is for another target.
     """
 
     def __init__(
@@ -65,19 +122,25 @@ class DrafterRouter:
         routes: Sequence[Route],
         tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> None:
-        _check_routes(routes)
+        if not routes:
+            raise InputError("a router needs drafters: name one or more, as Hub ids or folders")
+        for route in routes:
+            if route.target != routes[0].target:
+                raise InputError(
+                    f"{routes[0].name} was trained for {routes[0].target}, {route.name} for {route.target}: name "
+                    "drafters of one target"
+                )
         self.routes = tuple(routes)
         self.chosen: RoutedDrafter | None = None
         self.reader = PromptReader(
             tokenizer or load_target_tokenizer(target_model),
             [language for route in self.routes for language in route.pair.languages],
         )
-        # What assisted decoding reads of its assistant (transformers 5.23), beside `generate` and what follows it.
+        # The attributes that assisted decoding reads from its assistant (transformers 5.23).
         self.config, self.device = target_model.config, target_model.device
         self.generation_config = GenerationConfig()
-        set_draft_length(
-            self.generation_config, max(route.ways[DRAFTER].settings.longest_draft for route in self.routes)
-        )
+        longest = max(route.loops[DRAFTER].settings.longest_draft for route in self.routes)
+        set_draft_length(self.generation_config, longest)
         self._call: GenerationConfig | None = None
 
     @classmethod
@@ -87,56 +150,58 @@ class DrafterRouter:
         drafters: Sequence[str],
         tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> "DrafterRouter":
-        """Load drafters and route between them.
+        """Load drafters and make a router of them.
 
-        Of each drafter it keeps the loop and no stock model. Adapters over one base share its embeddings, and its head
-        where they have one draft vocabulary; the layers are each adapter's own, so that switching takes no time.
+        Adapters over one base share its embeddings in memory, and its head if they have the same draft vocabulary.
+        Their layers are kept merged, so that a change of drafter takes no time.
 
         Args:
             target_model (`PreTrainedModel`): The target.
             drafters (`Sequence[str]`): Hub ids or folders of published drafters for this target.
-            tokenizer (`PreTrainedTokenizerBase`, *optional*): The target's; loaded from where the target came from if
-                left out.
+            tokenizer (`PreTrainedTokenizerBase`, *optional*): The target's tokenizer; loaded from the target's
+                repository by default.
         Raises:
-            InputError: If there are no drafters, one cannot be loaded (see `load_drafter`), or they are not all for
-                this target.
+            InputError: If there are no drafters, one cannot be loaded (see `load_drafter`), or one is for another
+                target.
         """
-        routes = []
+        routes: list[Route] = []
         tokenizer = tokenizer or load_target_tokenizer(target_model)
         for name in dict.fromkeys(drafters):
-            commit = Repository.open(name).commit
-            routes.append(Route.of(name, load_drafter(name, target_model, tokenizer, commit), commit))
-            share_weights(routes)
+            repository = Repository.open(name)
+            routes.append(Route.of(repository, load_drafter(name, target_model, tokenizer, repository.commit)))
+            _share_weights(routes)
             gc.collect()  # the stock model and the loop's generate refer to each other
         return cls(target_model, routes, tokenizer)
 
     def choose(self, prompt_ids: Sequence[int], sampling: bool = False) -> RoutedDrafter:
-        """Choose what drafts a prompt.
+        """Choose the drafter for a prompt.
 
         Args:
-            prompt_ids (`Sequence[int]`): As `generate` gets them, chat template included.
+            prompt_ids (`Sequence[int]`): Token ids of the prompt, with the chat template.
             sampling (`bool`, *optional*, defaults to `False`): Whether the target samples.
         """
-        request = self.reader.read(prompt_ids)
-        measured = self._measured(request, sampling) or self._measured(request, not sampling)
-        if measured:
-            speedup, route, way = max(measured, key=lambda entry: entry[0])
-            if speedup > 1:
-                return _choice(route, way)
-        answering = [route for route in self.routes if route.pair.target == request.answer]
+        task = self.reader.read(prompt_ids)
+        measured = self._measured(task, sampling) or self._measured(task, not sampling)
+        speedup, fastest, variant = max(measured, key=lambda entry: entry[0], default=(0.0, None, ""))
+        if speedup > 1:
+            return _choice(fastest, variant)
+        answering = [route for route in self.routes if route.pair.target == task.answer]
         tried = [route for _, route, _ in measured]
         for route in answering:
-            if request.is_translation and route.pair.source == request.source and route not in tried:
+            if task.is_translation and route.pair.source == task.source and route not in tried:
                 return _choice(route, DRAFTER)
         if measured:
             return _choice(self.routes[0], PLAIN)
-        return _choice(answering[0], WITHOUT_NETWORK) if answering else _choice(self.routes[0], LOOKUP_ALONE)
+        return _choice(answering[0], WITHOUT_NETWORK) if answering else _choice(self.routes[0], LOOKUP_ONLY)
 
-    def _measured(self, request: PromptTask, sampling: bool) -> list[tuple[float, Route, str]]:
+    def _measured(self, task: PromptTask, sampling: bool) -> list[tuple[float, Route, str]]:
+        """List speedups with their route and variant."""
+        if not task.is_translation:
+            task = dataclasses.replace(task, source=None)
         return [
-            (speedup, route, way)
+            (speedup, route, variant)
             for route in self.routes
-            for way, speedup in route.speedups(request, sampling).items()
+            for variant, speedup in route.speedups.get((task, sampling), {}).items()
         ]
 
     def generate(
@@ -144,8 +209,8 @@ class DrafterRouter:
     ) -> GenerateDecoderOnlyOutput:
         """Draft for assisted decoding; see `drafters.loop.generate.generate`."""
         if not getattr(generation_config, "is_assistant", False):
-            raise InputError("a router answers nothing itself: pass it to target.generate as assistant_model")
-        # Assisted decoding copies its settings once a call and passes that copy in every round.
+            raise InputError("a router generates no text itself: pass it to target.generate as assistant_model")
+        # Assisted decoding copies its settings once in a call, and passes that copy in every round.
         if generation_config is not self._call:
             self._call = generation_config
             self.chosen = self.choose(input_ids[0].tolist(), bool(generation_config.do_sample))
@@ -157,17 +222,26 @@ class DrafterRouter:
         return False
 
 
-def _check_routes(routes: Sequence[Route]) -> None:
-    if not routes:
-        raise InputError("a router needs drafters: name one or more, as Hub ids or folders")
-    first = routes[0]
+def _choice(route: Route, variant: str) -> RoutedDrafter:
+    return RoutedDrafter(route.name, variant, route.loops[variant])
+
+
+def _share_weights(routes: Iterable[Route]) -> None:
+    """Store equal embeddings and heads once.
+
+    Networks must be fresh: a captured CUDA graph would go on reading the weights with which it was captured.
+    """
+    stored: list[torch.Tensor] = []
+
+    def shared(weight: torch.Tensor) -> torch.Tensor:
+        for other in stored:
+            alike = (other.dtype, other.shape) == (weight.dtype, weight.shape)
+            if other is weight or (alike and torch.equal(other, weight)):
+                return other
+        stored.append(weight)
+        return weight
+
     for route in routes:
-        if route.target != first.target:
-            raise InputError(
-                f"{first.name} was trained for {first.target}, {route.name} for {route.target}: name drafters of one "
-                "target"
-            )
-
-
-def _choice(route: Route, way: str) -> RoutedDrafter:
-    return RoutedDrafter(route.name, way, route.ways[way])
+        network = route.loops[DRAFTER].network
+        if isinstance(network, LeanNetwork):
+            network.embeddings, network.head.weight = shared(network.embeddings), shared(network.head.weight)

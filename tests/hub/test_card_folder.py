@@ -11,7 +11,8 @@ from matplotlib.image import imread
 
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.errors import InputError
-from drafter_trainer.hub.card_folder import CardDetails, read_measurements, render_folder
+from drafter_trainer.hub.card_folder import CardDetails, read_measurements, render_folder, target_license
+from drafter_trainer.targets import Target
 from tests.hub.conftest import results_for
 from tests.hub.test_card import DESCRIPTION
 from tests.recipes.test_whole_way import ROOT, recipe_main
@@ -108,3 +109,27 @@ def test_committed_drafters_are_the_ones_that_were_measured() -> None:
         names = [path.relative_to(card).as_posix() for path in card.rglob("results.json")]
         assert sorted(read_measurements(card, description)) == sorted(names)
         assert CardDetails.read(card).location.rpartition("/")[2] == description.name == card.name
+
+
+@pytest.mark.parametrize(
+    ("card", "expected"),
+    [
+        pytest.param("---\nlicense: llama2\n---\n# A model", "llama2", id="named"),
+        pytest.param("---\nlicense: [mit, apache-2.0]\n---\n", None, id="several"),
+        pytest.param("# A model", None, id="no metadata"),
+        pytest.param(None, None, id="no card"),
+    ],
+)
+def test_license_is_the_targets(tmp_path: Path, card: str | None, expected: str | None) -> None:
+    """A license that is guessed where the target names none would permit what nobody permitted."""
+    if card is not None:
+        (tmp_path / "README.md").write_text(card, encoding="utf-8")
+    assert target_license(Target("tests/tiny-target", "1", str(tmp_path))) == expected
+
+
+@pytest.mark.parametrize("card", ["---\nlicense: [\n---\n", "---\n- license\n---\n"])
+def test_unreadable_license_is_an_error(tmp_path: Path, card: str) -> None:
+    """A parser's traceback does not say what to do."""
+    (tmp_path / "README.md").write_text(card, encoding="utf-8")
+    with pytest.raises(InputError, match=r"the license of tests/tiny-target cannot be read from .*: give license"):
+        target_license(Target("tests/tiny-target", "1", str(tmp_path)))

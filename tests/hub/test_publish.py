@@ -17,7 +17,8 @@ import drafter_trainer.hub.publish as publish_module
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.hub.card_folder import render_folder
-from drafter_trainer.hub.publish import ALLOWED, Publishing, check_destination, publish_run
+from drafter_trainer.hub.publish import Publishing, check_destination, publish_run
+from drafter_trainer.hub.push import ALLOWED
 from drafter_trainer.runs import Run
 from drafter_trainer.targets import Target
 from tests.client import run_client
@@ -57,7 +58,7 @@ def test_no_path_of_this_machine_is_published(run_folder: Path, target: Target, 
     assert DrafterDescription.read(tmp_path / "published").training["finetune"]["initialization"] == "base"
     assert all(str(tmp_path) not in path.read_text("utf-8", "replace") for path in files_in(tmp_path / "published"))
     (tmp_path / "cards" / NAME / "notes.md").write_text(f"Trained on {tmp_path}/text.txt.", encoding="utf-8")
-    with pytest.raises(InputError, match=rf"README.md names {tmp_path}/text.txt., a path of this machine"):
+    with pytest.raises(InputError, match=rf"README.md contains {tmp_path}/text.txt., a path of this machine"):
         publish_run(arguments(run_folder), target, "auto", publishing)
 
 

@@ -186,7 +186,7 @@ def test_dry_run_touches_nothing(story: dict[str, Any]) -> None:
 def test_malformed_card_leaves_no_repository(story: dict[str, Any]) -> None:
     """Refused after the repository was made, it would leave an empty one."""
     card = story["said"]["card"]
-    assert card["said"].startswith(f"InputError: the Hub refuses the card of {REPO}:")
+    assert card["said"].startswith(f"InputError: the Hub rejects the card of {REPO}:")
     assert "\n" not in card["said"]
     assert card["refs"] == {}
 
@@ -215,11 +215,11 @@ def test_results_need_no_permission(story: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        ("tag", f"the tag v1 of {REPO} stands on"),
-        ("retrained", f"{REPO} holds another model.safetensors than the one to be published"),
-        ("pair", f"{REPO} holds a drafter of languages de-en, this one is of fr-en"),
-        ("target", f"{REPO} holds a drafter of target tests/tiny-target, this one is of tests/another-target"),
-        ("foreign", "alice/foreign holds no drafter but pytorch_model.bin"),
+        ("tag", f"the tag v1 of {REPO} is on another version ("),
+        ("retrained", f"{REPO} holds another model.safetensors: "),
+        ("pair", f"{REPO} holds a drafter for the languages de-en, not fr-en"),
+        ("target", f"{REPO} holds a drafter for the target tests/tiny-target, not tests/another-target"),
+        ("foreign", "alice/foreign contains pytorch_model.bin and no drafter"),
         ("other_rows", f"datasets/{REPO}-rows holds another train/rows-000-000000.parquet"),
     ],
 )
@@ -259,7 +259,7 @@ def test_overwriting_replaces_drafter_and_tag(story: dict[str, Any]) -> None:
 def test_what_arrived_otherwise_fails_the_command(story: dict[str, Any]) -> None:
     """A file that the Hub altered would be found by the first user; and no tag may recommend it."""
     said = story["said"]["spoiled"]
-    assert said["said"].startswith("InputError: config.json is not at alice/spoiled as it was sent")
+    assert said["said"].startswith("InputError: config.json did not arrive unchanged at alice/spoiled")
     assert said["refs"].keys() == {"main"}
 
 
@@ -267,7 +267,7 @@ def test_credential_in_a_file_is_refused_and_not_shown(story: dict[str, Any]) ->
     """A password in the address of a server stands in the command that results record."""
     said = story["said"]["leaking"]
     assert said["said"].startswith("InputError: ")
-    assert " holds what looks like a token" in said["said"]
+    assert " contains what looks like a token" in said["said"]
     assert said["refs"] == {}
     assert "swordfish" not in json.dumps(story["said"])
     hub = story["hub"]
@@ -301,7 +301,7 @@ def test_token_without_the_right_to_collections_is_said(story: dict[str, Any]) -
     bobs = story["said"]["bobs"]
     assert bobs["said"].startswith("published: ")
     (note,) = [note for note in bobs["notes"] if "collection" in note]
-    assert note.startswith("bob/drafter is published, and in no collection: ")
+    assert note.startswith("bob/drafter is published, but in no collection: ")
     assert "\n" not in note
 
 
