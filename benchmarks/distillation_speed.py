@@ -24,13 +24,13 @@ from tqdm.auto import tqdm
 
 from drafter_trainer.cli.configuration import parse_arguments
 from drafter_trainer.corpora import read_sentences
-from drafter_trainer.corpora.questions import keep_out
+from drafter_trainer.corpora.questions import load_decontaminator
 from drafter_trainer.distillation import batching
 from drafter_trainer.distillation.engines import TransformersEngine
 from drafter_trainer.distillation.prompts import PromptMaker, load_prompts, write_prompts
 from drafter_trainer.distillation.requests import Request, Requests
 from drafter_trainer.distillation.sampling import TokenChooser
-from drafter_trainer.distillation.store import Answer
+from drafter_trainer.distillation.store import Completion
 from drafter_trainer.languages import get_pair
 
 
@@ -52,7 +52,9 @@ def main() -> None:
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     model = target.load_model("float32", device)
     sentences = read_sentences(options.corpus, pair, "train")
-    prompts = PromptMaker(chat, keep_out([], pair), options.prompts).translations(sentences, options.corpus, pair)
+    prompts = PromptMaker(chat, load_decontaminator([], pair), options.prompts).translations(
+        sentences, options.corpus, pair
+    )
     with tempfile.TemporaryDirectory() as folder:
         write_prompts(prompts, Path(folder) / "prompts.arrow", Counter())
         table, _ = load_prompts(Path(folder) / "prompts.arrow")
@@ -65,8 +67,8 @@ def main() -> None:
     unsorted = [unsorted[start : start + options.batch_size] for start in range(0, len(unsorted), options.batch_size)]
 
     def answers_of_engine(engine: TransformersEngine, batches: list[list[Request]]) -> Iterator[tuple[int, int]]:
-        for group, answers in engine.answers(batches):
-            yield len(group), sum(len(answer.response_ids) for answer in answers)
+        for group, answers in engine.complete(batches):
+            yield len(group), sum(len(answer.completion_ids) for answer in answers)
 
     def generate_answers(batches: list[list[Request]]) -> Iterator[tuple[int, int]]:
         for batch in batches:
@@ -151,9 +153,9 @@ class FullWidthChooser(TokenChooser):
 class FullWidthEngine(TransformersEngine):
     """The engine with `FullWidthChooser`."""
 
-    def answers(self, batches: Iterable[Sequence[Request]]) -> Iterator[tuple[list[Request], list[Answer]]]:
+    def complete(self, batches: Iterable[Sequence[Request]]) -> Iterator[tuple[list[Request], list[Completion]]]:
         chooser, batching.TokenChooser = batching.TokenChooser, FullWidthChooser
-        answers = super().answers(batches)
+        answers = super().complete(batches)
         first = next(answers)
         batching.TokenChooser = chooser
         yield first

@@ -56,15 +56,15 @@ def main() -> None:
             )
             for question in questions
         ]
-        answers = engine.answer(requests)
-        texts = [tokenizer.decode(answer.response_ids, skip_special_tokens=True).strip() for answer in answers]
+        answers = engine.complete_batch(requests)
+        texts = [tokenizer.decode(answer.completion_ids, skip_special_tokens=True).strip() for answer in answers]
         quality = score(texts, [question.reference for question in questions], pair.target)
         figures.append(
             {
                 "sentences": "short" if short else "long",
                 "examples": shots,
                 "prompt tokens": sum(len(request.prompt_ids) for request in requests) / len(requests),
-                "completion tokens": sum(len(answer.response_ids) for answer in answers) / len(answers),
+                "completion tokens": sum(len(answer.completion_ids) for answer in answers) / len(answers),
                 "ended by themselves": sum(answer.finish_reason == "stop" for answer in answers) / len(answers),
                 "chrF": quality["chrf"],
                 "BLEU": quality["bleu"],

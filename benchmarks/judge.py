@@ -33,7 +33,7 @@ from drafter_trainer.benchmark.statistics import interval, resamples
 from drafter_trainer.corpora.files import read_json_lines
 from drafter_trainer.decoding.sampling import describe_sampling
 from drafter_trainer.distillation.servers import ServerEngine
-from drafter_trainer.distillation.store import Refusal
+from drafter_trainer.distillation.store import Failure
 from drafter_trainer.errors import InputError
 from drafter_trainer.provenance import collect_provenance
 from drafter_trainer.results import PLAIN
@@ -161,10 +161,10 @@ def judge(
     judged = {record["key"]: record for record in read_journal(journal)}
     missing = [judgement for key, judgement in asked.items() if key not in judged or "refused" in judged[key]]
     # One by one, so that a judge that takes minutes is seen to work, and nothing that it said is lost.
-    given = engine.answers([judgement] for judgement in missing)
+    given = engine.complete([judgement] for judgement in missing)
     for requests, answers in tqdm(given, total=len(missing), unit="judgement"):
         for request, answer in zip(requests, answers):
-            refused = isinstance(answer, Refusal)
+            refused = isinstance(answer, Failure)
             said = {"refused": f"{answer.reason}: {answer.message}"} if refused else {"said": answer}
             judged[request.key] = {"key": request.key} | said
             append_record(journal, judged[request.key])

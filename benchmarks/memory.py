@@ -58,8 +58,8 @@ def main() -> None:
         )
         for number, text in enumerate(asked + longer)
     ]
-    answers = TransformersEngine(target_model, chat.tokenizer.pad_token_id).answer(requests)
-    completions = [(list(request.prompt_ids), answer.response_ids) for request, answer in zip(requests, answers)]
+    answers = TransformersEngine(target_model, chat.tokenizer.pad_token_id).complete_batch(requests)
+    completions = [(list(request.prompt_ids), answer.completion_ids) for request, answer in zip(requests, answers)]
     first, near = completions[: len(asked)], completions[len(asked) :]
     memory, end_ids = CompletionMemory(), frozenset(target.end_ids(chat.tokenizer))
     loops = {

@@ -23,7 +23,7 @@ from reporting import RESULTS, report
 from tqdm.auto import tqdm
 
 from drafter_trainer.distillation.requests import Request
-from drafter_trainer.distillation.store import TOP_K, Answer, RowStore
+from drafter_trainer.distillation.store import TOP_K, Completion, RowStore
 from drafter_trainer.targets import Target
 from drafter_trainer.training.batches import GroupedRows
 from drafter_trainer.training.collators import SelfDistilledCollator
@@ -71,7 +71,7 @@ def main() -> None:
 def write(folder: Path, rows: int) -> None:
     """Write a store: one shard as the store writes it, and the others like it with keys of their own."""
     random = np.random.default_rng(0)
-    answer = Answer(
+    answer = Completion(
         random.integers(0, 1000, TOKENS).tolist(),
         random.integers(0, 1000, (TOKENS, TOP_K)),
         np.full((TOKENS, TOP_K), -3.0, np.float32),

@@ -63,8 +63,8 @@ def main() -> None:
             for question in questions
         ]
         engine = TransformersEngine(target.load_model(where.dtype), chat.tokenizer.pad_token_id)
-        answers = engine.answer(requests)
-        kept = [[request.prompt_ids, answer.response_ids] for request, answer in zip(requests, answers)]
+        answers = engine.complete_batch(requests)
+        kept = [[request.prompt_ids, answer.completion_ids] for request, answer in zip(requests, answers)]
         text = json.dumps({"of": identity, "completions": kept})
         write_whole(options.completions, text)
     said = json.loads(options.completions.read_text(encoding="utf-8"))

@@ -186,8 +186,8 @@ class Writer:
             ]
             batches = [requests[start : start + BATCH] for start in range(0, len(requests), BATCH)]
             answers = {
-                request: answer.response_ids
-                for group in self.engine.answers(batches)
+                request: answer.completion_ids
+                for group in self.engine.complete(batches)
                 for request, answer in zip(*group)
             }
             text = json.dumps({"of": identity, "completions": [[each.prompt_ids, answers[each]] for each in requests]})

@@ -149,7 +149,7 @@ def _turns(question_id: str, turns: list[str], reference: str | None, pair: Pair
         yield question
 
 
-def keep_out(sources: Iterable[str], pair: Pair) -> Decontaminator:
+def load_decontaminator(sources: Iterable[str], pair: Pair) -> Decontaminator:
     """Load question sets and build the filter that keeps them out of training: every turn of every category.
 
     The references are kept out too: text in the language of the answers may hold them.
@@ -158,7 +158,7 @@ def keep_out(sources: Iterable[str], pair: Pair) -> Decontaminator:
 
 
 def question_texts(sources: Iterable[str], pair: Pair) -> Iterator[tuple[str, bool]]:
-    """Read the texts of question sets, each with whether spaces separate its words; see `keep_out`."""
+    """Read the texts of question sets, each with whether spaces separate its words; see `load_decontaminator`."""
     for source in sources:
         if source == "sample":
             for _, subject in sample_stories("test"):

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 from tqdm.auto import tqdm
 
-from drafter_trainer.distillation.checks import check_answer
+from drafter_trainer.distillation.checks import check_completion
 from drafter_trainer.distillation.engines import Engine
 from drafter_trainer.distillation.filters import reason_to_drop
 from drafter_trainer.distillation.requests import Request, Requests
-from drafter_trainer.distillation.store import Answer, Refusal, RowStore
+from drafter_trainer.distillation.store import Completion, Failure, RowStore
 from drafter_trainer.errors import InputError
 
 _TOO_LONG = "prompt that fills the target's context"
@@ -37,7 +37,7 @@ def distill(
         end_ids (`Iterable[int]`, *optional*): Ids that end an answer wherever they stand; not all engines know them.
     Raises:
         InputError: If nothing more can be answered, the first requests are all refused for one reason, or an answer
-            is not one of the target (see `check_answer`).
+            is not one of the target (see `check_completion`).
     """
     rank, processes = process
     special, ends = frozenset(special_ids), frozenset(end_ids)
@@ -57,7 +57,7 @@ def distill(
                 if missing:
                     yield missing
 
-        for group, answers in engine.answers(asked()):
+        for group, answers in engine.complete(asked()):
             answered = [(request, _ended(answer, ends)) for request, answer in zip(group, answers)]
             if not (done or rows or dropped):
                 _refuse_to_drop_all(answered)
@@ -69,36 +69,36 @@ def distill(
                 [(request, reason) for (request, _), reason in zip(answered, reasons) if reason], language
             )
             rows, dropped = rows + len(kept), dropped + len(answered) - len(kept)
-            tokens += sum(len(answer.response_ids) for _, answer in answered if isinstance(answer, Answer))
+            tokens += sum(len(answer.completion_ids) for _, answer in answered if isinstance(answer, Completion))
             speed = tokens / (bar.format_dict["elapsed"] or 1)
             bar.set_postfix_str(f"{speed:.0f} tokens/s, {rows / max(1, rows + dropped):.0%} kept", refresh=False)
             bar.update(len(answered))
 
 
-def _ended(answer: Answer | Refusal, end_ids: Collection[int]) -> Answer | Refusal:
+def _ended(answer: Completion | Failure, end_ids: Collection[int]) -> Completion | Failure:
     """Leave out what follows the first token that ends an answer."""
-    if not end_ids or isinstance(answer, Refusal):
+    if not end_ids or isinstance(answer, Failure):
         return answer
-    length = next((n for n, token in enumerate(answer.response_ids, 1) if token in end_ids), None)
+    length = next((n for n, token in enumerate(answer.completion_ids, 1) if token in end_ids), None)
     if length is None:
         return answer
     ids, logprobs = (part if part is None else part[:length] for part in (answer.topk_ids, answer.topk_logprobs))
-    kept = answer.response_ids[:length]
-    return replace(answer, response_ids=kept, topk_ids=ids, topk_logprobs=logprobs, finish_reason="stop")
+    kept = answer.completion_ids[:length]
+    return replace(answer, completion_ids=kept, topk_ids=ids, topk_logprobs=logprobs, finish_reason="stop")
 
 
-def _check(answered: Sequence[tuple[Request, Answer | Refusal]], engine: str) -> None:
+def _check(answered: Sequence[tuple[Request, Completion | Failure]], engine: str) -> None:
     for request, answer in answered:
-        if isinstance(answer, Answer):
+        if isinstance(answer, Completion):
             try:
-                check_answer(request, answer)
+                check_completion(request, answer)
             except InputError as error:
                 raise InputError(f"engine {engine} gives answers that are not the target's: {error}") from error
 
 
-def _refuse_to_drop_all(answered: Sequence[tuple[Request, Answer | Refusal]]) -> None:
+def _refuse_to_drop_all(answered: Sequence[tuple[Request, Completion | Failure]]) -> None:
     # What is refused from the very first is refused for what the user set, and would never be asked again.
-    refusals = [answer for _, answer in answered if isinstance(answer, Refusal)]
+    refusals = [answer for _, answer in answered if isinstance(answer, Failure)]
     if len(refusals) == len(answered) > 0 and len({refusal.reason for refusal in refusals}) == 1:
         said = f": {refusals[0].message}" if refusals[0].message else ""
         raise InputError(f"the first {len(refusals)} requests were all {refusals[0].reason}{said}")

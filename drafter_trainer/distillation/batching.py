@@ -10,7 +10,7 @@ from drafter_trainer.decoding.metrics import count_shared
 from drafter_trainer.distillation.cache import RoomyLayer, roomy_cache
 from drafter_trainer.distillation.requests import Request
 from drafter_trainer.distillation.sampling import TokenChooser
-from drafter_trainer.distillation.store import TOP_K, Answer
+from drafter_trainer.distillation.store import TOP_K, Completion
 
 _EVICT_BELOW = 0.75
 
@@ -44,13 +44,13 @@ class RunningBatch:
         return sum(row is not None for row in self._rows)
 
     @torch.inference_mode()
-    def add(self, requests: Sequence[Request]) -> list[tuple[Request, Answer]]:
+    def add(self, requests: Sequence[Request]) -> list[tuple[Request, Completion]]:
         """Read prompts and take their answers' first tokens.
 
         Args:
             requests (`Sequence[Request]`): Where answers are under way, only if the batch is `refillable`.
         Returns:
-            `list[tuple[Request, Answer]]`, those that ended at once.
+            `list[tuple[Request, Completion]]`, those that ended at once.
         """
         rows: list[_Row | None] = [_Row(request) for request in requests]
         longest = max(len(request.prompt_ids) for request in requests)
@@ -75,7 +75,7 @@ class RunningBatch:
         return ended
 
     @torch.inference_mode()
-    def step(self) -> list[tuple[Request, Answer]]:
+    def step(self) -> list[tuple[Request, Completion]]:
         """Take a token more of each answer; return those that have ended."""
         if self.refillable:
             self._shrink()
@@ -116,7 +116,7 @@ class RunningBatch:
 
     def _choose(
         self, rows: list["_Row | None"], logits: torch.Tensor
-    ) -> tuple[torch.Tensor, list[tuple[Request, Answer]]]:
+    ) -> tuple[torch.Tensor, list[tuple[Request, Completion]]]:
         """Choose and note each row's next token; rows whose answers end with it are freed."""
         temperatures = [row.request.temperature if row else 0.0 for row in rows]
         noise = [row.draw() if temperature else 0.0 for row, temperature in zip(rows, temperatures)]
@@ -188,7 +188,7 @@ class _Row:
         """Draw from [0, 1), as fp32 has it: a draw of fp64 may become 1 there."""
         return float(self._random.random(dtype=np.float32))
 
-    def note(self, token: int, ids: np.ndarray, logprobs: np.ndarray, eos_ids: frozenset[int]) -> Answer | None:
+    def note(self, token: int, ids: np.ndarray, logprobs: np.ndarray, eos_ids: frozenset[int]) -> Completion | None:
         """Note a token; return the answer if it ends with it."""
         self._tokens.append(token)
         self._topk_ids.append(ids)
@@ -196,7 +196,7 @@ class _Row:
         stops = token in eos_ids
         if not stops and len(self._tokens) < self.request.max_new_tokens:
             return None
-        return Answer(
+        return Completion(
             self._tokens, np.stack(self._topk_ids), np.stack(self._topk_logprobs), "stop" if stops else "length"
         )
 

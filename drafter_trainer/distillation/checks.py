@@ -3,16 +3,16 @@
 import numpy as np
 
 from drafter_trainer.distillation.requests import Request
-from drafter_trainer.distillation.store import TOP_K, Answer
+from drafter_trainer.distillation.store import TOP_K, Completion
 from drafter_trainer.errors import InputError
 
 _LARGEST_SUM = 1.01  # of probabilities, as rounded as servers send them
 _TIE = 0.01  # nats; of two tokens that are equally likely, an engine may choose one and list the other first
 
 
-def check_answer(request: Request, answer: Answer) -> None:
+def check_completion(request: Request, answer: Completion) -> None:
     """Refuse an answer that the target cannot have given, or whose log-probabilities are not the target's."""
-    count = len(answer.response_ids)
+    count = len(answer.completion_ids)
     if count > request.max_new_tokens and not answer.retokenized:
         raise InputError(f"an answer has {count} tokens, at most {request.max_new_tokens} were asked for")
     if answer.topk_ids is None or answer.topk_logprobs is None:
@@ -28,7 +28,7 @@ def check_answer(request: Request, answer: Answer) -> None:
             "no log-probabilities but logits or the like"
         )
     if request.temperature == 0:
-        chosen = answer.topk_ids == np.array(answer.response_ids)[:, None]
+        chosen = answer.topk_ids == np.array(answer.completion_ids)[:, None]
         own = np.where(chosen, logprobs, -np.inf).max(axis=-1)
         if (lower := own < logprobs.max(axis=-1) - _TIE).any():
             raise InputError(

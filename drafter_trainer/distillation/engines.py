@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from drafter_trainer.distillation.batching import RunningBatch
 from drafter_trainer.distillation.requests import Request
-from drafter_trainer.distillation.store import Answer, Refusal
+from drafter_trainer.distillation.store import Completion, Failure
 from drafter_trainer.targets import end_ids
 
 # Of the rows. To read a few prompts costs an accelerator about as much as a step of all rows, so they are not read one
@@ -21,10 +21,10 @@ class Engine(Protocol):
 
     name: str
 
-    def answers(
+    def complete(
         self, batches: Iterable[Sequence[Request]]
-    ) -> Iterator[tuple[Sequence[Request], Sequence[Answer | Refusal]]]:
-        """Answer every request once, in any order and grouping.
+    ) -> Iterator[tuple[Sequence[Request], Sequence[Completion | Failure]]]:
+        """Completion every request once, in any order and grouping.
 
         Batches are taken when there is room for them, so that a million requests need no memory at once.
 
@@ -37,7 +37,7 @@ class Engine(Protocol):
 
 
 class TransformersEngine:
-    """Answer with a local model, by continuous batching.
+    """Completion with a local model, by continuous batching.
 
     The loop is `generate`'s, with two differences. When some answers have ended, other requests take their rows: with
     `generate` these stay until the longest has ended, and one that loops up to the length limit keeps all others
@@ -54,12 +54,14 @@ class TransformersEngine:
         self.pad_id = pad_id
         self.eos_ids = end_ids(model)
 
-    def answers(self, batches: Iterable[Sequence[Request]]) -> Iterator[tuple[Sequence[Request], Sequence[Answer]]]:
-        """Answer as many requests at once as the largest batch has, and yield groups of that size as they end."""
+    def complete(
+        self, batches: Iterable[Sequence[Request]]
+    ) -> Iterator[tuple[Sequence[Request], Sequence[Completion]]]:
+        """Completion as many requests at once as the largest batch has, and yield groups of that size as they end."""
         batches = iter(batches)
         running = RunningBatch(self.model, self.pad_id, self.eos_ids)
         waiting: deque[Request] = deque()
-        ended: list[tuple[Request, Answer]] = []
+        ended: list[tuple[Request, Completion]] = []
         size = 1
         while True:
             while len(waiting) < size - len(running) and (batch := next(batches, None)) is not None:
@@ -78,26 +80,26 @@ class TransformersEngine:
         if ended:
             yield tuple(zip(*ended))
 
-    def answer(self, requests: Sequence[Request]) -> list[Answer]:
-        """Answer requests all at once, in their order.
+    def complete_batch(self, requests: Sequence[Request]) -> list[Completion]:
+        """Completion requests all at once, in their order.
 
         Args:
             requests (`Sequence[Request]`): Of one temperature and one length limit.
         """
-        given = {request: answer for group in self.answers([requests]) for request, answer in zip(*group)}
+        given = {request: answer for group in self.complete([requests]) for request, answer in zip(*group)}
         return [given[request] for request in requests]
 
 
 class TextEngine:
-    """An engine that returns existing text as completions; a `Teacher` scores them with the target."""
+    """An engine that returns existing text as completions; a `Scorer` scores them with the target."""
 
     name = "text"
 
-    def answers(self, batches: Iterable[Sequence[Request]]) -> Iterator[tuple[Sequence[Request], list[Answer]]]:
+    def complete(self, batches: Iterable[Sequence[Request]]) -> Iterator[tuple[Sequence[Request], list[Completion]]]:
         """Give each request its own text, as an answer without log-probabilities."""
         for batch in batches:
             yield batch, [self._answer(request) for request in batch]
 
-    def _answer(self, request: Request) -> Answer:
-        cut = len(request.response_ids) == request.max_new_tokens
-        return Answer([*request.response_ids], None, None, "length" if cut else "stop")
+    def _answer(self, request: Request) -> Completion:
+        cut = len(request.completion_ids) == request.max_new_tokens
+        return Completion([*request.completion_ids], None, None, "length" if cut else "stop")

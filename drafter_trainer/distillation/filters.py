@@ -7,13 +7,15 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from drafter_trainer.decoding.metrics import is_looping
-from drafter_trainer.distillation.store import Answer, Refusal, RowStore
+from drafter_trainer.distillation.store import Completion, Failure, RowStore
 from drafter_trainer.extras import is_installed, require
 
 _IDENTIFIED = 5000  # answers whose language is identified, at about a millisecond each
 
 
-def reason_to_drop(answer: Answer | Refusal, special_ids: Collection[int], drop_looping: bool = False) -> str | None:
+def reason_to_drop(
+    answer: Completion | Failure, special_ids: Collection[int], drop_looping: bool = False
+) -> str | None:
     """Return why an answer is dropped, or `None`.
 
     Answers cut by the length limit stay: their tokens are the target's own, and no end token is made up for them.
@@ -22,11 +24,11 @@ def reason_to_drop(answer: Answer | Refusal, special_ids: Collection[int], drop_
         drop_looping (`bool`, *optional*, defaults to `False`): Whether answers that end in a loop are dropped. The
             target loops when it is asked again, too, and a drafter guesses that easily.
     """
-    if isinstance(answer, Refusal):
+    if isinstance(answer, Failure):
         return answer.reason
-    if all(token in special_ids for token in answer.response_ids):
-        return "empty answer"
-    return "repetition loop" if drop_looping and is_looping(answer.response_ids) else None
+    if all(token in special_ids for token in answer.completion_ids):
+        return "empty completion"
+    return "repetition loop" if drop_looping and is_looping(answer.completion_ids) else None
 
 
 def survey(store: RowStore, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from drafter_trainer.distillation.requests import Request
-from drafter_trainer.distillation.server_kinds import OFF, make_answer
-from drafter_trainer.distillation.store import TOP_K, Answer
+from drafter_trainer.distillation.server_kinds import OFF, make_completion
+from drafter_trainer.distillation.store import TOP_K, Completion
 from drafter_trainer.errors import InputError
 from drafter_trainer.targets import Target
 
@@ -14,7 +14,7 @@ _AT_ONCE = 1024  # requests given to vLLM, which batches them itself
 
 
 class VLLMEngine:
-    """Answer with `vllm.LLM.generate`.
+    """Completion with `vllm.LLM.generate`.
 
     It is tested against vLLM's documented interface (docs.vllm.ai, `LLM` and `SamplingParams` of 0.16), by a stand-in
     that has it, and not against vLLM itself. For several GPUs with a copy of the model each, start servers.
@@ -42,8 +42,8 @@ class VLLMEngine:
             **options,
         )
 
-    def answers(self, batches: Iterable[Sequence[Request]]) -> Iterator[tuple[list[Request], list[Answer]]]:
-        """Answer about a thousand requests at a time."""
+    def complete(self, batches: Iterable[Sequence[Request]]) -> Iterator[tuple[list[Request], list[Completion]]]:
+        """Completion about a thousand requests at a time."""
         requests = itertools.chain.from_iterable(batches)
         while group := list(itertools.islice(requests, _AT_ONCE)):
             outputs = self._llm.generate(
@@ -68,6 +68,6 @@ class VLLMEngine:
         )
 
 
-def _read(output: Any, request: Request) -> Answer:
+def _read(output: Any, request: Request) -> Completion:
     tops = [[(token, said.logprob) for token, said in top.items()] for top in output.logprobs]
-    return make_answer(output.token_ids, tops, output.finish_reason, request)
+    return make_completion(output.token_ids, tops, output.finish_reason, request)

@@ -5,7 +5,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -34,13 +34,13 @@ class Prompt:
     """A prompt as the target reads it, and its origin.
 
     Args:
-        response_ids (`tuple[int, ...]`, *optional*): Text that is there already, and is scored in place of an answer.
+        completion_ids (`tuple[int, ...]`, *optional*): Text to score in place of a completion.
     """
 
     prompt_ids: tuple[int, ...]
     source_id: str
     corpus: str
-    response_ids: tuple[int, ...] | None = None
+    completion_ids: tuple[int, ...] | None = None
 
 
 class PromptMaker:
@@ -114,7 +114,7 @@ class PromptMaker:
                     self._drop("repeated text", language)
                     continue
                 self._seen.add(hash(piece))
-                yield Prompt((start_id,), f"{document.source_id}/{start}", corpus, response_ids=piece)
+                yield Prompt((start_id,), f"{document.source_id}/{start}", corpus, completion_ids=piece)
             count += len(self._seen) > before
         if not count:
             named = language.name if language else ANY_LANGUAGE
@@ -164,6 +164,11 @@ class PromptMaker:
         self.drops[f"{reason} ({language.name if language else ANY_LANGUAGE})"] += 1
 
 
+def prompt_table(prompts: Iterable[Prompt]) -> pa.Table:
+    """Make a table of prompts, with the columns of their file."""
+    return pa.Table.from_pylist([dict(zip(PROMPTS.names, astuple(prompt))) for prompt in prompts], PROMPTS)
+
+
 def write_prompts(prompts: Iterable[Prompt], path: Path, drops: Counter[str]) -> None:
     """Write prompts to a file that appears whole or not at all; a million stay out of memory.
 
@@ -174,8 +179,8 @@ def write_prompts(prompts: Iterable[Prompt], path: Path, drops: Counter[str]) ->
     def write(partial: Path) -> None:
         with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_file(file, PROMPTS) as writer:
             remaining = iter(prompts)
-            while chunk := [asdict(prompt) for prompt in itertools.islice(remaining, _AT_ONCE)]:
-                writer.write_batch(pa.RecordBatch.from_pylist(chunk, PROMPTS))
+            while chunk := [*itertools.islice(remaining, _AT_ONCE)]:
+                writer.write_table(prompt_table(chunk))
             last = pa.RecordBatch.from_pylist([], PROMPTS)
             writer.write_batch(last, custom_metadata={"dropped": json.dumps(drops)})
 

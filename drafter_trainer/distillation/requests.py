@@ -25,7 +25,7 @@ class Request:
         temperature (`float`, *optional*): 0.0 decodes greedily; `None` where text is scored and nothing is decoded.
             Neither top-k nor top-p is ever applied.
         seed (`int`): Tells samples of one prompt apart.
-        response_ids (`tuple[int, ...]`, *optional*): Text to score in place of an answer.
+        completion_ids (`tuple[int, ...]`, *optional*): Text to score in place of an answer.
         stop (`tuple[str, ...]`, *optional*): Characters that end the answer besides the target's end tokens.
     """
 
@@ -38,7 +38,7 @@ class Request:
     pair: str
     target: str
     target_revision: str
-    response_ids: tuple[int, ...] | None = None
+    completion_ids: tuple[int, ...] | None = None
     stop: tuple[str, ...] = ()
 
     @property
@@ -54,8 +54,8 @@ class Request:
         }
         if self.stop:
             identity["stop"] = self.stop
-        if self.response_ids is not None:
-            identity["response_ids"] = self.response_ids
+        if self.completion_ids is not None:
+            identity["response_ids"] = self.completion_ids
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -138,6 +138,6 @@ class Requests:
             pair=str(self._pair),
             target=self._target.name,
             target_revision=self._target.revision,
-            response_ids=tuple(row["response_ids"]) if row.get("response_ids") else None,
+            completion_ids=tuple(row["response_ids"]) if row.get("response_ids") else None,
             stop=self._target.stop,
         )

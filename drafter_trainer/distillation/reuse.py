@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from drafter_trainer.distillation.requests import Requests
-from drafter_trainer.distillation.store import SPLITS, KeySet, RowStore, count_bare
+from drafter_trainer.distillation.store import SPLITS, KeySet, RowStore, count_unscored
 from drafter_trainer.runs import Step
 
 # Settings that the content of rows does not tell: rows made with both values must not lie in one store.
@@ -45,7 +45,7 @@ def take_over(step: Step, asked: Mapping[str, tuple[Requests, RowStore]], scored
         stored = (key for table in store.tables(["key"]) for key in table["key"].to_pylist())
         unasked += sum(key not in keys for key in stored)
         missing += sum(key not in done for key in keys)
-        missing += sum(map(count_bare, store.shards())) if scored else 0
+        missing += sum(map(count_unscored, store.shards())) if scored else 0
     if unasked:
         step.refuse_difference(f", and {unasked} of its rows are not asked for now")
     return not missing and step.earlier["finished"] and step.reuse()

@@ -7,10 +7,10 @@ from typing import Any
 
 import httpx2  # the client of huggingface_hub
 
-from drafter_trainer.distillation.checks import check_answer
+from drafter_trainer.distillation.checks import check_completion
 from drafter_trainer.distillation.requests import Request
 from drafter_trainer.distillation.server_kinds import ServerKind
-from drafter_trainer.distillation.store import Answer, Refusal, is_cut_short
+from drafter_trainer.distillation.store import Completion, Failure, is_cut_short
 from drafter_trainer.errors import InputError
 
 _REFUSED = (400, 413, 422)  # the request itself cannot be answered
@@ -19,7 +19,7 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
-class ServerFailure(Exception):
+class ServerError(Exception):
     """Raise when a server gave no answer; another, or the same one later, may.
 
     Args:
@@ -51,19 +51,19 @@ class Server:
     cuts_short: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    async def answer(self, request: Request, body: dict[str, Any]) -> Answer | Refusal:
+    async def complete(self, request: Request, body: dict[str, Any]) -> Completion | Failure:
         """Ask a request, of which `body` is the JSON.
 
         Returns:
-            `Answer` without log-probabilities where those of the server are not of the raw distribution, or `Refusal`.
+            `Completion`, without log-probabilities if the server's are not of the raw distribution, or `Failure`.
         Raises:
-            ServerFailure: If another server, or this one later, may answer.
+            ServerError: If another server, or this one later, may answer.
             InputError: If it will never answer anything, as with a wrong key; the message shows no key.
         """
         # At temperatures 0 and 1 the distribution that is reported and the raw one are the same.
         raw = not self.kind.gives_logprobs or request.temperature in (0.0, 1.0) or await self._reports_raw(request)
         answer = await self._post(request, body)
-        return answer if raw or isinstance(answer, Refusal) else replace(answer, topk_ids=None, topk_logprobs=None)
+        return answer if raw or isinstance(answer, Failure) else replace(answer, topk_ids=None, topk_logprobs=None)
 
     async def _reports_raw(self, request: Request) -> bool:
         """Tell whether it reports log-probabilities before it divides by the temperature.
@@ -78,7 +78,7 @@ class Server:
                 for temperature in (1.0, 0.25):
                     probe = replace(request, temperature=temperature, max_new_tokens=1)
                     answer = await self._post(probe, self.kind.body(probe))
-                    if isinstance(answer, Refusal) or not answer.response_ids or answer.topk_logprobs is None:
+                    if isinstance(answer, Failure) or not answer.completion_ids or answer.topk_logprobs is None:
                         return False  # the next request tells
                     spreads.append(answer.topk_logprobs[0, 0] - answer.topk_logprobs[0, -1])
                 self.raw = bool(spreads[1] < 2 * spreads[0])
@@ -90,14 +90,14 @@ class Server:
                     )
         return self.raw
 
-    async def _post(self, request: Request, body: dict[str, Any]) -> Answer | Refusal:
+    async def _post(self, request: Request, body: dict[str, Any]) -> Completion | Failure:
         try:
             async with asyncio.timeout(_TIMEOUT):
                 response = await self.client.post(self.url + self.kind.path, json=body)
         except TimeoutError as error:
-            raise ServerFailure(f"no answer within {_TIMEOUT:g} s", by_request=True) from error
+            raise ServerError(f"no answer within {_TIMEOUT:g} s", by_request=True) from error
         except httpx2.RequestError as error:
-            raise ServerFailure(f"{type(error).__name__} {self._clean(str(error))}", by_request=False) from error
+            raise ServerError(f"{type(error).__name__} {self._clean(str(error))}", by_request=False) from error
         status = response.status_code
         if status == 200:
             try:
@@ -109,26 +109,26 @@ class Server:
                 ) from error
             except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
                 reason = f"a reply that is none of {self.kind.name} ({self._clean(repr(error))})"
-                raise ServerFailure(reason, by_request=True) from error
+                raise ServerError(reason, by_request=True) from error
         said = self._clean(f"{response.reason_phrase} {response.text}")
         if status in _REFUSED:
-            return Refusal(f"refused by the servers with status {status}", said)
+            return Failure(f"refused by the servers with status {status}", said)
         if status in (408, 429) or status >= 500:
             wait = response.headers.get("Retry-After", "").strip()  # seconds; a date is not waited for
             retry_after = float(wait) if wait.isdecimal() else 0.0
-            raise ServerFailure(f"{status} {said}", by_request=status == 500, retry_after=retry_after)
+            raise ServerError(f"{status} {said}", by_request=status == 500, retry_after=retry_after)
         raise InputError(f"{self.url}{self.kind.path} answers {status} {said}")
 
-    def _checked(self, request: Request, answer: Answer | Refusal) -> Answer | Refusal:
+    def _checked(self, request: Request, answer: Completion | Failure) -> Completion | Failure:
         """Check an answer, and say once if this server's context is what ends long ones."""
-        if isinstance(answer, Answer):
-            check_answer(request, answer)
+        if isinstance(answer, Completion):
+            check_completion(request, answer)
             if is_cut_short(request, answer) and not self.cuts_short:
                 self.cuts_short = True
                 _logger.warning(
                     "%s cut an answer after %d of %d tokens, at its own context: such rows say so in max_new_tokens",
                     self.url,
-                    len(answer.response_ids),
+                    len(answer.completion_ids),
                     request.max_new_tokens,
                 )
         return answer

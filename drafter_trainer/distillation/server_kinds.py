@@ -8,7 +8,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from drafter_trainer.distillation.requests import Request
-from drafter_trainer.distillation.store import TOP_K, Answer, Refusal
+from drafter_trainer.distillation.store import TOP_K, Completion, Failure
 from drafter_trainer.errors import InputError
 
 OFF = {"top_p": 1.0, "min_p": 0.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
@@ -36,11 +36,11 @@ class ServerKind:
         self.model = model
         self.tokenizer = tokenizer
 
-    def body(self, request: Request) -> dict[str, Any] | Refusal:
+    def body(self, request: Request) -> dict[str, Any] | Failure:
         """Write a request as JSON, or say why this kind of server cannot be asked it."""
         raise NotImplementedError
 
-    def read(self, reply: Any, request: Request) -> Answer | Refusal:
+    def read(self, reply: Any, request: Request) -> Completion | Failure:
         """Read a reply, or say why what it holds is of no use."""
         raise NotImplementedError
 
@@ -71,13 +71,13 @@ class VLLM(ServerKind):
             "stream": False,
         }
 
-    def read(self, reply: Any, request: Request) -> Answer:
+    def read(self, reply: Any, request: Request) -> Completion:
         (choice,) = reply["choices"]
         said, usage = choice["logprobs"], reply["usage"]
         tops = [[(_named_id(token), value) for token, value in top.items()] for top in said["top_logprobs"]]
         ids = [_named_id(token) for token in said["tokens"]]
         _check_counts(request, ids, usage["prompt_tokens"], usage["completion_tokens"])
-        return make_answer(ids, tops, choice["finish_reason"], request)
+        return make_completion(ids, tops, choice["finish_reason"], request)
 
 
 class SGLang(ServerKind):
@@ -107,12 +107,12 @@ class SGLang(ServerKind):
             "stream": False,
         }
 
-    def read(self, reply: Any, request: Request) -> Answer:
+    def read(self, reply: Any, request: Request) -> Completion:
         said = reply["meta_info"]
         tops = [[(token, value) for value, token, *_ in top] for top in said["output_top_logprobs"]]
         ids = [token for _, token, *_ in said["output_token_logprobs"]]
         _check_counts(request, ids, said["prompt_tokens"], said["completion_tokens"])
-        return make_answer(ids, tops, said["finish_reason"]["type"], request)
+        return make_completion(ids, tops, said["finish_reason"]["type"], request)
 
 
 class LlamaCpp(ServerKind):
@@ -149,14 +149,14 @@ class LlamaCpp(ServerKind):
             "stream": False,
         }
 
-    def read(self, reply: Any, request: Request) -> Answer | Refusal:
+    def read(self, reply: Any, request: Request) -> Completion | Failure:
         ids, finish = reply["tokens"], _LLAMACPP_FINISHES[reply["stop_type"]]
         _check_counts(request, ids, reply["tokens_evaluated"], reply["tokens_predicted"])
         if reply["truncated"] and not (finish == "length" and len(ids) < request.max_new_tokens):
-            return Refusal("answered by llama.cpp with its context shifted", "start it with --no-context-shift")
+            return Failure("answered by llama.cpp with its context shifted", "start it with --no-context-shift")
         said = reply.get("completion_probabilities", [])
         tops = [[(top["id"], top["logprob"]) for top in token["top_logprobs"]] for token in said]
-        return make_answer(ids, tops if [token["id"] for token in said] == ids else None, finish, request)
+        return make_completion(ids, tops if [token["id"] for token in said] == ids else None, finish, request)
 
 
 class Transformers(ServerKind):
@@ -170,10 +170,10 @@ class Transformers(ServerKind):
     path = "/v1/completions"
     gives_logprobs = False
 
-    def body(self, request: Request) -> dict[str, Any] | Refusal:
+    def body(self, request: Request) -> dict[str, Any] | Failure:
         prompt = self._text(request.prompt_ids)
         if prompt is None:
-            return Refusal("not asked as the text of its prompt gives other tokens")
+            return Failure("not asked as the text of its prompt gives other tokens")
         sampling = {
             "do_sample": request.temperature > 0,
             "temperature": request.temperature or 1.0,
@@ -197,13 +197,13 @@ class Transformers(ServerKind):
             "stream": False,
         }
 
-    def read(self, reply: Any, request: Request) -> Answer:
+    def read(self, reply: Any, request: Request) -> Completion:
         (choice,) = reply["choices"]
         ids = self.tokenizer(choice["text"], add_special_tokens=False)["input_ids"]
         finish = _known(choice["finish_reason"])
         if finish == "stop" and self.tokenizer.eos_token_id is not None:
             ids.append(self.tokenizer.eos_token_id)
-        return Answer(ids, None, None, finish, retokenized=True)
+        return Completion(ids, None, None, finish, retokenized=True)
 
     def _text(self, prompt_ids: Sequence[int]) -> str | None:
         """Write a prompt as the text that the server's tokenizer turns into the same ids, if there is one."""
@@ -239,9 +239,9 @@ def _check_counts(request: Request, ids: Sequence[int], prompt_tokens: int, toke
         raise InputError(f"it wrote {tokens} tokens, {len(ids)} came")
 
 
-def make_answer(
+def make_completion(
     ids: Sequence[int], tops: Sequence[Sequence[tuple[int, float]]] | None, finish: str, request: Request
-) -> Answer:
+) -> Completion:
     """Make an answer of ids and, for each, of at least 20 pairs of id and log-probability in any order, or none."""
     finish = _known(finish)
     # llama.cpp goes past the limit to complete a character.
@@ -249,10 +249,10 @@ def make_answer(
     finish = finish if length == len(ids) else "length"
     kept = [int(token) for token in ids[:length]]
     if tops is None:
-        return Answer(kept, None, None, finish)
+        return Completion(kept, None, None, finish)
     best = [sorted(top, key=lambda pair: -pair[1])[:TOP_K] for top in tops]
     if len(best) != len(ids) or any(len(top) < TOP_K for top in best):
         raise ValueError(f"expected the {TOP_K} most likely tokens for each of {len(ids)} tokens")
     pairs = np.array(best, np.float64).reshape(-1, TOP_K, 2)[:length]
     logprobs = np.maximum(pairs[..., 1], _LEAST).astype(np.float32)
-    return Answer(kept, pairs[..., 0].astype(np.int64), logprobs, finish)
+    return Completion(kept, pairs[..., 0].astype(np.int64), logprobs, finish)

@@ -15,9 +15,9 @@ from typing import Any
 import httpx2
 
 from drafter_trainer.distillation.requests import Request
-from drafter_trainer.distillation.server import Server, ServerFailure, checked_url
+from drafter_trainer.distillation.server import Server, ServerError, checked_url
 from drafter_trainer.distillation.server_kinds import ServerKind
-from drafter_trainer.distillation.store import Answer, Refusal
+from drafter_trainer.distillation.store import Completion, Failure
 from drafter_trainer.errors import InputError
 
 _LONGEST_REST = 30.0  # seconds
@@ -57,10 +57,10 @@ class ServerEngine:
         if not (self._key.isascii() and self._key.isprintable()):
             raise InputError("OPENAI_API_KEY holds characters that no header carries: set it anew, or unset it")
 
-    def answers(
+    def complete(
         self, batches: Iterable[Sequence[Request]]
-    ) -> Iterator[tuple[Sequence[Request], Sequence[Answer | Refusal]]]:
-        """Answer every request once, in the order in which the answers come, in groups of a batch's size."""
+    ) -> Iterator[tuple[Sequence[Request], Sequence[Completion | Failure]]]:
+        """Completion every request once, in the order in which the answers come, in groups of a batch's size."""
         with suppress(RuntimeError):  # as it must be
             asyncio.get_running_loop()
             raise InputError(
@@ -101,11 +101,11 @@ class _Run:
     def __init__(self, engine: ServerEngine, servers: list[Server], batches: Iterable[Sequence[Request]]) -> None:
         self.engine = engine
         self.servers = servers
-        self.finished: list[tuple[Request, Answer | Refusal]] = []
+        self.finished: list[tuple[Request, Completion | Failure]] = []
         self._questions = self._take(batches)
         self._taken_all = False
         self._waiting: deque[_Question] = deque()  # to be asked again
-        self._tasks: dict[asyncio.Task[Answer | Refusal], tuple[Server, _Question]] = {}
+        self._tasks: dict[asyncio.Task[Completion | Failure], tuple[Server, _Question]] = {}
         self._size = 1
         self._gone_since: float | None = None
         self._last_failure = ""
@@ -115,12 +115,12 @@ class _Run:
             self._size = max(self._size, len(batch))
             for request in batch:
                 body = self.engine.kind.body(request)
-                if isinstance(body, Refusal):
+                if isinstance(body, Failure):
                     self.finished.append((request, body))
                 else:
                     yield _Question(request, body)
 
-    async def collect(self) -> list[tuple[Request, Answer | Refusal]]:
+    async def collect(self) -> list[tuple[Request, Completion | Failure]]:
         """Wait for as many answers as a batch has requests; fewer are the last ones, and none the end."""
         while len(self.finished) < self._size:
             self._ask()
@@ -146,7 +146,7 @@ class _Run:
                 return
             server = min(free, key=lambda server: (server.failures, server.in_flight))
             server.in_flight += 1
-            work = server.answer(question.request, question.body)
+            work = server.complete(question.request, question.body)
             self._tasks[asyncio.create_task(work)] = (server, question)
 
     async def _wait(self) -> None:
@@ -166,7 +166,7 @@ class _Run:
                     "was answered is kept; run again when one of them is up"
                 )
 
-    def _note(self, done: Iterable[asyncio.Task[Answer | Refusal]]) -> None:
+    def _note(self, done: Iterable[asyncio.Task[Completion | Failure]]) -> None:
         ended = [(task, *self._tasks.pop(task)) for task in done]
         errors = []
         for task, server, question in ended:
@@ -178,7 +178,7 @@ class _Run:
                     _logger.warning("%s answers again", server.url)
                 server.failures = 0
                 self._gone_since = None
-            elif isinstance(error, ServerFailure):
+            elif isinstance(error, ServerError):
                 self._set_aside(server, error)
                 self._ask_again(question, error)
             else:
@@ -186,7 +186,7 @@ class _Run:
         if errors:
             raise errors[0]
 
-    def _set_aside(self, server: Server, failure: ServerFailure) -> None:
+    def _set_aside(self, server: Server, failure: ServerError) -> None:
         now = time.monotonic()
         if server.rests_until <= now:  # the others of its requests fail with this one
             rest = min(_LONGEST_REST, self.engine.backoff * 2 ** min(server.failures, 10))
@@ -197,9 +197,9 @@ class _Run:
         if self._gone_since is None and all(other.failures for other in self.servers):
             self._gone_since = now
 
-    def _ask_again(self, question: _Question, failure: ServerFailure) -> None:
+    def _ask_again(self, question: _Question, failure: ServerError) -> None:
         question.failures += failure.by_request
         if question.failures == _ATTEMPTS:
-            self.finished.append((question.request, Refusal(f"given up after {_ATTEMPTS} failures", failure.reason)))
+            self.finished.append((question.request, Failure(f"given up after {_ATTEMPTS} failures", failure.reason)))
         else:
             self._waiting.append(question)

@@ -46,11 +46,11 @@ DROPPED = pa.schema([("key", pa.string()), ("reason", pa.string()), ("language",
 
 
 @dataclass(frozen=True)
-class Answer:
+class Completion:
     """A completion of the target.
 
     Args:
-        response_ids (`list[int]`): The generator's own ids, with the end token if it ended by itself.
+        completion_ids (`list[int]`): The generator's own ids, with the end token if it ended by itself.
         topk_ids (`np.ndarray` of shape `(tokens, 20)`, *optional*): Most likely ids at each position, best first.
         topk_logprobs (`np.ndarray` of shape `(tokens, 20)`, *optional*): Their log-probabilities in nats, of the
             raw distribution at temperature 1.
@@ -59,24 +59,24 @@ class Answer:
             tokenizer's and not the generator's own.
     """
 
-    response_ids: list[int]
+    completion_ids: list[int]
     topk_ids: np.ndarray | None
     topk_logprobs: np.ndarray | None
     finish_reason: str
     retokenized: bool = False
 
 
-def is_cut_short(request: Request, answer: Answer) -> bool:
+def is_cut_short(request: Request, answer: Completion) -> bool:
     """Tell whether something else than the request's limit cut an answer, such as the context of a server.
 
     The row then states the limit that it had; its key stays the request's, which is not asked again.
     """
-    cut = answer.finish_reason == "length" and len(answer.response_ids) < request.max_new_tokens
+    cut = answer.finish_reason == "length" and len(answer.completion_ids) < request.max_new_tokens
     return cut and not answer.retokenized  # of text alone nobody knows how many tokens it was
 
 
 @dataclass(frozen=True)
-class Refusal:
+class Failure:
     """The reason why a request has no completion."""
 
     reason: str
@@ -159,7 +159,7 @@ class RowStore:
             rows += table.num_rows
             tokens += pc.sum(pc.list_value_length(table["response_ids"])).as_py()
             cut += pc.sum(pc.equal(table["finish_reason"], "length")).as_py()
-        bare = sum(map(count_bare, self.shards()))
+        bare = sum(map(count_unscored, self.shards()))
         return {"rows": rows, "response_tokens": tokens, "cut_by_length": cut, "without_logprobs": bare}
 
     def drops(self) -> Counter[str]:
@@ -170,7 +170,7 @@ class RowStore:
                 counts[f"{row['reason']} ({row['language']})"] += 1
         return counts
 
-    def write(self, rows: Sequence[tuple[Request, Answer]], engine: str) -> None:
+    def write(self, rows: Sequence[tuple[Request, Completion]], engine: str) -> None:
         self._write("rows", [_record(request, answer, engine) for request, answer in rows], ROWS)
 
     def write_dropped(self, rows: Sequence[tuple[Request, str]], language: str) -> None:
@@ -178,7 +178,7 @@ class RowStore:
         records = [{"key": request.key, "reason": reason, "language": language} for request, reason in rows]
         self._write("dropped", records, DROPPED)
 
-    def complete(self, shard: Path, score: Callable[[list[dict[str, Any]]], list[TopK]]) -> None:
+    def add_logprobs(self, shard: Path, score: Callable[[list[dict[str, Any]]], list[TopK]]) -> None:
         """Give log-probabilities to the rows of a shard that have none; the shard stays whole at any moment.
 
         Args:
@@ -213,7 +213,7 @@ def _read(shard: Path, schema: pa.Schema, columns: list[str] | None) -> pa.Table
     return table
 
 
-def count_bare(shard: Path) -> int:
+def count_unscored(shard: Path) -> int:
     """Count the rows of a shard that have no log-probabilities, without reading any."""
     _read(shard, ROWS, [])
     metadata = pq.read_metadata(shard)
@@ -222,14 +222,14 @@ def count_bare(shard: Path) -> int:
     return sum(each.statistics.null_count for each in columns if each.path_in_schema.startswith("topk_logprobs."))
 
 
-def _record(request: Request, answer: Answer, engine: str) -> dict:
+def _record(request: Request, answer: Completion, engine: str) -> dict:
     return (
         asdict(request)
         | {
             "key": request.key,
-            "response_ids": answer.response_ids,
+            "response_ids": answer.completion_ids,
             "finish_reason": answer.finish_reason,
-            "max_new_tokens": len(answer.response_ids) if is_cut_short(request, answer) else request.max_new_tokens,
+            "max_new_tokens": len(answer.completion_ids) if is_cut_short(request, answer) else request.max_new_tokens,
             "source_id": without_folders(request.source_id),
             "corpus": without_folders(request.corpus),
             "engine": engine,

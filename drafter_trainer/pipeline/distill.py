@@ -9,10 +9,10 @@ from transformers import PreTrainedModel
 from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.distillation.engines import Engine, TextEngine, TransformersEngine
 from drafter_trainer.distillation.offline_vllm import VLLMEngine
+from drafter_trainer.distillation.scoring import Scorer
 from drafter_trainer.distillation.server_kinds import SERVER_KINDS
 from drafter_trainer.distillation.servers import ServerEngine
 from drafter_trainer.distillation.sources import prompts_of, texts_of
-from drafter_trainer.distillation.teacher import Teacher
 from drafter_trainer.errors import InputError, check_positive
 from drafter_trainer.pipeline.distillation import Distillation
 from drafter_trainer.targets import Target
@@ -95,7 +95,7 @@ def distill(
         raise InputError(f"engine must be transformers or vllm, or give servers; got {engine}")
     work = Distillation(target, Path(output_dir), languages, evaluation_questions, exclude, dtype)
 
-    def start(chat: ChatTokenizer) -> tuple[Engine, Teacher | None]:
+    def start(chat: ChatTokenizer) -> tuple[Engine, Scorer | None]:
         pad_id = chat.tokenizer.pad_token_id
         chosen: Engine
         if not isinstance(engine, str):
@@ -107,7 +107,7 @@ def distill(
             chosen = VLLMEngine(work.target, dtype)
         else:
             chosen = TransformersEngine(work.load_model(), pad_id)
-        return chosen, Teacher(work.load_model(), pad_id) if teacher_forcing else None
+        return chosen, Scorer(work.load_model(), pad_id) if teacher_forcing else None
 
     settings = {
         "temperatures": sorted(set(temperatures)),
@@ -158,8 +158,8 @@ def score_text(
     context = work.target.context
     length = min(max_length, context - 1) if context else max_length
 
-    def start(chat: ChatTokenizer) -> tuple[Engine, Teacher | None]:
-        return TextEngine(), Teacher(work.load_model(), chat.tokenizer.pad_token_id)
+    def start(chat: ChatTokenizer) -> tuple[Engine, Scorer | None]:
+        return TextEngine(), Scorer(work.load_model(), chat.tokenizer.pad_token_id)
 
     settings = {
         "engine": "text",

@@ -20,9 +20,9 @@ from drafter_trainer.distillation.filters import survey
 from drafter_trainer.distillation.prompts import ANY_LANGUAGE, PromptMaker, load_prompts, write_prompts
 from drafter_trainer.distillation.requests import Requests
 from drafter_trainer.distillation.reuse import FIXED, is_whole, prompts_file, take_over
+from drafter_trainer.distillation.scoring import Scorer
 from drafter_trainer.distillation.sources import PromptSource
 from drafter_trainer.distillation.store import SPLITS, RowStore
-from drafter_trainer.distillation.teacher import Teacher
 from drafter_trainer.drafters.description import hash_file
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import Pair, get_language, is_spaced, read_languages
@@ -66,7 +66,7 @@ class Distillation:
         sources: list[PromptSource],
         settings: dict[str, Any],
         batch_size: int,
-        start: Callable[[ChatTokenizer], tuple[Engine, Teacher | None]],
+        start: Callable[[ChatTokenizer], tuple[Engine, Scorer | None]],
     ) -> Rows:
         """Fill the folder.
 
@@ -84,16 +84,16 @@ class Distillation:
         if step.is_finished() and is_whole(self.folder, step.facts):
             return rows
         chat = self.target.load_chat()
-        engine = teacher = None
+        engine = scorer = None
         if not step.difference or not step.earlier["finished"]:
-            engine, teacher = start(chat)
+            engine, scorer = start(chat)
         file = prompts_file(settings, inputs | {"target": self.target.revision})
         asked, dropped = self._requests(sources, settings, chat, file)
         if step.difference and take_over(step, asked, settings.get("teacher_forcing", False)):
             return rows
         state.wait_for_everyone()  # nobody writes before all have seen what is there
         if engine is None:
-            engine, teacher = start(chat)
+            engine, scorer = start(chat)
         if state.is_main_process:
             rows.write()
         process = (state.process_index, state.num_processes)
@@ -111,9 +111,9 @@ class Distillation:
                     settings.get("drop_looping", False),
                     self.target.end_ids(chat.tokenizer) if stopped else (),
                 )
-                if teacher is not None:
+                if scorer is not None:
                     state.wait_for_everyone()  # what the others have stored is scored too
-                    teacher.complete(store, process)
+                    scorer.score_store(store, process)
                 state.wait_for_everyone()
                 if state.is_main_process:
                     drops = dict(dropped[split] + store.drops())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from drafter_trainer.corpora import describe_corpus
-from drafter_trainer.corpora.questions import keep_out
+from drafter_trainer.corpora.questions import load_decontaminator
 from drafter_trainer.drafters.loop.policy import NETWORK
 from drafter_trainer.languages import get_pair
 from drafter_trainer.pipeline.tune import MAX_ANSWERS, tune
@@ -67,7 +67,7 @@ def tune_run(
     def read_texts(split: str) -> list[list[int]]:
         if not table_corpora:  # question sets may be far away
             return []
-        decontaminator = keep_out(evaluation_questions, pair)
+        decontaminator = load_decontaminator(evaluation_questions, pair)
         limit, dropped = (table_samples, drops) if split == "train" else (MAX_ANSWERS, Counter())
         read = (read_token_ids(name, pair, split, chat, decontaminator, limit, dropped) for name in table_corpora)
         return [*itertools.chain.from_iterable(read)]

@@ -20,7 +20,7 @@ _GREEDY = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 
 
 @dataclass(frozen=True)
-class Completion:
+class TimedCompletion:
     """A streamed completion.
 
     Args:
@@ -118,7 +118,7 @@ class EngineClient:
 
     def complete(
         self, prompt_ids: Sequence[int], tokens: int, end_ids: Collection[int] = (), stop: Sequence[str] = ()
-    ) -> Completion:
+    ) -> TimedCompletion:
         """Complete a prompt greedily, and time its first and its last token.
 
         Args:
@@ -156,7 +156,7 @@ class EngineClient:
             found = [top["logprob"] for top in said[0]["top_logprobs"]] if said else []
         return found[0] - found[1] if len(found) > 1 else None
 
-    def _stream(self, request: dict) -> Completion:
+    def _stream(self, request: dict) -> TimedCompletion:
         """Time a completion of vLLM by its events."""
         ids, started, first, last = [], time.perf_counter(), 0.0, 0.0
         for event in self._events("/v1/completions", request):
@@ -164,14 +164,14 @@ class EngineClient:
                 ids += new
                 last = time.perf_counter() - started
                 first = first or last
-        return Completion(ids, first, last)
+        return TimedCompletion(ids, first, last)
 
-    def _wait(self, request: dict) -> Completion:
+    def _wait(self, request: dict) -> TimedCompletion:
         """Time a completion of llama.cpp by what it says of it: its events leave out ids within a character."""
         started = time.perf_counter()
         reply = self._post("/completion", request)
         seconds = time.perf_counter() - started
-        return Completion(reply["tokens"], max(seconds - reply["timings"]["predicted_ms"] / 1000, 0.0), seconds)
+        return TimedCompletion(reply["tokens"], max(seconds - reply["timings"]["predicted_ms"] / 1000, 0.0), seconds)
 
     def _events(self, path: str, request: dict) -> Iterator[dict]:
         """Send a request, and read the events of the reply."""

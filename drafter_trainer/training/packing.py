@@ -13,7 +13,7 @@ from datasets.exceptions import DatasetGenerationError
 from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora import Document, document_of_row, read_documents
 from drafter_trainer.corpora.decontamination import Decontaminator
-from drafter_trainer.corpora.questions import keep_out
+from drafter_trainer.corpora.questions import load_decontaminator
 from drafter_trainer.errors import InputError, RefusedConversationError
 from drafter_trainer.languages import Pair
 from drafter_trainer.targets import Target
@@ -172,7 +172,7 @@ def _read_documents(
     limit: int | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield the token ids of documents, and a row without ids for each thing that was dropped."""
-    chat, decontaminator = target.load_chat(), keep_out(questions, pair)
+    chat, decontaminator = target.load_chat(), load_decontaminator(questions, pair)
     for share, corpus in itertools.product(shares, corpora):
         drops: Counter[str] = Counter()
         for ids in read_token_ids(corpus, pair, split, chat, decontaminator, limit, drops, share):

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, concatenate_datasets
 
 from drafter_trainer.atomic import write_json
-from drafter_trainer.distillation.store import RowStore, count_bare
+from drafter_trainer.distillation.store import RowStore, count_unscored
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import Language, Pair, get_language, get_pair
 from drafter_trainer.runs import read_step
@@ -155,7 +155,9 @@ def load_split(folders: Sequence[Path], split: str, target: Target, topk: bool |
     """
     places = [folder / split for folder in folders]
     if topk is None:
-        topk = not any(map(count_bare, itertools.chain.from_iterable(RowStore(place).shards() for place in places)))
+        topk = not any(
+            map(count_unscored, itertools.chain.from_iterable(RowStore(place).shards() for place in places))
+        )
     return concatenate_datasets([load_rows(place, target, topk) for place in places])
 
 
@@ -178,7 +180,7 @@ def load_rows(folder: Path, target: Target, topk: bool = True) -> Dataset:
     if not store.shards():
         raise InputError(f"{folder} holds no rows: distill first")
     check_target(store, target)
-    if topk and (bare := sum(map(count_bare, store.shards()))):
+    if topk and (bare := sum(map(count_unscored, store.shards()))):
         raise InputError(f"{bare} rows in {folder} have no log-probabilities: {SCORE_THEM}")
     columns = [name for name in _COLUMNS if topk or name not in _TOPK]
     rows = Dataset.from_parquet([str(shard) for shard in store.shards()], columns=columns)

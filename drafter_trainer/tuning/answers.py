@@ -113,7 +113,7 @@ def _answer(
 ) -> list[HeldOut]:
     unstored = dict.fromkeys(("source_id", "corpus", "pair", "target", "target_revision"), "")
     asked = [Request(tuple(ids), temperature, 0, max_new_tokens, **unstored) for ids in prompts]
-    answers = TransformersEngine(target_model, tokenizer.pad_token_id).answer(asked)
+    answers = TransformersEngine(target_model, tokenizer.pad_token_id).complete_batch(asked)
     return [
         HeldOut(
             list(request.prompt_ids),

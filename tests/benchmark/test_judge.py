@@ -12,13 +12,13 @@ from benchmarks.judge import Chat, judge, judgement_table, main, read_grade, rea
 from drafter_trainer.benchmark.outputs import FILE_NAME, write_outputs
 from drafter_trainer.distillation.servers import ServerEngine
 from drafter_trainer.errors import InputError
-from tests.distillation.answering_server import AnsweringServer
+from tests.distillation.completion_server import CompletionServer
 
 LIMIT = 64
 GRADES = {"good": "Well said.\n\nGrade: 9", "poor": "No.\n**Grade: 3/10**", "odd": "I would rather not."}
 
 
-class JudgingServer(AnsweringServer):
+class JudgingServer(CompletionServer):
     """Say of each answer what `GRADES` has for it, in the protocol of chat completions."""
 
     def answer(self, path: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import unicodedata
 import pytest
 
 from drafter_trainer.corpora.decontamination import Decontaminator, normalise, units
-from drafter_trainer.corpora.questions import keep_out, load_questions
+from drafter_trainer.corpora.questions import load_decontaminator, load_questions
 from drafter_trainer.corpora.sample import LANGUAGES, sample_rows
 from drafter_trainer.languages import get_pair
 
@@ -95,7 +95,7 @@ def test_marks_and_joiners_belong_to_their_letters(text: str, words: str) -> Non
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_sample_has_no_question_in_training(language: str) -> None:
     """The quickstart trains on the sample and is measured on it: an overlap would flatter the drafter."""
-    decontaminator = keep_out(["sample"], get_pair(english_or_german(language)))
+    decontaminator = load_decontaminator(["sample"], get_pair(english_or_german(language)))
     for split in ("train", "validation"):
         dropped = {row["id"]: decontaminator.reason(row[language]) for row in sample_rows(split)}
         assert {name: reason for name, reason in dropped.items() if reason} == {}
@@ -105,7 +105,7 @@ def test_sample_has_no_question_in_training(language: str) -> None:
 def test_every_question_of_the_sample_is_caught(language: str) -> None:
     """A language whose questions slip through would be measured on its own training data."""
     pair = get_pair(english_or_german(language))
-    decontaminator = keep_out(["sample"], pair)
+    decontaminator = load_decontaminator(["sample"], pair)
     questions = load_questions("sample", pair)
     assert len(questions) >= 30
     assert [question.text for question in questions if decontaminator.reason(question.text) is None] == []

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from drafter_trainer.corpora import read_sentences
-from drafter_trainer.corpora.questions import Question, keep_out, load_questions
+from drafter_trainer.corpora.questions import Question, load_decontaminator, load_questions
 from drafter_trainer.corpora.sample import sample_stories
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair
@@ -104,12 +104,12 @@ def test_file_without_questions_is_refused(tmp_path: Path) -> None:
 def test_questions_of_all_sources_are_kept_out(tmp_path: Path) -> None:
     """A set that is named but not read would leave its questions, or their references, in the training data."""
     path = spec_bench(tmp_path / "q.jsonl", {"question_id": 1, "turns": ["Translate German to English:Ganz kurz!"]})
-    decontaminator = keep_out(["sample", path], PAIR)
+    decontaminator = load_decontaminator(["sample", path], PAIR)
     assert decontaminator.reason("Ganz kurz") == "exact match"
     assert all(decontaminator.reason(sentence.text) for sentence in read_sentences("sample", PAIR, "test"))
-    assert keep_out([path], PAIR).reason(next(read_sentences("sample", PAIR, "test")).text) is None
+    assert load_decontaminator([path], PAIR).reason(next(read_sentences("sample", PAIR, "test")).text) is None
     row = {"question_id": 1, "turns": ["Translate German to English: Der Hund."], "reference": "The dog, it barks."}
-    decontaminator = keep_out([spec_bench(tmp_path / "q.jsonl", row)], PAIR)
+    decontaminator = load_decontaminator([spec_bench(tmp_path / "q.jsonl", row)], PAIR)
     assert decontaminator.reason("The dog - it barks") == "exact match"
     assert decontaminator.reason("The dog barks") is None
 
@@ -132,4 +132,4 @@ def test_file_asks_the_part_of_it_that_training_never_reads(tmp_path: Path) -> N
 def test_stories_of_the_sample_are_kept_out(code: str) -> None:
     """A story that is asked for in the benchmark must not be one that was trained on, in any language."""
     (_, subject), *_ = sample_stories("test")
-    assert keep_out(["sample"], PAIR).reason(f"{subject[code]}!") in ("exact match", "overlap")
+    assert load_decontaminator(["sample"], PAIR).reason(f"{subject[code]}!") in ("exact match", "overlap")

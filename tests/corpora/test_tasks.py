@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from drafter_trainer.corpora.decontamination import OVERLAP
-from drafter_trainer.corpora.questions import keep_out, load_questions
+from drafter_trainer.corpora.questions import load_decontaminator, load_questions
 from drafter_trainer.corpora.tasks import TASKS, Task, mt_bench_file
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair
@@ -98,7 +98,7 @@ LEAK = "Compose a blog post about a journey to the mountains that names three hu
 def test_planted_leak_of_any_turn_is_caught(tmp_path: Path, pair: str) -> None:
     """A conversation trained on is drafted from memory: its later turns leak as its first does."""
     row = {"question_id": 1, "category": "writing", "turns": [f"{LEAK}.", f"Now the same for the sea: {LEAK[-60:]}!"]}
-    decontaminator = keep_out([spec_bench(tmp_path / "q.jsonl", row)], get_pair(pair))
+    decontaminator = load_decontaminator([spec_bench(tmp_path / "q.jsonl", row)], get_pair(pair))
     assert decontaminator.reason(f"User: {LEAK}") == "overlap"
     assert decontaminator.reason("Now the same for the sea: " + LEAK[-60:]) == "overlap"
     assert len(LEAK.split()) >= OVERLAP

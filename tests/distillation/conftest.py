@@ -1,7 +1,6 @@
 """Requests of the tiny target, shared by the tests of distillation."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +11,7 @@ from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora import read_sentences
 from drafter_trainer.corpora.decontamination import Decontaminator
 from drafter_trainer.distillation.engines import TransformersEngine
-from drafter_trainer.distillation.prompts import PROMPTS, Prompt, PromptMaker
+from drafter_trainer.distillation.prompts import Prompt, PromptMaker, prompt_table
 from drafter_trainer.distillation.requests import Request, Requests
 from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.languages import get_pair
@@ -44,8 +43,7 @@ def make_requests(
     prompts: Sequence[Prompt], temperatures: Sequence[float | None], samples: int, seed: int, max_new_tokens: int
 ) -> Requests:
     """Ask the tiny target prompts."""
-    table = pa.Table.from_pylist([asdict(prompt) for prompt in prompts], PROMPTS)
-    return Requests(table, temperatures, samples, seed, max_new_tokens, PAIR, TARGET)
+    return Requests(prompt_table(prompts), temperatures, samples, seed, max_new_tokens, PAIR, TARGET)
 
 
 def stored_rows(store: RowStore) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from drafter_trainer.distillation import cache
 from drafter_trainer.distillation.cache import RoomyLayer
 from drafter_trainer.distillation.engines import TransformersEngine
 from drafter_trainer.distillation.requests import Request
-from drafter_trainer.distillation.store import TOP_K, Answer
+from drafter_trainer.distillation.store import TOP_K, Completion
 from tests.conftest import tiny_model
 from tests.distillation.conftest import REQUEST
 from tests.distillation.test_engines import logprobs_of
@@ -42,10 +42,10 @@ def make_stream(
     ]
 
 
-def answered(engine: TransformersEngine, requests: Sequence[Request], size: int) -> dict[Request, Answer]:
-    """Answer a stream; every request must come back once."""
+def answered(engine: TransformersEngine, requests: Sequence[Request], size: int) -> dict[Request, Completion]:
+    """Completion a stream; every request must come back once."""
     batches = (requests[start : start + size] for start in range(0, len(requests), size))
-    groups = [[*zip(*group)] for group in engine.answers(batches)]
+    groups = [[*zip(*group)] for group in engine.complete(batches)]
     assert [len(group) for group in groups[:-1]] == [size] * (len(groups) - 1)
     assert 0 < len(groups[-1]) <= size
     given = dict(row for group in groups for row in group)
@@ -80,9 +80,9 @@ def test_greedy_answers_equal_generate_on_each_prompt_alone(target_model, start)
     assert len({len(answer) for answer in expected.values()}) > 5
     for size, requests in ((1, stream), (3, stream), (4, stream[::-1]), (7, stream)):
         for request, answer in answered(engine, requests, size).items():
-            assert answer.response_ids == expected[request]
+            assert answer.completion_ids == expected[request]
             assert answer.finish_reason == ("stop" if expected[request][-1] in engine.eos_ids else "length")
-            assert answer.response_ids == answer.topk_ids[:, 0].tolist()
+            assert answer.completion_ids == answer.topk_ids[:, 0].tolist()
 
 
 @pytest.mark.usefixtures("little_room")
@@ -91,11 +91,11 @@ def test_what_is_recorded_for_a_row_is_its_own(target_model: PreTrainedModel) ->
     stream = make_stream(temperature=0.7)
     engine = TransformersEngine(with_ends(target_model, stream), pad_id=0)
     for request, answer in answered(engine, stream, 4).items():
-        logprobs = logprobs_of(target_model, request, answer.response_ids)
-        assert answer.topk_ids.shape == answer.topk_logprobs.shape == (len(answer.response_ids), TOP_K)
-        *before, last = (token in engine.eos_ids for token in answer.response_ids)
+        logprobs = logprobs_of(target_model, request, answer.completion_ids)
+        assert answer.topk_ids.shape == answer.topk_logprobs.shape == (len(answer.completion_ids), TOP_K)
+        *before, last = (token in engine.eos_ids for token in answer.completion_ids)
         assert not any(before)
-        assert last if answer.finish_reason == "stop" else len(answer.response_ids) == request.max_new_tokens
+        assert last if answer.finish_reason == "stop" else len(answer.completion_ids) == request.max_new_tokens
         for expected in (logprobs.topk(TOP_K).values, logprobs.gather(-1, torch.from_numpy(answer.topk_ids))):
             np.testing.assert_allclose(answer.topk_logprobs, expected, atol=1e-4)
 
@@ -107,7 +107,7 @@ def test_sampled_answers_depend_on_nothing_but_their_request(target_model: PreTr
     stream += [replace(stream[0], seed=seed) for seed in range(100, 106)]
     engine = TransformersEngine(with_ends(target_model, stream), pad_id=0)
     (first, *others) = [
-        {request: answer.response_ids for request, answer in answered(engine, requests, size).items()}
+        {request: answer.completion_ids for request, answer in answered(engine, requests, size).items()}
         for requests, size in ((stream, 1), (stream[::-1], 4), (stream, 30))
     ]
     assert all(other == first for other in others)
@@ -140,7 +140,7 @@ def test_windows_and_states_are_a_rows_own(kind: str, given: dict[str, Any]) -> 
         stream = make_stream(start=start)
         model = with_ends(tiny_model(kind, vocab_size=400, num_hidden_layers=2, **given), stream)
         for request, answer in answered(TransformersEngine(model, pad_id=0), stream, 4).items():
-            assert answer.response_ids == generated(model, request)
+            assert answer.completion_ids == generated(model, request)
 
 
 def test_temperatures_and_limits_do_not_mix(target_model: PreTrainedModel) -> None:
@@ -150,10 +150,10 @@ def test_temperatures_and_limits_do_not_mix(target_model: PreTrainedModel) -> No
     engine = TransformersEngine(target_model, pad_id=0)
     together = answered(engine, stream, 4)
     for request in stream:
-        (alone,) = engine.answer([request])
-        assert together[request].response_ids == alone.response_ids
+        (alone,) = engine.complete_batch([request])
+        assert together[request].completion_ids == alone.completion_ids
         if alone.finish_reason == "length":
-            assert len(alone.response_ids) == request.max_new_tokens
+            assert len(alone.completion_ids) == request.max_new_tokens
 
 
 def test_many_requests_need_the_memory_of_a_few(target_model, monkeypatch) -> None:
@@ -176,7 +176,7 @@ def test_many_requests_need_the_memory_of_a_few(target_model, monkeypatch) -> No
             yield batch
 
     given = 0
-    for group, answers in TransformersEngine(target_model, pad_id=0).answers(asked()):
+    for group, answers in TransformersEngine(target_model, pad_id=0).complete(asked()):
         # Lost by an interrupt: what is under way, what waits, and what has ended since the last group.
         assert drawn - given <= 4 * size
         given += len(answers)

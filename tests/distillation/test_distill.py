@@ -12,7 +12,7 @@ from drafter_trainer.distillation import distill
 from drafter_trainer.distillation.engines import TransformersEngine
 from drafter_trainer.distillation.prompts import Prompt
 from drafter_trainer.distillation.requests import Request, Requests
-from drafter_trainer.distillation.store import TOP_K, Answer, RowStore
+from drafter_trainer.distillation.store import TOP_K, Completion, RowStore
 from drafter_trainer.errors import DamagedStoreError
 from tests.distillation.conftest import make_requests, stored_rows
 
@@ -21,7 +21,7 @@ END = 2
 
 
 class RecordingEngine:
-    """Answer with another engine, note what was asked, and stop as a user would after so many batches."""
+    """Completion with another engine, note what was asked, and stop as a user would after so many batches."""
 
     name = "transformers"
 
@@ -30,33 +30,33 @@ class RecordingEngine:
         self.batches = batches
         self.asked: list[str] = []
 
-    def answers(self, batches: Iterable[Sequence[Request]]) -> Iterator[tuple[Sequence[Request], list[Answer]]]:
+    def complete(self, batches: Iterable[Sequence[Request]]) -> Iterator[tuple[Sequence[Request], list[Completion]]]:
         for batch in batches:
             yield batch, self._answer(batch)
 
-    def _answer(self, requests: Sequence[Request]) -> list[Answer]:
+    def _answer(self, requests: Sequence[Request]) -> list[Completion]:
         if self.batches == 0:
             raise KeyboardInterrupt
         if self.batches is not None:
             self.batches -= 1
         self.asked += [request.key for request in requests]
-        return self.engine.answer(requests)
+        return self.engine.complete_batch(requests)
 
 
 class DrawingEngine:
-    """Answer without a model, and about every third request with the end token alone."""
+    """Completion without a model, and about every third request with the end token alone."""
 
     name = "transformers"
 
-    def answer(self, requests: Sequence[Request]) -> list[Answer]:
+    def complete_batch(self, requests: Sequence[Request]) -> list[Completion]:
         return [self._answer(np.random.default_rng(int(request.key[:15], 16))) for request in requests]
 
-    def _answer(self, random: np.random.Generator) -> Answer:
+    def _answer(self, random: np.random.Generator) -> Completion:
         drawn = random.integers(5, 400, 4).tolist()
         response = [END] if drawn[0] % 3 == 0 else [*drawn, END]
         topk = random.permutation(400)[:TOP_K][None].repeat(len(response), axis=0)
         topk[:, 0] = response
-        return Answer(response, topk, np.full((len(response), TOP_K), -4.0), "stop")
+        return Completion(response, topk, np.full((len(response), TOP_K), -4.0), "stop")
 
 
 def run(requests: Requests, engine: Any, folder: Path, process: tuple[int, int] = (0, 1)) -> RecordingEngine:
@@ -122,8 +122,8 @@ def test_an_interrupt_between_rows_and_drops_changes_nothing(tmp_path, requests,
 
 def test_empty_answers_are_dropped_and_counted_once(tmp_path: Path, requests: Requests) -> None:
     """Prevent answers without text from reaching training, and drops that are counted again after a resume."""
-    answers = [row for batch in requests.batches(BATCH) for row in zip(batch, DrawingEngine().answer(batch))]
-    empty = {request.key for request, answer in answers if answer.response_ids == [END]}
+    answers = [row for batch in requests.batches(BATCH) for row in zip(batch, DrawingEngine().complete_batch(batch))]
+    empty = {request.key for request, answer in answers if answer.completion_ids == [END]}
     with pytest.raises(KeyboardInterrupt):
         run(requests, RecordingEngine(DrawingEngine(), 6), tmp_path)
     first = RowStore(tmp_path).drops().total()
@@ -131,7 +131,7 @@ def test_empty_answers_are_dropped_and_counted_once(tmp_path: Path, requests: Re
     run(requests, DrawingEngine(), tmp_path)
     run(requests, DrawingEngine(), tmp_path)
     store = RowStore(tmp_path)
-    assert store.drops() == {"empty answer (English)": len(empty)}
+    assert store.drops() == {"empty completion (English)": len(empty)}
     assert {row["key"] for row in stored_rows(store)} == {request.key for request in requests} - empty
 
 

@@ -28,9 +28,9 @@ def test_sampling_follows_the_temperature_and_nothing_else(engine, prompts, temp
     config.min_p, config.top_h, config.epsilon_cutoff, config.eta_cutoff = 0.9, 0.1, 0.1, 0.1
     config.repetition_penalty, config.no_repeat_ngram_size = 3.0, 1
     request = replace(REQUEST, prompt_ids=prompts[0].prompt_ids, temperature=temperature, max_new_tokens=1)
-    answers = engine.answer([replace(request, seed=seed) for seed in range(4000)])
+    answers = engine.complete_batch([replace(request, seed=seed) for seed in range(4000)])
     vocabulary = engine.model.config.vocab_size
-    counts = torch.bincount(torch.tensor([answer.response_ids[0] for answer in answers]), minlength=vocabulary)
+    counts = torch.bincount(torch.tensor([answer.completion_ids[0] for answer in answers]), minlength=vocabulary)
     logprobs = logprobs_of(engine.model, request, [0])[0]
     assert chance_of_these_counts(counts, (logprobs / temperature).softmax(dim=-1)) > IMPROBABLE
     assert chance_of_these_counts(counts, (logprobs / other).softmax(dim=-1)) < IMPROBABLE / 1000

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from drafter_trainer.corpora.sample import sample_rows
 from drafter_trainer.distillation.filters import reason_to_drop, survey
-from drafter_trainer.distillation.store import Answer, Refusal, RowStore
+from drafter_trainer.distillation.store import Completion, Failure, RowStore
 from tests.distillation.conftest import REQUEST
 
 END = 2
@@ -18,11 +18,11 @@ LOOP = [7, *([8, 9] * 12)]
 @pytest.mark.parametrize(
     ("answer", "drop_looping", "reason"),
     [
-        (Answer([END], None, None, "stop"), False, "empty answer"),
-        (Answer(LOOP, None, None, "length"), False, None),
-        (Answer(LOOP, None, None, "length"), True, "repetition loop"),
-        (Answer([*range(5, 40), END], None, None, "stop"), True, None),
-        (Refusal("refused with status 400", "too long"), False, "refused with status 400"),
+        (Completion([END], None, None, "stop"), False, "empty completion"),
+        (Completion(LOOP, None, None, "length"), False, None),
+        (Completion(LOOP, None, None, "length"), True, "repetition loop"),
+        (Completion([*range(5, 40), END], None, None, "stop"), True, None),
+        (Failure("refused with status 400", "too long"), False, "refused with status 400"),
     ],
 )
 def test_loops_are_dropped_only_where_that_is_asked_for(answer, drop_looping, reason) -> None:
@@ -36,10 +36,10 @@ def test_survey_counts_and_drops_nothing(tmp_path: Path, tokenizer: PreTrainedTo
     said = [tokenizer(row["en"])["input_ids"] for row in list(sample_rows("train"))[:6]]
     german = tokenizer(next(iter(sample_rows("train")))["de"])["input_ids"]
     answers = [
-        *(Answer([*ids, END], None, None, "stop") for ids in said),
-        Answer([*german, END], None, None, "stop"),
-        Answer(LOOP, None, None, "length"),
-        Answer(LOOP, None, None, "length", retokenized=True),
+        *(Completion([*ids, END], None, None, "stop") for ids in said),
+        Completion([*german, END], None, None, "stop"),
+        Completion(LOOP, None, None, "length"),
+        Completion(LOOP, None, None, "length", retokenized=True),
     ]
     rows = [(replace(REQUEST, seed=number), answer) for number, answer in enumerate(answers)]
     store.write(rows[:4], "server:vllm")

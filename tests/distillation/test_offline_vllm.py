@@ -39,16 +39,16 @@ def made(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, monk
 
         def _answer(self, ids: list[int], how: SamplingParams) -> Any:
             given = {"temperature": how.temperature, "seed": how.seed, "max_new_tokens": how.max_tokens}
-            (answer,) = engine.answer([replace(REQUEST, prompt_ids=tuple(ids), **given)])
+            (answer,) = engine.complete_batch([replace(REQUEST, prompt_ids=tuple(ids), **given)])
             logprobs = [
                 # The sampled token comes first, and in addition where it is none of the 20.
                 {token: SimpleNamespace(logprob=-50.0)} | {i: SimpleNamespace(logprob=p) for i, p in zip(top, values)}
                 for token, top, values in zip(
-                    answer.response_ids, answer.topk_ids.tolist(), answer.topk_logprobs.tolist()
+                    answer.completion_ids, answer.topk_ids.tolist(), answer.topk_logprobs.tolist()
                 )
             ]
             output = SimpleNamespace(
-                token_ids=answer.response_ids, logprobs=logprobs, finish_reason=answer.finish_reason
+                token_ids=answer.completion_ids, logprobs=logprobs, finish_reason=answer.finish_reason
             )
             return SimpleNamespace(outputs=[output])
 
@@ -64,13 +64,13 @@ def test_answers_are_those_of_the_local_target(made, target_model, tokenizer, pr
     requests = make_requests(prompts, [0.0, 1.0], 1, 0, 8)
     local = TransformersEngine(target_model, tokenizer.pad_token_id)
     answered = 0
-    for group, answers in VLLMEngine(TARGET, "float32").answers(requests.batches(4)):
+    for group, answers in VLLMEngine(TARGET, "float32").complete(requests.batches(4)):
         for request, answer in zip(group, answers):
             answered += 1
-            assert answer.topk_ids.shape == answer.topk_logprobs.shape == (len(answer.response_ids), 20)
+            assert answer.topk_ids.shape == answer.topk_logprobs.shape == (len(answer.completion_ids), 20)
             if request.temperature == 0:
-                (expected,) = local.answer([request])
-                assert answer.response_ids == expected.response_ids
+                (expected,) = local.complete_batch([request])
+                assert answer.completion_ids == expected.completion_ids
                 np.testing.assert_array_equal(answer.topk_ids, expected.topk_ids)
                 np.testing.assert_allclose(answer.topk_logprobs, expected.topk_logprobs, atol=1e-4)
     assert answered == len(requests)
@@ -79,7 +79,7 @@ def test_answers_are_those_of_the_local_target(made, target_model, tokenizer, pr
 def test_everything_is_stated(made: list, prompts: list[Prompt]) -> None:
     """Prevent processed log-probabilities, another revision, or equal samples of one prompt."""
     requests = make_requests(prompts[:2], [0.7], 3, 0, 8)
-    list(VLLMEngine(TARGET, "bfloat16", tensor_parallel_size=2).answers([requests]))
+    list(VLLMEngine(TARGET, "bfloat16", tensor_parallel_size=2).complete([requests]))
     arguments, sampling = made
     assert arguments["logprobs_mode"] == "raw_logprobs"
     assert arguments["model"] == "org/tiny-target"

@@ -21,9 +21,9 @@ from drafter_trainer.distillation.prompts import Prompt
 from drafter_trainer.distillation.requests import Request, Requests
 from drafter_trainer.distillation.server_kinds import SERVER_KINDS
 from drafter_trainer.distillation.servers import ServerEngine
-from drafter_trainer.distillation.store import Answer, RowStore
+from drafter_trainer.distillation.store import Completion, RowStore
 from drafter_trainer.errors import InputError
-from tests.distillation.answering_server import AnsweringServer, Mishap
+from tests.distillation.completion_server import CompletionServer, Mishap
 from tests.distillation.conftest import make_requests, stored_rows
 
 BATCH = 4
@@ -53,9 +53,9 @@ def requests(prompts: list[Prompt]) -> Requests:
     return make_requests(prompts[:8], [0.0, 1.0], 1, 0, 8)
 
 
-def serve(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Iterator[AnsweringServer]:
+def serve(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Iterator[CompletionServer]:
     """A server on which nothing goes wrong unless a test says so."""
-    with AnsweringServer(target_model, tokenizer) as running:
+    with CompletionServer(target_model, tokenizer) as running:
         yield running
 
 
@@ -80,22 +80,22 @@ def rests(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_greedy_rows_are_those_of_the_local_target(server, requests, target_model, tokenizer, kind) -> None:
     """Prevent ids shifted or left out, log-probabilities in another order, a lost end token."""
     greedy = [request for request in requests if request.temperature == 0]
-    free = TransformersEngine(target_model, tokenizer.pad_token_id).answer(greedy)
-    target_model.generation_config.eos_token_id = free[0].response_ids[4]
+    free = TransformersEngine(target_model, tokenizer.pad_token_id).complete_batch(greedy)
+    target_model.generation_config.eos_token_id = free[0].completion_ids[4]
     server.engine = local = TransformersEngine(target_model, tokenizer.pad_token_id)
-    expected = dict(zip(greedy, local.answer(greedy)))
-    answered: dict[Request, Answer] = {}
-    for group, answers in engine_of([server.url], tokenizer, kind).answers([greedy]):
+    expected = dict(zip(greedy, local.complete_batch(greedy)))
+    answered: dict[Request, Completion] = {}
+    for group, answers in engine_of([server.url], tokenizer, kind).complete([greedy]):
         answered |= dict(zip(group, answers))
     assert answered.keys() == set(greedy)
     for request, answer in answered.items():
-        assert answer.response_ids == expected[request].response_ids
+        assert answer.completion_ids == expected[request].completion_ids
         assert answer.finish_reason == expected[request].finish_reason
         assert not answer.retokenized
         if answer.topk_logprobs is not None:
-            assert answer.topk_ids[:, 0].tolist() == answer.response_ids
+            assert answer.topk_ids[:, 0].tolist() == answer.completion_ids
             np.testing.assert_allclose(answer.topk_logprobs, expected[request].topk_logprobs, atol=1e-4)
-            (alone,) = local.answer([request])  # where the batch cannot swap two ids that are equally likely
+            (alone,) = local.complete_batch([request])  # where the batch cannot swap two ids that are equally likely
             np.testing.assert_array_equal(answer.topk_ids, alone.topk_ids)
     assert {answer.finish_reason for answer in expected.values()} == {"stop", "length"}
     # llama.cpp reports nothing of tokens that end inside a character.
@@ -240,7 +240,7 @@ def test_a_server_that_comes_back_is_asked_again(server, other, requests, tokeni
     server.mishap = lambda number, body: back.set() if number > 1 else None  # the first one tries it
     other.mishap = lambda number, body: None if number <= 7 or back.wait() else "500"
     engine = engine_of([server.url, other.url], tokenizer, concurrency=1)
-    answers = engine.answers([[request] for request in requests])
+    answers = engine.complete([[request] for request in requests])
     for _ in range(6):
         next(answers)
     assert not server.received
@@ -254,7 +254,7 @@ def test_a_server_is_left_alone_as_long_as_it_asks(server, requests, tokenizer, 
     """Prevent a full server from being asked on and on, which keeps it full."""
     server.mishap, server.retry_after = lambda number, body: "429" if number == 1 else None, "7"
     engine = engine_of([server.url], tokenizer, concurrency=1)
-    assert len(list(engine.answers([list(requests)[:3]]))) == 1
+    assert len(list(engine.complete([list(requests)[:3]]))) == 1
     assert rests == [7.0]
 
 
@@ -271,7 +271,7 @@ def test_never_more_than_allowed_is_in_flight_or_read_ahead(server, other, reque
 
     gate = threading.Barrier(6)
     server.mishap = other.mishap = lambda number, body: None if number > 3 or gate.wait() >= 0 else "500"
-    for group, _ in engine_of([server.url, other.url], tokenizer).answers(batches()):
+    for group, _ in engine_of([server.url, other.url], tokenizer).complete(batches()):
         answered += len(group)
     assert answered == taken == len(requests)
     assert server.most_at_once == other.most_at_once == 3
@@ -385,11 +385,11 @@ def test_log_probabilities_that_are_not_raw_are_left_out(server, prompts, tokeni
     """Prevent training on distributions that the server divided by the temperature before it reported them."""
     server.logprobs_mode = mode
     requests = make_requests(prompts[:3], [0.0, 0.5, 1.0], 1, 0, 8)
-    answers: dict[Request, Answer] = {}
-    for group, given in engine_of([server.url], tokenizer).answers([requests]):
+    answers: dict[Request, Completion] = {}
+    for group, given in engine_of([server.url], tokenizer).complete([requests]):
         answers |= dict(zip(group, given))
     assert len(answers) == 9
     for request, answer in answers.items():
         assert (answer.topk_logprobs is None) == (mode != "raw_logprobs" and request.temperature == 0.5)
-        assert answer.response_ids
+        assert answer.completion_ids
     assert sum(body["max_tokens"] == 1 for body in server.received) == 2

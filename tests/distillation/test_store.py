@@ -13,21 +13,21 @@ import pytest
 
 from drafter_trainer.distillation import store as store_module
 from drafter_trainer.distillation.requests import Request
-from drafter_trainer.distillation.store import ROWS, TOP_K, Answer, RowStore
+from drafter_trainer.distillation.store import ROWS, TOP_K, Completion, RowStore
 from drafter_trainer.errors import DamagedStoreError
 from tests.distillation.conftest import REQUEST, stored_rows
 
 
-def answered(number: int, tokens: int = 3, finish_reason: str = "stop") -> tuple[Request, Answer]:
+def answered(number: int, tokens: int = 3, finish_reason: str = "stop") -> tuple[Request, Completion]:
     """Make a request and an answer that no other number gives."""
     random = np.random.default_rng(number)
     ids = np.stack([random.permutation(400)[:TOP_K] for _ in range(tokens)])
     logprobs = -np.sort(random.exponential(3, (tokens, TOP_K))).astype(np.float32)
     request = replace(REQUEST, seed=number, source_id=f"sample/{number}")
-    return request, Answer(random.integers(5, 400, tokens).tolist(), ids, logprobs, finish_reason)
+    return request, Completion(random.integers(5, 400, tokens).tolist(), ids, logprobs, finish_reason)
 
 
-def write_three(folder: Path) -> tuple[RowStore, list[tuple[Request, Answer]]]:
+def write_three(folder: Path) -> tuple[RowStore, list[tuple[Request, Completion]]]:
     """Write three shards of two rows each."""
     store = RowStore(folder)
     rows = [answered(number) for number in range(6)]
@@ -54,7 +54,7 @@ def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
     expected = asdict(request) | {
         "key": request.key,
         "prompt_ids": [*request.prompt_ids],
-        "response_ids": answer.response_ids,
+        "response_ids": answer.completion_ids,
         "finish_reason": "length",
         "corpus": "file:a.txt",  # rows are published
         "source_id": "a.txt, line 3",
@@ -62,7 +62,7 @@ def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
         "engine": "transformers",
         "retokenized": False,
     }
-    del expected["temperature"], expected["stop"]
+    del expected["temperature"], expected["stop"], expected["completion_ids"]
     assert row == expected
     np.testing.assert_array_equal(topk_ids, answer.topk_ids)
     np.testing.assert_array_equal(np.array(topk_logprobs), answer.topk_logprobs.astype(np.float16))
@@ -86,7 +86,7 @@ def test_a_shard_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(type(error)):
         store.write([answered(6)], "transformers")
     with pytest.raises(type(error)):
-        store.write_dropped([(answered(7)[0], "empty answer")], "English")
+        store.write_dropped([(answered(7)[0], "empty completion")], "English")
     assert files(tmp_path) == before
     monkeypatch.undo()
     store.write([answered(6)], "transformers")
@@ -121,7 +121,7 @@ def test_a_repeated_key_is_refused(tmp_path: Path, within: bool) -> None:
         store.keys()
     (tmp_path / "rows-000-000003.parquet").unlink()
     assert len(store.keys()) == len(rows)
-    store.write_dropped([(rows[0][0], "empty answer")], "English")
+    store.write_dropped([(rows[0][0], "empty completion")], "English")
     with pytest.raises(DamagedStoreError, match=r"dropped-000-000000\.parquet repeats rows"):
         store.keys()
 
@@ -131,10 +131,10 @@ def test_two_writers_share_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     stores = [RowStore(tmp_path, writer) for writer in (0, 1)]
     for number in range(6):
         stores[number % 2].write([answered(number)], "transformers")
-        stores[number % 2].write_dropped([(answered(10 + number)[0], "empty answer")], "English")
+        stores[number % 2].write_dropped([(answered(10 + number)[0], "empty completion")], "English")
     assert len(RowStore(tmp_path).shards()) == 6
     assert len(stores[0].keys()) == len(stores[1].keys()) == 12
-    assert stores[0].drops() == {"empty answer (English)": 6}
+    assert stores[0].drops() == {"empty completion (English)": 6}
     write_table = pq.write_table
 
     def write_while_another_does(table: pa.Table, path: Path) -> None:

@@ -17,8 +17,8 @@ from drafter_trainer.distillation import distill
 from drafter_trainer.distillation.engines import TextEngine
 from drafter_trainer.distillation.prompts import Prompt, PromptMaker
 from drafter_trainer.distillation.requests import Requests
+from drafter_trainer.distillation.scoring import Scorer
 from drafter_trainer.distillation.store import TOP_K, RowStore
-from drafter_trainer.distillation.teacher import Teacher
 from tests.distillation.conftest import PAIR, make_requests, stored_rows
 from tests.distillation.test_engines import logprobs_of
 
@@ -41,7 +41,7 @@ def pieces(
     return list(make.texts(documents, "text", ENGLISH, None, max_new_tokens)), make.drops
 
 
-def run(requests: Requests, teacher: Teacher, folder: Path) -> RowStore:
+def run(requests: Requests, teacher: Scorer, folder: Path) -> RowStore:
     store = RowStore(folder)
     distill(requests, TextEngine(), store, 4, "English", [0, 1, 2])
     teacher.complete(store)
@@ -54,17 +54,17 @@ def requests(tokenizer: PreTrainedTokenizerFast) -> Requests:
 
 
 @pytest.fixture
-def teacher(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Teacher:
-    return Teacher(target_model, tokenizer.pad_token_id)
+def teacher(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Scorer:
+    return Scorer(target_model, tokenizer.pad_token_id)
 
 
 def test_pieces_are_the_text_and_nothing_else(tokenizer: PreTrainedTokenizerFast) -> None:
     """Prevent tokens that are lost at a cut, an end token that nobody wrote, and a start token in the text."""
     found, drops = pieces(tokenizer, TEXTS)
     assert {prompt.prompt_ids for prompt in found} == {(tokenizer.bos_token_id,)}
-    assert max(len(prompt.response_ids) for prompt in found) == LENGTH
+    assert max(len(prompt.completion_ids) for prompt in found) == LENGTH
     for number, text in enumerate(TEXTS):
-        own = [prompt.response_ids for prompt in found if prompt.source_id.startswith(f"text/{number}/")]
+        own = [prompt.completion_ids for prompt in found if prompt.source_id.startswith(f"text/{number}/")]
         assert [len(piece) for piece in own[:-1]] == [LENGTH] * (len(own) - 1)
         assert tokenizer.decode([token for piece in own for token in piece]) == text
     assert drops == {}
@@ -76,7 +76,7 @@ def test_repeated_and_contaminated_text_is_dropped_and_counted(tokenizer: PreTra
         tokenizer, [TEXTS[0], TEXTS[1], TEXTS[0], TEXTS[2]], decontaminator=Decontaminator([(TEXTS[1], True)])
     )
     alone, _ = pieces(tokenizer, [TEXTS[0], TEXTS[2]])
-    assert [prompt.response_ids for prompt in found] == [prompt.response_ids for prompt in alone]
+    assert [prompt.completion_ids for prompt in found] == [prompt.completion_ids for prompt in alone]
     reasons = {reason.split(" (")[0]: count for reason, count in drops.items()}
     assert reasons.pop("repeated text") == len(pieces(tokenizer, TEXTS[:1])[0])
     assert sum(reasons.values()) == 1
@@ -88,7 +88,7 @@ def test_rows_hold_the_text_and_what_the_target_thinks_of_it(tmp_path, requests,
     assert len(rows) == len(requests)
     for request in requests:
         row = rows[request.key]
-        assert (tuple(row["prompt_ids"]), tuple(row["response_ids"])) == (request.prompt_ids, request.response_ids)
+        assert (tuple(row["prompt_ids"]), tuple(row["response_ids"])) == (request.prompt_ids, request.completion_ids)
         assert (row["engine"], row["temperature"], row["retokenized"]) == ("text", None, False)
         assert row["finish_reason"] == ("length" if len(row["response_ids"]) == LENGTH else "stop")
         expected = logprobs_of(teacher.model, request, row["response_ids"]).topk(TOP_K).values

@@ -10,10 +10,10 @@ from transformers.utils.import_utils import is_serve_available
 
 from drafter_trainer.distillation import distill
 from drafter_trainer.distillation.engines import TransformersEngine
+from drafter_trainer.distillation.scoring import Scorer
 from drafter_trainer.distillation.server_kinds import SERVER_KINDS
 from drafter_trainer.distillation.servers import ServerEngine
 from drafter_trainer.distillation.store import TOP_K, RowStore
-from drafter_trainer.distillation.teacher import Teacher
 from drafter_trainer.serving.engines import start_engine
 from tests.distillation.conftest import make_requests, stored_rows
 from tests.distillation.test_engines import logprobs_of
@@ -28,7 +28,7 @@ def test_text_from_a_real_server_becomes_scored_rows(tmp_path, free_port, target
     """Prevent what the real server refuses, ignores or fills in from being found out after a night."""
     model = AutoModelForCausalLM.from_pretrained(target.path)
     requests = make_requests(prompts[:3], [0.0, 1.0], 1, 0, 12)
-    teacher = Teacher(model, tokenizer.pad_token_id)
+    teacher = Scorer(model, tokenizer.pad_token_id)
     store, words, on_cpu = RowStore(tmp_path), [*COMMAND, target.path], ["--device", "cpu"]
     with start_engine("vllm", target.path, words, free_port, options=on_cpu) as running:  # it is asked alike
         kind = SERVER_KINDS["transformers"](target.path, tokenizer)
@@ -44,9 +44,9 @@ def test_text_from_a_real_server_becomes_scored_rows(tmp_path, free_port, target
         assert row["retokenized"]
         expected = logprobs_of(model, request, row["response_ids"]).topk(TOP_K).values
         np.testing.assert_allclose(row["topk_logprobs"], expected, atol=0.02)  # stored in fp16
-        (greedy,) = local.answer([replace(request, temperature=0.0)])
+        (greedy,) = local.complete_batch([replace(request, temperature=0.0)])
         said, local_says = (
-            tokenizer.decode(ids, skip_special_tokens=True) for ids in (row["response_ids"], greedy.response_ids)
+            tokenizer.decode(ids, skip_special_tokens=True) for ids in (row["response_ids"], greedy.completion_ids)
         )
         # Temperature alone does not sample there: an answer at T = 1 that is the greedy one would show it.
         assert (said == local_says) == (request.temperature == 0)

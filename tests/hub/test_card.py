@@ -28,7 +28,7 @@ DESCRIPTION = DrafterDescription(
     draft_length=5,
     training={
         "distill": {
-            "train": {"prompts": 50, "rows": 200, "dropped": {"empty answer (English)": 3}},
+            "train": {"prompts": 50, "rows": 200, "dropped": {"empty completion (English)": 3}},
             "corpora": [{"name": "wmt16", "repo": "wmt/wmt16", "revision": "c0ffee", "licence": "unknown"}],
             "temperatures": [0.0, 0.7],
         },
@@ -118,7 +118,7 @@ def test_training_data_have_revisions_and_counts() -> None:
     data = section(card, "Training data")
     link = "[wmt/wmt16](https://huggingface.co/datasets/wmt/wmt16), revision c0ffee, license unknown"
     assert f"| distill: corpus | wmt16: {link} |" in data
-    assert "| distill: train | prompts 50, rows 200, dropped empty answer (English) 3 |" in data
+    assert "| distill: train | prompts 50, rows 200, dropped empty completion (English) 3 |" in data
     hyperparameters = section(card, "Hyperparameters")
     assert "| finetune: learning rate | 0.001 |" in hyperparameters
     assert "| distill: temperatures | 0; 0.7 |" in hyperparameters

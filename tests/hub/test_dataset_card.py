@@ -15,7 +15,7 @@ from tests.hub.test_card_numbers import made_up_numbers
 REPO = "alice/tiny-answers-de-en"
 TRAIN = {"prompts": 612, "rows": 1210, "response_tokens": 34567, "cut_by_length": 89, "looping": 13}
 TRAIN |= {"languages": {"en": 1190, "de": 20}}
-TRAIN |= {"dropped": {"empty answer (English)": 14, "overlap with evaluation (German)": 3}}
+TRAIN |= {"dropped": {"empty completion (English)": 14, "overlap with evaluation (German)": 3}}
 VALIDATION = {"prompts": 24, "rows": 47, "response_tokens": 1234, "cut_by_length": 5, "looping": 0}
 CORPORA = [
     {"name": "wmt16", "repo": "wmt/wmt16", "revision": "0bea71f", "licence": "unknown"},
@@ -77,7 +77,7 @@ def test_card_says_what_was_read_asked_and_dropped() -> None:
         "| max new tokens | 96 |",
         "| rows | 1210 | 47 |",
         "| response tokens | 34567 | 1234 |",
-        "| train | empty answer (English) | 14 |",
+        "| train | empty completion (English) | 14 |",
         "| train | overlap with evaluation (German) | 3 |",
         "- train: en 1190, de 20",
         "distill.py --config c.yaml 2026-01-01T00:00:00+00:00, commit `f00d`, drafter_trainer 0.1.0, torch 2.13.0.",

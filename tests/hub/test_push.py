@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from drafter_trainer.distillation.requests import Request
-from drafter_trainer.distillation.store import Answer, RowStore
+from drafter_trainer.distillation.store import Completion, RowStore
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.hub.publish import Publishing, publish_rows, publish_run
 from drafter_trainer.runs import Run, Step
@@ -95,7 +95,7 @@ def make_rows(folder: Path, answer: Sequence[int] = (5, 6, 2), target: str = "te
                 Request([1, 2, number], 0.0, number, 8, f"{split}-{number}", "sample", "de-en", target, "0")
                 for number in range(count)
             ]
-            store.write([(request, Answer([*answer], None, None, "stop")) for request in requests], "transformers")
+            store.write([(request, Completion([*answer], None, None, "stop")) for request in requests], "transformers")
             store.write_dropped([(requests[0], "loop")], "English")
             step.facts[split] = {"prompts": count} | store.count() | {"dropped": dict(store.drops())}
 

@@ -14,7 +14,7 @@ from drafter_trainer.runs import finished_step, read_step
 from drafter_trainer.targets import Target
 from drafter_trainer.training.rows import load_rows
 from tests.conftest import make_model
-from tests.distillation.answering_server import AnsweringServer
+from tests.distillation.completion_server import CompletionServer
 from tests.distillation.conftest import sample_prompts, stored_rows
 from tests.recipes.test_distill_servers import options, refuse_to_load
 from tests.recipes.test_whole_way import recipe_main
@@ -58,7 +58,7 @@ def test_more_is_answered_and_nothing_twice(tmp_path, target_folder, target, mon
 
 def test_stored_answers_are_scored(tmp_path, target_folder, target, tokenizer) -> None:
     """Prevent answers from being asked again because the server that gave them gave no log-probabilities."""
-    with AnsweringServer(make_model(tokenizer), tokenizer) as server:
+    with CompletionServer(make_model(tokenizer), tokenizer) as server:
         servers = ("--engine", "transformers", "--servers", server.url)
         recipe_main("distill")(options(target_folder, tmp_path, *servers))
     bare = stored_rows(RowStore(tmp_path / "distill" / "train"))

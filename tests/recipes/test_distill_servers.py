@@ -10,7 +10,7 @@ from drafter_trainer.errors import InputError
 from drafter_trainer.runs import read_step
 from drafter_trainer.targets import Target
 from tests.conftest import make_model
-from tests.distillation.answering_server import AnsweringServer
+from tests.distillation.completion_server import CompletionServer
 from tests.distillation.conftest import stored_rows
 from tests.recipes.test_whole_way import options as options_of
 from tests.recipes.test_whole_way import recipe_main
@@ -28,7 +28,7 @@ def refuse_to_load(*_: Any) -> None:
 def test_servers_answer_without_the_targets_weights(tmp_path, target_folder, tokenizer, monkeypatch) -> None:
     """Prevent a machine that only asks servers from loading, or needing room for, seventy billion parameters."""
     monkeypatch.setattr(Target, "load_model", refuse_to_load)
-    with AnsweringServer(make_model(tokenizer), tokenizer) as server:
+    with CompletionServer(make_model(tokenizer), tokenizer) as server:
         servers = ("--servers", server.url)
         recipe_main("distill")(options(target_folder, tmp_path, *servers))
     facts = read_step(tmp_path / "distill")["facts"]["train"]

@@ -49,8 +49,8 @@ def make_drafter(folder: Path) -> Path:
     target = real_target()
     tokenizer, model = target.load_tokenizer(), target.load_model("float32")
     requests = [replace(each, max_new_tokens=48) for each in requests_of(target, prompts("train", 16))]
-    answers = TransformersEngine(model, tokenizer.pad_token_id).answer(requests)
-    completions = [list(answer.response_ids) for answer in answers]
+    answers = TransformersEngine(model, tokenizer.pad_token_id).complete_batch(requests)
+    completions = [list(answer.completion_ids) for answer in answers]
     asked = [list(request.prompt_ids) for request in requests]
     drafter = from_layers(model, [0, -1])
     drafter.get_input_embeddings().requires_grad_(False)

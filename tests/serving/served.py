@@ -31,14 +31,14 @@ def check_rows(engine: str, url: str, target: Target, model: PreTrainedModel) ->
     """Compare a server's rows with the target's; return how many had log-probabilities."""
     tokenizer = target.load_tokenizer()
     served = ServerEngine(SERVER_KINDS[engine](target.path, tokenizer), [url], concurrency=2, patience=60)
-    ((asked, answers),) = served.answers([requests_of(target, DISTILLED)])
+    ((asked, answers),) = served.complete([requests_of(target, DISTILLED)])
     local, scored = TransformersEngine(model, tokenizer.pad_token_id), 0
     for one, answer in zip(asked, answers):
-        (expected,) = local.answer([one])
-        assert list(answer.response_ids) == list(expected.response_ids)
+        (expected,) = local.complete_batch([one])
+        assert list(answer.completion_ids) == list(expected.completion_ids)
         if answer.topk_logprobs is not None:  # llama.cpp gives none where a token ends inside a character
-            scores = logprobs_of(model, one, list(answer.response_ids)).topk(20)
+            scores = logprobs_of(model, one, list(answer.completion_ids)).topk(20)
             np.testing.assert_allclose(answer.topk_logprobs, scores.values, atol=0.05)
-            assert np.asarray(answer.topk_ids)[:, 0].tolist() == list(answer.response_ids)
+            assert np.asarray(answer.topk_ids)[:, 0].tolist() == list(answer.completion_ids)
             scored += 1
     return scored

@@ -109,7 +109,7 @@ def test_server_killed_in_the_middle_loses_no_row(start, target: Target, target_
     with start() as running:
         kind = SERVER_KINDS["llamacpp"](target.path, tokenizer)
         served = ServerEngine(kind, [running.url], concurrency=2, patience=600, backoff=0.2)
-        groups = served.answers([[one] for one in requests])
+        groups = served.complete([[one] for one in requests])
         answered, process = [next(groups)], psutil.Process(running.process.pid)
         for each in (process, *process.children(recursive=True)):
             each.kill()
@@ -120,7 +120,7 @@ def test_server_killed_in_the_middle_loses_no_row(start, target: Target, target_
     assert sorted(one.source_id for one, _ in pairs) == sorted(one.source_id for one in requests)
     ends = target.end_ids(tokenizer)
     for one, answer in pairs:
-        ids = list(answer.response_ids)
+        ids = list(answer.completion_ids)
         assert len(ids) == TOKENS or ids[-1] in ends
         scores = logprobs_of(target_model, one, ids)
         chosen = scores.gather(-1, torch.tensor(ids)[:, None])[:, 0]

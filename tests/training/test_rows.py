@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from drafter_trainer.distillation.store import TOP_K, Answer, RowStore
+from drafter_trainer.distillation.store import TOP_K, Completion, RowStore
 from drafter_trainer.errors import InputError
 from drafter_trainer.targets import Target
 from drafter_trainer.training.collators import SelfDistilledCollator
@@ -23,7 +23,7 @@ def write(folder: Path, count: int = 4, **given: str) -> RowStore:
         rows = []
         for number in range(start, min(start + 2, count)):
             ids = np.arange(TOP_K)[None].repeat(number + 1, axis=0) + number
-            answer = Answer([number] * (number + 1), ids, -0.5 * ids, "stop")
+            answer = Completion([number] * (number + 1), ids, -0.5 * ids, "stop")
             rows.append((replace(REQUEST, seed=number, **given), answer))
         store.write(rows, "transformers")
     return store
@@ -47,7 +47,7 @@ def test_another_targets_rows_are_refused_with_both_names(tmp_path: Path) -> Non
     store = write(tmp_path, target="earlier/name")
     assert len(load_rows(tmp_path, TARGET)) == 4
     other = replace(REQUEST, seed=9, target_revision="older")
-    store.write([(other, Answer([1], np.zeros((1, TOP_K)), np.zeros((1, TOP_K)), "stop"))], "transformers")
+    store.write([(other, Completion([1], np.zeros((1, TOP_K)), np.zeros((1, TOP_K)), "stop"))], "transformers")
     found = "holds answers of tests/tiny-target@older, the target is tests/tiny-target@abc"
     with pytest.raises(InputError, match=found):
         load_rows(tmp_path, TARGET)
@@ -55,7 +55,7 @@ def test_another_targets_rows_are_refused_with_both_names(tmp_path: Path) -> Non
 
 def test_rows_without_log_probabilities_serve_where_none_are_needed(tmp_path: Path) -> None:
     """Prevent a traceback in the midst of training, and answers that are of no use to a loss that reads them alone."""
-    rows = [(replace(REQUEST, seed=number), Answer([number], None, None, "stop")) for number in range(3)]
+    rows = [(replace(REQUEST, seed=number), Completion([number], None, None, "stop")) for number in range(3)]
     RowStore(tmp_path / "b" / "train").write(rows, "server:sglang")
     with pytest.raises(InputError, match=r"3 rows in .* have no log-probabilities: .*teacher_forcing"):
         load_rows(tmp_path / "b" / "train", TARGET)
@@ -71,7 +71,7 @@ def test_a_folder_without_rows_is_refused(tmp_path: Path) -> None:
     """Prevent training on nothing, also where every answer of a small split was dropped."""
     with pytest.raises(InputError, match=r"holds no rows: distill first"):
         load_rows(tmp_path, TARGET)
-    RowStore(tmp_path).write_dropped([(REQUEST, "empty answer")], "English")
+    RowStore(tmp_path).write_dropped([(REQUEST, "empty completion")], "English")
     with pytest.raises(InputError, match=r"holds no rows"):
         load_rows(tmp_path, TARGET)
 
@@ -83,6 +83,6 @@ def test_a_shard_that_was_replaced_is_read_anew(tmp_path: Path) -> None:
     (shard,) = store.shards()
     shard.unlink()
     ids = np.zeros((1, TOP_K))
-    store.write([(replace(REQUEST, seed=7), Answer([77], ids, ids, "stop"))], "transformers")
+    store.write([(replace(REQUEST, seed=7), Completion([77], ids, ids, "stop"))], "transformers")
     assert before == [[0], [1, 1]]
     assert load_rows(tmp_path, TARGET)["response_ids"] == [[77]]

@@ -6,19 +6,19 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from drafter_trainer.distillation.store import TOP_K, RowStore, TopK, count_bare
+from drafter_trainer.distillation.store import TOP_K, RowStore, TopK, count_unscored
 
 _LOGITS = 1 << 28  # of one pass: a GiB in fp32
 
 
-class Teacher:
+class Scorer:
     """Score what the target has said elsewhere."""
 
     def __init__(self, model: PreTrainedModel, pad_id: int) -> None:
         self.model = model
         self.pad_id = pad_id
 
-    def complete(self, store: RowStore, process: tuple[int, int] = (0, 1)) -> None:
+    def score_store(self, store: RowStore, process: tuple[int, int] = (0, 1)) -> None:
         """Give log-probabilities to the rows of a store that have none; answers stay as they are.
 
         Args:
@@ -26,9 +26,11 @@ class Teacher:
                 shards are assigned round-robin.
         """
         rank, processes = process
-        bare = [shard for shard in store.shards() if count_bare(shard)]  # the same in all processes
+        bare = [shard for shard in store.shards() if count_unscored(shard)]  # the same in all processes
         for shard in tqdm(bare[rank::processes], unit="shard", desc="scoring", disable=rank != 0 or not bare):
-            store.complete(shard, lambda rows: self.score([(row["prompt_ids"], row["response_ids"]) for row in rows]))
+            store.add_logprobs(
+                shard, lambda rows: self.score([(row["prompt_ids"], row["response_ids"]) for row in rows])
+            )
 
     def score(self, texts: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[TopK]:
         """Say what the target thinks of answers: the top 20 at each of their positions.

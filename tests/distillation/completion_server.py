@@ -16,7 +16,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from drafter_trainer.distillation.engines import TransformersEngine
 from drafter_trainer.distillation.requests import Request
-from drafter_trainer.distillation.store import Answer
+from drafter_trainer.distillation.store import Completion
 from tests.distillation.conftest import REQUEST
 
 Mishap = Callable[[int, dict[str, Any]], str | None]
@@ -24,7 +24,7 @@ Mishap = Callable[[int, dict[str, Any]], str | None]
 _TRANSFORMERS_KEYS = {"model", "prompt", "generation_config", "max_tokens", "seed", "stream"}
 
 
-class AnsweringServer:
+class CompletionServer:
     """Serve the tiny target on a port of its own.
 
     `mishap` is told the number of a request, from 1, and its JSON, and names what goes wrong: "die", "hang up",
@@ -96,7 +96,7 @@ class AnsweringServer:
     def answer(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         request = self._request(body)
         with self._thinking:
-            (answer,) = self.engine.answer([request])
+            (answer,) = self.engine.complete_batch([request])
         if request.max_new_tokens > 1:  # no probe
             self.answered.append((request.prompt_ids, request.temperature, request.seed))
         if self.logprobs_mode == "raw_logits":
@@ -126,11 +126,11 @@ class AnsweringServer:
             max_new_tokens=sampling.get("max_tokens", sampling.get("max_new_tokens", sampling.get("n_predict"))),
         )
 
-    def _text(self, answer: Answer) -> dict[str, Any]:
-        text = self.tokenizer.decode(answer.response_ids, skip_special_tokens=True)
+    def _text(self, answer: Completion) -> dict[str, Any]:
+        text = self.tokenizer.decode(answer.completion_ids, skip_special_tokens=True)
         return {"choices": [{"text": text, "index": 0, "finish_reason": answer.finish_reason}]}
 
-    def _llamacpp(self, answer: Answer, request: Request, body: dict[str, Any]) -> dict[str, Any]:
+    def _llamacpp(self, answer: Completion, request: Request, body: dict[str, Any]) -> dict[str, Any]:
         """Write as llama-server does: no log-probabilities of tokens that end inside a character."""
         characters, said = codecs.getincrementaldecoder("utf-8")("replace"), []
         for token, top in _pairs(answer):
@@ -140,17 +140,17 @@ class AnsweringServer:
                 said.append({"id": token, "logprob": -1.0, "top_logprobs": tops})
         reply = {
             "content": "…",
-            "tokens": answer.response_ids if body.get("return_tokens") else [],
+            "tokens": answer.completion_ids if body.get("return_tokens") else [],
             "stop_type": {"stop": "eos", "length": "limit"}[answer.finish_reason],
             "truncated": False,
             "tokens_evaluated": len(request.prompt_ids),
-            "tokens_predicted": len(answer.response_ids),
+            "tokens_predicted": len(answer.completion_ids),
         }
         return reply | ({"completion_probabilities": said} if said else {})
 
 
-def _pairs(answer: Answer) -> Iterator[tuple[int, list[tuple[int, float]]]]:
-    for token, ids, values in zip(answer.response_ids, answer.topk_ids.tolist(), answer.topk_logprobs.tolist()):
+def _pairs(answer: Completion) -> Iterator[tuple[int, list[tuple[int, float]]]]:
+    for token, ids, values in zip(answer.completion_ids, answer.topk_ids.tolist(), answer.topk_logprobs.tolist()):
         yield token, list(zip(ids, values))
 
 
@@ -159,23 +159,23 @@ def _bytes_of(tokenizer: PreTrainedTokenizerFast, token: int) -> bytes:
     return bytes(letters[letter] for letter in tokenizer.convert_ids_to_tokens(token))
 
 
-def _write_vllm(answer: Answer, prompt_tokens: int) -> dict[str, Any]:
+def _write_vllm(answer: Completion, prompt_tokens: int) -> dict[str, Any]:
     # The sampled token comes first, and once more than 20 where it is none of them; the order says nothing.
     tops = [{f"token_id:{token}": -50.0} | {f"token_id:{i}": p for i, p in top} for token, top in _pairs(answer)]
-    said = {"tokens": [f"token_id:{token}" for token in answer.response_ids], "top_logprobs": tops}
+    said = {"tokens": [f"token_id:{token}" for token in answer.completion_ids], "top_logprobs": tops}
     return {
         "choices": [{"index": 0, "text": "…", "logprobs": said, "finish_reason": answer.finish_reason}],
-        "usage": {"prompt_tokens": prompt_tokens, "completion_tokens": len(answer.response_ids)},
+        "usage": {"prompt_tokens": prompt_tokens, "completion_tokens": len(answer.completion_ids)},
     }
 
 
-def _write_sglang(answer: Answer, prompt_tokens: int) -> dict[str, Any]:
+def _write_sglang(answer: Completion, prompt_tokens: int) -> dict[str, Any]:
     return {
         "text": "…",
         "meta_info": {
             "finish_reason": {"type": answer.finish_reason},
             "prompt_tokens": prompt_tokens,
-            "completion_tokens": len(answer.response_ids),
+            "completion_tokens": len(answer.completion_ids),
             "output_token_logprobs": [[-1.0, token, None] for token, _ in _pairs(answer)],
             "output_top_logprobs": [[[p, i, None] for i, p in top] for _, top in _pairs(answer)],
         },
@@ -183,7 +183,7 @@ def _write_sglang(answer: Answer, prompt_tokens: int) -> dict[str, Any]:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    owner: AnsweringServer
+    owner: CompletionServer
     protocol_version = "HTTP/1.1"
     # With Nagle's algorithm, a body sent after its headers waits some 40 ms for a delayed acknowledgement.
     disable_nagle_algorithm = True
