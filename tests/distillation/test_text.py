@@ -41,10 +41,10 @@ def pieces(
     return list(make.texts(documents, "text", ENGLISH, None, max_new_tokens)), make.drops
 
 
-def run(requests: Requests, teacher: Scorer, folder: Path) -> RowStore:
+def run(requests: Requests, scorer: Scorer, folder: Path) -> RowStore:
     store = RowStore(folder)
     distill(requests, TextEngine(), store, 4, "English", [0, 1, 2])
-    teacher.complete(store)
+    scorer.score_store(store)
     return store
 
 
@@ -54,7 +54,7 @@ def requests(tokenizer: PreTrainedTokenizerFast) -> Requests:
 
 
 @pytest.fixture
-def teacher(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Scorer:
+def scorer(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Scorer:
     return Scorer(target_model, tokenizer.pad_token_id)
 
 
@@ -82,15 +82,15 @@ def test_repeated_and_contaminated_text_is_dropped_and_counted(tokenizer: PreTra
     assert sum(reasons.values()) == 1
 
 
-def test_rows_hold_the_text_and_what_the_target_thinks_of_it(tmp_path, requests, teacher) -> None:
+def test_rows_hold_the_text_and_what_the_target_thinks_of_it(tmp_path, requests, scorer) -> None:
     """Prevent scores that are shifted by one, or of another text, and text that passes for the target's own answer."""
-    rows = {row["key"]: row for row in stored_rows(run(requests, teacher, tmp_path))}
+    rows = {row["key"]: row for row in stored_rows(run(requests, scorer, tmp_path))}
     assert len(rows) == len(requests)
     for request in requests:
         row = rows[request.key]
         assert (tuple(row["prompt_ids"]), tuple(row["response_ids"])) == (request.prompt_ids, request.completion_ids)
         assert (row["engine"], row["temperature"], row["retokenized"]) == ("text", None, False)
         assert row["finish_reason"] == ("length" if len(row["response_ids"]) == LENGTH else "stop")
-        expected = logprobs_of(teacher.model, request, row["response_ids"]).topk(TOP_K).values
+        expected = logprobs_of(scorer.model, request, row["response_ids"]).topk(TOP_K).values
         scored = torch.from_numpy(np.array(row["topk_logprobs"], np.float64))
         torch.testing.assert_close(scored, expected, atol=2e-2, rtol=0)  # stored in half precision

@@ -28,13 +28,13 @@ def test_text_from_a_real_server_becomes_scored_rows(tmp_path, free_port, target
     """Prevent what the real server refuses, ignores or fills in from being found out after a night."""
     model = AutoModelForCausalLM.from_pretrained(target.path)
     requests = make_requests(prompts[:3], [0.0, 1.0], 1, 0, 12)
-    teacher = Scorer(model, tokenizer.pad_token_id)
+    scorer = Scorer(model, tokenizer.pad_token_id)
     store, words, on_cpu = RowStore(tmp_path), [*COMMAND, target.path], ["--device", "cpu"]
     with start_engine("vllm", target.path, words, free_port, options=on_cpu) as running:  # it is asked alike
         kind = SERVER_KINDS["transformers"](target.path, tokenizer)
         engine = ServerEngine(kind, [f"{running.url}/v1"], concurrency=2, patience=600)
         distill(requests, engine, store, 4, "English", tokenizer.all_special_ids)
-    teacher.complete(store)
+    scorer.score_store(store)
     assert store.keys() == {request.key for request in requests}
     assert not store.drops()
     rows = {row["key"]: row for row in stored_rows(store)}
