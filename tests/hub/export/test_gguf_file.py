@@ -1,4 +1,4 @@
-"""A drafter as a GGUF file: the same drafter, or none."""
+"""A drafter as a GGUF file: the same drafter, or an error."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from drafter_trainer.errors import InputError
-from drafter_trainer.hub.export import gguf_file, gguf_tokenizer
+from drafter_trainer.hub.export import gguf_file
 from drafter_trainer.hub.export.gguf_file import check_gguf, write_gguf
 from drafter_trainer.languages import get_pair
 from tests.conftest import change_json, make_model, tiny_model
@@ -22,15 +22,15 @@ PROBES = get_pair("de-en").probes
 
 @pytest.mark.parametrize(("dtype", "rounding"), [("float32", 0.0), ("float16", 1e-3), ("bfloat16", 1e-2)])
 def test_file_holds_the_same_drafter(drafter: Path, tmp_path: Path, dtype: str, rounding: float) -> None:
-    """A matrix in the wrong order of rows drafts, fluently, what the target rejects."""
+    """A matrix with its rows in the wrong order drafts fluent text that the target rejects."""
     write_gguf(drafter, dtype, tmp_path / "x.gguf")
-    from_rounded, from_itself = check_gguf(drafter, tmp_path / "x.gguf", dtype, PROBES)
+    from_rounded, from_exact = check_gguf(drafter, tmp_path / "x.gguf", dtype, PROBES)
     assert from_rounded < 1e-5
-    assert (from_itself > rounding) if rounding else (from_itself == from_rounded)
+    assert (from_exact > rounding) if rounding else (from_exact == from_rounded)
 
 
-def test_head_of_its_own_is_kept(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    """A finetuned head that is left out is the embeddings, which draft something else."""
+def test_untied_head_is_kept(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Without its finetuned head, a drafter would use the embeddings in its place."""
     model = make_model(tokenizer, layers=1)
     model.config.tie_word_embeddings = False
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight * 1.5)
@@ -40,8 +40,8 @@ def test_head_of_its_own_is_kept(tmp_path: Path, tokenizer: PreTrainedTokenizerF
     assert check_gguf(folder, tmp_path / "x.gguf", "float32", PROBES)[0] < 1e-5
 
 
-def test_vocabulary_is_stated_whole(drafter: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    """A flag that is left out is filled in by llama.cpp, and may then differ from the target's."""
+def test_vocabulary_is_complete(drafter: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """For a missing flag llama.cpp takes a default, which may differ from the target's."""
     write_gguf(drafter, "float32", tmp_path / "x.gguf")
     fields = gguf.GGUFReader(tmp_path / "x.gguf").fields
     expected = {
@@ -61,7 +61,7 @@ def test_vocabulary_is_stated_whole(drafter: Path, tmp_path: Path, tokenizer: Pr
 
 
 def test_rows_without_a_token_are_filled(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    """llama.cpp refuses a file with more rows of embeddings than tokens, as a padded vocabulary has."""
+    """llama.cpp rejects a file with more rows of embeddings than tokens, which a padded vocabulary has."""
     model = make_model(tokenizer, layers=1)
     model.resize_token_embeddings(len(tokenizer) + 8)
     folder = write_drafter(tmp_path / "drafter", model, tokenizer)
@@ -74,23 +74,23 @@ def test_rows_without_a_token_are_filled(tmp_path: Path, tokenizer: PreTrainedTo
 
 BYTES, RAW = ({"type": "ByteLevel", "use_regex": regex} for regex in (True, False))
 DIGITS = {"type": "Digits", "individual_digits": True}
-SPLIT = {"type": "Split", "pattern": {"Regex": gguf_tokenizer.GGUF_PRE_TOKENIZER_SPLITS["qwen2"]}}
+SPLIT = {"type": "Split", "pattern": {"Regex": gguf_file.GGUF_PRE_TOKENIZER_SPLITS["qwen2"]}}
 SPLITTERS = [([BYTES], "gpt-2"), ([DIGITS, BYTES], "smollm"), ([SPLIT, RAW], "qwen2"), ([RAW], None)]
 
 
 @pytest.mark.parametrize(("parts", "expected"), [*SPLITTERS, ([{"type": "Metaspace"}], None)])
-def test_splitting_of_text_is_named_or_refused(tmp_path: Path, parts: list, expected: str | None) -> None:
-    """Under another name llama.cpp cuts text elsewhere; a guess is worse than a refusal."""
+def test_pre_tokenizer_is_named_or_rejected(tmp_path: Path, parts: list, expected: str | None) -> None:
+    """With another name llama.cpp splits text in other places; a guess is worse than an error."""
     pre = {"type": "Sequence", "pretokenizers": parts} if len(parts) > 1 else parts[0]
     (tmp_path / "tokenizer.json").write_text(json.dumps({"pre_tokenizer": pre}), encoding="utf-8")
     if expected:
-        assert gguf_tokenizer._find_pre_tokenizer(tmp_path) == expected
+        assert gguf_file._find_pre_tokenizer(tmp_path) == expected
         return
     with pytest.raises(InputError, match=r"llama.cpp's convert_hf_to_gguf.py"):
-        gguf_tokenizer._find_pre_tokenizer(tmp_path)
+        gguf_file._find_pre_tokenizer(tmp_path)
 
 
-def test_other_architecture_names_the_converter(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_unknown_architecture_names_the_converter(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     """Written as a Llama, a drafter of another family would load and draft noise."""
     model = tiny_model("gemma2", vocab_size=len(tokenizer), num_hidden_layers=1)
     folder = write_drafter(tmp_path / "drafter", model, tokenizer)
@@ -100,53 +100,56 @@ def test_other_architecture_names_the_converter(tmp_path: Path, tokenizer: PreTr
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
-        ({"attention_bias": True}, "a Llama with biases"),
-        ({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}, "linear positions"),
+        ({"attention_bias": True}, "Llama with biases"),
+        (
+            {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},
+            "Llama with linear positions",
+        ),
     ],
 )
-def test_llama_of_another_kind_names_the_converter(drafter: Path, tmp_path: Path, settings: dict, said: str) -> None:
-    """A bias or a stretched position that is left out changes every logit."""
+def test_unsupported_llama_names_the_converter(drafter: Path, tmp_path: Path, settings: dict, message: str) -> None:
+    """A missing bias or another position encoding changes every logit."""
     change_json(drafter / "config.json", **settings)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         write_gguf(drafter, "float32", tmp_path / "x.gguf")
 
 
-@pytest.mark.parametrize("spoilt", ["blk.1.attn_k.weight", "blk.0.ffn_norm.weight", "token_embd.weight"])
-def test_spoilt_file_is_refused(drafter: Path, tmp_path: Path, spoilt: str) -> None:
-    """The comparison must find one row in the wrong place, or it would let a wrong order pass."""
+@pytest.mark.parametrize("altered", ["blk.1.attn_k.weight", "blk.0.ffn_norm.weight", "token_embd.weight"])
+def test_altered_file_is_rejected(drafter: Path, tmp_path: Path, altered: str) -> None:
+    """The comparison must find one row in the wrong place, or it would miss a wrong order."""
     path = tmp_path / "x.gguf"
     write_gguf(drafter, "float32", path)
     reader = gguf.GGUFReader(path, "r+")
-    data = next(tensor.data for tensor in reader.tensors if tensor.name == spoilt)
+    data = next(tensor.data for tensor in reader.tensors if tensor.name == altered)
     data[...] = np.roll(data, 1, axis=0)
     data.flush()
-    with pytest.raises(InputError, match="gives other logits than the drafter, by up to"):
+    with pytest.raises(InputError, match="differ from the drafter's by up to"):
         check_gguf(drafter, path, "float32", PROBES)
 
 
-def test_other_tokenizer_is_refused(drafter: Path, tmp_path: Path) -> None:
-    """Right logits for wrong ids are drafts that are all rejected."""
+def test_other_tokenizer_is_rejected(drafter: Path, tmp_path: Path) -> None:
+    """Correct logits for wrong ids are drafts that are all rejected."""
     path = tmp_path / "x.gguf"
     other = AutoTokenizer.from_pretrained(drafter).train_new_from_iterator(["Brücke, pünktlich, überquert"] * 9, 400)
     write_gguf(drafter, "float32", path)
     other.save_pretrained(drafter)
-    with pytest.raises(InputError, match="it has another tokenizer"):
+    with pytest.raises(InputError, match="has another tokenizer"):
         check_gguf(drafter, path, "float32", PROBES)
 
 
-def test_file_that_is_no_gguf_is_refused(drafter: Path, tmp_path: Path) -> None:
-    """The first thing that a user mistypes is the target's file."""
+def test_file_that_is_not_gguf_is_rejected(drafter: Path, tmp_path: Path) -> None:
+    """The target's file is easily mistyped."""
     (tmp_path / "target.gguf").write_bytes(b"no")
     for path in (tmp_path / "target.gguf", tmp_path / "missing.gguf"):
-        with pytest.raises(InputError, match="is no GGUF file"):
+        with pytest.raises(InputError, match="is not a GGUF file"):
             write_gguf(drafter, "float32", tmp_path / "x.gguf", path)
 
 
 @pytest.fixture
 def gemma_gguf(tmp_path: Path) -> tuple[Path, Path]:
-    """A Gemma 3 drafter of two layers, and its target's GGUF file, which holds a tokenizer of SentencePiece's kind."""
+    """A Gemma 3 drafter of two layers, and its target's GGUF file, with a SentencePiece tokenizer."""
     pieces = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *"abcdefgh"]
     pieces += ["ab", "▁a", "▁▁"]
     merges = [("a", "b"), ("▁", "a")]
@@ -176,10 +179,10 @@ def gemma_gguf(tmp_path: Path) -> tuple[Path, Path]:
     return write_drafter(tmp_path / "drafter", model, fast), tmp_path / "target.gguf"
 
 
-def test_gemma_takes_the_targets_tokenizer(gemma_gguf: tuple[Path, Path], tmp_path: Path) -> None:
-    """Scores and kinds of SentencePiece's tokens lie in no drafter; guessed, llama.cpp splits texts in another way."""
+def test_gemma_gets_the_targets_tokenizer(gemma_gguf: tuple[Path, Path], tmp_path: Path) -> None:
+    """A drafter's own files lack the scores and types that llama.cpp needs for SentencePiece."""
     folder, target_gguf = gemma_gguf
-    with pytest.raises(InputError, match="name it as target_gguf"):
+    with pytest.raises(InputError, match="give target_gguf"):
         write_gguf(folder, "float32", tmp_path / "x.gguf")
     write_gguf(folder, "float32", tmp_path / "x.gguf", target_gguf)
     fields, expected = (gguf.GGUFReader(path).fields for path in (tmp_path / "x.gguf", target_gguf))
@@ -193,14 +196,14 @@ def test_gemma_takes_the_targets_tokenizer(gemma_gguf: tuple[Path, Path], tmp_pa
     assert fields["gemma3.attention.sliding_window_pattern"].contents() == 2
     assert fields["gemma3.rope.freq_base"].contents() == 1e6
     assert fields["gemma3.rope.freq_base_swa"].contents() == 1e4
-    # llama.cpp keeps the weights of norms whole, transformers less one.
+    # transformers stores the weights of norms less one.
     tensors = {tensor.name: tensor.data for tensor in gguf.GGUFReader(tmp_path / "x.gguf").tensors}
     weight = AutoModelForCausalLM.from_pretrained(folder).model.layers[1].self_attn.q_norm.weight
     torch.testing.assert_close(torch.tensor(tensors["blk.1.attn_q_norm.weight"]), weight.detach() + 1)
 
 
-def test_gemma_of_another_target_is_refused(gemma_gguf: tuple[Path, Path], tmp_path: Path) -> None:
-    """With another target's tokenizer in its file a drafter would pass llama.cpp's comparison, and draft garbage."""
+def test_gemma_of_another_target_is_rejected(gemma_gguf: tuple[Path, Path], tmp_path: Path) -> None:
+    """With the tokenizer of another target, a drafter would pass llama.cpp's comparison and draft garbage."""
     folder, target_gguf = gemma_gguf
     swap_two_tokens(folder, "c", "d")
     with pytest.raises(InputError, match=r"token 263 is 'd' in .* and 'c' in"):
@@ -218,7 +221,7 @@ def test_gemma_of_another_target_is_refused(gemma_gguf: tuple[Path, Path], tmp_p
         ("sssssfsf", 6, [0, 1, 2, 3, 4, 5, 6, 11]),
     ],
 )
-def test_every_nth_layer_sees_the_whole_text(kinds: str, period: int, places: list[int]) -> None:
-    """llama.cpp counts layers by a period; layers that were chosen from a target's follow none."""
+def test_every_nth_layer_has_full_attention(kinds: str, period: int, places: list[int]) -> None:
+    """llama.cpp knows layers by a period; layers that were chosen from a target's have none."""
     names = {"s": "sliding_attention", "f": "full_attention"}
     assert gguf_file._place_layers([names[kind] for kind in kinds]) == (period, places)
