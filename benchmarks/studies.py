@@ -100,12 +100,9 @@ def replay_at_fixed_length(
                 context = [*text[:known], *draft]
                 kept, unread = unread_part(context, read, skipped)
                 network.crop(kept)
-                entries = network.read_ahead(unread).argmax(dim=-1)
+                entry = network.read(unread).argmax()
                 read = len(context)
-                ids = entries if network.draft_ids is None else network.draft_ids[entries]
-                draft += ids.tolist()
-            ends = [place for place, token in enumerate(draft) if token in end_ids]
-            draft = draft[: min([limit, *(place + 1 for place in ends[:1])])]
+                draft.append(int(entry if network.draft_ids is None else network.draft_ids[entry]))
             rounds.append(Round.of(draft, left))
             read = min(read, known + rounds[-1].accepted)
             known += min(rounds[-1].accepted + 1, len(left))

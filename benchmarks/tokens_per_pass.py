@@ -9,7 +9,6 @@ completions are decoded once and kept beside the results; where the questions ha
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 from reporting import RESULTS, report
@@ -83,43 +82,19 @@ def main() -> None:
     for named in options.networks:
         name, _, folder = named.partition("=")
         network = load_network(Path(folder), options.int8)
-        ways = {name: 1}
-        if (together := network.parallel_tokens) > 1:
-            ways[f"{name}, {together} a step"] = together
-        if sharing := network.kv_sharing_layers:
-            ways[f"{name}, without the target's keys"] = 1
-        for way, network.parallel_tokens in ways.items():
-            network.kv_sharing_layers = None if way.endswith("keys") else sharing
+        ways = {name: network.kv_sharing_layers}
+        if network.kv_sharing_layers:
+            ways[f"{name}, without the target's keys"] = None
+        for way, network.kv_sharing_layers in ways.items():
             bar = tqdm(completions, unit="completion", desc=way)
-            length = options.draft_length if network.parallel_tokens == 1 else together
-            rounds = replay_at_fixed_length(network, bar, length, end_ids, target_texts)
+            rounds = replay_at_fixed_length(network, bar, options.draft_length, end_ids, target_texts)
             shares = [*acceptance_by_position(rounds), *[0.0] * options.draft_length][: options.draft_length]
             figures.append(
                 {"network": way, "tokens per target pass": mean_accepted_tokens(tokens, len(rounds))}
                 | {"alpha": alpha(rounds)}
                 | {f"position {place + 1}": share for place, share in enumerate(shares)}
             )
-        if together > 1:
-            one, several = (
-                [row[f"position {place + 1}"] for place in range(options.draft_length)] for row in figures[-2:]
-            )
-            worth[f"{name}: {together} a step pay where a step takes a pass' share of"] = break_even(one, several)
     report(options.name, figures, worth, options.out)
-
-
-def break_even(one: Sequence[float], several: Sequence[float]) -> float:
-    """Return the share of a pass that a step must take for several tokens a step to be faster than one.
-
-    Args:
-        one, several (`Sequence[float]`): Share of rounds that accept a token at each position, drafted with one token
-            a step, of which the fastest number is taken, and with all in one step.
-    """
-    share = 0.0
-    while (1 + sum(several)) / (1 + share) < max(
-        (1 + sum(one[:length])) / (1 + share * length) for length in range(1, len(one) + 1)
-    ):
-        share += 0.001
-    return share
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     kept = options.data / "completions"
     writer = Writer(target, where.dtype, chat, engine, options.max_new_tokens, kept)
     loop = loop_of(load_drafter(options.drafter, target_model, chat.tokenizer, follow_clock=False))
-    loop.network.parallel_tokens, target_texts = 1, TargetTexts(target_model)
+    target_texts = TargetTexts(target_model)
     for compared in options.compare:
         figures = []
         for kind, pair, questions in read_sets(compared, options.data):

@@ -4,7 +4,7 @@ import argparse
 import difflib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import Field, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -62,8 +62,6 @@ _SHOWN = {
     "seed",
     "use_cpu",
 }
-# Studies of this project set it, and nobody gained by it yet (docs/findings.md).
-_IN_PYTHON_ALONE = {"reach_weights"}
 _HELP_ALL = "--help_all"
 
 
@@ -83,13 +81,6 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 
 class _Parser(HfArgumentParser):
-    @staticmethod
-    def _parse_dataclass_field(parser: Any, field: Field) -> None:
-        if field.name in _IN_PYTHON_ALONE:
-            parser.set_defaults(**{field.name: field.default})
-        else:
-            HfArgumentParser._parse_dataclass_field(parser, field)
-
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (--help lists the options)")
 
@@ -189,8 +180,7 @@ def read_config(path: Path, step: str) -> dict[str, Any]:
 
 
 def _keys() -> dict[str, set[str]]:
-    known = {name: {entry.name for kind in kinds for entry in fields(kind)} for name, kinds in OPTIONS.items()}
-    return {name: entries - _IN_PYTHON_ALONE for name, entries in known.items()}
+    return {name: {entry.name for kind in kinds for entry in fields(kind)} for name, kinds in OPTIONS.items()}
 
 
 def _suggest(name: str, names: Iterable[str], step: str) -> str:

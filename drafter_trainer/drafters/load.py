@@ -202,7 +202,7 @@ def _with_loop(drafter: PreTrainedModel, loop: DraftingLoop, settings: LoopSetti
     model.generation_config = copy.deepcopy(drafter.generation_config)
     network = None
     if NETWORK in settings.sources:
-        network = build_network(drafter, loop.draft_ids, settings.int8, settings.parallel)
+        network = build_network(drafter, loop.draft_ids, settings.int8)
     other = DraftingLoop(network, loop.table, settings, loop.device, loop.vocabulary, loop.clock, loop.load_tokenizer)
     attach_loop(model, other)
     return model

@@ -97,7 +97,6 @@ def adapt(
     arguments = copy.copy(arguments) if arguments else DrafterTrainingArguments(**TRAINING)
     arguments.output_dir = str(folder / "drafter")
     arguments.prompt_window = getattr(network.config, "prompt_window", None) or 0
-    arguments.parallel_tokens = getattr(network.config, "parallel_tokens", None) or 0
     inputs = {
         "target": target.identity,
         "drafter": description.fingerprint(),

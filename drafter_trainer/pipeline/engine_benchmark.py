@@ -21,7 +21,7 @@ from drafter_trainer.repository import Repository, target_of
 from drafter_trainer.results import PLAIN, RESULTS, Results, read_results
 from drafter_trainer.runs import Step
 from drafter_trainer.serving.client import ENGINES, LLAMACPP, VLLM
-from drafter_trainer.serving.commands import NETWORK, PARTS, choose_draft_length, drafts_together, mixes_attention
+from drafter_trainer.serving.commands import PARTS, choose_draft_length, mixes_attention
 from drafter_trainer.serving.engines import start_engine
 from drafter_trainer.serving.measurement import Asked, EngineMethod, engine_methods, measure_method
 from drafter_trainer.targets import Target
@@ -130,10 +130,7 @@ def benchmark_engine(
             prompt_lookup_tokens,
             python,
             given.drafter_gguf,
-            {
-                "parallel": drafts_together(description, lengths[NETWORK]),
-                "mixed": mixes_attention(repository.find("config.json")),
-            },
+            mixes_attention(repository.find("config.json")),
         )
         words = [*given.words(context, max(requests_at_once)), *options]
         records = _measure(methods, given, load, requests_at_once, python, words)

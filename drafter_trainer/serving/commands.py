@@ -22,9 +22,8 @@ def choose_draft_length(description: DrafterDescription, part: str) -> int:
 
     The stock loop's length in `drafter.json` is that of transformers on the machine that tuned it, often 1. The whole
     drafter drafts less where less pays, and is given the length that tuning found for its loop, 12 at most. The
-    network alone drafts as many tokens as it was trained to draft in one step, or else the length n that maximizes
-    (1 - α^(n+1)) / ((1 - α)(1 + n c)) for the expected α of its finetuning and steps that take a tenth of a
-    verification pass.
+    network alone drafts the length n that maximizes (1 - α^(n+1)) / ((1 - α)(1 + n c)) for the expected α of its
+    finetuning and steps that take a tenth of a verification pass.
 
     Args:
         part (`str`): "whole" or "network", see `vllm_config`.
@@ -33,8 +32,6 @@ def choose_draft_length(description: DrafterDescription, part: str) -> int:
     if part == WHOLE:
         return min(int(description.loop.get("longest_draft", _LONGEST_WHOLE)), _LONGEST_WHOLE)
     finetuned = description.training.get("finetune", {})
-    if together := finetuned.get("parallel_tokens"):
-        return together
     alpha = min(max(float(finetuned.get("eval_expected_alpha", _UNKNOWN_ALPHA)), 0.0), 0.99)
     return max(
         range(1, _LONGEST_NETWORK + 1),
@@ -42,17 +39,11 @@ def choose_draft_length(description: DrafterDescription, part: str) -> int:
     )
 
 
-def drafts_together(description: DrafterDescription, length: int) -> bool:
-    """Tell whether a drafter was trained to draft that many tokens in one step."""
-    return 1 < length <= description.training.get("finetune", {}).get("parallel_tokens", 0)
-
-
 def vllm_config(
     drafter: str,
     draft_length: int,
     revision: str | None = None,
     part: str = WHOLE,
-    parallel: bool = False,
     mixed: bool = False,
 ) -> dict[str, object]:
     """Return vLLM's settings for a drafter, by the names of its options.
@@ -60,13 +51,11 @@ def vllm_config(
     Args:
         part (`str`, *optional*, defaults to `"whole"`): "whole" drafts with lookup, table and network, through
             `serving.vllm.DrafterProposer`; "network" with the network alone, as vLLM's own `draft_model`.
-        parallel (`bool`, *optional*, defaults to `False`): Whether the network alone drafts all tokens in one step.
         mixed (`bool`, *optional*, defaults to `False`): Whether the network `mixes_attention`: vLLM asks that all
             layers of a `draft_model` lie in one group of its cache.
     """
     if part == NETWORK:
         own = {"method": "draft_model", "model": drafter} | ({"revision": revision} if revision else {})
-        own |= {"parallel_drafting": True} if parallel else {}
         config = {"speculative_config": own | {"num_speculative_tokens": draft_length}}
         return config | ({"disable_hybrid_kv_cache_manager": True} if mixed else {})
     return {

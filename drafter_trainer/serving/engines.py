@@ -21,7 +21,6 @@ from drafter_trainer.serving.commands import (
     PARTS,
     WHOLE,
     choose_draft_length,
-    drafts_together,
     llamacpp_command,
     mixes_attention,
     template_words,
@@ -183,8 +182,7 @@ def serve(
     if engine == VLLM:
         own = str(Path(drafter).resolve()) if commit is None else drafter
         length = draft_length or choose_draft_length(description, part)
-        together, mixed = drafts_together(description, length), mixes_attention(repository.find("config.json"))
-        config = vllm_config(own, length, commit, part, together, mixed)
+        config = vllm_config(own, length, commit, part, mixes_attention(repository.find("config.json")))
         command = vllm_command(python or sys.executable, place, config)
         command += ["--revision", pinned] if pinned else []
     else:

@@ -59,7 +59,7 @@ def engine_methods(
     ngram_lengths: Sequence[int],
     python: str | None = None,
     drafter_gguf: str | None = None,
-    network: Mapping[str, bool] | None = None,
+    mixed: bool = False,
 ) -> list[EngineMethod]:
     """List the ways of drafting that are compared: none, n-grams of the engine, the network, and all of the drafter.
 
@@ -70,11 +70,11 @@ def engine_methods(
         stock (`str`): The drafter with all its weights, for vLLM's own loader.
         lengths (`Mapping[str, int]`): Draft lengths of "whole" and "network".
         ngram_lengths (`Sequence[int]`): Draft lengths of the engine's own n-grams, each a method.
-        network (`Mapping[str, bool]`, *optional*): What `vllm_config` is told of the network alone.
+        mixed (`bool`, *optional*, defaults to `False`): Whether the network `mixes_attention`.
     """
     if engine == VLLM:
         configs = [{}, *map(vllm_ngram_config, ngram_lengths)]
-        configs.append(vllm_config(stock, lengths[NETWORK], part=NETWORK, **(network or {})))
+        configs.append(vllm_config(stock, lengths[NETWORK], part=NETWORK, mixed=mixed))
         configs.append(vllm_config(drafter, lengths[WHOLE]))
         commands = [vllm_command(python or sys.executable, target, config) for config in configs]
     else:

@@ -72,23 +72,17 @@ class DrafterTrainingArguments(_TrainerArguments):
     Args:
         max_length (`int`): Rows longer than this lose the end of their answer.
         loss_type (`str`): "cross_entropy" on the completions, or a comparison with the target's top k, which the rows
-            must have then: "topk_kl", "topk_tv", "topk_acceptance", "lk_hybrid", "topk_rejected" (see
-            `training.losses`).
+            must have then: "topk_kl", "topk_tv", "lk_hybrid" (see `training.losses`).
         per_device_train_tokens (`int`): Maximum number of tokens of a batch of rows of like lengths, padding included,
             in place of `per_device_train_batch_size` rows; 0 for rows.
         draft_vocabulary (`int`): Size of the draft vocabulary, the most frequent ids of the completions; 0 for the one
             that the drafter was created with.
         prompt_window (`int`): Number of tokens at the end of the prompt that the network reads besides the first
             token, in training and when it drafts; 0 for all. Published as `prompt_window` of its configuration.
-        parallel_tokens (`int`): Number of tokens that the network drafts in one forward pass, from mask tokens behind
-            the text (see `training.parallel`); 0 for one at a time, as stock models do. Published as `parallel_tokens`
-            and `pard_token` of its configuration; the same weights draft one token at a time too.
         kv_sharing_layers (`list[int]`): For each layer of the drafter the layer of the target whose keys and values of
             the verified tokens it attends to, mostly the one that it started from; those of the drafter's
             configuration if left out. The target then runs beside training, on whole prompts, which `max_length` and
             the attention's window must hold. Some batches are read without it, so that the same weights draft alone.
-        reach_weights (`bool`): Weigh each token that is drafted behind the target's keys by the chance that the target
-            gets to verify it: that it accepts all tokens before it in its draft. Needs a loss that reads the top k.
         lora_rank (`int`): Train an adapter of this rank over a base drafter, which stays as it is; 0 for all weights.
     """
 
@@ -106,15 +100,9 @@ class DrafterTrainingArguments(_TrainerArguments):
         default=0,
         metadata={"help": "Tokens at the end of the prompt that the network reads besides the first; 0 for all"},
     )
-    parallel_tokens: int = field(
-        default=0, metadata={"help": "Number of tokens that are drafted in one forward pass (PARD); 0 for one"}
-    )
     kv_sharing_layers: list[int] = field(
         default_factory=list,
         metadata={"help": "Layers of the target whose keys and values the drafter's layers attend to, one each"},
-    )
-    reach_weights: bool = field(
-        default=False, metadata={"help": "Weight tokens by the chance that the target verifies them"}
     )
     lora_rank: int = field(default=0, metadata={"help": "Rank of an adapter trained over a base drafter; 0: none"})
     per_device_train_batch_size: int = field(default=2, metadata={"help": "Number of rows in a device's batch"})
@@ -128,8 +116,6 @@ class DrafterTrainingArguments(_TrainerArguments):
         super().__post_init__()
         if self.loss_type not in _LOSS_TYPES:
             raise InputError(f"loss_type must be one of {', '.join(_LOSS_TYPES)}, got {self.loss_type}")
-        if self.reach_weights and self.loss_type == "cross_entropy":
-            raise InputError("reach_weights need the target's top k: choose another loss_type than cross_entropy")
         if self.per_device_train_tokens:
             if self.per_device_train_tokens < self.max_length:
                 raise InputError(
@@ -139,8 +125,6 @@ class DrafterTrainingArguments(_TrainerArguments):
             if self.train_sampling_strategy == "group_by_length":
                 raise InputError("per_device_train_tokens groups by length itself: leave train_sampling_strategy out")
             self.per_device_train_batch_size = 1  # one group of rows
-        if self.parallel_tokens == 1 or self.parallel_tokens < 0:
-            raise InputError(f"parallel_tokens must be 2 or more, or 0 for one at a time, got {self.parallel_tokens}")
         for name in ("draft_vocabulary", "prompt_window", "lora_rank"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must be 0 or more, got {getattr(self, name)}")

@@ -19,7 +19,6 @@ from drafter_trainer.errors import InputError
 from drafter_trainer.targets import Target
 from drafter_trainer.training.arguments import DrafterTrainingArguments
 from drafter_trainer.training.collators import IGNORED
-from drafter_trainer.training.parallel import check_attention
 
 ALONE = 0.15  # share of batches that are read without the target, so that the same weights also draft without it
 DRAFTED = 5  # a token attends to the drafter's own keys of four tokens before it at most
@@ -125,19 +124,15 @@ class KeySharing:
         self.layers: list[int] = [] if target is None else config.kv_sharing_layers or []
         self._reader: TargetReader | None = None
         if not self.layers:
-            if args.reach_weights:
-                raise InputError(
-                    "reach_weights need kv_sharing_layers: only behind the target's keys are there drafts"
-                )
             return
-        for other in ("parallel_tokens", "activation_checkpointing"):  # checkpointed layers are given no cache
-            if getattr(args, other):
-                raise InputError(f"{other} cannot be trained together with kv_sharing_layers: leave one out")
+        if args.activation_checkpointing:  # checkpointed layers are given no cache
+            raise InputError("activation_checkpointing cannot be combined with kv_sharing_layers: leave one out")
+        if (implementation := config._attn_implementation) not in ("sdpa", "eager"):
+            raise InputError(f"kv_sharing_layers cannot be trained with attention {implementation}: use sdpa")
         if (reason := reason_against(model)) is not None:
             raise InputError(f"the drafting loop cannot share keys with this drafter, since {reason}")
         check_shapes(config, target.load_config().get_text_config(), self.layers)
         self.max_length = min(args.max_length, getattr(config, "sliding_window", None) or args.max_length)
-        check_attention(config, self.max_length)
 
     def prepare(self, inputs: dict[str, torch.Tensor], training: bool) -> dict[str, Any]:
         """Return a batch as the drafter reads it."""
@@ -164,8 +159,7 @@ def share_keys(batch: dict[str, torch.Tensor], reader: TargetReader, offsets: to
         offsets (`torch.Tensor` of shape `(batch,)`): Tokens less than five that the first draft of a row has.
     Returns:
         `dict` of the columns from the last token of each prompt on, with the target's `past_key_values`, a Boolean
-        `attention_mask` of shape `(batch, 1, tokens, places + tokens)`, `position_ids`, and `draft_places` of shape
-        `(batch, tokens)`: how many tokens are drafted before each in its draft.
+        `attention_mask` of shape `(batch, 1, tokens, places + tokens)`, and `position_ids`.
     """
     lengths, starts = _lengths_and_starts(batch)
     rows = [ids[:length].tolist() for ids, length in zip(batch["input_ids"], lengths.tolist())]
@@ -180,8 +174,6 @@ def share_keys(batch: dict[str, torch.Tensor], reader: TargetReader, offsets: to
     verified = positions[:, None] < ((starts - 1)[:, None] + first)[:, :, None]
     own = (place <= place[:, None]) & (place >= first[:, :, None])
     seen = torch.cat((verified, own), dim=2)[:, None]
-    # The token before predicts it.
-    moved["draft_places"] = (place - first).roll(1, dims=1)
     return moved | {"past_key_values": cache, "attention_mask": seen, "position_ids": index}
 
 

@@ -24,7 +24,6 @@ _RECORDED = (
     "gradient_accumulation_steps",
     "loss_type",
     "prompt_window",
-    "parallel_tokens",
     "lora_rank",
 )
 _logger = logging.getLogger(__name__)

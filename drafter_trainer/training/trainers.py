@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
-from drafter_trainer.decoding.metrics import expected_alpha
 from drafter_trainer.drafters.adapters import ADAPTER, add_adapter, is_adapter, merged_copy
 from drafter_trainer.drafters.initialization import setup_of
 from drafter_trainer.drafters.loop.repository import VOCABULARY
@@ -25,9 +24,8 @@ from drafter_trainer.training.batches import GroupedRows
 from drafter_trainer.training.collators import SelfDistilledCollator, collate_packed
 from drafter_trainer.training.evaluator import evaluate_acceptance
 from drafter_trainer.training.kv_sharing import KeySharing
-from drafter_trainer.training.losses import TOPK_LOSSES, chance_of_reaching, cross_entropy
+from drafter_trainer.training.losses import TOPK_LOSSES, cross_entropy
 from drafter_trainer.training.packing import pack_texts
-from drafter_trainer.training.parallel import add_masks, check_attention, choose_mask_id
 from drafter_trainer.training.record import describe_training
 from drafter_trainer.training.rows import (
     SCORE_THEM,
@@ -128,13 +126,6 @@ class DrafterTrainer(TokenMeanTrainer):
         model.config.prompt_window = args.prompt_window or None
         self._facts = {}
         self._sharing = KeySharing(model, args, setup and setup.target)
-        if args.parallel_tokens:
-            check_attention(model.config, args.max_length)
-            if getattr(model.config, "pard_token", None) is None:
-                if processing_class is None:
-                    raise InputError("parallel_tokens needs a mask token: give the target's tokenizer")
-                model.config.pard_token = choose_mask_id(processing_class, model.config.vocab_size)
-        model.config.parallel_tokens = args.parallel_tokens or None
         if draft_ids is None and (size := args.draft_vocabulary or (setup.draft_vocabulary if setup else 0)):
             draft_ids = self._choose_draft_ids(size, train_dataset, model.config.vocab_size, processing_class)
         if args.lora_rank and not is_adapter(model):
@@ -190,9 +181,7 @@ class DrafterTrainer(TokenMeanTrainer):
         return row | {"response_ids": []}
 
     def prepare(self, inputs: dict[str, torch.Tensor], training: bool) -> dict[str, Any]:
-        """Add the masks of parallel drafting, or read behind the target's keys and values; see the base class."""
-        if training and self.args.parallel_tokens:
-            return add_masks(inputs, self.args.parallel_tokens, self.model.config.pard_token)
+        """Read behind the target's keys and values; see the base class."""
         return self._sharing.prepare(inputs, training)
 
     def token_losses(self, logits: torch.Tensor, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -201,11 +190,7 @@ class DrafterTrainer(TokenMeanTrainer):
             return cross_entropy(logits, self._place(tokens["labels"]))
         if "topk_ids" not in tokens:
             raise _lacks_topk(self.args.loss_type)
-        known = self._place(tokens["topk_ids"]), tokens["topk_logprobs"]
-        losses = TOPK_LOSSES[self.args.loss_type](logits, *known)
-        if self.args.reach_weights and self.model.training and "draft_places" in tokens:
-            losses = losses * chance_of_reaching(expected_alpha(logits.detach(), *known), tokens["draft_places"])
-        return losses
+        return TOPK_LOSSES[self.args.loss_type](logits, self._place(tokens["topk_ids"]), tokens["topk_logprobs"])
 
     def _place(self, ids: torch.Tensor) -> torch.Tensor:
         return ids if self.draft_ids is None else map_ids(ids, self.draft_ids)

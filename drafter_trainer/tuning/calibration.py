@@ -88,7 +88,7 @@ def _observations(
             network = None  # as in the loop: text beyond the drafter's context goes on without it
     if network is not None:
         network.crop(0)
-        ahead = network.read_ahead(seen)
+        logits = network.read(seen)
     text = target and target.read(network, [*answer.prompt_ids, *answer.response_ids])
     for position, token in enumerate(answer.response_ids):
         if (found := index.next_token([])) is not None:
@@ -96,30 +96,28 @@ def _observations(
         if table is not None and (found := table.next_token(index.tokens[-HIGHEST_ORDER:])) is not None:
             yield NGRAM, found[1], answer.chance(position, found[0])
         if network is not None:
-            yield from _network_observations(answer, position, ahead, network.draft_ids)
+            yield _network_observation(answer, position, logits, network.draft_ids)
             known = len(seen) + position
             if text is not None:
                 known = len(answer.prompt_ids) + position
                 network.share(text.first(known), known - 1 if position else 0, known)
             if known + 1 < network.limit:
-                ahead = network.read_ahead([token])
+                logits = network.read([token])
             else:
                 network = None
         index.extend([token])
 
 
-def _network_observations(
-    answer: HeldOut, position: int, ahead: torch.Tensor, draft_ids: torch.Tensor | None
-) -> Iterator[tuple[str, int, float]]:
-    """Observe what the network tells in one pass: each token as long as those before it are the answer's own."""
-    for place, q in enumerate(torch.softmax(ahead, dim=-1)[: len(answer.response_ids) - position], position):
-        likeliest, entry = q.max(dim=-1)
-        token = int(entry if draft_ids is None else draft_ids[entry])
-        greedy = answer.temperature == 0
-        share = answer.chance(place, token) if greedy else _overlap(answer, place, q, draft_ids)
-        yield NETWORK, bin_of(likeliest.item(), NETWORK_BINS), share
-        if token != answer.response_ids[place]:
-            break
+def _network_observation(
+    answer: HeldOut, position: int, logits: torch.Tensor, draft_ids: torch.Tensor | None
+) -> tuple[str, int, float]:
+    q = torch.softmax(logits, dim=-1)
+    likeliest, entry = q.max(dim=-1)
+    if answer.temperature == 0:
+        share = answer.chance(position, int(entry if draft_ids is None else draft_ids[entry]))
+    else:
+        share = _overlap(answer, position, q, draft_ids)
+    return NETWORK, bin_of(likeliest.item(), NETWORK_BINS), share
 
 
 def _overlap(answer: HeldOut, position: int, q: torch.Tensor, draft_ids: torch.Tensor | None) -> float:

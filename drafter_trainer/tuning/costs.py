@@ -149,7 +149,7 @@ def measure_step(network: LeanNetwork | StockNetwork, prompt_ids: Sequence[int],
     for _ in range(repeats + 2):
         evict_caches(network.device)
         begin = time.perf_counter()
-        network.read_ahead([prompt_ids[-1]])[0].argmax().item()
+        network.read([prompt_ids[-1]]).argmax().item()
         taken.append(1000 * (time.perf_counter() - begin))
         network.crop(start)
     network.crop(0)

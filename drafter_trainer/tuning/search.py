@@ -115,8 +115,6 @@ class Tuning:
             if NETWORK in self.sources:
                 choice = self._best("weights", [(kind, self._with_weights(choice, kind)) for kind in self._weights()])
                 choice = self._best("draft vocabulary", self._vocabularies(choice))
-                if getattr(self.draft_model.config, "parallel_tokens", None):
-                    choice = self._best("several tokens a step", self._each(choice, "parallel", (False, True)))
             if NGRAM in self.sources:
                 choice = self._best("table counted on", self._tables(choice))
             if choice.slots is not None:
@@ -233,7 +231,7 @@ class Tuning:
 
     def _prepare(self, choice: Candidate) -> tuple[Any, NgramTable | None, float, dict[str, list[float]]]:
         """Build network and table, measure the step and calibrate, once for choices that differ in the rest alone."""
-        made_of = (choice.settings.int8, choice.settings.parallel, choice.draft_ids, choice.slots)
+        made_of = (choice.settings.int8, choice.draft_ids, choice.slots)
         if self._prepared is None or any(one is not other for one, other in zip(made_of, self._prepared[0])):
             network = self._network(choice)
             step = 0.0
@@ -244,7 +242,7 @@ class Tuning:
         return self._prepared[1]
 
     def _network(self, choice: Candidate):
-        return build_network(self.draft_model, choice.draft_ids, choice.settings.int8, choice.settings.parallel)
+        return build_network(self.draft_model, choice.draft_ids, choice.settings.int8)
 
     def _replay(self, choice: Candidate, network, table: NgramTable | None, task: Sequence[HeldOut]) -> Replay:
         clock, vocabulary = SimulatedClock(), self.draft_model.config.vocab_size

@@ -133,7 +133,6 @@ def test_unknown_option_is_named(config: Path) -> None:
     assert refusal("finetune", "--config", config, "--max_len", "1").startswith("unknown option --max_len: ")
     assert refusal("distill", "--pare", "de-en") == "unknown option --pare: did you mean --pair?"
     assert refusal("bench", "--config", config, "--kl_weight", "1").endswith("see drafter-trainer bench --help")
-    assert refusal("finetune", "--config", config, "--reach_weights", "1").startswith("unknown option --reach_weights")
     assert "--config" in refusal("distill", "--config")  # a forgotten file name must not start a run with defaults
 
 
@@ -168,7 +167,6 @@ def test_value_of_a_wrong_type_is_named(tmp_path: Path, config: Path, line: str,
         ("batch_size: 0", "distill", "batch_size must be at least 1"),
         ("max_samples: [9, 0]", "distill", "max_samples takes one or two numbers from 1 on, got [9, 0]"),
         ("num_hidden_layers: 0", "pretrain", "num_hidden_layers must be at least 1"),
-        ("parallel_tokens: 1", "finetune", "parallel_tokens must be 2 or more, or 0 for one at a time, got 1"),
         ("config_overrides: {width: 3}", "pretrain", "config_overrides may have hidden_size,"),
         ("format: pickle", "publish", "format must be one of stock, compact, compact-int4, adapter:BASE, rows, got"),
         ("format: adapter", "publish", "adapter:BASE, rows, got adapter"),
@@ -277,7 +275,7 @@ def test_help_lists_every_option(recipe: str, capsys: pytest.CaptureFixture[str]
     shown = capsys.readouterr().out
     assert "Say what it does." in shown
     options = {entry.name for kind in OPTIONS[recipe] for entry in fields(kind) if entry.init}
-    assert {name for name in options if f"--{name}" not in shown} <= {"reach_weights"}  # which is Python's alone
+    assert not {name for name in options if f"--{name}" not in shown}
 
 
 @pytest.mark.parametrize("recipe", OF_A_DRAFTER)

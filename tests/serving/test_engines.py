@@ -131,8 +131,6 @@ def test_commands_name_target_drafter_and_length() -> None:
             "num_speculative_tokens": 3,
         }
     }
-    together = vllm_config("org/drafter", 4, None, "network", parallel=True)["speculative_config"]
-    assert together["parallel_drafting"] is True
     mixed = vllm_command("python", "org/target", vllm_config("org/drafter", 3, part="network", mixed=True))
     assert mixed[-1] == "--disable-hybrid-kv-cache-manager"
     ngrams = vllm_ngram_config(5)["speculative_config"]

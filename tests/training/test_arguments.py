@@ -13,7 +13,7 @@ from drafter_trainer.training.arguments import (
 
 BOTH = PretrainingArguments, DrafterTrainingArguments
 ALL = *BOTH, BaselineTrainingArguments
-LOSSES = "cross_entropy, topk_kl, topk_tv, topk_acceptance, lk_hybrid, topk_rejected"
+LOSSES = "cross_entropy, topk_kl, topk_tv, lk_hybrid"
 PUBLISHING = r"is not used: call push_to_hub\(repo_id\) of the trainer.*HF_TOKEN"
 TOKENS = {"max_length": 64, "per_device_train_tokens": 64}
 REFUSED = [

@@ -6,16 +6,7 @@ import pytest
 import torch
 
 from drafter_trainer.training import losses
-from drafter_trainer.training.losses import (
-    TOPK_LOSSES,
-    chance_of_reaching,
-    cross_entropy,
-    lk_hybrid,
-    topk_acceptance,
-    topk_kl,
-    topk_rejected,
-    topk_tv,
-)
+from drafter_trainer.training.losses import TOPK_LOSSES, cross_entropy, lk_hybrid, topk_kl, topk_tv
 
 TOKENS, VOCABULARY = 7, 40
 
@@ -51,30 +42,6 @@ def test_the_weight_of_the_hybrid_is_a_constant() -> None:
     (gradient,) = torch.autograd.grad(lk_hybrid(draft_logits, ids, logprobs).sum(), draft_logits)
     (expected,) = torch.autograd.grad((weight * kl + (1 - weight) * tv).sum(), draft_logits)
     torch.testing.assert_close(gradient, expected)
-
-
-def test_learning_from_rejections_is_learning_from_drafts_that_were_rejected() -> None:
-    """Prevent a weight that is not decoding's verdict: here tokens are drafted, verified, and the rejected kept."""
-    target_logits, draft_logits = draw(0, 1.0), draw(1, 1.0).requires_grad_()
-    ids, logprobs = top(target_logits, VOCABULARY)
-    (gradient,) = torch.autograd.grad(topk_rejected(draft_logits, ids, logprobs).sum(), draft_logits)
-    (of_all,) = torch.autograd.grad(topk_kl(draft_logits, ids, logprobs).sum(), draft_logits)
-    p, q = target_logits.softmax(dim=-1), draft_logits.detach().softmax(dim=-1)
-    random, draws = torch.Generator().manual_seed(0), 20_000
-    drafted = torch.multinomial(q, draws, replacement=True, generator=random)
-    accepted = torch.rand(TOKENS, draws, generator=random) < (p / q).gather(-1, drafted)
-    rejected = 1 - accepted.float().mean(dim=-1, keepdim=True)
-    assert rejected.std() > 0.03  # tokens weigh differently
-    torch.testing.assert_close(gradient, rejected * of_all, atol=0.01, rtol=0.05)
-
-
-def test_a_token_is_reached_when_all_before_it_in_its_draft_are_accepted() -> None:
-    """Prevent drafts that run into one another, a token that counts itself, and a gradient through the weights."""
-    acceptance = torch.tensor([0.5, 0.4, 0.0, 0.7, 0.9, 0.25, 0.5], requires_grad=True)
-    places = torch.tensor([3, 0, 1, 2, 0, 1, 2])  # the first draft began before, with three tokens
-    reached = chance_of_reaching(acceptance, places)
-    torch.testing.assert_close(reached, torch.tensor([1, 1, 0.4, 0, 1, 0.9, 0.225]), rtol=1e-5, atol=1e-6)
-    assert not reached.requires_grad
 
 
 @pytest.mark.parametrize("loss", TOPK_LOSSES.values(), ids=TOPK_LOSSES)
@@ -117,8 +84,6 @@ def test_a_certain_target_and_a_certain_drafter_stay_finite() -> None:
     right = topk_kl(certain, ids, logprobs)
     torch.testing.assert_close(right, torch.zeros(2), atol=1e-4, rtol=0)
     assert (topk_kl(wrong, ids, logprobs) > 100).all()
-    torch.testing.assert_close(topk_acceptance(certain, ids, logprobs), torch.zeros(2), atol=1e-4, rtol=0)
-    assert (topk_acceptance(wrong, ids, logprobs) > 100).all()
 
 
 def test_no_tokens_give_no_losses() -> None:

@@ -8,10 +8,8 @@ import pytest
 from drafter_trainer.decoding import replay
 from drafter_trainer.decoding.metrics import Round
 from drafter_trainer.decoding.replay import Costs, Replay
-from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.drafters.loop.networkless import NetworklessDrafter
 from drafter_trainer.tuning.search import Candidate, Tuning
-from tests.decoding.drafts import successor_model
 from tests.tuning.test_calibration import answer
 
 SIZE = 120
@@ -144,20 +142,3 @@ def test_every_task_counts() -> None:
     assert "answers" in chosen_alone.counted_on
     assert "texts" in chosen.counted_on
     assert both.speedup < alone.speedup
-
-
-@pytest.mark.parametrize(("gain", "chosen"), [(0.9, False), (1.1, True)])
-def test_several_tokens_a_step_are_drafted_where_they_pay(monkeypatch, gain, chosen) -> None:
-    """Prevent drafts of which only the first token is good, on a machine where a step costs next to nothing."""
-    drafted = set()
-
-    def replayed(self: Tuning, choice: Candidate, network: LeanNetwork, *_) -> Replay:
-        drafted.add((choice.settings.parallel, network.parallel_tokens))
-        return Replay(2, 20.0, 0.0, 20.0 * (gain if network.parallel_tokens > 1 else 1.0), [Round(1, 1, False)])
-
-    monkeypatch.setattr(Tuning, "_replay", replayed)
-    model = successor_model([(token + 1) % SIZE for token in range(SIZE)])
-    model.config.parallel_tokens, model.config.pard_token = 3, 0
-    search = Tuning(model, [], [], [answer([3, 4])] * 2, [], COSTS, [0], sources=["network"])
-    assert search.run().settings.parallel is chosen
-    assert drafted == {(False, 1), (True, 3)}

@@ -111,7 +111,6 @@ class DraftingLoop:
         if endings is not None and process is None:
             process = _unprocessed  # over the whole vocabulary, as endings are
         self._asked = 0.0
-        self._ahead: list[torch.Tensor] = []  # what the network has told of the tokens to come, not yet used
         rate = self._rate()
         draft: list[Proposal] = []
         reach: list[float] = []
@@ -209,18 +208,15 @@ class DraftingLoop:
         if self.network is None or len(context) - self._skipped >= self.network.limit:
             return best
         needed = reached * (1 - (0.0 if best is None else best.probability))
-        started = None
-        if not self._ahead:
-            ask_anyhow = best is None and not draft and self._rounds % _ASK_ANYHOW == 0
-            step = self._clocked_step if self._clocked else self._stored_step
-            if not ask_anyhow and needed * self._gain() <= rate * step:
-                return best
-            started = self.clock() if self._clocked else None
-            if self._read_network(context) > self.network.parallel_tokens:
-                started = None  # more than a step
+        ask_anyhow = best is None and not draft and self._rounds % _ASK_ANYHOW == 0
+        step = self._clocked_step if self._clocked else self._stored_step
+        if not ask_anyhow and needed * self._gain() <= rate * step:
+            return best
+        started = self.clock() if self._clocked else None
+        logits, unread = self._read_network(context)
         self._asked += needed
-        token, share, scores = self._ask_network(context, self._ahead.pop(0), process, ending)
-        if started is not None:
+        token, share, scores = self._ask_network(context, logits, process, ending)
+        if started is not None and unread == 1:
             elapsed = 1000 * (self.clock() - started)
             self._clocked_step += _STEP_SMOOTHING * (min(elapsed, 4 * self._clocked_step) - self._clocked_step)
         if math.isnan(share):  # processors that leave nothing of the draft vocabulary
@@ -228,8 +224,6 @@ class DraftingLoop:
         bin_ = bin_of(share, NETWORK_BINS)
         probability = self._belief.probability(NETWORK, bin_)
         if best is not None and best.probability >= probability:
-            if best.token != token:
-                self._ahead.clear()  # it was told behind another token
             return best
         if token in ending:
             return None
@@ -247,14 +241,14 @@ class DraftingLoop:
         remembered = self.memory.next_token(tail) if self._looks_up and self.memory is not None else None
         return surer_of(self._belief, looked_up, listed, remembered)
 
-    def _read_network(self, context: list[int]) -> int:
-        """Let the network read a text; return how many of its tokens were unread."""
+    def _read_network(self, context: list[int]) -> tuple[torch.Tensor, int]:
+        """Let the network read a text; return its logits, and the number of tokens that were unread."""
         # Where the target wrote what a shortened draft had left out, all was read before, and the logits are gone.
         cached, unread = unread_part(context, min(len(self._read), len(context) - 1), self._skipped)
         self.network.crop(cached)
-        self._ahead = list(self.network.read_ahead(unread))
+        logits = self.network.read(unread)
         self._read = list(context)
-        return len(unread)
+        return logits, len(unread)
 
     def _ask_network(
         self, context: list[int], logits: torch.Tensor, process, ending: EndingIds
@@ -272,8 +266,6 @@ class DraftingLoop:
         entry = (q / torch.empty_like(q).exponential_()).argmax() if draws else likeliest
         # All in one transfer: an accelerator is waited for each time. Floats hold ids up to 2^24.
         share, likeliest, entry = torch.stack((share.float(), likeliest.float(), entry.float())).tolist()
-        if entry != likeliest:
-            self._ahead.clear()
         wide = process is not None or self._ids is None
         token = int(entry) if wide else self._ids[int(entry)]
         if not draws:

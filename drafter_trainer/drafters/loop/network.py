@@ -63,9 +63,7 @@ class LeanNetwork:
         self.heads, self.key_value_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.prompt_window = getattr(config, "prompt_window", None)
-        self.parallel_tokens = getattr(config, "parallel_tokens", None) or 1
         self.kv_sharing_layers = getattr(config, "kv_sharing_layers", None)
-        self._mask_id = getattr(config, "pard_token", None)
         self.embedding_scale = torch.tensor(config.hidden_size**0.5, dtype=self.dtype) if scaled else None
         body = model.get_decoder()
         self.scale = body.layers[0].self_attn.scaling
@@ -123,34 +121,6 @@ class LeanNetwork:
         Raises:
             ValueError: If the sequence passes the drafter's context.
         """
-        return self.logits(self._read(token_ids)[-1:])[0]
-
-    @torch.inference_mode()
-    def read_ahead(self, token_ids: list[int]) -> torch.Tensor:
-        """Read tokens and tell what may come next and behind it, in one forward pass.
-
-        Of a network that was trained with mask tokens (`parallel_tokens`) these are several positions, fewer at the
-        end of its context; of others, one.
-
-        Returns:
-            `torch.Tensor` of shape `(positions, draft vocabulary)`: logits behind the last token and behind each mask
-            that follows it, in fp32.
-        Raises:
-            ValueError: If the sequence passes the drafter's context.
-        """
-        end = self.length + len(token_ids)
-        masks = max(0, min(self.parallel_tokens - 1, self.limit - end))
-        if masks == 0:
-            return self.read(token_ids)[None]
-        if len(token_ids) + masks > _PIECE:  # all masks in the last piece
-            self._read(token_ids[:-1])
-            token_ids = token_ids[-1:]
-        logits = self.logits(self._read([*token_ids, *[self._mask_id] * masks])[-masks - 1 :])
-        self.crop(end)
-        return logits
-
-    def _read(self, token_ids: list[int]) -> torch.Tensor:
-        """Read tokens; return the hidden states of the last piece of them."""
         end = self.length + len(token_ids)
         if end > self.limit:
             raise ValueError(f"{end} tokens pass the drafter's context of {self.limit}")
@@ -158,7 +128,7 @@ class LeanNetwork:
         # In pieces: the attention of a long prompt at once would take memory by the square of its length.
         for place in range(0, len(token_ids), _PIECE):
             hidden = self._read_piece(token_ids[place : place + _PIECE])
-        return hidden
+        return self.logits(hidden[-1:])[0]
 
     def _read_piece(self, token_ids: list[int]) -> torch.Tensor:
         start, self.length = self.length, self.length + len(token_ids)

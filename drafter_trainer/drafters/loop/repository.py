@@ -58,34 +58,27 @@ def build_loop(
             f"{TABLE} has order {table.orders[0]}, {path} tells how far to trust orders up to "
             f"{settings.ngram_orders}: tune and publish the drafter again"
         )
-    network = build_network(model, draft_ids, settings.int8, settings.parallel)
+    network = build_network(model, draft_ids, settings.int8)
     clock = time.perf_counter if follow_clock else None
     return DraftingLoop(network, table, settings, model.device, vocabulary, clock, load_tokenizer)
 
 
-def build_network(
-    model, draft_ids: torch.Tensor | None, int8: bool, parallel: bool = True
-) -> LeanNetwork | StockNetwork | None:
+def build_network(model, draft_ids: torch.Tensor | None, int8: bool) -> LeanNetwork | StockNetwork | None:
     """Run the drafter lean, or through its stock modules with a warning that says why; `None` where it has none.
 
     Args:
         draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`, *optional*): Ids that it drafts; all if left out.
         int8 (`bool`): Multiply with int8 weights, on a CPU alone.
-        parallel (`bool`, *optional*, defaults to `True`): Draft several tokens in one step where it was trained to.
     """
     if model.config.model_type == MODEL_TYPE:  # not by its class, of which remote code makes another one
         return None
     reason = reason_against(model)
     if reason is not None:
         warnings.warn(f"{model.name_or_path} drafts through its stock modules: {reason}", stacklevel=2)
-        network = StockNetwork(model, draft_ids)
-    elif model.device.type == "cuda":
-        network = GraphedNetwork(model, draft_ids)
-    else:
-        network = LeanNetwork(model, draft_ids, int8=int8 and model.device.type == "cpu")
-    if not parallel:
-        network.parallel_tokens = 1
-    return network
+        return StockNetwork(model, draft_ids)
+    if model.device.type == "cuda":
+        return GraphedNetwork(model, draft_ids)
+    return LeanNetwork(model, draft_ids, int8=int8 and model.device.type == "cpu")
 
 
 def read_vocabulary(path: Path, vocabulary: int) -> torch.Tensor:

@@ -39,7 +39,6 @@ class LoopSettings:
         tokens_per_pass (`float`): What a pass yielded on the validation split.
         network_gain (`float`): Tokens that asking the network yields where no other source knows one.
         int8 (`bool`): Multiply with int8 weights on a CPU.
-        parallel (`bool`): Let a network that was trained to draft several tokens in one step do so.
         calibration (`dict[str, list[float]]`): For greedy decoding the probability of acceptance by source and bin.
         sampling_calibration (`dict[str, list[float]]`): The same for sampling.
         pass_milliseconds (`dict[str, list[float]]`): By kind of device ("cpu", "cuda"): entry n is a pass of the
@@ -53,7 +52,6 @@ class LoopSettings:
     tokens_per_pass: float = 1.5
     network_gain: float = 0.3
     int8: bool = False
-    parallel: bool = True
     calibration: dict[str, list[float]] = field(default_factory=default_calibration)
     sampling_calibration: dict[str, list[float]] = field(default_factory=default_calibration)
     pass_milliseconds: dict[str, list[float]] = field(default_factory=dict)
@@ -88,6 +86,7 @@ class LoopSettings:
         """
         if not isinstance(values, dict):
             raise ValueError(f'{place}: "loop" is no object: tune or publish the drafter again')
+        values = {name: value for name, value in values.items() if name != "parallel"}  # of earlier releases
         known = {entry.name for entry in fields(cls)}
         if unknown := sorted(values.keys() - known):
             raise ValueError(f"{place}: unknown settings {', '.join(unknown)}: use the release that wrote them")
@@ -114,9 +113,8 @@ class LoopSettings:
             raise ValueError(f"{place}: unknown sources {', '.join(unknown)}: known are {', '.join(bins)}")
         if not isinstance(self.sources, list):
             raise ValueError(f"{place}: sources is no list: tune the drafter again")
-        for name in ("int8", "parallel"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{place}: {name} is {getattr(self, name)!r}, must be true or false")
+        if not isinstance(self.int8, bool):
+            raise ValueError(f"{place}: int8 is {self.int8!r}, must be true or false")
         if not isinstance(self.longest_draft, int) or not 1 <= self.longest_draft <= _LONGEST_DRAFT:
             raise ValueError(f"{place}: longest_draft is {self.longest_draft}, must be 1 or more, to {_LONGEST_DRAFT}")
         if not 1 <= self.tokens_per_pass < _MOST:

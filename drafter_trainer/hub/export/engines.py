@@ -28,7 +28,6 @@ from drafter_trainer.serving.commands import (
     PARTS,
     WHOLE,
     choose_draft_length,
-    drafts_together,
     llamacpp_command,
     mixes_attention,
     template_words,
@@ -88,8 +87,7 @@ def export_drafter(
     if "vllm" in engines:
         check_path(export.drafter)
         checked.append(check_sizes("vLLM", *export.configs) + ".")
-        together = drafts_together(description, length)
-        config = vllm_config(export.drafter, length, export.commit, NETWORK, together)
+        config = vllm_config(export.drafter, length, export.commit, NETWORK)
         files["vllm.json"] = json.dumps(config["speculative_config"], indent=2)
         config = vllm_config(export.drafter, lengths[WHOLE], export.commit)
         files["vllm_whole.txt"] = shlex.join([*vllm_command("python", target_name, config), *export.template("vllm")])

@@ -67,7 +67,6 @@ class FakeNetwork:
 
     draft_ids = None
     prompt_window: int | None = None
-    parallel_tokens = 1
 
     def __init__(self, successor: Callable[[list[int]], int], size: int = 50, limit: int = 10_000) -> None:
         self.successor, self.size, self.limit = successor, size, limit
@@ -85,16 +84,6 @@ class FakeNetwork:
         logits = torch.zeros(self.size)
         logits[self.successor(self.known)] = 12.0
         return logits
-
-    def read_ahead(self, token_ids: list[int]) -> torch.Tensor:
-        """Tell further tokens too, as if the text went on with those before them."""
-        rows = [self.read(token_ids)]
-        known = list(self.known)
-        while len(rows) < self.parallel_tokens:
-            known.append(int(rows[-1].argmax()))
-            rows.append(torch.zeros(self.size))
-            rows[-1][self.successor(known)] = 12.0
-        return torch.stack(rows)
 
 
 def make_loop(

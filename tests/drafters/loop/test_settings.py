@@ -36,6 +36,7 @@ def test_settings_are_read_as_they_were_written() -> None:
     assert LoopSettings.from_dict(json.loads(json.dumps(LoopSettings().to_dict())), "here") == LoopSettings()
     assert LoopSettings.from_dict({}, "here") == LoopSettings()
     assert LoopSettings.from_dict({"longest_draft": 3}, "here") == LoopSettings(longest_draft=3)
+    assert LoopSettings.from_dict({"parallel": True}, "here") == LoopSettings()  # a removed setting
 
 
 def test_measured_costs_come_before_generic_ones() -> None:
