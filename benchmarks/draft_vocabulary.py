@@ -20,8 +20,7 @@ from reporting import RESULTS, report
 from drafter_trainer.cli.configuration import parse_arguments
 from drafter_trainer.drafters.loop.repository import build_network
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids, coverage
-from drafter_trainer.tuning.answers import load_answers, typical_prompt
-from drafter_trainer.tuning.calibration import HeldOut
+from drafter_trainer.tuning.completions import HeldOut, load_completions, typical_prompt
 from drafter_trainer.tuning.costs import measure_step, take_turn, untrained_network
 
 ROUNDS, STEPS, ANSWERS = 5, 20, 40
@@ -39,7 +38,7 @@ def main() -> None:
     target_model = target.load_model(where.dtype, torch.device("cpu"))
     draft_model, _ = untrained_network(shape.widths(), target_model, draft_vocabulary=0, int8=False)
     vocabulary = draft_model.config.vocab_size
-    answers = {folder: load_answers(folder, target, ANSWERS) for folder in options.rows}
+    answers = {folder: load_completions(folder, target, ANSWERS) for folder in options.rows}
     prompt = typical_prompt(next(iter(answers.values()))[1])
     sizes = [vocabulary, *(size for size in options.sizes if size < vocabulary)]
     networks = {

@@ -46,8 +46,7 @@ from drafter_trainer.drafters.loop.repository import build_network
 from drafter_trainer.training.arguments import DrafterTrainingArguments
 from drafter_trainer.training.collators import SelfDistilledCollator
 from drafter_trainer.training.trainers import DrafterTrainer
-from drafter_trainer.tuning.costs import measure_costs
-from drafter_trainer.tuning.forecast import best_draft_length, expected_speedup
+from drafter_trainer.tuning.costs import best_draft_length, expected_speedup, measure_costs
 
 ALPHAS = (0.3, 0.5, 0.7, 0.9)
 DRAFT_LENGTH, LONGEST = 5, 8

@@ -26,7 +26,7 @@ from drafter_trainer.serving.client import LLAMACPP
 from drafter_trainer.serving.commands import llamacpp_command
 from drafter_trainer.serving.engines import start_engine
 from drafter_trainer.serving.measurement import Asked, measure_method
-from drafter_trainer.tuning.answers import load_answers
+from drafter_trainer.tuning.completions import load_completions
 
 ORDER, SLOTS = 2, 4  # tokens of the static file's n-grams, and of any n-gram that llama.cpp keeps
 LENGTHS = (2, 4, 12)  # of the suffix that ngram-simple looks up; 12 is llama.cpp's own
@@ -50,7 +50,7 @@ def main() -> None:
     questions = load_questions(options.questions, pair, options.max_questions, Task())
     prompts = {question.question_id: chat.encode_prompt(question.prompt) for question in questions}
     asked = Asked(prompts, options.tokens, frozenset(target.end_ids(chat.tokenizer)), target.stop)
-    completions = load_answers(options.rows, target, 1)[0]
+    completions = load_completions(options.rows, target, 1)[0]
     figures = []
     with tempfile.TemporaryDirectory() as folder:
         static = Path(folder) / "static.bin"

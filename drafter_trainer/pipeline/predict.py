@@ -14,9 +14,14 @@ from drafter_trainer.drafters.loop.generate import loop_of
 from drafter_trainer.languages import get_pair
 from drafter_trainer.provenance import collect_provenance
 from drafter_trainer.targets import Target, end_ids
-from drafter_trainer.tuning.answers import answer_questions, load_answers, typical_prompt
-from drafter_trainer.tuning.costs import measure_costs, untrained_network
-from drafter_trainer.tuning.forecast import break_even, forecast_drafter, forecast_table
+from drafter_trainer.tuning.completions import complete, load_completions, typical_prompt
+from drafter_trainer.tuning.costs import (
+    break_even,
+    forecast_drafter,
+    forecast_table,
+    measure_costs,
+    untrained_network,
+)
 
 
 def predict(
@@ -61,11 +66,12 @@ def predict(
     if questions:
         asked = load_questions(questions, pair, max_answers)
     elif drafter:
-        greedy = load_answers(rows, target, max_answers)[1]
+        greedy = load_completions(rows, target, max_answers)[1]
     chat = target.load_chat()
     target_model = target.load_model(dtype, PartialState().device)
     if asked:
-        greedy = answer_questions(target_model, chat, asked, max_new_tokens)
+        prompts = [chat.encode_prompt(question.prompt) for question in asked]
+        greedy = complete(target_model, chat.tokenizer, prompts, 0.0, max_new_tokens)
     if drafter:
         draft_model = load_drafter(drafter, target_model, chat.tokenizer)
         network = loop_of(draft_model).network

@@ -11,6 +11,7 @@ from accelerate import PartialState
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from drafter_trainer.atomic import write_json, write_whole
+from drafter_trainer.corpora.sources import TEXT_COLUMNS, Source, read_source
 from drafter_trainer.decoding.target_cache import TargetTexts
 from drafter_trainer.drafters.compatibility import hash_tokenizer
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
@@ -25,14 +26,7 @@ from drafter_trainer.languages import Language, Pair, read_languages
 from drafter_trainer.repository import target_of
 from drafter_trainer.targets import Target, as_target, end_ids
 from drafter_trainer.training.rows import Rows
-from drafter_trainer.tuning.answers import (
-    TableTexts,
-    apart_from,
-    continue_texts,
-    load_answers,
-    table_texts,
-    typical_prompt,
-)
+from drafter_trainer.tuning.completions import continue_texts, load_completions, typical_prompt, without_held_out
 from drafter_trainer.tuning.costs import measure_costs
 from drafter_trainer.tuning.results import TRIALS, files_of, read_costs, write_costs, write_tuning
 from drafter_trainer.tuning.search import Candidate, Tuning
@@ -125,7 +119,13 @@ def tune(
     spoken, pair = read_languages(languages) if languages else (rows.languages, rows.pair) if rows else ((), None)
     description = _describe(folder, target, spoken, pair)
     chat, trained = target.load_chat(), _trained_vocabulary(folder)
-    texts = texts if isinstance(texts, TableTexts) else table_texts(texts, chat)
+    if texts is not None and not isinstance(texts, Source):
+        texts = read_source(texts, TEXT_COLUMNS)
+
+    def read_texts(split: str) -> list[list[int]]:
+        rows = texts.read(split) if texts is not None else ()
+        return [chat.encode_text(row["text"]) if "text" in row else row["token_ids"] for row in rows]
+
     model = target.load_model(dtype, PartialState().device)
     if network:
         # Rounded as it will be published.
@@ -133,15 +133,15 @@ def tune(
     else:
         draft_model = NetworklessDrafter.for_vocabulary(model.config.get_text_config().vocab_size)
     draft_model.to(model.device, model.dtype).eval()
-    counted = texts.read("train")
+    counted = read_texts("train")
     if rows is not None:
-        train, greedy, sampled = load_answers(rows.path, target, max_answers)
+        train, greedy, sampled = load_completions(rows.path, target, max_answers)
     else:
-        train, (greedy, sampled) = [], continue_texts(model, chat.tokenizer, texts.read("validation"), max_answers)
+        train, (greedy, sampled) = [], continue_texts(model, chat.tokenizer, read_texts("validation"), max_answers)
     other_folders = [each.path if isinstance(each, Rows) else Path(each) for each in other_rows]
-    others = [load_answers(other, target, max_answers)[1] for other in other_folders]
+    others = [load_completions(other, target, max_answers)[1] for other in other_folders]
     held_out, available = [*greedy, *sampled, *itertools.chain(*others)], len(train) + len(counted)
-    train, counted = apart_from(train, held_out), apart_from(counted, held_out)
+    train, counted = without_held_out(train, held_out), without_held_out(counted, held_out)
     if costs is not None:
         place = Path(costs)
         timed = read_costs(place / TUNING if (place / TUNING).is_dir() else place, longest_draft)
@@ -164,7 +164,7 @@ def tune(
     choice = search.run()
     facts = _facts(search, choice, available - len(train) - len(counted))
     if choice.slots is not None and "texts" in choice.counted_on:
-        facts |= texts.facts()
+        facts["corpora"] = [texts.facts]
     found = TuningResult(folder, search.speedup, choice.settings, search.trials, facts)
     aside = Path(output_dir or folder / TUNING)
     aside.mkdir(parents=True, exist_ok=True)
@@ -187,7 +187,7 @@ def _facts(search: Tuning, choice: Candidate, left_out: int) -> dict[str, Any]:
         facts["draft_vocabulary"] = "all" if choice.draft_ids is None else len(choice.draft_ids)
     if choice.slots is not None:
         facts["table"] = search.counted(choice)
-    tried_on = "held-out answers" if search.train_answers else "continuations of held-out text"
+    tried_on = "held-out answers" if search.train_completions else "continuations of held-out text"
     facts |= {
         "pass_milliseconds": [round(taken, 1) for taken in search.costs.passes],
         "speedup_on_validation": round(search.speedup, 2),

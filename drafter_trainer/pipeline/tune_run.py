@@ -1,13 +1,13 @@
 """Find how the drafter of a run drafts best on this machine, and leave it as a step of the run."""
 
-import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from drafter_trainer.corpora import describe_corpus
 from drafter_trainer.corpora.questions import load_decontaminator
+from drafter_trainer.corpora.sources import Source
 from drafter_trainer.drafters.loop.policy import NETWORK
 from drafter_trainer.languages import get_pair
 from drafter_trainer.pipeline.tune import MAX_ANSWERS, tune
@@ -15,7 +15,6 @@ from drafter_trainer.runs import Run, Step, finished_step, read_step
 from drafter_trainer.targets import Target
 from drafter_trainer.training.packing import read_token_ids
 from drafter_trainer.training.rows import Rows
-from drafter_trainer.tuning.answers import TableTexts
 
 
 def tune_run(
@@ -64,23 +63,19 @@ def tune_run(
         return []
     chat, drops = target.load_chat(), Counter[str]()
 
-    def read_texts(split: str) -> list[list[int]]:
-        if not table_corpora:  # question sets may be far away
-            return []
+    def read_texts(split: str) -> Iterator[dict[str, Any]]:
         decontaminator = load_decontaminator(evaluation_questions, pair)
         limit, dropped = (table_samples, drops) if split == "train" else (MAX_ANSWERS, Counter())
-        read = (read_token_ids(name, pair, split, chat, decontaminator, limit, dropped) for name in table_corpora)
-        return [*itertools.chain.from_iterable(read)]
-
-    def facts() -> dict[str, Any]:
-        return {"corpora": corpora} | ({"dropped": dict(drops)} if drops else {})
+        for name in table_corpora:
+            for ids in read_token_ids(name, pair, split, chat, decontaminator, limit, dropped):
+                yield {"token_ids": ids}
 
     with step:
         found = tune(
             run.finetuned,
             Rows(folder, target) if answered else None,
             target,
-            texts=TableTexts(read_texts, facts),
+            texts=Source("corpora", read_texts, {}) if table_corpora else None,
             other_rows=other_tasks,
             sources=sources,
             languages=run.languages,
@@ -89,4 +84,6 @@ def tune_run(
             **search,
         )
         step.facts |= found.facts
+        if "corpora" in found.facts:
+            step.facts |= {"corpora": corpora} | ({"dropped": dict(drops)} if drops else {})
     return found.trials

@@ -1,7 +1,6 @@
-"""How often the target accepts what each source proposes, on held-out answers, teacher-forced."""
+"""Acceptance of each draft source on held-out completions, teacher-forced."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,60 +11,28 @@ from drafter_trainer.drafters.loop.ngram import NgramTable
 from drafter_trainer.drafters.loop.policy import LOOKUP, NETWORK, NGRAM
 from drafter_trainer.drafters.loop.settings import HIGHEST_ORDER, NETWORK_BINS, bin_of, default_calibration
 from drafter_trainer.drafters.loop.window import cut_prompt
+from drafter_trainer.tuning.completions import HeldOut
 
 _PRIOR_COUNT = 4.0
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """A held-out completion.
-
-    Args:
-        max_new_tokens (`int`): Limit of the answer's length.
-        temperature (`float`): It was decoded at; 0 is greedy.
-        topk_ids (`np.ndarray` of shape `(tokens, k)`): The target's most likely ids at each position of the answer.
-        topk_logprobs (`np.ndarray` of shape `(tokens, k)`): Their log-probabilities at temperature 1, in nats.
-    """
-
-    prompt_ids: list[int]
-    response_ids: list[int]
-    max_new_tokens: int
-    temperature: float
-    topk_ids: np.ndarray
-    topk_logprobs: np.ndarray
-
-    def known(self) -> tuple[list[int], list[int], int]:
-        """Return it as `decoding.replay.replay` takes it."""
-        return self.prompt_ids, self.response_ids, self.max_new_tokens
-
-    def chance(self, position: int, token: int) -> float:
-        """Return how likely the target accepts a token that is certain: p(token), 0 outside the top k.
-
-        In greedy decoding that is 1 where the target said it, else 0.
-        """
-        if self.temperature == 0:
-            return float(self.response_ids[position] == token)
-        found = np.flatnonzero(self.topk_ids[position] == token)
-        return float(np.exp(self.topk_logprobs[position, found[0]])) if len(found) else 0.0
-
-
 def calibrate(
-    answers: Iterable[HeldOut], table: NgramTable | None, network, target: TargetTexts | None = None
+    completions: Iterable[HeldOut], table: NgramTable | None, network, target: TargetTexts | None = None
 ) -> dict[str, list[float]]:
     """Measure the probability of acceptance for each bin of each source.
 
-    In greedy decoding a token is accepted if the target said it. When sampling, a certain token is accepted with
-    p(token), and one drawn from q with Σ min(p, q), of which the target's top k are counted. Bins with few
-    observations lean to what the loop assumes before it is tuned.
+    In greedy decoding a token is accepted if it is the completion's. When sampling, a token for which q is 1 is
+    accepted with p(token), and one drawn from q with Σ min(p, q), counted over the target's top k. Bins with few
+    observations stay near the calibration of an untuned loop.
 
     Args:
-        answers (`Iterable[HeldOut]`): All greedy, or all sampled, for sampling at temperature 1.
-        target (`TargetTexts`, *optional*): Reads the answers for a network that attends to the target's keys.
+        completions (`Iterable[HeldOut]`): All greedy, or all sampled, for sampling at temperature 1.
+        target (`TargetTexts`, *optional*): Reads the completions for a network that attends to the target's keys.
     """
     prior = default_calibration()
     observed = {source: np.zeros((len(shares), 2)) for source, shares in prior.items()}
-    for answer in answers:
-        for source, bin_, accepted in _observations(answer, table, network, target):
+    for completion in completions:
+        for source, bin_, accepted in _observations(completion, table, network, target):
             observed[source][bin_] += accepted, 1
     return {
         source: [
@@ -77,29 +44,37 @@ def calibrate(
 
 
 def _observations(
-    answer: HeldOut, table: NgramTable | None, network, target: TargetTexts | None
+    completion: HeldOut, table: NgramTable | None, network, target: TargetTexts | None
 ) -> Iterator[tuple[str, int, float]]:
+    """Yield source, bin and probability of acceptance of every token that a source proposes."""
     index = SuffixIndex()
-    index.extend(answer.prompt_ids)
-    seen = answer.prompt_ids
+    index.extend(completion.prompt_ids)
+    seen = completion.prompt_ids
     if network is not None:
         seen = cut_prompt(seen, network.prompt_window)
         if len(seen) > network.limit:
-            network = None  # as in the loop: text beyond the drafter's context goes on without it
+            network = None  # as in the loop, past the drafter's context
     if network is not None:
         network.crop(0)
         logits = network.read(seen)
-    text = target and target.read(network, [*answer.prompt_ids, *answer.response_ids])
-    for position, token in enumerate(answer.response_ids):
+    text = target and target.read(network, [*completion.prompt_ids, *completion.response_ids])
+    for position, token in enumerate(completion.response_ids):
         if (found := index.next_token([])) is not None:
-            yield LOOKUP, found[1], answer.chance(position, found[0])
+            yield LOOKUP, found[1], completion.acceptance(position, found[0])
         if table is not None and (found := table.next_token(index.tokens[-HIGHEST_ORDER:])) is not None:
-            yield NGRAM, found[1], answer.chance(position, found[0])
+            yield NGRAM, found[1], completion.acceptance(position, found[0])
         if network is not None:
-            yield _network_observation(answer, position, logits, network.draft_ids)
+            q = torch.softmax(logits, dim=-1)
+            likeliest, entry = q.max(dim=-1)
+            if completion.temperature == 0:
+                likeliest_id = int(entry if network.draft_ids is None else network.draft_ids[entry])
+                share = completion.acceptance(position, likeliest_id)
+            else:
+                share = _overlap(completion, position, q, network.draft_ids)
+            yield NETWORK, bin_of(likeliest.item(), NETWORK_BINS), share
             known = len(seen) + position
             if text is not None:
-                known = len(answer.prompt_ids) + position
+                known = len(completion.prompt_ids) + position
                 network.share(text.first(known), known - 1 if position else 0, known)
             if known + 1 < network.limit:
                 logits = network.read([token])
@@ -108,25 +83,13 @@ def _observations(
         index.extend([token])
 
 
-def _network_observation(
-    answer: HeldOut, position: int, logits: torch.Tensor, draft_ids: torch.Tensor | None
-) -> tuple[str, int, float]:
-    q = torch.softmax(logits, dim=-1)
-    likeliest, entry = q.max(dim=-1)
-    if answer.temperature == 0:
-        share = answer.chance(position, int(entry if draft_ids is None else draft_ids[entry]))
-    else:
-        share = _overlap(answer, position, q, draft_ids)
-    return NETWORK, bin_of(likeliest.item(), NETWORK_BINS), share
-
-
-def _overlap(answer: HeldOut, position: int, q: torch.Tensor, draft_ids: torch.Tensor | None) -> float:
+def _overlap(completion: HeldOut, position: int, q: torch.Tensor, draft_ids: torch.Tensor | None) -> float:
     """Compute Σ min(p, q) over the target's top k."""
-    wanted = torch.from_numpy(answer.topk_ids[position].astype(np.int64)).to(q.device)
+    wanted = torch.from_numpy(completion.topk_ids[position].astype(np.int64)).to(q.device)
     if draft_ids is None:
         shares = q[wanted]
     else:
         entries = torch.searchsorted(draft_ids, wanted).clamp(max=len(draft_ids) - 1)
         shares = torch.where(draft_ids[entries] == wanted, q[entries], 0.0)
-    p = torch.from_numpy(np.exp(answer.topk_logprobs[position].astype(np.float32))).to(q.device)
+    p = torch.from_numpy(np.exp(completion.topk_logprobs[position].astype(np.float32))).to(q.device)
     return float(torch.minimum(shares, p).sum())

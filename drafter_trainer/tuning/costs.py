@@ -1,43 +1,50 @@
-"""Measure what a machine takes: a pass of the target by its tokens, a step of the drafter, plain decoding."""
+"""Measure a machine: rounds of assisted decoding by draft length, plain decoding, and a step of the drafter's network.
 
-import contextlib
+The forecast from these times: if each token is accepted with probability α, a round with k drafted tokens yields
+(1 - α^(k+1)) / (1 - α) tokens (Leviathan et al., arXiv 2211.17192, equation 1).
+"""
+
 import copy
 import dataclasses
 import logging
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from drafter_trainer.decoding.replay import Costs, evict_caches
+from drafter_trainer.benchmark.report import markdown_table
+from drafter_trainer.decoding.metrics import mean_accepted_tokens
+from drafter_trainer.decoding.replay import Costs, SimulatedClock, evict_caches, replay
 from drafter_trainer.decoding.sampling import sampling_arguments
+from drafter_trainer.decoding.target_cache import TargetTexts
 from drafter_trainer.drafters.configuration import draft_config
 from drafter_trainer.drafters.initialization import LAYERS, from_scratch
-from drafter_trainer.drafters.loop.generate import NoScores, set_draft_length
+from drafter_trainer.drafters.loop.drafting import DraftingLoop
+from drafter_trainer.drafters.loop.generate import NoScores, loop_of, set_draft_length
 from drafter_trainer.drafters.loop.graph import GraphedNetwork
 from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.drafters.loop.repository import build_network
 from drafter_trainer.drafters.loop.stock import StockNetwork
+from drafter_trainer.tuning.completions import HeldOut
 
 _PLAIN_TOKENS = 24
 _ATTEMPTS = 3
+_ALPHAS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Turn:
-    """The times of one turn: plain decoding and a round of each draft length, right after each other.
+class Turn(NamedTuple):
+    """Times of plain decoding and of rounds that were measured right after each other, in milliseconds.
 
     Args:
-        prompt (`float`): First token of plain decoding, in milliseconds; the prompt is read for it.
-        plain (`float`): Each further token of plain decoding, in milliseconds.
-        rounds (`list[float]`): Greedy rounds with drafts of 0, 1, 2 ... tokens, in milliseconds.
+        prompt (`float`): The first token of plain decoding, for which the prompt is read.
+        plain (`float`): Each further token of plain decoding.
+        rounds (`list[float]`): Greedy rounds with drafts of 0, 1, 2 ... tokens.
         sampling_rounds (`list[float]`): The same rounds when sampling.
     """
 
@@ -52,20 +59,8 @@ def take_turn(
 ) -> Turn:
     """Time plain decoding, then greedy and sampling rounds with drafts of 0 to `longest` tokens.
 
-    Args:
-        draft_model (`PreTrainedModel`): Lends its configuration; its weights are not used.
-        prompt_ids (`Sequence[int]`): The prompt that is continued.
+    `draft_model` only lends its configuration.
     """
-    with _endless(target_model):
-        prompt, plain = _time_plain(target_model, prompt_ids)
-        rounds, sampling_rounds = (
-            _time_rounds(target_model, draft_model, prompt_ids, longest, temperature) for temperature in (0.0, 1.0)
-        )
-    return Turn(prompt, plain, rounds, sampling_rounds)
-
-
-def _time_plain(target_model: PreTrainedModel, prompt_ids: Sequence[int]) -> tuple[float, float]:
-    """Time the first token of plain greedy decoding and the median of the further ones, in milliseconds."""
     marks: list[float] = []
 
     def mark(input_ids: torch.Tensor, scores: torch.Tensor, **_) -> torch.Tensor:
@@ -75,7 +70,8 @@ def _time_plain(target_model: PreTrainedModel, prompt_ids: Sequence[int]) -> tup
 
     begin = 1000 * time.perf_counter()
     _generate(target_model, prompt_ids, 0.0, _PLAIN_TOKENS, stopping_criteria=[mark])
-    return marks[0] - begin, statistics.median(np.diff(marks).tolist())
+    rounds = [_time_rounds(target_model, draft_model, prompt_ids, longest, temperature) for temperature in (0.0, 1.0)]
+    return Turn(marks[0] - begin, statistics.median(np.diff(marks).tolist()), *rounds)
 
 
 def _time_rounds(
@@ -85,10 +81,9 @@ def _time_rounds(
     longest: int,
     temperature: float,
 ) -> list[float]:
-    """Time one round of assisted decoding with each draft length, in milliseconds.
+    """Time one round of assisted decoding for each draft length, in milliseconds.
 
-    `generate` runs as it always does, with a drafter that returns fillers at once. When sampling, the fillers are
-    certain, as the tokens of lookup and table are.
+    The drafter returns fillers at once. When sampling, q is 1 at a filler, as for tokens of lookup and table.
     """
     times: list[float] = []
     last: tuple[int, float] | None = None
@@ -98,14 +93,14 @@ def _time_rounds(
         now = time.perf_counter()
         if last is not None and last[0] == len(times):
             times.append(1000 * (now - last[1]))
-        # The first pass reads the prompt and is not counted.
+        # The first forward pass reads the prompt and is not counted.
         reads_prompt = input_ids.shape[1] == len(prompt_ids)
         length = 0 if reads_prompt else min(len(times), longest)
         filler = input_ids[:, -1:].expand(-1, length)
         last = None if reads_prompt else (length, time.perf_counter())
         return GenerateDecoderOnlyOutput(sequences=torch.cat((input_ids, filler), dim=-1), scores=(NoScores(),))
 
-    # A copy of the module alone: the drafter itself goes on drafting as it did.
+    # A shallow copy of the module: the drafter itself keeps its own `generate`.
     filling = copy.copy(draft_model)
     filling.generate = fill
     filling.generation_config = copy.deepcopy(draft_model.generation_config)
@@ -119,29 +114,14 @@ def _time_rounds(
 def _generate(
     target_model: PreTrainedModel, prompt_ids: Sequence[int], temperature: float, max_new_tokens: int, **more: Any
 ) -> None:
+    """Generate past end tokens."""
     ids = torch.tensor([list(prompt_ids)], device=target_model.device)
-    target_model.generate(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=max_new_tokens,
-        **sampling_arguments(temperature),
-        **more,
-    )
-
-
-@contextlib.contextmanager
-def _endless(target_model: PreTrainedModel) -> Iterator[None]:
-    """Let the target go on behind its end tokens."""
-    settings = target_model.generation_config
-    saved, settings.eos_token_id = settings.eos_token_id, None
-    try:
-        yield
-    finally:
-        settings.eos_token_id = saved
+    more |= {"attention_mask": torch.ones_like(ids), "eos_token_id": None} | sampling_arguments(temperature)
+    target_model.generate(input_ids=ids, max_new_tokens=max_new_tokens, **more)
 
 
 def measure_step(network: LeanNetwork | StockNetwork, prompt_ids: Sequence[int], repeats: int) -> float:
-    """Time one step of the drafter's network behind a pass of the target, in ms, the median of `repeats`."""
+    """Return the median time of `repeats` steps of the drafter's network, in milliseconds, with cold caches."""
     network.crop(0)
     network.read(list(prompt_ids))
     start = network.length
@@ -164,16 +144,16 @@ def measure_costs(
     longest: int,
     repeats: int,
 ) -> Costs:
-    """Measure plain decoding, the target's passes and a step of the drafter.
+    """Measure plain decoding, verification passes and a step of the drafter's network.
 
-    Plain decoding and the passes take turns, so that a busy spell of the machine slows down both. Turns whose times
-    differ too much are measured again; if no attempt is steady, the steadiest counts and a warning says so.
+    Plain decoding and verification passes take turns, so that other load on the machine slows down both. Turns that
+    differ too much are measured again. If no attempt is steady, the steadiest counts, with a warning.
 
     Args:
         draft_model (`PreTrainedModel`): Lends its configuration; its weights are not used.
-        network (`LeanNetwork` or `StockNetwork`, *optional*): The drafter's network; without one a step takes no time.
+        network (`LeanNetwork` or `StockNetwork`, *optional*): The drafter's network; without one, a step costs 0.
         prompt_ids (`Sequence[int]`): The prompt that is continued.
-        longest (`int`): Number of tokens of the longest draft.
+        longest (`int`): Maximum draft length, in tokens.
         repeats (`int`): Number of turns in one attempt.
     """
     attempts: list[Costs] = []
@@ -184,32 +164,32 @@ def measure_costs(
     costs = min(attempts, key=lambda costs: costs.spread)
     if not costs.steady:
         _logger.warning(
-            "the times of this machine are unstable: those of the target's passes differ by %.0f %% in %d attempts. "
-            "What is chosen by them may be wrong; measure again when nothing else runs",
+            "the timings of this machine are unstable: verification passes differ by %.0f %% in %d attempts. Settings "
+            "that are chosen by them may be wrong; measure again when nothing else runs",
             100 * costs.spread,
             len(attempts),
         )
     if network is None:
         return costs
-    pieces = LeanNetwork(draft_model, network.draft_ids) if isinstance(network, GraphedNetwork) else None
+    ungraphed = LeanNetwork(draft_model, network.draft_ids) if isinstance(network, GraphedNetwork) else None
     return dataclasses.replace(
         costs,
         step=measure_step(network, prompt_ids, 10 * repeats),
-        step_without_graph=None if pieces is None else measure_step(pieces, prompt_ids, 10 * repeats),
+        step_without_graph=None if ungraphed is None else measure_step(ungraphed, prompt_ids, 10 * repeats),
     )
 
 
 def combine_turns(turns: Sequence[Turn]) -> Costs:
-    """Combine turns into one curve.
+    """Combine turns into one curve of costs.
 
-    A pass is known by its ratio to plain decoding in the same turn, the median of all turns, and never counts less
-    than one token of plain decoding: it computes that token too. No speedup can then exceed the tokens per pass.
+    A verification pass costs the median over the turns of its ratio to plain decoding, and at least one token of plain
+    decoding, which it computes too. So no speedup exceeds the tokens per target pass.
     """
     plain = statistics.median(turn.plain for turn in turns)
     ratios = [np.array([getattr(turn, kind) for turn in turns]).T for kind in ("rounds", "sampling_rounds")]
     ratios = [by_length / [turn.plain for turn in turns] for by_length in ratios]
     passes, sampling_passes = ((plain * np.median(kind, axis=1).clip(1)).tolist() for kind in ratios)
-    # Half of the turns lie in this range around the median; a single slow pass does not matter.
+    # The interquartile range, relative to the median: a single slow pass does not matter.
     low, middle, high = np.quantile(np.concatenate(ratios), (0.25, 0.5, 0.75), axis=1)
     return Costs(
         plain=plain,
@@ -224,14 +204,72 @@ def combine_turns(turns: Sequence[Turn]) -> Costs:
 def untrained_network(
     shape: Mapping[str, int | None], target_model: PreTrainedModel, draft_vocabulary: int, int8: bool
 ) -> tuple[PreTrainedModel, LeanNetwork | StockNetwork]:
-    """Make a drafter of the configured shape with random weights, to be timed.
+    """Make a drafter with random weights, to be timed.
 
     Args:
         shape (`Mapping[str, int]`): Depth and widths, as `draft_config` takes them; three layers if left out.
         draft_vocabulary (`int`): Size of the draft vocabulary; 0 for all ids.
-        int8 (`bool`): Multiply with int8 weights, on a CPU alone.
+        int8 (`bool`): Multiply with int8 weights, on a CPU only.
     """
     config = draft_config(target_model.config.get_text_config(), **({"num_hidden_layers": LAYERS} | dict(shape)))
     draft_model = from_scratch(config).to(target_model.device, target_model.dtype).eval()
     ids = torch.arange(min(draft_vocabulary, config.vocab_size)) if draft_vocabulary else None
     return draft_model, build_network(draft_model, ids, int8)
+
+
+def expected_tokens(alpha: float, draft_length: int) -> float:
+    """Compute the expected tokens per target pass."""
+    return sum(alpha**position for position in range(draft_length + 1))
+
+
+def expected_speedup(alpha: float, draft_length: int, costs: Costs) -> float:
+    """Compute the speedup over plain decoding, at most the tokens per target pass."""
+    round_milliseconds = costs.passes[draft_length] + draft_length * costs.step
+    return expected_tokens(alpha, draft_length) * (costs.plain / round_milliseconds)
+
+
+def best_draft_length(alpha: float, costs: Costs) -> int:
+    """Find the draft length with the highest speedup."""
+    return max(range(1, len(costs.passes)), key=lambda length: expected_speedup(alpha, length, costs))
+
+
+def break_even(costs: Costs) -> float | None:
+    """Find the lowest α, to three digits, at which drafting is as fast as plain decoding; `None` if there is none."""
+    for alpha in (step / 1000 for step in range(1001)):
+        if expected_speedup(alpha, best_draft_length(alpha, costs), costs) >= 1:
+            return alpha
+    return None
+
+
+def forecast_table(costs: Costs) -> str:
+    """Render the best draft length, tokens per target pass and speedup for several α."""
+    rows = []
+    for alpha in _ALPHAS:
+        length = best_draft_length(alpha, costs)
+        tokens, speedup = expected_tokens(alpha, length), expected_speedup(alpha, length, costs)
+        rows.append([f"{alpha:.1f}", str(length), f"{tokens:.2f}", f"{speedup:.2f}x"])
+    return markdown_table(["α", "best draft", "tokens per pass", "speedup"], rows)
+
+
+def forecast_drafter(
+    drafter: PreTrainedModel,
+    completions: Sequence[HeldOut],
+    costs: Costs,
+    end_ids: Collection[int],
+    target: TargetTexts | None = None,
+) -> dict[str, Any]:
+    """Replay a drafter, as `load_drafter` returned it, on held-out greedy completions.
+
+    Returns:
+        `dict` with `speedup` over plain decoding, `tokens_per_pass`, `drafting_milliseconds` per round, and `answers`,
+        the number of completions.
+    """
+    own, clock = loop_of(drafter), SimulatedClock()
+    loop = DraftingLoop(own.network, own.table, own.settings, own.device, own.vocabulary, clock)
+    result = replay(loop, map(HeldOut.known, completions), costs, clock, end_ids, target)
+    return {
+        "speedup": result.speedup,
+        "tokens_per_pass": mean_accepted_tokens(result.tokens, len(result.rounds)),
+        "drafting_milliseconds": result.drafting_milliseconds / len(result.rounds),
+        "answers": len(completions),
+    }

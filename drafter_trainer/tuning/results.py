@@ -1,4 +1,4 @@
-"""The folder that tuning leaves, which publishing reads."""
+"""The folder that tuning writes and publishing reads."""
 
 import json
 from dataclasses import asdict, replace
@@ -21,7 +21,7 @@ COSTS = "costs.json"
 
 
 def files_of(choice: Candidate, tokenizer_sha256: str) -> dict[str, bytes]:
-    """Return the files of a drafter that a choice decides: its draft vocabulary and its table, where it has them."""
+    """Return the draft vocabulary and the n-gram table of a choice, where it has them, by file name."""
     files = {}
     if choice.draft_ids is not None and NETWORK in choice.settings.sources:
         files[VOCABULARY] = vocabulary_bytes(choice.draft_ids)
@@ -31,7 +31,7 @@ def files_of(choice: Candidate, tokenizer_sha256: str) -> dict[str, bytes]:
 
 
 def write_tuning(folder: Path, choice: Candidate, trials: list[dict[str, Any]], tokenizer_sha256: str) -> None:
-    """Write what was chosen, its files, and every trial."""
+    """Write the chosen settings, their files and all trials."""
     write_json(folder / SETTINGS, choice.settings.to_dict())
     write_json(folder / TRIALS, trials)
     for name in (VOCABULARY, TABLE):  # also of an earlier choice
@@ -41,31 +41,28 @@ def write_tuning(folder: Path, choice: Candidate, trials: list[dict[str, Any]], 
 
 
 def write_costs(folder: Path, costs: Costs) -> None:
-    """Write what the target's passes take, for other tunings on the same machine."""
+    """Write the measured costs, for other tunings on the same machine."""
     write_json(folder / COSTS, asdict(costs))
 
 
 def read_costs(folder: Path, longest: int) -> Costs:
-    """Read what `write_costs` wrote.
-
-    Args:
-        longest (`int`): Tokens of the longest draft that is to be tried.
-    """
+    """Read the costs that `write_costs` wrote, for drafts of at most `longest` tokens."""
     path = folder / COSTS
     if not path.is_file():
-        raise InputError(f"{folder} has no {COSTS}: name the folder that tuning left")
+        raise InputError(f"{folder} has no {COSTS}: name the folder of a tuning")
     try:
         costs = Costs(**json.loads(path.read_text(encoding="utf-8")))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    timed = len(costs.passes) - 1
-    if timed < longest:
-        raise InputError(f"{path} times drafts of up to {timed} tokens: give longest_draft {timed}, or time anew")
+    if (timed := len(costs.passes) - 1) < longest:
+        raise InputError(
+            f"{path} has the times of drafts of up to {timed} tokens: give longest_draft {timed}, or measure again"
+        )
     return replace(costs, passes=costs.passes[: longest + 1], sampling_passes=costs.sampling_passes[: longest + 1])
 
 
 def trials_table(trials: list[dict[str, Any]]) -> str:
-    """Render the trials; the best of each question is marked."""
+    """Render the trials; the best one of each setting is marked."""
     best = {}
     for trial in trials:
         best[trial["what"]] = max(best.get(trial["what"], 0.0), trial["speedup"])
@@ -80,5 +77,5 @@ def trials_table(trials: list[dict[str, Any]]) -> str:
         ]
         for trial in trials
     ]
-    header = ["what", "tried", "speedup", "tokens per pass", "drafting, ms a round", "step, ms"]
+    header = ["setting", "value", "speedup", "tokens per pass", "drafting, ms per round", "step, ms"]
     return markdown_table(header, rows)

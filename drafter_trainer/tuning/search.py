@@ -1,10 +1,9 @@
-"""Find a drafter's settings on held-out answers: vocabulary, table, lengths, sources."""
+"""Search a drafter's settings on held-out completions: draft vocabulary, n-gram table, draft length, sources."""
 
-import dataclasses
 import itertools
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,19 +21,19 @@ from drafter_trainer.drafters.loop.repository import build_network
 from drafter_trainer.drafters.loop.settings import HIGHEST_ORDER, LoopSettings
 from drafter_trainer.drafters.ngram import LEAST_BYTES, Entries, Slots, build_table, count_entries
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids
-from drafter_trainer.tuning.answers import typical_prompt
-from drafter_trainer.tuning.calibration import HeldOut, calibrate
+from drafter_trainer.tuning.calibration import calibrate
+from drafter_trainer.tuning.completions import HeldOut, typical_prompt
 from drafter_trainer.tuning.costs import measure_step
 
 _SIZES = (2048, 4096, 8192, 16384)
 _ORDERS = range(1, HIGHEST_ORDER + 1)
-_SMALLER = (16, 4, 1)
-_TIMES = 4  # answers are counted so often beside texts, of which there may be many more
+_DIVISORS = (16, 4, 1)  # of the largest table's bytes
+_WEIGHT = 4  # of completions beside texts, which may be many more
 _LONGEST = (4, 8, 12, 16, 24)
 _GAINS = (0.1, 0.2, 0.4, 0.8)
 _STEP_REPEATS = 30
-# Of the speedup, what doing without lookup or a table has to bring: both cost next to nothing and are asked only where
-# they promise a gain, and a few held-out answers cannot tell so little from noise.
+# The least speedup for which lookup or a table is left out. Both cost next to nothing and are asked only where they
+# promise a gain; a smaller difference on a few held-out completions is noise.
 _LEAST_GAIN = 1.02
 
 
@@ -44,7 +43,8 @@ class Candidate:
 
     Args:
         draft_ids (`torch.Tensor`, *optional*): Draft vocabulary; all ids if left out.
-        counted_on (`str`, *optional*, defaults to `"nothing"`): What it was counted on.
+        slots (`Slots`, *optional*): N-gram table, if any.
+        counted_on (`str`, *optional*, defaults to `"nothing"`): What the table was counted on.
     """
 
     settings: LoopSettings
@@ -52,33 +52,38 @@ class Candidate:
     slots: Slots | None = None
     counted_on: str = "nothing"
 
+    def change(self, **settings: Any) -> "Candidate":
+        """Return a candidate with some other settings."""
+        return replace(self, settings=replace(self.settings, **settings))
+
 
 @dataclass
 class Tuning:
-    """Search for the choice with the highest speedup on replayed greedy answers, one thing after the other.
+    """A search for the settings with the highest speedup on replayed greedy completions, one setting at a time.
 
-    Each choice is calibrated on every second of the answers and tried on the others. Of several tasks the geometric
-    mean of their speedups counts: what one of them gains may not be lost twice by another. Their tokens per pass are
-    averaged in the same way.
+    A candidate is calibrated on every second completion and replayed on the others. Of several tasks the geometric
+    mean of their speedups counts, so that a gain on one task does not hide a larger loss on another. Their tokens per
+    pass are averaged in the same way.
 
     Args:
         draft_model (`PreTrainedModel`): The trained drafter, or a `NetworklessDrafter`, on its device.
-        train_answers (`Sequence[Sequence[int]]`): Answers that vocabulary and tables are counted on.
-        texts (`Sequence[Sequence[int]]`): More text that tables may be counted on.
-        sampled (`Sequence[HeldOut]`): Held-out answers that were sampled; without them sampling is not calibrated.
-        costs (`Costs`): Of the machine; the step is measured for each choice.
-        end_ids (`Sequence[int]`): Ids that end an answer: always in the draft vocabulary.
-        trained_ids (`torch.Tensor`, *optional*): The draft vocabulary that the drafter was trained with; all ids if
-            left out. A smaller one may be chosen.
-        sources (`Sequence[str]`, *optional*, defaults to all): Which may be asked. Without the network a table is
-            always chosen: there is nothing else to publish.
-        table_bytes (`int`, *optional*, defaults to 2 MiB): Largest file of a table.
-        other_tasks (`Sequence[Sequence[HeldOut]]`, *optional*): Held-out greedy answers of each other task.
-        target (`TargetTexts`, *optional*): Reads the answers for a network that attends to the target's keys.
+        train_completions (`Sequence[Sequence[int]]`): Completions on which vocabulary and tables are counted.
+        texts (`Sequence[Sequence[int]]`): More text on which tables may be counted.
+        greedy (`Sequence[HeldOut]`): Held-out greedy completions.
+        sampled (`Sequence[HeldOut]`): Held-out sampled completions; without them sampling is not calibrated.
+        costs (`Costs`): Costs of the machine; the network's step is measured for each candidate.
+        end_ids (`Sequence[int]`): Ids that end a completion: always in the draft vocabulary.
+        trained_ids (`torch.Tensor`, *optional*): The draft vocabulary of training, all ids if left out. A smaller one
+            may be chosen.
+        sources (`Sequence[str]`, *optional*, defaults to all): Sources that may be asked. Without the network a table
+            is always chosen.
+        table_bytes (`int`, *optional*, defaults to 2 MiB): Maximum size of a table's file.
+        other_tasks (`Sequence[Sequence[HeldOut]]`, *optional*): Held-out greedy completions of each other task.
+        target (`TargetTexts`, *optional*): Reads the completions for a network that attends to the target's keys.
     """
 
     draft_model: PreTrainedModel
-    train_answers: Sequence[Sequence[int]]
+    train_completions: Sequence[Sequence[int]]
     texts: Sequence[Sequence[int]]
     greedy: Sequence[HeldOut]
     sampled: Sequence[HeldOut]
@@ -94,155 +99,124 @@ class Tuning:
 
     def __post_init__(self) -> None:
         self._tasks = [self.greedy, *self.other_tasks]
-        self._fitted = [answer for task in self._tasks for answer in task[::2]]
-        self._tried = [task[1::2] if len(task) > 1 else task for task in self._tasks]
         self._prepared = None
         self._entries: dict[str, dict[int, Entries]] = {}
-        vocabulary = self.draft_model.config.vocab_size
-        self._counts = count_ids(self.train_answers, vocabulary)
-        if self.trained_ids is not None:
-            self._counts[np.setdiff1d(np.arange(vocabulary), self.trained_ids)] = 0
+        self._device = self.draft_model.device.type
 
     def run(self) -> Candidate:
-        """Search; `trials` then holds every trial with what it gave."""
-        device = self.draft_model.device.type
-        curves = {device: list(self.costs.passes)}, {device: list(self.costs.sampling_passes)}
-        choice = Candidate(
-            LoopSettings(self._asked(), pass_milliseconds=curves[0], sampling_pass_milliseconds=curves[1])
-        )
-        with tqdm(unit="trial", desc="tuning") as bar:
-            self._bar = bar
-            if NETWORK in self.sources:
-                choice = self._best("weights", [(kind, self._with_weights(choice, kind)) for kind in self._weights()])
+        """Search; `trials` then has a record of every trial."""
+        sources = [source for source in SOURCES if source in self.sources]
+        curves = {"pass_milliseconds": {self._device: list(self.costs.passes)}}
+        curves["sampling_pass_milliseconds"] = {self._device: list(self.costs.sampling_passes)}
+        choice = Candidate(LoopSettings(sources, **curves), self.trained_ids)
+        with tqdm(unit="trial", desc="tuning") as self._bar:
+            if NETWORK in sources:
+                weights = [("native", choice.change(int8=False)), ("int8", choice.change(int8=True))]
+                choice = self._best("weights", weights if self._device == "cpu" else weights[:1])
                 choice = self._best("draft vocabulary", self._vocabularies(choice))
-            if NGRAM in self.sources:
+            if NGRAM in sources:
                 choice = self._best("table counted on", self._tables(choice))
             if choice.slots is not None:
-                choice = self._best("table orders", self._orders(choice))
-                choice = self._best("table bytes", self._sizes(choice))
-            if NETWORK in self.sources:
-                choice = self._best("network gain", self._each(choice, "network_gain", _GAINS))
+                orders = [(f"1 to {most}", self._with_table(choice, most, self.table_bytes)) for most in _ORDERS]
+                choice = self._best("table orders", orders)
+                sizes = [max(self.table_bytes // divisor, LEAST_BYTES) for divisor in _DIVISORS]
+                order = max(choice.slots)
+                choice = self._best("table bytes", [(size, self._with_table(choice, order, size)) for size in sizes])
+            if NETWORK in sources:
+                choice = self._best_of("network gain", choice, "network_gain", _GAINS)
             most = len(self.costs.passes) - 1
             longest = [length for length in _LONGEST if length < most] + [most]
-            choice = self._best("longest draft", self._each(choice, "longest_draft", longest))
-            choice = self._best("sources", self._each(choice, "sources", self._subsets(choice)))
+            choice = self._best_of("longest draft", choice, "longest_draft", longest)
+            kept = [source for source in sources if source != NGRAM or choice.slots is not None]
+            subsets = [kept, *([source for source in kept if source != left_out] for left_out in kept)]
+            subsets = [subset for subset in subsets if subset and (NETWORK in sources or NGRAM in subset)]
+            choice = self._best_of("sources", choice, "sources", subsets)
         return self._finish(choice)
 
     def counted(self, choice: Candidate) -> dict[str, Any]:
-        """Say what the table of a choice was counted on, how much of it, and what was kept."""
-        said: dict[str, Any] = {"counted_on": choice.counted_on}
-        for name, texts in (("answers", self.train_answers), ("texts", self.texts)):
+        """Describe the table of a candidate: the texts on which it was counted, its orders and its entries."""
+        found: dict[str, Any] = {"counted_on": choice.counted_on}
+        for name, texts in (("answers", self.train_completions), ("texts", self.texts)):
             if name in choice.counted_on:
-                said |= {name: len(texts), f"tokens_of_{name}": sum(map(len, texts))}
+                found |= {name: len(texts), f"tokens_of_{name}": sum(map(len, texts))}
         entries = {order: int(np.count_nonzero(hashes)) for order, (hashes, *_) in choice.slots.items()}
-        return said | {"highest_order": max(entries), "entries": sum(entries.values())}
+        return found | {"highest_order": max(entries), "entries": sum(entries.values())}
 
-    def _asked(self) -> list[str]:
-        return [source for source in SOURCES if source in self.sources]
-
-    def _weights(self) -> list[str]:
-        return ["native", "int8"] if self.draft_model.device.type == "cpu" else ["native"]
-
-    def _with_weights(self, choice: Candidate, kind: str) -> Candidate:
-        return dataclasses.replace(self._set(choice, int8=kind == "int8"), draft_ids=self.trained_ids)
-
-    def _vocabularies(self, choice: Candidate) -> list[tuple[str, Candidate]]:
-        most = self.draft_model.config.vocab_size if self.trained_ids is None else len(self.trained_ids)
-        sizes = [size for size in _SIZES if size < most]
-        ids = [(size, choose_ids(self._counts, size, self.end_ids)) for size in sizes] + [(most, self.trained_ids)]
-        return [(str(size), dataclasses.replace(choice, draft_ids=chosen)) for size, chosen in ids]
+    def _vocabularies(self, choice: Candidate) -> list[tuple[int, Candidate]]:
+        size = self.draft_model.config.vocab_size
+        counts, most = count_ids(self.train_completions, size), size
+        if self.trained_ids is not None:
+            counts[np.setdiff1d(np.arange(size), self.trained_ids)] = 0
+            most = len(self.trained_ids)
+        smaller = [(each, choose_ids(counts, each, self.end_ids)) for each in _SIZES if each < most]
+        return [(each, replace(choice, draft_ids=ids)) for each, ids in [*smaller, (most, self.trained_ids)]]
 
     def _tables(self, choice: Candidate) -> list[tuple[str, Candidate]]:
-        answers, texts = list(self.train_answers), list(self.texts)
-        counted = {"answers": answers, "texts": texts}
-        if answers and texts:
+        completions, texts = list(self.train_completions), list(self.texts)
+        counted = {"answers": completions, "texts": texts}
+        if completions and texts:
             counted = {
-                "answers": answers,
-                "answers and texts": answers + texts,
-                f"{_TIMES} times answers, and texts": _TIMES * answers + texts,
+                "answers": completions,
+                "answers and texts": completions + texts,
+                f"{_WEIGHT} times answers, and texts": _WEIGHT * completions + texts,
             }
-        self._entries = {what: count_entries(rows, _ORDERS) for what, rows in counted.items() if rows}
+        self._entries = {name: count_entries(rows, _ORDERS) for name, rows in counted.items() if rows}
         tables = [("nothing", choice)] if NETWORK in self.sources else []
-        for what, entries in self._entries.items():
-            slots = build_table(entries, self.table_bytes)
-            tables.append((what, dataclasses.replace(choice, slots=slots, counted_on=what)))
+        for name, entries in self._entries.items():
+            tables.append((name, replace(choice, slots=build_table(entries, self.table_bytes), counted_on=name)))
         return tables
-
-    def _subsets(self, choice: Candidate) -> list[list[str]]:
-        sources = [source for source in self._asked() if source != NGRAM or choice.slots is not None]
-        subsets = [sources, *([source for source in sources if source != left_out] for left_out in sources)]
-        return [subset for subset in subsets if subset and (NETWORK in self.sources or NGRAM in subset)]
-
-    def _orders(self, choice: Candidate) -> list[tuple[str, Candidate]]:
-        return [(f"1 to {most}", self._with_table(choice, most, self.table_bytes)) for most in _ORDERS]
-
-    def _sizes(self, choice: Candidate) -> list[tuple[str, Candidate]]:
-        sizes = [max(self.table_bytes // divisor, LEAST_BYTES) for divisor in _SMALLER]
-        return [(str(size), self._with_table(choice, max(choice.slots), size)) for size in sizes]
 
     def _with_table(self, choice: Candidate, highest: int, size: int) -> Candidate:
         entries = self._entries[choice.counted_on]
-        slots = build_table({order: entries[order] for order in range(1, highest + 1)}, size)
-        return dataclasses.replace(choice, slots=slots)
+        return replace(choice, slots=build_table({order: entries[order] for order in range(1, highest + 1)}, size))
 
-    @staticmethod
-    def _set(choice: Candidate, **changes: Any) -> Candidate:
-        return dataclasses.replace(choice, settings=dataclasses.replace(choice.settings, **changes))
+    def _best_of(self, name: str, choice: Candidate, setting: str, values: Sequence[Any]) -> Candidate:
+        """Return the best candidate over the values of one of the loop's settings."""
+        return self._best(name, [(value, choice.change(**{setting: value})) for value in values])
 
-    def _each(self, choice: Candidate, name: str, values: Sequence[Any]) -> list[tuple[str, Candidate]]:
-        return [(str(value), self._set(choice, **{name: value})) for value in values]
-
-    def _best(self, what: str, choices: Sequence[tuple[Any, Candidate]]) -> Candidate:
+    def _best(self, name: str, choices: Sequence[tuple[Any, Candidate]]) -> Candidate:
         tried = []
         for value, choice in choices:
-            choice, results, step = self._try(choice)
+            network, table, step, calibration = self._prepare(choice)
+            choice = choice.change(step_milliseconds={self._device: step}, calibration=calibration)
+            tasks = [task[1::2] if len(task) > 1 else task for task in self._tasks]
+            results = [self._replay(choice, network, table, task) for task in tasks]
+            choice = choice.change(tokens_per_pass=_tokens_per_pass(results))
             speedup = statistics.geometric_mean(result.speedup for result in results)
-            rounds = [round_ for result in results for round_ in result.rounds]
+            rounds = sum(len(result.rounds) for result in results)
             self.trials.append(
                 {
-                    "what": what,
+                    "what": name,
                     "value": str(value),
                     "speedup": speedup,
                     "tokens_per_pass": statistics.geometric_mean(_tokens_per_pass([result]) for result in results),
-                    "drafting_milliseconds": sum(result.drafting_milliseconds for result in results) / len(rounds),
+                    "drafting_milliseconds": sum(result.drafting_milliseconds for result in results) / rounds,
                     "step_milliseconds": step,
                 }
             )
-            tried.append((speedup, choice))
+            has_table = choice.slots is not None and NGRAM in choice.settings.sources
+            left_out = (NGRAM in self.sources and not has_table) + (
+                LOOKUP in self.sources and LOOKUP not in choice.settings.sources
+            )
+            tried.append((speedup / _LEAST_GAIN**left_out, speedup, choice))
             self._bar.update()
-            self._bar.set_postfix_str(f"{what} {value}: {speedup:.2f}x", refresh=False)
-        self.speedup, best = max(tried, key=lambda entry: entry[0] / _LEAST_GAIN ** self._left_out(entry[1]))
+            self._bar.set_postfix_str(f"{name} {value}: {speedup:.2f}x", refresh=False)
+        _, self.speedup, best = max(tried, key=lambda entry: entry[0])
         return best
 
-    def _left_out(self, choice: Candidate) -> int:
-        """Count which of lookup and table a choice does without."""
-        table = choice.slots is not None and NGRAM in choice.settings.sources
-        return (NGRAM in self.sources and not table) + (
-            LOOKUP in self.sources and LOOKUP not in choice.settings.sources
-        )
-
-    def _try(self, choice: Candidate) -> tuple[Candidate, list[Replay], float]:
-        """Replay each task; the choice then starts from the yield that this gave."""
-        network, table, step, calibration = self._prepare(choice)
-        device = self.draft_model.device.type
-        choice = self._set(choice, step_milliseconds={device: step}, calibration=calibration)
-        results = [self._replay(choice, network, table, task) for task in self._tried]
-        return self._set(choice, tokens_per_pass=_tokens_per_pass(results)), results, step
-
     def _prepare(self, choice: Candidate) -> tuple[Any, NgramTable | None, float, dict[str, list[float]]]:
-        """Build network and table, measure the step and calibrate, once for choices that differ in the rest alone."""
+        """Build network and table, time the step and calibrate, once for candidates that differ in the rest only."""
         made_of = (choice.settings.int8, choice.draft_ids, choice.slots)
         if self._prepared is None or any(one is not other for one, other in zip(made_of, self._prepared[0])):
-            network = self._network(choice)
-            step = 0.0
-            if network is not None:
-                step = measure_step(network, typical_prompt(self.greedy), _STEP_REPEATS)
-            table = None if choice.slots is None else NgramTable(choice.slots)
-            self._prepared = made_of, (network, table, step, calibrate(self._fitted, table, network, self.target))
+            network, table = self._build(choice)
+            step = 0.0 if network is None else measure_step(network, typical_prompt(self.greedy), _STEP_REPEATS)
+            fitted = [completion for task in self._tasks for completion in task[::2]]
+            self._prepared = made_of, (network, table, step, calibrate(fitted, table, network, self.target))
         return self._prepared[1]
 
-    def _network(self, choice: Candidate):
-        return build_network(self.draft_model, choice.draft_ids, choice.settings.int8)
+    def _build(self, choice: Candidate) -> tuple[Any, NgramTable | None]:
+        network = build_network(self.draft_model, choice.draft_ids, choice.settings.int8)
+        return network, None if choice.slots is None else NgramTable(choice.slots)
 
     def _replay(self, choice: Candidate, network, table: NgramTable | None, task: Sequence[HeldOut]) -> Replay:
         clock, vocabulary = SimulatedClock(), self.draft_model.config.vocab_size
@@ -250,16 +224,15 @@ class Tuning:
         return replay(loop, map(HeldOut.known, task), self.costs, clock, self.end_ids, self.target)
 
     def _finish(self, choice: Candidate) -> Candidate:
+        """Calibrate the chosen candidate on all completions."""
         if NGRAM not in choice.settings.sources:
-            choice = dataclasses.replace(choice, slots=None, counted_on="nothing")
-        table = None if choice.slots is None else NgramTable(choice.slots)
-        network = None
-        if NETWORK in choice.settings.sources:
-            network = self._network(choice)
+            choice = replace(choice, slots=None, counted_on="nothing")
+        network, table = self._build(choice)
+        network = network if NETWORK in choice.settings.sources else None
         changes = {"calibration": calibrate(itertools.chain(*self._tasks), table, network, self.target)}
         if self.sampled:
             changes["sampling_calibration"] = calibrate(self.sampled, table, network, self.target)
-        return self._set(choice, **changes)
+        return choice.change(**changes)
 
 
 def _tokens_per_pass(results: Sequence[Replay]) -> float:

@@ -8,7 +8,7 @@ from drafter_trainer.corpora.sample import sample_rows, sample_stories
 from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.errors import InputError
 from drafter_trainer.targets import Target
-from drafter_trainer.tuning.answers import load_answers
+from drafter_trainer.tuning.completions import load_completions
 from tests.distillation.conftest import stored_rows
 from tests.recipes.test_distill_servers import options
 from tests.recipes.test_whole_way import recipe_main
@@ -30,7 +30,7 @@ def test_text_is_not_tuned_on(tmp_path: Path, target_folder: Path, target: Targe
     """Prevent settings from being chosen on text that passes for the target's own greedy answers."""
     distill(target_folder, tmp_path / "run", f"file:{english}", "--engine", "text")
     with pytest.raises(InputError, match="0 held-out greedy ones"):
-        load_answers(tmp_path / "run" / "distill", target, 10)
+        load_completions(tmp_path / "run" / "distill", target, 10)
 
 
 def test_stories_are_answered(tmp_path: Path, target_folder: Path) -> None:

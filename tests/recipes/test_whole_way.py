@@ -175,7 +175,7 @@ def test_steps_out_of_order_say_which_comes_first(config: Path, tmp_path: Path) 
     for recipe in ("tune", "publish"):
         with pytest.raises(InputError, match=r"finetune(\.py)? first"):
             mistaken(config, tmp_path, recipe)
-    with pytest.raises(InputError, match=r"has 0 answers"):
+    with pytest.raises(InputError, match=r"has 0 completions"):
         mistaken(config, tmp_path, "predict", "--drafter", str(tmp_path))
     with pytest.raises(InputError, match="train one, or give --drafter"):
         mistaken(config, tmp_path, "bench")

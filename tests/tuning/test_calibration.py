@@ -7,7 +7,8 @@ import torch
 from drafter_trainer.drafters.loop.ngram import NgramTable
 from drafter_trainer.drafters.loop.settings import NETWORK_BINS, NGRAM_BINS, default_calibration
 from drafter_trainer.drafters.ngram import count_table
-from drafter_trainer.tuning.calibration import HeldOut, calibrate
+from drafter_trainer.tuning.calibration import calibrate
+from drafter_trainer.tuning.completions import HeldOut
 from tests.drafters.loop.conftest import FakeNetwork
 
 SURE = NETWORK_BINS - 1  # the bin of a network that gives one token all but nothing

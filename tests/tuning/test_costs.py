@@ -11,8 +11,7 @@ from transformers import PreTrainedModel
 from drafter_trainer.decoding.replay import Costs
 from drafter_trainer.errors import InputError
 from drafter_trainer.tuning import costs as costs_module
-from drafter_trainer.tuning.costs import Turn, combine_turns, measure_costs
-from drafter_trainer.tuning.forecast import expected_speedup, expected_tokens
+from drafter_trainer.tuning.costs import Turn, combine_turns, expected_speedup, expected_tokens, measure_costs
 
 PROMPTS = [[9, 33, 120, 7], [50, 60, 70]]
 

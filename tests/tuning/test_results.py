@@ -21,10 +21,10 @@ def test_times_are_taken_over_as_far_as_they_are_needed(tmp_path: Path) -> None:
 
 def test_times_that_are_not_there_are_not_made_up(tmp_path: Path) -> None:
     """What was not timed has no price."""
-    with pytest.raises(InputError, match=r"has no costs.json: name the folder that tuning left"):
+    with pytest.raises(InputError, match=r"has no costs.json: name the folder of a tuning"):
         read_costs(tmp_path, 1)
     write_costs(tmp_path, COSTS)
-    with pytest.raises(InputError, match="times drafts of up to 2 tokens: give longest_draft 2, or time anew"):
+    with pytest.raises(InputError, match="drafts of up to 2 tokens: give longest_draft 2, or measure again"):
         read_costs(tmp_path, 3)
     path = tmp_path / "costs.json"
     path.write_text(

@@ -13,7 +13,8 @@ from drafter_trainer.decoding.rounds import Decoding, decode
 from drafter_trainer.decoding.target_cache import TargetTexts
 from drafter_trainer.drafters.loop.generate import attach_loop
 from drafter_trainer.drafters.loop.network import LeanNetwork
-from drafter_trainer.tuning.calibration import HeldOut, calibrate
+from drafter_trainer.tuning.calibration import calibrate
+from drafter_trainer.tuning.completions import HeldOut
 from tests.decoding.drafts import partly_agreeing, sliding_model
 from tests.decoding.lossless import TOY_DRAFT_LENGTH, check_sampled
 from tests.drafters.loop.conftest import (
