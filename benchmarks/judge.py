@@ -26,8 +26,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from drafter_trainer.atomic import write_whole
-from drafter_trainer.benchmark.journal import append_record, read_journal
-from drafter_trainer.benchmark.outputs import FILE_NAME, KEYS
+from drafter_trainer.benchmark.measure import OUTPUT_KEYS, OUTPUTS, append_record, read_journal
 from drafter_trainer.benchmark.report import markdown_table
 from drafter_trainer.benchmark.statistics import interval, resamples
 from drafter_trainer.corpora.files import read_json_lines
@@ -50,8 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--servers", nargs="+", required=True, help="Addresses, such as http://host:8000")
     parser.add_argument("--model", required=True, help="The servers' name for the judge")
     options = parser.parse_args(argv)
-    folder, outputs = options.outputs, read_outputs(options.outputs / FILE_NAME)
-    hashed = hashlib.sha256((folder / FILE_NAME).read_bytes()).hexdigest()
+    folder, outputs = options.outputs, read_outputs(options.outputs / OUTPUTS)
+    hashed = hashlib.sha256((folder / OUTPUTS).read_bytes()).hexdigest()
     step = Step(folder / "judge", "judge", {"judge_model": options.model}, {"outputs": hashed})
     step.is_finished()  # refuses judgements of other completions; of these, what was refused is asked again
     engine = ServerEngine(Chat(options.model), options.servers, _CONCURRENCY)
@@ -72,7 +71,7 @@ def read_outputs(path: Path) -> list[dict[str, Any]]:
         raise InputError(f"{path}: no such file: run bench first")
     outputs = []
     for number, row in read_json_lines(path):
-        if missing := {*KEYS, "method", "text"} - row.keys():
+        if missing := {*OUTPUT_KEYS, "method", "text"} - row.keys():
             raise InputError(f"{path}, line {number}: lacks {', '.join(sorted(missing))}: bench again")
         outputs.append(row)
     if not outputs:

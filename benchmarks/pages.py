@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.api import api_page
+from drafter_trainer.benchmark.quality import is_showcase
 from drafter_trainer.benchmark.report import markdown_table, speedup_table, title
-from drafter_trainer.benchmark.target_quality import is_showcase
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.hub.card_folder import read_measurements
 from drafter_trainer.results import DRAFTER, PROMPT_LOOKUP, SCHEMA, MeasuredRun, Results

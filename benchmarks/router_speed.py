@@ -21,7 +21,7 @@ from drafter_trainer.benchmark.measure import Setting, measure
 from drafter_trainer.benchmark.methods import Method
 from drafter_trainer.benchmark.page import write_report
 from drafter_trainer.benchmark.report import report_tables
-from drafter_trainer.benchmark.summary import summarise_run
+from drafter_trainer.benchmark.summary import summarize_run
 from drafter_trainer.cli.configuration import parse_arguments
 from drafter_trainer.corpora.questions import Question, hash_questions, load_questions
 from drafter_trainer.corpora.tasks import TRANSLATION
@@ -107,7 +107,7 @@ def measure_router(
             "questions": {"source": "mixed", "count": len(part), "sha256": hash_questions(part)},
         }
         own = [record for record in records if record["question_id"] in ids]
-        runs.append(summarise_run(own, methods, setting, described))
+        runs.append(summarize_run(own, methods, setting, described))
     provenance = collect_provenance() | {"target": target.identity, "drafter": ", ".join(drafters)}
     results = {"schema_version": SCHEMA_VERSION, "provenance": provenance, "runs": runs}
     write_results(results, out / RESULTS)

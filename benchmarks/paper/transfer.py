@@ -34,9 +34,8 @@ from benchmarks.reporting import RESULTS, report
 from benchmarks.studies import replay_at_fixed_length
 from drafter_trainer import load_drafter
 from drafter_trainer.atomic import write_whole
-from drafter_trainer.benchmark.quality import add_language_share, score
+from drafter_trainer.benchmark.quality import add_language_share, failed_checks, score
 from drafter_trainer.benchmark.statistics import Interval, interval, resamples
-from drafter_trainer.benchmark.target_quality import beyond_limits
 from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.cli.configuration import parse_arguments
 from drafter_trainer.corpora.files import read_lines
@@ -232,7 +231,7 @@ def judge(
         "BLEU": plain.get("quality", {}).get("bleu"),
         "in the language": run.get("language_share"),
         "looping": looping,
-        "does the task": "; ".join(beyond_limits(run)) or "yes",
+        "does the task": "; ".join(failed_checks(run)) or "yes",
     }
 
 

@@ -1,69 +1,61 @@
-"""Two results files against each other: the same methods, run by run, over the questions that both asked."""
+"""Compare two results files: the same methods in the same runs, on the questions that both have."""
 
 from collections.abc import Iterator
 from typing import Any
 
 from drafter_trainer.benchmark.report import device_line, interval_text, markdown_table
 from drafter_trainer.benchmark.statistics import Timings, speedup, speedup_ratio, verdict
-from drafter_trainer.benchmark.summary import timings
 from drafter_trainer.decoding.sampling import describe_sampling
 from drafter_trainer.errors import InputError
-from drafter_trainer.results import PLAIN, MeasuredRun, Results, find_method
+from drafter_trainer.results import PLAIN, MeasuredRun, Results
 
-_RUN = ("pair", "task", "temperature", "seed")
-# And what holds where a file does not say it.
+# Each with the value of files that do not state it.
 _SETTINGS = {"dtype": None, "max_new_tokens": None, "draft_length": None, "repeats": 1, "follow_clock": True}
 
 
-def compare_results(a: dict[str, Any], b: dict[str, Any]) -> str:
-    """Hold two results against each other.
+def compare_results(a: Results, b: Results) -> str:
+    """Compare two results.
 
-    Each method's speedup in A stands beside that in B, both over the questions that A and B have in common, and their
-    ratio with a paired bootstrap interval. What differs between the two beside that is said first.
+    For each method, the table has its speedups in A and in B, and their ratio with a paired bootstrap interval. All
+    are computed over the questions that A and B have in common. Differences in the settings are listed first.
     """
-    of_a, of_b = ({_key(run): run for run in results["runs"]} for results in (a, b))
-    common = [key for key in of_a if key in of_b]
+    runs_a, runs_b = ({_name(run): run for run in results["runs"]} for results in (a, b))
+    common = [name for name in runs_a if name in runs_b]
     if not common:
-        names = [", ".join(_name(key) for key in keys) for keys in (of_a, of_b)]
-        raise InputError(
-            f"A and B have no run in common: A has {names[0]}; B has {names[1]}: measure the same in both"
-        )
-    cautions = [*_differences(a, b), *(text for key in common for text in _differing_runs(of_a[key], of_b[key]))]
+        has = f"A has {', '.join(runs_a)}; B has {', '.join(runs_b)}"
+        raise InputError(f"A and B have no run in common: {has}: measure the same in both")
+    cautions = [*_differences(a, b)]
+    for name in common:
+        cautions += _differing_runs(name, runs_a[name], runs_b[name])
     parts = [f"A: {_identity(a)}\n\nB: {_identity(b)}"]
     if cautions:
-        parts.append("What may not be concluded:\n\n" + "\n".join(f"- {text}" for text in cautions))
-    parts += [_compare_runs(of_a[key], of_b[key]) for key in common]
-    for name, keys, others in (("A", of_a, of_b), ("B", of_b, of_a)):
-        parts += [f"{_name(key)}: in {name} alone, not compared." for key in keys if key not in others]
+        parts.append("Limits of this comparison:\n\n" + "\n".join(f"- {text}" for text in cautions))
+    parts += [_compare_runs(name, runs_a[name], runs_b[name]) for name in common]
+    for side, runs in (("A", runs_a), ("B", runs_b)):
+        parts += [f"{name}: only in {side}, not compared." for name in runs if name not in common]
     return "\n\n".join(parts)
 
 
-def _key(run: MeasuredRun) -> tuple[Any, ...]:
-    engine = run.get("engine", {})
-    return (*(run[name] for name in _RUN), engine.get("name"), engine.get("requests_at_once"))
-
-
-def _name(key: tuple[Any, ...]) -> str:
-    pair, task, temperature, seed, engine, requests = key
-    served = f", {requests} at once in {engine}" if engine else ""
-    return f"{pair}, {task}, {describe_sampling(temperature, seed)}{served}"
+def _name(run: MeasuredRun) -> str:
+    engine = run.get("engine")
+    served = f", {engine['requests_at_once']} at once in {engine['name']}" if engine else ""
+    return f"{run['pair']}, {run['task']}, {describe_sampling(run['temperature'], run['seed'])}{served}"
 
 
 def _identity(results: Results) -> str:
-    provenance = results["provenance"]
-    measured = [provenance.get(name) for name in ("drafter", "drafter_revision", "date", "commit")]
+    measured = (results["provenance"].get(name) for name in ("drafter", "drafter_revision", "date", "commit"))
     return ", ".join([*filter(None, measured), device_line(results)])
 
 
-def _differences(a: dict[str, Any], b: dict[str, Any]) -> Iterator[str]:
-    of_a, of_b = a["provenance"], b["provenance"]
-    if of_a.get("target") != of_b.get("target"):
-        yield f"The targets differ ({of_a.get('target')}; {of_b.get('target')}): so does what a speedup is over."
-    if of_a["device"] != of_b["device"]:
-        yield "The devices differ: a difference may be theirs, and not the methods'."
-    names = sorted(of_a["versions"].keys() | of_b["versions"].keys())
-    if changed := _changed(of_a["versions"], of_b["versions"], dict.fromkeys(names, "not stated")):
-        yield f"Versions differ ({changed}): a difference may be theirs."
+def _differences(a: Results, b: Results) -> Iterator[str]:
+    in_a, in_b = a["provenance"], b["provenance"]
+    if in_a.get("target") != in_b.get("target"):
+        yield f"The targets differ ({in_a.get('target')}; {in_b.get('target')}), and so do the baselines."
+    if in_a["device"] != in_b["device"]:
+        yield "The devices differ: they may cause a difference, not the methods."
+    names = sorted(in_a["versions"].keys() | in_b["versions"].keys())
+    if changed := _changed(in_a["versions"], in_b["versions"], dict.fromkeys(names, "not stated")):
+        yield f"Versions differ ({changed}): they may cause a difference."
 
 
 def _changed(a: dict[str, Any], b: dict[str, Any], defaults: dict[str, Any]) -> str:
@@ -71,57 +63,54 @@ def _changed(a: dict[str, Any], b: dict[str, Any], defaults: dict[str, Any]) -> 
     return ", ".join(f"{name} {in_a} and {in_b}" for name, (in_a, in_b) in both.items() if in_a != in_b)
 
 
-def _differing_runs(a: dict[str, Any], b: dict[str, Any]) -> Iterator[str]:
-    name, common = _name(_key(a)), _common_questions(a, b)
+def _differing_runs(name: str, a: MeasuredRun, b: MeasuredRun) -> Iterator[str]:
+    common = _common_questions(a, b)
     if a["questions"]["sha256"] != b["questions"]["sha256"]:
         counts = f"{a['questions']['count']} and {b['questions']['count']}, of which {len(common)} share their ids"
         yield (
-            f"{name}: the questions differ ({counts}): only those with the same id are compared, and whether their "
-            "prompts are the same cannot be told."
+            f"{name}: the questions differ ({counts}): only those with the same id are compared, and their prompts "
+            "may differ."
         )
     if changed := _changed(a, b, _SETTINGS):
-        yield f"{name}: settings differ ({changed}): a difference may be theirs."
-    of_a, of_b = (_method_timings(run, PLAIN, common) for run in (a, b))
-    if others := int((of_a.tokens != of_b.tokens).sum()):
-        yield f"{name}: plain decoding gives answers of other lengths to {others} of {len(common)} questions."
+        yield f"{name}: settings differ ({changed}): they may cause a difference."
+    in_a, in_b = (_timings(run, common)[PLAIN] for run in (a, b))
+    if others := int((in_a.tokens != in_b.tokens).sum()):
+        yield f"{name}: the lengths of plain decoding's outputs differ for {others} of {len(common)} questions."
 
 
-def _compare_runs(a: dict[str, Any], b: dict[str, Any]) -> str:
+def _compare_runs(name: str, a: MeasuredRun, b: MeasuredRun) -> str:
     questions = _common_questions(a, b)
-    heading = f"{_name(_key(a))}, {len(questions)} questions in both"
+    heading = f"{name}, {len(questions)} questions in both"
     if not questions:
         return f"{heading}: not compared."
-    names = [method["name"] for method in a["methods"]]
-    names += [method["name"] for method in b["methods"] if method["name"] not in names]
+    both = [_timings(run, questions) for run in (a, b)]
     rows, largest = [], (0.0, "")
-    for name in names:
-        found = [_method_timings(run, name, questions) for run in (a, b)]
-        plain = [_method_timings(run, PLAIN, questions) for run in (a, b)]
-        speedups = [timed and speedup(timed, without) for timed, without in zip(found, plain)]
-        cells = ["-" if interval is None else interval_text(interval) for interval in speedups]
-        if None in found:
-            rows.append([name, *cells, "-", f"in {'A' if found[1] is None else 'B'} alone"])
-            continue
-        ratio = speedup_ratio(found[1], plain[1], found[0], plain[0])
-        if name == PLAIN:
-            rows.append([name, *cells, "-", "-"])
-            continue
-        largest = max(largest, (abs(ratio.value - 1), name))
-        rows.append([name, *cells, interval_text(ratio, decimals=3), str(verdict(ratio, len(questions)))])
+    for method in both[0] | both[1]:
+        cells = [interval_text(speedup(each[method], each[PLAIN])) if method in each else "-" for each in both]
+        if "-" in cells:
+            cells += ["-", f"only in {'A' if method in both[0] else 'B'}"]
+        elif method == PLAIN:
+            cells += ["-", "-"]
+        else:
+            ratio = speedup_ratio(both[1][method], both[1][PLAIN], both[0][method], both[0][PLAIN])
+            cells += [interval_text(ratio, decimals=3), str(verdict(ratio, len(questions)))]
+            largest = max(largest, (abs(ratio.value - 1), method))
+        rows.append([method, *cells])
     table = markdown_table(["method", "A (95 %)", "B (95 %)", "B / A (95 %)", "B is"], rows)
-    share, name = largest
-    return f"{heading}\n\n{table}\n\n" + (
-        f"Largest difference: {share:.1%}, {name}." if name else "No method but plain decoding stands in both."
-    )
+    share, method = largest
+    result = f"Largest difference: {share:.1%}, {method}." if method else "Only plain decoding is in both."
+    return f"{heading}\n\n{table}\n\n{result}"
 
 
-def _common_questions(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+def _common_questions(a: MeasuredRun, b: MeasuredRun) -> list[str]:
     asked = {prompt["question_id"] for prompt in b["methods"][0]["prompts"]}
     return [prompt["question_id"] for prompt in a["methods"][0]["prompts"] if prompt["question_id"] in asked]
 
 
-def _method_timings(run: MeasuredRun, name: str, questions: list[str]) -> Timings | None:
-    if name not in {method["name"] for method in run["methods"]}:
-        return None
-    prompts = {prompt["question_id"]: prompt for prompt in find_method(run, name)["prompts"]}
-    return timings([prompts[question] for question in questions])
+def _timings(run: MeasuredRun, questions: list[str]) -> dict[str, Timings]:
+    """Return the timings of a run's methods on some questions, by name."""
+    timings = {}
+    for method in run["methods"]:
+        prompts = {prompt["question_id"]: prompt for prompt in method["prompts"]}
+        timings[method["name"]] = Timings.from_prompts([prompts[question] for question in questions])
+    return timings

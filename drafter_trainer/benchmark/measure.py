@@ -1,5 +1,12 @@
-"""Time every method on every question, interleaved, with a journal from which an interrupted run goes on."""
+"""Time every method on every question, interleaved, with a journal to resume from after an interruption.
 
+`outputs.jsonl` has the completions, to read or to grade them. A line is
+`{temperature, seed, question_id, chat, method, text}`: `chat` has the messages of the prompt, `text` is the completion
+without special tokens.
+"""
+
+import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -7,9 +14,9 @@ from typing import Any
 
 import torch
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from drafter_trainer.benchmark.journal import append_record, read_journal
+from drafter_trainer.atomic import write_whole
 from drafter_trainer.benchmark.methods import Method
 from drafter_trainer.chat import ChatTokenizer, chat_of
 from drafter_trainer.corpora.questions import Question
@@ -20,12 +27,14 @@ from drafter_trainer.errors import InputError, RefusedConversationError
 from drafter_trainer.results import PLAIN
 from drafter_trainer.targets import context_of
 
+OUTPUTS = "outputs.jsonl"
+OUTPUT_KEYS = ("temperature", "seed", "question_id", "chat")
 _WARM_UP_TOKENS = 16
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is equal for all methods of one run."""
+    """The settings that all methods of a run share."""
 
     temperature: float
     seed: int
@@ -43,36 +52,35 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Measure all methods under one setting.
 
-    The methods take turns on each question, beginning with another one each time, so that a machine that drifts
-    drifts for all of them. A later turn of a conversation follows plain decoding's own answers to the turns before
-    it, whatever the method, so that all of them are asked the same.
+    All methods decode a question before the next question begins, each time in another order, so that a change of the
+    machine's speed affects all methods. A later turn of a conversation follows plain decoding's completions of the
+    earlier turns, so that all methods get the same prompts.
 
     Args:
-        journal (`Path`): Gains a line when a question has been asked of all methods; what stands in it is not asked
-            again. Several settings share one.
-        repeats (`int`, *optional*, defaults to 1): Each method answers each question so often, an odd number. The
-            answer that took the median time is the one that counts, with all its figures.
+        journal (`Path`): Gets a line for each question that all methods have decoded. Questions in the journal are not
+            decoded again. Several settings share one journal.
+        repeats (`int`, *optional*, defaults to 1): Number of times that each method decodes each question, odd. The
+            decoding with the median time counts, with all its figures.
     Returns:
-        `list[dict]`, the setting's records in the journal: setting, question, the chat that was asked, and each
-        method's figures with the text of its answer.
+        `list[dict]`, the setting's records in the journal: setting, question, chat, and each method's figures with the
+        text of its completion.
     """
-    for question in questions:  # before hours of measuring; how long earlier answers are is not known yet
+    for question in questions:  # fail before hours of measuring; the length of earlier completions is not known yet
         blank = _encode(chat, question, [(turn.prompt, "") for turn in question.earlier])
         _check_length(target_model, question, len(blank), (len(question.earlier) + 1) * setting.max_new_tokens)
     own = {"temperature": setting.temperature, "seed": setting.seed}
     records = [record for record in read_journal(journal) if own.items() <= record.items()]
-    answers = {record["question_id"]: record["methods"][PLAIN]["text"] for record in records}
-    work = [(number, question) for number, question in enumerate(questions) if question.question_id not in answers]
+    texts = {record["question_id"]: record["methods"][PLAIN]["text"] for record in records}
+    work = [(number, question) for number, question in enumerate(questions) if question.question_id not in texts]
     if work:
         first = chat.encode_prompt(work[0][1].prompt)
         for method in methods:
             decode(target_model, first, method.draft_arguments, 0.0, 0, _WARM_UP_TOKENS)
-    name = describe_sampling(setting.temperature, setting.seed)
-    for number, question in tqdm(work, unit="question", desc=name):
-        earlier = [(turn.prompt, answers[turn.question_id]) for turn in question.earlier]
+    for number, question in tqdm(work, unit="question", desc=describe_sampling(**own)):
+        earlier = [(turn.prompt, texts[turn.question_id]) for turn in question.earlier]
         prompt_ids = _encode(chat, question, earlier)
         _check_length(target_model, question, len(prompt_ids), setting.max_new_tokens)
-        takes: dict[str, list[Decoding]] = {method.name: [] for method in methods}
+        decodings: dict[str, list[Decoding]] = {method.name: [] for method in methods}
         for repeat in range(repeats):
             turn = (number + repeat) % len(methods)
             for method in (*methods[turn:], *methods[:turn]):
@@ -84,18 +92,18 @@ def measure(
                     setting.seed,
                     setting.max_new_tokens,
                 )
-                takes[method.name].append(decoding)
-        record = own | {
-            "question_id": question.question_id,
-            "chat": chat_of(question.prompt, earlier),
-            "methods": {
-                method.name: _figures(chat.tokenizer, target_model, prompt_ids, takes, method.name, setting)
-                for method in methods
-            },
-        }
+                decodings[method.name].append(decoding)
+        figures = {name: _figures(chat, several) for name, several in decodings.items()}
+        if setting.temperature == 0:
+            plain = _median(decodings[PLAIN]).output_ids
+            for name, several in decodings.items():
+                output = _median(several).output_ids
+                figures[name]["divergence"] = _divergence(target_model, prompt_ids, plain, output)
+        asked = {"question_id": question.question_id, "chat": chat_of(question.prompt, earlier)}
+        record = own | asked | {"methods": figures}
         append_record(journal, record)
         records.append(record)
-        answers[question.question_id] = record["methods"][PLAIN]["text"]
+        texts[question.question_id] = figures[PLAIN]["text"]
     return records
 
 
@@ -106,21 +114,23 @@ def _encode(chat: ChatTokenizer, question: Question, earlier: Sequence[tuple[str
         raise InputError(f"question {question.question_id}: {error.reason}: leave it out") from error
 
 
-def _figures(
-    tokenizer: PreTrainedTokenizerBase,
-    target_model: PreTrainedModel,
-    prompt_ids: list[int],
-    takes: dict[str, list[Decoding]],
-    name: str,
-    setting: Setting,
-) -> dict[str, Any]:
-    decoding, plain = _median(takes[name]), _median(takes[PLAIN])
-    text = tokenizer.decode(decoding.output_ids, skip_special_tokens=True)
+def _check_length(target_model: PreTrainedModel, question: Question, length: int, new_tokens: int) -> None:
+    context = context_of(target_model.config)
+    if context is not None and length + new_tokens > context:
+        raise InputError(
+            f"question {question.question_id}: {length} tokens and {new_tokens} new ones exceed the target's "
+            f"context of {context}: leave it out, or reduce max_new_tokens"
+        )
+
+
+def _figures(chat: ChatTokenizer, decodings: list[Decoding]) -> dict[str, Any]:
+    decoding = _median(decodings)
+    text = chat.tokenizer.decode(decoding.output_ids, skip_special_tokens=True)
     figures = {
         "text": text,
         "tokens": len(decoding.output_ids),
         "characters": len(text),
-        "retokenised": len(tokenizer(text).input_ids) - 1,
+        "retokenised": len(chat.tokenizer(text).input_ids) - 1,
         "seconds": decoding.seconds,
         "looping": is_looping(decoding.output_ids),
         "rounds": [asdict(round_) for round_ in decoding.rounds],
@@ -128,24 +138,18 @@ def _figures(
         "verification_seconds": decoding.verification_seconds,
         "first_pass_seconds": decoding.first_pass_seconds,
     }
-    if len(takes[name]) > 1:
-        figures["repeat_seconds"] = [take.seconds for take in takes[name]]
-    if decoding.joules is not None:
-        figures["joules"] = decoding.joules
-    if setting.temperature == 0:
-        figures["divergence"] = _divergence(target_model, prompt_ids, plain.output_ids, decoding.output_ids)
-    return figures
+    return figures | ({"repeat_seconds": [each.seconds for each in decodings]} if len(decodings) > 1 else {})
 
 
-def _median(takes: list[Decoding]) -> Decoding:
-    # By the time of a token: in half precision, drafts that follow the clock may give each take another answer.
-    return sorted(takes, key=lambda take: take.seconds / len(take.output_ids))[len(takes) // 2]
+def _median(decodings: list[Decoding]) -> Decoding:
+    # By time per token: in half precision, draft lengths that follow the clock may change the output between repeats.
+    return sorted(decodings, key=lambda each: each.seconds / len(each.output_ids))[len(decodings) // 2]
 
 
 def _divergence(
     target_model: PreTrainedModel, prompt_ids: list[int], plain: list[int], other: list[int]
 ) -> dict[str, Any] | None:
-    """Find where an output leaves plain decoding, and by how little the target preferred its own token there."""
+    """Find the first token that differs from plain decoding, and the difference of the target's two best logits."""
     if plain == other:
         return None
     position = count_shared(plain, other)
@@ -156,10 +160,30 @@ def _divergence(
     return {"position": position, "margin": first - second}
 
 
-def _check_length(target_model: PreTrainedModel, question: Question, length: int, new_tokens: int) -> None:
-    context = context_of(target_model.config)
-    if context is not None and length + new_tokens > context:
-        raise InputError(
-            f"question {question.question_id}: {length} tokens and {new_tokens} new ones pass the target's "
-            f"context of {context}: leave it out, or ask for fewer with max_new_tokens"
-        )
+def read_journal(journal: Path) -> list[dict[str, Any]]:
+    """Read the records of a journal, if there is one, and remove an incomplete last line."""
+    if not journal.is_file():
+        return []
+    lines = journal.read_bytes().splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith(b"\n")]
+    os.truncate(journal, sum(map(len, whole)))
+    return [json.loads(line) for line in whole]
+
+
+def append_record(journal: Path, record: dict[str, Any]) -> None:
+    """Append a record to a journal and wait until it is on disk."""
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    with journal.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_outputs(records: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write the completions of the records that `measure` returns to `outputs.jsonl`."""
+    lines = [
+        {key: record[key] for key in OUTPUT_KEYS} | {"method": name, "text": method["text"]}
+        for record in records
+        for name, method in record["methods"].items()
+    ]
+    write_whole(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

@@ -1,4 +1,4 @@
-"""The methods that a benchmark compares: where each takes its drafts from."""
+"""The methods that a benchmark compares, each with its source of drafts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,12 +15,12 @@ from drafter_trainer.results import DRAFTER, PLAIN, PRETRAINED, PROMPT_LOOKUP
 
 @dataclass(frozen=True)
 class Method:
-    """Describe one method.
+    """A decoding method.
 
     Args:
-        draft_length (`int`): Tokens drafted in one round, at most; 0 for plain decoding.
-        draft_arguments (`dict`): What `generate` is told beside the sampling settings.
-        lossy (`bool`): Whether its sampled answers have another distribution than the target's.
+        draft_length (`int`): Maximum number of tokens drafted in one round; 0 for plain decoding.
+        draft_arguments (`dict`): Arguments of `generate` besides the sampling settings.
+        lossy (`bool`): Whether its sampled completions have another distribution than the target's.
     """
 
     name: str
@@ -38,24 +38,21 @@ def build_methods(
     alone: Sequence[str] = (),
     others: Mapping[str, PreTrainedModel] | None = None,
 ) -> list[Method]:
-    """List the methods of a table, plain decoding first.
+    """List the methods of a table: plain decoding first, the drafter last.
 
     Args:
-        pretrained_drafter (`PreTrainedModel`, *optional*): The same before finetuning; it drafts with the same loop
+        pretrained_drafter (`PreTrainedModel`, *optional*): The drafter before finetuning; it drafts with the same loop
             and table.
-        without (`Sequence[str]`): Sources, each of which is left out in a method, if the drafter asks it at all.
-        stock_draft_length (`int`, *optional*): Adds the drafter in the stock loop, with drafts of this length.
-        alone (`Sequence[str]`): Sources, each of which is all that the drafter asks in a method.
-        others (`Mapping[str, PreTrainedModel]`, *optional*): Other drafters, by the names that they get in the table.
+        without (`Sequence[str]`): Draft sources; each adds the drafter without this source, if the drafter has it.
+        stock_draft_length (`int`, *optional*): Adds the drafter in transformers' own loop with this draft length.
+        alone (`Sequence[str]`): Draft sources; each adds the drafter with this source only.
+        others (`Mapping[str, PreTrainedModel]`, *optional*): Other drafters, by their names in the table.
     """
-    methods = [Method(PLAIN)]
-    for tokens in prompt_lookup_tokens:
-        name = PROMPT_LOOKUP if len(prompt_lookup_tokens) == 1 else f"{PROMPT_LOOKUP}, {tokens}"
-        methods.append(Method(name, tokens, {"prompt_lookup_num_tokens": tokens}))
+    added: list[tuple[str, PreTrainedModel]] = []
     if stock_draft_length is not None:
-        methods.append(_assisted(f"{DRAFTER}, stock loop", with_stock_loop(drafter, stock_draft_length)))
+        added.append((f"{DRAFTER}, stock loop", with_stock_loop(drafter, stock_draft_length)))
     if pretrained_drafter is not None:
-        methods.append(_assisted(PRETRAINED, with_network(drafter, pretrained_drafter)))
+        added.append((PRETRAINED, with_network(drafter, pretrained_drafter)))
     loop = loop_of(drafter)
     for source in alone:
         if source == NGRAM and loop.table is None:
@@ -63,19 +60,22 @@ def build_methods(
         only = with_sources(drafter, [source])
         if source == NETWORK and loop_of(only).network is None:
             raise InputError("the drafter has no network to draft alone: leave network out")
-        methods.append(_assisted(f"{DRAFTER}, {source} alone", only))
+        added.append((f"{DRAFTER}, {source} alone", only))
     sources = loop.settings.sources
     for source in without:
         if source in sources:
             rest = with_sources(drafter, [other for other in sources if other != source])
-            methods.append(_assisted(f"{DRAFTER} without {source}", rest))
-    taken = {DRAFTER, *(method.name for method in methods)}
-    for name, other in (others or {}).items():
-        if name in taken:
-            raise InputError(f"{name} is the name of a method already: give that drafter another name")
-        methods.append(_assisted(name, other))
-    return [*methods, _assisted(DRAFTER, drafter)]
-
-
-def _assisted(name: str, drafter: PreTrainedModel) -> Method:
-    return Method(name, drafter.generation_config.num_assistant_tokens, {"assistant_model": drafter})
+            added.append((f"{DRAFTER} without {source}", rest))
+    lookups = [
+        Method(
+            PROMPT_LOOKUP if len(prompt_lookup_tokens) == 1 else f"{PROMPT_LOOKUP}, {tokens}",
+            tokens,
+            {"prompt_lookup_num_tokens": tokens},
+        )
+        for tokens in prompt_lookup_tokens
+    ]
+    drafters = [
+        Method(name, model.generation_config.num_assistant_tokens, {"assistant_model": model})
+        for name, model in [*added, *(others or {}).items(), (DRAFTER, drafter)]
+    ]
+    return [Method(PLAIN), *lookups, *drafters]

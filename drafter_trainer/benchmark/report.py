@@ -1,227 +1,276 @@
-"""Render results as tables for the terminal and for Markdown, from `results.json` alone."""
+"""Render results as tables and Markdown, from `results.json` only."""
 
 import statistics
+from collections.abc import Iterator
+from typing import Any
 
-from drafter_trainer.benchmark.caveats import caveats
-from drafter_trainer.benchmark.statistics import Interval, median_ratio, speedup, verdict
-from drafter_trainer.benchmark.summary import timings
-from drafter_trainer.benchmark.target_quality import beyond_limits
+from drafter_trainer.benchmark.quality import failed_checks
+from drafter_trainer.benchmark.statistics import FEWEST_PROMPTS, Interval, Timings, median_ratio, speedup, verdict
 from drafter_trainer.decoding.sampling import describe_sampling
 from drafter_trainer.languages import get_pair
-from drafter_trainer.results import (
-    PLAIN,
-    MeasuredMethod,
-    MeasuredRun,
-    Results,
-    find_method,
-    say_setting,
-)
+from drafter_trainer.results import PLAIN, MeasuredMethod, MeasuredRun, Results, find_method, say_margin, say_setting
 
 TIME_PARTS = ("draft", "verification", "overhead")
 Table = tuple[list[str], list[list[str]]]  # header and rows
+_MANY_PROMPTS = 80  # as many as Spec-Bench has for each task
 
 
 def speedup_tables(results: Results) -> str:
-    """Render a table for each run, with what it was measured on above it."""
+    """Render the speedups of each run as a table with a title."""
     return "\n\n".join(f"{title(results, run)}\n\n{markdown_table(*speedup_table(run))}" for run in results["runs"])
 
 
 def report_tables(results: Results) -> str:
-    """Render every table of every run: speedups, differences, where the time went, and quality."""
+    """Render all tables of all runs: speedups, differences, time and quality."""
     parts = []
     for run in results["runs"]:
-        parts.append(title(results, run))
-        parts += [markdown_table(*table) for table in run_tables(run).values()]
+        parts += [title(results, run), *(markdown_table(*table) for table in run_tables(run).values())]
     return "\n\n".join(parts)
 
 
-def run_tables(run: MeasuredRun) -> dict[str, Table]:
-    """List the tables of a run by name, those alone for which something was measured."""
-    tables = {"Speed": speedup_table(run), "Differences": difference_table(run), "Time": time_table(run)}
-    tables["Quality"] = quality_table(run)
-    return {name: table for name, table in tables.items() if table}
-
-
 def render_markdown(results: Results) -> str:
-    """Render the whole report: the tables, what they do not show, and where the numbers come from."""
+    """Render the whole report: the tables, the limits of the results, and their provenance."""
     parts = [f"# {results['provenance'].get('drafter', 'Benchmark')}", report_tables(results)]
-    parts.append("## What may not be concluded")
-    parts.append("\n".join(f"- {caveat}" for caveat in caveats(results)))
-    parts.append("## Where the numbers come from")
-    parts.append("\n".join(f"- {name}: {value}" for name, value in provenance_rows(results)))
+    parts += ["## Limits of these results", "\n".join(f"- {caveat}" for caveat in caveats(results))]
+    parts += ["## Provenance", "\n".join(f"- {name}: {value}" for name, value in provenance_rows(results))]
     return "\n\n".join(parts) + "\n"
 
 
+def run_tables(run: MeasuredRun) -> dict[str, Table]:
+    """Return the tables of a run by name, without those for which nothing was measured."""
+    tables = {"Speed": speedup_table(run), "Differences": difference_table(run)}
+    tables |= {"Time": time_table(run), "Quality": quality_table(run)}
+    return {name: table for name, table in tables.items() if table[1]}
+
+
 def provenance_rows(results: Results) -> list[tuple[str, str]]:
-    """List what was measured, where and with what, by name."""
+    """List the drafter, the target, the command, the machine and the versions of results, by name."""
     provenance, device = results["provenance"], results["provenance"]["device"]
-    rows = [
-        (name, provenance[name])
-        for name in ("drafter", "drafter_revision", "target", "command", "commit", "date")
-        if provenance.get(name)
-    ]
+    names = ("drafter", "drafter_revision", "target", "command", "commit", "date")
+    rows = [(name.replace("_", " "), provenance[name]) for name in names if provenance.get(name)]
     rows.append(("device", f"{device['name']} ({device['runtime']})"))
     rows.append(("dtype", ", ".join(sorted({run["dtype"] for run in results["runs"]}))))
     rows.append(("versions", ", ".join(f"{name} {version}" for name, version in provenance["versions"].items())))
-    return [(name.replace("_", " "), value) for name, value in rows]
+    return rows
+
+
+def device_line(results: Results) -> str:
+    """Describe the device and the main libraries of results in one line."""
+    device, versions = results["provenance"]["device"], results["provenance"]["versions"]
+    libraries = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers"))
+    return f"{device['name']} ({device['runtime']}), {libraries}"
+
+
+def title(results: Results, run: MeasuredRun) -> str:
+    """Describe the task, the settings, the output quality and the device of a run in one line."""
+    sampling = describe_sampling(run["temperature"], run["seed"])
+    if run["temperature"] > 0:
+        sampling += ", no top-k/top-p"
+    repeats = f", the median of {run['repeats']} times" if run.get("repeats", 1) > 1 else ""
+    costs = "" if run.get("follow_clock", True) else ", drafts by stored costs"
+    plain, quality = find_method(run, PLAIN), []
+    if scores := plain.get("quality"):
+        quality.append(f"chrF {scores['chrf']:.1f}, BLEU {scores['bleu']:.1f}")
+    if "language_share" in run:
+        quality.append(f"{run['language_share']:.0%} in {get_pair(run['pair']).target.name}")
+    quality.append(f"{plain['looping_share']:.0%} loop")
+    reasons = failed_checks(run)
+    return (
+        f"{run['pair']}, {run['task']}, {run['questions']['count']} questions of {run['questions']['source']}, "
+        f"{sampling}, {run['dtype']}, at most {run['max_new_tokens']} new tokens, {say_setting(run)}{repeats}{costs}; "
+        f"plain outputs: {', '.join(quality)}"
+        + (f"; not a showcase: {' and '.join(reasons)}" if reasons else "")
+        + f". {device_line(results)}"
+    )
+
+
+def speedup_table(run: MeasuredRun) -> Table:
+    """List the speedup and the acceptance of each method."""
+    if "engine" in run:
+        return _engine_table(run)
+    header = ["method", "draft", "speedup (95 %)", "after the first token", "without loops", "tokens/s"]
+    header += ["characters/s", "tokens per pass", "α", "slower prompts", "equal to plain"]
+    header.append("ratio of the paper's script")
+    rows = [
+        [
+            *_name_and_draft(method),
+            interval_text(Interval(**method["speedup"])),
+            _ratio((method.get("speedup_after_first_pass") or {}).get("value")),
+            _ratio((method["speedup_without_loops"] or {}).get("value")),
+            f"{method['tokens_per_second']:.1f}",
+            f"{method['characters_per_second']:.1f}",
+            f"{method['mean_accepted_tokens']:.2f}",
+            _text(method["alpha"], ".2f"),
+            f"{method['slower_share']:.0%}",
+            _equality(method),
+            _ratio(method["paper_script_ratio"]),
+        ]
+        for method in run["methods"]
+    ]
+    return header, rows
+
+
+def _engine_table(run: MeasuredRun) -> Table:
+    """List the throughput of a server with each method; "over plain" compares the output tokens/s of the server."""
+    header = ["method", "draft", "output tokens/s", "over plain", "speed of a request (95 %)", "first token, ms"]
+    header += ["tokens per pass", "accepted", "accepted at 1, 2, 3 ...", "equal to plain"]
+    plain = find_method(run, PLAIN)["tokens_per_second"]
+    rows = [
+        [
+            *_name_and_draft(method),
+            f"{method['tokens_per_second']:.1f}",
+            _ratio(method["tokens_per_second"] / plain),
+            interval_text(Interval(**method["speedup"])),
+            f"{1000 * statistics.median(prompt['first_pass_seconds'] for prompt in method['prompts']):.0f}",
+            f"{method['mean_accepted_tokens']:.2f}",
+            _text(method["acceptance_rate"], ".0%"),
+            " ".join(f"{share:.2f}" for share in method["acceptance_by_position"]) or "-",
+            _equality(method),
+        ]
+        for method in run["methods"]
+    ]
+    return header, rows
+
+
+def difference_table(run: MeasuredRun) -> Table:
+    """Compare the last method of the table with every other one, prompt by prompt, with verdicts."""
+    count, subject = run["questions"]["count"], run["methods"][-1]
+    own, plain = (Timings.from_prompts(method["prompts"]) for method in (subject, find_method(run, PLAIN)))
+    rows = []
+    for method in run["methods"]:
+        timings, cells = Timings.from_prompts(method["prompts"]), ["-", "-", "-"]
+        if method["name"] != PLAIN:
+            cells[0] = str(verdict(Interval(**method["speedup"]), count))
+        if method is not subject:
+            over = speedup(own, timings)
+            cells[1:] = [interval_text(over, decimals=3), str(verdict(over, count))]
+        rows.append([method["name"], interval_text(median_ratio(timings, plain)), *cells])
+    name = subject["name"]
+    return ["method", "median prompt (95 %)", "than plain", f"{name} over it (95 %)", f"{name} is"], rows
+
+
+def time_table(run: MeasuredRun) -> Table:
+    """List the milliseconds per token of each part of the decoding; no rows if they were not measured."""
+    rows = []
+    for method in run["methods"]:
+        if split := method.get("time_split"):
+            parts = (f"{1000 * split[f'{part}_seconds'] / method['tokens']:.2f}" for part in TIME_PARTS)
+            rows.append([method["name"], *parts, _text(split["cost_ratio"], ".3f")])
+    return ["method", "draft, ms per token", "verification", "overhead", "cost ratio"], rows
+
+
+def quality_table(run: MeasuredRun) -> Table:
+    """List the scores of the outputs against references; no rows without references."""
+    rows = []
+    for method in run["methods"]:
+        if scores := method.get("quality"):
+            figures = (f"{scores['chrf']:.1f}", f"{scores['bleu']:.1f}", scores["signatures"]["bleu"])
+            rows.append([method["name"], str(scores["answers"]), *figures])
+    return ["method", "completions", "chrF", "BLEU", "BLEU's signature"], rows
+
+
+def _name_and_draft(method: MeasuredMethod) -> list[str]:
+    return [method["name"], str(method["draft_length"] or "-")]
+
+
+def _equality(method: MeasuredMethod) -> str:
+    if lossless := method["losslessness"]:
+        return f"{lossless['equal']}/{lossless['prompts']}"
+    return "lossy" if method.get("lossy") else "sampled"
+
+
+def _text(value: float | None, form: str) -> str:
+    return "-" if value is None else f"{value:{form}}"
 
 
 def _ratio(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}x"
 
 
-def device_line(results: Results) -> str:
-    """Say on one line what was measured on."""
-    provenance = results["provenance"]
-    device, versions = provenance["device"], provenance["versions"]
-    libraries = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers"))
-    return f"{device['name']} ({device['runtime']}), {libraries}"
-
-
-def title(results: Results, run: MeasuredRun) -> str:
-    """Say on one line what a run asked, how, and on what."""
-    sampling = describe_sampling(run["temperature"], run["seed"])
-    if run["temperature"] > 0:
-        sampling += ", no top-k/top-p"
-    repeats = f", the median of {run['repeats']} times" if run.get("repeats", 1) > 1 else ""
-    costs = "" if run.get("follow_clock", True) else ", drafts by stored costs"
-    return (
-        f"{run['pair']}, {run['task']}, {run['questions']['count']} questions of {run['questions']['source']}, "
-        f"{sampling}, {run['dtype']}, at most {run['max_new_tokens']} new tokens, {say_setting(run)}{repeats}{costs}; "
-        f"{answers_line(run)}. {device_line(results)}"
-    )
-
-
-def answers_line(run: MeasuredRun) -> str:
-    """Say what plain decoding's answers are worth: scores, language, loops, and whether that is too little."""
-    plain, parts = find_method(run, PLAIN), []
-    if quality := plain.get("quality"):
-        parts.append(f"chrF {quality['chrf']:.1f}, BLEU {quality['bleu']:.1f}")
-    if "language_share" in run:
-        parts.append(f"{run['language_share']:.0%} in {get_pair(run['pair']).target.name}")
-    parts.append(f"{plain['looping_share']:.0%} loop")
-    reasons = beyond_limits(run)
-    return f"plain outputs: {', '.join(parts)}" + (f"; no showcase: {' and '.join(reasons)}" if reasons else "")
-
-
-def speedup_table(run: MeasuredRun) -> Table:
-    """List each method's speedup and what belongs to it."""
-    if "engine" in run:
-        return engine_table(run)
-    header = [
-        "method",
-        "draft",
-        "speedup (95 %)",
-        "after the first token",
-        "without loops",
-        "tokens/s",
-        "characters/s",
-        "tokens per pass",
-    ]
-    header += ["α", "slower prompts", "equal to plain", "ratio of the paper's script"]
-    return header, [_row(method) for method in run["methods"]]
-
-
-def engine_table(run: MeasuredRun) -> Table:
-    """List what each method of a server made of its requests; speed over plain decoding is the server's output."""
-    header = ["method", "draft", "output tokens/s", "over plain", "speed of a request (95 %)", "first token, ms"]
-    header += ["tokens per pass", "accepted", "accepted at 1, 2, 3 ...", "equal to plain"]
-    plain = find_method(run, PLAIN)["tokens_per_second"]
-    rows = []
-    for method in run["methods"]:
-        first = statistics.median(prompt["first_pass_seconds"] for prompt in method["prompts"])
-        rate, lossless = method["acceptance_rate"], method["losslessness"]
-        rows.append(
-            [
-                method["name"],
-                str(method["draft_length"] or "-"),
-                f"{method['tokens_per_second']:.1f}",
-                _ratio(method["tokens_per_second"] / plain),
-                interval_text(Interval(**method["speedup"])),
-                f"{1000 * first:.0f}",
-                f"{method['mean_accepted_tokens']:.2f}",
-                "-" if rate is None else f"{rate:.0%}",
-                " ".join(f"{share:.2f}" for share in method["acceptance_by_position"]) or "-",
-                f"{lossless['equal']}/{lossless['prompts']}",
-            ]
-        )
-    return header, rows
-
-
-def difference_table(run: MeasuredRun) -> Table:
-    """List, for each method, the median of its prompts' own ratios, and how the table's last method compares with it.
-
-    Both are taken from the figures of the prompts, pair by pair; a difference within noise is called so.
-    """
-    plain, subject = find_method(run, PLAIN), run["methods"][-1]
-    name, count = subject["name"], run["questions"]["count"]
-    rows = []
-    for method in run["methods"]:
-        median = median_ratio(timings(method["prompts"]), timings(plain["prompts"]))
-        over = speedup(timings(subject["prompts"]), timings(method["prompts"]))
-        against_plain = "-" if method is plain else str(verdict(Interval(**method["speedup"]), count))
-        against_it = ["-", "-"] if method is subject else [interval_text(over, decimals=3), str(verdict(over, count))]
-        rows.append([method["name"], interval_text(median), against_plain, *against_it])
-    return ["method", "median prompt (95 %)", "than plain", f"{name} over it (95 %)", f"{name} is"], rows
-
-
-def time_table(run: MeasuredRun) -> Table | None:
-    """List where the time of a token went, in milliseconds, or return `None` where that was not measured."""
-    header = ["method", "draft, ms a token", "verification", "overhead", "cost ratio", "joules a token"]
-    rows = []
-    for method in run["methods"]:
-        if "time_split" in method:
-            split, joules = method["time_split"], method.get("joules_per_token")
-            parts = [1000 * split[f"{part}_seconds"] / method["tokens"] for part in TIME_PARTS]
-            ratio = "-" if split["cost_ratio"] is None else f"{split['cost_ratio']:.3f}"
-            energy = "-" if joules is None else f"{joules:.2f}"
-            rows.append([method["name"], *(f"{part:.2f}" for part in parts), ratio, energy])
-    return (header, rows) if rows else None
-
-
-def quality_table(run: MeasuredRun) -> Table | None:
-    """List the scores of the answers against references, or return `None` where there were none."""
-    header = ["method", "answers", "chrF", "BLEU", "BLEU's signature"]
-    scored = [(method["name"], method["quality"]) for method in run["methods"] if "quality" in method]
-    rows = []
-    for name, quality in scored:
-        scores = [f"{quality[metric]:.1f}" for metric in ("chrf", "bleu")]
-        rows.append([name, str(quality["answers"]), *scores, quality["signatures"]["bleu"]])
-    return (header, rows) if rows else None
-
-
-def _row(method: MeasuredMethod) -> list[str]:
-    lossless = method["losslessness"]
-    return [
-        method["name"],
-        str(method["draft_length"] or "-"),
-        interval_text(Interval(**method["speedup"])),
-        _value(method.get("speedup_after_first_pass")),
-        _value(method["speedup_without_loops"]),
-        f"{method['tokens_per_second']:.1f}",
-        f"{method['characters_per_second']:.1f}",
-        f"{method['mean_accepted_tokens']:.2f}",
-        "-" if method["alpha"] is None else f"{method['alpha']:.2f}",
-        f"{method['slower_share']:.0%}",
-        f"{lossless['equal']}/{lossless['prompts']}" if lossless else "lossy" if method.get("lossy") else "sampled",
-        f"{method['paper_script_ratio']:.2f}x",
-    ]
-
-
-def _value(figure: dict[str, float] | None) -> str:
-    return _ratio(figure and figure["value"])
-
-
 def interval_text(interval: Interval, decimals: int = 2) -> str:
-    """Write a ratio with its interval; a verdict by whether it holds 1 is seen in three decimals."""
+    """Format a ratio with its interval; three decimals show on which side of 1 the interval is."""
     value, low, high = (f"{figure:.{decimals}f}" for figure in (interval.value, interval.low, interval.high))
     return f"{value}x ({low}-{high})"
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    """Render a Markdown table whose columns are as wide as their widest cell, so that it reads well as text too."""
-    header, *rows = ([cell.replace("|", "\\|") for cell in row] for row in (header, *rows))
-    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-    lines = [header, ["-" * width for width in widths], *rows]
-    padded = [[cell.ljust(width) for cell, width in zip(line, widths)] for line in lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
+    """Render a Markdown table with padded columns, so that it is readable as text too."""
+    lines = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join(f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths))} |" for line in lines)
+
+
+def caveats(results: Results) -> list[str]:
+    """List what the results do not show, each in a sentence or two."""
+    runs = results["runs"]
+    texts = [*_caveats_of_machine(results), *_caveats_of_questions(runs), *_caveats_of_timing(runs)]
+    for run in runs:
+        texts += _caveats_of_outputs(run)
+    commit = results["provenance"].get("commit", "")
+    if not commit:
+        texts.append("The commit is not known, so the measured code cannot be looked up.")
+    elif commit.endswith("+"):
+        texts.append(f"Files were changed after commit {commit[:-1]}, so the measured code differs from it.")
+    return texts
+
+
+def _caveats_of_machine(results: Results) -> Iterator[str]:
+    provenance, runs = results["provenance"], results["runs"]
+    device = provenance["device"]
+    yield (
+        f"Measured on one machine, {device['name']} ({device['runtime']}): forward passes and drafts take other times "
+        "on another machine, and another method may be the fastest there."
+    )
+    if any("engine" in run for run in runs):
+        yield (
+            "The servers of the methods ran one after another: changes in the machine's load affect their times, but "
+            "not the tokens per pass."
+        )
+    if any("engine" not in run for run in runs):
+        yield "Batch size 1: nothing follows for a server with several concurrent requests."
+    if device.get("type") == "cpu" and any(run["dtype"] == "float32" for run in runs):
+        yield "float32 on a processor: nothing follows for half precision on an accelerator."
+    tasks = " and ".join(sorted({f"{run['pair']} {run['task']}" for run in runs}))
+    target = provenance.get("target", "the target")
+    yield f"One target, {target}, and {tasks}: nothing follows for other targets, languages or tasks."
+
+
+def _caveats_of_questions(runs: list[MeasuredRun]) -> Iterator[str]:
+    fewest = min(run["questions"]["count"] for run in runs)
+    if fewest < FEWEST_PROMPTS:
+        yield f"Only {fewest} questions: an interval over so few is too narrow, and there is no verdict."
+    elif fewest < _MANY_PROMPTS:
+        yield f"{fewest} questions: a difference smaller than the intervals may be chance."
+    looping = max(find_method(run, PLAIN)["looping_share"] for run in runs)
+    if looping > 0:
+        yield (
+            f"{looping:.0%} of plain outputs end in a loop, which any drafter predicts easily: with a target that "
+            "loops less, the speedup is lower, as the column without loops shows."
+        )
+
+
+def _caveats_of_timing(runs: list[MeasuredRun]) -> Iterator[str]:
+    yield "One run: the intervals cover the variation between prompts, not between runs."
+    if any(run.get("repeats", 1) == 1 for run in runs):
+        yield "Each prompt was timed once: other load on the machine affects the times."
+    if sampled := [run for run in runs if run["temperature"] > 0]:
+        seeds, fewest = len({run["seed"] for run in sampled}), min(run["questions"]["count"] for run in sampled)
+        yield (
+            f"Sampled with {seeds} {'seed' if seeds == 1 else 'seeds'} on {fewest} questions: other seeds give other "
+            "texts and other speeds. Single outputs cannot show that sampling keeps the target's distribution."
+        )
+
+
+def _caveats_of_outputs(run: MeasuredRun) -> Iterator[str]:
+    compared: dict[str, Any] = {method["name"]: method["losslessness"] for method in run["methods"]}
+    different = {name: each for name, each in compared.items() if each and each["divergences"]}
+    if different:
+        counts = ", ".join(
+            f"{name} {len(each['divergences'])} of {each['prompts']}" for name, each in different.items()
+        )
+        margin = say_margin([divergence for each in different.values() for divergence in each["divergences"]])
+        yield (
+            f"An output that differs from plain decoding's is another text, with another speed: {counts}. At the "
+            f"first difference, {margin}."
+        )

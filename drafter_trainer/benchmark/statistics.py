@@ -1,12 +1,14 @@
-"""Ratios of speeds over prompts, how sure they are, and what may be said of them."""
+"""Ratios of speeds over prompts, their bootstrap intervals, and verdicts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 
 _RESAMPLES = 2000
-FEWEST_PROMPTS = 8  # a bootstrap over fewer finds intervals that are too narrow
+FEWEST_PROMPTS = 8  # the bootstrap intervals of fewer prompts are too narrow
 
 
 @dataclass(frozen=True)
@@ -14,22 +16,28 @@ class Timings:
     """Tokens and seconds of one method, prompt by prompt.
 
     Args:
-        tokens (`np.ndarray` of shape `(prompts,)`): New tokens of each answer.
-        seconds (`np.ndarray` of shape `(prompts,)`): Time that each answer took.
+        tokens (`np.ndarray` of shape `(prompts,)`): Number of new tokens of each completion.
+        seconds (`np.ndarray` of shape `(prompts,)`): Time of each completion.
     """
 
     tokens: np.ndarray
     seconds: np.ndarray
 
+    @classmethod
+    def from_prompts(cls, prompts: Sequence[dict[str, Any]]) -> "Timings":
+        """Read the timings of a method's prompts in `results.json`."""
+        return cls(*(np.array([prompt[key] for prompt in prompts], dtype=np.float64) for key in ("tokens", "seconds")))
+
     def of(self, chosen: np.ndarray) -> "Timings":
-        """Return the timings of some prompts, by index or mask; an array of indices gives one row a resample."""
+        """Return the timings of some prompts, by index or mask; a two-dimensional index gives one row per resample."""
         return Timings(self.tokens[chosen], self.seconds[chosen])
 
     def total_speed(self) -> np.ndarray:
-        """Compute tokens/s, totals over totals along the last axis."""
+        """Compute total tokens / total seconds along the last axis."""
         return self.tokens.sum(axis=-1) / self.seconds.sum(axis=-1)
 
     def speeds(self) -> np.ndarray:
+        """Compute the tokens per second of each prompt."""
         return self.tokens / self.seconds
 
 
@@ -43,7 +51,7 @@ class Interval:
 
 
 class Verdict(StrEnum):
-    """What a ratio of speeds shows, in words."""
+    """The conclusion from a ratio of speeds."""
 
     FASTER = "faster"
     SLOWER = "slower"
@@ -52,7 +60,7 @@ class Verdict(StrEnum):
 
 
 def speedup(method: Timings, plain: Timings) -> Interval:
-    """Compute how many times as fast a method is, totals over totals, with a paired bootstrap over prompts.
+    """Compute the ratio of the total speeds of two methods, with a paired bootstrap over prompts.
 
     Args:
         plain (`Timings`): Of plain decoding, or of any other method, on the same prompts in the same order.
@@ -64,10 +72,9 @@ def speedup(method: Timings, plain: Timings) -> Interval:
 
 
 def speedup_ratio(method: Timings, plain: Timings, other_method: Timings, other_plain: Timings) -> Interval:
-    """Compute how many times another speedup one is, where each was measured in a run of its own.
+    """Compute the ratio of two speedups that were measured in different runs.
 
-    Each method is held against the plain decoding of its own run first, so that a machine that was slower that day
-    cancels. All four are resampled by the same prompts.
+    Each method is divided by the plain decoding of its own run, so a slower machine cancels out.
 
     Args:
         method, plain, other_method, other_plain (`Timings`): On the same prompts in the same order.
@@ -75,53 +82,51 @@ def speedup_ratio(method: Timings, plain: Timings, other_method: Timings, other_
         `Interval` of (speedup of `method` over `plain`) / (speedup of `other_method` over `other_plain`).
     """
     chosen = resamples(len(method.tokens))
-    speed, without, other_speed, other_without = (
+    speed, plain_speed, other_speed, other_plain_speed = (
         np.append(each.of(chosen).total_speed(), each.total_speed())
         for each in (method, plain, other_method, other_plain)
     )
-    ratios = (speed / without) / (other_speed / other_without)
+    ratios = (speed / plain_speed) / (other_speed / other_plain_speed)
     return interval(ratios[-1], ratios[:-1])
 
 
 def median_ratio(method: Timings, plain: Timings) -> Interval:
     """Compute the median of the prompts' own ratios of tokens/s, with a bootstrap over prompts.
 
-    Totals weigh a prompt by its time; here each weighs the same, and a few extreme ones move nothing.
+    A total weights a prompt by its time. In the median all prompts weigh the same.
     """
     ratios = method.speeds() / plain.speeds()
     return interval(np.median(ratios), np.median(ratios[resamples(len(ratios))], axis=-1))
 
 
 def verdict(ratio: Interval, prompts: int) -> Verdict:
-    """Say what a ratio of speeds over some prompts shows; of fewer than eight nothing is said."""
+    """Return the conclusion from a ratio of speeds; fewer than eight prompts give none."""
     if prompts < FEWEST_PROMPTS:
         return Verdict.TOO_FEW
     if ratio.low > 1:
         return Verdict.FASTER
-    if ratio.high < 1:
-        return Verdict.SLOWER
-    return Verdict.NOISE
+    return Verdict.SLOWER if ratio.high < 1 else Verdict.NOISE
 
 
 def slower_share(method: Timings, plain: Timings) -> float:
+    """Compute the share of prompts that are slower than with plain decoding."""
     return float((method.speeds() / plain.speeds() < 1).mean())
 
 
-def paper_script_ratio(method: Timings, plain_retokenised: Timings) -> float:
-    """Compute the speedup as `speed.py` published with arXiv 2406.16758 (and Spec-Bench) does.
+def paper_script_ratio(method: Timings, plain_retokenized: Timings) -> float:
+    """Compute the speedup as `speed.py` of arXiv 2406.16758 (and Spec-Bench) does, to compare with published numbers.
 
-    A mean of per-prompt speeds over another one, the baseline's tokens counted by tokenizing its answer's text anew,
-    less one: for an answer of n tokens about (n + 1) / n too high. It stands beside the speedup for comparison with
-    published numbers alone.
+    The script divides the means of per-prompt speeds. It counts the baseline's tokens by tokenizing the text of its
+    completion again, minus one, so for a completion of n tokens its ratio is about (n + 1) / n too high.
 
     Args:
-        plain_retokenised (`Timings`): Of plain decoding, with `len(tokenizer(answer).input_ids) - 1` for its tokens.
+        plain_retokenized (`Timings`): Of plain decoding, with `len(tokenizer(completion).input_ids) - 1` as tokens.
     """
-    return float(method.speeds().mean() / plain_retokenised.speeds().mean())
+    return float(method.speeds().mean() / plain_retokenized.speeds().mean())
 
 
 def resamples(prompts: int) -> np.ndarray:
-    """Draw the prompts of each resample, the same ones at every call.
+    """Draw the prompts of each bootstrap resample, with a fixed seed.
 
     Returns:
         `np.ndarray` of shape `(resamples, prompts)`, indices.
@@ -130,10 +135,10 @@ def resamples(prompts: int) -> np.ndarray:
 
 
 def interval(value: float, resampled: np.ndarray) -> Interval:
-    """Put a figure together with its percentile interval.
+    """Return a figure with its percentile interval.
 
     Args:
-        resampled (`np.ndarray` of shape `(resamples,)`): Over those of each resample.
+        resampled (`np.ndarray` of shape `(resamples,)`): The figure of each resample.
     """
     low, high = np.percentile(resampled, [2.5, 97.5])
     return Interval(float(value), float(low), float(high))

@@ -15,16 +15,16 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from drafter_trainer.atomic import write_json
 from drafter_trainer.benchmark.report import markdown_table, speedup_tables
-from drafter_trainer.benchmark.strategies import FILE_NAME, HYBRID, STRATEGIES, Strategy
 from drafter_trainer.cli.arguments import LanguageArguments
 from drafter_trainer.cli.configuration import option_of, parse_arguments
 from drafter_trainer.cli.launch import call_step, require_one_process
-from drafter_trainer.drafters.loop.policy import NGRAM, SOURCES
+from drafter_trainer.drafters.loop.policy import NETWORK, NGRAM, SOURCES
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.publish import check_destination
 from drafter_trainer.hub.publishing import HUB
@@ -36,6 +36,32 @@ TEXTS = 1000  # documents that the target scores
 HELD_OUT = 20  # of translations and of text
 HELD_OUT_STORIES = 12
 STORY = "story"
+FILE_NAME = "strategies.json"  # next to a card: the cost and the speedup of each strategy
+HYBRID = "hybrid"
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A kind of drafter for one language.
+
+    Args:
+        sources (`tuple[str, ...]`): Its draft sources.
+        rows (`tuple[str, ...]`): Folders of a run with the rows for the finetuning of its network.
+    """
+
+    method: str
+    sources: tuple[str, ...]
+    rows: tuple[str, ...] = ()
+
+
+# The first four are those of arXiv 2605.30580. The hybrid has the best of their networks.
+STRATEGIES = {
+    "table": Strategy("n-gram table", (NGRAM,)),
+    "task": Strategy("network of answers", (NETWORK,), ("distill",)),
+    "text": Strategy("network of text", (NETWORK,), ("text",)),
+    "both": Strategy("network of both", (NETWORK,), ("distill", "text")),
+    HYBRID: Strategy("hybrid", SOURCES),
+}
 
 
 CallStep = Callable[..., None]  # takes a step's name, its run folder, its options

@@ -1,4 +1,4 @@
-"""What drafts are worth: every figure of acceptance, defined once.
+"""Acceptance metrics of speculative decoding, one definition each.
 
 p is the target's distribution, q the drafter's (Leviathan et al., "Fast Inference from Transformers via Speculative
 Decoding", arXiv 2211.17192).
@@ -6,6 +6,7 @@ Decoding", arXiv 2211.17192).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -16,13 +17,13 @@ _LOOP_TOKENS = 16
 
 @dataclass(frozen=True)
 class Round:
-    """A draft and the target pass that verified it.
+    """A draft and the target's forward pass that verified it.
 
     Args:
-        drafted (`int`): Tokens that were drafted; of a tree of drafts, those on its longest way.
-        accepted (`int`): How many of them stand in the output.
-        rejected (`bool`): Whether the target chose another token than the draft. False where all was accepted, and
-            where an end of text or the length limit cut the round before anything was rejected.
+        drafted (`int`): Number of drafted tokens; for a tree of drafts, its depth.
+        accepted (`int`): Number of drafted tokens in the output.
+        rejected (`bool`): Whether the target chose another token than the draft. False if all tokens were accepted, or
+            if an end of text or the length limit ended the round before a rejection.
     """
 
     drafted: int
@@ -31,26 +32,26 @@ class Round:
 
     @classmethod
     def of(cls, draft: Sequence[int], output: Sequence[int]) -> "Round":
-        """Compare a draft with the tokens of the output that stand in its place."""
+        """Compare a draft with the output tokens at the same positions."""
         accepted = count_shared(draft, output)
         return cls(len(draft), accepted, rejected=accepted < min(len(draft), len(output)))
 
 
 def count_shared(one: Sequence[int], other: Sequence[int]) -> int:
-    """Return how many tokens two sequences begin with alike."""
-    return next((place for place, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))
+    """Return the length of the common prefix of two sequences."""
+    return next((index for index, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))
 
 
 def acceptance_rate(rounds: Sequence[Round]) -> float | None:
-    """Compute accepted / drafted, or `None` where nothing was drafted."""
+    """Compute accepted / drafted, or `None` if nothing was drafted."""
     drafted = sum(round_.drafted for round_ in rounds)
     return sum(round_.accepted for round_ in rounds) / drafted if drafted else None
 
 
 def alpha(rounds: Sequence[Round]) -> float | None:
-    """Compute the chance that one token is accepted: accepted / (accepted + rejected).
+    """Compute the probability that one token is accepted: accepted / (accepted + rejected).
 
-    What follows a rejection was never judged and does not count. `None` where nothing was judged.
+    Tokens after a rejection were not judged and do not count. `None` if no token was judged.
     """
     accepted = sum(round_.accepted for round_ in rounds)
     judged = accepted + sum(round_.rejected for round_ in rounds)
@@ -58,20 +59,30 @@ def alpha(rounds: Sequence[Round]) -> float | None:
 
 
 def acceptance_by_position(rounds: Sequence[Round]) -> list[float]:
-    """Compute, for each position of a draft, the share of rounds that accepted a token there."""
+    """Compute the share of rounds that accepted a token at each position of the draft."""
     longest = max((round_.drafted for round_ in rounds), default=0)
     return [sum(round_.accepted >= position for round_ in rounds) / len(rounds) for position in range(1, longest + 1)]
 
 
 def mean_accepted_tokens(tokens: int, rounds: int) -> float | None:
-    """Compute τ, the tokens that one target pass yields, the target's own included: 1 for plain decoding."""
+    """Compute τ, the tokens per target pass, the target's own token included: 1 for plain decoding."""
     return tokens / rounds if rounds else None
 
 
-def cost_ratio(draft_seconds: float, drafted: int, plain_seconds: float, plain_passes: int) -> float | None:
-    """Compute c, the time of one drafted token over that of one pass of the target in plain decoding.
+def acceptance_figures(rounds: Sequence[Round], tokens: int) -> dict[str, Any]:
+    """Compute all acceptance figures of rounds that yielded a number of tokens, by name."""
+    return {
+        "acceptance_rate": acceptance_rate(rounds),
+        "alpha": alpha(rounds),
+        "mean_accepted_tokens": mean_accepted_tokens(tokens, len(rounds)),
+        "acceptance_by_position": acceptance_by_position(rounds),
+    }
 
-    `None` where nothing was drafted.
+
+def cost_ratio(draft_seconds: float, drafted: int, plain_seconds: float, plain_passes: int) -> float | None:
+    """Compute c, the time of one drafted token divided by the time of one target pass in plain decoding.
+
+    `None` if nothing was drafted.
 
     Source: arXiv 2211.17192, section 3.3
     """
@@ -79,15 +90,15 @@ def cost_ratio(draft_seconds: float, drafted: int, plain_seconds: float, plain_p
 
 
 def expected_alpha(draft_logits: torch.Tensor, topk_ids: torch.Tensor, topk_logprobs: torch.Tensor) -> torch.Tensor:
-    """Compute the chance that a drafted token is accepted, Σ min(p, q), per token.
+    """Compute the probability that a drafted token is accepted, Σ min(p, q), per token.
 
-    The sum runs over the target's top k, which is all that is stored: a lower bound, short of the true value by at
-    most the probability outside of them.
+    The sum runs over the target's stored top k: a lower bound, short of the true value by at most the probability
+    outside of the top k.
 
     Args:
-        draft_logits (`torch.Tensor` of shape `(tokens, vocabulary)`): Unnormalised q.
+        draft_logits (`torch.Tensor` of shape `(tokens, vocabulary)`): Unnormalized q.
         topk_ids (`torch.Tensor` of shape `(tokens, k)`): The target's most likely ids; -1 is never drafted.
-        topk_logprobs (`torch.Tensor` of shape `(tokens, k)`): log p of them, in nats.
+        topk_logprobs (`torch.Tensor` of shape `(tokens, k)`): Their log p, in nats.
     Returns:
         `torch.Tensor` of shape `(tokens,)`, between 0 and 1.
     Source: arXiv 2211.17192, definition 3.2 and corollary 3.6
@@ -97,10 +108,10 @@ def expected_alpha(draft_logits: torch.Tensor, topk_ids: torch.Tensor, topk_logp
 
 
 def greedy_agreement(draft_logits: torch.Tensor, topk_ids: torch.Tensor) -> torch.Tensor:
-    """Tell where drafter and target hold the same token for the most likely, per token.
+    """Return whether drafter and target have the same most likely token, per token.
 
     Args:
-        draft_logits (`torch.Tensor` of shape `(tokens, vocabulary)`): Unnormalised q.
+        draft_logits (`torch.Tensor` of shape `(tokens, vocabulary)`): Unnormalized q.
         topk_ids (`torch.Tensor` of shape `(tokens, k)`): The target's most likely ids, best first.
     Returns:
         Boolean `torch.Tensor` of shape `(tokens,)`.
@@ -109,15 +120,13 @@ def greedy_agreement(draft_logits: torch.Tensor, topk_ids: torch.Tensor) -> torc
 
 
 def is_looping(token_ids: Sequence[int]) -> bool:
-    """Tell whether an output ends in a loop, which any drafter guesses easily.
+    """Return whether an output ends in a loop, which any drafter predicts easily.
 
-    It does if its last 16 tokens or more repeat a piece of at most 32 tokens, at least four times in a row.
+    It does if its last 16 tokens or more repeat a sequence of at most 32 tokens at least four times.
     """
     length = len(token_ids)
     for period in range(1, min(_LONGEST_PERIOD, length // _REPEATS) + 1):
-        span = max(_REPEATS * period, _LOOP_TOKENS)
-        if span <= length and all(
-            token_ids[index] == token_ids[index - period] for index in range(length - span + period, length)
-        ):
+        start = length - max(_REPEATS * period, _LOOP_TOKENS)
+        if start >= 0 and token_ids[start + period :] == token_ids[start : length - period]:
             return True
     return False

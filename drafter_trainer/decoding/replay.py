@@ -1,7 +1,7 @@
-"""Decode answers that are already known: what a drafting loop would do, without the target.
+"""Replay known greedy completions: measure a drafting loop without running the target.
 
-Greedy decoding has one output. Where it is stored, the target's passes need not be run to see how many tokens of each
-draft they would accept: their time is taken from the machine's measured curve, the drafter's own time is real.
+Greedy decoding has one output. If it is stored, the number of accepted tokens of each draft is known without the
+target. The time of the target's forward passes comes from measurements of the machine; drafting runs in real time.
 """
 
 import functools
@@ -23,7 +23,7 @@ _MOST_SPREAD = 0.2
 
 
 def evict_caches(device: torch.device) -> None:
-    """Do to the machine's caches what a pass of the target does: what the drafter had there is gone."""
+    """Evict the drafter's data from the machine's caches, as a forward pass of the target does."""
     _ballast(device).sum().item()
 
 
@@ -33,7 +33,7 @@ def _ballast(device: torch.device) -> torch.Tensor:
 
 
 class SimulatedClock:
-    """A clock that shows real time plus the time that was simulated."""
+    """A clock that shows the real time plus simulated time."""
 
     def __init__(self) -> None:
         self._advanced = 0.0
@@ -47,18 +47,19 @@ class SimulatedClock:
 
 @dataclass(frozen=True)
 class Costs:
-    """The times of a machine, in milliseconds.
+    """Times measured on a machine, in milliseconds.
 
-    No pass takes less than a token of plain decoding, so that a speedup is never above the tokens per pass.
+    No forward pass takes less than a token of plain decoding, so a speedup never exceeds the tokens per target pass.
 
     Args:
         plain (`float`): One token of plain decoding.
-        prompt (`float`): The first token, for which the prompt is read.
-        passes (`list[float]`): Entry n is a round of assisted decoding that verifies n drafted tokens, all that the
-            loop does around the pass included, drafting left out.
-        step (`float`): One step of the drafter's network; 0 where it is not asked.
-        step_without_graph (`float`, *optional*): On CUDA, the same launched in pieces.
-        spread (`float`, *optional*): How far apart repeated measurements of a pass lie, as a share of their median.
+        prompt (`float`): The first token, with the forward pass over the prompt.
+        passes (`list[float]`): Entry n is a round that verifies n drafted tokens, with the overhead of the decoding
+            loop and without drafting.
+        sampling_passes (`list[float]`): The same when sampling.
+        step (`float`): One step of the drafter's network; 0 if it is not used.
+        step_without_graph (`float`, *optional*): On CUDA, one step without a CUDA graph.
+        spread (`float`, *optional*): Spread of repeated measurements of a pass, as a share of their median.
     """
 
     plain: float
@@ -88,7 +89,7 @@ class Replay:
     """The result of replaying completions.
 
     Args:
-        milliseconds (`float`): Of drafting and of the target's passes, those over the prompts included.
+        milliseconds (`float`): Time of drafting and of the target's passes, those over the prompts included.
     """
 
     tokens: int
@@ -99,53 +100,52 @@ class Replay:
 
     @property
     def speedup(self) -> float:
-        """Tokens a second over those of plain decoding."""
+        """Tokens per second divided by those of plain decoding."""
         return self.plain_milliseconds / self.milliseconds
 
 
 @memories_paused()
 def replay(
     loop: DraftingLoop,
-    answers: Iterable[tuple[Sequence[int], Sequence[int], int]],
+    completions: Iterable[tuple[Sequence[int], Sequence[int], int]],
     costs: Costs,
     clock: SimulatedClock,
     end_ids: Collection[int] = (),
     target: TargetTexts | None = None,
 ) -> Replay:
-    """Decode known answers greedily.
+    """Draft for known greedy completions.
 
     Args:
-        answers (`Iterable` of `(prompt_ids, response_ids, max_new_tokens)`): The target's own greedy answers, and the
-            limit of their lengths.
-        costs (`Costs`): Of the target on this machine.
-        end_ids (`Collection[int]`): Ids that end an answer.
-        target (`TargetTexts`, *optional*): Reads the answers beforehand for a network that attends to the target's
-            keys; without it such a network drafts alone.
+        completions (`Iterable` of `(prompt_ids, completion_ids, max_new_tokens)`): The target's greedy completions.
+        costs (`Costs`): Times of the target on this machine.
+        end_ids (`Collection[int]`): Ids that end a completion.
+        target (`TargetTexts`, *optional*): Caches for a network that attends to the target's keys; without it, the
+            network drafts from its own cache only.
     """
     curve = CostModel(costs.passes)
-    tokens, milliseconds, plain, drafting, rounds = 0, 0.0, 0.0, 0.0, []
-    for prompt_ids, response_ids, max_new_tokens in answers:
-        known, left = list(prompt_ids), list(response_ids)
+    tokens, target_time, plain, drafting, rounds = 0, 0.0, 0.0, 0.0, []
+    for prompt_ids, completion_ids, max_new_tokens in completions:
+        known, left = list(prompt_ids), list(completion_ids)
         tokens += len(left)
         plain += costs.prompt + (len(left) - 1) * costs.plain
         limit = max_new_tokens - 1
         text = target and target.read(loop.network, [*known, *left])
         while left:
-            # The first pass is the one that reads the prompt.
-            cache = text.first(len(known) - 1) if text is not None and len(known) > len(prompt_ids) else None
+            first = len(known) == len(prompt_ids)
+            cache = None if text is None or first else text.first(len(known) - 1)
             start = time.perf_counter()
-            draft = loop.draft(known, limit, end_ids=end_ids, cache=cache) if limit else []
-            draft = [proposal.token for proposal in draft]
+            proposals = loop.draft(known, limit, end_ids=end_ids, cache=cache) if limit else []
+            draft = [proposal.token for proposal in proposals]
             drafting += 1000 * (time.perf_counter() - start)
             judged = Round.of(draft, left)
             accepted = min(judged.accepted, len(left) - 1)  # the last token is the target's own
             rounds.append(Round(len(draft), accepted, judged.rejected))
-            # The first pass reads the prompt too, beside which a draft is nothing.
-            took = costs.prompt if len(known) == len(prompt_ids) else curve(len(draft) + 1)
+            # The first pass also reads the prompt, which takes far longer than verifying a draft.
+            took = costs.prompt if first else curve(len(draft) + 1)
             start = time.perf_counter()
             evict_caches(loop.device)
             clock.advance(took - 1000 * (time.perf_counter() - start))
-            milliseconds += took
+            target_time += took
             known, left = known + left[: accepted + 1], left[accepted + 1 :]
             limit -= accepted + 1
-    return Replay(tokens, milliseconds + drafting, drafting, plain, rounds)
+    return Replay(tokens, target_time + drafting, drafting, plain, rounds)

@@ -1,4 +1,4 @@
-"""Run a target with a source of drafts, record its rounds, and read the clock."""
+"""Decode one prompt with a source of drafts, record its rounds, and measure the time."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from drafter_trainer.decoding.energy import EnergyMeter
 from drafter_trainer.decoding.metrics import Round
 from drafter_trainer.decoding.sampling import sampling_arguments
 from drafter_trainer.drafters.memory import memories_paused
@@ -21,15 +20,14 @@ class Decoding:
 
     Args:
         output_ids (`list[int]`): The new tokens, without the prompt.
-        seconds (`float`): Time of the whole `generate` call, the device synchronised at both ends.
-        rounds (`list[Round]`): One for each pass of the target, the one over the prompt included.
-        draft_seconds (`float`): Time in the drafter's `generate`, in the `draft` of a decoding loop of its
-            own, or in the target's first layers where they draft by early exit; 0 without any of them: what prompt
-            lookup takes for its search is not told apart from the rest of the loop.
-        verification_seconds (`float`): Time in the target's passes. What is left of `seconds` is overhead.
-        first_pass_seconds (`float`): Time up to the end of the target's first forward pass, which reads the prompt:
-            the time to the first token.
-        joules (`float`, *optional*): Energy of the device meanwhile, where it tells.
+        seconds (`float`): Time of the whole `generate` call, the device synchronized at both ends.
+        rounds (`list[Round]`): One for each target pass, the one over the prompt included.
+        draft_seconds (`float`): Time in the drafter's `generate`, in the `draft` of a custom decoding loop, or in the
+            target's first layers for drafts by early exit. 0 for other drafts: the search of prompt lookup counts as
+            overhead.
+        verification_seconds (`float`): Time in the target passes. The rest of `seconds` is overhead.
+        first_pass_seconds (`float`): Time to the end of the first target pass, which reads the prompt: the time to the
+            first token.
     """
 
     output_ids: list[int]
@@ -38,7 +36,6 @@ class Decoding:
     draft_seconds: float
     verification_seconds: float
     first_pass_seconds: float
-    joules: float | None = None
 
 
 def decode(
@@ -49,23 +46,23 @@ def decode(
     seed: int,
     max_new_tokens: int,
 ) -> Decoding:
-    """Decode one prompt, batch 1.
+    """Decode one prompt at batch size 1.
 
     Args:
         prompt_ids (`Sequence[int]`): The prompt, chat template included.
-        draft_arguments (`dict[str, Any]`): What tells `generate` where drafts come from, such as
-            `{"assistant_model": drafter}`; empty for plain decoding. A decoding loop of its own, given as
-            `custom_generate`, drafts in `draft` and counts its rounds itself, in `rounds`.
-        seed (`int`): Random state at the start.
+        draft_arguments (`dict[str, Any]`): Arguments of `generate` that give the source of drafts, such as
+            `{"assistant_model": drafter}`; empty for plain decoding. A decoding loop passed as `custom_generate`
+            drafts in its method `draft` and has its own `rounds`.
+        seed (`int`): Seed of the random state at the start.
     """
-    input_ids = torch.tensor([list(prompt_ids)], device=target_model.device)
-    drafting, meter = _Stopwatch(target_model.device), EnergyMeter(target_model.device)
+    device = target_model.device
+    input_ids = torch.tensor([list(prompt_ids)], device=device)
+    drafting = _Stopwatch(device)
     loop, drafter = draft_arguments.get("custom_generate"), draft_arguments.get("assistant_model")
     timed = _timed(drafter, "generate", drafting) if loop is None else _timed(loop, "draft", drafting)
     with torch.inference_mode(), memories_paused(), _PassRecorder(target_model, drafting) as recorder, timed:
         torch.manual_seed(seed)
-        _synchronise(target_model.device)
-        meter.start()
+        _synchronize(device)
         recorder.stopwatch.begin()
         start = time.perf_counter()
         output = target_model.generate(
@@ -75,9 +72,8 @@ def decode(
             **sampling_arguments(temperature),
             **draft_arguments,
         )
-        _synchronise(target_model.device)
+        _synchronize(device)
         seconds = time.perf_counter() - start
-        joules = meter.stop()
     sequence = output[0].tolist()
     return Decoding(
         sequence[len(prompt_ids) :],
@@ -86,15 +82,14 @@ def decode(
         drafting.seconds(),
         recorder.stopwatch.seconds(),
         recorder.stopwatch.seconds_to_first_end(),
-        joules,
     )
 
 
 class _Stopwatch:
-    """Add up the time of a part of a decoding, without waiting for the device in between.
+    """The total time of one part of a decoding.
 
-    An accelerator marks the times itself, in the order of its work: to wait for it at every mark would slow down a
-    method that queues work ahead. The marks may be read when the device has been synchronised.
+    An accelerator records events in its own queue, because to wait for it at each mark would slow down a method that
+    queues work ahead. Read the times after a synchronization of the device.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -102,7 +97,7 @@ class _Stopwatch:
         self._spans: list[tuple[Any, Any]] = []
 
     def begin(self) -> None:
-        """Mark the time from which `seconds_to_first_end` counts."""
+        """Mark the start of `seconds_to_first_end`."""
         self._begun = self._mark()
 
     def seconds_to_first_end(self) -> float:
@@ -130,11 +125,11 @@ class _Stopwatch:
 
 @contextmanager
 def _timed(owner: Any | None, name: str, stopwatch: _Stopwatch) -> Iterator[None]:
-    """Time a method of what drafts, which decoding calls once a round."""
+    """Time the method of the draft source that decoding calls once in each round."""
     if owner is None:
         yield
         return
-    method, own = getattr(owner, name), owner.__dict__.get(name)
+    method, replaced = getattr(owner, name), name in vars(owner)
 
     def timed(*args: Any, **kwargs: Any) -> Any:
         stopwatch.start()
@@ -146,22 +141,22 @@ def _timed(owner: Any | None, name: str, stopwatch: _Stopwatch) -> Iterator[None
     try:
         yield
     finally:
-        if own is None:
-            delattr(owner, name)
+        if replaced:
+            setattr(owner, name, method)
         else:
-            setattr(owner, name, own)
+            delattr(owner, name)
 
 
 class _PassRecorder:
-    """Note what goes into each pass of the target, and the time that it takes.
+    """Record the input and the time of each target pass.
 
-    A round is known from the outside: the pass that verifies it takes the last known token and the draft, and how
-    far the cache reaches at the next one tells how many were kept. This holds for plain decoding, prompt lookup and
-    drafters alike, and costs no copy from the device while the clock runs.
+    The rounds follow from the inputs: a verification pass takes the last known token and the draft, and the length of
+    the cache at the next pass gives the number of accepted tokens. This works for plain decoding, prompt lookup and
+    drafters, and copies nothing from the device while the time is measured.
 
     Args:
-        drafting (`_Stopwatch`): Gets the time of passes that end early: the target's first layers draft in them (see
-            `assistant_early_exit` of transformers), and they are no rounds.
+        drafting (`_Stopwatch`): Receives the time of passes through the target's first layers only. They draft
+            (`assistant_early_exit` of transformers) and are not rounds.
     """
 
     def __init__(self, target_model: PreTrainedModel, drafting: _Stopwatch) -> None:
@@ -173,7 +168,7 @@ class _PassRecorder:
 
     def __enter__(self) -> "_PassRecorder":
         self._hooks = (
-            self._model.register_forward_pre_hook(self._note, prepend=True, with_kwargs=True),
+            self._model.register_forward_pre_hook(self._record, prepend=True, with_kwargs=True),
             self._model.register_forward_hook(lambda *_: self._running.stop()),
         )
         return self
@@ -182,7 +177,7 @@ class _PassRecorder:
         for hook in self._hooks:
             hook.remove()
 
-    def _note(self, module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    def _record(self, module: torch.nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         whole = module.config.get_text_config().num_hidden_layers == self._layers
         if whole:
             cache = kwargs.get("past_key_values")
@@ -191,16 +186,14 @@ class _PassRecorder:
         self._running.start()
 
     def rounds(self, prompt_length: int, sequence: list[int]) -> list[Round]:
-        """Compute the rounds of a decoding whose prompt and output together are `sequence`."""
-        known = [prompt_length] + [cached + 1 for cached, _ in self._passes[1:]] + [len(sequence)]
-        result = []
-        for number, (cached, input_ids) in enumerate(self._passes):
-            draft = input_ids[0, known[number] - cached :].tolist()
-            yielded = sequence[known[number] : known[number + 1]]
-            result.append(Round.of(draft, yielded))
-        return result
+        """Compute the rounds of a decoding; `sequence` is the prompt and the output."""
+        known = [prompt_length, *(cached + 1 for cached, _ in self._passes[1:]), len(sequence)]
+        return [
+            Round.of(input_ids[0, start - cached :].tolist(), sequence[start:end])
+            for (cached, input_ids), start, end in zip(self._passes, known, known[1:])
+        ]
 
 
-def _synchronise(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

@@ -1,4 +1,4 @@
-"""The target's keys and values of known texts, for networks that attend to them where nothing is decoded."""
+"""The target's keys and values of known texts, for networks that attend to them while nothing is decoded."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,10 +15,10 @@ class LayerPart(NamedTuple):
 
 
 class TargetText(NamedTuple):
-    """A text as the target has read it: the part of a cache that a network's `share` reads.
+    """The target's cache of one text, reduced to the layers that a network reads.
 
     Args:
-        layers (`list[LayerPart]`): `None` in place of a layer that no network asked for.
+        layers (`list[LayerPart]`): One entry for each layer; `None` for a layer that no network reads.
         tokens (`int`): Number of tokens.
     """
 
@@ -30,20 +30,20 @@ class TargetText(NamedTuple):
         return self.tokens
 
     def first(self, tokens: int) -> "TargetText":
-        """Return what the target's cache holds when so many tokens are verified."""
-        parts = [each and LayerPart(*(states[:, :, :tokens] for states in each)) for each in self.layers]
+        """Return the cache of the first `tokens` tokens."""
+        parts = [part and LayerPart(part.keys[:, :, :tokens], part.values[:, :, :tokens]) for part in self.layers]
         return TargetText(parts, tokens)
 
 
 class TargetTexts:
-    """Reads texts with the target, each once, for networks that attend to its keys."""
+    """The target's caches of texts, computed once for each text."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
-        self._known: dict[tuple[tuple[int, ...], tuple[int, ...]], TargetText] = {}
+        self._texts: dict[tuple[tuple[int, ...], tuple[int, ...]], TargetText] = {}
 
     def read(self, network, token_ids: Sequence[int]) -> TargetText | None:
-        """Read a text for a network; `None` for one that does not attend to the target's keys.
+        """Return the target's cache of a text, or `None` for a network that does not attend to the target's keys.
 
         Args:
             network (`LeanNetwork` or `StockNetwork`, *optional*): The drafter's network.
@@ -53,14 +53,12 @@ class TargetTexts:
         if not wanted:
             return None
         key = (*wanted,), (*token_ids,)
-        if key not in self._known:
+        if key not in self._texts:
             cache = DynamicCache()
             with torch.inference_mode():
                 ids = torch.tensor([key[1]], device=self._model.device)
                 self._model.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
-            kept = [
-                LayerPart(layer.keys, layer.values) if place in wanted else None
-                for place, layer in enumerate(cache.layers)
-            ]
-            self._known[key] = TargetText(kept, len(token_ids))
-        return self._known[key]
+            layers = enumerate(cache.layers)
+            parts = [LayerPart(layer.keys, layer.values) if index in wanted else None for index, layer in layers]
+            self._texts[key] = TargetText(parts, len(token_ids))
+        return self._texts[key]

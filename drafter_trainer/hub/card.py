@@ -9,10 +9,9 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
-from drafter_trainer.benchmark.caveats import caveats
-from drafter_trainer.benchmark.report import interval_text, markdown_table, speedup_tables
+from drafter_trainer.benchmark.quality import quality_warning
+from drafter_trainer.benchmark.report import caveats, interval_text, markdown_table, speedup_tables
 from drafter_trainer.benchmark.statistics import Interval, Verdict, verdict
-from drafter_trainer.benchmark.target_quality import quality_warning
 from drafter_trainer.decoding.sampling import describe_sampling
 from drafter_trainer.drafters.compact import COMPACT
 from drafter_trainer.drafters.description import DrafterDescription

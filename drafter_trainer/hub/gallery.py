@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from drafter_trainer.benchmark.page import render_html
+from drafter_trainer.benchmark.quality import is_showcase
 from drafter_trainer.benchmark.report import interval_text, title
 from drafter_trainer.benchmark.statistics import Interval
-from drafter_trainer.benchmark.target_quality import is_showcase
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.card import usage

@@ -4,7 +4,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from drafter_trainer.benchmark.target_quality import beyond_limits
+from drafter_trainer.benchmark.quality import failed_checks
 from drafter_trainer.decoding.sampling import describe_sampling
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.results import DRAFTER, Results, find_method
@@ -56,7 +56,7 @@ def _evaluations(measurements: dict[str, Results]) -> list[EvalResult]:
     for name, results in measurements.items():
         device = results["provenance"]["device"]
         for run in results["runs"]:
-            if beyond_limits(run) or "engine" in run:  # the index has no place for requests at once
+            if failed_checks(run) or "engine" in run:  # the index has no place for requests at once
                 continue
             method, asked = find_method(run, DRAFTER), run["questions"]
             speedup, decoding = method["speedup"], describe_sampling(run["temperature"], run["seed"])

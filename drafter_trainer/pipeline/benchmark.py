@@ -7,14 +7,11 @@ from typing import Any
 from accelerate import PartialState
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from drafter_trainer.benchmark.journal import read_journal
-from drafter_trainer.benchmark.measure import Setting, measure
+from drafter_trainer.benchmark.measure import OUTPUTS, Setting, measure, read_journal, write_outputs
 from drafter_trainer.benchmark.methods import Method, build_methods
-from drafter_trainer.benchmark.outputs import FILE_NAME as OUTPUTS
-from drafter_trainer.benchmark.outputs import write_outputs
 from drafter_trainer.benchmark.page import write_report
 from drafter_trainer.benchmark.quality import add_language_share, add_quality
-from drafter_trainer.benchmark.summary import add_finetuning, summarise_run
+from drafter_trainer.benchmark.summary import summarize_run
 from drafter_trainer.corpora.questions import Question, hash_questions, load_questions
 from drafter_trainer.corpora.sources import read_source
 from drafter_trainer.corpora.tasks import TASKS, TRANSLATION, Task
@@ -24,7 +21,7 @@ from drafter_trainer.errors import InputError
 from drafter_trainer.languages import Pair, read_languages
 from drafter_trainer.provenance import collect_provenance
 from drafter_trainer.repository import Repository, target_of
-from drafter_trainer.results import DRAFTER, RESULTS, SCHEMA_VERSION, Results, read_results, write_results
+from drafter_trainer.results import RESULTS, SCHEMA_VERSION, Results, read_results, write_results
 from drafter_trainer.runs import Step
 from drafter_trainer.targets import Target
 
@@ -151,7 +148,6 @@ def benchmark(
     names = [method.name for method in methods]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise InputError(f"two methods are called {twice}: name each once")
-    described = {name: other.description for name, other in opened.items()} | {DRAFTER: description}
     with step:
         runs = []
         for setting in _settings(temperatures, seeds, max_new_tokens):
@@ -166,8 +162,7 @@ def benchmark(
                 "dtype": str(target_model.dtype).removeprefix("torch."),
                 "questions": {"source": source, "count": len(chosen), "sha256": hash_questions(chosen)},
             }
-            runs.append(summarise_run(records, methods, setting, said))
-            add_finetuning(runs[-1], described)
+            runs.append(summarize_run(records, methods, setting, said))
             add_quality(runs[-1], records, chosen, pair.target)
             add_language_share(runs[-1], records, pair.target)
         write_outputs(read_journal(journal), outputs)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from drafter_trainer.benchmark.engine_summary import summarise_engine_run
-from drafter_trainer.benchmark.journal import append_record, read_journal
+from drafter_trainer.benchmark.measure import append_record, read_journal
 from drafter_trainer.benchmark.quality import add_language_share, add_quality
+from drafter_trainer.benchmark.summary import summarize_engine_run
 from drafter_trainer.corpora.questions import hash_questions
 from drafter_trainer.corpora.tasks import TASKS, TRANSLATION, Task
 from drafter_trainer.errors import InputError
@@ -151,7 +151,7 @@ def benchmark_engine(
                 },
             }
             chosen = [record for record in records if record["requests_at_once"] == number]
-            run, texts = summarise_engine_run(chosen, methods, chat.tokenizer, _GREEDY | said)
+            run, texts = summarize_engine_run(chosen, methods, chat.tokenizer, _GREEDY | said)
             add_quality(run, texts, asked, pair.target)
             add_language_share(run, texts, pair.target)
             runs.append(run)

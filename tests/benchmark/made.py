@@ -1,11 +1,11 @@
-"""Results made from hand-written times, as a benchmark would have left them."""
+"""Results with hand-written times, as a benchmark writes them."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from drafter_trainer.benchmark.measure import Setting
 from drafter_trainer.benchmark.methods import Method
-from drafter_trainer.benchmark.summary import summarise_run
+from drafter_trainer.benchmark.summary import summarize_run
 from drafter_trainer.results import PLAIN, SCHEMA_VERSION, check_results
 
 PROVENANCE = {
@@ -22,18 +22,13 @@ PROVENANCE = {
 
 
 def make_run(
-    seconds: dict[str, Sequence[float]],
-    tokens: int = 10,
-    temperature: float = 0.0,
-    joules: dict[str, float] | None = None,
-    **other: Any,
+    seconds: dict[str, Sequence[float]], tokens: int = 10, temperature: float = 0.0, **other: Any
 ) -> dict[str, Any]:
-    """Make a run of methods that take these seconds for each prompt, and give so many tokens each time.
+    """Make a run in which each prompt has the given number of tokens.
 
     Args:
-        seconds (`dict[str, Sequence[float]]`): By method, plain decoding among them; the others draft in 0.1 s and
-            have 0.2 s of overhead in each prompt, in which one round accepts two of three drafted tokens.
-        joules (`dict[str, float]`, *optional*): By method, what each prompt takes.
+        seconds (`dict[str, Sequence[float]]`): Seconds of each prompt, by method. All methods but plain decoding draft
+            for 0.1 s and have 0.2 s of overhead per prompt; their first round accepts two of three drafted tokens.
         other: Keys of the run.
     """
     count = len(seconds[PLAIN])
@@ -58,8 +53,6 @@ def make_run(
             }
             if temperature == 0:
                 figures[name]["divergence"] = None
-            if joules:
-                figures[name]["joules"] = joules[name]
         records.append({"question_id": f"q{number}", "methods": figures})
     methods = [Method(name, 0 if name == PLAIN else 3) for name in seconds]
     described = {
@@ -70,7 +63,7 @@ def make_run(
         "questions": {"source": "made up", "count": count, "sha256": "0"},
     }
     seed = other.pop("seed", 0)
-    return summarise_run(records, methods, Setting(temperature, seed, 128), described | other)
+    return summarize_run(records, methods, Setting(temperature, seed, 128), described | other)
 
 
 def make_results(*runs: dict[str, Any], **provenance: Any) -> dict[str, Any]:

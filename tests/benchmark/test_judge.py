@@ -9,7 +9,8 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from benchmarks.judge import Chat, judge, judgement_table, main, read_grade, read_outputs, summarise
-from drafter_trainer.benchmark.outputs import FILE_NAME, write_outputs
+from drafter_trainer.benchmark.measure import OUTPUTS as FILE_NAME
+from drafter_trainer.benchmark.measure import write_outputs
 from drafter_trainer.distillation.servers import ServerEngine
 from drafter_trainer.errors import InputError
 from tests.distillation.completion_server import CompletionServer

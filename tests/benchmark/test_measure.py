@@ -1,4 +1,4 @@
-"""The benchmark's loop over questions: interleaving, the journal, and what it catches."""
+"""The loop over questions: interleaving, the journal, and the detection of lossy methods."""
 
 import json
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from drafter_trainer.benchmark import measure as module
 from drafter_trainer.benchmark.measure import Setting, measure
 from drafter_trainer.benchmark.methods import Method, build_methods
 from drafter_trainer.benchmark.report import speedup_tables
-from drafter_trainer.benchmark.summary import summarise_run
+from drafter_trainer.benchmark.summary import summarize_run
 from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora.questions import Question
 from drafter_trainer.decoding.metrics import Round
@@ -35,17 +35,16 @@ DESCRIPTION = {
 }
 
 
-Asked = list[tuple[str, list[int]]]
-
-
-def scripted(monkeypatch: pytest.MonkeyPatch, answers: dict[str, tuple[list[int], float | Iterator[float]]]) -> Asked:
-    """Replace decoding by answers of known ids and times; returns which method was asked what, in turn."""
-    asked: Asked = []
+def scripted(
+    monkeypatch: pytest.MonkeyPatch, outputs: dict[str, tuple[list[int], float | Iterator[float]]]
+) -> list[tuple[str, list[int]]]:
+    """Replace decoding by outputs of known ids and times; return the calls in order, as method and prompt."""
+    asked: list[tuple[str, list[int]]] = []
 
     def decode(target_model, prompt_ids, draft_arguments, temperature, seed, max_new_tokens) -> Decoding:
         name = draft_arguments.get("name", PLAIN)
         asked.append((name, list(prompt_ids)))
-        ids, seconds = answers[name]
+        ids, seconds = outputs[name]
         took = seconds if isinstance(seconds, float) else next(seconds)
         return Decoding(ids, took, [Round(0, 0, False)] * len(ids), took / 4, took / 2, took / 2)
 
@@ -60,11 +59,11 @@ def results_of(records: list[dict], methods: list[Method], setting: Setting = GR
             "device": {"name": "test", "runtime": "1 thread"},
             "versions": {"torch": "0", "transformers": "0"},
         },
-        "runs": [summarise_run(records, methods, setting, DESCRIPTION)],
+        "runs": [summarize_run(records, methods, setting, DESCRIPTION)],
     }
 
 
-def looping(drafter: PreTrainedModel, longest_draft: int = 3) -> PreTrainedModel:
+def with_loop(drafter: PreTrainedModel, longest_draft: int = 3) -> PreTrainedModel:
     settings = LoopSettings(sources=["lookup", "network"], longest_draft=longest_draft)
     network = build_network(drafter, None, int8=False)
     attach_loop(drafter, DraftingLoop(network, None, settings, drafter.device, drafter.config.vocab_size))
@@ -73,7 +72,7 @@ def looping(drafter: PreTrainedModel, longest_draft: int = 3) -> PreTrainedModel
 
 def test_every_method_runs_and_is_lossless(target_model, tokenizer, tmp_path) -> None:
     """Greedy output of a method must be plain decoding's, and the drafter equal to its target must accept all."""
-    drafter = looping(make_model(tokenizer))
+    drafter = with_loop(make_model(tokenizer))
     methods = build_methods(drafter, make_model(tokenizer, layers=1), [4, 2], ["lookup"], stock_draft_length=2)
     records = measure(target_model, ChatTokenizer(tokenizer), QUESTIONS, methods, GREEDY, tmp_path / "journal.jsonl")
     results = results_of(records, methods)
@@ -91,7 +90,7 @@ def test_every_method_runs_and_is_lossless(target_model, tokenizer, tmp_path) ->
 
 
 def test_methods_take_turns(target_model, tokenizer, tmp_path, monkeypatch) -> None:
-    """A machine that slows down in the course of a run must slow all methods down."""
+    """A machine that slows down during a run must slow all methods down."""
     asked = scripted(monkeypatch, {PLAIN: ([7], 1.0), "other": ([7], 1.0)})
     methods = [Method(PLAIN), Method("other", 2, {"name": "other"})]
     measure(target_model, ChatTokenizer(tokenizer), QUESTIONS, methods, GREEDY, tmp_path / "journal.jsonl")
@@ -100,7 +99,7 @@ def test_methods_take_turns(target_model, tokenizer, tmp_path, monkeypatch) -> N
 
 
 def test_interrupted_run_goes_on(target_model, tokenizer, tmp_path, monkeypatch) -> None:
-    """A run killed within a line asks that question again, and no other."""
+    """After a run was killed while it wrote a line, only that question is asked again."""
     asked = scripted(monkeypatch, {PLAIN: ([7], 1.0)})
     journal = tmp_path / "journal.jsonl"
     whole = measure(target_model, ChatTokenizer(tokenizer), QUESTIONS, [Method(PLAIN)], GREEDY, journal)
@@ -120,7 +119,7 @@ def conversation(*prompts: str) -> list[Question]:
 
 
 def test_later_turns_follow_plain_answers_for_every_method(target_model, tokenizer, tmp_path, monkeypatch) -> None:
-    """Methods that each follow their own answers would be timed on different prompts."""
+    """If each method followed its own outputs, methods would be timed on different prompts."""
     words = {PLAIN: tokenizer("Guten Tag")["input_ids"], "other": tokenizer("etwas anderes")["input_ids"]}
     asked = scripted(monkeypatch, {name: (ids, 1.0) for name, ids in words.items()})
     methods = [Method(PLAIN), Method("other", 2, {"name": "other"})]
@@ -132,7 +131,7 @@ def test_later_turns_follow_plain_answers_for_every_method(target_model, tokeniz
     assert timed == [(PLAIN, first), ("other", first), ("other", second), (PLAIN, second)]
     assert [record["question_id"] for record in records] == ["q/1", "q/2"]
     assert [message["content"] for message in records[1]["chat"]] == ["Hallo", "Guten Tag", "Und nun?"]
-    # Killed after the first turn, the second is asked with the answer that the journal holds.
+    # After an interruption between the turns, the second turn follows the output in the journal.
     journal.write_text(journal.read_text(encoding="utf-8").splitlines(keepends=True)[0], encoding="utf-8")
     asked.clear()
     assert measure(target_model, ChatTokenizer(tokenizer), turns, methods, GREEDY, journal) == records
@@ -142,17 +141,17 @@ def test_later_turns_follow_plain_answers_for_every_method(target_model, tokeniz
 def test_conversation_beyond_the_context_is_named_before_anything_is_measured(
     target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The answers to earlier turns take room too; hours of measuring must not end on the last conversation."""
+    """Outputs of earlier turns fill the context too; the last conversation must not end hours of measuring."""
     asked = scripted(monkeypatch, {PLAIN: ([7], 1.0)})
     turns = conversation("Wort " * 60, "Wort " * 60)
-    with pytest.raises(InputError, match=r"question q/2: .* and 400 new ones pass the target's context of 512"):
+    with pytest.raises(InputError, match=r"question q/2: .* and 400 new ones exceed the target's context of 512"):
         measure(target_model, ChatTokenizer(tokenizer), turns, [Method(PLAIN)], Setting(0.0, 0, 200), tmp_path / "j")
     assert asked == []
 
 
-def test_prompt_lookup_drafts_as_told(tokenizer: PreTrainedTokenizerFast) -> None:
-    """The table states the draft length that was used."""
-    drafter = looping(make_model(tokenizer, layers=1), longest_draft=6)
+def test_methods_have_their_draft_lengths(tokenizer: PreTrainedTokenizerFast) -> None:
+    """The table must state the draft length that was used."""
+    drafter = with_loop(make_model(tokenizer, layers=1), longest_draft=6)
     methods = {method.name: method for method in build_methods(drafter, None, [4])}
     assert methods[PROMPT_LOOKUP].draft_arguments == {"prompt_lookup_num_tokens": 4}
     assert [method.draft_length for method in methods.values()] == [0, 4, 6]
@@ -165,7 +164,7 @@ def test_prompt_lookup_drafts_as_told(tokenizer: PreTrainedTokenizerFast) -> Non
 
 
 def test_lossy_method_is_marked_where_it_samples(target_model, tokenizer, tmp_path, monkeypatch) -> None:
-    """A speedup that is bought with another distribution must not stand beside the others unmarked."""
+    """A speedup with another distribution must be marked in the table."""
     scripted(monkeypatch, {PLAIN: ([7, 8, 9], 1.0), "typical": ([7, 8, 9], 0.5)})
     methods = [Method(PLAIN), Method("typical", 2, {"name": "typical"}, lossy=True)]
     for setting, cell in ((GREEDY, "4/4"), (Setting(1.0, 0, 12), "lossy")):
@@ -177,7 +176,7 @@ def test_lossy_method_is_marked_where_it_samples(target_model, tokenizer, tmp_pa
 
 
 def test_median_of_the_repeats_counts(target_model, tokenizer, tmp_path, monkeypatch) -> None:
-    """A hiccup of the machine in one of three timings must not move the table, and the parts must be of one timing."""
+    """One slow timing of three must not change the table, and all parts must be of one timing."""
     seconds = {PLAIN: iter([0.1, 9.0, 2.0, 3.0]), "other": iter([0.1, 1.0, 7.0, 1.5])}  # the warm-up comes first
     asked = scripted(monkeypatch, {name: ([7, 8], each) for name, each in seconds.items()})
     methods = [Method(PLAIN), Method("other", 2, {"name": "other"})]
@@ -189,24 +188,22 @@ def test_median_of_the_repeats_counts(target_model, tokenizer, tmp_path, monkeyp
     assert [name for name, _ in asked[2:]] == [PLAIN, "other", "other", PLAIN, PLAIN, "other"]
 
 
-def test_methods_that_cannot_be_built_are_refused(tokenizer: PreTrainedTokenizerFast) -> None:
-    """A table that is not there, or a drafter under another method's name, would be measured as something else."""
-    drafter = looping(make_model(tokenizer, layers=1))
+def test_missing_source_is_rejected(tokenizer: PreTrainedTokenizerFast) -> None:
+    """A drafter without a table would be measured as plain decoding."""
+    drafter = with_loop(make_model(tokenizer, layers=1))
     with pytest.raises(InputError, match="no n-gram table to draft alone: leave ngram out"):
         build_methods(drafter, None, [4], alone=["ngram"])
-    with pytest.raises(InputError, match=r"^drafter is the name of a method already"):
-        build_methods(drafter, None, [4], others={"drafter": drafter})
 
 
 def test_lossy_output_is_caught_where_it_begins(target_model, tokenizer, tmp_path) -> None:
-    """A method that may not say one of the target's words is faster for nothing and must not pass as lossless."""
+    """A method that suppresses one of the target's tokens must not be reported as lossless."""
     target_model.generation_config.eos_token_id = None
     chat = ChatTokenizer(tokenizer)
-    said = decode(target_model, chat.encode_prompt(QUESTIONS[0].prompt), {}, 0.0, 0, 12).output_ids
-    methods = [Method(PLAIN), Method("lossy", 4, {"suppress_tokens": [said[3]]})]
+    plain = decode(target_model, chat.encode_prompt(QUESTIONS[0].prompt), {}, 0.0, 0, 12).output_ids
+    methods = [Method(PLAIN), Method("lossy", 4, {"suppress_tokens": [plain[3]]})]
     records = measure(target_model, chat, QUESTIONS, methods, GREEDY, tmp_path / "journal.jsonl")
     losslessness = results_of(records, methods)["runs"][0]["methods"][1]["losslessness"]
     assert losslessness["equal"] < 4
     first = losslessness["divergences"][0]
-    assert (first["question_id"], first["position"]) == ("q0", said.index(said[3]))
+    assert (first["question_id"], first["position"]) == ("q0", plain.index(plain[3]))
     assert first["margin"] > 0

@@ -1,4 +1,4 @@
-"""The page and its plots: whole, alone, and safe whatever stands in the results."""
+"""The page and its plots: complete, self-contained, and safe with any names."""
 
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,7 +11,7 @@ VOID = {"meta", "br", "link", "img", "input", "hr", "base", "embed", "source"}
 
 
 class Page(HTMLParser):
-    """Read a page: every tag closed in its order, what it would load, and its text."""
+    """Parse a page: check that tags are closed in order, and collect its links and its text."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -37,8 +37,8 @@ class Page(HTMLParser):
         self.text += data
 
 
-def check_alone(page: str) -> None:
-    """Check that a page loads nothing, needs no script, and fits a phone at night."""
+def check_self_contained(page: str) -> None:
+    """Check that a page loads nothing, needs no script, and fits a phone with a dark theme."""
     read = Page(page)
     assert read.loads == []
     assert not {"script", "link", "img", "iframe"} & set(read.tags)
@@ -49,9 +49,9 @@ def check_alone(page: str) -> None:
     assert "prefers-color-scheme: dark" in page
 
 
-def test_page_is_whole_and_loads_nothing() -> None:
-    """A page that asks a server for its style looks broken offline, and tells the server who reads it."""
-    check_alone(render_page(make_results(make_run(SECONDS), make_run(SECONDS, temperature=1.0))))
+def test_page_is_complete_and_loads_nothing() -> None:
+    """A page that loads its style from a server looks broken offline, and lets the server track its readers."""
+    check_self_contained(render_page(make_results(make_run(SECONDS), make_run(SECONDS, temperature=1.0))))
 
 
 def test_hostile_names_stay_text() -> None:
@@ -65,7 +65,7 @@ def test_hostile_names_stay_text() -> None:
 
 
 def test_report_is_written_as_files(tmp_path: Path) -> None:
-    """Page, Markdown and plots stand beside the results, and a name from the file does not lead out of the folder."""
+    """Page, Markdown and plots are next to the results; a name in the file must not lead out of the folder."""
     results = make_results(make_run(SECONDS, pair="../../x"), make_run(SECONDS, temperature=1.0, seed=2))
     folder = tmp_path / "a" / "b"
     write_report(results, folder)

@@ -11,7 +11,7 @@ from drafter_trainer.errors import InputError
 from drafter_trainer.hub.gallery import read_gallery, render_gallery
 from drafter_trainer.results import write_results
 from tests.benchmark.made import make_results, make_run
-from tests.benchmark.test_page import Page, check_alone
+from tests.benchmark.test_page import Page, check_self_contained
 from tests.recipes.test_whole_way import recipe_main
 
 PLAIN = [2.0] * 8
@@ -62,7 +62,7 @@ def test_speedups_are_the_measured_ones(tmp_path: Path) -> None:
 
 def test_page_loads_nothing_and_needs_no_script(tmp_path: Path) -> None:
     """A page that asks a server for its style looks broken offline, and tells the server who reads it."""
-    check_alone(render_gallery(read_gallery(write_cards(tmp_path, "tiny"))))
+    check_self_contained(render_gallery(read_gallery(write_cards(tmp_path, "tiny"))))
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from drafter_trainer.benchmark.strategies import FILE_NAME, HYBRID, STRATEGIES
 from drafter_trainer.cli import language
+from drafter_trainer.cli.language import FILE_NAME, HYBRID, STRATEGIES
 from drafter_trainer.corpora.sample import sample_rows
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.errors import InputError

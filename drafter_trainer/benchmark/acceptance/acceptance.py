@@ -1,14 +1,10 @@
-"""The figures of acceptance as a module of `evaluate`, which loads it from its folder without the network.
+"""The acceptance metrics as a module of `evaluate`, loaded from its folder without the network.
 
     acceptance = evaluate.load("drafter_trainer/benchmark/acceptance")
     acceptance.compute(drafted=[4, 4], accepted=[4, 1], rejected=[False, True])
 
-    both = evaluate.combine([acceptance, another])
-    both.add_batch(drafted=…, accepted=…, rejected=…, predictions=…, references=…)
-    both.compute()
-
-Combined modules are given their columns with `add` or `add_batch`: `compute` of 0.4.6 hands every column on to every
-module.
+Give combined modules (`evaluate.combine`) their columns with `add` or `add_batch`: `compute` of evaluate 0.4.6 passes
+every column to every module.
 """
 
 from collections.abc import Sequence
@@ -21,11 +17,11 @@ from drafter_trainer.decoding import metrics
 
 _INPUTS = """
 Args:
-    drafted (`list[int]`): Tokens that were drafted in each round, one round for each pass of the target.
-    accepted (`list[int]`): How many of them stand in the output.
+    drafted (`list[int]`): Number of tokens drafted in each round, one round for each target pass.
+    accepted (`list[int]`): Number of them in the output.
     rejected (`list[bool]`): Whether the target chose another token than the draft.
-    tokens (`int`, *optional*): Tokens of all outputs; accepted ones and one for each round if left out, which is one
-        too many for each output whose end or length limit fell among the accepted ones.
+    tokens (`int`, *optional*): Tokens of all outputs. By default the accepted tokens plus one for each round: one too
+        many for each output that ends within its accepted tokens.
 Returns:
     `dict` with `acceptance_rate`, `alpha`, `mean_accepted_tokens` and `acceptance_by_position`, as
     `drafter_trainer.decoding.metrics` defines them.
@@ -33,31 +29,20 @@ Returns:
 
 
 class Acceptance(evaluate.Metric):
-    """How many drafted tokens a target accepted, over the rounds of speculative decoding."""
+    """Acceptance of drafted tokens, over the rounds of speculative decoding."""
 
     def _info(self) -> evaluate.MetricInfo:
+        types = {"drafted": "int64", "accepted": "int64", "rejected": "bool"}
         return evaluate.MetricInfo(
             description=self.__doc__,
             citation="Leviathan et al., Fast Inference from Transformers via Speculative Decoding, arXiv 2211.17192",
             inputs_description=_INPUTS,
-            features=datasets.Features(
-                {
-                    "drafted": datasets.Value("int64"),
-                    "accepted": datasets.Value("int64"),
-                    "rejected": datasets.Value("bool"),
-                }
-            ),
+            features=datasets.Features({name: datasets.Value(dtype) for name, dtype in types.items()}),
         )
 
     def _compute(
         self, drafted: Sequence[int], accepted: Sequence[int], rejected: Sequence[bool], tokens: int | None = None
     ) -> dict[str, Any]:
         rounds = [metrics.Round(*columns) for columns in zip(drafted, accepted, rejected)]
-        if tokens is None:
-            tokens = sum(round_.accepted for round_ in rounds) + len(rounds)
-        return {
-            "acceptance_rate": metrics.acceptance_rate(rounds),
-            "alpha": metrics.alpha(rounds),
-            "mean_accepted_tokens": metrics.mean_accepted_tokens(tokens, len(rounds)),
-            "acceptance_by_position": metrics.acceptance_by_position(rounds),
-        }
+        total = sum(accepted) + len(rounds) if tokens is None else tokens
+        return metrics.acceptance_figures(rounds, total)
