@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, set_seed
 
 from drafter_trainer import create_drafter
 from drafter_trainer.cli.configuration import parse_arguments
-from drafter_trainer.drafters.loop.window import cut_prompt
+from drafter_trainer.drafters.loop.sources import cut_prompt
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids, map_ids
 from drafter_trainer.training.losses import topk_kl
 from drafter_trainer.training.rows import load_rows

@@ -18,8 +18,8 @@ import numpy as np
 from reporting import RESULTS, report
 
 from drafter_trainer.corpora.files import read_rows
-from drafter_trainer.drafters.loop.ngram import NgramTable, read_table
 from drafter_trainer.drafters.loop.settings import HIGHEST_ORDER
+from drafter_trainer.drafters.loop.sources import NgramTable
 from drafter_trainer.drafters.ngram import build_table, count_entries, table_bytes
 from drafter_trainer.targets import resolve_target
 
@@ -51,7 +51,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "ngram.safetensors"
                 path.write_bytes(table_bytes(slots, SHA256))
-                table = read_table(path, len(tokenizer), SHA256)
+                table = NgramTable.read(path, len(tokenizer), SHA256)
                 figures.append(
                     {
                         "orders": f"1 to {highest}",
@@ -80,7 +80,7 @@ def ask(table: NgramTable, held_out: list[list[int]]) -> dict[str, Any]:
         for place in range(1, len(text)):
             tail = text[max(0, place - HIGHEST_ORDER) : place]
             start = time.perf_counter_ns()
-            found = table.next_token(tail)
+            found = table.propose(tail)
             taken.append(time.perf_counter_ns() - start)
             known += found is not None
             right += found is not None and found[0] == text[place]

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from reporting import RESULTS, report
 
-from drafter_trainer.drafters.loop.ngram import NgramTable
 from drafter_trainer.drafters.loop.settings import LoopSettings
+from drafter_trainer.drafters.loop.sources import NgramTable
 from drafter_trainer.drafters.ngram import count_table
 from drafter_trainer.serving.batch import BatchDrafter
 

@@ -45,11 +45,10 @@ from drafter_trainer.decoding.metrics import Round, alpha, is_looping, mean_acce
 from drafter_trainer.decoding.target_cache import TargetTexts
 from drafter_trainer.distillation.engines import TransformersEngine
 from drafter_trainer.distillation.requests import Request
-from drafter_trainer.drafters.loop.drafting import TAIL, DraftingLoop
+from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import loop_of
-from drafter_trainer.drafters.loop.lookup import SuffixIndex
-from drafter_trainer.drafters.loop.ngram import NgramTable
 from drafter_trainer.drafters.loop.settings import HIGHEST_ORDER
+from drafter_trainer.drafters.loop.sources import TAIL, NgramTable, PromptLookup
 from drafter_trainer.drafters.ngram import count_table
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import Pair, get_pair, translation_prompt
@@ -274,20 +273,20 @@ def tokens_per_pass(tokens: np.ndarray, passes: np.ndarray) -> Interval:
     return interval(tokens.sum() / passes.sum(), tokens[chosen].sum(axis=-1) / passes[chosen].sum(axis=-1))
 
 
-Propose = Callable[[SuffixIndex, list[int]], int | None]
+Propose = Callable[[PromptLookup, list[int]], int | None]
 
 
-def look_up(index: SuffixIndex, draft: list[int]) -> int | None:
+def look_up(index: PromptLookup, draft: list[int]) -> int | None:
     """Propose what followed the longest suffix of text and draft when it stood in the text before."""
-    found = index.next_token(draft)
+    found = index.propose(index.tokens[-TAIL:] + draft)
     return None if found is None else found[0]
 
 
 def ask_table(table: NgramTable) -> Propose:
     """Return a function that proposes what a table lists."""
 
-    def propose(index: SuffixIndex, draft: list[int]) -> int | None:
-        found = table.next_token(index.tokens[-TAIL:] + draft)
+    def propose(index: PromptLookup, draft: list[int]) -> int | None:
+        found = table.propose(index.tokens[-TAIL:] + draft)
         return None if found is None else found[0]
 
     return propose
@@ -302,7 +301,7 @@ def replay_source(
     """
     rounds = []
     for prompt_ids, completion_ids in completions:
-        index, left = SuffixIndex(), list(completion_ids)
+        index, left = PromptLookup(), list(completion_ids)
         index.extend(list(prompt_ids))
         while left:
             limit = draft_length if completion_ids[-1] in end_ids else min(draft_length, len(left) - 1)

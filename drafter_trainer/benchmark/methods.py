@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from drafter_trainer.drafters.load import with_network, with_sources, with_stock_loop
 from drafter_trainer.drafters.loop.generate import loop_of
-from drafter_trainer.drafters.loop.policy import NETWORK, NGRAM
+from drafter_trainer.drafters.loop.sources import NETWORK, NGRAM
 from drafter_trainer.errors import InputError
 from drafter_trainer.results import DRAFTER, PLAIN, PRETRAINED, PROMPT_LOOKUP
 

@@ -24,7 +24,7 @@ from drafter_trainer.benchmark.report import markdown_table, speedup_tables
 from drafter_trainer.cli.arguments import LanguageArguments
 from drafter_trainer.cli.configuration import option_of, parse_arguments
 from drafter_trainer.cli.launch import call_step, require_one_process
-from drafter_trainer.drafters.loop.policy import NETWORK, NGRAM, SOURCES
+from drafter_trainer.drafters.loop.sources import NETWORK, NGRAM, SOURCES
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.publish import check_destination
 from drafter_trainer.hub.publishing import HUB

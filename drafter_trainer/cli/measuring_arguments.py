@@ -2,7 +2,7 @@
 
 from drafter_trainer.cli.options import check_known, option, options, parameters
 from drafter_trainer.corpora.tasks import TASKS, TRANSLATION
-from drafter_trainer.drafters.loop.policy import SOURCES
+from drafter_trainer.drafters.loop.sources import SOURCES
 from drafter_trainer.errors import InputError
 from drafter_trainer.pipeline.benchmark import benchmark
 from drafter_trainer.pipeline.engine_benchmark import benchmark_engine

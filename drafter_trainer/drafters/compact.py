@@ -1,7 +1,7 @@
-"""A drafter without what is the target's own: layers in int8 or int4, of some megabytes, around its embeddings.
+"""Compact drafters: layers in int8 or int4, of some megabytes, without the target's embeddings and head.
 
 A drafter that was trained with frozen embeddings has the target's own, which for a large vocabulary are most of its
-bytes. `load_drafter` takes them from the target that it is loaded for, without a copy.
+bytes. `load_drafter` takes them from the target, without a copy.
 """
 
 import copy
@@ -14,66 +14,59 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from drafter_trainer.errors import InputError
 
 COMPACT = "compact.safetensors"
-FORMATS = {"stock": 0, "compact": 8, "compact-int4": 4}  # of a repository: bits of a weight where it is compact
-_SCALE, _UNIT = ".scale", ".unit"  # behind a matrix' name: its scales, and in int4 the unit of a row's scales
+FORMATS = {"stock": 0, "compact": 8, "compact-int4": 4}  # of a repository: bits of a weight in a compact one
+_SCALE, _UNIT = ".scale", ".unit"  # suffixes of a matrix's scales, and of the unit of a row's int4 scales
 _GROUP = 32  # weights of a row that share a scale in int4
 _CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 
 
 def write_compact(model: PreTrainedModel, target_model: PreTrainedModel, folder: Path, bits: int = 8) -> None:
-    """Write a drafter's configuration and all weights but embeddings and head to a folder.
+    """Write a drafter's configuration, and all its weights but embeddings and head, to a folder.
 
     Matrices are stored in int8 with a scale for each row, or in int4 with a scale for each 32 weights of a row;
     everything else in the drafter's dtype.
 
     Args:
-        folder (`Path`): Gains `config.json`, `generation_config.json` and `compact.safetensors`.
-        bits (`int`, *optional*, defaults to `8`): Bits of a weight: 8, or 4 where rows are multiples of 32 weights.
+        folder (`Path`): Gets `config.json`, `generation_config.json` and `compact.safetensors`.
+        bits (`int`, *optional*, defaults to `8`): Bits of a weight: 8, or 4 for rows that are multiples of 32 weights.
     Raises:
         InputError: If the drafter's embeddings or head are not the target's.
     """
-    for name, own, other in (
-        ("embeddings", model.get_input_embeddings(), target_model.get_input_embeddings()),
-        ("head", model.get_output_embeddings(), target_model.get_output_embeddings()),
-    ):
-        rows = min(len(own.weight), len(other.weight))
-        if not torch.equal(own.weight[:rows].to(torch.bfloat16), other.weight[:rows].to(torch.bfloat16)):
+    shared = set()
+    for name, getter in (("embeddings", "get_input_embeddings"), ("head", "get_output_embeddings")):
+        own, other = (getattr(each, getter)().weight for each in (model, target_model))
+        rows = min(len(own), len(other))
+        if not torch.equal(own[:rows].to(torch.bfloat16), other[:rows].to(torch.bfloat16)):
             raise InputError(
                 f"the drafter's {name} are not the target's, so a compact repository would lose them: publish the "
                 "stock format, or train with frozen embeddings"
             )
-    shared = {model.get_input_embeddings().weight.data_ptr(), model.get_output_embeddings().weight.data_ptr()}
+        shared.add(own.data_ptr())
     tensors = {}
     for name, weight in model.state_dict().items():
         if weight.data_ptr() in shared:
             continue
         if weight.dim() != 2:
             tensors[name] = weight.contiguous()
-            continue
-        if bits == 4 and weight.shape[1] % _GROUP == 0:
+        elif bits == 4 and weight.shape[1] % _GROUP == 0:
             tensors[name], tensors[name + _SCALE], tensors[name + _UNIT] = _to_int4(weight.float())
         else:
-            tensors[name], tensors[name + _SCALE] = _to_int8(weight.float())
+            scale = weight.float().abs().amax(dim=1).clamp(min=1e-8) / 127
+            tensors[name] = (weight.float() / scale[:, None]).round().to(torch.int8)
+            tensors[name + _SCALE] = scale
     folder.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
     save_file(tensors, folder / COMPACT, metadata={"format": "pt"})
 
 
-def read_compact(folder: Path, target_model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """Build a drafter around the embeddings and the head of its target; see `build_compact`."""
-    layers = target_model.get_input_embeddings(), target_model.get_output_embeddings()
-    return build_compact(folder, *(layer.weight for layer in layers), dtype)
-
-
-def build_compact(folder: Path, embeddings: torch.Tensor, head: torch.Tensor, dtype: torch.dtype) -> PreTrainedModel:
-    """Build a drafter around the embeddings and the head of its target, which stay the target's own tensors.
+def read_compact(folder: Path, embeddings: torch.Tensor, head: torch.Tensor, dtype: torch.dtype) -> PreTrainedModel:
+    """Build a drafter around the embeddings and the head of its target, without a copy of them.
 
     Args:
         folder (`Path`): As `write_compact` left it.
-        embeddings, head (`torch.Tensor` of shape `(vocabulary, width)`): The target's, on its device; the same tensor
-            where they are tied.
-        dtype (`torch.dtype`): Of the layers.
+        embeddings, head (`torch.Tensor` of shape `(vocabulary, width)`): The target's; the same tensor if tied.
+        dtype (`torch.dtype`): The dtype of the layers.
     Raises:
         InputError: If the target's embeddings are quantized or of another width.
         SafetensorError, RuntimeError: If the file is damaged or lacks a tensor.
@@ -85,7 +78,7 @@ def build_compact(folder: Path, embeddings: torch.Tensor, head: torch.Tensor, dt
             f"drafter of width {config.hidden_size}: use its stock format"
         )
     small = copy.deepcopy(config)
-    small.vocab_size, small.pad_token_id = 1, None  # what stands in for the target's embeddings until they are set
+    small.vocab_size, small.pad_token_id = 1, None  # placeholders until the target's embeddings are set
     model = AutoModelForCausalLM.from_config(small, dtype=dtype)
     tensors = load_file(folder / COMPACT)
     weights = {}
@@ -98,13 +91,13 @@ def build_compact(folder: Path, embeddings: torch.Tensor, head: torch.Tensor, dt
             continue
         weights[name] = weight.to(dtype)
     own = model.get_input_embeddings(), model.get_output_embeddings()
-    stand_ins = {id(layer.weight) for layer in own}
-    known = {name for name, weight in model.named_parameters(remove_duplicate=False) if id(weight) in stand_ins}
+    placeholders = {id(layer.weight) for layer in own}
+    known = {name for name, weight in model.named_parameters(remove_duplicate=False) if id(weight) in placeholders}
     missing, unexpected = model.load_state_dict(weights, strict=False)
     if wrong := sorted({*missing, *unexpected} - known):
         raise RuntimeError(f"{COMPACT} and config.json differ in {', '.join(wrong[:3])}")
     model.to(embeddings.device)
-    # Without gradients torch (2.13) copies the whole head in every pass over several tokens.
+    # requires_grad: without gradients torch 2.13 copies the whole head in every pass over several tokens.
     own[0].weight = torch.nn.Parameter(embeddings.detach().to(dtype))
     own[1].weight = own[0].weight
     if head.data_ptr() != embeddings.data_ptr():
@@ -114,36 +107,24 @@ def build_compact(folder: Path, embeddings: torch.Tensor, head: torch.Tensor, dt
     return model
 
 
-def _to_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return int8 values of shape `(rows, columns)` and fp32 scales of shape `(rows,)`."""
-    scale = weight.abs().amax(dim=1).clamp(min=1e-8) / 127
-    return (weight / scale[:, None]).round().to(torch.int8), scale
+def embeddings_and_head(model: PreTrainedModel) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a target's embeddings and head, as `read_compact` takes them."""
+    return model.get_input_embeddings().weight, model.get_output_embeddings().weight
 
 
 def _to_int4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return pairs of int4 values, the scales of their groups, and the unit of a row's scales.
+    """Return pairs of int4 values in uint8, scales of groups in uint8, and units of rows in fp16.
 
-    Each scale is the one of a few with the least squared error: a little clipping costs less than coarse steps.
-
-    Returns:
-        `torch.Tensor` of shape `(rows, columns / 2)` in uint8, of shape `(rows, columns / 32)` in uint8, and of shape
-        `(rows,)` in fp16.
+    Of a few scales the one with the least squared error is chosen: a little clipping costs less than coarse steps.
     """
     groups = weight.view(len(weight), -1, _GROUP)
     largest = groups.abs().amax(dim=-1, keepdim=True)
     unit = (largest.amax(dim=1, keepdim=True) / (7 * 255)).clamp(min=1e-7).half()
-    least = values = scales = None
-    for clip in _CLIPS:
-        scale = (largest * clip / 7 / unit).round().clamp(1, 255)
-        tried = (groups / (scale * unit)).round().clamp(-8, 7)
-        error = (tried * scale * unit - groups).square().sum(dim=-1, keepdim=True)
-        if least is None:
-            least, values, scales = error, tried, scale
-            continue
-        better = error < least
-        least, values, scales = (
-            torch.where(better, new, old) for new, old in ((error, least), (tried, values), (scale, scales))
-        )
+    scales = torch.stack([(largest * clip / 7 / unit).round().clamp(1, 255) for clip in _CLIPS])
+    values = (groups / (scales * unit)).round().clamp(-8, 7)
+    best = (values * scales * unit - groups).square().sum(dim=-1, keepdim=True).argmin(dim=0, keepdim=True)
+    scales = scales.gather(0, best)[0]
+    values = values.gather(0, best.expand(-1, -1, -1, _GROUP))[0]
     pairs = (values + 8).to(torch.uint8).view(len(weight), -1, 2)
     return pairs[..., 0] | pairs[..., 1] << 4, scales.squeeze(-1).to(torch.uint8), unit.flatten()
 

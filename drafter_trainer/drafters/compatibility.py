@@ -1,29 +1,27 @@
-"""Check that a target and a drafter go together: their tokenizers by content, and what the target can do.
-
-transformers compares vocabulary sizes alone: a drafter of equal size with another tokenizer drafts garbage, silently.
-"""
+"""Whether a drafter fits a target: tokenizer, size of the vocabulary, and the weights that it was trained for."""
 
 import hashlib
 import json
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from drafter_trainer.drafters.compact import COMPACT
 from drafter_trainer.drafters.description import DrafterDescription
+from drafter_trainer.drafters.loop.networkless import NetworklessDrafter
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError, one_line
+from drafter_trainer.targets import hash_folder
 
 _ADVICE = "train a drafter for this target, or name the target that this drafter was made for"
 _SPECIAL = ("bos_token_id", "eos_token_id", "unk_token_id")
 
 
 def hash_tokenizer(tokenizer: PreTrainedTokenizerBase, probes: Iterable[str]) -> str:
-    """Hash what a tokenizer does: its vocabulary, special ids, and the ids that it gives to probe texts.
-
-    Args:
-        probes (`Iterable[str]`): Texts in the drafter's languages.
-    """
+    """Hash a tokenizer's vocabulary, its special ids, and its ids of probe texts in the drafter's languages."""
     content = {
         "vocabulary": sorted(tokenizer.get_vocab().items()),
         "special": [getattr(tokenizer, name) for name in _SPECIAL],
@@ -35,7 +33,7 @@ def hash_tokenizer(tokenizer: PreTrainedTokenizerBase, probes: Iterable[str]) ->
 def check_tokenizers(
     target_tokenizer: PreTrainedTokenizerBase, draft_tokenizer: PreTrainedTokenizerBase, probes: Iterable[str]
 ) -> None:
-    """Refuse a drafter whose tokenizer is not its target's."""
+    """Raise an error if a drafter's tokenizer is not its target's."""
     if difference := harmless_difference(target_tokenizer, draft_tokenizer, probes):
         raise IncompatibleTokenizerError(f"{difference}: {_ADVICE}")
 
@@ -47,14 +45,15 @@ def harmless_difference(
     whose: str = "drafter",
     advice: str = _ADVICE,
 ) -> str:
-    """Compare two tokenizers of which one may be a finetune's or a sibling's: with tokens added, or other special ids.
+    """Describe how another tokenizer differs from the target's without changing the ids of text.
 
-    Text gets the same ids from both then, and what the drafter does not know it never drafts.
+    A finetune or a sibling may have added tokens, or other special ids. A drafter never drafts tokens that it does not
+    know.
 
     Args:
-        whose, advice (`str`, *optional*): Whose the other one is, and what to do if it does not fit, for messages.
+        whose, advice (`str`, *optional*): Owner of the other tokenizer, and advice, for messages.
     Returns:
-        `str`, the difference, empty where there is none.
+        `str`, the difference, empty if there is none.
     Raises:
         IncompatibleTokenizerError: If a token that was not added has another id, or none, or a probe has other ids.
     """
@@ -85,47 +84,96 @@ def harmless_difference(
 def compare_with_trained(
     tokenizer: PreTrainedTokenizerBase, drafter: str, commit: str | None, description: DrafterDescription
 ) -> str:
-    """Compare the tokenizer of a target with the one that a published drafter was trained with.
+    """Compare a target's tokenizer with the one that a published drafter was trained with.
 
     Args:
-        drafter (`str`): Hub id or folder of the drafter, whose own tokenizer is loaded where the target's is another.
+        drafter (`str`): Hub id or folder of the drafter, whose tokenizer is loaded if the hashes differ.
     Returns:
-        `str`, a difference that does no harm (see `harmless_difference`), empty where there is none.
+        `str`, a harmless difference (see `harmless_difference`), empty if there is none.
     Raises:
-        IncompatibleTokenizerError: If the target's tokenizer gives text other ids, or the drafter carries yet another.
-        InputError: If the drafter's own tokenizer cannot be read.
+        IncompatibleTokenizerError: If the target's tokenizer gives text other ids, or the drafter has a third one.
+        InputError: If the drafter's tokenizer cannot be read.
     """
     probes, expected = description.probes, description.tokenizer_sha256
     if hash_tokenizer(tokenizer, probes) == expected:
         return ""
-    said = f"{drafter} was trained with another tokenizer than the target's"
-    if COMPACT in description.weights:  # it has no tokenizer that could be compared
-        raise IncompatibleTokenizerError(f"{said}: it goes with {description.target} alone")
+    message = f"{drafter} was trained with another tokenizer than the target's"
+    if COMPACT in description.weights:  # it has no tokenizer to compare
+        raise IncompatibleTokenizerError(f"{message}: use it with {description.target}")
     try:
         own = AutoTokenizer.from_pretrained(drafter, revision=commit, trust_remote_code=False)
-    except Exception as error:  # of a malformed file the tokenizers library raises nothing narrower
+    except Exception as error:  # the tokenizers library raises nothing narrower for a malformed file
         reason = one_line(error)
-        raise InputError(f"{said}, and its own is unreadable ({reason}): download or publish it again") from error
+        raise InputError(f"{message}, and its own is unreadable ({reason}): download or publish it again") from error
     difference = harmless_difference(tokenizer, own, probes)
     if hash_tokenizer(own, probes) != expected:
-        raise IncompatibleTokenizerError(f"{said}, and carries yet another itself: publish it again from its run")
+        raise IncompatibleTokenizerError(f"{message}, and contains a third one: publish it again from its run")
     return difference
+
+
+def find_difference(target_model: PreTrainedModel, description: DrafterDescription) -> str | None:
+    """Describe how a target differs from the one that a drafter was trained for, if that can be known.
+
+    A loaded model knows its name, not its revision. A folder is compared by its weights if the original was a folder,
+    a model of the Hub by its name. Nothing is known of a model that was made in this process, or of a folder if the
+    original was a wheel or a model of the Hub.
+
+    Returns:
+        `str`, the rest of a sentence that begins with "the target", or `None`.
+    """
+    place, original = target_model.name_or_path, f"{description.target} at {description.target_revision}"
+    # set on a PeftModel, and on a model into which transformers loaded an adapter
+    if adapters := getattr(target_model, "peft_config", None):
+        return f"has an adapter ({', '.join(adapters)}), unlike {original}"
+    if Path(place).is_dir():
+        if not description.target_revision.startswith("sha256:"):
+            return None
+        try:
+            revision = hash_folder(Path(place))
+        except InputError:  # no safetensors in it
+            return None
+        return None if revision == description.target_revision else f"in {place} has other weights than {original}"
+    try:
+        validate_repo_id(place)
+    except HFValidationError:  # a deleted folder, or an empty name
+        return None
+    if description.target.startswith("wheel:") or place.casefold() == description.target.casefold():
+        return None
+    return f"is {place}, not {description.target}"
+
+
+@torch.no_grad()
+def fit_vocabulary(model: PreTrainedModel, size: int) -> None:
+    """Give a drafter's embeddings and head the target's number of rows, in place.
+
+    Padding makes models of one tokenizer differ in size, such as 151,936 and 152,064 rows (Qwen 2.5), which assisted
+    decoding takes for another tokenizer. Added rows are the mean of the others, so that their logits are never the
+    largest.
+    """
+    known = model.config.vocab_size
+    if isinstance(model, NetworklessDrafter):
+        model.config.vocab_size = size
+    elif size != known:
+        # transformers' mean_resizing samples new rows, with a covariance that takes minutes for large vocabularies.
+        model.resize_token_embeddings(size, mean_resizing=False)
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+            layer.weight[known:] = layer.weight[:known].mean(dim=0, dtype=torch.float32).to(layer.weight.dtype)
 
 
 def device_of(target_model: PreTrainedModel) -> torch.device:
     """Return the device of a target that a drafter can serve."""
     devices = (weight.device for weight in target_model.parameters())
     device = next((device for device in devices if device.type != "meta"), None)
-    if device is None and "disk" in getattr(target_model, "hf_device_map", {}).values():  # set by accelerate alone
+    if device is None and "disk" in getattr(target_model, "hf_device_map", {}).values():  # only accelerate sets it
         raise InputError(
-            "the target lies wholly on the disk, where every pass reads all of it: load at least a part of it into "
-            "memory (max_memory, or another device_map), then the drafter"
+            "all weights of the target are on the disk, and every forward pass reads them: load at least a part of "
+            "them into memory (max_memory, or another device_map), then the drafter"
         )
     return device or torch.device("meta")
 
 
 def check_unquantized(config: PretrainedConfig, name: str) -> None:
-    """Refuse a checkpoint whose weights cannot be trained, by its configuration alone."""
+    """Raise an error if the weights of a checkpoint cannot be trained, by its configuration."""
     if getattr(config, "quantization_config", None):
         raise InputError(
             f"the weights of {name} are quantized, and its layers cannot be trained: give as initialization a "

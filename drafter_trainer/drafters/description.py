@@ -1,4 +1,4 @@
-"""`drafter.json`: what a published drafter says of itself."""
+"""`drafter.json`: the description of a published drafter."""
 
 import dataclasses
 import hashlib
@@ -22,40 +22,32 @@ from drafter_trainer.languages import (
 )
 
 SCHEMA_VERSION = 1
-_SINCE_SCHEMA = {
-    "adapter_of",
-    "languages",
-    "prompting",
-    "size",
-    "weights",
-}  # fields that came later, and may be missing
+_OPTIONAL = {"adapter_of", "languages", "prompting", "size", "weights"}  # fields that earlier releases did not write
 _SHA256 = re.compile("[0-9a-f]{64}")
-# No folder, no way out of the repository, nothing hidden.
-_FILE = re.compile("[A-Za-z0-9][A-Za-z0-9._-]*")
+_FILE = re.compile("[A-Za-z0-9][A-Za-z0-9._-]*")  # no folder, no path out of the repository, no hidden file
 
 
 @dataclass(frozen=True)
 class DrafterDescription:
-    """What is known of a drafter.
+    """The description of a drafter.
 
     Args:
         name (`str`): Its name, such as `<target>-drafter-<pair>`.
         target (`str`): Hub id of the target.
-        target_revision (`str`): The target's revision that answered during distillation.
-        pair (`str`): The pair whose translation it was trained for; empty where it was trained for anything else.
+        target_revision (`str`): Revision of the target whose completions it was trained on.
+        pair (`str`): The pair of a translation drafter, otherwise empty.
         draft_length (`int`): Tokens that transformers' own loop drafts in one round.
         loop (`dict`): Settings of the drafting loop, see `loop.settings.LoopSettings`.
         files (`dict[str, str]`): SHA-256 of the files that the loop reads.
-        training (`dict`): What it was trained on and how, for the card.
-        adapter_of (`dict[str, str]`): Of a LoRA adapter, the base drafter that it goes over: `drafter`, its Hub id or
-            folder, and `revision`, its commit or hash.
-        weights (`dict[str, str]`): SHA-256 of the files that the network is loaded from: configuration and weights.
-        size (`dict[str, str]`): Number of parameters, their dtype, and the megabytes of each file of weights, for the
-            card.
-        languages (`list[str]`): Tags of its languages; those of the pair where none are named.
-        prompting (`dict`): How a base model is asked, where it was: `chat_template`, the repository's file with the
-            template, `stop`, the characters that end a completion, and `auto_class`, the class of transformers that
-            loads the target, where it is not `AutoModelForCausalLM`.
+        training (`dict`): Data and settings of its training, for the card.
+        adapter_of (`dict[str, str]`): The base drafter of a LoRA adapter: `drafter`, its Hub id or folder, and
+            `revision`, its commit or hash.
+        weights (`dict[str, str]`): SHA-256 of the network's configuration and weights.
+        size (`dict[str, str]`): Number of parameters, their dtype, and megabytes of each weights file, for the card.
+        languages (`list[str]`): Tags of its languages; those of the pair if empty.
+        prompting (`dict`): The prompt format of a base model: `chat_template`, the name of the file with the template,
+            `stop`, the characters that end a completion, and `auto_class`, the transformers class that loads the
+            target if it is not `AutoModelForCausalLM`.
     """
 
     name: str
@@ -77,25 +69,25 @@ class DrafterDescription:
 
     @property
     def translation(self) -> Pair | None:
-        """The pair whose translation it was trained for."""
+        """The pair of a translation drafter."""
         return get_pair(self.pair) if self.pair else None
 
     @property
     def spoken(self) -> tuple[Language, ...]:
-        """Its languages, of a pair the source first."""
+        """Its languages; of a pair, the source first."""
         if self.languages:
             return tuple(map(get_language, self.languages))
         return self.translation.languages if self.translation else ()
 
     @property
     def asked(self) -> Pair:
-        """The pair of what it is asked; of one language, English where none is known, that language on both sides."""
+        """The languages of its prompts and completions: the pair, or its first language (English by default) twice."""
         first = self.spoken[0] if self.spoken else get_language("en")
         return self.translation or Pair(first, first)
 
     @property
     def probes(self) -> tuple[str, ...]:
-        """The texts by which its tokenizer is hashed."""
+        """The texts with which its tokenizer is hashed."""
         return probes_of(self.spoken)
 
     @property
@@ -103,59 +95,59 @@ class DrafterDescription:
         """A prompt of the kind that it was trained for."""
         if self.translation:
             return translation_prompt(self.translation, self.probes[0])
-        return story_prompt(self.spoken[0] if self.spoken else get_language("en"), {"en": "a fox and a train"})
+        return story_prompt(self.asked.source, {"en": "a fox and a train"})
 
     def fingerprint(self) -> str:
-        """Hash all that it says of the drafter itself, for results to name what they measured.
+        """Hash the description, for results to identify the drafter that they measured.
 
-        Hashes and sizes of weights stay out: results of drafters that were described before there were any would be
-        lost, and other weights come with another record of training.
+        Fields that earlier releases did not have are left out if they are empty, so that older results stay valid.
+        Other weights come with another record of training.
         """
-        said = dataclasses.asdict(self)
-        del said["versions"], said["weights"], said["size"], said["prompting"]
-        if not self.languages:  # as it was said before there were any but those of a pair
-            del said["languages"]
-        if not self.adapter_of:  # as it was said before there were adapters
-            del said["adapter_of"]
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+        values = dataclasses.asdict(self)
+        for name in ("versions", "weights", "size", "prompting"):
+            del values[name]
+        for name in ("languages", "adapter_of"):
+            if not values[name]:
+                del values[name]
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
-        """Write it as text."""
+        """Return it as JSON text."""
         return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes, place: str) -> "DrafterDescription":
-        """Read it."""
+        """Read it from JSON text.
+
+        Raises:
+            InputError: If it is not a description of this schema version; the message begins with `place`.
+        """
         try:
             values = json.loads(text)
-        except (ValueError, RecursionError) as error:  # ValueError: bytes that are no text, and endless numbers too
+        except (ValueError, RecursionError) as error:  # ValueError also for undecodable bytes and endless numbers
             raise InputError(f"{place} is not JSON ({error}): publish the drafter again") from error
         version = values.get("schema_version") if isinstance(values, dict) else None
         if version != SCHEMA_VERSION:
             raise InputError(
-                f"{place} is of schema version {version!r:.80}, expected {SCHEMA_VERSION}: use the release that "
-                "wrote it"
+                f"{place} has schema version {version!r:.80}, expected {SCHEMA_VERSION}: use the release that wrote it"
             )
         known = {entry.name for entry in dataclasses.fields(cls)}
-        if missing := sorted(known - _SINCE_SCHEMA - values.keys()):
+        if missing := sorted(known - _OPTIONAL - values.keys()):
             raise InputError(f"{place} lacks {', '.join(missing)}: publish the drafter again")
         if unknown := sorted(values.keys() - known):
             raise InputError(f"{place} has unknown fields {unknown!r:.80}: use the release that wrote it")
-        description = cls(**values)
-        for names, fits, expected in _EXPECTED:
-            for name in names:
-                if not fits(value := getattr(description, name)):
-                    raise InputError(
-                        f"{place}: {name} must be {expected}, got {value!r:.80}: publish the drafter again"
-                    )
-        return description
+        for name, value in values.items():
+            fits, expected = _EXPECTED.get(name, (None, ""))
+            if fits is not None and not fits(value):
+                raise InputError(f"{place}: {name} must be {expected}, got {value!r:.80}: publish the drafter again")
+        return cls(**values)
 
     @classmethod
     def read(cls, folder: Path) -> "DrafterDescription":
         """Read it from a drafter's folder."""
         path = folder / FILE_NAME
         if not path.is_file():
-            raise InputError(f"{folder} has no {FILE_NAME}: it is no drafter published with this library")
+            raise InputError(f"{folder} has no {FILE_NAME}: it is not a drafter published with this library")
         return cls.from_json(path.read_bytes(), str(path))
 
 
@@ -177,22 +169,30 @@ def _has_lines(value: Any) -> bool:
     return isinstance(value, dict) and all(map(_is_line, value.values()))
 
 
-_EXPECTED: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
-    (("name", "target", "target_revision"), _is_line, "a line of text"),
-    (("tokenizer_sha256",), _is_hash, "64 hexadecimal digits"),
-    (("pair",), lambda value: value == "" or _is_line(value), "a line of text"),
-    (("languages",), lambda value: isinstance(value, list) and all(map(_is_line, value)), "a list of tags"),
-    (("draft_length",), lambda value: type(value) is int and value > 0, "a whole number of 1 or more"),  # no True
-    (("loop", "training"), lambda value: isinstance(value, dict), "an object"),
-    (("versions", "size"), _has_lines, "an object of lines of text"),
-    (
-        ("files", "weights"),
-        lambda value: _has_lines(value) and all(map(_FILE.fullmatch, value)) and all(map(_is_hash, value.values())),
-        "an object of names without folders and their SHA-256",
-    ),
-    (
-        ("adapter_of",),
+def _has_hashes(value: Any) -> bool:
+    return _has_lines(value) and all(map(_FILE.fullmatch, value)) and all(map(_is_hash, value.values()))
+
+
+_LINE = _is_line, "a line of text"
+_OBJECT = (lambda value: isinstance(value, dict)), "an object"
+_LINES = _has_lines, "an object of lines of text"
+_HASHES = _has_hashes, "an object of names without folders and their SHA-256"
+_EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "name": _LINE,
+    "target": _LINE,
+    "target_revision": _LINE,
+    "tokenizer_sha256": (_is_hash, "64 hexadecimal digits"),
+    "pair": (lambda value: value == "" or _is_line(value), "a line of text"),
+    "languages": (lambda value: isinstance(value, list) and all(map(_is_line, value)), "a list of tags"),
+    "draft_length": (lambda value: type(value) is int and value > 0, "a whole number of 1 or more"),  # not True
+    "loop": _OBJECT,
+    "training": _OBJECT,
+    "versions": _LINES,
+    "size": _LINES,
+    "files": _HASHES,
+    "weights": _HASHES,
+    "adapter_of": (
         lambda value: _has_lines(value) and (not value or value.keys() == {"drafter", "revision"}),
         "an object of drafter and revision",
     ),
-)
+}

@@ -18,15 +18,15 @@ from transformers import (
 )
 
 from drafter_trainer.checkpoints import load_checkpoint
-from drafter_trainer.drafters.compact import COMPACT, read_compact
+from drafter_trainer.drafters.compact import COMPACT, embeddings_and_head, read_compact
 from drafter_trainer.drafters.compatibility import (
     check_unquantized,
     compare_with_trained,
+    fit_vocabulary,
     harmless_difference,
 )
 from drafter_trainer.drafters.configuration import draft_config
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
-from drafter_trainer.drafters.padding import fit_vocabulary
 from drafter_trainer.drafters.saving import take_special_ids
 from drafter_trainer.drafters.siblings import sibling_of
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError, one_line
@@ -206,7 +206,7 @@ def from_compact(folder: Path, target_model: PreTrainedModel, tokenizer: PreTrai
         IncompatibleTokenizerError: If it was trained for another tokenizer.
     """
     compare_with_trained(tokenizer, str(folder), None, DrafterDescription.read(folder))
-    drafter = copy.deepcopy(read_compact(folder, target_model, torch.float32))
+    drafter = copy.deepcopy(read_compact(folder, *embeddings_and_head(target_model), torch.float32))
     return drafter.requires_grad_(True)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from drafter_trainer.drafters.loop.window import cut_prompt
+from drafter_trainer.drafters.loop.sources import cut_prompt
 from drafter_trainer.errors import InputError
 
 _Texts = Sequence[tuple[list[int], list[int]]]  # prompt and completion of each

@@ -12,17 +12,15 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from drafter_trainer.drafters.compact import COMPACT, read_compact
-from drafter_trainer.drafters.compatibility import compare_with_trained, device_of
+from drafter_trainer.drafters.compatibility import compare_with_trained, device_of, find_difference, fit_vocabulary
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import attach_loop, loop_of, set_draft_length
 from drafter_trainer.drafters.loop.networkless import MODEL_TYPE, NetworklessConfig, NetworklessDrafter
-from drafter_trainer.drafters.loop.policy import NETWORK
 from drafter_trainer.drafters.loop.repository import build_loop, build_network
 from drafter_trainer.drafters.loop.settings import LoopSettings
+from drafter_trainer.drafters.loop.sources import NETWORK
 from drafter_trainer.drafters.memory import CompletionMemory
-from drafter_trainer.drafters.origin import find_difference
-from drafter_trainer.drafters.padding import fit_vocabulary
 from drafter_trainer.errors import InputError, one_line
 from drafter_trainer.repository import Repository
 from drafter_trainer.results import Headline

@@ -1,9 +1,9 @@
-"""A memory of what a target wrote, from which a drafter drafts what it writes again.
+"""A memory of a target's completions, from which a drafter drafts text that the target writes again.
 
-It holds the latest completions, each behind the end of its prompt, up to a number of tokens; the oldest are
-overwritten. A table for each of four lengths finds the latest place behind a run of tokens: a slot is the hash of the
-run, and the tokens before the place are compared with it. A run whose slot a newer one took is found by a shorter one.
-So memory and time to ask do not grow with the traffic.
+It holds the latest completions, each after the end of its prompt, up to a number of tokens; the oldest are
+overwritten. For each of four lengths, a hash table stores the latest place after a run of tokens, and the tokens
+before that place are compared with the run. A run whose slot was overwritten by a newer run is found by a shorter one.
+So memory and time do not grow with the traffic.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,25 +23,25 @@ from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCrit
 
 from drafter_trainer.atomic import write_whole
 from drafter_trainer.drafters.compatibility import hash_tokenizer
-from drafter_trainer.drafters.loop.ngram import hash_context
+from drafter_trainer.drafters.loop.sources import hash_context
 from drafter_trainer.drafters.ngram import hash_contexts
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 
-ORDERS = (16, 8, 4, 2)  # tokens of the runs, the longest first; a bin of the calibration each
+ORDERS = (16, 8, 4, 2)  # tokens of the runs, the longest first; each is a bin of the calibration
 _FORMAT = "1"
 _FEWEST_TOKENS = 1024
-_END = -1  # behind each completion
+_END = -1  # after each completion
 _PRIOR_COUNT = 4.0
-_MOST_COUNT = 2000.0  # of judged tokens, from which on the older half of them is forgotten
+_MOST_COUNT = 2000.0  # tokens; above it, counts are halved, so that recent completions weigh more
 _PAUSED: ContextVar[bool] = ContextVar("memory_paused", default=False)
 
 
 class CompletionMemory:
-    """What a target wrote before, as a source of drafts.
+    """A memory of the target's completions, as a source of drafts.
 
-    Drafters that are loaded with it draft from it and add to it; several drafters of one target may share it. The
-    chance that its tokens are accepted is counted as completions arrive, apart for greedy decoding and for sampling.
-    No measurement uses it.
+    A drafter that is loaded with it drafts from it and adds every completion to it; several drafters of one target may
+    share it. The probability that its tokens are accepted is counted from the completions, separately for greedy
+    decoding and for sampling. No measurement uses it.
 
     Args:
         max_tokens (`int`, *optional*, defaults to `100_000`): Number of tokens that it holds, 16 of each prompt
@@ -54,42 +55,35 @@ class CompletionMemory:
             raise InputError(f"max_tokens of a memory must be {_FEWEST_TOKENS} or more, got {max_tokens}")
         self.max_tokens = max_tokens
         self.tokenizer_sha256: str | None = None  # of the tokenizer whose ids it holds
-        self.added = 0  # number of tokens, forgotten ones included
+        self.added = 0  # number of tokens, overwritten ones included
         self._tokens = np.full(max_tokens, _END, np.int32)
         self._next = 0  # place of the next completion
         size = 1 << (2 * max_tokens - 1).bit_length()
         self._slots = [np.zeros(size, np.int32) for _ in ORDERS]  # places; no run ends before place 0
         self._counts = np.zeros((2, len(ORDERS), 2))  # greedy and sampled: tokens accepted and judged, by order
         self._open: set[_OpenText] = set()
-        self._lock = threading.RLock()  # a finalizer may run within a call
+        self._lock = threading.RLock()  # reentrant: a finalizer may run within a method
 
-    def next_token(self, tail: Sequence[int]) -> tuple[int, int] | None:
-        """Return what followed the longest run at the end of a text when it last stood in the memory.
-
-        Args:
-            tail (`Sequence[int]`): The last tokens of the text, at least 16 where it has them.
-        Returns:
-            `tuple` of the token and its bin in the calibration; `None` where no run of two tokens or more is known.
-        """
+    def propose(self, context: Sequence[int]) -> tuple[int, int] | None:
+        """Propose the token after the latest occurrence of the longest known run; see `DraftSource`."""
         if _PAUSED.get():
             return None
-        tail = list(tail)
+        context = list(context)
         for bin_, (order, slots) in enumerate(zip(ORDERS, self._slots)):
-            run = tail[-order:]
+            run = context[-order:]
             if len(run) < order:
                 continue
             place = slots.item(hash_context(run) & (len(slots) - 1))
-            if place and self._tokens[place - order : place].tolist() == run:
-                token = self._tokens.item(place)
-                if token != _END:
-                    return token, bin_
+            known = place and self._tokens[place - order : place].tolist() == run
+            if known and (token := self._tokens.item(place)) != _END:
+                return token, bin_
         return None
 
     def calibration(self, lookup: Sequence[float], sampling: bool) -> list[float]:
         """Return the probability that a token is accepted, for each bin.
 
         Args:
-            lookup (`Sequence[float]`): Of prompt lookup, by the length of the suffix: what is assumed at first.
+            lookup (`Sequence[float]`): The prior: the probabilities of prompt lookup, by the length of the suffix.
         """
         return [
             float((accepted + _PRIOR_COUNT * lookup[min(order, len(lookup)) - 1]) / (judged + _PRIOR_COUNT))
@@ -97,7 +91,7 @@ class CompletionMemory:
         ]
 
     def remember(self, prompt_ids: Sequence[int], completion_ids: Sequence[int], sampling: bool = False) -> None:
-        """Add a completion, and count how many of its tokens the memory would have drafted right.
+        """Add a completion, and count the tokens that the memory would have drafted correctly.
 
         Args:
             prompt_ids (`Sequence[int]`): Its prompt, of which the last 16 tokens are kept.
@@ -109,19 +103,18 @@ class CompletionMemory:
         text = np.array([*prompt_ids[-ORDERS[0] :], *completion_ids], np.int32)
         with self._lock:
             self._count(text, len(text) - len(completion_ids), sampling)
-            self._add(text[-(self.max_tokens - 1) :])
+            self._add(text)
             self.added += len(completion_ids)
 
     def listen(self, criteria: StoppingCriteriaList, prompt_length: int, sampling: bool) -> None:
-        """Remember the text of a call of the target's `generate` when the call ends, however it ends.
+        """Remember the completion of a call of the target's `generate` when the call ends, in whatever way.
 
         Args:
-            criteria (`StoppingCriteriaList`): Of the call, which asks each criterion after each round; it gains one
-                that never stops.
+            criteria (`StoppingCriteriaList`): The criteria of the call; one is added, which never stops it.
         """
         if _PAUSED.get():
             return
-        self._take_open()  # an exception keeps its call's variables, and with them the text, for a while
+        self._remember_open()
         text = _OpenText(prompt_length, sampling)
         listener = _Listener(text)
         with self._lock:
@@ -130,7 +123,7 @@ class CompletionMemory:
         criteria.append(listener)
 
     def bind(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Let the memory be of a tokenizer, or find out whether it is.
+        """Set the tokenizer whose ids the memory holds, or compare it with the one that was set.
 
         Raises:
             IncompatibleTokenizerError: If it holds the ids of another tokenizer.
@@ -138,8 +131,8 @@ class CompletionMemory:
         found = hash_tokenizer(tokenizer, ())
         if self.tokenizer_sha256 not in (None, found):
             raise IncompatibleTokenizerError(
-                "the memory holds the ids of another tokenizer than the target's: give a CompletionMemory of its own "
-                "to each target"
+                "the memory holds the ids of another tokenizer than the target's: give each target a CompletionMemory "
+                "of its own"
             )
         self.tokenizer_sha256 = found
 
@@ -147,16 +140,15 @@ class CompletionMemory:
         """Write the memory to a file, which appears whole or not at all.
 
         Raises:
-            InputError: If no drafter was loaded with it, so that nobody knows whose ids it holds.
+            InputError: If no drafter was loaded with it, so that its tokenizer is unknown.
         """
         if self.tokenizer_sha256 is None:
-            raise InputError("the memory is of no tokenizer yet: load a drafter with it before it is saved")
+            raise InputError("the tokenizer of the memory is unknown: load a drafter with it before it is saved")
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._take_open()
+        self._remember_open()
         with self._lock:
-            tokens = np.concatenate((self._tokens[self._next :], self._tokens[: self._next]))
-            tensors = {"tokens": tokens, "counts": self._counts.copy()}
+            tensors = {"tokens": np.roll(self._tokens, -self._next), "counts": self._counts.copy()}
         metadata = {"format": _FORMAT, "tokenizer_sha256": self.tokenizer_sha256}
         write_whole(path, lambda partial: save_file(tensors, partial, metadata))
 
@@ -165,8 +157,8 @@ class CompletionMemory:
         """Read a memory that `save` wrote.
 
         Args:
-            max_tokens (`int`, *optional*): Number of tokens that it holds from now on; as before if left out. Where it
-                is fewer, the oldest completions are forgotten.
+            max_tokens (`int`, *optional*): Number of tokens that it holds from now on, by default as before. If it is
+                smaller, the oldest completions are dropped.
         Raises:
             InputError: If there is no such file, or it is not a memory.
         """
@@ -182,8 +174,7 @@ class CompletionMemory:
             raise InputError(f"{path} is not a memory of format {_FORMAT}: start a new one")
         memory.tokenizer_sha256 = metadata.get("tokenizer_sha256")
         for text in np.split(tokens, np.flatnonzero(tokens < 0)):
-            if len(text := text[text >= 0]):
-                memory._add(text[-(memory.max_tokens - 1) :])
+            memory._add(text[text >= 0])
         memory._counts[:] = counts
         return memory
 
@@ -192,7 +183,7 @@ class CompletionMemory:
         return int(np.count_nonzero(self._tokens != _END))
 
     def _count(self, text: np.ndarray, known: int, sampling: bool) -> None:
-        """Count the tokens behind the first `known` that the memory would have drafted, and those drafted right."""
+        """Count the tokens after the first `known` that the memory would have drafted, and the correct ones."""
         undecided = np.arange(len(text)) >= known
         counts = self._counts[int(sampling)]
         for order, slots, count in zip(ORDERS, self._slots, counts):
@@ -200,15 +191,18 @@ class CompletionMemory:
                 continue
             runs = sliding_window_view(text, order)[:-1]
             places = slots[_slots_of(runs, slots)]
-            stood = self._tokens[places[:, None] - np.arange(order, 0, -1)]
-            told = self._tokens[places]
-            judged = (places > 0) & (told != _END) & (stood == runs).all(axis=1) & undecided[order:]
-            count += np.count_nonzero(judged & (told == text[order:])), np.count_nonzero(judged)
+            stored = self._tokens[places[:, None] - np.arange(order, 0, -1)]
+            proposed = self._tokens[places]
+            judged = (places > 0) & (proposed != _END) & (stored == runs).all(axis=1) & undecided[order:]
+            count += np.count_nonzero(judged & (proposed == text[order:])), np.count_nonzero(judged)
             undecided[order:] &= ~judged
         counts[counts[:, 1] > _MOST_COUNT] /= 2
 
     def _add(self, text: np.ndarray) -> None:
-        """Write a text where the oldest one is, whole; what does not fit before the end goes to the beginning."""
+        """Write a text over the oldest ones, whole: at the beginning if it does not fit before the end."""
+        if not len(text):
+            return
+        text = text[-(self.max_tokens - 1) :]
         if self._next + len(text) >= self.max_tokens:
             self._tokens[self._next :] = _END
             self._next = 0
@@ -220,20 +214,27 @@ class CompletionMemory:
             if len(text) > order:  # of equal slots the last is kept
                 slots[_slots_of(sliding_window_view(text, order)[:-1], slots)] = np.arange(start + order, end)
 
-    def _take_open(self) -> None:
+    def _remember_open(self) -> None:
+        """Remember texts that are not finished, or whose variables an exception keeps alive, up to now."""
         with self._lock:
-            for text in list(self._open):  # one may be closed meanwhile, on this thread
-                self.remember(*text.take())
+            for text in list(self._open):  # a finalizer may close one meanwhile, on this thread
+                self._take(text)
 
     def _close(self, text: "_OpenText") -> None:
         with self._lock:
             self._open.discard(text)
-            self.remember(*text.take())
+            self._take(text)
+
+    def _take(self, text: "_OpenText") -> None:
+        """Remember the tokens of a text that are new since the last time."""
+        ids, taken = [] if text.ids is None else text.ids.tolist(), text.taken
+        text.taken = max(taken, len(ids))
+        self.remember(ids[:taken], ids[taken:], text.sampling)
 
 
 @contextlib.contextmanager
 def memories_paused() -> Iterator[None]:
-    """Let no drafter draft from its memory or add to it, as in a measurement, which starts fresh."""
+    """Let no drafter draft from its memory or add to it, for measurements."""
     token = _PAUSED.set(True)
     try:
         yield
@@ -241,30 +242,23 @@ def memories_paused() -> Iterator[None]:
         _PAUSED.reset(token)
 
 
+@dataclass(eq=False)
 class _OpenText:
-    """A text that `generate` may still be writing."""
+    """A text that `generate` may still be writing, and the number of its tokens that were remembered or given."""
 
-    def __init__(self, prompt_length: int, sampling: bool) -> None:
-        self.ids: torch.Tensor | None = None
-        self._taken = prompt_length
-        self._sampling = sampling
-
-    def take(self) -> tuple[list[int], list[int], bool]:
-        """Return the text before what is new since the last call, the new tokens, and whether they are sampled."""
-        text = [] if self.ids is None else self.ids.tolist()
-        before, new = text[: self._taken], text[self._taken :]
-        self._taken += len(new)
-        return before, new, self._sampling
+    taken: int
+    sampling: bool
+    ids: torch.Tensor | None = None
 
 
 class _Listener(StoppingCriteria):
-    """Note what a call of `generate` has written after each round, and never stop it."""
+    """A criterion that stores the text of a call of `generate` after each round, and never stops it."""
 
     def __init__(self, text: _OpenText) -> None:
         self._text = text
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
-        """Note the text, and stop none."""
+        """Store the text."""
         self._text.ids = input_ids[0]
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 

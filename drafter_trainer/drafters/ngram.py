@@ -1,4 +1,4 @@
-"""Count n-gram tables and prune them to a size (see `loop.ngram` for how they are read)."""
+"""Count n-gram tables and prune them to a size (see `loop.sources.NgramTable` for how they are read)."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from safetensors.numpy import save
 
-from drafter_trainer.drafters.loop.ngram import FORMAT, MULTIPLIER
+from drafter_trainer.drafters.loop.sources import HASH_MULTIPLIER, TABLE_FORMAT
 
 LEAST_BYTES = 4096
 _DISCOUNT = 0.5
@@ -14,7 +14,7 @@ _HEADER_BYTES = 3072  # of the file, at most
 _SLOT_BYTES = 8 + 4 + 1
 _FEWEST_SLOTS = 4
 
-# For each order hashes, tokens and shares, as `loop.ngram.NgramTable` takes them
+# For each order hashes, tokens and shares, as `NgramTable` takes them
 Slots = dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
@@ -24,10 +24,10 @@ class Entries:
 
     Args:
         contexts (`np.ndarray` of shape `(entries, order)`): Runs of token ids, int64.
-        tokens (`np.ndarray` of shape `(entries,)`): The token that followed each most often.
-        shares (`np.ndarray` of shape `(entries,)`): How often it did, of all times.
-        saved (`np.ndarray` of shape `(entries,)`): Expected tokens that the entry drafts right where the table without
-            it, backing off to a lower order, would not; descending.
+        tokens (`np.ndarray` of shape `(entries,)`): The most frequent follower of each run.
+        shares (`np.ndarray` of shape `(entries,)`): The follower's share of all followers.
+        saved (`np.ndarray` of shape `(entries,)`): Expected number of tokens that are drafted correctly only with this
+            entry, and not by backing off to a lower order; descending.
     """
 
     contexts: np.ndarray
@@ -40,24 +40,18 @@ class Entries:
 
 
 def count_entries(texts: Iterable[Sequence[int]], orders: Sequence[int], min_share: float = 0.1) -> dict[int, Entries]:
-    """Count which token follows each run of tokens most often, and what it brings to know that.
+    """Count the most frequent follower of each run of tokens, and the drafted tokens that the entry saves.
 
-    The share of a follower is `(its count - 1/2) / count of the run`: a run that was seen once tells less than one
-    that was seen often. An entry saves
-
-        count of the run * (P(its follower | run) - P(what the next lower order drafts there | run))
-
-    tokens; one that saves nothing, as where both are the same, is left out. P is interpolated absolute discounting:
-    the count less 1/2, over the count of the run, and what the discounts of all its followers leave is spread as the
-    run's suffix, the next lower order, has it. So a run that was seen once saves half a token at most, and least where
-    the lower order is sure.
+    An entry saves `count of the run * (P(its follower | run) - P(the token drafted by the next lower order | run))`
+    tokens; entries that save nothing are left out. P is interpolated absolute discounting: the count less 1/2, over
+    the count of the run; the rest is distributed as the next lower order has it. So a run that occurred once saves at
+    most half a token, and least if the lower order is certain.
 
     Args:
-        texts (`Iterable[Sequence[int]]`): Token ids; no run crosses from one into the next.
-        min_share (`float`, *optional*, defaults to 0.1): Leave out runs whose best follower has less.
-    Source: Stolcke, "Entropy-based Pruning of Backoff Language Models" (1998, arXiv cs/0006025): drop the n-grams that
-    the model loses least by, each weighed against the back-off of the model as it was before; the loss is in entropy
-    there, in drafted tokens here. Discounting: Ney, Essen and Kneser (1994).
+        texts (`Iterable[Sequence[int]]`): Token ids; no run crosses from one text into the next.
+        min_share (`float`, *optional*, defaults to 0.1): Least `(count - 1/2) / count of the run` of a follower.
+    Source: Stolcke, "Entropy-based Pruning of Backoff Language Models" (1998, arXiv cs/0006025), with the loss in
+    drafted tokens instead of entropy. Discounting: Ney, Essen and Kneser (1994).
     """
     windows = _Windows(texts, max(orders) + 1)
     entries: dict[int, Entries] = {}
@@ -69,15 +63,15 @@ def count_entries(texts: Iterable[Sequence[int]], orders: Sequence[int], min_sha
 
 
 def build_table(entries: dict[int, Entries], max_bytes: int | None = None) -> Slots:
-    """Make a table, pruned to a size.
+    """Build a table and prune it to a size.
 
-    An order has a power of two of slots, of which at most half are taken. Slots are doubled where that saves most
-    tokens a byte, as long as the file fits, and each order keeps what saves most.
+    An order has a power of two of slots, at most half of them used. The slots of the order that saves most tokens a
+    byte are doubled as long as the file fits, and each order keeps the entries that save most.
 
     Args:
-        max_bytes (`int`, *optional*): Of the file, at least 4,096; nothing is left out if it is not given.
+        max_bytes (`int`, *optional*): Size of the file, at least 4,096; no entry is left out by default.
     """
-    slots = {order: _slots_for(len(kept)) for order, kept in entries.items()}
+    slots = {order: 1 << (2 * len(kept)).bit_length() for order, kept in entries.items()}
     if max_bytes is not None:
         most, slots = slots, {order: min(_FEWEST_SLOTS, count) for order, count in slots.items()}
         saved = {order: np.concatenate(([0.0], np.cumsum(kept.saved))) for order, kept in entries.items()}
@@ -86,12 +80,10 @@ def build_table(entries: dict[int, Entries], max_bytes: int | None = None) -> Sl
             before, after = (min(_entries_in(slots[order] * more), len(entries[order])) for more in (1, 2))
             return (saved[order][after] - saved[order][before]) / slots[order]
 
-        while growing := [
-            order
-            for order in slots
-            if slots[order] < most[order]
-            and _HEADER_BYTES + _SLOT_BYTES * (sum(slots.values()) + slots[order]) <= max_bytes
-        ]:
+        def fits(order: int) -> bool:
+            return _HEADER_BYTES + _SLOT_BYTES * (sum(slots.values()) + slots[order]) <= max_bytes
+
+        while growing := [order for order in slots if slots[order] < most[order] and fits(order)]:
             slots[max(growing, key=gain)] *= 2
     return {order: _hash_table(kept, _entries_in(slots[order]), slots[order]) for order, kept in entries.items()}
 
@@ -109,33 +101,27 @@ def table_bytes(slots: Slots, tokenizer_sha256: str) -> bytes:
     for order, (hashes, tokens, shares) in slots.items():
         tensors |= {f"hashes.{order}": hashes.view(np.int64), f"tokens.{order}": tokens, f"shares.{order}": shares}
     orders = ",".join(str(order) for order in sorted(slots))
-    return save(tensors, metadata={"format": FORMAT, "orders": orders, "tokenizer_sha256": tokenizer_sha256})
+    return save(tensors, metadata={"format": TABLE_FORMAT, "orders": orders, "tokenizer_sha256": tokenizer_sha256})
 
 
 def hash_contexts(contexts: np.ndarray) -> np.ndarray:
-    """Hash runs as `loop.ngram.hash_context` does each.
-
-    Args:
-        contexts (`np.ndarray` of shape `(runs, order)`): Token ids.
-    Returns:
-        `np.ndarray` of shape `(runs,)`, uint64.
-    """
+    """Return `hash_context` of each row of an array of shape `(runs, order)`, in uint64."""
     mixed = np.full(len(contexts), contexts.shape[1], np.uint64)
     for column in contexts.astype(np.uint64).T:
-        mixed = (mixed ^ (column + np.uint64(1))) * np.uint64(MULTIPLIER)
+        mixed = (mixed ^ (column + np.uint64(1))) * np.uint64(HASH_MULTIPLIER)
         mixed ^= mixed >> np.uint64(29)
     return np.maximum(mixed, np.uint64(1))
 
 
 class _Windows:
-    """Number the distinct runs of each length, so that a run and its parts are found by where they stand."""
+    """The distinct runs of each length, numbered, so that a run and its parts are found by their places."""
 
     def __init__(self, texts: Iterable[Sequence[int]], longest: int) -> None:
         rows = [np.asarray(text, dtype=np.int64) for text in texts]
         self.tokens = np.concatenate([np.zeros(0, np.int64), *rows])
         left = np.concatenate([np.zeros(0, np.int64), *(np.arange(len(row), 0, -1) for row in rows)])
         self.base = int(self.tokens.max(initial=0)) + 1
-        # By length: the run that begins at each place, each run's key and count, and the place of one of its kind.
+        # By length: the run that begins at each place; the key, the count, and the first place of each run.
         self.runs = {0: np.zeros(len(self.tokens), np.int64)}
         self.keys: dict[int, np.ndarray] = {}
         self.counts: dict[int, np.ndarray] = {}
@@ -183,7 +169,7 @@ class _Order:
         backed_chances = np.where(seen, counts[found] - _DISCOUNT, 0.0) / totals + spread * backed_chances
         self.saved = totals * (self.chances[best] - backed_chances)
         self.kept = (self.saved > 0) & (self.shares >= min_share)
-        # What a table that is not pruned drafts behind each context, and its chance there.
+        # The token that an unpruned table drafts after each context, and its chance there
         self.drafted = np.where(self.kept, self.followers, backed)
         self.drafted_chances = np.where(self.kept, self.chances[best], backed_chances)
 
@@ -195,24 +181,19 @@ class _Order:
         return Entries(contexts, self.followers[kept], self.shares[kept], self.saved[kept])
 
 
-def _slots_for(entries: int) -> int:
-    return 1 << (2 * entries).bit_length()
-
-
 def _entries_in(slots: int) -> int:
-    """Return for how many entries `_slots_for` gives so many slots, at most."""
     return max(slots // 2 - 1, 0)
 
 
 def _hash_table(entries: Entries, count: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Place the first `count` entries, each in the slot of its hash or the next empty one behind it."""
+    """Place the first `count` entries, each in the slot of its hash or the next empty one after it."""
     columns = np.zeros(size, np.uint64), np.zeros(size, np.int32), np.zeros(size, np.uint8)
     hashes = hash_contexts(entries.contexts[:count])
     homes = (hashes & np.uint64(size - 1)).astype(np.int64)
     order = np.argsort(homes, kind="stable")
     homes, steps = homes[order], np.arange(len(order))
     places = np.maximum.accumulate(homes - steps) + steps
-    if past := int(np.count_nonzero(places >= size)):  # around the end, and before what belongs there
+    if past := int(np.count_nonzero(places >= size)):  # continue at the beginning, before the entries there
         order = np.roll(order, past)
         homes = np.concatenate((np.zeros(past, np.int64), homes[:-past]))
         places = np.maximum.accumulate(homes - steps) + steps

@@ -13,9 +13,9 @@ from drafter_trainer.drafters.compact import COMPACT
 from drafter_trainer.drafters.compatibility import hash_tokenizer
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription, hash_file
 from drafter_trainer.drafters.loop.generate import set_draft_length
-from drafter_trainer.drafters.loop.policy import NGRAM
 from drafter_trainer.drafters.loop.repository import TABLE
 from drafter_trainer.drafters.loop.settings import LoopSettings
+from drafter_trainer.drafters.loop.sources import NGRAM
 from drafter_trainer.languages import Language, Pair
 from drafter_trainer.provenance import library_versions
 from drafter_trainer.targets import Target

@@ -18,9 +18,9 @@ from drafter_trainer.drafters.compact import write_compact
 from drafter_trainer.drafters.compatibility import check_tokenizers
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.drafters.loop.networkless import MODEL_TYPE, NetworklessDrafter
-from drafter_trainer.drafters.loop.policy import NETWORK, NGRAM, SOURCES
 from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
 from drafter_trainer.drafters.loop.settings import LoopSettings
+from drafter_trainer.drafters.loop.sources import NETWORK, NGRAM, SOURCES
 from drafter_trainer.drafters.saving import complete_folder, describe_drafter, size_of, take_special_ids
 from drafter_trainer.drafters.vocabulary import tie_equal_embeddings
 from drafter_trainer.errors import InputError

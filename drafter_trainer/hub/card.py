@@ -15,7 +15,7 @@ from drafter_trainer.benchmark.statistics import Interval, Verdict, verdict
 from drafter_trainer.decoding.sampling import describe_sampling
 from drafter_trainer.drafters.compact import COMPACT
 from drafter_trainer.drafters.description import DrafterDescription
-from drafter_trainer.drafters.loop.policy import LOOKUP, NETWORK, NGRAM
+from drafter_trainer.drafters.loop.sources import LOOKUP, NETWORK, NGRAM
 from drafter_trainer.extras import is_installed
 from drafter_trainer.hub.metadata import card_metadata, corpora_of
 from drafter_trainer.languages import get_pair

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from drafter_trainer.drafters.compact import FORMATS
-from drafter_trainer.drafters.loop.policy import NETWORK, NGRAM, SOURCES
+from drafter_trainer.drafters.loop.sources import NETWORK, NGRAM, SOURCES
 from drafter_trainer.errors import InputError
 
 HUB = "hub"

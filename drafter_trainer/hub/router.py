@@ -15,7 +15,7 @@ from drafter_trainer.drafters.load import load_drafter, load_target_tokenizer, w
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import draft_round, loop_of, set_draft_length
 from drafter_trainer.drafters.loop.network import LeanNetwork
-from drafter_trainer.drafters.loop.policy import LOOKUP, NETWORK
+from drafter_trainer.drafters.loop.sources import LOOKUP, NETWORK
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.prompt_task import PromptReader, PromptTask
 from drafter_trainer.languages import Pair, get_pair

@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from drafter_trainer.drafters.compact import COMPACT
 from drafter_trainer.drafters.initialization import create_drafter
-from drafter_trainer.drafters.loop.policy import NETWORK
 from drafter_trainer.drafters.loop.repository import VOCABULARY, read_vocabulary
+from drafter_trainer.drafters.loop.sources import NETWORK
 from drafter_trainer.errors import InputError
 from drafter_trainer.pipeline.distill import distill
 from drafter_trainer.pipeline.tune import TuningResult, tune

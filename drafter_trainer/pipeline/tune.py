@@ -16,9 +16,9 @@ from drafter_trainer.decoding.target_cache import TargetTexts
 from drafter_trainer.drafters.compatibility import hash_tokenizer
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.drafters.loop.networkless import NetworklessDrafter
-from drafter_trainer.drafters.loop.policy import NETWORK, SOURCES
 from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY, read_vocabulary
 from drafter_trainer.drafters.loop.settings import LoopSettings
+from drafter_trainer.drafters.loop.sources import NETWORK, SOURCES
 from drafter_trainer.drafters.ngram import LEAST_BYTES
 from drafter_trainer.drafters.saving import TUNING, complete_folder, describe_drafter, take_special_ids
 from drafter_trainer.errors import InputError

@@ -8,7 +8,7 @@ from typing import Any
 from drafter_trainer.corpora import describe_corpus
 from drafter_trainer.corpora.questions import load_decontaminator
 from drafter_trainer.corpora.sources import Source
-from drafter_trainer.drafters.loop.policy import NETWORK
+from drafter_trainer.drafters.loop.sources import NETWORK
 from drafter_trainer.languages import get_pair
 from drafter_trainer.pipeline.tune import MAX_ANSWERS, tune
 from drafter_trainer.runs import Run, Step, finished_step, read_step

@@ -13,18 +13,9 @@ from collections.abc import Callable, Collection, Sequence
 import numpy as np
 import torch
 
-from drafter_trainer.drafters.loop.ngram import NgramTable
-from drafter_trainer.drafters.loop.policy import (
-    LOOKUP,
-    MEMORY,
-    NETWORK,
-    NGRAM,
-    AcceptanceEstimator,
-    NetworkGain,
-    surer_of,
-)
-from drafter_trainer.drafters.loop.proposal import Proposal
+from drafter_trainer.drafters.loop.policy import AcceptanceEstimator, network_gain
 from drafter_trainer.drafters.loop.settings import NETWORK_BINS, LoopSettings, bin_of
+from drafter_trainer.drafters.loop.sources import LOOKUP, MEMORY, NETWORK, NGRAM, NgramTable, Proposal, propose_surest
 from drafter_trainer.drafters.memory import CompletionMemory
 from drafter_trainer.serving.costs import StepCosts
 from drafter_trainer.serving.network import BatchedNetwork
@@ -71,6 +62,8 @@ class BatchDrafter:
         self.clock = clock
         self.memory = memory
         self._looks_up = LOOKUP in settings.sources
+        sources = {NGRAM: self.table, MEMORY: memory if self._looks_up else None}
+        self._sources = {name: source for name, source in sources.items() if source is not None}
         self._end_ids = frozenset(end_ids)
         self.costs = StepCosts(settings.passes(device))
         step = settings.step(device)
@@ -176,7 +169,7 @@ class BatchDrafter:
         calibration = self.settings.calibration
         if self.memory is not None:
             calibration = calibration | {MEMORY: self.memory.calibration(calibration[LOOKUP], sampling=False)}
-        return RequestText(AcceptanceEstimator(calibration), NetworkGain(self.settings.network_gain), window)
+        return RequestText(AcceptanceEstimator(calibration), network_gain(self.settings.network_gain), window)
 
     def _learn(self, before: list[RequestText], started: float) -> None:
         """Learn what the step took and yielded, where it decoded the same requests as the one before."""
@@ -208,11 +201,8 @@ class BatchDrafter:
         """Ask lookup, table and memory."""
         if self.clock is not None and self.clock() > self._deadline:
             return None
-        looked_up = text.look_up() if self._looks_up else None
-        tail = text.tail()
-        listed = None if self.table is None else self.table.next_token(tail)
-        remembered = self.memory.next_token(tail) if self._looks_up and self.memory is not None else None
-        return surer_of(text.estimator, looked_up, listed, remembered)
+        sources = {LOOKUP: text.lookup} if self._looks_up and text.is_indexed else {}
+        return propose_surest(text.estimator, sources | self._sources, text.tail())
 
     def _take(self, text: RequestText, proposal: Proposal | None, price: float) -> bool:
         """Draft a token where it pays; tell whether the draft may grow on."""

@@ -7,13 +7,12 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from drafter_trainer.drafters.compact import COMPACT, build_compact
-from drafter_trainer.drafters.compatibility import compare_with_trained
+from drafter_trainer.drafters.compatibility import compare_with_trained, fit_vocabulary
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.families import reason_against
 from drafter_trainer.drafters.loop.networkless import MODEL_TYPE
-from drafter_trainer.drafters.loop.policy import NETWORK
 from drafter_trainer.drafters.loop.repository import build_loop
-from drafter_trainer.drafters.padding import fit_vocabulary
+from drafter_trainer.drafters.loop.sources import NETWORK
 from drafter_trainer.errors import InputError
 from drafter_trainer.repository import Repository
 

@@ -4,11 +4,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from drafter_trainer.drafters.loop.drafting import TAIL
-from drafter_trainer.drafters.loop.lookup import SuffixIndex
-from drafter_trainer.drafters.loop.policy import AcceptanceEstimator, NetworkGain
-from drafter_trainer.drafters.loop.proposal import Proposal
-from drafter_trainer.drafters.loop.window import count_skipped, unread_part
+from drafter_trainer.drafters.loop.policy import AcceptanceEstimator, RatioEstimator
+from drafter_trainer.drafters.loop.sources import TAIL, PromptLookup, Proposal, count_skipped, unread_part
 from drafter_trainer.serving.network import Piece, Span
 
 _INDEXED_AT_ONCE = 2048  # tokens of a text in one step: some 5 ms
@@ -22,16 +19,16 @@ class RequestText:
 
     Args:
         estimator (`AcceptanceEstimator`): How likely each source's tokens are accepted in this text.
-        gain (`NetworkGain`): What asking the network brings in this text.
+        gain (`RatioEstimator`): What asking the network brings in this text.
         window (`int`, *optional*): Number of last tokens of the prompt that the network reads, besides the
             first one; all if left out.
     """
 
     estimator: AcceptanceEstimator
-    gain: NetworkGain
+    gain: RatioEstimator
     window: int | None = None
     tokens: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
-    index: SuffixIndex = field(default_factory=SuffixIndex)
+    lookup: PromptLookup = field(default_factory=PromptLookup)
     remembered: int = 0  # tokens of prompt and output that are in the memory, or were given
     draft: list[Proposal] = field(default_factory=list)
     limit: int = 0
@@ -76,7 +73,7 @@ class RequestText:
                     break
                 self.accepted += 1
                 gained += proposal.gained
-            self.gain.observe(self.asked, gained)
+            self.gain.observe(gained, self.asked)
             self.rounds += 1
         else:  # other steps passed: nobody knows what was drafted there
             self.grown = 0
@@ -86,15 +83,14 @@ class RequestText:
                 (place for place, is_right in enumerate(right) if not is_right), min(self.cached - known, len(new))
             )
         self.tokens = row.copy()
-        behind = len(self.index.tokens)
-        self.index.extend(self.tokens[behind : behind + _INDEXED_AT_ONCE].tolist())
+        behind = len(self.lookup.tokens)
+        self.lookup.extend(self.tokens[behind : behind + _INDEXED_AT_ONCE].tolist())
         self.draft, self.reach, self.asked = [], 1.0, 0.0
 
-    def look_up(self) -> tuple[int, int] | None:
-        """Return the token behind the latest occurrence of the longest suffix, and its bin."""
-        if len(self.index.tokens) < len(self.tokens):  # a long prompt is still being indexed
-            return None
-        return self.index.next_token([proposal.token for proposal in self.draft])
+    @property
+    def is_indexed(self) -> bool:
+        """Whether the whole text is in the lookup's index, which takes several steps for a long prompt."""
+        return len(self.lookup.tokens) == len(self.tokens)
 
     def tail(self) -> list[int]:
         """Return the last tokens of text and draft, at least as many as table and memory compare."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from drafter_trainer.drafters.loop.window import cut_prompt
+from drafter_trainer.drafters.loop.sources import cut_prompt
 
 IGNORED = -100  # the label of what is not supervised, as in transformers
 NOT_PREDICTED = ("input_ids", "attention_mask", "position_ids", "past_key_values")  # columns that the model reads

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 
 from drafter_trainer.drafters.loop.families import reason_against
-from drafter_trainer.drafters.loop.window import cut_prompt
+from drafter_trainer.drafters.loop.sources import cut_prompt
 from drafter_trainer.errors import InputError
 from drafter_trainer.targets import Target
 from drafter_trainer.training.arguments import DrafterTrainingArguments

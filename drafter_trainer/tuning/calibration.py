@@ -6,11 +6,8 @@ import numpy as np
 import torch
 
 from drafter_trainer.decoding.target_cache import TargetTexts
-from drafter_trainer.drafters.loop.lookup import SuffixIndex
-from drafter_trainer.drafters.loop.ngram import NgramTable
-from drafter_trainer.drafters.loop.policy import LOOKUP, NETWORK, NGRAM
-from drafter_trainer.drafters.loop.settings import HIGHEST_ORDER, NETWORK_BINS, bin_of, default_calibration
-from drafter_trainer.drafters.loop.window import cut_prompt
+from drafter_trainer.drafters.loop.settings import NETWORK_BINS, bin_of, default_calibration
+from drafter_trainer.drafters.loop.sources import LOOKUP, NETWORK, NGRAM, TAIL, NgramTable, PromptLookup, cut_prompt
 from drafter_trainer.tuning.completions import HeldOut
 
 _PRIOR_COUNT = 4.0
@@ -47,8 +44,9 @@ def _observations(
     completion: HeldOut, table: NgramTable | None, network, target: TargetTexts | None
 ) -> Iterator[tuple[str, int, float]]:
     """Yield source, bin and probability of acceptance of every token that a source proposes."""
-    index = SuffixIndex()
-    index.extend(completion.prompt_ids)
+    lookup = PromptLookup()
+    lookup.extend(completion.prompt_ids)
+    sources = {LOOKUP: lookup} | ({} if table is None else {NGRAM: table})
     seen = completion.prompt_ids
     if network is not None:
         seen = cut_prompt(seen, network.prompt_window)
@@ -59,10 +57,10 @@ def _observations(
         logits = network.read(seen)
     text = target and target.read(network, [*completion.prompt_ids, *completion.response_ids])
     for position, token in enumerate(completion.response_ids):
-        if (found := index.next_token([])) is not None:
-            yield LOOKUP, found[1], completion.acceptance(position, found[0])
-        if table is not None and (found := table.next_token(index.tokens[-HIGHEST_ORDER:])) is not None:
-            yield NGRAM, found[1], completion.acceptance(position, found[0])
+        context = lookup.tokens[-TAIL:]
+        for name, source in sources.items():
+            if (found := source.propose(context)) is not None:
+                yield name, found[1], completion.acceptance(position, found[0])
         if network is not None:
             q = torch.softmax(logits, dim=-1)
             likeliest, entry = q.max(dim=-1)
@@ -80,7 +78,7 @@ def _observations(
                 logits = network.read([token])
             else:
                 network = None
-        index.extend([token])
+        lookup.extend([token])
 
 
 def _overlap(completion: HeldOut, position: int, q: torch.Tensor, draft_ids: torch.Tensor | None) -> float:

@@ -8,8 +8,8 @@ from typing import Any
 from drafter_trainer.atomic import write_json, write_whole
 from drafter_trainer.benchmark.report import markdown_table
 from drafter_trainer.decoding.replay import Costs
-from drafter_trainer.drafters.loop.policy import NETWORK, NGRAM
 from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
+from drafter_trainer.drafters.loop.sources import NETWORK, NGRAM
 from drafter_trainer.drafters.ngram import table_bytes
 from drafter_trainer.drafters.vocabulary import vocabulary_bytes
 from drafter_trainer.errors import InputError

@@ -13,8 +13,8 @@ from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import attach_loop
 from drafter_trainer.drafters.loop.network import LeanNetwork
-from drafter_trainer.drafters.loop.policy import SOURCES
 from drafter_trainer.drafters.loop.settings import LoopSettings
+from drafter_trainer.drafters.loop.sources import SOURCES
 from drafter_trainer.drafters.ngram import count_table
 from tests.decoding.drafts import partly_agreeing
 from tests.drafters.loop.conftest import PROMPTS, FakeNetwork, calibration, greedy_answers, make_loop, make_settings

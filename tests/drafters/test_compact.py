@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from drafter_trainer.drafters.compact import COMPACT, read_compact, write_compact
+from drafter_trainer.drafters.compact import COMPACT, embeddings_and_head, read_compact, write_compact
 from drafter_trainer.drafters.initialization import create_drafter
 from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.errors import InputError
@@ -52,7 +52,7 @@ def test_compact_drafter_says_what_the_whole_one_says(family: str, tmp_path: Pat
     """Prevent lost or misplaced weights, embeddings without their scale, and a copy of the target's."""
     target, drafter = make_pair(family)
     write_compact(drafter, target, tmp_path)
-    loaded = read_compact(tmp_path, target, torch.float32)
+    loaded = read_compact(tmp_path, *embeddings_and_head(target), torch.float32)
     assert loaded.get_input_embeddings().weight.data_ptr() == target.get_input_embeddings().weight.data_ptr()
     assert loaded.config.vocab_size == target.config.vocab_size
     ids = torch.tensor([[5, 6, 7, 8, 9]])
@@ -74,7 +74,7 @@ def test_int4_halves_the_file_and_is_as_near_as_its_steps_allow(tmp_path: Path) 
         write_compact(drafter, target, tmp_path / str(bits), bits)
     sizes = [(tmp_path / bits / COMPACT).stat().st_size for bits in ("8", "4")]
     assert sizes[1] < 0.62 * sizes[0]
-    loaded = read_compact(tmp_path / "4", target, torch.float32)
+    loaded = read_compact(tmp_path / "4", *embeddings_and_head(target), torch.float32)
     for (name, weight), (_, own) in zip(loaded.named_parameters(), drafter.named_parameters()):
         if weight.dim() == 2 and "layers" in name:
             # Steps are largest / 7 at most: uniform rounding errs by a twelfth of their square on average.
@@ -89,11 +89,11 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     target, drafter = make_pair("llama")
     write_compact(drafter, target, tmp_path)
     with pytest.raises(InputError, match="use its stock format"):
-        read_compact(tmp_path, make("llama", 2, width=64), torch.float32)
+        read_compact(tmp_path, *embeddings_and_head(make("llama", 2, width=64)), torch.float32)
     config = (tmp_path / "config.json").read_text()
     (tmp_path / "config.json").write_text(config.replace('"num_hidden_layers": 1', '"num_hidden_layers": 2'))
     with pytest.raises(RuntimeError, match=f"{COMPACT} and config.json differ in model.layers.1"):
-        read_compact(tmp_path, target, torch.float32)
+        read_compact(tmp_path, *embeddings_and_head(target), torch.float32)
     with torch.no_grad():
         drafter.get_input_embeddings().weight[3] += 0.5
     with pytest.raises(InputError, match="the drafter's embeddings are not the target's"):

@@ -48,8 +48,8 @@ def test_answers_are_those_of_a_scan(alphabet: int) -> None:
         texts.append([*prompt[-16:], *completion])
         for text in texts:
             tail = text[: chance.randrange(len(text) + 1)][-20:]
-            assert memory.next_token(tail) == scan(texts, tail)
-    assert memory.next_token([]) is None
+            assert memory.propose(tail) == scan(texts, tail)
+    assert memory.propose([]) is None
 
 
 def test_oldest_are_forgotten_within_the_budget() -> None:
@@ -60,12 +60,12 @@ def test_oldest_are_forgotten_within_the_budget() -> None:
     for text in texts:
         memory.remember([7] * 20, text)
         assert len(memory) <= 2000
-        assert memory.next_token(text[-3:-1]) == (text[-1], 3) or len(text) < 3
-    kept = [text for text in texts if memory.next_token(text[-3:-1]) == (text[-1], 3)]
+        assert memory.propose(text[-3:-1]) == (text[-1], 3) or len(text) < 3
+    kept = [text for text in texts if memory.propose(text[-3:-1]) == (text[-1], 3)]
     assert kept == [texts[-1]]
-    assert memory.next_token([2999, 3000]) is None
+    assert memory.propose([2999, 3000]) is None
     memory.remember([], texts[0])
-    assert memory.next_token(texts[0][-3:-1]) == (texts[0][-1], 3)
+    assert memory.propose(texts[0][-3:-1]) == (texts[0][-1], 3)
 
 
 def test_chance_of_acceptance_is_counted() -> None:
@@ -108,7 +108,7 @@ def test_repeated_prompts_take_fewer_passes(target_model, drafter, memory) -> No
     for prompt in PROMPTS:
         plain, passes = count_passes(target_model, prompt)
         first = count_passes(target_model, prompt, assistant_model=drafter)
-        assert memory.next_token([*prompt, *plain[:-1]][-16:])[0] == plain[-1]  # to its last token, at once
+        assert memory.propose([*prompt, *plain[:-1]][-16:])[0] == plain[-1]  # to its last token, at once
         second = count_passes(target_model, prompt, assistant_model=drafter)
         assert first[0] == second[0] == plain
         assert second[1] <= -(-len(plain) // (loop_of(drafter).settings.longest_draft + 1)) + 1 < passes
@@ -139,7 +139,7 @@ def test_interrupted_completions_are_remembered(target_model, drafter, memory, t
     # The round whose tokens it refused is not known.
     longest = loop_of(drafter).settings.longest_draft + 1
     assert len(streamer.sent) - longest <= known < len(streamer.sent)
-    assert memory.next_token(streamer.sent[:known][-5:-1])[0] == streamer.sent[known - 1]
+    assert memory.propose(streamer.sent[:known][-5:-1])[0] == streamer.sent[known - 1]
     assert len(CompletionMemory.load(tmp_path / "memory.safetensors")) == known
     generate(target_model, PROMPTS[0], max_new_tokens=5, assistant_model=drafter)
     assert len(memory) == known + len(PROMPTS[0]) + 5
@@ -161,8 +161,8 @@ def test_memory_is_saved_and_loaded(drafter: PreTrainedModel, memory: Completion
         assert loaded.tokenizer_sha256 == memory.tokenizer_sha256
         assert 0 < len(loaded) <= len(memory)
         for text in texts[-6:]:
-            assert [loaded.next_token(text[end - 16 : end])[0] for end in range(16, 200)] == text[16:]
-    assert loaded.next_token(texts[-15][20:36]) is None
+            assert [loaded.propose(text[end - 16 : end])[0] for end in range(16, 200)] == text[16:]
+    assert loaded.propose(texts[-15][20:36]) is None
 
 
 def test_foreign_memory_is_refused(drafter, memory, published, target_model, tokenizer, tmp_path) -> None:
@@ -201,7 +201,7 @@ def test_measurements_start_fresh(target_model, drafter, memory, published, toke
         one, two = (decode(target_model, PROMPTS[1], given, 0.0, 0, TOKENS) for given in (given, expected[name]))
         assert (one.output_ids, one.rounds) == (two.output_ids, two.rounds)
     assert len(memory) == known
-    assert memory.next_token(PROMPTS[1])[0] == plain[0]  # as before for its user
+    assert memory.propose(PROMPTS[1])[0] == plain[0]  # as before for its user
 
 
 def test_sampled_steps_have_the_targets_distribution(monkeypatch: pytest.MonkeyPatch) -> None:

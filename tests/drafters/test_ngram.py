@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from drafter_trainer.drafters.loop.ngram import NgramTable, hash_context
+from drafter_trainer.drafters.loop.sources import NgramTable, hash_context
 from drafter_trainer.drafters.ngram import build_table, count_entries, hash_contexts, table_bytes
 from tests.drafters.loop.test_ngram import SHA256
 
@@ -66,9 +66,9 @@ def test_least_valuable_entries_are_pruned() -> None:
     assert entries.contexts[:, 0].tolist() == list(range(139, 99, -1))
     room = 3072 + 13 * 64  # bytes of 64 slots, of which 31 may be taken
     table = NgramTable(build_table({1: entries}, room))
-    kept = [token for token in range(100, 140) if table.next_token([token]) is not None]
+    kept = [token for token in range(100, 140) if table.propose([token]) is not None]
     assert kept == list(range(109, 140))
-    assert NgramTable(build_table({1: entries}, room - 1)).next_token([109]) is None
+    assert NgramTable(build_table({1: entries}, room - 1)).propose([109]) is None
 
 
 @pytest.mark.parametrize("limit", [4096, 5000, 10_000, 40_000, 200_000])

@@ -6,8 +6,8 @@ import pytest
 from transformers import PreTrainedModel
 
 from drafter_trainer.drafters.adapters import add_adapter
+from drafter_trainer.drafters.compatibility import find_difference
 from drafter_trainer.drafters.description import DrafterDescription
-from drafter_trainer.drafters.origin import find_difference
 from drafter_trainer.targets import hash_folder
 from tests.conftest import make_model, make_tokenizer
 
@@ -58,4 +58,4 @@ def test_an_adapter_over_the_target_is_told(target_model: PreTrainedModel) -> No
     """A LoRA finetune has the original's name, files and tokenizer, and other outputs."""
     adapted = add_adapter(named(target_model, TARGET), rank=2, alpha=4)
     for model in (adapted, adapted.base_model.model):  # as peft wraps it, and as transformers loads one into a model
-        assert find_difference(model, described()) == f"carries an adapter (default), unlike {TARGET} at {COMMIT}"
+        assert find_difference(model, described()) == f"has an adapter (default), unlike {TARGET} at {COMMIT}"

@@ -7,10 +7,10 @@ import torch
 from transformers import PreTrainedModel
 
 from drafter_trainer.decoding.metrics import alpha
+from drafter_trainer.drafters.compatibility import fit_vocabulary
 from drafter_trainer.drafters.load import load_drafter, with_stock_loop
 from drafter_trainer.drafters.loop.generate import loop_of
 from drafter_trainer.drafters.loop.networkless import NetworklessDrafter
-from drafter_trainer.drafters.padding import fit_vocabulary
 from drafter_trainer.errors import InputError
 from tests.conftest import make_model
 from tests.decoding.drafts import partly_agreeing

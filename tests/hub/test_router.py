@@ -19,7 +19,7 @@ from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.drafters.load import load_drafter, with_sources
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import loop_of
-from drafter_trainer.drafters.loop.policy import LOOKUP, NGRAM
+from drafter_trainer.drafters.loop.sources import LOOKUP, NGRAM
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.hub.prompt_task import PromptTask
 from drafter_trainer.hub.router import LOOKUP_ONLY, WITHOUT_NETWORK, DrafterRouter, Route, RoutedDrafter, Speedups

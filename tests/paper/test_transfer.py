@@ -16,7 +16,7 @@ from benchmarks.paper.transfer import (
 )
 from drafter_trainer.corpora.sample import sample_rows
 from drafter_trainer.decoding.metrics import Round
-from drafter_trainer.drafters.loop.ngram import NgramTable
+from drafter_trainer.drafters.loop.sources import NgramTable
 from drafter_trainer.drafters.ngram import count_table
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair, translation_prompt

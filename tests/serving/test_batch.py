@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from drafter_trainer.drafters.loop.ngram import NgramTable
+from drafter_trainer.drafters.loop.sources import NgramTable
 from drafter_trainer.drafters.memory import CompletionMemory
 from drafter_trainer.drafters.ngram import count_table
 from drafter_trainer.serving.batch import BatchDrafter

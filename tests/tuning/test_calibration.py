@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from drafter_trainer.drafters.loop.ngram import NgramTable
 from drafter_trainer.drafters.loop.settings import NETWORK_BINS, NGRAM_BINS, default_calibration
+from drafter_trainer.drafters.loop.sources import NgramTable
 from drafter_trainer.drafters.ngram import count_table
 from drafter_trainer.tuning.calibration import calibrate
 from drafter_trainer.tuning.completions import HeldOut

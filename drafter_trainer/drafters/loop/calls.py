@@ -1,13 +1,22 @@
-"""What one call of the target's `generate` asks of its drafter: when to draft nothing, and what to end before."""
+"""A call of the target's `generate`, as its drafter sees it: whether to draft, and the tokens that end a draft.
 
+transformers 5.23 looks for stop strings at the end of an accepted block, not inside of it. The token that completes
+one must therefore be the target's own, which is always the last token of its block.
+"""
+
+import bisect
+import functools
 import inspect
+import itertools
+import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.generation.logits_process import (
     SynthIDTextWatermarkLogitsProcessor,
     UnbatchedClassifierFreeGuidanceLogitsProcessor,
@@ -19,30 +28,30 @@ from transformers.generation.stopping_criteria import (
     StopStringCriteria,
 )
 
-from .endings import Endings, endings_of
-
 TokenizerLoader = Callable[[], PreTrainedTokenizerBase | None]
 
-# They go by their earlier calls, and verification calls them with drafted tokens that it then rejects.
-_WITH_MEMORY = (UnbatchedClassifierFreeGuidanceLogitsProcessor, SynthIDTextWatermarkLogitsProcessor)
+# They depend on their earlier calls, and verification calls them with drafted tokens that it then rejects.
+_STATEFUL_PROCESSORS = (UnbatchedClassifierFreeGuidanceLogitsProcessor, SynthIDTextWatermarkLogitsProcessor)
+_REPLACEMENT = "\ufffd"  # the decoded form of an incomplete character
+_LEADING = "abcdef"
 
 
 @dataclass(frozen=True)
 class Call:
-    """A call of the target's `generate`, as its drafter sees it.
+    """A call of the target's `generate`.
 
     Args:
         settings (`GenerationConfig`): Assisted decoding copies its settings once a call and passes that copy in every
-            round, so that it tells calls apart.
-        end_ids (`frozenset[int]`): Tokens behind which nothing is drafted.
-        endings (`Endings`, *optional*): Tokens that a draft ends before.
-        max_length (`int`, *optional*): Tokens of prompt and output together, where the caller's own criterion ends.
+            round, so that it identifies the call.
+        end_ids (`frozenset[int]`): Tokens after which nothing is drafted.
+        endings (`Endings`, *optional*): Tokens before which a draft ends.
+        max_length (`int`, *optional*): Tokens of prompt and output together, by the caller's own criterion.
     """
 
     settings: GenerationConfig
     drafts: bool = True
     end_ids: frozenset[int] = frozenset()
-    endings: Endings | None = None
+    endings: "Endings | None" = None
     max_length: int | None = None
 
     @classmethod
@@ -53,63 +62,61 @@ class Call:
         inputs_embeds: torch.Tensor | None,
         load_tokenizer: TokenizerLoader,
     ) -> "Call":
-        """Read what the call says, and find out what transformers does not hand to an assistant.
+        """Read the settings of the call, and those that transformers does not pass to an assistant.
 
         Args:
-            settings (`GenerationConfig`): The target's, as assisted decoding passes it.
-            inputs_embeds (`torch.Tensor`, *optional*): The prompt, if it is given as embeddings.
-            load_tokenizer (callable): Returns the target's tokenizer, `None` where there is none; called for stop
-                strings alone.
+            load_tokenizer (callable): Returns the target's tokenizer, or `None`; called only for stop strings.
         Raises:
             ValueError: If the target would read a part of the prompt twice, or never end.
         Warns:
-            UserWarning: If nothing can be drafted without changing the output: with the reason.
+            UserWarning: If drafts could change the output, with the reason.
         """
         caller = calling_loop()
         _check_cache(caller)
         end_ids = frozenset(_listed(settings.eos_token_id))
-        stop_strings, ending_ids, lengths = set(_listed(settings.stop_strings)), set(), []
-        reasons = []
+        stop_strings, ending_ids, lengths, reasons = set(_listed(settings.stop_strings)), set(), [], []
         if inputs_embeds is not None:
             reasons.append("a drafter does not know the tokens of a prompt that is given as inputs_embeds")
         for processor in processors:
-            if isinstance(processor, _WITH_MEMORY) or not _is_of_transformers(processor):
-                reasons.append(f"{type(processor).__name__} may go by its earlier calls, and drafts add calls")
+            module = type(processor).__module__
+            if isinstance(processor, _STATEFUL_PROCESSORS) or not module.startswith("transformers."):
+                reasons.append(f"{type(processor).__name__} may depend on its earlier calls, and drafts add calls")
         for criterion in caller.get("stopping_criteria", ()):
             if type(criterion) is StopStringCriteria:
                 stop_strings.update(criterion.stop_strings)
             elif type(criterion) is EosTokenCriteria:
                 ending_ids.update(criterion.eos_token_id.tolist())
             elif type(criterion) is MaxLengthCriteria:
-                _check_length(criterion.max_length, caller["generation_config"].max_length)
                 lengths.append(criterion.max_length)
+                if lengths[-1] > (limit := caller["generation_config"].max_length):
+                    raise ValueError(
+                        f"a MaxLengthCriteria lets generate continue to {lengths[-1]} tokens, its max_length or "
+                        f"max_new_tokens to {limit}, where assisted decoding would never end: give one of them"
+                    )
             elif type(criterion) is not MaxTimeCriteria:
                 reasons.append(
-                    f"{type(criterion).__name__} is asked after each round, not after each token (stop_strings and "
-                    "eos_token_id hold within rounds too)"
+                    f"{type(criterion).__name__} is called after each round, not after each token (stop_strings and "
+                    "eos_token_id are checked within rounds too)"
                 )
         ending_ids -= end_ids
         endings = None
         if not reasons and (stop_strings or ending_ids):
             tokenizer = load_tokenizer() if stop_strings else None
             if stop_strings and tokenizer is None:
-                reasons.append("without the target's tokenizer nobody knows which tokens complete a stop string")
+                reasons.append("without the target's tokenizer the tokens that complete a stop string are unknown")
             else:
                 endings = endings_of(frozenset(stop_strings), frozenset(ending_ids), tokenizer)
         if reasons:
-            warnings.warn(
-                "nothing is drafted in this call of generate, which is as fast as without a drafter: "
-                + "; ".join(reasons),
-                stacklevel=2,
-            )
+            message = "nothing is drafted in this call of generate, which is as fast as without a drafter: "
+            warnings.warn(message + "; ".join(reasons), stacklevel=2)
         return cls(settings, not reasons, end_ids, endings, min(lengths, default=None))
 
 
 def calling_loop() -> dict[str, Any]:
-    """Return the variables of the assisted decoding that is calling, `{}` where another loop does.
+    """Return the variables of the assisted decoding that is calling, `{}` if another loop is.
 
-    It hands an assistant neither its stopping criteria nor its cache (transformers 5.23), and goes wrong in silence
-    where they are the user's own.
+    transformers 5.23 passes neither its stopping criteria nor its cache to an assistant, and gives wrong output in
+    silence if they are the user's own.
     """
     frame = inspect.currentframe()
     while frame is not None and frame.f_code.co_name != "_assisted_decoding":
@@ -118,30 +125,19 @@ def calling_loop() -> dict[str, Any]:
 
 
 def _check_cache(caller: dict[str, Any]) -> None:
-    if "outputs" not in caller or caller["outputs"] is not None:  # something was read in this call
+    """Raise an error if the target's cache holds a part of the prompt that it is about to read again."""
+    if "outputs" not in caller or caller["outputs"] is not None:  # not the first pass of this call
         return
     given = caller["model_kwargs"]
     cache, positions = given.get("past_key_values"), given.get("position_ids")
     cached = 0 if cache is None else cache.get_seq_length()
-    # Positions are those of the whole text, even where the tokens are those of a new turn alone.
+    # Positions are those of the whole text, even if only the tokens of a new turn are given.
     if cached and (positions is None or positions.shape[-1] == caller["input_ids"].shape[1]):
         raise ValueError(
             f"generate was given past_key_values that hold {cached} tokens of the prompt, which assisted decoding "
-            "reads once more behind them: pass the tokens of the new turn alone, with the attention mask of the whole "
-            "text, or no past_key_values"
+            "would read again: pass only the tokens of the new turn, with the attention mask of the whole text, or no "
+            "past_key_values"
         )
-
-
-def _check_length(own: int, limit: int) -> None:
-    if own > limit:
-        raise ValueError(
-            f"a MaxLengthCriteria lets generate go on to {own} tokens, its max_length or max_new_tokens to {limit}, "
-            "where assisted decoding would stand still for ever: give one of them"
-        )
-
-
-def _is_of_transformers(processor: Any) -> bool:
-    return type(processor).__module__.startswith("transformers.")
 
 
 def _listed(value: Any) -> list[Any]:
@@ -149,3 +145,105 @@ def _listed(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, (list, tuple, set)) else [value]
+
+
+class TokenTexts(NamedTuple):
+    """The bytes that each token of a vocabulary adds to a text, by id, and sorted."""
+
+    by_id: dict[int, bytes]
+    ascending: list[tuple[bytes, int]]
+
+    def starting_with(self, start: bytes) -> list[int]:
+        """Return the tokens whose text starts with `start`."""
+        rest = itertools.islice(self.ascending, bisect.bisect_left(self.ascending, (start,)), None)
+        return [token for _, token in itertools.takewhile(lambda entry: entry[0].startswith(start), rest)]
+
+
+class Endings:
+    """The tokens that end a text, wherever they occur.
+
+    Args:
+        stop_strings (`Iterable[str]`): Texts that end it as soon as they are complete.
+        ids (`Iterable[int]`): Tokens that always end it.
+        texts (`TokenTexts`): Those of the target's tokenizer.
+    """
+
+    def __init__(self, stop_strings: Iterable[str], ids: Iterable[int], texts: TokenTexts) -> None:
+        stops = [stop.encode() for stop in stop_strings]
+        self._texts = texts
+        self._longest = max(map(len, stops), default=0)
+        # Every proper prefix of a stop string, with the rest of the string
+        self._begun = [(stop[:size], stop[size:]) for stop in stops for size in range(1, len(stop))]
+        self._always = {token for token, text in texts.by_id.items() if any(stop in text for stop in stops)} | set(ids)
+        self._found: dict[tuple[bytes, ...], EndingIds] = {}
+
+    def text(self, token: int) -> bytes:
+        """Return the bytes that a token adds to the text."""
+        return self._texts.by_id.get(token, b"")
+
+    def tail(self, known: list[int]) -> bytes:
+        """Return the end of a text, long enough to contain every stop string that a token could complete."""
+        tail = b""
+        for token in reversed(known):
+            if len(tail) >= self._longest - 1:
+                break
+            tail = self.text(token) + tail
+        return tail
+
+    def behind(self, tail: bytes) -> "EndingIds":
+        """Return the tokens that end a text with this tail."""
+        missing = tuple(rest for begun, rest in self._begun if tail.endswith(begun))
+        if missing not in self._found:
+            completing = itertools.chain.from_iterable(map(self._texts.starting_with, missing))
+            self._found[missing] = EndingIds(self._always.union(completing))
+        return self._found[missing]
+
+
+class EndingIds:
+    """The tokens that end one text."""
+
+    def __init__(self, ids: Iterable[int] = ()) -> None:
+        self._ids = frozenset(ids)
+        self._index = torch.tensor(sorted(self._ids), dtype=torch.int64)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __contains__(self, token: int) -> bool:
+        return token in self._ids
+
+    def mask(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return logits of shape `(vocabulary,)` with which none of these tokens can be drawn."""
+        self._index = self._index.to(logits.device)
+        return logits.index_fill(0, self._index, float("-inf"))
+
+
+@functools.lru_cache(maxsize=8)  # services pass the same stop strings in each call
+def endings_of(
+    stop_strings: frozenset[str], ids: frozenset[int], tokenizer: PreTrainedTokenizerBase | None
+) -> Endings:
+    """Return the tokens that end a text; the tokenizer is needed only for stop strings."""
+    return Endings(stop_strings, ids, texts_of(tokenizer) if stop_strings else TokenTexts({}, []))
+
+
+@functools.lru_cache(maxsize=2)
+def texts_of(tokenizer: PreTrainedTokenizerBase) -> TokenTexts:
+    """Return the bytes that each token of a tokenizer adds to a text.
+
+    Each token is decoded after other text, since decoding strips a leading space; bytes, since tokens may end inside
+    of characters.
+    """
+    leading = tokenizer.convert_ids_to_tokens(tokenizer(_LEADING, add_special_tokens=False)["input_ids"])
+    bytes_of = {character: byte for byte, character in bytes_to_unicode().items()}
+    by_id = {}
+    for token, token_id in tokenizer.get_vocab().items():
+        text = tokenizer.convert_tokens_to_string([*leading, token])
+        text = text[text.index(_LEADING) + len(_LEADING) :]
+        if _REPLACEMENT not in text:
+            by_id[token_id] = text.encode()
+        elif found := re.fullmatch("<0x([0-9A-Fa-f]{2})>", token):  # a byte of a SentencePiece vocabulary
+            by_id[token_id] = bytes.fromhex(found[1])
+        else:  # a token of a byte-level vocabulary, or a text that has this very character
+            known = all(character in bytes_of for character in token)
+            by_id[token_id] = bytes(map(bytes_of.get, token)) if known else text.encode()
+    return TokenTexts(by_id, sorted((text, token_id) for token_id, text in by_id.items()))

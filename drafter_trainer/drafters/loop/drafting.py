@@ -6,35 +6,29 @@ from collections.abc import Callable, Collection
 
 import torch
 
-from .calls import Call, TokenizerLoader
-from .endings import EndingIds, Endings
-from .lookup import SuffixIndex
+from .calls import Call, EndingIds, Endings, TokenizerLoader
 from .network import LeanNetwork
-from .ngram import NgramTable
-from .policy import (
+from .policy import AcceptanceEstimator, CostModel, best_length, extension_pays, least_reach, network_gain, throughput
+from .settings import NETWORK_BINS, LoopSettings, bin_of
+from .sources import (
     FILLER,
     LOOKUP,
     MEMORY,
     NETWORK,
     NGRAM,
-    AcceptanceEstimator,
-    CostModel,
-    NetworkGain,
-    ThroughputEstimator,
-    best_length,
-    extension_pays,
-    least_reach,
-    surer_of,
+    TAIL,
+    NgramTable,
+    PromptLookup,
+    Proposal,
+    count_skipped,
+    propose_surest,
+    unread_part,
 )
-from .proposal import Proposal
-from .settings import NETWORK_BINS, LoopSettings, bin_of
 from .stock import StockNetwork
-from .window import count_skipped, unread_part
 
 _STEP_SMOOTHING = 0.1
 _SAMPLED_TOKENS = 1.5  # what a pass yields when sampling, until it is known of an answer
 _ASK_ANYHOW = 16  # rounds, after which a network that brought nothing is asked again
-TAIL = 16  # tokens: more than table and memory compare
 _NO_ENDINGS = EndingIds()
 
 
@@ -69,7 +63,6 @@ class DraftingLoop:
         self.load_tokenizer = load_tokenizer
         self.memory = None  # a `CompletionMemory`, where `load_drafter` was given one
         self.call: Call | None = None  # of the target, kept by `generate` from round to round
-        self._looks_up = LOOKUP in settings.sources
         self._stored_step = self._clocked_step = settings.step(device.type)
         self._stored_curves = [CostModel(settings.passes(device.type, sampling)) for sampling in (False, True)]
         self._clocked_curve = CostModel(settings.passes(device.type))
@@ -154,7 +147,7 @@ class DraftingLoop:
         continues = 0 < grown <= len(draft) + 1 and known[: len(old)] == old and sampling == self._sampling
         if not old or not continues:  # a prompt of one token follows nothing
             self._begin(sampling)
-            self._index.extend(known)
+            self._lookup.extend(known)
             self._known = list(known)
             window = None if self.network is None else self.network.prompt_window
             self._skipped = count_skipped(len(known), window)
@@ -168,12 +161,12 @@ class DraftingLoop:
             gained += accepted and proposal.gained
             if not accepted:
                 break
-        self._gain.observe(self._asked, gained)
+        self._gain.observe(gained, self._asked)
         if self._clocked and self._rounds > 0:  # the first pass reads the prompt too
             self._curve.observe(len(draft) + 1, 1000 * (self.clock() - self._returned_at))
         self._rate.observe(grown, self._curve(len(draft) + 1))
         self._rounds += 1
-        self._index.extend(new)
+        self._lookup.extend(new)
         kept = len(old)
         while kept < min(len(self._read), len(known)) and self._read[kept] == known[kept]:
             kept += 1
@@ -192,9 +185,14 @@ class DraftingLoop:
         self._belief = AcceptanceEstimator(calibration)
         # No least rate with a clock: as it corrects what was tried alone, untried lengths look dear beside none.
         least = 0.0 if self._clocked else 1 / self._curve(1)
-        self._rate = ThroughputEstimator(_SAMPLED_TOKENS if sampling else settings.tokens_per_pass, self._curve, least)
-        self._gain = NetworkGain(settings.network_gain)
-        self._index = SuffixIndex()
+        self._rate = throughput(_SAMPLED_TOKENS if sampling else settings.tokens_per_pass, self._curve, least)
+        self._gain = network_gain(settings.network_gain)
+        self._lookup = PromptLookup()
+        # Without lookup only one source is compared: the memory is not asked either.
+        sources = {LOOKUP: self._lookup, NGRAM: self.table, MEMORY: self.memory}
+        if LOOKUP not in settings.sources:
+            sources = {NGRAM: self.table}
+        self._sources = {name: source for name, source in sources.items() if source is not None}
         self._read: list[int] = []
         self._shared = 0  # tokens of which the network has the target's keys and values
         self._skipped = 0  # tokens of the prompt before the network's window, behind the first one
@@ -233,13 +231,8 @@ class DraftingLoop:
 
     def _cheap(self, draft: list[Proposal]) -> Proposal | None:
         """Ask lookup, table and memory, which cost next to nothing."""
-        tokens = [proposal.token for proposal in draft]
-        looked_up = self._index.next_token(tokens) if self._looks_up else None
-        tail = self._known[-TAIL:] + tokens
-        listed = None if self.table is None else self.table.next_token(tail)
-        # Where it drafts without lookup, one source alone is compared.
-        remembered = self.memory.next_token(tail) if self._looks_up and self.memory is not None else None
-        return surer_of(self._belief, looked_up, listed, remembered)
+        tail = self._known[-TAIL:] + [proposal.token for proposal in draft]
+        return propose_surest(self._belief, self._sources, tail)
 
     def _read_network(self, context: list[int]) -> tuple[torch.Tensor, int]:
         """Let the network read a text; return its logits, and the number of tokens that were unread."""

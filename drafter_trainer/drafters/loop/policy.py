@@ -1,21 +1,15 @@
-"""How long a draft pays: what each source is worth, against what the machine takes for each length.
+"""How long a draft pays: the expected accepted tokens, against the time that verification takes for each length.
 
-Decoding runs at some rate R, in tokens a millisecond. A draft of k tokens, the i-th of which stands in the output with
-probability P_i (the product of the probabilities up to it), yields 1 + ΣP_i tokens for a pass over k + 1 tokens. It
-is worth 1 + ΣP_i - R · time(k + 1), and the best k is the one that is worth most: a longer draft must yield more than
-the machine yields elsewhere in the same time.
+Decoding yields R tokens a millisecond. A draft of k tokens, the i-th of which is accepted with probability P_i (the
+product of the probabilities up to it), yields 1 + ΣP_i tokens in a verification pass over k + 1 tokens. It is worth
+1 + ΣP_i - R · time(k + 1), and the best k is worth most: a longer draft must yield more than decoding yields elsewhere
+in the same time.
 """
 
 from collections.abc import Sequence
-from operator import itemgetter
 
 import numpy as np
 
-from .proposal import Proposal
-
-LOOKUP, NGRAM, NETWORK = SOURCES = ("lookup", "ngram", "network")
-MEMORY = "memory"  # of completions, where the caller gave one
-FILLER = "filler"  # tokens that nobody expects: a pass with them takes less time than one without
 _PRIOR_TOKENS = 6.0
 _CORRECTION = (0.3, 1.5)
 _MOST_CERTAIN = 0.995
@@ -27,10 +21,10 @@ _GAIN_PRIOR_ASKS = 8.0
 class CostModel:
     """The time of one target pass, by its number of tokens.
 
-    More tokens can take less time: kernels for two or three rows are often poorer than those for eight.
+    More tokens can take less time: kernels for two or three rows are often slower than those for eight.
 
     Args:
-        milliseconds (`Sequence[float]`): Entry n is a pass over n + 1 tokens.
+        milliseconds (`Sequence[float]`): Entry n is the time of a pass over n + 1 tokens.
     """
 
     def __init__(self, milliseconds: Sequence[float]) -> None:
@@ -38,31 +32,30 @@ class CostModel:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest pass that is known."""
+        """Tokens of the longest pass with a known time."""
         return len(self.milliseconds)
 
     def __call__(self, tokens: int) -> float:
-        """Return the milliseconds of a pass over so many tokens, at least 1."""
+        """Return the milliseconds of a pass over 1 token or more."""
         return float(self.milliseconds[min(tokens, self.longest) - 1])
 
     def observe(self, tokens: int, milliseconds: float) -> None:
-        """Learn from a pass that was timed.
+        """Learn from a timed pass.
 
-        The curve keeps its shape and moves as a whole by a part of what it was off, and the entry itself by as much
-        again: a machine that is busy moves all entries, one of another kind changes the shape.
+        The whole curve moves by a part of the error, and the entry by as much again: a busy machine changes all
+        entries, another kind of machine changes the shape.
         """
         entry = min(tokens, self.longest) - 1
-        # A pass that was interrupted says nothing of the next.
+        # The time of an interrupted pass says nothing about the next one.
         error = np.clip(milliseconds / self.milliseconds[entry], 0.25, 4.0)
         self.milliseconds *= error ** (_SMOOTHING / 2)
         self.milliseconds[entry] *= error ** (_SMOOTHING / 2)
 
 
 class AcceptanceEstimator:
-    """The chance that a source's token is accepted, learned while drafting.
+    """The probability that a source's token is accepted, learned while drafting.
 
-    The calibration says it for texts like those that it was measured on; what became of the source's tokens in this
-    answer corrects it.
+    The calibration holds it for texts like those of tuning; the tokens accepted in this completion correct it.
 
     Args:
         calibration (`dict[str, Sequence[float]]`): For each source the probability in each of its bins.
@@ -75,88 +68,64 @@ class AcceptanceEstimator:
 
     def probability(self, source: str, bin_: int) -> float:
         """Return the probability that the target accepts the token."""
-        return min(self._calibration[source][bin_] * self._correction(source), _MOST_CERTAIN)
+        ratio = (self._accepted[source] + _PRIOR_TOKENS) / (self._expected[source] + _PRIOR_TOKENS)
+        correction = min(max(ratio, _CORRECTION[0]), _CORRECTION[1])
+        return min(self._calibration[source][bin_] * correction, _MOST_CERTAIN)
 
     def observe(self, source: str, bin_: int, accepted: bool) -> None:
-        """Learn what became of a token that the target judged."""
+        """Learn from a token that the target accepted or rejected."""
         self._expected[source] += self._calibration[source][bin_]
         self._accepted[source] += accepted
 
-    def _correction(self, source: str) -> float:
-        ratio = (self._accepted[source] + _PRIOR_TOKENS) / (self._expected[source] + _PRIOR_TOKENS)
-        return min(max(ratio, _CORRECTION[0]), _CORRECTION[1])
 
-
-def surer_of(
-    estimator: AcceptanceEstimator,
-    looked_up: tuple[int, int] | None,
-    listed: tuple[int, int] | None,
-    remembered: tuple[int, int] | None = None,
-) -> Proposal | None:
-    """Choose between what lookup, n-gram table and memory tell, each a token and its bin: the first of the surest."""
-    told = (LOOKUP, looked_up), (NGRAM, listed), (MEMORY, remembered)
-    known = [(estimator.probability(source, found[1]), source, found) for source, found in told if found is not None]
-    if not known:
-        return None
-    probability, source, (token, bin_) = max(known, key=itemgetter(0))
-    return Proposal(token, source, probability, bin_)
-
-
-class NetworkGain:
-    """The tokens that the network gains in one completion, over the other sources.
+class RatioEstimator:
+    """A ratio of two sums over one completion, which starts from an expected ratio.
 
     Args:
-        tokens (`float`): Tokens accepted for each time that it is asked and no other source knows one, on texts like
-            those that the drafter was tuned on: where each answer starts from.
+        numerator, denominator (`float`): The expected ratio, and the weight that it has.
+        least (`float`, *optional*, defaults to `0.0`): Lower bound of the estimate.
     """
 
-    def __init__(self, tokens: float) -> None:
-        self._accepted = _GAIN_PRIOR_ASKS * tokens
-        self._asked = _GAIN_PRIOR_ASKS
+    def __init__(self, numerator: float, denominator: float, least: float = 0.0) -> None:
+        self._numerator, self._denominator, self._least = numerator, denominator, least
 
     def __call__(self) -> float:
-        """Return the tokens."""
-        return self._accepted / self._asked
+        """Return the ratio."""
+        return max(self._numerator / self._denominator, self._least)
 
-    def observe(self, asked: float, accepted: int) -> None:
-        """Count a round: how often it was asked, each time by how likely its token was to be needed."""
-        self._asked += asked
-        self._accepted += accepted
+    def observe(self, numerator: float, denominator: float) -> None:
+        """Add a round to both sums."""
+        self._numerator += numerator
+        self._denominator += denominator
 
 
-class ThroughputEstimator:
-    """The throughput R of one completion, in tokens per millisecond of the cost model.
+def network_gain(tokens: float) -> RatioEstimator:
+    """Estimate the accepted tokens that the network adds to the other sources, for each time that it is asked.
 
     Args:
-        tokens_per_pass (`float`): What a pass yields on texts like those that the drafter was tuned on: where each
-            answer starts from.
-        least (`float`, *optional*, defaults to `0.0`): It is never below this, such as what passes without a draft
-            give: where drafts brought less, the next must not be judged by them.
+        tokens (`float`): The gain on the texts of tuning.
     """
+    return RatioEstimator(_GAIN_PRIOR_ASKS * tokens, _GAIN_PRIOR_ASKS)
 
-    def __init__(self, tokens_per_pass: float, curve: CostModel, least: float = 0.0) -> None:
-        self._tokens = _RATE_PRIOR_ROUNDS * tokens_per_pass
-        self._milliseconds = _RATE_PRIOR_ROUNDS * curve(max(2, round(tokens_per_pass) + 1))
-        self._least = least
 
-    def __call__(self) -> float:
-        """Return R."""
-        return max(self._tokens / self._milliseconds, self._least)
+def throughput(tokens_per_pass: float, curve: CostModel, least: float = 0.0) -> RatioEstimator:
+    """Estimate the throughput R of a completion, in tokens per millisecond of the cost model.
 
-    def observe(self, tokens: int, milliseconds: float) -> None:
-        """Count a round."""
-        self._tokens += tokens
-        self._milliseconds += milliseconds
+    Args:
+        tokens_per_pass (`float`): Tokens per target pass on the texts of tuning.
+        least (`float`, *optional*, defaults to `0.0`): Lower bound, such as the throughput without drafts: drafts that
+            brought less must not make the next ones seem to pay.
+    """
+    milliseconds = curve(max(2, round(tokens_per_pass) + 1))
+    return RatioEstimator(_RATE_PRIOR_ROUNDS * tokens_per_pass, _RATE_PRIOR_ROUNDS * milliseconds, least)
 
 
 def best_length(reach: Sequence[float], longest: int, curve: CostModel, rate: float, shortest: int = 0) -> int:
-    """Choose how many tokens are verified.
+    """Return the length k of a draft that maximizes ΣP_i - R · time(k + 1).
 
     Args:
-        reach (`Sequence[float]`): P_i, the probability that the output reaches past token i of the draft.
-        longest (`int`): Greatest length. One beyond the draft is chosen where a pass over more tokens takes less time.
-    Returns:
-        `int`, the length k that maximises ΣP_i - R · time(k + 1).
+        reach (`Sequence[float]`): P_i, the probability that token i of the draft is accepted with all before it.
+        longest (`int`): Greatest length. A length beyond the draft is returned if a pass over more tokens is faster.
     """
     worth = np.cumsum([0.0, *reach, *[0.0] * (longest - len(reach))])
     lengths = range(shortest, longest + 1)
@@ -164,10 +133,10 @@ def best_length(reach: Sequence[float], longest: int, curve: CostModel, rate: fl
 
 
 def least_reach(length: int, longest: int, curve: CostModel, rate: float) -> float:
-    """Return the probability below which a draft cannot gain by growing beyond `length`.
+    """Return the probability P of its last token below which a draft cannot gain by growing beyond `length`.
 
-    None of the tokens to come is likelier to be reached than the last, so some longer draft must pay at that
-    probability for each of its tokens.
+    No later token is more likely than the last one, so some longer draft must pay with that probability for each of
+    its tokens.
     """
     prices = [
         rate * (curve(length + more + 1) - curve(length + 1)) / more for more in range(1, max(longest - length, 1) + 1)
@@ -178,12 +147,13 @@ def least_reach(length: int, longest: int, curve: CostModel, rate: float) -> flo
 def extension_pays(
     length: int, longest: int, reached: float, probability: float, curve: CostModel, rate: float
 ) -> bool:
-    """Tell whether a draft gains by tokens that are each accepted with `probability`, before any of them is drawn.
+    """Return whether more tokens are worth their time if each is accepted with `probability`.
+
+    It is asked before a token is drawn, since a drawn token has to stay.
 
     Args:
-        longest (`int`): Tokens that may be drafted.
-        reached (`float`): P of the last of them.
-        probability (`float`): Of the next one, and taken for those behind it.
+        longest (`int`): Greatest length of the draft.
+        reached (`float`): P of the last token so far.
     """
     worth = 0.0
     for more in range(1, longest - length + 1):

@@ -16,8 +16,8 @@ from .families import reason_against
 from .graph import GraphedNetwork
 from .network import LeanNetwork
 from .networkless import MODEL_TYPE
-from .ngram import NgramTable, read_table
 from .settings import LoopSettings
+from .sources import NgramTable
 from .stock import StockNetwork
 
 DESCRIPTION = "drafter.json"
@@ -52,7 +52,7 @@ def build_loop(
     draft_ids = _whole(VOCABULARY, files, find, lambda path: read_vocabulary(path, vocabulary))
     if draft_ids is None and trained is not None and trained < vocabulary:
         draft_ids = torch.arange(trained)
-    table: NgramTable | None = _whole(TABLE, files, find, lambda path: read_table(path, vocabulary, sha256))
+    table: NgramTable | None = _whole(TABLE, files, find, lambda path: NgramTable.read(path, vocabulary, sha256))
     if table is not None and table.orders[0] > settings.ngram_orders:
         raise ValueError(
             f"{TABLE} has order {table.orders[0]}, {path} tells how far to trust orders up to "

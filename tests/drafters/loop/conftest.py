@@ -17,8 +17,8 @@ from drafter_trainer.drafters.description import FILE_NAME
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import attach_loop
 from drafter_trainer.drafters.loop.network import LeanNetwork
-from drafter_trainer.drafters.loop.ngram import NgramTable
 from drafter_trainer.drafters.loop.settings import HIGHEST_ORDER, LOOKUP_BINS, NETWORK_BINS, NGRAM_BINS, LoopSettings
+from drafter_trainer.drafters.loop.sources import NgramTable
 from drafter_trainer.drafters.ngram import count_table
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids
 from drafter_trainer.hub.publish import Publishing, publish_run

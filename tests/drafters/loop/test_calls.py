@@ -182,7 +182,7 @@ UNDRAFTED = {
 }
 REFUSED = {
     "cache of the whole text": (lambda *given: cached(*given, whole=True), "past_key_values that hold 5 tokens"),
-    "two lengths": (row(stopping_criteria=criteria(MaxLengthCriteria(90))), "lets generate go on to 90 tokens"),
+    "two lengths": (row(stopping_criteria=criteria(MaxLengthCriteria(90))), "lets generate continue to 90 tokens"),
     "several outputs": (row(num_return_sequences=2, do_sample=True), "num_return_sequences has to be 1"),
     "batch": (row(input_ids=torch.tensor([[5, 6], [7, 8]])), "only supported for batch_size = 1"),
     "no cache": (row(use_cache=False), "use_cache=True"),

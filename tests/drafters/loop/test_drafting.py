@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from drafter_trainer.drafters.loop.proposal import Proposal
 from drafter_trainer.drafters.loop.settings import LoopSettings
+from drafter_trainer.drafters.loop.sources import Proposal
 from drafter_trainer.drafters.ngram import count_table
 from tests.drafters.loop.conftest import FLAT, Clock, FakeNetwork, calibration, make_loop, make_settings
 

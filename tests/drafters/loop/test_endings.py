@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, StopStringCriteria
 
 from drafter_trainer.corpora.sample import sample_rows
-from drafter_trainer.drafters.loop.endings import EndingIds, endings_of
+from drafter_trainer.drafters.loop.calls import EndingIds, endings_of
 from tests.decoding.drafts import partly_agreeing
 from tests.decoding.lossless import (
     IMPROBABLE,

@@ -22,9 +22,8 @@ from drafter_trainer.drafters.load import with_sources
 from drafter_trainer.drafters.loop import generate as generate_module
 from drafter_trainer.drafters.loop.generate import attach_loop, loop_of
 from drafter_trainer.drafters.loop.network import LeanNetwork
-from drafter_trainer.drafters.loop.policy import SOURCES
-from drafter_trainer.drafters.loop.proposal import Proposal
 from drafter_trainer.drafters.loop.settings import LoopSettings
+from drafter_trainer.drafters.loop.sources import SOURCES, Proposal
 from drafter_trainer.drafters.loop.stock import StockNetwork
 from drafter_trainer.drafters.ngram import count_table
 from tests.decoding.drafts import partly_agreeing, set_draft_length, sliding_model, successor_model

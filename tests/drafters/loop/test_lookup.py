@@ -4,12 +4,13 @@ import random
 
 import pytest
 
-from drafter_trainer.drafters.loop.lookup import LONGEST, SuffixIndex
+from drafter_trainer.drafters.loop.settings import LOOKUP_BINS
+from drafter_trainer.drafters.loop.sources import PromptLookup
 
 
 def scan(text: list[int], draft: list[int]) -> tuple[int, int] | None:
     """Find the longest known suffix of text and draft the slow way: its latest occurrence that has a successor."""
-    tail = (text + draft)[-LONGEST:]
+    tail = (text + draft)[-LOOKUP_BINS:]
     for size in range(len(tail), 0, -1):
         for end in range(len(text) - 1, size - 1, -1):
             if text[end - size : end] == tail[-size:]:
@@ -22,7 +23,7 @@ def test_answers_are_those_of_a_scan(alphabet: int) -> None:
     """An index that is off by one place drafts with conviction, and wrong."""
     choose = random.Random(alphabet)
     for _ in range(30):
-        index, text = SuffixIndex(), []
+        index, text = PromptLookup(), []
         for _ in range(12):
             more = [choose.randrange(alphabet) for _ in range(choose.randrange(6))]
             index.extend(more)
@@ -30,4 +31,4 @@ def test_answers_are_those_of_a_scan(alphabet: int) -> None:
             assert index.tokens == text
             for size in range(11):  # none, some, and more than what is looked at
                 draft = [choose.randrange(alphabet) for _ in range(size)]
-                assert index.next_token(draft) == scan(text, draft)
+                assert index.propose(index.tokens[-LOOKUP_BINS:] + draft) == scan(text, draft)

@@ -11,9 +11,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import save
 
 from drafter_trainer.drafters import ngram as counting
-from drafter_trainer.drafters.loop import ngram as reading
-from drafter_trainer.drafters.loop.ngram import NgramTable, hash_context, read_table
+from drafter_trainer.drafters.loop import sources as reading
 from drafter_trainer.drafters.loop.settings import NGRAM_BINS, bin_of
+from drafter_trainer.drafters.loop.sources import NgramTable, hash_context
 from drafter_trainer.drafters.ngram import count_table, table_bytes
 
 SHA256 = "ab" * 32
@@ -48,7 +48,7 @@ def test_table_holds_what_was_counted(alphabet: int, min_share: float) -> None:
         expected = count_naively(answers, order)
         assert len(expected) >= alphabet
         for context, (token, share, _) in expected.items():
-            found = table.next_token(list(context))
+            found = table.propose(list(context))
             if share < min_share:
                 assert found is None
             else:
@@ -57,7 +57,7 @@ def test_table_holds_what_was_counted(alphabet: int, min_share: float) -> None:
 
 def known(table: NgramTable, tail: list[int]) -> tuple[int, int]:
     """Return what a table tells, and the order that knew it."""
-    token, bin_ = table.next_token(tail)
+    token, bin_ = table.propose(tail)
     return token, bin_ // NGRAM_BINS + 1
 
 
@@ -75,8 +75,8 @@ def test_higher_orders_come_first() -> None:
     assert known(table, [8, 4]) == (6, 2)  # a shorter one asks the orders that it can
     assert known(table, [6, 4]) == (7, 1)
     assert known(table, [6, 6, 3]) == (5, 1)
-    assert table.next_token([6]) is None
-    assert table.next_token([]) is None
+    assert table.propose([6]) is None
+    assert table.propose([]) is None
 
 
 @pytest.mark.parametrize("answers", [[], [[]], [[1], [2]]])
@@ -84,9 +84,9 @@ def test_table_without_entries_knows_nothing(answers: list[list[int]], tmp_path:
     """A language with hardly any answers must give a table that is read and asked like any other."""
     slots = count_table(answers, (1, 2))
     (tmp_path / "t.safetensors").write_bytes(table_bytes(slots, SHA256))
-    for table in (NgramTable(slots), read_table(tmp_path / "t.safetensors", VOCABULARY, SHA256)):
+    for table in (NgramTable(slots), NgramTable.read(tmp_path / "t.safetensors", VOCABULARY, SHA256)):
         assert table.orders == [2, 1]
-        assert table.next_token([1, 2]) is None
+        assert table.propose([1, 2]) is None
 
 
 @pytest.mark.parametrize(
@@ -103,13 +103,13 @@ def test_contexts_in_the_same_slot_are_told_apart(monkeypatch, collide) -> None:
         counting, "hash_contexts", lambda runs: np.array([collide(run) for run in runs.tolist()], np.uint64)
     )
     table = NgramTable(count_table([[token, 59 - token] for token in range(20)], (1,), min_share=0.0))
-    assert [table.next_token([token])[0] for token in range(20)] == [59 - token for token in range(20)]
-    assert [table.next_token([token]) for token in range(20, 40)] == [None] * 20
+    assert [table.propose([token])[0] for token in range(20)] == [59 - token for token in range(20)]
+    assert [table.propose([token]) for token in range(20, 40)] == [None] * 20
 
 
 def test_hashes_are_the_published_ones() -> None:
-    """Another hash finds nothing in the tables that are published already: change FORMAT with it."""
-    assert reading.FORMAT == "1"
+    """Another hash finds nothing in the tables that are published already: change TABLE_FORMAT with it."""
+    assert reading.TABLE_FORMAT == "1"
     assert hash_context([0]) == 1  # mixed it would be 0, which marks an empty slot
     assert hash_context((1, 2)) == hash_context([1, 2]) == 0xDAA66D2AA8EC1D5C
     assert hash_context([2, 1]) == 0x9C388ADBB85671F6
@@ -121,11 +121,11 @@ def test_table_is_read_as_it_was_counted(tmp_path: Path) -> None:
     answers = random_answers(VOCABULARY)
     counted = NgramTable(count_table(answers, (1, 2)))
     (tmp_path / "t").write_bytes(table_bytes(count_table(answers, (1, 2)), SHA256))
-    read = read_table(tmp_path / "t", VOCABULARY, SHA256)
+    read = NgramTable.read(tmp_path / "t", VOCABULARY, SHA256)
     assert read.orders == counted.orders == [2, 1]
     contexts = [list(context) for order in (1, 2) for context in count_naively(answers, order)]
-    found = [read.next_token(context) for context in contexts]
-    assert found == [counted.next_token(context) for context in contexts]
+    found = [read.propose(context) for context in contexts]
+    assert found == [counted.propose(context) for context in contexts]
     assert found.count(None) < len(found) / 2
 
 
@@ -142,21 +142,21 @@ HASHES = {"hashes.1": np.zeros(1, np.int64)}
     ("content", "vocabulary", "sha256", "message"),
     [
         (WHOLE, VOCABULARY, "cd" * 32, "was counted with another tokenizer: count it again"),
-        (WHOLE, 4, SHA256, "holds ids outside the vocabulary of 4"),
-        (save(HASHES, metadata={"format": "2"}), VOCABULARY, SHA256, "is of format 2, expected 1"),
-        (save(HASHES), VOCABULARY, SHA256, "is of format None, expected 1"),
-        (slots(4, 4, 2), VOCABULARY, SHA256, "the slots of order 1 have lengths that do not fit"),
-        (slots(3, 3, 3), VOCABULARY, SHA256, "the slots of order 1 have lengths that do not fit"),  # no power of two
+        (WHOLE, 4, SHA256, "has ids outside the vocabulary of 4"),
+        (save(HASHES, metadata={"format": "2"}), VOCABULARY, SHA256, "has format 2, expected 1"),
+        (save(HASHES), VOCABULARY, SHA256, "has format None, expected 1"),
+        (slots(4, 4, 2), VOCABULARY, SHA256, "the slots of order 1 have wrong lengths"),
+        (slots(3, 3, 3), VOCABULARY, SHA256, "the slots of order 1 have wrong lengths"),  # no power of two
     ],
 )
 def test_table_that_does_not_fit_is_refused(tmp_path, content, vocabulary, sha256, message) -> None:
     """Another tokenizer's ids draft nonsense without an error; ids or slots beyond an end fail far from here."""
     path = tmp_path / "ngram.safetensors"
     path.write_bytes(WHOLE)
-    read_table(path, 5, SHA256)
+    NgramTable.read(path, 5, SHA256)
     path.write_bytes(WHOLE[:-1])
     with pytest.raises(SafetensorError):  # the loop goes on without a file that a download cut short
-        read_table(path, 5, SHA256)
+        NgramTable.read(path, 5, SHA256)
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        read_table(path, vocabulary, sha256)
+        NgramTable.read(path, vocabulary, sha256)

@@ -7,14 +7,14 @@ import random
 import pytest
 
 from drafter_trainer.drafters.loop.policy import (
-    SOURCES,
     AcceptanceEstimator,
     CostModel,
-    ThroughputEstimator,
     best_length,
     extension_pays,
     least_reach,
+    throughput,
 )
+from drafter_trainer.drafters.loop.sources import SOURCES
 
 CURVES = {
     "flat": [10.0] * 9,
@@ -125,15 +125,15 @@ def test_belief_follows_what_became_of_tokens(accepted: bool) -> None:
 def test_rate_moves_from_the_tuned_to_the_own_yield() -> None:
     """One lucky draft must not decide the first rounds; and where every draft loses, none must seem to pay."""
     curve = CostModel([10.0, 10.0, 14.0, 14.0])
-    rate = ThroughputEstimator(1.5, curve)
+    rate = throughput(1.5, curve)
     assert rate() == pytest.approx(1.5 / 14.0)  # a pass over the drafted and one more
     rate.observe(4, 14.0)
     assert 1.5 / 14.0 < rate() < 2.5 / 14.0
     for _ in range(500):
         rate.observe(4, 14.0)
     assert rate() == pytest.approx(4 / 14.0, rel=0.02)
-    assert ThroughputEstimator(1.0, curve)() == pytest.approx(1.0 / 10.0)
-    rate = ThroughputEstimator(1.5, CostModel([10.0, 30.0, 30.0]), least=1 / 10.0)
+    assert throughput(1.0, curve)() == pytest.approx(1.0 / 10.0)
+    rate = throughput(1.5, CostModel([10.0, 30.0, 30.0]), least=1 / 10.0)
     assert rate() == pytest.approx(1 / 10.0)
     rate.observe(1, 30.0)
     assert rate() == pytest.approx(1 / 10.0)

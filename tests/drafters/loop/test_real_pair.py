@@ -12,7 +12,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from drafter_trainer.decoding.metrics import alpha
 from drafter_trainer.drafters.loop.generate import attach_loop
 from drafter_trainer.drafters.loop.network import LeanNetwork
-from drafter_trainer.drafters.loop.policy import SOURCES
+from drafter_trainer.drafters.loop.sources import SOURCES
 from drafter_trainer.drafters.ngram import count_table
 from drafter_trainer.targets import resolve_target
 from tests.decoding.drafts import partly_agreeing

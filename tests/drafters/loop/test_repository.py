@@ -121,7 +121,7 @@ def order_that_was_not_tuned(folder: Path) -> None:
         (put_vocabulary(1, 400), "holds no ascending ids below 400: it is of another tokenizer"),
         (put_vocabulary(7, 3), "holds no ascending ids below 400"),
         (put_table([1, 2, 3], "cd" * 32), "was counted with another tokenizer: count it again with the target's"),
-        (put_table([1, 400]), "holds ids outside the vocabulary of 400"),
+        (put_table([1, 400]), "has ids outside the vocabulary of 400"),
         (order_that_was_not_tuned, "has order 4, .* tells how far to trust orders up to 3: tune and publish"),
         (put_setting(draft_tree=3), "unknown settings draft_tree: use the release that wrote them"),
         (put_setting(longest_draft=0), "longest_draft is 0, must be 1 or more"),

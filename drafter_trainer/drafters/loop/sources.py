@@ -1,0 +1,199 @@
+"""The sources of drafts: prompt lookup, an n-gram table, and the network.
+
+The drafting loop, calibration and serving ask every source by `propose`. A new source implements `DraftSource` and
+gets a name here, bins in `settings.default_calibration`, and a place among the sources of `DraftingLoop` and
+`serving.batch.BatchDrafter`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from safetensors import safe_open
+
+from .policy import AcceptanceEstimator
+from .settings import LOOKUP_BINS, NGRAM_BINS, bin_of
+
+LOOKUP, NGRAM, NETWORK = SOURCES = ("lookup", "ngram", "network")
+MEMORY = "memory"  # of earlier completions, if the caller gave one
+FILLER = "filler"  # tokens without a source: verifying a few more tokens can take less time
+TAIL = 16  # tokens of a text that a source looks at, at most
+TABLE_FORMAT = "1"
+HASH_MULTIPLIER = 0x9E3779B97F4A7C15
+_MASK = (1 << 64) - 1
+
+
+class DraftSource(Protocol):
+    """A source of drafts."""
+
+    def propose(self, context: Sequence[int]) -> tuple[int, int] | None:
+        """Propose the next token of a text.
+
+        Args:
+            context (`Sequence[int]`): The text and the tokens drafted so far, or at least the last `TAIL` of them.
+        Returns:
+            `tuple` of the token and its bin in the source's calibration; `None` if the source knows no next token.
+        """
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A drafted token.
+
+    Args:
+        source (`str`): Name of the source that proposed it.
+        probability (`float`): Estimated probability that the target accepts it, as known before it was drawn.
+        bin (`int`): Its bin in the source's calibration.
+        scores (`torch.Tensor` of shape `(vocabulary,)`, *optional*): Logits of the q that it was drawn from; `None` if
+            it was not drawn, so that q is 1 at this token.
+        gained (`bool`): Whether only the network proposed this token.
+    """
+
+    token: int
+    source: str
+    probability: float
+    bin: int = 0
+    scores: torch.Tensor | None = None
+    gained: bool = False
+
+
+def propose_surest(
+    estimator: AcceptanceEstimator, sources: Mapping[str, DraftSource], context: Sequence[int]
+) -> Proposal | None:
+    """Return the proposal that is most likely accepted; of equals, that of the first source."""
+    found = [
+        (estimator.probability(name, proposed[1]), name, proposed)
+        for name, source in sources.items()
+        if (proposed := source.propose(context)) is not None
+    ]
+    if not found:
+        return None
+    probability, name, (token, bin_) = max(found, key=itemgetter(0))
+    return Proposal(token, name, probability, bin_)
+
+
+class PromptLookup:
+    """Prompt lookup: the token that followed the latest occurrence of the text's longest known suffix.
+
+    Every run of 1 to 8 tokens is stored with the position behind its latest occurrence, so a new token costs eight
+    entries, and a proposal at most eight look-ups. The bin is the length of the suffix.
+    """
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self._behind: list[dict[tuple[int, ...], int]] = [{} for _ in range(LOOKUP_BINS)]
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Append tokens to the text."""
+        for token in tokens:
+            # The run that ends here is stored only now that it has a successor: a suffix must not find itself.
+            end = len(self.tokens)
+            for size in range(1, min(LOOKUP_BINS, end) + 1):
+                self._behind[size - 1][tuple(self.tokens[end - size :])] = end
+            self.tokens.append(token)
+
+    def propose(self, context: Sequence[int]) -> tuple[int, int] | None:
+        """Propose the next token; see `DraftSource`."""
+        tail = tuple(context[-LOOKUP_BINS:])
+        for size in range(len(tail), 0, -1):
+            position = self._behind[size - 1].get(tail[-size:])
+            if position is not None:
+                return self.tokens[position], size - 1
+        return None
+
+
+def hash_context(context: Sequence[int]) -> int:
+    """Mix a run of token ids into 64 bits, never 0, which marks an empty slot."""
+    mixed = len(context)
+    for token in context:
+        mixed = ((mixed ^ (token + 1)) * HASH_MULTIPLIER) & _MASK
+        mixed ^= mixed >> 29
+    return mixed or 1
+
+
+class NgramTable:
+    """An n-gram table: the token that followed each short run of tokens most often.
+
+    The slots of an order are an open-addressing hash table, at most half full: the slot of a run is its hash modulo
+    the number of slots, or one of the next. The bin holds the order and the token's share of all followers.
+
+    Args:
+        slots (`dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]`): For each order (tokens of context) the hashes
+            (uint64, 0 where a slot is empty), the tokens (int32) and their shares (uint8, in 255ths).
+    """
+
+    def __init__(self, slots: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> None:
+        self._slots = slots
+        self.orders = sorted(slots, reverse=True)
+
+    @classmethod
+    def read(cls, path: Path, vocabulary: int, tokenizer_sha256: str) -> "NgramTable":
+        """Read a table.
+
+        Raises:
+            ValueError: If it was counted with another tokenizer or vocabulary.
+            SafetensorError: If the file is damaged.
+        """
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+            if (found := metadata.get("format")) != TABLE_FORMAT:
+                raise ValueError(f"{path} has format {found}, expected {TABLE_FORMAT}: count the table again")
+            if metadata.get("tokenizer_sha256") != tokenizer_sha256:
+                raise ValueError(f"{path} was counted with another tokenizer: count it again with the target's")
+            slots = {
+                int(order): tuple(file.get_tensor(f"{name}.{order}") for name in ("hashes", "tokens", "shares"))
+                for order in metadata.get("orders", "").split(",")
+            }
+        for order, (hashes, tokens, shares) in slots.items():
+            # A search ends at an empty slot.
+            if not len(hashes) == len(tokens) == len(shares) or len(hashes) & (len(hashes) - 1) or hashes.all():
+                raise ValueError(f"{path}: the slots of order {order} have wrong lengths: count the table again")
+            if len(tokens) and not 0 <= tokens.min() <= tokens.max() < vocabulary:
+                raise ValueError(f"{path} has ids outside the vocabulary of {vocabulary}: it is of another tokenizer")
+        return cls({order: (hashes.view(np.uint64), *rest) for order, (hashes, *rest) in slots.items()})
+
+    def propose(self, context: Sequence[int]) -> tuple[int, int] | None:
+        """Propose the next token; see `DraftSource`."""
+        for order in self.orders:
+            if order > len(context):
+                continue
+            hashes, tokens, shares = self._slots[order]
+            wanted = hash_context(context[-order:])
+            slot = wanted & (len(hashes) - 1)
+            while (found := hashes.item(slot)) != 0:
+                if found == wanted:
+                    bin_ = (order - 1) * NGRAM_BINS + bin_of(shares.item(slot) / 255, NGRAM_BINS)
+                    return tokens.item(slot), bin_
+                slot = (slot + 1) & (len(hashes) - 1)
+        return None
+
+
+def count_skipped(prompt_length: int, window: int | None) -> int:
+    """Return the number of tokens of a prompt, after its first one, that the network does not read.
+
+    The network reads the first token and the last `window` ones, or the whole prompt without a window. Models attend
+    to the first token if nothing else is relevant (an attention sink, Xiao et al., arXiv 2309.17453), so it is kept.
+    """
+    return max(0, prompt_length - 1 - window) if window else 0
+
+
+def unread_part(tokens: Sequence[int], read: int, skipped: int) -> tuple[int, list[int]]:
+    """Return the length of the network's cache that stays, and the tokens to read after it.
+
+    Args:
+        tokens (`Sequence[int]`): The whole text.
+        read (`int`): Number of its tokens that were read or skipped before.
+        skipped (`int`): Number of tokens skipped after the first one.
+    """
+    if read <= skipped:
+        return 0, [*tokens[:1], *tokens[1 + skipped :]]
+    return read - skipped, list(tokens[read:])
+
+
+def cut_prompt(prompt_ids: Sequence[int], window: int | None) -> list[int]:
+    """Return the tokens of a prompt that the network reads."""
+    return unread_part(prompt_ids, 0, count_skipped(len(prompt_ids), window))[1]
