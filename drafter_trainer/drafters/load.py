@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from drafter_trainer.drafters.compact import COMPACT, read_compact
+from drafter_trainer.drafters.compact import COMPACT, embeddings_and_head, read_compact
 from drafter_trainer.drafters.compatibility import compare_with_trained, device_of, find_difference, fit_vocabulary
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
@@ -152,7 +152,7 @@ def _load_weights(repository: Repository, target_model: PreTrainedModel) -> PreT
     if COMPACT in description.weights:
         for name in description.weights:
             path = repository.find(name)  # on the Hub all land in one folder
-        return read_compact(path.parent, target_model, dtype)
+        return read_compact(path.parent, *embeddings_and_head(target_model), dtype)
     # No pickle and no code of the repository's own is read, whatever else lies in it.
     trusted = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
     if not description.adapter_of:

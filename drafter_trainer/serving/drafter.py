@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from drafter_trainer.drafters.compact import COMPACT, build_compact
+from drafter_trainer.drafters.compact import COMPACT, read_compact
 from drafter_trainer.drafters.compatibility import compare_with_trained, fit_vocabulary
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.families import reason_against
@@ -71,7 +71,7 @@ def open_drafter(
         warnings.warn(f"the target's tokenizer is another one than {drafter}'s: {difference}", stacklevel=2)
     repository.check_files()
     if COMPACT in description.weights:
-        model = build_compact(repository.find(COMPACT).parent, *shared(), dtype)
+        model = read_compact(repository.find(COMPACT).parent, *shared(), dtype)
     else:
         model = AutoModelForCausalLM.from_pretrained(drafter, revision=commit, dtype=dtype, use_safetensors=True)
     trained = model.config.vocab_size

@@ -47,11 +47,11 @@ def changed(**changes: object) -> str:
         *(
             (
                 changed(schema_version=version, unknown=1),
-                f"is of schema version {version!r}, expected {SCHEMA_VERSION}",
+                f"has schema version {version!r}, expected {SCHEMA_VERSION}",
             )
             for version in (0, SCHEMA_VERSION + 1, None, str(SCHEMA_VERSION))
         ),
-        *((text, "is of schema version None") for text in ("[]", "null", '"drafter"', "3")),
+        *((text, "has schema version None") for text in ("[]", "null", '"drafter"', "3")),
         # The reader of JSON has an exception of its own for each of the last two.
         *(
             (text, "is not JSON")

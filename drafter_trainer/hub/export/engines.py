@@ -15,7 +15,7 @@ from jinja2 import Environment, StrictUndefined
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from drafter_trainer.atomic import write_whole
-from drafter_trainer.drafters.compact import COMPACT, read_compact
+from drafter_trainer.drafters.compact import COMPACT, embeddings_and_head, read_compact
 from drafter_trainer.drafters.compatibility import check_tokenizers
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.drafters.saving import hash_weights, index_weights
@@ -139,7 +139,7 @@ def _resolve(drafter: str, target: Target, output: Path) -> _Export:
 def _write_stock(compact: Path, description: DrafterDescription, target: Target, folder: Path) -> DrafterDescription:
     """Write a compact drafter as a stock model, with the target's embeddings, head and tokenizer."""
     dtype = AutoConfig.from_pretrained(compact).dtype or torch.float32
-    model = read_compact(compact, target.load_model(str(dtype).removeprefix("torch.")), dtype)
+    model = read_compact(compact, *embeddings_and_head(target.load_model(str(dtype).removeprefix("torch."))), dtype)
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)
     index_weights(folder)
