@@ -213,7 +213,10 @@ def _is_no_result(path: Path) -> bool:
 
 
 def _deciding(settings: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if key not in _INDIFFERENT}
+    # Layers of the target decide nothing about a network that starts from something else.
+    layered = settings.get("initialization", "layers") == "layers"
+    unused = _INDIFFERENT if layered else _INDIFFERENT | {"initial_layers"}
+    return {key: value for key, value in settings.items() if key not in unused}
 
 
 def _content(key: str, value: Any) -> Any:

@@ -5,8 +5,8 @@
 The same as `drafter-trainer cards`; --help lists the options.
 """
 
-from drafter_trainer.cli.cards import main
 from drafter_trainer.cli.launch import run_step
+from drafter_trainer.cli.pages import cards as main
 
 if __name__ == "__main__":
     run_step(main)

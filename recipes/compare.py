@@ -5,8 +5,8 @@
 The same as `drafter-trainer compare`; --help lists the options.
 """
 
-from drafter_trainer.cli.compare import main
 from drafter_trainer.cli.launch import run_step
+from drafter_trainer.cli.pages import compare as main
 
 if __name__ == "__main__":
     run_step(main)

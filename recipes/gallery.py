@@ -5,8 +5,8 @@
 The same as `drafter-trainer gallery`; --help lists the options.
 """
 
-from drafter_trainer.cli.gallery import main
 from drafter_trainer.cli.launch import run_step
+from drafter_trainer.cli.pages import gallery as main
 
 if __name__ == "__main__":
     run_step(main)

@@ -1,12 +1,19 @@
-"""Train Medusa heads on the target's own completions, for the benchmark to compare with.
+"""Train Medusa heads on the target's own completions, a baseline of the benchmark.
 
     accelerate launch recipes/medusa.py --config recipes/configs/gemma-3-270m/de-en.yaml
 
-The same as `drafter-trainer medusa`; --help lists the options.
+Reads the rows in RUN_FOLDER/distill (or the folders of --data), as finetuning does. Leaves RUN_FOLDER/medusa, which
+`drafter-trainer bench --baselines medusa` measures. The same command resumes an interrupted training.
 """
 
+from drafter_trainer.cli.bench import import_baselines
 from drafter_trainer.cli.launch import run_step
-from drafter_trainer.cli.medusa import main
+
+
+def main(argv: list[str]) -> None:
+    """Run the step."""
+    import_baselines("benchmarks.baselines.trainers").main("medusa", argv, __doc__)
+
 
 if __name__ == "__main__":
     run_step(main)

@@ -6,7 +6,7 @@ The same as `drafter-trainer report`; --help lists the options.
 """
 
 from drafter_trainer.cli.launch import run_step
-from drafter_trainer.cli.report import main
+from drafter_trainer.cli.pages import report as main
 
 if __name__ == "__main__":
     run_step(main)

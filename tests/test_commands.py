@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from drafter_trainer.cli.configuration import OPTIONS
+from benchmarks.baselines import trainers
+from drafter_trainer.cli import configuration
 from tests.test_links import PAGES, ROOT
 
 OWN = {  # of recipes that parse their command line themselves, and of the launcher
@@ -15,6 +16,7 @@ OWN = {  # of recipes that parse their command line themselves, and of the launc
     "cards": {"cards"},
     "gallery": {"cards", "out"},
 }
+OPTIONS = configuration.OPTIONS | dict.fromkeys(("medusa", "eagle"), trainers.OPTIONS)
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
 PATHS = re.compile(r"(?<![\w/<-])((?:recipes|benchmarks|hub_cards)/[\w./-]+\.(?:py|sh|yaml|jinja))")
 MODULES = re.compile(r"python -m (benchmarks[\w.]+)")

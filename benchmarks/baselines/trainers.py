@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,15 @@ from benchmarks.baselines.eagle import EagleLayer
 from benchmarks.baselines.medusa import MedusaHeads
 from benchmarks.baselines.reading import HiddenStateReader
 from drafter_trainer.atomic import write_whole
+from drafter_trainer.cli.arguments import RowsArguments, RunArguments, TargetArguments
+from drafter_trainer.cli.configuration import parse_arguments
+from drafter_trainer.cli.launch import require_one_process
 from drafter_trainer.drafters.loop.repository import VOCABULARY
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids, coverage, map_ids, vocabulary_bytes
+from drafter_trainer.errors import InputError
 from drafter_trainer.runs import Step, finished_step
 from drafter_trainer.targets import Target
-from drafter_trainer.training.arguments import BaselineTrainingArguments
+from drafter_trainer.training.arguments import PretrainingArguments
 from drafter_trainer.training.base import train_to_end
 from drafter_trainer.training.collators import IGNORED, SelfDistilledCollator
 from drafter_trainer.training.head import logits_in_pieces, sum_losses
@@ -31,6 +35,41 @@ _HEADS = 3  # of Medusa; each guesses one more token ahead
 _RANKS = 8  # guesses of a depth whose accuracy is measured
 _HEAD_DECAY = 0.8  # Medusa's λ: what a head counts less than the one before it
 _TOKEN_WEIGHT = 0.1  # EAGLE's: what the loss over tokens counts beside the one over hidden states
+
+
+@dataclass
+class BaselineTrainingArguments(PretrainingArguments):
+    """Arguments of the trainers below: those of the Hugging Face Trainer with other defaults, and two more.
+
+    Args:
+        max_length (`int`): Longer rows lose the end of their completion.
+        draft_vocabulary (`int`): Size of the draft vocabulary, as in finetuning; 0 for all ids.
+    """
+
+    output_dir: str | None = field(
+        default="", metadata={"help": "Folder of checkpoints and weights (default: RUN_FOLDER/medusa or eagle)"}
+    )
+    max_length: int = field(
+        default=2048, metadata={"help": "Maximum number of tokens of a row; longer rows lose their end"}
+    )
+    draft_vocabulary: int = field(
+        default=0, metadata={"help": "Size of the draft vocabulary, the most frequent ids; 0 for all ids"}
+    )
+    per_device_train_batch_size: int = field(default=8, metadata={"help": "Number of rows in a device's batch"})
+    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate"})
+    include_num_input_tokens_seen: str = field(
+        default="non_padding", metadata={"help": "Log how many tokens were read"}
+    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Keep false: the target reads the rows"})
+    prediction_loss_only: bool = field(default=True, metadata={"help": "Keep true: there is nothing to gather"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.draft_vocabulary < 0:
+            raise InputError(f"draft_vocabulary must be 0 or more, got {self.draft_vocabulary}")
+
+
+OPTIONS = (RunArguments, TargetArguments, RowsArguments, BaselineTrainingArguments)
 
 
 @dataclass(frozen=True)
@@ -239,3 +278,12 @@ def train_baseline(
         write_whole(folder / DESCRIPTION, text)
         step.facts["accuracy_by_depth"] = [ranks[0] for ranks in accuracies]
     return step
+
+
+def main(baseline: str, argv: list[str], description: str) -> None:
+    """Run the recipe that trains a baseline."""
+    (named, where, data, training), given = parse_arguments(baseline, argv, description, OPTIONS)
+    require_one_process("a baseline is trained")
+    training.output_dir = training.output_dir or str(named.run.folder / baseline)
+    rows = [Path(folder) for folder in data.data] or [named.run.rows]
+    train_baseline(baseline, where.resolve(), rows, training, given, where.dtype)

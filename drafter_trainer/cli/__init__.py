@@ -1,8 +1,9 @@
-"""The command `drafter-trainer STEP [--config FILE] [--OPTION ...]`: one module a step, each with a `main`."""
+"""The command `drafter-trainer STEP [--config FILE] [--OPTION VALUE ...]`."""
 
 import difflib
 import importlib
 import sys
+from collections.abc import Callable
 
 STEPS = {
     "distill": "Make training rows: let a target complete prompts, or score text",
@@ -10,19 +11,25 @@ STEPS = {
     "finetune": "Finetune a drafter on the target's completions",
     "adapt": "Train a published drafter further for a finetuned or quantized target",
     "tune": "Find the fastest draft lengths, n-gram table and draft vocabulary on this machine",
-    "bench": "Measure a drafter against plain decoding, prompt lookup and baselines",
+    "bench": "Measure a drafter against plain decoding, prompt lookup and other baselines",
     "publish": "Publish a drafter, or its rows, to the Hub or to a folder",
     "export": "Write the files that vLLM, SGLang and llama.cpp need for a drafter",
     "serve": "Serve a target with its drafter in vLLM or llama.cpp",
-    "language": "All steps for one language: try every strategy, publish the fastest",
+    "language": "Run all steps for one language: try every kind of drafter, publish the fastest",
     "predict": "Forecast the speedup of a drafter on this machine before training it",
     "compare": "Compare two results.json: which methods became faster or slower",
     "report": "Render the report of a results.json again",
     "gallery": "Render all measured drafters as one page",
     "cards": "Render the cards of a folder of drafters again",
-    "medusa": "Train Medusa heads, a baseline of the benchmark",
-    "eagle": "Train an EAGLE layer, a baseline of the benchmark",
 }
+_PAGES = ("compare", "report", "gallery", "cards")
+
+
+def find_step(name: str) -> Callable[..., None]:
+    """Import the function that runs a step; some steps import libraries that take seconds."""
+    if name in _PAGES:
+        return getattr(importlib.import_module("drafter_trainer.cli.pages"), name)
+    return importlib.import_module(f"drafter_trainer.cli.{name}").main
 
 
 def main() -> None:
@@ -41,7 +48,6 @@ def main() -> None:
         advice = f"did you mean {close[0]}?" if close else "drafter-trainer --help lists the steps"
         sys.stderr.write(f"error: unknown step {name}: {advice}\n")
         sys.exit(2)
-    # Libraries that take seconds are imported by the step that needs them.
     from drafter_trainer.cli.launch import run_step
 
-    run_step(importlib.import_module(f"drafter_trainer.cli.{name}").main, argv)
+    run_step(find_step(name), argv)

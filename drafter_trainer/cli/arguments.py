@@ -1,13 +1,13 @@
-"""Options of the steps that make a drafter, apart from the trainers' own (see `training.arguments`)."""
+"""Options of the steps that make a drafter, except those of the trainers (see `training.arguments`)."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from drafter_trainer.cli.options import option, options, parameters, read_mapping
+from drafter_trainer.cli.options import Options, check_limits, option, parameter, read_mapping
 from drafter_trainer.drafters.configuration import WIDTHS
-from drafter_trainer.errors import InputError, check_positive
+from drafter_trainer.errors import InputError
 from drafter_trainer.languages import Pair, get_pair, read_language_or_pair, read_languages
 from drafter_trainer.pipeline.adapt import TRAINING
 from drafter_trainer.pipeline.distill import distill
@@ -16,43 +16,35 @@ from drafter_trainer.targets import Target, resolve_target, split_revision
 
 
 @dataclass
-class RunArguments:
-    """Which drafter a step works on, and where the steps leave their folders."""
+class RunArguments(Options):
+    """The drafter that a step works on, and the folder of its steps."""
 
-    _argument_group_name: ClassVar[str] = "run"
+    _argument_group_name = "run"
 
     pair: str = option("", "Language of the completions, such as nl, or source and target language, such as de-en")
-    drafter_name: str = option(
-        "", "Name of the drafter; {pair} in it stands for the pair (default: <target>-drafter-<pair>)"
-    )
-    run_folder: str = option("", "Folder of all steps (default: runs/<drafter_name>)")
+    drafter_name: str = option("{target}-drafter-{pair}", "Name of the drafter; {target} and {pair} are filled in")
+    run_folder: str = option("", "Folder of all steps (default: runs/DRAFTER_NAME)")
 
     def __post_init__(self) -> None:
         if not self.pair:
             raise InputError("no pair: give --pair de-en, or a --config that has it")
         self.pair = str(self._read_pair())
-        self.drafter_name = self.drafter_name.replace("{pair}", self._tag)
-        self._place()
-
-    def name_after(self, target: str) -> None:
-        """Name a drafter without a name after its target."""
-        if not self.drafter_name:
-            name = re.split("[/:]", split_revision(target)[0].rstrip("/"))[-1]
-            self.drafter_name = f"{name.lower()}-drafter-{self._tag}"
-            self._place()
 
     def _read_pair(self) -> Pair:
-        spoken, translation = read_languages(self.pair)
-        return translation or Pair(spoken[0], spoken[0])
+        languages, translation = read_languages(self.pair)
+        return translation or Pair(languages[0], languages[0])
 
-    @property
-    def _tag(self) -> str:
-        pair = get_pair(self.pair)
-        return self.pair if pair.is_translation else pair.target.code
-
-    def _place(self) -> None:
-        if self.drafter_name and not self.run_folder:
-            self.run_folder = f"runs/{self.drafter_name}"
+    def fill_in(self, target: str | None) -> None:
+        """Fill target and pair in the name of the drafter, and the name in the folder."""
+        pair, values = get_pair(self.pair), {}
+        values["{pair}"] = self.pair if pair.is_translation else pair.target.code
+        if target:
+            values["{target}"] = re.split("[/:]", split_revision(target)[0].rstrip("/"))[-1].lower()
+        for placeholder, value in values.items():
+            self.drafter_name = self.drafter_name.replace(placeholder, value)
+        if not self.drafter_name or "{target}" in self.drafter_name:
+            raise InputError("no drafter_name: give --drafter_name TARGET-drafter-PAIR, or a --config that has it")
+        self.run_folder = self.run_folder or f"runs/{self.drafter_name}"
 
     @property
     def run(self) -> Run:
@@ -62,17 +54,17 @@ class RunArguments:
 
 @dataclass
 class LanguageRunArguments(RunArguments):
-    """Which drafter all steps work on; of one language, such as oci, the translation from English into it."""
+    """The drafter that all steps work on; a single language, such as oci, is translated into from English."""
 
     def _read_pair(self) -> Pair:
         return read_language_or_pair(self.pair)
 
 
 @dataclass
-class TargetArguments:
-    """Which model is to become faster."""
+class TargetArguments(Options):
+    """The model that the drafter makes faster."""
 
-    _argument_group_name: ClassVar[str] = "target"
+    _argument_group_name = "target"
 
     target_model: str = option(
         "",
@@ -82,9 +74,9 @@ class TargetArguments:
     dtype: str = option("auto", "auto (that of the checkpoint), float32, bfloat16 or float16")
     chat_template: str | None = option(None, "Jinja file that replaces the tokenizer's chat template")
     chat_template_kwargs: dict | str | None = option(
-        None, 'Variables for the chat template, as a mapping or JSON, such as {"enable_thinking": false}'
+        None, 'Variables of the chat template, as a mapping or JSON, such as {"enable_thinking": false}'
     )
-    stop: list[str] = option([], "Strings that end a completion besides the target's end tokens")
+    stop: list[str] = option([], "Characters that end a completion, in addition to the target's end tokens")
 
     def __post_init__(self) -> None:
         if not self.target_model:
@@ -92,7 +84,7 @@ class TargetArguments:
         read_mapping(self, "chat_template_kwargs")
 
     def name_and_place(self) -> tuple[str | None, str]:
-        """Return the target's Hub id, where one is given, and where it is found."""
+        """Return the target's Hub id if it is given, and the place of its weights."""
         named = re.fullmatch(r"([\w.-]+/[\w.-]+)=(.+)", self.target_model)
         return named.groups() if named and not Path(self.target_model).is_dir() else (None, self.target_model)
 
@@ -112,10 +104,10 @@ class TargetArguments:
 
 
 @dataclass
-class CorpusArguments:
-    """Which text is read, and which questions must not be in it."""
+class CorpusArguments(Options):
+    """The text that is read, and the questions that are removed from it."""
 
-    _argument_group_name: ClassVar[str] = "data"
+    _argument_group_name = "data"
 
     corpus: list[str] = option([], "Corpora by name: sample, stories, wmt16, c4, sharegpt, file:PATH ...")
     max_samples: list[int] = option(
@@ -127,8 +119,7 @@ class CorpusArguments:
     )
 
     def __post_init__(self) -> None:
-        if len(self.max_samples) > 2 or min(self.max_samples, default=1) < 1:
-            raise InputError(f"max_samples takes one or two numbers from 1 on, got {self.max_samples}")
+        check_limits("max_samples", self.max_samples)
 
     @property
     def limits(self) -> tuple[int | None, int | None]:
@@ -137,37 +128,40 @@ class CorpusArguments:
         return training, held_out
 
     def require_corpus(self) -> None:
-        """Refuse to go on without a corpus."""
+        """Raise an error if no corpus is given."""
         if not self.corpus:
             raise InputError("no corpus: give --corpus NAME, such as --corpus sample or --corpus file:sentences.txt")
 
 
 @dataclass
-class DrafterArguments:
+class DrafterArguments(Options):
     """The drafter before training."""
 
-    _argument_group_name: ClassVar[str] = "drafter"
+    _argument_group_name = "drafter"
 
     initialization: str = option(
         "layers",
-        "Start of the network: layers or embeddings of the target, scratch, sibling (a known smaller model), "
-        "pretrain (the run's own pretraining), or a Hub id or folder",
+        "Start of the network: layers of the target (finetune searches the best ones on its rows, pretrain takes the "
+        "first), certain layers, such as layers:0,1,-1, embeddings of the target, scratch, sibling (a known smaller "
+        "model), pretrain (the run's own pretraining), or a Hub id or folder",
     )
     num_hidden_layers: int | None = option(
         None, "Number of layers; of a checkpoint its first ones (default: 3 of the target's, 2 from scratch, or all)"
     )
-    initial_layers: list[int] = option(
-        [],
-        "With initialization layers: indices of the target's layers, such as 0 -1 (default: finetune searches the "
-        "best on its rows, pretrain takes the first)",
-    )
     config_overrides: dict | str | None = option(
         None, 'From scratch: sizes that differ from the target\'s, as a mapping or JSON, such as {"hidden_size": 768}'
     )
-    freeze_embeddings: bool = option(False, "Whether embeddings and head stay as they are")
+    freeze_embeddings: bool = option(False, "Whether embeddings and LM head are not trained")
 
     def __post_init__(self) -> None:
-        check_positive(num_hidden_layers=self.num_hidden_layers)
+        super().__post_init__()
+        kind, colon, layers = self.initialization.partition(":")
+        self.initial_layers: list[int] = []  # the key under which steps record them
+        if kind == "layers" and colon:
+            try:
+                self.initialization, self.initial_layers = kind, [int(layer) for layer in layers.split(",")]
+            except ValueError as error:
+                raise InputError(f"initialization names layers as in layers:0,1,-1, got {kind}:{layers}") from error
         read_mapping(self, "config_overrides")
         if unknown := {*(self.config_overrides or {})} - {*WIDTHS}:
             raise InputError(f"config_overrides may have {', '.join(WIDTHS)}, got {', '.join(sorted(unknown))}")
@@ -177,7 +171,7 @@ class DrafterArguments:
         made = {
             "initialization": self.initialization,
             "num_hidden_layers": self.num_hidden_layers,
-            "layers": (self.initial_layers or None) if self.initialization == "layers" else None,
+            "layers": self.initial_layers or None,
             "freeze_embeddings": self.freeze_embeddings,
         }
         shaped = self.initialization in ("scratch", "embeddings", "layers")
@@ -189,49 +183,68 @@ class DrafterArguments:
         return depth | (self.config_overrides or {})
 
 
-_DISTILLATION = {
-    "prompts": option(
-        "", "Prompts of your own in place of --corpus: Hub id of a dataset, or a file, with prompt or messages"
-    ),
-    **parameters(distill, temperatures=[0.0, 0.3, 0.7, 1.0]),
-    **parameters(distill, "max_new_tokens", "batch_size"),
-    "engine": option(
+@dataclass
+class DistillationArguments(Options):
+    """How the target completes prompts."""
+
+    _argument_group_name = "completions"
+    may_be_zero = frozenset({"seed"})
+
+    prompts: str = option(
+        "", "Your own prompts in place of --corpus: Hub id of a dataset, or a file, with prompt or messages"
+    )
+    temperatures: list[float] = parameter(distill, "temperatures", [0.0, 0.3, 0.7, 1.0])
+    max_new_tokens: int = parameter(distill, "max_new_tokens")
+    batch_size: int = parameter(distill, "batch_size")
+    engine: str = option(
         "",
         "transformers or vllm in this process, or the kind of the servers: vllm, sglang, llamacpp or transformers "
-        "(default: transformers; vllm with servers). text: the corpora are text in the language of the completions, "
-        "which the target scores",
-    ),
-    **parameters(distill, "servers"),
-    "output_dir": option("", "Folder of the rows (default: RUN_FOLDER/distill)"),
-    **parameters(distill, "seed"),
-}
+        "(default: transformers; vllm with servers). text: the target scores the corpora, which are text in the "
+        "language of the completions",
+    )
+    servers: list[str] = parameter(distill, "servers")
+    output_dir: str = option("", "Folder of the rows (default: RUN_FOLDER/distill)")
+    seed: int = parameter(distill, "seed")
 
 
-DistillationArguments = options("completions", _DISTILLATION, may_be_zero={"seed"})
-_LANGUAGE = {
-    "corpus": option(["c4"], "Text in the language of the completions: file:PATH, or corpora by name"),
-    "prompts": option("sample", "Sentences that the target translates: file:PATH, or a corpus by name"),
-    "minutes": option(10, "Minutes to spend on distillation"),
-    "questions": option("", "Question set of the benchmark (default: the value of --prompts)"),
-}
-LanguageArguments = options("data", _LANGUAGE)
-_ROWS = {"data": option([], "Folders of rows, taken together (default: RUN_FOLDER/distill)")}
-RowsArguments = options("data", _ROWS)
+@dataclass
+class LanguageArguments(Options):
+    """The text and the prompts of a language."""
 
-_ADAPTATION = {
-    "drafter": option("", "Published drafter: Hub id or folder"),
-    "target_model": option("", "Target to adapt to: Hub id or folder", aliases=["--target"]),
-    "prompts": option("", "Prompts or conversations: Hub id of a dataset, or a file"),
-    "output_dir": option("", "Folder of the rows and the drafter"),
-    "max_samples": option(None, "Maximum number of prompts for training", int | None),
-    **parameters(distill, "temperatures", "max_new_tokens", "batch_size", "dtype"),
-    "learning_rate": option(TRAINING["learning_rate"], "Peak learning rate"),
-    "num_train_epochs": option(TRAINING["num_train_epochs"], "Number of epochs over the rows"),
-}
+    _argument_group_name = "data"
+
+    corpus: list[str] = option(["c4"], "Text in the language of the completions: file:PATH, or corpora by name")
+    prompts: str = option("sample", "Sentences that the target translates: file:PATH, or a corpus by name")
+    minutes: int = option(10, "Minutes to spend on distillation")
+    questions: str = option("", "Question set of the benchmark (default: the value of --prompts)")
 
 
-class AdaptationArguments(options("adaptation", _ADAPTATION)):
-    """Which drafter is adapted, to which target, on which prompts."""
+@dataclass
+class RowsArguments(Options):
+    """The rows that a network is trained on."""
+
+    _argument_group_name = "data"
+
+    data: list[str] = option([], "Folders of rows, read together (default: RUN_FOLDER/distill)")
+
+
+@dataclass
+class AdaptationArguments(Options):
+    """The drafter that is adapted, its new target, and the prompts."""
+
+    _argument_group_name = "adaptation"
+
+    drafter: str = option("", "Published drafter: Hub id or folder")
+    target_model: str = option("", "Target to adapt to: Hub id or folder", aliases=["--target"])
+    prompts: str = option("", "Prompts or conversations: Hub id of a dataset, or a file")
+    output_dir: str = option("", "Folder of the rows and the drafter")
+    max_samples: int | None = option(None, "Maximum number of prompts for training")
+    temperatures: list[float] = parameter(distill, "temperatures")
+    max_new_tokens: int = parameter(distill, "max_new_tokens")
+    batch_size: int = parameter(distill, "batch_size")
+    dtype: str = parameter(distill, "dtype")
+    learning_rate: float = option(TRAINING["learning_rate"], "Peak learning rate")
+    num_train_epochs: float = option(TRAINING["num_train_epochs"], "Number of epochs over the rows")
 
     def __post_init__(self) -> None:
         super().__post_init__()

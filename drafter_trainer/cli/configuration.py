@@ -1,4 +1,4 @@
-"""From a YAML file and the command line to the options of a step."""
+"""The options of a step, read from a YAML file and the command line."""
 
 import argparse
 import difflib
@@ -24,34 +24,31 @@ from drafter_trainer.cli.arguments import (
 )
 from drafter_trainer.cli.measuring_arguments import (
     BenchmarkArguments,
+    ExportArguments,
     PredictionArguments,
+    ServingArguments,
     TuningArguments,
 )
 from drafter_trainer.cli.publishing_arguments import PublishingArguments
-from drafter_trainer.cli.serving_arguments import ExportArguments, ServingArguments
 from drafter_trainer.errors import InputError, one_line
-from drafter_trainer.training.arguments import (
-    BaselineTrainingArguments,
-    DrafterTrainingArguments,
-    PretrainingArguments,
-)
+from drafter_trainer.training.arguments import DrafterTrainingArguments, PretrainingArguments
 
-OPTIONS = {
+OPTIONS: dict[str, tuple[type, ...]] = {
     "pretrain": (RunArguments, TargetArguments, CorpusArguments, DrafterArguments, PretrainingArguments),
     "distill": (RunArguments, TargetArguments, CorpusArguments, DistillationArguments),
     "finetune": (RunArguments, TargetArguments, RowsArguments, DrafterArguments, DrafterTrainingArguments),
     "predict": (RunArguments, TargetArguments, DrafterArguments, PredictionArguments),
     "adapt": (AdaptationArguments,),
-    "tune": (RunArguments, TargetArguments, TuningArguments),
+    "tune": (RunArguments, TargetArguments, CorpusArguments, TuningArguments),
     "language": (LanguageRunArguments, LanguageArguments, PublishingArguments),
     "publish": (RunArguments, TargetArguments, PublishingArguments),
     "export": (RunArguments, TargetArguments, ExportArguments),
     "serve": (ServingArguments,),
     "bench": (RunArguments, TargetArguments, BenchmarkArguments),
-    "medusa": (RunArguments, TargetArguments, RowsArguments, BaselineTrainingArguments),
-    "eagle": (RunArguments, TargetArguments, RowsArguments, BaselineTrainingArguments),
 }
-# Of the Hugging Face Trainer's options, those that are worth knowing; --help_all lists them all.
+# Recipes of a clone, whose keys may be in the configurations; `benchmarks.baselines` declares their options.
+_OF_A_CLONE = ("medusa", "eagle")
+# The options of the Hugging Face Trainer that --help lists; --help_all lists all of them.
 _SHOWN = {
     "bf16",
     "gradient_accumulation_steps",
@@ -66,7 +63,7 @@ _HELP_ALL = "--help_all"
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """Options by their own names alone, with their defaults."""
+    """Help that lists each option under one name, with its default."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=30, width=110)
@@ -76,8 +73,8 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         return ", ".join(names) if names else super()._format_action_invocation(action)
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        told = "(default" in action.help or action.default in (None, "", [], argparse.SUPPRESS)
-        return action.help if told else f"{action.help} (default: %(default)s)"
+        has_default = "default" not in action.help and action.default not in (None, "", [], argparse.SUPPRESS)
+        return f"{action.help} (default: %(default)s)" if has_default else action.help
 
 
 class _Parser(HfArgumentParser):
@@ -85,14 +82,19 @@ class _Parser(HfArgumentParser):
         raise InputError(f"{message} (--help lists the options)")
 
 
-def parse_arguments(step: str, argv: Sequence[str], description: str) -> tuple[list[Any], dict[str, Any]]:
-    """Read the options of a step; the command line overrides the file.
+def parse_arguments(
+    step: str, argv: Sequence[str], description: str, kinds: Sequence[type] = ()
+) -> tuple[list[Any], dict[str, Any]]:
+    """Read the options of a step; the command line overrides the configuration.
 
+    Args:
+        kinds (`Sequence[type]`, *optional*): Dataclasses of a step that is not in `OPTIONS`.
     Returns:
-        `tuple` of one object for each dataclass of the step, and of the values that were given, by key.
+        `tuple` of one object for each dataclass of the step, and of the given values by option.
     """
+    kinds = kinds or OPTIONS[step]
     parser = _Parser(
-        OPTIONS[step],
+        kinds,
         description=description,
         prog=f"drafter-trainer {step}",
         usage="%(prog)s [--config FILE] [--OPTION VALUE ...]",
@@ -100,76 +102,54 @@ def parse_arguments(step: str, argv: Sequence[str], description: str) -> tuple[l
         formatter_class=_Help,
     )
     parser.add_argument("--config", help="YAML file of options; the command line overrides it")
-    _show(parser, _HELP_ALL in argv)
+    parser.add_argument(_HELP_ALL, action="help", help="List all options of the Hugging Face Trainer, too")
+    if _HELP_ALL not in argv:
+        hidden = {entry.name for entry in fields(TrainingArguments)} - _SHOWN
+        for action in parser._actions:
+            if action.dest in hidden or any(name.startswith("--no_") for name in action.option_strings):
+                action.help = argparse.SUPPRESS
     config = option_of(argv, "--config")
-    from_file = read_config(Path(config), step) if config else {}
+    from_file = read_config(Path(config), step, kinds) if config else {}
     words = [word for key, value in from_file.items() for word in _as_options(key, value)] + [*argv]
-    # Before the values are checked: a mistyped --pair would be reported as a missing one.
+    # Before the values are checked, or else a mistyped --pair is reported as a missing one.
     _, unknown = parser.parse_known_args(words)
     if unknown:
-        option, names = unknown[0].split("=")[0], [f"--{name}" for name in _keys()[step]]
-        raise InputError(f"unknown option {option}{_suggest(option, names, step)}")
+        option = unknown[0].split("=")[0]
+        raise InputError(f"unknown option {option}{_suggest(option, [f'--{name}' for name in _names(kinds)], step)}")
     try:
         *objects, _ = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
     except InputError:
         raise
     except ValueError as error:  # the libraries' own checks of values that do not go together
         raise InputError(one_line(error)) from error
-    _name_drafter(objects)
-    named = {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
+    if isinstance(run := objects[0], RunArguments):
+        target = next((entry for entry in objects if isinstance(entry, TargetArguments)), None)
+        name, place = target.name_and_place() if target else (None, None)
+        run.fill_in(name or place)
     values = {key: value for entry in objects for key, value in vars(entry).items()}
+    named = {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")} | from_file.keys()
     # --no_load_best_model_at_end is a setting of load_best_model_at_end.
     named |= {word.removeprefix("no_") for word in named}
-    given = {key: values[key] for key in sorted(named | from_file.keys()) if key in values}
-    return objects, given
+    if "initialization" in named and values["initial_layers"]:
+        named.add("initial_layers")
+    return objects, {key: values[key] for key in sorted(named) if key in values}
 
 
-def _name_drafter(objects: Iterable[Any]) -> None:
-    """Name a drafter without a name after its target."""
-    kinds = {type(entry): entry for entry in objects}
-    run, where = kinds.get(RunArguments, kinds.get(LanguageRunArguments)), kinds.get(TargetArguments)
-    if run is not None and not run.drafter_name:
-        if where is None:
-            raise InputError("no drafter_name: give --drafter_name <target>-drafter-<pair>, or a --config that has it")
-        name, place = where.name_and_place()
-        run.name_after(name or place)
+def read_config(path: Path, step: str, kinds: Sequence[type] = ()) -> dict[str, Any]:
+    """Read a configuration's keys for one step; `kinds` is as for `parse_arguments`.
 
-
-def simple_parser(step: str, description: str) -> argparse.ArgumentParser:
-    """Return the parser of a step that reads no configuration."""
-    return argparse.ArgumentParser(
-        prog=f"drafter-trainer {step}",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-
-
-def _show(parser: argparse.ArgumentParser, everything: bool) -> None:
-    """Let `--help` list the options in groups, and of the Hugging Face Trainer's those that are worth knowing."""
-    parser.add_argument(_HELP_ALL, action="help", help="List all options of the Hugging Face Trainer, too")
-    if everything:
-        return
-    hidden = {entry.name for entry in fields(TrainingArguments)} - _SHOWN
-    for action in parser._actions:
-        switches_off = any(name.startswith("--no_") for name in action.option_strings)
-        if switches_off or action.dest in hidden:
-            action.help = argparse.SUPPRESS
-
-
-def read_config(path: Path, step: str) -> dict[str, Any]:
-    """Read a configuration's keys for one step.
-
-    A file may name another one under `base`, relative to itself, whose keys it overrides. A key holds for every
-    step that knows it; with a step's name before it, as in `finetune.learning_rate`, for that step alone.
+    A file may name another one as `base`, relative to itself, whose keys it overrides. A key applies to every step
+    that knows it; with a step's name before it, as in `finetune.learning_rate`, to that step alone.
     """
-    values = _read_with_base(path, ())
-    known = _keys()
+    known = {name: _names(types) for name, types in ({step: kinds} | OPTIONS if kinds else OPTIONS).items()}
     everything = set().union(*known.values())
     plain: dict[str, Any] = {}
     special: dict[str, Any] = {}
-    for key, (value, place) in values.items():
+    for key, (value, place) in _read_with_base(path, ()).items():
         owner, dot, name = key.rpartition(".")
-        if (dot and owner not in OPTIONS) or name not in (known[owner] if dot else everything):
+        if owner in _OF_A_CLONE and owner != step:
+            continue
+        if (dot and owner not in known) or name not in (known[owner] if dot else everything):
             names = [f"{other}.{entry}" for other in known for entry in known[other]] if dot else everything
             raise InputError(f"{place}: unknown key {key}{_suggest(key, names, step)}")
         if owner == step:
@@ -179,8 +159,8 @@ def read_config(path: Path, step: str) -> dict[str, Any]:
     return {key: value for key, value in (plain | special).items() if value is not None}
 
 
-def _keys() -> dict[str, set[str]]:
-    return {name: {entry.name for kind in kinds for entry in fields(kind)} for name, kinds in OPTIONS.items()}
+def _names(kinds: Iterable[type]) -> set[str]:
+    return {entry.name for kind in kinds for entry in fields(kind)}
 
 
 def _suggest(name: str, names: Iterable[str], step: str) -> str:
@@ -194,9 +174,9 @@ def _read_with_base(path: Path, above: tuple[Path, ...]) -> dict[str, tuple[Any,
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file: {_existing_configs(path)}") from error
+        raise InputError(f"{path}: no such file: {_existing_configs(path.parent)}") from error
     except IsADirectoryError as error:
-        raise InputError(f"{path} is a folder: {_existing_configs(path / '*')}") from error
+        raise InputError(f"{path} is a folder: {_existing_configs(path)}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not YAML: {one_line(error)}") from error
     if not isinstance(values, dict):
@@ -208,13 +188,13 @@ def _read_with_base(path: Path, above: tuple[Path, ...]) -> dict[str, tuple[Any,
     return inherited | {str(key): (value, path) for key, value in values.items()}
 
 
-def _existing_configs(path: Path) -> str:
-    names = sorted(file.stem for file in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-    return f"{path.parent} has {', '.join(names)}" if names else "name another one"
+def _existing_configs(folder: Path) -> str:
+    names = sorted(file.stem for file in folder.glob("*.yaml"))
+    return f"{folder} has {', '.join(names)}" if names else "name another one"
 
 
 def option_of(argv: Sequence[str], option: str) -> str | None:
-    """Return what a command line gives for an option, before anything is parsed."""
+    """Return the value that a command line gives for an option, before the command line is parsed."""
     for word, following in zip(argv, [*argv[1:], None]):
         if word == option:
             return following
@@ -224,7 +204,7 @@ def option_of(argv: Sequence[str], option: str) -> str | None:
 
 
 def _as_options(key: str, value: Any) -> list[str]:
-    # Going through the parser, a value in YAML meets the same checks as one on the command line.
+    # The parser checks a value of a file as it checks one of the command line.
     if isinstance(value, dict):
         return [f"--{key}", json.dumps(value, default=str)]
     return [f"--{key}", *(map(str, value) if isinstance(value, list) else [str(value)])]

@@ -1,10 +1,10 @@
-"""Make a published drafter ready for other engines: vLLM, SGLang, llama.cpp.
+"""Write the files that vLLM, SGLang and llama.cpp need for a published drafter.
 
-    drafter-trainer export --config recipes/configs/gemma-3-270m/de-en.yaml --target_gguf TARGET.gguf
+    drafter-trainer export --config recipes/configs/gemma-3-270m/de-en.yaml --engine vllm llamacpp:TARGET.gguf
 
-Writes vllm.json, sglang.txt, llamacpp.txt with drafter.gguf, and a README with what was checked to --output_dir
-(default: RUN_FOLDER/export). Drafters of other families than Llama, Qwen 3 and Gemma 3 need llama.cpp's converter: see
-`drafter_trainer.export_drafter`.
+Writes vllm.json, sglang.txt, llamacpp.txt with drafter.gguf, and a README with the checks that were made, to
+--output_dir (default: RUN_FOLDER/export). drafter.gguf is written for the families Llama, Qwen 3 and Gemma 3. For
+others, run llama.cpp's own converter on the drafter's folder.
 """
 
 import logging
@@ -19,13 +19,13 @@ def main(argv: list[str]) -> None:
     """Run the step."""
     (named, where, options), _ = parse_arguments("export", argv, __doc__)
     require_one_process("an export is made")
-    logging.getLogger("gguf").setLevel(logging.WARNING)  # it tells of every file that it writes
+    logging.getLogger("gguf").setLevel(logging.WARNING)  # it logs every file that it writes
     folder = Path(options.output_dir or named.run.folder / "export")
     checked = export_drafter(
         options.drafter or named.run.published,
         where.resolve(),
         output_dir=folder,
-        engines=options.engine,
+        engines=options.engines,
         draft_length=options.draft_length,
         target_gguf=options.target_gguf,
     )

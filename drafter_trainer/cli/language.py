@@ -93,7 +93,7 @@ def main(argv: list[str]) -> None:
             networks = [other for other in found if STRATEGIES[other].rows]
             network = max(networks, key=lambda other: found[other]["speedup_on_validation"])
             share(places[network] / "finetune", place / "finetune")
-        text = ["--table_corpus", *language.corpus, *kept_out] if NGRAM in STRATEGIES[name].sources else []
+        text = ["--corpus", *language.corpus, *kept_out] if NGRAM in STRATEGIES[name].sources else []
         # All use the same times of the target: otherwise the noise of the machine would decide between them.
         first = next(iter(places.values()))
         costs = first / "tune" if place != first else None
@@ -108,7 +108,7 @@ def main(argv: list[str]) -> None:
     print(f"\n{strategies_table(found, best)}")
 
     others = [f"{STRATEGIES[name].method}={place / 'drafter'}" for name, place in places.items() if name != best]
-    measured = ["--drafter", places[best] / "drafter", "--against", *others]
+    measured = ["--drafter", places[best] / "drafter", "--baselines", *others]
     step("bench", places[best], *measured, "--questions", questions)
     step("bench", places[best], *measured, "--task", STORY)
     asked = {key: value for key, value in given.items() if hasattr(publishing, key) and key != "sources"}

@@ -2,7 +2,6 @@
 
 import errno
 import gc
-import importlib
 import logging
 import shlex
 import sys
@@ -15,6 +14,7 @@ from accelerate import PartialState
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from safetensors import SafetensorError
 
+from drafter_trainer.cli import find_step
 from drafter_trainer.credentials import redact
 from drafter_trainer.errors import InputError, one_line
 
@@ -55,7 +55,7 @@ def call_step(name: str, argv: Sequence[str | int | Path], **given: Any) -> None
     print(f"\n$ {shlex.join(['drafter-trainer', name, *words])}", flush=True)
     sys.argv = ["drafter-trainer", name, *words]  # which results record as the command that made them
     try:
-        importlib.import_module(f"drafter_trainer.cli.{name}").main(words, **given)
+        find_step(name)(words, **given)
     finally:
         sys.argv = before
         gc.collect()  # trainers and their models refer to each other

@@ -1,89 +1,166 @@
-"""Options of the steps that measure: tune, bench and predict."""
+"""Options of the steps that tune, measure, export or serve a drafter."""
 
-from drafter_trainer.cli.options import check_known, option, options, parameters
+from dataclasses import dataclass
+from typing import Any
+
+from drafter_trainer.cli.options import Options, check_known, check_limits, option, parameter
 from drafter_trainer.corpora.tasks import TASKS, TRANSLATION
 from drafter_trainer.drafters.loop.sources import SOURCES
 from drafter_trainer.errors import InputError
+from drafter_trainer.hub.export.engines import ENGINES, export_drafter
 from drafter_trainer.pipeline.benchmark import benchmark
-from drafter_trainer.pipeline.engine_benchmark import benchmark_engine
 from drafter_trainer.pipeline.predict import predict
 from drafter_trainer.pipeline.tune import tune
+from drafter_trainer.serving.commands import NETWORK, WHOLE
+from drafter_trainer.serving.engines import serve
 
-STOCK_LOOP = "stock_loop"  # the drafter itself, in transformers' own loop
-BASELINES = (STOCK_LOOP, "lookahead", "medusa", "eagle", "early_exit")
-
-_TUNING = {
-    "data": option("", "Folder of rows (default: RUN_FOLDER/distill)"),
-    "table_corpus": option([], "Corpora of text by name that n-gram tables are counted on besides the completions"),
-    **parameters(tune, "sources"),
-    "max_samples": option([], "Maximum number of documents of each table corpus", list[int]),
-    "evaluation_questions": option(["sample"], "Question sets that the tables are decontaminated from"),
-    "draft_length": parameters(tune, "longest_draft")["longest_draft"],
-}
+STOCK_LOOP = "stock_loop"
+LITERATURE = ("lookahead", "medusa", "eagle", "early_exit")  # in benchmarks/baselines of a clone
+_LLAMACPP = "llamacpp"
+_ENGINE_PYTHON = "Python of the environment with vLLM or xllamacpp (default: this one, or llama-server)"
 
 
-class TuningArguments(options("tuning", _TUNING)):
-    """The data that a drafter's settings are tuned on."""
+@dataclass
+class TuningArguments(Options):
+    """The completions that settings are tried on, and what may draft."""
+
+    _argument_group_name = "tuning"
+
+    data: str = option("", "Folder of rows (default: RUN_FOLDER/distill)")
+    sources: list[str] = parameter(tune, "sources")
+    draft_length: int = parameter(tune, "longest_draft")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_known(self, "sources", SOURCES)
+        check_known("sources", self.sources, SOURCES)
 
 
-_BENCHMARK = {
-    "drafter": option("", "Hub id or folder of the drafter (default: RUN_FOLDER/drafter)"),
-    "task": option(TRANSLATION, f"Task by name: {', '.join(TASKS)}"),
-    "questions": option(
+@dataclass
+class BenchmarkArguments(Options):
+    """What is measured, and what it is compared with."""
+
+    _argument_group_name = "benchmark"
+
+    drafter: str = option("", "Hub id or folder of the drafter (default: RUN_FOLDER/drafter)")
+    task: str = option(TRANSLATION, f"Task by name: {', '.join(TASKS)}")
+    questions: str = option(
         "", "sample, a parallel corpus, file:PATH, mt-bench, or a Spec-Bench file (default: sample, or the task's own)"
-    ),
-    **parameters(benchmark, "max_questions", "temperatures", "max_new_tokens"),
-    "against": option([], "Other drafters to measure, each as NAME=FOLDER or NAME=HUB_ID"),
-    "baselines": option([], f"Baselines to measure: {', '.join(BASELINES)}"),
-    "output_dir": option("", "Folder of results.json (default: RUN_FOLDER, or RUN_FOLDER/tasks/TASK)"),
-    **parameters(benchmark, "max_sampling_questions", "seeds", "prompt_lookup_tokens", "without", "alone"),
-    "engine": option("", "Engine to measure in, greedily: vllm or llamacpp (default: transformers, at batch size 1)"),
-    "engine_python": option(
-        None, "Python of the environment with vLLM or xllamacpp (default: this one, or llama-server)", str | None
-    ),
-    **parameters(benchmark_engine, "target_gguf"),
-}
-
-
-class BenchmarkArguments(options("benchmark", _BENCHMARK)):
-    """What is measured."""
+    )
+    max_questions: list[int] = option([], "Maximum number of questions: greedy, and when sampling, such as 16 4")
+    temperatures: list[float] = parameter(benchmark, "temperatures")
+    max_new_tokens: int = parameter(benchmark, "max_new_tokens")
+    baselines: list[str] = option(
+        [],
+        "Methods to compare with, besides plain decoding: lookup:10 (prompt lookup with drafts of 10 tokens, the "
+        "default), without:SOURCE or alone:SOURCE (the drafter without a source, or with only this source: lookup, "
+        f"ngram, network), NAME=FOLDER_OR_HUB_ID (another drafter), {STOCK_LOOP} (the drafter in transformers' own "
+        f"loop), or in a clone {', '.join(LITERATURE)}",
+    )
+    output_dir: str = option("", "Folder of results.json (default: RUN_FOLDER, or RUN_FOLDER/tasks/TASK)")
+    engine: str = option(
+        "", "Engine to measure in, greedily: vllm, llamacpp, or llamacpp:TARGET.gguf (default: transformers, batch 1)"
+    )
+    engine_python: str | None = option(None, _ENGINE_PYTHON)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_limits("max_questions", self.max_questions)
         if not self.temperatures or min(self.temperatures) < 0:
             raise InputError(f"temperatures must be 0 or more, got {self.temperatures}")
-        if len(self.others) < len(self.against) or any(not name or not place for name, place in self.others.items()):
-            raise InputError(f"against takes NAME=FOLDER_OR_HUB_ID, each name once, got {' '.join(self.against)}")
-        if min(self.prompt_lookup_tokens, default=0) < 1:
-            raise InputError(f"prompt_lookup_tokens must be 1 or more, got {self.prompt_lookup_tokens}")
-        check_known(self, "task", TASKS)
-        check_known(self, "without", SOURCES)
-        check_known(self, "alone", SOURCES)
-        check_known(self, "baselines", BASELINES)
+        check_known("task", self.task, TASKS)
+        self.engine, _, file = self.engine.partition(":")
+        self.target_gguf = file or None
+        self._read_baselines()
+
+    def _read_baselines(self) -> None:
+        self.literature = [name for name in self.baselines if name in LITERATURE]
+        self.compared: dict[str, Any] = {"stock_loop": STOCK_LOOP in self.baselines}
+        lengths, sources, others = [], {"without": [], "alone": []}, {}
+        for entry in self.baselines:
+            kind, _, value = entry.partition(":")
+            name, _, place = entry.partition("=")
+            if name and place and name not in others:
+                others[name] = place
+            elif kind == "lookup" and value.isdecimal() and int(value) > 0:
+                lengths.append(int(value))
+            elif kind in sources and value in SOURCES:
+                sources[kind].append(value)
+            elif entry not in (STOCK_LOOP, *LITERATURE):
+                raise InputError(
+                    "baselines may name lookup:TOKENS, without:SOURCE, alone:SOURCE, NAME=FOLDER_OR_HUB_ID (each name "
+                    f"once), {', '.join((STOCK_LOOP, *LITERATURE))}, got {entry}"
+                )
+        self.compared |= sources | {"against": others} | ({"prompt_lookup_tokens": lengths} if lengths else {})
 
     @property
-    def others(self) -> dict[str, str]:
-        """Places of the drafters of `against`, by name."""
-        return {name: place for name, _, place in (entry.partition("=") for entry in self.against)}
+    def limits(self) -> dict[str, int | None]:
+        """Maximum number of questions, as parameters of `benchmark`."""
+        greedy, sampled, *_ = [*self.max_questions, None, None]
+        return {"max_questions": greedy, "max_sampling_questions": sampled}
 
 
-_PREDICTION = {
-    **parameters(predict, "drafter", "questions"),
-    "data": option("", "With --drafter: folder of rows (default: RUN_FOLDER/distill)"),
-    "output_dir": option("", "Folder of predict.json (default: RUN_FOLDER/predict)"),
-    **parameters(predict, "max_new_tokens"),
-    "draft_vocabulary": option(8192, "Without --drafter: size of the draft vocabulary; 0 for all ids"),
-}
+@dataclass
+class PredictionArguments(Options):
+    """The drafter whose speed is forecast."""
 
+    _argument_group_name = "forecast"
+    may_be_zero = frozenset({"draft_vocabulary"})
 
-class PredictionArguments(options("forecast", _PREDICTION, may_be_zero={"draft_vocabulary"})):
-    """What is forecast."""
+    drafter: str = parameter(predict, "drafter")
+    questions: str = parameter(predict, "questions")
+    data: str = option("", "With --drafter: folder of rows (default: RUN_FOLDER/distill)")
+    output_dir: str = option("", "Folder of predict.json (default: RUN_FOLDER/predict)")
+    max_new_tokens: int = parameter(predict, "max_new_tokens")
+    draft_vocabulary: int = option(8192, "Without --drafter: size of the draft vocabulary; 0 for all ids")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.questions and not self.drafter:
             raise InputError("questions are completed for a trained drafter: name it with --drafter")
+
+
+@dataclass
+class ExportArguments(Options):
+    """The engines that a drafter is exported for."""
+
+    _argument_group_name = "export"
+
+    drafter: str | None = option(None, "Hub id or folder of a published drafter (default: RUN_FOLDER/drafter)")
+    output_dir: str | None = option(None, "Folder of the engines' files (default: RUN_FOLDER/export)")
+    engine: list[str] = option(
+        [*ENGINES],
+        f"Engines, of {', '.join(ENGINES)}; {_LLAMACPP}:TARGET.gguf takes the tokenizer from the target's file",
+    )
+    draft_length: int | None = parameter(export_drafter, "draft_length")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        split = [entry.partition(":") for entry in self.engine]
+        self.engines = [engine for engine, _, _ in split]
+        self.target_gguf = next((file for engine, _, file in split if engine == _LLAMACPP and file), None)
+
+
+@dataclass
+class ServingArguments(Options):
+    """The engine that serves a target with its drafter."""
+
+    _argument_group_name = "server"
+
+    target_model: str | None = option(
+        None, "Hub id or folder of the target; for llamacpp its GGUF file", aliases=["--target"]
+    )
+    drafter: str | None = option(
+        None, "Hub id or folder of the published drafter; for llamacpp the folder of its export"
+    )
+    engine: str = parameter(serve, "engine")
+    sources: list[str] = option([], "In vLLM: network to draft with the network alone (default: the whole drafter)")
+    draft_length: int | None = parameter(serve, "draft_length")
+    engine_python: str | None = option(None, _ENGINE_PYTHON)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.target_model or not self.drafter:
+            raise InputError("name --target and --drafter")
+        if self.sources not in ([], [NETWORK]):
+            raise InputError(f"an engine drafts with all sources or with the {NETWORK}, got {' '.join(self.sources)}")
+        self.part = NETWORK if self.sources else WHOLE  # as `serve` calls it

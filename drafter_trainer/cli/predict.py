@@ -1,12 +1,12 @@
-"""Forecast the speedup of a drafter of the configured shape on this machine, before it is trained.
+"""Forecast the speedup of a drafter on this machine, before it is trained.
 
     drafter-trainer predict --config recipes/configs/gemma-3-270m/de-en.yaml
 
-Measures plain decoding, the target's forward passes over 1 to 17 tokens with the loop's work around them, and the
-drafter's step. Prints the expected speedup at each acceptance, the best draft length and the break-even, and leaves
-them in RUN_FOLDER/predict. With --drafter, it also replays that trained drafter on the held-out completions of
-RUN_FOLDER/distill, or on the target's completions of your own --questions, and forecasts the result of a benchmark on
-them.
+Times plain decoding, the target's forward passes over 1 to 17 tokens, and a step of a drafter of the configured shape.
+Prints the expected speedup at each acceptance, the best draft length and the break-even, and writes them to
+RUN_FOLDER/predict. With --drafter, a trained drafter is also replayed on the held-out completions of
+RUN_FOLDER/distill, or with --questions on the target's completions of these questions, and the result of a benchmark
+is forecast.
 """
 
 from pathlib import Path
@@ -27,5 +27,4 @@ def main(argv: list[str]) -> None:
         "shape": shape.widths() | {"draft_vocabulary": prediction.draft_vocabulary},
         "rows": Path(prediction.data or named.run.rows),
     }
-    forecast = predict(where.resolve(), **given)
-    print(forecast)
+    print(predict(where.resolve(), **given))

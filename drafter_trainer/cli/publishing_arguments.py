@@ -1,6 +1,8 @@
 """Options of publishing a drafter or its rows."""
 
-from drafter_trainer.cli.options import option, options, parameters
+from dataclasses import dataclass
+
+from drafter_trainer.cli.options import Options, option, parameter
 from drafter_trainer.drafters.compact import FORMATS
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.publishing import HUB, Publishing
@@ -8,27 +10,31 @@ from drafter_trainer.pipeline.publish import publish
 
 ROWS = "rows"  # as format: the rows of RUN_FOLDER/distill
 _ADAPTER = "adapter"
-_PUBLISHING = {
-    "to": option(
+
+
+@dataclass
+class PublishingArguments(Options):
+    """The destination and the form of a drafter."""
+
+    _argument_group_name = "publishing"
+
+    to: str = option(
         HUB,
         "Destination: hub for your own repository with the name of the drafter; hub:REPOSITORY, hub:@BRANCH or "
         "hub:REPOSITORY@BRANCH for another repository or branch; or a folder",
-    ),
-    **parameters(publish, "tag", "overwrite", "dry_run"),
-    "format": option(
+    )
+    tag: str | None = parameter(publish, "tag")
+    overwrite: bool = parameter(publish, "overwrite")
+    dry_run: bool = parameter(publish, "dry_run")
+    format: str = option(
         "stock",
         "stock, a model that every engine loads; compact, without the target's own weights, in int8; compact-int4; "
-        "adapter:BASE, the LoRA adapter alone over a published drafter; or rows, the rows of RUN_FOLDER/distill",
-    ),
-    "sources": option(
+        "adapter:BASE, only the LoRA adapter over a published drafter; or rows, the rows of RUN_FOLDER/distill",
+    )
+    sources: list[str] = option(
         [], "Draft sources: lookup, ngram, network (default: all). Without network no weights are published"
-    ),
-    **parameters(publish, "license"),
-}
-
-
-class PublishingArguments(options("publishing", _PUBLISHING)):
-    """Where a drafter is published to, and in which form."""
+    )
+    license: str | None = parameter(publish, "license")
 
     def __post_init__(self) -> None:
         self.publishing()

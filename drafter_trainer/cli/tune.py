@@ -2,14 +2,14 @@
 
     drafter-trainer tune --config recipes/configs/gemma-3-270m/de-en.yaml
     drafter-trainer tune --config recipes/configs/gemma-3-270m/de-en.yaml --sources lookup ngram \
-      --table_corpus file:text.txt --run_folder runs/ngram
+      --corpus file:text.txt --run_folder runs/ngram
 
 Measures the target's forward passes and the drafter's step, then tries draft vocabularies, n-gram tables (of the
-completions, and with --table_corpus of more text), draft lengths and sources on the held-out completions of
+completions, and with --corpus of more text), draft lengths and sources on the held-out completions of
 RUN_FOLDER/distill. Leaves RUN_FOLDER/tune, and RUN_FOLDER/drafter, which drafts with the settings that were found.
 
 With --sources lookup ngram there is no network, and nothing has to be trained before. Without a distillation either,
-the tables are those of --table_corpus alone, and settings are tried on the target's continuations of held-out texts.
+the tables are those of --corpus alone, and settings are tried on the target's continuations of held-out texts.
 """
 
 from collections.abc import Sequence
@@ -26,10 +26,11 @@ from drafter_trainer.tuning.results import trials_table
 
 def main(argv: list[str], other_tasks: Sequence[Path] = (), costs: Path | None = None) -> None:
     """Run the step; `other_tasks` and `costs` are as for `tune_run`."""
-    (named, where, tuning), given = parse_arguments("tune", argv, __doc__)
+    (named, where, corpora, tuning), given = parse_arguments("tune", argv, __doc__)
     require_one_process("tuning runs")
-    if "draft_length" in given:
-        given["longest_draft"] = given.pop("draft_length")  # by which name finished steps are known
+    # Steps record these options under their earlier names, by which they are known again.
+    recorded = {"draft_length": "longest_draft", "corpus": "table_corpus"}
+    given = {recorded.get(name, name): value for name, value in given.items()}
     run, target = named.run, where.resolve()
     how = into_run(run, tuning.sources)
     trials = tune_run(
@@ -37,12 +38,12 @@ def main(argv: list[str], other_tasks: Sequence[Path] = (), costs: Path | None =
         target,
         rows=Path(tuning.data) if tuning.data else None,
         other_tasks=other_tasks,
-        table_corpora=tuning.table_corpus,
-        table_samples=next(iter(tuning.max_samples), None),
+        table_corpora=corpora.corpus,
+        table_samples=corpora.limits[0],
         costs=costs,
         longest_draft=tuning.draft_length,
         settings=given,
-        **(arguments_of(tune_run, tuning) | arguments_of(tune, tuning, where)),
+        **(arguments_of(tune_run, corpora, tuning) | arguments_of(tune, tuning, where)),
     )
     if trials:
         print(trials_table(trials))

@@ -77,6 +77,10 @@ def finetune(
 def _best_layers(target: Target, rows: Dataset, number: int, arguments: DrafterTrainingArguments) -> list[int]:
     limit = _SEARCHED if torch.accelerator.is_available() else _SEARCHED // 3  # which take a processor minutes
     chosen = rows.shuffle(arguments.seed).select(range(min(limit, len(rows))))
-    _logger.info("searching the best %d layers of %s; initial_layers names them without a search", number, target.name)
+    _logger.info(
+        "searching the best %d layers of %s; an initialization such as layers:0,1 names them without a search",
+        number,
+        target.name,
+    )
     model = target.load_model("auto", arguments.device)
     return search_layers(model, list(chosen), number, prompt_window=arguments.prompt_window or None)

@@ -50,7 +50,7 @@ def tune_run(
         inputs["drafter"] = finished_step(run.finetuned, "finetune first")["fingerprint"]
     answered = network or rows is not None or read_step(folder) is not None or not table_corpora
     if answered:
-        advice = "distill first, or name another folder as data" + ("" if network else ", or a table_corpus")
+        advice = "distill first, or name another folder as data" + ("" if network else ", or a corpus")
         inputs["rows"] = finished_step(folder, advice)["fingerprint"]
     for other in other_tasks:
         inputs[f"task {other}"] = finished_step(other, "distill it first")["fingerprint"]

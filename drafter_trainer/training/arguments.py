@@ -128,29 +128,3 @@ class DrafterTrainingArguments(_TrainerArguments):
         for name in ("draft_vocabulary", "prompt_window", "lora_rank"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must be 0 or more, got {getattr(self, name)}")
-
-
-@dataclass
-class BaselineTrainingArguments(_TrainerArguments):
-    """Arguments of the baselines' trainers: those of the Hugging Face Trainer with other defaults, and two more.
-
-    Args:
-        max_length (`int`): Rows longer than this lose the end of their answer.
-        draft_vocabulary (`int`): Size of the draft vocabulary, as in finetuning; 0 for all.
-    """
-
-    output_dir: str | None = field(
-        default="", metadata={"help": "Folder of checkpoints and weights (default: RUN_FOLDER/medusa or eagle)"}
-    )
-    draft_vocabulary: int = field(
-        default=0, metadata={"help": "Size of the draft vocabulary, the most frequent ids; 0 for all ids"}
-    )
-    per_device_train_batch_size: int = field(default=8, metadata={"help": "Number of rows in a device's batch"})
-    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate"})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Keep false: the target reads the rows"})
-    prediction_loss_only: bool = field(default=True, metadata={"help": "Keep true: there is nothing to gather"})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.draft_vocabulary < 0:
-            raise InputError(f"draft_vocabulary must be 0 or more, got {self.draft_vocabulary}")

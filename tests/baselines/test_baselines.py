@@ -13,7 +13,7 @@ from benchmarks.baselines.eagle import EagleLayer
 from benchmarks.baselines.medusa import MedusaHeads, accept_typical
 from benchmarks.baselines.tree import Tree
 from drafter_trainer.benchmark.methods import Method
-from drafter_trainer.cli.baselines import import_baselines
+from drafter_trainer.cli.bench import import_baselines
 from drafter_trainer.drafters.loop.repository import VOCABULARY
 from drafter_trainer.drafters.vocabulary import vocabulary_bytes
 from drafter_trainer.errors import InputError
@@ -24,8 +24,8 @@ from tests.conftest import change_json
 
 def test_package_without_a_clone_says_where_the_baselines_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who installed the package alone must not meet a traceback about a module that it never had."""
-    monkeypatch.setattr("drafter_trainer.cli.baselines._CLONE", tmp_path)
-    with pytest.raises(InputError, match="no part of the installed package: clone the project's repository"):
+    monkeypatch.setattr("drafter_trainer.cli.bench._CLONE", tmp_path)
+    with pytest.raises(InputError, match="are not in the installed package: clone the repository"):
         import_baselines()
 
 

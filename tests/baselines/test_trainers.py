@@ -10,8 +10,7 @@ from transformers import PreTrainedModel
 
 from benchmarks.baselines.eagle import EagleLayer
 from benchmarks.baselines.medusa import MedusaHeads
-from benchmarks.baselines.trainers import BaselineTrainer, EagleTrainer, MedusaTrainer
-from drafter_trainer.training.arguments import BaselineTrainingArguments
+from benchmarks.baselines.trainers import BaselineTrainer, BaselineTrainingArguments, EagleTrainer, MedusaTrainer
 from drafter_trainer.training.base import train_to_end
 from tests.baselines.conftest import noisy
 from tests.training.conftest import COLLATOR, QUIET, VOCABULARY, make_draft_model, make_rows

@@ -1,9 +1,8 @@
 """Configurations: files over their base, the command line over both, and errors that name the key."""
 
-import argparse
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from drafter_trainer.cli.arguments import RunArguments
 from drafter_trainer.cli.bench import choose_questions
 from drafter_trainer.cli.configuration import OPTIONS, parse_arguments
 from drafter_trainer.cli.measuring_arguments import BenchmarkArguments
-from drafter_trainer.cli.options import arguments_of, options, parameters, split_engine_words
+from drafter_trainer.cli.options import Options, arguments_of, parameter, split_engine_options
 from drafter_trainer.errors import InputError
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "configs"
@@ -72,7 +71,6 @@ READ = [
     ("distill", ["chat_template_kwargs: {enable_thinking: false}"], [], MAPPING),
     ("distill", [], ["--chat_template_kwargs", '{"enable_thinking": false}'], MAPPING),
     ("pretrain", ["corpus: [sample, 'file:a b.txt']"], [], {"corpus": ["sample", "file:a b.txt"]}),
-    ("pretrain", ["initialization: layers", "initial_layers: [0, -1]"], [], {"initial_layers": [0, -1]}),
     ("pretrain", ["freeze_embeddings: true"], [], {"freeze_embeddings": True}),
     ("pretrain", ["load_best_model_at_end: no"], [], {"load_best_model_at_end": False}),
 ]
@@ -88,7 +86,7 @@ def test_values_are_read_as_they_are_meant(tmp_path: Path, config: Path, step, l
 
 def test_what_was_given_is_told_apart_from_defaults(tmp_path: Path, config: Path) -> None:
     """A step records it: with defaults among it, a library's new default would undo every finished step."""
-    write(tmp_path / "pair.yaml", "base: needed.yaml", "bench.seeds: [3]", "max_new_tokens: 2", "max_questions: 9")
+    write(tmp_path / "pair.yaml", "base: needed.yaml", "bench.task: story", "max_new_tokens: 2", "max_questions: 9")
     _, given = parse_arguments("distill", ["--config", str(tmp_path / "pair.yaml"), "--seed", "4"], "Test.")
     assert given == NEEDED | {"corpus": ["sample"], "max_new_tokens": 2, "seed": 4}
     # `--no_x` sets x: unrecorded, a step done with the other value would be taken for this one.
@@ -170,7 +168,18 @@ def test_value_of_a_wrong_type_is_named(tmp_path: Path, config: Path, line: str,
         ("config_overrides: {width: 3}", "pretrain", "config_overrides may have hidden_size,"),
         ("format: pickle", "publish", "format must be one of stock, compact, compact-int4, adapter:BASE, rows, got"),
         ("format: adapter", "publish", "adapter:BASE, rows, got adapter"),
-        ("without: [nework, lookup]", "bench", "without may name lookup, ngram, network, got nework"),
+        (
+            "baselines: [without:nework]",
+            "bench",
+            "once), stock_loop, lookahead, medusa, eagle, early_exit, got without:",
+        ),
+        ("baselines: [lookup:0]", "bench", "baselines may name lookup:TOKENS, without:SOURCE, alone:SOURCE, NAME="),
+        (
+            "initialization: 'layers:0,x'",
+            "pretrain",
+            "initialization names layers as in layers:0,1,-1, got layers:0,x",
+        ),
+        ("max_questions: [1, 2, 3]", "bench", "max_questions takes one or two numbers from 1 on, got [1, 2, 3]"),
         ("hub_token: secret", "finetune", "hub_token is not used"),
         ("eval_strategy: 'no'", "finetune", "save and eval strategy"),
     ],
@@ -252,18 +261,18 @@ def test_parameters_are_options_as_their_function_describes_them() -> None:
             ValueError: Never.
         """
 
-    group = options("measuring", parameters(measure, "places", "folder", times=5))
-    assert {entry.name: entry.type for entry in fields(group)} == {
-        "places": list[float], "folder": str | None, "times": int,
-    }  # fmt: skip
-    told = [entry.metadata["help"] for entry in fields(group)]
-    assert told == ["Where it is measured; all of them", "Of both", "Of both"]
-    assert arguments_of(measure, group(), argparse.Namespace(left=1, other=2)) == {
-        "places": [0.0, 1.0], "folder": None, "times": 5, "left": 1,
-    }  # fmt: skip
+    @dataclass
+    class Group(Options):
+        places: list[float] = parameter(measure, "places")
+        folder: str | None = parameter(measure, "folder")
+        times: int = parameter(measure, "times", 5)
+
+    help_texts = [entry.metadata["help"] for entry in fields(Group)]
+    assert help_texts == ["Where it is measured; all of them", "Of both", "Of both"]
+    expected = {"places": [0.0, 1.0], "folder": None, "times": 5, "left": 1}
+    assert arguments_of(measure, Group(), {"left": 1, "other": 2}) == expected
     with pytest.raises(InputError, match="times must be at least 1, got 0"):
-        group(times=0)
-    assert options("counting", parameters(measure, "times"), may_be_zero={"times"})(times=0).times == 0
+        Group(times=0)
 
 
 @pytest.mark.parametrize("recipe", OPTIONS)
@@ -309,12 +318,25 @@ def test_task_s_questions_stand_between_the_configuration_and_the_command_line(t
     assert asked("--config", write(tmp_path / "named.yaml", "base: pair.yaml", "task: story")) == "sample"
 
 
-@pytest.mark.parametrize("given", [("one",), ("one=",), ("=folder",), ("one=a", "one=b")])
-def test_other_drafters_need_a_name_each(config: Path, given: tuple[str, ...]) -> None:
-    """A drafter that takes another's place in the table is measured under a wrong name."""
-    assert bench("--config", config, "--against", "one=a", "two=org/b=c").others == {"one": "a", "two": "org/b=c"}
-    with pytest.raises(InputError, match="against takes NAME=FOLDER_OR_HUB_ID, each name once, got"):
-        bench("--config", config, "--against", *given)
+def test_one_option_names_all_that_is_compared(config: Path) -> None:
+    """A baseline that is left out, or measured under another's name, makes the table a lie."""
+    given = ["lookup:3", "two=org/b=c", "alone:ngram", "medusa", "lookup:5", "without:network", "one=a", "stock_loop"]
+    found = bench("--config", config, "--baselines", *given)
+    others = {"two": "org/b=c", "one": "a"}
+    sources = {"without": ["network"], "alone": ["ngram"]}
+    assert found.compared == sources | {"prompt_lookup_tokens": [3, 5], "against": others, "stock_loop": True}
+    assert found.literature == ["medusa"]
+    assert "prompt_lookup_tokens" not in bench("--config", config).compared
+    for wrong in (["one"], ["one="], ["=folder"], ["one=a", "one=b"]):
+        assert "baselines may name" in refusal("bench", "--config", config, "--baselines", *wrong)
+
+
+def test_layers_of_the_target_are_named_in_one_option(config: Path) -> None:
+    """Steps of earlier releases record the layers under a key of their own; they would be done again."""
+    given_options = ["--config", str(config), "--initialization", "layers:0,-1"]
+    (*_, shape, _), given = parse_arguments("pretrain", given_options, "Test.")
+    assert (shape.options()["initialization"], shape.options()["layers"]) == ("layers", [0, -1])
+    assert (given["initialization"], given["initial_layers"]) == ("layers", [0, -1])
 
 
 @pytest.mark.parametrize(
@@ -339,9 +361,9 @@ def test_one_option_names_the_place(config: Path, to: str, expected: tuple[str |
 def test_engine_has_options_of_its_own_behind_two_dashes(monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine's option that is taken for one of ours, or lost, leaves it with settings that nobody chose."""
     argv = ["--target", "t", "--drafter", "d", "--sources", "network", "--", "--seed", "1", "--"]
-    own, words = split_engine_words(argv)
+    own, words = split_engine_options(argv)
     assert (own, words) == (argv[:6], ["--seed", "1", "--"])
-    assert split_engine_words(own) == (own, [])
+    assert split_engine_options(own) == (own, [])
     assert parse_arguments("serve", own, "Test.")[0][0].part == "network"
     assert parse_arguments("serve", own[:4], "Test.")[0][0].part == "whole"
     assert "all sources or with the network, got lookup" in refusal("serve", *own[:5], "lookup")

@@ -27,7 +27,7 @@ def make(config: Path, *options: str) -> None:
 def config(tmp_path_factory: pytest.TempPathFactory, target_folder: Path) -> Path:
     """A configuration of tiny drafters, with a text in German beside it."""
     folder = tmp_path_factory.mktemp("language")
-    values = {name: value for name, value in TINY.items() if name not in ("pair", "tune.table_corpus")} | {
+    values = {name: value for name, value in TINY.items() if name not in ("pair", "tune.corpus")} | {
         "target_model": f"tests/tiny-target={target_folder}",
         "drafter_name": "tiny-drafter-{pair}",
         "run_folder": str(folder / "run"),

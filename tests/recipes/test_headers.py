@@ -16,7 +16,6 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 BLOCK = re.compile(r"(?m)^# /// (?P<type>[a-zA-Z0-9-]+)$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
 OF_A_PAIR = sorted((ROOT / "recipes" / "configs").glob("*/??-??.yaml"))
 OF_A_DRAFTER = [recipe for recipe, kinds in OPTIONS.items() if {RunArguments, TargetArguments} <= {*kinds}]
-FROM_A_CLONE = {"medusa", "eagle"}  # of benchmarks/baselines, which no wheel has
 
 
 def header(path: Path) -> dict[str, Any] | None:
@@ -27,7 +26,7 @@ def header(path: Path) -> dict[str, Any] | None:
     return tomllib.loads("".join(line[2:] or "\n" for line in block["content"].splitlines(keepends=True)))
 
 
-@pytest.mark.parametrize("recipe", [recipe for recipe in OF_A_DRAFTER if recipe not in FROM_A_CLONE])
+@pytest.mark.parametrize("recipe", OF_A_DRAFTER)
 def test_header_asks_for_this_package(recipe: str) -> None:
     """With another version the script runs against code that it was not written for, on a machine that costs money."""
     read = header(ROOT / "recipes" / f"{recipe}.py")

@@ -17,7 +17,7 @@ SIZE = 1 << 21
 
 
 def options(folder: Path, target_folder: Path, text: Path, *more: str) -> list[str]:
-    given = {"table_corpus": f"file:{text}", "draft_length": "4", "sources": "lookup ngram"}
+    given = {"corpus": f"file:{text}", "draft_length": "4", "sources": "lookup ngram"}
     return options_of(target_folder, folder / "run", *more, **given)
 
 
