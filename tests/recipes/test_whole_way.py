@@ -142,7 +142,7 @@ def test_baselines_are_trained_on_the_same_rows_and_measured_beside(run: Path, c
         assert lossy == (["Medusa"] if entry["temperature"] else [])
         if not entry["temperature"]:
             assert all(method["losslessness"]["equal"] == 3 for method in methods.values())
-    assert speedup_tables(results).count("| lossy ") == 1
+    assert speedup_tables(results).count("| lossy ") == 3  # one for each seed
 
 
 def test_second_run_reuses_every_step(run: Path, config: Path, caplog: pytest.LogCaptureFixture) -> None:
