@@ -22,10 +22,9 @@ from drafter_trainer.cli.configuration import parse_arguments
 from drafter_trainer.corpora.questions import load_questions
 from drafter_trainer.corpora.tasks import Task
 from drafter_trainer.languages import get_pair
-from drafter_trainer.serving.client import LLAMACPP
+from drafter_trainer.serving.client import LLAMACPP, Workload, measure_server
 from drafter_trainer.serving.commands import llamacpp_command
 from drafter_trainer.serving.engines import start_engine
-from drafter_trainer.serving.measurement import Asked, measure_method
 from drafter_trainer.tuning.completions import load_completions
 
 ORDER, SLOTS = 2, 4  # tokens of the static file's n-grams, and of any n-gram that llama.cpp keeps
@@ -49,7 +48,7 @@ def main() -> None:
     chat = target.load_chat()
     questions = load_questions(options.questions, pair, options.max_questions, Task())
     prompts = {question.question_id: chat.encode_prompt(question.prompt) for question in questions}
-    asked = Asked(prompts, options.tokens, frozenset(target.end_ids(chat.tokenizer)), target.stop)
+    asked = Workload(prompts, options.tokens, frozenset(target.end_ids(chat.tokenizer)), target.stop)
     completions = load_completions(options.rows, target, 1)[0]
     figures = []
     with tempfile.TemporaryDirectory() as folder:
@@ -64,7 +63,7 @@ def main() -> None:
         for name, drafting in kinds.items():
             command = [*llamacpp_command(options.target_gguf), *drafting]
             with start_engine(LLAMACPP, options.target_gguf, command, options.port, sys.executable, words) as running:
-                (record,) = measure_method(running.client, name, asked, [1])
+                (record,) = measure_server(running.client, name, asked, [1])
             counts, said = record["counts"], {each["question_id"]: each["token_ids"] for each in record["prompts"]}
             plain = plain or said
             tokens = sum(map(len, said.values()))

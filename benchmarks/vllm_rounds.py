@@ -25,10 +25,9 @@ from drafter_trainer.corpora.questions import load_questions
 from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.languages import get_pair
-from drafter_trainer.serving.client import VLLM
+from drafter_trainer.serving.client import VLLM, Workload, measure_server
 from drafter_trainer.serving.commands import vllm_command, vllm_config
 from drafter_trainer.serving.engines import start_engine
-from drafter_trainer.serving.measurement import Asked, measure_method
 from drafter_trainer.targets import Target
 
 AT_ONCE = (1, 4)
@@ -54,7 +53,7 @@ def main() -> None:
     chat = target.load_chat()
     questions = load_questions(options.questions, get_pair(run.pair), options.max_questions)
     prompts = {question.question_id: chat.encode_prompt(question.prompt) for question in questions}
-    asked = Asked(prompts, options.max_new_tokens, frozenset(target.end_ids(chat.tokenizer)), target.stop)
+    asked = Workload(prompts, options.max_new_tokens, frozenset(target.end_ids(chat.tokenizer)), target.stop)
     with tempfile.TemporaryDirectory() as folder:
         drafter = Path(shutil.copytree(options.drafter, Path(folder) / "drafter"))
         description = json.loads((drafter / "drafter.json").read_text(encoding="utf-8"))
@@ -82,7 +81,7 @@ def main() -> None:
     report(options.name, figures, ratios, options.out)
 
 
-def in_transformers(target: Target, drafter: Path, asked: Asked) -> dict[str, Any]:
+def in_transformers(target: Target, drafter: Path, asked: Workload) -> dict[str, Any]:
     """Answer with the loop."""
     model = target.load_model("float32").eval()
     given = {
@@ -100,7 +99,7 @@ def in_transformers(target: Target, drafter: Path, asked: Asked) -> dict[str, An
     )
 
 
-def in_vllm(target: Target, drafter: Path, asked: Asked, length: int, python: str) -> list[dict[str, Any]]:
+def in_vllm(target: Target, drafter: Path, asked: Workload, length: int, python: str) -> list[dict[str, Any]]:
     """Answer with the whole drafter in a server."""
     config = vllm_config(str(drafter), length)
     config["additional_config"] |= {"drafter_follow_clock": False}
@@ -113,7 +112,7 @@ def in_vllm(target: Target, drafter: Path, asked: Asked, length: int, python: st
         port = probe.getsockname()[1]
     command = vllm_command(python, target.path, config)
     with start_engine(VLLM, target.path, command, port, python, words) as running:
-        records = list(measure_method(running.client, "drafter", asked, AT_ONCE))
+        records = list(measure_server(running.client, "drafter", asked, AT_ONCE))
     return [
         figures_of(
             f"drafter in vLLM {record['version']}, {record['requests_at_once']} at once",

@@ -12,7 +12,7 @@ from drafter_trainer.benchmark.methods import Method
 from drafter_trainer.benchmark.statistics import Timings, paper_script_ratio, slower_share, speedup
 from drafter_trainer.decoding.metrics import Round, acceptance_figures, cost_ratio, is_looping, mean_accepted_tokens
 from drafter_trainer.results import PLAIN
-from drafter_trainer.serving.measurement import EngineMethod
+from drafter_trainer.serving.commands import EngineMethod
 
 Prompts = list[dict[str, Any]]  # the figures of one method, one entry for each question
 
@@ -54,7 +54,7 @@ def summarize_engine_run(
     """Summarize the records of an engine with one number of concurrent requests.
 
     Args:
-        records (`Sequence[dict]`): As `measure_method` yields them, one for each method.
+        records (`Sequence[dict]`): As `measure_server` yields them, one for each method.
     Returns:
         `tuple` of the run and of the texts of its completions, as `benchmark.quality` reads them.
     """

@@ -20,10 +20,15 @@ from drafter_trainer.pipeline.benchmark import JOURNAL, pair_of, read_questions,
 from drafter_trainer.repository import Repository, target_of
 from drafter_trainer.results import PLAIN, RESULTS, Results, read_results
 from drafter_trainer.runs import Step
-from drafter_trainer.serving.client import ENGINES, LLAMACPP, VLLM
-from drafter_trainer.serving.commands import PARTS, choose_draft_length, mixes_attention
+from drafter_trainer.serving.client import ENGINES, LLAMACPP, VLLM, Workload, measure_server
+from drafter_trainer.serving.commands import (
+    PARTS,
+    EngineMethod,
+    choose_draft_length,
+    engine_methods,
+    mixes_attention,
+)
 from drafter_trainer.serving.engines import start_engine
-from drafter_trainer.serving.measurement import Asked, EngineMethod, engine_methods, measure_method
 from drafter_trainer.targets import Target
 from drafter_trainer.wheels import gguf_of_wheel
 
@@ -114,7 +119,7 @@ def benchmark_engine(
         return read_results(out / RESULTS)
     chat = target.load_chat()
     prompts = {question.question_id: chat.encode_prompt(question.prompt) for question in asked}
-    load = Asked(prompts, max_new_tokens, frozenset(target.end_ids(chat.tokenizer)), target.stop)
+    load = Workload(prompts, max_new_tokens, frozenset(target.end_ids(chat.tokenizer)), target.stop)
     context = max(map(len, prompts.values())) + max_new_tokens
     if target.context is not None and context > target.context:
         raise InputError(f"the longest question and its answer take {context} tokens of {target.context}")
@@ -204,7 +209,7 @@ class _Given:
 def _measure(
     methods: Sequence[EngineMethod],
     given: _Given,
-    load: Asked,
+    load: Workload,
     requests_at_once: Sequence[int],
     python: str | None,
     words: Sequence[str],
@@ -229,7 +234,7 @@ def _measure(
 
         with start_engine(given.engine, given.target, method.command, port, python, words) as running:
             compared = None if method.name == PLAIN else plain
-            for record in measure_method(running.client, method.name, load, left, compared):
+            for record in measure_server(running.client, method.name, load, left, compared):
                 append_record(journal, record)
                 records.append(record)
                 _logger.info("%s, %d at once: %.1f s", method.name, record["requests_at_once"], record["seconds"])

@@ -1,4 +1,4 @@
-"""A client of vLLM's and llama.cpp's servers: completions as they stream, and the servers' own counts of drafts."""
+"""A client of vLLM's and llama.cpp's servers: timed completions, and the servers' own counts of drafted tokens."""
 
 import http.client
 import json
@@ -6,28 +6,27 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
+from drafter_trainer.decoding.metrics import count_shared
 from drafter_trainer.errors import InputError
 
 ENGINES = VLLM, LLAMACPP = ("vllm", "llamacpp")
-_PATIENCE = 600  # seconds without a byte
+_TIMEOUT = 600  # seconds without a byte
 _SAMPLE = re.compile(r"^(?:vllm|llamacpp):(\w+)(?:\{(.*)\})? ([-+.\w]+)$", re.MULTILINE)
 _POSITION = re.compile(r'\bposition="(\d+)"')
 _GREEDY = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+_WARM_UP_TOKENS = 16
+_COUNTER_DELAY = 0.5  # seconds: vLLM counts a step after it has sent the step's tokens
 
 
-@dataclass(frozen=True)
-class TimedCompletion:
-    """A streamed completion.
-
-    Args:
-        token_ids (`list[int]`): Its tokens, the end token included.
-        first_seconds (`float`): Time from the request to its first token.
-        seconds (`float`): Time from the request to its last token.
-    """
+class TimedCompletion(NamedTuple):
+    """Tokens of a completion, with the end token, and the seconds from the request to the first and to the last."""
 
     token_ids: list[int]
     first_seconds: float
@@ -36,12 +35,11 @@ class TimedCompletion:
 
 @dataclass(frozen=True)
 class DraftCounts:
-    """What a server has counted of all its requests.
+    """A server's counts over all its requests.
 
     Args:
-        passes (`int`): Passes of the target, each counted once for every request in it.
-        drafted (`int`): Tokens that it has verified.
-        accepted (`int`): Those of them that it accepted.
+        passes (`int`): Target passes; one that several requests share is counted once for each of them.
+        drafted, accepted (`int`): Drafted tokens that were verified, and those that were accepted.
         by_position (`tuple[int, ...]`): Accepted tokens at each position of a draft.
     """
 
@@ -64,40 +62,32 @@ class DraftCounts:
 
 
 def read_counts(metrics: str) -> DraftCounts:
-    """Read a server's counts out of its `/metrics`, over all engines of the server.
+    """Read the counts of a server from its `/metrics`, in the text format of Prometheus.
 
-    vLLM times every pass of every request: the first as time to the first token, the others as time between tokens.
-    llama.cpp counts no passes of requests; each yields one token besides those that were accepted.
-
-    Args:
-        metrics (`str`): In the text format of Prometheus.
+    vLLM times every target pass of a request: the first as time to first token, the others as inter-token latency.
+    llama.cpp does not count passes; each yields one token more than it accepts.
     """
-    totals: dict[str, float] = {}
-    positions: dict[int, float] = {}
+    totals: Counter[str] = Counter()
+    positions: Counter[int] = Counter()
     for name, labels, value in _SAMPLE.findall(metrics):
+        totals[name] += float(value)
         if name == "spec_decode_num_accepted_tokens_per_pos_total":
-            position = int(_POSITION.search(labels).group(1))
-            positions[position] = positions.get(position, 0.0) + float(value)
-        else:
-            totals[name] = totals.get(name, 0.0) + float(value)
-    accepted = totals.get("spec_decode_num_accepted_tokens_total", 0.0)
-    if "time_to_first_token_seconds_count" in totals:
-        passes = totals["time_to_first_token_seconds_count"] + totals.get("inter_token_latency_seconds_count", 0.0)
-    else:
-        passes = totals.get("tokens_predicted_total", 0.0) - accepted
-    by_position = [positions.get(place, 0.0) for place in range(max(positions, default=-1) + 1)]
-    drafted = totals.get("spec_decode_num_draft_tokens_total", 0.0)
-    return DraftCounts(int(passes), int(drafted), int(accepted), tuple(map(int, by_position)))
+            positions[int(_POSITION.search(labels).group(1))] += float(value)
+    accepted = totals["spec_decode_num_accepted_tokens_total"]
+    passes = totals["time_to_first_token_seconds_count"] + totals["inter_token_latency_seconds_count"]
+    passes = passes or totals["tokens_predicted_total"] - accepted
+    by_position = tuple(int(positions[place]) for place in range(max(positions, default=-1) + 1))
+    return DraftCounts(int(passes), int(totals["spec_decode_num_draft_tokens_total"]), int(accepted), by_position)
 
 
 class EngineClient:
-    """A client of one server; `model` is the target as the server names it."""
+    """A client of one server; `model` is the target's name in the server."""
 
     def __init__(self, engine: str, url: str, model: str) -> None:
         self.engine, self.url, self.model = engine, url, model
 
     def is_ready(self) -> bool:
-        """Return whether the server answers its health check."""
+        """Return whether the server's health check succeeds."""
         try:
             with urllib.request.urlopen(f"{self.url}/health", timeout=5):
                 return True
@@ -105,42 +95,48 @@ class EngineClient:
             return False
 
     def version(self) -> str:
-        place, key = ("/version", "version") if self.engine == VLLM else ("/props", "build_info")
-        return str(json.loads(self._read(place)).get(key, ""))
+        """Return the engine's version."""
+        path, key = ("/version", "version") if self.engine == VLLM else ("/props", "build_info")
+        return str(json.loads(self._read(path)).get(key, ""))
 
     def counts(self) -> DraftCounts:
+        """Return the server's counts."""
         return read_counts(self._read("/metrics"))
 
     def chat(self, message: str, tokens: int) -> None:
-        """Let the server answer a user's message, greedily and beyond its end tokens."""
+        """Generate a greedy response to a message, past its end tokens."""
         request = {"model": self.model, "messages": [{"role": "user", "content": message}], "temperature": 0.0}
-        self._post("/v1/chat/completions", request | {"max_tokens": tokens, "ignore_eos": True})
+        self._read("/v1/chat/completions", request | {"max_tokens": tokens, "ignore_eos": True})
 
     def complete(
         self, prompt_ids: Sequence[int], tokens: int, end_ids: Collection[int] = (), stop: Sequence[str] = ()
     ) -> TimedCompletion:
-        """Complete a prompt greedily, and time its first and its last token.
+        """Complete a prompt greedily, without cached prefixes, and time the first and the last token.
 
         Args:
-            prompt_ids (`Sequence[int]`): The prompt; its parts that were read before are read again.
-            stop (`Sequence[str]`): The characters of those that are no end tokens of the checkpoint: llama.cpp is told
+            stop (`Sequence[str]`): Text of those `end_ids` that are no end tokens of the checkpoint: llama.cpp takes
                 text, not ids.
         Raises:
-            InputError: If the server refuses, or sends no token.
+            InputError: If the server rejects the request, or generates no token.
         """
         if self.engine == VLLM:
             request = {"model": self.model, "max_tokens": tokens, "return_token_ids": True, "repetition_penalty": 1.0}
             request |= {"stop_token_ids": sorted(end_ids), "stream": True}
             found = self._stream(_GREEDY | request | {"prompt": [*prompt_ids]})
         else:
+            # Not streamed: its events leave out tokens that end inside a character.
             request = {"n_predict": tokens, "samplers": ["temperature"], "return_tokens": True, "cache_prompt": False}
-            found = self._wait(_GREEDY | request | {"stop": [*stop], "prompt": [*prompt_ids]})
+            started = time.perf_counter()
+            reply = self._read("/completion", _GREEDY | request | {"stop": [*stop], "prompt": [*prompt_ids]})
+            seconds, reply = time.perf_counter() - started, json.loads(reply)
+            first = max(seconds - reply["timings"]["predicted_ms"] / 1000, 0.0)
+            found = TimedCompletion(reply["tokens"], first, seconds)
         if not found.token_ids:
             raise InputError(f"{self.engine} completed a prompt of {len(prompt_ids)} tokens with none")
         return found
 
     def margin(self, prompt_ids: Sequence[int]) -> float | None:
-        """Return by how much the target prefers its likeliest next token to the second, in logits.
+        """Return the difference between the logits of the target's two most likely next tokens.
 
         Returns:
             `float`, or `None` where llama.cpp gives no log-probabilities: inside a character.
@@ -148,58 +144,99 @@ class EngineClient:
         request = {"prompt": [*prompt_ids], "temperature": 0.0}
         if self.engine == VLLM:
             request |= {"model": self.model, "max_tokens": 1, "logprobs": 2, "return_tokens_as_token_ids": True}
-            (choice,) = self._post("/v1/completions", request)["choices"]
+            (choice,) = json.loads(self._read("/v1/completions", request))["choices"]
             found = sorted(choice["logprobs"]["top_logprobs"][0].values(), reverse=True)
         else:
-            reply = self._post("/completion", request | {"n_predict": 1, "n_probs": 2, "cache_prompt": False})
-            said = reply.get("completion_probabilities")
-            found = [top["logprob"] for top in said[0]["top_logprobs"]] if said else []
+            request |= {"n_predict": 1, "n_probs": 2, "cache_prompt": False}
+            tokens = json.loads(self._read("/completion", request)).get("completion_probabilities")
+            found = [top["logprob"] for top in tokens[0]["top_logprobs"]] if tokens else []
         return found[0] - found[1] if len(found) > 1 else None
 
     def _stream(self, request: dict) -> TimedCompletion:
         """Time a completion of vLLM by its events."""
         ids, started, first, last = [], time.perf_counter(), 0.0, 0.0
-        for event in self._events("/v1/completions", request):
-            if new := event["choices"][0].get("token_ids"):
-                ids += new
-                last = time.perf_counter() - started
-                first = first or last
+        with self._open("/v1/completions", request) as response:
+            for line in response:
+                kind, _, data = (part.strip() for part in line.decode().partition(":"))
+                if kind == "error" or data.startswith('{"error"'):
+                    raise InputError(f"{self.engine} broke off a completion: {data[:300]}")
+                if kind != "data" or data == "[DONE]":
+                    continue
+                if new := json.loads(data)["choices"][0].get("token_ids"):
+                    ids += new
+                    last = time.perf_counter() - started
+                    first = first or last
         return TimedCompletion(ids, first, last)
 
-    def _wait(self, request: dict) -> TimedCompletion:
-        """Time a completion of llama.cpp by what it says of it: its events leave out ids within a character."""
-        started = time.perf_counter()
-        reply = self._post("/completion", request)
-        seconds = time.perf_counter() - started
-        return TimedCompletion(reply["tokens"], max(seconds - reply["timings"]["predicted_ms"] / 1000, 0.0), seconds)
-
-    def _events(self, path: str, request: dict) -> Iterator[dict]:
-        """Send a request, and read the events of the reply."""
-        with self._open(path, request) as reply:
-            for line in reply:
-                kind, _, said = line.decode().strip().partition(":")
-                if kind == "error" or said.lstrip().startswith('{"error"'):
-                    raise InputError(f"{self.engine} broke off a completion: {said[:300]}")
-                if kind == "data" and said.strip() != "[DONE]":
-                    yield json.loads(said)
-
-    def _post(self, path: str, request: dict) -> dict:
-        with self._open(path, request) as reply:
-            return json.load(reply)
-
-    def _read(self, path: str) -> str:
-        with self._open(path) as reply:
-            return reply.read().decode()
+    def _read(self, path: str, request: dict | None = None) -> str:
+        with self._open(path, request) as response:
+            return response.read().decode()
 
     @contextmanager
     def _open(self, path: str, content: dict | None = None) -> Iterator[http.client.HTTPResponse]:
+        """Send a request, by POST if it has content."""
         data = None if content is None else json.dumps(content).encode()
         request = urllib.request.Request(f"{self.url}{path}", data, {"Content-Type": "application/json"})
         try:
-            with urllib.request.urlopen(request, timeout=_PATIENCE) as reply:
-                yield reply
+            with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
+                yield response
         except urllib.error.HTTPError as error:
-            said = " ".join(error.read().decode(errors="replace").split())
-            raise InputError(f"{self.engine} refused a request ({error.code}): {said[:300]}") from error
+            reason = " ".join(error.read().decode(errors="replace").split())
+            raise InputError(f"{self.engine} rejected a request ({error.code}): {reason[:300]}") from error
         except (OSError, http.client.HTTPException) as error:
-            raise InputError(f"{self.engine} did not answer, or broke off: {error!r}") from error
+            raise InputError(f"{self.engine} did not respond, or broke off: {error!r}") from error
+
+
+class Workload(NamedTuple):
+    """The prompts that every server completes.
+
+    Args:
+        prompts (`Mapping[str, list[int]]`): Token ids by question id.
+        tokens (`int`): Maximum number of tokens of a completion.
+        end_ids (`frozenset[int]`): Ids that end a completion.
+        stop (`tuple[str, ...]`): As for `EngineClient.complete`.
+    """
+
+    prompts: Mapping[str, list[int]]
+    tokens: int
+    end_ids: frozenset[int]
+    stop: tuple[str, ...] = ()
+
+
+def measure_server(
+    client: EngineClient,
+    method: str,
+    workload: Workload,
+    concurrencies: Sequence[int],
+    plain: Callable[[int], Mapping[str, list[int]]] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Complete all prompts, once for each number of concurrent requests.
+
+    Args:
+        method (`str`): Name of the server's method, for the records.
+        plain (callable, *optional*): From a number of concurrent requests to plain decoding's token ids by question,
+            with which outputs are compared.
+    Yields:
+        `dict`: A record for each number: `method`, `requests_at_once`, `version`, `seconds`, `counts`, and `prompts`
+        with `question_id`, `token_ids`, `seconds`, `first_pass_seconds` and `divergence`.
+    """
+    prompts, *limits = workload
+    client.complete(next(iter(prompts.values())), _WARM_UP_TOKENS, *limits[1:])
+    for number in concurrencies:
+        time.sleep(_COUNTER_DELAY)
+        before, started = client.counts(), time.perf_counter()
+        with ThreadPoolExecutor(number) as pool:
+            completions = list(pool.map(lambda ids: client.complete(ids, *limits), prompts.values()))
+        seconds = time.perf_counter() - started
+        time.sleep(_COUNTER_DELAY)
+        counts = client.counts() - before
+        expected, records = plain(number) if plain else {}, []
+        for (question, prompt), (token_ids, first_seconds, last_seconds) in zip(prompts.items(), completions):
+            other, divergence = expected.get(question, token_ids), None
+            if other != token_ids:
+                position = count_shared(other, token_ids)
+                divergence = {"position": position, "margin": client.margin(prompt + other[:position])}
+            record = {"question_id": question, "token_ids": token_ids, "seconds": last_seconds}
+            records.append(record | {"first_pass_seconds": first_seconds, "divergence": divergence})
+        record = {"method": method, "requests_at_once": number, "version": client.version(), "seconds": seconds}
+        yield record | {"counts": asdict(counts), "prompts": records}

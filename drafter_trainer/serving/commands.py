@@ -1,29 +1,33 @@
-"""How each engine is told to draft: settings by the names of its options, and the words that start it."""
+"""Command lines and settings with which engines draft."""
 
 import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from drafter_trainer.drafters.description import DrafterDescription
-from drafter_trainer.serving.client import LLAMACPP
+from drafter_trainer.results import DRAFTER, PLAIN, PROMPT_LOOKUP
+from drafter_trainer.serving.client import VLLM
 from drafter_trainer.serving.vllm import PROPOSER
 
 WHOLE, NETWORK = PARTS = ("whole", "network")
+NETWORK_ALONE = f"{DRAFTER}, {NETWORK} alone"
 LLAMA_SERVER = "llama-server"
 DRAFTER_GGUF = "drafter.gguf"  # in the folder of an export for llama.cpp
-# A suffix of two tokens is looked up, or a longer one: shorter ones are rarely followed by the same again.
+# Lengths of the suffix that is looked up; a single token is rarely followed by the same token again.
 _SHORTEST_SUFFIX, _LONGEST_SUFFIX = 2, 4
 _LONGEST_WHOLE, _LONGEST_NETWORK = 12, 8
-_STEP_SHARE = 0.1  # of a verification pass: one step of the network with what an engine does around it
+_STEP_SHARE = 0.1  # time of a step of the network in an engine, over a verification pass
 _UNKNOWN_ALPHA = 0.55
 
 
 def choose_draft_length(description: DrafterDescription, part: str) -> int:
-    """Choose how many tokens an engine drafts in one round at most.
+    """Choose an engine's maximum draft length.
 
-    The stock loop's length in `drafter.json` is that of transformers on the machine that tuned it, often 1. The whole
-    drafter drafts less where less pays, and is given the length that tuning found for its loop, 12 at most. The
-    network alone drafts the length n that maximizes (1 - α^(n+1)) / ((1 - α)(1 + n c)) for the expected α of its
-    finetuning and steps that take a tenth of a verification pass.
+    The length in `drafter.json` is for transformers' own loop on the machine of tuning, often 1. The whole drafter
+    adapts its drafts, so it gets the longest draft of its tuning, 12 at most. The network alone gets the length n that
+    maximizes (1 - α^(n+1)) / ((1 - α)(1 + n c)), with the expected α of its finetuning and c = 0.1.
 
     Args:
         part (`str`): "whole" or "network", see `vllm_config`.
@@ -39,56 +43,40 @@ def choose_draft_length(description: DrafterDescription, part: str) -> int:
     )
 
 
+def mixes_attention(config: Path) -> bool:
+    """Return whether a model has layers with full and with sliding-window attention, by its config.json."""
+    return len(set(json.loads(config.read_text(encoding="utf-8")).get("layer_types") or ())) > 1
+
+
 def vllm_config(
-    drafter: str,
-    draft_length: int,
-    revision: str | None = None,
-    part: str = WHOLE,
-    mixed: bool = False,
+    drafter: str, draft_length: int, revision: str | None = None, part: str = WHOLE, mixed: bool = False
 ) -> dict[str, object]:
     """Return vLLM's settings for a drafter, by the names of its options.
 
     Args:
         part (`str`, *optional*, defaults to `"whole"`): "whole" drafts with lookup, table and network, through
-            `serving.vllm.DrafterProposer`; "network" with the network alone, as vLLM's own `draft_model`.
-        mixed (`bool`, *optional*, defaults to `False`): Whether the network `mixes_attention`: vLLM asks that all
-            layers of a `draft_model` lie in one group of its cache.
+            `serving.vllm.DrafterProposer`; "network" drafts with the network only, as vLLM's own `draft_model`.
+        mixed (`bool`, *optional*, defaults to `False`): Whether the network `mixes_attention`: vLLM needs all layers
+            of a `draft_model` in one group of its cache.
     """
+    config = {"num_speculative_tokens": draft_length}
     if part == NETWORK:
-        own = {"method": "draft_model", "model": drafter} | ({"revision": revision} if revision else {})
-        config = {"speculative_config": own | {"num_speculative_tokens": draft_length}}
-        return config | ({"disable_hybrid_kv_cache_manager": True} if mixed else {})
+        config |= {"method": "draft_model", "model": drafter} | ({"revision": revision} if revision else {})
+        return {"speculative_config": config} | ({"disable_hybrid_kv_cache_manager": True} if mixed else {})
     return {
-        "speculative_config": {"method": "custom_class", "model": PROPOSER, "num_speculative_tokens": draft_length},
+        "speculative_config": config | {"method": "custom_class", "model": PROPOSER},
         "additional_config": {"drafter": drafter} | ({"drafter_revision": revision} if revision else {}),
     }
 
 
-def mixes_attention(config: Path) -> bool:
-    """Return whether some of a model's layers see the whole text and others a window, by its config.json."""
-    return len({*(json.loads(config.read_text(encoding="utf-8")).get("layer_types") or ())}) > 1
-
-
-def template_words(engine: str, description: DrafterDescription, folder: Path) -> list[str]:
-    """Return the words that name the chat template of a base model, which has none itself.
-
-    llama.cpp is not told: it tries a template on messages of its own, and does not start where that fails.
-
-    Args:
-        folder (`Path`): Of the drafter's files.
-    """
-    template = description.prompting.get("chat_template")
-    return [] if engine == LLAMACPP or not template else ["--chat-template", str(folder.resolve() / template)]
-
-
 def vllm_ngram_config(draft_length: int) -> dict[str, object]:
     """Return vLLM's settings for its own n-gram drafting."""
-    own = {"method": "ngram", "prompt_lookup_min": _SHORTEST_SUFFIX, "prompt_lookup_max": _LONGEST_SUFFIX}
-    return {"speculative_config": own | {"num_speculative_tokens": draft_length}}
+    config = {"method": "ngram", "prompt_lookup_min": _SHORTEST_SUFFIX, "prompt_lookup_max": _LONGEST_SUFFIX}
+    return {"speculative_config": config | {"num_speculative_tokens": draft_length}}
 
 
-def vllm_command(python: str, target: str, config: dict[str, object]) -> list[str]:
-    """Return the words that start vLLM's server; `vllm serve` does the same where it is installed whole."""
+def vllm_command(python: str, target: str, config: Mapping[str, object]) -> list[str]:
+    """Return the command line of vLLM's server."""
     words = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", target]
     for name, value in config.items():
         words.append(f"--{name.replace('_', '-')}")
@@ -97,17 +85,14 @@ def vllm_command(python: str, target: str, config: dict[str, object]) -> list[st
 
 
 def llamacpp_command(
-    target_gguf: str,
-    drafter_gguf: str | None = None,
-    draft_length: int = 0,
-    ngram_length: int = 0,
+    target_gguf: str, drafter_gguf: str | None = None, draft_length: int = 0, ngram_length: int = 0
 ) -> list[str]:
-    """Return the words that start llama.cpp's server.
+    """Return the command line of llama.cpp's server.
 
     Args:
-        draft_length (`int`, *optional*): Tokens that the drafter's network drafts in one round at most.
-        ngram_length (`int`, *optional*): Tokens that llama.cpp's own n-gram drafting, `ngram-simple`, drafts in one
-            round; the network is then asked where that finds nothing. 0 leaves it out.
+        draft_length (`int`, *optional*): Maximum draft length of the drafter's network.
+        ngram_length (`int`, *optional*): Draft length of llama.cpp's own n-gram drafting, `ngram-simple`; 0 for none.
+            The network is then asked only where that finds nothing.
     """
     words, kinds = [LLAMA_SERVER, "--model", target_gguf], []
     if ngram_length:
@@ -118,3 +103,49 @@ def llamacpp_command(
         kinds.append("draft-simple")
         words += ["--spec-draft-model", drafter_gguf, "--spec-draft-n-max", str(draft_length)]
     return [*words, "--spec-type", ",".join(kinds)] if kinds else words
+
+
+@dataclass(frozen=True)
+class EngineMethod:
+    """A method of a benchmark in an engine; plain decoding's draft length is 0."""
+
+    name: str
+    draft_length: int
+    command: tuple[str, ...]
+
+
+def engine_methods(
+    engine: str,
+    target: str,
+    drafter: str,
+    stock: str,
+    lengths: Mapping[str, int],
+    ngram_lengths: Sequence[int],
+    python: str | None = None,
+    drafter_gguf: str | None = None,
+    mixed: bool = False,
+) -> list[EngineMethod]:
+    """List the methods of a benchmark: plain decoding, the engine's n-grams, the network, and the whole drafter.
+
+    In llama.cpp the whole drafter is the network with llama.cpp's own n-grams.
+
+    Args:
+        stock (`str`): The drafter with all its weights, for vLLM's own loader.
+        lengths (`Mapping[str, int]`): Draft lengths of "whole" and "network".
+        ngram_lengths (`Sequence[int]`): Draft lengths of the engine's own n-grams, a method each.
+        mixed (`bool`, *optional*, defaults to `False`): Whether the network `mixes_attention`.
+    """
+    if engine == VLLM:
+        configs = [{}, *map(vllm_ngram_config, ngram_lengths)]
+        configs.append(vllm_config(stock, lengths[NETWORK], part=NETWORK, mixed=mixed))
+        configs.append(vllm_config(drafter, lengths[WHOLE]))
+        commands = [vllm_command(python or sys.executable, target, config) for config in configs]
+    else:
+        network = drafter_gguf, lengths[NETWORK]
+        commands = [llamacpp_command(target)]
+        commands += [llamacpp_command(target, ngram_length=length) for length in ngram_lengths]
+        commands += [llamacpp_command(target, *network), llamacpp_command(target, *network, lengths[WHOLE])]
+    several = len(ngram_lengths) > 1
+    names = [(f"{PROMPT_LOOKUP}, {length}" if several else PROMPT_LOOKUP, length) for length in ngram_lengths]
+    names = [(PLAIN, 0), *names, (NETWORK_ALONE, lengths[NETWORK]), (DRAFTER, lengths[WHOLE])]
+    return [EngineMethod(name, length, tuple(command)) for (name, length), command in zip(names, commands)]

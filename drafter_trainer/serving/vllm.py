@@ -5,25 +5,33 @@
                              "model": "drafter_trainer.serving.vllm.DrafterProposer"}' \\
       --additional-config '{"drafter": "DRAFTER"}'
 
-vLLM calls this interface experimental; it is the one of vLLM 0.32. Its `gpu_model_runner` constructs the class with
-its configuration, calls `load_model` once, and `propose` after each step with what it sampled. Rows are not requests:
-they move between calls, and nothing names them. The drafts are certain tokens to vLLM, which accepts each with the
-target's probability of it; asynchronous scheduling is off.
+This is the experimental interface of vLLM 0.32. Its `gpu_model_runner` constructs the class with its configuration,
+calls `load_model` once, and `propose` after each step with the sampled tokens. Rows are not requests: they move
+between calls, and have no names. To vLLM, q is 1 at a drafted token: it is accepted with the target's probability of
+it. Asynchronous scheduling is off.
 """
 
 import logging
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from drafter_trainer.drafters.compact import COMPACT, read_compact
+from drafter_trainer.drafters.compatibility import compare_with_trained, fit_vocabulary
+from drafter_trainer.drafters.loop.drafting import DraftingLoop
+from drafter_trainer.drafters.loop.families import reason_against
+from drafter_trainer.drafters.loop.networkless import MODEL_TYPE
+from drafter_trainer.drafters.loop.repository import build_loop
+from drafter_trainer.drafters.loop.sources import NETWORK
 from drafter_trainer.drafters.memory import CompletionMemory
 from drafter_trainer.errors import InputError
+from drafter_trainer.repository import Repository
 from drafter_trainer.serving.batch import BatchDrafter
-from drafter_trainer.serving.drafter import open_drafter, open_for_engine
 from drafter_trainer.serving.network import BatchedNetwork, slots_within
 from drafter_trainer.serving.vllm_cache import TargetCache, open_target_cache
 
@@ -40,36 +48,62 @@ _OPTIONS = {
     "drafter_memory": None,
     "drafter_memory_tokens": 100_000,
 }
-_SAVED_SECONDS = 60.0  # between two savings of the memory
+_SAVE_SECONDS = 60.0
 _logger = logging.getLogger(__name__)
+
+
+def open_for_engine(drafter: str, revision: str | None = None, compact: bool = True) -> Repository:
+    """Open the repository of a drafter.
+
+    Raises:
+        InputError: If there is no such drafter, or it is an adapter, or it is compact and `compact` is false.
+    """
+    repository = Repository.open(drafter, revision)
+    if over := repository.description.adapter_of:
+        raise InputError(
+            f"{drafter} is an adapter of {over['drafter']}, and engines load whole drafters: "
+            "publish it without adapter_of"
+        )
+    if COMPACT in repository.description.weights and not compact:
+        raise InputError(
+            f"{drafter} is compact: its embeddings are the target's. Write its stock repository with "
+            "export, and serve that"
+        )
+    return repository
 
 
 class DrafterProposer:
     """Propose a published drafter's tokens to vLLM.
 
-    `additional_config` names the drafter: `drafter` (Hub id or folder), and where they are given `drafter_revision`,
-    `drafter_cache_gib` (memory of the network's caches, 1 GiB; requests beyond those that fit get no network) and
-    `drafter_follow_clock` (`false` goes by stored costs, so that the same batches are drafted alike in every run).
-    `drafter_memory` is a file: what the target writes is remembered, at most `drafter_memory_tokens` tokens, drafted
-    from, and kept there, once a minute.
+    `additional_config` has the options: `drafter` (Hub id or folder), `drafter_revision`, `drafter_cache_gib` (memory
+    of the network's caches, 1 GiB by default; requests that do not fit get no network), `drafter_follow_clock`
+    (`false`: draft lengths follow the stored costs, so that the same batches are drafted alike in every run),
+    `drafter_memory` (a file of at most `drafter_memory_tokens` tokens: the target's completions are stored there once
+    a minute, and drafted from).
 
     Raises:
-        InputError: If no drafter is named, an option is unknown, or there is no such drafter.
+        InputError: If an option is missing, unknown or wrong, or there is no such drafter.
     """
 
     def __init__(self, vllm_config: "VllmConfig") -> None:
-        given = vllm_config.additional_config
-        ours = {name: value for name, value in given.items() if name.startswith("drafter")}
-        if unknown := sorted(ours.keys() - _OPTIONS.keys()):
+        given = {name: value for name, value in vllm_config.additional_config.items() if name.startswith("drafter")}
+        if unknown := sorted(given.keys() - _OPTIONS.keys()):
             raise InputError(f"additional_config has {', '.join(unknown)}, known are {', '.join(_OPTIONS)}")
-        self._options = _OPTIONS | ours
-        if not self._options["drafter"]:
+        self._options = options = _OPTIONS | given
+        if not options["drafter"]:
             raise InputError('additional_config names no drafter: give {"drafter": "Hub id or folder"}')
-        if not isinstance(gibibytes := self._options["drafter_cache_gib"], int | float) or gibibytes < 0:
+        if not isinstance(gibibytes := options["drafter_cache_gib"], int | float) or gibibytes < 0:
             raise InputError(f"drafter_cache_gib must be a number of GiB, 0 for no network, got {gibibytes!r}")
-        self._memory = _open_memory(self._options["drafter_memory"], self._options["drafter_memory_tokens"])
+        path, max_tokens, self._memory = options["drafter_memory"], options["drafter_memory_tokens"], None
+        if not isinstance(path, str | None) or not isinstance(max_tokens, int):
+            raise InputError(
+                f"drafter_memory must be a file, drafter_memory_tokens a number, got {path!r} and {max_tokens!r}"
+            )
+        if path is not None:
+            known = Path(path).exists()
+            self._memory = CompletionMemory.load(path, max_tokens) if known else CompletionMemory(max_tokens)
         self._saved, self._saved_at = 0, time.monotonic()
-        open_for_engine(self._options["drafter"], self._options["drafter_revision"])
+        open_for_engine(options["drafter"], options["drafter_revision"])
         self._config = vllm_config
         self._longest = vllm_config.speculative_config.num_speculative_tokens
         self._context = vllm_config.model_config.max_model_len
@@ -77,49 +111,63 @@ class DrafterProposer:
         self._target_cache: TargetCache | None = None
 
     def load_model(self, target_model: Any) -> None:
-        """Load the drafter; vLLM calls this once, before it measures what memory is left for its own caches.
+        """Load the drafter; vLLM calls this once, before it measures the memory that is left for its own caches.
 
         Args:
-            target_model (`nn.Module`): The target as vLLM runs it, whose embeddings a compact drafter shares.
+            target_model (`nn.Module`): The target in vLLM, whose embeddings a compact drafter shares.
         Raises:
             InputError: If the drafter cannot be used.
             IncompatibleTokenizerError: If it was trained for another tokenizer.
         """
-        model_config, options = self._config.model_config, self._options
-        device = torch.device(self._config.device_config.device)
-        tokenizer = AutoTokenizer.from_pretrained(model_config.tokenizer, revision=model_config.tokenizer_revision)
-        if self._memory is not None:
-            self._memory.bind(tokenizer)
-        model, loop = open_drafter(
-            options["drafter"],
-            options["drafter_revision"],
-            tokenizer,
-            model_config.get_vocab_size(),
-            model_config.dtype,
-            device,
-            lambda: _matrices(target_model, model_config.get_vocab_size()),
-        )
+        options, device = self._options, torch.device(self._config.device_config.device)
+        model, loop = self._load_drafter(target_model, device)
         network = self._target_cache = None
         if model is not None:
             context = min(self._context, model.config.max_position_embeddings)
-            slots = slots_within(
-                model, options["drafter_cache_gib"], self._config.scheduler_config.max_num_seqs, context
-            )
+            requests = self._config.scheduler_config.max_num_seqs
+            slots = slots_within(model, options["drafter_cache_gib"], requests, context)
             if slots == 0:
                 _logger.warning("drafter_cache_gib holds no request's cache: drafting without the network")
             else:
                 int8 = loop.settings.int8 and device.type == "cpu"
                 network = BatchedNetwork(model, loop.draft_ids, int8, slots, context)
                 self._target_cache = open_target_cache(self._config, target_model, network)
-        self._drafter = BatchDrafter(
-            network,
-            loop.table,
-            loop.settings,
-            device.type,
-            _end_ids(model_config),
-            time.perf_counter if options["drafter_follow_clock"] else None,
-            self._memory,
-        )
+        clock = time.perf_counter if options["drafter_follow_clock"] else None
+        end_ids = _end_ids(self._config.model_config)
+        self._drafter = BatchDrafter(network, loop.table, loop.settings, device.type, end_ids, clock, self._memory)
+
+    def _load_drafter(self, target_model: Any, device: torch.device) -> tuple[PreTrainedModel | None, DraftingLoop]:
+        """Load the network, `None` if it is not used, and a loop with table, draft vocabulary and settings."""
+        config, drafter = self._config.model_config, self._options["drafter"]
+        vocabulary = config.get_vocab_size()
+        tokenizer = AutoTokenizer.from_pretrained(config.tokenizer, revision=config.tokenizer_revision)
+        if self._memory is not None:
+            self._memory.bind(tokenizer)
+        repository = open_for_engine(drafter, self._options["drafter_revision"])
+        commit, description = repository.commit, repository.description
+        if difference := compare_with_trained(tokenizer, drafter, commit, description):
+            warnings.warn(f"the target's tokenizer is another one than {drafter}'s: {difference}", stacklevel=3)
+        repository.check_files()
+        if COMPACT in description.weights:
+            matrices = _embeddings_and_head(target_model, vocabulary)
+            model = read_compact(repository.find(COMPACT).parent, *matrices, config.dtype)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(
+                drafter, revision=commit, dtype=config.dtype, use_safetensors=True
+            )
+        trained = model.config.vocab_size
+        fit_vocabulary(model, vocabulary)
+        model.to(device).eval()
+        try:
+            loop = build_loop(model, repository.find, trained)
+        except ValueError as error:
+            raise InputError(f"{drafter} cannot be used: {' '.join(str(error).split())}") from error
+        if NETWORK not in loop.settings.sources or model.config.model_type == MODEL_TYPE:
+            return None, loop
+        if reason := reason_against(model):
+            warnings.warn(f"{drafter} drafts without its network: {reason}", stacklevel=3)
+            return None, loop
+        return model, loop
 
     def propose(
         self,
@@ -131,77 +179,55 @@ class DrafterProposer:
         """Draft for each row of the batch.
 
         Args:
-            sampled_token_ids (`list[list[int]]`): What the target took over in this step; empty where a prompt has
-                been read in part.
-            num_tokens_no_spec (`np.ndarray` of shape `(rows,)`): Tokens of each row, those included.
+            sampled_token_ids (`list[list[int]]`): The tokens that each row gained in this step; none while its prompt
+                is being read.
+            num_tokens_no_spec (`np.ndarray` of shape `(rows,)`): Number of tokens of each row, with these.
             token_ids_cpu (`np.ndarray` of shape `(rows, context)`): The rows.
-            slot_mappings (*optional*): Where vLLM stored this step's tokens; the tables of blocks say more.
+            slot_mappings (*optional*): Not used.
         Returns:
             `list[list[int]]`: At most `num_speculative_tokens` ids for each row.
         """
-        del slot_mappings
         rows, limits = [], []
         for row, sampled in enumerate(sampled_token_ids):
             size = int(num_tokens_no_spec[row])
             rows.append(token_ids_cpu[row, :size])
-            # The target adds a token of its own behind the draft.
+            # The target adds a token of its own after the draft.
             limits.append(max(0, min(self._longest, self._context - size - 1)) if sampled else 0)
         cache = None if self._target_cache is None else self._target_cache.take()
         drafts = self._drafter.draft(rows, limits, cache)
-        self._save_memory()
-        return drafts
-
-    def _save_memory(self) -> None:
-        """Save the memory now and then: nothing tells that vLLM ends."""
-        memory, now = self._memory, time.monotonic()
-        if memory is not None and memory.added > self._saved and now >= self._saved_at + _SAVED_SECONDS:
+        memory, now = self._memory, time.monotonic()  # saved now and then: nothing announces the end of vLLM
+        if memory is not None and memory.added > self._saved and now >= self._saved_at + _SAVE_SECONDS:
             self._saved_at = now
             try:
                 memory.save(self._options["drafter_memory"])
                 self._saved = memory.added
-            except OSError as error:  # its own failure must not end the engine
-                _logger.warning("the memory is not saved, and tried again in a minute: %s", error)
+            except OSError as error:  # must not end the engine
+                _logger.warning("the memory could not be saved; next attempt in a minute: %s", error)
+        return drafts
 
 
-def _open_memory(path: str | None, max_tokens: int) -> CompletionMemory | None:
-    """Load a memory, or begin one where there is no such file yet."""
-    if not isinstance(path, str | None) or not isinstance(max_tokens, int):
-        raise InputError(
-            f"drafter_memory must be a file, drafter_memory_tokens a number, got {path!r} and {max_tokens!r}"
-        )
-    if path is None:
-        return None
-    return CompletionMemory.load(path, max_tokens) if Path(path).exists() else CompletionMemory(max_tokens)
-
-
-def _matrices(target_model: Any, vocabulary: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the target's embeddings and head, where vLLM's own draft models look for them.
-
-    Raises:
-        InputError: If this process has none of them, or a part.
-    """
+def _embeddings_and_head(target_model: Any, vocabulary: int) -> list[torch.Tensor]:
+    """Return the target's embeddings and head, where vLLM's own draft models look for them."""
     language_model = getattr(target_model, "get_language_model", lambda: target_model)()
     try:
         found = [layer.weight for layer in (language_model.model.embed_tokens, language_model.lm_head)]
+        reason = f"{len(found[0])} of {vocabulary} rows in this process"
     except AttributeError as error:
         found, reason = [], str(error)
-    else:
-        reason = f"{len(found[0])} of {vocabulary} rows in this process"
     if not found or min(map(len, found)) < vocabulary:
         raise InputError(
-            f"the target's embeddings cannot be shared ({reason}), which a compact drafter asks for: write its stock "
+            f"the target's embeddings cannot be shared ({reason}), but a compact drafter needs them: write its stock "
             "repository with export, and serve that"
         )
-    embeddings, head = (weight[:vocabulary] for weight in found)
-    return embeddings, head
+    return [weight[:vocabulary] for weight in found]
 
 
-def _end_ids(model_config) -> set[int]:
-    """Return the ids that end a request: the target's generation settings count, as in vLLM."""
+def _end_ids(model_config: Any) -> set[int]:
+    """Return the ids that end a request: as in vLLM, those of the target's generation settings too."""
     found = set()
-    for given in (
+    for ids in (
         model_config.try_get_generation_config().get("eos_token_id"),
         getattr(model_config.hf_text_config, "eos_token_id", None),
     ):
-        found |= {given} if isinstance(given, int) else set(given or ())
+        found |= {ids} if isinstance(ids, int) else set(ids or ())
     return found

@@ -127,7 +127,7 @@ def test_margin_is_that_of_the_two_likeliest(url: str) -> None:
 @pytest.mark.parametrize(
     ("reply", "said"),
     [
-        (None, r"vllm refused a request \(400\): no such path"),
+        (None, r"vllm rejected a request \(400\): no such path"),
         (events(), "completed a prompt of 2 tokens with none"),
         ('data: {"error": {"message": "out of memory"}}\n\n', "broke off a completion.*out of memory"),
     ],

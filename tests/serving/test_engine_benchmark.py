@@ -13,7 +13,7 @@ from drafter_trainer.hub.card import render_card
 from drafter_trainer.pipeline import engine_benchmark
 from drafter_trainer.pipeline.engine_benchmark import benchmark_engine
 from drafter_trainer.results import find_method, read_results
-from drafter_trainer.serving import measurement
+from drafter_trainer.serving import commands
 from drafter_trainer.serving.commands import llamacpp_command
 
 STAND_IN = str(Path(__file__).parent / "stand_in.py")
@@ -34,7 +34,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         started.append(json.loads(command[4]).get("speculative_config", {}).get("method", "plain"))
         return start(engine, target, command, *more)
 
-    monkeypatch.setattr(measurement, "vllm_command", command)
+    monkeypatch.setattr(commands, "vllm_command", command)
     monkeypatch.setattr(engine_benchmark, "start_engine", noted)
     return started
 
@@ -80,7 +80,7 @@ def test_interrupted_benchmark_goes_on_with_the_next_server(
 ) -> None:
     """Each server takes minutes to start: what was measured is not measured again."""
     given = {"engine": "vllm", "output_dir": tmp_path, "requests_at_once": [2], "max_new_tokens": 4}
-    measure = engine_benchmark.measure_method
+    measure = engine_benchmark.measure_server
 
     def broken(client, name, *more):
         if name != "plain":
@@ -88,7 +88,7 @@ def test_interrupted_benchmark_goes_on_with_the_next_server(
         return measure(client, name, *more)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: PT012
-        patch.setattr(engine_benchmark, "measure_method", broken)
+        patch.setattr(engine_benchmark, "measure_server", broken)
         benchmark_engine(published, str(target_folder), QUESTIONS, languages="de-en", **given)
     assert engines == ["plain", "ngram"]
     benchmark_engine(published, str(target_folder), QUESTIONS, languages="de-en", **given)
@@ -98,9 +98,7 @@ def test_interrupted_benchmark_goes_on_with_the_next_server(
 def test_llamacpp_is_started_with_what_each_method_drafts() -> None:
     """Under the name of the whole drafter the network alone would be measured, or n-grams of another length."""
     lengths = {"whole": 8, "network": 3}
-    methods = measurement.engine_methods(
-        "llamacpp", "t.gguf", "drafter", "stock", lengths, [5, 9], drafter_gguf="d.gguf"
-    )
+    methods = commands.engine_methods("llamacpp", "t.gguf", "drafter", "stock", lengths, [5, 9], drafter_gguf="d.gguf")
     expected = {
         "plain": (0, {}),
         "prompt lookup, 5": (5, {"ngram_length": 5}),

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import drafter_trainer
+from drafter_trainer.serving.client import Workload, measure_server
 from drafter_trainer.serving.engines import serve
-from drafter_trainer.serving.measurement import Asked, measure_method
 from tests.decoding.lossless import IMPROBABLE, chance_of_these_counts
 from tests.serving.real_drafter import make_drafter, prompts, real_target
 from tests.serving.served import TOKENS, check_rows
@@ -107,10 +107,10 @@ def test_vllm_gives_the_targets_rows_and_counts_its_passes(python: str, drafter:
     target = real_target()
     model, chat = target.load_model("float32"), target.load_chat()
     given = {each: chat.encode_prompt(each) for each in prompts("test", 4)}
-    asked = Asked(given, TOKENS, frozenset(target.end_ids(chat.tokenizer)))
+    asked = Workload(given, TOKENS, frozenset(target.end_ids(chat.tokenizer)))
     with serve(target.path, str(drafter), python=python, port=free_port, options=VLLM_WORDS) as running:
         assert check_rows("vllm", f"{running.url}/v1", target, model) > 0
-        for record in measure_method(running.client, "drafter", asked, [1, 4]):
+        for record in measure_server(running.client, "drafter", asked, [1, 4]):
             counts, tokens = record["counts"], sum(len(each["token_ids"]) for each in record["prompts"])
             kept = tokens - counts["passes"]  # what is accepted beyond the limit of tokens is counted, and cut
             assert 0 < kept <= counts["accepted"] == sum(counts["by_position"])

@@ -30,12 +30,10 @@ from drafter_trainer.serving.commands import (
     choose_draft_length,
     llamacpp_command,
     mixes_attention,
-    template_words,
     vllm_command,
     vllm_config,
 )
-from drafter_trainer.serving.drafter import open_for_engine
-from drafter_trainer.serving.vllm import VERSION
+from drafter_trainer.serving.vllm import VERSION, open_for_engine
 from drafter_trainer.targets import Target
 
 ENGINES = ("vllm", "sglang", "llamacpp")
@@ -90,7 +88,7 @@ def export_drafter(
         config = vllm_config(export.drafter, length, export.commit, NETWORK)
         files["vllm.json"] = json.dumps(config["speculative_config"], indent=2)
         config = vllm_config(export.drafter, lengths[WHOLE], export.commit)
-        files["vllm_whole.txt"] = shlex.join([*vllm_command("python", target_name, config), *export.template("vllm")])
+        files["vllm_whole.txt"] = shlex.join([*vllm_command("python", target_name, config), *export.template()])
     if "sglang" in engines:
         files["sglang.txt"], check = _sglang_command(export, length)
         checked.append(check)
@@ -116,8 +114,9 @@ class _Export:
     target: Target
     configs: tuple[PreTrainedConfig, PreTrainedConfig]
 
-    def template(self, engine: str) -> list[str]:
-        return template_words(engine, self.description, self.folder)
+    def template(self) -> list[str]:
+        template = self.description.prompting.get("chat_template")
+        return ["--chat-template", str(self.folder.resolve() / template)] if template else []
 
 
 def _resolve(drafter: str, target: Target, output: Path) -> _Export:
@@ -189,7 +188,7 @@ def _sglang_command(export: _Export, length: int) -> tuple[str, str]:
     if (limit := draft.max_position_embeddings) < target.get_text_config().max_position_embeddings:
         words += ["--context-length", str(limit)]
         check += f"; the server's context is limited to {limit} tokens, the context length of the drafter"
-    return shlex.join([*words, *export.template("sglang")]), f"{check}."
+    return shlex.join([*words, *export.template()]), f"{check}."
 
 
 def _write_gguf(export: _Export, path: Path, dtype: str, target_gguf: Path | None) -> list[str]:
@@ -212,7 +211,7 @@ def _write_gguf(export: _Export, path: Path, dtype: str, target_gguf: Path | Non
 
 
 def _render_readme(export: _Export, files: Sequence[str], checked: list[str]) -> str:
-    serve = ["vllm", "serve", export.target.name, *export.template("vllm")]
+    serve = ["vllm", "serve", export.target.name, *export.template()]
     if mixes_attention(export.folder / "config.json"):
         serve.append("--disable-hybrid-kv-cache-manager")
     template = (resources.files("drafter_trainer.hub.export") / "readme_template.md").read_text(encoding="utf-8")

@@ -13,8 +13,7 @@ from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.hub.export.engines import check_path, check_sizes, export_drafter
 from drafter_trainer.hub.export.gguf_file import write_gguf
-from drafter_trainer.serving.drafter import open_for_engine
-from drafter_trainer.serving.vllm import DrafterProposer
+from drafter_trainer.serving.vllm import DrafterProposer, open_for_engine
 from drafter_trainer.targets import Target
 from tests.conftest import change_json
 from tests.drafters.loop.conftest import describe
