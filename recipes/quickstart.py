@@ -42,9 +42,8 @@ def main(argv: list[str]) -> None:
 
     print(f"\n{markdown_table(['step', 'time'], times)}\n\nPeak memory: {peak:.1f} GiB\n")
     print(speedup_tables(read_results(named.run.folder / RESULTS)))
-    said = DrafterDescription.read(Path(publishing.to))
-    lines = usage(target.path, publishing.to, said.example, prompting=said.prompting)
-    print(f"\nCard: {publishing.to}/README.md\n\nUse it:\n\n{lines}")
+    lines = usage(DrafterDescription.read(Path(publishing.to)), publishing.to, target.path)
+    print(f"\nCard: {publishing.to}/README.md\n\nHow to use it:\n\n{lines}")
 
 
 if __name__ == "__main__":

@@ -1,88 +1,75 @@
-"""A drafter's card, rendered from `drafter.json` and its results files and from nothing else."""
+"""The card of a drafter, rendered from `drafter.json` and its results files only."""
 
 import json
 import shlex
-from collections.abc import Mapping
+import statistics
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2 import Environment, StrictUndefined
 
-from drafter_trainer.benchmark.quality import quality_warning
+from drafter_trainer.benchmark.quality import failed_checks, quality_warning
 from drafter_trainer.benchmark.report import caveats, interval_text, markdown_table, speedup_tables
 from drafter_trainer.benchmark.statistics import Interval, Verdict, verdict
 from drafter_trainer.decoding.sampling import describe_sampling
 from drafter_trainer.drafters.compact import COMPACT
 from drafter_trainer.drafters.description import DrafterDescription
-from drafter_trainer.drafters.loop.sources import LOOKUP, NETWORK, NGRAM
 from drafter_trainer.extras import is_installed
-from drafter_trainer.hub.metadata import card_metadata, corpora_of
-from drafter_trainer.languages import get_pair
-from drafter_trainer.results import DRAFTER, PLAIN, PROMPT_LOOKUP, find_method, say_margin, say_setting
+from drafter_trainer.languages import Pair, get_pair
+from drafter_trainer.results import (
+    DRAFTER,
+    PROMPT_LOOKUP,
+    MeasuredRun,
+    Results,
+    find_method,
+    say_margin,
+    say_setting,
+)
 
 PLOT = "acceptance.png"
-_SOURCES = {
-    LOOKUP: "from what followed the same tokens earlier in the text",
-    NGRAM: "from a table of what follows in {}",
-    NETWORK: "from its network",
-}
-_COUNTED = {"answers": "the target's own answers", "texts": "text"}
-# What a step says of its data; the rest is how it trained, and what came out.
-_DATA = ("corpora", "train", "validation", "table")
-_FRESH = ("scratch", "embeddings", "layers", "pretrain")  # of the target, or of the run itself
-_CURVE = "pass_milliseconds"  # a time for each draft length: for the loop, which finds it in drafter.json
 IMAGE_TEXT = "AutoModelForImageTextToText"
+_TAGS = ["speculative-decoding", "assisted-generation", "draft-model", "assistant-model"]
+_DATA = ("train", "validation", "table")  # facts of a step about its data, in addition to its corpora
+_VERDICTS = ["languages", "task", "decoding", "questions", "drafter (95 %)", "best prompt lookup (95 %)", "verdict"]
+_CURVE = "pass_milliseconds"  # one time for each draft length, which only the loop needs
+_COUNTED = {"answers": "the target's own completions", "texts": "text"}  # by the tables' facts
 
 
-def usage(
-    target: str,
-    drafter: str,
-    prompt: str,
-    needs_package: bool = False,
-    chat_template_kwargs: Mapping[str, Any] | None = None,
-    prompting: Mapping[str, Any] | None = None,
-) -> str:
-    """Write the lines of Python that use a drafter.
+def usage(description: DrafterDescription, location: str, target: str | None = None) -> str:
+    """Render the Python code that uses a drafter.
 
     Args:
-        needs_package (`bool`, *optional*, defaults to `False`): Whether `load_drafter` alone can load it: a LoRA
-            adapter, or a compact drafter.
+        location (`str`): Hub id or folder of the drafter.
+        target (`str`, *optional*): Hub id or folder of the target; by default the Hub id that the drafter names.
     """
-    prompting = prompting or {}
-    template, ends = "", ""
-    if file := prompting.get("chat_template"):
-        path = f"{drafter}/{file}" if Path(drafter).is_dir() else None
-        read = f'open("{path}")' if path else f'open(hf_hub_download("{drafter}", "{file}"))'
-        template = f"\ntokenizer.chat_template = {read}.read()  # the target's own tokenizer has another, or none"
-    if prompting.get("stop"):
-        ends = ", eos_token_id=drafter.generation_config.eos_token_id"
-    options = 'add_generation_prompt=True, return_dict=True, return_tensors="pt"'
-    options += "".join(f", {name}={value!r}" for name, value in (chat_template_kwargs or {}).items())
-    # Some multimodal families, such as Mistral 3, are no causal language models to transformers.
+    prompting, variables = description.prompting, {}
+    for facts in description.training.values():
+        variables |= facts.get("chat_template_kwargs") or {}
+    needs_package = bool(description.adapter_of) or COMPACT in description.weights
+    # Some multimodal models, such as Mistral 3, are not causal language models in transformers.
     multimodal = prompting.get("auto_class") == IMAGE_TEXT
     classes = ["AutoModelForCausalLM"] * (not multimodal or not needs_package) + [IMAGE_TEXT] * multimodal
-    imported, load = (
-        "",
-        f'AutoModelForCausalLM.from_pretrained("{drafter}", dtype=target.dtype, trust_remote_code=True)',
+    template = (resources.files("drafter_trainer.hub") / "usage_template.jinja").read_text(encoding="utf-8")
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True)
+    return environment.from_string(template).render(
+        target=target or description.target,
+        drafter=location,
+        is_folder=Path(location).is_dir(),
+        prompt=json.dumps(description.example, ensure_ascii=False),
+        needs_package=needs_package,
+        classes=classes,
+        variables="".join(f", {name}={value!r}" for name, value in variables.items()),
+        chat_template=prompting.get("chat_template"),
+        stop=prompting.get("stop"),
     )
-    if needs_package:
-        imported, load = "\nfrom drafter_trainer import load_drafter", f'load_drafter("{drafter}", target)'
-    hub = "from huggingface_hub import hf_hub_download\n" if "hf_hub_download" in template else ""
-    return f"""{hub}from transformers import {", ".join(classes)}, AutoTokenizer{imported}
-
-tokenizer = AutoTokenizer.from_pretrained("{target}"){template}
-target = {classes[-1]}.from_pretrained("{target}")
-chat = [{{"role": "user", "content": {json.dumps(prompt, ensure_ascii=False)}}}]
-
-drafter = {load}
-inputs = tokenizer.apply_chat_template(chat, {options})
-output = target.generate(**inputs, assistant_model=drafter, max_new_tokens=128{ends})"""
 
 
 def render_card(
     description: DrafterDescription,
-    measurements: dict[str, dict[str, Any]],
+    measurements: dict[str, Results],
     location: str,
     license: str | None,
     notes: str = "",
@@ -90,198 +77,117 @@ def render_card(
     """Render a card.
 
     Args:
-        measurements (`dict[str, dict]`): Results by the name of their file, those of the table first; without any the
-            card has no numbers.
-        location (`str`): Hub id of the drafter, or its name where it lies in a folder.
+        measurements (`dict[str, Results]`): Results by the name of their file, the main results first. Without results
+            the card has no numbers.
+        location (`str`): Hub id of the drafter, or its name if it is in a folder.
     Returns:
-        `str`, Markdown with metadata in front. It shows the plot `acceptance.png` where the first run drafted
-        anything.
+        `str`: Markdown with metadata. It shows the plot `acceptance.png` if the first run has drafted tokens.
     """
-    template = (resources.files("drafter_trainer.hub") / "card_template.md").read_text(encoding="utf-8")
-    runs = [run for results in measurements.values() for run in results["runs"]]
-    table = description.training.get("tune", {}).get("table", {"answers": 0})  # earlier ones were of answers
-    counted = " and ".join(said for name, said in _COUNTED.items() if name in table)
-    variables: dict[str, Any] = {}
-    for facts in description.training.values():
-        variables |= facts.get("chat_template_kwargs") or {}
-    initialization = description.training.get("finetune", {}).get("initialization", "scratch")
+    runs, training = [run for results in measurements.values() for run in results["runs"]], description.training
+    facts, (data, hyperparameters) = [_run_facts(run) for run in runs], _training_rows(training)
+    has_plot = runs and is_installed("matplotlib") and any(m["acceptance_by_position"] for m in runs[0]["methods"])
+    table = training.get("tune", {}).get("table", {"answers": 0})  # earlier releases counted completions only
     card = ModelCard.from_template(
-        card_metadata(description, measurements, license),
-        template_str=template,
+        _metadata(description, measurements, license),
+        template_str=(resources.files("drafter_trainer.hub") / "card_template.md").read_text(encoding="utf-8"),
         drafter=description,
-        purpose=_purpose(description),
-        knows=_knows(description),
-        usage=usage(
-            description.target,
-            location,
-            description.example,
-            bool(description.adapter_of) or COMPACT in description.weights,
-            variables,
-            description.prompting,
-        ),
-        compact=COMPACT in description.weights,
-        base=_base(description.adapter_of),
-        asks_network=NETWORK in description.loop["sources"],
-        networkless="tune" in description.training and "finetune" not in description.training,
-        longest_draft=description.loop["longest_draft"],
-        sources=", or ".join(_SOURCES[source].format(counted) for source in description.loop["sources"]),
-        counted=counted,
         location=location,
-        warning=quality_warning(measurements.values()),
-        headline=_headline(runs[0]) if runs else "",
-        measured=[_measured(name, results) for name, results in measurements.items()],
-        plot=PLOT if runs and _is_drawn(runs[0]) else "",
-        plotted=_asked(runs[0]) if runs else "",
-        where=_where_it_helps(runs) if runs else "",
-        equality=[_equality(run) for run in runs],
-        data=_data_rows(description.training),
-        started_from="" if initialization in _FRESH else initialization,
-        hyperparameters=_hyperparameter_rows(description.training),
-        size=plain_text(description.size) if description.size else "",
-        versions=", ".join(f"{name} {version}" for name, version in description.versions.items()),
-        # The same is said of several files: once is enough.
-        caveats=list(dict.fromkeys(said for results in measurements.values() for said in caveats(results))),
         license=license,
         notes=notes.strip(),
+        usage=usage(description, location),
+        pair=description.translation,
+        spoken=[language.name for language in description.spoken],
+        compact=COMPACT in description.weights,
+        networkless="tune" in training and "finetune" not in training,
+        counted=" and ".join(text for name, text in _COUNTED.items() if name in table),
+        initialization=training.get("finetune", {}).get("initialization", "scratch"),
+        data=data,
+        hyperparameters=hyperparameters,
+        runs=facts,
+        verdicts=markdown_table(_VERDICTS, [run["row"] for run in facts]) if runs else "",
+        measured=[_file_facts(name, results) for name, results in measurements.items()],
+        plot=PLOT if has_plot else "",
+        warning=quality_warning(measurements.values()),
+        # Several files may have the same caveat.
+        caveats=list(dict.fromkeys(caveat for results in measurements.values() for caveat in caveats(results))),
+        link=link,
+        text=plain_text,
     )
     return str(card).rstrip() + "\n"
 
 
-def _is_drawn(run: dict[str, Any]) -> bool:
-    """Tell whether there is a plot of a run: something was drafted, and matplotlib is installed."""
-    return is_installed("matplotlib") and any(method["acceptance_by_position"] for method in run["methods"])
+def _training_rows(training: dict[str, Any]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Return the data of all steps, and their hyperparameters, as rows of two tables."""
+    data, others = [], []
+    for step, facts in training.items():
+        data += [(f"{step}: corpus", corpus_text(corpus)) for corpus in facts.get("corpora", ())]
+        for name in (name for name in facts if name not in ("corpora", _CURVE)):
+            (data if name in _DATA else others).append((f"{step}: {name.replace('_', ' ')}", plain_text(facts[name])))
+    return data, others
 
 
-def _purpose(description: DrafterDescription) -> str:
-    """Write in which of its answers the drafter helps the target, to stand behind the target's name."""
-    if (pair := description.translation) is not None:
-        return f" where it translates {pair.source.name} to {pair.target.name}"
-    names = [language.name for language in description.spoken]
-    return f" where it answers in {' or '.join(names)}" if names else ""
+def _file_facts(name: str, results: Results) -> dict[str, str]:
+    provenance = {key: results["provenance"].get(key, "") for key in ("command", "commit", "date", "target")}
+    provenance["target"] = shlex.quote(provenance["target"])
+    return provenance | {"name": name, "tables": speedup_tables(results)}
 
 
-def _knows(description: DrafterDescription) -> str:
-    if (pair := description.translation) is not None:
-        return f"It knows one direction: {pair.source.name} to {pair.target.name}."
-    names = [language.name for language in description.spoken]
-    return f"It knows {' and '.join(names) or 'the answers that it was trained on'} alone."
+def _run_facts(run: MeasuredRun) -> dict[str, Any]:
+    """Return the facts of a run for the card's sentences, and its row in the table of verdicts."""
+    method, count, lookup = find_method(run, DRAFTER), run["questions"]["count"], best_lookup([run])
+    speedup, lossless, decoding = Interval(**method["speedup"]), method["losslessness"], decoding_text(run)
+    judged = verdict(speedup, count)
+    row = [pair_text(get_pair(run["pair"])), run["task"], decoding, str(count), interval_text(speedup)]
+    row.append(interval_text(mean_speedup([run], lookup)) if lookup else "-")
+    return {
+        "setting": f"{run['pair']} {run['task']}, {decoding}",
+        "count": count,
+        "dtype": run["dtype"],
+        "speedup": f"{speedup.value:.2f}",
+        "verdict": judged.name,
+        "lossless": lossless,
+        "margin": say_margin(lossless["divergences"]) if lossless and lossless["divergences"] else "",
+        "row": [*row, f"**{judged}**" if judged is Verdict.SLOWER else str(judged)],
+    }
 
 
-def _headline(run: dict[str, Any]) -> str:
-    """Say in a sentence what the drafter does to the target's speed in the first run."""
-    ratio, count = Interval(**find_method(run, DRAFTER)["speedup"]), run["questions"]["count"]
-    setting = _asked(run)
-    match verdict(ratio, count):
-        case Verdict.TOO_FEW:
-            few = f"on {count} questions, too few for a verdict"
-            return f"The drafter is {ratio.value:.2f} times as fast as {PLAIN} decoding ({setting}), {few}."
-        case Verdict.FASTER:
-            fast = f"{ratio.value:.2f} times as fast as {PLAIN} decoding"
-            return f"The drafter makes the target faster ({setting}): {fast}."
-        case Verdict.SLOWER:
-            return f"**The drafter loses to {PLAIN} decoding ({setting})**: {ratio.value:.2f} times as fast."
-        case Verdict.NOISE:
-            return f"No difference from {PLAIN} decoding can be told ({setting}): the interval holds 1."
+def pair_text(pair: Pair) -> str:
+    """Return the names of a pair's languages."""
+    return f"{pair.source.name} to {pair.target.name}" if pair.is_translation else pair.target.name
 
 
-def _asked(run: dict[str, Any]) -> str:
-    return f"{run['pair']} {run['task']}, {_decoded(run)}"
-
-
-def _decoded(run: dict[str, Any]) -> str:
+def decoding_text(run: MeasuredRun) -> str:
+    """Return how a run was decoded, such as "greedy" or "T = 1, seed 0", with the engine if there was one."""
     engine = f", {say_setting(run)}" if "engine" in run else ""
-    return f"{describe_sampling(run['temperature'], run['seed'])}{engine}"
+    return describe_sampling(run["temperature"], run["seed"]) + engine
 
 
-def _measured(name: str, results: dict[str, Any]) -> dict[str, str]:
-    """Collect what the card says of one results file: the command that made it, and its tables."""
-    provenance = results["provenance"]
-    said = {key: provenance.get(key, "") for key in ("command", "commit", "date", "target")}
-    said["target"] = shlex.quote(said["target"])
-    return said | {"name": name, "tables": speedup_tables(results)}
+def best_lookup(runs: Sequence[MeasuredRun]) -> str | None:
+    """Return the name of prompt lookup at its fastest draft length, if the runs have it."""
+    names = [method["name"] for method in runs[0]["methods"] if method["name"].startswith(PROMPT_LOOKUP)]
+    return max(names, key=lambda name: mean_speedup(runs, name).value, default=None)
 
 
-def _where_it_helps(runs: list[dict[str, Any]]) -> str:
-    """Render a row for each run: what was asked, the speedup, the best prompt lookup beside it, and the verdict."""
-    rows = []
-    for run in runs:
-        pair, ratio = get_pair(run["pair"]), Interval(**find_method(run, DRAFTER)["speedup"])
-        lookups = [
-            Interval(**method["speedup"]) for method in run["methods"] if method["name"].startswith(PROMPT_LOOKUP)
-        ]
-        best = max(lookups, key=lambda interval: interval.value, default=None)
-        said = verdict(ratio, run["questions"]["count"])
-        rows.append(
-            [
-                f"{pair.source.name} to {pair.target.name}" if pair.is_translation else pair.target.name,
-                run["task"],
-                _decoded(run),
-                str(run["questions"]["count"]),
-                interval_text(ratio),
-                interval_text(best) if best else "-",
-                f"**{said}**" if said is Verdict.SLOWER else str(said),
-            ]
-        )
-    header = ["languages", "task", "decoding", "questions", "drafter (95 %)", "best prompt lookup (95 %)", "verdict"]
-    return markdown_table(header, rows)
+def mean_speedup(runs: Sequence[MeasuredRun], name: str) -> Interval:
+    """Return the speedup of a method with its interval; for several seeds the mean, with the lowest and highest."""
+    found = [Interval(**find_method(run, name)["speedup"]) for run in runs]
+    values = [speedup.value for speedup in found]
+    return found[0] if len(found) == 1 else Interval(statistics.mean(values), min(values), max(values))
 
 
-def _equality(run: dict[str, Any]) -> str:
-    """Say how the drafter's outputs of a run compare with plain decoding's."""
-    compared, said = find_method(run, DRAFTER)["losslessness"], _asked(run)
-    if compared is None:
-        return f"{said}: sampled, where single outputs cannot tell."
-    text = f"{said}, {run['dtype']}: {compared['equal']} of {compared['prompts']} outputs equal plain decoding's"
-    if not compared["divergences"]:
-        return f"{text}, token for token."
-    return f"{text}; where the others part from it, {say_margin(compared['divergences'])}."
-
-
-def _data_rows(training: dict[str, Any]) -> list[tuple[str, str]]:
-    """List the corpora of each step with their revisions, and what was taken of them."""
-    rows = [(f"{step}: corpus", said_of_corpus(corpus)) for step, corpus in corpora_of(training)]
-    return rows + [
-        (f"{step}: {name}", plain_text(facts[name]))
-        for step, facts in training.items()
-        for name in _DATA[1:]
-        if name in facts
-    ]
-
-
-def said_of_corpus(corpus: dict[str, Any]) -> str:
-    """Name a corpus with its revision and license, as far as its step recorded them."""
-    said = corpus["name"]
+def corpus_text(corpus: dict[str, Any]) -> str:
+    """Return the name of a corpus with its revision and license, as far as its step recorded them."""
+    text = corpus["name"]
     if "repo" in corpus:
-        said += (
-            f": [{corpus['repo']}](https://huggingface.co/datasets/{corpus['repo']}), revision {corpus['revision']}"
-        )
+        text += f": {link(corpus['repo'], 'datasets/')}, revision {corpus['revision']}"
     if "sha256" in corpus:
-        said += f", SHA-256 {corpus['sha256']}"
-    return f"{said}, license {corpus['licence']}" if "licence" in corpus else said  # the key of `describe_corpus`
+        text += f", SHA-256 {corpus['sha256']}"
+    return f"{text}, license {corpus['licence']}" if "licence" in corpus else text  # the key of `describe_corpus`
 
 
-def link(repo: str) -> str:
-    """Link to a model on the Hub."""
-    return f"[{repo}](https://huggingface.co/{repo})"
-
-
-def _base(adapter_of: dict[str, str]) -> str:
-    """Name the drafter that an adapter goes over: a link for one on the Hub, of a folder its name alone."""
-    if not adapter_of:
-        return ""
-    drafter, revision = adapter_of["drafter"], adapter_of["revision"]
-    name = Path(drafter).name if revision.startswith("sha256:") else link(drafter)
-    return f"{name}, revision {revision}"
-
-
-def _hyperparameter_rows(training: dict[str, Any]) -> list[tuple[str, str]]:
-    """Flatten what else the steps recorded to rows of a table."""
-    return [
-        (f"{step}: {name.replace('_', ' ')}", plain_text(value))
-        for step, facts in training.items()
-        for name, value in facts.items()
-        if name not in (*_DATA, _CURVE)
-    ]
+def link(repo: str, kind: str = "") -> str:
+    """Return a Markdown link to a repository on the Hub."""
+    return f"[{repo}](https://huggingface.co/{kind}{repo})"
 
 
 def plain_text(value: Any) -> str:
@@ -291,3 +197,52 @@ def plain_text(value: Any) -> str:
     if isinstance(value, list):
         return "; ".join(map(plain_text, value)) or "none"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _metadata(description: DrafterDescription, measurements: dict[str, Results], license: str | None) -> ModelCardData:
+    corpora = [corpus for facts in description.training.values() for corpus in facts.get("corpora", ())]
+    # The Hub's specification has no key for the revision of `base_model`, and no value of `base_model_relation` for a
+    # draft model. The Hub keeps unknown keys.
+    data = ModelCardData(
+        base_model=description.target,
+        base_model_revision=description.target_revision,
+        library_name="peft" if description.adapter_of else "transformers",
+        pipeline_tag="text-generation",
+        language=[language.code for language in description.spoken] or None,
+        license=license,
+        license_link=f"https://huggingface.co/{description.target}" if license == "other" else None,
+        datasets=list(dict.fromkeys(corpus["repo"] for corpus in corpora if "repo" in corpus)) or None,
+        tags=_TAGS,
+    )
+    evaluations = [result for name, results in measurements.items() for result in _evaluations(name, results)]
+    if evaluations:  # without them, `model_name` would become a key of its own
+        data.model_name, data.eval_results = description.name, evaluations
+    return data
+
+
+def _evaluations(file: str, results: Results) -> Iterator[EvalResult]:
+    """Yield the drafter's figures for the `model-index`, unrounded, if the target does its task.
+
+    The revision of a dataset is the hash of the questions, since the Hub's client merges results of equal datasets.
+    """
+    device = results["provenance"]["device"]
+    for run in results["runs"]:
+        if failed_checks(run) or "engine" in run:  # the index has no key for the number of requests
+            continue
+        method, questions = find_method(run, DRAFTER), run["questions"]
+        bounds, decoding = method["speedup"], decoding_text(run)
+        figures = {"speedup": bounds["value"], "speedup_low": bounds["low"], "speedup_high": bounds["high"]}
+        settings = {key: run[key] for key in ("task", "temperature", "seed", "dtype", "max_new_tokens")}
+        for metric, value in (figures | {"mean_accepted_tokens": method["mean_accepted_tokens"]}).items():
+            yield EvalResult(
+                task_type="text-generation",
+                task_name=run["task"],
+                dataset_type=questions["source"],
+                dataset_name=f"{questions['count']} questions of {questions['source']}, {run['pair']}",
+                dataset_config=run["pair"],
+                dataset_revision=questions["sha256"],
+                metric_type=metric,
+                metric_name=f"{metric.replace('_', ' ')} ({decoding})",
+                metric_value=value,
+                metric_args=settings | {"device": f"{device['name']} ({device['runtime']})", "file": file},
+            )

@@ -1,17 +1,18 @@
-"""The files of a card: what it is rendered from, and what is rendered.
+"""The files of a card: its inputs and its rendered files.
 
-They lie in a run's folder, in the repository that is published, and under `hub_cards/<drafter>`:
+They are in a run's folder, in the published repository, and in `hub_cards/<drafter>`:
 
-    drafter.json                 what the drafter says of itself
+    drafter.json                 the description of the drafter
     results.json                 its benchmark; also in sampling/, tasks/<task>/ and engines/<engine>/
-    card.json                    its name on the Hub and its license; under hub_cards alone
-    notes.md                     text by hand; under hub_cards alone
-    README.md, acceptance.png    the card, rendered
+    card.json                    its name on the Hub and its license; in hub_cards only
+    notes.md                     hand-written text; in hub_cards only
+    README.md, acceptance.png    the rendered card
 """
 
 import json
 import shutil
 import warnings
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -38,7 +39,7 @@ class CardDetails:
     """The facts of a card that neither the drafter nor its results contain.
 
     Args:
-        location (`str`): Hub id of the drafter, or its name where it lies in a folder.
+        location (`str`): Hub id of the drafter, or its name if it is in a folder.
     """
 
     location: str
@@ -46,17 +47,17 @@ class CardDetails:
 
     @classmethod
     def read(cls, folder: Path) -> "CardDetails":
-        """Read it from a card's folder."""
+        """Read the details in a card's folder."""
         path = folder / DETAILS
         try:
-            said = json.loads(path.read_text(encoding="utf-8"))
-            return cls(said["location"], said.get("license", said.get("licence")))  # as earlier releases spelled it
+            details = json.loads(path.read_text(encoding="utf-8"))
+            return cls(details["location"], details.get("license", details.get("licence")))  # the earlier spelling
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise InputError(f"{path} is no card's object ({error!r}): publish with a card_folder") from error
+            raise InputError(f"{path} cannot be read ({error!r}): publish the drafter with card_folder") from error
 
 
 def read_measurements(folder: Path, description: DrafterDescription) -> dict[str, Results]:
-    """Read all results of a drafter, and leave out, with a warning, those of the drafter as it was before."""
+    """Read all results of a drafter. Results of an earlier version of it are left out with a warning."""
     measurements = {}
     for path in (path for pattern in MEASUREMENTS for path in sorted(folder.glob(pattern))):
         results = read_results(path)
@@ -64,30 +65,30 @@ def read_measurements(folder: Path, description: DrafterDescription) -> dict[str
         if provenance.get("drafter") != description.name:
             raise InputError(f"{path} measures {provenance.get('drafter')}, not {description.name}")
         if any(DRAFTER not in [method["name"] for method in run["methods"]] for run in results["runs"]):
-            raise InputError(f"{path} has a run without the method {DRAFTER}: run make bench again")
+            raise InputError(f"{path} has a run without the method {DRAFTER}: run the benchmark again")
         if provenance.get("drafter_fingerprint") == description.fingerprint():
             measurements[path.relative_to(folder).as_posix()] = results
         else:
-            message = f"{path} measures this drafter as it was before: the card goes without its numbers"
-            warnings.warn(f"{message} until it is measured again", stacklevel=2)
+            message = f"{path} measures an earlier version of this drafter: its numbers are left out of the card"
+            warnings.warn(f"{message} until the drafter is measured again", stacklevel=2)
     return measurements
 
 
 def read_notes(folder: Path) -> str:
-    """Read what was written by hand for the card."""
+    """Read the hand-written text of a card."""
     path = folder / NOTES
     try:
         return path.read_text(encoding="utf-8") if path.is_file() else ""
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8: save it as such") from error
+        raise InputError(f"{path} is not UTF-8: save it as UTF-8") from error
 
 
 def target_license(target: Target) -> str | None:
     """Read the license of a target, which holds for its drafters too, from its card on the Hub or in its folder."""
-    card = Path(target.path) / "README.md"
+    card = Path(target.path) / CARD
     try:
         if target.hub_revision is not None:
-            card = Path(huggingface_hub.hf_hub_download(target.path, card.name, revision=target.hub_revision))
+            card = Path(huggingface_hub.hf_hub_download(target.path, CARD, revision=target.hub_revision))
         license = (huggingface_hub.metadata_load(card) or {}).get("license")
     except (EntryNotFoundError, FileNotFoundError):
         return None
@@ -105,41 +106,38 @@ def write_card(
     details: CardDetails,
     notes: str = "",
 ) -> None:
-    """Write the card and, where matplotlib is installed, the plot that it shows."""
+    """Write the card and, if matplotlib is installed, its plot."""
     card = render_card(description, measurements, details.location, details.license, notes)
     (folder / CARD).write_text(card, encoding="utf-8")
     (folder / PLOT).unlink(missing_ok=True)
-    if not is_installed("matplotlib"):
+    if not measurements or not is_installed("matplotlib"):
         return
     from drafter_trainer.benchmark.plots import draw_run
 
-    for results in list(measurements.values())[:1]:
-        if figure := draw_run(results["runs"][0]).get("acceptance"):
-            # Without the version of the library that drew it: the same numbers give the same file.
-            figure.savefig(folder / PLOT, dpi=120, metadata={"Software": None})
+    main = next(iter(measurements.values()))
+    if figure := draw_run(main["runs"][0]).get("acceptance"):
+        # Without the version of matplotlib: the same numbers give the same file.
+        figure.savefig(folder / PLOT, dpi=120, metadata={"Software": None})
 
 
-def copy_measurements(source: Path, folder: Path, names: list[str]) -> None:
-    """Copy results files from one folder to another, under the same names."""
+def copy_measurements(source: Path, folder: Path, names: Iterable[str]) -> None:
+    """Copy files from one folder to another, under the same names."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, folder / name)
 
 
 def keep_card(repository: Path, folder: Path, details: CardDetails) -> None:
-    """Copy a repository's card to `hub_cards/<drafter>`, with all that it is rendered from; notes stay as they are."""
+    """Copy the card of a repository with all its inputs to `hub_cards/<drafter>`; its notes stay as they are."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / PLOT).unlink(missing_ok=True)
-    for path in (repository / name for name in (CARD, PLOT, FILE_NAME)):
-        if path.is_file():
-            shutil.copyfile(path, folder / path.name)
-    measured = [path for pattern in MEASUREMENTS for path in repository.glob(pattern)]
-    copy_measurements(repository, folder, [path.relative_to(repository).as_posix() for path in measured])
+    files = [path for pattern in (CARD, PLOT, FILE_NAME, *MEASUREMENTS) for path in repository.glob(pattern)]
+    copy_measurements(repository, folder, [path.relative_to(repository).as_posix() for path in files])
     write_json(folder / DETAILS, asdict(details))
 
 
 def render_folder(folder: Path) -> None:
-    """Render the card of `hub_cards/<drafter>` again, from what lies there."""
+    """Render the card in `hub_cards/<drafter>` again."""
     description = DrafterDescription.read(folder)
     measurements = read_measurements(folder, description)
     write_card(folder, description, measurements, CardDetails.read(folder), read_notes(folder))

@@ -1,126 +1,105 @@
-"""All measured drafters on one page, to compare and to choose from."""
+"""A page that compares all measured drafters."""
 
 import math
 import statistics
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from drafter_trainer.benchmark.page import render_html
 from drafter_trainer.benchmark.quality import is_showcase
 from drafter_trainer.benchmark.report import interval_text, title
-from drafter_trainer.benchmark.statistics import Interval
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.errors import InputError
-from drafter_trainer.hub.card import usage
+from drafter_trainer.hub.card import best_lookup, mean_speedup, pair_text, usage
 from drafter_trainer.hub.card_folder import read_measurements
-from drafter_trainer.languages import get_pair, translation_prompt
-from drafter_trainer.results import DRAFTER, PLAIN, PROMPT_LOOKUP, Results, find_method, say_setting
+from drafter_trainer.languages import get_pair
+from drafter_trainer.results import DRAFTER, PLAIN, MeasuredRun, Results, find_method, say_setting
 
 
-def read_gallery(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """Read the results of all drafters that have some.
+class MeasuredDrafter(NamedTuple):
+    """A drafter of the gallery, with its results; the main results are first."""
 
-    Returns:
-        `dict[str, list[dict]]`, by the name of a drafter's folder its results, the benchmark's own first.
-    """
-    gallery = {}
+    description: DrafterDescription
+    results: list[Results]
+
+
+def read_gallery(folder: Path) -> list[MeasuredDrafter]:
+    """Read all drafters that have results from the subfolders of a folder."""
+    gallery = []
     for place in sorted(path.parent for path in folder.glob(f"*/{FILE_NAME}")):
-        measurements = read_measurements(place, DrafterDescription.read(place))
-        if measurements:
-            gallery[place.name] = [*measurements.values()]
+        description = DrafterDescription.read(place)
+        if measurements := read_measurements(place, description):
+            gallery.append(MeasuredDrafter(description, [*measurements.values()]))
     if not gallery:
-        raise InputError(f"{folder} has no results of a drafter: publish a measured one with a card_folder")
+        raise InputError(f"{folder} has no results of a drafter: publish a measured drafter with card_folder")
     return gallery
 
 
-def render_gallery(gallery: dict[str, list[dict[str, Any]]]) -> str:
+def render_gallery(gallery: Sequence[MeasuredDrafter]) -> str:
     """Render the page.
 
     Returns:
-        `str`, HTML that loads nothing from anywhere. Names from the results are escaped.
+        `str`: HTML that loads nothing else. Names from the results are escaped.
     """
-    everything = (results for several in gallery.values() for results in several)
-    settings = (runs for results in everything for runs in _settings(results["runs"]))
-    scale = math.ceil(max(_speedup(runs, name).high for runs in settings for name in _shown(runs)))
-    drafters = [_drafter(name, several, scale) for name, several in gallery.items()]
+    settings = [runs for _, several in gallery for results in several for runs in _settings(results)]
+    scale = math.ceil(max(mean_speedup(runs, name).high for runs in settings for name in _compared(runs)))
+    drafters = [_drafter(drafter, scale) for drafter in gallery]
     drafters.sort(key=lambda drafter: not drafter["showcase"])
-    return render_html(
-        resources.files("drafter_trainer.hub") / "gallery_template.html",
-        drafters=drafters,
-        own=DRAFTER,
-        scale=scale,
-    )
+    template = resources.files("drafter_trainer.hub") / "gallery_template.html"
+    return render_html(template, drafters=drafters, own=DRAFTER, scale=scale)
 
 
-def _drafter(anchor: str, several: list[dict[str, Any]], scale: int) -> dict[str, Any]:
-    target = several[0]["provenance"]["target"].partition("@")[0]
-    pair = get_pair(several[0]["runs"][0]["pair"])
-    settings = [_setting(results, runs, scale) for results in several for runs in _settings(results["runs"])]
+def _drafter(drafter: MeasuredDrafter, scale: int) -> dict[str, Any]:
+    description, several = drafter
+    provenance = several[0]["provenance"]
     return {
-        "name": several[0]["provenance"]["drafter"],
-        "anchor": anchor,
-        "target": target,
-        "pair": f"{pair.source.name} to {pair.target.name}",
+        "name": description.name,
+        "target": provenance["target"].partition("@")[0],
+        "pair": pair_text(get_pair(several[0]["runs"][0]["pair"])),
         "showcase": all(map(is_showcase, several)),
-        "settings": settings,
+        "settings": [_setting(results, runs, scale) for results in several for runs in _settings(results)],
         "commands": [results["provenance"]["command"] for results in several],
-        "usage": usage(target, several[0]["provenance"]["drafter"], translation_prompt(pair, pair.probes[0])),
+        "usage": usage(description, description.name),
     }
 
 
-def _settings(runs: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Put the runs of one task, temperature and engine together, which differ in their seeds."""
-    settings: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for run in runs:
-        engine = run.get("engine", {})
-        key = (run["task"], run["temperature"], engine.get("name"), engine.get("requests_at_once"))
-        settings.setdefault(key, []).append(run)
+def _settings(results: Results) -> list[list[MeasuredRun]]:
+    """Group the runs that differ in their seeds only."""
+    settings: dict[tuple[Any, ...], list[MeasuredRun]] = {}
+    for run in results["runs"]:
+        settings.setdefault((run["task"], run["temperature"], say_setting(run)), []).append(run)
     return list(settings.values())
 
 
-def _shown(runs: Sequence[dict[str, Any]]) -> list[str]:
-    """Name the methods that are compared: plain decoding, prompt lookup at its best length, the drafter."""
-    names = [method["name"] for method in runs[0]["methods"]]
-    lookups = [name for name in names if name.startswith(PROMPT_LOOKUP)]
-    best = [max(lookups, key=lambda name: _speedup(runs, name).value)] if lookups else []
-    return [PLAIN, *best, DRAFTER]
+def _compared(runs: Sequence[MeasuredRun]) -> list[str]:
+    """Return the names of the compared methods: plain decoding, the best prompt lookup, and the drafter."""
+    return [name for name in (PLAIN, best_lookup(runs), DRAFTER) if name]
 
 
-def _speedup(runs: Sequence[dict[str, Any]], name: str) -> Interval:
-    """Take a method's speedup with its bootstrap interval; of several seeds the mean, with the lowest and highest."""
-    found = [Interval(**find_method(run, name)["speedup"]) for run in runs]
-    if len(found) == 1:
-        return found[0]
-    values = [speedup.value for speedup in found]
-    return Interval(statistics.mean(values), min(values), max(values))
-
-
-def _setting(results: Results, runs: list[dict[str, Any]], scale: int) -> dict[str, Any]:
-    run, speedups = runs[0], {name: _speedup(runs, name) for name in _shown(runs)}
-    bars = []
-    for name, speedup in speedups.items():
-        width, low, high = (round(100 * figure / scale, 2) for figure in (speedup.value, speedup.low, speedup.high))
-        # In per cent of the page's scale: the bar's width, and where its interval begins and ends.
-        bars.append({"name": name, "text": interval_text(speedup), "width": width, "low": low, "high": high})
+def _setting(results: Results, runs: list[MeasuredRun], scale: int) -> dict[str, Any]:
+    run, speedups, seeds = runs[0], {name: mean_speedup(runs, name) for name in _compared(runs)}, len(runs)
     sampling = "greedy" if run["temperature"] == 0 else f"T = {run['temperature']:g}"
     served = f", {say_setting(run)}" if "engine" in run else ""
-    seeds = ", ".join(str(run["seed"]) for run in runs)
-    lookups = [bar["text"] for bar in bars if bar["name"].startswith(PROMPT_LOOKUP)]
+    lookup, percent = best_lookup(runs), 100 / scale  # of the bars' width
     return {
         "name": f"{run['task']}, {sampling}{served}",
-        "interval": f"lowest and highest of the seeds {seeds}" if len(runs) > 1 else "95 % interval over questions",
+        "interval": f"mean, lowest and highest of {seeds} seeds" if seeds > 1 else "95 % interval over questions",
         "measured": [title(results, run) for run in runs],
-        "bars": bars,
-        "lookup": lookups[0] if lookups else "-",
+        "bars": [
+            {"name": name, "text": interval_text(speedup)}
+            | {key: round(percent * value, 2) for key, value in vars(speedup).items()}
+            for name, speedup in speedups.items()
+        ],
+        "lookup": interval_text(speedups[lookup]) if lookup else "-",
         "own": interval_text(speedups[DRAFTER]),
         "facts": _facts([find_method(run, DRAFTER) for run in runs]),
     }
 
 
 def _facts(drafter: list[dict[str, Any]]) -> dict[str, str]:
-    """List what the drafter did beside its speed, as means over the seeds."""
+    """Return the drafter's figures apart from its speed, as means over the seeds."""
 
     def mean(key: str) -> float:
         return statistics.mean(method[key] for method in drafter)
@@ -129,8 +108,8 @@ def _facts(drafter: list[dict[str, Any]]) -> dict[str, str]:
     if all(method["alpha"] is not None for method in drafter):
         facts["α"] = f"{mean('alpha'):.2f}"
         facts["drafted tokens accepted"] = f"{mean('acceptance_rate'):.0%}"
-    facts["questions that got slower"] = f"{mean('slower_share'):.0%}"
+    facts["slower questions"] = f"{mean('slower_share'):.0%}"
     if all(method["losslessness"] for method in drafter):
         equal, prompts = (sum(method["losslessness"][key] for method in drafter) for key in ("equal", "prompts"))
-        facts["answers equal to plain decoding's"] = f"{equal}/{prompts}"
+        facts["outputs equal to plain decoding's"] = f"{equal}/{prompts}"
     return facts

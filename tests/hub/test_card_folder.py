@@ -71,7 +71,7 @@ def test_nothing_to_render_is_said(tmp_path: Path) -> None:
 def test_results_of_the_drafter_before_are_left_out(folder: Path) -> None:
     """Trained again, a drafter has other numbers: one old file must not lend the card its figures."""
     write_results(folder / "sampling" / "results.json", "0" * 16)
-    with pytest.warns(UserWarning, match=r"sampling/results\.json measures this drafter as it was before"):
+    with pytest.warns(UserWarning, match=r"sampling/results\.json measures an earlier version of this drafter"):
         assert list(read_measurements(folder, DESCRIPTION)) == ["results.json"]
 
 
@@ -90,8 +90,8 @@ def test_plot_of_the_drafter_before_goes(folder: Path) -> None:
     [
         (lambda folder: write_results(folder / "results.json", "", "other"), "measures other, not tiny"),
         (lambda folder: (folder / "drafter.json").unlink(), r"has no drafter\.json"),
-        (lambda folder: (folder / "card.json").unlink(), r"card\.json is no card's object"),
-        (lambda folder: (folder / "card.json").write_text('{"licence": "mit"}'), r"card\.json is no card's object"),
+        (lambda folder: (folder / "card.json").unlink(), r"card\.json cannot be read"),
+        (lambda folder: (folder / "card.json").write_text('{"licence": "mit"}'), r"card\.json cannot be read"),
     ],
 )
 def test_a_folder_that_cannot_be_rendered_says_why(folder: Path, spoil: Callable[[Path], None], message: str) -> None:

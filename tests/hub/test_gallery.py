@@ -1,4 +1,4 @@
-"""The page of all drafters: every number a measured one, and safe whatever stands in the results."""
+"""The page of all drafters: every number is measured, and no text from the results becomes HTML."""
 
 import json
 from pathlib import Path
@@ -40,24 +40,24 @@ def write_measured(folder: Path, name: str, place: str, *runs: dict[str, Any], *
 
 
 def test_speedups_are_the_measured_ones(tmp_path: Path) -> None:
-    """A mean that is shown as one run, or prompt lookup at a poor length, flatters the drafter."""
+    """A mean that looks like one run, or prompt lookup at a slow draft length, flatters the drafter."""
     write_cards(tmp_path, "tiny")
     engine = {"name": "vllm", "version": "0.32.0", "requests_at_once": 16}
     served = make_run({"plain": PLAIN, "drafter": [4.0] * 8}) | {"engine": engine}
     write_measured(tmp_path, "tiny", "engines/vllm/results.json", served)
     page = render_gallery(read_gallery(tmp_path))
-    text = " ".join(Page(page.replace("<", " <")).text.split())  # cells stand side by side
+    text = " ".join(Page(page.replace("<", " <")).text.split())  # separate cells
     assert "translation, greedy, 16 requests at once in vllm 0.32.0" in text
     assert "prompt lookup, 10 1.60x (1.60-1.60)" in text
     assert "prompt lookup, 5" not in text
     assert "drafter 2.00x (2.00-2.00) tokens per pass" in text
     # Seeds 0 and 1: 1.6 and 2.5 times
-    assert "translation, T = 1 (lowest and highest of the seeds 0, 1)" in text
+    assert "translation, T = 1 (mean, lowest and highest of 2 seeds)" in text
     assert "drafter 2.05x (1.60-2.50)" in text
     assert "prompt lookup 0.80x (0.80-0.80)" in text
     assert "translation, greedy (95 % interval over questions)" in text
-    assert "answers equal to plain decoding's 8/8" in text
-    assert text.count("answers equal") == 2  # sampled answers have nothing to be equal to
+    assert "outputs equal to plain decoding's 8/8" in text
+    assert text.count("outputs equal") == 2  # not for sampled outputs
 
 
 def test_page_loads_nothing_and_needs_no_script(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_page_loads_nothing_and_needs_no_script(tmp_path: Path) -> None:
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
-    """Results may come from somebody else: a name must not become a tag, a script or a rule of style."""
+    """Results may come from somebody else: a name must not become a tag, a script or a style."""
     hostile = '"><script>alert(1)</script></style><b style="'
     write_cards(tmp_path, "tiny", target=f"{hostile}@1", command=hostile)
     path = tmp_path / "tiny" / "results.json"
@@ -81,8 +81,8 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     assert read.text.count(hostile) >= 4
 
 
-def test_a_task_is_shown_and_a_stale_one_is_not(tmp_path: Path) -> None:
-    """What a drafter was not trained for belongs beside what it was; numbers of another drafter do not."""
+def test_other_tasks_are_shown_unless_outdated(tmp_path: Path) -> None:
+    """The page must show tasks that a drafter was not trained for, but no numbers of an earlier drafter."""
     write_cards(tmp_path, "tiny", sampled=False)
     run = make_run({"plain": PLAIN, "drafter": [1.6] * 8}, task="story")
     write_measured(tmp_path, "tiny", "tasks/story/results.json", run)
@@ -91,18 +91,18 @@ def test_a_task_is_shown_and_a_stale_one_is_not(tmp_path: Path) -> None:
     assert "1.25x (1.25-1.25)" in text
     path = tmp_path / "tiny" / "tasks" / "story" / "results.json"
     path.write_text(path.read_text(encoding="utf-8").replace('"drafter_fingerprint": "', '"drafter_fingerprint": "0'))
-    with pytest.warns(UserWarning, match="as it was before"):
+    with pytest.warns(UserWarning, match="an earlier version of this drafter"):
         assert "story" not in Page(render_gallery(read_gallery(tmp_path))).text
 
 
-def test_empty_folder_is_said(tmp_path: Path) -> None:
-    """An empty page looks like a project without a drafter."""
+def test_empty_folder_is_an_error(tmp_path: Path) -> None:
+    """An empty page would look like a project without drafters."""
     with pytest.raises(InputError, match="has no results of a drafter"):
         read_gallery(tmp_path)
 
 
 def test_recipe_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`make gallery` must leave the page where the README points to."""
+    """`make gallery` must write the page, with the code that uses a drafter."""
     write_cards(tmp_path / "cards", "tiny", sampled=False)
     out = tmp_path / "site" / "gallery.html"
     recipe_main("gallery")(["--cards", str(tmp_path / "cards"), "--out", str(out)])

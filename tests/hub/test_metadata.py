@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.hub.card import render_card
-from tests.hub.test_card import ADAPTER, DESCRIPTION, NGRAM_ALONE, RESULTS
+from tests.hub.test_card import ADAPTER, DESCRIPTION, NGRAM_ONLY, RESULTS
 from tests.hub.test_card_numbers import CARDS
 from tests.loopback_hub import read_card
 
@@ -18,8 +18,8 @@ def metadata(description: DrafterDescription, measurements: dict[str, Any], lice
     return ModelCard(render_card(description, measurements, "alice/x", license)).data.to_dict()
 
 
-def test_metadata_is_what_the_hub_finds_it_by() -> None:
-    """A card without base model, language and tags is found by nobody."""
+def test_metadata_key_by_key() -> None:
+    """Nobody finds a card without base model, language and tags."""
     data = metadata(DESCRIPTION, RESULTS, "apache-2.0")
     del data["model-index"]
     assert data == {
@@ -46,11 +46,11 @@ def test_metadata_is_what_the_hub_finds_it_by() -> None:
             id="other license",
         ),
         pytest.param(ADAPTER, "mit", {"library_name": "peft", "base_model": "tests/tiny-target"}, set(), id="adapter"),
-        pytest.param(NGRAM_ALONE, "mit", {"library_name": "transformers"}, {"datasets"}, id="n-gram alone"),
+        pytest.param(NGRAM_ONLY, "mit", {"library_name": "transformers"}, {"datasets"}, id="n-gram only"),
     ],
 )
-def test_metadata_follow_the_flavour(description, license, expected, absent) -> None:
-    """A key that is made up where nothing is known, or left out where something is, misleads a search."""
+def test_metadata_follow_the_kind_of_drafter(description, license, expected, absent) -> None:
+    """A wrong or missing key misleads a search."""
     data = metadata(description, {}, license)
     assert expected.items() <= data.items()
     assert not data.keys() & (absent | {"model-index"})
@@ -69,10 +69,10 @@ def read_evaluations(card: str) -> dict[tuple, float]:
 
 
 def test_the_hubs_validation_passes() -> None:
-    """A card that the Hub refuses fails the push of the whole drafter; a planted fault must be refused here too."""
+    """A card that the Hub rejects fails the push of the whole drafter; a planted error must be rejected here too."""
     cards = [
         render_card(description, measurements, "alice/x", license)
-        for description in (DESCRIPTION, ADAPTER, NGRAM_ALONE, dataclasses.replace(DESCRIPTION, training={}))
+        for description in (DESCRIPTION, ADAPTER, NGRAM_ONLY, dataclasses.replace(DESCRIPTION, training={}))
         for measurements in ({}, RESULTS)
         for license in (None, "apache-2.0", "other")
     ]
@@ -83,9 +83,9 @@ def test_the_hubs_validation_passes() -> None:
 
 
 def test_model_index_holds_the_figures_of_the_results() -> None:
-    """A figure that the Hub shows must be the results file's own, to the last digit, and none may be missing.
+    """The figures on the Hub must be those of the results file, without rounding.
 
-    A run whose target does not do its task is left out, and so are those of engines: several would have one key.
+    Runs whose target fails its task are left out, and so are runs of engines, several of which would have one key.
     """
     place = ("results.json", "de-en", "translation", "sample", "0", 0.0, 0)
     figures = {"speedup": 1.234, "speedup_low": 1.111, "speedup_high": 1.345, "mean_accepted_tokens": 1.765}
