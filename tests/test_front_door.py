@@ -188,7 +188,7 @@ def test_a_folder_is_published_without_a_run(trained, tmp_path: Path, named: str
     to = tmp_path / "published"
     drafter_trainer.publish(tmp_path / "drafter", named, to)
     card = (to / "README.md").read_text(encoding="utf-8")
-    assert "where it answers in Dutch" in card
+    assert "when it answers in Dutch" in card
     assert "language:\n- nl\n" in card
     assert not list(to.glob("*.bin"))
     assert str(tmp_path) not in card + (to / "drafter.json").read_text(encoding="utf-8")
