@@ -18,7 +18,7 @@ import torch
 from reporting import RESULTS, report
 
 from drafter_trainer.cli.configuration import parse_arguments
-from drafter_trainer.drafters.loop.repository import build_network
+from drafter_trainer.drafters.loop.network_kinds import build_network
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids, coverage
 from drafter_trainer.tuning.completions import HeldOut, load_completions, typical_prompt
 from drafter_trainer.tuning.costs import measure_step, take_turn, untrained_network

@@ -42,7 +42,7 @@ from drafter_trainer.decoding.metrics import mean_accepted_tokens
 from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.configuration import draft_config
 from drafter_trainer.drafters.initialization import from_scratch
-from drafter_trainer.drafters.loop.repository import build_network
+from drafter_trainer.drafters.loop.network_kinds import build_network
 from drafter_trainer.training.arguments import DrafterTrainingArguments
 from drafter_trainer.training.collators import SelfDistilledCollator
 from drafter_trainer.training.trainers import DrafterTrainer

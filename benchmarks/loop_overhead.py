@@ -12,9 +12,9 @@ from drafter_trainer.drafters.load import with_sources, with_stock_loop
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import attach_loop, loop_of
 from drafter_trainer.drafters.loop.network import LeanNetwork
+from drafter_trainer.drafters.loop.network_kinds import StockNetwork
 from drafter_trainer.drafters.loop.settings import LoopSettings, default_calibration
 from drafter_trainer.drafters.loop.sources import FILLER, NETWORK
-from drafter_trainer.drafters.loop.stock import StockNetwork
 
 _TOKENS = 64
 _DRAFT_LENGTH = 4

@@ -16,8 +16,9 @@ from drafter_trainer.drafters.compatibility import compare_with_trained, device_
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import attach_loop, loop_of, set_draft_length
+from drafter_trainer.drafters.loop.network_kinds import build_network
 from drafter_trainer.drafters.loop.networkless import MODEL_TYPE, NetworklessConfig, NetworklessDrafter
-from drafter_trainer.drafters.loop.repository import build_loop, build_network
+from drafter_trainer.drafters.loop.repository import build_loop
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.drafters.loop.sources import NETWORK
 from drafter_trainer.drafters.memory import CompletionMemory

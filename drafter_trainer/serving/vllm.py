@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from drafter_trainer.drafters.compact import COMPACT, read_compact
 from drafter_trainer.drafters.compatibility import compare_with_trained, fit_vocabulary
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
-from drafter_trainer.drafters.loop.families import reason_against
+from drafter_trainer.drafters.loop.network import reason_against
 from drafter_trainer.drafters.loop.networkless import MODEL_TYPE
 from drafter_trainer.drafters.loop.repository import build_loop
 from drafter_trainer.drafters.loop.sources import NETWORK

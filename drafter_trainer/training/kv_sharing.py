@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 
-from drafter_trainer.drafters.loop.families import reason_against
+from drafter_trainer.drafters.loop.network import reason_against
 from drafter_trainer.drafters.loop.sources import cut_prompt
 from drafter_trainer.errors import InputError
 from drafter_trainer.targets import Target

@@ -6,8 +6,16 @@ import numpy as np
 import torch
 
 from drafter_trainer.decoding.target_cache import TargetTexts
-from drafter_trainer.drafters.loop.settings import NETWORK_BINS, bin_of, default_calibration
-from drafter_trainer.drafters.loop.sources import LOOKUP, NETWORK, NGRAM, TAIL, NgramTable, PromptLookup, cut_prompt
+from drafter_trainer.drafters.loop.settings import default_calibration
+from drafter_trainer.drafters.loop.sources import (
+    LOOKUP,
+    NETWORK,
+    NGRAM,
+    DraftSource,
+    NetworkSource,
+    NgramTable,
+    PromptLookup,
+)
 from drafter_trainer.tuning.completions import HeldOut
 
 _PRIOR_COUNT = 4.0
@@ -46,38 +54,25 @@ def _observations(
     """Yield source, bin and probability of acceptance of every token that a source proposes."""
     lookup = PromptLookup()
     lookup.extend(completion.prompt_ids)
-    sources = {LOOKUP: lookup} | ({} if table is None else {NGRAM: table})
-    seen = completion.prompt_ids
+    sources: dict[str, DraftSource] = {LOOKUP: lookup}
+    if table is not None:
+        sources[NGRAM] = table
     if network is not None:
-        seen = cut_prompt(seen, network.prompt_window)
-        if len(seen) > network.limit:
-            network = None  # as in the loop, past the drafter's context
-    if network is not None:
-        network.crop(0)
-        logits = network.read(seen)
+        sources[NETWORK] = NetworkSource(network)
+        sources[NETWORK].begin(len(completion.prompt_ids))
     text = target and target.read(network, [*completion.prompt_ids, *completion.response_ids])
     for position, token in enumerate(completion.response_ids):
-        context = lookup.tokens[-TAIL:]
+        known = lookup.tokens
+        if text is not None and position:
+            sources[NETWORK].share(text.first(len(known) - 1), known)
         for name, source in sources.items():
-            if (found := source.propose(context)) is not None:
-                yield name, found[1], completion.acceptance(position, found[0])
-        if network is not None:
-            q = torch.softmax(logits, dim=-1)
-            likeliest, entry = q.max(dim=-1)
-            if completion.temperature == 0:
-                likeliest_id = int(entry if network.draft_ids is None else network.draft_ids[entry])
-                share = completion.acceptance(position, likeliest_id)
+            if (found := source.propose(known)) is None:
+                continue
+            proposed, bin_ = found
+            if name == NETWORK and completion.temperature > 0:
+                yield name, bin_, _overlap(completion, position, source.probabilities, network.draft_ids)
             else:
-                share = _overlap(completion, position, q, network.draft_ids)
-            yield NETWORK, bin_of(likeliest.item(), NETWORK_BINS), share
-            known = len(seen) + position
-            if text is not None:
-                known = len(completion.prompt_ids) + position
-                network.share(text.first(known), known - 1 if position else 0, known)
-            if known + 1 < network.limit:
-                logits = network.read([token])
-            else:
-                network = None
+                yield name, bin_, completion.acceptance(position, proposed)
         lookup.extend([token])
 
 

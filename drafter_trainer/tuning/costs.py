@@ -26,10 +26,8 @@ from drafter_trainer.drafters.configuration import draft_config
 from drafter_trainer.drafters.initialization import LAYERS, from_scratch
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import NoScores, loop_of, set_draft_length
-from drafter_trainer.drafters.loop.graph import GraphedNetwork
 from drafter_trainer.drafters.loop.network import LeanNetwork
-from drafter_trainer.drafters.loop.repository import build_network
-from drafter_trainer.drafters.loop.stock import StockNetwork
+from drafter_trainer.drafters.loop.network_kinds import GraphedNetwork, StockNetwork, build_network
 from drafter_trainer.tuning.completions import HeldOut
 
 _PLAIN_TOKENS = 24

@@ -18,7 +18,7 @@ from drafter_trainer.decoding.metrics import Round
 from drafter_trainer.decoding.rounds import Decoding, decode
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import attach_loop
-from drafter_trainer.drafters.loop.repository import build_network
+from drafter_trainer.drafters.loop.network_kinds import build_network
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.errors import InputError
 from drafter_trainer.results import DRAFTER, PLAIN, PROMPT_LOOKUP, SCHEMA_VERSION, read_results, write_results

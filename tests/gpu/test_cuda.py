@@ -9,9 +9,8 @@ from transformers import PreTrainedModel
 from drafter_trainer import load_drafter
 from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.loop.generate import loop_of
-from drafter_trainer.drafters.loop.graph import GraphedNetwork
 from drafter_trainer.drafters.loop.network import LeanNetwork
-from drafter_trainer.drafters.loop.repository import build_network
+from drafter_trainer.drafters.loop.network_kinds import GraphedNetwork, build_network
 from tests.conftest import make_model
 from tests.decoding.drafts import partly_agreeing, set_draft_length, sliding_model
 from tests.decoding.lossless import check_greedy

@@ -218,6 +218,9 @@ class EndingIds:
         return logits.index_fill(0, self._index, float("-inf"))
 
 
+NO_ENDING = EndingIds()
+
+
 @functools.lru_cache(maxsize=8)  # services pass the same stop strings in each call
 def endings_of(
     stop_strings: frozenset[str], ids: frozenset[int], tokenizer: PreTrainedTokenizerBase | None

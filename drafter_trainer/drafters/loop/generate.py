@@ -1,8 +1,8 @@
 """A drafter's `generate`, which transformers' assisted decoding calls once a round.
 
-These files are `custom_generate/` in the drafter's repository: `from_pretrained(..., trust_remote_code=True)` puts
-`generate` below in place of the model's own. Called by assisted decoding it drafts with lookup, n-gram table and a
-lean network, whichever promises most; called by anybody else it is the model's own.
+These files are `custom_generate/` in the drafter's repository: `from_pretrained(..., trust_remote_code=True)` replaces
+the model's own `generate` by the one below. For assisted decoding it drafts with the drafting loop; otherwise it calls
+the model's own.
 """
 
 import re
@@ -25,20 +25,17 @@ def generate(model, input_ids=None, generation_config=None, logits_processor=Non
     Args:
         input_ids (`torch.Tensor` of shape `(1, tokens)`): Prompt and output so far.
         generation_config (`GenerationConfig`): The target's, marked by assisted decoding as its assistant's.
-        max_new_tokens (`int`): Tokens that may be drafted.
+        max_new_tokens (`int`): Maximum number of drafted tokens.
     Returns:
-        `GenerateDecoderOnlyOutput` with `sequences` of shape `(1, tokens + drafted)` and one entry a drafted token
-        in `scores`: the logits of shape `(1, vocabulary)` of the q that it was drawn from, or `NoScores` where no
-        token was drawn and none are read. `past_key_values` is `None`: the loop keeps its own.
+        `GenerateDecoderOnlyOutput` with `sequences` of shape `(1, tokens + drafted)` and one entry for each drafted
+        token in `scores`: the logits of shape `(1, vocabulary)` of the q that it was sampled from, or `NoScores` if no
+        token was sampled. `past_key_values` is `None`: the loop keeps its own.
     """
     if not getattr(generation_config, "is_assistant", False):
-        if input_ids is not None:
-            kwargs["input_ids"] = input_ids
-        if max_new_tokens is not None:
-            kwargs["max_new_tokens"] = max_new_tokens
-        return type(model).generate(
-            model, generation_config=generation_config, logits_processor=logits_processor, **kwargs
-        )
+        given = {"input_ids": input_ids, "max_new_tokens": max_new_tokens}
+        kwargs |= {name: value for name, value in given.items() if value is not None}
+        kwargs |= {"generation_config": generation_config, "logits_processor": logits_processor}
+        return type(model).generate(model, **kwargs)
     embeds = kwargs.get("inputs_embeds")
     return draft_round(loop_of(model), input_ids, generation_config, logits_processor, max_new_tokens, embeds)
 
@@ -46,7 +43,7 @@ def generate(model, input_ids=None, generation_config=None, logits_processor=Non
 def draft_round(
     loop: DraftingLoop, input_ids, generation_config, logits_processor, max_new_tokens, inputs_embeds=None
 ):
-    """Draft one round with a loop; see `generate`, whose answer to assisted decoding it is."""
+    """Draft one round with a loop, and return the output of `generate`."""
     sampling = bool(generation_config.do_sample)
     processors = list(logits_processor or ())
     if loop.call is None or loop.call.settings is not generation_config:
@@ -66,8 +63,8 @@ def draft_round(
                 scores = processor(ids, scores)
             return scores[0]
 
-    # In the call that builds the loop, assisted decoding still asks for the stock loop's draft length at most. What
-    # passes the target's length limit it cuts off itself.
+    # The call that builds the loop still gets the stock loop's draft length. Assisted decoding itself cuts off tokens
+    # beyond the target's length limit.
     limit = loop.settings.longest_draft if max_new_tokens == loop.stock_draft_length else max_new_tokens
     if call.max_length is not None:
         limit = max(min(limit, call.max_length - input_ids.shape[1] - 1), 0)
@@ -77,8 +74,8 @@ def draft_round(
     draft = loop.draft(input_ids[0].tolist(), limit, process, sampling, call.end_ids, call.endings, cache)
     tokens = torch.tensor([[proposal.token for proposal in draft]], dtype=input_ids.dtype, device=input_ids.device)
     scores = (NoScores(),)
-    drawn = any(proposal.scores is not None for proposal in draft)
-    if drawn or (draft and generation_config.assistant_ensemble_weight is not None):
+    sampled = any(proposal.scores is not None for proposal in draft)
+    if sampled or (draft and generation_config.assistant_ensemble_weight is not None):
         scores = tuple(_scores(proposal, loop.vocabulary, input_ids.device) for proposal in draft)
     return GenerateDecoderOnlyOutput(
         sequences=torch.cat((input_ids, tokens), dim=-1), scores=scores, past_key_values=None
@@ -86,24 +83,23 @@ def draft_round(
 
 
 class NoScores:
-    """Stand in for the scores of a draft of which no token was drawn: stacked by torch it is `None`.
+    """The scores of a draft without sampled tokens: stacked by torch they are `None`.
 
-    Candidates without scores are what assisted decoding takes from prompt lookup. It samples its own tokens then and
-    keeps the draft as far as they agree, which accepts a certain token with p(token) as it should, and an empty draft
-    too: with scores an empty one breaks it, and every sampling round would have to verify something (transformers
-    5.23).
+    Assisted decoding (transformers 5.23) gets candidates without scores from prompt lookup. It then samples its own
+    tokens and keeps the draft as far as both agree, which accepts a certain token with p(token). It accepts an empty
+    draft too, which fails with scores.
     """
 
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):
-        """Be nothing, whatever is made of it."""
+        """Return `None` for every function of torch."""
         return None
 
 
 def attach_loop(model, loop: DraftingLoop) -> None:
     """Make a drafter draft with a loop."""
     model._drafting_loop = loop
-    # Where remote code is trusted, transformers does the same with these files.
+    # With trusted remote code, transformers does the same with these files.
     model.generate = types.MethodType(generate, model)
     # Read by the next call of the target's generate.
     loop.stock_draft_length = model.generation_config.num_assistant_tokens
@@ -111,9 +107,9 @@ def attach_loop(model, loop: DraftingLoop) -> None:
 
 
 def set_draft_length(settings: GenerationConfig, tokens: int) -> None:
-    """Let assisted decoding ask for so many tokens in each round, neither fewer nor more as it goes on.
+    """Set a constant draft length of assisted decoding.
 
-    A threshold left out would mean 0.4, and a schedule left to its default may change between releases.
+    The default threshold is 0.4, and the default schedule may change between releases.
     """
     settings.num_assistant_tokens = tokens
     settings.num_assistant_tokens_schedule = "constant"
@@ -121,22 +117,22 @@ def set_draft_length(settings: GenerationConfig, tokens: int) -> None:
 
 
 def loop_of(model) -> DraftingLoop:
-    """Return the drafter's loop, built from its repository at the first call.
+    """Return the drafter's loop, built from its repository in the first call.
 
     Raises:
-        ValueError: If the repository does not fit, or the drafter has moved to another device since.
+        ValueError: If the repository does not fit, or the drafter was moved to another device.
     """
     loop = getattr(model, "_drafting_loop", None)
     if loop is None:
         loop = build_loop(model, lambda name: _find(model, name), load_tokenizer=lambda: _load_tokenizer(model))
         attach_loop(model, loop)
     if loop.device != model.device:
-        raise ValueError(f"the drafter drafted on {loop.device} and is on {model.device} now: load it anew there")
+        raise ValueError(f"the drafter drafted on {loop.device} and is on {model.device} now: load it again there")
     return loop
 
 
 def _find(model, name: str) -> Path | None:
-    # transformers copies these source files away from the repository, not the data beside them.
+    # transformers copies these source files out of the repository, not the data next to them.
     if Path(model.name_or_path).is_dir():
         path = Path(model.name_or_path) / name
         return path if path.is_file() else None
@@ -152,7 +148,7 @@ def _load_tokenizer(model) -> PreTrainedTokenizerBase | None:
 
 
 def _commit() -> str | None:
-    # These files are copied into a folder with the commit's name, which the model does not remember.
+    # These files are copied into a folder with the commit's name, which the model does not know.
     return next((part for part in Path(__file__).parts if re.fullmatch("[0-9a-f]{40}", part)), None)
 
 

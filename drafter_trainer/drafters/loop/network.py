@@ -1,43 +1,59 @@
-"""The drafter's network without module overhead: one sequence, one token at a time.
+"""The drafter's network without the overhead of modules: one sequence, one token at a time.
 
-The stock modules spend most of a small network's step on calls. Here the weights are laid out once (projections of one
-input fused, the head cut to the draft vocabulary, int8 where asked for), the keys and values lie in a preallocated
-cache, and a layer is as few operations as possible: on a CPU each takes a microsecond or more.
+Calls of the stock modules take most of a small network's step. Here projections of one input are fused, the head is
+pruned to the draft vocabulary, weights are int8 on request, keys and values are written to a preallocated cache, and a
+layer consists of as few operations as possible: on a CPU each takes a microsecond or more.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-from .families import FAMILIES
-from .sharing import layers_to_share
 from .weights import Norm, Weight
 
 _FIRST_CAPACITY = 512
 _PIECE = 512
+# model_type -> whether a norm's stored weight is less by one, and whether embeddings are scaled by sqrt(width)
+FAMILIES = {
+    "llama": (False, False),
+    "mistral": (False, False),
+    "qwen2": (False, False),
+    "qwen3": (False, False),
+    "gemma": (True, True),
+    "gemma3_text": (True, True),
+}
+
+
+def reason_against(model) -> str | None:
+    """Return why `LeanNetwork` cannot run a model, or `None` if it can."""
+    config = model.config
+    if config.model_type not in FAMILIES:
+        return f"{config.model_type} is none of the families {', '.join(FAMILIES)}"
+    if getattr(config, "attn_logit_softcapping", None) or getattr(config, "final_logit_softcapping", None):
+        return "its logits are capped"
+    if getattr(config, "use_bidirectional_attention", False):
+        return "it attends to later tokens"
+    if any(True for _ in model.get_decoder().layers[0].mlp.act_fn.parameters()):
+        return f"its activation {config.hidden_act} has weights of its own"
+    rope = config.rope_parameters
+    for parameters in [rope] if "rope_type" in rope else rope.values():
+        if parameters["rope_type"] in ("dynamic", "longrope"):
+            return f"its rotary embedding {parameters['rope_type']} depends on the length"
+    return None
 
 
 class LayerKind(NamedTuple):
-    """The properties that layers of one kind share.
-
-    Args:
-        rotary (`str`, *optional*): Layer type by which the family rotates; `None` where all layers rotate alike.
-        window (`int`, *optional*): A token attends to itself and those before it, so many in all; `None` for all.
-    """
+    """A kind of layers: the layer type of its rotary embedding, if types differ, and its attention window, if any."""
 
     rotary: str | None
     window: int | None
 
 
 class LayerView(NamedTuple):
-    """The positions that layers of one kind attend to.
+    """The positions that layers of one kind attend to: cosines and sines of the tokens, and a part of the cache.
 
-    Args:
-        cosines, sines (`torch.Tensor` of shape `(tokens, head_dim)`): Of their positions.
-        seen (`slice`): Part of the cache that is attended to.
-        mask (`torch.Tensor` of shape `(queries of a key-value head, seen)`, *optional*): 0 where a token attends, -inf
-            elsewhere. One row where a single token is read.
+    The mask has one row for each query of a key-value head, 0 where it attends and -inf elsewhere.
     """
 
     cosines: torch.Tensor
@@ -51,9 +67,9 @@ class LeanNetwork:
 
     Args:
         model (`PreTrainedModel`): The drafter, on its device; see `reason_against`.
-        draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`, *optional*): Ids that the head is cut to, ascending.
-            All if left out.
-        int8 (`bool`, *optional*, defaults to `False`): Multiply with int8 weights. On a CPU alone.
+        draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`, *optional*): Ids to which the head is pruned,
+            ascending; all by default.
+        int8 (`bool`, *optional*, defaults to `False`): Whether to multiply with int8 weights, on a CPU.
     """
 
     def __init__(self, model, draft_ids: torch.Tensor | None = None, int8: bool = False) -> None:
@@ -70,8 +86,6 @@ class LeanNetwork:
         self.activation = body.layers[0].mlp.act_fn
         self.embeddings = model.get_input_embeddings().weight.detach()
         self.layers = [_Layer(layer, config, less_one, int8) for layer in body.layers]
-        self._windows = [layer.kind.window for layer in self.layers]
-        # Layers of one kind share rotation and window.
         self.kinds = sorted({layer.kind for layer in self.layers}, key=str)
         head = model.get_output_embeddings().weight.detach()
         self.draft_ids = None if draft_ids is None else draft_ids.to(self.device)
@@ -84,48 +98,59 @@ class LeanNetwork:
         self._reserve(min(_FIRST_CAPACITY, self.limit))
 
     def crop(self, length: int) -> None:
-        """Forget what was read from position `length` on."""
+        """Forget the tokens from position `length` on."""
         self.length = min(self.length, length)
 
     @torch.inference_mode()
     def share(self, cache, start: int, end: int) -> bool:
-        """Attend to the target's keys and values in place of the network's own, where it was trained to.
-
-        What the network has read is forgotten from `start` on; it goes on behind `end`.
+        """Replace the network's own keys and values by the target's, if it was trained with them.
 
         Args:
-            cache (`transformers.Cache`): The target's, of one sequence; it is read, never changed.
-            start, end (`int`): Tokens from `start` on are taken over; the cache must hold `end`.
+            cache (`transformers.Cache`): The target's, of one sequence; it is not changed.
+            start, end (`int`): Positions to replace; the cache must hold `end` tokens. The network continues at `end`.
         Returns:
-            `bool`: Whether they were; see `layers_to_share`.
+            `bool`: Whether they were replaced: not if the cache has other tokens or shapes.
         """
-        shape = self.key_value_heads, self.head_dim
-        kept = layers_to_share(cache, self.kv_sharing_layers, end, *shape, self._windows)
+        kept = self._shared_layers(cache, end)
         if kept is None or end > self.limit:
             return False
         self._make_room(end)
         for layer, keys, values in zip(kept, self._keys, self._values):
-            first = end - layer.keys.shape[-2]  # a sliding window has dropped what is before
+            first = end - layer.keys.shape[-2]  # a sliding window has dropped earlier tokens
             place = slice(max(start, first), end)
             keys[:, place] = layer.keys[0, :, place.start - first :]
             values[:, place] = layer.values[0, :, place.start - first :]
         self.length = end
         return True
 
+    def _shared_layers(self, cache, tokens: int) -> list[Any] | None:
+        """Return the target's layers whose keys and values replace the network's, `None` if they do not fit."""
+        wanted, layers = self.kv_sharing_layers, getattr(cache, "layers", ())
+        if not wanted or len(layers) <= max(wanted) or cache.get_seq_length() != tokens:
+            return None
+        kept = [layers[number] for number in wanted]
+        for layer, own in zip(kept, self.layers):
+            keys = getattr(layer, "keys", None)
+            if keys is None or keys.ndim != 4:
+                return None
+            windowed = getattr(layer, "is_sliding", False) and own.kind.window is not None
+            held = keys.shape[-2] if windowed else tokens
+            if held > tokens or keys.shape != (1, self.key_value_heads, held, self.head_dim):
+                return None
+        return kept
+
     @torch.inference_mode()
     def read(self, token_ids: list[int]) -> torch.Tensor:
-        """Read tokens and tell what may come next.
+        """Read tokens and return the fp32 logits after the last one, of shape `(draft vocabulary,)`.
 
-        Returns:
-            `torch.Tensor` of shape `(draft vocabulary,)`: logits behind the last token, in fp32.
         Raises:
-            ValueError: If the sequence passes the drafter's context.
+            ValueError: If the sequence is longer than the drafter's context.
         """
         end = self.length + len(token_ids)
         if end > self.limit:
             raise ValueError(f"{end} tokens pass the drafter's context of {self.limit}")
         self._make_room(end)
-        # In pieces: the attention of a long prompt at once would take memory by the square of its length.
+        # In pieces: the memory for the attention of a whole prompt would grow with the square of its length.
         for place in range(0, len(token_ids), _PIECE):
             hidden = self._read_piece(token_ids[place : place + _PIECE])
         return self.logits(hidden[-1:])[0]
@@ -136,7 +161,7 @@ class LeanNetwork:
         return self.forward(torch.tensor(token_ids, device=self.device), place, self._view(place))
 
     def _view(self, place: slice) -> dict[LayerKind, LayerView]:
-        """Return what the tokens at such positions of one sequence attend to, by kind of layer."""
+        """Return the views of tokens at positions of one sequence, by kind of layer."""
         start, end = place.start, place.stop
         views = {}
         for kind in self.kinds:
@@ -157,15 +182,7 @@ class LeanNetwork:
     def forward(
         self, ids: torch.Tensor, place: slice | torch.Tensor, views: dict[LayerKind, LayerView]
     ) -> torch.Tensor:
-        """Run the layers.
-
-        Args:
-            ids (`torch.Tensor` of shape `(tokens,)`): What is read.
-            place (`slice` or `torch.Tensor` of shape `(tokens,)`): Where their keys and values go in the cache.
-            views (`dict[LayerKind, LayerView]`): How each kind of layer sees them.
-        Returns:
-            `torch.Tensor` of shape `(tokens, width)`.
-        """
+        """Run the layers on `ids`, with `place` for their keys and values; return hidden states `(tokens, width)`."""
         x = F.embedding(ids, self.embeddings)
         if self.embedding_scale is not None:
             x = x * self.embedding_scale
@@ -212,7 +229,7 @@ class LeanNetwork:
     def _rotate_positions(
         self, like: torch.Tensor, capacity: int
     ) -> dict[LayerKind, tuple[torch.Tensor, torch.Tensor]]:
-        """Return for each kind of layer cosines and sines of the first positions."""
+        """Return cosines and sines of the first positions, for each kind of layer."""
         positions, half, rotations = torch.arange(capacity, device=self.device)[None], self.head_dim // 2, {}
         for kind in self.kinds:
             cosines, sines = self._rotary(like, positions, *(() if kind.rotary is None else (kind.rotary,)))

@@ -1,9 +1,8 @@
-"""A drafter without a network: what is passed as `assistant_model` where lookup and n-gram table draft alone.
+"""A drafter without a network, for `assistant_model`: lookup and an n-gram table draft.
 
-Assisted decoding asks an assistant for its configuration, its generation settings, its device and its `generate`, and
-for no weights. transformers finds these classes in a repository by `auto_map` in `config.json`, with
-`trust_remote_code=True`; without, it refuses the repository, as it should: there is nothing that its own loop could
-draft with.
+Assisted decoding reads an assistant's configuration, generation settings, device and `generate`, and no weights.
+transformers finds these classes in a repository by `auto_map` in `config.json`, with `trust_remote_code=True`. Without
+it, the repository is rejected, since transformers' own loop has nothing to draft with.
 """
 
 import torch
@@ -13,11 +12,7 @@ MODEL_TYPE = "networkless_drafter"
 
 
 class NetworklessConfig(PreTrainedConfig):
-    """The part of a configuration that assisted decoding compares with the target's.
-
-    Args:
-        vocab_size (`int`): Size of the target's vocabulary.
-    """
+    """A configuration with the size of the target's vocabulary, which assisted decoding compares."""
 
     model_type = MODEL_TYPE
 
@@ -25,26 +20,19 @@ class NetworklessConfig(PreTrainedConfig):
 
 
 class NetworklessDrafter(PreTrainedModel, GenerationMixin):
-    """Stand where a drafter's network would.
-
-    What drafts is the loop that `loop.generate.attach_loop` gives it, or a subclass' own `generate`.
-    """
+    """A model without layers, which drafts with the loop that `loop.generate.attach_loop` gives it."""
 
     config_class = NetworklessConfig
 
     def __init__(self, config: NetworklessConfig) -> None:
         super().__init__(config)
-        # A model is where its weights are, so it has one.
+        # A model's device is that of its weights, so it has one.
         self.place = torch.nn.Parameter(torch.zeros(1), requires_grad=False)
         self.post_init()
 
     @classmethod
     def for_vocabulary(cls, size: int) -> "NetworklessDrafter":
-        """Make one for a target whose vocabulary has this size; in a repository its code lies in `custom_generate/`.
-
-        Args:
-            size (`int`): Ids, padding included.
-        """
+        """Create one for a target with a vocabulary of this size, padding included."""
         code = "custom_generate/networkless"
         classes = {
             "AutoConfig": f"{code}.{NetworklessConfig.__name__}",
@@ -53,12 +41,12 @@ class NetworklessDrafter(PreTrainedModel, GenerationMixin):
         return cls(NetworklessConfig(vocab_size=size, auto_map=classes)).eval()
 
     def generate(self, *args, **kwargs):
-        """Refuse to answer by itself, or to draft before there is a loop.
+        """Raise an error, since there is no loop yet.
 
         Raises:
             ValueError: Always.
         """
         raise ValueError(
-            "this drafter has no network and answers nothing: load it with load_drafter, or with "
+            "this drafter has no network and cannot generate text: load it with load_drafter, or with "
             "trust_remote_code=True, and pass it to the target's generate as assistant_model"
         )

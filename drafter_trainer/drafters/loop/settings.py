@@ -1,4 +1,4 @@
-"""What a drafter's repository tells the loop: `drafter.json`'s "loop" and the files beside it."""
+"""The settings of the drafting loop: "loop" in a repository's `drafter.json`."""
 
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -7,16 +7,16 @@ LOOKUP_BINS = 8
 NGRAM_BINS = 10
 NETWORK_BINS = 20
 HIGHEST_ORDER = 5
-# Until a machine was measured: an accelerator reads its weights once whatever the tokens; a processor also multiplies.
+# Costs of a machine that was not measured: an accelerator reads its weights once for any number of tokens, a processor
+# also multiplies.
 _GENERIC = {"cpu": [1.0, 1.0, 1.4, 1.6, 1.65, 1.7, 1.75, 1.8, 1.9, 2.0, 2.1, 2.2, 2.35, 2.5, 2.65, 2.8, 3.0]}
 _FLAT = [1.0 + 0.005 * tokens for tokens in range(17)]
 _GENERIC_PASS, _GENERIC_STEP = 30.0, 1.5
-# No machine and no text needs more; a draft of a billion tokens would be weighed for ever.
-_LONGEST_DRAFT, _MOST = 1000, 1e9
+_LONGEST_DRAFT, _MOST = 1000, 1e9  # larger values are mistakes, and would take for ever
 
 
 def default_calibration() -> dict[str, list[float]]:
-    """Return what is assumed before the drafter is tuned."""
+    """Return the probabilities of acceptance that are assumed before a drafter is tuned, by source and bin."""
     return {
         "lookup": [0.2, 0.4, 0.55, 0.65, 0.7, 0.75, 0.8, 0.85],
         "ngram": [0.7 * (bin_ + 0.5) / NGRAM_BINS for _ in range(HIGHEST_ORDER) for bin_ in range(NGRAM_BINS)],
@@ -34,17 +34,17 @@ class LoopSettings:
     """The settings of the loop, as tuning finds them.
 
     Args:
-        sources (`list[str]`): Which of lookup, ngram and network are asked.
-        longest_draft (`int`): Tokens drafted in one round at most.
-        tokens_per_pass (`float`): What a pass yielded on the validation split.
-        network_gain (`float`): Tokens that asking the network yields where no other source knows one.
-        int8 (`bool`): Multiply with int8 weights on a CPU.
-        calibration (`dict[str, list[float]]`): For greedy decoding the probability of acceptance by source and bin.
+        sources (`list[str]`): The sources to ask, of lookup, ngram and network.
+        longest_draft (`int`): Maximum number of tokens drafted in one round.
+        tokens_per_pass (`float`): Tokens per target pass on the validation split.
+        network_gain (`float`): Accepted tokens that the network adds each time that no other source has a proposal.
+        int8 (`bool`): Whether to multiply with int8 weights on a CPU.
+        calibration (`dict[str, list[float]]`): Probability of acceptance by source and bin, in greedy decoding.
         sampling_calibration (`dict[str, list[float]]`): The same for sampling.
-        pass_milliseconds (`dict[str, list[float]]`): By kind of device ("cpu", "cuda"): entry n is a pass of the
-            target over n + 1 tokens, all that decoding does around it included.
-        sampling_pass_milliseconds (`dict[str, list[float]]`): The same when sampling, which takes more for each token.
-        step_milliseconds (`dict[str, float]`): By kind of device: one step of the network.
+        pass_milliseconds (`dict[str, list[float]]`): By kind of device ("cpu", "cuda"): entry n is the time of a round
+            that verifies n drafted tokens, without drafting.
+        sampling_pass_milliseconds (`dict[str, list[float]]`): The same for sampling.
+        step_milliseconds (`dict[str, float]`): By kind of device: the time of one step of the network.
     """
 
     sources: list[str] = field(default_factory=lambda: ["lookup", "ngram", "network"])
@@ -70,61 +70,60 @@ class LoopSettings:
 
     @property
     def ngram_orders(self) -> int:
-        """Highest order of a table that both calibrations know how far to trust."""
+        """Highest order of a table that is in both calibrations."""
         return min(len(self.calibration["ngram"]), len(self.sampling_calibration["ngram"])) // NGRAM_BINS
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as it stands in `drafter.json`."""
+        """Return the "loop" object of `drafter.json`."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Any, place: str) -> "LoopSettings":
-        """Read it.
+        """Read the "loop" object of `drafter.json`.
 
         Raises:
-            ValueError: If a key is unknown or a value has another shape than the loop needs; the message names it.
+            ValueError: If a key is unknown, or a value has the wrong type or range; the message begins with `place`.
         """
         if not isinstance(values, dict):
             raise ValueError(f'{place}: "loop" is no object: tune or publish the drafter again')
         values = {name: value for name, value in values.items() if name != "parallel"}  # of earlier releases
-        known = {entry.name for entry in fields(cls)}
-        if unknown := sorted(values.keys() - known):
+        if unknown := sorted(values.keys() - {entry.name for entry in fields(cls)}):
             raise ValueError(f"{place}: unknown settings {', '.join(unknown)}: use the release that wrote them")
         settings = cls(**values)
         try:
-            settings._check(place)
+            wrong = settings._find_wrong()
         except (AttributeError, TypeError) as error:
             raise ValueError(f"{place}: a setting is of the wrong type ({error}): tune the drafter again") from error
+        if wrong:
+            raise ValueError(f"{place}: {wrong}: tune the drafter again")
         return settings
 
-    def _check(self, place: str) -> None:
+    def _find_wrong(self) -> str | None:
+        """Return what is wrong with the first wrong setting."""
         bins = {source: len(shares) for source, shares in default_calibration().items()}
+        passes = [*self.pass_milliseconds.values(), *self.sampling_pass_milliseconds.values()]
+        checks = {
+            "sources": (isinstance(self.sources, list) and set(self.sources) <= bins.keys(), f"a list of {[*bins]}"),
+            "int8": (isinstance(self.int8, bool), "true or false"),
+            "longest_draft": (
+                isinstance(self.longest_draft, int) and 1 <= self.longest_draft <= _LONGEST_DRAFT,
+                f"1 to {_LONGEST_DRAFT}",
+            ),
+            "tokens_per_pass": (1 <= self.tokens_per_pass < _MOST, "1 or more"),
+            "network_gain": (0 <= self.network_gain < _MOST, "0 or more"),
+            "pass_milliseconds": (
+                all(len(curve) > 1 and all(0 < taken < _MOST for taken in curve) for curve in passes),
+                "two times or more for each device, all above 0, as in sampling_pass_milliseconds",
+            ),
+            "step_milliseconds": (all(0 <= taken < _MOST for taken in self.step_milliseconds.values()), "0 or more"),
+        }
         for name in ("calibration", "sampling_calibration"):
-            calibration = getattr(self, name)
-            entries = {source: len(shares) for source, shares in calibration.items()}
+            shares = getattr(self, name)
+            entries = {source: len(values) for source, values in shares.items()}
             # Drafters that were tuned when tables had fewer orders have fewer bins.
             orders, rest = divmod(entries.get("ngram", 0), NGRAM_BINS)
             fewer = {"ngram": entries["ngram"]} if rest == 0 and 0 < orders <= HIGHEST_ORDER else {}
-            if entries != bins | fewer:
-                raise ValueError(f"{place}: {name} needs {bins} entries: tune the drafter again")
-            if not all(0 <= share <= 1 for shares in calibration.values() for share in shares):
-                raise ValueError(f"{place}: {name} has entries outside 0 to 1: tune the drafter again")
-        if unknown := sorted(set(self.sources) - bins.keys()):
-            raise ValueError(f"{place}: unknown sources {', '.join(unknown)}: known are {', '.join(bins)}")
-        if not isinstance(self.sources, list):
-            raise ValueError(f"{place}: sources is no list: tune the drafter again")
-        if not isinstance(self.int8, bool):
-            raise ValueError(f"{place}: int8 is {self.int8!r}, must be true or false")
-        if not isinstance(self.longest_draft, int) or not 1 <= self.longest_draft <= _LONGEST_DRAFT:
-            raise ValueError(f"{place}: longest_draft is {self.longest_draft}, must be 1 or more, to {_LONGEST_DRAFT}")
-        if not 1 <= self.tokens_per_pass < _MOST:
-            raise ValueError(f"{place}: tokens_per_pass is {self.tokens_per_pass}, must be 1 or more")
-        if not 0 <= self.network_gain < _MOST:
-            raise ValueError(f"{place}: network_gain is {self.network_gain}, must be 0 or more")
-        for name in ("pass_milliseconds", "sampling_pass_milliseconds"):
-            for device, curve in getattr(self, name).items():
-                if len(curve) < 2 or not all(0 < taken < _MOST for taken in curve):
-                    raise ValueError(f"{place}: {name} of {device} needs two times or more, all above 0")
-        for device, taken in self.step_milliseconds.items():
-            if not 0 <= taken < _MOST:
-                raise ValueError(f"{place}: step_milliseconds of {device} is {taken}, must be 0 or more")
+            fits = entries == bins | fewer and all(0 <= share <= 1 for values in shares.values() for share in values)
+            checks[name] = fits, f"{bins} probabilities from 0 to 1"
+        wrong = (f"{name} must be {expected}" for name, (fits, expected) in checks.items() if not fits)
+        return next(wrong, None)

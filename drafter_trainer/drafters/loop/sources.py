@@ -5,18 +5,20 @@ gets a name here, bins in `settings.default_calibration`, and a place among the 
 `serving.batch.BatchDrafter`.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from safetensors import safe_open
 
+from .calls import NO_ENDING, EndingIds
 from .policy import AcceptanceEstimator
-from .settings import LOOKUP_BINS, NGRAM_BINS, bin_of
+from .settings import LOOKUP_BINS, NETWORK_BINS, NGRAM_BINS, bin_of
 
 LOOKUP, NGRAM, NETWORK = SOURCES = ("lookup", "ngram", "network")
 MEMORY = "memory"  # of earlier completions, if the caller gave one
@@ -170,6 +172,94 @@ class NgramTable:
                     return tokens.item(slot), bin_
                 slot = (slot + 1) & (len(hashes) - 1)
         return None
+
+
+class NetworkSource:
+    """The drafter's network as a source: it reads a text as it grows, and proposes its likeliest token or samples one.
+
+    Args:
+        network (`LeanNetwork` or `StockNetwork`): The network, for one text at a time.
+        vocabulary (`int`, *optional*): Size of the target's vocabulary, for sampling and processors.
+    """
+
+    def __init__(self, network: Any, vocabulary: int = 0) -> None:
+        self.network, self._vocabulary = network, vocabulary
+        self._ids = None if network.draft_ids is None else network.draft_ids.tolist()
+        self.probabilities: torch.Tensor | None = None  # q of the last proposal, of shape `(draft vocabulary,)`
+        self.scores: torch.Tensor | None = None  # if it was sampled, its logits, of shape `(vocabulary,)`
+        self.unread = 0  # tokens that the last proposal had to read
+        self.begin(0)
+
+    def begin(self, prompt_length: int) -> None:
+        """Begin a new text."""
+        self._read: list[int] = []  # the tokens of text and draft that were read or skipped
+        self._shared = 0  # tokens for which the network has the target's keys and values
+        self._skipped = count_skipped(prompt_length, self.network.prompt_window)
+
+    def follow(self, known: list[int], same: int) -> None:
+        """Drop the draft's tokens that are not in the text, whose first `same` tokens are as before."""
+        while same < min(len(self._read), len(known)) and self._read[same] == known[same]:
+            same += 1
+        del self._read[same:]
+
+    def share(self, cache: Any, known: list[int]) -> None:
+        """Use the target's keys and values of all tokens of a text but the last one, if it was trained with them."""
+        if self.network.share(cache, self._shared, len(known) - 1):
+            self._shared, self._skipped, self._read = len(known) - 1, 0, known[:-1]
+
+    def has_room(self, length: int) -> bool:
+        """Return whether a text of this length fits into the network's context."""
+        return length - self._skipped < self.network.limit
+
+    def propose(
+        self,
+        context: list[int],
+        process: Callable[[list[int], torch.Tensor], torch.Tensor] | None = None,
+        samples: bool = False,
+        ending: EndingIds = NO_ENDING,
+    ) -> tuple[int, int] | None:
+        """Propose the next token of the whole text; see `DraftSource`.
+
+        Args:
+            process (callable, *optional*): The target's processors, from `(context, logits of shape (vocabulary,))`
+                to logits.
+            samples (`bool`, *optional*): Whether to sample the token, from `probabilities`.
+            ending (`EndingIds`, *optional*): Tokens that are never sampled; if the likeliest token is one, it is
+                proposed. To drop a token after it was sampled would bias the output.
+        Returns:
+            As `DraftSource.propose`; `None` also if the processors exclude the whole draft vocabulary.
+        """
+        if not self.has_room(len(context)):
+            return None
+        # Everything was read before if the target wrote the tokens that a shortened draft had left out.
+        cached, unread = unread_part(context, min(len(self._read), len(context) - 1), self._skipped)
+        self.network.crop(cached)
+        logits = self.network.read(unread)
+        self._read, self.unread = list(context), len(unread)
+        if process is not None:
+            logits = process(context, self._widen(logits))
+        if samples and ending and (samples := int(logits.argmax()) not in ending):
+            logits = ending.mask(logits)
+        self.probabilities = q = torch.softmax(logits, dim=-1)
+        share, entry = q.max(dim=-1)
+        if samples:  # of exponential variables with these rates, each is the first with its probability
+            entry = (q / torch.empty_like(q).exponential_()).argmax()
+        # One transfer, since each waits for an accelerator; floats hold ids up to 2^24.
+        share, entry = torch.stack((share.float(), entry.float())).tolist()
+        if math.isnan(share):
+            return None
+        wide = process is not None or self._ids is None
+        self.scores = None
+        if samples:
+            self.scores = self._widen(logits) if process is None else logits
+        return int(entry) if wide else self._ids[int(entry)], bin_of(share, NETWORK_BINS)
+
+    def _widen(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return logits over the whole vocabulary, in a tensor of their own."""
+        if self.network.draft_ids is None:
+            return logits.clone()
+        wide = logits.new_full((self._vocabulary,), float("-inf"))
+        return wide.index_copy_(0, self.network.draft_ids, logits)
 
 
 def count_skipped(prompt_length: int, window: int | None) -> int:

@@ -216,14 +216,15 @@ def test_what_was_drawn_stays() -> None:
         torch.manual_seed(seed)
         drawn: list[int] = []
         loop = make_loop(make_settings(costs, sources=["network"], calibration=trust), Wavering(successor))
-        ask = loop._ask_network
+        source = loop._network_source
+        propose = source.propose
 
-        def noted(*given: Any, ask=ask, drawn=drawn):
-            token, share, scores = ask(*given)
+        def noted(*given: Any, propose=propose, drawn=drawn):
+            token, bin_ = propose(*given)
             drawn.append(token)
-            return token, share, scores
+            return token, bin_
 
-        loop._ask_network = noted
+        source.propose = noted
         draft = tokens_of(loop.draft([1, 2, 5], 4, sampling=True))
         assert draft == drawn[: len(draft)]
         for place in range(len(drawn)):

@@ -22,9 +22,9 @@ from drafter_trainer.drafters.load import with_sources
 from drafter_trainer.drafters.loop import generate as generate_module
 from drafter_trainer.drafters.loop.generate import attach_loop, loop_of
 from drafter_trainer.drafters.loop.network import LeanNetwork
+from drafter_trainer.drafters.loop.network_kinds import StockNetwork
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.drafters.loop.sources import SOURCES, Proposal
-from drafter_trainer.drafters.loop.stock import StockNetwork
 from drafter_trainer.drafters.ngram import count_table
 from tests.decoding.drafts import partly_agreeing, set_draft_length, sliding_model, successor_model
 from tests.decoding.lossless import (
@@ -299,7 +299,7 @@ def test_drafter_that_was_moved_is_refused(target_model: PreTrainedModel) -> Non
     """Its network's weights and cache stay where they were laid out."""
     drafter = with_loop(target_model, make_settings())
     drafter.to("meta")
-    with pytest.raises(ValueError, match="the drafter drafted on cpu and is on meta now: load it anew there"):
+    with pytest.raises(ValueError, match="the drafter drafted on cpu and is on meta now: load it again there"):
         loop_of(drafter)
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from drafter_trainer.drafters.loop.graph import GraphedNetwork
 from drafter_trainer.drafters.loop.network import LeanNetwork
+from drafter_trainer.drafters.loop.network_kinds import GraphedNetwork
 from tests.decoding.drafts import sliding_model
 from tests.drafters.loop.conftest import SLIDING
 

@@ -19,10 +19,8 @@ from transformers import (
 )
 
 from drafter_trainer.drafters.compact import _from_int4, _to_int4
-from drafter_trainer.drafters.loop.families import reason_against
-from drafter_trainer.drafters.loop.network import LeanNetwork
-from drafter_trainer.drafters.loop.repository import build_network
-from drafter_trainer.drafters.loop.stock import StockNetwork
+from drafter_trainer.drafters.loop.network import LeanNetwork, reason_against
+from drafter_trainer.drafters.loop.network_kinds import StockNetwork, build_network
 from drafter_trainer.drafters.loop.weights import Weight
 
 SHAPE = {"vocab_size": 70, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
@@ -240,7 +238,7 @@ def test_weights_are_left_as_they_are() -> None:
     [
         (GPT2Config(vocab_size=70, n_embd=32, n_layer=1, n_head=4), "gpt2 is none of the families llama,"),
         (Gemma3TextConfig(**SHAPE, head_dim=8, final_logit_softcapping=30.0), "its logits are capped"),
-        (Gemma3TextConfig(**SHAPE, head_dim=8, use_bidirectional_attention=True), "attends to what comes after"),
+        (Gemma3TextConfig(**SHAPE, head_dim=8, use_bidirectional_attention=True), "attends to later tokens"),
         (LlamaConfig(**SHAPE, hidden_act="xielu"), "its activation xielu has weights of its own"),
         (LlamaConfig(**SHAPE, rope_parameters={"rope_type": "dynamic", "factor": 2.0}), "its rotary embedding"),
     ],

@@ -60,7 +60,7 @@ def test_sampled_answers_have_the_targets_distribution(toy_target: PreTrainedMod
 def test_nothing_is_answered_without_a_network(target_model, tokenizer) -> None:
     """Whoever takes it for a model, or lost the loop on the way, must read so, and not of a missing num_layers."""
     drafter = set_draft_length(NetworklessDrafter.for_vocabulary(len(tokenizer)), 3)
-    message = "has no network and answers nothing: load it with load_drafter"
+    message = "has no network and cannot generate text: load it with load_drafter"
     with pytest.raises(ValueError, match=message):
         drafter.generate(torch.tensor([PROMPTS[0]]))
     with pytest.raises(ValueError, match=message):

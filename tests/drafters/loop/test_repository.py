@@ -118,13 +118,13 @@ def order_that_was_not_tuned(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (put_vocabulary(1, 400), "holds no ascending ids below 400: it is of another tokenizer"),
-        (put_vocabulary(7, 3), "holds no ascending ids below 400"),
+        (put_vocabulary(1, 400), "has no ascending ids below 400: it is of another tokenizer"),
+        (put_vocabulary(7, 3), "has no ascending ids below 400"),
         (put_table([1, 2, 3], "cd" * 32), "was counted with another tokenizer: count it again with the target's"),
         (put_table([1, 400]), "has ids outside the vocabulary of 400"),
-        (order_that_was_not_tuned, "has order 4, .* tells how far to trust orders up to 3: tune and publish"),
+        (order_that_was_not_tuned, "has order 4, the calibration in .* has orders up to 3: tune and publish"),
         (put_setting(draft_tree=3), "unknown settings draft_tree: use the release that wrote them"),
-        (put_setting(longest_draft=0), "longest_draft is 0, must be 1 or more"),
+        (put_setting(longest_draft=0), "longest_draft must be 1 to 1000"),
     ],
 )
 def test_what_does_not_fit_is_refused(folder, target_model, tokenizer, spoil, message) -> None:
