@@ -1,4 +1,4 @@
-"""The drafter's network for many texts at once: one set of weights, one forward pass, a cache for each text."""
+"""The drafter's network for several texts: one set of weights, one forward pass, a cache for each text."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,21 +8,15 @@ import torch
 import torch.nn.functional as F
 
 from drafter_trainer.drafters.loop.network import LayerView, LeanNetwork
-from drafter_trainer.serving.paged_cache import PagedCache
+from drafter_trainer.serving.vllm_cache import PagedLayer
 
 _PIECE = 512
 _SHARED_AT_ONCE = 1024  # tokens whose places in the cache are listed at once
-_TOGETHER = 16  # longer texts are read alone up to here, so that a batch is not padded to a prompt's length
+_TOGETHER = 16  # longer texts are read separately down to this length, so that a batch is not padded to a prompt
 
 
 class Piece(NamedTuple):
-    """Tokens to read behind those that a cache holds.
-
-    Args:
-        slot (`int`): The cache of the text.
-        start (`int`): Tokens of the text that the cache holds already; what it holds behind them is overwritten.
-        tokens (`list[int]`): The tokens that follow, one or more.
-    """
+    """Tokens of a text to be read into the cache `slot`, which keeps the text's first `start` tokens."""
 
     slot: int
     start: int
@@ -30,13 +24,7 @@ class Piece(NamedTuple):
 
 
 class Span(NamedTuple):
-    """Positions of a text whose keys and values the target has computed.
-
-    Args:
-        slot (`int`): The cache of the text.
-        row (`int`): The text's row in the engine's step.
-        start, end (`int`): The first position that is taken over, and the one behind the last.
-    """
+    """Positions `start` to `end` of a row of the engine's step, whose keys and values go to the cache `slot`."""
 
     slot: int
     row: int
@@ -49,8 +37,8 @@ class BatchedNetwork(LeanNetwork):
 
     Args:
         model (`PreTrainedModel`): The drafter, on its device; see `loop.families.reason_against`.
-        draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`, *optional*): Ids that the head is cut to, ascending.
-        int8 (`bool`): Multiply with int8 weights. On a CPU alone.
+        draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`, *optional*): Ascending ids that the head is pruned to.
+        int8 (`bool`): Multiply with int8 weights, on a CPU only.
         slots (`int`): Number of texts that have a cache. All caches are allocated at once.
         context (`int`): Number of tokens of each cache, at most the drafter's context.
     """
@@ -64,9 +52,9 @@ class BatchedNetwork(LeanNetwork):
         """Read tokens of several texts, each of another slot.
 
         Returns:
-            `torch.Tensor` of shape `(pieces, draft vocabulary)`: logits behind each last token, in fp32.
+            `torch.Tensor` of shape `(pieces, draft vocabulary)`: Logits after each piece's last token, in fp32.
         Raises:
-            ValueError: If a text passes the context of the caches.
+            ValueError: If a text exceeds the context of the caches.
         """
         short = []
         for slot, start, tokens in pieces:
@@ -80,12 +68,12 @@ class BatchedNetwork(LeanNetwork):
         return self.logits(self._run(short))
 
     @torch.inference_mode()
-    def share_batch(self, cache: PagedCache, spans: Sequence[Span]) -> None:
-        """Attend to the target's keys and values in place of the network's own; see `LeanNetwork.share`.
+    def share_batch(self, cache: Sequence[PagedLayer], spans: Sequence[Span]) -> None:
+        """Copy the target's keys and values of some positions; see `LeanNetwork.share`.
 
-        Of a layer with a window those are left out that no later token sees: the engine may have dropped them.
+        Layers with a window only get the positions that later tokens see: the engine may have dropped the others.
         """
-        seen = {kind.window: _places_of(spans, kind.window, self.device) for kind in self.kinds}
+        seen = {kind.window: _positions_of(spans, kind.window, self.device) for kind in self.kinds}
         for start in range(0, max(len(positions) for _, _, positions in seen.values()), _SHARED_AT_ONCE):
             part = slice(start, start + _SHARED_AT_ONCE)
             found: dict[tuple, torch.Tensor] = {}
@@ -101,19 +89,20 @@ class BatchedNetwork(LeanNetwork):
                 values[slots, :, positions] = new_values.to(self.dtype)
 
     def _run(self, pieces: Sequence[Piece]) -> torch.Tensor:
-        """Read pieces and return the hidden states of their last tokens, of shape `(pieces, width)`."""
-        if len(pieces) == 1:
-            return self._run_one(*pieces[0])[-1:]
-        lengths = torch.tensor([len(piece.tokens) for piece in pieces], device=self.device)
-        longest = max(len(piece.tokens) for piece in pieces)
-        # Padding is written behind a text's last token, where its next tokens overwrite it and no mask shows it.
-        ids = [piece.tokens + [0] * (longest - len(piece.tokens)) for piece in pieces]
-        starts = torch.tensor([piece.start for piece in pieces], device=self.device)
-        positions = starts[:, None] + torch.arange(longest, device=self.device)
-        slots = torch.tensor([piece.slot for piece in pieces], device=self.device).repeat_interleave(longest)
-        seen = torch.arange(max(piece.start for piece in pieces) + longest, device=self.device)
-        flat = positions.flatten()
-        views = {}
+        """Read pieces; return the hidden states of their last tokens, of shape `(pieces, width)`."""
+        if len(pieces) == 1:  # in a tenth less time than as a batch
+            slot, start, tokens = pieces[0]
+            positions = slice(start, start + len(tokens))
+            place = slot, positions, None
+            return self.forward(torch.tensor(tokens, device=self.device), place, self._view(positions))[-1:]
+        all_slots, all_starts, all_tokens = zip(*pieces)
+        longest = max(map(len, all_tokens))
+        # Padding goes after a text's last token, where its next tokens overwrite it and no mask shows it.
+        ids = torch.tensor([tokens + [0] * (longest - len(tokens)) for tokens in all_tokens], device=self.device)
+        positions = torch.tensor(all_starts, device=self.device)[:, None] + torch.arange(longest, device=self.device)
+        slots = torch.tensor(all_slots, device=self.device).repeat_interleave(longest)
+        seen = torch.arange(max(all_starts) + longest, device=self.device)
+        flat, views = positions.flatten(), {}
         for kind in self.kinds:
             hidden = seen > positions[..., None]
             if kind.window is not None:
@@ -123,14 +112,8 @@ class BatchedNetwork(LeanNetwork):
             mask = mask.repeat(1, 1, self.heads // self.key_value_heads, 1)
             cosines, sines = self._rotations[kind]
             views[kind] = LayerView(cosines[flat], sines[flat], slice(0, len(seen)), mask)
-        place = slots, flat, _runs_of([piece.slot for piece in pieces])
-        x = self.forward(torch.tensor(ids, device=self.device).flatten(), place, views)
-        return x.view(len(pieces), longest, -1)[torch.arange(len(pieces), device=self.device), lengths - 1]
-
-    def _run_one(self, slot: int, start: int, tokens: list[int]) -> torch.Tensor:
-        """Read tokens of one text, in a tenth less time than as a batch; return the hidden states of all."""
-        positions = slice(start, start + len(tokens))
-        return self.forward(torch.tensor(tokens, device=self.device), (slot, positions, None), self._view(positions))
+        x = self.forward(ids.flatten(), (slots, flat, _runs_of(all_slots)), views).view(len(pieces), longest, -1)
+        return torch.stack([states[len(tokens) - 1] for states, tokens in zip(x, all_tokens)])
 
     def _attend(self, layer, x, place, view, keys, values) -> torch.Tensor:
         slots, positions, runs = place
@@ -157,7 +140,7 @@ class BatchedNetwork(LeanNetwork):
         return attended.transpose(1, 2).reshape(texts * tokens, -1)
 
     def _reserve(self, capacity: int) -> None:
-        del capacity  # of one text that grows; here all caches lie ready
+        del capacity  # of one growing text; here all caches are allocated
         self.limit = min(self._context, self.limit)
         self.capacity = self.limit + _TOGETHER  # room for padding
         shape = (len(self.layers), self.slots, self.key_value_heads, self.capacity, self.head_dim)
@@ -167,10 +150,10 @@ class BatchedNetwork(LeanNetwork):
         self._rotations = self._rotate_positions(self._keys[0][0], self.capacity)
 
 
-def _places_of(
+def _positions_of(
     spans: Sequence[Span], window: int | None, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return slot, row and position of each token that the tokens behind the spans see."""
+    """Return slot, row and position of each token of the spans that later tokens see."""
     firsts = [start if window is None else max(start, end - window + 1) for _, _, start, end in spans]
     counts = [span.end - first for span, first in zip(spans, firsts)]
     slots, rows = (np.repeat(each, counts) for each in ([span.slot for span in spans], [span.row for span in spans]))
@@ -179,14 +162,14 @@ def _places_of(
 
 
 def _runs_of(slots: Sequence[int]) -> list[tuple[slice, slice]]:
-    """Cut slots into runs that lie side by side, which are read without a copy: their places, and their slots."""
+    """Group texts with consecutive slots, whose caches are read without a copy: slices of texts and of slots."""
     starts = [place for place, slot in enumerate(slots) if place == 0 or slot != slots[place - 1] + 1]
     ends = [*starts[1:], len(slots)]
     return [(slice(start, end), slice(slots[start], slots[end - 1] + 1)) for start, end in zip(starts, ends)]
 
 
 def slots_within(model, gibibytes: float, texts: int, context: int) -> int:
-    """Return for how many texts caches fit into a memory, at most `texts`."""
+    """Return the number of texts, at most `texts`, whose caches fit into a memory."""
     config = model.config
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     values = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * (context + _TOGETHER)

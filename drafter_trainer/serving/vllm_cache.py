@@ -1,33 +1,77 @@
 """The target's keys and values in vLLM's paged cache, for a network that was trained to attend to them.
 
-vLLM binds each layer's cache to its `Attention` module, and describes each step in its forward context: which blocks
-each row has, in the order of the rows that a proposer is given. A hook in front of the target's forward pass notes
-that; nothing of vLLM is replaced. A step of a captured CUDA graph runs no hook, and shares nothing.
+vLLM binds each layer's cache to its `Attention` module. For each step it describes in its forward context which blocks
+each row has, in the order of the rows that a proposer gets. A hook before the target's forward pass records that. A
+step of a captured CUDA graph runs no hook, so nothing is shared.
+
+The layout of a block depends on the attention backend: on a CPU keys are stored by columns, for example. So it is not
+assumed but learned: the backend's own kernel stores known numbers, which are then searched in memory.
 """
 
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-
-from drafter_trainer.serving.network import BatchedNetwork
-from drafter_trainer.serving.paged_cache import BlockLayout, PagedCache, PagedLayer, flat_memory, learn_layout
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
-_ALONE = "the drafter drafts without the target's keys and values, which it was trained with: %s"
-_READ = ("block_table", "seq_lens", "query_start_loc", "slot_mapping")  # of a layer's metadata
-_UNTOLD_STEPS = 100
+    from drafter_trainer.serving.network import BatchedNetwork
+
+_BASE = 128  # integers below it are exact in every dtype of a cache
+_WARNING = "the drafter drafts without the target's keys and values, which it was trained with: %s"
+_FIELDS = ("block_table", "seq_lens", "query_start_loc", "slot_mapping")  # of a layer's metadata
+_HOOKLESS_STEPS = 100
 _logger = logging.getLogger(__name__)
+
+# Stores keys and values of shape (tokens, heads, head_dim) in a cache, in slots that are counted over all blocks
+StoreTokens = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None]
+
+
+class BlockLayout(NamedTuple):
+    """Where a block's keys and values are in memory.
+
+    Args:
+        offsets (`torch.Tensor` of shape `(block size, 2 * heads * head_dim)`): Offsets of each token's keys, then
+            values, from the start of the block.
+        stride (`int`): Distance from one block to the next.
+    """
+
+    offsets: torch.Tensor
+    stride: int
+
+
+class PagedLayer(NamedTuple):
+    """A layer's keys and values in one step of the engine.
+
+    Args:
+        memory (`torch.Tensor` of one dimension): The layer's cache.
+        layout (`BlockLayout`): Layout of its blocks, one object for all layers with this layout.
+        blocks (`torch.Tensor` of shape `(rows, blocks)`): Blocks of each row, one object for all layers that share it.
+    """
+
+    memory: torch.Tensor
+    layout: BlockLayout
+    blocks: torch.Tensor
+
+    def find(self, rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Return the places in memory of rows' positions, of shape `(positions, 2 * heads * head_dim)`."""
+        size = len(self.layout.offsets)
+        blocks = self.blocks[rows, positions // size].to(torch.int64)
+        return blocks[:, None] * self.layout.stride + self.layout.offsets[positions % size]
+
+    def read(self, places: torch.Tensor, heads: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the keys and the values at these places, each of shape `(positions, heads, head_dim)`."""
+        keys, values = self.memory.take(places).view(len(places), 2, heads, -1).unbind(1)
+        return keys, values
 
 
 class TargetCache:
-    """The layers that the network attends to, and what is known of them in the latest step.
+    """The target's layers that the network attends to, with what is known of the latest step.
 
     Args:
-        layers (`Sequence[Attention]`): vLLM's, one for each of the network's.
+        layers (`Sequence[Attention]`): vLLM's layers, one for each layer of the network.
     """
 
     def __init__(self, layers: Sequence[Any], target_model: torch.nn.Module) -> None:
@@ -36,30 +80,30 @@ class TargetCache:
         self._layers = layers
         self._layouts: list[BlockLayout] = []
         self._metadata: list[Any] | None = None  # of each layer in the latest step
-        self._untold = 0  # steps of which nothing was told
+        self._hookless_steps = 0
         self._get_context = get_forward_context
         self._hook = target_model.register_forward_pre_hook(self._note)
 
     def _note(self, *_: Any) -> None:
         metadata = self._get_context().attn_metadata
-        # None while vLLM measures its memory, a list where it splits a batch into two.
+        # None while vLLM measures its memory, a list if it splits a batch into two.
         known = isinstance(metadata, dict)
         self._metadata = [metadata.get(layer.layer_name) for layer in self._layers] if known else None
 
-    def take(self) -> PagedCache | None:
-        """Return the cache as the latest step left it, once; `None` where that is not known."""
+    def take(self) -> list[PagedLayer] | None:
+        """Return the cache after the latest step, once; `None` if it is not known."""
         metadata, self._metadata = self._metadata, None
         if self._hook is None:
             return None
         reason = None
         if metadata is None:
-            self._untold += 1
-            if not self._layouts and self._untold >= _UNTOLD_STEPS:
-                reason = f"nothing was told of the first {_UNTOLD_STEPS} steps"
+            self._hookless_steps += 1
+            if not self._layouts and self._hookless_steps >= _HOOKLESS_STEPS:
+                reason = f"the first {_HOOKLESS_STEPS} steps ran no hook"
         elif not self._layouts:
             reason = self._learn(metadata)
         if reason is not None:
-            _logger.warning(_ALONE, reason)
+            _logger.warning(_WARNING, reason)
             self._hook.remove()
             self._hook = None
         if metadata is None or self._hook is None:
@@ -71,32 +115,32 @@ class TargetCache:
 
     @torch.inference_mode()
     def _learn(self, metadata: Sequence[Any]) -> str | None:
-        """Learn how the layers' blocks are laid out; return why that cannot be learned, if so."""
-        if lacking := [each for each in metadata if not all(hasattr(each, field) for field in _READ)]:
-            return f"{type(lacking[0]).__name__} does not tell a row's blocks"
+        """Learn the layout of each layer's blocks; return a reason if that is not possible."""
+        if lacking := [each for each in metadata if not all(hasattr(each, field) for field in _FIELDS)]:
+            return f"{type(lacking[0]).__name__} has no table of a row's blocks"
         known: dict[tuple, BlockLayout] = {}
         for layer, each in zip(self._layers, metadata):
             cache = layer.kv_cache
             if not isinstance(cache, torch.Tensor):
-                return "a layer has more caches than one"
-            alike = type(layer.impl), cache.shape[1:], cache.stride(), cache.dtype
-            if alike not in known:
+                return "a layer has more than one cache"
+            kind = type(layer.impl), cache.shape[1:], cache.stride(), cache.dtype
+            if kind not in known:
 
                 def store(keys, values, spare, slots, layer=layer) -> None:
                     layer.impl.do_kv_cache_update(layer, keys, values, spare, slots)
 
                 layout = learn_layout(cache, layer.num_kv_heads, layer.head_size, store)
                 if layout is None or not _fits(layout, each):
-                    return f"{type(layer.impl).__name__} keeps them in a form that cannot be read"
-                known[alike] = layout
-            self._layouts.append(known[alike])
+                    return f"{type(layer.impl).__name__} stores them in a form that cannot be read"
+                known[kind] = layout
+            self._layouts.append(known[kind])
         return None
 
 
 def open_target_cache(
-    vllm_config: "VllmConfig", target_model: torch.nn.Module, network: BatchedNetwork
+    vllm_config: "VllmConfig", target_model: torch.nn.Module, network: "BatchedNetwork"
 ) -> TargetCache | None:
-    """Find the target's layers that a network attends to; `None`, with a line in the log, where it must do without."""
+    """Find the target's layers that a network attends to; `None`, with a warning if the network needs them."""
     if not network.kv_sharing_layers:
         return None
     numbered: dict[int, list[Any]] = {}
@@ -105,21 +149,58 @@ def open_target_cache(
         if len(numbers) == 1 and hasattr(getattr(layer, "impl", None), "do_kv_cache_update"):
             numbered.setdefault(numbers[0], []).append(layer)
     found = [numbered.get(number, []) for number in network.kv_sharing_layers]
-    shape = network.key_value_heads, network.head_dim
+    shape, everything = (network.key_value_heads, network.head_dim), float("inf")
     if any(len(layers) != 1 for layers in found):
-        reason = f"this process has not all of the layers {[*network.kv_sharing_layers]} of a plain decoder"
+        reason = f"this process does not have the layers {[*network.kv_sharing_layers]} of a plain decoder"
     elif any((layer.num_kv_heads, layer.head_size) != shape for (layer,) in found):
         reason = f"the layers' keys in this process are not {shape[0]} heads of {shape[1]}"
-    elif any(_seen(layer.sliding_window) < _seen(own.kind.window) for (layer,), own in zip(found, network.layers)):
-        reason = "the layers see less of the text than the network's"
+    elif any(
+        (layer.sliding_window or everything) < (own.kind.window or everything)
+        for (layer,), own in zip(found, network.layers)
+    ):
+        reason = "the layers' attention windows are shorter than the network's"
     else:
         return TargetCache([layer for (layer,) in found], target_model)
-    _logger.warning(_ALONE, reason)
+    _logger.warning(_WARNING, reason)
     return None
 
 
-def _seen(window: int | None) -> float:
-    return float("inf") if window is None else window
+def flat_memory(cache: torch.Tensor) -> torch.Tensor:
+    """Return the memory of a cache as one dimension, whatever its order of dimensions."""
+    size = 1 + sum((length - 1) * stride for length, stride in zip(cache.shape, cache.stride()))
+    return cache.as_strided((size,), (1,))
+
+
+def learn_layout(cache: torch.Tensor, heads: int, head_dim: int, store: StoreTokens) -> BlockLayout | None:
+    """Learn the layout of a cache's blocks by letting the engine store known numbers in a block of this kind.
+
+    Args:
+        cache (`torch.Tensor` of shape `(blocks, heads, block size, 2 * head_dim)`): The engine's; it is not changed.
+        store (callable): The engine's own function.
+    Returns:
+        `BlockLayout`, or `None` if the numbers are not found again, as in a quantized cache.
+    """
+    if cache.dim() != 4 or cache.shape[1] != heads or cache.shape[3] != 2 * head_dim:
+        return None
+    block_size = cache.shape[2]
+    spare = torch.zeros_like(cache[:2])  # the second block is stored to, the first one must not change
+    if spare.stride()[1:] != cache.stride()[1:] or not cache.is_floating_point():
+        return None
+    numbers = torch.arange(spare[0].numel(), device=cache.device).view(block_size, 2, heads, head_dim)
+    found = torch.zeros(spare[0].shape, dtype=torch.int64, device=cache.device)
+    slots = torch.arange(block_size, 2 * block_size, device=cache.device)
+    unit = 1
+    while unit < numbers.numel():  # digit by digit
+        keys, values = (numbers // unit % _BASE).to(cache.dtype).unbind(1)
+        store(keys.contiguous(), values.contiguous(), spare, slots)
+        found += spare[1].round().long() * unit
+        unit *= _BASE
+    found, order = found.flatten().sort()
+    if bool(spare[0].any()) or not torch.equal(found, numbers.flatten()):
+        return None
+    places = torch.unravel_index(order, spare.shape[1:])
+    offsets = sum(place * stride for place, stride in zip(places, cache.stride()[1:]))
+    return BlockLayout(offsets.view(block_size, -1), cache.stride(0))
 
 
 def _fits(layout: BlockLayout, metadata: Any) -> bool:

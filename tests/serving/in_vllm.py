@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from vllm import LLM, SamplingParams
 from vllm.distributed import cleanup_dist_env_and_memory
 
-from drafter_trainer.serving.costs import StepCosts
+from drafter_trainer.serving.batch import LinearCostModel
 
 TOKENS = 24
 BATCH = 4
@@ -93,7 +93,7 @@ def compare_keys(llm: LLM, target: str, prompts: list[list[int]]) -> dict:
     drafter, model = drafter_of(llm), AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32)
     network, tokens, difference = drafter.network, 0, 0.0
     kept = drafter.clock, drafter._network_costs
-    drafter.clock, drafter._network_costs = None, StepCosts([0.0, 0.0])  # so that the network is asked
+    drafter.clock, drafter._network_costs = None, LinearCostModel([0.0, 0.0])  # so that the network is asked
     greedy(llm, prompts, BATCH)
     drafter.clock, drafter._network_costs = kept
     for text in drafter._texts:

@@ -2,14 +2,14 @@
 
 import pytest
 
-from drafter_trainer.serving.costs import StepCosts
+from drafter_trainer.serving.batch import LinearCostModel
 
 STORED = [10.0 + 0.5 * tokens for tokens in range(1, 18)]  # a token more takes a twentieth of the first
 
 
-def learned(slope: float, steps: int) -> StepCosts:
+def learned(slope: float, steps: int) -> LinearCostModel:
     """Observe steps of one to nine tokens that take 40 ms, and so much more for each token."""
-    costs = StepCosts(STORED)
+    costs = LinearCostModel(STORED)
     for step in range(steps):
         costs.observe(1 + step % 9, 40.0 + slope * (1 + step % 9))
     return costs
@@ -17,7 +17,7 @@ def learned(slope: float, steps: int) -> StepCosts:
 
 def test_costs_move_to_the_engines_level() -> None:
     """Stored times are another machine's: steps that all read one token tell the level, and keep the stored shape."""
-    costs = StepCosts(STORED)
+    costs = LinearCostModel(STORED)
     for _ in range(100):
         costs.observe(1, 100.0)
     assert costs(1) == pytest.approx(100.0, rel=0.01)

@@ -16,8 +16,7 @@ import torch
 from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.serving.batch import BatchDrafter
 from drafter_trainer.serving.network import BatchedNetwork, Piece, Span
-from drafter_trainer.serving.paged_cache import flat_memory, learn_layout
-from drafter_trainer.serving.vllm_cache import TargetCache, open_target_cache
+from drafter_trainer.serving.vllm_cache import TargetCache, flat_memory, learn_layout, open_target_cache
 from tests.conftest import make_model
 from tests.drafters.loop.conftest import FLAT, make_settings
 from tests.drafters.loop.test_kv_sharing import cache_of, make_sharing, sharing
@@ -144,12 +143,15 @@ def test_requests_are_drafted_for_as_in_transformers(tokenizer, slots, missed, m
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda paged: paged.layers.pop(), r"not all of the layers \[0, 1\]"),
+        (lambda paged: paged.layers.pop(), r"does not have the layers \[0, 1\]"),
         (lambda paged: vars(paged.layers[1]).update(num_kv_heads=1), "are not 2 heads of 8"),
-        (lambda paged: vars(paged.layers[0]).update(sliding_window=6), "see less of the text"),
-        (lambda paged: vars(paged.layers[1]).update(impl=CoarseKernels()), "CoarseKernels keeps them in a form"),
-        (lambda paged: vars(paged.layers[1]).update(kv_cache=[torch.zeros(1)]), "more caches than one"),
-        (lambda paged: paged.context.attn_metadata.update({paged.layers[1].layer_name: 1}), "int does not tell a row"),
+        (lambda paged: vars(paged.layers[0]).update(sliding_window=6), "are shorter than the network's"),
+        (lambda paged: vars(paged.layers[1]).update(impl=CoarseKernels()), "CoarseKernels stores them in a form"),
+        (lambda paged: vars(paged.layers[1]).update(kv_cache=[torch.zeros(1)]), "more than one cache"),
+        (
+            lambda paged: paged.context.attn_metadata.update({paged.layers[1].layer_name: 1}),
+            "int has no table",
+        ),
     ],
 )
 def test_drafter_goes_alone_where_the_cache_cannot_be_read(tokenizer, change, said, monkeypatch, caplog) -> None:
@@ -197,4 +199,4 @@ def test_hook_that_never_runs_is_said(tokenizer, monkeypatch, caplog) -> None:
     cache = TargetCache(paged.layers, paged)
     assert [cache.take() for _ in range(200)] == [None] * 200
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert "nothing was told of the first 100 steps" in caplog.text
+    assert "the first 100 steps ran no hook" in caplog.text
