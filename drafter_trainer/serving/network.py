@@ -37,7 +37,7 @@ class BatchedNetwork(LeanNetwork):
 
     Args:
         model (`PreTrainedModel`): The drafter, on its device; see `loop.families.reason_against`.
-        draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`, *optional*): Ascending ids that the head is pruned to.
+        draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`, *optional*): Ids of the pruned head, ascending.
         int8 (`bool`): Multiply with int8 weights, on a CPU only.
         slots (`int`): Number of texts that have a cache. All caches are allocated at once.
         context (`int`): Number of tokens of each cache, at most the drafter's context.
