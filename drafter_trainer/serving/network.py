@@ -36,7 +36,7 @@ class BatchedNetwork(LeanNetwork):
     """A drafter of a Llama-like family, run on several texts in one forward pass.
 
     Args:
-        model (`PreTrainedModel`): The drafter, on its device; see `loop.families.reason_against`.
+        model (`PreTrainedModel`): The drafter, on its device; see `reason_against`.
         draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`, *optional*): Ids of the pruned head, ascending.
         int8 (`bool`): Multiply with int8 weights, on a CPU only.
         slots (`int`): Number of texts that have a cache. All caches are allocated at once.
