@@ -1,4 +1,4 @@
-"""The content of the card, for every kind of drafter."""
+"""The content and the metadata of the card, for every kind of drafter."""
 
 import copy
 import dataclasses
@@ -6,8 +6,10 @@ import os
 import runpy
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from huggingface_hub import ModelCard
 
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.loop.settings import LoopSettings
@@ -17,6 +19,7 @@ from drafter_trainer.runs import Run
 from drafter_trainer.targets import Target
 from tests.conftest import change_json
 from tests.hub.conftest import results_for
+from tests.loopback_hub import read_card
 from tests.processes import Running
 
 DESCRIPTION = DrafterDescription(
@@ -31,6 +34,7 @@ DESCRIPTION = DrafterDescription(
             "train": {"prompts": 50, "rows": 200, "dropped": {"empty completion (English)": 3}},
             "corpora": [{"name": "wmt16", "repo": "wmt/wmt16", "revision": "c0ffee", "licence": "unknown"}],
             "temperatures": [0.0, 0.7],
+            "chat_template_kwargs": {"enable_thinking": False},
         },
         "finetune": {"initialization": "layers", "train_rows": 7, "learning_rate": 0.001},
     },
@@ -42,7 +46,14 @@ ADAPTER = dataclasses.replace(DESCRIPTION, adapter_of={"drafter": "alice/base", 
 NGRAM_ONLY = dataclasses.replace(
     DESCRIPTION, training={}, loop=LoopSettings(sources=["lookup", "ngram"], longest_draft=9).to_dict()
 )
+KINDS = {"whole": DESCRIPTION, "adapter": ADAPTER, "n-gram only": NGRAM_ONLY}
 RESULTS = {"results.json": results_for(DESCRIPTION.name)}
+
+
+def with_drafter(results: dict[str, dict] = RESULTS, **changes: object) -> dict[str, dict]:
+    results = copy.deepcopy(results)
+    results["results.json"]["runs"][0]["methods"][1] |= changes
+    return results
 
 
 def with_first_run(**changes: object) -> dict[str, dict]:
@@ -59,35 +70,44 @@ def code_blocks(card: str) -> list[str]:
     return [block.partition("```")[0] for block in card.split("```python\n")[1:]]
 
 
-def test_numbers_come_from_the_results() -> None:
-    """The card must have the figures of the results, with interval, device, settings, command and commit."""
-    speed = section(render_card(DESCRIPTION, RESULTS, "alice/x", None), "Speed")
-    for expected in ("1.23x (1.11-1.34)", "a processor (2 threads)", "float32", "batch 1", "4/4", "greedy"):
-        assert expected in speed
-    assert "with `bench.py --config c.yaml` at commit `0123abc`, target tests/tiny-target@1" in speed
-    assert "![Acceptance by position in the draft](acceptance.png)" in speed
+@pytest.mark.parametrize(
+    ("title", "expected"),
+    {
+        "Speed": [
+            *("1.23x (1.11-1.34)", "a processor (2 threads)", "float32", "batch 1", "4/4", "greedy"),
+            "with `bench.py --config c.yaml` at commit `0123abc`, target tests/tiny-target@1",
+            "![Acceptance by position in the draft](acceptance.png)",
+        ],
+        "Training data": [
+            "wmt16: [wmt/wmt16](https://huggingface.co/datasets/wmt/wmt16), revision c0ffee, license unknown |",
+            "| distill: train | prompts 50, rows 200, dropped empty completion (English) 3 |",
+        ],
+        "Hyperparameters": ["| finetune: learning rate | 0.001 |", "| distill: temperatures | 0; 0.7 |"],
+        "License": ["`mit`, which follows from the license of"],
+    }.items(),
+)
+def test_card_has_the_facts_of_its_files(title: str, expected: list[str]) -> None:
+    """A figure without its setting, or a corpus without its revision, cannot be reproduced."""
+    text = section(render_card(DESCRIPTION, RESULTS, "alice/x", "mit"), title)
+    assert [part for part in expected if part not in text] == []
 
 
 @pytest.mark.parametrize(
     ("value", "count", "headline", "verdict"),
     [
-        (1.2, 8, "the target is 1.20 times as fast as with plain decoding (de-en translation, greedy).", "faster"),
-        (
-            0.7,
-            8,
-            "is slower than with plain decoding** (de-en translation, greedy): 0.70 times as fast.",
-            "**slower**",
-        ),
+        (1.2, 8, "target is 1.20 times as fast as with plain decoding (de-en translation, greedy).", "faster"),
+        (0.7, 8, "is slower than with plain decoding** (de-en translation, greedy): 0.70 times", "**slower**"),
         (1.0, 8, "(de-en translation, greedy): the difference is within noise.", "within noise"),
-        (1.2, 4, "(de-en translation, greedy), but on only 4 questions, too few for a verdict.", "too few questions"),
+        (1.2, 4, "(de-en translation, greedy), but on only 4 questions, too few", "too few questions"),
     ],
 )
 def test_card_states_where_the_drafter_helps(value: float, count: int, headline: str, verdict: str) -> None:
     """A card must not praise a drafter that slows the target down, or one with too few measurements."""
     results = with_first_run(questions={"source": "sample", "count": count, "sha256": "0"})
     low, high = value - 0.1, value + 0.1
-    results["results.json"]["runs"][0]["methods"][1]["speedup"] = {"value": value, "low": low, "high": high}
-    card = render_card(DESCRIPTION, results, "alice/x", None)
+    card = render_card(
+        DESCRIPTION, with_drafter(results, speedup={"value": value, "low": low, "high": high}), "alice/x", None
+    )
     assert headline in card
     where = " ".join(section(card, "Where it helps").split())  # without the padding of the cells
     assert f"| {value:.2f}x ({low:.2f}-{high:.2f}) | - | {verdict} |" in where
@@ -97,81 +117,46 @@ def test_card_states_where_the_drafter_helps(value: float, count: int, headline:
 def test_where_it_helps_has_every_results_file() -> None:
     """A card with only its best run hides where the drafter is slower, or slower than prompt lookup."""
     results = with_first_run(task="story", pair="en-de", temperature=1.0, seed=3)["results.json"]
-    lookups = [
-        results["runs"][0]["methods"][0] | {"name": f"prompt lookup, {length}", "speedup": speedup}
-        for length, speedup in (
-            (5, {"value": 1.4, "low": 1.3, "high": 1.5}),
-            (10, {"value": 1.2, "low": 1.1, "high": 1.3}),
-        )
-    ]
-    results["runs"][0]["methods"][1:1] = lookups
+    plain = results["runs"][0]["methods"][0]
+    for length, value in ((5, 1.4), (10, 1.2)):
+        speedup = {"value": value, "low": value - 0.1, "high": value + 0.1}
+        results["runs"][0]["methods"].insert(1, plain | {"name": f"prompt lookup, {length}", "speedup": speedup})
     card = render_card(DESCRIPTION, RESULTS | {"tasks/story/results.json": results}, "alice/x", None)
     where = " ".join(section(card, "Where it helps").split())
     assert "German to English | translation | greedy | 8 | 1.23x (1.11-1.34) | - | faster" in where
-    row = "English to German | story | T = 1, seed 3 | 8 | 1.23x (1.11-1.34) | 1.40x (1.30-1.50) | faster"
-    assert row in where
+    assert "English to German | story | T = 1, seed 3 | 8 | 1.23x (1.11-1.34) | 1.40x (1.30-1.50) | faster" in where
     assert "### results.json" in card
     assert "### tasks/story/results.json" in card
 
 
-def test_training_data_have_revisions_and_counts() -> None:
-    """The training data decide where a drafter helps; without revision and count nobody can find the same data."""
-    card = render_card(DESCRIPTION, {}, "alice/x", None)
-    data = section(card, "Training data")
-    link = "[wmt/wmt16](https://huggingface.co/datasets/wmt/wmt16), revision c0ffee, license unknown"
-    assert f"| distill: corpus | wmt16: {link} |" in data
-    assert "| distill: train | prompts 50, rows 200, dropped empty completion (English) 3 |" in data
-    hyperparameters = section(card, "Hyperparameters")
-    assert "| finetune: learning rate | 0.001 |" in hyperparameters
-    assert "| distill: temperatures | 0; 0.7 |" in hyperparameters
-    assert "prompts 50" not in hyperparameters
-
-
-@pytest.mark.parametrize("description", [DESCRIPTION, ADAPTER, NGRAM_ONLY], ids=["whole", "adapter", "n-gram only"])
+@pytest.mark.parametrize("description", KINDS.values(), ids=KINDS)
 def test_card_without_results_states_no_speed(description: DrafterDescription) -> None:
     """Before its benchmark a drafter has no numbers, and its card must not suggest any."""
     card = render_card(description, {}, "alice/x", None)
     assert "Not measured yet" in section(card, "Speed")
-    assert "has not been measured yet" in card
+    assert "Unknown: none was given" in section(card, "License")
     for absent in ("x (", "model-index", "acceptance.png", "None", "times as fast"):
         assert absent not in card
 
 
-@pytest.mark.parametrize("description", [DESCRIPTION, ADAPTER, NGRAM_ONLY], ids=["whole", "adapter", "n-gram only"])
-def test_usage_lines_are_python(description: DrafterDescription) -> None:
+@pytest.mark.parametrize("description", KINDS.values(), ids=KINDS)
+def test_usage_is_python(description: DrafterDescription) -> None:
     """Code that people copy must at least compile, and name the repository."""
     blocks = code_blocks(render_card(description, RESULTS, "alice/x", None))
     assert blocks
     for block in blocks:
         compile(block, "card", "exec")
         assert '"alice/x"' in block
-    training = {"distill": {"chat_template_kwargs": {"enable_thinking": False}}}
-    card = render_card(dataclasses.replace(description, training=training), RESULTS, "alice/x", None)
-    assert 'return_tensors="pt", enable_thinking=False)' in card
-    assert "| distill: chat template kwargs | enable thinking False |" in card
+    assert ('return_tensors="pt", enable_thinking=False)' in blocks[0]) == bool(description.training)
 
 
-def test_a_multimodal_target_is_loaded_by_its_own_class() -> None:
+@pytest.mark.parametrize(("description", "own"), [(DESCRIPTION, "AutoModelForCausalLM, "), (ADAPTER, "")])
+def test_a_multimodal_target_is_loaded_by_its_own_class(description: DrafterDescription, own: str) -> None:
     """`AutoModelForCausalLM` does not load Mistral 3, so the card's first lines would fail."""
-    prompting = {"auto_class": "AutoModelForImageTextToText"}
-    for description in (DESCRIPTION, ADAPTER):
-        lines = code_blocks(render_card(dataclasses.replace(description, prompting=prompting), {}, "alice/x", None))[0]
-        assert f'target = AutoModelForImageTextToText.from_pretrained("{description.target}")' in lines
-        own = "AutoModelForCausalLM, " * (description is DESCRIPTION)
-        assert f"from transformers import {own}AutoModelForImageTextToText, AutoTokenizer\n" in lines
-
-
-@pytest.mark.parametrize(
-    ("license", "expected"),
-    [
-        ("mit", "`mit`, which follows from the license of"),
-        ("other", "so the target's own terms, on its page, apply"),
-        (None, "Unknown: none was given"),
-    ],
-)
-def test_license_is_stated_or_unknown(license: str | None, expected: str) -> None:
-    """A missing license could be read as permission."""
-    assert expected in section(render_card(DESCRIPTION, {}, "alice/x", license), "License")
+    description = dataclasses.replace(description, prompting={"auto_class": "AutoModelForImageTextToText"})
+    lines = code_blocks(render_card(description, {}, "alice/x", None))[0]
+    assert f'target = AutoModelForImageTextToText.from_pretrained("{description.target}")' in lines
+    assert f"from transformers import {own}AutoModelForImageTextToText, AutoTokenizer\n" in lines
 
 
 def test_code_on_the_card_runs(run_folder: Path, target: Target, tmp_path: Path) -> None:
@@ -205,17 +190,72 @@ DIVERGENCES = [{"question_id": f"q{margin}", "position": 3, "margin": margin} fo
     ("lossless", "expected"),
     [
         ({"equal": 4, "prompts": 4, "divergences": []}, ["4 of 4 outputs equal plain decoding's, token for token."]),
-        (
-            {"equal": 2, "prompts": 4, "divergences": DIVERGENCES},
-            ["2 of 4 outputs equal plain decoding's; where", "0.125"],
-        ),
+        ({"equal": 2, "prompts": 4, "divergences": DIVERGENCES}, ["2 of 4 outputs equal", "0.125"]),
         (None, ["sampled, where single outputs cannot be compared"]),
     ],
     ids=["equal", "divergent", "sampled"],
 )
 def test_losslessness_is_counted(lossless: dict | None, expected: list[str]) -> None:
     """The card must state how many outputs differ from plain decoding's, and by how much the logits differ there."""
-    results = copy.deepcopy(RESULTS)
-    results["results.json"]["runs"][0]["methods"][1]["losslessness"] = lossless
-    text = section(render_card(DESCRIPTION, results, "alice/x", None), "Losslessness")
+    text = section(render_card(DESCRIPTION, with_drafter(losslessness=lossless), "alice/x", None), "Losslessness")
     assert all(part in text for part in expected)
+
+
+# Metadata
+
+TARGET_PAGE = "https://huggingface.co/tests/tiny-target"
+WHOLE = {
+    "base_model": "tests/tiny-target",
+    "base_model_revision": "rev0",
+    "library_name": "transformers",
+    "pipeline_tag": "text-generation",
+    "language": ["de", "en"],
+    "datasets": ["wmt/wmt16"],
+    "tags": ["speculative-decoding", "assisted-generation", "draft-model", "assistant-model"],
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "license", "expected"),
+    [
+        ("whole", None, WHOLE),
+        ("whole", "other", WHOLE | {"license": "other", "license_link": TARGET_PAGE}),
+        ("adapter", "mit", WHOLE | {"license": "mit", "library_name": "peft"}),
+        ("n-gram only", "mit", {key: WHOLE[key] for key in WHOLE if key != "datasets"} | {"license": "mit"}),
+    ],
+)
+def test_metadata_key_by_key(kind: str, license: str | None, expected: dict[str, Any]) -> None:
+    """A wrong or missing key misleads a search on the Hub."""
+    assert ModelCard(render_card(KINDS[kind], {}, "alice/x", license)).data.to_dict() == expected
+
+
+def test_the_hubs_validation_passes() -> None:
+    """A card that the Hub rejects fails the push of the whole drafter; a planted error must be rejected here too."""
+    for description in (*KINDS.values(), dataclasses.replace(DESCRIPTION, training={})):
+        for license in (None, "apache-2.0", "other"):
+            card = render_card(description, RESULTS, "alice/x", license)
+            assert read_card(card.encode())[1] == []
+    wrong = card.replace("base_model: tests/tiny-target", "base_model:\n  id: tests/tiny-target")
+    assert "base_model" in read_card(wrong.encode())[1][0]
+
+
+def test_model_index_has_the_figures_of_the_results() -> None:
+    """The figures on the Hub must be those of the results file, without rounding.
+
+    Runs whose target fails its task are left out, and so are runs of engines, several of which would have one key.
+    """
+    results = ModelCard(render_card(DESCRIPTION, RESULTS, "alice/x", None)).data.eval_results
+    figures = {"speedup": 1.234, "speedup_low": 1.111, "speedup_high": 1.345, "mean_accepted_tokens": 1.765}
+    assert {result.metric_type: result.metric_value for result in results} == figures
+    for result in results:
+        dataset = (result.dataset_type, result.dataset_config, result.dataset_revision)
+        assert dataset == ("sample", "de-en", "0")
+        settings = {"file": "results.json", "task": "translation", "temperature": 0.0, "seed": 0}
+        assert settings.items() <= result.metric_args.items()
+    plain, drafter = RESULTS["results.json"]["runs"][0]["methods"]
+    for change in (
+        {"methods": [plain | {"looping_share": 0.5}, drafter]},
+        {"engine": {"name": "vllm", "version": "0.32.0", "requests_at_once": 1}},
+    ):
+        card = ModelCard(render_card(DESCRIPTION, with_first_run(**change), "alice/x", None))
+        assert card.data.eval_results is None
