@@ -1,4 +1,4 @@
-"""Conversations of data sets, in whatever dialect they are written, as the messages that chat templates take."""
+"""Conversations of datasets, converted to the messages that chat templates take."""
 
 import json
 from dataclasses import dataclass
@@ -6,7 +6,6 @@ from typing import Any
 
 from drafter_trainer.corpora.files import BadRowError, check_values
 
-# ShareGPT has further speakers, of which these are answers of a model too.
 _ROLES = {
     "system": "system",
     "developer": "system",
@@ -14,7 +13,7 @@ _ROLES = {
     "user": "user",
     "tool": "tool",
     "observation": "tool",
-} | dict.fromkeys(("gpt", "assistant", "chatgpt", "bing", "bard"), "assistant")
+} | dict.fromkeys(("gpt", "assistant", "chatgpt", "bing", "bard"), "assistant")  # ShareGPT's names of models
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Conversation:
     """A conversation.
 
     Args:
-        messages (`list[dict]`): With `role` and `content`, and where they have them `reasoning_content`, `tool_calls`,
+        messages (`list[dict]`): Messages with `role` and `content`, and optionally `reasoning_content`, `tool_calls`,
             `tool_call_id` and `name`.
         tools (`list[dict]`, *optional*): JSON schemas of the tools that the assistant may call.
     """
@@ -31,46 +30,41 @@ class Conversation:
     tools: list[dict[str, Any]] | None = None
 
     def text(self) -> str:
-        """Return everything that is said in it, a part a line."""
-        parts = [
-            part
-            for message in self.messages
-            for part in (
-                message["content"],
-                message.get("reasoning_content"),
-                *(json.dumps(call, ensure_ascii=False) for call in message.get("tool_calls", ())),
-            )
-        ]
+        """Return all of its text, one part per line."""
+        parts: list[str | None] = []
+        for message in self.messages:
+            parts += message["content"], message.get("reasoning_content")
+            parts += (json.dumps(call, ensure_ascii=False) for call in message.get("tool_calls", ()))
         parts += (json.dumps(tool, ensure_ascii=False) for tool in self.tools or ())
         return "\n".join(filter(None, parts))
 
 
 def conversation_of_row(place: str, row: dict[str, Any]) -> Conversation:
-    """Read a row of `messages` or `conversations`, with `system` and `tools` beside them."""
+    """Read a row of `messages` or `conversations`, with optional `system` and `tools`."""
     turns = row.get("messages") or row.get("conversations")
     if not isinstance(turns, list) or not turns:
         raise BadRowError(place, "no document", ': expected "text", "messages" or "conversations"')
     messages = [_message(place, turn) for turn in turns]
-    system, tools = row.get("system") or "", _json(row.get("tools")) or None
+    system, tools = row.get("system") or "", _parse(row.get("tools")) or None
     if not isinstance(system, str):
-        raise BadRowError(place, "system is no text", f": got {system!r:.80}")
+        raise BadRowError(place, "system is not a text", f": got {system!r:.80}")
     if tools is not None and not (isinstance(tools, list) and all(_name(tool) for tool in tools)):
-        raise BadRowError(place, "tools are no list of JSON schemas", f": each needs a name, got {tools!r:.80}")
+        raise BadRowError(place, "tools are not a list of JSON schemas with names", f": got {tools!r:.80}")
     if system.strip():
-        if messages[0]["role"] == "system" and system.strip() not in messages[0]["content"]:
-            messages[0]["content"] = f"{system}\n\n{messages[0]['content']}"
-        elif messages[0]["role"] != "system":
+        if messages[0]["role"] != "system":
             messages.insert(0, {"role": "system", "content": system})
-    check_values(place, [messages, tools])  # some of it was JSON within JSON
-    return Conversation(messages, [_function(tool) for tool in tools] if tools else None)
+        elif system.strip() not in messages[0]["content"]:
+            messages[0]["content"] = f"{system}\n\n{messages[0]['content']}"
+    check_values(place, [messages, tools])  # parts of them were JSON within JSON
+    return Conversation(messages, [_wrap(tool) for tool in tools] if tools else None)
 
 
 def _message(place: str, turn: Any) -> dict[str, Any]:
-    # A table's rows have all keys of all rows, and None where one has none.
-    spoken = {key: value for key, value in turn.items() if value is not None} if isinstance(turn, dict) else {}
-    said = spoken.get("role", spoken.get("from"))
-    role = _ROLES.get(said) if isinstance(said, str) else None
-    content, calls = spoken.get("content", spoken.get("value")), spoken.get("tool_calls") or []
+    # A table's row has the keys of all rows, with None as the value of missing ones.
+    values = {key: value for key, value in turn.items() if value is not None} if isinstance(turn, dict) else {}
+    speaker = values.get("role", values.get("from"))
+    role = _ROLES.get(speaker) if isinstance(speaker, str) else None
+    content, calls = values.get("content", values.get("value")), values.get("tool_calls") or []
     if isinstance(content, list):  # parts
         texts = [part.get("text") if isinstance(part, dict) else part for part in content]
         content = "".join(texts) if all(isinstance(text, str) for text in texts) else None
@@ -81,25 +75,24 @@ def _message(place: str, turn: Any) -> dict[str, Any]:
     if not isinstance(calls, list) or not all(_name(call) for call in calls):
         raise BadRowError(place, "tool_calls need the names of functions", f", got {calls!r:.80}")
     message: dict[str, Any] = {"role": role, "content": content}
-    reasoning = spoken.get("reasoning_content", spoken.get("reasoning", spoken.get("thinking")))
+    reasoning = values.get("reasoning_content", values.get("reasoning", values.get("thinking")))
     if isinstance(reasoning, str) and reasoning.strip():
         message["reasoning_content"] = reasoning
     if calls:
         message["tool_calls"] = [_call(call) for call in calls]
-    return message | {key: spoken[key] for key in ("tool_call_id", "name") if isinstance(spoken.get(key), str)}
+    return message | {key: values[key] for key in ("tool_call_id", "name") if isinstance(values.get(key), str)}
 
 
 def _call(call: dict[str, Any]) -> dict[str, Any]:
-    """Write a call as templates take it: its arguments as an object, which servers send as the text of one."""
-    wrapped = _function(call)
-    function = wrapped["function"]
-    arguments = _json(function.get("arguments"))
+    """Return a call with its arguments as an object, as templates take it; APIs send them as JSON text."""
+    wrapped = _wrap(call)
+    arguments = _parse(wrapped["function"].get("arguments"))
     if isinstance(arguments, dict):
         arguments = {key: value for key, value in arguments.items() if value is not None}
-    return wrapped | {"function": function | {"arguments": {} if arguments is None else arguments}}
+    return wrapped | {"function": wrapped["function"] | {"arguments": {} if arguments is None else arguments}}
 
 
-def _function(value: dict[str, Any]) -> dict[str, Any]:
+def _wrap(value: dict[str, Any]) -> dict[str, Any]:
     return value if isinstance(value.get("function"), dict) else {"type": "function", "function": value}
 
 
@@ -110,8 +103,8 @@ def _name(value: Any) -> str | None:
     return name if isinstance(name, str) and name else None
 
 
-def _json(value: Any) -> Any:
-    """Read a value that some write as JSON in a text; other texts stay as they are."""
+def _parse(value: Any) -> Any:
+    """Parse a value that some datasets have as JSON text; other texts stay the same."""
     if not isinstance(value, str) or not value.strip():
         return value or None
     try:

@@ -1,4 +1,4 @@
-"""Read local JSON Lines, text and Parquet files, naming file and line of whatever is wrong in them."""
+"""Reading of local JSON Lines, text and Parquet files; errors name the file and line."""
 
 import gzip
 import json
@@ -8,24 +8,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow
 import pyarrow.parquet
 
 from drafter_trainer.errors import InputError, one_line
 
-# A NUL is a letter in UTF-16; a byte that is no UTF-8 is read as a lone surrogate, so that its line can be named.
+# Invalid bytes are read as lone surrogates, so that their line can be named. A NUL is part of a letter in UTF-16.
 _NOT_UTF8 = re.compile("[\0\udc80-\udcff]")
 
 
 class BadRowError(InputError):
-    """Raise when one row of a corpus cannot be used.
+    """An error in one row of a corpus.
 
     Args:
-        reason (`str`): What is wrong, in one of few wordings: what is left out is counted under it.
+        reason (`str`): One of a few phrases, under which dropped rows are counted.
     """
 
     def __init__(self, place: str, reason: str, advice: str = "") -> None:
-        super().__init__(place, reason, advice)  # all of them, to be made again by the pool of processes it came from
+        super().__init__(place, reason, advice)  # all arguments, so that pickle can restore it in another process
         self.reason = reason
 
     def __str__(self) -> str:
@@ -33,10 +32,10 @@ class BadRowError(InputError):
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the numbered lines of a UTF-8 file, unpacked with gzip where its name ends in `.gz`.
+    """Yield the numbered lines of a UTF-8 file, or of a gzip file that ends in `.gz`.
 
-    Lines end as on Unix, Windows or an old Mac, and nowhere else: text of the web holds U+2028 and its like inside a
-    line. A byte order mark may begin any line, since files are joined end to end.
+    Only line feeds and carriage returns end a line: text from the web has U+2028 and the like inside a line. Any line
+    may begin with a byte order mark, since files are concatenated.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
@@ -48,55 +47,50 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
                 if found := _NOT_UTF8.search(line):
                     byte, before = ord(found[0]) & 0xFF, line[: found.start()][-20:]
                     likely = "UTF-16" if byte in (0x00, 0xFE, 0xFF) else "WINDOWS-1252"
-                    advice = f"convert the file, if it is {likely} with iconv -f {likely} -t UTF-8"
-                    said = f" (byte 0x{byte:02x} behind {before!r}): {advice}"
-                    raise BadRowError(f"{path}, line {number}", "not UTF-8", said)
+                    advice = f"convert the file, from {likely} with iconv -f {likely} -t UTF-8"
+                    details = f" (byte 0x{byte:02x} after {before!r}): {advice}"
+                    raise BadRowError(f"{path}, line {number}", "not UTF-8", details)
                 yield number, line.removeprefix("\ufeff").rstrip("\n")
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"{path}, after line {number}: damaged gzip file ({error}): fetch it again") from error
+        raise InputError(f"{path}, after line {number}: damaged gzip file ({error}): download it again") from error
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the numbered objects of a JSON Lines file."""
     for number, line in read_lines(path):
-        yield number, _parse(f"{path}, line {number}", line)
-
-
-def _parse(place: str, line: str) -> dict[str, Any]:
-    if not line.strip():
-        raise BadRowError(place, "empty line", ": delete it, or write a JSON object there")
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise BadRowError(place, "not JSON", f" ({error}): one object a line is expected") from error
-    if not isinstance(row, dict):
-        raise BadRowError(place, f"got a JSON {type(row).__name__}", ", expected an object")
-    check_values(place, row)
-    return row
+        place = f"{path}, line {number}"
+        if not line.strip():
+            raise BadRowError(place, "empty line", ": delete it, or write a JSON object there")
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise BadRowError(place, "not JSON", f" ({error}): expected one object per line") from error
+        if not isinstance(row, dict):
+            raise BadRowError(place, f"got a JSON {type(row).__name__}", ", expected an object")
+        check_values(place, row)
+        yield number, row
 
 
 def check_values(place: str, value: Any) -> None:
-    """Refuse text that UTF-8 cannot hold, which JSON can write."""
+    """Raise an error if a text cannot be encoded as UTF-8, which JSON allows."""
     try:
         json.dumps(value, ensure_ascii=False, default=str).encode()
     except UnicodeEncodeError as error:
-        found = f"\\u{ord(error.object[error.start]):04x} behind {error.object[: error.start][-20:]!r}"
+        found = f"\\u{ord(error.object[error.start]):04x} after {error.object[: error.start][-20:]!r}"
         advice = f" ({found}): write the whole character, or delete it"
         raise BadRowError(place, "half of a surrogate pair", advice) from error
     except RecursionError as error:
-        raise BadRowError(place, "nested too deep", ": a flat object is expected") from error
+        raise BadRowError(place, "nested too deep", ": expected a flat object") from error
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the rows of a local file, whatever of the three formats it has, or of all Parquet files of a folder.
-
-    A line of a text file becomes `{"text": line}`.
+    """Yield the rows of a local file, or of all Parquet files of a folder. A line of text becomes `{"text": line}`.
 
     Args:
-        path (`Path`): Ends in `.jsonl`, `.json`, `.txt` or `.parquet`, the first three also with `.gz` behind, in
-            small letters or capitals; or a folder.
+        path (`Path`): A folder, or a file that ends in `.jsonl`, `.json`, `.txt`, `.parquet`, or the first three with
+            `.gz`, in lower or upper case.
     Returns:
-        Iterator of `(place, row)`, the place being "FILE, line N" for messages and source ids.
+        Iterator of `(place, row)`, where the place is "FILE, line N" for messages and source ids.
     """
     if path.is_dir():
         for file in files_of(path):
@@ -105,22 +99,20 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     formats = [suffix for suffix in map(str.lower, path.suffixes) if suffix != ".gz"]
     match formats[-1] if formats else "":
         case ".jsonl" | ".json":
-            for number, row in read_json_lines(path):
-                yield f"{path}, line {number}", row
+            yield from ((f"{path}, line {number}", row) for number, row in read_json_lines(path))
         case ".txt":
-            for number, line in read_lines(path):
-                yield f"{path}, line {number}", {"text": line}
+            yield from ((f"{path}, line {number}", {"text": line}) for number, line in read_lines(path))
         case ".parquet" if path.suffix.lower() == ".parquet":
             yield from _read_parquet(path)
         case _:
             raise InputError(
-                f"{path}: unknown format: .jsonl, .txt and .parquet are read, the first two also as .gz, and a folder "
-                "of .parquet"
+                f"{path}: unknown format, expected .jsonl, .txt and .parquet, the first two also as .gz, or a folder of "
+                ".parquet"
             )
 
 
 def files_of(path: Path) -> list[Path]:
-    """List the files that a corpus is read from: itself, or the Parquet files of a folder and of those below it."""
+    """List the files of a corpus: the file itself, or the Parquet files of a folder and its subfolders."""
     if path.is_file():
         return [path]
     if not path.is_dir():
@@ -130,7 +122,7 @@ def files_of(path: Path) -> list[Path]:
         for file in path.rglob("*")
         if file.suffix.lower() == ".parquet"
         and file.is_file()
-        and not any(part.startswith((".", "_")) for part in file.relative_to(path).parts)  # caches, marks of success
+        and not any(part.startswith((".", "_")) for part in file.relative_to(path).parts)  # caches, success markers
     )
     if not files:
         raise InputError(f"{path}: a folder without .parquet files: name a file, or a folder that has some")
@@ -147,6 +139,6 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{path}, row {number}", row
-    except (ValueError, OverflowError, OSError) as error:  # of text that is no UTF-8, and of a date beyond all, too
+    except (ValueError, OverflowError, OSError) as error:  # also for text that is not UTF-8, and dates out of range
         reason = one_line(error)
-        raise InputError(f"{path}, after row {number}: damaged Parquet file ({reason}): fetch it again") from error
+        raise InputError(f"{path}, after row {number}: damaged Parquet file ({reason}): download it again") from error

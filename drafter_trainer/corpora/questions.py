@@ -1,4 +1,4 @@
-"""Evaluation questions: what the benchmark asks, and what training must not see."""
+"""Evaluation questions: prompts of the benchmark, which training must not contain."""
 
 import hashlib
 import itertools
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drafter_trainer.corpora import read_sentences
+from drafter_trainer.corpora.catalog import PARALLEL_CORPORA, SAMPLE
 from drafter_trainer.corpora.decontamination import Decontaminator
 from drafter_trainer.corpora.files import read_json_lines
-from drafter_trainer.corpora.hub import PARALLEL_CORPORA
+from drafter_trainer.corpora.reading import read_sentences
 from drafter_trainer.corpora.sample import LANGUAGES as SAMPLE_LANGUAGES
 from drafter_trainer.corpora.sample import sample_stories
 from drafter_trainer.corpora.tasks import MT_BENCH, STORY, TRANSLATION, Task, mt_bench_file
@@ -30,12 +30,12 @@ _ALL_TURNS = 1000
 
 @dataclass(frozen=True)
 class Question:
-    """A question of a benchmark; each turn of a conversation is one.
+    """A question of a benchmark, or one turn of a conversation.
 
     Args:
         question_id (`str`): Unique within its set; turns end in `/1`, `/2` …
-        text (`str`): The part of the prompt that is not its template: what training must not contain.
-        earlier (`tuple[Question, ...]`, *optional*): The turns before it, first to last, which are asked before it.
+        text (`str`): The prompt without its template: the text to decontaminate.
+        earlier (`tuple[Question, ...]`, *optional*): The earlier turns of the conversation, first to last.
     """
 
     question_id: str
@@ -51,44 +51,38 @@ def load_questions(source: str, pair: Pair, limit: int | None = None, task: Task
     Args:
         source (`str`): `sample`, whose test split has questions of the tasks translation and story; a parallel corpus
             such as `wmt16` or `file:PATH` (its test split); `mt-bench`; or the path of a JSON Lines file in the
-            Spec-Bench format:
-            `question_id`, `turns`, and where the set has them `category`, and `reference`, the text of a good answer
-            to the first turn.
-        pair (`Pair`): The direction; stories are asked for in its target language. Translation prompts of a file are
-            written anew, so that every set asks with the same white space.
-        task (`Task`, *optional*): Which categories and how many turns; defaults to translation, which takes them all
-            and one.
+            Spec-Bench format: `question_id`, `turns`, and optionally `category` and `reference`, the text of a good
+            completion of the first turn.
+        pair (`Pair`): The direction. Stories are in its target language. The translation prompts of a file are
+            written again, so that all sets have the same white space.
+        task (`Task`, *optional*, defaults to `Task()`): Determines the categories and the number of turns.
     """
     task = task or Task()
     kind = source.partition("@")[0]
-    has_sentences = kind == "sample" or kind in PARALLEL_CORPORA or source.startswith("file:")
-    if kind == "sample" and task.name == STORY:
+    has_sentences = kind == SAMPLE or kind in PARALLEL_CORPORA or source.startswith("file:")
+    questions: Iterable[Question]
+    if kind == SAMPLE and task.name == STORY:
         prompts = ((story_id, story_prompt(pair.target, subject)) for story_id, subject in sample_stories("test"))
-        questions = [Question(story_id, prompt, prompt) for story_id, prompt in itertools.islice(prompts, limit)]
+        questions = (Question(story_id, prompt, prompt) for story_id, prompt in prompts)
     elif task.name != TRANSLATION and has_sentences:
         raise InputError(f"{source} has no questions of task {task.name}: name a Spec-Bench file")
     elif has_sentences:
-        questions = [
-            Question(
-                sentence.source_id,
-                translation_prompt(pair, sentence.text),
-                sentence.text,
-                reference=sentence.reference or None,
-            )
-            for sentence in itertools.islice(read_sentences(source, pair, "test"), limit)
-        ]
+        questions = (
+            Question(each.source_id, translation_prompt(pair, each.text), each.text, reference=each.reference or None)
+            for each in read_sentences(source, pair, "test")
+        )
     else:
-        path = mt_bench_file() if source == MT_BENCH else Path(source)
-        questions = list(_read_spec_bench(path, pair, task))[:limit]
-    if not questions:
+        # Read as a whole, so that an error in a later line is raised too.
+        questions = [*_read_spec_bench(mt_bench_file() if source == MT_BENCH else Path(source), pair, task)]
+    if not (chosen := [*itertools.islice(questions, limit)]):
         raise InputError(f"{source}: no questions for {pair}")
-    return questions
+    return chosen
 
 
 def hash_questions(questions: Iterable[Question]) -> str:
-    """Hash what is asked, for results to name it."""
-    asked = json.dumps([[question.question_id, question.prompt] for question in questions])
-    return hashlib.sha256(asked.encode()).hexdigest()
+    """Return a hash of the questions' ids and prompts, for results."""
+    content = json.dumps([[question.question_id, question.prompt] for question in questions])
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _read_spec_bench(path: Path, pair: Pair, task: Task) -> Iterator[Question]:
@@ -97,11 +91,9 @@ def _read_spec_bench(path: Path, pair: Pair, task: Task) -> Iterator[Question]:
     count = 0
     for number, row in read_json_lines(path):
         place = f"{path}, line {number}"
-        question_id, turns, reference = _checked(row, place)
+        question_id, turns, reference = _check(row, place)
         if question_id in seen:
-            raise InputError(
-                f"{place}: question_id {row['question_id']!r} stands in an earlier line too: make ids unique"
-            )
+            raise InputError(f"{place}: question_id {row['question_id']!r} is repeated: make ids unique")
         seen.add(question_id)
         category = row.get("category")
         if task.categories and category is not None and category not in task.categories:
@@ -116,19 +108,17 @@ def _read_spec_bench(path: Path, pair: Pair, task: Task) -> Iterator[Question]:
         )
 
 
-def _checked(row: dict[str, Any], place: str) -> tuple[str, list[str], str | None]:
+def _check(row: dict[str, Any], place: str) -> tuple[str, list[str], str | None]:
     question_id, turns, reference = row.get("question_id"), row.get("turns"), row.get("reference")
     if not isinstance(question_id, str | int) or not isinstance(turns, list) or not turns:
         raise InputError(f'{place}: not in the Spec-Bench format: expected "question_id" and a list of "turns"')
     for turn, prompt in enumerate(turns, start=1):
         if not isinstance(prompt, str) or not prompt.strip():
-            said = "the first turn" if turn == 1 else f"turn {turn}"
-            raise InputError(f"{place}: {said} is empty: write a prompt there or delete the line")
-    # MT-Bench's own references are lists, made for a judge of mathematics: no wording to compare with.
+            name = "the first turn" if turn == 1 else f"turn {turn}"
+            raise InputError(f"{place}: {name} is empty: write a prompt there or delete the line")
+    # MT-Bench's own references are lists for a judge of mathematics, not texts to compare with.
     if reference is not None and not isinstance(reference, str | list):
-        raise InputError(
-            f'{place}: expected a text as "reference", got {str(reference)[:40]}: write one or leave it out'
-        )
+        raise InputError(f'{place}: expected a text as "reference", got {str(reference)[:40]}: write one or remove it')
     return str(question_id), turns, reference if isinstance(reference, str) and reference.strip() else None
 
 
@@ -150,9 +140,9 @@ def _turns(question_id: str, turns: list[str], reference: str | None, pair: Pair
 
 
 def load_decontaminator(sources: Iterable[str], pair: Pair) -> Decontaminator:
-    """Load question sets and build the filter that keeps them out of training: every turn of every category.
+    """Make a filter of question sets, with every turn of every category.
 
-    The references are kept out too: text in the language of the answers may hold them.
+    References are filtered too, since text in the language of the completions may contain them.
     """
     return Decontaminator(question_texts(sources, pair))
 
@@ -160,13 +150,13 @@ def load_decontaminator(sources: Iterable[str], pair: Pair) -> Decontaminator:
 def question_texts(sources: Iterable[str], pair: Pair) -> Iterator[tuple[str, bool]]:
     """Read the texts of question sets, each with whether spaces separate its words; see `load_decontaminator`."""
     for source in sources:
-        if source == "sample":
+        if source == SAMPLE:
             for _, subject in sample_stories("test"):
                 yield from ((text, LANGUAGES[code].spaced) for code, text in subject.items())
             if pair.source.code not in SAMPLE_LANGUAGES:
-                continue  # it has stories for every pair, but translations from its own languages alone
+                continue  # it has stories for every pair, but sentences in its own languages only
         for question in load_questions(source, pair, task=Task(turns=_ALL_TURNS)):
-            # Only of a translation is the language known: another prompt may be in any.
+            # The language is known for translations only.
             translated = question.text != question.prompt
             yield question.text, pair.source.spaced if translated else is_spaced(question.text)
             if question.reference is not None:

@@ -5,25 +5,25 @@ import json
 from collections.abc import Iterator
 from importlib import resources
 
-from drafter_trainer.corpora.hub import check_split
+from drafter_trainer.corpora.catalog import SAMPLE, check_split
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import Pair
 
 SPLITS = ("train", "validation", "test")
 LANGUAGES = ("en", "de", "fr", "ru", "ja", "zh")
-# Between the two parts of a subject; Russian repeats the preposition before it.
+# Between the two parts of a subject; Russian repeats the preposition.
 _AND = {"en": " and ", "de": " und ", "fr": " et ", "ru": " и о ", "ja": "と", "zh": "和"}
 _VALIDATION = 20  # hundredths of the parts of subjects
 
 
 def sample_rows(split: str) -> Iterator[dict[str, str]]:
     """Yield the rows of a split: `id`, `domain` and one sentence under each language's code."""
-    check_split("sample", SPLITS, split)
+    check_split(SAMPLE, SPLITS, split)
     yield from _read(f"{split}.jsonl")
 
 
 def sample_sentences(pair: Pair, split: str) -> Iterator[tuple[str, str, str | None]]:
-    """Yield `(id, source sentence, target sentence)` of a split; no target sentence where the sample has none."""
+    """Yield `(id, source sentence, target sentence)` of a split; the target sentence is `None` for other languages."""
     if pair.source.code not in LANGUAGES:
         raise InputError(
             f"the bundled sample has no {pair.source.name}: name a corpus and questions of your own, such as "
@@ -34,28 +34,32 @@ def sample_sentences(pair: Pair, split: str) -> Iterator[tuple[str, str, str | N
 
 
 def sample_stories(split: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield `(id, subject)` of the stories that the sample asks for, the subject by language code.
+    """Yield `(id, subject)` of the sample's stories, with the subject by language code.
 
-    Those of the test split were written one by one. Those of the others join one of those whom a story is about with
-    one of those things that it is about; each of both belongs to one split, by a hash of its English text, so that
-    validation asks about nothing that was trained on.
+    The subjects of the test split were written one by one. The others join a character and a thing. Each of these parts
+    belongs to one split, by a hash of its English text, so that no part of a validation subject is trained on.
     """
-    check_split("sample", SPLITS, split)
+    check_split(SAMPLE, SPLITS, split)
     if split == "test":
         for row in _read("stories.jsonl"):
             yield row.pop("id"), row
         return
     parts = [
-        row for row in _read("subjects.jsonl") if (_hash(row["en"]) % 100 < _VALIDATION) == (split == "validation")
+        row for row in _read("subjects.jsonl") if (hundredth(row["en"]) < _VALIDATION) == (split == "validation")
     ]
-    who, what = ([row for row in parts if row["id"].startswith(kind)] for kind in ("who", "what"))
+    characters, things = ([row for row in parts if row["id"].startswith(kind)] for kind in ("who", "what"))
     joined = (
         (f"{first['id']}-{second['id']}", {code: first[code] + _AND[code] + second[code] for code in LANGUAGES})
-        for first in who
-        for second in what
+        for first in characters
+        for second in things
     )
-    # Mixed, so that the first hundred are not about one alone.
+    # Shuffled, so that the first hundred do not share one character.
     yield from sorted(joined, key=lambda story: _hash(story[1]["en"]))
+
+
+def hundredth(text: str) -> int:
+    """Return a number from 0 to 99 by a hash of a text, which assigns it to a split."""
+    return _hash(text) % 100
 
 
 def _read(name: str) -> Iterator[dict[str, str]]:

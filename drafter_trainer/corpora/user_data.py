@@ -1,4 +1,4 @@
-"""Prompts and texts of a user's own: a dataset, a Hub id, a file, or a list."""
+"""Prompts and texts of a user: a dataset, a Hub id, a file, or a list."""
 
 import hashlib
 import json
@@ -12,23 +12,25 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from drafter_trainer.corpora.files import read_rows
+from drafter_trainer.corpora.sample import hundredth
+from drafter_trainer.drafters.description import hash_file
 from drafter_trainer.errors import InputError, one_line
 from drafter_trainer.targets import resolve_commit
 
 PROMPT_COLUMNS = ("prompt", "messages", "conversations")
 TEXT_COLUMNS = ("text",)
-_HELD_OUT = 5  # hundredths of rows without a validation split, at least one
+_HELD_OUT = 5  # hundredths of the rows, if there is no validation split
 _VALIDATION_NAMES = ("validation", "valid", "dev", "test")
-_MARKED = 1000  # rows of a stream by which it is known again
+_HASHED = 1000  # rows of a stream
 
 
 @dataclass(frozen=True)
-class Source:
-    """Rows of one origin.
+class UserData:
+    """Rows of a user.
 
     Args:
-        read (callable): From a split, "train" or "validation", to an iterator over rows.
-        facts (`dict[str, str]`): What is recorded of it: its name, and its revision or hash.
+        read (callable): Maps a split, "train" or "validation", to an iterator over rows.
+        facts (`dict[str, str]`): Description in a step's record: the name, and a revision or hash.
     """
 
     name: str
@@ -36,46 +38,49 @@ class Source:
     facts: dict[str, str]
 
 
-def read_source(data: Any, columns: Sequence[str]) -> Source:
-    """Open what a user of the library gives as prompts or texts.
+def open_user_data(data: Any, columns: Sequence[str]) -> UserData:
+    """Open a user's prompts or texts.
 
     Args:
         data (`datasets.Dataset`, `Mapping`, `str`, `Path` or `Iterable`): A dataset; datasets by split; the id of a
-            dataset on the Hub; a file (JSON Lines, JSON, CSV, Parquet, or text with an entry a line); or a list of
-            texts, of conversations, or of rows. Without a validation split 5 % of the rows are held out, by a hash of
-            their contents.
-        columns (`Sequence[str]`): Columns of which each row needs one; a text without a column stands for the first.
+            dataset on the Hub; a file (JSON Lines, JSON, CSV, Parquet, or text with one entry per line); or a list of
+            texts, conversations or rows. Without a validation split, 5 % of the rows are held out by a hash.
+        columns (`Sequence[str]`): Columns of which each row needs one. A text without a column becomes the first one.
     """
     if isinstance(data, str | Path):
         path = Path(data)
-        if not path.is_file():
-            return _read_hub(str(data), columns)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        return _source(path.name, _read_file(path, columns), {"name": f"file:{path.name}", "sha256": digest}, columns)
+        if path.is_file():
+            facts = {"name": f"file:{path.name}", "sha256": hash_file(path)}
+            return _user_data(path.name, {"train": _read_file(path, columns)}, facts, columns)
+        parts, facts = _load_from_hub(str(data))
+        return _user_data(str(data), parts, facts, columns)
     if isinstance(data, datasets.Dataset | datasets.IterableDataset):
-        return _source("dataset", {"train": data}, {"name": "dataset", "fingerprint": _mark(data)}, columns)
-    if isinstance(data, Mapping):  # a DatasetDict too
+        parts = {"train": data}
+    elif isinstance(data, Mapping):  # also a DatasetDict
         parts = dict(data)
-        marks = [_mark(part) for part in parts.values()]
-        return _source("dataset", parts, {"name": "dataset", "fingerprint": " ".join(map(str, marks))}, columns)
-    rows = list(data)
-    return _source("list", {"train": rows}, {"name": "list", "fingerprint": _hash(rows)}, columns)
+    else:
+        rows = list(data)
+        return _user_data("list", {"train": rows}, {"name": "list", "fingerprint": _hash(rows)}, columns)
+    fingerprint = " ".join(map(_fingerprint, parts.values()))
+    return _user_data("dataset", parts, {"name": "dataset", "fingerprint": fingerprint}, columns)
 
 
-def _source(name: str, parts: Mapping[str, Iterable[Any]], facts: dict[str, str], columns: Sequence[str]) -> Source:
+def _user_data(
+    name: str, parts: Mapping[str, Iterable[Any]], facts: dict[str, str], columns: Sequence[str]
+) -> UserData:
     if "train" not in parts:
-        raise InputError(f"of datasets by split one is called train, got {', '.join(map(str, parts))}")
-    held_out = next((part for part in _VALIDATION_NAMES if part in parts), None)
+        raise InputError(f"datasets by split need one called train, got {', '.join(map(str, parts))}")
+    validation = next((part for part in _VALIDATION_NAMES if part in parts), None)
 
     def read(split: str) -> Iterator[dict[str, Any]]:
-        if held_out is None:
+        if validation is None:
             return _split(_rows(parts["train"], name, columns), split)
-        return _rows(parts["train" if split == "train" else held_out], name, columns)
+        return _rows(parts["train" if split == "train" else validation], name, columns)
 
-    return Source(name, read, facts)
+    return UserData(name, read, facts)
 
 
-def _read_hub(repo: str, columns: Sequence[str]) -> Source:
+def _load_from_hub(repo: str) -> tuple[Mapping[str, Iterable[Any]], dict[str, str]]:
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
@@ -85,19 +90,19 @@ def _read_hub(repo: str, columns: Sequence[str]) -> Source:
         parts = datasets.load_dataset(repo, revision=revision)
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
         raise InputError(f"the dataset {repo} cannot be read: {one_line(error)}") from error
-    return _source(repo, parts, {"name": repo, "repo": repo, "revision": revision}, columns)
+    return parts, {"name": repo, "repo": repo, "revision": revision}
 
 
-def _read_file(path: Path, columns: Sequence[str]) -> dict[str, Iterable[Any]]:
+def _read_file(path: Path, columns: Sequence[str]) -> Iterable[Any]:
     if path.suffix == ".csv":
         try:
-            return {"train": datasets.load_dataset("csv", data_files=str(path), split="train")}
+            return datasets.load_dataset("csv", data_files=str(path), split="train")
         except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
             raise InputError(f"{path} cannot be read as CSV: {one_line(error.__cause__ or error)}") from error
     rows = [row for _, row in read_rows(path)]
-    # Of a text file each line is an entry; a blank one only separates paragraphs.
+    # A blank line of a text file only separates paragraphs.
     rows = [row["text"] if row.keys() == {"text"} and "text" not in columns else row for row in rows]
-    return {"train": [row for row in rows if row not in ("", {"text": ""})]}
+    return [row for row in rows if row not in ("", {"text": ""})]
 
 
 def _rows(rows: Iterable[Any], name: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -114,14 +119,14 @@ def _rows(rows: Iterable[Any], name: str, columns: Sequence[str]) -> Iterator[di
 
 
 def _split(rows: Iterator[dict[str, Any]], split: str) -> Iterator[dict[str, Any]]:
-    """Hold out rows by a hash of their contents, so that a repeated one never stands on two sides.
+    """Select the rows of a split by a hash, so that repeated rows are in one split only.
 
-    Of a few rows none may be held out by its hash, and tuning and evaluation need one: the first is, then.
+    If the hash holds out none of a few rows, the first row is held out, since tuning and evaluation need one.
     """
     first, found = None, False
     for row in rows:
         content = {key: value for key, value in row.items() if key != "source_id"}
-        if int(_hash(content)[:8], 16) % 100 < _HELD_OUT:
+        if hundredth(_json(content)) < _HELD_OUT:
             found = True
             if split == "validation":
                 yield row
@@ -133,11 +138,15 @@ def _split(rows: Iterator[dict[str, Any]], split: str) -> Iterator[dict[str, Any
         yield first
 
 
-def _mark(part: Any) -> str:
+def _fingerprint(part: Any) -> str:
     if isinstance(part, datasets.Dataset):
         return part._fingerprint
-    return _hash(list(part.take(_MARKED)) if isinstance(part, datasets.IterableDataset) else part)
+    return _hash(list(part.take(_HASHED)) if isinstance(part, datasets.IterableDataset) else part)
 
 
 def _hash(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(_json(content).encode()).hexdigest()
+
+
+def _json(content: Any) -> str:
+    return json.dumps(content, sort_keys=True, default=str)

@@ -1,4 +1,4 @@
-"""Corpora on the Hugging Face Hub, by name: where each lies and what its columns are called."""
+"""The table of corpora on the Hugging Face Hub: a new corpus is an entry of `CORPORA`."""
 
 import zlib
 from collections.abc import Callable, Iterator
@@ -11,16 +11,20 @@ from huggingface_hub.errors import HTTPError  # of the HTTP library that the cli
 from drafter_trainer.errors import InputError, one_line
 from drafter_trainer.languages import Pair
 
+SAMPLE = "sample"  # the bundled corpus
+STORIES = "stories"  # the subjects of stories in the bundled corpus
+
 
 @dataclass(frozen=True)
 class HubCorpus:
-    """Describe a corpus on the Hub.
+    """A corpus on the Hub.
 
     Args:
         pairs (`tuple[str, ...]`): Pairs of a parallel corpus, foreign language first; empty for text.
-        data_files (`str`, *optional*): The one file to read, where the repository holds several versions.
-        columns (`Callable`, *optional*): Takes a row and a pair to `(source, target)` where the corpus does not
-            follow the `translation: {de: …, en: …}` schema.
+        data_files (`str`, *optional*): The file to read, if the repository has several versions.
+        columns (`Callable`, *optional*): Maps a row and a pair to `(source, target)`, if a parallel corpus does not have
+            the schema `translation: {de: …, en: …}`.
+        options (`dict`): Further arguments of `datasets.load_dataset`.
     """
 
     repo: str
@@ -46,16 +50,16 @@ PARALLEL_CORPORA = {
         ("train",),
         ("ja-en",),
         columns=_english_names,
-        # A sentence such as None or N/A is a sentence: by default the reader of tables takes it for a missing value.
+        # By default the reader of tables takes a sentence such as None or N/A for a missing value.
         options={"keep_default_na": False},
     ),
 }
 
 TEXT_CORPORA = {
-    # The argument behind the colon is the language: c4, c4:de
+    # The argument after the colon is the language: c4, c4:de
     "c4": HubCorpus("allenai/c4", "odc-by", ("train", "validation")),
-    # The repository holds two collections that overlap; the paper's is this one. A JSON array this large is read
-    # whole before its first row comes (464 MB, about 3 GB of memory): convert it to JSON Lines for `file:`.
+    # The repository has two collections that overlap; the paper used this one. A JSON array is read as a whole before
+    # its first row (464 MB, about 3 GB of memory): convert it to JSON Lines for `file:`.
     "sharegpt": HubCorpus(
         "Aeala/ShareGPT_Vicuna_unfiltered",
         "apache-2.0",
@@ -64,9 +68,11 @@ TEXT_CORPORA = {
     ),
 }
 
+CORPORA = PARALLEL_CORPORA | TEXT_CORPORA
+
 
 def stream(corpus: HubCorpus, config: str | None, split: str, revision: str | None) -> Iterator[dict[str, Any]]:
-    """Stream the rows of one split without downloading the whole corpus first."""
+    """Stream the rows of a split without downloading the whole corpus first."""
     try:
         dataset = datasets.load_dataset(
             corpus.repo,
@@ -77,7 +83,7 @@ def stream(corpus: HubCorpus, config: str | None, split: str, revision: str | No
             streaming=True,
             **corpus.options,
         )
-        # Files are opened only here, so a damaged one, or a Hub that is gone by now, shows here.
+        # Files are opened here, so that a damaged file or an unreachable Hub raises an error here.
         yield from dataset
     except (ValueError, OSError, EOFError, zlib.error, HTTPError, datasets.exceptions.DatasetsError) as error:
         reason = one_line(error)
@@ -85,28 +91,23 @@ def stream(corpus: HubCorpus, config: str | None, split: str, revision: str | No
 
 
 def parallel_rows(name: str, pair: Pair, split: str, revision: str | None) -> Iterator[tuple[str, str]]:
-    """Stream `(source, target)` sentences of a named parallel corpus, in either direction."""
+    """Stream the `(source, target)` sentences of a parallel corpus, in either direction."""
     corpus = PARALLEL_CORPORA[name]
-    forward, backward = str(pair), f"{pair.target.code}-{pair.source.code}"
-    config = forward if forward in corpus.pairs else backward if backward in corpus.pairs else None
+    config = next((one for one in (str(pair), f"{pair.target.code}-{pair.source.code}") if one in corpus.pairs), None)
     if config is None:
         raise InputError(f"corpus {name} has no pair {pair}: it has {', '.join(corpus.pairs)}")
     check_split(name, corpus.splits, split)
-    columns = corpus.columns or _translation_schema
-    for row in stream(corpus, None if corpus.columns else config, split, revision):
-        yield columns(row, pair)
-
-
-def _translation_schema(row: dict[str, Any], pair: Pair) -> tuple[str, str]:
-    return row["translation"][pair.source.code], row["translation"][pair.target.code]
+    if corpus.columns is not None:
+        return (corpus.columns(row, pair) for row in stream(corpus, None, split, revision))
+    rows = (row["translation"] for row in stream(corpus, config, split, revision))
+    return ((row[pair.source.code], row[pair.target.code]) for row in rows)
 
 
 def text_rows(name: str, language: str, split: str, revision: str | None) -> Iterator[dict[str, Any]]:
-    """Stream the rows of a named corpus of text or conversations, with the columns that it has on the Hub."""
+    """Stream the rows of a corpus of text or conversations."""
     corpus = TEXT_CORPORA[name]
     check_split(name, corpus.splits, split)
-    config = None if corpus.data_files else language
-    yield from stream(corpus, config, split, revision)
+    return stream(corpus, None if corpus.data_files else language, split, revision)
 
 
 def check_split(name: str, splits: tuple[str, ...], split: str) -> None:

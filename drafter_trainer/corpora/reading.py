@@ -1,0 +1,242 @@
+"""Sentences and documents of a corpus by name.
+
+A corpus is named `sample`, `stories`, `wmt16`, `c4:de`, `file:PATH` …; `NAME@REVISION` pins a corpus on the Hub to a
+commit. `catalog` has the table of names.
+"""
+
+import functools
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from drafter_trainer.corpora.catalog import (
+    CORPORA,
+    PARALLEL_CORPORA,
+    SAMPLE,
+    STORIES,
+    TEXT_CORPORA,
+    parallel_rows,
+    text_rows,
+)
+from drafter_trainer.corpora.conversations import Conversation, conversation_of_row
+from drafter_trainer.corpora.files import BadRowError, files_of, read_rows
+from drafter_trainer.corpora.inspection import inspect_text
+from drafter_trainer.corpora.sample import LANGUAGES, hundredth, sample_rows, sample_sentences
+from drafter_trainer.drafters.description import hash_file
+from drafter_trainer.errors import InputError
+from drafter_trainer.languages import Language, Pair
+from drafter_trainer.targets import resolve_commit
+
+FILE = "file"
+# Hundredths of a corpus that become a split that it lacks
+_SENTENCES = {"train": range(4, 100), "validation": range(0, 2), "test": range(2, 4)}
+_DOCUMENTS = {"train": range(2, 100), "validation": range(0, 2)}
+_FROM_VALIDATION = {"validation": range(0, 50), "test": range(50, 100)}
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence to translate; `reference` is its translation in the corpus."""
+
+    source_id: str
+    text: str
+    reference: str | None = None
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text to pretrain a drafter on: plain text or a conversation."""
+
+    source_id: str
+    text: str | None = None
+    conversation: Conversation | None = None
+
+
+_Row = TypeVar("_Row", Sentence, Document)
+
+
+@dataclass(frozen=True)
+class CorpusName:
+    """The parts of a corpus name: `kind[:argument][@revision]`."""
+
+    kind: str
+    argument: str | None
+    revision: str | None
+
+    @classmethod
+    def parse(cls, name: str) -> "CorpusName":
+        """Parse a name."""
+        kind, _, argument = name.partition(":")
+        if kind == FILE:
+            return cls(kind, argument, None)
+        kind, _, revision = kind.partition("@")
+        if argument:
+            argument, _, later = argument.partition("@")
+            revision = later or revision  # c4@REVISION:de is pinned too
+        known = (SAMPLE, STORIES, *CORPORA)
+        if kind not in known:
+            raise InputError(f"unknown corpus {name!r}: the known ones are {', '.join(known)} and file:PATH")
+        return cls(kind, argument or None, revision or None)
+
+
+def read_sentences(name: str, pair: Pair, split: str, drops: Counter[str] | None = None) -> Iterator[Sentence]:
+    """Read the source sentences of a corpus in its order.
+
+    Splits that a corpus lacks are taken from its other splits by a hash of each sentence, so that a repeated sentence
+    is in one split only. If it has training text only (a file, JParaCrawl), validation and test get 2 % each; if only
+    the test split is missing (WMT19), validation is halved.
+
+    Args:
+        name (`str`): Name of a parallel corpus, `sample`, or `file:PATH` with one sentence per line, rows of `source`
+            and `target`, or rows of `translation: {de: …, en: …}`, which serve both directions.
+        pair (`Pair`): The direction; only its source side becomes prompts.
+        drops (`Counter[str]`, *optional*): Gains the unusable rows of a corpus on the Hub by reason. An unusable row of
+            a file raises an error.
+    """
+    corpus = CorpusName.parse(name)
+    make = functools.partial(_sentence_of_row, pair=pair)
+    if corpus.kind == SAMPLE:
+        for source_id, text, reference in sample_sentences(pair, split):
+            yield Sentence(f"sample/{source_id}", text, reference)
+    elif corpus.kind == FILE:
+        sentences = (make(place, row) for place, row in read_rows(Path(corpus.argument or "")))
+        yield from _own_split(sentences, split, _SENTENCES, name)
+    elif corpus.kind in PARALLEL_CORPORA:
+        splits = PARALLEL_CORPORA[corpus.kind].splits
+        source_split, shares = split, None
+        if splits == ("train",):
+            source_split, shares = "train", _SENTENCES
+        elif "test" not in splits and split != "train":
+            source_split, shares = "validation", _FROM_VALIDATION
+        rows = (
+            (f"{corpus.kind}/{source_split}/{number}", {"source": source, "target": target})
+            for number, (source, target) in enumerate(parallel_rows(corpus.kind, pair, source_split, corpus.revision), 1)
+            if not _is_blank(source)
+        )
+        sentences = _usable(rows, make, drops)
+        yield from sentences if shares is None else _own_split(sentences, split, shares, name)
+    else:
+        raise InputError(f"corpus {name} has no sentences to translate: {', '.join(PARALLEL_CORPORA)} do")
+
+
+def read_documents(name: str, pair: Pair, split: str, drops: Counter[str] | None = None) -> Iterator[Document]:
+    """Read the documents or conversations of a corpus in its order.
+
+    Args:
+        name (`str`): `c4`, `c4:de`, `sharegpt`, `sample` (both sides of the pair), or `file:PATH` with one document per
+            line, or rows of `text`, `messages` or `conversations`.
+        pair (`Pair`): Determines the languages of the sample that are read.
+        drops (`Counter[str]`, *optional*): As for `read_sentences`.
+    """
+    corpus = CorpusName.parse(name)
+    if corpus.kind == SAMPLE:
+        for row in sample_rows(split):
+            for language in dict.fromkeys((pair.source, pair.target)):
+                if language.code in row:
+                    yield Document(f"sample/{row['id']}/{language.code}", row[language.code])
+    elif corpus.kind == FILE:
+        documents = (
+            document_of_row(place, row)
+            for place, row in read_rows(Path(corpus.argument or ""))
+            # A blank line of a text file separates paragraphs; a table may have both texts and conversations.
+            if not _is_blank(row.get("text")) or row.get("messages") or row.get("conversations")
+        )
+        yield from _own_split(documents, split, _DOCUMENTS, name)
+    elif corpus.kind in TEXT_CORPORA:
+        own_split = TEXT_CORPORA[corpus.kind].splits == ("train",)
+        source_split = "train" if own_split else split
+        label = f"{corpus.kind}:{corpus.argument}" if corpus.argument else corpus.kind
+        rows = text_rows(corpus.kind, corpus.argument or "en", source_split, corpus.revision)
+        places = ((f"{label}/{source_split}/{number}", row) for number, row in enumerate(rows, 1))
+        documents = _usable(places, document_of_row, drops)
+        yield from _own_split(documents, split, _DOCUMENTS, name) if own_split else documents
+    else:
+        raise InputError(f"corpus {name} is not text to pretrain on: {', '.join(TEXT_CORPORA)} and file:PATH are")
+
+
+def read_texts(name: str, language: Language, split: str, drops: Counter[str] | None = None) -> Iterator[Document]:
+    """Read the text of a corpus in one language, in its order.
+
+    Args:
+        name (`str`): `c4` (the part in that language), `sample` (the side in that language), or `file:PATH` as for
+            `read_documents`, which is inspected first.
+    """
+    corpus = CorpusName.parse(name)
+    if corpus.kind == FILE:
+        inspect_text(Path(corpus.argument or ""), language)
+    elif corpus.kind == SAMPLE and language.code not in LANGUAGES:
+        raise InputError(f"the bundled sample has no {language.name}: name a text of your own, such as file:PATH")
+    elif corpus.kind == "c4" and corpus.argument is None:
+        name = f"{name}:{language.code}"
+    for document in read_documents(name, Pair(language, language), split, drops):
+        if document.text is None:
+            raise InputError(f"{document.source_id}: a conversation, expected a text in {language.name}")
+        yield document
+
+
+def describe_corpus(name: str) -> dict[str, str]:
+    """Describe a corpus: its repository, commit and license on the Hub, or the SHA-256 of a file or folder.
+
+    The key "licence" is spelled as in stored steps, which compare this description with theirs.
+    """
+    corpus = CorpusName.parse(name)
+    if corpus.kind == FILE:
+        path = Path(corpus.argument or "")
+        hashes = [hash_file(file) for file in files_of(path)]
+        whole = hashes[0] if path.is_file() else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+        return {"name": f"file:{path.name}", "sha256": whole}
+    if corpus.kind in (SAMPLE, STORIES):
+        return {"name": corpus.kind, "licence": "apache-2.0"}
+    known = CORPORA[corpus.kind]
+    revision = resolve_commit(known.repo, corpus.revision, "a data set", "dataset")
+    return {"name": name, "repo": known.repo, "revision": revision, "licence": known.license}
+
+
+def document_of_row(place: str, row: dict[str, Any]) -> Document:
+    """Make a document of a row of `text`, `messages` or `conversations`."""
+    text = row.get("text")
+    if isinstance(text, str) and text.strip():
+        return Document(place, text=text)
+    return Document(place, conversation=conversation_of_row(place, row))
+
+
+def _sentence_of_row(place: str, row: dict[str, Any], pair: Pair) -> Sentence:
+    translation = row.get("translation")
+    if isinstance(translation, dict):
+        codes = ((language.code, *language.aliases) for language in (pair.source, pair.target))
+        text, reference = (next((translation[code] for code in own if code in translation), None) for own in codes)
+    else:
+        text, reference = row.get("source", row.get("text")), row.get("target")
+    if not isinstance(text, str) or not text.strip():
+        raise BadRowError(
+            place, "no sentence", f': expected "source", "text" or "translation" with a text in {pair.source.name}'
+        )
+    return Sentence(place, text.strip(), reference.strip() if isinstance(reference, str) else None)
+
+
+def _usable(
+    rows: Iterable[tuple[str, Any]], make: Callable[[str, Any], _Row], drops: Counter[str] | None
+) -> Iterator[_Row]:
+    """Convert the rows of a corpus on the Hub, and count the unusable ones, which no user can correct."""
+    for place, row in rows:
+        try:
+            yield make(place, row)
+        except BadRowError as error:
+            if drops is not None:
+                drops[f"bad row: {error.reason}"] += 1
+
+
+def _own_split(rows: Iterator[_Row], split: str, shares: dict[str, range], name: str) -> Iterator[_Row]:
+    if split not in shares:
+        raise InputError(f"corpus {name} has no split {split!r}: it has {', '.join(shares)}")
+    for row in rows:
+        text = row.text if row.text is not None else str(row.conversation.messages)
+        if hundredth(text) in shares[split]:
+            yield row
+
+
+def _is_blank(text: Any) -> bool:
+    return isinstance(text, str) and not text.strip()
