@@ -23,14 +23,12 @@ from reporting import RESULTS, report
 from tqdm.auto import tqdm
 
 from drafter_trainer.cli.configuration import parse_arguments
-from drafter_trainer.corpora import read_sentences
 from drafter_trainer.corpora.questions import load_decontaminator
+from drafter_trainer.corpora.reading import read_sentences
 from drafter_trainer.distillation import batching
 from drafter_trainer.distillation.engines import TransformersEngine
 from drafter_trainer.distillation.prompts import PromptMaker, load_prompts, write_prompts
-from drafter_trainer.distillation.requests import Request, Requests
-from drafter_trainer.distillation.sampling import TokenChooser
-from drafter_trainer.distillation.store import Completion
+from drafter_trainer.distillation.requests import Completion, Request, Requests
 from drafter_trainer.languages import get_pair
 
 
@@ -131,35 +129,35 @@ def main() -> None:
     report("distillation_speed", figures, ratios, options.out)
 
 
-class FullWidthChooser(TokenChooser):
+def choose_at_full_width(
+    logits: torch.Tensor, temperatures: Sequence[float], noise: Sequence[float], k: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Choose tokens by full-width operations, as a comparison."""
-
-    def __call__(
-        self, logits: torch.Tensor, temperatures: Sequence[float], noise: Sequence[float]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        logits = logits.float()
-        values, ids = logits.topk(self.k, dim=-1)
-        logprobs = values - logits.logsumexp(dim=-1, keepdim=True)
-        tokens = logits.argmax(dim=-1)
-        sampled = [row for row, temperature in enumerate(temperatures) if temperature]
-        if sampled:
-            heat = torch.tensor([temperatures[row] for row in sampled])[:, None]
-            sums = (logits[sampled] / heat).softmax(dim=-1).cumsum(dim=-1)
-            places = torch.tensor([noise[row] for row in sampled])[:, None] * sums[:, -1:]
-            tokens[sampled] = torch.searchsorted(sums, places, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
-        return tokens, ids, logprobs
+    logits = logits.float()
+    values, ids = logits.topk(k, dim=-1)
+    logprobs = values - logits.logsumexp(dim=-1, keepdim=True)
+    tokens = logits.argmax(dim=-1)
+    sampled = [row for row, temperature in enumerate(temperatures) if temperature]
+    if sampled:
+        heat = torch.tensor([temperatures[row] for row in sampled])[:, None]
+        sums = (logits[sampled] / heat).softmax(dim=-1).cumsum(dim=-1)
+        places = torch.tensor([noise[row] for row in sampled])[:, None] * sums[:, -1:]
+        tokens[sampled] = torch.searchsorted(sums, places, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+    return tokens, ids, logprobs
 
 
 class FullWidthEngine(TransformersEngine):
-    """The engine with `FullWidthChooser`."""
+    """The engine with `choose_at_full_width`, in each of its steps only: other engines run in between."""
 
     def complete(self, batches: Iterable[Sequence[Request]]) -> Iterator[tuple[list[Request], list[Completion]]]:
-        chooser, batching.TokenChooser = batching.TokenChooser, FullWidthChooser
-        answers = super().complete(batches)
-        first = next(answers)
-        batching.TokenChooser = chooser
-        yield first
-        yield from answers
+        completions, own = super().complete(batches), batching.choose_tokens
+        while True:
+            batching.choose_tokens = choose_at_full_width
+            group = next(completions, None)
+            batching.choose_tokens = own
+            if group is None:
+                return
+            yield group
 
 
 if __name__ == "__main__":

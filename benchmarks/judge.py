@@ -31,8 +31,8 @@ from drafter_trainer.benchmark.report import markdown_table
 from drafter_trainer.benchmark.statistics import interval, resamples
 from drafter_trainer.corpora.files import read_json_lines
 from drafter_trainer.decoding.sampling import describe_sampling
+from drafter_trainer.distillation.requests import Failure
 from drafter_trainer.distillation.servers import ServerEngine
-from drafter_trainer.distillation.store import Failure
 from drafter_trainer.errors import InputError
 from drafter_trainer.provenance import collect_provenance
 from drafter_trainer.results import PLAIN

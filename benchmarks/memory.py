@@ -16,7 +16,7 @@ from reporting import RESULTS, report
 
 from drafter_trainer import CompletionMemory, load_drafter
 from drafter_trainer.cli.configuration import parse_arguments
-from drafter_trainer.corpora import read_sentences
+from drafter_trainer.corpora.reading import read_sentences
 from drafter_trainer.decoding.metrics import Round, mean_accepted_tokens
 from drafter_trainer.decoding.target_cache import TargetTexts
 from drafter_trainer.distillation.engines import TransformersEngine

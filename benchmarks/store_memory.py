@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 from reporting import RESULTS, report
 from tqdm.auto import tqdm
 
-from drafter_trainer.distillation.requests import Request
-from drafter_trainer.distillation.store import TOP_K, Completion, RowStore
+from drafter_trainer.distillation.requests import TOP_K, Completion, Request
+from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.targets import Target
 from drafter_trainer.training.batches import GroupedRows
 from drafter_trainer.training.collators import SelfDistilledCollator

@@ -9,8 +9,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from drafter_trainer.chat import ChatTokenizer
-from drafter_trainer.corpora import Sentence
 from drafter_trainer.corpora.decontamination import Decontaminator
+from drafter_trainer.corpora.reading import Sentence
 from drafter_trainer.distillation.prompts import PromptMaker
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair

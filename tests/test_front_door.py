@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, TrainingArguments
 
 import drafter_trainer
-from drafter_trainer.corpora.sources import read_source
+from drafter_trainer.corpora.user_data import open_user_data
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.loop.repository import read_vocabulary
 from drafter_trainer.errors import InputError
@@ -135,7 +135,7 @@ def test_what_is_no_prompt_is_refused_in_the_callers_words(tmp_path: Path, named
 def test_streams_are_known_by_their_rows() -> None:
     """A stream has no fingerprint: other rows under the same name were taken for those that were completed before."""
     marks = [
-        read_source(datasets.Dataset.from_dict({"prompt": prompts}).to_iterable_dataset(), ["prompt"]).facts
+        open_user_data(datasets.Dataset.from_dict({"prompt": prompts}).to_iterable_dataset(), ["prompt"]).facts
         for prompts in (["Hoe?"], ["Hoe?"], ["Wat?"])
     ]
     assert marks[0] == marks[1] != marks[2]

@@ -20,8 +20,8 @@ from pathlib import Path
 from drafter_trainer import distill, score_text
 from drafter_trainer.cli.configuration import parse_arguments
 from drafter_trainer.cli.options import arguments_of
-from drafter_trainer.corpora import STORIES
-from drafter_trainer.distillation.sources import corpus_prompts, corpus_texts
+from drafter_trainer.corpora.catalog import STORIES
+from drafter_trainer.distillation.prompts import corpus_prompts, corpus_texts
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair
 

@@ -22,7 +22,7 @@ class HubCorpus:
     Args:
         pairs (`tuple[str, ...]`): Pairs of a parallel corpus, foreign language first; empty for text.
         data_files (`str`, *optional*): The file to read, if the repository has several versions.
-        columns (`Callable`, *optional*): Maps a row and a pair to `(source, target)`, if a parallel corpus does not have
+        columns (`Callable`, *optional*): Maps a row and a pair to `(source, target)`, for a parallel corpus without
             the schema `translation: {de: …, en: …}`.
         options (`dict`): Further arguments of `datasets.load_dataset`.
     """

@@ -106,8 +106,8 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield from _read_parquet(path)
         case _:
             raise InputError(
-                f"{path}: unknown format, expected .jsonl, .txt and .parquet, the first two also as .gz, or a folder of "
-                ".parquet"
+                f"{path}: unknown format, expected .jsonl, .txt and .parquet, the first two also as .gz, or a folder "
+                "of .parquet"
             )
 
 

@@ -93,8 +93,8 @@ def read_sentences(name: str, pair: Pair, split: str, drops: Counter[str] | None
         name (`str`): Name of a parallel corpus, `sample`, or `file:PATH` with one sentence per line, rows of `source`
             and `target`, or rows of `translation: {de: …, en: …}`, which serve both directions.
         pair (`Pair`): The direction; only its source side becomes prompts.
-        drops (`Counter[str]`, *optional*): Gains the unusable rows of a corpus on the Hub by reason. An unusable row of
-            a file raises an error.
+        drops (`Counter[str]`, *optional*): Gains the unusable rows of a corpus on the Hub by reason. In a file, an
+            unusable row raises an error.
     """
     corpus = CorpusName.parse(name)
     make = functools.partial(_sentence_of_row, pair=pair)
@@ -113,7 +113,9 @@ def read_sentences(name: str, pair: Pair, split: str, drops: Counter[str] | None
             source_split, shares = "validation", _FROM_VALIDATION
         rows = (
             (f"{corpus.kind}/{source_split}/{number}", {"source": source, "target": target})
-            for number, (source, target) in enumerate(parallel_rows(corpus.kind, pair, source_split, corpus.revision), 1)
+            for number, (source, target) in enumerate(
+                parallel_rows(corpus.kind, pair, source_split, corpus.revision), 1
+            )
             if not _is_blank(source)
         )
         sentences = _usable(rows, make, drops)
@@ -126,8 +128,8 @@ def read_documents(name: str, pair: Pair, split: str, drops: Counter[str] | None
     """Read the documents or conversations of a corpus in its order.
 
     Args:
-        name (`str`): `c4`, `c4:de`, `sharegpt`, `sample` (both sides of the pair), or `file:PATH` with one document per
-            line, or rows of `text`, `messages` or `conversations`.
+        name (`str`): `c4`, `c4:de`, `sharegpt`, `sample` (both sides of the pair), or `file:PATH` with one document
+            per line, or rows of `text`, `messages` or `conversations`.
         pair (`Pair`): Determines the languages of the sample that are read.
         drops (`Counter[str]`, *optional*): As for `read_sentences`.
     """

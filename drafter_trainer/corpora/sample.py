@@ -36,17 +36,15 @@ def sample_sentences(pair: Pair, split: str) -> Iterator[tuple[str, str, str | N
 def sample_stories(split: str) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield `(id, subject)` of the sample's stories, with the subject by language code.
 
-    The subjects of the test split were written one by one. The others join a character and a thing. Each of these parts
-    belongs to one split, by a hash of its English text, so that no part of a validation subject is trained on.
+    The subjects of the test split were written one by one. The others join a character and a thing. Each of these
+    parts belongs to one split, by a hash of its English text, so that no part of a validation subject is trained on.
     """
     check_split(SAMPLE, SPLITS, split)
     if split == "test":
         for row in _read("stories.jsonl"):
             yield row.pop("id"), row
         return
-    parts = [
-        row for row in _read("subjects.jsonl") if (hundredth(row["en"]) < _VALIDATION) == (split == "validation")
-    ]
+    parts = [row for row in _read("subjects.jsonl") if (hundredth(row["en"]) < _VALIDATION) == (split == "validation")]
     characters, things = ([row for row in parts if row["id"].startswith(kind)] for kind in ("who", "what"))
     joined = (
         (f"{first['id']}-{second['id']}", {code: first[code] + _AND[code] + second[code] for code in LANGUAGES})

@@ -21,8 +21,8 @@ class RunningBatch:
 
     Prompts are read as a batch of their own, and their keys and values copied into the rows of completions that have
     ended (continuous batching: Yu et al., "Orca", OSDI 2022). The common prefix of all prompts is read once. All rows
-    end at the same column of the cache, so that a step writes one column. Free rows are removed when they are a quarter
-    of the batch, since that copies the cache.
+    end at the same column of the cache, so that a step writes one column. Free rows are removed when they are a
+    quarter of the batch, since that copies the cache.
     """
 
     def __init__(self, model: PreTrainedModel, pad_id: int, eos_ids: frozenset[int]) -> None:

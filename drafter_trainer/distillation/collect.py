@@ -72,7 +72,9 @@ def collect_completions(
                 try:
                     check_completion(request, completion)
                 except InputError as error:
-                    raise InputError(f"engine {engine.name} does not return the target's completions: {error}") from error
+                    raise InputError(
+                        f"engine {engine.name} does not return the target's completions: {error}"
+                    ) from error
                 kept.append((request, completion))
                 tokens += len(completion.completion_ids)
             store.write(kept, engine.name)
@@ -100,8 +102,8 @@ def check_completion(request: Request, completion: Completion) -> None:
         sums = np.exp(logprobs).sum(axis=-1)
     if not (sums <= _LARGEST_SUM).all():  # also rejects NaN
         raise InputError(
-            f"the {TOP_K} largest probabilities of a position sum to {sums.max():.3g}, expected at most 1: they may be "
-            "logits instead of log-probabilities"
+            f"the {TOP_K} largest probabilities of a position sum to {sums.max():.3g}, expected at most 1: they may "
+            "be logits instead of log-probabilities"
         )
     if request.temperature == 0:
         chosen = completion.topk_ids == np.array(completion.completion_ids)[:, None]
@@ -133,8 +135,8 @@ def survey(store: RowStore, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any
     """Count unusual rows of a store.
 
     Returns:
-        `dict` with `looping` (completions that end in a loop), `duplicates` (rows that repeat the prompt and completion
-        of an earlier row), `retokenized`, and, if py3langid is installed, `languages`: the ISO 639 codes of up to 5000
+        `dict` with `looping` (completions that end in a loop), `duplicates` (rows that repeat an earlier prompt and
+        completion), `retokenized`, and, if py3langid is installed, `languages`: the ISO 639 codes of up to 5000
         completions, most frequent first. Identification fails often on a few words, so nothing is dropped by it.
     """
     counts = Counter(looping=0, duplicates=0, retokenized=0)

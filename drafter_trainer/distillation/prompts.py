@@ -93,8 +93,8 @@ class PromptMaker:
         """Make prompts of conversations.
 
         Args:
-            entries (`Iterable[tuple[str, str, Callable]]`): For each conversation its id, the text to decontaminate, and
-                a function that returns its token ids.
+            entries (`Iterable[tuple[str, str, Callable]]`): For each conversation its id, the text to decontaminate,
+                and a function that returns its token ids.
         """
         count = 0
         for source_id, text, encode in entries:
@@ -150,7 +150,9 @@ class PromptMaker:
         tokenizer = self._chat.tokenizer
         start_id = tokenizer.bos_token_id if start_token is None else tokenizer.get_vocab().get(start_token)
         if start_id is None:
-            raise InputError(f"the tokenizer has no start token {start_token or ''}: set start_token to one of its tokens")
+            raise InputError(
+                f"the tokenizer has no start token {start_token or ''}: set start_token to one of its tokens"
+            )
         pieces = self._pieces(documents, corpus, language, start_id, max_new_tokens)
         return self._at_least_one(pieces, f"corpus {corpus} has no text in {_name(language)}")
 
@@ -179,8 +181,8 @@ class PromptMaker:
         first = next(prompts, None)
         if first is None:
             raise InputError(
-                f"{message} (dropped: {dict(self.drops) or 'none'}): a file needs a few hundred lines, since 2 % of them "
-                "are the validation split"
+                f"{message} (dropped: {dict(self.drops) or 'none'}): a file needs a few hundred lines, since 2 % of "
+                "them are the validation split"
             )
         yield first
         yield from prompts

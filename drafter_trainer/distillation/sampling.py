@@ -15,8 +15,8 @@ def choose_tokens(
     """Choose the next token of each row, with the top k log-probabilities at temperature 1.
 
     A full-width top k, softmax and cumulative sum each read the logits several times, which takes as long as a small
-    target's layers. Here the vocabulary is split into blocks: the k largest logits are in the k blocks with the largest
-    maxima, and inversion finds its block by the sums of the blocks first. Both are exact.
+    target's layers. Here the vocabulary is split into blocks: the k largest logits are in the k blocks with the
+    largest maxima, and inversion finds its block by the sums of the blocks first. Both are exact.
 
     Args:
         logits (`torch.Tensor` of shape `(rows, vocabulary)`): Logits, in any floating dtype.

@@ -124,8 +124,8 @@ class LlamaCpp(ServerKind):
     """`/completion` of llama.cpp's `llama-server` (its tools/server/README.md).
 
     This endpoint returns ids, and `samplers` restricts sampling to the temperature. A prompt of ids gets no start
-    token. Log-probabilities (`n_probs`) are of the raw logits unless `post_sampling_probs` is set. They lack the tokens
-    that end inside a character and the token of a stop string; such a completion gets no log-probabilities here.
+    token. Log-probabilities (`n_probs`) are of the raw logits unless `post_sampling_probs` is set. They lack the
+    tokens that end inside a character and the token of a stop string. Such a completion gets none here.
     """
 
     name = "llamacpp"
@@ -166,8 +166,8 @@ class LlamaCpp(ServerKind):
 class Transformers(ServerKind):
     """`transformers serve` (5.23, its cli/serving/completion.py): text without log-probabilities.
 
-    It answers 422 to unknown keys, and does not sample unless `generation_config` says so, whose missing keys come from
-    the model's own.
+    It answers 422 to unknown keys, and does not sample unless `generation_config` says so, whose missing keys come
+    from the model's own.
     """
 
     name = "transformers"

@@ -57,7 +57,9 @@ class ServerEngine:
         self.backoff = backoff
         self._key = os.environ.get("OPENAI_API_KEY", "").strip()
         if not (self._key.isascii() and self._key.isprintable()):
-            raise InputError("OPENAI_API_KEY has characters that an HTTP header cannot hold: set it again, or unset it")
+            raise InputError(
+                "OPENAI_API_KEY has characters that an HTTP header cannot hold: set it again, or unset it"
+            )
 
     def complete(self, batches: Iterable[Sequence[Request]]) -> Iterator[Group]:
         """Complete every request once, in the order of arrival, in groups of a batch's size."""

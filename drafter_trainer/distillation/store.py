@@ -89,7 +89,9 @@ class RowStore:
         def read(shard: Path, schema: pa.Schema) -> list[str]:
             return _read(shard, schema, ["key"])["key"].to_pylist()
 
-        shards = [(shard, schema) for kind, schema in (("rows", ROWS), ("dropped", DROPPED)) for shard in self.shards(kind)]
+        shards = [
+            (shard, schema) for kind, schema in (("rows", ROWS), ("dropped", DROPPED)) for shard in self.shards(kind)
+        ]
         keys = KeySet(itertools.chain.from_iterable(read(*shard) for shard in shards))
         if repeated := keys.repeated():
             counts = itertools.accumulate(read(*shard).count(repeated) for shard in shards)

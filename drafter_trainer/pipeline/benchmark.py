@@ -13,8 +13,8 @@ from drafter_trainer.benchmark.page import write_report
 from drafter_trainer.benchmark.quality import add_language_share, add_quality
 from drafter_trainer.benchmark.summary import summarize_run
 from drafter_trainer.corpora.questions import Question, hash_questions, load_questions
-from drafter_trainer.corpora.sources import read_source
 from drafter_trainer.corpora.tasks import TASKS, TRANSLATION, Task
+from drafter_trainer.corpora.user_data import open_user_data
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.errors import InputError
@@ -202,7 +202,7 @@ def read_questions(questions: Any, pair: Pair, limit: int | None, task: Task) ->
     """Read questions; return what their source is called, too."""
     if isinstance(questions, str | Path):
         return Path(questions).name, load_questions(str(questions), pair, limit, task)
-    source = read_source(questions, ("prompt",))
+    source = open_user_data(questions, ("prompt",))
     rows = [(split, row) for split in ("train", "validation") for row in source.read(split)][:limit]
     if not rows:
         raise InputError("there are no questions: give at least one prompt")

@@ -7,12 +7,11 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from drafter_trainer.chat import ChatTokenizer
-from drafter_trainer.distillation.engines import Engine, TextEngine, TransformersEngine
-from drafter_trainer.distillation.offline_vllm import VLLMEngine
+from drafter_trainer.distillation.engines import Engine, TextEngine, TransformersEngine, VLLMEngine
+from drafter_trainer.distillation.prompts import open_prompts, open_texts
 from drafter_trainer.distillation.scoring import Scorer
 from drafter_trainer.distillation.server_kinds import SERVER_KINDS
 from drafter_trainer.distillation.servers import ServerEngine
-from drafter_trainer.distillation.sources import prompts_of, texts_of
 from drafter_trainer.errors import InputError, check_positive
 from drafter_trainer.pipeline.distillation import Distillation
 from drafter_trainer.targets import Target
@@ -121,7 +120,7 @@ def distill(
         "teacher_forcing": teacher_forcing or None,
         "drop_looping": drop_looping or None,
     }
-    return work.run(prompts_of(prompts, work.target, work.spoken), settings, batch_size, start)
+    return work.run(open_prompts(prompts, work.target, work.spoken), settings, batch_size, start)
 
 
 def score_text(
@@ -168,4 +167,4 @@ def score_text(
         "max_validation_samples": max_validation_texts,
         "start_token": start_token,
     }
-    return work.run(texts_of(texts, work.spoken, start_token, length), settings, batch_size, start)
+    return work.run(open_texts(texts, work.spoken, start_token, length), settings, batch_size, start)

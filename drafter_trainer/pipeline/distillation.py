@@ -14,14 +14,20 @@ from transformers import PreTrainedModel
 from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora.decontamination import Decontaminator
 from drafter_trainer.corpora.questions import question_texts
-from drafter_trainer.distillation import distill as answer_requests
+from drafter_trainer.distillation.collect import collect_completions, survey
 from drafter_trainer.distillation.engines import Engine
-from drafter_trainer.distillation.filters import survey
-from drafter_trainer.distillation.prompts import ANY_LANGUAGE, PromptMaker, load_prompts, write_prompts
+from drafter_trainer.distillation.prompts import (
+    ANY_LANGUAGE,
+    FIXED,
+    PromptMaker,
+    PromptSource,
+    load_prompts,
+    prompts_file,
+    write_prompts,
+)
 from drafter_trainer.distillation.requests import Requests
-from drafter_trainer.distillation.reuse import FIXED, is_whole, prompts_file, take_over
+from drafter_trainer.distillation.reuse import is_whole, reuse_rows
 from drafter_trainer.distillation.scoring import Scorer
-from drafter_trainer.distillation.sources import PromptSource
 from drafter_trainer.distillation.store import SPLITS, RowStore
 from drafter_trainer.drafters.description import hash_file
 from drafter_trainer.errors import InputError
@@ -89,7 +95,7 @@ class Distillation:
             engine, scorer = start(chat)
         file = prompts_file(settings, inputs | {"target": self.target.revision})
         asked, dropped = self._requests(sources, settings, chat, file)
-        if step.difference and take_over(step, asked, settings.get("teacher_forcing", False)):
+        if step.difference and reuse_rows(step, asked, settings.get("teacher_forcing", False)):
             return rows
         state.wait_for_everyone()  # nobody writes before all have seen what is there
         if engine is None:
@@ -100,7 +106,7 @@ class Distillation:
         stopped = self.target.stop and settings["engine"] != "text"
         with step:
             for split, (requests, store) in asked.items():
-                answer_requests(
+                collect_completions(
                     requests,
                     engine,
                     store,

@@ -7,7 +7,7 @@ from typing import Any
 from accelerate import PartialState
 from transformers import set_seed
 
-from drafter_trainer.corpora import describe_corpus
+from drafter_trainer.corpora.reading import describe_corpus
 from drafter_trainer.drafters.initialization import create_drafter
 from drafter_trainer.languages import get_pair
 from drafter_trainer.runs import Step

@@ -11,7 +11,7 @@ from accelerate import PartialState
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from drafter_trainer.atomic import write_json, write_whole
-from drafter_trainer.corpora.sources import TEXT_COLUMNS, Source, read_source
+from drafter_trainer.corpora.user_data import TEXT_COLUMNS, UserData, open_user_data
 from drafter_trainer.decoding.target_cache import TargetTexts
 from drafter_trainer.drafters.compatibility import hash_tokenizer
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
@@ -119,8 +119,8 @@ def tune(
     spoken, pair = read_languages(languages) if languages else (rows.languages, rows.pair) if rows else ((), None)
     description = _describe(folder, target, spoken, pair)
     chat, trained = target.load_chat(), _trained_vocabulary(folder)
-    if texts is not None and not isinstance(texts, Source):
-        texts = read_source(texts, TEXT_COLUMNS)
+    if texts is not None and not isinstance(texts, UserData):
+        texts = open_user_data(texts, TEXT_COLUMNS)
 
     def read_texts(split: str) -> list[list[int]]:
         rows = texts.read(split) if texts is not None else ()

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from drafter_trainer.corpora import describe_corpus
 from drafter_trainer.corpora.questions import load_decontaminator
-from drafter_trainer.corpora.sources import Source
+from drafter_trainer.corpora.reading import describe_corpus
+from drafter_trainer.corpora.user_data import UserData
 from drafter_trainer.drafters.loop.sources import NETWORK
 from drafter_trainer.languages import get_pair
 from drafter_trainer.pipeline.tune import MAX_ANSWERS, tune
@@ -75,7 +75,7 @@ def tune_run(
             run.finetuned,
             Rows(folder, target) if answered else None,
             target,
-            texts=Source("corpora", read_texts, {}) if table_corpora else None,
+            texts=UserData("corpora", read_texts, {}) if table_corpora else None,
             other_rows=other_tasks,
             sources=sources,
             languages=run.languages,

@@ -11,9 +11,9 @@ from datasets import Dataset, Features, List, Value
 from datasets.exceptions import DatasetGenerationError
 
 from drafter_trainer.chat import ChatTokenizer
-from drafter_trainer.corpora import Document, document_of_row, read_documents
 from drafter_trainer.corpora.decontamination import Decontaminator
 from drafter_trainer.corpora.questions import load_decontaminator
+from drafter_trainer.corpora.reading import Document, document_of_row, read_documents
 from drafter_trainer.errors import InputError, RefusedConversationError
 from drafter_trainer.languages import Pair
 from drafter_trainer.targets import Target

@@ -10,7 +10,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from drafter_trainer.corpora import (
+from drafter_trainer.corpora.conversations import Conversation
+from drafter_trainer.corpora.reading import (
     CorpusName,
     Document,
     Sentence,
@@ -19,7 +20,6 @@ from drafter_trainer.corpora import (
     read_sentences,
     read_texts,
 )
-from drafter_trainer.corpora.conversations import Conversation
 from drafter_trainer.corpora.sample import sample_rows
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_language, get_pair
@@ -66,8 +66,8 @@ def test_name_is_taken_apart(name: str, parts: tuple[str, str | None, str | None
         (read_sentences, "wmt15", r"unknown corpus 'wmt15': .*sample.*wmt14.*jparacrawl.*c4.*file:PATH"),
         (read_documents, "wmt15", "unknown corpus 'wmt15': .*sample.*wmt14.*jparacrawl.*c4.*file:PATH"),
         (lambda name, *_: iter([describe_corpus(name)]), "wmt15", "unknown corpus 'wmt15'"),
-        (read_sentences, "c4", "c4 holds no sentences to translate: .*wmt16"),
-        (read_documents, "wmt16", "wmt16 is no text to pretrain on: .*c4"),
+        (read_sentences, "c4", "c4 has no sentences to translate: .*wmt16"),
+        (read_documents, "wmt16", "wmt16 is not text to pretrain on: .*c4"),
     ],
 )
 def test_corpus_that_cannot_serve_is_refused(read: Any, name: str, message: str) -> None:
@@ -165,7 +165,7 @@ def test_row_without_a_document_is_named(tmp_path: Path, row: dict) -> None:
 
 def test_rows_of_the_hub_that_cannot_be_used_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody can mend a row on the Hub: one among millions would end every pretraining."""
-    monkeypatch.setattr("drafter_trainer.corpora.text_rows", lambda *_: [{"text": "Eins."}, {"text": 3}])
+    monkeypatch.setattr("drafter_trainer.corpora.reading.text_rows", lambda *_: [{"text": "Eins."}, {"text": 3}])
     drops = Counter()
     assert [row.text for row in read_documents("c4", PAIR, "train", drops)] == ["Eins."]
     assert drops == Counter({"bad row: no document": 1})
@@ -243,7 +243,7 @@ def test_texts_of_a_file_are_inspected_first(tmp_path: Path) -> None:
     name = write_jsonl(tmp_path / "a.jsonl", *rows)
     read = [document.text for split in ("train", "validation") for document in read_texts(name, PAIR.source, split)]
     assert sorted(read) == sorted(row["text"] for row in rows)
-    with pytest.raises(InputError, match="another language than English, most often for German"):
+    with pytest.raises(InputError, match="another language than English, most often in German"):
         next(read_texts(name, PAIR.target, "train"))
 
 

@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from drafter_trainer.corpora.decontamination import Decontaminator, normalise, units
+from drafter_trainer.corpora.decontamination import Decontaminator, normalize, units
 from drafter_trainer.corpora.questions import load_decontaminator, load_questions
 from drafter_trainer.corpora.sample import LANGUAGES, sample_rows
 from drafter_trainer.languages import get_pair
@@ -68,7 +68,7 @@ def test_overlap_is_told_from_common_words(questions: list[str], text: str, reas
 
 def test_normalisation_keeps_words_apart() -> None:
     """Words that run together, or marks that stay, would change every count."""
-    assert normalise(" Straße_Nr.１２ – Ｃａｆé!\n") == "strasse nr 12 café"
+    assert normalize(" Straße_Nr.１２ – Ｃａｆé!\n") == "strasse nr 12 café"
     assert units("ab cd", True) == ("ab", "cd")
     assert units("ab cd", False) == ("a", "b", "c", "d")
 
@@ -86,9 +86,9 @@ def test_normalisation_keeps_words_apart() -> None:
 )
 def test_marks_and_joiners_belong_to_their_letters(text: str, words: str) -> None:
     """Words split at vowel signs and tones are twice as many, and others than those alone that differ in them."""
-    assert normalise(text) == unicodedata.normalize("NFKC", words)
-    assert len(units(normalise("भोलि बिहान सात बजे हामी काठमाडौं जान्छौं"), True)) == 7
-    assert units(normalise("दिन พี่"), False) == ("दि", "न", "พี่")
+    assert normalize(text) == unicodedata.normalize("NFKC", words)
+    assert len(units(normalize("भोलि बिहान सात बजे हामी काठमाडौं जान्छौं"), True)) == 7
+    assert units(normalize("दिन พี่"), False) == ("दि", "न", "พี่")
     assert Decontaminator([("राम्रो दिन", True)]).reason("रामरा दनी") is None
 
 

@@ -81,8 +81,8 @@ def test_ends_of_lines_and_byte_order_marks_are_no_text(tmp_path: Path, end: str
         ('["text"]', "got a JSON list"),
         ("3", "got a JSON int"),
         ("null", "got a JSON NoneType"),
-        (r'{"text": "Bis gleich \ud83d"}', r"half of a surrogate pair (\ud83d behind "),
-        (r'{"turns": [["a", {"\uDE00 b": 1}]]}', r"half of a surrogate pair (\ude00 behind "),
+        (r'{"text": "Bis gleich \ud83d"}', r"half of a surrogate pair (\ud83d after "),
+        (r'{"turns": [["a", {"\uDE00 b": 1}]]}', r"half of a surrogate pair (\ude00 after "),
         (f'{{"question_id": {"7" * 5000}}}', "not JSON (Exceeds the limit (4300 digits)"),
         (f'{{"text": {"[" * 100_000}{"]" * 100_000}}}', "not JSON (maximum recursion depth"),
     ],
@@ -128,12 +128,12 @@ def test_a_folder_is_all_of_its_parquet_files(tmp_path: Path) -> None:
     [
         (
             "plain\nGrüße\n".encode("latin-1"),
-            r"line 2: not UTF-8 \(byte 0xfc behind 'Gr'\).*iconv -f WINDOWS-1252 -t UTF-8",
+            r"line 2: not UTF-8 \(byte 0xfc after 'Gr'\).*iconv -f WINDOWS-1252 -t UTF-8",
         ),
-        ("plain\n".encode("utf-16-le"), r"line 1: not UTF-8 \(byte 0x00 behind 'p'\).*iconv -f UTF-16 -t UTF-8"),
-        ("a\nЯ\n".encode("utf-16-be"), r"line 1: not UTF-8 \(byte 0x00 behind ''\).*iconv -f UTF-16 -t UTF-8"),
-        ("plain\nпривет\n".encode("cp1251"), r"line 2: not UTF-8 \(byte 0xef behind ''\)"),
-        ("plain\n".encode("utf-16"), r"line 1: not UTF-8 \(byte 0xff behind ''\).*iconv -f UTF-16 -t UTF-8"),
+        ("plain\n".encode("utf-16-le"), r"line 1: not UTF-8 \(byte 0x00 after 'p'\).*iconv -f UTF-16 -t UTF-8"),
+        ("a\nЯ\n".encode("utf-16-be"), r"line 1: not UTF-8 \(byte 0x00 after ''\).*iconv -f UTF-16 -t UTF-8"),
+        ("plain\nпривет\n".encode("cp1251"), r"line 2: not UTF-8 \(byte 0xef after ''\)"),
+        ("plain\n".encode("utf-16"), r"line 1: not UTF-8 \(byte 0xff after ''\).*iconv -f UTF-16 -t UTF-8"),
     ],
 )
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])

@@ -129,9 +129,9 @@ def read_corpora(parallel: list, texts: list, first: str) -> dict:
     """Read everything in one process, since each costs seconds."""
     import dataclasses
 
-    from drafter_trainer.corpora import describe_corpus, read_documents, read_sentences
-    from drafter_trainer.corpora.hub import TEXT_CORPORA, stream
+    from drafter_trainer.corpora.catalog import TEXT_CORPORA, stream
     from drafter_trainer.corpora.questions import load_questions
+    from drafter_trainer.corpora.reading import describe_corpus, read_documents, read_sentences
     from drafter_trainer.errors import InputError
     from drafter_trainer.languages import get_pair
 

@@ -62,7 +62,7 @@ def test_text_of_another_language_is_refused(tmp_path: Path, given: str, named: 
 @pytest.mark.parametrize("code", ["am", "chr", "zgh", "ne", "ru", "ko"])
 def test_another_script_is_refused(tmp_path: Path, code: str) -> None:
     """Cherokee and Tifinagh are unknown to the identifier, which takes them for anything."""
-    assert "most often for Occitan" in refusal(write(tmp_path, OCCITAN), code)
+    assert "most often in Occitan" in refusal(write(tmp_path, OCCITAN), code)
 
 
 @pytest.mark.parametrize("share", [0.4, 0.6])
@@ -73,7 +73,7 @@ def test_half_a_text_may_be_foreign(tmp_path: Path, share: float) -> None:
     if share < 0.5:
         inspect_text(path, get_language("de"))
     else:
-        assert "60% of its lines are taken for another language than German, most often for English" in refusal(
+        assert "60% of its lines seem to be in another language than German, most often in English" in refusal(
             path, "de"
         )
 
@@ -84,9 +84,9 @@ def test_half_a_text_may_be_foreign(tmp_path: Path, share: float) -> None:
         (OCCITAN[:12], "12 different lines, at least 100 are needed"),
         # Lines that stand twice count once; fewer of them than would be refused for the repetition itself.
         (OCCITAN[:99] + OCCITAN[:50], "99 different lines"),
-        ([], "no text: give a sentence or a paragraph of Occitan a line"),
-        (["", "", "  "], "no text: give a sentence or a paragraph of Occitan a line"),
-        ([str(number) for number in range(200)], "are taken for another language than Occitan"),
+        ([], "no text: write a sentence or a paragraph of Occitan per line"),
+        (["", "", "  "], "no text: write a sentence or a paragraph of Occitan per line"),
+        ([str(number) for number in range(200)], "seem to be in another language than Occitan"),
         (OCCITAN + OCCITAN[:1] * 100_000, "100,000 of 100,100 lines repeat an earlier one"),
     ],
 )

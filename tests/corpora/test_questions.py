@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from drafter_trainer.corpora import read_sentences
 from drafter_trainer.corpora.questions import Question, load_decontaminator, load_questions
+from drafter_trainer.corpora.reading import read_sentences
 from drafter_trainer.corpora.sample import sample_stories
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair
@@ -80,8 +80,8 @@ def test_prompt_for_another_pair_is_refused(tmp_path: Path, written: str) -> Non
         ({"question_id": 2, "turns": [None]}, "first turn is empty"),
         ({"question_id": 2, "turns": ["a", ""]}, "turn 2 is empty"),
         ({"question_id": 2, "turns": ["a"], "reference": 4}, 'expected a text as "reference", got 4'),
-        ({"question_id": 1, "turns": ["again"]}, "question_id 1 stands in an earlier line"),
-        ({"question_id": "1", "turns": ["again"]}, "question_id '1' stands in an earlier line"),
+        ({"question_id": 1, "turns": ["again"]}, "question_id 1 is repeated"),
+        ({"question_id": "1", "turns": ["again"]}, "question_id '1' is repeated"),
     ],
 )
 def test_malformed_line_is_named(tmp_path: Path, line: Any, said: str) -> None:

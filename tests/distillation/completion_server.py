@@ -15,8 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from drafter_trainer.distillation.engines import TransformersEngine
-from drafter_trainer.distillation.requests import Request
-from drafter_trainer.distillation.store import Completion
+from drafter_trainer.distillation.requests import Completion, Request
 from tests.distillation.conftest import REQUEST
 
 Mishap = Callable[[int, dict[str, Any]], str | None]

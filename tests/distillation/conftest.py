@@ -8,8 +8,8 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from drafter_trainer.chat import ChatTokenizer
-from drafter_trainer.corpora import read_sentences
 from drafter_trainer.corpora.decontamination import Decontaminator
+from drafter_trainer.corpora.reading import read_sentences
 from drafter_trainer.distillation.engines import TransformersEngine
 from drafter_trainer.distillation.prompts import Prompt, PromptMaker, prompt_table
 from drafter_trainer.distillation.requests import Request, Requests

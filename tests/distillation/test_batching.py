@@ -11,11 +11,10 @@ import torch
 from transformers import PreTrainedModel
 
 from drafter_trainer.decoding.rounds import decode
-from drafter_trainer.distillation import cache
-from drafter_trainer.distillation.cache import RoomyLayer
+from drafter_trainer.distillation import batching
+from drafter_trainer.distillation.batching import RoomyLayer
 from drafter_trainer.distillation.engines import TransformersEngine
-from drafter_trainer.distillation.requests import Request
-from drafter_trainer.distillation.store import TOP_K, Completion
+from drafter_trainer.distillation.requests import TOP_K, Completion, Request
 from tests.conftest import tiny_model
 from tests.distillation.conftest import REQUEST
 from tests.distillation.test_engines import logprobs_of
@@ -67,7 +66,7 @@ def with_ends(model: PreTrainedModel, requests: Sequence[Request]) -> PreTrained
 
 @pytest.fixture
 def little_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "_ROOM", 5)
+    monkeypatch.setattr(batching, "_ROOM", 5)
 
 
 @pytest.mark.usefixtures("little_room")

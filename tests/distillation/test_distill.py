@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from drafter_trainer.distillation import distill
+from drafter_trainer.distillation.collect import collect_completions
 from drafter_trainer.distillation.engines import TransformersEngine
 from drafter_trainer.distillation.prompts import Prompt
-from drafter_trainer.distillation.requests import Request, Requests
-from drafter_trainer.distillation.store import TOP_K, Completion, RowStore
+from drafter_trainer.distillation.requests import TOP_K, Completion, Request, Requests
+from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.errors import DamagedStoreError
 from tests.distillation.conftest import make_requests, stored_rows
 
@@ -62,7 +62,7 @@ class DrawingEngine:
 def run(requests: Requests, engine: Any, folder: Path, process: tuple[int, int] = (0, 1)) -> RecordingEngine:
     """Distil into a folder, as process `(rank, processes)`, with an engine that notes what it is asked."""
     recording = engine if isinstance(engine, RecordingEngine) else RecordingEngine(engine)
-    distill(requests, recording, RowStore(folder, process[0]), BATCH, "English", [0, 1, END], process)
+    collect_completions(requests, recording, RowStore(folder, process[0]), BATCH, "English", [0, 1, END], process)
     return recording
 
 

@@ -7,8 +7,9 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from drafter_trainer.corpora.sample import sample_rows
-from drafter_trainer.distillation.filters import reason_to_drop, survey
-from drafter_trainer.distillation.store import Completion, Failure, RowStore
+from drafter_trainer.distillation.collect import reason_to_drop, survey
+from drafter_trainer.distillation.requests import Completion, Failure
+from drafter_trainer.distillation.store import RowStore
 from tests.distillation.conftest import REQUEST
 
 END = 2

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from drafter_trainer.distillation import offline_vllm
-from drafter_trainer.distillation.engines import TransformersEngine
-from drafter_trainer.distillation.offline_vllm import VLLMEngine
+from drafter_trainer.distillation import engines
+from drafter_trainer.distillation.engines import TransformersEngine, VLLMEngine
 from drafter_trainer.distillation.prompts import Prompt
 from drafter_trainer.errors import InputError
 from tests.distillation.conftest import REQUEST, TARGET, make_requests
@@ -60,7 +59,7 @@ def made(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, monk
 
 def test_answers_are_those_of_the_local_target(made, target_model, tokenizer, prompts, monkeypatch) -> None:
     """Prevent answers under another's key, and the sampled token from standing among the most likely ones."""
-    monkeypatch.setattr(offline_vllm, "_AT_ONCE", 5)
+    monkeypatch.setattr(engines, "_VLLM_BATCH", 5)
     requests = make_requests(prompts, [0.0, 1.0], 1, 0, 8)
     local = TransformersEngine(target_model, tokenizer.pad_token_id)
     answered = 0

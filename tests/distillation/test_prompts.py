@@ -8,8 +8,8 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from drafter_trainer.chat import ChatTokenizer
-from drafter_trainer.corpora import Document, Sentence
 from drafter_trainer.corpora.decontamination import Decontaminator
+from drafter_trainer.corpora.reading import Document, Sentence
 from drafter_trainer.distillation.prompts import Prompt, PromptMaker, load_prompts, write_prompts
 from drafter_trainer.errors import DamagedStoreError, InputError
 from drafter_trainer.languages import get_pair
@@ -73,7 +73,7 @@ def test_stories_are_asked_in_their_language_and_kept_clean(tokenizer: PreTraine
 def test_no_prompts_is_an_error_that_says_what_was_dropped(tokenizer: PreTrainedTokenizerFast) -> None:
     """Prevent a run that ends well and leaves nothing."""
     make = PromptMaker(ChatTokenizer(tokenizer), Decontaminator([(GERMAN[0], True)]))
-    with pytest.raises(InputError, match=r"corpus tiny gives no prompts for de-en.*exact match \(German\)': 1"):
+    with pytest.raises(InputError, match=r"corpus tiny has no prompts for de-en.*exact match \(German\)': 1"):
         next(make.translations(sentences(GERMAN[:1]), "tiny", PAIR))
 
 

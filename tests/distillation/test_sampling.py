@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from drafter_trainer.distillation.sampling import TokenChooser
+from drafter_trainer.distillation.sampling import choose_tokens
 
 
 @pytest.mark.parametrize("vocabulary", [20, 64, 1000, 1024])
@@ -15,7 +15,7 @@ def test_chosen_tokens_are_those_of_full_width_operations(vocabulary: int, dtype
     temperatures = [0.0, 1.0, 0.3, 0.7] * 4 + [1.0, 0.0, 1.0]
     noise = torch.rand(19, dtype=torch.float64).tolist()
     noise[1], noise[16] = 0.0, 1 - 2**-24
-    tokens, ids, logprobs = TokenChooser(20)(logits, temperatures, noise)
+    tokens, ids, logprobs = choose_tokens(logits, temperatures, noise, 20)
     wide = logits.double()
     expected = wide.log_softmax(dim=-1)
     assert torch.allclose(logprobs.double(), expected.topk(20, dim=-1).values, atol=1e-5)
@@ -34,5 +34,5 @@ def test_ids_without_probability_are_never_drawn() -> None:
     """Prevent an id that the target rules out from being drawn at the ends of the distribution."""
     logits = torch.full((2, 200), float("-inf"))
     logits[:, [70, 150]] = 0.0
-    tokens, _, _ = TokenChooser(2)(logits, [1.0, 1.0], [0.0, 1 - 2**-24])
+    tokens, _, _ = choose_tokens(logits, [1.0, 1.0], [0.0, 1 - 2**-24], 2)
     assert tokens.tolist() == [70, 150]

@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from drafter_trainer.distillation import distill, servers
+from drafter_trainer.distillation import servers
+from drafter_trainer.distillation.collect import collect_completions
 from drafter_trainer.distillation.engines import TransformersEngine
 from drafter_trainer.distillation.prompts import Prompt
-from drafter_trainer.distillation.requests import Request, Requests
+from drafter_trainer.distillation.requests import Completion, Request, Requests
 from drafter_trainer.distillation.server_kinds import SERVER_KINDS
 from drafter_trainer.distillation.servers import ServerEngine
-from drafter_trainer.distillation.store import Completion, RowStore
+from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.errors import InputError
 from tests.distillation.completion_server import CompletionServer, Mishap
 from tests.distillation.conftest import make_requests, stored_rows
@@ -40,7 +41,7 @@ def engine_of(
 
 def run(requests: Requests, engine: Any, folder: Path) -> RowStore:
     store = RowStore(folder)
-    distill(requests, engine, store, BATCH, "English", [0, 1, 2])
+    collect_completions(requests, engine, store, BATCH, "English", [0, 1, 2])
     return store
 
 
@@ -109,7 +110,7 @@ def test_answers_end_where_the_target_is_told_to_stop(tmp_path, server, requests
     free = stored_rows(run(requests, engine, tmp_path / "free"))
     stop = free[0]["response_ids"][3]
     store = RowStore(tmp_path / "stopped")
-    distill(requests, engine, store, BATCH, "English", [0, 1, 2], end_ids=[stop])
+    collect_completions(requests, engine, store, BATCH, "English", [0, 1, 2], end_ids=[stop])
     stopped = stored_rows(store)
     assert stopped != free
     for row, whole in zip(stopped, free, strict=True):
@@ -136,8 +137,8 @@ def test_a_server_whose_rows_are_wrong_is_refused_at_once(tmp_path, server, requ
 
     faults = {
         lambda reply: None: r"sum to \S+, expected at most 1",  # raw logits
-        shift: r"\d of the 8 tokens of a greedy answer are not the most likely",
-        lose: "it wrote 8 tokens, 7 came",
+        shift: r"\d of the 8 tokens of a greedy completion are not the most likely",
+        lose: "it generated 8 tokens, 7 were received",
         add_start: r"it read a prompt of \d+ tokens, \d+ were sent",
     }
     write = server.answer
@@ -150,7 +151,7 @@ def test_a_server_whose_rows_are_wrong_is_refused_at_once(tmp_path, server, requ
             return reply
 
         monkeypatch.setattr(server, "answer", spoiled)
-        with pytest.raises(InputError, match=rf"{server.url} gives answers that .*{said}"):
+        with pytest.raises(InputError, match=rf"{server.url} does not return the target's completions: .*{said}"):
             run(requests, engine_of([server.url], tokenizer), tmp_path)
     assert not RowStore(tmp_path).keys()
 
@@ -306,7 +307,7 @@ def test_when_all_servers_are_gone_the_run_ends_with_one_line(tmp_path, server, 
     """Prevent a run that waits for ever, and one that throws away what was answered before."""
     server.mishap = lambda number, body: "die" if number == 12 else None
     engine = engine_of([server.url], tokenizer, patience=0.6, concurrency=1)
-    with pytest.raises(InputError, match=r"no server has answered for 0\.6 s .*what was answered is kept"):
+    with pytest.raises(InputError, match=r"no server was available for 0\.6 s .*completions so far are stored"):
         run(requests, engine, tmp_path)
     assert len(RowStore(tmp_path).keys()) == 11
     assert sum(rests) == pytest.approx(0.6)
@@ -318,7 +319,7 @@ def test_what_servers_refuse_for_good_is_dropped_and_counted(tmp_path, server, r
     longest = max(lengths)
     server.mishap = lambda number, body: "400" if len(body["prompt"]) == longest else None
     store = run(requests, engine_of([server.url], tokenizer), tmp_path)
-    assert store.drops() == {"refused by the servers with status 400 (English)": lengths.count(longest)}
+    assert store.drops() == {"rejected by the servers with status 400 (English)": lengths.count(longest)}
     assert store.keys() == keys(requests)
     assert store.count()["rows"] == len(requests) - lengths.count(longest)
     before = len(server.received)
@@ -329,7 +330,7 @@ def test_what_servers_refuse_for_good_is_dropped_and_counted(tmp_path, server, r
 def test_when_everything_is_refused_nothing_is_dropped(tmp_path, server, requests, tokenizer) -> None:
     """Prevent a setting that servers do not take from marking a whole corpus as dropped, never to be asked again."""
     server.mishap = lambda number, body: "400"
-    with pytest.raises(InputError, match=r"the first 4 requests were all refused .*status 400: .*too many tokens"):
+    with pytest.raises(InputError, match=r"the first 4 requests were all rejected .*status 400: .*too many tokens"):
         run(requests, engine_of([server.url], tokenizer), tmp_path)
     assert not RowStore(tmp_path).keys()
 

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from drafter_trainer.distillation import store as store_module
-from drafter_trainer.distillation.requests import Request
-from drafter_trainer.distillation.store import ROWS, TOP_K, Completion, RowStore
+from drafter_trainer.distillation.requests import TOP_K, Completion, Request
+from drafter_trainer.distillation.store import ROWS, RowStore
 from drafter_trainer.errors import DamagedStoreError
 from tests.distillation.conftest import REQUEST, stored_rows
 

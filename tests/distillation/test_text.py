@@ -10,15 +10,15 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from drafter_trainer.chat import ChatTokenizer
-from drafter_trainer.corpora import Document
 from drafter_trainer.corpora.decontamination import Decontaminator
+from drafter_trainer.corpora.reading import Document
 from drafter_trainer.corpora.sample import sample_rows
-from drafter_trainer.distillation import distill
+from drafter_trainer.distillation.collect import collect_completions
 from drafter_trainer.distillation.engines import TextEngine
 from drafter_trainer.distillation.prompts import Prompt, PromptMaker
-from drafter_trainer.distillation.requests import Requests
+from drafter_trainer.distillation.requests import TOP_K, Requests
 from drafter_trainer.distillation.scoring import Scorer
-from drafter_trainer.distillation.store import TOP_K, RowStore
+from drafter_trainer.distillation.store import RowStore
 from tests.distillation.conftest import PAIR, make_requests, stored_rows
 from tests.distillation.test_engines import logprobs_of
 
@@ -43,7 +43,7 @@ def pieces(
 
 def run(requests: Requests, scorer: Scorer, folder: Path) -> RowStore:
     store = RowStore(folder)
-    distill(requests, TextEngine(), store, 4, "English", [0, 1, 2])
+    collect_completions(requests, TextEngine(), store, 4, "English", [0, 1, 2])
     scorer.score_store(store)
     return store
 

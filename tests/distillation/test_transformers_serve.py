@@ -8,12 +8,13 @@ import pytest
 from transformers import AutoModelForCausalLM
 from transformers.utils.import_utils import is_serve_available
 
-from drafter_trainer.distillation import distill
+from drafter_trainer.distillation.collect import collect_completions
 from drafter_trainer.distillation.engines import TransformersEngine
+from drafter_trainer.distillation.requests import TOP_K
 from drafter_trainer.distillation.scoring import Scorer
 from drafter_trainer.distillation.server_kinds import SERVER_KINDS
 from drafter_trainer.distillation.servers import ServerEngine
-from drafter_trainer.distillation.store import TOP_K, RowStore
+from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.serving.engines import start_engine
 from tests.distillation.conftest import make_requests, stored_rows
 from tests.distillation.test_engines import logprobs_of
@@ -33,7 +34,7 @@ def test_text_from_a_real_server_becomes_scored_rows(tmp_path, free_port, target
     with start_engine("vllm", target.path, words, free_port, options=on_cpu) as running:  # it is asked alike
         kind = SERVER_KINDS["transformers"](target.path, tokenizer)
         engine = ServerEngine(kind, [f"{running.url}/v1"], concurrency=2, patience=600)
-        distill(requests, engine, store, 4, "English", tokenizer.all_special_ids)
+        collect_completions(requests, engine, store, 4, "English", tokenizer.all_special_ids)
     scorer.score_store(store)
     assert store.keys() == {request.key for request in requests}
     assert not store.drops()

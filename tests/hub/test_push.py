@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from drafter_trainer.distillation.requests import Request
-from drafter_trainer.distillation.store import Completion, RowStore
+from drafter_trainer.distillation.requests import Completion, Request
+from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.hub.publish import Publishing, publish_rows, publish_run
 from drafter_trainer.runs import Run, Step

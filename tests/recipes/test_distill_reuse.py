@@ -6,7 +6,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from drafter_trainer import distill
-from drafter_trainer.distillation.sources import corpus_prompts
+from drafter_trainer.distillation.prompts import corpus_prompts
 from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair
@@ -47,7 +47,7 @@ def test_more_is_answered_and_nothing_twice(tmp_path, target_folder, target, mon
     (tmp_path / "distill" / "train" / "rows-000-000001.parquet").unlink()
     assert distill(*more) == rows  # though the record says finished
     for fewer, said in (
-        ((), r"temperatures: then \[0.0, 1.0, 2.0\], now \[0.0\].* and 1\d of its rows are not asked for now"),
+        ((), r"temperatures: then \[0.0, 1.0, 2.0\], now \[0.0\].* and 1\d of its rows are not requested now"),
         ((*more, "--max_new_tokens", "9"), "max_new_tokens: then 8, now 9, and 2"),
         ((*more, "--dtype", "bfloat16"), "dtype: then float32, now bfloat16"),
     ):

@@ -11,9 +11,9 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from drafter_trainer.chat import ChatTokenizer
-from drafter_trainer.corpora import Document
 from drafter_trainer.corpora.conversations import Conversation
 from drafter_trainer.corpora.decontamination import Decontaminator
+from drafter_trainer.corpora.reading import Document
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair
 from drafter_trainer.targets import Target

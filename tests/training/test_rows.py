@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from drafter_trainer.distillation.store import TOP_K, Completion, RowStore
+from drafter_trainer.distillation.requests import TOP_K, Completion
+from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.errors import InputError
 from drafter_trainer.targets import Target
 from drafter_trainer.training.collators import SelfDistilledCollator
