@@ -122,7 +122,7 @@ def test_recipe_writes_what_it_prints(serve, tmp_path, capsys) -> None:
     with serve(lambda number, body: "400") as server:
         (tmp_path / "judge" / "journal.jsonl").unlink()
         main([*options[:2], "--servers", server.url, *options[4:]])
-        assert "2 judgements refused by the servers with status 400" in capsys.readouterr().out
+        assert "2 judgements rejected by the servers with status 400" in capsys.readouterr().out
         write_outputs(records[:1], tmp_path / FILE_NAME)
         with pytest.raises(InputError, match="made with other settings"):
             main(options)

@@ -46,7 +46,7 @@ def test_servers_answer_without_the_targets_weights(tmp_path, target_folder, tok
             ("--engine", "ollama", "--servers", "http://h"),
             "engine must be the kind of the servers, one of",
         ),
-        (("--servers", "h:8000"), "is no address"),
+        (("--servers", "h:8000"), "is not an address"),
         (("--pair", "nl"), "sentences of a corpus are translated: give a pair, such as --pair en-nl, or --prompts"),
     ],
 )
