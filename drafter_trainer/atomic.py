@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear complete or not at all."""
 
 import json
 import os
@@ -8,11 +8,7 @@ from typing import Any
 
 
 def write_whole(path: Path, content: str | bytes | Callable[[Path], Any]) -> None:
-    """Write a file so that it appears whole or not at all.
-
-    Args:
-        content (`str`, `bytes` or callable): Its text, its bytes, or what writes it to a path.
-    """
+    """Write a file that appears complete or not at all; a callable as content writes to the path that it gets."""
     partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
         if callable(content):

@@ -1,4 +1,4 @@
-"""Conversations as token ids: the one place that renders them through a target's chat template."""
+"""Conversations as token ids: the one place that applies a target's chat template."""
 
 import inspect
 import json
@@ -13,33 +13,33 @@ from transformers import PreTrainedTokenizerBase
 from drafter_trainer.errors import InputError, RefusedConversationError, one_line
 
 _PROBE = "what the user asks"
-# Names of `apply_chat_template`'s own arguments, and of what it hands to every template.
+# Arguments of `apply_chat_template`, and the variable that it sets itself.
 _RESERVED = {*inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters, "messages"}
-# What templates raise on a conversation that they were not written for, besides their own refusals.
+# Errors of a template on a conversation that it was not written for.
 _REFUSALS = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
 _LONGEST_REASON = 100  # characters
-_END = 20  # characters of a word at most, for languages that write without spaces
+_LONGEST_END = 20  # characters of a word, for languages without spaces
 
 
 def chat_of(prompt: str, earlier: Sequence[tuple[str, str]] = ()) -> list[dict[str, str]]:
-    """Write what a user asks as the messages of a chat."""
+    """Return the messages of a chat that ends with a prompt; `earlier` has prompts and responses."""
     messages = []
-    for asked, answered in earlier:
-        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+    for question, response in earlier:
+        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": response}]
     return [*messages, {"role": "user", "content": prompt}]
 
 
 class ChatTokenizer:
-    """A tokenizer whose chat template has been tried: the template shows what a user asks.
+    """A tokenizer with a chat template that has been tried: its output shows the user's text.
 
-    Templates of multimodal targets show content alone that comes in parts, `[{"type": "text", "text": …}]`. Whether
-    one does is found out once, and every conversation is then rendered so.
+    Templates of some multimodal targets show only content in parts, `[{"type": "text", "text": …}]`. Which form a
+    template shows is tried once, and every conversation is then rendered in this form.
 
     Args:
         sanitize_control_tokens (`bool`, *optional*, defaults to `False`): Whether special tokens that are written out
-            in a message or a text, such as `<|im_end|>`, are plain text. By default they are the tokens themselves, as
-            in `apply_chat_template`.
-        source (`str`, *optional*): The template's file, or what else names it in messages.
+            in a message or a text, such as `<|im_end|>`, are plain text. By default they are special tokens, as in
+            `apply_chat_template`.
+        source (`str`, *optional*): The file or name of the template, for messages.
     """
 
     def __init__(
@@ -53,8 +53,12 @@ class ChatTokenizer:
         self._variables = dict(chat_template_kwargs or {})
         self._sanitize = sanitize_control_tokens
         self._source = source
-        self._parts = False
-        self._check_variables()
+        template = str(tokenizer.chat_template)  # several templates by name are a dictionary
+        for name in self._variables:
+            if name in _RESERVED:
+                raise InputError(f"chat_template_kwargs: {name} is set already: leave it out")
+            if not re.search(rf"\b{re.escape(name)}\b", template):
+                raise InputError(f"chat_template_kwargs: {source} takes no {name}: leave it out, or correct it")
         self._try_template()
 
     def encode(
@@ -64,51 +68,40 @@ class ChatTokenizer:
         add_generation_prompt: bool = False,
         unshown: Counter[str] | None = None,
     ) -> list[int]:
-        """Turn a conversation into token ids.
+        """Return the token ids of a conversation.
 
-        The template writes its own start token, so none is added by the tokenizer.
+        The template writes its own start token, so the tokenizer adds none.
 
         Args:
-            messages (`Sequence[Mapping]`): With `role`, `content`, and where there are some `reasoning_content` and
-                `tool_calls`.
-            unshown (`Counter[str]`, *optional*): Gains the kinds of content that the template leaves out.
+            messages (`Sequence[Mapping]`): With `role`, `content`, and possibly `reasoning_content` and `tool_calls`.
+            unshown (`Counter[str]`, *optional*): Counts the kinds of content that the template leaves out.
         """
         text = self._render(messages, tools, add_generation_prompt)
         missing = _missing(messages, tools, text)
         if "user" in missing:
-            raise RefusedConversationError("the chat template does not show what the user says")
+            raise RefusedConversationError("the chat template does not show the user's text")
         if unshown is not None:
             unshown.update(f"{kind} (not shown by the chat template)" for kind in missing)
         if not self._sanitize:
             return self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return self._apply(messages, tools, add_generation_prompt, return_dict=True, sanitize_control_tokens=True)[
-            "input_ids"
-        ]
+        given = {"tools": tools, "add_generation_prompt": add_generation_prompt}
+        return self._apply(messages, **given, return_dict=True, sanitize_control_tokens=True)["input_ids"]
 
     def encode_prompt(self, prompt: str, earlier: Sequence[tuple[str, str]] = ()) -> list[int]:
-        """Turn what a user asks into token ids, up to where the answer begins."""
+        """Return the token ids of a prompt, up to the place where the completion begins."""
         return self.encode(chat_of(prompt, earlier), add_generation_prompt=True)
 
     def encode_text(self, text: str, add_special_tokens: bool = False) -> list[int]:
-        """Turn text that is no conversation into token ids."""
-        how = {"split_special_tokens": True} if self._sanitize else {}
-        return self.tokenizer.encode(text, add_special_tokens=add_special_tokens, **how)
+        """Return the token ids of a text that is not a conversation."""
+        options = {"split_special_tokens": True} if self._sanitize else {}
+        return self.tokenizer.encode(text, add_special_tokens=add_special_tokens, **options)
 
-    def _apply(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        tools: Sequence[Mapping[str, Any]] | None,
-        add_generation_prompt: bool,
-        **how: Any,
-    ) -> Any:
+    def _apply(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Any:
         chat = [dict(message) for message in messages]
-        if self._parts:
-            for message in chat:
-                if isinstance(message["content"], str):
-                    message["content"] = [{"type": "text", "text": message["content"]}]
-        return self.tokenizer.apply_chat_template(
-            chat, tools=tools, add_generation_prompt=add_generation_prompt, **how, **self._variables
-        )
+        for message in chat if self._parts else ():
+            if isinstance(message["content"], str):
+                message["content"] = [{"type": "text", "text": message["content"]}]
+        return self.tokenizer.apply_chat_template(chat, **options, **self._variables)
 
     def _render(
         self,
@@ -117,28 +110,20 @@ class ChatTokenizer:
         add_generation_prompt: bool = True,
     ) -> str:
         try:
-            text = self._apply(messages, tools, add_generation_prompt, tokenize=False)
+            text = self._apply(messages, tools=tools, add_generation_prompt=add_generation_prompt, tokenize=False)
             text.encode()
         except jinja2.TemplateSyntaxError as error:
             raise InputError(f"{self._source}, line {error.lineno}: not Jinja ({error.message})") from error
         except UnicodeEncodeError as error:
-            raise RefusedConversationError("half of a surrogate pair stands in it") from error
+            raise RefusedConversationError("it contains half of a surrogate pair") from error
         except _REFUSALS as error:
-            said = one_line(error) or type(error).__name__
-            raise RefusedConversationError(f"the chat template refuses it: {said[:_LONGEST_REASON]}") from error
+            message = one_line(error) or type(error).__name__
+            raise RefusedConversationError(f"the chat template refuses it: {message[:_LONGEST_REASON]}") from error
         return text
 
-    def _check_variables(self) -> None:
-        template = str(self.tokenizer.chat_template)  # several by name are a dictionary of texts
-        for name in self._variables:
-            if name in _RESERVED:
-                raise InputError(f"chat_template_kwargs: {name} is set already: leave it out")
-            if not re.search(rf"\b{re.escape(name)}\b", template):
-                raise InputError(f"chat_template_kwargs: {self._source} takes no {name}: leave it out, or mend it")
-
     def _try_template(self) -> None:
-        asked, reason = chat_of(_PROBE), "the text is left out"
-        for chat in (asked, [{"role": "system", "content": "Answer."}, *asked]):  # some want a system's words first
+        prompt, reason = chat_of(_PROBE), "the text is left out"
+        for chat in (prompt, [{"role": "system", "content": "Answer."}, *prompt]):  # some need a system message
             for self._parts in (False, True):
                 try:
                     if _PROBE in self._render(chat):
@@ -146,15 +131,15 @@ class ChatTokenizer:
                 except RefusedConversationError as error:
                     reason = error.reason
         raise InputError(
-            f"{self._source} does not show what the user asks, neither as a text nor as parts of one ({reason}): give "
-            "another as chat_template"
+            f"{self._source} does not show the user's text, neither as text nor in parts ({reason}): give another "
+            "chat_template"
         )
 
 
 def _missing(
     messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None, rendered: str
 ) -> dict[str, None]:
-    """Find the kinds of content that a rendered text does not show: roles, and what else messages hold."""
+    """Return the kinds of content that a rendered text does not show: roles, tools, reasoning and tool calls."""
     expected = [("tools", tool["function"]["name"]) for tool in tools or ()]
     for message in messages:
         content = message["content"]
@@ -166,8 +151,8 @@ def _missing(
 
 
 def _is_shown(text: str, rendered: str) -> bool:
-    # Its first or last word is enough: few-shot templates rewrite what is asked, others cut thoughts out of answers.
-    # Some write what a tool returned as JSON.
+    # The first or last word is enough: few-shot templates rewrite the prompt, others remove reasoning from responses,
+    # and some write the result of a tool as JSON.
     words = text.split() or [""]
-    ends = (words[0][:_END], words[-1][-_END:])
+    ends = (words[0][:_LONGEST_END], words[-1][-_LONGEST_END:])
     return any(end in rendered or json.dumps(end, ensure_ascii=False)[1:-1] in rendered for end in ends)

@@ -1,36 +1,32 @@
-"""The errors that a caller can mend."""
+"""Errors that the caller can correct."""
 
 
 def one_line(error: BaseException) -> str:
-    """Write an error of a library on one line, for the message of one of ours."""
+    """Return the message of a library's error on one line."""
     return " ".join(str(error).split())
 
 
 class InputError(ValueError):
-    """An error that the caller can mend.
+    """An error that the caller can correct.
 
-    The message is one line that says what was given, what was expected and what to do. The command line prints it
-    without a traceback; callers of the library catch it as a `ValueError`.
+    The message is one line: the given value, the expected one, and what to do. The command line prints it without a
+    traceback.
     """
 
 
 def check_positive(**numbers: int | None) -> None:
-    """Refuse numbers below 1; `None` is no number."""
+    """Raise an error for numbers below 1; `None` is ignored."""
     for name, number in numbers.items():
         if number is not None and number < 1:
             raise InputError(f"{name} must be at least 1, got {number}")
 
 
 class IncompatibleTokenizerError(InputError):
-    """A drafter's tokenizer that differs in content from its target's."""
+    """The tokenizers of a drafter and its target differ in content."""
 
 
 class RefusedConversationError(InputError):
-    """A conversation that the chat template refuses, or does not show.
-
-    Args:
-        reason (`str`): The reason, under which dropped conversations are counted.
-    """
+    """A conversation that the chat template rejects, or does not show; dropped ones are counted by `reason`."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"a conversation cannot be rendered: {reason}")
@@ -38,4 +34,4 @@ class RefusedConversationError(InputError):
 
 
 class DamagedStoreError(InputError):
-    """A file of an earlier step that is truncated or altered."""
+    """A file of an earlier step is truncated or altered."""

@@ -1,4 +1,4 @@
-"""Libraries of optional features: imported when they are used, and named by their extra where they are missing."""
+"""Libraries of optional features, which are imported when they are used."""
 
 import importlib
 import importlib.util
@@ -8,7 +8,7 @@ from drafter_trainer.errors import InputError
 
 
 def require(module: str, extra: str) -> ModuleType:
-    """Import a library that an extra of this package brings."""
+    """Import a library that an extra of this package installs."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -17,5 +17,5 @@ def require(module: str, extra: str) -> ModuleType:
 
 
 def is_installed(module: str) -> bool:
-    """Tell whether a library of an optional feature is there, for what is left out without it."""
+    """Return whether a library of an optional feature is installed."""
     return importlib.util.find_spec(module) is not None

@@ -1,4 +1,4 @@
-"""What stands beside every number: the command, the commit, the versions, the machine."""
+"""The provenance of a measured number: the command, the commit, the versions, the machine."""
 
 import platform
 import re
@@ -18,27 +18,29 @@ _LIBRARIES = ("drafter_trainer", "torch", "transformers", "accelerate", "dataset
 
 
 def library_versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that decide a result."""
+    """Return the versions of Python and of the libraries that affect a result."""
     return {"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}
 
 
 def describe_device() -> dict[str, Any]:
-    """Describe what computes: an accelerator with its driver's runtime, or the processor and its threads."""
-    if torch.accelerator.is_available():
-        kind = torch.accelerator.current_accelerator().type
-        if kind == "cuda":
-            return {"type": kind, "name": torch.cuda.get_device_name(), "runtime": f"CUDA {torch.version.cuda}"}
-        return {"type": kind, "name": kind, "runtime": ""}
-    return {"type": "cpu", "name": _processor_name(), "runtime": f"{torch.get_num_threads()} threads"}
+    """Return type, name and runtime of the accelerator, or of the processor."""
+    if not torch.accelerator.is_available():
+        cpuinfo = Path("/proc/cpuinfo")
+        named = re.search(r"(?m)^model name\s*: (.+)$", cpuinfo.read_text()) if cpuinfo.is_file() else None
+        name = named[1].strip() if named else platform.processor() or platform.machine()
+        return {"type": "cpu", "name": name, "runtime": f"{torch.get_num_threads()} threads"}
+    kind = torch.accelerator.current_accelerator().type
+    if kind == "cuda":
+        return {"type": kind, "name": torch.cuda.get_device_name(), "runtime": f"CUDA {torch.version.cuda}"}
+    return {"type": kind, "name": kind, "runtime": ""}
 
 
 def collect_provenance() -> dict[str, Any]:
-    """Collect the provenance of the running command.
+    """Return the provenance of the running command.
 
     Returns:
-        `dict` with `command` (absolute paths without their folders, which are nobody else's, and no credentials),
-        `commit` (of a clone, with "+" behind it where files were changed; empty outside of one), `date` (UTC),
-        `device` and `versions`.
+        `dict` with `command` (without the folders of absolute paths, and without credentials), `commit` (of a clone,
+        with "+" at its end if files were changed; empty outside of a clone), `date` (UTC), `device` and `versions`.
     """
     return {
         "command": redact(shlex.join([Path(sys.argv[0]).name, *map(without_folders, sys.argv[1:])])),
@@ -50,7 +52,7 @@ def collect_provenance() -> dict[str, Any]:
 
 
 def without_folders(argument: str) -> str:
-    """Return an argument of a command with the names alone of the absolute paths in it."""
+    """Return an argument of a command with each absolute path reduced to its last part."""
     return re.sub(r"(^|[:=])/(?:[^/\s]+/)+", r"\1", argument)
 
 
@@ -63,12 +65,3 @@ def _commit() -> str:
         return subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""
-
-
-def _processor_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -1,4 +1,4 @@
-"""The target: where its weights come from, which revision they are, and how it is asked."""
+"""The target: the place and the exact revision of its weights, its tokenizer, and its chat template."""
 
 import hashlib
 import importlib.metadata
@@ -11,6 +11,8 @@ import huggingface_hub
 import torch
 from huggingface_hub.errors import HTTPError, RevisionResolutionError  # the first is the client's HTTP library's
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
     AutoTokenizer,
     GenerationConfig,
@@ -20,7 +22,6 @@ from transformers import (
 )
 
 from drafter_trainer.chat import ChatTokenizer
-from drafter_trainer.checkpoints import check_assistable, load_checkpoint
 from drafter_trainer.errors import InputError, one_line
 from drafter_trainer.wheels import HUB_IDS, convert_wheel
 
@@ -32,17 +33,17 @@ class Target:
     """A target model in one exact revision.
 
     Args:
-        name (`str`): Hub id by which it is known, written into drafters, cards and row keys.
+        name (`str`): Hub id that names it in drafters, cards and row keys.
         revision (`str`): Commit on the Hub, version of the wheel, or a hash of the folder's weights.
-        path (`str`): What `from_pretrained` loads: a Hub id or a folder.
+        path (`str`): Hub id or folder for `from_pretrained`.
         chat_template (`str`, *optional*): Jinja text in place of the tokenizer's own chat template.
-        chat_template_file (`str`, *optional*): Where that text was read.
-        chat_template_kwargs (`Mapping`, *optional*): Variables for the template.
+        chat_template_file (`str`, *optional*): File of this text.
+        chat_template_kwargs (`Mapping`, *optional*): Variables of the template.
         sanitize_control_tokens (`bool`, *optional*, defaults to `False`): As for `ChatTokenizer`.
-        dequantized (`bool`, *optional*, defaults to `False`): Whether `path` holds float32 weights that were made of
-            quantized ones.
-        stop (`tuple[str, ...]`, *optional*): Characters that end a completion besides the model's own end tokens, such
-            as a line break for a base model that is asked with examples.
+        dequantized (`bool`, *optional*, defaults to `False`): Whether `path` has float32 weights that were converted
+            from quantized ones.
+        stop (`tuple[str, ...]`, *optional*): Characters that end a completion, in addition to the model's own end
+            tokens, such as a line break for a base model with a few-shot template.
     """
 
     name: str
@@ -57,31 +58,44 @@ class Target:
 
     @property
     def identity(self) -> str:
-        """Name and revision in one, for the record of what was read."""
+        """Name and revision, for records."""
         return f"{self.name}@{self.revision}"
 
     @property
     def hub_revision(self) -> str | None:
-        """The revision to pass to `from_pretrained`: a commit for a Hub id, `None` for a folder."""
+        """The revision for `from_pretrained`: a commit for a Hub id, `None` for a folder."""
         return None if Path(self.path).is_dir() else self.revision
 
+    @property
+    def context(self) -> int | None:
+        """Maximum number of tokens that it reads; `None` if its configuration states no number."""
+        return context_of(self.load_config())
+
+    def is_known_as(self, identity: str) -> bool:
+        """Return whether an identity is that of these weights, under any name."""
+        return identity.rpartition("@")[2] == self.revision
+
+    def load_config(self) -> PreTrainedConfig:
+        """Load the configuration."""
+        return AutoConfig.from_pretrained(self.path, revision=self.hub_revision)
+
     def checkpoint_dtype(self) -> torch.dtype:
-        """Return the dtype of the checkpoint's weights: bfloat16, of the same range, if they were quantized."""
+        """Return the dtype of the checkpoint's weights; bfloat16, which has the same range, if they were quantized."""
         if self.dequantized:
             return torch.bfloat16
         config = self.load_config()
         return config.dtype or config.get_text_config().dtype or torch.float32
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
-        """Load the tokenizer, padding on the left as batched generation needs it; `load_chat` says what is raised."""
+        """Load the tokenizer, with padding on the left for batched generation; raises errors as `load_chat`."""
         return self.load_chat().tokenizer
 
     def load_chat(self) -> ChatTokenizer:
-        """Load the tokenizer together with what renders conversations for it.
+        """Load the tokenizer with its chat template.
 
         Raises:
-            InputError: If it cannot be loaded, neither it nor the configuration has a chat template, or the template
-                does not show what a user asks.
+            InputError: If the tokenizer cannot be loaded, it has no chat template, or the template does not show the
+                user's text.
         """
         own = Path(self.path) / "chat_template.jinja"
         if own.is_file():
@@ -94,40 +108,23 @@ class Target:
             tokenizer.chat_template = self.chat_template
         if tokenizer.chat_template is None:
             raise InputError(f"the tokenizer of {self.name} has no chat template: give one as chat_template")
-        if tokenizer.pad_token_id is None:  # padding is masked: any token will do
+        if tokenizer.pad_token_id is None:  # padding is masked, so any token will do
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
         source = self.chat_template_file or (own if own.is_file() else f"the chat template of {self.name}")
         return ChatTokenizer(tokenizer, self.chat_template_kwargs, self.sanitize_control_tokens, str(source))
 
-    def load_config(self) -> PreTrainedConfig:
-        """Load the configuration."""
-        return AutoConfig.from_pretrained(self.path, revision=self.hub_revision)
-
-    @property
-    def context(self) -> int | None:
-        """Tokens that it reads at most; `None` where its configuration states no number."""
-        return context_of(self.load_config())
-
-    def is_known_as(self, identity: str) -> bool:
-        """Tell whether an identity is of these weights, under whatever name."""
-        return identity.rpartition("@")[2] == self.revision
-
     def load_model(self, dtype: str, device: torch.device | str = "cpu") -> PreTrainedModel:
-        """Load the model for inference.
-
-        Args:
-            dtype (`str`): "float32", "bfloat16", "float16", or "auto" for the one of the checkpoint.
-        """
+        """Load the model for inference; `dtype` is the name of a torch dtype, or "auto" for that of the checkpoint."""
         model = load_checkpoint(self.path, self.hub_revision, dtype)
         if self.stop:
             model.generation_config.eos_token_id = self.end_ids(self.load_tokenizer())
         return model.to(device).eval()
 
     def end_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-        """List the ids that end a completion: the checkpoint's own, and those of all tokens that contain a stop.
+        """Return the ids that end a completion: the checkpoint's own, and those of all tokens that contain a stop.
 
         Raises:
-            InputError: If a stop is no single character: the tokens of a longer one may be written apart.
+            InputError: If a stop is not a single character: a longer one may be split into several tokens.
         """
         if long := [stop for stop in self.stop if len(stop) != 1]:
             raise InputError(f"stop must list single characters such as a line break, got {long[0]!r}")
@@ -143,17 +140,6 @@ class Target:
         return sorted(ids)
 
 
-def context_of(config: PreTrainedConfig) -> int | None:
-    """Return how many tokens a model reads at most, `None` where its configuration states no number."""
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
-
-
-def end_ids(model: PreTrainedModel) -> frozenset[int]:
-    """Return the ids that end what a model says."""
-    eos = model.generation_config.eos_token_id
-    return frozenset([eos] if isinstance(eos, int) else eos or [])
-
-
 def resolve_target(
     target_model: str,
     revision: str | None = None,
@@ -164,53 +150,60 @@ def resolve_target(
     chat_template_kwargs: Mapping[str, Any] | None = None,
     sanitize_control_tokens: bool = False,
 ) -> Target:
-    """Find a target's weights and say exactly which they are.
+    """Find the weights of a target and their exact revision.
 
     Args:
-        target_model (`str`): Hub id, alone or as `HUB_ID@REVISION`, folder, or `wheel:PACKAGE` for an installed wheel
-            that carries one GGUF file, or requires wheels that carry its pieces; it is converted once to a folder that
-            `from_pretrained` loads.
+        target_model (`str`): Hub id, `HUB_ID@REVISION`, folder, or `wheel:PACKAGE` for an installed wheel with a GGUF
+            file, whole or in pieces, which is converted once for `from_pretrained`.
         revision (`str`, *optional*): Branch, tag or commit on the Hub; main if left out here and in `target_model`.
-        name (`str`, *optional*): Hub id by which a folder or wheel is known; defaults to that of a known wheel, or
-            to `target_model`.
+        name (`str`, *optional*): Hub id of the model in a folder or wheel; defaults to that of a known wheel, or to
+            `target_model`.
         chat_template (`str`, *optional*): File with a Jinja chat template.
-        stop (`Sequence[str]`, *optional*): See `Target`.
-        folder (`Path`, *optional*): Where converted wheels are kept.
+        stop (`Sequence[str]`, *optional*): As for `Target`.
+        folder (`Path`, *optional*): Folder of the converted wheels.
         chat_template_kwargs, sanitize_control_tokens: As for `ChatTokenizer`.
     Raises:
         InputError: If it does not exist, the wheel is not installed, or no drafter can speed it up.
     """
-    how = {
-        "chat_template": None if chat_template is None else _read_template(Path(chat_template)).rstrip("\n"),
-        "chat_template_file": chat_template,
-        "chat_template_kwargs": chat_template_kwargs,
-        "sanitize_control_tokens": sanitize_control_tokens,
-        "stop": tuple(stop),
-    }
-    if target_model.startswith("wheel:"):
+    place, from_wheel = target_model, target_model.startswith("wheel:")
+    if from_wheel:
         wheel = target_model.removeprefix("wheel:")
-        path, found = str(convert_wheel(wheel, folder)), f"{wheel}=={importlib.metadata.version(wheel)}"
+        place, found = str(convert_wheel(wheel, folder)), f"{wheel}=={importlib.metadata.version(wheel)}"
         name = name or HUB_IDS.get(wheel)
     elif Path(target_model).is_dir():
-        path, found = target_model, hash_folder(Path(target_model))
+        found = hash_folder(Path(target_model))
     else:
         target_model, named = split_revision(target_model)
-        path, found = target_model, resolve_commit(target_model, revision or named, "a model")
-    target = Target(name or target_model, found, path, dequantized=target_model.startswith("wheel:"), **how)
+        place, found = target_model, resolve_commit(target_model, revision or named, "a model")
+    target = Target(
+        name or target_model,
+        found,
+        place,
+        chat_template=None if chat_template is None else _read_template(Path(chat_template)).rstrip("\n"),
+        chat_template_file=chat_template,
+        chat_template_kwargs=chat_template_kwargs,
+        sanitize_control_tokens=sanitize_control_tokens,
+        dequantized=from_wheel,
+        stop=tuple(stop),
+    )
     try:
         config = target.load_config()
-    except (OSError, ValueError) as error:  # ValueError: a configuration of no architecture that is known here
-        raise InputError(f"target {target_model} is no readable model: {one_line(error)}") from error
-    check_assistable(config, target_model)
+    except (OSError, ValueError) as error:  # ValueError: the architecture is unknown to this release of transformers
+        raise InputError(f"the model {target_model} cannot be read: {one_line(error)}") from error
+    _check_assistable(config, target_model)
     return target
 
 
-def split_revision(place: str) -> tuple[str, str | None]:
-    """Split `HUB_ID@REVISION`; what exists here as a file or folder is no Hub id."""
-    if Path(place).exists():
-        return place, None
-    name, _, revision = place.partition("@")
-    return name, revision or None
+def as_target(target: str | Target | PreTrainedModel) -> Target:
+    """Return a target as it is, or that of a Hub id, a folder, `wheel:PACKAGE`, or a model by its `name_or_path`."""
+    if isinstance(target, Target):
+        return target
+    if isinstance(target, PreTrainedModel):
+        if not target.name_or_path:
+            raise InputError("the target was made in this process: save it with its tokenizer, and name the folder")
+        target = target.name_or_path
+    # Rows, drafters and cards show the name, so it must not be a path of this machine.
+    return resolve_target(target, name=Path(target).resolve().name if Path(target).is_dir() else None)
 
 
 def _read_template(path: Path) -> str:
@@ -220,40 +213,31 @@ def _read_template(path: Path) -> str:
         raise InputError(f"chat_template {path} cannot be read: {error}") from error
 
 
-def as_target(target: "str | Target | PreTrainedModel") -> Target:
-    """Return the target that a function of the library was given.
-
-    Args:
-        target (`str`, `Target` or `PreTrainedModel`): Hub id, folder, `wheel:PACKAGE`, a resolved target, or a loaded
-            model, which is known by where it was loaded from.
-    """
-    if isinstance(target, Target):
-        return target
-    if isinstance(target, PreTrainedModel):
-        if not target.name_or_path:
-            raise InputError("the target was made in this process: save it with its tokenizer, and name the folder")
-        target = target.name_or_path
-    # Rows, drafters and cards name the target, and a path of this machine is no name.
-    return resolve_target(target, name=Path(target).resolve().name if Path(target).is_dir() else None)
+def split_revision(place: str) -> tuple[str, str | None]:
+    """Split `HUB_ID@REVISION`; the name of an existing file or folder is not split."""
+    if Path(place).exists():
+        return place, None
+    name, _, revision = place.partition("@")
+    return name, revision or None
 
 
-def resolve_commit(repo: str, revision: str | None, what: str, repo_type: str = "model") -> str:
-    """Return the commit that a Hub repository's revision stands for."""
+def resolve_commit(repo: str, revision: str | None, kind: str, repo_type: str = "model") -> str:
+    """Return the commit of a revision of a Hub repository; `kind`, such as "a model", is for the error."""
     try:
         return huggingface_hub.HfApi().resolve_revision(repo, revision=revision, repo_type=repo_type).resolved
     except (OSError, ValueError, HTTPError, RevisionResolutionError) as error:
-        raise InputError(f"{repo} is neither a folder nor {what} on the Hub: {one_line(error)}") from error
+        raise InputError(f"{repo} is neither a folder nor {kind} on the Hub: {one_line(error)}") from error
 
 
 def hash_folder(folder: Path) -> str:
-    """Hash a checkpoint's configurations, tokenizer and weights, for a revision where no commit names them.
+    """Hash a checkpoint's configurations, tokenizer and weights, as the revision of a folder.
 
-    Of each file its size and its first and last MiB are taken: seconds also for hundreds of gigabytes.
+    Only the size and the first and last MiB of each file are hashed, so that large checkpoints take seconds.
     """
     digest = hashlib.sha256()
     weights = sorted(folder.glob("*.safetensors"))
     if not (folder / "config.json").is_file() or not weights:
-        raise InputError(f"{folder} is no model: expected config.json and safetensors files in it")
+        raise InputError(f"{folder} has no model: expected config.json and safetensors files in it")
     texts = [folder / name for name in ("config.json", "generation_config.json", "tokenizer.json")]
     for path in [*filter(Path.is_file, texts), *weights]:
         size = path.stat().st_size
@@ -263,3 +247,43 @@ def hash_folder(folder: Path) -> str:
             file.seek(max(0, size - _HASHED_BYTES))
             digest.update(file.read())
     return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def context_of(config: PreTrainedConfig) -> int | None:
+    """Return the maximum number of tokens that a model reads, `None` if its configuration states no number."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def end_ids(model: PreTrainedModel) -> frozenset[int]:
+    """Return the ids that end a completion of a model."""
+    eos = model.generation_config.eos_token_id
+    return frozenset([eos] if isinstance(eos, int) else eos or [])
+
+
+def model_class_of(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
+    """Return the class that generates text with a configuration, `None` if there is none.
+
+    transformers does not count some multimodal families, such as Mistral 3, as causal language models.
+    """
+    kind = type(config)
+    return MODEL_FOR_CAUSAL_LM_MAPPING.get(kind, None) or MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(kind, None)
+
+
+def _check_assistable(config: PreTrainedConfig, name: str) -> None:
+    model_class = model_class_of(config)
+    if config.is_encoder_decoder or model_class is None:
+        raise InputError(f"{name} is not a decoder-only language model ({config.model_type}): name one")
+    if model_class._is_stateful:
+        raise InputError(
+            f"{name} has a recurrent state ({config.model_type}), which cannot be restored when a draft is rejected, "
+            "so generate() takes no drafter for it: name a model whose layers are all attention"
+        )
+
+
+def load_checkpoint(path: str, revision: str | None, dtype: str | torch.dtype) -> PreTrainedModel:
+    """Load a model that generates text, with all parts of a multimodal one."""
+    config = AutoConfig.from_pretrained(path, revision=revision)
+    model_class = model_class_of(config)
+    if model_class is None:
+        raise ValueError(f"a model of type {config.model_type} does not generate text")
+    return model_class.from_pretrained(path, revision=revision, dtype=dtype)

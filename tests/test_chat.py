@@ -79,9 +79,9 @@ def test_start_token_stands_once() -> None:
         (b"{{ messages[0].content | shout }}", r"line 1: not Jinja \(No filter named 'shout'"),
         (None, "No such file"),
         (b"Gr\xfc\xdfe\n", "can't decode byte 0xfc"),
-        (b"<|user|>", "does not show what the user asks.*the text is left out"),
-        (b"{{ raise_exception('no\nchats') }}", "does not show what the user asks.*refuses it: no chats"),
-        (b"{{ messages[0].content + 1 }}", "does not show what the user asks.*refuses it: can only concatenate"),
+        (b"<|user|>", "does not show the user's text.*the text is left out"),
+        (b"{{ raise_exception('no\nchats') }}", "does not show the user's text.*refuses it: no chats"),
+        (b"{{ messages[0].content + 1 }}", "does not show the user's text.*refuses it: can only concatenate"),
     ],
 )
 def test_template_that_cannot_be_used_is_named(target_folder, tmp_path, template, said) -> None:
@@ -125,8 +125,8 @@ def test_prompts_that_are_refused_are_counted() -> None:
     assert [prompt.source_id for prompt in make.translations(sentences, "corpus", PAIR)] == ["1"]
     assert make.drops == {
         "the chat template refuses it: No numbers (German)": 1,
-        "the chat template does not show what the user says (German)": 1,
-        "half of a surrogate pair stands in it (German)": 1,
+        "the chat template does not show the user's text (German)": 1,
+        "it contains half of a surrogate pair (German)": 1,
     }
 
 

@@ -15,7 +15,7 @@ def test_what_looks_like_a_credential_is_found(tmp_path: Path, secret: str) -> N
     """One that this process does not know, in a file that somebody else wrote, is one all the same."""
     path = tmp_path / "file"
     path.write_text(f'{{"command": "run --token {secret}"}}')
-    assert find_credential(path) == "what looks like a token, a key or a password"
+    assert find_credential(path) == "text that looks like a token, a key or a password"
     assert redact(f"error: {secret}: no") == "error: ***: no"
 
 

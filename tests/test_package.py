@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "drafter_trainer"
 # Folders and modules in layers; each may import from its own and from those before it.
 LAYERS = (
-    "errors atomic chat checkpoints credentials extras languages provenance results wheels",
+    "errors atomic chat credentials extras languages provenance results wheels",
     "runs targets",
     "drafters repository corpora decoding",
     "distillation serving",

@@ -61,7 +61,7 @@ def test_committed_results_stay_readable(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda results: results.update(schema_version=0), r"of schema version 0, expected 1: run make bench again"),
+        (lambda results: results.update(schema_version=0), r"has schema version 0, expected 1: run make bench again"),
         (lambda results: results.pop("provenance"), r"f\.json, \$: 'provenance' is a required property"),
         (lambda results: results["runs"][0].pop("dtype"), r"\$\.runs\[0\]: 'dtype' is a required property"),
         (lambda results: method(results).update(seconds="1.0"), r"\.methods\[1\]\.seconds: '1\.0' is not of type"),

@@ -51,7 +51,7 @@ def test_revision_changes_with_the_weights(tmp_path: Path) -> None:
 def test_folder_without_a_model_is_refused(copy: Path, missing: str) -> None:
     """A run's folder named in place of its model must be refused before anything is asked of it."""
     (copy / missing).unlink()
-    with pytest.raises(InputError, match=r"is no model: expected config\.json and safetensors files"):
+    with pytest.raises(InputError, match=r"has no model: expected config\.json and safetensors files"):
         resolve_target(str(copy))
 
 

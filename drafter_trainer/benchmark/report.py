@@ -8,7 +8,7 @@ from drafter_trainer.benchmark.quality import failed_checks
 from drafter_trainer.benchmark.statistics import FEWEST_PROMPTS, Interval, Timings, median_ratio, speedup, verdict
 from drafter_trainer.decoding.sampling import describe_sampling
 from drafter_trainer.languages import get_pair
-from drafter_trainer.results import PLAIN, MeasuredMethod, MeasuredRun, Results, find_method, say_margin, say_setting
+from drafter_trainer.results import PLAIN, MeasuredMethod, MeasuredRun, Results, batch_text, find_method, margin_text
 
 TIME_PARTS = ("draft", "verification", "overhead")
 Table = tuple[list[str], list[list[str]]]  # header and rows
@@ -77,7 +77,7 @@ def title(results: Results, run: MeasuredRun) -> str:
     reasons = failed_checks(run)
     return (
         f"{run['pair']}, {run['task']}, {run['questions']['count']} questions of {run['questions']['source']}, "
-        f"{sampling}, {run['dtype']}, at most {run['max_new_tokens']} new tokens, {say_setting(run)}{repeats}{costs}; "
+        f"{sampling}, {run['dtype']}, at most {run['max_new_tokens']} new tokens, {batch_text(run)}{repeats}{costs}; "
         f"plain outputs: {', '.join(quality)}"
         + (f"; not a showcase: {' and '.join(reasons)}" if reasons else "")
         + f". {device_line(results)}"
@@ -269,7 +269,7 @@ def _caveats_of_outputs(run: MeasuredRun) -> Iterator[str]:
         counts = ", ".join(
             f"{name} {len(each['divergences'])} of {each['prompts']}" for name, each in different.items()
         )
-        margin = say_margin([divergence for each in different.values() for divergence in each["divergences"]])
+        margin = margin_text([divergence for each in different.values() for divergence in each["divergences"]])
         yield (
             f"An output that differs from plain decoding's is another text, with another speed: {counts}. At the "
             f"first difference, {margin}."

@@ -17,7 +17,6 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from drafter_trainer.checkpoints import load_checkpoint
 from drafter_trainer.drafters.compact import COMPACT, embeddings_and_head, read_compact
 from drafter_trainer.drafters.compatibility import (
     check_unquantized,
@@ -31,7 +30,7 @@ from drafter_trainer.drafters.saving import take_special_ids
 from drafter_trainer.drafters.siblings import sibling_of
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError, one_line
 from drafter_trainer.languages import Language, Pair, probes_of, read_languages
-from drafter_trainer.targets import Target, as_target
+from drafter_trainer.targets import Target, as_target, load_checkpoint
 
 LAYERS = 3  # taken of the target
 

@@ -129,14 +129,14 @@ def load_target_tokenizer(target_model: PreTrainedModel) -> PreTrainedTokenizerB
 
 def _say_what_to_expect(description: DrafterDescription, difference: str, results: Headline | str) -> None:
     if difference:
-        accepted = results.say_acceptance() if isinstance(results, Headline) else f"nothing, it {results}"
+        accepted = results.acceptance if isinstance(results, Headline) else f"nothing, it {results}"
         warnings.warn(
             f"the target {difference}, which {description.name} was trained for: its output stays its own, but a "
             f"finetune accepts fewer drafts than the original, for which was measured: {accepted}",
             stacklevel=3,
         )
     if isinstance(results, Headline):
-        _logger.warning("%s: %s", description.name, results.say_speed())
+        _logger.warning("%s: %s", description.name, results.speed)
     else:
         _logger.warning("%s %s: benchmark measures what it brings", description.name, results)
 

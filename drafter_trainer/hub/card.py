@@ -25,8 +25,8 @@ from drafter_trainer.results import (
     MeasuredRun,
     Results,
     find_method,
-    say_margin,
-    say_setting,
+    margin_text,
+    batch_text,
 )
 
 PLOT = "acceptance.png"
@@ -146,7 +146,7 @@ def _run_facts(run: MeasuredRun) -> dict[str, Any]:
         "speedup": f"{speedup.value:.2f}",
         "verdict": judged.name,
         "lossless": lossless,
-        "margin": say_margin(lossless["divergences"]) if lossless and lossless["divergences"] else "",
+        "margin": margin_text(lossless["divergences"]) if lossless and lossless["divergences"] else "",
         "row": [*row, f"**{judged}**" if judged is Verdict.SLOWER else str(judged)],
     }
 
@@ -158,7 +158,7 @@ def pair_text(pair: Pair) -> str:
 
 def decoding_text(run: MeasuredRun) -> str:
     """Return how a run was decoded, such as "greedy" or "T = 1, seed 0", with the engine if there was one."""
-    engine = f", {say_setting(run)}" if "engine" in run else ""
+    engine = f", {batch_text(run)}" if "engine" in run else ""
     return describe_sampling(run["temperature"], run["seed"]) + engine
 
 

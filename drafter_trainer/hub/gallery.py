@@ -15,7 +15,7 @@ from drafter_trainer.errors import InputError
 from drafter_trainer.hub.card import best_lookup, mean_speedup, pair_text, usage
 from drafter_trainer.hub.card_folder import read_measurements
 from drafter_trainer.languages import get_pair
-from drafter_trainer.results import DRAFTER, PLAIN, MeasuredRun, Results, find_method, say_setting
+from drafter_trainer.results import DRAFTER, PLAIN, MeasuredRun, Results, find_method, batch_text
 
 
 class MeasuredDrafter(NamedTuple):
@@ -69,7 +69,7 @@ def _settings(results: Results) -> list[list[MeasuredRun]]:
     """Group the runs that differ in their seeds only."""
     settings: dict[tuple[Any, ...], list[MeasuredRun]] = {}
     for run in results["runs"]:
-        settings.setdefault((run["task"], run["temperature"], say_setting(run)), []).append(run)
+        settings.setdefault((run["task"], run["temperature"], batch_text(run)), []).append(run)
     return list(settings.values())
 
 
@@ -81,7 +81,7 @@ def _compared(runs: Sequence[MeasuredRun]) -> list[str]:
 def _setting(results: Results, runs: list[MeasuredRun], scale: int) -> dict[str, Any]:
     run, speedups, seeds = runs[0], {name: mean_speedup(runs, name) for name in _compared(runs)}, len(runs)
     sampling = "greedy" if run["temperature"] == 0 else f"T = {run['temperature']:g}"
-    served = f", {say_setting(run)}" if "engine" in run else ""
+    served = f", {batch_text(run)}" if "engine" in run else ""
     lookup, percent = best_lookup(runs), 100 / scale  # of the bars' width
     return {
         "name": f"{run['task']}, {sampling}{served}",

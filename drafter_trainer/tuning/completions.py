@@ -100,7 +100,7 @@ def complete(
     requests = [Request(tuple(ids), temperature, 0, max_new_tokens, **unstored) for ids in prompts]
     found = TransformersEngine(target_model, tokenizer.pad_token_id).complete_batch(requests)
     return [
-        HeldOut(list(ids), each.response_ids, max_new_tokens, temperature, each.topk_ids, each.topk_logprobs)
+        HeldOut(list(ids), each.completion_ids, max_new_tokens, temperature, each.topk_ids, each.topk_logprobs)
         for ids, each in zip(prompts, found)
     ]
 

@@ -267,7 +267,7 @@ def test_credential_in_a_file_is_refused_and_not_shown(story: dict[str, Any]) ->
     """A password in the address of a server stands in the command that results record."""
     said = story["said"]["leaking"]
     assert said["said"].startswith("InputError: ")
-    assert " contains what looks like a token" in said["said"]
+    assert " contains text that looks like a token" in said["said"]
     assert said["refs"] == {}
     assert "swordfish" not in json.dumps(story["said"])
     hub = story["hub"]
