@@ -24,9 +24,9 @@ from drafter_trainer.results import (
     PROMPT_LOOKUP,
     MeasuredRun,
     Results,
+    batch_text,
     find_method,
     margin_text,
-    batch_text,
 )
 
 PLOT = "acceptance.png"

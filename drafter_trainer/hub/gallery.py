@@ -15,7 +15,7 @@ from drafter_trainer.errors import InputError
 from drafter_trainer.hub.card import best_lookup, mean_speedup, pair_text, usage
 from drafter_trainer.hub.card_folder import read_measurements
 from drafter_trainer.languages import get_pair
-from drafter_trainer.results import DRAFTER, PLAIN, MeasuredRun, Results, find_method, batch_text
+from drafter_trainer.results import DRAFTER, PLAIN, MeasuredRun, Results, batch_text, find_method
 
 
 class MeasuredDrafter(NamedTuple):
