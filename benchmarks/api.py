@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import drafter_trainer
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
-from drafter_trainer.hub.publish import Publication
+from drafter_trainer.pipeline.publish import Publication
 from drafter_trainer.pipeline.tune import TuningResult
 from drafter_trainer.targets import Target
 from drafter_trainer.training.rows import Rows

@@ -1,8 +1,10 @@
-"""Files that appear complete or not at all."""
+"""Files and folders that appear complete or not at all."""
 
+import contextlib
 import json
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,3 +27,23 @@ def write_whole(path: Path, content: str | bytes | Callable[[Path], Any]) -> Non
 def write_json(path: Path, value: Any, indent: int = 2) -> None:
     """Write a value as indented JSON, as `write_whole` does."""
     write_whole(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+
+
+def replace_folder(place: Path, folder: Path) -> None:
+    """Rename a temporary folder to a place, where another folder may be."""
+    if place.exists():
+        place.rename(folder.with_name("replaced"))
+    folder.rename(place)
+
+
+@contextlib.contextmanager
+def whole_folder(place: Path, name: str = "new") -> Iterator[Path]:
+    """Yield the path of a folder to make, which replaces `place` after the block; an exception leaves `place`.
+
+    Args:
+        name (`str`, *optional*): Name of the folder until then.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=place.parent) as temporary:
+        yield Path(temporary) / name
+        replace_folder(place, Path(temporary) / name)

@@ -22,12 +22,14 @@ _INDIFFERENT = {
     "check_generation",
     "collection",
     "concurrency",
+    "costs",  # an input, as other_data
     "dataloader_num_workers",
     "disable_tqdm",
     "dry_run",
     "licence",  # as the option was called before
     "license",
     "logging_steps",
+    "other_data",
     "out",
     "output_dir",
     "overwrite",

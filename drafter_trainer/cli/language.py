@@ -12,7 +12,6 @@ Every step is a command that you could type yourself; it is printed before it ru
 """
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,9 +25,7 @@ from drafter_trainer.cli.configuration import option_of, parse_arguments
 from drafter_trainer.cli.launch import call_step, require_one_process
 from drafter_trainer.drafters.loop.sources import NETWORK, NGRAM, SOURCES
 from drafter_trainer.errors import InputError
-from drafter_trainer.hub.publish import check_destination
-from drafter_trainer.hub.publishing import HUB
-from drafter_trainer.results import read_results
+from drafter_trainer.results import RESULTS, read_results
 from drafter_trainer.runs import finished_step, read_step
 
 PILOT = 32  # prompts that are completed to measure the time of one; fewer would leave a batch half empty
@@ -71,35 +68,35 @@ def main(argv: list[str]) -> None:
     """Run the step."""
     (named, language, publishing), given = parse_arguments("language", argv, __doc__)
     require_one_process("all steps run")
-    check_destination(publishing.publishing().to)
+    publishing.destination().check()
     run = named.run
     config = option_of(argv, "--config")
     if config is None:
         raise InputError("no --config FILE: each step reads it")
     places = {name: run.folder if name == HYBRID else run.folder / "strategies" / name for name in STRATEGIES}
-    chosen = {name: ["--sources", *each.sources] * (each.sources != SOURCES) for name, each in STRATEGIES.items()}
     questions = language.questions or language.prompts
     kept_out = ["--evaluation_questions", *dict.fromkeys(("sample", questions))]
 
-    def step(name: str, place: Path, *options: str | int | Path, **given: Any) -> None:
+    def step(name: str, place: Path, *options: str | int | Path) -> None:
         common = ["--config", config, "--pair", named.pair, "--run_folder", place, "--drafter_name", run.name]
-        call_step(name, [*common, *options], **given)
+        call_step(name, [*common, *options])
 
     collect_rows(step, run.folder, language, kept_out)
     train_networks(step, run.folder, places)
     found: dict[str, dict[str, Any]] = {}
+    rows, costs = ["--data", run.folder / "distill", "--other_data", run.folder / "stories"], []
     for name, place in places.items():
+        strategy, trained = STRATEGIES[name], place
+        text = ["--corpus", *language.corpus, *kept_out] if NGRAM in strategy.sources else []
         if name == HYBRID:
             networks = [other for other in found if STRATEGIES[other].rows]
             network = max(networks, key=lambda other: found[other]["speedup_on_validation"])
-            share(places[network] / "finetune", place / "finetune")
-        text = ["--corpus", *language.corpus, *kept_out] if NGRAM in STRATEGIES[name].sources else []
+            trained = places[network]
+        drafter = ["--drafter", trained / "finetune"] if NETWORK in strategy.sources else []
+        step("tune", place, *rows, *costs, *drafter, *text, "--sources", *strategy.sources)
+        found[name] = describe(strategy, place, trained)
         # All use the same times of the target: otherwise the noise of the machine would decide between them.
-        first = next(iter(places.values()))
-        costs = first / "tune" if place != first else None
-        rows = ["--data", run.folder / "distill"]
-        step("tune", place, *rows, *text, *chosen[name], other_tasks=[run.folder / "stories"], costs=costs)
-        found[name] = describe(STRATEGIES[name], place)
+        costs = costs or ["--costs", place / "drafter"]
     found[HYBRID]["network"] = network
     best = max(found, key=lambda name: (found[name]["speedup_on_validation"], name == HYBRID))
     # The published drafter names only the rows that went into it; here are all.
@@ -112,12 +109,11 @@ def main(argv: list[str]) -> None:
     step("bench", places[best], *measured, "--questions", questions)
     step("bench", places[best], *measured, "--task", STORY)
     asked = {key: value for key, value in given.items() if hasattr(publishing, key) and key != "sources"}
-    options = [word for key, value in asked.items() for word in (f"--{key}", value)]
-    step("publish", places[best], *options, *chosen[best])
-    if publishing.publishing().to != HUB and not publishing.dry_run:  # where the gallery finds it
-        shutil.copyfile(run.folder / FILE_NAME, Path(publishing.to) / FILE_NAME)
+    step("publish", places[best], *(word for key, value in asked.items() for word in (f"--{key}", value)))
+    if publishing.destination().folder and not publishing.dry_run:  # where the gallery finds it
+        shutil.copyfile(run.folder / FILE_NAME, publishing.destination().folder / FILE_NAME)
     for place in (places[best], places[best] / "tasks" / STORY):
-        print(f"\n{speedup_tables(read_results(place / 'results.json'))}")
+        print(f"\n{speedup_tables(read_results(place / RESULTS))}")
 
 
 def collect_rows(step: CallStep, folder: Path, language: LanguageArguments, kept_out: list[str]) -> None:
@@ -156,15 +152,15 @@ def train_networks(step: CallStep, folder: Path, places: dict[str, Path]) -> Non
                 shutil.rmtree(checkpoint)  # of a finished network; all of a language's would be most of its disk
 
 
-def describe(strategy: Strategy, place: Path) -> dict[str, Any]:
+def describe(strategy: Strategy, place: Path, trained: Path) -> dict[str, Any]:
     """Return the size and the times of a strategy, and the speedup that tuning expects of it."""
-    steps = {name: read_step(place / name) for name in ("finetune", "tune")}
+    finetuned, tuned = read_step(trained / "finetune"), read_step(place / "tune")
     return {
         "method": strategy.method,
-        "speedup_on_validation": steps["tune"]["facts"]["speedup_on_validation"],
+        "speedup_on_validation": tuned["facts"]["speedup_on_validation"],
         "bytes": sum(path.stat().st_size for path in (place / "drafter").glob("*.safetensors")),
-        "finetune_seconds": steps["finetune"]["seconds"] if steps["finetune"] else 0.0,
-        "tune_seconds": steps["tune"]["seconds"],
+        "finetune_seconds": finetuned["seconds"] if finetuned else 0.0,
+        "tune_seconds": tuned["seconds"],
     }
 
 
@@ -181,16 +177,3 @@ def strategies_table(found: dict[str, dict[str, Any]], best: str) -> str:
     ]
     header = ["strategy (* is published)", "both tasks, held-out answers replayed", "MiB", "finetuning"]
     return markdown_table(header, rows)
-
-
-def share(step: Path, other: Path) -> None:
-    """Link a step's folder into another run by a relative path, so that both can be moved together."""
-    other.parent.mkdir(parents=True, exist_ok=True)
-    way = os.path.relpath(step, other.parent)
-    if other.is_symlink():
-        if os.readlink(other) == way:
-            return
-        other.unlink()
-    elif other.exists():
-        raise InputError(f"{other} holds a network that was finetuned by itself: name another run_folder")
-    other.symlink_to(way, target_is_directory=True)

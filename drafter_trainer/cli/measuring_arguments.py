@@ -27,8 +27,11 @@ class TuningArguments(Options):
     _argument_group_name = "tuning"
 
     data: str = option("", "Folder of rows (default: RUN_FOLDER/distill)")
+    other_data: list[str] = option([], "Folders of rows of other tasks, each with the same weight as the first")
+    drafter: str = option("", "Folder of the drafter of which a copy is tuned (default: RUN_FOLDER/finetune)")
     sources: list[str] = parameter(tune, "sources")
     draft_length: int = parameter(tune, "longest_draft")
+    costs: str | None = parameter(tune, "costs")
 
     def __post_init__(self) -> None:
         super().__post_init__()

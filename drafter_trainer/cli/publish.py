@@ -15,7 +15,9 @@ from accelerate import PartialState
 from drafter_trainer.cli.configuration import parse_arguments
 from drafter_trainer.cli.launch import leave_processes
 from drafter_trainer.cli.publishing_arguments import ROWS
-from drafter_trainer.hub.publish import publish_rows, publish_run
+from drafter_trainer.drafters.description import FILE_NAME
+from drafter_trainer.errors import InputError
+from drafter_trainer.pipeline.publish import publish, publish_rows
 
 
 def main(argv: list[str]) -> None:
@@ -25,8 +27,11 @@ def main(argv: list[str]) -> None:
     leave_processes()
     if not main_process:
         return
-    target, how = where.resolve(), publishing.publishing()
+    run, target = named.run, where.resolve()
     if publishing.format == ROWS:
-        print(publish_rows(named.run, target, how))
-    else:
-        print(publish_run(named.run, target, where.dtype, how))
+        print(publish_rows(run.rows, target, publishing.destination(), f"{run.name}-rows", publishing.license))
+        return
+    if not (run.published / FILE_NAME).is_file():
+        raise InputError(f"there is no drafter in {run.published}: finetune first, or tune without a network")
+    given = publishing.spelled_out()
+    print(publish(run.published, target, results=run.folder, dtype=where.dtype, **given))

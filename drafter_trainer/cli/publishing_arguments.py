@@ -1,12 +1,13 @@
 """Options of publishing a drafter or its rows."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from drafter_trainer.cli.options import Options, option, parameter
 from drafter_trainer.drafters.compact import FORMATS
 from drafter_trainer.errors import InputError
-from drafter_trainer.hub.publishing import HUB, Publishing
-from drafter_trainer.pipeline.publish import publish
+from drafter_trainer.hub.destination import HUB, Destination
+from drafter_trainer.pipeline.publish import check_form, publish
 
 ROWS = "rows"  # as format: the rows of RUN_FOLDER/distill
 _ADAPTER = "adapter"
@@ -31,26 +32,30 @@ class PublishingArguments(Options):
         "stock, a model that every engine loads; compact, without the target's own weights, in int8; compact-int4; "
         "adapter:BASE, only the LoRA adapter over a published drafter; or rows, the rows of RUN_FOLDER/distill",
     )
-    sources: list[str] = option(
-        [], "Draft sources: lookup, ngram, network (default: all). Without network no weights are published"
-    )
+    sources: list[str] = parameter(publish, "sources")
     license: str | None = parameter(publish, "license")
 
     def __post_init__(self) -> None:
-        self.publishing()
-
-    def publishing(self) -> Publishing:
-        """Return the checked values."""
-        values, (place, _, rest) = vars(self), self.to.partition(":")
-        if place == HUB:
-            repository, _, branch = rest.partition("@")
-            values = values | {"to": HUB, "repo_id": repository or None, "revision": branch or None}
-        kind, _, base = self.format.partition(":")
-        if kind == _ADAPTER and base:
-            values = values | {"format": "stock", "adapter_of": base}
-        elif self.format == ROWS:
-            values = values | {"format": "stock"}
-        elif self.format not in FORMATS:
+        given = self.spelled_out()
+        if given["format"] not in (*FORMATS, ROWS):
             known = ", ".join([*FORMATS, f"{_ADAPTER}:BASE", ROWS])
             raise InputError(f"format must be one of {known}, got {self.format}")
-        return Publishing(**values)
+        check_form("stock" if given["format"] == ROWS else given["format"], self.sources, given.get("adapter_of"))
+        self.destination()
+
+    def spelled_out(self) -> dict[str, Any]:
+        """Return the arguments of `publish`, with those in the shorthands of `--to` and `--format`."""
+        values, (place, _, rest) = dict(vars(self)), self.to.partition(":")
+        if place == HUB:
+            repository, _, branch = rest.partition("@")
+            values |= {"to": HUB, "repo_id": repository or None, "revision": branch or None}
+        kind, _, base = self.format.partition(":")
+        if kind == _ADAPTER and base:
+            values |= {"format": "stock", "adapter_of": base}
+        return values
+
+    def destination(self) -> Destination:
+        """Return the destination."""
+        given = self.spelled_out()
+        names = ("to", "repo_id", "revision", "tag", "overwrite", "dry_run")
+        return Destination(**{name: given[name] for name in names if name in given})

@@ -12,39 +12,32 @@ With --sources lookup ngram there is no network, and nothing has to be trained b
 the tables are those of --corpus alone, and settings are tried on the target's continuations of held-out texts.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from drafter_trainer.cli.configuration import parse_arguments
 from drafter_trainer.cli.launch import require_one_process
 from drafter_trainer.cli.options import arguments_of
-from drafter_trainer.hub.publish import into_run, publish_run
-from drafter_trainer.pipeline.tune import tune
-from drafter_trainer.pipeline.tune_run import tune_run
+from drafter_trainer.pipeline.tune import tune, tune_run
 from drafter_trainer.tuning.results import trials_table
 
 
-def main(argv: list[str], other_tasks: Sequence[Path] = (), costs: Path | None = None) -> None:
-    """Run the step; `other_tasks` and `costs` are as for `tune_run`."""
+def main(argv: list[str]) -> None:
+    """Run the step."""
     (named, where, corpora, tuning), given = parse_arguments("tune", argv, __doc__)
     require_one_process("tuning runs")
     # Steps record these options under their earlier names, by which they are known again.
     recorded = {"draft_length": "longest_draft", "corpus": "table_corpus"}
     given = {recorded.get(name, name): value for name, value in given.items()}
-    run, target = named.run, where.resolve()
-    how = into_run(run, tuning.sources)
-    trials = tune_run(
-        run,
-        target,
-        rows=Path(tuning.data) if tuning.data else None,
-        other_tasks=other_tasks,
-        table_corpora=corpora.corpus,
-        table_samples=corpora.limits[0],
-        costs=costs,
-        longest_draft=tuning.draft_length,
-        settings=given,
-        **(arguments_of(tune_run, corpora, tuning) | arguments_of(tune, tuning, where)),
-    )
+    chosen = arguments_of(tune, tuning, where) | {
+        "drafter": Path(tuning.drafter) if tuning.drafter else None,
+        "rows": Path(tuning.data) if tuning.data else None,
+        "other_rows": tuning.other_data,
+        "table_corpora": corpora.corpus,
+        "max_texts": corpora.limits[0],
+        "evaluation_questions": corpora.evaluation_questions,
+        "longest_draft": tuning.draft_length,
+    }
+    trials = tune_run(named.run, where.resolve(), given, **chosen)
     if trials:
         print(trials_table(trials))
-    print(publish_run(run, target, where.dtype, how))
+    print(f"drafter: {named.run.published}")

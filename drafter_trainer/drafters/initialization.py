@@ -131,7 +131,10 @@ def setup_of(model: torch.nn.Module) -> DrafterSetup | None:
 
 
 def _training_of(checkpoint: Path) -> dict[str, Any]:
-    return DrafterDescription.read(checkpoint).training if (checkpoint / FILE_NAME).is_file() else {}
+    if not (checkpoint / FILE_NAME).is_file():
+        return {}
+    training = DrafterDescription.read(checkpoint).training
+    return {step: facts for step, facts in training.items() if step != "tune"}  # it was tuned with other weights
 
 
 def _choose_layers(layers: Sequence[int] | None, number: int, config: PretrainedConfig) -> list[int]:

@@ -24,7 +24,7 @@ from drafter_trainer.drafters.saving import WEIGHTS
 from drafter_trainer.errors import InputError, one_line
 from drafter_trainer.hub.card import PLOT
 from drafter_trainer.hub.card_folder import CARD, MEASUREMENTS
-from drafter_trainer.hub.publishing import MAIN, Publishing
+from drafter_trainer.hub.destination import MAIN, Destination
 from drafter_trainer.repository import Repository
 from drafter_trainer.results import RESULTS
 
@@ -67,7 +67,7 @@ class Remote(NamedTuple):
     tags: dict[str, str]
 
 
-def read_remote(api: HfApi, destination: Publishing) -> Remote:
+def read_remote(api: HfApi, destination: Destination) -> Remote:
     """Read the state of a destination's branch."""
     where = _where(destination)
     try:
@@ -99,7 +99,7 @@ def _is_same(entry: RepoFile | None, source: Path) -> bool:
     return entry.blob_id == git_hash(source.read_bytes())
 
 
-def check_same_drafter(destination: Publishing, remote: Remote, description: DrafterDescription) -> None:
+def check_same_drafter(destination: Destination, remote: Remote, description: DrafterDescription) -> None:
     """Raise an error if a branch holds anything but a drafter of the same target and languages."""
     others = remote.files.keys() - {".gitattributes", ".gitignore", "LICENSE", CARD}
     if destination.overwrite or not others:
@@ -119,7 +119,7 @@ def check_same_drafter(destination: Publishing, remote: Remote, description: Dra
             raise InputError(f"{destination} holds a drafter for the {name} {then}, not {now}: {advice}")
 
 
-def check_overwrite(destination: Publishing, remote: Remote, changed: Sequence[str], precious: Sequence[str]) -> None:
+def check_overwrite(destination: Destination, remote: Remote, changed: Sequence[str], precious: Sequence[str]) -> None:
     """Raise an error if a push would replace a published version without `overwrite`.
 
     Args:
@@ -139,7 +139,7 @@ def check_overwrite(destination: Publishing, remote: Remote, changed: Sequence[s
 
 
 def push(
-    destination: Publishing,
+    destination: Destination,
     files: Mapping[str, Path],
     owned: Sequence[str],
     precious: Sequence[str],
@@ -191,7 +191,7 @@ def push(
     return commit
 
 
-def set_tag(destination: Publishing, commit: str) -> None:
+def set_tag(destination: Destination, commit: str) -> None:
     """Put the destination's tag, if it has one, on a commit; `push` has checked that it may be moved."""
     api, where = HfApi(), _where(destination)
     if destination.tag is None:
@@ -204,7 +204,7 @@ def set_tag(destination: Publishing, commit: str) -> None:
     api.create_tag(**where, tag=destination.tag, revision=commit)
 
 
-def add_to_collection(destination: Publishing, target: str) -> None:
+def add_to_collection(destination: Destination, target: str) -> None:
     """Add a drafter to its owner's collection of drafters for the target.
 
     A failure is only logged, for example if the token has no right to collections: the drafter is published.
@@ -227,5 +227,5 @@ def add_to_collection(destination: Publishing, target: str) -> None:
         )
 
 
-def _where(destination: Publishing) -> dict[str, str | None]:
+def _where(destination: Destination) -> dict[str, str | None]:
     return {"repo_id": destination.repo_id, "repo_type": destination.repo_type}

@@ -1,6 +1,8 @@
 """Finetune a drafter on the target's completions."""
 
+import dataclasses
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,15 +12,20 @@ from accelerate import PartialState
 from datasets import Dataset
 from transformers import set_seed
 
-from drafter_trainer.drafters.initialization import LAYERS, create_drafter
+from drafter_trainer.atomic import whole_folder
+from drafter_trainer.drafters.adapters import ADAPTER
+from drafter_trainer.drafters.description import FILE_NAME
+from drafter_trainer.drafters.initialization import LAYERS, create_drafter, setup_of
 from drafter_trainer.drafters.layer_search import search_layers
 from drafter_trainer.errors import InputError
+from drafter_trainer.hub.assemble import assemble
+from drafter_trainer.pipeline.publish import describe
 from drafter_trainer.runs import Run, Step, finished_step, read_step
 from drafter_trainer.targets import Target
 from drafter_trainer.training.arguments import DrafterTrainingArguments
 from drafter_trainer.training.base import train_to_end
 from drafter_trainer.training.losses import TOPK_LOSSES
-from drafter_trainer.training.rows import load_split
+from drafter_trainer.training.rows import describe_rows, load_split
 from drafter_trainer.training.trainers import DrafterTrainer
 
 _logger = logging.getLogger(__name__)
@@ -34,13 +41,13 @@ def finetune(
     shape: Mapping[str, Any],
     settings: Mapping[str, Any],
 ) -> None:
-    """Train a new drafter on rows; finished before with the same settings, nothing is done.
+    """Train a new drafter on rows, unless the step is finished; leave a copy that loads as `run.published`.
 
     Args:
         rows (`Sequence[Path]`): Folders of rows, taken together; those of the run's own distillation if empty.
-        shape (`Mapping[str, Any]`): Options of `create_drafter`; its `initialization` may also be "pretrain". Of the
-            target's layers, where none are named, `search_layers` finds the best on the rows.
-        settings (`Mapping[str, Any]`): What the step records, by which it is known again.
+        shape (`Mapping[str, Any]`): Options of `create_drafter`; its `initialization` may also be "pretrain". With
+            "layers" and none named, `search_layers` finds the best layers of the target on the rows.
+        settings (`Mapping[str, Any]`): Recorded settings, by which the finished step is recognized.
     Raises:
         InputError: If rows or the drafter that training starts from are not finished, or the folder holds a drafter
             of other settings.
@@ -58,8 +65,13 @@ def finetune(
         start = str(run.pretrained)
     elif read_step(Path(start)) is not None:
         inputs["initialization"] = finished_step(Path(start), "let it finish first")["fingerprint"]
-    step = Step(Path(arguments.output_dir), "finetune", settings, inputs, state.is_main_process)
+    folder = Path(arguments.output_dir)
+    step = Step(folder, "finetune", settings, inputs, state.is_main_process)
+    copied = state.is_main_process and folder == run.finetuned
     if step.is_finished():
+        if copied and not (run.published / FILE_NAME).is_file():
+            with whole_folder(run.published) as copy:
+                copy_drafter(folder, copy, run, target)
         return
     with step:
         train = load_split(folders, "train", target, arguments.loss_type in TOPK_LOSSES)
@@ -67,11 +79,28 @@ def finetune(
         if start == "layers" and not shape.get("layers"):
             shape = shape | {"layers": _best_layers(target, train, shape["num_hidden_layers"] or LAYERS, arguments)}
             step.facts["initial_layers"] = shape["layers"]
-        set_seed(arguments.seed)  # weights that are drawn are drawn alike in every run
+        set_seed(arguments.seed)  # random weights are the same in every run
         drafter = create_drafter(target, **(shape | {"initialization": start}), languages=run.languages)
+        setup_of(drafter).training.update(describe_rows(folders))
         trainer = DrafterTrainer(drafter, arguments, train_dataset=train, eval_dataset=held_out)
-        metrics = train_to_end(trainer)
-        step.facts |= trainer.facts | metrics
+        chosen = {"initial_layers": shape.get("layers"), "freeze_embeddings": shape.get("freeze_embeddings")}
+        trainer.record = {name: value for name, value in chosen.items() if value}
+        step.facts |= trainer.facts | train_to_end(trainer)
+        if copied:
+            with whole_folder(run.published) as copy:
+                copy_drafter(folder, copy, run, target)
+
+
+def copy_drafter(trained: Path, folder: Path, run: Run, target: Target) -> None:
+    """Copy a drafter that a trainer left, under the run's name and with weights as they are published.
+
+    The weights are rounded to the dtype of the target's checkpoint, so that tuning and benchmarks measure the
+    published drafter.
+    """
+    description = describe(trained, target, run.name, run.languages)
+    assemble(trained, dataclasses.replace(description, target=target.name), target, folder)
+    if (trained / ADAPTER).is_dir():  # for `publish(adapter_of=...)`
+        shutil.copytree(trained / ADAPTER, folder / ADAPTER)
 
 
 def _best_layers(target: Target, rows: Dataset, number: int, arguments: DrafterTrainingArguments) -> list[int]:

@@ -2,7 +2,8 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 from accelerate import PartialState
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from drafter_trainer.atomic import write_json, write_whole
+from drafter_trainer.atomic import whole_folder, write_json, write_whole
+from drafter_trainer.corpora.questions import load_decontaminator
+from drafter_trainer.corpora.reading import describe_corpus
 from drafter_trainer.corpora.user_data import TEXT_COLUMNS, UserData, open_user_data
 from drafter_trainer.decoding.target_cache import TargetTexts
 from drafter_trainer.drafters.compatibility import hash_tokenizer
@@ -22,13 +25,17 @@ from drafter_trainer.drafters.loop.sources import NETWORK, SOURCES
 from drafter_trainer.drafters.ngram import LEAST_BYTES
 from drafter_trainer.drafters.saving import TUNING, complete_folder, describe_drafter, take_special_ids
 from drafter_trainer.errors import InputError
-from drafter_trainer.languages import Language, Pair, read_languages
+from drafter_trainer.languages import get_pair, read_languages
+from drafter_trainer.pipeline.finetune import copy_drafter
+from drafter_trainer.pipeline.publish import check_form
 from drafter_trainer.repository import target_of
+from drafter_trainer.runs import Run, Step, finished_step, read_step
 from drafter_trainer.targets import Target, as_target, end_ids
-from drafter_trainer.training.rows import Rows
+from drafter_trainer.training.packing import read_token_ids
+from drafter_trainer.training.rows import Rows, describe_rows
 from drafter_trainer.tuning.completions import continue_texts, load_completions, typical_prompt, without_held_out
 from drafter_trainer.tuning.costs import measure_costs
-from drafter_trainer.tuning.results import TRIALS, files_of, read_costs, write_costs, write_tuning
+from drafter_trainer.tuning.results import TRIALS, files_of, read_costs, write_costs
 from drafter_trainer.tuning.search import Candidate, Tuning
 
 MAX_ANSWERS = 60
@@ -36,14 +43,14 @@ MAX_ANSWERS = 60
 
 @dataclass(frozen=True)
 class TuningResult:
-    """What tuning found.
+    """The result of tuning.
 
     Args:
-        drafter (`Path`): Folder of the drafter that was tuned.
-        speedup (`float`): Over plain decoding, on the replayed held-out completions.
-        settings (`LoopSettings`): Of the drafting loop.
-        trials (`list[dict]`): What was tried, and what each gave.
-        facts (`dict`): What is recorded of it in `drafter.json`.
+        drafter (`Path`): Folder of the tuned drafter.
+        speedup (`float`): Speedup over plain decoding, on the replayed held-out completions.
+        settings (`LoopSettings`): Settings of the drafting loop.
+        trials (`list[dict]`): The candidates and their results.
+        facts (`dict`): Its record in `drafter.json`.
     """
 
     drafter: Path
@@ -68,22 +75,21 @@ def tune(
     repeats: int = 5,
     costs: str | Path | None = None,
     dtype: str = "auto",
-    output_dir: str | Path | None = None,
 ) -> TuningResult:
     """Time the target's passes here, try settings on held-out completions, and write the best into the drafter.
 
     Draft vocabulary, n-gram table, draft lengths and sources of drafts are chosen. Without a network (`sources` of
-    "lookup" and "ngram") nothing has to be trained before, and `drafter` may be a new folder.
+    "lookup" and "ngram") no training is needed, and `drafter` may be a new folder.
 
     Args:
-        drafter (`str` or `Path`): Folder of the drafter, as `DrafterTrainer.save_model` left it; it is changed, unless
-            there is an `output_dir`.
+        drafter (`str` or `Path`): Folder of the drafter, as `DrafterTrainer.save_model` left it; it is changed.
         rows (`Rows`, `str` or `Path`, *optional*): What `distill` returned, or its folder; with greedy completions.
             Without rows the table is counted on `texts` alone, and settings are tried on continuations of them.
         target (`str`, `Target` or `PreTrainedModel`, *optional*): The target; that of the rows, or the one that the
             drafter names, on the Hub, if left out.
         texts (*optional*): More text to count n-gram tables on, as for `score_text`.
-        other_rows (`Sequence`, *optional*): Rows of other tasks, each of which weighs as much as the first.
+        other_rows (`Sequence`, *optional*): Rows of other tasks, each with the same weight
+            as the first.
         sources (`Sequence[str]`, *optional*): Draft sources, of "lookup", "ngram" and "network"; all
             of them if left out.
         languages (`str` or `Iterable[str]`, *optional*): Languages of a new drafter; those of the rows if left out.
@@ -94,15 +100,14 @@ def tune(
         longest_draft (`int`, *optional*, defaults to `32`): Maximum draft length, in tokens, that is timed
             and tried.
         repeats (`int`, *optional*, defaults to `5`): Number of timed rounds of each draft length.
-        costs (`str` or `Path`, *optional*): Take the target's times from this drafter, or this `output_dir`, tuned on
-            the same machine.
+        costs (`str` or `Path`, *optional*): Drafter whose times of the target are taken, tuned on the same machine.
         dtype (`str`, *optional*, defaults to `"auto"`): The target's dtype; that of its checkpoint by default.
-        output_dir (`str` or `Path`, *optional*): Folder of what was found; the drafter then stays as it is.
     Returns:
         `TuningResult`.
     Raises:
         InputError: If there is no drafter, no held-out greedy completions, or the machine is too busy to be timed.
     """
+    check_form("stock", sources, None)
     folder, sources = Path(drafter), tuple(sources) or SOURCES
     network = NETWORK in sources
     if network and not (folder / "config.json").is_file():
@@ -116,8 +121,7 @@ def tune(
     if target is None and rows is not None:
         target = rows.target
     target = as_target(target) if target is not None else target_of(folder)
-    spoken, pair = read_languages(languages) if languages else (rows.languages, rows.pair) if rows else ((), None)
-    description = _describe(folder, target, spoken, pair)
+    description = _describe(folder, target, rows, languages)
     chat, trained = target.load_chat(), _trained_vocabulary(folder)
     if texts is not None and not isinstance(texts, UserData):
         texts = open_user_data(texts, TEXT_COLUMNS)
@@ -143,8 +147,7 @@ def tune(
     held_out, available = [*greedy, *sampled, *itertools.chain(*others)], len(train) + len(counted)
     train, counted = without_held_out(train, held_out), without_held_out(counted, held_out)
     if costs is not None:
-        place = Path(costs)
-        timed = read_costs(place / TUNING if (place / TUNING).is_dir() else place, longest_draft)
+        timed = read_costs(Path(costs) / TUNING, longest_draft)
     else:
         timed = measure_costs(model, draft_model, None, typical_prompt(greedy), longest_draft, repeats)
     search = Tuning(
@@ -164,24 +167,105 @@ def tune(
     choice = search.run()
     facts = _facts(search, choice, available - len(train) - len(counted))
     if choice.slots is not None and "texts" in choice.counted_on:
-        facts["corpora"] = [texts.facts]
+        facts |= texts.facts if "corpora" in texts.facts else {"corpora": [texts.facts]}
+    learned = describe_rows([rows.path]) if rows is not None and not network else {}
+    training = description.training | learned | {"tune": facts}
+    description = dataclasses.replace(description, loop=choice.settings.to_dict(), training=training)
     found = TuningResult(folder, search.speedup, choice.settings, search.trials, facts)
-    aside = Path(output_dir or folder / TUNING)
+
+    aside = folder / TUNING
     aside.mkdir(parents=True, exist_ok=True)
     write_costs(aside, timed)
-    if output_dir is None:
-        _write(found, choice, description, target, chat.tokenizer, trained, None if network else draft_model)
-    else:
-        write_tuning(aside, choice, search.trials, hash_tokenizer(chat.tokenizer, description.probes))
+    if trained is not None and trained.parent != aside:
+        write_whole(aside / VOCABULARY, trained.read_bytes())
+    write_json(aside / TRIALS, found.trials)
+    if not network:
+        take_special_ids(draft_model, target, chat.tokenizer, description.draft_length)
+        draft_model.save_pretrained(folder)
+    files = files_of(choice, hash_tokenizer(chat.tokenizer, description.probes))
+    for name in {VOCABULARY, TABLE} - files.keys():
+        (folder / name).unlink(missing_ok=True)
+    complete_folder(folder, description, chat.tokenizer, files)
     return found
 
 
-def _facts(search: Tuning, choice: Candidate, left_out: int) -> dict[str, Any]:
-    """Return the choice, what it was tried on, and the time of the target's passes.
+def tune_run(
+    run: Run,
+    target: Target,
+    settings: Mapping[str, Any],
+    *,
+    drafter: Path | None = None,
+    rows: Path | None = None,
+    other_rows: Sequence[str | Path] = (),
+    table_corpora: Sequence[str] = (),
+    max_texts: int | None = None,
+    evaluation_questions: Sequence[str] = (),
+    sources: Sequence[str] = (),
+    costs: str | Path | None = None,
+    **search: Any,
+) -> list[dict[str, Any]]:
+    """Tune a copy of a run's finetuned drafter, as a step of the run; see `tune`.
 
     Args:
-        left_out (`int`): Texts that no table was counted on, since they contain held-out ones.
+        settings (`Mapping[str, Any]`): Recorded settings, by which the finished step is recognized.
+        drafter (`Path`, *optional*): Folder that finetuning left; that of the run if left out.
+        rows (`Path`, *optional*): Folder of rows; that of the run if left out.
+        table_corpora (`Sequence[str]`, *optional*): Corpora by name that n-gram tables are counted on too.
+        max_texts (`int`, *optional*): Maximum number of documents of each corpus.
+        evaluation_questions (`Sequence[str]`, *optional*): Question sets that these corpora are decontaminated from.
+        other_rows, sources, costs, search: As for `tune`.
+    Returns:
+        `list[dict]`: The trials; none where the step was finished before.
     """
+    trained, network, asked = drafter or run.finetuned, not sources or NETWORK in sources, rows or run.rows
+    inputs = {"target": target.identity}
+    if network:
+        inputs["drafter"] = finished_step(trained, "finetune first")["fingerprint"]
+    has_rows = network or rows is not None or read_step(asked) is not None or not table_corpora
+    if has_rows:
+        advice = "distill first, or name another folder as data" + ("" if network else ", or a corpus")
+        inputs["rows"] = finished_step(asked, advice)["fingerprint"]
+    for other in other_rows:
+        inputs[f"task {other}"] = finished_step(Path(other), "distill it first")["fingerprint"]
+    if costs:
+        inputs["costs"] = str(read_costs(Path(costs) / TUNING, 0).plain)
+    corpora = [describe_corpus(name) for name in table_corpora]
+    inputs |= dict(zip(table_corpora, map(str, corpora)))
+    step = Step(run.tuned, "tune", settings, inputs)
+    if step.is_finished() and _is_tuned(run.published, step.facts):
+        return []
+    chat, facts = target.load_chat(), {"corpora": corpora}
+
+    def read_texts(split: str) -> Iterator[dict[str, Any]]:
+        drops, pair = Counter[str](), get_pair(run.languages)
+        decontaminator = load_decontaminator(evaluation_questions, pair)
+        limit = max_texts if split == "train" else MAX_ANSWERS
+        for name in table_corpora:
+            for ids in read_token_ids(name, pair, split, chat, decontaminator, limit, drops):
+                yield {"token_ids": ids}
+        if drops and split == "train":
+            facts["dropped"] = dict(drops)
+
+    with step, whole_folder(run.published, run.name) as folder:
+        if network:
+            copy_drafter(trained, folder, run, target)
+        found = tune(
+            folder,
+            Rows(asked, target) if has_rows else None,
+            target,
+            texts=UserData("corpora", read_texts, facts) if table_corpora else None,
+            other_rows=other_rows,
+            sources=sources,
+            languages=run.languages,
+            costs=costs,
+            **search,
+        )
+        step.facts |= found.facts
+    return found.trials
+
+
+def _facts(search: Tuning, choice: Candidate, left_out: int) -> dict[str, Any]:
+    """Return the record of a choice; `left_out` is the number of texts that contain held-out completions."""
     facts: dict[str, Any] = {}
     if NETWORK in search.sources:
         facts["draft_vocabulary"] = "all" if choice.draft_ids is None else len(choice.draft_ids)
@@ -200,9 +284,18 @@ def _facts(search: Tuning, choice: Candidate, left_out: int) -> dict[str, Any]:
     return facts
 
 
-def _describe(folder: Path, target: Target, spoken: Sequence[Language], pair: Pair | None) -> DrafterDescription:
+def _is_tuned(drafter: Path, facts: Mapping[str, Any]) -> bool:
+    """Return whether a drafter is the one that tuning left with these facts: finetuning may have replaced it."""
+    return (drafter / FILE_NAME).is_file() and DrafterDescription.read(drafter).training.get("tune") == facts
+
+
+def _describe(
+    folder: Path, target: Target, rows: Rows | None, languages: str | Iterable[str] | None
+) -> DrafterDescription:
+    """Read the drafter's description, or describe a new drafter."""
     if (folder / FILE_NAME).is_file():
         return DrafterDescription.read(folder)
+    spoken, pair = read_languages(languages) if languages else (rows.languages, rows.pair) if rows else ((), None)
     return describe_drafter(folder.resolve().name, target, spoken, pair)
 
 
@@ -211,28 +304,3 @@ def _trained_vocabulary(folder: Path) -> Path | None:
     places = (folder / TUNING / VOCABULARY, folder / VOCABULARY)
     kept = next((path for path in places if path.is_file()), None)
     return None if (folder / TUNING / TRIALS).is_file() and kept == places[1] else kept
-
-
-def _write(
-    found: TuningResult,
-    choice: Candidate,
-    description: DrafterDescription,
-    target: Target,
-    tokenizer: Any,
-    trained: Path | None,
-    networkless: PreTrainedModel | None,
-) -> None:
-    """Write what was found into the drafter's folder; `networkless` stands for no network."""
-    folder, aside = found.drafter, found.drafter / TUNING
-    if trained is not None and trained.parent != aside:
-        write_whole(aside / VOCABULARY, trained.read_bytes())
-    write_json(aside / TRIALS, found.trials)
-    if networkless is not None:
-        take_special_ids(networkless, target, tokenizer, description.draft_length)
-        networkless.save_pretrained(folder)
-    files = files_of(choice, hash_tokenizer(tokenizer, description.probes))
-    for name in {VOCABULARY, TABLE} - files.keys():
-        (folder / name).unlink(missing_ok=True)
-    training = description.training | {"tune": found.facts}
-    tuned = dataclasses.replace(description, loop=choice.settings.to_dict(), training=training)
-    complete_folder(folder, tuned, tokenizer, files)

@@ -26,6 +26,7 @@ SCORE_THEM = (
     "let the target score them: distill again with teacher_forcing, which keeps the completions; or train with "
     "loss_type cross_entropy, which needs none"
 )
+_RECORDED = ("temperatures", "max_new_tokens", "chat_template_kwargs", "sanitize_control_tokens")
 _FILE = "rows.json"  # whose rows they are
 
 
@@ -62,9 +63,8 @@ class Rows:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What was counted while the rows were made, and with which settings, for the card of a drafter."""
-        step = read_step(self.path)
-        return {} if step is None else step["facts"] | step["settings"]
+        """Counts and settings of the distillation, for the card of a drafter."""
+        return _record(self.path)
 
     def write(self) -> None:
         """Write whose rows they are into the folder."""
@@ -96,6 +96,19 @@ class Rows:
         name, revision, pair = (table[column][0].as_py() for column in table.column_names)
         read = get_pair(pair) if pair else None
         return cls(folder, Target(name, revision, name), read.languages if read else (), read)
+
+
+def describe_rows(folders: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """Return the records of several distillations by folder name, or by name of the run where folder names repeat."""
+    repeated = len({folder.name for folder in folders}) < len(folders)
+    return {(folder.parent if repeated else folder).name: _record(folder) for folder in folders}
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    step = read_step(folder)
+    if step is None:
+        return {}
+    return step["facts"] | {name: step["settings"][name] for name in _RECORDED if name in step["settings"]}
 
 
 def read_datasets(data: Any, target: Target | None = None) -> tuple[Any, Any, Rows | None]:

@@ -1,11 +1,11 @@
-"""The folder that tuning writes and publishing reads."""
+"""The files that tuning writes into a drafter's folder."""
 
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from drafter_trainer.atomic import write_json, write_whole
+from drafter_trainer.atomic import write_json
 from drafter_trainer.benchmark.report import markdown_table
 from drafter_trainer.decoding.replay import Costs
 from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
@@ -15,7 +15,6 @@ from drafter_trainer.drafters.vocabulary import vocabulary_bytes
 from drafter_trainer.errors import InputError
 from drafter_trainer.tuning.search import Candidate
 
-SETTINGS = "loop.json"
 TRIALS = "trials.json"
 COSTS = "costs.json"
 
@@ -28,16 +27,6 @@ def files_of(choice: Candidate, tokenizer_sha256: str) -> dict[str, bytes]:
     if choice.slots is not None and NGRAM in choice.settings.sources:
         files[TABLE] = table_bytes(choice.slots, tokenizer_sha256)
     return files
-
-
-def write_tuning(folder: Path, choice: Candidate, trials: list[dict[str, Any]], tokenizer_sha256: str) -> None:
-    """Write the chosen settings, their files and all trials."""
-    write_json(folder / SETTINGS, choice.settings.to_dict())
-    write_json(folder / TRIALS, trials)
-    for name in (VOCABULARY, TABLE):  # also of an earlier choice
-        (folder / name).unlink(missing_ok=True)
-    for name, content in files_of(choice, tokenizer_sha256).items():
-        write_whole(folder / name, content)
 
 
 def write_costs(folder: Path, costs: Costs) -> None:

@@ -39,7 +39,7 @@ def test_compact_repository_is_published_and_drafts(tmp_path, tokenizer, target,
     loaded, ids = load_drafter(str(place), target_model, tokenizer), torch.tensor([[5, 6, 7, 8]])
     check_greedy(target_model, loaded, ids.tolist(), 20)
     start = create_drafter(target, str(place))
-    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "finetune")
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "trained")
     assert start.num_parameters(only_trainable=True) == whole.num_parameters()
     assert start.get_output_embeddings().weight is start.get_input_embeddings().weight
     assert start.get_input_embeddings().weight.data_ptr() != target_model.get_input_embeddings().weight.data_ptr()

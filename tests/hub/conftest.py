@@ -1,4 +1,4 @@
-"""A run whose finetuning is finished, for publishing."""
+"""A drafter as training leaves it, for publishing."""
 
 from pathlib import Path
 
@@ -6,30 +6,32 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from drafter_trainer.hub.publish import Publishing, publish_run
+from drafter_trainer import publish
+from drafter_trainer.drafters.saving import complete_folder, describe_drafter
+from drafter_trainer.languages import get_pair
 from drafter_trainer.results import DRAFTER, PLAIN, find_method
-from drafter_trainer.runs import Run, Step
 from drafter_trainer.targets import Target
 from tests.benchmark.made import make_results
 from tests.benchmark.made import make_run as make_measured_run
 from tests.conftest import make_model
 
+NAME = "tiny-drafter-de-en"
+
 
 @pytest.fixture
-def run_folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
-    return make_run(tmp_path / "run", tokenizer)
+def trained(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, target: Target) -> Path:
+    return make_drafter(tmp_path / "run" / "drafter", tokenizer, target)
 
 
-def make_run(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int = 3) -> Path:
-    """Leave what finetuning leaves of a drafter of random weights."""
-    with Step(folder / "finetune", "finetune", {"learning_rate": 1e-3}, {}) as step:
-        make_model(tokenizer, layers=1, seed=seed).save_pretrained(folder / "finetune")
-        tokenizer.save_pretrained(folder / "finetune")
-        step.facts["train_rows"] = 7
-    # What a Trainer leaves beside the drafter, and what must not be published
-    (folder / "finetune" / "training_args.bin").write_bytes(b"hf_secret")
-    (folder / "finetune" / "checkpoint-1").mkdir()
-    (folder / "finetune" / "checkpoint-1" / "optimizer.pt").write_bytes(b"state")
+def make_drafter(folder: Path, tokenizer: PreTrainedTokenizerFast, target: Target, seed: int = 3) -> Path:
+    """Leave the files that training leaves of a drafter of random weights."""
+    make_model(tokenizer, layers=1, seed=seed).save_pretrained(folder)
+    training = {"finetune": {"train_rows": 7, "learning_rate": 1e-3}}
+    complete_folder(folder, describe_drafter(NAME, target, (), get_pair("de-en"), training=training), tokenizer, {})
+    # Files of a Trainer that must not be published
+    (folder / "training_args.bin").write_bytes(b"hf_secret")
+    (folder / "checkpoint-1").mkdir()
+    (folder / "checkpoint-1" / "optimizer.pt").write_bytes(b"state")
     return folder
 
 
@@ -51,9 +53,8 @@ def results_for(name: str, fingerprint: str = "") -> dict:
 
 def publish_compact(folder: Path, tokenizer: PreTrainedTokenizerFast, target: Target) -> Path:
     """Publish a compact drafter, which has the target's embeddings; return its folder."""
-    model = make_model(tokenizer, layers=1, seed=3)
+    model, trained = make_model(tokenizer, layers=1, seed=3), make_drafter(folder / "trained", tokenizer, target)
     with torch.no_grad():
         model.get_input_embeddings().weight.copy_(make_model(tokenizer).get_input_embeddings().weight)
-    model.save_pretrained(make_run(folder / "run", tokenizer) / "finetune")
-    publishing = Publishing(to=str(folder / "compact"), format="compact")
-    return Path(publish_run(Run("tiny-drafter-de-en", folder / "run", "de-en"), target, "auto", publishing).place)
+    model.save_pretrained(trained)
+    return Path(publish(trained, target, folder / "compact", format="compact").place)

@@ -7,30 +7,26 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from drafter_trainer import publish
 from drafter_trainer.drafters.adapters import ADAPTER, add_adapter
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.load import load_drafter
+from drafter_trainer.drafters.saving import complete_folder, describe_drafter
 from drafter_trainer.errors import InputError
-from drafter_trainer.hub.assemble import assemble, parts_of_run
-from drafter_trainer.hub.publish import Publishing, publish_run
-from drafter_trainer.runs import Step
+from drafter_trainer.hub.assemble import assemble
+from drafter_trainer.languages import get_pair
 from drafter_trainer.targets import Target
 from drafter_trainer.training.base import train_to_end
 from drafter_trainer.training.trainers import DrafterTrainer
 from tests.conftest import make_model
 from tests.decoding.lossless import check_greedy
-from tests.hub.conftest import make_run
-from tests.hub.test_publish import arguments
+from tests.hub.conftest import NAME, make_drafter
 from tests.training.conftest import finetuning_arguments, make_rows
 from tests.training.test_trainers import Stop, StoppedError
 
 PROMPT = [9, 33, 120, 7, 250, 61]
-
-
-def make_base(folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int = 3) -> Path:
-    return make_run(folder / "run", tokenizer, seed) / "finetune"
 
 
 def train(base: Path, folder: Path, tokenizer: PreTrainedTokenizerFast, **given: Any) -> dict[str, float]:
@@ -51,50 +47,50 @@ def train(base: Path, folder: Path, tokenizer: PreTrainedTokenizerFast, **given:
 
 
 @pytest.fixture
-def run_folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
-    base, folder = make_base(tmp_path / "base", tokenizer), tmp_path / "run"
-    with Step(folder / "finetune", "finetune", {"lora_rank": 4}, {}):
-        train(base, folder / "finetune", tokenizer)
+def base(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, target: Target) -> Path:
+    return make_drafter(tmp_path / "base", tokenizer, target)
+
+
+@pytest.fixture
+def trained(tmp_path: Path, base: Path, tokenizer: PreTrainedTokenizerFast, target: Target) -> Path:
+    folder = tmp_path / "trained"
+    train(base, folder, tokenizer)
+    complete_folder(folder, describe_drafter(NAME, target, (), get_pair("de-en")), tokenizer, {})
     return folder
 
 
-def test_training_changes_the_adapter_alone_and_leaves_a_stock_drafter(tmp_path: Path, run_folder: Path) -> None:
+def test_training_changes_the_adapter_alone_and_leaves_a_stock_drafter(base: Path, trained: Path) -> None:
     """Prevent a base that moves, whose other adapters would then fit no more, and a head with the draft ids alone."""
-    base = load_file(tmp_path / "base" / "run" / "finetune" / "model.safetensors")
-    merged = load_file(run_folder / "finetune" / "model.safetensors")
-    assert merged.keys() == base.keys()
-    changed = {name for name, weight in base.items() if not torch.equal(weight, merged[name])}
-    assert changed == {name for name in base if "_proj" in name}
-    adapter = load_file(run_folder / "finetune" / ADAPTER / "adapter_model.safetensors")
+    before, merged = load_file(base / "model.safetensors"), load_file(trained / "model.safetensors")
+    assert merged.keys() == before.keys()
+    changed = {name for name, weight in before.items() if not torch.equal(weight, merged[name])}
+    assert changed == {name for name in before if "_proj" in name}
+    adapter = load_file(trained / ADAPTER / "adapter_model.safetensors")
     assert all("lora_" in name for name in adapter)
-    checkpoint = run_folder / "finetune" / "checkpoint-6"
+    checkpoint = trained / "checkpoint-6"
     assert (checkpoint / "adapter_model.safetensors").is_file()
     assert not (checkpoint / "model.safetensors").exists()
 
 
-def test_a_stopped_adapter_goes_on(tmp_path: Path, run_folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_stopped_adapter_goes_on(tmp_path: Path, base: Path, trained: Path, tokenizer) -> None:
     """Prevent a resume that begins with a fresh adapter, or forgets the optimizer."""
-    base = tmp_path / "base" / "run" / "finetune"
     with pytest.raises(StoppedError):
         train(base, tmp_path / "stopped", tokenizer, callbacks=[Stop(5)])
     train(base, tmp_path / "stopped", tokenizer)
-    expected = load_file(run_folder / "finetune" / "model.safetensors")
+    expected = load_file(trained / "model.safetensors")
     for name, weight in load_file(tmp_path / "stopped" / "model.safetensors").items():
         torch.testing.assert_close(weight, expected[name], atol=1e-6, rtol=0)
 
 
-def test_a_published_adapter_drafts_as_the_whole_drafter(
-    tmp_path: Path, run_folder: Path, target: Target, target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_a_published_adapter_drafts_as_the_whole_drafter(tmp_path, base, trained, target, tokenizer) -> None:
     """Prevent a drafter that is loaded without its adapter, in silence, and one that needs its weights twice."""
-    base = tmp_path / "base" / "run" / "finetune"
-    places = {}
+    target_model, places = make_model(tokenizer), {}
     for name, over in (("whole", None), ("adapter", str(base))):
         places[name] = tmp_path / name
-        publish_run(arguments(run_folder), target, "float32", Publishing(to=str(places[name]), adapter_of=over))
+        publish(trained, target, places[name], adapter_of=over)
     size = {name: sum(path.stat().st_size for path in place.glob("*.safetensors")) for name, place in places.items()}
     assert size["adapter"] < 0.3 * size["whole"]
-    assert DrafterDescription.read(places["adapter"]).adapter_of["drafter"] == "../base/run/finetune"
+    assert DrafterDescription.read(places["adapter"]).adapter_of["drafter"] == "../base"
     drafters = {name: load_drafter(str(place), target_model, tokenizer) for name, place in places.items()}
     ids = torch.tensor([PROMPT])
     with torch.inference_mode():
@@ -103,24 +99,21 @@ def test_a_published_adapter_drafts_as_the_whole_drafter(
     check_greedy(target_model, drafters["adapter"], [PROMPT], 12)
 
 
-def test_an_adapter_over_another_base_is_refused(tmp_path, run_folder, target, tokenizer) -> None:
+def test_an_adapter_over_another_base_is_refused(tmp_path, base, trained, target, tokenizer) -> None:
     """Prevent an adapter from being published over a drafter that it was not trained with, and an empty repository."""
-    other = make_base(tmp_path / "other", tokenizer, seed=4)
-    publishing = Publishing(to=str(tmp_path / "published"), adapter_of=str(other))
-    with pytest.raises(InputError, match=r"holds no adapter: finetune with lora_rank"):
-        publish_run(arguments(other.parent), target, "float32", publishing)
-    with pytest.raises(InputError, match="was not trained over"):
-        publish_run(arguments(run_folder), target, "float32", publishing)
-    parts = parts_of_run(arguments(run_folder), target)
+    other = make_drafter(tmp_path / "other", tokenizer, target, seed=4)
+    for drafter, message in ((base, "holds no adapter: finetune with lora_rank"), (trained, "was not trained over")):
+        with pytest.raises(InputError, match=message):
+            publish(drafter, target, tmp_path / "published", adapter_of=str(other))
     with pytest.raises(InputError, match="is a folder, which nobody else has"):
-        assemble(parts, target, tmp_path / "new", str(tmp_path / "base" / "run" / "finetune"))
+        assemble(trained, DrafterDescription.read(trained), target, tmp_path / "new", adapter_of=str(base))
     assert not (tmp_path / "published").exists()
 
 
-def test_a_base_that_has_changed_since_is_refused(tmp_path, run_folder, target, target_model, tokenizer) -> None:
+def test_a_base_that_has_changed_since_is_refused(tmp_path, base, trained, target, tokenizer) -> None:
     """Prevent an adapter from going over a newer base in silence."""
-    base, place = tmp_path / "base" / "run" / "finetune", tmp_path / "published"
-    publish_run(arguments(run_folder), target, "float32", Publishing(to=str(place), adapter_of=str(base)))
+    place = tmp_path / "published"
+    publish(trained, target, place, adapter_of=str(base))
     make_model(tokenizer, layers=1, seed=5).save_pretrained(base)
     with pytest.raises(InputError, match=r"is an adapter of .* as it was before"):
-        load_drafter(str(place), target_model, tokenizer)
+        load_drafter(str(place), make_model(tokenizer), tokenizer)

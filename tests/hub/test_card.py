@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
+from drafter_trainer import publish
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.hub.card import render_card
-from drafter_trainer.hub.publish import Publishing, publish_run
-from drafter_trainer.runs import Run
 from drafter_trainer.targets import Target
 from tests.conftest import change_json
-from tests.hub.conftest import results_for
+from tests.hub.conftest import NAME, results_for
 from tests.loopback_hub import read_card
 from tests.processes import Running
 
@@ -159,14 +158,13 @@ def test_a_multimodal_target_is_loaded_by_its_own_class(description: DrafterDesc
     assert f"from transformers import {own}AutoModelForImageTextToText, AutoTokenizer\n" in lines
 
 
-def test_code_on_the_card_runs(run_folder: Path, target: Target, tmp_path: Path) -> None:
+def test_code_on_the_card_runs(trained: Path, target: Target, tmp_path: Path) -> None:
     """A published card shows three ways to use the drafter, and each must work as it is printed."""
-    run = Run("tiny-drafter-de-en", run_folder, "de-en")
-    publish_run(run, target, "float32", Publishing(to=str(tmp_path / run.name)))
+    publish(trained, target, tmp_path / NAME)
     # Under the name on the card. A Llama takes no token types.
     place = shutil.copytree(target.path, tmp_path / target.name)
     change_json(place / "tokenizer_config.json", model_input_names=["input_ids", "attention_mask"])
-    blocks = code_blocks((tmp_path / run.name / "README.md").read_text(encoding="utf-8"))
+    blocks = code_blocks((tmp_path / NAME / "README.md").read_text(encoding="utf-8"))
     assert len(blocks) == 3
     check = """
 plain = target.generate(**inputs, max_new_tokens=128)

@@ -9,13 +9,12 @@ import pytest
 from huggingface_hub import RepoCard
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from drafter_trainer import publish
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription, hash_file
 from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.card import render_card
-from drafter_trainer.hub.publish import Publishing, publish_run
-from drafter_trainer.runs import Run
 from tests.drafters.loop.conftest import describe, published
 from tests.hub.conftest import results_for
 from tests.loopback_hub import read_card
@@ -120,13 +119,8 @@ def test_card_is_well_formed_whatever_it_says(published: Path, said: Any) -> Non
 )
 def test_malformed_results_are_published_by_nobody(tmp_path, published, target, spoilt) -> None:
     """They are read before anything is written: nothing may stand there half."""
-    run = Run(NAME, published.parent / "run", "de-en")
-    results = run.folder / "results.json"
     values = results_for(NAME, DrafterDescription.read(published).fingerprint())
-    results.write_text(json.dumps(values | spoilt), encoding="utf-8")
-    try:
-        with pytest.raises(InputError):
-            publish_run(run, target, "float32", Publishing(to=str(tmp_path / "to")))
-    finally:
-        results.unlink()
+    (tmp_path / "results.json").write_text(json.dumps(values | spoilt), encoding="utf-8")
+    with pytest.raises(InputError):
+        publish(published, target, tmp_path / "to", results=tmp_path)
     assert not (tmp_path / "to").exists()

@@ -13,21 +13,20 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import drafter_trainer.drafters.loop as loop_package
-import drafter_trainer.hub.publish as publish_module
+import drafter_trainer.pipeline.publish as publish_module
+from drafter_trainer import publish
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.hub.card_folder import render_folder
-from drafter_trainer.hub.publish import Publishing, check_destination, publish_run
+from drafter_trainer.hub.destination import Destination
 from drafter_trainer.hub.push import ALLOWED
-from drafter_trainer.runs import Run
 from drafter_trainer.targets import Target
 from tests.client import run_client
-from tests.conftest import change_json, make_model
+from tests.conftest import make_model
 from tests.drafters.test_load import swap_two_tokens
-from tests.hub.conftest import results_for
+from tests.hub.conftest import NAME, results_for
 from tests.loopback_hub import LoopbackHub
 
-NAME = "tiny-drafter-de-en"
 FILES = {
     "README.md",
     "chat_template.jinja",
@@ -42,30 +41,24 @@ FILES = {
 }
 
 
-def arguments(run_folder: Path) -> Run:
-    return Run(NAME, run_folder, "de-en")
-
-
 def files_in(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def test_no_path_of_this_machine_is_published(run_folder: Path, target: Target, tmp_path: Path) -> None:
+def test_no_path_of_this_machine_is_published(trained: Path, target: Target, tmp_path: Path) -> None:
     """A card that says where its maker's folders lie tells strangers about a machine, and its readers nothing."""
-    change_json(run_folder / "finetune" / "step.json", settings={"initialization": "/home/somebody/drafters/base"})
-    publishing = Publishing(to=str(tmp_path / "published"), card_folder=str(tmp_path / "cards"))
-    publish_run(arguments(run_folder), target, "auto", publishing)
-    assert DrafterDescription.read(tmp_path / "published").training["finetune"]["initialization"] == "base"
-    assert all(str(tmp_path) not in path.read_text("utf-8", "replace") for path in files_in(tmp_path / "published"))
-    (tmp_path / "cards" / NAME / "notes.md").write_text(f"Trained on {tmp_path}/text.txt.", encoding="utf-8")
+    to, cards = tmp_path / "published", tmp_path / "cards"
+    publish(trained, target, to, card_folder=cards)
+    assert all(str(tmp_path) not in path.read_text("utf-8", "replace") for path in files_in(to))
+    (cards / NAME / "notes.md").write_text(f"Trained on {tmp_path}/text.txt.", encoding="utf-8")
     with pytest.raises(InputError, match=rf"README.md contains {tmp_path}/text.txt., a path of this machine"):
-        publish_run(arguments(run_folder), target, "auto", publishing)
+        publish(trained, target, to, card_folder=cards)
 
 
-def test_folder_appears_whole(run_folder: Path, target: Target, tmp_path: Path) -> None:
+def test_folder_appears_whole(trained: Path, target: Target, tmp_path: Path) -> None:
     """What lies in a published folder is the allow-list and nothing else, and says whose drafter it is."""
     to = tmp_path / "published"
-    publication = publish_run(arguments(run_folder), target, "auto", Publishing(to=str(to)))
+    publication = publish(trained, target, to)
     assert str(publication) == f"published: {to}"
     assert publication.files == {str(path.relative_to(to)): path.stat().st_size for path in files_in(to)}
     assert {path.name for path in to.iterdir()} == FILES
@@ -83,21 +76,21 @@ def test_folder_appears_whole(run_folder: Path, target: Target, tmp_path: Path) 
         sizes = [weights.get_tensor(name).nbytes for name in weights.keys()]  # noqa: SIM118
     assert index["metadata"]["total_size"] == sum(sizes)
     model = AutoModelForCausalLM.from_pretrained(to)
-    trained = AutoModelForCausalLM.from_pretrained(run_folder / "finetune")
-    assert all(torch.equal(weight, trained.state_dict()[name]) for name, weight in model.state_dict().items())
+    expected = AutoModelForCausalLM.from_pretrained(trained).state_dict()
+    assert all(torch.equal(weight, expected[name]) for name, weight in model.state_dict().items())
     assert "model.safetensors.index.json" in description.weights
 
 
-def test_weights_are_stored_once_and_as_the_target_stores_them(run_folder, target, tokenizer, tmp_path) -> None:
+def test_weights_are_stored_once_and_as_the_target_stores_them(trained, target, tokenizer, tmp_path) -> None:
     """In float32 and with embeddings twice, a drafter of two layers was as large as its target."""
-    trained, own, to = run_folder / "finetune", tmp_path / "target", tmp_path / "published"
+    own, to = tmp_path / "target", tmp_path / "published"
     make_model(tokenizer).to(torch.bfloat16).save_pretrained(own)
     tokenizer.save_pretrained(own)
     drafter = AutoModelForCausalLM.from_pretrained(trained)
     drafter.config.tie_word_embeddings = False
     drafter.lm_head.weight = torch.nn.Parameter(drafter.lm_head.weight.detach().clone())
     drafter.save_pretrained(trained)
-    publish_run(arguments(run_folder), Target(target.name, "1", str(own)), "auto", Publishing(to=str(to)))
+    publish(trained, Target(target.name, target.revision, str(own)), to)
     layers = sum(weight.numel() for name, weight in drafter.named_parameters() if "layers" in name or "norm" in name)
     stored = load_file(to / "model.safetensors")
     assert {weight.dtype for weight in stored.values()} == {torch.bfloat16}
@@ -109,22 +102,22 @@ def test_weights_are_stored_once_and_as_the_target_stores_them(run_folder, targe
     assert f"dtype bfloat16, model.safetensors {size['model.safetensors']} |" in (to / "README.md").read_text()
 
 
-def test_results_come_with_the_second_publication(run_folder: Path, target: Target, tmp_path: Path) -> None:
+def test_results_come_with_the_second_publication(trained: Path, target: Target, tmp_path: Path) -> None:
     """The second publication brings the numbers, each with its file, and keeps the weights."""
     to, cards = tmp_path / "published", tmp_path / "cards"
-    publishing = Publishing(to=str(to), card_folder=str(cards))
-    publish_run(arguments(run_folder), target, "auto", publishing)
+    results_folder = trained.parent
+    publish(trained, target, to, card_folder=cards, results=results_folder)
     weights = (to / "model.safetensors").read_bytes()
     assert "Not measured yet" in (to / "README.md").read_text(encoding="utf-8")
     results = results_for(NAME, DrafterDescription.read(to).fingerprint())
-    (run_folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    (results_folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
     sampled, more = copy.deepcopy(results), ("sampling/results.json", "tasks/story/results.json")
     sampled["runs"][0]["temperature"] = 1.0
     for name in more:
-        (run_folder / name).parent.mkdir(parents=True)
-        (run_folder / name).write_text(json.dumps(sampled), encoding="utf-8")
+        (results_folder / name).parent.mkdir(parents=True)
+        (results_folder / name).write_text(json.dumps(sampled), encoding="utf-8")
     (cards / NAME / "notes.md").write_text("Written by hand.\n", encoding="utf-8")
-    publish_run(arguments(run_folder), target, "auto", publishing)
+    publish(trained, target, to, card_folder=cards, results=results_folder)
     assert (to / "model.safetensors").read_bytes() == weights
     card = (to / "README.md").read_text(encoding="utf-8")
     assert "1.23x (1.11-1.34)" in card
@@ -143,21 +136,20 @@ def test_results_come_with_the_second_publication(run_folder: Path, target: Targ
     assert {str(path.relative_to(cards / NAME)): path.read_bytes() for path in files_in(cards / NAME)} == kept
 
 
-def test_folder_with_something_else_is_left_alone(run_folder: Path, target: Target, tmp_path: Path) -> None:
+def test_folder_with_something_else_is_left_alone(trained: Path, target: Target, tmp_path: Path) -> None:
     """A mistyped --to must not replace somebody's files."""
     other = tmp_path / "thesis"
     other.mkdir()
     (other / "chapter.tex").write_text("words")
     with pytest.raises(InputError, match="exists and holds no drafter"):
-        publish_run(arguments(run_folder), target, "auto", Publishing(to=str(other)))
+        publish(trained, target, other)
     assert [path.name for path in other.iterdir()] == ["chapter.tex"]
 
 
-def test_dry_run_lists_and_leaves_nothing(run_folder: Path, target: Target, tmp_path: Path) -> None:
+def test_dry_run_lists_and_leaves_nothing(trained: Path, target: Target, tmp_path: Path) -> None:
     """A trial that writes is no trial."""
     to, cards = tmp_path / "published", tmp_path / "cards"
-    publishing = Publishing(to=str(to), card_folder=str(cards), dry_run=True)
-    said = str(publish_run(arguments(run_folder), target, "auto", publishing))
+    said = str(publish(trained, target, to, card_folder=cards, dry_run=True))
     assert said.startswith(f"dry run, nothing went to {to}:\n")
     listed = {Path(line.split(" bytes  ")[1]).parts[0] for line in said.splitlines()[1:]}
     assert listed == FILES
@@ -165,46 +157,45 @@ def test_dry_run_lists_and_leaves_nothing(run_folder: Path, target: Target, tmp_
     assert not cards.exists()
 
 
-def test_files_that_no_list_allows_stay_behind(run_folder, target, tmp_path, monkeypatch) -> None:
+def test_files_that_no_list_allows_stay_behind(trained, target, tmp_path, monkeypatch) -> None:
     """A library that writes a pickle beside the weights one day must not publish it."""
     assemble = publish_module.assemble
 
     def with_more(*given: object, **options: object) -> DrafterDescription:
         description = assemble(*given, **options)
-        (given[2] / "training_args.bin").write_bytes(b"pickle")
-        (given[2] / "custom_generate" / "state.pkl").write_bytes(b"pickle")
+        (given[3] / "training_args.bin").write_bytes(b"pickle")
+        (given[3] / "custom_generate" / "state.pkl").write_bytes(b"pickle")
         return description
 
     monkeypatch.setattr(publish_module, "assemble", with_more)
     to = tmp_path / "published"
-    publish_run(arguments(run_folder), target, "auto", Publishing(to=str(to)))
+    publish(trained, target, to)
     assert {path.name for path in to.iterdir()} == FILES
     assert {path.suffix for path in files_in(to)} == {".json", ".jinja", ".md", ".py", ".safetensors"}
 
 
-def test_notes_that_are_no_text_are_refused(run_folder: Path, target: Target, tmp_path: Path) -> None:
+def test_notes_that_are_no_text_are_refused(trained: Path, target: Target, tmp_path: Path) -> None:
     """What is written by hand may be saved in any encoding."""
     notes = tmp_path / "cards" / NAME / "notes.md"
     notes.parent.mkdir(parents=True)
     notes.write_bytes("Größe".encode("latin-1"))
-    publishing = Publishing(to=str(tmp_path / "to"), card_folder=str(tmp_path / "cards"))
     with pytest.raises(InputError, match=r"notes\.md is not UTF-8"):
-        publish_run(arguments(run_folder), target, "auto", publishing)
+        publish(trained, target, tmp_path / "to", card_folder=tmp_path / "cards")
     assert not (tmp_path / "to").exists()
 
 
-def test_failure_leaves_the_published_folder(run_folder, target, tmp_path, monkeypatch) -> None:
+def test_failure_leaves_the_published_folder(trained, target, tmp_path, monkeypatch) -> None:
     """A disk that fills during the second publication must not destroy the first."""
     to = tmp_path / "published"
-    publish_run(arguments(run_folder), target, "auto", Publishing(to=str(to)))
+    publish(trained, target, to)
     before = {path.name: path.read_bytes() for path in files_in(to)}
 
     def full(*_: object, **__: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("drafter_trainer.hub.publish.write_card", full)
+    monkeypatch.setattr(publish_module, "write_card", full)
     with pytest.raises(OSError, match="No space left"):
-        publish_run(arguments(run_folder), target, "auto", Publishing(to=str(to)))
+        publish(trained, target, to)
     assert {path.name: path.read_bytes() for path in files_in(to)} == before
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
@@ -213,7 +204,7 @@ def test_missing_token_is_found_early(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before hours of training, not after them."""
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     with pytest.raises(InputError, match="no token for the Hub: set HF_TOKEN"):
-        check_destination("hub")
+        Destination().check()
 
 
 def publish_as_a_command(words: list) -> str:
@@ -229,9 +220,9 @@ def publish_as_a_command(words: list) -> str:
     return written.getvalue()
 
 
-def test_refusal_is_one_line_without_the_token(run_folder, target, tmp_path) -> None:
+def test_refusal_is_one_line_without_the_token(trained, target, tmp_path) -> None:
     """Of a token with a character that no header may have, the HTTP library shows the whole header."""
-    words = ["--pair", "de-en", "--drafter_name", NAME, "--run_folder", str(run_folder)]
+    words = ["--pair", "de-en", "--drafter_name", NAME, "--run_folder", str(trained.parent)]
     words += ["--target_model", f"{target.name}={target.path}"]
     with LoopbackHub(tmp_path / "hub", {}) as hub:
         said = run_client(hub, tmp_path / "home", publish_as_a_command, "hf_wrong\ttoken", words=words)
@@ -241,26 +232,26 @@ def test_refusal_is_one_line_without_the_token(run_folder, target, tmp_path) -> 
     assert "hf_wrong" not in said
 
 
-def test_drafter_of_another_tokenizer_is_refused(run_folder: Path, target: Target, tmp_path: Path) -> None:
+def test_drafter_of_another_tokenizer_is_refused(trained: Path, target: Target, tmp_path: Path) -> None:
     """Under the right name it would be a drafter whose tokens are all rejected."""
-    swap_two_tokens(run_folder / "finetune")
+    swap_two_tokens(trained)
     with pytest.raises(IncompatibleTokenizerError, match="differs from the target's in 2 tokens"):
-        publish_run(arguments(run_folder), target, "auto", Publishing(to=str(tmp_path / "to")))
+        publish(trained, target, tmp_path / "to")
     assert not (tmp_path / "to").exists()
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "with space", "me/x..y"])
-def test_repository_without_a_valid_name_is_refused(name, run_folder, target, monkeypatch) -> None:
+def test_repository_without_a_valid_name_is_refused(name, trained, target, monkeypatch) -> None:
     """The Hub's client would end in a traceback, or make an empty repository before it fails."""
     monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_x")
     monkeypatch.setattr(HfApi, "whoami", lambda _: {"name": "me"})
     with pytest.raises(InputError, match=r"cannot name a repository .*: give OWNER/NAME"):
-        publish_run(arguments(run_folder), target, "float32", Publishing(repo_id=name))
+        publish(trained, target, repo_id=name)
 
 
 def test_revision_and_tag_are_the_hubs(tmp_path: Path) -> None:
     """A folder that silently has no tag would be taken for a version."""
     with pytest.raises(InputError, match="revision and tag are the Hub's"):
-        Publishing(to=str(tmp_path), tag="v1")
+        Destination(to=str(tmp_path), tag="v1")
     with pytest.raises(InputError, match="to is 'hub' or a folder, got hub:me/x: give repository and branch as"):
-        Publishing(to="hub:me/x")
+        Destination(to="hub:me/x")

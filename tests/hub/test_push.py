@@ -9,18 +9,19 @@ from typing import Any
 
 import pytest
 
+from drafter_trainer import publish
 from drafter_trainer.distillation.requests import Completion, Request
 from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.drafters.description import DrafterDescription
-from drafter_trainer.hub.publish import Publishing, publish_rows, publish_run
-from drafter_trainer.runs import Run, Step
+from drafter_trainer.hub.destination import Destination
+from drafter_trainer.pipeline.publish import publish_rows
+from drafter_trainer.runs import Step
 from drafter_trainer.targets import Target
 from tests.client import run_client
-from tests.hub.conftest import make_run, results_for
+from tests.hub.conftest import NAME, make_drafter, results_for
 from tests.hub.test_adapters import train
 from tests.loopback_hub import LoopbackHub
 
-NAME = "tiny-drafter-de-en"
 REPO = f"alice/{NAME}"
 # Taken for planted credentials: whatever is said or published is searched for them.
 USERS = {"hf_alice_of_the_tests": "alice", "hf_bob_of_the_tests": "bob"}
@@ -37,11 +38,10 @@ def publish_in_turn(target: str, steps: list) -> list:
     from huggingface_hub.errors import HTTPError
 
     import drafter_trainer.hub.card_folder as card_folder
-    import drafter_trainer.hub.publish as publish
     import drafter_trainer.hub.push as push
     from drafter_trainer.errors import InputError
-    from drafter_trainer.hub.publishing import Publishing
-    from drafter_trainer.runs import Run
+    from drafter_trainer.hub.destination import Destination
+    from drafter_trainer.pipeline.publish import publish, publish_rows
     from drafter_trainer.targets import Target
 
     class Notes(logging.Handler):
@@ -56,27 +56,26 @@ def publish_in_turn(target: str, steps: list) -> list:
         remote.files.pop("config.json", None)
         return remote
 
-    api, seen = HfApi(), []
+    api, seen, name = HfApi(), [], "tiny-drafter-de-en"
     for step in steps:
         notes = []
-        run = Run("tiny-drafter-de-en", Path(step.pop("run")), step.pop("pair", "de-en"))
+        run = Path(step.pop("run"))
         named = Target(step.pop("target", "tests/tiny-target"), "0", target)
         rows, spoiled, card = step.pop("rows", False), step.pop("spoiled", False), step.pop("card", None)
         os.environ["HF_TOKEN"] = step.pop("token", "hf_alice_of_the_tests")
         push.read_remote = spoil if spoiled else look
         card_folder.render_card = (lambda *_, card=card: card) if card else render
-        given = Publishing(**step)
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 if rows:
-                    said = str(publish.publish_rows(run, named, given))
+                    said = str(publish_rows(run / "distill", named, Destination(**step), f"{name}-rows", None))
                 else:
-                    said = str(publish.publish_run(run, named, "float32", given))
+                    said = str(publish(run / "drafter", named, results=run, dtype="float32", **step))
         except (InputError, HTTPError) as error:
             said = f"{type(error).__name__}: {error}"
         refs = {}
-        repo = step.get("repo_id") or ("alice/tiny-drafter-de-en-rows" if rows else "alice/tiny-drafter-de-en")
+        repo = step.get("repo_id") or f"alice/{name}{'-rows' if rows else ''}"
         os.environ["HF_TOKEN"] = "hf_alice_of_the_tests"
         if api.repo_exists(repo, repo_type="dataset" if rows else "model"):
             listed = api.list_repo_refs(repo, repo_type="dataset" if rows else "model")
@@ -103,9 +102,8 @@ def make_rows(folder: Path, answer: Sequence[int] = (5, 6, 2), target: str = "te
 def test_rows_of_a_target_in_a_folder_are_published_under_its_name(tmp_path: Path, target: Target) -> None:
     """Rows say in whose folder their target lay, and are compressed: no search for paths would find that."""
     make_rows(tmp_path / "run", target="/home/somebody/target")
-    run = Run(NAME, tmp_path / "run", "de-en")
     named = Target("tests/tiny-target", "0", target.path)
-    publish_rows(run, named, Publishing(to=str(tmp_path / "rows")))
+    publish_rows(tmp_path / "run" / "distill", named, Destination(to=str(tmp_path / "rows")), f"{NAME}-rows", None)
     published = RowStore(tmp_path / "rows" / "train")
     assert {name for table in published.tables() for name in table["target"].to_pylist()} == {"tests/tiny-target"}
     assert published.count() == RowStore(tmp_path / "run" / "distill" / "train").count()
@@ -116,15 +114,16 @@ def test_rows_of_a_target_in_a_folder_are_published_under_its_name(tmp_path: Pat
 def story(tmp_path_factory, tokenizer, target) -> Iterator[dict[str, Any]]:
     """A Hub on which a drafter lives through all that publishing knows; what was said at each step."""
     folder = tmp_path_factory.mktemp("story")
-    first, other = make_run(folder / "first", tokenizer), make_run(folder / "other", tokenizer, seed=8)
-    make_rows(first)
-    lora = folder / "lora"
-    with Step(lora / "finetune", "finetune", {"lora_rank": 4}, {}):
-        train(first / "finetune", lora / "finetune", tokenizer)
-    make_rows(lora, (5, 7, 2))
-    run = Run(NAME, first, "de-en")
     named = Target("tests/tiny-target", "0", target.path)
-    publish_run(run, named, "float32", Publishing(to=str(folder / "published")))
+    first, other, lora, renamed = (folder / name for name in ("first", "other", "lora", "renamed"))
+    base = make_drafter(first / "drafter", tokenizer, named)
+    make_drafter(other / "drafter", tokenizer, named, seed=8)
+    make_drafter(renamed / "drafter", tokenizer, Target("tests/another-target", "0", target.path))
+    train(base, lora / "drafter", tokenizer)
+    shutil.copy(base / "drafter.json", lora / "drafter")
+    make_rows(first)
+    make_rows(lora, (5, 7, 2))
+    publish(base, named, folder / "published")
     results = results_for(NAME, DrafterDescription.read(folder / "published").fingerprint())
     runs = {"measured": results, "leaking": copy.deepcopy(results)}
     runs["leaking"]["provenance"]["command"] = "bench.py --servers http://alice:swordfish@host:8000"
@@ -143,8 +142,8 @@ def story(tmp_path_factory, tokenizer, target) -> Iterator[dict[str, Any]]:
         "tag": {"run": first, "tag": "v1"},
         "retrained": {"run": other},
         "second": {"run": other, "revision": "v2", "tag": "v2"},
-        "pair": {"run": first, "pair": "fr-en"},
-        "target": {"run": first, "target": "tests/another-target"},
+        "pair": {"run": first, "languages": "fr-en"},
+        "target": {"run": renamed, "target": "tests/another-target"},
         "foreign": {"run": first, "repo_id": "alice/foreign"},
         "leaking": {"run": leaking, "repo_id": "alice/leaking"},
         "spoiled": {"run": first, "repo_id": "alice/spoiled", "tag": "v1", "spoiled": True},

@@ -1,7 +1,6 @@
 """A drafter that is a table: from a text file to a published folder, with nothing trained."""
 
 import hashlib
-import json
 from pathlib import Path
 
 import pytest
@@ -57,22 +56,6 @@ def test_text_alone_gives_a_drafter(folder: Path, text: Path) -> None:
     assert corpus == {"name": "file:text.txt", "sha256": hashlib.sha256(text.read_bytes()).hexdigest()}
     assert table["counted_on"] == "texts"
     assert sum(said["dropped"].values()) == 1
-
-
-def test_table_for_another_target_is_refused(folder: Path, target_folder: Path, text: Path, tmp_path: Path) -> None:
-    """Its times, its calibration and perhaps its ids are another model's."""
-    step = folder / "run" / "tune" / "step.json"
-    recorded = step.read_text(encoding="utf-8")
-    try:
-        other = json.loads(recorded)
-        other["inputs"]["target"] = "tests/other-target@1"
-        step.write_text(json.dumps(other), encoding="utf-8")
-        given = options_of(target_folder, folder / "run", sources="lookup ngram", to=str(tmp_path / "drafter"))
-        with pytest.raises(InputError, match="was tuned for tests/other-target@1, not tests/tiny-target@"):
-            recipe_main("publish")(given)
-    finally:
-        step.write_text(recorded, encoding="utf-8")
-    assert not (tmp_path / "run" / "drafter").exists()
 
 
 @pytest.mark.parametrize(

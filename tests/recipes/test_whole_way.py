@@ -65,7 +65,7 @@ def config(tmp_path_factory: pytest.TempPathFactory, target_folder: Path) -> Pat
     values = TINY | {
         "target_model": f"tests/tiny-target={target_folder}",
         "run_folder": str(folder / "run"),
-        "to": str(folder / "run" / "drafter"),
+        "to": str(folder / "published"),
     }
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
@@ -163,7 +163,7 @@ def mistaken(config: Path, tmp_path: Path, recipe: str, *options: str) -> None:
     fresh = tmp_path / "fresh"
     options = ("--config", str(config), "--run_folder", str(fresh), *options)
     if recipe == "publish":
-        options += ("--to", str(fresh / "drafter"))
+        options += ("--to", str(fresh / "published"))
     try:
         recipe_main(recipe)(list(options))
     finally:

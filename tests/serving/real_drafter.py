@@ -21,7 +21,6 @@ from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.drafters.ngram import count_table
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids
 from drafter_trainer.languages import get_pair, translation_prompt
-from drafter_trainer.runs import Run
 from drafter_trainer.targets import Target, resolve_target
 from drafter_trainer.training.trainers import DrafterTrainer
 from drafter_trainer.tuning.search import Candidate
@@ -59,8 +58,8 @@ def make_drafter(folder: Path) -> Path:
     drafter.config.kv_sharing_layers, drafter.config.use_cache = [0, model.config.num_hidden_layers - 1], True
     ids = choose_ids(count_ids(completions, model.config.vocab_size), 8192, [tokenizer.eos_token_id], fill=True)
     choice = Candidate(LoopSettings(longest_draft=8), ids, count_table(completions, (1, 2, 3)))
-    run = Run("smollm2-135m-engines-drafter-de-en", folder / "run", "de-en")
-    return publish_tuned(run, drafter, tokenizer, choice, target, license="apache-2.0")
+    name = "smollm2-135m-engines-drafter-de-en"
+    return publish_tuned(folder, name, drafter, tokenizer, choice, target, license="apache-2.0")
 
 
 if __name__ == "__main__":

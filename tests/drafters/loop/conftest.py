@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from drafter_trainer import publish
 from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.compatibility import hash_tokenizer
 from drafter_trainer.drafters.description import FILE_NAME
@@ -20,12 +21,11 @@ from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.drafters.loop.settings import HIGHEST_ORDER, LOOKUP_BINS, NETWORK_BINS, NGRAM_BINS, LoopSettings
 from drafter_trainer.drafters.loop.sources import NgramTable
 from drafter_trainer.drafters.ngram import count_table
+from drafter_trainer.drafters.saving import complete_folder, describe_drafter
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids
-from drafter_trainer.hub.publish import Publishing, publish_run
 from drafter_trainer.languages import get_pair
-from drafter_trainer.runs import Run, Step, finished_step
 from drafter_trainer.targets import Target
-from drafter_trainer.tuning.results import write_tuning
+from drafter_trainer.tuning.results import files_of
 from drafter_trainer.tuning.search import Candidate
 from tests.conftest import change_json, make_model
 from tests.decoding.drafts import partly_agreeing
@@ -132,22 +132,21 @@ def greedy_answers(target_model: PreTrainedModel, prompts: Sequence[Sequence[int
 
 
 def publish_tuned(
-    run: Run,
+    folder: Path,
+    name: str,
     drafter: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     choice: Candidate,
     target: Target,
     **given: Any,
 ) -> Path:
-    """Publish a drafter as finetuning and tuning leave it; its folder is `drafter`, beside that of the run."""
-    finetune, tune = run.folder / "finetune", run.folder / "tune"
-    with Step(finetune, "finetune", {}, {}):
-        drafter.save_pretrained(finetune)
-        tokenizer.save_pretrained(finetune)
-    with Step(tune, "tune", {}, {"drafter": finished_step(finetune, "")["fingerprint"]}):
-        write_tuning(tune, choice, [], hash_tokenizer(tokenizer, get_pair("de-en").probes))
-    publishing = Publishing(to=str(run.folder.parent / "drafter"), **given)
-    return Path(publish_run(run, target, "auto", publishing).place)
+    """Publish a drafter as finetuning and tuning leave it; return the folder `drafter` in `folder`."""
+    tuned, pair = folder / "tuned", get_pair("de-en")
+    drafter.save_pretrained(tuned)
+    files = files_of(choice, hash_tokenizer(tokenizer, pair.probes))
+    description = describe_drafter(name, target, (), pair, loop=choice.settings.to_dict())
+    complete_folder(tuned, description, tokenizer, files)
+    return Path(publish(tuned, target, folder / "drafter", **given).place)
 
 
 @pytest.fixture(scope="session")
@@ -157,8 +156,8 @@ def published(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTok
     answers = greedy_answers(target_model, PROMPTS[:2], 24)
     ids = choose_ids(count_ids(answers, len(tokenizer)), 40, [tokenizer.eos_token_id])
     choice = Candidate(make_settings(longest_draft=5), ids, count_table(answers, (1, 2, 3)))
-    run = Run("tiny-drafter-de-en", tmp_path_factory.mktemp("published") / "run", "de-en")
-    return publish_tuned(run, partly_agreeing(target_model, 0.01), tokenizer, choice, target)
+    drafter, folder = partly_agreeing(target_model, 0.01), tmp_path_factory.mktemp("published")
+    return publish_tuned(folder, "tiny-drafter-de-en", drafter, tokenizer, choice, target)
 
 
 CHEAP = ["lookup", "ngram"]
@@ -167,9 +166,8 @@ CHEAP = ["lookup", "ngram"]
 @pytest.fixture(scope="session")
 def without_network(published: Path, target: Target, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same drafter, published without its network."""
-    run = Run("tiny-ngram-de-en", published.parent / "run", "de-en")
-    publishing = Publishing(to=str(tmp_path_factory.mktemp("ngram") / "drafter"), sources=CHEAP)
-    return Path(publish_run(run, target, "auto", publishing).place)
+    to = tmp_path_factory.mktemp("ngram") / "drafter"
+    return Path(publish(published, target, to, name="tiny-ngram-de-en", sources=CHEAP).place)
 
 
 def describe(folder: Path, **changes: Any) -> None:

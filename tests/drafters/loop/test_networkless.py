@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from drafter_trainer import publish
 from drafter_trainer.decoding.metrics import alpha
 from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.load import load_drafter, with_sources
@@ -16,13 +17,11 @@ from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
 from drafter_trainer.drafters.loop.settings import HIGHEST_ORDER
 from drafter_trainer.drafters.ngram import LEAST_BYTES, count_table
 from drafter_trainer.errors import InputError
-from drafter_trainer.hub.publish import Publishing, publish_run
-from drafter_trainer.runs import Run
 from drafter_trainer.targets import Target
 from tests.decoding.drafts import set_draft_length
 from tests.decoding.lossless import TOY_PROMPT, TOY_SIZE, check_greedy, check_sampled
 from tests.drafters.loop.conftest import CHEAP, PROMPTS, greedy_answers, make_loop, make_settings
-from tests.hub.conftest import make_run
+from tests.hub.conftest import make_drafter
 
 
 def test_repository_holds_no_network(without_network, published) -> None:
@@ -67,12 +66,13 @@ def test_nothing_is_answered_without_a_network(target_model, tokenizer) -> None:
         decode(target_model, PROMPTS[0], {"assistant_model": drafter}, 0.0, 0, 4)
 
 
-def test_run_without_a_table_is_refused(target: Target, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_drafter_without_a_table_is_refused(
+    target: Target, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
     """A repository with neither network nor table is prompt lookup under another name."""
-    run = Run("tiny-ngram-de-en", make_run(tmp_path / "run", tokenizer), "de-en")
-    publishing = Publishing(to=str(tmp_path / "drafter"), sources=CHEAP)
+    trained = make_drafter(tmp_path / "trained", tokenizer, target)
     with pytest.raises(InputError, match=r"has no n-gram table: tune first, or publish with the network"):
-        publish_run(run, target, "auto", publishing)
+        publish(trained, target, tmp_path / "drafter", sources=CHEAP)
     assert not (tmp_path / "drafter").exists()
 
 
@@ -86,7 +86,7 @@ def test_run_without_a_table_is_refused(target: Target, tokenizer: PreTrainedTok
 def test_options_that_do_not_fit_are_refused(given: dict[str, Any], message: str) -> None:
     """A mistyped source would publish a drafter that asks nobody."""
     with pytest.raises(InputError, match=message):
-        Publishing(**given)
+        publish("drafter", **given)
 
 
 def test_folder_loads_with_the_package_without_remote_code(without_network) -> None:
