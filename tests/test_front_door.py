@@ -91,7 +91,7 @@ def test_chats_are_completed_behind_the_users_last_message(rows, tokenizer) -> N
     assert len(rows) + rows.validation.num_rows == 2 * len(DUTCH)
     texts = {tokenizer.decode(ids) for ids in rows.train["prompt_ids"]}
     assert all(text.startswith("<|system|>Je bent") and text.endswith("<|assistant|>") for text in texts)
-    assert rows.record["languages"] == ["nl"]
+    assert [language.code for language in rows.languages] == ["nl"]
     assert rows.record["train"]["rows"] == len(rows)
     assert Rows.open(rows.path) == rows
 

@@ -353,9 +353,9 @@ def test_one_option_names_the_place(config: Path, to: str, expected: tuple[str |
     """A drafter would be pushed over another one, or into a folder that is called as the repository."""
     given = ["--config", str(config), "--to", to, "--format", "adapter:org/base"]
     (*_, publishing), _ = parse_arguments("publish", given, "Test.")
-    how = publishing.publishing()
-    assert (how.to, how.repo_id, how.revision) == expected
-    assert (how.format, how.adapter_of) == ("stock", "org/base")
+    destination, how = publishing.destination(), publishing.spelled_out()
+    assert (destination.to, destination.repo_id, destination.revision) == expected
+    assert (how["format"], how["adapter_of"]) == ("stock", "org/base")
 
 
 def test_engine_has_options_of_its_own_behind_two_dashes(monkeypatch: pytest.MonkeyPatch) -> None:
