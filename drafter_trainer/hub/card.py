@@ -1,7 +1,6 @@
 """The card of a drafter, rendered from `drafter.json` and its results files only."""
 
 import json
-import shlex
 import statistics
 from collections.abc import Iterator, Sequence
 from importlib import resources
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Template
 
 from drafter_trainer.benchmark.quality import failed_checks, quality_warning
 from drafter_trainer.benchmark.report import caveats, interval_text, markdown_table, speedup_tables
@@ -19,18 +18,10 @@ from drafter_trainer.drafters.compact import COMPACT
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.extras import is_installed
 from drafter_trainer.languages import Pair, get_pair
-from drafter_trainer.results import (
-    DRAFTER,
-    PROMPT_LOOKUP,
-    MeasuredRun,
-    Results,
-    batch_text,
-    find_method,
-    margin_text,
-)
+from drafter_trainer.results import DRAFTER, PROMPT_LOOKUP, MeasuredRun, Results, batch_text, find_method, margin_text
 
 PLOT = "acceptance.png"
-IMAGE_TEXT = "AutoModelForImageTextToText"
+IMAGE_TEXT = "AutoModelForImageTextToText"  # of multimodal targets such as Mistral 3, which are not causal models
 _TAGS = ["speculative-decoding", "assisted-generation", "draft-model", "assistant-model"]
 _DATA = ("train", "validation", "table")  # facts of a step about its data, in addition to its corpora
 _VERDICTS = ["languages", "task", "decoding", "questions", "drafter (95 %)", "best prompt lookup (95 %)", "verdict"]
@@ -45,26 +36,23 @@ def usage(description: DrafterDescription, location: str, target: str | None = N
         location (`str`): Hub id or folder of the drafter.
         target (`str`, *optional*): Hub id or folder of the target; by default the Hub id that the drafter names.
     """
-    prompting, variables = description.prompting, {}
+    variables: dict[str, Any] = {}
     for facts in description.training.values():
         variables |= facts.get("chat_template_kwargs") or {}
-    needs_package = bool(description.adapter_of) or COMPACT in description.weights
-    # Some multimodal models, such as Mistral 3, are not causal language models in transformers.
-    multimodal = prompting.get("auto_class") == IMAGE_TEXT
-    classes = ["AutoModelForCausalLM"] * (not multimodal or not needs_package) + [IMAGE_TEXT] * multimodal
-    template = (resources.files("drafter_trainer.hub") / "usage_template.jinja").read_text(encoding="utf-8")
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True)
-    return environment.from_string(template).render(
+    return Template(read_template("usage_template.jinja"), trim_blocks=True).render(
         target=target or description.target,
         drafter=location,
         is_folder=Path(location).is_dir(),
+        needs_package=bool(description.adapter_of) or COMPACT in description.weights,
         prompt=json.dumps(description.example, ensure_ascii=False),
-        needs_package=needs_package,
-        classes=classes,
+        prompting=description.prompting,
         variables="".join(f", {name}={value!r}" for name, value in variables.items()),
-        chat_template=prompting.get("chat_template"),
-        stop=prompting.get("stop"),
     )
+
+
+def read_template(name: str) -> str:
+    """Read a template of this folder."""
+    return (resources.files("drafter_trainer.hub") / name).read_text(encoding="utf-8")
 
 
 def render_card(
@@ -89,23 +77,23 @@ def render_card(
     table = training.get("tune", {}).get("table", {"answers": 0})  # earlier releases counted completions only
     card = ModelCard.from_template(
         _metadata(description, measurements, license),
-        template_str=(resources.files("drafter_trainer.hub") / "card_template.md").read_text(encoding="utf-8"),
+        template_str=read_template("card_template.md"),
         drafter=description,
         location=location,
         license=license,
         notes=notes.strip(),
         usage=usage(description, location),
-        pair=description.translation,
-        spoken=[language.name for language in description.spoken],
         compact=COMPACT in description.weights,
-        networkless="tune" in training and "finetune" not in training,
         counted=" and ".join(text for name, text in _COUNTED.items() if name in table),
         initialization=training.get("finetune", {}).get("initialization", "scratch"),
         data=data,
         hyperparameters=hyperparameters,
         runs=facts,
         verdicts=markdown_table(_VERDICTS, [run["row"] for run in facts]) if runs else "",
-        measured=[_file_facts(name, results) for name, results in measurements.items()],
+        measured=[
+            results["provenance"] | {"name": name, "tables": speedup_tables(results)}
+            for name, results in measurements.items()
+        ],
         plot=PLOT if has_plot else "",
         warning=quality_warning(measurements.values()),
         # Several files may have the same caveat.
@@ -124,12 +112,6 @@ def _training_rows(training: dict[str, Any]) -> tuple[list[tuple[str, str]], lis
         for name in (name for name in facts if name not in ("corpora", _CURVE)):
             (data if name in _DATA else others).append((f"{step}: {name.replace('_', ' ')}", plain_text(facts[name])))
     return data, others
-
-
-def _file_facts(name: str, results: Results) -> dict[str, str]:
-    provenance = {key: results["provenance"].get(key, "") for key in ("command", "commit", "date", "target")}
-    provenance["target"] = shlex.quote(provenance["target"])
-    return provenance | {"name": name, "tables": speedup_tables(results)}
 
 
 def _run_facts(run: MeasuredRun) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The card of a self-distilled dataset, rendered from the `step.json` of its distillation only."""
 
 import shlex
-from importlib import resources
 from pathlib import PurePath
 from typing import Any
 
@@ -9,7 +8,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from drafter_trainer.benchmark.report import markdown_table
 from drafter_trainer.distillation.store import ROWS, SPLITS
-from drafter_trainer.hub.card import corpus_text, link, plain_text
+from drafter_trainer.hub.card import corpus_text, link, plain_text, read_template
 from drafter_trainer.languages import read_languages
 from drafter_trainer.provenance import without_folders
 
@@ -40,7 +39,7 @@ def render_dataset_card(step: dict[str, Any], repo_id: str, license: str | None)
     counts = [[name.replace("_", " "), *(str(split.get(name, "-")) for split in splits.values())] for name in counted]
     card = DatasetCard.from_template(
         data,
-        template_str=(resources.files("drafter_trainer.hub") / "dataset_card_template.md").read_text(encoding="utf-8"),
+        template_str=read_template("dataset_card_template.md"),
         repo_id=repo_id,
         license=license,
         pair=pair,
