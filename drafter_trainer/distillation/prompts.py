@@ -137,7 +137,6 @@ class PromptMaker:
         documents: Iterable[Document],
         corpus: str,
         language: Language | None,
-        start_token: str | None,
         max_new_tokens: int,
     ) -> Iterator[Prompt]:
         """Split texts into pieces that are scored as if the target had generated them after a start token.
@@ -148,11 +147,9 @@ class PromptMaker:
             max_new_tokens (`int`): Maximum number of tokens of a piece.
         """
         tokenizer = self._chat.tokenizer
-        start_id = tokenizer.bos_token_id if start_token is None else tokenizer.get_vocab().get(start_token)
+        start_id = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
         if start_id is None:
-            raise InputError(
-                f"the tokenizer has no start token {start_token or ''}: set start_token to one of its tokens"
-            )
+            raise InputError("the tokenizer has neither bos_token nor eos_token: set one in its tokenizer_config.json")
         pieces = self._pieces(documents, corpus, language, start_id, max_new_tokens)
         return self._at_least_one(pieces, f"corpus {corpus} has no text in {_name(language)}")
 
@@ -210,7 +207,7 @@ def open_prompts(data: Any, target: Target, language: Language | None) -> list[P
     return [PromptSource(source.name, make, source.facts)]
 
 
-def open_texts(data: Any, language: Language | None, start_token: str | None, length: int) -> list[PromptSource]:
+def open_texts(data: Any, language: Language | None, length: int) -> list[PromptSource]:
     """Open a user's texts, to be scored in pieces of up to `length` tokens; see `open_prompts`."""
     if _are_sources(data):
         return data
@@ -218,7 +215,7 @@ def open_texts(data: Any, language: Language | None, start_token: str | None, le
 
     def make(split: str, maker: PromptMaker) -> Iterator[Prompt]:
         documents = (Document(row["source_id"], row["text"]) for row in source.read(split) if row["text"].strip())
-        return maker.texts(documents, source.name, language, start_token, length)
+        return maker.texts(documents, source.name, language, length)
 
     return [PromptSource(source.name, make, source.facts)]
 
@@ -238,7 +235,7 @@ def corpus_texts(name: str, language: Language, length: int) -> PromptSource:
     """Return a corpus' text in one language, in pieces of up to `length` tokens."""
 
     def make(split: str, maker: PromptMaker) -> Iterator[Prompt]:
-        return maker.texts(read_texts(name, language, split, maker.drops), name, language, None, length)
+        return maker.texts(read_texts(name, language, split, maker.drops), name, language, length)
 
     return PromptSource(name, make, describe_corpus(name))
 

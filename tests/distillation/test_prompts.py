@@ -13,6 +13,7 @@ from drafter_trainer.corpora.reading import Document, Sentence
 from drafter_trainer.distillation.prompts import Prompt, PromptMaker, load_prompts, write_prompts
 from drafter_trainer.errors import DamagedStoreError, InputError
 from drafter_trainer.languages import get_pair
+from tests.conftest import make_tokenizer
 from tests.distillation.conftest import PAIR
 
 GERMAN = [
@@ -30,13 +31,14 @@ def sentences(texts: list[str]) -> list[Sentence]:
     return [Sentence(f"corpus/{number}", text) for number, text in enumerate(texts)]
 
 
-def test_start_token_may_be_any_token(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Prevent a start token from being replaced by bos or unk."""
+@pytest.mark.parametrize("start", ["<|start|>", "<|end|>"])
+def test_text_follows_bos_or_else_eos(start: str) -> None:
+    """Prevent text that cannot be scored for a target without bos, such as Qwen's."""
+    tokenizer = make_tokenizer()
+    tokenizer.bos_token = start if start == tokenizer.bos_token else None
     make, documents = PromptMaker(ChatTokenizer(tokenizer), NOTHING), [Document("text/1", GERMAN[0])]
-    (prompt,) = make.texts(documents, "text", None, "<|user|>", 400)
-    assert prompt.prompt_ids == (tokenizer.convert_tokens_to_ids("<|user|>"),)
-    with pytest.raises(InputError, match=r"no start token <\|nobody\|>.*start_token"):
-        next(make.texts(documents, "text", None, "<|nobody|>", 400))
+    (prompt,) = make.texts(documents, "text", None, 400)
+    assert prompt.prompt_ids == (tokenizer.convert_tokens_to_ids(start),)
 
 
 def test_repeated_and_contaminated_prompts_are_dropped_and_counted(tokenizer: PreTrainedTokenizerFast) -> None:

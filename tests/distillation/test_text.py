@@ -38,7 +38,7 @@ def pieces(
     """Cut texts to pieces of 16 tokens at most; return them and what was dropped."""
     make = PromptMaker(ChatTokenizer(tokenizer), decontaminator, limit)
     documents = [Document(f"text/{number}", text) for number, text in enumerate(texts)]
-    return list(make.texts(documents, "text", ENGLISH, None, max_new_tokens)), make.drops
+    return list(make.texts(documents, "text", ENGLISH, max_new_tokens)), make.drops
 
 
 def run(requests: Requests, scorer: Scorer, folder: Path) -> RowStore:
