@@ -1,7 +1,7 @@
 """The table of corpora on the Hugging Face Hub: a new corpus is an entry of `CORPORA`."""
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +9,6 @@ import datasets
 from huggingface_hub.errors import HTTPError  # of the HTTP library that the client uses
 
 from drafter_trainer.errors import InputError, one_line
-from drafter_trainer.languages import Pair
 
 SAMPLE = "sample"  # the bundled corpus
 STORIES = "stories"  # the subjects of stories in the bundled corpus
@@ -22,8 +21,7 @@ class HubCorpus:
     Args:
         pairs (`tuple[str, ...]`): Pairs of a parallel corpus, foreign language first; empty for text.
         data_files (`str`, *optional*): The file to read, if the repository has several versions.
-        columns (`Callable`, *optional*): Maps a row and a pair to `(source, target)`, for a parallel corpus without
-            the schema `translation: {de: …, en: …}`.
+        configs (`bool`, *optional*, defaults to `True`): Whether each pair or language is a configuration.
         options (`dict`): Further arguments of `datasets.load_dataset`.
     """
 
@@ -32,12 +30,8 @@ class HubCorpus:
     splits: tuple[str, ...]
     pairs: tuple[str, ...] = ()
     data_files: str | None = None
-    columns: Callable[[dict[str, Any], Pair], tuple[str, str]] | None = None
+    configs: bool = True
     options: dict[str, Any] = field(default_factory=dict)
-
-
-def _english_names(row: dict[str, Any], pair: Pair) -> tuple[str, str]:
-    return row[pair.source.name.lower()], row[pair.target.name.lower()]
 
 
 PARALLEL_CORPORA = {
@@ -49,7 +43,7 @@ PARALLEL_CORPORA = {
         "NTT, research use only",
         ("train",),
         ("ja-en",),
-        columns=_english_names,
+        configs=False,
         # By default the reader of tables takes a sentence such as None or N/A for a missing value.
         options={"keep_default_na": False},
     ),
@@ -64,6 +58,7 @@ TEXT_CORPORA = {
         "Aeala/ShareGPT_Vicuna_unfiltered",
         "apache-2.0",
         ("train",),
+        configs=False,
         data_files="ShareGPT_V4.3_unfiltered_cleaned_split.json",
     ),
 }
@@ -71,8 +66,9 @@ TEXT_CORPORA = {
 CORPORA = PARALLEL_CORPORA | TEXT_CORPORA
 
 
-def stream(corpus: HubCorpus, config: str | None, split: str, revision: str | None) -> Iterator[dict[str, Any]]:
+def stream(corpus: HubCorpus, config: str | None, split: str, revision: str | None = None) -> Iterator[dict[str, Any]]:
     """Stream the rows of a split without downloading the whole corpus first."""
+    config = config if corpus.configs else None
     try:
         dataset = datasets.load_dataset(
             corpus.repo,
@@ -88,26 +84,6 @@ def stream(corpus: HubCorpus, config: str | None, split: str, revision: str | No
     except (ValueError, OSError, EOFError, zlib.error, HTTPError, datasets.exceptions.DatasetsError) as error:
         reason = one_line(error)
         raise InputError(f"{corpus.repo} ({config or 'default'}, {split}) cannot be read: {reason}") from error
-
-
-def parallel_rows(name: str, pair: Pair, split: str, revision: str | None) -> Iterator[tuple[str, str]]:
-    """Stream the `(source, target)` sentences of a parallel corpus, in either direction."""
-    corpus = PARALLEL_CORPORA[name]
-    config = next((one for one in (str(pair), f"{pair.target.code}-{pair.source.code}") if one in corpus.pairs), None)
-    if config is None:
-        raise InputError(f"corpus {name} has no pair {pair}: it has {', '.join(corpus.pairs)}")
-    check_split(name, corpus.splits, split)
-    if corpus.columns is not None:
-        return (corpus.columns(row, pair) for row in stream(corpus, None, split, revision))
-    rows = (row["translation"] for row in stream(corpus, config, split, revision))
-    return ((row[pair.source.code], row[pair.target.code]) for row in rows)
-
-
-def text_rows(name: str, language: str, split: str, revision: str | None) -> Iterator[dict[str, Any]]:
-    """Stream the rows of a corpus of text or conversations."""
-    corpus = TEXT_CORPORA[name]
-    check_split(name, corpus.splits, split)
-    return stream(corpus, None if corpus.data_files else language, split, revision)
 
 
 def check_split(name: str, splits: tuple[str, ...], split: str) -> None:

@@ -7,7 +7,7 @@ commit. `catalog` has the table of names.
 import functools
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,8 +18,8 @@ from drafter_trainer.corpora.catalog import (
     SAMPLE,
     STORIES,
     TEXT_CORPORA,
-    parallel_rows,
-    text_rows,
+    check_split,
+    stream,
 )
 from drafter_trainer.corpora.conversations import Conversation, conversation_of_row
 from drafter_trainer.corpora.files import BadRowError, files_of, read_rows
@@ -97,31 +97,19 @@ def read_sentences(name: str, pair: Pair, split: str, drops: Counter[str] | None
             unusable row raises an error.
     """
     corpus = CorpusName.parse(name)
-    make = functools.partial(_sentence_of_row, pair=pair)
     if corpus.kind == SAMPLE:
         for source_id, text, reference in sample_sentences(pair, split):
             yield Sentence(f"sample/{source_id}", text, reference)
-    elif corpus.kind == FILE:
-        sentences = (make(place, row) for place, row in read_rows(Path(corpus.argument or "")))
-        yield from _own_split(sentences, split, _SENTENCES, name)
-    elif corpus.kind in PARALLEL_CORPORA:
-        splits = PARALLEL_CORPORA[corpus.kind].splits
-        source_split, shares = split, None
-        if splits == ("train",):
-            source_split, shares = "train", _SENTENCES
-        elif "test" not in splits and split != "train":
-            source_split, shares = "validation", _FROM_VALIDATION
-        rows = (
-            (f"{corpus.kind}/{source_split}/{number}", {"source": source, "target": target})
-            for number, (source, target) in enumerate(
-                parallel_rows(corpus.kind, pair, source_split, corpus.revision), 1
-            )
-            if not _is_blank(source)
-        )
-        sentences = _usable(rows, make, drops)
-        yield from sentences if shares is None else _own_split(sentences, split, shares, name)
-    else:
+        return
+    config = None
+    if known := PARALLEL_CORPORA.get(corpus.kind):
+        directions = (str(pair), str(Pair(pair.target, pair.source)))
+        config = next((each for each in directions if each in known.pairs), None)
+        if config is None:
+            raise InputError(f"corpus {name} has no pair {pair}: it has {', '.join(known.pairs)}")
+    elif corpus.kind != FILE:
         raise InputError(f"corpus {name} has no sentences to translate: {', '.join(PARALLEL_CORPORA)} do")
+    yield from _read(corpus, config, split, _SENTENCES, functools.partial(_sentence_of_row, pair=pair), drops)
 
 
 def read_documents(name: str, pair: Pair, split: str, drops: Counter[str] | None = None) -> Iterator[Document]:
@@ -139,24 +127,10 @@ def read_documents(name: str, pair: Pair, split: str, drops: Counter[str] | None
             for language in dict.fromkeys((pair.source, pair.target)):
                 if language.code in row:
                     yield Document(f"sample/{row['id']}/{language.code}", row[language.code])
-    elif corpus.kind == FILE:
-        documents = (
-            document_of_row(place, row)
-            for place, row in read_rows(Path(corpus.argument or ""))
-            # A blank line of a text file separates paragraphs; a table may have both texts and conversations.
-            if not _is_blank(row.get("text")) or row.get("messages") or row.get("conversations")
-        )
-        yield from _own_split(documents, split, _DOCUMENTS, name)
-    elif corpus.kind in TEXT_CORPORA:
-        own_split = TEXT_CORPORA[corpus.kind].splits == ("train",)
-        source_split = "train" if own_split else split
-        label = f"{corpus.kind}:{corpus.argument}" if corpus.argument else corpus.kind
-        rows = text_rows(corpus.kind, corpus.argument or "en", source_split, corpus.revision)
-        places = ((f"{label}/{source_split}/{number}", row) for number, row in enumerate(rows, 1))
-        documents = _usable(places, document_of_row, drops)
-        yield from _own_split(documents, split, _DOCUMENTS, name) if own_split else documents
-    else:
+        return
+    if corpus.kind != FILE and corpus.kind not in TEXT_CORPORA:
         raise InputError(f"corpus {name} is not text to pretrain on: {', '.join(TEXT_CORPORA)} and file:PATH are")
+    yield from _read(corpus, corpus.argument or "en", split, _DOCUMENTS, _document_unless_blank, drops)
 
 
 def read_texts(name: str, language: Language, split: str, drops: Counter[str] | None = None) -> Iterator[Document]:
@@ -205,13 +179,21 @@ def document_of_row(place: str, row: dict[str, Any]) -> Document:
     return Document(place, conversation=conversation_of_row(place, row))
 
 
+def _document_unless_blank(place: str, row: dict[str, Any]) -> Document | None:
+    # A blank line of a text file separates paragraphs; a table may have both texts and conversations.
+    blank = isinstance(row.get("text"), str) and not row["text"].strip()
+    return None if blank and not (row.get("messages") or row.get("conversations")) else document_of_row(place, row)
+
+
 def _sentence_of_row(place: str, row: dict[str, Any], pair: Pair) -> Sentence:
     translation = row.get("translation")
     if isinstance(translation, dict):
         codes = ((language.code, *language.aliases) for language in (pair.source, pair.target))
         text, reference = (next((translation[code] for code in own if code in translation), None) for own in codes)
     else:
-        text, reference = row.get("source", row.get("text")), row.get("target")
+        # JParaCrawl names its columns in English.
+        text = row.get("source", row.get("text", row.get(pair.source.name.lower())))
+        reference = row.get("target", row.get(pair.target.name.lower()))
     if not isinstance(text, str) or not text.strip():
         raise BadRowError(
             place, "no sentence", f': expected "source", "text" or "translation" with a text in {pair.source.name}'
@@ -219,26 +201,41 @@ def _sentence_of_row(place: str, row: dict[str, Any], pair: Pair) -> Sentence:
     return Sentence(place, text.strip(), reference.strip() if isinstance(reference, str) else None)
 
 
-def _usable(
-    rows: Iterable[tuple[str, Any]], make: Callable[[str, Any], _Row], drops: Counter[str] | None
+def _read(
+    corpus: CorpusName,
+    config: str | None,
+    split: str,
+    shares: dict[str, range],
+    make: Callable[[str, dict[str, Any]], _Row | None],
+    drops: Counter[str] | None,
 ) -> Iterator[_Row]:
-    """Convert the rows of a corpus on the Hub, and count the unusable ones, which no user can correct."""
+    """Read a file or a corpus on the Hub; a split that it lacks is made of its shares."""
+    known = CORPORA.get(corpus.kind)
+    name = ":".join(filter(None, (corpus.kind, corpus.argument)))
+    if known is None:
+        rows = read_rows(Path(corpus.argument or ""))
+    else:
+        source_split = split
+        if known.splits == ("train",):
+            source_split = "train"
+        elif split != "train" and "test" in shares and "test" not in known.splits:
+            source_split, shares = "validation", _FROM_VALIDATION
+        else:
+            shares = {split: range(100)}
+        check_split(name, known.splits, source_split)
+        numbered = enumerate(stream(known, config, source_split, corpus.revision), 1)
+        rows = ((f"{name}/{source_split}/{number}", row) for number, row in numbered)
+    check_split(name, tuple(shares), split)
     for place, row in rows:
         try:
-            yield make(place, row)
+            made = make(place, row)
         except BadRowError as error:
+            if known is None:
+                raise
             if drops is not None:
                 drops[f"bad row: {error.reason}"] += 1
-
-
-def _own_split(rows: Iterator[_Row], split: str, shares: dict[str, range], name: str) -> Iterator[_Row]:
-    if split not in shares:
-        raise InputError(f"corpus {name} has no split {split!r}: it has {', '.join(shares)}")
-    for row in rows:
-        text = row.text if row.text is not None else str(row.conversation.messages)
-        if hundredth(text) in shares[split]:
-            yield row
-
-
-def _is_blank(text: Any) -> bool:
-    return isinstance(text, str) and not text.strip()
+            continue
+        if made is not None:
+            text = made.text if made.text is not None else str(made.conversation.messages)
+            if hundredth(text) in shares[split]:
+                yield made

@@ -165,7 +165,7 @@ def test_row_without_a_document_is_named(tmp_path: Path, row: dict) -> None:
 
 def test_rows_of_the_hub_that_cannot_be_used_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody can mend a row on the Hub: one among millions would end every pretraining."""
-    monkeypatch.setattr("drafter_trainer.corpora.reading.text_rows", lambda *_: [{"text": "Eins."}, {"text": 3}])
+    monkeypatch.setattr("drafter_trainer.corpora.reading.stream", lambda *_: [{"text": "Eins."}, {"text": 3}])
     drops = Counter()
     assert [row.text for row in read_documents("c4", PAIR, "train", drops)] == ["Eins."]
     assert drops == Counter({"bad row: no document": 1})
