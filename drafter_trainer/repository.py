@@ -1,4 +1,4 @@
-"""The repository of a drafter, opened once: a folder, or one commit on the Hub."""
+"""The repository of a drafter: a folder, or one commit on the Hub."""
 
 import functools
 import hashlib
@@ -18,11 +18,7 @@ from drafter_trainer.targets import Target, as_target, hash_folder, resolve_comm
 
 @dataclass(frozen=True)
 class Repository:
-    """A published drafter, or the folder of one.
-
-    Args:
-        commit (`str`, *optional*): Commit on the Hub; `None` for a folder.
-    """
+    """A published drafter on the Hub, or the folder of a drafter; `commit` is `None` for a folder."""
 
     name: str
     commit: str | None
@@ -40,7 +36,7 @@ class Repository:
             return DrafterDescription.read(Path(self.name))
         path = self.find(FILE_NAME)
         if path is None:
-            raise InputError(f"{self.name} has no {FILE_NAME}: it is no drafter published with this library")
+            raise InputError(f"{self.name} has no {FILE_NAME}: it was not published with this library")
         return DrafterDescription.from_json(path.read_bytes(), f"{self.name}/{FILE_NAME}")
 
     @property
@@ -54,7 +50,7 @@ class Repository:
         return f"{weights}+{hashlib.sha256(description.read_bytes()).hexdigest()[:16]}"
 
     def find(self, name: str) -> Path | None:
-        """Return the path of a file, on the Hub after fetching it; `None` where there is no such file."""
+        """Return the path of a file, which is downloaded from the Hub; `None` if there is no such file."""
         if self.commit is None:
             path = Path(self.name) / name
             return path if path.is_file() else None
@@ -63,12 +59,12 @@ class Repository:
         except EntryNotFoundError:
             return None
         except (OSError, HTTPError) as error:
-            raise InputError(f"{name} of {self.name} cannot be fetched: {one_line(error)}") from error
+            raise InputError(f"{name} of {self.name} cannot be downloaded: {one_line(error)}") from error
 
     def check_files(self) -> None:
-        """Compare its files with the hashes in its description.
+        """Compare the files with the hashes in the description.
 
-        The n-gram table is not among them: the loop compares it itself, and goes on without one that is damaged.
+        The drafting loop checks the n-gram table itself, and drafts without a damaged one.
         """
         expected = self.description.weights | self.description.files
         for name in expected.keys() - {TABLE}:
@@ -78,24 +74,20 @@ class Repository:
             if (found := hash_file(path)) != expected[name]:
                 raise InputError(
                     f"{name} of {self.name} is not the file that was published (SHA-256 {found[:16]}, in {FILE_NAME} "
-                    f"{expected[name][:16]}): download it again; if it stays so, do not trust the repository"
+                    f"{expected[name][:16]}): download it again; if that does not help, do not trust the repository"
                 )
 
     def headline(self) -> Headline | str:
-        """Return what was measured of it, or why nothing is known."""
+        """Return the headline of its results, or the reason why there is none."""
         return read_headline(self.find(RESULTS), self.description.fingerprint())
 
 
 def target_of(drafter: str | Path, target: Any = None) -> Target:
-    """Return the target that is named, or the one that a drafter names.
-
-    Raises:
-        InputError: If it is not named, and not to be found under the drafter's name for it.
-    """
+    """Return the given target, or the one in the description of a drafter."""
     if target is not None:
         return as_target(target)
     description = Repository.open(drafter).description
     try:
         return resolve_target(description.target, description.target_revision)
     except InputError as error:
-        raise InputError(f"the target of {drafter} is not to be found, name it: {error}") from error
+        raise InputError(f"the target of {drafter} was not found, name it: {error}") from error

@@ -49,5 +49,5 @@ def test_scripts_import_what_exists() -> None:
 
 def test_modules_stay_small() -> None:
     """A module that has outgrown one idea is read by nobody."""
-    long = {path.name: count for path in PACKAGE.rglob("*.py") if (count := len(path.read_text().splitlines())) > 300}
+    long = {path.name: count for path in PACKAGE.rglob("*.py") if (count := len(path.read_text().splitlines())) > 400}
     assert long == {}

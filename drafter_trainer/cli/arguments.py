@@ -1,7 +1,7 @@
 """Options of the steps that make a drafter, except those of the trainers (see `training.arguments`)."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,8 @@ from drafter_trainer.targets import Target, resolve_target, split_revision
 
 
 @dataclass
-class RunArguments(Options):
+class RunArguments(Options, group="run"):
     """The drafter that a step works on, and the folder of its steps."""
-
-    _argument_group_name = "run"
 
     pair: str = option("", "Language of the completions, such as nl, or source and target language, such as de-en")
     drafter_name: str = option("{target}-drafter-{pair}", "Name of the drafter; {target} and {pair} are filled in")
@@ -61,10 +59,8 @@ class LanguageRunArguments(RunArguments):
 
 
 @dataclass
-class TargetArguments(Options):
+class TargetArguments(Options, group="target"):
     """The model that the drafter makes faster."""
-
-    _argument_group_name = "target"
 
     target_model: str = option(
         "",
@@ -104,10 +100,8 @@ class TargetArguments(Options):
 
 
 @dataclass
-class CorpusArguments(Options):
+class CorpusArguments(Options, group="data"):
     """The text that is read, and the questions that are removed from it."""
-
-    _argument_group_name = "data"
 
     corpus: list[str] = option([], "Corpora by name: sample, stories, wmt16, c4, sharegpt, file:PATH ...")
     max_samples: list[int] = option(
@@ -134,10 +128,8 @@ class CorpusArguments(Options):
 
 
 @dataclass
-class DrafterArguments(Options):
+class DrafterArguments(Options, group="drafter"):
     """The drafter before training."""
-
-    _argument_group_name = "drafter"
 
     initialization: str = option(
         "layers",
@@ -184,11 +176,8 @@ class DrafterArguments(Options):
 
 
 @dataclass
-class DistillationArguments(Options):
+class DistillationArguments(Options, group="completions", may_be_zero=["seed"]):
     """How the target completes prompts."""
-
-    _argument_group_name = "completions"
-    may_be_zero = frozenset({"seed"})
 
     prompts: str = option(
         "", "Your own prompts in place of --corpus: Hub id of a dataset, or a file, with prompt or messages"
@@ -208,10 +197,8 @@ class DistillationArguments(Options):
 
 
 @dataclass
-class LanguageArguments(Options):
+class LanguageArguments(Options, group="data"):
     """The text and the prompts of a language."""
-
-    _argument_group_name = "data"
 
     corpus: list[str] = option(["c4"], "Text in the language of the completions: file:PATH, or corpora by name")
     prompts: str = option("sample", "Sentences that the target translates: file:PATH, or a corpus by name")
@@ -220,24 +207,20 @@ class LanguageArguments(Options):
 
 
 @dataclass
-class RowsArguments(Options):
+class RowsArguments(Options, group="data"):
     """The rows that a network is trained on."""
-
-    _argument_group_name = "data"
 
     data: list[str] = option([], "Folders of rows, read together (default: RUN_FOLDER/distill)")
 
 
 @dataclass
-class AdaptationArguments(Options):
+class AdaptationArguments(Options, group="adaptation"):
     """The drafter that is adapted, its new target, and the prompts."""
 
-    _argument_group_name = "adaptation"
-
-    drafter: str = option("", "Published drafter: Hub id or folder")
-    target_model: str = option("", "Target to adapt to: Hub id or folder", aliases=["--target"])
-    prompts: str = option("", "Prompts or conversations: Hub id of a dataset, or a file")
-    output_dir: str = option("", "Folder of the rows and the drafter")
+    drafter: str = option(MISSING, "Published drafter: Hub id or folder")
+    target_model: str = option(MISSING, "Target to adapt to: Hub id or folder", aliases=["--target"])
+    prompts: str = option(MISSING, "Prompts or conversations: Hub id of a dataset, or a file")
+    output_dir: str = option(MISSING, "Folder of the rows and the drafter")
     max_samples: int | None = option(None, "Maximum number of prompts for training")
     temperatures: list[float] = parameter(distill, "temperatures")
     max_new_tokens: int = parameter(distill, "max_new_tokens")
@@ -245,9 +228,3 @@ class AdaptationArguments(Options):
     dtype: str = parameter(distill, "dtype")
     learning_rate: float = option(TRAINING["learning_rate"], "Peak learning rate")
     num_train_epochs: float = option(TRAINING["num_train_epochs"], "Number of epochs over the rows")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        needed = ("drafter", "target_model", "prompts", "output_dir")
-        if missing := [name.removesuffix("_model") for name in needed if not getattr(self, name)]:
-            raise InputError(f"give --{', --'.join(missing)}")

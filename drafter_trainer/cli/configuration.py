@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -79,6 +80,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 class _Parser(HfArgumentParser):
     def error(self, message: str) -> NoReturn:
+        message = re.sub(r"(?<=\w)/--[\w-]+", "", message)  # other spellings of an option
         raise InputError(f"{message} (--help lists the options)")
 
 
@@ -111,17 +113,21 @@ def parse_arguments(
     config = option_of(argv, "--config")
     from_file = read_config(Path(config), step, kinds) if config else {}
     words = [word for key, value in from_file.items() for word in _as_options(key, value)] + [*argv]
-    # Before the values are checked, or else a mistyped --pair is reported as a missing one.
-    _, unknown = parser.parse_known_args(words)
-    if unknown:
-        option = unknown[0].split("=")[0]
-        raise InputError(f"unknown option {option}{_suggest(option, [f'--{name}' for name in _names(kinds)], step)}")
+    # Before anything else, or a mistyped --pair is reported as a missing one.
+    for option in (word.split("=")[0] for word in argv if word.startswith("--")):
+        if option not in parser._option_string_actions:
+            names = [f"--{name}" for name in _names(kinds)]
+            raise InputError(f"unknown option {option}{_suggest(option, names, step)}")
     try:
-        *objects, _ = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
+        *objects, _, rest = parser.parse_args_into_dataclasses(
+            words, return_remaining_strings=True, look_for_args_file=False
+        )
     except InputError:
         raise
     except ValueError as error:  # the libraries' own checks of values that do not go together
         raise InputError(one_line(error)) from error
+    if rest:
+        raise InputError(f"{rest[0]} belongs to no option (--help lists the options)")
     if isinstance(run := objects[0], RunArguments):
         target = next((entry for entry in objects if isinstance(entry, TargetArguments)), None)
         name, place = target.name_and_place() if target else (None, None)

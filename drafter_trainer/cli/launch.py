@@ -1,4 +1,4 @@
-"""What every step does around its work: one clear line for each error that the user can mend."""
+"""Running a step: errors that the user can correct are one line each."""
 
 import errno
 import gc
@@ -26,7 +26,7 @@ _DISK = {
 
 
 def run_step(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) -> None:
-    """Run a step's `main`; errors that the user can mend end it with one line and status 2."""
+    """Run a step's `main`; an error that the user can correct ends it with one line and status 2."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     for client in ("httpx", "httpx2"):  # the Hub's client uses the second from 2.4 on
         logging.getLogger(client).setLevel(logging.WARNING)
@@ -36,24 +36,24 @@ def run_step(main: Callable[[list[str]], None], argv: Sequence[str] | None = Non
     except InputError as error:
         sys.exit(_fail(str(error)))
     except (HfHubHTTPError, LocalTokenNotFoundError) as error:
-        sys.exit(_fail(f"the Hub refused: {one_line(error)}"))
+        sys.exit(_fail(f"the Hub rejected the request: {one_line(error)}"))
     except (HTTPError, OfflineModeIsEnabled) as error:
         sys.exit(_fail(f"the Hub cannot be reached: {one_line(error)}"))
     except (OSError, RuntimeError, SafetensorError) as error:
         reason = _disk_reason(error)
         if reason is None:
             raise
-        sys.exit(_fail(f"{reason}: make room and run again; what was finished is kept"))
+        sys.exit(_fail(f"{reason}: free some space, and run the same command again: it resumes"))
     except KeyboardInterrupt:
-        _fail("interrupted: run the same command again to go on")
+        _fail("interrupted: the same command resumes")
         sys.exit(130)
 
 
 def call_step(name: str, argv: Sequence[str | int | Path], **given: Any) -> None:
-    """Run another step in this process, printed as the command that does the same."""
+    """Run another step in this process, after printing its command."""
     words, before = [str(word) for word in argv], sys.argv
     print(f"\n$ {shlex.join(['drafter-trainer', name, *words])}", flush=True)
-    sys.argv = ["drafter-trainer", name, *words]  # which results record as the command that made them
+    sys.argv = ["drafter-trainer", name, *words]  # which results record as their command
     try:
         find_step(name)(words, **given)
     finally:
@@ -64,10 +64,10 @@ def call_step(name: str, argv: Sequence[str | int | Path], **given: Any) -> None
 
 
 def leave_processes() -> None:
-    """Leave the process group, if there is one; no trainer may be in use any more.
+    """Leave the process group, if there is one, after the last use of a trainer.
 
-    A process that ends while the group's threads run may be aborted, and its launch reports a failure. A distributed
-    model that outlives the group would deadlock with those threads when it is collected, so it is collected first.
+    A process that ends while the threads of the group run may be aborted, and its launch reports a failure. A
+    distributed model that is garbage-collected after the group would deadlock with these threads.
     """
     if not torch.distributed.is_initialized():
         return
@@ -77,16 +77,16 @@ def leave_processes() -> None:
 
 
 def require_one_process(what: str) -> None:
-    """Refuse to run in several processes, which would time each other."""
+    """Raise an error in several processes, which would disturb each other's timings."""
     if PartialState().num_processes > 1:
         raise InputError(f"{what} in one process: launch it with --num_processes 1")
 
 
 def _disk_reason(error: BaseException | None) -> str | None:
-    """Return the reason why the disk refused a write, if that caused an error.
+    """Return the reason of a failed write to the disk, if this caused an error.
 
-    Libraries that write in C++ or Rust hide the system's error: safetensors names its number in the message alone,
-    and torch only says that a write fell short.
+    Libraries in C++ or Rust hide the system's error: safetensors has its number in the message, torch only a short
+    write.
     """
     while error is not None:
         if isinstance(error, OSError) and error.errno in _DISK:
@@ -99,6 +99,6 @@ def _disk_reason(error: BaseException | None) -> str | None:
 
 
 def _fail(message: str) -> int:
-    # Of a token with a character that no header may have, the HTTP library shows the whole header.
+    # If a token has a character that headers must not have, the message of the HTTP library has the whole header.
     sys.stderr.write(f"error: {redact(message)}\n")
     return 2

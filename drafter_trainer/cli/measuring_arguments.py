@@ -1,9 +1,9 @@
 """Options of the steps that tune, measure, export or serve a drafter."""
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from typing import Any
 
-from drafter_trainer.cli.options import Options, check_known, check_limits, option, parameter
+from drafter_trainer.cli.options import Options, check_limits, option, parameter
 from drafter_trainer.corpora.tasks import TASKS, TRANSLATION
 from drafter_trainer.drafters.loop.sources import SOURCES
 from drafter_trainer.errors import InputError
@@ -21,10 +21,8 @@ _ENGINE_PYTHON = "Python of the environment with vLLM or xllamacpp (default: thi
 
 
 @dataclass
-class TuningArguments(Options):
+class TuningArguments(Options, group="tuning"):
     """The completions that settings are tried on, and what may draft."""
-
-    _argument_group_name = "tuning"
 
     data: str = option("", "Folder of rows (default: RUN_FOLDER/distill)")
     other_data: list[str] = option([], "Folders of rows of other tasks, each with the same weight as the first")
@@ -33,16 +31,10 @@ class TuningArguments(Options):
     draft_length: int = parameter(tune, "longest_draft")
     costs: str | None = parameter(tune, "costs")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_known("sources", self.sources, SOURCES)
-
 
 @dataclass
-class BenchmarkArguments(Options):
+class BenchmarkArguments(Options, group="benchmark"):
     """What is measured, and what it is compared with."""
-
-    _argument_group_name = "benchmark"
 
     drafter: str = option("", "Hub id or folder of the drafter (default: RUN_FOLDER/drafter)")
     task: str = option(TRANSLATION, f"Task by name: {', '.join(TASKS)}")
@@ -70,7 +62,8 @@ class BenchmarkArguments(Options):
         check_limits("max_questions", self.max_questions)
         if not self.temperatures or min(self.temperatures) < 0:
             raise InputError(f"temperatures must be 0 or more, got {self.temperatures}")
-        check_known("task", self.task, TASKS)
+        if self.task not in TASKS:
+            raise InputError(f"task must be one of {', '.join(TASKS)}, got {self.task}")
         self.engine, _, file = self.engine.partition(":")
         self.target_gguf = file or None
         self._read_baselines()
@@ -103,11 +96,8 @@ class BenchmarkArguments(Options):
 
 
 @dataclass
-class PredictionArguments(Options):
+class PredictionArguments(Options, group="forecast", may_be_zero=["draft_vocabulary"]):
     """The drafter whose speed is forecast."""
-
-    _argument_group_name = "forecast"
-    may_be_zero = frozenset({"draft_vocabulary"})
 
     drafter: str = parameter(predict, "drafter")
     questions: str = parameter(predict, "questions")
@@ -123,10 +113,8 @@ class PredictionArguments(Options):
 
 
 @dataclass
-class ExportArguments(Options):
+class ExportArguments(Options, group="export"):
     """The engines that a drafter is exported for."""
-
-    _argument_group_name = "export"
 
     drafter: str | None = option(None, "Hub id or folder of a published drafter (default: RUN_FOLDER/drafter)")
     output_dir: str | None = option(None, "Folder of the engines' files (default: RUN_FOLDER/export)")
@@ -144,17 +132,13 @@ class ExportArguments(Options):
 
 
 @dataclass
-class ServingArguments(Options):
+class ServingArguments(Options, group="server"):
     """The engine that serves a target with its drafter."""
 
-    _argument_group_name = "server"
-
-    target_model: str | None = option(
-        None, "Hub id or folder of the target; for llamacpp its GGUF file", aliases=["--target"]
+    target_model: str = option(
+        MISSING, "Hub id or folder of the target; for llamacpp its GGUF file", aliases=["--target"]
     )
-    drafter: str | None = option(
-        None, "Hub id or folder of the published drafter; for llamacpp the folder of its export"
-    )
+    drafter: str = option(MISSING, "Hub id or folder of the published drafter; for llamacpp the folder of its export")
     engine: str = parameter(serve, "engine")
     sources: list[str] = option([], "In vLLM: network to draft with the network alone (default: the whole drafter)")
     draft_length: int | None = parameter(serve, "draft_length")
@@ -162,8 +146,6 @@ class ServingArguments(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.target_model or not self.drafter:
-            raise InputError("name --target and --drafter")
         if self.sources not in ([], [NETWORK]):
             raise InputError(f"an engine drafts with all sources or with the {NETWORK}, got {' '.join(self.sources)}")
         self.part = NETWORK if self.sources else WHOLE  # as `serve` calls it

@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import MISSING, field, fields
-from typing import Any, ClassVar
+from typing import Any
 
 from drafter_trainer.errors import InputError, check_positive
 
@@ -32,11 +32,14 @@ def parameter(function: Callable[..., Any], name: str, default: Any = MISSING) -
 class Options:
     """Base class of the groups of options: whole numbers must be positive, except those in `may_be_zero`."""
 
-    may_be_zero: ClassVar[frozenset[str]] = frozenset()
+    def __init_subclass__(cls, group: str = "", may_be_zero: Collection[str] = ()) -> None:
+        cls._may_be_zero = frozenset(may_be_zero)
+        if group:
+            cls._argument_group_name = group  # the heading of `--help`, where the parser looks for it
 
     def __post_init__(self) -> None:
         for entry in fields(self):
-            if entry.type in (int, int | None) and entry.name not in self.may_be_zero:
+            if entry.type in (int, int | None) and entry.name not in self._may_be_zero:
                 check_positive(**{entry.name: getattr(self, entry.name)})
 
 
@@ -71,9 +74,3 @@ def check_limits(name: str, limits: Sequence[int]) -> None:
     """Raise an error unless there are at most two limits, each of them 1 or more."""
     if len(limits) > 2 or min(limits, default=1) < 1:
         raise InputError(f"{name} takes one or two numbers from 1 on, got {limits}")
-
-
-def check_known(name: str, given: str | list[str], known: Collection[str]) -> None:
-    """Raise an error if a value, or a value of a list, is not a known one."""
-    if unknown := [value for value in ([given] if isinstance(given, str) else given) if value not in known]:
-        raise InputError(f"{name} must be one of {', '.join(known)}, got {', '.join(unknown)}")

@@ -14,10 +14,8 @@ _ADAPTER = "adapter"
 
 
 @dataclass
-class PublishingArguments(Options):
+class PublishingArguments(Options, group="publishing"):
     """The destination and the form of a drafter."""
-
-    _argument_group_name = "publishing"
 
     to: str = option(
         HUB,

@@ -27,10 +27,13 @@ def caused_by_a_full_disk() -> RuntimeError:
     ("error", "line"),
     [
         (InputError("unknown pair 'x'"), "error: unknown pair 'x'"),
-        (OSError(errno.ENOSPC, "No space left on device", "a.parquet"), "error: the disk is full (a.parquet): make"),
-        (SafetensorError("I/O error: No space left on device (os error 28)"), "error: the disk is full: make room"),
+        (OSError(errno.ENOSPC, "No space left on device", "a.parquet"), "error: the disk is full (a.parquet): free"),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), "error: the disk is full: free some"),
         (RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/0"), "error: the disk is full"),
-        (caused_by_a_full_disk(), "error: the disk is full: make room and run again; what was finished is kept"),
+        (
+            caused_by_a_full_disk(),
+            "error: the disk is full: free some space, and run the same",
+        ),
     ],
 )
 def test_what_a_user_can_mend_is_one_line(error: Exception, line: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,4 +58,4 @@ def test_interrupt_says_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit) as stopped:
         run_step(failing(KeyboardInterrupt()))
     assert stopped.value.code == 130
-    assert "run the same command again" in capsys.readouterr().err
+    assert "the same command resumes" in capsys.readouterr().err
