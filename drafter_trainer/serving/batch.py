@@ -38,12 +38,9 @@ _MOST_DEVIATION = 2.0  # factor to the expected time of a step; beyond it, the s
 class LinearCostModel:
     """The time of a step as a line in the number of its tokens, learned from the clock.
 
-    An engine verifies the drafts of all requests at once, so the time of a token depends on batch and engine. The line
-    is fitted to the latest steps by least squares, together with two points of the stored line, scaled to the level of
-    these steps. The two points decide the slope while all steps have the same number of tokens.
-
-    Args:
-        milliseconds (`Sequence[float]`): Stored times; entry n is a step over n + 1 tokens.
+    The line is fitted to the latest steps by least squares, together with two points of the stored line, scaled to the
+    level of these steps. The two points decide the slope while all steps have the same number of tokens. Entry n of
+    the stored `milliseconds` is a step over n + 1 tokens.
     """
 
     def __init__(self, milliseconds: Sequence[float]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from drafter_trainer.decoding.metrics import count_shared
@@ -35,26 +36,18 @@ class TimedCompletion(NamedTuple):
 
 @dataclass(frozen=True)
 class DraftCounts:
-    """A server's counts over all its requests.
+    """A server's counts over all its requests."""
 
-    Args:
-        passes (`int`): Target passes; one that several requests share is counted once for each of them.
-        drafted, accepted (`int`): Drafted tokens that were verified, and those that were accepted.
-        by_position (`tuple[int, ...]`): Accepted tokens at each position of a draft.
-    """
-
-    passes: int
-    drafted: int
+    passes: int  # of the target, counted once for each request that shares one
+    drafted: int  # tokens that were verified
     accepted: int
-    by_position: tuple[int, ...] = ()
+    by_position: tuple[int, ...] = ()  # accepted tokens at each position of a draft
 
     def __sub__(self, earlier: "DraftCounts") -> "DraftCounts":
-        before = earlier.by_position + (0,) * (len(self.by_position) - len(earlier.by_position))
+        positions = zip_longest(self.by_position, earlier.by_position, fillvalue=0)
+        drafted, accepted = self.drafted - earlier.drafted, self.accepted - earlier.accepted
         return DraftCounts(
-            self.passes - earlier.passes,
-            self.drafted - earlier.drafted,
-            self.accepted - earlier.accepted,
-            tuple(now - then for now, then in zip(self.by_position, before)),
+            self.passes - earlier.passes, drafted, accepted, tuple(now - then for now, then in positions)
         )
 
     def __str__(self) -> str:
@@ -113,11 +106,7 @@ class EngineClient:
     ) -> TimedCompletion:
         """Complete a prompt greedily, without cached prefixes, and time the first and the last token.
 
-        Args:
-            stop (`Sequence[str]`): Text of those `end_ids` that are no end tokens of the checkpoint: llama.cpp takes
-                text, not ids.
-        Raises:
-            InputError: If the server rejects the request, or generates no token.
+        `stop` is the text of those `end_ids` that are no end tokens of the checkpoint: llama.cpp takes text, not ids.
         """
         if self.engine == VLLM:
             request = {"model": self.model, "max_tokens": tokens, "return_token_ids": True, "repetition_penalty": 1.0}
@@ -138,8 +127,7 @@ class EngineClient:
     def margin(self, prompt_ids: Sequence[int]) -> float | None:
         """Return the difference between the logits of the target's two most likely next tokens.
 
-        Returns:
-            `float`, or `None` where llama.cpp gives no log-probabilities: inside a character.
+        It is `None` inside a character, where llama.cpp gives no log-probabilities.
         """
         request = {"prompt": [*prompt_ids], "temperature": 0.0}
         if self.engine == VLLM:
@@ -188,14 +176,7 @@ class EngineClient:
 
 
 class Workload(NamedTuple):
-    """The prompts that every server completes.
-
-    Args:
-        prompts (`Mapping[str, list[int]]`): Token ids by question id.
-        tokens (`int`): Maximum number of tokens of a completion.
-        end_ids (`frozenset[int]`): Ids that end a completion.
-        stop (`tuple[str, ...]`): As for `EngineClient.complete`.
-    """
+    """The prompts that every server completes, by question id, and the limits of their completions."""
 
     prompts: Mapping[str, list[int]]
     tokens: int

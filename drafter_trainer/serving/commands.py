@@ -3,8 +3,8 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.results import DRAFTER, PLAIN, PROMPT_LOOKUP
@@ -23,14 +23,11 @@ _UNKNOWN_ALPHA = 0.55
 
 
 def choose_draft_length(description: DrafterDescription, part: str) -> int:
-    """Choose an engine's maximum draft length.
+    """Choose an engine's maximum draft length; the one in `drafter.json` is for transformers' own loop, often 1.
 
-    The length in `drafter.json` is for transformers' own loop on the machine of tuning, often 1. The whole drafter
-    adapts its drafts, so it gets the longest draft of its tuning, 12 at most. The network alone gets the length n that
-    maximizes (1 - α^(n+1)) / ((1 - α)(1 + n c)), with the expected α of its finetuning and c = 0.1.
+    The whole drafter adapts its drafts, so it gets the longest draft of its tuning, 12 at most. The network alone gets
+    the length n that maximizes (1 - α^(n+1)) / ((1 - α)(1 + n c)), with the expected α of its finetuning and c = 0.1.
 
-    Args:
-        part (`str`): "whole" or "network", see `vllm_config`.
     Source: Leviathan et al., arXiv 2211.17192, theorem 3.8
     """
     if part == WHOLE:
@@ -51,13 +48,10 @@ def mixes_attention(config: Path) -> bool:
 def vllm_config(
     drafter: str, draft_length: int, revision: str | None = None, part: str = WHOLE, mixed: bool = False
 ) -> dict[str, object]:
-    """Return vLLM's settings for a drafter, by the names of its options.
+    """Return vLLM's settings for the whole drafter, a custom proposer, or for its network, a `draft_model`.
 
-    Args:
-        part (`str`, *optional*, defaults to `"whole"`): "whole" drafts with lookup, table and network, through
-            `serving.vllm.DrafterProposer`; "network" drafts with the network only, as vLLM's own `draft_model`.
-        mixed (`bool`, *optional*, defaults to `False`): Whether the network `mixes_attention`: vLLM needs all layers
-            of a `draft_model` in one group of its cache.
+    vLLM needs all layers of a `draft_model` in one group of its cache, also if the network is `mixed`: if it
+    `mixes_attention`.
     """
     config = {"num_speculative_tokens": draft_length}
     if part == NETWORK:
@@ -89,10 +83,7 @@ def llamacpp_command(
 ) -> list[str]:
     """Return the command line of llama.cpp's server.
 
-    Args:
-        draft_length (`int`, *optional*): Maximum draft length of the drafter's network.
-        ngram_length (`int`, *optional*): Draft length of llama.cpp's own n-gram drafting, `ngram-simple`; 0 for none.
-            The network is then asked only where that finds nothing.
+    With an `ngram_length`, llama.cpp's own n-gram drafting comes first; the network is asked where that finds nothing.
     """
     words, kinds = [LLAMA_SERVER, "--model", target_gguf], []
     if ngram_length:
@@ -105,12 +96,11 @@ def llamacpp_command(
     return [*words, "--spec-type", ",".join(kinds)] if kinds else words
 
 
-@dataclass(frozen=True)
-class EngineMethod:
-    """A method of a benchmark in an engine; plain decoding's draft length is 0."""
+class EngineMethod(NamedTuple):
+    """A method of a benchmark in an engine."""
 
     name: str
-    draft_length: int
+    draft_length: int  # 0 for plain decoding
     command: tuple[str, ...]
 
 
@@ -132,8 +122,7 @@ def engine_methods(
     Args:
         stock (`str`): The drafter with all its weights, for vLLM's own loader.
         lengths (`Mapping[str, int]`): Draft lengths of "whole" and "network".
-        ngram_lengths (`Sequence[int]`): Draft lengths of the engine's own n-grams, a method each.
-        mixed (`bool`, *optional*, defaults to `False`): Whether the network `mixes_attention`.
+        ngram_lengths (`Sequence[int]`): Draft lengths of the engine's n-grams, a method each.
     """
     if engine == VLLM:
         configs = [{}, *map(vllm_ngram_config, ngram_lengths)]

@@ -1,9 +1,9 @@
-"""llama.cpp's own server out of one wheel, `xllamacpp`, started with the words of `llama-server`.
+"""llama.cpp's own server from the wheel `xllamacpp`, started with the words of `llama-server`.
 
     PYTHON -m drafter_trainer.serving.llamacpp_server --model TARGET.gguf --port 8080 --spec-type draft-simple ...
 
-The wheel has the server and no command line. Of the words of `llama-server` those are known here that this package
-writes; it imports nothing else of this package, whose dependencies its environment need not have.
+The wheel has the server but no command line. This module knows the words that this package writes. It imports nothing
+else of the package, whose dependencies its environment may lack.
 """
 
 import argparse
@@ -12,31 +12,25 @@ import threading
 
 import xllamacpp
 
-# The type of each word's value, and the settings that it goes to.
+# Type of each word's value, and the settings that get it
+_THREADS = ("cpuparams", "cpuparams_batch", "speculative.draft.cpuparams", "speculative.draft.cpuparams_batch")
 _WORDS = {
     "--model": (str, "model.path"),
     "--host": (lambda host: [host], "hostnames"),
     "--port": (int, "port"),
     "--ctx-size": (int, "n_ctx"),  # tokens of all requests
     "--parallel": (int, "n_parallel"),
-    "--threads": (
-        int,
-        "cpuparams.n_threads",
-        "cpuparams_batch.n_threads",
-        "speculative.draft.cpuparams.n_threads",
-        "speculative.draft.cpuparams_batch.n_threads",
-    ),
+    "--threads": (int, *(f"{owner}.n_threads" for owner in _THREADS)),
     "--spec-draft-model": (str, "speculative.draft.mparams.path"),
     "--spec-draft-n-max": (int, "speculative.draft.n_max"),
     "--spec-ngram-simple-size-n": (int, "speculative.ngram_simple.size_n"),
     "--spec-ngram-simple-size-m": (int, "speculative.ngram_simple.size_m"),
     "--lookup-cache-static": (str, "speculative.ngram_cache.lookup_cache_static"),
 }
-_TYPE = "COMMON_SPECULATIVE_TYPE_"
 
 
 def settings(argv: list[str] | None = None) -> xllamacpp.CommonParams:
-    """Read the command line as the server's settings."""
+    """Return the settings of a command line."""
     parser = argparse.ArgumentParser(prog="llamacpp_server", description=__doc__, allow_abbrev=False)
     for word, (kind, *_) in _WORDS.items():
         parser.add_argument(word, type=kind, required=word in ("--model", "--port"))
@@ -45,7 +39,8 @@ def settings(argv: list[str] | None = None) -> xllamacpp.CommonParams:
     words, params = vars(parser.parse_args(argv)), xllamacpp.CommonParams()
     params.endpoint_metrics = words["metrics"]
     kinds = words["spec_type"].replace("-", "_").upper().split(",")
-    params.speculative.types = [getattr(xllamacpp.common_speculative_type, _TYPE + kind) for kind in kinds]
+    types = xllamacpp.common_speculative_type
+    params.speculative.types = [getattr(types, f"COMMON_SPECULATIVE_TYPE_{kind}") for kind in kinds]
     for word, (_, *places) in _WORDS.items():
         if (value := words[word[2:].replace("-", "_")]) is not None:
             for *owners, name in (place.split(".") for place in places):

@@ -30,30 +30,18 @@ StoreTokens = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
 
 
 class BlockLayout(NamedTuple):
-    """Where a block's keys and values are in memory.
+    """Where a block's keys and values are in memory."""
 
-    Args:
-        offsets (`torch.Tensor` of shape `(block size, 2 * heads * head_dim)`): Offsets of each token's keys, then
-            values, from the start of the block.
-        stride (`int`): Distance from one block to the next.
-    """
-
-    offsets: torch.Tensor
-    stride: int
+    offsets: torch.Tensor  # (block size, 2 * heads * head_dim): each token's keys, then values, from the block's start
+    stride: int  # from one block to the next
 
 
 class PagedLayer(NamedTuple):
-    """A layer's keys and values in one step of the engine.
+    """A layer's keys and values in one step of the engine. Layers share layouts and blocks, by identity."""
 
-    Args:
-        memory (`torch.Tensor` of one dimension): The layer's cache.
-        layout (`BlockLayout`): Layout of its blocks, one object for all layers with this layout.
-        blocks (`torch.Tensor` of shape `(rows, blocks)`): Blocks of each row, one object for all layers that share it.
-    """
-
-    memory: torch.Tensor
+    memory: torch.Tensor  # the layer's cache as one dimension
     layout: BlockLayout
-    blocks: torch.Tensor
+    blocks: torch.Tensor  # (rows, blocks): the blocks of each row
 
     def find(self, rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Return the places in memory of rows' positions, of shape `(positions, 2 * heads * head_dim)`."""
@@ -68,11 +56,7 @@ class PagedLayer(NamedTuple):
 
 
 class TargetCache:
-    """The target's layers that the network attends to, with what is known of the latest step.
-
-    Args:
-        layers (`Sequence[Attention]`): vLLM's layers, one for each layer of the network.
-    """
+    """The keys and values of the latest step, in those of vLLM's `Attention` layers that the network attends to."""
 
     def __init__(self, layers: Sequence[Any], target_model: torch.nn.Module) -> None:
         from vllm.forward_context import get_forward_context
@@ -174,11 +158,8 @@ def flat_memory(cache: torch.Tensor) -> torch.Tensor:
 def learn_layout(cache: torch.Tensor, heads: int, head_dim: int, store: StoreTokens) -> BlockLayout | None:
     """Learn the layout of a cache's blocks by letting the engine store known numbers in a block of this kind.
 
-    Args:
-        cache (`torch.Tensor` of shape `(blocks, heads, block size, 2 * head_dim)`): The engine's; it is not changed.
-        store (callable): The engine's own function.
-    Returns:
-        `BlockLayout`, or `None` if the numbers are not found again, as in a quantized cache.
+    The cache, of shape `(blocks, heads, block size, 2 * head_dim)`, is not changed. It returns `None` if the numbers are
+    not found again, as in a quantized cache.
     """
     if cache.dim() != 4 or cache.shape[1] != heads or cache.shape[3] != 2 * head_dim:
         return None

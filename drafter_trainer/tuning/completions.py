@@ -22,21 +22,14 @@ _COLUMNS = ["prompt_ids", "response_ids", "max_new_tokens", "temperature", "topk
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A held-out completion.
-
-    Args:
-        max_new_tokens (`int`): Maximum number of tokens of the completion.
-        temperature (`float`): Temperature at which it was decoded; 0 is greedy.
-        topk_ids (`np.ndarray` of shape `(tokens, k)`): The target's most likely ids at each position.
-        topk_logprobs (`np.ndarray` of shape `(tokens, k)`): Their log-probabilities at temperature 1, in nats.
-    """
+    """A held-out completion."""
 
     prompt_ids: list[int]
     response_ids: list[int]
     max_new_tokens: int
-    temperature: float
-    topk_ids: np.ndarray
-    topk_logprobs: np.ndarray
+    temperature: float  # 0 is greedy
+    topk_ids: np.ndarray  # (tokens, k): the target's most likely ids at each position
+    topk_logprobs: np.ndarray  # (tokens, k): at temperature 1, in nats
 
     def known(self) -> tuple[list[int], list[int], int]:
         """Return it as `decoding.replay.replay` takes it."""
@@ -54,14 +47,11 @@ class HeldOut:
 
 
 def load_completions(folder: Path, target: Target, limit: int) -> tuple[list[list[int]], list[HeldOut], list[HeldOut]]:
-    """Load the completions of a distillation.
+    """Load the completions that a target wrote in a distillation.
 
-    Args:
-        target (`Target`): The target that must have written them.
-        limit (`int`): Maximum number of held-out completions of each kind; a fixed random choice.
     Returns:
         `tuple` of the training completions, the held-out greedy ones, and the held-out ones at the highest sampling
-        temperature.
+        temperature. Of the held-out ones, a fixed random choice of at most `limit`.
     """
     for split in ("train", "validation"):
         check_target(RowStore(folder / split), target)
@@ -110,8 +100,6 @@ def continue_texts(
 ) -> tuple[list[HeldOut], list[HeldOut]]:
     """Continue the first half of held-out texts, 32 tokens at most, by 64 tokens: for tuning without a distillation.
 
-    Args:
-        limit (`int`): Maximum number of texts.
     Returns:
         `tuple` of greedy continuations and of continuations at temperature 1.
     """
@@ -131,10 +119,9 @@ def typical_prompt(completions: Sequence[HeldOut]) -> list[int]:
 
 
 def without_held_out(texts: Sequence[Sequence[int]], held_out: Sequence[HeldOut]) -> list[Sequence[int]]:
-    """Leave out texts that contain 13 consecutive tokens of a held-out completion.
+    """Leave out texts that contain 13 consecutive tokens of a held-out completion, as a longer completion may.
 
-    A longer prompt of other rows may contain a sentence on which settings are tried. A table that was counted on its
-    completion would look better than it is.
+    A table that was counted on them would look better than it is.
     """
     known = {run for completion in held_out for run in runs_of(tuple(completion.response_ids))}
     return [text for text in texts if known.isdisjoint(runs_of(tuple(text)))]

@@ -37,18 +37,11 @@ _logger = logging.getLogger(__name__)
 
 
 class Turn(NamedTuple):
-    """Times of plain decoding and of rounds that were measured right after each other, in milliseconds.
+    """Times of plain decoding and of rounds that were measured right after each other, in milliseconds."""
 
-    Args:
-        prompt (`float`): The first token of plain decoding, for which the prompt is read.
-        plain (`float`): Each further token of plain decoding.
-        rounds (`list[float]`): Greedy rounds with drafts of 0, 1, 2 ... tokens.
-        sampling_rounds (`list[float]`): The same rounds when sampling.
-    """
-
-    prompt: float
-    plain: float
-    rounds: list[float]
+    prompt: float  # the first token of plain decoding, for which the prompt is read
+    plain: float  # each further token
+    rounds: list[float]  # greedy, with drafts of 0, 1, 2 ... tokens
     sampling_rounds: list[float]
 
 
@@ -204,10 +197,7 @@ def untrained_network(
 ) -> tuple[PreTrainedModel, LeanNetwork | StockNetwork]:
     """Make a drafter with random weights, to be timed.
 
-    Args:
-        shape (`Mapping[str, int]`): Depth and widths, as `draft_config` takes them; three layers if left out.
-        draft_vocabulary (`int`): Size of the draft vocabulary; 0 for all ids.
-        int8 (`bool`): Multiply with int8 weights, on a CPU only.
+    `shape` has depth and widths, as for `draft_config`; a draft vocabulary of 0 has all ids.
     """
     config = draft_config(target_model.config.get_text_config(), **({"num_hidden_layers": LAYERS} | dict(shape)))
     draft_model = from_scratch(config).to(target_model.device, target_model.dtype).eval()
@@ -256,12 +246,7 @@ def forecast_drafter(
     end_ids: Collection[int],
     target: TargetTexts | None = None,
 ) -> dict[str, Any]:
-    """Replay a drafter, as `load_drafter` returned it, on held-out greedy completions.
-
-    Returns:
-        `dict` with `speedup` over plain decoding, `tokens_per_pass`, `drafting_milliseconds` per round, and `answers`,
-        the number of completions.
-    """
+    """Replay a drafter, as `load_drafter` returned it, on held-out greedy completions; return speedup and yield."""
     own, clock = loop_of(drafter), SimulatedClock()
     loop = DraftingLoop(own.network, own.table, own.settings, own.device, own.vocabulary, clock)
     result = replay(loop, map(HeldOut.known, completions), costs, clock, end_ids, target)

@@ -38,18 +38,12 @@ _LEAST_GAIN = 1.02
 
 @dataclass(frozen=True)
 class Candidate:
-    """A candidate for the drafter's settings.
-
-    Args:
-        draft_ids (`torch.Tensor`, *optional*): Draft vocabulary; all ids if left out.
-        slots (`Slots`, *optional*): N-gram table, if any.
-        counted_on (`str`, *optional*, defaults to `"nothing"`): What the table was counted on.
-    """
+    """A candidate for the drafter's settings."""
 
     settings: LoopSettings
-    draft_ids: torch.Tensor | None = None
-    slots: Slots | None = None
-    counted_on: str = "nothing"
+    draft_ids: torch.Tensor | None = None  # draft vocabulary; all ids if `None`
+    slots: Slots | None = None  # of the n-gram table
+    counted_on: str = "nothing"  # texts of the table
 
     def change(self, **settings: Any) -> "Candidate":
         """Return a candidate with some other settings."""
@@ -63,36 +57,20 @@ class Tuning:
     A candidate is calibrated on every second completion and replayed on the others. Of several tasks the geometric
     mean of their speedups counts, so that a gain on one task does not hide a larger loss on another. Their tokens per
     pass are averaged in the same way.
-
-    Args:
-        draft_model (`PreTrainedModel`): The trained drafter, or a `NetworklessDrafter`, on its device.
-        train_completions (`Sequence[Sequence[int]]`): Completions on which vocabulary and tables are counted.
-        texts (`Sequence[Sequence[int]]`): More text on which tables may be counted.
-        greedy (`Sequence[HeldOut]`): Held-out greedy completions.
-        sampled (`Sequence[HeldOut]`): Held-out sampled completions; without them sampling is not calibrated.
-        costs (`Costs`): Costs of the machine; the network's step is measured for each candidate.
-        end_ids (`Sequence[int]`): Ids that end a completion: always in the draft vocabulary.
-        trained_ids (`torch.Tensor`, *optional*): The draft vocabulary of training, all ids if left out. A smaller one
-            may be chosen.
-        sources (`Sequence[str]`, *optional*, defaults to all): Sources that may be asked. Without the network a table
-            is always chosen.
-        table_bytes (`int`, *optional*, defaults to 2 MiB): Maximum size of a table's file.
-        other_tasks (`Sequence[Sequence[HeldOut]]`, *optional*): Held-out greedy completions of each other task.
-        target (`TargetTexts`, *optional*): Reads the completions for a network that attends to the target's keys.
     """
 
-    draft_model: PreTrainedModel
-    train_completions: Sequence[Sequence[int]]
-    texts: Sequence[Sequence[int]]
+    draft_model: PreTrainedModel  # or a `NetworklessDrafter`, on its device
+    train_completions: Sequence[Sequence[int]]  # on which vocabulary and tables are counted
+    texts: Sequence[Sequence[int]]  # more text on which tables may be counted
     greedy: Sequence[HeldOut]
-    sampled: Sequence[HeldOut]
-    costs: Costs
-    end_ids: Sequence[int]
-    trained_ids: torch.Tensor | None = None
-    sources: Sequence[str] = SOURCES
-    table_bytes: int = 1 << 21
-    other_tasks: Sequence[Sequence[HeldOut]] = ()
-    target: TargetTexts | None = None
+    sampled: Sequence[HeldOut]  # without any, sampling is not calibrated
+    costs: Costs  # of the machine; the network's step is measured for each candidate
+    end_ids: Sequence[int]  # always in the draft vocabulary
+    trained_ids: torch.Tensor | None = None  # draft vocabulary of training, all ids if `None`; a smaller one may win
+    sources: Sequence[str] = SOURCES  # that may be asked; without the network a table is always chosen
+    table_bytes: int = 1 << 21  # maximum size of a table's file
+    other_tasks: Sequence[Sequence[HeldOut]] = ()  # greedy completions of each
+    target: TargetTexts | None = None  # reads the completions for a network that attends to the target's keys
     trials: list[dict[str, Any]] = field(default_factory=list)
     speedup: float = 0.0
 
