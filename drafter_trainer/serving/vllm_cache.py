@@ -158,8 +158,8 @@ def flat_memory(cache: torch.Tensor) -> torch.Tensor:
 def learn_layout(cache: torch.Tensor, heads: int, head_dim: int, store: StoreTokens) -> BlockLayout | None:
     """Learn the layout of a cache's blocks by letting the engine store known numbers in a block of this kind.
 
-    The cache, of shape `(blocks, heads, block size, 2 * head_dim)`, is not changed. It returns `None` if the numbers are
-    not found again, as in a quantized cache.
+    The cache, of shape `(blocks, heads, block size, 2 * head_dim)`, is not changed. `None` is returned if the numbers
+    are not found again, as in a quantized cache.
     """
     if cache.dim() != 4 or cache.shape[1] != heads or cache.shape[3] != 2 * head_dim:
         return None
