@@ -1,14 +1,23 @@
 """Render results as tables and Markdown, from `results.json` only."""
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from drafter_trainer.benchmark.quality import failed_checks
 from drafter_trainer.benchmark.statistics import FEWEST_PROMPTS, Interval, Timings, median_ratio, speedup, verdict
 from drafter_trainer.decoding.sampling import describe_sampling
 from drafter_trainer.languages import get_pair
-from drafter_trainer.results import PLAIN, MeasuredMethod, MeasuredRun, Results, batch_text, find_method, margin_text
+from drafter_trainer.results import (
+    PLAIN,
+    Bounds,
+    MeasuredMethod,
+    MeasuredRun,
+    Results,
+    batch_text,
+    find_method,
+    margin_text,
+)
 
 TIME_PARTS = ("draft", "verification", "overhead")
 Table = tuple[list[str], list[list[str]]]  # header and rows
@@ -85,51 +94,40 @@ def title(results: Results, run: MeasuredRun) -> str:
 
 
 def speedup_table(run: MeasuredRun) -> Table:
-    """List the speedup and the acceptance of each method."""
-    if "engine" in run:
-        return _engine_table(run)
-    header = ["method", "draft", "speedup (95 %)", "after the first token", "without loops", "tokens/s"]
-    header += ["characters/s", "tokens per pass", "α", "slower prompts", "equal to plain"]
-    header.append("ratio of the paper's script")
-    rows = [
-        [
-            *_name_and_draft(method),
-            interval_text(Interval(**method["speedup"])),
-            _ratio((method.get("speedup_after_first_pass") or {}).get("value")),
-            _ratio((method["speedup_without_loops"] or {}).get("value")),
-            f"{method['tokens_per_second']:.1f}",
-            f"{method['characters_per_second']:.1f}",
-            f"{method['mean_accepted_tokens']:.2f}",
-            _text(method["alpha"], ".2f"),
-            f"{method['slower_share']:.0%}",
-            _equality(method),
-            _ratio(method["paper_script_ratio"]),
-        ]
-        for method in run["methods"]
-    ]
-    return header, rows
+    """List the speed and the acceptance of each method.
 
-
-def _engine_table(run: MeasuredRun) -> Table:
-    """List the throughput of a server with each method; "over plain" compares the output tokens/s of the server."""
-    header = ["method", "draft", "output tokens/s", "over plain", "speed of a request (95 %)", "first token, ms"]
-    header += ["tokens per pass", "accepted", "accepted at 1, 2, 3 ...", "equal to plain"]
+    For an engine, "over plain" compares the output tokens/s of the servers.
+    """
     plain = find_method(run, PLAIN)["tokens_per_second"]
-    rows = [
-        [
-            *_name_and_draft(method),
-            f"{method['tokens_per_second']:.1f}",
-            _ratio(method["tokens_per_second"] / plain),
-            interval_text(Interval(**method["speedup"])),
-            f"{1000 * statistics.median(prompt['first_pass_seconds'] for prompt in method['prompts']):.0f}",
-            f"{method['mean_accepted_tokens']:.2f}",
-            _text(method["acceptance_rate"], ".0%"),
-            " ".join(f"{share:.2f}" for share in method["acceptance_by_position"]) or "-",
-            _equality(method),
-        ]
-        for method in run["methods"]
-    ]
-    return header, rows
+    columns: dict[str, Callable[[MeasuredMethod], str]] = {
+        "method": lambda method: method["name"],
+        "draft": lambda method: str(method["draft_length"] or "-"),
+    }
+    if "engine" in run:
+        columns |= {
+            "output tokens/s": lambda method: f"{method['tokens_per_second']:.1f}",
+            "over plain": lambda method: f"{method['tokens_per_second'] / plain:.2f}x",
+            "speed of a request (95 %)": lambda method: interval_text(Interval(**method["speedup"])),
+            "first token, ms": lambda method: f"{1000 * statistics.median(_first_tokens(method)):.0f}",
+            "tokens per pass": lambda method: f"{method['mean_accepted_tokens']:.2f}",
+            "accepted": lambda method: _text(method["acceptance_rate"], ".0%"),
+            "accepted at 1, 2, 3 ...": lambda method: _shares(method["acceptance_by_position"]),
+            "equal to plain": _equality,
+        }
+    else:
+        columns |= {
+            "speedup (95 %)": lambda method: interval_text(Interval(**method["speedup"])),
+            "after the first token": lambda method: _value(method.get("speedup_after_first_pass")),
+            "without loops": lambda method: _value(method["speedup_without_loops"]),
+            "tokens/s": lambda method: f"{method['tokens_per_second']:.1f}",
+            "characters/s": lambda method: f"{method['characters_per_second']:.1f}",
+            "tokens per pass": lambda method: f"{method['mean_accepted_tokens']:.2f}",
+            "α": lambda method: _text(method["alpha"], ".2f"),
+            "slower prompts": lambda method: f"{method['slower_share']:.0%}",
+            "equal to plain": _equality,
+            "ratio of the paper's script": lambda method: f"{method['paper_script_ratio']:.2f}x",
+        }
+    return [*columns], [[cell(method) for cell in columns.values()] for method in run["methods"]]
 
 
 def difference_table(run: MeasuredRun) -> Table:
@@ -169,22 +167,26 @@ def quality_table(run: MeasuredRun) -> Table:
     return ["method", "completions", "chrF", "BLEU", "BLEU's signature"], rows
 
 
-def _name_and_draft(method: MeasuredMethod) -> list[str]:
-    return [method["name"], str(method["draft_length"] or "-")]
-
-
 def _equality(method: MeasuredMethod) -> str:
     if lossless := method["losslessness"]:
         return f"{lossless['equal']}/{lossless['prompts']}"
     return "lossy" if method.get("lossy") else "sampled"
 
 
+def _first_tokens(method: MeasuredMethod) -> list[float]:
+    return [prompt["first_pass_seconds"] for prompt in method["prompts"]]
+
+
+def _shares(shares: list[float]) -> str:
+    return " ".join(f"{share:.2f}" for share in shares) or "-"
+
+
 def _text(value: float | None, form: str) -> str:
     return "-" if value is None else f"{value:{form}}"
 
 
-def _ratio(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}x"
+def _value(interval: Bounds | None) -> str:
+    return "-" if interval is None else f"{interval['value']:.2f}x"
 
 
 def interval_text(interval: Interval, decimals: int = 2) -> str:
@@ -203,21 +205,12 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
 
 def caveats(results: Results) -> list[str]:
     """List what the results do not show, each in a sentence or two."""
-    runs = results["runs"]
-    texts = [*_caveats_of_machine(results), *_caveats_of_questions(runs), *_caveats_of_timing(runs)]
-    for run in runs:
-        texts += _caveats_of_outputs(run)
-    commit = results["provenance"].get("commit", "")
-    if not commit:
-        texts.append("The commit is not known, so the measured code cannot be looked up.")
-    elif commit.endswith("+"):
-        texts.append(f"Files were changed after commit {commit[:-1]}, so the measured code differs from it.")
-    return texts
-
-
-def _caveats_of_machine(results: Results) -> Iterator[str]:
     provenance, runs = results["provenance"], results["runs"]
-    device = provenance["device"]
+    return [*_caveats_of_setting(provenance, runs), *_caveats_of_outputs(runs), *_caveats_of_commit(provenance)]
+
+
+def _caveats_of_setting(provenance: dict[str, Any], runs: list[MeasuredRun]) -> Iterator[str]:
+    device, target = provenance["device"], provenance.get("target", "the target")
     yield (
         f"Measured on one machine, {device['name']} ({device['runtime']}): forward passes and drafts take other times "
         "on another machine, and another method may be the fastest there."
@@ -232,45 +225,43 @@ def _caveats_of_machine(results: Results) -> Iterator[str]:
     if device.get("type") == "cpu" and any(run["dtype"] == "float32" for run in runs):
         yield "float32 on a processor: nothing follows for half precision on an accelerator."
     tasks = " and ".join(sorted({f"{run['pair']} {run['task']}" for run in runs}))
-    target = provenance.get("target", "the target")
     yield f"One target, {target}, and {tasks}: nothing follows for other targets, languages or tasks."
-
-
-def _caveats_of_questions(runs: list[MeasuredRun]) -> Iterator[str]:
     fewest = min(run["questions"]["count"] for run in runs)
     if fewest < FEWEST_PROMPTS:
         yield f"Only {fewest} questions: an interval over so few is too narrow, and there is no verdict."
     elif fewest < _MANY_PROMPTS:
         yield f"{fewest} questions: a difference smaller than the intervals may be chance."
-    looping = max(find_method(run, PLAIN)["looping_share"] for run in runs)
-    if looping > 0:
+    yield "One run: the intervals cover the variation between prompts, not between runs."
+    if any(run.get("repeats", 1) == 1 for run in runs):
+        yield "Each prompt was timed once: other load on the machine affects the times."
+
+
+def _caveats_of_outputs(runs: list[MeasuredRun]) -> Iterator[str]:
+    if looping := max(find_method(run, PLAIN)["looping_share"] for run in runs):
         yield (
             f"{looping:.0%} of plain outputs end in a loop, which any drafter predicts easily: with a target that "
             "loops less, the speedup is lower, as the column without loops shows."
         )
-
-
-def _caveats_of_timing(runs: list[MeasuredRun]) -> Iterator[str]:
-    yield "One run: the intervals cover the variation between prompts, not between runs."
-    if any(run.get("repeats", 1) == 1 for run in runs):
-        yield "Each prompt was timed once: other load on the machine affects the times."
     if sampled := [run for run in runs if run["temperature"] > 0]:
         seeds, fewest = len({run["seed"] for run in sampled}), min(run["questions"]["count"] for run in sampled)
         yield (
             f"Sampled with {seeds} {'seed' if seeds == 1 else 'seeds'} on {fewest} questions: other seeds give other "
             "texts and other speeds. Single outputs cannot show that sampling keeps the target's distribution."
         )
+    for run in runs:
+        compared = {method["name"]: method["losslessness"] or {"divergences": []} for method in run["methods"]}
+        if different := {name: each for name, each in compared.items() if each["divergences"]}:
+            counts = [f"{name} {len(each['divergences'])} of {each['prompts']}" for name, each in different.items()]
+            margin = margin_text([divergence for each in different.values() for divergence in each["divergences"]])
+            yield (
+                "An output that differs from plain decoding's is another text, with another speed: "
+                f"{', '.join(counts)}. At the first difference, {margin}."
+            )
 
 
-def _caveats_of_outputs(run: MeasuredRun) -> Iterator[str]:
-    compared: dict[str, Any] = {method["name"]: method["losslessness"] for method in run["methods"]}
-    different = {name: each for name, each in compared.items() if each and each["divergences"]}
-    if different:
-        counts = ", ".join(
-            f"{name} {len(each['divergences'])} of {each['prompts']}" for name, each in different.items()
-        )
-        margin = margin_text([divergence for each in different.values() for divergence in each["divergences"]])
-        yield (
-            f"An output that differs from plain decoding's is another text, with another speed: {counts}. At the "
-            f"first difference, {margin}."
-        )
+def _caveats_of_commit(provenance: dict[str, Any]) -> Iterator[str]:
+    commit = provenance.get("commit", "")
+    if not commit:
+        yield "The commit is not known, so the measured code cannot be looked up."
+    elif commit.endswith("+"):
+        yield f"Files were changed after commit {commit[:-1]}, so the measured code differs from it."
