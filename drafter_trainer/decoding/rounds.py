@@ -57,14 +57,18 @@ def decode(
     """
     device = target_model.device
     input_ids = torch.tensor([list(prompt_ids)], device=device)
-    drafting = _Stopwatch(device)
+    drafting, verifying = _Stopwatch(device), _Stopwatch(device)
     loop, drafter = draft_arguments.get("custom_generate"), draft_arguments.get("assistant_model")
     timed = _timed(drafter, "generate", drafting) if loop is None else _timed(loop, "draft", drafting)
-    with torch.inference_mode(), memories_paused(), _PassRecorder(target_model, drafting) as recorder, timed:
+    with (
+        torch.inference_mode(),
+        memories_paused(),
+        _PassRecorder(target_model, verifying, drafting) as recorder,
+        timed,
+    ):
         torch.manual_seed(seed)
         _synchronize(device)
-        recorder.stopwatch.begin()
-        start = time.perf_counter()
+        begun, start = verifying.mark(), time.perf_counter()
         output = target_model.generate(
             input_ids=input_ids,
             attention_mask=torch.ones_like(input_ids),
@@ -80,8 +84,8 @@ def decode(
         seconds,
         recorder.rounds(len(prompt_ids), sequence) if loop is None else loop.rounds,
         drafting.seconds(),
-        recorder.stopwatch.seconds(),
-        recorder.stopwatch.seconds_to_first_end(),
+        verifying.seconds(),
+        verifying.between(begun, verifying.spans[0][1]),
     )
 
 
@@ -94,28 +98,21 @@ class _Stopwatch:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._spans: list[tuple[Any, Any]] = []
-
-    def begin(self) -> None:
-        """Mark the start of `seconds_to_first_end`."""
-        self._begun = self._mark()
-
-    def seconds_to_first_end(self) -> float:
-        return self._between(self._begun, self._spans[0][1])
+        self.spans: list[tuple[Any, Any]] = []
 
     def start(self) -> None:
-        self._started = self._mark()
+        self._started = self.mark()
 
     def stop(self) -> None:
-        self._spans.append((self._started, self._mark()))
+        self.spans.append((self._started, self.mark()))
 
     def seconds(self) -> float:
-        return sum(self._between(start, end) for start, end in self._spans)
+        return sum(self.between(start, end) for start, end in self.spans)
 
-    def _between(self, start: float | torch.Event, end: float | torch.Event) -> float:
+    def between(self, start: float | torch.Event, end: float | torch.Event) -> float:
         return end - start if self._device.type == "cpu" else start.elapsed_time(end) / 1000
 
-    def _mark(self) -> float | torch.Event:
+    def mark(self) -> float | torch.Event:
         if self._device.type == "cpu":
             return time.perf_counter()
         event = torch.Event(self._device, enable_timing=True)
@@ -155,14 +152,13 @@ class _PassRecorder:
     drafters, and copies nothing from the device while the time is measured.
 
     Args:
+        verifying (`_Stopwatch`): Receives the time of the target passes.
         drafting (`_Stopwatch`): Receives the time of passes through the target's first layers only. They draft
             (`assistant_early_exit` of transformers) and are not rounds.
     """
 
-    def __init__(self, target_model: PreTrainedModel, drafting: _Stopwatch) -> None:
-        self.stopwatch = _Stopwatch(target_model.device)
-        self._drafting = drafting
-        self._model = target_model
+    def __init__(self, target_model: PreTrainedModel, verifying: _Stopwatch, drafting: _Stopwatch) -> None:
+        self._model, self._verifying, self._drafting = target_model, verifying, drafting
         self._layers = target_model.config.get_text_config().num_hidden_layers
         self._passes: list[tuple[int, torch.Tensor]] = []
 
@@ -182,7 +178,7 @@ class _PassRecorder:
         if whole:
             cache = kwargs.get("past_key_values")
             self._passes.append((0 if cache is None else int(cache.get_seq_length()), kwargs["input_ids"]))
-        self._running = self.stopwatch if whole else self._drafting
+        self._running = self._verifying if whole else self._drafting
         self._running.start()
 
     def rounds(self, prompt_length: int, sequence: list[int]) -> list[Round]:
