@@ -160,18 +160,6 @@ def fit_vocabulary(model: PreTrainedModel, size: int) -> None:
             layer.weight[known:] = layer.weight[:known].mean(dim=0, dtype=torch.float32).to(layer.weight.dtype)
 
 
-def device_of(target_model: PreTrainedModel) -> torch.device:
-    """Return the device of a target that a drafter can serve."""
-    devices = (weight.device for weight in target_model.parameters())
-    device = next((device for device in devices if device.type != "meta"), None)
-    if device is None and "disk" in getattr(target_model, "hf_device_map", {}).values():  # only accelerate sets it
-        raise InputError(
-            "all weights of the target are on the disk, and every forward pass reads them: load at least a part of "
-            "them into memory (max_memory, or another device_map), then the drafter"
-        )
-    return device or torch.device("meta")
-
-
 def check_unquantized(config: PretrainedConfig, name: str) -> None:
     """Raise an error if the weights of a checkpoint cannot be trained, by its configuration."""
     if getattr(config, "quantization_config", None):

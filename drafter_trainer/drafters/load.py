@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -12,8 +12,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from drafter_trainer.drafters.compact import COMPACT, embeddings_and_head, read_compact
-from drafter_trainer.drafters.compatibility import compare_with_trained, device_of, find_difference, fit_vocabulary
-from drafter_trainer.drafters.description import DrafterDescription
+from drafter_trainer.drafters.compatibility import compare_with_trained, find_difference, fit_vocabulary
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import attach_loop, loop_of, set_draft_length
 from drafter_trainer.drafters.loop.network_kinds import build_network
@@ -28,11 +27,11 @@ from drafter_trainer.results import Headline
 
 _logger = logging.getLogger(__name__)
 
-# A repository without a network loads like any other where the package is: without its own copy of the code.
+# With this package, a repository without a network loads without its own copy of the code.
 AutoConfig.register(MODEL_TYPE, NetworklessConfig)
 AutoModelForCausalLM.register(NetworklessConfig, NetworklessDrafter)
 
-# What transformers raises where configuration or weights are malformed, beside what it means to raise.
+# Raised by transformers for malformed configurations or weights, besides its intended errors
 _UNREADABLE = (OSError, SafetensorError, ValueError, TypeError, LookupError, AttributeError, RuntimeError)
 
 
@@ -44,57 +43,96 @@ def load_drafter(
     follow_clock: bool = True,
     memory: CompletionMemory | None = None,
 ) -> PreTrainedModel:
-    """Load a drafter, checked against its target, ready for `target.generate(assistant_model=…)`.
+    """Load a drafter, checked against its target, ready for `target.generate(assistant_model=...)`.
 
-    It keeps what it has read of the current text, so one drafter serves one call of `generate` at a time: threads need
-    one each. It drafts for one prompt at a time: with a batch, transformers refuses any assistant before that one is
-    asked ("only supported for batch_size = 1"), and `generate` is called for each prompt, or without a drafter.
+    It keeps the state of the current text, so one drafter serves one call of `generate` at a time: load one for each
+    thread. transformers accepts assistants only at batch size 1: call `generate` for each prompt.
 
-    One line says what speed to expect and where it was measured. It is logged as a warning, since Python shows nothing
-    less where nobody has set up logging; `logging.getLogger("drafter_trainer").setLevel("ERROR")` silences it.
+    One line states the measured speed and the machine of the measurement. It is logged as a warning, the lowest level
+    that Python shows by default; `logging.getLogger("drafter_trainer").setLevel("ERROR")` silences it.
 
     Args:
         drafter (`str`): Hub id or folder of a published drafter.
-        target_model (`PreTrainedModel`): The target; the drafter takes its device, the dtype that it computes in, and
-            the size of its vocabulary.
-        tokenizer (`PreTrainedTokenizerBase`, *optional*): The target's; loaded from where the target came from if
-            left out.
+        target_model (`PreTrainedModel`): The target; the drafter gets its device, its dtype, and the size of its
+            vocabulary.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): The target's tokenizer; by default it is loaded from the
+            target's folder or Hub id.
         revision (`str`, *optional*): Branch, tag or commit of the drafter on the Hub.
-        follow_clock (`bool`, *optional*, defaults to `True`): Whether greedy drafting learns from the clock what
-            passes and steps take. `False` goes by the costs that tuning stored for this kind of device, or generic
-            ones, so that the same prompt gets the same drafts each time: in half precision, where a draft's length
-            decides how a pass is rounded, also the same output on the same machine.
-        memory (`CompletionMemory`, *optional*): Of what the target wrote before: the drafter drafts from it too, and
-            adds each completion to it. Nothing is remembered without one.
+        follow_clock (`bool`, *optional*, defaults to `True`): Whether greedy drafting learns the time of passes and
+            steps from the clock. With `False` it uses the costs that tuning stored for this kind of device, or generic
+            ones: the same prompt then gets the same drafts each time, and in half precision, where the length of a
+            draft influences rounding, the same output on the same machine.
+        memory (`CompletionMemory`, *optional*): Earlier completions of the target: the drafter drafts from them, and
+            adds each completion. Nothing is remembered by default.
     Returns:
-        `PreTrainedModel` in evaluation mode, whose `generate` is the drafting loop where the target calls it.
+        `PreTrainedModel` in evaluation mode, whose `generate` runs the drafting loop when the target calls it.
     Raises:
-        InputError: If there is no such drafter, its files are not those that were published or cannot be read, it
-            lacks a part of the target's vocabulary, or the target's tokenizer is neither given nor found.
-        IncompatibleTokenizerError: If the target's tokenizer gives text other ids than the one that it was trained
-            for, or the memory is of another one.
+        InputError: If there is no such drafter, its files are damaged or cannot be read, it lacks a part of the
+            target's vocabulary, or the target's tokenizer is neither given nor found.
+        IncompatibleTokenizerError: If the target's tokenizer gives text other ids than the one of training, or the
+            memory belongs to another tokenizer.
     Warns:
-        UserWarning: If the target is known to be another than the one that it was trained for, such as a finetune,
-            whose tokenizer may have more tokens or another end token: with the acceptance that was measured for the
-            original.
+        UserWarning: If the target is known to be another one than in training, such as a finetune, or its tokenizer
+            has more tokens or another end token; with the acceptance that was measured for the original.
     """
-    device, repository = device_of(target_model), Repository.open(drafter, revision)
-    commit, description = repository.commit, repository.description
+    device, repository = _device_of(target_model), Repository.open(drafter, revision)
     if tokenizer is None:
         tokenizer = load_target_tokenizer(target_model)
     if memory is not None:
         memory.bind(tokenizer)
-    if difference := compare_with_trained(tokenizer, drafter, commit, description):
+    vocabulary, dtype = target_model.config.get_text_config().vocab_size, _dtype_of(target_model)
+    shared = lambda: embeddings_and_head(target_model)  # noqa: E731
+    model, loop, difference = open_drafter(repository, tokenizer, vocabulary, dtype, device, shared, follow_clock)
+    attach_loop(model, loop)
+    loop.memory = memory
+    description, results = repository.description, repository.headline()
+    if difference:
         difference = f"has another tokenizer ({difference}) than the one"
+    if difference := find_difference(target_model, description) or difference:
+        accepted = results.acceptance if isinstance(results, Headline) else f"nothing, it {results}"
+        warnings.warn(
+            f"the target {difference}, which {description.name} was trained for: its output stays its own, but a "
+            f"finetune accepts fewer drafts than the original, for which was measured: {accepted}",
+            stacklevel=2,
+        )
+    if isinstance(results, Headline):
+        _logger.warning("%s: %s", description.name, results.speed)
+    else:
+        _logger.warning("%s %s: benchmark measures its speed", description.name, results)
+    return model
+
+
+def open_drafter(
+    repository: Repository,
+    tokenizer: PreTrainedTokenizerBase,
+    vocabulary: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    shared: Callable[[], tuple[torch.Tensor, torch.Tensor]],
+    follow_clock: bool = True,
+) -> tuple[PreTrainedModel, DraftingLoop, str]:
+    """Load a drafter and its loop, checked against a target's tokenizer and fitted to its vocabulary.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): The target's tokenizer.
+        vocabulary (`int`): Size of the target's vocabulary, padding included.
+        shared (callable): Returns the target's embeddings and head, for a compact drafter.
+    Returns:
+        `tuple` of the model, the loop, and the harmless difference between both tokenizers, empty if there is none.
+    Raises:
+        InputError, IncompatibleTokenizerError: As `load_drafter` does.
+    """
+    drafter = repository.name
+    difference = compare_with_trained(tokenizer, drafter, repository.commit, repository.description)
     repository.check_files()
     try:
-        model = _load_weights(repository, target_model)
+        model = _load_model(repository, dtype, shared)
     except InputError:
         raise
     except _UNREADABLE as error:
         raise InputError(f"{drafter} cannot be loaded: {one_line(error)}: download or publish it again") from error
-    trained, vocabulary = model.config.vocab_size, target_model.config.get_text_config().vocab_size
-    if min(trained, vocabulary) < tokenizer.vocab_size:  # not padding alone
+    trained = model.config.vocab_size
+    if min(trained, vocabulary) < tokenizer.vocab_size:  # more than padding is missing
         raise InputError(
             f"{drafter} has a vocabulary of {trained}, the target one of {vocabulary}, their tokenizer one of "
             f"{tokenizer.vocab_size}: load the drafter that was trained for this target"
@@ -102,14 +140,9 @@ def load_drafter(
     fit_vocabulary(model, vocabulary)
     model.to(device).eval()
     try:
-        loop = build_loop(model, repository.find, trained, follow_clock, lambda: tokenizer)
-        attach_loop(model, loop)
-        loop.memory = memory
+        return model, build_loop(model, repository.find, trained, follow_clock, lambda: tokenizer), difference
     except ValueError as error:
         raise InputError(f"{drafter} cannot be used: {one_line(error)}") from error
-    difference = find_difference(target_model, description) or difference
-    _say_what_to_expect(description, difference, repository.headline())
-    return model
 
 
 def load_target_tokenizer(target_model: PreTrainedModel) -> PreTrainedTokenizerBase:
@@ -127,34 +160,29 @@ def load_target_tokenizer(target_model: PreTrainedModel) -> PreTrainedTokenizerB
         ) from error
 
 
-def _say_what_to_expect(description: DrafterDescription, difference: str, results: Headline | str) -> None:
-    if difference:
-        accepted = results.acceptance if isinstance(results, Headline) else f"nothing, it {results}"
-        warnings.warn(
-            f"the target {difference}, which {description.name} was trained for: its output stays its own, but a "
-            f"finetune accepts fewer drafts than the original, for which was measured: {accepted}",
-            stacklevel=3,
+def _device_of(target_model: PreTrainedModel) -> torch.device:
+    devices = (weight.device for weight in target_model.parameters())
+    device = next((device for device in devices if device.type != "meta"), None)
+    if device is None and "disk" in getattr(target_model, "hf_device_map", {}).values():  # only accelerate sets it
+        raise InputError(
+            "all weights of the target are on the disk, and every forward pass reads them: load at least a part of "
+            "them into memory (max_memory, or another device_map), then the drafter"
         )
-    if isinstance(results, Headline):
-        _logger.warning("%s: %s", description.name, results.speed)
-    else:
-        _logger.warning("%s %s: benchmark measures what it brings", description.name, results)
+    return device or torch.device("meta")
 
 
 def _dtype_of(target_model: PreTrainedModel) -> torch.dtype:
-    """Return the dtype that a target computes in; quantised weights are of none that a drafter can have."""
+    """Return the dtype in which a target computes; quantized weights have one that no drafter can have."""
     dtypes = (weight.dtype for weight in target_model.parameters())
     return next((dtype for dtype in dtypes if dtype.is_floating_point and dtype.itemsize > 1), torch.float32)
 
 
-def _load_weights(repository: Repository, target_model: PreTrainedModel) -> PreTrainedModel:
+def _load_model(repository: Repository, dtype: torch.dtype, shared: Callable) -> PreTrainedModel:
     drafter, commit, description = repository.name, repository.commit, repository.description
-    dtype = _dtype_of(target_model)
     if COMPACT in description.weights:
-        for name in description.weights:
-            path = repository.find(name)  # on the Hub all land in one folder
-        return read_compact(path.parent, *embeddings_and_head(target_model), dtype)
-    # No pickle and no code of the repository's own is read, whatever else lies in it.
+        paths = [repository.find(name) for name in description.weights]  # on the Hub all in one folder
+        return read_compact(paths[0].parent, *shared(), dtype)
+    # No pickle and no code of the repository is loaded.
     trusted = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
     if not description.adapter_of:
         return AutoModelForCausalLM.from_pretrained(drafter, revision=commit, **trusted)
@@ -162,9 +190,9 @@ def _load_weights(repository: Repository, target_model: PreTrainedModel) -> PreT
     if commit is None and (Path(drafter) / base).is_dir():
         base = str(Path(drafter) / base)
     if Repository.open(base, revision).identity != revision:
-        raise InputError(f"{drafter} is an adapter of {base} as it was before ({revision}): publish the adapter again")
+        raise InputError(f"{drafter} is an adapter of an earlier {base} ({revision}): publish the adapter again")
     model = AutoModelForCausalLM.from_pretrained(base, revision=None if Path(base).is_dir() else revision, **trusted)
-    # Not at the top: an engine's environment has nothing that adapters need.
+    # Not at the top: an engine's environment lacks the libraries of adapters.
     from drafter_trainer.drafters.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, merge_adapter
 
     found = [repository.find(name) for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG)]
@@ -174,20 +202,19 @@ def _load_weights(repository: Repository, target_model: PreTrainedModel) -> PreT
 
 
 def with_sources(drafter: PreTrainedModel, sources: Sequence[str]) -> PreTrainedModel:
-    """Return a drafter that shares the weights of another and asks some of its sources alone, without a memory."""
+    """Return a drafter that shares the weights of another and asks only some of its sources, without a memory."""
     loop = loop_of(drafter)
-    settings = dataclasses.replace(loop.settings, sources=list(sources))
-    return _with_loop(drafter, loop, settings)
+    return _with_loop(drafter, loop, dataclasses.replace(loop.settings, sources=list(sources)))
 
 
 def with_network(drafter: PreTrainedModel, other: PreTrainedModel) -> PreTrainedModel:
-    """Return another model of the same shape that drafts as `drafter` does, with the same table and settings."""
+    """Return another model of the same shape that drafts with the table and the settings of `drafter`."""
     loop = loop_of(drafter)
     return _with_loop(other, loop, loop.settings)
 
 
 def with_stock_loop(drafter: PreTrainedModel, draft_length: int) -> PreTrainedModel:
-    """Return a drafter that shares the weights of another and drafts with the stock loop, as without remote code."""
+    """Return a drafter that shares the weights of another and drafts with the loop of transformers."""
     stock = copy.copy(drafter)
     stock.__dict__.pop("generate", None)
     stock.generation_config = copy.deepcopy(drafter.generation_config)
@@ -196,12 +223,10 @@ def with_stock_loop(drafter: PreTrainedModel, draft_length: int) -> PreTrainedMo
 
 
 def _with_loop(drafter: PreTrainedModel, loop: DraftingLoop, settings: LoopSettings) -> PreTrainedModel:
-    # A copy of the module alone: its parameters are shared, the network's cache is not.
+    # A shallow copy: it shares parameters, not the network's cache.
     model = copy.copy(drafter)
     model.generation_config = copy.deepcopy(drafter.generation_config)
-    network = None
-    if NETWORK in settings.sources:
-        network = build_network(drafter, loop.draft_ids, settings.int8)
+    network = build_network(drafter, loop.draft_ids, settings.int8) if NETWORK in settings.sources else None
     other = DraftingLoop(network, loop.table, settings, loop.device, loop.vocabulary, loop.clock, loop.load_tokenizer)
     attach_loop(model, other)
     return model

@@ -19,14 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
-from drafter_trainer.drafters.compact import COMPACT, read_compact
-from drafter_trainer.drafters.compatibility import compare_with_trained, fit_vocabulary
+from drafter_trainer.drafters.compact import COMPACT
+from drafter_trainer.drafters.load import open_drafter
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.network import reason_against
 from drafter_trainer.drafters.loop.networkless import MODEL_TYPE
-from drafter_trainer.drafters.loop.repository import build_loop
 from drafter_trainer.drafters.loop.sources import NETWORK
 from drafter_trainer.drafters.memory import CompletionMemory
 from drafter_trainer.errors import InputError
@@ -144,24 +143,16 @@ class DrafterProposer:
         if self._memory is not None:
             self._memory.bind(tokenizer)
         repository = open_for_engine(drafter, self._options["drafter_revision"])
-        commit, description = repository.commit, repository.description
-        if difference := compare_with_trained(tokenizer, drafter, commit, description):
+        model, loop, difference = open_drafter(
+            repository,
+            tokenizer,
+            vocabulary,
+            config.dtype,
+            device,
+            lambda: _embeddings_and_head(target_model, vocabulary),
+        )
+        if difference:
             warnings.warn(f"the target's tokenizer is another one than {drafter}'s: {difference}", stacklevel=3)
-        repository.check_files()
-        if COMPACT in description.weights:
-            matrices = _embeddings_and_head(target_model, vocabulary)
-            model = read_compact(repository.find(COMPACT).parent, *matrices, config.dtype)
-        else:
-            model = AutoModelForCausalLM.from_pretrained(
-                drafter, revision=commit, dtype=config.dtype, use_safetensors=True
-            )
-        trained = model.config.vocab_size
-        fit_vocabulary(model, vocabulary)
-        model.to(device).eval()
-        try:
-            loop = build_loop(model, repository.find, trained)
-        except ValueError as error:
-            raise InputError(f"{drafter} cannot be used: {' '.join(str(error).split())}") from error
         if NETWORK not in loop.settings.sources or model.config.model_type == MODEL_TYPE:
             return None, loop
         if reason := reason_against(model):

@@ -115,5 +115,5 @@ def test_a_base_that_has_changed_since_is_refused(tmp_path, base, trained, targe
     place = tmp_path / "published"
     publish(trained, target, place, adapter_of=str(base))
     make_model(tokenizer, layers=1, seed=5).save_pretrained(base)
-    with pytest.raises(InputError, match=r"is an adapter of .* as it was before"):
+    with pytest.raises(InputError, match=r"is an adapter of an earlier "):
         load_drafter(str(place), make_model(tokenizer), tokenizer)
