@@ -1,13 +1,12 @@
-"""Which examples a base model needs to translate: chrF and BLEU by number and length, and prompt tokens.
+"""Translation quality of a base model by the number and the length of the examples in its prompt: chrF, BLEU, tokens.
 
     python benchmarks/few_shot.py --config recipes/configs/gemma-3-270m/de-en.yaml --questions questions.jsonl
 
-Greedy decoding by the distillation engine. The questions have references, and are none that a benchmark asks: the
-examples are chosen by them.
+Greedy decoding by the distillation engine. The questions have references. They must not be questions of a benchmark,
+because they decide which examples the template shows.
 """
 
 import argparse
-import itertools
 import sys
 from pathlib import Path
 
@@ -40,7 +39,9 @@ def main() -> None:
     questions = load_questions(options.questions, pair, options.max_questions, Task())
     engine = TransformersEngine(target.load_model(options.dtype), tokenizer.pad_token_id)
     figures = []
-    for short, shots in itertools.product((False, True), options.shots):
+    # Without examples there is one prompt for both lengths.
+    settings = [(False, shots) for shots in options.shots] + [(True, shots) for shots in options.shots if shots]
+    for short, shots in settings:
         chat = ChatTokenizer(tokenizer, {"shots": shots, "short_examples": short})
         requests = [
             Request(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from drafter_trainer.benchmark.quality import failed_checks
-from drafter_trainer.benchmark.statistics import FEWEST_PROMPTS, Interval, Timings, median_ratio, speedup, verdict
+from drafter_trainer.benchmark.statistics import FEWEST_PROMPTS, Interval, Timings, speedup, verdict
 from drafter_trainer.decoding.sampling import describe_sampling
 from drafter_trainer.languages import get_pair
 from drafter_trainer.results import (
@@ -131,20 +131,19 @@ def speedup_table(run: MeasuredRun) -> Table:
 
 
 def difference_table(run: MeasuredRun) -> Table:
-    """Compare the last method of the table with every other one, prompt by prompt, with verdicts."""
+    """Compare each method with plain decoding and with the last method of the table, with verdicts."""
     count, subject = run["questions"]["count"], run["methods"][-1]
-    own, plain = (Timings.from_prompts(method["prompts"]) for method in (subject, find_method(run, PLAIN)))
     rows = []
     for method in run["methods"]:
-        timings, cells = Timings.from_prompts(method["prompts"]), ["-", "-", "-"]
+        cells = ["-", "-", "-"]
         if method["name"] != PLAIN:
             cells[0] = str(verdict(Interval(**method["speedup"]), count))
         if method is not subject:
-            over = speedup(own, timings)
-            cells[1:] = [interval_text(over, decimals=3), str(verdict(over, count))]
-        rows.append([method["name"], interval_text(median_ratio(timings, plain)), *cells])
+            ratio = speedup(Timings.from_prompts(subject["prompts"]), Timings.from_prompts(method["prompts"]))
+            cells[1:] = [interval_text(ratio, decimals=3), str(verdict(ratio, count))]
+        rows.append([method["name"], *cells])
     name = subject["name"]
-    return ["method", "median prompt (95 %)", "than plain", f"{name} over it (95 %)", f"{name} is"], rows
+    return ["method", "compared with plain", f"{name} / method (95 %)", f"{name} is"], rows
 
 
 def time_table(run: MeasuredRun) -> Table:

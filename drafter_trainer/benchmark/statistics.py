@@ -90,15 +90,6 @@ def speedup_ratio(method: Timings, plain: Timings, other_method: Timings, other_
     return interval(ratios[-1], ratios[:-1])
 
 
-def median_ratio(method: Timings, plain: Timings) -> Interval:
-    """Compute the median of the prompts' own ratios of tokens/s, with a bootstrap over prompts.
-
-    A total weights a prompt by its time. In the median all prompts weigh the same.
-    """
-    ratios = method.speeds() / plain.speeds()
-    return interval(np.median(ratios), np.median(ratios[resamples(len(ratios))], axis=-1))
-
-
 def verdict(ratio: Interval, prompts: int) -> Verdict:
     """Return the conclusion from a ratio of speeds; fewer than eight prompts give none."""
     if prompts < FEWEST_PROMPTS:
