@@ -18,7 +18,7 @@ from drafter_trainer.cli.configuration import parse_arguments
 from drafter_trainer.cli.launch import require_one_process
 from drafter_trainer.cli.options import arguments_of
 from drafter_trainer.pipeline.tune import tune, tune_run
-from drafter_trainer.tuning.results import trials_table
+from drafter_trainer.tuning.search import trials_table
 
 
 def main(argv: list[str]) -> None:

@@ -34,9 +34,8 @@ from drafter_trainer.targets import Target, as_target, end_ids
 from drafter_trainer.training.packing import read_token_ids
 from drafter_trainer.training.rows import Rows, describe_rows
 from drafter_trainer.tuning.completions import continue_texts, load_completions, typical_prompt, without_held_out
-from drafter_trainer.tuning.costs import measure_costs
-from drafter_trainer.tuning.results import TRIALS, files_of, read_costs, write_costs
-from drafter_trainer.tuning.search import Candidate, Tuning
+from drafter_trainer.tuning.costs import measure_costs, read_costs, write_costs
+from drafter_trainer.tuning.search import TRIALS, Candidate, Tuning
 
 MAX_ANSWERS = 60
 
@@ -182,7 +181,7 @@ def tune(
     if not network:
         take_special_ids(draft_model, target, chat.tokenizer, description.draft_length)
         draft_model.save_pretrained(folder)
-    files = files_of(choice, hash_tokenizer(chat.tokenizer, description.probes))
+    files = choice.files(hash_tokenizer(chat.tokenizer, description.probes))
     for name in {VOCABULARY, TABLE} - files.keys():
         (folder / name).unlink(missing_ok=True)
     complete_folder(folder, description, chat.tokenizer, files)

@@ -5,11 +5,13 @@ The forecast from these times: if each token is accepted with probability α, a 
 """
 
 import copy
-import dataclasses
+import json
 import logging
 import statistics
 import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +19,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
+from drafter_trainer.atomic import write_json
 from drafter_trainer.benchmark.report import markdown_table
 from drafter_trainer.decoding.metrics import mean_accepted_tokens
 from drafter_trainer.decoding.replay import Costs, SimulatedClock, evict_caches, replay
@@ -28,8 +31,10 @@ from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import NoScores, loop_of, set_draft_length
 from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.drafters.loop.network_kinds import GraphedNetwork, StockNetwork, build_network
+from drafter_trainer.errors import InputError
 from drafter_trainer.tuning.completions import HeldOut
 
+COSTS = "costs.json"
 _PLAIN_TOKENS = 24
 _ATTEMPTS = 3
 _ALPHAS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -163,7 +168,7 @@ def measure_costs(
     if network is None:
         return costs
     ungraphed = LeanNetwork(draft_model, network.draft_ids) if isinstance(network, GraphedNetwork) else None
-    return dataclasses.replace(
+    return replace(
         costs,
         step=measure_step(network, prompt_ids, 10 * repeats),
         step_without_graph=None if ungraphed is None else measure_step(ungraphed, prompt_ids, 10 * repeats),
@@ -203,6 +208,27 @@ def untrained_network(
     draft_model = from_scratch(config).to(target_model.device, target_model.dtype).eval()
     ids = torch.arange(min(draft_vocabulary, config.vocab_size)) if draft_vocabulary else None
     return draft_model, build_network(draft_model, ids, int8)
+
+
+def write_costs(folder: Path, costs: Costs) -> None:
+    """Write the measured costs, for other tunings on the same machine."""
+    write_json(folder / COSTS, asdict(costs))
+
+
+def read_costs(folder: Path, longest: int) -> Costs:
+    """Read the costs that `write_costs` wrote, for drafts of at most `longest` tokens."""
+    path = folder / COSTS
+    if not path.is_file():
+        raise InputError(f"{folder} has no {COSTS}: name the folder of a tuning")
+    try:
+        costs = Costs(**json.loads(path.read_text(encoding="utf-8")))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    if (timed := len(costs.passes) - 1) < longest:
+        raise InputError(
+            f"{path} has the times of drafts of up to {timed} tokens: give longest_draft {timed}, or measure again"
+        )
+    return replace(costs, passes=costs.passes[: longest + 1], sampling_passes=costs.sampling_passes[: longest + 1])
 
 
 def expected_tokens(alpha: float, draft_length: int) -> float:

@@ -11,19 +11,22 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from drafter_trainer.benchmark.report import markdown_table
 from drafter_trainer.decoding.metrics import mean_accepted_tokens
 from drafter_trainer.decoding.replay import Costs, Replay, SimulatedClock, replay
 from drafter_trainer.decoding.target_cache import TargetTexts
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.network_kinds import build_network
+from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
 from drafter_trainer.drafters.loop.settings import HIGHEST_ORDER, LoopSettings
 from drafter_trainer.drafters.loop.sources import LOOKUP, NETWORK, NGRAM, SOURCES, NgramTable
-from drafter_trainer.drafters.ngram import LEAST_BYTES, Entries, Slots, build_table, count_entries
-from drafter_trainer.drafters.vocabulary import choose_ids, count_ids
+from drafter_trainer.drafters.ngram import LEAST_BYTES, Entries, Slots, build_table, count_entries, table_bytes
+from drafter_trainer.drafters.vocabulary import choose_ids, count_ids, vocabulary_bytes
 from drafter_trainer.tuning.calibration import calibrate
 from drafter_trainer.tuning.completions import HeldOut, typical_prompt
 from drafter_trainer.tuning.costs import measure_step
 
+TRIALS = "trials.json"
 _SIZES = (2048, 4096, 8192, 16384)
 _ORDERS = range(1, HIGHEST_ORDER + 1)
 _DIVISORS = (16, 4, 1)  # of the largest table's bytes
@@ -48,6 +51,15 @@ class Candidate:
     def change(self, **settings: Any) -> "Candidate":
         """Return a candidate with some other settings."""
         return replace(self, settings=replace(self.settings, **settings))
+
+    def files(self, tokenizer_sha256: str) -> dict[str, bytes]:
+        """Return the draft vocabulary and the n-gram table, if any, by file name."""
+        files = {}
+        if self.draft_ids is not None and NETWORK in self.settings.sources:
+            files[VOCABULARY] = vocabulary_bytes(self.draft_ids)
+        if self.slots is not None and NGRAM in self.settings.sources:
+            files[TABLE] = table_bytes(self.slots, tokenizer_sha256)
+        return files
 
 
 @dataclass
@@ -215,3 +227,23 @@ class Tuning:
 def _tokens_per_pass(results: Sequence[Replay]) -> float:
     tokens, rounds = sum(result.tokens for result in results), sum(len(result.rounds) for result in results)
     return mean_accepted_tokens(tokens, rounds)
+
+
+def trials_table(trials: list[dict[str, Any]]) -> str:
+    """Render the trials; the best one of each setting is marked."""
+    best = {}
+    for trial in trials:
+        best[trial["what"]] = max(best.get(trial["what"], 0.0), trial["speedup"])
+    rows = [
+        [
+            trial["what"],
+            trial["value"] + (" *" if trial["speedup"] == best[trial["what"]] else ""),
+            f"{trial['speedup']:.2f}x",
+            f"{trial['tokens_per_pass']:.2f}",
+            f"{trial['drafting_milliseconds']:.1f}",
+            f"{trial['step_milliseconds']:.2f}",
+        ]
+        for trial in trials
+    ]
+    header = ["setting", "value", "speedup", "tokens per pass", "drafting, ms per round", "step, ms"]
+    return markdown_table(header, rows)

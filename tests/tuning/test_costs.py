@@ -1,9 +1,10 @@
-"""What is timed: rounds of the drafts that were asked for, and of both loops the same drafts."""
+"""Costs of a machine, measured with a scripted clock."""
 
 import copy
 import itertools
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from transformers import PreTrainedModel
@@ -11,7 +12,16 @@ from transformers import PreTrainedModel
 from drafter_trainer.decoding.replay import Costs
 from drafter_trainer.errors import InputError
 from drafter_trainer.tuning import costs as costs_module
-from drafter_trainer.tuning.costs import Turn, combine_turns, expected_speedup, expected_tokens, measure_costs
+from drafter_trainer.tuning.costs import (
+    Turn,
+    combine_turns,
+    expected_speedup,
+    expected_tokens,
+    measure_costs,
+    read_costs,
+    write_costs,
+)
+from tests.conftest import change_json
 
 PROMPTS = [[9, 33, 120, 7], [50, 60, 70]]
 
@@ -66,3 +76,19 @@ def test_no_speedup_exceeds_the_tokens_per_pass() -> None:
             assert expected_speedup(alpha, length, costs) <= expected_tokens(alpha, length)
     with pytest.raises(InputError, match=r"plain decoding takes 180\.0 ms and a pass of the target 96\.0 ms"):
         Costs(180.0, 400.0, [96.0, 110.0], [97.0, 111.0], 0.0)
+
+
+def test_stored_costs_are_checked(tmp_path: Path) -> None:
+    """Drafts whose time was not measured must not be tried with the costs of others."""
+    with pytest.raises(InputError, match=r"has no costs.json: name the folder of a tuning"):
+        read_costs(tmp_path, 1)
+    costs = Costs(10.0, 20.0, [10.0, 11.0, 12.0], [13.0, 14.0, 15.0], 0.0)
+    write_costs(tmp_path, costs)
+    assert read_costs(tmp_path, 2) == costs
+    shorter = read_costs(tmp_path, 1)
+    assert (shorter.passes, shorter.sampling_passes, shorter.plain) == ([10.0, 11.0], [13.0, 14.0], 10.0)
+    with pytest.raises(InputError, match="drafts of up to 2 tokens: give longest_draft 2, or measure again"):
+        read_costs(tmp_path, 3)
+    change_json(tmp_path / "costs.json", prompt=9.0, passes=[8.0])
+    with pytest.raises(InputError, match=r"costs.json: one token .* takes 10\.0 ms and a pass .* 8\.0 ms"):
+        read_costs(tmp_path, 0)

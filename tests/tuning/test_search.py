@@ -10,7 +10,7 @@ from drafter_trainer.decoding.metrics import Round
 from drafter_trainer.decoding.replay import Costs, Replay
 from drafter_trainer.drafters.loop.networkless import NetworklessDrafter
 from drafter_trainer.tuning.search import Candidate, Tuning
-from tests.tuning.test_calibration import answer
+from tests.tuning.test_calibration import completion_of
 
 SIZE = 120
 COSTS = Costs(10.0, 20.0, [10.0, *[10.5] * 8], [10.0, *[10.5] * 8], 0.0)  # every draft that has a chance pays
@@ -31,9 +31,9 @@ def tune(
     size: int = 1 << 21,
     other_task: Sequence[Sequence[int]] = (),
 ) -> tuple[Tuning, Candidate]:
-    """Tune a drafter without a network on hand-made answers; no speedup may exceed the tokens of a pass."""
+    """Tune a drafter without a network on hand-written completions; no speedup may exceed the tokens per pass."""
     model = NetworklessDrafter.for_vocabulary(SIZE)
-    greedy, other = ([answer(list(ids)) for ids in task] for task in (held_out, other_task))
+    greedy, other = ([completion_of(list(ids)) for ids in task] for task in (held_out, other_task))
     tasks = [other] if other else []
     search = Tuning(
         model, answers, texts, greedy, [], COSTS, [0], sources=sources, table_bytes=size, other_tasks=tasks

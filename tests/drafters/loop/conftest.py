@@ -25,7 +25,6 @@ from drafter_trainer.drafters.saving import complete_folder, describe_drafter
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids
 from drafter_trainer.languages import get_pair
 from drafter_trainer.targets import Target
-from drafter_trainer.tuning.results import files_of
 from drafter_trainer.tuning.search import Candidate
 from tests.conftest import change_json, make_model
 from tests.decoding.drafts import partly_agreeing
@@ -143,7 +142,7 @@ def publish_tuned(
     """Publish a drafter as finetuning and tuning leave it; return the folder `drafter` in `folder`."""
     tuned, pair = folder / "tuned", get_pair("de-en")
     drafter.save_pretrained(tuned)
-    files = files_of(choice, hash_tokenizer(tokenizer, pair.probes))
+    files = choice.files(hash_tokenizer(tokenizer, pair.probes))
     description = describe_drafter(name, target, (), pair, loop=choice.settings.to_dict())
     complete_folder(tuned, description, tokenizer, files)
     return Path(publish(tuned, target, folder / "drafter", **given).place)
