@@ -20,7 +20,7 @@ from drafter_trainer.corpora.conversations import Conversation, conversation_of_
 from drafter_trainer.corpora.decontamination import Decontaminator
 from drafter_trainer.corpora.reading import Document, Sentence, describe_corpus, read_sentences, read_texts
 from drafter_trainer.corpora.sample import sample_stories
-from drafter_trainer.corpora.user_data import PROMPT_COLUMNS, TEXT_COLUMNS, UserData, open_user_data
+from drafter_trainer.corpora.user_data import PROMPT_COLUMNS, TEXT_COLUMNS, open_user_data
 from drafter_trainer.errors import DamagedStoreError, InputError, RefusedConversationError
 from drafter_trainer.languages import Language, Pair, story_prompt, translation_prompt
 from drafter_trainer.targets import Target
@@ -82,7 +82,7 @@ class PromptMaker:
         self._chat = chat
         self._decontaminator = decontaminator
         self._limit = limit
-        self._seen: set[int] = set()  # hashes of the prompts or pieces of all corpora
+        self._seen: set[int] = set()  # hashes of the prompts and texts of all corpora
 
     def conversations(
         self,
@@ -96,23 +96,12 @@ class PromptMaker:
             entries (`Iterable[tuple[str, str, Callable]]`): For each conversation its id, the text to decontaminate,
                 and a function that returns its token ids.
         """
-        count = 0
-        for source_id, text, encode in entries:
-            if count == self._limit:
-                break
-            try:
-                reason = self._decontaminator.reason(text)
-                prompt_ids = () if reason else tuple(encode())
-            except RefusedConversationError as error:
-                reason = error.reason
-            if not reason and hash(prompt_ids) in self._seen:
-                reason = "repeated prompt"
-            if reason:
-                self._drop(reason, language)
-                continue
-            self._seen.add(hash(prompt_ids))
-            count += 1
-            yield Prompt(prompt_ids, source_id, corpus)
+
+        def make(source_id: str, encode: Callable[[], Sequence[int]]) -> list[Prompt]:
+            return [Prompt(tuple(encode()), source_id, corpus)]
+
+        made = ((text, functools.partial(make, source_id, encode)) for source_id, text, encode in entries)
+        return self._filter(made, "repeated prompt", language)
 
     def translations(self, sentences: Iterable[Sentence], corpus: str, pair: Pair) -> Iterator[Prompt]:
         """Make prompts that ask for the translation of sentences."""
@@ -150,28 +139,42 @@ class PromptMaker:
         start_id = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
         if start_id is None:
             raise InputError("the tokenizer has neither bos_token nor eos_token: set one in its tokenizer_config.json")
-        pieces = self._pieces(documents, corpus, language, start_id, max_new_tokens)
+
+        def split(document: Document) -> list[Prompt]:
+            ids = tuple(self._chat.encode_text(document.text))
+            return [
+                Prompt((start_id,), f"{document.source_id}/{start}", corpus, ids[start : start + max_new_tokens])
+                for start in range(0, len(ids), max_new_tokens)
+            ]
+
+        made = ((document.text, functools.partial(split, document)) for document in documents)
+        pieces = self._filter(made, "repeated text", language)
         return self._at_least_one(pieces, f"corpus {corpus} has no text in {_name(language)}")
 
-    def _pieces(
-        self, documents: Iterable[Document], corpus: str, language: Language | None, start_id: int, size: int
+    def _filter(
+        self, entries: Iterable[tuple[str, Callable[[], list[Prompt]]]], repeated: str, language: Language | None
     ) -> Iterator[Prompt]:
+        """Yield the prompts of entries, each a text to decontaminate and a function that makes its prompts."""
+        name = _name(language)
         count = 0
-        for document in documents:
+        for text, make in entries:
             if count == self._limit:
                 break
-            if (reason := self._decontaminator.reason(document.text)) is not None:
-                self._drop(reason, language)
-                continue
-            ids = self._chat.encode_text(document.text)
+            try:
+                reason = self._decontaminator.reason(text)
+                prompts = [] if reason else make()
+            except RefusedConversationError as error:
+                reason, prompts = error.reason, []
+            if reason:
+                self.drops[f"{reason} ({name})"] += 1
             before = len(self._seen)
-            for start in range(0, len(ids), size):
-                piece = tuple(ids[start : start + size])
-                if hash(piece) in self._seen:
-                    self._drop("repeated text", language)
+            for prompt in prompts:
+                content = hash(prompt.completion_ids or prompt.prompt_ids)
+                if content in self._seen:
+                    self.drops[f"{repeated} ({name})"] += 1
                     continue
-                self._seen.add(hash(piece))
-                yield Prompt((start_id,), f"{document.source_id}/{start}", corpus, piece)
+                self._seen.add(content)
+                yield prompt
             count += len(self._seen) > before
 
     def _at_least_one(self, prompts: Iterator[Prompt], message: str) -> Iterator[Prompt]:
@@ -187,9 +190,6 @@ class PromptMaker:
     def _encoder(self, prompt: str) -> Callable[[], Sequence[int]]:
         return functools.partial(self._chat.encode_prompt, prompt)
 
-    def _drop(self, reason: str, language: Language | None) -> None:
-        self.drops[f"{reason} ({_name(language)})"] += 1
-
 
 def _name(language: Language | None) -> str:
     return language.name if language else ANY_LANGUAGE
@@ -197,27 +197,30 @@ def _name(language: Language | None) -> str:
 
 def open_prompts(data: Any, target: Target, language: Language | None) -> list[PromptSource]:
     """Open a user's prompts; see `corpora.user_data.open_user_data`. A list of `PromptSource` is returned as it is."""
-    if _are_sources(data):
-        return data
-    source = open_user_data(data, PROMPT_COLUMNS)
-
-    def make(split: str, maker: PromptMaker) -> Iterator[Prompt]:
-        return maker.conversations(_read_conversations(source, split, target), source.name, language)
-
-    return [PromptSource(source.name, make, source.facts)]
+    return _open(
+        data,
+        PROMPT_COLUMNS,
+        lambda maker, rows, name: maker.conversations(_read_conversations(rows, target), name, language),
+    )
 
 
 def open_texts(data: Any, language: Language | None, length: int) -> list[PromptSource]:
     """Open a user's texts, to be scored in pieces of up to `length` tokens; see `open_prompts`."""
-    if _are_sources(data):
+
+    def make(maker: PromptMaker, rows: Iterator[dict[str, Any]], name: str) -> Iterator[Prompt]:
+        documents = (Document(row["source_id"], row["text"]) for row in rows if row["text"].strip())
+        return maker.texts(documents, name, language, length)
+
+    return _open(data, TEXT_COLUMNS, make)
+
+
+def _open(
+    data: Any, columns: Sequence[str], make: Callable[[PromptMaker, Iterator[dict[str, Any]], str], Iterator[Prompt]]
+) -> list[PromptSource]:
+    if isinstance(data, list) and data and all(isinstance(each, PromptSource) for each in data):
         return data
-    source = open_user_data(data, TEXT_COLUMNS)
-
-    def make(split: str, maker: PromptMaker) -> Iterator[Prompt]:
-        documents = (Document(row["source_id"], row["text"]) for row in source.read(split) if row["text"].strip())
-        return maker.texts(documents, source.name, language, length)
-
-    return [PromptSource(source.name, make, source.facts)]
+    opened = open_user_data(data, columns)
+    return [PromptSource(opened.name, lambda split, maker: make(maker, opened.read(split), opened.name), opened.facts)]
 
 
 def corpus_prompts(name: str, pair: Pair) -> PromptSource:
@@ -240,16 +243,12 @@ def corpus_texts(name: str, language: Language, length: int) -> PromptSource:
     return PromptSource(name, make, describe_corpus(name))
 
 
-def _are_sources(data: Any) -> bool:
-    return isinstance(data, list) and bool(data) and all(isinstance(each, PromptSource) for each in data)
-
-
 def _read_conversations(
-    source: UserData, split: str, target: Target
+    rows: Iterator[dict[str, Any]], target: Target
 ) -> Iterator[tuple[str, str, Callable[[], Sequence[int]]]]:
     """Yield the entries of `PromptMaker.conversations`."""
     chats: dict[str, ChatTokenizer] = {}
-    for row in source.read(split):
+    for row in rows:
         if isinstance(row.get("prompt"), str):
             row["messages"] = [{"role": "user", "content": row["prompt"]}]
         elif "prompt" in row:  # TRL's name for a conversation

@@ -11,6 +11,10 @@ from drafter_trainer.distillation.requests import TOP_K, Completion, Failure, Re
 from drafter_trainer.errors import InputError
 
 _NEUTRAL = {"top_p": 1.0, "min_p": 0.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+_LLAMACPP_NEUTRAL = _NEUTRAL | {"dynatemp_range": 0.0, "top_k": 0, "typical_p": 1.0, "repeat_penalty": 1.0}
+_LLAMACPP_NEUTRAL |= {"dry_multiplier": 0.0, "xtc_probability": 0.0, "mirostat": 0}
+_TRANSFORMERS_NEUTRAL = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0, "epsilon_cutoff": 0.0}
+_TRANSFORMERS_NEUTRAL |= {"eta_cutoff": 0.0, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "num_beams": 1}
 _MINUS_INFINITY = -9999.0  # vLLM's, since JSON has none; within fp16
 _LLAMACPP_FINISH_REASONS = {"eos": "stop", "word": "stop", "limit": "length"}
 
@@ -132,18 +136,11 @@ class LlamaCpp(ServerKind):
     path = "/completion"
 
     def body(self, request: Request) -> dict[str, Any]:
-        return _NEUTRAL | {
+        return _LLAMACPP_NEUTRAL | {
             "model": self.model,
             "prompt": [*request.prompt_ids],
             "samplers": ["temperature"],
             "temperature": request.temperature,
-            "dynatemp_range": 0.0,
-            "top_k": 0,
-            "typical_p": 1.0,
-            "repeat_penalty": 1.0,
-            "dry_multiplier": 0.0,
-            "xtc_probability": 0.0,
-            "mirostat": 0,
             "seed": request.sampling_seed,
             "n_predict": request.max_new_tokens,
             "stop": [*request.stop],
@@ -181,18 +178,9 @@ class Transformers(ServerKind):
                 break
         else:
             return Failure("not sent, because the text of its prompt has other tokens")
-        sampling = {
+        sampling = _TRANSFORMERS_NEUTRAL | {
             "do_sample": request.temperature > 0,
             "temperature": request.temperature or 1.0,
-            "top_k": 0,
-            "top_p": 1.0,
-            "min_p": 0.0,
-            "typical_p": 1.0,
-            "epsilon_cutoff": 0.0,
-            "eta_cutoff": 0.0,
-            "repetition_penalty": 1.0,
-            "no_repeat_ngram_size": 0,
-            "num_beams": 1,
             "max_new_tokens": request.max_new_tokens,
         }
         return {
