@@ -21,14 +21,11 @@ _CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 
 
 def write_compact(model: PreTrainedModel, target_model: PreTrainedModel, folder: Path, bits: int = 8) -> None:
-    """Write a drafter's configuration, and all its weights but embeddings and head, to a folder.
+    """Write a drafter's configurations, and all its weights but embeddings and head, to a folder.
 
-    Matrices are stored in int8 with a scale for each row, or in int4 with a scale for each 32 weights of a row;
-    everything else in the drafter's dtype.
+    Matrices are stored in int8 with a scale for each row, or in int4 with a scale for each 32 weights of a row if rows
+    are multiples of 32; everything else in the drafter's dtype.
 
-    Args:
-        folder (`Path`): Gets `config.json`, `generation_config.json` and `compact.safetensors`.
-        bits (`int`, *optional*, defaults to `8`): Bits of a weight: 8, or 4 for rows that are multiples of 32 weights.
     Raises:
         InputError: If the drafter's embeddings or head are not the target's.
     """
@@ -61,12 +58,8 @@ def write_compact(model: PreTrainedModel, target_model: PreTrainedModel, folder:
 
 
 def read_compact(folder: Path, embeddings: torch.Tensor, head: torch.Tensor, dtype: torch.dtype) -> PreTrainedModel:
-    """Build a drafter around the embeddings and the head of its target, without a copy of them.
+    """Build a drafter around its target's embeddings and head of shape `(vocabulary, width)`, without a copy of them.
 
-    Args:
-        folder (`Path`): As `write_compact` left it.
-        embeddings, head (`torch.Tensor` of shape `(vocabulary, width)`): The target's; the same tensor if tied.
-        dtype (`torch.dtype`): The dtype of the layers.
     Raises:
         InputError: If the target's embeddings are quantized or of another width.
         SafetensorError, RuntimeError: If the file is damaged or lacks a tensor.

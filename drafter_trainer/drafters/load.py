@@ -113,14 +113,8 @@ def open_drafter(
 ) -> tuple[PreTrainedModel, DraftingLoop, str]:
     """Load a drafter and its loop, checked against a target's tokenizer and fitted to its vocabulary.
 
-    Args:
-        tokenizer (`PreTrainedTokenizerBase`): The target's tokenizer.
-        vocabulary (`int`): Size of the target's vocabulary, padding included.
-        shared (callable): Returns the target's embeddings and head, for a compact drafter.
-    Returns:
-        `tuple` of the model, the loop, and the harmless difference between both tokenizers, empty if there is none.
-    Raises:
-        InputError, IncompatibleTokenizerError: As `load_drafter` does.
+    `shared` returns the target's embeddings and head, for a compact drafter. The result's last entry is the harmless
+    difference between both tokenizers, empty if there is none. Errors are those of `load_drafter`.
     """
     drafter = repository.name
     difference = compare_with_trained(tokenizer, drafter, repository.commit, repository.description)

@@ -80,11 +80,7 @@ class CompletionMemory:
         return None
 
     def calibration(self, lookup: Sequence[float], sampling: bool) -> list[float]:
-        """Return the probability that a token is accepted, for each bin.
-
-        Args:
-            lookup (`Sequence[float]`): The prior: the probabilities of prompt lookup, by the length of the suffix.
-        """
+        """Return the probability that a token is accepted, for each bin; prompt lookup's calibration is the prior."""
         return [
             float((accepted + _PRIOR_COUNT * lookup[min(order, len(lookup)) - 1]) / (judged + _PRIOR_COUNT))
             for order, (accepted, judged) in zip(ORDERS, self._counts[int(sampling)])
@@ -109,8 +105,7 @@ class CompletionMemory:
     def listen(self, criteria: StoppingCriteriaList, prompt_length: int, sampling: bool) -> None:
         """Remember the completion of a call of the target's `generate` when the call ends, in whatever way.
 
-        Args:
-            criteria (`StoppingCriteriaList`): The criteria of the call; one is added, which never stops it.
+        The call gets one more criterion, which never stops it.
         """
         if _PAUSED.get():
             return
@@ -123,11 +118,7 @@ class CompletionMemory:
         criteria.append(listener)
 
     def bind(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Set the tokenizer whose ids the memory holds, or compare it with the one that was set.
-
-        Raises:
-            IncompatibleTokenizerError: If it holds the ids of another tokenizer.
-        """
+        """Set the tokenizer whose ids the memory holds; raise an error if it holds those of another one."""
         found = hash_tokenizer(tokenizer, ())
         if self.tokenizer_sha256 not in (None, found):
             raise IncompatibleTokenizerError(

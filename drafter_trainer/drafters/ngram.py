@@ -20,20 +20,12 @@ Slots = dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True)
 class Entries:
-    """The candidate entries of one order, those that save most first.
+    """The candidate entries of one order, those that save most first."""
 
-    Args:
-        contexts (`np.ndarray` of shape `(entries, order)`): Runs of token ids, int64.
-        tokens (`np.ndarray` of shape `(entries,)`): The most frequent follower of each run.
-        shares (`np.ndarray` of shape `(entries,)`): The follower's share of all followers.
-        saved (`np.ndarray` of shape `(entries,)`): Expected number of tokens that are drafted correctly only with this
-            entry, and not by backing off to a lower order; descending.
-    """
-
-    contexts: np.ndarray
-    tokens: np.ndarray
-    shares: np.ndarray
-    saved: np.ndarray
+    contexts: np.ndarray  # runs of token ids, of shape `(entries, order)`
+    tokens: np.ndarray  # the most frequent follower of each run
+    shares: np.ndarray  # the follower's share of all followers
+    saved: np.ndarray  # expected tokens that are drafted correctly only with the entry, not by a lower order
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -40,19 +40,14 @@ _LEADING = "abcdef"
 class Call:
     """A call of the target's `generate`.
 
-    Args:
-        settings (`GenerationConfig`): Assisted decoding copies its settings once a call and passes that copy in every
-            round, so that it identifies the call.
-        end_ids (`frozenset[int]`): Tokens after which nothing is drafted.
-        endings (`Endings`, *optional*): Tokens before which a draft ends.
-        max_length (`int`, *optional*): Tokens of prompt and output together, by the caller's own criterion.
+    Assisted decoding copies its settings once a call and passes that copy in every round, so they identify the call.
     """
 
     settings: GenerationConfig
     drafts: bool = True
-    end_ids: frozenset[int] = frozenset()
-    endings: "Endings | None" = None
-    max_length: int | None = None
+    end_ids: frozenset[int] = frozenset()  # tokens after which nothing is drafted
+    endings: "Endings | None" = None  # tokens before which a draft ends
+    max_length: int | None = None  # of prompt and output together, by the caller's own criterion
 
     @classmethod
     def read(
@@ -64,8 +59,6 @@ class Call:
     ) -> "Call":
         """Read the settings of the call, and those that transformers does not pass to an assistant.
 
-        Args:
-            load_tokenizer (callable): Returns the target's tokenizer, or `None`; called only for stop strings.
         Raises:
             ValueError: If the target would read a part of the prompt twice, or never end.
         Warns:
@@ -160,13 +153,7 @@ class TokenTexts(NamedTuple):
 
 
 class Endings:
-    """The tokens that end a text, wherever they occur.
-
-    Args:
-        stop_strings (`Iterable[str]`): Texts that end it as soon as they are complete.
-        ids (`Iterable[int]`): Tokens that always end it.
-        texts (`TokenTexts`): Those of the target's tokenizer.
-    """
+    """The tokens that end a text: given ids, and those that complete a stop string."""
 
     def __init__(self, stop_strings: Iterable[str], ids: Iterable[int], texts: TokenTexts) -> None:
         stops = [stop.encode() for stop in stop_strings]

@@ -65,11 +65,7 @@ class LayerView(NamedTuple):
 class LeanNetwork:
     """A drafter of a Llama-like family, run on one sequence without the modules of transformers.
 
-    Args:
-        model (`PreTrainedModel`): The drafter, on its device; see `reason_against`.
-        draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`, *optional*): Ids to which the head is pruned,
-            ascending; all by default.
-        int8 (`bool`, *optional*, defaults to `False`): Whether to multiply with int8 weights, on a CPU.
+    Its head is pruned to `draft_ids`, in ascending order, if they are given. `int8` weights are for CPUs.
     """
 
     def __init__(self, model, draft_ids: torch.Tensor | None = None, int8: bool = False) -> None:
@@ -105,11 +101,8 @@ class LeanNetwork:
     def share(self, cache, start: int, end: int) -> bool:
         """Replace the network's own keys and values by the target's, if it was trained with them.
 
-        Args:
-            cache (`transformers.Cache`): The target's, of one sequence; it is not changed.
-            start, end (`int`): Positions to replace; the cache must hold `end` tokens. The network continues at `end`.
-        Returns:
-            `bool`: Whether they were replaced: not if the cache has other tokens or shapes.
+        Positions from `start` to `end` are replaced, where the network continues; the cache must hold `end` tokens of
+        one sequence. Returns whether they were replaced: not if the cache has other tokens or shapes.
         """
         kept = self._shared_layers(cache, end)
         if kept is None or end > self.limit:

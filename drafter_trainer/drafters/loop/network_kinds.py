@@ -14,11 +14,8 @@ _WARM_UP_STEPS = 3
 def build_network(model, draft_ids: torch.Tensor | None, int8: bool) -> "LeanNetwork | StockNetwork | None":
     """Build the fastest network that can run a drafter; `None` for a drafter without a network.
 
-    Args:
-        draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`, *optional*): Ids that it drafts; all by default.
-        int8 (`bool`): Whether to multiply with int8 weights on a CPU.
-    Warns:
-        UserWarning: If the modules of transformers run it, with the reason.
+    It drafts `draft_ids`, all by default, and multiplies with int8 weights on request, on a CPU. If the modules of
+    transformers run it, a warning gives the reason.
     """
     if model.config.model_type == MODEL_TYPE:  # not by its class, which remote code defines once more
         return None

@@ -19,12 +19,9 @@ _GAIN_PRIOR_ASKS = 8.0
 
 
 class CostModel:
-    """The time of one target pass, by its number of tokens.
+    """The milliseconds of one target pass, by its number of tokens: entry n is a pass over n + 1 tokens.
 
     More tokens can take less time: kernels for two or three rows are often slower than those for eight.
-
-    Args:
-        milliseconds (`Sequence[float]`): Entry n is the time of a pass over n + 1 tokens.
     """
 
     def __init__(self, milliseconds: Sequence[float]) -> None:
@@ -55,10 +52,8 @@ class CostModel:
 class AcceptanceEstimator:
     """The probability that a source's token is accepted, learned while drafting.
 
-    The calibration holds it for texts like those of tuning; the tokens accepted in this completion correct it.
-
-    Args:
-        calibration (`dict[str, Sequence[float]]`): For each source the probability in each of its bins.
+    The calibration has it for texts like those of tuning, by source and bin; the tokens accepted in this completion
+    correct it.
     """
 
     def __init__(self, calibration: dict[str, Sequence[float]]) -> None:
@@ -79,12 +74,7 @@ class AcceptanceEstimator:
 
 
 class RatioEstimator:
-    """A ratio of two sums over one completion, which starts from an expected ratio.
-
-    Args:
-        numerator, denominator (`float`): The expected ratio, and the weight that it has.
-        least (`float`, *optional*, defaults to `0.0`): Lower bound of the estimate.
-    """
+    """A ratio of two sums over one completion, which starts from an expected ratio and has a lower bound."""
 
     def __init__(self, numerator: float, denominator: float, least: float = 0.0) -> None:
         self._numerator, self._denominator, self._least = numerator, denominator, least
@@ -100,32 +90,23 @@ class RatioEstimator:
 
 
 def network_gain(tokens: float) -> RatioEstimator:
-    """Estimate the accepted tokens that the network adds to the other sources, for each time that it is asked.
-
-    Args:
-        tokens (`float`): The gain on the texts of tuning.
-    """
+    """Return an estimator of the accepted tokens that the network adds each time that it is asked."""
     return RatioEstimator(_GAIN_PRIOR_ASKS * tokens, _GAIN_PRIOR_ASKS)
 
 
 def throughput(tokens_per_pass: float, curve: CostModel, least: float = 0.0) -> RatioEstimator:
-    """Estimate the throughput R of a completion, in tokens per millisecond of the cost model.
+    """Return an estimator of the throughput R, in tokens per millisecond of the cost model.
 
-    Args:
-        tokens_per_pass (`float`): Tokens per target pass on the texts of tuning.
-        least (`float`, *optional*, defaults to `0.0`): Lower bound, such as the throughput without drafts: drafts that
-            brought less must not make the next ones seem to pay.
+    The lower bound may be the throughput without drafts: slow drafts must not make the next ones seem to pay.
     """
     milliseconds = curve(max(2, round(tokens_per_pass) + 1))
     return RatioEstimator(_RATE_PRIOR_ROUNDS * tokens_per_pass, _RATE_PRIOR_ROUNDS * milliseconds, least)
 
 
 def best_length(reach: Sequence[float], longest: int, curve: CostModel, rate: float, shortest: int = 0) -> int:
-    """Return the length k of a draft that maximizes ΣP_i - R · time(k + 1).
+    """Return the length k that maximizes ΣP_i - R · time(k + 1), for P_i in `reach`.
 
-    Args:
-        reach (`Sequence[float]`): P_i, the probability that token i of the draft is accepted with all before it.
-        longest (`int`): Greatest length. A length beyond the draft is returned if a pass over more tokens is faster.
+    It is longer than the draft if a pass over more tokens is faster.
     """
     worth = np.cumsum([0.0, *reach, *[0.0] * (longest - len(reach))])
     lengths = range(shortest, longest + 1)
@@ -138,22 +119,16 @@ def least_reach(length: int, longest: int, curve: CostModel, rate: float) -> flo
     No later token is more likely than the last one, so some longer draft must pay with that probability for each of
     its tokens.
     """
-    prices = [
-        rate * (curve(length + more + 1) - curve(length + 1)) / more for more in range(1, max(longest - length, 1) + 1)
-    ]
-    return min(prices)
+    more = range(1, max(longest - length, 1) + 1)
+    return min(rate * (curve(length + count + 1) - curve(length + 1)) / count for count in more)
 
 
 def extension_pays(
     length: int, longest: int, reached: float, probability: float, curve: CostModel, rate: float
 ) -> bool:
-    """Return whether more tokens are worth their time if each is accepted with `probability`.
+    """Return whether more tokens are worth their time, after a draft of probability `reached`.
 
-    It is asked before a token is drawn, since a drawn token has to stay.
-
-    Args:
-        longest (`int`): Greatest length of the draft.
-        reached (`float`): P of the last token so far.
+    Each is assumed to be accepted with `probability`. A sampled token has to stay, so this is asked before sampling.
     """
     worth = 0.0
     for more in range(1, longest - length + 1):

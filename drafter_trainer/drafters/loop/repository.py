@@ -28,13 +28,10 @@ def build_loop(
     follow_clock: bool = True,
     load_tokenizer: TokenizerLoader = lambda: None,
 ) -> DraftingLoop:
-    """Build the loop of a loaded drafter.
+    """Build the loop of a loaded drafter from the files that `find` returns by name, `None` if there is no such file.
 
-    Args:
-        find (callable): Returns the path of a file in the repository, by name; `None` if there is no such file.
-        trained (`int`, *optional*): Size of the vocabulary before it was padded to the target's.
-        follow_clock (`bool`, *optional*, defaults to `True`): Whether greedy drafting learns costs from the clock.
-        load_tokenizer (callable, *optional*): Returns the target's tokenizer; see `DraftingLoop`.
+    `trained` is the size of the vocabulary before it was padded to the target's.
+
     Raises:
         ValueError: If settings, draft vocabulary or table do not fit the drafter.
     """

@@ -44,23 +44,14 @@ class DraftSource(Protocol):
 
 @dataclass(frozen=True)
 class Proposal:
-    """A drafted token.
-
-    Args:
-        source (`str`): Name of the source that proposed it.
-        probability (`float`): Estimated probability that the target accepts it, as known before it was drawn.
-        bin (`int`): Its bin in the source's calibration.
-        scores (`torch.Tensor` of shape `(vocabulary,)`, *optional*): Logits of the q that it was drawn from; `None` if
-            it was not drawn, so that q is 1 at this token.
-        gained (`bool`): Whether only the network proposed this token.
-    """
+    """A drafted token."""
 
     token: int
     source: str
-    probability: float
-    bin: int = 0
-    scores: torch.Tensor | None = None
-    gained: bool = False
+    probability: float  # that the target accepts it, as known before it was sampled
+    bin: int = 0  # in the source's calibration
+    scores: torch.Tensor | None = None  # of shape `(vocabulary,)`: logits of the q that it was sampled from, if it was
+    gained: bool = False  # whether only the network proposed it
 
 
 def propose_surest(
@@ -177,9 +168,7 @@ class NgramTable:
 class NetworkSource:
     """The drafter's network as a source: it reads a text as it grows, and proposes its likeliest token or samples one.
 
-    Args:
-        network (`LeanNetwork` or `StockNetwork`): The network, for one text at a time.
-        vocabulary (`int`, *optional*): Size of the target's vocabulary, for sampling and processors.
+    The size of the target's vocabulary is needed for sampling and processors.
     """
 
     def __init__(self, network: Any, vocabulary: int = 0) -> None:
@@ -220,14 +209,8 @@ class NetworkSource:
     ) -> tuple[int, int] | None:
         """Propose the next token of the whole text; see `DraftSource`.
 
-        Args:
-            process (callable, *optional*): The target's processors, from `(context, logits of shape (vocabulary,))`
-                to logits.
-            samples (`bool`, *optional*): Whether to sample the token, from `probabilities`.
-            ending (`EndingIds`, *optional*): Tokens that are never sampled; if the likeliest token is one, it is
-                proposed. To drop a token after it was sampled would bias the output.
-        Returns:
-            As `DraftSource.propose`; `None` also if the processors exclude the whole draft vocabulary.
+        Tokens in `ending` are not sampled, since to drop a token after it was sampled would bias the output; if the
+        likeliest token is one, it is proposed. Processors may exclude the whole draft vocabulary.
         """
         if not self.has_room(len(context)):
             return None
@@ -272,12 +255,9 @@ def count_skipped(prompt_length: int, window: int | None) -> int:
 
 
 def unread_part(tokens: Sequence[int], read: int, skipped: int) -> tuple[int, list[int]]:
-    """Return the length of the network's cache that stays, and the tokens to read after it.
+    """Return the length of the network's cache that stays, and the tokens of a text to read after it.
 
-    Args:
-        tokens (`Sequence[int]`): The whole text.
-        read (`int`): Number of its tokens that were read or skipped before.
-        skipped (`int`): Number of tokens skipped after the first one.
+    Of the text, `read` tokens were read or skipped before, `skipped` of them after the first one.
     """
     if read <= skipped:
         return 0, [*tokens[:1], *tokens[1 + skipped :]]

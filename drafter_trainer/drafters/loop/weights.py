@@ -1,10 +1,10 @@
-"""A lean network's matrices and norms, in the form in which a processor multiplies them fastest."""
+"""Matrices and norms of the lean network."""
 
 import torch
 import torch.nn.functional as F
 
 _INT8_MULTIPLE = 32  # of weights in a row; torch's kernel reads beyond others (2.13)
-_MANY = 16  # tokens, from which on multiplying takes longer than fetching the weights
+_MANY = 16  # tokens; from here on multiplication takes longer than the transfer of the weights
 _GROUP = 32  # weights of a row that share a scale in int4
 _ROWS = 16  # the int4 kernel's number of rows is a multiple of it
 
@@ -21,15 +21,10 @@ def _multiplies_int4() -> bool:
 
 
 class Weight:
-    """A matrix in the form in which it is multiplied.
+    """A matrix of shape `(out, in)`, with a bias or without, in the form in which a processor multiplies it fastest.
 
-    Args:
-        weight (`torch.Tensor` of shape `(out, in)`): Values.
-        bias (`torch.Tensor` of shape `(out,)`, *optional*): Added behind.
-        int8 (`bool`): Keep a byte a value, with a scale for each row. What was stored in int4 takes half a byte,
-            where the processor multiplies that faster.
-        many (`bool`, *optional*, defaults to `True`): Whether many tokens are multiplied at once too. Then weights of
-            more bytes are kept beside those of one, with which that is faster: bf16 where the processor multiplies it.
+    With `int8` a value is a byte, with a scale for each row; values that were stored in int4 take half a byte if the
+    processor multiplies that faster. With `many`, a copy with more bits is kept, which is faster for many tokens.
     """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, int8: bool, many: bool = True) -> None:
@@ -63,11 +58,9 @@ class Weight:
 
 
 def _pack_int4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Find the int4 values of a matrix that was stored in them, each 32 of a row with a scale of their own.
+    """Return the packed int4 values of a matrix, with scales and zeros; `None` if it has other values.
 
-    Returns:
-        The packed values, and scales and zeros of shape `(columns / 32, rows, 2)`, or `None` if the matrix
-        does not consist of int4 values, up to rounding to bf16.
+    The matrix was stored in int4 with a scale for each 32 values of a row, and rounded to bf16.
     """
     rows, columns = weight.shape
     if rows % _ROWS or columns % _GROUP:
@@ -76,7 +69,7 @@ def _pack_int4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None
     largest = groups.abs().amax(dim=1, keepdim=True).clamp(min=1e-30)
     values, scales = torch.empty_like(groups), torch.ones_like(largest)
     left = torch.arange(len(groups), device=weight.device)
-    # The largest of a group was mostly 7 or -8 times its scale, and less where scales are coarse.
+    # The largest value of a group is mostly 7 or -8 times its scale, and less if scales are coarse.
     for steps in (7, 8, 6, 5, 4, 3, 2, 1):
         group, scale = groups[left], largest[left] / steps
         tried = (group / scale).round().clamp(-8, 7)
@@ -94,14 +87,10 @@ def _pack_int4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None
 
 
 class Norm:
-    """A root mean square norm.
+    """A root mean square norm, multiplied by factors of shape `(..., width)`.
 
-    Its factors are not multiplied into the matrix behind it: Gemma's differ by the hundredfold, and the int8 values of
-    a row share one scale.
-
-    Args:
-        factors (`torch.Tensor` of shape `(..., width)`): What is multiplied with behind the division.
-        epsilon (`float`): Added to the mean square.
+    The factors are not multiplied into the next matrix: Gemma's differ a hundredfold, and the int8 values of a row
+    share one scale.
     """
 
     def __init__(self, factors: torch.Tensor, epsilon: float) -> None:
