@@ -40,8 +40,7 @@ from benchmarks.reporting import RESULTS, report
 from drafter_trainer.decoding.metrics import alpha as measured_alpha
 from drafter_trainer.decoding.metrics import mean_accepted_tokens
 from drafter_trainer.decoding.rounds import decode
-from drafter_trainer.drafters.configuration import draft_config
-from drafter_trainer.drafters.initialization import from_scratch
+from drafter_trainer.drafters.initialization import draft_config, from_scratch
 from drafter_trainer.drafters.loop.network_kinds import build_network
 from drafter_trainer.training.arguments import DrafterTrainingArguments
 from drafter_trainer.training.collators import SelfDistilledCollator

@@ -29,8 +29,8 @@ from drafter_trainer.corpora.sample import LANGUAGES as SAMPLE_LANGUAGES
 from drafter_trainer.corpora.sample import SPLITS, sample_rows
 from drafter_trainer.drafters.adapters import add_adapter
 from drafter_trainer.drafters.compatibility import hash_tokenizer
-from drafter_trainer.drafters.configuration import draft_config
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
+from drafter_trainer.drafters.initialization import draft_config
 from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.drafters.loop.generate import loop_of
 from drafter_trainer.drafters.loop.network import LeanNetwork, Weight

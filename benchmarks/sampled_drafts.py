@@ -24,7 +24,7 @@ from drafter_trainer.drafters.loop.repository import VOCABULARY, read_vocabulary
 from drafter_trainer.drafters.vocabulary import map_ids
 from drafter_trainer.training.collators import NOT_PREDICTED, SelfDistilledCollator, supervised_tokens
 from drafter_trainer.training.kv_sharing import TargetReader, keep_windows, share_keys
-from drafter_trainer.training.rows import load_split
+from drafter_trainer.training.rows import load_rows
 
 BATCH, MAX_LENGTH = 8, 512
 TEMPERATURES = (0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.5)
@@ -41,8 +41,8 @@ def main() -> None:
     options = parser.parse_args()
     (_, where, *_), _ = parse_arguments("export", ["--config", options.config], __doc__)
     target = where.resolve()
-    rows = load_split(options.rows, "validation", target, topk=True)
-    rows = [row for row in rows if row["length"] <= MAX_LENGTH]
+    rows = load_rows([folder / "validation" for folder in options.rows], target)
+    rows = [row for row in rows if len(row["prompt_ids"]) + len(row["response_ids"]) <= MAX_LENGTH]
     drafter = AutoModelForCausalLM.from_pretrained(options.network, dtype=torch.bfloat16)
     draft_ids = read_vocabulary(options.network / VOCABULARY, drafter.config.vocab_size)
     reader = TargetReader(target.load_model("bfloat16"), drafter.config.kv_sharing_layers)

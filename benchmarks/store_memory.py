@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -25,9 +26,8 @@ from tqdm.auto import tqdm
 from drafter_trainer.distillation.requests import TOP_K, Completion, Request
 from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.targets import Target
-from drafter_trainer.training.batches import GroupedRows
 from drafter_trainer.training.collators import SelfDistilledCollator
-from drafter_trainer.training.rows import load_rows
+from drafter_trainer.training.rows import GroupedRows, load_rows, prepare_rows
 
 TARGET = Target("org/target", "0" * 40, "nowhere")
 SHARD, TOKENS = 1000, 10
@@ -101,7 +101,8 @@ def read(folder: Path, way: str) -> dict[str, float]:
         done = store.keys()
         assert len(done) == store.count()["rows"]
     else:
-        rows = GroupedRows(load_rows(folder, TARGET), 128, 4096, seed=0, processes=1, nothing={})
+        arguments = SimpleNamespace(max_length=128, per_device_train_tokens=4096, seed=0, world_size=1)
+        rows = GroupedRows(prepare_rows(load_rows(folder, TARGET)), arguments, nothing={})
         SelfDistilledCollator(0, 128)(rows.__getitems__([0]))
     status = Path("/proc/self/status")
     mapped = [line.split()[1] for line in status.open() if line.startswith("RssFile")] if status.is_file() else []

@@ -29,7 +29,7 @@ from drafter_trainer.training.base import train_to_end
 from drafter_trainer.training.collators import IGNORED, SelfDistilledCollator
 from drafter_trainer.training.head import logits_in_pieces, sum_losses
 from drafter_trainer.training.losses import cross_entropy
-from drafter_trainer.training.rows import load_split
+from drafter_trainer.training.rows import load_rows
 
 _HEADS = 3  # of Medusa; each guesses one more token ahead
 _RANKS = 8  # guesses of a depth whose accuracy is measured
@@ -253,7 +253,10 @@ def train_baseline(
         config, folder = target_model.config.get_text_config(), Path(training.output_dir)
         set_seed(training.seed)  # weights that are drawn are drawn alike in every run
         model = make_model(config)
-        rows = {split: load_split(folders, split, target, topk=False) for split in ("train", "validation")}
+        rows = {
+            split: load_rows([folder / split for folder in folders], target, topk=False)
+            for split in ("train", "validation")
+        }
         counts = count_ids(rows["train"]["response_ids"], config.vocab_size)
         draft_ids = torch.arange(config.vocab_size)
         if training.draft_vocabulary:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from drafter_trainer.cli.options import Options, check_limits, option, parameter, read_mapping
-from drafter_trainer.drafters.configuration import WIDTHS
+from drafter_trainer.drafters.initialization import WIDTHS
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import Pair, get_pair, read_language_or_pair, read_languages
 from drafter_trainer.pipeline.adapt import TRAINING
@@ -170,7 +170,7 @@ class DrafterArguments(Options, group="drafter"):
         return made | ((self.config_overrides or {}) if shaped else {})
 
     def widths(self) -> dict[str, int]:
-        """Return depth and widths, as `drafters.configuration.draft_config` takes them."""
+        """Return depth and widths, as `drafters.initialization.draft_config` takes them."""
         depth = {"num_hidden_layers": self.num_hidden_layers} if self.num_hidden_layers else {}
         return depth | (self.config_overrides or {})
 

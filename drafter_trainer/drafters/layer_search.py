@@ -1,4 +1,4 @@
-"""Which of a target's layers a drafter should start from."""
+"""Search the layers of a target from which its drafter should start."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from drafter_trainer.drafters.loop.sources import cut_prompt
 from drafter_trainer.errors import InputError
 
-_Texts = Sequence[tuple[list[int], list[int]]]  # prompt and completion of each
+_Texts = Sequence[tuple[list[int], list[int]]]  # prompts and completions
 
 
 @torch.inference_mode()
@@ -23,20 +24,20 @@ def search_layers(
     prompt_window: int | None = None,
     batch_size: int = 32,
 ) -> list[int]:
-    """Search the layers of a target whose stack, untrained, tells its completions best.
+    """Search the layers of a target that together, untrained, predict its completions best.
 
     Layers are removed one at a time, each time the one without which the rest has the lowest cross-entropy. The first
     layer always stays. Logits are computed only for ids that occur in the completions. A target of n layers takes at
     most n²/2 forward passes over the rows; two dozen rows are enough.
 
     Args:
-        model (`PreTrainedModel`): The target, loaded. Its layers are put back where they were.
-        rows (`Sequence[Mapping]`): Rows with `prompt_ids` and `response_ids`, as `distill` makes them; greedy ones.
+        model (`PreTrainedModel`): The target; it is left as it was.
+        rows (`Sequence[Mapping]`): Greedy rows of `distill`, with `prompt_ids` and `response_ids`.
         num_hidden_layers (`int`): Number of layers to keep.
-        prompt_window (`int`, *optional*): Window of the prompt that the drafter will read; all of it if left out.
+        prompt_window (`int`, *optional*): Window of the prompt that the drafter will read; defaults to all.
         batch_size (`int`, *optional*, defaults to `32`): Rows in one forward pass.
     Returns:
-        `list[int]`, ascending: what `create_drafter` takes as `layers`.
+        `list[int]`, ascending: `layers` of `create_drafter`.
     Raises:
         InputError: If the target has fewer layers, or there are no completions.
     Source: Song et al., "SLEB", arXiv 2402.09025, remove one block after another in the same way, by perplexity.
@@ -49,7 +50,7 @@ def search_layers(
     if not texts:
         raise InputError("no rows with a prompt and a completion: layers cannot be compared")
     texts.sort(key=lambda text: len(text[0]) + len(text[1]))  # batches of like lengths
-    batches = [_pad(texts[start : start + batch_size], model.device) for start in range(0, len(texts), batch_size)]
+    batches = [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]
     ids = torch.tensor(sorted({token for _, completion in texts for token in completion}), device=model.device)
     head, kept = model.get_output_embeddings().weight[ids], list(range(depth))
     while len(kept) > num_hidden_layers:
@@ -58,30 +59,20 @@ def search_layers(
     return kept
 
 
-def _pad(texts: _Texts, device: torch.device) -> tuple[torch.Tensor, _Texts]:
-    """Return texts as ids of shape `(texts, longest)`, and the texts.
-
-    Padding stands behind each text, where causal attention does not see it.
-    """
-    longest = max(len(prompt) + len(completion) for prompt, completion in texts)
-    input_ids = torch.zeros(len(texts), longest, dtype=torch.long, device=device)
-    for place, (prompt, completion) in enumerate(texts):
-        input_ids[place, : len(prompt) + len(completion)] = torch.tensor(prompt + completion)
-    return input_ids, texts
-
-
 def _loss_with(
     model: PreTrainedModel,
     layers: Sequence[int],
-    batches: Sequence[tuple[torch.Tensor, _Texts]],
+    batches: Sequence[_Texts],
     ids: torch.Tensor,
     head: torch.Tensor,
 ) -> float:
-    """Return the summed cross-entropy of the completions over some ids, by some of the layers, in nats."""
+    """Return the summed cross-entropy over some ids of the completions, with some of the layers, in nats."""
     total = 0.0
     with _only_layers(model.get_decoder(), layers) as decoder:
-        for input_ids, texts in batches:
-            hidden = decoder(input_ids=input_ids, use_cache=False).last_hidden_state
+        for texts in batches:
+            # Causal attention does not see the padding on the right.
+            whole = [torch.tensor(prompt + completion, device=ids.device) for prompt, completion in texts]
+            hidden = decoder(input_ids=pad_sequence(whole, batch_first=True), use_cache=False).last_hidden_state
             for place, (prompt, completion) in enumerate(texts):
                 predicting = hidden[place, len(prompt) - 1 : len(prompt) + len(completion) - 1]
                 labels = torch.searchsorted(ids, torch.tensor(completion, device=ids.device))
@@ -91,7 +82,7 @@ def _loss_with(
 
 @contextmanager
 def _only_layers(decoder: torch.nn.Module, layers: Sequence[int]) -> Iterator[torch.nn.Module]:
-    """Let a decoder run some of its layers only, as long as the context lasts."""
+    """Let a decoder run only some of its layers within the context."""
     config, whole = decoder.config, decoder.layers
     kept = {name: getattr(config, name, None) for name in ("num_hidden_layers", "layer_types")}
     decoder.layers = torch.nn.ModuleList([whole[layer] for layer in layers])

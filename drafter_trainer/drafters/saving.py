@@ -1,4 +1,4 @@
-"""A drafter's folder: what stands beside its weights, so that it loads as it stands and drafts with its own loop."""
+"""Write a drafter's folder: tokenizer, drafting loop and `drafter.json` next to the weights."""
 
 from collections.abc import Iterable, Mapping
 from importlib import resources
@@ -13,7 +13,7 @@ from drafter_trainer.drafters.compact import COMPACT
 from drafter_trainer.drafters.compatibility import hash_tokenizer
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription, hash_file
 from drafter_trainer.drafters.loop.generate import set_draft_length
-from drafter_trainer.drafters.loop.repository import TABLE
+from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.drafters.loop.sources import NGRAM
 from drafter_trainer.languages import Language, Pair
@@ -30,9 +30,8 @@ WEIGHTS = (
     "adapter_model.safetensors",
     "adapter_config.json",
 )
-_SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 DRAFT_LENGTH = 5  # tokens that the stock loop drafts in one round
-TUNING = "tuning"  # folder of trials and costs, within the one of a drafter that was tuned
+TUNING = "tuning"  # subfolder of a tuned drafter, with its trials and costs
 
 
 def describe_drafter(
@@ -55,23 +54,27 @@ def describe_drafter(
     )
 
 
-def take_special_ids(
+def size_of(model: PreTrainedModel) -> dict[str, str]:
+    """Return the number and the dtype of a network's parameters, for its card."""
+    return {"parameters": f"{model.num_parameters():,}", "dtype": str(model.dtype).removeprefix("torch.")}
+
+
+def set_special_ids(
     model: PreTrainedModel, target: Target, tokenizer: PreTrainedTokenizerBase, draft_length: int = DRAFT_LENGTH
 ) -> None:
     """Give a drafter the target's special ids, and the generation settings of an assistant; changed in place.
 
-    Args:
-        model (`PreTrainedModel`): The drafter. Public checkpoints are known to state other ids than their tokenizer.
+    Public checkpoints may state other ids than their tokenizer.
     """
     stated = GenerationConfig.from_pretrained(target.path, revision=target.hub_revision)
     special = {}
-    for name in _SPECIAL:
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         own = getattr(stated, name)
         special[name] = own if own is not None else getattr(tokenizer, name)
     ends = {"eos_token_id": target.end_ids(tokenizer)} if target.stop else {}
     model.generation_config = GenerationConfig(**special | ends)
     set_draft_length(model.generation_config, draft_length)
-    for name, value in special.items():  # pipeline compares them here
+    for name, value in special.items():  # transformers' pipeline compares these
         setattr(model.config, name, value)
 
 
@@ -82,16 +85,16 @@ def complete_folder(
     files: Mapping[str, Path | bytes],
     keep_tokenizer: bool = True,
 ) -> DrafterDescription:
-    """Put tokenizer, drafting loop and `drafter.json` beside a drafter's weights.
+    """Write tokenizer, drafting loop and `drafter.json` next to a drafter's weights.
 
     Args:
-        folder (`Path`): Holds the weights, as `save_pretrained` wrote them.
-        description (`DrafterDescription`): Of the drafter; hashes, versions and sources without a file are filled in.
-        files (`Mapping[str, Path | bytes]`): What the loop reads, the draft vocabulary and the n-gram table, by name.
+        folder (`Path`): Folder of the weights, as `save_pretrained` wrote them.
+        description (`DrafterDescription`): Description; hashes, versions and sources without a file are filled in.
+        files (`Mapping[str, Path | bytes]`): Draft vocabulary and n-gram table, by name; earlier ones are deleted.
     Returns:
-        `DrafterDescription`, as it stands in the folder.
+        `DrafterDescription`, as written.
     """
-    index_weights(folder)
+    _index_weights(folder)
     if keep_tokenizer:
         tokenizer.save_pretrained(folder)
     (folder / "custom_generate").mkdir(exist_ok=True)
@@ -100,35 +103,28 @@ def complete_folder(
             (folder / "custom_generate" / source.name).write_bytes(source.read_bytes())
     for name, content in files.items():
         write_whole(folder / name, content.read_bytes() if isinstance(content, Path) else content)
+    for stale in {VOCABULARY, TABLE} - files.keys():
+        (folder / stale).unlink(missing_ok=True)
     loop = dict(description.loop)
     if TABLE not in files:
         loop["sources"] = [source for source in loop["sources"] if source != NGRAM]
-    weights = sorted(folder.glob("*.safetensors"))
+    size = {name: value for name, value in description.size.items() if not name.endswith(".safetensors")}
+    size |= {path.name: f"{path.stat().st_size / 1e6:.1f} MB" for path in sorted(folder.glob("*.safetensors"))}
     values = vars(description) | {
         "tokenizer_sha256": hash_tokenizer(tokenizer, description.probes),
         "loop": loop,
         "files": {name: hash_file(folder / name) for name in files},
         "versions": library_versions(),
-        "weights": hash_weights(folder),
-        "size": description.size | {path.name: f"{path.stat().st_size / 1e6:.1f} MB" for path in weights},
+        "weights": {path.name: hash_file(path) for pattern in WEIGHTS for path in sorted(folder.glob(pattern))},
+        "size": size,
     }
     completed = DrafterDescription(**values)
     write_whole(folder / FILE_NAME, completed.to_json())
     return completed
 
 
-def size_of(model: PreTrainedModel) -> dict[str, str]:
-    """Describe how large a drafter's network is, for its card."""
-    return {"parameters": f"{model.num_parameters():,}", "dtype": str(model.dtype).removeprefix("torch.")}
-
-
-def hash_weights(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of the files that a network is loaded from, by name."""
-    return {path.name: hash_file(path) for pattern in WEIGHTS for path in sorted(folder.glob(pattern))}
-
-
-def index_weights(folder: Path) -> None:
-    """Name the model's tensors in an index, which a model of one file does not need in transformers.
+def _index_weights(folder: Path) -> None:
+    """Write an index of a model's tensors, which transformers does not need for a model of one file.
 
     vLLM and SGLang load every `*.safetensors` at a repository's root that no index rules out: table and draft
     vocabulary too, which are no weights. llama.cpp's converter compares the names with those that it finds.

@@ -1,4 +1,4 @@
-"""The draft vocabulary: the ids that a target's answers in one language use."""
+"""The draft vocabulary: the ids that a target's completions in one language use."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,15 +8,15 @@ from safetensors.torch import save
 from transformers import PreTrainedModel
 
 
-def count_ids(answers: Iterable[Sequence[int]], vocabulary: int) -> np.ndarray:
-    """Count how often each id stands in the answers.
+def count_ids(completions: Iterable[Sequence[int]], vocabulary: int) -> np.ndarray:
+    """Count how often each id occurs in completions.
 
     Returns:
         `np.ndarray` of shape `(vocabulary,)`.
     """
     counts = np.zeros(vocabulary, dtype=np.int64)
-    for answer in answers:
-        counts += np.bincount(np.asarray(answer, dtype=np.int64), minlength=vocabulary)
+    for completion in completions:
+        counts += np.bincount(np.asarray(completion, dtype=np.int64), minlength=vocabulary)
     return counts
 
 
@@ -26,8 +26,8 @@ def choose_ids(counts: np.ndarray, size: int, always: Iterable[int] = (), fill: 
     Args:
         counts (`np.ndarray` of shape `(vocabulary,)`): See `count_ids`.
         always (`Iterable[int]`): Ids that are chosen whatever their count, such as the end of a text.
-        fill (`bool`, *optional*, defaults to `False`): Where fewer ids occur, choose the lowest of the others too:
-            tokenizers give low ids to what is frequent, and few answers do not hold all that will be said.
+        fill (`bool`, *optional*, defaults to `False`): If fewer ids occur, choose the lowest of the others too.
+            Tokenizers give low ids to frequent tokens.
     Returns:
         `torch.Tensor` of shape `(chosen,)`, int64, ascending.
     """
@@ -49,14 +49,25 @@ def vocabulary_bytes(ids: torch.Tensor) -> bytes:
     return save({"ids": ids.to(torch.int32)}, metadata={"format": "1"})
 
 
+def map_ids(ids: torch.Tensor, draft_ids: torch.Tensor) -> torch.Tensor:
+    """Map ids of the vocabulary to their index in the draft vocabulary, -1 for those outside it.
+
+    Args:
+        ids (`torch.Tensor` of any shape): Ids, none of them negative.
+        draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`): Ascending ids.
+    """
+    places = torch.searchsorted(draft_ids, ids).clamp(max=len(draft_ids) - 1)
+    return torch.where(draft_ids[places] == ids, places, -1)
+
+
 class DraftHead(torch.nn.Linear):
-    """An LM head that computes logits over the draft vocabulary alone.
+    """An LM head that computes logits over the draft vocabulary only.
 
-    Rows that are not there need no gradient, no optimizer state and no step: of a large vocabulary that is most.
+    The other rows need no gradient, optimizer state or step.
 
-    Its state dict is that of a stock head, so that whatever is saved of a drafter, checkpoints too, is a stock model:
-    of a head that is trained, the rows outside the draft vocabulary become the mean of those inside, which makes their
-    logit the mean of the others' and hardly ever the largest; a head that is frozen is saved as it was before.
+    Its state dict is that of a stock head, so every saved drafter and checkpoint is a stock model. If the head is
+    trained, the rows outside the draft vocabulary are saved as the mean of those inside, so their logit is the mean
+    of the others' and hardly ever the largest. A frozen head is saved unchanged.
 
     Args:
         draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`): Ascending ids.
@@ -66,15 +77,15 @@ class DraftHead(torch.nn.Linear):
     def __init__(self, head: torch.nn.Linear, draft_ids: torch.Tensor, is_tied: bool) -> None:
         super().__init__(head.in_features, len(draft_ids), bias=False, device="meta")
         trained = head.weight.requires_grad
-        rows = head.weight.detach()[draft_ids.to(head.weight.device)]
-        self.weight = torch.nn.Parameter(rows, requires_grad=trained)
-        self.register_buffer("draft_ids", draft_ids.to(head.weight.device), persistent=False)
+        draft_ids = draft_ids.to(head.weight.device)
+        self.weight = torch.nn.Parameter(head.weight.detach()[draft_ids], requires_grad=trained)
+        self.register_buffer("draft_ids", draft_ids, persistent=False)
         self.vocabulary = len(head.weight)
-        # In a tuple: of a frozen head the whole is no submodule that is trained or saved.
+        # In a tuple, which keeps the whole frozen head from being registered as a parameter.
         self._frozen = None if trained else (None if is_tied else head.weight.detach(),)
 
     def restored_weight(self) -> torch.Tensor | None:
-        """Return the weight of the stock head, `None` where it is that of the embeddings."""
+        """Return the weight of the stock head, `None` if it is that of the embeddings."""
         if self._frozen is not None:
             return self._frozen[0]
         weight = self.weight.detach()
@@ -96,11 +107,7 @@ class DraftHead(torch.nn.Linear):
 
 
 def prune_head(model: PreTrainedModel, draft_ids: torch.Tensor) -> None:
-    """Let a drafter compute logits over its draft vocabulary alone; see `DraftHead`.
-
-    Args:
-        draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`): Ascending ids.
-    """
+    """Replace a drafter's head by a `DraftHead` over ascending ids."""
     head, tied = model.get_output_embeddings(), model.config.tie_word_embeddings
     if head.weight.requires_grad:
         model.config.tie_word_embeddings = False  # it is trained apart from the embeddings
@@ -112,14 +119,3 @@ def tie_equal_embeddings(model: PreTrainedModel) -> None:
     if torch.equal(model.get_output_embeddings().weight, model.get_input_embeddings().weight):
         model.config.tie_word_embeddings = True
         model.tie_weights()
-
-
-def map_ids(ids: torch.Tensor, draft_ids: torch.Tensor) -> torch.Tensor:
-    """Turn ids of the vocabulary into places of the draft vocabulary, -1 for those outside it.
-
-    Args:
-        ids (`torch.Tensor` of any shape): Ids, none of them negative.
-        draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`): Ascending ids.
-    """
-    places = torch.searchsorted(draft_ids, ids).clamp(max=len(draft_ids) - 1)
-    return torch.where(draft_ids[places] == ids, places, -1)

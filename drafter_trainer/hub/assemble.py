@@ -19,7 +19,7 @@ from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.loop.networkless import MODEL_TYPE, NetworklessDrafter
 from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
 from drafter_trainer.drafters.loop.sources import NETWORK, NGRAM
-from drafter_trainer.drafters.saving import complete_folder, size_of, take_special_ids
+from drafter_trainer.drafters.saving import complete_folder, set_special_ids, size_of
 from drafter_trainer.drafters.vocabulary import tie_equal_embeddings
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.card import IMAGE_TEXT
@@ -68,7 +68,7 @@ def assemble(
         tie_equal_embeddings(model)
     else:
         model = NetworklessDrafter.for_vocabulary(target.load_config().get_text_config().vocab_size)
-    take_special_ids(model, target, tokenizer, description.draft_length)
+    set_special_ids(model, target, tokenizer, description.draft_length)
     over: dict[str, str] = {}
     if compact:
         write_compact(model, target.load_model(str(model.dtype).removeprefix("torch.")), folder, compact)

@@ -20,8 +20,7 @@ from drafter_trainer.repository import Repository
 from drafter_trainer.runs import Step, finished_step
 from drafter_trainer.targets import Target, as_target
 from drafter_trainer.training.arguments import DrafterTrainingArguments
-from drafter_trainer.training.base import train_to_end
-from drafter_trainer.training.record import describe_training
+from drafter_trainer.training.base import describe_training, train_to_end
 from drafter_trainer.training.trainers import DrafterTrainer
 
 # The drafter has learned its language before: a low rate keeps it.

@@ -25,7 +25,7 @@ from drafter_trainer.targets import Target
 from drafter_trainer.training.arguments import DrafterTrainingArguments
 from drafter_trainer.training.base import train_to_end
 from drafter_trainer.training.losses import TOPK_LOSSES
-from drafter_trainer.training.rows import describe_rows, load_split
+from drafter_trainer.training.rows import describe_rows, load_rows
 from drafter_trainer.training.trainers import DrafterTrainer
 
 _logger = logging.getLogger(__name__)
@@ -74,8 +74,8 @@ def finetune(
                 copy_drafter(folder, copy, run, target)
         return
     with step:
-        train = load_split(folders, "train", target, arguments.loss_type in TOPK_LOSSES)
-        held_out = load_split(folders, "validation", target, None)
+        train = load_rows([place / "train" for place in folders], target, arguments.loss_type in TOPK_LOSSES)
+        held_out = load_rows([place / "validation" for place in folders], target)
         if start == "layers" and not shape.get("layers"):
             shape = shape | {"layers": _best_layers(target, train, shape["num_hidden_layers"] or LAYERS, arguments)}
             step.facts["initial_layers"] = shape["layers"]
@@ -85,7 +85,8 @@ def finetune(
         trainer = DrafterTrainer(drafter, arguments, train_dataset=train, eval_dataset=held_out)
         chosen = {"initial_layers": shape.get("layers"), "freeze_embeddings": shape.get("freeze_embeddings")}
         trainer.record = {name: value for name, value in chosen.items() if value}
-        step.facts |= trainer.facts | train_to_end(trainer)
+        metrics = train_to_end(trainer)
+        step.facts |= trainer.facts | metrics
         if copied:
             with whole_folder(run.published) as copy:
                 copy_drafter(folder, copy, run, target)

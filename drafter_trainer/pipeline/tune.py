@@ -19,11 +19,11 @@ from drafter_trainer.decoding.target_cache import TargetTexts
 from drafter_trainer.drafters.compatibility import hash_tokenizer
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.drafters.loop.networkless import NetworklessDrafter
-from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY, read_vocabulary
+from drafter_trainer.drafters.loop.repository import VOCABULARY, read_vocabulary
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.drafters.loop.sources import NETWORK, SOURCES
 from drafter_trainer.drafters.ngram import LEAST_BYTES
-from drafter_trainer.drafters.saving import TUNING, complete_folder, describe_drafter, take_special_ids
+from drafter_trainer.drafters.saving import TUNING, complete_folder, describe_drafter, set_special_ids
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair, read_languages
 from drafter_trainer.pipeline.finetune import copy_drafter
@@ -179,11 +179,9 @@ def tune(
         write_whole(aside / VOCABULARY, trained.read_bytes())
     write_json(aside / TRIALS, found.trials)
     if not network:
-        take_special_ids(draft_model, target, chat.tokenizer, description.draft_length)
+        set_special_ids(draft_model, target, chat.tokenizer, description.draft_length)
         draft_model.save_pretrained(folder)
     files = choice.files(hash_tokenizer(chat.tokenizer, description.probes))
-    for name in {VOCABULARY, TABLE} - files.keys():
-        (folder / name).unlink(missing_ok=True)
     complete_folder(folder, description, chat.tokenizer, files)
     return found
 

@@ -1,111 +1,89 @@
-"""What both trainers have in common: the reduction of a loss, saving and publishing, training to the end."""
+"""Base of the trainers: reduction of the loss, saving and publishing, training to the end."""
 
 import copy
 import logging
-from collections.abc import Callable
+import re
+import shutil
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import datasets
 import torch
-from torch.utils.data import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import IntervalStrategy
 
 import drafter_trainer
 from drafter_trainer.drafters.initialization import setup_of
-from drafter_trainer.drafters.saving import TUNING
+from drafter_trainer.drafters.saving import TUNING, complete_folder, describe_drafter, size_of
 from drafter_trainer.errors import InputError
-from drafter_trainer.extras import is_installed
-from drafter_trainer.training.batches import fill_up
+from drafter_trainer.provenance import without_folders
 from drafter_trainer.training.collators import NOT_PREDICTED, supervised_tokens
 from drafter_trainer.training.head import check_head, replaced_head, sum_losses
 from drafter_trainer.training.losses import cross_entropy
-from drafter_trainer.training.record import save_with_loop
 
 _TIMING = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
+# Arguments in the record of a training.
+_RECORDED = (
+    "max_length",
+    "num_train_epochs",
+    "max_steps",
+    "learning_rate",
+    "per_device_train_batch_size",
+    "per_device_train_tokens",
+    "gradient_accumulation_steps",
+    "loss_type",
+    "prompt_window",
+    "lora_rank",
+)
 _logger = logging.getLogger(__name__)
 
 
 class TokenMeanTrainer(Trainer):
     """Train with the mean of a loss per token over all tokens of a global batch.
 
-    Subclasses say what a token's loss is; shift and reduction are here and nowhere else. Only supervised positions
-    reach the head, a few at a time (see `training.head`).
+    Subclasses define the loss of a token. Only supervised positions reach the head, a few at a time (see
+    `training.head`).
+
+    Args:
+        model (`PreTrainedModel`): The drafter.
+        args (`TrainingArguments`): Arguments of the subclass's own kind, see `own_arguments`.
+        options (`Any`): As for `Trainer`.
     """
 
     # The loss below is already divided by the tokens of all accumulated batches of all processes.
     loss_is_scaled_for_ga = True
-    arguments_class: type[TrainingArguments] = TrainingArguments
+    step_name: ClassVar[str]
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        args: TrainingArguments | None = None,
-        data_collator: Callable | None = None,
-        train_dataset: Any = None,
-        eval_dataset: Any = None,
-        processing_class: PreTrainedTokenizerBase | None = None,
-        callbacks: list[TrainerCallback] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        args = self._without_evaluation(own_arguments(args, self.arguments_class), eval_dataset)
+    def __init__(self, model: PreTrainedModel, args: TrainingArguments, **options: Any) -> None:
+        if options.get("eval_dataset") is None and args.eval_strategy != IntervalStrategy.NO:
+            _logger.warning("there are no held-out rows: nothing is evaluated, and the last weights are kept")
+            args = copy.copy(args)
+            args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
         if args.n_gpu > 1:  # DataParallel would divide a batch that compute_loss needs whole
             _logger.warning("training on one GPU of %d: accelerate launch trains on all", args.n_gpu)
             args = copy.copy(args)
             args._n_gpu = 1
-        super().__init__(
-            model=model,
-            args=args,
-            data_collator=data_collator,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            callbacks=callbacks,
-            **kwargs,
-        )
-        self.record: dict[str, Any] = {}  # what is said of this training in `drafter.json`, besides its arguments
+        super().__init__(model, args, **options)
+        self.record: dict[str, Any] = {}  # further facts for `drafter.json`
         check_head(self.model)
         # Makes the Trainer count the supervised tokens of the global batch and pass them to compute_loss.
         self.model_accepts_loss_kwargs = True
-        if self.train_dataset is not None:
-            self.train_dataset = self.share_out(self.train_dataset)
-
-    @staticmethod
-    def _without_evaluation(args: TrainingArguments, eval_dataset: Any) -> TrainingArguments:
-        """Return arguments that evaluate nothing where there is nothing to evaluate."""
-        if eval_dataset is not None or args.eval_strategy == IntervalStrategy.NO:
-            return args
-        _logger.warning("there are no held-out rows: nothing is evaluated, and the last weights are kept")
-        args = copy.copy(args)
-        args.eval_strategy, args.load_best_model_at_end = IntervalStrategy.NO, False
-        return args
-
-    def share_out(self, rows: datasets.Dataset) -> Dataset:
-        """Add rows of which nothing is supervised until all processes get as many; see `fill_up`."""
-        if self.args.world_size == 1:
-            return rows
-        return fill_up(rows, self.args.world_size * self.args.per_device_train_batch_size, self.unsupervised(rows[0]))
-
-    def unsupervised(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return a row like this one of which nothing is supervised."""
-        raise NotImplementedError
 
     def token_losses(self, logits: torch.Tensor, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
         """Compute the loss of each supervised token.
 
         Args:
             logits (`torch.Tensor` of shape `(tokens, vocabulary)`): The drafter's logits.
-            tokens (`dict`): Of the same tokens their `labels`, of shape `(tokens,)`, and the batch's other columns.
+            tokens (`dict`): The tokens' `labels`, of shape `(tokens,)`, the batch's other columns, and `rows`, the
+                index of each token's row in the batch.
         Returns:
             `torch.Tensor` of shape `(tokens,)`, in nats.
         """
         return cross_entropy(logits, tokens["labels"])
 
     def prepare(self, inputs: dict[str, torch.Tensor], training: bool) -> dict[str, Any]:
-        """Return a batch as the drafter reads it, which may hold more in training than in evaluation."""
+        """Return a batch as the drafter reads it."""
         return inputs
 
     def compute_loss(
@@ -118,11 +96,11 @@ class TokenMeanTrainer(Trainer):
         """Shift by one, choose the supervised positions, and reduce to a mean over the global batch.
 
         Raises:
-            InputError: If the loss of training is not finite: all that follows would be lost, and the Trainer's log
-                would not say so.
+            InputError: If the training loss is not finite. The Trainer would log a falling loss and go on.
         """
         inputs = self.prepare(inputs, model.training)
         supervised, tokens = supervised_tokens(inputs)
+        tokens["rows"] = supervised.nonzero()[:, 0]
         drafter = self.accelerator.unwrap_model(model)
 
         def sum_of_losses(hidden: torch.Tensor) -> torch.Tensor:
@@ -154,7 +132,7 @@ class TokenMeanTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the drafter as a stock model with its tokenizer, its drafting loop and `drafter.json`.
 
-        The loop is left out, with a warning, where it is not known which target the drafter is for.
+        The loop is left out, with a warning, if the drafter's target is not known.
 
         Args:
             output_dir (`str`, *optional*): Defaults to that of the arguments.
@@ -165,14 +143,22 @@ class TokenMeanTrainer(Trainer):
             super().save_model(output_dir, _internal_call=True)
         finally:
             self.model.config.use_cache = training
-        if self.args.should_save and not _internal_call:
-            save_with_loop(
-                self.model,
-                Path(output_dir or self.args.output_dir),
-                self.processing_class,
-                self._files(),
-                self._training_record(),
+        if not self.args.should_save or _internal_call:
+            return
+        setup, folder = setup_of(self.model), Path(output_dir or self.args.output_dir)
+        if setup is None or self.processing_class is None:
+            _logger.warning(
+                "%s has a stock model without its drafting loop, since it is not known which target it is for: make "
+                "drafters with create_drafter, or name the target to publish()",
+                folder,
             )
+            return
+        spoken = str(setup.pair or "-".join(language.code for language in setup.languages))
+        name = "-".join(filter(None, (re.split("[/:]", setup.target.name)[-1], "drafter", spoken)))
+        known = {"training": setup.training | self.training_record(), "size": size_of(self.model)}
+        description = describe_drafter(name, setup.target, setup.languages, setup.pair, **known)
+        shutil.rmtree(folder / TUNING, ignore_errors=True)  # of earlier weights
+        complete_folder(folder, description, self.processing_class, self.loop_files())
 
     def push_to_hub(self, repo_id: str | None = None, **options: Any) -> Any:
         """Save the drafter and publish it: one commit of a card and of files from a list, checked on arrival.
@@ -197,52 +183,47 @@ class TokenMeanTrainer(Trainer):
             return None
         setup = setup_of(self.model)
         if setup is None:
-            raise InputError("nobody knows which target the drafter is for: make it with create_drafter, or publish()")
+            raise InputError("the drafter's target is not known: make it with create_drafter, or call publish()")
         repo_id = repo_id or self.args.hub_model_id
         return drafter_trainer.publish(self.args.output_dir, setup.target, repo_id=repo_id, **options)
 
-    def _files(self) -> dict[str, bytes]:
-        """Return what the drafting loop reads besides the weights, by name."""
+    def loop_files(self) -> dict[str, bytes]:
+        """Return the files that the drafting loop reads, by name."""
         return {}
 
-    def _training_record(self) -> dict[str, Any]:
+    def training_record(self) -> dict[str, Any]:
         """Return the training's record, under the name of its step."""
-        raise NotImplementedError
-
-    def _evaluated(self) -> dict[str, float]:
-        """Return the figures of the last evaluation."""
         evaluations = [entry for entry in self.state.log_history if "eval_loss" in entry]
-        return _figures(evaluations[-1]) if evaluations else {}
+        figures = _figures(evaluations[-1]) if evaluations else {}
+        return {self.step_name: describe_training(self.model, self.args) | self.record | figures}
+
+
+def describe_training(model: PreTrainedModel, args: TrainingArguments) -> dict[str, Any]:
+    """Describe how a drafter is trained: its initialization, and the arguments that decide the result."""
+    setup = setup_of(model)
+    start = {"initialization": without_folders(setup.initialization)} if setup else {}
+    values = {name: getattr(args, name) for name in _RECORDED if getattr(args, name, 0) not in (0, -1)}
+    return start | {"num_hidden_layers": model.config.num_hidden_layers} | values
 
 
 def train_to_end(trainer: Trainer) -> dict[str, float]:
-    """Train from the last checkpoint, if there is one, and leave the best drafter in the output folder.
-
-    Beside it stands `training.png`, the course of loss and acceptance, where matplotlib is installed.
+    """Train from the last checkpoint, if there is one, and save the best drafter in the output folder.
 
     Returns:
         `dict` of the evaluation's figures for the drafter that was kept.
     """
     folder = trainer.args.output_dir
-    trainer.train(resume_from_checkpoint=_last_checkpoint(Path(folder)))
+    # The Trainer writes its state last: a checkpoint without it is incomplete.
+    whole = [path.parent for path in Path(folder).glob(f"checkpoint-*/{TRAINER_STATE_NAME}")]
+    last = max(whole, key=lambda checkpoint: int(checkpoint.name.rpartition("-")[2]), default=None)
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
     metrics = trainer.evaluate()
-    if trainer.is_world_process_zero() and is_installed("matplotlib"):
-        from drafter_trainer.training.plots import plot_training
-
-        plot_training(trainer.state.log_history, Path(folder) / "training.png")
     trainer.save_model(folder)
     return _figures(metrics)
 
 
 def _figures(metrics: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if name.startswith("eval_") and name not in _TIMING}
-
-
-def _last_checkpoint(folder: Path) -> str | None:
-    # The Trainer writes its state last, so a checkpoint without it was cut off and cannot be gone on from.
-    whole = [path.parent for path in folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")]
-    last = max(whole, key=lambda checkpoint: int(checkpoint.name.rpartition("-")[2]), default=None)
-    return None if last is None else str(last)
 
 
 def own_arguments(args: TrainingArguments | None, kind: type[TrainingArguments]) -> Any:
@@ -256,6 +237,6 @@ def own_arguments(args: TrainingArguments | None, kind: type[TrainingArguments])
 
 
 def tokenizer_of(model: torch.nn.Module) -> PreTrainedTokenizerBase | None:
-    """Load the tokenizer of the target that a drafter was created for."""
+    """Load the tokenizer of the target that a drafter was created for, `None` if that is not known."""
     setup = setup_of(model)
     return setup.target.load_tokenizer() if setup else None

@@ -1,4 +1,4 @@
-"""Collators: they pad and place, and decide nothing; and what of a batch is supervised."""
+"""Collators, which only pad and place; and the supervised tokens of a batch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,13 +9,14 @@ import torch
 
 from drafter_trainer.drafters.loop.sources import cut_prompt
 
-IGNORED = -100  # the label of what is not supervised, as in transformers
+IGNORED = -100  # label of unsupervised tokens, as in transformers
 NOT_PREDICTED = ("input_ids", "attention_mask", "position_ids", "past_key_values")  # columns that the model reads
+_TOPK = {"topk_ids": np.int64, "topk_logprobs": np.float32}
 
 
 @dataclass
 class SelfDistilledCollator:
-    """Pad self-distilled rows on the right; what the target answered is supervised, its prompt is not.
+    """Pad self-distilled rows on the right; completions are supervised, prompts are not.
 
     With `pad_id=0` and one stored id a position (k = 1), the rows
 
@@ -30,14 +31,14 @@ class SelfDistilledCollator:
         topk_ids       [[[0], [0], [7], [2]],          [[0], [2], [0], [0]]]
         topk_logprobs  [[[0.], [0.], [-.1], [-.2]],    [[0.], [-.3], [0.], [0.]]]
 
-    so that position t of labels and top k is about the token at t, given the tokens before it. Rows need no top k: a
-    batch has these columns where all of its rows have them.
+    Position t of labels and top k is about the token at t, given the tokens before it. A batch has the columns of the
+    top k if all of its rows have them.
 
     Args:
-        pad_id (`int`): Fills up `input_ids`; masked, so any id will do.
-        max_length (`int`): Longer rows lose the end of their answer; no end token is added.
-        prompt_window (`int`, *optional*): Number of last tokens of each prompt that are read, besides its
-            first one; all of them if left out.
+        pad_id (`int`): Id of padding in `input_ids`; it is masked, so any id will do.
+        max_length (`int`): Longer rows lose the end of their completion; no end token is added.
+        prompt_window (`int`, *optional*): Number of last tokens of each prompt that are read, in addition to its
+            first one; defaults to all of them.
     """
 
     pad_id: int
@@ -45,42 +46,29 @@ class SelfDistilledCollator:
     prompt_window: int | None = None
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Collate rows to tensors of shape `(batch, longest)`, the top k of shape `(batch, longest, k)`.
-
-        Where a row has no top k the batch has none: whether one is needed is the loss's to say.
-        """
+        """Collate rows to tensors of shape `(batch, longest)`, the top k of shape `(batch, longest, k)`."""
         if self.prompt_window:
             rows = [row | {"prompt_ids": cut_prompt(row["prompt_ids"], self.prompt_window)} for row in rows]
         sequences = [[*row["prompt_ids"], *row["response_ids"]][: self.max_length] for row in rows]
         shape = (len(rows), max(map(len, sequences)))
-        input_ids = torch.full(shape, self.pad_id)
-        attention_mask = torch.zeros(shape, dtype=torch.long)
-        labels = torch.full(shape, IGNORED)
+        batch = {
+            "input_ids": torch.full(shape, self.pad_id),
+            "attention_mask": torch.zeros(shape, dtype=torch.long),
+            "labels": torch.full(shape, IGNORED),
+        }
+        if all(row.get("topk_logprobs") is not None for row in rows):
+            k = next((len(ids[0]) for ids in (row["topk_ids"] for row in rows) if len(ids)), 1)
+            batch |= {"topk_ids": torch.zeros(*shape, k, dtype=torch.long), "topk_logprobs": torch.zeros(*shape, k)}
         for index, (row, sequence) in enumerate(zip(rows, sequences)):
-            start = min(len(row["prompt_ids"]), self.max_length)
-            input_ids[index, : len(sequence)] = torch.tensor(sequence)
-            attention_mask[index, : len(sequence)] = 1
-            labels[index, start : len(sequence)] = torch.tensor(sequence[start:], dtype=torch.long)
-        batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
-        if any(row.get("topk_logprobs") is None for row in rows):
-            return batch
-        return batch | self._place_topk(rows, sequences, shape)
-
-    def _place_topk(
-        self, rows: Sequence[dict[str, Any]], sequences: list[list[int]], shape: tuple[int, int]
-    ) -> dict[str, torch.Tensor]:
-        k = next((len(ids[0]) for ids in (row["topk_ids"] for row in rows) if len(ids)), 1)
-        topk_ids = torch.zeros(*shape, k, dtype=torch.long)
-        topk_logprobs = torch.zeros(*shape, k)
-        for index, (row, sequence) in enumerate(zip(rows, sequences)):
-            start = min(len(row["prompt_ids"]), self.max_length)
-            tokens = len(sequence) - start
-            place = slice(start, len(sequence))
-            ids = np.array(row["topk_ids"][:tokens], dtype=np.int64).reshape(-1, k)
-            logprobs = np.array(row["topk_logprobs"][:tokens], dtype=np.float32).reshape(-1, k)
-            topk_ids[index, place] = torch.from_numpy(ids)
-            topk_logprobs[index, place] = torch.from_numpy(logprobs)
-        return {"topk_ids": topk_ids, "topk_logprobs": topk_logprobs}
+            start, end = min(len(row["prompt_ids"]), self.max_length), len(sequence)
+            batch["input_ids"][index, :end] = torch.tensor(sequence)
+            batch["attention_mask"][index, :end] = 1
+            batch["labels"][index, start:end] = torch.tensor(sequence[start:], dtype=torch.long)
+            for name, dtype in _TOPK.items():
+                if name in batch:
+                    values = np.array(row[name][: end - start], dtype=dtype).reshape(-1, k)
+                    batch[name][index, start:end] = torch.from_numpy(values)
+        return batch
 
 
 def collate_packed(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -97,13 +85,13 @@ def collate_packed(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
 
 
 def supervised_tokens(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Choose what is supervised of a batch, shifted by one: the position before a token predicts it.
+    """Choose the supervised tokens of a batch, shifted by one: the position before a token predicts it.
 
     Args:
-        batch (`dict`): As a collator makes it.
+        batch (`dict`): Batch of a collator.
     Returns:
-        `tuple` of a mask of shape `(batch, length - 1)` over the positions that predict a supervised token, and of
-        these tokens' labels and other columns, each of shape `(tokens, ...)`.
+        `tuple` of a mask of shape `(batch, length - 1)` of the positions that predict a supervised token, and of the
+        tokens' labels and other columns, each of shape `(tokens, ...)`.
     """
     supervised = batch["labels"][:, 1:] != IGNORED
     columns = {name: values for name, values in batch.items() if name not in NOT_PREDICTED}

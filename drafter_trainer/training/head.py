@@ -1,4 +1,4 @@
-"""A head's logits, never all at once: of a small drafter they are by far the largest tensor."""
+"""The logits of a head, some at a time: they are by far the largest tensor of a small drafter."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,13 +13,9 @@ _LOGITS_AT_ONCE = 2**25  # 128 MiB in fp32
 
 @contextmanager
 def replaced_head(model: torch.nn.Module, function: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """Let a model's forward return what a function makes of the last hidden states, in place of logits.
+    """Replace a model's head by a function of the last hidden states, of shape `(batch, length, width)`.
 
-    The forward around it stays the model's own, so DDP and FSDP see all that they need to see.
-
-    Args:
-        model (`torch.nn.Module`): A causal language model, unwrapped.
-        function (callable): From hidden states of shape `(batch, length, width)` to any tensor.
+    The forward pass around it remains the model's own, as DDP and FSDP need it.
     """
     head = model.get_output_embeddings()
     before = head.__dict__.get("forward")
@@ -34,16 +30,16 @@ def replaced_head(model: torch.nn.Module, function: Callable[[torch.Tensor], tor
 
 @torch.no_grad()
 def check_head(model: torch.nn.Module) -> None:
-    """Make sure that nothing happens to logits behind the head, where `replaced_head` would miss it.
+    """Make sure that the family does not cap or scale logits after the head, which `replaced_head` would skip.
 
     Raises:
-        InputError: If the family caps or scales them there.
+        InputError: If it does.
     """
     with replaced_head(model, lambda hidden: hidden.new_full((1, 1, 1), 0.75)):
-        said = model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=model.device)).logits
-    if said.item() != 0.75:
+        passed = model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=model.device)).logits
+    if passed.item() != 0.75:
         raise InputError(
-            f"{model.config.model_type} caps or scales its logits behind the head, which training does not support: "
+            f"{model.config.model_type} caps or scales its logits after the head, which training does not support: "
             "turn that off in the drafter's configuration"
         )
 
@@ -53,14 +49,14 @@ def sum_losses(
 ) -> torch.Tensor:
     """Sum the losses of tokens.
 
-    Logits are made for some tokens at a time. While training their gradient is made and used up at once, in the
-    forward pass: a backward pass later would need the logits kept, or made anew.
+    Logits are computed for a piece of the tokens at a time. In training their gradient is computed in the forward
+    pass too, so that the backward pass needs no logits.
 
     Args:
-        hidden (`torch.Tensor` of shape `(tokens, width)`): What the head reads.
+        hidden (`torch.Tensor` of shape `(tokens, width)`): Input of the head.
         head (`torch.nn.Linear`): The head.
-        token_losses (callable): From logits of shape `(pieces' tokens, vocabulary)` and their place among the tokens
-            to their losses, of shape `(pieces' tokens,)`.
+        token_losses (callable): Function from the logits of a piece, of shape `(piece, vocabulary)`, and its slice of
+            the tokens to losses of shape `(piece,)`.
     Returns:
         `torch.Tensor` of shape `()`, in fp32.
     """
@@ -73,13 +69,12 @@ def sum_losses(
 
 
 def logits_in_pieces(hidden: torch.Tensor, head: torch.nn.Linear) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Yield the logits of some tokens at a time, behind their place among all."""
-    for place in pieces(len(hidden), len(head.weight)):
+    """Yield slices of the tokens, and their logits."""
+    for place in _pieces(len(hidden), len(head.weight)):
         yield place, F.linear(hidden[place], head.weight, head.bias)
 
 
-def pieces(tokens: int, vocabulary: int) -> Iterator[slice]:
-    """Cut tokens into pieces whose logits fit in memory."""
+def _pieces(tokens: int, vocabulary: int) -> Iterator[slice]:
     size = max(1, _LOGITS_AT_ONCE // vocabulary)
     return (slice(start, start + size) for start in range(0, tokens, size))
 
@@ -93,7 +88,7 @@ class _SumOfLosses(torch.autograd.Function):
         _, learns, learns_bias, _ = ctx.needs_input_grad  # a head may be frozen
         weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if learns else None
         bias_gradient = torch.zeros_like(bias, dtype=torch.float32) if learns_bias else None
-        for place in pieces(len(hidden), len(weight)):
+        for place in _pieces(len(hidden), len(weight)):
             piece = hidden[place]
             logits = F.linear(piece, weight, bias).requires_grad_()
             with torch.enable_grad():

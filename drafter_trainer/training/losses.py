@@ -8,10 +8,10 @@ _HYBRID_RATE = 3.0
 
 
 def cross_entropy(draft_logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Compute -log q(label), per token: learning from the answer alone.
+    """Compute -log q(label), per token.
 
     Args:
-        draft_logits (`torch.Tensor` of shape `(tokens, vocabulary)`): Unnormalised q.
+        draft_logits (`torch.Tensor` of shape `(tokens, vocabulary)`): Unnormalized q.
         labels (`torch.Tensor` of shape `(tokens,)`): The target's tokens; -1, outside the draft vocabulary, costs 0.
     Returns:
         `torch.Tensor` of shape `(tokens,)`, in nats.
@@ -20,14 +20,14 @@ def cross_entropy(draft_logits: torch.Tensor, labels: torch.Tensor) -> torch.Ten
 
 
 def topk_kl(draft_logits: torch.Tensor, topk_ids: torch.Tensor, topk_logprobs: torch.Tensor) -> torch.Tensor:
-    """Compute KL(p || q) with all ids outside the target's top k taken as one, per token.
+    """Compute KL(p || q) with all ids outside the target's top k merged into one, per token.
 
     Σ p_i (log p_i - log q_i) over the k ids, plus the same term for the rest of the probability. Merging outcomes
-    never raises a divergence, so this is a lower bound of the whole KL(p || q); it is zero exactly where q agrees
-    with p on all k ids, and unlike a sum over the k ids alone it is never negative.
+    never raises a divergence, so this is a lower bound of the whole KL(p || q). It is zero exactly where q equals p on
+    all k ids, and unlike a sum over only the k ids it is never negative.
 
     Args:
-        draft_logits (`torch.Tensor` of shape `(tokens, vocabulary)`): Unnormalised q.
+        draft_logits (`torch.Tensor` of shape `(tokens, vocabulary)`): Unnormalized q.
         topk_ids (`torch.Tensor` of shape `(tokens, k)`): The target's most likely ids; -1, outside the draft
             vocabulary, counts to the rest.
         topk_logprobs (`torch.Tensor` of shape `(tokens, k)`): log p of them, in nats.
@@ -41,16 +41,16 @@ def topk_kl(draft_logits: torch.Tensor, topk_ids: torch.Tensor, topk_logprobs: t
     log_q = _log_q(draft_logits, topk_ids)
     p, q = log_p.exp() * known, log_q.exp() * known
     inside = (p * (log_p - log_q)).sum(dim=-1)
-    # Stored log-probabilities are fp16: their sum may pass 1 by a rounding, and an exact 0 has no logarithm.
+    # Stored log-probabilities are fp16: probabilities may add up to more than 1, and an exact 0 has no logarithm.
     rest_p = (1 - p.sum(dim=-1)).clamp(min=1e-6)
     rest_q = (1 - q.sum(dim=-1)).clamp(min=1e-6)
     return inside + rest_p * (rest_p.log() - rest_q.log())
 
 
 def topk_tv(draft_logits: torch.Tensor, topk_ids: torch.Tensor, topk_logprobs: torch.Tensor) -> torch.Tensor:
-    """Compute the total variation 1 - Σ min(p, q), the chance of a drafted token being rejected, per token.
+    """Compute the total variation 1 - Σ min(p, q), the probability that a drafted token is rejected, per token.
 
-    What is wanted itself; but where hardly anything is accepted yet, its gradient vanishes (see `lk_hybrid`).
+    Its gradient vanishes where hardly anything is accepted yet (see `lk_hybrid`).
 
     Args:
         draft_logits, topk_logprobs: As for `topk_kl`.
@@ -66,8 +66,8 @@ def topk_tv(draft_logits: torch.Tensor, topk_ids: torch.Tensor, topk_logprobs: t
 def lk_hybrid(draft_logits: torch.Tensor, topk_ids: torch.Tensor, topk_logprobs: torch.Tensor) -> torch.Tensor:
     """Compute λ KL + (1 - λ) TV with λ = exp(-3 α), per token.
 
-    KL leads where the drafter is still far from the target, total variation where it is accepted already. α, the
-    chance of acceptance, only sets the weight: no gradient goes through λ.
+    KL prevails where the drafter is still far from the target, total variation where it is accepted already. α is the
+    probability of acceptance; no gradient goes through λ.
 
     Args:
         draft_logits, topk_ids, topk_logprobs: As for `topk_kl`.
@@ -84,21 +84,21 @@ TOPK_LOSSES = {loss.__name__: loss for loss in (topk_kl, topk_tv, lk_hybrid)}
 
 
 def _log_q(draft_logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """Compute log q of some ids of each token; -1 is read as 0, for the caller to leave out."""
+    """Compute log q of some ids of each token; the caller leaves out those of -1."""
     return _LogProbabilities.apply(draft_logits.float(), ids.long().clamp(min=0))
 
 
 class _LogProbabilities(torch.autograd.Function):
-    """Gather from log_softmax, whose gradient is made in one buffer: of a large vocabulary each one counts."""
+    """Gather from log_softmax, with a gradient in one buffer: for a large vocabulary a second one counts."""
 
     @staticmethod
     def forward(ctx, logits, ids):
-        normaliser = logits.logsumexp(dim=-1, keepdim=True)
-        ctx.save_for_backward(logits, ids, normaliser)
-        return logits.gather(-1, ids) - normaliser
+        normalizer = logits.logsumexp(dim=-1, keepdim=True)
+        ctx.save_for_backward(logits, ids, normalizer)
+        return logits.gather(-1, ids) - normalizer
 
     @staticmethod
     def backward(ctx, outer):
-        logits, ids, normaliser = ctx.saved_tensors
-        gradient = (logits - normaliser).exp_().mul_(-outer.sum(dim=-1, keepdim=True))
+        logits, ids, normalizer = ctx.saved_tensors
+        gradient = (logits - normalizer).exp_().mul_(-outer.sum(dim=-1, keepdim=True))
         return gradient.scatter_add_(-1, ids, outer), None

@@ -1,4 +1,4 @@
-"""Pack text into rows of equal length, once, for pretraining."""
+"""Pack text into rows of equal length for pretraining."""
 
 import contextlib
 import itertools
@@ -21,11 +21,11 @@ from drafter_trainer.targets import Target
 _DOCUMENTS = Features({"input_ids": List(Value("int32")), "dropped": Value("string")})
 
 
-def tokenise(document: Document, chat: ChatTokenizer, unshown: Counter[str] | None = None) -> list[int]:
-    """Turn a document into ids: text as it is with one end token behind, conversations through the chat template.
+def encode_document(document: Document, chat: ChatTokenizer, unshown: Counter[str] | None = None) -> list[int]:
+    """Tokenize a document: text with one end token, conversations with the chat template.
 
     Args:
-        unshown (`Counter[str]`, *optional*): Gains what the template leaves out of conversations.
+        unshown (`Counter[str]`, *optional*): Counts the parts of conversations that the template leaves out.
     """
     if (spoken := document.conversation) is not None:
         return chat.encode(spoken.messages, spoken.tools, unshown=unshown)
@@ -36,7 +36,7 @@ def tokenise(document: Document, chat: ChatTokenizer, unshown: Counter[str] | No
             "eos_token in its tokenizer_config.json"
         )
     ids = chat.encode_text(document.text, add_special_tokens=True)
-    return [*ids] if ids[-1:] == [end] else [*ids, end]  # some put it there themselves
+    return [*ids] if ids[-1:] == [end] else [*ids, end]  # some tokenizers add it themselves
 
 
 def read_token_ids(
@@ -49,14 +49,14 @@ def read_token_ids(
     drops: Counter[str],
     share: tuple[int, int] = (0, 1),
 ) -> Iterator[list[int]]:
-    """Read a corpus as token ids, without the documents that hold an evaluation question or cannot be rendered.
+    """Read a corpus as token ids, without documents that contain an evaluation question or cannot be rendered.
 
     Args:
-        corpus (`str`): A corpus of documents.
-        limit (`int`, *optional*): Stop after so many documents.
-        drops (`Counter[str]`): Gains what was left out, by reason.
-        share (`tuple[int, int]`, *optional*, defaults to `(0, 1)`): Which of several workers reads, and their number;
-            document i is read by worker i modulo their number. All meet the same bad rows: the first counts them.
+        corpus (`str`): Name of a corpus of documents.
+        limit (`int`, *optional*): Maximum number of documents.
+        drops (`Counter[str]`): Counts what is left out, by reason.
+        share (`tuple[int, int]`, *optional*, defaults to `(0, 1)`): Index of a worker and number of workers. Documents
+            are assigned to the workers round-robin; unreadable rows are counted by the first.
     """
     worker, workers = share
     documents = read_documents(corpus, pair, split, drops if worker == 0 else None)
@@ -66,15 +66,13 @@ def read_token_ids(
             drops[reason] += 1
             continue
         try:
-            ids = tokenise(document, chat, drops)
+            yield encode_document(document, chat, drops)
         except RefusedConversationError as error:
             drops[error.reason] += 1
-        else:
-            yield ids
 
 
 def pack(documents: Iterable[list[int]], length: int) -> Iterator[list[int]]:
-    """Join documents end to end and cut the whole into rows of `length` tokens; a last short one is left out."""
+    """Join documents and cut them into rows of `length` tokens; a short rest is left out."""
     rest: list[int] = []
     for ids in documents:
         rest.extend(ids)
@@ -89,8 +87,8 @@ def pack_texts(rows: Any, target: Target | None, length: int) -> Any:
     """Tokenize and pack a dataset of `text`, `messages` or `conversations`; rows of `input_ids` are packed already.
 
     Args:
-        target (`Target`, *optional*): Its tokenizer makes the ids.
-        length (`int`): Tokens of a packed row.
+        target (`Target`, *optional*): The target, for its tokenizer.
+        length (`int`): Number of tokens of a packed row.
     """
     if not isinstance(rows, Dataset) or "input_ids" in rows.column_names:
         return rows
@@ -99,14 +97,16 @@ def pack_texts(rows: Any, target: Target | None, length: int) -> Any:
             f"a dataset to pretrain on needs a column text, messages or input_ids, and has {rows.column_names}"
         )
     if target is None:
-        raise InputError("it is not known whose tokenizer packs the text: make the drafter with create_drafter")
+        raise InputError(
+            "the target, whose tokenizer packs the text, is not known: make the drafter with create_drafter"
+        )
     chat = target.load_chat()
 
     def read(batch: dict[str, list]) -> Iterator[list[int]]:
         for number, values in enumerate(zip(*batch.values())):
             row = {name: value for name, value in zip(batch, values) if value is not None}
             with contextlib.suppress(RefusedConversationError):
-                yield tokenise(document_of_row(f"row {number}", row), chat)
+                yield encode_document(document_of_row(f"row {number}", row), chat)
 
     packed = _pack_rows(rows, read, length)
     if not len(packed):
@@ -114,33 +114,23 @@ def pack_texts(rows: Any, target: Target | None, length: int) -> Any:
     return packed
 
 
-def _pack_rows(rows: Dataset, read: Callable[[dict[str, list]], Iterable[list[int]]], length: int) -> Dataset:
-    """Pack what `read` makes of each batch of rows; the end of a batch that fills no row is left out."""
-    return rows.map(
-        lambda batch: {"input_ids": list(pack(read(batch), length))},
-        batched=True,
-        remove_columns=rows.column_names,
-        desc="packing",
-    )
-
-
 def pack_corpora(
     corpora: Sequence[str], target: Target, folder: Path, length: int, workers: int = 1, **reading: Any
 ) -> tuple[Dataset, dict[str, Any]]:
-    """Tokenize and pack corpora, one after the other; what is in the folder already is not made again.
+    """Tokenize and pack corpora, one after the other; what is in the folder already is not packed again.
 
     Args:
-        target (`Target`): Its tokenizer makes the ids.
-        folder (`Path`): Where documents and packed rows are kept.
-        length (`int`): Tokens of a row.
-        workers (`int`, *optional*, defaults to `1`): Processes that read.
-        reading: `pair`, `split` and `limit` as for `read_token_ids`, and `questions`, the question sets to keep out.
+        target (`Target`): The target, for its tokenizer.
+        folder (`Path`): Folder of documents and packed rows.
+        length (`int`): Number of tokens of a row.
+        workers (`int`, *optional*, defaults to `1`): Number of processes that read.
+        reading: `pair`, `split` and `limit` as for `read_token_ids`, and `questions`, the question sets to leave out.
     Returns:
-        `tuple` of the rows of `input_ids`, and of how many rows and tokens they are and what was dropped, by reason.
+        `tuple` of the rows of `input_ids`, and of the number of rows and tokens and what was dropped, by reason.
     Raises:
         InputError: If a corpus cannot be read, or has less text than a row.
     """
-    # A list among these is shared out among the processes.
+    # `datasets` divides the one list among these among the processes.
     given = reading | {"corpora": tuple(corpora), "target": target, "shares": [(n, workers) for n in range(workers)]}
     try:
         documents = Dataset.from_generator(
@@ -153,13 +143,23 @@ def pack_corpora(
     except DatasetGenerationError as error:
         raise error.__cause__ or error from None
     packed = _pack_rows(documents, lambda batch: batch["input_ids"], length)
-    dropped = Counter(reason for reason in documents["dropped"] if reason)
+    dropped = dict(Counter(reason for reason in documents["dropped"] if reason))
     if not len(packed):
         raise InputError(
-            f"{', '.join(corpora)}: no row of {length} tokens (left out: {dict(dropped) or 'nothing'}): give more "
-            "text, or a lower max_length"
+            f"{', '.join(corpora)}: no row of {length} tokens (left out: {dropped or 'nothing'}): give more text, or "
+            "a lower max_length"
         )
-    return packed, {"rows": len(packed), "tokens": len(packed) * length, "dropped": dict(dropped)}
+    return packed, {"rows": len(packed), "tokens": len(packed) * length, "dropped": dropped}
+
+
+def _pack_rows(rows: Dataset, read: Callable[[dict[str, list]], Iterable[list[int]]], length: int) -> Dataset:
+    """Pack the documents that `read` makes of each batch of rows; a short rest of a batch is left out."""
+    return rows.map(
+        lambda batch: {"input_ids": list(pack(read(batch), length))},
+        batched=True,
+        remove_columns=rows.column_names,
+        desc="packing",
+    )
 
 
 def _read_documents(

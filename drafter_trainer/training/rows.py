@@ -1,6 +1,5 @@
 """Self-distilled rows as datasets, for training."""
 
-import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -8,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 from datasets import Dataset, concatenate_datasets
+from transformers import TrainingArguments
 
 from drafter_trainer.atomic import write_json
 from drafter_trainer.distillation.store import RowStore, count_unscored
@@ -18,16 +18,16 @@ from drafter_trainer.errors import InputError
 from drafter_trainer.languages import Language, Pair, get_language, get_pair
 from drafter_trainer.runs import read_step
 from drafter_trainer.targets import Target
+from drafter_trainer.training.arguments import DrafterTrainingArguments
 
 _ROWS_AT_ONCE = 10_000
 _TOPK = ("topk_ids", "topk_logprobs")
-_COLUMNS = ("prompt_ids", "response_ids", *_TOPK)
 SCORE_THEM = (
     "let the target score them: distill again with teacher_forcing, which keeps the completions; or train with "
     "loss_type cross_entropy, which needs none"
 )
 _RECORDED = ("temperatures", "max_new_tokens", "chat_template_kwargs", "sanitize_control_tokens")
-_FILE = "rows.json"  # whose rows they are
+_FILE = "rows.json"  # target and languages of the rows
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Rows:
         path (`Path`): The folder, with the splits `train` and `validation`.
         target (`Target`): The target that gave the completions, or scored them.
         languages (`tuple[Language, ...]`, *optional*): Languages of the rows.
-        pair (`Pair`, *optional*): The pair, where the prompts ask for translations.
+        pair (`Pair`, *optional*): The pair, if the prompts ask for translations.
     """
 
     path: Path
@@ -57,7 +57,7 @@ class Rows:
 
     @property
     def validation(self) -> Dataset | None:
-        """The held-out rows, `None` where there are none."""
+        """The held-out rows, `None` if there are none."""
         folder = self.path / "validation"
         return load_rows(folder, self.target) if any(folder.glob("rows-*.parquet")) else None
 
@@ -67,7 +67,7 @@ class Rows:
         return _record(self.path)
 
     def write(self) -> None:
-        """Write whose rows they are into the folder."""
+        """Write target and languages of the rows into the folder."""
         values = {
             "target": asdict(self.target),
             "languages": [language.code for language in self.languages],
@@ -115,30 +115,59 @@ def read_datasets(data: Any, target: Target | None = None) -> tuple[Any, Any, Ro
     """Return training and held-out rows of what a trainer was given as `train_dataset`.
 
     Args:
-        data (`Rows`, `str`, `Path` or dataset): What `distill` returns, its folder, or a dataset of rows.
+        data (`Rows`, `str`, `Path` or dataset): Result of `distill`, its folder, or a dataset of rows.
         target (`Target`, *optional*): The target that must have given the completions.
     Raises:
         InputError: If another target gave them, or a dataset has no columns of rows.
     """
     if isinstance(data, str | Path):
         data = Rows.open(data)
-    if isinstance(data, Rows):
-        if target is not None and not target.is_known_as(data.target.identity):
-            raise InputError(
-                f"{data.path} holds completions of {data.target.identity}, the drafter is for {target.identity}: a "
-                "drafter learns from its own target's completions alone"
-            )
-        return data.train, data.validation, data
-    return with_row_columns(data), None, None
+    if not isinstance(data, Rows):
+        return prepare_rows(data), None, None
+    if target is not None and not target.is_known_as(data.target.identity):
+        raise InputError(
+            f"{data.path} holds completions of {data.target.identity}, the drafter is for {target.identity}: a "
+            "drafter learns only from its own target's completions"
+        )
+    return prepare_rows(data.train), prepare_rows(data.validation), data
 
 
-def with_row_columns(rows: Any) -> Any:
-    """Check the columns of a dataset of rows; `completion_ids` may be called `response_ids`.
+def load_rows(folders: Path | Sequence[Path], target: Target, topk: bool = True) -> Dataset:
+    """Load the rows of one split, of one or several distillations.
+
+    Args:
+        folders (`Path` or `Sequence[Path]`): Folders of shards.
+        target (`Target`): The target that must have given the completions.
+        topk (`bool`, *optional*, defaults to `True`): Load the target's log-probabilities, unless some rows lack them.
+    Returns:
+        `Dataset`, memory-mapped, in the order of the shards.
+    Raises:
+        DamagedStoreError: If a shard is truncated or repeats rows.
+        InputError: If there are none, or another target gave them.
+    """
+    shards = []
+    for folder in [folders] if isinstance(folders, Path) else folders:
+        store = RowStore(folder)
+        store.keys()  # reads every shard: none is truncated or repeated
+        if not store.shards():
+            raise InputError(f"{folder} holds no rows: distill first")
+        check_target(store, target)
+        shards += store.shards()
+    columns = ["prompt_ids", "response_ids"]
+    if topk and not any(map(count_unscored, shards)):
+        columns += _TOPK
+    return Dataset.from_parquet(list(map(str, shards)), columns=columns)
+
+
+def prepare_rows(rows: Any) -> Any:
+    """Check the columns of a dataset of rows, and add the `length` of prompt and completion, in tokens.
+
+    `completion_ids` may be called `response_ids`. Other kinds of datasets are returned as they are.
 
     Raises:
-        InputError: If `prompt_ids` or `completion_ids` are missing.
+        InputError: If `prompt_ids` or `completion_ids` are missing, or there are no rows.
     """
-    if not isinstance(rows, Dataset):  # another kind of dataset is read as it is
+    if not isinstance(rows, Dataset):
         return rows
     if "completion_ids" in rows.column_names and "response_ids" not in rows.column_names:
         rows = rows.rename_column("completion_ids", "response_ids")
@@ -147,89 +176,35 @@ def with_row_columns(rows: Any) -> Any:
             f"a dataset of rows needs prompt_ids and completion_ids, and lacks {', '.join(sorted(missing))} (it has "
             f"{', '.join(rows.column_names)}): distill makes rows of prompts"
         )
-    return rows
-
-
-def with_lengths(rows: Dataset) -> Dataset:
-    """Give a dataset of rows a column `length`, of prompt and completion together, where it has none."""
+    if not len(rows):
+        raise InputError("the dataset has no rows: give prompts and completions")
     if "length" in rows.column_names:
         return rows
-    tables = rows.select_columns(["prompt_ids", "response_ids"]).with_format("arrow").iter(_ROWS_AT_ONCE)
-    return rows.add_column("length", np.concatenate([_lengths(table) for table in tables]))
-
-
-def load_split(folders: Sequence[Path], split: str, target: Target, topk: bool | None) -> Dataset:
-    """Load the rows of one split of several distillations.
-
-    Args:
-        folders (`Sequence[Path]`): Each with a folder of shards for each split.
-        split (`str`): "train" or "validation".
-        target, topk: As for `load_rows`; where some rows of any folder have none, none are loaded.
-    """
-    places = [folder / split for folder in folders]
-    if topk is None:
-        topk = not any(
-            map(count_unscored, itertools.chain.from_iterable(RowStore(place).shards() for place in places))
-        )
-    return concatenate_datasets([load_rows(place, target, topk) for place in places])
-
-
-def load_rows(folder: Path, target: Target, topk: bool = True) -> Dataset:
-    """Load the rows of one split.
-
-    Args:
-        folder (`Path`): A folder of shards.
-        target (`Target`): The target that must have answered them.
-        topk (`bool`, *optional*, defaults to `True`): Whether the target's log-probabilities are loaded.
-    Returns:
-        `Dataset`, memory-mapped, in the order of the shards, with the `length` of prompt and answer together, by which
-        a Trainer groups rows.
-    Raises:
-        DamagedStoreError: If a shard is truncated or repeats rows.
-        InputError: If there are none, another target answered, or some lack the log-probabilities.
-    """
-    store = RowStore(folder)
-    store.keys()  # reads every shard: none is truncated or repeated
-    if not store.shards():
-        raise InputError(f"{folder} holds no rows: distill first")
-    check_target(store, target)
-    if topk and (bare := sum(map(count_unscored, store.shards()))):
-        raise InputError(f"{bare} rows in {folder} have no log-probabilities: {SCORE_THEM}")
-    columns = [name for name in _COLUMNS if topk or name not in _TOPK]
-    rows = Dataset.from_parquet([str(shard) for shard in store.shards()], columns=columns)
-    # Of the shards, which are read and let go: the dataset's own columns lie scattered over its file, and all the
-    # pages that are touched would count as this process's memory.
-    lengths = [_lengths(table) for table in store.tables(["prompt_ids", "response_ids"])]
-    return rows.add_column("length", np.concatenate(lengths))
-
-
-def has_topk(rows: Dataset | Sequence[dict[str, Any]] | dict[str, Dataset]) -> bool:
-    """Tell whether all rows, or all rows of several datasets by name, have the target's log-probabilities."""
-    if isinstance(rows, dict):
-        return all(map(has_topk, rows.values()))
-    name = _TOPK[-1]
-    if isinstance(rows, Dataset):
-        return name in rows.column_names and not rows.data.column(name).null_count
-    return all(row.get(name) is not None for row in rows)
+    return rows.add_column("length", _count_tokens(rows, "prompt_ids") + _count_tokens(rows, "response_ids"))
 
 
 def count_response_tokens(rows: Any) -> int:
-    """Count the tokens of all completions; 0 where rows cannot be counted before they are read."""
-    if not isinstance(rows, Dataset):
-        return 0
-    return sum(
-        pc.sum(pc.list_value_length(table["response_ids"])).as_py()
-        for table in rows.with_format("arrow").iter(_ROWS_AT_ONCE)
-    )
+    """Count the tokens of all completions; 0 for datasets that cannot be counted without reading them."""
+    return int(_count_tokens(rows, "response_ids").sum()) if isinstance(rows, Dataset) else 0
 
 
-def _lengths(table: pa.Table) -> np.ndarray:
-    prompts, responses = (pc.list_value_length(table[name]).to_numpy() for name in ("prompt_ids", "response_ids"))
-    return prompts + responses
+def _count_tokens(rows: Dataset, column: str) -> np.ndarray:
+    tables = rows.select_columns([column]).with_format("arrow").iter(_ROWS_AT_ONCE)
+    return np.concatenate([pc.list_value_length(table[column]).to_numpy() for table in tables])
+
+
+def lacks_topk(rows: Any) -> bool:
+    """Return whether some rows are known to lack the target's log-probabilities."""
+    if isinstance(rows, dict):  # of several datasets
+        return any(map(lacks_topk, rows.values()))
+    name = _TOPK[-1]
+    if isinstance(rows, Dataset):
+        return name not in rows.column_names or rows.data.column(name).null_count > 0
+    return isinstance(rows, Sequence) and any(row.get(name) is None for row in rows)
 
 
 def check_target(store: RowStore, target: Target) -> None:
-    """Refuse answers of another target; under another name the same revision is the same target.
+    """Make sure that a target gave all completions; under another name the same revision is the same target.
 
     Raises:
         DamagedStoreError: If a shard is damaged.
@@ -239,6 +214,68 @@ def check_target(store: RowStore, target: Target) -> None:
         for name, revision in set(zip(table["target"].to_pylist(), table["target_revision"].to_pylist())):
             if revision != target.revision:
                 raise InputError(
-                    f"{store.folder} holds answers of {name}@{revision}, the target is {target.identity}: a drafter "
-                    "learns from its own target's answers alone, so distil again or name that target"
+                    f"{store.folder} holds completions of {name}@{revision}, the target is {target.identity}: a "
+                    "drafter learns only from its own target's completions, so distill again or name that target"
                 )
+
+
+def fill_up(rows: Dataset, args: TrainingArguments, nothing: dict[str, Any]) -> Dataset:
+    """Add rows without supervised tokens until all processes get equally many; accelerate would repeat other rows.
+
+    Args:
+        nothing (`dict`): The row that is added.
+    """
+    lacking = -len(rows) % (args.world_size * args.per_device_train_batch_size) if args.world_size > 1 else 0
+    return concatenate_datasets([rows, Dataset.from_list([nothing] * lacking, rows.features)]) if lacking else rows
+
+
+def group_rows(lengths: Sequence[int], tokens: int, seed: int) -> list[np.ndarray]:
+    """Group rows of similar lengths so that no group has more tokens than a budget, padding included.
+
+    Args:
+        lengths (`Sequence[int]`): Tokens of each row, none above `tokens`.
+        tokens (`int`): Maximum number of rows of a group times the longest of them.
+        seed (`int`): Seed that decides which rows of one length come together.
+    Returns:
+        `list` of arrays of row numbers; each row is in one of them.
+    """
+    # In 32 bits: there may be millions of rows.
+    lengths = np.asarray(lengths, dtype=np.int32)
+    order = np.random.default_rng(seed).permutation(np.arange(len(lengths), dtype=np.int32))
+    order = order[np.argsort(-lengths[order], kind="stable")]
+    groups, start = [], 0
+    while start < len(order):
+        size = tokens // lengths[order[start]]
+        groups.append(order[start : start + size])
+        start += size
+    return groups
+
+
+class GroupedRows(torch.utils.data.Dataset):
+    """Groups of rows as a dataset: one item is a whole batch.
+
+    The Trainer shuffles the groups, divides them among processes and resumes as with rows. If the processes cannot
+    get equally many groups, some get a row without supervised tokens.
+
+    Args:
+        rows (`Dataset`): Rows with a `length`.
+        args (`DrafterTrainingArguments`): Arguments with `per_device_train_tokens` and the `max_length` of a row.
+        nothing (`dict`): A row without supervised tokens.
+    """
+
+    def __init__(self, rows: Dataset, args: DrafterTrainingArguments, nothing: dict[str, Any]) -> None:
+        self.rows, self.nothing = rows, nothing
+        lengths = rows.select_columns("length").with_format("arrow")[:]["length"].to_numpy()
+        self.groups = group_rows(np.minimum(lengths, args.max_length), args.per_device_train_tokens, args.seed)
+        self.groups += [np.empty(0, dtype=int)] * (-len(self.groups) % args.world_size)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitems__(self, numbers: list[int]) -> list[dict[str, Any]]:
+        """Return the rows of groups; torch's loader passes them to the collator."""
+        chosen = np.concatenate([self.groups[number] for number in numbers])
+        if len(chosen) == 0:
+            return [self.nothing]
+        columns = self.rows[chosen]
+        return [dict(zip(columns, values)) for values in zip(*columns.values())]

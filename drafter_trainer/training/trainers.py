@@ -2,17 +2,17 @@
 
 import copy
 import logging
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
+from drafter_trainer.decoding.metrics import expected_alpha, greedy_agreement
 from drafter_trainer.drafters.adapters import ADAPTER, add_adapter, is_adapter, merged_copy
 from drafter_trainer.drafters.initialization import setup_of
 from drafter_trainer.drafters.loop.repository import VOCABULARY
@@ -20,21 +20,19 @@ from drafter_trainer.drafters.vocabulary import choose_ids, count_ids, coverage,
 from drafter_trainer.errors import InputError
 from drafter_trainer.training.arguments import DrafterTrainingArguments, PretrainingArguments
 from drafter_trainer.training.base import TokenMeanTrainer, own_arguments, tokenizer_of
-from drafter_trainer.training.batches import GroupedRows
 from drafter_trainer.training.collators import SelfDistilledCollator, collate_packed
-from drafter_trainer.training.evaluator import evaluate_acceptance
 from drafter_trainer.training.kv_sharing import KeySharing
 from drafter_trainer.training.losses import TOPK_LOSSES, cross_entropy
 from drafter_trainer.training.packing import pack_texts
-from drafter_trainer.training.record import describe_training
 from drafter_trainer.training.rows import (
     SCORE_THEM,
+    GroupedRows,
     Rows,
     count_response_tokens,
-    has_topk,
-    read_datasets,
-    with_lengths,
-    with_row_columns,
+    fill_up,
+    lacks_topk,
+    prepare_rows,
+    read_rows,
 )
 
 _logger = logging.getLogger(__name__)
@@ -44,14 +42,14 @@ class PretrainingTrainer(TokenMeanTrainer):
     """Pretrain a drafter on text with cross-entropy.
 
     Args:
-        model (`PreTrainedModel`): A drafter, such as `create_drafter` makes one.
+        model (`PreTrainedModel`): A drafter, for instance from `create_drafter`.
         args (`TrainingArguments`, *optional*): `PretrainingArguments`, or plain ones.
         train_dataset, eval_dataset (`datasets.Dataset`, *optional*): Rows of `text` or `messages`, which are tokenized
             and packed here, or packed rows of `input_ids` (see `collate_packed`).
         kwargs (`Any`): As for `Trainer`.
     """
 
-    arguments_class = PretrainingArguments
+    step_name = "pretrain"
 
     def __init__(
         self,
@@ -63,48 +61,46 @@ class PretrainingTrainer(TokenMeanTrainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         **kwargs: Any,
     ) -> None:
-        args = own_arguments(args, self.arguments_class)
-        setup = setup_of(model)
-        processing_class = processing_class or tokenizer_of(model)
-        packed = partial(pack_texts, target=setup and setup.target, length=args.max_length)
+        args, setup = own_arguments(args, PretrainingArguments), setup_of(model)
+        train_dataset, eval_dataset = (
+            pack_texts(rows, setup and setup.target, args.max_length) for rows in (train_dataset, eval_dataset)
+        )
+        if isinstance(train_dataset, datasets.Dataset):
+            row = train_dataset[0]
+            train_dataset = fill_up(train_dataset, args, row | {"input_ids": [-1] * len(row["input_ids"])})
         super().__init__(
             model,
             args,
-            data_collator or collate_packed,
-            packed(train_dataset),
-            packed(eval_dataset),
-            processing_class,
+            data_collator=data_collator or collate_packed,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class or tokenizer_of(model),
             **kwargs,
         )
 
-    def unsupervised(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return a row of no tokens; see the base class."""
-        return row | {"input_ids": [-1] * len(row["input_ids"])}
-
-    def _training_record(self) -> dict[str, Any]:
-        return {"pretrain": describe_training(self.model, self.args) | self.record | self._evaluated()}
-
 
 class DrafterTrainer(TokenMeanTrainer):
-    """Finetune a drafter on self-distilled rows, with their acceptance evaluated on held-out ones.
+    """Finetune a drafter on self-distilled rows, and evaluate its acceptance on held-out ones.
 
-    The loss is `args.loss_type`'s. Evaluation adds `eval_greedy_agreement` and `eval_expected_alpha`, either of which
-    `metric_for_best_model` may name; of rows without the target's top k it adds `eval_accuracy` in place of both.
+    The loss is that of `args.loss_type`. Evaluation adds `eval_greedy_agreement` and `eval_expected_alpha`, either of
+    which may be `metric_for_best_model`. For rows without the target's top k it adds only `eval_accuracy`, the share
+    of tokens that the drafter predicts.
 
     Args:
-        model (`PreTrainedModel`): A drafter, such as `create_drafter` makes one.
+        model (`PreTrainedModel`): A drafter, for instance from `create_drafter`.
         args (`TrainingArguments`, *optional*): `DrafterTrainingArguments`, or plain ones.
-        train_dataset (`Rows`, `str`, `Path` or `datasets.Dataset`, *optional*): What `distill` returns, its folder, or
+        train_dataset (`Rows`, `str`, `Path` or `datasets.Dataset`, *optional*): Result of `distill`, its folder, or
             rows of `prompt_ids` and `completion_ids`, with or without `topk_ids` and `topk_logprobs`.
-        eval_dataset (`datasets.Dataset`, *optional*): Held-out rows; those of the folder if left out.
-        draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`, *optional*): Logits are computed over these ids
-            alone (see `drafters.vocabulary`). Default to what drafter and arguments say.
+        eval_dataset (`datasets.Dataset`, *optional*): Held-out rows; defaults to those of the folder.
+        draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`, *optional*): Ids that logits are computed for (see
+            `drafters.vocabulary`). Defaults to those of drafter and arguments.
         kwargs (`Any`): As for `Trainer`.
     Raises:
-        InputError: If the rows do not have what the loss reads, or were given by another target.
+        InputError: If the rows lack columns that the loss reads, or another target gave them.
     """
 
-    arguments_class = DrafterTrainingArguments
+    step_name = "finetune"
+    _figures: torch.Tensor | None = None  # of the batch that is evaluated: five sums for each row
 
     def __init__(
         self,
@@ -117,17 +113,23 @@ class DrafterTrainer(TokenMeanTrainer):
         draft_ids: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> None:
-        args, setup = own_arguments(args, self.arguments_class), setup_of(model)
-        train_dataset, held_out, self.rows = read_datasets(train_dataset, setup and setup.target)
-        eval_dataset = held_out if eval_dataset is None else with_row_columns(eval_dataset)
+        args, setup = own_arguments(args, DrafterTrainingArguments), setup_of(model)
+        train_dataset, held_out, self.rows = read_rows(train_dataset, setup and setup.target)
+        eval_dataset = held_out if eval_dataset is None else prepare_rows(eval_dataset)
         processing_class = processing_class or tokenizer_of(model)
-        _check_topk(args, train_dataset)
-        args = _with_known_metric(args, eval_dataset)
+        if args.loss_type in TOPK_LOSSES and lacks_topk(train_dataset):
+            raise _lacks_topk(args.loss_type)
+        args, facts = _with_known_metric(args, eval_dataset), {}
         model.config.prompt_window = args.prompt_window or None
-        self._facts = {}
         self._sharing = KeySharing(model, args, setup and setup.target)
         if draft_ids is None and (size := args.draft_vocabulary or (setup.draft_vocabulary if setup else 0)):
-            draft_ids = self._choose_draft_ids(size, train_dataset, model.config.vocab_size, processing_class)
+            if isinstance(size, int):
+                counts = count_ids(train_dataset["response_ids"], model.config.vocab_size)
+                special = processing_class.all_special_ids if processing_class else ()
+                draft_ids = choose_ids(counts, size, special, fill=True)
+                facts |= {"draft_vocabulary": len(draft_ids), "coverage": coverage(draft_ids, counts)}
+            else:
+                draft_ids = torch.tensor(size)
         if args.lora_rank and not is_adapter(model):
             model = add_adapter(model, args.lora_rank)
         if data_collator is None:
@@ -135,13 +137,27 @@ class DrafterTrainer(TokenMeanTrainer):
             window = 0 if self._sharing.layers else args.prompt_window
             data_collator = SelfDistilledCollator(pad_id or 0, self._sharing.max_length, window)
         if self._sharing.layers:
-            self._facts["kv_sharing_layers"] = self._sharing.layers
+            facts["kv_sharing_layers"] = self._sharing.layers
         for name, rows in (("train_rows", train_dataset), ("validation_rows", eval_dataset)):
             if hasattr(rows, "__len__"):
-                self._facts[name] = len(rows)
+                facts[name] = len(rows)
         self._response_tokens = count_response_tokens(train_dataset)
-        super().__init__(model, args, data_collator, train_dataset, eval_dataset, processing_class, **kwargs)
-        self.draft_ids = draft_ids
+        if isinstance(train_dataset, datasets.Dataset):
+            nothing = train_dataset[0] | {"response_ids": []}
+            group = GroupedRows if args.per_device_train_tokens else fill_up
+            train_dataset = group(train_dataset, args, nothing)
+        elif args.per_device_train_tokens and train_dataset is not None:
+            raise InputError("per_device_train_tokens needs a datasets.Dataset: give one, or batches of rows")
+        super().__init__(
+            model,
+            args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            **kwargs,
+        )
+        self._facts, self.draft_ids = facts, draft_ids
         if self.is_fsdp_enabled and (draft_ids is not None or args.lora_rank):
             raise InputError(
                 "a draft vocabulary or an adapter cannot be trained with FSDP: a drafter is small, launch with DDP"
@@ -152,51 +168,76 @@ class DrafterTrainer(TokenMeanTrainer):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What was counted: rows, draft vocabulary with its coverage, and tokens of completions that were read."""
+        """Number of rows, draft vocabulary with its coverage, and number of completion tokens that were read."""
         setup = setup_of(self.model)
         before = setup.training.get("finetune", {}).get("finetuning_tokens", 0) if setup else 0
         return self._facts | {"finetuning_tokens": round(self._response_tokens * (self.state.epoch or 0)) + before}
 
-    def _choose_draft_ids(
-        self, given: int | tuple[int, ...], rows: Any, vocabulary: int, tokenizer: PreTrainedTokenizerBase | None
-    ) -> torch.Tensor:
-        if not isinstance(given, int):
-            return torch.tensor(given)
-        counts = count_ids(rows["response_ids"], vocabulary)
-        draft_ids = choose_ids(counts, given, tokenizer.all_special_ids if tokenizer else (), fill=True)
-        self._facts |= {"draft_vocabulary": len(draft_ids), "coverage": coverage(draft_ids, counts)}
-        return draft_ids
-
-    def share_out(self, rows: datasets.Dataset) -> Dataset:
-        """Group rows by tokens where `args.per_device_train_tokens` says so; see the base class."""
-        arguments = self.args
-        if not arguments.per_device_train_tokens:
-            return super().share_out(rows)
-        nothing, rows = self.unsupervised(rows[0]), with_lengths(rows)
-        tokens, seed = arguments.per_device_train_tokens, arguments.seed
-        return GroupedRows(rows, arguments.max_length, tokens, seed, arguments.world_size, nothing)
-
-    def unsupervised(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Return a prompt without a completion; see the base class."""
-        return row | {"response_ids": []}
-
     def prepare(self, inputs: dict[str, torch.Tensor], training: bool) -> dict[str, Any]:
-        """Read behind the target's keys and values; see the base class."""
+        """Read the batch with the target, if the drafter attends to its keys and values; see the base class."""
         return self._sharing.prepare(inputs, training)
 
     def token_losses(self, logits: torch.Tensor, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
         """Compute the loss of `args.loss_type`; see the base class."""
+        if self.draft_ids is not None:
+            ids = {name: map_ids(tokens[name], self.draft_ids) for name in ("labels", "topk_ids") if name in tokens}
+            tokens = tokens | ids
+        if self._figures is not None:
+            self._count(logits, tokens)
         if self.args.loss_type == cross_entropy.__name__:
-            return cross_entropy(logits, self._place(tokens["labels"]))
+            return cross_entropy(logits, tokens["labels"])
         if "topk_ids" not in tokens:
             raise _lacks_topk(self.args.loss_type)
-        return TOPK_LOSSES[self.args.loss_type](logits, self._place(tokens["topk_ids"]), tokens["topk_logprobs"])
+        return TOPK_LOSSES[self.args.loss_type](logits, tokens["topk_ids"], tokens["topk_logprobs"])
 
-    def _place(self, ids: torch.Tensor) -> torch.Tensor:
-        return ids if self.draft_ids is None else map_ids(ids, self.draft_ids)
+    def _count(self, logits: torch.Tensor, tokens: dict[str, torch.Tensor]) -> None:
+        """Add tokens, right ones, tokens with a top k, agreements and expected acceptances to those of their rows."""
+        right = (logits.argmax(dim=-1) == tokens["labels"]).float()
+        figures = [torch.ones_like(right), right]
+        if "topk_ids" in tokens:
+            topk_ids, logprobs = tokens["topk_ids"], tokens["topk_logprobs"]
+            agreement, alpha = greedy_agreement(logits, topk_ids).float(), expected_alpha(logits, topk_ids, logprobs)
+            figures += [torch.ones_like(right), agreement, alpha]
+        self._figures[:, : len(figures)].index_add_(0, tokens["rows"], torch.stack(figures, dim=1))
+
+    def prediction_step(
+        self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], *args: Any, **kwargs: Any
+    ) -> tuple[Any, Any, Any]:
+        """Compute the loss of a batch of held-out rows, and count the tokens that the target would accept."""
+        self._figures = torch.zeros(len(inputs["labels"]), 5, device=self.args.device)
+        try:
+            output = super().prediction_step(model, inputs, *args, **kwargs)
+            # By row: the last batch of several processes has rows twice, which are not counted.
+            self._sums += self.accelerator.gather_for_metrics(self._figures).double().sum(dim=0).cpu()
+        finally:
+            self._figures = None
+        return output
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Evaluate the loss as every Trainer does, and the acceptance."""
+        self._sums = torch.zeros(5, dtype=torch.float64)
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        supervised, right, compared, agreement, alpha = self._sums.tolist()
+        if not supervised:
+            raise InputError(
+                "held-out rows have no supervised token: their prompts fill max_length, give a larger one"
+            )
+        figures = {"accuracy": right / supervised}
+        if compared:
+            figures = {"greedy_agreement": agreement / compared, "expected_alpha": alpha / compared}
+        figures["supervised_tokens"] = supervised
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in figures.items()})
+        return output
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the drafter; see the base class. A LoRA adapter is merged, and stands in `adapter/` too."""
+        """Save the drafter; see the base class. A LoRA adapter is merged, and is saved in `adapter/` too."""
         if _internal_call or not is_adapter(self.model):
             super().save_model(output_dir, _internal_call)
             return
@@ -209,38 +250,15 @@ class DrafterTrainer(TokenMeanTrainer):
         finally:
             self.model = adapted
 
-    def _files(self) -> dict[str, bytes]:
+    def loop_files(self) -> dict[str, bytes]:
+        """Return the draft vocabulary; see the base class."""
         return {} if self.draft_ids is None else {VOCABULARY: vocabulary_bytes(self.draft_ids.cpu())}
 
-    def _training_record(self) -> dict[str, Any]:
-        facts = describe_training(self.model, self.args) | self.facts | self.record | self._evaluated()
-        record = {"finetune": facts}
+    def training_record(self) -> dict[str, Any]:
+        """Return the records of distillation and training; see the base class."""
+        record = super().training_record()
+        record[self.step_name] |= self.facts
         return ({"distill": self.rows.record} if isinstance(self.rows, Rows) else {}) | record
-
-    def evaluation_loop(
-        self,
-        dataloader: DataLoader,
-        description: str,
-        prediction_loss_only: bool | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> EvalLoopOutput:
-        """Evaluate the loss as every Trainer does, then the acceptance, and merge both."""
-        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        prepare = partial(self.prepare, training=False)
-        acceptance = evaluate_acceptance(self.model, dataloader, self.accelerator, self.draft_ids, prepare)
-        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in acceptance.items()})
-        return output
-
-
-def _knows_topk(rows: Any) -> bool:
-    """Tell whether rows have the target's top k; of datasets that only batches tell about, assume it."""
-    return not isinstance(rows, datasets.Dataset | Sequence | dict) or has_topk(rows)
-
-
-def _check_topk(args: DrafterTrainingArguments, rows: Any) -> None:
-    if args.loss_type in TOPK_LOSSES and not _knows_topk(rows):
-        raise _lacks_topk(args.loss_type)
 
 
 def _lacks_topk(loss_type: str) -> InputError:
@@ -250,8 +268,8 @@ def _lacks_topk(loss_type: str) -> InputError:
 
 
 def _with_known_metric(args: DrafterTrainingArguments, rows: Any) -> DrafterTrainingArguments:
-    """Return arguments that choose the best checkpoint by the loss where the rows do not tell the acceptance."""
-    if args.metric_for_best_model not in ("expected_alpha", "greedy_agreement") or _knows_topk(rows):
+    """Return arguments that choose the best checkpoint by the loss if the rows do not tell the acceptance."""
+    if args.metric_for_best_model not in ("expected_alpha", "greedy_agreement") or not lacks_topk(rows):
         return args
     _logger.warning(
         "held-out rows lack log-probabilities: the best checkpoint is chosen by their loss, not by %s; %s",

@@ -25,8 +25,7 @@ from drafter_trainer.decoding.metrics import mean_accepted_tokens
 from drafter_trainer.decoding.replay import Costs, SimulatedClock, evict_caches, replay
 from drafter_trainer.decoding.sampling import sampling_arguments
 from drafter_trainer.decoding.target_cache import TargetTexts
-from drafter_trainer.drafters.configuration import draft_config
-from drafter_trainer.drafters.initialization import LAYERS, from_scratch
+from drafter_trainer.drafters.initialization import LAYERS, draft_config, from_scratch
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import NoScores, loop_of, set_draft_length
 from drafter_trainer.drafters.loop.network import LeanNetwork

@@ -19,12 +19,11 @@ from transformers import (
 
 from drafter_trainer.cli.arguments import DrafterArguments
 from drafter_trainer.cli.configuration import parse_arguments
-from drafter_trainer.drafters.initialization import create_drafter
+from drafter_trainer.drafters.initialization import SIBLINGS, create_drafter
 from drafter_trainer.drafters.load import load_drafter, with_stock_loop
 from drafter_trainer.drafters.loop.generate import loop_of
 from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.drafters.loop.network_kinds import StockNetwork
-from drafter_trainer.drafters.siblings import SIBLINGS
 from drafter_trainer.targets import Target, hash_folder, model_class_of
 from drafter_trainer.training.arguments import DrafterTrainingArguments
 from drafter_trainer.training.trainers import DrafterTrainer

@@ -6,7 +6,6 @@ from typing import Any
 import datasets
 import pytest
 import torch
-from datasets import Dataset
 from transformers import PreTrainedModel
 
 from drafter_trainer.training.arguments import DrafterTrainingArguments, PretrainingArguments
@@ -49,12 +48,6 @@ def make_rows(count: int, seed: int = 0, k: int = 20) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def with_lengths(rows: list[dict[str, Any]]) -> Dataset:
-    """Make a dataset as `load_rows` gives it."""
-    lengths = [len(row["prompt_ids"]) + len(row["response_ids"]) for row in rows]
-    return Dataset.from_list(rows).add_column("length", lengths)
 
 
 QUIET = {"use_cpu": True, "dataloader_pin_memory": False, "disable_tqdm": True, "logging_steps": 1}

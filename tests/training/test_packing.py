@@ -17,7 +17,7 @@ from drafter_trainer.corpora.reading import Document
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair
 from drafter_trainer.targets import Target
-from drafter_trainer.training.packing import pack, pack_corpora, read_token_ids, tokenise
+from drafter_trainer.training.packing import encode_document, pack, pack_corpora, read_token_ids
 from tests.conftest import make_tokenizer
 
 PAIR = get_pair("de-en")
@@ -38,18 +38,18 @@ def test_rows_are_the_documents_end_to_end(sizes: list[int], length: int) -> Non
 
 def test_text_ends_with_the_end_token(tokenizer: PreTrainedTokenizerFast) -> None:
     """Prevent documents that run into each other, and conversations without roles or with two end tokens."""
-    ids = tokenise(Document("1", text="Guten Morgen! "), ChatTokenizer(tokenizer))
+    ids = encode_document(Document("1", text="Guten Morgen! "), ChatTokenizer(tokenizer))
     assert ids[-1] == tokenizer.eos_token_id
     assert ids.count(tokenizer.eos_token_id) == 1
     assert tokenizer.decode(ids[:-1]) == "Guten Morgen! "
     own = make_tokenizer()
     own.backend_tokenizer.post_processor = TemplateProcessing("$A <|end|>", special_tokens=[("<|end|>", ids[-1])])
-    assert tokenise(Document("1", text="Guten Morgen! "), ChatTokenizer(own)) == ids
-    chat = tokenise(Document("1", conversation=Conversation(MESSAGES)), ChatTokenizer(tokenizer))
+    assert encode_document(Document("1", text="Guten Morgen! "), ChatTokenizer(own)) == ids
+    chat = encode_document(Document("1", conversation=Conversation(MESSAGES)), ChatTokenizer(tokenizer))
     assert tokenizer.decode(chat) == "<|user|>Wie spät ist es?<|end|><|assistant|>Es ist acht Uhr.<|end|>"
     own.eos_token = None
     with pytest.raises(InputError, match="tokenizer has no end token"):
-        tokenise(Document("1", text="Guten Morgen! "), ChatTokenizer(own))
+        encode_document(Document("1", text="Guten Morgen! "), ChatTokenizer(own))
 
 
 def test_documents_with_a_question_are_dropped_and_counted(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:

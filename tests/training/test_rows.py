@@ -1,18 +1,22 @@
 """Self-distilled rows as a dataset: only whole ones, only of the right target."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from datasets import Dataset
 
 from drafter_trainer.distillation.requests import TOP_K, Completion
 from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.errors import InputError
 from drafter_trainer.targets import Target
 from drafter_trainer.training.collators import SelfDistilledCollator
-from drafter_trainer.training.rows import has_topk, load_rows, load_split
+from drafter_trainer.training.rows import GroupedRows, fill_up, group_rows, lacks_topk, load_rows, prepare_rows
 from tests.distillation.conftest import REQUEST
+from tests.training.conftest import COLLATOR, make_rows
 
 TARGET = Target(REQUEST.target, REQUEST.target_revision, "nowhere")
 
@@ -33,7 +37,7 @@ def write(folder: Path, count: int = 4, **given: str) -> RowStore:
 def test_rows_are_loaded_in_order_and_collated(tmp_path: Path) -> None:
     """Prevent rows from being lost between shards, and columns from changing their type on the way to the loss."""
     write(tmp_path, 5)
-    rows = load_rows(tmp_path, TARGET)
+    rows = prepare_rows(load_rows(tmp_path, TARGET))
     assert rows["response_ids"] == [[number] * (number + 1) for number in range(5)]
     assert rows["length"] == [len(REQUEST.prompt_ids) + number + 1 for number in range(5)]
     assert set(rows.column_names) == {"prompt_ids", "response_ids", "topk_ids", "topk_logprobs", "length"}
@@ -49,23 +53,21 @@ def test_another_targets_rows_are_refused_with_both_names(tmp_path: Path) -> Non
     assert len(load_rows(tmp_path, TARGET)) == 4
     other = replace(REQUEST, seed=9, target_revision="older")
     store.write([(other, Completion([1], np.zeros((1, TOP_K)), np.zeros((1, TOP_K)), "stop"))], "transformers")
-    found = "holds answers of tests/tiny-target@older, the target is tests/tiny-target@abc"
+    found = "holds completions of tests/tiny-target@older, the target is tests/tiny-target@abc"
     with pytest.raises(InputError, match=found):
         load_rows(tmp_path, TARGET)
 
 
-def test_rows_without_log_probabilities_serve_where_none_are_needed(tmp_path: Path) -> None:
-    """Prevent a traceback in the midst of training, and answers that are of no use to a loss that reads them alone."""
+def test_rows_without_log_probabilities_are_loaded_without_any(tmp_path: Path) -> None:
+    """Prevent columns that are empty in some rows, and completions of no use to a loss that does not need them."""
     rows = [(replace(REQUEST, seed=number), Completion([number], None, None, "stop")) for number in range(3)]
-    RowStore(tmp_path / "b" / "train").write(rows, "server:sglang")
-    with pytest.raises(InputError, match=r"3 rows in .* have no log-probabilities: .*teacher_forcing"):
-        load_rows(tmp_path / "b" / "train", TARGET)
-    write(tmp_path / "a" / "train")
+    RowStore(tmp_path / "b").write(rows, "server:sglang")
+    write(tmp_path / "a")
     folders = [tmp_path / "a", tmp_path / "b"]
-    for topk, loaded in ((False, folders), (None, folders), (None, folders[:1])):
-        rows = load_split(loaded, "train", TARGET, topk)
-        assert len(rows) == (7 if len(loaded) == 2 else 4)
-        assert has_topk(rows) == (len(loaded) == 1)
+    for topk, loaded in ((False, folders[:1]), (True, folders), (True, folders[1:]), (True, folders[:1])):
+        rows = load_rows(loaded, TARGET, topk)
+        assert len(rows) == sum(4 if folder.name == "a" else 3 for folder in loaded)
+        assert lacks_topk(rows) == (not topk or loaded != folders[:1])
 
 
 def test_a_folder_without_rows_is_refused(tmp_path: Path) -> None:
@@ -87,3 +89,44 @@ def test_a_shard_that_was_replaced_is_read_anew(tmp_path: Path) -> None:
     store.write([(replace(REQUEST, seed=7), Completion([77], ids, ids, "stop"))], "transformers")
     assert before == [[0], [1, 1]]
     assert load_rows(tmp_path, TARGET)["response_ids"] == [[77]]
+
+
+@pytest.mark.parametrize("tokens", [100, 250, 1000, 10_000])
+def test_every_row_is_in_one_group_within_the_budget(tokens: int) -> None:
+    """Prevent rows that are never trained on, a batch that does not fit in memory, and groups that are half empty."""
+    lengths = np.random.default_rng(0).integers(1, 101, 500)
+    groups = group_rows(lengths, tokens, seed=0)
+    assert sorted(np.concatenate(groups).tolist()) == list(range(500))
+    padded = [len(group) * lengths[group].max() for group in groups]
+    assert max(padded) <= tokens
+    if tokens == 1000:
+        assert sum(padded) < 1.05 * lengths.sum()
+        assert len(groups) < 1.15 * lengths.sum() / tokens
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_processes_share_every_row_once(processes: int) -> None:
+    """Prevent rows from being trained on twice an epoch where the groups cannot be shared out evenly."""
+    rows = prepare_rows(Dataset.from_list(make_rows(30)))
+    arguments = SimpleNamespace(max_length=64, per_device_train_tokens=128, seed=0, world_size=processes)
+    grouped = GroupedRows(rows, arguments, rows[0] | {"response_ids": []})
+    assert len(grouped) % processes == 0
+    seen = Counter()
+    for number in range(len(grouped)):
+        batch = grouped.__getitems__([number])
+        collated = COLLATOR(batch)
+        if (collated["labels"] != -100).any():
+            seen.update(row["key"] for row in batch)
+    assert seen == Counter(rows["key"])
+
+
+def test_rows_are_filled_up_with_what_is_not_supervised() -> None:
+    """Prevent a row from being lost, or one that is there already from being repeated."""
+    rows = prepare_rows(Dataset.from_list(make_rows(9)))
+    two, one = (SimpleNamespace(world_size=n, per_device_train_batch_size=2) for n in (2, 1))
+    filled = fill_up(rows, two, rows[0] | {"response_ids": []})
+    assert filled[:9] == rows[:9]
+    assert len(filled) == 12
+    assert filled[9:]["response_ids"] == [[]] * 3
+    assert (COLLATOR([filled[10], filled[11]])["labels"] == -100).all()
+    assert fill_up(rows, one, rows[0]) is rows

@@ -1,6 +1,5 @@
 """Export a published drafter for vLLM, SGLang and llama.cpp, with checks of the requirements of each engine."""
 
-import dataclasses
 import json
 import shlex
 import shutil
@@ -18,7 +17,7 @@ from drafter_trainer.atomic import write_whole
 from drafter_trainer.drafters.compact import COMPACT, embeddings_and_head, read_compact
 from drafter_trainer.drafters.compatibility import check_tokenizers
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
-from drafter_trainer.drafters.saving import hash_weights, index_weights
+from drafter_trainer.drafters.saving import complete_folder
 from drafter_trainer.errors import InputError, check_positive
 from drafter_trainer.extras import require
 from drafter_trainer.repository import target_of
@@ -141,13 +140,9 @@ def _write_stock(compact: Path, description: DrafterDescription, target: Target,
     model = read_compact(compact, *embeddings_and_head(target.load_model(str(dtype).removeprefix("torch."))), dtype)
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)
-    index_weights(folder)
-    target.load_tokenizer().save_pretrained(folder)
-    for name in (*description.files, "generation_config.json"):
-        shutil.copyfile(compact / name, folder / name)
-    description = dataclasses.replace(description, weights=hash_weights(folder))
-    (folder / FILE_NAME).write_text(description.to_json(), encoding="utf-8")
-    return description
+    shutil.copyfile(compact / "generation_config.json", folder / "generation_config.json")
+    files = {name: compact / name for name in description.files}
+    return complete_folder(folder, description, target.load_tokenizer(), files)
 
 
 def check_sizes(engine: str, target: PreTrainedConfig, draft: PreTrainedConfig) -> str:

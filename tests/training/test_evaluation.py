@@ -1,28 +1,25 @@
 """The acceptance of held-out rows, against a slow computation row by row."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
-from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from drafter_trainer.errors import InputError
 from drafter_trainer.training.collators import SelfDistilledCollator
-from drafter_trainer.training.evaluator import evaluate_acceptance
-from tests.training.conftest import make_draft_model, make_rows
+from drafter_trainer.training.trainers import DrafterTrainer
+from tests.training.conftest import finetuning_arguments, make_draft_model, make_rows
 
 
 def evaluate(
-    model: PreTrainedModel, rows: list[dict[str, Any]], batch_size: int, max_length: int = 64
+    folder: Path, model: PreTrainedModel, rows: list[dict[str, Any]], batch_size: int, max_length: int = 64
 ) -> dict[str, float]:
-    accelerator = Accelerator(cpu=True)
-    collator = SelfDistilledCollator(pad_id=0, max_length=max_length)
-    return evaluate_acceptance(
-        model, accelerator.prepare(DataLoader(rows, batch_size, collate_fn=collator)), accelerator
-    )
+    arguments = finetuning_arguments(folder, per_device_eval_batch_size=batch_size)
+    metrics = DrafterTrainer(model, arguments, SelfDistilledCollator(0, max_length)).evaluate(rows)
+    return {name: metrics[f"eval_{name}"] for name in ("greedy_agreement", "expected_alpha", "supervised_tokens")}
 
 
 def evaluate_slowly(model: PreTrainedModel, rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -44,7 +41,7 @@ def evaluate_slowly(model: PreTrainedModel, rows: list[dict[str, Any]]) -> dict[
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 16])
-def test_figures_equal_those_computed_row_by_row(batch_size: int) -> None:
+def test_figures_equal_those_computed_row_by_row(tmp_path: Path, batch_size: int) -> None:
     """Prevent long rows, or those of a last batch that is not full, from counting more or less than others."""
     model, rows = make_draft_model(), make_rows(11)
     # Some of the drafter's own choices, so that agreement is neither 0 nor 1.
@@ -55,10 +52,10 @@ def test_figures_equal_those_computed_row_by_row(batch_size: int) -> None:
         row["topk_ids"] = [[first, *others[1:]] for first, others in zip(chosen.tolist(), row["topk_ids"])]
     expected = evaluate_slowly(model, rows)
     assert 0.2 < expected["greedy_agreement"] < 0.8
-    assert evaluate(model, rows, batch_size) == pytest.approx(expected, abs=1e-5)
+    assert evaluate(tmp_path, model, rows, batch_size) == pytest.approx(expected, abs=1e-5)
 
 
-def test_answers_that_are_cut_away_are_not_counted() -> None:
+def test_truncated_completions_are_not_counted(tmp_path: Path) -> None:
     """Prevent padding, or rows without a supervised token, from entering the mean."""
     model, rows = make_draft_model(), make_rows(8)
     cut = []
@@ -66,11 +63,12 @@ def test_answers_that_are_cut_away_are_not_counted() -> None:
         kept = max(0, 20 - len(row["prompt_ids"]))
         cut.append(row | {name: row[name][:kept] for name in ("response_ids", "topk_ids", "topk_logprobs")})
     assert any(not row["response_ids"] for row in cut)
-    assert evaluate(model, rows, 3, max_length=20) == pytest.approx(evaluate_slowly(model, cut), abs=1e-5)
+    found = evaluate(tmp_path, model, rows, 3, max_length=20)
+    assert found == pytest.approx(evaluate_slowly(model, cut), abs=1e-5)
 
 
-def test_rows_without_a_supervised_token_are_refused() -> None:
-    """Prevent a division by zero where a short max_length cuts every answer away."""
+def test_rows_without_a_supervised_token_are_rejected(tmp_path: Path) -> None:
+    """Prevent a division by zero if a short max_length cuts off every completion."""
     rows = [row for row in make_rows(12) if len(row["prompt_ids"]) >= 4]
     with pytest.raises(InputError, match="no supervised token: their prompts fill max_length"):
-        evaluate(make_draft_model(), rows, 4, max_length=4)
+        evaluate(tmp_path, make_draft_model(), rows, 4, max_length=4)
