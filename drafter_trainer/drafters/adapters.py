@@ -15,11 +15,7 @@ ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetens
 
 
 def add_adapter(model: PreTrainedModel, rank: int, alpha: float = 32.0) -> Any:
-    """Freeze a drafter and add an adapter to each matrix of its layers; changed in place.
-
-    Args:
-        alpha (`float`, *optional*, defaults to `32.0`): The adapter's product is scaled by alpha / rank.
-    """
+    """Freeze a drafter and add an adapter, scaled by alpha / rank, to each matrix of its layers; changed in place."""
     peft = require("peft", "lora")
     config = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM")
     return peft.get_peft_model(model, config)

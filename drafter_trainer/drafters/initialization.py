@@ -151,13 +151,10 @@ def setup_of(model: torch.nn.Module) -> DrafterSetup | None:
 
 
 def draft_config(target_config: PretrainedConfig, num_hidden_layers: int, **widths: int) -> PretrainedConfig:
-    """Derive a drafter's configuration from its target's.
+    """Derive a drafter's configuration from its target's, with another depth and other `WIDTHS`.
 
     Everything else stays as in the target: family, vocabulary, special ids, positions. The drafter is a stock model
     that every engine loads.
-
-    Args:
-        widths (`int`): Those of `WIDTHS` that differ from the target's.
     """
     if unknown := sorted(widths.keys() - {*WIDTHS}):
         raise InputError(f"a drafter may differ in {', '.join(WIDTHS)}, got {', '.join(unknown)}")
@@ -168,11 +165,6 @@ def draft_config(target_config: PretrainedConfig, num_hidden_layers: int, **widt
     if "final_logit_softcapping" in values:
         values["final_logit_softcapping"] = None  # the lean head of the drafting loop does not cap logits
     if kinds := values.get("layer_types"):
-        if num_hidden_layers > len(kinds):
-            raise InputError(
-                f"num_hidden_layers {num_hidden_layers}: a drafter has at most the {len(kinds)} layers of the target, "
-                "whose kinds of attention it takes"
-            )
         values["layer_types"] = kinds[:num_hidden_layers]
     values |= widths
     if "num_attention_heads" in widths and "head_dim" in values and "head_dim" not in widths:
@@ -186,15 +178,13 @@ def draft_config(target_config: PretrainedConfig, num_hidden_layers: int, **widt
     try:
         return type(target_config).from_dict(values)
     except StrictDataclassError as error:
-        raise InputError(f"a drafter cannot have this shape ({one_line(error)}): give other widths") from error
+        raise InputError(
+            f"a drafter cannot have this shape ({one_line(error)}): give another depth or width"
+        ) from error
 
 
 def from_scratch(config: PretrainedConfig) -> PreTrainedModel:
-    """Make a drafter with random weights, in fp32.
-
-    Raises:
-        InputError: If the family has no text model.
-    """
+    """Make a drafter with random weights, in fp32."""
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise InputError(f"transformers has no text model of type {config.model_type}: start from another checkpoint")
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32)

@@ -9,11 +9,7 @@ from transformers import PreTrainedModel
 
 
 def count_ids(completions: Iterable[Sequence[int]], vocabulary: int) -> np.ndarray:
-    """Count how often each id occurs in completions.
-
-    Returns:
-        `np.ndarray` of shape `(vocabulary,)`.
-    """
+    """Count how often each id occurs in completions, in an array of shape `(vocabulary,)`."""
     counts = np.zeros(vocabulary, dtype=np.int64)
     for completion in completions:
         counts += np.bincount(np.asarray(completion, dtype=np.int64), minlength=vocabulary)
@@ -24,7 +20,6 @@ def choose_ids(counts: np.ndarray, size: int, always: Iterable[int] = (), fill: 
     """Choose the most frequent ids.
 
     Args:
-        counts (`np.ndarray` of shape `(vocabulary,)`): See `count_ids`.
         always (`Iterable[int]`): Ids that are chosen whatever their count, such as the end of a text.
         fill (`bool`, *optional*, defaults to `False`): If fewer ids occur, choose the lowest of the others too.
             Tokenizers give low ids to frequent tokens.
@@ -50,12 +45,7 @@ def vocabulary_bytes(ids: torch.Tensor) -> bytes:
 
 
 def map_ids(ids: torch.Tensor, draft_ids: torch.Tensor) -> torch.Tensor:
-    """Map ids of the vocabulary to their index in the draft vocabulary, -1 for those outside it.
-
-    Args:
-        ids (`torch.Tensor` of any shape): Ids, none of them negative.
-        draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`): Ascending ids.
-    """
+    """Map ids of any shape to their index in the draft vocabulary, -1 for those outside it."""
     places = torch.searchsorted(draft_ids, ids).clamp(max=len(draft_ids) - 1)
     return torch.where(draft_ids[places] == ids, places, -1)
 

@@ -46,9 +46,7 @@ class TokenMeanTrainer(Trainer):
     `training.head`).
 
     Args:
-        model (`PreTrainedModel`): The drafter.
         args (`TrainingArguments`): Arguments of the subclass's own kind, see `own_arguments`.
-        options (`Any`): As for `Trainer`.
     """
 
     # The loss below is already divided by the tokens of all accumulated batches of all processes.
@@ -116,7 +114,7 @@ class TokenMeanTrainer(Trainer):
         if num_items_in_batch is None:
             count, scale = len(tokens["labels"]), 1
         else:
-            # Processes average their gradients; the count is over all of them unless told otherwise.
+            # Processes average their gradients; the count is over all of them by default.
             count = num_items_in_batch
             scale = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
         # Prompts that fill max_length leave nothing supervised, and 0 / 0 is no loss.

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from drafter_trainer.drafters.loop.network import reason_against
 from drafter_trainer.drafters.loop.sources import cut_prompt
@@ -30,11 +30,7 @@ _NOWHERE = 2**30  # position of an empty place in the cache
 class TargetReader:
     """Read rows with the target and return the keys and values of some of its layers.
 
-    A prefix that many rows share, such as the examples of a template, is read once.
-
-    Args:
-        model (`PreTrainedModel`): The target; it is frozen.
-        layers (`Sequence[int]`): The layer of the target for each layer of the drafter.
+    A prefix that many rows share, such as the examples of a template, is read once. The target is frozen.
     """
 
     def __init__(self, model: PreTrainedModel, layers: Sequence[int]) -> None:
@@ -105,9 +101,8 @@ class TargetReader:
 class KeySharing:
     """The batches of a training, with the target's keys and values if the drafter attends to them.
 
-    Args:
-        model (`PreTrainedModel`): The drafter; its configuration gains `kv_sharing_layers`.
-        target (`Target`, *optional*): The target, if it is known.
+    The drafter's configuration gains `kv_sharing_layers`.
+
     Raises:
         InputError: If the drafter cannot attend to the target's keys.
     """
@@ -128,7 +123,17 @@ class KeySharing:
             raise InputError(f"kv_sharing_layers cannot be trained with attention {implementation}: use sdpa")
         if (reason := reason_against(model)) is not None:
             raise InputError(f"the drafting loop cannot share keys with this drafter, since {reason}")
-        _check_shapes(config, target.load_config().get_text_config(), self.layers)
+        others, layers = target.load_config().get_text_config(), self.layers
+        if len(layers) != config.num_hidden_layers:
+            raise InputError(
+                f"kv_sharing_layers names {len(layers)} layers, the drafter has {config.num_hidden_layers}"
+            )
+        if not all(0 <= layer < others.num_hidden_layers for layer in layers):
+            raise InputError(f"kv_sharing_layers must be 0 to {others.num_hidden_layers - 1}, got {layers}")
+        for name in ("num_key_value_heads", "head_dim"):
+            own, other = getattr(config, name, None), getattr(others, name, None)
+            if own != other:
+                raise InputError(f"kv_sharing_layers needs the target's {name} of {other}, the drafter has {own}")
         self.max_length = min(args.max_length, getattr(config, "sliding_window", None) or args.max_length)
 
     def prepare(self, inputs: dict[str, torch.Tensor], training: bool) -> dict[str, Any]:
@@ -182,18 +187,6 @@ def keep_windows(batch: dict[str, torch.Tensor], window: int | None) -> dict[str
     index = torch.tensor([places + [0] * (longest - len(places)) for places in kept], device=device)
     real = torch.arange(longest, device=device) < torch.tensor(list(map(len, kept)), device=device)[:, None]
     return _select(batch, index, real) | {"attention_mask": real.long()}
-
-
-def _check_shapes(drafter: PretrainedConfig, target: PretrainedConfig, layers: Sequence[int]) -> None:
-    """Make sure that a drafter's layers can attend to the target's keys and values."""
-    if len(layers) != drafter.num_hidden_layers:
-        raise InputError(f"kv_sharing_layers names {len(layers)} layers, the drafter has {drafter.num_hidden_layers}")
-    if not all(0 <= layer < target.num_hidden_layers for layer in layers):
-        raise InputError(f"kv_sharing_layers must be 0 to {target.num_hidden_layers - 1}, got {list(layers)}")
-    for name in ("num_key_value_heads", "head_dim"):
-        own, others = getattr(drafter, name, None), getattr(target, name, None)
-        if own != others:
-            raise InputError(f"kv_sharing_layers needs the target's {name} of {others}, the drafter has {own}")
 
 
 def _lengths_and_starts(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -24,8 +24,7 @@ _DOCUMENTS = Features({"input_ids": List(Value("int32")), "dropped": Value("stri
 def encode_document(document: Document, chat: ChatTokenizer, unshown: Counter[str] | None = None) -> list[int]:
     """Tokenize a document: text with one end token, conversations with the chat template.
 
-    Args:
-        unshown (`Counter[str]`, *optional*): Counts the parts of conversations that the template leaves out.
+    `unshown` counts the parts of conversations that the template leaves out.
     """
     if (spoken := document.conversation) is not None:
         return chat.encode(spoken.messages, spoken.tools, unshown=unshown)
@@ -52,7 +51,6 @@ def read_token_ids(
     """Read a corpus as token ids, without documents that contain an evaluation question or cannot be rendered.
 
     Args:
-        corpus (`str`): Name of a corpus of documents.
         limit (`int`, *optional*): Maximum number of documents.
         drops (`Counter[str]`): Counts what is left out, by reason.
         share (`tuple[int, int]`, *optional*, defaults to `(0, 1)`): Index of a worker and number of workers. Documents
@@ -84,11 +82,9 @@ def pack(documents: Iterable[list[int]], length: int) -> Iterator[list[int]]:
 
 
 def pack_texts(rows: Any, target: Target | None, length: int) -> Any:
-    """Tokenize and pack a dataset of `text`, `messages` or `conversations`; rows of `input_ids` are packed already.
+    """Tokenize and pack a dataset of `text`, `messages` or `conversations` into rows of `length` tokens.
 
-    Args:
-        target (`Target`, *optional*): The target, for its tokenizer.
-        length (`int`): Number of tokens of a packed row.
+    Rows of `input_ids` are packed already.
     """
     if not isinstance(rows, Dataset) or "input_ids" in rows.column_names:
         return rows
@@ -120,7 +116,6 @@ def pack_corpora(
     """Tokenize and pack corpora, one after the other; what is in the folder already is not packed again.
 
     Args:
-        target (`Target`): The target, for its tokenizer.
         folder (`Path`): Folder of documents and packed rows.
         length (`int`): Number of tokens of a row.
         workers (`int`, *optional*, defaults to `1`): Number of processes that read.

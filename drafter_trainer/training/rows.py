@@ -111,14 +111,11 @@ def _record(folder: Path) -> dict[str, Any]:
     return step["facts"] | {name: step["settings"][name] for name in _RECORDED if name in step["settings"]}
 
 
-def read_datasets(data: Any, target: Target | None = None) -> tuple[Any, Any, Rows | None]:
-    """Return training and held-out rows of what a trainer was given as `train_dataset`.
+def read_rows(data: Any, target: Target | None = None) -> tuple[Any, Any, Rows | None]:
+    """Return training and held-out rows of a trainer's `train_dataset`, and its folder of rows, if it is one.
 
-    Args:
-        data (`Rows`, `str`, `Path` or dataset): Result of `distill`, its folder, or a dataset of rows.
-        target (`Target`, *optional*): The target that must have given the completions.
     Raises:
-        InputError: If another target gave them, or a dataset has no columns of rows.
+        InputError: If another target than this gave the completions, or a dataset has no columns of rows.
     """
     if isinstance(data, str | Path):
         data = Rows.open(data)
@@ -133,11 +130,9 @@ def read_datasets(data: Any, target: Target | None = None) -> tuple[Any, Any, Ro
 
 
 def load_rows(folders: Path | Sequence[Path], target: Target, topk: bool = True) -> Dataset:
-    """Load the rows of one split, of one or several distillations.
+    """Load the rows of one split, from the folders of one or several distillations.
 
     Args:
-        folders (`Path` or `Sequence[Path]`): Folders of shards.
-        target (`Target`): The target that must have given the completions.
         topk (`bool`, *optional*, defaults to `True`): Load the target's log-probabilities, unless some rows lack them.
     Returns:
         `Dataset`, memory-mapped, in the order of the shards.
@@ -204,12 +199,7 @@ def lacks_topk(rows: Any) -> bool:
 
 
 def check_target(store: RowStore, target: Target) -> None:
-    """Make sure that a target gave all completions; under another name the same revision is the same target.
-
-    Raises:
-        DamagedStoreError: If a shard is damaged.
-        InputError: If another target, or another revision of it, gave some of them.
-    """
+    """Make sure that this revision of a target, under any name, gave all completions."""
     for table in store.tables(["target", "target_revision"]):
         for name, revision in set(zip(table["target"].to_pylist(), table["target_revision"].to_pylist())):
             if revision != target.revision:
@@ -220,22 +210,19 @@ def check_target(store: RowStore, target: Target) -> None:
 
 
 def fill_up(rows: Dataset, args: TrainingArguments, nothing: dict[str, Any]) -> Dataset:
-    """Add rows without supervised tokens until all processes get equally many; accelerate would repeat other rows.
+    """Add copies of a row without supervised tokens until all processes get equally many rows.
 
-    Args:
-        nothing (`dict`): The row that is added.
+    accelerate would repeat other rows.
     """
     lacking = -len(rows) % (args.world_size * args.per_device_train_batch_size) if args.world_size > 1 else 0
     return concatenate_datasets([rows, Dataset.from_list([nothing] * lacking, rows.features)]) if lacking else rows
 
 
 def group_rows(lengths: Sequence[int], tokens: int, seed: int) -> list[np.ndarray]:
-    """Group rows of similar lengths so that no group has more tokens than a budget, padding included.
+    """Group rows of similar lengths so that no group has more than `tokens` tokens, padding included.
 
-    Args:
-        lengths (`Sequence[int]`): Tokens of each row, none above `tokens`.
-        tokens (`int`): Maximum number of rows of a group times the longest of them.
-        seed (`int`): Seed that decides which rows of one length come together.
+    No row may be longer than that. The seed decides which rows of one length come together.
+
     Returns:
         `list` of arrays of row numbers; each row is in one of them.
     """
@@ -255,12 +242,7 @@ class GroupedRows(torch.utils.data.Dataset):
     """Groups of rows as a dataset: one item is a whole batch.
 
     The Trainer shuffles the groups, divides them among processes and resumes as with rows. If the processes cannot
-    get equally many groups, some get a row without supervised tokens.
-
-    Args:
-        rows (`Dataset`): Rows with a `length`.
-        args (`DrafterTrainingArguments`): Arguments with `per_device_train_tokens` and the `max_length` of a row.
-        nothing (`dict`): A row without supervised tokens.
+    get equally many groups, some get `nothing`, a row without supervised tokens.
     """
 
     def __init__(self, rows: Dataset, args: DrafterTrainingArguments, nothing: dict[str, Any]) -> None:

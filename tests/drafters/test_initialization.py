@@ -137,7 +137,7 @@ def test_checkpoint_is_loaded_in_fp32_with_the_targets_ids(tmp_path: Path, targe
 
 @pytest.mark.parametrize("more", [16, -16])
 def test_checkpoint_of_another_padding_is_fitted(tmp_path: Path, tokenizer, more: int) -> None:
-    """Siblings of one tokenizer have embeddings of several sizes: refusing them would leave Gemma 3 and Qwen out."""
+    """Siblings of one tokenizer have embeddings of several sizes: rejecting them would leave Gemma 3 and Qwen out."""
     known = len(tokenizer)
     target_model, sibling = make_model(tokenizer), make_model(tokenizer, layers=2, seed=5, hidden_size=16)
     (sibling if more > 0 else target_model).resize_token_embeddings(known + abs(more), mean_resizing=False)
@@ -167,7 +167,7 @@ def test_sibling_with_other_added_tokens_is_taken(tmp_path: Path, target: Target
     assert drafter.config.eos_token_id == tokenizer.eos_token_id
 
 
-def test_checkpoint_of_another_tokenizer_is_refused(tmp_path: Path, target: Target, tokenizer) -> None:
+def test_checkpoint_of_another_tokenizer_is_rejected(tmp_path: Path, target: Target, tokenizer) -> None:
     """An equal vocabulary size with other tokens drafts garbage, which only shows as a slow target."""
     checkpoint = make_checkpoint(tmp_path, make_model(tokenizer, layers=1), tokenizer)
     swap_two_tokens(tmp_path)
@@ -187,7 +187,7 @@ def test_known_sibling_is_taken_by_name(tmp_path, target, tokenizer, monkeypatch
     assert setup_of(drafter).initialization == known
 
 
-def test_layers_of_a_quantized_target_are_refused(tmp_path, target_folder, monkeypatch) -> None:
+def test_layers_of_a_quantized_target_are_rejected(tmp_path, target_folder, monkeypatch) -> None:
     """FP8 weights without their scales are other weights, and a drafter that says it is quantized does not load."""
     shutil.copytree(target_folder, tmp_path, dirs_exist_ok=True)
     change_json(tmp_path / "config.json", quantization_config={"quant_method": "fp8"})
@@ -219,7 +219,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_unreadable_checkpoint_is_refused(tmp_path: Path, target: Target, tokenizer, damage: Callable) -> None:
+def test_unreadable_checkpoint_is_rejected(tmp_path: Path, target: Target, tokenizer, damage: Callable) -> None:
     """A wrong path or a half copied folder must end in one line, not in a traceback out of a library."""
     folder = make_checkpoint(tmp_path / "checkpoint", make_model(tokenizer, layers=1), tokenizer)
     damage(Path(folder))
@@ -241,7 +241,7 @@ def test_frozen_embeddings_leave_the_layers_to_train(tmp_path, target, untied, t
 
 
 @pytest.mark.parametrize("layers", [[], [0, 4], [-5, 0]])
-def test_layers_that_do_not_exist_are_refused(target_model: PreTrainedModel, layers: list[int]) -> None:
+def test_layers_that_do_not_exist_are_rejected(target_model: PreTrainedModel, layers: list[int]) -> None:
     """A layer that does not exist must not become a random one."""
     with pytest.raises(InputError, match="layers"):
         from_layers(target_model, layers)
@@ -290,15 +290,14 @@ def test_other_heads_divide_the_width_among_them() -> None:
 @pytest.mark.parametrize(
     ("family", "widths", "named"),
     [
-        # Refused by nobody before the first pass, which fails over shapes of matrices.
+        # transformers accepts these and fails in the first forward pass.
         (LlamaConfig, {"num_attention_heads": 1}, "num_attention_heads 1 is no multiple of num_key_value_heads 2"),
         (LlamaConfig, {"num_key_value_heads": 3}, "num_attention_heads 4 is no multiple of num_key_value_heads 3"),
         (LlamaConfig, {"num_attention_heads": 6}, "not a multiple of the number of attention heads"),
-        (Qwen3Config, {"num_hidden_layers": 9}, "num_hidden_layers 9"),
-        (Gemma3TextConfig, {"num_hidden_layers": 9}, "num_hidden_layers 9"),
+        (Gemma3TextConfig, {"num_hidden_layers": 9}, r"`num_hidden_layers` \(9\) must be equal to the number of"),
     ],
 )
-def test_impossible_shape_is_refused(family: type[PretrainedConfig], widths: dict[str, int], named: str) -> None:
+def test_impossible_shape_is_rejected(family: type[PretrainedConfig], widths: dict[str, int], named: str) -> None:
     """A shape that no model of the family has must end in a line that names it, not in a traceback."""
     with pytest.raises(InputError, match=named):
         draft_config(family(**SMALL), **{"num_hidden_layers": 2, **widths})

@@ -1,4 +1,4 @@
-"""Which of a target's layers a drafter should start from."""
+"""Search of the layers of a target from which its drafter should start."""
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ def test_layers_that_do_nothing_go_first_and_the_target_stays_whole(target_model
     assert torch.equal(target_model(input_ids=torch.tensor([[5, 6, 7]])).logits, before)
 
 
-def test_what_cannot_be_searched_is_refused(target_model: PreTrainedModel) -> None:
+def test_bad_searches_are_rejected(target_model: PreTrainedModel) -> None:
     """An empty comparison would choose layers by nothing."""
     with pytest.raises(InputError, match="has 5 layers to choose from"):
         search_layers(target_model, greedy_rows(target_model), 6)

@@ -24,7 +24,7 @@ COUNTS = np.array([0, 5, 2, 0, 9, 2, 1, 0])
         (3, [4, 4], {}, [1, 2, 4]),  # one that is frequent anyway takes no other's place
         (2, [4, 1, 0], {}, [0, 1, 4]),  # chosen even beyond the size
         (0, [7], {}, [7]),
-        # A hundred answers hold two thousand ids: a story in another tongue could not be drafted at all.
+        # A hundred completions have two thousand ids: a story in another language could not be drafted at all.
         (7, [6], {"fill": True}, [0, 1, 2, 3, 4, 5, 6]),
         (3, [], {"fill": True}, [1, 2, 4]),
     ],
@@ -47,15 +47,12 @@ def test_coverage_is_a_share_of_tokens() -> None:
 @pytest.mark.parametrize(
     ("ids", "vocabulary"), [([1, 2, 8], 8), ([-1, 2], 8), ([2, 1], 8), ([1, 1, 2], 8), ([], 8), ([[1, 2]], 8)]
 )
-def test_ids_that_do_not_fit_are_refused(tmp_path: Path, ids: list, vocabulary: int) -> None:
+def test_ids_that_do_not_fit_are_rejected(tmp_path: Path, ids: list, vocabulary: int) -> None:
     """Ids beyond the head fail within a kernel; unordered or doubled ones draft other tokens than were meant."""
     path = tmp_path / "draft_vocabulary.safetensors"
     path.write_bytes(vocabulary_bytes(torch.tensor(ids, dtype=torch.int64)))
     with pytest.raises(ValueError, match="holds no ascending ids below 8: it is of another tokenizer"):
         read_vocabulary(path, vocabulary)
-
-
-# The head that is trained over the draft vocabulary alone
 
 
 def test_prune_head_computes_the_same_logits_and_no_others(target_model: PreTrainedModel) -> None:

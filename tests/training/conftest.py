@@ -28,13 +28,13 @@ def make_draft_model(seed: int = 0) -> PreTrainedModel:
 
 
 def make_rows(count: int, seed: int = 0, k: int = 20) -> list[dict[str, Any]]:
-    """Make rows whose prompts and answers are of very different lengths, 1 to 30 tokens each."""
+    """Make rows whose prompts and completions have very different lengths, 1 to 30 tokens each."""
     generator = torch.Generator().manual_seed(seed)
     rows = []
     for number in range(count):
         prompt, response = torch.randint(1, 31, (2,), generator=generator).tolist()
         if number % 4 == 0:
-            response = 1  # beside much longer ones in every batch of four
+            response = 1  # next to much longer ones in every batch of four
         logprobs, ids = (
             torch.randn(response, VOCABULARY, generator=generator).mul(2).log_softmax(dim=-1).topk(k, dim=-1)
         )
@@ -59,7 +59,7 @@ QUIET |= {"save_strategy": "no", "eval_strategy": "no", "load_best_model_at_end"
 
 
 def finetuning_arguments(folder: Path, **given: Any) -> DrafterTrainingArguments:
-    """Arguments of a silent run on the processor that saves and evaluates nothing unless told to."""
+    """Arguments of a silent run on the processor that by default saves and evaluates nothing."""
     return DrafterTrainingArguments(output_dir=str(folder), **QUIET | given)
 
 

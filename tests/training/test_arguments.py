@@ -1,4 +1,4 @@
-"""The trainers' arguments: the paper's defaults, and what is refused."""
+"""The trainers' arguments: the paper's defaults, and values that are rejected."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ BOTH = PretrainingArguments, DrafterTrainingArguments
 LOSSES = "cross_entropy, topk_kl, topk_tv, lk_hybrid"
 PUBLISHING = r"is not used: call push_to_hub\(repo_id\) of the trainer.*HF_TOKEN"
 TOKENS = {"max_length": 64, "per_device_train_tokens": 64}
-REFUSED = [
+REJECTED = [
     # A token would be pickled in clear into training_args.bin and uploaded with it.
     *((kind, {"push_to_hub": True}, f"push_to_hub {PUBLISHING}") for kind in BOTH),
     *((kind, {"hub_token": "hf_secret"}, f"hub_token {PUBLISHING}") for kind in BOTH),
@@ -22,8 +22,8 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "given", "message"), REFUSED)
-def test_what_cannot_be_meant_is_refused(tmp_path: Path, kind: type, given: dict, message: str) -> None:
+@pytest.mark.parametrize(("kind", "given", "message"), REJECTED)
+def test_bad_values_are_rejected(tmp_path: Path, kind: type, given: dict, message: str) -> None:
     """Prevent a run that publishes a token, whose rows predict nothing, or that ends after everything was loaded."""
     with pytest.raises(InputError, match=message) as error:
         kind(output_dir=str(tmp_path), use_cpu=True, **given)
@@ -31,7 +31,7 @@ def test_what_cannot_be_meant_is_refused(tmp_path: Path, kind: type, given: dict
 
 
 def test_what_is_meant_is_taken(tmp_path: Path) -> None:
-    """Prevent a known loss from being refused, and a batch of several groups, of several times the memory."""
+    """Prevent a known loss from being rejected, and a batch of several groups that takes several times the memory."""
     given = {"output_dir": str(tmp_path), "use_cpu": True}
     assert all(kind(**given, max_length=2).max_length == 2 for kind in BOTH)
     assert all(DrafterTrainingArguments(**given, loss_type=name).loss_type == name for name in LOSSES.split(", "))

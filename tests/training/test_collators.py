@@ -27,7 +27,7 @@ WHOLE = {
     "topk_ids": [[[0], [0], [7], [2]], [[0], [2], [0], [0]]],
     "topk_logprobs": [[[0.0], [0.0], [-0.1], [-0.2]], [[0.0], [-0.3], [0.0], [0.0]]],
 }
-# The end of the answer is lost, and no end token made up.
+# The end of the completion is lost, and no end token is added.
 CUT = {
     "input_ids": [[5, 6, 7], [5, 2, 0]],
     "attention_mask": [[1, 1, 1], [1, 1, 0]],
@@ -56,7 +56,7 @@ CASES = {
 
 @pytest.mark.parametrize(("rows", "given", "expected"), CASES.values(), ids=CASES)
 def test_rows_become_these_tensors(rows: list[dict], given: dict[str, int], expected: dict[str, list]) -> None:
-    """Prevent supervised prompts or padding, and distributions that stand beside their token, also where rows end."""
+    """Prevent supervised prompts or padding, and distributions of another token, also at the end of rows."""
     batch = SelfDistilledCollator(**{"pad_id": 0, "max_length": 8} | given)(rows)
     assert batch.keys() == WHOLE.keys()
     assert_batch(batch, expected)

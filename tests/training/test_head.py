@@ -53,7 +53,7 @@ def test_pieces_give_the_same_sum_and_gradients(monkeypatch: pytest.MonkeyPatch,
     torch.testing.assert_close(pieces, whole)
     with torch.no_grad():
         torch.testing.assert_close(in_pieces(hidden, head, labels), whole)
-    # Behind the sum comes a factor: the mean over a global batch.
+    # The sum is multiplied by a factor: the mean over a global batch.
     for one, other in zip(torch.autograd.grad(0.3 * pieces, inputs), torch.autograd.grad(0.3 * whole, inputs)):
         torch.testing.assert_close(one, other)
 
@@ -92,7 +92,7 @@ def test_the_head_is_the_models_own_again() -> None:
     torch.testing.assert_close(model(input_ids=ids).logits, before)
 
 
-def test_logits_that_are_capped_behind_the_head_are_refused() -> None:
+def test_logits_that_are_capped_after_the_head_are_rejected() -> None:
     """Prevent a drafter from being trained with another q than the one that it drafts with."""
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "vocab_size": 20, "head_dim": 8}
     sizes |= {"num_attention_heads": 2, "num_key_value_heads": 1}

@@ -1,4 +1,4 @@
-"""Training behind the target's own keys and values: what a drafter reads is what it will read when it drafts."""
+"""Training with the target's own keys and values: a drafter reads what it will read when it drafts."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def collate(rows: list[dict], window: int | None = None) -> dict[str, torch.Tens
 
 @pytest.mark.parametrize("beginning", [0, 40], ids=["nothing in common", "a common beginning"])
 def test_a_drafter_is_trained_on_what_it_drafts_from(target_model, beginning: int) -> None:
-    """Prevent a drafter from learning behind other keys, at other positions or of other drafts than it then has."""
+    """Prevent training with other keys, at other positions or in other drafts than in use."""
     rows = make_rows(6, seed=3)
     for row in rows:
         row["prompt_ids"] = [*range(60, 60 + beginning), *row["prompt_ids"]]
@@ -39,7 +39,7 @@ def test_a_drafter_is_trained_on_what_it_drafts_from(target_model, beginning: in
         read = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids", "past_key_values")}
         with torch.inference_mode():
             logits = drafter(**read, use_cache=False).logits
-        for row, told, labels in zip(rows, logits, batch["labels"]):
+        for row, found, labels in zip(rows, logits, batch["labels"]):
             prompt, response = row["prompt_ids"], row["response_ids"]
             assert labels[labels != IGNORED].tolist() == response
             text = texts.read(network, [*prompt, *response])
@@ -50,11 +50,11 @@ def test_a_drafter_is_trained_on_what_it_drafts_from(target_model, beginning: in
                 if verified:
                     assert network.share(text.first(verified), 0, verified)
                 expected = network.read([*prompt, *response][verified : len(prompt) + place])
-                torch.testing.assert_close(told[place], expected, atol=1e-4, rtol=0)
+                torch.testing.assert_close(found[place], expected, atol=1e-4, rtol=0)
 
 
 def test_windows_are_those_of_the_collator() -> None:
-    """Prevent a drafter from learning to draft alone behind other tokens than it then reads."""
+    """Prevent training without the target's keys on other tokens than in use."""
     rows = make_rows(6, seed=4)
     kept, expected = keep_windows(collate(rows), 5), collate(rows, 5)
     real = expected["attention_mask"].bool()
@@ -64,7 +64,7 @@ def test_windows_are_those_of_the_collator() -> None:
         assert torch.equal(kept[name][real], expected[name][real])
 
 
-def test_a_drafter_learns_to_draft_behind_the_targets_keys(tmp_path, target) -> None:
+def test_a_drafter_learns_to_draft_with_the_targets_keys(tmp_path, target) -> None:
     """Prevent a trainer that saves a drafter without what it was trained with, or whose drafter does not draft so."""
     rows = [row for row in make_rows(12, seed=2) if len(row["response_ids"]) > 8][:4]
     drafter = create_drafter(target, layers=[0, 1])
@@ -80,11 +80,11 @@ def test_a_drafter_learns_to_draft_behind_the_targets_keys(tmp_path, target) -> 
     tokens = sum(len(completion) for _, completion in completions)
     rounds = replay_at_fixed_length(loaded, completions, 4, target=TargetTexts(target.load_model("float32")))
     assert len(rounds) < tokens / 3
-    loaded.kv_sharing_layers = None  # and alone
+    loaded.kv_sharing_layers = None  # and without the target
     assert len(replay_at_fixed_length(loaded, completions, 4)) < tokens / 2
 
 
-def test_what_cannot_be_shared_is_refused(tmp_path: Path, target: Target) -> None:
+def test_drafters_that_cannot_share_are_rejected(tmp_path: Path, target: Target) -> None:
     """Prevent a training that ends in its first step, or a drafter that no cache fits."""
     rows = Dataset.from_list(make_rows(4))
 

@@ -87,7 +87,7 @@ def test_a_certain_target_and_a_certain_drafter_stay_finite() -> None:
 
 
 def test_no_tokens_give_no_losses() -> None:
-    """Prevent a batch whose answers the length limit cut away from ending the training."""
+    """Prevent a batch whose completions were cut off by the length limit from ending the training."""
     empty = torch.empty(0, VOCABULARY)
     assert cross_entropy(empty, torch.empty(0, dtype=torch.long)).shape == (0,)
     for topk_loss in TOPK_LOSSES.values():

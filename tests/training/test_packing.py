@@ -53,7 +53,7 @@ def test_text_ends_with_the_end_token(tokenizer: PreTrainedTokenizerFast) -> Non
 
 
 def test_documents_with_a_question_are_dropped_and_counted(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    """Prevent evaluation questions from being pretrained on, also where they stand in a turn of a conversation."""
+    """Prevent evaluation questions from being pretrained on, also in a turn of a conversation."""
     question = "Zwölf kleine Katzen saßen gestern Abend auf dem alten Zaun vor unserem gelben Haus"
     asked = [{"role": "user", "content": f"Übersetze: {question}!"}, {"role": "assistant", "content": "Twelve cats."}]
     short = "Es ist acht Uhr."

@@ -22,14 +22,14 @@ TARGET = Target(REQUEST.target, REQUEST.target_revision, "nowhere")
 
 
 def write(folder: Path, count: int = 4, **given: str) -> RowStore:
-    """Write shards of two rows each, the answer of row n being n tokens long."""
+    """Write shards of two rows each, the completion of row n being n + 1 tokens long."""
     store = RowStore(folder)
     for start in range(0, count, 2):
         rows = []
         for number in range(start, min(start + 2, count)):
             ids = np.arange(TOP_K)[None].repeat(number + 1, axis=0) + number
-            answer = Completion([number] * (number + 1), ids, -0.5 * ids, "stop")
-            rows.append((replace(REQUEST, seed=number, **given), answer))
+            completion = Completion([number] * (number + 1), ids, -0.5 * ids, "stop")
+            rows.append((replace(REQUEST, seed=number, **given), completion))
         store.write(rows, "transformers")
     return store
 
@@ -47,8 +47,8 @@ def test_rows_are_loaded_in_order_and_collated(tmp_path: Path) -> None:
     assert batch["topk_logprobs"][1, 7].tolist() == [-0.5 * number for number in range(4, 24)]
 
 
-def test_another_targets_rows_are_refused_with_both_names(tmp_path: Path) -> None:
-    """Prevent learning another model's answers; a target that was given a name since is no other."""
+def test_another_targets_rows_are_rejected(tmp_path: Path) -> None:
+    """Prevent learning another model's completions; a target that was renamed since is the same."""
     store = write(tmp_path, target="earlier/name")
     assert len(load_rows(tmp_path, TARGET)) == 4
     other = replace(REQUEST, seed=9, target_revision="older")
@@ -70,8 +70,8 @@ def test_rows_without_log_probabilities_are_loaded_without_any(tmp_path: Path) -
         assert lacks_topk(rows) == (not topk or loaded != folders[:1])
 
 
-def test_a_folder_without_rows_is_refused(tmp_path: Path) -> None:
-    """Prevent training on nothing, also where every answer of a small split was dropped."""
+def test_a_folder_without_rows_is_rejected(tmp_path: Path) -> None:
+    """Prevent training on nothing, also if every completion of a small split was dropped."""
     with pytest.raises(InputError, match=r"holds no rows: distill first"):
         load_rows(tmp_path, TARGET)
     RowStore(tmp_path).write_dropped([(REQUEST, "empty completion")], "English")
@@ -79,7 +79,7 @@ def test_a_folder_without_rows_is_refused(tmp_path: Path) -> None:
         load_rows(tmp_path, TARGET)
 
 
-def test_a_shard_that_was_replaced_is_read_anew(tmp_path: Path) -> None:
+def test_a_shard_that_was_replaced_is_read_again(tmp_path: Path) -> None:
     """Prevent a cache from giving the rows of a shard that was deleted and distilled again."""
     store = write(tmp_path, 2)
     before = load_rows(tmp_path, TARGET)["response_ids"]

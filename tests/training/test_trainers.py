@@ -102,14 +102,14 @@ def test_loss_of_a_batch_equals_the_one_computed_by_hand(tmp_path: Path, loss_ty
 
 @pytest.mark.parametrize("loss_type", ["cross_entropy", "topk_kl", "lk_hybrid"])
 def test_loss_over_a_draft_vocabulary_equals_the_one_over_its_ids(tmp_path: Path, loss_type: str) -> None:
-    """Prevent ids from being taken for places of the narrow head, which are other tokens."""
+    """Prevent ids from being used as indices of the pruned head, which are other tokens."""
     rows, every = make_rows(5), torch.arange(VOCABULARY)
     batch, losses = COLLATOR(rows), []
     for draft_ids in (None, every):
         trainer = make_trainer(tmp_path, rows, draft_ids=draft_ids, loss_type=loss_type)
         losses.append(trainer.compute_loss(trainer.model, batch).item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    # Without the first ids all places move; what is left out costs nothing where it was the answer.
+    # Without the first ids all indices shift; a label that is left out costs nothing.
     trainer = make_trainer(tmp_path, rows, draft_ids=every[3:], loss_type=loss_type)
     logits = trainer.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     supervised = batch["labels"][:, 1:] != -100
@@ -123,8 +123,8 @@ def test_loss_over_a_draft_vocabulary_equals_the_one_over_its_ids(tmp_path: Path
     assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(by_hand.mean().item(), rel=1e-5)
 
 
-def test_a_draft_vocabulary_under_fsdp_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prevent a training whose head, in pieces, cannot be widened when all its steps are done."""
+def test_a_draft_vocabulary_under_fsdp_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prevent a training whose sharded head cannot be restored after its last step."""
 
     def initialise(trainer: Trainer, model: torch.nn.Module, args: Any, **_: Any) -> None:
         vars(trainer).update(model=model, args=args, train_dataset=None, is_fsdp_enabled=True)
@@ -298,7 +298,7 @@ def test_the_checkpoint_with_the_best_expected_alpha_is_kept(tmp_path: Path) -> 
 
 
 class StoppedError(Exception):
-    """Stand in for a user's interrupt, which would end the tests where nothing catches it."""
+    """A user's interrupt, which unlike a real one does not end the tests."""
 
 
 class Stop(TrainerCallback):
@@ -354,7 +354,7 @@ def test_a_run_stopped_after_its_last_step_keeps_the_best(tmp_path: Path, uninte
     """Prevent a run that was killed before it saved the drafter from never ending, or from saving the last one."""
     make_trainer(tmp_path, make_rows(10), **RESUMED).train()
     assert not (tmp_path / "model.safetensors").exists()
-    # There is no step left to do: 12 is behind 9, though not in the order of the alphabet.
+    # There is no step left to do: 12 comes after 9, though not in alphabetical order.
     resumed = make_trainer(tmp_path, make_rows(10), seed=5, callbacks=[Stop(step) for step in range(13)], **RESUMED)
     metrics = train_to_end(resumed)
     assert_equals_uninterrupted(tmp_path, metrics, uninterrupted)
