@@ -232,7 +232,7 @@ def test_the_drafter_of_another_target_is_not_published(trained, tmp_path: Path,
     with pytest.raises(InputError, match="was trained for"):
         drafter_trainer.publish(tmp_path / "drafter", str(other), tmp_path / "published")
     drafter = drafter_trainer.create_drafter(str(other), num_hidden_layers=1)
-    with pytest.raises(InputError, match="learns from its own target's completions alone"):
+    with pytest.raises(InputError, match="learns only from its own target's completions"):
         drafter_trainer.DrafterTrainer(drafter, train_dataset=trained.rows)
 
 
