@@ -1,4 +1,4 @@
-"""A run: where its steps lie, with which settings each was made, and whether it is finished."""
+"""A run: the folders of its steps, and the record of each step."""
 
 import hashlib
 import json
@@ -15,52 +15,21 @@ from drafter_trainer.provenance import collect_provenance
 
 FILE_NAME = "step.json"
 _logger = logging.getLogger(__name__)
-# What changes neither the result nor what may be reused of it.
-_INDIFFERENT = {
-    "batch_size",
-    "card_folder",
-    "check_generation",
-    "collection",
-    "concurrency",
-    "costs",  # an input, as other_data
-    "dataloader_num_workers",
-    "disable_tqdm",
-    "dry_run",
-    "licence",  # as the option was called before
-    "license",
-    "logging_steps",
-    "other_data",
-    "out",
-    "output_dir",
-    "overwrite",
-    "private",
-    "publish",
-    "repo_id",
-    "report_to",
-    "request_timeout",
-    "revision",
-    "run_folder",
-    "run_name",
-    "save_outputs",
-    "server_kind",
-    "server_model",
-    "servers",
-    "tag",
-    # Which target it is, its revision says: that is an input, and the same under another name or in another folder.
-    "target_model",
-    "target_name",
-    "target_revision",
-    "to",
-}
+# Settings that change neither a result nor its reuse. Target, costs and other_data are inputs; licence is an earlier
+# spelling of license.
+_INDIFFERENT = frozenset(
+    """
+    batch_size card_folder check_generation collection concurrency costs dataloader_num_workers disable_tqdm dry_run
+    licence license logging_steps other_data out output_dir overwrite private publish repo_id report_to request_timeout
+    revision run_folder run_name save_outputs server_kind server_model servers tag target_model target_name
+    target_revision to
+    """.split()  # noqa: SIM905
+)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A drafter in the making, and the folders of its steps.
-
-    Args:
-        languages (`str`): Tag of its language, or of its pair.
-    """
+    """The folders of the steps that make a drafter; `languages` is the tag of its language or pair."""
 
     name: str
     folder: Path
@@ -68,49 +37,49 @@ class Run:
 
     @property
     def pretrained(self) -> Path:
-        """The drafter that pretraining left."""
+        """The pretrained drafter."""
         return self.folder / "pretrain"
 
     @property
     def rows(self) -> Path:
-        """The rows that distillation left."""
+        """The rows of the distillation."""
         return self.folder / "distill"
 
     @property
     def finetuned(self) -> Path:
-        """The drafter that finetuning left."""
+        """The finetuned drafter, as the trainer left it."""
         return self.folder / "finetune"
 
     @property
     def tuned(self) -> Path:
-        """The settings that tuning left."""
+        """The record of tuning."""
         return self.folder / "tune"
 
     @property
     def published(self) -> Path:
-        """The drafter as it is published to a folder."""
+        """The drafter that is tuned, measured and published."""
         return self.folder / "drafter"
 
     def measured(self, task: str, default: str) -> Path:
-        """Return the folder of a task's results; those of the default task lie in the run's own folder."""
+        """Return the folder of a task's results: for the default task the folder of the run."""
         return self.folder if task == default else self.folder / "tasks" / task
 
 
 class Step:
-    """Remember a step in `step.json` of its folder.
+    """A step with a record of its settings in `step.json` of its folder.
 
-    Use it as a context manager around the work; leaving it without an exception finishes the step. A step that was
-    interrupted goes on when it is entered again with the same settings.
+    It is a context manager around the work; the step is finished when the block ends without an exception. An
+    interrupted step continues when it is entered again with the same settings.
 
     Args:
-        settings (`dict`): What was given for it; settings that decide no result are left aside.
-        inputs (`dict[str, str]`): Fingerprints of what it reads: the target's name and revision, earlier steps.
-        main (`bool`, *optional*, defaults to `True`): Whether this process writes; with several, the first does.
-        fixed (`Collection[str]`, *optional*): Settings that must be as they were, where the recipe itself compares
-            what is left with what is asked for now; all if left out.
+        settings (`dict`): The settings; those that do not change the result are left out of the record.
+        inputs (`dict[str, str]`): Fingerprints of its inputs: the target's name and revision, earlier steps.
+        main (`bool`, *optional*, defaults to `True`): Whether this process writes; of several, only the first does.
+        fixed (`Collection[str]`, *optional*): Settings that must be those of the earlier record, where the caller
+            compares the results itself; all settings if left out.
     Attributes:
-        difference (`str`): Of settings and inputs, from those of the step that is left; empty where there is none.
-        earlier (`dict`, *optional*): The record of the step that is left, once `is_finished` has read it.
+        difference (`str`): Description of how settings and inputs differ from those of the earlier record.
+        earlier (`dict`, *optional*): The earlier record, once `is_finished` has read it.
     """
 
     def __init__(
@@ -136,38 +105,40 @@ class Step:
         self.fingerprint = hashlib.sha256(json.dumps(self._record, sort_keys=True).encode()).hexdigest()[:16]
 
     def is_finished(self) -> bool:
-        """Tell whether the step has been done, with these settings and inputs."""
+        """Return whether the step is finished, with the same settings and inputs.
+
+        Raises:
+            InputError: If the folder has results of other settings or inputs.
+        """
         earlier = read_step(self.folder)
         if earlier is None:
             return False
         changes = self._changes(earlier)
         if changes and not any(path.is_file() and not _is_no_result(path) for path in self.folder.rglob("*")):
-            return False  # it failed before it left anything
+            return False  # it failed before it wrote any result
         self.difference = "; ".join(changes.values())
         if self._fixed is None or earlier["recipe"] != self.recipe or changes.keys() & self._fixed:
             self.refuse_difference()
-        self.earlier = earlier
-        # Time of earlier sessions counts too; what they had recorded by then is recorded anew.
-        self.seconds = earlier["seconds"]
+        self.earlier, self.seconds = earlier, earlier["seconds"]  # the time of earlier sessions counts
         return earlier["finished"] and not changes and self.reuse()
 
     def refuse_difference(self, because: str = "") -> None:
-        """Refuse to do the step over another one, if it is another."""
+        """Raise an error if the settings or inputs differ from the earlier record."""
         if self.difference:
             raise InputError(
-                f"{self.folder} was made with other settings ({self.difference}{because}): delete it to do the step "
-                "anew, or name another run_folder"
+                f"{self.folder} was made with other settings ({self.difference}{because}): delete it to repeat the "
+                "step, or name another run_folder"
             )
 
     def reuse(self) -> bool:
-        """Take the results of the step that is left for those of this one; return `True`."""
-        # Later steps know it by that fingerprint, and releases differ in the settings that they leave aside.
+        """Take over the facts of the earlier record; return `True`."""
+        # Later steps have recorded that fingerprint, and releases differ in the settings that they leave out.
         self.facts, self.fingerprint = self.earlier["facts"], self.earlier["fingerprint"]
         self._log("finished before, in")
         return True
 
     def _changes(self, earlier: dict[str, Any]) -> dict[str, str]:
-        """Say in which settings and inputs an earlier step differs, by their names."""
+        """Describe the settings and inputs that differ from an earlier record, by name."""
         if earlier["recipe"] != self.recipe:
             return {"recipe": f"then of {earlier['recipe']}, now of {self.recipe}"}
         changes = {}
@@ -184,15 +155,14 @@ class Step:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # The time of a step that was interrupted counts too, when it goes on.
         self._write(finished=kind is None)
         if kind is None:
             self._log("finished in")
 
-    def _log(self, said: str) -> None:
+    def _log(self, state: str) -> None:
         if self.main:
             facts = f"\n  {json.dumps(self.facts, ensure_ascii=False)}" if self.facts else ""
-            _logger.info("%s: %s %.0f s: %s%s", self.recipe, said, self.seconds, self.folder, facts)
+            _logger.info("%s: %s %.0f s: %s%s", self.recipe, state, self.seconds, self.folder, facts)
 
     def _write(self, finished: bool) -> None:
         self.seconds = round(time.monotonic() - self._start, 1)
@@ -210,7 +180,7 @@ class Step:
 
 
 def _is_no_result(path: Path) -> bool:
-    # Prompts are made again for other settings, and so is the note whose rows they are.
+    # The prompts and the description of the rows are written again for other settings.
     return path.name in (FILE_NAME, "rows.json") or path.suffix == ".arrow"
 
 
@@ -222,23 +192,23 @@ def _deciding(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _content(key: str, value: Any) -> Any:
-    """Leave aside by which name a target is known: `Target.identity` is its name and its revision."""
+    """Return the value to compare: of a target only the revision, since it may have several names."""
     return value.rpartition("@")[2] if key == "target" and isinstance(value, str) else value
 
 
 def read_step(folder: Path) -> dict[str, Any] | None:
-    """Read what a step's folder remembers, or `None` where there is no step."""
+    """Read the record in a step's folder, `None` if there is none."""
     path = folder / FILE_NAME
     if not path.is_file():
         return None
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is damaged ({error}): delete {folder} and do the step anew") from error
+        raise InputError(f"{path} is damaged ({error}): delete {folder} and repeat the step") from error
 
 
 def finished_step(folder: Path, advice: str) -> dict[str, Any]:
-    """Read a step that has to be finished before the next can begin."""
+    """Read the record of a step that the next step needs; raise an error with the advice if it is not finished."""
     step = read_step(folder)
     if step is None:
         raise InputError(f"there is no finished step in {folder}: {advice}")

@@ -86,7 +86,7 @@ def benchmark_engine(
     if engine not in ENGINES:
         raise InputError(f"engine must be {' or '.join(ENGINES)}, got {engine}")
     if not requests_at_once or min(requests_at_once) < 1:
-        raise InputError(f"requests_at_once must be 1 or more, got {[*requests_at_once]}")
+        raise InputError(f"requests_at_once must be numbers from 1 on, got {[*requests_at_once]}")
     measured = Measurement(drafter, target, questions, output_dir, languages, task, max_questions)
     target, asked = measured.target, measured.questions
     if any(question.earlier for question in asked):
