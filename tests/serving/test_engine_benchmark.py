@@ -117,7 +117,7 @@ def test_llamacpp_is_started_with_what_each_method_drafts() -> None:
         ({"engine": "ollama"}, "engine must be vllm or llamacpp, got ollama"),
         ({"requests_at_once": [0]}, r"numbers from 1 on, got \[0\]"),
         ({"engine": "llamacpp"}, "name the target's file as target_gguf"),
-        ({"max_new_tokens": 100_000}, "the longest question and its answer take"),
+        ({"max_new_tokens": 100_000}, "the longest question and its completion take"),
     ],
 )
 def test_what_cannot_be_measured_is_said_before_a_server_starts(
