@@ -1,8 +1,8 @@
-"""Go the whole way on one machine: text, drafter, published folder, speedup table.
+"""Run all steps on one machine: text, drafter, published folder, speedup table.
 
     make quickstart
 
-Each step is a command that you could type yourself; it is printed before it runs. Finished steps are not done again.
+Each step is printed as a command before it runs. Finished steps are not repeated.
 """
 
 import os

@@ -3,20 +3,19 @@
     make drafter LANG=oci TEXT=file:occitan.txt
     drafter-trainer language --config recipes/configs/gemma-3-270m/language.yaml --pair oci --corpus file:occitan.txt
 
-Goes from text in the language of the completions to a published drafter with a card. The strategies are those of arXiv
-2605.30580, each alone: an n-gram table, and networks finetuned on the target's translations, on text, and on both. The
-hybrid joins the best of the networks, the table and lookup. Each strategy is tuned on held-out translations and
-stories, and the fastest on both is published. The benchmarks of both tasks show all strategies.
+Makes a published drafter with a card from text in the language of the completions. The strategies are those of arXiv
+2605.30580: an n-gram table, and networks finetuned on the target's translations, on text, and on both. A hybrid joins
+the best of the networks, the table and lookup. Each strategy is tuned on held-out translations and stories, and the
+fastest on both is published. The benchmarks of both tasks show all strategies.
 
-Every step is a command that you could type yourself; it is printed before it runs. Finished steps are not done again.
+Each step is printed as a command before it runs. Finished steps are not repeated.
 """
 
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from drafter_trainer.atomic import write_json
 from drafter_trainer.benchmark.report import markdown_table, speedup_tables
@@ -37,14 +36,8 @@ FILE_NAME = "strategies.json"  # next to a card: the cost and the speedup of eac
 HYBRID = "hybrid"
 
 
-@dataclass(frozen=True)
-class Strategy:
-    """A kind of drafter for one language.
-
-    Args:
-        sources (`tuple[str, ...]`): Its draft sources.
-        rows (`tuple[str, ...]`): Folders of a run with the rows for the finetuning of its network.
-    """
+class Strategy(NamedTuple):
+    """A kind of drafter: its name, its draft sources, and the folders of rows that its network is finetuned on."""
 
     method: str
     sources: tuple[str, ...]
@@ -59,9 +52,6 @@ STRATEGIES = {
     "both": Strategy("network of both", (NETWORK,), ("distill", "text")),
     HYBRID: Strategy("hybrid", SOURCES),
 }
-
-
-CallStep = Callable[..., None]  # takes a step's name, its run folder, its options
 
 
 def main(argv: list[str]) -> None:
@@ -82,7 +72,11 @@ def main(argv: list[str]) -> None:
         call_step(name, [*common, *options])
 
     collect_rows(step, run.folder, language, kept_out)
-    train_networks(step, run.folder, places)
+    for name, place in places.items():
+        if STRATEGIES[name].rows:
+            step("finetune", place, "--data", *(run.folder / part for part in STRATEGIES[name].rows))
+            for checkpoint in (place / "finetune").glob("checkpoint-*"):  # they would be most of the disk
+                shutil.rmtree(checkpoint)
     found: dict[str, dict[str, Any]] = {}
     rows, costs = ["--data", run.folder / "distill", "--other_data", run.folder / "stories"], []
     for name, place in places.items():
@@ -95,11 +89,11 @@ def main(argv: list[str]) -> None:
         drafter = ["--drafter", trained / "finetune"] if NETWORK in strategy.sources else []
         step("tune", place, *rows, *costs, *drafter, *text, "--sources", *strategy.sources)
         found[name] = describe(strategy, place, trained)
-        # All use the same times of the target: otherwise the noise of the machine would decide between them.
+        # All use the same times of the target, so that noise does not decide between them.
         costs = costs or ["--costs", place / "drafter"]
     found[HYBRID]["network"] = network
     best = max(found, key=lambda name: (found[name]["speedup_on_validation"], name == HYBRID))
-    # The published drafter names only the rows that went into it; here are all.
+    # The published drafter only describes its own rows.
     collected = {rows: read_step(run.folder / rows)["facts"] for rows in ("text", "distill")}
     write_json(run.folder / FILE_NAME, {"published": best, "strategies": found, "collected": collected})
     print(f"\n{strategies_table(found, best)}")
@@ -116,14 +110,14 @@ def main(argv: list[str]) -> None:
         print(f"\n{speedup_tables(read_results(place / RESULTS))}")
 
 
-def collect_rows(step: CallStep, folder: Path, language: LanguageArguments, kept_out: list[str]) -> None:
-    """Let the target score text, complete translations for the minutes given, and complete held-out stories."""
+def collect_rows(step: Callable[..., None], folder: Path, language: LanguageArguments, kept_out: list[str]) -> None:
+    """Let the target score text, complete translations for some minutes, and complete held-out stories."""
 
     def distill(rows: str, corpora: list[str], samples: int, held_out: int, *options: str) -> None:
         sizes = ["--max_samples", samples, held_out]
         step("distill", folder, "--output_dir", folder / rows, "--corpus", *corpora, *sizes, *kept_out, *options)
 
-    # Text first: empty text, or text in another language, is refused before anything else is done.
+    # Text first: empty text, or text in another language, is rejected at once.
     distill("text", language.corpus, TEXTS, HELD_OUT, "--engine", "text")
     distill("pilot", [language.prompts], PILOT, 1)
     distill("distill", [language.prompts], prompts_within(language.minutes, folder), HELD_OUT)
@@ -131,7 +125,7 @@ def collect_rows(step: CallStep, folder: Path, language: LanguageArguments, kept
 
 
 def prompts_within(minutes: int, folder: Path) -> int:
-    """Return the number of prompts that the target completes in some minutes, by the pilot; it is found once."""
+    """Return the number of prompts that the target completes in some minutes, as the pilot took it; kept in a file."""
     path = folder / "plan.json"
     if path.is_file():
         plan = json.loads(path.read_text(encoding="utf-8"))
@@ -143,17 +137,8 @@ def prompts_within(minutes: int, folder: Path) -> int:
     return prompts
 
 
-def train_networks(step: CallStep, folder: Path, places: dict[str, Path]) -> None:
-    """Finetune the network of each strategy that has one of its own."""
-    for name, place in places.items():
-        if STRATEGIES[name].rows:
-            step("finetune", place, "--data", *(folder / part for part in STRATEGIES[name].rows))
-            for checkpoint in (place / "finetune").glob("checkpoint-*"):
-                shutil.rmtree(checkpoint)  # of a finished network; all of a language's would be most of its disk
-
-
 def describe(strategy: Strategy, place: Path, trained: Path) -> dict[str, Any]:
-    """Return the size and the times of a strategy, and the speedup that tuning expects of it."""
+    """Return the size and the times of a strategy, and the speedup that tuning expects."""
     finetuned, tuned = read_step(trained / "finetune"), read_step(place / "tune")
     return {
         "method": strategy.method,
@@ -168,12 +153,12 @@ def strategies_table(found: dict[str, dict[str, Any]], best: str) -> str:
     """Render the strategies, the published one marked."""
     rows = [
         [
-            said["method"] + " *" * (name == best),
-            f"{said['speedup_on_validation']:.2f}x",
-            f"{said['bytes'] / 2**20:.1f}",
-            f"{said['finetune_seconds']:.0f} s",
+            facts["method"] + " *" * (name == best),
+            f"{facts['speedup_on_validation']:.2f}x",
+            f"{facts['bytes'] / 2**20:.1f}",
+            f"{facts['finetune_seconds']:.0f} s",
         ]
-        for name, said in found.items()
+        for name, facts in found.items()
     ]
     header = ["strategy (* is published)", "both tasks, held-out answers replayed", "MiB", "finetuning"]
     return markdown_table(header, rows)
