@@ -20,6 +20,7 @@ from drafter_trainer.drafters.layer_search import search_layers
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.assemble import assemble
 from drafter_trainer.pipeline.publish import describe
+from drafter_trainer.provenance import without_folders
 from drafter_trainer.runs import Run, Step, finished_step, read_step
 from drafter_trainer.targets import Target
 from drafter_trainer.training.arguments import DrafterTrainingArguments
@@ -30,7 +31,7 @@ from drafter_trainer.training.trainers import DrafterTrainer
 
 _logger = logging.getLogger(__name__)
 _SEARCHED = 24  # rows that layers are searched on
-PRETRAINED = "pretrain"  # as initialization: the drafter that the run's own pretraining left
+PRETRAINED = "pretrain"  # as initialization: the run's pretrained drafter
 
 
 def finetune(
@@ -41,7 +42,7 @@ def finetune(
     shape: Mapping[str, Any],
     settings: Mapping[str, Any],
 ) -> None:
-    """Train a new drafter on rows, unless the step is finished; leave a copy that loads as `run.published`.
+    """Train a new drafter on rows, and copy it to `run.published`; a finished step is not repeated.
 
     Args:
         rows (`Sequence[Path]`): Folders of rows, taken together; those of the run's own distillation if empty.
@@ -68,10 +69,14 @@ def finetune(
     folder = Path(arguments.output_dir)
     step = Step(folder, "finetune", settings, inputs, state.is_main_process)
     copied = state.is_main_process and folder == run.finetuned
+
+    def publish_copy() -> None:
+        with whole_folder(run.published) as copy:
+            copy_drafter(folder, copy, run, target)
+
     if step.is_finished():
         if copied and not (run.published / FILE_NAME).is_file():
-            with whole_folder(run.published) as copy:
-                copy_drafter(folder, copy, run, target)
+            publish_copy()
         return
     with step:
         train = load_rows([place / "train" for place in folders], target, arguments.loss_type in TOPK_LOSSES)
@@ -85,11 +90,11 @@ def finetune(
         trainer = DrafterTrainer(drafter, arguments, train_dataset=train, eval_dataset=held_out)
         chosen = {"initial_layers": shape.get("layers"), "freeze_embeddings": shape.get("freeze_embeddings")}
         trainer.record = {name: value for name, value in chosen.items() if value}
+        trainer.record["initialization"] = without_folders(shape["initialization"])
         metrics = train_to_end(trainer)
         step.facts |= trainer.facts | metrics
         if copied:
-            with whole_folder(run.published) as copy:
-                copy_drafter(folder, copy, run, target)
+            publish_copy()
 
 
 def copy_drafter(trained: Path, folder: Path, run: Run, target: Target) -> None:
@@ -105,7 +110,7 @@ def copy_drafter(trained: Path, folder: Path, run: Run, target: Target) -> None:
 
 
 def _best_layers(target: Target, rows: Dataset, number: int, arguments: DrafterTrainingArguments) -> list[int]:
-    limit = _SEARCHED if torch.accelerator.is_available() else _SEARCHED // 3  # which take a processor minutes
+    limit = _SEARCHED if torch.accelerator.is_available() else _SEARCHED // 3  # a CPU needs minutes
     chosen = rows.shuffle(arguments.seed).select(range(min(limit, len(rows))))
     _logger.info(
         "searching the best %d layers of %s; an initialization such as layers:0,1 names them without a search",

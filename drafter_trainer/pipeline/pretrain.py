@@ -30,10 +30,10 @@ def pretrain(
     evaluation_questions: Sequence[str] = (),
     settings: Mapping[str, Any],
 ) -> None:
-    """Pack corpora, and train a new drafter on them; finished before with the same settings, nothing is done.
+    """Pack corpora, and train a new drafter on them; a finished step is not repeated.
 
     Args:
-        settings (`Mapping[str, Any]`): What the step records, by which it is known again.
+        settings (`Mapping[str, Any]`): Recorded settings, by which the finished step is recognized.
     Raises:
         InputError: If the folder holds a drafter of other settings, or a corpus cannot be read.
     """
@@ -58,7 +58,7 @@ def pretrain(
                     limit=limit,
                     questions=tuple(evaluation_questions),
                 )
-        set_seed(arguments.seed)  # weights that are drawn are drawn alike in every run
+        set_seed(arguments.seed)  # random weights are the same in every run
         trainer = PretrainingTrainer(
             model=create_drafter(target, **shape, languages=languages),
             args=arguments,
