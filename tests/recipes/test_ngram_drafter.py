@@ -9,6 +9,7 @@ from drafter_trainer.corpora.sample import sample_rows
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.loop.repository import TABLE
 from drafter_trainer.errors import InputError
+from drafter_trainer.runs import finished_step
 from tests.recipes.test_whole_way import options as options_of
 from tests.recipes.test_whole_way import recipe_main
 
@@ -56,6 +57,25 @@ def test_text_alone_gives_a_drafter(folder: Path, text: Path) -> None:
     assert corpus == {"name": "file:text.txt", "sha256": hashlib.sha256(text.read_bytes()).hexdigest()}
     assert table["counted_on"] == "texts"
     assert sum(said["dropped"].values()) == 1
+
+
+def test_interrupted_tuning_leaves_the_drafter(folder, target_folder, text, tmp_path, monkeypatch) -> None:
+    """A drafter that is half tuned would be published, or the tuned one would be lost."""
+    run = Path(shutil.copytree(folder / "run", tmp_path / "run"))
+    files = {path: path.read_bytes() for path in (run / "drafter").rglob("*") if path.is_file()}
+    shutil.rmtree(run / "tune")
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("drafter_trainer.pipeline.tune.complete_folder", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            recipe_main("tune")(options(tmp_path, target_folder, text))
+    assert {path: path.read_bytes() for path in (run / "drafter").rglob("*") if path.is_file()} == files
+    assert sorted(path.name for path in run.iterdir()) == ["drafter", "tune"]
+    with pytest.raises(InputError, match="was interrupted"):
+        finished_step(run / "tune", "tune again")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import yaml
 
 from drafter_trainer.benchmark.report import speedup_tables
 from drafter_trainer.cli import predict
+from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.errors import InputError
 from drafter_trainer.results import read_results
 
@@ -148,14 +149,25 @@ def test_baselines_are_trained_on_the_same_rows_and_measured_beside(run: Path, c
 def test_second_run_reuses_every_step(run: Path, config: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Hours of distillation or training must not be done again because a command was repeated."""
     caplog.set_level("INFO")
-    before = {
-        path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and "drafter" not in path.parts
-    }
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
     for recipe in ("pretrain", "distill", "finetune", "tune", "bench"):
         recipe_main(recipe)(["--config", str(config)])
         assert "finished before" in caplog.text, recipe
         caplog.clear()
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_published_drafter_names_all_that_it_was_made_from(run: Path) -> None:
+    """A card is rendered from drafter.json: what the steps do not record there is not on it."""
+    description = DrafterDescription.read(run.parent / "published")
+    assert (description.name, description.pair) == ("tiny-drafter-de-en", "de-en")
+    training = description.training
+    assert list(training) == ["pretrain", "distill", "finetune", "tune"]
+    assert training["pretrain"]["corpora"][0]["name"] == training["distill"]["corpora"][0]["name"] == "sample"
+    assert (training["distill"]["train"]["rows"], training["distill"]["temperatures"]) == (24, [0.0, 1.0])
+    assert training["finetune"] | {"initialization": "pretrain", "train_rows": 24} == training["finetune"]
+    assert training["finetune"]["finetuning_tokens"] > 0
+    assert training["tune"] == json.loads((run / "tune" / "step.json").read_text(encoding="utf-8"))["facts"]
 
 
 def mistaken(config: Path, tmp_path: Path, recipe: str, *options: str) -> None:
