@@ -1,6 +1,7 @@
 """A drafter that is a table: from a text file to a published folder, with nothing trained."""
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import pytest
