@@ -1,4 +1,4 @@
-"""Baselines whose guesses are known: always right, sometimes right, or by chance."""
+"""Baselines with known drafts: always right, sometimes right, or random."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from benchmarks.baselines.eagle import EagleDecoding, EagleLayer
 from benchmarks.baselines.medusa import MedusaDecoding, MedusaHeads
 from tests.decoding.drafts import add_noise
 
-# A tree of three levels; its best way goes through nodes that do not stand in a row.
+# A tree of three levels; the nodes of its best path are not adjacent.
 SHAPE = [(0,), (1,), (0, 0), (0, 1), (1, 0), (0, 0, 0), (0, 1, 0)]
 
 
@@ -31,8 +31,8 @@ def noisy(module: torch.nn.Module, noise: float, seed: int = 0) -> Any:
     return module.eval()
 
 
-def knowing_heads(successors: Sequence[int], heads: int = 3) -> MedusaHeads:
-    """Make Medusa heads that are always right of `successor_model(successors)`."""
+def exact_heads(successors: Sequence[int], heads: int = 3) -> MedusaHeads:
+    """Make Medusa heads that are always right for `successor_model(successors)`."""
     size = len(successors)
     module, reached = MedusaHeads(heads, size), list(range(size))
     with torch.no_grad():
@@ -42,8 +42,8 @@ def knowing_heads(successors: Sequence[int], heads: int = 3) -> MedusaHeads:
     return module
 
 
-def knowing_layer(target_model: PreTrainedModel) -> EagleLayer:
-    """Make an EAGLE layer that is always right of a `successor_model`: what it guesses is the token's own state."""
+def exact_layer(target_model: PreTrainedModel) -> EagleLayer:
+    """Make an EAGLE layer that is always right for a `successor_model`: it returns the token's own state."""
     layer = EagleLayer(target_model.config)
     size = target_model.config.hidden_size
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Baselines as methods of a table: what is asked for is there, marked where it is lossy, or refused in one line."""
+"""Baselines as methods of a table: all that were requested, marked if lossy, or rejected with a clear error."""
 
 import json
 from pathlib import Path
@@ -22,8 +22,8 @@ from tests.baselines.conftest import noisy
 from tests.conftest import change_json
 
 
-def test_package_without_a_clone_says_where_the_baselines_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who installed the package alone must not meet a traceback about a module that it never had."""
+def test_package_without_a_clone_names_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With only the package installed, the missing module must not end in a traceback."""
     monkeypatch.setattr("drafter_trainer.cli.bench._CLONE", tmp_path)
     with pytest.raises(InputError, match="are not in the installed package: clone the repository"):
         import_baselines()
@@ -31,7 +31,7 @@ def test_package_without_a_clone_says_where_the_baselines_are(tmp_path: Path, mo
 
 @pytest.fixture
 def folders(target: Target, target_model: PreTrainedModel, tmp_path: Path) -> dict[str, Path]:
-    """Folders as the recipes leave them, over every second id."""
+    """Folders as the recipes write them, with every second id as draft vocabulary."""
     made = {
         "medusa": (noisy(MedusaHeads(2, 32), 0.1), [[0.5, 0.2], [0.3, 0.1]]),
         "eagle": (EagleLayer(target_model.config), [[0.5, 0.2]]),
@@ -51,8 +51,10 @@ def build(target: Target, target_model: PreTrainedModel, folders: dict[str, Path
     return build_baselines(target, target_model, folders=folders, **given)
 
 
-def test_folder_of_before_is_read(folders: dict[str, Path], target: Target, target_model: PreTrainedModel) -> None:
-    """Heads that took hours to train must not be trained again because their description was renamed."""
+def test_folder_of_an_earlier_release_is_read(
+    folders: dict[str, Path], target: Target, target_model: PreTrainedModel
+) -> None:
+    """Trained heads must not become useless because their description was renamed."""
     path = folders["medusa"] / "baseline.json"
     said = json.loads(path.read_text(encoding="utf-8"))
     said["rival"] = said.pop("baseline")
@@ -62,8 +64,8 @@ def test_folder_of_before_is_read(folders: dict[str, Path], target: Target, targ
     assert method.name == "Medusa"
 
 
-def test_every_baseline_that_is_asked_for_is_in_the_table(target, target_model, folders) -> None:
-    """A baseline left out in silence looks like one that was beaten."""
+def test_every_requested_baseline_is_in_the_table(target, target_model, folders) -> None:
+    """A missing baseline looks like one that was slower, and its output must be the target's."""
     methods = build(target, target_model, folders)
     assert [(method.name, method.draft_length, method.lossy) for method in methods] == [
         ("Lookahead", 3, False),
@@ -80,17 +82,17 @@ def test_every_baseline_that_is_asked_for_is_in_the_table(target, target_model, 
 
 
 def test_drafts_stay_within_the_draft_vocabulary(target, target_model, folders) -> None:
-    """Places of the narrow head that are taken for ids are other tokens."""
+    """Positions in the draft vocabulary must not be taken for token ids."""
     for method in build(target, target_model, folders, baselines=["medusa", "eagle"]):
         decoding, drafted = method.draft_arguments["custom_generate"], []
         right = decoding.draft
 
-        def noting(known: list[int], longest: int, right=right, drafted=drafted) -> Tree:
+        def recording(known: list[int], longest: int, right=right, drafted=drafted) -> Tree:
             tree = right(known, longest)
             drafted.extend(tree.tokens[1:])
             return tree
 
-        decoding.draft = noting
+        decoding.draft = recording
         for sampling in (False, True):
             ids = torch.tensor([[5, 6, 7]])
             target_model.generate(ids, max_new_tokens=12, do_sample=sampling, custom_generate=decoding)
@@ -107,15 +109,15 @@ def test_drafts_stay_within_the_draft_vocabulary(target, target_model, folders) 
         ({"heads": 3}, "cannot be loaded: .* delete it and train it again"),
     ],
 )
-def test_folder_that_does_not_fit_is_refused(target, target_model, folders, change, message) -> None:
-    """Heads of another target guess nothing, and the table would call the method useless."""
+def test_wrong_folder_is_rejected(target, target_model, folders, change, message) -> None:
+    """Heads of another target are never right, and the table would call the method useless."""
     change_json(folders["medusa"] / "baseline.json", **change)
     with pytest.raises(InputError, match=message):
         build(target, target_model, folders)
 
 
 def test_typical_acceptance_by_hand() -> None:
-    """An even distribution accepts much, a sure one its best token alone; the longest way wins."""
+    """A uniform distribution accepts many tokens, a peaked one only its best token; the longest path wins."""
     tree = Tree(0)
     first, second = tree.add(1, 0), tree.add(2, 0)
     tree.add(3, second)

@@ -1,4 +1,4 @@
-"""Baselines decode: token for token as without them, in the target's distribution, and their rounds are counted."""
+"""Decoding with baselines: the target's greedy output, the target's distribution, and the right rounds."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from drafter_trainer.decoding.metrics import Round, alpha
 from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.loop.generate import set_draft_length
 from drafter_trainer.errors import InputError
-from tests.baselines.conftest import knowing_heads, knowing_layer, make_eagle, make_medusa, noisy
+from tests.baselines.conftest import exact_heads, exact_layer, make_eagle, make_medusa, noisy
 from tests.decoding.drafts import COUNTING, SIZE, sliding_model, successor_model
 from tests.decoding.lossless import IMPROBABLE, TOY_SIZE, chance_of_these_answers, exact_chances, sample
 from tests.drafters.loop.test_generate import CHAIN_SIZE, chain, chain_logits, chance_of_these_steps
@@ -26,8 +26,8 @@ PROMPTS = [[9, 33, 120, 7], [50, 60, 70, 80, 90, 100, 110], [300, 7, 7, 9, 300]]
 TOKENS = 20
 
 
-class KnowingTree(TreeDecoding):
-    """Draft what the target will say, each time beside wrong guesses that stand before it."""
+class ExactTree(TreeDecoding):
+    """Draft the target's own tokens, each after a wrong sibling."""
 
     draft_length = 3
 
@@ -55,36 +55,36 @@ def baselines(target_model: PreTrainedModel) -> dict[str, TreeDecoding]:
 
 @pytest.mark.parametrize("kind", ["lookahead", "medusa", "eagle"])
 def test_greedy_output_is_the_targets(target_model: PreTrainedModel, kind: str) -> None:
-    """A mask, a position or a cache entry that is wrong lets another text be verified."""
+    """A wrong mask, position or cache entry would verify another text."""
     decoding = baselines(target_model)[kind]
     for prompt in PROMPTS:
         plain = decode(target_model, prompt, {}, 0.0, 0, TOKENS).output_ids
         assert decode(target_model, prompt, {"custom_generate": decoding}, 0.0, 0, TOKENS).output_ids == plain
-        for place in (0, 3, 8):  # where the text ends within a draft
+        for place in (0, 3, 8):  # the output ends within a draft
             given = {"eos_token_id": plain[place]}
             expected = plain[: plain.index(plain[place]) + 1]
             drafted = decode(target_model, prompt, {"custom_generate": decoding} | given, 0.0, 0, TOKENS)
             assert drafted.output_ids == expected
 
 
-@pytest.mark.parametrize("kind", ["lookahead", "medusa", "eagle", "knowing"])
+@pytest.mark.parametrize("kind", ["lookahead", "medusa", "eagle", "exact"])
 @pytest.mark.parametrize("given", [{"repetition_penalty": 1.5}, {"no_repeat_ngram_size": 2}], ids=str)
-def test_processors_see_the_way_to_each_node(target_model: PreTrainedModel, kind: str, given: dict[str, Any]) -> None:
-    """A processor that reads the text must read each node's own, not its siblings'."""
+def test_processors_see_the_path_to_each_node(target_model: PreTrainedModel, kind: str, given: dict[str, Any]) -> None:
+    """A processor must read the text of each node, not that of its siblings."""
     ids = torch.tensor([PROMPTS[2]])
     settings = {"attention_mask": torch.ones_like(ids), "max_new_tokens": TOKENS, "do_sample": False} | given
     plain = target_model.generate(ids, **settings)
-    decoding = KnowingTree(plain[0].tolist()) if kind == "knowing" else baselines(target_model)[kind]
+    decoding = ExactTree(plain[0].tolist()) if kind == "exact" else baselines(target_model)[kind]
     assert torch.equal(target_model.generate(ids, custom_generate=decoding, **settings), plain)
-    if kind == "knowing":
+    if kind == "exact":
         assert decoding.rounds[1] == Round(3, 3, rejected=False)
 
 
-def test_right_way_through_a_tree_is_accepted_whole(target_model: PreTrainedModel) -> None:
-    """A pass over a tree yields its depth and one token more; what is kept of the cache does not stand in a row."""
+def test_right_path_of_a_tree_is_accepted(target_model: PreTrainedModel) -> None:
+    """A pass over a tree yields its depth plus one token; the kept cache entries are not adjacent."""
     for prompt in PROMPTS:
         plain = decode(target_model, prompt, {"eos_token_id": None}, 0.0, 0, 1 + 4 * 4).output_ids
-        given = {"custom_generate": KnowingTree([*prompt, *plain]), "eos_token_id": None}
+        given = {"custom_generate": ExactTree([*prompt, *plain]), "eos_token_id": None}
         decoding = decode(target_model, prompt, given, 0.0, 0, 1 + 4 * 4)
         assert decoding.output_ids == plain
         assert decoding.rounds == [Round(0, 0, False), *4 * [Round(3, 3, False)]]
@@ -92,20 +92,20 @@ def test_right_way_through_a_tree_is_accepted_whole(target_model: PreTrainedMode
 
 @pytest.mark.parametrize("kind", ["medusa", "eagle"])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_heads_that_know_yield_their_depth_and_one_more(kind: str, temperature: float) -> None:
-    """An offset by one between what a head guesses and where its guess is placed loses every token."""
+def test_exact_heads_yield_their_depth_plus_one(kind: str, temperature: float) -> None:
+    """An off-by-one error between a head and the position of its draft loses every token."""
     target_model = successor_model(COUNTING)
     if kind == "medusa":
-        decoding = make_medusa(target_model, knowing_heads(COUNTING))
+        decoding = make_medusa(target_model, exact_heads(COUNTING))
     else:
-        decoding = make_eagle(target_model, knowing_layer(target_model))
-    answer = decode(target_model, [3, 4, 5], {"custom_generate": decoding}, temperature, 0, 1 + 4 * 5)
-    assert answer.output_ids == [(6 + number) % SIZE for number in range(21)]
-    assert answer.rounds == [Round(0, 0, False), *5 * [Round(3, 3, False)]]
+        decoding = make_eagle(target_model, exact_layer(target_model))
+    decoded = decode(target_model, [3, 4, 5], {"custom_generate": decoding}, temperature, 0, 1 + 4 * 5)
+    assert decoded.output_ids == [(6 + number) % SIZE for number in range(21)]
+    assert decoded.rounds == [Round(0, 0, False), *5 * [Round(3, 3, False)]]
 
 
-def test_trees_are_decoded_within_a_window_and_refused_beyond_it() -> None:
-    """A window's cache drops what a tree still needs: the text would differ, and nobody would know why."""
+def test_trees_need_attention_to_the_whole_text() -> None:
+    """The cache of a sliding window drops entries that a tree still needs, and the output would change."""
     target_model = sliding_model(50, ["sliding_attention", "full_attention"])
     method = {"custom_generate": LookaheadDecoding(3, 3, 3)}
     expected = decode(target_model, [5, 6], {}, 0.0, 0, 4).output_ids
@@ -119,8 +119,8 @@ def test_trees_are_decoded_within_a_window_and_refused_beyond_it() -> None:
 
 @pytest.mark.parametrize("agrees", [True, False])
 def test_early_exit_is_greedy_and_its_rounds_are_counted(target_model: PreTrainedModel, agrees: bool) -> None:
-    """Drafts are passes of the target's own module: counted as verification, they would be the method's tokens."""
-    if agrees:  # layers that add nothing: the first two say what all four say
+    """Drafts are passes of the target's own module, and must not count as verification passes."""
+    if agrees:  # the last two layers have no effect
         with torch.no_grad():
             for layer in target_model.model.layers[2:]:
                 layer.self_attn.o_proj.weight.zero_()
@@ -138,7 +138,7 @@ def test_early_exit_is_greedy_and_its_rounds_are_counted(target_model: PreTraine
 
 
 def test_early_exit_samples_the_targets_distribution() -> None:
-    """Drafts of a network that shares the target's weights are verified by a q of their own all the same."""
+    """Drafts of the target's first layers must be verified with their own q."""
     torch.manual_seed(9)
     config = {"vocab_size": TOY_SIZE, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
     config |= {"num_attention_heads": 2, "initializer_range": 0.4, "bos_token_id": 0, "eos_token_id": 1}
@@ -149,7 +149,7 @@ def test_early_exit_samples_the_targets_distribution() -> None:
     assert 0.1 < alpha(rounds) < 0.9
 
 
-# Sampling: the steps of a chain whose distribution is known.
+# Sampling: the steps of a chain with a known distribution.
 
 
 def sample_chain(logits: torch.Tensor, kind: str, tokens: int, **given: Any) -> tuple[list[int], list[Round]]:
@@ -159,7 +159,7 @@ def sample_chain(logits: torch.Tensor, kind: str, tokens: int, **given: Any) -> 
     elif kind == "medusa":
         decoding = make_medusa(target_model, noisy(MedusaHeads(3, CHAIN_SIZE), 0.5))
     else:
-        decoding = make_eagle(target_model, noisy(knowing_layer(target_model), 0.15))
+        decoding = make_eagle(target_model, noisy(exact_layer(target_model), 0.15))
     ids = torch.tensor([[0, 1, 2]])
     settings = {"max_new_tokens": tokens, "do_sample": True, "top_k": 0} | given
     torch.manual_seed(0)
@@ -170,7 +170,7 @@ def sample_chain(logits: torch.Tensor, kind: str, tokens: int, **given: Any) -> 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("kind", ["lookahead", "eagle"])
 def test_sampled_steps_have_the_targets_distribution(chain_logits, kind, temperature) -> None:
-    """A rule of acceptance that is nearly right answers in another voice, which no single answer shows."""
+    """An acceptance rule that is nearly right changes the distribution, which no single output shows."""
     tokens, rounds = sample_chain(chain_logits, kind, 800, temperature=temperature)
     assert chance_of_these_steps(tokens, (chain_logits / temperature).softmax(-1)) > IMPROBABLE
     assert 0.1 < alpha(rounds) < 0.95

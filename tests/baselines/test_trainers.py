@@ -1,4 +1,4 @@
-"""Training baselines: what a guess is compared with, what is left, and how a stopped training goes on."""
+"""Training baselines: the loss, and resuming after an interruption."""
 
 from pathlib import Path
 from typing import Any
@@ -41,17 +41,9 @@ def make_trainer(
     )
 
 
-def counting(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Let the answers count on from their prompts, which can be learned."""
-    for row in rows:
-        start = row["prompt_ids"][-1]
-        row["response_ids"] = [(start + 1 + number) % VOCABULARY for number in range(len(row["response_ids"]))]
-    return rows
-
-
 @torch.inference_mode()
 def loss_by_hand(kind: str, trainer: BaselineTrainer, rows: list[dict[str, Any]]) -> float:
-    """Sum the losses up from the definitions, row by row, without batch, padding or mask."""
+    """Compute the sum of the losses from the definitions, row by row, without batch, padding or mask."""
     target_model, total = trainer.target_model, 0.0
     head = target_model.lm_head.weight[DRAFT_IDS]
     for row in rows:
@@ -77,7 +69,7 @@ def loss_by_hand(kind: str, trainer: BaselineTrainer, rows: list[dict[str, Any]]
 @pytest.mark.parametrize("templates", [0, 1, 2], ids=["nothing-shared", "one-beginning", "two-beginnings"])
 @pytest.mark.parametrize("kind", ["medusa", "eagle"])
 def test_loss_equals_the_one_computed_by_hand(tmp_path: Path, kind: str, templates: int) -> None:
-    """Prevent a shift too many or too few, guesses within prompts, and a shared beginning that is read otherwise."""
+    """Prevent a wrong shift, a loss on prompts, and errors of a shared prefix."""
     rows = make_rows(10)
     for number, row in enumerate(rows):
         row["response_ids"] = row["response_ids"][:20]
@@ -85,7 +77,7 @@ def test_loss_equals_the_one_computed_by_hand(tmp_path: Path, kind: str, templat
             row["prompt_ids"] = [3 + number % templates, *range(5, 15), *row["prompt_ids"]]
     trainer = make_trainer(kind, tmp_path, rows)
     trainer.model.eval()  # without noise
-    # A beginning is read in the first batch, kept in the second, and shorter in the last.
+    # A prefix is computed for the first batch, cached for the second, and shorter in the last.
     shorter = [row | {"prompt_ids": [*row["prompt_ids"][:9], 3]} for row in rows[5:]]
     for batch in (rows[:3], rows[3:5], rows[:5], shorter):
         expected, tokens = loss_by_hand(kind, trainer, batch), sum(len(row["response_ids"]) for row in batch)
@@ -95,8 +87,8 @@ def test_loss_equals_the_one_computed_by_hand(tmp_path: Path, kind: str, templat
     assert loss.item() == pytest.approx(expected / 1000, rel=1e-4)
 
 
-def test_interrupted_training_goes_on(tmp_path: Path) -> None:
-    """A training that begins again from the start costs its whole time twice."""
+def test_interrupted_training_resumes(tmp_path: Path) -> None:
+    """A training that starts again takes its whole time twice."""
     given = {"save_strategy": "epoch", "num_train_epochs": 3, "per_device_train_batch_size": 4}
     whole = make_trainer("medusa", tmp_path / "whole", make_rows(12), **given)
     train_to_end(whole)

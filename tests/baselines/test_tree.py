@@ -1,4 +1,4 @@
-"""Trees of drafts: what attends to what, what is accepted, which nodes are worth a place."""
+"""Trees of drafts: acceptance, and the choice of nodes."""
 
 import pytest
 import torch
@@ -7,8 +7,8 @@ from benchmarks.baselines.tree import Tree, accept_by_chance, grow_tree
 
 
 @pytest.mark.parametrize("kind", ["drawn", "certain", "drawn, and the first sibling's q claimed for the second"])
-def test_two_siblings_in_turn_leave_the_targets_distribution(kind: str) -> None:
-    """A sibling judged by what was there before the first comes too often; planted, that gives 0.4, 0.4, 0.2."""
+def test_two_siblings_keep_the_targets_distribution(kind: str) -> None:
+    """A second sibling judged by the first one's q is accepted too often; this error gives 0.4, 0.4, 0.2."""
     p, q = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.2, 0.2, 0.6])
     scores, counts = p.log().expand(3, 3), torch.zeros(3)
     torch.manual_seed(0)
@@ -26,10 +26,10 @@ def test_two_siblings_in_turn_leave_the_targets_distribution(kind: str) -> None:
     torch.testing.assert_close(counts / 4000, expected, atol=4 * (0.25 / 4000) ** 0.5, rtol=0)
 
 
-def test_tree_grows_where_most_is_expected() -> None:
-    """Guesses that hardly ever come true cost time in each pass. The chances: 0.6, 0.36, 0.31, 0.3, 0.186, 0.155."""
+def test_tree_has_the_most_likely_nodes() -> None:
+    """Unlikely nodes cost time in each pass. The probabilities: 0.6, 0.36, 0.31, 0.3, 0.186, 0.155."""
     accuracies = [[0.6, 0.31], [0.6, 0.5]]
     assert grow_tree(accuracies, 4) == [(0,), (0, 0), (1,), (0, 1)]
     assert grow_tree(accuracies, 100) == [(0,), (0, 0), (1,), (0, 1), (1, 0), (1, 1)]
-    # A rank that was never right on few held-out rows must not hide those behind it.
+    # A rank that was never right on few held-out rows must not hide the ranks after it.
     assert grow_tree([[0.0, 0.5, 0.2], [0.5]], 3) == [(0,), (1,), (1, 0)]

@@ -1,4 +1,4 @@
-"""The module of `evaluate`: loaded from its folder, equal to the package's own figures, combined with another."""
+"""The module of `evaluate`, loaded from its folder."""
 
 from pathlib import Path
 
@@ -15,19 +15,19 @@ COLUMNS = {name: [getattr(round_, name) for round_ in ROUNDS] for name in ("draf
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep what `evaluate` copies out of the user's cache, and fail where it would fetch."""
+    """Keep the files of `evaluate` out of the user's cache, and fail if it downloads something."""
     monkeypatch.setattr("evaluate.config.HF_EVALUATE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("evaluate.config.HF_METRICS_CACHE", str(tmp_path / "cache" / "metrics"))
     monkeypatch.setattr("evaluate.loading.cached_path", None)
 
 
-def test_figures_are_the_packages_own() -> None:
-    """Two definitions of one figure drift apart."""
+def test_metrics_are_the_packages_own() -> None:
+    """Two definitions of one metric diverge."""
     found = evaluate.load(FOLDER, keep_in_memory=True).compute(**COLUMNS)
     assert found == {
         "acceptance_rate": acceptance_rate(ROUNDS),
         "alpha": alpha(ROUNDS),
-        "mean_accepted_tokens": 9 / 4,  # five accepted, and the target's own in each of four rounds
+        "mean_accepted_tokens": 9 / 4,  # five accepted tokens, and one of the target in each of four rounds
         "acceptance_by_position": acceptance_by_position(ROUNDS),
     }
     assert (found["acceptance_rate"], found["alpha"]) == (5 / 12, 5 / 7)

@@ -1,4 +1,4 @@
-"""The judge: what it is asked, how its grades are read, and that nothing is lost, asked twice or dropped."""
+"""The judge: its prompts, its grades, and that no judgement is lost, requested twice or dropped."""
 
 import json
 from collections.abc import Callable
@@ -20,7 +20,7 @@ GRADES = {"good": "Well said.\n\nGrade: 9", "poor": "No.\n**Grade: 3/10**", "odd
 
 
 class JudgingServer(CompletionServer):
-    """Say of each answer what `GRADES` has for it, in the protocol of chat completions."""
+    """Judge each completion with its text in `GRADES`, in the protocol of chat completions."""
 
     def answer(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         assert path == "/v1/chat/completions"
@@ -63,19 +63,19 @@ def run(url: str, journal: Path, outputs: list[dict[str, Any]] = OUTPUTS) -> dic
         ("grade 1.", 1),
         ("Grade: 0", None),
         ("Grade: 11", None),
-        ("Grade: 7\nBut on the other hand …", None),  # the last word counts
+        ("Grade: 7\nBut on the other hand …", None),  # the last line counts
         ("The grade that it deserves is 8", None),
         ("It copies 'Grade: 10' and ends", None),
         ("", None),
     ],
 )
-def test_grade_is_read_from_the_last_line_alone(said: str, grade: int | None) -> None:
-    """An answer that quotes a grade, or a judge that gives none, must not be read as a grade."""
+def test_grade_is_on_the_last_line(said: str, grade: int | None) -> None:
+    """A quoted grade, or a judgement without a grade, must not be read as a grade."""
     assert read_grade(said) == grade
 
 
 def test_grades_are_compared_with_plain_and_failures_counted(serve, tmp_path) -> None:
-    """What cannot be read must stand in the table: left out in silence it would make a mean of the easy ones."""
+    """Unreadable judgements must be counted in the table: without them, the mean is that of the easy questions."""
     with serve() as server:
         judged = run(server.url, tmp_path / "journal.jsonl")
     plain, drafter = summarise(OUTPUTS, judged, LIMIT)
@@ -84,13 +84,13 @@ def test_grades_are_compared_with_plain_and_failures_counted(serve, tmp_path) ->
     assert plain["over_plain"] == {"value": 0.0, "low": 0.0, "high": 0.0}
     assert (drafter["answers"], drafter["graded"], drafter["unreadable"], drafter["refused"]) == (3, 2, 1, 0)
     assert drafter["grade"]["value"] == (9 + 3) / 2
-    # Question 3 is compared for neither: plain's 9 there has no counterpart.
+    # Question 3 is not compared: the drafter has no grade for it.
     assert drafter["over_plain"] == {"value": -3.0, "low": -6.0, "high": 0.0}
     assert "2/3" in judgement_table([plain, drafter])
 
 
-def test_refusals_are_counted_and_asked_again(serve: Callable[..., JudgingServer], tmp_path: Path) -> None:
-    """A prompt that one server finds too long may fit another; until then it is no grade."""
+def test_refusals_are_counted_and_requested_again(serve: Callable[..., JudgingServer], tmp_path: Path) -> None:
+    """A prompt that is too long for one server may fit another; until then it has no grade."""
     journal = tmp_path / "journal.jsonl"
     with serve(lambda number, body: "400" if "\npoor\n" in body["messages"][0]["content"] else None) as server:
         drafter = summarise(OUTPUTS, run(server.url, journal), LIMIT)[1]
@@ -102,7 +102,7 @@ def test_refusals_are_counted_and_asked_again(serve: Callable[..., JudgingServer
 
 
 def test_recipe_writes_what_it_prints(serve, tmp_path, capsys) -> None:
-    """From outputs.jsonl to judge.json and the table, as a user runs it; other answers are not graded with these."""
+    """From outputs.jsonl to judge.json and the table, as a user runs it; other completions are not mixed in."""
     records = [
         {key: OUTPUTS[0][key] for key in ("temperature", "seed", "chat")} | {"question_id": str(n)} for n in (1, 2)
     ]
@@ -128,8 +128,8 @@ def test_recipe_writes_what_it_prints(serve, tmp_path, capsys) -> None:
             main(options)
 
 
-def test_outputs_that_are_missing_or_broken_are_named(tmp_path: Path) -> None:
-    """Whoever did not keep the answers must be told how to."""
+def test_missing_or_broken_outputs_are_named(tmp_path: Path) -> None:
+    """The error must name the file and the remedy."""
     with pytest.raises(InputError, match=r"outputs\.jsonl: no such file: run bench first"):
         main(["--outputs", str(tmp_path), "--servers", "http://127.0.0.1:1", "--model", "m"])
     (tmp_path / FILE_NAME).write_text('{"method": "plain", "text": "a"}\n', encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Drafters whose agreement with their target is known."""
+"""Drafters with a known agreement with their target."""
 
 import copy
 from collections.abc import Iterable, Sequence
@@ -14,13 +14,13 @@ COUNTING = [(token + 1) % SIZE for token in range(SIZE)]
 
 
 def set_draft_length(drafter: PreTrainedModel, draft_length: int) -> PreTrainedModel:
-    """Set what publishing writes: so many tokens in each round, and no early stop."""
+    """Set the draft length as publishing does: a fixed number of tokens in each round, without an early stop."""
     generate.set_draft_length(drafter.generation_config, draft_length)
     return drafter
 
 
 def successor_model(successors: Sequence[int], eos_token_id: int | None = None) -> PreTrainedModel:
-    """Make a model with hand-set logits: after token `t` comes `successors[t]`, whatever came before."""
+    """Make a model with hand-written logits: token `t` is followed by `successors[t]`."""
     size = len(successors)
     sizes = {"vocab_size": size, "hidden_size": size, "intermediate_size": 4, "max_position_embeddings": 512}
     sizes |= {"num_hidden_layers": 1, "num_attention_heads": 1, "tie_word_embeddings": False}

@@ -1,4 +1,4 @@
-"""What lossless means: greedy output token for token, sampled output in the target's exact distribution."""
+"""Checks of losslessness: greedy output token for token, sampled output in the target's exact distribution."""
 
 import itertools
 from collections import Counter
@@ -14,12 +14,12 @@ from drafter_trainer.decoding.rounds import decode
 
 PROMPTS = [[9, 33, 120, 7], [50, 60, 70, 80, 90, 100, 110], [300, 7, 7, 9, 300], [5, 6, 5, 6, 5, 6, 5, 6]]
 TOY_SIZE = 12
-TOY_PROMPT = [10, 2, 2, 7, 8, 11, 9, 7, 11, 5, 3, 8, 8, 2]  # what it has after its first 2 is likely after its last
+TOY_PROMPT = [10, 2, 2, 7, 8, 11, 9, 7, 11, 5, 3, 8, 8, 2]  # the token after its first 2 is likely after its last 2
 TOY_TOKENS = 3
 TOY_DRAFT_LENGTH = 2
 SAMPLES = 600
 WRONG_SAMPLES = 200
-# A lossless method falls below it once in 10,000 choices of seeds; wrong ones are far below it.
+# A lossless method is below it for one of 10,000 choices of seeds; wrong methods are far below it.
 IMPROBABLE = 1e-4
 
 
@@ -39,7 +39,7 @@ def check_greedy(
 
 
 def make_toy_target() -> PreTrainedModel:
-    """Make a target whose every answer of three tokens has a known chance; token 1 ends the text."""
+    """Make a target for which the probabilities of all outputs of three tokens can be computed; token 1 is the end."""
     torch.manual_seed(9)
     sizes = {"vocab_size": TOY_SIZE, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
     sizes |= {"num_attention_heads": 2, "max_position_embeddings": 512}
@@ -48,7 +48,7 @@ def make_toy_target() -> PreTrainedModel:
 
 
 def exact_chances(toy_target: PreTrainedModel, temperature: float) -> dict[tuple[int, ...], float]:
-    """Compute the chance of every answer from the target's logits alone."""
+    """Compute the probability of every output from the target's logits."""
     starts = list(itertools.product(range(TOY_SIZE), repeat=TOY_TOKENS - 1))
     with torch.inference_mode():
         texts = torch.tensor([TOY_PROMPT + list(start) for start in starts])
@@ -69,14 +69,14 @@ def exact_chances(toy_target: PreTrainedModel, temperature: float) -> dict[tuple
 
 
 def chance_of_these_counts(counts: torch.Tensor, chances: torch.Tensor, least_degrees: int = 3) -> float:
-    """Compute how probable counts are that fit their chances no better: Pearson's chi-square test.
+    """Compute the p-value of Pearson's chi-square test of counts.
 
-    Outcomes of a row that are expected fewer than five times are taken together, as the test demands.
+    Outcomes of a row that are expected fewer than five times are merged, as the test demands.
 
     Args:
-        counts (`torch.Tensor` of shape `(rows, outcomes)` or `(outcomes,)`): How often each was seen.
-        chances (`torch.Tensor` of the same shape): The exact chances, each row's sum being 1.
-        least_degrees (`int`, *optional*, defaults to 3): Degrees of freedom below which the test says nothing.
+        counts (`torch.Tensor` of shape `(rows, outcomes)` or `(outcomes,)`): Observed number of each outcome.
+        chances (`torch.Tensor` of the same shape): The exact probabilities; each row sums to 1.
+        least_degrees (`int`, *optional*, defaults to 3): Degrees of freedom that the test needs.
     """
     statistic, degrees = 0.0, 0
     assert counts[chances == 0].sum() == 0
@@ -93,7 +93,7 @@ def chance_of_these_counts(counts: torch.Tensor, chances: torch.Tensor, least_de
 
 
 def chance_of_these_answers(answers: list[tuple[int, ...]], chances: dict[tuple[int, ...], float]) -> float:
-    """Compute how probable answers are that fit their exact chances no better."""
+    """Compute the p-value of sampled outputs with exact probabilities."""
     counts = Counter(answers)
     assert counts.keys() <= chances.keys()
     seen = torch.tensor([counts[answer] for answer in chances])
@@ -103,7 +103,7 @@ def chance_of_these_answers(answers: list[tuple[int, ...]], chances: dict[tuple[
 def sample(
     toy_target: PreTrainedModel, arguments: dict[str, Any], temperature: float, samples: int
 ) -> tuple[list[tuple[int, ...]], list[Round]]:
-    """Sample answers of the toy target, each with a seed of its own."""
+    """Sample outputs of the toy target, each with its own seed."""
     decodings = [decode(toy_target, TOY_PROMPT, arguments, temperature, seed, TOY_TOKENS) for seed in range(samples)]
     rounds = [round_ for decoding in decodings for round_ in decoding.rounds]
     return [tuple(decoding.output_ids) for decoding in decodings], rounds
@@ -118,7 +118,7 @@ def check_sampled(
     high: float = 0.9,
     chances: dict[tuple[int, ...], float] | None = None,
 ) -> None:
-    """Compare sampled answers with their exact chances; drafts must have been accepted and rejected."""
+    """Compare sampled outputs with their exact probabilities; some drafts must be accepted and some rejected."""
     answers, rounds = sample(toy_target, arguments, temperature, samples)
     assert chance_of_these_answers(answers, chances or exact_chances(toy_target, temperature)) > IMPROBABLE
     assert low < alpha(rounds) < high

@@ -1,4 +1,4 @@
-"""Drafting changes the time, never the text: the same output if greedy, the same distribution if sampled."""
+"""Drafting changes the time, not the text: the same greedy output, the same distribution of samples."""
 
 from typing import Any
 
@@ -39,19 +39,19 @@ DRAFT_LENGTHS = [1, 2, 5, 8]
     ],
 )
 def test_greedy_output_with_a_drafter(target_model, make_drafter, low, high) -> None:
-    """A drafter that decides a single token, however good it is, answers in the target's place."""
+    """A drafter must not decide a single token, however good it is."""
     drafter = make_drafter(target_model)
     for prompt in PROMPTS[:3]:
         rounds: list[Round] = []
         for draft_length in DRAFT_LENGTHS:
             rounds += check_greedy(target_model, set_draft_length(drafter, draft_length), [prompt], 14)
         assert low <= alpha(rounds) <= high
-    # A cache that holds a window must give back what a rejected draft pushed out of it.
+    # The cache of a sliding window must restore the entries that a rejected draft replaced.
     sliding = sliding_model(100, ["sliding_attention", "full_attention"] * 2)
     check_greedy(sliding, set_draft_length(make_drafter(sliding), 5), [list(range(3, 20))], 24)
 
 
-# Sampling: the distribution, on a vocabulary small enough to know it exactly.
+# Sampling: the distribution, on a vocabulary that is small enough to compute it.
 
 
 def toy_arguments(toy_target: PreTrainedModel, source: str) -> dict[str, Any]:
@@ -64,12 +64,12 @@ def toy_arguments(toy_target: PreTrainedModel, source: str) -> dict[str, Any]:
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
 @pytest.mark.parametrize("source", ["drafter", "prompt lookup"])
 def test_sampled_answers_have_the_targets_distribution(toy_target, source, temperature) -> None:
-    """A verifier that accepts too much or too little answers in another voice, which no single answer shows."""
+    """A verifier that accepts too much or too little changes the distribution, which no single output shows."""
     check_sampled(toy_target, toy_arguments(toy_target, source), temperature, SAMPLES)
 
 
-def test_sampling_settings_are_the_ones_that_were_asked_for(toy_target: PreTrainedModel) -> None:
-    """A target's own top-k or top-p, left in force, would make every "temperature 1" another one."""
+def test_sampling_settings_override_the_targets(toy_target: PreTrainedModel) -> None:
+    """A target's own top-k or top-p would change the distribution at every temperature."""
     own = toy_target.generation_config
     before = (own.do_sample, own.top_k, own.top_p, own.temperature, own.repetition_penalty)
     try:

@@ -1,4 +1,4 @@
-"""Decoding answers that are known already."""
+"""Replaying known completions."""
 
 import itertools
 from collections.abc import Callable
@@ -26,7 +26,7 @@ PROMPT = 3000.0
 
 @pytest.fixture(autouse=True)
 def standing_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The simulated clock counts a busy machine's pauses too."""
+    """Stop the clock: on a busy machine, the simulated clock would count its pauses."""
     monkeypatch.setattr("time.perf_counter", lambda: 100.0)
 
 
@@ -45,12 +45,12 @@ def make(
 
 @pytest.mark.parametrize("sources", [["lookup"], ["ngram"], ["network"], list(SOURCES)], ids="+".join)
 def test_replayed_rounds_are_those_of_decoding(target_model: PreTrainedModel, sources: list[str]) -> None:
-    """Settings are chosen by replayed answers: what it counts must be what decoding then does."""
+    """Tuning chooses settings by replay: its rounds must be those of decoding."""
     target_model.generation_config.eos_token_id = None
     answers = greedy_answers(target_model, PROMPTS, TOKENS)
     slots = count_table([[*prompt, *answer] for prompt, answer in zip(PROMPTS[1:], answers[1:])], (1, 2))
     settings = make_settings(COSTS, sources=sources, longest_draft=5, calibration=calibration(0.6, 0.5, 0.7))
-    # Both learn the same of a clock that goes on by as much at each look.
+    # Both measure the same costs from a clock that advances by a fixed amount at each reading.
     drafter, _ = make(target_model, settings, itertools.count(step=1.5).__next__, slots)
     decoded: list[list[Round]] = []
     for prompt, answer in zip(PROMPTS, answers):
@@ -64,7 +64,7 @@ def test_replayed_rounds_are_those_of_decoding(target_model: PreTrainedModel, so
     assert replayed.tokens == len(PROMPTS) * TOKENS
     assert len(replayed.rounds) < replayed.tokens
     assert any(round_.rejected for round_ in replayed.rounds)
-    # The first pass of each answer reads its prompt.
+    # The first pass of each completion reads its prompt.
     firsts = [rounds[0] for rounds in decoded]
     passes = sum(COSTS[round_.drafted] for rounds in decoded for round_ in rounds[1:]) + len(firsts) * PROMPT
     assert replayed.milliseconds - replayed.drafting_milliseconds == pytest.approx(passes)
@@ -74,7 +74,7 @@ def test_replayed_rounds_are_those_of_decoding(target_model: PreTrainedModel, so
 
 
 def test_drafts_end_where_decoding_would_end_them() -> None:
-    """Only the limit and an end token are known while decoding: to stop where the answer stops would save too much."""
+    """While decoding, the end of a completion is not known: drafts must not stop there."""
     settings = make_settings(sources=["lookup"], longest_draft=8, calibration=calibration(lookup=0.9))
 
     def rounds(response: list[int], max_new_tokens: int, end_ids: tuple[int, ...] = ()) -> list[Round]:
@@ -83,13 +83,13 @@ def test_drafts_end_where_decoding_would_end_them() -> None:
         return replay(loop, [([1, 2, 1, 2], response, max_new_tokens)], costs_of([10.0] * 9), clock, end_ids).rounds
 
     assert rounds([1, 2, 1, 2, 1], 5) == [Round(4, 4, rejected=False)]
-    # The answer ends sooner than its draft: what was behind its end was drafted and verified all the same.
+    # The completion ends before its draft: the later tokens were drafted and verified too.
     assert rounds([1, 2, 1], 30) == [Round(8, 2, rejected=False)]
     assert rounds([1, 2], 30, end_ids=(2,)) == [Round(2, 1, rejected=False)]
     assert rounds([1], 1) == [Round(0, 0, rejected=False)]
 
 
-def test_fixed_length_rounds_are_those_written_by_hand() -> None:
+def test_rounds_of_a_fixed_length_by_hand() -> None:
     """Prevent a rejected draft's tokens from staying read, or the last token of a whole draft from being lost."""
     network = FakeNetwork(lambda known: (known[-1] + 1) % 50)
     network.prompt_window = 2
@@ -97,8 +97,8 @@ def test_fixed_length_rounds_are_those_written_by_hand() -> None:
     rounds = replay_at_fixed_length(network, completions, 3, end_ids=[11])
     assert rounds == [
         Round(3, 3, False),
-        Round(1, 0, True),  # two tokens are left of a completion that breaks off
+        Round(1, 0, True),  # two tokens are left of a truncated completion
         Round(0, 0, False),
-        Round(2, 1, True),  # nothing is drafted behind the end token
+        Round(2, 1, True),  # nothing is drafted after the end token
         Round(0, 0, False),
     ]

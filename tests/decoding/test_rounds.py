@@ -1,4 +1,4 @@
-"""Rounds counted from outside, against drafts whose fate is known."""
+"""The recorded rounds, for drafts whose acceptance is known."""
 
 import time
 from collections.abc import Callable
@@ -18,14 +18,10 @@ from tests.decoding.drafts import COUNTING, agreeing, disagreeing, partly_agreei
 from tests.decoding.lossless import PROMPTS
 
 
-def counting(eos_token_id: int | None = None) -> PreTrainedModel:
-    """Make a target that counts: 5 after 4, 0 after 15."""
-    return successor_model(COUNTING, eos_token_id)
-
-
-def counting_except(*wrong: int) -> PreTrainedModel:
-    """Make a drafter that counts too, but stands still at some tokens."""
-    return successor_model([token if token in wrong else follower for token, follower in enumerate(COUNTING)])
+def counting(eos_token_id: int | None = None, wrong: tuple[int, ...] = ()) -> PreTrainedModel:
+    """Make a model that counts: 5 after 4, 0 after 15; it repeats each token of `wrong`."""
+    successors = [token if token in wrong else follower for token, follower in enumerate(COUNTING)]
+    return successor_model(successors, eos_token_id)
 
 
 def drafting(drafter: PreTrainedModel, draft_length: int) -> dict[str, PreTrainedModel]:
@@ -33,9 +29,9 @@ def drafting(drafter: PreTrainedModel, draft_length: int) -> dict[str, PreTraine
 
 
 def assert_whole(decoding: Decoding) -> None:
-    """Check that accepted tokens and the target's own, one for each pass, make up the output."""
+    """Check that the output consists of the accepted tokens and of one token for each target pass."""
     own = len(decoding.output_ids) - sum(round_.accepted for round_ in decoding.rounds)
-    # The last pass gives no token of its own if the end of text, or the limit, fell among the accepted ones.
+    # The last pass yields no token of its own if the output ended within the accepted tokens.
     assert own in (len(decoding.rounds), len(decoding.rounds) - 1)
     for round_ in decoding.rounds:
         assert 0 <= round_.accepted <= round_.drafted
@@ -45,15 +41,15 @@ def assert_whole(decoding: Decoding) -> None:
 
 
 def test_sometimes_accepted() -> None:
-    """Every kind of round by hand: an off-by-one in any of them would be published as another acceptance."""
-    decoding = decode(counting(), [1], drafting(counting_except(5, 7, 0), 4), 0.0, 0, 17)
+    """Every kind of round by hand: an off-by-one error would be published as another acceptance."""
+    decoding = decode(counting(), [1], drafting(counting(wrong=(5, 7, 0)), 4), 0.0, 0, 17)
     assert decoding.output_ids == [*range(2, 16), 0, 1, 2]
     assert decoding.rounds == [
         Round(4, 4, rejected=False),  # 2 3 4 5, and 6
         Round(4, 1, rejected=True),  # 7, not 7; 8
         Round(4, 4, rejected=False),  # 9 10 11 12, and 13
         Round(4, 3, rejected=True),  # 14 15 0, not 0; 1
-        Round(0, 0, rejected=False),  # 2: one token was left, which the target gives
+        Round(0, 0, rejected=False),  # 2: one token was left, which is the target's
     ]
     assert alpha(decoding.rounds) == 12 / 14
     assert acceptance_rate(decoding.rounds) == 12 / 16
@@ -72,8 +68,8 @@ def test_sometimes_accepted() -> None:
     ],
 )
 def test_round_cut_by_the_end_of_text(eos_token_id: int, wrong: tuple[int, ...], expected: list[Round]) -> None:
-    """The last round counts what was accepted, and a rejection only if there was one: answers are short."""
-    decoding = decode(counting(eos_token_id), [1], drafting(counting_except(*wrong), 4), 0.0, 0, 40)
+    """The last round counts accepted tokens, and a rejection only if there was one: outputs are short."""
+    decoding = decode(counting(eos_token_id), [1], drafting(counting(wrong=wrong), 4), 0.0, 0, 40)
     assert decoding.output_ids == list(range(2, eos_token_id + 1))
     assert decoding.rounds == expected
     assert_whole(decoding)
@@ -82,13 +78,13 @@ def test_round_cut_by_the_end_of_text(eos_token_id: int, wrong: tuple[int, ...],
 @pytest.mark.parametrize(
     ("prompt", "limit", "expected"),
     [
-        ([*range(1, 10), 1], 4, Round(8, 4, rejected=False)),  # among the accepted: nothing was rejected
+        ([*range(1, 10), 1], 4, Round(8, 4, rejected=False)),  # within the accepted tokens: nothing was rejected
         ([*range(1, 10), 1], 8, Round(8, 8, rejected=False)),
-        ([1, 2, 3, 9, 9, 9, 1], 3, Round(5, 2, rejected=True)),  # with the token that took the draft's place
+        ([1, 2, 3, 9, 9, 9, 1], 3, Round(5, 2, rejected=True)),  # with the token that replaced the draft
     ],
 )
 def test_round_cut_by_the_limit(prompt: list[int], limit: int, expected: Round) -> None:
-    """Prompt lookup drafts past the limit: what the limit cuts off was not rejected, and was not accepted either."""
+    """Prompt lookup drafts past the limit: tokens after the limit are neither accepted nor rejected."""
     decoding = decode(counting(), prompt, {"prompt_lookup_num_tokens": expected.drafted}, 0.0, 0, limit)
     assert decoding.output_ids == list(range(2, 2 + limit))
     assert decoding.rounds == [expected]
@@ -97,7 +93,7 @@ def test_round_cut_by_the_limit(prompt: list[int], limit: int, expected: Round) 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_plain_decoding_is_one_pass_for_each_token(target_model: PreTrainedModel, temperature: float) -> None:
-    """The baseline is counted by the same recorder: another pass, or a draft, would move every ratio."""
+    """The baseline uses the same recorder: another pass, or a draft, would change every ratio."""
     decoding = decode(target_model, PROMPTS[1], {}, temperature, 0, 12)
     assert 0 < len(decoding.output_ids) <= 12
     assert decoding.rounds == len(decoding.output_ids) * [Round(0, 0, rejected=False)]
@@ -114,7 +110,7 @@ DRAFTERS = {
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("source", DRAFTERS)
 def test_counts_are_those_of_the_loop_itself(target_model, monkeypatch, source, temperature) -> None:
-    """The recorder infers from outside what the loop knows: a change in the loop would make it count otherwise."""
+    """The recorder infers the rounds from outside: a change in transformers' loop would make it count wrong."""
     seen: list[tuple[int, int]] = []
 
     def observe(generator: CandidateGenerator, input_ids: torch.Tensor, scores: torch.Tensor, matches: int) -> None:
@@ -131,14 +127,14 @@ def test_counts_are_those_of_the_loop_itself(target_model, monkeypatch, source, 
         assert_whole(decoding)
         assert [round_.drafted for round_ in decoding.rounds] == [drafted for drafted, _ in seen]
         assert [round_.accepted for round_ in decoding.rounds[:-1]] == [matches for _, matches in seen[:-1]]
-        # After a cut the loop takes one token off its last count, whether it was accepted or the target's own.
+        # At the end of the output, the loop subtracts one token from its last count, accepted or the target's own.
         assert decoding.rounds[-1].accepted - seen[-1][1] in (0, 1)
         rounds += decoding.rounds
     assert low <= alpha(rounds) <= high  # all three kinds of rounds were compared
 
 
 def test_recorder_leaves_the_target_alone(target_model: PreTrainedModel) -> None:
-    """A hook left behind, also by a drafter that fails, would note every later pass of the target."""
+    """A hook that stays, also after a failure of the drafter, would record every later pass of the target."""
     for arguments in ({}, drafting(agreeing(target_model), 2)):
         decode(target_model, PROMPTS[0], arguments, 0.0, 0, 3)
         assert not target_model._forward_pre_hooks
@@ -161,7 +157,7 @@ def test_recorder_leaves_the_target_alone(target_model: PreTrainedModel) -> None
 
 @pytest.fixture
 def passing(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], Callable[..., None]]:
-    """A clock that stands still, and makes hooks that let seconds pass."""
+    """Stop the clock, and return a function that makes hooks which advance it."""
     now = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
 
@@ -172,21 +168,20 @@ def passing(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], Callable[..., 
 
 
 def test_time_of_all_passes_is_split_between_drafter_and_target(passing: Callable) -> None:
-    """A clock that misses a pass flatters a method; the drafter's time taken for the target's misleads its author."""
+    """A missed pass makes a method look faster; the drafter's time must not count as the target's."""
     target_model, drafter = counting(), counting()
     target_model.register_forward_pre_hook(passing(3.0))
     drafter.register_forward_pre_hook(passing(2.0))
     assert decode(target_model, [1], {}, 0.0, 0, 4).seconds == pytest.approx(4 * 3.0)
     decoding = decode(target_model, [1], drafting(drafter, 3), 0.0, 0, 8)
     assert len(decoding.rounds) == 2
-    # Time in the one is in its part and in no other.
     assert decoding.verification_seconds == pytest.approx(2 * 3.0)
     assert decoding.draft_seconds == pytest.approx(2 * 3 * 2.0)
     assert decoding.seconds == pytest.approx(2 * 3.0 + 2 * 3 * 2.0)
 
 
 def test_seed_alone_decides_what_is_sampled(target_model: PreTrainedModel) -> None:
-    """A benchmark that is run again with its seeds must ask for the same answers, whatever ran before."""
+    """A repeated benchmark with the same seeds must sample the same outputs, whatever ran before."""
     first = decode(target_model, PROMPTS[0], {}, 1.0, 7, 20)
     torch.rand(3)
     assert decode(target_model, PROMPTS[0], {}, 1.0, 7, 20).output_ids == first.output_ids

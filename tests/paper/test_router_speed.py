@@ -10,8 +10,8 @@ from tests.drafters.test_load import write_drafter
 PAIRS = ("de-en", "fr-en")
 
 
-def test_router_is_held_against_knowing_the_language(tmp_path, target_folder, tokenizer, capsys) -> None:
-    """Pairs measured in runs of their own would hide what switching between drafters costs."""
+def test_router_is_compared_with_the_known_language(tmp_path, target_folder, tokenizer, capsys) -> None:
+    """Separate runs for each pair would hide the cost of switching between drafters."""
     config, out = tmp_path / "tiny.yaml", tmp_path / "route"
     values = {"target_model": f"tests/tiny-target={target_folder}", "dtype": "float32"}
     config.write_text(yaml.safe_dump(values | {"pair": "de-en"}), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Published numbers beside this project's."""
+"""Published numbers next to this project's."""
 
 import json
 import statistics
@@ -44,8 +44,8 @@ def rows(text: str) -> dict[tuple[str, str], list[str]]:
     return {(row[0], row[1]): row[2:] for row in table}
 
 
-def test_numbers_stand_below_those_that_they_belong_to() -> None:
-    """A number in another pair's column, or of another draft length, compares what does not belong together."""
+def test_numbers_are_in_the_rows_and_columns_of_their_counterparts() -> None:
+    """A number in another pair's column, or of another draft length, is a wrong comparison."""
     text = paper_tables(SMALL, [measured("fr-en", 4.0), measured("de-en", 2.0)])
     greedy, sampled = text.split("### ")[1:]
     found = rows(greedy)
@@ -66,8 +66,8 @@ def test_numbers_stand_below_those_that_they_belong_to() -> None:
 
 
 @pytest.mark.parametrize("row", PAPER["rows"], ids=lambda row: row["method"])
-def test_paper_is_copied_as_it_adds_up(row: dict[str, Any]) -> None:
-    """A slip in copying shows in the average that the paper prints itself."""
+def test_copied_numbers_have_the_printed_mean(row: dict[str, Any]) -> None:
+    """An error in copying changes the mean, which the paper prints too."""
     for cells in (row["greedy"], row["sampled"]):
         assert len(cells) == len(PAPER["pairs"]) + 1
         if None in cells:

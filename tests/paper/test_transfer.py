@@ -1,4 +1,4 @@
-"""What a drafter yields elsewhere: prompts of the form that it knows, rounds counted as those of a network."""
+"""A drafter on other languages and texts: the form of the prompts, and the rounds."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ END = 1
 
 
 def test_prompts_of_any_pair_have_the_form_of_the_template() -> None:
-    """A drafter was trained behind the template's form: another one would be measured as another language."""
+    """A drafter was trained with the form of the template: another form would be measured as another language."""
     text, pair = TEMPLATE.read_text(encoding="utf-8"), get_pair("fr-en")
     shown = [row for row in sample_rows("train") if row["fr"] in text]
     examples = [(row["fr"], row["en"]) for row in sorted(shown, key=lambda row: text.index(row["fr"]))]
@@ -42,7 +42,7 @@ def test_prompts_of_any_pair_have_the_form_of_the_template() -> None:
 
 
 def test_prompts_show_examples_where_the_template_has_none(tmp_path: Path) -> None:
-    """Without examples the target does not translate; a reference of another line scores nothing."""
+    """Without examples the target does not translate; with the wrong references the scores are 0."""
     source, reference = ([f"{code}{number}" for number in range(7)] for code in ("es", "en"))
     for code, texts in {"es": source, "en": reference, "it": source[:-1]}.items():
         (tmp_path / f"{code}.txt").write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
@@ -57,9 +57,9 @@ def test_prompts_show_examples_where_the_template_has_none(tmp_path: Path) -> No
 
 
 def test_rounds_of_lookup_and_table_are_those_of_the_target() -> None:
-    """A draft past the end, or a corrected token that is not counted, would change what a pass yields."""
+    """A draft past the end, or a corrected token that is not counted, would change the tokens per pass."""
     prompt, completion = [7, 8, 9, 5, 7], [8, 9, 4, 7, 8, END]
-    # 8 and 9 stood behind 7, then 5 where the target writes 4; "9 4" is new; "4 7" too, but 8 stood behind 7.
+    # 7 was followed by 8 and 9, then by 5 instead of 4; "9 4" is new; so is "4 7", but 7 was followed by 8.
     assert replay_source(look_up, [(prompt, completion)], 3, {END}) == [
         Round(3, 2, rejected=True),
         Round(0, 0, rejected=False),
