@@ -1,13 +1,13 @@
-"""Tokens a second in distillation: this engine, the engine in float32 with full-width sampling, and `generate`.
+"""Tokens per second in distillation: this engine, the engine in float32 with full-width sampling, and `generate`.
 
     python benchmarks/distillation_speed.py --config recipes/configs/gemma-3-270m/de-en.yaml --corpus file:text.jsonl
 
-The same prompts, length limit and temperatures. `this engine` runs in the configuration's dtype and finds the top 20
-and the next token by blocks. `full width` is the engine in float32, with a top k, a softmax and a cumulative sum over
-the whole vocabulary. `generate` decodes batches of the same size in the corpus' order, in float32, without any
-log-probabilities. Each runs once before it is timed, and then they answer everything in turns: the engines until as
-many answers have ended as a batch has, `generate` a batch. The engines' last answers, which leave more and more rows
-empty, are timed with the rest: the fewer the prompts, the more they weigh.
+All three have the same prompts, length limit and temperatures. `this engine` runs in the configuration's dtype and
+finds the top 20 and the next token by blocks. `full width` is the engine in float32, with a top k, a softmax and a
+cumulative sum over the whole vocabulary. `generate` decodes batches of the same size in the order of the corpus, in
+float32, without log-probabilities. After a warm-up they complete all prompts by turns: the engines until a batch of
+completions has ended, `generate` one batch. At the end, more and more rows of an engine's batch are empty. This time
+counts too, so it weighs more with fewer prompts.
 """
 
 import argparse

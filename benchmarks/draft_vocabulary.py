@@ -1,12 +1,12 @@
-"""What a draft vocabulary saves: a drafter's step over all of its target's ids, and over the most frequent ones.
+"""Time of a drafter's step over all of its target's ids, and over the most frequent ones only.
 
     python benchmarks/draft_vocabulary.py --config recipes/configs/gemma-3-270m/de-en.yaml \
         --rows runs/gemma-3-270m-drafter-*-en/distill
 
-Each size is chosen on the training answers of a distillation and filled up with the tokenizer's lowest ids, as
-finetuning does; what is covered is counted on its held-out answers. The drafter has the configured shape and random
-weights: a step's time does not depend on them. Sizes take turns, and every step finds the processor's caches as a pass
-of the target leaves them.
+Each vocabulary is chosen on the training completions of a distillation and filled up with the tokenizer's lowest ids,
+as in finetuning. Its coverage is counted on the held-out completions. The drafter has the configured shape and random
+weights, because the time of a step does not depend on the weights. The sizes are measured by turns, and before every
+step the processor's caches are in the state after a target pass.
 """
 
 import argparse

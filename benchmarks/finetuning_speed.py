@@ -1,11 +1,11 @@
-"""Supervised tokens a second in finetuning: this trainer, TRL's SFTTrainer, and rows padded to 2,048.
+"""Supervised tokens per second in finetuning: this trainer, TRL's SFTTrainer, and rows padded to 2,048.
 
     python benchmarks/finetuning_speed.py --rows runs/rows/train
 
 All train the same drafter, three layers of the target, on the same rows, with the completions supervised, in fp32 and
-without gradient checkpointing. TRL's trainer keeps its other defaults (batches of 8). The padded rows go through
-transformers' Trainer in batches of two, as in arXiv 2406.16758, and are fewer: 2,048 positions a row take as long
-whatever is in them. Needs `pip install trl`.
+without gradient checkpointing. TRL's trainer has its other defaults (batches of 8). The padded rows are trained by
+transformers' Trainer in batches of two, as in arXiv 2406.16758. Fewer rows are enough for them, because 2,048
+positions take the same time with any content. Needs `pip install trl`.
 """
 
 import argparse

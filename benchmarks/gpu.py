@@ -1,17 +1,17 @@
-"""What a CPU cannot measure: the paper's cost regime and the speed of finetuning, on one GPU.
+"""Measurements on one GPU: the costs of the models of arXiv 2406.16758, and the speed of finetuning.
 
     python -m benchmarks.gpu costs training --out benchmarks/results
 
-`benchmarks/gpu.sh` runs this after the tests and before the benchmark of the bundled drafter. All weights are random,
-so that nothing has to be downloaded:
+`benchmarks/gpu.sh` runs this script after the tests and before the benchmark of the bundled drafter. All weights are
+random, so that nothing has to be downloaded:
 
-- `costs`: a target with the shape of Vicuna 7B and a drafter with that of Vicuna 68M (arXiv 2406.16758). Measured are
-  the target's passes, the drafter's step with and without its CUDA graph, and the overhead of this drafting loop and
-  of transformers' own. From these follows a speedup for each acceptance rate. Then drafts are accepted by script, each
-  token with that probability, and the speedup is timed.
+- `costs`: a target with the shape of Vicuna 7B and a drafter with that of Vicuna 68M (arXiv 2406.16758). It
+  measures the target passes, the drafter's step with and without its CUDA graph, and the overhead of this drafting
+  loop and of transformers' own. These times give a speedup for each acceptance rate. Then each drafted token is
+  accepted with that probability, and the speedup is timed.
 - `training`: tokens per second of `DrafterTrainer`, for drafters of Gemma 3 270M and of Vicuna 7B.
 
-Leaves gpu_costs.json and gpu_training.json. `--device cpu --tiny` tries the same on tiny shapes.
+Writes gpu_costs.json and gpu_training.json. `--device cpu --tiny` runs the same code with tiny shapes.
 """
 
 import argparse

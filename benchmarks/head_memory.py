@@ -1,10 +1,10 @@
-"""Peak memory of a training step with a vocabulary of 256,000: the head in pieces, and all logits at once.
+"""Peak memory of a training step with a vocabulary of 256,000: logits in pieces, and all logits at once.
 
     python benchmarks/head_memory.py
 
 Two steps with the Trainer's own optimizer on 4 rows of 1,024 tokens, all supervised, with the drafter of arXiv
-2406.16758's Table 4 (Gemma, 239M parameters, random weights), in fp32 and without gradient checkpointing; each way in
-a process of its own.
+2406.16758's Table 4 (Gemma, 239M parameters, random weights), in fp32 and without gradient checkpointing. Each
+variant runs in its own process.
 """
 
 import argparse

@@ -1,13 +1,14 @@
-"""What the target's hidden states give a drafter: equal rows, equal starts, no clock.
+"""The effect of the target's hidden states on a drafter, with equal rows and initial weights, without a clock.
 
     python benchmarks/hidden_states.py --config recipes/configs/gemma-3-270m/de-en.yaml \
         --rows runs/gemma-3-270m-drafter-de-en/distill --held_out runs/held-out/distill
 
-A drafter of eight layers learns from rows without hidden states ("none"), with the target's last ones added to the
-embeddings of verified tokens by a linear map that starts at zero ("last"), with those of three layers ("three"), or by
-matching its own last hidden states with the target's at every token of the text ("matched"). With hidden states two
-streams are trained: tokens that have them, and tokens drafted behind a random one that have none (PARD-2,
-github.com/AMD-AGI/PARD, and EAGLE, arXiv 2401.15077, add such states too). Replayed with 5 tokens drafted a round.
+A drafter of eight layers is trained in four ways: without hidden states ("none"), with the target's last hidden states
+added to the embeddings of verified tokens by a linear map that starts at zero ("last"), with those of three layers
+("three"), or with a loss that matches its own last hidden states with the target's at every token ("matched"). With
+hidden states, training has two streams: tokens with hidden states, and drafted tokens after a random position without
+them. PARD-2 (github.com/AMD-AGI/PARD) and EAGLE (arXiv 2401.15077) add hidden states too. The drafters are replayed
+with 5 drafted tokens per round.
 """
 
 import argparse

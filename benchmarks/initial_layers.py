@@ -1,11 +1,12 @@
-"""Which of a target's layers a drafter should start from, how many, and at which learning rate: equal rows, no clock.
+"""Compare initial layers, their number and learning rates of drafters, with equal rows and without a clock.
 
     python benchmarks/initial_layers.py --config recipes/configs/gemma-3-270m/de-en.yaml \
         --rows runs/*/distill --completions runs/held-out.json --starts 0,1,16,17@1e-3 search:8@1e-4
 
-Each start is trained for one epoch on the same rows. The network then drafts 5 tokens a round, replayed on held-out
-greedy completions, as `tokens_per_pass.py` keeps them. `search:8` stands for the eight layers that `search_layers`
-finds on sixteen training rows. With `--share_keys` each layer attends to the keys of the target's layer that it is.
+Each start is trained for one epoch on the same rows. The network is then replayed with 5 tokens
+per round on held-out greedy completions of `tokens_per_pass.py`. `search:8` stands for the eight layers that
+`search_layers` finds on sixteen training rows. With `--share_keys`, each layer attends to the keys of the target's
+layer that it started from.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""Tokens per target pass against the number of completion tokens that a drafter learned from, for each loss; no clock.
+"""Tokens per target pass by the number of completion tokens in training, for each loss, without a clock.
 
     python benchmarks/learning_curve.py --config recipes/configs/gemma-3-270m/de-en.yaml \
         --rows runs/*/distill --completions runs/held-out.json --losses topk_kl cross_entropy lk_hybrid
 
-Each drafter is shaped and trained as the configuration says, and reads the same rows in the same order at one constant
-learning rate. At each point the network drafts 5 tokens a round, replayed on held-out greedy completions, as
-`tokens_per_pass.py` keeps them.
+The configuration gives the shape and the training of the drafters. All of them use the same rows in the same order, at
+one constant learning rate. At each point, the network is replayed with 5 tokens per round on held-out greedy
+completions of `tokens_per_pass.py`.
 """
 
 import argparse

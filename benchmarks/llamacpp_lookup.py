@@ -1,11 +1,11 @@
-"""What llama.cpp's own n-gram drafting yields, and its static lookup file with a table of the target's completions.
+"""Compare llama.cpp's own n-gram drafting with its static lookup file, made from the target's completions.
 
     python benchmarks/llamacpp_lookup.py --config recipes/configs/gemma-3-270m/de-en.yaml \
         --rows runs/gemma-3-270m-drafter-de-en/distill --questions questions.jsonl --target_gguf TARGET.gguf
 
-The static file of `ngram-cache` holds bigrams: what followed each pair of tokens in the completions, and how often.
-llama.cpp's server answers every question with each kind of drafting, one after another. Tokens per pass of the target
-do not depend on the machine; times do.
+The static file of `ngram-cache` has the tokens that followed each pair of tokens in the completions, with their
+counts. llama.cpp's server completes every question with each kind of drafting, one after another. Tokens per target
+pass do not depend on the machine, but times do.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What a drafting loop takes beside the network's forwards: this one, and transformers' own."""
+"""Overhead of a drafting loop, without the network's forward passes: this project's loop, and transformers' own."""
 
 import time
 from collections.abc import Callable, Sequence

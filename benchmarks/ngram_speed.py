@@ -1,10 +1,11 @@
-"""How long an n-gram table takes to count, to prune, and to ask.
+"""Time to count, to prune and to query an n-gram table.
 
     python benchmarks/ngram_speed.py --text de.txt.gz
 
-Text of a document a line is tokenised as for tuning, and every twentieth document is held out. Tables of orders 1 to n
-are counted on the others and pruned; each is asked at every token of the held-out ones what comes next, with a clock
-around each question. "right" is how often it was the token that came: of the text, not of any target's answers.
+The text has one document per line. It is tokenized as for tuning, and every twentieth document is held out. Tables of
+orders 1 to n are counted on the other documents and pruned. Each table is queried for the next token at every position
+of the held-out documents, and each query is timed. "right" is the share of queries that return the next token of the
+text, which is not a completion of a target.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
     make readme
 
-README.md shows the drafters of hub_cards whose target does its task; T = 1 comes from sampling/results.json of a card
-where it was measured separately. docs/serving.md shows what lies in engines/ of a card.
+README.md shows the drafters of hub_cards whose target does its task. T = 1 comes from a card's sampling/results.json
+if it was measured separately. docs/serving.md shows the results in a card's engines/.
 """
 
 import statistics
@@ -42,8 +42,8 @@ def main() -> None:
 def overview_table(several: Sequence[dict[str, Any]]) -> str:
     """Render a row for each drafter, with its speedups over plain decoding, and one with their means.
 
-    Prompt lookup is the one of the best length in the same run; several seeds count as their mean; what was not
-    measured is a dash, and a mean is taken where everything was.
+    Prompt lookup has its best length of the same run, and several seeds count as their mean. A figure that was not
+    measured is a dash; means are computed only over complete columns.
     """
     header = ["pair", "prompt lookup", f"{DRAFTER} without its network", DRAFTER, "over prompt lookup"]
     header += ["network's part", f"{DRAFTER}, T = 1"]
@@ -91,7 +91,7 @@ def merge_runs(card: Path, measured: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def run_tables(results: dict[str, Any], columns: list[str]) -> str:
-    """Render a table for each run with the columns that a page of text has room for."""
+    """Render a table for each run with some of its columns."""
     parts = []
     for run in results["runs"]:
         header, rows = speedup_table(run)
@@ -109,7 +109,7 @@ def drafter_tables(results: dict[str, Any]) -> str:
             header, rows = speedup_table(run)
             sampled.append(rows[-1][header.index("speedup (95 %)")])
     if sampled:
-        parts.append(f"The drafter at T = 1, one figure a seed: {', '.join(sampled)}.")
+        parts.append(f"The drafter at T = 1, one figure per seed: {', '.join(sampled)}.")
     return "\n\n".join(parts)
 
 
@@ -124,7 +124,7 @@ def put(path: Path, name: str, tables: str) -> None:
 
 
 def schema_tables(schema: dict[str, Any]) -> str:
-    """Render a JSON Schema as tables: one for each object, with each key, its type, and whether it may be missing."""
+    """Render a JSON Schema as tables, one for each object, with the type of each key and whether it is required."""
     parts = [_object_tables("The file", schema)]
     parts += [
         _object_tables(f"`{name}`", definition)
@@ -145,7 +145,7 @@ def _object_tables(name: str, definition: dict[str, Any]) -> str:
 
 
 def _keys(definition: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any], bool]]:
-    """Go through an object's keys, and through those of the objects written within it."""
+    """Iterate over the keys of an object and of the objects inside it."""
     for key, value in definition["properties"].items():
         yield prefix + key, value, key in definition.get("required", ())
         for inner in value.get("anyOf", [value]):

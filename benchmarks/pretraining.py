@@ -1,12 +1,12 @@
-"""Pretrain a drafter on text as cheaply as it is finetuned: short rows, and a head over its draft vocabulary alone.
+"""Pretrain a drafter on text at the cost of finetuning: short rows, and a head over the draft vocabulary only.
 
     python benchmarks/pretraining.py --config recipes/configs/gemma-3-270m/de-en.yaml --text english.txt \
         --vocabulary_of runs/…/finetune --output_dir runs/pretrained --loss_type cross_entropy --num_train_epochs 1
 
 `drafter-trainer pretrain` reads rows of 2,048 tokens with a head over all ids, which for Gemma's 262,144 ids takes
-hours of one core. Here a row is 64 tokens of text behind the target's first token. All other options are those of
-`drafter-trainer finetune`, and so is what is left: `tokens_per_pass.py` replays it, and finetuning goes on from it
-with `--initialization`. Lines of the text that a question of evaluation holds are not read.
+hours of one core. Here a row is 64 tokens of text after the target's first token. All other options, and the files of
+the result, are those of `drafter-trainer finetune`: `tokens_per_pass.py` replays the network, and finetuning starts
+from it with `--initialization`. Lines that are part of an evaluation question are left out.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What every measurement leaves: a table for people, and results/<name>.json with where it comes from."""
+"""Print the figures of a measurement as a table, and write them to results/<name>.json with their provenance."""
 
 import json
 from pathlib import Path
@@ -13,10 +13,10 @@ def report(name: str, figures: list[dict[str, Any]], ratios: dict[str, float], o
     """Print and write the figures of one run.
 
     Args:
-        name (`str`): Of the measurement.
-        figures (`list[dict]`): One entry a method; the keys of the first are the table's columns, which
-            others may lack.
-        ratios (`dict[str, float]`): What is compared, and its bar.
+        name (`str`): Name of the measurement.
+        figures (`list[dict]`): One entry for each method. The keys of the first entry are the table's columns; other
+            entries may lack some.
+        ratios (`dict[str, float]`): Ratios and other figures of the whole measurement, by name.
         out (`Path`, *optional*): Folder of the file.
     """
     columns = list(figures[0])

@@ -1,9 +1,9 @@
-"""Seconds from the call of `train` to the first step, of a packed run that goes on at 90 %.
+"""Seconds from the call of `train` to the first step, for a packed run that resumes at 90 %.
 
     python benchmarks/resume_time.py
 
-Packs random tokens into rows, trains a tiny drafter on them, and goes on from the checkpoint at 90 % of the steps. The
-drafter is small and the rows are many, so that what is timed is finding the place among the rows.
+The script packs random tokens into rows, trains a tiny drafter on them, and resumes from the checkpoint at 90 % of the
+steps. The drafter is small and the rows are many, so that the time is that of finding the position in the data.
 """
 
 import argparse

@@ -1,14 +1,14 @@
-"""What the router's choice costs, how often it is right, and what several adapters take in memory.
+"""Time and accuracy of the router's choice, and the memory of several adapters.
 
     python benchmarks/router_choice.py
     python benchmarks/router_choice.py --questions de-en.jsonl fr-en.jsonl
 
-Every sentence of the bundled sample in six languages (or every translation prompt of Spec-Bench files), through the
-chat template of SmolLM2-135M-Instruct: as a request that names its languages, as the bare text, and every eighth as a
-request after a long chat. Timed is the whole choice from a prompt's ids, after one that warms up. Then the known
-languages lack each language of the sample in turn: its sentences should be told as unknown. The drafters are random
-adapters over one base of the shape of the published ones, with int8 weights; what they draft matters to none of these
-figures.
+The prompts are all sentences of the bundled sample in six languages, or all translation prompts of Spec-Bench files,
+with the chat template of SmolLM2-135M-Instruct. Each is used as a request that names its languages and as bare text,
+and every eighth as a request after a long chat. The time is that of the whole choice from a prompt's ids, after a
+warm-up. Then each language of the sample is removed from the known languages in turn, and its sentences should be
+identified as unknown. The drafters are random int8 adapters over one base with the shape of the published drafters;
+their drafts do not matter here.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""Measure the router between drafters of several pairs against always knowing the language.
+"""Compare the router, over drafters of several pairs, with an ideal choice by the known language.
 
     python -m benchmarks.router_speed --config recipes/configs/gemma-3-270m/de-en.yaml \
       --drafters runs/gemma-3-270m-drafter-{de,fr,ru,ja,zh}-en/drafter --out runs/route
 
-The pairs' questions take turns, and each is asked with plain decoding, with the drafter of its pair, and with the
-router, which is not told the pair. Both draft with the same drafters. Writes results.json with its report to --out and
-prints the tables, for all pairs together and for each alone. An interrupted run continues with its current question.
+The questions of the pairs alternate. Each is decoded with plain decoding, with the drafter of its pair, and with the
+router, which does not know the pair. Both use the same drafters. The script writes results.json with its report to
+--out, and prints the tables for all pairs together and for each pair. An interrupted run resumes.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""How many rows of which kind a drafter learned from: completions, tokens and drops of each pair and temperature.
+"""Count the rows of a drafter's training data: completions, tokens and dropped rows by pair and temperature.
 
 python benchmarks/rows.py runs/*/distill
 """

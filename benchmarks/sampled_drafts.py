@@ -1,11 +1,11 @@
-"""What drafts that are sampled gain by a temperature of their own, and what a window of the prompt costs: expected α.
+"""Expected α of sampled drafts by their temperature, and by the window of the prompt.
 
     python benchmarks/sampled_drafts.py --config recipes/configs/gemma-3-270m/de-en.yaml \
         --rows runs/sampled-*/distill --network runs/gemma-3-270m-drafter-de-en/finetune
 
-Along held-out completions at T = 1, teacher-forced, without a clock: Σ min(p, q) over the target's top 20, where q is
-the network's distribution at a draft temperature, behind the target's keys; and at draft temperature 1 without them,
-by how many tokens of the prompt the network reads.
+Expected α is Σ min(p, q) over the target's top 20, teacher-forced on held-out completions at T = 1, without a clock.
+First q is the network's distribution at each draft temperature, with the target's keys. Then q is that at draft
+temperature 1 without the target's keys, for each number of prompt tokens that the network reads.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""What drafting by lookup and n-gram table takes in an engine's step, by the requests in it.
+"""Time of drafting with lookup and n-gram table in an engine's step, by the number of requests.
 
     python benchmarks/serving_overhead.py
 
-Texts of random tokens, each followed token by token as an engine does, through `serving.batch.BatchDrafter` by stored
-costs, with a table counted on other random texts. Timed is the processor's time of one step: the first, which indexes
-the prompts, and the median of those that follow, once where tokens are so dear that none is drafted and once where all
-that are found are.
+Texts of random tokens are passed token by token to `serving.batch.BatchDrafter`, as an engine does, with stored costs
+and with a table of other random texts. The script measures the processor time of the first step, which indexes the
+prompts, and the median of the later steps: once with costs at which nothing is drafted, and once with costs at which
+everything found is drafted.
 """
 
 import argparse

@@ -2,10 +2,10 @@
 
     python benchmarks/store_memory.py
 
-Each number of rows is read by processes of their own: one reads the keys of all rows and the counts of its report, as
-a resumed distillation does, one makes the dataset that finetuning trains on, groups it by tokens and collates a batch
-of it, from the cache that an earlier start has filled. Rows have ten tokens and the top 20 of each; the number of rows
-is what matters here. A million take 1.5 GB of disk for a while.
+Two processes read each number of rows. One reads the keys of all rows and the counts of the report, as a resumed
+distillation does. The other makes the dataset of finetuning, groups it by tokens and collates a batch, from a cache
+that an earlier start has filled. A row has ten tokens with the top 20 of each, because only the number of rows matters
+here. A million rows take 1.5 GB of disk space temporarily.
 """
 
 import argparse

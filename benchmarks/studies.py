@@ -1,4 +1,4 @@
-"""What studies of trainings share: rows, arguments of a short training, and completions to replay its drafter on."""
+"""Shared code of the training studies: rows, training arguments, and replay on held-out completions."""
 
 import json
 from collections.abc import Collection, Iterable, Sequence
@@ -32,10 +32,10 @@ def read_rows(folders: Iterable[Path], target: Target, draft_vocabulary: int) ->
 
 
 class HeldOut:
-    """Completions that no drafter learned from, to replay drafters on.
+    """Held-out completions to replay drafters on.
 
     Args:
-        path (`Path`): A file of greedy completions, as `tokens_per_pass.py` keeps them.
+        path (`Path`): A file of greedy completions, written by `tokens_per_pass.py`.
         target (`Target`): The target that wrote them.
     """
 
@@ -47,11 +47,12 @@ class HeldOut:
         self._texts = TargetTexts(target.load_model("bfloat16"))
 
     def replay(self, folder: Path, alone: bool = False) -> dict[str, float]:
-        """Return what the drafter in a folder yields at five tokens a round.
+        """Return the tokens per target pass and the α of the drafter in a folder, at five tokens per round.
 
         Args:
-            folder (`Path`): Of the trained drafter.
-            alone (`bool`, *optional*, defaults to `False`): Say also what one that shares keys yields without them.
+            folder (`Path`): Folder of the trained drafter.
+            alone (`bool`, *optional*, defaults to `False`): Also replay a network that shares the target's keys
+                without them.
         """
         network = load_network(folder)
         figures = self._replay(network)
@@ -75,12 +76,11 @@ def replay_at_fixed_length(
 ) -> list[Round]:
     """Let a network draft the same number of tokens in every round of known greedy completions.
 
-    Nothing depends on the clock or the machine, so that drafters are compared by it: `mean_accepted_tokens` of the
-    rounds are the tokens per target pass.
+    Nothing depends on the clock or the machine. `mean_accepted_tokens` of the rounds are the tokens per target pass.
 
     Args:
         completions (`Iterable` of `(prompt_ids, completion_ids)`): The target's own greedy completions.
-        draft_length (`int`): Number of tokens drafted in each round, fewer behind an end token.
+        draft_length (`int`): Number of tokens drafted in each round; a draft stops after an end token.
         end_ids (`Collection[int]`): Ids that end a completion.
         target (`TargetTexts`, *optional*): As for `decoding.replay.replay`.
     """
@@ -93,7 +93,7 @@ def replay_at_fixed_length(
             if cached is not None and known > len(prompt_ids):
                 network.share(cached.first(known - 1), shared, known - 1)
                 read, shared, skipped = known - 1, known - 1, 0
-            # As generate does: behind the length limit, where a completion breaks off, nothing is drafted.
+            # As in generate: nothing is drafted past the length limit, where a completion is truncated.
             limit = draft_length if text[-1] in end_ids else min(draft_length, len(left) - 1)
             draft: list[int] = []
             while len(draft) < limit and not (draft and draft[-1] in end_ids):
@@ -110,7 +110,7 @@ def replay_at_fixed_length(
 
 
 def load_network(folder: Path, int8: bool = False) -> Any:
-    """Load the network of a drafter in a folder, as the drafting loop has it."""
+    """Load the network of a drafter in a folder, in the form of the drafting loop."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     vocabulary = folder / VOCABULARY
     draft_ids = read_vocabulary(vocabulary, model.config.vocab_size) if vocabulary.is_file() else None
@@ -118,7 +118,7 @@ def load_network(folder: Path, int8: bool = False) -> Any:
 
 
 def study_arguments(folder: Path, **given: Any) -> DrafterTrainingArguments:
-    """Make the arguments of one epoch, without checkpoints or evaluation, that studies have in common."""
+    """Return training arguments for one epoch, without checkpoints or evaluation."""
     return DrafterTrainingArguments(
         str(folder),
         num_train_epochs=1,

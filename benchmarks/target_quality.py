@@ -1,10 +1,10 @@
-"""What a target's own greedy completions are worth: chrF and BLEU, the share in the language, the share that loops.
+"""Quality of a target's own greedy completions: chrF and BLEU, the share in the language, the share that loops.
 
     python -m benchmarks.target_quality --configs recipes/configs/gemma-3-270m/{de,fr,ru,ja,zh}-en.yaml \
         --questions ntrex=eval/ntrex_{pair}.jsonl eval=eval/{pair}.jsonl --completions runs/completions
 
-All questions of each set are completed in batches, once, and kept in the folder of `--completions`. Questions without
-references have no chrF.
+All questions of each set are completed once, in batches, and the completions are stored in the folder of
+`--completions`. Questions without references have no chrF.
 """
 
 import argparse
@@ -22,9 +22,9 @@ from drafter_trainer.languages import get_pair
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--configs", nargs="+", required=True, help="Of the target and of a pair each")
+    parser.add_argument("--configs", nargs="+", required=True, help="Configurations of the target, one for each pair")
     parser.add_argument("--questions", nargs="+", required=True, metavar="NAME=SET", help="{pair} stands for the pair")
-    parser.add_argument("--completions", type=Path, required=True, help="Folder in which the completions are kept")
+    parser.add_argument("--completions", type=Path, required=True, help="Folder of the completions")
     parser.add_argument("--max_new_tokens", type=int, default=128)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(argv)

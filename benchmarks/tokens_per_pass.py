@@ -3,8 +3,8 @@
     python benchmarks/tokens_per_pass.py --config recipes/configs/gemma-3-270m/de-en.yaml \
         --questions questions.jsonl --networks finetuned=runs/…/finetune untrained=runs/…/start
 
-Nothing depends on the clock: what two drafters yield is compared on any machine, also one that is busy. The target's
-completions are decoded once and kept beside the results; where the questions have references, they are scored.
+Nothing depends on the clock, so drafters can be compared on any machine, also on a busy one. The target's completions
+are decoded once and stored; they are scored if the questions have references.
 """
 
 import argparse
@@ -29,15 +29,15 @@ from drafter_trainer.languages import get_pair
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="Of the target and the pair")
-    parser.add_argument("--questions", required=True, help="Question set, as bench.py names it")
+    parser.add_argument("--config", required=True, help="Configuration of the target and the pair")
+    parser.add_argument("--questions", required=True, help="Name or file of the questions, as for the benchmark")
     parser.add_argument("--max_questions", type=int)
     parser.add_argument("--max_new_tokens", type=int, default=128)
     parser.add_argument("--networks", nargs="+", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--draft_length", type=int, default=5)
     parser.add_argument("--int8", action="store_true", help="Draft with int8 weights")
-    parser.add_argument("--completions", type=Path, required=True, help="File in which the completions are kept")
-    parser.add_argument("--name", default="tokens_per_pass", help="Of the results")
+    parser.add_argument("--completions", type=Path, required=True, help="File of the completions")
+    parser.add_argument("--name", default="tokens_per_pass", help="Name of the results file")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     (run, where, *_), _ = parse_arguments("export", ["--config", options.config], __doc__)

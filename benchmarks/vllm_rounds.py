@@ -1,13 +1,13 @@
-"""Tokens per target pass of the whole drafter in vLLM beside those of the loop in transformers, without a clock.
+"""Compare the tokens per target pass of the whole drafter in vLLM and in transformers' loop, without a clock.
 
     python benchmarks/vllm_rounds.py --config recipes/configs/gemma-3-270m/de-en.yaml \
         --drafter hub_cards/gemma-3-270m-drafter-de-en --questions questions.jsonl --engine_python VLLM/bin/python
 
-Both are given a copy of the drafter with costs by which nearly every token pays, so that each round drafts
-`--draft_length` tokens whatever the machine and the batch; `--stored_costs` leaves the costs that tuning stored. The
-loop answers one question after another, vLLM with 1 and with 4 requests at once. Greedy, float32. Passes are counted
-with the one over the prompt: it yields one token in vLLM, where the loop verifies its first draft in it, drafted
-before there is anything of the target's to attend to. So the passes behind it are compared besides.
+Both use a copy of the drafter with costs at which nearly every token is drafted, so that each round drafts
+`--draft_length` tokens on any machine and in any batch; `--stored_costs` keeps the costs that tuning stored. The loop
+completes one question after another, vLLM with 1 and with 4 requests at once. Greedy, float32. The passes over the
+prompts count. vLLM yields one token in this pass; the loop also verifies its first draft, which was made without the
+target's keys and values. So the later passes are compared separately too.
 """
 
 import argparse
