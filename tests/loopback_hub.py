@@ -1,7 +1,7 @@
-"""A Hugging Face Hub on the loopback interface, for the real client, which has to run in another process.
+"""A Hugging Face Hub on the loopback interface, for the real client in another process.
 
-It answers what `huggingface_hub`, `transformers` and `datasets` ask for to create, push to and read models and
-datasets, and to gather them in collections; the rest it refuses with a reason.
+It supports the requests of `huggingface_hub`, `transformers` and `datasets` that create, push and read models and
+datasets, and add them to collections. All others get an error.
 """
 
 import base64
@@ -21,13 +21,13 @@ import yaml
 LFS_SUFFIXES = (".safetensors", ".bin", ".pt", ".gguf", ".parquet")
 _GITATTRIBUTES = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES).encode()
 _FRONT_MATTER = re.compile(r"\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(\r?\n|$)", re.DOTALL)
-# What each item of a card's value must be: text, or a mapping with certain keys.
+# The type of each item of a card's value: text, or a mapping with certain keys.
 _TEXT_KEYS = ("base_model", "datasets", "language", "library_name", "license", "metrics", "pipeline_tag", "tags")
 _CARD_KEYS = {key: set[str]() for key in _TEXT_KEYS} | {"configs": {"config_name"}, "model-index": {"name", "results"}}
 
 
 class HubError(Exception):
-    """Refuse a request; `code` is the `X-Error-Code` by which the client chooses its exception."""
+    """An error response. The client chooses its exception by `code`, the `X-Error-Code`."""
 
     def __init__(self, status: int, message: str, code: str = "", **body: Any) -> None:
         super().__init__(message)
@@ -35,21 +35,21 @@ class HubError(Exception):
 
 
 class Entry(NamedTuple):
-    """A file: what tree listings say of it, and its content, named by the id that the client caches it by."""
+    """A file: its entry in tree listings, and its content. The name of `blob` is the id in the client's cache."""
 
     info: dict[str, Any]
     blob: Path
 
 
 class Commit(NamedTuple):
-    """A state of all files; `lineage` holds the ids of all commits up to this one, `info` what the Hub lists."""
+    """A state of all files. `lineage` has the ids of all commits up to this one, `info` is its entry in listings."""
 
     lineage: tuple[str, ...]
     info: dict[str, Any]
     files: dict[str, Entry]
 
     def describe(self, path: str) -> dict[str, Any] | None:
-        """Describe a file or folder as tree listings do, or return None where there is none."""
+        """Return the entry of a file or folder in tree listings, or `None` if it does not exist."""
         if path in self.files:
             return {"path": path, **self.files[path].info}
         is_folder = any(name.startswith(f"{path}/") for name in self.files)
@@ -62,7 +62,7 @@ class Repo:
     def __init__(self, repo_id: str, repo_type: str, private: bool) -> None:
         self.repo_id, self.repo_type, self.private = repo_id, repo_type, private
         self.owner = repo_id.split("/")[0]
-        self.gated = False  # whoever is not its owner may see that it is there, and read no file
+        self.gated = False  # only its owner may read files
         self.url_path = f"/datasets/{repo_id}" if repo_type == "dataset" else f"/{repo_id}"
         self.commits: dict[str, Commit] = {}
         self.branches: dict[str, str] = {}
@@ -70,7 +70,7 @@ class Repo:
         self.lfs: dict[str, Entry] = {}
 
     def at(self, revision: str) -> Commit:
-        """Resolve a branch, a tag or a commit's whole id."""
+        """Return the commit of a branch, a tag or a full id."""
         oid = self.branches.get(revision) or self.tags.get(revision) or revision
         if oid not in self.commits:
             raise HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
@@ -85,7 +85,7 @@ class Repo:
 
 
 def read_card(content: bytes) -> tuple[dict[str, Any], list[str]]:
-    """Parse a card's front matter: its metadata, and the errors for which the Hub would refuse it."""
+    """Parse a card's metadata; return it with the errors for which the Hub would reject it."""
     block = _FRONT_MATTER.match(content.decode())
     try:
         data = (yaml.safe_load(block[1]) or {}) if block else {}
@@ -99,18 +99,18 @@ def read_card(content: bytes) -> tuple[dict[str, Any], list[str]]:
 
     items = {key: value if isinstance(value, list) else [value] for key, value in data.items() if key in _CARD_KEYS}
     wrong = [key for key in items if not all(fits(item, _CARD_KEYS[key]) for item in items[key])]
-    return data, [f'"{key}" has a value that the Hub refuses: {data[key]!r}' for key in wrong]
+    return data, [f'"{key}" has a value that the Hub rejects: {data[key]!r}' for key in wrong]
 
 
 def is_lfs(path: str, size: int) -> bool:
-    """Tell whether the Hub asks for LFS; never for an empty file, which the client would not send so."""
+    """Return whether the Hub asks for LFS; the client never sends empty files that way."""
     return size > 0 and (path.endswith(LFS_SUFFIXES) or size > 10 * 2**20)
 
 
 class LoopbackHub:
-    """Serve repositories to the real client, at `endpoint` within a `with` block; `requests` lists what it asked.
+    """A server for the real client, at `endpoint` within a `with` block. `requests` lists all requests.
 
-    A user, known by a token, writes only to the namespace of that name.
+    Each token belongs to a user, who can write to the namespace of that name only.
     """
 
     def __init__(self, root: Path, users: dict[str, str]) -> None:
@@ -119,7 +119,7 @@ class LoopbackHub:
         self.requests: list[tuple[str, str]] = []
         self.repos: dict[tuple[str, str], Repo] = {}
         self.collections: dict[str, dict[str, Any]] = {}
-        self.collectors = set(users.values())  # whose token has the right to collections
+        self.collectors = set(users.values())  # users with the right to collections
         self.lock = threading.RLock()
 
     def __enter__(self) -> Self:
@@ -133,14 +133,14 @@ class LoopbackHub:
         self._server.server_close()
 
     def environment(self, hf_home: Path, token: str | None = None) -> dict[str, str]:
-        """Return what to lay over `os.environ` to point a client here; with Xet on, it would never use LFS."""
+        """Return environment variables for a client of this Hub; with Xet, it would not use LFS."""
         off = {f"HF_HUB_DISABLE_{feature}": "1" for feature in ("XET", "TELEMETRY", "PROGRESS_BARS")}
         return {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(hf_home), **off, **({"HF_TOKEN": token} if token else {})}
 
     def add_repo(
         self, repo_id: str, files: dict[str, bytes | str | Path], repo_type: str = "model", private: bool = False
     ) -> str:
-        """Store a repository without HTTP (`str` is text, `Path` a local file) and return its commit's id."""
+        """Store a repository without HTTP and return the id of its commit; a `Path` is a local file."""
         with self.lock:
             repo = self.create(repo_id, repo_type, private)
             stored = dict(repo.at("main").files)
@@ -151,12 +151,12 @@ class LoopbackHub:
             return repo.commit("main", repo.owner, "add files", stored)
 
     def files(self, repo_id: str, repo_type: str = "model", revision: str = "main") -> dict[str, bytes]:
-        """Return the content of each file, with the `.gitattributes` that every repository starts with."""
+        """Return the content of each file, including the `.gitattributes` of the initial commit."""
         commit = self.repos[repo_type, repo_id].at(revision)
         return {path: file.blob.read_bytes() for path, file in commit.files.items()}
 
     def commits(self, repo_id: str, repo_type: str = "model", revision: str = "main") -> list[str]:
-        """Return the titles of the commits, oldest first; the first is always "initial commit"."""
+        """Return the titles of the commits, oldest first."""
         repo = self.repos[repo_type, repo_id]
         return [repo.commits[oid].info["title"] for oid in repo.at(revision).lineage]
 
@@ -166,18 +166,18 @@ class LoopbackHub:
             raise HubError(400, f"expected a model or dataset named namespace/name, got {repo_type} {repo_id!r}")
         repo = Repo(repo_id, repo_type, private)
         if (repo_type, repo_id) in self.repos:
-            # With exist_ok, the client takes the address from the refusal.
+            # With exist_ok, the client takes the address from the error.
             raise HubError(409, f"You already created this {repo_type} repo", url=self.endpoint + repo.url_path)
         repo.commit("main", repo.owner, "initial commit", {".gitattributes": self.store(repo, _GITATTRIBUTES, False)})
         return self.repos.setdefault((repo_type, repo_id), repo)
 
     def store(self, repo: Repo, data: bytes, lfs: bool) -> Entry:
-        """Keep a file's content, as an object of the repository's LFS store or as git would."""
+        """Store a file's content in the repository's LFS store or as a git blob."""
         sha256, size = hashlib.sha256(data).hexdigest(), len(data)
         pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n".encode()
         content = pointer if lfs else data
         oid = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-        # Trees say "oid" where lists of siblings say "blobId" or, of LFS, "sha256".
+        # The id is "oid" in trees, and "blobId" or, for LFS, "sha256" in lists of siblings.
         entry = Entry({"type": "file", "oid": oid, "blobId": oid, "size": size}, self.blobs / (sha256 if lfs else oid))
         if lfs:
             entry.info["lfs"] = {"oid": sha256, "sha256": sha256, "size": size, "pointerSize": len(pointer)}
@@ -187,7 +187,7 @@ class LoopbackHub:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answer requests. `answer` returns bytes, or what to send as JSON, and may set `status` and headers `sent`."""
+    """A handler of requests. `answer` returns bytes or JSON, and may set `status` and the headers `sent`."""
 
     hub: LoopbackHub
     protocol_version = "HTTP/1.1"
@@ -197,10 +197,10 @@ class _Handler(BaseHTTPRequestHandler):
     def serve(self) -> None:
         url = urlsplit(self.path)
         self.query, self.status, self.sent = parse_qs(url.query), 200, dict[str, str]()
-        # The body is read even for a refusal: left unread, it would be taken for the connection's next request.
+        # Read the body in any case: otherwise it would be taken for the next request of the connection.
         self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.given = json.loads(self.body) if self.headers.get("Content-Type", "").endswith(("/json", "+json")) else {}
-        with self.hub.lock:  # one request at a time, so that each sees whole commits
+        with self.hub.lock:  # one request at a time: each sees complete commits
             self.hub.requests.append((self.command, self.path))
             try:
                 reply = self.answer("GET" if self.command == "HEAD" else self.command, url.path)
@@ -219,7 +219,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = serve
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Stay silent: `LoopbackHub.requests` is the log."""
+        """Log nothing: `LoopbackHub.requests` has all requests."""
 
     def permit(self, owner: str | None) -> None:
         if self.user is None or self.user != owner:
@@ -227,7 +227,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def find(self, kind: str, repo_id: str) -> Repo:
         repo = self.hub.repos.get((kind.removesuffix("s"), repo_id))
-        # To those who may not read it, a repository looks missing.
+        # A private repository looks missing to others.
         if repo is None or (repo.private and self.user != repo.owner):
             raise HubError(401 if self.user is None else 404, f"Repository not found: {repo_id}", "RepoNotFound")
         if repo.gated and "/resolve/" in self.path and self.user != repo.owner:
@@ -239,7 +239,7 @@ class _Handler(BaseHTTPRequestHandler):
     def answer(self, method: str, url_path: str) -> Any:
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if token and token not in self.hub.users:
-            # The client knows this text; for another it reports a missing repository instead of a bad token.
+            # With any other text, the client would report a missing repository instead of a wrong token.
             raise HubError(401, "Invalid credentials in Authorization header")
         self.user = self.hub.users.get(token)
         parts = [unquote(part) for part in url_path[1:].split("/")]
@@ -273,7 +273,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return self.answer_collections(method, "/".join(rest))
             case _, ["api", "models" | "datasets" as kind, owner, name, *rest]:
                 return self.answer_repo(method, self.find(kind, f"{owner}/{name}"), rest)
-        raise HubError(404, f"the loopback Hub does not answer {method} {self.path}")
+        raise HubError(404, f"the loopback Hub does not support {method} {self.path}")
 
     def answer_collections(self, method: str, rest: str) -> Any:
         if method == "GET" and rest in self.hub.collections:
@@ -292,7 +292,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self.hub.collections.setdefault(slug, about)
         collection = self.hub.collections.get(rest.removesuffix("/items"))
         if method != "POST" or collection is None:
-            raise HubError(404, f"the loopback Hub does not answer {method} {self.path}")
+            raise HubError(404, f"the loopback Hub does not support {method} {self.path}")
         item = self.given["item"]
         if item in [{"id": known["id"], "type": known["type"]} for known in collection["items"]]:
             raise HubError(409, "This item is in the collection already")
@@ -331,7 +331,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return {"files": [mode | {"shouldIgnore": False, "oid": known.get(mode["path"])} for mode in modes]}
             case "POST", ["commit", branch] if branch in repo.branches and "create_pr" not in self.query:
                 return self.commit(repo, branch)
-        raise HubError(404, f"the loopback Hub does not answer {method} {self.path}")
+        raise HubError(404, f"the loopback Hub does not support {method} {self.path}")
 
     def info(self, repo: Repo, rev: str) -> dict[str, Any]:
         commit = repo.at(rev)
@@ -380,7 +380,7 @@ class _Handler(BaseHTTPRequestHandler):
         return {"success": True, "commitOid": oid, "commitUrl": f"{self.hub.endpoint}{repo.url_path}/commit/{oid}"}
 
     def resolve(self, commit: Commit, path: str) -> bytes:
-        # Sent with a refusal too: the client then remembers that this commit has no such file.
+        # Sent with an error too: the client remembers that this commit has no such file.
         self.sent["X-Repo-Commit"] = commit.info["id"]
         if path not in commit.files:
             raise HubError(404, f"no such file: {path}", "EntryNotFound")

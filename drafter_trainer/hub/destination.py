@@ -53,6 +53,11 @@ class Destination:
         return self.revision or MAIN
 
     @property
+    def address(self) -> dict[str, str | None]:
+        """The arguments with which `huggingface_hub` names the repository."""
+        return {"repo_id": self.repo_id, "repo_type": self.repo_type}
+
+    @property
     def folder(self) -> Path | None:
         """The folder; `None` on the Hub."""
         return None if self.to == HUB else Path(self.to)

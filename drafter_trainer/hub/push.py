@@ -69,14 +69,13 @@ class Remote(NamedTuple):
 
 def read_remote(api: HfApi, destination: Destination) -> Remote:
     """Read the state of a destination's branch."""
-    where = _where(destination)
     try:
-        refs = api.list_repo_refs(**where)
+        refs = api.list_repo_refs(**destination.address)
     except RepositoryNotFoundError:
         return Remote(None, {}, {})
     tags = {ref.name: ref.target_commit for ref in refs.tags}
     commit = {ref.name: ref.target_commit for ref in refs.branches}.get(destination.branch)
-    tree = api.list_repo_tree(**where, revision=commit, recursive=True) if commit else ()
+    tree = api.list_repo_tree(**destination.address, revision=commit, recursive=True) if commit else ()
     return Remote(commit, {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}, tags)
 
 
@@ -99,37 +98,37 @@ def _is_same(entry: RepoFile | None, source: Path) -> bool:
     return entry.blob_id == git_hash(source.read_bytes())
 
 
-def check_same_drafter(destination: Destination, remote: Remote, description: DrafterDescription) -> None:
-    """Raise an error if a branch holds anything but a drafter of the same target and languages."""
-    others = remote.files.keys() - {".gitattributes", ".gitignore", "LICENSE", CARD}
-    if destination.overwrite or not others:
-        return
-    advice = "name another repository or branch, or replace it with overwrite"
-    if FILE_NAME not in remote.files:
-        raise InputError(f"{destination} contains {min(others)} and no drafter: {advice}")
-    try:
-        published = Repository(destination.repo_id, remote.commit).description
-    except InputError as error:
-        raise InputError(f"the drafter of {destination} cannot be read ({error}): {advice}") from error
-    for name, (then, now) in {
-        "target": (published.target, description.target),
-        "languages": tuple(each.pair or ", ".join(each.languages) or "none" for each in (published, description)),
-    }.items():
-        if then != now:
-            raise InputError(f"{destination} holds a drafter for the {name} {then}, not {now}: {advice}")
-
-
-def check_overwrite(destination: Destination, remote: Remote, changed: Sequence[str], precious: Sequence[str]) -> None:
-    """Raise an error if a push would replace a published version without `overwrite`.
+def check_overwrite(
+    destination: Destination,
+    remote: Remote,
+    changed: Sequence[str],
+    precious: Sequence[str],
+    description: DrafterDescription | None,
+) -> None:
+    """Raise an error if a push without `overwrite` would replace another drafter, or move a tag.
 
     Args:
         precious (`Sequence[str]`): Patterns of files that do not change when the same drafter is published again.
+        description (`DrafterDescription`, *optional*): The description of the drafter; `None` for a dataset.
     """
     if destination.overwrite:
         return
+    advice = "name another repository or branch, or replace it with overwrite"
+    others = remote.files.keys() - {".gitattributes", ".gitignore", "LICENSE", CARD}
+    if others and description is not None:
+        if FILE_NAME not in remote.files:
+            raise InputError(f"{destination} contains {min(others)} and no drafter: {advice}")
+        try:
+            published = Repository(destination.repo_id, remote.commit).description
+        except InputError as error:
+            raise InputError(f"the drafter of {destination} cannot be read ({error}): {advice}") from error
+        languages = [each.pair or ", ".join(each.languages) or "none" for each in (published, description)]
+        for name, then, now in (("target", published.target, description.target), ("languages", *languages)):
+            if then != now:
+                raise InputError(f"{destination} holds a drafter for the {name} {then}, not {now}: {advice}")
     lost = [path for path in filter_repo_objects(changed, allow_patterns=[*precious]) if path in remote.files]
     if lost:
-        raise InputError(f"{destination} holds another {lost[0]}: name another branch, or replace it with overwrite")
+        raise InputError(f"{destination} holds another {lost[0]}: {advice}")
     tagged = remote.tags.get(destination.tag or "")
     if tagged is not None and (tagged != remote.commit or changed):
         raise InputError(
@@ -152,17 +151,14 @@ def push(
     not upload finished files again. The Hub rejects the commit if somebody else has committed meanwhile.
 
     Args:
-        owned, precious (`Sequence[str]`): Patterns; see `changed_files` and `check_overwrite`.
-        description (`DrafterDescription`, *optional*): The description of the drafter, if it is one.
+        owned, precious, description: See `changed_files` and `check_overwrite`.
     Returns:
         `CommitInfo`, or `None` in a dry run.
     """
-    api, where = HfApi(), _where(destination)
+    api, where = HfApi(), destination.address
     remote = read_remote(api, destination)
-    if description is not None:
-        check_same_drafter(destination, remote, description)
     changed = changed_files(remote, files, owned)
-    check_overwrite(destination, remote, changed, precious)
+    check_overwrite(destination, remote, changed, precious, description)
     if destination.dry_run:
         return None
     try:  # before the repository is created
@@ -193,7 +189,7 @@ def push(
 
 def set_tag(destination: Destination, commit: str) -> None:
     """Put the destination's tag, if it has one, on a commit; `push` has checked that it may be moved."""
-    api, where = HfApi(), _where(destination)
+    api, where = HfApi(), destination.address
     if destination.tag is None:
         return
     tags = {ref.name: ref.target_commit for ref in api.list_repo_refs(**where).tags}
@@ -211,12 +207,11 @@ def add_to_collection(destination: Destination, target: str) -> None:
     """
     api, owner, name = HfApi(), destination.repo_id.split("/")[0], target.rsplit("/", maxsplit=1)[-1]
     try:
-        private = api.repo_info(destination.repo_id, repo_type=destination.repo_type).private
         collection = api.create_collection(
             title=f"Drafters for {name}"[:_LONGEST_TITLE],
             namespace=owner,
             description=f"Drafters that make {target} answer faster"[:150],
-            private=bool(private),
+            private=bool(api.repo_info(**destination.address).private),
             exists_ok=True,
         )
         api.add_collection_item(collection.slug, destination.repo_id, destination.repo_type, exists_ok=True)
@@ -225,7 +220,3 @@ def add_to_collection(destination: Destination, target: str) -> None:
             f"{destination} is published, but in no collection: {one_line(error)}: give the token write access to "
             f"{owner}'s collections, or leave collections out (collection=False)"
         )
-
-
-def _where(destination: Destination) -> dict[str, str | None]:
-    return {"repo_id": destination.repo_id, "repo_type": destination.repo_type}

@@ -1,9 +1,7 @@
 """The router: the right drafter for each prompt, chosen once in a call, and always the target's own output."""
 
 import dataclasses
-import itertools
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -114,12 +112,7 @@ CHOICES = {
     "unmeasured before slower": ({"slow": [measured(0.9, 0.95)], "new": []}, "de-en", False, ("new", DRAFTER)),
     "fast part of a slow one": ({"slow": [measured(0.9, 1.05)]}, "de-en", False, ("slow", WITHOUT_NETWORK)),
     "greedy": ({"greedy": [measured(1.9)], "both": SAMPLED}, "de-en", False, ("greedy", DRAFTER)),
-    "greedy, if sampling is slower": (
-        {"greedy": [measured(1.9)], "both": SAMPLED},
-        "de-en",
-        True,
-        ("greedy", DRAFTER),
-    ),
+    "greedy when sampling": ({"greedy": [measured(1.9)], "both": SAMPLED}, "de-en", True, ("greedy", DRAFTER)),
     "slower when sampled": ({"both": SAMPLED}, "de-en", True, ("both", PLAIN)),
     "by task": ({"translates": [measured(3.0)], "both": STORIES}, "en", False, ("both", WITHOUT_NETWORK)),
     "other language": ({"translates": [measured(3.0)], "both": STORIES}, "de", False, ("translates", LOOKUP_ONLY)),
@@ -140,15 +133,6 @@ def test_choice_follows_the_measurements(
     else:
         ids = ChatTokenizer(tokenizer).encode_prompt(story_prompt(LANGUAGES[asked], SUBJECT))
     assert chosen(router, ids, sampling) == expected
-
-
-def test_nothing_is_drafted_where_all_was_slower(tmp_path, target_model, tokenizer, monkeypatch) -> None:
-    """A router must not be slower than plain decoding."""
-    # All forward passes take the same time: fillers, which can make one faster, do not help.
-    monkeypatch.setattr(time, "perf_counter", itertools.count(step=0.01).__next__)
-    folder = make_folder(tmp_path / "slow", tokenizer, "de-en", measured(0.9, 0.95))
-    router, ids = DrafterRouter.from_hub(target_model, [folder], tokenizer), prompt(tokenizer, "de-en")
-    assert {round_.drafted for round_ in check_greedy(target_model, router, [ids], TOKENS)} == {0}
 
 
 # In the target's generate
