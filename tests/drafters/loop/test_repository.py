@@ -25,6 +25,7 @@ from drafter_trainer.drafters.saving import DRAFT_LENGTH
 from drafter_trainer.drafters.vocabulary import vocabulary_bytes
 from drafter_trainer.errors import InputError
 from tests.client import run_client
+from tests.conftest import change_json
 from tests.decoding.lossless import check_greedy
 from tests.drafters.loop.conftest import PROMPTS, describe, make_settings, replace_file
 from tests.loopback_hub import LoopbackHub
@@ -44,9 +45,11 @@ def tokenizer_hash(folder: Path) -> str:
 # Through the package
 
 
-def test_published_drafter_drafts_with_all_that_was_tuned(published, target_model, tokenizer) -> None:
+def test_published_drafter_drafts_with_all_that_was_tuned(folder, target_model, tokenizer) -> None:
     """A file that is published and not found is a drafter that is slower than the card says."""
-    drafter = load_drafter(str(published), target_model, tokenizer)
+    change_json(folder / "config.json", parallel_tokens=4, pard_token=3)  # of earlier releases, ignored
+    describe(folder, weights={})
+    drafter = load_drafter(str(folder), target_model, tokenizer)
     loop = loop_of(drafter)
     assert loop.settings == make_settings(longest_draft=5)
     assert loop.table.orders == [3, 2, 1]
