@@ -13,7 +13,6 @@ from drafter_trainer.serving.client import DraftCounts, EngineClient, read_count
 
 VLLM_METRICS = """\
 # HELP vllm:spec_decode_num_drafts_total Number of spec decoding drafts.
-vllm:spec_decode_num_drafts_total{engine="0",model_name="a {b}"} 4.0
 vllm:spec_decode_num_draft_tokens_total{engine="0",model_name="a {b}"} 12.0
 vllm:spec_decode_num_accepted_tokens_total{engine="0",model_name="a {b}"} 5.0
 vllm:spec_decode_num_accepted_tokens_total{engine="1",model_name="a {b}"} 1.0
@@ -23,7 +22,6 @@ vllm:spec_decode_num_accepted_tokens_per_pos_total{engine="0",model_name="a {b}"
 vllm:spec_decode_num_accepted_tokens_created{engine="0",model_name="a {b}"} 1.7e+09
 vllm:time_to_first_token_seconds_bucket{engine="0",le="0.1",model_name="a {b}"} 2.0
 vllm:time_to_first_token_seconds_count{engine="0",model_name="a {b}"} 2.0
-vllm:time_to_first_token_seconds_sum{engine="0",model_name="a {b}"} 0.25
 vllm:inter_token_latency_seconds_count{engine="0",model_name="a {b}"} 9.0
 """
 LLAMACPP_METRICS = """\
@@ -45,19 +43,19 @@ llamacpp:spec_decode_num_accepted_tokens_per_pos_total{position="1"} 4
     ],
 )
 def test_counts_are_the_servers(metrics: str, expected: DraftCounts) -> None:
-    """A counter that is missed, taken twice or of one engine of several falsifies every published figure."""
+    """A counter that is missed, counted twice, or of one engine only, falsifies every published figure."""
     assert read_counts(metrics) == expected
 
 
 def test_counts_of_a_measurement_are_differences() -> None:
-    """What the warm-up drafted is none of the measurement's; positions may come later than the first reading."""
+    """The drafts of the warm-up do not count; later readings may have more positions."""
     before, after = DraftCounts(5, 4, 2, (2,)), DraftCounts(9, 10, 5, (3, 2))
     assert after - before == DraftCounts(4, 6, 3, (1, 2))
     assert str(after - before) == "3 of 6 drafted tokens accepted"
 
 
 class Replies(http.server.BaseHTTPRequestHandler):
-    """Answers each path with what the test has put there, and keeps what it was asked."""
+    """A server with a reply for each path, which keeps the requests."""
 
     replies: ClassVar[dict[str, str]] = {}
     asked: ClassVar[dict[str, dict]] = {}
@@ -89,7 +87,7 @@ def events(*said: object) -> str:
 
 
 def test_completion_of_vllm_is_its_ids_to_the_end(url: str) -> None:
-    """Ids in several chunks, empty ones among them, are one completion; what generation settings add changes it."""
+    """All chunks make one completion, and the target's generation settings must not change it."""
     chunks = [{"choices": [{"text": "x", "token_ids": ids}]} for ids in ([5, 6], [], [7])]
     Replies.replies["/v1/completions"] = events(*chunks, {"choices": [{"text": "", "token_ids": None}]})
     found = EngineClient("vllm", url, "target").complete([1, 2], 8, {9, 3})
@@ -103,7 +101,7 @@ def test_completion_of_vllm_is_its_ids_to_the_end(url: str) -> None:
 
 
 def test_completion_of_llamacpp_is_read_whole(url: str) -> None:
-    """Its events leave out every id that ends inside a character; the time to the first token is behind the prompt."""
+    """Its events lack ids that end inside a character, so the time to the first token comes from its timings."""
     Replies.replies["/completion"] = json.dumps({"tokens": [5, 9], "timings": {"predicted_ms": 0.001}})
     found = EngineClient("llamacpp", url, "target").complete([1, 2], 8, {9}, ["\n"])
     assert found.token_ids == [5, 9]
@@ -113,7 +111,7 @@ def test_completion_of_llamacpp_is_read_whole(url: str) -> None:
 
 
 def test_margin_is_that_of_the_two_likeliest(url: str) -> None:
-    """Taken from a third token, or from none, the margin would excuse a wrong output."""
+    """A margin of other tokens would excuse a wrong output."""
     logprobs = {"top_logprobs": [{"token_id:4": -2.0, "token_id:3": -0.5, "token_id:8": -3.0}]}
     Replies.replies["/v1/completions"] = json.dumps({"choices": [{"logprobs": logprobs}]})
     assert EngineClient("vllm", url, "target").margin([1]) == 1.5
@@ -132,8 +130,8 @@ def test_margin_is_that_of_the_two_likeliest(url: str) -> None:
         ('data: {"error": {"message": "out of memory"}}\n\n', "broke off a completion.*out of memory"),
     ],
 )
-def test_failure_of_a_request_is_said(url: str, reply: str | None, said: str) -> None:
-    """A request that failed counts as an empty completion otherwise, the fastest of all."""
+def test_failed_request_is_an_error(url: str, reply: str | None, said: str) -> None:
+    """Otherwise a failed request counts as an empty completion, the fastest of all."""
     if reply is not None:
         Replies.replies["/v1/completions"] = reply
     with pytest.raises(InputError, match=said):

@@ -1,4 +1,4 @@
-"""Starting an engine with a drafter, against servers that answer as the engines do."""
+"""Starting an engine with a drafter, against servers that respond as the engines do."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ STAND_IN = str(Path(__file__).parent / "stand_in.py")
 
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch, published: Path, free_port: int):
-    """Serve with an engine that accepts so many of a hundred drafted tokens; -1 drafts nothing, 999 ends at once."""
+    """Serve with an engine that accepts a number of each hundred drafted tokens; see `stand_in.py`."""
 
     def serving(engine: str, accepted: int):
         def command(*_: object) -> list[str]:
@@ -37,7 +37,7 @@ def start(monkeypatch: pytest.MonkeyPatch, published: Path, free_port: int):
 
 @pytest.mark.parametrize("engine", ["vllm", "llamacpp"])
 def test_acceptance_is_counted_and_the_server_ends(start, engine: str) -> None:
-    """Counted wrongly, a good drafter would be refused; left running, the server would hold its port."""
+    """With wrong counts a good drafter would be rejected; a server that is left running keeps its port."""
     with start(engine, 40) as running:
         found = running.check_acceptance(["one", "two", "three"])
         assert (found.drafted, found.accepted) == (300, 120)
@@ -54,13 +54,13 @@ def test_acceptance_is_counted_and_the_server_ends(start, engine: str) -> None:
         ("vllm", 999, "vllm ended with status 3"),
     ],
 )
-def test_drafter_in_vain_is_said_and_not_left_running(start, engine: str, accepted: int, said: str) -> None:
+def test_rejected_drafter_is_not_left_running(start, engine: str, accepted: int, said: str) -> None:
     """An engine with a drafter that is never accepted runs, slower than without, and nobody notices."""
     with pytest.raises(InputError, match=said), start(engine, accepted):
         pass
 
 
-def test_port_of_another_server_is_refused(free_port: int) -> None:
+def test_port_of_another_server_is_rejected(free_port: int) -> None:
     """The other server would answer as ready, and its counts would be taken for this drafter's."""
     with socket.create_server(("127.0.0.1", free_port)):
         command = [sys.executable, "-c", "pass"]
@@ -69,7 +69,7 @@ def test_port_of_another_server_is_refused(free_port: int) -> None:
 
 
 def test_no_process_of_a_server_is_left(tmp_path: Path, free_port: int) -> None:
-    """vLLM's engine is a process of its own: where its server died, it stayed, with all its memory."""
+    """vLLM's engine is a process of its own: it stayed after its server had died, with all its memory."""
     worker = "import time; time.sleep(600)"
     code = f"import subprocess, sys, pathlib; worker = subprocess.Popen([sys.executable, '-c', {worker!r}]); "
     code += f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(worker.pid)); sys.exit(3)"
@@ -83,10 +83,10 @@ def test_no_process_of_a_server_is_left(tmp_path: Path, free_port: int) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_server_ends_with_the_process_that_started_it(tmp_path: Path, free_port: int, number: signal.Signals) -> None:
-    """A benchmark that was ended, by whom and however, left a server that held its port and all its memory."""
+    """A benchmark that was ended by a signal left a server with its port and all its memory."""
     code = (
         "import pathlib, signal, sys, time; from drafter_trainer.serving.engines import start_engine\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in what a shell runs in the background
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         f"with start_engine('vllm', 't', [sys.executable, {STAND_IN!r}, 'vllm', '40'], {free_port}) as running:\n"
         f"    pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(running.process.pid))\n"
         "    print(flush=True)\n"
@@ -103,7 +103,7 @@ def test_server_ends_with_the_process_that_started_it(tmp_path: Path, free_port:
 
 
 def test_arguments_that_cannot_work_start_nothing(published: Path) -> None:
-    """Each of these would be found out after minutes of loading."""
+    """Otherwise each of these would be found after minutes of loading."""
     for arguments, said in (
         ({"engine": "ollama"}, "engine must be vllm or llamacpp"),
         ({"part": "table"}, "part whole or network"),
@@ -115,30 +115,21 @@ def test_arguments_that_cannot_work_start_nothing(published: Path) -> None:
 
 
 def test_commands_name_target_drafter_and_length() -> None:
-    """An engine ignores, or refuses, an option of another name."""
+    """An engine ignores or rejects an option of another name."""
     whole = vllm_command("python", "org/target", vllm_config("org/drafter", 8, "abc"))
     assert whole[:5] == ["python", "-m", "vllm.entrypoints.openai.api_server", "--model", "org/target"]
-    assert json.loads(whole[whole.index("--additional-config") + 1]) == {
-        "drafter": "org/drafter",
-        "drafter_revision": "abc",
-    }
-    network = vllm_config("org/drafter", 3, "abc", "network")
-    assert network == {
-        "speculative_config": {
-            "method": "draft_model",
-            "model": "org/drafter",
-            "revision": "abc",
-            "num_speculative_tokens": 3,
-        }
-    }
+    own = json.loads(whole[whole.index("--additional-config") + 1])
+    assert own == {"drafter": "org/drafter", "drafter_revision": "abc"}
+    network = {"method": "draft_model", "model": "org/drafter", "revision": "abc", "num_speculative_tokens": 3}
+    assert vllm_config("org/drafter", 3, "abc", "network") == {"speculative_config": network}
     mixed = vllm_command("python", "org/target", vllm_config("org/drafter", 3, part="network", mixed=True))
     assert mixed[-1] == "--disable-hybrid-kv-cache-manager"
     ngrams = vllm_ngram_config(5)["speculative_config"]
     assert (ngrams["method"], ngrams["num_speculative_tokens"]) == ("ngram", 5)
     drafter = ["--spec-draft-model", "d.gguf", "--spec-draft-n-max", "4"]
+    lookup = ["--spec-ngram-simple-size-n", "2", "--spec-ngram-simple-size-m", "8"]
     assert llamacpp_command("t.gguf") == ["llama-server", "--model", "t.gguf"]
     assert llamacpp_command("t.gguf", "d.gguf", 4)[3:] == [*drafter, "--spec-type", "draft-simple"]
-    lookup = ["--spec-ngram-simple-size-n", "2", "--spec-ngram-simple-size-m", "8"]
     assert llamacpp_command("t.gguf", ngram_length=8)[3:] == [*lookup, "--spec-type", "ngram-simple"]
     both = llamacpp_command("t.gguf", "d.gguf", 4, ngram_length=8)
     assert both[3:] == [*lookup, *drafter, "--spec-type", "ngram-simple,draft-simple"]
@@ -146,7 +137,7 @@ def test_commands_name_target_drafter_and_length() -> None:
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The words of what was to be started; nothing is."""
+    """Command lines that were to be started; nothing is started."""
     started = []
 
     def start(words: list[str], **_: object) -> None:
@@ -158,7 +149,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 
 def test_base_model_is_served_with_its_template(started, published, tmp_path) -> None:
-    """A base model has no chat template: the server would refuse chats, and the acceptance check with them."""
+    """A base model has no chat template: without one the server rejects the chat of the acceptance check."""
     drafter = Path(shutil.copytree(published, tmp_path / "drafter"))
     (drafter / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
     describe(drafter, prompting={"chat_template": "chat_template.jinja", "stop": ["\n"]})
@@ -175,7 +166,7 @@ def test_base_model_is_served_with_its_template(started, published, tmp_path) ->
 
 
 def test_server_of_the_wheel_takes_the_place_of_llama_server(started: list[list[str]]) -> None:
-    """Who installed `xllamacpp` has no `llama-server`, and its server must be told the same words."""
+    """With `xllamacpp` there is no `llama-server`; its server must get the same words."""
     for python in (None, "/env/python"):
         with pytest.raises(InputError), start_engine("llamacpp", "t.gguf", llamacpp_command("t.gguf"), 81, python):
             pass

@@ -1,29 +1,23 @@
-"""llama.cpp's own server out of the wheel `xllamacpp`, with tiny models."""
+"""llama.cpp's own server from the wheel `xllamacpp`, with tiny models."""
 
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from drafter_trainer.distillation.server_kinds import SERVER_KINDS
-from drafter_trainer.distillation.servers import ServerEngine
 from drafter_trainer.hub.export.gguf_file import write_gguf
 from drafter_trainer.pipeline.engine_benchmark import benchmark_engine
 from drafter_trainer.results import find_method
 from drafter_trainer.serving.commands import llamacpp_command
-from drafter_trainer.serving.engines import RunningEngine, start_engine
+from drafter_trainer.serving.engines import start_engine
 from drafter_trainer.targets import Target
 from tests.conftest import tiny_model
-from tests.distillation.test_engines import logprobs_of
-from tests.serving.served import DISTILLED, TOKENS, check_rows, requests_of
+from tests.serving.served import TOKENS, check_rows
 
-pytestmark = pytest.mark.skipif(find_spec("xllamacpp") is None, reason="there is no wheel of it for this machine")
+pytestmark = pytest.mark.skipif(find_spec("xllamacpp") is None, reason="no wheel for this machine")
 WORDS = ["--threads", "1", "--ctx-size", "1024", "--parallel", "2"]
 
 
@@ -42,7 +36,7 @@ def network(request, tokenizer, gemma_gguf, tmp_path) -> tuple[PreTrainedModel, 
         drafter, tokenizer_gguf = gemma_gguf
         tokenizer = AutoTokenizer.from_pretrained(drafter)
         config = AutoConfig.from_pretrained(drafter)
-        config.layer_types = ["full_attention", "sliding_attention"]  # no order that llama.cpp knows
+        config.layer_types = ["full_attention", "sliding_attention"]  # an order that llama.cpp does not know
         model = AutoModelForCausalLM.from_config(config).eval()
     else:
         sizes = {"head_dim": 32, "num_hidden_layers": 2, "vocab_size": len(tokenizer)}
@@ -55,14 +49,8 @@ def network(request, tokenizer, gemma_gguf, tmp_path) -> tuple[PreTrainedModel, 
     return model, str(tmp_path / "x.gguf")
 
 
-@pytest.fixture
-def start(target_gguf: str, free_port: int) -> Callable[[], AbstractContextManager[RunningEngine]]:
-    words = llamacpp_command(target_gguf)
-    return lambda: start_engine("llamacpp", target_gguf, words, free_port, sys.executable, WORDS)
-
-
 def test_benchmark_of_the_exported_drafter(target_gguf: str, published: Path, target: Target, tmp_path: Path) -> None:
-    """`drafter.gguf` must load, be accepted, and leave greedy output as it is; the counts are the server's own."""
+    """`drafter.gguf` must load, be accepted, and not change greedy output; the counts are the server's own."""
     asked = [{"prompt": f"Wo ist Zug {number}?"} for number in range(4)]
     given = {"output_dir": tmp_path, "languages": "de-en", "max_new_tokens": TOKENS, "requests_at_once": [1, 2]}
     given |= {"prompt_lookup_tokens": [4], "target_gguf": target_gguf, "python": sys.executable}
@@ -80,7 +68,7 @@ def test_benchmark_of_the_exported_drafter(target_gguf: str, published: Path, ta
 
 
 def test_network_of_each_architecture_drafts(network: tuple[PreTrainedModel, str], free_port: int) -> None:
-    """A file that llama.cpp reads as another model drafts garbage; for itself a network is always right."""
+    """A file that llama.cpp reads as another model drafts garbage; for itself, a network is always accepted."""
     model, file = network
     command = llamacpp_command(file, file, 3)
     with start_engine("llamacpp", file, command, free_port, sys.executable, WORDS) as running:
@@ -93,35 +81,11 @@ def test_network_of_each_architecture_drafts(network: tuple[PreTrainedModel, str
             assert found == ids[3:]
         counts = running.client.counts()
     assert counts.drafted > 0
-    assert counts.accepted >= 0.9 * counts.drafted  # what is drafted behind the last token is counted too
+    assert counts.accepted >= 0.9 * counts.drafted  # tokens drafted after the last one are counted too
 
 
-def test_rows_are_the_targets(start, target: Target, target_model: PreTrainedModel) -> None:
-    """Ids that a server leaves out, cuts or shifts are rows that teach another model, and nothing else shows it."""
-    with start() as running:
+def test_rows_are_the_targets(target_gguf: str, free_port: int, target: Target, target_model: PreTrainedModel) -> None:
+    """Ids that a server leaves out, cuts or shifts are rows of another model."""
+    command = llamacpp_command(target_gguf)
+    with start_engine("llamacpp", target_gguf, command, free_port, sys.executable, WORDS) as running:
         check_rows("llamacpp", running.url, target, target_model)
-
-
-def test_server_killed_in_the_middle_loses_no_row(start, target: Target, target_model: PreTrainedModel) -> None:
-    """What a server was asked when it died must be asked again, once."""
-    tokenizer = target.load_tokenizer()
-    requests = requests_of(target, [f"{text} {number}" for number in range(4) for text in DISTILLED])
-    with start() as running:
-        kind = SERVER_KINDS["llamacpp"](target.path, tokenizer)
-        served = ServerEngine(kind, [running.url], concurrency=2, patience=600, backoff=0.2)
-        groups = served.complete([[one] for one in requests])
-        answered, process = [next(groups)], psutil.Process(running.process.pid)
-        for each in (process, *process.children(recursive=True)):
-            each.kill()
-        running.process.wait()
-        with start():  # at the same address
-            answered += groups
-    pairs = [pair for group, said in answered for pair in zip(group, said)]
-    assert sorted(one.source_id for one, _ in pairs) == sorted(one.source_id for one in requests)
-    ends = target.end_ids(tokenizer)
-    for one, answer in pairs:
-        ids = list(answer.completion_ids)
-        assert len(ids) == TOKENS or ids[-1] in ends
-        scores = logprobs_of(target_model, one, ids)
-        chosen = scores.gather(-1, torch.tensor(ids)[:, None])[:, 0]
-        assert (scores.max(dim=-1).values - chosen).max() < 0.05  # a server's caches may be in half precision
