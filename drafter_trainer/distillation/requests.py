@@ -101,47 +101,37 @@ class Request:
         return min(length, self.max_new_tokens) if truncated else self.max_new_tokens
 
 
+@dataclass
 class Requests:
     """All combinations of prompts, temperatures and samples, with one sample at temperature 0.
 
     Args:
+        prompts (`pa.Table`): Prompts, as `load_prompts` returns them.
         temperatures (`Sequence[float | None]`): Sampling temperatures; `[None]` if text is scored.
         context (`int`, *optional*): Maximum number of tokens of prompt and completion. It lowers the length limit of
             requests with long prompts, to 0 if there is no room for a completion.
     """
 
-    def __init__(
-        self,
-        prompts: pa.Table,
-        temperatures: Sequence[float | None],
-        samples: int,
-        seed: int,
-        max_new_tokens: int,
-        pair: Pair | str,
-        target: Target,
-        context: int | None = None,
-    ) -> None:
-        self._context = context
-        self._prompts = prompts
-        self._samples = samples
-        self._seed = seed
-        self._max_new_tokens = max_new_tokens
-        self._pair = str(pair)
-        self._target = target
+    prompts: pa.Table
+    temperatures: Sequence[float | None]
+    samples: int
+    seed: int
+    max_new_tokens: int
+    pair: Pair | str
+    target: Target
+    context: int | None = None
+
+    def __post_init__(self) -> None:
         # Longest first: memory runs out at once or not at all, and short completions at the end leave few rows empty.
         # The sort is stable, so that a resumed run forms the same batches.
-        lengths = pc.list_value_length(prompts["prompt_ids"]).to_numpy()
-        if "response_ids" in prompts.column_names:
-            lengths = lengths + pc.fill_null(pc.list_value_length(prompts["response_ids"]), 0).to_numpy()
+        lengths = pc.list_value_length(self.prompts["prompt_ids"]).to_numpy()
+        if "response_ids" in self.prompts.column_names:
+            lengths = lengths + pc.fill_null(pc.list_value_length(self.prompts["response_ids"]), 0).to_numpy()
         longest_first = np.argsort(-lengths, kind="stable")
         self._rows = {
-            temperature: np.repeat(longest_first, samples) if temperature else longest_first
-            for temperature in sorted(set(temperatures))
+            temperature: np.repeat(longest_first, self.samples) if temperature else longest_first
+            for temperature in sorted(set(self.temperatures))
         }
-
-    @property
-    def prompts(self) -> int:
-        return self._prompts.num_rows
 
     def __len__(self) -> int:
         return sum(map(len, self._rows.values()))
@@ -158,21 +148,21 @@ class Requests:
         )
         rank, processes = process
         for temperature, rows, start in itertools.islice(starts, rank, None, processes):
-            batch = self._prompts.take(rows[start : start + batch_size]).to_pylist()
+            batch = self.prompts.take(rows[start : start + batch_size]).to_pylist()
             yield [self._request(row, temperature, number) for number, row in enumerate(batch, start)]
 
     def _request(self, row: dict[str, Any], temperature: float, number: int) -> Request:
-        room = self._max_new_tokens if self._context is None else max(0, self._context - len(row["prompt_ids"]))
+        room = self.max_new_tokens if self.context is None else max(0, self.context - len(row["prompt_ids"]))
         return Request(
             prompt_ids=tuple(row["prompt_ids"]),
             temperature=temperature,
-            seed=self._seed + number % self._samples if temperature else 0,  # samples of one prompt are adjacent
-            max_new_tokens=min(self._max_new_tokens, room),
+            seed=self.seed + number % self.samples if temperature else 0,  # samples of one prompt are adjacent
+            max_new_tokens=min(self.max_new_tokens, room),
             source_id=row["source_id"],
             corpus=row["corpus"],
-            pair=self._pair,
-            target=self._target.name,
-            target_revision=self._target.revision,
+            pair=str(self.pair),
+            target=self.target.name,
+            target_revision=self.target.revision,
             completion_ids=tuple(row["response_ids"]) if row.get("response_ids") else None,
-            stop=self._target.stop,
+            stop=self.target.stop,
         )

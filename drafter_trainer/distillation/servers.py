@@ -115,7 +115,6 @@ class _Server:
     failures: int = 0  # in a row
     rests_until: float = 0.0
     raw: bool | None = None  # whether its log-probabilities are of the raw distribution, if known
-    truncates: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def complete(self, request: Request, body: dict[str, Any]) -> Completion | Failure:
@@ -171,7 +170,6 @@ class _Server:
                 completion = self.kind.read(response.json(), request)
                 if isinstance(completion, Completion):
                     check_completion(request, completion)
-                    self._warn_if_truncated(request, completion)
                 return completion
             except InputError as error:
                 raise InputError(
@@ -189,18 +187,6 @@ class _Server:
             retry_after = float(wait) if wait.isdecimal() else 0.0
             raise _ServerError(f"{status} {message}", by_request=status == 500, retry_after=retry_after)
         raise InputError(f"{self.url}{self.kind.path} returns {status} {message}")
-
-    def _warn_if_truncated(self, request: Request, completion: Completion) -> None:
-        limit = request.limit_of(completion)
-        if limit < request.max_new_tokens and not self.truncates:
-            self.truncates = True
-            _logger.warning(
-                "%s truncated a completion after %d of %d tokens at its own context: max_new_tokens of such rows is "
-                "lower",
-                self.url,
-                limit,
-                request.max_new_tokens,
-            )
 
     def _clean(self, message: str) -> str:
         """Return a message on one short line without the key, which servers may quote."""

@@ -2,9 +2,10 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from drafter_trainer.atomic import write_whole
-from drafter_trainer.distillation.requests import TOP_K, Completion, Request
+from drafter_trainer.distillation.requests import TOP_K, Completion, Request, Requests
 from drafter_trainer.errors import DamagedStoreError
 from drafter_trainer.provenance import without_folders
 
@@ -106,11 +107,8 @@ class RowStore:
 
     def target_name(self, revision: str) -> str | None:
         """Return the target's name in the keys of its rows, or `None` without rows of this revision."""
-        for table in self.tables(["target", "target_revision"]):
-            for name, of in zip(table["target"].to_pylist(), table["target_revision"].to_pylist()):
-                if of == revision:
-                    return name
-        return None
+        rows = (row for table in self.tables(["target", "target_revision"]) for row in table.to_pylist())
+        return next((row["target"] for row in rows if row["target_revision"] == revision), None)
 
     def count(self) -> dict[str, int]:
         """Count rows, tokens of completions, truncated completions, and rows without log-probabilities."""
@@ -166,6 +164,24 @@ def count_unscored(shard: Path) -> int:
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     columns = [group.column(number) for group in groups for number in range(group.num_columns)]
     return sum(each.statistics.null_count for each in columns if each.path_in_schema.startswith("topk_logprobs."))
+
+
+def is_whole(folder: Path, facts: Mapping[str, Any]) -> bool:
+    """Return whether all rows of a finished step exist: a damaged shard may have been deleted."""
+    rows = {split: sum(table.num_rows for table in RowStore(folder / split).tables(["seed"])) for split in SPLITS}
+    return all(split in facts and rows[split] == facts[split]["rows"] for split in SPLITS)
+
+
+def compare(requests: Requests, store: RowStore, scored: bool) -> tuple[int, int]:
+    """Return how many requests a store lacks, and how many of its rows are not requested.
+
+    Args:
+        scored (`bool`): Whether rows without log-probabilities count as missing.
+    """
+    keys, done = KeySet(request.key for request in requests), store.keys()
+    stored = (key for table in store.tables(["key"]) for key in table["key"].to_pylist())
+    unscored = sum(map(count_unscored, store.shards())) if scored else 0
+    return sum(key not in done for key in keys) + unscored, sum(key not in keys for key in stored)
 
 
 def without_paths(table: pa.Table, target: str) -> pa.Table:

@@ -29,11 +29,10 @@ from drafter_trainer.distillation.prompts import (
     write_prompts,
 )
 from drafter_trainer.distillation.requests import Requests
-from drafter_trainer.distillation.reuse import is_whole, reuse_rows
 from drafter_trainer.distillation.scoring import Scorer
 from drafter_trainer.distillation.server_kinds import SERVER_KINDS
 from drafter_trainer.distillation.servers import ServerEngine
-from drafter_trainer.distillation.store import SPLITS, RowStore
+from drafter_trainer.distillation.store import SPLITS, RowStore, compare, is_whole
 from drafter_trainer.drafters.description import hash_file
 from drafter_trainer.errors import InputError, check_positive
 from drafter_trainer.languages import Pair, get_language, is_spaced, read_languages
@@ -251,8 +250,13 @@ class _Distillation:
             engine, scorer = start(chat)
         file = prompts_file(settings, inputs | {"target": target.revision})
         requests, dropped = self._requests(sources, settings, chat, file)
-        if step.difference and reuse_rows(step, requests, settings.get("teacher_forcing", False)):
-            return rows
+        if step.difference:
+            counts = [compare(*each, settings.get("teacher_forcing", False)) for each in requests.values()]
+            missing, unrequested = map(sum, zip(*counts))
+            if unrequested:
+                step.refuse_difference(f", and {unrequested} of its rows are not requested now")
+            if not missing and step.earlier["finished"] and step.reuse():
+                return rows
         state.wait_for_everyone()  # nobody writes before all have seen the folder
         if engine is None:
             engine, scorer = start(chat)
@@ -280,7 +284,7 @@ class _Distillation:
                 if state.is_main_process:
                     drops = dict(dropped[split] + store.drops())
                     counts = store.count() | survey(store, chat.tokenizer)
-                    step.facts[split] = {"prompts": asked.prompts} | counts | {"dropped": drops}
+                    step.facts[split] = {"prompts": asked.prompts.num_rows} | counts | {"dropped": drops}
                     for path in (self.folder / split).glob("prompts*.arrow"):
                         if path.name != file:
                             path.unlink()

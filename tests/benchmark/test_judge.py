@@ -22,7 +22,7 @@ GRADES = {"good": "Well said.\n\nGrade: 9", "poor": "No.\n**Grade: 3/10**", "odd
 class JudgingServer(CompletionServer):
     """Judge each completion with its text in `GRADES`, in the protocol of chat completions."""
 
-    def answer(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    def reply(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         assert path == "/v1/chat/completions"
         assert body["temperature"] == 0
         (message,) = body["messages"]

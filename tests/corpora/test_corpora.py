@@ -122,21 +122,6 @@ def test_row_without_a_sentence_is_named(tmp_path: Path, row: dict) -> None:
         sentences(f"file:{tmp_path / 'a.txt'}")
 
 
-@pytest.mark.parametrize("key", ["messages", "conversations"])
-def test_conversations_are_read_in_both_dialects(tmp_path: Path, key: str) -> None:
-    """Chat templates know system, user and assistant; ShareGPT says human and gpt."""
-    role, content = ("role", "content") if key == "messages" else ("from", "value")
-    names = ("system", "user", "assistant") if key == "messages" else ("system", "human", "gpt")
-    turns = [{role: name, content: f"{number}."} for number, name in enumerate(names)]
-    [read] = documents(write_jsonl(tmp_path / "a.jsonl", {key: turns}))
-    assert read.text is None
-    assert read.conversation.messages == [
-        {"role": "system", "content": "0."},
-        {"role": "user", "content": "1."},
-        {"role": "assistant", "content": "2."},
-    ]
-
-
 @pytest.mark.parametrize(
     "row",
     [

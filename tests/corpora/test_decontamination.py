@@ -15,11 +15,6 @@ OCTOBER = "会議は2025年10月3日の15時に始まります"
 JAPANESE = "明日は午前七時に駅のカフェで会いましょう"  # 20 characters
 
 
-def english_or_german(language: str) -> str:
-    """Pair a language with another one, so that it is the source."""
-    return f"{language}-{'de' if language == 'en' else 'en'}"
-
-
 THIRTEEN, TWELVE = " ".join(WORDS[1:14]), " ".join(WORDS[1:13])
 OVERLAPS = {
     "thirteen words inside a text": ([COUNTED], f"Vorher stand {THIRTEEN} und nachher"),
@@ -95,17 +90,11 @@ def test_marks_and_joiners_belong_to_their_letters(text: str, words: str) -> Non
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_sample_has_no_question_in_training(language: str) -> None:
     """The quickstart trains on the sample and is measured on it: an overlap would flatter the drafter."""
-    decontaminator = load_decontaminator(["sample"], get_pair(english_or_german(language)))
+    pair = get_pair(f"{language}-{'de' if language == 'en' else 'en'}")
+    decontaminator = load_decontaminator(["sample"], pair)
     for split in ("train", "validation"):
         dropped = {row["id"]: decontaminator.reason(row[language]) for row in sample_rows(split)}
         assert {name: reason for name, reason in dropped.items() if reason} == {}
-
-
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_every_question_of_the_sample_is_caught(language: str) -> None:
-    """A language whose questions slip through would be measured on its own training data."""
-    pair = get_pair(english_or_german(language))
-    decontaminator = load_decontaminator(["sample"], pair)
     questions = load_questions("sample", pair)
     assert len(questions) >= 30
     assert [question.text for question in questions if decontaminator.reason(question.text) is None] == []

@@ -31,6 +31,7 @@ HAWAIIAN = [
     for where in ("kēia", "kēlā")
 ]
 SAMPLE = {code: [row[code] for row in sample_rows("train")] for code in ("en", "de", "fr", "ru", "ja", "zh")}
+SCRIPTS = ("am", "chr", "zgh", "ne", "ko")  # the identifier does not know Cherokee and Tifinagh
 TEXTS = SAMPLE | {"oc": OCCITAN, "haw": HAWAIIAN}
 
 
@@ -51,18 +52,12 @@ def test_text_of_the_language_is_taken(tmp_path: Path, code: str) -> None:
     inspect_text(write(tmp_path, TEXTS[code] + TEXTS[code][: 9 * len(TEXTS[code]) // 10]), get_language(code))
 
 
-@pytest.mark.parametrize(("given", "named"), [*itertools.permutations(TEXTS, 2)])
+@pytest.mark.parametrize(("given", "named"), [*itertools.permutations(TEXTS, 2), *(("oc", code) for code in SCRIPTS)])
 def test_text_of_another_language_is_refused(tmp_path: Path, given: str, named: str) -> None:
     """Hours of training on the wrong language end in a drafter that is published under the right one's name."""
     said = refusal(write(tmp_path, TEXTS[given]), named)
     assert LANGUAGES[named].name in said
     assert "name the language that the text is in" in said
-
-
-@pytest.mark.parametrize("code", ["am", "chr", "zgh", "ne", "ru", "ko"])
-def test_another_script_is_refused(tmp_path: Path, code: str) -> None:
-    """Cherokee and Tifinagh are unknown to the identifier, which takes them for anything."""
-    assert "most often in Occitan" in refusal(write(tmp_path, OCCITAN), code)
 
 
 @pytest.mark.parametrize("share", [0.4, 0.6])

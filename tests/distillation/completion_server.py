@@ -19,12 +19,12 @@ from drafter_trainer.distillation.requests import Completion, Request
 from tests.distillation.conftest import REQUEST
 
 Mishap = Callable[[int, dict[str, Any]], str | None]
-# transformers serve answers 422 to anything else; logprobs and the like it ignores.
+# transformers serve returns 422 for other keys, except for those it ignores, such as logprobs.
 _TRANSFORMERS_KEYS = {"model", "prompt", "generation_config", "max_tokens", "seed", "stream"}
 
 
 class CompletionServer:
-    """Serve the tiny target on a port of its own.
+    """A server of the tiny target on its own port.
 
     `mishap` is told the number of a request, from 1, and its JSON, and names what goes wrong: "die", "hang up",
     "stall", "garbage", or a status.
@@ -36,7 +36,7 @@ class CompletionServer:
         self.engine = TransformersEngine(model, tokenizer.pad_token_id)
         self.tokenizer = tokenizer
         self.mishap = mishap or (lambda number, body: None)
-        # As vLLM's option of this name: or "processed_logprobs", divided by the temperature, or "raw_logits"
+        # vLLM's option: also "processed_logprobs", divided by the temperature, or "raw_logits"
         self.logprobs_mode = "raw_logprobs"
         self.retry_after: str | None = None
         self.authorizations: set[str | None] = set()
@@ -75,7 +75,7 @@ class CompletionServer:
             self._server.server_close()
 
     def settle(self) -> None:
-        """Wait until nothing is under way: what a client gave up is still answered, to nobody."""
+        """Wait until no request is in flight: those that a client has cancelled are still completed."""
         while self._at_once:
             time.sleep(0.01)
 
@@ -92,22 +92,22 @@ class CompletionServer:
             with self._counting:
                 self._at_once -= 1
 
-    def answer(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    def reply(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         request = self._request(body)
         with self._thinking:
-            (answer,) = self.engine.complete_batch([request])
+            (completion,) = self.engine.complete_batch([request])
         if request.max_new_tokens > 1:  # no probe
             self.answered.append((request.prompt_ids, request.temperature, request.seed))
         if self.logprobs_mode == "raw_logits":
-            answer = replace(answer, topk_logprobs=answer.topk_logprobs + 40)
+            completion = replace(completion, topk_logprobs=completion.topk_logprobs + 40)
         elif self.logprobs_mode == "processed_logprobs" and request.temperature not in (0.0, 1.0):
-            scaled = answer.topk_logprobs / request.temperature
-            answer = replace(answer, topk_logprobs=scaled - np.log(np.exp(scaled).sum(axis=-1, keepdims=True)))
+            scaled = completion.topk_logprobs / request.temperature
+            completion = replace(completion, topk_logprobs=scaled - np.log(np.exp(scaled).sum(axis=-1, keepdims=True)))
         if "generation_config" in body:
-            return self._text(answer)
+            return self._text(completion)
         if path == "/completion":
-            return self._llamacpp(answer, request, body)
-        return {"/v1/completions": _write_vllm, "/generate": _write_sglang}[path](answer, len(request.prompt_ids))
+            return self._llamacpp(completion, request, body)
+        return {"/v1/completions": _write_vllm, "/generate": _write_sglang}[path](completion, len(request.prompt_ids))
 
     def _request(self, body: dict[str, Any]) -> Request:
         prompt = body.get("prompt", body.get("input_ids"))
@@ -125,31 +125,33 @@ class CompletionServer:
             max_new_tokens=sampling.get("max_tokens", sampling.get("max_new_tokens", sampling.get("n_predict"))),
         )
 
-    def _text(self, answer: Completion) -> dict[str, Any]:
-        text = self.tokenizer.decode(answer.completion_ids, skip_special_tokens=True)
-        return {"choices": [{"text": text, "index": 0, "finish_reason": answer.finish_reason}]}
+    def _text(self, completion: Completion) -> dict[str, Any]:
+        text = self.tokenizer.decode(completion.completion_ids, skip_special_tokens=True)
+        return {"choices": [{"text": text, "index": 0, "finish_reason": completion.finish_reason}]}
 
-    def _llamacpp(self, answer: Completion, request: Request, body: dict[str, Any]) -> dict[str, Any]:
-        """Write as llama-server does: no log-probabilities of tokens that end inside a character."""
+    def _llamacpp(self, completion: Completion, request: Request, body: dict[str, Any]) -> dict[str, Any]:
+        """Return llama-server's reply, without log-probabilities of tokens that end inside a character."""
         characters, said = codecs.getincrementaldecoder("utf-8")("replace"), []
-        for token, top in _pairs(answer):
+        for token, top in _pairs(completion):
             characters.decode(_bytes_of(self.tokenizer, token))
             if not characters.getstate()[0]:
                 tops = [{"id": i, "logprob": p} for i, p in top]
                 said.append({"id": token, "logprob": -1.0, "top_logprobs": tops})
         reply = {
             "content": "…",
-            "tokens": answer.completion_ids if body.get("return_tokens") else [],
-            "stop_type": {"stop": "eos", "length": "limit"}[answer.finish_reason],
+            "tokens": completion.completion_ids if body.get("return_tokens") else [],
+            "stop_type": {"stop": "eos", "length": "limit"}[completion.finish_reason],
             "truncated": False,
             "tokens_evaluated": len(request.prompt_ids),
-            "tokens_predicted": len(answer.completion_ids),
+            "tokens_predicted": len(completion.completion_ids),
         }
         return reply | ({"completion_probabilities": said} if said else {})
 
 
-def _pairs(answer: Completion) -> Iterator[tuple[int, list[tuple[int, float]]]]:
-    for token, ids, values in zip(answer.completion_ids, answer.topk_ids.tolist(), answer.topk_logprobs.tolist()):
+def _pairs(completion: Completion) -> Iterator[tuple[int, list[tuple[int, float]]]]:
+    for token, ids, values in zip(
+        completion.completion_ids, completion.topk_ids.tolist(), completion.topk_logprobs.tolist()
+    ):
         yield token, list(zip(ids, values))
 
 
@@ -158,25 +160,25 @@ def _bytes_of(tokenizer: PreTrainedTokenizerFast, token: int) -> bytes:
     return bytes(letters[letter] for letter in tokenizer.convert_ids_to_tokens(token))
 
 
-def _write_vllm(answer: Completion, prompt_tokens: int) -> dict[str, Any]:
-    # The sampled token comes first, and once more than 20 where it is none of them; the order says nothing.
-    tops = [{f"token_id:{token}": -50.0} | {f"token_id:{i}": p for i, p in top} for token, top in _pairs(answer)]
-    said = {"tokens": [f"token_id:{token}" for token in answer.completion_ids], "top_logprobs": tops}
+def _write_vllm(completion: Completion, prompt_tokens: int) -> dict[str, Any]:
+    # The sampled token comes first, in addition to the 20 if it is not one of them; they are in no order.
+    tops = [{f"token_id:{token}": -50.0} | {f"token_id:{i}": p for i, p in top} for token, top in _pairs(completion)]
+    said = {"tokens": [f"token_id:{token}" for token in completion.completion_ids], "top_logprobs": tops}
     return {
-        "choices": [{"index": 0, "text": "…", "logprobs": said, "finish_reason": answer.finish_reason}],
-        "usage": {"prompt_tokens": prompt_tokens, "completion_tokens": len(answer.completion_ids)},
+        "choices": [{"index": 0, "text": "…", "logprobs": said, "finish_reason": completion.finish_reason}],
+        "usage": {"prompt_tokens": prompt_tokens, "completion_tokens": len(completion.completion_ids)},
     }
 
 
-def _write_sglang(answer: Completion, prompt_tokens: int) -> dict[str, Any]:
+def _write_sglang(completion: Completion, prompt_tokens: int) -> dict[str, Any]:
     return {
         "text": "…",
         "meta_info": {
-            "finish_reason": {"type": answer.finish_reason},
+            "finish_reason": {"type": completion.finish_reason},
             "prompt_tokens": prompt_tokens,
-            "completion_tokens": len(answer.completion_ids),
-            "output_token_logprobs": [[-1.0, token, None] for token, _ in _pairs(answer)],
-            "output_top_logprobs": [[[p, i, None] for i, p in top] for _, top in _pairs(answer)],
+            "completion_tokens": len(completion.completion_ids),
+            "output_token_logprobs": [[-1.0, token, None] for token, _ in _pairs(completion)],
+            "output_top_logprobs": [[[p, i, None] for i, p in top] for _, top in _pairs(completion)],
         },
     }
 
@@ -202,9 +204,9 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             status = int(mishap) if mishap and mishap.isdigit() else 200
             quoted = f"what came with {self.headers.get('Authorization')}\nhas too many tokens"
-            said = json.dumps(owner.answer(self.path, body)) if status == 200 else json.dumps({"error": quoted})
+            said = json.dumps(owner.reply(self.path, body)) if status == 200 else json.dumps({"error": quoted})
             written = b'{"choices": [{"text": 3' if mishap == "garbage" else said.encode()
-        # Counted as ended before the client can know that it has, which would ask the next at once.
+        # Counted as ended before the client can read the reply, since it then sends the next request.
         self.send_response(status)
         self.send_header("Content-Length", str(len(written)))
         if owner.retry_after is not None and status != 200:
@@ -216,4 +218,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""

@@ -32,7 +32,7 @@ REQUEST = Request(
 
 
 def sample_prompts(tokenizer: PreTrainedTokenizerFast, count: int) -> list[Prompt]:
-    """Ask for the translation of the sample's first sentences."""
+    """Make prompts for the translation of the sample's first sentences."""
     sentences = read_sentences("sample", PAIR, "train")
     return list(
         PromptMaker(ChatTokenizer(tokenizer), Decontaminator([]), count).translations(sentences, "sample", PAIR)
@@ -42,7 +42,7 @@ def sample_prompts(tokenizer: PreTrainedTokenizerFast, count: int) -> list[Promp
 def make_requests(
     prompts: Sequence[Prompt], temperatures: Sequence[float | None], samples: int, seed: int, max_new_tokens: int
 ) -> Requests:
-    """Ask the tiny target prompts."""
+    """Make requests of prompts to the tiny target."""
     return Requests(prompt_table(prompts), temperatures, samples, seed, max_new_tokens, PAIR, TARGET)
 
 

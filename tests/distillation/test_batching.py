@@ -1,4 +1,4 @@
-"""Continuous batching: an answer is the same, whatever stands beside it, before it or after it."""
+"""Continuous batching: a completion does not depend on the rest of the batch."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -15,6 +15,7 @@ from drafter_trainer.distillation import batching
 from drafter_trainer.distillation.batching import RoomyLayer
 from drafter_trainer.distillation.engines import TransformersEngine
 from drafter_trainer.distillation.requests import TOP_K, Completion, Request
+from drafter_trainer.distillation.sampling import choose_tokens
 from tests.conftest import tiny_model
 from tests.distillation.conftest import REQUEST
 from tests.distillation.test_engines import logprobs_of
@@ -26,7 +27,7 @@ TEMPLATE = tuple(range(100, 120))
 def make_stream(
     count: int = 30, temperature: float = 0.0, max_new_tokens: int = 20, start: tuple[int, ...] = ()
 ) -> list[Request]:
-    """Ask prompts of 1 to 60 tokens behind what all begin with, in no order of their lengths."""
+    """Make requests of prompts of 1 to 60 tokens after a common start, in random order."""
     random_state = random.Random(0)
     return [
         replace(
@@ -42,7 +43,7 @@ def make_stream(
 
 
 def answered(engine: TransformersEngine, requests: Sequence[Request], size: int) -> dict[Request, Completion]:
-    """Completion a stream; every request must come back once."""
+    """Complete a stream of requests, and check that each is completed once."""
     batches = (requests[start : start + size] for start in range(0, len(requests), size))
     groups = [[*zip(*group)] for group in engine.complete(batches)]
     assert [len(group) for group in groups[:-1]] == [size] * (len(groups) - 1)
@@ -58,9 +59,9 @@ def generated(model: PreTrainedModel, request: Request) -> list[int]:
 
 
 def with_ends(model: PreTrainedModel, requests: Sequence[Request]) -> PreTrainedModel:
-    """Make tokens of some answers end tokens, so that answers end at different steps."""
+    """Make tokens of some completions end tokens, so that completions end at different steps."""
     said = [generated(model, request)[: 6 + 2 * number] for number, request in enumerate(requests[:6])]
-    model.generation_config.eos_token_id = sorted({END, *(answer[-1] for answer in said)})
+    model.generation_config.eos_token_id = sorted({END, *(completion[-1] for completion in said)})
     return model
 
 
@@ -76,12 +77,12 @@ def test_greedy_answers_equal_generate_on_each_prompt_alone(target_model, start)
     stream = make_stream(start=start)
     engine = TransformersEngine(with_ends(target_model, stream), pad_id=0)
     expected = {request: generated(target_model, request) for request in stream}
-    assert len({len(answer) for answer in expected.values()}) > 5
+    assert len({len(completion) for completion in expected.values()}) > 5
     for size, requests in ((1, stream), (3, stream), (4, stream[::-1]), (7, stream)):
-        for request, answer in answered(engine, requests, size).items():
-            assert answer.completion_ids == expected[request]
-            assert answer.finish_reason == ("stop" if expected[request][-1] in engine.eos_ids else "length")
-            assert answer.completion_ids == answer.topk_ids[:, 0].tolist()
+        for request, completion in answered(engine, requests, size).items():
+            assert completion.completion_ids == expected[request]
+            assert completion.finish_reason == ("stop" if expected[request][-1] in engine.eos_ids else "length")
+            assert completion.completion_ids == completion.topk_ids[:, 0].tolist()
 
 
 @pytest.mark.usefixtures("little_room")
@@ -89,14 +90,14 @@ def test_what_is_recorded_for_a_row_is_its_own(target_model: PreTrainedModel) ->
     """Prevent log-probabilities of another row, position or id, disturbed by padding, or divided by T."""
     stream = make_stream(temperature=0.7)
     engine = TransformersEngine(with_ends(target_model, stream), pad_id=0)
-    for request, answer in answered(engine, stream, 4).items():
-        logprobs = logprobs_of(target_model, request, answer.completion_ids)
-        assert answer.topk_ids.shape == answer.topk_logprobs.shape == (len(answer.completion_ids), TOP_K)
-        *before, last = (token in engine.eos_ids for token in answer.completion_ids)
+    for request, completion in answered(engine, stream, 4).items():
+        logprobs = logprobs_of(target_model, request, completion.completion_ids)
+        assert completion.topk_ids.shape == completion.topk_logprobs.shape == (len(completion.completion_ids), TOP_K)
+        *before, last = (token in engine.eos_ids for token in completion.completion_ids)
         assert not any(before)
-        assert last if answer.finish_reason == "stop" else len(answer.completion_ids) == request.max_new_tokens
-        for expected in (logprobs.topk(TOP_K).values, logprobs.gather(-1, torch.from_numpy(answer.topk_ids))):
-            np.testing.assert_allclose(answer.topk_logprobs, expected, atol=1e-4)
+        assert last if completion.finish_reason == "stop" else len(completion.completion_ids) == request.max_new_tokens
+        for expected in (logprobs.topk(TOP_K).values, logprobs.gather(-1, torch.from_numpy(completion.topk_ids))):
+            np.testing.assert_allclose(completion.topk_logprobs, expected, atol=1e-4)
 
 
 @pytest.mark.usefixtures("little_room")
@@ -106,16 +107,16 @@ def test_sampled_answers_depend_on_nothing_but_their_request(target_model: PreTr
     stream += [replace(stream[0], seed=seed) for seed in range(100, 106)]
     engine = TransformersEngine(with_ends(target_model, stream), pad_id=0)
     (first, *others) = [
-        {request: answer.completion_ids for request, answer in answered(engine, requests, size).items()}
+        {request: completion.completion_ids for request, completion in answered(engine, requests, size).items()}
         for requests, size in ((stream, 1), (stream[::-1], 4), (stream, 30))
     ]
     assert all(other == first for other in others)
-    assert len({tuple(answer) for answer in first.values()}) > 20
+    assert len({tuple(completion) for completion in first.values()}) > 20
     assert len({tuple(first[request]) for request in stream[24:]}) > 3
 
 
 def test_freed_rows_are_filled_while_others_go_on(target_model: PreTrainedModel) -> None:
-    """Prevent one answer that goes on up to the limit from keeping all other rows empty."""
+    """Prevent a completion up to the length limit from keeping all other rows empty."""
     stream = make_stream(40, max_new_tokens=30)
     short = [replace(request, max_new_tokens=3) for request in stream]
     requests = [long if number % 8 == 0 else brief for number, (long, brief) in enumerate(zip(stream, short))]
@@ -138,12 +139,12 @@ def test_windows_and_states_are_a_rows_own(kind: str, given: dict[str, Any]) -> 
     for start in ((), TEMPLATE):
         stream = make_stream(start=start)
         model = with_ends(tiny_model(kind, vocab_size=400, num_hidden_layers=2, **given), stream)
-        for request, answer in answered(TransformersEngine(model, pad_id=0), stream, 4).items():
-            assert answer.completion_ids == generated(model, request)
+        for request, completion in answered(TransformersEngine(model, pad_id=0), stream, 4).items():
+            assert completion.completion_ids == generated(model, request)
 
 
 def test_temperatures_and_limits_do_not_mix(target_model: PreTrainedModel) -> None:
-    """Prevent a row from keeping the temperature, the noise or the length limit of the answer before."""
+    """Prevent a row from keeping the temperature, the noise or the length limit of an earlier completion."""
     kinds = [(0.0, 12), (0.3, 1), (1.0, 7), (1.0, 12), (0.0, 1)]
     stream = [request for kind in kinds for request in make_stream(5, *kind)]
     engine = TransformersEngine(target_model, pad_id=0)
@@ -156,7 +157,7 @@ def test_temperatures_and_limits_do_not_mix(target_model: PreTrainedModel) -> No
 
 
 def test_many_requests_need_the_memory_of_a_few(target_model, monkeypatch) -> None:
-    """Prevent a cache, requests or answers that pile up as the run goes on."""
+    """Prevent memory that grows with the number of requests."""
     size, drawn, columns = 32, 0, []
     resize = RoomyLayer.resize
 
@@ -175,11 +176,43 @@ def test_many_requests_need_the_memory_of_a_few(target_model, monkeypatch) -> No
             yield batch
 
     given = 0
-    for group, answers in TransformersEngine(target_model, pad_id=0).complete(asked()):
+    for group, completions in TransformersEngine(target_model, pad_id=0).complete(asked()):
         # Lost by an interrupt: what is under way, what waits, and what has ended since the last group.
         assert drawn - given <= 4 * size
-        given += len(answers)
-        assert len(group) == len(answers) == size
+        given += len(completions)
+        assert len(group) == len(completions) == size
     assert given == drawn == 1024
     assert len(columns) > 4 * 4
     assert max(columns) <= len(REQUEST.prompt_ids) + 6
+
+
+@pytest.mark.parametrize("vocabulary", [20, 64, 1000, 1024])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_chosen_tokens_are_those_of_full_width_operations(vocabulary: int, dtype: torch.dtype) -> None:
+    """Prevent a logit missed at a block's edge, another row's buffer, and the filling of the last block."""
+    torch.manual_seed(0)
+    logits = (4 * torch.randn(19, vocabulary)).to(dtype)
+    temperatures = [0.0, 1.0, 0.3, 0.7] * 4 + [1.0, 0.0, 1.0]
+    noise = torch.rand(19, dtype=torch.float64).tolist()
+    noise[1], noise[16] = 0.0, 1 - 2**-24
+    tokens, ids, logprobs = choose_tokens(logits, temperatures, noise, 20)
+    wide = logits.double()
+    expected = wide.log_softmax(dim=-1)
+    assert torch.allclose(logprobs.double(), expected.topk(20, dim=-1).values, atol=1e-5)
+    assert torch.allclose(logprobs.double(), expected.gather(1, ids), atol=1e-5)
+    for row, (temperature, place) in enumerate(zip(temperatures, noise)):
+        if not temperature:
+            assert wide[row, tokens[row]] == wide[row].max()
+            continue
+        cumulative = (wide[row] / temperature).softmax(dim=-1).cumsum(dim=-1)
+        token = int(tokens[row])
+        before = float(cumulative[token - 1]) if token else 0.0
+        assert before - 1e-6 <= place <= float(cumulative[token]) + 1e-6
+
+
+def test_ids_without_probability_are_never_drawn() -> None:
+    """Prevent an id that the target rules out from being drawn at the ends of the distribution."""
+    logits = torch.full((2, 200), float("-inf"))
+    logits[:, [70, 150]] = 0.0
+    tokens, _, _ = choose_tokens(logits, [1.0, 1.0], [0.0, 1 - 2**-24], 2)
+    assert tokens.tolist() == [70, 150]

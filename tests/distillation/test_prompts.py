@@ -1,8 +1,11 @@
-"""What the target is asked, from sentences to a file of prompts."""
+"""Prompts, from sentences to a file, and requests in batches."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -11,10 +14,11 @@ from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora.decontamination import Decontaminator
 from drafter_trainer.corpora.reading import Document, Sentence
 from drafter_trainer.distillation.prompts import Prompt, PromptMaker, load_prompts, write_prompts
+from drafter_trainer.distillation.requests import Requests
 from drafter_trainer.errors import DamagedStoreError, InputError
 from drafter_trainer.languages import get_pair
 from tests.conftest import make_tokenizer
-from tests.distillation.conftest import PAIR
+from tests.distillation.conftest import PAIR, REQUEST, make_requests
 
 GERMAN = [
     "Der Zug nach Bremen fährt heute von einem anderen Gleis ab.",
@@ -106,3 +110,56 @@ def test_a_truncated_file_is_named_with_what_to_do(tmp_path: Path, kept: float) 
     path.write_bytes(content[: int(kept * len(content))])
     with pytest.raises(DamagedStoreError, match=r"prompts\.arrow is damaged .*delete it and distill again"):
         load_prompts(path)
+
+
+def ask(prompts: list[Prompt], temperatures: list[float], samples: int, seed: int = 0) -> Requests:
+    return make_requests(prompts, temperatures, samples, seed, 16)
+
+
+@pytest.mark.parametrize(
+    ("field", "other"),
+    [
+        ("target", "tests/other-target"),
+        ("target_revision", "abd"),
+        ("prompt_ids", (5, 6, 8)),
+        ("temperature", 0.71),
+        ("seed", 4),
+        ("max_new_tokens", 17),
+    ],
+)
+def test_key_changes_with_what_decides_the_answer_alone(field: str, other: Any) -> None:
+    """Prevent the reuse of another request's completion, and two completions of a repeated sentence."""
+    assert replace(REQUEST, **{field: other}).key != REQUEST.key
+    assert replace(REQUEST, source_id="other", corpus="other", pair="other").key == REQUEST.key
+
+
+def test_key_stays_the_same_from_version_to_version() -> None:
+    """Prevent a change of the keys, after which all stored rows would be generated again."""
+    identity = (
+        '{"max_new_tokens": 16, "prompt_ids": [5, 6, 7], "revision": "abc", '
+        '"sampling": {"temperature": 0.7, "top_k": 0, "top_p": 1.0}, "seed": 3, "target": "tests/tiny-target"}'
+    )
+    assert REQUEST.key == hashlib.sha256(identity.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("samples", [1, 4])
+def test_greedy_is_asked_once(prompts: list[Prompt], samples: int) -> None:
+    """Prevent several greedy samples of a prompt, which are equal."""
+    requests = ask(prompts[:3], [0.0, 0.7], samples, seed=9)
+    asked = Counter(request.temperature for request in requests)
+    assert asked == {0.0: 3, 0.7: 3 * samples}
+    assert {request.seed for request in requests if request.temperature == 0} == {0}
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_share_the_batches_out(prompts: list[Prompt], processes: int) -> None:
+    """Prevent a batch that two processes complete, or none, and two temperatures in one batch."""
+    requests = ask(prompts, [0.0, 0.3, 1.0], 2)
+    whole = list(requests.batches(5))
+    # 12 greedy completions and 24 at each other temperature, in batches of 5
+    assert [len(batch) for batch in whole] == [5, 5, 2, *([5, 5, 5, 5, 4] * 2)]
+    assert all(len({request.temperature for request in batch}) == 1 for batch in whole)
+    assert Counter(request.key for batch in whole for request in batch) == Counter(each.key for each in requests)
+    shares = [list(requests.batches(5, (rank, processes))) for rank in range(processes)]
+    assert [shares[number % processes][number // processes] for number in range(len(whole))] == whole
+    assert sum(map(len, shares)) == len(whole)

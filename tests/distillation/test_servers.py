@@ -1,12 +1,11 @@
-"""Servers that answer: what they say is what the target says here, and nothing that they do loses or repeats a row."""
+"""Engines over HTTP: rows equal those of the local target, and no server loses or repeats a row."""
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -55,7 +54,7 @@ def requests(prompts: list[Prompt]) -> Requests:
 
 
 def serve(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Iterator[CompletionServer]:
-    """A server on which nothing goes wrong unless a test says so."""
+    """A server without errors, unless a test sets `mishap`."""
     with CompletionServer(target_model, tokenizer) as running:
         yield running
 
@@ -65,7 +64,7 @@ server, other = pytest.fixture(serve, name="server"), pytest.fixture(serve, name
 
 @pytest.fixture
 def rests(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds of each rest that a run takes while nothing is asked, on a clock that moves by these alone."""
+    """The seconds of each rest of a run without requests in flight, on a clock that only rests advance."""
     taken, sleep = [], asyncio.sleep
 
     async def rest(seconds: float) -> None:
@@ -86,21 +85,21 @@ def test_greedy_rows_are_those_of_the_local_target(server, requests, target_mode
     server.engine = local = TransformersEngine(target_model, tokenizer.pad_token_id)
     expected = dict(zip(greedy, local.complete_batch(greedy)))
     answered: dict[Request, Completion] = {}
-    for group, answers in engine_of([server.url], tokenizer, kind).complete([greedy]):
-        answered |= dict(zip(group, answers))
+    for group, completions in engine_of([server.url], tokenizer, kind).complete([greedy]):
+        answered |= dict(zip(group, completions))
     assert answered.keys() == set(greedy)
-    for request, answer in answered.items():
-        assert answer.completion_ids == expected[request].completion_ids
-        assert answer.finish_reason == expected[request].finish_reason
-        assert not answer.retokenized
-        if answer.topk_logprobs is not None:
-            assert answer.topk_ids[:, 0].tolist() == answer.completion_ids
-            np.testing.assert_allclose(answer.topk_logprobs, expected[request].topk_logprobs, atol=1e-4)
+    for request, completion in answered.items():
+        assert completion.completion_ids == expected[request].completion_ids
+        assert completion.finish_reason == expected[request].finish_reason
+        assert not completion.retokenized
+        if completion.topk_logprobs is not None:
+            assert completion.topk_ids[:, 0].tolist() == completion.completion_ids
+            np.testing.assert_allclose(completion.topk_logprobs, expected[request].topk_logprobs, atol=1e-4)
             (alone,) = local.complete_batch([request])  # where the batch cannot swap two ids that are equally likely
-            np.testing.assert_array_equal(answer.topk_ids, alone.topk_ids)
-    assert {answer.finish_reason for answer in expected.values()} == {"stop", "length"}
+            np.testing.assert_array_equal(completion.topk_ids, alone.topk_ids)
+    assert {completion.finish_reason for completion in expected.values()} == {"stop", "length"}
     # llama.cpp reports nothing of tokens that end inside a character.
-    bare = [answer.topk_logprobs is None for answer in answered.values()]
+    bare = [completion.topk_logprobs is None for completion in answered.values()]
     assert set(bare) == ({True, False} if kind == "llamacpp" else {False})
 
 
@@ -122,7 +121,7 @@ def test_answers_end_where_the_target_is_told_to_stop(tmp_path, server, requests
 
 
 def test_a_server_whose_rows_are_wrong_is_refused_at_once(tmp_path, server, requests, tokenizer, monkeypatch) -> None:
-    """Prevent logits, another model's numbers or lost tokens from being stored as what the target says."""
+    """Prevent logits, another model's log-probabilities or lost tokens in the store."""
 
     def shift(reply: dict[str, Any]) -> None:
         tops = reply["choices"][0]["logprobs"]["top_logprobs"]
@@ -141,7 +140,7 @@ def test_a_server_whose_rows_are_wrong_is_refused_at_once(tmp_path, server, requ
         lose: "it generated 8 tokens, 7 were received",
         add_start: r"it read a prompt of \d+ tokens, \d+ were sent",
     }
-    write = server.answer
+    write = server.reply
     for number, (spoil, said) in enumerate(faults.items()):
         server.logprobs_mode = "raw_logits" if number == 0 else "raw_logprobs"
 
@@ -150,7 +149,7 @@ def test_a_server_whose_rows_are_wrong_is_refused_at_once(tmp_path, server, requ
             spoil(reply)
             return reply
 
-        monkeypatch.setattr(server, "answer", spoiled)
+        monkeypatch.setattr(server, "reply", spoiled)
         with pytest.raises(InputError, match=rf"{server.url} does not return the target's completions: .*{said}"):
             run(requests, engine_of([server.url], tokenizer), tmp_path)
     assert not RowStore(tmp_path).keys()
@@ -174,55 +173,23 @@ def test_every_sampling_setting_is_stated(tokenizer: PreTrainedTokenizerFast, re
     assert all(0 <= seed < 1 << 31 for seed in seeds)
 
 
-MISHAPS: dict[str, Mishap | None] = {
+MISHAPS: dict[str, Mishap] = {
     "dies": lambda number, body: "die" if number == 5 else None,
     "hangs up": lambda number, body: "hang up" if number % 3 == 1 else None,
-    "stalls": None,
+    "stalls": lambda number, body: "stall" if number == 4 else None,
     "is full": lambda number, body: "429" if number in (2, 3, 9) else None,
     "fails": lambda number, body: "500" if number in (1, 2, 6, 7) else None,
     "talks nonsense": lambda number, body: "garbage" if number in (1, 5, 6) else None,
 }
 
 
-def time_out_at(stalling: int, monkeypatch: pytest.MonkeyPatch) -> Mishap:
-    """Let a server stall at a request, and the time of all that is asked be up just then."""
-    waiting: set[asyncio.Timeout] = set()
-    loops: set[asyncio.AbstractEventLoop] = set()
-    timeout = asyncio.timeout
-
-    @contextlib.asynccontextmanager
-    async def patient(seconds: float) -> AsyncIterator[None]:
-        loops.add(asyncio.get_running_loop())
-        async with timeout(None) as limit:
-            waiting.add(limit)
-            try:
-                yield
-            finally:
-                waiting.remove(limit)
-
-    def end() -> None:
-        for limit in waiting:
-            limit.reschedule(0.0)
-
-    def mishap(number: int, body: dict[str, Any]) -> str | None:
-        if number != stalling:
-            return None
-        for loop in loops:
-            loop.call_soon_threadsafe(end)
-        return "stall"
-
-    monkeypatch.setattr(asyncio, "timeout", patient)
-    return mishap
-
-
 @pytest.mark.parametrize("mishap", MISHAPS)
 def test_whatever_a_server_does_the_rows_are_the_same(
     tmp_path, server, other, requests, tokenizer, monkeypatch, mishap
 ) -> None:
-    """Prevent rows that are lost with a server, stored twice, or stored as what an unwell server said."""
+    """Prevent rows that are lost or repeated, or that come from a faulty reply."""
     server.mishap = MISHAPS[mishap]
-    if mishap == "stalls":
-        server.mishap = time_out_at(4, monkeypatch)
+    monkeypatch.setattr(servers, "_TIMEOUT", 2.0 if mishap == "stalls" else 600.0)
     store = run(requests, engine_of([server.url, other.url], tokenizer), tmp_path / "servers")
     assert store.keys() == keys(requests)
     assert not store.drops()
@@ -241,18 +208,18 @@ def test_a_server_that_comes_back_is_asked_again(server, other, requests, tokeni
     server.mishap = lambda number, body: back.set() if number > 1 else None  # the first one tries it
     other.mishap = lambda number, body: None if number <= 7 or back.wait() else "500"
     engine = engine_of([server.url, other.url], tokenizer, concurrency=1)
-    answers = engine.complete([[request] for request in requests])
+    completions = engine.complete([[request] for request in requests])
     for _ in range(6):
-        next(answers)
+        next(completions)
     assert not server.received
     server.start()
-    rest = [request.key for group, _ in answers for request in group]
+    rest = [request.key for group, _ in completions for request in group]
     assert len(rest) == len(requests) - 6
     assert server.answered
 
 
 def test_a_server_is_left_alone_as_long_as_it_asks(server, requests, tokenizer, rests) -> None:
-    """Prevent a full server from being asked on and on, which keeps it full."""
+    """Prevent requests to an overloaded server, which keep it overloaded."""
     server.mishap, server.retry_after = lambda number, body: "429" if number == 1 else None, "7"
     engine = engine_of([server.url], tokenizer, concurrency=1)
     assert len(list(engine.complete([list(requests)[:3]]))) == 1
@@ -279,7 +246,7 @@ def test_never_more_than_allowed_is_in_flight_or_read_ahead(server, other, reque
 
 
 def test_an_interrupt_keeps_what_was_answered_and_asks_for_the_rest(tmp_path, server, requests, tokenizer) -> None:
-    """Prevent Ctrl-C from losing answers that fill no shard yet, and a resumed run from paying for a batch again."""
+    """Prevent Ctrl-C from losing completions that fill no shard yet, and a resumed run from repeating them."""
     server.mishap = lambda number, body: os.kill(os.getpid(), signal.SIGINT) if number == 7 else None
     # A shell that starts the tests in the background has it ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -304,7 +271,7 @@ def test_an_interrupt_keeps_what_was_answered_and_asks_for_the_rest(tmp_path, se
 
 
 def test_when_all_servers_are_gone_the_run_ends_with_one_line(tmp_path, server, requests, tokenizer, rests) -> None:
-    """Prevent a run that waits for ever, and one that throws away what was answered before."""
+    """Prevent a run that waits forever, and one that discards earlier completions."""
     server.mishap = lambda number, body: "die" if number == 12 else None
     engine = engine_of([server.url], tokenizer, patience=0.6, concurrency=1)
     with pytest.raises(InputError, match=r"no server was available for 0\.6 s .*completions so far are stored"):
@@ -314,7 +281,7 @@ def test_when_all_servers_are_gone_the_run_ends_with_one_line(tmp_path, server, 
 
 
 def test_what_servers_refuse_for_good_is_dropped_and_counted(tmp_path, server, requests, tokenizer) -> None:
-    """Prevent one prompt that is too long for the servers from ending a run, or from being asked for ever."""
+    """Prevent one prompt that is too long for the servers from ending a run, or from endless retries."""
     lengths = [len(request.prompt_ids) for request in requests]
     longest = max(lengths)
     server.mishap = lambda number, body: "400" if len(body["prompt"]) == longest else None
@@ -328,7 +295,7 @@ def test_what_servers_refuse_for_good_is_dropped_and_counted(tmp_path, server, r
 
 
 def test_when_everything_is_refused_nothing_is_dropped(tmp_path, server, requests, tokenizer) -> None:
-    """Prevent a setting that servers do not take from marking a whole corpus as dropped, never to be asked again."""
+    """Prevent a setting that servers reject from marking a whole corpus as dropped."""
     server.mishap = lambda number, body: "400"
     with pytest.raises(InputError, match=r"the first 4 requests were all rejected .*status 400: .*too many tokens"):
         run(requests, engine_of([server.url], tokenizer), tmp_path)
@@ -336,7 +303,7 @@ def test_when_everything_is_refused_nothing_is_dropped(tmp_path, server, request
 
 
 def test_a_request_at_which_servers_fail_is_given_up(tmp_path, server, requests, tokenizer) -> None:
-    """Prevent one prompt that breaks the servers from being asked until the end of days."""
+    """Prevent endless retries of a prompt that makes the servers fail."""
     bad = list(next(iter(requests)).prompt_ids)
     server.mishap = lambda number, body: "500" if body["prompt"] == bad and body["temperature"] == 0 else None
     store = run(requests, engine_of([server.url], tokenizer, concurrency=2), tmp_path)
@@ -386,11 +353,11 @@ def test_log_probabilities_that_are_not_raw_are_left_out(server, prompts, tokeni
     """Prevent training on distributions that the server divided by the temperature before it reported them."""
     server.logprobs_mode = mode
     requests = make_requests(prompts[:3], [0.0, 0.5, 1.0], 1, 0, 8)
-    answers: dict[Request, Completion] = {}
+    completions: dict[Request, Completion] = {}
     for group, given in engine_of([server.url], tokenizer).complete([requests]):
-        answers |= dict(zip(group, given))
-    assert len(answers) == 9
-    for request, answer in answers.items():
-        assert (answer.topk_logprobs is None) == (mode != "raw_logprobs" and request.temperature == 0.5)
-        assert answer.completion_ids
+        completions |= dict(zip(group, given))
+    assert len(completions) == 9
+    for request, completion in completions.items():
+        assert (completion.topk_logprobs is None) == (mode != "raw_logprobs" and request.temperature == 0.5)
+        assert completion.completion_ids
     assert sum(body["max_tokens"] == 1 for body in server.received) == 2

@@ -19,7 +19,7 @@ from tests.distillation.conftest import REQUEST, stored_rows
 
 
 def answered(number: int, tokens: int = 3, finish_reason: str = "stop") -> tuple[Request, Completion]:
-    """Make a request and an answer that no other number gives."""
+    """Make a request and a completion that are unique to a number."""
     random = np.random.default_rng(number)
     ids = np.stack([random.permutation(400)[:TOP_K] for _ in range(tokens)])
     logprobs = -np.sort(random.exponential(3, (tokens, TOP_K))).astype(np.float32)
@@ -44,9 +44,9 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
     """Prevent a column from being lost, renamed or rounded, and a limit from being stated that was never reached."""
     store = RowStore(tmp_path)
-    request, answer = answered(1, tokens=4, finish_reason="length")
+    request, completion = answered(1, tokens=4, finish_reason="length")
     asked = replace(request, corpus="file:/home/me/a.txt", source_id="/home/me/a.txt, line 3")
-    store.write([(asked, answer)], "transformers")
+    store.write([(asked, completion)], "transformers")
     (row,) = stored_rows(store)
     assert next(store.tables()).schema.equals(ROWS)  # two bytes for each log-probability
     topk_ids, topk_logprobs = row.pop("topk_ids"), row.pop("topk_logprobs")
@@ -54,18 +54,18 @@ def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
     expected = asdict(request) | {
         "key": request.key,
         "prompt_ids": [*request.prompt_ids],
-        "response_ids": answer.completion_ids,
+        "response_ids": completion.completion_ids,
         "finish_reason": "length",
         "corpus": "file:a.txt",  # rows are published
         "source_id": "a.txt, line 3",
-        "max_new_tokens": 4,  # 16 were asked for: a server's context cut it
+        "max_new_tokens": 4,  # of 16, truncated by a server's context
         "engine": "transformers",
         "retokenized": False,
     }
     del expected["temperature"], expected["stop"], expected["completion_ids"]
     assert row == expected
-    np.testing.assert_array_equal(topk_ids, answer.topk_ids)
-    np.testing.assert_array_equal(np.array(topk_logprobs), answer.topk_logprobs.astype(np.float16))
+    np.testing.assert_array_equal(topk_ids, completion.topk_ids)
+    np.testing.assert_array_equal(np.array(topk_logprobs), completion.topk_logprobs.astype(np.float16))
 
 
 @pytest.mark.parametrize(

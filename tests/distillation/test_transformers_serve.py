@@ -49,5 +49,5 @@ def test_text_from_a_real_server_becomes_scored_rows(tmp_path, free_port, target
         said, local_says = (
             tokenizer.decode(ids, skip_special_tokens=True) for ids in (row["response_ids"], greedy.completion_ids)
         )
-        # Temperature alone does not sample there: an answer at T = 1 that is the greedy one would show it.
+        # The server ignores a temperature without do_sample: the completion at T = 1 would be the greedy one.
         assert (said == local_says) == (request.temperature == 0)

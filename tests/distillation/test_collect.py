@@ -1,27 +1,30 @@
-"""Distillation as a whole: killed at any moment, it goes on with nothing lost and nothing twice."""
+"""The distillation loop: it resumes without lost or repeated rows, and filters completions."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from transformers import PreTrainedTokenizerFast
 
-from drafter_trainer.distillation.collect import collect_completions
+from drafter_trainer.corpora.sample import sample_rows
+from drafter_trainer.distillation.collect import collect_completions, reason_to_drop, survey
 from drafter_trainer.distillation.engines import TransformersEngine
 from drafter_trainer.distillation.prompts import Prompt
-from drafter_trainer.distillation.requests import TOP_K, Completion, Request, Requests
+from drafter_trainer.distillation.requests import TOP_K, Completion, Failure, Request, Requests
 from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.errors import DamagedStoreError
-from tests.distillation.conftest import make_requests, stored_rows
+from tests.distillation.conftest import REQUEST, make_requests, stored_rows
 
 BATCH = 5
 END = 2
 
 
 class RecordingEngine:
-    """Completion with another engine, note what was asked, and stop as a user would after so many batches."""
+    """An engine that records the keys of its requests, and is interrupted after a number of batches."""
 
     name = "transformers"
 
@@ -32,9 +35,9 @@ class RecordingEngine:
 
     def complete(self, batches: Iterable[Sequence[Request]]) -> Iterator[tuple[Sequence[Request], list[Completion]]]:
         for batch in batches:
-            yield batch, self._answer(batch)
+            yield batch, self._complete(batch)
 
-    def _answer(self, requests: Sequence[Request]) -> list[Completion]:
+    def _complete(self, requests: Sequence[Request]) -> list[Completion]:
         if self.batches == 0:
             raise KeyboardInterrupt
         if self.batches is not None:
@@ -44,14 +47,14 @@ class RecordingEngine:
 
 
 class DrawingEngine:
-    """Completion without a model, and about every third request with the end token alone."""
+    """An engine without a model, a third of whose completions are empty."""
 
     name = "transformers"
 
     def complete_batch(self, requests: Sequence[Request]) -> list[Completion]:
-        return [self._answer(np.random.default_rng(int(request.key[:15], 16))) for request in requests]
+        return [self._complete(np.random.default_rng(int(request.key[:15], 16))) for request in requests]
 
-    def _answer(self, random: np.random.Generator) -> Completion:
+    def _complete(self, random: np.random.Generator) -> Completion:
         drawn = random.integers(5, 400, 4).tolist()
         response = [END] if drawn[0] % 3 == 0 else [*drawn, END]
         topk = random.permutation(400)[:TOP_K][None].repeat(len(response), axis=0)
@@ -60,7 +63,7 @@ class DrawingEngine:
 
 
 def run(requests: Requests, engine: Any, folder: Path, process: tuple[int, int] = (0, 1)) -> RecordingEngine:
-    """Distil into a folder, as process `(rank, processes)`, with an engine that notes what it is asked."""
+    """Distill into a folder as process `(rank, processes)`; return the engine, which records requests."""
     recording = engine if isinstance(engine, RecordingEngine) else RecordingEngine(engine)
     collect_completions(requests, recording, RowStore(folder, process[0]), BATCH, "English", [0, 1, END], process)
     return recording
@@ -68,7 +71,7 @@ def run(requests: Requests, engine: Any, folder: Path, process: tuple[int, int] 
 
 @pytest.fixture
 def requests(prompts: list[Prompt]) -> Requests:
-    """Four batches of greedy and eight of sampled answers."""
+    """Four batches of greedy and eight of sampled completions."""
     return make_requests(prompts, [0.0, 0.7, 1.0], 2, 0, 8)
 
 
@@ -97,7 +100,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, requests, engine, bat
 @pytest.mark.parametrize("call", [1, 5])
 @pytest.mark.parametrize("kept", ["rows", "dropped"])
 def test_an_interrupt_between_rows_and_drops_changes_nothing(tmp_path, requests, monkeypatch, kept, call) -> None:
-    """Prevent a batch of which only a part was stored from losing the rest, or from being stored twice."""
+    """Prevent a partly stored batch from losing the rest or being stored twice, and empty rows in training."""
     run(requests, DrawingEngine(), tmp_path / "whole")
     lost = {"rows": "write_dropped", "dropped": "write"}[kept]
     write = getattr(RowStore, lost)
@@ -116,23 +119,9 @@ def test_an_interrupt_between_rows_and_drops_changes_nothing(tmp_path, requests,
     run(requests, DrawingEngine(), tmp_path / "interrupted")
     whole, interrupted = RowStore(tmp_path / "whole"), RowStore(tmp_path / "interrupted")
     assert stored_rows(interrupted) == stored_rows(whole)
-    assert interrupted.drops() == whole.drops()
+    empty = [request for request in requests if DrawingEngine().complete_batch([request])[0].completion_ids == [END]]
+    assert interrupted.drops() == whole.drops() == {"empty completion (English)": len(empty)}
     assert interrupted.keys() == whole.keys()
-
-
-def test_empty_answers_are_dropped_and_counted_once(tmp_path: Path, requests: Requests) -> None:
-    """Prevent answers without text from reaching training, and drops that are counted again after a resume."""
-    answers = [row for batch in requests.batches(BATCH) for row in zip(batch, DrawingEngine().complete_batch(batch))]
-    empty = {request.key for request, answer in answers if answer.completion_ids == [END]}
-    with pytest.raises(KeyboardInterrupt):
-        run(requests, RecordingEngine(DrawingEngine(), 6), tmp_path)
-    first = RowStore(tmp_path).drops().total()
-    assert 0 < first < len(empty)
-    run(requests, DrawingEngine(), tmp_path)
-    run(requests, DrawingEngine(), tmp_path)
-    store = RowStore(tmp_path)
-    assert store.drops() == {"empty completion (English)": len(empty)}
-    assert {row["key"] for row in stored_rows(store)} == {request.key for request in requests} - empty
 
 
 def test_a_deleted_shard_is_asked_for_again(tmp_path: Path, requests: Requests, engine: TransformersEngine) -> None:
@@ -151,9 +140,49 @@ def test_a_deleted_shard_is_asked_for_again(tmp_path: Path, requests: Requests, 
 
 
 def test_two_processes_give_the_rows_of_one(tmp_path: Path, requests: Requests, engine: TransformersEngine) -> None:
-    """Prevent several processes from asking for the same, leaving something out, or sampling otherwise."""
+    """Prevent processes from repeating or omitting requests, or from sampling other tokens."""
     run(requests, engine, tmp_path / "one")
     asked = [run(requests, engine, tmp_path / "two", (rank, 2)).asked for rank in (0, 1)]
     assert all(asked)
     assert set(asked[0]).isdisjoint(asked[1])
     assert stored_rows(RowStore(tmp_path / "two")) == stored_rows(RowStore(tmp_path / "one"))
+
+
+LOOP = [7, *([8, 9] * 12)]
+
+
+@pytest.mark.parametrize(
+    ("completion", "drop_looping", "reason"),
+    [
+        (Completion([END], None, None, "stop"), False, "empty completion"),
+        (Completion(LOOP, None, None, "length"), False, None),
+        (Completion(LOOP, None, None, "length"), True, "repetition loop"),
+        (Completion([*range(5, 40), END], None, None, "stop"), True, None),
+        (Failure("refused with status 400", "too long"), False, "refused with status 400"),
+    ],
+)
+def test_loops_are_dropped_only_where_that_is_asked_for(completion, drop_looping, reason) -> None:
+    """Prevent looping completions, which are the target's own, from being dropped by default."""
+    assert reason_to_drop(completion, {0, 1, END}, drop_looping) == reason
+
+
+def test_survey_counts_and_drops_nothing(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Prevent loops, repetitions, retokenized text and a wrong language from going unnoticed."""
+    store = RowStore(tmp_path)
+    said = [tokenizer(row["en"])["input_ids"] for row in list(sample_rows("train"))[:6]]
+    german = tokenizer(next(iter(sample_rows("train")))["de"])["input_ids"]
+    completions = [
+        *(Completion([*ids, END], None, None, "stop") for ids in said),
+        Completion([*german, END], None, None, "stop"),
+        Completion(LOOP, None, None, "length"),
+        Completion(LOOP, None, None, "length", retokenized=True),
+    ]
+    rows = [(replace(REQUEST, seed=number), completion) for number, completion in enumerate(completions)]
+    store.write(rows[:4], "server:vllm")
+    store.write(rows[4:], "server:vllm")
+    found = survey(store, tokenizer)
+    languages = found.pop("languages")
+    assert found == {"looping": 2, "duplicates": 1, "retokenized": 1}
+    assert sum(languages.values()) == len(rows)
+    assert (languages["en"], languages["de"]) >= (5, 1)
+    assert store.count()["rows"] == len(rows)
