@@ -1,12 +1,12 @@
 """Methods of the literature to compare with: Lookahead decoding, Medusa, EAGLE, and drafts by early exit.
 
-All of them run in `target.generate`, beside the project's own drafters: early exit is transformers' own, the others
-take the place of its decoding loop (`custom_generate`). They are the project's own small implementations, because no
-library on the package index did what a comparison needs (looked at in November 2026). economize 0.3.2 trains Medusa
-heads and runs with transformers 5.23, but refuses to verify their tree when called from `generate`, reads the target
-with a runner and cache of its own instead of the target's forward, drafts chains alone with EAGLE-3, and has neither
-the EAGLE of the first version nor Lookahead. flashspec 0.3.1 has none of the three. speculators 0.9.0 trains EAGLE-3
-for vLLM, does not decode, and wants transformers 5.19 or older.
+All of them run in `target.generate`, like the project's own drafters. Early exit is part of transformers; the others
+replace its decoding loop (`custom_generate`). They are the project's own small implementations, because no library on
+the package index was sufficient for a comparison (in November 2026). economize 0.3.2 trains Medusa heads and runs with
+transformers 5.23, but does not verify their tree when called from `generate`. It runs the target with its own runner
+and cache instead of the target's forward, drafts only chains with EAGLE-3, and has neither the first version of EAGLE
+nor Lookahead. flashspec 0.3.1 has none of the three. speculators 0.9.0 trains EAGLE-3 for vLLM, does not decode, and
+needs transformers 5.19 or older.
 """
 
 import json
@@ -31,7 +31,7 @@ from drafter_trainer.errors import InputError
 from drafter_trainer.targets import Target
 
 DESCRIPTION = "baseline.json"
-_OLD_DESCRIPTION, _OLD_KEY = "rival.json", "rival"  # of folders that were trained before
+_OLD_DESCRIPTION, _OLD_KEY = "rival.json", "rival"  # of folders that an earlier release trained
 TRAINED = ("medusa", "eagle")
 _WEIGHTS = "model.safetensors"
 _EARLY_EXIT_LENGTH = 3
@@ -46,12 +46,12 @@ def build_baselines(
     lookahead: Sequence[int] = (5, 4, 5),
     tree_nodes: int = 12,
 ) -> list[Method]:
-    """List the baselines that are asked for, as methods of a table.
+    """List the requested baselines as methods of a table.
 
     Args:
-        target_model (`PreTrainedModel`): The same, loaded. For early exit, the draft length is set on it.
+        target_model (`PreTrainedModel`): The model of the target. For early exit, its draft length is set.
         baselines (`Sequence[str]`): Of "lookahead", "medusa", "eagle" and "early_exit".
-        folders (`Mapping[str, Path]`): Of those that are trained.
+        folders (`Mapping[str, Path]`): Folders of the trained baselines.
         lookahead (`Sequence[int]`, *optional*): Window, tokens of an n-gram, and n-grams tried at once.
         tree_nodes (`int`, *optional*, defaults to `12`): Size of the trees of Medusa and EAGLE.
     """
@@ -122,7 +122,7 @@ def _read_description(folder: Path, baseline: str, target: Target) -> dict[str, 
 
 
 def _load(module: torch.nn.Module, folder: Path, target_model: PreTrainedModel) -> tuple[torch.Tensor, torch.Tensor]:
-    """Fill a module with weights; returns the target's head over the draft vocabulary, and the ids of that."""
+    """Load the weights of a module; return the target's head over the draft vocabulary, and the ids of its rows."""
     try:
         module.load_state_dict(load_file(folder / _WEIGHTS))
         draft_ids = load_file(folder / VOCABULARY)["ids"].long()

@@ -1,7 +1,7 @@
-"""The loop that decodes with trees of drafts, which `generate` calls in place of its own.
+"""The decoding loop for trees of drafts, which `generate` calls instead of its own.
 
 `target.generate(**inputs, custom_generate=decoding)` prepares the sampling settings, processors and stopping criteria
-as for every other method, and what is read in a pass is the target's own forward with a mask: stock modules alone.
+as for every other method. A verification pass is the target's own forward with a mask, so stock modules are enough.
 """
 
 from collections.abc import Iterator
@@ -18,13 +18,14 @@ from drafter_trainer.errors import InputError
 
 
 class TreeDecoding:
-    """Decode one text with trees of drafts: greedy token for token as without them, sampled in distribution.
+    """Lossless decoding of one text with trees of drafts.
 
-    A subclass drafts, and learns from what the target has read.
+    A subclass drafts, and receives the target's hidden states and logits.
 
     Attributes:
-        draft_length (`int`): Tokens of the longest way through a tree.
-        rounds (`list[Round]`): Of the last text, the pass over the prompt first. A tree's depth counts as drafted.
+        draft_length (`int`): Depth of a tree.
+        rounds (`list[Round]`): Rounds of the last text, starting with the pass over the prompt. The number of drafted
+            tokens is the depth of the tree.
     """
 
     draft_length: int
@@ -35,32 +36,32 @@ class TreeDecoding:
         self.processors = LogitsProcessorList()
 
     def start(self, target_model: PreTrainedModel, prompt: list[int]) -> None:
-        """Forget the last text.
+        """Start a new text.
 
         Args:
             prompt (`list[int]`): The new text's ids so far.
         """
 
     def learn(self, hidden: torch.Tensor) -> None:
-        """Learn from tokens that the target has read and that are kept, each of them once, the prompt's first.
+        """Receive the hidden states of the accepted tokens, each token once, the prompt first.
 
         Args:
-            hidden (`torch.Tensor` of shape `(tokens, width)`): What the target's head reads of them.
+            hidden (`torch.Tensor` of shape `(tokens, width)`): Input of the target's head.
         """
 
     def look(self, tree: Tree, logits: torch.Tensor) -> None:
-        """Look at what the target says after each node, accepted or not.
+        """Receive the target's logits after each node, accepted or not.
 
         Args:
             logits (`torch.Tensor` of shape `(nodes, vocabulary)`): Before any processor.
         """
 
     def draft(self, known: list[int], longest: int) -> Tree:
-        """Draft what comes next.
+        """Draft the next tree.
 
         Args:
-            known (`list[int]`): Prompt and output so far; the target has not read the last one yet.
-            longest (`int`): Tokens that may still be accepted, one less than may be said.
+            known (`list[int]`): Prompt and output so far; the target has not read the last token yet.
+            longest (`int`): Maximum number of accepted tokens, one less than the remaining length.
         """
         raise NotImplementedError
 
@@ -68,7 +69,7 @@ class TreeDecoding:
         """Accept nodes of a tree.
 
         Args:
-            scores (`torch.Tensor` of shape `(nodes, vocabulary)`): What the target says after each node, processed.
+            scores (`torch.Tensor` of shape `(nodes, vocabulary)`): The target's processed logits after each node.
         Returns:
             `tuple` of the accepted nodes, in order, and the token that follows them.
         """
@@ -85,7 +86,7 @@ class TreeDecoding:
         generation_config: GenerationConfig,
         **model_kwargs: Any,
     ) -> torch.Tensor:
-        """Decode, batch 1, as `generate` asks for it.
+        """Decode at batch size 1, as a `custom_generate` function.
 
         Returns:
             `torch.Tensor` of shape `(1, tokens)`, prompt and output.
@@ -98,7 +99,7 @@ class TreeDecoding:
                 f"{model.config.model_type} has layers that do not attend to all of {generation_config.max_length} "
                 "tokens, which trees of drafts need: leave baselines other than early_exit out, or ask for less"
             )
-        if windows:  # within them all layers attend alike
+        if windows:  # within the windows, all layers attend to the whole text
             cache = DynamicCache()
         self.rounds, self.sampling, self.processors = [], bool(generation_config.do_sample), logits_processor
         ids, known = input_ids, input_ids[0].tolist()
@@ -128,11 +129,11 @@ class TreeDecoding:
                 logits = _read_tree(model, tree, cache)
 
     def process(self, known: list[int], tree: Tree, logits: torch.Tensor) -> torch.Tensor:
-        """Let the processors change what is said after each node, each behind its own text.
+        """Apply the logits processors after each node, with the node's own text.
 
         Args:
             known (`list[int]`): Prompt and output up to the root.
-            logits (`torch.Tensor` of shape `(nodes, vocabulary)`): What is said after each node.
+            logits (`torch.Tensor` of shape `(nodes, vocabulary)`): The target's logits after each node.
         Returns:
             `torch.Tensor` of shape `(nodes, vocabulary)`, in fp32.
         """
@@ -148,7 +149,7 @@ class TreeDecoding:
 
 @contextmanager
 def _last_hidden_states(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
-    """Hold what the head reads of the last pass, of shape `(tokens, width)`, as the only entry of a list."""
+    """Record the input of the head in the last pass, of shape `(tokens, width)`, as the only entry of a list."""
     hidden: list[torch.Tensor] = []
 
     def note(module: torch.nn.Module, args: tuple, output: Any) -> None:
@@ -162,7 +163,7 @@ def _last_hidden_states(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
 
 
 def _read_tree(model: PreTrainedModel, tree: Tree, cache: Cache) -> torch.Tensor:
-    """Let the target read a tree behind its cache; returns logits of shape `(nodes, vocabulary)`."""
+    """Run the target on a tree after its cache; return logits of shape `(nodes, vocabulary)`."""
     cached = cache.get_seq_length()
     return model(
         input_ids=torch.tensor([tree.tokens], device=model.device),
@@ -174,11 +175,7 @@ def _read_tree(model: PreTrainedModel, tree: Tree, cache: Cache) -> torch.Tensor
 
 
 def _keep(cache: Cache, size: int, nodes: list[int]) -> None:
-    """Keep some of the nodes that were read last.
-
-    Args:
-        nodes (`list[int]`): Those to keep, in the order of the text.
-    """
+    """Keep only the given nodes of the last tree in the cache, in the order of the text."""
     if nodes == list(range(len(nodes))):
         cache.crop(len(nodes) - size)
         return

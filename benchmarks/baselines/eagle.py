@@ -1,4 +1,4 @@
-"""EAGLE: one decoder layer that goes on with the target's last hidden states, token by token.
+"""EAGLE: one decoder layer that continues the target's last hidden states, token by token.
 
 Source: Li et al., "EAGLE: Speculative Sampling Requires Rethinking Feature Uncertainty" (arXiv 2401.15077), the first
 version: one layer over embedding and feature, the target's own embeddings and head, and a tree of fixed shape.
@@ -17,15 +17,15 @@ from benchmarks.baselines.tree import Tree, ancestry, attention_mask
 
 
 class EagleLayer(torch.nn.Module):
-    """Guess the target's next hidden state from its last one and the token that was chosen there.
+    """A layer that predicts the target's next hidden state from the last one and the chosen token.
 
-    The layer is a stock one of the target's family, with the norm behind it.
+    It is a stock layer of the target's family, followed by the norm.
     """
 
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__()
         config = copy.deepcopy(config)
-        # Tokens come as embeddings: the table of the target is not repeated.
+        # The input is embeddings, so the target's embedding table is not copied.
         config.num_hidden_layers, config.vocab_size = 1, 1
         config.pad_token_id = config.bos_token_id = config.eos_token_id = None
         if config.to_dict().get("layer_types"):
@@ -35,22 +35,22 @@ class EagleLayer(torch.nn.Module):
         self.decoder.get_input_embeddings().requires_grad_(False)
 
     def forward(self, embeddings: torch.Tensor, features: torch.Tensor, **given: Any) -> torch.Tensor:
-        """Guess hidden states.
+        """Predict hidden states.
 
         Args:
             embeddings (`torch.Tensor` of shape `(batch, length, width)`): Of the tokens at t + 1.
             features (`torch.Tensor` of shape `(batch, length, width)`): Hidden states at t.
             given (`dict`): Mask, positions and cache, as stock models take them.
         Returns:
-            `torch.Tensor` of shape `(batch, length, width)`: hidden states at t + 1, of which the target's head makes
-            the tokens at t + 2.
+            `torch.Tensor` of shape `(batch, length, width)`: hidden states at t + 1, from which the target's head
+            predicts the tokens at t + 2.
         """
         fused = self.fuse(torch.cat((embeddings, features), dim=-1))
         return self.decoder(inputs_embeds=fused, **given).last_hidden_state
 
 
 class EagleDecoding(TreeDecoding):
-    """Decode with an EAGLE layer and a tree of fixed shape; sampling, each node's tokens are drawn one after another.
+    """Decoding with an EAGLE layer and a tree of fixed shape; when sampling, the children of a node are drawn in turn.
 
     Args:
         layer (`EagleLayer`): On the target's device, in its dtype.
@@ -73,13 +73,13 @@ class EagleDecoding(TreeDecoding):
         self._branches = {path: sum(other[:-1] == path for other in shape) for path in [(), *shape]}
 
     def start(self, target_model: PreTrainedModel, prompt: list[int]) -> None:
-        """Forget what was read."""
+        """Start with an empty cache."""
         self._cache = DynamicCache(config=self._layer.decoder.config)
         self._features: list[torch.Tensor] = []
         self._vocabulary = target_model.config.get_text_config().vocab_size
 
     def learn(self, hidden: torch.Tensor) -> None:
-        """Keep the hidden states until the token behind them is known too."""
+        """Keep the hidden states until the next token is known too."""
         self._features.append(hidden)
 
     def draft(self, known: list[int], longest: int) -> Tree:
@@ -116,7 +116,7 @@ class EagleDecoding(TreeDecoding):
         return tree
 
     def _run(self, tokens: list[int], features: torch.Tensor, **given: torch.Tensor) -> torch.Tensor:
-        """Go on with features, each followed by a token; returns hidden states of shape `(tokens, width)`."""
+        """Run the layer on features and the tokens after them; return hidden states of shape `(tokens, width)`."""
         given = {name: values.to(features.device) for name, values in given.items()}
         embeddings = self._embeddings(torch.tensor([tokens], device=features.device))
         return self._layer(embeddings, features[None], past_key_values=self._cache, use_cache=True, **given)[0]
@@ -124,7 +124,7 @@ class EagleDecoding(TreeDecoding):
     def _choose(
         self, known: list[int], tree: Tree, node: int, logits: torch.Tensor, count: int
     ) -> list[tuple[int, torch.Tensor | None]]:
-        """Choose tokens behind a node: the best ones, or when sampling some that are drawn, with their q."""
+        """Choose the children of a node: the best tokens, or when sampling, drawn tokens with their q."""
         if not self.sampling:
             return [(token, None) for token in self._draft_ids[logits.topk(min(count, len(logits))).indices].tolist()]
         scores = logits.new_full((1, self._vocabulary), float("-inf"), dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""Lookahead decoding: the target drafts for itself, from what it would say behind guesses that it never accepts.
+"""Lookahead decoding: the target drafts for itself, from its own predictions after unverified tokens.
 
 Source: Fu et al., "Break the Sequential Dependency of LLM Inference Using Lookahead Decoding" (arXiv 2402.02057). The
 pool of n-grams is filled from Jacobi trajectories alone, not from the prompt; each text begins with an empty one.
@@ -14,16 +14,16 @@ from benchmarks.baselines.tree import Tree
 
 
 class LookaheadDecoding(TreeDecoding):
-    """Decode with n-grams out of Jacobi trajectories.
+    """Decoding with n-grams from Jacobi trajectories.
 
-    Beside the drafts a pass reads a window of guesses: `ngram - 1` rows of `window` columns, of which row r, column c
-    stands r + c tokens behind the last known one. The first row is read as one text; what stands in another is read
-    behind the first row up to its column, and behind that column down to its own row. What the target says behind the
-    last row is the new last row, the first one goes, and each column gives an n-gram.
+    Besides the drafts, a pass reads a window of unverified tokens: `ngram - 1` rows of `window` columns. The token in
+    row r and column c has the position r + c after the last known token. The first row is read as one text. A token in
+    another row follows the first row up to its column, and then its column down to its own row. The target's
+    predictions after the last row become the new last row, the first row is removed, and each column gives an n-gram.
 
     Args:
-        ngram (`int`): N, tokens of an n-gram: a first one, and N - 1 that are drafted behind it.
-        guesses (`int`): G, n-grams with one and the same first token that are kept and tried, the latest.
+        ngram (`int`): N, tokens of an n-gram: a first token, and N - 1 tokens that are drafted after it.
+        guesses (`int`): G, the maximum number of stored n-grams with the same first token; the latest are kept.
     """
 
     def __init__(self, window: int, ngram: int, guesses: int) -> None:
@@ -32,14 +32,14 @@ class LookaheadDecoding(TreeDecoding):
         self._window, self._guesses = window, guesses
 
     def start(self, target_model: PreTrainedModel, prompt: list[int]) -> None:
-        """Begin with an empty pool and a window of the prompt's tokens, by chance, the same in each run."""
+        """Start with an empty pool and a window of random tokens of the prompt, the same in each run."""
         chance = random.Random(0)
         self._rows = [chance.choices(prompt, k=self._window) for _ in range(self.draft_length)]
         self._pool: dict[int, dict[tuple[int, ...], None]] = {}
         self._ends: list[int] = []
 
     def draft(self, known: list[int], longest: int) -> Tree:
-        """Draft the pool's n-grams behind the last token, and let the window be read along."""
+        """Draft the pool's n-grams after the last token, and add the window to the tree."""
         tree, self._ends = Tree(known[-1]), []
         if longest < 1:
             return tree
@@ -58,13 +58,13 @@ class LookaheadDecoding(TreeDecoding):
         return tree
 
     def look(self, tree: Tree, logits: torch.Tensor) -> None:
-        """Add the window's n-grams to the pool, and let the window move on."""
+        """Add the window's n-grams to the pool, and advance the window."""
         if not self._ends:
             return
         self._rows.append(logits[self._ends].argmax(dim=-1).tolist())
         for first, *ngram in zip(*self._rows):
             pool = self._pool.setdefault(first, {})
-            pool.pop(tuple(ngram), None)  # the latest stand last
+            pool.pop(tuple(ngram), None)  # the latest n-grams are last
             pool[tuple(ngram)] = None
             if len(pool) > self._guesses:
                 del pool[next(iter(pool))]

@@ -1,8 +1,8 @@
-"""Medusa: heads on the target's last hidden state, each of which guesses one more token ahead.
+"""Medusa: heads on the target's last hidden state, each of which predicts a later token.
 
 Source: Cai et al., "Medusa: Simple LLM Inference Acceleration Framework with Multiple Decoding Heads" (arXiv
-2401.10774), Medusa-1, which leaves the target as it is. A head here has no projection to the vocabulary of its own:
-the target's reads what it gives.
+2401.10774), Medusa-1, which does not change the target. Here the heads have no own projection to the vocabulary:
+they use the target's.
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ _ENTROPY_FACTOR = 0.3
 
 
 class MedusaHeads(torch.nn.Module):
-    """Turn a hidden state into those of the positions behind it: head k's is x + SiLU(W_k x + b_k).
+    """Heads that predict the hidden states of later positions: x + SiLU(W_k x + b_k) for head k.
 
-    They begin as the identity, so that each head says at first what the target's own does.
+    They are initialized as the identity, so that each head first predicts the same as the target's head.
     """
 
     def __init__(self, heads: int, width: int) -> None:
@@ -33,7 +33,7 @@ class MedusaHeads(torch.nn.Module):
         """Compute the heads' states.
 
         Args:
-            hidden (`torch.Tensor` of shape `(..., width)`): What the target's head reads.
+            hidden (`torch.Tensor` of shape `(..., width)`): Input of the target's head.
         Returns:
             `torch.Tensor` of shape `(heads, ..., width)`.
         """
@@ -41,7 +41,7 @@ class MedusaHeads(torch.nn.Module):
 
 
 class MedusaDecoding(TreeDecoding):
-    """Decode with Medusa heads and a static tree: greedily exact, sampling by typical acceptance, which is lossy.
+    """Decoding with Medusa heads and a static tree: exact if greedy; sampling uses typical acceptance and is lossy.
 
     Args:
         heads (`MedusaHeads`): On the target's device, in its dtype.
@@ -85,17 +85,17 @@ class MedusaDecoding(TreeDecoding):
 
 
 def accept_typical(tree: Tree, scores: torch.Tensor) -> tuple[list[int], int]:
-    """Accept the longest way of tokens that the target might well say, which is not how often it says them.
+    """Accept the longest path of typical tokens, which does not keep the target's distribution.
 
-    A token is typical where p(x) > min(ε, δ exp(-H(p))). The token behind the accepted ones is drawn from the typical
-    ones.
+    A token is typical if p(x) > min(ε, δ exp(-H(p))). The token after the accepted ones is drawn from the typical
+    tokens.
 
     Args:
-        scores (`torch.Tensor` of shape `(nodes, vocabulary)`): Unnormalised p after each node.
+        scores (`torch.Tensor` of shape `(nodes, vocabulary)`): Unnormalized p after each node.
     Returns:
         `tuple` of the accepted nodes, in order, and the token that follows them.
-    Source: arXiv 2401.10774, section 2.3.1; its first token of each round is the target's best, which would make the
-        whole output one and the same, so that here it is drawn, as an option of the paper's code does
+    Source: arXiv 2401.10774, section 2.3.1; there the first token of each round is the target's most likely token,
+        which would make the whole output deterministic; here it is drawn, as with an option of the paper's code
     """
     chances = scores.softmax(dim=-1)
     entropy = torch.special.entr(chances).sum(dim=-1, keepdim=True)

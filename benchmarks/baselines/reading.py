@@ -1,4 +1,4 @@
-"""Reading rows with a frozen target; what many begin with, such as the examples of a template, is read once."""
+"""Hidden states of rows from a frozen target; a common prefix, such as a template's examples, is computed once."""
 
 import copy
 from collections import OrderedDict
@@ -6,11 +6,11 @@ from collections import OrderedDict
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-_KEY, _KEPT = 8, 16  # ids that tell beginnings apart; beginnings that are kept
+_KEY, _KEPT = 8, 16  # ids that identify a prefix; number of stored prefixes
 
 
 class HiddenStateReader:
-    """Reads what the target's head reads at each token of a batch, whose rows may be of several templates.
+    """Computes the inputs of the target's head for a batch, whose rows may have different templates.
 
     Args:
         target_model (`PreTrainedModel`): The target; it is frozen.
@@ -18,14 +18,14 @@ class HiddenStateReader:
 
     def __init__(self, target_model: PreTrainedModel) -> None:
         self._model = target_model
-        # The ids of each beginning, and from the second row on its hidden states and its cache.
-        self._beginnings: OrderedDict[
-            tuple[int, ...], tuple[torch.Tensor, torch.Tensor | None, DynamicCache | None]
-        ] = OrderedDict()
+        # The ids of each prefix, and from the second row on its hidden states and its cache.
+        self._prefixes: OrderedDict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor | None, DynamicCache | None]] = (
+            OrderedDict()
+        )
 
     @torch.no_grad()
     def read(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Read rows.
+        """Compute the hidden states of rows.
 
         Args:
             ids (`torch.Tensor` of shape `(batch, length)`): Padded on the right.
@@ -39,13 +39,13 @@ class HiddenStateReader:
         hidden = torch.zeros(*ids.shape, self._model.config.get_text_config().hidden_size, device=ids.device)
         for key, rows in groups.items():
             longest = int(mask[rows].sum(dim=1).max())
-            hidden[rows, :longest] = self._read_alike(key, ids[rows, :longest], mask[rows, :longest]).float()
+            hidden[rows, :longest] = self._read_group(key, ids[rows, :longest], mask[rows, :longest]).float()
         return hidden
 
-    def _read_alike(self, key: tuple[int, ...], ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Read rows whose first ids are the same: their beginning, if others had it too, and then the rest."""
-        seen = key in self._beginnings
-        kept, states, cache = self._beginnings.pop(key, (ids[0], None, None))
+    def _read_group(self, key: tuple[int, ...], ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Compute rows with the same first ids: the shared prefix, if other rows had it too, and then the rest."""
+        seen = key in self._prefixes
+        kept, states, cache = self._prefixes.pop(key, (ids[0], None, None))
         longest = min(len(kept), int(mask.sum(dim=1).min()) - 1)
         shared = int((ids[:, :longest] == kept[:longest]).all(dim=0).cumprod(dim=0).sum())
         if shared < _KEY:
@@ -53,9 +53,9 @@ class HiddenStateReader:
         elif (seen or len(ids) > 1) and (cache is None or shared < len(kept)):
             cache = DynamicCache(config=self._model.config)
             states = self._run(ids[:1, :shared], None, cache)
-        self._beginnings[key] = kept[:shared], states, cache
-        if len(self._beginnings) > _KEPT:
-            self._beginnings.popitem(last=False)
+        self._prefixes[key] = kept[:shared], states, cache
+        if len(self._prefixes) > _KEPT:
+            self._prefixes.popitem(last=False)
         if cache is None or states is None:
             return self._run(ids, mask, None)
         own = copy.deepcopy(cache)

@@ -1,4 +1,4 @@
-"""Train the heads of Medusa and the layer of EAGLE on a target's own answers, the target itself frozen."""
+"""Train the heads of Medusa and the layer of EAGLE on a target's own completions, with a frozen target."""
 
 import json
 from collections.abc import Sequence
@@ -33,8 +33,8 @@ from drafter_trainer.training.rows import load_rows
 
 _HEADS = 3  # of Medusa; each guesses one more token ahead
 _RANKS = 8  # guesses of a depth whose accuracy is measured
-_HEAD_DECAY = 0.8  # Medusa's λ: what a head counts less than the one before it
-_TOKEN_WEIGHT = 0.1  # EAGLE's: what the loss over tokens counts beside the one over hidden states
+_HEAD_DECAY = 0.8  # Medusa's λ: weight of a head relative to the previous one
+_TOKEN_WEIGHT = 0.1  # EAGLE's weight of the token loss relative to the loss over hidden states
 
 
 @dataclass
@@ -74,12 +74,12 @@ OPTIONS = (RunArguments, TargetArguments, RowsArguments, BaselineTrainingArgumen
 
 @dataclass(frozen=True)
 class Guesses:
-    """Hold guesses so many tokens further than the target's own next one.
+    """Predictions at a fixed distance after the target's own next token.
 
     Args:
-        states (`torch.Tensor` of shape `(tokens, width)`): What the target's head is to read.
-        labels (`torch.Tensor` of shape `(tokens,)`): The tokens that it is to make of them.
-        features (`torch.Tensor` of shape `(tokens, width)`): What the head read there itself.
+        states (`torch.Tensor` of shape `(tokens, width)`): Predicted inputs of the target's head.
+        labels (`torch.Tensor` of shape `(tokens,)`): The right tokens.
+        features (`torch.Tensor` of shape `(tokens, width)`): The target's own hidden states at these positions.
     """
 
     states: torch.Tensor
@@ -88,11 +88,11 @@ class Guesses:
 
 
 class BaselineTrainer(Trainer):
-    """Train what guesses on from a frozen target's hidden states, which are computed on the way.
+    """Trainer of a module that predicts from a frozen target's hidden states, which are computed in each step.
 
     Args:
         target_model (`PreTrainedModel`): The target, on the trainer's device.
-        draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`): Ids that are guessed, ascending.
+        draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`): Ids of the predictions, ascending.
     """
 
     # The loss below is already divided by the tokens of all accumulated batches.
@@ -110,18 +110,18 @@ class BaselineTrainer(Trainer):
         self.head.weight = torch.nn.Parameter(weight, requires_grad=False)
 
     def guess(self, model: torch.nn.Module, batch: dict[str, torch.Tensor], hidden: torch.Tensor) -> list[Guesses]:
-        """Guess, one further ahead in each entry.
+        """Predict; each entry of the list is one token further ahead.
 
         Args:
-            hidden (`torch.Tensor` of shape `(batch, length, width)`): What the target's head reads, in fp32.
+            hidden (`torch.Tensor` of shape `(batch, length, width)`): Input of the target's head, in fp32.
         """
         raise NotImplementedError
 
     def sum_of_losses(self, ahead: int, guesses: Guesses) -> torch.Tensor:
-        """Sum the losses of guesses.
+        """Sum the losses of predictions.
 
         Args:
-            ahead (`int`): How much further than the target's own next token they are.
+            ahead (`int`): Distance after the target's own next token.
         """
         raise NotImplementedError
 
@@ -132,7 +132,7 @@ class BaselineTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Sum the losses up over all guesses, divided by the answers' tokens of the whole batch."""
+        """Sum the losses of all predictions, divided by the completion tokens of the whole batch."""
         hidden = self._reader.read(inputs["input_ids"], inputs["attention_mask"])
         guesses = self.guess(model, inputs, hidden)
         count = (inputs["labels"] != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
@@ -142,7 +142,7 @@ class BaselineTrainer(Trainer):
 
     @torch.no_grad()
     def rank_accuracies(self) -> list[list[float]]:
-        """Measure on the held-out rows how often the guess of each rank is right.
+        """Measure the accuracy of the predictions of each rank on the held-out rows.
 
         Returns:
             `list` of a list for each depth, best rank first, as `grow_tree` takes them.
@@ -167,13 +167,13 @@ class BaselineTrainer(Trainer):
 
 
 def place_guesses(states: torch.Tensor, hidden: torch.Tensor, labels: torch.Tensor, ahead: int) -> Guesses:
-    """Choose the guesses that decoding would make within an answer, with what they should have been.
+    """Select the predictions that decoding would make within a completion, with the right tokens.
 
     Args:
-        states (`torch.Tensor` of shape `(batch, length or less, width)`): Guesses from each position on.
-        hidden (`torch.Tensor` of shape `(batch, length, width)`): What the target's head reads.
-        labels (`torch.Tensor` of shape `(batch, length)`): Tokens, ignored outside of the answer.
-        ahead (`int`): How much further than the target's own next token they are.
+        states (`torch.Tensor` of shape `(batch, length or less, width)`): Predictions from each position.
+        hidden (`torch.Tensor` of shape `(batch, length, width)`): Input of the target's head.
+        labels (`torch.Tensor` of shape `(batch, length)`): Tokens, ignored outside of the completion.
+        ahead (`int`): Distance after the target's own next token.
     """
     end = labels.shape[1] - 1 - ahead
     inside = (labels[:, 1 : end + 1] != IGNORED) & (labels[:, 1 + ahead :] != IGNORED)
@@ -181,10 +181,10 @@ def place_guesses(states: torch.Tensor, hidden: torch.Tensor, labels: torch.Tens
 
 
 class MedusaTrainer(BaselineTrainer):
-    """Train Medusa heads with cross-entropy, that of a head 0.8 times that of the one before it (arXiv 2401.10774)."""
+    """Train Medusa heads with cross-entropy; each head has 0.8 times the previous weight (arXiv 2401.10774)."""
 
     def guess(self, model: torch.nn.Module, batch: dict[str, torch.Tensor], hidden: torch.Tensor) -> list[Guesses]:
-        """Guess with each head; see the base class."""
+        """Predict with each head; see the base class."""
         return [place_guesses(states, hidden, batch["labels"], ahead) for ahead, states in enumerate(model(hidden), 1)]
 
     def sum_of_losses(self, ahead: int, guesses: Guesses) -> torch.Tensor:
@@ -197,11 +197,11 @@ class MedusaTrainer(BaselineTrainer):
 class EagleTrainer(BaselineTrainer):
     """Train an EAGLE layer: smooth L1 over hidden states, and cross-entropy to the target's tokens (arXiv 2401.15077).
 
-    While training the hidden states that it goes on from are noisy, since while drafting they are its own.
+    In training, noise is added to the input hidden states, because in drafting they are the layer's own predictions.
     """
 
     def guess(self, model: torch.nn.Module, batch: dict[str, torch.Tensor], hidden: torch.Tensor) -> list[Guesses]:
-        """Guess from the target's hidden states; see the base class."""
+        """Predict from the target's hidden states; see the base class."""
         features = hidden[:, :-1]
         if model.training:
             features = features + torch.empty_like(features).uniform_(-0.1, 0.1)
@@ -234,7 +234,7 @@ def train_baseline(
     settings: dict[str, Any],
     dtype: str = "auto",
 ) -> Step:
-    """Train a baseline as a step: leave its weights, draft vocabulary and description in `training.output_dir`.
+    """Train a baseline as a step: write its weights, draft vocabulary and description to `training.output_dir`.
 
     Args:
         baseline (`str`): "medusa" or "eagle", which is the name of its step too.
@@ -251,7 +251,7 @@ def train_baseline(
     with step:
         target_model, tokenizer = target.load_model(dtype, training.device), target.load_tokenizer()
         config, folder = target_model.config.get_text_config(), Path(training.output_dir)
-        set_seed(training.seed)  # weights that are drawn are drawn alike in every run
+        set_seed(training.seed)  # random weights are the same in every run
         model = make_model(config)
         rows = {
             split: load_rows([folder / split for folder in folders], target, topk=False)

@@ -1,4 +1,4 @@
-"""Trees of drafts: several guesses at what comes next, verified by the target in one pass."""
+"""Trees of drafts: several possible continuations, verified by the target in one pass."""
 
 import heapq
 import math
@@ -9,9 +9,9 @@ import torch
 
 
 class Tree:
-    """Hold guesses at what follows the last known token, which is node 0.
+    """A tree of drafted tokens after the last known token, which is node 0.
 
-    A parent is always added before its children.
+    Parents are added before their children.
     """
 
     def __init__(self, root: int) -> None:
@@ -25,14 +25,14 @@ class Tree:
         return len(self.tokens)
 
     def add(self, token: int, parent: int, chances: torch.Tensor | None = None, offered: bool = True) -> int:
-        """Add a guess at what follows a node.
+        """Add a drafted token after a node.
 
         Args:
-            parent (`int`): The node that it follows.
-            chances (`torch.Tensor` of shape `(vocabulary,)`, *optional*): The q that the token was drawn from, given
-                the siblings that were drawn before it; left out where nothing was drawn.
-            offered (`bool`, *optional*, defaults to `True`): Whether it may be accepted; otherwise the target reads
-                it for what follows from it alone.
+            parent (`int`): The node before the token.
+            chances (`torch.Tensor` of shape `(vocabulary,)`, *optional*): The q from which the token was drawn, given
+                the earlier siblings; `None` if it was not drawn.
+            offered (`bool`, *optional*, defaults to `True`): Whether the token can be accepted; otherwise it
+                only gives the target's logits after it.
         """
         node = len(self.tokens)
         self.tokens.append(token)
@@ -45,7 +45,7 @@ class Tree:
         return node
 
     def path(self, node: int) -> list[int]:
-        """Return the tokens on the way to a node, its own included, the root's not."""
+        """Return the tokens on the path to a node, its own included, without the root's."""
         tokens = []
         while node:
             tokens.append(self.tokens[node])
@@ -54,12 +54,12 @@ class Tree:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest way that may be accepted."""
+        """Depth of the deepest node that can be accepted."""
         return max((self.depths[child] for children in self.children for child in children), default=0)
 
 
 def ancestry(parents: Sequence[int]) -> torch.Tensor:
-    """Tell which nodes each node may attend to: itself and those on the way to it.
+    """Return which nodes each node attends to: itself and the nodes on the path to it.
 
     Args:
         parents (`Sequence[int]`): The parent of each node, before its children; -1 for none.
@@ -74,13 +74,13 @@ def ancestry(parents: Sequence[int]) -> torch.Tensor:
 
 
 def attention_mask(seen: torch.Tensor, cached: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Make the mask with which stock attention modules read nodes behind a cache.
+    """Make the attention mask for nodes after a cache.
 
     Args:
-        seen (`torch.Tensor` of shape `(queries, nodes)`): Which nodes each one that is read attends to.
-        cached (`int`): Tokens in the cache before the nodes, which all of them attend to.
+        seen (`torch.Tensor` of shape `(queries, nodes)`): The nodes to which each query attends.
+        cached (`int`): Number of cached tokens, to which all nodes attend.
     Returns:
-        `torch.Tensor` of shape `(1, 1, queries, cached + nodes)`: what is added to the attention's scores.
+        `torch.Tensor` of shape `(1, 1, queries, cached + nodes)`, added to the attention scores.
     """
     mask = torch.zeros(len(seen), cached + seen.shape[1], dtype=dtype, device=device)
     mask[:, cached:].masked_fill_(~seen.to(device), torch.finfo(dtype).min)
@@ -88,7 +88,7 @@ def attention_mask(seen: torch.Tensor, cached: int, dtype: torch.dtype, device: 
 
 
 def follow_choices(tree: Tree, choices: Sequence[int]) -> tuple[list[int], int]:
-    """Accept what the target itself has chosen, as greedy decoding does.
+    """Accept the tokens that the target has chosen, for greedy decoding.
 
     Args:
         choices (`Sequence[int]`): The target's token after each node.
@@ -105,14 +105,14 @@ def follow_choices(tree: Tree, choices: Sequence[int]) -> tuple[list[int], int]:
 
 
 def accept_by_chance(tree: Tree, scores: torch.Tensor) -> tuple[list[int], int]:
-    """Accept drafts so that the output has the target's distribution, whatever was drafted.
+    """Accept drafts so that the output has the target's distribution.
 
     At each node its children are tried in turn: token x, drawn from q, is accepted with probability
-    min(1, p(x) / q(x)); else p becomes max(0, p - q), normalised, for the next one. What nothing was drawn for counts
-    as drawn from a q that is certain of it. Where no child is accepted, the next token is drawn from what is left.
+    min(1, p(x) / q(x)); else p becomes max(0, p - q), normalized, for the next child. A token that was not drawn has a
+    q of 1. If no child is accepted, the next token is drawn from the remaining p.
 
     Args:
-        scores (`torch.Tensor` of shape `(nodes, vocabulary)`): Unnormalised p after each node.
+        scores (`torch.Tensor` of shape `(nodes, vocabulary)`): Unnormalized p after each node.
     Returns:
         `tuple` of the accepted nodes, in order, and the token that follows them.
     Source: Miao et al., SpecInfer (arXiv 2305.09781), algorithm 2; Li et al., EAGLE (arXiv 2401.15077), appendix A; Fu
@@ -126,7 +126,7 @@ def accept_by_chance(tree: Tree, scores: torch.Tensor) -> tuple[list[int], int]:
             if torch.rand(()).item() * (1.0 if q is None else q[token].item()) < p[token].item():
                 break
             rest = p.index_fill(0, torch.tensor(token, device=p.device), 0.0) if q is None else (p - q).clamp(min=0)
-            # Equal distributions leave nothing but what rounding leaves.
+            # For equal distributions, only rounding errors remain.
             if (total := rest.sum()) > 0:
                 p = rest / total
         else:
@@ -136,16 +136,15 @@ def accept_by_chance(tree: Tree, scores: torch.Tensor) -> tuple[list[int], int]:
 
 
 def grow_tree(accuracies: Sequence[Sequence[float]], nodes: int) -> list[tuple[int, ...]]:
-    """Choose the tree of so many nodes from which most tokens may be expected.
+    """Choose the tree of a given size with the most expected tokens.
 
-    A node is named by the ranks of the guesses on the way to it: (1, 0) is the best guess after the second best one.
-    Its chance is taken as the product of its ranks' accuracies, and the nodes of the largest chances are chosen.
+    The name of a node is the path of ranks to it: (1, 0) is the best token after the second best token. Its
+    probability is estimated as the product of its ranks' accuracies, and the most probable nodes are chosen.
 
     Args:
-        accuracies (`Sequence[Sequence[float]]`): For each depth, how often the guess of each rank is right, best rank
-            first.
+        accuracies (`Sequence[Sequence[float]]`): For each depth, the accuracy of each rank, best rank first.
     Returns:
-        `list` of nodes, each behind its parent and its better siblings.
+        `list` of nodes, each after its parent and its better siblings.
     Source: Cai et al., Medusa (arXiv 2401.10774), section 2.3.3
     """
     chosen: list[tuple[int, ...]] = []

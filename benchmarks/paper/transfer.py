@@ -1,20 +1,20 @@
-"""What a drafter yields beyond what it learned: other input languages, other output languages, other kinds of text.
+"""Tokens per target pass of a drafter on other input languages, other output languages, and other kinds of text.
 
     python -m benchmarks.paper.transfer --config recipes/configs/gemma-3-270m/de-en.yaml \
         --drafter hub_cards/gemma-3-270m-drafter-de-en --data runs/transfer
 
-The folder of `--data` holds text that was not trained on:
+The folder of `--data` contains text that is not in the training data:
 
-    aligned/CODE.txt        the same sentences in each language, one a line; the first five are examples for prompts in
-                            languages that the chat template has none of, the others are questions
+    aligned/CODE.txt        the same sentences in each language, one per line; the first five are examples for prompts
+                            in languages without examples in the chat template, the others are questions
     kinds/KIND.PAIR.jsonl   questions in the Spec-Bench format: other kinds of text, or other tasks
-    text/CODE.txt           text in a language, for an n-gram table of it
-    prompts/en.txt          sentences whose completions are counted in another table
+    text/CODE.txt           text in a language, for an n-gram table
+    prompts/en.txt          sentences whose completions are counted in another n-gram table
 
-The target completes all questions greedily, once; completions/ in the same folder keeps them, so that another drafter
-is replayed on the same ones. Each draft source drafts alone, 5 tokens a round at most: nothing depends on the clock.
-Beside each figure stands what the completions are worth; an output language that the target does not write is not
-replayed.
+The target completes all questions greedily, once. The completions are stored in completions/ in the same folder, so
+that another drafter is replayed on the same completions. Each draft source drafts separately, at most 5 tokens per
+round, so nothing depends on the clock. Each figure has the quality of its completions. Output languages in which the
+target fails its task are not replayed.
 
 Source: the questions are those of arXiv 2406.16758 (input against output language; Figures 5 and 8) and 2605.30580
 (output languages).
@@ -68,11 +68,11 @@ Completions = Sequence[tuple[list[int], list[int]]]
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="Of the target")
+    parser.add_argument("--config", required=True, help="Configuration of the target")
     parser.add_argument("--drafter", required=True, help="Folder or id of a published drafter")
     parser.add_argument("--data", type=Path, required=True, help="Folder of aligned/, kinds/ and text/")
     parser.add_argument("--compare", nargs="+", choices=(INPUTS, KINDS, OUTPUTS), default=[INPUTS, KINDS, OUTPUTS])
-    parser.add_argument("--max_questions", type=int, default=30, help="Of each set")
+    parser.add_argument("--max_questions", type=int, default=30, help="Maximum number of questions of each set")
     parser.add_argument("--max_new_tokens", type=int, default=96)
     parser.add_argument("--draft_length", type=int, default=5)
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -132,10 +132,10 @@ def read_aligned(folder: Path, pair: Pair) -> list[tuple[str, str]]:
 def make_questions(
     pair: Pair, examples: Sequence[tuple[str, str]], lines: Iterable[tuple[str, str | None]]
 ) -> list[Question]:
-    """Ask for translations; where the chat template has no examples in both languages, the prompts show their own.
+    """Ask for translations, with examples in the prompt if the chat template has none in both languages.
 
     Args:
-        lines (`Iterable[tuple[str, str | None]]`): What is translated, and a reference or `None`.
+        lines (`Iterable[tuple[str, str | None]]`): Source sentences, each with a reference or `None`.
     """
     templated = {language.code for language in pair.languages} <= set(WITH_EXAMPLES)
     return [
@@ -150,7 +150,7 @@ def make_questions(
 
 
 def few_shot_prompt(pair: Pair, examples: Iterable[tuple[str, str]], text: str) -> str:
-    """Write the prompt that the chat template writes where it has examples of both languages."""
+    """Return a prompt in the form of the chat template for languages with examples."""
     source, target = pair.source.name, pair.target.name
     shown = "".join(f"{source}: {left}\n{target}: {right}\n\n" for left, right in examples)
     return f"{shown}{source}: {text}\n{target}:"
@@ -158,7 +158,7 @@ def few_shot_prompt(pair: Pair, examples: Iterable[tuple[str, str]], text: str) 
 
 @dataclass(frozen=True)
 class Writer:
-    """The target, and the completions of it that are kept.
+    """The target and its stored completions.
 
     Args:
         kept (`Path`): Folder of the completions.
@@ -172,7 +172,7 @@ class Writer:
     kept: Path
 
     def complete(self, questions: Sequence[Question], kind: str, pair: Pair) -> Completions:
-        """Read completions, or let the target write them where the file is missing or of other questions."""
+        """Read stored completions; if the file is missing or of other questions, let the target complete them first."""
         limit = self.max_new_tokens
         path = self.kept / f"{kind.replace(' ', '_')}_{pair}.json"
         identity = f"{self.target.identity} {hash_questions(questions)} {limit} {self.dtype}"
@@ -195,13 +195,13 @@ class Writer:
 
 
 def read_text(pair: Pair, data: Path, writer: Writer) -> list[list[int]]:
-    """Return the token ids of text in a pair's output language; empty where there is none."""
+    """Return the token ids of text in a pair's output language; empty if there is none."""
     path = data / "text" / f"{pair.target.code}.txt"
     return [writer.chat.encode_text(line) for _, line in read_lines(path)] if path.is_file() else []
 
 
 def complete_prompts(pair: Pair, data: Path, writer: Writer) -> list[list[int]]:
-    """Return the target's completions of further sentences in a pair's input language; empty where there are none."""
+    """Return the target's completions of further sentences in a pair's input language; empty if there are none."""
     path = data / "prompts" / f"{pair.source.code}.txt"
     if not path.is_file():
         return []
@@ -210,14 +210,14 @@ def complete_prompts(pair: Pair, data: Path, writer: Writer) -> list[list[int]]:
     return [ids for _, ids in writer.complete(questions, "prompts", pair)]
 
 
-# What tables of an output language are counted from.
+# Sources of the n-gram tables of an output language.
 COUNTED = {"text": read_text, "completions": complete_prompts}
 
 
 def judge(
     texts: Sequence[str], completions: Completions, questions: Sequence[Question], pair: Pair
 ) -> dict[str, float | str | None]:
-    """Score completions, and say what keeps the target from doing the task, by the limits of every benchmark."""
+    """Score completions, and list why the target fails the task, by the limits of all benchmarks."""
     looping = sum(is_looping(ids) for _, ids in completions) / len(completions)
     plain: Any = {"name": PLAIN, "looping_share": looping}
     run: Any = {"task": "translation", "temperature": 0, "methods": [plain]}
@@ -242,7 +242,7 @@ def replay_sources(
     end_ids: Collection[int],
     target_texts: TargetTexts,
 ) -> dict[str, float | None]:
-    """Let each source draft alone along known completions: tokens per target pass, `None` for a table that is not."""
+    """Return the tokens per target pass of each source on known completions; `None` for a missing table."""
     tokens = sum(len(ids) for _, ids in completions)
     drafted = {"lookup": replay_source(look_up, completions, draft_length, end_ids)}
     for name, table in tables.items():
@@ -277,13 +277,13 @@ Propose = Callable[[PromptLookup, list[int]], int | None]
 
 
 def look_up(index: PromptLookup, draft: list[int]) -> int | None:
-    """Propose what followed the longest suffix of text and draft when it stood in the text before."""
+    """Propose the token that followed an earlier occurrence of the longest suffix of text and draft."""
     found = index.propose(index.tokens[-TAIL:] + draft)
     return None if found is None else found[0]
 
 
 def ask_table(table: NgramTable) -> Propose:
-    """Return a function that proposes what a table lists."""
+    """Return a function that proposes tokens of a table."""
 
     def propose(index: PromptLookup, draft: list[int]) -> int | None:
         found = table.propose(index.tokens[-TAIL:] + draft)
@@ -295,9 +295,9 @@ def ask_table(table: NgramTable) -> Propose:
 def replay_source(
     propose: Propose, completions: Completions, draft_length: int, end_ids: Collection[int]
 ) -> list[Round]:
-    """Let a source without a network draft along known greedy completions, as `replay_at_fixed_length` does.
+    """Replay known greedy completions with a source without a network, as `replay_at_fixed_length` does.
 
-    A round has fewer tokens where the source has nothing to propose.
+    A round has fewer tokens if the source has no proposal.
     """
     rounds = []
     for prompt_ids, completion_ids in completions:
@@ -317,7 +317,7 @@ def replay_source(
 
 
 def count_all_orders(texts: Sequence[Sequence[int]]) -> NgramTable | None:
-    """Count an n-gram table of all orders, of any size; `None` where there is no text."""
+    """Count an n-gram table of all orders, of any size; `None` if there is no text."""
     return NgramTable(count_table(texts, range(1, HIGHEST_ORDER + 1))) if texts else None
 
 
