@@ -172,7 +172,7 @@ class Writer:
     kept: Path
 
     def complete(self, questions: Sequence[Question], kind: str, pair: Pair) -> Completions:
-        """Read stored completions; if the file is missing or of other questions, let the target complete them first."""
+        """Read stored completions; if the file is missing or of other questions, let the target complete them."""
         limit = self.max_new_tokens
         path = self.kept / f"{kind.replace(' ', '_')}_{pair}.json"
         identity = f"{self.target.identity} {hash_questions(questions)} {limit} {self.dtype}"
