@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, TrainingArguments
 
 import drafter_trainer
-from drafter_trainer.corpora.user_data import open_user_data
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.drafters.loop.repository import read_vocabulary
 from drafter_trainer.errors import InputError
@@ -130,15 +129,6 @@ def test_what_is_no_prompt_is_refused_in_the_callers_words(tmp_path: Path, named
     for name in ("samples", "max_new_tokens", "batch_size"):
         with pytest.raises(InputError, match=f"{name} must be at least 1, got 0"):
             drafter_trainer.distill(named, ["Hoe?"], **given | {name: 0})
-
-
-def test_streams_are_known_by_their_rows() -> None:
-    """A stream has no fingerprint: other rows under the same name were taken for those that were completed before."""
-    marks = [
-        open_user_data(datasets.Dataset.from_dict({"prompt": prompts}).to_iterable_dataset(), ["prompt"]).facts
-        for prompts in (["Hoe?"], ["Hoe?"], ["Wat?"])
-    ]
-    assert marks[0] == marks[1] != marks[2]
 
 
 def test_text_is_scored(tmp_path: Path, named: str) -> None:
@@ -412,12 +402,3 @@ def test_a_drafter_is_tuned_measured_and_published_with_its_numbers(trained, tmp
     assert (tmp_path / "published" / "results.json").is_file()
     trained.save_model()  # other weights: what tuning kept of the earlier ones must not be taken for theirs
     assert not (folder / "tuning").exists()
-
-
-def test_a_table_alone_is_a_drafter(rows, tmp_path: Path, named: str, target_model, tokenizer) -> None:
-    """A drafter without a network costs seconds, and must not need a training before."""
-    folder = tmp_path / "table"
-    given = {"sources": ["lookup", "ngram"], "longest_draft": 4, "repeats": 2, "table_bytes": 1 << 16}
-    drafter_trainer.tune(folder, rows, named, **given)
-    drafter_trainer.publish(folder, named, tmp_path / "published")
-    check_greedy(target_model, drafter_trainer.load_drafter(str(tmp_path / "published"), target_model, tokenizer))

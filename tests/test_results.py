@@ -41,17 +41,6 @@ def test_schema_is_one() -> None:
         stack += [definition[key] for key in ("items", "additionalProperties") if key in definition]
 
 
-def test_time_is_split() -> None:
-    """Parts that do not make up the whole would blame the drafter for the loop's time, or the other way round."""
-    split = method(RESULTS)["time_split"]
-    assert split["draft_seconds"] == pytest.approx(0.3)
-    assert split["overhead_seconds"] == pytest.approx(0.6)
-    assert sum(split[f"{part}_seconds"] for part in ("draft", "verification", "overhead")) == pytest.approx(3.0)
-    # 9 tokens drafted in 0.3 s; 30 plain passes in 6 s
-    assert split["cost_ratio"] == pytest.approx((0.3 / 9) / (6 / 30))
-    assert RESULTS["runs"][0]["methods"][0]["time_split"]["cost_ratio"] is None
-
-
 @pytest.mark.parametrize("path", sorted(ROOT.glob("hub_cards/**/results.json")), ids=lambda path: path.parts[-2])
 def test_committed_results_stay_readable(path: Path) -> None:
     """Cards, README and docs are rendered from them for as long as they are not measured anew."""

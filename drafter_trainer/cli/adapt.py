@@ -1,6 +1,6 @@
 """Adapt a published drafter to a finetuned or quantized version of its target, in one command.
 
-    drafter-trainer adapt --drafter org/target-drafter-de --target org/target-finetuned --prompts prompts.jsonl \
+    drafter-trainer adapt --drafter org/target-drafter-de --target org/target-finetuned --prompts prompts.jsonl \\
       --output_dir runs/adapted
 
 The target completes the prompts, the drafter is trained further on its completions, and tuned on this machine. Leaves

@@ -143,7 +143,7 @@ class DrafterArguments(Options, group="drafter"):
     config_overrides: dict | str | None = option(
         None, 'From scratch: sizes that differ from the target\'s, as a mapping or JSON, such as {"hidden_size": 768}'
     )
-    freeze_embeddings: bool = option(False, "Whether embeddings and LM head are not trained")
+    freeze_embeddings: bool = option(False, "Train the layers only, not embeddings and LM head")
 
     def __post_init__(self) -> None:
         super().__post_init__()

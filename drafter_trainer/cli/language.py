@@ -78,7 +78,7 @@ def main(argv: list[str]) -> None:
             for checkpoint in (place / "finetune").glob("checkpoint-*"):  # they would be most of the disk
                 shutil.rmtree(checkpoint)
     found: dict[str, dict[str, Any]] = {}
-    rows, costs = ["--data", run.folder / "distill", "--other_data", run.folder / "stories"], []
+    rows, costs = ["--data", run.folder / "distill", run.folder / "stories"], []
     for name, place in places.items():
         strategy, trained = STRATEGIES[name], place
         text = ["--corpus", *language.corpus, *kept_out] if NGRAM in strategy.sources else []

@@ -24,8 +24,7 @@ _ENGINE_PYTHON = "Python of the environment with vLLM or xllamacpp (default: thi
 class TuningArguments(Options, group="tuning"):
     """The completions that settings are tried on, and what may draft."""
 
-    data: str = option("", "Folder of rows (default: RUN_FOLDER/distill)")
-    other_data: list[str] = option([], "Folders of rows of other tasks, each with the same weight as the first")
+    data: list[str] = option([], "Folders of rows, of one task each and of equal weight (default: RUN_FOLDER/distill)")
     drafter: str = option("", "Folder of the drafter of which a copy is tuned (default: RUN_FOLDER/finetune)")
     sources: list[str] = parameter(tune, "sources")
     draft_length: int = parameter(tune, "longest_draft")

@@ -1,7 +1,7 @@
 """Find the settings with which a drafter drafts fastest on this machine.
 
     drafter-trainer tune --config recipes/configs/gemma-3-270m/de-en.yaml
-    drafter-trainer tune --config recipes/configs/gemma-3-270m/de-en.yaml --sources lookup ngram \
+    drafter-trainer tune --config recipes/configs/gemma-3-270m/de-en.yaml --sources lookup ngram \\
       --corpus file:text.txt --run_folder runs/ngram
 
 Measures the target's forward passes and the drafter's step, then tries draft vocabularies, n-gram tables (of the
@@ -28,10 +28,12 @@ def main(argv: list[str]) -> None:
     # Steps record these options under their earlier names, by which they are known again.
     recorded = {"draft_length": "longest_draft", "corpus": "table_corpus"}
     given = {recorded.get(name, name): value for name, value in given.items()}
+    if rows := [*map(Path, tuning.data)]:
+        given |= {"data": tuning.data[0]} | ({"other_data": tuning.data[1:]} if rows[1:] else {})
     chosen = arguments_of(tune, tuning, where) | {
         "drafter": Path(tuning.drafter) if tuning.drafter else None,
-        "rows": Path(tuning.data) if tuning.data else None,
-        "other_rows": tuning.other_data,
+        "rows": next(iter(rows), None),
+        "other_rows": rows[1:],
         "table_corpora": corpora.corpus,
         "max_texts": corpora.limits[0],
         "evaluation_questions": corpora.evaluation_questions,
