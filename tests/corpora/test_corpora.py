@@ -1,4 +1,4 @@
-"""Names of corpora, local corpora, and what is held out of a corpus without splits."""
+"""Corpora by name: names, local files, and splits that a corpus lacks."""
 
 import hashlib
 import json
@@ -54,7 +54,7 @@ def documents(name: str) -> list[Document]:
     ],
 )
 def test_name_is_taken_apart(name: str, parts: tuple[str, str | None, str | None]) -> None:
-    """A pin that is lost reads another commit in silence; an @ in a file's name is no pin."""
+    """A lost revision would read another commit silently; an @ in a file's name is not a revision."""
     corpus = CorpusName.parse(name)
     assert (corpus.kind, corpus.argument, corpus.revision) == parts
 
@@ -71,13 +71,13 @@ def test_name_is_taken_apart(name: str, parts: tuple[str, str | None, str | None
     ],
 )
 def test_corpus_that_cannot_serve_is_refused(read: Any, name: str, message: str) -> None:
-    """Text as translation prompts, or translation pairs as text, would train on what nobody meant."""
+    """Plain text must not become translation prompts, nor translation pairs plain text."""
     with pytest.raises(InputError, match=message):
         next(read(name, PAIR, "train"))
 
 
 def test_lines_of_a_file_are_sentences_or_documents(tmp_path: Path) -> None:
-    """White space would make another prompt than the benchmark's, and a blank line would end the run."""
+    """White space would change the prompt, and a blank line would end the run."""
     path = tmp_path / "a.txt"
     path.write_text("Guten Tag.\n  Bis morgen!\t\n", encoding="utf-8")
     assert sorted(sentences(f"file:{path}"), key=lambda row: row.source_id) == [
@@ -112,7 +112,7 @@ def test_rows_of_each_schema_are_sentences(tmp_path: Path, row: dict, text: str,
     "row", [{}, {"text": ""}, {"text": " "}, {"text": 3}, {"source": None}, {"translation": {"fr": "Oui."}}]
 )
 def test_row_without_a_sentence_is_named(tmp_path: Path, row: dict) -> None:
-    """A gap must be said with file and line, and never become an empty prompt."""
+    """A missing sentence must raise an error with file and line, and never become an empty prompt."""
     name = write_jsonl(tmp_path / "a.jsonl", {"text": "Eins."}, row)
     with pytest.raises(InputError, match=r"a\.jsonl, line 2: no sentence: .*in German"):
         sentences(name)
@@ -142,14 +142,14 @@ def test_row_without_a_sentence_is_named(tmp_path: Path, row: dict) -> None:
     ],
 )
 def test_row_without_a_document_is_named(tmp_path: Path, row: dict) -> None:
-    """Whatever is no text and no conversation must be named with file and line, not end in an AttributeError."""
+    """A row that is neither a text nor a conversation must raise an error with file and line."""
     name = write_jsonl(tmp_path / "a.jsonl", {"text": "Eins."}, row)
     with pytest.raises(InputError, match=r"a\.jsonl, line 2: (no document|a turn needs|tool|system is)"):
         documents(name)
 
 
 def test_rows_of_the_hub_that_cannot_be_used_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody can mend a row on the Hub: one among millions would end every pretraining."""
+    """Users cannot correct a row on the Hub: one in millions would end every pretraining."""
     monkeypatch.setattr("drafter_trainer.corpora.reading.stream", lambda *_: [{"text": "Eins."}, {"text": 3}])
     drops = Counter()
     assert [row.text for row in read_documents("c4", PAIR, "train", drops)] == ["Eins."]
@@ -157,7 +157,7 @@ def test_rows_of_the_hub_that_cannot_be_used_are_counted(monkeypatch: pytest.Mon
 
 
 def test_nothing_of_a_conversation_is_lost(tmp_path: Path) -> None:
-    """System prompts, tools, calls and reasoning stand beside the turns, or as JSON in a text, or in parts."""
+    """System prompts, tools, calls and reasoning must be read from columns, JSON in a text, and parts."""
     search = {"name": "search", "parameters": {"type": "object"}}
     turns = [
         {"role": "user", "content": [{"type": "text", "text": "Wie "}, {"type": "text", "text": "warm?"}]},
@@ -184,7 +184,7 @@ def test_nothing_of_a_conversation_is_lost(tmp_path: Path) -> None:
 
 
 def test_hold_out_parts_a_file_without_loss(tmp_path: Path) -> None:
-    """A sentence on both sides is validated on after it was trained on, one on neither is lost."""
+    """A sentence in two splits would be validated on after training, a sentence in none would be lost."""
     path = tmp_path / "a.txt"
     lines = [f"Satz {number}." for number in range(3000)]
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
@@ -205,7 +205,7 @@ def test_hold_out_parts_a_file_without_loss(tmp_path: Path) -> None:
 
 
 def test_file_is_described_by_its_content(tmp_path: Path) -> None:
-    """A file that was edited between two runs must not pass for the same corpus, and no path belongs in a card."""
+    """An edited file must not count as the same corpus, and no path may get into a card."""
     name = write_jsonl(tmp_path / "a.jsonl", {"text": "Eins."})
     with pytest.raises(InputError, match="no such file"):
         describe_corpus("file:nowhere.txt")
@@ -222,18 +222,14 @@ def test_file_is_described_by_its_content(tmp_path: Path) -> None:
     assert len(documents(f"file:{tmp_path / 'shards'}")) == 400
 
 
-def test_texts_of_a_file_are_inspected_first(tmp_path: Path) -> None:
-    """A file of another language must be refused before its first line is trained on."""
+def test_texts_are_in_one_language(tmp_path: Path) -> None:
+    """Text in another language would teach the drafter a language that it never drafts."""
     rows = [{"text": row["de"]} for row in sample_rows("train")]
     name = write_jsonl(tmp_path / "a.jsonl", *rows)
     read = [document.text for split in ("train", "validation") for document in read_texts(name, PAIR.source, split)]
     assert sorted(read) == sorted(row["text"] for row in rows)
     with pytest.raises(InputError, match="another language than English, most often in German"):
         next(read_texts(name, PAIR.target, "train"))
-
-
-def test_texts_of_the_sample_are_of_one_language() -> None:
-    """Text of both sides of a pair would teach the drafter the language that it never writes."""
     texts = [document.text for document in read_texts("sample", get_language("fr"), "validation")]
     assert texts == [row["fr"] for row in sample_rows("validation")]
     with pytest.raises(InputError, match="no Occitan: name a text of your own, such as file:PATH"):

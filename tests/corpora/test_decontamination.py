@@ -1,4 +1,4 @@
-"""Overlap with evaluation questions: where it begins, and that the sample has none."""
+"""Overlap with evaluation questions: its threshold, and that the sample has none."""
 
 import unicodedata
 
@@ -57,12 +57,12 @@ REASONS = [
 
 @pytest.mark.parametrize(("questions", "text", "reason"), REASONS)
 def test_overlap_is_told_from_common_words(questions: list[str], text: str, reason: str | None) -> None:
-    """A part of a question gives its answer away; common phrases must not empty the training data."""
+    """Parts of questions must be found, and common phrases must not be dropped."""
     assert Decontaminator((question, question[0:1] < "\u3000") for question in questions).reason(text) == reason
 
 
 def test_normalisation_keeps_words_apart() -> None:
-    """Words that run together, or marks that stay, would change every count."""
+    """Joined words or remaining marks would change every count."""
     assert normalize(" Straße_Nr.１２ – Ｃａｆé!\n") == "strasse nr 12 café"
     assert units("ab cd", True) == ("ab", "cd")
     assert units("ab cd", False) == ("a", "b", "c", "d")
@@ -80,7 +80,7 @@ def test_normalisation_keeps_words_apart() -> None:
     ],
 )
 def test_marks_and_joiners_belong_to_their_letters(text: str, words: str) -> None:
-    """Words split at vowel signs and tones are twice as many, and others than those alone that differ in them."""
+    """Words must not be split at vowel signs and tones, nor lose them."""
     assert normalize(text) == unicodedata.normalize("NFKC", words)
     assert len(units(normalize("भोलि बिहान सात बजे हामी काठमाडौं जान्छौं"), True)) == 7
     assert units(normalize("दिन พี่"), False) == ("दि", "न", "พี่")

@@ -1,4 +1,4 @@
-"""Local files, and the lines that are named where they are damaged."""
+"""Local files, and errors that name their damaged lines."""
 
 import gzip
 import json
@@ -30,7 +30,7 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def refusal(read: Callable[[Path], Any], path: Path) -> str:
-    """Read a file that must be refused; return the message, which is one line."""
+    """Read a file that must raise an error; return the message."""
     with pytest.raises(InputError) as caught:
         list(read(path))
     message = str(caught.value)
@@ -40,14 +40,14 @@ def refusal(read: Callable[[Path], Any], path: Path) -> str:
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.txt", "a.jsonl.gz", "a.txt.gz", "a.2.parquet", "a.de.jsonl"])
 def test_rows_are_read_in_order(tmp_path: Path, name: str) -> None:
-    """A format that is taken for another one would give other rows, or rows in another order."""
+    """Another format would have other rows, or rows in another order."""
     path = write_rows(tmp_path / name, ROWS)
     assert [row for _, row in read_rows(path)] == ROWS
 
 
 @pytest.mark.parametrize("inside", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1e"])
 def test_only_a_line_feed_ends_a_line(tmp_path: Path, inside: str) -> None:
-    """Text of the web holds U+2028 and its like; splitting there tears JSON objects apart."""
+    """Text from the web has U+2028 and the like inside JSON objects."""
     row = {"text": f"before{inside}after"}
     (tmp_path / "a.jsonl").write_bytes(json.dumps(row, ensure_ascii=False).encode() + b"\n")
     (tmp_path / "a.txt").write_bytes(f"{row['text']}\nnext\n".encode())
@@ -57,7 +57,7 @@ def test_only_a_line_feed_ends_a_line(tmp_path: Path, inside: str) -> None:
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_ends_of_lines_and_byte_order_marks_are_no_text(tmp_path: Path, end: str) -> None:
-    """They would be one more token of a prompt, or no JSON; files that were joined have marks within, Macs had \\r."""
+    """They would become tokens of a prompt, or invalid JSON; concatenated files have marks inside."""
     lines = ["\ufeffEins", "", "\ufeffZwei", "Drei"]
     for last in (end, ""):
         (tmp_path / "a.txt").write_bytes((end.join(lines) + last).encode())
@@ -88,7 +88,7 @@ def test_ends_of_lines_and_byte_order_marks_are_no_text(tmp_path: Path, end: str
     ],
 )
 def test_line_that_is_no_object_is_named(tmp_path: Path, second: str, said: str) -> None:
-    """In a file of a million lines, an error without the line's number cannot be mended; nor can a traceback."""
+    """In a file of a million lines, an error without a line number cannot be corrected."""
     path = tmp_path / "a.jsonl"
     path.write_text(f'{{"text": "Eins"}}\n{second}\n{{"text": "Drei"}}\n', encoding="utf-8")
     message = refusal(read_rows, path)
@@ -97,7 +97,7 @@ def test_line_that_is_no_object_is_named(tmp_path: Path, second: str, said: str)
 
 
 def test_rows_of_a_table_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    """Text in a table is not checked when it is written: half a letter of CESU-8 would end in a traceback."""
+    """Invalid UTF-8 in a table must end in one line, not in a traceback."""
     column = pyarrow.array([b"Eins", b"\xed\xa0\xbd", b"Drei"])
     text = pyarrow.Array.from_buffers(pyarrow.string(), 3, column.buffers())
     path = tmp_path / "a.parquet"
@@ -106,14 +106,14 @@ def test_rows_of_a_table_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 
 
 def test_error_of_a_row_comes_back_from_another_process() -> None:
-    """An exception that pickle cannot make again breaks the pool of processes that packs."""
+    """An exception that pickle cannot restore would break the pool of processes that packs."""
     error = BadRowError("file:x, row 2", "no text", ": mend it")
     again = pickle.loads(pickle.dumps(error))
     assert (str(again), again.reason) == ("file:x, row 2: no text: mend it", "no text") == (str(error), error.reason)
 
 
 def test_a_folder_is_all_of_its_parquet_files(tmp_path: Path) -> None:
-    """Data sets come in shards; a mark of success or a cache beside them is no part of them."""
+    """Datasets have several shards; success markers and caches next to them must be ignored."""
     for number, place in enumerate(("b.PARQUET", "a/part-1.parquet", ".cache/c.parquet", "_temporary/d.parquet")):
         (tmp_path / place).parent.mkdir(exist_ok=True)
         pyarrow.parquet.write_table(pyarrow.table({"text": [str(number)]}), tmp_path / place)
@@ -138,14 +138,14 @@ def test_a_folder_is_all_of_its_parquet_files(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
 def test_wrong_encoding_says_where_and_what_to_do(tmp_path: Path, name: str, content: bytes, said: str) -> None:
-    """Whoever has a megabyte of text must find the one letter; UTF-16 without a mark is UTF-8 full of NULs."""
+    """The error must locate the letter; UTF-16 without a byte order mark is valid UTF-8 with NULs."""
     path = tmp_path / name
     path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
     assert re.search(said, refusal(read_rows, path))
 
 
 def test_damaged_gzip_is_refused(tmp_path: Path) -> None:
-    """A download that broke off must not pass for a smaller corpus; flipped bits raise another error than a cut."""
+    """An incomplete download must not count as a smaller corpus; flipped bits raise another error."""
     path = tmp_path / "a.jsonl.gz"
     numbers = random.Random(0)  # what no compressor holds in one block, so that a cut leaves whole lines before it
     lines = "".join(f'{{"text": "{numbers.getrandbits(60)}"}}\n' for _ in range(20_000))
@@ -160,14 +160,14 @@ def test_damaged_gzip_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [gzip.compress(b"", mtime=0)[:10] + b"\xff" * 20, b"plain text\n"])
 def test_file_that_only_claims_to_be_packed_is_refused(tmp_path: Path, content: bytes) -> None:
-    """Plain text called .gz is a common slip; a block of the reserved type is reported by zlib, not by gzip."""
+    """Plain text named .gz is a common mistake; zlib, not gzip, reports a block of the reserved type."""
     (tmp_path / "a.txt.gz").write_bytes(content)
     assert "after line 0: damaged gzip" in refusal(read_rows, tmp_path / "a.txt.gz")
 
 
 @pytest.mark.parametrize(("start", "end"), [(4, 60), (-20, None)], ids=["pages", "footer"])
 def test_damaged_parquet_is_refused(tmp_path: Path, start: int, end: int | None) -> None:
-    """Without its footer a table cannot be opened; with it whole, damage shows only while rows are read."""
+    """Without its footer, a table cannot be opened; damaged pages raise an error only while rows are read."""
     path = tmp_path / "a.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"text": ["x" * 50] * 100}), path, compression="zstd")
     content = path.read_bytes()
@@ -181,7 +181,7 @@ UNKNOWN = dict.fromkeys(("a.csv", "a", "a.gz", "a.parquet.gz", "a.jsonl.zst"), "
 
 @pytest.mark.parametrize(("name", "said"), (MISSING | UNKNOWN).items())
 def test_missing_file_or_unknown_format_is_named(tmp_path: Path, name: str, said: str) -> None:
-    """A mistyped path must be said before anything is loaded; a CSV file as text would make prompts of its commas."""
+    """A mistyped path must raise an error early; a CSV file must not be read as text."""
     if name in UNKNOWN:
         (tmp_path / name).write_bytes(gzip.compress(b"a,b\n", mtime=0))
         said += r".*\.jsonl, \.txt and \.parquet"

@@ -1,4 +1,4 @@
-"""Corpora of the Hub, read by the real client from small repositories of their true schema."""
+"""Corpora on the Hub, read by the real client from small repositories of the same schema."""
 
 import gzip
 import io
@@ -24,7 +24,7 @@ JAPANESE += [("該当なし", "N/A"), ("なし", "None"), ("彼は「はい」�
 
 
 def parquet(source: str, target: str, rows: list[tuple[str, str]]) -> bytes:
-    """Write sentences as the WMT repositories hold them: a struct column `translation`."""
+    """Write sentences in the schema of the WMT repositories: a struct column `translation`."""
     column = [{source: foreign, target: english} for foreign, english in rows]
     schema = pyarrow.struct([(source, pyarrow.string()), (target, pyarrow.string())])
     file = io.BytesIO()
@@ -160,7 +160,7 @@ def read_corpora(parallel: list, texts: list, first: str) -> dict:
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a process that knows only the loopback Hub read, and the commits that it could read."""
+    """The rows that a process read from the loopback Hub, and the Hub's commits."""
     folder = tmp_path_factory.mktemp("corpora")
     with LoopbackHub(folder / "hub", {}) as hub:
         commits = fill(hub)
@@ -176,7 +176,7 @@ def sentences(seen: dict[str, Any], key: str) -> list[tuple[str, str]]:
 
 
 def test_parallel_corpora_are_read_in_both_directions_by_split(seen: dict[str, Any]) -> None:
-    """en-de would ask the target in German, empty lines for nothing, and validation be learnt by heart."""
+    """The directions, blank lines and splits must not be confused."""
     assert sentences(seen, "wmt14 fr-en train") == FRENCH
     assert sentences(seen, "wmt14 en-fr test") == [(english, french) for french, english in FRENCH]
     validation, test = sentences(seen, "wmt19 zh-en validation"), sentences(seen, "wmt19 zh-en test")
@@ -191,7 +191,7 @@ def test_parallel_corpora_are_read_in_both_directions_by_split(seen: dict[str, A
 
 
 def test_pinned_revision_is_read_and_named(seen: dict[str, Any]) -> None:
-    """A pin that is dropped on the way reads the newest commit; a branch's name in its place says nothing later."""
+    """A lost revision would read the newest commit, and a branch's name would not identify it."""
     first, second = seen["commits"]["first"], seen["commits"]["second"]
     assert sentences(seen, f"wmt16@{first} de-en test") == [("Alt.", "Old.")]
     asked = {"question_id": "wmt16/test/1", "prompt": "Translate English to German: Old.", "text": "Old."}
@@ -214,7 +214,7 @@ def test_pinned_revision_is_read_and_named(seen: dict[str, Any]) -> None:
     ],
 )
 def test_what_is_not_there_is_named(seen: dict[str, Any], key: str, named: list[str]) -> None:
-    """A mistyped pair, split or revision must end in one line that names it, not in the library's traceback."""
+    """A mistyped pair, split or revision must raise a one-line error that names it."""
     message = seen[key]
     assert isinstance(message, str)
     assert "\n" not in message
@@ -223,7 +223,7 @@ def test_what_is_not_there_is_named(seen: dict[str, Any], key: str, named: list[
 
 
 def test_corpus_without_splits_holds_sentences_out(seen: dict[str, Any]) -> None:
-    """A sentence on both sides would be validated on after it was trained on; one on neither would be lost."""
+    """A sentence in two splits would be validated on after training, a sentence in none would be lost."""
     train, validation, test = (
         sentences(seen, f"jparacrawl ja-en {split}") for split in ("train", "validation", "test")
     )
@@ -237,7 +237,7 @@ def test_corpus_without_splits_holds_sentences_out(seen: dict[str, Any]) -> None
 
 
 def test_conversations_become_messages(seen: dict[str, Any]) -> None:
-    """Chat templates know no human and gpt; of two collections that overlap most would count twice."""
+    """Chat templates have no roles human and gpt; two overlapping collections would repeat rows."""
     first, *_ = seen["sharegpt train"]
     assert first["conversation"]["messages"] == [
         {"role": "user", "content": "Question 0?"},
@@ -259,7 +259,7 @@ def test_questions_come_from_the_test_split(seen: dict[str, Any]) -> None:
 
 
 def test_web_text_is_read_by_language_and_split(seen: dict[str, Any]) -> None:
-    """c4 without a language is English; a drafter must not be pretrained on another one unasked."""
+    """c4 without a language must be English."""
     texts = {key: [row["text"] for row in seen[key]] for key in ("c4 train", "c4 validation", "c4:de train")}
     assert texts["c4 train"] == ["First page.\nIts second line.", "Second page.", "Third page."]
     assert texts["c4 validation"] == ["A page held out."]

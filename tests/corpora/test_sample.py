@@ -1,4 +1,4 @@
-"""The bundled sample: what it promises to its readers."""
+"""The bundled sample: all languages, and no overlap between splits."""
 
 import itertools
 import re
@@ -28,14 +28,14 @@ def test_every_row_has_every_language() -> None:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_no_sentence_stands_twice(language: str) -> None:
-    """A sentence of the test split that is trained on, be it in one language only, makes the benchmark worthless."""
+    """A test sentence in training would make the benchmark worthless, even in one language only."""
     folded = Counter(re.sub(r"[\W_]+", "", row[language].casefold()) for row in EVERY_ROW)
     assert [text for text, count in folded.items() if count > 1] == []
 
 
 @pytest.mark.parametrize(("pair", "named"), [("es-en", "Spanish"), ("uk-pl", "Ukrainian")])
 def test_pair_outside_the_sample_is_refused(pair: str, named: str) -> None:
-    """A missing column must name the language, a mistyped split those that there are, not end in a KeyError."""
+    """Errors must name the missing language and the available splits."""
     with pytest.raises(InputError, match=rf"no {named}: name a corpus and questions of your own"):
         next(sample_sentences(get_pair(pair), "train"))
     with pytest.raises(InputError, match="'dev': it has train, validation, test"):
@@ -47,7 +47,7 @@ STORIES = {split: list(sample_stories(split)) for split in SPLITS}
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_no_part_of_a_subject_stands_in_two_splits(language: str) -> None:
-    """A drafter that has seen the beekeeper in training drafts him from memory when it is validated."""
+    """Parts of validation subjects in training would be drafted from memory."""
     joint = {"en": " and ", "de": " und ", "fr": " et ", "ru": " и о ", "ja": "と", "zh": "和"}[language]
     subjects = {split: [subject[language] for _, subject in stories] for split, stories in STORIES.items()}
     parts = {split: {part for subject in subjects[split] for part in subject.split(joint)} for split in SPLITS[:2]}
@@ -58,7 +58,7 @@ def test_no_part_of_a_subject_stands_in_two_splits(language: str) -> None:
 
 
 def test_examples_of_the_few_shot_template_are_training_sentences() -> None:
-    """Prevent a base model from being shown an evaluation question, or another language's sentence, as an example."""
+    """Prevent evaluation questions, or sentences in another language, as examples of the prompt."""
     template = Path(__file__).parents[2] / "recipes" / "configs" / "gemma-3-270m" / "chat_template.jinja"
     rows = ROWS["train"]
     for source, target in itertools.permutations(LANGUAGES, 2):
