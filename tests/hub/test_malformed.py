@@ -1,4 +1,4 @@
-"""Malformed repositories and cards: each ends in one clear line, and none half published."""
+"""Malformed repositories, cards and results: each ends in a clear error of one line."""
 
 import json
 import shutil
@@ -29,26 +29,25 @@ def folder(published: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(published, tmp_path / "drafter"))
 
 
-def refusal_of(folder: Path, target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> str | None:
-    """Load a drafter; return the message of its refusal. Any other exception fails the test."""
+def error_of(folder: Path, target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> str:
+    """Load a drafter; return the error's message, if there is one. Any other exception fails the test."""
+    message = ""
     try:
         load_drafter(str(folder), target_model, tokenizer)
     except InputError as error:
-        said = str(error)
-    else:
-        return None
-    assert len(said) < 2000
-    return said
+        message = str(error)
+    assert len(message) < 2000
+    return message
 
 
 DAMAGE = {
-    "cut in its head": lambda content: content[:7],
-    "cut in its middle": lambda content: content[: len(content) // 2],
-    "a bit of its first byte": lambda content: bytes([content[0] ^ 1]) + content[1:],
-    "a byte of its head": lambda content: content[:12] + bytes([content[12] ^ 0x55]) + content[13:],
-    "longer in its head": lambda content: content[:8] + b"\x00\xff{[" + content[8:],
+    "truncated header": lambda content: content[:7],
+    "truncated": lambda content: content[: len(content) // 2],
+    "first bit": lambda content: bytes([content[0] ^ 1]) + content[1:],
+    "a byte of the header": lambda content: content[:12] + bytes([content[12] ^ 0x55]) + content[13:],
+    "longer header": lambda content: content[:8] + b"\x00\xff{[" + content[8:],
     "empty": lambda content: b"",
-    "no text": lambda content: b"\xff\xfe\x00",
+    "not text": lambda content: b"\xff\xfe\x00",
     "other JSON": lambda content: b'{"model": [1]}',
     "a list": lambda content: b"[]",
 }
@@ -62,45 +61,45 @@ DAMAGE = {
     ],
 )
 @pytest.mark.filterwarnings("ignore")
-def test_files_that_were_published_malformed_are_refused_or_harmless(folder, target_model, tokenizer, name) -> None:
-    """Whoever alters a file can alter its hash too, or leave it out: still no traceback."""
+def test_malformed_file_is_rejected_or_harmless(folder, target_model, tokenizer, name) -> None:
+    """A file can be altered together with its hash, and must not lead to a traceback."""
     values, whole = json.loads((folder / FILE_NAME).read_text(encoding="utf-8")), (folder / name).read_bytes()
     values["weights"] = {}
-    # Another tokenizer's hash has the drafter's own tokenizer read, to say where the two differ.
+    # With another hash, the drafter's own tokenizer is read for a comparison.
     values["tokenizer_sha256"] = "0" * 64 if name.startswith("tokenizer") else values["tokenizer_sha256"]
     for damage in DAMAGE.values():
         (folder / name).write_bytes(damage(whole))
         values["files"] = {file: hash_file(folder / file) for file in values["files"]}
         (folder / FILE_NAME).write_text(json.dumps(values), encoding="utf-8")
-        refusal = refusal_of(folder, target_model, tokenizer)
-        assert refusal is not None or not name.startswith("tokenizer")
+        message = error_of(folder, target_model, tokenizer)
+        assert message or not name.startswith("tokenizer")
 
 
 @pytest.mark.parametrize("pair", ["", "x", "de-en-fr", "\x00", "\u2028-en"])
-def test_a_pair_that_is_none_is_refused(folder, target_model, tokenizer, pair) -> None:
-    """What any repository on the Hub may hold must not end in a traceback."""
+def test_unknown_pair_is_rejected(folder, target_model, tokenizer, pair) -> None:
+    """A repository on the Hub can contain any text, and must not lead to a traceback."""
     describe(folder, pair=pair)
-    assert refusal_of(folder, target_model, tokenizer)
+    assert error_of(folder, target_model, tokenizer)
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "adapter_model.bin"])
 def test_pickle_is_not_read(folder, target_model, tokenizer, name) -> None:
-    """It can run anything; where it stands in place of the weights, there are none."""
+    """A pickle can run any code, so it is never loaded in place of the weights."""
     (folder / "model.safetensors").rename(folder / name)
     describe(folder, weights={})
-    assert refusal_of(folder, target_model, tokenizer)
+    assert error_of(folder, target_model, tokenizer)
 
 
 LINES = ["", "---", "a: b", "\n---\n", "| x |", "{{ 1 }}", "{% if %}", "- x", "#", "'", '"', "\x00", "\u2028"]
 ODD = [None, True, float("nan"), -1e300, [], {}, [[1], {"a": None}], {"\n---\n": ["---"]}]
 
 
-@pytest.mark.parametrize("said", [*LINES, *ODD], ids=repr)
-def test_card_is_well_formed_whatever_it_says(published: Path, said: Any) -> None:
-    """A fact of training, or a note by hand, must not end the metadata or break off the card."""
+@pytest.mark.parametrize("value", [*LINES, *ODD], ids=repr)
+def test_card_is_well_formed_with_any_value(published: Path, value: Any) -> None:
+    """A fact of training, or a hand-written note, must not end the metadata or truncate the card."""
     description = DrafterDescription.read(published)
-    line = said if isinstance(said, str) else "mit"
-    description.training["finetune"] = {"fact": said, line: said}
+    line = value if isinstance(value, str) else "mit"
+    description.training["finetune"] = {"fact": value, line: value}
     text = render_card(description, {}, "alice/x", line, line)
     data, errors = read_card(text.encode())
     assert errors == []
@@ -109,7 +108,7 @@ def test_card_is_well_formed_whatever_it_says(published: Path, said: Any) -> Non
 
 
 @pytest.mark.parametrize(
-    "spoilt",
+    "damage",
     [
         *({"schema_version": value} for value in (None, 0, "1", [])),
         *({"provenance": value} for value in (None, [], {}, {"drafter": None}, {"drafter": NAME, "command": [{}]})),
@@ -117,10 +116,10 @@ def test_card_is_well_formed_whatever_it_says(published: Path, said: Any) -> Non
     ],
     ids=json.dumps,
 )
-def test_malformed_results_are_published_by_nobody(tmp_path, published, target, spoilt) -> None:
-    """They are read before anything is written: nothing may stand there half."""
+def test_malformed_results_are_not_published(tmp_path, published, target, damage) -> None:
+    """Results are read before anything is written: no folder may be incomplete."""
     values = results_for(NAME, DrafterDescription.read(published).fingerprint())
-    (tmp_path / "results.json").write_text(json.dumps(values | spoilt), encoding="utf-8")
+    (tmp_path / "results.json").write_text(json.dumps(values | damage), encoding="utf-8")
     with pytest.raises(InputError):
         publish(published, target, tmp_path / "to", results=tmp_path)
     assert not (tmp_path / "to").exists()

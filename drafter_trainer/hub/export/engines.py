@@ -10,7 +10,7 @@ from pathlib import Path
 
 import huggingface_hub
 import torch
-from jinja2 import Environment, StrictUndefined
+from jinja2 import StrictUndefined, Template
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from drafter_trainer.atomic import write_whole
@@ -126,10 +126,7 @@ def _resolve(drafter: str, target: Target, output: Path) -> _Export:
     if COMPACT in description.weights:
         compact, folder, commit = folder, output.resolve() / STOCK, None
         description = _write_stock(compact, description, target, folder)
-    configs = (
-        AutoConfig.from_pretrained(target.path, revision=target.hub_revision),
-        AutoConfig.from_pretrained(folder),
-    )
+    configs = target.load_config(), AutoConfig.from_pretrained(folder)
     check_tokenizers(target.load_tokenizer(), AutoTokenizer.from_pretrained(folder), description.probes)
     return _Export(drafter if commit else str(folder), commit, folder, description, target, configs)
 
@@ -210,16 +207,12 @@ def _render_readme(export: _Export, files: Sequence[str], checked: list[str]) ->
     if mixes_attention(export.folder / "config.json"):
         serve.append("--disable-hybrid-kv-cache-manager")
     template = (resources.files("drafter_trainer.hub.export") / "readme_template.md").read_text(encoding="utf-8")
-    return (
-        Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-        .from_string(template)
-        .render(
-            drafter=export.description.name,
-            target=export.target.name,
-            vllm=VERSION,
-            serve=shlex.join(serve),
-            stop=", ".join(map(json.dumps, export.description.prompting.get("stop", ()))),
-            files=files,
-            checked=checked,
-        )
+    return Template(template, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).render(
+        drafter=export.description.name,
+        target=export.target.name,
+        vllm=VERSION,
+        serve=shlex.join(serve),
+        stop=", ".join(map(json.dumps, export.description.prompting.get("stop", ()))),
+        files=files,
+        checked=checked,
     )

@@ -29,14 +29,19 @@ def test_file_holds_the_same_drafter(drafter: Path, tmp_path: Path, dtype: str, 
     assert (from_exact > rounding) if rounding else (from_exact == from_rounded)
 
 
-def test_untied_head_is_kept(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Without its finetuned head, a drafter would use the embeddings in its place."""
+def test_untied_head_and_padded_rows_are_kept(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Without its head, a drafter would use the embeddings; llama.cpp needs a name for rows without a token."""
     model = make_model(tokenizer, layers=1)
+    model.resize_token_embeddings(len(tokenizer) + 8)
     model.config.tie_word_embeddings = False
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight * 1.5)
     folder = write_drafter(tmp_path / "drafter", model, tokenizer)
     write_gguf(folder, "float32", tmp_path / "x.gguf")
-    assert "output.weight" in [tensor.name for tensor in gguf.GGUFReader(tmp_path / "x.gguf").tensors]
+    reader = gguf.GGUFReader(tmp_path / "x.gguf")
+    assert "output.weight" in [tensor.name for tensor in reader.tensors]
+    tokens = reader.fields["tokenizer.ggml.tokens"].contents()
+    assert len(tokens) == len(tokenizer) + 8
+    assert tokens[-1] == f"[PAD{len(tokenizer) + 7}]"
     assert check_gguf(folder, tmp_path / "x.gguf", "float32", PROBES)[0] < 1e-5
 
 
@@ -60,18 +65,6 @@ def test_vocabulary_is_complete(drafter: Path, tmp_path: Path, tokenizer: PreTra
     assert fields["tokenizer.chat_template"].contents() == tokenizer.chat_template
 
 
-def test_rows_without_a_token_are_filled(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    """llama.cpp rejects a file with more rows of embeddings than tokens, which a padded vocabulary has."""
-    model = make_model(tokenizer, layers=1)
-    model.resize_token_embeddings(len(tokenizer) + 8)
-    folder = write_drafter(tmp_path / "drafter", model, tokenizer)
-    write_gguf(folder, "float32", tmp_path / "x.gguf")
-    tokens = gguf.GGUFReader(tmp_path / "x.gguf").fields["tokenizer.ggml.tokens"].contents()
-    assert len(tokens) == len(tokenizer) + 8
-    assert tokens[-1] == f"[PAD{len(tokenizer) + 7}]"
-    assert check_gguf(folder, tmp_path / "x.gguf", "float32", PROBES)[0] < 1e-5
-
-
 BYTES, RAW = ({"type": "ByteLevel", "use_regex": regex} for regex in (True, False))
 DIGITS = {"type": "Digits", "individual_digits": True}
 SPLIT = {"type": "Split", "pattern": {"Regex": gguf_file.GGUF_PRE_TOKENIZER_SPLITS["qwen2"]}}
@@ -90,30 +83,24 @@ def test_pre_tokenizer_is_named_or_rejected(tmp_path: Path, parts: list, expecte
         gguf_file._find_pre_tokenizer(tmp_path)
 
 
-def test_unknown_architecture_names_the_converter(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Written as a Llama, a drafter of another family would load and draft noise."""
-    model = tiny_model("gemma2", vocab_size=len(tokenizer), num_hidden_layers=1)
-    folder = write_drafter(tmp_path / "drafter", model, tokenizer)
-    with pytest.raises(InputError, match=r"architecture gemma2, .* llama.cpp's convert_hf_to_gguf.py"):
-        write_gguf(folder, "float32", tmp_path / "x.gguf")
-    assert not (tmp_path / "x.gguf").exists()
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        (None, "the architecture gemma2"),
         ({"attention_bias": True}, "Llama with biases"),
-        (
-            {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},
-            "Llama with linear positions",
-        ),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}, "linear positions"),
     ],
 )
-def test_unsupported_llama_names_the_converter(drafter: Path, tmp_path: Path, settings: dict, message: str) -> None:
-    """A missing bias or another position encoding changes every logit."""
-    change_json(drafter / "config.json", **settings)
-    with pytest.raises(InputError, match=message):
+def test_unsupported_model_names_the_converter(drafter, tmp_path, tokenizer, settings, message) -> None:
+    """Written as a plain Llama, another model would load and draft noise."""
+    if settings is None:
+        model = tiny_model("gemma2", vocab_size=len(tokenizer), num_hidden_layers=1)
+        drafter = write_drafter(tmp_path / "gemma2", model, tokenizer)
+    else:
+        change_json(drafter / "config.json", **settings)
+    with pytest.raises(InputError, match=rf"{message}, .* llama.cpp's convert_hf_to_gguf.py"):
         write_gguf(drafter, "float32", tmp_path / "x.gguf")
+    assert not (tmp_path / "x.gguf").exists()
 
 
 @pytest.mark.parametrize("altered", ["blk.1.attn_k.weight", "blk.0.ffn_norm.weight", "token_embd.weight"])
