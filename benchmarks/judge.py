@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     engine = ServerEngine(Chat(options.model), options.servers, _CONCURRENCY)
     with step:
         judged = judge(outputs, engine, _JUDGEMENT_TOKENS, step.folder / "journal.jsonl")
-        methods = summarise(outputs, judged, _JUDGEMENT_TOKENS)
+        methods = summarize(outputs, judged, _JUDGEMENT_TOKENS)
         results = {"judge": options.model, "answers": hashed, "methods": methods, "provenance": collect_provenance()}
         text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
         write_whole(folder / "judge.json", text)
@@ -170,7 +170,7 @@ def judge(
     return judged
 
 
-def summarise(
+def summarize(
     outputs: Sequence[dict[str, Any]], judged: dict[str, dict[str, Any]], max_new_tokens: int
 ) -> list[dict[str, Any]]:
     """Compute the mean grade of each method, and its mean difference from plain decoding on the same questions."""
@@ -180,12 +180,12 @@ def summarise(
         groups.setdefault(key, {})[output["question_id"]] = judged[_judgement(output, max_new_tokens).key]
     return [
         {"temperature": temperature, "seed": seed, "name": name}
-        | _summarise_method(answers, groups.get((temperature, seed, PLAIN), {}))
+        | _summarize_method(answers, groups.get((temperature, seed, PLAIN), {}))
         for (temperature, seed, name), answers in groups.items()
     ]
 
 
-def _summarise_method(answers: dict[str, dict[str, Any]], plain: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _summarize_method(answers: dict[str, dict[str, Any]], plain: dict[str, dict[str, Any]]) -> dict[str, Any]:
     grades, plain_grades = _grades(answers), _grades(plain)
     refused = sum("refused" in answer for answer in answers.values())
     both = [grades[name] - plain_grades[name] for name in grades if name in plain_grades]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from benchmarks.judge import Chat, judge, judgement_table, main, read_grade, read_outputs, summarise
+from benchmarks.judge import Chat, judge, judgement_table, main, read_grade, read_outputs, summarize
 from drafter_trainer.benchmark.measure import OUTPUTS as FILE_NAME
 from drafter_trainer.benchmark.measure import write_outputs
 from drafter_trainer.distillation.servers import ServerEngine
@@ -78,7 +78,7 @@ def test_grades_are_compared_with_plain_and_failures_counted(serve, tmp_path) ->
     """Unreadable judgements must be counted in the table: without them, the mean is that of the easy questions."""
     with serve() as server:
         judged = run(server.url, tmp_path / "journal.jsonl")
-    plain, drafter = summarise(OUTPUTS, judged, LIMIT)
+    plain, drafter = summarize(OUTPUTS, judged, LIMIT)
     assert (plain["answers"], plain["graded"], plain["unreadable"], plain["refused"]) == (3, 3, 0, 0)
     assert plain["grade"]["value"] == 9
     assert plain["over_plain"] == {"value": 0.0, "low": 0.0, "high": 0.0}
@@ -93,10 +93,10 @@ def test_refusals_are_counted_and_requested_again(serve: Callable[..., JudgingSe
     """A prompt that is too long for one server may fit another; until then it has no grade."""
     journal = tmp_path / "journal.jsonl"
     with serve(lambda number, body: "400" if "\npoor\n" in body["messages"][0]["content"] else None) as server:
-        drafter = summarise(OUTPUTS, run(server.url, journal), LIMIT)[1]
+        drafter = summarize(OUTPUTS, run(server.url, journal), LIMIT)[1]
     assert (drafter["graded"], drafter["unreadable"], drafter["refused"]) == (1, 1, 1)
     with serve() as server:
-        drafter = summarise(OUTPUTS, run(server.url, journal), LIMIT)[1]
+        drafter = summarize(OUTPUTS, run(server.url, journal), LIMIT)[1]
         assert len(server.received) == 1
     assert (drafter["graded"], drafter["unreadable"], drafter["refused"]) == (2, 1, 0)
 
@@ -114,10 +114,8 @@ def test_recipe_writes_what_it_prints(serve, tmp_path, capsys) -> None:
         options = ["--outputs", str(tmp_path), "--servers", f"{server.url}/v1", "--model", "a-judge"]
         main(options)
         written = json.loads((tmp_path / "judge.json").read_text(encoding="utf-8"))
-        assert {method["name"]: method["grade"]["value"] for method in written["methods"]} == {
-            "plain": 9,
-            "drafter": 3,
-        }
+        grades = {method["name"]: method["grade"]["value"] for method in written["methods"]}
+        assert grades == {"plain": 9, "drafter": 3}
         assert "-6.00 (-6.00 to -6.00)" in capsys.readouterr().out
     with serve(lambda number, body: "400") as server:
         (tmp_path / "judge" / "journal.jsonl").unlink()
