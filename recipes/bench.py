@@ -15,7 +15,7 @@
 # secrets = ["HF_TOKEN"]
 # volumes = ["dist:/wheels"]
 # ///
-"""Measure a drafter against plain decoding, prompt lookup, itself before finetuning, and baselines of the literature.
+"""Measure a drafter against plain decoding, prompt lookup, the drafter before finetuning, and other baselines.
 
     accelerate launch recipes/bench.py --config recipes/configs/gemma-3-270m/de-en.yaml
 

@@ -1,4 +1,4 @@
-"""Render the cards of a folder again: README.md and acceptance.png of each drafter, from the files beside them.
+"""Render the cards of a folder again: README.md and acceptance.png of each drafter.
 
     make cards
 

@@ -15,7 +15,7 @@
 # secrets = ["HF_TOKEN"]
 # volumes = ["dist:/wheels"]
 # ///
-"""Make a published drafter ready for other engines: vLLM, SGLang, llama.cpp.
+"""Write the files that vLLM, SGLang and llama.cpp need for a published drafter.
 
     accelerate launch recipes/export.py --config recipes/configs/gemma-3-270m/de-en.yaml
 

@@ -1,4 +1,4 @@
-"""Render all measured drafters as one page, to compare and to choose from.
+"""Render all measured drafters as one page, on which they can be compared.
 
     make gallery
 

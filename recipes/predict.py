@@ -15,7 +15,7 @@
 # secrets = ["HF_TOKEN"]
 # volumes = ["dist:/wheels"]
 # ///
-"""Forecast the speedup of a drafter of the configured shape on this machine, before it is trained.
+"""Forecast the speedup of a drafter on this machine, before it is trained.
 
     accelerate launch recipes/predict.py --config recipes/configs/gemma-3-270m/de-en.yaml
 

@@ -1,4 +1,4 @@
-"""Render the report of a results file again: report.md, report.html and plots/ beside it.
+"""Render the report of a results file again: report.md, report.html and plots/.
 
     make report RESULTS=runs/gemma-3-270m-drafter-de-en/results.json
 

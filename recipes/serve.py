@@ -1,4 +1,4 @@
-"""Serve a target with its drafter: start vLLM or llama.cpp, checked on the first tokens.
+"""Start vLLM or llama.cpp with a target and its drafter, and check that drafted tokens are accepted.
 
     python recipes/serve.py --target TARGET --drafter DRAFTER --engine_python VLLM_ENVIRONMENT/bin/python
 
