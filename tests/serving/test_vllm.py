@@ -26,7 +26,7 @@ from tests.serving.paged import PagedTarget
 CONTEXT = 64
 
 
-def make_config(target: Target, options: dict[str, Any], longest: int = 4) -> SimpleNamespace:
+def make_config(target: Target, options: dict[str, Any]) -> SimpleNamespace:
     """The parts of vLLM's configuration that the proposer reads."""
     model = SimpleNamespace(
         max_model_len=CONTEXT,
@@ -39,7 +39,7 @@ def make_config(target: Target, options: dict[str, Any], longest: int = 4) -> Si
     )
     return SimpleNamespace(
         additional_config=options,
-        speculative_config=SimpleNamespace(num_speculative_tokens=longest),
+        speculative_config=SimpleNamespace(num_speculative_tokens=4),
         model_config=model,
         device_config=SimpleNamespace(device=CPU),
         scheduler_config=SimpleNamespace(max_num_seqs=8),
@@ -47,22 +47,29 @@ def make_config(target: Target, options: dict[str, Any], longest: int = 4) -> Si
 
 
 def propose(proposer: DrafterProposer, texts: list[list[int]], sampled: list[list[int]]) -> list[list[int]]:
-    """Call the proposer with rows in vLLM's buffers, which hold other requests' tokens behind each text."""
+    """Call the proposer with rows in vLLM's buffers, which have other tokens after each text."""
     buffer = np.full((len(texts), CONTEXT), 399, dtype=np.int32)
     for row, text in enumerate(texts):
         buffer[row, : len(text)] = text
     return proposer.propose(sampled, np.array([len(text) for text in texts]), buffer, slot_mappings=None)
 
 
-@pytest.fixture
-def proposer(published: Path, target: Target) -> DrafterProposer:
-    proposer = DrafterProposer(make_config(target, {"drafter": str(published), "drafter_follow_clock": False}))
-    proposer.load_model(torch.nn.Module())
+def make_proposer(target: Target, drafter: Path, target_model: Any = None, **options: Any) -> DrafterProposer:
+    """Make a proposer that has loaded a drafter, and drafts by stored costs."""
+    options = {"drafter": str(drafter), "drafter_follow_clock": False} | options
+    config = make_config(target, options)
+    proposer = DrafterProposer(target_model.config(**vars(config)) if hasattr(target_model, "config") else config)
+    proposer.load_model(target_model)
     return proposer
 
 
+@pytest.fixture
+def proposer(published: Path, target: Target) -> DrafterProposer:
+    return make_proposer(target, published)
+
+
 def test_whole_drafter_is_loaded(proposer: DrafterProposer, published: Path) -> None:
-    """A source that is left out in silence is speed that nobody misses."""
+    """A source that is left out silently costs speed, and nobody notices."""
     drafter = proposer._drafter
     assert drafter.network.slots == 8
     assert drafter.network.limit == CONTEXT
@@ -72,7 +79,7 @@ def test_whole_drafter_is_loaded(proposer: DrafterProposer, published: Path) -> 
 
 
 def test_drafts_keep_within_vllms_bounds(proposer: DrafterProposer) -> None:
-    """vLLM verifies k tokens at most, none for a prompt that it has read in part, and none behind the context."""
+    """vLLM verifies at most k tokens, none while a prompt is being read, and none beyond the context."""
     repeated = [5, 6, 8, 9] * 5
     drafts = propose(proposer, [repeated, repeated, [*repeated * 3, 5, 6], repeated[:7]], [[9], [], [6], [8]])
     assert 0 < len(drafts[0]) <= 4
@@ -92,13 +99,13 @@ def test_drafts_keep_within_vllms_bounds(proposer: DrafterProposer) -> None:
         ({"drafter": "runs/missing-drafter"}, "runs/missing-drafter is neither a folder nor a published drafter"),
     ],
 )
-def test_mistaken_options_are_said(target: Target, options: dict[str, Any], said: str) -> None:
-    """vLLM starts for minutes before it drafts; what is misspelled must end it at once."""
+def test_wrong_options_are_errors(target: Target, options: dict[str, Any], said: str) -> None:
+    """vLLM takes minutes to start; a wrong option must end it at once."""
     with pytest.raises(InputError, match=said):
         DrafterProposer(make_config(target, options))
 
 
-def test_other_tokenizer_is_refused(proposer: DrafterProposer, target: Target, tmp_path: Path) -> None:
+def test_other_tokenizer_is_rejected(proposer: DrafterProposer, target: Target, tmp_path: Path) -> None:
     """A drafter of another tokenizer drafts garbage at full cost."""
     (tmp_path / "target").mkdir()
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -110,7 +117,7 @@ def test_other_tokenizer_is_refused(proposer: DrafterProposer, target: Target, t
 
 
 def test_compact_drafter_shares_the_targets_embeddings(tokenizer, target, target_model, tmp_path) -> None:
-    """A compact drafter must draft as its stock repository, or say what to do where embeddings are spread."""
+    """A compact drafter must draft like its stock repository, or fail with advice if embeddings are split."""
     compact, embeddings = publish_compact(tmp_path, tokenizer, target), target_model.get_input_embeddings().weight
     describe(compact, loop=make_settings(sources=["network"]).to_dict())
     export_drafter(str(compact), target, output_dir=tmp_path / "export", engines=["vllm"])
@@ -122,26 +129,22 @@ def test_compact_drafter_shares_the_targets_embeddings(tokenizer, target, target
     padded = torch.nn.functional.pad(embeddings.detach(), (0, 0, 0, 48))  # vLLM's rows are a multiple of 64
     drafted = []
     for drafter in (compact, tmp_path / "export" / "drafter"):
-        proposer = DrafterProposer(make_config(target, {"drafter": str(drafter), "drafter_follow_clock": False}))
-        proposer.load_model(in_vllm(padded))
+        proposer = make_proposer(target, drafter, in_vllm(padded))
         drafted.append(propose(proposer, [list(range(20, 40)), list(range(90, 99))], [[39], [98]]))
     assert drafted[0] == drafted[1]
     assert all(drafted[0])
-    proposer = DrafterProposer(make_config(target, {"drafter": str(compact)}))
     with pytest.raises(InputError, match=r"cannot be shared \(200 of 400 rows .* write its stock repository"):
-        proposer.load_model(in_vllm(embeddings[:200]))
+        make_proposer(target, compact, in_vllm(embeddings[:200]))
 
 
-def test_proposer_drafts_behind_the_targets_keys(published, target, target_model, tmp_path, monkeypatch) -> None:
-    """A drafter that was trained behind the target's keys, and is not given those of this step, is accepted less."""
+def test_proposer_shares_the_targets_keys(published, target, target_model, tmp_path, monkeypatch) -> None:
+    """A drafter that was trained with the target's keys is accepted less without those of this step."""
     drafter = tmp_path / "drafter"
     shutil.copytree(published, drafter)
     settings = json.loads((drafter / "config.json").read_text(encoding="utf-8")) | {"kv_sharing_layers": [0, 1, 2, 3]}
     replace_file(drafter, "config.json", json.dumps(settings).encode())
     paged = PagedTarget(target_model, monkeypatch)
-    config = make_config(target, {"drafter": str(drafter), "drafter_follow_clock": False})
-    proposer = DrafterProposer(paged.config(**vars(config)))
-    proposer.load_model(paged)
+    proposer = make_proposer(target, drafter, paged)
     text = [*range(20, 45)]
     paged.step([text, text[:9]])
     assert all(propose(proposer, [text, text[:9]], [[44], [28]]))
@@ -155,46 +158,31 @@ def test_proposer_drafts_behind_the_targets_keys(published, target, target_model
 
 
 def test_small_memory_leaves_lookup_and_table(published: Path, target: Target) -> None:
-    """An engine whose memory is full must serve all the same."""
-    options = {"drafter": str(published), "drafter_cache_gib": 1e-9, "drafter_follow_clock": False}
-    proposer = DrafterProposer(make_config(target, options))
-    proposer.load_model(None)
+    """An engine without memory for the network must still serve."""
+    proposer = make_proposer(target, published, drafter_cache_gib=1e-9)
     assert proposer._drafter.network is None
     assert propose(proposer, [[5, 6, 8, 9] * 3], [[9]])[0] != []
 
 
 def test_serving_imports_nothing_of_training() -> None:
-    """An engine's environment has none of it, and an older transformers."""
+    """An engine's environment lacks the libraries of training, and has an older transformers."""
     code = f"import {PROPOSER.rpartition('.')[0]}, drafter_trainer.serving.engines, sys, json; "
     code += "print(json.dumps(sorted(sys.modules)))"
     modules = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
     ours = {name.split(".")[1] for name in modules if name.startswith("drafter_trainer.")}
-    leaves = {
-        "access",
-        "decoding",
-        "atomic",
-        "chat",
-        "checkpoints",
-        "errors",
-        "extras",
-        "languages",
-        "repository",
-        "results",
-    }
-    assert ours <= leaves | {"drafters", "serving", "targets", "wheels"}
+    leaves = {"atomic", "chat", "checkpoints", "errors", "extras", "languages", "repository", "results", "wheels"}
+    assert ours <= leaves | {"decoding", "drafters", "serving", "targets"}
     assert "peft" not in modules
 
 
 def test_memory_outlives_the_server(published, target, tmp_path, monkeypatch) -> None:
-    """What a server learned in a week must be there when it starts again; without the option nothing is remembered."""
+    """The memory must be loaded again at the next start; without the option there is none."""
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     path = tmp_path / "memory.safetensors"
-    options = {"drafter": str(published), "drafter_follow_clock": False, "drafter_memory": str(path)}
     text, drafts = [*range(10, 40)], []
     for _ in range(2):
-        proposer = DrafterProposer(make_config(target, options))
-        proposer.load_model(torch.nn.Module())
+        proposer = make_proposer(target, published, drafter_memory=str(path))
         drafts.append(propose(proposer, [text[:6]], [[15]])[0])
         propose(proposer, [text], [text[6:]])
         propose(proposer, [[7, 8]], [[8]])
@@ -202,6 +190,4 @@ def test_memory_outlives_the_server(published, target, tmp_path, monkeypatch) ->
         now[0] += 61
         propose(proposer, [[7, 8]], [[8]])
     assert drafts[0] != drafts[1] == text[6:10]
-    proposer = DrafterProposer(make_config(target, {"drafter": str(published)}))
-    proposer.load_model(torch.nn.Module())
-    assert proposer._drafter.memory is None
+    assert make_proposer(target, published)._drafter.memory is None
