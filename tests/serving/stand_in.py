@@ -1,9 +1,9 @@
-"""A server that answers as vLLM's or llama.cpp's does, from hand-written rules.
+"""A server that responds like vLLM's or llama.cpp's, by hand-written rules.
 
     python stand_in.py ENGINE WHAT ... --port PORT
 
-WHAT is a number of accepted tokens of each hundred drafted (-1 drafts nothing, 999 ends at once), "plain", or "other",
-whose drafts half stand in the output and whose second request leaves plain decoding at its third token.
+WHAT is the number of accepted tokens of each hundred drafted (-1 drafts nothing, 999 ends at once), "plain", or
+"other", which accepts half of its drafts and whose second request differs from plain decoding at its third token.
 """
 
 import http.server
@@ -21,7 +21,7 @@ counts = {"requests": 0, "tokens": 0, "drafted": 0, "accepted": 0}
 
 
 def count(tokens: int, drafted: int = 100) -> int:
-    """Count a completion, and return how many have been asked for so far, the warm-up among them."""
+    """Count a completion; return the number of requests so far, with the warm-up."""
     with lock:
         counts["requests"] += 1
         counts["tokens"] += tokens
@@ -32,12 +32,12 @@ def count(tokens: int, drafted: int = 100) -> int:
 
 
 def metrics() -> str:
-    """Write the counts as the engine does."""
+    """Return the counts in the engine's format."""
     lines = [
         f"{engine}:spec_decode_num_draft_tokens_total {counts['drafted']}",
         f"{engine}:spec_decode_num_accepted_tokens_total {counts['accepted']}",
+        f'{engine}:spec_decode_num_accepted_tokens_per_pos_total{{position="0"}} {counts["accepted"]}',
     ]
-    lines.append(f'{engine}:spec_decode_num_accepted_tokens_per_pos_total{{position="0"}} {counts["accepted"]}')
     if engine == "vllm":
         lines.append(f"vllm:time_to_first_token_seconds_count {counts['requests']}")
         passes = counts["tokens"] - counts["requests"] - counts["accepted"]
@@ -48,10 +48,10 @@ def metrics() -> str:
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Answers /health, the chat, completions and the counts."""
+    """Handles the health check, chats, completions and metrics."""
 
     def log_message(self, *words: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def answer(self, text: str) -> None:
         self.send_response(200)
@@ -63,7 +63,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.answer(said.get(self.path, "ok"))
 
     def do_POST(self) -> None:
-        """Answer a chat, or complete a prompt with four tokens that follow from its length."""
+        """Handle a chat, or complete a prompt with four tokens that depend on its length."""
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         assert asked["temperature"] == 0.0
         if self.path == "/v1/chat/completions":

@@ -1,9 +1,10 @@
-"""The target's keys and values in vLLM's paged cache, read where vLLM's kernels keep them.
+"""The target's keys and values in vLLM's paged cache.
 
-In every block of the fake cache there is NaN but where a row's verified tokens have their keys: what is read from
-another place, another row or a rejected token turns the network's logits into NaN.
+The fake cache is NaN except for the keys and values of verified tokens: a read from another place, row or rejected
+token makes the network's logits NaN.
 """
 
+import functools
 import logging
 import random
 import re
@@ -24,14 +25,11 @@ from tests.drafters.loop.test_network import TOKENS
 from tests.serving.paged import BLOCK_SIZE, CoarseKernels, CpuKernels, PagedTarget
 from tests.serving.test_batch import Engine
 
-
-def store(keys: torch.Tensor, values: torch.Tensor, cache: torch.Tensor, slots: torch.Tensor) -> None:
-    """Store tokens as vLLM's kernels for a processor do."""
-    CpuKernels().do_kv_cache_update(None, keys, values, cache, slots)
+store = functools.partial(CpuKernels().do_kv_cache_update, None)
 
 
 def store_side_by_side(keys: torch.Tensor, values: torch.Tensor, cache: torch.Tensor, slots: torch.Tensor) -> None:
-    """Store tokens as vLLM's kernels for CUDA do: the keys of a token, and behind them its values."""
+    """Store tokens like vLLM's CUDA kernels: the values of a token after its keys."""
     pairs = torch.cat((keys, values), dim=-1)
     cache[slots // cache.shape[2], :, slots % cache.shape[2]] = pairs
 
@@ -41,7 +39,7 @@ def store_side_by_side(keys: torch.Tensor, values: torch.Tensor, cache: torch.Te
     ("kernel", "tokens_first"), [(store, False), (store_side_by_side, False), (store_side_by_side, True)]
 )
 def test_layout_is_learned_from_the_engines_own_kernel(kernel, tokens_first: bool, dtype: torch.dtype) -> None:
-    """Keys at a neighbor's place are keys all the same: nothing but the acceptance would show it."""
+    """Keys of another place are plausible keys: only the acceptance would show the error."""
     heads, head_dim, blocks = 3, 8, 5
     if tokens_first:
         cache = torch.zeros(blocks, BLOCK_SIZE, heads, 2 * head_dim, dtype=dtype).transpose(1, 2)
@@ -58,7 +56,7 @@ def test_layout_is_learned_from_the_engines_own_kernel(kernel, tokens_first: boo
 
 
 def test_cache_of_fewer_bits_is_not_read() -> None:
-    """A cache in fp8 has numbers of its own: read as keys they would draft garbage at full cost."""
+    """A cache in fp8 has scaled numbers: read as keys they would draft garbage at full cost."""
     cache = torch.zeros(5, 3, BLOCK_SIZE, 16)
     coarse = CoarseKernels()
     assert learn_layout(cache, 3, 8, lambda *given: coarse.do_kv_cache_update(None, *given)) is None
@@ -68,19 +66,14 @@ def test_cache_of_fewer_bits_is_not_read() -> None:
 
 @pytest.mark.parametrize("name", ["llama", "mistral with windows", "qwen3", "gemma3"])
 def test_network_reads_the_targets_keys_of_each_row(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In batches that move, also behind unshared steps, drafts must be those of the loop for the text alone."""
+    """In batches with moving rows, also after unshared steps, logits must be those for each text alone."""
     monkeypatch.setattr("drafter_trainer.serving.network._SHARED_AT_ONCE", 7)
     model, target = make_sharing(name)
     network = BatchedNetwork(model, None, int8=False, slots=3, context=64)
     paged = PagedTarget(target, monkeypatch)
     cache = open_target_cache(paged.config(), paged, network)
     texts = {0: TOKENS, 2: TOKENS[3:] + TOKENS, 1: [*TOKENS[8:], 60, *TOKENS]}
-    steps = [
-        {0: 4, 2: 3},
-        {2: 7, 0: 5, 1: 2},
-        {1: 6},
-        {1: 20, 0: 16, 2: 28},
-    ]  # verified tokens
+    steps = [{0: 4, 2: 3}, {2: 7, 0: 5, 1: 2}, {1: 6}, {1: 20, 0: 16, 2: 28}]  # verified tokens
     shared = dict.fromkeys(texts, 0)
     for step in steps:
         paged.step([texts[slot][:size] for slot, size in step.items()])
@@ -105,7 +98,7 @@ class CountingNetwork(BatchedNetwork):
 
 @pytest.mark.parametrize(("slots", "missed"), [(8, 0.0), (2, 0.0), (8, 0.1)])
 def test_requests_are_drafted_for_as_in_transformers(tokenizer, slots, missed, monkeypatch) -> None:
-    """A draft unlike the loop's has read keys of another request, a rejected token or before a preemption."""
+    """A draft that differs from the loop's has read keys of another request, or of a rejected token."""
     model, chance = make_model(tokenizer, layers=2), random.Random(0)
     drafting = sharing(model, noise=0.0 if missed else 0.1)
     drafting.config.prompt_window = 4
@@ -137,7 +130,7 @@ def test_requests_are_drafted_for_as_in_transformers(tokenizer, slots, missed, m
     tokens = sum(len(draft) for _, draft in drafted)
     assert tokens > (60 if slots == 2 else 200)
     assert missed or 0 < engine.accepted < 0.9 * tokens
-    assert network.tokens < 1.5 * tokens  # prompts, and what the target wrote, are read by the target alone
+    assert network.tokens < 1.5 * tokens  # only the target reads prompts and accepted tokens
 
 
 @pytest.mark.parametrize(
@@ -154,8 +147,8 @@ def test_requests_are_drafted_for_as_in_transformers(tokenizer, slots, missed, m
         ),
     ],
 )
-def test_drafter_goes_alone_where_the_cache_cannot_be_read(tokenizer, change, said, monkeypatch, caplog) -> None:
-    """An engine whose cache cannot be read must serve all the same, and say once that it drafts less well."""
+def test_unreadable_cache_is_not_shared(tokenizer, change, said, monkeypatch, caplog) -> None:
+    """An engine whose cache cannot be read must still serve, with one warning."""
     model = make_model(tokenizer, layers=2)
     model.config.kv_sharing_layers = [0, 1]
     paged = PagedTarget(model, monkeypatch)
@@ -172,8 +165,8 @@ def test_drafter_goes_alone_where_the_cache_cannot_be_read(tokenizer, change, sa
     assert re.search(said, caplog.text)
 
 
-def test_steps_that_say_nothing_share_nothing(tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No keys may be taken by a wrong table, by a split batch's, or by one of an earlier step."""
+def test_unknown_steps_share_nothing(tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No keys may be read by a wrong table, that of a split batch, or that of an earlier step."""
     model = sharing(make_model(tokenizer, layers=2))
     paged = PagedTarget(model, monkeypatch)
     cache = TargetCache(paged.layers, paged)
@@ -193,8 +186,8 @@ def test_steps_that_say_nothing_share_nothing(tokenizer, monkeypatch: pytest.Mon
     assert fresh.take() is None
 
 
-def test_hook_that_never_runs_is_said(tokenizer, monkeypatch, caplog) -> None:
-    """A target whose every step is a captured graph shares nothing: that must not go unsaid."""
+def test_hook_that_never_runs_is_reported(tokenizer, monkeypatch, caplog) -> None:
+    """A target that only runs captured graphs shares nothing, which needs a warning."""
     paged = PagedTarget(make_model(tokenizer, layers=2), monkeypatch)
     cache = TargetCache(paged.layers, paged)
     assert [cache.take() for _ in range(200)] == [None] * 200
