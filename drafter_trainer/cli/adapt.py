@@ -3,9 +3,9 @@
     drafter-trainer adapt --drafter org/target-drafter-de --target org/target-finetuned --prompts prompts.jsonl \\
       --output_dir runs/adapted
 
-The target completes the prompts, the drafter is trained further on its completions, and tuned on this machine. Leaves
-OUTPUT_DIR/rows and OUTPUT_DIR/drafter; `drafter_trainer.publish("OUTPUT_DIR/drafter")` publishes it. Interrupted, the
-same command continues.
+The target completes the prompts; the drafter is trained further on the completions and tuned on this machine. Writes
+OUTPUT_DIR/rows and OUTPUT_DIR/drafter; `drafter_trainer.publish("OUTPUT_DIR/drafter")` publishes it. After an
+interruption, the same command continues.
 """
 
 from drafter_trainer.cli.configuration import parse_arguments

@@ -3,14 +3,13 @@
     drafter-trainer distill --config recipes/configs/gemma-3-270m/de-en.yaml
     drafter-trainer distill --target HUB_ID --pair nl --prompts DATASET_OR_FILE
 
-Prompts are those of --prompts, your own, or a task's template over --corpus. Leaves RUN_FOLDER/distill/{train,
-validation}, which finetune reads. An interrupted distillation continues where it was. Called again with more prompts
-or temperatures, or with another engine, it completes what is missing. The target runs in this process, in vLLM
-in this process, or at servers:
+Prompts are your own (--prompts), or a task's template over --corpus. Writes RUN_FOLDER/distill, which finetune reads.
+After an interruption, the same command continues. With more prompts or temperatures, or with another engine, it only
+adds the missing rows. The target runs in this process, in vLLM in this process, or at servers:
 
     drafter-trainer distill --config … --engine vllm --servers http://one:8000 http://two:8000
 
-Existing text in the language of the completions becomes rows too: the target scores it and completes nothing.
+With --engine text, the target scores existing text in the language of the completions:
 
     drafter-trainer distill --config … --engine text --corpus file:text.txt --output_dir runs/…/text
 """

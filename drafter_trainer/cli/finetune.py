@@ -2,8 +2,8 @@
 
     drafter-trainer finetune --config recipes/configs/gemma-3-270m/de-en.yaml
 
-Reads RUN_FOLDER/distill (or the folders of --data), leaves RUN_FOLDER/finetune, and RUN_FOLDER/drafter, which loads as
-it stands. An interrupted training continues from its last checkpoint.
+Reads RUN_FOLDER/distill (or the folders of --data). Writes RUN_FOLDER/finetune, and a copy that can be loaded to
+RUN_FOLDER/drafter. An interrupted training continues from its last checkpoint.
 """
 
 from pathlib import Path

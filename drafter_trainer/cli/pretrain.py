@@ -2,8 +2,8 @@
 
     drafter-trainer pretrain --config recipes/configs/gemma-3-270m/de-en.yaml
 
-Leaves RUN_FOLDER/pretrain: the drafter, and under packed/ the rows that it read. An interrupted training continues
-from its last checkpoint.
+Writes RUN_FOLDER/pretrain: the drafter, and in packed/ its training rows. An interrupted training continues from its
+last checkpoint.
 """
 
 from drafter_trainer.cli.configuration import parse_arguments

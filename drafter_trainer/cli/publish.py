@@ -1,13 +1,13 @@
-"""Publish the drafter of a run, with the results of its benchmark once there are any.
+"""Publish the drafter of a run, with the results of its benchmark if there are any.
 
     drafter-trainer publish --config recipes/configs/gemma-3-270m/de-en.yaml --dry_run true
     drafter-trainer publish --config recipes/configs/gemma-3-270m/de-en.yaml --tag v1
     drafter-trainer publish --config recipes/configs/gemma-3-270m/de-en.yaml --to runs/drafter
     drafter-trainer publish --config recipes/configs/gemma-3-270m/de-en.yaml --format rows
 
-Publishes to the Hub that HF_ENDPOINT and HF_TOKEN name, or to a folder with --to. On the Hub it is one commit, which
-is downloaded again, compared and tried before it is tagged. A branch that holds another drafter is refused without
---overwrite true. With --format rows the run's self-distilled rows are published in place of its drafter.
+Publishes RUN_FOLDER/drafter to the Hub that HF_ENDPOINT and HF_TOKEN name, or to a folder with --to. On the Hub it is
+one commit, which is compared, downloaded and tried before it is tagged. Another drafter on the branch is only replaced
+with --overwrite true. With --format rows the run's self-distilled rows are published instead of its drafter.
 """
 
 from accelerate import PartialState

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from drafter_trainer.cli.options import Options, option, parameter
+from drafter_trainer.cli.options import Options, arguments_of, option, parameter
 from drafter_trainer.drafters.compact import FORMATS
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.destination import HUB, Destination
@@ -54,6 +54,4 @@ class PublishingArguments(Options, group="publishing"):
 
     def destination(self) -> Destination:
         """Return the destination."""
-        given = self.spelled_out()
-        names = ("to", "repo_id", "revision", "tag", "overwrite", "dry_run")
-        return Destination(**{name: given[name] for name in names if name in given})
+        return Destination(**arguments_of(Destination, self.spelled_out()))

@@ -6,10 +6,10 @@
 
 Measures the target's forward passes and the drafter's step, then tries draft vocabularies, n-gram tables (of the
 completions, and with --corpus of more text), draft lengths and sources on the held-out completions of
-RUN_FOLDER/distill. Leaves RUN_FOLDER/tune, and RUN_FOLDER/drafter, which drafts with the settings that were found.
+RUN_FOLDER/distill. Tunes a copy of RUN_FOLDER/finetune, which becomes RUN_FOLDER/drafter.
 
-With --sources lookup ngram there is no network, and nothing has to be trained before. Without a distillation either,
-the tables are those of --corpus alone, and settings are tried on the target's continuations of held-out texts.
+With --sources lookup ngram there is no network, and no training is needed. Without a distillation, the tables are
+counted on --corpus, and settings are tried on the target's continuations of held-out texts.
 """
 
 from pathlib import Path

@@ -103,7 +103,7 @@ def _restrict(drafter: Path, description: DrafterDescription, sources: Sequence[
 
 
 def _add_adapter(trained: Path, base: str, folder: Path, place: Path | None) -> dict[str, str]:
-    """Write a drafter's adapter, if over the named base it gives what was trained; return the base's identity."""
+    """Write a drafter's adapter, if it gives the trained weights over the named base; return the base's identity."""
     adapter = trained / ADAPTER
     if not (adapter / ADAPTER_WEIGHTS).is_file():
         raise InputError(f"{trained} holds no adapter: finetune with lora_rank")

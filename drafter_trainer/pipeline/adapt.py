@@ -23,7 +23,7 @@ from drafter_trainer.training.arguments import DrafterTrainingArguments
 from drafter_trainer.training.base import describe_training, train_to_end
 from drafter_trainer.training.trainers import DrafterTrainer
 
-# The drafter has learned its language before: a low rate keeps it.
+# A low rate, since the drafter knows its language already.
 TRAINING = {"loss_type": "topk_kl", "learning_rate": 3e-5, "num_train_epochs": 1.0}
 
 
@@ -44,17 +44,17 @@ def adapt(
 ) -> TuningResult:
     """Train a published drafter further, on the completions of another version of its target, and tune it.
 
-    A target that was finetuned, quantized or merged with an adapter writes other text than the one that the drafter
-    learned from, so that less of a draft is accepted. Interrupted, the same call continues.
+    A target that was finetuned, quantized or merged with an adapter completes prompts in another way, so that less of
+    a draft is accepted. After an interruption, the same call continues.
 
     Args:
         drafter (`str` or `Path`): Hub id or folder of the published drafter.
-        target (`str`, `Target` or `PreTrainedModel`): The target to adapt to, with the tokenizer of the drafter's own.
+        target (`str`, `Target` or `PreTrainedModel`): The target to adapt to, with the same tokenizer.
         prompts: Prompts as for `distill`.
-        output_dir (`str` or `Path`): Folder; gains `rows` (the completions) and `drafter`, which `publish` takes.
+        output_dir (`str` or `Path`): Folder of `rows` (the completions) and `drafter`, which `publish` takes.
         temperatures, max_prompts, max_new_tokens, batch_size, evaluation_questions, exclude, dtype: As for `distill`.
         arguments (`DrafterTrainingArguments`, *optional*): Options of the training; one epoch at a learning rate of
-            3e-5 if left out. The prompt window is the drafter's own, and the output folder is `output_dir`.
+            3e-5 if left out. The prompt window is that of the drafter, and the output folder is `output_dir`.
     Returns:
         `TuningResult`: The folder of the drafter, and the speedup that tuning expects.
     Raises:
@@ -88,7 +88,7 @@ def adapt(
     )
     vocabulary = source / VOCABULARY
     ids = read_vocabulary(vocabulary, target.load_config().get_text_config().vocab_size) if vocabulary.is_file() else 0
-    # What a compact repository leaves out is the target's own, and has to stay so.
+    # A compact repository takes embeddings and head from the target, so they must not change.
     compact = (source / COMPACT).is_file()
     network = create_drafter(
         target, str(source), draft_vocabulary=ids, freeze_embeddings=compact, languages=languages or None
@@ -101,7 +101,7 @@ def adapt(
         "drafter": description.fingerprint(),
         "rows": finished_step(rows.path, "distill first")["fingerprint"],
     }
-    # A checkpoint of other arguments, rows or another drafter in the folder would be taken for this training's.
+    # The record keeps a training from continuing with a checkpoint of other arguments, rows or another drafter.
     settings, is_main = describe_training(network, arguments), PartialState().is_main_process
     step = Step(folder / "drafter", "adapt", settings, inputs, is_main)
     if not step.is_finished():

@@ -77,7 +77,7 @@ def benchmark(
         against (`Mapping[str, str]`, *optional*): Other drafters to measure, by name: folder or Hub id.
         pretrained (`str`, *optional*): The drafter before finetuning: folder or Hub id.
         without (`Sequence[str]`, *optional*): Draft sources to leave out, one at a time: "lookup", "ngram", "network".
-        alone (`Sequence[str]`, *optional*): Draft sources to measure alone: "lookup", "ngram", "network".
+        alone (`Sequence[str]`, *optional*): Draft sources to measure one by one: "lookup", "ngram", "network".
         stock_loop (`bool`, *optional*, defaults to `False`): Also measure the drafter in transformers' own loop.
         follow_clock (`bool`, *optional*, defaults to `True`): As for `load_drafter`.
         dtype (`str`, *optional*, defaults to `"auto"`): The target's dtype; that of its checkpoint by default.
@@ -86,7 +86,7 @@ def benchmark(
     Returns:
         `dict`: The contents of `results.json`.
     Raises:
-        InputError: If there is no such drafter or target, or the questions cannot be asked.
+        InputError: If there is no such drafter or target, or the questions cannot be read.
     """
     if repeats % 2 == 0:
         raise InputError(f"repeats must be odd, so that their median was measured itself, got {repeats}")
@@ -165,7 +165,7 @@ class Measurement:
         self.repository = Repository.open(self.place)
         self.description, self.target = self.repository.description, target_of(self.place, target)
         if output_dir is None and not Path(self.place).is_dir():
-            raise InputError("name an output_dir: the drafter lies on the Hub")
+            raise InputError("name an output_dir: the drafter is on the Hub")
         self.out = Path(output_dir or self.place)
         self.pair = self.description.asked
         if languages:

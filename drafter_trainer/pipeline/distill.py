@@ -41,7 +41,7 @@ from drafter_trainer.targets import Target, as_target
 from drafter_trainer.training.rows import Rows
 
 _VALIDATION_SEED = 1 << 32  # far from the seeds of training, where prompts are alike (a start token)
-_HELD_OUT = 20  # one held-out prompt for so many of training, where only their number is given
+_HELD_OUT = 20  # prompts for training per held-out one, where only the number for training is given
 
 
 def distill(

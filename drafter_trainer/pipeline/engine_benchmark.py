@@ -81,7 +81,7 @@ def benchmark_engine(
     Returns:
         `dict`: The contents of `results.json`.
     Raises:
-        InputError: If there is no such drafter, target or engine, or the questions cannot be asked.
+        InputError: If there is no such drafter, target or engine, or the questions cannot be read.
     """
     if engine not in ENGINES:
         raise InputError(f"engine must be {' or '.join(ENGINES)}, got {engine}")

@@ -1,4 +1,4 @@
-"""Forecast what a drafter would bring on this machine."""
+"""Forecast the speedup of a drafter on this machine."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -60,7 +60,7 @@ def predict(
     Returns:
         `str`: The forecast as text.
     Raises:
-        InputError: If there is no such drafter, or nothing to replay it on.
+        InputError: If there is no such drafter, or no completions to replay.
     """
     pair, asked, greedy = get_pair(languages), [], []
     if questions:
@@ -91,20 +91,20 @@ def predict(
     ]
     least = break_even(costs)
     if network is None:
-        lines.append("Its network is not asked: what acceptance would bring is not forecast.")
+        lines.append("Its network does not draft, so there is no forecast by acceptance.")
     else:
         lines.append(forecast_table(costs))
         lines.append("\nNo acceptance makes it faster." if least is None else f"\nIt breaks even at α = {least:.3f}.")
-    said = {"provenance": provenance | {"target": target.identity}, "dtype": computed, "costs": asdict(costs)}
-    said["break_even"] = least
+    record = {"provenance": provenance | {"target": target.identity}, "dtype": computed, "costs": asdict(costs)}
+    record["break_even"] = least
     if drafter:
         forecast = forecast_drafter(draft_model, greedy, costs, end_ids(target_model), TargetTexts(target_model))
         of = Path(questions).name if questions else "held-out answers"
-        said["forecast"] = {"drafter": drafter, "of": of} | forecast
+        record["forecast"] = {"drafter": drafter, "of": of} | forecast
         lines.append(
-            f"\n{drafter}: {forecast['speedup']:.2f}x is to be expected, with "
-            f"{forecast['tokens_per_pass']:.2f} tokens a pass ({forecast['answers']} answers, {of})"
+            f"\n{drafter}: expected speedup {forecast['speedup']:.2f}x, with "
+            f"{forecast['tokens_per_pass']:.2f} tokens per pass ({forecast['answers']} answers, {of})"
         )
     output_dir.mkdir(parents=True, exist_ok=True)
-    write_json(output_dir / "predict.json", said)
+    write_json(output_dir / "predict.json", record)
     return "\n".join(lines)

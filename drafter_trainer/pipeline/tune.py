@@ -83,7 +83,7 @@ def tune(
     Args:
         drafter (`str` or `Path`): Folder of the drafter, as `DrafterTrainer.save_model` left it; it is changed.
         rows (`Rows`, `str` or `Path`, *optional*): What `distill` returned, or its folder; with greedy completions.
-            Without rows the table is counted on `texts` alone, and settings are tried on continuations of them.
+            Without rows the table is counted on `texts`, and settings are tried on continuations of texts.
         target (`str`, `Target` or `PreTrainedModel`, *optional*): The target; that of the rows, or the one that the
             drafter names, on the Hub, if left out.
         texts (*optional*): More text to count n-gram tables on, as for `score_text`.
