@@ -1,18 +1,37 @@
-"""Tokenizers compared by what they do."""
+"""Tokenizers compared by content, targets told from their finetunes, and vocabularies of other sizes."""
 
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from drafter_trainer.drafters.compatibility import check_tokenizers, harmless_difference, hash_tokenizer
-from drafter_trainer.errors import IncompatibleTokenizerError
+from drafter_trainer.decoding.metrics import alpha
+from drafter_trainer.drafters.adapters import add_adapter
+from drafter_trainer.drafters.compatibility import (
+    check_tokenizers,
+    find_difference,
+    fit_vocabulary,
+    harmless_difference,
+    hash_tokenizer,
+)
+from drafter_trainer.drafters.description import DrafterDescription
+from drafter_trainer.drafters.load import load_drafter, with_stock_loop
+from drafter_trainer.drafters.loop.generate import loop_of
+from drafter_trainer.drafters.loop.networkless import NetworklessDrafter
+from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.languages import get_pair
-from tests.conftest import make_tokenizer
+from drafter_trainer.targets import hash_folder
+from tests.conftest import make_model, make_tokenizer
+from tests.decoding.drafts import partly_agreeing
+from tests.decoding.lossless import TOY_SIZE, check_greedy, check_sampled
+from tests.drafters.loop.conftest import make_settings, with_loop
+from tests.drafters.test_load import write_drafter
 
 PROBES = get_pair("de-en").probes
 
@@ -98,3 +117,104 @@ def test_probes_look_into_the_drafters_languages(tokenizer) -> None:
     with pytest.raises(IncompatibleTokenizerError, match="splits 'Die Straßenbahn"):
         check_tokenizers(tokenizer, other, [english, german])
     assert hash_tokenizer(tokenizer, [german]) != hash_tokenizer(other, [german])
+
+
+# The target that the drafter was trained for
+
+TARGET = "org/target"
+COMMIT = "0123456789" * 4
+
+
+def described(target: str = TARGET, revision: str = COMMIT) -> DrafterDescription:
+    return DrafterDescription("tiny", target, revision, "0" * 64, "de-en", 5)
+
+
+def named(model: PreTrainedModel, place: str) -> PreTrainedModel:
+    model.name_or_path = place
+    return model
+
+
+def test_folder_is_told_by_its_weights(target_folder: Path, target_model: PreTrainedModel, tmp_path: Path) -> None:
+    """A finetune beside its original has the same name or none: only what lies in the folder tells them apart."""
+    original = described(revision=hash_folder(target_folder))
+    assert find_difference(named(target_model, str(target_folder)), original) is None
+    make_model_in(tmp_path, seed=5)
+    said = find_difference(named(target_model, str(tmp_path)), original)
+    assert said == f"in {tmp_path} has other weights than org/target at {original.target_revision}"
+
+
+def make_model_in(folder: Path, seed: int) -> None:
+    make_model(make_tokenizer(), layers=1, seed=seed).save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("place", "revision", "said"),
+    [
+        *(("somebody/finetune", revision, f"is somebody/finetune, not {TARGET}") for revision in (COMMIT, "sha256:0")),
+        ("somebody/finetune", "tiny-wheel==1.5", f"is somebody/finetune, not {TARGET}"),
+        # Made in process, or from a folder that is gone: from nowhere that has a name.
+        *(
+            (place, COMMIT, None)
+            for place in (TARGET, "Org/Target", "", "/no/longer/there", "runs/a/b", "no such name")
+        ),
+    ],
+)
+def test_finetune_is_told_by_its_name(target_model, place, revision, said) -> None:
+    """Somebody's finetune on the Hub has the original's tokenizer, and passes every other check."""
+    assert find_difference(named(target_model, place), described(revision=revision)) == said
+
+
+def test_an_adapter_over_the_target_is_told(target_model: PreTrainedModel) -> None:
+    """A LoRA finetune has the original's name, files and tokenizer, and other outputs."""
+    adapted = add_adapter(named(target_model, TARGET), rank=2, alpha=4)
+    for model in (adapted, adapted.base_model.model):  # as peft wraps it, and as transformers loads one into a model
+        assert find_difference(model, described()) == f"has an adapter (default), unlike {TARGET} at {COMMIT}"
+
+
+# Padded vocabularies
+
+
+def padded(model: PreTrainedModel, size: int) -> PreTrainedModel:
+    """Give a model another number of rows, as the models of a family have them."""
+    torch.manual_seed(1)
+    model.resize_token_embeddings(size, mean_resizing=False)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("trained", "size"), [(400, 448), (448, 400), (448, 416), (416, 448)], ids=lambda size: str(size)
+)
+def test_greedy_output_with_another_padding(tmp_path: Path, tokenizer, trained: int, size: int) -> None:
+    """transformers takes another size for another tokenizer; and a drafter of padding ids drafts for nothing."""
+    target_model = padded(make_model(tokenizer), size)
+    drafter = padded(partly_agreeing(make_model(tokenizer), 0.01), trained)
+    drafter = load_drafter(str(write_drafter(tmp_path, drafter, tokenizer)), target_model, tokenizer)
+    loop, draft_ids = loop_of(drafter), loop_of(drafter).network.draft_ids
+    assert (drafter.config.vocab_size, loop.vocabulary, len(drafter.lm_head.weight)) == (size, size, size)
+    assert (draft_ids is None) == (trained > size)
+    rounds = [*check_greedy(target_model, drafter), *check_greedy(target_model, with_stock_loop(drafter, 3))]
+    assert 0.2 < alpha(rounds) < 1
+
+
+def test_sampled_answers_have_the_targets_distribution(toy_target: PreTrainedModel) -> None:
+    """A q that counts on ids that the drafter cannot draw answers in another voice."""
+    known = TOY_SIZE - 3  # the last three are in the prompt, and among the target's answers
+    drafter = padded(partly_agreeing(toy_target, 0.1), known)
+    fit_vocabulary(drafter, TOY_SIZE)
+    settings = make_settings(sources=["network"], longest_draft=2)
+    with_loop(drafter, settings, draft_ids=torch.arange(known))
+    check_sampled(toy_target, {"assistant_model": drafter}, high=0.95)
+
+
+def test_drafter_without_a_network_takes_the_size() -> None:
+    """It has no rows; what transformers compares is the number alone."""
+    drafter = NetworklessDrafter.for_vocabulary(262_144)
+    fit_vocabulary(drafter, 262_208)
+    assert drafter.config.vocab_size == 262_208
+
+
+def test_vocabulary_that_lacks_tokens_is_refused(tmp_path: Path, target_model: PreTrainedModel, tokenizer) -> None:
+    """What is missing is no padding then: the drafter was cut down, and its ids may be of anything."""
+    folder = write_drafter(tmp_path, padded(make_model(tokenizer, layers=1), 390), tokenizer)
+    with pytest.raises(InputError, match="vocabulary of 390, the target one of 400, their tokenizer one of 400"):
+        load_drafter(str(folder), target_model, tokenizer)

@@ -7,7 +7,7 @@ import pytest
 
 from drafter_trainer.drafters.loop.sources import NgramTable, hash_context
 from drafter_trainer.drafters.ngram import build_table, count_entries, hash_contexts, table_bytes
-from tests.drafters.loop.test_ngram import SHA256
+from tests.drafters.loop.test_sources import SHA256
 
 A, B, C, D, E, F = range(1, 7)
 

@@ -308,18 +308,6 @@ def test_sampled_lengths_do_not_depend_on_the_clock() -> None:
     assert lengths[:20] == lengths[20:]
 
 
-def test_text_beyond_the_context_goes_on_without_the_network() -> None:
-    """A drafter has a shorter context than its target; the other sources know no limit."""
-    network = FakeNetwork(successor, limit=6)
-    loop = make_loop(make_settings(calibration=calibration(lookup=0.3, network=0.9)), network)
-    draft = loop.draft([1, 2, 3, 1], 8)
-    assert sources_of(draft)[:2] == ["network", "network"]
-    assert len(network.known) == 5
-    draft = loop.draft([1, 2, 3, 1, *tokens_of(draft)[:2], 1, 2], 8)
-    assert set(sources_of(draft)) == {"lookup"}
-    assert len(network.known) <= 6
-
-
 def test_what_is_forgotten_is_read_anew() -> None:
     """A chat's next turn goes on where the last answer ended: hours between them would count as one slow pass."""
     network = FakeNetwork(successor)

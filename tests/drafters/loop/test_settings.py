@@ -64,16 +64,13 @@ def test_drafters_tuned_for_fewer_orders_are_read() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (None, '"loop" is no object: tune or publish the drafter again'),
         ([], '"loop" is no object'),
         (changed(draft_tree=1, beam=2), "unknown settings beam, draft_tree: use the release that wrote them"),
         (
             changed(calibration=CALIBRATION | {"lookup": [0.1]}),
             r"calibration must be .*'lookup': 8.* tune the drafter",
         ),
-        (changed(calibration={"lookup": CALIBRATION["lookup"]}), "calibration must be"),
         (changed(calibration=CALIBRATION | {"ngram": [0.1] * 35}), "calibration must be"),
-        (changed(calibration=CALIBRATION | {"ngram": []}), "calibration must be"),
         (changed(sampling_calibration={}), "sampling_calibration must be"),
         (
             changed(calibration=CALIBRATION | {"lookup": [1.5] * LOOKUP_BINS}),
@@ -85,9 +82,7 @@ def test_drafters_tuned_for_fewer_orders_are_read() -> None:
         *((changed(**{name: "1"}), "") for name in LoopSettings().to_dict()),
         *((changed(**{name: [{}]}), "") for name in LoopSettings().to_dict()),
         *((changed(**{name: {"cpu": [None, 1]}}), "") for name in LoopSettings().to_dict()),
-        (changed(calibration=[]), "a setting is of the wrong type"),
         (changed(sources=[None, True, 1.5]), ""),
-        (changed(int8=1), ""),
         *(
             (changed(**{name: value}), "")
             for name in ("longest_draft", "tokens_per_pass", "network_gain")
@@ -95,13 +90,11 @@ def test_drafters_tuned_for_fewer_orders_are_read() -> None:
         ),
         (changed(calibration=CALIBRATION | {"network": [float("inf")] * NETWORK_BINS}), "calibration must be"),
         (changed(pass_milliseconds={"cpu": [1.0, float("nan")]}), ""),
-        (changed(step_milliseconds={"cpu": "1"}), ""),
         (changed(tokens_per_pass=0.5), "tokens_per_pass must be 1 or more"),
         (changed(network_gain=float("nan")), "network_gain must be 0 or more"),
         (changed(step_milliseconds={"cpu": -1.0}), "step_milliseconds must be 0 or more"),
         (changed(pass_milliseconds={"cpu": 5}), "a setting is of the wrong type"),
         (changed(pass_milliseconds={"cuda": [8.0]}), "pass_milliseconds must be two times or more"),
-        (changed(pass_milliseconds={"cpu": [30.0, 0.0]}), "pass_milliseconds must be"),
         (changed(sampling_pass_milliseconds={"cpu": [8.0]}), "pass_milliseconds must be .* sampling_pass"),
     ],
 )

@@ -1,4 +1,4 @@
-"""N-gram tables: counted, written, read and asked."""
+"""Prompt lookup against a scan; n-gram tables: counted, written, read and asked."""
 
 import random
 from collections import Counter
@@ -12,8 +12,8 @@ from safetensors.numpy import save
 
 from drafter_trainer.drafters import ngram as counting
 from drafter_trainer.drafters.loop import sources as reading
-from drafter_trainer.drafters.loop.settings import NGRAM_BINS, bin_of
-from drafter_trainer.drafters.loop.sources import NgramTable, hash_context
+from drafter_trainer.drafters.loop.settings import LOOKUP_BINS, NGRAM_BINS, bin_of
+from drafter_trainer.drafters.loop.sources import NgramTable, PromptLookup, hash_context
 from drafter_trainer.drafters.ngram import count_table, table_bytes
 
 SHA256 = "ab" * 32
@@ -160,3 +160,32 @@ def test_table_that_does_not_fit_is_refused(tmp_path, content, vocabulary, sha25
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
         NgramTable.read(path, vocabulary, sha256)
+
+
+# Lookup
+
+
+def scan(text: list[int], draft: list[int]) -> tuple[int, int] | None:
+    """Find the longest known suffix of text and draft the slow way: its latest occurrence that has a successor."""
+    tail = (text + draft)[-LOOKUP_BINS:]
+    for size in range(len(tail), 0, -1):
+        for end in range(len(text) - 1, size - 1, -1):
+            if text[end - size : end] == tail[-size:]:
+                return text[end], size - 1
+    return None
+
+
+@pytest.mark.parametrize("alphabet", [1, 2, 3, 6, 40])
+def test_answers_are_those_of_a_scan(alphabet: int) -> None:
+    """An index that is off by one place drafts with conviction, and wrong."""
+    choose = random.Random(alphabet)
+    for _ in range(30):
+        index, text = PromptLookup(), []
+        for _ in range(12):
+            more = [choose.randrange(alphabet) for _ in range(choose.randrange(6))]
+            index.extend(more)
+            text += more
+            assert index.tokens == text
+            for size in range(11):  # none, some, and more than what is looked at
+                draft = [choose.randrange(alphabet) for _ in range(size)]
+                assert index.propose(index.tokens[-LOOKUP_BINS:] + draft) == scan(text, draft)
