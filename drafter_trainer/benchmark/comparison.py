@@ -24,13 +24,15 @@ def compare_results(a: Results, b: Results) -> str:
     if not common:
         has = f"A has {', '.join(runs_a)}; B has {', '.join(runs_b)}"
         raise InputError(f"A and B have no run in common: {has}: measure the same in both")
-    cautions = [*_differences(a, b)]
+    cautions, tables = [*_differences(a["provenance"], b["provenance"])], []
     for name in common:
-        cautions += _differing_runs(name, runs_a[name], runs_b[name])
+        differing, table = _compare_runs(name, runs_a[name], runs_b[name])
+        cautions += differing
+        tables.append(table)
     parts = [f"A: {_identity(a)}\n\nB: {_identity(b)}"]
     if cautions:
         parts.append("Limits of this comparison:\n\n" + "\n".join(f"- {text}" for text in cautions))
-    parts += [_compare_runs(name, runs_a[name], runs_b[name]) for name in common]
+    parts += tables
     for side, runs in (("A", runs_a), ("B", runs_b)):
         parts += [f"{name}: only in {side}, not compared." for name in runs if name not in common]
     return "\n\n".join(parts)
@@ -47,14 +49,13 @@ def _identity(results: Results) -> str:
     return ", ".join([*filter(None, measured), device_line(results)])
 
 
-def _differences(a: Results, b: Results) -> Iterator[str]:
-    in_a, in_b = a["provenance"], b["provenance"]
-    if in_a.get("target") != in_b.get("target"):
-        yield f"The targets differ ({in_a.get('target')}; {in_b.get('target')}), and so do the baselines."
-    if in_a["device"] != in_b["device"]:
+def _differences(a: dict[str, Any], b: dict[str, Any]) -> Iterator[str]:
+    if a.get("target") != b.get("target"):
+        yield f"The targets differ ({a.get('target')}; {b.get('target')}), and so do the baselines."
+    if a["device"] != b["device"]:
         yield "The devices differ: they may cause a difference, not the methods."
-    names = sorted(in_a["versions"].keys() | in_b["versions"].keys())
-    if changed := _changed(in_a["versions"], in_b["versions"], dict.fromkeys(names, "not stated")):
+    names = sorted(a["versions"].keys() | b["versions"].keys())
+    if changed := _changed(a["versions"], b["versions"], dict.fromkeys(names, "not stated")):
         yield f"Versions differ ({changed}): they may cause a difference."
 
 
@@ -63,27 +64,26 @@ def _changed(a: dict[str, Any], b: dict[str, Any], defaults: dict[str, Any]) -> 
     return ", ".join(f"{name} {in_a} and {in_b}" for name, (in_a, in_b) in both.items() if in_a != in_b)
 
 
-def _differing_runs(name: str, a: MeasuredRun, b: MeasuredRun) -> Iterator[str]:
-    common = _common_questions(a, b)
+def _compare_runs(name: str, a: MeasuredRun, b: MeasuredRun) -> tuple[list[str], str]:
+    """Return the differences in the settings of two runs, and the table of their speedups."""
+    asked = {prompt["question_id"] for prompt in b["methods"][0]["prompts"]}
+    common = [prompt["question_id"] for prompt in a["methods"][0]["prompts"] if prompt["question_id"] in asked]
+    both = [_timings(run, common) for run in (a, b)]
+    differing = []
     if a["questions"]["sha256"] != b["questions"]["sha256"]:
         counts = f"{a['questions']['count']} and {b['questions']['count']}, of which {len(common)} share their ids"
-        yield (
+        differing.append(
             f"{name}: the questions differ ({counts}): only those with the same id are compared, and their prompts "
             "may differ."
         )
     if changed := _changed(a, b, _SETTINGS):
-        yield f"{name}: settings differ ({changed}): they may cause a difference."
-    in_a, in_b = (_timings(run, common)[PLAIN] for run in (a, b))
-    if others := int((in_a.tokens != in_b.tokens).sum()):
-        yield f"{name}: the lengths of plain decoding's outputs differ for {others} of {len(common)} questions."
-
-
-def _compare_runs(name: str, a: MeasuredRun, b: MeasuredRun) -> str:
-    questions = _common_questions(a, b)
-    heading = f"{name}, {len(questions)} questions in both"
-    if not questions:
-        return f"{heading}: not compared."
-    both = [_timings(run, questions) for run in (a, b)]
+        differing.append(f"{name}: settings differ ({changed}): they may cause a difference.")
+    if others := int((both[0][PLAIN].tokens != both[1][PLAIN].tokens).sum()):
+        lengths = f"the lengths of plain decoding's outputs differ for {others} of {len(common)} questions"
+        differing.append(f"{name}: {lengths}.")
+    heading = f"{name}, {len(common)} questions in both"
+    if not common:
+        return differing, f"{heading}: not compared."
     rows, largest = [], (0.0, "")
     for method in both[0] | both[1]:
         cells = [interval_text(speedup(each[method], each[PLAIN])) if method in each else "-" for each in both]
@@ -93,18 +93,13 @@ def _compare_runs(name: str, a: MeasuredRun, b: MeasuredRun) -> str:
             cells += ["-", "-"]
         else:
             ratio = speedup_ratio(both[1][method], both[1][PLAIN], both[0][method], both[0][PLAIN])
-            cells += [interval_text(ratio, decimals=3), str(verdict(ratio, len(questions)))]
+            cells += [interval_text(ratio, decimals=3), str(verdict(ratio, len(common)))]
             largest = max(largest, (abs(ratio.value - 1), method))
         rows.append([method, *cells])
     table = markdown_table(["method", "A (95 %)", "B (95 %)", "B / A (95 %)", "B is"], rows)
     share, method = largest
     result = f"Largest difference: {share:.1%}, {method}." if method else "Only plain decoding is in both."
-    return f"{heading}\n\n{table}\n\n{result}"
-
-
-def _common_questions(a: MeasuredRun, b: MeasuredRun) -> list[str]:
-    asked = {prompt["question_id"] for prompt in b["methods"][0]["prompts"]}
-    return [prompt["question_id"] for prompt in a["methods"][0]["prompts"] if prompt["question_id"] in asked]
+    return differing, f"{heading}\n\n{table}\n\n{result}"
 
 
 def _timings(run: MeasuredRun, questions: list[str]) -> dict[str, Timings]:
