@@ -22,7 +22,7 @@ _LLAMACPP_FINISH_REASONS = {"eos": "stop", "word": "stop", "limit": "length"}
 class ServerKind:
     """A kind of server: the body of a request, and how its reply is read.
 
-    `name` is the user's name for it, `path` the endpoint behind the server's address, and `gives_logprobs` whether it
+    `name` is the user's name for it, `path` the endpoint after the server's address, and `gives_logprobs` whether it
     replies with ids and log-probabilities or with text only. The engine itself reads a request's `temperature` only,
     and passes on the result of `read`: `benchmarks.judge` has a kind of its own, which returns text.
 
@@ -163,7 +163,7 @@ class LlamaCpp(ServerKind):
 class Transformers(ServerKind):
     """`transformers serve` (5.23, its cli/serving/completion.py): text without log-probabilities.
 
-    It answers 422 to unknown keys, and does not sample unless `generation_config` says so, whose missing keys come
+    It returns 422 for unknown keys. It samples only with `do_sample` in `generation_config`, whose missing keys come
     from the model's own.
     """
 

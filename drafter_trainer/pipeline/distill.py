@@ -323,7 +323,7 @@ class _Distillation:
             requests[split] = (asked, stores[split])
         if not len(requests["train"][0]):
             named = ", ".join(source.name for source in sources)
-            raise InputError(f"{named} gives no prompts (left out: {dict(dropped['train']) or 'nothing'})")
+            raise InputError(f"{named} has no prompts (dropped: {dict(dropped['train']) or 'none'})")
         return requests, dropped
 
     def _decontaminator(self) -> Decontaminator:

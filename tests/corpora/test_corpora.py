@@ -70,7 +70,7 @@ def test_name_is_taken_apart(name: str, parts: tuple[str, str | None, str | None
         (read_documents, "wmt16", "wmt16 is not text to pretrain on: .*c4"),
     ],
 )
-def test_corpus_that_cannot_serve_is_refused(read: Any, name: str, message: str) -> None:
+def test_corpus_that_cannot_serve_is_rejected(read: Any, name: str, message: str) -> None:
     """Plain text must not become translation prompts, nor translation pairs plain text."""
     with pytest.raises(InputError, match=message):
         next(read(name, PAIR, "train"))
@@ -180,7 +180,9 @@ def test_nothing_of_a_conversation_is_lost(tmp_path: Path) -> None:
         ],
         [{"type": "function", "function": search}],
     )
-    assert all(said in read.conversation.text() for said in ("Kurz.", "Hm.", "Ulm", "search"))  # for decontamination
+    assert all(
+        expected in read.conversation.text() for expected in ("Kurz.", "Hm.", "Ulm", "search")
+    )  # for decontamination
 
 
 def test_hold_out_parts_a_file_without_loss(tmp_path: Path) -> None:
@@ -191,7 +193,7 @@ def test_hold_out_parts_a_file_without_loss(tmp_path: Path) -> None:
     train, validation, test = (
         [row.text for row in read_sentences(f"file:{path}", PAIR, split)] for split in ("train", "validation", "test")
     )
-    assert sorted(train + validation + test) == sorted(lines)  # each once, so on one side alone
+    assert sorted(train + validation + test) == sorted(lines)  # each in one split
     for held_out in (validation, test):
         assert 30 <= len(held_out) <= 90  # 2 % of 3000, give or take four standard deviations
     assert train == [line for line in lines if line in set(train)]

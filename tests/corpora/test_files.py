@@ -72,7 +72,7 @@ def test_ends_of_lines_and_byte_order_marks_are_no_text(tmp_path: Path, end: str
 
 
 @pytest.mark.parametrize(
-    ("second", "said"),
+    ("second", "expected"),
     [
         ("", "empty line"),
         ("   ", "empty line"),
@@ -87,13 +87,13 @@ def test_ends_of_lines_and_byte_order_marks_are_no_text(tmp_path: Path, end: str
         (f'{{"text": {"[" * 100_000}{"]" * 100_000}}}', "not JSON (maximum recursion depth"),
     ],
 )
-def test_line_that_is_no_object_is_named(tmp_path: Path, second: str, said: str) -> None:
+def test_line_that_is_no_object_is_named(tmp_path: Path, second: str, expected: str) -> None:
     """In a file of a million lines, an error without a line number cannot be corrected."""
     path = tmp_path / "a.jsonl"
     path.write_text(f'{{"text": "Eins"}}\n{second}\n{{"text": "Drei"}}\n', encoding="utf-8")
     message = refusal(read_rows, path)
     assert f"{path}, line 2: " in message
-    assert said in message
+    assert expected in message
 
 
 def test_rows_of_a_table_that_cannot_be_read_are_named(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_folder_is_all_of_its_parquet_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "expected"),
     [
         (
             "plain\nGrüße\n".encode("latin-1"),
@@ -137,36 +137,36 @@ def test_a_folder_is_all_of_its_parquet_files(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
-def test_wrong_encoding_says_where_and_what_to_do(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+def test_wrong_encoding_is_located(tmp_path: Path, name: str, content: bytes, expected: str) -> None:
     """The error must locate the letter; UTF-16 without a byte order mark is valid UTF-8 with NULs."""
     path = tmp_path / name
     path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
-    assert re.search(said, refusal(read_rows, path))
+    assert re.search(expected, refusal(read_rows, path))
 
 
-def test_damaged_gzip_is_refused(tmp_path: Path) -> None:
+def test_damaged_gzip_is_rejected(tmp_path: Path) -> None:
     """An incomplete download must not count as a smaller corpus; flipped bits raise another error."""
     path = tmp_path / "a.jsonl.gz"
-    numbers = random.Random(0)  # what no compressor holds in one block, so that a cut leaves whole lines before it
+    numbers = random.Random(0)  # incompressible, so that a truncated file has whole lines
     lines = "".join(f'{{"text": "{numbers.getrandbits(60)}"}}\n' for _ in range(20_000))
     packed = gzip.compress(lines.encode(), mtime=0)
     middle = len(packed) // 2
     path.write_bytes(packed[:middle])
     assert 0 < int(re.search(r"after line (\d+): damaged gzip", refusal(read_rows, path))[1]) < 20_000
     path.write_bytes(packed[:middle] + b"\xff" * 64 + packed[middle + 64 :])
-    # Depending on what the altered bits mean, the stream breaks or a line is none: both are named.
+    # The altered bits break the stream or a line; the error names both.
     assert re.search(r"line \d+: (damaged gzip|not UTF-8|not JSON)", refusal(read_rows, path))
 
 
 @pytest.mark.parametrize("content", [gzip.compress(b"", mtime=0)[:10] + b"\xff" * 20, b"plain text\n"])
-def test_file_that_only_claims_to_be_packed_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_file_that_only_claims_to_be_packed_is_rejected(tmp_path: Path, content: bytes) -> None:
     """Plain text named .gz is a common mistake; zlib, not gzip, reports a block of the reserved type."""
     (tmp_path / "a.txt.gz").write_bytes(content)
     assert "after line 0: damaged gzip" in refusal(read_rows, tmp_path / "a.txt.gz")
 
 
 @pytest.mark.parametrize(("start", "end"), [(4, 60), (-20, None)], ids=["pages", "footer"])
-def test_damaged_parquet_is_refused(tmp_path: Path, start: int, end: int | None) -> None:
+def test_damaged_parquet_is_rejected(tmp_path: Path, start: int, end: int | None) -> None:
     """Without its footer, a table cannot be opened; damaged pages raise an error only while rows are read."""
     path = tmp_path / "a.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"text": ["x" * 50] * 100}), path, compression="zstd")
@@ -179,10 +179,10 @@ MISSING = dict.fromkeys(("a.jsonl", "a.txt", "a.txt.gz", "a.parquet"), "no such 
 UNKNOWN = dict.fromkeys(("a.csv", "a", "a.gz", "a.parquet.gz", "a.jsonl.zst"), "unknown format")
 
 
-@pytest.mark.parametrize(("name", "said"), (MISSING | UNKNOWN).items())
-def test_missing_file_or_unknown_format_is_named(tmp_path: Path, name: str, said: str) -> None:
+@pytest.mark.parametrize(("name", "expected"), (MISSING | UNKNOWN).items())
+def test_missing_file_or_unknown_format_is_named(tmp_path: Path, name: str, expected: str) -> None:
     """A mistyped path must raise an error early; a CSV file must not be read as text."""
     if name in UNKNOWN:
         (tmp_path / name).write_bytes(gzip.compress(b"a,b\n", mtime=0))
-        said += r".*\.jsonl, \.txt and \.parquet"
-    assert re.search(said, refusal(read_rows, tmp_path / name))
+        expected += r".*\.jsonl, \.txt and \.parquet"
+    assert re.search(expected, refusal(read_rows, tmp_path / name))

@@ -18,9 +18,9 @@ TESTED = [("Der Zug hält.", "The train stops."), ("Es regnet.", "It rains.")]
 FRENCH = [("Bonjour, l'été !", "Hello, summer!")]
 CHINESE = [("早上好。", "Good morning.")]
 HELD_OUT = [(f"这是第{number}句。", f"This is sentence number {number}.") for number in range(20)]
-# Among them what a reader of tables may take for a missing value or for the beginning of a quoted field.
+# Some look like missing values or the beginning of a quoted field.
 JAPANESE = [(f"これは{number}番目の文です。", f"This is sentence number {number}.") for number in range(400)]
-JAPANESE += [("該当なし", "N/A"), ("なし", "None"), ("彼は「はい」と言った。", 'He said "yes".'), ("ヌル", "null")]
+JAPANESE += [("該当なし", "N/A"), ("なし", "None"), ("彼は「はい」と言った。", 'He expected "yes".'), ("ヌル", "null")]
 
 
 def parquet(source: str, target: str, rows: list[tuple[str, str]]) -> bytes:
@@ -230,7 +230,7 @@ def test_corpus_without_splits_holds_sentences_out(seen: dict[str, Any]) -> None
     assert 1 <= len(validation) <= 20
     assert 1 <= len(test) <= 20
     assert sorted(train + validation + test) == sorted(JAPANESE)
-    # Its columns are named by language: swapped, Japanese would stand in prompts that say English.
+    # Its columns are named by language, and must not be swapped.
     backward = sentences(seen, "jparacrawl en-ja train")
     assert set(backward) <= {(english, japanese) for japanese, english in JAPANESE}
     assert len(backward) > 370

@@ -53,11 +53,11 @@ def test_text_of_the_language_is_taken(tmp_path: Path, code: str) -> None:
 
 
 @pytest.mark.parametrize(("given", "named"), [*itertools.permutations(TEXTS, 2), *(("oc", code) for code in SCRIPTS)])
-def test_text_of_another_language_is_refused(tmp_path: Path, given: str, named: str) -> None:
+def test_text_of_another_language_is_rejected(tmp_path: Path, given: str, named: str) -> None:
     """Training on the wrong language would publish a drafter under the name of another."""
-    said = refusal(write(tmp_path, TEXTS[given]), named)
-    assert LANGUAGES[named].name in said
-    assert "name the language that the text is in" in said
+    expected = refusal(write(tmp_path, TEXTS[given]), named)
+    assert LANGUAGES[named].name in expected
+    assert "name the language that the text is in" in expected
 
 
 @pytest.mark.parametrize("share", [0.4, 0.6])
@@ -74,10 +74,10 @@ def test_half_a_text_may_be_foreign(tmp_path: Path, share: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "expected"),
     [
         (OCCITAN[:12], "12 different lines, at least 100 are needed"),
-        # Lines that stand twice count once; fewer of them than would be refused for the repetition itself.
+        # Repeated lines count once; these are too few to be rejected for repetition.
         (OCCITAN[:99] + OCCITAN[:50], "99 different lines"),
         ([], "no text: write a sentence or a paragraph of Occitan per line"),
         (["", "", "  "], "no text: write a sentence or a paragraph of Occitan per line"),
@@ -85,6 +85,6 @@ def test_half_a_text_may_be_foreign(tmp_path: Path, share: float) -> None:
         (OCCITAN + OCCITAN[:1] * 100_000, "100,000 of 100,100 lines repeat an earlier one"),
     ],
 )
-def test_what_is_too_little_text_is_refused(tmp_path: Path, lines: list[str], said: str) -> None:
+def test_what_is_too_little_text_is_rejected(tmp_path: Path, lines: list[str], expected: str) -> None:
     """Twelve lines leave none for validation, and a drafter of one line is fast on that line only."""
-    assert said in refusal(write(tmp_path, lines), "oc")
+    assert expected in refusal(write(tmp_path, lines), "oc")

@@ -40,7 +40,7 @@ VERBATIM = "  Write a poem:\n\nabout Translate German to English: x  "
 @pytest.mark.parametrize(
     ("row", "question"),
     [
-        # The paper's questions have no space there, its training prompts one: else asked what no drafter saw.
+        # The paper's questions have no space there, but its training prompts have one.
         *(
             (
                 {"question_id": 7, "category": "translation", "turns": [f"Translate German to English:{space}Ja."]},
@@ -62,7 +62,7 @@ def test_rows_of_spec_bench_are_questions(tmp_path: Path, row: dict[str, Any], q
 
 
 @pytest.mark.parametrize("written", ["English to German", "French to English"])
-def test_prompt_for_another_pair_is_refused(tmp_path: Path, written: str) -> None:
+def test_prompt_for_another_pair_is_rejected(tmp_path: Path, written: str) -> None:
     """The wrong file would measure a drafter in another language."""
     row = {"question_id": 1, "turns": [f"Translate {written}: Hello."]}
     with pytest.raises(InputError, match=rf"q\.jsonl, line 1: the prompt translates {written}, the pair is de-en"):
@@ -70,7 +70,7 @@ def test_prompt_for_another_pair_is_refused(tmp_path: Path, written: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "expected"),
     [
         ("", "empty line"),
         ("{", "not JSON"),
@@ -87,16 +87,16 @@ def test_prompt_for_another_pair_is_refused(tmp_path: Path, written: str) -> Non
         ({"question_id": "1", "turns": ["again"]}, "question_id '1' is repeated"),
     ],
 )
-def test_malformed_line_is_named(tmp_path: Path, line: Any, said: str) -> None:
+def test_malformed_line_is_named(tmp_path: Path, line: Any, expected: str) -> None:
     """A silently skipped question would make two benchmarks of one name differ."""
     path = spec_bench(tmp_path / "q.jsonl", {"question_id": 1, "turns": ["a"]}, line)
     with pytest.raises(InputError) as caught:
         load_questions(path, PAIR)
     assert f"{path}, line 2: " in str(caught.value)
-    assert said in str(caught.value)
+    assert expected in str(caught.value)
 
 
-def test_file_without_questions_is_refused(tmp_path: Path) -> None:
+def test_file_without_questions_is_rejected(tmp_path: Path) -> None:
     """An empty benchmark would divide by zero after the models were loaded."""
     with pytest.raises(InputError, match="no questions for de-en"):
         load_questions(spec_bench(tmp_path / "q.jsonl"), PAIR)

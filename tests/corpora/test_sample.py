@@ -34,7 +34,7 @@ def test_no_sentence_stands_twice(language: str) -> None:
 
 
 @pytest.mark.parametrize(("pair", "named"), [("es-en", "Spanish"), ("uk-pl", "Ukrainian")])
-def test_pair_outside_the_sample_is_refused(pair: str, named: str) -> None:
+def test_pair_outside_the_sample_is_rejected(pair: str, named: str) -> None:
     """Errors must name the missing language and the available splits."""
     with pytest.raises(InputError, match=rf"no {named}: name a corpus and questions of your own"):
         next(sample_sentences(get_pair(pair), "train"))

@@ -72,7 +72,7 @@ def little_room(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("little_room")
 @pytest.mark.parametrize("start", [(), TEMPLATE], ids=["nothing shared", "template"])
-def test_greedy_answers_equal_generate_on_each_prompt_alone(target_model, start) -> None:
+def test_greedy_completions_equal_generate_on_each_prompt_alone(target_model, start) -> None:
     """Prevent a row from reading its predecessor's columns, its neighbour's, or a prompt that was put elsewhere."""
     stream = make_stream(start=start)
     engine = TransformersEngine(with_ends(target_model, stream), pad_id=0)
@@ -101,8 +101,8 @@ def test_what_is_recorded_for_a_row_is_its_own(target_model: PreTrainedModel) ->
 
 
 @pytest.mark.usefixtures("little_room")
-def test_sampled_answers_depend_on_nothing_but_their_request(target_model: PreTrainedModel) -> None:
-    """Prevent a resume, a batch size or an order from sampling anew, and samples of one prompt from being one."""
+def test_sampled_completions_depend_on_nothing_but_their_request(target_model: PreTrainedModel) -> None:
+    """Prevent samples that depend on a resume, the batch size or the order, or that are equal for all seeds."""
     stream = make_stream(24, temperature=1.0)
     stream += [replace(stream[0], seed=seed) for seed in range(100, 106)]
     engine = TransformersEngine(with_ends(target_model, stream), pad_id=0)
@@ -177,7 +177,7 @@ def test_many_requests_need_the_memory_of_a_few(target_model, monkeypatch) -> No
 
     given = 0
     for group, completions in TransformersEngine(target_model, pad_id=0).complete(asked()):
-        # Lost by an interrupt: what is under way, what waits, and what has ended since the last group.
+        # An interrupt loses the requests in progress, those that wait, and those completed since the last group.
         assert drawn - given <= 4 * size
         given += len(completions)
         assert len(group) == len(completions) == size

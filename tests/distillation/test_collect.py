@@ -91,7 +91,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, requests, engine, bat
         run(requests, first, tmp_path / "interrupted")
     assert {row["key"] for row in stored_rows(RowStore(tmp_path / "interrupted"))} == set(first.asked)
     (tmp_path / "interrupted").mkdir(exist_ok=True)
-    (tmp_path / "interrupted" / ".partial-rows-000-000009.parquet").write_bytes(b"half")  # what a kill leaves
+    (tmp_path / "interrupted" / ".partial-rows-000-000009.parquet").write_bytes(b"half")  # left by a killed process
     second = run(requests, engine, tmp_path / "interrupted")
     assert sorted(first.asked + second.asked) == sorted(request.key for request in requests)
     assert stored_rows(RowStore(tmp_path / "interrupted")) == stored_rows(RowStore(tmp_path / "whole"))

@@ -29,7 +29,7 @@ def logprobs_of(model: PreTrainedModel, request: Request, response_ids: list[int
 
 @pytest.mark.parametrize(("temperature", "other"), [(0.7, 1.0), (1.0, 0.7)])
 def test_sampling_follows_the_temperature_and_nothing_else(engine, prompts, temperature, other) -> None:
-    """Prevent settings of the target's own generation_config.json from narrowing what is sampled."""
+    """Prevent settings of the target's own generation_config.json from changing the sampled distribution."""
     config = engine.model.generation_config
     config.do_sample = True
     config.temperature, config.top_k, config.top_p, config.typical_p = 0.1, 5, 0.1, 0.1
@@ -88,7 +88,7 @@ def made(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, monk
     return made
 
 
-def test_answers_are_those_of_the_local_target(made, target_model, tokenizer, prompts, monkeypatch) -> None:
+def test_completions_are_those_of_the_local_target(made, target_model, tokenizer, prompts, monkeypatch) -> None:
     """Prevent completions under a wrong key, and a sampled token among the most likely ones."""
     monkeypatch.setattr(engines, "_VLLM_BATCH", 5)
     requests = make_requests(prompts, [0.0, 1.0], 1, 0, 8)

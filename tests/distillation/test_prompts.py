@@ -46,7 +46,7 @@ def test_text_follows_bos_or_else_eos(start: str) -> None:
 
 
 def test_repeated_and_contaminated_prompts_are_dropped_and_counted(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Prevent evaluation questions from reaching the training rows, and drops that nobody hears of."""
+    """Prevent evaluation questions from reaching the training rows, and drops that are not counted."""
     question = "Zwölf kleine Katzen saßen gestern Abend auf dem alten Zaun vor unserem gelben Haus"
     texts = [GERMAN[0], GERMAN[2], GERMAN[0], f" {GERMAN[0]} ", f"Und dann: {question}, sagte er.", GERMAN[1]]
     make = PromptMaker(ChatTokenizer(tokenizer), Decontaminator([(question, True), (GERMAN[2].upper(), True)]))
@@ -63,7 +63,7 @@ def test_prompts_are_the_chat_template_of_the_translation_prompt(tokenizer: PreT
 
 
 def test_stories_are_asked_in_their_language_and_kept_clean(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Prevent a subject that an evaluation asks about, in whatever language, from reaching the training rows."""
+    """Prevent subjects of evaluation stories, in any language, from reaching the training rows."""
     subjects = [
         ("one", {"en": "a fox", "de": "einen Fuchs"}),
         ("two", {"en": "a goat", "de": "eine Ziege"}),
@@ -127,7 +127,7 @@ def ask(prompts: list[Prompt], temperatures: list[float], samples: int, seed: in
         ("max_new_tokens", 17),
     ],
 )
-def test_key_changes_with_what_decides_the_answer_alone(field: str, other: Any) -> None:
+def test_key_changes_with_what_decides_the_completion_alone(field: str, other: Any) -> None:
     """Prevent the reuse of another request's completion, and two completions of a repeated sentence."""
     assert replace(REQUEST, **{field: other}).key != REQUEST.key
     assert replace(REQUEST, source_id="other", corpus="other", pair="other").key == REQUEST.key

@@ -71,7 +71,7 @@ def pieces(
     limit: int | None = None,
     max_new_tokens: int = LENGTH,
 ) -> tuple[list[Prompt], Counter]:
-    """Cut texts to pieces of 16 tokens at most; return them and what was dropped."""
+    """Split texts into pieces of up to 16 tokens; return them and the counts of drops."""
     make = PromptMaker(ChatTokenizer(tokenizer), decontaminator, limit)
     documents = [Document(f"text/{number}", text) for number, text in enumerate(texts)]
     return list(make.texts(documents, "text", ENGLISH, max_new_tokens)), make.drops
@@ -95,7 +95,7 @@ def scorer(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) ->
 
 
 def test_pieces_are_the_text_and_nothing_else(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Prevent tokens that are lost at a cut, an end token that nobody wrote, and a start token in the text."""
+    """Prevent tokens lost between pieces, an added end token, and a start token in the text."""
     found, drops = pieces(tokenizer, TEXTS)
     assert {prompt.prompt_ids for prompt in found} == {(tokenizer.bos_token_id,)}
     assert max(len(prompt.completion_ids) for prompt in found) == LENGTH

@@ -95,7 +95,7 @@ def test_greedy_rows_are_those_of_the_local_target(server, requests, target_mode
         if completion.topk_logprobs is not None:
             assert completion.topk_ids[:, 0].tolist() == completion.completion_ids
             np.testing.assert_allclose(completion.topk_logprobs, expected[request].topk_logprobs, atol=1e-4)
-            (alone,) = local.complete_batch([request])  # where the batch cannot swap two ids that are equally likely
+            (alone,) = local.complete_batch([request])  # a batch may swap two equally likely ids
             np.testing.assert_array_equal(completion.topk_ids, alone.topk_ids)
     assert {completion.finish_reason for completion in expected.values()} == {"stop", "length"}
     # llama.cpp reports nothing of tokens that end inside a character.
@@ -103,8 +103,8 @@ def test_greedy_rows_are_those_of_the_local_target(server, requests, target_mode
     assert set(bare) == ({True, False} if kind == "llamacpp" else {False})
 
 
-def test_answers_end_where_the_target_is_told_to_stop(tmp_path, server, requests, tokenizer) -> None:
-    """Prevent a server that goes on behind a stop, such as a line's end, from giving rows that the target does not."""
+def test_completions_end_where_the_target_is_told_to_stop(tmp_path, server, requests, tokenizer) -> None:
+    """Prevent completions that go on after a stop string, such as the end of a line."""
     engine = engine_of([server.url], tokenizer)
     free = stored_rows(run(requests, engine, tmp_path / "free"))
     stop = free[0]["response_ids"][3]
@@ -120,7 +120,7 @@ def test_answers_end_where_the_target_is_told_to_stop(tmp_path, server, requests
         assert row["finish_reason"] == ("stop" if stop in ids else whole["finish_reason"])
 
 
-def test_a_server_whose_rows_are_wrong_is_refused_at_once(tmp_path, server, requests, tokenizer, monkeypatch) -> None:
+def test_a_server_whose_rows_are_wrong_is_rejected_at_once(tmp_path, server, requests, tokenizer, monkeypatch) -> None:
     """Prevent logits, another model's log-probabilities or lost tokens in the store."""
 
     def shift(reply: dict[str, Any]) -> None:
@@ -227,7 +227,7 @@ def test_a_server_is_left_alone_as_long_as_it_asks(server, requests, tokenizer, 
 
 
 def test_never_more_than_allowed_is_in_flight_or_read_ahead(server, other, requests, tokenizer) -> None:
-    """Prevent a run that floods its servers, uses one alone, or holds a million requests in memory."""
+    """Prevent a run that floods its servers, uses only one, or reads all requests at once."""
     taken = answered = 0
 
     def batches() -> Iterator[list[Request]]:
@@ -294,7 +294,7 @@ def test_what_servers_refuse_for_good_is_dropped_and_counted(tmp_path, server, r
     assert len(server.received) == before
 
 
-def test_when_everything_is_refused_nothing_is_dropped(tmp_path, server, requests, tokenizer) -> None:
+def test_when_everything_is_rejected_nothing_is_dropped(tmp_path, server, requests, tokenizer) -> None:
     """Prevent a setting that servers reject from marking a whole corpus as dropped."""
     server.mishap = lambda number, body: "400"
     with pytest.raises(InputError, match=r"the first 4 requests were all rejected .*status 400: .*too many tokens"):

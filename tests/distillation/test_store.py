@@ -110,7 +110,7 @@ def test_a_truncated_shard_is_named_with_what_to_do(tmp_path: Path, kept: float)
 
 
 @pytest.mark.parametrize("within", [False, True], ids=["of another shard", "of its own"])
-def test_a_repeated_key_is_refused(tmp_path: Path, within: bool) -> None:
+def test_a_repeated_key_is_rejected(tmp_path: Path, within: bool) -> None:
     """Prevent rows from weighing double because a shard was copied back, and a row from counting as a drop too."""
     store, rows = write_three(tmp_path)
     if within:
@@ -157,7 +157,7 @@ ALTERED = {
 
 
 @pytest.mark.parametrize("alter", ALTERED.values(), ids=ALTERED)
-def test_shards_of_another_version_are_refused(tmp_path: Path, alter: Any) -> None:
+def test_shards_of_another_version_are_rejected(tmp_path: Path, alter: Any) -> None:
     """Prevent rows of an older schema from being mixed with new ones."""
     store, _ = write_three(tmp_path)
     shard = store.shards()[0]
@@ -169,8 +169,8 @@ def test_shards_of_another_version_are_refused(tmp_path: Path, alter: Any) -> No
         list(store.tables(["response_ids"]))
 
 
-def test_counts_are_of_rows_tokens_and_cut_answers(tmp_path: Path) -> None:
-    """Prevent a step from stating other figures than what it left."""
+def test_counts_are_of_rows_tokens_and_cut_completions(tmp_path: Path) -> None:
+    """Prevent wrong counts in a step's record."""
     store = RowStore(tmp_path)
     store.write([answered(0, tokens=3), answered(1, tokens=5, finish_reason="length")], "transformers")
     store.write([answered(2, tokens=7, finish_reason="length")], "transformers")

@@ -26,12 +26,12 @@ COMMAND = [sys.executable, "-c", "from transformers.cli.transformers import main
 
 
 def test_text_from_a_real_server_becomes_scored_rows(tmp_path, free_port, target, prompts, tokenizer) -> None:
-    """Prevent what the real server refuses, ignores or fills in from being found out after a night."""
+    """Prevent settings that the real server rejects, ignores or fills in."""
     model = AutoModelForCausalLM.from_pretrained(target.path)
     requests = make_requests(prompts[:3], [0.0, 1.0], 1, 0, 12)
     scorer = Scorer(model, tokenizer.pad_token_id)
     store, words, on_cpu = RowStore(tmp_path), [*COMMAND, target.path], ["--device", "cpu"]
-    with start_engine("vllm", target.path, words, free_port, options=on_cpu) as running:  # it is asked alike
+    with start_engine("vllm", target.path, words, free_port, options=on_cpu) as running:  # it has the same endpoints
         kind = SERVER_KINDS["transformers"](target.path, tokenizer)
         engine = ServerEngine(kind, [f"{running.url}/v1"], concurrency=2, patience=600)
         collect_completions(requests, engine, store, 4, "English", tokenizer.all_special_ids)
