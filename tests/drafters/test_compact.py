@@ -1,4 +1,4 @@
-"""Drafters without what is the target's own."""
+"""Compact drafters."""
 
 from pathlib import Path
 

@@ -77,7 +77,7 @@ DIFFERENT = [
 
 @pytest.mark.parametrize(("edit", "special", "named"), DIFFERENT)
 def test_difference_is_refused_and_named(tokenizer, edit, special: dict[str, str], named: str) -> None:
-    """All have the same size, which is all that transformers compares: the drafts would be garbage."""
+    """Prevent useless drafts: the sizes are the same, and transformers compares nothing else."""
     other = change(tokenizer, edit, **special)
     assert len(other) == len(tokenizer)
     assert hash_tokenizer(other, PROBES) != hash_tokenizer(tokenizer, PROBES)  # else nobody would look further
@@ -197,7 +197,7 @@ def test_greedy_output_with_another_padding(tmp_path: Path, tokenizer, trained: 
 
 
 def test_sampled_answers_have_the_targets_distribution(toy_target: PreTrainedModel) -> None:
-    """A q that counts on ids that the drafter cannot draw answers in another voice."""
+    """Prevent a q with ids that the drafter cannot sample, which biases the output."""
     known = TOY_SIZE - 3  # the last three are in the prompt, and among the target's answers
     drafter = padded(partly_agreeing(toy_target, 0.1), known)
     fit_vocabulary(drafter, TOY_SIZE)

@@ -22,7 +22,7 @@ DESCRIPTION = DrafterDescription(
 
 
 def test_description_is_read_as_it_was_written(tmp_path: Path) -> None:
-    """A field lost between writing and reading would be lost from every card."""
+    """Prevent the loss of a field between writing and reading."""
     assert DrafterDescription.from_json(DESCRIPTION.to_json(), "here") == DESCRIPTION
     (tmp_path / FILE_NAME).write_text(DESCRIPTION.to_json(), encoding="utf-8")
     assert DrafterDescription.read(tmp_path) == DESCRIPTION
@@ -66,7 +66,7 @@ def test_what_is_no_description_is_refused(text: str | bytes, said: str) -> None
 
 
 def test_folder_without_description_is_no_drafter(tmp_path: Path) -> None:
-    """Any model's folder would pass for a drafter."""
+    """Prevent any model's folder from being taken for a drafter."""
     with pytest.raises(InputError, match=f"{tmp_path} has no drafter.json"):
         DrafterDescription.read(tmp_path)
 

@@ -148,7 +148,7 @@ def errors_of_loading(folder: str, target: str) -> str:
 
 
 def test_expected_speed_is_seen_by_whoever_does_nothing_for_it(folder: Path, target_folder: Path) -> None:
-    """A line that is logged where nobody looks is no line: standard error must show it, once, without a set-up."""
+    """Prevent the line from being invisible: standard error shows it once without logging setup."""
     add_results(folder)
     written = Running(errors_of_loading, str(folder), str(target_folder)).result()
     (line,) = [line for line in written.splitlines() if "times as fast" in line]
@@ -158,7 +158,7 @@ def test_expected_speed_is_seen_by_whoever_does_nothing_for_it(folder: Path, tar
 
 @pytest.mark.parametrize("measured", [True, False])
 def test_finetune_of_the_target_is_warned_of(folder, target_model, tokenizer, measured) -> None:
-    """Somebody's finetune passes every check, and is as fast as its answers are like the original's: say so."""
+    """Prevent a silent loss of speed with a finetune, which passes every check."""
     if measured:
         add_results(folder)
     target_model.name_or_path = "somebody/finetune"
@@ -209,7 +209,7 @@ def test_the_original_is_not_warned_of(folder: Path, target: Target) -> None:
     ],
 )
 def test_drafter_computes_in_the_targets_floats(folder, target_model, tokenizer, stored, expected) -> None:
-    """A quantised target's dtype is that of its packed weights, in which no drafter can be multiplied."""
+    """Prevent the dtype of packed, quantized weights for the drafter."""
     for name, weight in list(target_model.named_parameters()):
         dtype = stored[0] if "proj" in name or "embed" in name else stored[-1]
         module = target_model.get_submodule(name.rpartition(".")[0])

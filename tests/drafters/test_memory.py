@@ -1,4 +1,4 @@
-"""The memory of what a target wrote."""
+"""The memory of a target's completions."""
 
 import random
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ def scan(texts: Sequence[Sequence[int]], tail: Sequence[int]) -> tuple[int, int]
 
 @pytest.mark.parametrize("alphabet", [3, 8, 40])
 def test_answers_are_those_of_a_scan(alphabet: int) -> None:
-    """A table that is off by one place, or runs from one text into the next, drafts with conviction, and wrong."""
+    """Prevent a table that is off by one place, or crosses from one text into the next."""
     chance = random.Random(alphabet)
     memory, texts = CompletionMemory(), []
     for _ in range(12):
@@ -53,7 +53,7 @@ def test_answers_are_those_of_a_scan(alphabet: int) -> None:
 
 
 def test_oldest_are_forgotten_within_the_budget() -> None:
-    """A memory that grows with the traffic ends a server; one that forgets the newest is of no use."""
+    """Prevent a memory that grows with the traffic, or forgets the newest completions."""
     memory, chance = CompletionMemory(2000), random.Random(0)
     texts = [[chance.randrange(100_000) for _ in range(chance.randrange(1, 300))] for _ in range(60)]
     texts.append([*range(5000)])  # longer than the memory
@@ -116,7 +116,7 @@ def test_repeated_prompts_take_fewer_passes(target_model, drafter, memory) -> No
 
 
 def test_interrupted_completions_are_remembered(target_model, drafter, memory, tmp_path) -> None:
-    """A consumer that leaves early is an everyday end; what it was sent must not be lost, nor counted twice."""
+    """Prevent an interrupted completion from being lost or counted twice."""
 
     class Leaving:
         def __init__(self) -> None:
@@ -146,7 +146,7 @@ def test_interrupted_completions_are_remembered(target_model, drafter, memory, t
 
 
 def test_memory_is_saved_and_loaded(drafter: PreTrainedModel, memory: CompletionMemory, tmp_path: Path) -> None:
-    """A service that starts again must not start from nothing."""
+    """Prevent the loss of a memory at a restart."""
     chance = random.Random(0)
     texts = [[chance.randrange(300) for _ in range(200)] for _ in range(40)]
     for text in texts:
@@ -166,7 +166,7 @@ def test_memory_is_saved_and_loaded(drafter: PreTrainedModel, memory: Completion
 
 
 def test_foreign_memory_is_refused(drafter, memory, published, target_model, tokenizer, tmp_path) -> None:
-    """Ids of another tokenizer are other words: every draft would be wrong, in silence."""
+    """Prevent drafts from the ids of another tokenizer."""
     other = CompletionMemory()
     with pytest.raises(InputError, match="tokenizer of the memory is unknown: load a drafter with it"):
         other.save(tmp_path / "memory.safetensors")
@@ -205,7 +205,7 @@ def test_measurements_start_fresh(target_model, drafter, memory, published, toke
 
 
 def test_sampled_steps_have_the_targets_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was sampled once must not be likelier for being remembered."""
+    """Prevent remembered tokens from becoming more likely."""
     logits = 1.3 * torch.randn((CHAIN_SIZE, CHAIN_SIZE), generator=torch.Generator().manual_seed(3))
     target_model, counts = chain(logits), note_sources(monkeypatch)
     trust = calibration(0.7, 0.7, 0.7)

@@ -22,7 +22,7 @@ def saved_by(texts: Sequence[Sequence[int]], orders: Sequence[int], min_share: f
 
 
 def test_lowest_order_saves_all_that_it_drafts() -> None:
-    """Nothing stands behind it: a run that was seen often and is sure must come first."""
+    """Prevent a wrong order: frequent and certain runs come first."""
     texts = 4 * [[A, B]] + 2 * [[A, C]] + 3 * [[D, E]]
     # A: six times, four of them B, less 1/2. D: three times, less 1/2.
     assert saved_by(texts, (1,)) == pytest.approx({(A, B): 3.5, (D, E): 2.5})
@@ -73,7 +73,7 @@ def test_least_valuable_entries_are_pruned() -> None:
 
 @pytest.mark.parametrize("limit", [4096, 5000, 10_000, 40_000, 200_000])
 def test_file_fits_its_size(limit: int) -> None:
-    """A limit that is exceeded by what lies around the entries is none."""
+    """Prevent a file that is larger than its limit."""
     choose = np.random.default_rng(0)
     texts = choose.zipf(1.3, (300, 40)).clip(max=5000).tolist()
     entries = count_entries(texts, range(1, 6))

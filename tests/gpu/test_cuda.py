@@ -93,7 +93,7 @@ def test_drafter_that_moved_is_refused_and_loads_again(tmp_path, tokenizer, targ
     drafter = load_drafter(str(folder), target_model, tokenizer)
     target, prompt = target_model.to(CUDA), torch.tensor([PROMPTS[0]], device=CUDA)
     drafter.to(CUDA)
-    with pytest.raises(ValueError, match=r"drafted on cpu and is on cuda:0 now: load it anew there"):
+    with pytest.raises(ValueError, match=r"drafted on cpu and is on cuda:0 now: load it again there"):
         target.generate(prompt, assistant_model=drafter, max_new_tokens=8)
     again = load_drafter(str(folder), target, tokenizer)
     assert isinstance(loop_of(again).network, GraphedNetwork)

@@ -31,16 +31,13 @@ _ASK_ANYHOW = 16  # rounds, after which a network that gained nothing is asked a
 
 
 class DraftingLoop:
-    """The drafting loop for one target and one sequence at a time.
+    """The drafting loop for one target, on one device, and one sequence at a time.
 
     Args:
-        settings (`LoopSettings`): Sources, lengths, calibration and costs.
-        device (`torch.device`): Device of target and network.
         vocabulary (`int`): Size of the target's vocabulary.
         clock (callable, *optional*): Returns seconds, with which greedy drafting learns the costs of passes and steps.
             `None` uses only the stored costs, so that the same text gets the same drafts in every run.
-        load_tokenizer (callable, *optional*): Returns the target's tokenizer, or `None`; without it nothing is drafted
-            if there are stop strings.
+        load_tokenizer (callable, *optional*): Returns the target's tokenizer, which stop strings need, or `None`.
     """
 
     def __init__(
@@ -87,10 +84,8 @@ class DraftingLoop:
             limit (`int`): Maximum number of drafted tokens.
             process (callable, *optional*): The target's processors, from `(context, logits of shape (vocabulary,))`
                 to logits.
-            end_ids (`Collection[int]`): Ids after which nothing is drafted.
-            endings (`Endings`, *optional*): Tokens before which a draft ends.
-            cache (`transformers.Cache`, *optional*): The target's keys and values of all tokens but the last one, for
-                a network that attends to them.
+            end_ids, endings (*optional*): Tokens after which, and before which, a draft ends.
+            cache (`transformers.Cache`, *optional*): The target's keys and values of all tokens but the last one.
         Returns:
             `list[Proposal]`, empty if a draft would cost more than it yields.
         """

@@ -22,10 +22,8 @@ from .repository import build_loop
 def generate(model, input_ids=None, generation_config=None, logits_processor=None, max_new_tokens=None, **kwargs):
     """Draft tokens for assisted decoding.
 
-    Args:
-        input_ids (`torch.Tensor` of shape `(1, tokens)`): Prompt and output so far.
-        generation_config (`GenerationConfig`): The target's, marked by assisted decoding as its assistant's.
-        max_new_tokens (`int`): Maximum number of drafted tokens.
+    Assisted decoding marks the target's `generation_config` as its assistant's.
+
     Returns:
         `GenerateDecoderOnlyOutput` with `sequences` of shape `(1, tokens + drafted)` and one entry for each drafted
         token in `scores`: the logits of shape `(1, vocabulary)` of the q that it was sampled from, or `NoScores` if no

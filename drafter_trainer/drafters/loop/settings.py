@@ -59,7 +59,7 @@ class LoopSettings:
     step_milliseconds: dict[str, float] = field(default_factory=dict)
 
     def passes(self, device: str, sampling: bool = False) -> list[float]:
-        """Return the milliseconds of passes on a kind of device, measured or else generic."""
+        """Return the measured or generic milliseconds of passes on a kind of device."""
         generic = [_GENERIC_PASS * share for share in _GENERIC.get(device, _FLAT)]
         greedy = self.pass_milliseconds.get(device, generic)
         return self.sampling_pass_milliseconds.get(device, greedy) if sampling else greedy

@@ -1,4 +1,4 @@
-"""Networks, tables and costs that are known, and a drafter that is published with all that tuning leaves."""
+"""Networks, tables and costs for tests, and a published, tuned drafter."""
 
 import hashlib
 import json
@@ -35,7 +35,7 @@ FLAT = [10.0] * 17  # a pass takes ten milliseconds whatever its tokens: every d
 
 
 def calibration(lookup: float = 0.8, ngram: float = 0.5, network: float = 0.6) -> dict[str, list[float]]:
-    """Make a calibration that trusts each source alike, whatever its bin."""
+    """Make a calibration with the same probability in all bins of a source."""
     return {
         "lookup": [lookup] * LOOKUP_BINS,
         "ngram": [ngram] * (HIGHEST_ORDER * NGRAM_BINS),
@@ -44,14 +44,14 @@ def calibration(lookup: float = 0.8, ngram: float = 0.5, network: float = 0.6) -
 
 
 def make_settings(costs: Sequence[float] = FLAT, step: float = 0.01, **changes: Any) -> LoopSettings:
-    """Make settings for a machine with these costs; the calibration is one for greedy decoding and sampling."""
+    """Make settings for a machine with these costs, with one calibration for greedy decoding and sampling."""
     trust = changes.pop("calibration", calibration())
     values = {"calibration": trust, "sampling_calibration": trust, "longest_draft": 4} | changes
     return LoopSettings(pass_milliseconds={"cpu": list(costs)}, step_milliseconds={"cpu": step}, **values)
 
 
 class Clock:
-    """A clock that is moved by hand, and by its pace at each look."""
+    """A clock that the test advances; each call also advances it by `pace`."""
 
     def __init__(self, pace: float = 0.0) -> None:
         self.seconds, self.pace = 0.0, pace
@@ -62,7 +62,7 @@ class Clock:
 
 
 class FakeNetwork:
-    """A network with hand-written logits, which notes what it reads; what follows a text has nearly all chance."""
+    """A network with hand-written logits: the successor of a text has nearly all probability. It records its reads."""
 
     draft_ids = None
     prompt_window: int | None = None
@@ -76,7 +76,7 @@ class FakeNetwork:
         del self.known[length:]
 
     def read(self, token_ids: list[int]) -> torch.Tensor:
-        """Note the tokens; empty reads have no logits."""
+        """Record the tokens and return logits."""
         assert token_ids, "nothing to read"
         self.reads.append(list(token_ids))
         self.known += token_ids

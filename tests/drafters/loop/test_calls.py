@@ -1,4 +1,4 @@
-"""A table of what users pass to `generate`: with a drafter the same output, or one line that says why not."""
+"""Arguments of `generate`: with a drafter the output is the same, or nothing is drafted, or an error says why."""
 
 import copy
 import warnings
@@ -134,7 +134,7 @@ DRAFTED = {
 
 
 class Counting(LogitsProcessor):
-    """A processor that goes by how often it was called."""
+    """A processor that depends on the number of its calls."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -174,7 +174,7 @@ REFUSED = {
 
 @pytest.fixture
 def drafter(target_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    """A drafter whose network is right in all that it can draft, and so passes over all that must be stopped at."""
+    """A drafter that is always right, so that its drafts contain every token that must end the text."""
     settings = make_settings(sources=["lookup", "network"])
     draft_ids = torch.tensor(sorted({*range(0, 400, 2), *tokenizer(TEXT)["input_ids"]}))
     return with_loop(copy.deepcopy(target_model), settings, None, draft_ids, tokenizer)
@@ -206,7 +206,7 @@ def check_equal(drafted: dict[str, Any], plain: dict[str, Any]) -> None:
 def test_output_is_the_targets_where_drafts_are_made(
     target_model, tokenizer, drafter, monkeypatch, make, sampling
 ) -> None:
-    """A rule that ends or shapes the text must hold within a draft too; sampling from one token has one output."""
+    """Prevent a rule that ends or changes the text from being ignored within a draft. Sampling has one output here."""
     more = {"do_sample": True, "top_k": 1} if sampling else {}
     plain = run(target_model, tokenizer, make, **more)
     counts = note_sources(monkeypatch)
@@ -222,7 +222,7 @@ def test_output_is_the_targets_where_drafts_are_made(
 def test_nothing_is_drafted_where_drafts_would_change_the_output(
     target_model, tokenizer, drafter, monkeypatch, make, reason, sampling
 ) -> None:
-    """Another output in silence is worse than none faster: the same seed samples the same, and the reason is said."""
+    """Prevent a silent change of the output; the same seed samples the same, and a warning has the reason."""
     plain = run(target_model, tokenizer, make, do_sample=sampling)
     counts = note_sources(monkeypatch)
     with pytest.warns(UserWarning, match=f"^nothing is drafted in this call.*{reason}") as caught:
@@ -234,14 +234,14 @@ def test_nothing_is_drafted_where_drafts_would_change_the_output(
 
 @pytest.mark.parametrize(("make", "message"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_right_is_refused(target_model, tokenizer, drafter, make, message) -> None:
-    """Where the target itself would go wrong in assisted decoding, drafting nothing does not help."""
+    """Prevent wrong output of assisted decoding itself, which an empty draft does not avoid."""
     with pytest.raises(ValueError, match=message) as caught:
         run(target_model, tokenizer, make, assistant_model=drafter)
     assert "\n" not in str(caught.value)
 
 
 def test_without_a_tokenizer_stop_strings_are_obeyed(target_model, tokenizer) -> None:
-    """A repository may lack its tokenizer: what completes a stop string is unknown then, and nothing is drafted."""
+    """Without a tokenizer the tokens that complete a stop string are unknown, so nothing is drafted."""
     drafter = with_loop(copy.deepcopy(target_model), make_settings())
     make = DRAFTED["stop strings"]
     with pytest.warns(UserWarning, match="without the target's tokenizer"):

@@ -1,4 +1,4 @@
-"""The drafting loop, with hand-written sources and a clock that is moved by hand."""
+"""The drafting loop, with hand-written sources and a clock that the test advances."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ def sources_of(draft: list[Proposal]) -> list[str]:
 
 
 class Game:
-    """A loop, the text that its target says, and a clock on which each pass takes what it costs."""
+    """A loop, its target's text, and a clock that each pass advances by its cost."""
 
     def __init__(
         self, known: list[int], settings: LoopSettings, network: Any = None, costs: Sequence[float] | None = None
@@ -71,7 +71,7 @@ class Game:
 )
 @pytest.mark.parametrize("sampling", [False, True])
 def test_source_with_the_highest_probability_drafts(trust, source, token, sampling) -> None:
-    """The sources disagree: asked in a fixed order, the poorer one would draft wherever it knows something."""
+    """Prevent a fixed order of the sources, with which a worse source would draft."""
     torch.manual_seed(0)
     slots = count_table([[21, 40]], (1,))
     network = FakeNetwork(lambda known: 30)
@@ -83,7 +83,7 @@ def test_source_with_the_highest_probability_drafts(trust, source, token, sampli
 
 
 def test_draft_goes_on_from_its_own_tokens() -> None:
-    """Each source has to look at text and draft together: the text alone gives the same token again and again."""
+    """Prevent sources from ignoring the draft, which would repeat the same token."""
     lookup = make_loop(make_settings(sources=["lookup"])).draft(TEXT, 4)
     assert tokens_of(lookup) == [22, 23, 24, 20]
     slots = count_table([[21, 40, 41, 42]], (1, 2, 3))
@@ -94,7 +94,7 @@ def test_draft_goes_on_from_its_own_tokens() -> None:
 
 
 def test_network_is_spared_where_another_source_is_sure() -> None:
-    """A step of the network that brings nothing new is time lost in each round."""
+    """Prevent steps of the network for tokens that another source is sure of."""
     network = FakeNetwork(successor)
     trust = calibration(lookup=0.95, network=0.9)
     loop = make_loop(make_settings(step=3.0, calibration=trust), network)
@@ -105,7 +105,7 @@ def test_network_is_spared_where_another_source_is_sure() -> None:
 
 
 def test_draft_ids_are_the_targets() -> None:
-    """The network's logits are over the draft vocabulary: the index of a row is no token."""
+    """Prevent indices of the draft vocabulary from being taken for token ids."""
     network = FakeNetwork(lambda known: 2, size=3)
     network.draft_ids = torch.tensor([7, 11, 13])
     for sampling in (False, True):
@@ -119,7 +119,7 @@ def test_draft_ids_are_the_targets() -> None:
 
 
 def test_processors_see_the_context_and_decide() -> None:
-    """Where the target forbids a token, drafting it is in vain; and q must be what was drawn from."""
+    """Prevent drafts that the target's processors exclude, and a q that the token was not sampled from."""
     seen = []
 
     def process(context: list[int], logits: torch.Tensor) -> torch.Tensor:
@@ -143,7 +143,7 @@ def test_processors_see_the_context_and_decide() -> None:
 
 
 def test_drafts_fall_to_nothing_where_none_is_accepted() -> None:
-    """A drafter that is no good for a text must cost next to nothing there."""
+    """Prevent drafts, and their cost, on a text where none is accepted."""
     settings = make_settings(LINEAR, sources=["lookup"], calibration=calibration(lookup=0.6))
     game, choose, lengths = Game([1, 2, 3, 1, 2, 3], settings), random.Random(0), []
     for _ in range(60):
@@ -156,7 +156,7 @@ def test_drafts_fall_to_nothing_where_none_is_accepted() -> None:
 
 @pytest.mark.parametrize(("limit", "longest", "costs"), [(3, 8, 17), (8, 3, 17), (8, 8, 4)])
 def test_drafts_stay_within_every_limit(limit: int, longest: int, costs: int) -> None:
-    """The answer's end, the settings and the passes that were measured all bound a draft."""
+    """Prevent drafts beyond the limit of the output, of the settings, or of the measured passes."""
     for sampling in (False, True):
         settings = make_settings(FLAT[:costs], sources=["lookup"], longest_draft=longest)
         assert len(make_loop(settings).draft([5, 5, 5, 5], limit, sampling=sampling)) == 3
@@ -164,7 +164,7 @@ def test_drafts_stay_within_every_limit(limit: int, longest: int, costs: int) ->
 
 @pytest.mark.parametrize("sampling", [False, True])
 def test_nothing_is_drafted_behind_the_end(sampling: bool) -> None:
-    """What follows an end token is thrown away: each step there would be for nothing."""
+    """Prevent steps for tokens after an end token, which are thrown away."""
     network = FakeNetwork(successor)
     loop = make_loop(make_settings(sources=["network"], longest_draft=6), network)
     draft = loop.draft([1, 2], 6, sampling=sampling, end_ids=(5, 40))
@@ -174,7 +174,7 @@ def test_nothing_is_drafted_behind_the_end(sampling: bool) -> None:
 
 @pytest.mark.parametrize("sampling", [False, True])
 def test_nothing_is_drafted_where_nothing_pays(sampling: bool) -> None:
-    """A pass over two tokens takes longer than one over one: a draft that nobody believes in makes a prompt slower."""
+    """Prevent drafts that are not worth the longer verification pass."""
     for settings, network in (
         (make_settings(LINEAR, sources=["lookup"]), None),  # knows nothing of the text
         (make_settings(LINEAR, sources=["network"], calibration=calibration(network=0.0)), FakeNetwork(successor)),
@@ -198,7 +198,7 @@ def test_fillers_come_where_more_tokens_take_less_time() -> None:
 
 
 def test_what_was_drawn_stays() -> None:
-    """A draw that is dropped for what it is leaves a q that nobody drew from: the output is biased, silently."""
+    """Prevent biased output: a sampled token must not be dropped because of its value."""
     # The second token pays only with those behind it, and how likely they are depends on what it is.
     costs = [10.0, 10.0, 30.0, 31.0, 32.0]
     trust = calibration() | {"network": [0.02] * 10 + [0.95] * 10}
@@ -238,7 +238,7 @@ def test_what_was_drawn_stays() -> None:
 
 
 def test_scores_outlive_the_next_step() -> None:
-    """A captured step writes its logits to one place: the q of all tokens of a draft would be that of the last."""
+    """Prevent the q of all tokens from being that of the last one, since a captured step reuses its output."""
 
     class InPlace(FakeNetwork):
         """A network that returns the same tensor each time, as `GraphedNetwork` does."""
@@ -258,7 +258,7 @@ def test_scores_outlive_the_next_step() -> None:
 
 
 def test_each_token_is_read_once() -> None:
-    """A network that reads the text anew in each round takes longer with every token."""
+    """Prevent the network from reading the whole text again in each round."""
     network = FakeNetwork(successor)
     game = Game([3, 4, 5], make_settings(sources=["network"]), network)
     drafts = game.play(lambda known: (known[-1] + 1 + (len(known) % 6 == 0)) % 50, 12)
@@ -273,7 +273,7 @@ def test_each_token_is_read_once() -> None:
 
 
 def test_another_prompt_begins_anew() -> None:
-    """What one answer taught, its text and its rejections, must not reach into the next."""
+    """Prevent text and acceptance of one completion from influencing the next one."""
     trust = calibration(lookup=0.6, network=0.5)
     make = lambda: make_loop(make_settings(LINEAR, calibration=trust), FakeNetwork(successor))  # noqa: E731
     game = Game(TEXT, make_settings(LINEAR, calibration=trust), FakeNetwork(successor))
@@ -292,7 +292,7 @@ def test_another_prompt_begins_anew() -> None:
 
 
 def test_sampled_lengths_do_not_depend_on_the_clock() -> None:
-    """A seed must give the same answer again: lengths that follow the clock draw another number of times."""
+    """Prevent sampled drafts from depending on the clock: a seed must give the same completion again."""
     lengths = []
     for pace in (0.001, 0.5):
         clock = Clock()
@@ -309,7 +309,7 @@ def test_sampled_lengths_do_not_depend_on_the_clock() -> None:
 
 
 def test_what_is_forgotten_is_read_anew() -> None:
-    """A chat's next turn goes on where the last answer ended: hours between them would count as one slow pass."""
+    """Prevent the time between two turns of a chat from counting as one slow pass."""
     network = FakeNetwork(successor)
     game = Game([20, 21, 22], make_settings(sources=["network"]), network)
     game.play(successor, 2)
@@ -337,7 +337,7 @@ def test_a_network_reads_no_more_of_a_prompt_than_its_window() -> None:
 
 
 def test_fillers_are_in_no_belief() -> None:
-    """Tokens that nobody believed in would discredit a source, or praise it where they stand by chance."""
+    """Prevent fillers from changing the estimate of a source."""
     costs = [10.0, 30.0, 30.0, 5.0, 30.0]
     trust = calibration(lookup=0.6)
     loop = make_loop(make_settings(costs, sources=["lookup"], calibration=trust))
@@ -352,7 +352,7 @@ def test_fillers_are_in_no_belief() -> None:
 
 
 def test_first_pass_is_no_measure() -> None:
-    """It reads the prompt too: a long prompt would make passes look ten times as dear for the whole answer."""
+    """Prevent the pass that reads the prompt from changing the cost of later passes."""
     clock = Clock()
     loop = make_loop(make_settings(sources=["network"]), FakeNetwork(successor), clock=clock)
     before = len(loop.draft([1, 2, 3], 4))
@@ -373,7 +373,7 @@ def test_first_pass_is_no_measure() -> None:
     ],
 )
 def test_network_that_brings_nothing_is_asked_seldom(sources, known, text, drafts, least, last) -> None:
-    """A text on which a step of the network brings nothing must not cost one in every round, for ever."""
+    """Prevent a step in every round on a text where the network gains nothing."""
     trust = calibration(lookup=0.3, network=0.6)
     settings = make_settings(sources=sources, longest_draft=1, calibration=trust, step=0.5)
     network = FakeNetwork(successor)
@@ -393,7 +393,7 @@ def test_network_that_brings_nothing_is_asked_seldom(sources, known, text, draft
 
 
 def test_sampling_goes_by_its_own_curve() -> None:
-    """A token more takes longer when sampling: drafts that pay greedily would make it slower."""
+    """Prevent greedy costs from deciding the length of sampled drafts."""
     dear = {"cpu": [10.0 + 15.0 * tokens for tokens in range(17)]}
     trust = calibration(network=0.6)
     settings = make_settings(LINEAR, sources=["network"], calibration=trust, sampling_pass_milliseconds=dear)
@@ -403,7 +403,7 @@ def test_sampling_goes_by_its_own_curve() -> None:
 
 
 def test_cost_of_passes_is_learned_from_the_clock() -> None:
-    """Settings are tuned on one machine: where a token more takes longer than there, drafts must get shorter."""
+    """Prevent too long drafts on a machine where verification takes longer than during tuning."""
     settings = make_settings(LINEAR, sources=["network"], longest_draft=8, calibration=calibration(network=0.7))
     lengths = []
     for costs in (LINEAR, [10.0 + 15.0 * tokens for tokens in range(17)]):

@@ -1,4 +1,4 @@
-"""Tokens that end a text: exactly those at which transformers ends it, and a draft that is honest without them."""
+"""Tokens that end a text, compared with transformers' stopping criteria, and sampling without them."""
 
 from collections import Counter
 
@@ -46,7 +46,7 @@ def letters() -> PreTrainedTokenizerFast:
 
 @pytest.mark.parametrize("kind", ["bytes", "sentencepiece", "letters"])
 def test_endings_are_where_transformers_ends(tokenizer: PreTrainedTokenizerFast, kind: str) -> None:
-    """One token fewer is a stop string that is passed over; one more is a draft that ends for nothing."""
+    """Prevent missed stop strings, and drafts that end without one."""
     if kind != "bytes":
         tokenizer = bytes_of_sentencepiece() if kind == "sentencepiece" else letters()
     text = "Der Zug kommt später an: 8 € für die Rückfahrt nach Köln. 電車が遅れ"
@@ -90,13 +90,13 @@ def stopping(toy_target: PreTrainedModel) -> tuple[dict, dict[tuple[int, ...], f
 
 
 def test_sampled_answers_with_stop_strings_have_the_targets_distribution(toy_target, stopping) -> None:
-    """A draft that ends for what was drawn favors what does not end the text."""
+    """Prevent a bias against tokens that end the text."""
     given, chances = stopping
     check_sampled(toy_target, given, samples=SAMPLES, chances=chances)
 
 
 def test_draft_that_ends_for_what_was_drawn_is_noticed(toy_target, stopping, monkeypatch) -> None:
-    """The test above proves nothing unless it fails where such tokens are drawn and then left out."""
+    """The test above must fail if such tokens are sampled and then left out."""
     monkeypatch.setattr(EndingIds, "mask", lambda self, logits: logits)
     given, chances = stopping
     answers, _ = sample(toy_target, given, 1.0, WRONG_SAMPLES)

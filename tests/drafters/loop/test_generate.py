@@ -1,4 +1,4 @@
-"""The loop behind `target.generate(assistant_model=drafter)`: other times, the same text."""
+"""The loop behind `target.generate(assistant_model=drafter)`: the output is the target's."""
 
 import copy
 import functools
@@ -71,7 +71,7 @@ def drafter(target_model: PreTrainedModel) -> PreTrainedModel:
 
 @pytest.mark.parametrize("sources", SUBSETS, ids=lambda subset: "+".join(subset) or "none")
 def test_greedy_output_with_each_subset_of_sources(target_model, drafter, monkeypatch, sources) -> None:
-    """A source that decides a single token, however good it is, answers in the target's place."""
+    """Prevent a source from deciding a token in place of the target."""
     counts = note_sources(monkeypatch)
     rounds = check_greedy(target_model, with_sources(drafter, sources), tokens=TOKENS)
     assert counts.keys() - {"filler"} == set(sources)
@@ -88,7 +88,7 @@ UNUSUAL = {"never tuned": LoopSettings()} | {
 
 @pytest.mark.parametrize("settings", UNUSUAL.values(), ids=UNUSUAL)
 def test_greedy_output_with_unusual_settings(target_model: PreTrainedModel, settings: LoopSettings) -> None:
-    """What the network has read may be drafted, cut away as not worth a pass, and said by the target all the same."""
+    """Prevent wrong output when drafted tokens are cut away and the target then generates the same tokens."""
     check_greedy(target_model, with_loop(partly_agreeing(target_model, 0.01), settings), PROMPTS[1:], TOKENS)
 
 
@@ -110,7 +110,7 @@ def test_grammar_may_leave_nothing_of_the_draft_vocabulary(target_model: PreTrai
 
 
 def test_greedy_output_beyond_the_drafters_context(target_model: PreTrainedModel) -> None:
-    """The target's context is the longer one: where the drafter's ends, answers go on."""
+    """Prevent an error after the end of the drafter's context, which is shorter than the target's."""
     drafter = partly_agreeing(target_model, 0.01)
     drafter.config.max_position_embeddings = 14
     with_loop(drafter, make_settings())
@@ -121,7 +121,7 @@ def test_greedy_output_beyond_the_drafters_context(target_model: PreTrainedModel
 
 @pytest.mark.parametrize("kind", [LeanNetwork, StockNetwork])
 def test_greedy_output_with_sliding_windows(kind: type) -> None:
-    """What a window has left behind must not come back where a draft is cropped; stock modules draft the same."""
+    """Prevent wrong keys after a draft is cropped, in layers with a sliding window."""
     target_model = sliding_model(50, SLIDING)
     drafter = partly_agreeing(target_model, 0.03)
     attach_loop(drafter, make_loop(make_settings(sources=["network"]), kind(drafter)))
@@ -214,7 +214,7 @@ def cut(warper: LogitsProcessor | None, logits: torch.Tensor) -> torch.Tensor:
 )
 @pytest.mark.parametrize("sources", [["lookup"], ["ngram"], ["network"], list(SOURCES)], ids="+".join)
 def test_sampled_steps_have_the_targets_distribution(chain_logits, monkeypatch, sources, given, warper) -> None:
-    """A q that was not drawn from answers in another voice, which no single answer shows."""
+    """Prevent a wrong q, which biases the output."""
     counts = note_sources(monkeypatch)
     tokens = sample_chain(chain_logits, sources, given)
     assert chance_of_these_steps(tokens, cut(warper, chain_logits).softmax(-1)) > IMPROBABLE
@@ -246,7 +246,7 @@ def claim_uniform_draw(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_wrong_distribution_is_noticed(chain_logits, monkeypatch, sources, make_wrong) -> None:
-    """A test of distribution that a wrong q passes too would prove nothing."""
+    """The test of the distribution must fail for a wrong q."""
     make_wrong(monkeypatch)
     tokens = sample_chain(chain_logits, sources, {"max_new_tokens": 1200})
     assert chance_of_these_steps(tokens, chain_logits.softmax(-1)) < IMPROBABLE / 1000
@@ -256,7 +256,7 @@ def test_wrong_distribution_is_noticed(chain_logits, monkeypatch, sources, make_
 
 
 def test_users_call_the_models_own_generate(target_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A drafter is a model too: whoever lets it speak for itself gets its own words, not copies of the prompt."""
+    """Prevent drafts in the output of the drafter's own `generate`."""
     drafter = with_loop(copy.deepcopy(target_model), make_settings())
     counts = note_sources(monkeypatch)
     ids = torch.tensor([PROMPTS[3]])
@@ -282,7 +282,7 @@ def test_users_call_the_models_own_generate(target_model: PreTrainedModel, monke
 
 
 def test_first_call_drafts_as_long_as_the_second(target_model, monkeypatch) -> None:
-    """Remote code builds its loop within a call that was told the stock loop's draft length: most scripts have one."""
+    """Prevent the stock loop's draft length in the call in which remote code builds the loop."""
     drafter = copy.deepcopy(target_model)
     set_draft_length(drafter, 1)
     loop = make_loop(make_settings(sources=["network"]), LeanNetwork(drafter), size=drafter.config.vocab_size)
@@ -296,7 +296,7 @@ def test_first_call_drafts_as_long_as_the_second(target_model, monkeypatch) -> N
 
 
 def test_drafter_that_was_moved_is_refused(target_model: PreTrainedModel) -> None:
-    """Its network's weights and cache stay where they were laid out."""
+    """Prevent drafts from weights and caches on the old device."""
     drafter = with_loop(target_model, make_settings())
     drafter.to("meta")
     with pytest.raises(ValueError, match="the drafter drafted on cpu and is on meta now: load it again there"):

@@ -58,7 +58,7 @@ def test_fixed_step_keeps_to_windows() -> None:
 
 
 def test_grown_cache_is_captured_anew(target_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A graph that writes into the cache of before would draft from a text that stands still."""
+    """Prevent a graph from writing to the cache that was replaced."""
     monkeypatch.setattr("drafter_trainer.drafters.loop.network._FIRST_CAPACITY", 8)
     lean, graphed = LeanNetwork(target_model), Replayed(target_model)
     for token in TOKENS * 3:

@@ -100,7 +100,7 @@ def test_int8_needs_rows_that_its_kernel_reads_whole(width: int) -> None:
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_logits_are_those_of_the_stock_forward(config: PretrainedConfig) -> None:
-    """A norm, bias, rotation or mask that is a little wrong costs acceptance, and nothing else shows it."""
+    """Prevent a slightly wrong norm, bias, rotation or mask, which only costs acceptance."""
     model = make(config)
     assert stock_logits(model, TOKENS).std() > 0.3
     assert reason_against(model) is None
@@ -110,7 +110,7 @@ def test_logits_are_those_of_the_stock_forward(config: PretrainedConfig) -> None
 
 @pytest.mark.parametrize(("name", "steps"), [("llama", STEPS), ("gemma3", SLIDING_STEPS)])
 def test_stock_modules_read_alike(name: str, steps: list[tuple[int, list[int]]]) -> None:
-    """A cache that holds a window alone has forgotten what comes back into it when a draft is rejected."""
+    """Prevent missing keys when a rejected draft moves a sliding window back."""
     model = make(CONFIGS[name])
     check_reads(StockNetwork(model), model, steps)
     check_reads(StockNetwork(model, SOME), model, steps)

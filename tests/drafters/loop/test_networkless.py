@@ -25,7 +25,7 @@ from tests.hub.conftest import make_drafter
 
 
 def test_repository_holds_no_network(without_network, published) -> None:
-    """Weights that nobody reads are a download of megabytes; a table that is left out is a drafter of nothing."""
+    """Prevent unused weights in the repository, and a missing table."""
     assert (without_network / "model.safetensors").stat().st_size < 200
     assert not (without_network / VOCABULARY).exists()
     assert (without_network / TABLE).read_bytes() == (published / TABLE).read_bytes()
@@ -36,7 +36,7 @@ def test_repository_holds_no_network(without_network, published) -> None:
 
 
 def test_loaded_drafter_drafts_with_its_table_alone(without_network, target_model, tokenizer) -> None:
-    """A drafter that asks a network that is not there, or does not find its table, fails or drafts nothing."""
+    """Prevent a call of the missing network, and a table that is not found."""
     drafter = load_drafter(str(without_network), target_model, tokenizer)
     loop = loop_of(drafter)
     assert isinstance(drafter, NetworklessDrafter)
@@ -48,7 +48,7 @@ def test_loaded_drafter_drafts_with_its_table_alone(without_network, target_mode
 
 
 def test_sampled_answers_have_the_targets_distribution(toy_target: PreTrainedModel) -> None:
-    """Tokens that were copied count as certain: taken for drawn ones, they change what the target says."""
+    """Prevent copied tokens from counting as sampled ones, which would bias the output."""
     answers = greedy_answers(toy_target, [TOY_PROMPT, [3, 4, 5], [9, 2, 6]], 12)
     drafter = NetworklessDrafter.for_vocabulary(TOY_SIZE)
     table = count_table(answers, range(1, HIGHEST_ORDER + 1), max_bytes=LEAST_BYTES)
@@ -57,7 +57,7 @@ def test_sampled_answers_have_the_targets_distribution(toy_target: PreTrainedMod
 
 
 def test_nothing_is_answered_without_a_network(target_model, tokenizer) -> None:
-    """Whoever takes it for a model, or lost the loop on the way, must read so, and not of a missing num_layers."""
+    """Prevent an obscure error of transformers for a drafter without a loop."""
     drafter = set_draft_length(NetworklessDrafter.for_vocabulary(len(tokenizer)), 3)
     message = "has no network and cannot generate text: load it with load_drafter"
     with pytest.raises(ValueError, match=message):

@@ -31,7 +31,7 @@ def worth(length: int, reach: list[float], curve: CostModel, rate: float) -> flo
 
 @pytest.mark.parametrize("milliseconds", CURVES.values(), ids=CURVES)
 def test_best_length_is_the_best_of_all(milliseconds: list[float]) -> None:
-    """A draft one token too long or too short in each round is a few per cent that nobody finds."""
+    """Prevent drafts that are one token too long or too short."""
     choose, curve = random.Random(0), CostModel(milliseconds)
     fillers = 0
     for _ in range(400):
@@ -51,7 +51,7 @@ def test_best_length_is_the_best_of_all(milliseconds: list[float]) -> None:
 
 @pytest.mark.parametrize("milliseconds", CURVES.values(), ids=CURVES)
 def test_drafting_goes_on_while_some_longer_draft_pays(milliseconds: list[float]) -> None:
-    """A bound that is too high stops before the length at which the machine is cheap again."""
+    """Prevent drafts from ending before a length at which a pass is cheaper."""
     choose, curve = random.Random(1), CostModel(milliseconds)
     stopped = 0
     for _ in range(400):
@@ -94,7 +94,7 @@ def test_extension_pays_where_some_length_does(milliseconds: list[float]) -> Non
 
 @pytest.mark.parametrize("milliseconds", [0.0, 1e6])
 def test_one_interrupted_pass_hardly_moves_the_curve(milliseconds: float) -> None:
-    """A laptop that slept for an hour within a pass would never draft again."""
+    """Prevent one interrupted pass from ending drafting."""
     curve = CostModel([10.0, 12.0])
     curve.observe(1, milliseconds)
     assert 0.8 < curve(1) / 10.0 < 1.25
@@ -106,7 +106,7 @@ def test_one_interrupted_pass_hardly_moves_the_curve(milliseconds: float) -> Non
 
 @pytest.mark.parametrize("accepted", [True, False])
 def test_belief_follows_what_became_of_tokens(accepted: bool) -> None:
-    """A source that fails in an answer must be asked less, yet tried again; one that succeeds more, not blindly."""
+    """Prevent an estimate that ignores acceptance in a completion, or follows it without bounds."""
     belief = AcceptanceEstimator({source: [0.5, 0.25] for source in SOURCES})
     course = [0.5]
     for _ in range(20):
@@ -123,7 +123,7 @@ def test_belief_follows_what_became_of_tokens(accepted: bool) -> None:
 
 
 def test_rate_moves_from_the_tuned_to_the_own_yield() -> None:
-    """One lucky draft must not decide the first rounds; and where every draft loses, none must seem to pay."""
+    """Prevent one accepted draft from deciding the first rounds, and losing drafts from seeming to pay."""
     curve = CostModel([10.0, 10.0, 14.0, 14.0])
     rate = throughput(1.5, curve)
     assert rate() == pytest.approx(1.5 / 14.0)  # a pass over the drafted and one more
@@ -143,7 +143,7 @@ def test_rate_moves_from_the_tuned_to_the_own_yield() -> None:
 
 
 def test_curve_moves_as_a_whole() -> None:
-    """A machine that got busy is busy for lengths too that were not tried since; the last stands for longer ones."""
+    """Prevent outdated costs of lengths that were not tried since the machine became busy."""
     curve = CostModel([10.0, 12.0, 20.0])
     for _ in range(100):
         curve.observe(2, 24.0)

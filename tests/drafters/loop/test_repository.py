@@ -46,7 +46,7 @@ def tokenizer_hash(folder: Path) -> str:
 
 
 def test_published_drafter_drafts_with_all_that_was_tuned(folder, target_model, tokenizer) -> None:
-    """A file that is published and not found is a drafter that is slower than the card says."""
+    """Prevent published files from not being found, which would make drafting slower."""
     change_json(folder / "config.json", parallel_tokens=4, pard_token=3)  # of earlier releases, ignored
     describe(folder, weights={})
     drafter = load_drafter(str(folder), target_model, tokenizer)
@@ -71,7 +71,7 @@ def test_file_of_an_earlier_drafter_is_not_read(folder, target_model, tokenizer,
 @pytest.mark.parametrize("name", [VOCABULARY, TABLE])
 @pytest.mark.parametrize("damage", ["a byte", "gone"])
 def test_damaged_file_is_refused_or_done_without(folder, target_model, tokenizer, name, damage) -> None:
-    """A vocabulary that was altered must not be trusted; without its table a drafter is slower, and that is said."""
+    """Prevent drafts with an altered vocabulary, and the silent loss of a table."""
     content = bytearray((folder / name).read_bytes())
     content[-1] ^= 0xFF
     if damage == "gone":
@@ -131,7 +131,7 @@ def order_that_was_not_tuned(folder: Path) -> None:
     ],
 )
 def test_what_does_not_fit_is_refused(folder, target_model, tokenizer, spoil, message) -> None:
-    """A file of another drafter is whole, and drafts nonsense: one line must say so before anything is drafted."""
+    """Prevent drafts with the files of another drafter."""
     spoil(folder)
     with pytest.raises(InputError, match=f"^{folder} cannot be used: .*{message}"):
         load_drafter(str(folder), target_model, tokenizer)

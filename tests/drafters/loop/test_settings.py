@@ -31,7 +31,7 @@ def changed(**changes: Any) -> dict[str, Any]:
 
 
 def test_settings_are_read_as_they_were_written() -> None:
-    """A setting lost on the way is a drafter that was tuned for nothing; those never tuned are drafters too."""
+    """Prevent settings from being lost, and accept a drafter that was never tuned."""
     assert LoopSettings.from_dict(changed(), "here") == SETTINGS
     assert LoopSettings.from_dict(json.loads(json.dumps(LoopSettings().to_dict())), "here") == LoopSettings()
     assert LoopSettings.from_dict({}, "here") == LoopSettings()
@@ -99,6 +99,6 @@ def test_drafters_tuned_for_fewer_orders_are_read() -> None:
     ],
 )
 def test_what_the_loop_cannot_use_is_refused(values: Any, message: str) -> None:
-    """Found here it is a line that names the place; found by the loop, an index error in the middle of an answer."""
+    """Prevent an index error during generation: a wrong setting is named when it is read."""
     with pytest.raises(ValueError, match=f"here: {message}"):
         LoopSettings.from_dict(values, "here")

@@ -41,7 +41,7 @@ def count_naively(answers: Sequence[Sequence[int]], order: int) -> dict[tuple[in
 @pytest.mark.parametrize("alphabet", [2, 5, VOCABULARY])
 @pytest.mark.parametrize("min_share", [0.0, 0.3])
 def test_table_holds_what_was_counted(alphabet: int, min_share: float) -> None:
-    """A follower of another run, or a share of another total, would be drafted with a false probability."""
+    """Prevent wrong followers and wrong shares."""
     answers = random_answers(alphabet)
     for order in (1, 2, 3):  # each by itself: none leaves to a lower one what that has too
         table = NgramTable(count_table(answers, (order,), min_share))
@@ -150,7 +150,7 @@ HASHES = {"hashes.1": np.zeros(1, np.int64)}
     ],
 )
 def test_table_that_does_not_fit_is_refused(tmp_path, content, vocabulary, sha256, message) -> None:
-    """Another tokenizer's ids draft nonsense without an error; ids or slots beyond an end fail far from here."""
+    """Prevent ids of another tokenizer, and ids or slots out of range."""
     path = tmp_path / "ngram.safetensors"
     path.write_bytes(WHOLE)
     NgramTable.read(path, 5, SHA256)
@@ -177,7 +177,7 @@ def scan(text: list[int], draft: list[int]) -> tuple[int, int] | None:
 
 @pytest.mark.parametrize("alphabet", [1, 2, 3, 6, 40])
 def test_answers_are_those_of_a_scan(alphabet: int) -> None:
-    """An index that is off by one place drafts with conviction, and wrong."""
+    """Prevent an index that is off by one place."""
     choose = random.Random(alphabet)
     for _ in range(30):
         index, text = PromptLookup(), []
