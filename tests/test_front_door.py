@@ -131,14 +131,6 @@ def test_what_is_no_prompt_is_refused_in_the_callers_words(tmp_path: Path, named
             drafter_trainer.distill(named, ["Hoe?"], **given | {name: 0})
 
 
-def test_text_is_scored(tmp_path: Path, named: str) -> None:
-    """Text of a language without prompts is what there is of most languages."""
-    texts = [f"De trein van {hour} uur vertrekt later." for hour in range(12)]
-    rows = drafter_trainer.score_text(named, texts, output_dir=tmp_path / "rows", languages="nl", max_length=64)
-    assert len(rows) + len(rows.validation) == 12
-    assert all(ids is not None for ids in rows.train["topk_ids"])
-
-
 # The five lines
 
 

@@ -98,7 +98,7 @@ def parse_arguments(
     parser = _Parser(
         kinds,
         description=description,
-        prog=f"drafter-trainer {step}",
+        prog=f"drafter-trainer {step}" if step in OPTIONS else f"{step}.py",
         usage="%(prog)s [--config FILE] [--OPTION VALUE ...]",
         allow_abbrev=False,
         formatter_class=_Help,

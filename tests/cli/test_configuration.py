@@ -212,16 +212,14 @@ def test_malformed_file_is_named(tmp_path: Path, content: str, said: str) -> Non
 
 
 def test_help_begins_with_what_matters(capsys: pytest.CaptureFixture[str]) -> None:
-    """Seven options of ours among 120 of the Hugging Face Trainer are found by nobody."""
+    """The project's own options would be lost among 120 of the Hugging Face Trainer."""
     with pytest.raises(SystemExit):
         parse_arguments("finetune", ["--help"], "Test.")
-    shown = capsys.readouterr().out
-    assert [line for line in shown.splitlines() if line.endswith(":") and not line.startswith(" ")] == [
-        "options:", "run:", "target:", "data:", "drafter:", "training:",
-    ]  # fmt: skip
-    assert "--learning_rate" in shown
-    assert "--adam_beta1" not in shown
-    assert len(shown.splitlines()) < 150
+    lines = capsys.readouterr().out.splitlines()
+    headings = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
+    assert headings == ["options:", "run:", "target:", "data:", "drafter:", "training:"]
+    assert any("--learning_rate" in line for line in lines)
+    assert not any("--adam_beta1" in line for line in lines)
 
 
 def test_parameters_are_options_as_their_function_describes_them() -> None:
