@@ -17,6 +17,8 @@ from drafter_trainer.drafters.saving import complete_folder, describe_drafter
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.assemble import assemble
 from drafter_trainer.languages import get_pair
+from drafter_trainer.pipeline.finetune import copy_drafter
+from drafter_trainer.runs import Run
 from drafter_trainer.targets import Target
 from drafter_trainer.training.base import train_to_end
 from drafter_trainer.training.trainers import DrafterTrainer
@@ -97,6 +99,20 @@ def test_a_published_adapter_drafts_as_the_whole_drafter(tmp_path, base, trained
         said = {name: drafter(input_ids=ids).logits for name, drafter in drafters.items()}
     torch.testing.assert_close(said["adapter"], said["whole"], atol=1e-5, rtol=0)
     check_greedy(target_model, drafters["adapter"], [PROMPT], 12)
+
+
+def test_an_adapter_is_published_from_the_rounded_copy_of_a_run(tmp_path, base, trained, target, tokenizer) -> None:
+    """Prevent the adapter of a run from being refused, or lost, where the target's checkpoint is in bfloat16."""
+    make_model(tokenizer).to(torch.bfloat16).save_pretrained(tmp_path / "target")
+    tokenizer.save_pretrained(tmp_path / "target")
+    rounded, run = Target(target.name, target.revision, str(tmp_path / "target")), Run(NAME, tmp_path, "de-en")
+    copy_drafter(trained, run.published, run, rounded)
+    assert load_file(run.published / "model.safetensors")["model.norm.weight"].dtype == torch.bfloat16
+    publish(run.published, rounded, tmp_path / "published", adapter_of=str(base))
+    assert (tmp_path / "published" / "adapter_model.safetensors").is_file()
+    other = make_drafter(tmp_path / "other", tokenizer, target, seed=4)
+    with pytest.raises(InputError, match="was not trained over"):
+        publish(run.published, rounded, tmp_path / "published", adapter_of=str(other))
 
 
 def test_an_adapter_over_another_base_is_refused(tmp_path, base, trained, target, tokenizer) -> None:
