@@ -142,8 +142,9 @@ def benchmark(
                 "follow_clock": follow_clock,
                 "dtype": str(target_model.dtype).removeprefix("torch."),
             }
-            run = summarize_run(records, methods, setting, measured.facts(asked) | facts)
-            runs.append(measured.add_scores(run, records, asked))
+            runs.append(summarize_run(records, methods, setting, measured.facts(asked) | facts))
+            add_quality(runs[-1], records, asked, measured.pair.target)
+            add_language_share(runs[-1], records, measured.pair.target)
         write_outputs(read_journal(measured.journal), outputs)
         return measured.write(runs)
 
@@ -187,14 +188,6 @@ class Measurement:
         """Return the facts that every run of a results file has."""
         asked = {"source": self.source, "count": len(questions), "sha256": hash_questions(questions)}
         return {"pair": str(self.pair), "task": self.task, "questions": asked}
-
-    def add_scores(
-        self, run: dict[str, Any], texts: list[dict[str, Any]], questions: Sequence[Question]
-    ) -> dict[str, Any]:
-        """Add the quality of the completions to a run, and return the run."""
-        add_quality(run, texts, questions, self.pair.target)
-        add_language_share(run, texts, self.pair.target)
-        return run
 
     def write(self, runs: list[dict[str, Any]]) -> Results:
         """Write the results and their report, and return the results."""

@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from drafter_trainer.benchmark.measure import append_record, read_journal
+from drafter_trainer.benchmark.quality import add_language_share, add_quality
 from drafter_trainer.benchmark.summary import summarize_engine_run
 from drafter_trainer.corpora.tasks import TRANSLATION
 from drafter_trainer.errors import InputError
@@ -136,7 +137,9 @@ def benchmark_engine(
             chosen = [record for record in records if record["requests_at_once"] == number]
             facts = _GREEDY | measured.facts(asked) | facts
             run, texts = summarize_engine_run(chosen, methods, chat.tokenizer, facts)
-            runs.append(measured.add_scores(run, texts, asked))
+            add_quality(run, texts, asked, measured.pair.target)
+            add_language_share(run, texts, measured.pair.target)
+            runs.append(run)
         return measured.write(runs)
 
 

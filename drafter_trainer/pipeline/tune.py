@@ -120,7 +120,11 @@ def tune(
     if target is None and rows is not None:
         target = rows.target
     target = as_target(target) if target is not None else target_of(folder)
-    description = _describe(folder, target, rows, languages)
+    if (folder / FILE_NAME).is_file():
+        description = DrafterDescription.read(folder)
+    else:
+        spoken, pair = read_languages(languages) if languages else (rows.languages, rows.pair) if rows else ((), None)
+        description = describe_drafter(folder.resolve().name, target, spoken, pair)
     chat, trained = target.load_chat(), _trained_vocabulary(folder)
     if texts is not None and not isinstance(texts, UserData):
         texts = open_user_data(texts, TEXT_COLUMNS)
@@ -284,16 +288,6 @@ def _facts(search: Tuning, choice: Candidate, left_out: int) -> dict[str, Any]:
 def _is_tuned(drafter: Path, facts: Mapping[str, Any]) -> bool:
     """Return whether a drafter is the one that tuning left with these facts: finetuning may have replaced it."""
     return (drafter / FILE_NAME).is_file() and DrafterDescription.read(drafter).training.get("tune") == facts
-
-
-def _describe(
-    folder: Path, target: Target, rows: Rows | None, languages: str | Iterable[str] | None
-) -> DrafterDescription:
-    """Read the drafter's description, or describe a new drafter."""
-    if (folder / FILE_NAME).is_file():
-        return DrafterDescription.read(folder)
-    spoken, pair = read_languages(languages) if languages else (rows.languages, rows.pair) if rows else ((), None)
-    return describe_drafter(folder.resolve().name, target, spoken, pair)
 
 
 def _trained_vocabulary(folder: Path) -> Path | None:
