@@ -22,11 +22,12 @@ from drafter_trainer.drafters.loop.sources import NETWORK, NGRAM
 from drafter_trainer.drafters.saving import complete_folder, set_special_ids, size_of
 from drafter_trainer.drafters.vocabulary import tie_equal_embeddings
 from drafter_trainer.errors import InputError
-from drafter_trainer.hub.card import IMAGE_TEXT
 from drafter_trainer.repository import Repository
 from drafter_trainer.targets import Target
 
 _TEMPLATE = "chat_template.jinja"
+# The class of multimodal targets such as Mistral 3, which are not causal language models in transformers.
+_IMAGE_TEXT = "AutoModelForImageTextToText"
 
 
 def assemble(
@@ -81,7 +82,7 @@ def assemble(
         (folder / _TEMPLATE).write_text(target.chat_template, encoding="utf-8")
         prompting["chat_template"] = _TEMPLATE
     if type(target.load_config()) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        prompting["auto_class"] = IMAGE_TEXT
+        prompting["auto_class"] = _IMAGE_TEXT
     size = size_of(model) if network and not over else {}
     description = dataclasses.replace(description, adapter_of=over, size=size, prompting=prompting)
     files = {name: drafter / name for name in description.files}

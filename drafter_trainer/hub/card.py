@@ -21,7 +21,6 @@ from drafter_trainer.languages import Pair, get_pair
 from drafter_trainer.results import DRAFTER, PROMPT_LOOKUP, MeasuredRun, Results, batch_text, find_method, margin_text
 
 PLOT = "acceptance.png"
-IMAGE_TEXT = "AutoModelForImageTextToText"  # of multimodal targets such as Mistral 3, which are not causal models
 _TAGS = ["speculative-decoding", "assisted-generation", "draft-model", "assistant-model"]
 _DATA = ("train", "validation", "table")  # facts of a step about its data, in addition to its corpora
 _VERDICTS = ["languages", "task", "decoding", "questions", "drafter (95 %)", "best prompt lookup (95 %)", "verdict"]

@@ -82,7 +82,7 @@ def _setting(results: Results, runs: list[MeasuredRun], scale: int) -> dict[str,
     run, speedups, seeds = runs[0], {name: mean_speedup(runs, name) for name in _compared(runs)}, len(runs)
     sampling = "greedy" if run["temperature"] == 0 else f"T = {run['temperature']:g}"
     served = f", {batch_text(run)}" if "engine" in run else ""
-    lookup, percent = best_lookup(runs), 100 / scale  # of the bars' width
+    percent = 100 / scale  # of the bars' width
     return {
         "name": f"{run['task']}, {sampling}{served}",
         "interval": f"mean, lowest and highest of {seeds} seeds" if seeds > 1 else "95 % interval over questions",
@@ -92,8 +92,6 @@ def _setting(results: Results, runs: list[MeasuredRun], scale: int) -> dict[str,
             | {key: round(percent * value, 2) for key, value in vars(speedup).items()}
             for name, speedup in speedups.items()
         ],
-        "lookup": interval_text(speedups[lookup]) if lookup else "-",
-        "own": interval_text(speedups[DRAFTER]),
         "facts": _facts([find_method(run, DRAFTER) for run in runs]),
     }
 
