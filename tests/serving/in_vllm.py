@@ -150,8 +150,10 @@ def main(target: str, drafter: str, prompts_file: str, out: str) -> None:
     found["many"] = greedy(llm, prompts, len(prompts))
     found["keys"] = compare_keys(llm, target, prompts[:BATCH])
     rejection_sampler.expand_batch_to_tokens = expand
-    told = greedy(llm, prompts[:1], 1)["texts"][0][:12]
-    found["sampled"] = sample(llm, [*prompts[0], *told, *told, *told[:8]])  # repeated text is drafted for most samples
+    completed = greedy(llm, prompts[:1], 1)["texts"][0][:12]
+    found["sampled"] = sample(
+        llm, [*prompts[0], *completed, *completed, *completed[:8]]
+    )  # repeated text is drafted for most samples
     stop(llm)
     llm = start(target, speculative_config={"method": "draft_model", "model": drafter, "num_speculative_tokens": 3})
     found["network"] = greedy(llm, prompts, BATCH)

@@ -58,10 +58,10 @@ class PagedTarget(torch.nn.Module):
             for number, window in enumerate(windowed)
         ]
         self.context: Any = SimpleNamespace(attn_metadata=None)
-        told = ModuleType("vllm.forward_context")
-        told.get_forward_context = lambda: self.context
+        module = ModuleType("vllm.forward_context")
+        module.get_forward_context = lambda: self.context
         monkeypatch.setitem(sys.modules, "vllm", ModuleType("vllm"))
-        monkeypatch.setitem(sys.modules, "vllm.forward_context", told)
+        monkeypatch.setitem(sys.modules, "vllm.forward_context", module)
 
     def config(self, **given: Any) -> SimpleNamespace:
         """Return vLLM's configuration."""
@@ -93,7 +93,7 @@ class PagedTarget(torch.nn.Module):
         self(texts)
 
     def _place(self, texts: Sequence[list[int]], window: int | None) -> SimpleNamespace:
-        """Give each row its blocks; block 0, which is unused, stands for those before a window."""
+        """Give each row its blocks; block 0, which is unused, replaces those before a window."""
         free = self.random.sample(range(1, BLOCKS), BLOCKS - 1)
         table = torch.zeros(len(texts), 24, dtype=torch.int32)
         for row, text in enumerate(texts):

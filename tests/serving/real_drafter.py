@@ -48,8 +48,8 @@ def make_drafter(folder: Path) -> Path:
     target = real_target()
     tokenizer, model = target.load_tokenizer(), target.load_model("float32")
     requests = [replace(each, max_new_tokens=48) for each in requests_of(target, prompts("train", 16))]
-    answers = TransformersEngine(model, tokenizer.pad_token_id).complete_batch(requests)
-    completions = [list(answer.completion_ids) for answer in answers]
+    found = TransformersEngine(model, tokenizer.pad_token_id).complete_batch(requests)
+    completions = [list(completion.completion_ids) for completion in found]
     asked = [list(request.prompt_ids) for request in requests]
     drafter = from_layers(model, [0, -1])
     drafter.get_input_embeddings().requires_grad_(False)

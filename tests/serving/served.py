@@ -13,7 +13,7 @@ from drafter_trainer.distillation.servers import ServerEngine
 from drafter_trainer.targets import Target
 from tests.distillation.test_engines import logprobs_of
 
-# In languages whose characters are several tokens: what a server leaves out of its log-probabilities shows here alone.
+# In languages whose characters are several tokens, for which servers leave out log-probabilities.
 DISTILLED = ["Write one sentence in Japanese about the sea.", "Answer with five emoji: 🚂🌊🍣", "Was ist ein Zug?"]
 TOKENS = 24
 
@@ -31,14 +31,14 @@ def check_rows(engine: str, url: str, target: Target, model: PreTrainedModel) ->
     """Compare a server's rows with the target's; return how many had log-probabilities."""
     tokenizer = target.load_tokenizer()
     served = ServerEngine(SERVER_KINDS[engine](target.path, tokenizer), [url], concurrency=2, patience=60)
-    ((asked, answers),) = served.complete([requests_of(target, DISTILLED)])
+    ((asked, completions),) = served.complete([requests_of(target, DISTILLED)])
     local, scored = TransformersEngine(model, tokenizer.pad_token_id), 0
-    for one, answer in zip(asked, answers):
+    for one, completion in zip(asked, completions):
         (expected,) = local.complete_batch([one])
-        assert list(answer.completion_ids) == list(expected.completion_ids)
-        if answer.topk_logprobs is not None:  # llama.cpp gives none where a token ends inside a character
-            scores = logprobs_of(model, one, list(answer.completion_ids)).topk(20)
-            np.testing.assert_allclose(answer.topk_logprobs, scores.values, atol=0.05)
-            assert np.asarray(answer.topk_ids)[:, 0].tolist() == list(answer.completion_ids)
+        assert list(completion.completion_ids) == list(expected.completion_ids)
+        if completion.topk_logprobs is not None:  # llama.cpp gives none if a token ends inside a character
+            scores = logprobs_of(model, one, list(completion.completion_ids)).topk(20)
+            np.testing.assert_allclose(completion.topk_logprobs, scores.values, atol=0.05)
+            assert np.asarray(completion.topk_ids)[:, 0].tolist() == list(completion.completion_ids)
             scored += 1
     return scored

@@ -53,14 +53,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *words: object) -> None:
         """Log nothing."""
 
-    def answer(self, text: str) -> None:
+    def reply(self, text: str) -> None:
         self.send_response(200)
         self.end_headers()
         self.wfile.write(text.encode())
 
     def do_GET(self) -> None:
-        said = {"/metrics": metrics(), "/version": '{"version": "0.32.0"}', "/props": '{"build_info": "b1"}'}
-        self.answer(said.get(self.path, "ok"))
+        replies = {"/metrics": metrics(), "/version": '{"version": "0.32.0"}', "/props": '{"build_info": "b1"}'}
+        self.reply(replies.get(self.path, "ok"))
 
     def do_POST(self) -> None:
         """Handle a chat, or complete a prompt with four tokens that depend on its length."""
@@ -70,17 +70,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
             assert asked["ignore_eos"]
             assert asked["messages"][0]["role"] == "user"
             count(100)
-            return self.answer("{}")
+            return self.reply("{}")
         if "logprobs" in asked:
             tops = {"token_id:5": -0.25, "token_id:6": -0.5}
-            return self.answer(json.dumps({"choices": [{"logprobs": {"top_logprobs": [tops]}}]}))
+            return self.reply(json.dumps({"choices": [{"logprobs": {"top_logprobs": [tops]}}]}))
         ids = [5 + (len(asked["prompt"]) + place) % 20 for place in range(4)]
         if count(4, drafted=4) == 3 and what == "other":
             ids[2] = 30
         if engine == "llamacpp":
-            return self.answer(json.dumps({"tokens": ids, "timings": {"predicted_ms": 0.01}}))
+            return self.reply(json.dumps({"tokens": ids, "timings": {"predicted_ms": 0.01}}))
         events = [{"choices": [{"token_ids": [token]}]} for token in ids]
-        self.answer("".join(f"data: {json.dumps(event)}\n\n" for event in events))
+        self.reply("".join(f"data: {json.dumps(event)}\n\n" for event in events))
 
 
 http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()

@@ -105,7 +105,7 @@ def test_no_draft_leaks_into_another_request() -> None:
 
 
 def test_batch_drafts_as_for_each_request_alone() -> None:
-    """A request with other drafts in a batch than alone has a state that is not its own."""
+    """In a batch a request must get the drafts that it gets without the others."""
     table = NgramTable(count_table([[1, 2, 3, 4, 5], [7, 2, 9, 9, 9]], (1, 2)))
     prompts = [[20, 1, 2], [30, 7], [40, 2, 9, 2], [50, 50]]
     alone = []

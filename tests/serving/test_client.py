@@ -65,10 +65,10 @@ class Replies(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.asked[self.path] = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        said = self.replies.get(self.path)
-        self.send_response(400 if said is None else 200)
+        reply = self.replies.get(self.path)
+        self.send_response(400 if reply is None else 200)
         self.end_headers()
-        self.wfile.write((said or "no\nsuch path").encode())
+        self.wfile.write((reply or "no\nsuch path").encode())
 
 
 @pytest.fixture
@@ -82,8 +82,8 @@ def url() -> Iterator[str]:
     server.server_close()
 
 
-def events(*said: object) -> str:
-    return "".join(f"data: {json.dumps(each)}\n\n" for each in said) + "data: [DONE]\n\n"
+def events(*chunks: object) -> str:
+    return "".join(f"data: {json.dumps(each)}\n\n" for each in chunks) + "data: [DONE]\n\n"
 
 
 def test_completion_of_vllm_is_its_ids_to_the_end(url: str) -> None:
@@ -123,16 +123,16 @@ def test_margin_is_that_of_the_two_likeliest(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reply", "said"),
+    ("reply", "message"),
     [
         (None, r"vllm rejected a request \(400\): no such path"),
         (events(), "completed a prompt of 2 tokens with none"),
         ('data: {"error": {"message": "out of memory"}}\n\n', "broke off a completion.*out of memory"),
     ],
 )
-def test_failed_request_is_an_error(url: str, reply: str | None, said: str) -> None:
+def test_failed_request_is_an_error(url: str, reply: str | None, message: str) -> None:
     """Otherwise a failed request counts as an empty completion, the fastest of all."""
     if reply is not None:
         Replies.replies["/v1/completions"] = reply
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         EngineClient("vllm", url, "target").complete([1, 2], 8)

@@ -62,9 +62,9 @@ def test_figures_of_an_engine_are_its_own(engines, published, target_folder, tmp
     first = find_method(results["runs"][0], "drafter")["losslessness"]
     assert (first["equal"], first["divergences"][0]["position"]) == (4, 2)
     assert first["divergences"][0]["margin"] == 0.25
-    said = report_tables(results)
-    assert "3 requests at once in vllm 0.32.0" in said
-    assert "4/5" in said
+    tables = report_tables(results)
+    assert "3 requests at once in vllm 0.32.0" in tables
+    assert "4/5" in tables
     assert "batch 1" not in title(results, results["runs"][0])
     assert (tmp_path / "report.html").is_file()
     card = render_card(DrafterDescription.read(published), {"engines/vllm/results.json": results}, "me/x", None)
@@ -96,7 +96,7 @@ def test_interrupted_benchmark_goes_on_with_the_next_server(
 
 
 def test_llamacpp_is_started_with_what_each_method_drafts() -> None:
-    """Under the name of the whole drafter the network alone would be measured, or n-grams of another length."""
+    """A wrong command would be measured under the name of another method."""
     lengths = {"whole": 8, "network": 3}
     methods = commands.engine_methods("llamacpp", "t.gguf", "drafter", "stock", lengths, [5, 9], drafter_gguf="d.gguf")
     expected = {
@@ -112,7 +112,7 @@ def test_llamacpp_is_started_with_what_each_method_drafts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"engine": "ollama"}, "engine must be vllm or llamacpp, got ollama"),
         ({"requests_at_once": [0]}, r"numbers from 1 on, got \[0\]"),
@@ -121,10 +121,10 @@ def test_llamacpp_is_started_with_what_each_method_drafts() -> None:
     ],
 )
 def test_what_cannot_be_measured_is_said_before_a_server_starts(
-    engines: list[str], published: Path, target_folder: Path, tmp_path: Path, changes: dict, said: str
+    engines: list[str], published: Path, target_folder: Path, tmp_path: Path, changes: dict, message: str
 ) -> None:
     """Found out later it costs the minutes in which the servers start."""
     given = {"engine": "vllm", "output_dir": tmp_path, "max_new_tokens": 4} | changes
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         benchmark_engine(published, str(target_folder), QUESTIONS, languages="de-en", **given)
     assert engines == []

@@ -46,7 +46,7 @@ def test_acceptance_is_counted_and_the_server_ends(start, engine: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("engine", "accepted", "said"),
+    ("engine", "accepted", "message"),
     [
         ("vllm", 0, "misconfigured in vllm: 0 of 100 drafted tokens accepted"),
         ("llamacpp", 0, "misconfigured in llamacpp: 0 of 100 drafted tokens accepted"),
@@ -54,14 +54,14 @@ def test_acceptance_is_counted_and_the_server_ends(start, engine: str) -> None:
         ("vllm", 999, "vllm ended with status 3"),
     ],
 )
-def test_rejected_drafter_is_not_left_running(start, engine: str, accepted: int, said: str) -> None:
+def test_rejected_drafter_is_not_left_running(start, engine: str, accepted: int, message: str) -> None:
     """An engine with a drafter that is never accepted runs, slower than without, and nobody notices."""
-    with pytest.raises(InputError, match=said), start(engine, accepted):
+    with pytest.raises(InputError, match=message), start(engine, accepted):
         pass
 
 
 def test_port_of_another_server_is_rejected(free_port: int) -> None:
-    """The other server would answer as ready, and its counts would be taken for this drafter's."""
+    """The other server would seem ready, and its counts those of this drafter."""
     with socket.create_server(("127.0.0.1", free_port)):
         command = [sys.executable, "-c", "pass"]
         with pytest.raises(InputError, match="is taken by another"), start_engine("vllm", "t", command, free_port):
@@ -104,13 +104,13 @@ def test_server_ends_with_the_process_that_started_it(tmp_path: Path, free_port:
 
 def test_arguments_that_cannot_work_start_nothing(published: Path) -> None:
     """Otherwise each of these would be found after minutes of loading."""
-    for arguments, said in (
+    for arguments, message in (
         ({"engine": "ollama"}, "engine must be vllm or llamacpp"),
         ({"part": "table"}, "part whole or network"),
         ({"engine": "llamacpp"}, "for llamacpp, and name the export's folder"),
         ({"python": "/no/such/python"}, "/no/such/python is not installed here"),
     ):
-        with pytest.raises(InputError, match=said), serve("target", str(published), **arguments):
+        with pytest.raises(InputError, match=message), serve("target", str(published), **arguments):
             pass
 
 

@@ -33,7 +33,7 @@ def test_logits_are_those_of_each_text_alone(config: PretrainedConfig) -> None:
 
 
 def test_text_fills_its_context_and_no_more() -> None:
-    """Padding beside a text that ends at the context's end must not be written over that text."""
+    """Padding of a text that fills its context must not overwrite that text."""
     model = make(CONFIGS["llama"])
     network = BatchedNetwork(model, torch.tensor([3, 5, 69]), int8=False, slots=2, context=20)
     network.read_batch([Piece(0, 0, [*TOKENS, 1, 2, 3])])

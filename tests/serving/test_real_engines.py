@@ -60,13 +60,13 @@ def in_vllm(python: str, drafter: Path, asked: Path, tmp_path_factory: pytest.Te
 
 
 def test_published_folder_is_a_draft_model_in_vllm(in_vllm: dict) -> None:
-    """The repository as it stands must load in vLLM, where its table was taken for weights, and change no output."""
+    """The published repository must load in vLLM, which took its table for weights, and change no output."""
     assert in_vllm["network"]["texts"] == in_vllm["plain"]["texts"]
     assert in_vllm["network"]["accepted"] > 0
 
 
 def test_whole_drafter_changes_no_output_in_vllm(in_vllm: dict) -> None:
-    """In batches, alone, preempted and with prompts that are read in parts, greedy output is plain decoding's."""
+    """Greedy output is plain decoding's, in batches and without, after preemption and with chunked prefill."""
     plain = in_vllm["plain"]["texts"]
     assert in_vllm["whole"]["texts"] == plain
     assert in_vllm["whole_alone"]["texts"] == plain[: len(in_vllm["whole_alone"]["texts"])]
@@ -85,7 +85,7 @@ def test_whole_drafter_is_accepted_more_than_its_network(in_vllm: dict) -> None:
 
 
 def test_network_attends_to_the_targets_keys_in_vllm(in_vllm: dict) -> None:
-    """Keys of another layer, token, request or order cost acceptance alone."""
+    """Only the acceptance would show keys of another layer, token, request or order."""
     assert in_vllm["keys"]["tokens"] > 200
     assert in_vllm["keys"]["difference"] < 1e-4
 

@@ -134,7 +134,7 @@ def test_requests_are_drafted_for_as_in_transformers(tokenizer, slots, missed, m
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda paged: paged.layers.pop(), r"does not have the layers \[0, 1\]"),
         (lambda paged: vars(paged.layers[1]).update(num_kv_heads=1), "are not 2 heads of 8"),
@@ -147,7 +147,7 @@ def test_requests_are_drafted_for_as_in_transformers(tokenizer, slots, missed, m
         ),
     ],
 )
-def test_unreadable_cache_is_not_shared(tokenizer, change, said, monkeypatch, caplog) -> None:
+def test_unreadable_cache_is_not_shared(tokenizer, change, message, monkeypatch, caplog) -> None:
     """An engine whose cache cannot be read must still serve, with one warning."""
     model = make_model(tokenizer, layers=2)
     model.config.kv_sharing_layers = [0, 1]
@@ -162,7 +162,7 @@ def test_unreadable_cache_is_not_shared(tokenizer, change, said, monkeypatch, ca
                 assert cache.take() is None
     assert len(caplog.records) == 1
     assert "drafts without the target's keys and values" in caplog.text
-    assert re.search(said, caplog.text)
+    assert re.search(message, caplog.text)
 
 
 def test_unknown_steps_share_nothing(tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:

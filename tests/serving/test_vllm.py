@@ -89,7 +89,7 @@ def test_drafts_keep_within_vllms_bounds(proposer: DrafterProposer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({}, "additional_config names no drafter"),
         ({"drafter": "x", "drafter_slots": 3}, "additional_config has drafter_slots, known are drafter,"),
@@ -99,9 +99,9 @@ def test_drafts_keep_within_vllms_bounds(proposer: DrafterProposer) -> None:
         ({"drafter": "runs/missing-drafter"}, "runs/missing-drafter is neither a folder nor a published drafter"),
     ],
 )
-def test_wrong_options_are_errors(target: Target, options: dict[str, Any], said: str) -> None:
+def test_wrong_options_are_errors(target: Target, options: dict[str, Any], message: str) -> None:
     """vLLM takes minutes to start; a wrong option must end it at once."""
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         DrafterProposer(make_config(target, options))
 
 

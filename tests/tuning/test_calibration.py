@@ -45,20 +45,20 @@ def test_network_is_trusted_as_often_as_it_was_right() -> None:
 
 
 def test_lookup_and_table_are_asked_at_every_token() -> None:
-    """The bin is what the loop will know when it asks: the length of the match, the order and its share."""
+    """The bins must be those of the loop: length of the match, or order and share."""
     table = NgramTable(count_table([[2, 3], [2, 3], [2, 8]], (1,), min_share=0.0))
     calibration = calibrate([completion_of([1, 2, 3, 2, 9])], table, None)
     before = default_calibration()
     # "1" comes up again and is followed by 2; "1 2" was followed by 1, now by 3; "2" by 3, now by 9.
     assert calibration["lookup"][0] == pytest.approx(leaned(1, 2, before["lookup"][0]))
     assert calibration["lookup"][1] == pytest.approx(leaned(0, 1, before["lookup"][1]))
-    # The table gives 3 behind 2 a share of (2 - 1/2) / 3. It is asked behind the prompt, behind "1 2" and "3 2".
+    # The table gives 3 after 2 a share of (2 - 1/2) / 3. It is asked after the prompt, after "1 2" and "3 2".
     place = int(0.5 * NGRAM_BINS)
     assert calibration["ngram"][place] == pytest.approx(leaned(1, 3, before["ngram"][place]))
 
 
 def test_sampled_tokens_count_by_their_chance() -> None:
-    """A certain token is accepted with p, one drawn from q with the overlap of both; what was said is chance."""
+    """A token with q = 1 is accepted with p, one drawn from q with Σ min(p, q); the completion is only a sample."""
     chances = [{3: 0.5, 4: 0.3}, {4: 0.25, 5: 0.7}]
     calibration = calibrate([completion_of([4, 5], 1.0, chances)], None, Even(50, [3, 4]))
     # q gives 3 and 4 a half each: min(p, q) is 0.5 + 0.3, then 0.25.

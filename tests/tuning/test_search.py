@@ -1,4 +1,4 @@
-"""What tuning chooses where there is no network: a table's texts, orders and size."""
+"""Tuning without a network: texts, orders and size of a table."""
 
 from collections.abc import Sequence
 
@@ -66,7 +66,7 @@ def rule(seed: int) -> np.ndarray:
 
 
 def test_order_is_the_one_that_held_out_answers_need() -> None:
-    """The order chosen on counted texts is always the highest; here only the third token back tells the next."""
+    """On counted texts the highest order always wins; here the third token back decides the next one."""
     follows = rule(0)
 
     def text(seed: int) -> list[int]:
@@ -97,7 +97,7 @@ def test_every_question_without_a_network_is_asked() -> None:
     assert {trial["step_milliseconds"] for trial in search.trials} == {0.0}
     assert list(tried(search, "table counted on")) == ["answers"]
     assert list(tried(search, "table bytes")) == ["4096", "16384", "65536"]
-    # Lookup alone is no drafter: it is not chosen, however well it does.
+    # Lookup without a table is no drafter, so it is not tried.
     assert list(tried(search, "sources")) == ["['lookup', 'ngram']", "['ngram']"]
     assert choice.slots is not None
     assert choice.draft_ids is None
@@ -105,7 +105,7 @@ def test_every_question_without_a_network_is_asked() -> None:
 
 @pytest.mark.parametrize(("gain", "chosen"), [(1.01, ["lookup", "ngram"]), (1.05, ["ngram"])])
 def test_a_source_is_left_out_where_it_clearly_costs(monkeypatch, gain, chosen) -> None:
-    """Noise of a few answers must not take a source from all that are asked later."""
+    """Noise of a few completions must not remove a source."""
 
     def replayed(self: Tuning, choice: Candidate, *_) -> Replay:
         speedup = 1.0 if "lookup" in choice.settings.sources else gain
@@ -119,7 +119,7 @@ def test_a_source_is_left_out_where_it_clearly_costs(monkeypatch, gain, chosen) 
 
 
 def test_mixture_keeps_what_answers_bring() -> None:
-    """Twice as much text, counted alike, pushes out of a small table what the target answers."""
+    """Twice as much text, with equal weight, displaces the target's completions from a small table."""
     answers, texts = sentences(rule(1), 100, 2), sentences(rule(3), 200, 4)
     task, other = sentences(rule(1), 12, 5), sentences(rule(3), 12, 6)
     size = 3072 + 13 * 300
