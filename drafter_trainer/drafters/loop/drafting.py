@@ -189,8 +189,8 @@ class DraftingLoop:
         best = propose_surest(self._estimator, self._quick_sources, self._known[-TAIL:] + drafted)
         if best is not None and best.token in ending:
             return None
-        network, context = self._network_source, self._known + drafted
-        if network is None or not network.has_room(len(context)):
+        network = self._network_source
+        if network is None or not network.has_room(len(self._known) + len(drafted)):
             return best
         needed = reached * (1 - (0.0 if best is None else best.probability))
         ask_anyhow = best is None and not draft and self._rounds % _ASK_ANYHOW == 0
@@ -199,7 +199,7 @@ class DraftingLoop:
             return best
         started = self.clock() if self._clocked else None
         self._asked += needed
-        proposed = network.propose(context, process, self._sampling, ending)
+        proposed = network.propose(self._known + drafted, process, self._sampling, ending)
         if started is not None and network.unread == 1:
             elapsed = 1000 * (self.clock() - started)
             self._clocked_step += _STEP_SMOOTHING * (min(elapsed, 4 * self._clocked_step) - self._clocked_step)
