@@ -15,7 +15,7 @@ from drafter_trainer.serving.commands import llamacpp_command
 from drafter_trainer.serving.engines import start_engine
 from drafter_trainer.targets import Target
 from tests.conftest import tiny_model
-from tests.serving.served import TOKENS, check_rows
+from tests.serving.real_drafter import TOKENS, check_rows
 
 pytestmark = pytest.mark.skipif(find_spec("xllamacpp") is None, reason="no wheel for this machine")
 WORDS = ["--threads", "1", "--ctx-size", "1024", "--parallel", "2"]

@@ -16,8 +16,7 @@ import drafter_trainer
 from drafter_trainer.serving.client import Workload, measure_server
 from drafter_trainer.serving.engines import serve
 from tests.decoding.lossless import IMPROBABLE, chance_of_these_counts
-from tests.serving.real_drafter import make_drafter, prompts, real_target
-from tests.serving.served import TOKENS, check_rows
+from tests.serving.real_drafter import TOKENS, check_rows, make_drafter, prompts, real_target
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(3600)]
 PROMPTS = 32

@@ -21,7 +21,7 @@ from tests.drafters.loop.conftest import CPU, describe, make_settings, replace_f
 from tests.drafters.loop.test_kv_sharing import cache_of
 from tests.drafters.test_load import swap_two_tokens
 from tests.hub.conftest import publish_compact
-from tests.serving.paged import PagedTarget
+from tests.serving.test_target_cache import PagedTarget
 
 CONTEXT = 64
 
