@@ -260,7 +260,7 @@ def test_plain_arguments_and_rows_without_top_k_train(tmp_path: Path) -> None:
 def test_a_loss_that_reads_the_top_k_says_that_there_is_none(tmp_path: Path) -> None:
     """The first step would end in a KeyError."""
     arguments = drafter_trainer.DrafterTrainingArguments(tmp_path, loss_type="topk_kl", **QUIET)
-    with pytest.raises(InputError, match="loss_type topk_kl compares with the target's log-probabilities") as caught:
+    with pytest.raises(InputError, match="loss_type topk_kl needs the target's log-probabilities") as caught:
         make(tmp_path, bare(4), arguments)
     assert "--" not in str(caught.value)
     with pytest.raises(InputError, match="lacks prompt_ids, response_ids"):

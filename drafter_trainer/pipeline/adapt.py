@@ -23,7 +23,7 @@ from drafter_trainer.training.arguments import DrafterTrainingArguments
 from drafter_trainer.training.base import describe_training, train_to_end
 from drafter_trainer.training.trainers import DrafterTrainer
 
-# A low rate, since the drafter knows its language already.
+# A low learning rate, since the drafter is trained already.
 TRAINING = {"loss_type": "topk_kl", "learning_rate": 3e-5, "num_train_epochs": 1.0}
 
 
@@ -42,23 +42,23 @@ def adapt(
     arguments: DrafterTrainingArguments | None = None,
     dtype: str = "auto",
 ) -> TuningResult:
-    """Train a published drafter further, on the completions of another version of its target, and tune it.
+    """Adapt a published drafter to another version of its target: distill the target, finetune the drafter, tune it.
 
-    A target that was finetuned, quantized or merged with an adapter completes prompts in another way, so that less of
-    a draft is accepted. After an interruption, the same call continues.
+    A finetuned or quantized target, or one with a merged adapter, generates other completions than the original and
+    accepts fewer drafted tokens. The same call resumes after an interruption.
 
     Args:
         drafter (`str` or `Path`): Hub id or folder of the published drafter.
-        target (`str`, `Target` or `PreTrainedModel`): The target to adapt to, with the same tokenizer.
-        prompts: Prompts as for `distill`.
+        target (`str`, `Target` or `PreTrainedModel`): The new target, with the same tokenizer.
+        prompts: As for `distill`.
         output_dir (`str` or `Path`): Folder of `rows` (the completions) and `drafter`, which `publish` takes.
         temperatures, max_prompts, max_new_tokens, batch_size, evaluation_questions, exclude, dtype: As for `distill`.
-        arguments (`DrafterTrainingArguments`, *optional*): Options of the training; one epoch at a learning rate of
-            3e-5 if left out. The prompt window is that of the drafter, and the output folder is `output_dir`.
+        arguments (`DrafterTrainingArguments`, *optional*): Training arguments; defaults to one epoch at a learning
+            rate of 3e-5. Their `prompt_window` and `output_dir` are replaced by the drafter's own and by `drafter`.
     Returns:
-        `TuningResult`: The folder of the drafter, and the speedup that tuning expects.
+        `TuningResult`: The folder of the adapted drafter, and its expected speedup.
     Raises:
-        InputError: If the drafter has no network of its own, or its tokenizer is not the target's.
+        InputError: If the drafter has no network, is a LoRA adapter, or has another tokenizer than the target.
     """
     folder, published = Path(output_dir), Repository.open(drafter)
     description = published.description
@@ -101,7 +101,7 @@ def adapt(
         "drafter": description.fingerprint(),
         "rows": finished_step(rows.path, "distill first")["fingerprint"],
     }
-    # The record keeps a training from continuing with a checkpoint of other arguments, rows or another drafter.
+    # With this record, training never resumes from a checkpoint of other arguments, other rows or another drafter.
     settings, is_main = describe_training(network, arguments), PartialState().is_main_process
     step = Step(folder / "drafter", "adapt", settings, inputs, is_main)
     if not step.is_finished():

@@ -1,4 +1,4 @@
-"""Measure a drafter against plain decoding, prompt lookup and others, on questions."""
+"""Compare the speed of a drafter with plain decoding, prompt lookup and other methods."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -50,46 +50,49 @@ def benchmark(
     other_methods: Callable[[Target, PreTrainedModel], list[Method]] | None = None,
     other_inputs: Mapping[str, str] | None = None,
 ) -> Results:
-    """Measure a drafter, batch 1, all methods interleaved prompt by prompt.
+    """Measure the speed of a drafter, of plain decoding and of other methods at batch size 1.
 
-    After an interruption, the same call continues; a finished benchmark with the same settings is not repeated.
+    All methods decode a prompt before the next prompt begins. The same call resumes after an interruption. A finished
+    benchmark with the same settings is not repeated.
 
     Args:
         drafter (`str` or `Path`): Folder or Hub id of the drafter.
-        target (`str`, `Target` or `PreTrainedModel`, *optional*): The target; the one that the drafter names, on the
-            Hub, if left out.
-        questions (`str` or `Iterable`, *optional*, defaults to `"sample"`): A question set by name ("sample", "wmt16",
-            "file:PATH", "mt-bench", or the path of a Spec-Bench file), or prompts of your own: a dataset or a list of
-            texts, or of rows with `prompt` and, where there is one, a `reference` to score completions against.
+        target (`str`, `Target` or `PreTrainedModel`, *optional*): The target; defaults to the Hub model that the
+            drafter names.
+        questions (`str` or `Iterable`, *optional*, defaults to `"sample"`): Name of a question set ("sample", "wmt16",
+            "file:PATH", "mt-bench", or the path of a Spec-Bench file), or your own prompts: a dataset or a list of
+            texts or rows. Rows have a `prompt`, and optionally a `reference` to score completions against.
         output_dir (`str` or `Path`, *optional*): Folder of `results.json`, `report.html`, `report.md`, `plots/` and
-            `outputs.jsonl` (the completions); a drafter's own folder if left out.
-        languages (`str` or `Iterable[str]`, *optional*): Pair or language of the questions; the drafter's if left out.
-        task (`str`, *optional*, defaults to `"translation"`): Name of the task. One of `corpora.tasks.TASKS` also
-            has categories of a Spec-Bench file, and a number of turns of a conversation.
-        max_questions (`int`, *optional*): Maximum number of questions; all if left out.
+            `outputs.jsonl` (the completions); defaults to the drafter's own folder.
+        languages (`str` or `Iterable[str]`, *optional*): Pair or language of the questions; defaults to the drafter's.
+        task (`str`, *optional*, defaults to `"translation"`): Name of the task. The tasks of `corpora.tasks.TASKS`
+            also select categories of a Spec-Bench file, and the number of turns of a conversation.
+        max_questions (`int`, *optional*): Maximum number of questions; defaults to all.
         max_sampling_questions (`int`, *optional*): Maximum number of questions at temperatures above 0.
         temperatures (`Sequence[float]`, *optional*, defaults to `(0.0, 1.0)`): Sampling temperatures; 0 is greedy.
         seeds (`Sequence[int]`, *optional*, defaults to `(0, 1, 2)`): Seeds of each temperature above 0.
         max_new_tokens (`int`, *optional*, defaults to `128`): Maximum number of tokens of a completion.
-        repeats (`int`, *optional*, defaults to `1`): Number of timings of each prompt, odd; the median counts.
-        prompt_lookup_tokens (`Sequence[int]`, *optional*, defaults to `(10,)`): Draft lengths of prompt lookup,
-            each of them a method.
-        against (`Mapping[str, str]`, *optional*): Other drafters to measure, by name: folder or Hub id.
-        pretrained (`str`, *optional*): The drafter before finetuning: folder or Hub id.
-        without (`Sequence[str]`, *optional*): Draft sources to leave out, one at a time: "lookup", "ngram", "network".
-        alone (`Sequence[str]`, *optional*): Draft sources to measure one by one: "lookup", "ngram", "network".
+        repeats (`int`, *optional*, defaults to `1`): Odd number of timings of each prompt; the median counts.
+        prompt_lookup_tokens (`Sequence[int]`, *optional*, defaults to `(10,)`): Draft lengths at which prompt lookup
+            is measured.
+        against (`Mapping[str, str]`, *optional*): Other drafters to measure: their folders or Hub ids by name.
+        pretrained (`str`, *optional*): Folder or Hub id of the drafter before finetuning.
+        without (`Sequence[str]`, *optional*): For each of these draft sources ("lookup", "ngram", "network"), also
+            measure the drafter without it.
+        alone (`Sequence[str]`, *optional*): For each of these draft sources, also measure the drafter with this source
+            only.
         stock_loop (`bool`, *optional*, defaults to `False`): Also measure the drafter in transformers' own loop.
         follow_clock (`bool`, *optional*, defaults to `True`): As for `load_drafter`.
-        dtype (`str`, *optional*, defaults to `"auto"`): The target's dtype; that of its checkpoint by default.
-        other_methods (callable, *optional*): Returns more methods for the table, from the target and its model.
-        other_inputs (`Mapping[str, str]`, *optional*): Fingerprints of the inputs of these methods.
+        dtype (`str`, *optional*, defaults to `"auto"`): The target's dtype; "auto" is the dtype of its checkpoint.
+        other_methods (callable, *optional*): Function from the target and its model to further methods.
+        other_inputs (`Mapping[str, str]`, *optional*): Fingerprints of the inputs of `other_methods`.
     Returns:
         `dict`: The contents of `results.json`.
     Raises:
         InputError: If there is no such drafter or target, or the questions cannot be read.
     """
     if repeats % 2 == 0:
-        raise InputError(f"repeats must be odd, so that their median was measured itself, got {repeats}")
+        raise InputError(f"repeats must be odd, so that the median is a measured value, got {repeats}")
     against = dict(against or {})
     measured = Measurement(drafter, target, questions, output_dir, languages, task, max_questions)
     settings = {
@@ -185,7 +188,7 @@ class Measurement:
         return read_results(self.out / RESULTS) if finished else None
 
     def facts(self, questions: Sequence[Question]) -> dict[str, Any]:
-        """Return the facts that every run of a results file has."""
+        """Return the description of the questions that every run of a results file has."""
         asked = {"source": self.source, "count": len(questions), "sha256": hash_questions(questions)}
         return {"pair": str(self.pair), "task": self.task, "questions": asked}
 

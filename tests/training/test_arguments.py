@@ -9,7 +9,7 @@ from drafter_trainer.training.arguments import DrafterTrainingArguments, Pretrai
 
 BOTH = PretrainingArguments, DrafterTrainingArguments
 LOSSES = "cross_entropy, topk_kl, topk_tv, lk_hybrid"
-PUBLISHING = r"is not used: call push_to_hub\(repo_id\) of the trainer.*HF_TOKEN"
+PUBLISHING = r"is not supported: call the trainer's push_to_hub\(repo_id\).*HF_TOKEN"
 TOKENS = {"max_length": 64, "per_device_train_tokens": 64}
 REJECTED = [
     # A token would be pickled in clear into training_args.bin and uploaded with it.
@@ -17,7 +17,7 @@ REJECTED = [
     *((kind, {"hub_token": "hf_secret"}, f"hub_token {PUBLISHING}") for kind in BOTH),
     *((kind, {"max_length": n}, f"max_length must be at least 2, got {n}") for kind in BOTH for n in (1, 0, -5)),
     (DrafterTrainingArguments, {"loss_type": "kl"}, f"loss_type must be one of {LOSSES}, got kl"),
-    (DrafterTrainingArguments, TOKENS | {"per_device_train_tokens": 63}, "tokens 63 must hold a row of max_length 64"),
+    (DrafterTrainingArguments, TOKENS | {"per_device_train_tokens": 63}, "at least max_length \\(64\\), got 63"),
     (DrafterTrainingArguments, TOKENS | {"train_sampling_strategy": "group_by_length"}, "leave train_sampling_strat"),
 ]
 
