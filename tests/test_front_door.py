@@ -382,6 +382,8 @@ def test_a_drafter_is_tuned_measured_and_published_with_its_numbers(trained, tmp
     results = drafter_trainer.benchmark(folder, named, asked, **given)
     assert [method["name"] for method in results["runs"][0]["methods"]] == ["plain", "prompt lookup", "drafter"]
     assert results["runs"][0]["pair"] == "nl-nl"
+    with pytest.raises(InputError, match="two methods are called drafter: name each once"):
+        drafter_trainer.benchmark(folder, named, asked, against={"drafter": str(folder)}, output_dir=tmp_path, **given)
     before = (folder / "results.json").stat().st_mtime_ns
     assert drafter_trainer.benchmark(folder, named, asked, **given)["provenance"]["date"]
     assert (folder / "results.json").stat().st_mtime_ns == before

@@ -45,10 +45,7 @@ def changed(**changes: object) -> str:
         (changed(early_exit=2, draft_tree=1), r"has unknown fields \['draft_tree', 'early_exit'\]"),
         # Fields of another version may bear the same names and mean something else.
         *(
-            (
-                changed(schema_version=version, unknown=1),
-                f"has schema version {version!r}, expected {SCHEMA_VERSION}",
-            )
+            (changed(schema_version=version, unknown=1), f"has schema version {version!r}, expected {SCHEMA_VERSION}")
             for version in (0, SCHEMA_VERSION + 1, None, str(SCHEMA_VERSION))
         ),
         *((text, "has schema version None") for text in ("[]", "null", '"drafter"', "3")),

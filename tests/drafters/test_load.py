@@ -6,6 +6,7 @@ import dataclasses
 import io
 import itertools
 import json
+import shutil
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,8 +18,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from drafter_trainer.decoding.metrics import Round
 from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.compatibility import hash_tokenizer
-from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
+from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription, hash_file
 from drafter_trainer.drafters.load import load_drafter, with_stock_loop
+from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
 from drafter_trainer.drafters.loop.settings import NETWORK_BINS, LoopSettings, default_calibration
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.languages import get_pair
@@ -27,6 +29,7 @@ from drafter_trainer.targets import Target
 from tests.conftest import make_model, make_tokenizer, tiny_vision_model
 from tests.decoding.drafts import set_draft_length
 from tests.decoding.lossless import check_greedy
+from tests.drafters.loop.conftest import describe
 from tests.hub.conftest import results_for
 from tests.processes import Running
 from tests.test_targets import write_gguf
@@ -262,3 +265,72 @@ def test_stock_loop_refuses_what_it_does_not_know(folder, multimodal_model, toke
     stock = with_stock_loop(load_drafter(str(folder), multimodal_model, tokenizer), DRAFT_LENGTH)
     with pytest.raises(ValueError, match=r"not used by the model: \['token_type_ids'\]"):
         multimodal_model.generate(**picture, max_new_tokens=8, do_sample=False, assistant_model=stock)
+
+
+# Malformed repositories
+
+
+@pytest.fixture
+def damaged(published: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(published, tmp_path / "drafter"))
+
+
+def error_of(folder: Path, target_model: PreTrainedModel, tokenizer) -> str:
+    """Load a drafter; return the error's message, if there is one. Any other exception fails the test."""
+    message = ""
+    try:
+        load_drafter(str(folder), target_model, tokenizer)
+    except InputError as error:
+        message = str(error)
+    assert len(message) < 2000
+    return message
+
+
+DAMAGE = {
+    "truncated header": lambda content: content[:7],
+    "truncated": lambda content: content[: len(content) // 2],
+    "first bit": lambda content: bytes([content[0] ^ 1]) + content[1:],
+    "a byte of the header": lambda content: content[:12] + bytes([content[12] ^ 0x55]) + content[13:],
+    "longer header": lambda content: content[:8] + b"\x00\xff{[" + content[8:],
+    "empty": lambda content: b"",
+    "not text": lambda content: b"\xff\xfe\x00",
+    "other JSON": lambda content: b'{"model": [1]}',
+    "a list": lambda content: b"[]",
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("config.json", "model.safetensors", VOCABULARY, TABLE),
+        *("tokenizer.json", "tokenizer_config.json", "generation_config.json"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_malformed_file_is_rejected_or_harmless(damaged, target_model, tokenizer, name) -> None:
+    """A file can be altered together with its hash, and must not lead to a traceback."""
+    values, whole = json.loads((damaged / FILE_NAME).read_text(encoding="utf-8")), (damaged / name).read_bytes()
+    values["weights"] = {}
+    # With another hash, the drafter's own tokenizer is read for a comparison.
+    values["tokenizer_sha256"] = "0" * 64 if name.startswith("tokenizer") else values["tokenizer_sha256"]
+    for damage in DAMAGE.values():
+        (damaged / name).write_bytes(damage(whole))
+        values["files"] = {file: hash_file(damaged / file) for file in values["files"]}
+        (damaged / FILE_NAME).write_text(json.dumps(values), encoding="utf-8")
+        message = error_of(damaged, target_model, tokenizer)
+        assert message or not name.startswith("tokenizer")
+
+
+@pytest.mark.parametrize("pair", ["", "x", "de-en-fr", "\x00", "\u2028-en"])
+def test_unknown_pair_is_rejected(damaged, target_model, tokenizer, pair) -> None:
+    """A repository on the Hub can contain any text, and must not lead to a traceback."""
+    describe(damaged, pair=pair)
+    assert error_of(damaged, target_model, tokenizer)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "adapter_model.bin"])
+def test_pickle_is_not_read(damaged, target_model, tokenizer, name) -> None:
+    """A pickle can run any code, so it is never loaded in place of the weights."""
+    (damaged / "model.safetensors").rename(damaged / name)
+    describe(damaged, weights={})
+    assert error_of(damaged, target_model, tokenizer)

@@ -18,11 +18,9 @@ from drafter_trainer.drafters.memory import ORDERS, CompletionMemory
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from tests.decoding.drafts import successor_model
 from tests.decoding.lossless import IMPROBABLE
-from tests.drafters.loop.conftest import PROMPTS, calibration, make_settings, note_sources, published, with_loop
+from tests.drafters.loop.conftest import PROMPTS, calibration, make_settings, note_sources, with_loop
 from tests.drafters.loop.test_generate import CHAIN_SIZE, chain, chance_of_these_steps, generate
 from tests.drafters.test_load import swap_two_tokens
-
-__all__ = ["published"]  # a fixture, for pytest to find
 
 TOKENS = 40
 

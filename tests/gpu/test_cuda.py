@@ -17,10 +17,7 @@ from tests.decoding.lossless import check_greedy
 from tests.drafters.loop.conftest import SLIDING
 from tests.drafters.test_load import write_drafter
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
-]
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
 CUDA = torch.device("cuda")
 PROMPTS = [[9, 33, 120, 7], [50, 60, 70, 80, 90, 100, 110], [300, 7, 7, 9, 300]]
 # Differences of logits up to which bfloat16 may choose another token; those of the tiny models spread over about 30.

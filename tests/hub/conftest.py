@@ -14,6 +14,7 @@ from drafter_trainer.targets import Target
 from tests.benchmark.made import make_results
 from tests.benchmark.made import make_run as make_measured_run
 from tests.conftest import make_model
+from tests.drafters.loop.conftest import published  # noqa: F401
 
 NAME = "tiny-drafter-de-en"
 

@@ -9,7 +9,7 @@ from huggingface_hub import DatasetCard
 
 from drafter_trainer.distillation.store import ROWS
 from drafter_trainer.hub.dataset_card import render_dataset_card
-from tests.hub.test_card_numbers import unknown_numbers
+from tests.hub.test_card import unknown_numbers
 
 REPO = "alice/tiny-answers-de-en"
 TRAIN = {"prompts": 612, "rows": 1210, "response_tokens": 34567, "cut_by_length": 89, "looping": 13}

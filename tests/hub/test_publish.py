@@ -241,3 +241,21 @@ def test_revision_and_tag_are_the_hubs(tmp_path: Path) -> None:
         Destination(to=str(tmp_path), tag="v1")
     with pytest.raises(InputError, match="to is 'hub' or a folder, got hub:me/x: give repository and branch as"):
         Destination(to="hub:me/x")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *({"schema_version": value} for value in (None, 0, "1", [])),
+        *({"provenance": value} for value in (None, [], {}, {"drafter": None}, {"drafter": NAME, "command": [{}]})),
+        *({"runs": value} for value in (None, {}, "runs", [None], [{}], [[1]], [{"methods": []}])),
+    ],
+    ids=json.dumps,
+)
+def test_malformed_results_are_not_published(tmp_path, published, target, damage) -> None:
+    """Results are read before anything is written: no folder may be incomplete."""
+    values = results_for(NAME, DrafterDescription.read(published).fingerprint())
+    (tmp_path / "results.json").write_text(json.dumps(values | damage), encoding="utf-8")
+    with pytest.raises(InputError):
+        publish(published, target, tmp_path / "to", results=tmp_path)
+    assert not (tmp_path / "to").exists()

@@ -133,6 +133,8 @@ def test_choice_follows_the_measurements(
     else:
         ids = ChatTokenizer(tokenizer).encode_prompt(story_prompt(LANGUAGES[asked], SUBJECT))
     assert chosen(router, ids, sampling) == expected
+    if expected[1] == PLAIN and not sampling:
+        assert {round_.drafted for round_ in check_greedy(target_model, router, [ids], TOKENS)} == {0}
 
 
 # In the target's generate

@@ -11,6 +11,7 @@ import yaml
 
 from drafter_trainer.benchmark.report import speedup_tables
 from drafter_trainer.cli import predict
+from drafter_trainer.corpora.files import read_json_lines
 from drafter_trainer.drafters.description import DrafterDescription
 from drafter_trainer.errors import InputError
 from drafter_trainer.results import read_results
@@ -204,3 +205,54 @@ def test_layers_that_nobody_names_are_searched(run: Path, config: Path, tmp_path
     facts = json.loads((tmp_path / "finetune" / "step.json").read_text(encoding="utf-8"))["facts"]
     assert (facts["initial_layers"][0], len(facts["initial_layers"])) == (0, 2)
     assert (tmp_path / "drafter" / "drafter.json").is_file()
+
+
+CONVERSATION = (
+    '{"question_id": 1, "category": "writing", "turns": ["Write.", "Shorter."]}\n'
+    '{"question_id": 2, "category": "qa", "turns": ["Why?"]}\n'
+)
+
+
+def bench(run: Path, config: Path, folder: Path, *options: str) -> None:
+    """Measure the published drafter in a run folder of its own."""
+    where = ["--config", str(config), "--drafter", str(run.parent / "published"), "--run_folder", str(folder)]
+    where += ["--temperatures", "0.0", "--max_questions", "3", "--max_new_tokens", "8"]
+    recipe_main("bench")([*where, *options])
+
+
+def test_another_task_has_results_of_its_own(run: Path, config: Path, tmp_path: Path) -> None:
+    """Stories in RUN_FOLDER/results.json would be published in the drafter's card as its translations."""
+    bench(run, config, tmp_path, "--task", "story")
+    (story,) = read_results(tmp_path / "tasks" / "story" / "results.json")["runs"]
+    assert (story["task"], story["questions"]["count"]) == ("story", 3)
+    assert [prompt["question_id"] for prompt in story["methods"][0]["prompts"]] == ["story-01", "story-02", "story-03"]
+    assert "quality" not in story["methods"][0]
+    assert not (tmp_path / "results.json").exists()
+    bench(run, config, tmp_path)
+    (translation,) = read_results(tmp_path / "results.json")["runs"]
+    assert translation["task"] == "translation"
+    assert {method["quality"]["answers"] for method in translation["methods"]} == {3}
+    # Greedy answers are equal, and so are their scores.
+    assert len({(method["quality"]["chrf"], method["quality"]["bleu"]) for method in translation["methods"]}) == 1
+
+
+def test_conversation_is_kept_turn_by_turn(run: Path, config: Path, tmp_path: Path, caplog) -> None:
+    """Answers asked for after the measurement come from its journal; hours must not be measured again for them."""
+    caplog.set_level("INFO")
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text(CONVERSATION, encoding="utf-8")
+    options = ["--task", "conversation", "--questions", str(questions)]
+    bench(run, config, tmp_path, *options)
+    folder = tmp_path / "tasks" / "conversation"
+    (folder / "outputs.jsonl").unlink()  # as an earlier release left it
+    before = (folder / "results.json").stat().st_mtime_ns
+    bench(run, config, tmp_path, *options)
+    assert "finished before" in caplog.text
+    assert (folder / "results.json").stat().st_mtime_ns == before
+    outputs = [row for _, row in read_json_lines(folder / "outputs.jsonl")]
+    methods = [method["name"] for method in read_results(folder / "results.json")["runs"][0]["methods"]]
+    assert [(output["question_id"], output["method"]) for output in outputs] == [
+        (question, method) for question in ("1/1", "1/2") for method in methods
+    ]
+    first, second = outputs[0], outputs[len(methods)]
+    assert [message["content"] for message in second["chat"]] == ["Write.", first["text"], "Shorter."]

@@ -242,10 +242,7 @@ def test_requests_are_drafted_for_as_in_transformers(tokenizer, slots, missed, m
         (lambda paged: vars(paged.layers[0]).update(sliding_window=6), "are shorter than the network's"),
         (lambda paged: vars(paged.layers[1]).update(impl=CoarseKernels()), "CoarseKernels stores them in a form"),
         (lambda paged: vars(paged.layers[1]).update(kv_cache=[torch.zeros(1)]), "more than one cache"),
-        (
-            lambda paged: paged.context.attn_metadata.update({paged.layers[1].layer_name: 1}),
-            "int has no table",
-        ),
+        (lambda paged: paged.context.attn_metadata.update({paged.layers[1].layer_name: 1}), "int has no table"),
     ],
 )
 def test_unreadable_cache_is_not_shared(tokenizer, change, message, monkeypatch, caplog) -> None:
