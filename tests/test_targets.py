@@ -13,8 +13,10 @@ from drafter_trainer.cli.arguments import TargetArguments
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.export import gguf_file
 from drafter_trainer.targets import Target, hash_folder, resolve_target
+from drafter_trainer.wheels import gguf_of_wheel
+from tests.client import run_client
 from tests.conftest import make_model, make_tokenizer
-from tests.test_wheels import install
+from tests.loopback_hub import LoopbackHub
 
 
 @pytest.fixture
@@ -125,6 +127,18 @@ def test_a_stop_ends_completions_by_every_token_that_holds_it(target_folder: Pat
         resolve_target(str(target_folder), stop=["ab"]).end_ids(tokenizer)
 
 
+def install(site: Path, name: str, files: dict[str, bytes], version: str = "1.0", requires: tuple = ()) -> None:
+    """Install a wheel in a folder that the interpreter looks through."""
+    about = site / f"{name.replace('-', '_')}-{version}.dist-info"
+    about.mkdir(parents=True)
+    needed = "".join(f"Requires-Dist: {each}\n" for each in requires)
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needed}")
+    for path, content in files.items():
+        (site / path).parent.mkdir(parents=True, exist_ok=True)
+        (site / path).write_bytes(content)
+    (about / "RECORD").write_text("".join(f"{path},,\n" for path in files), encoding="utf-8")
+
+
 @pytest.fixture
 def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """An installed wheel with the tiny target as a GGUF file, its matrices quantized."""
@@ -177,3 +191,76 @@ def test_conversion_that_fails_leaves_nothing(wheel: str, tmp_path: Path, monkey
     with pytest.raises(OSError, match="No space left"):
         resolve_target(f"wheel:{wheel}", folder=tmp_path / "targets")
     assert list((tmp_path / "targets").iterdir()) == []
+
+
+def test_file_in_pieces_is_put_together_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """llama.cpp is given one file: pieces in another order, or put together again each time, are of no use to it."""
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    install(tmp_path / "site", "model", {}, requires=("model-part1==1.0", "model-part2==1.0", "gguf>=0.1"))
+    install(tmp_path / "site", "model-part2", {"model_part2/w.gguf.part2": b"second"})
+    install(tmp_path / "site", "model-part1", {"model_part1/w.gguf.part1": b"first, "})
+    install(tmp_path / "site", "whole", {"whole/w.gguf": b"all"})
+    path = gguf_of_wheel("model", tmp_path / "run")
+    assert path.read_bytes() == b"first, second"
+    changed = path.stat().st_mtime_ns
+    assert gguf_of_wheel("model", tmp_path / "run") == path
+    assert path.stat().st_mtime_ns == changed
+    assert [*(tmp_path / "run").iterdir()] == [path]
+    assert gguf_of_wheel("whole", tmp_path / "run") == tmp_path / "site" / "whole" / "w.gguf"
+    with pytest.raises(InputError, match="wheel absent is not installed"):
+        gguf_of_wheel("absent", tmp_path / "run")
+
+
+DESCRIPTION = """{"name": "d", "target": "t", "target_revision": "1",
+"tokenizer_sha256": "0000000000000000000000000000000000000000000000000000000000000000", "pair": "de-en",
+"draft_length": 5, "loop": {}, "files": {}, "training": {}, "versions": {}, "schema_version": 1}"""
+
+
+def load_refused(drafter: str, target: str, tokens_target: str) -> list:
+    """Collect the messages of loading what is gated or private."""
+    from transformers import AutoModelForCausalLM
+
+    from drafter_trainer import load_drafter
+    from drafter_trainer.errors import InputError
+    from drafter_trainer.targets import resolve_target
+
+    said = []
+    model = AutoModelForCausalLM.from_pretrained(target)
+
+    def load_for_gated_target():
+        model.name_or_path = tokens_target
+        load_drafter(target, model)
+
+    for load in (
+        lambda: load_drafter(drafter, model),
+        lambda: load_drafter("alice/private", model),
+        lambda: resolve_target(tokens_target),
+        lambda: resolve_target(f"{target}@no-such-branch"),
+        load_for_gated_target,
+    ):
+        try:
+            load()
+        except InputError as error:
+            said.append(str(error))
+    return said
+
+
+def test_loading_what_is_gated_or_private(target_folder: Path, tmp_path: Path) -> None:
+    """Every way in must end in one line with advice, with a token that has no access and without any."""
+    model = {path.name: path for path in target_folder.iterdir()}
+    described = model | {"drafter.json": DESCRIPTION}
+    with LoopbackHub(tmp_path / "hub", {"hf_alice": "alice", "hf_bob": "bob"}) as hub:
+        hub.add_repo("alice/drafter", described)
+        hub.add_repo("alice/target", described)
+        hub.add_repo("alice/gated-target", model)
+        hub.add_repo("alice/private", described, private=True)
+        hub.repos["model", "alice/drafter"].gated = hub.repos["model", "alice/gated-target"].gated = True
+        given = {"drafter": "alice/drafter", "target": "alice/target", "tokens_target": "alice/gated-target"}
+        for token in (None, "hf_bob"):
+            said = run_client(hub, tmp_path / f"home-{token}", load_refused, token=token, **given)
+            assert len(said) == 5
+            assert all("\n" not in line and "hf_" not in line for line in said)
+            assert all("gated" in said[number] for number in (0, 2, 4)), said
+            assert "alice/private" in said[1]
+            assert said[3].startswith("alice/target is neither a folder nor a model on the Hub: ")
+            assert said[4].endswith(": give it as tokenizer")

@@ -1,4 +1,4 @@
-"""Baselines as methods of a table: all that were requested, marked if lossy, or rejected with a clear error."""
+"""Baselines as methods of a table, their trees, and the pool of Lookahead decoding."""
 
 import json
 from pathlib import Path
@@ -10,8 +10,9 @@ from transformers import PreTrainedModel
 
 from benchmarks.baselines import build_baselines
 from benchmarks.baselines.eagle import EagleLayer
+from benchmarks.baselines.lookahead import LookaheadDecoding
 from benchmarks.baselines.medusa import MedusaHeads, accept_typical
-from benchmarks.baselines.tree import Tree
+from benchmarks.baselines.tree import Tree, accept_by_chance, grow_tree
 from drafter_trainer.benchmark.methods import Method
 from drafter_trainer.cli.bench import import_baselines
 from drafter_trainer.drafters.loop.repository import VOCABULARY
@@ -20,6 +21,7 @@ from drafter_trainer.errors import InputError
 from drafter_trainer.targets import Target
 from tests.baselines.conftest import noisy
 from tests.conftest import change_json
+from tests.decoding.drafts import COUNTING, SIZE, successor_model
 
 
 def test_package_without_a_clone_names_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,3 +131,50 @@ def test_typical_acceptance_by_hand() -> None:
     assert (path, following) == ([], 0)
     path, following = accept_typical(tree, torch.tensor([even, sure, sure, even]).log())
     assert (path, following) == ([first], 0)
+
+
+@pytest.mark.parametrize("kind", ["drawn", "certain", "drawn, and the first sibling's q claimed for the second"])
+def test_two_siblings_keep_the_targets_distribution(kind: str) -> None:
+    """A second sibling judged by the first one's q is accepted too often; this error gives 0.4, 0.4, 0.2."""
+    p, q = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.2, 0.2, 0.6])
+    scores, counts = p.log().expand(3, 3), torch.zeros(3)
+    torch.manual_seed(0)
+    for _ in range(4000):
+        tree, left = Tree(0), q
+        for token in torch.multinomial(q, 2, replacement=False).tolist():
+            tree.add(token, 0, None if kind == "certain" else left)
+            if kind == "drawn":
+                left = left.index_fill(0, torch.tensor(token), 0.0)
+                left = left / left.sum()
+        path, following = accept_by_chance(tree, scores)
+        counts[tree.tokens[path[0]] if path else following] += 1
+    expected = torch.tensor([0.4, 0.4, 0.2]) if "claimed" in kind else p
+    # Four standard deviations of the most uncertain of the three.
+    torch.testing.assert_close(counts / 4000, expected, atol=4 * (0.25 / 4000) ** 0.5, rtol=0)
+
+
+def test_tree_has_the_most_likely_nodes() -> None:
+    """Unlikely nodes cost time in each pass. The probabilities: 0.6, 0.36, 0.31, 0.3, 0.186, 0.155."""
+    accuracies = [[0.6, 0.31], [0.6, 0.5]]
+    assert grow_tree(accuracies, 4) == [(0,), (0, 0), (1,), (0, 1)]
+    assert grow_tree(accuracies, 100) == [(0,), (0, 0), (1,), (0, 1), (1, 0), (1, 1)]
+    # A rank that was never right on few held-out rows must not hide the ranks after it.
+    assert grow_tree([[0.0, 0.5, 0.2], [0.5]], 3) == [(0,), (1,), (1, 0)]
+
+
+def test_pool_and_window_advance() -> None:
+    """An n-gram of two columns, or a window that does not advance, would never be right."""
+    decoding = LookaheadDecoding(window=2, ngram=3, guesses=2)
+    decoding.start(successor_model(COUNTING), [7])
+    tree = decoding.draft([7], 10)
+    assert tree.tokens == [7, 7, 7, 7]
+    logits = torch.nn.functional.one_hot(torch.tensor([9, 9, 3, 4]), SIZE).float()
+    decoding.look(tree, logits)  # after the last row the target predicts 3 and 4
+    tree = decoding.draft([7, 8], 10)
+    assert tree.tokens == [8, 7, 3, 4]  # rows: 8 (the last known token), 7; 3, 4
+    decoding.look(tree, torch.nn.functional.one_hot(torch.tensor([0, 0, 5, 6]), SIZE).float())
+    # n-grams: 7 7 3 and 7 7 4 of the first pass, 8 3 5 and 7 4 6 of the second; of those from 7 the latest two stay
+    tree = decoding.draft([7, 8, 7], 10)
+    assert [tree.path(node) for node in range(1, 5)] == [[4], [4, 6], [7], [7, 4]]
+    assert tree.longest == 2
+    assert decoding.draft([7, 8], 1).longest == 1  # limited by the length limit

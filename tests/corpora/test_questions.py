@@ -13,7 +13,7 @@ from drafter_trainer.corpora.sample import sample_stories
 from drafter_trainer.corpora.tasks import TASKS, Task, mt_bench_file
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair
-from tests.test_wheels import install
+from tests.test_targets import install
 
 PAIR = get_pair("de-en")
 

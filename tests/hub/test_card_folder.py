@@ -17,7 +17,7 @@ from drafter_trainer.hub.gallery import read_gallery, render_gallery
 from drafter_trainer.results import write_results
 from drafter_trainer.targets import Target
 from tests.benchmark.made import make_results, make_run
-from tests.benchmark.test_page import Page, check_self_contained
+from tests.benchmark.test_report import Page, check_self_contained
 from tests.hub.conftest import results_for
 from tests.hub.test_card import DESCRIPTION
 from tests.recipes.test_whole_way import ROOT, recipe_main

@@ -1,14 +1,20 @@
-"""The losses beyond their values, which `test_trainers` computes by hand: precision, gradients and extremes."""
+"""Losses beyond their values, which `test_trainers` computes by hand, and the head in pieces."""
 
 from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
+from transformers import Gemma2Config, Gemma2ForCausalLM
 
+from drafter_trainer.errors import InputError
+from drafter_trainer.training import head as head_module
 from drafter_trainer.training import losses
+from drafter_trainer.training.head import check_head, replaced_head, sum_losses
 from drafter_trainer.training.losses import TOPK_LOSSES, cross_entropy, lk_hybrid, topk_kl, topk_tv
+from tests.training.conftest import make_draft_model
 
-TOKENS, VOCABULARY = 7, 40
+TOKENS, WIDTH, VOCABULARY = 37, 8, 50
 
 
 def draw(seed: int, scale: float = 3.0) -> torch.Tensor:
@@ -92,3 +98,103 @@ def test_no_tokens_give_no_losses() -> None:
     assert cross_entropy(empty, torch.empty(0, dtype=torch.long)).shape == (0,)
     for topk_loss in TOPK_LOSSES.values():
         assert topk_loss(empty, torch.empty(0, 5, dtype=torch.long), torch.empty(0, 5)).shape == (0,)
+
+
+def make_case(
+    dtype: torch.dtype, bias: bool, tokens: int = TOKENS
+) -> tuple[torch.Tensor, torch.nn.Linear, torch.Tensor]:
+    torch.manual_seed(0)
+    hidden = torch.randn(tokens, WIDTH, dtype=dtype, requires_grad=True)
+    return hidden, torch.nn.Linear(WIDTH, VOCABULARY, bias=bias, dtype=dtype), torch.randint(0, VOCABULARY, (tokens,))
+
+
+def at_once(hidden: torch.Tensor, head: torch.nn.Linear, labels: torch.Tensor) -> torch.Tensor:
+    """Compute the same sum from all logits."""
+    return F.cross_entropy(head(hidden).float(), labels, reduction="sum")
+
+
+def in_pieces(
+    hidden: torch.Tensor, head: torch.nn.Linear, labels: torch.Tensor, note: Callable = lambda logits: None
+) -> torch.Tensor:
+    def token_losses(logits: torch.Tensor, place: slice) -> torch.Tensor:
+        note(logits)
+        return F.cross_entropy(logits.float(), labels[place], reduction="none")
+
+    return sum_losses(hidden, head, token_losses)
+
+
+@pytest.mark.parametrize("at_a_time", [1, 5, TOKENS, 1000])
+@pytest.mark.parametrize("bias", [False, True])
+def test_pieces_give_the_same_sum_and_gradients(monkeypatch: pytest.MonkeyPatch, at_a_time: int, bias: bool) -> None:
+    """Prevent a token that is left out or counted twice at the edge of a piece, and memory that grows with tokens."""
+    monkeypatch.setattr(head_module, "_LOGITS_AT_ONCE", at_a_time * VOCABULARY)
+    hidden, head, labels = make_case(torch.float32, bias)
+    inputs = (hidden, *head.parameters())
+    sizes: list[int] = []
+    whole = at_once(hidden, head, labels)
+    pieces = in_pieces(hidden, head, labels, lambda logits: sizes.append(len(logits)))
+    assert max(sizes) == min(at_a_time, TOKENS)
+    assert sum(sizes) == TOKENS
+    torch.testing.assert_close(pieces, whole)
+    with torch.no_grad():
+        torch.testing.assert_close(in_pieces(hidden, head, labels), whole)
+    # The sum is multiplied by a factor: the mean over a global batch.
+    for one, other in zip(torch.autograd.grad(0.3 * pieces, inputs), torch.autograd.grad(0.3 * whole, inputs)):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_frozen_head_passes_the_gradient_on() -> None:
+    """Prevent a gradient of the head's size from being made for a head that is not trained."""
+    hidden, head, labels = make_case(torch.float32, bias=True)
+    head.requires_grad_(False)
+    in_pieces(hidden, head, labels).backward()
+    expected = torch.autograd.grad(at_once(hidden, head, labels), hidden)[0]
+    torch.testing.assert_close(hidden.grad, expected)
+    assert head.weight.grad is None
+
+
+def test_many_pieces_in_half_precision_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prevent the head's gradient from being rounded to bf16 after each of many pieces."""
+    monkeypatch.setattr(head_module, "_LOGITS_AT_ONCE", VOCABULARY)
+    hidden, head, labels = make_case(torch.bfloat16, bias=False, tokens=600)
+    (gradient,) = torch.autograd.grad(in_pieces(hidden, head, labels), head.weight)
+    exact = make_case(torch.float32, bias=False, tokens=600)[1]
+    exact.weight.data = head.weight.detach().float()
+    (expected,) = torch.autograd.grad(at_once(hidden.detach().float(), exact, labels), exact.weight)
+    assert gradient.dtype == torch.bfloat16
+    # Rounded once it is off by 0.0024 of its length, rounded after each piece by 0.037.
+    assert (gradient.float() - expected).norm() < 0.005 * expected.norm()
+
+
+def test_the_head_is_the_models_own_again() -> None:
+    """Prevent a drafter that goes on giving losses for logits, also where the forward fails."""
+    model, ids = make_draft_model(), torch.ones(1, 3, dtype=torch.long)
+    before = model(input_ids=ids).logits
+    with replaced_head(model, lambda hidden: hidden.sum()):
+        assert model(input_ids=ids).logits.shape == ()
+    with pytest.raises(ZeroDivisionError), replaced_head(model, lambda hidden: 1 / 0):
+        model(input_ids=ids)
+    torch.testing.assert_close(model(input_ids=ids).logits, before)
+
+
+def test_logits_that_are_capped_after_the_head_are_rejected() -> None:
+    """Prevent a drafter from being trained with another q than the one that it drafts with."""
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "vocab_size": 20, "head_dim": 8}
+    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 1}
+    check_head(Gemma2ForCausalLM(Gemma2Config(**sizes, final_logit_softcapping=None)))
+    with pytest.raises(InputError, match="gemma2 caps or scales its logits after the head"):
+        check_head(Gemma2ForCausalLM(Gemma2Config(**sizes, final_logit_softcapping=0.5)))
+
+
+def test_mixed_precision_multiplies_in_bf16_and_keeps_fp32_gradients() -> None:
+    """Prevent the head from running in fp32 where the rest of the drafter runs in bf16, or the reverse."""
+    hidden, head, labels = make_case(torch.float32, bias=False)
+    dtypes = []
+    with torch.autocast("cpu", torch.bfloat16):
+        total = in_pieces(hidden, head, labels, lambda logits: dtypes.append(logits.dtype))
+    gradients = torch.autograd.grad(total, (hidden, head.weight))
+    expected = torch.autograd.grad(at_once(hidden, head, labels), (hidden, head.weight))
+    assert dtypes == [torch.bfloat16]
+    for one, other in zip(gradients, expected):
+        assert one.dtype == torch.float32
+        torch.testing.assert_close(one, other, atol=0.05, rtol=0.05)
