@@ -1,6 +1,6 @@
 """Train, publish and measure drafters that make a large language model faster in one language at a time.
 
-Everything is imported when it is used, so that `import drafter_trainer` takes no time.
+Exported names are imported on first use, so that `import drafter_trainer` is fast.
 """
 
 import importlib
@@ -51,7 +51,7 @@ __all__ = list(_MODULES)
 
 
 class _Package(ModuleType):
-    """This package, in which an exported function wins over a subpackage of the same name."""
+    """This package; an exported function hides a subpackage of the same name."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         # The import system binds a subpackage to its name when it is first imported.

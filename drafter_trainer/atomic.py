@@ -10,7 +10,7 @@ from typing import Any
 
 
 def write_whole(path: Path, content: str | bytes | Callable[[Path], Any]) -> None:
-    """Write a file that appears complete or not at all; a callable as content writes to the path that it gets."""
+    """Write a file that appears complete or not at all; `content` may be a function that writes to a given path."""
     partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
         if callable(content):
@@ -25,7 +25,7 @@ def write_whole(path: Path, content: str | bytes | Callable[[Path], Any]) -> Non
 
 
 def write_json(path: Path, value: Any, indent: int = 2) -> None:
-    """Write a value as indented JSON, as `write_whole` does."""
+    """Write a value as indented JSON to a file that appears complete or not at all."""
     write_whole(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
 
 

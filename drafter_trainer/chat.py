@@ -1,4 +1,4 @@
-"""Conversations as token ids: the one place that applies a target's chat template."""
+"""Conversations as token ids: the only module that applies a target's chat template."""
 
 import inspect
 import json
@@ -30,16 +30,16 @@ def chat_of(prompt: str, earlier: Sequence[tuple[str, str]] = ()) -> list[dict[s
 
 
 class ChatTokenizer:
-    """A tokenizer with a chat template that has been tried: its output shows the user's text.
+    """A tokenizer with a chat template that has been tested: the rendered text contains the user's message.
 
-    Templates of some multimodal targets show only content in parts, `[{"type": "text", "text": …}]`. Which form a
-    template shows is tried once, and every conversation is then rendered in this form.
+    Templates of some multimodal targets accept content only in parts, `[{"type": "text", "text": …}]`. The accepted
+    form is tested once, and every conversation is rendered in this form.
 
     Args:
         sanitize_control_tokens (`bool`, *optional*, defaults to `False`): Whether special tokens that are written out
             in a message or a text, such as `<|im_end|>`, are plain text. By default they are special tokens, as in
             `apply_chat_template`.
-        source (`str`, *optional*): The file or name of the template, for messages.
+        source (`str`, *optional*): The file or name of the template, for error messages.
     """
 
     def __init__(

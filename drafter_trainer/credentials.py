@@ -1,4 +1,4 @@
-"""Search of texts and files for credentials and for paths of this machine, which must not be published or shown."""
+"""Detection of credentials and of this machine's paths in texts and files, which must not be published or shown."""
 
 import os
 import re
@@ -8,8 +8,8 @@ import huggingface_hub
 
 _HIDDEN = "***"
 _NAMES = ("TOKEN", "KEY", "SECRET", "PASSWORD")  # endings of the names of environment variables with credentials
-_SEARCHED = 1 << 24  # bytes of a file; the rest of a longer file is tensors
-_SHORTEST = 8  # characters; a shorter value is in ordinary text by chance
+_SEARCHED = 1 << 24  # bytes that are searched; the rest of a longer file is tensors
+_SHORTEST = 8  # characters; a shorter value may occur in ordinary text by chance
 # A word of an address, in UTF-8; a looser pattern matches the bytes of tensors by chance.
 _WORD = rb"(?:[^\x00-\x20/:@\"'\x7f-\xff]|[\xc2-\xf4][\x80-\xbf]{1,3})+"
 # Tokens of the Hub and of GitHub, keys of OpenAI and AWS, a password in an address.
@@ -23,7 +23,7 @@ _HOMES = ("home", "Users", "root", "mnt", "scratch")  # also those of another ma
 
 
 def redact(text: str) -> str:
-    """Replace credentials, and all that looks like one, by asterisks."""
+    """Replace credentials, and text that looks like a credential, by asterisks."""
     for value in _values().values():
         text = text.replace(value, _HIDDEN)
     return _LOOKS.sub(_HIDDEN.encode(), text.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
@@ -40,7 +40,7 @@ def find_credential(path: Path) -> str | None:
 
 
 def find_path(path: Path) -> str | None:
-    """Return the first absolute path of this machine, or of any home, in a text file, or `None`."""
+    """Return the first absolute path of this machine, or of any home folder, in a text file, or `None`."""
     text = path.read_text(encoding="utf-8", errors="replace")
     found = (match for match in _PATH.finditer(text) if match[1] in _HOMES or Path("/", match[1]).is_dir())
     return next((match[0] for match in found), None)

@@ -26,7 +26,7 @@ class IncompatibleTokenizerError(InputError):
 
 
 class RefusedConversationError(InputError):
-    """A conversation that the chat template rejects, or does not show; dropped ones are counted by `reason`."""
+    """A conversation that the chat template rejects or leaves out; dropped conversations are counted by `reason`."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"a conversation cannot be rendered: {reason}")

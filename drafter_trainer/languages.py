@@ -1,6 +1,7 @@
 """Languages, pairs of languages, and the prompts of the tasks, which training and benchmark share.
 
-Any BCP 47 tag names a language. `languages.json` has extras for some languages; the others work without them.
+Any BCP 47 tag names a language. `languages.json` has probe sentences and story prompts for some languages; the others
+work without them.
 """
 
 import functools
@@ -22,7 +23,7 @@ class Language:
     Args:
         code (`str`): The shortest BCP 47 tag, such as `de`, `haw`, `pt-BR` or `zh-Hant`, for pairs and for cards.
         probe (`str`, *optional*, defaults to `""`): A sentence on which tokenizers are compared, in all scripts of the
-            language. In languages that the project cannot write well it has only greetings, names and digits.
+            language. For languages that the project cannot write well, it has only greetings, names and digits.
         spaced (`bool`, *optional*, defaults to `True`): Whether spaces separate words; if not, overlap between texts
             is counted in characters.
         story_prompt (`str`, *optional*, defaults to `""`): Prompt for a story about a subject in the language: in
@@ -71,7 +72,7 @@ class Pair:
 
     @property
     def is_translation(self) -> bool:
-        """Whether its two languages differ."""
+        """Whether the two languages differ."""
         return self.source != self.target
 
     @property
@@ -123,7 +124,7 @@ def get_pair(pair: str) -> Pair:
 
 
 def _split(text: str) -> list[str]:
-    """Split a text at each hyphen before a small letter, with which another language begins."""
+    """Split a text at each hyphen before a small letter, where the next language begins."""
     return re.split(r"-(?=[a-z])", text) if text.replace("-", "").isalnum() else []
 
 
@@ -150,12 +151,12 @@ def read_language_or_pair(text: str) -> Pair:
         return get_pair(text)
     pair = Pair(LANGUAGES["en"], get_language(text))
     if not pair.is_translation:
-        raise InputError(f"{text!r} is the same language as that of the prompts: give a pair such as de-en or en-en")
+        raise InputError(f"{text!r} is also the language of the prompts: give a pair such as de-en or en-en")
     return pair
 
 
 def probes_of(languages: Iterable[Language]) -> tuple[str, ...]:
-    """Return the probe of each language; the English one for languages without a probe, or without languages."""
+    """Return the probe of each language; the English probe replaces a missing one, and is the default."""
     english = LANGUAGES["en"].probe
     return tuple(dict.fromkeys(language.probe or english for language in languages)) or (english,)
 
@@ -166,9 +167,9 @@ def translation_prompt(pair: Pair, text: str) -> str:
 
 
 def read_translation_prompt(prompt: str) -> tuple[str, str, str] | None:
-    """Read the names of source and target and the text from a translation prompt; `None` for other prompts.
+    """Read source language, target language and text from a translation prompt; return `None` for other prompts.
 
-    After the colon, the question sets of arXiv 2406.16758 have no space, and their training prompts have one. Both are
+    After the colon, the question sets of arXiv 2406.16758 have no space, but their training prompts have one. Both are
     read here and written again by `translation_prompt`, so that training and benchmark have the same prompts.
     """
     match = _PROMPT.fullmatch(prompt.strip())
@@ -176,7 +177,7 @@ def read_translation_prompt(prompt: str) -> tuple[str, str, str] | None:
 
 
 def story_prompt(language: Language, subject: Mapping[str, str]) -> str:
-    """Write the prompt for a story: in its language if the project can write it, else in English.
+    """Write the prompt for a story: in the language if the project can write it, otherwise in English.
 
     Args:
         subject (`Mapping[str, str]`): Subject by language code, at least in English.
@@ -187,5 +188,5 @@ def story_prompt(language: Language, subject: Mapping[str, str]) -> str:
 
 
 def is_spaced(text: str) -> bool:
-    """Return whether spaces separate the words of a text of unknown language."""
+    """Return whether spaces separate the words of a text whose language is unknown."""
     return len(text) <= _LONGEST_WORD * len(text.split())

@@ -23,7 +23,7 @@ def library_versions() -> dict[str, str]:
 
 
 def describe_device() -> dict[str, Any]:
-    """Return type, name and runtime of the accelerator, or of the processor."""
+    """Return type, name and runtime of the accelerator, or of the processor without one."""
     if not torch.accelerator.is_available():
         cpuinfo = Path("/proc/cpuinfo")
         named = re.search(r"(?m)^model name\s*: (.+)$", cpuinfo.read_text()) if cpuinfo.is_file() else None
@@ -39,8 +39,8 @@ def collect_provenance() -> dict[str, Any]:
     """Return the provenance of the running command.
 
     Returns:
-        `dict` with `command` (without the folders of absolute paths, and without credentials), `commit` (of a clone,
-        with "+" at its end if files were changed; empty outside of a clone), `date` (UTC), `device` and `versions`.
+        `dict` with `command` (without the folders of absolute paths, and without credentials), `commit` (of a clone;
+        "+" is appended if files were changed; empty outside a clone), `date` (UTC), `device` and `versions`.
     """
     return {
         "command": redact(shlex.join([Path(sys.argv[0]).name, *map(without_folders, sys.argv[1:])])),

@@ -50,7 +50,7 @@ class Repository:
         return f"{weights}+{hashlib.sha256(description.read_bytes()).hexdigest()[:16]}"
 
     def find(self, name: str) -> Path | None:
-        """Return the path of a file, which is downloaded from the Hub; `None` if there is no such file."""
+        """Return the path of a file, after its download from the Hub; `None` if there is no such file."""
         if self.commit is None:
             path = Path(self.name) / name
             return path if path.is_file() else None
@@ -64,7 +64,7 @@ class Repository:
     def check_files(self) -> None:
         """Compare the files with the hashes in the description.
 
-        The drafting loop checks the n-gram table itself, and drafts without a damaged one.
+        The drafting loop checks the n-gram table itself, and drafts without the table if it is damaged.
         """
         expected = self.description.weights | self.description.files
         for name in expected.keys() - {TABLE}:
@@ -83,11 +83,11 @@ class Repository:
 
 
 def target_of(drafter: str | Path, target: Any = None) -> Target:
-    """Return the given target, or the one in the description of a drafter."""
+    """Return the given target, or the target in a drafter's description."""
     if target is not None:
         return as_target(target)
     description = Repository.open(drafter).description
     try:
         return resolve_target(description.target, description.target_revision)
     except InputError as error:
-        raise InputError(f"the target of {drafter} was not found, name it: {error}") from error
+        raise InputError(f"the target of {drafter} was not found, give it as target: {error}") from error

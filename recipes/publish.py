@@ -15,7 +15,7 @@
 # secrets = ["HF_TOKEN"]
 # volumes = ["dist:/wheels"]
 # ///
-"""Publish the drafter of a run, with the results of its benchmark once there are any.
+"""Publish the drafter of a run, with the results of its benchmark if there are any.
 
     accelerate launch recipes/publish.py --config recipes/configs/gemma-3-270m/de-en.yaml
 

@@ -22,13 +22,13 @@ STEPS = (
     ("distill the target's completions", "distill"),
     ("finetune", "finetune"),
     ("tune", "tune"),
-    ("load back and measure", "bench"),
+    ("load again and measure", "bench"),
     ("publish with the card", "publish"),
 )
 
 
 def main(argv: list[str]) -> None:
-    os.environ["ACCELERATE_USE_CPU"] = "true"  # as recipes/accelerate/cpu.yaml has it
+    os.environ["ACCELERATE_USE_CPU"] = "true"  # as in recipes/accelerate/cpu.yaml
     (named, where, publishing), _ = parse_arguments("publish", argv, __doc__)
     times = []
     begin = time.monotonic()

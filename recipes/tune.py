@@ -15,7 +15,7 @@
 # secrets = ["HF_TOKEN"]
 # volumes = ["dist:/wheels"]
 # ///
-"""Find the settings with which a drafter drafts fastest on this machine.
+"""Find the settings with which a drafter is fastest on this machine.
 
     accelerate launch recipes/tune.py --config recipes/configs/gemma-3-270m/de-en.yaml
 

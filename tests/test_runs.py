@@ -72,7 +72,7 @@ def test_finished_step_is_remembered(tmp_path: Path) -> None:
         ({"settings": SETTINGS | {"max_samples": 5}}, "max_samples: then None, now 5"),
         ({"inputs": {"target": "tiny@2"}}, "target: then tiny@1, now tiny@2"),
         ({"inputs": INPUTS | {"distill": "abc"}}, "distill: then None, now abc"),
-        ({"recipe": "pretrain"}, "then of distill, now of pretrain"),
+        ({"recipe": "pretrain"}, "step: then distill, now pretrain"),
     ],
 )
 @pytest.mark.parametrize("finished", [True, False])

@@ -43,19 +43,19 @@ def assemble(
 ) -> DrafterDescription:
     """Write a drafter's files, apart from card and results, to a new folder.
 
-    The network's weights are stored in the dtype of the target's checkpoint, and embeddings that are equal to the
-    head only once.
+    The network's weights are stored in the dtype of the target's checkpoint. If the embeddings are equal to the head,
+    they are stored only once.
 
     Args:
-        drafter (`Path`): Folder of the drafter, as a trainer or tuning left it.
+        drafter (`Path`): Folder of the drafter, written by a trainer or by tuning.
         description (`DrafterDescription`): The drafter's description.
-        sources (`Sequence[str]`, *optional*): Keep only these of its draft sources; without "network" no weights are
-            written.
-        adapter_of (`str`, *optional*): Write the network's LoRA adapter in place of whole weights, over this drafter.
+        sources (`Sequence[str]`, *optional*): Draft sources to keep; without "network" no weights are written.
+        adapter_of (`str`, *optional*): Base drafter of the network's LoRA adapter, which is written instead of all
+            weights.
         compact (`int`, *optional*, defaults to `0`): Bits of a weight, 8 or 4, of a repository without the target's
             own embeddings, head and tokenizer; see `drafters.compact`. 0 for a stock model.
-        place (`Path`, *optional*): Final folder of the drafter; `None` on the Hub. An adapter names a base drafter in
-            a folder by the relative path from there.
+        place (`Path`, *optional*): Final folder of the drafter; `None` on the Hub. If the base drafter of an adapter
+            is a folder, the adapter stores its path relative to `place`.
     Returns:
         `DrafterDescription`, as written to the folder.
     """
@@ -97,14 +97,14 @@ def _restrict(drafter: Path, description: DrafterDescription, sources: Sequence[
     training = description.training
     if NETWORK not in sources:
         if TABLE not in files:
-            raise InputError(f"{drafter} has no n-gram table: tune first, or publish with the network")
+            raise InputError(f"{drafter} has no n-gram table: tune it first, or publish it with the network")
         training = {step: facts for step, facts in training.items() if step not in ("pretrain", "finetune")}
     loop = description.loop | {"sources": kept}
     return dataclasses.replace(description, loop=loop, files=files, training=training)
 
 
 def _add_adapter(trained: Path, base: str, folder: Path, place: Path | None) -> dict[str, str]:
-    """Write a drafter's adapter, if it gives the trained weights over the named base; return the base's identity."""
+    """Write a drafter's adapter, if base and adapter give the trained weights; return the base's identity."""
     adapter = trained / ADAPTER
     if not (adapter / ADAPTER_WEIGHTS).is_file():
         raise InputError(f"{trained} holds no adapter: finetune with lora_rank")
@@ -121,7 +121,7 @@ def _add_adapter(trained: Path, base: str, folder: Path, place: Path | None) -> 
             )
     if Path(base).is_dir():
         if place is None:
-            raise InputError(f"adapter_of {base} is a folder, which nobody else has: publish it, and give its Hub id")
+            raise InputError(f"adapter_of {base} is a local folder: publish this base drafter, and give its Hub id")
         base = os.path.relpath(Path(base).resolve(), place.resolve())
     folder.mkdir()
     config = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))

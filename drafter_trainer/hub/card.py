@@ -24,8 +24,8 @@ PLOT = "acceptance.png"
 _TAGS = ["speculative-decoding", "assisted-generation", "draft-model", "assistant-model"]
 _DATA = ("train", "validation", "table")  # facts of a step about its data, in addition to its corpora
 _VERDICTS = ["languages", "task", "decoding", "questions", "drafter (95 %)", "best prompt lookup (95 %)", "verdict"]
-_CURVE = "pass_milliseconds"  # one time for each draft length, which only the loop needs
-_COUNTED = {"answers": "the target's own completions", "texts": "text"}  # by the tables' facts
+_CURVE = "pass_milliseconds"  # a time for each draft length; only the loop needs it
+_COUNTED = {"answers": "the target's own completions", "texts": "text"}  # by their keys in the facts of a table
 
 
 def usage(description: DrafterDescription, location: str, target: str | None = None) -> str:
@@ -138,7 +138,7 @@ def pair_text(pair: Pair) -> str:
 
 
 def decoding_text(run: MeasuredRun) -> str:
-    """Return how a run was decoded, such as "greedy" or "T = 1, seed 0", with the engine if there was one."""
+    """Return the decoding of a run as text, such as "greedy" or "T = 1, seed 0", with the engine if there was one."""
     engine = f", {batch_text(run)}" if "engine" in run else ""
     return describe_sampling(run["temperature"], run["seed"]) + engine
 
@@ -150,7 +150,7 @@ def best_lookup(runs: Sequence[MeasuredRun]) -> str | None:
 
 
 def mean_speedup(runs: Sequence[MeasuredRun], name: str) -> Interval:
-    """Return the speedup of a method with its interval; for several seeds the mean, with the lowest and highest."""
+    """Return a method's speedup with its interval; for several seeds the mean, the lowest and the highest speedup."""
     found = [Interval(**find_method(run, name)["speedup"]) for run in runs]
     values = [speedup.value for speedup in found]
     return found[0] if len(found) == 1 else Interval(statistics.mean(values), min(values), max(values))
@@ -196,13 +196,13 @@ def _metadata(description: DrafterDescription, measurements: dict[str, Results],
         tags=_TAGS,
     )
     evaluations = [result for name, results in measurements.items() for result in _evaluations(name, results)]
-    if evaluations:  # without them, `model_name` would become a key of its own
+    if evaluations:  # without evaluations, `model_name` would be written as an unknown key
         data.model_name, data.eval_results = description.name, evaluations
     return data
 
 
 def _evaluations(file: str, results: Results) -> Iterator[EvalResult]:
-    """Yield the drafter's figures for the `model-index`, unrounded, if the target does its task.
+    """Yield the drafter's unrounded figures for the `model-index`, if the target performs the task.
 
     The revision of a dataset is the hash of the questions, since the Hub's client merges results of equal datasets.
     """

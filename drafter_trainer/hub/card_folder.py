@@ -1,6 +1,6 @@
 """The files of a card: its inputs and its rendered files.
 
-They are in a run's folder, in the published repository, and in `hub_cards/<drafter>`:
+These files are in a run's folder, in the published repository, and in `hub_cards/<drafter>`:
 
     drafter.json                 the description of the drafter
     results.json                 its benchmark; also in sampling/, tasks/<task>/ and engines/<engine>/
@@ -57,7 +57,7 @@ class CardDetails:
 
 
 def read_measurements(folder: Path, description: DrafterDescription) -> dict[str, Results]:
-    """Read all results of a drafter. Results of an earlier version of it are left out with a warning."""
+    """Read all results of a drafter; results of an earlier version of the drafter are left out with a warning."""
     measurements = {}
     for path in (path for pattern in MEASUREMENTS for path in sorted(folder.glob(pattern))):
         results = read_results(path)
@@ -84,7 +84,7 @@ def read_notes(folder: Path) -> str:
 
 
 def target_license(target: Target) -> str | None:
-    """Read the license of a target, which holds for its drafters too, from its card on the Hub or in its folder."""
+    """Read the license of a target from its card on the Hub or in its folder; its drafters have the same license."""
     card = Path(target.path) / CARD
     try:
         if target.hub_revision is not None:

@@ -22,7 +22,7 @@ class Destination:
     """The destination of a drafter or a data set.
 
     Args:
-        to, repo_id, revision, tag, private, overwrite, dry_run: As for `drafter_trainer.publish`.
+        to, repo_id, revision, tag, private, overwrite, dry_run: See `drafter_trainer.publish`.
         repo_type (`str`, *optional*, defaults to `"model"`): "model" or "dataset".
     """
 
@@ -41,7 +41,7 @@ class Destination:
                 f"to is {HUB!r} or a folder, got {self.to}: give repository and branch as repo_id and revision"
             )
         if self.to != HUB and (self.revision or self.tag):
-            raise InputError(f"revision and tag are the Hub's: leave them out to publish to {self.to}")
+            raise InputError(f"only the Hub has revision and tag: leave them out to publish to {self.to}")
 
     def __str__(self) -> str:
         kind = f"{DATASET}s/" if self.repo_type == DATASET else ""
@@ -54,7 +54,7 @@ class Destination:
 
     @property
     def address(self) -> dict[str, str | None]:
-        """The arguments with which `huggingface_hub` names the repository."""
+        """The repository as arguments of `huggingface_hub`'s functions."""
         return {"repo_id": self.repo_id, "repo_type": self.repo_type}
 
     @property
@@ -63,7 +63,7 @@ class Destination:
         return None if self.to == HUB else Path(self.to)
 
     def check(self) -> None:
-        """Raise an error where publishing cannot work, before hours of training."""
+        """Raise an error if publishing cannot succeed; called before hours of training."""
         marker, kind = ("train", "data set") if self.repo_type == DATASET else (FILE_NAME, "drafter")
         if self.folder is None:
             if huggingface_hub.get_token() is None:
@@ -74,7 +74,7 @@ class Destination:
             raise InputError(f"{self.to} exists and holds no {kind}: name an empty or a new folder")
 
     def named(self, name: str) -> "Destination":
-        """Return it with the full name of the repository: by default the token's account and the drafter's name."""
+        """Return the destination with its full repository name, by default the token's account and the given name."""
         if self.folder is not None:
             return dataclasses.replace(self, repo_id=name)
         name = self.repo_id or name

@@ -26,7 +26,7 @@ class MeasuredDrafter(NamedTuple):
 
 
 def read_gallery(folder: Path) -> list[MeasuredDrafter]:
-    """Read all drafters that have results from the subfolders of a folder."""
+    """Read all drafters with results from the subfolders of a folder."""
     gallery = []
     for place in sorted(path.parent for path in folder.glob(f"*/{FILE_NAME}")):
         description = DrafterDescription.read(place)

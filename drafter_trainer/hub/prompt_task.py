@@ -12,9 +12,9 @@ from drafter_trainer.corpora.inspection import language_identifier
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import LANGUAGES, Language
 
-_IDENTIFIED_CHARACTERS = 200  # of a text: more take longer, and a sentence suffices
-# Chosen on the bundled sample: nearly all sentences reach it in their own language, and none reaches it in another
-# known language (counted by benchmarks/router_choice.py).
+_IDENTIFIED_CHARACTERS = 200  # of a text: more characters take longer, and a sentence is enough
+# Chosen on the bundled sample: nearly all sentences reach this score in their own language, and none reaches it in
+# another known language (counted by benchmarks/router_choice.py).
 _LEAST_PROBABILITY = 0.25
 
 _TRANSLATION = re.compile(r"([^:\n]*\btranslate\b[^:\n]*)[:\n](.+)", re.DOTALL | re.IGNORECASE)
@@ -23,7 +23,7 @@ _PROBE = "what the user asks"
 
 @dataclass(frozen=True)
 class PromptTask:
-    """The task of a prompt. A language is `None` where the prompt does not show it."""
+    """The task of a prompt. A language is `None` if the prompt does not show it."""
 
     source: Language | None
     answer: Language | None
@@ -34,8 +34,9 @@ def read_task(message: str, known: Mapping[str, Language] = LANGUAGES) -> Prompt
     """Read the task of a user's message.
 
     A message is a translation if its first line, or the text before its first colon, asks for one in English. The
-    source language is identified from the text itself; the name that the user gives counts only where the text is too
-    short. The answer to any other message is expected in the language of the message, unless it says `in German`.
+    source language is identified from the text itself; the name in the instruction counts only if the text is too
+    short. The completion of any other message is expected in the language of the message, unless the message asks for
+    another language (`in German`).
     """
     by_name = {language.name.casefold(): language for language in known.values()}
     name = rf"(?<!\w)({'|'.join(map(re.escape, sorted(by_name, key=len, reverse=True)))})(?!\w)"
@@ -56,10 +57,10 @@ def read_task(message: str, known: Mapping[str, Language] = LANGUAGES) -> Prompt
 def identify_language(text: str, known: Mapping[str, Language] = LANGUAGES) -> Language | None:
     """Identify the language of a text.
 
-    The identifier ranks all of its languages: among the known ones only, Ukrainian would be identified as Russian.
+    The identifier ranks all of its languages: ranked among `known` only, Ukrainian would be identified as Russian.
 
     Returns:
-        `Language`, or `None` if it is not a known one, or the text is too short or too mixed.
+        `Language`, or `None` if the language is not in `known`, or the text is too short or too mixed.
     """
     ranked = language_identifier().rank(text[:_IDENTIFIED_CHARACTERS])
     code, probability = next(((code, probability) for code, probability in ranked if code in known), ("", 0.0))
@@ -92,7 +93,7 @@ class PromptReader:
         # Decoded from ids, as a prompt will be: some tokenizers change white space.
         first, second = (self._tokenizer.decode(chat.encode_prompt(_PROBE, turns)) for turns in ((), [("a", "b")]))
         before, _, after = first.partition(_PROBE)
-        # A system message may precede the first user message, and the end of an answer the second one.
+        # A system message may precede the first user message, and the end of a response the second one.
         earlier = second.partition(_PROBE)[0]
         self._before = next(before[start:] for start in range(len(before) + 1) if earlier.endswith(before[start:]))
         self._before, self._after = self._before.strip(), after.strip()

@@ -34,14 +34,14 @@ ALLOWED = (
     *("generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model"),
     *("special_tokens_map.json", "chat_template.jinja"),
 )
-# Searched for paths. Others have none: a tokenizer has tokens such as "/usr/bin".
+# Files that are searched for paths. A tokenizer is not: it has tokens such as "/usr/bin".
 _TEXTS = (CARD, FILE_NAME, RESULTS, "config.json", "generation_config.json", "tokenizer_config.json", ADAPTER_CONFIG)
 _LONGEST_TITLE = 60  # characters, of a collection
 _logger = logging.getLogger(__name__)
 
 
 def allowed_files(folder: Path) -> dict[str, Path]:
-    """Return the files of a drafter that may be published, by path; delete all others from the folder."""
+    """Return the files of a drafter that may be published, by path; delete all other files from the folder."""
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     allowed = {name: files[name] for name in filter_repo_objects(files, allow_patterns=[*ALLOWED])}
     for name in files.keys() - allowed.keys():
@@ -83,8 +83,8 @@ def changed_files(remote: Remote, files: Mapping[str, Path], owned: Sequence[str
     """Return the paths that a commit would add, replace or delete.
 
     Args:
-        owned (`Sequence[str]`): Patterns of files that are deleted if they are not among `files`. Other files of the
-            repository, such as a license, stay.
+        owned (`Sequence[str]`): Patterns of files that are deleted if they are not in `files`. Other files of the
+            repository, such as a license, are kept.
     """
     added = [path for path, source in files.items() if not _is_same(remote.files.get(path), source)]
     return added + [path for path in filter_repo_objects(remote.files, allow_patterns=[*owned]) if path not in files]
@@ -108,7 +108,7 @@ def check_overwrite(
     """Raise an error if a push without `overwrite` would replace another drafter, or move a tag.
 
     Args:
-        precious (`Sequence[str]`): Patterns of files that do not change when the same drafter is published again.
+        precious (`Sequence[str]`): Patterns of files that stay the same when the same drafter is published again.
         description (`DrafterDescription`, *optional*): The description of the drafter; `None` for a dataset.
     """
     if destination.overwrite:
@@ -147,8 +147,8 @@ def push(
 ) -> CommitInfo | None:
     """Push files in one commit, and compare the uploaded files by the Hub's own hashes.
 
-    Without a change, no commit is made. If a push is interrupted, the branch stays as it was, and the next push does
-    not upload finished files again. The Hub rejects the commit if somebody else has committed meanwhile.
+    Without a change, no commit is made. If a push is interrupted, the branch is unchanged, and the next push does not
+    upload finished files again. The Hub rejects the commit if somebody else has committed in the meantime.
 
     Args:
         owned, precious, description: See `changed_files` and `check_overwrite`.
@@ -169,7 +169,7 @@ def push(
         ) from error
     api.create_repo(**where, private=destination.private or None, exist_ok=True)  # None: the owner's default
     if remote.commit is None and destination.branch != MAIN:
-        # From the first, empty commit: otherwise the branch would show the drafter of another branch until its own.
+        # From the first, empty commit: otherwise the branch would show another branch's drafter until the push.
         first = api.list_repo_commits(**where)[-1].commit_id
         api.create_branch(**where, branch=destination.branch, revision=first, exist_ok=True)
     head = remote.commit or api.repo_info(**where, revision=destination.branch).sha
@@ -183,12 +183,12 @@ def push(
     except RuntimeError as error:  # a failed upload of a large file
         raise InputError(f"{destination} is unchanged ({one_line(error)}): run the same command again") from error
     if missing := changed_files(read_remote(api, destination), files, owned):
-        raise InputError(f"{missing[0]} did not arrive unchanged at {destination}: publish again")
+        raise InputError(f"the upload of {missing[0]} to {destination} is damaged: publish again")
     return commit
 
 
 def set_tag(destination: Destination, commit: str) -> None:
-    """Put the destination's tag, if it has one, on a commit; `push` has checked that it may be moved."""
+    """Tag a commit with the destination's tag, if there is one; `push` has checked that it may be moved."""
     api, where = HfApi(), destination.address
     if destination.tag is None:
         return
@@ -210,13 +210,13 @@ def add_to_collection(destination: Destination, target: str) -> None:
         collection = api.create_collection(
             title=f"Drafters for {name}"[:_LONGEST_TITLE],
             namespace=owner,
-            description=f"Drafters that make {target} answer faster"[:150],
+            description=f"Drafters that make {target} faster"[:150],
             private=bool(api.repo_info(**destination.address).private),
             exists_ok=True,
         )
         api.add_collection_item(collection.slug, destination.repo_id, destination.repo_type, exists_ok=True)
     except HTTPError as error:
         _logger.warning(
-            f"{destination} is published, but in no collection: {one_line(error)}: give the token write access to "
+            f"{destination} is published, but not in a collection: {one_line(error)}: give the token write access to "
             f"{owner}'s collections, or leave collections out (collection=False)"
         )

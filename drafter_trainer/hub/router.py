@@ -1,4 +1,4 @@
-"""One assistant for several languages, which chooses a drafter for each prompt."""
+"""An assistant model for several languages, which chooses a drafter for each prompt."""
 
 import dataclasses
 import gc
@@ -35,8 +35,8 @@ class Route:
     """A drafter that a router may choose.
 
     Args:
-        loops (`dict[str, DraftingLoop]`): Its drafting loop by variant: the whole drafter, without its network, with
-            lookup only, and `plain`, which drafts nothing.
+        loops (`dict[str, DraftingLoop]`): Its drafting loop by variant: the whole drafter, the drafter without its
+            network, lookup only, and `plain`, which drafts nothing.
         speedups (`dict`, *optional*): Its measured speedups by condition and variant.
     """
 
@@ -48,7 +48,7 @@ class Route:
 
     @classmethod
     def of(cls, repository: Repository, drafter: PreTrainedModel) -> "Route":
-        """Make the route of a drafter that `load_drafter` returned; they share a drafting loop."""
+        """Make the route of a drafter that `load_drafter` returned; route and drafter share a drafting loop."""
         description, loop = repository.description, loop_of(drafter)
         sources = {
             WITHOUT_NETWORK: [source for source in loop.settings.sources if source != NETWORK],
@@ -62,7 +62,7 @@ class Route:
 def _read_speedups(repository: Repository) -> Speedups:
     path = repository.find(RESULTS)
     results = read_results(path) if path else None
-    # `load_drafter` has warned where the results are those of an earlier version.
+    # `load_drafter` has warned if the results belong to an earlier version.
     if not results or results["provenance"].get("drafter_fingerprint") != repository.description.fingerprint():
         return {}
     found: dict[Condition, dict[str, list[float]]] = {}
@@ -91,21 +91,22 @@ class RoutedDrafter:
 
 
 class DrafterRouter:
-    """A set of drafters for one target, of which one is chosen for each prompt.
+    """A router that chooses a drafter for each prompt, from several drafters of one target.
 
-    Pass it as `target.generate(assistant_model=router)`. It chooses once for each call:
+    Pass it as `target.generate(assistant_model=router)`. In each call it chooses:
 
-    1. The fastest variant that was measured on such prompts (translations of the same pair, or other tasks answered in
-       the same language), if it was faster than plain decoding. A variant is a drafter with or without its network.
-    2. Otherwise the first drafter of the same pair that was not measured yet.
+    1. The variant with the highest measured speedup on prompts of the same kind, if it is faster than plain decoding.
+       Prompts of the same kind are translations of the same pair, or other tasks with completions in the same
+       language. A variant is a drafter with or without its network.
+    2. Otherwise the first drafter of the same pair that has not been measured yet.
     3. Otherwise plain decoding, if all measured variants were slower.
-    4. Otherwise lookup and n-gram table of the first drafter for the answer's language, or lookup only.
+    4. Otherwise lookup and n-gram table of the first drafter for the completion's language, or lookup only.
 
-    Measurements with sampling are preferred when the target samples, greedy ones when it does not. The machine on
-    which they were made is not considered. Instructions are understood in English only: another prompt may get a
-    slower drafter, but never another completion.
+    If the target samples, measurements with sampling are preferred, otherwise greedy ones. The router does not
+    consider the machine of a measurement. It reads instructions in English only: a prompt with instructions in another
+    language may get a slower drafter, but the completion is the same.
 
-    A router caches the current text, so each thread needs its own router.
+    A router keeps the state of the current text, so each thread needs its own router.
 
     Args:
         target_model (`PreTrainedModel`): The target.
@@ -113,7 +114,7 @@ class DrafterRouter:
         tokenizer (`PreTrainedTokenizerBase`, *optional*): The target's tokenizer; loaded from the target's repository
             by default.
     Raises:
-        InputError: If there are no drafters, or one of them is for another target.
+        InputError: If there are no drafters, or one of the drafters is for another target.
     """
 
     def __init__(
@@ -123,11 +124,11 @@ class DrafterRouter:
         tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> None:
         if not routes:
-            raise InputError("a router needs drafters: name one or more, as Hub ids or folders")
+            raise InputError("a router needs at least one drafter: give Hub ids or folders")
         for route in routes:
             if route.target != routes[0].target:
                 raise InputError(
-                    f"{routes[0].name} was trained for {routes[0].target}, {route.name} for {route.target}: name "
+                    f"{routes[0].name} was trained for {routes[0].target}, {route.name} for {route.target}: give "
                     "drafters of one target"
                 )
         self.routes = tuple(routes)
@@ -152,8 +153,8 @@ class DrafterRouter:
     ) -> "DrafterRouter":
         """Load drafters and make a router of them.
 
-        Adapters over one base share its embeddings in memory, and its head if they have the same draft vocabulary.
-        Their layers are kept merged, so that a change of drafter takes no time.
+        LoRA adapters of one base drafter share the embeddings in memory, and the head if their draft vocabularies are
+        the same. Their merged layers stay in memory, so that a change of drafter takes no time.
 
         Args:
             target_model (`PreTrainedModel`): The target.
@@ -161,8 +162,8 @@ class DrafterRouter:
             tokenizer (`PreTrainedTokenizerBase`, *optional*): The target's tokenizer; loaded from the target's
                 repository by default.
         Raises:
-            InputError: If there are no drafters, one cannot be loaded (see `load_drafter`), or one is for another
-                target.
+            InputError: If there are no drafters, a drafter cannot be loaded (see `load_drafter`), or a drafter is for
+                another target.
         """
         routes: list[Route] = []
         tokenizer = tokenizer or load_target_tokenizer(target_model)
@@ -170,15 +171,17 @@ class DrafterRouter:
             repository = Repository.open(name)
             routes.append(Route.of(repository, load_drafter(name, target_model, tokenizer, repository.commit)))
             _share_weights(routes)
-            gc.collect()  # the stock model and the loop's generate refer to each other
+            gc.collect()  # the stock model and the loop's generate reference each other
         return cls(target_model, routes, tokenizer)
 
     def choose(self, prompt_ids: Sequence[int], sampling: bool = False) -> RoutedDrafter:
         """Choose the drafter for a prompt.
 
         Args:
-            prompt_ids (`Sequence[int]`): Token ids of the prompt, with the chat template.
+            prompt_ids (`Sequence[int]`): Token ids of the prompt, with the chat template applied.
             sampling (`bool`, *optional*, defaults to `False`): Whether the target samples.
+        Returns:
+            `RoutedDrafter`: The drafter and its variant.
         """
         task = self.reader.read(prompt_ids)
         measured = self._measured(task, sampling) or self._measured(task, not sampling)
@@ -210,7 +213,7 @@ class DrafterRouter:
         """Draft for assisted decoding; see `drafters.loop.generate.generate`."""
         if not getattr(generation_config, "is_assistant", False):
             raise InputError("a router generates no text itself: pass it to target.generate as assistant_model")
-        # Assisted decoding copies its settings once in a call, and passes that copy in every round.
+        # Assisted decoding copies its settings once a call, and passes this copy in every round.
         if generation_config is not self._call:
             self._call = generation_config
             self.chosen = self.choose(input_ids[0].tolist(), bool(generation_config.do_sample))
@@ -229,7 +232,7 @@ def _choice(route: Route, variant: str) -> RoutedDrafter:
 def _share_weights(routes: Iterable[Route]) -> None:
     """Store equal embeddings and heads once.
 
-    Networks must be fresh: a captured CUDA graph would go on reading the weights with which it was captured.
+    It is called before the first forward pass: a captured CUDA graph would still read the earlier weights.
     """
     stored: list[torch.Tensor] = []
 

@@ -109,53 +109,52 @@ def publish(
     card_folder: str | Path | None = None,
     dtype: str = "auto",
 ) -> Publication:
-    """Publish a drafter to the Hub or to a folder, with a card of what was measured.
+    """Publish a drafter to the Hub or to a folder, with a card of its measurements.
 
-    On the Hub it is one commit, which is then compared by the Hub's hashes, loaded from there, and drafts for one
-    prompt; then it is tagged. A second call sends only missing files. The token is that of the environment (HF_TOKEN,
-    or `hf auth login`).
+    The upload is one commit. It is compared with the local files by the Hub's hashes, downloaded, tried on one prompt,
+    and then tagged. A second call sends only missing files. The token is read from the environment (HF_TOKEN, or
+    `hf auth login`).
 
     Args:
-        drafter (`str` or `Path`): The drafter's folder, as `DrafterTrainer.save_model` or `tune` left it, or of any
+        drafter (`str` or `Path`): Folder of the drafter, written by `DrafterTrainer.save_model` or `tune`, or of any
             stock model with the target's tokenizer.
-        target (`str`, `Target` or `PreTrainedModel`, *optional*): The target; the one that the folder names, on the
-            Hub, if left out.
-        to (`str` or `Path`, *optional*, defaults to `"hub"`): "hub" (the one that HF_ENDPOINT and HF_TOKEN name), or a
+        target (`str`, `Target` or `PreTrainedModel`, *optional*): The target; by default the Hub model that the
+            drafter's folder names.
+        to (`str` or `Path`, *optional*, defaults to `"hub"`): "hub" (the Hub of HF_ENDPOINT and HF_TOKEN), or a
             folder.
-        repo_id (`str`, *optional*): Repository on the Hub; your own account and the drafter's name if left out.
-        name (`str`, *optional*): Name of the drafter; the one that the folder has if left out.
-        languages (`str` or `Iterable[str]`, *optional*): Language, languages or pair of the drafter, where the folder
-            does not name them or names wrong ones.
-        results (`str` or `Path`, *optional*): Folder of `results.json`, as `benchmark` left it; the drafter's own
-            folder if left out.
-        license (`str`, *optional*): Identifier of the license, for the card; that of the target's card if left
-            out.
-        revision (`str`, *optional*): Branch on the Hub, created where there is none; main if left out.
-        tag (`str`, *optional*): Tag of the commit, such as "v1", once it has been checked.
+        repo_id (`str`, *optional*): Repository on the Hub; your own account and the drafter's name by default.
+        name (`str`, *optional*): Name of the drafter; by default the name in the folder.
+        languages (`str` or `Iterable[str]`, *optional*): Language, languages or pair of the drafter; by default those
+            in the folder.
+        results (`str` or `Path`, *optional*): Folder of `results.json`, written by `benchmark`; the drafter's own
+            folder by default.
+        license (`str`, *optional*): Identifier of the license, for the card; the target's license by default.
+        revision (`str`, *optional*): Branch on the Hub, created if it does not exist; main by default.
+        tag (`str`, *optional*): Tag of the commit, such as "v1", set after the checks.
         private (`bool`, *optional*, defaults to `False`): Whether a new repository is private.
-        overwrite (`bool`, *optional*, defaults to `False`): Whether another drafter there is replaced, and an
-            existing tag moved.
+        overwrite (`bool`, *optional*, defaults to `False`): Whether another drafter in the repository may be replaced,
+            and an existing tag moved.
         dry_run (`bool`, *optional*, defaults to `False`): List the files and their sizes, and send nothing.
-        draft_length (`int`, *optional*): Tokens that the stock loop drafts in one round.
-        sources (`Sequence[str]`, *optional*): Draft sources to keep, of "lookup", "ngram" and "network"; all that the
-            drafter has if left out. Without "network" no weights are published.
+        draft_length (`int`, *optional*): Number of tokens that transformers' own loop drafts in one round.
+        sources (`Sequence[str]`, *optional*): Draft sources to keep, of "lookup", "ngram" and "network"; by default
+            all sources of the drafter. Without "network" no weights are published.
         adapter_of (`str`, *optional*): Published base drafter; only the LoRA adapter over it is published.
-        format (`str`, *optional*, defaults to `"stock"`): "stock", a model that every engine loads, or "compact",
-            without the target's own embeddings, head and tokenizer, which `load_drafter` takes from the target, its
-            weights in int8; "compact-int4" halves them again, and costs about one per cent of the tokens
-            per target pass.
-        check_generation (`bool`, *optional*, defaults to `True`): Whether the target is loaded
-            after an upload, to generate with the downloaded drafter.
-        collection (`bool`, *optional*, defaults to `True`): Gather a target's drafters in a collection.
+        format (`str`, *optional*, defaults to `"stock"`): "stock", a model that every engine loads; "compact", with
+            weights in int8 and without embeddings, head and tokenizer, which `load_drafter` takes from the target; or
+            "compact-int4", half as large, with about 1 % fewer tokens per target pass.
+        check_generation (`bool`, *optional*, defaults to `True`): Whether to load the target after an upload and
+            generate with the downloaded drafter.
+        collection (`bool`, *optional*, defaults to `True`): Whether to add the drafter to a collection of the target's
+            drafters.
         card_folder (`str` or `Path`, *optional*): Folder of cards; the card and its inputs are also written to
-            `<card_folder>/<name>`, where `drafter-trainer cards` renders it again.
-        dtype (`str`, *optional*, defaults to `"auto"`): The target's dtype in this check.
+            `<card_folder>/<name>`, where `drafter-trainer cards` renders the card again.
+        dtype (`str`, *optional*, defaults to `"auto"`): The target's dtype in the check of generation.
     Returns:
-        `Publication`: Its place, and the size of each file.
+        `Publication`: Folder or commit address of the drafter, and the size of each file.
     Raises:
-        InputError: If the folder holds no drafter, the drafter does not fit the target, a file holds a credential,
-            the destination cannot be used or holds another drafter, or the published drafter does not draft.
-        HfHubHTTPError: If the Hub rejects it.
+        InputError: If the folder has no drafter, the drafter does not fit the target, a file contains a credential,
+            the destination cannot be used or has another drafter, or the published drafter drafts nothing.
+        HfHubHTTPError: If the Hub rejects the upload.
     """
     check_form(format, sources, adapter_of)
     folder = Path(drafter)

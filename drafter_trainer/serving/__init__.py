@@ -1,1 +1,1 @@
-"""Drafters in the engines that people serve with. What runs inside an engine imports nothing of training."""
+"""Drafters in serving engines. Modules that run inside an engine import nothing from training."""

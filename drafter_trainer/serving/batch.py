@@ -1,8 +1,8 @@
 """Drafts for all requests of an engine's step, from lookup, n-gram table, memory and network.
 
-The engine yields R tokens per millisecond. A token that is accepted with probability P, together with all before it,
-is drafted if P > R * (time of one token more in a step). Both change with the batch: the more requests share a step,
-the higher P must be. `loop.policy` is the same rule for one sequence.
+The engine yields R tokens per millisecond. P is the probability that a token and all drafted tokens before it are
+accepted. The token is drafted if P > R * (time of one more token in a step). R and this time change with the batch:
+the more requests share a step, the higher P must be. `loop.policy` is the same rule for one sequence.
 """
 
 import heapq
@@ -20,16 +20,16 @@ from drafter_trainer.serving.network import BatchedNetwork
 from drafter_trainer.serving.texts import RequestText
 from drafter_trainer.serving.vllm_cache import PagedLayer
 
-_KEPT_STEPS = 64  # a preempted request comes back within some of them
+_KEPT_STEPS = 64  # steps that the text of a preempted request is kept
 _SMOOTHING = 0.05
 _BUDGET = 0.05  # of a step's time for lookup and table
-_EXPLORATION_ROUNDS = 16  # after which a network without accepted tokens is asked again,
+_EXPLORATION_ROUNDS = 16  # rounds after which a network without accepted tokens is run again,
 _EXPLORATION_PRICE = 0.5  # unless a token must have a higher probability
-_MORE_TOKENS = 0.1  # time of each further token over that of a network's step, until it was measured
-_ROUNDS = 32.0  # of a request, until some have ended: the network's reading of a prompt pays off over them
+_MORE_TOKENS = 0.1  # time of each further token relative to a network's step, until it is measured
+_ROUNDS = 32.0  # assumed rounds of a request, until some requests have ended: reading a prompt pays off over them
 _BALANCE_DECAY = 0.99
 _TRIED_STEPS, _PAUSED_STEPS = 64, 512
-_COST_DECAY = 0.98  # of the weight of an observed step with each later one
+_COST_DECAY = 0.98  # factor to the weight of an observed step for each later step
 _PRIOR_WEIGHT = 0.1
 _LEVEL_SMOOTHING = 0.2
 _MOST_DEVIATION = 2.0  # factor to the expected time of a step; beyond it, the step was interrupted
@@ -38,9 +38,9 @@ _MOST_DEVIATION = 2.0  # factor to the expected time of a step; beyond it, the s
 class LinearCostModel:
     """The time of a step as a line in the number of its tokens, learned from the clock.
 
-    The line is fitted to the latest steps by least squares, together with two points of the stored line, scaled to the
-    level of these steps. The two points decide the slope while all steps have the same number of tokens. Entry n of
-    the stored `milliseconds` is a step over n + 1 tokens.
+    The line is fitted by least squares to the latest steps and to two points of the stored line, scaled to the level
+    of these steps. The two points determine the slope while all steps have the same number of tokens. Entry n of the
+    stored `milliseconds` is the time of a step over n + 1 tokens.
     """
 
     def __init__(self, milliseconds: Sequence[float]) -> None:
@@ -54,7 +54,7 @@ class LinearCostModel:
 
     @property
     def slope(self) -> float:
-        """Milliseconds of one token more."""
+        """Milliseconds of one more token."""
         return float(self._line[1])
 
     def __call__(self, tokens: float) -> float:
@@ -86,9 +86,9 @@ class BatchDrafter:
         settings (`LoopSettings`): Sources, calibration, and the costs that are assumed until they are measured.
         device (`str`): Kind of the engine's device, "cpu" or "cuda".
         end_ids (`Collection[int]`): Ids after which nothing is drafted.
-        clock (callable, *optional*): Returns seconds. With `None` only the stored costs count, so that the same texts
-            are drafted alike in every run.
-        memory (`CompletionMemory`, *optional*): A memory of the target's completions. A request's text is added with
+        clock (callable, *optional*): Returns seconds. With `None` only the stored costs are used, so that the same
+            texts get the same drafts in every run.
+        memory (`CompletionMemory`, *optional*): A memory of the target's completions. A request's text is added in
             the first step without this request.
     """
 
@@ -135,10 +135,10 @@ class BatchDrafter:
         Args:
             rows (`Sequence[np.ndarray]`): Prompt and output so far of each request, in any order.
             limits (`Sequence[int]`): Maximum draft length of each; 0 while a prompt is being read.
-            cache (`Sequence[PagedLayer]`, *optional*): The target's keys and values of all tokens of these rows but
+            cache (`Sequence[PagedLayer]`, *optional*): The target's keys and values of all tokens of these rows except
                 the last ones, for a network that attends to them.
         Returns:
-            `list[list[int]]`: Token ids for each row, none if a draft would cost more than it yields.
+            `list[list[int]]`: Token ids for each row; empty if a draft would cost more than it yields.
         """
         self._step += 1
         if self._pause > 0 and len(rows) > self._paused_rows // 2:  # drafting may pay for fewer requests
@@ -156,7 +156,7 @@ class BatchDrafter:
         for row, (text, limit) in enumerate(zip(self._rows, limits)):
             text.row, text.limit = row, limit
         growing = [text for text in self._rows if text.limit > 0]
-        first = self._step % max(len(growing), 1)  # if time is short, others come first in the next step
+        first = self._step % max(len(growing), 1)  # if time is short, other texts come first in the next step
         growing = growing[first:] + growing[:first]
         while growing:
             proposals = [self._propose(text) for text in growing]
@@ -175,7 +175,7 @@ class BatchDrafter:
     def _match(self, rows: Sequence[np.ndarray]) -> list[RequestText]:
         """Find or create the text of each row, and forget texts without a row."""
         left, found = set(self._texts), {}
-        for place, (row, text) in enumerate(zip(rows, self._rows)):  # most stay in their row
+        for place, (row, text) in enumerate(zip(rows, self._rows)):  # most texts stay in their row
             if text in left and text.continues_in(row):
                 found[place] = text
                 left.discard(text)
@@ -208,7 +208,7 @@ class BatchDrafter:
         return self._texts[-1]
 
     def _learn(self, before: list[RequestText], started: float) -> None:
-        """Learn time and yield of a step that decoded the same requests as the one before."""
+        """Learn time and yield of a step that decoded the same requests as the step before."""
         if not self._rows or {*before} != {*self._rows} or any(text.grown == 0 for text in self._rows):
             return
         texts, drafted = len(self._rows), self._drafted
@@ -228,13 +228,13 @@ class BatchDrafter:
             self._pause, self._paused_rows = _PAUSED_STEPS, texts
 
     def _rate(self) -> float:
-        """Return R, tokens per millisecond of the engine with as many requests as now, drafting included."""
+        """Return R, the engine's tokens per millisecond with the current number of requests, drafting included."""
         texts = max(len(self._rows), 1)
         drafting = self._tokens_per_text / self.costs(texts * (1 + self._drafted_per_text)) / (1 + self._own_share)
-        return texts * max(drafting, 1 / self.costs(texts))  # where drafts yielded less, none are drafted
+        return texts * max(drafting, 1 / self.costs(texts))  # at least the rate of plain decoding
 
     def _propose(self, text: RequestText) -> Proposal | None:
-        """Ask lookup, table and memory, while there is time."""
+        """Get a proposal from lookup, table and memory, while there is time."""
         if self._now() > self._deadline:
             return None
         sources = {LOOKUP: text.lookup} if self._looks_up and text.is_indexed else {}
@@ -251,9 +251,9 @@ class BatchDrafter:
     def _ask_network(
         self, texts: list[RequestText], proposals: list[Proposal | None], rate: float, price: float
     ) -> None:
-        """Replace proposals by surer ones of the network, for the texts for which its time pays off.
+        """Replace proposals by more probable ones of the network, for texts where the network's time pays off.
 
-        Each token that it reads takes time; the time of a prompt counts over all rounds of its request.
+        Each token that the network reads takes time; the time of a prompt is spread over all rounds of its request.
         """
         chosen, worth = [], -rate * self._network_costs(0)
         for place, (text, proposal) in enumerate(zip(texts, proposals)):
@@ -298,7 +298,7 @@ class BatchDrafter:
             self._own_milliseconds += self._network_costs(tokens)
         else:
             seconds = self._now() - started
-            self._deadline += seconds  # the network's time is not of the budget
+            self._deadline += seconds  # the network's time does not count towards the budget
             self._network_costs.observe(tokens, 1000 * seconds)
 
     def _shares(self, text: RequestText) -> bool:
@@ -306,7 +306,7 @@ class BatchDrafter:
         return self._cache is not None and len(text) <= self.network.limit
 
     def _has_slot(self, text: RequestText) -> bool:
-        """Give a text one of the network's caches, if need be that of a text without a row in this step."""
+        """Give a text one of the network's caches, if necessary that of a text without a row in this step."""
         if text.slot is None:
             idle = [other for other in self._texts if other.slot is not None and other.seen < self._step]
             if not self._free_slots and idle:

@@ -27,7 +27,7 @@ _COUNTER_DELAY = 0.5  # seconds: vLLM counts a step after it has sent the step's
 
 
 class TimedCompletion(NamedTuple):
-    """Tokens of a completion, with the end token, and the seconds from the request to the first and to the last."""
+    """Tokens of a completion, with the end token, and the seconds from the request to the first and last token."""
 
     token_ids: list[int]
     first_seconds: float
@@ -38,8 +38,8 @@ class TimedCompletion(NamedTuple):
 class DraftCounts:
     """A server's counts over all its requests."""
 
-    passes: int  # of the target, counted once for each request that shares one
-    drafted: int  # tokens that were verified
+    passes: int  # target passes, each counted once for each of its requests
+    drafted: int  # drafted tokens that were verified
     accepted: int
     by_position: tuple[int, ...] = ()  # accepted tokens at each position of a draft
 
@@ -58,7 +58,7 @@ def read_counts(metrics: str) -> DraftCounts:
     """Read the counts of a server from its `/metrics`, in the text format of Prometheus.
 
     vLLM times every target pass of a request: the first as time to first token, the others as inter-token latency.
-    llama.cpp does not count passes; each yields one token more than it accepts.
+    llama.cpp does not count passes; each pass yields one token more than it accepts.
     """
     totals: Counter[str] = Counter()
     positions: Counter[int] = Counter()
@@ -106,14 +106,14 @@ class EngineClient:
     ) -> TimedCompletion:
         """Complete a prompt greedily, without cached prefixes, and time the first and the last token.
 
-        `stop` is the text of those `end_ids` that are no end tokens of the checkpoint: llama.cpp takes text, not ids.
+        `stop` has the texts of `end_ids` that are not end tokens of the checkpoint: llama.cpp takes text, not ids.
         """
         if self.engine == VLLM:
             request = {"model": self.model, "max_tokens": tokens, "return_token_ids": True, "repetition_penalty": 1.0}
             request |= {"stop_token_ids": sorted(end_ids), "stream": True}
             found = self._stream(_GREEDY | request | {"prompt": [*prompt_ids]})
         else:
-            # Not streamed: its events leave out tokens that end inside a character.
+            # Not streamed: llama.cpp's events leave out tokens that end inside a character.
             request = {"n_predict": tokens, "samplers": ["temperature"], "return_tokens": True, "cache_prompt": False}
             started = time.perf_counter()
             reply = self._read("/completion", _GREEDY | request | {"stop": [*stop], "prompt": [*prompt_ids]})
@@ -121,7 +121,7 @@ class EngineClient:
             first = max(seconds - reply["timings"]["predicted_ms"] / 1000, 0.0)
             found = TimedCompletion(reply["tokens"], first, seconds)
         if not found.token_ids:
-            raise InputError(f"{self.engine} completed a prompt of {len(prompt_ids)} tokens with none")
+            raise InputError(f"{self.engine} generated no tokens for a prompt of {len(prompt_ids)} tokens")
         return found
 
     def margin(self, prompt_ids: Sequence[int]) -> float | None:
@@ -141,13 +141,13 @@ class EngineClient:
         return found[0] - found[1] if len(found) > 1 else None
 
     def _stream(self, request: dict) -> TimedCompletion:
-        """Time a completion of vLLM by its events."""
+        """Time a completion of vLLM by the events of its stream."""
         ids, started, first, last = [], time.perf_counter(), 0.0, 0.0
         with self._open("/v1/completions", request) as response:
             for line in response:
                 kind, _, data = (part.strip() for part in line.decode().partition(":"))
                 if kind == "error" or data.startswith('{"error"'):
-                    raise InputError(f"{self.engine} broke off a completion: {data[:300]}")
+                    raise InputError(f"{self.engine} stopped a completion with an error: {data[:300]}")
                 if kind != "data" or data == "[DONE]":
                     continue
                 if new := json.loads(data)["choices"][0].get("token_ids"):
@@ -172,7 +172,7 @@ class EngineClient:
             reason = " ".join(error.read().decode(errors="replace").split())
             raise InputError(f"{self.engine} rejected a request ({error.code}): {reason[:300]}") from error
         except (OSError, http.client.HTTPException) as error:
-            raise InputError(f"{self.engine} did not respond, or broke off: {error!r}") from error
+            raise InputError(f"{self.engine} did not respond, or its response ended early: {error!r}") from error
 
 
 class Workload(NamedTuple):
@@ -195,11 +195,11 @@ def measure_server(
 
     Args:
         method (`str`): Name of the server's method, for the records.
-        plain (callable, *optional*): From a number of concurrent requests to plain decoding's token ids by question,
-            with which outputs are compared.
+        plain (callable, *optional*): Returns plain decoding's token ids by question for a number of concurrent
+            requests; outputs are compared with them.
     Yields:
-        `dict`: A record for each number: `method`, `requests_at_once`, `version`, `seconds`, `counts`, and `prompts`
-        with `question_id`, `token_ids`, `seconds`, `first_pass_seconds` and `divergence`.
+        `dict`: A record for each number of requests: `method`, `requests_at_once`, `version`, `seconds`, `counts`, and
+        `prompts` with `question_id`, `token_ids`, `seconds`, `first_pass_seconds` and `divergence`.
     """
     prompts, *limits = workload
     client.complete(next(iter(prompts.values())), _WARM_UP_TOKENS, *limits[1:])

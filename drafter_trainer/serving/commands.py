@@ -18,14 +18,14 @@ DRAFTER_GGUF = "drafter.gguf"  # in the folder of an export for llama.cpp
 # Lengths of the suffix that is looked up; a single token is rarely followed by the same token again.
 _SHORTEST_SUFFIX, _LONGEST_SUFFIX = 2, 4
 _LONGEST_WHOLE, _LONGEST_NETWORK = 12, 8
-_STEP_SHARE = 0.1  # time of a step of the network in an engine, over a verification pass
+_STEP_SHARE = 0.1  # time of a network's step in an engine, relative to a verification pass
 _UNKNOWN_ALPHA = 0.55
 
 
 def choose_draft_length(description: DrafterDescription, part: str) -> int:
-    """Choose an engine's maximum draft length; the one in `drafter.json` is for transformers' own loop, often 1.
+    """Choose an engine's maximum draft length; `draft_length` in `drafter.json` is for transformers' own loop.
 
-    The whole drafter adapts its drafts, so it gets the longest draft of its tuning, 12 at most. The network alone gets
+    The whole drafter adapts its drafts, so it gets the longest draft of its tuning, 12 at most. The network only gets
     the length n that maximizes (1 - α^(n+1)) / ((1 - α)(1 + n c)), with the expected α of its finetuning and c = 0.1.
 
     Source: Leviathan et al., arXiv 2211.17192, theorem 3.8
@@ -48,10 +48,10 @@ def mixes_attention(config: Path) -> bool:
 def vllm_config(
     drafter: str, draft_length: int, revision: str | None = None, part: str = WHOLE, mixed: bool = False
 ) -> dict[str, object]:
-    """Return vLLM's settings for the whole drafter, a custom proposer, or for its network, a `draft_model`.
+    """Return vLLM's settings for the whole drafter (a custom proposer) or for its network (a `draft_model`).
 
-    vLLM needs all layers of a `draft_model` in one group of its cache, also if the network is `mixed`: if it
-    `mixes_attention`.
+    vLLM needs all layers of a `draft_model` in one group of its cache, also if the network is `mixed` (see
+    `mixes_attention`).
     """
     config = {"num_speculative_tokens": draft_length}
     if part == NETWORK:
@@ -83,7 +83,7 @@ def llamacpp_command(
 ) -> list[str]:
     """Return the command line of llama.cpp's server.
 
-    With an `ngram_length`, llama.cpp's own n-gram drafting comes first; the network is asked where that finds nothing.
+    With an `ngram_length`, llama.cpp's own n-gram drafting comes first; the network drafts if it finds no match.
     """
     words, kinds = [LLAMA_SERVER, "--model", target_gguf], []
     if ngram_length:
@@ -122,7 +122,7 @@ def engine_methods(
     Args:
         stock (`str`): The drafter with all its weights, for vLLM's own loader.
         lengths (`Mapping[str, int]`): Draft lengths of "whole" and "network".
-        ngram_lengths (`Sequence[int]`): Draft lengths of the engine's n-grams, a method each.
+        ngram_lengths (`Sequence[int]`): Draft lengths of the engine's n-grams; each length is a method.
     """
     if engine == VLLM:
         configs = [{}, *map(vllm_ngram_config, ngram_lengths)]

@@ -1,4 +1,4 @@
-"""Start an engine with a drafter, and check at once that drafts are accepted."""
+"""Start an engine with a drafter, and check that its drafts are accepted."""
 
 import logging
 import os
@@ -29,19 +29,19 @@ from drafter_trainer.serving.commands import (
 from drafter_trainer.serving.vllm import open_for_engine
 from drafter_trainer.targets import split_revision
 
-PROBE_TOKENS = 128  # generated before the acceptance is judged
-LEAST_ACCEPTANCE = 0.01  # of the drafted tokens; random tokens are accepted less often
-_START_SECONDS = 3600  # large weights take long to read
+PROBE_TOKENS = 128  # tokens that are generated to measure the acceptance
+LEAST_ACCEPTANCE = 0.01  # share of the drafted tokens; random tokens are accepted less often
+_START_SECONDS = 3600  # reading large weights takes long
 _STOP_SECONDS = 60
 _logger = logging.getLogger(__name__)
 
 
 class RunningEngine:
-    """A server that was started here; `process` leads its process group."""
+    """A server that this process started; `process` leads the server's process group."""
 
     def __init__(self, process: subprocess.Popen, client: EngineClient) -> None:
         self.process, self.client = process, client
-        # The guard ends the server if this process is killed. Its own session keeps Ctrl-C away from it.
+        # The guard ends the server if this process is killed. It has a session of its own, so Ctrl-C does not end it.
         guard = [sys.executable, str(Path(__file__).with_name("guard.py")), str(process.pid), str(_STOP_SECONDS)]
         self._guard = subprocess.Popen(guard, stdin=subprocess.PIPE, start_new_session=True)
 
@@ -64,7 +64,7 @@ class RunningEngine:
         """Generate responses to prompts, and count drafted and accepted tokens.
 
         Raises:
-            InputError: If no or hardly any drafted tokens are accepted: the engine would be slower than without.
+            InputError: If hardly any drafted tokens are accepted: the engine would be slower than without a drafter.
         """
         before = self.client.counts()
         for prompt in prompts:
@@ -73,13 +73,13 @@ class RunningEngine:
         if found.accepted < max(1, LEAST_ACCEPTANCE * found.drafted):
             counts = f"{found}" if found.drafted else "nothing was drafted"
             raise InputError(
-                f"the drafter is misconfigured in {self.client.engine}: {counts} in {PROBE_TOKENS} tokens of its own "
-                "kind of text. Name the target that it was trained for, and see the engine's messages"
+                f"the drafter is misconfigured in {self.client.engine}: {counts} in {PROBE_TOKENS} tokens of its "
+                "task. Give the target that it was trained for, and see the engine's messages"
             )
         return found
 
     def stop(self) -> None:
-        """End the server and all its processes: vLLM's engine and workers outlive a server that is killed."""
+        """End the server and all its processes: vLLM's engine and workers go on if only the server is killed."""
         self.process.terminate()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(_STOP_SECONDS)
@@ -104,16 +104,16 @@ def start_engine(
     Args:
         target (`str`): The target's name in the command.
         command (`Sequence[str]`): A command line of `serving.commands`.
-        python (`str`, *optional*): For llama.cpp, the interpreter of an environment with `xllamacpp`, whose server
-            then replaces `llama-server`.
-        options (`Sequence[str]`, *optional*): Further words of the engine's command line.
+        python (`str`, *optional*): For llama.cpp, the interpreter of an environment with `xllamacpp`; its server
+            replaces `llama-server`.
+        options (`Sequence[str]`, *optional*): Further arguments for the engine's command line.
     Raises:
         InputError: If the engine does not start.
     """
     words = [*command]
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", port)) == 0:
-            raise InputError(f"port {port} is taken by another server: stop it, or name another port")
+            raise InputError(f"port {port} is used by another server: stop it, or give another port")
     if words[0] == LLAMA_SERVER and python is not None:
         words[:1] = [python, "-m", "drafter_trainer.serving.llamacpp_server"]
     words += ["--metrics"] if engine == LLAMACPP else []
@@ -150,24 +150,25 @@ def serve(
 
     Args:
         target (`str`): Hub id (`ID@REVISION` for a revision) or folder of the target; for llama.cpp its GGUF file.
-        drafter (`str`): Hub id or folder of the published drafter. A base model is served with its chat template.
+        drafter (`str`): Hub id or folder of the published drafter. If the target is a base model, the drafter's chat
+            template is used.
         engine (`str`, *optional*, defaults to `"vllm"`): Engine, "vllm" or "llamacpp".
-        part (`str`, *optional*, defaults to `"whole"`): In vLLM, draft with the "whole" drafter or only with its
-            "network". llama.cpp drafts with the network.
-        draft_length (`int`, *optional*): Maximum draft length, in tokens; by default from tuning and acceptance.
-        drafter_gguf (`str`, *optional*): For llama.cpp, the exported drafter.gguf; by default the one in the drafter's
-            folder, which may be that of the export.
-        port (`int`, *optional*, defaults to 8000): Port of the server, on the loopback interface unless the engine's
-            options name another.
+        part (`str`, *optional*, defaults to `"whole"`): In vLLM, the part of the drafter that drafts: "whole", or
+            "network" only. llama.cpp always drafts with the network.
+        draft_length (`int`, *optional*): Maximum draft length in tokens; by default from tuning and acceptance.
+        drafter_gguf (`str`, *optional*): For llama.cpp, the exported drafter.gguf; by default the file in the
+            drafter's folder, which may be the folder of the export.
+        port (`int`, *optional*, defaults to 8000): Port of the server. The server listens on the loopback interface
+            unless `options` set another host.
         python (`str`, *optional*): Interpreter of the environment with vLLM (this one by default) or `xllamacpp`
             (`llama-server` by default).
-        options (`Sequence[str]`, *optional*): Further words of the engine's command line.
+        options (`Sequence[str]`, *optional*): Further arguments for the engine's command line.
     Raises:
         InputError: If an argument cannot be used, the engine does not start, or no drafts are accepted.
     """
     if engine not in ENGINES or part not in PARTS:
         raise InputError(f"engine must be {' or '.join(ENGINES)} and part {' or '.join(PARTS)}, got {engine}, {part}")
-    # vLLM's own loader cannot complete a compact drafter.
+    # vLLM's own loader cannot add the target's embeddings to a compact drafter.
     repository = open_for_engine(drafter, compact=(engine, part) != (VLLM, NETWORK))
     description, commit = repository.description, repository.commit
     place, revision = split_revision(target)
@@ -177,12 +178,12 @@ def serve(
         config = vllm_config(own, length, commit, part, mixes_attention(repository.find("config.json")))
         command = vllm_command(python or sys.executable, place, config)
         command += ["--revision", revision] if revision else []
-        if template := description.prompting.get("chat_template"):  # llama.cpp does not start with one
+        if template := description.prompting.get("chat_template"):  # llama.cpp does not start with this template
             command += ["--chat-template", str(repository.find(template).absolute())]
     else:
         exported = Path(drafter) / DRAFTER_GGUF
         if drafter_gguf is None and not exported.is_file():
-            raise InputError(f"llama.cpp reads GGUF: export {drafter} for llamacpp, and name the export's folder")
+            raise InputError(f"llama.cpp reads GGUF: export {drafter} for llamacpp, and give the export's folder")
         length = draft_length or choose_draft_length(description, NETWORK)
         command = llamacpp_command(target, drafter_gguf or str(exported), length)
     with start_engine(engine, place, command, port, python, options) as running:

@@ -1,9 +1,9 @@
-"""llama.cpp's own server from the wheel `xllamacpp`, started with the words of `llama-server`.
+"""llama.cpp's own server from the wheel `xllamacpp`, started with the arguments of `llama-server`.
 
     PYTHON -m drafter_trainer.serving.llamacpp_server --model TARGET.gguf --port 8080 --spec-type draft-simple ...
 
-The wheel has the server but no command line. This module knows the words that this package writes. It imports nothing
-else of the package, whose dependencies its environment may lack.
+The wheel has the server but no command line. This module reads the arguments that `serving.commands` writes. It
+imports no other module of the package, because its environment may lack the package's dependencies.
 """
 
 import argparse
@@ -12,13 +12,13 @@ import threading
 
 import xllamacpp
 
-# Type of each word's value, and the settings that get it
+# Type of each argument's value, and the setting that it changes
 _THREADS = ("cpuparams", "cpuparams_batch", "speculative.draft.cpuparams", "speculative.draft.cpuparams_batch")
 _WORDS = {
     "--model": (str, "model.path"),
     "--host": (lambda host: [host], "hostnames"),
     "--port": (int, "port"),
-    "--ctx-size": (int, "n_ctx"),  # tokens of all requests
+    "--ctx-size": (int, "n_ctx"),  # in tokens, of all requests together
     "--parallel": (int, "n_parallel"),
     "--threads": (int, *(f"{owner}.n_threads" for owner in _THREADS)),
     "--spec-draft-model": (str, "speculative.draft.mparams.path"),

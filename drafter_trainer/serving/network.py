@@ -12,11 +12,11 @@ from drafter_trainer.serving.vllm_cache import PagedLayer
 
 _PIECE = 512
 _SHARED_AT_ONCE = 1024  # tokens whose places in the cache are listed at once
-_TOGETHER = 16  # longer texts are read separately down to this length, so that a batch is not padded to a prompt
+_TOGETHER = 16  # texts with more unread tokens are first read separately, so that a batch is not padded to a prompt
 
 
 class Piece(NamedTuple):
-    """Tokens of a text to be read into the cache `slot`, which keeps the text's first `start` tokens."""
+    """Tokens of a text that are read into the cache `slot`, after the text's first `start` tokens."""
 
     slot: int
     start: int
@@ -24,7 +24,7 @@ class Piece(NamedTuple):
 
 
 class Span(NamedTuple):
-    """Positions `start` to `end` of a row of the engine's step, whose keys and values go to the cache `slot`."""
+    """Positions `start` to `end` of a row of the engine's step; their keys and values go to the cache `slot`."""
 
     slot: int
     row: int
@@ -49,7 +49,7 @@ class BatchedNetwork(LeanNetwork):
 
     @torch.inference_mode()
     def read_batch(self, pieces: Sequence[Piece]) -> torch.Tensor:
-        """Read tokens of several texts, each of another slot.
+        """Read tokens of several texts, each with a slot of its own.
 
         Returns:
             `torch.Tensor` of shape `(pieces, draft vocabulary)`: Logits after each piece's last token, in fp32.
@@ -59,7 +59,7 @@ class BatchedNetwork(LeanNetwork):
         short = []
         for slot, start, tokens in pieces:
             if start + len(tokens) > self.limit:
-                raise ValueError(f"{start + len(tokens)} tokens pass the drafter's context of {self.limit}")
+                raise ValueError(f"{start + len(tokens)} tokens exceed the drafter's context of {self.limit}")
             while len(tokens) > _TOGETHER:
                 part, tokens = tokens[: min(_PIECE, len(tokens) - 1)], tokens[min(_PIECE, len(tokens) - 1) :]
                 self._run([Piece(slot, start, part)])
@@ -71,7 +71,7 @@ class BatchedNetwork(LeanNetwork):
     def share_batch(self, cache: Sequence[PagedLayer], spans: Sequence[Span]) -> None:
         """Copy the target's keys and values of some positions; see `LeanNetwork.share`.
 
-        Layers with a window only get the positions that later tokens see: the engine may have dropped the others.
+        Layers with a window get only the positions that later tokens see: the engine may have dropped the others.
         """
         seen = {kind.window: _positions_of(spans, kind.window, self.device) for kind in self.kinds}
         for start in range(0, max(len(positions) for _, _, positions in seen.values()), _SHARED_AT_ONCE):
@@ -90,7 +90,7 @@ class BatchedNetwork(LeanNetwork):
 
     def _run(self, pieces: Sequence[Piece]) -> torch.Tensor:
         """Read pieces; return the hidden states of their last tokens, of shape `(pieces, width)`."""
-        if len(pieces) == 1:  # in a tenth less time than as a batch
+        if len(pieces) == 1:  # takes a tenth less time than a batch of one
             slot, start, tokens = pieces[0]
             positions = slice(start, start + len(tokens))
             place = slot, positions, None
@@ -123,7 +123,7 @@ class BatchedNetwork(LeanNetwork):
         tokens = len(slots) // texts
         queries, new_keys, new_values = self._project(layer, x, view)
         keys[slots, :, positions], values[slots, :, positions] = new_keys.transpose(0, 1), new_values.transpose(0, 1)
-        # Heads that share keys are given as further tokens: (texts, key-value heads, group * tokens, head_dim)
+        # Heads that share keys are passed as further tokens: (texts, key-value heads, group * tokens, head_dim)
         queries = queries.view(self.key_value_heads, -1, texts, tokens, self.head_dim).permute(2, 0, 1, 3, 4)
         queries = queries.reshape(texts, self.key_value_heads, rows, self.head_dim)
         attended = [
@@ -140,7 +140,7 @@ class BatchedNetwork(LeanNetwork):
         return attended.transpose(1, 2).reshape(texts * tokens, -1)
 
     def _reserve(self, capacity: int) -> None:
-        del capacity  # of one growing text; here all caches are allocated
+        del capacity  # for one growing text; here all caches are allocated at once
         self.limit = min(self._context, self.limit)
         self.capacity = self.limit + _TOGETHER  # room for padding
         shape = (len(self.layers), self.slots, self.key_value_heads, self.capacity, self.head_dim)
@@ -162,14 +162,14 @@ def _positions_of(
 
 
 def _runs_of(slots: Sequence[int]) -> list[tuple[slice, slice]]:
-    """Group texts with consecutive slots, whose caches are read without a copy: slices of texts and of slots."""
+    """Return slices of texts, and slices of their consecutive slots, whose caches are read without a copy."""
     starts = [place for place, slot in enumerate(slots) if place == 0 or slot != slots[place - 1] + 1]
     ends = [*starts[1:], len(slots)]
     return [(slice(start, end), slice(slots[start], slots[end - 1] + 1)) for start, end in zip(starts, ends)]
 
 
 def slots_within(model, gibibytes: float, texts: int, context: int) -> int:
-    """Return the number of texts, at most `texts`, whose caches fit into a memory."""
+    """Return the number of texts, at most `texts`, whose caches fit into an amount of memory."""
     config = model.config
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     values = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * (context + _TOGETHER)

@@ -1,4 +1,4 @@
-"""A request's text, with the state of its drafting."""
+"""The text of a request, with the state of its drafting."""
 
 from dataclasses import dataclass, field
 
@@ -14,13 +14,13 @@ _INDEXED_AT_ONCE = 2048  # tokens of a text in one step: about 5 ms
 
 @dataclass(eq=False)
 class RequestText:
-    """A request's text. An engine moves requests from row to row without names, so a text is known by its content.
+    """A request's text. An engine moves requests between rows without ids, so a text is identified by its content.
 
     Args:
         estimator (`AcceptanceEstimator`): Acceptance of each source's tokens in this text.
-        gain (`RatioEstimator`): Tokens gained by asking the network in this text.
-        window (`int`, *optional*): Number of last tokens of the prompt that the network reads besides the first one;
-            all if left out.
+        gain (`RatioEstimator`): Tokens gained by running the network in this text.
+        window (`int`, *optional*): Number of tokens at the end of the prompt that the network reads, in addition to
+            the first token; the whole prompt if left out.
     """
 
     estimator: AcceptanceEstimator
@@ -35,13 +35,13 @@ class RequestText:
     asked: float = 0.0  # expected number of the network's tokens that are needed
     rounds: int = 0
     grown: int = 0  # tokens of the latest round; 0 if its draft is not known
-    accepted: int = 0  # drafted tokens among them
-    slot: int | None = None  # of the network's caches
+    accepted: int = 0  # accepted tokens of the latest round
+    slot: int | None = None  # index of its network cache
     cached: int = 0  # tokens of text and draft that the network has read
     shared: int = 0  # tokens of which the network has the target's keys and values
     outside: int = 0  # tokens of the prompt between its first one and the network's window
-    row: int = 0  # in the latest step
-    seen: int = 0  # number of the latest step
+    row: int = 0  # row in the latest step
+    seen: int = 0  # number of the latest step with this text
 
     def continues_in(self, row: np.ndarray) -> bool:
         """Return whether a row begins with this text."""
@@ -64,7 +64,7 @@ class RequestText:
             self.remembered = len(row)
         accepted = count_shared([proposal.token for proposal in self.draft], new)
         self.grown = self.accepted = 0
-        if 0 < len(new) <= drafted + 1:  # otherwise steps without this drafter came between
+        if 0 < len(new) <= drafted + 1:  # otherwise there were steps without this drafter in between
             for place, proposal in enumerate(self.draft[: min(accepted + 1, len(new))]):
                 self.estimator.observe(proposal.source, proposal.bin, place < accepted)
             self.gain.observe(sum(proposal.gained for proposal in self.draft[:accepted]), self.asked)
@@ -82,7 +82,7 @@ class RequestText:
         return len(self.lookup.tokens) == len(self.tokens)
 
     def tail(self) -> list[int]:
-        """Return the last tokens of text and draft that a source looks at."""
+        """Return the last tokens of text and draft, as many as a source reads."""
         return self.tokens[-TAIL:].tolist() + [proposal.token for proposal in self.draft]
 
     @property
@@ -94,7 +94,7 @@ class RequestText:
         return len(self.tokens) + len(self.draft)
 
     def unread_size(self) -> int:
-        """Return the number of tokens of text and draft that the network has to read, at least one."""
+        """Return the number of tokens of text and draft that the network has not read, at least one."""
         return len(self) - max(min(self.cached, len(self) - 1), self.skipped)
 
     def share(self) -> Span:
@@ -104,7 +104,7 @@ class RequestText:
         return Span(self.slot, self.row, start, self.shared)
 
     def unread(self) -> Piece:
-        """Return the tokens of text and draft that the network has to read, at least one."""
+        """Return the tokens of text and draft that the network has not read, at least one."""
         read = min(self.cached, len(self) - 1)
         drafted = [proposal.token for proposal in self.draft[max(0, read - len(self.tokens)) :]]
         start, tokens = unread_part(self.tokens, read, self.skipped)

@@ -6,9 +6,9 @@
       --additional-config '{"drafter": "DRAFTER"}'
 
 This is the experimental interface of vLLM 0.32. Its `gpu_model_runner` constructs the class with its configuration,
-calls `load_model` once, and `propose` after each step with the sampled tokens. Rows are not requests: they move
-between calls, and have no names. To vLLM, q is 1 at a drafted token: it is accepted with the target's probability of
-it. Asynchronous scheduling is off.
+calls `load_model` once, and calls `propose` after each step with the sampled tokens. Rows have no ids, and requests
+move between rows. vLLM assumes q = 1 for a drafted token, so the token is accepted with its probability under the
+target. Asynchronous scheduling is off.
 """
 
 import logging
@@ -37,7 +37,7 @@ from drafter_trainer.serving.vllm_cache import TargetCache, open_target_cache
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
-VERSION = "0.32"  # of vLLM, whose interface this is
+VERSION = "0.32"  # version of vLLM with this interface
 PROPOSER = "drafter_trainer.serving.vllm.DrafterProposer"
 _OPTIONS = {
     "drafter": None,
@@ -55,7 +55,7 @@ def open_for_engine(drafter: str, revision: str | None = None, compact: bool = T
     """Open the repository of a drafter.
 
     Raises:
-        InputError: If there is no such drafter, or it is an adapter, or it is compact and `compact` is false.
+        InputError: If there is no such drafter, it is an adapter, or it is compact although `compact` is false.
     """
     repository = Repository.open(drafter, revision)
     if over := repository.description.adapter_of:
@@ -65,20 +65,20 @@ def open_for_engine(drafter: str, revision: str | None = None, compact: bool = T
         )
     if COMPACT in repository.description.weights and not compact:
         raise InputError(
-            f"{drafter} is compact: its embeddings are the target's. Write its stock repository with "
-            "export, and serve that"
+            f"{drafter} is compact: it has no embeddings of its own. Write its stock repository with "
+            "export, and serve this repository"
         )
     return repository
 
 
 class DrafterProposer:
-    """Propose a published drafter's tokens to vLLM.
+    """A proposer of vLLM that drafts with a published drafter.
 
     `additional_config` has the options: `drafter` (Hub id or folder), `drafter_revision`, `drafter_cache_gib` (memory
-    of the network's caches, 1 GiB by default; requests that do not fit get no network), `drafter_follow_clock`
-    (`false`: draft lengths follow the stored costs, so that the same batches are drafted alike in every run),
-    `drafter_memory` (a file of at most `drafter_memory_tokens` tokens: the target's completions are stored there once
-    a minute, and drafted from).
+    for the network's caches, 1 GiB by default; requests without a cache are drafted without the network),
+    `drafter_follow_clock` (`false`: draft lengths follow the stored costs, so that the same batches get the same
+    drafts in every run), `drafter_memory` (a file of at most `drafter_memory_tokens` tokens: the target's completions
+    are stored there once a minute, and used for drafts).
 
     Raises:
         InputError: If an option is missing, unknown or wrong, or there is no such drafter.
@@ -87,10 +87,10 @@ class DrafterProposer:
     def __init__(self, vllm_config: "VllmConfig") -> None:
         given = {name: value for name, value in vllm_config.additional_config.items() if name.startswith("drafter")}
         if unknown := sorted(given.keys() - _OPTIONS.keys()):
-            raise InputError(f"additional_config has {', '.join(unknown)}, known are {', '.join(_OPTIONS)}")
+            raise InputError(f"additional_config has {', '.join(unknown)}, expected {', '.join(_OPTIONS)}")
         self._options = options = _OPTIONS | given
         if not options["drafter"]:
-            raise InputError('additional_config names no drafter: give {"drafter": "Hub id or folder"}')
+            raise InputError('additional_config has no drafter: give {"drafter": "Hub id or folder"}')
         if not isinstance(gibibytes := options["drafter_cache_gib"], int | float) or gibibytes < 0:
             raise InputError(f"drafter_cache_gib must be a number of GiB, 0 for no network, got {gibibytes!r}")
         path, max_tokens, self._memory = options["drafter_memory"], options["drafter_memory_tokens"], None
@@ -110,10 +110,10 @@ class DrafterProposer:
         self._target_cache: TargetCache | None = None
 
     def load_model(self, target_model: Any) -> None:
-        """Load the drafter; vLLM calls this once, before it measures the memory that is left for its own caches.
+        """Load the drafter; vLLM calls this once, before it measures the free memory for its own caches.
 
         Args:
-            target_model (`nn.Module`): The target in vLLM, whose embeddings a compact drafter shares.
+            target_model (`nn.Module`): The target in vLLM; a compact drafter shares its embeddings.
         Raises:
             InputError: If the drafter cannot be used.
             IncompatibleTokenizerError: If it was trained for another tokenizer.
@@ -126,7 +126,7 @@ class DrafterProposer:
             requests = self._config.scheduler_config.max_num_seqs
             slots = slots_within(model, options["drafter_cache_gib"], requests, context)
             if slots == 0:
-                _logger.warning("drafter_cache_gib holds no request's cache: drafting without the network")
+                _logger.warning("drafter_cache_gib is too small for one request: drafting without the network")
             else:
                 int8 = loop.settings.int8 and device.type == "cpu"
                 network = BatchedNetwork(model, loop.draft_ids, int8, slots, context)
@@ -152,7 +152,7 @@ class DrafterProposer:
             lambda: _embeddings_and_head(target_model, vocabulary),
         )
         if difference:
-            warnings.warn(f"the target's tokenizer is another one than {drafter}'s: {difference}", stacklevel=3)
+            warnings.warn(f"the target's tokenizer differs from that of {drafter}: {difference}", stacklevel=3)
         if NETWORK not in loop.settings.sources or model.config.model_type == MODEL_TYPE:
             return None, loop
         if reason := reason_against(model):
@@ -170,10 +170,10 @@ class DrafterProposer:
         """Draft for each row of the batch.
 
         Args:
-            sampled_token_ids (`list[list[int]]`): The tokens that each row gained in this step; none while its prompt
-                is being read.
-            num_tokens_no_spec (`np.ndarray` of shape `(rows,)`): Number of tokens of each row, with these.
-            token_ids_cpu (`np.ndarray` of shape `(rows, context)`): The rows.
+            sampled_token_ids (`list[list[int]]`): The new tokens of each row in this step; empty while its prompt is
+                being read.
+            num_tokens_no_spec (`np.ndarray` of shape `(rows,)`): Number of tokens of each row, new ones included.
+            token_ids_cpu (`np.ndarray` of shape `(rows, context)`): The token ids of the rows.
             slot_mappings (*optional*): Not used.
         Returns:
             `list[list[int]]`: At most `num_speculative_tokens` ids for each row.
@@ -186,7 +186,7 @@ class DrafterProposer:
             limits.append(max(0, min(self._longest, self._context - size - 1)) if sampled else 0)
         cache = None if self._target_cache is None else self._target_cache.take()
         drafts = self._drafter.draft(rows, limits, cache)
-        memory, now = self._memory, time.monotonic()  # saved now and then: nothing announces the end of vLLM
+        memory, now = self._memory, time.monotonic()  # saved regularly: vLLM does not announce its end
         if memory is not None and memory.added > self._saved and now >= self._saved_at + _SAVE_SECONDS:
             self._saved_at = now
             try:
@@ -198,7 +198,7 @@ class DrafterProposer:
 
 
 def _embeddings_and_head(target_model: Any, vocabulary: int) -> list[torch.Tensor]:
-    """Return the target's embeddings and head, where vLLM's own draft models look for them."""
+    """Return the target's embeddings and head, from the attributes that vLLM's own draft models use."""
     language_model = getattr(target_model, "get_language_model", lambda: target_model)()
     try:
         found = [layer.weight for layer in (language_model.model.embed_tokens, language_model.lm_head)]
@@ -208,13 +208,13 @@ def _embeddings_and_head(target_model: Any, vocabulary: int) -> list[torch.Tenso
     if not found or min(map(len, found)) < vocabulary:
         raise InputError(
             f"the target's embeddings cannot be shared ({reason}), but a compact drafter needs them: write its stock "
-            "repository with export, and serve that"
+            "repository with export, and serve this repository"
         )
     return [weight[:vocabulary] for weight in found]
 
 
 def _end_ids(model_config: Any) -> set[int]:
-    """Return the ids that end a request: as in vLLM, those of the target's generation settings too."""
+    """Return the ids that end a request: as in vLLM, also those in the target's generation settings."""
     found = set()
     for ids in (
         model_config.try_get_generation_config().get("eos_token_id"),

@@ -1,11 +1,11 @@
 """The target's keys and values in vLLM's paged cache, for a network that was trained to attend to them.
 
-vLLM binds each layer's cache to its `Attention` module. For each step it describes in its forward context which blocks
-each row has, in the order of the rows that a proposer gets. A hook before the target's forward pass records that. A
-step of a captured CUDA graph runs no hook, so nothing is shared.
+vLLM binds each layer's cache to its `Attention` module. In each step, its forward context has the blocks of each row,
+in the order of the rows that a proposer gets. A hook before the target's forward pass records these blocks. A step of
+a captured CUDA graph runs no hook, so nothing is shared.
 
-The layout of a block depends on the attention backend: on a CPU keys are stored by columns, for example. So it is not
-assumed but learned: the backend's own kernel stores known numbers, which are then searched in memory.
+The layout of a block depends on the attention backend: on a CPU keys are stored by columns, for example. Therefore it
+is learned: the backend's own kernel stores known numbers, which are then searched in memory.
 """
 
 import logging
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from drafter_trainer.serving.network import BatchedNetwork
 
 _BASE = 128  # integers below it are exact in every dtype of a cache
-_WARNING = "the drafter drafts without the target's keys and values, which it was trained with: %s"
+_WARNING = "drafting without the target's keys and values, although the drafter was trained with them: %s"
 _FIELDS = ("block_table", "seq_lens", "query_start_loc", "slot_mapping")  # of a layer's metadata
 _HOOKLESS_STEPS = 100
 _logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ StoreTokens = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
 
 
 class BlockLayout(NamedTuple):
-    """Where a block's keys and values are in memory."""
+    """The location of a block's keys and values in memory."""
 
     offsets: torch.Tensor  # (block size, 2 * heads * head_dim): each token's keys, then values, from the block's start
     stride: int  # from one block to the next
@@ -44,19 +44,19 @@ class PagedLayer(NamedTuple):
     blocks: torch.Tensor  # (rows, blocks): the blocks of each row
 
     def find(self, rows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Return the places in memory of rows' positions, of shape `(positions, 2 * heads * head_dim)`."""
+        """Return the memory indices of rows' positions, of shape `(positions, 2 * heads * head_dim)`."""
         size = len(self.layout.offsets)
         blocks = self.blocks[rows, positions // size].to(torch.int64)
         return blocks[:, None] * self.layout.stride + self.layout.offsets[positions % size]
 
     def read(self, places: torch.Tensor, heads: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the keys and the values at these places, each of shape `(positions, heads, head_dim)`."""
+        """Return the keys and the values at memory indices, each of shape `(positions, heads, head_dim)`."""
         keys, values = self.memory.take(places).view(len(places), 2, heads, -1).unbind(1)
         return keys, values
 
 
 class TargetCache:
-    """The keys and values of the latest step, in those of vLLM's `Attention` layers that the network attends to."""
+    """The keys and values of the latest step, in the `Attention` layers of vLLM that the network attends to."""
 
     def __init__(self, layers: Sequence[Any], target_model: torch.nn.Module) -> None:
         from vllm.forward_context import get_forward_context
@@ -115,7 +115,7 @@ class TargetCache:
 
                 layout = learn_layout(cache, layer.num_kv_heads, layer.head_size, store)
                 if layout is None or not _fits(layout, each):
-                    return f"{type(layer.impl).__name__} stores them in a form that cannot be read"
+                    return f"{type(layer.impl).__name__} stores keys and values in an unknown form"
                 known[kind] = layout
             self._layouts.append(known[kind])
         return None
@@ -124,7 +124,7 @@ class TargetCache:
 def open_target_cache(
     vllm_config: "VllmConfig", target_model: torch.nn.Module, network: "BatchedNetwork"
 ) -> TargetCache | None:
-    """Find the target's layers that a network attends to; `None`, with a warning if the network needs them."""
+    """Find the target's layers that a network attends to; without them return `None`, with a warning if needed."""
     if not network.kv_sharing_layers:
         return None
     numbered: dict[int, list[Any]] = {}
@@ -150,7 +150,7 @@ def open_target_cache(
 
 
 def flat_memory(cache: torch.Tensor) -> torch.Tensor:
-    """Return the memory of a cache as one dimension, whatever its order of dimensions."""
+    """Return the memory of a cache as one dimension, for any order of its dimensions."""
     size = 1 + sum((length - 1) * stride for length, stride in zip(cache.shape, cache.stride()))
     return cache.as_strided((size,), (1,))
 
@@ -164,7 +164,7 @@ def learn_layout(cache: torch.Tensor, heads: int, head_dim: int, store: StoreTok
     if cache.dim() != 4 or cache.shape[1] != heads or cache.shape[3] != 2 * head_dim:
         return None
     block_size = cache.shape[2]
-    spare = torch.zeros_like(cache[:2])  # the second block is stored to, the first one must not change
+    spare = torch.zeros_like(cache[:2])  # numbers are stored in the second block; the first must not change
     if spare.stride()[1:] != cache.stride()[1:] or not cache.is_floating_point():
         return None
     numbers = torch.arange(spare[0].numel(), device=cache.device).view(block_size, 2, heads, head_dim)
@@ -185,7 +185,7 @@ def learn_layout(cache: torch.Tensor, heads: int, head_dim: int, store: StoreTok
 
 
 def _fits(layout: BlockLayout, metadata: Any) -> bool:
-    """Return whether a step's first row was stored in the slots that its block table names."""
+    """Return whether a step's first row was stored in the slots of its block table."""
     size = len(layout.offsets)
     end, count = int(metadata.seq_lens[0]), int(metadata.query_start_loc[1])
     positions = torch.arange(end - count, end, device=metadata.block_table.device)

@@ -121,7 +121,7 @@ def test_an_adapter_over_another_base_is_refused(tmp_path, base, trained, target
     for drafter, message in ((base, "holds no adapter: finetune with lora_rank"), (trained, "was not trained over")):
         with pytest.raises(InputError, match=message):
             publish(drafter, target, tmp_path / "published", adapter_of=str(other))
-    with pytest.raises(InputError, match="is a folder, which nobody else has"):
+    with pytest.raises(InputError, match="is a local folder"):
         assemble(trained, DrafterDescription.read(trained), target, tmp_path / "new", adapter_of=str(base))
     assert not (tmp_path / "published").exists()
 

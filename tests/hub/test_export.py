@@ -348,7 +348,7 @@ def test_drafter_of_another_target_leaves_no_files(drafter: Path, target: Target
     ("description", "settings", "message"),
     [
         ({"adapter_of": {"drafter": "org/base", "revision": "0"}}, {}, "of org/base, .* without adapter_of"),
-        ({}, {"engines": ["vllm", "ollama"]}, "engines may name vllm, sglang, llamacpp, got ollama"),
+        ({}, {"engines": ["vllm", "ollama"]}, "engines must be among vllm, sglang, llamacpp, got ollama"),
         ({}, {"gguf_dtype": "int8"}, "gguf_dtype must be one of"),
         ({}, {"draft_length": 0}, "draft_length must be at least 1"),
     ],

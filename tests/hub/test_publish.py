@@ -237,7 +237,7 @@ def test_repository_without_a_valid_name_is_refused(name, trained, target, monke
 
 def test_revision_and_tag_are_the_hubs(tmp_path: Path) -> None:
     """A folder that silently has no tag would be taken for a version."""
-    with pytest.raises(InputError, match="revision and tag are the Hub's"):
+    with pytest.raises(InputError, match="only the Hub has revision and tag"):
         Destination(to=str(tmp_path), tag="v1")
     with pytest.raises(InputError, match="to is 'hub' or a folder, got hub:me/x: give repository and branch as"):
         Destination(to="hub:me/x")

@@ -238,7 +238,7 @@ def test_overwriting_replaces_drafter_and_tag(story: Story) -> None:
 def test_altered_upload_is_an_error(story: Story) -> None:
     """The first user would find the altered file, and no tag may recommend it."""
     done = story.steps["altered"]
-    assert done["message"].startswith("InputError: config.json did not arrive unchanged at alice/altered")
+    assert done["message"].startswith("InputError: the upload of config.json to alice/altered is damaged")
     assert done["refs"].keys() == {"main"}
 
 
@@ -261,7 +261,7 @@ def test_collection_has_the_drafters_of_a_target(story: Story) -> None:
     assert [(item["id"], item["type"]) for item in collection["items"]] == [(REPO, "model"), ("alice/lora", "model")]
     assert story.steps["bobs"]["message"].startswith("published: ")
     (line,) = [line for line in story.steps["bobs"]["log"] if "collection" in line]
-    assert line.startswith("bob/drafter is published, but in no collection: ")
+    assert line.startswith("bob/drafter is published, but not in a collection: ")
     assert "\n" not in line
 
 

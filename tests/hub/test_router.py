@@ -308,7 +308,7 @@ def test_drafters_that_do_not_fit_are_rejected(tmp_path: Path, target_model: Pre
     for folders, message in (
         ([folder, other], r"was trained for tests/tiny-target, .* for tests/other-target: name drafters"),
         ([str(tmp_path / "no-such-drafter")], "no-such-drafter is neither a folder nor a published drafter"),
-        ([], "a router needs drafters"),
+        ([], "a router needs at least one drafter"),
     ):
         with pytest.raises(InputError, match=message):
             DrafterRouter.from_hub(target_model, folders, tokenizer)

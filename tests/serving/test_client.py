@@ -126,8 +126,8 @@ def test_margin_is_that_of_the_two_likeliest(url: str) -> None:
     ("reply", "message"),
     [
         (None, r"vllm rejected a request \(400\): no such path"),
-        (events(), "completed a prompt of 2 tokens with none"),
-        ('data: {"error": {"message": "out of memory"}}\n\n', "broke off a completion.*out of memory"),
+        (events(), "generated no tokens for a prompt of 2 tokens"),
+        ('data: {"error": {"message": "out of memory"}}\n\n', "stopped a completion with an error.*out of memory"),
     ],
 )
 def test_failed_request_is_an_error(url: str, reply: str | None, message: str) -> None:

@@ -70,7 +70,7 @@ def test_port_of_another_server_is_rejected(free_port: int) -> None:
     """The other server would seem ready, and its counts those of this drafter."""
     with socket.create_server(("127.0.0.1", free_port)):
         command = [sys.executable, "-c", "pass"]
-        with pytest.raises(InputError, match="is taken by another"), start_engine("vllm", "t", command, free_port):
+        with pytest.raises(InputError, match="is used by another"), start_engine("vllm", "t", command, free_port):
             pass
 
 
@@ -113,7 +113,7 @@ def test_arguments_that_cannot_work_start_nothing(published: Path) -> None:
     for arguments, message in (
         ({"engine": "ollama"}, "engine must be vllm or llamacpp"),
         ({"part": "table"}, "part whole or network"),
-        ({"engine": "llamacpp"}, "for llamacpp, and name the export's folder"),
+        ({"engine": "llamacpp"}, "for llamacpp, and give the export's folder"),
         ({"python": "/no/such/python"}, "/no/such/python is not installed here"),
     ):
         with pytest.raises(InputError, match=message), serve("target", str(published), **arguments):

@@ -40,7 +40,7 @@ def test_text_fills_its_context_and_no_more() -> None:
     logits = network.read_batch([Piece(0, 19, [4]), Piece(1, 0, TOKENS)])
     expected = [stock_logits(model, [*TOKENS, 1, 2, 3, 4]), stock_logits(model, TOKENS)]
     torch.testing.assert_close(logits, torch.stack(expected)[:, [3, 5, 69]], atol=1e-4, rtol=0)
-    with pytest.raises(ValueError, match="21 tokens pass the drafter's context of 20"):
+    with pytest.raises(ValueError, match="21 tokens exceed the drafter's context of 20"):
         network.read_batch([Piece(0, 20, [5])])
 
 

@@ -91,8 +91,8 @@ def test_drafts_keep_within_vllms_bounds(proposer: DrafterProposer) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "additional_config names no drafter"),
-        ({"drafter": "x", "drafter_slots": 3}, "additional_config has drafter_slots, known are drafter,"),
+        ({}, "additional_config has no drafter"),
+        ({"drafter": "x", "drafter_slots": 3}, "additional_config has drafter_slots, expected drafter,"),
         ({"drafter": "x", "drafter_cache_gib": "much"}, "drafter_cache_gib must be a number of GiB"),
         ({"drafter": "x", "drafter_memory": True}, "drafter_memory must be a file"),
         ({"drafter": "x", "drafter_memory": "m", "drafter_memory_tokens": 9}, "must be 1024 or more, got 9"),

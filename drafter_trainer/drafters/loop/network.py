@@ -141,7 +141,7 @@ class LeanNetwork:
         """
         end = self.length + len(token_ids)
         if end > self.limit:
-            raise ValueError(f"{end} tokens pass the drafter's context of {self.limit}")
+            raise ValueError(f"{end} tokens exceed the drafter's context of {self.limit}")
         self._make_room(end)
         # In pieces: the memory for the attention of a whole prompt would grow with the square of its length.
         for place in range(0, len(token_ids), _PIECE):

@@ -38,7 +38,7 @@ from drafter_trainer.targets import Target
 ENGINES = ("vllm", "sglang", "llamacpp")
 DTYPES = ("float32", "float16", "bfloat16")
 STOCK = "drafter"  # folder of the stock model of a compact drafter
-# vLLM takes a model for another kind of drafter if its path contains one of these.
+# If a model's path contains one of these words, vLLM loads it as another kind of drafter.
 _READ_BY_VLLM = ("eagle-", "eagle3", "dflash", "dspark")
 
 
@@ -60,18 +60,18 @@ def export_drafter(
             drafter names.
         output_dir (`str` or `Path`): Folder of the engines' files, with a README.
         engines (`Sequence[str]`, *optional*): Any of "vllm", "sglang" and "llamacpp"; all by default.
-        draft_length (`int`, *optional*): Draft length of the engines in tokens; by default chosen from the drafter's
-            acceptance.
+        draft_length (`int`, *optional*): Number of tokens that the engines draft in one round; by default chosen by
+            the drafter's acceptance.
         gguf_dtype (`str`, *optional*, defaults to `"float16"`): Dtype of the weights in `drafter.gguf`.
         target_gguf (`str` or `Path`, *optional*): GGUF file of the target; its tokenizer is copied to `drafter.gguf`.
     Returns:
         `list[str]`: The passed checks, one sentence each.
     Raises:
-        InputError: If drafter or target do not meet the requirements of an engine.
+        InputError: If the drafter or the target does not meet the requirements of an engine.
         IncompatibleTokenizerError: If their tokenizers differ.
     """
     if unknown := [engine for engine in engines if engine not in ENGINES]:
-        raise InputError(f"engines may name {', '.join(ENGINES)}, got {', '.join(unknown)}")
+        raise InputError(f"engines must be among {', '.join(ENGINES)}, got {', '.join(unknown)}")
     if gguf_dtype not in DTYPES:
         raise InputError(f"gguf_dtype must be one of {', '.join(DTYPES)}, got {gguf_dtype}")
     check_positive(draft_length=draft_length)
@@ -104,7 +104,7 @@ def export_drafter(
 
 @dataclass(frozen=True)
 class _Export:
-    """A drafter with its target. `drafter` is the Hub id or absolute folder for engines, `folder` has its files."""
+    """A drafter with its target. Engines get `drafter`, a Hub id or an absolute path; `folder` has its files."""
 
     drafter: str
     commit: str | None
@@ -119,7 +119,7 @@ class _Export:
 
 
 def _resolve(drafter: str, target: Target, output: Path) -> _Export:
-    """Find the files of a drafter, and compare its tokenizer with the target's, which no engine does."""
+    """Find a drafter's files, and compare its tokenizer with the target's; the engines do not compare them."""
     repository = open_for_engine(drafter)
     description, commit = repository.description, repository.commit
     folder = Path(huggingface_hub.snapshot_download(drafter, revision=commit)) if commit else Path(drafter).resolve()
@@ -143,10 +143,10 @@ def _write_stock(compact: Path, description: DrafterDescription, target: Target,
 
 
 def check_sizes(engine: str, target: PreTrainedConfig, draft: PreTrainedConfig) -> str:
-    """Check that both vocabularies have the same size, as vLLM and SGLang require; return a sentence without its end.
+    """Check that both vocabularies have the same size, as vLLM and SGLang require; return the beginning of a sentence.
 
     Source: `SpeculativeConfig` in vllm/config/speculative.py of vLLM; standalone_worker.py and model_config.py in
-        python/sglang/srt of SGLang; read at their main branches of 2026
+        python/sglang/srt of SGLang; both on their main branches in 2026
     """
     sizes = target.get_text_config().vocab_size, draft.vocab_size
     if sizes[0] != sizes[1]:
@@ -158,10 +158,10 @@ def check_sizes(engine: str, target: PreTrainedConfig, draft: PreTrainedConfig) 
 
 
 def check_path(location: str) -> None:
-    """Raise an error if vLLM would take a Hub id or folder for another kind of drafter."""
+    """Raise an error if vLLM would load a Hub id or folder as another kind of drafter."""
     if named := [word for word in _READ_BY_VLLM if word in location.lower()]:
         raise InputError(
-            f"vLLM takes {location} for another kind of drafter because its path contains {named[0]!r}: rename it"
+            f"vLLM loads {location} as another kind of drafter because its path contains {named[0]!r}: rename it"
         )
 
 
@@ -172,7 +172,7 @@ def _sglang_command(export: _Export, length: int) -> tuple[str, str]:
     words += ["--speculative-algorithm", "STANDALONE", "--speculative-draft-model-path", export.drafter]
     if export.commit is not None:
         words += ["--speculative-draft-model-revision", export.commit]
-    # One branch; the target verifies the drafts and the token before them.
+    # One branch; the target verifies the drafted tokens and the token before them.
     words += ["--speculative-num-steps", str(length), "--speculative-eagle-topk", "1"]
     words += ["--speculative-num-draft-tokens", str(length + 1)]
     # SGLang starts a drafter with the target's context length, and fails if the drafter's own is shorter.

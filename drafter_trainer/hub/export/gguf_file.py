@@ -1,7 +1,7 @@
 """Write a drafter as a GGUF file, and check that the file gives the same token ids and logits.
 
-llama.cpp stores the rows of a Llama's query and key projections in another order than transformers: the two rows that
-are rotated together are next to each other, and not half a head apart.
+llama.cpp and transformers store the rows of a Llama's query and key projections in different orders: in llama.cpp the
+two rows that are rotated together are adjacent, in transformers they are half a head apart.
 """
 
 import itertools
@@ -77,11 +77,11 @@ def write_gguf(folder: Path, dtype: str, path: Path, target_gguf: Path | None = 
     heads = {"q_proj.weight": config.num_attention_heads, "k_proj.weight": config.num_key_value_heads}
     for name, weight in _placed_weights(model, places).items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
-            continue  # llama.cpp takes the embeddings if there is no head
+            continue  # llama.cpp uses the embeddings if there is no head
         if config.model_type == "llama" and (suffix := name.rpartition("self_attn.")[2]) in heads:
             weight = _pair_rotated_rows(weight, heads[suffix])
         elif gemma and name.endswith("norm.weight"):
-            weight = weight + 1  # transformers stores these weights less one
+            weight = weight + 1  # transformers stores these weights minus one
         kind = quantization if weight.ndim > 1 else gguf.GGMLQuantizationType.F32
         data = gguf.quants.quantize(weight.numpy(), kind)
         writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), data, raw_dtype=kind)
@@ -103,7 +103,7 @@ def _check_architecture(folder: Path, config: PreTrainedConfig) -> None:
     if getattr(config, "use_sliding_window", False):
         raise _needs_converter(folder, f"{name} with a sliding window")
     if config.model_type == "gemma3_text" and config.query_pre_attn_scalar != config.head_dim:
-        # llama.cpp scales by the width of a head, except in the 27B model, which it knows by its size.
+        # llama.cpp scales by the width of a head, except in the 27B model, which it recognizes by its size.
         raise _needs_converter(folder, f"{name} with queries scaled by {config.query_pre_attn_scalar}")
 
 
@@ -117,10 +117,11 @@ def _needs_converter(folder: Path, feature: str) -> InputError:
 def _place_layers(layer_types: Sequence[str]) -> tuple[int, list[int]]:
     """Place a Gemma 3's layers in a file in which exactly every p-th layer has full attention.
 
-    llama.cpp allows no other order, which layers chosen from a target's often have. `_placed_weights` fills the gaps.
+    llama.cpp requires this order, but layers chosen from a target often have another one. `_placed_weights` fills the
+    gaps.
 
     Returns:
-        `tuple[int, list[int]]`: The period p that needs the fewest layers, and the place of each layer.
+        `tuple[int, list[int]]`: The period p that needs the fewest layers, and the position of each layer.
     """
     full = [kind == "full_attention" for kind in layer_types]
     if all(full):
@@ -138,7 +139,7 @@ def _place_layers(layer_types: Sequence[str]) -> tuple[int, list[int]]:
 
 
 def _placed_weights(model: PreTrainedModel, places: Sequence[int]) -> dict[str, torch.Tensor]:
-    """Return the weights with layers renumbered; layers in the gaps add nothing, since their last norms are zero."""
+    """Return the weights with renumbered layers; layers in the gaps add nothing, since their last norms are zero."""
     own = model.state_dict()
     weights = {_LAYER.sub(lambda of: f"layers.{places[int(of[1])]}.", name): weight for name, weight in own.items()}
     for place in {*range(places[-1])} - {*places}:
@@ -160,7 +161,7 @@ def _write_tokenizer(writer: gguf.GGUFWriter, folder: Path, size: int) -> None:
         vocabulary = gguf.BpeVocab(folder)
     except (FileNotFoundError, ValueError) as error:  # not a byte-level BPE with consecutive ids
         raise InputError(
-            f"the tokenizer of {folder} is not a plain byte-level BPE, and has to be copied from the target's GGUF "
+            f"the tokenizer of {folder} is not a plain byte-level BPE, so it must be copied from the target's GGUF "
             "file: give target_gguf"
         ) from error
     tokens, _, kinds = (list(column) for column in zip(*vocabulary.all_tokens()))
@@ -181,7 +182,7 @@ def _write_tokenizer(writer: gguf.GGUFWriter, folder: Path, size: int) -> None:
 def _copy_tokenizer(writer: gguf.GGUFWriter, folder: Path, size: int, target_gguf: Path) -> None:
     """Copy the tokenizer of the target's file, after a comparison of all tokens with the drafter's.
 
-    llama.cpp compares both files too, but only writes to its log if they differ.
+    llama.cpp compares both files too, but only logs a difference.
     """
     try:
         fields = gguf.GGUFReader(target_gguf).fields
@@ -199,7 +200,7 @@ def _copy_tokenizer(writer: gguf.GGUFWriter, folder: Path, size: int, target_ggu
                 f"token {token} is {text!r} in {folder} and {expected!r} in {target_gguf}: give the file of the "
                 "target that this drafter was trained for"
             )
-    # For rows of the embeddings without a token.
+    # Tokens for the rows of the embeddings that have none
     fillers = {"tokens": _padding, "scores": lambda _: -1000.0, "token_type": lambda _: int(gguf.TokenType.UNUSED)}
     for name, field in fields.items():
         value, kinds = field.contents(), field.types
@@ -213,7 +214,7 @@ def _padding(token: int) -> str:
 
 
 def _find_pre_tokenizer(folder: Path) -> str:
-    """Find llama.cpp's name for how a byte-level tokenizer splits text before BPE."""
+    """Find llama.cpp's name for the rule by which a byte-level tokenizer splits text before BPE."""
     pre = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["pre_tokenizer"]
     parts = pre["pretokenizers"] if pre["type"] == "Sequence" else [pre]
     match [part["type"] for part in parts]:
@@ -238,7 +239,7 @@ def check_gguf(folder: Path, path: Path, dtype: str, probes: tuple[str, ...]) ->
     place = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
     try:
         config = AutoConfig.from_pretrained(**place)
-        if config.model_type == "gemma3_text":  # transformers (5.23) reads neither of these from the file
+        if config.model_type == "gemma3_text":  # transformers (5.23) does not read these values from the file
             period = gguf.GGUFReader(path).get_field("gemma3.attention.sliding_window_pattern").contents()
             kinds = ("full_attention" if layer % period == 0 else "sliding_attention" for layer in itertools.count(1))
             config.layer_types = [*itertools.islice(kinds, config.num_hidden_layers)]

@@ -165,7 +165,7 @@ def test_text_beyond_the_context_is_refused() -> None:
     network = LeanNetwork(model)
     assert network.limit == 16
     check_reads(network, model, [(0, TOKENS[:10])])
-    with pytest.raises(ValueError, match="17 tokens pass the drafter's context of 16"):
+    with pytest.raises(ValueError, match="17 tokens exceed the drafter's context of 16"):
         network.read(TOKENS[:7])
     assert network.length == 10
     check_reads(network, model, [(0, TOKENS[:15]), (15, TOKENS[15:16])])

@@ -71,7 +71,7 @@ def test_drafter_without_a_table_is_refused(
 ) -> None:
     """A repository with neither network nor table is prompt lookup under another name."""
     trained = make_drafter(tmp_path / "trained", tokenizer, target)
-    with pytest.raises(InputError, match=r"has no n-gram table: tune first, or publish with the network"):
+    with pytest.raises(InputError, match=r"has no n-gram table: tune it first, or publish it with the network"):
         publish(trained, target, tmp_path / "drafter", sources=CHEAP)
     assert not (tmp_path / "drafter").exists()
 
