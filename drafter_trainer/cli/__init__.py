@@ -15,7 +15,7 @@ STEPS = {
     "publish": "Publish a drafter, or its rows, to the Hub or to a folder",
     "export": "Write the files that vLLM, SGLang and llama.cpp need for a drafter",
     "serve": "Serve a target with its drafter in vLLM or llama.cpp",
-    "language": "Run all steps for one language: try every kind of drafter, publish the fastest",
+    "language": "Run all steps for one language: try all strategies, and publish the fastest drafter",
     "predict": "Forecast the speedup of a drafter on this machine before training it",
     "compare": "Compare two results.json: which methods became faster or slower",
     "report": "Render the report of a results.json again",
@@ -33,7 +33,7 @@ def find_step(name: str) -> Callable[..., None]:
 
 
 def main() -> None:
-    """Run the step that the command line names."""
+    """Run the step in the first argument of the command line."""
     name, *argv = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         width = max(map(len, STEPS))

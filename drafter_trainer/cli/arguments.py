@@ -17,10 +17,10 @@ from drafter_trainer.targets import Target, resolve_target, split_revision
 
 @dataclass
 class RunArguments(Options, group="run"):
-    """The drafter that a step works on, and the folder of its steps."""
+    """The drafter of a run, and the folder of its steps."""
 
     pair: str = option("", "Language of the completions, such as nl, or source and target language, such as de-en")
-    drafter_name: str = option("{target}-drafter-{pair}", "Name of the drafter; {target} and {pair} are filled in")
+    drafter_name: str = option("{target}-drafter-{pair}", "Name of the drafter; {target} and {pair} are replaced")
     run_folder: str = option("", "Folder of all steps (default: runs/DRAFTER_NAME)")
 
     def __post_init__(self) -> None:
@@ -33,7 +33,7 @@ class RunArguments(Options, group="run"):
         return translation or Pair(languages[0], languages[0])
 
     def fill_in(self, target: str | None) -> None:
-        """Fill target and pair in the name of the drafter, and the name in the folder."""
+        """Set {target} and {pair} in the name of the drafter, and the folder of the run."""
         pair, values = get_pair(self.pair), {}
         values["{pair}"] = self.pair if pair.is_translation else pair.target.code
         if target:
@@ -52,7 +52,7 @@ class RunArguments(Options, group="run"):
 
 @dataclass
 class LanguageRunArguments(RunArguments):
-    """The drafter that all steps work on; a single language, such as oci, is translated into from English."""
+    """The drafter of all steps; a single language, such as oci, is the pair from English into this language."""
 
     def _read_pair(self) -> Pair:
         return read_language_or_pair(self.pair)
@@ -80,7 +80,7 @@ class TargetArguments(Options, group="target"):
         read_mapping(self, "chat_template_kwargs")
 
     def name_and_place(self) -> tuple[str | None, str]:
-        """Return the target's Hub id if it is given, and the place of its weights."""
+        """Return the target's Hub id if it is given, and the location of its weights."""
         named = re.fullmatch(r"([\w.-]+/[\w.-]+)=(.+)", self.target_model)
         return named.groups() if named and not Path(self.target_model).is_dir() else (None, self.target_model)
 
@@ -101,15 +101,15 @@ class TargetArguments(Options, group="target"):
 
 @dataclass
 class CorpusArguments(Options, group="data"):
-    """The text that is read, and the questions that are removed from it."""
+    """The text of the corpora, and the questions that are removed from it."""
 
     corpus: list[str] = option([], "Corpora by name: sample, stories, wmt16, c4, sharegpt, file:PATH ...")
     max_samples: list[int] = option(
-        [], "Maximum number of prompts or documents of each corpus: for training, and held out, such as 20000 100"
+        [], "Maximum numbers of prompts or documents of each corpus: for training, and held out, such as 20000 100"
     )
     evaluation_questions: list[str] = option(
         ["sample"],
-        "Question sets that the data is decontaminated from: sample, wmt16 ..., file:PATH, or Spec-Bench files",
+        "Question sets for decontamination of the data: sample, wmt16 ..., file:PATH, or Spec-Bench files",
     )
 
     def __post_init__(self) -> None:
@@ -133,17 +133,17 @@ class DrafterArguments(Options, group="drafter"):
 
     initialization: str = option(
         "layers",
-        "Start of the network: layers of the target (finetune searches the best ones on its rows, pretrain takes the "
-        "first), certain layers, such as layers:0,1,-1, embeddings of the target, scratch, sibling (a known smaller "
-        "model), pretrain (the run's own pretraining), or a Hub id or folder",
+        "Initial weights: layers (of the target: finetune searches the best ones, pretrain takes the first ones), "
+        "layers:0,1,-1 (these layers), embeddings (of the target), scratch, sibling (a known smaller model), pretrain "
+        "(the run's own pretraining), or a Hub id or folder",
     )
     num_hidden_layers: int | None = option(
-        None, "Number of layers; of a checkpoint its first ones (default: 3 of the target's, 2 from scratch, or all)"
+        None, "Number of layers, the first ones of a checkpoint (default: 3 with layers, 2 from scratch, or all)"
     )
     config_overrides: dict | str | None = option(
-        None, 'From scratch: sizes that differ from the target\'s, as a mapping or JSON, such as {"hidden_size": 768}'
+        None, 'With scratch: sizes that differ from the target\'s, as a mapping or JSON, such as {"hidden_size": 768}'
     )
-    freeze_embeddings: bool = option(False, "Train the layers only, not embeddings and LM head")
+    freeze_embeddings: bool = option(False, "Train only the layers, not embeddings and LM head")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -177,18 +177,18 @@ class DrafterArguments(Options, group="drafter"):
 
 @dataclass
 class DistillationArguments(Options, group="completions", may_be_zero=["seed"]):
-    """How the target completes prompts."""
+    """The prompts, and the sampling of their completions."""
 
     prompts: str = option(
-        "", "Your own prompts in place of --corpus: Hub id of a dataset, or a file, with prompt or messages"
+        "", "Your own prompts instead of --corpus: Hub id of a dataset, or a file, with columns prompt or messages"
     )
     temperatures: list[float] = parameter(distill, "temperatures", [0.0, 0.3, 0.7, 1.0])
     max_new_tokens: int = parameter(distill, "max_new_tokens")
     batch_size: int = parameter(distill, "batch_size")
     engine: str = option(
         "",
-        "transformers or vllm in this process, or the kind of the servers: vllm, sglang, llamacpp or transformers "
-        "(default: transformers; vllm with servers). text: the target scores the corpora, which are text in the "
+        "transformers or vllm in this process; with --servers their kind: vllm, sglang, llamacpp or transformers "
+        "(default: transformers; vllm with --servers). text: the target scores the corpora, which are text in the "
         "language of the completions",
     )
     servers: list[str] = parameter(distill, "servers")
@@ -202,13 +202,13 @@ class LanguageArguments(Options, group="data"):
 
     corpus: list[str] = option(["c4"], "Text in the language of the completions: file:PATH, or corpora by name")
     prompts: str = option("sample", "Sentences that the target translates: file:PATH, or a corpus by name")
-    minutes: int = option(10, "Minutes to spend on distillation")
+    minutes: int = option(10, "Time for distillation in minutes")
     questions: str = option("", "Question set of the benchmark (default: the value of --prompts)")
 
 
 @dataclass
 class RowsArguments(Options, group="data"):
-    """The rows that a network is trained on."""
+    """The rows for training of the network."""
 
     data: list[str] = option([], "Folders of rows, read together (default: RUN_FOLDER/distill)")
 

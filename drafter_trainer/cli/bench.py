@@ -44,7 +44,7 @@ def import_baselines(module: str = "benchmarks.baselines") -> ModuleType:
 
 
 def choose_questions(bench: BenchmarkArguments, argv: list[str]) -> str:
-    """Return the questions of the command line, else those of the task, else those of the configuration."""
+    """Return the questions of the command line, otherwise those of the task, otherwise those of the configuration."""
     return option_of(argv, "--questions") or TASKS[bench.task].questions or bench.questions or "sample"
 
 
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
     argv, engine_options = split_engine_options(argv)
     (named, where, bench), _ = parse_arguments("bench", argv, __doc__)
     if engine_options and not bench.engine:
-        raise InputError(f"{engine_options[0]} follows --, as options of an engine do: name the --engine too")
+        raise InputError(f"{engine_options[0]} follows --, so it is an option of an engine: give --engine too")
     require_one_process("a benchmark runs")
     run, drafter = named.run, bench.drafter or str(named.run.published)
     if not bench.drafter and not Path(drafter).is_dir():

@@ -47,7 +47,7 @@ OPTIONS: dict[str, tuple[type, ...]] = {
     "serve": (ServingArguments,),
     "bench": (RunArguments, TargetArguments, BenchmarkArguments),
 }
-# Recipes of a clone, whose keys may be in the configurations; `benchmarks.baselines` declares their options.
+# Recipes that only a clone has; configurations may have their keys. `benchmarks.baselines` declares their options.
 _OF_A_CLONE = ("medusa", "eagle")
 # The options of the Hugging Face Trainer that --help lists; --help_all lists all of them.
 _SHOWN = {
@@ -64,7 +64,7 @@ _HELP_ALL = "--help_all"
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """Help that lists each option under one name, with its default."""
+    """A formatter of help texts that lists each option under one spelling, with its default."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=30, width=110)
@@ -104,7 +104,7 @@ def parse_arguments(
         formatter_class=_Help,
     )
     parser.add_argument("--config", help="YAML file of options; the command line overrides it")
-    parser.add_argument(_HELP_ALL, action="help", help="List all options of the Hugging Face Trainer, too")
+    parser.add_argument(_HELP_ALL, action="help", help="List all options, including those of the Hugging Face Trainer")
     if _HELP_ALL not in argv:
         hidden = {entry.name for entry in fields(TrainingArguments)} - _SHOWN
         for action in parser._actions:
@@ -113,7 +113,7 @@ def parse_arguments(
     config = option_of(argv, "--config")
     from_file = read_config(Path(config), step, kinds) if config else {}
     words = [word for key, value in from_file.items() for word in _as_options(key, value)] + [*argv]
-    # Before anything else, or a mistyped --pair is reported as a missing one.
+    # Checked first, since a mistyped --pair would otherwise be reported as a missing one.
     for option in (word.split("=")[0] for word in argv if word.startswith("--")):
         if option not in parser._option_string_actions:
             names = [f"--{name}" for name in _names(kinds)]
@@ -124,7 +124,7 @@ def parse_arguments(
         )
     except InputError:
         raise
-    except ValueError as error:  # the libraries' own checks of values that do not go together
+    except ValueError as error:  # the libraries' own checks of incompatible values
         raise InputError(one_line(error)) from error
     if rest:
         raise InputError(f"{rest[0]} belongs to no option (--help lists the options)")
@@ -144,8 +144,8 @@ def parse_arguments(
 def read_config(path: Path, step: str, kinds: Sequence[type] = ()) -> dict[str, Any]:
     """Read a configuration's keys for one step; `kinds` is as for `parse_arguments`.
 
-    A file may name another one as `base`, relative to itself, whose keys it overrides. A key applies to every step
-    that knows it; with a step's name before it, as in `finetune.learning_rate`, to that step alone.
+    A file may give another file as `base`, by a relative path, and overrides its keys. A key applies to every step
+    with this option; with the name of a step before it, as in `finetune.learning_rate`, it applies to this step only.
     """
     known = {name: _names(types) for name, types in ({step: kinds} | OPTIONS if kinds else OPTIONS).items()}
     everything = set().union(*known.values())
@@ -176,7 +176,7 @@ def _suggest(name: str, names: Iterable[str], step: str) -> str:
 
 def _read_with_base(path: Path, above: tuple[Path, ...]) -> dict[str, tuple[Any, Path]]:
     if path.resolve() in above:
-        raise InputError(f"{path} names itself as its base")
+        raise InputError(f"{path} is its own base: remove or correct one of the keys base")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -196,7 +196,7 @@ def _read_with_base(path: Path, above: tuple[Path, ...]) -> dict[str, tuple[Any,
 
 def _existing_configs(folder: Path) -> str:
     names = sorted(file.stem for file in folder.glob("*.yaml"))
-    return f"{folder} has {', '.join(names)}" if names else "name another one"
+    return f"{folder} has {', '.join(names)}" if names else "give another one"
 
 
 def option_of(argv: Sequence[str], option: str) -> str | None:
@@ -210,7 +210,7 @@ def option_of(argv: Sequence[str], option: str) -> str | None:
 
 
 def _as_options(key: str, value: Any) -> list[str]:
-    # The parser checks a value of a file as it checks one of the command line.
+    # The parser checks values of a file in the same way as values of the command line.
     if isinstance(value, dict):
         return [f"--{key}", json.dumps(value, default=str)]
     return [f"--{key}", *(map(str, value) if isinstance(value, list) else [str(value)])]

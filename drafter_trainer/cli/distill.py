@@ -3,9 +3,9 @@
     drafter-trainer distill --config recipes/configs/gemma-3-270m/de-en.yaml
     drafter-trainer distill --target HUB_ID --pair nl --prompts DATASET_OR_FILE
 
-Prompts are your own (--prompts), or a task's template over --corpus. Writes RUN_FOLDER/distill, which finetune reads.
-After an interruption, the same command continues. With more prompts or temperatures, or with another engine, it only
-adds the missing rows. The target runs in this process, in vLLM in this process, or at servers:
+Prompts are your own (--prompts), or made from --corpus with the template of a task. Writes RUN_FOLDER/distill, which
+finetune reads. After an interruption, the same command continues. With more prompts or temperatures, or with another
+engine, it only adds the missing rows. The target runs in this process, in vLLM in this process, or on servers:
 
     drafter-trainer distill --config … --engine vllm --servers http://one:8000 http://two:8000
 
@@ -36,8 +36,8 @@ def main(argv: list[str]) -> None:
     translated = set() if how.prompts or how.engine == "text" else {*corpora.corpus} - {STORIES}
     if translated and not pair.is_translation:
         raise InputError(
-            f"sentences of a corpus are translated: give a pair, such as --pair en-{pair.target.code}, or --prompts "
-            "for prompts in one language"
+            f"prompts from a corpus ask for translations: give a pair, such as --pair en-{pair.target.code}, or "
+            "--prompts for prompts in one language"
         )
     folder = Path(how.output_dir or named.run.rows)
     limits, scores = corpora.limits, how.engine == "text"

@@ -2,9 +2,9 @@
 
     drafter-trainer export --config recipes/configs/gemma-3-270m/de-en.yaml --engine vllm llamacpp:TARGET.gguf
 
-Writes vllm.json, sglang.txt, llamacpp.txt with drafter.gguf, and a README with the checks that were made, to
---output_dir (default: RUN_FOLDER/export). drafter.gguf is written for the families Llama, Qwen 3 and Gemma 3. For
-others, run llama.cpp's own converter on the drafter's folder.
+Writes vllm.json, sglang.txt, llamacpp.txt with drafter.gguf, and a README with the passed checks, to --output_dir
+(default: RUN_FOLDER/export). drafter.gguf is written for the families Llama, Qwen 3 and Gemma 3. For other families,
+run llama.cpp's own converter on the drafter's folder.
 """
 
 import logging

@@ -1,8 +1,8 @@
-"""Finetune a drafter on the target's completions, and keep the checkpoint that the target accepts most of.
+"""Finetune a drafter on the target's completions, and keep the checkpoint with the highest acceptance.
 
     drafter-trainer finetune --config recipes/configs/gemma-3-270m/de-en.yaml
 
-Reads RUN_FOLDER/distill (or the folders of --data). Writes RUN_FOLDER/finetune, and a copy that can be loaded to
+Reads RUN_FOLDER/distill (or the folders of --data). Writes RUN_FOLDER/finetune, and a copy for `load_drafter`,
 RUN_FOLDER/drafter. An interrupted training continues from its last checkpoint.
 """
 

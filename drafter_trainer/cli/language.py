@@ -4,9 +4,9 @@
     drafter-trainer language --config recipes/configs/gemma-3-270m/language.yaml --pair oci --corpus file:occitan.txt
 
 Makes a published drafter with a card from text in the language of the completions. The strategies are those of arXiv
-2605.30580: an n-gram table, and networks finetuned on the target's translations, on text, and on both. A hybrid joins
-the best of the networks, the table and lookup. Each strategy is tuned on held-out translations and stories, and the
-fastest on both is published. The benchmarks of both tasks show all strategies.
+2605.30580: an n-gram table, and networks finetuned on the target's translations, on text, and on both. A hybrid
+combines the best network with the table and lookup. Each strategy is tuned on held-out translations and stories, and
+the fastest one over both tasks is published. The benchmarks of both tasks show all strategies.
 
 Each step is printed as a command before it runs. Finished steps are not repeated.
 """
@@ -27,9 +27,9 @@ from drafter_trainer.errors import InputError
 from drafter_trainer.results import RESULTS, read_results
 from drafter_trainer.runs import finished_step, read_step
 
-PILOT = 32  # prompts that are completed to measure the time of one; fewer would leave a batch half empty
+PILOT = 32  # prompts that are completed to measure the time of a prompt; fewer would leave a batch half empty
 TEXTS = 1000  # documents that the target scores
-HELD_OUT = 20  # of translations and of text
+HELD_OUT = 20  # number of held-out translations, and of held-out documents
 HELD_OUT_STORIES = 12
 STORY = "story"
 FILE_NAME = "strategies.json"  # next to a card: the cost and the speedup of each strategy
@@ -44,7 +44,7 @@ class Strategy(NamedTuple):
     rows: tuple[str, ...] = ()
 
 
-# The first four are those of arXiv 2605.30580. The hybrid has the best of their networks.
+# The first four are the strategies of arXiv 2605.30580. The hybrid has the best of their networks.
 STRATEGIES = {
     "table": Strategy("n-gram table", (NGRAM,)),
     "task": Strategy("network of answers", (NETWORK,), ("distill",)),
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> None:
     run = named.run
     config = option_of(argv, "--config")
     if config is None:
-        raise InputError("no --config FILE: each step reads it")
+        raise InputError("no --config FILE: give one, which each step reads")
     places = {name: run.folder if name == HYBRID else run.folder / "strategies" / name for name in STRATEGIES}
     questions = language.questions or language.prompts
     kept_out = ["--evaluation_questions", *dict.fromkeys(("sample", questions))]
@@ -75,7 +75,7 @@ def main(argv: list[str]) -> None:
     for name, place in places.items():
         if STRATEGIES[name].rows:
             step("finetune", place, "--data", *(run.folder / part for part in STRATEGIES[name].rows))
-            for checkpoint in (place / "finetune").glob("checkpoint-*"):  # they would be most of the disk
+            for checkpoint in (place / "finetune").glob("checkpoint-*"):  # most of the run's disk space
                 shutil.rmtree(checkpoint)
     found: dict[str, dict[str, Any]] = {}
     rows, costs = ["--data", run.folder / "distill", run.folder / "stories"], []
@@ -89,11 +89,11 @@ def main(argv: list[str]) -> None:
         drafter = ["--drafter", trained / "finetune"] if NETWORK in strategy.sources else []
         step("tune", place, *rows, *costs, *drafter, *text, "--sources", *strategy.sources)
         found[name] = describe(strategy, place, trained)
-        # All use the same times of the target, so that noise does not decide between them.
+        # All strategies use the same times of the target, so that noise does not decide between them.
         costs = costs or ["--costs", place / "drafter"]
     found[HYBRID]["network"] = network
     best = max(found, key=lambda name: (found[name]["speedup_on_validation"], name == HYBRID))
-    # The published drafter only describes its own rows.
+    # The published drafter describes only its own rows.
     collected = {rows: read_step(run.folder / rows)["facts"] for rows in ("text", "distill")}
     write_json(run.folder / FILE_NAME, {"published": best, "strategies": found, "collected": collected})
     print(f"\n{strategies_table(found, best)}")
@@ -104,7 +104,7 @@ def main(argv: list[str]) -> None:
     step("bench", places[best], *measured, "--task", STORY)
     asked = {key: value for key, value in given.items() if hasattr(publishing, key) and key != "sources"}
     step("publish", places[best], *(word for key, value in asked.items() for word in (f"--{key}", value)))
-    if publishing.destination().folder and not publishing.dry_run:  # where the gallery finds it
+    if publishing.destination().folder and not publishing.dry_run:  # the gallery reads the file there
         shutil.copyfile(run.folder / FILE_NAME, publishing.destination().folder / FILE_NAME)
     for place in (places[best], places[best] / "tasks" / STORY):
         print(f"\n{speedup_tables(read_results(place / RESULTS))}")
@@ -125,7 +125,7 @@ def collect_rows(step: Callable[..., None], folder: Path, language: LanguageArgu
 
 
 def prompts_within(minutes: int, folder: Path) -> int:
-    """Return the number of prompts that the target completes in some minutes, as the pilot took it; kept in a file."""
+    """Return the number of prompts that the target completes in some minutes, by the pilot; kept in a file."""
     path = folder / "plan.json"
     if path.is_file():
         plan = json.loads(path.read_text(encoding="utf-8"))
@@ -150,7 +150,7 @@ def describe(strategy: Strategy, place: Path, trained: Path) -> dict[str, Any]:
 
 
 def strategies_table(found: dict[str, dict[str, Any]], best: str) -> str:
-    """Render the strategies, the published one marked."""
+    """Render the table of strategies, in which the published one is marked."""
     rows = [
         [
             facts["method"] + " *" * (name == best),
@@ -160,5 +160,5 @@ def strategies_table(found: dict[str, dict[str, Any]], best: str) -> str:
         ]
         for name, facts in found.items()
     ]
-    header = ["strategy (* is published)", "both tasks, held-out answers replayed", "MiB", "finetuning"]
+    header = ["strategy (* is published)", "both tasks, held-out completions replayed", "MiB", "finetuning"]
     return markdown_table(header, rows)

@@ -1,4 +1,4 @@
-"""Running a step: errors that the user can correct are one line each."""
+"""Run a step, and report an error that the user can correct in one line."""
 
 import errno
 import gc
@@ -28,7 +28,7 @@ _DISK = {
 def run_step(main: Callable[[list[str]], None], argv: Sequence[str] | None = None) -> None:
     """Run a step's `main`; an error that the user can correct ends it with one line and status 2."""
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    for client in ("httpx", "httpx2"):  # the Hub's client uses the second from 2.4 on
+    for client in ("httpx", "httpx2"):  # huggingface_hub uses the second from version 2.4 on
         logging.getLogger(client).setLevel(logging.WARNING)
     try:
         main(list(sys.argv[1:] if argv is None else argv))
@@ -53,12 +53,12 @@ def call_step(name: str, argv: Sequence[str | int | Path], **given: Any) -> None
     """Run another step in this process, after printing its command."""
     words, before = [str(word) for word in argv], sys.argv
     print(f"\n$ {shlex.join(['drafter-trainer', name, *words])}", flush=True)
-    sys.argv = ["drafter-trainer", name, *words]  # which results record as their command
+    sys.argv = ["drafter-trainer", name, *words]  # results record it as their command
     try:
         find_step(name)(words, **given)
     finally:
         sys.argv = before
-        gc.collect()  # trainers and their models refer to each other
+        gc.collect()  # trainers and their models reference each other
         if torch.accelerator.is_available():
             torch.accelerator.empty_cache()
 
@@ -66,27 +66,27 @@ def call_step(name: str, argv: Sequence[str | int | Path], **given: Any) -> None
 def leave_processes() -> None:
     """Leave the process group, if there is one, after the last use of a trainer.
 
-    A process that ends while the threads of the group run may be aborted, and its launch reports a failure. A
+    A process that ends while the group's threads run may be aborted, so that its launch reports a failure. A
     distributed model that is garbage-collected after the group would deadlock with these threads.
     """
     if not torch.distributed.is_initialized():
         return
-    gc.collect()  # trainers and their models refer to each other
+    gc.collect()  # trainers and their models reference each other
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 
-def require_one_process(what: str) -> None:
+def require_one_process(action: str) -> None:
     """Raise an error in several processes, which would disturb each other's timings."""
     if PartialState().num_processes > 1:
-        raise InputError(f"{what} in one process: launch it with --num_processes 1")
+        raise InputError(f"{action} in one process: launch it with --num_processes 1")
 
 
 def _disk_reason(error: BaseException | None) -> str | None:
-    """Return the reason of a failed write to the disk, if this caused an error.
+    """Return the reason of a failed write to the disk, if it caused an error.
 
-    Libraries in C++ or Rust hide the system's error: safetensors has its number in the message, torch only a short
-    write.
+    Libraries in C++ or Rust hide the system's error: safetensors has the error's number in its message, torch reports
+    only an incomplete write.
     """
     while error is not None:
         if isinstance(error, OSError) and error.errno in _DISK:
@@ -99,6 +99,6 @@ def _disk_reason(error: BaseException | None) -> str | None:
 
 
 def _fail(message: str) -> int:
-    # If a token has a character that headers must not have, the message of the HTTP library has the whole header.
+    # If a token has a character that headers must not have, the HTTP library's message contains the whole header.
     sys.stderr.write(f"error: {redact(message)}\n")
     return 2

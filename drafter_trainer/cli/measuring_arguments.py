@@ -22,10 +22,10 @@ _ENGINE_PYTHON = "Python of the environment with vLLM or xllamacpp (default: thi
 
 @dataclass
 class TuningArguments(Options, group="tuning"):
-    """The completions that settings are tried on, and what may draft."""
+    """The drafter, its sources, and the completions on which settings are tried."""
 
-    data: list[str] = option([], "Folders of rows, of one task each and of equal weight (default: RUN_FOLDER/distill)")
-    drafter: str = option("", "Folder of the drafter of which a copy is tuned (default: RUN_FOLDER/finetune)")
+    data: list[str] = option([], "Folders of rows, one for each task, of equal weight (default: RUN_FOLDER/distill)")
+    drafter: str = option("", "Folder of the drafter; a copy of it is tuned (default: RUN_FOLDER/finetune)")
     sources: list[str] = parameter(tune, "sources")
     draft_length: int = parameter(tune, "longest_draft")
     costs: str | None = parameter(tune, "costs")
@@ -33,26 +33,26 @@ class TuningArguments(Options, group="tuning"):
 
 @dataclass
 class BenchmarkArguments(Options, group="benchmark"):
-    """What is measured, and what it is compared with."""
+    """The measured drafter, its questions, and its baselines."""
 
     drafter: str = option("", "Hub id or folder of the drafter (default: RUN_FOLDER/drafter)")
     task: str = option(TRANSLATION, f"Task by name: {', '.join(TASKS)}")
     questions: str = option(
         "", "sample, a parallel corpus, file:PATH, mt-bench, or a Spec-Bench file (default: sample, or the task's own)"
     )
-    max_questions: list[int] = option([], "Maximum number of questions: greedy, and when sampling, such as 16 4")
+    max_questions: list[int] = option([], "Maximum numbers of questions: greedy, and with sampling, such as 16 4")
     temperatures: list[float] = parameter(benchmark, "temperatures")
     max_new_tokens: int = parameter(benchmark, "max_new_tokens")
     baselines: list[str] = option(
         [],
-        "Methods to compare with, besides plain decoding: lookup:10 (prompt lookup with drafts of 10 tokens, the "
-        "default), without:SOURCE or alone:SOURCE (the drafter without a source, or with only this source: lookup, "
-        f"ngram, network), NAME=FOLDER_OR_HUB_ID (another drafter), {STOCK_LOOP} (the drafter in transformers' own "
-        f"loop), or in a clone {', '.join(LITERATURE)}",
+        "Baselines in addition to plain decoding: lookup:10 (prompt lookup with drafts of 10 tokens, the default), "
+        "without:SOURCE (the drafter without lookup, ngram or network), alone:SOURCE (the drafter with this source "
+        f"only), NAME=FOLDER_OR_HUB_ID (another drafter), {STOCK_LOOP} (the drafter in transformers' own loop), and "
+        f"in a clone {', '.join(LITERATURE)}",
     )
     output_dir: str = option("", "Folder of results.json (default: RUN_FOLDER, or RUN_FOLDER/tasks/TASK)")
     engine: str = option(
-        "", "Engine to measure in, greedily: vllm, llamacpp, or llamacpp:TARGET.gguf (default: transformers, batch 1)"
+        "", "Engine of greedy measurements: vllm, llamacpp, or llamacpp:TARGET.gguf (default: transformers, batch 1)"
     )
     engine_python: str | None = option(None, _ENGINE_PYTHON)
 
@@ -82,7 +82,7 @@ class BenchmarkArguments(Options, group="benchmark"):
                 sources[kind].append(value)
             elif entry not in (STOCK_LOOP, *LITERATURE):
                 raise InputError(
-                    "baselines may name lookup:TOKENS, without:SOURCE, alone:SOURCE, NAME=FOLDER_OR_HUB_ID (each name "
+                    "baselines must be lookup:TOKENS, without:SOURCE, alone:SOURCE, NAME=FOLDER_OR_HUB_ID (each name "
                     f"once), {', '.join((STOCK_LOOP, *LITERATURE))}, got {entry}"
                 )
         self.compared |= sources | {"against": others} | ({"prompt_lookup_tokens": lengths} if lengths else {})
@@ -96,7 +96,7 @@ class BenchmarkArguments(Options, group="benchmark"):
 
 @dataclass
 class PredictionArguments(Options, group="forecast", may_be_zero=["draft_vocabulary"]):
-    """The drafter whose speed is forecast."""
+    """The drafter of the forecast."""
 
     drafter: str = parameter(predict, "drafter")
     questions: str = parameter(predict, "questions")
@@ -108,7 +108,7 @@ class PredictionArguments(Options, group="forecast", may_be_zero=["draft_vocabul
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.questions and not self.drafter:
-            raise InputError("questions are completed for a trained drafter: name it with --drafter")
+            raise InputError("questions need a trained drafter: give --drafter")
 
 
 @dataclass
@@ -119,7 +119,7 @@ class ExportArguments(Options, group="export"):
     output_dir: str | None = option(None, "Folder of the engines' files (default: RUN_FOLDER/export)")
     engine: list[str] = option(
         [*ENGINES],
-        f"Engines, of {', '.join(ENGINES)}; {_LLAMACPP}:TARGET.gguf takes the tokenizer from the target's file",
+        f"Engines: {', '.join(ENGINES)}; {_LLAMACPP}:TARGET.gguf copies the tokenizer from the target's file",
     )
     draft_length: int | None = parameter(export_drafter, "draft_length")
 
@@ -139,12 +139,12 @@ class ServingArguments(Options, group="server"):
     )
     drafter: str = option(MISSING, "Hub id or folder of the published drafter; for llamacpp the folder of its export")
     engine: str = parameter(serve, "engine")
-    sources: list[str] = option([], "In vLLM: network to draft with the network alone (default: the whole drafter)")
+    sources: list[str] = option([], "In vLLM: network to draft with the network only (default: the whole drafter)")
     draft_length: int | None = parameter(serve, "draft_length")
     engine_python: str | None = option(None, _ENGINE_PYTHON)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.sources not in ([], [NETWORK]):
-            raise InputError(f"an engine drafts with all sources or with the {NETWORK}, got {' '.join(self.sources)}")
-        self.part = NETWORK if self.sources else WHOLE  # as `serve` calls it
+            raise InputError(f"sources of an engine must be empty or {NETWORK}, got {' '.join(self.sources)}")
+        self.part = NETWORK if self.sources else WHOLE  # parameter of `serve`

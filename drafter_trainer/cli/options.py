@@ -1,4 +1,4 @@
-"""Options of a step: dataclass fields, most of them described by the docstring of the function that reads them."""
+"""Options of a step: dataclass fields, most of them with help texts from the docstring of the step's function."""
 
 import inspect
 import json
@@ -14,13 +14,13 @@ _ENTRY = re.compile(r"^    (\w+(?:, \w+)*) \(.*?\): (.*?)(?=^    \w|\Z)", re.DOT
 
 
 def option(default: Any, help: str, **metadata: Any) -> Any:
-    """Declare an option as a dataclass field; `metadata` is for the parser, such as `aliases`."""
+    """Declare an option as a dataclass field; the parser reads `metadata`, such as `aliases`."""
     given = {"default_factory": lambda: list(default)} if isinstance(default, list) else {"default": default}
     return field(**given, metadata={"help": help} | metadata)
 
 
 def parameter(function: Callable[..., Any], name: str, default: Any = MISSING) -> Any:
-    """Declare an option that is a parameter of a function, with the default and the description that it has there."""
+    """Declare an option that is a parameter of a function, with its default and its description in the docstring."""
     if default is MISSING:
         default = inspect.signature(function).parameters[name].default
     entries = _ENTRY.findall(_ARGS.search(inspect.getdoc(function))[1])
@@ -35,7 +35,7 @@ class Options:
     def __init_subclass__(cls, group: str = "", may_be_zero: Collection[str] = ()) -> None:
         cls._may_be_zero = frozenset(may_be_zero)
         if group:
-            cls._argument_group_name = group  # the heading of `--help`, where the parser looks for it
+            cls._argument_group_name = group  # read by the parser: the heading in `--help`
 
     def __post_init__(self) -> None:
         for entry in fields(self):
@@ -44,14 +44,14 @@ class Options:
 
 
 def arguments_of(function: Callable[..., Any], *groups: Any) -> dict[str, Any]:
-    """Return the values in groups of options, or mappings, whose names are parameters of a function."""
+    """Return the values whose names are parameters of a function, from groups of options or mappings."""
     mappings = [group if isinstance(group, dict) else vars(group) for group in groups]
     values = {name: value for mapping in mappings for name, value in mapping.items()}
     return {name: values[name] for name in inspect.signature(function).parameters if name in values}
 
 
 def split_engine_options(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split a command line at `--`, which the options of the engine itself follow."""
+    """Split a command line at `--` into the step's options and the engine's options."""
     end = [*argv, "--"].index("--")
     return [*argv[:end]], [*argv[end + 1 :]]
 
@@ -71,6 +71,6 @@ def read_mapping(arguments: Any, name: str) -> None:
 
 
 def check_limits(name: str, limits: Sequence[int]) -> None:
-    """Raise an error unless there are at most two limits, each of them 1 or more."""
+    """Raise an error unless there are at most two limits of 1 or more."""
     if len(limits) > 2 or min(limits, default=1) < 1:
-        raise InputError(f"{name} takes one or two numbers from 1 on, got {limits}")
+        raise InputError(f"{name} must be one or two numbers of at least 1, got {limits}")

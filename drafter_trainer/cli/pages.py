@@ -1,4 +1,4 @@
-"""The steps that measure nothing: they compare results, and render reports, cards and the gallery."""
+"""The steps without measurements: comparison of results, reports, cards and the gallery."""
 
 import argparse
 import inspect
@@ -22,12 +22,13 @@ def _parser(step: Callable[[list[str]], None]) -> argparse.ArgumentParser:
 
 
 def compare(argv: list[str]) -> None:
-    """Compare two results files: which methods became faster or slower, and what is noise.
+    """Compare two results files: methods that became faster or slower, and differences within noise.
 
         drafter-trainer compare runs/one/results.json runs/other/results.json
 
-    For each method in both files, prints the speedup in A and in B over their common questions, the ratio of both with
-    a paired bootstrap interval, and a verdict. Differences in device, versions, questions or settings come first.
+    For each method in both files, prints the speedup in A and in B over the common questions, the ratio of the two
+    speedups with a paired bootstrap interval, and a verdict. Differences in device, versions, questions or settings
+    are printed first.
     """
     parser = _parser(compare)
     parser.add_argument("a", type=Path, metavar="A", help="A results.json")
@@ -41,7 +42,7 @@ def report(argv: list[str]) -> None:
 
         drafter-trainer report runs/gemma-3-270m-drafter-de-en/results.json
 
-    Nothing is measured. These are the files that bench writes.
+    Nothing is measured. The step bench writes the same files.
     """
     parser = _parser(report)
     parser.add_argument("results", type=Path, help="A results.json")
@@ -57,7 +58,7 @@ def gallery(argv: list[str]) -> None:
 
         drafter-trainer gallery --cards hub_cards --out gallery.html
 
-    The numbers come from hub_cards/*/results.json, and from the sampling/results.json next to it. Nothing is measured.
+    The numbers come from hub_cards/*/results.json and hub_cards/*/sampling/results.json. Nothing is measured.
     """
     parser = _parser(gallery)
     parser.add_argument("--cards", type=Path, default=Path("hub_cards"), help="Folder of the drafters' results")

@@ -5,9 +5,9 @@
     drafter-trainer publish --config recipes/configs/gemma-3-270m/de-en.yaml --to runs/drafter
     drafter-trainer publish --config recipes/configs/gemma-3-270m/de-en.yaml --format rows
 
-Publishes RUN_FOLDER/drafter to the Hub that HF_ENDPOINT and HF_TOKEN name, or to a folder with --to. On the Hub it is
-one commit, which is compared, downloaded and tried before it is tagged. Another drafter on the branch is only replaced
-with --overwrite true. With --format rows the run's self-distilled rows are published instead of its drafter.
+Publishes RUN_FOLDER/drafter to the Hub of HF_ENDPOINT and HF_TOKEN, or to a folder with --to. On the Hub, the drafter
+is one commit, which is compared, downloaded and tried before it is tagged. Another drafter on the branch is replaced
+only with --overwrite true. With --format rows, the run's self-distilled rows are published instead of its drafter.
 """
 
 from accelerate import PartialState

@@ -42,7 +42,7 @@ class PublishingArguments(Options, group="publishing"):
         self.destination()
 
     def spelled_out(self) -> dict[str, Any]:
-        """Return the arguments of `publish`, with those in the shorthands of `--to` and `--format`."""
+        """Return the arguments of `publish`, including those in the short forms of `--to` and `--format`."""
         values, (place, _, rest) = dict(vars(self)), self.to.partition(":")
         if place == HUB:
             repository, _, branch = rest.partition("@")

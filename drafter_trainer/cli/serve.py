@@ -3,9 +3,9 @@
     drafter-trainer serve --target TARGET --drafter DRAFTER --engine_python VLLM_ENVIRONMENT/bin/python
     drafter-trainer serve --engine llamacpp --target TARGET.gguf --drafter RUN_FOLDER/export
 
-First, the server completes a prompt of the kind that the drafter was made for. If hardly any drafted token is
-accepted, the drafter is misconfigured, and the server is stopped. Options of the engine itself follow after --, as in
--- --port 8001 --max-num-seqs 16. docs/serving.md describes what each engine needs.
+First, the server completes a prompt of the drafter's own task. If hardly any drafted token is accepted, the drafter is
+misconfigured, and the server is stopped. Options of the engine itself follow after --, as in
+-- --port 8001 --max-num-seqs 16. docs/serving.md describes the requirements of each engine.
 """
 
 import signal

@@ -1,12 +1,12 @@
-"""Find the settings with which a drafter drafts fastest on this machine.
+"""Find the settings with which a drafter is fastest on this machine.
 
     drafter-trainer tune --config recipes/configs/gemma-3-270m/de-en.yaml
     drafter-trainer tune --config recipes/configs/gemma-3-270m/de-en.yaml --sources lookup ngram \\
       --corpus file:text.txt --run_folder runs/ngram
 
-Measures the target's forward passes and the drafter's step, then tries draft vocabularies, n-gram tables (of the
-completions, and with --corpus of more text), draft lengths and sources on the held-out completions of
-RUN_FOLDER/distill. Tunes a copy of RUN_FOLDER/finetune, which becomes RUN_FOLDER/drafter.
+Measures the target's forward passes and the drafter's step. Then tries draft vocabularies, n-gram tables, draft
+lengths and sources on the held-out completions of RUN_FOLDER/distill. The tables are counted on the completions, and
+with --corpus also on its text. The tuned drafter, a copy of RUN_FOLDER/finetune, is written to RUN_FOLDER/drafter.
 
 With --sources lookup ngram there is no network, and no training is needed. Without a distillation, the tables are
 counted on --corpus, and settings are tried on the target's continuations of held-out texts.
@@ -25,7 +25,7 @@ def main(argv: list[str]) -> None:
     """Run the step."""
     (named, where, corpora, tuning), given = parse_arguments("tune", argv, __doc__)
     require_one_process("tuning runs")
-    # Steps record these options under their earlier names, by which they are known again.
+    # Steps record these options under their earlier names, so that earlier records still match.
     recorded = {"draft_length": "longest_draft", "corpus": "table_corpus"}
     given = {recorded.get(name, name): value for name, value in given.items()}
     if rows := [*map(Path, tuning.data)]:

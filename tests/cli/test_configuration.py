@@ -150,15 +150,15 @@ def test_unknown_option_is_named(config: Path) -> None:
         ("target_model: ''", "bench", "no target_model"),
         ("temperatures: [-1.0]", "bench", "temperatures must be 0 or more"),
         ("batch_size: 0", "distill", "batch_size must be at least 1"),
-        ("max_samples: [9, 0]", "distill", "max_samples takes one or two numbers from 1 on, got [9, 0]"),
+        ("max_samples: [9, 0]", "distill", "max_samples must be one or two numbers of at least 1, got [9, 0]"),
         ("num_hidden_layers: 0", "pretrain", "num_hidden_layers must be at least 1"),
         ("config_overrides: {width: 3}", "pretrain", "config_overrides may have hidden_size,"),
         ("format: pickle", "publish", "format must be one of stock, compact, compact-int4, adapter:BASE, rows, got"),
         ("format: adapter", "publish", "adapter:BASE, rows, got adapter"),
         ("baselines: [without:nework]", "bench", "lookahead, medusa, eagle, early_exit, got without:nework"),
-        ("baselines: [lookup:0]", "bench", "baselines may name lookup:TOKENS, without:SOURCE, alone:SOURCE, NAME="),
+        ("baselines: [lookup:0]", "bench", "baselines must be lookup:TOKENS, without:SOURCE, alone:SOURCE, NAME="),
         ("initialization: 'layers:0,x'", "pretrain", "names layers as in layers:0,1,-1, got layers:0,x"),
-        ("max_questions: [1, 2, 3]", "bench", "max_questions takes one or two numbers from 1 on, got [1, 2, 3]"),
+        ("max_questions: [1, 2, 3]", "bench", "max_questions must be one or two numbers of at least 1, got [1, 2, 3]"),
         ("hub_token: secret", "finetune", "hub_token is not used"),
         ("eval_strategy: 'no'", "finetune", "save and eval strategy"),
     ],
@@ -178,7 +178,7 @@ def test_missing_file_lists_those_that_exist(tmp_path: Path, config: Path) -> No
         f"{tmp_path / 'ru_en.yaml'}: no such file: {tmp_path} has needed, ru-en"
     )
     missing = refusal("distill", "--config", tmp_path / "absent" / "de-en.yaml")
-    assert missing.endswith("no such file: name another one")
+    assert missing.endswith("no such file: give another one")
     assert "common.yaml: no such file" in refusal(
         "distill", "--config", write(tmp_path / "pair.yaml", "base: common.yaml")
     )
@@ -187,7 +187,7 @@ def test_missing_file_lists_those_that_exist(tmp_path: Path, config: Path) -> No
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("base: pair.yaml", "names itself as its base"),
+        ("base: pair.yaml", "is its own base"),
         ("pair: a: b", "is not YAML"),
         ("\tpair: de-en", "is not YAML"),
         ("", "expected keys and values, got NoneType"),
@@ -297,7 +297,7 @@ def test_one_option_names_all_that_is_compared(config: Path) -> None:
     assert found.literature == ["medusa"]
     assert "prompt_lookup_tokens" not in bench("--config", config).compared
     for wrong in (["one"], ["one="], ["=folder"], ["one=a", "one=b"]):
-        assert "baselines may name" in refusal("bench", "--config", config, "--baselines", *wrong)
+        assert "baselines must be" in refusal("bench", "--config", config, "--baselines", *wrong)
 
 
 def test_layers_of_the_target_are_named_in_one_option(config: Path) -> None:
