@@ -335,7 +335,7 @@ def test_engine_has_options_of_its_own_behind_two_dashes(monkeypatch: pytest.Mon
     assert split_engine_options(own) == (own, [])
     assert parse_arguments("serve", own, "Test.")[0][0].part == "network"
     assert parse_arguments("serve", own[:4], "Test.")[0][0].part == "whole"
-    assert "all sources or with the network, got lookup" in refusal("serve", *own[:5], "lookup")
+    assert "must be empty or network, got lookup" in refusal("serve", *own[:5], "lookup")
     asked = {}
     monkeypatch.setattr(serve, "serve", lambda **given: asked.update(given) or nullcontext())
     monkeypatch.setattr(serve.signal, "signal", lambda *_: None)
