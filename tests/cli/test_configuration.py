@@ -159,7 +159,7 @@ def test_unknown_option_is_named(config: Path) -> None:
         ("baselines: [lookup:0]", "bench", "baselines must be lookup:TOKENS, without:SOURCE, alone:SOURCE, NAME="),
         ("initialization: 'layers:0,x'", "pretrain", "names layers as in layers:0,1,-1, got layers:0,x"),
         ("max_questions: [1, 2, 3]", "bench", "max_questions must be one or two numbers of at least 1, got [1, 2, 3]"),
-        ("hub_token: secret", "finetune", "hub_token is not used"),
+        ("hub_token: secret", "finetune", "hub_token is not supported"),
         ("eval_strategy: 'no'", "finetune", "save and eval strategy"),
     ],
 )
