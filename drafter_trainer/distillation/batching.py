@@ -1,4 +1,4 @@
-"""A batch of completions in progress, in which a new request takes the row of one that has ended."""
+"""A batch of completions in progress: a new request takes the row of a completion that has ended."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,10 +19,10 @@ _ROOM = 64  # columns
 class RunningBatch:
     """A batch of requests of any temperature and length; a step decodes one token of each.
 
-    Prompts are read as a batch of their own, and their keys and values copied into the rows of completions that have
-    ended (continuous batching: Yu et al., "Orca", OSDI 2022). The common prefix of all prompts is read once. All rows
-    end at the same column of the cache, so that a step writes one column. Free rows are removed when they are a
-    quarter of the batch, since that copies the cache.
+    New prompts are read as a separate batch. Their keys and values are then copied into the rows of completions that
+    have ended (continuous batching: Yu et al., "Orca", OSDI 2022). The common prefix of all prompts is read once. All
+    rows end at the same column of the cache, so that a step writes one column. Free rows are removed only when they
+    are a quarter of the batch, since the removal copies the cache.
     """
 
     def __init__(self, model: PreTrainedModel, pad_id: int, eos_ids: frozenset[int]) -> None:
@@ -30,7 +30,7 @@ class RunningBatch:
         self.pad_id = pad_id
         self.eos_ids = eos_ids
         self._cache = _make_cache(model)
-        # Recurrent layers have no columns, and the library's cannot select rows.
+        # Recurrent layers have no columns, and those of transformers cannot select rows.
         self.refillable = all(isinstance(layer, RoomyLayer) for layer in self._cache.layers)
         self._columns = 0
         self._rows: list[_Row | None] = []
@@ -44,7 +44,7 @@ class RunningBatch:
 
     @torch.inference_mode()
     def add(self, requests: Sequence[Request]) -> list[tuple[Request, Completion]]:
-        """Read prompts and decode the first token of each; return the completions that end with it.
+        """Read prompts and decode their first tokens; return the completions that end with this token.
 
         A batch that is not `refillable` must be empty.
         """
@@ -72,7 +72,7 @@ class RunningBatch:
 
     @torch.inference_mode()
     def step(self) -> list[tuple[Request, Completion]]:
-        """Decode one token of each row; return the completions that end with it."""
+        """Decode one token of each row; return the completions that end with this token."""
         if self.refillable:
             self._shrink()
         positions = self._tensor([row.cached if row else 0 for row in self._rows])[:, None]
@@ -84,7 +84,7 @@ class RunningBatch:
 
     def _prefixed_cache(self, requests: Sequence[Request]) -> DynamicCache:
         """Make a cache that holds the common prefix of all prompts so far, such as the chat template's."""
-        prompts = [request.prompt_ids[:-1] for request in requests]  # one id at least remains to be read
+        prompts = [request.prompt_ids[:-1] for request in requests]  # at least one id of each is read later
         if self._prefix is None:
             self._prefix = _common_prefix(prompts) if self.refillable else ()
             if self._prefix:
@@ -113,7 +113,7 @@ class RunningBatch:
     ) -> tuple[torch.Tensor, list[tuple[Request, Completion]]]:
         """Choose and record each row's next token, and free the rows whose completions end with it."""
         temperatures = [row.request.temperature if row else 0.0 for row in rows]
-        # In fp32, since a draw of fp64 may be rounded to 1.
+        # In fp32, since a random number in fp64 may be rounded to 1.
         noise = [float(row.random.random(dtype=np.float32)) if t else 0.0 for row, t in zip(rows, temperatures)]
         tokens, ids, logprobs = choose_tokens(logits, temperatures, noise, TOP_K)
         ended = []
@@ -180,7 +180,7 @@ class _Row:
     def append(
         self, token: int, topk_ids: np.ndarray, topk_logprobs: np.ndarray, eos_ids: frozenset[int]
     ) -> Completion | None:
-        """Record a token; return the completion if it ends with it."""
+        """Record a token; return the completion if it ends with this token."""
         self._steps.append((token, topk_ids, topk_logprobs))
         if token not in eos_ids and len(self._steps) < self.request.max_new_tokens:
             return None
@@ -189,11 +189,11 @@ class _Row:
 
 
 class RoomyLayer(DynamicLayer):
-    """An attention layer's keys and values, in buffers with room for the next tokens.
+    """The keys and values of an attention layer, in buffers with room for the next tokens.
 
     `keys` and `values`, of shape `(rows, heads, columns, width)`, are views of the buffers. All rows end at the last
     column. Values before a row's own columns are finite, and the attention mask hides them. Layers with a sliding
-    window keep all columns too, so that all layers have the same; the mask hides the rest.
+    window keep all columns, so that all layers have the same columns; the mask hides those outside the window.
     """
 
     _buffers: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -225,7 +225,7 @@ class RoomyLayer(DynamicLayer):
         self._end = columns
 
     def put(self, rows: torch.Tensor, prompts: "RoomyLayer", chosen: torch.Tensor) -> None:
-        """Copy chosen rows of a layer that has read prompts, of at most as many columns, to rows of this one."""
+        """Copy chosen rows of a layer that has read prompts to rows of this layer, which has no fewer columns."""
         columns = prompts.get_seq_length()
         for states, read in ((self.keys, prompts.keys), (self.values, prompts.values)):
             states[:, :, -columns:].index_copy_(0, rows, read[chosen])
@@ -251,5 +251,5 @@ def _make_cache(model: PreTrainedModel) -> DynamicCache:
 
 
 def _common_prefix(prompts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    first, last = min(prompts), max(prompts)  # what these two share, all prompts between them share
+    first, last = min(prompts), max(prompts)  # in sorted order, all prompts share the prefix of these two
     return first[: count_shared(first, last)]

@@ -1,4 +1,4 @@
-"""The distillation loop: it fills a store with checked and filtered completions, and surveys the rows."""
+"""The distillation loop, which fills a store with checked and filtered completions, and a survey of the rows."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -15,8 +15,8 @@ from drafter_trainer.distillation.store import RowStore
 from drafter_trainer.errors import InputError
 from drafter_trainer.extras import is_installed, require
 
-_LARGEST_SUM = 1.01  # of probabilities, with the rounding errors of servers
-_TIE = 0.01  # nats; an engine may choose one of two equally likely tokens and list the other one first
+_LARGEST_SUM = 1.01  # of the probabilities at a position, with the rounding errors of servers
+_TIE = 0.01  # nats; an engine may choose one of two equally likely tokens and list the other token first
 _IDENTIFIED = 5000  # completions whose language is identified, at about a millisecond each
 
 
@@ -39,7 +39,7 @@ def collect_completions(
         process (`tuple[int, int]`, *optional*, defaults to `(0, 1)`): Rank of this process and number of processes.
         end_ids (`Collection[int]`, *optional*): Ids that end a completion; not all engines know them.
     Raises:
-        InputError: If the engine cannot go on, all of the first requests fail for the same reason, or
+        InputError: If the engine cannot continue, the whole first group of requests fails for the same reason, or
             `check_completion` rejects a completion.
     """
     rank, processes = process
@@ -86,17 +86,18 @@ def collect_completions(
 
 
 def check_completion(request: Request, completion: Completion) -> None:
-    """Raise an error if the target cannot have generated a completion or its log-probabilities.
+    """Raise an error if a completion or its log-probabilities cannot be from the target.
 
-    An engine that is misread or wrongly configured would fill a store with wrong rows without any other error.
+    Otherwise a wrongly configured engine, or a wrongly parsed reply, would silently fill a store with wrong rows.
     """
     count = len(completion.completion_ids)
     if count > request.max_new_tokens and not completion.retokenized:
-        raise InputError(f"a completion has {count} tokens, the limit is {request.max_new_tokens}")
+        raise InputError(f"a completion has {count} tokens, but the limit is {request.max_new_tokens}")
     if completion.topk_ids is None or completion.topk_logprobs is None:
         return
     if not completion.topk_ids.shape == completion.topk_logprobs.shape == (count, TOP_K):
-        raise InputError(f"{count} tokens have log-probabilities of shape {completion.topk_logprobs.shape}")
+        shape = completion.topk_logprobs.shape
+        raise InputError(f"expected log-probabilities of shape {(count, TOP_K)} for {count} tokens, got {shape}")
     logprobs = completion.topk_logprobs.astype(np.float64)
     with np.errstate(over="ignore"):
         sums = np.exp(logprobs).sum(axis=-1)
@@ -121,8 +122,8 @@ def reason_to_drop(
     """Return why a completion is dropped, or `None`. Truncated completions are kept.
 
     Args:
-        drop_looping (`bool`, *optional*, defaults to `False`): Drop completions that end in a repetition loop. The
-            target would loop again at inference, and a drafter predicts loops easily.
+        drop_looping (`bool`, *optional*, defaults to `False`): Drop completions that end in a repetition loop. By
+            default they are kept: the target also loops at inference, and a drafter predicts loops easily.
     """
     if isinstance(completion, Failure):
         return completion.reason
@@ -137,7 +138,7 @@ def survey(store: RowStore, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any
     Returns:
         `dict` with `looping` (completions that end in a loop), `duplicates` (rows that repeat an earlier prompt and
         completion), `retokenized`, and, if py3langid is installed, `languages`: the ISO 639 codes of up to 5000
-        completions, most frequent first. Identification fails often on a few words, so nothing is dropped by it.
+        completions, most frequent first. No row is dropped for its language, which is often wrong for a few words.
     """
     counts = Counter(looping=0, duplicates=0, retokenized=0)
     languages: Counter[str] = Counter()
@@ -169,7 +170,7 @@ def _end_at(completion: Completion | Failure, end_ids: Collection[int]) -> Compl
 
 
 def _raise_if_all_failed(completions: Sequence[Completion | Failure]) -> None:
-    # The user's settings make the first group fail as a whole. Its requests would never be sent again.
+    # If the whole first group fails, the settings are wrong. Otherwise these requests would be dropped for good.
     failures = [each for each in completions if isinstance(each, Failure)]
     if len(failures) == len(completions) > 0 and len({failure.reason for failure in failures}) == 1:
         message = f": {failures[0].message}" if failures[0].message else ""

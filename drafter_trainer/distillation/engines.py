@@ -13,8 +13,8 @@ from drafter_trainer.distillation.server_kinds import make_completion, vllm_samp
 from drafter_trainer.errors import InputError
 from drafter_trainer.targets import Target, end_ids
 
-# Share of the rows that must be free before new prompts are read. Reading a few prompts costs an accelerator about as
-# much as a step of all rows, but free rows are of no use.
+# Share of the rows that must be free before new prompts are read. On an accelerator, reading a few prompts takes about
+# as long as a step of all rows, but free rows are wasted.
 _REFILL_SHARE = 1 / 8
 _VLLM_BATCH = 1024  # requests handed to vLLM, which batches them itself
 
@@ -29,12 +29,12 @@ class Engine(Protocol):
     def complete(self, batches: Iterable[Sequence[Request]]) -> Iterator[Group]:
         """Complete every request once, in any order and grouping.
 
-        Batches are read when there is room for them, so that millions of requests need little memory.
+        Batches are read only when there is room for them, so that millions of requests need little memory.
 
         Args:
             batches (`Iterable[Sequence[Request]]`): Batches, each of one temperature and one length limit.
         Yields:
-            Requests, and their completions in the same order. A `Failure` is final.
+            Requests, and their completions in the same order. A request with a `Failure` is not repeated.
         """
         ...
 
@@ -42,9 +42,9 @@ class Engine(Protocol):
 class TransformersEngine:
     """An engine that runs a model in this process with continuous batching.
 
-    Its loop differs from `generate` in two ways. When a completion ends, another request takes its row: `generate`
-    waits for the longest completion of the batch. And the cache has room for the next tokens: the cache of `generate`
-    is copied at every token. A model with recurrent layers completes one batch after the other.
+    Its loop differs from `generate` in two ways. First, when a completion ends, another request takes its row, whereas
+    `generate` waits for the longest completion of the batch. Second, its cache has room for the next tokens, whereas
+    `generate` copies the cache at every token. Models with recurrent layers complete one batch after the other.
 
     A sampled completion depends on the key of its request only, except for rounding.
     """
@@ -57,7 +57,7 @@ class TransformersEngine:
         self.eos_ids = end_ids(model)
 
     def complete(self, batches: Iterable[Sequence[Request]]) -> Iterator[Group]:
-        """Complete as many requests at once as the largest batch has, and yield groups of that size."""
+        """Complete up to as many requests at once as the largest batch has, and yield groups of this size."""
         batches = iter(batches)
         running = RunningBatch(self.model, self.pad_id, self.eos_ids)
         waiting: deque[Request] = deque()
@@ -81,7 +81,7 @@ class TransformersEngine:
             yield tuple(zip(*ended))
 
     def complete_batch(self, requests: Sequence[Request]) -> list[Completion]:
-        """Complete requests of one temperature and one length limit all at once, in their order."""
+        """Complete requests of one temperature and one length limit at once, and keep their order."""
         completions = {request: each for group in self.complete([requests]) for request, each in zip(*group)}
         return [completions[request] for request in requests]
 
@@ -103,8 +103,8 @@ class TextEngine:
 class VLLMEngine:
     """An engine that runs `vllm.LLM` in this process.
 
-    It follows vLLM's documentation (docs.vllm.ai, `LLM` and `SamplingParams` of 0.16). For several GPUs with a copy of
-    the model each, start servers.
+    It follows vLLM's documentation (docs.vllm.ai, `LLM` and `SamplingParams` of 0.16). For data parallelism over
+    several GPUs, use servers instead.
 
     Args:
         options (`Any`): Further arguments of `vllm.LLM`, such as `tensor_parallel_size`.
@@ -116,7 +116,7 @@ class VLLMEngine:
         try:
             import vllm
         except ImportError as error:
-            raise InputError(f"engine vllm cannot be imported ({error}): pip install vllm, or use a server") from error
+            raise InputError(f"vllm cannot be imported ({error}): pip install vllm, or use a server") from error
         self._sampling_params = vllm.SamplingParams
         self._end_ids = target.end_ids(target.load_tokenizer()) if target.stop else []
         self._llm = vllm.LLM(

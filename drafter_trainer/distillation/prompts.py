@@ -1,4 +1,4 @@
-"""Prompts of a distillation: read from a user's data or a corpus, filtered, and stored in a file."""
+"""Prompts of a distillation: reading from user data or a corpus, filtering, and storage in a file."""
 
 import dataclasses
 import functools
@@ -26,7 +26,7 @@ from drafter_trainer.languages import Language, Pair, story_prompt, translation_
 from drafter_trainer.targets import Target
 
 ANY_LANGUAGE = "any language"  # name of an unknown language
-# Settings that change rows but not their keys: rows of two values must not be in one store.
+# Settings that change rows but not their keys: all rows of a store must have the same values of them.
 FIXED = frozenset({"drop_looping", "dtype"})
 _NOT_OF_PROMPTS = FIXED | {"engine", "samples", "seed", "server_kind", "stop", "teacher_forcing", "temperatures"}
 _COLUMNS = pa.schema(
@@ -42,10 +42,10 @@ _CHUNK = 4096  # prompts written at once
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt as the target reads it, and its origin.
+    """The token ids of a prompt, and its origin.
 
     Args:
-        completion_ids (`tuple[int, ...]`, *optional*): Existing text, which is scored in place of a completion.
+        completion_ids (`tuple[int, ...]`, *optional*): Existing text, which is scored instead of a completion.
     """
 
     prompt_ids: tuple[int, ...]
@@ -59,8 +59,8 @@ class PromptSource:
     """A source of prompts.
 
     Args:
-        make (callable): Maps a split, "train" or "validation", and its `PromptMaker` to the prompts.
-        facts (`dict[str, str]`): Its description in the step's record.
+        make (callable): Function from a split, "train" or "validation", and its `PromptMaker` to prompts.
+        facts (`dict[str, str]`): Description of the source in the step's record.
     """
 
     name: str
@@ -69,10 +69,10 @@ class PromptSource:
 
 
 class PromptMaker:
-    """Makes the prompts of one split, without duplicates and without evaluation questions.
+    """A maker of the prompts of one split, without duplicates and without evaluation questions.
 
     Args:
-        limit (`int`, *optional*): Maximum number of prompts, or of texts with something new, of each corpus.
+        limit (`int`, *optional*): Maximum number of prompts, or of texts with a new piece, of each corpus.
     Attributes:
         drops (`Counter[str]`): Number of dropped prompts by "reason (language)".
     """
@@ -93,7 +93,7 @@ class PromptMaker:
         """Make prompts of conversations.
 
         Args:
-            entries (`Iterable[tuple[str, str, Callable]]`): For each conversation its id, the text to decontaminate,
+            entries (`Iterable[tuple[str, str, Callable]]`): The id of each conversation, the text to decontaminate,
                 and a function that returns its token ids.
         """
 
@@ -130,7 +130,7 @@ class PromptMaker:
     ) -> Iterator[Prompt]:
         """Split texts into pieces that are scored as if the target had generated them after a start token.
 
-        A piece has no context, and no end token is added, since the target might go on at the end of the text.
+        A piece has no context. No end token is added, since the target might continue after the end of the text.
 
         Args:
             max_new_tokens (`int`): Maximum number of tokens of a piece.
@@ -154,7 +154,7 @@ class PromptMaker:
     def _filter(
         self, entries: Iterable[tuple[str, Callable[[], list[Prompt]]]], repeated: str, language: Language | None
     ) -> Iterator[Prompt]:
-        """Yield the prompts of entries, each a text to decontaminate and a function that makes its prompts."""
+        """Yield the prompts of entries; an entry is a text to decontaminate and a function that makes its prompts."""
         name = _name(language)
         count = 0
         for text, make in entries:
@@ -182,7 +182,7 @@ class PromptMaker:
         if first is None:
             raise InputError(
                 f"{message} (dropped: {dict(self.drops) or 'none'}): a file needs a few hundred lines, since 2 % of "
-                "them are the validation split"
+                "them become the validation split"
             )
         yield first
         yield from prompts
@@ -266,12 +266,12 @@ def _read_conversations(
 
 def _encode(chat: ChatTokenizer, conversation: Conversation) -> list[int]:
     if not conversation.messages:
-        raise RefusedConversationError("no message of a user")
+        raise RefusedConversationError("no user message")
     return chat.encode(conversation.messages, conversation.tools, add_generation_prompt=True)
 
 
 def prompts_file(settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """Return the name of the prompts' file, with a hash of the settings that determine them."""
+    """Return the name of the file of prompts, with a hash of the settings that determine the prompts."""
     own = {key: value for key, value in settings.items() if key not in _NOT_OF_PROMPTS}
     if settings.get("engine") == "text":
         own["engine"] = "text"  # pieces of text, of up to `max_new_tokens` tokens
@@ -287,10 +287,10 @@ def prompt_table(prompts: Iterable[Prompt]) -> pa.Table:
 
 
 def write_prompts(prompts: Iterable[Prompt], path: Path, drops: Counter[str]) -> None:
-    """Write prompts to a file that is whole or absent, without holding all in memory.
+    """Write prompts to a file atomically, without keeping all of them in memory.
 
     Args:
-        drops (`Counter[str]`): Counts of dropped prompts, complete after the last prompt; stored in the file.
+        drops (`Counter[str]`): Counts of dropped prompts. It is complete after the last prompt, and is stored too.
     """
 
     def write(partial: Path) -> None:

@@ -1,4 +1,4 @@
-"""The next tokens of a batch and their most likely alternatives, over vocabularies of hundreds of thousands of ids."""
+"""Choice of the next tokens of a batch, with the top k log-probabilities, for very large vocabularies."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 _BLOCK = 64  # ids
-_ROWS = 8  # in fp32 at once: a processor's cache holds them
+_ROWS = 8  # at once, so that their logits in fp32 fit into a processor's cache
 
 
 def choose_tokens(
@@ -14,17 +14,17 @@ def choose_tokens(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Choose the next token of each row, with the top k log-probabilities at temperature 1.
 
-    A full-width top k, softmax and cumulative sum each read the logits several times, which takes as long as a small
-    target's layers. Here the vocabulary is split into blocks: the k largest logits are in the k blocks with the
-    largest maxima, and inversion finds its block by the sums of the blocks first. Both are exact.
+    Top k, softmax and cumulative sum over the whole vocabulary read the logits many times, which takes as long as the
+    layers of a small target. Here the vocabulary is split into blocks. The k largest logits are in the k blocks with
+    the largest maxima, and inverse sampling first finds the block by the sums of the blocks. Both methods are exact.
 
     Args:
         logits (`torch.Tensor` of shape `(rows, vocabulary)`): Logits, in any floating dtype.
         temperatures (`Sequence[float]`): Temperature of each row; 0.0 chooses the most likely token.
-        noise (`Sequence[float]`): A uniform draw from [0, 1) for each row, at which its distribution is inverted.
+        noise (`Sequence[float]`): A uniform random number in [0, 1) for each row, for inverse sampling.
     Returns:
-        `tuple` of the chosen ids of shape `(rows,)`, and of the ids of the k most likely tokens and their
-        log-probabilities in nats, both of shape `(rows, k)`, most likely first.
+        `tuple` of three tensors: the chosen ids of shape `(rows,)`, and the ids and the log-probabilities in nats of
+        the k most likely tokens, both of shape `(rows, k)`, most likely first.
     """
     parts = []
     for start in range(0, len(logits), _ROWS):
@@ -60,7 +60,7 @@ def _invert(weights: torch.Tensor, sums: torch.Tensor, noise: float) -> torch.Te
     """Return the id at which the cumulative weights of shape `(blocks, 64)` exceed `noise` of their sum."""
     cumulative = sums.double().cumsum(dim=0)
     place = noise * cumulative[-1:]
-    # At most the last block and id of any weight, in spite of rounding.
+    # Rounding must not lead past the last block and the last id with a weight above 0.
     block = torch.searchsorted(cumulative, place, right=True)
     block = torch.minimum(block, sums.nonzero()[-1])
     inside = weights[block[0]].double().cumsum(dim=0)

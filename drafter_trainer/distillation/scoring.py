@@ -1,4 +1,4 @@
-"""Log-probabilities for completions without them, from one forward pass of the target in this process."""
+"""Scoring: log-probabilities of existing completions, from one forward pass of the target in this process."""
 
 from collections.abc import Iterator, Sequence
 
@@ -15,7 +15,7 @@ Text = tuple[Sequence[int], Sequence[int]]  # ids of prompt and completion
 
 
 class Scorer:
-    """Scores completions with the target."""
+    """A scorer of completions with the target."""
 
     def __init__(self, model: PreTrainedModel, pad_id: int) -> None:
         self.model = model
@@ -35,14 +35,14 @@ class Scorer:
             store.add_logprobs(shard, self.score)
 
     def score(self, texts: Sequence[Text]) -> list[TopK]:
-        """Return the 20 most likely ids at each position of completions, of the raw distribution at temperature 1."""
+        """Return the top 20 ids and log-probabilities at each position of completions, at temperature 1."""
         scores: dict[int, TopK] = {}
         for batch in self._batches(texts):
             scores |= zip(batch, self._score([texts[number] for number in batch]))
         return [scores[number] for number in range(len(texts))]
 
     def _batches(self, texts: Sequence[Text]) -> Iterator[list[int]]:
-        """Yield batches of the texts' numbers, shortest first, whose logits fit."""
+        """Yield batches of text indices, shortest texts first, whose logits fit into memory."""
         positions = _LOGITS // self.model.get_output_embeddings().weight.shape[0]
         batch: list[int] = []
         for number in sorted(range(len(texts)), key=lambda number: (len(texts[number][1]), len(texts[number][0]))):

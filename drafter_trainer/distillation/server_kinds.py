@@ -1,4 +1,4 @@
-"""Kinds of servers: the body of a request, which states every sampling setting, and how a reply is read."""
+"""Kinds of servers: the body of a request, with every sampling setting, and the parser of its reply."""
 
 import json
 from collections.abc import Sequence
@@ -15,16 +15,16 @@ _LLAMACPP_NEUTRAL = _NEUTRAL | {"dynatemp_range": 0.0, "top_k": 0, "typical_p": 
 _LLAMACPP_NEUTRAL |= {"dry_multiplier": 0.0, "xtc_probability": 0.0, "mirostat": 0}
 _TRANSFORMERS_NEUTRAL = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0, "epsilon_cutoff": 0.0}
 _TRANSFORMERS_NEUTRAL |= {"eta_cutoff": 0.0, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "num_beams": 1}
-_MINUS_INFINITY = -9999.0  # vLLM's, since JSON has none; within fp16
+_MINUS_INFINITY = -9999.0  # as in vLLM, since JSON has no infinity; within the range of fp16
 _LLAMACPP_FINISH_REASONS = {"eos": "stop", "word": "stop", "limit": "length"}
 
 
 class ServerKind:
-    """A kind of server: the body of a request, and how its reply is read.
+    """A kind of server: the body of a request, and the parser of its reply.
 
-    `name` is the user's name for it, `path` the endpoint after the server's address, and `gives_logprobs` whether it
-    replies with ids and log-probabilities or with text only. The engine itself reads a request's `temperature` only,
-    and passes on the result of `read`: `benchmarks.judge` has a kind of its own, which returns text.
+    `name` is the name in options, and `path` is the endpoint after the server's address. `gives_logprobs` says whether
+    the reply has ids and log-probabilities, or only text. The engine reads only the `temperature` of a request, and
+    returns the result of `read` unchanged: the kind of server in `benchmarks.judge` returns text.
 
     Args:
         model (`str`): The server's name for the target.
@@ -44,7 +44,7 @@ class ServerKind:
         raise NotImplementedError
 
     def read(self, reply: Any, request: Request) -> Completion | Failure:
-        """Read a reply, or return the reason why it is of no use."""
+        """Return the completion of a reply, or the reason why the reply is unusable."""
         raise NotImplementedError
 
 
@@ -64,8 +64,8 @@ def vllm_sampling(request: Request) -> dict[str, Any]:
 class VLLM(ServerKind):
     """`vllm serve` (docs.vllm.ai, "OpenAI-Compatible Server", completions: sampling and extra parameters).
 
-    `return_tokens_as_token_ids` names tokens by id, since two ids may have the same text. A sampled token that is not
-    among the top log-probabilities is listed in addition to them.
+    `return_tokens_as_token_ids` identifies tokens by id, since two ids may have the same text. The reply also lists a
+    sampled token that is not among the top log-probabilities.
     """
 
     name = "vllm"
@@ -92,7 +92,7 @@ class VLLM(ServerKind):
 class SGLang(ServerKind):
     """SGLang's `/generate` (docs.sglang.io, "Sampling Parameters").
 
-    Its `/v1/completions` names the tokens of top log-probabilities by their text only.
+    Its `/v1/completions` identifies the tokens of top log-probabilities only by their text.
     """
 
     name = "sglang"
@@ -127,9 +127,9 @@ class SGLang(ServerKind):
 class LlamaCpp(ServerKind):
     """`/completion` of llama.cpp's `llama-server` (its tools/server/README.md).
 
-    This endpoint returns ids, and `samplers` restricts sampling to the temperature. A prompt of ids gets no start
-    token. Log-probabilities (`n_probs`) are of the raw logits unless `post_sampling_probs` is set. They lack the
-    tokens that end inside a character and the token of a stop string. Such a completion gets none here.
+    This endpoint returns ids, and `samplers` restricts sampling to the temperature. It adds no start token to a prompt
+    of ids. Log-probabilities (`n_probs`) are of the raw logits unless `post_sampling_probs` is set. Tokens that end
+    inside a character, and the token of a stop string, have none. A completion with such tokens is stored without any.
     """
 
     name = "llamacpp"
@@ -154,7 +154,7 @@ class LlamaCpp(ServerKind):
         ids, finish = reply["tokens"], _LLAMACPP_FINISH_REASONS[reply["stop_type"]]
         _check_counts(request, ids, reply["tokens_evaluated"], reply["tokens_predicted"])
         if reply["truncated"] and not (finish == "length" and len(ids) < request.max_new_tokens):
-            return Failure("completed by llama.cpp with its context shifted", "start it with --no-context-shift")
+            return Failure("completed by llama.cpp with a shifted context", "start it with --no-context-shift")
         entries = reply.get("completion_probabilities", [])
         tops = [[(top["id"], top["logprob"]) for top in entry["top_logprobs"]] for entry in entries]
         return make_completion(ids, tops if [entry["id"] for entry in entries] == ids else None, finish, request)
@@ -163,8 +163,8 @@ class LlamaCpp(ServerKind):
 class Transformers(ServerKind):
     """`transformers serve` (5.23, its cli/serving/completion.py): text without log-probabilities.
 
-    It returns 422 for unknown keys. It samples only with `do_sample` in `generation_config`, whose missing keys come
-    from the model's own.
+    It returns 422 for unknown keys. It samples only with `do_sample` in `generation_config`; keys that are missing
+    there come from the model's own file.
     """
 
     name = "transformers"
@@ -177,7 +177,7 @@ class Transformers(ServerKind):
             if self.tokenizer(prompt)["input_ids"] == [*request.prompt_ids]:
                 break
         else:
-            return Failure("not sent, because the text of its prompt has other tokens")
+            return Failure("not sent, because the text of the prompt is tokenized differently")
         sampling = _TRANSFORMERS_NEUTRAL | {
             "do_sample": request.temperature > 0,
             "temperature": request.temperature or 1.0,
@@ -207,7 +207,7 @@ SERVER_KINDS: dict[str, type[ServerKind]] = {kind.name: kind for kind in (VLLM, 
 def make_completion(
     ids: Sequence[int], tops: Sequence[Sequence[tuple[int, float]]] | None, finish: str, request: Request
 ) -> Completion:
-    """Make a completion of ids and, for each, at least 20 pairs of id and log-probability in any order."""
+    """Make a completion from ids and, for each id, at least 20 pairs of id and log-probability in any order."""
     _check_finish_reason(finish)
     length = min(len(ids), request.max_new_tokens)  # llama.cpp exceeds the limit to complete a character
     finish = finish if length == len(ids) else "length"
@@ -223,7 +223,7 @@ def make_completion(
 
 
 def _parse_id(token: str) -> int:
-    """Parse the id in vLLM's `token_id:17`."""
+    """Parse an id of vLLM, such as `token_id:17`."""
     prefix, _, number = token.partition(":")
     if prefix != "token_id":
         raise ValueError(f"expected token_id:NUMBER, got {token[:40]!r}")
@@ -239,6 +239,6 @@ def _check_finish_reason(finish: str) -> str:
 def _check_counts(request: Request, ids: Sequence[int], prompt_tokens: int, tokens: int) -> None:
     """Compare the counts that a server reports with the ids sent and received."""
     if prompt_tokens != len(request.prompt_ids):
-        raise InputError(f"it read a prompt of {prompt_tokens} tokens, {len(request.prompt_ids)} were sent")
+        raise InputError(f"it read a prompt of {prompt_tokens} tokens, but {len(request.prompt_ids)} were sent")
     if tokens != len(ids):
-        raise InputError(f"it generated {tokens} tokens, {len(ids)} were received")
+        raise InputError(f"it generated {tokens} tokens, but {len(ids)} were received")

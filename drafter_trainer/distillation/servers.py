@@ -1,4 +1,4 @@
-"""An engine that uses any number of servers over HTTP, some of which may be slow, overloaded or down."""
+"""An engine that uses any number of servers over HTTP; some servers may be slow, overloaded or down."""
 
 import asyncio
 import logging
@@ -20,25 +20,26 @@ from drafter_trainer.distillation.requests import Completion, Failure, Request
 from drafter_trainer.distillation.server_kinds import ServerKind
 from drafter_trainer.errors import InputError
 
-_REJECTED = (400, 413, 422)  # statuses of a request that the server can never complete
+_REJECTED = (400, 413, 422)  # HTTP status codes of requests that the server can never complete
 _TIMEOUT = 600.0  # seconds to wait for a completion
 _CONNECT_TIMEOUT = 10.0  # seconds
 _LONGEST_REST = 30.0  # seconds
-_ATTEMPTS = 5  # of a request that makes servers fail
+_ATTEMPTS = 5  # for a request that makes servers fail
 _logger = logging.getLogger(__name__)
 
 
 class ServerEngine:
     """An engine that sends many requests at once to servers over HTTP.
 
-    A server that fails is set aside for a time that grows, with full jitter (Brooker, "Exponential Backoff And
-    Jitter", AWS Architecture Blog), and then gets one request at a time until it completes one. The other servers get
-    its requests. The servers' API key comes from OPENAI_API_KEY.
+    A server that fails is not used for a time, by exponential backoff with full jitter (Brooker, "Exponential Backoff
+    And Jitter", AWS Architecture Blog). Then it gets one request at a time until it completes one. The other servers
+    get its requests meanwhile. The servers' API key is read from OPENAI_API_KEY.
 
     Args:
         concurrency (`int`, *optional*, defaults to `32`): Maximum number of requests in flight at each server.
-        patience (`float`, *optional*, defaults to `600.0`): Seconds without any server after which the run ends.
-        backoff (`float`, *optional*, defaults to `1.0`): Maximum seconds of the first rest, doubled for each next one.
+        patience (`float`, *optional*, defaults to `600.0`): Seconds without any available server, after which an error
+            is raised.
+        backoff (`float`, *optional*, defaults to `1.0`): Maximum seconds of the first pause, doubled at each failure.
     """
 
     def __init__(
@@ -58,12 +59,12 @@ class ServerEngine:
         self._key = os.environ.get("OPENAI_API_KEY", "").strip()
         if not (self._key.isascii() and self._key.isprintable()):
             raise InputError(
-                "OPENAI_API_KEY has characters that an HTTP header cannot hold: set it again, or unset it"
+                "OPENAI_API_KEY has characters that are not allowed in an HTTP header: set it again, or unset it"
             )
 
     def complete(self, batches: Iterable[Sequence[Request]]) -> Iterator[Group]:
         """Complete every request once, in the order of arrival, in groups of a batch's size."""
-        with suppress(RuntimeError):  # raised if there is no loop, as it should be
+        with suppress(RuntimeError):  # the expected case: no running loop
             asyncio.get_running_loop()
             raise InputError(
                 "servers cannot be used in a thread that runs an event loop, such as a notebook's: call "
@@ -91,7 +92,7 @@ class ServerEngine:
 
 @dataclass(eq=False)
 class _ServerError(Exception):
-    """An error of a server; another server, or the same one later, may complete the request.
+    """An error of a server; another server, or the same server later, may complete the request.
 
     Args:
         by_request (`bool`): Whether the request may be the cause.
@@ -133,11 +134,11 @@ class _Server:
         return completion if keep else replace(completion, topk_ids=None, topk_logprobs=None)
 
     async def _reports_raw(self, request: Request) -> bool:
-        """Find out whether the server's log-probabilities are computed before the division by the temperature.
+        """Return whether the server computes its log-probabilities before it divides logits by the temperature.
 
-        vLLM's are unless started with --logprobs-mode processed_logprobs, SGLang's only with
-        SGLANG_RETURN_ORIGINAL_LOGPROB=1, and llama.cpp's always. No reply states it, so two requests of one token find
-        out: at temperature 0.25, the top 20 of a divided distribution spread four times as far.
+        vLLM does so unless it is started with --logprobs-mode processed_logprobs, SGLang only with
+        SGLANG_RETURN_ORIGINAL_LOGPROB=1, and llama.cpp always. Replies do not state it, so two requests of one token
+        are compared: if divided by a temperature of 0.25, the top 20 log-probabilities have four times the range.
         """
         async with self.lock:
             if self.raw is None:
@@ -146,12 +147,12 @@ class _Server:
                     probe = replace(request, temperature=temperature, max_new_tokens=1)
                     completion = await self._post(probe, self.kind.body(probe))
                     if isinstance(completion, Failure) or not completion.completion_ids or completion.topk_ids is None:
-                        return False  # the next request finds out
+                        return False  # the next request tries again
                     spreads.append(completion.topk_logprobs[0, 0] - completion.topk_logprobs[0, -1])
                 self.raw = bool(spreads[1] < 2 * spreads[0])
                 if not self.raw:
                     _logger.warning(
-                        "%s divides log-probabilities by the temperature: only those of temperatures 0 and 1 are kept",
+                        "%s divides logits by the temperature: log-probabilities are stored only for 0 and 1",
                         self.url,
                     )
         return self.raw
@@ -189,7 +190,7 @@ class _Server:
         raise InputError(f"{self.url}{self.kind.path} returns {status} {message}")
 
     def _clean(self, message: str) -> str:
-        """Return a message on one short line without the key, which servers may quote."""
+        """Return a message as one short line without the API key, which a server may quote."""
         line = " ".join(message.split())
         return (line.replace(self.key, "***") if self.key else line)[:200]
 
@@ -200,7 +201,7 @@ class _Entry:
 
     request: Request
     body: dict[str, Any]
-    failures: int = 0  # that the request may have caused
+    failures: int = 0  # server failures that the request may have caused
 
 
 class _Run:
@@ -229,7 +230,7 @@ class _Run:
                     yield _Entry(request, body)
 
     async def next_group(self) -> list[tuple[Request, Completion | Failure]]:
-        """Wait for as many completions as a batch has requests. The last group may be smaller; then it is empty."""
+        """Wait for a group of completions of the size of a batch. The last group may be smaller; then it is empty."""
         while len(self.finished) < self._size:
             self._send()
             if self._read_all and not self._retries and not self._tasks:
@@ -245,7 +246,7 @@ class _Run:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _send(self) -> None:
-        """Send requests to the servers that have room, and one to each server that has rested after a failure."""
+        """Send requests to servers with free capacity, and one request to each server whose pause has ended."""
         rested = [server for server in self.servers if server.rests_until <= time.monotonic()]
         while free := [each for each in rested if each.in_flight < (1 if each.failures else self.engine.concurrency)]:
             entry = self._retries.popleft() if self._retries else next(self._entries, None)
@@ -258,7 +259,7 @@ class _Run:
             self._tasks[task] = (server, entry)
 
     async def _wait(self) -> None:
-        """Wait until a request has ended or a server has rested, unless all servers are down for too long."""
+        """Wait until a request or a server's pause ends; raise an error if all servers are down for too long."""
         now = time.monotonic()
         ends = [server.rests_until for server in self.servers if server.rests_until > now]
         if self._tasks:
@@ -271,7 +272,7 @@ class _Run:
             if time.monotonic() >= end:
                 raise InputError(
                     f"no server was available for {self.engine.patience:g} s (last error: {self._last_failure}): the "
-                    "completions so far are stored; run again when a server is up"
+                    "completions so far are stored; run again when a server is available"
                 )
 
     def _handle(self, done: Iterable[asyncio.Task[Completion | Failure]]) -> None:
@@ -301,11 +302,11 @@ class _Run:
 
     def _set_aside(self, server: _Server, error: _ServerError) -> None:
         now = time.monotonic()
-        if server.rests_until <= now:  # its other requests fail for the same reason
+        if server.rests_until <= now:  # otherwise another request has failed for the same reason
             rest = min(_LONGEST_REST, self.engine.backoff * 2 ** min(server.failures, 10))
             server.rests_until = now + max(error.retry_after, random.uniform(0.0, rest))
             server.failures += 1
-            _logger.warning("%s is set aside: %s", server.url, error.reason)
+            _logger.warning("%s is paused: %s", server.url, error.reason)
         self._last_failure = f"{server.url}: {error.reason}"
         if self._down_since is None and all(other.failures for other in self.servers):
             self._down_since = now
@@ -316,9 +317,9 @@ def _checked_url(url: str) -> str:
     try:
         parsed = httpx2.URL(url)
     except httpx2.InvalidURL as error:
-        raise InputError("a server's address is not a URL: give one such as http://127.0.0.1:8000") from error
+        raise InputError("a server's address is not a URL: expected http://127.0.0.1:8000 or the like") from error
     if "@" in url:
-        raise InputError("a server's address has a password: give its key as OPENAI_API_KEY in the environment")
+        raise InputError("a server's address contains a password: set OPENAI_API_KEY in the environment instead")
     if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise InputError(f"server {url} is not an address: give one such as http://127.0.0.1:8000")
+        raise InputError(f"{url} is not a server's address: expected http://127.0.0.1:8000 or the like")
     return url.rstrip("/").removesuffix("/v1")

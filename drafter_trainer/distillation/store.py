@@ -1,4 +1,4 @@
-"""The resumable store of self-distilled rows: Parquet shards that are whole or absent."""
+"""The resumable store of self-distilled rows: Parquet shards that are written atomically."""
 
 import itertools
 from collections import Counter
@@ -45,7 +45,7 @@ NAMES = ("target", "source_id", "corpus")  # columns that had paths in earlier r
 
 
 class KeySet(Set):
-    """A set of row keys in 64 bytes each, since a store may have millions."""
+    """A set of row keys with 64 bytes per key, since a store may have millions of them."""
 
     def __init__(self, keys: Iterable[str]) -> None:
         self._keys = np.fromiter(keys, dtype="S64")
@@ -70,9 +70,9 @@ class KeySet(Set):
 class RowStore:
     """Self-distilled rows in a folder of Parquet shards.
 
-    A shard is written to a temporary file and renamed, so that an interrupted run leaves whole shards only. Dropped
-    requests are stored as key and reason, so that they are neither repeated nor counted twice. Several processes write
-    to one folder, each with its own `writer` number.
+    A shard is written to a temporary file and renamed, so that an interrupted run leaves no incomplete shard. Dropped
+    requests are stored as key and reason, so that they are neither repeated nor counted twice. Several processes can
+    write to one folder with different `writer` numbers.
     """
 
     def __init__(self, folder: Path, writer: int = 0) -> None:
@@ -106,7 +106,7 @@ class RowStore:
             yield _read(shard, ROWS, columns)
 
     def target_name(self, revision: str) -> str | None:
-        """Return the target's name in the keys of its rows, or `None` without rows of this revision."""
+        """Return the target's name in the keys of the rows, or `None` if there are no rows of this revision."""
         rows = (row for table in self.tables(["target", "target_revision"]) for row in table.to_pylist())
         return next((row["target"] for row in rows if row["target_revision"] == revision), None)
 
@@ -138,7 +138,7 @@ class RowStore:
         """Add log-probabilities to the rows of a shard that have none.
 
         Args:
-            score (callable): Maps the ids of prompts and completions to the most likely ids and log-probabilities.
+            score (callable): Function from the ids of prompts and completions to top-k ids and log-probabilities.
         """
         records = _read(shard, ROWS).to_pylist()
         unscored = [record for record in records if record["topk_logprobs"] is None]
@@ -150,7 +150,7 @@ class RowStore:
     def _write(self, kind: str, records: list[dict], schema: pa.Schema) -> None:
         if not records:
             return
-        # One more than the last number, not the count: a damaged shard may have been deleted.
+        # The last number plus one, not the number of shards, since a damaged shard may have been deleted.
         prefix = f"{kind}-{self.writer:03d}"
         numbers = [int(shard.stem.rsplit("-")[-1]) for shard in self.shards(prefix)]
         shard = self.folder / f"{prefix}-{max(numbers, default=-1) + 1:06d}.parquet"
@@ -167,13 +167,13 @@ def count_unscored(shard: Path) -> int:
 
 
 def is_whole(folder: Path, facts: Mapping[str, Any]) -> bool:
-    """Return whether all rows of a finished step exist: a damaged shard may have been deleted."""
+    """Return whether all rows of a finished step still exist, since a damaged shard may have been deleted."""
     rows = {split: sum(table.num_rows for table in RowStore(folder / split).tables(["seed"])) for split in SPLITS}
     return all(split in facts and rows[split] == facts[split]["rows"] for split in SPLITS)
 
 
 def compare(requests: Requests, store: RowStore, scored: bool) -> tuple[int, int]:
-    """Return how many requests a store lacks, and how many of its rows are not requested.
+    """Return the number of requests that a store lacks, and the number of its rows that are not requested.
 
     Args:
         scored (`bool`): Whether rows without log-probabilities count as missing.
@@ -205,7 +205,7 @@ def _read(shard: Path, schema: pa.Schema, columns: list[str] | None = None) -> p
         raise DamagedStoreError(
             f"{shard} is damaged ({error}): delete it and distill again; only its rows are generated again"
         ) from error
-    raise DamagedStoreError(f"{shard} has other columns than this version writes: distill into another folder")
+    raise DamagedStoreError(f"{shard} was written by another version, with other columns: distill into another folder")
 
 
 def _record(request: Request, completion: Completion, engine: str) -> dict:

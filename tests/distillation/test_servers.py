@@ -137,8 +137,8 @@ def test_a_server_whose_rows_are_wrong_is_rejected_at_once(tmp_path, server, req
     faults = {
         lambda reply: None: r"sum to \S+, expected at most 1",  # raw logits
         shift: r"\d of the 8 tokens of a greedy completion are not the most likely",
-        lose: "it generated 8 tokens, 7 were received",
-        add_start: r"it read a prompt of \d+ tokens, \d+ were sent",
+        lose: "it generated 8 tokens, but 7 were received",
+        add_start: r"it read a prompt of \d+ tokens, but \d+ were sent",
     }
     write = server.reply
     for number, (spoil, said) in enumerate(faults.items()):

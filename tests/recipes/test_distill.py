@@ -51,11 +51,8 @@ def test_servers_answer_without_the_targets_weights(tmp_path, target_folder, tok
     [
         (("--engine", "sglang"), "engine must be transformers or vllm unless servers are given, got sglang"),
         (("--engine", "ollama", "--servers", "http://h"), "engine must be the kind of the servers, one of"),
-        (("--servers", "h:8000"), "is not an address"),
-        (
-            ("--pair", "nl"),
-            "ask for translations: give a pair, such as --pair en-nl, or --prompts",
-        ),
+        (("--servers", "h:8000"), "is not a server's address"),
+        (("--pair", "nl"), "ask for translations: give a pair, such as --pair en-nl, or --prompts"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_done(tmp_path, target_folder, given, message) -> None:
