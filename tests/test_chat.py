@@ -110,7 +110,7 @@ def test_conversations_that_are_refused_are_counted(target: Target, tmp_path: Pa
     assert facts["dropped"] == {"the chat template refuses it: Roles must alternate user/assistant": 2}
     with corpus.open("a", encoding="utf-8") as file:
         file.write(json.dumps({"messages": [{"role": ["user"]}]}))
-    with pytest.raises(InputError, match=r"corpus\.jsonl, line 103: a turn needs a known role"):
+    with pytest.raises(InputError, match=r"corpus\.jsonl, line 103: a message needs a known role"):
         pack_corpora(corpora, folder=tmp_path / "strict", **given)
 
 

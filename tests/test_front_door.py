@@ -119,7 +119,7 @@ def test_what_is_no_prompt_is_refused_in_the_callers_words(tmp_path: Path, named
     for prompts, said in (
         ([{"question": "Hoe?"}], "row 0: expected a column prompt or messages"),
         ({"test": ["Hoe?"]}, "need one called train"),
-        ("no/such file", "neither a file nor the id of a dataset"),
+        ("no/such file", "neither a file nor a Hub id of a dataset"),
         ([], "has no prompts"),
         (tmp_path / "broken.csv", "broken.csv cannot be read as CSV"),
     ):

@@ -1,1 +1,1 @@
-"""Corpora by name, user data and evaluation questions. `catalog` has the table of corpora on the Hub."""
+"""Corpora, user data and evaluation questions. The table of corpora on the Hub is in `catalog`."""

@@ -1,4 +1,4 @@
-"""The table of corpora on the Hugging Face Hub: a new corpus is an entry of `CORPORA`."""
+"""The table of corpora on the Hugging Face Hub. To add a corpus, add an entry."""
 
 import zlib
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
-from huggingface_hub.errors import HTTPError  # of the HTTP library that the client uses
+from huggingface_hub.errors import HTTPError  # base class of the errors of its HTTP library
 
 from drafter_trainer.errors import InputError, one_line
 
@@ -19,7 +19,7 @@ class HubCorpus:
     """A corpus on the Hub.
 
     Args:
-        pairs (`tuple[str, ...]`): Pairs of a parallel corpus, foreign language first; empty for text.
+        pairs (`tuple[str, ...]`): Pairs of a parallel corpus, with English last; empty for a text corpus.
         data_files (`str`, *optional*): The file to read, if the repository has several versions.
         configs (`bool`, *optional*, defaults to `True`): Whether each pair or language is a configuration.
         options (`dict`): Further arguments of `datasets.load_dataset`.
@@ -44,16 +44,16 @@ PARALLEL_CORPORA = {
         ("train",),
         ("ja-en",),
         configs=False,
-        # By default the reader of tables takes a sentence such as None or N/A for a missing value.
+        # By default, a sentence such as "None" or "N/A" is read as a missing value.
         options={"keep_default_na": False},
     ),
 }
 
 TEXT_CORPORA = {
-    # The argument after the colon is the language: c4, c4:de
+    # The language follows a colon: c4:de. Without it, c4 is English.
     "c4": HubCorpus("allenai/c4", "odc-by", ("train", "validation")),
-    # The repository has two collections that overlap; the paper used this one. A JSON array is read as a whole before
-    # its first row (464 MB, about 3 GB of memory): convert it to JSON Lines for `file:`.
+    # The repository has two overlapping collections; the paper used this one. The whole JSON array is loaded before
+    # its first row (464 MB, about 3 GB of memory). To avoid this, convert it to JSON Lines and read it as `file:PATH`.
     "sharegpt": HubCorpus(
         "Aeala/ShareGPT_Vicuna_unfiltered",
         "apache-2.0",
@@ -79,7 +79,7 @@ def stream(corpus: HubCorpus, config: str | None, split: str, revision: str | No
             streaming=True,
             **corpus.options,
         )
-        # Files are opened here, so that a damaged file or an unreachable Hub raises an error here.
+        # Only the iteration opens files, so a damaged file or an unreachable Hub raises its error here.
         yield from dataset
     except (ValueError, OSError, EOFError, zlib.error, HTTPError, datasets.exceptions.DatasetsError) as error:
         reason = one_line(error)

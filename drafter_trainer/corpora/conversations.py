@@ -1,4 +1,4 @@
-"""Conversations of datasets, converted to the messages that chat templates take."""
+"""Conversion of the conversations in datasets to the messages that chat templates take."""
 
 import json
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Conversation:
     tools: list[dict[str, Any]] | None = None
 
     def text(self) -> str:
-        """Return all of its text, one part per line."""
+        """Return all text of the conversation, one part per line."""
         parts: list[str | None] = []
         for message in self.messages:
             parts += message["content"], message.get("reasoning_content")
@@ -55,12 +55,12 @@ def conversation_of_row(place: str, row: dict[str, Any]) -> Conversation:
             messages.insert(0, {"role": "system", "content": system})
         elif system.strip() not in messages[0]["content"]:
             messages[0]["content"] = f"{system}\n\n{messages[0]['content']}"
-    check_values(place, [messages, tools])  # parts of them were JSON within JSON
+    check_values(place, [messages, tools])  # parts of these were JSON texts inside the JSON row
     return Conversation(messages, [_wrap(tool) for tool in tools] if tools else None)
 
 
 def _message(place: str, turn: Any) -> dict[str, Any]:
-    # A table's row has the keys of all rows, with None as the value of missing ones.
+    # A row of a table has the keys of all rows; missing values are None.
     values = {key: value for key, value in turn.items() if value is not None} if isinstance(turn, dict) else {}
     speaker = values.get("role", values.get("from"))
     role = _ROLES.get(speaker) if isinstance(speaker, str) else None
@@ -71,9 +71,9 @@ def _message(place: str, turn: Any) -> dict[str, Any]:
     elif content is None and calls:
         content = ""
     if role is None or not isinstance(content, str):
-        raise BadRowError(place, "a turn needs a known role and a text", f", got {turn!r:.80}")
+        raise BadRowError(place, "a message needs a known role and a text", f", got {turn!r:.80}")
     if not isinstance(calls, list) or not all(_name(call) for call in calls):
-        raise BadRowError(place, "tool_calls need the names of functions", f", got {calls!r:.80}")
+        raise BadRowError(place, "tool_calls need function names", f", got {calls!r:.80}")
     message: dict[str, Any] = {"role": role, "content": content}
     reasoning = values.get("reasoning_content", values.get("reasoning", values.get("thinking")))
     if isinstance(reasoning, str) and reasoning.strip():
@@ -84,7 +84,7 @@ def _message(place: str, turn: Any) -> dict[str, Any]:
 
 
 def _call(call: dict[str, Any]) -> dict[str, Any]:
-    """Return a call with its arguments as an object, as templates take it; APIs send them as JSON text."""
+    """Return a call with its arguments as an object, as templates expect; APIs send arguments as JSON text."""
     wrapped = _wrap(call)
     arguments = _parse(wrapped["function"].get("arguments"))
     if isinstance(arguments, dict):
@@ -97,14 +97,14 @@ def _wrap(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _name(value: Any) -> str | None:
-    """Return the name of a tool or of a called function, whether it is wrapped in `function` or not."""
+    """Return the name of a tool or of a called function, with or without the wrapper `function`."""
     function = value.get("function", value) if isinstance(value, dict) else None
     name = function.get("name") if isinstance(function, dict) else None
     return name if isinstance(name, str) and name else None
 
 
 def _parse(value: Any) -> Any:
-    """Parse a value that some datasets have as JSON text; other texts stay the same."""
+    """Parse a value that some datasets store as JSON text; other text is returned unchanged."""
     if not isinstance(value, str) or not value.strip():
         return value or None
     try:

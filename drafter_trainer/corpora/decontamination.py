@@ -1,4 +1,4 @@
-"""Decontamination: texts that contain evaluation questions are removed from training."""
+"""Decontamination: removal of training texts that contain evaluation questions."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -9,9 +9,9 @@ import regex
 OVERLAP = 13  # consecutive units; GPT-3's filter (arXiv 2005.14165, appendix C) counts 13 words
 
 # The standard library's \w lacks combining marks: it would split Nepali, Yoruba and Guarani words at their vowel signs
-# and tones. A mark belongs to the letter before it; a mark without a letter, such as an emoji's, is not a word.
+# and tone marks. A mark belongs to the letter before it. A mark without a letter, as in an emoji, is not a word.
 _WORD = regex.compile(r"(?:[\p{L}\p{N}]\p{M}*+)++")
-# Joiners inside words of Nepali or Persian, soft hyphens, marks of direction and variants; U+200B separates words.
+# Joiners inside Nepali or Persian words, soft hyphens, direction marks, variation selectors. U+200B separates words.
 _INVISIBLE = regex.compile(r"[\p{Cf}\p{Variation_Selector}--\u200b]+", regex.V1)
 
 
@@ -21,7 +21,7 @@ def normalize(text: str) -> str:
 
 
 def units(normalized: str, spaced: bool) -> tuple[str, ...]:
-    """Split normalized text into words, or into the characters that readers see if the language has no spaces."""
+    """Split normalized text into words, or into grapheme clusters if the language has no spaces."""
     return tuple(normalized.split() if spaced else regex.findall(r"\X", normalized.replace(" ", "")))
 
 
@@ -32,8 +32,8 @@ class Decontaminator:
     units. Units are words, or characters in a language without spaces.
 
     Args:
-        questions (`Iterable[tuple[str, bool]]`): Text of each question, and whether its language separates words by
-            spaces.
+        questions (`Iterable[tuple[str, bool]]`): Text of each question, and whether its language has spaces between
+            words.
     """
 
     def __init__(self, questions: Iterable[tuple[str, bool]]) -> None:

@@ -12,7 +12,7 @@ import pyarrow.parquet
 
 from drafter_trainer.errors import InputError, one_line
 
-# Invalid bytes are read as lone surrogates, so that their line can be named. A NUL is part of a letter in UTF-16.
+# Invalid bytes are read as lone surrogates, so that the error can name their line. UTF-16 text contains NUL.
 _NOT_UTF8 = re.compile("[\0\udc80-\udcff]")
 
 
@@ -20,11 +20,11 @@ class BadRowError(InputError):
     """An error in one row of a corpus.
 
     Args:
-        reason (`str`): One of a few phrases, under which dropped rows are counted.
+        reason (`str`): One of a few fixed phrases; dropped rows are counted by reason.
     """
 
     def __init__(self, place: str, reason: str, advice: str = "") -> None:
-        super().__init__(place, reason, advice)  # all arguments, so that pickle can restore it in another process
+        super().__init__(place, reason, advice)  # with all arguments the error can be pickled for another process
         self.reason = reason
 
     def __str__(self) -> str:
@@ -34,8 +34,8 @@ class BadRowError(InputError):
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the numbered lines of a UTF-8 file, or of a gzip file that ends in `.gz`.
 
-    Only line feeds and carriage returns end a line: text from the web has U+2028 and the like inside a line. Any line
-    may begin with a byte order mark, since files are concatenated.
+    Only line feeds and carriage returns end a line, since text from the web has U+2028 and the like inside lines. Any
+    line may begin with a byte order mark, since files may be concatenated.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
@@ -72,7 +72,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def check_values(place: str, value: Any) -> None:
-    """Raise an error if a text cannot be encoded as UTF-8, which JSON allows."""
+    """Raise an error if a text cannot be encoded as UTF-8: JSON allows lone surrogates."""
     try:
         json.dumps(value, ensure_ascii=False, default=str).encode()
     except UnicodeEncodeError as error:
@@ -80,17 +80,17 @@ def check_values(place: str, value: Any) -> None:
         advice = f" ({found}): write the whole character, or delete it"
         raise BadRowError(place, "half of a surrogate pair", advice) from error
     except RecursionError as error:
-        raise BadRowError(place, "nested too deep", ": expected a flat object") from error
+        raise BadRowError(place, "nested too deeply", ": expected a flat object") from error
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the rows of a local file, or of all Parquet files of a folder. A line of text becomes `{"text": line}`.
+    """Yield the rows of a local file, or of all Parquet files in a folder. A line of text becomes `{"text": line}`.
 
     Args:
-        path (`Path`): A folder, or a file that ends in `.jsonl`, `.json`, `.txt`, `.parquet`, or the first three with
-            `.gz`, in lower or upper case.
+        path (`Path`): A folder, or a file that ends in `.jsonl`, `.json`, `.txt` (also with `.gz`) or `.parquet`, in
+            lower or upper case.
     Returns:
-        Iterator of `(place, row)`, where the place is "FILE, line N" for messages and source ids.
+        Iterator of `(place, row)`. The place is "FILE, line N", for error messages and source ids.
     """
     if path.is_dir():
         for file in files_of(path):
@@ -106,8 +106,8 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield from _read_parquet(path)
         case _:
             raise InputError(
-                f"{path}: unknown format, expected .jsonl, .txt and .parquet, the first two also as .gz, or a folder "
-                "of .parquet"
+                f"{path}: unknown format, expected .jsonl, .jsonl.gz, .txt, .txt.gz, .parquet, or a folder of "
+                ".parquet files"
             )
 
 
@@ -125,7 +125,7 @@ def files_of(path: Path) -> list[Path]:
         and not any(part.startswith((".", "_")) for part in file.relative_to(path).parts)  # caches, success markers
     )
     if not files:
-        raise InputError(f"{path}: a folder without .parquet files: name a file, or a folder that has some")
+        raise InputError(f"{path}: a folder without .parquet files: name a file, or another folder")
     return files
 
 
@@ -139,6 +139,6 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{path}, row {number}", row
-    except (ValueError, OverflowError, OSError) as error:  # also for text that is not UTF-8, and dates out of range
+    except (ValueError, OverflowError, OSError) as error:  # also text that is not UTF-8, and dates out of range
         reason = one_line(error)
         raise InputError(f"{path}, after row {number}: damaged Parquet file ({reason}): download it again") from error

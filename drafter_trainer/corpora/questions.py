@@ -1,4 +1,4 @@
-"""Evaluation questions: prompts of the benchmark, which training must not contain."""
+"""Evaluation questions: the prompts of the benchmark, which must not be trained on."""
 
 import hashlib
 import itertools
@@ -33,8 +33,8 @@ class Question:
     """A question of a benchmark, or one turn of a conversation.
 
     Args:
-        question_id (`str`): Unique within its set; turns end in `/1`, `/2` …
-        text (`str`): The prompt without its template: the text to decontaminate.
+        question_id (`str`): Id, unique within the set; ids of turns end in `/1`, `/2` …
+        text (`str`): The text to decontaminate: the prompt without its template.
         earlier (`tuple[Question, ...]`, *optional*): The earlier turns of the conversation, first to last.
     """
 
@@ -49,13 +49,12 @@ def load_questions(source: str, pair: Pair, limit: int | None = None, task: Task
     """Load the questions of a task for a pair.
 
     Args:
-        source (`str`): `sample`, whose test split has questions of the tasks translation and story; a parallel corpus
-            such as `wmt16` or `file:PATH` (its test split); `mt-bench`; or the path of a JSON Lines file in the
-            Spec-Bench format: `question_id`, `turns`, and optionally `category` and `reference`, the text of a good
-            completion of the first turn.
-        pair (`Pair`): The direction. Stories are in its target language. The translation prompts of a file are
-            written again, so that all sets have the same white space.
-        task (`Task`, *optional*, defaults to `Task()`): Determines the categories and the number of turns.
+        source (`str`): `sample` (the tasks translation and story), a parallel corpus such as `wmt16` or `file:PATH`
+            (its test split), `mt-bench`, or the path of a JSON Lines file in the Spec-Bench format. Its rows have
+            `question_id`, `turns`, and optionally `category` and `reference` (a good completion of the first turn).
+        pair (`Pair`): The direction. Stories are in its target language. Translation prompts in a file are rendered
+            again, so that all sets have the same white space.
+        task (`Task`, *optional*, defaults to `Task()`): Task with the categories and the number of turns.
     """
     task = task or Task()
     kind = source.partition("@")[0]
@@ -72,7 +71,7 @@ def load_questions(source: str, pair: Pair, limit: int | None = None, task: Task
             for each in read_sentences(source, pair, "test")
         )
     else:
-        # Read as a whole, so that an error in a later line is raised too.
+        # The whole file is read, so that errors after the limit are raised too.
         questions = [*_read_spec_bench(mt_bench_file() if source == MT_BENCH else Path(source), pair, task)]
     if not (chosen := [*itertools.islice(questions, limit)]):
         raise InputError(f"{source}: no questions for {pair}")
@@ -80,7 +79,7 @@ def load_questions(source: str, pair: Pair, limit: int | None = None, task: Task
 
 
 def hash_questions(questions: Iterable[Question]) -> str:
-    """Return a hash of the questions' ids and prompts, for results."""
+    """Return a hash of the questions' ids and prompts, which results files record."""
     content = json.dumps([[question.question_id, question.prompt] for question in questions])
     return hashlib.sha256(content.encode()).hexdigest()
 
@@ -140,21 +139,21 @@ def _turns(question_id: str, turns: list[str], reference: str | None, pair: Pair
 
 
 def load_decontaminator(sources: Iterable[str], pair: Pair) -> Decontaminator:
-    """Make a filter of question sets, with every turn of every category.
+    """Make a filter for texts that contain a question of these sets, in any turn and category.
 
-    References are filtered too, since text in the language of the completions may contain them.
+    It also filters references, since training text in the language of the completions may contain them.
     """
     return Decontaminator(question_texts(sources, pair))
 
 
 def question_texts(sources: Iterable[str], pair: Pair) -> Iterator[tuple[str, bool]]:
-    """Read the texts of question sets, each with whether spaces separate its words; see `load_decontaminator`."""
+    """Yield the texts of question sets, and whether spaces separate their words; see `load_decontaminator`."""
     for source in sources:
         if source == SAMPLE:
             for _, subject in sample_stories("test"):
                 yield from ((text, LANGUAGES[code].spaced) for code, text in subject.items())
             if pair.source.code not in SAMPLE_LANGUAGES:
-                continue  # it has stories for every pair, but sentences in its own languages only
+                continue  # the sample has stories for every pair, but sentences in a few languages only
         for question in load_questions(source, pair, task=Task(turns=_ALL_TURNS)):
             # The language is known for translations only.
             translated = question.text != question.prompt

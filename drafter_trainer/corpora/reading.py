@@ -1,7 +1,7 @@
 """Sentences and documents of a corpus by name.
 
-A corpus is named `sample`, `stories`, `wmt16`, `c4:de`, `file:PATH` …; `NAME@REVISION` pins a corpus on the Hub to a
-commit. `catalog` has the table of names.
+Names are `sample`, `stories`, `wmt16`, `c4:de`, `file:PATH` …, see the tables in `catalog`. `NAME@REVISION` pins a
+corpus on the Hub to a commit.
 """
 
 import functools
@@ -31,7 +31,7 @@ from drafter_trainer.languages import Language, Pair
 from drafter_trainer.targets import resolve_commit
 
 FILE = "file"
-# Hundredths of a corpus that become a split that it lacks
+# Hundredths of a corpus that are used as a split if the corpus lacks this split
 _SENTENCES = {"train": range(4, 100), "validation": range(0, 2), "test": range(2, 4)}
 _DOCUMENTS = {"train": range(2, 100), "validation": range(0, 2)}
 _FROM_VALIDATION = {"validation": range(0, 50), "test": range(50, 100)}
@@ -48,7 +48,7 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Document:
-    """A text to pretrain a drafter on: plain text or a conversation."""
+    """A training document: plain text or a conversation."""
 
     source_id: str
     text: str | None = None
@@ -78,22 +78,22 @@ class CorpusName:
             revision = later or revision  # c4@REVISION:de is pinned too
         known = (SAMPLE, STORIES, *CORPORA)
         if kind not in known:
-            raise InputError(f"unknown corpus {name!r}: the known ones are {', '.join(known)} and file:PATH")
+            raise InputError(f"unknown corpus {name!r}: known corpora are {', '.join(known)} and file:PATH")
         return cls(kind, argument or None, revision or None)
 
 
 def read_sentences(name: str, pair: Pair, split: str, drops: Counter[str] | None = None) -> Iterator[Sentence]:
-    """Read the source sentences of a corpus in its order.
+    """Yield the source sentences of a corpus in its order.
 
-    Splits that a corpus lacks are taken from its other splits by a hash of each sentence, so that a repeated sentence
-    is in one split only. If it has training text only (a file, JParaCrawl), validation and test get 2 % each; if only
-    the test split is missing (WMT19), validation is halved.
+    A missing split is taken from another split by a hash of each sentence, so that a repeated sentence is in one split
+    only. From a corpus with only training text (a file, JParaCrawl), validation and test get 2 % each. If only test is
+    missing (WMT19), it gets half of validation.
 
     Args:
         name (`str`): Name of a parallel corpus, `sample`, or `file:PATH` with one sentence per line, rows of `source`
-            and `target`, or rows of `translation: {de: …, en: …}`, which serve both directions.
-        pair (`Pair`): The direction; only its source side becomes prompts.
-        drops (`Counter[str]`, *optional*): Gains the unusable rows of a corpus on the Hub by reason. In a file, an
+            and `target`, or, for both directions, rows of `translation: {de: …, en: …}`.
+        pair (`Pair`): The direction; prompts are made of the source side only.
+        drops (`Counter[str]`, *optional*): Counts the unusable rows of a corpus on the Hub by reason. In a file, an
             unusable row raises an error.
     """
     corpus = CorpusName.parse(name)
@@ -108,17 +108,19 @@ def read_sentences(name: str, pair: Pair, split: str, drops: Counter[str] | None
         if config is None:
             raise InputError(f"corpus {name} has no pair {pair}: it has {', '.join(known.pairs)}")
     elif corpus.kind != FILE:
-        raise InputError(f"corpus {name} has no sentences to translate: {', '.join(PARALLEL_CORPORA)} do")
+        raise InputError(
+            f"corpus {name} has no sentences to translate: use {', '.join(PARALLEL_CORPORA)} or file:PATH"
+        )
     yield from _read(corpus, config, split, _SENTENCES, functools.partial(_sentence_of_row, pair=pair), drops)
 
 
 def read_documents(name: str, pair: Pair, split: str, drops: Counter[str] | None = None) -> Iterator[Document]:
-    """Read the documents or conversations of a corpus in its order.
+    """Yield the documents or conversations of a corpus in its order.
 
     Args:
         name (`str`): `c4`, `c4:de`, `sharegpt`, `sample` (both sides of the pair), or `file:PATH` with one document
             per line, or rows of `text`, `messages` or `conversations`.
-        pair (`Pair`): Determines the languages of the sample that are read.
+        pair (`Pair`): Languages that are read from the sample.
         drops (`Counter[str]`, *optional*): As for `read_sentences`.
     """
     corpus = CorpusName.parse(name)
@@ -129,34 +131,34 @@ def read_documents(name: str, pair: Pair, split: str, drops: Counter[str] | None
                     yield Document(f"sample/{row['id']}/{language.code}", row[language.code])
         return
     if corpus.kind != FILE and corpus.kind not in TEXT_CORPORA:
-        raise InputError(f"corpus {name} is not text to pretrain on: {', '.join(TEXT_CORPORA)} and file:PATH are")
+        raise InputError(f"corpus {name} has no text to pretrain on: use {', '.join(TEXT_CORPORA)} or file:PATH")
     yield from _read(corpus, corpus.argument or "en", split, _DOCUMENTS, _document_unless_blank, drops)
 
 
 def read_texts(name: str, language: Language, split: str, drops: Counter[str] | None = None) -> Iterator[Document]:
-    """Read the text of a corpus in one language, in its order.
+    """Yield the text of a corpus in one language, in its order.
 
     Args:
-        name (`str`): `c4` (the part in that language), `sample` (the side in that language), or `file:PATH` as for
-            `read_documents`, which is inspected first.
+        name (`str`): `c4` or `sample` (the part in that language), or `file:PATH` as for `read_documents`; files are
+            inspected first.
     """
     corpus = CorpusName.parse(name)
     if corpus.kind == FILE:
         inspect_text(Path(corpus.argument or ""), language)
     elif corpus.kind == SAMPLE and language.code not in LANGUAGES:
-        raise InputError(f"the bundled sample has no {language.name}: name a text of your own, such as file:PATH")
+        raise InputError(f"the bundled sample has no {language.name}: use your own text, as file:PATH")
     elif corpus.kind == "c4" and corpus.argument is None:
         name = f"{name}:{language.code}"
     for document in read_documents(name, Pair(language, language), split, drops):
         if document.text is None:
-            raise InputError(f"{document.source_id}: a conversation, expected a text in {language.name}")
+            raise InputError(f"{document.source_id}: expected a text in {language.name}, got a conversation")
         yield document
 
 
 def describe_corpus(name: str) -> dict[str, str]:
     """Describe a corpus: its repository, commit and license on the Hub, or the SHA-256 of a file or folder.
 
-    The key "licence" is spelled as in stored steps, which compare this description with theirs.
+    The key "licence" is spelled as in stored steps, which are compared with this description.
     """
     corpus = CorpusName.parse(name)
     if corpus.kind == FILE:
@@ -209,7 +211,7 @@ def _read(
     make: Callable[[str, dict[str, Any]], _Row | None],
     drops: Counter[str] | None,
 ) -> Iterator[_Row]:
-    """Read a file or a corpus on the Hub; a split that it lacks is made of its shares."""
+    """Yield the items of a file or a corpus on the Hub; a missing split is made of its `shares` of another split."""
     known = CORPORA.get(corpus.kind)
     name = ":".join(filter(None, (corpus.kind, corpus.argument)))
     if known is None:

@@ -1,4 +1,4 @@
-"""The bundled sample: sentences written for this project, aligned in six languages, and subjects of stories."""
+"""The bundled sample: sentences written for this project in six languages, and subjects of stories."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from drafter_trainer.languages import Pair
 
 SPLITS = ("train", "validation", "test")
 LANGUAGES = ("en", "de", "fr", "ru", "ja", "zh")
-# Between the two parts of a subject; Russian repeats the preposition.
+# The word between the two parts of a subject; Russian repeats the preposition.
 _AND = {"en": " and ", "de": " und ", "fr": " et ", "ru": " и о ", "ja": "と", "zh": "和"}
 _VALIDATION = 20  # hundredths of the parts of subjects
 
@@ -26,7 +26,7 @@ def sample_sentences(pair: Pair, split: str) -> Iterator[tuple[str, str, str | N
     """Yield `(id, source sentence, target sentence)` of a split; the target sentence is `None` for other languages."""
     if pair.source.code not in LANGUAGES:
         raise InputError(
-            f"the bundled sample has no {pair.source.name}: name a corpus and questions of your own, such as "
+            f"the bundled sample has no {pair.source.name}: use your own corpus and questions, such as "
             "file:sentences.txt and questions.jsonl"
         )
     for row in sample_rows(split):
@@ -34,10 +34,10 @@ def sample_sentences(pair: Pair, split: str) -> Iterator[tuple[str, str, str | N
 
 
 def sample_stories(split: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield `(id, subject)` of the sample's stories, with the subject by language code.
+    """Yield `(id, subject)` of the sample's stories; a subject has a text for each language code.
 
-    The subjects of the test split were written one by one. The others join a character and a thing. Each of these
-    parts belongs to one split, by a hash of its English text, so that no part of a validation subject is trained on.
+    The subjects of the test split were written by hand. The other subjects combine a character and a thing. Every
+    character and every thing belongs to one split only, by a hash of its English text.
     """
     check_split(SAMPLE, SPLITS, split)
     if split == "test":

@@ -1,4 +1,4 @@
-"""Tasks on which drafters are measured: a new task is a line in `TASKS`."""
+"""Tasks on which drafters are measured. To add a task, add a line to `TASKS`."""
 
 import importlib.metadata
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ class Task:
     """A task on which drafters are measured.
 
     Args:
-        questions (`str`): Name of its question set; empty if the user has to name one.
-        categories (`tuple[str, ...]`): Categories of a Spec-Bench file that belong to it, besides rows without one;
-            empty for all.
+        questions (`str`): Name of the task's question set; empty if the user must name a set.
+        categories (`tuple[str, ...]`): Categories of a Spec-Bench file that belong to the task; empty for all. Rows
+            without a category always belong to it.
     """
 
     name: str = TRANSLATION

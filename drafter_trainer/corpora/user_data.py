@@ -1,4 +1,4 @@
-"""Prompts and texts of a user: a dataset, a Hub id, a file, or a list."""
+"""Prompts and texts from the user: a dataset, a Hub id, a file, or a list."""
 
 import hashlib
 import json
@@ -21,15 +21,15 @@ PROMPT_COLUMNS = ("prompt", "messages", "conversations")
 TEXT_COLUMNS = ("text",)
 _HELD_OUT = 5  # hundredths of the rows, if there is no validation split
 _VALIDATION_NAMES = ("validation", "valid", "dev", "test")
-_HASHED = 1000  # rows of a stream
+_HASHED = 1000  # first rows of a stream, by which it is identified
 
 
 @dataclass(frozen=True)
 class UserData:
-    """Rows of a user.
+    """Rows from the user.
 
     Args:
-        read (callable): Maps a split, "train" or "validation", to an iterator over rows.
+        read (callable): Function from a split, "train" or "validation", to an iterator over rows.
         facts (`dict[str, str]`): Description in a step's record: the name, and a revision or hash.
     """
 
@@ -42,10 +42,10 @@ def open_user_data(data: Any, columns: Sequence[str]) -> UserData:
     """Open a user's prompts or texts.
 
     Args:
-        data (`datasets.Dataset`, `Mapping`, `str`, `Path` or `Iterable`): A dataset; datasets by split; the id of a
-            dataset on the Hub; a file (JSON Lines, JSON, CSV, Parquet, or text with one entry per line); or a list of
+        data (`datasets.Dataset`, `Mapping`, `str`, `Path` or `Iterable`): A dataset; a mapping from splits to
+            datasets; a Hub id; a file (JSON Lines, JSON, CSV, Parquet, or text with one entry per line); or a list of
             texts, conversations or rows. Without a validation split, 5 % of the rows are held out by a hash.
-        columns (`Sequence[str]`): Columns of which each row needs one. A text without a column becomes the first one.
+        columns (`Sequence[str]`): Every row needs one of these columns. Plain text becomes the first column.
     """
     if isinstance(data, str | Path):
         path = Path(data)
@@ -69,7 +69,7 @@ def _user_data(
     name: str, parts: Mapping[str, Iterable[Any]], facts: dict[str, str], columns: Sequence[str]
 ) -> UserData:
     if "train" not in parts:
-        raise InputError(f"datasets by split need one called train, got {', '.join(map(str, parts))}")
+        raise InputError(f"the datasets need a split called train, got {', '.join(map(str, parts))}")
     validation = next((part for part in _VALIDATION_NAMES if part in parts), None)
 
     def read(split: str) -> Iterator[dict[str, Any]]:
@@ -84,7 +84,7 @@ def _load_from_hub(repo: str) -> tuple[Mapping[str, Iterable[Any]], dict[str, st
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
-        raise InputError(f"{repo} is neither a file nor the id of a dataset on the Hub") from error
+        raise InputError(f"{repo} is neither a file nor a Hub id of a dataset") from error
     revision = resolve_commit(repo, None, "a data set", "dataset")
     try:
         parts = datasets.load_dataset(repo, revision=revision)
@@ -100,7 +100,7 @@ def _read_file(path: Path, columns: Sequence[str]) -> Iterable[Any]:
         except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
             raise InputError(f"{path} cannot be read as CSV: {one_line(error.__cause__ or error)}") from error
     rows = [row for _, row in read_rows(path)]
-    # A blank line of a text file only separates paragraphs.
+    # Blank lines of a text file only separate paragraphs.
     rows = [row["text"] if row.keys() == {"text"} and "text" not in columns else row for row in rows]
     return [row for row in rows if row not in ("", {"text": ""})]
 
@@ -119,9 +119,9 @@ def _rows(rows: Iterable[Any], name: str, columns: Sequence[str]) -> Iterator[di
 
 
 def _split(rows: Iterator[dict[str, Any]], split: str) -> Iterator[dict[str, Any]]:
-    """Select the rows of a split by a hash, so that repeated rows are in one split only.
+    """Yield the rows of a split, chosen by a hash, so that repeated rows are in one split only.
 
-    If the hash holds out none of a few rows, the first row is held out, since tuning and evaluation need one.
+    If the hash holds out no row, the first row is held out, since tuning and evaluation need one.
     """
     first, found = None, False
     for row in rows:

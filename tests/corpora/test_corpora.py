@@ -71,7 +71,7 @@ def test_name_is_taken_apart(name: str, parts: tuple[str, str | None, str | None
         (read_documents, "wmt15", "unknown corpus 'wmt15': .*sample.*wmt14.*jparacrawl.*c4.*file:PATH"),
         (lambda name, *_: iter([describe_corpus(name)]), "wmt15", "unknown corpus 'wmt15'"),
         (read_sentences, "c4", "c4 has no sentences to translate: .*wmt16"),
-        (read_documents, "wmt16", "wmt16 is not text to pretrain on: .*c4"),
+        (read_documents, "wmt16", "wmt16 has no text to pretrain on: .*c4"),
     ],
 )
 def test_corpus_that_cannot_serve_is_rejected(read: Any, name: str, message: str) -> None:
@@ -148,7 +148,7 @@ def test_row_without_a_sentence_is_named(tmp_path: Path, row: dict) -> None:
 def test_row_without_a_document_is_named(tmp_path: Path, row: dict) -> None:
     """A row that is neither a text nor a conversation must raise an error with file and line."""
     name = write_jsonl(tmp_path / "a.jsonl", {"text": "Eins."}, row)
-    with pytest.raises(InputError, match=r"a\.jsonl, line 2: (no document|a turn needs|tool|system is)"):
+    with pytest.raises(InputError, match=r"a\.jsonl, line 2: (no document|a message needs|tool|system is)"):
         documents(name)
 
 
@@ -238,7 +238,7 @@ def test_texts_are_in_one_language(tmp_path: Path) -> None:
         next(read_texts(name, PAIR.target, "train"))
     texts = [document.text for document in read_texts("sample", get_language("fr"), "validation")]
     assert texts == [row["fr"] for row in sample_rows("validation")]
-    with pytest.raises(InputError, match="no Occitan: name a text of your own, such as file:PATH"):
+    with pytest.raises(InputError, match="no Occitan: use your own text, as file:PATH"):
         next(read_texts("sample", get_language("oci"), "train"))
 
 
@@ -265,7 +265,7 @@ def test_no_sentence_stands_twice(language: str) -> None:
 @pytest.mark.parametrize(("pair", "named"), [("es-en", "Spanish"), ("uk-pl", "Ukrainian")])
 def test_pair_outside_the_sample_is_rejected(pair: str, named: str) -> None:
     """Errors must name the missing language and the available splits."""
-    with pytest.raises(InputError, match=rf"no {named}: name a corpus and questions of your own"):
+    with pytest.raises(InputError, match=rf"no {named}: use your own corpus and questions"):
         next(sample_sentences(get_pair(pair), "train"))
     with pytest.raises(InputError, match="'dev': it has train, validation, test"):
         next(sample_rows("dev"))

@@ -96,7 +96,7 @@ def test_useless_text_publishes_nothing(config: Path, tmp_path: Path) -> None:
     """What is wrong with a text is said before the target is asked anything."""
     (tmp_path / "text.txt").write_text("Das ist eine Zeile.\n" * 100_000, encoding="utf-8")
     given = ("--corpus", f"file:{tmp_path}/text.txt", "--to", str(tmp_path / "published"))
-    with pytest.raises(InputError, match="99,999 of 100,000 lines repeat an earlier one"):
+    with pytest.raises(InputError, match="99,999 of 100,000 lines repeat an earlier line"):
         make(config, *given, "--run_folder", str(tmp_path / "run"))
     assert not (tmp_path / "published").exists()
 

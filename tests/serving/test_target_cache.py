@@ -240,7 +240,10 @@ def test_requests_are_drafted_for_as_in_transformers(tokenizer, slots, missed, m
         (lambda paged: paged.layers.pop(), r"does not have the layers \[0, 1\]"),
         (lambda paged: vars(paged.layers[1]).update(num_kv_heads=1), "are not 2 heads of 8"),
         (lambda paged: vars(paged.layers[0]).update(sliding_window=6), "are shorter than the network's"),
-        (lambda paged: vars(paged.layers[1]).update(impl=CoarseKernels()), "CoarseKernels stores keys and values in an unknown form"),
+        (
+            lambda paged: vars(paged.layers[1]).update(impl=CoarseKernels()),
+            "CoarseKernels stores keys and values in an unknown form",
+        ),
         (lambda paged: vars(paged.layers[1]).update(kv_cache=[torch.zeros(1)]), "more than one cache"),
         (lambda paged: paged.context.attn_metadata.update({paged.layers[1].layer_name: 1}), "int has no table"),
     ],
