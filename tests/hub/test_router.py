@@ -306,7 +306,7 @@ def test_drafters_that_do_not_fit_are_rejected(tmp_path: Path, target_model: Pre
     with pytest.raises(IncompatibleTokenizerError):
         DrafterRouter.from_hub(target_model, [folder], make_tokenizer(380))
     for folders, message in (
-        ([folder, other], r"was trained for tests/tiny-target, .* for tests/other-target: name drafters"),
+        ([folder, other], r"was trained for tests/tiny-target, .* for tests/other-target: give drafters"),
         ([str(tmp_path / "no-such-drafter")], "no-such-drafter is neither a folder nor a published drafter"),
         ([], "a router needs at least one drafter"),
     ):
