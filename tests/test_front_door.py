@@ -118,7 +118,7 @@ def test_what_is_no_prompt_is_refused_in_the_callers_words(tmp_path: Path, named
     (tmp_path / "broken.csv").write_bytes(b"prompt\n\xff\xfe\n")
     for prompts, said in (
         ([{"question": "Hoe?"}], "row 0: expected a column prompt or messages"),
-        ({"test": ["Hoe?"]}, "need one called train"),
+        ({"test": ["Hoe?"]}, "need a split called train"),
         ("no/such file", "neither a file nor a Hub id of a dataset"),
         ([], "has no prompts"),
         (tmp_path / "broken.csv", "broken.csv cannot be read as CSV"),
