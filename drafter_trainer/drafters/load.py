@@ -58,10 +58,11 @@ def load_drafter(
         tokenizer (`PreTrainedTokenizerBase`, *optional*): The target's tokenizer; by default it is loaded from the
             target's folder or Hub id.
         revision (`str`, *optional*): Branch, tag or commit of the drafter on the Hub.
-        follow_clock (`bool`, *optional*, defaults to `True`): Whether greedy drafting learns the time of passes and
-            steps from the clock. With `False` it uses the costs that tuning stored for this kind of device, or generic
-            ones: the same prompt then gets the same drafts each time, and in half precision, where the length of a
-            draft influences rounding, the same output on the same machine.
+        follow_clock (`bool`, *optional*, defaults to `True`): Whether greedy drafting measures the time of
+            verification passes and network steps while it runs. With `False` it uses the times that tuning stored for
+            this kind of device, or generic ones. The same prompt then gets the same drafts each time. In half
+            precision, in which the length of a draft changes the rounding, it also gets the same output on the same
+            machine.
         memory (`CompletionMemory`, *optional*): Earlier completions of the target: the drafter drafts from them, and
             adds each completion. Nothing is remembered by default.
     Returns:
@@ -69,11 +70,11 @@ def load_drafter(
     Raises:
         InputError: If there is no such drafter, its files are damaged or cannot be read, it lacks a part of the
             target's vocabulary, or the target's tokenizer is neither given nor found.
-        IncompatibleTokenizerError: If the target's tokenizer gives text other ids than the one of training, or the
-            memory belongs to another tokenizer.
+        IncompatibleTokenizerError: If the target's tokenizer encodes text differently from the tokenizer of
+            training, or the memory belongs to another tokenizer.
     Warns:
-        UserWarning: If the target is known to be another one than in training, such as a finetune, or its tokenizer
-            has more tokens or another end token; with the acceptance that was measured for the original.
+        UserWarning: If the target is not the target of training, such as a finetune of it, or its tokenizer has more
+            tokens or another end token. The warning states the acceptance that was measured for the original target.
     """
     device, repository = _device_of(target_model), Repository.open(drafter, revision)
     if tokenizer is None:
@@ -91,8 +92,8 @@ def load_drafter(
     if difference := find_difference(target_model, description) or difference:
         accepted = results.acceptance if isinstance(results, Headline) else f"nothing, it {results}"
         warnings.warn(
-            f"the target {difference}, which {description.name} was trained for: its output stays its own, but a "
-            f"finetune accepts fewer drafts than the original, for which was measured: {accepted}",
+            f"the target {difference}, which {description.name} was trained for: its output does not change, but a "
+            f"finetune accepts fewer drafts than the original target. Measured for the original: {accepted}",
             stacklevel=2,
         )
     if isinstance(results, Headline):

@@ -44,8 +44,8 @@ class CompletionMemory:
     decoding and for sampling. No measurement uses it.
 
     Args:
-        max_tokens (`int`, *optional*, defaults to `100_000`): Number of tokens that it holds, 16 of each prompt
-            included; each takes 36 to 68 bytes.
+        max_tokens (`int`, *optional*, defaults to `100_000`): Maximum number of tokens in the memory, including 16 of
+            each prompt. A token takes 36 to 68 bytes.
     Raises:
         InputError: If `max_tokens` is below 1,024.
     """
@@ -148,8 +148,8 @@ class CompletionMemory:
         """Read a memory that `save` wrote.
 
         Args:
-            max_tokens (`int`, *optional*): Number of tokens that it holds from now on, by default as before. If it is
-                smaller, the oldest completions are dropped.
+            max_tokens (`int`, *optional*): New maximum number of tokens, by default as before. If it is smaller, the
+                oldest completions are dropped.
         Raises:
             InputError: If there is no such file, or it is not a memory.
         """

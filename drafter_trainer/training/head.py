@@ -84,7 +84,7 @@ class _SumOfLosses(torch.autograd.Function):
     def forward(ctx, hidden, weight, bias, token_losses):
         total = hidden.new_zeros((), dtype=torch.float32)
         hidden_gradient = torch.empty_like(hidden)
-        # Summed up over the pieces in fp32, whatever the dtype: so is the sum within one matrix product.
+        # The pieces are summed in fp32 for every dtype, like the sum within one matrix product.
         _, learns, learns_bias, _ = ctx.needs_input_grad  # a head may be frozen
         weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if learns else None
         bias_gradient = torch.zeros_like(bias, dtype=torch.float32) if learns_bias else None
@@ -102,9 +102,9 @@ class _SumOfLosses(torch.autograd.Function):
                 weight_gradient += gradient.T @ piece
             if learns_bias:
                 bias_gradient += gradient.sum(dim=0)
-            del logits, loss, gradient  # else they are held while the next piece's are made
-        # Not saved for backward, which would hold them to its end: let go of, autograd adds to them in place what tied
-        # embeddings get from their other side.
+            del logits, loss, gradient  # otherwise they stay in memory while the next piece is computed
+        # Not saved for backward, which would keep them until its end. Once released, autograd adds the gradient of
+        # tied input embeddings to them in place.
         ctx.gradients = [hidden_gradient, weight_gradient, bias_gradient]
         ctx.dtypes = hidden.dtype, weight.dtype, weight.dtype
         return total
@@ -112,6 +112,7 @@ class _SumOfLosses(torch.autograd.Function):
     @staticmethod
     def backward(ctx, outer):
         gradients, ctx.gradients = ctx.gradients, None
-        # In place: for a vocabulary of 262,144 one more copy is a gigabyte. Nobody else holds these.
+        # In place: for a vocabulary of 262,144 another copy takes a gigabyte. No other reference to these tensors
+        # exists.
         scaled = (each if each is None else each.mul_(outer).to(dtype) for each, dtype in zip(gradients, ctx.dtypes))
         return *scaled, None

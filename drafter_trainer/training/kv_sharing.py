@@ -1,8 +1,8 @@
 """Training of a drafter whose layers attend to the target's own keys and values for the verified tokens.
 
-Without them, a drafter that starts from layers of the target reads a text again that the target has read already,
-with more layers and all of its context. If its layers have the target's shape, they can attend to the target's cache,
-and compute only keys and values of the drafted tokens.
+Without them, the drafter reads a text that the target has already read, with fewer layers and less context. If the
+drafter's layers have the shape of the target's layers, they can attend to the target's cache. The drafter then
+computes only the keys and values of the drafted tokens.
 """
 
 from collections import OrderedDict
@@ -21,9 +21,9 @@ from drafter_trainer.targets import Target
 from drafter_trainer.training.arguments import DrafterTrainingArguments
 from drafter_trainer.training.collators import IGNORED
 
-ALONE = 0.15  # share of batches that are read without the target, so that the same weights also draft without it
+ALONE = 0.15  # share of batches without the target's keys, so that the same weights also draft without them
 DRAFTED = 5  # tokens of a draft, which attend to each other
-_PREFIX_KEY, _PREFIXES = 32, 16  # ids by which prefixes are found; prefixes that are kept
+_PREFIX_KEY, _PREFIXES = 32, 16  # number of ids that identify a prefix; number of prefixes kept
 _NOWHERE = 2**30  # position of an empty place in the cache
 
 
@@ -35,7 +35,8 @@ class TargetReader:
 
     def __init__(self, model: PreTrainedModel, layers: Sequence[int]) -> None:
         self.model, self.layers = model.eval().requires_grad_(False), list(layers)
-        # For each, its ids and the target's keys and values by layer, empty until a second row shares it.
+        # Ids of each prefix, and the target's keys and values by layer, which are empty until a second row shares the
+        # prefix.
         self._prefixes: OrderedDict[tuple[int, ...], tuple[list[int], list[tuple[torch.Tensor, ...]]]] = OrderedDict()
 
     @torch.no_grad()
@@ -44,7 +45,7 @@ class TargetReader:
 
         Returns:
             `DynamicCache` of the drafter's layers, and a `torch.Tensor` of shape `(rows, places)`: the position of the
-            token at each place of the cache, and a larger one than any at empty places.
+            token at each place of the cache. Empty places have a position larger than any token's.
         """
         prefixes = [self._prefix(ids) for ids in rows]
         starts = torch.tensor([len(ids) for ids, _ in prefixes])
@@ -158,7 +159,8 @@ def share_keys(batch: dict[str, torch.Tensor], reader: TargetReader, offsets: to
 
     Args:
         batch (`dict`): Batch of `SelfDistilledCollator` with whole prompts, of shapes `(batch, length, ...)`.
-        offsets (`torch.Tensor` of shape `(batch,)`): Tokens that the first draft of a row is shorter than five.
+        offsets (`torch.Tensor` of shape `(batch,)`): Number of tokens by which the first draft of a row is shorter
+            than five.
     Returns:
         `dict` of the columns from the last token of each prompt on, with the target's `past_key_values`, a Boolean
         `attention_mask` of shape `(batch, 1, tokens, places + tokens)`, and `position_ids`.
@@ -172,7 +174,7 @@ def share_keys(batch: dict[str, torch.Tensor], reader: TargetReader, offsets: to
     moved = _select(batch, index, index < lengths[:, None])
     moved["labels"][:, 0] = IGNORED
     offset = offsets.to(device)[:, None]
-    first = ((place + offset) // DRAFTED * DRAFTED - offset).clamp(min=0)  # of the draft that a token is in
+    first = ((place + offset) // DRAFTED * DRAFTED - offset).clamp(min=0)  # place where each token's draft begins
     verified = positions[:, None] < ((starts - 1)[:, None] + first)[:, :, None]
     own = (place <= place[:, None]) & (place >= first[:, :, None])
     seen = torch.cat((verified, own), dim=2)[:, None]
@@ -196,7 +198,7 @@ def _lengths_and_starts(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, t
 
 
 def _select(batch: dict[str, torch.Tensor], index: torch.Tensor, real: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return the columns of a batch at other places, of shape `(batch, places)`, some of them not real but padding."""
+    """Return the columns of a batch at other places, of shape `(batch, places)`; the others are padding."""
     rows = torch.arange(len(index), device=index.device)[:, None]
     index = index.clamp(max=batch["input_ids"].shape[1] - 1)
     masks = ("attention_mask", "position_ids")

@@ -30,12 +30,12 @@ TRIALS = "trials.json"
 _SIZES = (2048, 4096, 8192, 16384)
 _ORDERS = range(1, HIGHEST_ORDER + 1)
 _DIVISORS = (16, 4, 1)  # of the largest table's bytes
-_WEIGHT = 4  # of completions beside texts, which may be many more
+_WEIGHT = 4  # of a completion relative to a text: there may be many more texts
 _LONGEST = (4, 8, 12, 16, 24)
 _GAINS = (0.1, 0.2, 0.4, 0.8)
 _STEP_REPEATS = 30
-# The least speedup for which lookup or a table is left out. Both cost next to nothing and are asked only where they
-# promise a gain; a smaller difference on a few held-out completions is noise.
+# The smallest speedup for which lookup or a table is left out. Both cost almost nothing and are used only if they
+# promise a gain. A smaller difference on a few held-out completions is noise.
 _LEAST_GAIN = 1.02
 
 
@@ -66,20 +66,20 @@ class Candidate:
 class Tuning:
     """A search for the settings with the highest speedup on replayed greedy completions, one setting at a time.
 
-    A candidate is calibrated on every second completion and replayed on the others. Of several tasks the geometric
-    mean of their speedups counts, so that a gain on one task does not hide a larger loss on another. Their tokens per
-    pass are averaged in the same way.
+    A candidate is calibrated on every second completion and replayed on the others. With several tasks, the
+    geometric mean of their speedups counts, so that a gain on one task does not hide a larger loss on another. Tokens
+    per pass are averaged in the same way.
     """
 
     draft_model: PreTrainedModel  # or a `NetworklessDrafter`, on its device
-    train_completions: Sequence[Sequence[int]]  # on which vocabulary and tables are counted
-    texts: Sequence[Sequence[int]]  # more text on which tables may be counted
+    train_completions: Sequence[Sequence[int]]  # for the counts of vocabulary and tables
+    texts: Sequence[Sequence[int]]  # more text for the counts of tables
     greedy: Sequence[HeldOut]
-    sampled: Sequence[HeldOut]  # without any, sampling is not calibrated
+    sampled: Sequence[HeldOut]  # if empty, sampling is not calibrated
     costs: Costs  # of the machine; the network's step is measured for each candidate
     end_ids: Sequence[int]  # always in the draft vocabulary
-    trained_ids: torch.Tensor | None = None  # draft vocabulary of training, all ids if `None`; a smaller one may win
-    sources: Sequence[str] = SOURCES  # that may be asked; without the network a table is always chosen
+    trained_ids: torch.Tensor | None = None  # draft vocabulary of training, all ids if `None`; smaller ones are tried
+    sources: Sequence[str] = SOURCES  # sources to choose from; without the network, a table is always chosen
     table_bytes: int = 1 << 21  # maximum size of a table's file
     other_tasks: Sequence[Sequence[HeldOut]] = ()  # greedy completions of each
     target: TargetTexts | None = None  # reads the completions for a network that attends to the target's keys

@@ -77,7 +77,9 @@ def test_scratch_takes_nothing_from_the_target(target: Target, target_model: Pre
 
 def test_embeddings_are_the_targets(target: Target, target_model: PreTrainedModel, tokenizer) -> None:
     """Embeddings that are copied into a head no longer tied, or not at all, would train another model than asked."""
-    with pytest.raises(InputError, match=r"only a drafter from scratch has widths of its own: leave hidden_size out"):
+    with pytest.raises(
+        InputError, match=r"only a drafter from scratch can have other widths than the target: leave hidden_size out"
+    ):
         create_drafter(target, "embeddings", num_hidden_layers=1, hidden_size=16)
     drafter = create_drafter(target, "embeddings", num_hidden_layers=1)
     assert torch.equal(drafter.get_input_embeddings().weight, target_model.get_input_embeddings().weight)
