@@ -91,5 +91,5 @@ def test_text_that_is_no_language_or_pair_is_refused() -> None:
         with pytest.raises(InputError, match="unknown"):
             get_pair(text)
     for text in ("en", "eng", "", "xx", "en_US.UTF-8", "C"):
-        with pytest.raises(InputError, match=r"unknown|same language"):
+        with pytest.raises(InputError, match=r"unknown|also the language"):
             read_language_or_pair(text)

@@ -102,7 +102,7 @@ def test_forecast_before_and_after_training(run, config, tmp_path, monkeypatch, 
     forecast = json.loads((tmp_path / "predict.json").read_text(encoding="utf-8"))["forecast"]
     assert (forecast["of"], forecast["answers"]) == ("sample", 3)
     assert 1 <= forecast["tokens_per_pass"] <= 6
-    with pytest.raises(InputError, match="name it with --drafter"):
+    with pytest.raises(InputError, match="give --drafter"):
         recipe_main("predict")(["--config", str(config), "--questions", "sample"])
 
 

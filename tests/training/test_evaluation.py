@@ -70,5 +70,5 @@ def test_truncated_completions_are_not_counted(tmp_path: Path) -> None:
 def test_rows_without_a_supervised_token_are_rejected(tmp_path: Path) -> None:
     """Prevent a division by zero if a short max_length cuts off every completion."""
     rows = [row for row in make_rows(12) if len(row["prompt_ids"]) >= 4]
-    with pytest.raises(InputError, match="no supervised token: their prompts fill max_length"):
+    with pytest.raises(InputError, match="no supervised token, since their prompts fill max_length"):
         evaluate(tmp_path, make_draft_model(), rows, 4, max_length=4)
