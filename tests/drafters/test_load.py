@@ -166,7 +166,9 @@ def test_finetune_of_the_target_is_warned_of(folder, target_model, tokenizer, me
         add_results(folder)
     target_model.name_or_path = "somebody/finetune"
     accepted = r"α = 0\.43, 1\.76 tokens per pass" if measured else "nothing, it has not been measured"
-    with pytest.warns(UserWarning, match="is somebody/finetune, not tests/tiny-target.*Measured for the original: " + accepted) as seen:
+    with pytest.warns(
+        UserWarning, match=r"is somebody/finetune, not tests/tiny-target.*original: " + accepted
+    ) as seen:
         drafter = load_drafter(str(folder), target_model, tokenizer)
     assert seen[0].filename == __file__  # the user's own line, not one within the package
     check_greedy(target_model, drafter, [PROMPT], 8)
