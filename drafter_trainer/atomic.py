@@ -37,13 +37,20 @@ def replace_folder(place: Path, folder: Path) -> None:
 
 
 @contextlib.contextmanager
+def temporary_folder(parent: Path, name: str = "new") -> Iterator[Path]:
+    """Yield the path of a folder to make, on the disk of `parent`; it is deleted after the block unless renamed."""
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=parent) as temporary:
+        yield Path(temporary) / name
+
+
+@contextlib.contextmanager
 def whole_folder(place: Path, name: str = "new") -> Iterator[Path]:
     """Yield the path of a folder to make, which replaces `place` after the block; an exception leaves `place`.
 
     Args:
         name (`str`, *optional*): Name of the folder until then.
     """
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".partial-", dir=place.parent) as temporary:
-        yield Path(temporary) / name
-        replace_folder(place, Path(temporary) / name)
+    with temporary_folder(place.parent, name) as folder:
+        yield folder
+        replace_folder(place, folder)

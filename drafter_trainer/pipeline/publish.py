@@ -1,12 +1,11 @@
 """Publish a drafter, or rows, to the Hub or to a folder."""
 
-import contextlib
 import dataclasses
 import logging
 import shutil
-import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pyarrow.parquet as pq
 import torch
 from transformers import PreTrainedModel
 
-from drafter_trainer.atomic import replace_folder
+from drafter_trainer.atomic import replace_folder, temporary_folder
 from drafter_trainer.distillation.store import NAMES, SPLITS, RowStore, without_paths
 from drafter_trainer.drafters.compact import FORMATS
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
@@ -204,9 +203,9 @@ def publish_rows(rows: Path, target: Target, destination: Destination, name: str
     """Publish self-distilled rows as a data set, one folder of Parquet shards for each split.
 
     Args:
-        rows (`Path`): Folder of the rows, as `distill` left it.
-        name (`str`): Name of the repository where the destination has none.
-        license (`str`, *optional*): Identifier of the license; the target's if left out.
+        rows (`Path`): Folder of the rows, written by `distill`.
+        name (`str`): Name of the repository if the destination has no name.
+        license (`str`, *optional*): Identifier of the license; the target's license by default.
     """
     destination = dataclasses.replace(destination, repo_type=DATASET)
     destination.check()
@@ -232,7 +231,7 @@ def publish_rows(rows: Path, target: Target, destination: Destination, name: str
 def describe(
     folder: Path, target: Target, name: str | None = None, languages: str | Iterable[str] | None = None
 ) -> DrafterDescription:
-    """Describe the drafter in a folder: a stock model without `drafter.json` is described for the first time."""
+    """Return the description in a drafter's folder, or a new one for a stock model without `drafter.json`."""
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} holds no drafter: name the folder that a trainer or tune left")
     spoken, pair = read_languages(languages)
@@ -302,13 +301,9 @@ def _check_generation(drafter: str, commit: str, prompt: str, target: Target, dt
         raise InputError(f"the target generates nothing with the drafter downloaded from {drafter}: do not use it")
 
 
-@contextlib.contextmanager
-def _temporary_folder(destination: Destination, source: Path) -> Iterator[Path]:
-    """Yield the path of a new folder, on the disk of the destination, where a rename suffices."""
-    parent = source if destination.folder is None else destination.folder.absolute().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".partial-", dir=parent) as temporary:
-        yield Path(temporary) / "new"
+def _temporary_folder(destination: Destination, source: Path) -> AbstractContextManager[Path]:
+    """Make a temporary folder, on the disk of the destination, where a rename suffices."""
+    return temporary_folder(source if destination.folder is None else destination.folder.absolute().parent)
 
 
 def _shareable(shard: Path, copy: Path, target: str) -> Path:
