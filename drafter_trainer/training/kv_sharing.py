@@ -7,13 +7,13 @@ computes only the keys and values of the drafted tokens.
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from itertools import takewhile
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from transformers import DynamicCache, PreTrainedModel
 
+from drafter_trainer.decoding.metrics import count_shared
 from drafter_trainer.drafters.loop.network import reason_against
 from drafter_trainer.drafters.loop.sources import cut_prompt
 from drafter_trainer.errors import InputError
@@ -81,8 +81,7 @@ class TargetReader:
         if prefix is None:
             prefix = ids[:-1]  # read when another row begins with it
         else:
-            common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(prefix, ids)))
-            prefix = prefix[: min(common, len(ids) - 1)]
+            prefix = prefix[: min(count_shared(prefix, ids), len(ids) - 1)]
             if not states and len(prefix) >= _PREFIX_KEY:
                 cache = DynamicCache()
                 self._run(torch.tensor([prefix]), cache)
