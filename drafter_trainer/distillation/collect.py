@@ -66,15 +66,16 @@ def collect_completions(
                 _raise_if_all_failed(completions)
             kept, drops = [], []
             for request, completion in zip(group, completions):
-                if reason := reason_to_drop(completion, special_ids, drop_looping):
-                    drops.append((request, reason))
-                    continue
                 try:
-                    check_completion(request, completion)
+                    if isinstance(completion, Completion):
+                        check_completion(request, completion)
                 except InputError as error:
                     raise InputError(
                         f"engine {engine.name} does not return the target's completions: {error}"
                     ) from error
+                if reason := reason_to_drop(completion, special_ids, drop_looping):
+                    drops.append((request, reason))
+                    continue
                 kept.append((request, completion))
                 tokens += len(completion.completion_ids)
             store.write(kept, engine.name)
