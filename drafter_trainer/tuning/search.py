@@ -1,6 +1,7 @@
 """Search a drafter's settings on held-out completions: draft vocabulary, n-gram table, draft length, sources."""
 
 import itertools
+import logging
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ from drafter_trainer.tuning.completions import HeldOut, typical_prompt
 from drafter_trainer.tuning.costs import measure_step
 
 TRIALS = "trials.json"
+_logger = logging.getLogger(__name__)
 _SIZES = (2048, 4096, 8192, 16384)
 _ORDERS = range(1, HIGHEST_ORDER + 1)
 _DIVISORS = (16, 4, 1)  # of the largest table's bytes
@@ -120,6 +122,12 @@ class Tuning:
             subsets = [kept, *([source for source in kept if source != left_out] for left_out in kept)]
             subsets = [subset for subset in subsets if subset and (NETWORK in sources or NGRAM in subset)]
             choice = self._best_of("sources", choice, "sources", subsets)
+        if self.speedup < 1:
+            _logger.warning(
+                "no setting is faster than plain decoding on this machine: the best one reaches %.2fx. Train the "
+                "drafter longer, or leave it out",
+                self.speedup,
+            )
         return self._finish(choice)
 
     def counted(self, choice: Candidate) -> dict[str, Any]:

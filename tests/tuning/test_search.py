@@ -190,19 +190,21 @@ def test_every_question_without_a_network_is_asked() -> None:
     assert choice.draft_ids is None
 
 
+@pytest.mark.parametrize("level", [1.0, 0.8])
 @pytest.mark.parametrize(("gain", "chosen"), [(1.01, ["lookup", "ngram"]), (1.05, ["ngram"])])
-def test_a_source_is_left_out_where_it_clearly_costs(monkeypatch, gain, chosen) -> None:
-    """Noise of a few completions must not remove a source."""
+def test_a_source_is_left_out_where_it_clearly_costs(monkeypatch, caplog, gain, chosen, level) -> None:
+    """Noise of a few completions must not remove a source, and a drafter that does not pay is named as such."""
 
     def replayed(self: Tuning, choice: Candidate, *_) -> Replay:
-        speedup = 1.0 if "lookup" in choice.settings.sources else gain
+        speedup = level * (1.0 if "lookup" in choice.settings.sources else gain)
         return Replay(2, 20.0, 0.0, 20.0 * speedup, [Round(1, 1, False)])
 
     monkeypatch.setattr(Tuning, "_replay", replayed)
     answers = sentences(rule(0), 4, 0)
     search, choice = tune(answers, [], answers, ["lookup", "ngram"])
     assert choice.settings.sources == chosen
-    assert search.speedup == pytest.approx(1.0 if "lookup" in chosen else gain)
+    assert search.speedup == pytest.approx(level * (1.0 if "lookup" in chosen else gain))
+    assert ("no setting is faster than plain decoding" in caplog.text) == (level < 1)
 
 
 def test_mixture_keeps_what_answers_bring() -> None:
