@@ -20,7 +20,7 @@ from drafter_trainer.cli.configuration import parse_arguments
 from drafter_trainer.corpora.decontamination import Decontaminator
 from drafter_trainer.corpora.files import read_lines
 from drafter_trainer.corpora.questions import load_questions
-from drafter_trainer.drafters.loop.repository import VOCABULARY, read_vocabulary
+from drafter_trainer.drafters.loop.build import VOCABULARY, read_vocabulary
 from drafter_trainer.languages import get_pair
 from drafter_trainer.training.base import train_to_end
 from drafter_trainer.training.trainers import DrafterTrainer

@@ -35,10 +35,10 @@ from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.drafters.loop.generate import loop_of
 from drafter_trainer.drafters.loop.network import LeanNetwork, Weight
 from drafter_trainer.drafters.loop.settings import LoopSettings
+from drafter_trainer.drafters.repository import Repository
 from drafter_trainer.hub.prompt_task import identify_language
 from drafter_trainer.hub.router import DrafterRouter
 from drafter_trainer.languages import LANGUAGES, get_pair, read_translation_prompt, translation_prompt
-from drafter_trainer.repository import Repository
 from drafter_trainer.results import DRAFTER
 from drafter_trainer.targets import resolve_target
 

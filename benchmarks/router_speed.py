@@ -25,12 +25,12 @@ from drafter_trainer.benchmark.summary import summarize_run
 from drafter_trainer.cli.configuration import parse_arguments
 from drafter_trainer.corpora.questions import Question, hash_questions, load_questions
 from drafter_trainer.corpora.tasks import TRANSLATION
+from drafter_trainer.drafters.repository import Repository
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.prompt_task import PromptTask
 from drafter_trainer.hub.router import DrafterRouter
 from drafter_trainer.languages import Pair
 from drafter_trainer.provenance import collect_provenance
-from drafter_trainer.repository import Repository
 from drafter_trainer.results import DRAFTER, PLAIN, RESULTS, SCHEMA_VERSION, Results, find_method, write_results
 from drafter_trainer.targets import Target
 

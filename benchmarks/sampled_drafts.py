@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from drafter_trainer.cli.configuration import parse_arguments
 from drafter_trainer.decoding.metrics import expected_alpha
-from drafter_trainer.drafters.loop.repository import VOCABULARY, read_vocabulary
+from drafter_trainer.drafters.loop.build import VOCABULARY, read_vocabulary
 from drafter_trainer.drafters.vocabulary import map_ids
 from drafter_trainer.training.collators import NOT_PREDICTED, SelfDistilledCollator, supervised_tokens
 from drafter_trainer.training.kv_sharing import TargetReader, keep_windows, share_keys

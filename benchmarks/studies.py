@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM
 from drafter_trainer import DrafterTrainingArguments
 from drafter_trainer.decoding.metrics import Round, alpha, mean_accepted_tokens
 from drafter_trainer.decoding.target_cache import TargetTexts
+from drafter_trainer.drafters.loop.build import VOCABULARY, read_vocabulary
 from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.drafters.loop.network_kinds import StockNetwork, build_network
-from drafter_trainer.drafters.loop.repository import VOCABULARY, read_vocabulary
 from drafter_trainer.drafters.loop.sources import count_skipped, unread_part
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids
 from drafter_trainer.targets import Target

@@ -1,6 +1,7 @@
-"""Files and folders that appear complete or not at all."""
+"""Files and folders that appear complete or not at all, and the hash of a file."""
 
 import contextlib
+import hashlib
 import json
 import os
 import tempfile
@@ -27,6 +28,12 @@ def write_whole(path: Path, content: str | bytes | Callable[[Path], Any]) -> Non
 def write_json(path: Path, value: Any, indent: int = 2) -> None:
     """Write a value as indented JSON to a file that appears complete or not at all."""
     write_whole(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def replace_folder(place: Path, folder: Path) -> None:

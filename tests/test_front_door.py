@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, T
 
 import drafter_trainer
 from drafter_trainer.drafters.description import DrafterDescription
-from drafter_trainer.drafters.loop.repository import read_vocabulary
+from drafter_trainer.drafters.loop.build import read_vocabulary
 from drafter_trainer.errors import InputError
 from drafter_trainer.training.rows import Rows
 from tests.client import run_client

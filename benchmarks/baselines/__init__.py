@@ -25,8 +25,8 @@ from benchmarks.baselines.lookahead import LookaheadDecoding
 from benchmarks.baselines.medusa import MedusaDecoding, MedusaHeads
 from benchmarks.baselines.tree import grow_tree
 from drafter_trainer.benchmark.methods import Method
+from drafter_trainer.drafters.loop.build import VOCABULARY
 from drafter_trainer.drafters.loop.generate import set_draft_length
-from drafter_trainer.drafters.loop.repository import VOCABULARY
 from drafter_trainer.errors import InputError
 from drafter_trainer.targets import Target
 

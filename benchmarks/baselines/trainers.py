@@ -19,7 +19,7 @@ from drafter_trainer.atomic import write_whole
 from drafter_trainer.cli.arguments import RowsArguments, RunArguments, TargetArguments
 from drafter_trainer.cli.configuration import parse_arguments
 from drafter_trainer.cli.launch import require_one_process
-from drafter_trainer.drafters.loop.repository import VOCABULARY
+from drafter_trainer.drafters.loop.build import VOCABULARY
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids, coverage, map_ids, vocabulary_bytes
 from drafter_trainer.errors import InputError
 from drafter_trainer.runs import Step, finished_step

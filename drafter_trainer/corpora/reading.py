@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from drafter_trainer.atomic import hash_file
 from drafter_trainer.corpora.catalog import (
     CORPORA,
     PARALLEL_CORPORA,
@@ -25,7 +26,6 @@ from drafter_trainer.corpora.conversations import Conversation, conversation_of_
 from drafter_trainer.corpora.files import BadRowError, files_of, read_rows
 from drafter_trainer.corpora.inspection import inspect_text
 from drafter_trainer.corpora.sample import LANGUAGES, hundredth, sample_rows, sample_sentences
-from drafter_trainer.drafters.description import hash_file
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import Language, Pair
 from drafter_trainer.targets import resolve_commit

@@ -11,9 +11,9 @@ import datasets
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from drafter_trainer.atomic import hash_file
 from drafter_trainer.corpora.files import read_rows
 from drafter_trainer.corpora.sample import hundredth
-from drafter_trainer.drafters.description import hash_file
 from drafter_trainer.errors import InputError, one_line
 from drafter_trainer.targets import resolve_commit
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from drafter_trainer.drafters.loop.repository import DESCRIPTION as FILE_NAME
+from drafter_trainer.drafters.loop.build import DESCRIPTION as FILE_NAME
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import (
     Language,
@@ -148,12 +148,6 @@ class DrafterDescription:
         if not path.is_file():
             raise InputError(f"{folder} has no {FILE_NAME}: it is not a drafter published with this library")
         return cls.from_json(path.read_bytes(), str(path))
-
-
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_line(value: Any) -> bool:

@@ -13,16 +13,16 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from drafter_trainer.drafters.compact import COMPACT, embeddings_and_head, read_compact
 from drafter_trainer.drafters.compatibility import compare_with_trained, find_difference, fit_vocabulary
+from drafter_trainer.drafters.loop.build import build_loop
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import attach_loop, loop_of, set_draft_length
 from drafter_trainer.drafters.loop.network_kinds import build_network
 from drafter_trainer.drafters.loop.networkless import MODEL_TYPE, NetworklessConfig, NetworklessDrafter
-from drafter_trainer.drafters.loop.repository import build_loop
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.drafters.loop.sources import NETWORK
 from drafter_trainer.drafters.memory import CompletionMemory
+from drafter_trainer.drafters.repository import Repository
 from drafter_trainer.errors import InputError, one_line
-from drafter_trainer.repository import Repository
 from drafter_trainer.results import Headline
 
 _logger = logging.getLogger(__name__)

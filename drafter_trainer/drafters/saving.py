@@ -8,12 +8,12 @@ from typing import Any
 from safetensors import safe_open
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from drafter_trainer.atomic import write_json, write_whole
+from drafter_trainer.atomic import hash_file, write_json, write_whole
 from drafter_trainer.drafters.compact import COMPACT
 from drafter_trainer.drafters.compatibility import hash_tokenizer
-from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription, hash_file
+from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
+from drafter_trainer.drafters.loop.build import TABLE, VOCABULARY
 from drafter_trainer.drafters.loop.generate import set_draft_length
-from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.drafters.loop.sources import NGRAM
 from drafter_trainer.languages import Language, Pair

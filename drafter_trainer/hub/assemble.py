@@ -16,13 +16,13 @@ from drafter_trainer.drafters.adapters import ADAPTER, ADAPTER_CONFIG, ADAPTER_W
 from drafter_trainer.drafters.compact import write_compact
 from drafter_trainer.drafters.compatibility import check_tokenizers
 from drafter_trainer.drafters.description import DrafterDescription
+from drafter_trainer.drafters.loop.build import TABLE, VOCABULARY
 from drafter_trainer.drafters.loop.networkless import MODEL_TYPE, NetworklessDrafter
-from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
 from drafter_trainer.drafters.loop.sources import NETWORK, NGRAM
+from drafter_trainer.drafters.repository import Repository
 from drafter_trainer.drafters.saving import complete_folder, set_special_ids, size_of
 from drafter_trainer.drafters.vocabulary import tie_equal_embeddings
 from drafter_trainer.errors import InputError
-from drafter_trainer.repository import Repository
 from drafter_trainer.targets import Target
 
 _TEMPLATE = "chat_template.jinja"

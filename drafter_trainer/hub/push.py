@@ -16,16 +16,17 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import filter_repo_objects
 from huggingface_hub.utils.sha import git_hash
 
+from drafter_trainer.atomic import hash_file
 from drafter_trainer.credentials import find_credential, find_path
 from drafter_trainer.drafters.adapters import ADAPTER_CONFIG
-from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription, hash_file
-from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
+from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
+from drafter_trainer.drafters.loop.build import TABLE, VOCABULARY
+from drafter_trainer.drafters.repository import Repository
 from drafter_trainer.drafters.saving import WEIGHTS
 from drafter_trainer.errors import InputError, one_line
 from drafter_trainer.hub.card import PLOT
 from drafter_trainer.hub.card_folder import CARD, MEASUREMENTS
 from drafter_trainer.hub.destination import MAIN, Destination
-from drafter_trainer.repository import Repository
 from drafter_trainer.results import RESULTS
 
 # All files of a drafter that may be published: no optimizer state, no pickled arguments, no token.

@@ -16,10 +16,10 @@ from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import draft_round, loop_of, set_draft_length
 from drafter_trainer.drafters.loop.network import LeanNetwork
 from drafter_trainer.drafters.loop.sources import LOOKUP, NETWORK
+from drafter_trainer.drafters.repository import Repository
 from drafter_trainer.errors import InputError
 from drafter_trainer.hub.prompt_task import PromptReader, PromptTask
 from drafter_trainer.languages import Pair, get_pair
-from drafter_trainer.repository import Repository
 from drafter_trainer.results import DRAFTER, PLAIN, RESULTS, read_results
 
 # Variants of a drafter, named as the benchmark's methods are.

@@ -11,12 +11,12 @@ from transformers import PreTrainedModel
 
 from drafter_trainer.drafters.compact import COMPACT
 from drafter_trainer.drafters.initialization import create_drafter
-from drafter_trainer.drafters.loop.repository import VOCABULARY, read_vocabulary
+from drafter_trainer.drafters.loop.build import VOCABULARY, read_vocabulary
 from drafter_trainer.drafters.loop.sources import NETWORK
+from drafter_trainer.drafters.repository import Repository
 from drafter_trainer.errors import InputError
 from drafter_trainer.pipeline.distill import distill
 from drafter_trainer.pipeline.tune import TuningResult, tune
-from drafter_trainer.repository import Repository
 from drafter_trainer.runs import Step, finished_step
 from drafter_trainer.targets import Target, as_target
 from drafter_trainer.training.arguments import DrafterTrainingArguments

@@ -16,10 +16,10 @@ from drafter_trainer.corpora.questions import Question, hash_questions, load_que
 from drafter_trainer.corpora.tasks import TASKS, TRANSLATION, Task
 from drafter_trainer.corpora.user_data import open_user_data
 from drafter_trainer.drafters.load import load_drafter
+from drafter_trainer.drafters.repository import Repository, target_of
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import Pair, read_languages
 from drafter_trainer.provenance import collect_provenance
-from drafter_trainer.repository import Repository, target_of
 from drafter_trainer.results import RESULTS, SCHEMA_VERSION, Results, read_results, write_results
 from drafter_trainer.runs import Step
 from drafter_trainer.targets import Target

@@ -12,6 +12,7 @@ from typing import Any
 from accelerate import PartialState
 from transformers import PreTrainedModel
 
+from drafter_trainer.atomic import hash_file
 from drafter_trainer.chat import ChatTokenizer
 from drafter_trainer.corpora.decontamination import Decontaminator
 from drafter_trainer.corpora.questions import question_texts
@@ -33,7 +34,6 @@ from drafter_trainer.distillation.scoring import Scorer
 from drafter_trainer.distillation.server_kinds import SERVER_KINDS
 from drafter_trainer.distillation.servers import ServerEngine
 from drafter_trainer.distillation.store import SPLITS, RowStore, compare, is_whole
-from drafter_trainer.drafters.description import hash_file
 from drafter_trainer.errors import InputError, check_positive
 from drafter_trainer.languages import Pair, get_language, is_spaced, read_languages
 from drafter_trainer.runs import Step

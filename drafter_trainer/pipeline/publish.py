@@ -19,6 +19,7 @@ from drafter_trainer.drafters.compact import FORMATS
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.drafters.load import load_drafter
 from drafter_trainer.drafters.loop.sources import NETWORK, NGRAM, SOURCES
+from drafter_trainer.drafters.repository import target_of
 from drafter_trainer.drafters.saving import WEIGHTS, describe_drafter
 from drafter_trainer.errors import InputError, one_line
 from drafter_trainer.hub.assemble import assemble
@@ -36,7 +37,6 @@ from drafter_trainer.hub.dataset_card import render_dataset_card
 from drafter_trainer.hub.destination import DATASET, HUB, Destination
 from drafter_trainer.hub.push import ALLOWED, add_to_collection, allowed_files, check_private, push, set_tag
 from drafter_trainer.languages import read_languages
-from drafter_trainer.repository import target_of
 from drafter_trainer.results import RESULTS
 from drafter_trainer.runs import finished_step
 from drafter_trainer.targets import Target

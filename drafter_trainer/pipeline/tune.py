@@ -18,17 +18,17 @@ from drafter_trainer.corpora.user_data import TEXT_COLUMNS, UserData, open_user_
 from drafter_trainer.decoding.target_cache import TargetTexts
 from drafter_trainer.drafters.compatibility import hash_tokenizer
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
+from drafter_trainer.drafters.loop.build import VOCABULARY, read_vocabulary
 from drafter_trainer.drafters.loop.networkless import NetworklessDrafter
-from drafter_trainer.drafters.loop.repository import VOCABULARY, read_vocabulary
 from drafter_trainer.drafters.loop.settings import LoopSettings
 from drafter_trainer.drafters.loop.sources import NETWORK, SOURCES
 from drafter_trainer.drafters.ngram import LEAST_BYTES
+from drafter_trainer.drafters.repository import target_of
 from drafter_trainer.drafters.saving import TUNING, complete_folder, describe_drafter, set_special_ids
 from drafter_trainer.errors import InputError
 from drafter_trainer.languages import get_pair, read_languages
 from drafter_trainer.pipeline.finetune import copy_drafter
 from drafter_trainer.pipeline.publish import check_form
-from drafter_trainer.repository import target_of
 from drafter_trainer.runs import Run, Step, finished_step, read_step
 from drafter_trainer.targets import Target, as_target, end_ids
 from drafter_trainer.training.packing import read_token_ids

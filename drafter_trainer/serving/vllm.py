@@ -28,8 +28,8 @@ from drafter_trainer.drafters.loop.network import reason_against
 from drafter_trainer.drafters.loop.networkless import MODEL_TYPE
 from drafter_trainer.drafters.loop.sources import NETWORK
 from drafter_trainer.drafters.memory import CompletionMemory
+from drafter_trainer.drafters.repository import Repository
 from drafter_trainer.errors import InputError
-from drafter_trainer.repository import Repository
 from drafter_trainer.serving.batch import BatchDrafter
 from drafter_trainer.serving.network import BatchedNetwork, slots_within
 from drafter_trainer.serving.vllm_cache import TargetCache, open_target_cache

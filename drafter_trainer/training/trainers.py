@@ -15,7 +15,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from drafter_trainer.decoding.metrics import expected_alpha, greedy_agreement
 from drafter_trainer.drafters.adapters import ADAPTER, add_adapter, is_adapter, merged_copy
 from drafter_trainer.drafters.initialization import setup_of
-from drafter_trainer.drafters.loop.repository import VOCABULARY
+from drafter_trainer.drafters.loop.build import VOCABULARY
 from drafter_trainer.drafters.vocabulary import choose_ids, count_ids, coverage, map_ids, prune_head, vocabulary_bytes
 from drafter_trainer.errors import InputError
 from drafter_trainer.training.arguments import DrafterTrainingArguments, PretrainingArguments

@@ -16,9 +16,9 @@ from drafter_trainer.benchmark.report import markdown_table
 from drafter_trainer.decoding.metrics import mean_accepted_tokens
 from drafter_trainer.decoding.replay import Costs, Replay, SimulatedClock, replay
 from drafter_trainer.decoding.target_cache import TargetTexts
+from drafter_trainer.drafters.loop.build import TABLE, VOCABULARY
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.network_kinds import build_network
-from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
 from drafter_trainer.drafters.loop.settings import HIGHEST_ORDER, LoopSettings
 from drafter_trainer.drafters.loop.sources import LOOKUP, NETWORK, NGRAM, SOURCES, NgramTable
 from drafter_trainer.drafters.ngram import LEAST_BYTES, Entries, Slots, build_table, count_entries, table_bytes

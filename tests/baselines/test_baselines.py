@@ -15,7 +15,7 @@ from benchmarks.baselines.medusa import MedusaHeads, accept_typical
 from benchmarks.baselines.tree import Tree, accept_by_chance, grow_tree
 from drafter_trainer.benchmark.methods import Method
 from drafter_trainer.cli.bench import import_baselines
-from drafter_trainer.drafters.loop.repository import VOCABULARY
+from drafter_trainer.drafters.loop.build import VOCABULARY
 from drafter_trainer.drafters.vocabulary import vocabulary_bytes
 from drafter_trainer.errors import InputError
 from drafter_trainer.targets import Target

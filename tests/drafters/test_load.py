@@ -15,16 +15,17 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from drafter_trainer.atomic import hash_file
 from drafter_trainer.decoding.metrics import Round
 from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.compatibility import hash_tokenizer
-from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription, hash_file
+from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
 from drafter_trainer.drafters.load import load_drafter, with_stock_loop
-from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
+from drafter_trainer.drafters.loop.build import TABLE, VOCABULARY
 from drafter_trainer.drafters.loop.settings import NETWORK_BINS, LoopSettings, default_calibration
+from drafter_trainer.drafters.repository import Repository
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.languages import get_pair
-from drafter_trainer.repository import Repository
 from drafter_trainer.targets import Target
 from tests.conftest import make_model, make_tokenizer, tiny_vision_model
 from tests.decoding.drafts import set_draft_length
@@ -91,7 +92,7 @@ def test_drafts_follow_the_clock_where_they_may(folder, target_model, tokenizer,
     for pace in (1e-4, 0.5):
         ticks = itertools.count(0.0, pace)
         clock = SimpleNamespace(perf_counter=lambda ticks=ticks: next(ticks))
-        monkeypatch.setattr("drafter_trainer.drafters.loop.repository.time", clock)
+        monkeypatch.setattr("drafter_trainer.drafters.loop.build.time", clock)
         drafter = load_drafter(str(folder), target_model, tokenizer, follow_clock=follow_clock)
         rounds = decode(target_model, PROMPT, {"assistant_model": drafter}, 0.0, 0, 40).rounds
         lengths.append([round_.drafted for round_ in rounds])

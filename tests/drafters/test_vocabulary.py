@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from drafter_trainer.drafters.loop.repository import read_vocabulary
+from drafter_trainer.drafters.loop.build import read_vocabulary
 from drafter_trainer.drafters.vocabulary import choose_ids, coverage, map_ids, prune_head, vocabulary_bytes
 
 COUNTS = np.array([0, 5, 2, 0, 9, 2, 1, 0])

@@ -18,11 +18,11 @@ from drafter_trainer.drafters.load import load_drafter, with_sources
 from drafter_trainer.drafters.loop.drafting import DraftingLoop
 from drafter_trainer.drafters.loop.generate import loop_of
 from drafter_trainer.drafters.loop.sources import LOOKUP, NGRAM
+from drafter_trainer.drafters.repository import Repository
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.hub.prompt_task import PromptTask
 from drafter_trainer.hub.router import LOOKUP_ONLY, WITHOUT_NETWORK, DrafterRouter, Route, RoutedDrafter, Speedups
 from drafter_trainer.languages import LANGUAGES, get_pair, story_prompt, translation_prompt
-from drafter_trainer.repository import Repository
 from drafter_trainer.results import DRAFTER, PLAIN
 from tests.conftest import make_model, make_tokenizer
 from tests.decoding.drafts import add_noise, agreeing, disagreeing, partly_agreeing

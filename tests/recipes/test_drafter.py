@@ -12,7 +12,7 @@ from drafter_trainer.cli import language
 from drafter_trainer.cli.language import FILE_NAME, HYBRID, STRATEGIES
 from drafter_trainer.corpora.sample import sample_rows
 from drafter_trainer.drafters.description import DrafterDescription
-from drafter_trainer.drafters.loop.repository import TABLE
+from drafter_trainer.drafters.loop.build import TABLE
 from drafter_trainer.errors import InputError
 from drafter_trainer.results import DRAFTER, PLAIN, PROMPT_LOOKUP, read_results
 from drafter_trainer.runs import finished_step

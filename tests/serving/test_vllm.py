@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from drafter_trainer.drafters.loop.repository import VOCABULARY, read_vocabulary
+from drafter_trainer.drafters.loop.build import VOCABULARY, read_vocabulary
 from drafter_trainer.errors import IncompatibleTokenizerError, InputError
 from drafter_trainer.hub.export.engines import export_drafter
 from drafter_trainer.serving.vllm import PROPOSER, DrafterProposer

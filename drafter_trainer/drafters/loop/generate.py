@@ -14,9 +14,9 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBas
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 from transformers.utils import cached_file
 
+from .build import build_loop
 from .calls import Call, calling_loop
 from .drafting import DraftingLoop
-from .repository import build_loop
 
 
 def generate(model, input_ids=None, generation_config=None, logits_processor=None, max_new_tokens=None, **kwargs):

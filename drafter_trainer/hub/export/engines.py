@@ -17,10 +17,10 @@ from drafter_trainer.atomic import write_whole
 from drafter_trainer.drafters.compact import COMPACT, embeddings_and_head, read_compact
 from drafter_trainer.drafters.compatibility import check_tokenizers
 from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
+from drafter_trainer.drafters.repository import target_of
 from drafter_trainer.drafters.saving import complete_folder
 from drafter_trainer.errors import InputError, check_positive
 from drafter_trainer.extras import require
-from drafter_trainer.repository import target_of
 from drafter_trainer.serving.commands import (
     DRAFTER_GGUF,
     NETWORK,

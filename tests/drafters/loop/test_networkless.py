@@ -11,9 +11,9 @@ from drafter_trainer import publish
 from drafter_trainer.decoding.metrics import alpha
 from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.load import load_drafter, with_sources
+from drafter_trainer.drafters.loop.build import TABLE, VOCABULARY
 from drafter_trainer.drafters.loop.generate import attach_loop, loop_of
 from drafter_trainer.drafters.loop.networkless import NetworklessDrafter
-from drafter_trainer.drafters.loop.repository import TABLE, VOCABULARY
 from drafter_trainer.drafters.loop.settings import HIGHEST_ORDER
 from drafter_trainer.drafters.ngram import LEAST_BYTES, count_table
 from drafter_trainer.errors import InputError

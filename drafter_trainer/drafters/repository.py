@@ -9,8 +9,9 @@ from typing import Any
 import huggingface_hub
 from huggingface_hub.errors import EntryNotFoundError, HTTPError
 
-from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription, hash_file
-from drafter_trainer.drafters.loop.repository import TABLE
+from drafter_trainer.atomic import hash_file
+from drafter_trainer.drafters.description import FILE_NAME, DrafterDescription
+from drafter_trainer.drafters.loop.build import TABLE
 from drafter_trainer.errors import InputError, one_line
 from drafter_trainer.results import RESULTS, Headline, read_headline
 from drafter_trainer.targets import Target, as_target, hash_folder, resolve_commit, resolve_target

@@ -17,8 +17,8 @@ from drafter_trainer.decoding.metrics import alpha
 from drafter_trainer.decoding.rounds import decode
 from drafter_trainer.drafters.description import FILE_NAME
 from drafter_trainer.drafters.load import load_drafter
+from drafter_trainer.drafters.loop.build import DESCRIPTION, TABLE, VOCABULARY, build_loop
 from drafter_trainer.drafters.loop.generate import attach_loop, loop_of
-from drafter_trainer.drafters.loop.repository import DESCRIPTION, TABLE, VOCABULARY, build_loop
 from drafter_trainer.drafters.loop.settings import NGRAM_BINS, LoopSettings
 from drafter_trainer.drafters.ngram import count_table, table_bytes
 from drafter_trainer.drafters.saving import DRAFT_LENGTH
