@@ -38,7 +38,7 @@ TASKS = {
         Task("conversation", MT_BENCH, _CONVERSATION, turns=2),
         Task("mathematics", categories=("math_reasoning",)),
         Task("question-answering", categories=("qa",)),
-        Task("summarisation", categories=("summarization",)),
+        Task("summarization", categories=("summarization",)),
     )
 }
 

@@ -282,7 +282,7 @@ def test_task_s_questions_stand_between_the_configuration_and_the_command_line(t
     assert asked("--config", path, "--task", "conversation") == "mt-bench"
     assert asked("--config", path, "--task", "conversation", "--questions", "q.jsonl") == "q.jsonl"
     assert asked("--config", path) == "wmt16"
-    assert asked("--config", path, "--task", "summarisation") == "wmt16"
+    assert asked("--config", path, "--task", "summarization") == "wmt16"
     assert asked("--config", config) == "sample"
     assert asked("--config", write(tmp_path / "named.yaml", "base: pair.yaml", "task: story")) == "sample"
 

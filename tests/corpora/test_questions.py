@@ -103,8 +103,8 @@ def test_file_without_questions_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         load_questions(str(tmp_path / "absent.jsonl"), PAIR)
     for source in ("sample", "wmt16"):  # their sentences would be measured as another task
-        with pytest.raises(InputError, match=f"{source} has no questions of task summarisation: name a Spec-Bench"):
-            load_questions(source, PAIR, task=TASKS["summarisation"])
+        with pytest.raises(InputError, match=f"{source} has no questions of task summarization: name a Spec-Bench"):
+            load_questions(source, PAIR, task=TASKS["summarization"])
 
 
 def test_questions_of_all_sources_are_kept_out(tmp_path: Path) -> None:
