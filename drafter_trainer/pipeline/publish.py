@@ -51,19 +51,19 @@ class Publication:
     """A published drafter or data set, or one that a dry run would publish.
 
     Args:
-        place (`str`): The folder, or the address of the commit.
+        location (`str`): The folder, or the address of the commit.
         files (`dict[str, int]`): Size of each file in bytes.
         sent (`bool`): `False` after a dry run.
     """
 
-    place: str
+    location: str
     files: dict[str, int]
     sent: bool
 
     def __str__(self) -> str:
         if self.sent:
-            return f"published: {self.place}"
-        return f"dry run, nothing went to {self.place}:\n{_listing(self.files)}"
+            return f"published: {self.location}"
+        return f"dry run, nothing went to {self.location}:\n{_listing(self.files)}"
 
 
 def check_form(format: str, sources: Sequence[str], adapter_of: str | None) -> None:

@@ -58,4 +58,4 @@ def publish_compact(folder: Path, tokenizer: PreTrainedTokenizerFast, target: Ta
     with torch.no_grad():
         model.get_input_embeddings().weight.copy_(make_model(tokenizer).get_input_embeddings().weight)
     model.save_pretrained(trained)
-    return Path(publish(trained, target, folder / "compact", format="compact").place)
+    return Path(publish(trained, target, folder / "compact", format="compact").location)

@@ -145,7 +145,7 @@ def publish_tuned(
     files = choice.files(hash_tokenizer(tokenizer, pair.probes))
     description = describe_drafter(name, target, (), pair, loop=choice.settings.to_dict())
     complete_folder(tuned, description, tokenizer, files)
-    return Path(publish(tuned, target, folder / "drafter", **given).place)
+    return Path(publish(tuned, target, folder / "drafter", **given).location)
 
 
 @pytest.fixture(scope="session")
@@ -166,7 +166,7 @@ CHEAP = ["lookup", "ngram"]
 def without_network(published: Path, target: Target, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same drafter, published without its network."""
     to = tmp_path_factory.mktemp("ngram") / "drafter"
-    return Path(publish(published, target, to, name="tiny-ngram-de-en", sources=CHEAP).place)
+    return Path(publish(published, target, to, name="tiny-ngram-de-en", sources=CHEAP).location)
 
 
 def describe(folder: Path, **changes: Any) -> None:
