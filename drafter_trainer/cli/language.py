@@ -5,8 +5,8 @@
 
 Makes a published drafter with a card from text in the language of the completions. The strategies are those of arXiv
 2605.30580: an n-gram table, and networks finetuned on the target's translations, on text, and on both. A hybrid
-combines the best network with the table and lookup. Each strategy is tuned on held-out translations and stories, and
-the fastest one over both tasks is published. The benchmarks of both tasks show all strategies.
+combines the best network with the table and lookup. Each strategy is tuned on held-out translations and stories. The
+strategy that is fastest over both tasks is published. The benchmarks of both tasks show all strategies.
 
 Each step is printed as a command before it runs. Finished steps are not repeated.
 """
@@ -47,9 +47,9 @@ class Strategy(NamedTuple):
 # The first four are the strategies of arXiv 2605.30580. The hybrid has the best of their networks.
 STRATEGIES = {
     "table": Strategy("n-gram table", (NGRAM,)),
-    "task": Strategy("network of answers", (NETWORK,), ("distill",)),
-    "text": Strategy("network of text", (NETWORK,), ("text",)),
-    "both": Strategy("network of both", (NETWORK,), ("distill", "text")),
+    "task": Strategy("network, completions", (NETWORK,), ("distill",)),
+    "text": Strategy("network, text", (NETWORK,), ("text",)),
+    "both": Strategy("network, completions and text", (NETWORK,), ("distill", "text")),
     HYBRID: Strategy("hybrid", SOURCES),
 }
 

@@ -25,7 +25,8 @@ _TAGS = ["speculative-decoding", "assisted-generation", "draft-model", "assistan
 _DATA = ("train", "validation", "table")  # facts of a step about its data, in addition to its corpora
 _VERDICTS = ["languages", "task", "decoding", "questions", "drafter (95 %)", "best prompt lookup (95 %)", "verdict"]
 _CURVE = "pass_milliseconds"  # a time for each draft length; only the loop needs it
-_COUNTED = {"answers": "the target's own completions", "texts": "text"}  # by their keys in the facts of a table
+# By their keys in the facts of a table; "answers" of earlier releases
+_COUNTED = dict.fromkeys(("completions", "answers"), "the target's own completions") | {"texts": "text"}
 
 
 def usage(description: DrafterDescription, location: str, target: str | None = None) -> str:

@@ -45,7 +45,7 @@ def predict(
         target (`Target`): The target.
         languages (`str`): Language or pair. Without completions, a prompt of the sample in this language is timed.
         output_dir (`Path`): Folder of predict.json.
-        drafter (`str`, *optional*): Hub id or folder of a trained drafter; defaults to an untrained one of this shape.
+        drafter (`str`, *optional*): Hub id or folder of a trained drafter; defaults to an untrained drafter.
         shape (`Mapping[str, int]`): Depth and widths, as for `draft_config`, and `draft_vocabulary`.
         rows (`Path`): Folder of rows. A trained drafter is replayed on their held-out completions.
         questions (`str`, *optional*): Question set. A trained drafter is replayed on the target's completions of these
@@ -97,11 +97,12 @@ def predict(
     record["break_even"] = least
     if drafter:
         forecast = forecast_drafter(draft_model, greedy, costs, end_ids(target_model), TargetTexts(target_model))
-        of = Path(questions).name if questions else "held-out answers"
+        of = Path(questions).name if questions else "held-out completions"
         record["forecast"] = {"drafter": drafter, "of": of} | forecast
+        replayed = f"{forecast['answers']} {f'completions of {of}' if questions else of}"
         lines.append(
             f"\n{drafter}: expected speedup {forecast['speedup']:.2f}x, with "
-            f"{forecast['tokens_per_pass']:.2f} tokens per pass ({forecast['answers']} answers, {of})"
+            f"{forecast['tokens_per_pass']:.2f} tokens per target pass ({replayed})"
         )
     output_dir.mkdir(parents=True, exist_ok=True)
     write_json(output_dir / "predict.json", record)

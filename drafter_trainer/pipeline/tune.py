@@ -273,7 +273,7 @@ def _facts(search: Tuning, choice: Candidate, left_out: int) -> dict[str, Any]:
         facts["draft_vocabulary"] = "all" if choice.draft_ids is None else len(choice.draft_ids)
     if choice.slots is not None:
         facts["table"] = search.counted(choice)
-    tried_on = "held-out answers" if search.train_completions else "continuations of held-out text"
+    tried_on = "held-out completions" if search.train_completions else "continuations of held-out text"
     facts |= {
         "pass_milliseconds": [round(taken, 1) for taken in search.costs.passes],
         "speedup_on_validation": round(search.speedup, 2),

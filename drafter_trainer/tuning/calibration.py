@@ -26,12 +26,12 @@ def calibrate(
 ) -> dict[str, list[float]]:
     """Measure the probability of acceptance for each bin of each source.
 
-    In greedy decoding a token is accepted if it is the completion's. When sampling, a token for which q is 1 is
-    accepted with p(token), and one drawn from q with Σ min(p, q), counted over the target's top k. Bins with few
-    observations stay near the calibration of an untuned loop.
+    In greedy decoding, a token is accepted if it is the completion's token. In sampling, a token for which q is 1 is
+    accepted with probability p(token), and a token drawn from q with probability Σ min(p, q) over the target's top k.
+    Bins with few observations stay near the calibration of an untuned loop.
 
     Args:
-        completions (`Iterable[HeldOut]`): All greedy, or all sampled, for sampling at temperature 1.
+        completions (`Iterable[HeldOut]`): Greedy completions, or sampled ones to calibrate sampling at temperature 1.
         target (`TargetTexts`, *optional*): Reads the completions for a network that attends to the target's keys.
     """
     prior = default_calibration()
@@ -62,13 +62,13 @@ def _observations(
         sources[NETWORK].begin(len(completion.prompt_ids))
     text = target and target.read(network, [*completion.prompt_ids, *completion.response_ids])
     for position, token in enumerate(completion.response_ids):
-        known = lookup.tokens
+        context = lookup.tokens
         if text is not None and position:
-            sources[NETWORK].share(text.first(len(known) - 1), known)
+            sources[NETWORK].share(text.first(len(context) - 1), context)
         for name, source in sources.items():
-            if (found := source.propose(known)) is None:
+            if (proposal := source.propose(context)) is None:
                 continue
-            proposed, bin_ = found
+            proposed, bin_ = proposal
             if name == NETWORK and completion.temperature > 0:
                 yield name, bin_, _overlap(completion, position, source.probabilities, network.draft_ids)
             else:

@@ -31,27 +31,27 @@ class HeldOut:
     topk_ids: np.ndarray  # (tokens, k): the target's most likely ids at each position
     topk_logprobs: np.ndarray  # (tokens, k): at temperature 1, in nats
 
-    def known(self) -> tuple[list[int], list[int], int]:
-        """Return it as `decoding.replay.replay` takes it."""
+    def for_replay(self) -> tuple[list[int], list[int], int]:
+        """Return prompt, completion and length limit, as `decoding.replay.replay` takes them."""
         return self.prompt_ids, self.response_ids, self.max_new_tokens
 
     def acceptance(self, position: int, token: int) -> float:
         """Return the probability that the target accepts a token for which q is 1.
 
-        When sampling it is p(token), 0 outside the top k. In greedy decoding it is 1 for the completion's own token.
+        In sampling it is p(token), and 0 outside the top k. In greedy decoding it is 1 for the completion's token.
         """
         if self.temperature == 0:
             return float(self.response_ids[position] == token)
-        found = np.flatnonzero(self.topk_ids[position] == token)
-        return float(np.exp(self.topk_logprobs[position, found[0]])) if len(found) else 0.0
+        matches = np.flatnonzero(self.topk_ids[position] == token)
+        return float(np.exp(self.topk_logprobs[position, matches[0]])) if len(matches) else 0.0
 
 
 def load_completions(folder: Path, target: Target, limit: int) -> tuple[list[list[int]], list[HeldOut], list[HeldOut]]:
     """Load the completions that a target wrote in a distillation.
 
     Returns:
-        `tuple` of the training completions, the held-out greedy ones, and the held-out ones at the highest sampling
-        temperature. Of the held-out ones, a fixed random choice of at most `limit`.
+        `tuple` of the training completions, the held-out greedy completions, and the held-out completions at the
+        highest sampling temperature. Held-out completions are a fixed random choice of at most `limit`.
     """
     for split in ("train", "validation"):
         check_target(RowStore(folder / split), target)
@@ -68,11 +68,11 @@ def load_completions(folder: Path, target: Target, limit: int) -> tuple[list[lis
     if not train or not greedy:
         raise InputError(
             f"{folder} has {len(train)} completions and {len(greedy)} held-out greedy ones with log-probabilities: "
-            "distill with temperatures 0 and more, and some validation prompts; teacher_forcing=True scores rows "
+            "distill with validation prompts, and with 0 among the temperatures; teacher_forcing=True scores rows "
             "without log-probabilities"
         )
     sampled = [completion for completion in held_out if completion.temperature == highest > 0]
-    # Shards are sorted by the lengths of the prompts.
+    # Shards are sorted by prompt length: their first rows have the shortest prompts.
     for completions in (greedy, sampled):
         random.Random(0).shuffle(completions)
     return train, greedy[:limit], sampled[:limit]
@@ -88,10 +88,10 @@ def complete(
     """Complete prompts with the target, all in one batch."""
     unstored = dict.fromkeys(("source_id", "corpus", "pair", "target", "target_revision"), "")
     requests = [Request(tuple(ids), temperature, 0, max_new_tokens, **unstored) for ids in prompts]
-    found = TransformersEngine(target_model, tokenizer.pad_token_id).complete_batch(requests)
+    completed = TransformersEngine(target_model, tokenizer.pad_token_id).complete_batch(requests)
     return [
         HeldOut(list(ids), each.completion_ids, max_new_tokens, temperature, each.topk_ids, each.topk_logprobs)
-        for ids, each in zip(prompts, found)
+        for ids, each in zip(prompts, completed)
     ]
 
 
@@ -109,8 +109,8 @@ def continue_texts(
             f"none of the {len(texts)} held-out texts has {_LEAST_TEXT} tokens: give some hundred lines, of which 2 % "
             "are held out, or distill"
         )
-    greedy, sampled = (complete(target_model, tokenizer, prompts, each, _CONTINUATION) for each in (0.0, 1.0))
-    return greedy, sampled
+    continued = [complete(target_model, tokenizer, prompts, temperature, _CONTINUATION) for temperature in (0.0, 1.0)]
+    return continued[0], continued[1]
 
 
 def typical_prompt(completions: Sequence[HeldOut]) -> list[int]:
@@ -119,9 +119,9 @@ def typical_prompt(completions: Sequence[HeldOut]) -> list[int]:
 
 
 def without_held_out(texts: Sequence[Sequence[int]], held_out: Sequence[HeldOut]) -> list[Sequence[int]]:
-    """Leave out texts that contain 13 consecutive tokens of a held-out completion, as a longer completion may.
+    """Leave out texts that contain 13 consecutive tokens of a held-out completion.
 
-    A table that was counted on them would look better than it is.
+    A table that was counted on these texts would look better than it is.
     """
-    known = {run for completion in held_out for run in runs_of(tuple(completion.response_ids))}
-    return [text for text in texts if known.isdisjoint(runs_of(tuple(text)))]
+    held_out_runs = {run for completion in held_out for run in runs_of(tuple(completion.response_ids))}
+    return [text for text in texts if held_out_runs.isdisjoint(runs_of(tuple(text)))]

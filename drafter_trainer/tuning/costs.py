@@ -54,7 +54,7 @@ def take_turn(
 ) -> Turn:
     """Time plain decoding, then greedy and sampling rounds with drafts of 0 to `longest` tokens.
 
-    `draft_model` only lends its configuration.
+    Only the configuration of `draft_model` is used.
     """
     marks: list[float] = []
 
@@ -142,10 +142,10 @@ def measure_costs(
     """Measure plain decoding, verification passes and a step of the drafter's network.
 
     Plain decoding and verification passes take turns, so that other load on the machine slows down both. Turns that
-    differ too much are measured again. If no attempt is steady, the steadiest counts, with a warning.
+    differ too much are measured again. If no attempt is steady, the one with the least spread counts, with a warning.
 
     Args:
-        draft_model (`PreTrainedModel`): Lends its configuration; its weights are not used.
+        draft_model (`PreTrainedModel`): The drafter; only its configuration is used.
         network (`LeanNetwork` or `StockNetwork`, *optional*): The drafter's network; without one, a step costs 0.
         prompt_ids (`Sequence[int]`): The prompt that is continued.
         longest (`int`): Maximum draft length, in tokens.
@@ -177,13 +177,13 @@ def measure_costs(
 def combine_turns(turns: Sequence[Turn]) -> Costs:
     """Combine turns into one curve of costs.
 
-    A verification pass costs the median over the turns of its ratio to plain decoding, and at least one token of plain
-    decoding, which it computes too. So no speedup exceeds the tokens per target pass.
+    The cost of a verification pass is the median, over the turns, of its ratio to a token of plain decoding. The ratio
+    is at least 1, because the pass computes this token too. So no speedup exceeds the tokens per target pass.
     """
     plain = statistics.median(turn.plain for turn in turns)
-    ratios = [np.array([getattr(turn, kind) for turn in turns]).T for kind in ("rounds", "sampling_rounds")]
+    ratios = [np.array([getattr(turn, name) for turn in turns]).T for name in ("rounds", "sampling_rounds")]
     ratios = [by_length / [turn.plain for turn in turns] for by_length in ratios]
-    passes, sampling_passes = ((plain * np.median(kind, axis=1).clip(1)).tolist() for kind in ratios)
+    passes, sampling_passes = ((plain * np.median(by_length, axis=1).clip(1)).tolist() for by_length in ratios)
     # The interquartile range, relative to the median: a single slow pass does not matter.
     low, middle, high = np.quantile(np.concatenate(ratios), (0.25, 0.5, 0.75), axis=1)
     return Costs(
@@ -271,10 +271,10 @@ def forecast_drafter(
     end_ids: Collection[int],
     target: TargetTexts | None = None,
 ) -> dict[str, Any]:
-    """Replay a drafter, as `load_drafter` returned it, on held-out greedy completions; return speedup and yield."""
+    """Replay a loaded drafter on held-out greedy completions; return its speedup and tokens per target pass."""
     own, clock = loop_of(drafter), SimulatedClock()
     loop = DraftingLoop(own.network, own.table, own.settings, own.device, own.vocabulary, clock)
-    result = replay(loop, map(HeldOut.known, completions), costs, clock, end_ids, target)
+    result = replay(loop, map(HeldOut.for_replay, completions), costs, clock, end_ids, target)
     return {
         "speedup": result.speedup,
         "tokens_per_pass": mean_accepted_tokens(result.tokens, len(result.rounds)),

@@ -48,10 +48,10 @@ class Candidate:
     settings: LoopSettings
     draft_ids: torch.Tensor | None = None  # draft vocabulary; all ids if `None`
     slots: Slots | None = None  # of the n-gram table
-    counted_on: str = "nothing"  # texts of the table
+    counted_on: str = "nothing"  # the texts on which the table was counted
 
     def change(self, **settings: Any) -> "Candidate":
-        """Return a candidate with some other settings."""
+        """Return a candidate with some settings changed."""
         return replace(self, settings=replace(self.settings, **settings))
 
     def files(self, tokenizer_sha256: str) -> dict[str, bytes]:
@@ -83,7 +83,7 @@ class Tuning:
     trained_ids: torch.Tensor | None = None  # draft vocabulary of training, all ids if `None`; smaller ones are tried
     sources: Sequence[str] = SOURCES  # sources to choose from; without the network, a table is always chosen
     table_bytes: int = 1 << 21  # maximum size of a table's file
-    other_tasks: Sequence[Sequence[HeldOut]] = ()  # greedy completions of each
+    other_tasks: Sequence[Sequence[HeldOut]] = ()  # greedy completions of each other task
     target: TargetTexts | None = None  # reads the completions for a network that attends to the target's keys
     trials: list[dict[str, Any]] = field(default_factory=list)
     speedup: float = 0.0
@@ -95,7 +95,7 @@ class Tuning:
         self._device = self.draft_model.device.type
 
     def run(self) -> Candidate:
-        """Search; `trials` then has a record of every trial."""
+        """Search the settings; `trials` gets a record of each trial."""
         sources = [source for source in SOURCES if source in self.sources]
         curves = {"pass_milliseconds": {self._device: list(self.costs.passes)}}
         curves["sampling_pass_milliseconds"] = {self._device: list(self.costs.sampling_passes)}
@@ -132,30 +132,30 @@ class Tuning:
 
     def counted(self, choice: Candidate) -> dict[str, Any]:
         """Describe the table of a candidate: the texts on which it was counted, its orders and its entries."""
-        found: dict[str, Any] = {"counted_on": choice.counted_on}
-        for name, texts in (("answers", self.train_completions), ("texts", self.texts)):
+        counts: dict[str, Any] = {"counted_on": choice.counted_on}
+        for name, texts in (("completions", self.train_completions), ("texts", self.texts)):
             if name in choice.counted_on:
-                found |= {name: len(texts), f"tokens_of_{name}": sum(map(len, texts))}
+                counts |= {name: len(texts), f"tokens_of_{name}": sum(map(len, texts))}
         entries = {order: int(np.count_nonzero(hashes)) for order, (hashes, *_) in choice.slots.items()}
-        return found | {"highest_order": max(entries), "entries": sum(entries.values())}
+        return counts | {"highest_order": max(entries), "entries": sum(entries.values())}
 
     def _vocabularies(self, choice: Candidate) -> list[tuple[int, Candidate]]:
-        size = self.draft_model.config.vocab_size
-        counts, most = count_ids(self.train_completions, size), size
+        most = vocabulary = self.draft_model.config.vocab_size
+        counts = count_ids(self.train_completions, vocabulary)
         if self.trained_ids is not None:
-            counts[np.setdiff1d(np.arange(size), self.trained_ids)] = 0
+            counts[np.setdiff1d(np.arange(vocabulary), self.trained_ids)] = 0
             most = len(self.trained_ids)
-        smaller = [(each, choose_ids(counts, each, self.end_ids)) for each in _SIZES if each < most]
-        return [(each, replace(choice, draft_ids=ids)) for each, ids in [*smaller, (most, self.trained_ids)]]
+        smaller = [(size, choose_ids(counts, size, self.end_ids)) for size in _SIZES if size < most]
+        return [(size, replace(choice, draft_ids=ids)) for size, ids in [*smaller, (most, self.trained_ids)]]
 
     def _tables(self, choice: Candidate) -> list[tuple[str, Candidate]]:
         completions, texts = list(self.train_completions), list(self.texts)
-        counted = {"answers": completions, "texts": texts}
+        counted = {"completions": completions, "texts": texts}
         if completions and texts:
             counted = {
-                "answers": completions,
-                "answers and texts": completions + texts,
-                f"{_WEIGHT} times answers, and texts": _WEIGHT * completions + texts,
+                "completions": completions,
+                "completions and texts": completions + texts,
+                f"{_WEIGHT} times completions, and texts": _WEIGHT * completions + texts,
             }
         self._entries = {name: count_entries(rows, _ORDERS) for name, rows in counted.items() if rows}
         tables = [("nothing", choice)] if NETWORK in self.sources else []
@@ -202,13 +202,13 @@ class Tuning:
         return best
 
     def _prepare(self, choice: Candidate) -> tuple[Any, NgramTable | None, float, dict[str, list[float]]]:
-        """Build network and table, time the step and calibrate, once for candidates that differ in the rest only."""
-        made_of = (choice.settings.int8, choice.draft_ids, choice.slots)
-        if self._prepared is None or any(one is not other for one, other in zip(made_of, self._prepared[0])):
+        """Build network and table, time the step and calibrate; reuse the result while only other settings change."""
+        parts = (choice.settings.int8, choice.draft_ids, choice.slots)
+        if self._prepared is None or any(part is not other for part, other in zip(parts, self._prepared[0])):
             network, table = self._build(choice)
             step = 0.0 if network is None else measure_step(network, typical_prompt(self.greedy), _STEP_REPEATS)
             fitted = [completion for task in self._tasks for completion in task[::2]]
-            self._prepared = made_of, (network, table, step, calibrate(fitted, table, network, self.target))
+            self._prepared = parts, (network, table, step, calibrate(fitted, table, network, self.target))
         return self._prepared[1]
 
     def _build(self, choice: Candidate) -> tuple[Any, NgramTable | None]:
@@ -218,7 +218,7 @@ class Tuning:
     def _replay(self, choice: Candidate, network, table: NgramTable | None, task: Sequence[HeldOut]) -> Replay:
         clock, vocabulary = SimulatedClock(), self.draft_model.config.vocab_size
         loop = DraftingLoop(network, table, choice.settings, self.draft_model.device, vocabulary, clock)
-        return replay(loop, map(HeldOut.known, task), self.costs, clock, self.end_ids, self.target)
+        return replay(loop, map(HeldOut.for_replay, task), self.costs, clock, self.end_ids, self.target)
 
     def _finish(self, choice: Candidate) -> Candidate:
         """Calibrate the chosen candidate on all completions."""

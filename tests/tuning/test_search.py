@@ -168,9 +168,9 @@ def test_order_is_the_one_that_held_out_answers_need() -> None:
     assert yields["1 to 3"] > 1.2 * yields["1 to 2"]
     assert max(choice.slots) >= 3
     assert search.counted(choice) == {
-        "counted_on": "answers",
-        "answers": 3,
-        "tokens_of_answers": 3 * 4 * (SIZE - 3),
+        "counted_on": "completions",
+        "completions": 3,
+        "tokens_of_completions": 3 * 4 * (SIZE - 3),
         "highest_order": max(choice.slots),
         "entries": sum(int(np.count_nonzero(hashes)) for hashes, *_ in choice.slots.values()),
     }
@@ -182,7 +182,7 @@ def test_every_question_without_a_network_is_asked() -> None:
     search, choice = tune(answers, [], sentences(rule(0), 4, 1), ["ngram", "lookup"], 1 << 16)
     assert list(dict.fromkeys(trial["what"] for trial in search.trials)) == TRIALS
     assert {trial["step_milliseconds"] for trial in search.trials} == {0.0}
-    assert list(tried(search, "table counted on")) == ["answers"]
+    assert list(tried(search, "table counted on")) == ["completions"]
     assert list(tried(search, "table bytes")) == ["4096", "16384", "65536"]
     # Lookup without a table is no drafter, so it is not tried.
     assert list(tried(search, "sources")) == ["['lookup', 'ngram']", "['ngram']"]
@@ -214,11 +214,11 @@ def test_mixture_keeps_what_answers_bring() -> None:
     size = 3072 + 13 * 300
     on_task = tried(tune(answers, texts, task, size=size)[0], "table counted on")
     on_text = tried(tune(answers, texts, other, size=size)[0], "table counted on")
-    alike, weighed = "answers and texts", "4 times answers, and texts"
-    assert list(on_task) == list(on_text) == ["answers", alike, weighed]
-    assert on_task[weighed] > 0.8 * on_task["answers"]
+    alike, weighed = "completions and texts", "4 times completions, and texts"
+    assert list(on_task) == list(on_text) == ["completions", alike, weighed]
+    assert on_task[weighed] > 0.8 * on_task["completions"]
     assert on_task[weighed] > 2 * on_task[alike]
-    assert on_text[alike] > on_text[weighed] > 1.02 * on_text["answers"]
+    assert on_text[alike] > on_text[weighed] > 1.02 * on_text["completions"]
 
 
 def test_every_task_counts() -> None:
@@ -227,7 +227,7 @@ def test_every_task_counts() -> None:
     task, other = sentences(rule(1), 12, 5), sentences(rule(3), 12, 6)
     alone, chosen_alone = tune(answers, texts, task)
     both, chosen = tune(answers, texts, task, other_task=other)
-    assert tried(both, "table counted on")["answers"] < 0.8 * tried(alone, "table counted on")["answers"]
-    assert "answers" in chosen_alone.counted_on
+    assert tried(both, "table counted on")["completions"] < 0.8 * tried(alone, "table counted on")["completions"]
+    assert "completions" in chosen_alone.counted_on
     assert "texts" in chosen.counted_on
     assert both.speedup < alone.speedup
