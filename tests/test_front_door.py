@@ -170,7 +170,7 @@ def test_a_folder_is_published_without_a_run(trained, tmp_path: Path, named: str
     to = tmp_path / "published"
     drafter_trainer.publish(tmp_path / "drafter", named, to)
     card = (to / "README.md").read_text(encoding="utf-8")
-    assert "when it answers in Dutch" in card
+    assert "when it responds in Dutch" in card
     assert "language:\n- nl\n" in card
     assert not list(to.glob("*.bin"))
     assert str(tmp_path) not in card + (to / "drafter.json").read_text(encoding="utf-8")
@@ -387,7 +387,7 @@ def test_a_drafter_is_tuned_measured_and_published_with_its_numbers(trained, tmp
     before = (folder / "results.json").stat().st_mtime_ns
     assert drafter_trainer.benchmark(folder, named, asked, **given)["provenance"]["date"]
     assert (folder / "results.json").stat().st_mtime_ns == before
-    with pytest.raises(InputError, match="was tuned, which saving it again would undo: call publish"):
+    with pytest.raises(InputError, match="was tuned, and to save it again would undo that: call publish"):
         trained.push_to_hub()
     drafter_trainer.publish(folder, named, tmp_path / "published")
     card = (tmp_path / "published" / "README.md").read_text(encoding="utf-8")

@@ -104,7 +104,7 @@ def test_card_has_the_facts_of_its_files(title: str, expected: list[str]) -> Non
         (1.2, 8, "target is 1.20 times as fast as with plain decoding (de-en translation, greedy).", "faster"),
         (0.7, 8, "is slower than with plain decoding** (de-en translation, greedy): 0.70 times", "**slower**"),
         (1.0, 8, "(de-en translation, greedy): the difference is within noise.", "within noise"),
-        (1.2, 4, "(de-en translation, greedy), but on only 4 questions, too few", "too few questions"),
+        (1.2, 4, "(de-en translation, greedy), but on only 4 questions, which are too few", "too few questions"),
     ],
 )
 def test_card_states_where_the_drafter_helps(value: float, count: int, headline: str, verdict: str) -> None:
@@ -140,7 +140,7 @@ def test_card_without_results_states_no_speed(description: DrafterDescription) -
     """Before its benchmark a drafter has no numbers, and its card must not suggest any."""
     card = render_card(description, {}, "alice/x", None)
     assert "Not measured yet" in section(card, "Speed")
-    assert "Unknown: none was given" in section(card, "License")
+    assert "Unknown: no license was named" in section(card, "License")
     for absent in ("x (", "model-index", "acceptance.png", "None", "times as fast"):
         assert absent not in card
 
@@ -194,9 +194,9 @@ DIVERGENCES = [{"question_id": f"q{margin}", "position": 3, "margin": margin} fo
 @pytest.mark.parametrize(
     ("lossless", "expected"),
     [
-        ({"equal": 4, "prompts": 4, "divergences": []}, ["4 of 4 outputs equal plain decoding's, token for token."]),
+        ({"equal": 4, "prompts": 4, "divergences": []}, ["4 of 4 outputs equal those of plain decoding, token for"]),
         ({"equal": 2, "prompts": 4, "divergences": DIVERGENCES}, ["2 of 4 outputs equal", "0.125"]),
-        (None, ["sampled, where single outputs cannot be compared"]),
+        (None, ["sampled; single sampled outputs cannot be compared"]),
     ],
     ids=["equal", "divergent", "sampled"],
 )

@@ -73,7 +73,7 @@ def test_card_has_sources_settings_and_counts() -> None:
         "- train: en 1190, de 20",
         "distill.py --config c.yaml 2026-01-01T00:00:00+00:00, commit `f00d`, drafter_trainer 0.1.0, torch 2.13.0.",
         'load_dataset("alice/tiny-answers-de-en", split="train")',
-        "Unknown: none was given when this dataset was published.",
+        "Unknown: no license was named when this dataset was published.",
     ):
         assert expected in text
     assert "/home" not in text
