@@ -44,7 +44,7 @@ def api_page() -> str:
     """Render the page.
 
     Raises:
-        ValueError: If a public name stands in no group.
+        ValueError: If a public name is in no group.
     """
     listed = {name for names in GROUPS.values() for name in names}
     if missing := {*drafter_trainer.__all__} ^ listed:
@@ -78,7 +78,7 @@ def _entry(found: type) -> Iterator[str]:
 
 
 def _signature(name: str, function: object) -> str:
-    """Return a signature as it would be written, one parameter a line where it is long."""
+    """Return a signature as source code, with one parameter per line if it is long."""
     signature = inspect.signature(function)
     # collections.abc.Sequence -> Sequence, but not 0.0
     words = [re.sub(r"\b[a-zA-Z_](?:\w*\.)+(\w+)", r"\1", str(each)) for each in signature.parameters.values()]
@@ -92,7 +92,7 @@ def _signature(name: str, function: object) -> str:
 
 
 def _docstring(found: object) -> Iterator[str]:
-    """Render a docstring: its text as it stands, its sections as lists."""
+    """Render a docstring: its text unchanged, its sections as lists."""
     heading, lines = "", []
     for line in [*inspect.cleandoc(found.__doc__ or "").splitlines(), "Args:"]:
         if line in _SECTIONS or line.startswith("Source:"):

@@ -3,11 +3,11 @@
     python benchmarks/distillation_speed.py --config recipes/configs/gemma-3-270m/de-en.yaml --corpus file:text.jsonl
 
 All three have the same prompts, length limit and temperatures. `this engine` runs in the configuration's dtype and
-finds the top 20 and the next token by blocks. `full width` is the engine in float32, with a top k, a softmax and a
-cumulative sum over the whole vocabulary. `generate` decodes batches of the same size in the order of the corpus, in
-float32, without log-probabilities. After a warm-up they complete all prompts by turns: the engines until a batch of
-completions has ended, `generate` one batch. At the end, more and more rows of an engine's batch are empty. This time
-counts too, so it weighs more with fewer prompts.
+finds the top 20 and the next token block by block. `full width` is the engine in float32, with a top k, a softmax and
+a cumulative sum over the whole vocabulary. `generate` decodes batches of the same size in the order of the corpus, in
+float32, without log-probabilities. After a warm-up, the three take turns until all prompts are completed. In a turn,
+an engine finishes a batch of completions, and `generate` decodes one batch. At the end, more and more rows of an
+engine's batch are empty. This time counts too, so it weighs more with fewer prompts.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def main() -> None:
             **sampling,
         )[:, longest:]
         ends = torch.isin(output, torch.tensor(list(engine.eos_ids), device=device))
-        # Up to and with the first end token.
+        # Up to the first end token, including it.
         return int(((ends.cumsum(dim=-1) - ends.long()) == 0).sum())
 
     ways = {
@@ -147,7 +147,7 @@ def choose_at_full_width(
 
 
 class FullWidthEngine(TransformersEngine):
-    """The engine with `choose_at_full_width`, in each of its steps only: other engines run in between."""
+    """The engine with `choose_at_full_width`, set only during its own steps: other engines run in between."""
 
     def complete(self, batches: Iterable[Sequence[Request]]) -> Iterator[tuple[list[Request], list[Completion]]]:
         completions, own = super().complete(batches), batching.choose_tokens

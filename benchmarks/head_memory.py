@@ -2,9 +2,9 @@
 
     python benchmarks/head_memory.py
 
-Two steps with the Trainer's own optimizer on 4 rows of 1,024 tokens, all supervised, with the drafter of arXiv
-2406.16758's Table 4 (Gemma, 239M parameters, random weights), in fp32 and without gradient checkpointing. Each
-variant runs in its own process.
+Each variant takes two steps with the Trainer's own optimizer, on 4 rows of 1,024 supervised tokens. It trains the
+drafter of Table 4 of arXiv 2406.16758 (Gemma, 239M parameters, random weights), in fp32 and without gradient
+checkpointing. Each variant runs in its own process.
 """
 
 import argparse
@@ -26,7 +26,7 @@ WAYS = {"pieces": "the head in pieces", "dense": "all logits at once"}
 
 
 def main() -> None:
-    """Measure each way in its own process."""
+    """Measure each variant in its own process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--way", choices=WAYS, help="Do one way, and say its peak (what the others are started with)")
     parser.add_argument("--out", type=Path, default=RESULTS)

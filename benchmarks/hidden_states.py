@@ -3,12 +3,12 @@
     python benchmarks/hidden_states.py --config recipes/configs/gemma-3-270m/de-en.yaml \
         --rows runs/gemma-3-270m-drafter-de-en/distill --held_out runs/held-out/distill
 
-A drafter of eight layers is trained in four ways: without hidden states ("none"), with the target's last hidden states
-added to the embeddings of verified tokens by a linear map that starts at zero ("last"), with those of three layers
-("three"), or with a loss that matches its own last hidden states with the target's at every token ("matched"). With
-hidden states, training has two streams: tokens with hidden states, and drafted tokens after a random position without
-them. PARD-2 (github.com/AMD-AGI/PARD) and EAGLE (arXiv 2401.15077) add hidden states too. The drafters are replayed
-with 5 drafted tokens per round.
+A drafter of eight layers is trained in four variants. "none" has no hidden states. "last" adds the target's last
+hidden states to the embeddings of verified tokens, by a linear map that starts at zero. "three" adds the hidden states
+of three layers. "matched" has a loss that matches the drafter's last hidden states with the target's at every token.
+With hidden states, training has two streams: tokens with hidden states, and drafted tokens without hidden states after
+a random position. PARD-2 (github.com/AMD-AGI/PARD) and EAGLE (arXiv 2401.15077) add hidden states too. The drafters
+are replayed with 5 drafted tokens per round.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from drafter_trainer.training.rows import load_rows
 
 WINDOW, DRAFT_LENGTH, BATCH = 64, 5, 4
 WITHOUT = 0.1  # share of rows that are trained without hidden states
-REACHED = 0.7  # weight of a drafted token over that of the one before it
+REACHED = 0.7  # weight of a drafted token, relative to the drafted token before it
 KINDS = {"none": (), "last": (-1,), "three": (6, 12, -1), "matched": ()}
 LAYERS = (0, 1, 2, 3, 4, 5, 10, 11)
 
@@ -58,7 +58,7 @@ class Row:
         self.topk = (torch.tensor(row["topk_ids"]), torch.tensor(row["topk_logprobs"]).float())
 
     def features(self, layers: tuple[int, ...]) -> torch.Tensor:
-        """Return for each token the normalized states of the one before it, of shape `(tokens, layers * width)`."""
+        """Return, for each token, the normalized states of the previous token: `(tokens, layers * width)`."""
         states = [self.states[layer].float() for layer in layers]
         states = torch.cat([F.rms_norm(each, each.shape[-1:]) for each in states], dim=-1)
         return F.pad(states[:-1], (0, 0, 1, 0))
@@ -69,8 +69,8 @@ class Study:
 
     Args:
         kind (`str`): One of `KINDS`.
-        drafter (`PreTrainedModel`): What it starts from; changed in place.
-        draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`): Ids that it drafts.
+        drafter (`PreTrainedModel`): The drafter that is trained, in place.
+        draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`): Ids of the draft vocabulary.
     """
 
     def __init__(self, kind: str, drafter: PreTrainedModel, draft_ids: torch.Tensor) -> None:
@@ -99,7 +99,7 @@ class Study:
         else:
             told = self.map(row.features(self.layers)) * (torch.rand(()) >= WITHOUT)
             offset = torch.randint(DRAFT_LENGTH - 1, ())
-            # Tokens of the second stream are drafted behind the verified token `cut`.
+            # Tokens of the second stream are drafted after the verified token `cut`.
             step = DRAFT_LENGTH - 1
             cut = ((predicts - 1 - offset).div(step, rounding_mode="floor") * step + offset).clamp(min=0)
             own = (predicts > cut[:, None]) & (predicts <= predicts[:, None]) | torch.eye(number, dtype=torch.bool)
@@ -118,7 +118,7 @@ class Study:
 
     @torch.no_grad()
     def replay(self, row: Row, with_states: bool) -> tuple[int, int]:
-        """Draft a known completion; return its tokens and the target's passes behind the first."""
+        """Replay a completion; return its tokens and the target passes after the first pass."""
         embedded = self.drafter.get_input_embeddings()(row.ids)
         if self.layers and with_states:
             embedded = embedded + self.map(row.features(self.layers))

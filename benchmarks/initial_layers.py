@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def choose(said: str, target: Target, rows: Dataset, prompt_window: int) -> list[int]:
-    """Read layers, or search as many as are asked for."""
+    """Read the numbers of layers, or search the requested number of layers."""
     what, _, number = said.partition(":")
     if what != "search":
         return [int(layer) for layer in said.split(",")]

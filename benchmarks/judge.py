@@ -86,7 +86,7 @@ class Judgement:
     Args:
         prompt (`str`): The prompt of the judge.
         max_new_tokens (`int`): Maximum number of tokens of the judgement.
-        temperature (`float`, *optional*, defaults to `0.0`): Its temperature.
+        temperature (`float`, *optional*, defaults to `0.0`): Sampling temperature of the judgement.
     """
 
     prompt: str
@@ -146,10 +146,10 @@ def judge(
     """Let the judge grade all completions that are not in the journal.
 
     Args:
-        outputs (`Sequence[dict]`): As `read_outputs` returns them.
+        outputs (`Sequence[dict]`): Completions, as `read_outputs` returns them.
         engine (`ServerEngine`): Servers of the kind `Chat`.
         max_new_tokens (`int`): Maximum number of tokens of a judgement.
-        journal (`Path`): Gets a line for each judgement. The next run repeats rejected requests, but not those with
+        journal (`Path`): Gets a line for each judgement. The next run repeats rejected requests. It does not repeat
             unreadable judgements: at temperature 0 the judge would write the same.
     Returns:
         `dict` of the journal's lines by key: `said`, or `refused` with the reason.

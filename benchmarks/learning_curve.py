@@ -27,11 +27,11 @@ POINTS = (0, 300, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)  # 
 
 
 class Curve(TrainerCallback):
-    """Replay the drafter whenever it has learned from as many tokens as the next point says.
+    """A callback that replays the drafter when its number of training tokens reaches a point of the curve.
 
     Args:
         lengths (`list[int]`): Completion tokens of each row, in the order in which the trainer reads them.
-        held_out (`HeldOut`): What is replayed.
+        held_out (`HeldOut`): The completions that are replayed.
     """
 
     def __init__(self, lengths: list[int], held_out: HeldOut) -> None:
@@ -39,7 +39,7 @@ class Curve(TrainerCallback):
         self.points, self.figures = list(POINTS), []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Replay what training starts from."""
+        """Replay the drafter before training."""
         self.on_step_end(args, state, control, **given)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
@@ -102,7 +102,7 @@ def main() -> None:
 
 
 def draw(figures: list[dict[str, Any]], path: Path) -> None:
-    """Draw tokens per target pass over the tokens of completions, on a logarithmic axis."""
+    """Draw tokens per target pass against the number of completion tokens, on a logarithmic axis."""
     figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
     for loss in dict.fromkeys(entry["loss"] for entry in figures):
         points = [entry for entry in figures if entry["loss"] == loss]

@@ -27,7 +27,7 @@ from drafter_trainer.serving.commands import llamacpp_command
 from drafter_trainer.serving.engines import start_engine
 from drafter_trainer.tuning.completions import load_completions
 
-ORDER, SLOTS = 2, 4  # tokens of the static file's n-grams, and of any n-gram that llama.cpp keeps
+ORDER, SLOTS = 2, 4  # tokens of the static file's n-grams; maximum tokens of an n-gram in llama.cpp
 LENGTHS = (2, 4, 12)  # of the suffix that ngram-simple looks up; 12 is llama.cpp's own
 DRAFTED = 8
 
@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def simple(length: int) -> list[str]:
-    """Return the words for llama.cpp's own lookup of a suffix."""
+    """Return the command-line options of llama.cpp's own lookup of a suffix."""
     words = ["--spec-type", "ngram-simple", "--spec-ngram-simple-size-n", str(length)]
     return [*words, "--spec-ngram-simple-size-m", str(DRAFTED)]
 

@@ -43,7 +43,7 @@ def _wait() -> None:
 
 
 class _Watched:
-    """Watch a drafter's `generate`, and the forwards in it; `count` what it drafts."""
+    """A timer of a drafter's `generate` and of the forward passes in it, with a `count` of drafted tokens."""
 
     def __init__(self, drafter: PreTrainedModel, network: Any, forward: str) -> None:
         self.drafter = drafter
@@ -53,7 +53,7 @@ class _Watched:
         drafter.generate = self._calls.around(drafter.generate)
 
     def count(self, function: Callable[..., Any], drafted: Callable[[Any], int]) -> Callable[..., Any]:
-        """Wrap a function from whose result it is told how many tokens were drafted."""
+        """Wrap a function whose result gives the number of drafted tokens."""
 
         def counted(*args: Any, **kwargs: Any) -> Any:
             result = function(*args, **kwargs)
@@ -64,28 +64,28 @@ class _Watched:
 
     @property
     def milliseconds(self) -> float:
-        """Beside the forwards, a drafted token."""
+        """Milliseconds per drafted token, without the forward passes."""
         return 1000 * (self._calls.seconds - self._forwards.seconds) / max(self.drafted, 1)
 
 
 def measure_overhead(
     target_model: PreTrainedModel, drafter: PreTrainedModel, prompts: Sequence[Sequence[int]]
 ) -> dict[str, float]:
-    """Time both loops in turns while they draft greedily with the same network, no other source asked.
+    """Time both loops in turns while they draft greedily with the same network and no other source.
 
     Args:
-        drafter (`PreTrainedModel`): With a loop. Its own settings decide how much it drafts; the stock loop drafts
-            four tokens a round, which shares its costs among more tokens than its best length would.
-        prompts (`Sequence[Sequence[int]]`): Ids of the prompts that are answered.
+        drafter (`PreTrainedModel`): A drafter with a loop, which decides the draft length. The stock loop drafts four
+            tokens per round, which divides its costs by more tokens than its best length would.
+        prompts (`Sequence[Sequence[int]]`): Ids of the prompts that are completed.
     Returns:
-        `dict` with `this_loop` and `stock_loop`, in milliseconds a drafted token beside the network's forwards, and
-        their `ratio`.
+        `dict` with `this_loop` and `stock_loop`, in milliseconds per drafted token without the network's forward
+        passes, and their `ratio`.
     """
     lean = with_sources(drafter, [NETWORK])
     stock = with_stock_loop(drafter, _DRAFT_LENGTH)
     loop = loop_of(lean)
     here = _Watched(lean, loop.network, "read")
-    # Fillers, which are there for the sake of the target's kernels, are no drafts.
+    # Fillers only make the target's pass faster: they are not drafts.
     loop.draft = here.count(loop.draft, lambda draft: sum(proposal.source != FILLER for proposal in draft))
     there = _Watched(stock, stock, "forward")
     stock.generate = there.count(stock.generate, lambda output: len(output.scores))
@@ -109,11 +109,11 @@ def measure_overhead(
 def attach_confident_loop(
     draft_model: PreTrainedModel, network: LeanNetwork | StockNetwork, draft_length: int = _DRAFT_LENGTH
 ) -> None:
-    """Make an untrained drafter draft the same number of tokens in every round, as if it were sure of them."""
+    """Let an untrained drafter draft the same number of tokens in every round, as if they were certain."""
     sure = {source: [0.9] * len(shares) for source, shares in default_calibration().items()}
     costs = {draft_model.device.type: [100.0] * (draft_length + 1)}
     settings = LoopSettings([NETWORK], draft_length, calibration=sure, pass_milliseconds=costs)
     vocabulary = draft_model.config.vocab_size
-    # With a clock that stands, longer drafts cost nothing, and none is ever too long.
+    # With a stopped clock, longer drafts cost nothing, so no draft is too long.
     loop = DraftingLoop(network, None, settings, draft_model.device, vocabulary, clock=lambda: 0.0)
     attach_loop(draft_model, loop)

@@ -4,7 +4,7 @@
         --drafter hub_cards/gemma-3-270m-drafter-de-en
 
 The target completes the questions greedily, once. Then both drafters are replayed on these completions, one after
-another. The questions are asked for the first time, then again word for word, then each with an additional new
+another: first the questions, then the same questions word for word, then each question with an additional new
 sentence. Nothing depends on the clock, because the drafters use their stored costs.
 """
 
@@ -91,9 +91,9 @@ def count_passes(
     end_ids: frozenset[int],
     target: TargetTexts,
 ) -> int:
-    """Return the number of the target's passes in which a loop's drafts yield a completion that is known.
+    """Return the number of target passes in which a loop's drafts yield a stored completion.
 
-    `decoding.replay` counts them too, but never with a memory, which a measurement has none of.
+    `decoding.replay` counts target passes too, but without a memory, as all measurements do.
     """
     known, left, passes = list(prompt_ids), list(completion_ids), 0
     loop.forget()

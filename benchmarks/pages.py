@@ -40,9 +40,9 @@ def main() -> None:
 
 
 def overview_table(several: Sequence[dict[str, Any]]) -> str:
-    """Render a row for each drafter, with its speedups over plain decoding, and one with their means.
+    """Render a row for each drafter, with its speedups over plain decoding, and a row with their means.
 
-    Prompt lookup has its best length of the same run, and several seeds count as their mean. A figure that was not
+    Prompt lookup has its best length in the same run. Several seeds count as their mean. A figure that was not
     measured is a dash; means are computed only over complete columns.
     """
     header = ["pair", "prompt lookup", f"{DRAFTER} without its network", DRAFTER, "over prompt lookup"]
@@ -101,7 +101,7 @@ def run_tables(results: dict[str, Any], columns: list[str]) -> str:
 
 
 def drafter_tables(results: dict[str, Any]) -> str:
-    """Render the speedups of the greedy runs, and those of the drafter at T = 1."""
+    """Render the speedups of the greedy runs, and the drafter's speedups at T = 1."""
     greedy = [run for run in results["runs"] if run["temperature"] == 0]
     parts, sampled = [run_tables(results | {"runs": greedy}, _COLUMNS)], []
     for run in results["runs"]:

@@ -58,7 +58,7 @@ def main() -> None:
         rows.select(range(HELD_OUT)),
         rows.select(range(HELD_OUT, min(len(rows), HELD_OUT + options.rows))),
     )
-    set_seed(training.seed)  # weights that are drawn are drawn alike in every run
+    set_seed(training.seed)  # random weights are the same in every run
     drafter = create_drafter(target, **shape.options(), languages=named.pair)
     draft_ids = read_vocabulary(options.vocabulary_of / VOCABULARY, drafter.config.vocab_size)
     train_to_end(DrafterTrainer(drafter, training, train_dataset=text, eval_dataset=held_out, draft_ids=draft_ids))

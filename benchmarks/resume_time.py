@@ -3,7 +3,7 @@
     python benchmarks/resume_time.py
 
 The script packs random tokens into rows, trains a tiny drafter on them, and resumes from the checkpoint at 90 % of the
-steps. The drafter is small and the rows are many, so that the time is that of finding the position in the data.
+steps. The drafter is small and there are many rows, so the time is mostly the search for the position in the data.
 """
 
 import argparse
@@ -23,13 +23,13 @@ from drafter_trainer.training.trainers import PretrainingTrainer
 
 
 class FirstStep(TrainerCallback):
-    """Note when the first step of a run begins."""
+    """A callback that records the start of a run's first step."""
 
     def __init__(self) -> None:
         self.at = 0.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Note the first."""
+        """Record the time if this is the first step."""
         self.at = self.at or time.perf_counter()
 
 
@@ -79,7 +79,7 @@ def main() -> None:
             )
             return trainer, first
 
-        # Stand at 90 % without training there: one step, whose checkpoint then says that it is the one at 90 %.
+        # Reach 90 % without training: take one step, and state in its checkpoint that it is at 90 %.
         trainer, _ = make()
         trainer.args.max_steps, trainer.args.save_steps = 1, 1
         trainer.train()

@@ -4,11 +4,11 @@
     python benchmarks/router_choice.py --questions de-en.jsonl fr-en.jsonl
 
 The prompts are all sentences of the bundled sample in six languages, or all translation prompts of Spec-Bench files,
-with the chat template of SmolLM2-135M-Instruct. Each is used as a request that names its languages and as bare text,
-and every eighth as a request after a long chat. The time is that of the whole choice from a prompt's ids, after a
-warm-up. Then each language of the sample is removed from the known languages in turn, and its sentences should be
-identified as unknown. The drafters are random int8 adapters over one base with the shape of the published drafters;
-their drafts do not matter here.
+with the chat template of SmolLM2-135M-Instruct. Each sentence is used as a request that names its languages and as
+bare text, and every eighth sentence as a request after a long chat. After a warm-up, the whole choice is timed, from
+the ids of a prompt. Then each language of the sample is removed from the known languages in turn, and its sentences
+should be identified as unknown. The drafters are random int8 adapters over one base with the shape of the published
+drafters; their drafts do not matter here.
 """
 
 import argparse
@@ -101,7 +101,7 @@ def choose_all(
     named: bool,
     earlier: Sequence[tuple[str, str]] = (),
 ) -> dict[str, str | int | float]:
-    """Ask for a choice for each text; of a bare text it is right where its language is told."""
+    """Let the router choose for each text; for a bare text, a choice is right if it identifies the language."""
     seconds, lengths, right, unknown = [], [], 0, 0
     for pair, text in asked:
         given = get_pair(pair)
@@ -121,7 +121,7 @@ def choose_all(
 
 
 def leave_out() -> dict[str, str | int | float]:
-    """Take each language of the sample out of the known ones, and tell the language of its sentences."""
+    """Remove each language of the sample from the known languages, and identify the language of its sentences."""
     seconds, unknown, total = [], 0, 0
     for code in SAMPLE_LANGUAGES:
         known = {other: language for other, language in LANGUAGES.items() if other != code}
@@ -190,7 +190,7 @@ def write_adapters(
 def compare_switching(
     router: DrafterRouter, alone: list[LeanNetwork], place: Path, names: list[str]
 ) -> dict[str, float]:
-    """Compare the networks' memory, and the time of a switch with that of merging another adapter."""
+    """Compare the networks' memory, and the time of a switch with the time of merging another adapter."""
     loops = [route.loops[DRAFTER] for route in router.routes]
     switches = []
     for _ in range(200):

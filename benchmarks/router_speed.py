@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def interleave(drafters: Sequence[str], files: Sequence[str] | None, limit: int | None) -> list[tuple[Pair, Question]]:
-    """Load the questions of each drafter's pair; the pairs take turns, so that drafters are switched all the time."""
+    """Load the questions of each drafter's pair; the pairs take turns, so that the router switches drafters often."""
     files = files or ["sample"] * len(drafters)
     if len(files) != len(drafters):
         raise InputError(f"{len(files)} files of questions for {len(drafters)} drafters: name one for each")
@@ -68,7 +68,7 @@ def interleave(drafters: Sequence[str], files: Sequence[str] | None, limit: int 
         if pair is None:
             raise InputError(f"{drafter} was trained for no pair: name drafters that translate")
         questions = load_questions(file, pair, limit)
-        # One sentence is asked in several pairs.
+        # A sentence can be a question of several pairs.
         by_pair.append(
             [(pair, dataclasses.replace(each, question_id=f"{pair}/{each.question_id}")) for each in questions]
         )
@@ -83,7 +83,7 @@ def measure_router(
     max_new_tokens: int,
     out: Path,
 ) -> Results:
-    """Measure, and write results and report; of the runs the first has all pairs, the others one each."""
+    """Measure, and write results and report; the first run has all pairs, each other run has one pair."""
     chat, model = target.load_chat(), target.load_model(dtype, PartialState().device)
     router = DrafterRouter.from_hub(model, drafters, chat.tokenizer)
     known = {tuple(chat.encode_prompt(question.prompt)): pair for pair, question in asked}
@@ -116,7 +116,7 @@ def measure_router(
 
 
 def with_known_pairs(router: DrafterRouter, pairs: Mapping[tuple[int, ...], Pair]) -> DrafterRouter:
-    """Return a router with the same drafters that is told the pair of each prompt, by its ids."""
+    """Return a router with the same drafters that looks up the pair of each prompt by the prompt's ids."""
     other = copy.copy(router)
     other.reader = _KnownPairs(pairs)
     return other

@@ -4,8 +4,8 @@
         --rows runs/sampled-*/distill --network runs/gemma-3-270m-drafter-de-en/finetune
 
 Expected α is Σ min(p, q) over the target's top 20, teacher-forced on held-out completions at T = 1, without a clock.
-First q is the network's distribution at each draft temperature, with the target's keys. Then q is that at draft
-temperature 1 without the target's keys, for each number of prompt tokens that the network reads.
+First, q is the network's distribution at each draft temperature, with the target's keys. Then q is the distribution at
+draft temperature 1 without the target's keys, for each number of prompt tokens that the network reads.
 """
 
 import argparse

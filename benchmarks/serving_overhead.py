@@ -5,7 +5,7 @@
 Texts of random tokens are passed token by token to `serving.batch.BatchDrafter`, as an engine does, with stored costs
 and with a table of other random texts. The script measures the processor time of the first step, which indexes the
 prompts, and the median of the later steps: once with costs at which nothing is drafted, and once with costs at which
-everything found is drafted.
+every proposal is drafted.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def measure(requests: int, tokens: str, table: NgramTable) -> dict[str, str | int | float]:
-    """Follow texts."""
+    """Time the steps over texts."""
     chance = random.Random(1)
     drafter = BatchDrafter(None, table, LoopSettings(pass_milliseconds={"cpu": COSTS[tokens]}), "cpu", clock=None)
     rows = [np.array([chance.randrange(VOCABULARY) for _ in range(PROMPT)], dtype=np.int32) for _ in range(requests)]

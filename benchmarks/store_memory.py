@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def write(folder: Path, rows: int) -> None:
-    """Write a store: one shard as the store writes it, and the others like it with keys of their own."""
+    """Write a store: one shard as the store writes it, and copies of this shard with other keys."""
     random = np.random.default_rng(0)
     answer = Completion(
         random.integers(0, 1000, TOKENS).tolist(),
@@ -93,7 +93,7 @@ def read(folder: Path, way: str) -> dict[str, float]:
     """Read a store as a resumed run does.
 
     Returns:
-        `dict` with the process's peak, and how much of its memory is pages of mapped files at the end (on Linux),
+        `dict` with the process's peak, and the size of the pages of mapped files in it at the end (on Linux),
         which the system takes back when it needs them, in MiB.
     """
     if way == WAYS[0]:
@@ -102,7 +102,7 @@ def read(folder: Path, way: str) -> dict[str, float]:
         assert len(done) == store.count()["rows"]
     else:
         arguments = SimpleNamespace(max_length=128, per_device_train_tokens=4096, seed=0, world_size=1)
-        rows = GroupedRows(prepare_rows(load_rows(folder, TARGET)), arguments, nothing={})
+        rows = GroupedRows(prepare_rows(load_rows(folder, TARGET)), arguments, filler={})
         SelfDistilledCollator(0, 128)(rows.__getitems__([0]))
     status = Path("/proc/self/status")
     mapped = [line.split()[1] for line in status.open() if line.startswith("RssFile")] if status.is_file() else []

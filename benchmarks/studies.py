@@ -74,7 +74,7 @@ def replay_at_fixed_length(
     end_ids: Collection[int] = (),
     target: TargetTexts | None = None,
 ) -> list[Round]:
-    """Let a network draft the same number of tokens in every round of known greedy completions.
+    """Let a network draft the same number of tokens in every round of stored greedy completions.
 
     Nothing depends on the clock or the machine. `mean_accepted_tokens` of the rounds are the tokens per target pass.
 

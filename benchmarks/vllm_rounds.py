@@ -5,9 +5,9 @@
 
 Both use a copy of the drafter with costs at which nearly every token is drafted, so that each round drafts
 `--draft_length` tokens on any machine and in any batch; `--stored_costs` keeps the costs that tuning stored. The loop
-completes one question after another, vLLM with 1 and with 4 requests at once. Greedy, float32. The passes over the
-prompts count. vLLM yields one token in this pass; the loop also verifies its first draft, which was made without the
-target's keys and values. So the later passes are compared separately too.
+completes one question after another, vLLM with 1 and with 4 requests at once. Decoding is greedy, in float32. The
+passes over the prompts count. vLLM yields one token in this pass; the loop also verifies its first draft, which was
+made without the target's keys and values. So the later passes are also compared separately.
 """
 
 import argparse
@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def in_transformers(target: Target, drafter: Path, asked: Workload) -> dict[str, Any]:
-    """Answer with the loop."""
+    """Complete the questions with the loop."""
     model = target.load_model("float32").eval()
     given = {
         "assistant_model": load_drafter(str(drafter), model, target.load_tokenizer(), follow_clock=False),
@@ -100,7 +100,7 @@ def in_transformers(target: Target, drafter: Path, asked: Workload) -> dict[str,
 
 
 def in_vllm(target: Target, drafter: Path, asked: Workload, length: int, python: str) -> list[dict[str, Any]]:
-    """Answer with the whole drafter in a server."""
+    """Complete the questions with the whole drafter in a server."""
     config = vllm_config(str(drafter), length)
     config["additional_config"] |= {"drafter_follow_clock": False}
     context = max(map(len, asked.prompts.values())) + asked.tokens
@@ -126,7 +126,7 @@ def in_vllm(target: Target, drafter: Path, asked: Workload, length: int, python:
 
 
 def figures_of(method: str, ids: dict[str, list[int]], passes: int, drafted: int, first: int) -> dict[str, Any]:
-    """Put a table's row together; `first` is the number of tokens that the passes over the prompts yielded."""
+    """Return a row of the table; `first` is the number of tokens that the passes over the prompts yielded."""
     tokens = sum(map(len, ids.values()))
     return {
         "method": method,

@@ -1,12 +1,12 @@
 """Methods of the literature to compare with: Lookahead decoding, Medusa, EAGLE, and drafts by early exit.
 
-All of them run in `target.generate`, like the project's own drafters. Early exit is part of transformers; the others
-replace its decoding loop (`custom_generate`). They are the project's own small implementations, because no library on
-the package index was sufficient for a comparison (in November 2026). economize 0.3.2 trains Medusa heads and runs with
-transformers 5.23, but does not verify their tree when called from `generate`. It runs the target with its own runner
-and cache instead of the target's forward, drafts only chains with EAGLE-3, and has neither the first version of EAGLE
-nor Lookahead. flashspec 0.3.1 has none of the three. speculators 0.9.0 trains EAGLE-3 for vLLM, does not decode, and
-needs transformers 5.19 or older.
+All methods run in `target.generate`, like the project's own drafters. Early exit is part of transformers. The other
+methods replace its decoding loop (`custom_generate`). They are small implementations of this project, because no
+library on the package index was sufficient for a comparison (in November 2026). economize 0.3.2 trains Medusa heads
+and runs with transformers 5.23, but does not verify their tree when called from `generate`. It runs the target with
+its own runner and cache instead of the target's forward, drafts only chains with EAGLE-3, and has neither the first
+version of EAGLE nor Lookahead. flashspec 0.3.1 has none of the three. speculators 0.9.0 trains EAGLE-3 for vLLM, does
+not decode, and needs transformers 5.19 or older.
 """
 
 import json
@@ -35,7 +35,7 @@ _OLD_DESCRIPTION, _OLD_KEY = "rival.json", "rival"  # of folders that an earlier
 TRAINED = ("medusa", "eagle")
 _WEIGHTS = "model.safetensors"
 _EARLY_EXIT_LENGTH = 3
-_EAGLE_DEPTH = 4  # levels of its tree; the accuracy of a guess is measured for one level and taken for all
+_EAGLE_DEPTH = 4  # levels of the tree; the accuracy of a guess is measured for one level and assumed for all levels
 
 
 def build_baselines(
@@ -50,9 +50,9 @@ def build_baselines(
 
     Args:
         target_model (`PreTrainedModel`): The model of the target. For early exit, its draft length is set.
-        baselines (`Sequence[str]`): Of "lookahead", "medusa", "eagle" and "early_exit".
+        baselines (`Sequence[str]`): Any of "lookahead", "medusa", "eagle" and "early_exit".
         folders (`Mapping[str, Path]`): Folders of the trained baselines.
-        lookahead (`Sequence[int]`, *optional*): Window, tokens of an n-gram, and n-grams tried at once.
+        lookahead (`Sequence[int]`, *optional*): Window, tokens of an n-gram, and maximum n-grams in one pass.
         tree_nodes (`int`, *optional*, defaults to `12`): Size of the trees of Medusa and EAGLE.
     """
     methods = []

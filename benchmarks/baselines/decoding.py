@@ -53,7 +53,7 @@ class TreeDecoding:
         """Receive the target's logits after each node, accepted or not.
 
         Args:
-            logits (`torch.Tensor` of shape `(nodes, vocabulary)`): Before any processor.
+            logits (`torch.Tensor` of shape `(nodes, vocabulary)`): Logits before any processor.
         """
 
     def draft(self, known: list[int], longest: int) -> Tree:
@@ -149,7 +149,7 @@ class TreeDecoding:
 
 @contextmanager
 def _last_hidden_states(model: PreTrainedModel) -> Iterator[list[torch.Tensor]]:
-    """Record the input of the head in the last pass, of shape `(tokens, width)`, as the only entry of a list."""
+    """Record the head's input in the last forward pass, of shape `(tokens, width)`, as the only entry of a list."""
     hidden: list[torch.Tensor] = []
 
     def note(module: torch.nn.Module, args: tuple, output: Any) -> None:

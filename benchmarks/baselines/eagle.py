@@ -38,7 +38,7 @@ class EagleLayer(torch.nn.Module):
         """Predict hidden states.
 
         Args:
-            embeddings (`torch.Tensor` of shape `(batch, length, width)`): Of the tokens at t + 1.
+            embeddings (`torch.Tensor` of shape `(batch, length, width)`): Embeddings of the tokens at t + 1.
             features (`torch.Tensor` of shape `(batch, length, width)`): Hidden states at t.
             given (`dict`): Mask, positions and cache, as stock models take them.
         Returns:
@@ -50,12 +50,12 @@ class EagleLayer(torch.nn.Module):
 
 
 class EagleDecoding(TreeDecoding):
-    """Decoding with an EAGLE layer and a tree of fixed shape; when sampling, the children of a node are drawn in turn.
+    """Decoding with an EAGLE layer and a tree of fixed shape; in sampling, the children of a node are drawn in turn.
 
     Args:
-        layer (`EagleLayer`): On the target's device, in its dtype.
-        head_weight (`torch.Tensor` of shape `(draft vocabulary, width)`): Of the target's head.
-        draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`): The ids of its rows.
+        layer (`EagleLayer`): The layer, on the target's device and in its dtype.
+        head_weight (`torch.Tensor` of shape `(draft vocabulary, width)`): Rows of the target's head.
+        draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`): The ids of these rows.
         shape (`Sequence[tuple[int, ...]]`): The tree's nodes, see `grow_tree`.
     """
 
@@ -83,7 +83,7 @@ class EagleDecoding(TreeDecoding):
         self._features.append(hidden)
 
     def draft(self, known: list[int], longest: int) -> Tree:
-        """Grow the tree level by level, with one pass of the layer for each."""
+        """Grow the tree level by level, with one forward pass of the layer for each level."""
         tree = Tree(known[-1])
         if longest < 1:
             return tree
@@ -124,7 +124,7 @@ class EagleDecoding(TreeDecoding):
     def _choose(
         self, known: list[int], tree: Tree, node: int, logits: torch.Tensor, count: int
     ) -> list[tuple[int, torch.Tensor | None]]:
-        """Choose the children of a node: the best tokens, or when sampling, drawn tokens with their q."""
+        """Choose the children of a node: the best tokens, or in sampling, drawn tokens with their q."""
         if not self.sampling:
             return [(token, None) for token in self._draft_ids[logits.topk(min(count, len(logits))).indices].tolist()]
         scores = logits.new_full((1, self._vocabulary), float("-inf"), dtype=torch.float32)

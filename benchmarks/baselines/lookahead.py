@@ -1,7 +1,7 @@
 """Lookahead decoding: the target drafts for itself, from its own predictions after unverified tokens.
 
 Source: Fu et al., "Break the Sequential Dependency of LLM Inference Using Lookahead Decoding" (arXiv 2402.02057). The
-pool of n-grams is filled from Jacobi trajectories alone, not from the prompt; each text begins with an empty one.
+pool of n-grams is filled from Jacobi trajectories only, not from the prompt, and is empty at the start of a text.
 """
 
 import random
@@ -16,10 +16,11 @@ from benchmarks.baselines.tree import Tree
 class LookaheadDecoding(TreeDecoding):
     """Decoding with n-grams from Jacobi trajectories.
 
-    Besides the drafts, a pass reads a window of unverified tokens: `ngram - 1` rows of `window` columns. The token in
-    row r and column c has the position r + c after the last known token. The first row is read as one text. A token in
-    another row follows the first row up to its column, and then its column down to its own row. The target's
-    predictions after the last row become the new last row, the first row is removed, and each column gives an n-gram.
+    In addition to the drafts, a pass reads a window of unverified tokens: `ngram - 1` rows of `window` columns. The
+    token in row r and column c has the position r + c after the last verified token. The first row is read as one
+    text. A token in another row follows the first row up to its column, and then its column down to its own row. The
+    target's predictions after the last row become the new last row, the first row is removed, and each column gives an
+    n-gram.
 
     Args:
         ngram (`int`): N, tokens of an n-gram: a first token, and N - 1 tokens that are drafted after it.

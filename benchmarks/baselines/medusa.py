@@ -1,8 +1,8 @@
 """Medusa: heads on the target's last hidden state, each of which predicts a later token.
 
 Source: Cai et al., "Medusa: Simple LLM Inference Acceleration Framework with Multiple Decoding Heads" (arXiv
-2401.10774), Medusa-1, which does not change the target. Here the heads have no own projection to the vocabulary:
-they use the target's.
+2401.10774), Medusa-1, which does not change the target. Here the heads have no projection to the vocabulary of their
+own: they use the target's head.
 """
 
 from collections.abc import Sequence
@@ -44,9 +44,9 @@ class MedusaDecoding(TreeDecoding):
     """Decoding with Medusa heads and a static tree: exact if greedy; sampling uses typical acceptance and is lossy.
 
     Args:
-        heads (`MedusaHeads`): On the target's device, in its dtype.
-        head_weight (`torch.Tensor` of shape `(draft vocabulary, width)`): Of the target's head.
-        draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`): The ids of its rows.
+        heads (`MedusaHeads`): The heads, on the target's device and in its dtype.
+        head_weight (`torch.Tensor` of shape `(draft vocabulary, width)`): Rows of the target's head.
+        draft_ids (`torch.Tensor` of shape `(draft vocabulary,)`): The ids of these rows.
         shape (`Sequence[tuple[int, ...]]`): The tree's nodes, see `grow_tree`.
     """
 
@@ -80,7 +80,7 @@ class MedusaDecoding(TreeDecoding):
         return tree
 
     def accept(self, tree: Tree, scores: torch.Tensor) -> tuple[list[int], int]:
-        """Accept nodes; when sampling, by typical acceptance."""
+        """Accept nodes; in sampling, by typical acceptance."""
         return accept_typical(tree, scores) if self.sampling else super().accept(tree, scores)
 
 

@@ -10,7 +10,7 @@ _KEY, _KEPT = 8, 16  # ids that identify a prefix; number of stored prefixes
 
 
 class HiddenStateReader:
-    """Computes the inputs of the target's head for a batch, whose rows may have different templates.
+    """A reader of the inputs of the target's head for a batch, whose rows may have different templates.
 
     Args:
         target_model (`PreTrainedModel`): The target; it is frozen.
@@ -18,7 +18,7 @@ class HiddenStateReader:
 
     def __init__(self, target_model: PreTrainedModel) -> None:
         self._model = target_model
-        # The ids of each prefix, and from the second row on its hidden states and its cache.
+        # The ids of each prefix, and from the second row on the hidden states and the cache of the prefix.
         self._prefixes: OrderedDict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor | None, DynamicCache | None]] = (
             OrderedDict()
         )
@@ -28,7 +28,7 @@ class HiddenStateReader:
         """Compute the hidden states of rows.
 
         Args:
-            ids (`torch.Tensor` of shape `(batch, length)`): Padded on the right.
+            ids (`torch.Tensor` of shape `(batch, length)`): Token ids, padded on the right.
             mask (`torch.Tensor` of shape `(batch, length)`): 1 for tokens, 0 for padding.
         Returns:
             `torch.Tensor` of shape `(batch, length, width)`, in fp32.
@@ -43,7 +43,7 @@ class HiddenStateReader:
         return hidden
 
     def _read_group(self, key: tuple[int, ...], ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Compute rows with the same first ids: the shared prefix, if other rows had it too, and then the rest."""
+        """Read rows with the same first ids: first the shared prefix, if earlier rows had it too, then the rest."""
         seen = key in self._prefixes
         kept, states, cache = self._prefixes.pop(key, (ids[0], None, None))
         longest = min(len(kept), int(mask.sum(dim=1).min()) - 1)

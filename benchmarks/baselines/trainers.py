@@ -31,7 +31,7 @@ from drafter_trainer.training.head import logits_in_pieces, sum_losses
 from drafter_trainer.training.losses import cross_entropy
 from drafter_trainer.training.rows import load_rows
 
-_HEADS = 3  # of Medusa; each guesses one more token ahead
+_HEADS = 3  # of Medusa; each head guesses one token further ahead
 _RANKS = 8  # guesses of a depth whose accuracy is measured
 _HEAD_DECAY = 0.8  # Medusa's λ: weight of a head relative to the previous one
 _TOKEN_WEIGHT = 0.1  # EAGLE's weight of the token loss relative to the loss over hidden states
@@ -39,7 +39,7 @@ _TOKEN_WEIGHT = 0.1  # EAGLE's weight of the token loss relative to the loss ove
 
 @dataclass
 class BaselineTrainingArguments(PretrainingArguments):
-    """Arguments of the trainers below: those of the Hugging Face Trainer with other defaults, and two more.
+    """Arguments of the trainers below: `TrainingArguments` with other defaults, and two more fields.
 
     Args:
         max_length (`int`): Longer rows lose the end of their completion.
@@ -78,7 +78,7 @@ class Guesses:
 
     Args:
         states (`torch.Tensor` of shape `(tokens, width)`): Predicted inputs of the target's head.
-        labels (`torch.Tensor` of shape `(tokens,)`): The right tokens.
+        labels (`torch.Tensor` of shape `(tokens,)`): The correct tokens.
         features (`torch.Tensor` of shape `(tokens, width)`): The target's own hidden states at these positions.
     """
 
@@ -88,7 +88,7 @@ class Guesses:
 
 
 class BaselineTrainer(Trainer):
-    """Trainer of a module that predicts from a frozen target's hidden states, which are computed in each step.
+    """A trainer of a module that predicts from a frozen target's hidden states, which are computed in each step.
 
     Args:
         target_model (`PreTrainedModel`): The target, on the trainer's device.
@@ -101,7 +101,7 @@ class BaselineTrainer(Trainer):
     def __init__(self, *args: Any, target_model: PreTrainedModel, draft_ids: torch.Tensor, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = True
-        self.label_names = ["labels"]  # else nothing is evaluated: the Trainer looks for them in a model's forward
+        self.label_names = ["labels"]  # otherwise nothing is evaluated: the Trainer looks for labels in `forward`
         self.target_model = target_model.eval().requires_grad_(False)
         self._reader = HiddenStateReader(self.target_model)
         self.draft_ids = draft_ids.to(self.args.device)
@@ -110,7 +110,7 @@ class BaselineTrainer(Trainer):
         self.head.weight = torch.nn.Parameter(weight, requires_grad=False)
 
     def guess(self, model: torch.nn.Module, batch: dict[str, torch.Tensor], hidden: torch.Tensor) -> list[Guesses]:
-        """Predict; each entry of the list is one token further ahead.
+        """Return predictions; each entry of the list is one token further ahead.
 
         Args:
             hidden (`torch.Tensor` of shape `(batch, length, width)`): Input of the target's head, in fp32.
@@ -145,7 +145,7 @@ class BaselineTrainer(Trainer):
         """Measure the accuracy of the predictions of each rank on the held-out rows.
 
         Returns:
-            `list` of a list for each depth, best rank first, as `grow_tree` takes them.
+            `list` with a list for each depth, best rank first, as `grow_tree` takes them.
         """
         self.model.eval()
         counts: list[np.ndarray] = []
@@ -167,7 +167,7 @@ class BaselineTrainer(Trainer):
 
 
 def place_guesses(states: torch.Tensor, hidden: torch.Tensor, labels: torch.Tensor, ahead: int) -> Guesses:
-    """Select the predictions that decoding would make within a completion, with the right tokens.
+    """Select the predictions that decoding would make within a completion, with the correct tokens.
 
     Args:
         states (`torch.Tensor` of shape `(batch, length or less, width)`): Predictions from each position.
@@ -181,7 +181,7 @@ def place_guesses(states: torch.Tensor, hidden: torch.Tensor, labels: torch.Tens
 
 
 class MedusaTrainer(BaselineTrainer):
-    """Train Medusa heads with cross-entropy; each head has 0.8 times the previous weight (arXiv 2401.10774)."""
+    """A trainer of Medusa heads by cross-entropy; each head has 0.8 times the previous weight (arXiv 2401.10774)."""
 
     def guess(self, model: torch.nn.Module, batch: dict[str, torch.Tensor], hidden: torch.Tensor) -> list[Guesses]:
         """Predict with each head; see the base class."""
@@ -195,7 +195,7 @@ class MedusaTrainer(BaselineTrainer):
 
 
 class EagleTrainer(BaselineTrainer):
-    """Train an EAGLE layer: smooth L1 over hidden states, and cross-entropy to the target's tokens (arXiv 2401.15077).
+    """A trainer of an EAGLE layer by smooth L1 of hidden states and cross-entropy of tokens (arXiv 2401.15077).
 
     In training, noise is added to the input hidden states, because in drafting they are the layer's own predictions.
     """
@@ -237,9 +237,9 @@ def train_baseline(
     """Train a baseline as a step: write its weights, draft vocabulary and description to `training.output_dir`.
 
     Args:
-        baseline (`str`): "medusa" or "eagle", which is the name of its step too.
-        folders (`Sequence[Path]`): Rows, as distillation left them.
-        training (`BaselineTrainingArguments`): How it is trained, and its folder.
+        baseline (`str`): "medusa" or "eagle", which is also the name of the step.
+        folders (`Sequence[Path]`): Folders of rows, written by distillation.
+        training (`BaselineTrainingArguments`): Arguments of the training, with its folder.
     Returns:
         `Step`: The step, with its facts.
     """

@@ -1,4 +1,4 @@
-"""Trees of drafts: several possible continuations, verified by the target in one pass."""
+"""Trees of drafts: several possible continuations, verified by the target in one forward pass."""
 
 import heapq
 import math
@@ -9,7 +9,7 @@ import torch
 
 
 class Tree:
-    """A tree of drafted tokens after the last known token, which is node 0.
+    """A tree of drafted tokens after the last verified token, which is node 0.
 
     Parents are added before their children.
     """
@@ -45,7 +45,7 @@ class Tree:
         return node
 
     def path(self, node: int) -> list[int]:
-        """Return the tokens on the path to a node, its own included, without the root's."""
+        """Return the tokens on the path to a node, including its own token but not the root's."""
         tokens = []
         while node:
             tokens.append(self.tokens[node])
@@ -107,9 +107,9 @@ def follow_choices(tree: Tree, choices: Sequence[int]) -> tuple[list[int], int]:
 def accept_by_chance(tree: Tree, scores: torch.Tensor) -> tuple[list[int], int]:
     """Accept drafts so that the output has the target's distribution.
 
-    At each node its children are tried in turn: token x, drawn from q, is accepted with probability
-    min(1, p(x) / q(x)); else p becomes max(0, p - q), normalized, for the next child. A token that was not drawn has a
-    q of 1. If no child is accepted, the next token is drawn from the remaining p.
+    At each node, the children are tried in turn: token x, drawn from q, is accepted with probability
+    min(1, p(x) / q(x)). If it is rejected, p becomes max(0, p - q), normalized, for the next child. A token that was
+    not drawn has a q of 1. If no child is accepted, the next token is drawn from the remaining p.
 
     Args:
         scores (`torch.Tensor` of shape `(nodes, vocabulary)`): Unnormalized p after each node.

@@ -51,7 +51,7 @@ class Cell:
         return self.run["temperature"], self.run["seed"]
 
     def figure(self, name: str) -> Interval | None:
-        """Return one of `FIGURES` with its 95 % interval, or `None` where nothing was drafted."""
+        """Return one of `FIGURES` with its 95 % interval, or `None` if nothing was drafted."""
         method = find_method(self.run, DRAFTER)
         if name == "speedup":
             return Interval(**method["speedup"])
@@ -95,7 +95,7 @@ def ratio(parts: np.ndarray, wholes: np.ndarray) -> Interval | None:
     Args:
         parts, wholes (`np.ndarray` of shape `(prompts,)`): Counts of each prompt.
     Returns:
-        `Interval`, or `None` where the wholes are all zero.
+        `Interval`, or `None` if the wholes are all zero.
     """
     if not wholes.sum():
         return None
@@ -157,7 +157,7 @@ def _draw(axis: plt.Axes, cells: Sequence[Cell], rows: list[str], columns: list[
             text = f"{found.value:.2f}\n{found.low:.2f}-{found.high:.2f}\n{cell.run['questions']['count']} q."
             axis.text(place[1], place[0], text, ha="center", va="center", fontsize=7)
     colors = plt.get_cmap("RdYlBu" if name == "speedup" else "Blues").with_extremes(bad="lightgrey")
-    # Yellow is where nothing is gained and nothing lost.
+    # Yellow marks neither gain nor loss.
     furthest = max(np.nanmax(np.abs(values - 1)), 0.1) if np.isfinite(values).any() else 1.0
     limits = (1 - furthest, 1 + furthest) if name == "speedup" else (0, 1)
     axis.imshow(np.ma.masked_invalid(values), cmap=colors, vmin=limits[0], vmax=limits[1], aspect="auto", alpha=0.6)
@@ -170,7 +170,7 @@ def _settings(cells: Iterable[Cell]) -> list[tuple[float, int]]:
 
 
 def _axes(cells: Iterable[Cell]) -> tuple[list[str], list[str]]:
-    """List drafters and columns, each once, in their order."""
+    """List the distinct drafters and columns in their order."""
     cells = list(cells)
     return list(dict.fromkeys(cell.drafter for cell in cells)), list(dict.fromkeys(cell.column for cell in cells))
 

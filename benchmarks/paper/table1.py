@@ -33,13 +33,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 def paper_tables(paper: dict[str, Any], several: Sequence[dict[str, Any]]) -> str:
     """Render a paper's table with this project's numbers below each of its rows: greedy, then at T = 1.
 
-    Greedy numbers of this project have their bootstrap interval; those at T = 1 are means over seeds, with the lowest
-    and the highest. A method with several draft lengths counts at its best one. What was not measured is a dash.
+    Greedy numbers of this project have their bootstrap interval; numbers at T = 1 are means over seeds, with the
+    lowest and the highest. A method with several draft lengths counts at its best length. A missing figure is a dash.
 
     Args:
-        paper (`dict`): As `table1.json` holds it: `source`, `target`, `drafter`, `device`, `pairs`, and
+        paper (`dict`): Contents of `table1.json`: `source`, `target`, `drafter`, `device`, `pairs`, and
             `rows` of `method`, `counterpart` (this project's name for it, or `None`), `greedy` and `sampled` cells.
-        several (`Sequence[dict]`): This project's results, of one drafter each.
+        several (`Sequence[dict]`): This project's results, one for each drafter.
     """
     runs = [run for results in several for run in results["runs"]]
     header = ["where", "method", *paper["pairs"], "mean"]
@@ -65,7 +65,7 @@ def paper_tables(paper: dict[str, Any], several: Sequence[dict[str, Any]]) -> st
 
 
 def _measured(several: Sequence[dict[str, Any]]) -> str:
-    """Say what this project's numbers were taken on; several machines or settings are all named."""
+    """Describe the machines and settings of this project's numbers."""
     targets = sorted({results["provenance"]["target"] for results in several})
     devices = sorted({device_line(results) for results in several})
     runs = [run for results in several for run in results["runs"]]
@@ -84,7 +84,7 @@ def _measured(several: Sequence[dict[str, Any]]) -> str:
 def _row(name: str, runs: Sequence[dict[str, Any]], pairs: Sequence[str]) -> list[str]:
     cells, values = [], []
     for pair in pairs:
-        # One run greedily; at T = 1 one for each seed.
+        # One greedy run; at T = 1, one run for each seed.
         found = [best for run in runs if run["pair"] == pair and (best := _best(run, name))]
         if not found:
             cells.append(_UNMEASURED)

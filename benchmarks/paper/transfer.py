@@ -172,7 +172,7 @@ class Writer:
     kept: Path
 
     def complete(self, questions: Sequence[Question], kind: str, pair: Pair) -> Completions:
-        """Read stored completions; if the file is missing or of other questions, let the target complete them."""
+        """Read stored completions; if the file is missing or has other questions, let the target complete them."""
         limit = self.max_new_tokens
         path = self.kept / f"{kind.replace(' ', '_')}_{pair}.json"
         identity = f"{self.target.identity} {hash_questions(questions)} {limit} {self.dtype}"
@@ -217,7 +217,7 @@ COUNTED = {"text": read_text, "completions": complete_prompts}
 def judge(
     texts: Sequence[str], completions: Completions, questions: Sequence[Question], pair: Pair
 ) -> dict[str, float | str | None]:
-    """Score completions, and list why the target fails the task, by the limits of all benchmarks."""
+    """Score completions, and list the reasons why the target fails the task, by the limits of all benchmarks."""
     looping = sum(is_looping(ids) for _, ids in completions) / len(completions)
     plain: Any = {"name": PLAIN, "looping_share": looping}
     run: Any = {"task": "translation", "temperature": 0, "methods": [plain]}
@@ -242,7 +242,7 @@ def replay_sources(
     end_ids: Collection[int],
     target_texts: TargetTexts,
 ) -> dict[str, float | None]:
-    """Return the tokens per target pass of each source on known completions; `None` for a missing table."""
+    """Return the tokens per target pass of each source on stored completions; `None` for a missing table."""
     tokens = sum(len(ids) for _, ids in completions)
     drafted = {"lookup": replay_source(look_up, completions, draft_length, end_ids)}
     for name, table in tables.items():
@@ -267,7 +267,7 @@ def tokens_per_pass(tokens: np.ndarray, passes: np.ndarray) -> Interval:
     """Compute tokens per target pass, totals over totals, with a bootstrap over completions.
 
     Args:
-        tokens, passes (`np.ndarray` of shape `(completions,)`): Of each completion.
+        tokens, passes (`np.ndarray` of shape `(completions,)`): Numbers for each completion.
     """
     chosen = resamples(len(tokens))
     return interval(tokens.sum() / passes.sum(), tokens[chosen].sum(axis=-1) / passes[chosen].sum(axis=-1))
@@ -295,7 +295,7 @@ def ask_table(table: NgramTable) -> Propose:
 def replay_source(
     propose: Propose, completions: Completions, draft_length: int, end_ids: Collection[int]
 ) -> list[Round]:
-    """Replay known greedy completions with a source without a network, as `replay_at_fixed_length` does.
+    """Replay greedy completions with a source without a network, as `replay_at_fixed_length` does.
 
     A round has fewer tokens if the source has no proposal.
     """
