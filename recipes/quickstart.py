@@ -1,4 +1,4 @@
-"""Run all steps on one machine: text, drafter, published folder, speedup table.
+"""Run all steps on one machine, from text to a published drafter and its table of speedups.
 
     make quickstart
 
